@@ -1,0 +1,24 @@
+# The recipes; plain `just` lists them.
+_default:
+    @just --list
+
+# Build and start everything on this machine, data in ./causality-data
+run *ARGS:
+    .ci/setup
+    cargo run --release -- run {{ARGS}}
+
+# Install what the tests lack and run them
+test *ARGS:
+    .ci/test {{ARGS}}
+
+# What continuous integration runs: tests, formatting, lints
+check:
+    .ci/run
+
+# Formatting
+fmt:
+    cargo fmt
+
+# The criterion benches: parse, bus, Parquet, rules
+bench *ARGS:
+    cargo bench {{ARGS}}

@@ -1,0 +1,242 @@
+//! Webhooks, rules and anomaly configs: the same methods over three kinds of documents.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::document::{check_name, merge, parse, read_json, without_read_only};
+use super::query::{Key, Params};
+use super::refusal::{not_found, of_store, wrong};
+use super::{BASE, Checks, Shared};
+use crate::event::FieldError;
+use crate::http::Problem;
+use crate::store::{
+    AnomalyConfig, NewAnomalyConfig, NewRule, NewWebhook, Page, PageRequest, Rule, Store, StoreError, Webhook,
+    WebhookDocument,
+};
+
+/// One kind of document, as a person writes it.
+pub(super) trait Resource: Sized + Send + Sync + 'static {
+    type Stored: Serialize + Send;
+    /// The segment of the path.
+    const PATH: &'static str;
+
+    fn parse(document: Value) -> Result<Self, Vec<FieldError>>;
+    fn name(&self) -> &str;
+    fn check(&self, checks: &Checks) -> Vec<FieldError>;
+    fn id(stored: &Self::Stored) -> Uuid;
+
+    fn create(self, store: &Store) -> impl Future<Output = Result<Self::Stored, StoreError>> + Send;
+    fn find(store: &Store, key: &str) -> impl Future<Output = Result<Option<Self::Stored>, StoreError>> + Send;
+    fn list(store: &Store, page: PageRequest) -> impl Future<Output = Result<Page<Self::Stored>, StoreError>> + Send;
+    fn replace(self, store: &Store, key: &str) -> impl Future<Output = Result<Self::Stored, StoreError>> + Send;
+    fn delete(store: &Store, key: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+/// The routes of one kind.
+pub(super) fn routes<R: Resource>() -> Router<Arc<Shared>> {
+    Router::new()
+        .route(&format!("/{}", R::PATH), get(list::<R>).post(create::<R>))
+        .route(&format!("/{}/{{id}}", R::PATH), get(show::<R>).put(replace::<R>).patch(patch::<R>).delete(delete::<R>))
+}
+
+async fn list<R: Resource>(State(shared): State<Arc<Shared>>, params: Params) -> Result<Response, Problem> {
+    let page = R::list(&shared.state.store, params.page()?).await.map_err(of_store)?;
+    Ok(Json(page).into_response())
+}
+
+async fn create<R: Resource>(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let document = without_read_only(read_json(request).await?, None)?;
+    let new: R = read(document, &shared.state.checks)?;
+    let stored = new.create(&shared.state.store).await.map_err(of_store)?;
+    let location = format!("{BASE}/{}/{}", R::PATH, R::id(&stored));
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(stored)).into_response())
+}
+
+async fn show<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Response, Problem> {
+    let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+    Ok(Json(stored).into_response())
+}
+
+async fn replace<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Key(key): Key,
+    request: Request,
+) -> Result<Response, Problem> {
+    let document = read_json(request).await?;
+    let _patching = shared.patching.lock().await;
+    let id = match document.get("id") {
+        None => None,
+        Some(_) => {
+            let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+            Some(R::id(&stored).to_string())
+        }
+    };
+    let new: R = read(without_read_only(document, id.as_deref())?, &shared.state.checks)?;
+    Ok(Json(new.replace(&shared.state.store, &key).await.map_err(of_store)?).into_response())
+}
+
+async fn patch<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Key(key): Key,
+    request: Request,
+) -> Result<Response, Problem> {
+    let patch = read_json(request).await?;
+    let _patching = shared.patching.lock().await;
+    let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+    let id = R::id(&stored).to_string();
+    let mut document = serde_json::to_value(&stored)
+        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
+    merge(&mut document, patch);
+    let new: R = read(without_read_only(document, Some(&id))?, &shared.state.checks)?;
+    // By id, for the patch may rename it.
+    Ok(Json(new.replace(&shared.state.store, &id).await.map_err(of_store)?).into_response())
+}
+
+async fn delete<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
+    let _patching = shared.patching.lock().await;
+    match R::delete(&shared.state.store, &key).await.map_err(of_store)? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(not_found()),
+    }
+}
+
+fn read<R: Resource>(document: Value, checks: &Checks) -> Result<R, Problem> {
+    let new = R::parse(document).map_err(wrong)?;
+    let mut errors: Vec<FieldError> = check_name(new.name()).into_iter().collect();
+    errors.extend(new.check(checks));
+    if errors.is_empty() { Ok(new) } else { Err(wrong(errors)) }
+}
+
+impl Resource for NewWebhook {
+    type Stored = Webhook;
+    const PATH: &'static str = "webhooks";
+
+    fn parse(document: Value) -> Result<Self, Vec<FieldError>> {
+        let document: WebhookDocument = parse(document)?;
+        Self::try_from(document).map_err(|error| vec![error])
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn check(&self, checks: &Checks) -> Vec<FieldError> {
+        (checks.webhook)(self)
+    }
+
+    fn id(stored: &Webhook) -> Uuid {
+        stored.id
+    }
+
+    async fn create(self, store: &Store) -> Result<Webhook, StoreError> {
+        store.create_webhook(self).await
+    }
+
+    async fn find(store: &Store, key: &str) -> Result<Option<Webhook>, StoreError> {
+        store.webhook(key).await
+    }
+
+    async fn list(store: &Store, page: PageRequest) -> Result<Page<Webhook>, StoreError> {
+        store.webhooks(page).await
+    }
+
+    async fn replace(self, store: &Store, key: &str) -> Result<Webhook, StoreError> {
+        store.replace_webhook(key, self).await
+    }
+
+    async fn delete(store: &Store, key: &str) -> Result<bool, StoreError> {
+        store.delete_webhook(key).await
+    }
+}
+
+impl Resource for NewRule {
+    type Stored = Rule;
+    const PATH: &'static str = "rules";
+
+    fn parse(document: Value) -> Result<Self, Vec<FieldError>> {
+        parse(document)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn check(&self, checks: &Checks) -> Vec<FieldError> {
+        (checks.rule)(self)
+    }
+
+    fn id(stored: &Rule) -> Uuid {
+        stored.id
+    }
+
+    async fn create(self, store: &Store) -> Result<Rule, StoreError> {
+        store.create_rule(self).await
+    }
+
+    async fn find(store: &Store, key: &str) -> Result<Option<Rule>, StoreError> {
+        store.rule(key).await
+    }
+
+    async fn list(store: &Store, page: PageRequest) -> Result<Page<Rule>, StoreError> {
+        store.rules(page).await
+    }
+
+    async fn replace(self, store: &Store, key: &str) -> Result<Rule, StoreError> {
+        store.replace_rule(key, self).await
+    }
+
+    async fn delete(store: &Store, key: &str) -> Result<bool, StoreError> {
+        store.delete_rule(key).await
+    }
+}
+
+impl Resource for NewAnomalyConfig {
+    type Stored = AnomalyConfig;
+    const PATH: &'static str = "anomalies";
+
+    fn parse(document: Value) -> Result<Self, Vec<FieldError>> {
+        parse(document)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn check(&self, checks: &Checks) -> Vec<FieldError> {
+        (checks.anomaly)(self)
+    }
+
+    fn id(stored: &AnomalyConfig) -> Uuid {
+        stored.id
+    }
+
+    async fn create(self, store: &Store) -> Result<AnomalyConfig, StoreError> {
+        store.create_anomaly_config(self).await
+    }
+
+    async fn find(store: &Store, key: &str) -> Result<Option<AnomalyConfig>, StoreError> {
+        store.anomaly_config(key).await
+    }
+
+    async fn list(store: &Store, page: PageRequest) -> Result<Page<AnomalyConfig>, StoreError> {
+        store.anomaly_configs(page).await
+    }
+
+    async fn replace(self, store: &Store, key: &str) -> Result<AnomalyConfig, StoreError> {
+        store.replace_anomaly_config(key, self).await
+    }
+
+    async fn delete(store: &Store, key: &str) -> Result<bool, StoreError> {
+        store.delete_anomaly_config(key).await
+    }
+}

@@ -1,0 +1,54 @@
+//! API keys: the only place and the only moment at which a key is shown.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, LOCATION};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::document::{check_name, parse, read_json};
+use super::query::{Key, Params};
+use super::refusal::{not_found, of_store, wrong};
+use super::{BASE, Shared};
+use crate::event::{FieldError, is_app_id};
+use crate::http::Problem;
+use crate::store::{ApiKey, NewApiKey, Page};
+
+#[derive(Serialize)]
+struct Created {
+    #[serde(flatten)]
+    stored: ApiKey,
+    key: String,
+}
+
+pub(super) async fn list(State(shared): State<Arc<Shared>>, params: Params) -> Result<Json<Page<ApiKey>>, Problem> {
+    shared.state.store.keys(params.page()?).await.map(Json).map_err(of_store)
+}
+
+pub(super) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Json<ApiKey>, Problem> {
+    shared.state.store.key(&key).await.map_err(of_store)?.map(Json).ok_or_else(not_found)
+}
+
+pub(super) async fn create(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let new: NewApiKey = parse(read_json(request).await?).map_err(wrong)?;
+    let mut errors: Vec<FieldError> = check_name(&new.name).into_iter().collect();
+    if !is_app_id(&new.app_id) {
+        errors.push(FieldError::new("/app_id", "must match [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
+    }
+    if !errors.is_empty() {
+        return Err(wrong(errors));
+    }
+    let (stored, key) = shared.state.store.create_key(new).await.map_err(of_store)?;
+    let headers = [(LOCATION, format!("{BASE}/keys/{}", stored.id)), (CACHE_CONTROL, "no-store".to_owned())];
+    Ok((StatusCode::CREATED, headers, Json(Created { stored, key })).into_response())
+}
+
+pub(super) async fn revoke(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
+    match shared.state.store.revoke_key(&key).await.map_err(of_store)? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(not_found()),
+    }
+}

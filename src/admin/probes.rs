@@ -1,0 +1,51 @@
+//! Health, readiness, metrics and status: what the process says of itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::Shared;
+
+pub(super) async fn health() -> Response {
+    uncached(StatusCode::OK, json!({"status": "ok"}))
+}
+
+pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let (ready, document) = (shared.state.ready)();
+    uncached(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, document)
+}
+
+pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], (shared.state.metrics)()).into_response()
+}
+
+/// Answers whatever can be told: a port that fails is said to fail.
+pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Response {
+    let mut document = (shared.state.status)();
+    let (bus, store) = tokio::join!(shared.state.bus.status(), shared.state.store.status());
+    if let Some(members) = document.as_object_mut() {
+        let mut bus = told(bus);
+        let consumers = bus.as_object_mut().and_then(|bus| bus.remove("consumers"));
+        members.insert("bus".to_owned(), bus);
+        members.insert("store".to_owned(), told(store));
+        members.insert("consumers".to_owned(), consumers.unwrap_or_default());
+    }
+    uncached(StatusCode::OK, document)
+}
+
+fn told<T: serde::Serialize, E: std::fmt::Display>(status: Result<T, E>) -> Value {
+    match status {
+        Ok(status) => serde_json::to_value(status).unwrap_or_default(),
+        Err(error) => json!({"error": error.to_string()}),
+    }
+}
+
+fn uncached(status: StatusCode, document: Value) -> Response {
+    (status, [(CACHE_CONTROL, "no-store")], Json(document)).into_response()
+}

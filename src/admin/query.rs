@@ -1,0 +1,88 @@
+//! Query strings and path parameters, read strictly: a filter that is misspelt must not
+//! answer with everything.
+
+use std::collections::BTreeMap;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::refusal::{bad_query, not_found};
+use crate::http::Problem;
+use crate::store::PageRequest;
+
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MAX: usize = 1_000;
+
+/// The `{id}` of a path, percent-decoded: an id or a name.
+pub(super) struct Key(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Key {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        // What does not decode to text names nothing.
+        path.map(|Path(key)| Self(key)).map_err(|_| not_found())
+    }
+}
+
+/// The parameters of a list; each is taken once, and what is left over is refused.
+pub(super) struct Params(BTreeMap<String, String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let unread = |_| Problem::new(StatusCode::BAD_REQUEST, "The query string cannot be read.");
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(unread)?;
+        let mut params = BTreeMap::new();
+        for (name, value) in pairs {
+            if params.insert(name.clone(), value).is_some() {
+                return Err(bad_query(&name, "is given twice"));
+            }
+        }
+        Ok(Self(params))
+    }
+}
+
+impl Params {
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    /// One of the words that serde knows for `T`.
+    pub(super) fn word<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let word = super::document::fit(Value::String(text));
+        word.map(Some)
+            .map_err(|errors| bad_query(name, errors.into_iter().map(|error| error.detail).collect::<String>()))
+    }
+
+    /// An RFC 3339 time, or milliseconds since the Unix epoch.
+    pub(super) fn time_ms(&mut self, name: &str) -> Result<Option<i64>, Problem> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let ms = text.parse::<i64>().ok().or_else(|| text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond));
+        ms.map(Some).ok_or_else(|| bad_query(name, "must be a time as RFC 3339, such as 2026-01-31T09:00:00Z"))
+    }
+
+    /// The page; every other parameter must have been taken.
+    pub(super) fn page(mut self) -> Result<PageRequest, Problem> {
+        let limit = match self.text("limit") {
+            None => LIMIT_DEFAULT,
+            Some(text) => match text.parse() {
+                Ok(limit) if (1..=LIMIT_MAX).contains(&limit) => limit,
+                _ => return Err(bad_query("limit", "must be an integer from 1 to 1000")),
+            },
+        };
+        let cursor = self.text("cursor");
+        match self.0.into_keys().next() {
+            Some(name) => Err(bad_query(&name, "is not a parameter of this list")),
+            None => Ok(PageRequest { limit, cursor }),
+        }
+    }
+}

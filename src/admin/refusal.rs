@@ -1,0 +1,92 @@
+//! Failures of the ports as answers to an operator.
+
+use std::error::Error;
+
+use axum::http::StatusCode;
+
+use crate::bus::{BusError, BusErrorKind};
+use crate::event::FieldError;
+use crate::http::Problem;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// When a client should try again what could not be stored.
+const RETRY_AFTER_SECONDS: u32 = 5;
+
+/// A readable document that is wrong.
+pub(super) fn wrong(errors: Vec<FieldError>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "The document is not valid; nothing was stored.").with_errors(errors)
+}
+
+/// A query that is wrong.
+pub(super) fn bad_query(name: &str, detail: impl Into<String>) -> Problem {
+    let error = FieldError::new(format!("/{name}"), detail);
+    Problem::new(StatusCode::BAD_REQUEST, "The query string is not valid.").with_errors(vec![error])
+}
+
+pub(super) fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "There is none with this id or name.")
+}
+
+pub(super) fn of_store(error: StoreError) -> Problem {
+    let field = |pointer: String, detail: &str| wrong(vec![FieldError::new(pointer, detail)]);
+    match &error.kind {
+        StoreErrorKind::NotFound => not_found(),
+        StoreErrorKind::NameTaken => Problem::new(StatusCode::CONFLICT, "The name is taken.")
+            .with_errors(vec![FieldError::new("/name", "is taken by another one")]),
+        StoreErrorKind::InUse(users) => {
+            Problem::new(StatusCode::CONFLICT, format!("It is still used by: {}.", users.join(", ")))
+        }
+        StoreErrorKind::UnknownWebhook { index } => {
+            field(format!("/actions/webhooks/{index}"), "is neither the id nor the name of a webhook")
+        }
+        StoreErrorKind::NoSecretToKeep { field: name } => {
+            field(format!("/auth_config/{name}"), "is masked, and no secret is stored that it could stand for")
+        }
+        StoreErrorKind::InvalidCursor => bad_query("cursor", "is not a cursor of this list"),
+        StoreErrorKind::NotRetryable => {
+            let why = cause(&error).map_or_else(String::new, |why| format!(": {why}"));
+            Problem::new(StatusCode::CONFLICT, format!("This delivery is not sent again by hand{why}."))
+        }
+        StoreErrorKind::Full => unavailable("The disk of the store is full; nothing was stored."),
+        StoreErrorKind::Unavailable => {
+            tracing::error!(error = %error, cause = cause(&error), "the store failed an admin request");
+            unavailable("The store cannot be reached.")
+        }
+        StoreErrorKind::Closed => unavailable("The process is stopping."),
+        StoreErrorKind::Corrupt => {
+            let why = cause(&error);
+            tracing::error!(error = %error, cause = why, "the store is damaged");
+            // Operators alone read this, and need the name of what is damaged.
+            broken(why.unwrap_or_else(|| "Stored data is damaged.".to_owned()))
+        }
+        StoreErrorKind::AlreadyConsumed => broken(error.to_string()),
+    }
+}
+
+pub(super) fn of_bus(error: BusError) -> Problem {
+    match error.kind {
+        BusErrorKind::Full => unavailable("The bus is full; try again when its consumers have caught up."),
+        BusErrorKind::Unavailable => {
+            tracing::error!(error = %error, cause = cause(&error), "the bus failed an admin request");
+            unavailable("The bus cannot be reached.")
+        }
+        BusErrorKind::Closed => unavailable("The process is stopping."),
+        BusErrorKind::Corrupt => {
+            tracing::error!(error = %error, cause = cause(&error), "the bus is damaged");
+            broken(error.to_string())
+        }
+        BusErrorKind::LeaseLost | BusErrorKind::Invalid => broken(error.to_string()),
+    }
+}
+
+fn unavailable(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER_SECONDS)
+}
+
+fn broken(detail: String) -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+}
+
+fn cause(error: &dyn Error) -> Option<String> {
+    error.source().map(ToString::to_string)
+}

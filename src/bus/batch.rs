@@ -1,0 +1,239 @@
+//! Messages on their way to the bus, packed into one buffer as they are built.
+//!
+//! This file owns the record layout, which is also what a stored group holds, so the
+//! embedded engine copies a request's records without looking into them:
+//!
+//! ```text
+//! u32 body_len | u16 subject_len | u16 message_id_len | u8 flags | subject | message_id | payload
+//! ```
+//!
+//! All numbers little endian; `body_len` counts what follows the header. Knows nothing
+//! of sequences, groups or files.
+
+use std::ops::Range;
+
+use super::subject;
+
+/// Bytes before the subject of a record.
+const HEADER_BYTES: usize = 9;
+/// The longest subject.
+const SUBJECT_BYTES_MAX: usize = 1_024;
+/// The longest message id.
+pub(super) const MESSAGE_ID_BYTES_MAX: usize = 1_024;
+/// The largest payload.
+const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+/// The largest batch, records and headers together.
+pub(super) const BATCH_BYTES_MAX: usize = 48 << 20;
+
+/// The record is for the one consumer that its message id names; all others pass over it.
+pub(super) const FLAG_REPLAY: u8 = 1;
+
+/// Messages to publish together. One allocation however many there are.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    records: Vec<u8>,
+    /// The end of each record in `records`; a refused message ends where it begins.
+    ends: Vec<u32>,
+    keyed: usize,
+    refused: usize,
+}
+
+/// What a batch is made of, for the engine that stores it.
+pub(super) struct Parts {
+    pub(super) records: Vec<u8>,
+    pub(super) ends: Vec<u32>,
+    /// How many records carry a message id.
+    pub(super) keyed: usize,
+    /// How many messages were over a limit or had a malformed subject: they left no record.
+    pub(super) refused: usize,
+}
+
+impl Batch {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Room for `messages` of `bytes` in total, so that building it does not grow buffers.
+    pub fn with_capacity(messages: usize, bytes: usize) -> Self {
+        Self {
+            records: Vec::with_capacity(bytes + messages * HEADER_BYTES),
+            ends: Vec::with_capacity(messages),
+            keyed: 0,
+            refused: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Adds one message; `encode` appends its payload to the buffer it is given. A message over a limit or with
+    /// a malformed subject is answered `Invalid` by `publish`, alone.
+    pub fn push(&mut self, subject: &str, message_id: Option<&str>, encode: impl FnOnce(&mut Vec<u8>)) {
+        let message_id = message_id.unwrap_or_default();
+        let start = self.records.len();
+        let allowed = subject.len() <= SUBJECT_BYTES_MAX
+            && message_id.len() <= MESSAGE_ID_BYTES_MAX
+            && subject::is_valid(subject)
+            && write_record(&mut self.records, 0, subject.as_bytes(), message_id.as_bytes(), encode);
+        if !allowed {
+            self.records.truncate(start);
+            self.refused += 1;
+        } else if !message_id.is_empty() {
+            self.keyed += 1;
+        }
+        self.ends.push(self.records.len() as u32);
+    }
+
+    pub(super) fn into_parts(self) -> Parts {
+        Parts { records: self.records, ends: self.ends, keyed: self.keyed, refused: self.refused }
+    }
+}
+
+/// Appends one record. False when the payload or the whole buffer passes its limit; what was appended is then
+/// the caller's to cut off.
+pub(super) fn write_record(
+    out: &mut Vec<u8>,
+    flags: u8,
+    subject: &[u8],
+    message_id: &[u8],
+    encode: impl FnOnce(&mut Vec<u8>),
+) -> bool {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&(subject.len() as u16).to_le_bytes());
+    out.extend_from_slice(&(message_id.len() as u16).to_le_bytes());
+    out.push(flags);
+    out.extend_from_slice(subject);
+    out.extend_from_slice(message_id);
+    let payload = out.len();
+    encode(out);
+    let body_len = out.len() - start - HEADER_BYTES;
+    out[start..start + 4].copy_from_slice(&(body_len as u32).to_le_bytes());
+    out.len() - payload <= PAYLOAD_BYTES_MAX && out.len() <= u32::MAX as usize
+}
+
+/// Where the parts of one record lie in the buffer that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) flags: u8,
+    pub(super) subject: Range<usize>,
+    pub(super) message_id: Range<usize>,
+    pub(super) payload: Range<usize>,
+}
+
+impl Layout {
+    /// Where the next record begins.
+    pub(super) fn end(&self) -> usize {
+        self.payload.end
+    }
+}
+
+/// Reads the record that begins at `start`; none when the buffer does not hold it whole.
+#[inline]
+pub(super) fn layout(records: &[u8], start: usize) -> Option<Layout> {
+    let header: &[u8; HEADER_BYTES] = records.get(start..)?.first_chunk()?;
+    let [l0, l1, l2, l3, s0, s1, m0, m1, flags] = *header;
+    let body_len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    let subject = start + HEADER_BYTES;
+    let message_id = subject + usize::from(u16::from_le_bytes([s0, s1]));
+    let payload = message_id + usize::from(u16::from_le_bytes([m0, m1]));
+    let end = subject + body_len;
+    (payload <= end && end <= records.len()).then_some(Layout {
+        flags,
+        subject: subject..message_id,
+        message_id: message_id..payload,
+        payload: payload..end,
+    })
+}
+
+/// The start of each of `count` records that fill `records` exactly; none when they do not.
+pub(super) fn starts(records: &[u8], count: usize) -> Option<Vec<u32>> {
+    if count > records.len() / HEADER_BYTES {
+        return None;
+    }
+    let mut starts = Vec::with_capacity(count);
+    let mut at = 0;
+    for _ in 0..count {
+        starts.push(u32::try_from(at).ok()?);
+        at = layout(records, at)?.end();
+    }
+    (at == records.len()).then_some(starts)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Records written by the first version of this layout: they must stay readable.
+    const FIXTURE_V1: &[u8] = b"\x11\0\0\0\x08\0\x03\0\0events.aid1\x01\x02\x03\x04\x05\xff\
+        \x08\0\0\0\x03\0\x05\0\x01a.breact";
+
+    #[test]
+    fn the_layout_of_the_first_version_is_still_read_and_written() {
+        let mut written = Vec::new();
+        assert!(write_record(&mut written, 0, b"events.a", b"id1", |out| out.extend([1, 2, 3, 4, 5, 255])));
+        assert!(write_record(&mut written, FLAG_REPLAY, b"a.b", b"react", |_| {}));
+        assert_eq!(written, FIXTURE_V1);
+        assert_eq!(starts(FIXTURE_V1, 2), Some(vec![0, 26]));
+        let second = layout(FIXTURE_V1, 26).unwrap();
+        assert_eq!(second, Layout { flags: 1, subject: 35..38, message_id: 38..43, payload: 43..43 });
+    }
+
+    #[test]
+    fn refuses_alone_what_is_malformed_or_too_long() {
+        let mut batch = Batch::new();
+        batch.push("events.a", None, |out| out.push(1));
+        for subject in ["", ".", "a.", ".a", "a..b", "a b", "a.*", "a.>", "a\n"] {
+            batch.push(subject, None, |out| out.push(1));
+        }
+        batch.push(&"s".repeat(SUBJECT_BYTES_MAX + 1), None, |_| {});
+        batch.push("events.a", Some(&"i".repeat(MESSAGE_ID_BYTES_MAX + 1)), |_| {});
+        batch.push("events.a", None, |out| out.resize(out.len() + PAYLOAD_BYTES_MAX + 1, 0));
+        batch.push("events.a", Some("id"), |out| out.push(2));
+        let parts = batch.into_parts();
+        assert_eq!((parts.ends.len(), parts.refused, parts.keyed), (14, 12, 1));
+        assert_eq!(starts(&parts.records, 2).map(|starts| starts.len()), Some(2));
+    }
+
+    #[test]
+    fn damaged_lengths_are_seen() {
+        for cut in 0..FIXTURE_V1.len() {
+            assert_eq!(starts(&FIXTURE_V1[..cut], 2), None, "cut at {cut}");
+        }
+        assert_eq!(starts(FIXTURE_V1, 1), None);
+        assert_eq!(starts(FIXTURE_V1, usize::MAX), None);
+        let mut damaged = FIXTURE_V1.to_vec();
+        damaged[4] = 200;
+        assert_eq!(starts(&damaged, 2), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_pushed_is_read_back(messages in prop::collection::vec(
+            ("[a-z]{1,9}(\\.[a-zA-Z0-9_%-]{1,9}){0,3}", prop::option::of("[ -~]{1,40}"), prop::collection::vec(any::<u8>(), 0..200)),
+            0..40,
+        )) {
+            let mut batch = Batch::new();
+            for (subject, id, payload) in &messages {
+                batch.push(subject, id.as_deref(), |out| out.extend_from_slice(payload));
+            }
+            let parts = batch.into_parts();
+            prop_assert_eq!(parts.refused, 0);
+            prop_assert_eq!(parts.keyed, messages.iter().filter(|m| m.1.is_some()).count());
+            let starts = starts(&parts.records, messages.len()).unwrap();
+            for (start, (subject, id, payload)) in starts.iter().zip(&messages) {
+                let record = layout(&parts.records, *start as usize).unwrap();
+                prop_assert_eq!(&parts.records[record.subject], subject.as_bytes());
+                prop_assert_eq!(&parts.records[record.message_id], id.as_deref().unwrap_or_default().as_bytes());
+                prop_assert_eq!(&parts.records[record.payload], &payload[..]);
+            }
+        }
+    }
+}

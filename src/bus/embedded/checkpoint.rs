@@ -1,0 +1,128 @@
+//! Moves committed pages from the write-ahead log into the file, beside the writer.
+//!
+//! A passive checkpoint on a connection of its own does the bulk without stopping commits. Under constant
+//! load it never catches up by itself, and the log starts over only when it has; so the writer copies the
+//! little that came in meanwhile, between two commits. Invariant: the log stays near `LOG_BYTES_SOFT`, and
+//! past `LOG_BYTES_HARD` the writer waits for it. Knows nothing of what the pages hold.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+
+use super::file;
+use crate::bus::{BusError, BusErrorKind};
+use crate::sqlite;
+
+/// Bytes in the log at which the checkpointer is woken.
+const LOG_BYTES_SOFT: u64 = 32 << 20;
+/// Bytes in the log at which the writer itself makes it start over.
+const LOG_BYTES_HARD: u64 = 256 << 20;
+/// Passes of the checkpointer: each leaves what was written during it, less every time.
+const PASSES_MAX: usize = 3;
+/// Frames that are left to the writer.
+const FRAMES_LEFT_MAX: i64 = 256;
+
+/// The writer's side.
+pub(super) struct Checkpoints {
+    path: PathBuf,
+    wake: Option<SyncSender<()>>,
+    /// The checkpointer is done with what it was woken for.
+    done: Arc<AtomicBool>,
+    under_way: bool,
+    /// Bytes written to the log since it started over, by estimate.
+    log_bytes: u64,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpoints {
+    pub(super) fn start(path: PathBuf) -> Result<Self, BusError> {
+        let (wake, woken) = sync_channel(1);
+        let done = Arc::new(AtomicBool::new(false));
+        let (thread_path, thread_done) = (path.clone(), done.clone());
+        let thread = std::thread::Builder::new()
+            .name("bus-checkpoint".into())
+            .spawn(move || run(&thread_path, &woken, &thread_done))
+            .map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start checkpointer", error))?;
+        Ok(Self { path, wake: Some(wake), done, under_way: false, log_bytes: 0, thread: Some(thread) })
+    }
+
+    /// After each commit of about `bytes`.
+    pub(super) fn committed(&mut self, connection: &Connection, bytes: u64) {
+        self.log_bytes += bytes;
+        if self.log_bytes >= LOG_BYTES_HARD {
+            self.start_over(connection, "RESTART");
+        } else if self.under_way && self.done.swap(false, Ordering::Acquire) {
+            self.under_way = false;
+            self.start_over(connection, "PASSIVE");
+        }
+        if !self.under_way
+            && self.log_bytes >= LOG_BYTES_SOFT
+            && let Some(wake) = &self.wake
+        {
+            self.under_way = !matches!(wake.try_send(()), Err(TrySendError::Disconnected(())));
+        }
+    }
+
+    /// Empties the log as far as the disk and the readers let it.
+    pub(super) fn start_over(&mut self, connection: &Connection, mode: &str) {
+        match checkpoint(connection, mode) {
+            Ok((log, copied)) if log == copied => self.log_bytes = 0,
+            Ok(_) => {}
+            Err(error) => {
+                let error = file::failure(&self.path, "checkpoint", error);
+                tracing::warn!(%error, "the log of the bus cannot be emptied");
+                // Not again with the next commit: the disk is most likely full.
+                self.log_bytes = self.log_bytes.saturating_sub(LOG_BYTES_SOFT);
+            }
+        }
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.wake = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the checkpointer of the bus panicked");
+        }
+    }
+}
+
+fn run(path: &std::path::Path, woken: &Receiver<()>, done: &AtomicBool) {
+    let mut kept = None;
+    while woken.recv().is_ok() {
+        if let Err(error) = passes(path, &mut kept) {
+            let error = file::failure(path, "checkpoint", error);
+            tracing::warn!(%error, "the log of the bus cannot be copied");
+            kept = None;
+        }
+        done.store(true, Ordering::Release);
+    }
+}
+
+fn passes(path: &std::path::Path, kept: &mut Option<Connection>) -> rusqlite::Result<()> {
+    if kept.is_none() {
+        let connection = sqlite::open_writer(path)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        *kept = Some(connection);
+    }
+    let Some(connection) = kept else { return Ok(()) };
+    for _ in 0..PASSES_MAX {
+        let (log, copied) = checkpoint(connection, "PASSIVE")?;
+        if log - copied <= FRAMES_LEFT_MAX {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Frames in the log, and how many of them are in the file.
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(i64, i64)> {
+    let sql = format!("PRAGMA wal_checkpoint({mode})");
+    connection.query_row(&sql, [], |row| Ok((row.get(1)?, row.get(2)?)))
+}

@@ -1,0 +1,376 @@
+//! One durable consumer in memory: what to deliver next, to whom it is leased, what was answered.
+//!
+//! Invariant: a message is settled here only after its acknowledgement is on disk (passing over what the
+//! filter leaves out aside, which can be done again). Decides; the subscription waits and the writer stores.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::group::Group;
+use super::position::Position;
+use super::tail::{self, Tail};
+use super::window::{Slot, State, Window};
+use crate::bus::batch::{FLAG_REPLAY, Layout};
+use crate::bus::subject::Filter;
+use crate::bus::{ConsumerSpec, Delivery, Receipt};
+
+/// The unit of deadlines: 2.7 years fit.
+const TICK: Duration = Duration::from_millis(20);
+/// Recovered deliveries (the process ended before they were answered) after which a message is given up.
+/// They count apart from `max_deliver`: a process that is killed often must not lose what it holds, and a
+/// message that kills the process must not do so for ever.
+const CRASHES_MAX: u8 = 64;
+/// The least lease that is left to a message whose acknowledgement could not be stored.
+const RELEASE_DELAY: Duration = Duration::from_secs(1);
+/// Messages passed over after which the position is worth storing by itself.
+const PASSED_UNRECORDED_MAX: u64 = 100_000;
+
+pub(super) struct Consumer {
+    pub(super) name: String,
+    /// Wakes a subscription: a message was given back, or there is room for more.
+    pub(super) wake: Notify,
+    state: Mutex<Mind>,
+}
+
+/// What a consumer knows, under its lock.
+pub(super) struct Mind {
+    filter_text: String,
+    filter: Filter,
+    ack_wait: u32,
+    max_deliver: u32,
+    pending_max: usize,
+    window: Window,
+    /// Groups read from the file for what is no longer in the tail.
+    loaded: VecDeque<Arc<Group>>,
+    /// The highest sequence that the stored position covers.
+    recorded_high: u64,
+}
+
+/// The limits and circumstances of one fetch.
+pub(super) struct Request<'a> {
+    pub(super) tail: &'a Mutex<Tail>,
+    pub(super) now: u32,
+    pub(super) head: u64,
+    /// Messages up to here may have been handled before.
+    pub(super) suspect_to: u64,
+    pub(super) messages_max: usize,
+    pub(super) bytes_max: usize,
+}
+
+/// What a fetch found.
+#[derive(Debug, PartialEq)]
+pub(super) enum Found {
+    /// Deliveries, or messages that were delivered too often and are now to be buried.
+    Some { exhausted: Vec<u64> },
+    /// The group that holds this sequence has to be read from the file.
+    Load(u64),
+    /// Nothing, before this tick if any.
+    Nothing(Option<u32>),
+}
+
+/// What came of an answer to deliveries.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Answered {
+    /// Marked as settling: to be made durable.
+    pub(super) settling: Vec<u64>,
+    /// Some were delivered again in the meantime.
+    pub(super) lost: bool,
+}
+
+/// The tick of a moment that lies `since_start` after the engine's start.
+pub(super) fn tick(since_start: Duration) -> u32 {
+    u32::try_from(since_start.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX - 1)
+}
+
+/// The moment at which a tick has begun, since the engine's start.
+pub(super) fn moment(tick: u32) -> Duration {
+    TICK * tick
+}
+
+/// The first tick at which `wait` is over for certain.
+fn after(now: u32, wait: Duration) -> u32 {
+    now.saturating_add(tick(wait)).saturating_add(if wait.is_zero() { 0 } else { 2 }).min(u32::MAX - 1)
+}
+
+impl Consumer {
+    pub(super) fn new(name: String, filter: (String, Filter), window: Window) -> Arc<Self> {
+        let recorded_high = window.next() - 1;
+        let state = Mind {
+            filter_text: filter.0,
+            filter: filter.1,
+            ack_wait: u32::MAX,
+            max_deliver: u32::MAX,
+            pending_max: usize::MAX,
+            window,
+            loaded: VecDeque::new(),
+            recorded_high,
+        };
+        Arc::new(Self { name, wake: Notify::new(), state: Mutex::new(state) })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Mind> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Mind {
+    /// Takes over what may change from one subscription to the next. True when the filter is another one.
+    pub(super) fn configure(&mut self, spec: &ConsumerSpec) -> bool {
+        self.ack_wait = after(0, spec.ack_wait);
+        self.max_deliver = spec.max_deliver.max(1);
+        self.pending_max = spec.pending_max.max(1);
+        self.filter_text != spec.filter
+    }
+
+    pub(super) fn set_filter(&mut self, (text, filter): (String, Filter)) {
+        (self.filter_text, self.filter) = (text, filter);
+    }
+
+    pub(super) fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Finds what to deliver: first what is due again, then what is new.
+    pub(super) fn take(&mut self, name: &str, request: &Request<'_>, out: &mut Vec<Delivery>) -> Found {
+        let mut room = Room { messages: request.messages_max.max(1), bytes: request.bytes_max };
+        let mut exhausted = Vec::new();
+        if let Some(missing) = self.take_due(request, &mut room, &mut exhausted, out)
+            && out.is_empty()
+            && exhausted.is_empty()
+        {
+            return Found::Load(missing);
+        }
+        let missing = self.take_new(name, request, &mut room, out);
+        match missing {
+            _ if !out.is_empty() || !exhausted.is_empty() => Found::Some { exhausted },
+            Some(missing) => Found::Load(missing),
+            None => Found::Nothing(self.window.due()),
+        }
+    }
+
+    /// The sequence whose group is missing, if one is.
+    fn take_due(
+        &mut self,
+        request: &Request<'_>,
+        room: &mut Room,
+        exhausted: &mut Vec<u64>,
+        out: &mut Vec<Delivery>,
+    ) -> Option<u64> {
+        let mut current: Option<Arc<Group>> = None;
+        for sequence in self.window.take_due(request.now, room.messages) {
+            let slot = self.window.get(sequence);
+            if self.is_exhausted(slot) {
+                self.window.update(sequence, Slot { state: State::Settling, ..slot });
+                exhausted.push(sequence);
+                continue;
+            }
+            let found = current.take().filter(|group| group.layout(sequence).is_some());
+            let Some(group) = found.or_else(|| self.find(request.tail, sequence)) else { return Some(sequence) };
+            let layout = group.layout(sequence)?;
+            if !room.admits(&layout, out.is_empty()) {
+                return None;
+            }
+            let deadline = request.now.saturating_add(self.ack_wait);
+            let slot = Slot { state: State::Leased, count: slot.count.saturating_add(1), deadline, ..slot };
+            self.window.update(sequence, slot);
+            out.push(delivery(&group, sequence, layout, u32::from(slot.count), request.suspect_to));
+            current = Some(group);
+        }
+        None
+    }
+
+    /// The sequence whose group is missing, if one is.
+    fn take_new(&mut self, name: &str, request: &Request<'_>, room: &mut Room, out: &mut Vec<Delivery>) -> Option<u64> {
+        let deadline = request.now.saturating_add(self.ack_wait);
+        while self.window.next() <= request.head && self.window.unsettled() < self.pending_max {
+            let Some(group) = self.find(request.tail, self.window.next()) else { return Some(self.window.next()) };
+            while self.window.unsettled() < self.pending_max {
+                let sequence = self.window.next();
+                let Some(layout) = group.layout(sequence).filter(|_| sequence <= request.head) else { break };
+                if !self.wants(name, group.data(), &layout) {
+                    self.window.pass();
+                    continue;
+                }
+                if !room.admits(&layout, out.is_empty()) {
+                    return None;
+                }
+                self.window.push(Slot { state: State::Leased, crashes: 0, count: 1, deadline });
+                out.push(delivery(&group, sequence, layout, 1, request.suspect_to));
+            }
+        }
+        if self.loaded.back().is_some_and(|group| group.last_sequence() < self.window.next()) {
+            self.loaded.clear();
+        }
+        None
+    }
+
+    fn wants(&self, name: &str, data: &[u8], layout: &Layout) -> bool {
+        match layout.flags & FLAG_REPLAY {
+            0 => self.filter.matches(&data[layout.subject.clone()]),
+            _ => &data[layout.message_id.clone()] == name.as_bytes(),
+        }
+    }
+
+    fn is_exhausted(&self, slot: Slot) -> bool {
+        u32::from(slot.count.saturating_sub(u16::from(slot.crashes))) >= self.max_deliver || slot.crashes >= CRASHES_MAX
+    }
+
+    fn find(&self, tail: &Mutex<Tail>, sequence: u64) -> Option<Arc<Group>> {
+        let recent = tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        recent.find(sequence).or_else(|| tail::find(&self.loaded, sequence)).cloned()
+    }
+
+    /// Takes the groups that were read for a missing sequence. What is not stored any more is passed over.
+    pub(super) fn load(&mut self, sequence: u64, groups: VecDeque<Arc<Group>>) {
+        if let Some(first) = groups.front().map(|group| group.first_sequence)
+            && first > sequence
+        {
+            for gone in sequence..first.min(self.window.next()) {
+                if !matches!(self.window.get(gone).state, State::Settled) {
+                    self.window.settle(gone);
+                }
+            }
+            self.window.skip_to(first);
+            self.window.advance();
+        }
+        self.loaded = groups;
+    }
+
+    /// Marks acknowledged deliveries as settling. What is settled already is no error: an acknowledgement may be
+    /// repeated.
+    pub(super) fn acknowledge(&mut self, receipts: &[Receipt]) -> Answered {
+        let mut answered = Answered { settling: Vec::with_capacity(receipts.len()), lost: false };
+        for receipt in receipts {
+            let slot = self.window.get(receipt.sequence);
+            match slot.state {
+                State::Settled => {}
+                State::Settling => answered.settling.push(receipt.sequence),
+                State::Leased | State::Waiting if u32::from(slot.count) == receipt.delivery_count => {
+                    self.window.update(receipt.sequence, Slot { state: State::Settling, ..slot });
+                    answered.settling.push(receipt.sequence);
+                }
+                State::Leased | State::Waiting | State::Unseen => answered.lost = true,
+            }
+        }
+        answered
+    }
+
+    /// Gives deliveries back; those that were delivered too often are marked as settling, to be buried.
+    pub(super) fn give_back(&mut self, receipts: &[Receipt], now: u32, delay: Duration) -> Answered {
+        let mut answered = Answered::default();
+        for receipt in receipts {
+            let slot = self.window.get(receipt.sequence);
+            match slot.state {
+                State::Leased | State::Waiting if u32::from(slot.count) == receipt.delivery_count => {
+                    let exhausted = self.is_exhausted(slot);
+                    let state = if exhausted { State::Settling } else { State::Waiting };
+                    self.window.update(receipt.sequence, Slot { state, deadline: after(now, delay), ..slot });
+                    if exhausted {
+                        answered.settling.push(receipt.sequence);
+                    }
+                }
+                State::Settled | State::Settling => {}
+                State::Leased | State::Waiting | State::Unseen => answered.lost = true,
+            }
+        }
+        answered
+    }
+
+    /// Extends leases that hold. True when one had lapsed.
+    pub(super) fn renew(&mut self, receipts: &[Receipt], now: u32) -> bool {
+        let deadline = now.saturating_add(self.ack_wait);
+        let mut lost = false;
+        for receipt in receipts {
+            let slot = self.window.get(receipt.sequence);
+            let held = u32::from(slot.count) == receipt.delivery_count && slot.deadline > now;
+            match slot.state {
+                State::Leased if held => self.window.update(receipt.sequence, Slot { deadline, ..slot }),
+                State::Settled | State::Settling => {}
+                State::Leased | State::Waiting | State::Unseen => lost = true,
+            }
+        }
+        lost
+    }
+
+    /// Marks again what an earlier failure may have released between the answer and its commit.
+    pub(super) fn settling(&mut self, sequences: &[u64]) {
+        for sequence in sequences {
+            let slot = self.window.get(*sequence);
+            if matches!(slot.state, State::Leased | State::Waiting) {
+                self.window.update(*sequence, Slot { state: State::Settling, ..slot });
+            }
+        }
+    }
+
+    /// The commit that stores these acknowledgements succeeded.
+    pub(super) fn settled(&mut self, sequences: &[u64]) {
+        for sequence in sequences {
+            if self.window.get(*sequence).state == State::Settling {
+                self.window.settle(*sequence);
+            }
+        }
+        self.window.advance();
+    }
+
+    /// The commit failed: they are leased as before, for long enough that a full disk is not a busy loop.
+    pub(super) fn release(&mut self, sequences: &[u64], now: u32) {
+        let earliest = after(now, RELEASE_DELAY);
+        for sequence in sequences {
+            let slot = self.window.get(*sequence);
+            if slot.state == State::Settling {
+                let deadline = slot.deadline.max(earliest);
+                self.window.update(*sequence, Slot { state: State::Leased, deadline, ..slot });
+            }
+        }
+    }
+
+    /// True when so much was passed over since the position was stored that a restart should not repeat it.
+    pub(super) fn is_behind_on_disk(&self) -> bool {
+        self.window.floor() >= self.recorded_high + PASSED_UNRECORDED_MAX
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position::of(&self.window)
+    }
+
+    pub(super) fn recorded(&mut self, high: u64) {
+        self.recorded_high = self.recorded_high.max(high);
+    }
+
+    pub(super) fn delivery_count(&self, sequence: u64) -> u32 {
+        u32::from(self.window.get(sequence).count)
+    }
+}
+
+/// What still fits into a fetch.
+struct Room {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// Takes the room of one message; the first one always fits.
+    fn admits(&mut self, layout: &Layout, first: bool) -> bool {
+        let bytes = layout.end() - layout.subject.start;
+        if self.messages == 0 || (bytes > self.bytes && !first) {
+            return false;
+        }
+        self.messages -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
+    }
+}
+
+fn delivery(group: &Group, sequence: u64, layout: Layout, delivery_count: u32, suspect_to: u64) -> Delivery {
+    Delivery {
+        receipt: Receipt { sequence, delivery_count },
+        subject: group.data().slice(layout.subject),
+        payload: group.data().slice(layout.payload),
+        published_at_ms: group.published_at_ms,
+        delivery_count,
+        suspect: delivery_count > 1 || sequence <= suspect_to,
+    }
+}

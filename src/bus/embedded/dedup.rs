@@ -1,0 +1,509 @@
+//! Which message ids were seen within the window: exact, durable, bounded in memory.
+//!
+//! A committed group's row holds the keys of its messages, so they are durable in the same transaction.
+//! In memory the recent keys are a hash table. When it is full it is frozen, sorted beside the writer, and
+//! written over the next commits as an immutable run of blocks; until the run is whole, the groups' rows
+//! are what a restart reads. Runs end with the window.
+//!
+//! Invariant: a key is known if and only if a commit that succeeded stored it within the window: what a
+//! transaction marked is undone when it fails. Knows nothing of subjects or consumers.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+
+use super::run::{self, BuiltRun, Index};
+
+/// Keys in memory at which they are frozen. A group can add some 100,000 before that is looked at, and the
+/// table doubles at 917,504.
+const RECENT_KEYS_MAX: usize = 750_000;
+/// Blocks of a run that are written, or of a run past its time that are deleted, with one commit.
+const BLOCKS_PER_COMMIT: usize = 256;
+/// Block ids of run `n` begin at `n << RUN_SHIFT`.
+const RUN_SHIFT: u32 = 24;
+
+/// The first half of the SHA-256 of a message id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(pub(super) [u8; 16]);
+
+impl Key {
+    pub(super) fn of(message_id: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, message_id);
+        let mut key = [0; 16];
+        key.copy_from_slice(&digest.as_ref()[..16]);
+        Self(key)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
+
+/// A key is a hash already.
+#[derive(Clone, Copy, Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// Keys and the second in which each was published.
+type Keys = HashMap<Key, u32, BuildHasherDefault<KeyHasher>>;
+
+pub(super) struct Dedup {
+    window_s: u32,
+    keys_max: usize,
+    recent: Keys,
+    /// The second of the last key that was put there.
+    recent_newest_s: u32,
+    /// What the transaction under way put into `recent`, and what was there before.
+    undo: Vec<(Key, Option<u32>)>,
+    frozen: Option<Frozen>,
+    /// Complete runs, oldest first.
+    runs: Vec<Run>,
+    next_run: i64,
+    /// Groups up to this sequence have their keys in complete runs.
+    covered: u64,
+    /// Block ids of runs past their time, still to be deleted.
+    rubbish: Vec<std::ops::Range<i64>>,
+    staged: Staged,
+}
+
+/// Keys on their way into a run.
+struct Frozen {
+    run: i64,
+    keys: Arc<Keys>,
+    last_sequence: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    Sorting(JoinHandle<BuiltRun>),
+    Writing {
+        built: BuiltRun,
+        written: usize,
+    },
+    /// Only while one stage gives way to the next.
+    Between,
+}
+
+struct Run {
+    run: i64,
+    newest_s: u32,
+    index: Index,
+}
+
+/// What the transaction under way does to the runs; holds only once it is committed.
+#[derive(Default)]
+struct Staged {
+    written: usize,
+    complete: bool,
+    expired: bool,
+    swept: usize,
+}
+
+impl Dedup {
+    /// Reads what is known from the file: complete runs, and the groups after them. `now_s` is in seconds.
+    pub(super) fn open(connection: &Connection, window_s: u32, now_s: u32) -> rusqlite::Result<Self> {
+        let mut dedup = Self {
+            window_s,
+            keys_max: RECENT_KEYS_MAX,
+            recent: Keys::default(),
+            recent_newest_s: 0,
+            undo: Vec::new(),
+            frozen: None,
+            runs: Vec::new(),
+            next_run: 1,
+            covered: 0,
+            rubbish: Vec::new(),
+            staged: Staged::default(),
+        };
+        dedup.load_runs(connection)?;
+        dedup.load_recent(connection, now_s)?;
+        Ok(dedup)
+    }
+
+    fn load_runs(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut statement =
+            connection.prepare("SELECT run, newest_s, last_sequence, fences, filter FROM dedup_runs ORDER BY run")?;
+        let mut rows = statement.query([])?;
+        let mut end_of_live = 0;
+        while let Some(row) = rows.next()? {
+            let run: i64 = row.get(0)?;
+            let (fences, filter) = (row.get_ref(3)?.as_blob()?, row.get_ref(4)?.as_blob()?);
+            let Some(index) = Index::decode(fences, filter) else {
+                return Err(rusqlite::Error::InvalidColumnType(3, "fences".into(), rusqlite::types::Type::Blob));
+            };
+            self.rubbish.push(end_of_live..run << RUN_SHIFT);
+            end_of_live = (run + 1) << RUN_SHIFT;
+            self.next_run = run + 1;
+            self.covered = row.get(2)?;
+            self.runs.push(Run { run, newest_s: row.get(1)?, index });
+        }
+        // A run that was not complete when the process ended, too: its ids are used again.
+        connection.execute("DELETE FROM dedup_blocks WHERE id >= ?1", [end_of_live])?;
+        Ok(())
+    }
+
+    fn load_recent(&mut self, connection: &Connection, now_s: u32) -> rusqlite::Result<()> {
+        let mut statement = connection
+            .prepare("SELECT published_at_ms, keys FROM groups WHERE first_sequence > ?1 AND length(keys) > 0")?;
+        let mut rows = statement.query([self.covered])?;
+        while let Some(row) = rows.next()? {
+            let published_s = seconds(row.get(0)?);
+            if self.counts(published_s, now_s) {
+                let (keys, _) = row.get_ref(1)?.as_blob()?.as_chunks::<16>();
+                self.recent_newest_s = self.recent_newest_s.max(published_s);
+                self.recent.extend(keys.iter().map(|key| (Key(*key), published_s)));
+            }
+        }
+        Ok(())
+    }
+
+    fn counts(&self, published_s: u32, now_s: u32) -> bool {
+        now_s.saturating_sub(published_s) <= self.window_s
+    }
+
+    /// True when the key was seen within the window; else marks it, as of now.
+    pub(super) fn seen(&mut self, connection: &Connection, key: &Key, now_s: u32) -> rusqlite::Result<bool> {
+        let before = self.recent.get(key).copied();
+        if before.is_some_and(|published_s| self.counts(published_s, now_s)) {
+            return Ok(true);
+        }
+        if before.is_none() && self.in_runs(connection, key, now_s)? {
+            return Ok(true);
+        }
+        self.recent_newest_s = self.recent_newest_s.max(now_s);
+        self.recent.insert(*key, now_s);
+        self.undo.push((*key, before));
+        Ok(false)
+    }
+
+    fn in_runs(&self, connection: &Connection, key: &Key, now_s: u32) -> rusqlite::Result<bool> {
+        if let Some(published_s) = self.frozen.as_ref().and_then(|frozen| frozen.keys.get(key))
+            && self.counts(*published_s, now_s)
+        {
+            return Ok(true);
+        }
+        for run in self.runs.iter().rev().filter(|run| self.counts(run.newest_s, now_s)) {
+            let Some(block) = run.index.candidate(key) else { continue };
+            let mut statement = connection.prepare_cached("SELECT keys FROM dedup_blocks WHERE id = ?1")?;
+            let found = statement.query_row([block_id(run.run, block)], |row| {
+                Ok(row.get_ref(0)?.as_blob().map(|block| run::find_in_block(block, key))?)
+            })?;
+            if found.is_some_and(|published_s| self.counts(published_s, now_s)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes a part of what is to be written, in the transaction under way.
+    pub(super) fn maintain(&mut self, connection: &Connection, now_s: u32) -> rusqlite::Result<()> {
+        let behind = self.recent.len() >= self.keys_max;
+        self.write_frozen(connection, if behind { usize::MAX } else { BLOCKS_PER_COMMIT })?;
+        if self.runs.first().is_some_and(|run| !self.counts(run.newest_s, now_s)) {
+            connection.execute("DELETE FROM dedup_runs WHERE run = ?1", [self.runs[0].run])?;
+            self.staged.expired = true;
+        }
+        self.sweep(connection)
+    }
+
+    /// Deletes blocks of runs past their time; `LIMIT` is not at hand for a delete, so by a range of ids.
+    fn sweep(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let Some(ids) = self.rubbish.last() else { return Ok(()) };
+        let first = "SELECT min(id) FROM dedup_blocks WHERE id >= ?1 AND id < ?2";
+        let first: Option<i64> = connection.prepare_cached(first)?.query_row([ids.start, ids.end], |row| row.get(0))?;
+        let Some(first) = first else {
+            self.staged.swept = 1;
+            return Ok(());
+        };
+        let end = ids.end.min(first + BLOCKS_PER_COMMIT as i64);
+        connection.prepare_cached("DELETE FROM dedup_blocks WHERE id >= ?1 AND id < ?2")?.execute([first, end])?;
+        Ok(())
+    }
+
+    fn write_frozen(&mut self, connection: &Connection, blocks_max: usize) -> rusqlite::Result<()> {
+        let Some(frozen) = &mut self.frozen else { return Ok(()) };
+        if matches!(&frozen.stage, Stage::Sorting(sorting) if sorting.is_finished() || blocks_max == usize::MAX)
+            && let Stage::Sorting(sorting) = std::mem::replace(&mut frozen.stage, Stage::Between)
+        {
+            let built = sorting.join().unwrap_or_else(|_| sort(&frozen.keys));
+            frozen.stage = Stage::Writing { built, written: 0 };
+        }
+        let Stage::Writing { built, written } = &frozen.stage else { return Ok(()) };
+        if self.staged.complete {
+            return Ok(());
+        }
+        let mut insert = connection.prepare_cached("INSERT INTO dedup_blocks(id, keys) VALUES (?1, ?2)")?;
+        for (at, block) in built.blocks().enumerate().skip(written + self.staged.written).take(blocks_max) {
+            insert.execute((block_id(frozen.run, at), block))?;
+            self.staged.written += 1;
+        }
+        if written + self.staged.written == built.blocks().len() {
+            let newest_s = frozen.keys.values().max().copied().unwrap_or_default();
+            let (fences, filter) = built.index.encode();
+            connection.execute(
+                "INSERT INTO dedup_runs(run, newest_s, last_sequence, fences, filter) VALUES (?1, ?2, ?3, ?4, ?5)",
+                (frozen.run, newest_s, frozen.last_sequence, fences, filter),
+            )?;
+            self.staged.complete = true;
+        }
+        Ok(())
+    }
+
+    /// The transaction under way is committed; its groups reach up to `last_sequence`.
+    pub(super) fn committed(&mut self, last_sequence: u64, now_s: u32) {
+        self.undo.clear();
+        let staged = std::mem::take(&mut self.staged);
+        if staged.expired {
+            let run = self.runs.remove(0).run;
+            self.rubbish.push(run << RUN_SHIFT..(run + 1) << RUN_SHIFT);
+        } else if staged.swept > 0 {
+            self.rubbish.pop();
+        }
+        if let Some(Frozen { stage: Stage::Writing { written, .. }, .. }) = &mut self.frozen {
+            *written += staged.written;
+        }
+        if staged.complete
+            && let Some(Frozen { run, keys, last_sequence, stage: Stage::Writing { built, .. } }) = self.frozen.take()
+        {
+            let newest_s = keys.values().max().copied().unwrap_or_default();
+            self.runs.push(Run { run, newest_s, index: built.index });
+            self.covered = last_sequence;
+        }
+        if self.recent.len() >= self.keys_max && self.frozen.is_none() {
+            self.forget_old(now_s);
+            if self.recent.len() >= self.keys_max / 2 {
+                self.freeze(last_sequence);
+            }
+        }
+    }
+
+    /// Gives the memory back once no key in it counts any more. Between transactions.
+    pub(super) fn rest(&mut self, now_s: u32) {
+        if self.undo.is_empty() && !self.counts(self.recent_newest_s, now_s) {
+            self.recent = Keys::default();
+        }
+    }
+
+    fn forget_old(&mut self, now_s: u32) {
+        let window_s = self.window_s;
+        self.recent.retain(|_, published_s| now_s.saturating_sub(*published_s) <= window_s);
+    }
+
+    fn freeze(&mut self, last_sequence: u64) {
+        // Traffic that filled the table once fills it again: no growing step by step.
+        let fresh = Keys::with_capacity_and_hasher(self.recent.len(), BuildHasherDefault::default());
+        let keys = Arc::new(std::mem::replace(&mut self.recent, fresh));
+        let sorted = keys.clone();
+        let spawned = std::thread::Builder::new().name("bus-dedup".into()).spawn(move || sort(&sorted));
+        let stage = match spawned {
+            Ok(sorting) => Stage::Sorting(sorting),
+            Err(_) => Stage::Writing { built: sort(&keys), written: 0 },
+        };
+        self.frozen = Some(Frozen { run: self.next_run, keys, last_sequence, stage });
+        self.next_run += 1;
+    }
+
+    /// The transaction under way failed: nothing of it is known.
+    pub(super) fn rolled_back(&mut self) {
+        self.staged = Staged::default();
+        for (key, before) in self.undo.drain(..).rev() {
+            match before {
+                Some(published_s) => self.recent.insert(key, published_s),
+                None => self.recent.remove(&key),
+            };
+        }
+    }
+
+    /// Whether the group's keys outlive its row.
+    pub(super) fn covers(&self, last_sequence: u64, published_at_ms: i64, now_s: u32) -> bool {
+        last_sequence <= self.covered || !self.counts(seconds(published_at_ms), now_s)
+    }
+
+    /// Up to where `cover` can take the keys in one transaction.
+    pub(super) fn coverable(&self) -> u64 {
+        self.frozen.as_ref().map_or(u64::MAX, |frozen| frozen.last_sequence)
+    }
+
+    /// Moves keys into a run, all up to `last_sequence` or as far as `coverable` says, in the transaction under
+    /// way, which must not have marked any.
+    pub(super) fn cover(&mut self, connection: &Connection, last_sequence: u64) -> rusqlite::Result<()> {
+        if self.frozen.is_none() && !self.recent.is_empty() {
+            self.freeze(last_sequence);
+        }
+        self.write_frozen(connection, usize::MAX)
+    }
+}
+
+fn sort(keys: &Keys) -> BuiltRun {
+    BuiltRun::new(keys.iter().map(|(key, published_s)| (*key, *published_s)))
+}
+
+fn block_id(run: i64, block: usize) -> i64 {
+    (run << RUN_SHIFT) + block as i64
+}
+
+/// The second of a time in milliseconds since the Unix epoch, as the keys keep it.
+pub(super) fn seconds(unix_ms: i64) -> u32 {
+    u32::try_from(unix_ms / 1_000).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file;
+    use super::super::group::Draft;
+    use super::*;
+    use crate::bus::Batch;
+
+    const WINDOW_S: u32 = 600;
+
+    struct Stream {
+        connection: Connection,
+        dedup: Dedup,
+        next_sequence: u64,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Stream {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let connection = file::open(&file::path(dir.path())).unwrap();
+            let mut dedup = Dedup::open(&connection, WINDOW_S, 0).unwrap();
+            dedup.keys_max = 1_000;
+            Self { connection, dedup, next_sequence: 1, _dir: dir }
+        }
+
+        fn reopen(&mut self, now_s: u32) {
+            self.dedup = Dedup::open(&self.connection, WINDOW_S, now_s).unwrap();
+            self.dedup.keys_max = 1_000;
+        }
+
+        /// Publishes keys as one group; answers how many of them are new.
+        fn publish(&mut self, keys: std::ops::Range<u32>, now_s: u32, commit: bool) -> usize {
+            self.connection.execute_batch("BEGIN").unwrap();
+            let mut draft = Draft::new(self.next_sequence, i64::from(now_s) * 1_000);
+            for n in keys {
+                let key = Key::of(&n.to_le_bytes());
+                if !self.dedup.seen(&self.connection, &key, now_s).unwrap() {
+                    let mut batch = Batch::new();
+                    batch.push("a", Some("id"), |_| {});
+                    let parts = batch.into_parts();
+                    draft.extend(&parts.records, 0, &parts.ends);
+                    draft.push_key(&key);
+                }
+            }
+            if draft.len() > 0 {
+                file::insert_group(&self.connection, &draft).unwrap();
+            }
+            self.dedup.maintain(&self.connection, now_s).unwrap();
+            if commit {
+                self.connection.execute_batch("COMMIT").unwrap();
+                self.next_sequence = draft.next_sequence();
+                self.dedup.committed(self.next_sequence - 1, now_s);
+            } else {
+                self.connection.execute_batch("ROLLBACK").unwrap();
+                self.dedup.rolled_back();
+            }
+            draft.len()
+        }
+
+        fn blocks(&self) -> usize {
+            self.connection.query_row("SELECT count(*) FROM dedup_blocks", [], |row| row.get(0)).unwrap()
+        }
+    }
+
+    #[test]
+    fn keys_are_known_wherever_they_are() {
+        let mut stream = Stream::new();
+        for group in 0..40 {
+            let fresh = group * 137..(group + 1) * 137;
+            assert_eq!(stream.publish(fresh.clone(), 1_000, true), 137);
+            assert_eq!(stream.publish(fresh, 1_000, true), 0);
+        }
+        while stream.dedup.frozen.is_some() {
+            stream.publish(0..0, 1_000, true);
+        }
+        assert!(stream.dedup.runs.len() >= 2, "{} runs", stream.dedup.runs.len());
+        assert!(stream.dedup.recent.len() < 1_200);
+        assert_eq!(stream.publish(0..5_480, 1_600, true), 0, "in runs and in memory");
+        stream.reopen(1_600);
+        assert_eq!(stream.publish(0..5_480, 1_600, true), 0, "and after a start");
+        assert_eq!(stream.publish(5_400..5_500, 1_600, true), 20);
+    }
+
+    #[test]
+    fn keys_older_than_the_window_are_forgotten_and_their_runs_deleted() {
+        let mut stream = Stream::new();
+        for group in 0..20 {
+            stream.publish(group * 200..(group + 1) * 200, 1_000 + group, true);
+        }
+        while stream.dedup.frozen.is_some() {
+            stream.publish(0..0, 1_020, true);
+        }
+        assert!(stream.blocks() > 0 && !stream.dedup.runs.is_empty());
+        assert_eq!(stream.publish(0..200, 1_600, true), 0);
+        assert_eq!(stream.publish(0..400, 1_601, true), 200, "exact to the second, also within a run");
+        for _ in 0..100 {
+            stream.publish(0..0, 3_000, true);
+        }
+        stream.dedup.rest(3_000);
+        assert_eq!(stream.dedup.recent.capacity(), 0);
+        assert_eq!((stream.dedup.runs.len(), stream.blocks(), stream.dedup.rubbish.len()), (0, 0, 0));
+        assert_eq!(stream.publish(0..4_000, 3_000, true), 4_000);
+    }
+
+    #[test]
+    fn a_failed_transaction_leaves_nothing() {
+        let mut stream = Stream::new();
+        stream.publish(0..900, 1_000, true);
+        assert_eq!(stream.publish(800..1_300, 1_700, false), 500, "all are past the window");
+        assert_eq!(stream.publish(0..900, 1_600, true), 0, "the times of before are back");
+        assert_eq!(stream.publish(900..1_300, 1_600, true), 400);
+        // A run that is being written: its parts fail again and again, and it is complete in the end.
+        for _ in 0..50 {
+            stream.publish(1_300..1_310, 1_600, false);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(stream.dedup.frozen.is_some() && stream.blocks() == 0);
+        while stream.dedup.frozen.is_some() {
+            stream.publish(0..0, 1_600, true);
+        }
+        assert_eq!(stream.publish(0..1_300, 1_600, true), 0);
+        stream.reopen(1_600);
+        assert_eq!(stream.publish(0..1_310, 1_600, true), 10);
+    }
+
+    #[test]
+    fn covered_keys_outlive_their_groups() {
+        let mut stream = Stream::new();
+        stream.publish(0..300, 1_000, true);
+        assert!(!stream.dedup.covers(300, 1_000_000, 1_000));
+        assert!(stream.dedup.covers(300, 1_000_000, 1_601), "past the window nothing is needed");
+        stream.connection.execute_batch("BEGIN").unwrap();
+        stream.dedup.cover(&stream.connection, 300).unwrap();
+        stream.connection.execute_batch("DELETE FROM groups; COMMIT").unwrap();
+        stream.dedup.committed(300, 1_000);
+        assert!(stream.dedup.covers(300, 1_000_000, 1_000));
+        assert_eq!(stream.publish(0..300, 1_000, true), 0);
+        stream.reopen(1_000);
+        assert_eq!(stream.publish(0..301, 1_000, true), 1);
+    }
+}

@@ -1,0 +1,300 @@
+//! The file `bus.db`: its schema, its lock, what is checked when it is opened, and how groups are read.
+//!
+//! Invariant: a group is handed on only if its checksum holds. Knows nothing of who reads or writes when.
+
+use std::collections::VecDeque;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::group::{self, Draft, Group};
+use super::position::Position;
+use crate::bus::{BusError, BusErrorKind};
+use crate::sqlite::{self, Fault};
+
+const FILE_NAME: &str = "bus.db";
+const LOCK_NAME: &str = "bus.lock";
+/// Large pages suit rows of many kilobytes: fewer overflow pages, fewer frames in the log.
+const PAGE_BYTES: u32 = 16 << 10;
+/// Marks the file as ours (`cbus`).
+const APPLICATION_ID: i64 = 0x6362_7573;
+const SCHEMA_VERSION: i64 = 1;
+/// Bytes of the newest groups whose checksums are verified at the start.
+const VERIFIED_BYTES_MAX: usize = 16 << 20;
+
+const SCHEMA: &str = "
+CREATE TABLE groups(
+    first_sequence INTEGER PRIMARY KEY,
+    count INTEGER NOT NULL,
+    published_at_ms INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    keys BLOB NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+CREATE TABLE consumers(
+    name TEXT PRIMARY KEY,
+    filter TEXT NOT NULL,
+    ack_floor INTEGER NOT NULL,
+    high INTEGER NOT NULL,
+    settled BLOB NOT NULL,
+    counts BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE dead_letters(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    consumer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    delivery_count INTEGER NOT NULL,
+    published_at_ms INTEGER NOT NULL,
+    dead_at_ms INTEGER NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+CREATE INDEX dead_letters_by_age ON dead_letters(dead_at_ms);
+CREATE TABLE dedup_runs(
+    run INTEGER PRIMARY KEY,
+    newest_s INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL,
+    fences BLOB NOT NULL,
+    filter BLOB NOT NULL
+) STRICT;
+CREATE TABLE dedup_blocks(id INTEGER PRIMARY KEY, keys BLOB NOT NULL) STRICT;
+";
+
+const GROUP_COLUMNS: &str = "first_sequence, count, published_at_ms, checksum, keys, data";
+
+/// The one process that may use the directory.
+#[derive(Debug)]
+pub(super) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl DirectoryLock {
+    pub(super) fn take(dir: &Path) -> Result<Self, BusError> {
+        let failed = |source: String| BusError::caused(BusErrorKind::Unavailable, "lock bus directory", source);
+        std::fs::create_dir_all(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
+        let path = dir.join(LOCK_NAME);
+        // A new directory must outlive a power cut, like what is stored in it; SQLite syncs what is inside.
+        for entry in [dir, dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))] {
+            let synced = File::open(entry).and_then(|entry| entry.sync_all());
+            synced.map_err(|error| failed(format!("{}: {error}", entry.display())))?;
+        }
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|error| failed(format!("{}: {error}", path.display())))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(failed(format!("{} is in use by another process of this product", dir.display())))
+            }
+            Err(TryLockError::Error(error)) => Err(failed(format!("{}: {error}", path.display()))),
+        }
+    }
+}
+
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE_NAME)
+}
+
+/// Opens the file for its writer, creates it if it is new, and checks that its end is whole.
+pub(super) fn open(path: &Path) -> Result<Connection, BusError> {
+    let error = |context, error| failure(path, context, error);
+    let connection = sqlite::open_writer_with_pages(path, PAGE_BYTES).map_err(|cause| error("open bus file", cause))?;
+    let prepared = prepare(&connection).map_err(|cause| error("prepare bus file", cause))?;
+    if let Err(found) = prepared {
+        return Err(BusError::caused(BusErrorKind::Invalid, "open bus file", format!("{}: {found}", path.display())));
+    }
+    verify_end(&connection, path)?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
+    // Checkpoints are the checkpointer's: one in the middle of a commit would make publishers wait.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    if application == APPLICATION_ID && version == SCHEMA_VERSION {
+        return Ok(Ok(()));
+    }
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application != 0 || version != 0 || tables != 0 {
+        return Ok(Err(format!(
+            "not a bus file of version {SCHEMA_VERSION} (application {application:#x}, version {version})"
+        )));
+    }
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT"
+    ))?;
+    Ok(Ok(()))
+}
+
+/// Verifies the newest groups: they are what a crash or a failing disk would have hit.
+fn verify_end(connection: &Connection, path: &Path) -> Result<(), BusError> {
+    let sql = format!("SELECT {GROUP_COLUMNS} FROM groups ORDER BY first_sequence DESC");
+    let mut next: Option<u64> = None;
+    let mut bytes = 0;
+    let mut check = || -> rusqlite::Result<Result<(), BusError>> {
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let group = match read_group(row)? {
+                Ok(group) => group,
+                Err(damage) => return Ok(Err(corrupt(path, "verify newest groups", damage))),
+            };
+            if next.is_some_and(|next| next != group.last_sequence() + 1) {
+                let gap = format!("messages after sequence {} are missing", group.last_sequence());
+                return Ok(Err(corrupt(path, "verify newest groups", gap)));
+            }
+            next = Some(group.first_sequence);
+            bytes += group.bytes();
+            if bytes >= VERIFIED_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(Ok(()))
+    };
+    check().map_err(|error| failure(path, "verify newest groups", error))?
+}
+
+/// First and last stored sequence; none when nothing is stored.
+pub(super) fn bounds(connection: &Connection) -> rusqlite::Result<Option<(u64, u64)>> {
+    let first: Option<u64> = connection
+        .prepare_cached("SELECT first_sequence FROM groups ORDER BY first_sequence LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let last = connection
+        .prepare_cached("SELECT first_sequence + count - 1 FROM groups ORDER BY first_sequence DESC LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(first.zip(last))
+}
+
+/// Bytes of pages in use: what is on the free list is room.
+pub(super) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    let pragma = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, u64>(0));
+    let pages = pragma("PRAGMA page_count")?.saturating_sub(pragma("PRAGMA freelist_count")?);
+    Ok(pages * u64::from(PAGE_BYTES))
+}
+
+/// The group that holds `sequence`, or the first one after it, and those that follow, up to `bytes_max`.
+pub(super) fn read_groups(
+    connection: &Connection,
+    path: &Path,
+    sequence: u64,
+    bytes_max: usize,
+) -> Result<VecDeque<Arc<Group>>, BusError> {
+    let sql = format!(
+        "SELECT {GROUP_COLUMNS} FROM groups WHERE first_sequence >= coalesce(
+            (SELECT max(first_sequence) FROM groups WHERE first_sequence <= ?1), 0) ORDER BY first_sequence"
+    );
+    let mut groups = VecDeque::new();
+    let mut bytes = 0;
+    let mut read = || -> rusqlite::Result<Result<(), String>> {
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([sequence])?;
+        while let Some(row) = rows.next()? {
+            match read_group(row)? {
+                Ok(group) if group.last_sequence() < sequence => continue,
+                Ok(group) => {
+                    bytes += group.bytes();
+                    groups.push_back(Arc::new(group));
+                }
+                Err(damage) => return Ok(Err(damage)),
+            }
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(Ok(()))
+    };
+    match read() {
+        Ok(Ok(())) => Ok(groups),
+        Ok(Err(damage)) => Err(corrupt(path, "read group", damage)),
+        Err(error) => Err(failure(path, "read group", error)),
+    }
+}
+
+/// The inner error says what is damaged.
+fn read_group(row: &Row<'_>) -> rusqlite::Result<Result<Group, String>> {
+    let first_sequence: u64 = row.get(0)?;
+    let count: u64 = row.get(1)?;
+    let published_at_ms: i64 = row.get(2)?;
+    let expected: u32 = row.get(3)?;
+    let (keys, data) = (row.get_ref(4)?.as_blob()?, row.get_ref(5)?.as_blob()?);
+    if group::checksum(first_sequence, count, published_at_ms, keys, data) != expected {
+        return Ok(Err(format!("the checksum of the group at sequence {first_sequence} does not hold")));
+    }
+    let group = Group::from_stored(first_sequence, count as usize, published_at_ms, data.to_vec());
+    Ok(group.ok_or_else(|| format!("the records of the group at sequence {first_sequence} do not fit it")))
+}
+
+/// When the message at `sequence` was stored; of one that is gone, the first one stored.
+pub(super) fn published_at_ms(connection: &Connection, sequence: u64) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached(
+            "SELECT published_at_ms FROM groups WHERE first_sequence <= max(?1,
+                (SELECT min(first_sequence) FROM groups)) ORDER BY first_sequence DESC LIMIT 1",
+        )?
+        .query_row([sequence], |row| row.get(0))
+        .optional()
+}
+
+/// A stored consumer: its name, its filter and its position.
+pub(super) fn read_consumers(connection: &Connection) -> rusqlite::Result<Vec<(String, String, Position)>> {
+    let mut statement = connection.prepare("SELECT name, filter, ack_floor, high, settled, counts FROM consumers")?;
+    let rows = statement.query_map([], |row| {
+        let position = Position { floor: row.get(2)?, high: row.get(3)?, settled: row.get(4)?, counts: row.get(5)? };
+        Ok((row.get(0)?, row.get(1)?, position))
+    })?;
+    rows.collect()
+}
+
+/// Adds a consumer, unless it is known; answers its ack floor.
+pub(super) fn insert_consumer(connection: &Connection, name: &str, filter: &str, floor: u64) -> rusqlite::Result<u64> {
+    connection.execute(
+        "INSERT OR IGNORE INTO consumers(name, filter, ack_floor, high, settled, counts)
+            VALUES (?1, ?2, ?3, ?3, x'', x'')",
+        (name, filter, floor),
+    )?;
+    connection.query_row("SELECT ack_floor FROM consumers WHERE name = ?1", [name], |row| row.get(0))
+}
+
+pub(super) fn update_filter(connection: &Connection, name: &str, filter: &str) -> rusqlite::Result<()> {
+    connection.execute("UPDATE consumers SET filter = ?2 WHERE name = ?1", (name, filter)).map(drop)
+}
+
+pub(super) fn update_position(connection: &Connection, name: &str, position: &Position) -> rusqlite::Result<()> {
+    let mut update = connection
+        .prepare_cached("UPDATE consumers SET ack_floor = ?2, high = ?3, settled = ?4, counts = ?5 WHERE name = ?1")?;
+    update.execute((name, position.floor, position.high, &position.settled, &position.counts)).map(drop)
+}
+
+pub(super) fn insert_group(connection: &Connection, draft: &Draft) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO groups(first_sequence, count, published_at_ms, checksum, keys, data)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    let (count, checksum) = (draft.len() as u64, draft.checksum());
+    insert.execute((draft.first_sequence, count, draft.published_at_ms, checksum, &draft.keys, &draft.data)).map(drop)
+}
+
+pub(super) fn corrupt(path: &Path, context: &'static str, damage: impl std::fmt::Display) -> BusError {
+    BusError::caused(BusErrorKind::Corrupt, context, format!("{}: {damage}", path.display()))
+}
+
+/// A SQLite error as the callers of the bus see it. An fsync error does not come back: what the kernel holds is
+/// unknown from then on, and only a new process reads what is really on the disk.
+pub(super) fn failure(path: &Path, context: &'static str, error: rusqlite::Error) -> BusError {
+    let kind = match sqlite::fault(&error) {
+        Fault::Fsync => {
+            tracing::error!(file = %path.display(), context, %error, "fsync failed: the process ends");
+            std::process::exit(EXIT_IO);
+        }
+        Fault::Full => BusErrorKind::Full,
+        Fault::Corrupt => BusErrorKind::Corrupt,
+        Fault::Busy | Fault::Constraint | Fault::Other => BusErrorKind::Unavailable,
+    };
+    BusError::caused(kind, context, format!("{}: {error}", path.display()))
+}
+
+/// `EX_IOERR` of `sysexits.h`.
+const EXIT_IO: i32 = 74;

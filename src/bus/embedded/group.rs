@@ -1,0 +1,161 @@
+//! A group: the messages of one commit, as they are stored and as they are delivered.
+//!
+//! Invariant: a group's sequences are contiguous and its bytes never change once it is committed, so
+//! deliveries are slices of it. Knows nothing of consumers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::dedup::Key;
+use crate::bus::batch::{self, Layout};
+
+/// What a group costs in memory beside its bytes.
+const GROUP_OVERHEAD_BYTES: usize = 160;
+
+/// A committed group.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) first_sequence: u64,
+    pub(super) published_at_ms: i64,
+    data: Bytes,
+    starts: Vec<u32>,
+}
+
+impl Group {
+    /// None when `data` does not hold exactly `count` records.
+    pub(super) fn from_stored(first_sequence: u64, count: usize, published_at_ms: i64, data: Vec<u8>) -> Option<Self> {
+        let starts = batch::starts(&data, count)?;
+        Some(Self { first_sequence, published_at_ms, data: Bytes::from(data), starts })
+    }
+
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.first_sequence + self.starts.len() as u64 - 1
+    }
+
+    /// Bytes that it holds in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.data.len() + self.starts.len() * size_of::<u32>() + GROUP_OVERHEAD_BYTES
+    }
+
+    /// Where the parts of one of its messages lie in [`Group::data`].
+    #[inline]
+    pub(super) fn layout(&self, sequence: u64) -> Option<Layout> {
+        let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
+        batch::layout(&self.data, *self.starts.get(index)? as usize)
+    }
+
+    pub(super) fn data(&self) -> &Bytes {
+        &self.data
+    }
+}
+
+/// A group that is being put together, before it is committed.
+pub(super) struct Draft {
+    pub(super) first_sequence: u64,
+    pub(super) published_at_ms: i64,
+    pub(super) data: Vec<u8>,
+    /// The deduplication keys of its messages, one after the other.
+    pub(super) keys: Vec<u8>,
+    starts: Vec<u32>,
+}
+
+impl Draft {
+    pub(super) fn new(first_sequence: u64, published_at_ms: i64) -> Self {
+        Self { first_sequence, published_at_ms, data: Vec::new(), keys: Vec::new(), starts: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.first_sequence + self.starts.len() as u64
+    }
+
+    /// Takes room for records to come in one step.
+    pub(super) fn reserve(&mut self, records: usize, bytes: usize) {
+        self.starts.reserve(records);
+        self.data.reserve(bytes);
+    }
+
+    /// Adds the records that end at `ends` in `records` and begin at `from`.
+    pub(super) fn extend(&mut self, records: &[u8], from: u32, ends: &[u32]) {
+        let Some(last) = ends.last() else { return };
+        let base = self.data.len() as u32;
+        self.data.extend_from_slice(&records[from as usize..*last as usize]);
+        self.starts.push(base);
+        self.starts.extend(ends[..ends.len() - 1].iter().map(|end| base + (end - from)));
+    }
+
+    pub(super) fn push_key(&mut self, key: &Key) {
+        self.keys.extend_from_slice(&key.0);
+    }
+
+    pub(super) fn checksum(&self) -> u32 {
+        checksum(self.first_sequence, self.len() as u64, self.published_at_ms, &self.keys, &self.data)
+    }
+
+    pub(super) fn into_group(self) -> Arc<Group> {
+        Arc::new(Group {
+            first_sequence: self.first_sequence,
+            published_at_ms: self.published_at_ms,
+            data: Bytes::from(self.data),
+            starts: self.starts,
+        })
+    }
+}
+
+/// CRC-32 over everything that a stored group says.
+pub(super) fn checksum(first_sequence: u64, count: u64, published_at_ms: i64, keys: &[u8], data: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&first_sequence.to_le_bytes());
+    hasher.update(&count.to_le_bytes());
+    hasher.update(&published_at_ms.to_le_bytes());
+    hasher.update(&(keys.len() as u64).to_le_bytes());
+    hasher.update(keys);
+    hasher.update(data);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Batch;
+
+    #[test]
+    fn a_draft_reads_back_as_stored() {
+        let mut pushed = Batch::new();
+        for n in 0..5u8 {
+            pushed.push("a.b", None, |out| out.extend(std::iter::repeat_n(n, usize::from(n))));
+        }
+        let parts = pushed.into_parts();
+        let mut draft = Draft::new(10, 7);
+        draft.extend(&parts.records, 0, &parts.ends[..2]);
+        draft.extend(&parts.records, parts.ends[2], &parts.ends[3..]);
+        assert_eq!((draft.len(), draft.next_sequence()), (4, 14));
+        let data = draft.data.clone();
+        let group = draft.into_group();
+        let stored = Group::from_stored(10, 4, 7, data).unwrap();
+        assert_eq!(group.starts, stored.starts);
+        let payload = |sequence| group.layout(sequence).map(|layout| group.data()[layout.payload].to_vec());
+        assert_eq!(payload(12), Some(vec![3; 3]));
+        assert_eq!(payload(13), Some(vec![4; 4]));
+        assert_eq!(payload(14), None);
+        assert_eq!(payload(9), None);
+    }
+
+    #[test]
+    fn the_checksum_covers_every_part() {
+        let sum = checksum(1, 2, 3, b"k", b"d");
+        let others = [
+            checksum(2, 2, 3, b"k", b"d"),
+            checksum(1, 3, 3, b"k", b"d"),
+            checksum(1, 2, 4, b"k", b"d"),
+            checksum(1, 2, 3, b"j", b"d"),
+            checksum(1, 2, 3, b"k", b"e"),
+            checksum(1, 2, 3, b"", b"kd"),
+        ];
+        assert!(others.iter().all(|other| *other != sum));
+    }
+}

@@ -1,0 +1,187 @@
+//! The way to the writer thread: what waits for the next commit, bounded in bytes.
+//!
+//! Invariant: bytes queued and in the commit under way never pass `QUEUED_BYTES_MAX`; publishers wait for
+//! room before they queue. Knows nothing of what a commit does.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::consumer::Consumer;
+use super::dedup::Key;
+use crate::bus::subject::Filter;
+use crate::bus::{BusError, BusErrorKind};
+
+/// Published bytes that wait for their commit.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
+
+/// Chores that are done in one commit; each may write a message of the largest size.
+const CHORES_PER_COMMIT_MAX: usize = 32;
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, BusError>>;
+
+/// A batch on its way into the next group.
+pub(super) struct Publish {
+    pub(super) records: Vec<u8>,
+    pub(super) ends: Vec<u32>,
+    /// The keys of the records that carry a message id, in their order.
+    pub(super) keys: Vec<Key>,
+    pub(super) reply: Reply<Stored>,
+    /// Gives the room back when the batch is answered.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+/// The answer to one published batch.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// Of the first message that is not a duplicate; those that follow it count up.
+    pub(super) first_sequence: u64,
+    /// Indices of the messages that were seen before, ascending.
+    pub(super) duplicates: Vec<u32>,
+}
+
+/// Everything else that the writer does, in the same commit where it can.
+pub(super) enum Chore {
+    /// Makes acknowledgements durable, burying those that are given up. The consumer has marked them.
+    Settle(Settle),
+    /// Makes a consumer's delivery counts durable.
+    Record {
+        consumer: Arc<Consumer>,
+        reply: Reply<()>,
+    },
+    /// Adds a consumer that begins at the first stored message; answers the sequence before that.
+    Register {
+        name: String,
+        filter: String,
+        reply: Reply<u64>,
+    },
+    /// Changes a consumer's filter.
+    Refilter {
+        consumer: Arc<Consumer>,
+        filter: (String, Filter),
+        reply: Reply<()>,
+    },
+    Replay {
+        id: u64,
+        reply: Reply<bool>,
+    },
+    DeleteDeadLetter {
+        id: u64,
+        reply: Reply<bool>,
+    },
+    Purge {
+        reply: Reply<Purged>,
+    },
+}
+
+pub(super) struct Settle {
+    pub(super) consumer: Arc<Consumer>,
+    pub(super) sequences: Vec<u64>,
+    /// Set when they are given up: why.
+    pub(super) reason: Option<String>,
+    pub(super) reply: Reply<()>,
+}
+
+/// What one step of a purge did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Purged {
+    pub(super) messages: u64,
+    pub(super) more: bool,
+}
+
+/// What the writer takes at once.
+#[derive(Default)]
+pub(super) struct Work {
+    pub(super) publishes: Vec<Publish>,
+    pub(super) chores: Vec<Chore>,
+}
+
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    room: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    publishes: std::collections::VecDeque<Publish>,
+    chores: Vec<Chore>,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self { waiting: Mutex::default(), filled: Condvar::new(), room: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)) }
+    }
+
+    /// Waits until `bytes` more may be queued.
+    pub(super) async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BusError> {
+        let permits = u32::try_from(bytes.min(QUEUED_BYTES_MAX)).unwrap_or(u32::MAX);
+        let room = self.room.clone().acquire_many_owned(permits).await;
+        room.map_err(|_| BusError::new(BusErrorKind::Closed, "queue batch"))
+    }
+
+    pub(super) fn publish(&self, publish: Publish) -> Result<(), BusError> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(BusError::new(BusErrorKind::Closed, "queue batch"));
+        }
+        waiting.publishes.push_back(publish);
+        drop(waiting);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Hands the chore back when the queue is closed.
+    pub(super) fn chore(&self, chore: Chore) -> Result<(), Box<Chore>> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(Box::new(chore));
+        }
+        waiting.chores.push(chore);
+        drop(waiting);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Blocks until there is something; then all of it, up to `bytes_max` of batches (at least one).
+    /// None once the queue is closed and empty.
+    pub(super) fn take(&self, bytes_max: usize) -> Option<Work> {
+        let mut waiting = self.lock();
+        while waiting.publishes.is_empty() && waiting.chores.is_empty() {
+            if waiting.closed {
+                return None;
+            }
+            waiting = self.filled.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        let mut bytes = 0;
+        let count = waiting.publishes.iter().take_while(|publish| {
+            let fits = bytes == 0 || bytes + publish.records.len() <= bytes_max;
+            bytes += publish.records.len();
+            fits
+        });
+        let count = count.count();
+        let publishes = waiting.publishes.drain(..count).collect();
+        let count = waiting.chores.len().min(CHORES_PER_COMMIT_MAX);
+        Some(Work { publishes, chores: waiting.chores.drain(..count).collect() })
+    }
+
+    /// What is queued is still taken; nothing more is let in.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.room.close();
+        self.filled.notify_all();
+    }
+
+    /// Drops what is queued, so that those who wait for it learn that the bus is closed.
+    pub(super) fn abandon(&self) {
+        self.close();
+        let dropped = std::mem::take(&mut *self.lock());
+        self.lock().closed = true;
+        drop(dropped);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

@@ -1,0 +1,142 @@
+//! A sorted, immutable run of deduplication keys: its bytes, its fences and its filter.
+//!
+//! A run is cut into blocks that are stored as rows; in memory it has the first key of each block and a
+//! split-block Bloom filter. The filter only saves reads: a key counts as seen when its block holds it.
+//! Invariant: keys ascend over the whole run and are unique in it. Knows nothing of time or SQLite.
+
+use super::dedup::Key;
+
+/// A key and its time in seconds.
+const ENTRY_BYTES: usize = 20;
+/// Entries in a block: 4,000 bytes.
+pub(super) const BLOCK_ENTRIES: usize = 200;
+pub(super) const BLOCK_BYTES: usize = BLOCK_ENTRIES * ENTRY_BYTES;
+
+const FILTER_BITS_PER_KEY: usize = 16;
+const FILTER_LINE_WORDS: usize = 8;
+
+/// What finds a key's block.
+#[derive(Debug, PartialEq)]
+pub(super) struct Index {
+    /// The first key of each block.
+    fences: Vec<Key>,
+    filter: Vec<[u32; FILTER_LINE_WORDS]>,
+}
+
+/// A run as it comes from its keys.
+#[derive(Debug)]
+pub(super) struct BuiltRun {
+    pub(super) index: Index,
+    entries: Vec<u8>,
+}
+
+impl BuiltRun {
+    pub(super) fn new(keys: impl Iterator<Item = (Key, u32)>) -> Self {
+        let mut sorted: Vec<(Key, u32)> = keys.collect();
+        sorted.sort_unstable_by_key(|(key, _)| *key);
+        let lines = (sorted.len() * FILTER_BITS_PER_KEY).div_ceil(FILTER_LINE_WORDS * 32).max(1);
+        let mut filter = vec![[0; FILTER_LINE_WORDS]; lines];
+        let mut entries = Vec::with_capacity(sorted.len() * ENTRY_BYTES);
+        for (key, seconds) in &sorted {
+            let (line, mask) = place(key, lines);
+            filter[line].iter_mut().zip(mask).for_each(|(word, bit)| *word |= bit);
+            entries.extend_from_slice(&key.0);
+            entries.extend_from_slice(&seconds.to_le_bytes());
+        }
+        let fences = sorted.iter().step_by(BLOCK_ENTRIES).map(|(key, _)| *key).collect();
+        Self { index: Index { fences, filter }, entries }
+    }
+
+    pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.entries.chunks(BLOCK_BYTES)
+    }
+}
+
+impl Index {
+    /// The block that may hold the key; none when the run does not hold it.
+    #[inline]
+    pub(super) fn candidate(&self, key: &Key) -> Option<usize> {
+        let (line, mask) = place(key, self.filter.len());
+        let missing = self.filter[line].iter().zip(mask).fold(0, |missing, (word, bit)| missing | (bit & !word));
+        if missing != 0 {
+            return None;
+        }
+        self.fences.partition_point(|fence| fence <= key).checked_sub(1)
+    }
+
+    /// The bytes in memory.
+    pub(super) fn encode(&self) -> (Vec<u8>, Vec<u8>) {
+        let fences = self.fences.iter().flat_map(|key| key.0).collect();
+        let filter = self.filter.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
+        (fences, filter)
+    }
+
+    /// None when the bytes are not those of an index.
+    pub(super) fn decode(fences: &[u8], filter: &[u8]) -> Option<Self> {
+        let (keys, no_rest) = fences.as_chunks::<16>();
+        let (words, no_odd) = filter.as_chunks::<4>();
+        let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        let (lines, no_part) = words.as_chunks::<FILTER_LINE_WORDS>();
+        let whole = no_rest.is_empty() && no_odd.is_empty() && no_part.is_empty() && !lines.is_empty();
+        let ascending = keys.is_sorted();
+        (whole && ascending)
+            .then(|| Self { fences: keys.iter().map(|key| Key(*key)).collect(), filter: lines.to_vec() })
+    }
+}
+
+/// The time of a key in the block that may hold it.
+pub(super) fn find_in_block(block: &[u8], key: &Key) -> Option<u32> {
+    let (entries, _) = block.as_chunks::<ENTRY_BYTES>();
+    let at = entries.binary_search_by(|entry| entry[..16].cmp(&key.0)).ok()?;
+    entries[at].last_chunk().map(|seconds| u32::from_le_bytes(*seconds))
+}
+
+/// The filter line of a key and its bit in each word of the line. The salts are those of Parquet's
+/// split-block Bloom filter; the hash is the key itself.
+#[inline]
+fn place(key: &Key, lines: usize) -> (usize, [u32; FILTER_LINE_WORDS]) {
+    const SALTS: [u32; FILTER_LINE_WORDS] =
+        [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
+    let [.., a, b, c, d, e, f, g, h] = key.0;
+    let line = (u64::from(u32::from_le_bytes([a, b, c, d])) * lines as u64) >> 32;
+    let low = u32::from_le_bytes([e, f, g, h]);
+    (line as usize, SALTS.map(|salt| 1 << (low.wrapping_mul(salt) >> 27)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(range: std::ops::Range<u32>) -> impl Iterator<Item = (Key, u32)> {
+        range.map(|n| (Key::of(&n.to_le_bytes()), n))
+    }
+
+    #[test]
+    fn finds_every_key_and_hardly_any_other() {
+        let run = BuiltRun::new(keys(0..50_000));
+        let blocks: Vec<&[u8]> = run.blocks().collect();
+        assert_eq!(blocks.len(), run.index.fences.len());
+        let find = |key: &Key| run.index.candidate(key).and_then(|block| find_in_block(blocks[block], key));
+        for (key, n) in keys(0..50_000) {
+            assert_eq!(find(&key), Some(n));
+        }
+        let mut passed = 0;
+        for (key, _) in keys(50_000..150_000) {
+            passed += usize::from(run.index.candidate(&key).is_some());
+            assert_eq!(find(&key), None);
+        }
+        assert!(passed < 500, "{passed} of 100,000 unknown keys pass the filter");
+    }
+
+    #[test]
+    fn the_index_is_read_back_and_damage_is_seen() {
+        let run = BuiltRun::new(keys(0..1_000));
+        let (fences, filter) = run.index.encode();
+        assert_eq!(Index::decode(&fences, &filter).as_ref(), Some(&run.index));
+        assert_eq!(Index::decode(&fences[1..], &filter), None);
+        assert_eq!(Index::decode(&fences, &filter[4..]), None);
+        assert_eq!(Index::decode(&fences, &[]), None);
+        let empty = BuiltRun::new(keys(0..0));
+        assert_eq!(empty.index.candidate(&Key::of(b"x")), None);
+    }
+}

@@ -1,0 +1,74 @@
+//! The most recent groups in memory, for consumers near the head.
+//!
+//! Invariant: holds a contiguous run of committed groups that ends at the head, and no more than its bound
+//! of bytes (the newest group always stays). Knows nothing of consumers or files.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::group::Group;
+
+pub(super) struct Tail {
+    groups: VecDeque<Arc<Group>>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Tail {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { groups: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    pub(super) fn push(&mut self, group: Arc<Group>) {
+        self.bytes += group.bytes();
+        self.groups.push_back(group);
+        while self.bytes > self.bytes_max && self.groups.len() > 1 {
+            if let Some(oldest) = self.groups.pop_front() {
+                self.bytes -= oldest.bytes();
+            }
+        }
+    }
+
+    /// The group that holds a sequence, when it is recent enough.
+    pub(super) fn find(&self, sequence: u64) -> Option<&Arc<Group>> {
+        find(&self.groups, sequence)
+    }
+}
+
+/// The group that holds a sequence, among groups in order.
+pub(super) fn find(groups: &VecDeque<Arc<Group>>, sequence: u64) -> Option<&Arc<Group>> {
+    let index = groups.partition_point(|group| group.last_sequence() < sequence);
+    groups.get(index).filter(|group| group.first_sequence <= sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::group::Draft;
+    use super::*;
+    use crate::bus::Batch;
+
+    fn group(first_sequence: u64, count: usize) -> Arc<Group> {
+        let mut batch = Batch::new();
+        (0..count).for_each(|_| batch.push("a", None, |out| out.resize(out.len() + 90, 0)));
+        let parts = batch.into_parts();
+        let mut draft = Draft::new(first_sequence, 0);
+        draft.extend(&parts.records, 0, &parts.ends);
+        draft.into_group()
+    }
+
+    #[test]
+    fn finds_what_is_recent_and_stays_within_its_bytes() {
+        let mut tail = Tail::new(3_500);
+        for n in 0..10 {
+            tail.push(group(1 + n * 10, 10));
+            assert!(tail.bytes <= 3_500);
+        }
+        assert_eq!(tail.find(100).map(|group| group.first_sequence), Some(91));
+        assert_eq!(tail.find(91).map(|group| group.first_sequence), Some(91));
+        assert_eq!(tail.find(90).map(|group| group.first_sequence), Some(81));
+        assert!(tail.find(101).is_none());
+        assert!(tail.find(1).is_none());
+        tail.push(group(101, 1_000));
+        assert_eq!(tail.groups.len(), 1, "one group over the bound is still served");
+    }
+}

@@ -1,0 +1,466 @@
+//! The writer thread: takes what is queued, commits it as one transaction, answers.
+//!
+//! Invariant: nobody is told that something is stored, and nothing in memory says so, before the commit
+//! that stores it has returned. A failed commit leaves the memory as it was.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::checkpoint::Checkpoints;
+use super::consumer::Consumer;
+use super::dead_letter::{self, Verdict};
+use super::dedup::{self, Dedup};
+use super::group::{Draft, Group};
+use super::queue::{Chore, Publish, Purged, Settle, Stored, Work};
+use super::retention::{self, Needs};
+use super::{Shared, file, lock, unix_ms};
+use crate::bus::batch::{self, FLAG_REPLAY};
+use crate::bus::{BusError, BusErrorKind};
+use crate::metrics;
+
+/// Bytes of batches that go into one group.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Steps of a purge that a commit waits for when the bus is full.
+const STEPS_WHEN_FULL_MAX: usize = 8;
+/// What a commit writes to the log beside its data, by estimate.
+const COMMIT_OVERHEAD_BYTES: u64 = 64 << 10;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    connection: Connection,
+    dedup: Dedup,
+    next_sequence: u64,
+    checkpoints: Checkpoints,
+}
+
+/// What a transaction did, to be made known once it is committed.
+struct Outcome {
+    stored: Vec<Stored>,
+    done: Vec<Done>,
+    /// Consumers whose position was stored, and up to where.
+    positions: Vec<(Arc<Consumer>, u64)>,
+}
+
+/// What came of one chore.
+#[derive(Clone, Copy)]
+enum Done {
+    Nothing,
+    Sequence(u64),
+    Flag(bool),
+}
+
+pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<JoinHandle<()>>, BusError> {
+    let window_s = u32::try_from(shared.settings.dedup_window.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
+    let dedup = Dedup::open(&connection, window_s, dedup::seconds(unix_ms()))
+        .map_err(|error| file::failure(&shared.path, "read message ids", error))?;
+    let checkpoints = Checkpoints::start(shared.path.clone())?;
+    let next_sequence = *shared.head.borrow() + 1;
+    let writer = Writer { shared, connection, dedup, next_sequence, checkpoints };
+    let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
+    let thread = thread.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
+    Ok(vec![thread])
+}
+
+/// Ends the bus when the writer ends, however it ends: a queue that nobody empties must not be waited on.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.queue.abandon();
+        self.0.closed.cancel();
+    }
+}
+
+impl Writer {
+    fn run(mut self) {
+        let _ending = Ending(self.shared.clone());
+        while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX) {
+            self.round(work);
+        }
+        self.checkpoints.start_over(&self.connection, "TRUNCATE");
+    }
+
+    fn round(&mut self, work: Work) {
+        let Work { mut publishes, chores } = work;
+        let (purges, chores): (Vec<Chore>, Vec<Chore>) =
+            chores.into_iter().partition(|chore| matches!(chore, Chore::Purge { .. }));
+        let incoming = publishes.iter().map(|publish| (publish.records.len() + publish.keys.len() * 16) as u64).sum();
+        if !publishes.is_empty()
+            && let Err(error) = self.make_room(incoming)
+        {
+            self.refuse(std::mem::take(&mut publishes), &error);
+        }
+        match self.commit(&publishes, &chores) {
+            Ok(outcome) => self.answer(publishes, chores, outcome),
+            Err(error) => self.isolate(publishes, chores, error),
+        }
+        for chore in purges {
+            if let Chore::Purge { reply } = chore {
+                let _ = reply.send(self.purge(0));
+            }
+        }
+    }
+
+    /// After a commit that failed: tries again in parts, so that one does not fail for the sake of another.
+    /// Acknowledgements need less room than messages, and make some.
+    fn isolate(&mut self, publishes: Vec<Publish>, chores: Vec<Chore>, error: BusError) {
+        let alone = publishes.is_empty() || chores.is_empty();
+        if !publishes.is_empty() {
+            let again = if alone || error.kind == BusErrorKind::Full {
+                Err(error.clone())
+            } else {
+                self.commit(&publishes, &[])
+            };
+            match again {
+                Ok(outcome) => self.answer(publishes, Vec::new(), outcome),
+                Err(error) => self.refuse(publishes, &error),
+            }
+        }
+        let alone = alone && chores.len() == 1;
+        for chore in chores {
+            let again = if alone { Err(error.clone()) } else { self.commit(&[], std::slice::from_ref(&chore)) };
+            match again {
+                Ok(outcome) => self.answer(Vec::new(), vec![chore], outcome),
+                Err(error) => self.fail(chore, &error),
+            }
+        }
+    }
+
+    /// Stores a group, the chores and the positions that they change, in one transaction, and makes it known to
+    /// the consumers.
+    fn commit(&mut self, publishes: &[Publish], chores: &[Chore]) -> Result<Outcome, BusError> {
+        if publishes.is_empty() && chores.is_empty() {
+            return Ok(Outcome { stored: Vec::new(), done: Vec::new(), positions: Vec::new() });
+        }
+        let began = Instant::now();
+        let mut draft = Draft::new(self.next_sequence, unix_ms());
+        let outcome = self.transaction("commit group", |writer| {
+            let mut outcome = Outcome { stored: Vec::new(), done: Vec::new(), positions: Vec::new() };
+            writer.write_chores(chores, &mut draft, &mut outcome)?;
+            writer.write_publishes(publishes, &mut draft, &mut outcome)?;
+            writer.write_positions(chores, &mut outcome)?;
+            Ok(outcome)
+        })?;
+        let (messages, bytes) = (draft.len() as u64, (draft.data.len() + draft.keys.len()) as u64);
+        if messages > 0 {
+            self.next_sequence = draft.next_sequence();
+            lock(&self.shared.full).take();
+            lock(&self.shared.tail).push(draft.into_group());
+            self.shared.head.send_replace(self.next_sequence - 1);
+            metrics::bus_committed(messages, bytes, began.elapsed());
+        }
+        self.committed(bytes);
+        Ok(outcome)
+    }
+
+    /// Runs `work` in a transaction; on any failure all of it is undone, in memory too.
+    fn transaction<T>(
+        &mut self,
+        context: &'static str,
+        work: impl FnOnce(&mut Self) -> Result<T, BusError>,
+    ) -> Result<T, BusError> {
+        let result = self.execute(context, "BEGIN IMMEDIATE").and_then(|()| work(self)).and_then(|done| {
+            let maintained = self.dedup.maintain(&self.connection, dedup::seconds(unix_ms()));
+            maintained.map_err(|error| file::failure(&self.shared.path, context, error))?;
+            self.execute(context, "COMMIT")?;
+            Ok(done)
+        });
+        if result.is_err() {
+            if !self.connection.is_autocommit()
+                && let Err(error) = self.connection.execute_batch("ROLLBACK")
+            {
+                tracing::error!(%error, "roll back");
+            }
+            self.dedup.rolled_back();
+        }
+        result
+    }
+
+    fn execute(&self, context: &'static str, sql: &'static str) -> Result<(), BusError> {
+        let executed = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        executed.map(drop).map_err(|error| file::failure(&self.shared.path, context, error))
+    }
+
+    /// After a transaction: its counts, and the log that it lengthened.
+    fn committed(&mut self, bytes: u64) {
+        self.dedup.committed(self.next_sequence - 1, dedup::seconds(unix_ms()));
+        match file::used_bytes(&self.connection) {
+            Ok(used) => self.shared.used_bytes.store(used, Ordering::Relaxed),
+            Err(error) => tracing::warn!(%error, "cannot count the bytes in use"),
+        }
+        self.checkpoints.committed(&self.connection, bytes + COMMIT_OVERHEAD_BYTES);
+    }
+
+    fn write_chores(&mut self, chores: &[Chore], draft: &mut Draft, outcome: &mut Outcome) -> Result<(), BusError> {
+        for chore in chores {
+            let done = match chore {
+                Chore::Settle(settle) => {
+                    settle.consumer.lock().settling(&settle.sequences);
+                    self.bury(settle)?;
+                    Done::Nothing
+                }
+                Chore::Register { name, filter, .. } => Done::Sequence(self.write("add consumer", |writer| {
+                    let floor = file::bounds(&writer.connection)?.map_or(writer.next_sequence, |(first, _)| first) - 1;
+                    file::insert_consumer(&writer.connection, name, filter, floor)
+                })?),
+                Chore::Refilter { consumer, filter, .. } => {
+                    self.write("change consumer", |writer| {
+                        file::update_filter(&writer.connection, &consumer.name, &filter.0)
+                    })?;
+                    Done::Nothing
+                }
+                Chore::Replay { id, .. } => Done::Flag(self.write("replay dead letter", |writer| {
+                    let Some(letter) = dead_letter::find(&writer.connection, *id)? else { return Ok(false) };
+                    let (subject, consumer) = (letter.subject.as_bytes(), letter.consumer.as_bytes());
+                    let mut record = Vec::new();
+                    batch::write_record(&mut record, FLAG_REPLAY, subject, consumer, |out| {
+                        out.extend_from_slice(&letter.payload);
+                    });
+                    draft.extend(&record, 0, &[record.len() as u32]);
+                    dead_letter::delete(&writer.connection, *id)
+                })?),
+                Chore::DeleteDeadLetter { id, .. } => {
+                    Done::Flag(self.write("delete dead letter", |writer| dead_letter::delete(&writer.connection, *id))?)
+                }
+                Chore::Record { .. } | Chore::Purge { .. } => Done::Nothing,
+            };
+            outcome.done.push(done);
+        }
+        Ok(())
+    }
+
+    fn write<T>(
+        &mut self,
+        context: &'static str,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> Result<T, BusError> {
+        work(self).map_err(|error| file::failure(&self.shared.path, context, error))
+    }
+
+    /// Stores dead letters for messages that are given up.
+    fn bury(&mut self, settle: &Settle) -> Result<(), BusError> {
+        let Some(reason) = &settle.reason else { return Ok(()) };
+        for sequence in &settle.sequences {
+            let group = self.group_of(*sequence)?;
+            let delivery_count = settle.consumer.lock().delivery_count(*sequence);
+            let verdict = Verdict { consumer: &settle.consumer.name, reason, delivery_count, dead_at_ms: unix_ms() };
+            let inserted = self
+                .write("bury message", |writer| dead_letter::insert(&writer.connection, &group, *sequence, &verdict))?;
+            if !inserted {
+                let missing = format!("the message at sequence {sequence} is missing");
+                return Err(file::corrupt(&self.shared.path, "bury message", missing));
+            }
+        }
+        Ok(())
+    }
+
+    fn group_of(&self, sequence: u64) -> Result<Arc<Group>, BusError> {
+        if let Some(group) = lock(&self.shared.tail).find(sequence) {
+            return Ok(group.clone());
+        }
+        let group = file::read_groups(&self.connection, &self.shared.path, sequence, 1)?.pop_front();
+        group.ok_or_else(|| {
+            let missing = format!("no group holds sequence {sequence}");
+            file::corrupt(&self.shared.path, "bury message", missing)
+        })
+    }
+
+    fn write_publishes(
+        &mut self,
+        publishes: &[Publish],
+        draft: &mut Draft,
+        outcome: &mut Outcome,
+    ) -> Result<(), BusError> {
+        let now_s = dedup::seconds(draft.published_at_ms);
+        let records = publishes.iter().map(|publish| publish.ends.len()).sum();
+        draft.reserve(records, publishes.iter().map(|publish| publish.records.len()).sum());
+        for publish in publishes {
+            let stored = self.write("look up message ids", |writer| writer.append(publish, draft, now_s))?;
+            outcome.stored.push(stored);
+        }
+        if draft.len() > 0 {
+            self.write("write group", |writer| file::insert_group(&writer.connection, draft))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a batch to the group, without the messages that were seen before.
+    fn append(&mut self, publish: &Publish, draft: &mut Draft, now_s: u32) -> rusqlite::Result<Stored> {
+        let mut stored = Stored { first_sequence: draft.next_sequence(), duplicates: Vec::new() };
+        if publish.keys.is_empty() {
+            draft.extend(&publish.records, 0, &publish.ends);
+            return Ok(stored);
+        }
+        let mut keys = publish.keys.iter();
+        let all_keyed = publish.keys.len() == publish.ends.len();
+        // Records from `from` on, which begin at `start`, are not copied yet.
+        let (mut from, mut start, mut end) = (0, 0, 0);
+        for (index, next_end) in publish.ends.iter().enumerate() {
+            let begin = std::mem::replace(&mut end, *next_end);
+            let is_keyed = || batch::layout(&publish.records, begin as usize).is_some_and(|l| !l.message_id.is_empty());
+            if !all_keyed && !is_keyed() {
+                continue;
+            }
+            let Some(key) = keys.next() else { break };
+            if self.dedup.seen(&self.connection, key, now_s)? {
+                draft.extend(&publish.records, start, &publish.ends[from..index]);
+                (from, start) = (index + 1, end);
+                stored.duplicates.push(index as u32);
+            } else {
+                draft.push_key(key);
+            }
+        }
+        draft.extend(&publish.records, start, &publish.ends[from..]);
+        Ok(stored)
+    }
+
+    fn write_positions(&mut self, chores: &[Chore], outcome: &mut Outcome) -> Result<(), BusError> {
+        for chore in chores {
+            let (Chore::Settle(Settle { consumer, .. }) | Chore::Record { consumer, .. }) = chore else { continue };
+            if outcome.positions.iter().any(|(stored, _)| Arc::ptr_eq(stored, consumer)) {
+                continue;
+            }
+            let position = consumer.lock().position();
+            self.write("store consumer position", |writer| {
+                file::update_position(&writer.connection, &consumer.name, &position)
+            })?;
+            outcome.positions.push((consumer.clone(), position.high));
+        }
+        Ok(())
+    }
+
+    /// Settles in memory what the commit stored, then tells those who wait.
+    fn answer(&mut self, publishes: Vec<Publish>, chores: Vec<Chore>, outcome: Outcome) {
+        for (consumer, high) in outcome.positions {
+            consumer.lock().recorded(high);
+        }
+        let duplicates: usize = outcome.stored.iter().map(|stored| stored.duplicates.len()).sum();
+        if !publishes.is_empty() {
+            metrics::bus_duplicates(duplicates as u64);
+        }
+        // Whoever published and is gone has no use for the answer; the same below.
+        for (publish, stored) in publishes.into_iter().zip(outcome.stored) {
+            let _ = publish.reply.send(Ok(stored));
+        }
+        for (chore, done) in chores.into_iter().zip(outcome.done) {
+            match (chore, done) {
+                (Chore::Settle(settle), _) => {
+                    settle.consumer.lock().settled(&settle.sequences);
+                    let _ = settle.reply.send(Ok(()));
+                }
+                (Chore::Refilter { consumer, filter, reply }, _) => {
+                    consumer.lock().set_filter(filter);
+                    let _ = reply.send(Ok(()));
+                }
+                (Chore::Record { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Chore::Register { reply, .. }, Done::Sequence(floor)) => drop(reply.send(Ok(floor))),
+                (Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. }, Done::Flag(flag)) => {
+                    drop(reply.send(Ok(flag)));
+                }
+                (Chore::Register { .. } | Chore::Replay { .. } | Chore::DeleteDeadLetter { .. }, _) => {}
+                (Chore::Purge { .. }, _) => {}
+            }
+        }
+    }
+
+    fn refuse(&self, publishes: Vec<Publish>, error: &BusError) {
+        if error.kind == BusErrorKind::Full {
+            let messages = publishes.iter().map(|publish| publish.ends.len() as u64).sum();
+            metrics::bus_refused_full(messages);
+        }
+        let reason = error.to_string();
+        let mut full = lock(&self.shared.full);
+        if full.is_none() {
+            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%error, source, "the bus refuses messages");
+        }
+        *full = Some(reason);
+        drop(full);
+        for publish in publishes {
+            let _ = publish.reply.send(Err(error.clone()));
+        }
+    }
+
+    fn fail(&self, chore: Chore, error: &BusError) {
+        let error = error.clone();
+        match chore {
+            Chore::Settle(settle) => {
+                settle.consumer.lock().release(&settle.sequences, self.shared.now());
+                let _ = settle.reply.send(Err(error));
+            }
+            Chore::Record { reply, .. } | Chore::Refilter { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Register { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Purge { reply } => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// Fails with `Full` when the stream's limit leaves no room and nothing can be purged.
+    fn make_room(&mut self, incoming: u64) -> Result<(), BusError> {
+        for _ in 0..STEPS_WHEN_FULL_MAX {
+            let used = self.shared.used_bytes.load(Ordering::Relaxed);
+            if used.saturating_add(incoming) <= self.shared.settings.bytes_max {
+                return Ok(());
+            }
+            let purged = self.purge(incoming)?;
+            if purged.messages == 0 && !purged.more {
+                break;
+            }
+        }
+        let used = self.shared.used_bytes.load(Ordering::Relaxed);
+        if used.saturating_add(incoming) <= self.shared.settings.bytes_max {
+            return Ok(());
+        }
+        let reason = format!("{used} of {} bytes hold what is not acknowledged", self.shared.settings.bytes_max);
+        Err(BusError::caused(BusErrorKind::Full, "store batch", reason))
+    }
+
+    /// One step of a purge, in its own transaction.
+    fn purge(&mut self, incoming_bytes: u64) -> Result<Purged, BusError> {
+        let now_ms = unix_ms();
+        let since = |age: Duration| now_ms.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let settings = &self.shared.settings;
+        let needs = Needs {
+            acknowledged_to: self.acknowledged_to(),
+            used_bytes: self.shared.used_bytes.load(Ordering::Relaxed),
+            bytes_max: settings.bytes_max,
+            incoming_bytes,
+            is_full: lock(&self.shared.full).is_some(),
+            published_before_ms: since(settings.age_max),
+            now_s: dedup::seconds(now_ms),
+        };
+        let dead_before_ms = since(settings.dead_letter_age_max);
+        let last = self.next_sequence - 1;
+        let step = self.transaction("purge messages", |writer| {
+            writer.write("purge messages", |writer| {
+                dead_letter::delete_before(&writer.connection, dead_before_ms)?;
+                let step = retention::plan(&writer.connection, &writer.dedup, &needs)?;
+                if let Some(upto) = step.upto {
+                    // The pages that this frees are room for the run.
+                    retention::delete_groups(&writer.connection, upto)?;
+                }
+                if step.uncovered {
+                    writer.dedup.cover(&writer.connection, last)?;
+                }
+                Ok(step)
+            })
+        })?;
+        self.committed(0);
+        self.dedup.rest(needs.now_s);
+        let bounds = file::bounds(&self.connection);
+        if let Ok(Some((first, _))) = bounds {
+            self.shared.first.store(first, Ordering::Relaxed);
+        }
+        Ok(Purged { messages: step.messages, more: step.more })
+    }
+
+    /// What every durable consumer has acknowledged; 0 when there is none.
+    fn acknowledged_to(&self) -> u64 {
+        let consumers: Vec<Arc<Consumer>> = self.shared.consumers().values().cloned().collect();
+        consumers.iter().map(|consumer| consumer.lock().window().floor()).min().unwrap_or(0)
+    }
+}

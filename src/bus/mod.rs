@@ -1,0 +1,273 @@
+//! The durable log between the gateway and everything that reacts to events.
+//!
+//! Invariants: `publish` answers a message only after it is durable; a message id seen
+//! within the window is stored once; a message leaves the log only after every durable
+//! consumer has acknowledged it. Knows subjects and bytes, never what an event means.
+
+mod batch;
+#[cfg(test)]
+mod conformance;
+mod embedded;
+mod error;
+mod subject;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+pub use batch::Batch;
+pub use error::{BusError, BusErrorKind};
+
+/// The bus, over the engine that the configuration chose. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus(Inner);
+
+#[derive(Clone)]
+enum Inner {
+    Embedded(embedded::Engine),
+}
+
+/// How the embedded engine keeps its file.
+#[derive(Clone, Debug)]
+pub struct EmbeddedSettings {
+    /// The directory that holds `bus.db`.
+    pub dir: PathBuf,
+    /// Stored bytes at which publishing is refused.
+    pub bytes_max: u64,
+    /// Messages that every consumer has acknowledged are purged at this age.
+    pub age_max: Duration,
+    /// Dead letters are purged at this age.
+    pub dead_letter_age_max: Duration,
+    /// How long a message id is remembered.
+    pub dedup_window: Duration,
+    /// Bytes of recent groups kept in memory for consumers near the head.
+    pub tail_bytes_max: usize,
+}
+
+/// The fate of one published message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The stream sequence, from 1; of a duplicate 0.
+    pub sequence: u64,
+    /// True when the message id was seen within the window: nothing was stored now.
+    pub duplicate: bool,
+}
+
+/// A durable consumer: its position survives restarts under its name.
+#[derive(Clone, Debug)]
+pub struct ConsumerSpec {
+    pub name: String,
+    /// A subject filter: tokens, `*` for one, a closing `>` for one or more.
+    pub filter: String,
+    /// A delivered message that is neither acknowledged nor renewed for this long is delivered again.
+    pub ack_wait: Duration,
+    /// After this many deliveries a message goes to the dead letters.
+    pub max_deliver: u32,
+    /// Delivered and unacknowledged messages at which `fetch` waits.
+    pub pending_max: usize,
+}
+
+/// One message as a consumer gets it.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Names this delivery to [`Acker`]; from 1, unique in the stream.
+    pub receipt: Receipt,
+    pub subject: Bytes,
+    pub payload: Bytes,
+    /// When the bus stored the message, milliseconds since the Unix epoch.
+    pub published_at_ms: i64,
+    /// 1 for the first delivery.
+    pub delivery_count: u32,
+    /// True when an earlier delivery may have been handled without the bus knowing it:
+    /// the message is redelivered, or was already stored when this process connected.
+    pub suspect: bool,
+}
+
+impl Delivery {
+    pub fn sequence(&self) -> u64 {
+        self.receipt.sequence
+    }
+}
+
+/// Names one delivery of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Receipt {
+    pub(crate) sequence: u64,
+    pub(crate) delivery_count: u32,
+}
+
+/// What the bus holds, for readiness, status and metrics.
+#[derive(Clone, Debug, Serialize)]
+pub struct BusStatus {
+    pub engine: &'static str,
+    pub messages: u64,
+    pub bytes: u64,
+    pub bytes_max: u64,
+    pub last_sequence: u64,
+    /// Publishing is refused for want of room; why.
+    pub full: Option<String>,
+    pub consumers: Vec<ConsumerStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ConsumerStatus {
+    pub name: String,
+    /// Messages not yet acknowledged.
+    pub backlog: u64,
+    /// Delivered, not yet acknowledged.
+    pub pending: u64,
+    /// Age of the oldest message not yet acknowledged.
+    pub oldest_age_ms: Option<u64>,
+    pub ack_floor: u64,
+}
+
+/// A message that could not be handled, kept with the reason.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeadLetter {
+    pub id: u64,
+    pub consumer: String,
+    pub subject: String,
+    pub sequence: u64,
+    pub reason: String,
+    pub delivery_count: u32,
+    pub published_at_ms: i64,
+    pub dead_at_ms: i64,
+    #[serde(skip)]
+    pub payload: Bytes,
+}
+
+impl Bus {
+    /// Opens the embedded engine; creates what is missing. Starts its writer thread.
+    pub fn open_embedded(settings: EmbeddedSettings) -> Result<Self, BusError> {
+        Ok(Self(Inner::Embedded(embedded::Engine::open(settings)?)))
+    }
+
+    /// Stores the batch; one answer a message, in order, each given only when its message is durable.
+    /// A call that is cancelled may still store it.
+    pub async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.publish(batch).await,
+        }
+    }
+
+    /// Attaches to a durable consumer, creating or updating it. A new consumer starts at the first stored message.
+    pub async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => Ok(Subscription(Receiving::Embedded(engine.subscribe(spec).await?))),
+        }
+    }
+
+    pub async fn status(&self) -> Result<BusStatus, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.status().await,
+        }
+    }
+
+    /// Newest first, ids below `before`.
+    pub async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.dead_letters(before, limit).await,
+        }
+    }
+
+    pub async fn dead_letter(&self, id: u64) -> Result<Option<DeadLetter>, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.dead_letter(id).await,
+        }
+    }
+
+    /// Publishes the message again, for the consumer that gave it up and no other, and removes the dead letter,
+    /// in one step. False when there is none.
+    pub async fn replay_dead_letter(&self, id: u64) -> Result<bool, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.replay_dead_letter(id).await,
+        }
+    }
+
+    /// False when there is none.
+    pub async fn delete_dead_letter(&self, id: u64) -> Result<bool, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.delete_dead_letter(id).await,
+        }
+    }
+
+    /// Purges what every consumer has acknowledged, when usage passes 80 % or age passes the limit, and old
+    /// dead letters. The composition root calls it on a timer. Answers how many messages went.
+    pub async fn purge_acknowledged(&self) -> Result<u64, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.purge_acknowledged().await,
+        }
+    }
+
+    /// Ends the writer after what is queued; later calls fail with `Closed`.
+    pub async fn close(&self) {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.close().await,
+        }
+    }
+}
+
+/// The receiving side of one attachment to a durable consumer.
+pub struct Subscription(Receiving);
+
+enum Receiving {
+    Embedded(embedded::Subscription),
+}
+
+impl Subscription {
+    /// Waits for at least one message; then what is at hand, up to both limits (at least one message). A fetch
+    /// that is cancelled loses nothing: the next one hands out what it had taken.
+    pub async fn fetch(&mut self, messages_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BusError> {
+        match &mut self.0 {
+            Receiving::Embedded(subscription) => subscription.fetch(messages_max, bytes_max).await,
+        }
+    }
+
+    pub fn acker(&self) -> Acker {
+        match &self.0 {
+            Receiving::Embedded(subscription) => Acker(Answering::Embedded(subscription.acker())),
+        }
+    }
+}
+
+/// Answers deliveries; usable from any task.
+#[derive(Clone)]
+pub struct Acker(Answering);
+
+#[derive(Clone)]
+enum Answering {
+    Embedded(embedded::Acker),
+}
+
+impl Acker {
+    /// Returns when the acknowledgement is durable. `LeaseLost` when any of them was already delivered again; the
+    /// others are acknowledged all the same. To acknowledge twice is no error.
+    pub async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+        match &self.0 {
+            Answering::Embedded(acker) => acker.ack(receipts).await,
+        }
+    }
+
+    /// Delivers them again after `delay`; past `max_deliver` they go to the dead letters with `reason`.
+    pub async fn nak(&self, receipts: &[Receipt], delay: Duration, reason: &str) -> Result<(), BusError> {
+        match &self.0 {
+            Answering::Embedded(acker) => acker.nak(receipts, delay, reason).await,
+        }
+    }
+
+    /// Moves one message to the dead letters and acknowledges it, in one step.
+    pub async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
+        match &self.0 {
+            Answering::Embedded(acker) => acker.dead_letter(receipt, reason).await,
+        }
+    }
+
+    /// Extends the leases to a full `ack_wait` from now. `LeaseLost` when any had lapsed.
+    pub async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+        match &self.0 {
+            Answering::Embedded(acker) => acker.renew(receipts).await,
+        }
+    }
+}

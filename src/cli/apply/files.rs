@@ -1,0 +1,204 @@
+//! Reads the files of `apply` into documents, and refuses what no server needs to see.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::failure::Failure;
+
+const FILE_BYTES_MAX: u64 = 16 << 20;
+const STDIN: &str = "-";
+
+/// In the order in which they are sent: rules and anomaly configs name webhooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum List {
+    Webhooks,
+    Rules,
+    Anomalies,
+}
+
+/// One document of one file.
+#[derive(Debug)]
+pub(super) struct Document {
+    pub(super) file: String,
+    pub(super) list: List,
+    pub(super) name: String,
+    pub(super) body: Value,
+}
+
+/// What a file, or one YAML document of it, may hold.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lists {
+    #[serde(default)]
+    webhooks: Option<Vec<Value>>,
+    #[serde(default)]
+    rules: Option<Vec<Value>>,
+    #[serde(default)]
+    anomalies: Option<Vec<Value>>,
+}
+
+/// All documents of all files, in the order in which they are to be sent.
+pub(super) fn read(names: &[String]) -> Result<Vec<Document>, Failure> {
+    let mut documents = Vec::new();
+    for name in names {
+        if name == STDIN {
+            let text = read_text(std::io::stdin().lock(), "standard input")?;
+            documents.extend(parse("standard input", &text)?);
+            continue;
+        }
+        for path in files_of(Path::new(name))? {
+            let file = path.display().to_string();
+            let reader = std::fs::File::open(&path).map_err(|e| Failure::failed(format!("cannot read {file}: {e}")))?;
+            documents.extend(parse(&file, &read_text(reader, &file)?)?);
+        }
+    }
+    refuse_repeated_names(&documents)?;
+    if documents.is_empty() {
+        return Err(Failure::failed("nothing to apply: no webhooks, rules or anomalies in the files given"));
+    }
+    documents.sort_by_key(|document| document.list);
+    Ok(documents)
+}
+
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let shown = path.display();
+    let cannot_read = |error: std::io::Error| Failure::failed(format!("cannot read {shown}: {error}"));
+    if !std::fs::metadata(path).map_err(cannot_read)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(cannot_read)? {
+        let file = entry.map_err(cannot_read)?.path();
+        let named = file.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|e| extension == *e));
+        if named && file.is_file() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(Failure::failed(format!("{shown} holds no *.yaml, *.yml or *.json file")));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_text(reader: impl Read, file: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    reader
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::failed(format!("cannot read {file}: {error}")))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(Failure::failed(format!("{file} is larger than {} MiB", FILE_BYTES_MAX >> 20)));
+    }
+    Ok(text)
+}
+
+/// A file that begins like a JSON document is one; its parser knows better where a mistake is.
+fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
+    let mut documents = Vec::new();
+    if text.trim_start().starts_with('{') {
+        let lists = serde_json::from_str(text).map_err(|error| Failure::failed(format!("{file}: {error}")))?;
+        collect(file, lists, &mut documents)?;
+        return Ok(documents);
+    }
+    for yaml in serde_yaml_ng::Deserializer::from_str(text) {
+        let lists = Option::<Lists>::deserialize(yaml).map_err(|error| {
+            let position = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
+            let message = error.to_string();
+            // The library appends the position to some of its messages, and not to others.
+            let position = position.filter(|_| !message.contains(" at line ")).unwrap_or_default();
+            Failure::failed(format!("{file}: {message}{position}"))
+        })?;
+        collect(file, lists.unwrap_or_default(), &mut documents)?;
+    }
+    Ok(documents)
+}
+
+fn collect(file: &str, lists: Lists, documents: &mut Vec<Document>) -> Result<(), Failure> {
+    for (list, key, bodies) in [
+        (List::Webhooks, "webhooks", lists.webhooks),
+        (List::Rules, "rules", lists.rules),
+        (List::Anomalies, "anomalies", lists.anomalies),
+    ] {
+        for (index, body) in bodies.unwrap_or_default().into_iter().enumerate() {
+            let name = match body["name"].as_str() {
+                Some(name) if !name.is_empty() => name.to_owned(),
+                _ => return Err(Failure::failed(format!("{file}: /{key}/{index} needs a name, which must be text"))),
+            };
+            documents.push(Document { file: file.to_owned(), list, name, body });
+        }
+    }
+    Ok(())
+}
+
+fn refuse_repeated_names(documents: &[Document]) -> Result<(), Failure> {
+    let mut seen: HashMap<(List, &str), &str> = HashMap::new();
+    for document in documents {
+        if let Some(first) = seen.insert((document.list, &document.name), &document.file) {
+            let files =
+                if first == document.file { first.to_owned() } else { format!("{first} and {}", document.file) };
+            return Err(Failure::failed(format!("{files}: the name {:?} is used twice", document.name)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(documents: &[Document]) -> Vec<(List, &str)> {
+        documents.iter().map(|d| (d.list, d.name.as_str())).collect()
+    }
+
+    fn refusal(text: &str) -> String {
+        parse("f.yaml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn yaml_of_several_documents_and_json_say_the_same() {
+        let yaml = "# a comment\nrules:\n  - name: r\n    conditions: [{path: $.a, operator: gte, value: 10000}]\n---\n\
+                    webhooks:\n  - {name: w, url: 'http://a'}\n---\n";
+        let documents = parse("f.yaml", yaml).unwrap();
+        assert_eq!(names(&documents), [(List::Rules, "r"), (List::Webhooks, "w")]);
+        assert_eq!(documents[0].body["conditions"][0]["value"], 10000);
+        let json = r#"{"anomalies": [{"name": "a"}], "webhooks": null, "rules": []}"#;
+        assert_eq!(names(&parse("f.json", json).unwrap()), [(List::Anomalies, "a")]);
+        assert!(parse("f.yaml", "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn mistakes_name_file_and_position() {
+        let unknown = refusal("webhooks: []\n---\nrules: []\nhooks:\n  - name: a\n");
+        assert!(unknown.starts_with("f.yaml: unknown field `hooks`"), "{unknown}");
+        assert!(unknown.contains("line 4"), "{unknown}");
+        let unknown = refusal("{\"rules\": [],\n \"hooks\": []}");
+        assert!(unknown.contains("unknown field `hooks`") && unknown.contains("line 2"), "{unknown}");
+        assert!(refusal("rules:\n  name: a\n").contains("line 2"), "{}", refusal("rules:\n  name: a\n"));
+        assert!(refusal("rules: [").contains("line"), "{}", refusal("rules: ["));
+        assert_eq!(refusal("rules:\n  - name: a\n  - nam: b\n"), "f.yaml: /rules/1 needs a name, which must be text");
+    }
+
+    #[test]
+    fn a_directory_is_its_files_by_name_and_webhooks_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("20.yml", "webhooks: [{name: late}]");
+        write("10.yaml", "rules: [{name: r}]");
+        write("15.json", r#"{"webhooks": [{"name": "early"}]}"#);
+        write("notes.txt", "not yaml: [");
+        let documents = read(&[dir.path().display().to_string()]).unwrap();
+        assert_eq!(names(&documents), [(List::Webhooks, "early"), (List::Webhooks, "late"), (List::Rules, "r")]);
+
+        write("30.yaml", "rules: [{name: r}]");
+        let twice = read(&[dir.path().display().to_string()]).unwrap_err().to_string();
+        assert!(twice.contains("10.yaml and ") && twice.ends_with("the name \"r\" is used twice"), "{twice}");
+        let empty = tempfile::tempdir().unwrap();
+        assert!(read(&[empty.path().display().to_string()]).unwrap_err().to_string().contains("holds no *.yaml"));
+        assert!(read(&["/no/such/file".to_owned()]).unwrap_err().to_string().starts_with("cannot read /no/such/file"));
+    }
+}

@@ -1,0 +1,228 @@
+//! HTTP/1.1 on a bare TCP connection, one request at a time: what a load generator needs and no more,
+//! since it shares the processor with what it measures.
+//!
+//! Invariant: after an error the connection is not used again. Answers must carry a Content-Length.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::pool::{Form, Pool};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_BYTES_MAX: usize = 32 << 10;
+const BODY_BYTES_MAX: usize = 8 << 20;
+const READ_BYTES: usize = 16 << 10;
+/// Blanks before a header's value mean nothing, so the length is written right-aligned into them.
+const LENGTH_DIGITS: usize = 10;
+
+/// A server under load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) url: String,
+    /// `host:port`, to connect to.
+    authority: String,
+    /// What stands before `/v1` in the path.
+    base_path: String,
+}
+
+impl Target {
+    /// Reads `http://HOST[:PORT][/BASE]`.
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let uri: http::Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
+        if uri.scheme_str() != Some("http") || uri.query().is_some() {
+            return Err("must be http://HOST[:PORT]; the generator does not speak TLS".to_owned());
+        }
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or("must name a host")?;
+        Ok(Self {
+            url: url.trim_end_matches('/').to_owned(),
+            authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
+            base_path: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+
+    pub(super) async fn resolve(&self) -> io::Result<SocketAddr> {
+        let mut addresses = tokio::net::lookup_host(&self.authority).await?;
+        addresses.next().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the name has no address"))
+    }
+}
+
+/// A request being built in a buffer that is used again and again.
+pub(super) struct RequestBuffer {
+    bytes: Vec<u8>,
+    head_len: usize,
+    length_end: usize,
+    single: bool,
+}
+
+impl RequestBuffer {
+    pub(super) fn new(target: &Target, form: Form, single: bool, api_key: Option<&str>) -> Self {
+        let endpoint = if single { "ingest" } else { "batch" };
+        let content_type = match form {
+            Form::Json => "application/json",
+            Form::Binary => "application/x-protobuf",
+        };
+        let key = api_key.map(|key| format!("X-API-Key: {key}\r\n")).unwrap_or_default();
+        let mut head = format!(
+            "POST {}/v1/events/{endpoint} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\n{key}Content-Length: {:LENGTH_DIGITS$}",
+            target.base_path, target.authority, 0
+        );
+        let length_end = head.len();
+        head.push_str("\r\n\r\n");
+        Self { head_len: head.len(), length_end, bytes: head.into_bytes(), single }
+    }
+
+    pub(super) fn fill(&mut self, pool: &Pool, first: u64, count: usize, now_ms: u64) {
+        self.bytes.truncate(self.head_len);
+        pool.write_body(&mut self.bytes, first, count, now_ms, self.single);
+        let mut length = self.bytes.len() - self.head_len;
+        for position in (self.length_end - LENGTH_DIGITS..self.length_end).rev() {
+            self.bytes[position] = if length == 0 { b' ' } else { b'0' + (length % 10) as u8 };
+            length /= 10;
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The head of an answer; its body is [`Connection::body`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) retry_after: Option<Duration>,
+    /// The server will close: no further request on this connection.
+    pub(super) close: bool,
+    head_len: usize,
+    body_len: usize,
+}
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+impl Connection {
+    pub(super) async fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+            .await
+            .map_err(|_| io::Error::new(ErrorKind::TimedOut, "no connection within 5 s"))??;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: vec![0; READ_BYTES], filled: 0 })
+    }
+
+    /// Sends a request and reads its answer whole.
+    pub(super) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+        self.filled = 0;
+        self.stream.write_all(request).await?;
+        let answer = loop {
+            self.read_more().await?;
+            if let Some(answer) = parse_head(&self.buffer[..self.filled])? {
+                break answer;
+            }
+            if self.filled > HEAD_BYTES_MAX {
+                return Err(invalid("the head of the answer is too long"));
+            }
+        };
+        let whole = answer.head_len + answer.body_len;
+        while self.filled < whole {
+            self.read_more().await?;
+        }
+        if self.filled > whole { Err(invalid("bytes after the answer")) } else { Ok(answer) }
+    }
+
+    /// The body of the last answer.
+    pub(super) fn body(&self, answer: &Answer) -> &[u8] {
+        &self.buffer[answer.head_len..answer.head_len + answer.body_len]
+    }
+
+    async fn read_more(&mut self) -> io::Result<()> {
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
+        match self.stream.read(&mut self.buffer[self.filled..]).await? {
+            0 => Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")),
+            n => {
+                self.filled += n;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, why)
+}
+
+/// `None` until the head is whole.
+fn parse_head(bytes: &[u8]) -> io::Result<Option<Answer>> {
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| invalid("the head of the answer is not text"))?;
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .and_then(|line| line.strip_prefix("HTTP/1.1 ").or_else(|| line.strip_prefix("HTTP/1.0 ")))
+        .and_then(|rest| rest.get(..3)?.parse().ok())
+        .ok_or_else(|| invalid("the answer is not HTTP/1.1"))?;
+    let mut answer =
+        Answer { status, retry_after: None, close: head.starts_with("HTTP/1.0"), head_len: end + 4, body_len: 0 };
+    let mut has_length = false;
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        let value = value.trim();
+        if name.eq_ignore_ascii_case("content-length") {
+            answer.body_len = value.parse().map_err(|_| invalid("the answer's Content-Length is no number"))?;
+            has_length = true;
+        } else if name.eq_ignore_ascii_case("retry-after") {
+            answer.retry_after = value.parse().ok().map(Duration::from_secs);
+        } else if name.eq_ignore_ascii_case("connection") {
+            answer.close |= value.eq_ignore_ascii_case("close");
+        }
+    }
+    match answer.body_len {
+        _ if !has_length && status != 204 => Err(invalid("the answer has no Content-Length")),
+        len if len > BODY_BYTES_MAX => Err(invalid("the answer is too long")),
+        _ => Ok(Some(answer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_plain_http() {
+        let target = Target::parse("http://localhost:8080/").unwrap();
+        assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("localhost:8080", ""));
+        let target = Target::parse("http://[::1]/api/").unwrap();
+        assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("[::1]:80", "/api"));
+        for wrong in ["", "localhost:8080", "https://a", "http://", "http://a/?b"] {
+            assert!(Target::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn heads_are_read_once_whole() {
+        let text = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+        for cut in 0..text.len() - 5 {
+            assert_eq!(parse_head(&text[..cut]).unwrap(), None);
+        }
+        let answer = parse_head(text).unwrap().unwrap();
+        assert_eq!((answer.status, answer.body_len, answer.close), (503, 5, true));
+        assert_eq!(answer.retry_after, Some(Duration::from_secs(2)));
+        assert_eq!(&text[answer.head_len..], b"hello");
+        for wrong in [
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 2\r\n\r\n",
+        ] {
+            assert!(parse_head(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Reads what the gateway answered to a request: which of its events were accepted.
+
+use prost::Message as _;
+use serde::Deserialize;
+
+use super::pool::Form;
+use super::tally::Tally;
+use crate::event::proto::{IngestEventBatchResponse, IngestEventResponse};
+
+/// A batch or a single request that was answered with 2xx.
+pub(super) struct Answered<'a> {
+    pub(super) form: Form,
+    pub(super) single: bool,
+    /// The number of the request's first event, and how many follow it.
+    pub(super) first: u64,
+    pub(super) count: usize,
+    pub(super) body: &'a [u8],
+    /// An event of this request may have been stored before, under the same idempotency key.
+    pub(super) may_be_duplicate: bool,
+}
+
+impl Answered<'_> {
+    pub(super) fn count_into(&self, tally: &mut Tally) {
+        if self.single {
+            self.accept(tally, 0);
+            tally.duplicates += u64::from(self.may_be_duplicate && self.duplicate_single());
+        } else if !self.may_be_duplicate && self.all_accepted() {
+            tally.accepted_marks.add_range(self.first, self.count);
+            tally.accepted += self.count as u64;
+        } else {
+            self.count_items(tally);
+        }
+    }
+
+    fn accept(&self, tally: &mut Tally, index: usize) {
+        tally.accepted_marks.add_range(self.first + index as u64, 1);
+        tally.accepted += 1;
+    }
+
+    /// The usual case, seen in the first bytes: reading the verdicts one by one would cost more than
+    /// all the rest of the generator.
+    fn all_accepted(&self) -> bool {
+        match self.form {
+            Form::Json => {
+                let members = [&b"\"acceptedCount\":"[..], b"\"accepted_count\":"];
+                let body = self.body.strip_prefix(b"{").unwrap_or(self.body);
+                let digits = members.iter().find_map(|member| body.strip_prefix(*member)).unwrap_or_default();
+                let len = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                std::str::from_utf8(&digits[..len]).ok().and_then(|text| text.parse().ok()) == Some(self.count)
+            }
+            Form::Binary => {
+                let mut rest = self.body;
+                rest.first() == Some(&0x08) && {
+                    rest = &rest[1..];
+                    prost::encoding::decode_varint(&mut rest).is_ok_and(|count| count == self.count as u64)
+                }
+            }
+        }
+    }
+
+    fn duplicate_single(&self) -> bool {
+        match self.form {
+            Form::Json => serde_json::from_slice::<ItemDocument>(self.body).is_ok_and(|item| item.duplicate),
+            Form::Binary => IngestEventResponse::decode(self.body).is_ok_and(|item| item.duplicate),
+        }
+    }
+
+    fn count_items(&self, tally: &mut Tally) {
+        let items = match self.form {
+            Form::Json => serde_json::from_slice::<BatchDocument>(self.body).ok().map(|batch| batch.results),
+            Form::Binary => IngestEventBatchResponse::decode(self.body).ok().map(|batch| {
+                let item = |result: crate::event::proto::EventResult| ItemDocument {
+                    index: result.index as usize,
+                    status: result.status,
+                    error: result.error,
+                    duplicate: result.duplicate,
+                };
+                batch.results.into_iter().map(item).collect()
+            }),
+        };
+        let Some(items) = items else {
+            tally.unacknowledged += self.count as u64;
+            tally.problem(|| "an answer of 2xx that cannot be read".to_owned());
+            return;
+        };
+        let verdicts = items.len().min(self.count);
+        for item in items.into_iter().filter(|item| item.index < self.count) {
+            if item.status == "accepted" {
+                self.accept(tally, item.index);
+                tally.duplicates += u64::from(item.duplicate);
+            } else {
+                tally.rejected += 1;
+                tally.problem(|| format!("event {} of a batch was rejected: {}", item.index, item.error));
+            }
+        }
+        tally.unacknowledged += (self.count - verdicts) as u64;
+    }
+}
+
+#[derive(Deserialize)]
+struct BatchDocument {
+    results: Vec<ItemDocument>,
+}
+
+/// Members with default values may be left out: that is proto3 JSON.
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct ItemDocument {
+    index: usize,
+    status: String,
+    error: String,
+    duplicate: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::proto::EventResult;
+
+    fn count(form: Form, body: &[u8], may_be_duplicate: bool) -> Tally {
+        let mut tally = Tally::default();
+        Answered { form, single: false, first: 1_000, count: 3, body, may_be_duplicate }.count_into(&mut tally);
+        tally
+    }
+
+    #[test]
+    fn a_batch_that_was_accepted_whole() {
+        let json = br#"{"acceptedCount":3,"rejectedCount":0,"results":[]}"#;
+        let binary = IngestEventBatchResponse { accepted_count: 3, ..Default::default() }.encode_to_vec();
+        for tally in [count(Form::Json, json, false), count(Form::Binary, &binary, false)] {
+            assert_eq!((tally.accepted, tally.rejected, tally.accepted_marks.len()), (3, 0, 3));
+            assert!(tally.accepted_marks.contains(1_002));
+        }
+    }
+
+    #[test]
+    fn verdicts_are_read_item_by_item_when_they_differ() {
+        let json = br#"{"acceptedCount":2,"rejectedCount":1,"results":[{"eventId":"a","status":"accepted"},
+            {"index":1,"status":"rejected","error":"/deviceId: is required"},
+            {"index":2,"status":"accepted","duplicate":true}]}"#;
+        let result = |index, status: &str, duplicate| EventResult {
+            index,
+            status: status.into(),
+            error: "/deviceId: is required".into(),
+            duplicate,
+            ..Default::default()
+        };
+        let results = vec![result(0, "accepted", false), result(1, "rejected", false), result(2, "accepted", true)];
+        let binary = IngestEventBatchResponse { accepted_count: 2, rejected_count: 1, results }.encode_to_vec();
+        for tally in [count(Form::Json, json, true), count(Form::Binary, &binary, true)] {
+            assert_eq!((tally.accepted, tally.rejected, tally.duplicates, tally.unacknowledged), (2, 1, 1, 0));
+            assert!(tally.accepted_marks.contains(1_000) && !tally.accepted_marks.contains(1_001));
+            assert_eq!(tally.first_problem.as_deref(), Some("event 1 of a batch was rejected: /deviceId: is required"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_accepted() {
+        for body in [&b"{}"[..], b"", b"{\"acceptedCount\":2}", b"null"] {
+            let tally = count(Form::Json, body, false);
+            assert_eq!((tally.accepted, tally.unacknowledged), (0, 3), "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! `rules`, `webhooks` and `anomalies`: the three collections that people write and `apply` sends.
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::client::{AdminArgs, AdminClient, percent_encoded};
+use super::failure::Failure;
+use super::moment;
+use super::output::{note, print, print_document, print_json};
+use super::table::Table;
+
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+To create or change documents, write them into a file and use `causality apply -f FILE`.
+
+Examples:
+  causality rules list
+  causality webhooks get ops --json
+  causality anomalies delete 'slow starts'")]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show all of them, one a line
+    List {
+        /// At most this many
+        #[arg(long, default_value_t = 10_000, value_name = "N")]
+        limit: usize,
+    },
+    /// Show one whole, as YAML or with --json as JSON
+    Get {
+        /// Its name or id
+        name: String,
+    },
+    /// Delete one or more
+    Delete {
+        /// Names or ids
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// One collection of documents with unique names.
+pub(super) struct Collection {
+    /// Its path in the API, its command, and its key in a file for `apply`.
+    pub(super) plural: &'static str,
+    pub(super) singular: &'static str,
+    table: fn(&[Value], Timestamp) -> Table,
+}
+
+pub(super) static WEBHOOKS: Collection = Collection { plural: "webhooks", singular: "webhook", table: webhooks_table };
+pub(super) static RULES: Collection = Collection { plural: "rules", singular: "rule", table: rules_table };
+pub(super) static ANOMALIES: Collection =
+    Collection { plural: "anomalies", singular: "anomaly config", table: anomalies_table };
+
+impl Collection {
+    /// The path of the document with this name or id.
+    pub(super) fn path(&self, name: &str) -> String {
+        format!("{}/{}", self.plural, percent_encoded(name))
+    }
+}
+
+pub(super) async fn execute(args: Args, collection: &Collection) -> Result<(), Failure> {
+    let client = AdminClient::new(&args.admin)?;
+    let place = |name: &str| format!("{} {name:?}", collection.singular);
+    match args.action {
+        Action::List { limit } => {
+            let documents = client.list(collection.plural, &[], limit).await?;
+            if args.admin.json {
+                return print_json(&documents);
+            }
+            let table = (collection.table)(&documents, Timestamp::now());
+            if table.is_empty() {
+                note(&format!("there are no {}; `causality apply -f FILE` creates them", collection.plural));
+                return Ok(());
+            }
+            print(&table.render())
+        }
+        Action::Get { name } => {
+            let document =
+                client.get(&collection.path(&name)).await.map_err(|failure| failure.within(&place(&name)))?;
+            print_document(&document, args.admin.json)
+        }
+        Action::Delete { names } => {
+            for name in names {
+                let deleted = client.delete(&collection.path(&name)).await;
+                deleted.map_err(|failure| failure.within(&place(&name)))?;
+                note(&format!("{} deleted", place(&name)));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A string member; empty, which a table shows as "-", when null or absent.
+pub(super) fn text(document: &Value, name: &str) -> String {
+    match &document[name] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn enabled(document: &Value) -> String {
+    if document["enabled"].as_bool().unwrap_or(true) { "yes" } else { "no" }.to_owned()
+}
+
+/// What an event has to be for a rule or an anomaly config to look at it: `shop commerce.purchase_complete`.
+fn events(document: &Value) -> String {
+    let part = |name| document[name].as_str().unwrap_or("*");
+    format!("{} {}.{}", part("app_id"), part("event_category"), part("event_type"))
+}
+
+fn calls(document: &Value) -> String {
+    let actions = &document["actions"];
+    let names = |member: &str| {
+        actions[member].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+    };
+    match (names("webhooks"), names("publish_subjects")) {
+        (webhooks, subjects) if subjects.is_empty() => webhooks,
+        (webhooks, subjects) if webhooks.is_empty() => format!("publish {subjects}"),
+        (webhooks, subjects) => format!("{webhooks}; publish {subjects}"),
+    }
+}
+
+fn webhooks_table(documents: &[Value], now: Timestamp) -> Table {
+    let mut table = Table::new(["ID", "NAME", "ENABLED", "METHOD", "URL", "AUTH", "UPDATED"]);
+    for d in documents {
+        let updated = moment::member(d, "updated_at", now);
+        table.row(vec![
+            text(d, "id"),
+            text(d, "name"),
+            enabled(d),
+            text(d, "method"),
+            text(d, "url"),
+            text(d, "auth_type"),
+            updated,
+        ]);
+    }
+    table
+}
+
+fn rules_table(documents: &[Value], now: Timestamp) -> Table {
+    let mut table = Table::new(["ID", "NAME", "ENABLED", "PRIORITY", "EVENTS", "CONDITIONS", "CALLS", "UPDATED"]);
+    for d in documents {
+        let conditions = match (d["conditions"].as_array().map_or(0, Vec::len), d["expression"].is_string()) {
+            (0, false) => "all".to_owned(),
+            (0, true) => "expression".to_owned(),
+            (n, false) => n.to_string(),
+            (n, true) => format!("{n} + expression"),
+        };
+        table.row(vec![
+            text(d, "id"),
+            text(d, "name"),
+            enabled(d),
+            text(d, "priority"),
+            events(d),
+            conditions,
+            calls(d),
+            moment::member(d, "updated_at", now),
+        ]);
+    }
+    table
+}
+
+fn anomalies_table(documents: &[Value], now: Timestamp) -> Table {
+    let mut table = Table::new(["ID", "NAME", "ENABLED", "DETECTS", "EVENTS", "COOLDOWN", "CALLS", "UPDATED"]);
+    for d in documents {
+        table.row(vec![
+            text(d, "id"),
+            text(d, "name"),
+            enabled(d),
+            text(d, "detection_type"),
+            events(d),
+            d["cooldown_seconds"].as_i64().map_or_else(String::new, moment::duration),
+            calls(d),
+            moment::member(d, "updated_at", now),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_rule_is_one_line() {
+        let rule = json!({"id": "1", "name": "big purchase", "app_id": "shop", "event_category": "commerce",
+            "event_type": null, "conditions": [{}, {}], "expression": "true", "priority": 10, "enabled": true,
+            "actions": {"webhooks": ["ops", "crm"], "publish_subjects": ["alerts.x"]},
+            "updated_at": "2026-03-01T12:03:00Z"});
+        let now = "2026-03-01T12:04:00Z".parse().unwrap();
+        assert_eq!(
+            rules_table(&[rule], now).render(),
+            "ID  NAME          ENABLED  PRIORITY  EVENTS           CONDITIONS      CALLS                       UPDATED\n\
+             1   big purchase  yes      10        shop commerce.*  2 + expression  ops, crm; publish alerts.x  60s ago\n"
+        );
+    }
+}

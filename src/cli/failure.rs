@@ -1,0 +1,61 @@
+//! How a command ends: the status that scripts branch on, and the sentence that people read.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The exit codes of every command; 64 and 69 as in `sysexits.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    Ok = 0,
+    Failed = 1,
+    Usage = 64,
+    Unreachable = 69,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+/// Why a command failed. Displays as one sentence that says what to do; lines after the first, if
+/// any, are details.
+#[derive(Debug)]
+pub struct Failure {
+    pub status: ExitStatus,
+    message: String,
+}
+
+impl Failure {
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Failed, message: message.into() }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Usage, message: message.into() }
+    }
+
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Unreachable, message: message.into() }
+    }
+
+    /// The same failure, told from where it happened.
+    pub fn within(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// One more line of details.
+    pub fn followed_by(mut self, line: &str) -> Self {
+        self.message = format!("{}\n  {line}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,175 @@
+//! The command line: what a person types, and the commands that are clients of a running process.
+//!
+//! Invariant: everything here but `run` and `config` talks to the product over HTTP, as any other
+//! client would, so a command works the same against this machine and another one. Must not know
+//! the store, the bus or a role.
+
+pub mod config;
+pub mod run;
+
+mod apply;
+mod bench;
+mod client;
+mod dead_letters;
+mod deliveries;
+mod documents;
+mod failure;
+mod keys;
+mod moment;
+mod output;
+#[cfg(test)]
+mod scripted_peer;
+mod status;
+mod table;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::{ExitStatus, Failure};
+
+/// Takes in app events over HTTP, keeps every one it accepts, lands them as Parquet and reacts to
+/// them in milliseconds.
+#[derive(Debug, Parser)]
+#[command(name = "causality", version, max_term_width = 100, after_long_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  causality run                          everything in one process, data in ./causality-data
+  causality apply -f rules.yaml          create or replace webhooks, rules and anomaly configs
+  causality rules list                   what is configured
+  causality deliveries list --status dead_letter
+  causality bench --duration 10s         how fast is it here?
+
+Exit codes: 0 done, 1 failed, 64 wrong usage or configuration, 69 server unreachable.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(run::Args),
+    Config(config::Args),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// The commands that need no configuration of their own: they ask a running process.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    Apply(apply::Args),
+    /// List, show and delete rules: which events call which webhooks
+    Rules(documents::Args),
+    /// List, show and delete webhooks: whom rules and anomalies call
+    Webhooks(documents::Args),
+    /// List, show and delete anomaly configs: what counts as unusual
+    Anomalies(documents::Args),
+    Deliveries(deliveries::Args),
+    DeadLetters(dead_letters::Args),
+    Keys(keys::Args),
+    Status(status::Args),
+    Bench(Box<bench::Args>),
+}
+
+impl Cli {
+    /// Reads the process's arguments. `Err` is the exit status of a process whose answer has already
+    /// been printed: help and version (0), or a mistake (64).
+    pub fn from_process_args() -> Result<Self, ExitStatus> {
+        Self::try_parse().map_err(|error| {
+            // A closed pipe leaves nobody to tell.
+            let _ = error.print();
+            exit_status(&error)
+        })
+    }
+}
+
+fn exit_status(error: &clap::Error) -> ExitStatus {
+    if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Ok }
+}
+
+impl ClientCommand {
+    /// Runs to the end on a runtime of its own; blocks. Prints its result, and leaves the failure to
+    /// the caller, who prints it to stderr and ends with its status.
+    pub fn execute(self) -> Result<(), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+        runtime.block_on(async {
+            match self {
+                Self::Apply(args) => apply::execute(args).await,
+                Self::Rules(args) => documents::execute(args, &documents::RULES).await,
+                Self::Webhooks(args) => documents::execute(args, &documents::WEBHOOKS).await,
+                Self::Anomalies(args) => documents::execute(args, &documents::ANOMALIES).await,
+                Self::Deliveries(args) => deliveries::execute(args).await,
+                Self::DeadLetters(args) => dead_letters::execute(args).await,
+                Self::Keys(args) => keys::execute(args).await,
+                Self::Status(args) => status::execute(args).await,
+                Self::Bench(args) => bench::execute(*args).await,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, ExitStatus> {
+        Cli::try_parse_from(line.split_whitespace()).map_err(|error| exit_status(&error))
+    }
+
+    #[test]
+    fn the_tree_of_commands_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_parses() {
+        for line in [
+            "causality run",
+            "causality run --role gateway,sink --config c.toml --data-dir /tmp/d",
+            "causality config --config c.toml",
+            "causality apply -f a.yaml -f dir -f -",
+            "causality apply -f a.yaml --json --admin-url https://example.com --admin-token t",
+            "causality rules list --json",
+            "causality rules --json list --limit 5",
+            "causality webhooks get ops",
+            "causality anomalies delete 0190a2b4-0000-7000-8000-000000000000",
+            "causality deliveries list --status dead_letter --webhook ops --rule r --event e --limit 10",
+            "causality deliveries retry 0190a2b4-0000-7000-8000-000000000000",
+            "causality dead-letters replay 7",
+            "causality keys create --app shop --name ci",
+            "causality keys list",
+            "causality status",
+            "causality bench",
+            "causality bench --url http://127.0.0.1:1 --batch 1 --connections 64 --count 1000 --seed 7 --apps 2",
+            "causality bench --duration 1m30s --rate 5000 --binary --idempotency-keys --verify data --json",
+            "causality bench --rate 1000 --webhook-listen 127.0.0.1:0 --setup-webhook",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors_and_help_is_not() {
+        for line in [
+            "causality",
+            "causality fly",
+            "causality run --port 1",
+            "causality keys create --app shop",
+            "causality apply",
+            "causality deliveries list --status lost",
+            "causality rules list --admin-url nonsense",
+            "causality bench --batch 0",
+            "causality bench --duration 10s --count 5",
+            "causality bench --webhook-listen 127.0.0.1:0",
+        ] {
+            assert_eq!(parse(line).err(), Some(ExitStatus::Usage), "{line}");
+        }
+        assert_eq!(parse("causality --help").err(), Some(ExitStatus::Ok));
+        assert_eq!(parse("causality bench --help").err(), Some(ExitStatus::Ok));
+        assert_eq!(parse("causality --version").err(), Some(ExitStatus::Ok));
+    }
+}

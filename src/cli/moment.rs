@@ -1,0 +1,63 @@
+//! Times as people say them: near ones relative to now, others as a date.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+
+/// "12s ago", "in 5m", "7h ago", and from two days on "2026-03-01 12:03Z".
+pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.as_second() - at.as_second();
+    let span = match seconds.abs() {
+        0 => return "now".to_owned(),
+        s if s < 2 * DAY => duration(s),
+        _ => return at.strftime("%Y-%m-%d %H:%MZ").to_string(),
+    };
+    if seconds > 0 { format!("{span} ago") } else { format!("in {span}") }
+}
+
+/// The largest unit that says enough: "45s", "12m", "7h", "3d".
+pub(super) fn duration(seconds: i64) -> String {
+    match seconds {
+        s if s < 2 * MINUTE => format!("{s}s"),
+        s if s < 2 * HOUR => format!("{}m", s / MINUTE),
+        s if s < 2 * DAY => format!("{}h", s / HOUR),
+        s => format!("{}d", s / DAY),
+    }
+}
+
+/// The time in an RFC 3339 member or a member in epoch milliseconds; "-" when null, absent or neither.
+pub(super) fn member(document: &Value, name: &str, now: Timestamp) -> String {
+    let at = match &document[name] {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.as_i64().and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+        _ => None,
+    };
+    at.map_or_else(|| "-".to_owned(), |at| relative(at, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn near_times_are_relative_and_far_ones_are_dates() {
+        let now: Timestamp = "2026-03-10T12:00:00Z".parse().unwrap();
+        for (at, expected) in [
+            ("2026-03-10T12:00:00Z", "now"),
+            ("2026-03-10T11:59:48Z", "12s ago"),
+            ("2026-03-10T12:05:00Z", "in 5m"),
+            ("2026-03-10T05:00:00Z", "7h ago"),
+            ("2026-03-09T00:00:00Z", "36h ago"),
+            ("2026-03-01T12:03:00Z", "2026-03-01 12:03Z"),
+        ] {
+            assert_eq!(relative(at.parse().unwrap(), now), expected);
+        }
+        assert_eq!(member(&json!({"at": now.as_millisecond() - 12_000}), "at", now), "12s ago");
+        assert_eq!(member(&json!({"at": null}), "at", now), "-");
+    }
+}

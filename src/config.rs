@@ -1,0 +1,413 @@
+//! The settings: built-in defaults < `--config` file < environment < flags.
+//!
+//! Invariant: a setting has one name everywhere (lower case in files, capitals in the
+//! environment) and one parser. Knows no other module: `app` maps these values onto the
+//! settings of each part.
+
+mod value;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+
+pub use value::{Address, Codec, Count, Factor, LogFormat, LogLevel, Networks, Period, SecretKey, Setting, Size};
+
+/// The built-in defaults, commented: also the documentation of every setting.
+pub const DEFAULTS: &str = include_str!("../deploy/causality.toml");
+
+/// Declares the settings once: the struct, their names, and how they are read and shown.
+macro_rules! settings {
+    ($($name:ident: $type:ty),+ $(,)?; $($optional:ident: $inner:ty),+ $(,)?) => {
+        /// The effective configuration. `deploy/causality.toml` says what each setting means.
+        #[derive(Clone, Debug)]
+        pub struct Config {
+            $(pub $name: $type,)+
+            $(pub $optional: Option<$inner>,)+
+        }
+
+        /// Every setting's name, in lower case.
+        pub const NAMES: &[&str] = &[$(stringify!($name),)+ $(stringify!($optional)),+];
+
+        impl Config {
+            fn read(layers: &Figment, wrong: &mut Vec<Wrong>) -> Option<Self> {
+                $(let $name = read_one::<$type>(layers, stringify!($name), true, wrong);)+
+                $(let $optional = read_one::<$inner>(layers, stringify!($optional), false, wrong);)+
+                Some(Self { $($name: $name?,)+ $($optional,)+ })
+            }
+
+            /// Names with their values as text, secrets redacted; `None` when unset.
+            pub fn show(&self) -> Vec<(&'static str, Option<String>)> {
+                vec![
+                    $((stringify!($name), Some(self.$name.show())),)+
+                    $((stringify!($optional), self.$optional.as_ref().map(Setting::show))),+
+                ]
+            }
+        }
+    };
+}
+
+settings! {
+    data_dir: String,
+    log_level: LogLevel,
+    log_format: LogFormat,
+    shutdown_timeout: Period,
+    http_addr: Address,
+    http_read_timeout: Period,
+    http_write_timeout: Period,
+    http_idle_timeout: Period,
+    http_max_header_bytes: Size,
+    http_max_connections: Count,
+    http_shutdown_timeout: Period,
+    max_body_size: Size,
+    max_batch_events: Count,
+    admin_addr: Address,
+    nats_stream_max_bytes: Size,
+    nats_stream_max_age: Period,
+    nats_stream_dlq_max_age: Period,
+    dedup_window: Period,
+    batch_max_events: Count,
+    batch_flush_interval: Period,
+    batch_max_bytes: Size,
+    batch_memory_max: Size,
+    batch_max_concurrent_writes: Count,
+    batch_fetch_batch_size: Count,
+    parquet_compression: Codec,
+    parquet_row_group_size: Count,
+    consumer_name: String,
+    engine_rule_refresh_interval: Period,
+    anomaly_state_cleanup_interval: Period,
+    anomaly_state_retention_duration: Period,
+    dispatcher_workers: Count,
+    dispatcher_poll_interval: Period,
+    dispatcher_batch_size: Count,
+    dispatcher_initial_backoff: Period,
+    dispatcher_max_backoff: Period,
+    dispatcher_backoff_multiplier: Factor,
+    dispatcher_max_attempts: Count,
+    dispatcher_request_timeout: Period;
+    webhook_allowed_networks: Networks,
+    secrets_key: SecretKey,
+}
+
+/// Names of the production backends, which this version does not have: a value that
+/// would silently be ignored is refused instead.
+const UNSUPPORTED: [&str; 7] =
+    ["NATS_URL", "DATABASE_HOST", "DATABASE_URL", "S3_BUCKET", "S3_ENDPOINT", "WAREHOUSE_URL", "ADMIN_TOKEN"];
+
+/// The configuration with where each value came from.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    layers: Figment,
+}
+
+impl Loaded {
+    /// Where the value of `name` came from, for people.
+    pub fn source(&self, name: &str) -> String {
+        source(&self.layers, name)
+    }
+}
+
+/// Reads all layers. `flags` are names with the text given on the command line.
+pub fn load(file: Option<&Path>, flags: &[(&'static str, String)]) -> Result<Loaded, ConfigError> {
+    load_from(
+        file,
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        flags,
+    )
+}
+
+fn load_from(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &[(&'static str, String)],
+) -> Result<Loaded, ConfigError> {
+    let mut wrong = Vec::new();
+    let mut layers = Figment::from(Toml::string(DEFAULTS));
+    if let Some(path) = file {
+        layers = layers.merge(FileLayer::read(path, &mut wrong)?);
+    }
+    let mut known = Vec::new();
+    for (name, value) in environment {
+        if UNSUPPORTED.contains(&&*name) && !value.is_empty() {
+            wrong.push(Wrong {
+                key: name,
+                value: None,
+                source: "environment".into(),
+                allowed: "nothing: this version has the embedded backends only; unset it".into(),
+            });
+        } else if let Some(known_name) = NAMES
+            .iter()
+            .find(|known| known.eq_ignore_ascii_case(&name) && name.chars().all(|c| !c.is_ascii_lowercase()))
+        {
+            known.push((*known_name, value));
+        }
+    }
+    layers = layers.merge(TextLayer { name: "environment", values: known });
+    layers = layers.merge(TextLayer { name: "flag", values: flags.to_vec() });
+    let config = Config::read(&layers, &mut wrong);
+    match config {
+        Some(config) if wrong.is_empty() => {
+            check(&config, &layers, &mut wrong);
+            if wrong.is_empty() { Ok(Loaded { config, layers }) } else { Err(ConfigError::Wrong(wrong)) }
+        }
+        _ => Err(ConfigError::Wrong(wrong)),
+    }
+}
+
+/// What values must hold together.
+fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
+    let mut refuse = |key: &str, value: String, allowed: &str| {
+        wrong.push(Wrong { key: key.into(), value: Some(value), source: source(layers, key), allowed: allowed.into() });
+    };
+    if !config.admin_addr.is_loopback() {
+        refuse(
+            "admin_addr",
+            config.admin_addr.show(),
+            "a loopback address such as 127.0.0.1:9090: the admin API has no authentication yet",
+        );
+    }
+    if config.max_batch_events.0 > 1_000 {
+        refuse("max_batch_events", config.max_batch_events.show(), "a whole number from 1 to 1000");
+    }
+    if config.dispatcher_max_backoff.0 < config.dispatcher_initial_backoff.0 {
+        refuse("dispatcher_max_backoff", config.dispatcher_max_backoff.show(), "at least dispatcher_initial_backoff");
+    }
+    for (key, period) in [
+        ("batch_flush_interval", config.batch_flush_interval),
+        ("shutdown_timeout", config.shutdown_timeout),
+        ("http_read_timeout", config.http_read_timeout),
+    ] {
+        if period.0.is_zero() {
+            refuse(key, period.show(), "a duration above 0s");
+        }
+    }
+}
+
+/// One layer of names and texts: the environment, or flags.
+struct TextLayer {
+    name: &'static str,
+    values: Vec<(&'static str, String)>,
+}
+
+impl Provider for TextLayer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name)
+    }
+
+    fn data(&self) -> figment::error::Result<Map<Profile, Dict>> {
+        let values = self.values.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value.clone()))).collect();
+        Ok(Map::from([(Profile::Default, values)]))
+    }
+}
+
+/// A file given with `--config`, its unknown keys already reported.
+struct FileLayer {
+    path: PathBuf,
+    values: Dict,
+}
+
+impl FileLayer {
+    fn read(path: &Path, wrong: &mut Vec<Wrong>) -> Result<Self, ConfigError> {
+        let unreadable = |detail: String| ConfigError::File { path: path.to_owned(), detail };
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+        let values: Dict = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+        for key in values.keys().filter(|key| !NAMES.contains(&key.as_str())) {
+            let nearest = NAMES.iter().find(|name| name.contains(key.as_str()) || key.contains(**name));
+            let allowed = match nearest {
+                Some(name) => format!("a setting's name; did you mean {name}?"),
+                None => "a setting's name; `causality config` lists them".into(),
+            };
+            wrong.push(Wrong { key: key.clone(), value: None, source: path.display().to_string(), allowed });
+        }
+        Ok(Self { path: path.to_owned(), values })
+    }
+}
+
+impl Provider for FileLayer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.path.display().to_string())
+    }
+
+    fn data(&self) -> figment::error::Result<Map<Profile, Dict>> {
+        Ok(Map::from([(Profile::Default, self.values.clone())]))
+    }
+}
+
+fn source(layers: &Figment, name: &str) -> String {
+    match layers.find_metadata(name).map(|metadata| &*metadata.name) {
+        Some("environment") => format!("environment {}", name.to_ascii_uppercase()),
+        Some("flag") => format!("flag --{}", name.replace('_', "-")),
+        Some(file) if !file.starts_with("TOML") => file.to_owned(),
+        _ => "default".into(),
+    }
+}
+
+fn read_one<T: Setting>(layers: &Figment, name: &str, required: bool, wrong: &mut Vec<Wrong>) -> Option<T> {
+    let refuse = |value: Option<String>, allowed: String| Wrong {
+        key: name.into(),
+        value,
+        source: source(layers, name),
+        allowed,
+    };
+    let Ok(value) = layers.find_value(name) else {
+        if required {
+            wrong.push(refuse(None, "a value: it has no default".into()));
+        }
+        return None;
+    };
+    let Some(text) = text_of(&value) else {
+        wrong.push(refuse(None, "text, a number, true or false, or a list of texts".into()));
+        return None;
+    };
+    match T::parse(&text) {
+        Ok(parsed) => Some(parsed),
+        // Shown as T shows it: a secret is redacted even when it is wrong.
+        Err(allowed) => {
+            let shown = if name.contains("secret") || name.contains("password") { "***".into() } else { text };
+            wrong.push(refuse(Some(shown), allowed));
+            None
+        }
+    }
+}
+
+/// A scalar or a list of scalars as the text that the environment would hold.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(_, text) => Some(text.clone()),
+        Value::Bool(_, on) => Some(on.to_string()),
+        Value::Num(_, number) => number
+            .to_i128()
+            .map(|whole| whole.to_string())
+            .or_else(|| number.to_u128().map(|whole| whole.to_string()))
+            .or_else(|| number.to_f64().map(|real| real.to_string())),
+        Value::Array(_, items) => items.iter().map(text_of).collect::<Option<Vec<_>>>().map(|items| items.join(",")),
+        _ => None,
+    }
+}
+
+/// One setting that is wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub key: String,
+    pub value: Option<String>,
+    pub source: String,
+    pub allowed: String,
+}
+
+/// Why the configuration cannot be used; every wrong setting at once.
+#[derive(Debug)]
+pub enum ConfigError {
+    File { path: PathBuf, detail: String },
+    Wrong(Vec<Wrong>),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, detail } => write!(f, "cannot read configuration file {}: {detail}", path.display()),
+            Self::Wrong(all) => {
+                for (index, wrong) in all.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "\n" };
+                    let value = wrong.value.as_ref().map(|value| format!(" = {value:?}")).unwrap_or_default();
+                    write!(
+                        f,
+                        "{separator}{}{value} (from {}) is not allowed; allowed: {}",
+                        wrong.key, wrong.source, wrong.allowed
+                    )?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_env(environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        load_from(None, environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())), &[])
+    }
+
+    #[test]
+    fn the_defaults_file_names_every_setting_and_no_other() {
+        let values: Dict = toml::from_str(DEFAULTS).unwrap();
+        for key in values.keys() {
+            assert!(NAMES.contains(&key.as_str()), "{key} is in causality.toml and not in the code");
+        }
+        for name in NAMES {
+            assert!(
+                DEFAULTS
+                    .lines()
+                    .any(|line| line.starts_with(&format!("{name} = ")) || line.starts_with(&format!("#= {name} = "))),
+                "{name} is not in causality.toml"
+            );
+        }
+    }
+
+    #[test]
+    fn later_layers_win_and_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "http_addr = \":1\"\nmax_body_size = 1000\nmax_batch_events = 10\n").unwrap();
+        let environment = [("MAX_BODY_SIZE".to_owned(), "2KiB".to_owned()), ("UNRELATED".to_owned(), "x".to_owned())];
+        let loaded = load_from(Some(&file), environment.into_iter(), &[("data_dir", "/d".into())]).unwrap();
+        assert_eq!(loaded.config.http_addr.show(), ":1");
+        assert_eq!(loaded.config.max_body_size, Size(2048));
+        assert_eq!(loaded.config.max_batch_events, Count(10));
+        assert_eq!(loaded.config.data_dir, "/d");
+        assert_eq!(loaded.source("http_addr"), file.display().to_string());
+        assert_eq!(loaded.source("max_body_size"), "environment MAX_BODY_SIZE");
+        assert_eq!(loaded.source("data_dir"), "flag --data-dir");
+        assert_eq!(loaded.source("log_level"), "default");
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_with_what_is_allowed() {
+        let error = load_env(&[("HTTP_ADDR", "nowhere"), ("DEDUP_WINDOW", "10"), ("LOG_FORMAT", "xml")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(r#"http_addr = "nowhere" (from environment HTTP_ADDR) is not allowed; allowed: host:port"#),
+            "{error}"
+        );
+        assert!(
+            error.contains("dedup_window = \"10\"")
+                && error.contains("log_format = \"xml\"")
+                && error.contains("one of auto, text, json"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn unknown_keys_of_a_file_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "http_adr = \":1\"\nbody_size = 3\n").unwrap();
+        let error = load_from(Some(&file), std::iter::empty(), &[]).unwrap_err().to_string();
+        assert!(error.contains("http_adr") && error.contains("did you mean max_body_size?"), "{error}");
+    }
+
+    #[test]
+    fn what_this_version_cannot_do_is_refused_not_ignored() {
+        let error = load_env(&[("NATS_URL", "nats://x"), ("ADMIN_ADDR", ":9090")]).unwrap_err().to_string();
+        assert!(error.contains("NATS_URL"), "{error}");
+        let error = load_env(&[("ADMIN_ADDR", ":9090")]).unwrap_err().to_string();
+        assert!(error.contains("loopback"), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let key = "0f".repeat(32);
+        let loaded = load_env(&[("SECRETS_KEY", &key)]).unwrap();
+        assert!(!format!("{:?} {:?}", loaded.config, loaded.config.show()).contains(&key));
+        let error = load_env(&[("SECRETS_KEY", "hunter2")]).unwrap_err().to_string();
+        assert!(error.contains("secrets_key") && !error.contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,334 @@
+//! How a setting's text becomes a value: durations, sizes, addresses, lists, choices.
+//!
+//! Invariant: `parse` of what `Display` prints gives the same value. Every error says
+//! what is allowed, never what other settings hold.
+
+use std::fmt;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+/// A value that is written as text in the environment, a file or a flag.
+pub trait Setting: Sized {
+    /// The error is a clause that says what is allowed.
+    fn parse(text: &str) -> Result<Self, String>;
+    fn show(&self) -> String;
+}
+
+/// A span of time such as `30s`, `5m`, `1h30m` or `500ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period(pub Duration);
+
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+impl Setting for Period {
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || "a duration such as 500ms, 30s, 5m or 168h".to_owned();
+        let mut rest = text.trim();
+        if rest.is_empty() {
+            return Err(wrong());
+        }
+        let mut total_ms = 0u64;
+        while !rest.is_empty() {
+            let unit_at = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+            let (count, tail) = rest.split_at(unit_at);
+            let (unit, tail) = tail.split_at(tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len()));
+            let count: u64 = count.parse().map_err(|_| wrong())?;
+            let (_, unit_ms) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+            total_ms = count.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(wrong)?;
+            rest = tail;
+        }
+        Ok(Self(Duration::from_millis(total_ms)))
+    }
+
+    fn show(&self) -> String {
+        let mut rest = self.0.as_millis() as u64;
+        let mut out = String::new();
+        // Days are read but not written: `168h` is how people write a week here.
+        for (name, size) in &UNITS[1..] {
+            if rest >= *size {
+                out.push_str(&format!("{}{name}", rest / size));
+                rest %= size;
+            }
+        }
+        if out.is_empty() { "0s".into() } else { out }
+    }
+}
+
+/// A number of bytes such as `5242880`, `64KiB`, `5MB` or `10GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+const SIZES: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+impl Setting for Size {
+    fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let unit = text[digits..].trim();
+        let factor = if unit.is_empty() {
+            Some(1)
+        } else {
+            SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, size)| *size)
+        };
+        let count: Option<u64> = text[..digits].parse().ok();
+        count
+            .zip(factor)
+            .and_then(|(count, factor)| count.checked_mul(factor))
+            .map(Self)
+            .ok_or_else(|| "a number of bytes such as 5242880, 64KiB, 5MB or 10GiB".into())
+    }
+
+    fn show(&self) -> String {
+        let unit = SIZES[..4].iter().find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
+        unit.map_or(self.0.to_string(), |(name, size)| format!("{}{name}", self.0 / size))
+    }
+}
+
+/// Where to listen: `host:port`, or `:port` for every interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    host: String,
+    pub port: u16,
+}
+
+impl Address {
+    /// For binding.
+    pub fn host_port(&self) -> String {
+        match &*self.host {
+            "" => format!("0.0.0.0:{}", self.port),
+            host if host.contains(':') => format!("[{host}]:{}", self.port),
+            host => format!("{host}:{}", self.port),
+        }
+    }
+
+    /// True when only this machine can reach it.
+    pub fn is_loopback(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => (&*self.host, self.port)
+                .to_socket_addrs()
+                .is_ok_and(|mut all| all.len() > 0 && all.all(|address| address.ip().is_loopback())),
+        }
+    }
+}
+
+impl Setting for Address {
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || "host:port, or :port for every interface".to_owned();
+        let (host, port) = text.trim().rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if host.contains(|c: char| c.is_whitespace() || c == '/') {
+            return Err(wrong());
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+
+    fn show(&self) -> String {
+        if self.host.is_empty() { format!(":{}", self.port) } else { self.host_port() }
+    }
+}
+
+/// A key of 32 bytes, as text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretKey(pub String);
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Setting for SecretKey {
+    fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let base64 = || BASE64_STANDARD.decode(text).is_ok_and(|bytes| bytes.len() == 32);
+        if hex || base64() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("32 bytes in base64 or hex, such as `openssl rand -base64 32` prints".into())
+        }
+    }
+
+    fn show(&self) -> String {
+        "***".into()
+    }
+}
+
+/// A comma-separated list of networks: addresses, CIDRs, or the word `loopback`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(pub Vec<String>);
+
+impl Setting for Networks {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<_> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        if parts.iter().all(|part| is_network(part)) {
+            Ok(Self(parts))
+        } else {
+            Err("addresses, CIDRs such as 10.0.0.0/8, or loopback, separated by commas".into())
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.join(",")
+    }
+}
+
+fn is_network(text: &str) -> bool {
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    match address.parse::<IpAddr>() {
+        Ok(address) => {
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            prefix.is_none_or(|prefix| prefix.parse::<u8>().is_ok_and(|prefix| prefix <= bits))
+        }
+        Err(_) => text.eq_ignore_ascii_case("loopback"),
+    }
+}
+
+impl Setting for String {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() { Err("some text".into()) } else { Ok(text.to_owned()) }
+    }
+
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+/// A whole number from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub usize);
+
+impl Setting for Count {
+    fn parse(text: &str) -> Result<Self, String> {
+        let count = text.trim().parse().ok().filter(|count| (1..=1_000_000_000).contains(count));
+        count.map(Self).ok_or_else(|| "a whole number from 1 to 1000000000".into())
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// A factor of at least 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factor(pub f64);
+
+impl Setting for Factor {
+    fn parse(text: &str) -> Result<Self, String> {
+        let factor = text.trim().parse().ok().filter(|factor| (1.0..=100.0).contains(factor));
+        factor.map(Self).ok_or_else(|| "a number from 1 to 100".into())
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Declares a setting that is one of a few words.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($variant),+ }
+
+        impl Setting for $name {
+            fn parse(text: &str) -> Result<Self, String> {
+                match text.trim().to_ascii_lowercase().as_str() {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(format!("one of {}", [$($word),+].join(", "))),
+                }
+            }
+
+            fn show(&self) -> String {
+                match self { $(Self::$variant => $word.into()),+ }
+            }
+        }
+    };
+}
+
+choice! {
+    /// The least severe level that is logged.
+    LogLevel { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" }
+}
+choice! {
+    /// `auto`: text on a terminal, else JSON.
+    LogFormat { Auto = "auto", Text = "text", Json = "json" }
+}
+choice! {
+    /// The codec of Parquet pages.
+    Codec { Snappy = "snappy", Gzip = "gzip", Zstd = "zstd", None = "none" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_and_write() {
+        for (text, ms) in
+            [("30s", 30_000), ("5m", 300_000), ("168h", 604_800_000), ("1h30m", 5_400_000), ("7d", 604_800_000)]
+        {
+            let period = Period::parse(text).unwrap();
+            assert_eq!(period.0, Duration::from_millis(ms), "{text}");
+            assert_eq!(Period::parse(&period.show()).unwrap(), period);
+        }
+        assert_eq!(Period::parse("0s").unwrap().0, Duration::ZERO);
+        for wrong in ["", "5", "m", "5 m", "-1s", "5x", "99999999999999999h", "1h2"] {
+            assert!(Period::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_read_and_write() {
+        for (text, bytes, shown) in [
+            ("5MiB", 5 << 20, "5MiB"),
+            ("10gib", 10 << 30, "10GiB"),
+            ("1000", 1000, "1000"),
+            ("5 MB", 5_000_000, "5000000"),
+        ] {
+            assert_eq!(Size::parse(text).unwrap(), Size(bytes));
+            assert_eq!(Size(bytes).show(), shown);
+        }
+        for wrong in ["", "MB", "-1", "5 XB", "99999999999TiB"] {
+            assert!(Size::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn networks_and_keys_are_checked() {
+        assert_eq!(Networks::parse("10.0.0.0/8, loopback,::1").unwrap().0, ["10.0.0.0/8", "loopback", "::1"]);
+        for wrong in ["10.0.0.0/33", "everything", "10.0.0/8", "::1/129"] {
+            assert!(Networks::parse(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(SecretKey::parse(&"0f".repeat(32)).is_ok());
+        assert!(SecretKey::parse("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").is_ok());
+        assert!(SecretKey::parse("hunter2").is_err());
+    }
+
+    #[test]
+    fn addresses_know_loopback() {
+        assert!(Address::parse("127.0.0.1:8080").unwrap().is_loopback());
+        assert!(Address::parse("[::1]:0").unwrap().is_loopback());
+        assert!(Address::parse("localhost:1").unwrap().is_loopback());
+        let everywhere = Address::parse(":8080").unwrap();
+        assert_eq!((everywhere.host_port().as_str(), everywhere.is_loopback()), ("0.0.0.0:8080", false));
+        for wrong in ["8080", "127.0.0.1", "host:99999", "http://x:1", ""] {
+            assert!(Address::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

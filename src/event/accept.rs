@@ -1,0 +1,147 @@
+//! Whether an event may enter, and what it gets at the door: an id, a timestamp and the
+//! app of the key it came with.
+
+use std::cell::RefCell;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
+
+use super::invalid::{Errors, Path};
+use super::rules::{CONTROL, MALFORMED, REQUIRED, check_message, has_control};
+use super::schema::DEVICE_CONTEXT;
+use super::stored::Envelope;
+use super::wire::{put_bytes, put_number};
+
+pub(super) const ID_BYTES_MAX: usize = 128;
+pub(super) const APP_ID_BYTES_MAX: usize = 128;
+/// `device_id`, `user_id`, `session_id`, `correlation_id` and `idempotency_key`.
+pub(super) const NAME_BYTES_MAX: usize = 256;
+/// The last millisecond of the year 9999, UTC.
+pub(super) const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_999;
+
+/// When an event arrived, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// Milliseconds since the Unix epoch; the timestamp of an event without one.
+    pub received_at_ms: i64,
+    /// The app of the API key that the event came with.
+    pub key_app: Option<&'a str>,
+}
+
+/// Checks the encoded event that begins at `start` and, when nothing is wrong with it, appends
+/// the fields that the gateway assigns.
+pub(super) fn admit(bytes: &mut Vec<u8>, start: usize, arrival: &Arrival<'_>, at: &Path<'_>, errors: &mut Errors) {
+    let Ok(event) = Envelope::read(&bytes[start..]) else {
+        return errors.add(*at, MALFORMED);
+    };
+    let mut head = Head { at, errors };
+    head.app(event.app_id, arrival.key_app);
+    head.check(&event);
+    if let Some(device) = event.device {
+        check_message(&DEVICE_CONTEXT, device, &Path::Field(at, "deviceContext"), errors);
+    }
+    match event.payload {
+        Some((kind, payload)) => check_message(kind.message, payload, &Path::Field(at, kind.json_name), errors),
+        None => errors.add(*at, NO_PAYLOAD),
+    }
+    if !errors.is_empty() {
+        return;
+    }
+    let (id, app, timestamp) = (event.id.is_empty(), event.app_id.is_empty(), event.timestamp_ms == 0);
+    if id {
+        put_bytes(bytes, 1, new_id(arrival.received_at_ms).encode_lower(&mut [0; Hyphenated::LENGTH]).as_bytes());
+    }
+    if let (true, Some(app)) = (app, arrival.key_app) {
+        put_bytes(bytes, 2, app.as_bytes());
+    }
+    if timestamp {
+        put_number(bytes, 4, arrival.received_at_ms.cast_unsigned());
+    }
+}
+
+const NO_PAYLOAD: &str = "exactly one payload is required";
+
+thread_local! {
+    /// Random bytes at hand, and how many of them are used up: one system call serves hundreds of ids.
+    static RANDOM: RefCell<([u8; RANDOM_BYTES], usize)> = const { RefCell::new(([0; RANDOM_BYTES], RANDOM_BYTES)) };
+}
+
+const RANDOM_BYTES: usize = 2560;
+const RANDOM_BYTES_OF_ID: usize = 10;
+
+/// Checks the envelope's own fields.
+struct Head<'p, 'e> {
+    at: &'p Path<'p>,
+    errors: &'e mut Errors,
+}
+
+impl Head<'_, '_> {
+    fn app(&mut self, app_id: &str, key_app: Option<&str>) {
+        match key_app {
+            Some(_) if app_id.is_empty() => {}
+            None if app_id.is_empty() => self.refuse("appId", REQUIRED),
+            Some(app) if app != app_id => self.refuse("appId", "must be the app of the API key"),
+            _ if !is_app_id(app_id) => self.refuse(
+                "appId",
+                "must be 1 to 128 ASCII letters, digits, '.', '_' or '-', the first a letter or digit",
+            ),
+            _ => {}
+        }
+    }
+
+    fn check(&mut self, event: &Envelope<'_>) {
+        if event.device_id.is_empty() {
+            self.refuse("deviceId", REQUIRED);
+        }
+        if !(0..=TIMESTAMP_MS_MAX).contains(&event.timestamp_ms) {
+            self.refuse("timestampMs", "must be from 0 to 253402300799999");
+        }
+        for (name, text, bytes_max) in [
+            ("id", event.id, ID_BYTES_MAX),
+            ("deviceId", event.device_id, NAME_BYTES_MAX),
+            ("correlationId", event.correlation_id, NAME_BYTES_MAX),
+            ("idempotencyKey", event.idempotency_key, NAME_BYTES_MAX),
+            ("userId", event.user_id, NAME_BYTES_MAX),
+            ("sessionId", event.session_id, NAME_BYTES_MAX),
+        ] {
+            if text.len() > bytes_max {
+                self.refuse(name, format!("must have at most {bytes_max} bytes"));
+            } else if has_control(text.as_bytes()) {
+                self.refuse(name, CONTROL);
+            }
+        }
+    }
+
+    fn refuse(&mut self, name: &str, detail: impl Into<String>) {
+        self.errors.add(Path::Field(self.at, name), detail);
+    }
+}
+
+/// Whether events and keys may belong to an app of this name.
+pub fn is_app_id(text: &str) -> bool {
+    text.len() <= APP_ID_BYTES_MAX
+        && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// A UUIDv7 of the given time.
+fn new_id(now_ms: i64) -> Hyphenated {
+    let id = match random() {
+        Some(random) => uuid::Builder::from_unix_timestamp_millis(now_ms.max(0).cast_unsigned(), &random).into_uuid(),
+        None => Uuid::now_v7(),
+    };
+    id.hyphenated()
+}
+
+fn random() -> Option<[u8; RANDOM_BYTES_OF_ID]> {
+    RANDOM.with_borrow_mut(|(bytes, used)| {
+        if *used + RANDOM_BYTES_OF_ID > RANDOM_BYTES {
+            SystemRandom::new().fill(bytes).ok()?;
+            *used = 0;
+        }
+        let taken = bytes[*used..].first_chunk().copied();
+        *used += RANDOM_BYTES_OF_ID;
+        taken
+    })
+}

@@ -1,0 +1,422 @@
+//! JSON's grammar, read in place: strings, numbers, members and what to skip.
+//!
+//! Invariant: each token is checked as it is passed, so a text that is read to its end was
+//! well-formed. Nesting is bounded. Does not know what a value is for.
+
+use std::fmt;
+
+/// Objects and arrays within each other in one body.
+pub(super) const JSON_DEPTH_MAX: usize = 64;
+
+/// The text is not JSON, or more of it than is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Malformed {
+    Syntax { at: usize },
+    TooDeep,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax { at } => write!(f, "the body is not well-formed JSON at byte {at}"),
+            Self::TooDeep => write!(f, "the body nests deeper than {JSON_DEPTH_MAX} levels"),
+        }
+    }
+}
+
+/// A string between its quotes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quoted<'a> {
+    pub(super) raw: &'a str,
+    /// There are escapes, all of them of a known form.
+    pub(super) escaped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    String,
+    Number,
+    Object,
+    Array,
+    True,
+    False,
+    Null,
+}
+
+pub(super) struct JsonText<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+}
+
+impl<'a> JsonText<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self { text, at: 0, depth: 0 }
+    }
+
+    /// What the next value is, by its first byte.
+    #[inline]
+    pub(super) fn peek(&mut self) -> Result<Token, Malformed> {
+        Ok(match self.skip_space() {
+            Some(b'"') => Token::String,
+            Some(b'-' | b'0'..=b'9') => Token::Number,
+            Some(b'{') => Token::Object,
+            Some(b'[') => Token::Array,
+            Some(b't') => Token::True,
+            Some(b'f') => Token::False,
+            Some(b'n') => Token::Null,
+            _ => return Err(self.syntax()),
+        })
+    }
+
+    /// Enters the object or array that [`Self::peek`] saw.
+    pub(super) fn enter(&mut self) -> Result<(), Malformed> {
+        self.at += 1;
+        self.depth += 1;
+        if self.depth > JSON_DEPTH_MAX { Err(Malformed::TooDeep) } else { Ok(()) }
+    }
+
+    /// The key of the object's next member, its colon passed; `None` after the closing brace.
+    #[inline]
+    pub(super) fn member(&mut self, first: bool) -> Result<Option<Quoted<'a>>, Malformed> {
+        if !self.more(first, b'}')? {
+            return Ok(None);
+        }
+        if self.skip_space() != Some(b'"') {
+            return Err(self.syntax());
+        }
+        let key = self.string()?;
+        if self.skip_space() != Some(b':') {
+            return Err(self.syntax());
+        }
+        self.at += 1;
+        Ok(Some(key))
+    }
+
+    /// Whether the array has a further element.
+    pub(super) fn element(&mut self, first: bool) -> Result<bool, Malformed> {
+        self.more(first, b']')
+    }
+
+    #[inline]
+    fn more(&mut self, first: bool, close: u8) -> Result<bool, Malformed> {
+        match self.skip_space() {
+            Some(byte) if byte == close => {
+                self.at += 1;
+                self.depth -= 1;
+                Ok(false)
+            }
+            Some(b',') if !first => {
+                self.at += 1;
+                Ok(true)
+            }
+            Some(_) if first => Ok(true),
+            _ => Err(self.syntax()),
+        }
+    }
+
+    /// The string that [`Self::peek`] saw.
+    #[inline]
+    pub(super) fn string(&mut self) -> Result<Quoted<'a>, Malformed> {
+        let start = self.at + 1;
+        self.at = start;
+        let mut escaped = false;
+        loop {
+            self.at += plain_length(&self.text.as_bytes()[self.at..]);
+            match self.text.as_bytes().get(self.at) {
+                Some(b'"') => {
+                    let raw = &self.text[start..self.at];
+                    self.at += 1;
+                    return Ok(Quoted { raw, escaped });
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                _ => return Err(self.syntax()),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Malformed> {
+        let rest = &self.text.as_bytes()[self.at + 1..];
+        match rest {
+            [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => self.at += 2,
+            [b'u', digits @ ..] if digits.len() >= 4 && digits[..4].iter().all(u8::is_ascii_hexdigit) => self.at += 6,
+            _ => return Err(self.syntax()),
+        }
+        Ok(())
+    }
+
+    /// The digits of the number that [`Self::peek`] saw.
+    pub(super) fn number(&mut self) -> Result<&'a str, Malformed> {
+        let start = self.at;
+        self.at += usize::from(self.byte() == Some(b'-'));
+        if self.byte() == Some(b'0') {
+            self.at += 1
+        } else {
+            self.digits()?
+        }
+        if self.byte() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.byte() {
+            self.at += 1;
+            self.at += usize::from(matches!(self.byte(), Some(b'+' | b'-')));
+            self.digits()?;
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    fn digits(&mut self) -> Result<(), Malformed> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.byte() {
+            self.at += 1;
+        }
+        if self.at == start { Err(self.syntax()) } else { Ok(()) }
+    }
+
+    /// `true`, `false` or `null`, as [`Self::peek`] saw.
+    pub(super) fn word(&mut self, token: Token) -> Result<(), Malformed> {
+        let word = match token {
+            Token::True => "true",
+            Token::False => "false",
+            _ => "null",
+        };
+        if self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            self.at += word.len();
+            Ok(())
+        } else {
+            Err(self.syntax())
+        }
+    }
+
+    /// Passes the next value, whatever it is.
+    pub(super) fn skip(&mut self) -> Result<(), Malformed> {
+        match self.peek()? {
+            Token::String => self.string().map(|_| ()),
+            Token::Number => self.number().map(|_| ()),
+            Token::Object => {
+                self.enter()?;
+                let mut first = true;
+                while self.member(first)?.is_some() {
+                    self.skip()?;
+                    first = false;
+                }
+                Ok(())
+            }
+            Token::Array => {
+                self.enter()?;
+                let mut first = true;
+                while self.element(first)? {
+                    self.skip()?;
+                    first = false;
+                }
+                Ok(())
+            }
+            word => self.word(word),
+        }
+    }
+
+    /// Nothing but white space may follow.
+    pub(super) fn end(&mut self) -> Result<(), Malformed> {
+        if self.skip_space().is_none() { Ok(()) } else { Err(self.syntax()) }
+    }
+
+    #[inline]
+    fn skip_space(&mut self) -> Option<u8> {
+        loop {
+            match self.byte() {
+                Some(b' ' | b'\n' | b'\t' | b'\r') => self.at += 1,
+                byte => return byte,
+            }
+        }
+    }
+
+    #[inline]
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn syntax(&self) -> Malformed {
+        Malformed::Syntax { at: self.at }
+    }
+}
+
+/// How many bytes come before the first quote, backslash or control character.
+#[inline]
+fn plain_length(bytes: &[u8]) -> usize {
+    let mut length = 0;
+    // Eight bytes at a time: a byte's high bit is set in `found` when the byte ends the run. Borrows may set
+    // it in later bytes too, so only the first is looked at.
+    for chunk in bytes.chunks_exact(8) {
+        let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+        let below_space = word.wrapping_sub(EACH * 0x20) & !word;
+        let quote = zero_bytes(word ^ (EACH * u64::from(b'"')));
+        let backslash = zero_bytes(word ^ (EACH * u64::from(b'\\')));
+        let found = (below_space | quote | backslash) & (EACH * 0x80);
+        if found != 0 {
+            return length + (found.trailing_zeros() / 8) as usize;
+        }
+        length += 8;
+    }
+    let rest = &bytes[length..];
+    length + rest.iter().position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\')).unwrap_or(rest.len())
+}
+
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+#[inline]
+fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(EACH) & !word
+}
+
+impl Quoted<'_> {
+    /// Appends what the string stands for. False when half of a surrogate pair was left out,
+    /// which no UTF-8 text can hold.
+    pub(super) fn unescape(&self, out: &mut Vec<u8>) -> bool {
+        let mut whole = true;
+        let mut rest = self.raw;
+        while let Some(position) = rest.find('\\') {
+            out.extend_from_slice(&rest.as_bytes()[..position]);
+            let escape = rest.as_bytes().get(position + 1).copied().unwrap_or(b'\\');
+            rest = rest.get(position + 2..).unwrap_or_default();
+            let plain = match escape {
+                b'u' => {
+                    match unescape_unicode(&mut rest) {
+                        Some(letter) => out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+                        None => whole = false,
+                    }
+                    continue;
+                }
+                b'b' => 8,
+                b'f' => 12,
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                plain => plain,
+            };
+            out.push(plain);
+        }
+        out.extend_from_slice(rest.as_bytes());
+        whole
+    }
+}
+
+/// The letter of the four hex digits that begin `rest`, and of the second half if they are a first.
+fn unescape_unicode(rest: &mut &str) -> Option<char> {
+    let unit = take_unit(rest)?;
+    if !(0xd800..0xdc00).contains(&unit) {
+        return char::from_u32(unit);
+    }
+    let mut after = rest.strip_prefix("\\u")?;
+    let low = take_unit(&mut after).filter(|low| (0xdc00..0xe000).contains(low))?;
+    *rest = after;
+    char::from_u32(0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00))
+}
+
+fn take_unit(rest: &mut &str) -> Option<u32> {
+    let (digits, after) = rest.split_at_checked(4)?;
+    *rest = after;
+    u32::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn skip_all(text: &str) -> Result<(), Malformed> {
+        let mut json = JsonText::new(text);
+        json.skip()?;
+        json.end()
+    }
+
+    fn is_json(text: &str) -> bool {
+        serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
+    }
+
+    #[test]
+    fn accepts_what_the_grammar_accepts() {
+        for text in [
+            "null",
+            " true ",
+            "0",
+            "-0",
+            "1.5e+3",
+            "\"\"",
+            "[]",
+            "{}",
+            "[1,[2],{\"a\":\"\\u00e9\\n\"}]",
+            "",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "-",
+            "[1,]",
+            "[,1]",
+            "{,}",
+            "{\"a\"}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\n\"",
+            "\"",
+            "\"\\",
+            "tru",
+            "nul",
+            "[1 2]",
+            "[1]]",
+            "{\"a\":1}}",
+            "\"abcdefgh\\u0041ijklmnop\"",
+            "1 2",
+        ] {
+            assert_eq!(skip_all(text).is_ok(), is_json(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert_eq!(skip_all(&nested(JSON_DEPTH_MAX)), Ok(()));
+        assert_eq!(skip_all(&nested(JSON_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_noticed() {
+        for (raw, whole, text) in [
+            (r"\ud83e\udd80", true, "🦀"),
+            (r"a\ud83e", false, "a"),
+            (r"\ud83e\u0041", false, "A"),
+            (r"\udd80b", false, "b"),
+            (r"\u0000\/\\", true, "\0/\\"),
+        ] {
+            let mut out = Vec::new();
+            assert_eq!(Quoted { raw, escaped: true }.unescape(&mut out), whole, "{raw}");
+            assert_eq!(out, text.as_bytes(), "{raw}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_serde_json(text in r#"[\[\]{}:,"\\ntrue0-9.eE+ a-f-]{0,24}"#) {
+            prop_assert_eq!(skip_all(&text).is_ok(), is_json(&text));
+        }
+
+        #[test]
+        fn strings_read_back(text in any::<String>()) {
+            let quoted = serde_json::to_string(&text).expect("write string");
+            let mut json = JsonText::new(&quoted);
+            prop_assert_eq!(json.peek(), Ok(Token::String));
+            let string = json.string().expect("read string");
+            let mut out = Vec::new();
+            prop_assert!(string.unescape(&mut out));
+            prop_assert_eq!(out, text.into_bytes());
+        }
+    }
+}

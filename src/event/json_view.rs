@@ -1,0 +1,227 @@
+//! From protobuf bytes to the rule view: JSON in snake_case with enum names, 64-bit
+//! integers as numbers, and every field of a message present, in the order of its numbers.
+//!
+//! One pass over the bytes and no allocation but the output's. Reads only what
+//! [`EventRef::decode`] has checked; what it did not check would be left out, not panic.
+
+use super::schema::{DEVICE_CONTEXT, FIELDS_MAX, Field, Message, Shape};
+use super::stored::EventRef;
+use super::wire::{Reader, Value};
+
+/// Whole numbers up to here are exact in a double.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+pub(super) fn write_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    for (key, text) in [("{\"id\":", event.id), (",\"app_id\":", event.app_id), (",\"device_id\":", event.device_id)] {
+        out.extend_from_slice(key.as_bytes());
+        write_string(out, text.as_bytes());
+    }
+    out.extend_from_slice(b",\"timestamp_ms\":");
+    write_integer(out, event.timestamp_ms);
+    out.extend_from_slice(b",\"correlation_id\":");
+    write_string(out, event.correlation_id.as_bytes());
+    if let Some(device) = event.device_bytes {
+        out.extend_from_slice(b",\"device_context\":");
+        write_message(out, &DEVICE_CONTEXT, device);
+    }
+    for (key, text) in [
+        (",\"idempotency_key\":", event.idempotency_key),
+        (",\"user_id\":", event.user_id),
+        (",\"session_id\":", event.session_id),
+    ] {
+        out.extend_from_slice(key.as_bytes());
+        write_string(out, text.as_bytes());
+    }
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(event.kind.field.as_bytes());
+    out.extend_from_slice(b"\":");
+    write_message(out, event.kind.message, event.payload);
+    out.push(b'}');
+}
+
+pub(super) fn write_message(out: &mut Vec<u8>, message: &Message, bytes: &[u8]) {
+    // The last value of each field; of a repeated one its mere presence, since its elements are read again.
+    let mut last = [None; FIELDS_MAX];
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let Some((position, _)) = message.field(number)
+            && let Some(slot) = last.get_mut(position)
+        {
+            *slot = Some(value);
+        }
+    }
+    let start = out.len();
+    for (field, value) in message.fields.iter().zip(last) {
+        out.extend_from_slice(field.view_key.as_bytes());
+        match (&field.shape, value) {
+            (Shape::List(element), Some(_)) => write_list(out, element, bytes),
+            (Shape::Map(entry), Some(_)) => write_map(out, field.number, entry, bytes),
+            (shape, value) => write_value(out, shape, value),
+        }
+    }
+    open_with(out, start, b'{');
+    out.push(b'}');
+}
+
+fn write_value(out: &mut Vec<u8>, shape: &Shape, value: Option<Value<'_>>) {
+    match (shape, value) {
+        (Shape::String, Some(Value::Bytes(text))) => write_string(out, text),
+        (Shape::String, _) => out.extend_from_slice(b"\"\""),
+        (Shape::Bool, Some(Value::Varint(1..))) => out.extend_from_slice(b"true"),
+        (Shape::Bool, _) => out.extend_from_slice(b"false"),
+        (Shape::Int32, Some(Value::Varint(number))) => write_integer(out, i64::from(number as i32)),
+        (Shape::Int64, Some(Value::Varint(number))) => write_integer(out, number as i64),
+        (Shape::Enum(names), value) => {
+            let number = if let Some(Value::Varint(number)) = value { number as i32 } else { 0 };
+            match names.name(number) {
+                Some(name) => write_string(out, name.as_bytes()),
+                None => write_integer(out, i64::from(number)),
+            }
+        }
+        (Shape::Float, Some(Value::Fixed32(bits))) => write_float(out, f32::from_bits(bits)),
+        (Shape::Double, Some(Value::Fixed64(bits))) => write_float(out, f64::from_bits(bits)),
+        (Shape::Float | Shape::Double, _) => out.extend_from_slice(b"0.0"),
+        (Shape::Int32 | Shape::Int64, _) => out.push(b'0'),
+        (Shape::Message(message) | Shape::Payload(message), Some(Value::Bytes(bytes))) => {
+            write_message(out, message, bytes)
+        }
+        (Shape::Struct, Some(Value::Bytes(bytes))) => write_struct(out, bytes),
+        (Shape::Message(_) | Shape::Payload(_) | Shape::Struct, _) => out.extend_from_slice(b"null"),
+        (Shape::List(_), _) => out.extend_from_slice(b"[]"),
+        (Shape::Map(_), _) => out.extend_from_slice(b"{}"),
+    }
+}
+
+fn write_list(out: &mut Vec<u8>, element: &Field, bytes: &[u8]) {
+    let start = out.len();
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if number == element.number {
+            out.push(b',');
+            write_value(out, &element.shape, Some(value));
+        }
+    }
+    open_with(out, start, b'[');
+    out.push(b']');
+}
+
+fn write_map(out: &mut Vec<u8>, number_of_map: u32, entry: &Field, bytes: &[u8]) {
+    let start = out.len();
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let (true, Value::Bytes(bytes)) = (number == number_of_map, value) {
+            let (key, value) = map_entry(bytes);
+            out.push(b',');
+            write_string(out, key);
+            out.push(b':');
+            write_value(out, &entry.shape, value);
+        }
+    }
+    open_with(out, start, b'{');
+    out.push(b'}');
+}
+
+/// Key and value of a map entry; both are left out on the wire when they are defaults.
+pub(super) fn map_entry(bytes: &[u8]) -> (&[u8], Option<Value<'_>>) {
+    let mut entry = (&[][..], None);
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        match (number, value) {
+            (1, Value::Bytes(key)) => entry.0 = key,
+            (2, value) => entry.1 = Some(value),
+            _ => {}
+        }
+    }
+    entry
+}
+
+/// A `google.protobuf.Struct` as the plain object it stands for.
+fn write_struct(out: &mut Vec<u8>, bytes: &[u8]) {
+    let start = out.len();
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let (1, Value::Bytes(bytes)) = (number, value) {
+            let (key, value) = map_entry(bytes);
+            out.push(b',');
+            write_string(out, key);
+            out.push(b':');
+            write_any(out, value);
+        }
+    }
+    open_with(out, start, b'{');
+    out.push(b'}');
+}
+
+/// A `google.protobuf.Value`.
+fn write_any(out: &mut Vec<u8>, value: Option<Value<'_>>) {
+    let mut last = None;
+    if let Some(Value::Bytes(bytes)) = value {
+        let mut reader = Reader::new(bytes);
+        while let Ok(Some(member)) = reader.next() {
+            last = Some(member);
+        }
+    }
+    match last {
+        Some((2, Value::Fixed64(bits))) => match f64::from_bits(bits) {
+            number if number.fract() == 0.0 && number.abs() <= EXACT_MAX => write_integer(out, number as i64),
+            number => write_float(out, number),
+        },
+        Some((3, Value::Bytes(text))) => write_string(out, text),
+        Some((4, Value::Varint(number))) => out.extend_from_slice(if number == 0 { b"false" } else { b"true" }),
+        Some((5, Value::Bytes(bytes))) => write_struct(out, bytes),
+        Some((6, Value::Bytes(bytes))) => {
+            let start = out.len();
+            let mut reader = Reader::new(bytes);
+            while let Ok(Some((number, value))) = reader.next() {
+                if number == 1 {
+                    out.push(b',');
+                    write_any(out, Some(value));
+                }
+            }
+            open_with(out, start, b'[');
+            out.push(b']');
+        }
+        _ => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Turns the comma before the first of some members, if there are any, into the bracket.
+fn open_with(out: &mut Vec<u8>, start: usize, bracket: u8) {
+    match out.get_mut(start) {
+        Some(comma) => *comma = bracket,
+        None => out.push(bracket),
+    }
+}
+
+fn write_integer(out: &mut Vec<u8>, number: i64) {
+    // Writing to a vector does not fail.
+    let _ = serde_json::to_writer(out, &number);
+}
+
+/// The shortest digits that read back as the same float; `null` for what JSON has no number for.
+fn write_float(out: &mut Vec<u8>, number: impl serde::Serialize) {
+    let _ = serde_json::to_writer(out, &number);
+}
+
+fn write_string(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    let mut rest = text;
+    while let Some(position) = rest.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\') {
+        out.extend_from_slice(&rest[..position]);
+        match rest[position] {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),
+            byte => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&digits);
+            }
+        }
+        rest = &rest[position + 1..];
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}

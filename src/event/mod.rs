@@ -1,0 +1,34 @@
+//! The event model that every part shares: the wire messages, what makes an event
+//! valid, its kind, its bus subject and its JSON view.
+//!
+//! Invariant: what [`request`] accepts is bytes that [`EventRef::decode`] reads, with an id,
+//! a timestamp, an app, a device and one payload. Imports nothing of ours.
+
+pub mod proto;
+mod schema;
+
+mod accept;
+mod invalid;
+mod json_read;
+mod json_text;
+pub mod request;
+mod rules;
+pub mod subject;
+
+mod json_view;
+mod stored;
+mod wire;
+
+pub use accept::{Arrival, is_app_id};
+pub use invalid::FieldError;
+pub use schema::Kind;
+pub use stored::{DeviceRef, EventRef};
+pub use wire::DecodeError;
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod view_tests;
+
+#[cfg(test)]
+mod request_tests;

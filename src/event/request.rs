@@ -1,0 +1,216 @@
+//! Request bodies: one event or a batch, in proto3 JSON or binary.
+//!
+//! Invariant: a body that can be read as a whole gives every event its own verdict; one bad
+//! event does not touch the others. JSON goes straight to the bytes that are stored, without a
+//! message in between.
+
+use std::ops::Range;
+
+use prost::Message as _;
+
+use super::accept::{Arrival, admit};
+use super::invalid::{Errors, FieldError, Path};
+use super::json_read::{DUPLICATE, JsonReader, UNKNOWN};
+use super::json_text::{Malformed, Token};
+use super::proto::{EventEnvelope, IngestEventRequest};
+use super::rules::REQUIRED;
+use super::schema::EVENT_ENVELOPE;
+use super::stored::EventRef;
+use super::wire::{DecodeError, Reader};
+
+/// A body that is refused as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub detail: String,
+    pub errors: Vec<FieldError>,
+}
+
+/// Events that passed, encoded as they are to be stored, and what is wrong with those that did not.
+#[derive(Debug, Default)]
+pub struct Accepted {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+}
+
+impl Accepted {
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The encoded events together.
+    pub fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// In the order of the body. The errors' pointers are relative to their event.
+    pub fn iter(&self) -> impl Iterator<Item = Result<EventRef<'_>, &[FieldError]>> {
+        self.items.iter().map(|item| match item {
+            // What was admitted was read to its last byte before: decoding does not fail.
+            Ok(range) => EventRef::decode_admitted(&self.bytes[range.clone()]).map_err(|_| [].as_slice()),
+            Err(errors) => Err(errors.as_slice()),
+        })
+    }
+}
+
+/// `{"event": {...}}`, checked and filled.
+pub fn accept_json_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let mut reader = json_body(body, "event", |reader| Ok(reader.message(&EVENT_ENVELOPE, &EVENT)?))?;
+    if reader.errors.is_empty() {
+        admit(&mut reader.out, 0, arrival, &EVENT, &mut reader.errors);
+    }
+    reader.errors.into_result().map_err(Refused::invalid_event)?;
+    Ok(Accepted { items: vec![Ok(0..reader.out.len())], bytes: reader.out })
+}
+
+/// `{"events": [...]}`, each event checked and filled or with what is wrong with it.
+pub fn accept_json_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let mut items = Vec::new();
+    let reader = json_body(body, "events", |reader| {
+        if reader.json.peek()? != Token::Array {
+            return Err(Refused::invalid(FieldError::new("/events", "must be an array")));
+        }
+        reader.json.enter()?;
+        while reader.json.element(items.is_empty())? {
+            check_count(items.len() + 1, events_max)?;
+            items.push(json_item(reader, arrival)?);
+        }
+        check_count(items.len(), events_max)
+    })?;
+    Ok(Accepted { bytes: reader.out, items })
+}
+
+/// An encoded `IngestEventRequest`, checked and filled.
+pub fn accept_binary_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let request = IngestEventRequest::decode(body).map_err(|error| Refused::new(error.to_string()))?;
+    let event = request.event.ok_or_else(|| Refused::invalid(FieldError::new("/event", REQUIRED)))?;
+    let mut bytes = event.encode_to_vec();
+    let mut errors = Errors::default();
+    admit(&mut bytes, 0, arrival, &EVENT, &mut errors);
+    errors.into_result().map_err(Refused::invalid_event)?;
+    Ok(Accepted { items: vec![Ok(0..bytes.len())], bytes })
+}
+
+/// An encoded `IngestEventBatchRequest`, each event checked and filled or with what is wrong with it.
+pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let mut accepted = Accepted { bytes: Vec::with_capacity(body.len()), items: Vec::new() };
+    // The request by hand, since one event that is not valid must not spoil the others.
+    let mut reader = Reader::new(body);
+    while let Some((number, value)) = reader.next().map_err(Refused::not_protobuf)? {
+        if number == 1 {
+            check_count(accepted.items.len() + 1, events_max)?;
+            let event = value.bytes().map_err(Refused::not_protobuf)?;
+            let verdict = binary_item(event, &mut accepted.bytes, arrival);
+            accepted.items.push(verdict);
+        }
+    }
+    check_count(accepted.items.len(), events_max)?;
+    Ok(accepted)
+}
+
+impl Refused {
+    fn new(detail: impl Into<String>) -> Self {
+        Self { detail: detail.into(), errors: Vec::new() }
+    }
+
+    fn invalid(error: FieldError) -> Self {
+        Self { detail: "the request is not valid".to_owned(), errors: vec![error] }
+    }
+
+    fn invalid_event(errors: Vec<FieldError>) -> Self {
+        Self { detail: "the event is not valid".to_owned(), errors }
+    }
+
+    fn not_protobuf(_: DecodeError) -> Self {
+        Self::new("the body is not a well-formed protobuf message")
+    }
+}
+
+impl From<Malformed> for Refused {
+    fn from(error: Malformed) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// Where the event of a single request stands.
+const EVENT: Path<'static> = Path::Field(&Path::Root, "event");
+
+type Item = Result<Range<usize>, Vec<FieldError>>;
+
+fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item, Malformed> {
+    let start = reader.out.len();
+    reader.message(&EVENT_ENVELOPE, &Path::Root)?;
+    if reader.errors.is_empty() {
+        admit(&mut reader.out, start, arrival, &Path::Root, &mut reader.errors);
+    }
+    let verdict = std::mem::take(&mut reader.errors).into_result();
+    if verdict.is_err() {
+        reader.out.truncate(start);
+    }
+    Ok(verdict.map(|()| start..reader.out.len()))
+}
+
+fn binary_item(event: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>) -> Item {
+    let event = EventEnvelope::decode(event).map_err(|error| vec![FieldError::new("", error.to_string())])?;
+    let start = out.len();
+    // Encoding to a vector does not run out of room.
+    let _ = event.encode(out);
+    let mut errors = Errors::default();
+    admit(out, start, arrival, &Path::Root, &mut errors);
+    let verdict = errors.into_result();
+    if verdict.is_err() {
+        out.truncate(start);
+    }
+    verdict.map(|()| start..out.len())
+}
+
+fn check_count(count: usize, events_max: usize) -> Result<(), Refused> {
+    if (1..=events_max).contains(&count) {
+        return Ok(());
+    }
+    Err(Refused::invalid(FieldError::new("/events", format!("must have 1 to {events_max} events"))))
+}
+
+/// Reads an object whose only member is `member`; `value` reads that, unless it is null, which stands for missing.
+fn json_body<'a>(
+    body: &'a [u8],
+    member: &str,
+    mut value: impl FnMut(&mut JsonReader<'a>) -> Result<(), Refused>,
+) -> Result<JsonReader<'a>, Refused> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| Refused::new(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    if text.trim_ascii().is_empty() {
+        return Err(Refused::new("the body is empty"));
+    }
+    let mut reader = JsonReader::new(text);
+    if reader.json.peek()? != Token::Object {
+        return Err(Refused::invalid(FieldError::new("", "must be an object")));
+    }
+    reader.json.enter()?;
+    let (mut first, mut seen, mut found) = (true, false, false);
+    while let Some(key) = reader.json.member(first)? {
+        first = false;
+        let at = Path::Field(&Path::Root, key.raw);
+        if key.raw != member {
+            return Err(Refused::invalid(FieldError::new(at.pointer(), format!("{UNKNOWN}: expected {member}"))));
+        }
+        if seen {
+            return Err(Refused::invalid(FieldError::new(at.pointer(), DUPLICATE)));
+        }
+        seen = true;
+        if reader.json.peek()? == Token::Null {
+            reader.json.word(Token::Null)?;
+        } else {
+            found = true;
+            value(&mut reader)?;
+        }
+    }
+    reader.json.end()?;
+    if !found {
+        return Err(Refused::invalid(FieldError::new(format!("/{member}"), REQUIRED)));
+    }
+    Ok(reader)
+}

@@ -1,0 +1,168 @@
+//! What is allowed inside a payload and a device context, checked on the encoded bytes
+//! by walking the field tables.
+//!
+//! Invariant: bytes without errors decode with [`super::EventRef::decode`] and with any
+//! protobuf library, given that their text is UTF-8, which both forms of a request have
+//! checked before. Does not know JSON: errors carry pointers in its camelCase names.
+
+use super::invalid::{Errors, Path};
+use super::json_view::map_entry;
+use super::schema::{Check, FIELDS_MAX, Field, Message, Shape};
+use super::wire::{Reader, Value};
+
+pub(super) const TEXT_BYTES_MAX: usize = 64 * 1024;
+pub(super) const EVENT_NAME_BYTES_MAX: usize = 256;
+/// Objects and arrays within each other in `properties`. Each takes up to three protobuf
+/// messages, of which common decoders take 100.
+pub(super) const PROPERTIES_DEPTH_MAX: usize = 30;
+
+pub(super) const MALFORMED: &str = "not well-formed";
+pub(super) const REQUIRED: &str = "is required";
+pub(super) const CONTROL: &str = "must not have control characters";
+
+pub(super) fn check_message(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
+    let mut filled = [false; FIELDS_MAX];
+    let mut index = 0;
+    let mut reader = Reader::new(bytes);
+    loop {
+        let (number, value) = match reader.next() {
+            Ok(Some(member)) => member,
+            Ok(None) => break,
+            Err(_) => return errors.add(*at, MALFORMED),
+        };
+        let Some((position, field)) = message.field(number) else { continue };
+        let here = Path::Field(at, field.json_name);
+        match field.shape {
+            Shape::List(element) => {
+                check_value(element, value, &Path::Index(&here, index), errors);
+                index += 1;
+            }
+            Shape::Map(entry) => check_entry(entry, value, &here, errors),
+            _ => check_value(field, value, &here, errors),
+        }
+        filled[position % FIELDS_MAX] = !matches!(value, Value::Bytes([]));
+    }
+    for (field, filled) in message.fields.iter().zip(filled) {
+        if !filled && matches!(field.check, Check::Required | Check::EventName) {
+            errors.add(Path::Field(at, field.json_name), REQUIRED);
+        }
+    }
+}
+
+fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+    match (&field.shape, value) {
+        (Shape::String, Value::Bytes(bytes)) => check_text(field.check, bytes, at, errors),
+        (Shape::Int32 | Shape::Int64, Value::Varint(number)) => {
+            let number = if let Shape::Int32 = field.shape { i64::from(number as i32) } else { number as i64 };
+            match field.check {
+                Check::NotNegative if number < 0 => errors.add(*at, "must not be negative"),
+                Check::Percent if !(0..=100).contains(&number) => errors.add(*at, "must be from 0 to 100"),
+                _ => {}
+            }
+        }
+        (Shape::Bool, Value::Varint(_)) => {}
+        (Shape::Enum(names), Value::Varint(number)) => {
+            if names.name(number as i32).is_none() {
+                errors.add(*at, "not a known value");
+            }
+        }
+        (Shape::Float, Value::Fixed32(bits)) => check_finite(f64::from(f32::from_bits(bits)), at, errors),
+        (Shape::Double, Value::Fixed64(bits)) => check_finite(f64::from_bits(bits), at, errors),
+        (Shape::Message(message) | Shape::Payload(message), Value::Bytes(bytes)) => {
+            check_message(message, bytes, at, errors)
+        }
+        (Shape::Struct, Value::Bytes(bytes)) => check_struct(bytes, at, PROPERTIES_DEPTH_MAX, errors),
+        _ => errors.add(*at, MALFORMED),
+    }
+}
+
+fn check_text(check: Check, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
+    if bytes.len() > TEXT_BYTES_MAX {
+        return errors.add(*at, "must have at most 65536 bytes");
+    }
+    match check {
+        Check::Currency if !bytes.is_empty() && !is_currency(bytes) => {
+            errors.add(*at, "must be empty or three ASCII letters")
+        }
+        Check::EventName if bytes.len() > EVENT_NAME_BYTES_MAX => errors.add(*at, "must have at most 256 bytes"),
+        Check::EventName if has_control(bytes) => errors.add(*at, CONTROL),
+        _ => {}
+    }
+}
+
+fn check_entry(entry: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+    let Value::Bytes(bytes) = value else {
+        return errors.add(*at, MALFORMED);
+    };
+    let (key, value) = map_entry(bytes);
+    let Ok(key) = std::str::from_utf8(key) else {
+        return errors.add(*at, "keys must be UTF-8");
+    };
+    let here = Path::Field(at, key);
+    check_text(Check::None, key.as_bytes(), &here, errors);
+    if let Some(value) = value {
+        check_value(entry, value, &here, errors);
+    }
+}
+
+fn check_struct(bytes: &[u8], at: &Path<'_>, depth: usize, errors: &mut Errors) {
+    let Some(depth) = depth.checked_sub(1) else {
+        return errors.add(*at, "must not nest deeper than 30 levels");
+    };
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let (1, Value::Bytes(bytes)) = (number, value) {
+            let (key, value) = map_entry(bytes);
+            let Ok(key) = std::str::from_utf8(key) else {
+                return errors.add(*at, "keys must be UTF-8");
+            };
+            let here = Path::Field(at, key);
+            check_text(Check::None, key.as_bytes(), &here, errors);
+            check_any(value, &here, depth, errors);
+        }
+    }
+}
+
+fn check_any(value: Option<Value<'_>>, at: &Path<'_>, depth: usize, errors: &mut Errors) {
+    let Some(Value::Bytes(bytes)) = value else { return };
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some(member)) = reader.next() {
+        match member {
+            (2, Value::Fixed64(bits)) => check_finite(f64::from_bits(bits), at, errors),
+            (3, Value::Bytes(text)) => check_text(Check::None, text, at, errors),
+            (5, Value::Bytes(bytes)) => check_struct(bytes, at, depth, errors),
+            (6, Value::Bytes(bytes)) => {
+                let Some(depth) = depth.checked_sub(1) else {
+                    return errors.add(*at, "must not nest deeper than 30 levels");
+                };
+                let mut elements = Reader::new(bytes);
+                let mut index = 0;
+                while let Ok(Some((_, element))) = elements.next() {
+                    check_any(Some(element), &Path::Index(at, index), depth, errors);
+                    index += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_finite(number: f64, at: &Path<'_>, errors: &mut Errors) {
+    if !number.is_finite() {
+        errors.add(*at, "must be a finite number");
+    }
+}
+
+fn is_currency(text: &[u8]) -> bool {
+    text.len() == 3 && text.iter().all(u8::is_ascii_alphabetic)
+}
+
+/// Whether UTF-8 text has characters of Unicode's category Cc.
+pub(super) fn has_control(text: &[u8]) -> bool {
+    /// Begins U+0080 to U+00BF, of which those up to U+009F are controls.
+    const LATIN_1: u8 = 0xC2;
+    // One pass that the compiler can make wide; the rare second one looks closer.
+    let suspicious = |byte: &u8| byte.is_ascii_control() || *byte == LATIN_1;
+    text.iter().fold(false, |found, byte| found | suspicious(byte))
+        && (text.iter().any(u8::is_ascii_control) || text.windows(2).any(|pair| pair[0] == LATIN_1 && pair[1] <= 0x9F))
+}

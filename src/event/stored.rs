@@ -1,0 +1,251 @@
+//! A stored event, read in place from its protobuf bytes.
+//!
+//! Invariant: what [`EventRef::decode`] reads is well-formed down to the last nested value, so
+//! that writing its JSON afterwards cannot fail. A field that comes twice counts as it came last.
+
+use std::borrow::Cow;
+
+use super::json_view;
+use super::schema::{DEVICE_CONTEXT, Kind, Message, NETWORK_TYPE, PLATFORM, STRUCT, Shape};
+use super::wire::{DecodeError, Reader, TOO_DEEP, Value, WRONG_TYPE};
+
+/// Nested messages in one event. Each JSON level of a custom event's `properties` takes up to three.
+const MESSAGE_DEPTH_MAX: usize = 128;
+
+const NO_PAYLOAD: DecodeError = DecodeError::new("no payload");
+
+#[derive(Clone, Copy, Debug)]
+pub struct EventRef<'a> {
+    pub id: &'a str,
+    pub app_id: &'a str,
+    pub device_id: &'a str,
+    pub timestamp_ms: i64,
+    pub correlation_id: &'a str,
+    pub idempotency_key: &'a str,
+    pub user_id: &'a str,
+    pub session_id: &'a str,
+    /// The device context's bytes, when one was sent; [`EventRef::device`] reads them.
+    pub device_bytes: Option<&'a [u8]>,
+    pub kind: &'static Kind,
+    /// The payload message's bytes.
+    pub payload: &'a [u8],
+    /// The whole event, as it was decoded from.
+    pub bytes: &'a [u8],
+}
+
+/// The device context, when one was sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceRef<'a> {
+    pub platform: i32,
+    pub os_version: &'a str,
+    pub app_version: &'a str,
+    pub build_number: &'a str,
+    pub device_model: &'a str,
+    pub manufacturer: &'a str,
+    pub screen_width: i32,
+    pub screen_height: i32,
+    pub locale: &'a str,
+    pub timezone: &'a str,
+    pub network_type: i32,
+    pub carrier: &'a str,
+    pub is_jailbroken: bool,
+    pub is_emulator: bool,
+    pub sdk_version: &'a str,
+}
+
+impl<'a> EventRef<'a> {
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let event = Self::decode_admitted(bytes)?;
+        check_message(event.kind.message, event.payload, MESSAGE_DEPTH_MAX)?;
+        check_message(&DEVICE_CONTEXT, event.device_bytes.unwrap_or_default(), MESSAGE_DEPTH_MAX)?;
+        Ok(event)
+    }
+
+    /// Of bytes that [`super::request`] once accepted: only the envelope is looked at. Reading the
+    /// rest checked a second time would cost more than all else that is done with most events.
+    pub fn decode_admitted(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let envelope = Envelope::read(bytes)?;
+        let (kind, payload) = envelope.payload.ok_or(NO_PAYLOAD)?;
+        Ok(Self {
+            id: envelope.id,
+            app_id: envelope.app_id,
+            device_id: envelope.device_id,
+            timestamp_ms: envelope.timestamp_ms,
+            correlation_id: envelope.correlation_id,
+            idempotency_key: envelope.idempotency_key,
+            user_id: envelope.user_id,
+            session_id: envelope.session_id,
+            device_bytes: envelope.device,
+            kind,
+            payload,
+            bytes,
+        })
+    }
+
+    /// The device context, when one was sent.
+    pub fn device(&self) -> Option<DeviceRef<'a>> {
+        self.device_bytes.map(|bytes| DeviceRef::decode(bytes).unwrap_or_default())
+    }
+
+    pub fn category(&self) -> &'static str {
+        self.kind.category
+    }
+
+    /// Of a custom event its lower-cased `event_name`.
+    pub fn event_type(&self) -> Cow<'a, str> {
+        if !self.kind.is_custom() {
+            return Cow::Borrowed(self.kind.event_type);
+        }
+        let mut name = "";
+        let mut reader = Reader::new(self.payload);
+        while let Ok(Some((number, value))) = reader.next() {
+            if number == 1 {
+                name = value.text().unwrap_or_default();
+            }
+        }
+        lower_case(name)
+    }
+
+    /// Appends the payload's object in the rule view: snake_case, enum names, defaults included.
+    pub fn write_payload_json(&self, out: &mut Vec<u8>) {
+        json_view::write_message(out, self.kind.message, self.payload);
+    }
+
+    /// Appends the whole rule view. `device_context` is absent when none was sent; every other
+    /// field of the envelope and of its payload is there, the payload under its field's name.
+    pub fn write_view_json(&self, out: &mut Vec<u8>) {
+        json_view::write_event(out, self);
+    }
+
+    /// The rule view as a value.
+    pub fn view(&self) -> serde_json::Value {
+        let mut json = Vec::with_capacity(2 * self.payload.len() + 1024);
+        self.write_view_json(&mut json);
+        serde_json::from_slice(&json).unwrap_or_default()
+    }
+}
+
+/// The envelope's own fields; what is nested in it is not looked at.
+#[derive(Default)]
+pub(super) struct Envelope<'a> {
+    pub(super) id: &'a str,
+    pub(super) app_id: &'a str,
+    pub(super) device_id: &'a str,
+    pub(super) timestamp_ms: i64,
+    pub(super) correlation_id: &'a str,
+    pub(super) idempotency_key: &'a str,
+    pub(super) user_id: &'a str,
+    pub(super) session_id: &'a str,
+    pub(super) device: Option<&'a [u8]>,
+    pub(super) payload: Option<(&'static Kind, &'a [u8])>,
+}
+
+impl<'a> Envelope<'a> {
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut envelope = Self::default();
+        let mut reader = Reader::new(bytes);
+        while let Some((number, value)) = reader.next()? {
+            match number {
+                1 => envelope.id = value.text()?,
+                2 => envelope.app_id = value.text()?,
+                3 => envelope.device_id = value.text()?,
+                4 => envelope.timestamp_ms = value.varint()?.cast_signed(),
+                5 => envelope.correlation_id = value.text()?,
+                6 => envelope.device = Some(value.bytes()?),
+                7 => envelope.idempotency_key = value.text()?,
+                8 => envelope.user_id = value.text()?,
+                9 => envelope.session_id = value.text()?,
+                _ => {
+                    if let Some(kind) = Kind::by_number(number) {
+                        envelope.payload = Some((kind, value.bytes()?));
+                    }
+                }
+            }
+        }
+        Ok(envelope)
+    }
+}
+
+impl<'a> DeviceRef<'a> {
+    fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut device = Self::default();
+        let mut reader = Reader::new(bytes);
+        while let Some((number, value)) = reader.next()? {
+            match number {
+                1 => device.platform = value.varint()? as i32,
+                2 => device.os_version = value.text()?,
+                3 => device.app_version = value.text()?,
+                4 => device.build_number = value.text()?,
+                5 => device.device_model = value.text()?,
+                6 => device.manufacturer = value.text()?,
+                7 => device.screen_width = value.varint()? as i32,
+                8 => device.screen_height = value.varint()? as i32,
+                9 => device.locale = value.text()?,
+                10 => device.timezone = value.text()?,
+                11 => device.network_type = value.varint()? as i32,
+                12 => device.carrier = value.text()?,
+                13 => device.is_jailbroken = value.varint()? != 0,
+                14 => device.is_emulator = value.varint()? != 0,
+                15 => device.sdk_version = value.text()?,
+                _ => {}
+            }
+        }
+        Ok(device)
+    }
+}
+
+impl DeviceRef<'_> {
+    /// `PLATFORM_IOS` and so on; of a number without a name that of 0.
+    pub fn platform_name(&self) -> &'static str {
+        PLATFORM.name(self.platform).unwrap_or(PLATFORM.names[0])
+    }
+
+    pub fn network_type_name(&self) -> &'static str {
+        NETWORK_TYPE.name(self.network_type).unwrap_or(NETWORK_TYPE.names[0])
+    }
+}
+
+/// The type of a custom event called `name`.
+pub(super) fn lower_case(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(name.to_lowercase())
+    }
+}
+
+/// Walks a message and all that it holds.
+fn check_message(message: &Message, bytes: &[u8], depth: usize) -> Result<(), DecodeError> {
+    let depth = depth.checked_sub(1).ok_or(TOO_DEEP)?;
+    let mut reader = Reader::new(bytes);
+    while let Some((number, value)) = reader.next()? {
+        if let Some((_, field)) = message.field(number) {
+            check_value(&field.shape, value, depth)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_value(shape: &Shape, value: Value<'_>, depth: usize) -> Result<(), DecodeError> {
+    match (shape, value) {
+        (Shape::String, value) => value.text().map(|_| ()),
+        (Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Enum(_), Value::Varint(_))
+        | (Shape::Float, Value::Fixed32(_))
+        | (Shape::Double, Value::Fixed64(_)) => Ok(()),
+        (Shape::Message(message) | Shape::Payload(message), value) => check_message(message, value.bytes()?, depth),
+        (Shape::Struct, value) => check_message(&STRUCT, value.bytes()?, depth),
+        (Shape::List(element), value) => check_value(&element.shape, value, depth),
+        (Shape::Map(entry), value) => {
+            let mut reader = Reader::new(value.bytes()?);
+            while let Some((number, value)) = reader.next()? {
+                match number {
+                    1 => value.text().map(|_| ())?,
+                    2 => check_value(&entry.shape, value, depth)?,
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+        _ => Err(WRONG_TYPE),
+    }
+}

@@ -1,0 +1,174 @@
+//! The protobuf wire format, read in place and written.
+//!
+//! Invariant: any bytes are either read or refused; nothing here panics, and reading does not allocate.
+//! Knows keys, varints and lengths, not what a field means.
+
+use std::fmt;
+
+/// Why bytes are not an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeError(&'static str);
+
+impl DecodeError {
+    pub(super) const fn new(reason: &'static str) -> Self {
+        Self(reason)
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "decode event: {}", self.0)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// One field's value as it stands on the wire.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Value<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32(u32),
+}
+
+impl<'a> Value<'a> {
+    pub(super) fn bytes(self) -> Result<&'a [u8], DecodeError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            _ => Err(WRONG_TYPE),
+        }
+    }
+
+    pub(super) fn text(self) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| NOT_UTF8)
+    }
+
+    pub(super) fn varint(self) -> Result<u64, DecodeError> {
+        match self {
+            Self::Varint(number) => Ok(number),
+            _ => Err(WRONG_TYPE),
+        }
+    }
+}
+
+pub(super) const WRONG_TYPE: DecodeError = DecodeError("a field has the wrong wire type");
+pub(super) const NOT_UTF8: DecodeError = DecodeError("a string is not UTF-8");
+pub(super) const TOO_DEEP: DecodeError = DecodeError("nested too deep");
+const TRUNCATED: DecodeError = DecodeError("the message ends inside a field");
+const BAD_VARINT: DecodeError = DecodeError("a varint is longer than ten bytes");
+const BAD_KEY: DecodeError = DecodeError("a field key is not valid");
+
+/// The fields of one message, in the order of the wire.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    #[inline]
+    pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let number = match u32::try_from(key >> 3) {
+            Ok(number) if number != 0 => number,
+            _ => return Err(BAD_KEY),
+        };
+        let value = match key & 7 {
+            VARINT => Value::Varint(self.varint()?),
+            FIXED64 => Value::Fixed64(u64::from_le_bytes(self.fixed()?)),
+            LENGTH_DELIMITED => {
+                let length = usize::try_from(self.varint()?).map_err(|_| TRUNCATED)?;
+                Value::Bytes(self.take(length)?)
+            }
+            FIXED32 => Value::Fixed32(u32::from_le_bytes(self.fixed()?)),
+            _ => return Err(BAD_KEY),
+        };
+        Ok(Some((number, value)))
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Result<u64, DecodeError> {
+        match self.rest {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, DecodeError> {
+        let mut number = 0;
+        for (position, byte) in self.rest.iter().take(10).enumerate() {
+            // The tenth byte has room for one bit.
+            if position == 9 && *byte > 1 {
+                return Err(BAD_VARINT);
+            }
+            number |= u64::from(byte & 0x7f) << (7 * position);
+            if *byte < 0x80 {
+                self.rest = &self.rest[position + 1..];
+                return Ok(number);
+            }
+        }
+        Err(if self.rest.len() < 10 { TRUNCATED } else { BAD_VARINT })
+    }
+
+    #[inline]
+    fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(TRUNCATED)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(TRUNCATED)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+}
+
+const VARINT: u64 = 0;
+const FIXED64: u64 = 1;
+pub(super) const LENGTH_DELIMITED: u64 = 2;
+const FIXED32: u64 = 5;
+
+pub(super) fn put_number(out: &mut Vec<u8>, number: u32, value: u64) {
+    put_key(out, number, VARINT);
+    put_varint(out, value);
+}
+
+pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    put_key(out, number, LENGTH_DELIMITED);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
+    put_key(out, number, FIXED64);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(super) fn put_float(out: &mut Vec<u8>, number: u32, value: f32) {
+    put_key(out, number, FIXED32);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(super) fn put_key(out: &mut Vec<u8>, number: u32, wire_type: u64) {
+    put_varint(out, u64::from(number) << 3 | wire_type);
+}
+
+#[inline]
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}

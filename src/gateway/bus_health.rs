@@ -1,0 +1,112 @@
+//! What the gateway knows of the bus's health, told to readiness.
+//!
+//! Publishing itself shows a failure. An unready process gets no traffic that could show the
+//! recovery: while the bus fails it is asked about itself, and once nothing speaks against it
+//! the next request is the trial.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::Destination;
+use crate::bus::{BusError, BusErrorKind, BusStatus, Published};
+use crate::http::Readiness;
+
+const COMPONENT: &str = "bus";
+/// How often a failing bus is asked whether it works again.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long after its last refusal the bus is tried again; only a publish can show that a disk has room again.
+const TRIAL_AFTER: Duration = Duration::from_secs(3);
+/// Usage of the bus above which a trial is no use: its janitor works towards less than this.
+const TRIAL_USAGE_PERCENT_MAX: u64 = 90;
+
+pub(super) struct BusHealth {
+    readiness: Readiness,
+    failing: AtomicBool,
+    failed: Notify,
+    last_failure: Mutex<Instant>,
+}
+
+impl BusHealth {
+    pub(super) fn new(readiness: Readiness) -> Self {
+        readiness.set(COMPONENT, Ok(()));
+        Self {
+            readiness,
+            failing: AtomicBool::new(false),
+            failed: Notify::new(),
+            last_failure: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Learns from what publishing answered.
+    pub(super) fn learn(&self, answers: &[Result<Published, BusError>]) {
+        let failure = answers.iter().find_map(|answer| match answer {
+            Err(error) if error.kind != BusErrorKind::Invalid => Some(error),
+            _ => None,
+        });
+        match failure {
+            Some(error) => self.fails(&chain(error)),
+            None if self.failing.load(Relaxed) && answers.iter().any(Result::is_ok) => self.recovered(),
+            None => {}
+        }
+    }
+
+    /// Asks the bus while it fails; never returns.
+    pub(super) async fn watch_recovery(&self, destination: &Destination) -> Infallible {
+        let Destination::Bus(bus) = destination else { return std::future::pending().await };
+        loop {
+            self.failed.notified().await;
+            while self.failing.load(Relaxed) {
+                tokio::time::sleep(ASK_INTERVAL).await;
+                match bus.status().await {
+                    Ok(status) => self.consider(&status),
+                    Err(error) => self.readiness.set(COMPONENT, Err(chain(&error))),
+                }
+            }
+        }
+    }
+
+    fn consider(&self, status: &BusStatus) {
+        let has_room = status.bytes.saturating_mul(100) < status.bytes_max.saturating_mul(TRIAL_USAGE_PERCENT_MAX);
+        match &status.full {
+            None => self.recovered(),
+            Some(_) if has_room && self.last_failure().elapsed() >= TRIAL_AFTER => self.recovered(),
+            Some(reason) => self.readiness.set(COMPONENT, Err(reason.clone())),
+        }
+    }
+
+    fn last_failure(&self) -> MutexGuard<'_, Instant> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fails(&self, reason: &str) {
+        *self.last_failure() = Instant::now();
+        if !self.failing.swap(true, Relaxed) {
+            tracing::warn!(reason, "bus refuses events: unready");
+            self.readiness.set(COMPONENT, Err(reason.to_owned()));
+            self.failed.notify_one();
+        }
+    }
+
+    fn recovered(&self) {
+        if self.failing.swap(false, Relaxed) {
+            tracing::info!("take events again");
+            self.readiness.set(COMPONENT, Ok(()));
+        }
+    }
+}
+
+fn chain(error: &BusError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

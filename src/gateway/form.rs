@@ -1,0 +1,78 @@
+//! The form of a request's body, read from its headers; the reply has the same form.
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::http::Problem;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    /// Protobuf, under the media type that the client chose.
+    Binary(&'static str),
+}
+
+const BINARY_TYPES: [&str; 3] = ["application/x-protobuf", "application/protobuf", "application/octet-stream"];
+/// Browser beacons can only send `text/plain`, simple clients send no type at all.
+const JSON_TYPES: [&str; 2] = ["application/json", "text/plain"];
+
+impl Form {
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let encoded = |value: &HeaderValue| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+        if headers.get_all(CONTENT_ENCODING).iter().any(encoded) {
+            return Err(unsupported("Content-Encoding must be absent or identity."));
+        }
+        let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Form::Json) };
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let is = |known: &&str| media_type.eq_ignore_ascii_case(known.as_bytes());
+        if media_type.is_empty() || JSON_TYPES.iter().any(is) {
+            return Ok(Form::Json);
+        }
+        BINARY_TYPES.into_iter().find(is).map(Form::Binary).ok_or_else(|| {
+            unsupported(
+                "Content-Type must be application/json, application/x-protobuf, application/protobuf or \
+                 application/octet-stream.",
+            )
+        })
+    }
+
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            Form::Json => "application/json",
+            Form::Binary(media_type) => media_type,
+        }
+    }
+}
+
+fn unsupported(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(name: http::HeaderName, value: &'static str) -> Option<Form> {
+        Form::of(&HeaderMap::from_iter([(name, HeaderValue::from_static(value))])).ok()
+    }
+
+    #[test]
+    fn reads_content_types() {
+        assert_eq!(Form::of(&HeaderMap::new()).ok(), Some(Form::Json));
+        for json in ["application/json", "Application/JSON; charset=utf-8", "text/plain;charset=UTF-8", ""] {
+            assert_eq!(form(CONTENT_TYPE, json), Some(Form::Json), "{json}");
+        }
+        for binary in BINARY_TYPES {
+            assert_eq!(form(CONTENT_TYPE, binary), Some(Form::Binary(binary)));
+        }
+        for other in ["application/vnd.api+json", "text/html", "application/x-www-form-urlencoded", "json"] {
+            assert_eq!(form(CONTENT_TYPE, other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn refuses_encodings() {
+        assert_eq!(form(CONTENT_ENCODING, "Identity"), Some(Form::Json));
+        assert_eq!(form(CONTENT_ENCODING, "gzip"), None);
+    }
+}

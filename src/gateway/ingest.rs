@@ -1,0 +1,106 @@
+//! `POST /v1/events/ingest` and `/batch`: body in, verdicts out.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::form::Form;
+use super::intake::{Verdict, count, judge, judge_only, settle};
+use super::{Destination, Gateway, reply};
+use crate::bus::BusErrorKind;
+use crate::event::Arrival;
+use crate::event::request::{self, Accepted, Refused};
+use crate::http::{BodyError, Problem};
+use crate::metrics::GatewayVerdicts;
+
+impl Gateway {
+    pub(super) async fn ingest(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+        let form = Form::of(request.headers())?;
+        let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
+        let accepted = match form {
+            Form::Json => request::accept_json_single(&body.bytes, &arrival()),
+            Form::Binary(_) => request::accept_binary_single(&body.bytes, &arrival()),
+        };
+        let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
+        match self.publish(&accepted).await.first() {
+            Some(Verdict::Stored { id, duplicate }) => Ok(reply::single(form, id, *duplicate)),
+            Some(Verdict::NotStored { kind, .. }) => Err(reply::not_stored(*kind)),
+            // An invalid event was refused above.
+            Some(Verdict::Pending { .. } | Verdict::Invalid(_)) | None => {
+                Err(reply::not_stored(BusErrorKind::Unavailable))
+            }
+        }
+    }
+
+    pub(super) async fn batch(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+        let form = Form::of(request.headers())?;
+        let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
+        let accepted = match form {
+            Form::Json => request::accept_json_batch(&body.bytes, self.batch_events_max, &arrival()),
+            Form::Binary(_) => request::accept_binary_batch(&body.bytes, self.batch_events_max, &arrival()),
+        };
+        let accepted = accepted.map_err(|refused| self.refuse(refused, 0))?;
+        let verdicts = self.publish(&accepted).await;
+        match nothing_stored(&verdicts) {
+            Some(kind) => Err(reply::not_stored(kind)),
+            None => Ok(reply::batch(form, &verdicts)),
+        }
+    }
+
+    /// Returns when every event of the request has its verdict.
+    async fn publish<'a>(&self, accepted: &'a Accepted) -> Vec<Verdict<'a>> {
+        let verdicts = match &self.destination {
+            Destination::Discard => judge_only(accepted),
+            Destination::Bus(bus) => {
+                let (mut verdicts, batch) = judge(accepted);
+                if !batch.is_empty() {
+                    let answers = bus.publish(batch).await;
+                    self.bus_health.learn(&answers);
+                    settle(&mut verdicts, &answers);
+                }
+                verdicts
+            }
+        };
+        self.events.add(count(&verdicts));
+        verdicts
+    }
+
+    fn refuse(&self, refused: Refused, events: u64) -> Problem {
+        self.events.add(GatewayVerdicts { rejected: events, ..GatewayVerdicts::default() });
+        Problem::new(StatusCode::BAD_REQUEST, refused.detail).with_errors(refused.errors)
+    }
+}
+
+/// Why nothing was stored, when that is the bus's fault.
+fn nothing_stored(verdicts: &[Verdict<'_>]) -> Option<BusErrorKind> {
+    let mut failure = None;
+    for verdict in verdicts {
+        match verdict {
+            Verdict::Stored { .. } => return None,
+            Verdict::NotStored { kind, .. } if *kind != BusErrorKind::Invalid => failure = Some(*kind),
+            _ => {}
+        }
+    }
+    failure
+}
+
+fn unreadable(error: BodyError) -> Problem {
+    match error {
+        BodyError::TooLarge => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large.").closing(),
+        BodyError::Timeout => Problem::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.").closing(),
+        BodyError::Broken => Problem::new(StatusCode::BAD_REQUEST, "The body could not be read.").closing(),
+        BodyError::Busy => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Too many requests are being read; send again later.")
+                .with_retry_after(reply::RETRY_AFTER_SECONDS)
+                .closing()
+        }
+    }
+}
+
+fn arrival() -> Arrival<'static> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Arrival { received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX), key_app: None }
+}

@@ -1,0 +1,114 @@
+//! The door for events: reads requests, judges each event, publishes the good ones and
+//! answers when they are durable.
+//!
+//! Invariants: a 2xx, or `accepted` for one event of a batch, is only ever said of an event
+//! that the bus holds; what is refused leaves no trace. Knows nothing of what reads the bus.
+
+mod bus_health;
+mod form;
+mod ingest;
+mod intake;
+mod reply;
+mod route;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_bad_input;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::Bus;
+use crate::http::{self, BodyLimits, Drained, MemoryBudget, Readiness};
+use bus_health::BusHealth;
+use route::RouteMetrics;
+
+/// What requests may cost.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub http: http::Limits,
+    /// One request's body.
+    pub body_bytes_max: usize,
+    /// The bodies of all requests in flight; over it requests are told to come again.
+    pub bodies_bytes_max: usize,
+    /// From the headers to the end of the body.
+    pub body_timeout: Duration,
+    pub batch_events_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            http: http::Limits::default(),
+            body_bytes_max: 5 * 1024 * 1024,
+            bodies_bytes_max: 64 * 1024 * 1024,
+            body_timeout: Duration::from_secs(30),
+            batch_events_max: 1_000,
+        }
+    }
+}
+
+/// Where accepted events go.
+#[derive(Clone)]
+pub enum Destination {
+    Bus(Bus),
+    /// Nowhere: reading, parsing and judging are done, storing is not. To measure what the rest costs.
+    Discard,
+}
+
+/// Serves the ingest routes until `stop`, then finishes the requests in flight. Reports the bus to
+/// `readiness` as component `bus`.
+pub async fn serve(
+    listener: TcpListener,
+    settings: Settings,
+    destination: Destination,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> Drained {
+    let limits = settings.http.clone();
+    let gateway = Arc::new(Gateway::new(settings, destination, readiness));
+    let service = service_fn({
+        let gateway = Arc::clone(&gateway);
+        move |request| {
+            let gateway = Arc::clone(&gateway);
+            async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+        }
+    });
+    tokio::select! {
+        drained = http::serve(listener, service, limits, stop) => drained,
+        never = gateway.bus_health.watch_recovery(&gateway.destination) => match never {},
+    }
+}
+
+struct Gateway {
+    body: BodyLimits,
+    batch_events_max: usize,
+    destination: Destination,
+    readiness: Readiness,
+    bus_health: BusHealth,
+    events: crate::metrics::GatewayEvents,
+    routes: RouteMetrics,
+}
+
+impl Gateway {
+    fn new(settings: Settings, destination: Destination, readiness: Readiness) -> Self {
+        Self {
+            body: BodyLimits {
+                bytes_max: settings.body_bytes_max,
+                timeout: settings.body_timeout,
+                memory: MemoryBudget::new(settings.bodies_bytes_max),
+            },
+            batch_events_max: settings.batch_events_max,
+            destination,
+            bus_health: BusHealth::new(readiness.clone()),
+            readiness,
+            events: crate::metrics::GatewayEvents::lookup(),
+            routes: RouteMetrics::lookup(),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Replies to ingest requests, in the form of the request.
+//!
+//! JSON is written by hand: proto3 JSON leaves defaults out, while clients look for
+//! `index`, `eventId` and `status` in every result, and there can be a thousand of them.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use prost::Message as _;
+
+use super::form::Form;
+use super::intake::Verdict;
+use crate::bus::BusErrorKind;
+use crate::event::FieldError;
+use crate::event::proto::{EventResult, IngestEventBatchResponse, IngestEventResponse};
+use crate::http::Problem;
+
+/// Bytes of one JSON result of an accepted event.
+const RESULT_BYTES: usize = 80;
+/// How long a client should wait before it sends again what was not stored.
+pub(super) const RETRY_AFTER_SECONDS: u32 = 2;
+
+/// The reply to a stored single event.
+pub(super) fn single(form: Form, id: &str, duplicate: bool) -> Response<Full<Bytes>> {
+    let body = match form {
+        Form::Json => {
+            let mut out = Vec::with_capacity(RESULT_BYTES);
+            out.extend_from_slice(br#"{"eventId":"#);
+            write_string(&mut out, id);
+            out.extend_from_slice(br#","status":"accepted","duplicate":"#);
+            out.extend_from_slice(if duplicate { b"true}" } else { b"false}" });
+            out
+        }
+        Form::Binary(_) => {
+            IngestEventResponse { event_id: id.to_owned(), status: "accepted".into(), duplicate }.encode_to_vec()
+        }
+    };
+    ok(form, body)
+}
+
+/// The reply to a batch whose every event has its verdict.
+pub(super) fn batch(form: Form, verdicts: &[Verdict<'_>]) -> Response<Full<Bytes>> {
+    let accepted = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Stored { .. })).count();
+    let rejected = verdicts.len() - accepted;
+    let results = verdicts.iter().map(Outcome::of).enumerate();
+    let body = match form {
+        Form::Json => {
+            let mut out = Vec::with_capacity(64 + (accepted + rejected) * RESULT_BYTES);
+            out.extend_from_slice(br#"{"acceptedCount":"#);
+            write_number(&mut out, accepted);
+            out.extend_from_slice(br#","rejectedCount":"#);
+            write_number(&mut out, rejected);
+            out.extend_from_slice(br#","results":["#);
+            for (index, outcome) in results {
+                outcome.write_json(&mut out, index);
+                out.push(b',');
+            }
+            if out.last() == Some(&b',') {
+                out.pop();
+            }
+            out.extend_from_slice(b"]}");
+            out
+        }
+        Form::Binary(_) => IngestEventBatchResponse {
+            accepted_count: i32::try_from(accepted).unwrap_or(i32::MAX),
+            rejected_count: i32::try_from(rejected).unwrap_or(i32::MAX),
+            results: results.map(|(index, outcome)| outcome.into_message(index)).collect(),
+        }
+        .encode_to_vec(),
+    };
+    ok(form, body)
+}
+
+/// The reply when the bus stored nothing.
+pub(super) fn not_stored(kind: BusErrorKind) -> Problem {
+    let status = match kind {
+        BusErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let problem = Problem::new(status, why(kind));
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.with_retry_after(RETRY_AFTER_SECONDS) } else { problem }
+}
+
+/// A verdict as both forms tell it.
+#[derive(Default)]
+struct Outcome<'a> {
+    accepted: bool,
+    event_id: &'a str,
+    error: Cow<'a, str>,
+    retryable: bool,
+    duplicate: bool,
+}
+
+impl<'a> Outcome<'a> {
+    fn of(verdict: &Verdict<'a>) -> Self {
+        match *verdict {
+            Verdict::Stored { id, duplicate } => Self { accepted: true, event_id: id, duplicate, ..Self::default() },
+            Verdict::Invalid(errors) => Self { error: join(errors).into(), ..Self::default() },
+            Verdict::NotStored { id, kind } => Self {
+                event_id: id,
+                error: why(kind).into(),
+                retryable: kind != BusErrorKind::Invalid,
+                ..Self::default()
+            },
+            Verdict::Pending { id } => {
+                Self { event_id: id, error: why(BusErrorKind::Unavailable).into(), retryable: true, ..Self::default() }
+            }
+        }
+    }
+
+    fn status(&self) -> &'static str {
+        if self.accepted { "accepted" } else { "rejected" }
+    }
+
+    fn into_message(self, index: usize) -> EventResult {
+        EventResult {
+            index: i32::try_from(index).unwrap_or(i32::MAX),
+            event_id: self.event_id.to_owned(),
+            status: self.status().to_owned(),
+            error: self.error.into_owned(),
+            retryable: self.retryable,
+            duplicate: self.duplicate,
+        }
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>, index: usize) {
+        out.extend_from_slice(br#"{"index":"#);
+        write_number(out, index);
+        out.extend_from_slice(br#","eventId":"#);
+        write_string(out, self.event_id);
+        out.extend_from_slice(br#","status":"#);
+        write_string(out, self.status());
+        if !self.error.is_empty() {
+            out.extend_from_slice(br#","error":"#);
+            write_string(out, &self.error);
+        }
+        if self.retryable {
+            out.extend_from_slice(br#","retryable":true"#);
+        }
+        if self.duplicate {
+            out.extend_from_slice(br#","duplicate":true"#);
+        }
+        out.push(b'}');
+    }
+}
+
+fn why(kind: BusErrorKind) -> &'static str {
+    match kind {
+        BusErrorKind::Full => "The event store is full; send again later.",
+        BusErrorKind::Closed => "The server is stopping; send again later.",
+        BusErrorKind::Invalid => "The event cannot be stored: it is too large.",
+        BusErrorKind::Unavailable | BusErrorKind::Corrupt | BusErrorKind::LeaseLost => {
+            "The event store is unavailable; send again later, with the same idempotency key."
+        }
+    }
+}
+
+fn join(errors: &[FieldError]) -> String {
+    errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    if text.bytes().any(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\')) {
+        // A string always serializes, and a vector takes every write.
+        let _ = serde_json::to_writer(out, text);
+    } else {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    }
+}
+
+fn write_number(out: &mut Vec<u8>, number: usize) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn ok(form: Form, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
+    reply
+}

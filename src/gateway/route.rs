@@ -1,0 +1,113 @@
+//! Which request means what, and what every request is measured by.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::Gateway;
+use crate::http::Problem;
+use crate::metrics::GatewayRoute;
+
+type Reply = Response<Full<Bytes>>;
+
+#[derive(Clone, Copy)]
+enum Route {
+    Ingest,
+    Batch,
+    Health,
+    Ready,
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        match path {
+            "/v1/events/ingest" => Some(Self::Ingest),
+            "/v1/events/batch" => Some(Self::Batch),
+            "/health" => Some(Self::Health),
+            "/ready" => Some(Self::Ready),
+            _ => None,
+        }
+    }
+
+    fn check_method(self, method: &Method) -> Result<(), Problem> {
+        let (allowed, allow) = match self {
+            Self::Ingest | Self::Batch => (method == Method::POST, "POST"),
+            Self::Health | Self::Ready => (method == Method::GET || method == Method::HEAD, "GET, HEAD"),
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("This resource takes {allow}.")).with_allow(allow))
+    }
+}
+
+/// The metrics of each route.
+pub(super) struct RouteMetrics {
+    ingest: GatewayRoute,
+    batch: GatewayRoute,
+    health: GatewayRoute,
+    ready: GatewayRoute,
+    unknown: GatewayRoute,
+}
+
+impl RouteMetrics {
+    pub(super) fn lookup() -> Self {
+        Self {
+            ingest: GatewayRoute::lookup("ingest"),
+            batch: GatewayRoute::lookup("batch"),
+            health: GatewayRoute::lookup("health"),
+            ready: GatewayRoute::lookup("ready"),
+            unknown: GatewayRoute::lookup("unknown"),
+        }
+    }
+
+    fn of(&self, route: Option<Route>) -> &GatewayRoute {
+        match route {
+            Some(Route::Ingest) => &self.ingest,
+            Some(Route::Batch) => &self.batch,
+            Some(Route::Health) => &self.health,
+            Some(Route::Ready) => &self.ready,
+            None => &self.unknown,
+        }
+    }
+}
+
+impl Gateway {
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let started = Instant::now();
+        let route = Route::of(request.uri().path());
+        let reply = self.dispatch(route, request).await.unwrap_or_else(Problem::into_reply);
+        self.routes.of(route).add(reply.status().as_u16(), started.elapsed());
+        reply
+    }
+
+    async fn dispatch(&self, route: Option<Route>, request: Request<Incoming>) -> Result<Reply, Problem> {
+        let Some(route) = route else {
+            return Err(Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."));
+        };
+        route.check_method(request.method())?;
+        match route {
+            Route::Ingest => self.ingest(request).await,
+            Route::Batch => self.batch(request).await,
+            Route::Health => Ok(document(StatusCode::OK, r#"{"status":"ok"}"#.into())),
+            Route::Ready => Ok(self.ready()),
+        }
+    }
+
+    fn ready(&self) -> Reply {
+        let status = if self.readiness.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        document(status, self.readiness.report().to_string().into())
+    }
+}
+
+fn document(status: StatusCode, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}

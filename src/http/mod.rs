@@ -1,0 +1,60 @@
+//! Serving HTTP, the same way on every listener of the process: the accept loop, the
+//! limits of a connection, bounded bodies, problem documents and readiness.
+//!
+//! Invariants: whatever a client does or leaves undone ends at a named limit; after
+//! `stop` the listener is closed at once and a request in flight still gets its reply.
+//! Knows nothing of events or of any route.
+
+mod body;
+mod connection;
+mod problem;
+#[cfg(test)]
+pub(crate) mod raw_client;
+mod readiness;
+mod serve;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+pub use body::{BodyError, BodyLimits, BoundedBody, MemoryBudget, read_body};
+pub use problem::Problem;
+pub use readiness::{Readiness, ReadinessWatch};
+pub use serve::{Drained, serve};
+
+/// What one listener and its connections may use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections; the next ones wait in the kernel's accept queue.
+    pub connections_max: usize,
+    /// Request line and headers together; less than 8 KiB counts as 8 KiB.
+    pub header_bytes_max: usize,
+    /// Requests that one HTTP/2 connection may have in flight.
+    pub streams_max: u32,
+    /// From the first byte of a request (of a new connection: from its accept) to the end of its headers.
+    pub header_timeout: Duration,
+    /// From the headers of a request to its reply, after which the connection is cut.
+    pub request_timeout: Duration,
+    /// How long a client may take to read what was written to it, before the connection is cut.
+    pub write_timeout: Duration,
+    /// How long a connection may stay open without a request.
+    pub idle_timeout: Duration,
+    /// How long requests in flight may take after `stop` before their connections are cut.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4_096,
+            header_bytes_max: 64 * 1024,
+            streams_max: 128,
+            header_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(120),
+            drain_timeout: Duration::from_secs(15),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Whether this process should get traffic, and if not, why.
+//!
+//! Components report themselves by name; a transition wakes whoever watches. Readers
+//! never wait for anything but a short lock, so a probe answers under any load.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// The process's readiness, shared by all who report to it or read it.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<watch::Sender<State>>);
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    draining: bool,
+    components: BTreeMap<&'static str, Result<(), String>>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Readiness {
+    /// Ready, with no components yet: each one reports itself before the listeners open.
+    pub fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(State::default())))
+    }
+
+    /// Reports a component; `Err` holds the reason, for people. Watchers wake only when it changes something.
+    pub fn set(&self, component: &'static str, state: Result<(), String>) {
+        self.0.send_if_modified(|now| {
+            let changed = now.components.get(component) != Some(&state);
+            if changed {
+                now.components.insert(component, state);
+            }
+            changed
+        });
+    }
+
+    /// No more traffic from now on; there is no way back.
+    pub fn set_draining(&self) {
+        self.0.send_if_modified(|now| !std::mem::replace(&mut now.draining, true));
+    }
+
+    pub fn ready(&self) -> bool {
+        self.0.borrow().ready()
+    }
+
+    pub fn draining(&self) -> bool {
+        self.0.borrow().draining
+    }
+
+    /// `{"status":"ready","components":{"bus":"ok"}}`; a failed component has its reason, the status is
+    /// `ready`, `unready` or `draining`.
+    pub fn report(&self) -> Value {
+        let state = self.0.borrow();
+        let components: serde_json::Map<String, Value> = state
+            .components
+            .iter()
+            .map(|(name, state)| ((*name).to_owned(), state.as_ref().err().map_or("ok", String::as_str).into()))
+            .collect();
+        let status = if state.draining {
+            "draining"
+        } else if state.ready() {
+            "ready"
+        } else {
+            "unready"
+        };
+        json!({"status": status, "components": components})
+    }
+
+    /// Returns the new verdict after the next transition of any component, or of draining.
+    pub fn watch(&self) -> ReadinessWatch {
+        ReadinessWatch(self.0.subscribe())
+    }
+}
+
+impl State {
+    fn ready(&self) -> bool {
+        !self.draining && self.components.values().all(Result::is_ok)
+    }
+}
+
+/// Sees the transitions of a [`Readiness`].
+pub struct ReadinessWatch(watch::Receiver<State>);
+
+impl ReadinessWatch {
+    /// The verdict after the next transition; `None` once nobody can report any more.
+    pub async fn changed(&mut self) -> Option<bool> {
+        self.0.changed().await.ok()?;
+        Some(self.0.borrow_and_update().ready())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn says_why_and_recovers() {
+        let readiness = Readiness::new();
+        let mut watch = readiness.watch();
+        readiness.set("bus", Ok(()));
+        assert_eq!(watch.changed().await, Some(true));
+        readiness.set("bus", Err("is full".into()));
+        assert_eq!(watch.changed().await, Some(false));
+        assert_eq!(readiness.report(), json!({"status": "unready", "components": {"bus": "is full"}}));
+        readiness.set("bus", Ok(()));
+        assert!(readiness.ready());
+        assert_eq!(readiness.report(), json!({"status": "ready", "components": {"bus": "ok"}}));
+        readiness.set_draining();
+        assert!(!readiness.ready());
+        assert_eq!(readiness.report(), json!({"status": "draining", "components": {"bus": "ok"}}));
+    }
+
+    #[tokio::test]
+    async fn repeats_wake_nobody() {
+        let readiness = Readiness::new();
+        readiness.set("bus", Ok(()));
+        let mut watch = readiness.watch();
+        readiness.set("bus", Ok(()));
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(20), watch.changed()).await.is_err());
+    }
+}

@@ -1,0 +1,70 @@
+//! Causality takes in app events over HTTP, keeps every one it said yes to, lands them as
+//! Parquet that any engine reads, and reacts to them in milliseconds.
+//!
+//! ```text
+//!  apps, SDKs, curl                     ┌──────────── sink ────────────┐
+//!       │ HTTP                          │ batch → Parquet → directory  │──► DuckDB, Trino, Spark
+//!       ▼                               │ file durable → ack           │
+//!  ┌─────────┐   durable publish  ┌─────┴───┐                          │
+//!  │ gateway │ ─────────────────► │   bus   │──┤                       │
+//!  └─────────┘   then reply 2xx   └─────┬───┘                          │
+//!       ▲                               │ ┌───────── reaction ─────────┘
+//!       │                               └─► rules, anomalies → store ──► webhooks, bus subjects
+//!   http (accept loop, limits, problem+json)        ▲
+//!       │                                           │
+//!       ▼                                           │
+//!     admin ──── health, metrics, REST API ─────────┘ ◄── cli
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. A 2xx is sent only after the event is durable ([`bus::Bus::publish`]).
+//! 2. An idempotency key is stored once within the window, and a failed publish marks none.
+//! 3. Every accepted event is in the warehouse exactly once: files carry the stream
+//!    sequences that they hold, and the sink acknowledges only what is on disk.
+//! 4. The effects of a batch of events and the sequences that caused them are one
+//!    transaction of the store; a delivery keeps its `webhook-id` over all its attempts.
+//! 5. What a consumer has not acknowledged is never dropped; ingest answers 503 instead.
+//! 6. Every queue, body, batch, retry and cache has a named bound.
+//! 7. A service that ends is restarted; one that keeps ending ends the process. A failed
+//!    fsync ends it at once.
+//! 8. Stopping is ordered: gateway, sink, reaction, webhooks, admin, then the files close.
+//!
+//! # Who may import whom
+//!
+//! [`event`] imports nothing of ours. The ports ([`bus`], [`store`], [`warehouse`]) import the
+//! event and the foundations. The roles ([`gateway`], [`sink`], [`reaction`], [`admin`]) import
+//! ports, never one another. Only [`app`] sees everything. A test holds this.
+//!
+//! The modules, in reading order:
+
+// What an event is.
+pub mod event;
+
+// Foundations: values and small mechanisms that know nothing of events.
+pub mod backoff;
+pub mod config;
+pub mod metrics;
+pub mod role;
+pub mod sqlite;
+pub mod supervisor;
+pub mod telemetry;
+
+// Ports: where things are kept.
+pub mod bus;
+pub mod store;
+pub mod warehouse;
+
+// Roles: what is done.
+pub mod http;
+
+pub mod gateway;
+pub mod sink;
+
+pub mod reaction;
+
+pub mod admin;
+
+// The whole: engines and roles put together, and the command line.
+pub mod app;
+pub mod cli;

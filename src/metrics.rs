@@ -1,0 +1,215 @@
+//! Every metric of the product, as a named function; Prometheus conventions.
+//!
+//! Callers never spell a metric's name. Labels have few values: never an id,
+//! never an app's own text.
+
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+
+// --- gateway ---
+
+/// Events by their verdict. The handles are looked up once: a request then costs a few additions.
+pub struct GatewayEvents {
+    accepted: Counter,
+    duplicate: Counter,
+    rejected: Counter,
+    unavailable: Counter,
+}
+
+/// How many events of one request got which verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GatewayVerdicts {
+    pub accepted: u64,
+    pub duplicate: u64,
+    pub rejected: u64,
+    /// Valid, and not stored.
+    pub unavailable: u64,
+}
+
+impl GatewayEvents {
+    /// Call it after the recorder is installed.
+    pub fn lookup() -> Self {
+        let counter = |verdict: &'static str| counter!("causality_gateway_events_total", "verdict" => verdict);
+        Self {
+            accepted: counter("accepted"),
+            duplicate: counter("duplicate"),
+            rejected: counter("rejected"),
+            unavailable: counter("unavailable"),
+        }
+    }
+
+    pub fn add(&self, verdicts: GatewayVerdicts) {
+        let GatewayVerdicts { accepted, duplicate, rejected, unavailable } = verdicts;
+        let counters = [
+            (&self.accepted, accepted),
+            (&self.duplicate, duplicate),
+            (&self.rejected, rejected),
+            (&self.unavailable, unavailable),
+        ];
+        for (counter, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
+            counter.increment(count);
+        }
+    }
+}
+
+/// The requests of one route by status code, and the time from their head to their reply.
+pub struct GatewayRoute {
+    route: &'static str,
+    ok: Counter,
+    seconds: Histogram,
+}
+
+impl GatewayRoute {
+    /// Call it after the recorder is installed.
+    pub fn lookup(route: &'static str) -> Self {
+        Self {
+            route,
+            ok: counter!("causality_gateway_requests_total", "route" => route, "status" => "200"),
+            seconds: histogram!("causality_gateway_request_seconds", "route" => route),
+        }
+    }
+
+    pub fn add(&self, status: u16, elapsed: Duration) {
+        if status == 200 {
+            self.ok.increment(1);
+        } else {
+            let status = status.to_string();
+            counter!("causality_gateway_requests_total", "route" => self.route, "status" => status).increment(1);
+        }
+        self.seconds.record(elapsed.as_secs_f64());
+    }
+}
+
+// --- supervisor ---
+
+/// Counts restarts of a supervised task.
+pub fn task_restarts(task: &'static str) {
+    counter!("causality_task_restarts_total", "task" => task).increment(1);
+}
+
+/// 1 while the process takes traffic, else 0.
+pub fn ready(ready: bool) {
+    gauge!("causality_ready").set(if ready { 1.0 } else { 0.0 });
+}
+
+// --- bus ---
+
+/// Records one commit: its messages, its bytes and the time from its beginning to the disk's answer.
+pub fn bus_committed(messages: u64, bytes: u64, elapsed: Duration) {
+    counter!("causality_bus_published_total").increment(messages);
+    histogram!("causality_bus_group_messages").record(messages as f64);
+    histogram!("causality_bus_group_bytes").record(bytes as f64);
+    histogram!("causality_bus_commit_seconds").record(elapsed.as_secs_f64());
+}
+
+/// Counts messages that were not stored because their id was seen within the window.
+pub fn bus_duplicates(messages: u64) {
+    counter!("causality_bus_duplicates_total").increment(messages);
+}
+
+/// Counts messages that were refused for want of room.
+pub fn bus_refused_full(messages: u64) {
+    counter!("causality_bus_refused_full_total").increment(messages);
+}
+
+/// Sets what is stored, and the limit.
+pub fn bus_stored(bytes: u64, bytes_max: u64) {
+    gauge!("causality_bus_stored_bytes").set(bytes as f64);
+    gauge!("causality_bus_stored_bytes_max").set(bytes_max as f64);
+}
+
+/// Sets the state of a durable consumer; their names are few.
+pub fn bus_consumer(name: &str, backlog: u64, pending: u64, oldest_age_ms: u64) {
+    gauge!("causality_bus_consumer_backlog_messages", "consumer" => name.to_owned()).set(backlog as f64);
+    gauge!("causality_bus_consumer_pending_messages", "consumer" => name.to_owned()).set(pending as f64);
+    gauge!("causality_bus_consumer_oldest_seconds", "consumer" => name.to_owned()).set(oldest_age_ms as f64 / 1e3);
+}
+
+// --- store ---
+
+/// Records one committed group of the store's writer: how many use cases shared it, and how long it took.
+pub fn store_group(jobs: u64, elapsed: Duration) {
+    counter!("causality_store_jobs_total").increment(jobs);
+    histogram!("causality_store_commit_seconds").record(elapsed.as_secs_f64());
+}
+
+// --- sink ---
+
+/// Records one stored file by the limit that closed it, and the time that storing took.
+pub fn sink_file_stored(reason: &'static str, rows: u64, bytes: u64, elapsed: Duration) {
+    counter!("causality_sink_files_total", "reason" => reason).increment(1);
+    counter!("causality_sink_rows_total").increment(rows);
+    counter!("causality_sink_file_bytes_total").increment(bytes);
+    histogram!("causality_sink_store_seconds").record(elapsed.as_secs_f64());
+}
+
+/// Counts attempts to store a file that failed, by the kind of failure.
+pub fn sink_store_failures(kind: &'static str) {
+    counter!("causality_sink_store_failures_total", "kind" => kind).increment(1);
+}
+
+/// Counts messages that were looked up before they were written, and those whose sequence a file holds.
+pub fn sink_suspects(looked_up: u64, in_range: u64) {
+    counter!("causality_sink_suspects_total").increment(looked_up);
+    counter!("causality_sink_suspects_in_range_total").increment(in_range);
+}
+
+/// Counts messages that were acknowledged without a row, because a file held them already.
+pub fn sink_repeated_rows(count: u64) {
+    counter!("causality_sink_repeated_rows_total").increment(count);
+}
+
+/// Counts rows that were encoded in vain: their leases lapsed, and they come again.
+pub fn sink_lapsed_rows(count: u64) {
+    counter!("causality_sink_lapsed_rows_total").increment(count);
+}
+
+/// Counts messages that could not be read and went to the dead letters.
+pub fn sink_unreadable(count: u64) {
+    counter!("causality_sink_unreadable_total").increment(count);
+}
+
+/// What is open and what is being written.
+pub fn sink_open(batches: usize, open_bytes: usize, writing_bytes: usize) {
+    gauge!("causality_sink_open_batches").set(batches as f64);
+    gauge!("causality_sink_open_bytes").set(open_bytes as f64);
+    gauge!("causality_sink_writing_bytes").set(writing_bytes as f64);
+}
+
+// --- reaction ---
+
+/// Counts expressions that gave no verdict: `failed` at run time or `not_bool`.
+pub fn reaction_expression_faults(reason: &'static str) {
+    counter!("causality_reaction_expression_faults_total", "reason" => reason).increment(1);
+}
+
+/// Records one webhook attempt by the class of its answer (`2xx` to `5xx`, or `none`) and its duration.
+pub fn dispatcher_attempt(answer: &'static str, elapsed: Duration) {
+    counter!("causality_dispatcher_attempts_total", "answer" => answer).increment(1);
+    histogram!("causality_dispatcher_attempt_seconds").record(elapsed.as_secs_f64());
+}
+
+/// Counts events by what became of them (`skipped` when nothing could match them, `evaluated`), and what they caused.
+pub fn reaction_events(taken: u64, evaluated: u64, matches: u64, anomalies: u64) {
+    counter!("causality_reaction_events_total", "outcome" => "skipped").increment(taken.saturating_sub(evaluated));
+    counter!("causality_reaction_events_total", "outcome" => "evaluated").increment(evaluated);
+    counter!("causality_reaction_matches_total").increment(matches);
+    counter!("causality_reaction_anomalies_total").increment(anomalies);
+}
+
+/// Records one commit of effects.
+pub fn reaction_commit(elapsed: Duration) {
+    histogram!("causality_reaction_commit_seconds").record(elapsed.as_secs_f64());
+}
+
+/// Counts events that could not be decoded.
+pub fn reaction_dead_letters(count: u64) {
+    counter!("causality_reaction_dead_letters_total").increment(count);
+}
+
+/// Requests on their way to webhooks, and endpoints that are left alone for now.
+pub fn dispatcher_state(in_flight: usize, circuits_open: usize) {
+    gauge!("causality_dispatcher_in_flight").set(in_flight as f64);
+    gauge!("causality_dispatcher_circuits_open").set(circuits_open as f64);
+}

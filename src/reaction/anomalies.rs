@@ -1,0 +1,263 @@
+//! Anomaly configs: checked when they are written, compiled when they are loaded.
+//!
+//! Invariant: a config that [`check_anomaly_config`] lets through compiles.
+//!
+//! `threshold {path, min, max}` measures the first number at the path that lies outside of
+//! the bounds; `rate {max_per_minute}` and `count {window_seconds, max_count}` count events
+//! over a sliding window and detect when there are **more** than the bound. Each app is
+//! measured by itself and, with `group_by`, each value found there; an event without one
+//! (nothing found, or null) is not measured.
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::path::Path;
+use super::rules::{check_actions, check_names};
+use super::subjects::Template;
+use super::view::View;
+use super::window::Window;
+use crate::event::FieldError;
+use crate::store::{Detection, NewAnomalyConfig};
+
+/// Seconds of a `count` window: a week.
+const WINDOW_SECONDS_MAX: u64 = 7 * 24 * 3_600;
+/// Seconds of a cooldown: thirty days.
+const COOLDOWN_SECONDS_MAX: u64 = 30 * 24 * 3_600;
+/// Bytes of a group's text; a longer one is measured under its SHA-256.
+const GROUP_BYTES_MAX: usize = 256;
+
+/// A compiled config, ready to measure events.
+#[derive(Debug)]
+pub(super) struct Anomaly {
+    pub(super) id: Uuid,
+    pub(super) document: NewAnomalyConfig,
+    pub(super) detector: Detector,
+    pub(super) cooldown_ms: i64,
+    pub(super) webhooks: Vec<Uuid>,
+    pub(super) publish: Vec<Template>,
+}
+
+#[derive(Debug)]
+pub(super) struct Detector {
+    measure: Measure,
+    group_by: Option<Path>,
+}
+
+#[derive(Debug)]
+enum Measure {
+    Threshold { path: Path, min: Option<f64>, max: Option<f64> },
+    Rate { max_per_minute: u64 },
+    Count { window_seconds: u64, max_count: u64 },
+}
+
+/// Everything that is wrong with an anomaly config; empty when it can be stored.
+pub fn check_anomaly_config(config: &NewAnomalyConfig) -> Vec<FieldError> {
+    let mut errors = check_names(&config.name, &config.app_id, &config.event_category, &config.event_type);
+    errors.extend(Detector::compile(config).err().unwrap_or_default());
+    if config.cooldown_seconds > COOLDOWN_SECONDS_MAX {
+        errors.push(FieldError::new("/cooldown_seconds", format!("must be at most {COOLDOWN_SECONDS_MAX}")));
+    }
+    errors.extend(check_actions(&config.actions));
+    errors
+}
+
+impl Detector {
+    pub(super) fn compile(config: &NewAnomalyConfig) -> Result<Self, Vec<FieldError>> {
+        let Value::Object(members) = &config.config else {
+            return Err(vec![FieldError::new("/config", "must be an object")]);
+        };
+        let mut form = Form { members, errors: Vec::new() };
+        let (measure, fields): (_, &[&str]) = match config.detection_type {
+            Detection::Threshold => (form.threshold(), &["path", "min", "max"]),
+            Detection::Rate => {
+                let max = form.integer("max_per_minute", 1, u64::MAX);
+                (max.map(|max_per_minute| Measure::Rate { max_per_minute }), &["max_per_minute"])
+            }
+            Detection::Count => {
+                let window = form.integer("window_seconds", 1, WINDOW_SECONDS_MAX);
+                let max = form.integer("max_count", 0, u64::MAX);
+                let both = window.zip(max);
+                (
+                    both.map(|(window_seconds, max_count)| Measure::Count { window_seconds, max_count }),
+                    &["window_seconds", "max_count"],
+                )
+            }
+        };
+        let group_by = if members.contains_key("group_by") { form.path("group_by") } else { None };
+        for name in members.keys().filter(|name| *name != "group_by" && !fields.contains(&name.as_str())) {
+            let pointer = format!("/config/{}", name.replace('~', "~0").replace('/', "~1"));
+            form.errors.push(FieldError::new(pointer, "is not a field of this detection type"));
+        }
+        match measure {
+            Some(measure) if form.errors.is_empty() => Ok(Self { measure, group_by }),
+            _ => Err(form.errors),
+        }
+    }
+
+    /// A fresh window for one group; `None` when nothing is counted.
+    pub(super) fn window(&self) -> Option<Window> {
+        self.window_ms().map(Window::new)
+    }
+
+    pub(super) fn window_ms(&self) -> Option<i64> {
+        match self.measure {
+            Measure::Threshold { .. } => None,
+            Measure::Rate { .. } => Some(60_000),
+            Measure::Count { window_seconds, .. } => Some(window_seconds as i64 * 1_000),
+        }
+    }
+
+    /// The group's JSON text, empty without `group_by`. `None` when the event is not to be measured.
+    pub(super) fn group(&self, view: &View<'_>) -> Option<String> {
+        let Some(path) = &self.group_by else { return Some(String::new()) };
+        let value = path.first(view.value()).filter(|value| !value.is_null())?;
+        let text = value.to_string();
+        if text.len() <= GROUP_BYTES_MAX {
+            return Some(text);
+        }
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(format!("\"sha256:{hex}\""))
+    }
+
+    /// The first number out of bounds, for a threshold.
+    pub(super) fn out_of_bounds(&self, view: &View<'_>) -> Option<Value> {
+        let Measure::Threshold { path, min, max } = &self.measure else { return None };
+        let outside = |number: f64| min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max);
+        path.find(view.value(), |node| node.as_f64().is_some_and(outside)).cloned()
+    }
+
+    /// Whether so many events in the window are too many.
+    pub(super) fn too_many(&self, count: u64) -> bool {
+        match self.measure {
+            Measure::Threshold { .. } => false,
+            Measure::Rate { max_per_minute } => count > max_per_minute,
+            Measure::Count { max_count, .. } => count > max_count,
+        }
+    }
+
+    /// The `details` of a detection: what was measured, the bound, and the group.
+    pub(super) fn details(&self, value: Value, group: &str) -> Value {
+        let group: Value = serde_json::from_str(group).unwrap_or_default();
+        match &self.measure {
+            Measure::Threshold { min, max, .. } => json!({"value": value, "min": min, "max": max, "group": group}),
+            Measure::Rate { max_per_minute } => {
+                json!({"value": value, "max_per_minute": max_per_minute, "group": group})
+            }
+            Measure::Count { window_seconds, max_count } => {
+                json!({"value": value, "window_seconds": window_seconds, "max_count": max_count, "group": group})
+            }
+        }
+    }
+}
+
+/// Reads the fields of `config` and gathers what is wrong with them.
+struct Form<'d> {
+    members: &'d Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl Form<'_> {
+    fn threshold(&mut self) -> Option<Measure> {
+        let path = self.path("path");
+        let (min, max) = (self.number("min"), self.number("max"));
+        if self.members.get("min").is_none_or(Value::is_null) && self.members.get("max").is_none_or(Value::is_null) {
+            self.errors.push(FieldError::new("/config", "needs `min`, `max` or both"));
+        }
+        if let (Some(min), Some(max)) = (min, max)
+            && min > max
+        {
+            self.errors.push(FieldError::new("/config/min", "must not be above `max`"));
+        }
+        path.map(|path| Measure::Threshold { path, min, max })
+    }
+
+    fn path(&mut self, name: &str) -> Option<Path> {
+        let compiled = match self.members.get(name) {
+            Some(Value::String(source)) => Path::compile(source),
+            _ => Err("must be a JSONPath".to_owned()),
+        };
+        compiled.map_err(|detail| self.errors.push(FieldError::new(format!("/config/{name}"), detail))).ok()
+    }
+
+    fn number(&mut self, name: &str) -> Option<f64> {
+        match self.members.get(name)? {
+            Value::Null => None,
+            Value::Number(number) => number.as_f64(),
+            _ => {
+                self.errors.push(FieldError::new(format!("/config/{name}"), "must be a number"));
+                None
+            }
+        }
+    }
+
+    fn integer(&mut self, name: &str, min: u64, max: u64) -> Option<u64> {
+        let value = self.members.get(name).and_then(Value::as_u64).filter(|value| (min..=max).contains(value));
+        if value.is_none() {
+            let range = if max == u64::MAX { format!("from {min}") } else { format!("from {min} to {max}") };
+            self.errors.push(FieldError::new(format!("/config/{name}"), format!("must be an integer {range}")));
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::reaction) fn config(detection: &str, config: Value) -> NewAnomalyConfig {
+        serde_json::from_value(json!({"name": "a", "detection_type": detection, "config": config})).unwrap()
+    }
+
+    #[test]
+    fn checks_each_type_by_its_own_fields() {
+        for (detection, good) in [
+            ("threshold", json!({"path": "$.a", "min": 1})),
+            ("threshold", json!({"path": "$.a", "max": 1.5, "min": null, "group_by": "$.device_id"})),
+            ("rate", json!({"max_per_minute": 1})),
+            ("count", json!({"window_seconds": 10, "max_count": 0, "group_by": "$.user_id"})),
+        ] {
+            assert_eq!(check_anomaly_config(&config(detection, good)), []);
+        }
+        for (detection, bad, pointers) in [
+            ("threshold", json!([]), vec!["/config"]),
+            ("threshold", json!({"path": "$.a"}), vec!["/config"]),
+            ("threshold", json!({"min": 1}), vec!["/config/path"]),
+            ("threshold", json!({"path": "a", "min": "x", "max": 1}), vec!["/config/path", "/config/min"]),
+            ("threshold", json!({"path": "$.a", "min": 2, "max": 1}), vec!["/config/min"]),
+            ("rate", json!({}), vec!["/config/max_per_minute"]),
+            ("rate", json!({"max_per_minute": 0}), vec!["/config/max_per_minute"]),
+            ("rate", json!({"max_per_minute": 1.5}), vec!["/config/max_per_minute"]),
+            ("rate", json!({"max_per_minute": 1, "a/b": 1}), vec!["/config/a~1b"]),
+            (
+                "count",
+                json!({"max_per_minute": 1}),
+                vec!["/config/window_seconds", "/config/max_count", "/config/max_per_minute"],
+            ),
+            (
+                "count",
+                json!({"window_seconds": WINDOW_SECONDS_MAX + 1, "max_count": -1}),
+                vec!["/config/window_seconds", "/config/max_count"],
+            ),
+            ("count", json!({"window_seconds": 1, "max_count": 1, "group_by": 5}), vec!["/config/group_by"]),
+        ] {
+            let errors = check_anomaly_config(&config(detection, bad.clone()));
+            let found: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();
+            assert_eq!(found, pointers, "{detection} {bad}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_the_text_of_its_value() {
+        let detector = |group_by: &str| {
+            Detector::compile(&config("rate", json!({"max_per_minute": 1, "group_by": group_by}))).unwrap()
+        };
+        let view = View::from(json!({"d": "x", "n": 5, "nil": null, "long": "y".repeat(300)}));
+        assert_eq!(detector("$.d").group(&view).as_deref(), Some("\"x\""));
+        assert_eq!(detector("$.n").group(&view).as_deref(), Some("5"));
+        assert_eq!(detector("$.nil").group(&view), None);
+        assert_eq!(detector("$.missing").group(&view), None);
+        let long = detector("$.long").group(&view).unwrap();
+        assert!(long.starts_with("\"sha256:") && long.len() < GROUP_BYTES_MAX, "{long}");
+    }
+}

@@ -1,0 +1,261 @@
+//! The memory of anomaly detection: one window and one cooldown for each config, app and group.
+//!
+//! Invariants: what is in memory is what the store holds plus the changes of the batch in
+//! hand, which [`Groups::take_changed`] hands over to be committed with it; if that fails the
+//! owner loads the groups anew. At most `groups_max` groups a config outlive a batch; the
+//! ones untouched for longest go first. Knows no clock: the caller brings the time.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::anomalies::{Anomaly, Detector};
+use super::view::View;
+use super::window::Window;
+use crate::store::AnomalyState;
+
+/// When there are too many groups, so many more than needed go at once: one in this many.
+const EVICTION_SHARE: usize = 10;
+
+/// All groups of all configs.
+#[derive(Debug)]
+pub(super) struct Groups {
+    groups_max: usize,
+    configs: HashMap<Uuid, Config>,
+    changed: Vec<(Uuid, Box<str>, Box<str>)>,
+}
+
+#[derive(Debug, Default)]
+struct Config {
+    apps: HashMap<Box<str>, HashMap<Box<str>, Group>>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Group {
+    window: Option<Window>,
+    cooldown_until_ms: i64,
+    touched_ms: i64,
+    changed: bool,
+}
+
+/// What one event did to one config.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Observed {
+    /// Something has to be committed.
+    pub(super) changed: bool,
+    /// The `details` of a detection.
+    pub(super) detected: Option<Value>,
+}
+
+impl Groups {
+    pub(super) fn new(groups_max: usize) -> Self {
+        Self { groups_max, configs: HashMap::new(), changed: Vec::new() }
+    }
+
+    /// Takes what the store holds; a window of another length starts anew.
+    pub(super) fn load(&mut self, states: Vec<AnomalyState>, detectors: &HashMap<Uuid, &Detector>) {
+        self.configs.clear();
+        self.changed.clear();
+        for state in states {
+            let Some(detector) = detectors.get(&state.config_id) else { continue };
+            let window = detector
+                .window_ms()
+                .map(|length| Window::from_json(&state.window, length).unwrap_or_else(|| Window::new(length)));
+            let group = Group {
+                window,
+                cooldown_until_ms: state.cooldown_until_ms,
+                touched_ms: state.updated_at_ms,
+                changed: false,
+            };
+            let config = self.configs.entry(state.config_id).or_default();
+            let app = config.apps.entry(state.app_id.into()).or_default();
+            if app.insert(state.group.into(), group).is_none() {
+                config.count += 1;
+            }
+        }
+        self.evict();
+    }
+
+    /// Measures one event. `published_ms` is the bus's time, `now_ms` the clock's.
+    pub(super) fn observe(
+        &mut self,
+        anomaly: &Anomaly,
+        app: &str,
+        published_ms: i64,
+        now_ms: i64,
+        view: &View<'_>,
+    ) -> Observed {
+        let detector = &anomaly.detector;
+        let out_of_bounds = detector.out_of_bounds(view);
+        // A threshold that is kept leaves no trace.
+        if detector.window_ms().is_none() && out_of_bounds.is_none() {
+            return Observed::default();
+        }
+        let Some(name) = detector.group(view) else { return Observed::default() };
+        let group = self.configs.entry(anomaly.id).or_default().group(app, &name, detector);
+        let measured = match (&mut group.window, out_of_bounds) {
+            (Some(window), _) => {
+                let count = window.add(published_ms);
+                detector.too_many(count).then(|| json!(count))
+            }
+            (None, out_of_bounds) => out_of_bounds,
+        };
+        let detected = measured.filter(|_| published_ms >= group.cooldown_until_ms);
+        if detected.is_some() {
+            group.cooldown_until_ms = published_ms.saturating_add(anomaly.cooldown_ms);
+        } else if group.window.is_none() {
+            return Observed::default();
+        }
+        group.touched_ms = now_ms;
+        if !std::mem::replace(&mut group.changed, true) {
+            self.changed.push((anomaly.id, app.into(), name.as_str().into()));
+        }
+        Observed { changed: true, detected: detected.map(|value| detector.details(value, &name)) }
+    }
+
+    /// The states to commit; afterwards nothing counts as changed, and the bound holds again.
+    pub(super) fn take_changed(&mut self) -> Vec<AnomalyState> {
+        let mut states = Vec::with_capacity(self.changed.len());
+        for (config_id, app, name) in std::mem::take(&mut self.changed) {
+            let group = self.configs.get_mut(&config_id).and_then(|config| config.apps.get_mut(&app)?.get_mut(&name));
+            let Some(group) = group else { continue };
+            group.changed = false;
+            states.push(AnomalyState {
+                config_id,
+                app_id: app.into(),
+                group: name.into(),
+                window: group.window.as_ref().map_or(Value::Null, Window::to_json),
+                cooldown_until_ms: group.cooldown_until_ms,
+                updated_at_ms: group.touched_ms,
+            });
+        }
+        self.evict();
+        states
+    }
+
+    fn evict(&mut self) {
+        for config in self.configs.values_mut() {
+            if config.count > self.groups_max {
+                config.evict(config.count - self.groups_max + self.groups_max / EVICTION_SHARE);
+            }
+        }
+    }
+}
+
+impl Config {
+    fn group(&mut self, app: &str, name: &str, detector: &Detector) -> &mut Group {
+        if !self.apps.contains_key(app) {
+            self.apps.insert(app.into(), HashMap::new());
+        }
+        let groups = self.apps.get_mut(app).unwrap_or_else(|| unreachable!("inserted above"));
+        if !groups.contains_key(name) {
+            self.count += 1;
+            let fresh = Group { window: detector.window(), cooldown_until_ms: 0, touched_ms: 0, changed: false };
+            groups.insert(name.into(), fresh);
+        }
+        groups.get_mut(name).unwrap_or_else(|| unreachable!("inserted above"))
+    }
+
+    /// Drops the `surplus` groups that were touched least recently.
+    fn evict(&mut self, surplus: usize) {
+        let mut touched: Vec<i64> =
+            self.apps.values().flat_map(HashMap::values).map(|group| group.touched_ms).collect();
+        let surplus = surplus.min(touched.len());
+        let Some(last) = surplus.checked_sub(1) else { return };
+        let newest_out = *touched.select_nth_unstable(last).1;
+        let mut left = surplus;
+        for groups in self.apps.values_mut() {
+            groups.retain(|_, group| {
+                let goes = left > 0 && group.touched_ms <= newest_out;
+                left -= usize::from(goes);
+                !goes
+            });
+        }
+        self.apps.retain(|_, groups| !groups.is_empty());
+        self.count = self.apps.values().map(HashMap::len).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::anomalies::tests::config;
+    use super::*;
+
+    fn anomaly(detection: &str, body: Value, cooldown_seconds: i64) -> Anomaly {
+        let document = config(detection, body);
+        Anomaly {
+            id: Uuid::now_v7(),
+            detector: Detector::compile(&document).unwrap(),
+            document,
+            cooldown_ms: cooldown_seconds * 1_000,
+            webhooks: vec![],
+            publish: vec![],
+        }
+    }
+
+    fn view(device: &str, value: i64) -> View<'static> {
+        View::from(json!({"device_id": device, "battery_change": {"battery_level": value}}))
+    }
+
+    #[test]
+    fn a_threshold_fires_once_and_cools_down() {
+        let anomaly = anomaly("threshold", json!({"path": "$.battery_change.battery_level", "min": 10}), 60);
+        let mut groups = Groups::new(10);
+        assert_eq!(groups.observe(&anomaly, "a", 0, 0, &view("d", 50)), Observed::default());
+        let fired = groups.observe(&anomaly, "a", 1_000, 0, &view("d", 5));
+        assert_eq!(fired.detected, Some(json!({"value": 5, "min": 10.0, "max": null, "group": null})));
+        assert_eq!(groups.observe(&anomaly, "a", 60_999, 0, &view("d", 4)), Observed::default());
+        assert!(groups.observe(&anomaly, "b", 2_000, 0, &view("d", 4)).detected.is_some());
+        assert!(groups.observe(&anomaly, "a", 61_000, 0, &view("d", 4)).detected.is_some());
+        assert_eq!(groups.take_changed().len(), 2);
+    }
+
+    #[test]
+    fn a_rate_is_of_the_bus_time_and_by_app() {
+        let anomaly = anomaly("rate", json!({"max_per_minute": 3}), 300);
+        let mut groups = Groups::new(10);
+        let mut detect = |app: &str, at| groups.observe(&anomaly, app, at, 0, &view("d", 1)).detected;
+        // A backlog of an hour, read in an instant: never more than 3 a minute.
+        assert!((0..60).all(|minute| detect("backlog", minute * 60_000).is_none()));
+        assert!((0..3).all(|n| detect("a", n).is_none() && detect("b", n).is_none()));
+        assert_eq!(detect("a", 4), Some(json!({"value": 4, "max_per_minute": 3, "group": null})));
+        assert_eq!(detect("a", 5), None);
+    }
+
+    #[test]
+    fn groups_count_apart_and_survive_a_restart() {
+        let anomaly = anomaly("count", json!({"window_seconds": 10, "max_count": 1, "group_by": "$.device_id"}), 5);
+        let mut groups = Groups::new(10);
+        assert!(groups.observe(&anomaly, "a", 1_000, 7, &view("d1", 1)).changed);
+        assert!(groups.observe(&anomaly, "a", 1_000, 7, &view("d2", 1)).detected.is_none());
+        let states = groups.take_changed();
+        assert_eq!(states.len(), 2);
+        assert!(groups.take_changed().is_empty());
+
+        let detectors = HashMap::from([(anomaly.id, &anomaly.detector)]);
+        let mut restarted = Groups::new(10);
+        restarted.load(states, &detectors);
+        let fired = restarted.observe(&anomaly, "a", 2_000, 8, &view("d1", 1)).detected.unwrap();
+        assert_eq!(fired, json!({"value": 2, "window_seconds": 10, "max_count": 1, "group": "d1"}));
+        let mut cooled = Groups::new(10);
+        cooled.load(restarted.take_changed(), &detectors);
+        assert!(cooled.observe(&anomaly, "a", 6_999, 9, &view("d1", 1)).detected.is_none());
+        assert!(cooled.observe(&anomaly, "a", 7_000, 9, &view("d1", 1)).detected.is_some());
+    }
+
+    #[test]
+    fn the_stalest_groups_go_first() {
+        let anomaly = anomaly("rate", json!({"max_per_minute": 1, "group_by": "$.device_id"}), 0);
+        let mut groups = Groups::new(20);
+        for n in 0..50i64 {
+            groups.observe(&anomaly, "a", 0, n, &view(&n.to_string(), 1));
+        }
+        assert_eq!(groups.take_changed().len(), 50);
+        assert_eq!(groups.configs[&anomaly.id].count, 18);
+        // The newest is remembered, so a second event is one too many; the oldest starts anew.
+        assert!(groups.observe(&anomaly, "a", 0, 50, &view("49", 1)).detected.is_some());
+        assert!(groups.observe(&anomaly, "a", 0, 50, &view("0", 1)).detected.is_none());
+    }
+}

@@ -1,0 +1,320 @@
+//! The engine: messages in, effects out, acknowledged in between.
+//!
+//! Invariants: the effects of a message are committed with its sequence before it is
+//! acknowledged, so each happens once however often the message comes; the rules that judge
+//! a batch are those in force when it was fetched or later ones. With the store away the
+//! batch in hand waits under a renewed lease and nothing more is fetched.
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::detection::Groups;
+use super::evaluate::{Evaluation, Undecodable};
+use super::ruleset::Ruleset;
+use super::{EngineSettings, ReactionError};
+use crate::backoff::{Backoff, random_unit};
+use crate::bus::{Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Receipt, Subscription};
+use crate::metrics;
+use crate::store::{Effects, Store, StoreError, StoreErrorKind};
+
+/// Acknowledgements and other work on their way while the next batches are judged.
+const BESIDE_MAX: usize = 8;
+/// How often the engine learns how far the bus has acknowledged, while effects are committed: the store forgets
+/// the sequences below with the next commit, a few seconds' worth at a time.
+const FLOOR_INTERVAL: Duration = Duration::from_secs(5);
+/// How a batch waits for a store that fails.
+const STORE_BACKOFF: Backoff =
+    Backoff { initial: Duration::from_millis(50), multiplier: 2.0, max: Duration::from_secs(5) };
+
+/// Runs until `stop`; then waits for the acknowledgements on their way.
+pub async fn run_engine(
+    settings: EngineSettings,
+    bus: Bus,
+    store: Store,
+    stop: CancellationToken,
+) -> Result<(), ReactionError> {
+    let spec = ConsumerSpec {
+        name: settings.consumer_name.clone(),
+        filter: "events.>".to_owned(),
+        ack_wait: settings.ack_wait,
+        max_deliver: settings.max_deliver,
+        pending_max: settings.fetch_messages_max.saturating_mul(BESIDE_MAX + 2),
+    };
+    let mut subscription = bus.subscribe(spec).await?;
+    let mut engine = Engine {
+        changes: store.changes(),
+        groups: Groups::new(settings.groups_max),
+        acker: subscription.acker(),
+        ruleset: Ruleset::default(),
+        loaded: None,
+        acknowledged_floor: 0,
+        floor_at: Instant::now(),
+        beside: FuturesUnordered::new(),
+        cleanup_at: Instant::now() + settings.state_cleanup_interval,
+        settings,
+        bus,
+        store,
+        stop,
+    };
+    // An engine that ended before this one in the same process may have a commit in the store's queue, which
+    // is served in order: after a commit of nothing, what is read is all that there will be.
+    engine.store.record_effects(Effects::default()).await?;
+    // Rules are compiled before the first event, so that it does not pay for them.
+    engine.bring_up_to_date().await?;
+    info!(rules = engine.ruleset.rules.len(), anomalies = engine.ruleset.anomalies.len(), "engine started");
+    while let Some(batch) = engine.fetch(&mut subscription).await? {
+        engine.settle(&batch).await?;
+    }
+    while let Some(ended) = engine.beside.next().await {
+        engine.ended(ended);
+    }
+    Ok(())
+}
+
+struct Engine {
+    settings: EngineSettings,
+    bus: Bus,
+    store: Store,
+    acker: Acker,
+    stop: CancellationToken,
+    changes: watch::Receiver<u64>,
+    ruleset: Ruleset,
+    /// The version of the changes that `ruleset` holds, and when it was read. `None`: it must be read, and the
+    /// groups with it.
+    loaded: Option<(u64, Instant)>,
+    groups: Groups,
+    acknowledged_floor: u64,
+    /// When the floor was last asked for.
+    floor_at: Instant,
+    /// What goes on beside the judging.
+    beside: FuturesUnordered<BoxFuture<'static, Beside>>,
+    cleanup_at: Instant,
+}
+
+/// Something beside the judging has ended.
+enum Beside {
+    Acknowledged(Result<(), BusError>),
+    CleanedUp(Result<u64, StoreError>),
+    Status(Result<BusStatus, BusError>),
+}
+
+impl Engine {
+    /// The next messages; `None` on stop.
+    async fn fetch(&mut self, subscription: &mut Subscription) -> Result<Option<Vec<Delivery>>, ReactionError> {
+        let stop = self.stop.clone();
+        let mut fetch = pin!(subscription.fetch(self.settings.fetch_messages_max, self.settings.fetch_bytes_max));
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(None),
+                Some(ended) = self.beside.next(), if !self.beside.is_empty() => self.ended(ended),
+                batch = &mut fetch => return Ok(Some(batch?)),
+                () = sleep_until(self.cleanup_at) => {
+                    self.cleanup_at = Instant::now() + self.settings.state_cleanup_interval;
+                    self.clean_up();
+                }
+            }
+        }
+    }
+
+    /// Carries a batch through: effects committed, then acknowledged. Returns early when its lease was lost
+    /// or on stop; the bus brings it again then.
+    async fn settle(&mut self, batch: &[Delivery]) -> Result<(), ReactionError> {
+        let mut undecodable = Vec::new();
+        let mut settled = 0;
+        let mut ask_all = false;
+        let mut failures = 0;
+        while settled < batch.len() {
+            let error = match self.commit_some(&batch[settled..], ask_all, &mut undecodable).await {
+                Ok(taken) => {
+                    settled += taken;
+                    failures = 0;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            // What was judged in vain is still in the groups: they come from the store again, and what may
+            // have been committed after all is asked for.
+            self.loaded = None;
+            ask_all = true;
+            undecodable.retain(|found: &Undecodable| batch[..settled].iter().any(|d| d.receipt == found.receipt));
+            if matches!(error.kind, StoreErrorKind::Closed | StoreErrorKind::Corrupt) {
+                return Err(error.into());
+            }
+            failures += 1;
+            if error.kind != StoreErrorKind::AlreadyConsumed || failures > 1 {
+                warn!(error = %describe(&error), failures, "effects were not committed, trying again");
+                tokio::select! {
+                    () = self.stop.cancelled() => return Ok(()),
+                    () = sleep(STORE_BACKOFF.delay(failures, random_unit())) => {}
+                }
+                if !self.renew(&batch[settled..]).await {
+                    break;
+                }
+            }
+        }
+        self.answer(&batch[..settled], undecodable).await;
+        Ok(())
+    }
+
+    /// Judges the head of the messages and commits its effects; answers how many messages that were.
+    async fn commit_some(
+        &mut self,
+        batch: &[Delivery],
+        ask_all: bool,
+        undecodable: &mut Vec<Undecodable>,
+    ) -> Result<usize, StoreError> {
+        self.bring_up_to_date().await?;
+        let consumed = self.already_consumed(batch, ask_all).await?;
+        let mut evaluation = Evaluation::new(
+            &mut self.ruleset,
+            &mut self.groups,
+            &self.settings.consumer_name,
+            self.acknowledged_floor,
+            self.settings.max_attempts,
+        );
+        let taken = evaluation.take(batch, &consumed, undecodable);
+        let (evaluated, matches) = (evaluation.evaluated, evaluation.matches);
+        let effects = evaluation.finish();
+        metrics::reaction_events(taken as u64, evaluated, matches, effects.anomaly_events.len() as u64);
+        if !effects.sequences.is_empty() {
+            let started = std::time::Instant::now();
+            self.store.record_effects(effects).await?;
+            metrics::reaction_commit(started.elapsed());
+            self.ask_for_floor();
+        }
+        Ok(taken)
+    }
+
+    /// Those whose effects were committed in an earlier life of the message. Asked only where it can be.
+    async fn already_consumed(&mut self, batch: &[Delivery], ask_all: bool) -> Result<HashSet<u64>, StoreError> {
+        let mut asked = Vec::new();
+        for delivery in batch {
+            if (delivery.suspect || ask_all) && self.ruleset.index.candidates(&delivery.subject).is_some() {
+                asked.push(delivery.sequence());
+            }
+        }
+        if asked.is_empty() {
+            return Ok(HashSet::new());
+        }
+        Ok(self.store.consumed(&self.settings.consumer_name, &asked).await?.into_iter().collect())
+    }
+
+    /// Reads the rules anew when something changed since they were read, or the interval has passed.
+    async fn bring_up_to_date(&mut self) -> Result<(), StoreError> {
+        let version = *self.changes.borrow_and_update();
+        if let Some((loaded, at)) = self.loaded
+            && loaded == version
+            && at.elapsed() < self.settings.refresh_interval
+        {
+            return Ok(());
+        }
+        let ruleset = Ruleset::load(&self.store, &self.ruleset).await?;
+        let same_anomalies = ruleset.anomalies.len() == self.ruleset.anomalies.len()
+            && ruleset
+                .anomalies
+                .iter()
+                .zip(&self.ruleset.anomalies)
+                .all(|(new, old)| new.id == old.id && new.document.config == old.document.config);
+        if self.loaded.is_none() || !same_anomalies {
+            let ids: Vec<_> = ruleset.anomalies.iter().map(|anomaly| anomaly.id).collect();
+            let states = if ids.is_empty() { Vec::new() } else { self.store.anomaly_states(&ids).await? };
+            self.groups.load(states, &ruleset.detectors());
+        }
+        self.ruleset = ruleset;
+        self.loaded = Some((version, Instant::now()));
+        debug!(version, rules = self.ruleset.rules.len(), "rules are up to date");
+        Ok(())
+    }
+
+    /// False when the lease is gone.
+    async fn renew(&mut self, batch: &[Delivery]) -> bool {
+        let receipts: Vec<Receipt> = batch.iter().map(|delivery| delivery.receipt).collect();
+        match self.acker.renew(&receipts).await {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(%error, messages = receipts.len(), "lease was lost");
+                false
+            }
+        }
+    }
+
+    /// Acknowledges what is settled, without waiting for it to be durable, and gives up what cannot be decoded.
+    async fn answer(&mut self, settled: &[Delivery], undecodable: Vec<Undecodable>) {
+        let mut receipts: Vec<Receipt> = settled.iter().map(|delivery| delivery.receipt).collect();
+        for found in undecodable {
+            receipts.retain(|receipt| *receipt != found.receipt);
+            warn!(reason = found.reason, "event goes to the dead letters");
+            metrics::reaction_dead_letters(1);
+            if let Err(error) = self.acker.dead_letter(found.receipt, &found.reason).await {
+                warn!(%error, "dead letter was not stored, the bus brings it again");
+            }
+        }
+        if receipts.is_empty() {
+            return;
+        }
+        let acker = self.acker.clone();
+        self.beside.push(Box::pin(async move { Beside::Acknowledged(acker.ack(&receipts).await) }));
+        // A future runs only when it is asked: the first poll hands the acknowledgement to the bus.
+        if let std::task::Poll::Ready(Some(ended)) = futures_util::poll!(self.beside.next()) {
+            self.ended(ended);
+        }
+        while self.beside.len() >= BESIDE_MAX {
+            if let Some(ended) = self.beside.next().await {
+                self.ended(ended);
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Beside) {
+        match ended {
+            Beside::Acknowledged(Ok(())) | Beside::CleanedUp(Ok(_)) => {}
+            Beside::Acknowledged(Err(error)) if error.kind == BusErrorKind::Closed => {
+                debug!("bus closed before the acknowledgement");
+            }
+            // It costs a redelivery, which the store recognizes.
+            Beside::Acknowledged(Err(error)) => {
+                warn!(%error, "acknowledgement was not stored, the bus brings the messages again");
+            }
+            Beside::CleanedUp(Err(error)) => warn!(error = %describe(&error), "stale state was not forgotten"),
+            Beside::Status(Ok(status)) => {
+                let consumer = status.consumers.iter().find(|consumer| consumer.name == self.settings.consumer_name);
+                self.acknowledged_floor = consumer.map_or(self.acknowledged_floor, |consumer| consumer.ack_floor);
+            }
+            Beside::Status(Err(error)) => debug!(%error, "bus did not tell how far it has acknowledged"),
+        }
+    }
+
+    fn ask_for_floor(&mut self) {
+        if self.floor_at.elapsed() < FLOOR_INTERVAL {
+            return;
+        }
+        self.floor_at = Instant::now();
+        let bus = self.bus.clone();
+        self.beside.push(Box::pin(async move { Beside::Status(bus.status().await) }));
+    }
+
+    /// Forgets windows that nobody touched for long.
+    fn clean_up(&mut self) {
+        let retention_ms = i64::try_from(self.settings.state_retention.as_millis()).unwrap_or(i64::MAX);
+        let before_ms = Timestamp::now().as_millisecond().saturating_sub(retention_ms);
+        let store = self.store.clone();
+        self.beside.push(Box::pin(async move { Beside::CleanedUp(store.forget_stale(before_ms).await) }));
+    }
+}
+
+fn describe(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

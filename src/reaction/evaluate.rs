@@ -1,0 +1,224 @@
+//! From a batch of messages to its effects: a function of values, without IO.
+//!
+//! Invariant: a message that nothing asks for is neither decoded nor copied. The payloads are
+//! what the admin API's contract says a webhook receives.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use uuid::Uuid;
+
+use super::anomalies::Anomaly;
+use super::detection::Groups;
+use super::ruleset::{ActiveRule, Ruleset};
+use super::subjects::{Template, anomaly_subject};
+use super::view::View;
+use crate::bus::{Delivery, Receipt};
+use crate::event::EventRef;
+use crate::store::{AnomalyEvent, Effects, NewDelivery, OutboxMessage};
+
+/// Effects that are committed together; a batch that causes more is committed in parts.
+const EFFECTS_MAX: usize = 4_096;
+/// Payload bytes that are committed together.
+const EFFECT_BYTES_MAX: usize = 16 << 20;
+
+/// What evaluation needs besides the messages.
+pub(super) struct Evaluation<'a> {
+    pub(super) ruleset: &'a mut Ruleset,
+    pub(super) groups: &'a mut Groups,
+    pub(super) now: Timestamp,
+    pub(super) max_attempts: u32,
+    pub(super) effects: Effects,
+    bytes: usize,
+    pub(super) evaluated: u64,
+    pub(super) matches: u64,
+}
+
+/// A message that cannot be decoded.
+#[derive(Debug)]
+pub(super) struct Undecodable {
+    pub(super) receipt: Receipt,
+    pub(super) reason: String,
+}
+
+impl<'a> Evaluation<'a> {
+    pub(super) fn new(
+        ruleset: &'a mut Ruleset,
+        groups: &'a mut Groups,
+        consumer: &str,
+        acknowledged_floor: u64,
+        max_attempts: u32,
+    ) -> Self {
+        let effects = Effects { consumer: consumer.to_owned(), acknowledged_floor, ..Effects::default() };
+        Self { ruleset, groups, now: Timestamp::now(), max_attempts, effects, bytes: 0, evaluated: 0, matches: 0 }
+    }
+
+    /// Evaluates messages until they end or the effects are enough for one commit; answers how many it took.
+    pub(super) fn take(
+        &mut self,
+        deliveries: &[Delivery],
+        consumed: &HashSet<u64>,
+        undecodable: &mut Vec<Undecodable>,
+    ) -> usize {
+        for (taken, delivery) in deliveries.iter().enumerate() {
+            if self.is_full() {
+                return taken;
+            }
+            let Some(candidates) = self.ruleset.index.candidates(&delivery.subject) else { continue };
+            if consumed.contains(&delivery.sequence()) {
+                continue;
+            }
+            let candidates = std::sync::Arc::clone(candidates);
+            match EventRef::decode(&delivery.payload) {
+                Ok(event) => self.event(&event, delivery, &candidates.rules, &candidates.anomalies),
+                Err(error) => undecodable
+                    .push(Undecodable { receipt: delivery.receipt, reason: format!("decode event: {error}") }),
+            }
+        }
+        deliveries.len()
+    }
+
+    /// The effects, with the changed states of the groups.
+    pub(super) fn finish(mut self) -> Effects {
+        self.effects.anomaly_states = self.groups.take_changed();
+        self.effects
+    }
+
+    fn is_full(&self) -> bool {
+        let effects = &self.effects;
+        let count = effects.deliveries.len() + effects.outbox.len() + effects.anomaly_events.len();
+        count >= EFFECTS_MAX || self.bytes >= EFFECT_BYTES_MAX
+    }
+
+    fn event(&mut self, event: &EventRef<'_>, delivery: &Delivery, rules: &[u32], anomalies: &[u32]) {
+        self.evaluated += 1;
+        let view = View::of(event);
+        let mut json: Option<Box<RawValue>> = None;
+        let mut had_effect = false;
+        for position in rules {
+            let rule = std::sync::Arc::clone(&self.ruleset.rules[*position as usize]);
+            if !rule.matcher.matches(&view) {
+                continue;
+            }
+            self.matches += 1;
+            if rule.webhooks.is_empty() && rule.publish.is_empty() {
+                continue;
+            }
+            had_effect = true;
+            let json = json.get_or_insert_with(|| view_json(event));
+            self.rule_matched(&rule, event, json);
+        }
+        for position in anomalies {
+            let anomaly = std::sync::Arc::clone(&self.ruleset.anomalies[*position as usize]);
+            let now_ms = self.now.as_millisecond();
+            let observed = self.groups.observe(&anomaly, event.app_id, delivery.published_at_ms, now_ms, &view);
+            had_effect |= observed.changed;
+            if let Some(details) = observed.detected {
+                self.detected(&anomaly, event, details);
+            }
+        }
+        if had_effect {
+            self.effects.sequences.push(delivery.sequence());
+        }
+    }
+
+    fn rule_matched(&mut self, rule: &ActiveRule, event: &EventRef<'_>, json: &RawValue) {
+        let payload = RulePayload {
+            rule_id: rule.id,
+            rule_name: &rule.document.name,
+            event_id: event.id,
+            app_id: event.app_id,
+            device_id: event.device_id,
+            timestamp_ms: event.timestamp_ms,
+            correlation_id: event.correlation_id,
+            event: json,
+            triggered_at: self.now,
+        };
+        // Strings, numbers and valid JSON always serialize.
+        let Ok(payload) = to_raw_value(&payload) else { return };
+        self.deliver(&rule.webhooks, Some(rule.id), None, event, &payload);
+        self.publish(&rule.publish, event, &payload);
+    }
+
+    fn detected(&mut self, anomaly: &Anomaly, event: &EventRef<'_>, details: serde_json::Value) {
+        let document = &anomaly.document;
+        let record = AnomalyEvent {
+            id: Uuid::now_v7(),
+            anomaly_config_id: anomaly.id,
+            anomaly_config_name: document.name.clone(),
+            detection_type: document.detection_type,
+            app_id: event.app_id.to_owned(),
+            event_category: event.category().to_owned(),
+            event_type: event.event_type().into_owned(),
+            event_id: event.id.to_owned(),
+            device_id: event.device_id.to_owned(),
+            timestamp_ms: event.timestamp_ms,
+            details,
+            detected_at: self.now,
+        };
+        if let Ok(payload) = to_raw_value(&record) {
+            self.deliver(&anomaly.webhooks, None, Some(anomaly.id), event, &payload);
+            self.owe(anomaly_subject(event.app_id, &document.name), &payload);
+            self.publish(&anomaly.publish, event, &payload);
+        }
+        self.effects.anomaly_events.push(record);
+    }
+
+    fn deliver(
+        &mut self,
+        webhooks: &[Uuid],
+        rule_id: Option<Uuid>,
+        anomaly_config_id: Option<Uuid>,
+        event: &EventRef<'_>,
+        payload: &RawValue,
+    ) {
+        for webhook_id in webhooks {
+            self.bytes += payload.get().len();
+            self.effects.deliveries.push(NewDelivery {
+                id: Uuid::now_v7(),
+                webhook_id: *webhook_id,
+                rule_id,
+                anomaly_config_id,
+                event_id: event.id.to_owned(),
+                payload: payload.to_owned(),
+                max_attempts: self.max_attempts,
+            });
+        }
+    }
+
+    fn publish(&mut self, templates: &[Template], event: &EventRef<'_>, payload: &RawValue) {
+        for template in templates {
+            self.owe(template.fill(event.app_id, event.category(), &event.event_type()), payload);
+        }
+    }
+
+    fn owe(&mut self, subject: String, payload: &RawValue) {
+        self.bytes += payload.get().len();
+        let payload = payload.get().as_bytes().to_vec();
+        self.effects.outbox.push(OutboxMessage { id: Uuid::now_v7(), subject, payload });
+    }
+}
+
+/// What a webhook receives from a rule.
+#[derive(Serialize)]
+struct RulePayload<'a> {
+    rule_id: Uuid,
+    rule_name: &'a str,
+    event_id: &'a str,
+    app_id: &'a str,
+    device_id: &'a str,
+    timestamp_ms: i64,
+    correlation_id: &'a str,
+    event: &'a RawValue,
+    triggered_at: Timestamp,
+}
+
+/// The rule view as text, written once however many rules match.
+fn view_json(event: &EventRef<'_>) -> Box<RawValue> {
+    let mut json = Vec::with_capacity(1_024 + 2 * event.payload.len());
+    event.write_view_json(&mut json);
+    let text = String::from_utf8(json).unwrap_or_default();
+    RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}

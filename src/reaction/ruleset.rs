@@ -1,0 +1,165 @@
+//! The rules and anomaly configs in force, compiled and indexed.
+//!
+//! Invariant: a set is built from one reading of the store and never changes; what did not
+//! change since the last set is not compiled again. A document that no longer compiles is
+//! left out and named in the log, and the rest stays in force.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tracing::error;
+use uuid::Uuid;
+
+use super::anomalies::{Anomaly, Detector};
+use super::index::{Filters, Index};
+use super::rules::Matcher;
+use super::subjects::Template;
+use crate::event::FieldError;
+use crate::store::{Actions, AnomalyConfig, NewRule, Page, PageRequest, Rule, Store, StoreError, Webhook};
+
+/// Documents read from the store at once.
+const PAGE_LIMIT: usize = 1_000;
+
+/// A rule in force.
+pub(super) struct ActiveRule {
+    pub(super) id: Uuid,
+    pub(super) document: NewRule,
+    pub(super) matcher: Matcher,
+    /// Those that are enabled.
+    pub(super) webhooks: Vec<Uuid>,
+    pub(super) publish: Vec<Template>,
+}
+
+/// Everything in force.
+#[derive(Default)]
+pub(super) struct Ruleset {
+    pub(super) index: Index,
+    pub(super) rules: Vec<Arc<ActiveRule>>,
+    pub(super) anomalies: Vec<Arc<Anomaly>>,
+}
+
+impl Ruleset {
+    /// Reads everything and compiles what `previous` does not hold.
+    pub(super) async fn load(store: &Store, previous: &Self) -> Result<Self, StoreError> {
+        let webhooks = Webhooks::of(read_all(|page| store.webhooks(page)).await?);
+        let rules = read_all(|page| store.rules(page)).await?;
+        let configs = read_all(|page| store.anomaly_configs(page)).await?;
+        let mut set = Self::default();
+        let known: HashMap<Uuid, &Arc<ActiveRule>> = previous.rules.iter().map(|rule| (rule.id, rule)).collect();
+        for rule in rules.into_iter().filter(|rule| rule.document.enabled) {
+            let called = webhooks.enabled(&rule.document.actions);
+            match known.get(&rule.id) {
+                Some(same) if same.document == rule.document && same.webhooks == called => {
+                    set.rules.push(Arc::clone(same));
+                }
+                _ => set.rules.extend(compile_rule(rule, called)),
+            }
+        }
+        let known: HashMap<Uuid, &Arc<Anomaly>> = previous.anomalies.iter().map(|known| (known.id, known)).collect();
+        for config in configs.into_iter().filter(|config| config.document.enabled) {
+            let called = webhooks.enabled(&config.document.actions);
+            match known.get(&config.id) {
+                Some(same) if same.document == config.document && same.webhooks == called => {
+                    set.anomalies.push(Arc::clone(same));
+                }
+                _ => set.anomalies.extend(compile_anomaly(config, called)),
+            }
+        }
+        set.arrange();
+        Ok(set)
+    }
+
+    /// Higher priority first, ties by name; then the index knows them by their position.
+    fn arrange(&mut self) {
+        self.rules.sort_by(|a, b| {
+            let (a, b) = (&a.document, &b.document);
+            b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name))
+        });
+        self.anomalies.sort_by(|a, b| a.document.name.cmp(&b.document.name));
+        for (position, rule) in self.rules.iter().enumerate() {
+            let document = &rule.document;
+            let filters = filters(&document.app_id, &document.event_category, &document.event_type);
+            self.index.add_rule(position as u32, filters);
+        }
+        for (position, anomaly) in self.anomalies.iter().enumerate() {
+            let document = &anomaly.document;
+            let filters = filters(&document.app_id, &document.event_category, &document.event_type);
+            self.index.add_anomaly(position as u32, filters);
+        }
+    }
+
+    pub(super) fn detectors(&self) -> HashMap<Uuid, &Detector> {
+        self.anomalies.iter().map(|anomaly| (anomaly.id, &anomaly.detector)).collect()
+    }
+}
+
+fn filters<'d>(app: &'d Option<String>, category: &'d Option<String>, event_type: &'d Option<String>) -> Filters<'d> {
+    Filters { app: app.as_deref(), category: category.as_deref(), event_type: event_type.as_deref() }
+}
+
+fn compile_rule(rule: Rule, webhooks: Vec<Uuid>) -> Option<Arc<ActiveRule>> {
+    let Rule { id, document, .. } = rule;
+    let compiled = Matcher::compile(&document).and_then(|matcher| Ok((matcher, templates(&document.actions)?)));
+    let (matcher, publish) = compiled.map_err(|errors| left_out("rule", id, &document.name, &errors)).ok()?;
+    Some(Arc::new(ActiveRule { id, document, matcher, webhooks, publish }))
+}
+
+fn compile_anomaly(config: AnomalyConfig, webhooks: Vec<Uuid>) -> Option<Arc<Anomaly>> {
+    let AnomalyConfig { id, document, .. } = config;
+    let compiled = Detector::compile(&document).and_then(|detector| Ok((detector, templates(&document.actions)?)));
+    let (detector, publish) = compiled.map_err(|errors| left_out("anomaly", id, &document.name, &errors)).ok()?;
+    let cooldown_ms = i64::try_from(document.cooldown_seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
+    Some(Arc::new(Anomaly { id, document, detector, cooldown_ms, webhooks, publish }))
+}
+
+fn templates(actions: &Actions) -> Result<Vec<Template>, Vec<FieldError>> {
+    let compiled = actions.publish_subjects.iter().map(|source| Template::compile(source)).collect::<Result<_, _>>();
+    compiled.map_err(|detail| vec![FieldError::new("/actions/publish_subjects", detail)])
+}
+
+fn left_out(kind: &str, id: Uuid, name: &str, errors: &[FieldError]) {
+    let reason = errors.first().map(ToString::to_string).unwrap_or_default();
+    error!(%id, name, reason, "stored {kind} does not compile and is not in force");
+}
+
+/// Which webhooks can be called, by id and by name.
+struct Webhooks {
+    ids: HashMap<String, Uuid>,
+    enabled: HashSet<Uuid>,
+}
+
+impl Webhooks {
+    fn of(webhooks: Vec<Webhook>) -> Self {
+        let enabled = webhooks.iter().filter(|webhook| webhook.document.enabled).map(|webhook| webhook.id).collect();
+        let ids = webhooks.into_iter().map(|webhook| (webhook.document.name, webhook.id)).collect();
+        Self { ids, enabled }
+    }
+
+    /// Each once, in the order in which they were written. What is disabled gets no deliveries.
+    fn enabled(&self, actions: &Actions) -> Vec<Uuid> {
+        let mut found = Vec::new();
+        for key in &actions.webhooks {
+            let id = key.parse().ok().or_else(|| self.ids.get(key).copied());
+            if let Some(id) = id.filter(|id| self.enabled.contains(id) && !found.contains(id)) {
+                found.push(id);
+            }
+        }
+        found
+    }
+}
+
+async fn read_all<T, F>(read: impl Fn(PageRequest) -> F) -> Result<Vec<T>, StoreError>
+where
+    F: Future<Output = Result<Page<T>, StoreError>>,
+{
+    let mut all = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = read(PageRequest { limit: PAGE_LIMIT, cursor }).await?;
+        all.extend(page.items);
+        match page.next {
+            Some(next) => cursor = Some(next),
+            None => return Ok(all),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The reaction as a whole: a real bus, a real store, real HTTP.
+
+mod delivering;
+mod latency;
+mod reacting;
+mod receiver;
+
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::receiver::PATIENCE;
+use super::{AllowedNetworks, DispatcherSettings, EngineSettings, run_dispatcher, run_engine};
+use crate::backoff::Backoff;
+use crate::bus::{Batch, Bus, EmbeddedSettings};
+use crate::event::proto::{CustomEvent, EventEnvelope, PurchaseComplete, event_envelope::Payload};
+use crate::event::{EventRef, subject};
+use crate::store::{Delivery, DeliveryStatus, Effects, NewDelivery, NewWebhook, SqliteSettings, Store, Webhook};
+use crate::supervisor::Tasks;
+
+/// Everything that the reaction runs on, in a directory of its own.
+struct World {
+    _dir: TempDir,
+    bus: Bus,
+    store: Store,
+    tasks: Tasks,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.tasks.stop().cancel();
+    }
+}
+
+impl World {
+    fn open() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedSettings {
+            dir: dir.path().to_owned(),
+            bytes_max: 1 << 30,
+            age_max: Duration::from_secs(3_600),
+            dead_letter_age_max: Duration::from_secs(3_600),
+            dedup_window: Duration::from_secs(600),
+            tail_bytes_max: 8 << 20,
+        })
+        .unwrap();
+        let store = Store::open_sqlite(SqliteSettings { dir: dir.path().to_owned(), secrets_key: None }).unwrap();
+        Self { _dir: dir, bus, store, tasks: Tasks::new(CancellationToken::new()) }
+    }
+
+    /// The engine and the dispatcher, until the world ends.
+    async fn run(&self) {
+        self.run_engine(self.tasks.stop().clone());
+        self.run_dispatcher(dispatcher_settings());
+        // Subscribed: what is published from now on is seen.
+        let deadline = Instant::now() + PATIENCE;
+        while self.bus.status().await.unwrap().consumers.is_empty() {
+            assert!(Instant::now() < deadline, "the engine did not subscribe");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The engine, dropped wherever it stands when `kill` is cancelled.
+    fn run_engine(&self, kill: CancellationToken) {
+        let settings = EngineSettings { ack_wait: Duration::from_millis(500), ..EngineSettings::default() };
+        let engine = run_engine(settings, self.bus.clone(), self.store.clone(), self.tasks.stop().clone());
+        self.tasks.spawn(async move {
+            if let Some(ended) = kill.run_until_cancelled(engine).await {
+                ended.expect("engine failed");
+            }
+        });
+    }
+
+    fn run_dispatcher(&self, settings: DispatcherSettings) {
+        let (store, bus, stop) = (self.store.clone(), self.bus.clone(), self.tasks.stop().clone());
+        let dispatcher = run_dispatcher(settings, store, bus, self.tasks.clone(), stop);
+        self.tasks.spawn(async move { dispatcher.await.expect("dispatcher failed") });
+    }
+
+    async fn webhook(&self, name: &str, url: &str) -> Webhook {
+        self.webhook_with(json!({"name": name, "url": url})).await
+    }
+
+    async fn webhook_with(&self, document: Value) -> Webhook {
+        let document: NewWebhook = serde_json::from_value(document).unwrap();
+        assert_eq!(super::check_webhook(&document), []);
+        self.store.create_webhook(document).await.unwrap()
+    }
+
+    async fn rule(&self, document: Value) -> Uuid {
+        let rule = serde_json::from_value(document).unwrap();
+        assert_eq!(super::check_rule(&rule), []);
+        self.store.create_rule(rule).await.unwrap().id
+    }
+
+    async fn publish(&self, events: Vec<EventEnvelope>) {
+        let mut batch = Batch::new();
+        for event in &events {
+            let bytes = event.encode_to_vec();
+            let read = EventRef::decode(&bytes).unwrap();
+            let mut subject = String::new();
+            subject::write_event_subject(&mut subject, read.app_id, read.category(), &read.event_type());
+            batch.push(&subject, None, |out| out.extend_from_slice(&bytes));
+        }
+        for published in self.bus.publish(batch).await {
+            published.unwrap();
+        }
+    }
+
+    /// A delivery with this body, as a rule would have left it behind.
+    async fn owe(&self, webhook: Uuid, body: &str) -> Uuid {
+        self.owe_many(webhook, body, 1).await[0]
+    }
+
+    async fn owe_many(&self, webhook_id: Uuid, body: &str, count: usize) -> Vec<Uuid> {
+        let delivery = || NewDelivery {
+            id: Uuid::now_v7(),
+            webhook_id,
+            rule_id: None,
+            anomaly_config_id: None,
+            event_id: "e".to_owned(),
+            payload: RawValue::from_string(body.to_owned()).unwrap(),
+            max_attempts: 3,
+        };
+        let deliveries: Vec<NewDelivery> = (0..count).map(|_| delivery()).collect();
+        let ids = deliveries.iter().map(|delivery| delivery.id).collect();
+        self.store.record_effects(Effects { deliveries, ..Effects::default() }).await.unwrap();
+        ids
+    }
+
+    /// Waits until the delivery has ended.
+    async fn ended(&self, id: Uuid) -> Delivery {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let delivery = self.store.delivery(id).await.unwrap().unwrap();
+            if !matches!(delivery.status, DeliveryStatus::Pending | DeliveryStatus::InProgress) {
+                return delivery;
+            }
+            assert!(Instant::now() < deadline, "still {delivery:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Whether it takes less than a second. Asked again when it does not, since a busy machine stops anybody.
+pub(super) fn is_quick(run: impl Fn()) -> bool {
+    (0..3).any(|_| {
+        let started = Instant::now();
+        run();
+        started.elapsed() < Duration::from_secs(1)
+    })
+}
+
+/// Quick retries, and this machine's own addresses.
+fn dispatcher_settings() -> DispatcherSettings {
+    DispatcherSettings {
+        backoff: Backoff { initial: Duration::from_millis(20), multiplier: 2.0, max: Duration::from_millis(200) },
+        allowed_networks: AllowedNetworks::loopback(),
+        ..DispatcherSettings::default()
+    }
+}
+
+fn event(app: &str, payload: Payload) -> EventEnvelope {
+    EventEnvelope {
+        id: Uuid::now_v7().to_string(),
+        app_id: app.to_owned(),
+        device_id: "device-1".to_owned(),
+        timestamp_ms: jiff::Timestamp::now().as_millisecond(),
+        correlation_id: "c-1".to_owned(),
+        payload: Some(payload),
+        ..EventEnvelope::default()
+    }
+}
+
+fn purchase(app: &str, total_cents: i64) -> EventEnvelope {
+    let payload = PurchaseComplete { order_id: "o-1".to_owned(), total_cents, ..PurchaseComplete::default() };
+    event(app, Payload::PurchaseComplete(payload))
+}
+
+fn custom(app: &str, name: &str) -> EventEnvelope {
+    event(app, Payload::CustomEvent(CustomEvent { event_name: name.to_owned(), ..CustomEvent::default() }))
+}

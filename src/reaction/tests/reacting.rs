@@ -1,0 +1,205 @@
+//! From an event on the bus to a webhook's request.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::receiver::{PATIENCE, Receiver};
+use super::{World, custom, dispatcher_settings, purchase};
+use crate::bus::{Batch, ConsumerSpec};
+use crate::store::{DeliveryFilter, DeliveryStatus, PageRequest};
+
+const FIRST_PAGE: PageRequest = PageRequest { limit: 1_000, cursor: None };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_calls_its_webhook_and_publishes() {
+    let world = World::open();
+    let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+    world.webhook("ops", &receiver.url()).await;
+    world.run().await;
+    let rule = world
+        .rule(json!({
+            "name": "big purchase", "app_id": "shop", "event_category": "commerce", "event_type": "purchase_complete",
+            "conditions": [{"path": "$.purchase_complete.total_cents", "operator": "gte", "value": 10_000}],
+            "expression": "event.purchase_complete.total_cents < 20000",
+            "actions": {"webhooks": ["ops", "ops"], "publish_subjects": ["alerts.{app_id}.{type}"]},
+        }))
+        .await;
+    let events =
+        vec![purchase("shop", 9_999), purchase("shop", 12_500), purchase("other", 12_500), purchase("shop", 20_000)];
+    let expected = events[1].clone();
+    world.publish(events).await;
+    let requests = receiver.wait_for(1).await;
+    let body = requests[0].json();
+    let fields: Vec<&String> = body.as_object().unwrap().keys().collect();
+    assert_eq!(fields.len(), 9, "{fields:?}");
+    assert_eq!(body["rule_id"], rule.to_string());
+    assert_eq!(body["rule_name"], "big purchase");
+    assert_eq!(body["event_id"], expected.id);
+    assert_eq!(body["app_id"], "shop");
+    assert_eq!(body["device_id"], "device-1");
+    assert_eq!(body["timestamp_ms"], expected.timestamp_ms);
+    assert_eq!(body["correlation_id"], "c-1");
+    assert_eq!(body["event"]["purchase_complete"]["total_cents"], 12_500);
+    assert_eq!(body["event"]["purchase_complete"]["order_id"], "o-1");
+    assert!(body["triggered_at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
+    let published = take(&world, "alerts.>", 1).await;
+    assert_eq!(published, [("alerts.shop.purchase_complete".to_owned(), body)]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(receiver.all().len(), 1);
+    assert!(world.store.outbox(10).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_detection_fires_once_and_cools_down() {
+    let world = World::open();
+    let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+    world.webhook("ops", &receiver.url()).await;
+    for (name, event_type, detection_type, config) in [
+        ("cheap", "purchase_complete", "threshold", json!({"path": "$.purchase_complete.total_cents", "min": 100})),
+        ("fast", "tick", "rate", json!({"max_per_minute": 5})),
+        ("many", "tock", "count", json!({"window_seconds": 3_600, "max_count": 2, "group_by": "$.device_id"})),
+    ] {
+        let config = serde_json::from_value(json!({
+            "name": name, "event_type": event_type, "detection_type": detection_type, "config": config,
+            "actions": {"webhooks": ["ops"]},
+        }))
+        .unwrap();
+        assert_eq!(crate::reaction::check_anomaly_config(&config), []);
+        world.store.create_anomaly_config(config).await.unwrap();
+    }
+    world.run().await;
+    for _ in 0..4 {
+        world.publish(vec![purchase("shop", 50), purchase("shop", 500)]).await;
+        world.publish(vec![custom("shop", "Tick"), custom("shop", "tick"), custom("shop", "tock")]).await;
+    }
+    let mut bodies: HashMap<String, Value> = HashMap::new();
+    for request in receiver.wait_for(3).await {
+        let body = request.json();
+        bodies.insert(body["anomaly_config_name"].as_str().unwrap().to_owned(), body);
+    }
+    assert_eq!(bodies["cheap"]["details"], json!({"value": 50, "min": 100.0, "max": null, "group": null}));
+    assert_eq!(bodies["fast"]["details"], json!({"value": 6, "max_per_minute": 5, "group": null}));
+    let details = json!({"value": 3, "max_count": 2, "window_seconds": 3_600, "group": "device-1"});
+    assert_eq!(bodies["many"]["details"], details);
+    for body in bodies.values() {
+        assert_eq!((&body["app_id"], &body["device_id"]), (&json!("shop"), &json!("device-1")));
+        assert!(body["event_id"].is_string() && body["detected_at"].is_string());
+    }
+    let mut subjects: Vec<String> =
+        take(&world, "anomalies.>", 3).await.into_iter().map(|(subject, _)| subject).collect();
+    subjects.sort();
+    assert_eq!(subjects, ["anomalies.shop.cheap", "anomalies.shop.fast", "anomalies.shop.many"]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(receiver.all().len(), 3);
+    assert_eq!(world.store.anomaly_events(None, Some("shop"), None, FIRST_PAGE).await.unwrap().items.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_rules_take_effect_at_once() {
+    let world = World::open();
+    let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+    world.webhook("ops", &receiver.url()).await;
+    world.run().await;
+    let rule = |name: &str, event_type: &str| json!({"name": name, "event_type": event_type, "priority": 1, "actions": {"webhooks": ["ops"]}});
+    for n in 0..20 {
+        // Names of their own, since what is still unread may meet the next rule.
+        let (name, probe, other) = (format!("rule {n}"), format!("probe{n}"), format!("other{n}"));
+        world.rule(rule(&name, &probe)).await;
+        world.publish(vec![custom("shop", &probe)]).await;
+        let requests = receiver.wait_for(2 * n + 1).await;
+        assert_eq!(requests[2 * n].json()["rule_name"], name);
+        world.store.replace_rule(&name, serde_json::from_value(rule(&name, &other)).unwrap()).await.unwrap();
+        world.publish(vec![custom("shop", &probe), custom("shop", &other)]).await;
+        let requests = receiver.wait_for(2 * n + 2).await;
+        assert_eq!(requests[2 * n + 1].json()["event"]["custom_event"]["event_name"], other);
+        assert!(world.store.delete_rule(&name).await.unwrap());
+        world.publish(vec![custom("shop", &probe), custom("shop", &other)]).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(receiver.all().len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_decoded_goes_to_the_dead_letters() {
+    let world = World::open();
+    let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+    world.webhook("ops", &receiver.url()).await;
+    world.rule(json!({"name": "all", "actions": {"webhooks": ["ops"]}})).await;
+    world.run().await;
+    let mut batch = Batch::new();
+    batch.push("events.shop.screen.view", None, |out| out.extend_from_slice(b"\xff\xff\xff"));
+    world.bus.publish(batch).await;
+    world.publish(vec![custom("shop", "good")]).await;
+    receiver.wait_for(1).await;
+    let deadline = Instant::now() + PATIENCE;
+    let dead = loop {
+        let dead = world.bus.dead_letters(None, 10).await.unwrap();
+        if !dead.is_empty() {
+            break dead;
+        }
+        assert!(Instant::now() < deadline, "no dead letter");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(dead.len(), 1);
+    assert_eq!((dead[0].subject.as_str(), dead[0].consumer.as_str()), ("events.shop.screen.view", "analysis-engine"));
+    assert!(dead[0].reason.starts_with("decode event: "), "{}", dead[0].reason);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_dies_again_and_again_doubles_nothing_and_loses_nothing() {
+    const EVENTS: usize = 600;
+    let world = World::open();
+    let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+    world.webhook("ops", &receiver.url()).await;
+    world.rule(json!({"name": "all", "event_type": "tick", "actions": {"webhooks": ["ops"]}})).await;
+    let config = json!({"name": "n", "event_type": "tick", "detection_type": "count", "cooldown_seconds": 3_600,
+        "config": {"window_seconds": 3_600, "max_count": EVENTS - 1}});
+    world.store.create_anomaly_config(serde_json::from_value(config).unwrap()).await.unwrap();
+    world.run_dispatcher(dispatcher_settings());
+    for part in 0..20u64 {
+        let kill = CancellationToken::new();
+        world.run_engine(kill.clone());
+        world.publish((0..EVENTS / 20).map(|_| custom("shop", "tick")).collect()).await;
+        tokio::time::sleep(Duration::from_micros(part * 731)).await;
+        kill.cancel();
+    }
+    world.run_engine(world.tasks.stop().clone());
+    receiver.wait_for(EVENTS).await;
+    // Anything that comes twice comes within the lease.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let requests = receiver.all();
+    let mut events: Vec<String> = requests.iter().map(|r| r.json()["event_id"].as_str().unwrap().to_owned()).collect();
+    events.sort();
+    events.dedup();
+    assert_eq!((requests.len(), events.len()), (EVENTS, EVENTS));
+    let filter = DeliveryFilter { status: Some(DeliveryStatus::Delivered), ..DeliveryFilter::default() };
+    assert_eq!(world.store.deliveries(filter, FIRST_PAGE).await.unwrap().items.len(), EVENTS);
+    // The window counted each event once: exactly the last one was one too many.
+    let anomalies = world.store.anomaly_events(None, None, None, FIRST_PAGE).await.unwrap().items;
+    assert_eq!(anomalies.len(), 1);
+    assert_eq!(anomalies[0].details["value"], EVENTS);
+}
+
+/// Takes so many messages off a subject.
+async fn take(world: &World, filter: &str, count: usize) -> Vec<(String, Value)> {
+    let spec = ConsumerSpec {
+        name: "test".to_owned(),
+        filter: filter.to_owned(),
+        ack_wait: Duration::from_secs(60),
+        max_deliver: 1,
+        pending_max: 1_000,
+    };
+    let mut subscription = world.bus.subscribe(spec).await.unwrap();
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let batch = tokio::time::timeout(PATIENCE, subscription.fetch(100, 1 << 20)).await.unwrap().unwrap();
+        for delivery in batch {
+            let subject = String::from_utf8(delivery.subject.to_vec()).unwrap();
+            taken.push((subject, serde_json::from_slice(&delivery.payload).unwrap()));
+        }
+    }
+    taken
+}

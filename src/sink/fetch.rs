@@ -1,0 +1,118 @@
+//! The next messages, with what of them the warehouse holds already.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use crate::backoff::random_unit;
+use crate::bus::{BusError, BusErrorKind, Delivery, Receipt, Subscription};
+use crate::metrics;
+use crate::warehouse::{Warehouse, WarehouseErrorKind};
+
+use super::SinkError;
+use super::lease::Lease;
+use super::status::SinkStatus;
+use super::suspects;
+use super::upload::RETRY;
+
+/// When little comes, waiting this long lets more come together.
+const LINGER: Duration = Duration::from_millis(25);
+
+/// Messages that came together.
+pub(super) struct Chunk {
+    pub(super) deliveries: Vec<Delivery>,
+    pub(super) leased_at: Instant,
+    /// The sequences whose rows the warehouse holds.
+    pub(super) stored: HashSet<u64>,
+}
+
+/// The subscription back from a fetch, with what it brought.
+pub(super) struct Fetched {
+    pub(super) subscription: Subscription,
+    pub(super) chunk: Result<Chunk, SinkError>,
+}
+
+/// Waits for messages and looks the suspects among them up. `limits` are messages and bytes.
+pub(super) async fn fetch(
+    mut subscription: Subscription,
+    warehouse: Warehouse,
+    status: SinkStatus,
+    limits: (usize, usize),
+    ack_wait: Duration,
+    linger: bool,
+) -> Fetched {
+    if linger {
+        tokio::time::sleep(LINGER).await;
+    }
+    let chunk = match deliveries(&mut subscription, limits).await {
+        Ok(deliveries) => look_up(deliveries, &subscription, (&warehouse, &status), ack_wait).await,
+        Err(error) => Err(error.into()),
+    };
+    Fetched { subscription, chunk }
+}
+
+async fn deliveries(subscription: &mut Subscription, limits: (usize, usize)) -> Result<Vec<Delivery>, BusError> {
+    let mut attempt = 0;
+    loop {
+        match subscription.fetch(limits.0, limits.1).await {
+            Err(error) if matches!(error.kind, BusErrorKind::Unavailable | BusErrorKind::Full) => {
+                attempt += 1;
+                warn!(%error, attempt, "messages could not be fetched, trying again");
+                tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn look_up(
+    deliveries: Vec<Delivery>,
+    subscription: &Subscription,
+    (warehouse, status): (&Warehouse, &SinkStatus),
+    ack_wait: Duration,
+) -> Result<Chunk, SinkError> {
+    let leased_at = Instant::now();
+    if !deliveries.iter().any(|delivery| delivery.suspect) {
+        return Ok(Chunk { deliveries, leased_at, stored: HashSet::new() });
+    }
+    let lease = Lease::new(leased_at, ack_wait);
+    let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
+    match lease.keep(&subscription.acker(), &receipts, stored(warehouse, &deliveries, status)).await {
+        Ok(stored) => Ok(Chunk { stored: stored?, leased_at: lease.leased_at().unwrap_or(leased_at), deliveries }),
+        Err(_) => {
+            warn!(messages = deliveries.len(), "messages given up: their leases lapsed while they were looked up");
+            metrics::sink_lapsed_rows(deliveries.len() as u64);
+            Ok(Chunk { deliveries: Vec::new(), leased_at, stored: HashSet::new() })
+        }
+    }
+}
+
+/// Asks until the warehouse answers: what cannot be looked up must not be written.
+async fn stored(
+    warehouse: &Warehouse,
+    deliveries: &[Delivery],
+    status: &SinkStatus,
+) -> Result<HashSet<u64>, SinkError> {
+    let mut attempt = 0;
+    loop {
+        match suspects::stored(warehouse, deliveries).await {
+            Ok(stored) => {
+                if attempt > 0 {
+                    status.update(|figures| figures.trouble = None);
+                }
+                return Ok(stored);
+            }
+            Err(error) => {
+                attempt += 1;
+                metrics::sink_store_failures(error.kind.name());
+                match error.kind {
+                    WarehouseErrorKind::Corrupt if attempt == 1 => error!(%error, "suspects could not be looked up"),
+                    _ => warn!(%error, attempt, "suspects could not be looked up, trying again"),
+                }
+                status.update(|figures| figures.trouble = Some(error.to_string()));
+                tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
+            }
+        }
+    }
+}

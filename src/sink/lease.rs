@@ -1,0 +1,115 @@
+//! How long the messages of a batch are certainly ours.
+//!
+//! Invariant: [`Lease::holds`] is false before the bus may deliver any of the messages to
+//! somebody else, with a quarter of the acknowledgement wait to spare.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use crate::bus::{Acker, BusErrorKind, Receipt};
+
+/// When the oldest of some deliveries was leased; shared with whoever is about to act on them.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    since: Arc<Mutex<Option<Instant>>>,
+    ack_wait: Duration,
+}
+
+/// The messages may be somebody else's by now: they will come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lapsed;
+
+impl Lease {
+    pub(super) fn new(since: Instant, ack_wait: Duration) -> Self {
+        Self { since: Arc::new(Mutex::new(Some(since))), ack_wait }
+    }
+
+    pub(super) fn holds(&self, now: Instant) -> bool {
+        let safe = self.ack_wait - self.ack_wait / 4;
+        self.since().is_some_and(|since| now.saturating_duration_since(since) < safe)
+    }
+
+    /// When to renew: early enough for a slow bus to be asked twice more.
+    pub(super) fn renew_at(&self) -> Option<Instant> {
+        self.since().map(|since| since + self.ack_wait / 4)
+    }
+
+    /// Takes in messages that were leased at `since`.
+    pub(super) fn include(&self, since: Instant) {
+        let mut oldest = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        *oldest = oldest.map(|oldest| oldest.min(since));
+    }
+
+    /// Renews the leases of `receipts`, which are all that this lease is about.
+    pub(super) async fn renew(&self, acker: &Acker, receipts: &[Receipt]) -> Result<(), Lapsed> {
+        let asked_at = Instant::now();
+        if !self.holds(asked_at) {
+            return Err(self.lapse());
+        }
+        match acker.renew(receipts).await {
+            Ok(()) => {
+                *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked_at);
+                Ok(())
+            }
+            Err(error) if error.kind == BusErrorKind::LeaseLost => Err(self.lapse()),
+            Err(error) => {
+                warn!(%error, "leases could not be renewed");
+                if self.holds(Instant::now()) { Ok(()) } else { Err(self.lapse()) }
+            }
+        }
+    }
+
+    /// Runs `work`, renewing as often as it takes.
+    pub(super) async fn keep<T>(
+        &self,
+        acker: &Acker,
+        receipts: &[Receipt],
+        work: impl Future<Output = T>,
+    ) -> Result<T, Lapsed> {
+        tokio::pin!(work);
+        loop {
+            let Some(renew_at) = self.renew_at() else { return Err(Lapsed) };
+            // A renewal that fails for now is tried again a little later.
+            let renew_at = renew_at.max(Instant::now() + self.ack_wait / 16);
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep_until(renew_at.into()) => self.renew(acker, receipts).await?,
+            }
+        }
+    }
+
+    /// When the oldest message was leased or last renewed; none when the lease lapsed.
+    pub(super) fn leased_at(&self) -> Option<Instant> {
+        self.since()
+    }
+
+    fn lapse(&self) -> Lapsed {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Lapsed
+    }
+
+    fn since(&self) -> Option<Instant> {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_given_up_before_the_bus_takes_it_back() {
+        let start = Instant::now();
+        let lease = Lease::new(start + Duration::from_secs(8), Duration::from_secs(40));
+        lease.include(start);
+        assert!(lease.holds(start + Duration::from_secs(29)));
+        assert!(!lease.holds(start + Duration::from_secs(30)));
+        assert_eq!(lease.renew_at(), Some(start + Duration::from_secs(10)));
+        lease.lapse();
+        lease.include(start + Duration::from_secs(50));
+        assert!(!lease.holds(start), "what lapsed once never holds again");
+    }
+}

@@ -1,0 +1,479 @@
+//! From the bus into the warehouse: pull, batch, encode, store, acknowledge.
+//!
+//! Invariants: a message is acknowledged only after the file with its row is durable; a
+//! message that may have been stored before is looked up before it is written again; what
+//! is open and what is being written stays under the memory limit, whatever the warehouse
+//! does. Knows nothing of HTTP, rules or the store.
+//!
+//! Three things go on at once: the next fetch, one job of encoding on a blocking thread,
+//! and the uploads. The loop in [`Sink::step`] owns all of them.
+
+mod batches;
+mod fetch;
+mod lease;
+mod status;
+mod suspects;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::bus::{Acker, Bus, BusError, ConsumerSpec, Receipt, Subscription};
+use crate::metrics;
+use crate::warehouse::{Compression, EncodeSettings, Warehouse, WarehouseError, WarehouseErrorKind};
+
+use batches::{Limits, OpenBatches, Taken};
+use fetch::{Chunk, Fetched};
+use upload::Uploaded;
+
+pub use status::SinkStatus;
+
+/// The durable consumer on the bus and what it reads.
+const CONSUMER: &str = "warehouse-sink";
+const FILTER: &str = "events.>";
+/// A stopping sink takes the stream for drained when nothing has come for this long.
+const DRAINED_AFTER: Duration = Duration::from_millis(100);
+/// The least time between two looks at ages and leases: a bus that cannot renew is not asked in a loop.
+const WAKE_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Rows at which a file closes.
+    pub batch_events_max: usize,
+    /// Age at which a file closes.
+    pub flush_interval: Duration,
+    /// Encoded bytes at which a file closes.
+    pub file_bytes_max: usize,
+    /// Open files and files being written, together; at half of it the largest open file
+    /// closes, at all of it fetching waits.
+    pub memory_bytes_max: usize,
+    /// Files open at once; beyond it the oldest closes.
+    pub open_partitions_max: usize,
+    pub fetch_messages_max: usize,
+    pub fetch_bytes_max: usize,
+    pub ack_wait: Duration,
+    /// Deliveries after which the bus gives a message up.
+    pub max_deliver: u32,
+    /// Messages fetched and not yet acknowledged at which the bus holds back.
+    pub pending_max: usize,
+    pub row_group_rows: usize,
+    pub compression: Compression,
+    pub max_concurrent_writes: usize,
+    /// The stream's name, for the files' footers.
+    pub stream: String,
+    /// How long a stop may take.
+    pub stop_budget: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            batch_events_max: 500_000,
+            flush_interval: Duration::from_secs(5),
+            file_bytes_max: 64 * 1024 * 1024,
+            memory_bytes_max: 96 * 1024 * 1024,
+            open_partitions_max: 8_192,
+            fetch_messages_max: 8_192,
+            fetch_bytes_max: 4 * 1024 * 1024,
+            ack_wait: Duration::from_secs(30),
+            max_deliver: 1_000,
+            pending_max: 2_000_000,
+            row_group_rows: 122_880,
+            compression: Compression::Snappy,
+            max_concurrent_writes: 4,
+            stream: "CAUSALITY_EVENTS".to_owned(),
+            stop_budget: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Why the sink ended before it was told to, or could not finish.
+#[derive(Debug)]
+pub enum SinkError {
+    Bus(BusError),
+    Warehouse(WarehouseError),
+    /// The stop took too long: these rows are not stored and will be delivered again.
+    StopTimedOut {
+        rows: usize,
+    },
+    /// A job of encoding panicked.
+    Defect,
+}
+
+impl SinkError {
+    /// Whether what is on disk is unknown now, so that the process must end.
+    pub fn is_fsync(&self) -> bool {
+        matches!(self, Self::Warehouse(error) if error.kind == WarehouseErrorKind::Fsync)
+    }
+}
+
+impl std::fmt::Display for SinkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bus(_) => f.write_str("sink: bus failed"),
+            Self::Warehouse(_) => f.write_str("sink: warehouse failed"),
+            Self::StopTimedOut { rows } => write!(f, "sink: stop timed out with {rows} rows not stored"),
+            Self::Defect => f.write_str("sink: encoding panicked"),
+        }
+    }
+}
+
+impl std::error::Error for SinkError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bus(error) => Some(error),
+            Self::Warehouse(error) => Some(error),
+            Self::StopTimedOut { .. } | Self::Defect => None,
+        }
+    }
+}
+
+impl From<BusError> for SinkError {
+    fn from(error: BusError) -> Self {
+        Self::Bus(error)
+    }
+}
+
+impl From<WarehouseError> for SinkError {
+    fn from(error: WarehouseError) -> Self {
+        Self::Warehouse(error)
+    }
+}
+
+/// Runs until `stop`, then takes what is left on the bus, writes everything out and returns.
+pub async fn run(
+    settings: Settings,
+    bus: Bus,
+    warehouse: Warehouse,
+    status: SinkStatus,
+    stop: CancellationToken,
+) -> Result<(), SinkError> {
+    let spec = ConsumerSpec {
+        name: CONSUMER.to_owned(),
+        filter: FILTER.to_owned(),
+        ack_wait: settings.ack_wait,
+        max_deliver: settings.max_deliver,
+        pending_max: settings.pending_max,
+    };
+    let subscription = bus.subscribe(spec).await?;
+    let mut sink = Sink::new(settings, subscription, warehouse, status.clone())?;
+    sink.tidy(stop.clone());
+    status.update(|figures| figures.running = true);
+    let ended = sink.run(&stop).await;
+    status.update(|figures| figures.running = false);
+    ended
+}
+
+/// The batches back from a job, with what it brought.
+type Worked = Result<(OpenBatches, Result<Taken, WarehouseError>), tokio::task::JoinError>;
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+struct Sink {
+    settings: Settings,
+    acker: Acker,
+    warehouse: Warehouse,
+    status: SinkStatus,
+    /// Absent while a fetch has it.
+    subscription: Option<Subscription>,
+    fetch: Option<Boxed<Fetched>>,
+    /// Fetched while a job was running.
+    waiting: Option<Chunk>,
+    /// Messages in the last fetch.
+    last_fetched: usize,
+    /// Absent while a job has them.
+    batches: Option<OpenBatches>,
+    job: Option<Boxed<Worked>>,
+    open_bytes: usize,
+    /// When ages and leases were looked at.
+    woke_at: Option<Instant>,
+    uploads: FuturesUnordered<Boxed<Uploaded>>,
+    writing_files: usize,
+    writing_bytes: usize,
+    writers: Arc<Semaphore>,
+}
+
+/// What happened in one step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Fetched,
+    Other,
+}
+
+impl Sink {
+    fn new(
+        settings: Settings,
+        subscription: Subscription,
+        warehouse: Warehouse,
+        status: SinkStatus,
+    ) -> Result<Self, SinkError> {
+        let limits = Limits {
+            rows_max: settings.batch_events_max,
+            file_bytes_max: settings.file_bytes_max,
+            age_max: settings.flush_interval,
+            open_bytes_max: settings.memory_bytes_max / 2,
+            open_partitions_max: settings.open_partitions_max,
+            ack_wait: settings.ack_wait,
+        };
+        let encode = EncodeSettings {
+            compression: settings.compression,
+            row_group_rows_max: settings.row_group_rows,
+            stream: settings.stream.clone(),
+        };
+        Ok(Self {
+            acker: subscription.acker(),
+            warehouse,
+            status,
+            subscription: Some(subscription),
+            fetch: None,
+            waiting: None,
+            last_fetched: 0,
+            batches: Some(OpenBatches::new(limits, encode)?),
+            job: None,
+            open_bytes: 0,
+            woke_at: None,
+            uploads: FuturesUnordered::new(),
+            writing_files: 0,
+            writing_bytes: 0,
+            writers: Arc::new(Semaphore::new(settings.max_concurrent_writes.max(1))),
+            settings,
+        })
+    }
+
+    async fn run(&mut self, stop: &CancellationToken) -> Result<(), SinkError> {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                step = self.step(true) => { step?; }
+            }
+        }
+        let budget = self.settings.stop_budget;
+        match tokio::time::timeout(budget, self.drain(Instant::now() + budget / 3)).await {
+            Ok(drained) => drained,
+            Err(_) => Err(SinkError::StopTimedOut { rows: self.batches.as_ref().map_or(0, OpenBatches::rows) }),
+        }
+    }
+
+    /// Takes what is left on the bus until `gather_until`, then writes everything out.
+    async fn drain(&mut self, gather_until: Instant) -> Result<(), SinkError> {
+        loop {
+            let mut gathered = false;
+            while Instant::now() < gather_until {
+                match tokio::time::timeout(DRAINED_AFTER, self.step(true)).await {
+                    Ok(step) => gathered |= step? == Step::Fetched,
+                    Err(_) if self.job.is_none() && self.has_room() => break,
+                    // Still encoding, or waiting for uploads to make room.
+                    Err(_) => {}
+                }
+            }
+            gathered |= self.flush().await?;
+            if !gathered {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes out everything that was fetched. True when a fetch that was under way brought more.
+    async fn flush(&mut self) -> Result<bool, SinkError> {
+        let mut gathered = false;
+        while self.job.is_some() || self.waiting.is_some() {
+            gathered |= self.step(false).await? == Step::Fetched;
+        }
+        self.start_job(OpenBatches::close_all);
+        while self.job.is_some() || !self.uploads.is_empty() {
+            gathered |= self.step(false).await? == Step::Fetched;
+        }
+        Ok(gathered)
+    }
+
+    /// Starts what can start, then waits until one thing has come to its end. Loses nothing
+    /// when it is cancelled.
+    async fn step(&mut self, fetching: bool) -> Result<Step, SinkError> {
+        if fetching && self.waiting.is_none() && self.has_room() {
+            self.start_fetch();
+        }
+        if self.job.is_none()
+            && let Some(chunk) = self.waiting.take()
+        {
+            self.start_job(move |batches| batches.take(&chunk.deliveries, chunk.leased_at, &chunk.stored));
+        }
+        let pause_to = self.woke_at.map(|woke_at| woke_at + WAKE_PAUSE);
+        let wake_at =
+            self.batches.as_ref().and_then(OpenBatches::wake_at).map(|at| pause_to.map_or(at, |to| at.max(to)));
+        let step = tokio::select! {
+            fetched = next(&mut self.fetch) => {
+                self.fetched(fetched)?;
+                Step::Fetched
+            }
+            done = next(&mut self.job) => {
+                self.worked(done)?;
+                Step::Other
+            }
+            Some(uploaded) = self.uploads.next(), if !self.uploads.is_empty() => {
+                self.writing_files -= usize::from(uploaded.file_bytes > 0);
+                self.writing_bytes -= uploaded.file_bytes;
+                uploaded.result?;
+                Step::Other
+            }
+            () = sleep_until(wake_at) => {
+                self.wake().await;
+                Step::Other
+            }
+        };
+        self.report();
+        Ok(step)
+    }
+
+    fn has_room(&self) -> bool {
+        self.open_bytes + self.writing_bytes < self.settings.memory_bytes_max
+    }
+
+    fn start_fetch(&mut self) {
+        if let Some(subscription) = self.subscription.take() {
+            let linger = self.last_fetched < self.settings.fetch_messages_max / 4;
+            let limits = (self.settings.fetch_messages_max, self.settings.fetch_bytes_max);
+            let (warehouse, status) = (self.warehouse.clone(), self.status.clone());
+            let fetch = fetch::fetch(subscription, warehouse, status, limits, self.settings.ack_wait, linger);
+            self.fetch = Some(Box::pin(fetch));
+        }
+    }
+
+    fn fetched(&mut self, fetched: Fetched) -> Result<(), SinkError> {
+        self.subscription = Some(fetched.subscription);
+        let chunk = fetched.chunk?;
+        self.last_fetched = chunk.deliveries.len();
+        if !chunk.stored.is_empty() {
+            metrics::sink_repeated_rows(chunk.stored.len() as u64);
+            let stored = chunk.deliveries.iter().filter(|delivery| chunk.stored.contains(&delivery.sequence()));
+            let receipts: Vec<Receipt> = stored.map(|delivery| delivery.receipt).collect();
+            let acker = self.acker.clone();
+            self.uploads.push(Box::pin(async move {
+                if let Err(error) = acker.ack(&receipts).await {
+                    warn!(%error, rows = receipts.len(), "rows stored before are not acknowledged");
+                }
+                Uploaded { file_bytes: 0, result: Ok(()) }
+            }));
+        }
+        self.waiting = Some(chunk);
+        Ok(())
+    }
+
+    /// Hands the batches to a blocking thread; only when no job has them.
+    fn start_job(&mut self, work: impl FnOnce(&mut OpenBatches) -> Result<Taken, WarehouseError> + Send + 'static) {
+        if let Some(mut batches) = self.batches.take() {
+            self.job = Some(Box::pin(tokio::task::spawn_blocking(move || {
+                let taken = work(&mut batches);
+                (batches, taken)
+            })));
+        }
+    }
+
+    fn worked(&mut self, done: Worked) -> Result<(), SinkError> {
+        let (batches, taken) = done.map_err(|error| {
+            error!(%error, "encoding failed");
+            SinkError::Defect
+        })?;
+        self.open_bytes = batches.memory_bytes();
+        self.batches = Some(batches);
+        let taken = taken?;
+        if taken.lapsed_rows > 0 {
+            warn!(rows = taken.lapsed_rows, "rows given up: the leases of their messages lapsed");
+            metrics::sink_lapsed_rows(taken.lapsed_rows as u64);
+        }
+        if !taken.unreadable.is_empty() {
+            self.bury(taken.unreadable);
+        }
+        for closed in taken.closed {
+            self.writing_files += 1;
+            self.writing_bytes += closed.file.len();
+            let (warehouse, acker) = (self.warehouse.clone(), self.acker.clone());
+            let upload = upload::upload(closed, warehouse, acker, self.writers.clone(), self.status.clone());
+            self.uploads.push(Box::pin(upload));
+        }
+        Ok(())
+    }
+
+    /// Moves messages that nobody can read to the dead letters.
+    fn bury(&mut self, unreadable: Vec<(Receipt, String)>) {
+        metrics::sink_unreadable(unreadable.len() as u64);
+        let acker = self.acker.clone();
+        self.uploads.push(Box::pin(async move {
+            for (receipt, reason) in unreadable {
+                if let Err(error) = acker.dead_letter(receipt, &reason).await {
+                    warn!(%error, sequence = receipt.sequence, "message not moved to the dead letters");
+                }
+            }
+            Uploaded { file_bytes: 0, result: Ok(()) }
+        }));
+    }
+
+    /// Renews leases and closes what is old enough. A job that runs meanwhile comes first.
+    async fn wake(&mut self) {
+        let Some(batches) = &mut self.batches else { return };
+        self.woke_at = Some(Instant::now());
+        let mut lapsed = Vec::new();
+        for (slot, lease, receipts) in batches.leases_due(Instant::now()) {
+            if lease.renew(&self.acker, receipts).await.is_err() {
+                lapsed.push(slot);
+            }
+        }
+        let rows: usize = lapsed.into_iter().map(|slot| batches.give_up(slot)).sum();
+        if rows > 0 {
+            warn!(rows, "rows given up: the leases of their messages lapsed");
+            metrics::sink_lapsed_rows(rows as u64);
+        }
+        self.start_job(|batches| batches.close_old(Instant::now()));
+    }
+
+    fn report(&self) {
+        let Some(batches) = &self.batches else { return };
+        metrics::sink_open(batches.len(), self.open_bytes, self.writing_bytes);
+        self.status.update(|figures| {
+            figures.open_batches = batches.len();
+            figures.open_rows = batches.rows();
+            figures.open_bytes = self.open_bytes;
+            figures.oldest_opened_at = batches.oldest();
+            figures.writing_files = self.writing_files;
+            figures.writing_bytes = self.writing_bytes;
+        });
+    }
+
+    /// Removes in the background what a crash left half written.
+    fn tidy(&mut self, stop: CancellationToken) {
+        let warehouse = self.warehouse.clone();
+        self.uploads.push(Box::pin(async move {
+            match warehouse.remove_temporary(move || !stop.is_cancelled()).await {
+                Ok(0) => {}
+                Ok(files) => warn!(files, "temporary files of an earlier run removed"),
+                Err(error) => warn!(%error, "temporary files not removed"),
+            }
+            Uploaded { file_bytes: 0, result: Ok(()) }
+        }));
+    }
+}
+
+/// Waits for the future in `slot` and takes it out when it is done; forever when there is none.
+async fn next<T>(slot: &mut Option<Boxed<T>>) -> T {
+    let Some(future) = slot else { return pending().await };
+    let done = future.await;
+    *slot = None;
+    done
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => pending().await,
+    }
+}

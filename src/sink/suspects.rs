@@ -1,0 +1,50 @@
+//! Which messages of a fetch are in the warehouse already.
+//!
+//! The footers' sequence ranges answer for nearly all of them from memory; only a message
+//! that falls into a range costs a look at that file's ids.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::bus::Delivery;
+use crate::metrics;
+use crate::warehouse::{Partition, Suspect, Warehouse, WarehouseError, hour_of};
+
+use super::batches::read;
+
+/// The sequences of those deliveries whose rows the warehouse holds.
+pub(super) async fn stored(warehouse: &Warehouse, deliveries: &[Delivery]) -> Result<HashSet<u64>, WarehouseError> {
+    let mut stored = HashSet::new();
+    for (partition, suspects) in by_partition(deliveries) {
+        let oldest = suspects.iter().map(|delivery| delivery.published_at_ms).min().unwrap_or(0);
+        // Listed anew for every fetch: whoever had the message before has stored it, if at
+        // all, before its lease ended, and so before it came to us.
+        let footers = warehouse.footers(&partition, oldest).await?;
+        let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence(), delivery.published_at_ms);
+        let candidates: Vec<Suspect> = suspects.iter().filter(held).filter_map(|delivery| suspect(delivery)).collect();
+        metrics::sink_suspects(suspects.len() as u64, candidates.len() as u64);
+        if candidates.is_empty() {
+            continue;
+        }
+        let sequences: Vec<u64> = candidates.iter().map(|candidate| candidate.sequence).collect();
+        let confirmed = warehouse.confirm(footers, candidates).await?;
+        stored.extend(sequences.into_iter().zip(confirmed).filter(|(_, held)| *held).map(|(sequence, _)| sequence));
+    }
+    Ok(stored)
+}
+
+fn by_partition(deliveries: &[Delivery]) -> HashMap<Partition, Vec<&Delivery>> {
+    let mut partitions: HashMap<Partition, Vec<&Delivery>> = HashMap::new();
+    for delivery in deliveries.iter().filter(|delivery| delivery.suspect) {
+        // What cannot be read was never written.
+        let Ok(event) = read(delivery) else { continue };
+        let hour = hour_of(event.timestamp_ms, delivery.published_at_ms);
+        partitions.entry(Partition { app_id: event.app_id.to_owned(), hour }).or_default().push(delivery);
+    }
+    partitions
+}
+
+fn suspect(delivery: &Delivery) -> Option<Suspect> {
+    let event = read(delivery).ok()?;
+    let (sequence, published_at_ms) = (delivery.sequence(), delivery.published_at_ms);
+    Some(Suspect { sequence, published_at_ms, id: event.id.to_owned() })
+}

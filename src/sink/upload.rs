@@ -1,0 +1,124 @@
+//! One closed file on its way: stored, then acknowledged.
+//!
+//! Invariant: nothing is acknowledged before its file is durable, and no file becomes
+//! visible once the leases of its messages may have lapsed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tracing::{debug, error, warn};
+
+use crate::backoff::{Backoff, random_unit};
+use crate::bus::{Acker, BusErrorKind};
+use crate::metrics;
+use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
+
+use super::batches::Closed;
+use super::status::SinkStatus;
+
+/// How a warehouse that refuses is asked again.
+pub(super) const RETRY: Backoff =
+    Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(10) };
+/// Attempts to acknowledge what is stored; after that the messages come again and are found.
+const ACK_ATTEMPTS_MAX: u32 = 8;
+
+/// What became of one file.
+pub(super) struct Uploaded {
+    pub(super) file_bytes: usize,
+    pub(super) result: Result<(), WarehouseError>,
+}
+
+/// Stores the file and acknowledges its messages, however long the warehouse refuses. An
+/// error is one that another attempt would only hide.
+pub(super) async fn upload(
+    closed: Closed,
+    warehouse: Warehouse,
+    acker: Acker,
+    writers: Arc<Semaphore>,
+    status: SinkStatus,
+) -> Uploaded {
+    let file_bytes = closed.file.len();
+    let kept = closed.lease.keep(&acker, &closed.receipts, store(&closed, &warehouse, &writers, &status)).await;
+    let result = match kept {
+        Ok(Ok(true)) => {
+            acknowledge(&closed, &acker).await;
+            status.update(|figures| {
+                figures.stored_files += 1;
+                figures.stored_rows += closed.receipts.len() as u64;
+                figures.stored_bytes += file_bytes as u64;
+            });
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(false)) | Err(_) => {
+            let rows = closed.receipts.len();
+            warn!(rows, partition = %closed.partition.path(), "file given up: the leases of its messages lapsed");
+            metrics::sink_lapsed_rows(rows as u64);
+            Ok(())
+        }
+    };
+    Uploaded { file_bytes, result }
+}
+
+/// False when the leases lapsed first.
+async fn store(
+    closed: &Closed,
+    warehouse: &Warehouse,
+    writers: &Semaphore,
+    status: &SinkStatus,
+) -> Result<bool, WarehouseError> {
+    // The semaphore is never closed.
+    let _writer = writers.acquire().await;
+    let mut attempt = 0;
+    loop {
+        let began = Instant::now();
+        let lease = closed.lease.clone();
+        let commit = move || lease.holds(Instant::now());
+        match warehouse.store(&closed.partition, closed.file.clone(), commit).await {
+            Ok(stored) => {
+                if stored {
+                    report(closed, began);
+                    status.update(|figures| figures.trouble = None);
+                }
+                return Ok(stored);
+            }
+            Err(error) => {
+                attempt += 1;
+                metrics::sink_store_failures(error.kind.name());
+                if matches!(error.kind, WarehouseErrorKind::Fsync | WarehouseErrorKind::Encode) {
+                    error!(%error, "file could not be stored");
+                    return Err(error);
+                }
+                if attempt == 1 {
+                    warn!(%error, rows = closed.receipts.len(), "file could not be stored, trying again");
+                }
+                status.update(|figures| figures.trouble = Some(error.to_string()));
+                tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
+            }
+        }
+    }
+}
+
+fn report(closed: &Closed, began: Instant) {
+    let (rows, bytes) = (closed.receipts.len(), closed.file.len());
+    metrics::sink_file_stored(closed.reason.name(), rows as u64, bytes as u64, began.elapsed());
+    debug!(rows, bytes, reason = closed.reason.name(), partition = %closed.partition.path(), "file stored");
+}
+
+async fn acknowledge(closed: &Closed, acker: &Acker) {
+    for attempt in 1..=ACK_ATTEMPTS_MAX {
+        match acker.ack(&closed.receipts).await {
+            Ok(()) => return,
+            // They come again, and are found in the file.
+            Err(error) if matches!(error.kind, BusErrorKind::LeaseLost | BusErrorKind::Closed) => {
+                warn!(%error, rows = closed.receipts.len(), "rows are stored but not all acknowledged");
+                return;
+            }
+            Err(error) if attempt == ACK_ATTEMPTS_MAX => {
+                warn!(%error, rows = closed.receipts.len(), "rows are stored but not acknowledged");
+            }
+            Err(_) => tokio::time::sleep(RETRY.delay(attempt, random_unit())).await,
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! What every engine of the store must do, against [`Store`] alone.
+//!
+//! An engine's tests call `conformance_suite!(open)`, where `open` answers a fresh
+//! store and a guard that keeps it alive.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{json, value::RawValue};
+use uuid::Uuid;
+
+use super::*;
+
+macro_rules! conformance_suite {
+    ($open:path) => {
+        $crate::store::conformance::conformance_suite!(@cases $open:
+            documents_are_found_by_id_and_by_name,
+            a_name_is_taken_once_and_freed_by_deletion,
+            lists_are_walked_page_by_page,
+            a_foreign_cursor_is_refused,
+            a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion,
+            masked_secrets_are_kept,
+            a_disabled_webhook_says_why_until_it_is_enabled,
+            keys_are_listed_without_the_key,
+            effects_are_recorded_once,
+            effects_below_the_floor_are_forgotten,
+            a_refused_batch_writes_nothing,
+            deliveries_are_claimed_once_until_the_lease_ends,
+            a_skipped_or_disabled_webhook_holds_nobody_up,
+            an_outcome_ends_or_postpones_a_delivery,
+            only_what_ended_badly_is_retried_by_hand,
+            deleting_a_webhook_cancels_what_it_is_owed,
+            deliveries_are_filtered_newest_first,
+            the_outbox_is_kept_until_forgotten,
+            anomaly_states_are_replaced_and_forgotten,
+            anomaly_events_are_filtered_newest_first,
+            changes_and_work_are_signalled,
+            a_closed_store_answers_closed,
+        );
+    };
+    (@cases $open:path: $($case:ident,)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() {
+            let (store, _guard) = $open();
+            $crate::store::conformance::$case(store).await;
+        })*
+    };
+}
+pub(super) use conformance_suite;
+
+const LEASE: Duration = Duration::from_secs(60);
+
+fn webhook(name: &str) -> NewWebhook {
+    serde_json::from_value(json!({"name": name, "url": "http://127.0.0.1:1/"})).unwrap()
+}
+
+fn rule(name: &str, webhooks: &[&str]) -> NewRule {
+    serde_json::from_value(json!({"name": name, "actions": {"webhooks": webhooks}})).unwrap()
+}
+
+fn anomaly(name: &str) -> NewAnomalyConfig {
+    serde_json::from_value(json!({"name": name, "detection_type": "rate", "config": {"max_per_minute": 1}})).unwrap()
+}
+
+fn delivery(webhook: Uuid, event_id: &str) -> NewDelivery {
+    NewDelivery {
+        id: Uuid::now_v7(),
+        webhook_id: webhook,
+        rule_id: Some(Uuid::from_u128(7)),
+        anomaly_config_id: None,
+        event_id: event_id.to_owned(),
+        payload: RawValue::from_string(r#"{"n":1.50}"#.to_owned()).unwrap(),
+        max_attempts: 5,
+    }
+}
+
+fn effects(sequences: &[u64], deliveries: Vec<NewDelivery>) -> Effects {
+    Effects { consumer: "engine".to_owned(), sequences: sequences.to_vec(), deliveries, ..Effects::default() }
+}
+
+fn outcome(id: Uuid, status: DeliveryStatus, next_attempt_at_ms: Option<i64>) -> DeliveryOutcome {
+    let attempted_at_ms = Timestamp::now().as_millisecond();
+    let error = (status != DeliveryStatus::Delivered).then(|| "refused".to_owned());
+    DeliveryOutcome { id, status, attempts: 1, attempted_at_ms, next_attempt_at_ms, status_code: Some(503), error }
+}
+
+fn first_page(limit: usize) -> PageRequest {
+    PageRequest { limit, cursor: None }
+}
+
+/// Creates a webhook and deliveries that it is owed.
+async fn owed(store: &Store, name: &str, sequences: &[u64]) -> (Uuid, Vec<Uuid>) {
+    let webhook = store.create_webhook(webhook(name)).await.unwrap().id;
+    let deliveries: Vec<_> = sequences.iter().map(|sequence| delivery(webhook, &sequence.to_string())).collect();
+    let ids = deliveries.iter().map(|delivery| delivery.id).collect();
+    store.record_effects(effects(sequences, deliveries)).await.unwrap();
+    (webhook, ids)
+}
+
+pub(super) async fn documents_are_found_by_id_and_by_name(store: Store) {
+    let created = store.create_anomaly_config(anomaly("spike")).await.unwrap();
+    assert_eq!(store.anomaly_config("spike").await.unwrap().unwrap(), created);
+    assert_eq!(store.anomaly_config(&created.id.to_string()).await.unwrap().unwrap(), created);
+    assert_eq!(store.anomaly_config("other").await.unwrap(), None);
+    assert_eq!(store.anomaly_config(&Uuid::now_v7().to_string()).await.unwrap(), None);
+
+    let renamed = store.replace_anomaly_config("spike", anomaly("burst")).await.unwrap();
+    assert_eq!((renamed.id, renamed.created_at), (created.id, created.created_at));
+    assert_eq!(store.anomaly_config("spike").await.unwrap(), None);
+    let missing = store.replace_anomaly_config("spike", anomaly("x")).await.unwrap_err();
+    assert_eq!(missing.kind, StoreErrorKind::NotFound);
+    assert!(store.delete_anomaly_config("burst").await.unwrap());
+    assert!(!store.delete_anomaly_config("burst").await.unwrap());
+}
+
+pub(super) async fn a_name_is_taken_once_and_freed_by_deletion(store: Store) {
+    store.create_rule(rule("a", &[])).await.unwrap();
+    store.create_rule(rule("b", &[])).await.unwrap();
+    store.create_webhook(webhook("a")).await.unwrap();
+    assert_eq!(store.create_rule(rule("a", &[])).await.unwrap_err().kind, StoreErrorKind::NameTaken);
+    assert_eq!(store.replace_rule("b", rule("a", &[])).await.unwrap_err().kind, StoreErrorKind::NameTaken);
+    assert_eq!(store.create_webhook(webhook("a")).await.unwrap_err().kind, StoreErrorKind::NameTaken);
+    store.replace_rule("a", rule("a", &[])).await.unwrap();
+    assert!(store.delete_rule("a").await.unwrap());
+    store.create_rule(rule("a", &[])).await.unwrap();
+}
+
+pub(super) async fn lists_are_walked_page_by_page(store: Store) {
+    let mut expected = Vec::new();
+    for n in 0..7 {
+        expected.push(store.create_rule(rule(&format!("rule {n}"), &[])).await.unwrap().id);
+    }
+    let (mut seen, mut cursor, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = store.rules(PageRequest { limit: 3, cursor }).await.unwrap();
+        seen.extend(page.items.iter().map(|rule| rule.id));
+        pages += 1;
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!((seen, pages), (expected, 3));
+    assert_eq!(store.rules(first_page(7)).await.unwrap().next, None);
+}
+
+pub(super) async fn a_foreign_cursor_is_refused(store: Store) {
+    for name in ["a", "b"] {
+        store.create_webhook(webhook(name)).await.unwrap();
+    }
+    let cursor = store.webhooks(first_page(1)).await.unwrap().next;
+    assert!(cursor.is_some());
+    let foreign = PageRequest { limit: 1, cursor };
+    assert_eq!(store.rules(foreign.clone()).await.unwrap_err().kind, StoreErrorKind::InvalidCursor);
+    let error = store.deliveries(DeliveryFilter::default(), foreign).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::InvalidCursor);
+    for text in ["", "%", "zzzz"] {
+        let page = PageRequest { limit: 1, cursor: Some(text.to_owned()) };
+        assert_eq!(store.webhooks(page).await.unwrap_err().kind, StoreErrorKind::InvalidCursor, "{text}");
+    }
+}
+
+pub(super) async fn a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion(store: Store) {
+    let ops = store.create_webhook(webhook("ops")).await.unwrap().id.to_string();
+    let created = store.create_rule(rule("big", &["ops", &ops])).await.unwrap();
+    assert_eq!(created.document.actions.webhooks, std::slice::from_ref(&ops));
+    assert_eq!(store.rule("big").await.unwrap().unwrap(), created);
+
+    let unknown = store.create_rule(rule("bad", &["ops", "nobody"])).await.unwrap_err();
+    assert_eq!(unknown.kind, StoreErrorKind::UnknownWebhook { index: 1 });
+    assert_eq!(store.rule("bad").await.unwrap(), None);
+
+    let in_use = store.delete_webhook("ops").await.unwrap_err();
+    assert_eq!(in_use.kind, StoreErrorKind::InUse(vec!["rule big".to_owned()]));
+    store.replace_webhook("ops", webhook("renamed")).await.unwrap();
+    store.replace_rule("big", rule("big", &[])).await.unwrap();
+    assert!(store.delete_webhook("renamed").await.unwrap());
+}
+
+pub(super) async fn masked_secrets_are_kept(store: Store) {
+    let auth = |secret: &str| Auth::Hmac { secret: secret.to_owned(), header: "X".to_owned() };
+    let with = |auth: Auth| NewWebhook { auth, ..webhook("ops") };
+    let masked = store.create_webhook(with(auth("***"))).await.unwrap_err();
+    assert_eq!(masked.kind, StoreErrorKind::NoSecretToKeep { field: "secret" });
+
+    store.create_webhook(with(auth("s3cret"))).await.unwrap();
+    assert_eq!(store.webhook("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
+    store.replace_webhook("ops", with(auth("***"))).await.unwrap();
+    assert_eq!(store.webhook("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
+    let other = store.replace_webhook("ops", with(Auth::Bearer { token: "***".to_owned() })).await.unwrap_err();
+    assert_eq!(other.kind, StoreErrorKind::NoSecretToKeep { field: "token" });
+    store.replace_webhook("ops", with(auth("new"))).await.unwrap();
+    assert_eq!(store.webhooks(first_page(10)).await.unwrap().items[0].document.auth, auth("new"));
+}
+
+pub(super) async fn a_disabled_webhook_says_why_until_it_is_enabled(store: Store) {
+    let id = store.create_webhook(webhook("ops")).await.unwrap().id;
+    store.disable_webhook(id, "answered 410").await.unwrap();
+    let disabled = store.webhook("ops").await.unwrap().unwrap();
+    assert_eq!((disabled.document.enabled, disabled.disabled_reason.as_deref()), (false, Some("answered 410")));
+    let still = store.replace_webhook("ops", disabled.document).await.unwrap();
+    assert_eq!(still.disabled_reason.as_deref(), Some("answered 410"));
+    let enabled = store.replace_webhook("ops", webhook("ops")).await.unwrap();
+    assert_eq!((enabled.document.enabled, enabled.disabled_reason), (true, None));
+}
+
+pub(super) async fn keys_are_listed_without_the_key(store: Store) {
+    let new = |name: &str| NewApiKey { app_id: "shop".to_owned(), name: name.to_owned() };
+    let (stored, key) = store.create_key(new("ios")).await.unwrap();
+    assert!(key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
+    let (_, other) = store.create_key(new("web")).await.unwrap();
+    assert_ne!(key, other);
+    assert_eq!(store.create_key(new("ios")).await.unwrap_err().kind, StoreErrorKind::NameTaken);
+    let listed = serde_json::to_string(&store.keys(first_page(10)).await.unwrap()).unwrap();
+    assert!(listed.contains("ios") && !listed.contains(&key), "{listed}");
+    assert!(store.revoke_key("ios").await.unwrap());
+    assert!(store.key(&stored.id.to_string()).await.unwrap().is_none());
+    assert!(!store.revoke_key("ios").await.unwrap());
+}
+
+pub(super) async fn effects_are_recorded_once(store: Store) {
+    let (webhook, ids) = owed(&store, "ops", &[3, 5]).await;
+    assert_eq!(store.consumed("engine", &[1, 3, 4, 5, 9]).await.unwrap(), [3, 5]);
+    assert!(store.consumed("other", &[3]).await.unwrap().is_empty());
+    assert!(store.consumed("engine", &[]).await.unwrap().is_empty());
+
+    let again = store.record_effects(effects(&[4, 5], vec![delivery(webhook, "4")])).await.unwrap_err();
+    assert_eq!(again.kind, StoreErrorKind::AlreadyConsumed);
+    assert!(store.consumed("engine", &[4]).await.unwrap().is_empty());
+    let all = store.deliveries(DeliveryFilter::default(), first_page(10)).await.unwrap();
+    assert_eq!(all.items.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), [ids[1], ids[0]]);
+    assert_eq!(all.items[0].payload.get(), r#"{"n":1.50}"#);
+}
+
+pub(super) async fn effects_below_the_floor_are_forgotten(store: Store) {
+    store.record_effects(effects(&[1, 2, 3], Vec::new())).await.unwrap();
+    let next = Effects { acknowledged_floor: 2, ..effects(&[4], Vec::new()) };
+    store.record_effects(next).await.unwrap();
+    assert_eq!(store.consumed("engine", &[1, 2, 3, 4]).await.unwrap(), [3, 4]);
+}
+
+pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
+    let (webhook, _) = owed(&store, "ops", &[1]).await;
+    // Two batches at once with a sequence in common, in the same group or not: one of them is stored whole.
+    let batch = |own: u64| {
+        let message = OutboxMessage { id: Uuid::now_v7(), subject: "s".to_owned(), payload: Vec::new() };
+        Effects { outbox: vec![message], ..effects(&[own, 20], vec![delivery(webhook, &own.to_string())]) }
+    };
+    let (first, second) = tokio::join!(store.record_effects(batch(10)), store.record_effects(batch(11)));
+    assert!(first.is_ok() != second.is_ok());
+    let stored = if first.is_ok() { 10 } else { 11 };
+    assert_eq!(store.consumed("engine", &[10, 11, 20]).await.unwrap(), [stored, 20]);
+    assert_eq!(store.outbox(10).await.unwrap().len(), 1);
+    assert_eq!(store.deliveries(DeliveryFilter::default(), first_page(10)).await.unwrap().items.len(), 2);
+}
+
+pub(super) async fn deliveries_are_claimed_once_until_the_lease_ends(store: Store) {
+    let (_, ids) = owed(&store, "ops", &[1, 2, 3]).await;
+    assert!(store.next_due_ms().await.unwrap().unwrap() <= Timestamp::now().as_millisecond());
+    let short = Duration::from_millis(50);
+    let claimed = store.claim_due_deliveries(2, short, &[]).await.unwrap();
+    assert_eq!(claimed.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids[..2]);
+    assert!(claimed.iter().all(|delivery| delivery.status == DeliveryStatus::InProgress));
+    let rest = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    assert_eq!(rest.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids[2..]);
+
+    tokio::time::sleep(short).await;
+    let again = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    assert_eq!(again.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids[..2]);
+    assert!(store.claim_due_deliveries(10, LEASE, &[]).await.unwrap().is_empty());
+    let next = store.next_due_ms().await.unwrap().unwrap();
+    assert!(next > Timestamp::now().as_millisecond() + 30_000, "{next}");
+}
+
+pub(super) async fn a_skipped_or_disabled_webhook_holds_nobody_up(store: Store) {
+    let (dead, _) = owed(&store, "dead", &(1..=50).collect::<Vec<_>>()).await;
+    let (gone, _) = owed(&store, "gone", &(51..=100).collect::<Vec<_>>()).await;
+    let (_, ids) = owed(&store, "alive", &[101]).await;
+    store.disable_webhook(gone, "answered 410").await.unwrap();
+    let claimed = store.claim_due_deliveries(10, LEASE, &[dead]).await.unwrap();
+    assert_eq!(claimed.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids);
+    assert!(store.claim_due_deliveries(10, LEASE, &[dead]).await.unwrap().is_empty());
+    assert_eq!(store.claim_due_deliveries(10, LEASE, &[]).await.unwrap().len(), 10);
+    store.replace_webhook("gone", webhook("gone")).await.unwrap();
+    assert_eq!(store.claim_due_deliveries(100, LEASE, &[dead]).await.unwrap().len(), 50);
+}
+
+pub(super) async fn an_outcome_ends_or_postpones_a_delivery(store: Store) {
+    let (_, ids) = owed(&store, "ops", &[1, 2]).await;
+    store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    let later = Timestamp::now().as_millisecond() + 100_000;
+    let outcomes = vec![
+        outcome(ids[0], DeliveryStatus::Delivered, None),
+        outcome(ids[1], DeliveryStatus::Pending, Some(later)),
+        outcome(Uuid::now_v7(), DeliveryStatus::Delivered, None),
+    ];
+    store.finish_deliveries(outcomes).await.unwrap();
+    let delivered = store.delivery(ids[0]).await.unwrap().unwrap();
+    assert_eq!((delivered.status, delivered.attempts), (DeliveryStatus::Delivered, 1));
+    assert!(delivered.delivered_at.is_some() && delivered.next_attempt_at.is_none());
+    let pending = store.delivery(ids[1]).await.unwrap().unwrap();
+    assert_eq!(pending.next_attempt_at.unwrap().as_millisecond(), later);
+    assert_eq!((pending.last_status_code, pending.last_error.as_deref()), (Some(503), Some("refused")));
+    assert!(pending.last_attempt_at.is_some() && pending.delivered_at.is_none());
+    assert_eq!(store.next_due_ms().await.unwrap(), Some(later));
+    assert!(store.claim_due_deliveries(10, LEASE, &[]).await.unwrap().is_empty());
+
+    // A late answer of an earlier attempt does not send again what has arrived.
+    store.finish_deliveries(vec![outcome(ids[0], DeliveryStatus::Pending, Some(0))]).await.unwrap();
+    assert_eq!(store.delivery(ids[0]).await.unwrap().unwrap().status, DeliveryStatus::Delivered);
+}
+
+pub(super) async fn only_what_ended_badly_is_retried_by_hand(store: Store) {
+    let (_, ids) = owed(&store, "ops", &[1, 2, 3]).await;
+    store.claim_due_deliveries(2, LEASE, &[]).await.unwrap();
+    let outcomes =
+        vec![outcome(ids[0], DeliveryStatus::Delivered, None), outcome(ids[1], DeliveryStatus::DeadLetter, None)];
+    store.finish_deliveries(outcomes).await.unwrap();
+    assert_eq!(store.status().await.unwrap().deliveries_dead, 1);
+    for id in [ids[0], ids[2]] {
+        assert_eq!(store.retry_delivery(id).await.unwrap_err().kind, StoreErrorKind::NotRetryable);
+    }
+    assert_eq!(store.retry_delivery(Uuid::now_v7()).await.unwrap_err().kind, StoreErrorKind::NotFound);
+    let retried = store.retry_delivery(ids[1]).await.unwrap();
+    assert_eq!((retried.status, retried.attempts), (DeliveryStatus::Pending, 0));
+    let claimed = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    assert!(claimed.iter().any(|delivery| delivery.id == ids[1]));
+}
+
+pub(super) async fn deleting_a_webhook_cancels_what_it_is_owed(store: Store) {
+    let (webhook, ids) = owed(&store, "ops", &[1, 2]).await;
+    store.claim_due_deliveries(1, LEASE, &[]).await.unwrap();
+    assert!(store.delete_webhook("ops").await.unwrap());
+    for id in &ids {
+        assert_eq!(store.delivery(*id).await.unwrap().unwrap().status, DeliveryStatus::Cancelled);
+    }
+    store.finish_deliveries(vec![outcome(ids[0], DeliveryStatus::Pending, Some(0))]).await.unwrap();
+    assert_eq!(store.delivery(ids[0]).await.unwrap().unwrap().status, DeliveryStatus::Cancelled);
+    assert_eq!(store.next_due_ms().await.unwrap(), None);
+    assert_eq!(store.retry_delivery(ids[1]).await.unwrap_err().kind, StoreErrorKind::NotRetryable);
+
+    let late = delivery(webhook, "3");
+    let id = late.id;
+    store.record_effects(effects(&[3], vec![late])).await.unwrap();
+    assert_eq!(store.delivery(id).await.unwrap().unwrap().status, DeliveryStatus::Cancelled);
+}
+
+pub(super) async fn deliveries_are_filtered_newest_first(store: Store) {
+    let (one, ones) = owed(&store, "one", &[1, 2, 3]).await;
+    let (_, twos) = owed(&store, "two", &[4]).await;
+    let list = async |filter: DeliveryFilter| -> Vec<Uuid> {
+        let (mut ids, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = store.deliveries(filter.clone(), PageRequest { limit: 2, cursor }).await.unwrap();
+            ids.extend(page.items.iter().map(|delivery| delivery.id));
+            cursor = page.next;
+            if cursor.is_none() {
+                return ids;
+            }
+        }
+    };
+    let any = DeliveryFilter::default;
+    assert_eq!(list(any()).await, [twos[0], ones[2], ones[1], ones[0]]);
+    assert_eq!(list(DeliveryFilter { webhook_id: Some(one), ..any() }).await, [ones[2], ones[1], ones[0]]);
+    assert_eq!(list(DeliveryFilter { event_id: Some("2".to_owned()), ..any() }).await, [ones[1]]);
+    assert_eq!(list(DeliveryFilter { rule_id: Some(Uuid::from_u128(7)), ..any() }).await.len(), 4);
+    assert!(list(DeliveryFilter { rule_id: Some(Uuid::from_u128(8)), ..any() }).await.is_empty());
+    let delivered = DeliveryFilter { status: Some(DeliveryStatus::Delivered), webhook_id: Some(one), ..any() };
+    assert!(list(delivered.clone()).await.is_empty());
+    store.finish_deliveries(vec![outcome(ones[0], DeliveryStatus::Delivered, None)]).await.unwrap();
+    assert_eq!(list(delivered).await, [ones[0]]);
+}
+
+pub(super) async fn the_outbox_is_kept_until_forgotten(store: Store) {
+    let message =
+        |n: u8| OutboxMessage { id: Uuid::now_v7(), subject: format!("alerts.{n}"), payload: vec![n, 0, 255] };
+    let (first, second) = (message(1), message(2));
+    let outbox = vec![first.clone(), second.clone()];
+    store.record_effects(Effects { outbox, ..effects(&[1], Vec::new()) }).await.unwrap();
+    let owed = store.outbox(10).await.unwrap();
+    assert_eq!(owed.iter().map(|message| message.id).collect::<Vec<_>>(), [first.id, second.id]);
+    assert_eq!((owed[1].subject.as_str(), owed[1].payload.as_slice()), ("alerts.2", &[2, 0, 255][..]));
+    assert_eq!(store.outbox(1).await.unwrap().len(), 1);
+    store.forget_outbox(&[first.id]).await.unwrap();
+    assert_eq!(store.outbox(10).await.unwrap()[0].id, second.id);
+}
+
+pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
+    let config = store.create_anomaly_config(anomaly("spike")).await.unwrap().id;
+    let state = |group: &str, count: u64, updated_at_ms: i64| AnomalyState {
+        config_id: config,
+        app_id: "shop".to_owned(),
+        group: group.to_owned(),
+        window: json!({"count": count}),
+        cooldown_until_ms: 5,
+        updated_at_ms,
+    };
+    let record = |sequence: u64, anomaly_states: Vec<AnomalyState>| {
+        store.record_effects(Effects { anomaly_states, ..effects(&[sequence], Vec::new()) })
+    };
+    record(1, vec![state("a", 1, 100), state("b", 1, 100)]).await.unwrap();
+    record(2, vec![state("a", 2, 200)]).await.unwrap();
+    assert_eq!(
+        store.anomaly_states(&[config, Uuid::now_v7()]).await.unwrap(),
+        [state("a", 2, 200), state("b", 1, 100)]
+    );
+    assert_eq!(store.forget_stale(150).await.unwrap(), 1);
+    assert_eq!(store.anomaly_states(&[config]).await.unwrap(), [state("a", 2, 200)]);
+    store.delete_anomaly_config("spike").await.unwrap();
+    assert!(store.anomaly_states(&[config]).await.unwrap().is_empty());
+}
+
+pub(super) async fn anomaly_events_are_filtered_newest_first(store: Store) {
+    let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
+    let event = |config: Uuid, app_id: &str, detected_ms: i64| AnomalyEvent {
+        id: Uuid::now_v7(),
+        anomaly_config_id: config,
+        anomaly_config_name: "spike".to_owned(),
+        detection_type: Detection::Rate,
+        app_id: app_id.to_owned(),
+        event_category: "commerce".to_owned(),
+        event_type: "purchase_complete".to_owned(),
+        event_id: "e".to_owned(),
+        device_id: "d".to_owned(),
+        timestamp_ms: detected_ms,
+        details: json!({"value": 3, "max_per_minute": 2, "group": null}),
+        detected_at: Timestamp::from_millisecond(detected_ms).unwrap(),
+    };
+    let now = Timestamp::now().as_millisecond();
+    let events = vec![event(one, "shop", now), event(two, "shop", now + 1), event(one, "game", now + 2)];
+    store.record_effects(Effects { anomaly_events: events.clone(), ..effects(&[1], Vec::new()) }).await.unwrap();
+    let list = async |config, app, since| store.anomaly_events(config, app, since, first_page(10)).await.unwrap().items;
+    assert_eq!(list(None, None, None).await, [events[2].clone(), events[1].clone(), events[0].clone()]);
+    assert_eq!(list(Some(one), Some("shop"), None).await, [events[0].clone()]);
+    assert_eq!(list(None, None, Some(now + 2)).await, [events[2].clone()]);
+}
+
+pub(super) async fn changes_and_work_are_signalled(store: Store) {
+    let (mut changes, mut work) = (store.changes(), store.work());
+    store.create_rule(rule("a", &[])).await.unwrap();
+    assert!(changes.has_changed().unwrap() && !work.has_changed().unwrap());
+    changes.mark_unchanged();
+    store.create_rule(rule("a", &[])).await.unwrap_err();
+    assert!(!changes.has_changed().unwrap());
+
+    let (_, ids) = owed(&store, "ops", &[1]).await;
+    assert!(work.has_changed().unwrap());
+    work.mark_unchanged();
+    store.claim_due_deliveries(1, LEASE, &[]).await.unwrap();
+    store.record_effects(effects(&[2], Vec::new())).await.unwrap();
+    store.finish_deliveries(vec![outcome(ids[0], DeliveryStatus::Failed, None)]).await.unwrap();
+    assert!(!work.has_changed().unwrap());
+    store.retry_delivery(ids[0]).await.unwrap();
+    assert!(work.has_changed().unwrap());
+}
+
+pub(super) async fn a_closed_store_answers_closed(store: Store) {
+    store.create_rule(rule("a", &[])).await.unwrap();
+    store.close().await;
+    assert_eq!(store.create_rule(rule("b", &[])).await.unwrap_err().kind, StoreErrorKind::Closed);
+    assert_eq!(store.rule("a").await.unwrap_err().kind, StoreErrorKind::Closed);
+    store.close().await;
+}

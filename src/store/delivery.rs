@@ -1,0 +1,80 @@
+//! One webhook call that is owed, and what became of it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// A delivery to be recorded with the effects of its event.
+#[derive(Clone, Debug)]
+pub struct NewDelivery {
+    /// Sent as `webhook-id` on every attempt.
+    pub id: Uuid,
+    pub webhook_id: Uuid,
+    pub rule_id: Option<Uuid>,
+    pub anomaly_config_id: Option<Uuid>,
+    pub event_id: String,
+    /// The request body, JSON.
+    pub payload: Box<RawValue>,
+    pub max_attempts: u32,
+}
+
+/// A delivery as the admin API shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Delivery {
+    pub id: Uuid,
+    pub webhook_id: Uuid,
+    pub rule_id: Option<Uuid>,
+    pub anomaly_config_id: Option<Uuid>,
+    pub event_id: String,
+    pub payload: Box<RawValue>,
+    pub status: DeliveryStatus,
+    pub attempts: u32,
+    pub max_attempts: u32,
+    pub next_attempt_at: Option<Timestamp>,
+    pub last_attempt_at: Option<Timestamp>,
+    pub last_error: Option<String>,
+    pub last_status_code: Option<u16>,
+    pub created_at: Timestamp,
+    pub delivered_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryStatus {
+    Pending,
+    InProgress,
+    Delivered,
+    Failed,
+    DeadLetter,
+    Cancelled,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryFilter {
+    pub status: Option<DeliveryStatus>,
+    pub webhook_id: Option<Uuid>,
+    pub rule_id: Option<Uuid>,
+    pub event_id: Option<String>,
+}
+
+/// The end of one attempt.
+#[derive(Clone, Debug)]
+pub struct DeliveryOutcome {
+    pub id: Uuid,
+    /// `Delivered`, `Pending` (try again at `next_attempt_at_ms`), `Failed` (will not be tried again), `DeadLetter`.
+    pub status: DeliveryStatus,
+    pub attempts: u32,
+    pub attempted_at_ms: i64,
+    pub next_attempt_at_ms: Option<i64>,
+    pub status_code: Option<u16>,
+    pub error: Option<String>,
+}
+
+/// A bus message that is owed: published after the commit, then forgotten. Its id is the bus's message id.
+#[derive(Clone, Debug)]
+pub struct OutboxMessage {
+    pub id: Uuid,
+    pub subject: String,
+    pub payload: Vec<u8>,
+}

@@ -1,0 +1,63 @@
+//! What can go wrong in the store, sorted by what the caller should do.
+
+/// A failure of the store: what kind, and what lay under it.
+#[derive(Debug)]
+pub struct StoreError {
+    pub kind: StoreErrorKind,
+    context: &'static str,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    NotFound,
+    NameTaken,
+    /// The named documents still use it.
+    InUse(Vec<String>),
+    /// `actions.webhooks[index]` names none.
+    UnknownWebhook {
+        index: usize,
+    },
+    /// A webhook's secret was sent as the mask, and none is stored under this field of `auth_config`.
+    NoSecretToKeep {
+        field: &'static str,
+    },
+    /// The cursor was not made by this list.
+    InvalidCursor,
+    /// A delivery in this state is not sent again by hand.
+    NotRetryable,
+    AlreadyConsumed,
+    /// No room on the disk.
+    Full,
+    Unavailable,
+    /// Stored bytes are damaged, or a secret does not decrypt with the key at hand.
+    Corrupt,
+    Closed,
+}
+
+impl StoreError {
+    /// `context` is a bare verb phrase: "insert rule".
+    pub fn new(kind: StoreErrorKind, context: &'static str) -> Self {
+        Self { kind, context, source: None }
+    }
+
+    pub fn caused(
+        kind: StoreErrorKind,
+        context: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, context, source: Some(source.into()) }
+    }
+}
+
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {:?}", self.context, self.kind)
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
+    }
+}

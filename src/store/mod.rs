@@ -1,0 +1,309 @@
+//! What the operators wrote (rules, webhooks, anomaly configs, keys) and what the
+//! reaction did about it (deliveries, anomaly events and state, the outbox).
+//!
+//! Invariants: a method is one use case and one transaction; the effects of a batch of
+//! events and the sequences it consumed are committed together or not at all; secrets
+//! are encrypted at rest. Knows nothing of how rules are evaluated.
+
+mod anomaly;
+#[cfg(test)]
+mod conformance;
+mod delivery;
+mod error;
+mod key;
+mod page;
+mod rule;
+mod secrets;
+mod sqlite;
+mod webhook;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use anomaly::{AnomalyConfig, AnomalyEvent, AnomalyState, Detection, NewAnomalyConfig};
+pub use delivery::{Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, NewDelivery, OutboxMessage};
+pub use error::{StoreError, StoreErrorKind};
+pub use key::{ApiKey, NewApiKey};
+pub use page::{Page, PageRequest};
+pub use rule::{Actions, Condition, NewRule, Operator, Rule};
+pub use webhook::{Auth, NewWebhook, Webhook, WebhookDocument};
+
+/// The store, over the engine that the configuration chose. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Inner);
+
+#[derive(Clone)]
+enum Inner {
+    Sqlite(sqlite::Engine),
+}
+
+/// How the SQLite engine keeps its file.
+#[derive(Clone, Debug)]
+pub struct SqliteSettings {
+    /// The directory that holds `store.db` and, unless `secrets_key` is given, `secrets.key` (mode 0600).
+    pub dir: PathBuf,
+    /// 32 bytes as base64 or hex that encrypt webhook secrets (AES-256-GCM).
+    pub secrets_key: Option<String>,
+}
+
+/// What one batch of events caused: written in one transaction with the sequences that it consumed.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    pub consumer: String,
+    /// The bus sequences of the batch that had effects, ascending.
+    pub sequences: Vec<u64>,
+    pub deliveries: Vec<NewDelivery>,
+    pub anomaly_events: Vec<AnomalyEvent>,
+    /// The whole new state of each window that the batch changed.
+    pub anomaly_states: Vec<AnomalyState>,
+    /// Bus messages to publish after the commit.
+    pub outbox: Vec<OutboxMessage>,
+    /// Sequences at or below this were acknowledged by the bus: their record may be forgotten.
+    pub acknowledged_floor: u64,
+}
+
+impl Store {
+    /// Opens the SQLite engine, migrates it and starts its writer thread.
+    pub fn open_sqlite(settings: SqliteSettings) -> Result<Self, StoreError> {
+        Ok(Self(Inner::Sqlite(sqlite::Engine::open(settings)?)))
+    }
+
+    /// Changes with every committed change of a webhook, rule, anomaly config or key.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.changes()
+    }
+
+    /// Changes whenever deliveries or outbox messages may have become due.
+    pub fn work(&self) -> watch::Receiver<u64> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.work()
+    }
+
+    // --- documents: `key` is an id or a name ---
+
+    pub async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.create_webhook(new).await
+    }
+
+    pub async fn webhook(&self, key: &str) -> Result<Option<Webhook>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.webhook(key).await
+    }
+
+    pub async fn webhooks(&self, page: PageRequest) -> Result<Page<Webhook>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.webhooks(page).await
+    }
+
+    /// `NotFound`, `NameTaken`. A secret of `"***"` keeps the one that is stored.
+    pub async fn replace_webhook(&self, key: &str, new: NewWebhook) -> Result<Webhook, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.replace_webhook(key, new).await
+    }
+
+    /// False when there is none. `InUse` when a rule or an anomaly config names it. Its open deliveries become `cancelled`.
+    pub async fn delete_webhook(&self, key: &str) -> Result<bool, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.delete_webhook(key).await
+    }
+
+    /// Sets `enabled = false` (the endpoint answered 410).
+    pub async fn disable_webhook(&self, id: Uuid, reason: &str) -> Result<(), StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.disable_webhook(id, reason).await
+    }
+
+    /// `UnknownWebhook` with the index into `actions.webhooks`; stores ids, whatever was given.
+    pub async fn create_rule(&self, new: NewRule) -> Result<Rule, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.create_document(new).await
+    }
+
+    pub async fn rule(&self, key: &str) -> Result<Option<Rule>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.document::<NewRule>(key).await
+    }
+
+    pub async fn rules(&self, page: PageRequest) -> Result<Page<Rule>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.documents::<NewRule>(page).await
+    }
+
+    pub async fn replace_rule(&self, key: &str, new: NewRule) -> Result<Rule, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.replace_document(key, new).await
+    }
+
+    pub async fn delete_rule(&self, key: &str) -> Result<bool, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.delete_document::<NewRule>(key).await
+    }
+
+    pub async fn create_anomaly_config(&self, new: NewAnomalyConfig) -> Result<AnomalyConfig, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.create_document(new).await
+    }
+
+    pub async fn anomaly_config(&self, key: &str) -> Result<Option<AnomalyConfig>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.document::<NewAnomalyConfig>(key).await
+    }
+
+    pub async fn anomaly_configs(&self, page: PageRequest) -> Result<Page<AnomalyConfig>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.documents::<NewAnomalyConfig>(page).await
+    }
+
+    pub async fn replace_anomaly_config(&self, key: &str, new: NewAnomalyConfig) -> Result<AnomalyConfig, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.replace_document(key, new).await
+    }
+
+    /// Also forgets its state.
+    pub async fn delete_anomaly_config(&self, key: &str) -> Result<bool, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.delete_document::<NewAnomalyConfig>(key).await
+    }
+
+    /// The new key (64 hex characters) is in the answer and nowhere else.
+    pub async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.create_key(new).await
+    }
+
+    pub async fn keys(&self, page: PageRequest) -> Result<Page<ApiKey>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.keys(page).await
+    }
+
+    pub async fn key(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.key(id).await
+    }
+
+    pub async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.revoke_key(id).await
+    }
+
+    // --- the reaction's work ---
+
+    /// Which of these sequences the consumer has already committed effects for.
+    pub async fn consumed(&self, consumer: &str, sequences: &[u64]) -> Result<Vec<u64>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.consumed(consumer, sequences).await
+    }
+
+    /// Commits the effects of one batch. `AlreadyConsumed` when any sequence was committed before: nothing is written.
+    pub async fn record_effects(&self, effects: Effects) -> Result<(), StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.record_effects(effects).await
+    }
+
+    pub async fn anomaly_states(&self, configs: &[Uuid]) -> Result<Vec<AnomalyState>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.anomaly_states(configs).await
+    }
+
+    /// Deletes states untouched since then, and what outlived its retention: deliveries that ended (delivered 7 days,
+    /// others 30) and anomaly events (90 days).
+    pub async fn forget_stale(&self, before_ms: i64) -> Result<u64, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.forget_stale(before_ms).await
+    }
+
+    /// Takes up to `limit` due deliveries of enabled webhooks, not of those in `skip`, as `in_progress` until the
+    /// lease ends; a lease that ended makes a delivery due again. Oldest due first.
+    pub async fn claim_due_deliveries(
+        &self,
+        limit: usize,
+        lease: Duration,
+        skip: &[Uuid],
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.claim_due_deliveries(limit, lease, skip).await
+    }
+
+    /// When the earliest pending delivery becomes due, or an in-progress one's lease ends, milliseconds since the epoch.
+    pub async fn next_due_ms(&self) -> Result<Option<i64>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.next_due_ms().await
+    }
+
+    /// Records what became of attempts; group-committed.
+    pub async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.finish_deliveries(outcomes).await
+    }
+
+    pub async fn delivery(&self, id: Uuid) -> Result<Option<Delivery>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.delivery(id).await
+    }
+
+    /// Newest first.
+    pub async fn deliveries(&self, filter: DeliveryFilter, page: PageRequest) -> Result<Page<Delivery>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.deliveries(filter, page).await
+    }
+
+    /// Makes a failed, dead or cancelled delivery due now, its attempts counted anew. `NotFound`; `NotRetryable` otherwise.
+    pub async fn retry_delivery(&self, id: Uuid) -> Result<Delivery, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.retry_delivery(id).await
+    }
+
+    /// Forgets a delivery; one that is owed is not sent any more. False when there is none.
+    pub async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.delete_delivery(id).await
+    }
+
+    pub async fn outbox(&self, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.outbox(limit).await
+    }
+
+    pub async fn forget_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.forget_outbox(ids).await
+    }
+
+    pub async fn anomaly_events(
+        &self,
+        config: Option<Uuid>,
+        app_id: Option<&str>,
+        since_ms: Option<i64>,
+        page: PageRequest,
+    ) -> Result<Page<AnomalyEvent>, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.anomaly_events(config, app_id, since_ms, page).await
+    }
+
+    /// Counts by delivery status, for status and metrics.
+    pub async fn status(&self) -> Result<StoreStatus, StoreError> {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.status().await
+    }
+
+    pub async fn close(&self) {
+        let Inner::Sqlite(engine) = &self.0;
+        engine.close().await
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreStatus {
+    pub engine: String,
+    pub deliveries_pending: u64,
+    pub deliveries_dead: u64,
+    pub webhooks: u64,
+    pub rules: u64,
+    pub anomaly_configs: u64,
+}

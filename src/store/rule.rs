@@ -1,0 +1,83 @@
+//! The rule document of the admin API.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// A rule as a person writes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewRule {
+    pub name: String,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default)]
+    pub app_id: Option<String>,
+    #[serde(default)]
+    pub event_category: Option<String>,
+    #[serde(default)]
+    pub event_type: Option<String>,
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    #[serde(default)]
+    pub expression: Option<String>,
+    #[serde(default)]
+    pub actions: Actions,
+    #[serde(default)]
+    pub priority: i64,
+    #[serde(default = "super::rule::enabled")]
+    pub enabled: bool,
+}
+
+pub(super) fn enabled() -> bool {
+    true
+}
+
+/// A stored rule: the written document with what the store added.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rule {
+    pub id: Uuid,
+    #[serde(flatten)]
+    pub document: NewRule,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// JSONPath into the rule view.
+    pub path: String,
+    pub operator: Operator,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operator {
+    Eq,
+    Ne,
+    Gt,
+    Gte,
+    Lt,
+    Lte,
+    Contains,
+    Regex,
+    In,
+    Exists,
+    NotExists,
+}
+
+/// What a match does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actions {
+    /// Ids or names when written; ids, each once, when stored.
+    #[serde(default)]
+    pub webhooks: Vec<String>,
+    /// Subjects with `{app_id}`, `{category}` and `{type}` filled in.
+    #[serde(default)]
+    pub publish_subjects: Vec<String>,
+}

@@ -1,0 +1,150 @@
+//! Anomaly events, and the state of the windows that find them.
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, Row, params};
+use uuid::Uuid;
+
+use super::{Engine, Wake, cursor, damaged, deliveries::query_newest, failed, now_ms, uuid};
+use crate::store::{AnomalyEvent, AnomalyState, Page, PageRequest, StoreError};
+
+const LIST: u8 = b'e';
+/// Anomaly events are kept this long.
+const EVENT_RETENTION_MS: i64 = 90 * 24 * 3_600 * 1_000;
+/// Anomaly events forgotten in one transaction.
+const FORGET_ROWS_MAX: i64 = 1_000;
+
+impl Engine {
+    pub(in crate::store) async fn anomaly_states(&self, configs: &[Uuid]) -> Result<Vec<AnomalyState>, StoreError> {
+        let configs = configs.to_vec();
+        let context = "read anomaly states";
+        self.read(context, move |connection| {
+            let mut statement = connection
+                .prepare_cached(
+                    "SELECT config_id, app_id, group_value, window, cooldown_until_ms, updated_at_ms
+                     FROM anomaly_states WHERE config_id = ?1",
+                )
+                .map_err(failed(context))?;
+            let mut states = Vec::new();
+            for config in configs {
+                let rows = statement.query_map([config.into_bytes()], state).map_err(failed(context))?;
+                for row in rows {
+                    states.push(row.map_err(failed(context))?);
+                }
+            }
+            Ok(states)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn forget_stale(&self, before_ms: i64) -> Result<u64, StoreError> {
+        let context = "forget stale state";
+        let states = self
+            .write(Wake::Nobody, context, move |connection| {
+                connection
+                    .execute("DELETE FROM anomaly_states WHERE updated_at_ms < ?1", [before_ms])
+                    .map_err(failed(context))
+            })
+            .await?;
+        let deliveries = self.forget_deliveries().await?;
+        let mut events = 0;
+        loop {
+            let forgotten = self
+                .write(Wake::Nobody, context, move |connection| {
+                    // The oldest only, as they were recorded in about the order of their detection.
+                    connection
+                        .execute(
+                            "DELETE FROM anomaly_events WHERE detected_at < ?1 AND seq IN
+                                 (SELECT seq FROM anomaly_events ORDER BY seq LIMIT ?2)",
+                            [now_ms() - EVENT_RETENTION_MS, FORGET_ROWS_MAX],
+                        )
+                        .map_err(failed(context))
+                })
+                .await?;
+            events += forgotten as u64;
+            if forgotten == 0 {
+                return Ok(states as u64 + deliveries + events);
+            }
+        }
+    }
+
+    pub(in crate::store) async fn anomaly_events(
+        &self,
+        config: Option<Uuid>,
+        app_id: Option<&str>,
+        since_ms: Option<i64>,
+        page: PageRequest,
+    ) -> Result<Page<AnomalyEvent>, StoreError> {
+        let before = cursor::after::<i64>(LIST, &page)?;
+        let mut wheres: Vec<(&str, Box<dyn ToSql + Send>)> = Vec::new();
+        if let Some(config) = config {
+            wheres.push(("config_id = ?", Box::new(config.into_bytes())));
+        }
+        if let Some(app_id) = app_id {
+            wheres.push(("app_id = ?", Box::new(app_id.to_owned())));
+        }
+        if let Some(since_ms) = since_ms {
+            wheres.push(("detected_at >= ?", Box::new(since_ms)));
+        }
+        if let Some(before) = before {
+            wheres.push(("seq < ?", Box::new(before)));
+        }
+        self.read("list anomaly events", move |connection| {
+            let wheres = wheres.into_iter().map(|(sql, value)| (sql, value as Box<dyn ToSql>)).collect();
+            let select = "SELECT seq, document FROM anomaly_events";
+            let rows = query_newest(connection, select, wheres, page.limit + 1, event);
+            Ok(cursor::page(LIST, &page, rows.map_err(failed("list anomaly events"))?))
+        })
+        .await
+    }
+}
+
+pub(super) fn insert_event(connection: &Connection, event: &AnomalyEvent) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO anomaly_events (config_id, app_id, detected_at, document) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    statement.execute(params![
+        event.anomaly_config_id.into_bytes(),
+        event.app_id,
+        event.detected_at.as_millisecond(),
+        serde_json::to_string(event).map_err(damaged)?,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn put_state(connection: &Connection, state: &AnomalyState) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO anomaly_states (config_id, app_id, group_value, window, cooldown_until_ms, updated_at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (config_id, app_id, group_value) DO UPDATE SET window = excluded.window,
+             cooldown_until_ms = excluded.cooldown_until_ms, updated_at_ms = excluded.updated_at_ms",
+    )?;
+    statement.execute(params![
+        state.config_id.into_bytes(),
+        state.app_id,
+        state.group,
+        serde_json::to_string(&state.window).map_err(damaged)?,
+        state.cooldown_until_ms,
+        state.updated_at_ms,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn forget_states(connection: &Connection, config: Uuid) -> rusqlite::Result<usize> {
+    connection.execute("DELETE FROM anomaly_states WHERE config_id = ?1", [config.into_bytes()])
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<AnomalyState> {
+    Ok(AnomalyState {
+        config_id: uuid(row.get(0)?),
+        app_id: row.get(1)?,
+        group: row.get(2)?,
+        window: serde_json::from_str(row.get_ref(3)?.as_str().map_err(damaged)?).map_err(damaged)?,
+        cooldown_until_ms: row.get(4)?,
+        updated_at_ms: row.get(5)?,
+    })
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<(i64, AnomalyEvent)> {
+    let document = serde_json::from_str(row.get_ref(1)?.as_str().map_err(damaged)?).map_err(damaged)?;
+    Ok((row.get(0)?, document))
+}

@@ -1,0 +1,55 @@
+//! Cursors: opaque to callers, the last key of a page to the engine.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::store::{Page, PageRequest, StoreError, StoreErrorKind};
+
+/// A list's key that pages continue after.
+pub(super) trait Key: Sized {
+    fn write(&self) -> Vec<u8>;
+    fn read(bytes: &[u8]) -> Option<Self>;
+}
+
+impl Key for [u8; 16] {
+    fn write(&self) -> Vec<u8> {
+        self.to_vec()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok()
+    }
+}
+
+impl Key for i64 {
+    fn write(&self) -> Vec<u8> {
+        self.to_be_bytes().to_vec()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(i64::from_be_bytes)
+    }
+}
+
+/// Reads the request's cursor; `list` is one byte that no other list uses.
+pub(super) fn after<K: Key>(list: u8, request: &PageRequest) -> Result<Option<K>, StoreError> {
+    let Some(text) = &request.cursor else { return Ok(None) };
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+    let key = bytes.as_deref().and_then(|bytes| match bytes.split_first() {
+        Some((first, key)) if *first == list => K::read(key),
+        _ => None,
+    });
+    key.map(Some).ok_or_else(|| StoreError::new(StoreErrorKind::InvalidCursor, "read cursor"))
+}
+
+/// Cuts rows that were read with one more than the limit into a page.
+pub(super) fn page<K: Key, T>(list: u8, request: &PageRequest, mut rows: Vec<(K, T)>) -> Page<T> {
+    let more = rows.len() > request.limit;
+    rows.truncate(request.limit);
+    let next = rows.last().filter(|_| more).map(|(key, _)| {
+        let mut bytes = vec![list];
+        bytes.extend(key.write());
+        URL_SAFE_NO_PAD.encode(bytes)
+    });
+    Page { items: rows.into_iter().map(|(_, item)| item).collect(), next }
+}

@@ -1,0 +1,307 @@
+//! Deliveries: claimed under a lease, finished, listed, tried again by hand, forgotten.
+
+use std::time::Duration;
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{Engine, Wake, cursor, damaged, failed, now_ms, timestamp, uuid};
+use crate::store::{
+    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, StoreError, StoreErrorKind,
+};
+
+const LIST: u8 = b'd';
+const COLUMNS: &str = "seq, id, webhook_id, rule_id, anomaly_config_id, event_id, payload, status, attempts, \
+     max_attempts, due_at, last_attempt_at, last_error, last_status_code, created_at, finished_at";
+
+/// Delivered ones are kept this long.
+const DELIVERED_RETENTION_MS: i64 = 7 * 24 * 3_600 * 1_000;
+/// Those that ended otherwise are kept this long.
+const UNDELIVERED_RETENTION_MS: i64 = 30 * 24 * 3_600 * 1_000;
+/// Deliveries forgotten in one transaction, so that nobody waits long behind it.
+const FORGET_ROWS_MAX: i64 = 1_000;
+
+impl DeliveryStatus {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::InProgress => "in_progress",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::DeadLetter => "dead_letter",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        use DeliveryStatus::*;
+        [Pending, InProgress, Delivered, Failed, DeadLetter, Cancelled].into_iter().find(|s| s.text() == text)
+    }
+}
+
+impl Engine {
+    pub(in crate::store) async fn claim_due_deliveries(
+        &self,
+        limit: usize,
+        lease: Duration,
+        skip: &[Uuid],
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let skip = skip.to_vec();
+        let claim =
+            move |connection: &Connection| claim(connection, limit, lease, &skip).map_err(failed("claim deliveries"));
+        self.write(Wake::Nobody, "claim deliveries", claim).await
+    }
+
+    pub(in crate::store) async fn next_due_ms(&self) -> Result<Option<i64>, StoreError> {
+        let sql =
+            "SELECT min((SELECT min(due_at) FROM deliveries d WHERE d.webhook_id = w.id AND d.due_at IS NOT NULL))
+                   FROM webhooks w WHERE w.enabled";
+        self.read("find next due delivery", move |connection| {
+            let mut statement = connection.prepare_cached(sql).map_err(failed("find next due delivery"))?;
+            statement.query_row([], |row| row.get(0)).map_err(failed("find next due delivery"))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
+        let again = outcomes.iter().any(|outcome| outcome.status == DeliveryStatus::Pending);
+        let wake = if again { Wake::Work } else { Wake::Nobody };
+        self.write(wake, "finish deliveries", move |connection| {
+            outcomes.iter().try_for_each(|outcome| finish(connection, outcome)).map_err(failed("finish deliveries"))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn delivery(&self, id: Uuid) -> Result<Option<Delivery>, StoreError> {
+        self.read("read delivery", move |connection| find(connection, id).map_err(failed("read delivery"))).await
+    }
+
+    pub(in crate::store) async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+        page: PageRequest,
+    ) -> Result<Page<Delivery>, StoreError> {
+        let before = cursor::after::<i64>(LIST, &page)?;
+        self.read("list deliveries", move |connection| {
+            let rows = list(connection, &filter, before, page.limit + 1).map_err(failed("list deliveries"))?;
+            Ok(cursor::page(LIST, &page, rows))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn retry_delivery(&self, id: Uuid) -> Result<Delivery, StoreError> {
+        self.write(Wake::Work, "retry delivery", move |connection| retry(connection, id)).await
+    }
+
+    pub(in crate::store) async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
+        self.write(Wake::Nobody, "delete delivery", move |connection| {
+            let sql = "DELETE FROM deliveries WHERE id = ?1";
+            let deleted = connection.execute(sql, [id.into_bytes()]).map_err(failed("delete delivery"))?;
+            Ok(deleted > 0)
+        })
+        .await
+    }
+
+    /// Forgets what ended long ago; answers how many.
+    pub(super) async fn forget_deliveries(&self) -> Result<u64, StoreError> {
+        let mut forgotten = 0;
+        for (status, retention_ms) in [
+            (DeliveryStatus::Delivered, DELIVERED_RETENTION_MS),
+            (DeliveryStatus::Failed, UNDELIVERED_RETENTION_MS),
+            (DeliveryStatus::DeadLetter, UNDELIVERED_RETENTION_MS),
+            (DeliveryStatus::Cancelled, UNDELIVERED_RETENTION_MS),
+        ] {
+            loop {
+                let forget = move |connection: &Connection| {
+                    forget(connection, status, now_ms() - retention_ms).map_err(failed("forget deliveries"))
+                };
+                let count = self.write(Wake::Nobody, "forget deliveries", forget).await?;
+                forgotten += count as u64;
+                if count == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(forgotten)
+    }
+}
+
+/// Makes due what a process that died had claimed: this process is the only one that claims.
+pub(super) fn release_leases(connection: &Connection) -> Result<(), StoreError> {
+    let sql = "UPDATE deliveries SET status = 'pending', due_at = ?1 WHERE status = 'in_progress'";
+    match connection.execute(sql, [now_ms()]).map_err(failed("release leases")) {
+        // They end by themselves: a full disk need not keep the process from starting.
+        Err(error) if error.kind == StoreErrorKind::Full => {
+            tracing::warn!("the disk is full; deliveries of the last run are sent when their leases end");
+            Ok(())
+        }
+        released => released.map(|_| ()),
+    }
+}
+
+/// Ends what a webhook is still owed.
+pub(super) fn cancel_open(connection: &Connection, webhook: Uuid, now: i64) -> rusqlite::Result<usize> {
+    connection.execute(
+        "UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = ?2, last_error = 'webhook was deleted'
+         WHERE webhook_id = ?1 AND due_at IS NOT NULL",
+        params![webhook.into_bytes(), now],
+    )
+}
+
+fn claim(connection: &Connection, limit: usize, lease: Duration, skip: &[Uuid]) -> rusqlite::Result<Vec<Delivery>> {
+    let now = now_ms();
+    // Each webhook's own oldest, then the oldest of those: no webhook's pile is walked over.
+    let mut due: Vec<(i64, i64)> = Vec::new();
+    let mut webhooks = connection.prepare_cached("SELECT id FROM webhooks WHERE enabled")?;
+    let mut oldest = connection.prepare_cached(
+        "SELECT due_at, seq FROM deliveries WHERE webhook_id = ?1 AND due_at <= ?2 ORDER BY due_at, seq LIMIT ?3",
+    )?;
+    let ids = webhooks.query_map([], |row| Ok(uuid(row.get(0)?)))?;
+    for id in ids {
+        let id = id?;
+        if !skip.contains(&id) {
+            let rows =
+                oldest.query_map(params![id.into_bytes(), now, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            for row in rows {
+                due.push(row?);
+            }
+        }
+    }
+    due.sort_unstable();
+    due.truncate(limit);
+
+    let lease_end = now.saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX));
+    let mut take = connection.prepare_cached(&format!(
+        "UPDATE deliveries SET status = 'in_progress', due_at = ?2 WHERE seq = ?1 RETURNING {COLUMNS}"
+    ))?;
+    due.iter().map(|(_, seq)| take.query_row([*seq, lease_end], |row| delivery(row).map(|(_, d)| d))).collect()
+}
+
+fn finish(connection: &Connection, outcome: &DeliveryOutcome) -> rusqlite::Result<()> {
+    let pending = outcome.status == DeliveryStatus::Pending;
+    // What was cancelled or has ended in the meantime stays so, unless it did arrive.
+    let mut statement = connection.prepare_cached(
+        "UPDATE deliveries SET status = ?2, attempts = ?3, last_attempt_at = ?4, due_at = ?5, last_status_code = ?6,
+             last_error = ?7, finished_at = ?8
+         WHERE id = ?1 AND (due_at IS NOT NULL OR (?2 = 'delivered' AND status <> 'delivered'))",
+    )?;
+    statement.execute(params![
+        outcome.id.into_bytes(),
+        outcome.status.text(),
+        outcome.attempts,
+        outcome.attempted_at_ms,
+        pending.then(|| outcome.next_attempt_at_ms.unwrap_or_else(now_ms)),
+        outcome.status_code,
+        outcome.error,
+        (!pending).then(now_ms),
+    ])?;
+    Ok(())
+}
+
+fn find(connection: &Connection, id: Uuid) -> rusqlite::Result<Option<Delivery>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM deliveries WHERE id = ?1"))?;
+    statement.query_row([id.into_bytes()], |row| delivery(row).map(|(_, d)| d)).optional()
+}
+
+fn list(
+    connection: &Connection,
+    filter: &DeliveryFilter,
+    before: Option<i64>,
+    limit: usize,
+) -> rusqlite::Result<Vec<(i64, Delivery)>> {
+    let mut wheres: Vec<(&str, Box<dyn ToSql>)> = Vec::new();
+    if let Some(status) = filter.status {
+        wheres.push(("status = ?", Box::new(status.text())));
+    }
+    if let Some(id) = filter.webhook_id {
+        wheres.push(("webhook_id = ?", Box::new(id.into_bytes())));
+    }
+    if let Some(id) = filter.rule_id {
+        wheres.push(("rule_id = ?", Box::new(id.into_bytes())));
+    }
+    if let Some(id) = &filter.event_id {
+        wheres.push(("event_id = ?", Box::new(id.clone())));
+    }
+    if let Some(before) = before {
+        wheres.push(("seq < ?", Box::new(before)));
+    }
+    query_newest(connection, &format!("SELECT {COLUMNS} FROM deliveries"), wheres, limit, delivery)
+}
+
+/// Runs a select with these conditions, newest first.
+pub(super) fn query_newest<T>(
+    connection: &Connection,
+    select: &str,
+    wheres: Vec<(&str, Box<dyn ToSql>)>,
+    limit: usize,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let (conditions, mut values): (Vec<&str>, Vec<Box<dyn ToSql>>) = wheres.into_iter().unzip();
+    let conditions = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
+    values.push(Box::new(limit as i64));
+    let mut statement = connection.prepare_cached(&format!("{select} WHERE {conditions} ORDER BY seq DESC LIMIT ?"))?;
+    statement.query_map(rusqlite::params_from_iter(values), read)?.collect()
+}
+
+fn retry(connection: &Connection, id: Uuid) -> Result<Delivery, StoreError> {
+    let context = "retry delivery";
+    let found = find(connection, id).map_err(failed(context))?;
+    let found = found.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
+    let ended = matches!(found.status, DeliveryStatus::Failed | DeliveryStatus::DeadLetter | DeliveryStatus::Cancelled);
+    if !ended {
+        let detail = format!("its status is {}", found.status.text());
+        return Err(StoreError::caused(StoreErrorKind::NotRetryable, context, detail));
+    }
+    let webhook = connection
+        .query_row("SELECT 1 FROM webhooks WHERE id = ?1", [found.webhook_id.into_bytes()], |_| Ok(()))
+        .optional()
+        .map_err(failed(context))?;
+    if webhook.is_none() {
+        return Err(StoreError::caused(StoreErrorKind::NotRetryable, context, "its webhook no longer exists"));
+    }
+    connection
+        .execute(
+            "UPDATE deliveries SET status = 'pending', attempts = 0, due_at = ?2, finished_at = NULL WHERE id = ?1",
+            params![id.into_bytes(), now_ms()],
+        )
+        .map_err(failed(context))?;
+    let retried = find(connection, id).map_err(failed(context))?;
+    retried.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))
+}
+
+/// Looks only at the oldest of a status: what ended first was mostly created first, and the rest has its turn later.
+fn forget(connection: &Connection, status: DeliveryStatus, before: i64) -> rusqlite::Result<usize> {
+    connection.execute(
+        "DELETE FROM deliveries WHERE finished_at < ?2 AND seq IN
+             (SELECT seq FROM deliveries WHERE status = ?1 ORDER BY seq LIMIT ?3)",
+        params![status.text(), before, FORGET_ROWS_MAX],
+    )
+}
+
+fn delivery(row: &Row<'_>) -> rusqlite::Result<(i64, Delivery)> {
+    let optional_id = |column: usize| row.get::<_, Option<[u8; 16]>>(column).map(|id| id.map(uuid));
+    let optional_time = |column: usize| row.get::<_, Option<i64>>(column)?.map(timestamp).transpose();
+    let status = row.get_ref(7)?.as_str().map_err(damaged)?;
+    let status = DeliveryStatus::parse(status).ok_or_else(|| damaged("unknown delivery status"))?;
+    let finished_at = optional_time(15)?;
+    let delivery = Delivery {
+        id: uuid(row.get(1)?),
+        webhook_id: uuid(row.get(2)?),
+        rule_id: optional_id(3)?,
+        anomaly_config_id: optional_id(4)?,
+        event_id: row.get(5)?,
+        payload: RawValue::from_string(row.get(6)?).map_err(damaged)?,
+        status,
+        attempts: row.get(8)?,
+        max_attempts: row.get(9)?,
+        next_attempt_at: optional_time(10)?.filter(|_| status == DeliveryStatus::Pending),
+        last_attempt_at: optional_time(11)?,
+        last_error: row.get(12)?,
+        last_status_code: row.get(13)?,
+        created_at: timestamp(row.get(14)?)?,
+        delivered_at: finished_at.filter(|_| status == DeliveryStatus::Delivered),
+    };
+    Ok((row.get(0)?, delivery))
+}

@@ -1,0 +1,225 @@
+//! Rules and anomaly configs: documents with a unique name that call webhooks.
+//!
+//! Invariant: `webhook_uses` holds exactly the webhooks that stored documents name, by id.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::{Engine, Wake, anomalies, cursor, damaged, failed, now_ms, timestamp, uuid, webhooks};
+use crate::store::{
+    Actions, AnomalyConfig, NewAnomalyConfig, NewRule, Page, PageRequest, Rule, StoreError, StoreErrorKind,
+};
+
+/// A kind of document: where it is kept, and how it looks when stored.
+pub(in crate::store) trait Document: Serialize + DeserializeOwned + Send + 'static {
+    type Stored: Send + 'static;
+    const TABLE: &'static str;
+    const LIST: u8;
+
+    fn name(&self) -> &str;
+    fn actions_mut(&mut self) -> &mut Actions;
+    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> Self::Stored;
+}
+
+impl Document for NewRule {
+    type Stored = Rule;
+    const TABLE: &'static str = "rules";
+    const LIST: u8 = b'r';
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn actions_mut(&mut self) -> &mut Actions {
+        &mut self.actions
+    }
+
+    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> Rule {
+        Rule { id, document: self, created_at, updated_at }
+    }
+}
+
+impl Document for NewAnomalyConfig {
+    type Stored = AnomalyConfig;
+    const TABLE: &'static str = "anomaly_configs";
+    const LIST: u8 = b'a';
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn actions_mut(&mut self) -> &mut Actions {
+        &mut self.actions
+    }
+
+    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> AnomalyConfig {
+        AnomalyConfig { id, document: self, created_at, updated_at }
+    }
+}
+
+impl Engine {
+    pub(in crate::store) async fn create_document<D: Document>(&self, mut new: D) -> Result<D::Stored, StoreError> {
+        let context = "create document";
+        self.write(Wake::Changes, context, move |connection| {
+            refuse_taken(connection, D::TABLE, new.name(), None)?;
+            let webhooks = resolve(connection, new.actions_mut())?;
+            let (id, now) = (Uuid::now_v7(), now_ms());
+            let sql = format!(
+                "INSERT INTO {} (id, name, document, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)",
+                D::TABLE
+            );
+            let document = serde_json::to_string(&new).map_err(damaged).map_err(failed(context))?;
+            connection
+                .execute(&sql, params![id.into_bytes(), new.name(), document, now])
+                .and_then(|_| use_webhooks(connection, id, &webhooks))
+                .map_err(failed(context))?;
+            let created = timestamp(now).map_err(failed(context))?;
+            Ok(new.stored(id, created, created))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn document<D: Document>(&self, key: &str) -> Result<Option<D::Stored>, StoreError> {
+        let key = key.to_owned();
+        self.read("read document", move |connection| {
+            let Some(id) = find(connection, D::TABLE, &key)? else { return Ok(None) };
+            let sql = format!("SELECT id, document, created_at, updated_at FROM {} WHERE id = ?1", D::TABLE);
+            connection
+                .query_row(&sql, [id.into_bytes()], stored::<D>)
+                .map(|(_, stored)| stored)
+                .optional()
+                .map_err(failed("read document"))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn documents<D: Document>(
+        &self,
+        page: PageRequest,
+    ) -> Result<Page<D::Stored>, StoreError> {
+        let after = cursor::after::<[u8; 16]>(D::LIST, &page)?;
+        let context = "list documents";
+        self.read(context, move |connection| {
+            let sql = format!(
+                "SELECT id, document, created_at, updated_at FROM {} WHERE id > ?1 ORDER BY id LIMIT ?2",
+                D::TABLE
+            );
+            let mut statement = connection.prepare_cached(&sql).map_err(failed(context))?;
+            let first = after.as_ref().map_or(&[][..], |id| &id[..]);
+            let rows = statement.query_map(params![first, page.limit as i64 + 1], stored::<D>);
+            let rows = rows.and_then(Iterator::collect).map_err(failed(context))?;
+            Ok(cursor::page(D::LIST, &page, rows))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn replace_document<D: Document>(
+        &self,
+        key: &str,
+        mut new: D,
+    ) -> Result<D::Stored, StoreError> {
+        let key = key.to_owned();
+        let context = "replace document";
+        self.write(Wake::Changes, context, move |connection| {
+            let id =
+                find(connection, D::TABLE, &key)?.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
+            refuse_taken(connection, D::TABLE, new.name(), Some(id))?;
+            let webhooks = resolve(connection, new.actions_mut())?;
+            let now = now_ms();
+            let document = serde_json::to_string(&new).map_err(damaged).map_err(failed(context))?;
+            let sql = format!(
+                "UPDATE {} SET name = ?2, document = ?3, updated_at = ?4 WHERE id = ?1 RETURNING created_at",
+                D::TABLE
+            );
+            let created: i64 = connection
+                .query_row(&sql, params![id.into_bytes(), new.name(), document, now], |row| row.get(0))
+                .and_then(|created| use_webhooks(connection, id, &webhooks).map(|()| created))
+                .map_err(failed(context))?;
+            let (created, updated) =
+                (timestamp(created).map_err(failed(context))?, timestamp(now).map_err(failed(context))?);
+            Ok(new.stored(id, created, updated))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn delete_document<D: Document>(&self, key: &str) -> Result<bool, StoreError> {
+        let key = key.to_owned();
+        let context = "delete document";
+        self.write(Wake::Changes, context, move |connection| {
+            let Some(id) = find(connection, D::TABLE, &key)? else { return Ok(false) };
+            let sql = format!("DELETE FROM {} WHERE id = ?1", D::TABLE);
+            connection
+                .execute(&sql, [id.into_bytes()])
+                .and_then(|_| use_webhooks(connection, id, &[]))
+                .and_then(|()| anomalies::forget_states(connection, id))
+                .map_err(failed(context))?;
+            Ok(true)
+        })
+        .await
+    }
+}
+
+/// The id behind an id or a name. An id wins over a name that looks like one.
+pub(super) fn find(connection: &Connection, table: &str, key: &str) -> Result<Option<Uuid>, StoreError> {
+    let context = "find document";
+    let by = |column: &str, value: &dyn rusqlite::ToSql| {
+        let mut statement = connection.prepare_cached(&format!("SELECT id FROM {table} WHERE {column} = ?1"))?;
+        statement.query_row([value], |row| row.get(0).map(uuid)).optional()
+    };
+    if let Ok(id) = Uuid::try_parse(key)
+        && let Some(found) = by("id", &id.into_bytes()).map_err(failed(context))?
+    {
+        return Ok(Some(found));
+    }
+    by("name", &key).map_err(failed(context))
+}
+
+/// Refuses a name that another document of the table has.
+pub(super) fn refuse_taken(
+    connection: &Connection,
+    table: &str,
+    name: &str,
+    own: Option<Uuid>,
+) -> Result<(), StoreError> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT id FROM {table} WHERE name = ?1")).map_err(failed("check name"))?;
+    let holder = statement.query_row([name], |row| row.get(0).map(uuid)).optional().map_err(failed("check name"))?;
+    match holder {
+        Some(holder) if Some(holder) != own => Err(StoreError::new(StoreErrorKind::NameTaken, "check name")),
+        _ => Ok(()),
+    }
+}
+
+/// Turns names into ids in place; naming a webhook twice is naming it once.
+fn resolve(connection: &Connection, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
+    let mut ids = Vec::with_capacity(actions.webhooks.len());
+    for (index, key) in actions.webhooks.iter().enumerate() {
+        let id = find(connection, webhooks::TABLE, key)?
+            .ok_or_else(|| StoreError::new(StoreErrorKind::UnknownWebhook { index }, "find webhook"))?;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    actions.webhooks = ids.iter().map(Uuid::to_string).collect();
+    Ok(ids)
+}
+
+fn use_webhooks(connection: &Connection, user: Uuid, webhooks: &[Uuid]) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM webhook_uses WHERE user_id = ?1", [user.into_bytes()])?;
+    for webhook in webhooks {
+        connection.execute(
+            "INSERT INTO webhook_uses (webhook_id, user_id) VALUES (?1, ?2)",
+            [webhook.into_bytes(), user.into_bytes()],
+        )?;
+    }
+    Ok(())
+}
+
+fn stored<D: Document>(row: &Row<'_>) -> rusqlite::Result<([u8; 16], D::Stored)> {
+    let id: [u8; 16] = row.get(0)?;
+    let document: D = serde_json::from_str(row.get_ref(1)?.as_str().map_err(damaged)?).map_err(damaged)?;
+    Ok((id, document.stored(uuid(id), timestamp(row.get(2)?)?, timestamp(row.get(3)?)?)))
+}

@@ -1,0 +1,137 @@
+//! What a batch of events caused, committed with the sequences that it consumed.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::{Engine, Wake, anomalies, failed, now_ms, uuid};
+use crate::sqlite::{Fault, fault};
+use crate::store::{Effects, NewDelivery, OutboxMessage, StoreError, StoreErrorKind};
+
+impl Engine {
+    pub(in crate::store) async fn consumed(&self, consumer: &str, sequences: &[u64]) -> Result<Vec<u64>, StoreError> {
+        let mut asked = sequences.to_vec();
+        asked.sort_unstable();
+        let (Some(first), Some(last)) = (asked.first(), asked.last()) else { return Ok(Vec::new()) };
+        let (consumer, first, last) = (consumer.to_owned(), *first as i64, *last as i64);
+        let sql = "SELECT sequence FROM consumed WHERE consumer = ?1 AND sequence BETWEEN ?2 AND ?3 ORDER BY sequence";
+        let mut recorded: Vec<u64> = self
+            .read("read consumed sequences", move |connection| {
+                let mut statement = connection.prepare_cached(sql).map_err(failed("read consumed sequences"))?;
+                let rows = statement.query_map(params![consumer, first, last], |row| row.get::<_, i64>(0));
+                rows.and_then(|rows| rows.map(|row| row.map(|sequence| sequence as u64)).collect())
+                    .map_err(failed("read consumed sequences"))
+            })
+            .await?;
+        recorded.retain(|sequence| asked.binary_search(sequence).is_ok());
+        Ok(recorded)
+    }
+
+    pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<(), StoreError> {
+        let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
+        let wake = if due { Wake::Work } else { Wake::Nobody };
+        self.write(wake, "record effects", move |connection| {
+            consume(connection, &effects)?;
+            record(connection, &effects).map_err(failed("record effects"))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
+        self.read("read outbox", move |connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT id, subject, payload FROM outbox ORDER BY seq LIMIT ?1")
+                .map_err(failed("read outbox"))?;
+            let rows = statement.query_map([limit as i64], |row| {
+                Ok(OutboxMessage { id: uuid(row.get(0)?), subject: row.get(1)?, payload: row.get(2)? })
+            });
+            rows.and_then(Iterator::collect).map_err(failed("read outbox"))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn forget_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        let ids = ids.to_vec();
+        self.write(Wake::Nobody, "forget outbox", move |connection| {
+            let mut statement =
+                connection.prepare_cached("DELETE FROM outbox WHERE id = ?1").map_err(failed("forget outbox"))?;
+            for id in ids {
+                statement.execute([id.into_bytes()]).map_err(failed("forget outbox"))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Marks the batch's sequences; the table's key is what makes a second commit impossible.
+fn consume(connection: &Connection, effects: &Effects) -> Result<(), StoreError> {
+    let context = "consume sequences";
+    let mut mark = connection
+        .prepare_cached("INSERT INTO consumed (consumer, sequence) VALUES (?1, ?2)")
+        .map_err(failed(context))?;
+    for sequence in &effects.sequences {
+        mark.execute(params![effects.consumer, *sequence as i64]).map_err(|error| match fault(&error) {
+            Fault::Constraint => StoreError::new(StoreErrorKind::AlreadyConsumed, context),
+            _ => failed(context)(error),
+        })?;
+    }
+    let mut forget = connection
+        .prepare_cached("DELETE FROM consumed WHERE consumer = ?1 AND sequence <= ?2")
+        .map_err(failed(context))?;
+    forget.execute(params![effects.consumer, effects.acknowledged_floor as i64]).map_err(failed(context))?;
+    Ok(())
+}
+
+fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<()> {
+    let now = now_ms();
+    let mut known: HashMap<Uuid, bool> = HashMap::new();
+    for delivery in &effects.deliveries {
+        let exists = match known.get(&delivery.webhook_id) {
+            Some(exists) => *exists,
+            None => *known.entry(delivery.webhook_id).or_insert(webhook_exists(connection, delivery.webhook_id)?),
+        };
+        insert_delivery(connection, delivery, exists, now)?;
+    }
+    for event in &effects.anomaly_events {
+        anomalies::insert_event(connection, event)?;
+    }
+    for state in &effects.anomaly_states {
+        anomalies::put_state(connection, state)?;
+    }
+    let mut owe = connection.prepare_cached("INSERT INTO outbox (id, subject, payload) VALUES (?1, ?2, ?3)")?;
+    for message in &effects.outbox {
+        owe.execute(params![message.id.into_bytes(), message.subject, message.payload])?;
+    }
+    Ok(())
+}
+
+fn webhook_exists(connection: &Connection, id: Uuid) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM webhooks WHERE id = ?1")?;
+    Ok(statement.query_row([id.into_bytes()], |_| Ok(())).optional()?.is_some())
+}
+
+/// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits forever.
+fn insert_delivery(connection: &Connection, new: &NewDelivery, webhook: bool, now: i64) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO deliveries (id, webhook_id, rule_id, anomaly_config_id, event_id, payload, status, attempts,
+             max_attempts, due_at, last_error, created_at, finished_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, ?11, ?12)",
+    )?;
+    statement.execute(params![
+        new.id.into_bytes(),
+        new.webhook_id.into_bytes(),
+        new.rule_id.map(Uuid::into_bytes),
+        new.anomaly_config_id.map(Uuid::into_bytes),
+        new.event_id,
+        new.payload.get(),
+        if webhook { "pending" } else { "cancelled" },
+        new.max_attempts,
+        webhook.then_some(now),
+        (!webhook).then_some("webhook was deleted"),
+        now,
+        (!webhook).then_some(now),
+    ])?;
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The conformance suite over SQLite, and what only this engine promises.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::store::conformance::conformance_suite;
+use crate::store::*;
+
+conformance_suite!(open_fresh);
+
+fn open_fresh() -> (Store, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (open(&dir, None).unwrap(), dir)
+}
+
+fn open(dir: &TempDir, secrets_key: Option<&str>) -> Result<Store, StoreError> {
+    let secrets_key = secrets_key.map(str::to_owned);
+    Store::open_sqlite(SqliteSettings { dir: dir.path().to_owned(), secrets_key })
+}
+
+fn webhook(name: &str, secret: &str) -> NewWebhook {
+    let document = json!({"name": name, "url": "http://x", "auth_type": "bearer", "auth_config": {"token": secret}});
+    serde_json::from_value(document).unwrap()
+}
+
+fn delivery(webhook_id: Uuid) -> NewDelivery {
+    NewDelivery {
+        id: Uuid::now_v7(),
+        webhook_id,
+        rule_id: None,
+        anomaly_config_id: None,
+        event_id: "e".to_owned(),
+        payload: RawValue::from_string(format!("{{\"text\":\"{}\"}}", "x".repeat(600))).unwrap(),
+        max_attempts: 5,
+    }
+}
+
+#[tokio::test]
+async fn everything_is_there_after_reopening_and_leases_are_released() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, None).unwrap();
+    let id = store.create_webhook(webhook("ops", "s3cret")).await.unwrap().id;
+    let effects = Effects {
+        consumer: "engine".to_owned(),
+        sequences: vec![1],
+        deliveries: vec![delivery(id)],
+        ..Effects::default()
+    };
+    store.record_effects(effects).await.unwrap();
+    assert_eq!(store.claim_due_deliveries(1, Duration::from_secs(3_600), &[]).await.unwrap().len(), 1);
+    // Dropped without closing, as when the process dies.
+    drop(store);
+
+    let store = open(&dir, None).unwrap();
+    let found = store.webhook("ops").await.unwrap().unwrap();
+    assert_eq!(found.document.auth, Auth::Bearer { token: "s3cret".to_owned() });
+    assert_eq!(store.consumed("engine", &[1]).await.unwrap(), [1]);
+    assert_eq!(store.claim_due_deliveries(1, Duration::from_secs(1), &[]).await.unwrap().len(), 1);
+    store.close().await;
+    assert!(!dir.path().join("store.db-wal").exists(), "closing leaves the log behind");
+}
+
+#[tokio::test]
+async fn secrets_are_not_in_the_file_and_a_wrong_key_names_the_webhook() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, other) = ("11".repeat(32), "22".repeat(32));
+    let store = open(&dir, Some(&key)).unwrap();
+    store.create_webhook(webhook("ops", "hunter2-hunter2")).await.unwrap();
+    store.close().await;
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
+    }
+
+    let store = open(&dir, Some(&other)).unwrap();
+    let error = store.webhook("ops").await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Corrupt);
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("webhook \"ops\""));
+    // Written again as a whole, it is usable with the new key.
+    assert!(store.replace_webhook("ops", webhook("ops", "***")).await.is_err());
+    store.replace_webhook("ops", webhook("ops", "new")).await.unwrap();
+    assert!(store.webhook("ops").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_store_in_use_is_not_opened_again() {
+    let (store, dir) = open_fresh();
+    let error = open(&dir, None).err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::Unavailable);
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("another process uses the store"));
+    store.close().await;
+    assert!(open(&dir, None).is_ok());
+}
+
+#[tokio::test]
+async fn a_damaged_file_stops_the_start_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("store.db"), "this is not a database, it only has its name".repeat(100)).unwrap();
+    let error = open(&dir, None).err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::Corrupt);
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("store.db"));
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
+    let (store, dir) = open_fresh();
+    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    // The page limit is SQLite's own "disk full".
+    let limit_pages = |pages: i64| {
+        let Inner::Sqlite(engine) = &store.0;
+        let engine = engine.clone();
+        async move { engine.limit_pages(pages).await }
+    };
+    limit_pages(1).await;
+    let mut stored = 0;
+    let mut sequence = 0;
+    let refused = loop {
+        sequence += 1;
+        let deliveries = (0..20).map(|_| delivery(id)).collect();
+        let effects = Effects { consumer: "c".to_owned(), sequences: vec![sequence], deliveries, ..Effects::default() };
+        match store.record_effects(effects).await {
+            Ok(()) => stored += 20,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind, StoreErrorKind::Full);
+    assert_eq!(store.status().await.unwrap().deliveries_pending, stored);
+    assert!(store.consumed("c", &[sequence]).await.unwrap().is_empty());
+    limit_pages(1_000_000).await;
+    let effects = Effects {
+        consumer: "c".to_owned(),
+        sequences: vec![sequence],
+        deliveries: vec![delivery(id)],
+        ..Effects::default()
+    };
+    store.record_effects(effects).await.unwrap();
+    assert_eq!(store.status().await.unwrap().deliveries_pending, stored + 1);
+    drop(dir);
+}
+
+/// Deliveries recorded, claimed and finished by concurrent callers share their commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_use_cases_share_commits() {
+    let (store, _dir) = open_fresh();
+    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let started = Instant::now();
+    let batches = (1..=500u64).map(|sequence| {
+        let deliveries = (0..4).map(|_| delivery(id)).collect();
+        store.record_effects(Effects {
+            consumer: "c".to_owned(),
+            sequences: vec![sequence],
+            deliveries,
+            ..Effects::default()
+        })
+    });
+    for result in futures_util::future::join_all(batches).await {
+        result.unwrap();
+    }
+    let mut finished = 0;
+    loop {
+        let claimed = store.claim_due_deliveries(100, Duration::from_secs(60), &[]).await.unwrap();
+        if claimed.is_empty() {
+            break;
+        }
+        finished += claimed.len();
+        let outcomes = claimed.iter().map(|delivery| DeliveryOutcome {
+            id: delivery.id,
+            status: DeliveryStatus::Delivered,
+            attempts: 1,
+            attempted_at_ms: 1,
+            next_attempt_at_ms: None,
+            status_code: Some(200),
+            error: None,
+        });
+        store.finish_deliveries(outcomes.collect()).await.unwrap();
+    }
+    assert_eq!(finished, 2_000);
+    println!("2,000 deliveries recorded, claimed and finished in {:?}", started.elapsed());
+    let pending = store.status().await.unwrap().deliveries_pending;
+    assert_eq!(pending, 0);
+}
+
+#[tokio::test]
+async fn deliveries_that_ended_long_ago_are_forgotten() {
+    let (store, _dir) = open_fresh();
+    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let deliveries: Vec<_> = (0..3).map(|_| delivery(id)).collect();
+    let ids: Vec<_> = deliveries.iter().map(|delivery| delivery.id).collect();
+    store
+        .record_effects(Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries, ..Effects::default() })
+        .await
+        .unwrap();
+    store.claim_due_deliveries(3, Duration::from_secs(60), &[]).await.unwrap();
+    let outcomes = [DeliveryStatus::Delivered, DeliveryStatus::DeadLetter].into_iter().zip(&ids);
+    let outcomes = outcomes.map(|(status, id)| DeliveryOutcome {
+        id: *id,
+        status,
+        attempts: 1,
+        attempted_at_ms: 1,
+        next_attempt_at_ms: None,
+        status_code: None,
+        error: None,
+    });
+    store.finish_deliveries(outcomes.collect()).await.unwrap();
+    let Inner::Sqlite(engine) = &store.0;
+    assert_eq!(store.forget_stale(0).await.unwrap(), 0);
+    engine.age_deliveries(Duration::from_secs(8 * 24 * 3_600)).await;
+    assert_eq!(store.forget_stale(0).await.unwrap(), 1);
+    assert!(store.delivery(ids[0]).await.unwrap().is_none());
+    assert!(store.delivery(ids[1]).await.unwrap().is_some());
+    engine.age_deliveries(Duration::from_secs(23 * 24 * 3_600)).await;
+    assert_eq!(store.forget_stale(0).await.unwrap(), 1);
+    assert_eq!(store.delivery(ids[2]).await.unwrap().unwrap().status, DeliveryStatus::InProgress);
+}
+
+impl super::Engine {
+    async fn limit_pages(&self, pages: i64) {
+        self.write(super::Wake::Nobody, "limit pages", move |connection| {
+            connection.pragma_update(None, "max_page_count", pages).map_err(super::failed("limit pages"))
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn age_deliveries(&self, age: Duration) {
+        self.write(super::Wake::Nobody, "age deliveries", move |connection| {
+            connection
+                .execute("UPDATE deliveries SET finished_at = finished_at - ?1", [age.as_millis() as i64])
+                .map_err(super::failed("age deliveries"))
+        })
+        .await
+        .unwrap();
+    }
+}

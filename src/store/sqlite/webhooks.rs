@@ -1,0 +1,227 @@
+//! Webhooks, whose auth configs are sealed in the file.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use super::{Engine, Wake, cursor, damaged, deliveries, documents, failed, now_ms, timestamp, uuid};
+use crate::store::secrets::Sealer;
+use crate::store::{Auth, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook};
+
+pub(super) const TABLE: &str = "webhooks";
+const LIST: u8 = b'w';
+const COLUMNS: &str = "id, name, url, method, enabled, timeout_ms, headers, auth_type, auth_config, disabled_reason, \
+     created_at, updated_at";
+/// The field that a sealed value is bound to, with the webhook's id.
+const SEALED_FIELD: &str = "auth_config";
+
+impl Engine {
+    pub(in crate::store) async fn create_webhook(&self, mut new: NewWebhook) -> Result<Webhook, StoreError> {
+        let sealer = self.0.sealer.clone();
+        let context = "create webhook";
+        self.write(Wake::Changes, context, move |connection| {
+            documents::refuse_taken(connection, TABLE, &new.name, None)?;
+            keep_secrets(&mut new.auth, None)?;
+            let (id, now) = (Uuid::now_v7(), now_ms());
+            let created = timestamp(now).map_err(failed(context))?;
+            let webhook =
+                Webhook { id, document: new, disabled_reason: None, created_at: created, updated_at: created };
+            put(connection, &sealer, &webhook)?;
+            Ok(webhook)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn webhook(&self, key: &str) -> Result<Option<Webhook>, StoreError> {
+        let (key, sealer) = (key.to_owned(), self.0.sealer.clone());
+        self.read("read webhook", move |connection| match documents::find(connection, TABLE, &key)? {
+            Some(id) => get(connection, &sealer, id),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn webhooks(&self, page: PageRequest) -> Result<Page<Webhook>, StoreError> {
+        let after = cursor::after::<[u8; 16]>(LIST, &page)?;
+        let sealer = self.0.sealer.clone();
+        let context = "list webhooks";
+        self.read(context, move |connection| {
+            let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE id > ?1 ORDER BY id LIMIT ?2");
+            let mut statement = connection.prepare_cached(&sql).map_err(failed(context))?;
+            let first = after.as_ref().map_or(&[][..], |id| &id[..]);
+            let rows = statement.query_map(params![first, page.limit as i64 + 1], webhook).map_err(failed(context))?;
+            let mut webhooks = Vec::new();
+            for row in rows {
+                let webhook = unseal(&sealer, row.map_err(failed(context))?)?;
+                webhooks.push((webhook.id.into_bytes(), webhook));
+            }
+            Ok(cursor::page(LIST, &page, webhooks))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn replace_webhook(
+        &self,
+        key: &str,
+        mut new: NewWebhook,
+    ) -> Result<Webhook, StoreError> {
+        let (key, sealer) = (key.to_owned(), self.0.sealer.clone());
+        let context = "replace webhook";
+        // One that is enabled again makes due what it is owed.
+        self.write(Wake::Both, context, move |connection| {
+            let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
+            let id = documents::find(connection, TABLE, &key)?.ok_or_else(not_found)?;
+            documents::refuse_taken(connection, TABLE, &new.name, Some(id))?;
+            // What was sealed with a lost key can still be written over as a whole.
+            if new.auth.keeps_secrets() {
+                let old = get(connection, &sealer, id)?.ok_or_else(not_found)?;
+                keep_secrets(&mut new.auth, Some(&old.document.auth))?;
+            }
+            let (reason, created): (Option<String>, i64) = connection
+                .query_row("SELECT disabled_reason, created_at FROM webhooks WHERE id = ?1", [id.into_bytes()], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .map_err(failed(context))?;
+            let webhook = Webhook {
+                id,
+                disabled_reason: reason.filter(|_| !new.enabled),
+                document: new,
+                created_at: timestamp(created).map_err(failed(context))?,
+                updated_at: timestamp(now_ms()).map_err(failed(context))?,
+            };
+            put(connection, &sealer, &webhook)?;
+            Ok(webhook)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn delete_webhook(&self, key: &str) -> Result<bool, StoreError> {
+        let key = key.to_owned();
+        let context = "delete webhook";
+        self.write(Wake::Changes, context, move |connection| {
+            let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(false) };
+            let users = users(connection, id).map_err(failed(context))?;
+            if !users.is_empty() {
+                return Err(StoreError::new(StoreErrorKind::InUse(users), context));
+            }
+            deliveries::cancel_open(connection, id, now_ms())
+                .and_then(|_| connection.execute("DELETE FROM webhooks WHERE id = ?1", [id.into_bytes()]))
+                .map_err(failed(context))?;
+            Ok(true)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn disable_webhook(&self, id: Uuid, reason: &str) -> Result<(), StoreError> {
+        let reason = reason.to_owned();
+        let context = "disable webhook";
+        self.write(Wake::Changes, context, move |connection| {
+            let changed = connection
+                .execute(
+                    "UPDATE webhooks SET enabled = false, disabled_reason = ?2, updated_at = ?3 WHERE id = ?1",
+                    params![id.into_bytes(), reason, now_ms()],
+                )
+                .map_err(failed(context))?;
+            if changed == 0 { Err(StoreError::new(StoreErrorKind::NotFound, context)) } else { Ok(()) }
+        })
+        .await
+    }
+}
+
+/// How many auth configs the file holds sealed.
+pub(super) fn count_sealed(connection: &Connection) -> Result<u64, StoreError> {
+    connection
+        .query_row("SELECT count(*) FROM webhooks WHERE auth_config IS NOT NULL", [], |row| row.get::<_, i64>(0))
+        .map(|count| count as u64)
+        .map_err(failed("count sealed secrets"))
+}
+
+fn keep_secrets(auth: &mut Auth, old: Option<&Auth>) -> Result<(), StoreError> {
+    auth.keep_secrets(old)
+        .map_err(|field| StoreError::new(StoreErrorKind::NoSecretToKeep { field }, "keep webhook secret"))
+}
+
+fn users(connection: &Connection, webhook: Uuid) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT 'rule ' || r.name FROM webhook_uses u JOIN rules r ON r.id = u.user_id WHERE u.webhook_id = ?1
+         UNION ALL
+         SELECT 'anomaly ' || a.name FROM webhook_uses u JOIN anomaly_configs a ON a.id = u.user_id
+         WHERE u.webhook_id = ?1",
+    )?;
+    statement.query_map([webhook.into_bytes()], |row| row.get(0))?.collect()
+}
+
+fn put(connection: &Connection, sealer: &Sealer, webhook: &Webhook) -> Result<(), StoreError> {
+    let context = "write webhook";
+    let document = &webhook.document;
+    let sealed = match &document.auth {
+        Auth::None => None,
+        auth => {
+            let config = serde_json::to_vec(auth).map_err(damaged).map_err(failed(context))?;
+            Some(sealer.seal(webhook.id, SEALED_FIELD, config)?)
+        }
+    };
+    let headers = serde_json::to_string(&document.headers).map_err(damaged).map_err(failed(context))?;
+    connection
+        .execute(
+            "INSERT INTO webhooks (id, name, url, method, enabled, timeout_ms, headers, auth_type,
+                 auth_config, disabled_reason, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name, url = excluded.url, method = excluded.method,
+                 enabled = excluded.enabled, timeout_ms = excluded.timeout_ms, headers = excluded.headers,
+                 auth_type = excluded.auth_type, auth_config = excluded.auth_config,
+                 disabled_reason = excluded.disabled_reason, updated_at = excluded.updated_at",
+            params![
+                webhook.id.into_bytes(),
+                document.name,
+                document.url,
+                document.method,
+                document.enabled,
+                i64::try_from(document.timeout_ms).unwrap_or(i64::MAX),
+                headers,
+                document.auth.kind(),
+                sealed,
+                webhook.disabled_reason,
+                webhook.created_at.as_millisecond(),
+                webhook.updated_at.as_millisecond(),
+            ],
+        )
+        .map_err(failed(context))?;
+    Ok(())
+}
+
+fn get(connection: &Connection, sealer: &Sealer, id: Uuid) -> Result<Option<Webhook>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE id = ?1");
+    let mut statement = connection.prepare_cached(&sql).map_err(failed("read webhook"))?;
+    let row = statement.query_row([id.into_bytes()], webhook).optional().map_err(failed("read webhook"))?;
+    row.map(|row| unseal(sealer, row)).transpose()
+}
+
+/// A row without its auth, and the sealed auth.
+fn webhook(row: &Row<'_>) -> rusqlite::Result<(Webhook, Option<Vec<u8>>)> {
+    let document = NewWebhook {
+        name: row.get(1)?,
+        url: row.get(2)?,
+        method: row.get(3)?,
+        enabled: row.get(4)?,
+        timeout_ms: row.get::<_, i64>(5)? as u64,
+        headers: serde_json::from_str(row.get_ref(6)?.as_str().map_err(damaged)?).map_err(damaged)?,
+        auth: Auth::None,
+    };
+    let webhook = Webhook {
+        id: uuid(row.get(0)?),
+        document,
+        disabled_reason: row.get(9)?,
+        created_at: timestamp(row.get(10)?)?,
+        updated_at: timestamp(row.get(11)?)?,
+    };
+    Ok((webhook, row.get(8)?))
+}
+
+fn unseal(sealer: &Sealer, (mut webhook, sealed): (Webhook, Option<Vec<u8>>)) -> Result<Webhook, StoreError> {
+    if let Some(sealed) = sealed {
+        let config = sealer.unseal(webhook.id, SEALED_FIELD, sealed, &webhook.document.name)?;
+        webhook.document.auth =
+            serde_json::from_slice(&config).map_err(damaged).map_err(failed("read sealed webhook secret"))?;
+    }
+    Ok(webhook)
+}

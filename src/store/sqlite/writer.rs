@@ -1,0 +1,163 @@
+//! The one thread that writes: it commits whatever is queued as one group.
+//!
+//! Invariants: a job is answered only after the commit that holds it; a job that fails
+//! takes back its own changes and nobody else's; a commit that fails is everyone's failure.
+
+use std::time::Instant;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{failed, fault_kind};
+use crate::metrics;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Jobs that wait for the writer; more callers than that wait for a place.
+pub(super) const QUEUE_JOBS_MAX: usize = 1_024;
+/// Jobs in one transaction.
+const GROUP_JOBS_MAX: usize = 256;
+/// Changed rows after which the write-ahead log is copied into the file: about 4 MiB of log, for a row
+/// changes several indexes.
+const CHECKPOINT_ROWS: u64 = 1_000;
+
+pub(super) enum Command {
+    Run(Job),
+    /// Runs what is queued, then ends.
+    Close,
+}
+
+/// Runs in the group's transaction, or hears why there is none, and leaves the answer for after the commit.
+pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, Refusal>) -> Answer + Send>;
+/// Gets the commit's failure, if it failed.
+pub(super) type Answer = Box<dyn FnOnce(Option<Refusal>) + Send>;
+
+/// Why a whole group was not stored.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    kind: StoreErrorKind,
+    detail: String,
+}
+
+impl Refusal {
+    fn of(error: &rusqlite::Error, context: &'static str) -> Self {
+        super::stop_at_fsync_fault(error, context);
+        Self { kind: fault_kind(error), detail: format!("{context}: {error}") }
+    }
+
+    fn as_error(&self, context: &'static str) -> StoreError {
+        StoreError::caused(self.kind.clone(), context, self.detail.clone())
+    }
+}
+
+/// Wraps a use case into a job: `done` is called after its commit, before the answer.
+pub(super) fn job<T, F, D>(context: &'static str, run: F, done: D) -> (Job, oneshot::Receiver<Result<T, StoreError>>)
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    D: FnOnce(&T) + Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    let job = move |tx: Result<&mut Transaction<'_>, Refusal>| -> Answer {
+        let result = match tx {
+            Ok(tx) => in_savepoint(tx, context, run),
+            Err(refusal) => Err(refusal.as_error(context)),
+        };
+        Box::new(move |refusal| {
+            let answer = match (result, refusal) {
+                (Ok(value), None) => {
+                    done(&value);
+                    Ok(value)
+                }
+                (Ok(_), Some(refusal)) => Err(refusal.as_error(context)),
+                (Err(error), _) => Err(error),
+            };
+            // The caller may have gone away; the work is committed all the same.
+            let _ = sender.send(answer);
+        })
+    };
+    (Box::new(job), receiver)
+}
+
+fn in_savepoint<T>(
+    tx: &mut Transaction<'_>,
+    context: &'static str,
+    run: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let savepoint = tx.savepoint().map_err(failed(context))?;
+    let value = run(&savepoint)?;
+    savepoint.commit().map_err(failed(context))?;
+    Ok(value)
+}
+
+/// The writer thread's whole life.
+pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Command>) {
+    let mut checkpointed = 0;
+    let mut group = Vec::new();
+    while let Some(first) = commands.blocking_recv() {
+        let mut next = Some(first);
+        while let Some(command) = next.take() {
+            match command {
+                Command::Run(job) => group.push(job),
+                Command::Close => commands.close(),
+            }
+            if group.len() < GROUP_JOBS_MAX {
+                next = commands.try_recv().ok();
+            }
+        }
+        let (jobs, started) = (group.len() as u64, Instant::now());
+        let stored = commit(&mut connection, &mut group);
+        metrics::store_group(jobs, started.elapsed());
+        let changed = connection.total_changes();
+        // On a full disk the log's own space may be what the next group needs.
+        if !stored || changed.saturating_sub(checkpointed) >= CHECKPOINT_ROWS {
+            checkpoint(&connection);
+            checkpointed = changed;
+        }
+    }
+    checkpoint(&connection);
+}
+
+/// Runs and commits all of the group, in as many transactions as it takes; false when any of them was refused.
+fn commit(connection: &mut Connection, group: &mut Vec<Job>) -> bool {
+    let mut stored = true;
+    let mut jobs = group.drain(..).peekable();
+    while jobs.peek().is_some() {
+        let mut tx = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+            Ok(tx) => tx,
+            Err(error) => {
+                let refusal = Refusal::of(&error, "begin group");
+                jobs.for_each(|job| job(Err(refusal.clone()))(None));
+                return false;
+            }
+        };
+        let mut answers = Vec::new();
+        let mut refusal = None;
+        for job in jobs.by_ref() {
+            answers.push(job(Ok(&mut tx)));
+            if tx.is_autocommit() {
+                // A full disk makes SQLite roll the whole transaction back by itself.
+                refusal = Some(Refusal { kind: StoreErrorKind::Full, detail: "the group was rolled back".to_owned() });
+                break;
+            }
+        }
+        if refusal.is_none()
+            && let Err(error) = tx.commit()
+        {
+            refusal = Some(Refusal::of(&error, "commit group"));
+        }
+        stored &= refusal.is_none();
+        for answer in answers {
+            answer(refusal.clone());
+        }
+    }
+    stored
+}
+
+/// Copies the log into the file. Done here and not by SQLite itself, which would hide a failed fsync.
+fn checkpoint(connection: &Connection) {
+    let outcome = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    if let Err(error) = outcome {
+        super::stop_at_fsync_fault(&error, "checkpoint store");
+        tracing::warn!(%error, "the store's log could not be copied into its file; it is kept and tried again");
+    }
+}

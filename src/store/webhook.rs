@@ -1,0 +1,361 @@
+//! The webhook document of the admin API.
+//!
+//! Invariant: what is serialized or printed here shows [`MASK`] in the place of every secret.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
+
+use super::rule::enabled;
+use crate::event::FieldError;
+
+/// What a secret reads back as; sent back, it keeps the stored one.
+const MASK: &str = "***";
+
+/// A webhook as a person writes it.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(try_from = "WebhookDocument")]
+pub struct NewWebhook {
+    pub name: String,
+    pub url: String,
+    pub method: String,
+    pub enabled: bool,
+    pub timeout_ms: u64,
+    pub headers: BTreeMap<String, String>,
+    pub auth: Auth,
+}
+
+/// How a request proves where it comes from; `auth_type` and `auth_config` of the document.
+/// Its own serde form has the secrets in clear and is for sealing only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Auth {
+    None,
+    Basic {
+        username: String,
+        password: String,
+    },
+    Bearer {
+        token: String,
+    },
+    Hmac {
+        secret: String,
+        header: String,
+    },
+    /// One secret, or while rotating two: `secret` and `previous_secret`.
+    Standard {
+        secret: String,
+        previous_secret: Option<String>,
+    },
+}
+
+/// A stored webhook, its secrets in clear for the dispatcher; serialized, they are masked.
+#[derive(Clone, PartialEq)]
+pub struct Webhook {
+    pub id: Uuid,
+    pub document: NewWebhook,
+    /// Why the product disabled it, if it did.
+    pub disabled_reason: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// The document field by field, before its auth is put together: what is wrong in it has an exact path.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookDocument {
+    name: String,
+    url: String,
+    #[serde(default = "method")]
+    method: String,
+    #[serde(default = "enabled")]
+    enabled: bool,
+    #[serde(default = "timeout_ms")]
+    timeout_ms: u64,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    auth_type: AuthType,
+    #[serde(default)]
+    auth_config: Option<AuthConfig>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum AuthType {
+    #[default]
+    None,
+    Basic,
+    Bearer,
+    Hmac,
+    Standard,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthConfig {
+    username: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
+    secret: Option<String>,
+    previous_secret: Option<String>,
+    header: Option<String>,
+}
+
+fn method() -> String {
+    "POST".to_owned()
+}
+
+fn timeout_ms() -> u64 {
+    30_000
+}
+
+impl TryFrom<WebhookDocument> for NewWebhook {
+    type Error = FieldError;
+
+    fn try_from(document: WebhookDocument) -> Result<Self, FieldError> {
+        let auth = document.auth_config.unwrap_or_default().into_auth(document.auth_type)?;
+        Ok(Self {
+            name: document.name,
+            url: document.url,
+            method: document.method,
+            enabled: document.enabled,
+            timeout_ms: document.timeout_ms,
+            headers: document.headers,
+            auth,
+        })
+    }
+}
+
+impl AuthConfig {
+    fn into_auth(mut self, auth_type: AuthType) -> Result<Auth, FieldError> {
+        let auth = match auth_type {
+            AuthType::None => Auth::None,
+            AuthType::Basic => Auth::Basic {
+                username: required(self.username.take(), "username")?,
+                password: required(self.password.take(), "password")?,
+            },
+            AuthType::Bearer => Auth::Bearer { token: required(self.token.take(), "token")? },
+            AuthType::Hmac => Auth::Hmac {
+                secret: required(self.secret.take(), "secret")?,
+                header: self.header.take().unwrap_or_else(|| "X-Signature".to_owned()),
+            },
+            AuthType::Standard => Auth::Standard {
+                secret: required(self.secret.take(), "secret")?,
+                previous_secret: self.previous_secret.take(),
+            },
+        };
+        let left = [
+            ("username", self.username),
+            ("password", self.password),
+            ("token", self.token),
+            ("secret", self.secret),
+            ("previous_secret", self.previous_secret),
+            ("header", self.header),
+        ];
+        match left.into_iter().find(|(_, value)| value.is_some()) {
+            Some((field, _)) => {
+                let detail = format!("is not a field of auth_type `{}`", auth.kind());
+                Err(FieldError::new(format!("/auth_config/{field}"), detail))
+            }
+            None => Ok(auth),
+        }
+    }
+}
+
+fn required(value: Option<String>, field: &str) -> Result<String, FieldError> {
+    value.ok_or_else(|| FieldError::new(format!("/auth_config/{field}"), "is required by this auth_type"))
+}
+
+impl Auth {
+    /// The document's `auth_type`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Basic { .. } => "basic",
+            Self::Bearer { .. } => "bearer",
+            Self::Hmac { .. } => "hmac",
+            Self::Standard { .. } => "standard",
+        }
+    }
+
+    /// Whether a secret is the mask, and so stands for the stored one.
+    pub(super) fn keeps_secrets(&self) -> bool {
+        self.clone().secrets_mut().iter().any(|(_, secret)| *secret == MASK)
+    }
+
+    /// Puts the stored secrets where the mask is; fails with the field that has none stored.
+    pub(super) fn keep_secrets(&mut self, stored: Option<&Self>) -> Result<(), &'static str> {
+        let mut stored = stored.filter(|stored| stored.kind() == self.kind()).cloned().unwrap_or(Self::None);
+        let kept = stored.secrets_mut();
+        for (field, secret) in self.secrets_mut() {
+            if secret == MASK {
+                let (_, value) = kept.iter().find(|(name, _)| *name == field).ok_or(field)?;
+                secret.clone_from(value);
+            }
+        }
+        Ok(())
+    }
+
+    fn secrets_mut(&mut self) -> Vec<(&'static str, &mut String)> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Basic { password, .. } => vec![("password", password)],
+            Self::Bearer { token } => vec![("token", token)],
+            Self::Hmac { secret, .. } => vec![("secret", secret)],
+            Self::Standard { secret, previous_secret } => {
+                let mut secrets = vec![("secret", secret)];
+                secrets.extend(previous_secret.as_mut().map(|secret| ("previous_secret", secret)));
+                secrets
+            }
+        }
+    }
+
+    /// The document's `auth_config`, secrets masked.
+    fn masked_config(&self) -> BTreeMap<&'static str, &str> {
+        match self {
+            Self::None => BTreeMap::new(),
+            Self::Basic { username, .. } => BTreeMap::from([("username", username.as_str()), ("password", MASK)]),
+            Self::Bearer { .. } => BTreeMap::from([("token", MASK)]),
+            Self::Hmac { header, .. } => BTreeMap::from([("header", header.as_str()), ("secret", MASK)]),
+            Self::Standard { previous_secret, .. } => {
+                let mut config = BTreeMap::from([("secret", MASK)]);
+                config.extend(previous_secret.as_ref().map(|_| ("previous_secret", MASK)));
+                config
+            }
+        }
+    }
+}
+
+impl NewWebhook {
+    fn write_fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        map.serialize_entry("name", &self.name)?;
+        map.serialize_entry("url", &self.url)?;
+        map.serialize_entry("method", &self.method)?;
+        map.serialize_entry("enabled", &self.enabled)?;
+        map.serialize_entry("timeout_ms", &self.timeout_ms)?;
+        map.serialize_entry("headers", &self.headers)?;
+        map.serialize_entry("auth_type", self.auth.kind())?;
+        map.serialize_entry("auth_config", &self.auth.masked_config())
+    }
+}
+
+impl Serialize for NewWebhook {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.write_fields(&mut map)?;
+        map.end()
+    }
+}
+
+impl Serialize for Webhook {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", &self.id)?;
+        self.document.write_fields(&mut map)?;
+        map.serialize_entry("disabled_reason", &self.disabled_reason)?;
+        map.serialize_entry("created_at", &self.created_at)?;
+        map.serialize_entry("updated_at", &self.updated_at)?;
+        map.end()
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.kind(), self.masked_config())
+    }
+}
+
+impl fmt::Debug for NewWebhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers and the address may carry credentials too.
+        f.debug_struct("NewWebhook")
+            .field("name", &self.name)
+            .field("method", &self.method)
+            .field("enabled", &self.enabled)
+            .field("timeout_ms", &self.timeout_ms)
+            .field("headers", &self.headers.keys().collect::<Vec<_>>())
+            .field("auth", &self.auth)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook").field("id", &self.id).field("document", &self.document).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let read: NewWebhook = serde_json::from_value(json!({"name": "ops", "url": "http://x"})).unwrap();
+        let expected = json!({"name": "ops", "url": "http://x", "method": "POST", "enabled": true,
+            "timeout_ms": 30000, "headers": {}, "auth_type": "none", "auth_config": {}});
+        assert_eq!(serde_json::to_value(&read).unwrap(), expected);
+
+        let hmac = json!({"name": "ops", "url": "u", "auth_type": "hmac", "auth_config": {"secret": "s"}});
+        let hmac: NewWebhook = serde_json::from_value(hmac).unwrap();
+        assert_eq!(hmac.auth, Auth::Hmac { secret: "s".into(), header: "X-Signature".into() });
+    }
+
+    #[test]
+    fn no_form_that_leaves_shows_a_secret() {
+        for auth in [
+            Auth::Basic { username: "u".into(), password: "hunter2".into() },
+            Auth::Bearer { token: "hunter2".into() },
+            Auth::Hmac { secret: "hunter2".into(), header: "X".into() },
+            Auth::Standard { secret: "hunter2".into(), previous_secret: Some("hunter2".into()) },
+        ] {
+            let webhook = NewWebhook {
+                name: "ops".into(),
+                url: "https://hooks.example.com/hunter2".into(),
+                method: "POST".into(),
+                enabled: true,
+                timeout_ms: 1,
+                headers: BTreeMap::from([("Authorization".into(), "hunter2".into())]),
+                auth: auth.clone(),
+            };
+            assert!(!format!("{webhook:?}{auth:?}").contains("hunter2"));
+            let config = &serde_json::to_value(&webhook).unwrap()["auth_config"];
+            assert!(config.to_string().contains(MASK) && !config.to_string().contains("hunter2"), "{config}");
+        }
+    }
+
+    #[test]
+    fn the_mask_keeps_only_a_secret_of_the_same_kind() {
+        let stored = Auth::Standard { secret: "new".into(), previous_secret: None };
+        let mut auth = Auth::Standard { secret: MASK.into(), previous_secret: Some("old".into()) };
+        auth.keep_secrets(Some(&stored)).unwrap();
+        assert_eq!(auth, Auth::Standard { secret: "new".into(), previous_secret: Some("old".into()) });
+
+        let mut rotated = Auth::Standard { secret: "x".into(), previous_secret: Some(MASK.into()) };
+        assert_eq!(rotated.keep_secrets(Some(&stored)), Err("previous_secret"));
+        let mut hmac = Auth::Hmac { secret: MASK.into(), header: "X".into() };
+        assert_eq!(hmac.keep_secrets(Some(&stored)), Err("secret"));
+        assert_eq!(hmac.keep_secrets(None), Err("secret"));
+    }
+
+    #[test]
+    fn an_auth_config_must_fit_its_type() {
+        for (document, pointer) in [
+            (json!({"auth_type": "hmac", "auth_config": {}}), "/auth_config/secret"),
+            (json!({"auth_type": "basic", "auth_config": {"username": "u"}}), "/auth_config/password"),
+            (json!({"auth_type": "bearer", "auth_config": {"token": "t", "secret": "s"}}), "/auth_config/secret"),
+            (json!({"auth_config": {"header": "X"}}), "/auth_config/header"),
+        ] {
+            let mut whole = json!({"name": "n", "url": "u"});
+            whole.as_object_mut().unwrap().append(&mut document.as_object().unwrap().clone());
+            let document: WebhookDocument = serde_json::from_value(whole).unwrap();
+            assert_eq!(NewWebhook::try_from(document).unwrap_err().pointer, pointer);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Events as Parquet files, one directory per app and hour, for any engine to read.
+//!
+//! Invariants: a file that can be seen is complete and durable; its footer names the
+//! stream sequences that it holds. Knows events and files, nothing of consumers and acks.
+
+mod layout;
+mod schema;
+
+mod encode;
+mod rows;
+
+mod bloom;
+mod chunk;
+mod column;
+mod compression;
+mod encodings;
+mod ranges;
+
+mod footers;
+mod objects;
+mod scan;
+
+mod error;
+
+#[cfg(test)]
+mod read_back;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+pub use compression::Compression;
+pub use encode::{EncodeSettings, Encoder, OpenFile};
+pub use error::{WarehouseError, WarehouseErrorKind};
+pub use footers::PartitionFooters;
+pub use layout::{Partition, hour_of, is_path_safe};
+pub use ranges::{MalformedRanges, SequenceRanges};
+pub use rows::Origin;
+pub use scan::scan_ids;
+
+use footers::FooterCache;
+use objects::Objects;
+
+/// The warehouse, over the engine that the configuration chose. Cheap to clone.
+#[derive(Clone)]
+pub struct Warehouse(Arc<Shared>);
+
+struct Shared {
+    objects: Objects,
+    footers: FooterCache,
+    opened_at: SystemTime,
+}
+
+/// One message that the warehouse may hold already.
+#[derive(Clone, Debug)]
+pub struct Suspect {
+    pub sequence: u64,
+    pub published_at_ms: i64,
+    pub id: String,
+}
+
+impl Warehouse {
+    /// A directory on this machine, created when it is missing. Blocks for the disk.
+    pub fn open_local(root: PathBuf) -> Result<Self, WarehouseError> {
+        let opened_at = SystemTime::now();
+        let objects = Objects::local(root)?;
+        Ok(Self(Arc::new(Shared { objects, footers: FooterCache::default(), opened_at })))
+    }
+
+    /// Stores one file of `partition` under a new name, durably. `commit` is asked at the last
+    /// moment at which nothing is visible yet; when it says no, nothing is stored and the
+    /// answer is false.
+    pub async fn store(
+        &self,
+        partition: &Partition,
+        file: Bytes,
+        commit: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, WarehouseError> {
+        let directory = partition.path();
+        let name = format!("events_{}.parquet", Uuid::now_v7());
+        self.blocking(move |shared| shared.objects.store(&directory, &name, &file, commit)).await
+    }
+
+    /// Lists what `partition` holds now, for messages as old as `oldest_published_at_ms`.
+    pub async fn footers(
+        &self,
+        partition: &Partition,
+        oldest_published_at_ms: i64,
+    ) -> Result<PartitionFooters, WarehouseError> {
+        let partition = partition.clone();
+        self.blocking(move |shared| shared.footers.list(&shared.objects, &partition, oldest_published_at_ms)).await
+    }
+
+    /// Which of the suspects' ids are in the files that their sequences point to.
+    pub async fn confirm(
+        &self,
+        footers: PartitionFooters,
+        suspects: Vec<Suspect>,
+    ) -> Result<Vec<bool>, WarehouseError> {
+        self.blocking(move |shared| {
+            let holds = |suspect: &Suspect| {
+                let Suspect { sequence, published_at_ms, id } = suspect;
+                shared.footers.holds(&shared.objects, &footers, *sequence, *published_at_ms, id)
+            };
+            suspects.iter().map(holds).collect()
+        })
+        .await
+    }
+
+    /// Removes what a crash left half written before this process started, as long as `go_on` says so.
+    pub async fn remove_temporary(&self, go_on: impl Fn() -> bool + Send + 'static) -> Result<u64, WarehouseError> {
+        self.blocking(move |shared| shared.objects.remove_temporary(shared.opened_at, go_on)).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, WarehouseError> + Send + 'static,
+    ) -> Result<T, WarehouseError> {
+        let shared = self.0.clone();
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.unwrap_or_else(|error| {
+            Err(WarehouseError::caused(WarehouseErrorKind::Unavailable, "wait for disk", error))
+        })
+    }
+}
+
+/// True for the names that this product gives to its files.
+fn is_data_file(name: &str) -> bool {
+    name.starts_with("events_") && name.ends_with(".parquet")
+}

@@ -1,0 +1,210 @@
+//! Whole files in a local directory: stored at once and durably, or not at all.
+//!
+//! Invariant: a name without `.tmp` is a complete file whose bytes, name and directories
+//! survive a power cut.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::WarehouseError;
+
+/// Ends the name of a file that is being written.
+const TEMPORARY: &str = ".tmp";
+/// The deepest tree that is walked: ours has five levels.
+const DEPTH_MAX: usize = 16;
+/// Directories that are remembered as durable.
+const DURABLE_MAX: usize = 20_000;
+
+/// Where the files are, over the engine that the configuration chose.
+#[derive(Debug)]
+pub(super) struct Objects(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Local(Local),
+}
+
+#[derive(Debug)]
+struct Local {
+    root: PathBuf,
+    /// Directories that are known to survive a power cut. The lock is held while one is
+    /// created, so that no second writer takes it for durable too early.
+    durable: Mutex<HashSet<PathBuf>>,
+}
+
+/// One file of a partition.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    pub(super) modified_ms: i64,
+}
+
+impl Objects {
+    /// Files below `root`, which is created.
+    pub(super) fn local(root: PathBuf) -> Result<Self, WarehouseError> {
+        make_durable(&root, Path::new("")).map_err(|error| error.at(root.display().to_string()))?;
+        Ok(Self(Inner::Local(Local { root, durable: Mutex::default() })))
+    }
+
+    /// Stores a file under `directory`. `commit` is asked last, when all that remains is to give
+    /// the file its name; when it says no, nothing is stored and the answer is false.
+    pub(super) fn store(
+        &self,
+        directory: &str,
+        name: &str,
+        bytes: &[u8],
+        commit: impl FnOnce() -> bool,
+    ) -> Result<bool, WarehouseError> {
+        let Inner::Local(local) = &self.0;
+        let directory = local.root.join(directory);
+        let stored = local.store(&directory, name, bytes, commit);
+        stored.map_err(|error| error.at(directory.join(name).display().to_string()))
+    }
+
+    /// The files of a directory; none when it does not exist.
+    pub(super) fn list(&self, directory: &str) -> Result<Vec<Listed>, WarehouseError> {
+        let Inner::Local(Local { root, .. }) = &self.0;
+        let failed = |error| WarehouseError::io("list partition", error, false).at(directory);
+        let entries = match fs::read_dir(root.join(directory)) {
+            Ok(entries) => entries,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            match entry.metadata().and_then(|metadata| metadata.modified()) {
+                Ok(modified) => files.push(Listed { name, modified_ms: unix_ms(modified) }),
+                // Compaction took it away since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(files)
+    }
+
+    pub(super) fn open(&self, directory: &str, name: &str) -> Result<File, WarehouseError> {
+        let Inner::Local(Local { root, .. }) = &self.0;
+        let path = root.join(directory).join(name);
+        File::open(&path).map_err(|error| WarehouseError::io("open file", error, false).at(path.display().to_string()))
+    }
+
+    /// Removes temporary files that are older than `before`: a crash left them. Returns how many.
+    pub(super) fn remove_temporary(&self, before: SystemTime, go_on: impl Fn() -> bool) -> Result<u64, WarehouseError> {
+        let Inner::Local(Local { root, .. }) = &self.0;
+        let mut removed = 0;
+        walk(root, &mut |path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with('.') && name.ends_with(TEMPORARY) {
+                let stale = fs::metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(|at| at < before);
+                if stale && fs::remove_file(path).is_ok() {
+                    removed += 1;
+                }
+            }
+            Ok(go_on())
+        })?;
+        Ok(removed)
+    }
+}
+
+/// Calls `each` with every file below `root`, until it answers false; with none when `root` does not exist.
+pub(super) fn walk(
+    root: &Path,
+    each: &mut dyn FnMut(&Path) -> Result<bool, WarehouseError>,
+) -> Result<(), WarehouseError> {
+    let mut directories = vec![(root.to_owned(), 0)];
+    while let Some((directory, depth)) = directories.pop() {
+        let failed = |error| WarehouseError::io("walk warehouse", error, false).at(directory.display().to_string());
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let kind = entry.file_type().map_err(failed)?;
+            if kind.is_dir() && depth < DEPTH_MAX {
+                directories.push((entry.path(), depth + 1));
+            } else if kind.is_file() && !each(&entry.path())? {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Local {
+    fn store(
+        &self,
+        directory: &Path,
+        name: &str,
+        bytes: &[u8],
+        commit: impl FnOnce() -> bool,
+    ) -> Result<bool, WarehouseError> {
+        self.ensure(directory)?;
+        let temporary = directory.join(format!(".{name}{TEMPORARY}"));
+        let written = write_temporary(&temporary, bytes);
+        if written.is_err() || !commit() {
+            // Best effort: a temporary file that stays is removed at the next start.
+            let _ = fs::remove_file(&temporary);
+            return written.map(|()| false);
+        }
+        let failed = |error| WarehouseError::io("rename file", error, false);
+        fs::rename(&temporary, directory.join(name)).map_err(failed)?;
+        sync_directory(directory)?;
+        Ok(true)
+    }
+
+    fn ensure(&self, directory: &Path) -> Result<(), WarehouseError> {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if durable.contains(directory) && directory.is_dir() {
+            return Ok(());
+        }
+        make_durable(directory, &self.root)?;
+        if durable.len() == DURABLE_MAX {
+            durable.clear();
+        }
+        durable.insert(directory.to_owned());
+        Ok(())
+    }
+}
+
+fn write_temporary(temporary: &Path, bytes: &[u8]) -> Result<(), WarehouseError> {
+    let failed = |context| move |error| WarehouseError::io(context, error, false);
+    let mut file = File::create(temporary).map_err(failed("create file"))?;
+    file.write_all(bytes).map_err(failed("write file"))?;
+    file.sync_all().map_err(|error| WarehouseError::io("sync file", error, true))
+}
+
+/// Creates what is missing of a path and makes every directory below `root` durable in its
+/// parent, those too that were there: whoever created them may have been killed before.
+fn make_durable(path: &Path, root: &Path) -> Result<(), WarehouseError> {
+    fs::create_dir_all(path).map_err(|error| WarehouseError::io("create directory", error, false))?;
+    for directory in path.ancestors().take_while(|directory| *directory != root) {
+        match directory.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn sync_directory(directory: &Path) -> Result<(), WarehouseError> {
+    let opened = File::open(directory).map_err(|error| WarehouseError::io("open directory", error, false))?;
+    opened.sync_all().map_err(|error| WarehouseError::io("sync directory", error, true))
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => ms(since),
+        Err(before) => -ms(before.duration()),
+    }
+}

@@ -1,0 +1,93 @@
+//! The columns of every file, in order. Partition columns are in the path only.
+//!
+//! All integers are signed: unsigned ones are not read by every engine.
+
+use std::sync::{Arc, LazyLock};
+
+use parquet::basic::{LogicalType, Repetition, Type as Physical};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
+
+/// The columns of the device context, NULL when the event came without one.
+const DEVICE: [(&str, Physical); 15] = [
+    ("platform", Physical::BYTE_ARRAY),
+    ("os_version", Physical::BYTE_ARRAY),
+    ("app_version", Physical::BYTE_ARRAY),
+    ("build_number", Physical::BYTE_ARRAY),
+    ("device_model", Physical::BYTE_ARRAY),
+    ("manufacturer", Physical::BYTE_ARRAY),
+    ("screen_width", Physical::INT32),
+    ("screen_height", Physical::INT32),
+    ("locale", Physical::BYTE_ARRAY),
+    ("timezone", Physical::BYTE_ARRAY),
+    ("network_type", Physical::BYTE_ARRAY),
+    ("carrier", Physical::BYTE_ARRAY),
+    ("is_jailbroken", Physical::BOOLEAN),
+    ("is_emulator", Physical::BOOLEAN),
+    ("sdk_version", Physical::BYTE_ARRAY),
+];
+
+const BEFORE_DEVICE: [(&str, Physical); 6] = [
+    ("id", Physical::BYTE_ARRAY),
+    ("device_id", Physical::BYTE_ARRAY),
+    ("timestamp_ms", Physical::INT64),
+    ("correlation_id", Physical::BYTE_ARRAY),
+    ("event_category", Physical::BYTE_ARRAY),
+    ("event_type", Physical::BYTE_ARRAY),
+];
+
+const AFTER_DEVICE: [(&str, Physical); 6] = [
+    ("payload_json", Physical::BYTE_ARRAY),
+    ("received_at_ms", Physical::INT64),
+    ("idempotency_key", Physical::BYTE_ARRAY),
+    ("stream_sequence", Physical::INT64),
+    ("user_id", Physical::BYTE_ARRAY),
+    ("session_id", Physical::BYTE_ARRAY),
+];
+
+static SCHEMA: LazyLock<SchemaDescPtr> = LazyLock::new(|| Arc::new(SchemaDescriptor::new(root())));
+
+/// The schema, described column by column.
+pub(super) fn schema() -> &'static SchemaDescPtr {
+    &SCHEMA
+}
+
+fn root() -> TypePtr {
+    let required = |columns: &[(&str, Physical)]| fields(columns, Repetition::REQUIRED);
+    let mut all = required(&BEFORE_DEVICE);
+    all.extend(fields(&DEVICE, Repetition::OPTIONAL));
+    all.extend(required(&AFTER_DEVICE));
+    let root = Type::group_type_builder("event").with_fields(all).build();
+    Arc::new(root.expect("the columns above make a valid schema"))
+}
+
+fn fields(columns: &[(&str, Physical)], repetition: Repetition) -> Vec<TypePtr> {
+    let field = |(name, physical): &(&str, Physical)| {
+        let text = (*physical == Physical::BYTE_ARRAY).then_some(LogicalType::String);
+        let field = Type::primitive_type_builder(name, *physical).with_repetition(repetition).with_logical_type(text);
+        Arc::new(field.build().expect("the columns above make valid fields"))
+    };
+    columns.iter().map(field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_columns_are_those_that_engines_were_told() {
+        let names: Vec<&str> = schema().columns().iter().map(|column| column.name()).collect();
+        let expected = "id device_id timestamp_ms correlation_id event_category event_type platform os_version \
+            app_version build_number device_model manufacturer screen_width screen_height locale timezone network_type \
+            carrier is_jailbroken is_emulator sdk_version payload_json received_at_ms idempotency_key stream_sequence \
+            user_id session_id";
+        assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn only_device_columns_may_be_null() {
+        for column in schema().columns() {
+            let device = DEVICE.iter().any(|(name, _)| *name == column.name());
+            assert_eq!(column.max_def_level() == 1, device, "{}", column.name());
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The product as its users meet it: the real binary, real HTTP, real files, real signals.
+//! One test binary, so that linking stays short.
+
+mod chaos;
+mod command_line;
+mod harness;
+mod imports;
+mod load;
+mod main_job;
