@@ -68,3 +68,9 @@ pub mod admin;
 // The whole: engines and roles put together, and the command line.
 pub mod app;
 pub mod cli;
+
+/// The servers that the conformance suites run against; also part of `tests/it`.
+#[cfg(test)]
+#[allow(dead_code, reason = "each test binary uses its own part")]
+#[path = "../tests/services/mod.rs"]
+mod services;

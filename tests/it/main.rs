@@ -7,3 +7,7 @@ mod harness;
 mod imports;
 mod load;
 mod main_job;
+
+#[allow(dead_code, reason = "each test binary uses its own part")]
+#[path = "../services/mod.rs"]
+mod services;

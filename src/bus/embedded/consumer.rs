@@ -366,7 +366,7 @@ impl Room {
 
 fn delivery(group: &Group, sequence: u64, layout: Layout, delivery_count: u32, suspect_to: u64) -> Delivery {
     Delivery {
-        receipt: Receipt { sequence, delivery_count },
+        receipt: Receipt { sequence, consumer_sequence: 0, delivery_count },
         subject: group.data().slice(layout.subject),
         payload: group.data().slice(layout.payload),
         published_at_ms: group.published_at_ms,

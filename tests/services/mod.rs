@@ -1,0 +1,8 @@
+//! The servers that tests run against: real ones, each started by its test on a free port in a
+//! temporary directory, and stopped when dropped. Shared by the unit tests (the conformance
+//! suites) and by `tests/it`.
+
+pub(crate) mod nats;
+pub(crate) mod postgres;
+pub(crate) mod proxy;
+pub(crate) mod s3;

@@ -1,0 +1,1 @@
+//! A TCP proxy that makes the network fail: latency, resets, blackholes, half-open connections.
