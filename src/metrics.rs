@@ -203,6 +203,11 @@ pub fn reaction_commit(elapsed: Duration) {
     histogram!("causality_reaction_commit_seconds").record(elapsed.as_secs_f64());
 }
 
+/// Counts commits that the store refused because another process was first; they are judged again.
+pub fn reaction_refused_commit() {
+    counter!("causality_reaction_refused_commits_total").increment(1);
+}
+
 /// Counts events that could not be decoded.
 pub fn reaction_dead_letters(count: u64) {
     counter!("causality_reaction_dead_letters_total").increment(count);

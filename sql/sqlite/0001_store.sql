@@ -105,6 +105,8 @@ CREATE TABLE anomaly_states (
     config_id         BLOB NOT NULL,
     app_id            TEXT NOT NULL,
     group_value       TEXT NOT NULL,
+    -- Raised by every write; a write names the one that it has read.
+    version           INTEGER NOT NULL,
     window            TEXT NOT NULL,
     cooldown_until_ms INTEGER NOT NULL,
     updated_at_ms     INTEGER NOT NULL,

@@ -59,7 +59,6 @@ pub(super) fn of_store(error: StoreError) -> Problem {
             // Operators alone read this, and need the name of what is damaged.
             broken(why.unwrap_or_else(|| "Stored data is damaged.".to_owned()))
         }
-        StoreErrorKind::AlreadyConsumed => broken(error.to_string()),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The memory of anomaly detection: one window and one cooldown for each config, app and group.
 //!
 //! Invariants: what is in memory is what the store holds plus the changes of the batch in
-//! hand, which [`Groups::take_changed`] hands over to be committed with it; if that fails the
-//! owner loads the groups anew. At most `groups_max` groups a config outlive a batch; the
+//! hand, which [`Groups::take_changed`] hands over to be committed with it; if the store refuses
+//! them the owner gives back what the store holds ([`Groups::restore`]), and if the commit fails
+//! it loads the groups anew. At most `groups_max` groups a config outlive a batch; the
 //! ones untouched for longest go first. Knows no clock: the caller brings the time.
 
 use std::collections::HashMap;
@@ -37,7 +38,23 @@ struct Group {
     window: Option<Window>,
     cooldown_until_ms: i64,
     touched_ms: i64,
+    /// Of the state in the store that this one continues; 0 when there is none.
+    version: u64,
     changed: bool,
+}
+
+/// Names one group.
+#[derive(Clone, Debug)]
+pub(super) struct GroupKey {
+    config_id: Uuid,
+    app: String,
+    group: String,
+}
+
+impl GroupKey {
+    pub(super) fn of(state: &AnomalyState) -> Self {
+        Self { config_id: state.config_id, app: state.app_id.clone(), group: state.group.clone() }
+    }
 }
 
 /// What one event did to one config.
@@ -60,22 +77,27 @@ impl Groups {
         self.changed.clear();
         for state in states {
             let Some(detector) = detectors.get(&state.config_id) else { continue };
-            let window = detector
-                .window_ms()
-                .map(|length| Window::from_json(&state.window, length).unwrap_or_else(|| Window::new(length)));
-            let group = Group {
-                window,
-                cooldown_until_ms: state.cooldown_until_ms,
-                touched_ms: state.updated_at_ms,
-                changed: false,
-            };
-            let config = self.configs.entry(state.config_id).or_default();
-            let app = config.apps.entry(state.app_id.into()).or_default();
-            if app.insert(state.group.into(), group).is_none() {
-                config.count += 1;
-            }
+            self.configs.entry(state.config_id).or_default().put(state, detector);
         }
         self.evict();
+    }
+
+    /// Replaces what [`Groups::take_changed`] handed over as `written` by what the store holds of it.
+    pub(super) fn restore(
+        &mut self,
+        written: &[GroupKey],
+        states: Vec<AnomalyState>,
+        detectors: &HashMap<Uuid, &Detector>,
+    ) {
+        for key in written {
+            if let Some(config) = self.configs.get_mut(&key.config_id) {
+                config.remove(&key.app, &key.group);
+            }
+        }
+        for state in states {
+            let Some(detector) = detectors.get(&state.config_id) else { continue };
+            self.configs.entry(state.config_id).or_default().put(state, detector);
+        }
     }
 
     /// Measures one event. `published_ms` is the bus's time, `now_ms` the clock's.
@@ -122,7 +144,9 @@ impl Groups {
             let group = self.configs.get_mut(&config_id).and_then(|config| config.apps.get_mut(&app)?.get_mut(&name));
             let Some(group) = group else { continue };
             group.changed = false;
+            group.version += 1;
             states.push(AnomalyState {
+                version: group.version - 1,
                 config_id,
                 app_id: app.into(),
                 group: name.into(),
@@ -152,10 +176,34 @@ impl Config {
         let groups = self.apps.get_mut(app).unwrap_or_else(|| unreachable!("inserted above"));
         if !groups.contains_key(name) {
             self.count += 1;
-            let fresh = Group { window: detector.window(), cooldown_until_ms: 0, touched_ms: 0, changed: false };
+            let fresh =
+                Group { window: detector.window(), cooldown_until_ms: 0, touched_ms: 0, version: 0, changed: false };
             groups.insert(name.into(), fresh);
         }
         groups.get_mut(name).unwrap_or_else(|| unreachable!("inserted above"))
+    }
+
+    /// Takes over a stored state; a window of another length starts anew.
+    fn put(&mut self, state: AnomalyState, detector: &Detector) {
+        let window = detector
+            .window_ms()
+            .map(|length| Window::from_json(&state.window, length).unwrap_or_else(|| Window::new(length)));
+        let group = Group {
+            window,
+            cooldown_until_ms: state.cooldown_until_ms,
+            touched_ms: state.updated_at_ms,
+            version: state.version,
+            changed: false,
+        };
+        if self.apps.entry(state.app_id.into()).or_default().insert(state.group.into(), group).is_none() {
+            self.count += 1;
+        }
+    }
+
+    fn remove(&mut self, app: &str, name: &str) {
+        if self.apps.get_mut(app).is_some_and(|groups| groups.remove(name).is_some()) {
+            self.count -= 1;
+        }
     }
 
     /// Drops the `surplus` groups that were touched least recently.
@@ -236,13 +284,44 @@ mod tests {
 
         let detectors = HashMap::from([(anomaly.id, &anomaly.detector)]);
         let mut restarted = Groups::new(10);
-        restarted.load(states, &detectors);
+        restarted.load(stored(states), &detectors);
         let fired = restarted.observe(&anomaly, "a", 2_000, 8, &view("d1", 1)).detected.unwrap();
         assert_eq!(fired, json!({"value": 2, "window_seconds": 10, "max_count": 1, "group": "d1"}));
         let mut cooled = Groups::new(10);
-        cooled.load(restarted.take_changed(), &detectors);
+        cooled.load(stored(restarted.take_changed()), &detectors);
         assert!(cooled.observe(&anomaly, "a", 6_999, 9, &view("d1", 1)).detected.is_none());
         assert!(cooled.observe(&anomaly, "a", 7_000, 9, &view("d1", 1)).detected.is_some());
+    }
+
+    /// As the store has them once they are written.
+    fn stored(states: Vec<AnomalyState>) -> Vec<AnomalyState> {
+        states.into_iter().map(|state| AnomalyState { version: state.version + 1, ..state }).collect()
+    }
+
+    #[test]
+    fn what_another_process_wrote_replaces_what_was_judged_in_vain() {
+        let anomaly = anomaly("count", json!({"window_seconds": 10, "max_count": 3, "group_by": "$.device_id"}), 5);
+        let detectors = HashMap::from([(anomaly.id, &anomaly.detector)]);
+        let (mut ours, mut theirs) = (Groups::new(10), Groups::new(10));
+        for _ in 0..2 {
+            theirs.observe(&anomaly, "a", 1_000, 7, &view("d", 1));
+        }
+        let now = stored(theirs.take_changed());
+        ours.observe(&anomaly, "a", 1_000, 7, &view("d", 1));
+        ours.observe(&anomaly, "a", 1_000, 7, &view("new", 1));
+        let refused = ours.take_changed();
+        assert!(refused.iter().all(|state| state.version == 0));
+        let keys: Vec<GroupKey> = refused.iter().map(GroupKey::of).collect();
+        ours.restore(&keys, now, &detectors);
+
+        ours.observe(&anomaly, "a", 1_000, 8, &view("new", 1));
+        assert!(ours.observe(&anomaly, "a", 1_000, 8, &view("d", 1)).detected.is_none());
+        let fired = ours.observe(&anomaly, "a", 1_000, 8, &view("d", 1)).detected.unwrap();
+        assert_eq!(fired["value"], 4);
+        let mut versions: Vec<(String, u64)> =
+            ours.take_changed().into_iter().map(|state| (state.group, state.version)).collect();
+        versions.sort();
+        assert_eq!(versions, [("\"d\"".to_owned(), 1), ("\"new\"".to_owned(), 0)]);
     }
 
     #[test]

@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::detection::Groups;
+use super::detection::{GroupKey, Groups};
 use super::evaluate::{Evaluation, Undecodable};
 use super::ruleset::Ruleset;
 use super::{EngineSettings, ReactionError};
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::{Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Receipt, Subscription};
 use crate::metrics;
-use crate::store::{Effects, Store, StoreError, StoreErrorKind};
+use crate::store::{Recorded, Store, StoreError, StoreErrorKind};
 
 /// Acknowledgements and other work on their way while the next batches are judged.
 const BESIDE_MAX: usize = 8;
@@ -34,6 +34,10 @@ const FLOOR_INTERVAL: Duration = Duration::from_secs(5);
 /// How a batch waits for a store that fails.
 const STORE_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(50), multiplier: 2.0, max: Duration::from_secs(5) };
+
+/// How a batch waits when another engine has written the windows that it changes: about as long as a commit takes.
+const REFUSED_BACKOFF: Backoff =
+    Backoff { initial: Duration::from_millis(2), multiplier: 2.0, max: Duration::from_millis(100) };
 
 /// Runs until `stop`; then waits for the acknowledgements on their way.
 pub async fn run_engine(
@@ -54,6 +58,7 @@ pub async fn run_engine(
         changes: store.changes(),
         groups: Groups::new(settings.groups_max),
         acker: subscription.acker(),
+        consumer: format!("{}@{}", settings.consumer_name, bus.stream_id()),
         ruleset: Ruleset::default(),
         loaded: None,
         acknowledged_floor: 0,
@@ -65,9 +70,6 @@ pub async fn run_engine(
         store,
         stop,
     };
-    // An engine that ended before this one in the same process may have a commit in the store's queue, which
-    // is served in order: after a commit of nothing, what is read is all that there will be.
-    engine.store.record_effects(Effects::default()).await?;
     // Rules are compiled before the first event, so that it does not pay for them.
     engine.bring_up_to_date().await?;
     info!(rules = engine.ruleset.rules.len(), anomalies = engine.ruleset.anomalies.len(), "engine started");
@@ -84,6 +86,8 @@ struct Engine {
     settings: EngineSettings,
     bus: Bus,
     store: Store,
+    /// The consumer in this life of the stream: sequences of another stream are others.
+    consumer: String,
     acker: Acker,
     stop: CancellationToken,
     changes: watch::Receiver<u64>,
@@ -151,15 +155,13 @@ impl Engine {
                 return Err(error.into());
             }
             failures += 1;
-            if error.kind != StoreErrorKind::AlreadyConsumed || failures > 1 {
-                warn!(error = %describe(&error), failures, "effects were not committed, trying again");
-                tokio::select! {
-                    () = self.stop.cancelled() => return Ok(()),
-                    () = sleep(STORE_BACKOFF.delay(failures, random_unit())) => {}
-                }
-                if !self.renew(&batch[settled..]).await {
-                    break;
-                }
+            warn!(error = %describe(&error), failures, "effects were not committed, trying again");
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                () = sleep(STORE_BACKOFF.delay(failures, random_unit())) => {}
+            }
+            if !self.renew(&batch[settled..]).await {
+                break;
             }
         }
         self.answer(&batch[..settled], undecodable).await;
@@ -174,25 +176,42 @@ impl Engine {
         undecodable: &mut Vec<Undecodable>,
     ) -> Result<usize, StoreError> {
         self.bring_up_to_date().await?;
-        let consumed = self.already_consumed(batch, ask_all).await?;
-        let mut evaluation = Evaluation::new(
-            &mut self.ruleset,
-            &mut self.groups,
-            &self.settings.consumer_name,
-            self.acknowledged_floor,
-            self.settings.max_attempts,
-        );
-        let taken = evaluation.take(batch, &consumed, undecodable);
-        let (evaluated, matches) = (evaluation.evaluated, evaluation.matches);
-        let effects = evaluation.finish();
-        metrics::reaction_events(taken as u64, evaluated, matches, effects.anomaly_events.len() as u64);
-        if !effects.sequences.is_empty() {
-            let started = std::time::Instant::now();
-            self.store.record_effects(effects).await?;
-            metrics::reaction_commit(started.elapsed());
-            self.ask_for_floor();
+        let mut consumed = self.already_consumed(batch, ask_all).await?;
+        let decodable = undecodable.len();
+        let mut refusals = 0;
+        loop {
+            undecodable.truncate(decodable);
+            let mut evaluation = Evaluation::new(
+                &mut self.ruleset,
+                &mut self.groups,
+                &self.consumer,
+                self.acknowledged_floor,
+                self.settings.max_attempts,
+            );
+            let taken = evaluation.take(batch, &consumed, undecodable);
+            let (evaluated, matches) = (evaluation.evaluated, evaluation.matches);
+            let effects = evaluation.finish();
+            let found = effects.anomaly_events.len() as u64;
+            if !effects.sequences.is_empty() {
+                let written: Vec<GroupKey> = effects.anomaly_states.iter().map(GroupKey::of).collect();
+                let started = std::time::Instant::now();
+                let recorded = self.store.record_effects(effects).await?;
+                metrics::reaction_commit(started.elapsed());
+                if let Recorded::Refused { consumed: theirs, states } = recorded {
+                    refusals += 1;
+                    metrics::reaction_refused_commit();
+                    debug!(refusals, sequences = theirs.len(), windows = states.len(), "another engine was first");
+                    self.groups.restore(&written, states, &self.ruleset.detectors());
+                    consumed.extend(theirs);
+                    // Who waits a random while does not meet the same one again and again.
+                    sleep(REFUSED_BACKOFF.delay(refusals, random_unit())).await;
+                    continue;
+                }
+                self.ask_for_floor();
+            }
+            metrics::reaction_events(taken as u64, evaluated, matches, found);
+            return Ok(taken);
         }
-        Ok(taken)
     }
 
     /// Those whose effects were committed in an earlier life of the message. Asked only where it can be.
@@ -206,7 +225,7 @@ impl Engine {
         if asked.is_empty() {
             return Ok(HashSet::new());
         }
-        Ok(self.store.consumed(&self.settings.consumer_name, &asked).await?.into_iter().collect())
+        Ok(self.store.consumed(&self.consumer, &asked).await?.into_iter().collect())
     }
 
     /// Reads the rules anew when something changed since they were read, or the interval has passed.

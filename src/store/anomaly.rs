@@ -73,6 +73,8 @@ pub struct AnomalyEvent {
 /// The window of one config, app and group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnomalyState {
+    /// How often it was written: what was read last, 0 when there was nothing. Written only over that version.
+    pub version: u64,
     pub config_id: Uuid,
     pub app_id: String,
     /// The value at `group_by`, as JSON text; empty without one.

@@ -224,8 +224,8 @@ pub(super) async fn effects_are_recorded_once(store: Store) {
     assert!(store.consumed("other", &[3]).await.unwrap().is_empty());
     assert!(store.consumed("engine", &[]).await.unwrap().is_empty());
 
-    let again = store.record_effects(effects(&[4, 5], vec![delivery(webhook, "4")])).await.unwrap_err();
-    assert_eq!(again.kind, StoreErrorKind::AlreadyConsumed);
+    let again = store.record_effects(effects(&[4, 5], vec![delivery(webhook, "4")])).await.unwrap();
+    assert_eq!(again, Recorded::Refused { consumed: vec![5], states: Vec::new() });
     assert!(store.consumed("engine", &[4]).await.unwrap().is_empty());
     let all = store.deliveries(DeliveryFilter::default(), first_page(10)).await.unwrap();
     assert_eq!(all.items.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), [ids[1], ids[0]]);
@@ -247,8 +247,10 @@ pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
         Effects { outbox: vec![message], ..effects(&[own, 20], vec![delivery(webhook, &own.to_string())]) }
     };
     let (first, second) = tokio::join!(store.record_effects(batch(10)), store.record_effects(batch(11)));
-    assert!(first.is_ok() != second.is_ok());
-    let stored = if first.is_ok() { 10 } else { 11 };
+    let committed = |recorded| recorded == Recorded::Committed;
+    let (first, second) = (committed(first.unwrap()), committed(second.unwrap()));
+    assert!(first != second);
+    let stored = if first { 10 } else { 11 };
     assert_eq!(store.consumed("engine", &[10, 11, 20]).await.unwrap(), [stored, 20]);
     assert_eq!(store.outbox(10).await.unwrap().len(), 1);
     assert_eq!(store.deliveries(DeliveryFilter::default(), first_page(10)).await.unwrap().items.len(), 2);
@@ -388,6 +390,7 @@ pub(super) async fn the_outbox_is_kept_until_forgotten(store: Store) {
 pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
     let config = store.create_anomaly_config(anomaly("spike")).await.unwrap().id;
     let state = |group: &str, count: u64, updated_at_ms: i64| AnomalyState {
+        version: count,
         config_id: config,
         app_id: "shop".to_owned(),
         group: group.to_owned(),
@@ -398,14 +401,24 @@ pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
     let record = |sequence: u64, anomaly_states: Vec<AnomalyState>| {
         store.record_effects(Effects { anomaly_states, ..effects(&[sequence], Vec::new()) })
     };
-    record(1, vec![state("a", 1, 100), state("b", 1, 100)]).await.unwrap();
-    record(2, vec![state("a", 2, 200)]).await.unwrap();
-    assert_eq!(
-        store.anomaly_states(&[config, Uuid::now_v7()]).await.unwrap(),
-        [state("a", 2, 200), state("b", 1, 100)]
-    );
+    // What is written over a version comes back with the next one.
+    let stored = |written: AnomalyState| AnomalyState { version: written.version + 1, ..written };
+    let committed = Recorded::Committed;
+    assert_eq!(record(1, vec![state("a", 0, 100), state("b", 0, 100)]).await.unwrap(), committed);
+    assert_eq!(record(2, vec![state("a", 1, 200)]).await.unwrap(), committed);
+    let (a, b) = (stored(state("a", 1, 200)), stored(state("b", 0, 100)));
+    assert_eq!(store.anomaly_states(&[config, Uuid::now_v7()]).await.unwrap(), [a.clone(), b.clone()]);
+
+    // Over a version that is gone, or that nobody wrote: nothing of the batch is written.
+    for (wrong, found) in [("a", vec![b.clone(), a.clone()]), ("new", vec![b.clone()])] {
+        let refused = record(3, vec![state("b", 1, 300), state(wrong, 1, 300)]).await.unwrap();
+        assert_eq!(refused, Recorded::Refused { consumed: Vec::new(), states: found });
+    }
+    assert!(store.consumed("engine", &[3]).await.unwrap().is_empty());
+    assert_eq!(store.anomaly_states(&[config]).await.unwrap(), [a.clone(), b]);
+
     assert_eq!(store.forget_stale(150).await.unwrap(), 1);
-    assert_eq!(store.anomaly_states(&[config]).await.unwrap(), [state("a", 2, 200)]);
+    assert_eq!(store.anomaly_states(&[config]).await.unwrap(), [a]);
     store.delete_anomaly_config("spike").await.unwrap();
     assert!(store.anomaly_states(&[config]).await.unwrap().is_empty());
 }

@@ -26,7 +26,6 @@ pub enum StoreErrorKind {
     InvalidCursor,
     /// A delivery in this state is not sent again by hand.
     NotRetryable,
-    AlreadyConsumed,
     /// No room on the disk.
     Full,
     Unavailable,

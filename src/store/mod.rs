@@ -94,12 +94,25 @@ pub struct Effects {
     pub sequences: Vec<u64>,
     pub deliveries: Vec<NewDelivery>,
     pub anomaly_events: Vec<AnomalyEvent>,
-    /// The whole new state of each window that the batch changed.
+    /// The whole new state of each window that the batch changed, with the version that it was read at.
     pub anomaly_states: Vec<AnomalyState>,
     /// Bus messages to publish after the commit.
     pub outbox: Vec<OutboxMessage>,
     /// Sequences at or below this were acknowledged by the bus: their record may be forgotten.
     pub acknowledged_floor: u64,
+}
+
+/// What became of [`Effects`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recorded {
+    Committed,
+    /// Another process was there first, and nothing was written.
+    Refused {
+        /// Those of the sequences that are committed already.
+        consumed: Vec<u64>,
+        /// The windows as they are now, of all that the effects change; those that are missing do not exist.
+        states: Vec<AnomalyState>,
+    },
 }
 
 impl Store {
@@ -242,8 +255,9 @@ impl Store {
         engine.consumed(consumer, sequences).await
     }
 
-    /// Commits the effects of one batch. `AlreadyConsumed` when any sequence was committed before: nothing is written.
-    pub async fn record_effects(&self, effects: Effects) -> Result<(), StoreError> {
+    /// Commits the effects of one batch; refuses all of them when any sequence was committed before, or any window
+    /// is no longer at the version that was read.
+    pub async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
         let Inner::Sqlite(engine) = &self.0;
         engine.record_effects(effects).await
     }

@@ -1,7 +1,7 @@
 //! Anomaly events, and the state of the windows that find them.
 
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, cursor, damaged, deliveries::query_newest, failed, now_ms, uuid};
@@ -20,7 +20,7 @@ impl Engine {
         self.read(context, move |connection| {
             let mut statement = connection
                 .prepare_cached(
-                    "SELECT config_id, app_id, group_value, window, cooldown_until_ms, updated_at_ms
+                    "SELECT config_id, app_id, group_value, version, window, cooldown_until_ms, updated_at_ms
                      FROM anomaly_states WHERE config_id = ?1",
                 )
                 .map_err(failed(context))?;
@@ -111,22 +111,34 @@ pub(super) fn insert_event(connection: &Connection, event: &AnomalyEvent) -> rus
     Ok(())
 }
 
+/// Writes over the version that `state` names; the caller has checked that it is the stored one.
 pub(super) fn put_state(connection: &Connection, state: &AnomalyState) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO anomaly_states (config_id, app_id, group_value, window, cooldown_until_ms, updated_at_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (config_id, app_id, group_value) DO UPDATE SET window = excluded.window,
-             cooldown_until_ms = excluded.cooldown_until_ms, updated_at_ms = excluded.updated_at_ms",
+        "INSERT INTO anomaly_states (config_id, app_id, group_value, version, window, cooldown_until_ms, updated_at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (config_id, app_id, group_value) DO UPDATE SET version = excluded.version,
+             window = excluded.window, cooldown_until_ms = excluded.cooldown_until_ms,
+             updated_at_ms = excluded.updated_at_ms",
     )?;
     statement.execute(params![
         state.config_id.into_bytes(),
         state.app_id,
         state.group,
+        state.version as i64 + 1,
         serde_json::to_string(&state.window).map_err(damaged)?,
         state.cooldown_until_ms,
         state.updated_at_ms,
     ])?;
     Ok(())
+}
+
+/// The state under the key of `written`.
+pub(super) fn find_state(connection: &Connection, written: &AnomalyState) -> rusqlite::Result<Option<AnomalyState>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT config_id, app_id, group_value, version, window, cooldown_until_ms, updated_at_ms
+         FROM anomaly_states WHERE config_id = ?1 AND app_id = ?2 AND group_value = ?3",
+    )?;
+    statement.query_row(params![written.config_id.into_bytes(), written.app_id, written.group], state).optional()
 }
 
 pub(super) fn forget_states(connection: &Connection, config: Uuid) -> rusqlite::Result<usize> {
@@ -138,9 +150,10 @@ fn state(row: &Row<'_>) -> rusqlite::Result<AnomalyState> {
         config_id: uuid(row.get(0)?),
         app_id: row.get(1)?,
         group: row.get(2)?,
-        window: serde_json::from_str(row.get_ref(3)?.as_str().map_err(damaged)?).map_err(damaged)?,
-        cooldown_until_ms: row.get(4)?,
-        updated_at_ms: row.get(5)?,
+        version: row.get::<_, i64>(3)? as u64,
+        window: serde_json::from_str(row.get_ref(4)?.as_str().map_err(damaged)?).map_err(damaged)?,
+        cooldown_until_ms: row.get(5)?,
+        updated_at_ms: row.get(6)?,
     })
 }
 

@@ -6,8 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, anomalies, failed, now_ms, uuid};
-use crate::sqlite::{Fault, fault};
-use crate::store::{Effects, NewDelivery, OutboxMessage, StoreError, StoreErrorKind};
+use crate::store::{Effects, NewDelivery, OutboxMessage, Recorded, StoreError};
 
 impl Engine {
     pub(in crate::store) async fn consumed(&self, consumer: &str, sequences: &[u64]) -> Result<Vec<u64>, StoreError> {
@@ -28,12 +27,17 @@ impl Engine {
         Ok(recorded)
     }
 
-    pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<(), StoreError> {
+    pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
         let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
         let wake = if due { Wake::Work } else { Wake::Nobody };
         self.write(wake, "record effects", move |connection| {
-            consume(connection, &effects)?;
-            record(connection, &effects).map_err(failed("record effects"))
+            match refusal(connection, &effects).map_err(failed("record effects"))? {
+                Some(refused) => Ok(refused),
+                None => {
+                    record(connection, &effects).map_err(failed("record effects"))?;
+                    Ok(Recorded::Committed)
+                }
+            }
         })
         .await
     }
@@ -65,26 +69,32 @@ impl Engine {
     }
 }
 
-/// Marks the batch's sequences; the table's key is what makes a second commit impossible.
-fn consume(connection: &Connection, effects: &Effects) -> Result<(), StoreError> {
-    let context = "consume sequences";
-    let mut mark = connection
-        .prepare_cached("INSERT INTO consumed (consumer, sequence) VALUES (?1, ?2)")
-        .map_err(failed(context))?;
+/// Why the effects cannot be written, if so. There is one writer, so what is found here holds until they are.
+fn refusal(connection: &Connection, effects: &Effects) -> rusqlite::Result<Option<Recorded>> {
+    let mut find = connection.prepare_cached("SELECT 1 FROM consumed WHERE consumer = ?1 AND sequence = ?2")?;
+    let mut consumed = Vec::new();
     for sequence in &effects.sequences {
-        mark.execute(params![effects.consumer, *sequence as i64]).map_err(|error| match fault(&error) {
-            Fault::Constraint => StoreError::new(StoreErrorKind::AlreadyConsumed, context),
-            _ => failed(context)(error),
-        })?;
+        if find.exists(params![effects.consumer, *sequence as i64])? {
+            consumed.push(*sequence);
+        }
     }
-    let mut forget = connection
-        .prepare_cached("DELETE FROM consumed WHERE consumer = ?1 AND sequence <= ?2")
-        .map_err(failed(context))?;
-    forget.execute(params![effects.consumer, effects.acknowledged_floor as i64]).map_err(failed(context))?;
-    Ok(())
+    let mut states = Vec::new();
+    let mut moved = false;
+    for written in &effects.anomaly_states {
+        let stored = anomalies::find_state(connection, written)?;
+        moved |= stored.as_ref().map_or(0, |stored| stored.version) != written.version;
+        states.extend(stored);
+    }
+    Ok((moved || !consumed.is_empty()).then_some(Recorded::Refused { consumed, states }))
 }
 
 fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<()> {
+    let mut mark = connection.prepare_cached("INSERT INTO consumed (consumer, sequence) VALUES (?1, ?2)")?;
+    for sequence in &effects.sequences {
+        mark.execute(params![effects.consumer, *sequence as i64])?;
+    }
+    let mut forget = connection.prepare_cached("DELETE FROM consumed WHERE consumer = ?1 AND sequence <= ?2")?;
+    forget.execute(params![effects.consumer, effects.acknowledged_floor as i64])?;
     let now = now_ms();
     let mut known: HashMap<Uuid, bool> = HashMap::new();
     for delivery in &effects.deliveries {

@@ -123,7 +123,10 @@ async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
         let deliveries = (0..20).map(|_| delivery(id)).collect();
         let effects = Effects { consumer: "c".to_owned(), sequences: vec![sequence], deliveries, ..Effects::default() };
         match store.record_effects(effects).await {
-            Ok(()) => stored += 20,
+            Ok(recorded) => {
+                assert_eq!(recorded, Recorded::Committed);
+                stored += 20;
+            }
             Err(error) => break error,
         }
     };
