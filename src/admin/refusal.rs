@@ -74,7 +74,7 @@ pub(super) fn of_bus(error: BusError) -> Problem {
             tracing::error!(error = %error, cause = cause(&error), "the bus is damaged");
             broken(error.to_string())
         }
-        BusErrorKind::LeaseLost | BusErrorKind::Invalid => broken(error.to_string()),
+        BusErrorKind::Refused | BusErrorKind::LeaseLost | BusErrorKind::Invalid => broken(error.to_string()),
     }
 }
 

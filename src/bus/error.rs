@@ -16,6 +16,8 @@ pub enum BusErrorKind {
     Full,
     /// The engine cannot be reached or did not answer: it may or may not have stored the message.
     Unavailable,
+    /// The server refuses what the settings ask of it, or who asks: a setting must change.
+    Refused,
     /// The message was delivered to someone else in the meantime.
     LeaseLost,
     /// Stored bytes are damaged.
@@ -46,6 +48,7 @@ impl std::fmt::Display for BusError {
         let kind = match self.kind {
             BusErrorKind::Full => "bus is full",
             BusErrorKind::Unavailable => "bus is unavailable",
+            BusErrorKind::Refused => "bus refuses",
             BusErrorKind::LeaseLost => "lease lost",
             BusErrorKind::Corrupt => "bus data is corrupt",
             BusErrorKind::Closed => "bus is closed",

@@ -9,13 +9,15 @@ mod batch;
 mod conformance;
 mod embedded;
 mod error;
+mod nats;
 mod subject;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::sync::watch;
 
 pub use batch::Batch;
 pub use error::{BusError, BusErrorKind};
@@ -27,6 +29,7 @@ pub struct Bus(Inner);
 #[derive(Clone)]
 enum Inner {
     Embedded(embedded::Engine),
+    Nats(nats::Engine),
 }
 
 /// How the embedded engine keeps its file.
@@ -193,13 +196,15 @@ impl Bus {
 
     /// Connects to a NATS server and brings its streams to what the settings say.
     pub async fn connect_nats(settings: NatsSettings) -> Result<Self, BusError> {
-        let _ = settings;
-        Err(BusError::new(BusErrorKind::Unavailable, "connect to NATS"))
+        Ok(Self(Inner::Nats(nats::Engine::connect(settings).await?)))
     }
 
     /// Names this life of the stream: a stream that is deleted and made anew has another one.
     pub fn stream_id(&self) -> String {
-        String::new()
+        match &self.0 {
+            Inner::Embedded(engine) => engine.stream_id(),
+            Inner::Nats(engine) => engine.stream_id(),
+        }
     }
 
     /// Stores the batch; one answer a message, in order, each given only when its message is durable.
@@ -207,6 +212,7 @@ impl Bus {
     pub async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
         match &self.0 {
             Inner::Embedded(engine) => engine.publish(batch).await,
+            Inner::Nats(engine) => engine.publish(batch).await,
         }
     }
 
@@ -214,12 +220,14 @@ impl Bus {
     pub async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => Ok(Subscription(Receiving::Embedded(engine.subscribe(spec).await?))),
+            Inner::Nats(engine) => Ok(Subscription(Receiving::Nats(Box::new(engine.subscribe(spec).await?)))),
         }
     }
 
     pub async fn status(&self) -> Result<BusStatus, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.status().await,
+            Inner::Nats(engine) => engine.status().await,
         }
     }
 
@@ -227,12 +235,14 @@ impl Bus {
     pub async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.dead_letters(before, limit).await,
+            Inner::Nats(engine) => engine.dead_letters(before, limit).await,
         }
     }
 
     pub async fn dead_letter(&self, id: u64) -> Result<Option<DeadLetter>, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.dead_letter(id).await,
+            Inner::Nats(engine) => engine.dead_letter(id).await,
         }
     }
 
@@ -241,6 +251,7 @@ impl Bus {
     pub async fn replay_dead_letter(&self, id: u64) -> Result<bool, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.replay_dead_letter(id).await,
+            Inner::Nats(engine) => engine.replay_dead_letter(id).await,
         }
     }
 
@@ -248,6 +259,7 @@ impl Bus {
     pub async fn delete_dead_letter(&self, id: u64) -> Result<bool, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.delete_dead_letter(id).await,
+            Inner::Nats(engine) => engine.delete_dead_letter(id).await,
         }
     }
 
@@ -256,6 +268,7 @@ impl Bus {
     pub async fn purge_acknowledged(&self) -> Result<u64, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.purge_acknowledged().await,
+            Inner::Nats(engine) => engine.purge_acknowledged().await,
         }
     }
 
@@ -263,6 +276,7 @@ impl Bus {
     pub async fn close(&self) {
         match &self.0 {
             Inner::Embedded(engine) => engine.close().await,
+            Inner::Nats(engine) => engine.close().await,
         }
     }
 }
@@ -272,6 +286,7 @@ pub struct Subscription(Receiving);
 
 enum Receiving {
     Embedded(embedded::Subscription),
+    Nats(Box<nats::Subscription>),
 }
 
 impl Subscription {
@@ -280,13 +295,51 @@ impl Subscription {
     pub async fn fetch(&mut self, messages_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BusError> {
         match &mut self.0 {
             Receiving::Embedded(subscription) => subscription.fetch(messages_max, bytes_max).await,
+            Receiving::Nats(subscription) => subscription.fetch(messages_max, bytes_max).await,
         }
     }
 
     pub fn acker(&self) -> Acker {
         match &self.0 {
             Receiving::Embedded(subscription) => Acker(Answering::Embedded(subscription.acker())),
+            Receiving::Nats(subscription) => Acker(Answering::Nats(subscription.acker())),
         }
+    }
+
+    /// The lease of what the last fetch brought; ask right after it.
+    pub fn leased(&self) -> Leased {
+        match &self.0 {
+            // The engine leases in the fetch itself, and forgets nothing before the process does.
+            Receiving::Embedded(_) => Leased { at: Instant::now(), epochs: None },
+            Receiving::Nats(subscription) => subscription.leased(),
+        }
+    }
+}
+
+/// Since when, and under what condition, messages are ours for an `ack_wait`.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    /// No later than the moment at which the bus leased the oldest of them.
+    pub at: Instant,
+    /// Moves when the bus may have forgotten leases that have not lapsed; with the value that they were taken at.
+    epochs: Option<(watch::Receiver<u64>, u64)>,
+}
+
+impl Leased {
+    /// Takes the clock's word for it that the bus remembers.
+    #[cfg(test)]
+    pub(crate) fn since(at: Instant) -> Self {
+        Self { at, epochs: None }
+    }
+
+    /// The same lease, renewed at that moment.
+    pub fn renewed(self, at: Instant) -> Self {
+        Self { at, ..self }
+    }
+
+    /// False once the server may have crashed since: it may deliver the messages to somebody else at any time.
+    pub fn is_remembered(&self) -> bool {
+        self.epochs.as_ref().is_none_or(|(now, taken)| *now.borrow() == *taken)
     }
 }
 
@@ -297,6 +350,7 @@ pub struct Acker(Answering);
 #[derive(Clone)]
 enum Answering {
     Embedded(embedded::Acker),
+    Nats(nats::Acker),
 }
 
 impl Acker {
@@ -305,6 +359,7 @@ impl Acker {
     pub async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
         match &self.0 {
             Answering::Embedded(acker) => acker.ack(receipts).await,
+            Answering::Nats(acker) => acker.ack(receipts).await,
         }
     }
 
@@ -312,6 +367,7 @@ impl Acker {
     pub async fn nak(&self, receipts: &[Receipt], delay: Duration, reason: &str) -> Result<(), BusError> {
         match &self.0 {
             Answering::Embedded(acker) => acker.nak(receipts, delay, reason).await,
+            Answering::Nats(acker) => acker.nak(receipts, delay, reason).await,
         }
     }
 
@@ -319,6 +375,7 @@ impl Acker {
     pub async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
         match &self.0 {
             Answering::Embedded(acker) => acker.dead_letter(receipt, reason).await,
+            Answering::Nats(acker) => acker.dead_letter(receipt, reason).await,
         }
     }
 
@@ -326,6 +383,7 @@ impl Acker {
     pub async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
         match &self.0 {
             Answering::Embedded(acker) => acker.renew(receipts).await,
+            Answering::Nats(acker) => acker.renew(receipts).await,
         }
     }
 }

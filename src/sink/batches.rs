@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::bus::{Delivery, Receipt};
+use crate::bus::{Delivery, Leased, Receipt};
 use crate::event::EventRef;
 use crate::warehouse::{EncodeSettings, Encoder, OpenFile, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
@@ -130,18 +130,18 @@ impl OpenBatches {
         self.batches().map(wake).min()
     }
 
-    /// Adds the deliveries, which were leased at `leased_at`, leaving out those in `stored`.
+    /// Adds the deliveries, which are ours by `leased`, leaving out those in `stored`.
     pub(super) fn take(
         &mut self,
         deliveries: &[Delivery],
-        leased_at: Instant,
+        leased: &Leased,
         stored: &HashSet<u64>,
     ) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
-        self.give_up_lapsed(leased_at, deliveries, &mut taken);
+        self.give_up_lapsed(leased.at.max(Instant::now()), deliveries, &mut taken);
         for delivery in deliveries.iter().filter(|delivery| !stored.contains(&delivery.sequence())) {
             match read(delivery) {
-                Ok(event) => self.add(delivery, &event, leased_at, &mut taken)?,
+                Ok(event) => self.add(delivery, &event, leased, &mut taken)?,
                 Err(reason) => taken.unreadable.push((delivery.receipt, reason)),
             }
         }
@@ -186,14 +186,14 @@ impl OpenBatches {
         &mut self,
         delivery: &Delivery,
         event: &EventRef<'_>,
-        leased_at: Instant,
+        leased: &Leased,
         taken: &mut Taken,
     ) -> Result<(), WarehouseError> {
         let received_at_ms = delivery.published_at_ms;
         let hour = hour_of(event.timestamp_ms, received_at_ms);
         let slot = match self.slot_of(event.app_id, hour) {
             Some(slot) => slot,
-            None => self.open(event.app_id, hour, leased_at, taken)?,
+            None => self.open(event.app_id, hour, leased, taken)?,
         };
         let Some(batch) = &mut self.slots[slot] else { return Ok(()) };
         let origin = Origin { sequence: delivery.sequence(), received_at_ms };
@@ -201,7 +201,7 @@ impl OpenBatches {
         batch.receipts.push(delivery.receipt);
         if !batch.grown {
             batch.grown = true;
-            batch.lease.include(leased_at);
+            batch.lease.include(leased.at);
         }
         if batch.receipts.len() >= self.limits.rows_max {
             self.close(slot, Reason::Rows, taken)?;
@@ -214,13 +214,7 @@ impl OpenBatches {
         hours.iter().find(|(open, _)| *open == hour).map(|(_, slot)| *slot)
     }
 
-    fn open(
-        &mut self,
-        app_id: &str,
-        hour: i64,
-        leased_at: Instant,
-        taken: &mut Taken,
-    ) -> Result<usize, WarehouseError> {
+    fn open(&mut self, app_id: &str, hour: i64, leased: &Leased, taken: &mut Taken) -> Result<usize, WarehouseError> {
         if self.open >= self.limits.open_partitions_max {
             let age = |slot: &usize| self.slots[*slot].as_ref().map(|batch| batch.opened_at);
             if let Some(oldest) = self.slots_where(|_| true).into_iter().min_by_key(age) {
@@ -231,7 +225,7 @@ impl OpenBatches {
             partition: Partition { app_id: app_id.to_owned(), hour },
             file: self.encoder.open(),
             receipts: Vec::new(),
-            lease: Lease::new(leased_at, self.limits.ack_wait),
+            lease: Lease::new(leased.clone(), self.limits.ack_wait),
             opened_at: Instant::now(),
             memory_bytes: 0,
             grown: false,

@@ -1,12 +1,12 @@
 //! The next messages, with what of them the warehouse holds already.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::{error, warn};
 
 use crate::backoff::random_unit;
-use crate::bus::{BusError, BusErrorKind, Delivery, Receipt, Subscription};
+use crate::bus::{BusError, BusErrorKind, Delivery, Leased, Receipt, Subscription};
 use crate::metrics;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
@@ -22,7 +22,7 @@ const LINGER: Duration = Duration::from_millis(25);
 /// Messages that came together.
 pub(super) struct Chunk {
     pub(super) deliveries: Vec<Delivery>,
-    pub(super) leased_at: Instant,
+    pub(super) leased: Leased,
     /// The sequences whose rows the warehouse holds.
     pub(super) stored: HashSet<u64>,
 }
@@ -72,18 +72,18 @@ async fn look_up(
     (warehouse, status): (&Warehouse, &SinkStatus),
     ack_wait: Duration,
 ) -> Result<Chunk, SinkError> {
-    let leased_at = Instant::now();
+    let leased = subscription.leased();
     if !deliveries.iter().any(|delivery| delivery.suspect) {
-        return Ok(Chunk { deliveries, leased_at, stored: HashSet::new() });
+        return Ok(Chunk { deliveries, leased, stored: HashSet::new() });
     }
-    let lease = Lease::new(leased_at, ack_wait);
+    let lease = Lease::new(leased.clone(), ack_wait);
     let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
     match lease.keep(&subscription.acker(), &receipts, stored(warehouse, &deliveries, status)).await {
-        Ok(stored) => Ok(Chunk { stored: stored?, leased_at: lease.leased_at().unwrap_or(leased_at), deliveries }),
+        Ok(stored) => Ok(Chunk { stored: stored?, leased: lease.leased().unwrap_or(leased), deliveries }),
         Err(_) => {
             warn!(messages = deliveries.len(), "messages given up: their leases lapsed while they were looked up");
             metrics::sink_lapsed_rows(deliveries.len() as u64);
-            Ok(Chunk { deliveries: Vec::new(), leased_at, stored: HashSet::new() })
+            Ok(Chunk { deliveries: Vec::new(), leased, stored: HashSet::new() })
         }
     }
 }

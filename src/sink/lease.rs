@@ -1,7 +1,8 @@
 //! How long the messages of a batch are certainly ours.
 //!
 //! Invariant: [`Lease::holds`] is false before the bus may deliver any of the messages to
-//! somebody else, with a quarter of the acknowledgement wait to spare.
+//! somebody else, with a quarter of the acknowledgement wait to spare; also once the bus may
+//! have forgotten the lease in a crash.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::bus::{Acker, BusErrorKind, Receipt};
+use crate::bus::{Acker, BusErrorKind, Leased, Receipt};
 
 /// When the oldest of some deliveries was leased; shared with whoever is about to act on them.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     since: Arc<Mutex<Option<Instant>>>,
+    leased: Leased,
     ack_wait: Duration,
 }
 
@@ -23,13 +25,13 @@ pub(super) struct Lease {
 pub(super) struct Lapsed;
 
 impl Lease {
-    pub(super) fn new(since: Instant, ack_wait: Duration) -> Self {
-        Self { since: Arc::new(Mutex::new(Some(since))), ack_wait }
+    pub(super) fn new(leased: Leased, ack_wait: Duration) -> Self {
+        Self { since: Arc::new(Mutex::new(Some(leased.at))), leased, ack_wait }
     }
 
     pub(super) fn holds(&self, now: Instant) -> bool {
         let safe = self.ack_wait - self.ack_wait / 4;
-        self.since().is_some_and(|since| now.saturating_duration_since(since) < safe)
+        self.leased.is_remembered() && self.since().is_some_and(|since| now.saturating_duration_since(since) < safe)
     }
 
     /// When to renew: early enough for a slow bus to be asked twice more.
@@ -37,7 +39,7 @@ impl Lease {
         self.since().map(|since| since + self.ack_wait / 4)
     }
 
-    /// Takes in messages that were leased at `since`.
+    /// Takes in messages that were leased at `since`, in the same life of the bus's connection or a later one.
     pub(super) fn include(&self, since: Instant) {
         let mut oldest = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         *oldest = oldest.map(|oldest| oldest.min(since));
@@ -81,9 +83,9 @@ impl Lease {
         }
     }
 
-    /// When the oldest message was leased or last renewed; none when the lease lapsed.
-    pub(super) fn leased_at(&self) -> Option<Instant> {
-        self.since()
+    /// As it is after renewals; none when the lease lapsed.
+    pub(super) fn leased(&self) -> Option<Leased> {
+        Some(self.leased.clone().renewed(self.since()?))
     }
 
     fn lapse(&self) -> Lapsed {
@@ -103,7 +105,7 @@ mod tests {
     #[test]
     fn a_lease_is_given_up_before_the_bus_takes_it_back() {
         let start = Instant::now();
-        let lease = Lease::new(start + Duration::from_secs(8), Duration::from_secs(40));
+        let lease = Lease::new(Leased::since(start + Duration::from_secs(8)), Duration::from_secs(40));
         lease.include(start);
         assert!(lease.holds(start + Duration::from_secs(29)));
         assert!(!lease.holds(start + Duration::from_secs(30)));

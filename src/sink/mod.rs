@@ -306,7 +306,7 @@ impl Sink {
         if self.job.is_none()
             && let Some(chunk) = self.waiting.take()
         {
-            self.start_job(move |batches| batches.take(&chunk.deliveries, chunk.leased_at, &chunk.stored));
+            self.start_job(move |batches| batches.take(&chunk.deliveries, &chunk.leased, &chunk.stored));
         }
         let pause_to = self.woke_at.map(|woke_at| woke_at + WAKE_PAUSE);
         let wake_at =

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::batches::Reason;
 use super::*;
-use crate::bus::{Batch, Delivery, EmbeddedSettings};
+use crate::bus::{Batch, Delivery, EmbeddedSettings, Leased};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};
 use crate::event::subject::write_event_subject;
@@ -228,7 +228,7 @@ async fn each_limit_closes_files() {
         let encode =
             EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 1_000, stream: "EVENTS".into() };
         let mut batches = OpenBatches::new(limits.clone(), encode).unwrap();
-        let taken = batches.take(&deliveries, Instant::now(), &HashSet::new()).unwrap();
+        let taken = batches.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
         assert!(taken.unreadable.is_empty() && taken.lapsed_rows == 0);
         let closed: Vec<_> =
             taken.closed.iter().map(|c| (c.partition.app_id.clone(), c.reason, c.receipts.len())).collect();
@@ -308,7 +308,7 @@ async fn store_unacknowledged(bench: &Bench, deliveries: &[Delivery]) {
     };
     let encode = EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 70, stream: "EVENTS".into() };
     let mut batches = OpenBatches::new(limits, encode).unwrap();
-    assert!(batches.take(deliveries, Instant::now(), &HashSet::new()).unwrap().closed.is_empty());
+    assert!(batches.take(deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap().closed.is_empty());
     for closed in batches.close_all().unwrap().closed {
         assert!(bench.warehouse().store(&closed.partition, closed.file, || true).await.unwrap());
     }
@@ -363,12 +363,12 @@ async fn lapsed_batches_are_not_written() {
     };
     let encode = EncodeSettings { compression: Compression::None, row_group_rows_max: 70, stream: "EVENTS".into() };
     let mut batches = OpenBatches::new(limits.clone(), encode.clone()).unwrap();
-    batches.take(&deliveries, Instant::now(), &HashSet::new()).unwrap();
+    batches.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
     // They come again, and so prove that the first batch has lost them.
     let again = subscription.fetch(10, usize::MAX).await.unwrap();
     let mut patient = OpenBatches::new(Limits { ack_wait: NEVER, ..limits }, encode).unwrap();
-    patient.take(&deliveries, Instant::now(), &HashSet::new()).unwrap();
-    let taken = patient.take(&again, Instant::now(), &HashSet::new()).unwrap();
+    patient.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
+    let taken = patient.take(&again, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
     assert_eq!((taken.lapsed_rows, patient.rows()), (10, 10));
     let closed = batches.close_all().unwrap();
     assert_eq!((closed.closed.len(), closed.lapsed_rows), (0, 10));

@@ -1,1 +1,114 @@
 //! A `nats-server` with JetStream.
+//!
+//! The binary is looked for under `NATS_SERVER_2_10` or `NATS_SERVER_2_15`, then in
+//! `target/tools`, where `.ci/nats` puts it.
+
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::free_port;
+
+/// Which server: the oldest that is supported, or the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    Oldest,
+    Newest,
+}
+
+impl Version {
+    fn binary(self) -> PathBuf {
+        let (number, variable) = match self {
+            Self::Oldest => ("2.10.29", "NATS_SERVER_2_10"),
+            Self::Newest => ("2.15.2", "NATS_SERVER_2_15"),
+        };
+        let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/tools/nats-server-{number}"));
+        let binary = std::env::var_os(variable).map_or(cached, PathBuf::from);
+        assert!(
+            binary.is_file(),
+            "{} is missing: run .ci/setup --tests, or set {variable} to a nats-server {number}",
+            binary.display()
+        );
+        binary
+    }
+}
+
+/// A running server; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct NatsServer {
+    child: Child,
+    dir: tempfile::TempDir,
+    version: Version,
+    port: u16,
+}
+
+impl NatsServer {
+    pub(crate) fn start(version: Version) -> Self {
+        Self::start_with(version, "")
+    }
+
+    /// With more lines of configuration; those of `jetstream` go into its block after a line `#jetstream`.
+    pub(crate) fn start_with(version: Version, configuration: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let (outside, inside) = configuration.split_once("#jetstream").unwrap_or((configuration, ""));
+        let text = format!(
+            "listen: 127.0.0.1:{port}\n{outside}\njetstream {{\n  store_dir: \"{}\"\n{inside}\n}}\n",
+            dir.path().join("data").display()
+        );
+        std::fs::write(dir.path().join("nats.conf"), text).unwrap();
+        let mut server = Self { child: spawn(version, dir.path()), dir, version, port };
+        server.wait();
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// After [`NatsServer::kill9`]: on the same port, with the same data.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.version, self.dir.path());
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            assert!(self.child.try_wait().unwrap().is_none(), "nats-server ended: {}", log());
+            assert!(started.elapsed() < Duration::from_secs(30), "nats-server does not listen: {}", log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn spawn(version: Version, dir: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    Command::new(version.binary())
+        .arg("-c")
+        .arg(dir.join("nats.conf"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row};
+use uuid::Uuid;
 
 use super::group::{self, Draft, Group};
 use super::position::Position;
@@ -25,6 +26,7 @@ const SCHEMA_VERSION: i64 = 1;
 const VERIFIED_BYTES_MAX: usize = 16 << 20;
 
 const SCHEMA: &str = "
+CREATE TABLE stream(id TEXT NOT NULL) STRICT;
 CREATE TABLE groups(
     first_sequence INTEGER PRIMARY KEY,
     count INTEGER NOT NULL,
@@ -122,9 +124,15 @@ fn prepare(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
         )));
     }
     connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT"
+        "BEGIN IMMEDIATE; {SCHEMA} INSERT INTO stream VALUES ('{}'); PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT",
+        Uuid::now_v7()
     ))?;
     Ok(Ok(()))
+}
+
+/// The name that the stream was given when the file was made.
+pub(super) fn stream_id(connection: &Connection) -> rusqlite::Result<String> {
+    connection.query_row("SELECT id FROM stream", [], |row| row.get(0))
 }
 
 /// Verifies the newest groups: they are what a crash or a failing disk would have hit.

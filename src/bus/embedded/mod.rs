@@ -68,6 +68,7 @@ struct Handle {
 /// What the writer, the subscriptions and the handle have in common.
 struct Shared {
     path: PathBuf,
+    stream_id: String,
     settings: EmbeddedSettings,
     queue: Queue,
     tail: Mutex<Tail>,
@@ -101,6 +102,7 @@ impl Engine {
         let failed = |error| file::failure(&path, "read bus file", error);
         let (first, last) = file::bounds(&connection).map_err(failed)?.unwrap_or((1, 0));
         let consumers = recover_consumers(&connection, &path, last)?;
+        let stream_id = file::stream_id(&connection).map_err(failed)?;
         let shared = Arc::new(Shared {
             queue: Queue::new(),
             tail: Mutex::new(Tail::new(settings.tail_bytes_max)),
@@ -114,11 +116,16 @@ impl Engine {
             recovered_to: last,
             closed: CancellationToken::new(),
             lock: Mutex::new(Some(lock)),
+            stream_id,
             path,
             settings,
         });
         let threads = Mutex::new(writer::start(shared.clone(), connection)?);
         Ok(Self(Arc::new(Handle { shared, threads })))
+    }
+
+    pub(super) fn stream_id(&self) -> String {
+        self.0.shared.stream_id.clone()
     }
 
     pub(super) async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {

@@ -1,0 +1,114 @@
+//! Dead letters: messages of the main stream copied to their own, with what became of them in headers.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+
+use super::publish::{MESSAGE_ID, REPLAY_FOR};
+use super::streams::failed;
+use super::{Shared, unix_ms_of};
+use crate::bus::{BusError, BusErrorKind, DeadLetter, Receipt};
+
+const REASON: &str = "Causality-Reason";
+const SUBJECT: &str = "Causality-Subject";
+const SEQUENCE: &str = "Causality-Sequence";
+const CONSUMER: &str = "Causality-Consumer";
+const DELIVERY_COUNT: &str = "Causality-Delivery-Count";
+const PUBLISHED_AT_MS: &str = "Causality-Published-At-Ms";
+/// Sequences that are looked at for one page: deleted dead letters leave gaps.
+const LOOKED_AT_MAX: u64 = 10_000;
+
+/// Copies a message of the main stream to the dead letters, once however often it is tried.
+pub(super) async fn bury(shared: &Shared, consumer: &str, receipt: Receipt, reason: &str) -> Result<(), BusError> {
+    let Some(message) = raw(&shared.stream, receipt.sequence).await? else { return Ok(()) };
+    let mut headers = HeaderMap::new();
+    // A header ends with its line.
+    let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    headers.insert(REASON, reason.as_str());
+    headers.insert(SUBJECT, message.subject.as_str());
+    headers.insert(SEQUENCE, receipt.sequence.to_string());
+    headers.insert(CONSUMER, consumer);
+    headers.insert(DELIVERY_COUNT, receipt.delivery_count.to_string());
+    headers.insert(PUBLISHED_AT_MS, unix_ms_of(message.time).to_string());
+    headers.insert(MESSAGE_ID, format!("{}/{consumer}/{}", shared.stream_id, receipt.sequence));
+    let subject = format!("dlq.{}", message.subject);
+    send(shared, subject, headers, message.payload, &shared.settings.dead_letter_stream).await
+}
+
+/// Newest first, ids below `before`.
+pub(super) async fn list(shared: &Shared, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
+    let state = shared.dead_letters.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
+    let mut next = before.map_or(state.last_sequence, |before| state.last_sequence.min(before.saturating_sub(1)));
+    let mut found = Vec::new();
+    let mut looked_at = 0;
+    while next > 0 && next >= state.first_sequence && found.len() < limit && looked_at < LOOKED_AT_MAX {
+        found.extend(raw(&shared.dead_letters, next).await?.map(read));
+        next -= 1;
+        looked_at += 1;
+    }
+    Ok(found)
+}
+
+pub(super) async fn find(shared: &Shared, id: u64) -> Result<Option<DeadLetter>, BusError> {
+    Ok(raw(&shared.dead_letters, id).await?.map(read))
+}
+
+/// Publishes it again for the consumer that gave it up; a repeat within the deduplication window stores it once.
+pub(super) async fn replay(shared: &Shared, id: u64) -> Result<bool, BusError> {
+    let Some(letter) = find(shared, id).await? else { return Ok(false) };
+    let mut headers = HeaderMap::new();
+    headers.insert(REPLAY_FOR, letter.consumer.as_str());
+    headers.insert(MESSAGE_ID, format!("replay/{}/{id}", letter.dead_at_ms));
+    send(shared, letter.subject, headers, letter.payload, &shared.settings.stream).await?;
+    delete(shared, id).await?;
+    Ok(true)
+}
+
+pub(super) async fn delete(shared: &Shared, id: u64) -> Result<bool, BusError> {
+    if raw(&shared.dead_letters, id).await?.is_none() {
+        return Ok(false);
+    }
+    shared.dead_letters.delete_message(id).await.map_err(|error| failed("delete dead letter", error))
+}
+
+async fn send(
+    shared: &Shared,
+    subject: String,
+    headers: HeaderMap,
+    payload: bytes::Bytes,
+    stream: &str,
+) -> Result<(), BusError> {
+    shared.link.check(&shared.client, "publish dead letter")?;
+    let call = shared.calls.call(&shared.link, 1);
+    let sent = shared.client.publish_with_reply_and_headers(subject, call.reply_to(0), headers, payload).await;
+    sent.map_err(|error| failed("publish dead letter", error))?;
+    let (answers, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
+    match answers.into_iter().next().flatten() {
+        Some(answer) => shared.acknowledged(&answer, stream).map(|_| ()),
+        None => Err(why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, "publish dead letter"))),
+    }
+}
+
+pub(super) async fn raw(stream: &Stream, sequence: u64) -> Result<Option<StreamMessage>, BusError> {
+    match stream.get_raw_message(sequence).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(error) => Err(failed("read message", error)),
+    }
+}
+
+fn read(message: StreamMessage) -> DeadLetter {
+    let text = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+    let number = |name: &str| text(name).parse().unwrap_or_default();
+    DeadLetter {
+        id: message.sequence,
+        consumer: text(CONSUMER),
+        subject: text(SUBJECT),
+        sequence: number(SEQUENCE),
+        reason: text(REASON),
+        delivery_count: number(DELIVERY_COUNT) as u32,
+        published_at_ms: number(PUBLISHED_AT_MS) as i64,
+        dead_at_ms: unix_ms_of(message.time),
+        payload: message.payload,
+    }
+}

@@ -1,0 +1,173 @@
+//! The connection to the server, and what became of it so far.
+//!
+//! Invariant: the epoch moves whenever the connection is lost or made. What was learnt in one
+//! epoch (leases, acknowledgements on their way) says nothing certain in the next, since the
+//! server at the other end may have crashed in between and forgotten what it had not synced.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::bus::{BusError, BusErrorKind, NatsSettings};
+
+/// How often the server is pinged; three pings without an answer end the connection.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Commands (publishes and the like) that wait for the connection's task.
+const COMMANDS_MAX: usize = 4_096;
+/// Messages of one subscription that wait to be read. Never reached: a pull asks for fewer.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 1 << 20;
+/// The longest wait for one attempt to connect, so that many fit into the time after a fault's end.
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(3);
+/// Unanswered requests in a row on a connection that claims to be up, after which it is replaced.
+const UNANSWERED_MAX: u32 = 2;
+
+/// Shared by the client's callbacks and everybody who uses the connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    epoch: watch::Sender<u64>,
+    /// The client has given up for good.
+    closed: AtomicBool,
+    unanswered: AtomicU32,
+}
+
+impl Link {
+    /// Connects; an unreachable server is asked again until `timeout` has passed.
+    pub(super) async fn connect(settings: &NatsSettings) -> Result<(Client, Arc<Self>), BusError> {
+        let link =
+            Arc::new(Self { epoch: watch::Sender::new(0), closed: AtomicBool::new(false), unanswered: 0.into() });
+        let deadline = Instant::now() + settings.timeout;
+        loop {
+            let options = options(settings, link.clone()).await?;
+            let error = match options.connect(settings.url.as_str()).await {
+                Ok(client) => return Ok((client, link)),
+                Err(error) => error,
+            };
+            let wait = settings.reconnect_wait.min(Duration::from_secs(1));
+            if is_final(&error) || Instant::now() + wait >= deadline {
+                return Err(refusal(&error));
+            }
+            warn!(%error, "NATS (nats_url) cannot be reached, trying again");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        *self.epoch.borrow()
+    }
+
+    /// Changes when the connection is lost and when it is made anew.
+    pub(super) fn epochs(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
+    /// Fails when nothing can be sent now.
+    pub(super) fn check(&self, client: &Client, context: &'static str) -> Result<(), BusError> {
+        self.check_given_up(context)?;
+        if client.connection_state() != State::Connected {
+            return Err(BusError::caused(BusErrorKind::Unavailable, context, "not connected to NATS (nats_url)"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_given_up(&self, context: &'static str) -> Result<(), BusError> {
+        if !self.closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let why = "the connection to NATS was given up after the attempts that nats_max_reconnects allows";
+        Err(BusError::caused(BusErrorKind::Closed, context, why))
+    }
+
+    /// An answer came.
+    pub(super) fn answered(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
+    }
+
+    /// An answer did not come in time. A connection that brings none is dead, whatever it claims: it is replaced.
+    pub(super) async fn unanswered(&self, client: &Client) {
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 < UNANSWERED_MAX {
+            return;
+        }
+        self.unanswered.store(0, Ordering::Relaxed);
+        if client.connection_state() == State::Connected {
+            warn!("NATS does not answer, connecting anew");
+            // It fails only when the client has ended.
+            let _ = client.force_reconnect().await;
+        }
+    }
+
+    fn happened(&self, event: &Event) {
+        match event {
+            Event::Connected | Event::Disconnected => {
+                info!(%event, "NATS");
+                self.unanswered.store(0, Ordering::Relaxed);
+                self.epoch.send_modify(|epoch| *epoch += 1);
+            }
+            Event::Closed => {
+                self.closed.store(true, Ordering::Relaxed);
+                self.epoch.send_modify(|epoch| *epoch += 1);
+            }
+            Event::SlowConsumer(_) | Event::LameDuckMode | Event::ServerError(_) => warn!(%event, "NATS"),
+            Event::ClientError(_) | Event::Draining => debug!(%event, "NATS"),
+        }
+    }
+}
+
+async fn options(settings: &NatsSettings, link: Arc<Link>) -> Result<ConnectOptions, BusError> {
+    let wait = settings.reconnect_wait;
+    let mut options = ConnectOptions::new()
+        .name(&settings.client_name)
+        .connection_timeout(settings.timeout.min(CONNECT_TIMEOUT_MAX))
+        .request_timeout(Some(settings.timeout))
+        .ping_interval(PING_INTERVAL)
+        .client_capacity(COMMANDS_MAX)
+        .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+        .read_buffer_capacity(u16::MAX)
+        .skip_subject_validation(true)
+        .max_reconnects(settings.reconnects_max)
+        .reconnect_delay_callback(move |attempt| if attempt <= 1 { Duration::ZERO } else { wait })
+        .event_callback(move |event| {
+            let link = link.clone();
+            async move { link.happened(&event) }
+        });
+    if let Some(path) = &settings.credentials_file {
+        options = options.credentials_file(path).await.map_err(|error| {
+            let what = format!("nats_credentials_file {}: {error}", path.display());
+            BusError::caused(BusErrorKind::Refused, "read NATS credentials", what)
+        })?;
+    }
+    if let Some(path) = &settings.ca_file {
+        if !path.is_file() {
+            let what = format!("nats_ca_file {} is not a file", path.display());
+            return Err(BusError::caused(BusErrorKind::Refused, "read NATS certificates", what));
+        }
+        options = options.add_root_certificates(path.clone());
+    }
+    Ok(options)
+}
+
+/// Whether another attempt would end the same way.
+fn is_final(error: &ConnectError) -> bool {
+    matches!(
+        error.kind(),
+        ConnectErrorKind::ServerParse | ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
+    )
+}
+
+fn refusal(error: &ConnectError) -> BusError {
+    let (kind, advice) = match error.kind() {
+        ConnectErrorKind::ServerParse => (BusErrorKind::Refused, "nats_url must be nats://host:port"),
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => (
+            BusErrorKind::Refused,
+            "the server does not accept the user and password in nats_url, or nats_credentials_file",
+        ),
+        ConnectErrorKind::Tls => (BusErrorKind::Refused, "TLS failed: see nats_url (tls://) and nats_ca_file"),
+        ConnectErrorKind::Dns => (BusErrorKind::Unavailable, "the host in nats_url is not known"),
+        _ => (BusErrorKind::Unavailable, "is nats_url right, and does a server listen there?"),
+    };
+    BusError::caused(kind, "connect to NATS", format!("{error}; {advice}"))
+}

@@ -1,0 +1,205 @@
+//! The bus on NATS JetStream, for processes that share it.
+//!
+//! Invariants: as those of the bus; what one process promises holds whatever the others do,
+//! since everything that they share (streams, consumers, deduplication) lives on the server.
+
+mod calls;
+mod dead_letter;
+mod link;
+mod publish;
+mod retention;
+mod streams;
+mod subscription;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::{self, context::ContextBuilder};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use self::calls::Calls;
+use self::link::Link;
+use super::subject::Filter;
+use super::{Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, DeadLetter, NatsSettings, Published};
+use crate::supervisor::Tasks;
+
+pub(super) use subscription::{Acker, Subscription};
+
+/// The oldest server that has what is used here.
+const SERVER_MIN: (i64, i64, i64) = (2, 10, 0);
+/// The first server with atomic batches.
+const SERVER_ATOMIC: (i64, i64, i64) = (2, 12, 0);
+/// Pull requests of one consumer that may wait at the same time: one for each subscription.
+const PULLS_WAITING_MAX: i64 = 512;
+
+#[derive(Clone)]
+pub(super) struct Engine(Arc<Shared>);
+
+struct Shared {
+    settings: NatsSettings,
+    client: Client,
+    link: Arc<Link>,
+    calls: Arc<Calls>,
+    stream: Stream,
+    dead_letters: Stream,
+    stream_id: String,
+    /// The subjects that the stream takes.
+    covered: Vec<Filter>,
+    in_flight: Semaphore,
+    full: Mutex<Option<String>>,
+    /// Whether `full` holds something: looked at by every publish.
+    is_full: AtomicBool,
+    closing: CancellationToken,
+    tasks: Tasks,
+}
+
+impl Engine {
+    pub(super) async fn connect(settings: NatsSettings) -> Result<Self, BusError> {
+        let covered = settings.subjects.iter().map(|subject| Filter::parse(subject)).collect::<Result<_, _>>()?;
+        let (client, link) = Link::connect(&settings).await?;
+        let version = client.server_info().version;
+        let at_least = |(major, minor, patch)| client.is_server_compatible(major, minor, patch);
+        if !at_least(SERVER_MIN) {
+            let text = format!("the server of nats_url is version {version}; 2.10 or later is needed");
+            return Err(BusError::caused(BusErrorKind::Refused, "connect to NATS", text));
+        }
+        let context = ContextBuilder::new().timeout(settings.timeout).build(client.clone());
+        let info = streams::reconcile(&context, &settings, at_least(SERVER_ATOMIC)).await?;
+        let (calls, answers) = Calls::open(&client).await?;
+        let tasks = Tasks::default();
+        tasks.spawn(calls.clone().receive(answers));
+        let failed = |error: jetstream::context::GetStreamError| streams::failed("read stream", error);
+        tracing::info!(version, stream = settings.stream, "connected to NATS");
+        Ok(Self(Arc::new(Shared {
+            stream: context.get_stream(&settings.stream).await.map_err(failed)?,
+            dead_letters: context.get_stream(&settings.dead_letter_stream).await.map_err(failed)?,
+            stream_id: format!("{}:{}", settings.stream, info.created.unix_timestamp_nanos()),
+            settings,
+            client,
+            link,
+            calls,
+            covered,
+            in_flight: Semaphore::new(publish::IN_FLIGHT_BYTES_MAX),
+            full: Mutex::default(),
+            is_full: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            tasks,
+        })))
+    }
+
+    pub(super) fn stream_id(&self) -> String {
+        self.0.stream_id.clone()
+    }
+
+    pub(super) async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
+        if let Err(error) = self.0.check_open("publish messages") {
+            return vec![Err(error); batch.len()];
+        }
+        self.0.publish(batch).await
+    }
+
+    pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
+        self.0.check_open("subscribe")?;
+        Filter::parse(&spec.filter)?;
+        if spec.name.is_empty() || spec.name.contains(['.', '*', '>', ' ', '/', '\\']) {
+            let text = format!("{:?} cannot be a consumer's name on NATS (consumer_name)", spec.name);
+            return Err(BusError::caused(BusErrorKind::Invalid, "name consumer", text));
+        }
+        let wanted = pull::Config {
+            durable_name: Some(spec.name.clone()),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: spec.ack_wait,
+            // Deliveries are counted here: a message that the server alone gave up would be in nobody's hands.
+            max_deliver: -1,
+            filter_subject: spec.filter.clone(),
+            max_waiting: PULLS_WAITING_MAX,
+            max_ack_pending: i64::try_from(spec.pending_max).unwrap_or(i64::MAX),
+            ..pull::Config::default()
+        };
+        self.0.stream.create_consumer(wanted).await.map_err(|error| {
+            use async_nats::jetstream::stream::ConsumerErrorKind;
+            let kind = match error.kind() {
+                ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => BusErrorKind::Unavailable,
+                _ => BusErrorKind::Refused,
+            };
+            BusError::caused(kind, "reconcile consumer", format!("consumer {}: {error}", spec.name))
+        })?;
+        Subscription::open(self.0.clone(), spec).await
+    }
+
+    pub(super) async fn status(&self) -> Result<BusStatus, BusError> {
+        self.0.check_open("read bus status")?;
+        self.0.link.check(&self.0.client, "read bus status")?;
+        retention::status(&self.0).await
+    }
+
+    pub(super) async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
+        self.0.check_open("list dead letters")?;
+        dead_letter::list(&self.0, before, limit).await
+    }
+
+    pub(super) async fn dead_letter(&self, id: u64) -> Result<Option<DeadLetter>, BusError> {
+        self.0.check_open("read dead letter")?;
+        dead_letter::find(&self.0, id).await
+    }
+
+    pub(super) async fn replay_dead_letter(&self, id: u64) -> Result<bool, BusError> {
+        self.0.check_open("replay dead letter")?;
+        dead_letter::replay(&self.0, id).await
+    }
+
+    pub(super) async fn delete_dead_letter(&self, id: u64) -> Result<bool, BusError> {
+        self.0.check_open("delete dead letter")?;
+        dead_letter::delete(&self.0, id).await
+    }
+
+    pub(super) async fn purge_acknowledged(&self) -> Result<u64, BusError> {
+        self.0.check_open("purge stream")?;
+        self.0.link.check(&self.0.client, "purge stream")?;
+        retention::purge_acknowledged(&self.0).await
+    }
+
+    pub(super) async fn close(&self) {
+        self.0.closing.cancel();
+        // Subscriptions end and what was sent reaches the server, if it is there.
+        let _ = tokio::time::timeout(self.0.settings.timeout, self.0.client.drain()).await;
+        let _ = tokio::time::timeout(self.0.settings.timeout, self.0.tasks.wait()).await;
+    }
+}
+
+impl Shared {
+    fn check_open(&self, context: &'static str) -> Result<(), BusError> {
+        if self.closing.is_cancelled() {
+            Err(BusError::new(BusErrorKind::Closed, context))
+        } else {
+            self.link.check_given_up(context)
+        }
+    }
+
+    async fn stream_info(&self) -> Result<Info, BusError> {
+        let asked = tokio::time::timeout(self.settings.timeout, self.stream.get_info()).await;
+        match asked {
+            Ok(info) => info.map_err(|error| streams::failed("read stream", error)),
+            Err(_) => {
+                self.link.unanswered(&self.client).await;
+                Err(streams::failed("read stream", "NATS did not answer within nats_timeout"))
+            }
+        }
+    }
+}
+
+fn unix_ms_of(time: async_nats::datetime::DateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

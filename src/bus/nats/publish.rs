@@ -1,0 +1,212 @@
+//! Publishing: every message acknowledged by the right stream, or answered with why not.
+//!
+//! Invariant: an answer is `Ok` only when the server said that the stream holds the message.
+//! What is in flight is bounded in bytes; a call that is cancelled may still store messages.
+
+use async_nats::{HeaderMap, Message, StatusCode, Subject};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::Shared;
+use crate::bus::batch::{self, Batch, FLAG_REPLAY, Layout};
+use crate::bus::{BusError, BusErrorKind, Published};
+
+/// Bytes of messages on their way to the server, all calls together.
+pub(super) const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+/// The least that a message counts for.
+const MESSAGE_BYTES_MIN: usize = 64;
+/// Names the message to the server's deduplication.
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// The header of a replayed dead letter: it is for this consumer alone.
+pub(super) const REPLAY_FOR: &str = "Causality-Replay-For";
+/// JetStream's code for a stream that has reached a limit (`JSStreamStoreFailedF`).
+const STORE_FAILED: u64 = 10_077;
+/// The account's or the server's resources are used up.
+const RESOURCES: [u64; 4] = [10_002, 10_023, 10_028, 10_047];
+
+/// What JetStream answers to a publish.
+#[derive(Debug, Deserialize)]
+pub(super) struct PubAck {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    pub(super) seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<ApiError>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+impl Shared {
+    pub(super) async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
+        let count = batch.len();
+        let refused = || Err(BusError::new(BusErrorKind::Invalid, "publish message"));
+        let parts = batch.into_parts();
+        let records = Bytes::from(parts.records);
+        let starts = std::iter::once(0).chain(parts.ends.iter().map(|end| *end as usize));
+        let layouts: Vec<Option<Layout>> = starts
+            .zip(&parts.ends)
+            .map(|(start, end)| if start < *end as usize { batch::layout(&records, start) } else { None })
+            .collect();
+        let kept: Vec<&Layout> = layouts.iter().flatten().collect();
+        if kept.is_empty() {
+            return (0..count).map(|_| refused()).collect();
+        }
+        let mut answers = self.publish_kept(&records, &kept).await.into_iter();
+        layouts
+            .iter()
+            .map(|layout| if layout.is_some() { answers.next().unwrap_or_else(refused) } else { refused() })
+            .collect()
+    }
+
+    async fn publish_kept(&self, records: &Bytes, kept: &[&Layout]) -> Vec<Result<Published, BusError>> {
+        let all = |error: BusError| kept.iter().map(|_| Err(error.clone())).collect();
+        if let Err(error) = self.link.check(&self.client, "publish messages") {
+            return all(error);
+        }
+        let covered: Vec<bool> = kept.iter().map(|layout| self.covers(&records[layout.subject.clone()])).collect();
+        let bytes = (records.len() + kept.len() * MESSAGE_BYTES_MIN).min(IN_FLIGHT_BYTES_MAX) as u32;
+        let sending = async {
+            // The semaphore is never closed.
+            let _room = self.in_flight.acquire_many(bytes).await;
+            let asked = covered.iter().filter(|covered| **covered).count();
+            if asked < kept.len() {
+                self.send_uncovered(records, kept, &covered).await?;
+            }
+            if asked == 0 {
+                return Ok((Vec::new(), None));
+            }
+            let call = self.calls.call(&self.link, asked);
+            let streamed = kept.iter().zip(&covered).filter(|(_, covered)| **covered);
+            for (index, (layout, _)) in streamed.enumerate() {
+                self.send(records, layout, Some(call.reply_to(index))).await?;
+            }
+            Ok(call.answers(&self.client, &self.link, self.settings.timeout).await)
+        };
+        // Sending alone can take long: a connection that takes nothing holds everybody up.
+        let (answers, why) = match tokio::time::timeout(2 * self.settings.timeout, sending).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(error)) => return all(error),
+            Err(_) => {
+                self.link.unanswered(&self.client).await;
+                return all(BusError::caused(BusErrorKind::Unavailable, "publish messages", "NATS takes no messages"));
+            }
+        };
+        let lost = why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, "publish messages"));
+        let mut answers = answers.into_iter();
+        let answer = |covered: &bool| match covered.then(|| answers.next().flatten()) {
+            None => Ok(Published { sequence: 0, duplicate: false }),
+            Some(Some(message)) => self.acknowledged(&message, &self.settings.stream),
+            Some(None) => Err(lost.clone()),
+        };
+        let answers: Vec<_> = covered.iter().map(answer).collect();
+        self.learn_room(&answers);
+        answers
+    }
+
+    /// Messages that no subject of our stream takes go to whoever listens; the server has them when it answers
+    /// the ping behind them.
+    async fn send_uncovered(&self, records: &Bytes, kept: &[&Layout], covered: &[bool]) -> Result<(), BusError> {
+        for (layout, _) in kept.iter().zip(covered).filter(|(_, covered)| !**covered) {
+            self.send(records, layout, None).await?;
+        }
+        self.flush().await
+    }
+
+    /// Returns when the server has taken everything that was sent so far.
+    pub(super) async fn flush(&self) -> Result<(), BusError> {
+        let failed = |why: &str| BusError::caused(BusErrorKind::Unavailable, "flush connection", why);
+        match tokio::time::timeout(self.settings.timeout, self.client.flush()).await {
+            Ok(flushed) => flushed.map_err(|error| failed(&error.to_string())),
+            Err(_) => {
+                self.link.unanswered(&self.client).await;
+                Err(failed("NATS did not answer within nats_timeout"))
+            }
+        }
+    }
+
+    async fn send(&self, records: &Bytes, layout: &Layout, reply: Option<String>) -> Result<(), BusError> {
+        // Subjects were checked when the batch was built: they are text.
+        let subject = Subject::from_utf8(records.slice(layout.subject.clone()))
+            .map_err(|error| BusError::caused(BusErrorKind::Invalid, "publish message", error))?;
+        let payload = records.slice(layout.payload.clone());
+        let mut headers = None;
+        if !layout.message_id.is_empty() && layout.flags & FLAG_REPLAY == 0 {
+            let id = String::from_utf8_lossy(&records[layout.message_id.clone()]);
+            let mut map = HeaderMap::new();
+            map.insert(MESSAGE_ID, id.as_ref());
+            headers = Some(map);
+        }
+        let sent = match (headers, reply) {
+            (None, Some(reply)) => self.client.publish_with_reply(subject, reply, payload).await,
+            (Some(headers), Some(reply)) => {
+                self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+            }
+            (None, None) => self.client.publish(subject, payload).await,
+            (Some(headers), None) => self.client.publish_with_headers(subject, headers, payload).await,
+        };
+        sent.map_err(|error| {
+            let kind = match error.kind() {
+                async_nats::PublishErrorKind::MaxPayloadExceeded => BusErrorKind::Invalid,
+                _ => BusErrorKind::Unavailable,
+            };
+            BusError::caused(kind, "publish message", error.to_string())
+        })
+    }
+
+    /// What the answer to one publish says.
+    pub(super) fn acknowledged(&self, message: &Message, stream: &str) -> Result<Published, BusError> {
+        let unavailable = |why: String| Err(BusError::caused(BusErrorKind::Unavailable, "publish message", why));
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            return unavailable(format!("no stream takes the subject: is stream {stream} gone?"));
+        }
+        let ack: PubAck = match serde_json::from_slice(&message.payload) {
+            Ok(ack) => ack,
+            Err(error) => return unavailable(format!("the answer is not an acknowledgement: {error}")),
+        };
+        match ack.error {
+            Some(error) if error.err_code == STORE_FAILED || RESOURCES.contains(&error.err_code) => {
+                Err(BusError::caused(BusErrorKind::Full, "publish message", error.description))
+            }
+            Some(error) => unavailable(error.description),
+            None if ack.stream != stream => {
+                unavailable(format!("stream {} took the message instead of {stream}", ack.stream))
+            }
+            None if ack.duplicate => Ok(Published { sequence: 0, duplicate: true }),
+            None => Ok(Published { sequence: ack.seq, duplicate: false }),
+        }
+    }
+
+    /// Whether our stream takes the subject; others go to whoever listens.
+    fn covers(&self, subject: &[u8]) -> bool {
+        self.covered.iter().any(|filter| filter.matches(subject))
+    }
+
+    /// Remembers a full stream until a publish succeeds.
+    fn learn_room(&self, answers: &[Result<Published, BusError>]) {
+        let full = answers.iter().find_map(|answer| match answer {
+            Err(error) if error.kind == BusErrorKind::Full => Some(error),
+            _ => None,
+        });
+        match full {
+            Some(error) => {
+                let cause = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
+                *super::lock(&self.full) =
+                    Some(format!("stream {} is full: {cause} (nats_stream_max_bytes)", self.settings.stream));
+                self.is_full.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            None if self.is_full.load(std::sync::atomic::Ordering::Relaxed) && answers.iter().any(Result::is_ok) => {
+                *super::lock(&self.full) = None;
+                self.is_full.store(false, std::sync::atomic::Ordering::Relaxed);
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What may leave the stream: what every durable consumer has acknowledged, oldest first.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use async_nats::jetstream::stream::State;
+use futures_util::TryStreamExt;
+
+use super::streams::failed;
+use super::{Shared, dead_letter, unix_ms_of};
+use crate::bus::{BusError, BusStatus, ConsumerStatus};
+use crate::metrics;
+
+/// Usage of the stream at which acknowledged messages are purged, and what is aimed at.
+const PURGE_AT_PERCENT: u64 = 80;
+const PURGE_TO_PERCENT: u64 = 60;
+/// Consumers of one stream that are looked at.
+const CONSUMERS_MAX: usize = 1_000;
+
+/// Purges; answers how many messages went.
+pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError> {
+    // Read before the consumers: what is stored in between counts as not acknowledged.
+    let state = shared.stream_info().await?.state;
+    if state.messages == 0 {
+        return Ok(0);
+    }
+    let consumers = consumers(shared).await?;
+    let Some(floor) = consumers.iter().map(|consumer| acknowledged_to(consumer, &state)).min() else { return Ok(0) };
+    let floor = floor.min(state.last_sequence);
+    let upto = for_room(shared, &state).max(by_age(shared, &state, floor).await?).min(floor);
+    if upto < state.first_sequence {
+        return Ok(0);
+    }
+    let purged = shared.stream.purge().sequence(upto + 1).await.map_err(|error| failed("purge stream", error))?;
+    Ok(purged.purged)
+}
+
+/// Everything up to here is acknowledged. A consumer's own floor moves only with its messages: one that has read
+/// and acknowledged all that its filter lets through holds nothing back.
+fn acknowledged_to(consumer: &ConsumerInfo, state: &State) -> u64 {
+    if consumer.num_pending == 0 && consumer.num_ack_pending == 0 {
+        state.last_sequence
+    } else {
+        consumer.ack_floor.stream_sequence
+    }
+}
+
+/// The last sequence to purge for room; 0 when there is enough.
+fn for_room(shared: &Shared, state: &State) -> u64 {
+    let max = shared.settings.bytes_max;
+    if state.bytes.saturating_mul(100) < max.saturating_mul(PURGE_AT_PERCENT) {
+        return 0;
+    }
+    let surplus = state.bytes.saturating_sub(max / 100 * PURGE_TO_PERCENT);
+    let message = (state.bytes / state.messages.max(1)).max(1);
+    state.first_sequence.saturating_add(surplus / message)
+}
+
+/// The last sequence, up to `floor`, that is older than the limit; 0 when there is none.
+async fn by_age(shared: &Shared, state: &State, floor: u64) -> Result<u64, BusError> {
+    let before_ms = before_ms(shared.settings.age_max);
+    if unix_ms_of(state.first_timestamp) >= before_ms || floor < state.first_sequence {
+        return Ok(0);
+    }
+    // The first is old, so there is a last old one; a message that is gone counts as old.
+    let (mut old, mut young) = (state.first_sequence, floor + 1);
+    while young - old > 1 {
+        let middle = old + (young - old) / 2;
+        match dead_letter::raw(&shared.stream, middle).await? {
+            Some(message) if unix_ms_of(message.time) >= before_ms => young = middle,
+            _ => old = middle,
+        }
+    }
+    Ok(old)
+}
+
+fn before_ms(age: Duration) -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX)
+}
+
+async fn consumers(shared: &Shared) -> Result<Vec<ConsumerInfo>, BusError> {
+    let durable = |consumer: &ConsumerInfo| consumer.config.durable_name.is_some();
+    let mut all = shared.stream.consumers();
+    let mut found = Vec::new();
+    while let Some(consumer) = all.try_next().await.map_err(|error| failed("list consumers", error))? {
+        if durable(&consumer) && found.len() < CONSUMERS_MAX {
+            found.push(consumer);
+        }
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
+    let info = shared.stream_info().await?;
+    let mut consumers_status = Vec::new();
+    for consumer in consumers(shared).await? {
+        let pending = consumer.num_ack_pending as u64;
+        let backlog = consumer.num_pending + pending;
+        let ack_floor = acknowledged_to(&consumer, &info.state);
+        let oldest_age_ms = match backlog {
+            0 => None,
+            _ => {
+                let oldest = dead_letter::raw(&shared.stream, (ack_floor + 1).max(info.state.first_sequence)).await?;
+                oldest.map(|message| (before_ms(Duration::ZERO) - unix_ms_of(message.time)).max(0) as u64)
+            }
+        };
+        metrics::bus_consumer(&consumer.name, backlog, pending, oldest_age_ms.unwrap_or_default());
+        consumers_status.push(ConsumerStatus { name: consumer.name, backlog, pending, oldest_age_ms, ack_floor });
+    }
+    metrics::bus_stored(info.state.bytes, shared.settings.bytes_max);
+    Ok(BusStatus {
+        engine: "nats",
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+        bytes_max: shared.settings.bytes_max,
+        last_sequence: info.state.last_sequence,
+        full: super::lock(&shared.full).clone(),
+        consumers: consumers_status,
+    })
+}

@@ -1,0 +1,100 @@
+//! The streams on the server, brought to what the settings say.
+//!
+//! Invariant: a stream is limited by bytes with `discard: new` and has no age of its own, so
+//! that the server drops nothing by itself: what is purged, the janitor has seen acknowledged.
+
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode};
+use tracing::info;
+
+use crate::bus::{BusError, BusErrorKind, NatsSettings, StreamStorage};
+
+/// The subjects of dead letters.
+pub(super) const DEAD_LETTERS: &str = "dlq.>";
+
+/// Creates or updates both streams; answers what the server says of the main one.
+pub(super) async fn reconcile(context: &Context, settings: &NatsSettings, atomic: bool) -> Result<Info, BusError> {
+    let storage = match settings.storage {
+        StreamStorage::File => StorageType::File,
+        StreamStorage::Memory => StorageType::Memory,
+    };
+    let common = |config: Config| Config {
+        retention: RetentionPolicy::Limits,
+        storage,
+        num_replicas: settings.replicas,
+        duplicate_window: settings.dedup_window,
+        ..config
+    };
+    let wanted = |config: Config| {
+        common(Config {
+            name: settings.stream.clone(),
+            subjects: settings.subjects.clone(),
+            max_bytes: i64::try_from(settings.bytes_max).unwrap_or(i64::MAX),
+            max_age: std::time::Duration::ZERO,
+            discard: DiscardPolicy::New,
+            allow_atomic_publish: atomic,
+            ..config
+        })
+    };
+    let dead = |config: Config| {
+        common(Config {
+            name: settings.dead_letter_stream.clone(),
+            subjects: vec![DEAD_LETTERS.to_owned()],
+            max_age: settings.dead_letter_age_max,
+            discard: DiscardPolicy::Old,
+            duplicate_window: settings.dedup_window.min(settings.dead_letter_age_max),
+            ..config
+        })
+    };
+    bring(context, &settings.dead_letter_stream, dead).await?;
+    bring(context, &settings.stream, wanted).await
+}
+
+/// Creates the stream when it is missing, and updates it when `wanted` would change it.
+async fn bring(context: &Context, name: &str, wanted: impl Fn(Config) -> Config) -> Result<Info, BusError> {
+    let found = match context.get_stream(name).await {
+        Ok(stream) => stream.cached_info().clone(),
+        Err(error) if is_missing(&error.kind()) => {
+            let created = context.create_stream(wanted(Config::default())).await;
+            let mut stream = created.map_err(|error| refused(name, "create", &error, is_busy(error.kind())))?;
+            info!(stream = name, "created");
+            return stream.info().await.cloned().map_err(|error| failed("read stream", error));
+        }
+        Err(error) => return Err(missing_jetstream(error)),
+    };
+    let config = wanted(found.config.clone());
+    if config == found.config {
+        return Ok(found);
+    }
+    match context.update_stream(&config).await {
+        Ok(info) => {
+            info!(stream = name, "updated to the settings");
+            Ok(info)
+        }
+        Err(error) => Err(refused(name, "change", &error, is_busy(error.kind()))),
+    }
+}
+
+fn is_missing(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+fn is_busy(kind: CreateStreamErrorKind) -> bool {
+    matches!(kind, CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::Response)
+}
+
+fn refused(name: &str, what: &str, error: &dyn std::error::Error, busy: bool) -> BusError {
+    let kind = if busy { BusErrorKind::Unavailable } else { BusErrorKind::Refused };
+    let text = format!("NATS will not {what} stream {name} as the nats_stream_* settings say: {error}");
+    BusError::caused(kind, "reconcile stream", text)
+}
+
+fn missing_jetstream(error: async_nats::jetstream::context::GetStreamError) -> BusError {
+    let text = format!("{error}; is JetStream enabled on the server of nats_url, for this account?");
+    BusError::caused(BusErrorKind::Unavailable, "read stream", text)
+}
+
+pub(super) fn failed(context: &'static str, error: impl std::fmt::Display) -> BusError {
+    BusError::caused(BusErrorKind::Unavailable, context, error.to_string())
+}
