@@ -48,7 +48,7 @@ pub(super) fn of_store(error: StoreError) -> Problem {
             Problem::new(StatusCode::CONFLICT, format!("This delivery is not sent again by hand{why}."))
         }
         StoreErrorKind::Full => unavailable("The disk of the store is full; nothing was stored."),
-        StoreErrorKind::Unavailable => {
+        StoreErrorKind::Unavailable | StoreErrorKind::Refused => {
             tracing::error!(error = %error, cause = cause(&error), "the store failed an admin request");
             unavailable("The store cannot be reached.")
         }

@@ -75,14 +75,6 @@ impl Fixture {
             Over::Nats { settings, .. } => Bus::connect_nats(settings.clone()).await.unwrap(),
         };
     }
-
-    pub(crate) async fn reopen_with(&mut self, change: impl FnOnce(&mut EmbeddedSettings)) {
-        match &mut self.over {
-            Over::Embedded { settings, .. } => change(settings),
-            Over::Nats { .. } => panic!("not an embedded bus"),
-        }
-        self.reopen().await;
-    }
 }
 
 /// Streams for the subjects of these tests, on a server of their own.

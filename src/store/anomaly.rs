@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use super::rule::{Actions, enabled};
 
+/// Anomaly events are kept this long.
+pub(super) const EVENT_RETENTION_MS: i64 = 90 * 24 * 3_600 * 1_000;
+
 /// An anomaly config as a person writes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

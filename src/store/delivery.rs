@@ -50,6 +50,34 @@ pub enum DeliveryStatus {
     Cancelled,
 }
 
+impl DeliveryStatus {
+    /// As it is stored.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::InProgress => "in_progress",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::DeadLetter => "dead_letter",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        use DeliveryStatus::*;
+        [Pending, InProgress, Delivered, Failed, DeadLetter, Cancelled].into_iter().find(|s| s.text() == text)
+    }
+}
+
+/// How long a delivery that ended is kept, by how it ended.
+pub(super) const RETENTION_MS: [(DeliveryStatus, i64); 4] = [
+    (DeliveryStatus::Delivered, 7 * DAY_MS),
+    (DeliveryStatus::Failed, 30 * DAY_MS),
+    (DeliveryStatus::DeadLetter, 30 * DAY_MS),
+    (DeliveryStatus::Cancelled, 30 * DAY_MS),
+];
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
+
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryFilter {
     pub status: Option<DeliveryStatus>,

@@ -26,6 +26,8 @@ pub enum StoreErrorKind {
     InvalidCursor,
     /// A delivery in this state is not sent again by hand.
     NotRetryable,
+    /// The server refuses what the settings ask of it, or its schema is another: a setting or the schema must change.
+    Refused,
     /// No room on the disk.
     Full,
     Unavailable,

@@ -8,10 +8,13 @@
 mod anomaly;
 #[cfg(test)]
 mod conformance;
+mod cursor;
 mod delivery;
+mod document;
 mod error;
 mod key;
 mod page;
+mod postgres;
 mod rule;
 mod secrets;
 mod sqlite;
@@ -39,6 +42,7 @@ pub struct Store(Inner);
 #[derive(Clone)]
 enum Inner {
     Sqlite(sqlite::Engine),
+    Postgres(postgres::Engine),
 }
 
 /// How the SQLite engine keeps its file.
@@ -86,6 +90,32 @@ pub enum SslMode {
     VerifyFull,
 }
 
+impl SslMode {
+    /// By libpq's name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "disable" => Self::Disable,
+            "prefer" | "allow" => Self::Prefer,
+            "require" => Self::Require,
+            "verify-ca" => Self::VerifyCa,
+            "verify-full" => Self::VerifyFull,
+            _ => return None,
+        })
+    }
+}
+
+/// Brings the schema of a PostgreSQL database to the version of this binary.
+pub async fn migrate_postgres(settings: PostgresSettings) -> Result<Migrated, StoreError> {
+    postgres::migrate(settings).await
+}
+
+/// The schema versions before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    pub from: u32,
+    pub to: u32,
+}
+
 /// What one batch of events caused: written in one transaction with the sequences that it consumed.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
@@ -123,155 +153,206 @@ impl Store {
 
     /// Connects to PostgreSQL and checks, or brings up to date, its schema.
     pub async fn connect_postgres(settings: PostgresSettings) -> Result<Self, StoreError> {
-        let _ = settings;
-        Err(StoreError::new(StoreErrorKind::Unavailable, "connect to PostgreSQL"))
+        Ok(Self(Inner::Postgres(postgres::Engine::connect(settings).await?)))
     }
 
     /// Changes with every committed change of a webhook, rule, anomaly config or key.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.changes()
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.changes(),
+            Inner::Postgres(engine) => engine.changes(),
+        }
     }
 
     /// Changes whenever deliveries or outbox messages may have become due.
     pub fn work(&self) -> watch::Receiver<u64> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.work()
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.work(),
+            Inner::Postgres(engine) => engine.work(),
+        }
     }
 
     // --- documents: `key` is an id or a name ---
 
     pub async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.create_webhook(new).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.create_webhook(new).await,
+            Inner::Postgres(engine) => engine.create_webhook(new).await,
+        }
     }
 
     pub async fn webhook(&self, key: &str) -> Result<Option<Webhook>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.webhook(key).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.webhook(key).await,
+            Inner::Postgres(engine) => engine.webhook(key).await,
+        }
     }
 
     pub async fn webhooks(&self, page: PageRequest) -> Result<Page<Webhook>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.webhooks(page).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.webhooks(page).await,
+            Inner::Postgres(engine) => engine.webhooks(page).await,
+        }
     }
 
     /// `NotFound`, `NameTaken`. A secret of `"***"` keeps the one that is stored.
     pub async fn replace_webhook(&self, key: &str, new: NewWebhook) -> Result<Webhook, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.replace_webhook(key, new).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.replace_webhook(key, new).await,
+            Inner::Postgres(engine) => engine.replace_webhook(key, new).await,
+        }
     }
 
     /// False when there is none. `InUse` when a rule or an anomaly config names it. Its open deliveries become `cancelled`.
     pub async fn delete_webhook(&self, key: &str) -> Result<bool, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.delete_webhook(key).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.delete_webhook(key).await,
+            Inner::Postgres(engine) => engine.delete_webhook(key).await,
+        }
     }
 
     /// Sets `enabled = false` (the endpoint answered 410).
     pub async fn disable_webhook(&self, id: Uuid, reason: &str) -> Result<(), StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.disable_webhook(id, reason).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.disable_webhook(id, reason).await,
+            Inner::Postgres(engine) => engine.disable_webhook(id, reason).await,
+        }
     }
 
     /// `UnknownWebhook` with the index into `actions.webhooks`; stores ids, whatever was given.
     pub async fn create_rule(&self, new: NewRule) -> Result<Rule, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.create_document(new).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.create_document(new).await,
+            Inner::Postgres(engine) => engine.create_document(new).await,
+        }
     }
 
     pub async fn rule(&self, key: &str) -> Result<Option<Rule>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.document::<NewRule>(key).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.document::<NewRule>(key).await,
+            Inner::Postgres(engine) => engine.document::<NewRule>(key).await,
+        }
     }
 
     pub async fn rules(&self, page: PageRequest) -> Result<Page<Rule>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.documents::<NewRule>(page).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.documents::<NewRule>(page).await,
+            Inner::Postgres(engine) => engine.documents::<NewRule>(page).await,
+        }
     }
 
     pub async fn replace_rule(&self, key: &str, new: NewRule) -> Result<Rule, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.replace_document(key, new).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.replace_document(key, new).await,
+            Inner::Postgres(engine) => engine.replace_document(key, new).await,
+        }
     }
 
     pub async fn delete_rule(&self, key: &str) -> Result<bool, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.delete_document::<NewRule>(key).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.delete_document::<NewRule>(key).await,
+            Inner::Postgres(engine) => engine.delete_document::<NewRule>(key).await,
+        }
     }
 
     pub async fn create_anomaly_config(&self, new: NewAnomalyConfig) -> Result<AnomalyConfig, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.create_document(new).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.create_document(new).await,
+            Inner::Postgres(engine) => engine.create_document(new).await,
+        }
     }
 
     pub async fn anomaly_config(&self, key: &str) -> Result<Option<AnomalyConfig>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.document::<NewAnomalyConfig>(key).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.document::<NewAnomalyConfig>(key).await,
+            Inner::Postgres(engine) => engine.document::<NewAnomalyConfig>(key).await,
+        }
     }
 
     pub async fn anomaly_configs(&self, page: PageRequest) -> Result<Page<AnomalyConfig>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.documents::<NewAnomalyConfig>(page).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.documents::<NewAnomalyConfig>(page).await,
+            Inner::Postgres(engine) => engine.documents::<NewAnomalyConfig>(page).await,
+        }
     }
 
     pub async fn replace_anomaly_config(&self, key: &str, new: NewAnomalyConfig) -> Result<AnomalyConfig, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.replace_document(key, new).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.replace_document(key, new).await,
+            Inner::Postgres(engine) => engine.replace_document(key, new).await,
+        }
     }
 
     /// Also forgets its state.
     pub async fn delete_anomaly_config(&self, key: &str) -> Result<bool, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.delete_document::<NewAnomalyConfig>(key).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.delete_document::<NewAnomalyConfig>(key).await,
+            Inner::Postgres(engine) => engine.delete_document::<NewAnomalyConfig>(key).await,
+        }
     }
 
     /// The new key (64 hex characters) is in the answer and nowhere else.
     pub async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.create_key(new).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.create_key(new).await,
+            Inner::Postgres(engine) => engine.create_key(new).await,
+        }
     }
 
     pub async fn keys(&self, page: PageRequest) -> Result<Page<ApiKey>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.keys(page).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.keys(page).await,
+            Inner::Postgres(engine) => engine.keys(page).await,
+        }
     }
 
     pub async fn key(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.key(id).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.key(id).await,
+            Inner::Postgres(engine) => engine.key(id).await,
+        }
     }
 
     pub async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.revoke_key(id).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.revoke_key(id).await,
+            Inner::Postgres(engine) => engine.revoke_key(id).await,
+        }
     }
 
     // --- the reaction's work ---
 
     /// Which of these sequences the consumer has already committed effects for.
     pub async fn consumed(&self, consumer: &str, sequences: &[u64]) -> Result<Vec<u64>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.consumed(consumer, sequences).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.consumed(consumer, sequences).await,
+            Inner::Postgres(engine) => engine.consumed(consumer, sequences).await,
+        }
     }
 
     /// Commits the effects of one batch; refuses all of them when any sequence was committed before, or any window
     /// is no longer at the version that was read.
     pub async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.record_effects(effects).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.record_effects(effects).await,
+            Inner::Postgres(engine) => engine.record_effects(effects).await,
+        }
     }
 
     pub async fn anomaly_states(&self, configs: &[Uuid]) -> Result<Vec<AnomalyState>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.anomaly_states(configs).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.anomaly_states(configs).await,
+            Inner::Postgres(engine) => engine.anomaly_states(configs).await,
+        }
     }
 
     /// Deletes states untouched since then, and what outlived its retention: deliveries that ended (delivered 7 days,
     /// others 30) and anomaly events (90 days).
     pub async fn forget_stale(&self, before_ms: i64) -> Result<u64, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.forget_stale(before_ms).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.forget_stale(before_ms).await,
+            Inner::Postgres(engine) => engine.forget_stale(before_ms).await,
+        }
     }
 
     /// Takes up to `limit` due deliveries of enabled webhooks, not of those in `skip`, as `in_progress` until the
@@ -282,53 +363,71 @@ impl Store {
         lease: Duration,
         skip: &[Uuid],
     ) -> Result<Vec<Delivery>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.claim_due_deliveries(limit, lease, skip).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.claim_due_deliveries(limit, lease, skip).await,
+            Inner::Postgres(engine) => engine.claim_due_deliveries(limit, lease, skip).await,
+        }
     }
 
     /// When the earliest pending delivery becomes due, or an in-progress one's lease ends, milliseconds since the epoch.
     pub async fn next_due_ms(&self) -> Result<Option<i64>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.next_due_ms().await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.next_due_ms().await,
+            Inner::Postgres(engine) => engine.next_due_ms().await,
+        }
     }
 
     /// Records what became of attempts; group-committed.
     pub async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.finish_deliveries(outcomes).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.finish_deliveries(outcomes).await,
+            Inner::Postgres(engine) => engine.finish_deliveries(outcomes).await,
+        }
     }
 
     pub async fn delivery(&self, id: Uuid) -> Result<Option<Delivery>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.delivery(id).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.delivery(id).await,
+            Inner::Postgres(engine) => engine.delivery(id).await,
+        }
     }
 
     /// Newest first.
     pub async fn deliveries(&self, filter: DeliveryFilter, page: PageRequest) -> Result<Page<Delivery>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.deliveries(filter, page).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.deliveries(filter, page).await,
+            Inner::Postgres(engine) => engine.deliveries(filter, page).await,
+        }
     }
 
     /// Makes a failed, dead or cancelled delivery due now, its attempts counted anew. `NotFound`; `NotRetryable` otherwise.
     pub async fn retry_delivery(&self, id: Uuid) -> Result<Delivery, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.retry_delivery(id).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.retry_delivery(id).await,
+            Inner::Postgres(engine) => engine.retry_delivery(id).await,
+        }
     }
 
     /// Forgets a delivery; one that is owed is not sent any more. False when there is none.
     pub async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.delete_delivery(id).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.delete_delivery(id).await,
+            Inner::Postgres(engine) => engine.delete_delivery(id).await,
+        }
     }
 
     pub async fn outbox(&self, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.outbox(limit).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.outbox(limit).await,
+            Inner::Postgres(engine) => engine.outbox(limit).await,
+        }
     }
 
     pub async fn forget_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.forget_outbox(ids).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.forget_outbox(ids).await,
+            Inner::Postgres(engine) => engine.forget_outbox(ids).await,
+        }
     }
 
     pub async fn anomaly_events(
@@ -338,19 +437,25 @@ impl Store {
         since_ms: Option<i64>,
         page: PageRequest,
     ) -> Result<Page<AnomalyEvent>, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.anomaly_events(config, app_id, since_ms, page).await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.anomaly_events(config, app_id, since_ms, page).await,
+            Inner::Postgres(engine) => engine.anomaly_events(config, app_id, since_ms, page).await,
+        }
     }
 
     /// Counts by delivery status, for status and metrics.
     pub async fn status(&self) -> Result<StoreStatus, StoreError> {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.status().await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.status().await,
+            Inner::Postgres(engine) => engine.status().await,
+        }
     }
 
     pub async fn close(&self) {
-        let Inner::Sqlite(engine) = &self.0;
-        engine.close().await
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.close().await,
+            Inner::Postgres(engine) => engine.close().await,
+        }
     }
 }
 

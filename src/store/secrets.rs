@@ -27,18 +27,26 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
+    /// Takes the given key.
+    pub(super) fn given(text: &str) -> Result<Self, StoreError> {
+        let bytes = parse_key(text).ok_or_else(|| {
+            let detail = "the secrets key is not 32 bytes as base64 or hex";
+            StoreError::caused(StoreErrorKind::Unavailable, "read secrets key", detail)
+        })?;
+        Self::of(&bytes)
+    }
+
     /// Takes the given key, or the one in `dir`, which is made when there is none and nothing is `sealed` yet.
     pub(super) fn open(dir: &Path, given: Option<&str>, sealed: u64) -> Result<Self, StoreError> {
-        let random = SystemRandom::new();
-        let bytes = match given {
-            Some(text) => parse_key(text).ok_or_else(|| {
-                let detail = "the secrets key is not 32 bytes as base64 or hex";
-                StoreError::caused(StoreErrorKind::Unavailable, "read secrets key", detail)
-            })?,
-            None => read_or_create_key(dir, &random, sealed)?,
-        };
-        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| unusable("load secrets key"))?;
-        Ok(Self { key: LessSafeKey::new(key), random })
+        match given {
+            Some(text) => Self::given(text),
+            None => Self::of(&read_or_create_key(dir, &SystemRandom::new(), sealed)?),
+        }
+    }
+
+    fn of(bytes: &[u8; KEY_BYTES]) -> Result<Self, StoreError> {
+        let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| unusable("load secrets key"))?;
+        Ok(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
     }
 
     pub(super) fn seal(&self, id: Uuid, field: &str, mut clear: Vec<u8>) -> Result<Vec<u8>, StoreError> {

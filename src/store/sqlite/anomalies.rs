@@ -4,12 +4,11 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, cursor, damaged, deliveries::query_newest, failed, now_ms, uuid};
-use crate::store::{AnomalyEvent, AnomalyState, Page, PageRequest, StoreError};
+use super::{Engine, Wake, damaged, deliveries::query_newest, failed, now_ms, uuid};
+use crate::store::anomaly::EVENT_RETENTION_MS;
+use crate::store::{AnomalyEvent, AnomalyState, Page, PageRequest, StoreError, cursor};
 
 const LIST: u8 = b'e';
-/// Anomaly events are kept this long.
-const EVENT_RETENTION_MS: i64 = 90 * 24 * 3_600 * 1_000;
 /// Anomaly events forgotten in one transaction.
 const FORGET_ROWS_MAX: i64 = 1_000;
 

@@ -7,39 +7,18 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Engine, Wake, cursor, damaged, failed, now_ms, timestamp, uuid};
+use super::{Engine, Wake, damaged, failed, now_ms, timestamp, uuid};
+use crate::store::delivery::RETENTION_MS;
 use crate::store::{
-    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, StoreError, StoreErrorKind,
+    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, StoreError, StoreErrorKind, cursor,
 };
 
 const LIST: u8 = b'd';
 const COLUMNS: &str = "seq, id, webhook_id, rule_id, anomaly_config_id, event_id, payload, status, attempts, \
      max_attempts, due_at, last_attempt_at, last_error, last_status_code, created_at, finished_at";
 
-/// Delivered ones are kept this long.
-const DELIVERED_RETENTION_MS: i64 = 7 * 24 * 3_600 * 1_000;
-/// Those that ended otherwise are kept this long.
-const UNDELIVERED_RETENTION_MS: i64 = 30 * 24 * 3_600 * 1_000;
 /// Deliveries forgotten in one transaction, so that nobody waits long behind it.
 const FORGET_ROWS_MAX: i64 = 1_000;
-
-impl DeliveryStatus {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::InProgress => "in_progress",
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::DeadLetter => "dead_letter",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        use DeliveryStatus::*;
-        [Pending, InProgress, Delivered, Failed, DeadLetter, Cancelled].into_iter().find(|s| s.text() == text)
-    }
-}
 
 impl Engine {
     pub(in crate::store) async fn claim_due_deliveries(
@@ -107,12 +86,7 @@ impl Engine {
     /// Forgets what ended long ago; answers how many.
     pub(super) async fn forget_deliveries(&self) -> Result<u64, StoreError> {
         let mut forgotten = 0;
-        for (status, retention_ms) in [
-            (DeliveryStatus::Delivered, DELIVERED_RETENTION_MS),
-            (DeliveryStatus::Failed, UNDELIVERED_RETENTION_MS),
-            (DeliveryStatus::DeadLetter, UNDELIVERED_RETENTION_MS),
-            (DeliveryStatus::Cancelled, UNDELIVERED_RETENTION_MS),
-        ] {
+        for (status, retention_ms) in RETENTION_MS {
             loop {
                 let forget = move |connection: &Connection| {
                     forget(connection, status, now_ms() - retention_ms).map_err(failed("forget deliveries"))

@@ -2,63 +2,12 @@
 //!
 //! Invariant: `webhook_uses` holds exactly the webhooks that stored documents name, by id.
 
-use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{Engine, Wake, anomalies, cursor, damaged, failed, now_ms, timestamp, uuid, webhooks};
-use crate::store::{
-    Actions, AnomalyConfig, NewAnomalyConfig, NewRule, Page, PageRequest, Rule, StoreError, StoreErrorKind,
-};
-
-/// A kind of document: where it is kept, and how it looks when stored.
-pub(in crate::store) trait Document: Serialize + DeserializeOwned + Send + 'static {
-    type Stored: Send + 'static;
-    const TABLE: &'static str;
-    const LIST: u8;
-
-    fn name(&self) -> &str;
-    fn actions_mut(&mut self) -> &mut Actions;
-    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> Self::Stored;
-}
-
-impl Document for NewRule {
-    type Stored = Rule;
-    const TABLE: &'static str = "rules";
-    const LIST: u8 = b'r';
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn actions_mut(&mut self) -> &mut Actions {
-        &mut self.actions
-    }
-
-    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> Rule {
-        Rule { id, document: self, created_at, updated_at }
-    }
-}
-
-impl Document for NewAnomalyConfig {
-    type Stored = AnomalyConfig;
-    const TABLE: &'static str = "anomaly_configs";
-    const LIST: u8 = b'a';
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn actions_mut(&mut self) -> &mut Actions {
-        &mut self.actions
-    }
-
-    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> AnomalyConfig {
-        AnomalyConfig { id, document: self, created_at, updated_at }
-    }
-}
+use super::{Engine, Wake, anomalies, damaged, failed, now_ms, timestamp, uuid, webhooks};
+use crate::store::document::Document;
+use crate::store::{Actions, Page, PageRequest, StoreError, StoreErrorKind, cursor};
 
 impl Engine {
     pub(in crate::store) async fn create_document<D: Document>(&self, mut new: D) -> Result<D::Stored, StoreError> {

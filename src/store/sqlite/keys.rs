@@ -1,26 +1,18 @@
 //! API keys. Only the SHA-256 of a key is kept.
 
-use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::{OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, cursor, documents, failed, now_ms, timestamp, uuid};
-use crate::store::{ApiKey, NewApiKey, Page, PageRequest, StoreError, StoreErrorKind};
+use super::{Engine, Wake, documents, failed, now_ms, timestamp, uuid};
+use crate::store::{ApiKey, NewApiKey, Page, PageRequest, StoreError, cursor, key};
 
 const TABLE: &str = "api_keys";
 const LIST: u8 = b'k';
-/// Random bytes of a key; it is written with twice as many hex characters.
-const KEY_BYTES: usize = 32;
 
 impl Engine {
     pub(in crate::store) async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
         let context = "create key";
-        let mut random = [0; KEY_BYTES];
-        SystemRandom::new()
-            .fill(&mut random)
-            .map_err(|_| StoreError::caused(StoreErrorKind::Unavailable, context, "no random numbers"))?;
-        let key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let hash = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
+        let (key, hash) = key::generate()?;
         let stored = self
             .write(Wake::Changes, context, move |connection| {
                 documents::refuse_taken(connection, TABLE, &new.name, None)?;
@@ -28,7 +20,7 @@ impl Engine {
                 connection
                     .execute(
                         "INSERT INTO api_keys (id, app_id, name, hash, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-                        params![id.into_bytes(), new.app_id, new.name, hash.as_ref(), now],
+                        params![id.into_bytes(), new.app_id, new.name, hash, now],
                     )
                     .map_err(failed(context))?;
                 let created_at = timestamp(now).map_err(failed(context))?;

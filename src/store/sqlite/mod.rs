@@ -4,7 +4,6 @@
 //! last commit. An fsync that failed ends the process, since nobody knows then what is stored.
 
 mod anomalies;
-mod cursor;
 mod deliveries;
 mod documents;
 mod effects;

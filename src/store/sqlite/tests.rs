@@ -10,7 +10,11 @@ use uuid::Uuid;
 use crate::store::conformance::conformance_suite;
 use crate::store::*;
 
-conformance_suite!(open_fresh);
+conformance_suite!(fresh);
+
+async fn fresh() -> (Store, TempDir) {
+    open_fresh()
+}
 
 fn open_fresh() -> (Store, TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -111,7 +115,7 @@ async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
     // The page limit is SQLite's own "disk full".
     let limit_pages = |pages: i64| {
-        let Inner::Sqlite(engine) = &store.0;
+        let Inner::Sqlite(engine) = &store.0 else { unreachable!("opened as SQLite") };
         let engine = engine.clone();
         async move { engine.limit_pages(pages).await }
     };
@@ -209,7 +213,7 @@ async fn deliveries_that_ended_long_ago_are_forgotten() {
         error: None,
     });
     store.finish_deliveries(outcomes.collect()).await.unwrap();
-    let Inner::Sqlite(engine) = &store.0;
+    let Inner::Sqlite(engine) = &store.0 else { unreachable!("opened as SQLite") };
     assert_eq!(store.forget_stale(0).await.unwrap(), 0);
     engine.age_deliveries(Duration::from_secs(8 * 24 * 3_600)).await;
     assert_eq!(store.forget_stale(0).await.unwrap(), 1);

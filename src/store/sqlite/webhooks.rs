@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, cursor, damaged, deliveries, documents, failed, now_ms, timestamp, uuid};
+use super::{Engine, Wake, damaged, deliveries, documents, failed, now_ms, timestamp, uuid};
 use crate::store::secrets::Sealer;
-use crate::store::{Auth, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook};
+use crate::store::{Auth, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
 
 pub(super) const TABLE: &str = "webhooks";
 const LIST: u8 = b'w';

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::store::{Page, PageRequest, StoreError, StoreErrorKind};
+use super::{Page, PageRequest, StoreError, StoreErrorKind};
 
 /// A list's key that pages continue after.
 pub(super) trait Key: Sized {

@@ -1,0 +1,257 @@
+//! How the database is reached: address, credentials, TLS, and the pool of connections.
+//!
+//! Invariant: what cannot succeed before somebody changes a setting is told apart
+//! (`Refused`, naming the setting) from what may succeed later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Config, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::store::{PostgresSettings, SslMode, StoreError, StoreErrorKind};
+
+/// Silence after which the operating system asks whether the server is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything that a connection needs. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Reach {
+    pub(super) config: Config,
+    pub(super) tls: MakeRustlsConnect,
+    pub(super) timeout: Duration,
+}
+
+impl Reach {
+    pub(super) fn of(settings: &PostgresSettings) -> Result<Self, StoreError> {
+        let (url, ssl_mode) = settings
+            .url
+            .as_deref()
+            .map_or(Ok((None, None)), |url| split_ssl_mode(url).map(|(url, mode)| (Some(url), mode)))?;
+        let mut config = match url {
+            Some(url) => url
+                .parse::<Config>()
+                // The text may hold a password: the parser's own words do not.
+                .map_err(|error| refused(format!("database_url is not a PostgreSQL URL: {error}")))?,
+            None => Config::new(),
+        };
+        if config.get_hosts().is_empty() {
+            config.host(&settings.host);
+        }
+        if config.get_ports().is_empty() {
+            config.port(settings.port);
+        }
+        if config.get_user().is_none() {
+            config.user(&settings.user);
+        }
+        if config.get_dbname().is_none() {
+            config.dbname(&settings.database);
+        }
+        if let (None, Some(password)) = (config.get_password(), &settings.password) {
+            config.password(password);
+        }
+        let ssl_mode = ssl_mode.unwrap_or(settings.ssl_mode);
+        config
+            .application_name("causality")
+            .connect_timeout(settings.connect_timeout)
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .tcp_user_timeout(TCP_USER_TIMEOUT)
+            .options(format!("-c statement_timeout={}", settings.statement_timeout.as_millis()))
+            .ssl_mode(match ssl_mode {
+                SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+                SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+                _ => tokio_postgres::config::SslMode::Require,
+            });
+        let tls = MakeRustlsConnect::new(tls(ssl_mode, settings)?);
+        Ok(Self { config, tls, timeout: settings.connect_timeout })
+    }
+
+    pub(super) fn pool(&self, settings: &PostgresSettings) -> Result<Pool, StoreError> {
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(self.config.clone(), self.tls.clone(), recycling);
+        Pool::builder(manager)
+            .max_size(settings.connections_max.max(1))
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(settings.connect_timeout))
+            .create_timeout(Some(settings.connect_timeout))
+            .recycle_timeout(Some(settings.connect_timeout))
+            .build()
+            .map_err(|error| refused(error.to_string()))
+    }
+
+    /// One connection of its own, with its driver.
+    pub(super) async fn connect(
+        &self,
+    ) -> Result<
+        (
+            tokio_postgres::Client,
+            tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>,
+        ),
+        StoreError,
+    > {
+        let connecting = tokio::time::timeout(self.timeout, self.config.connect(self.tls.clone()));
+        match connecting.await {
+            Ok(connected) => connected.map_err(|error| explain(&error, &self.config)),
+            Err(_) => Err(StoreError::caused(
+                StoreErrorKind::Unavailable,
+                "connect to PostgreSQL",
+                format!("{} (database_host, database_port) does not answer", address(&self.config)),
+            )),
+        }
+    }
+}
+
+/// Takes `sslmode` out of a URL: two of its values are not known to the parser.
+fn split_ssl_mode(url: &str) -> Result<(String, Option<SslMode>), StoreError> {
+    let Some((head, query)) = url.split_once('?') else { return Ok((url.to_owned(), None)) };
+    let mut mode = None;
+    let mut kept = Vec::new();
+    for pair in query.split('&') {
+        match pair.strip_prefix("sslmode=") {
+            Some(text) => {
+                let known = SslMode::parse(text);
+                mode = Some(known.ok_or_else(|| {
+                    refused(
+                        "sslmode in database_url is not one of disable, prefer, require, verify-ca, verify-full"
+                            .to_owned(),
+                    )
+                })?);
+            }
+            None => kept.push(pair),
+        }
+    }
+    let url = if kept.is_empty() { head.to_owned() } else { format!("{head}?{}", kept.join("&")) };
+    Ok((url, mode))
+}
+
+/// Why no connection came to be, with the setting to look at.
+fn explain(error: &tokio_postgres::Error, config: &Config) -> StoreError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    let context = "connect to PostgreSQL";
+    let refused = |advice: &str| StoreError::caused(StoreErrorKind::Refused, context, format!("{text}; {advice}"));
+    match error.code() {
+        Some(code) if *code == SqlState::INVALID_PASSWORD || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            refused("see database_user, database_password and database_ssl_mode")
+        }
+        Some(code) if *code == SqlState::INVALID_CATALOG_NAME => refused("see database_name"),
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => refused("see the rights of database_user"),
+        Some(_) => StoreError::caused(StoreErrorKind::Unavailable, context, text),
+        None if text.contains("password missing") => refused("database_password is not set"),
+        None if text.contains("does not support TLS") || text.contains("certificate") || text.contains("tls") => {
+            refused("see database_ssl_mode and database_ca_file")
+        }
+        None => StoreError::caused(
+            StoreErrorKind::Unavailable,
+            context,
+            format!("{text}; is {} right (database_host, database_port)?", address(config)),
+        ),
+    }
+}
+
+fn address(config: &Config) -> String {
+    let hosts = config.get_hosts().iter().map(|host| match host {
+        tokio_postgres::config::Host::Tcp(name) => name.clone(),
+        tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+    });
+    let ports: Vec<String> = config.get_ports().iter().map(u16::to_string).collect();
+    format!("{}:{}", hosts.collect::<Vec<_>>().join(","), ports.join(","))
+}
+
+fn refused(detail: String) -> StoreError {
+    StoreError::caused(StoreErrorKind::Refused, "set PostgreSQL up", detail)
+}
+
+fn tls(mode: SslMode, settings: &PostgresSettings) -> Result<ClientConfig, StoreError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    if let Some(path) = &settings.ca_file {
+        let wrong = |error: String| refused(format!("database_ca_file {}: {error}", path.display()));
+        let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| refused(error.to_string()))?;
+    if mode == SslMode::VerifyFull {
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+    }
+    let chain = match mode {
+        SslMode::VerifyCa => {
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+            Some(verifier.build().map_err(|error| refused(error.to_string()))?)
+        }
+        _ => None,
+    };
+    let verifier = Arc::new(Lenient { provider, chain });
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// What libpq checks of a certificate below `verify-full`: its chain (`verify-ca`), or nothing (`prefer`, `require`).
+#[derive(Debug)]
+struct Lenient {
+    provider: Arc<rustls::crypto::CryptoProvider>,
+    chain: Option<Arc<WebPkiServerVerifier>>,
+}
+
+impl ServerCertVerifier for Lenient {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is checked last: the chain is good.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

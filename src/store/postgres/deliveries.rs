@@ -1,0 +1,268 @@
+//! Deliveries: claimed under a lease, finished, listed, tried again by hand, forgotten.
+//!
+//! Invariant: rows that one process is claiming are passed over by the others, so that nobody
+//! waits and nothing is claimed twice.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::{Engine, Wake, commit, damaged, failed, timestamp};
+use crate::store::delivery::RETENTION_MS;
+use crate::store::{
+    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, StoreError, StoreErrorKind, cursor,
+};
+
+const LIST: u8 = b'd';
+const COLUMNS: &str = "d.seq, d.id, d.webhook_id, d.rule_id, d.anomaly_config_id, d.event_id, d.payload, d.status, \
+     d.attempts, d.max_attempts, d.due_at, d.last_attempt_at, d.last_error, d.last_status_code, d.created_at, \
+     d.finished_at";
+/// Deliveries forgotten in one statement, so that nobody waits long behind it.
+const FORGET_ROWS_MAX: i64 = 1_000;
+
+impl Engine {
+    pub(in crate::store) async fn claim_due_deliveries(
+        &self,
+        limit: usize,
+        lease: Duration,
+        skip: &[Uuid],
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let context = "claim deliveries";
+        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 4);
+        // Each webhook's own oldest, then the oldest of those: no webhook's pile is walked over.
+        let sql = format!(
+            "WITH due AS (
+                 SELECT x.seq, x.due_at FROM webhooks w CROSS JOIN LATERAL (
+                     SELECT seq, due_at FROM deliveries
+                     WHERE webhook_id = w.id AND due_at <= causality_now_ms()
+                     ORDER BY due_at, seq LIMIT $1 FOR UPDATE SKIP LOCKED) x
+                 WHERE w.enabled AND NOT w.id = ANY($3)
+                 ORDER BY x.due_at, x.seq LIMIT $1),
+             claimed AS (
+                 UPDATE deliveries d SET status = 'in_progress', due_at = causality_now_ms() + $2
+                 FROM due WHERE d.seq = due.seq
+                 RETURNING {COLUMNS}, due.due_at AS was_due_at)
+             SELECT * FROM claimed ORDER BY was_due_at, seq"
+        );
+        self.retrying(context, || async {
+            let mut client = self.client(context).await?;
+            let statement = client.prepare_cached(&sql).await.map_err(failed(context))?;
+            let rows = client.query(&statement, &[&(limit as i64), &lease_ms, &skip]).await;
+            let rows = rows.map_err(failed(context))?;
+            client.whole = true;
+            rows.iter().map(|row| delivery(row).map(|(_, delivery)| delivery)).collect()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn next_due_ms(&self) -> Result<Option<i64>, StoreError> {
+        let context = "find next due delivery";
+        // In this process's time, whose clock may be another one than the database's.
+        let sql = "SELECT min(x.due_at) - causality_now_ms() FROM webhooks w CROSS JOIN LATERAL (
+                       SELECT due_at FROM deliveries WHERE webhook_id = w.id AND due_at IS NOT NULL
+                       ORDER BY due_at LIMIT 1) x
+                   WHERE w.enabled";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
+            let row = client.query_one(&statement, &[]).await.map_err(failed(context))?;
+            client.whole = true;
+            let wait_ms: Option<i64> = row.get(0);
+            Ok(wait_ms.map(|wait_ms| jiff::Timestamp::now().as_millisecond().saturating_add(wait_ms)))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
+        let context = "finish deliveries";
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let mut outcomes = outcomes;
+        outcomes.sort_by_key(|outcome| outcome.id);
+        let again = outcomes.iter().any(|outcome| outcome.status == DeliveryStatus::Pending);
+        let ids: Vec<Uuid> = outcomes.iter().map(|outcome| outcome.id).collect();
+        let statuses: Vec<&str> = outcomes.iter().map(|outcome| outcome.status.text()).collect();
+        let attempts: Vec<i32> = outcomes.iter().map(|outcome| outcome.attempts as i32).collect();
+        // Ages and waits, since the database has its own clock.
+        let ages: Vec<i64> = outcomes.iter().map(|outcome| now_ms - outcome.attempted_at_ms).collect();
+        let wait = |outcome: &DeliveryOutcome| {
+            let pending = outcome.status == DeliveryStatus::Pending;
+            pending.then(|| outcome.next_attempt_at_ms.map_or(0, |at| (at - now_ms).max(0)))
+        };
+        let waits: Vec<Option<i64>> = outcomes.iter().map(wait).collect();
+        let codes: Vec<Option<i32>> = outcomes.iter().map(|outcome| outcome.status_code.map(i32::from)).collect();
+        let errors: Vec<Option<String>> = outcomes.iter().map(|outcome| outcome.error.as_deref().map(text)).collect();
+        // What was cancelled or has ended in the meantime stays so, unless it did arrive.
+        let sql = "
+            UPDATE deliveries d SET status = o.status, attempts = o.attempts, last_attempt_at = now - o.age,
+                due_at = now + o.wait, last_status_code = o.code, last_error = o.error,
+                finished_at = CASE WHEN o.status = 'pending' THEN NULL ELSE now END
+            FROM unnest($1::uuid[], $2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::int[], $7::text[])
+                     AS o (id, status, attempts, age, wait, code, error), causality_now_ms() now
+            WHERE d.id = o.id
+                AND (d.due_at IS NOT NULL OR (o.status = 'delivered' AND d.status <> 'delivered'))";
+        let values: [&(dyn ToSql + Sync); 7] = [&ids, &statuses, &attempts, &ages, &waits, &codes, &errors];
+        self.retrying(context, || async {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            super::effects::run(&tx, sql, &values, context).await?;
+            commit(tx, if again { Wake::Work } else { Wake::Nobody }, context).await?;
+            client.whole = true;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn delivery(&self, id: Uuid) -> Result<Option<Delivery>, StoreError> {
+        let context = "read delivery";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = format!("SELECT {COLUMNS} FROM deliveries d WHERE id = $1");
+            let row = client.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
+            client.whole = true;
+            row.map(|row| delivery(&row).map(|(_, delivery)| delivery)).transpose()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+        page: PageRequest,
+    ) -> Result<Page<Delivery>, StoreError> {
+        let context = "list deliveries";
+        let before = cursor::after::<i64>(LIST, &page)?;
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            // Only the conditions that are asked for, so that each finds its index.
+            let status = filter.status.map(DeliveryStatus::text);
+            let limit = page.limit as i64 + 1;
+            let mut values: Vec<&(dyn ToSql + Sync)> = vec![&limit];
+            let mut wheres = String::from("true");
+            let mut and = |column: &str, value| {
+                values.push(value);
+                wheres.push_str(&format!(" AND {column} ${}", values.len()));
+            };
+            if let Some(status) = &status {
+                and("d.status =", status);
+            }
+            if let Some(id) = &filter.webhook_id {
+                and("d.webhook_id =", id);
+            }
+            if let Some(id) = &filter.rule_id {
+                and("d.rule_id =", id);
+            }
+            if let Some(id) = &filter.event_id {
+                and("d.event_id =", id);
+            }
+            if let Some(before) = &before {
+                and("d.seq <", before);
+            }
+            let sql = format!("SELECT {COLUMNS} FROM deliveries d WHERE {wheres} ORDER BY d.seq DESC LIMIT $1");
+            let rows = client.query(&sql, &values).await.map_err(failed(context))?;
+            client.whole = true;
+            let rows: Result<Vec<_>, _> = rows.iter().map(delivery).collect();
+            Ok(cursor::page(LIST, &page, rows?))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn retry_delivery(&self, id: Uuid) -> Result<Delivery, StoreError> {
+        let context = "retry delivery";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let sql = "SELECT d.status, EXISTS (SELECT 1 FROM webhooks w WHERE w.id = d.webhook_id)
+                       FROM deliveries d WHERE d.id = $1 FOR UPDATE OF d";
+            let row = tx.query_opt(sql, &[&id]).await.map_err(failed(context))?;
+            let row = row.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
+            let status: &str = row.get(0);
+            let not_retryable = |detail: String| Err(StoreError::caused(StoreErrorKind::NotRetryable, context, detail));
+            if !["failed", "dead_letter", "cancelled"].contains(&status) {
+                return not_retryable(format!("its status is {status}"));
+            }
+            if !row.get::<_, bool>(1) {
+                return not_retryable("its webhook no longer exists".to_owned());
+            }
+            let sql = format!(
+                "UPDATE deliveries d SET status = 'pending', attempts = 0, due_at = causality_now_ms(), finished_at = NULL
+                 WHERE d.id = $1 RETURNING {COLUMNS}"
+            );
+            let row = tx.query_one(&sql, &[&id]).await.map_err(failed(context))?;
+            commit(tx, Wake::Work, context).await?;
+            client.whole = true;
+            delivery(&row).map(|(_, delivery)| delivery)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
+        let context = "delete delivery";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let deleted = client.execute("DELETE FROM deliveries WHERE id = $1", &[&id]).await;
+            let deleted = deleted.map_err(failed(context))?;
+            client.whole = true;
+            Ok(deleted > 0)
+        })
+        .await
+    }
+}
+
+/// Forgets what ended long ago; answers how many.
+pub(super) async fn forget_ended(engine: &Engine) -> Result<u64, StoreError> {
+    let context = "forget deliveries";
+    let sql = "DELETE FROM deliveries WHERE finished_at < causality_now_ms() - $2 AND seq IN
+                   (SELECT seq FROM deliveries WHERE status = $1 ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED)";
+    let mut forgotten = 0;
+    for (status, retention_ms) in RETENTION_MS {
+        loop {
+            let count = engine
+                .retrying(context, || async move {
+                    let mut client = engine.client(context).await?;
+                    let values: [&(dyn ToSql + Sync); 3] = [&status.text(), &retention_ms, &FORGET_ROWS_MAX];
+                    let count = client.execute(sql, &values).await.map_err(failed(context))?;
+                    client.whole = true;
+                    Ok(count)
+                })
+                .await?;
+            forgotten += count;
+            if count == 0 {
+                break;
+            }
+        }
+    }
+    Ok(forgotten)
+}
+
+/// PostgreSQL's text has no NUL; a server's words may.
+fn text(error: &str) -> String {
+    error.replace('\0', "\u{fffd}")
+}
+
+fn delivery(row: &Row) -> Result<(i64, Delivery), StoreError> {
+    let context = "read delivery";
+    let optional_time = |column: usize| row.get::<_, Option<i64>>(column).map(timestamp).transpose();
+    let status = DeliveryStatus::parse(row.get(7)).ok_or_else(|| damaged(context, "unknown delivery status"))?;
+    let finished_at = optional_time(15)?;
+    let delivery = Delivery {
+        id: row.get(1),
+        webhook_id: row.get(2),
+        rule_id: row.get(3),
+        anomaly_config_id: row.get(4),
+        event_id: row.get(5),
+        payload: RawValue::from_string(row.get(6)).map_err(|error| damaged(context, error))?,
+        status,
+        attempts: row.get::<_, i32>(8) as u32,
+        max_attempts: row.get::<_, i32>(9) as u32,
+        next_attempt_at: optional_time(10)?.filter(|_| status == DeliveryStatus::Pending),
+        last_attempt_at: optional_time(11)?,
+        last_error: row.get(12),
+        last_status_code: row.get::<_, Option<i32>>(13).map(|code| code as u16),
+        created_at: timestamp(row.get(14))?,
+        delivered_at: finished_at.filter(|_| status == DeliveryStatus::Delivered),
+    };
+    Ok((row.get(0), delivery))
+}

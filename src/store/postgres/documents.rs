@@ -1,0 +1,191 @@
+//! Rules and anomaly configs: documents with a unique name that call webhooks.
+//!
+//! Invariant: `webhook_uses` holds exactly the webhooks that stored documents name, by id.
+
+use tokio_postgres::{GenericClient, Row};
+use uuid::Uuid;
+
+use super::{Engine, Wake, commit, damaged, failed, timestamp, webhooks};
+use crate::store::document::Document;
+use crate::store::{Actions, Page, PageRequest, StoreError, StoreErrorKind, cursor};
+
+impl Engine {
+    pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
+        let context = "create document";
+        self.call(context, async {
+            let mut new = new;
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            refuse_taken(&*tx, D::TABLE, new.name(), None).await?;
+            let webhooks = resolve(&*tx, new.actions_mut()).await?;
+            let id = Uuid::now_v7();
+            let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
+            let sql = format!(
+                "INSERT INTO {} (id, name, document, created_at, updated_at)
+                 SELECT $1, $2, $3, now, now FROM causality_now_ms() now RETURNING created_at",
+                D::TABLE
+            );
+            let row = tx.query_one(&sql, &[&id, &new.name(), &document]).await.map_err(name_taken(context))?;
+            use_webhooks(&*tx, id, &webhooks).await?;
+            let created = timestamp(row.get(0))?;
+            commit(tx, Wake::Changes, context).await?;
+            client.whole = true;
+            Ok(new.stored(id, created, created))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn document<D: Document>(&self, key: &str) -> Result<Option<D::Stored>, StoreError> {
+        let context = "read document";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let mut found = None;
+            if let Some(id) = find(&**client, D::TABLE, key, "").await? {
+                let sql = format!("SELECT id, document, created_at, updated_at FROM {} WHERE id = $1", D::TABLE);
+                let row = client.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
+                found = row.map(|row| stored::<D>(&row)).transpose()?;
+            }
+            client.whole = true;
+            Ok(found.map(|(_, stored)| stored))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn documents<D: Document>(
+        &self,
+        page: PageRequest,
+    ) -> Result<Page<D::Stored>, StoreError> {
+        let context = "list documents";
+        let after = cursor::after::<[u8; 16]>(D::LIST, &page)?.map(Uuid::from_bytes);
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = format!(
+                "SELECT id, document, created_at, updated_at FROM {} WHERE $1::uuid IS NULL OR id > $1
+                 ORDER BY id LIMIT $2",
+                D::TABLE
+            );
+            let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
+            let rows = rows.iter().map(stored::<D>).collect::<Result<Vec<_>, _>>()?;
+            client.whole = true;
+            Ok(cursor::page(D::LIST, &page, rows))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn replace_document<D: Document>(
+        &self,
+        key: &str,
+        new: D,
+    ) -> Result<D::Stored, StoreError> {
+        let context = "replace document";
+        self.call(context, async {
+            let mut new = new;
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let id = find(&*tx, D::TABLE, key, "FOR UPDATE").await?;
+            let id = id.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
+            refuse_taken(&*tx, D::TABLE, new.name(), Some(id)).await?;
+            let webhooks = resolve(&*tx, new.actions_mut()).await?;
+            let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
+            let sql = format!(
+                "UPDATE {} SET name = $2, document = $3, updated_at = causality_now_ms() WHERE id = $1
+                 RETURNING created_at, updated_at",
+                D::TABLE
+            );
+            let row = tx.query_one(&sql, &[&id, &new.name(), &document]).await.map_err(name_taken(context))?;
+            use_webhooks(&*tx, id, &webhooks).await?;
+            let (created, updated) = (timestamp(row.get(0))?, timestamp(row.get(1))?);
+            commit(tx, Wake::Changes, context).await?;
+            client.whole = true;
+            Ok(new.stored(id, created, updated))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn delete_document<D: Document>(&self, key: &str) -> Result<bool, StoreError> {
+        let context = "delete document";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let id = find(&*tx, D::TABLE, key, "FOR UPDATE").await?;
+            if let Some(id) = id {
+                let sql = format!("DELETE FROM {} WHERE id = $1", D::TABLE);
+                tx.execute(&sql, &[&id]).await.map_err(failed(context))?;
+                use_webhooks(&*tx, id, &[]).await?;
+                tx.execute("DELETE FROM anomaly_states WHERE config_id = $1", &[&id]).await.map_err(failed(context))?;
+            }
+            commit(tx, if id.is_some() { Wake::Changes } else { Wake::Nobody }, context).await?;
+            client.whole = true;
+            Ok(id.is_some())
+        })
+        .await
+    }
+}
+
+/// The id behind an id or a name. An id wins over a name that looks like one. `lock` is `FOR UPDATE` or nothing.
+pub(super) async fn find(
+    client: &impl GenericClient,
+    table: &str,
+    key: &str,
+    lock: &str,
+) -> Result<Option<Uuid>, StoreError> {
+    let sql =
+        format!("SELECT id FROM {table} WHERE id = $1 OR name = $2 ORDER BY id = $1 DESC NULLS LAST LIMIT 1 {lock}");
+    let id = Uuid::try_parse(key).ok();
+    let row = client.query_opt(&sql, &[&id, &key]).await.map_err(failed("find document"))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Refuses a name that another document of the table has.
+pub(super) async fn refuse_taken(
+    client: &impl GenericClient,
+    table: &str,
+    name: &str,
+    own: Option<Uuid>,
+) -> Result<(), StoreError> {
+    let sql = format!("SELECT 1 FROM {table} WHERE name = $1 AND id IS DISTINCT FROM $2");
+    match client.query_opt(&sql, &[&name, &own]).await.map_err(failed("check name"))? {
+        Some(_) => Err(StoreError::new(StoreErrorKind::NameTaken, "check name")),
+        None => Ok(()),
+    }
+}
+
+/// The error of a write that another process's name came in the way of.
+pub(super) fn name_taken(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
+    move |error| match error.code() {
+        Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => {
+            StoreError::new(StoreErrorKind::NameTaken, context)
+        }
+        _ => failed(context)(error),
+    }
+}
+
+/// Turns names into ids in place; naming a webhook twice is naming it once. The webhooks stay until the commit.
+async fn resolve(client: &impl GenericClient, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
+    let mut ids = Vec::with_capacity(actions.webhooks.len());
+    for (index, key) in actions.webhooks.iter().enumerate() {
+        let id = find(client, webhooks::TABLE, key, "FOR KEY SHARE").await?;
+        let id = id.ok_or_else(|| StoreError::new(StoreErrorKind::UnknownWebhook { index }, "find webhook"))?;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    actions.webhooks = ids.iter().map(Uuid::to_string).collect();
+    Ok(ids)
+}
+
+async fn use_webhooks(client: &impl GenericClient, user: Uuid, webhooks: &[Uuid]) -> Result<(), StoreError> {
+    let context = "note used webhooks";
+    client.execute("DELETE FROM webhook_uses WHERE user_id = $1", &[&user]).await.map_err(failed(context))?;
+    if !webhooks.is_empty() {
+        let sql = "INSERT INTO webhook_uses (webhook_id, user_id) SELECT unnest($1::uuid[]), $2";
+        client.execute(sql, &[&webhooks, &user]).await.map_err(failed(context))?;
+    }
+    Ok(())
+}
+
+fn stored<D: Document>(row: &Row) -> Result<([u8; 16], D::Stored), StoreError> {
+    let id: Uuid = row.get(0);
+    let document: D = serde_json::from_str(row.get(1)).map_err(|error| damaged("read document", error))?;
+    Ok((id.into_bytes(), document.stored(id, timestamp(row.get(2))?, timestamp(row.get(3))?)))
+}

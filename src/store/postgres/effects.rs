@@ -1,0 +1,178 @@
+//! What a batch of events caused, committed with the sequences that it consumed.
+//!
+//! Invariant: of two commits with a sequence or a window in common, one is refused. The
+//! statements of a commit are sent together, so it costs about three round trips however large.
+
+use futures_util::try_join;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::{Engine, Wake, anomalies, commit, damaged, failed};
+use crate::store::{Effects, OutboxMessage, Recorded, StoreError};
+
+type Tx<'a> = deadpool_postgres::Transaction<'a>;
+
+impl Engine {
+    pub(in crate::store) async fn consumed(&self, consumer: &str, sequences: &[u64]) -> Result<Vec<u64>, StoreError> {
+        let context = "read consumed sequences";
+        if sequences.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sequences: Vec<i64> = sequences.iter().map(|sequence| *sequence as i64).collect();
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = "SELECT sequence FROM consumed WHERE consumer = $1 AND sequence = ANY($2) ORDER BY sequence";
+            let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
+            let rows = client.query(&statement, &[&consumer, &sequences]).await.map_err(failed(context))?;
+            client.whole = true;
+            Ok(rows.iter().map(|row| row.get::<_, i64>(0) as u64).collect())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
+        let context = "record effects";
+        let effects = &effects;
+        self.retrying(context, || async move {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let (marked, written, (), (), (), ()) = try_join!(
+                mark(&tx, effects),
+                anomalies::put_states(&tx, &effects.anomaly_states),
+                owe_deliveries(&tx, effects),
+                anomalies::insert_events(&tx, &effects.anomaly_events),
+                owe_messages(&tx, &effects.outbox),
+                forget(&tx, effects),
+            )?;
+            if marked < effects.sequences.len() || written < effects.anomaly_states.len() {
+                tx.rollback().await.map_err(failed(context))?;
+                client.whole = true;
+                drop(client);
+                return self.refusal(effects).await;
+            }
+            let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
+            commit(tx, if due { Wake::Work } else { Wake::Nobody }, context).await?;
+            client.whole = true;
+            Ok(Recorded::Committed)
+        })
+        .await
+    }
+
+    /// What stood in the way, as it is now.
+    async fn refusal(&self, effects: &Effects) -> Result<Recorded, StoreError> {
+        let consumed = self.consumed(&effects.consumer, &effects.sequences).await?;
+        let states = self.find_states(&effects.anomaly_states).await?;
+        Ok(Recorded::Refused { consumed, states })
+    }
+
+    pub(in crate::store) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
+        let context = "read outbox";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = "SELECT id, subject, payload FROM outbox ORDER BY seq LIMIT $1";
+            let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
+            let rows = client.query(&statement, &[&(limit as i64)]).await.map_err(failed(context))?;
+            client.whole = true;
+            let message =
+                |row: &tokio_postgres::Row| OutboxMessage { id: row.get(0), subject: row.get(1), payload: row.get(2) };
+            Ok(rows.iter().map(message).collect())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn forget_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        let context = "forget outbox";
+        self.retrying(context, || async move {
+            let mut client = self.client(context).await?;
+            let statement =
+                client.prepare_cached("DELETE FROM outbox WHERE id = ANY($1)").await.map_err(failed(context))?;
+            client.execute(&statement, &[&ids]).await.map_err(failed(context))?;
+            client.whole = true;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Runs one cached statement.
+pub(super) async fn run(
+    tx: &Tx<'_>,
+    sql: &str,
+    values: &[&(dyn ToSql + Sync)],
+    context: &'static str,
+) -> Result<usize, StoreError> {
+    let statement = tx.prepare_cached(sql).await.map_err(failed(context))?;
+    Ok(tx.execute(&statement, values).await.map_err(failed(context))? as usize)
+}
+
+/// Marks the batch's sequences; the table's key is what makes a second commit impossible.
+async fn mark(tx: &Tx<'_>, effects: &Effects) -> Result<usize, StoreError> {
+    if effects.sequences.is_empty() {
+        return Ok(0);
+    }
+    // In one order everywhere, so that two commits do not wait for each other.
+    let mut sequences: Vec<i64> = effects.sequences.iter().map(|sequence| *sequence as i64).collect();
+    sequences.sort_unstable();
+    let sql = "INSERT INTO consumed (consumer, sequence) SELECT $1, unnest($2::bigint[]) ON CONFLICT DO NOTHING";
+    run(tx, sql, &[&effects.consumer, &sequences], "consume sequences").await
+}
+
+async fn forget(tx: &Tx<'_>, effects: &Effects) -> Result<(), StoreError> {
+    if effects.acknowledged_floor == 0 {
+        return Ok(());
+    }
+    // Of several processes that forget the same, one does.
+    let sql = "DELETE FROM consumed WHERE (consumer, sequence) IN
+                   (SELECT consumer, sequence FROM consumed WHERE consumer = $1 AND sequence <= $2
+                    FOR UPDATE SKIP LOCKED)";
+    run(tx, sql, &[&effects.consumer, &(effects.acknowledged_floor as i64)], "forget sequences").await.map(|_| ())
+}
+
+/// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits
+/// for ever. One that is there stays until the commit.
+async fn owe_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<(), StoreError> {
+    let deliveries = &effects.deliveries;
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.id).collect();
+    let webhooks: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.webhook_id).collect();
+    let rules: Vec<Option<Uuid>> = deliveries.iter().map(|delivery| delivery.rule_id).collect();
+    let configs: Vec<Option<Uuid>> = deliveries.iter().map(|delivery| delivery.anomaly_config_id).collect();
+    let events: Vec<&str> = deliveries.iter().map(|delivery| delivery.event_id.as_str()).collect();
+    let payloads: Vec<&str> = deliveries.iter().map(|delivery| delivery.payload.get()).collect();
+    let attempts: Vec<i32> = deliveries.iter().map(|delivery| delivery.max_attempts as i32).collect();
+    let sql = "
+        WITH there AS (SELECT id FROM webhooks WHERE id = ANY($2) ORDER BY id FOR KEY SHARE)
+        INSERT INTO deliveries (id, webhook_id, rule_id, anomaly_config_id, event_id, payload, status, attempts,
+            max_attempts, due_at, last_error, created_at, finished_at)
+        SELECT d.id, d.webhook_id, d.rule_id, d.config_id, d.event_id, d.payload,
+               CASE WHEN t.id IS NULL THEN 'cancelled' ELSE 'pending' END, 0, d.max_attempts,
+               CASE WHEN t.id IS NULL THEN NULL ELSE now END,
+               CASE WHEN t.id IS NULL THEN 'webhook was deleted' END, now,
+               CASE WHEN t.id IS NULL THEN now END
+        FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::int[])
+                 WITH ORDINALITY AS d (id, webhook_id, rule_id, config_id, event_id, payload, max_attempts, place)
+             LEFT JOIN there t ON t.id = d.webhook_id, causality_now_ms() now
+        ORDER BY d.place";
+    let values: [&(dyn ToSql + Sync); 7] = [&ids, &webhooks, &rules, &configs, &events, &payloads, &attempts];
+    run(tx, sql, &values, "owe deliveries").await.map(|_| ())
+}
+
+async fn owe_messages(tx: &Tx<'_>, outbox: &[OutboxMessage]) -> Result<(), StoreError> {
+    if outbox.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = outbox.iter().map(|message| message.id).collect();
+    let subjects: Vec<&str> = outbox.iter().map(|message| message.subject.as_str()).collect();
+    let payloads: Vec<&[u8]> = outbox.iter().map(|message| message.payload.as_slice()).collect();
+    let sql = "INSERT INTO outbox (id, subject, payload)
+               SELECT id, subject, payload FROM unnest($1::uuid[], $2::text[], $3::bytea[])
+                   WITH ORDINALITY AS m (id, subject, payload, place) ORDER BY place";
+    run(tx, sql, &[&ids, &subjects, &payloads], "owe messages").await.map(|_| ())
+}
+
+/// Text that PostgreSQL can keep: its `text` has no NUL.
+pub(super) fn json_text(value: &impl serde::Serialize, context: &'static str) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| damaged(context, error))
+}
