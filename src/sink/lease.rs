@@ -34,6 +34,10 @@ impl Lease {
         self.leased.is_remembered() && self.since().is_some_and(|since| now.saturating_duration_since(since) < safe)
     }
 
+    pub(super) fn ack_wait(&self) -> Duration {
+        self.ack_wait
+    }
+
     /// When to renew: early enough for a slow bus to be asked twice more.
     pub(super) fn renew_at(&self) -> Option<Instant> {
         self.since().map(|since| since + self.ack_wait / 4)

@@ -17,6 +17,8 @@ mod upload;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_s3;
 
 use std::future::{Future, pending};
 use std::pin::Pin;

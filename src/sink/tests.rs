@@ -24,19 +24,19 @@ const HOUR_MS: i64 = 3_600_000;
 const NEVER: Duration = Duration::from_secs(3_600);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Bench {
+pub(super) struct Bench {
     dir: TempDir,
     bus: Bus,
 }
 
-struct Running {
+pub(super) struct Running {
     stop: CancellationToken,
     status: SinkStatus,
     ended: oneshot::Receiver<Result<(), SinkError>>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let bus = open_bus(&dir.path().join("bus"));
         Self { dir, bus }
@@ -51,16 +51,20 @@ impl Bench {
     }
 
     fn start(&self, settings: Settings) -> Running {
+        self.start_into(self.warehouse(), settings)
+    }
+
+    pub(super) fn start_into(&self, warehouse: Warehouse, settings: Settings) -> Running {
         let (stop, status) = (CancellationToken::new(), SinkStatus::new());
         let (tell, ended) = oneshot::channel();
-        let running = run(settings, self.bus.clone(), self.warehouse(), status.clone(), stop.clone());
+        let running = run(settings, self.bus.clone(), warehouse, status.clone(), stop.clone());
         Tasks::new(stop.clone()).spawn(async move {
             let _ = tell.send(running.await);
         });
         Running { stop, status, ended }
     }
 
-    async fn publish(&self, events: &[EventEnvelope]) {
+    pub(super) async fn publish(&self, events: &[EventEnvelope]) {
         let mut batch = Batch::new();
         for event in events {
             let mut subject = String::new();
@@ -107,13 +111,13 @@ impl Bench {
         tokio::time::timeout(PATIENCE, waited).await.expect("in time");
     }
 
-    async fn backlog(&self) -> u64 {
+    pub(super) async fn backlog(&self) -> u64 {
         self.bus.status().await.unwrap().consumers.iter().map(|consumer| consumer.backlog).sum()
     }
 }
 
 impl Running {
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.cancel();
         self.ended.await.unwrap().unwrap();
     }
@@ -131,7 +135,7 @@ fn open_bus(dir: &Path) -> Bus {
     .unwrap()
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings { flush_interval: NEVER, ..Settings::default() }
 }
 
@@ -150,7 +154,7 @@ fn event(app: &str, id: impl std::fmt::Display, timestamp_ms: i64) -> EventEnvel
     }
 }
 
-fn events(app: &str, ids: std::ops::Range<usize>) -> Vec<EventEnvelope> {
+pub(super) fn events(app: &str, ids: std::ops::Range<usize>) -> Vec<EventEnvelope> {
     ids.map(|id| event(app, format!("{app}-{id:05}"), now_ms())).collect()
 }
 
@@ -310,7 +314,13 @@ async fn store_unacknowledged(bench: &Bench, deliveries: &[Delivery]) {
     let mut batches = OpenBatches::new(limits, encode).unwrap();
     assert!(batches.take(deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap().closed.is_empty());
     for closed in batches.close_all().unwrap().closed {
-        assert!(bench.warehouse().store(&closed.partition, closed.file, || true).await.unwrap());
+        assert!(
+            bench
+                .warehouse()
+                .store(&closed.partition, &Warehouse::new_file_name(), closed.file, || true)
+                .await
+                .unwrap()
+        );
     }
 }
 

@@ -1,9 +1,12 @@
 //! One closed file on its way: stored, then acknowledged.
 //!
-//! Invariant: nothing is acknowledged before its file is durable, and no file becomes
-//! visible once the leases of its messages may have lapsed.
+//! Invariant: nothing is acknowledged before its file is durable; no file is made visible once
+//! the leases of its messages may have lapsed, and one that became visible later all the same
+//! (the process stood still) is compared with what others stored meanwhile.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -15,11 +18,12 @@ use crate::metrics;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 
 use super::batches::Closed;
+use super::lease::Lapsed;
 use super::status::SinkStatus;
 
 /// How a warehouse that refuses is asked again.
 pub(super) const RETRY: Backoff =
-    Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(10) };
+    Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(4) };
 /// Attempts to acknowledge what is stored; after that the messages come again and are found.
 const ACK_ATTEMPTS_MAX: u32 = 8;
 
@@ -39,7 +43,17 @@ pub(super) async fn upload(
     status: SinkStatus,
 ) -> Uploaded {
     let file_bytes = closed.file.len();
-    let kept = closed.lease.keep(&acker, &closed.receipts, store(&closed, &warehouse, &writers, &status)).await;
+    let name = Warehouse::new_file_name();
+    let begun = Arc::new(AtomicBool::new(false));
+    let mut storing = pin!(store(&closed, &warehouse, &name, &begun, &writers, &status));
+    let kept = match closed.lease.keep(&acker, &closed.receipts, &mut storing).await {
+        // A request that is on its way cannot be called back: what becomes of it is waited for.
+        Err(Lapsed) if begun.load(Ordering::Acquire) => Ok(storing.await),
+        kept => kept,
+    };
+    if begun.load(Ordering::Acquire) && !closed.lease.holds(Instant::now()) {
+        settle_late(&closed, &warehouse, &name).await;
+    }
     let result = match kept {
         Ok(Ok(true)) => {
             acknowledge(&closed, &acker).await;
@@ -65,6 +79,8 @@ pub(super) async fn upload(
 async fn store(
     closed: &Closed,
     warehouse: &Warehouse,
+    name: &str,
+    begun: &Arc<AtomicBool>,
     writers: &Semaphore,
     status: &SinkStatus,
 ) -> Result<bool, WarehouseError> {
@@ -73,9 +89,13 @@ async fn store(
     let mut attempt = 0;
     loop {
         let began = Instant::now();
-        let lease = closed.lease.clone();
-        let commit = move || lease.holds(Instant::now());
-        match warehouse.store(&closed.partition, closed.file.clone(), commit).await {
+        let (lease, begun) = (closed.lease.clone(), begun.clone());
+        let commit = move || {
+            let holds = lease.holds(Instant::now());
+            begun.fetch_or(holds, Ordering::AcqRel);
+            holds
+        };
+        match warehouse.store(&closed.partition, name, closed.file.clone(), commit).await {
             Ok(stored) => {
                 if stored {
                     report(closed, began);
@@ -94,6 +114,28 @@ async fn store(
                     warn!(%error, rows = closed.receipts.len(), "file could not be stored, trying again");
                 }
                 status.update(|figures| figures.trouble = Some(error.to_string()));
+                tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
+            }
+        }
+    }
+}
+
+/// A process that stood still between asking for the lease and the end of the request may have stored what somebody
+/// else was given meanwhile, and has stored as well. Whoever that is looked for our file before, or found it and left
+/// the rows to us: after a lease's time its files are there too, and ours goes if it holds nothing of its own.
+async fn settle_late(closed: &Closed, warehouse: &Warehouse, name: &str) {
+    warn!(rows = closed.receipts.len(), name, "file was perhaps stored late, looking for others with the same rows");
+    tokio::time::sleep(closed.lease.ack_wait()).await;
+    let mut attempt = 0;
+    loop {
+        let looked = warehouse.withdraw_if_doubled(&closed.partition, name, closed.file.clone(), closed.oldest_ms);
+        match looked.await {
+            Ok((0, _)) => return,
+            Ok((doubled, true)) => return warn!(doubled, name, "late file withdrawn: others hold its rows"),
+            Ok((doubled, false)) => return error!(doubled, name, "rows of a late file are in other files too"),
+            Err(error) => {
+                attempt += 1;
+                warn!(%error, attempt, "late file could not be compared, trying again");
                 tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
             }
         }

@@ -21,6 +21,8 @@ pub enum WarehouseErrorKind {
     Full,
     /// The file system refused or failed: the same call may succeed later.
     Unavailable,
+    /// The object store refuses what the settings ask of it: a setting must change.
+    Refused,
     /// An fsync failed: what the kernel holds is unknown, so the process must end.
     Fsync,
     /// A stored file is damaged.
@@ -35,6 +37,7 @@ impl WarehouseErrorKind {
         match self {
             Self::Full => "full",
             Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
             Self::Fsync => "fsync",
             Self::Corrupt => "corrupt",
             Self::Encode => "encode",
@@ -97,6 +100,7 @@ impl std::fmt::Display for WarehouseError {
         let kind = match self.kind {
             WarehouseErrorKind::Full => "warehouse is full",
             WarehouseErrorKind::Unavailable => "warehouse is unavailable",
+            WarehouseErrorKind::Refused => "warehouse refuses",
             WarehouseErrorKind::Fsync => "warehouse file could not be made durable",
             WarehouseErrorKind::Corrupt => "warehouse file is corrupt",
             WarehouseErrorKind::Encode => "rows could not be encoded",

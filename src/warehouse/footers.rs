@@ -38,8 +38,7 @@ pub(super) fn entries(ranges: &SequenceRanges, stream: &str) -> [(&'static str, 
 /// The footer of one file.
 #[derive(Debug)]
 struct Footer {
-    name: String,
-    modified_ms: i64,
+    file: Listed,
     ranges: SequenceRanges,
 }
 
@@ -56,8 +55,15 @@ impl PartitionFooters {
         self.candidates(sequence, published_at_ms).next().is_some()
     }
 
+    /// The same without one file.
+    pub(super) fn without(mut self, name: &str) -> Self {
+        self.files.retain(|file| file.file.name != name);
+        self
+    }
+
     fn candidates(&self, sequence: u64, published_at_ms: i64) -> impl Iterator<Item = &Arc<Footer>> {
-        let young = move |file: &&Arc<Footer>| file.modified_ms.saturating_add(CLOCK_SKEW_MAX_MS) >= published_at_ms;
+        let young =
+            move |file: &&Arc<Footer>| file.file.modified_ms.saturating_add(CLOCK_SKEW_MAX_MS) >= published_at_ms;
         self.files.iter().filter(young).filter(move |file| file.ranges.contains(sequence))
     }
 }
@@ -102,7 +108,7 @@ impl FooterCache {
         let known: HashMap<String, Arc<Footer>> = {
             let state = self.state();
             let files = state.partitions.get(partition).map(Vec::as_slice).unwrap_or_default();
-            files.iter().map(|file| (file.name.clone(), file.clone())).collect()
+            files.iter().map(|file| (file.file.name.clone(), file.clone())).collect()
         };
         let mut files = Vec::with_capacity(listed.len());
         for file in listed {
@@ -132,14 +138,15 @@ impl FooterCache {
     ) -> Result<bool, WarehouseError> {
         let id = self.id_hash(id);
         for file in footers.candidates(sequence, published_at_ms) {
-            if self.ids(objects, &footers.directory, &file.name)?.ids.contains(&id) {
+            if self.ids(objects, &footers.directory, &file.file)?.ids.contains(&id) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn ids(&self, objects: &Objects, directory: &str, name: &str) -> Result<Arc<IdSet>, WarehouseError> {
+    fn ids(&self, objects: &Objects, directory: &str, file: &Listed) -> Result<Arc<IdSet>, WarehouseError> {
+        let name = file.name.as_str();
         {
             let mut state = self.state();
             if let Some(at) = state.ids.iter().position(|set| set.name == name && set.directory == directory) {
@@ -149,7 +156,7 @@ impl FooterCache {
             }
         }
         let mut ids = HashSet::new();
-        let file = objects.open(directory, name)?;
+        let file = objects.open(directory, file)?;
         scan::each_id(file, |id| {
             ids.insert(self.id_hash(id));
         })
@@ -175,7 +182,7 @@ impl FooterCache {
 fn read_footer(objects: &Objects, directory: &str, file: Listed) -> Result<Footer, WarehouseError> {
     const CONTEXT: &str = "read file footer";
     let path = || format!("{directory}/{}", file.name);
-    let reader = SerializedFileReader::new(objects.open(directory, &file.name)?)
+    let reader = SerializedFileReader::new(objects.open(directory, &file)?)
         .map_err(|error| WarehouseError::parquet(CONTEXT, error).at(path()))?;
     let entries = reader.metadata().file_metadata().key_value_metadata();
     let text = entries.and_then(|entries| entries.iter().find(|entry| entry.key == SEQUENCES_KEY));
@@ -185,5 +192,5 @@ fn read_footer(objects: &Objects, directory: &str, file: Listed) -> Result<Foote
         // Somebody else's file: it holds no message of ours.
         None => SequenceRanges::default(),
     };
-    Ok(Footer { name: file.name, modified_ms: file.modified_ms, ranges })
+    Ok(Footer { file, ranges })
 }

@@ -90,21 +90,30 @@ impl Warehouse {
 
     /// An object store; checks that the bucket is there and may be written.
     pub async fn open_objects(settings: ObjectSettings) -> Result<Self, WarehouseError> {
-        let _ = settings;
-        Err(WarehouseError::new(WarehouseErrorKind::Unavailable, "open object store"))
+        let opened_at = SystemTime::now();
+        if let Some(path) = settings.url.as_deref().and_then(|url| url.strip_prefix("file://")) {
+            return Self::open_local(PathBuf::from(path));
+        }
+        let objects = Objects::remote(&settings).await?;
+        Ok(Self(Arc::new(Shared { objects, footers: FooterCache::default(), opened_at })))
     }
 
-    /// Stores one file of `partition` under a new name, durably. `commit` is asked at the last
-    /// moment at which nothing is visible yet; when it says no, nothing is stored and the
-    /// answer is false.
+    /// A name that no other file has.
+    pub fn new_file_name() -> String {
+        format!("events_{}.parquet", Uuid::now_v7())
+    }
+
+    /// Stores one file of `partition`, durably. Whoever tries again uses the same name: an attempt that seemed to
+    /// fail may have stored it. `commit` is asked at the last moment at which nothing is visible yet; when it says
+    /// no, nothing is stored and the answer is false.
     pub async fn store(
         &self,
         partition: &Partition,
+        name: &str,
         file: Bytes,
         commit: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<bool, WarehouseError> {
-        let directory = partition.path();
-        let name = format!("events_{}.parquet", Uuid::now_v7());
+        let (directory, name) = (partition.path(), name.to_owned());
         self.blocking(move |shared| shared.objects.store(&directory, &name, &file, commit)).await
     }
 
@@ -130,6 +139,33 @@ impl Warehouse {
                 shared.footers.holds(&shared.objects, &footers, *sequence, *published_at_ms, id)
             };
             suspects.iter().map(holds).collect()
+        })
+        .await
+    }
+
+    /// Removes a stored file when every row of it is in other files of its partition too: somebody else had its
+    /// messages. Answers how many rows are there twice, and whether the file was removed.
+    pub async fn withdraw_if_doubled(
+        &self,
+        partition: &Partition,
+        name: &str,
+        file: Bytes,
+        oldest_published_at_ms: i64,
+    ) -> Result<(usize, bool), WarehouseError> {
+        let (partition, name) = (partition.clone(), name.to_owned());
+        self.blocking(move |shared| {
+            let rows = scan::rows(file)?;
+            let others = shared.footers.list(&shared.objects, &partition, oldest_published_at_ms)?.without(&name);
+            let mut doubled = 0;
+            for (sequence, id) in &rows {
+                let held = shared.footers.holds(&shared.objects, &others, *sequence, oldest_published_at_ms, id)?;
+                doubled += usize::from(held);
+            }
+            let all = doubled == rows.len();
+            if all {
+                shared.objects.remove(&partition.path(), &name)?;
+            }
+            Ok((doubled, all))
         })
         .await
     }

@@ -1,11 +1,14 @@
-//! Reading the `id` column back, of one file or of a whole tree.
+//! Reading ids back, of one file or of a whole tree.
 
 use std::fs::File;
 use std::path::Path;
 
 use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{RecordBatch, StringArray};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::reader::ChunkReader;
 
 use super::error::WarehouseErrorKind;
 use super::objects::walk;
@@ -32,16 +35,46 @@ pub fn scan_ids(dir: &Path, mut each: impl FnMut(&str)) -> Result<u64, Warehouse
 }
 
 /// Calls `each` with the id of every row of one file.
-pub(super) fn each_id(file: File, mut each: impl FnMut(&str)) -> Result<(), WarehouseError> {
+pub(super) fn each_id(file: impl ChunkReader + 'static, mut each: impl FnMut(&str)) -> Result<(), WarehouseError> {
+    each_batch(file, &["id"], |batch| {
+        ids(batch)?.iter().flatten().for_each(&mut each);
+        Ok(())
+    })
+}
+
+/// The stream sequence and the id of every row of one file.
+pub(super) fn rows(file: impl ChunkReader + 'static) -> Result<Vec<(u64, String)>, WarehouseError> {
+    let mut rows = Vec::new();
+    each_batch(file, &["id", "stream_sequence"], |batch| {
+        let sequences = batch.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let sequences = sequences.ok_or_else(|| missing("find the stream_sequence column"))?;
+        let pairs = sequences.iter().zip(ids(batch)?.iter());
+        rows.extend(pairs.filter_map(|(sequence, id)| Some((sequence? as u64, id?.to_owned()))));
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+fn ids(batch: &RecordBatch) -> Result<&StringArray, WarehouseError> {
+    let ids = batch.columns().first().and_then(|column| column.as_string_opt::<i32>());
+    ids.ok_or_else(|| missing("find the id column"))
+}
+
+fn missing(context: &'static str) -> WarehouseError {
+    WarehouseError::new(WarehouseErrorKind::Corrupt, context)
+}
+
+fn each_batch(
+    file: impl ChunkReader + 'static,
+    columns: &[&str],
+    mut each: impl FnMut(&RecordBatch) -> Result<(), WarehouseError>,
+) -> Result<(), WarehouseError> {
     let corrupt = |error| WarehouseError::parquet(CONTEXT, error);
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(corrupt)?;
-    let column = ProjectionMask::columns(builder.parquet_schema(), ["id"]);
-    let batches = builder.with_projection(column).with_batch_size(BATCH_ROWS).build().map_err(corrupt)?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(corrupt)?;
     for batch in batches {
-        let batch = batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?;
-        let ids = batch.columns().first().and_then(|column| column.as_string_opt::<i32>());
-        let ids = ids.ok_or_else(|| WarehouseError::new(WarehouseErrorKind::Corrupt, "find the id column"))?;
-        ids.iter().flatten().for_each(&mut each);
+        each(&batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?)?;
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::WarehouseError;
+use super::Listed;
+use crate::warehouse::WarehouseError;
 
 /// Ends the name of a file that is being written.
 const TEMPORARY: &str = ".tmp";
@@ -19,39 +20,21 @@ const DEPTH_MAX: usize = 16;
 /// Directories that are remembered as durable.
 const DURABLE_MAX: usize = 20_000;
 
-/// Where the files are, over the engine that the configuration chose.
 #[derive(Debug)]
-pub(super) struct Objects(Inner);
-
-#[derive(Debug)]
-enum Inner {
-    Local(Local),
-}
-
-#[derive(Debug)]
-struct Local {
+pub(super) struct Local {
     root: PathBuf,
     /// Directories that are known to survive a power cut. The lock is held while one is
     /// created, so that no second writer takes it for durable too early.
     durable: Mutex<HashSet<PathBuf>>,
 }
 
-/// One file of a partition.
-#[derive(Clone, Debug)]
-pub(super) struct Listed {
-    pub(super) name: String,
-    pub(super) modified_ms: i64,
-}
-
-impl Objects {
+impl Local {
     /// Files below `root`, which is created.
-    pub(super) fn local(root: PathBuf) -> Result<Self, WarehouseError> {
+    pub(super) fn open(root: PathBuf) -> Result<Self, WarehouseError> {
         make_durable(&root, Path::new("")).map_err(|error| error.at(root.display().to_string()))?;
-        Ok(Self(Inner::Local(Local { root, durable: Mutex::default() })))
+        Ok(Self { root, durable: Mutex::default() })
     }
 
-    /// Stores a file under `directory`. `commit` is asked last, when all that remains is to give
-    /// the file its name; when it says no, nothing is stored and the answer is false.
     pub(super) fn store(
         &self,
         directory: &str,
@@ -59,17 +42,15 @@ impl Objects {
         bytes: &[u8],
         commit: impl FnOnce() -> bool,
     ) -> Result<bool, WarehouseError> {
-        let Inner::Local(local) = &self.0;
-        let directory = local.root.join(directory);
-        let stored = local.store(&directory, name, bytes, commit);
+        let directory = self.root.join(directory);
+        let stored = self.write(&directory, name, bytes, commit);
         stored.map_err(|error| error.at(directory.join(name).display().to_string()))
     }
 
     /// The files of a directory; none when it does not exist.
     pub(super) fn list(&self, directory: &str) -> Result<Vec<Listed>, WarehouseError> {
-        let Inner::Local(Local { root, .. }) = &self.0;
         let failed = |error| WarehouseError::io("list partition", error, false).at(directory);
-        let entries = match fs::read_dir(root.join(directory)) {
+        let entries = match fs::read_dir(self.root.join(directory)) {
             Ok(entries) => entries,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(Vec::new());
@@ -80,8 +61,8 @@ impl Objects {
         for entry in entries {
             let entry = entry.map_err(failed)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            match entry.metadata().and_then(|metadata| metadata.modified()) {
-                Ok(modified) => files.push(Listed { name, modified_ms: unix_ms(modified) }),
+            match entry.metadata().and_then(|metadata| Ok((metadata.modified()?, metadata.len()))) {
+                Ok((modified, bytes)) => files.push(Listed { name, modified_ms: unix_ms(modified), bytes }),
                 // Compaction took it away since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(error)),
@@ -90,17 +71,23 @@ impl Objects {
         Ok(files)
     }
 
-    pub(super) fn open(&self, directory: &str, name: &str) -> Result<File, WarehouseError> {
-        let Inner::Local(Local { root, .. }) = &self.0;
-        let path = root.join(directory).join(name);
+    pub(super) fn read(&self, directory: &str, name: &str) -> Result<File, WarehouseError> {
+        let path = self.root.join(directory).join(name);
         File::open(&path).map_err(|error| WarehouseError::io("open file", error, false).at(path.display().to_string()))
+    }
+
+    pub(super) fn remove(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {
+        let path = self.root.join(directory).join(name);
+        let removed = fs::remove_file(&path).map_err(|error| WarehouseError::io("remove file", error, false));
+        removed
+            .and_then(|()| sync_directory(&self.root.join(directory)))
+            .map_err(|error| error.at(path.display().to_string()))
     }
 
     /// Removes temporary files that are older than `before`: a crash left them. Returns how many.
     pub(super) fn remove_temporary(&self, before: SystemTime, go_on: impl Fn() -> bool) -> Result<u64, WarehouseError> {
-        let Inner::Local(Local { root, .. }) = &self.0;
         let mut removed = 0;
-        walk(root, &mut |path| {
+        walk(&self.root, &mut |path| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if name.starts_with('.') && name.ends_with(TEMPORARY) {
                 let stale = fs::metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(|at| at < before);
@@ -115,7 +102,7 @@ impl Objects {
 }
 
 /// Calls `each` with every file below `root`, until it answers false; with none when `root` does not exist.
-pub(super) fn walk(
+pub(in crate::warehouse) fn walk(
     root: &Path,
     each: &mut dyn FnMut(&Path) -> Result<bool, WarehouseError>,
 ) -> Result<(), WarehouseError> {
@@ -141,7 +128,7 @@ pub(super) fn walk(
 }
 
 impl Local {
-    fn store(
+    fn write(
         &self,
         directory: &Path,
         name: &str,

@@ -1,0 +1,355 @@
+//! Files as objects of a bucket: S3 and what speaks its protocol, Google Cloud Storage, Azure.
+//!
+//! Invariants: an object is visible whole or not at all; a name is used for one content only, so
+//! that a repeated request, or one whose answer was lost, changes nothing. Uploads that a crash
+//! cut short stay invisible; a lifecycle rule of the bucket clears them away.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
+use tokio::runtime::Handle;
+use tracing::warn;
+
+use super::{Listed, profile};
+use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
+
+/// Files above this are uploaded in parts of this size; S3 allows no smaller part but the last.
+const PART_BYTES: usize = 8 << 20;
+/// Parts of one file on their way at once.
+const PARTS_AT_ONCE: usize = 4;
+/// A request that brings no answer for this long is given up; the sink tries again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Retries inside one request: a hiccup. Longer faults are the sink's to sit out.
+const RETRIES_MAX: usize = 2;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that are read at once when a file's metadata or ids are looked at.
+const READ_AHEAD_BYTES: usize = 1 << 20;
+/// The object that is written and removed to see whether that is allowed.
+const PROBE: &str = ".causality-probe";
+
+#[derive(Debug)]
+pub(super) struct Remote {
+    store: Arc<dyn ObjectStore>,
+    prefix: String,
+    runtime: Handle,
+}
+
+impl Remote {
+    /// Makes the client and tries it out, so that a wrong setting ends the start and not the first file.
+    pub(super) async fn open(settings: &ObjectSettings) -> Result<Self, WarehouseError> {
+        let (store, url_prefix) = client(settings)?;
+        let prefixes = [url_prefix.as_str(), settings.prefix.as_deref().unwrap_or_default()];
+        let prefix = prefixes.map(|prefix| prefix.trim_matches('/')).into_iter().filter(|prefix| !prefix.is_empty());
+        let remote = Self { store, prefix: prefix.collect::<Vec<_>>().join("/"), runtime: Handle::current() };
+        remote.try_out(settings).await?;
+        Ok(remote)
+    }
+
+    async fn try_out(&self, settings: &ObjectSettings) -> Result<(), WarehouseError> {
+        let context = "try out bucket";
+        let probe = self.path("", PROBE)?;
+        let tried = async {
+            self.store.list(Some(&Path::from(self.prefix.as_str()))).take(1).try_collect::<Vec<_>>().await?;
+            self.store.put(&probe, PutPayload::from_static(b"")).await?;
+            match self.store.delete(&probe).await {
+                // Deleting is needed in rare repairs only.
+                Err(Error::PermissionDenied { .. }) => {
+                    warn!(object = %probe, "objects cannot be deleted: a probe stays, and compaction will not work");
+                }
+                deleted => deleted?,
+            }
+            Ok::<(), Error>(())
+        };
+        tried.await.map_err(|error| {
+            let kind = if is_final(&error) { WarehouseErrorKind::Refused } else { WarehouseErrorKind::Unavailable };
+            WarehouseError::caused(kind, context, format!("{}; {}", chain(&error), advice(&error, settings)))
+        })
+    }
+
+    pub(super) fn store(
+        &self,
+        directory: &str,
+        name: &str,
+        bytes: &Bytes,
+        commit: impl FnOnce() -> bool,
+    ) -> Result<bool, WarehouseError> {
+        let path = self.path(directory, name)?;
+        let stored = self.runtime.block_on(async {
+            if bytes.len() > PART_BYTES {
+                return self.store_in_parts(&path, bytes, commit).await;
+            }
+            if !commit() {
+                return Ok(false);
+            }
+            self.store.put(&path, PutPayload::from_bytes(bytes.clone())).await.map(|_| true)
+        });
+        stored.map_err(|error| failed("store object", &error).at(path.to_string()))
+    }
+
+    /// All parts first; the object appears with the last, small request.
+    async fn store_in_parts(&self, path: &Path, bytes: &Bytes, commit: impl FnOnce() -> bool) -> Result<bool, Error> {
+        let mut upload = self.store.put_multipart(path).await?;
+        let sent = async {
+            let mut on_their_way = FuturesUnordered::new();
+            for start in (0..bytes.len()).step_by(PART_BYTES) {
+                if on_their_way.len() == PARTS_AT_ONCE {
+                    on_their_way.try_next().await?;
+                }
+                let part = bytes.slice(start..bytes.len().min(start + PART_BYTES));
+                on_their_way.push(upload.put_part(PutPayload::from_bytes(part)));
+            }
+            while on_their_way.try_next().await?.is_some() {}
+            Ok(())
+        };
+        let sent: Result<(), Error> = sent.await;
+        let done = match sent {
+            Ok(()) if commit() => upload.complete().await.map(|_| true),
+            Ok(()) => Ok(false),
+            Err(error) => Err(error),
+        };
+        if !matches!(done, Ok(true)) {
+            // Best effort: what stays is invisible, and the bucket's lifecycle rule removes it.
+            let _ = upload.abort().await;
+        }
+        done
+    }
+
+    pub(super) fn list(&self, directory: &str) -> Result<Vec<Listed>, WarehouseError> {
+        let prefix = self.path(directory, "")?;
+        let listed = self.runtime.block_on(self.store.list_with_delimiter(Some(&prefix)));
+        let listed = listed.map_err(|error| failed("list partition", &error).at(prefix.to_string()))?;
+        let file = |object: object_store::ObjectMeta| {
+            Some(Listed {
+                name: object.location.filename()?.to_owned(),
+                modified_ms: object.last_modified.timestamp_millis(),
+                bytes: object.size,
+            })
+        };
+        Ok(listed.objects.into_iter().filter_map(file).collect())
+    }
+
+    pub(super) fn read(&self, directory: &str, file: &Listed) -> Reading {
+        Reading {
+            store: self.store.clone(),
+            path: self.path(directory, &file.name),
+            bytes: file.bytes,
+            runtime: self.runtime.clone(),
+            block: Arc::new(Mutex::new((0, Bytes::new()))),
+        }
+    }
+
+    pub(super) fn remove(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {
+        let path = self.path(directory, name)?;
+        let removed = self.runtime.block_on(self.store.delete(&path));
+        removed.map_err(|error| failed("remove object", &error).at(path.to_string()))
+    }
+
+    fn path(&self, directory: &str, name: &str) -> Result<Path, WarehouseError> {
+        let parts = [self.prefix.as_str(), directory, name];
+        let text = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+        Path::parse(&text).map_err(|error| WarehouseError::caused(WarehouseErrorKind::Refused, "name object", error))
+    }
+}
+
+/// One object that is being read, a block at a time.
+#[derive(Clone)]
+pub(in crate::warehouse) struct Reading {
+    store: Arc<dyn ObjectStore>,
+    path: Result<Path, WarehouseError>,
+    bytes: u64,
+    runtime: Handle,
+    /// The block read last, and where it begins.
+    block: Arc<Mutex<(u64, Bytes)>>,
+}
+
+impl Reading {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn get(&self, start: u64, length: usize) -> io::Result<Bytes> {
+        let end = start + length as u64;
+        let mut block = self.block.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, bytes) = &*block;
+        if start < *at || end > at + bytes.len() as u64 {
+            if end > self.bytes {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            // The end of a file is read backwards: its footer first.
+            let wanted = length.max(READ_AHEAD_BYTES) as u64;
+            let from = if end == self.bytes { start.min(self.bytes.saturating_sub(wanted)) } else { start };
+            let to = self.bytes.min(from + wanted.max(end - from));
+            let path = self.path.as_ref().map_err(|error| io::Error::other(error.clone()))?;
+            let read = self.runtime.block_on(self.store.get_range(path, from..to)).map_err(io::Error::other)?;
+            *block = (from, read);
+        }
+        let (at, bytes) = &*block;
+        let from = (start - at) as usize;
+        if from + length > bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(bytes.slice(from..from + length))
+    }
+
+    pub(super) fn read_from(&self, start: u64) -> impl Read + use<> {
+        Sequential { reading: self.clone(), at: start }
+    }
+}
+
+struct Sequential {
+    reading: Reading,
+    at: u64,
+}
+
+impl Read for Sequential {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = out.len().min((self.reading.bytes - self.at.min(self.reading.bytes)) as usize);
+        let bytes = self.reading.get(self.at, length)?;
+        out[..length].copy_from_slice(&bytes);
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+/// The client, and the prefix that the URL names.
+fn client(settings: &ObjectSettings) -> Result<(Arc<dyn ObjectStore>, String), WarehouseError> {
+    let refused = |error: String| WarehouseError::caused(WarehouseErrorKind::Refused, "set object store up", error);
+    let built = |error: Error| refused(error.to_string());
+    let retry = RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(2),
+            base: 2.0,
+        },
+        max_retries: RETRIES_MAX,
+        retry_timeout: RETRY_TIMEOUT,
+    };
+    let options = ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
+    let Some(url) = &settings.url else {
+        return Ok((Arc::new(s3(settings, None, options, retry)?.build().map_err(built)?), String::new()));
+    };
+    let (scheme, rest) =
+        url.split_once("://").ok_or_else(|| refused(format!("warehouse_url {url:?} has no scheme")))?;
+    let prefix = rest.split_once('/').map_or("", |(_, prefix)| prefix).to_owned();
+    let store: Arc<dyn ObjectStore> = match scheme {
+        "s3" | "s3a" => Arc::new(s3(settings, Some(url), options, retry)?.build().map_err(built)?),
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_url(url);
+            Arc::new(builder.with_client_options(options).with_retry(retry).build().map_err(built)?)
+        }
+        "az" | "azure" | "abfs" | "abfss" => {
+            let builder = MicrosoftAzureBuilder::from_env().with_url(url);
+            Arc::new(builder.with_client_options(options).with_retry(retry).build().map_err(built)?)
+        }
+        _ => return Err(refused(format!("warehouse_url {url:?} must begin with s3://, gs://, az:// or file://"))),
+    };
+    Ok((store, prefix))
+}
+
+fn s3(
+    settings: &ObjectSettings,
+    url: Option<&str>,
+    options: ClientOptions,
+    retry: RetryConfig,
+) -> Result<AmazonS3Builder, WarehouseError> {
+    let mut builder = AmazonS3Builder::from_env();
+    if settings.access_key_id.is_none() && builder.get_config_value(&AmazonS3ConfigKey::AccessKeyId).is_none() {
+        let profile = profile::read();
+        if let (Some(id), Some(secret)) = (profile.access_key_id, profile.secret_access_key) {
+            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+            if let Some(token) = profile.session_token {
+                builder = builder.with_token(token);
+            }
+        }
+        if let Some(region) = profile.region {
+            builder = builder.with_region(region);
+        }
+    }
+    if let Some(id) = &settings.access_key_id {
+        builder = builder.with_access_key_id(id);
+    }
+    if let Some(secret) = &settings.secret_access_key {
+        builder = builder.with_secret_access_key(secret);
+    }
+    if let Some(region) = &settings.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+    }
+    builder = match (url, &settings.bucket) {
+        (Some(url), _) => builder.with_url(url),
+        (None, Some(bucket)) => builder.with_bucket_name(bucket),
+        (None, None) => {
+            let detail = "s3_endpoint is set and s3_bucket is not";
+            return Err(WarehouseError::caused(WarehouseErrorKind::Refused, "set object store up", detail));
+        }
+    };
+    let plain = settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    Ok(builder
+        .with_virtual_hosted_style_request(!settings.path_style && settings.endpoint.is_none())
+        .with_client_options(options.with_allow_http(plain))
+        .with_retry(retry))
+}
+
+fn is_final(error: &Error) -> bool {
+    let text = chain(error);
+    matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotFound { .. })
+        || [
+            "403 Forbidden",
+            "401 Unauthorized",
+            "NoSuchBucket",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "AuthorizationHeaderMalformed",
+            "PermanentRedirect",
+        ]
+        .iter()
+        .any(|code| text.contains(code))
+}
+
+/// Which setting to look at.
+fn advice(error: &Error, settings: &ObjectSettings) -> String {
+    let text = chain(error);
+    let bucket = settings.bucket.as_deref().or(settings.url.as_deref()).unwrap_or_default();
+    if text.contains("NoSuchBucket") || matches!(error, Error::NotFound { .. }) {
+        format!("is there a bucket {bucket:?}? (s3_bucket, warehouse_url)")
+    } else if text.contains("AuthorizationHeaderMalformed") || text.contains("PermanentRedirect") {
+        "is the region right? (s3_region)".to_owned()
+    } else if is_final(error) {
+        "are the credentials right, and may they list, write and delete? (s3_access_key_id, s3_secret_access_key)"
+            .to_owned()
+    } else {
+        let endpoint = settings.endpoint.as_deref().unwrap_or("the object store");
+        format!("does {endpoint} answer? (s3_endpoint, warehouse_url)")
+    }
+}
+
+fn failed(context: &'static str, error: &Error) -> WarehouseError {
+    let kind = if is_final(error) { WarehouseErrorKind::Refused } else { WarehouseErrorKind::Unavailable };
+    WarehouseError::caused(kind, context, chain(error))
+}
+
+/// The error with its causes, which the client keeps apart.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
