@@ -4,6 +4,7 @@
 //! wait, stop in order. Maps the configuration onto the settings of each part.
 
 mod banner;
+mod engines;
 mod settings;
 
 use std::path::PathBuf;
@@ -20,17 +21,23 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
-use crate::config::{Address, Loaded};
+use crate::config::{Address, Config, Loaded};
 use crate::gateway::Destination;
 use crate::http::Readiness;
 use crate::reaction::{run_dispatcher, run_engine};
-use crate::role::RoleSet;
+use crate::role::{Role, RoleSet};
 use crate::sink::SinkStatus;
 use crate::store::Store;
 use crate::supervisor::{Supervisor, Tasks};
 use crate::warehouse::Warehouse;
 use crate::{admin, gateway, http, metrics, reaction, sink};
 
+pub use engines::{How, StartFailure, migrate};
+
+use engines::{Choice, Engines};
+
+/// How often the backends are asked whether they are there.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// How often acknowledged events are looked for that may be purged, and gauges are set.
 const JANITOR_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -50,31 +57,47 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let started = Instant::now();
     let config = &plan.loaded.config;
     let mut stop = Signals::install()?;
-    let gateway_listener = bind(&config.http_addr, "http_addr").await?;
     if plan.discard {
-        return discard(&plan, gateway_listener, stop).await;
+        let listener = bind(&config.http_addr, "http_addr").await?;
+        return discard(&plan, listener, stop).await;
     }
+    let gateway_listener = match plan.roles.has(Role::Gateway) {
+        true => Some(bind(&config.http_addr, "http_addr").await?),
+        false => None,
+    };
     let admin_listener = bind(&config.admin_addr, "admin_addr").await?;
-    let addresses = Addresses { http: gateway_listener.local_addr()?, admin: admin_listener.local_addr()? };
+    let addresses = Addresses {
+        http: gateway_listener.as_ref().map(TcpListener::local_addr).transpose()?,
+        admin: admin_listener.local_addr()?,
+    };
 
     let data_dir = PathBuf::from(&config.data_dir);
-    std::fs::create_dir_all(&data_dir).with_context(|| format!("create data directory {}", data_dir.display()))?;
-    let engines = Engines::open(&plan, &data_dir)?;
+    let choice = Choice::of(&plan.loaded, &plan.roles);
+    if choice.needs_directory() {
+        std::fs::create_dir_all(&data_dir).with_context(|| format!("create data directory {}", data_dir.display()))?;
+    }
+    let engines = tokio::select! {
+        opened = Engines::open(&choice, config, &data_dir) => opened?,
+        name = stop.first() => {
+            info!(signal = name, "stopped before the start was complete");
+            return Ok(());
+        }
+    };
     let readiness = Readiness::new();
     let mut supervisor = Supervisor::default();
-    let sink_status = start_roles(&plan, &engines, &readiness, &mut supervisor, gateway_listener)?;
-    let facts = Facts { plan: &plan, started, sink_status, data_dir: &data_dir };
+    let sink_status = start_roles(&plan, &choice, &engines, &readiness, &mut supervisor, gateway_listener)?;
+    let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir: &data_dir };
     start_admin(&facts, &engines, &readiness, &mut supervisor, admin_listener, prometheus);
 
     metrics::ready(true);
     info!(
-        version = env!("CARGO_PKG_VERSION"), roles = %plan.roles, http = %addresses.http, admin = %addresses.admin,
-        data_dir = %data_dir.display(), elapsed_ms = started.elapsed().as_millis() as u64, "ready",
+        version = env!("CARGO_PKG_VERSION"), roles = %plan.roles, http = addresses.http.map(tracing::field::display),
+        admin = %addresses.admin, bus = choice.bus_name(), store = choice.store_name(),
+        warehouse = choice.warehouse_name(), data_dir = choice.needs_directory().then(|| data_dir.display().to_string()),
+        elapsed_ms = started.elapsed().as_millis() as u64, "ready",
     );
-    if !config.http_addr.is_loopback() {
-        warn!(http = %addresses.http, "anyone who reaches this address can send events: API keys are not asked for yet");
-    }
-    banner::print(&plan, &addresses);
+    warn_of_weaknesses(&plan, &engines, &addresses);
+    banner::print(&plan, &choice, &addresses);
 
     let failed = tokio::select! {
         name = stop.first() => {
@@ -91,7 +114,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     match failed {
         Some(service) => anyhow::bail!("{service} failed too often; the log says why"),
         None if !in_time => {
-            anyhow::bail!("not everything ended in time; what was accepted is on disk and is handled at the next start")
+            anyhow::bail!("not everything ended in time; what was accepted is kept and is handled at the next start")
         }
         None => {
             info!("stopped");
@@ -100,74 +123,99 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     }
 }
 
-/// The engines behind the three ports.
-struct Engines {
-    bus: Bus,
-    store: Store,
-    warehouse: Warehouse,
-}
-
-impl Engines {
-    fn open(plan: &Plan, data_dir: &std::path::Path) -> anyhow::Result<Self> {
-        let config = &plan.loaded.config;
-        let bus = Bus::open_embedded(settings::bus(config, data_dir))
-            .with_context(|| format!("open the bus in {}", data_dir.display()))?;
-        let store = Store::open_sqlite(settings::store(config, data_dir))
-            .with_context(|| format!("open the store in {}", data_dir.display()))?;
-        let warehouse = Warehouse::open_local(data_dir.join("warehouse"))
-            .with_context(|| format!("open the warehouse in {}", data_dir.display()))?;
-        Ok(Self { bus, store, warehouse })
+fn warn_of_weaknesses(plan: &Plan, engines: &Engines, addresses: &Addresses) {
+    let config = &plan.loaded.config;
+    if let Some(http) = addresses.http
+        && !config.http_addr.is_loopback()
+    {
+        warn!(%http, "anyone who reaches this address can send events: API keys are not asked for yet");
     }
-
-    async fn close(self) {
-        self.bus.close().await;
-        self.store.close().await;
+    if !config.admin_addr.is_loopback() {
+        warn!(admin = %addresses.admin, "beyond loopback only health, readiness and metrics are served");
+    }
+    if let (Some(weakness), true) = (engines.bus.weakness(), plan.roles.has(Role::Gateway)) {
+        warn!(weakness, "a 2xx is weaker than an event on disk (nats_stream_replicas, nats_stream_storage)");
     }
 }
 
 struct Addresses {
-    http: std::net::SocketAddr,
+    http: Option<std::net::SocketAddr>,
     admin: std::net::SocketAddr,
 }
 
 /// What `/api/admin/status` tells beside the engines' own reports.
 struct Facts<'a> {
     plan: &'a Plan,
+    choice: &'a Choice,
     started: Instant,
     sink_status: SinkStatus,
     data_dir: &'a std::path::Path,
 }
 
-/// Starts the roles, each in its own stage: the order in which they stop.
+/// Starts the roles of this process, each in its own stage: the order in which they stop.
 fn start_roles(
     plan: &Plan,
+    choice: &Choice,
     engines: &Engines,
     readiness: &Readiness,
     supervisor: &mut Supervisor,
-    listener: TcpListener,
+    listener: Option<TcpListener>,
 ) -> anyhow::Result<SinkStatus> {
     let config = &plan.loaded.config;
     let budgets = settings::Budgets::of(config);
-    let (bus, store, warehouse) = (&engines.bus, &engines.store, &engines.warehouse);
+    let status = SinkStatus::default();
+    if let Some(listener) = listener {
+        supervisor.stage("gateway", budgets.gateway);
+        start_gateway(config, engines.bus.clone(), readiness.clone(), supervisor, listener);
+    }
+    if let Some(warehouse) = &engines.warehouse {
+        supervisor.stage("sink", budgets.sink);
+        let settings = settings::sink(config, !choice.objects);
+        start_sink(settings, engines.bus.clone(), warehouse.clone(), status.clone(), supervisor);
+    }
+    if let Some(store) = &engines.store {
+        supervisor.stage("reaction", budgets.reaction);
+        start_reaction(config, engines.bus.clone(), store.clone(), supervisor);
+        supervisor.stage("webhooks", budgets.webhooks);
+        start_webhooks(config, engines.bus.clone(), store.clone(), supervisor)?;
+    } else {
+        supervisor.stage("janitor", budgets.reaction);
+    }
+    let bus = engines.bus.clone();
+    supervisor.supervise("janitor", move |stop| janitor(bus.clone(), stop));
+    let watched = Watched {
+        bus: choice.nats.then(|| engines.bus.clone()),
+        store: engines.store.clone().filter(|_| choice.postgres),
+        sink: engines.warehouse.is_some().then(|| status.clone()),
+        readiness: readiness.clone(),
+    };
+    supervisor.supervise("readiness", move |stop| watched.clone().watch(stop));
+    Ok(status)
+}
 
-    supervisor.stage("gateway", budgets.gateway);
+fn start_gateway(config: &Config, bus: Bus, readiness: Readiness, supervisor: &mut Supervisor, listener: TcpListener) {
     let (address, mut listener) = (config.http_addr.clone(), Some(listener));
-    let (settings, destination, ready) = (settings::gateway(config), Destination::Bus(bus.clone()), readiness.clone());
+    let (settings, destination) = (settings::gateway(config), Destination::Bus(bus));
     supervisor.supervise("gateway", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
-        let (settings, destination, ready) = (settings.clone(), destination.clone(), ready.clone());
+        let (settings, destination, ready) = (settings.clone(), destination.clone(), readiness.clone());
         async move {
             let listener = rebind(listener, &address, "http_addr").await?;
             gateway::serve(listener, settings, destination, ready, stop).await;
             Ok(())
         }
     });
+}
 
-    let status = SinkStatus::default();
-    supervisor.stage("sink", budgets.sink);
-    let (settings, b, w, s) = (settings::sink(config), bus.clone(), warehouse.clone(), status.clone());
+fn start_sink(
+    settings: sink::Settings,
+    bus: Bus,
+    warehouse: Warehouse,
+    status: SinkStatus,
+    supervisor: &mut Supervisor,
+) {
     supervisor.supervise("sink", move |stop| {
-        let (settings, bus, warehouse, status) = (settings.clone(), b.clone(), w.clone(), s.clone());
+        let (settings, bus, warehouse, status) = (settings.clone(), bus.clone(), warehouse.clone(), status.clone());
         async move {
             let ended = sink::run(settings, bus, warehouse, status, stop).await;
             if let Err(error) = ended.as_ref()
@@ -179,27 +227,76 @@ fn start_roles(
             ended.map_err(Into::into)
         }
     });
+}
 
-    supervisor.stage("reaction", budgets.reaction);
-    let (settings, b, s) = (settings::engine(config), bus.clone(), store.clone());
+fn start_reaction(config: &Config, bus: Bus, store: Store, supervisor: &mut Supervisor) {
+    let settings = settings::engine(config);
     supervisor.supervise("rules", move |stop| {
-        let (settings, bus, store) = (settings.clone(), b.clone(), s.clone());
+        let (settings, bus, store) = (settings.clone(), bus.clone(), store.clone());
         async move { run_engine(settings, bus, store, stop).await.map_err(Into::into) }
     });
+}
 
-    supervisor.stage("webhooks", budgets.webhooks);
-    let (settings, b, s) = (settings::dispatcher(config)?, bus.clone(), store.clone());
+fn start_webhooks(config: &Config, bus: Bus, store: Store, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+    let settings = settings::dispatcher(config)?;
     supervisor.supervise("webhooks", move |stop| {
-        let (settings, bus, store) = (settings.clone(), b.clone(), s.clone());
+        let (settings, bus, store) = (settings.clone(), bus.clone(), store.clone());
         async move {
             let tasks = Tasks::new(stop.clone());
             run_dispatcher(settings, store, bus, tasks, stop).await.map_err(Into::into)
         }
     });
+    Ok(())
+}
 
-    let b = bus.clone();
-    supervisor.supervise("janitor", move |stop| janitor(b.clone(), stop));
-    Ok(status)
+/// The backends whose state readiness tells: those that can be away while the process is there.
+#[derive(Clone)]
+struct Watched {
+    bus: Option<Bus>,
+    store: Option<Store>,
+    sink: Option<SinkStatus>,
+    readiness: Readiness,
+}
+
+impl Watched {
+    async fn watch(self, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let (bus, store) =
+                tokio::join!(async { Some(self.bus.as_ref()?.ping().await.map_err(|error| chain(&error))) }, async {
+                    Some(self.store.as_ref()?.ping().await.map_err(|error| chain(&error)))
+                },);
+            let warehouse = self.sink.as_ref().map(|sink| sink.trouble().map_or(Ok(()), Err));
+            for (component, state) in [("nats", bus), ("postgres", store), ("warehouse", warehouse)] {
+                if let Some(state) = state {
+                    self.tell(component, state);
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            }
+        }
+    }
+
+    fn tell(&self, component: &'static str, state: Result<(), String>) {
+        match (self.readiness.failing(component), &state) {
+            (false, Err(reason)) => warn!(component, reason, "unready"),
+            (true, Ok(())) => info!(component, "ready again"),
+            _ => {}
+        }
+        self.readiness.set(component, state);
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 fn start_admin(
@@ -213,16 +310,13 @@ fn start_admin(
     let config = &facts.plan.loaded.config;
     let (ready, sink_status) = (readiness.clone(), facts.sink_status.clone());
     let (started, roles) = (facts.started, facts.plan.roles.names());
-    let data_dir = facts.data_dir.display().to_string();
-    let state = admin::State {
-        bus: engines.bus.clone(),
-        store: engines.store.clone(),
-        settings: Arc::new(admin::Settings { loopback: config.admin_addr.is_loopback(), allowed_hosts: Vec::new() }),
-        checks: admin::Checks {
-            rule: reaction::check_rule,
-            anomaly: reaction::check_anomaly_config,
-            webhook: reaction::check_webhook,
-        },
+    let backends = json!({
+        "bus": facts.choice.bus_name(),
+        "store": facts.choice.store_name(),
+        "warehouse": facts.choice.warehouse_name(),
+        "data_dir": facts.choice.needs_directory().then(|| facts.data_dir.display().to_string()),
+    });
+    let probes = admin::Probes {
         ready: Arc::new(move || (ready.ready(), ready.report())),
         metrics: Arc::new(move || prometheus.render()),
         status: Arc::new(move || {
@@ -230,12 +324,32 @@ fn start_admin(
                 "version": env!("CARGO_PKG_VERSION"),
                 "roles": roles,
                 "uptime_seconds": started.elapsed().as_secs(),
-                "backends": {"bus": "sqlite", "store": "sqlite", "warehouse": "local", "data_dir": data_dir},
+                "backends": backends,
                 "sink": sink_status.snapshot(),
             })
         }),
     };
-    let router = admin::router(state);
+    let loopback = config.admin_addr.is_loopback();
+    let settings = Arc::new(admin::Settings { loopback, allowed_hosts: Vec::new() });
+    let router = match &engines.store {
+        Some(store) if loopback => admin::router(admin::State {
+            bus: engines.bus.clone(),
+            store: store.clone(),
+            settings,
+            checks: admin::Checks {
+                rule: reaction::check_rule,
+                anomaly: reaction::check_anomaly_config,
+                webhook: reaction::check_webhook,
+            },
+            probes,
+        }),
+        Some(_) => admin::probes_router(
+            probes,
+            settings,
+            "The admin API has no authentication yet and is served on loopback only: see admin_addr.",
+        ),
+        None => admin::probes_router(probes, settings, "The admin API is served by processes with the role reaction."),
+    };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
     let (address, mut listener, limits) = (config.admin_addr.clone(), Some(listener), settings::admin_limits(config));
     supervisor.supervise("admin", move |stop| {
@@ -255,11 +369,11 @@ async fn janitor(bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
         match bus.purge_acknowledged().await {
             Ok(0) => {}
             Ok(purged) => info!(purged, "purged acknowledged events"),
-            Err(error) => warn!(error = %error, "cannot purge acknowledged events"),
+            Err(error) => warn!(error = %chain(&error), "cannot purge acknowledged events"),
         }
         // Reading the status sets the gauges.
         if let Err(error) = bus.status().await {
-            warn!(error = %error, "cannot read the state of the bus");
+            warn!(error = %chain(&error), "cannot read the state of the bus");
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

@@ -13,7 +13,10 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-pub use value::{Address, Codec, Count, Factor, LogFormat, LogLevel, Networks, Period, SecretKey, Setting, Size};
+pub use value::{
+    Address, Attempts, Codec, Count, Factor, Flag, List, LogFormat, LogLevel, Networks, Period, Publishing, Secret,
+    SecretKey, Setting, Size, SslMode, Storage, Url,
+};
 
 /// The built-in defaults, commented: also the documentation of every setting.
 pub const DEFAULTS: &str = include_str!("../deploy/causality.toml");
@@ -64,20 +67,41 @@ settings! {
     max_body_size: Size,
     max_batch_events: Count,
     admin_addr: Address,
+    nats_client_name: String,
+    nats_max_reconnects: Attempts,
+    nats_reconnect_wait: Period,
+    nats_timeout: Period,
+    nats_ack_wait: Period,
+    nats_publish_mode: Publishing,
+    nats_stream_name: String,
+    nats_stream_subjects: List,
     nats_stream_max_bytes: Size,
     nats_stream_max_age: Period,
+    nats_stream_replicas: Count,
+    nats_stream_storage: Storage,
+    nats_stream_dlq_stream_name: String,
     nats_stream_dlq_max_age: Period,
     dedup_window: Period,
+    s3_region: String,
     batch_max_events: Count,
-    batch_flush_interval: Period,
     batch_max_bytes: Size,
     batch_memory_max: Size,
     batch_max_concurrent_writes: Count,
     batch_fetch_batch_size: Count,
     parquet_compression: Codec,
     parquet_row_group_size: Count,
+    database_port: Count,
+    database_user: String,
+    database_name: String,
+    database_ssl_mode: SslMode,
+    database_max_open_conns: Count,
+    database_max_idle_conns: Count,
+    database_conn_max_lifetime: Period,
+    database_connect_timeout: Period,
+    database_statement_timeout: Period,
     consumer_name: String,
     engine_rule_refresh_interval: Period,
+    anomaly_config_refresh_interval: Period,
     anomaly_state_cleanup_interval: Period,
     anomaly_state_retention_duration: Period,
     dispatcher_workers: Count,
@@ -88,14 +112,39 @@ settings! {
     dispatcher_backoff_multiplier: Factor,
     dispatcher_max_attempts: Count,
     dispatcher_request_timeout: Period;
+    nats_url: Url,
+    nats_credentials_file: String,
+    nats_ca_file: String,
+    warehouse_url: Url,
+    s3_endpoint: Url,
+    s3_bucket: String,
+    s3_access_key_id: String,
+    s3_secret_access_key: Secret,
+    s3_use_path_style: Flag,
+    s3_prefix: String,
+    batch_flush_interval: Period,
+    database_url: Url,
+    database_host: String,
+    database_password: Secret,
+    database_ca_file: String,
     webhook_allowed_networks: Networks,
     secrets_key: SecretKey,
 }
 
-/// Names of the production backends, which this version does not have: a value that
-/// would silently be ignored is refused instead.
-const UNSUPPORTED: [&str; 7] =
-    ["NATS_URL", "DATABASE_HOST", "DATABASE_URL", "S3_BUCKET", "S3_ENDPOINT", "WAREHOUSE_URL", "ADMIN_TOKEN"];
+/// Names that other versions have and this one does not, with what to do instead: a value that would silently be
+/// ignored is refused. `false` asks for what is the case anyway.
+const UNSUPPORTED: [(&str, &str); 10] = [
+    ("ADMIN_TOKEN", "nothing: the admin API is served on loopback only"),
+    ("AUTH_ENABLED", "false: API keys are not asked for yet"),
+    ("RATE_LIMIT_ENABLED", "false: there are no rate limits yet"),
+    ("CORS_ALLOWED_ORIGINS", "nothing: there are no CORS headers yet"),
+    ("CORS_ALLOW_CREDENTIALS", "false: there are no CORS headers yet"),
+    ("COMPACTION_ENABLED", "false: files are not compacted yet"),
+    ("COMPACTION_SCHEDULE", "nothing: files are not compacted yet"),
+    ("BATCH_WORKER_COUNT", "nothing: a process encodes on one thread; start more sinks instead"),
+    ("ENGINE_MAX_CONCURRENT_EVALUATIONS", "nothing: a process evaluates in order; start more reactions instead"),
+    ("HTTP_TLS_CERT_FILE", "nothing: put a proxy that ends TLS in front"),
+];
 
 /// The configuration with where each value came from.
 #[derive(Debug)]
@@ -132,13 +181,15 @@ fn load_from(
     }
     let mut known = Vec::new();
     for (name, value) in environment {
-        if UNSUPPORTED.contains(&&*name) && !value.is_empty() {
-            wrong.push(Wrong {
-                key: name,
-                value: None,
-                source: "environment".into(),
-                allowed: "nothing: this version has the embedded backends only; unset it".into(),
-            });
+        if value.is_empty() {
+            // As a compose file leaves it when nobody set it.
+            continue;
+        }
+        if let Some((_, instead)) = UNSUPPORTED.iter().find(|(unsupported, _)| *unsupported == name) {
+            if value != "false" {
+                let allowed = format!("{instead}; unset it");
+                wrong.push(Wrong { key: name, value: None, source: "environment".into(), allowed });
+            }
         } else if let Some(known_name) = NAMES
             .iter()
             .find(|known| known.eq_ignore_ascii_case(&name) && name.chars().all(|c| !c.is_ascii_lowercase()))
@@ -163,21 +214,35 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     let mut refuse = |key: &str, value: String, allowed: &str| {
         wrong.push(Wrong { key: key.into(), value: Some(value), source: source(layers, key), allowed: allowed.into() });
     };
-    if !config.admin_addr.is_loopback() {
-        refuse(
-            "admin_addr",
-            config.admin_addr.show(),
-            "a loopback address such as 127.0.0.1:9090: the admin API has no authentication yet",
-        );
-    }
     if config.max_batch_events.0 > 1_000 {
         refuse("max_batch_events", config.max_batch_events.show(), "a whole number from 1 to 1000");
     }
     if config.dispatcher_max_backoff.0 < config.dispatcher_initial_backoff.0 {
         refuse("dispatcher_max_backoff", config.dispatcher_max_backoff.show(), "at least dispatcher_initial_backoff");
     }
+    if config.database_port.0 > usize::from(u16::MAX) {
+        refuse("database_port", config.database_port.show(), "a port from 1 to 65535");
+    }
+    if config.nats_stream_replicas.0 > 5 {
+        refuse("nats_stream_replicas", config.nats_stream_replicas.show(), "a whole number from 1 to 5");
+    }
+    if config.nats_ack_wait.0 < std::time::Duration::from_secs(1) {
+        refuse("nats_ack_wait", config.nats_ack_wait.show(), "a duration from 1s");
+    }
+    if config.s3_access_key_id.is_some() != config.s3_secret_access_key.is_some() {
+        let missing = if config.s3_access_key_id.is_some() { "s3_secret_access_key" } else { "s3_access_key_id" };
+        refuse(missing, String::new(), "set together with the other half of the credentials, or neither");
+    }
+    if config.warehouse_url.is_some() && (config.s3_bucket.is_some() || config.s3_prefix.is_some()) {
+        let url = config.warehouse_url.as_ref().map(Setting::show).unwrap_or_default();
+        refuse("warehouse_url", url, "unset when s3_bucket or s3_prefix is set: it names bucket and prefix itself");
+    }
+    let flush = config.batch_flush_interval.unwrap_or(config.http_read_timeout);
     for (key, period) in [
-        ("batch_flush_interval", config.batch_flush_interval),
+        ("batch_flush_interval", flush),
+        ("nats_timeout", config.nats_timeout),
+        ("database_connect_timeout", config.database_connect_timeout),
+        ("database_statement_timeout", config.database_statement_timeout),
         ("shutdown_timeout", config.shutdown_timeout),
         ("http_read_timeout", config.http_read_timeout),
     ] {
@@ -396,10 +461,14 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_not_ignored() {
-        let error = load_env(&[("NATS_URL", "nats://x"), ("ADMIN_ADDR", ":9090")]).unwrap_err().to_string();
-        assert!(error.contains("NATS_URL"), "{error}");
-        let error = load_env(&[("ADMIN_ADDR", ":9090")]).unwrap_err().to_string();
-        assert!(error.contains("loopback"), "{error}");
+        for (name, _) in UNSUPPORTED {
+            let error = load_env(&[(name, "7")]).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("unset it"), "{error}");
+            load_env(&[(name, "false")]).unwrap();
+            load_env(&[(name, "")]).unwrap();
+        }
+        let error = load_env(&[("S3_ACCESS_KEY_ID", "a")]).unwrap_err().to_string();
+        assert!(error.contains("s3_secret_access_key"), "{error}");
     }
 
     #[test]

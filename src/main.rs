@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Run(args) => cli::run::execute(args),
         Command::Config(args) => cli::config::execute(&args),
+        Command::Migrate(args) => cli::migrate::execute(&args),
         Command::Client(command) => command.execute(),
     };
     match ended {

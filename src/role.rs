@@ -41,6 +41,10 @@ impl RoleSet {
         self.0.len() == Role::ALL.len()
     }
 
+    pub fn has(&self, role: Role) -> bool {
+        self.0.contains(&role)
+    }
+
     pub fn names(&self) -> Vec<&'static str> {
         self.0.iter().map(|role| role.name()).collect()
     }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use serde_json::Value;
 
 use crate::bus::Bus;
@@ -41,6 +41,12 @@ pub struct State {
     pub store: Store,
     pub checks: Checks,
     pub settings: Arc<Settings>,
+    pub probes: Probes,
+}
+
+/// What the process says of itself. Cheap to clone.
+#[derive(Clone)]
+pub struct Probes {
     /// Whether the process takes traffic, and the document that says why.
     pub ready: Arc<dyn Fn() -> (bool, Value) + Send + Sync>,
     /// All metrics as Prometheus text.
@@ -82,18 +88,35 @@ pub fn router(state: State) -> Router {
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{id}", get(keys::show).delete(keys::revoke))
         .route("/status", get(probes::status));
+    let (settings, probes) = (state.settings.clone(), state.probes.clone());
     Router::new()
         .nest(BASE, api)
-        .route("/health", get(probes::health))
-        .route("/ready", get(probes::ready))
-        .route("/metrics", get(probes::metrics))
+        .with_state(Arc::new(Shared::new(state)))
+        .merge(probe_routes(probes))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
         // The router itself adds the Allow header.
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This resource does not have this method.")
         })
-        .layer(from_fn_with_state(state.settings.clone(), guard::admit))
-        .with_state(Arc::new(Shared::new(state)))
+        .layer(from_fn_with_state(settings, guard::admit))
+}
+
+/// Health, readiness and metrics alone, of a process that does not serve the API; `why` says who does.
+pub fn probes_router(probes: Probes, settings: Arc<Settings>, why: &'static str) -> Router {
+    let refuse = move || async move { Problem::new(StatusCode::NOT_FOUND, why) };
+    Router::new()
+        .merge(probe_routes(probes))
+        .route(&format!("{BASE}/{{*path}}"), any(refuse))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
+        .layer(from_fn_with_state(settings, guard::admit))
+}
+
+fn probe_routes(probes: Probes) -> Router {
+    Router::new()
+        .route("/health", get(probes::health))
+        .route("/ready", get(probes::ready))
+        .route("/metrics", get(probes::metrics))
+        .with_state(probes)
 }
 
 /// The state, and what requests share beside it.

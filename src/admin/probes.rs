@@ -9,25 +9,25 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::{Probes, Shared};
 
 pub(super) async fn health() -> Response {
     uncached(StatusCode::OK, json!({"status": "ok"}))
 }
 
-pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    let (ready, document) = (shared.state.ready)();
+pub(super) async fn ready(State(probes): State<Probes>) -> Response {
+    let (ready, document) = (probes.ready)();
     uncached(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, document)
 }
 
-pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn metrics(State(probes): State<Probes>) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], (shared.state.metrics)()).into_response()
+    ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], (probes.metrics)()).into_response()
 }
 
 /// Answers whatever can be told: a port that fails is said to fail.
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Response {
-    let mut document = (shared.state.status)();
+    let mut document = (shared.state.probes.status)();
     let (bus, store) = tokio::join!(shared.state.bus.status(), shared.state.store.status());
     if let Some(members) = document.as_object_mut() {
         let mut bus = told(bus);

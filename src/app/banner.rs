@@ -2,53 +2,95 @@
 
 use std::io::{IsTerminal, Write};
 
-use super::{Addresses, Plan};
-use crate::config::Setting;
+use super::{Addresses, Choice, Plan, settings};
+use crate::config::{Period, Setting};
 use crate::telemetry;
 
 /// Prints where everything is and what to try; only for people.
-pub(super) fn print(plan: &Plan, addresses: &Addresses) {
+pub(super) fn print(plan: &Plan, choice: &Choice, addresses: &Addresses) {
     let config = &plan.loaded.config;
     if !std::io::stdout().is_terminal() || !telemetry::is_text(config.log_format) {
         return;
     }
-    let text = render(plan, addresses);
+    let text = render(plan, choice, addresses);
     // Nobody reads a closed terminal.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-fn render(plan: &Plan, addresses: &Addresses) -> String {
+fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
     let config = &plan.loaded.config;
-    let (http, admin, dir) = (addresses.http, addresses.admin, config.data_dir.trim_end_matches('/'));
-    let data_source = plan.loaded.source("data_dir");
-    let open = if config.http_addr.is_loopback() {
-        "open to everyone on this machine"
-    } else {
-        "OPEN TO EVERYONE who reaches it"
+    let dir = config.data_dir.trim_end_matches('/');
+    let mut text = format!("\ncausality {} is ready.\n\n", env!("CARGO_PKG_VERSION"));
+    let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<10} {value}\n"));
+    if !plan.roles.is_all() {
+        line("roles", plan.roles.to_string());
+    }
+    if let Some(http) = addresses.http {
+        let open = if config.http_addr.is_loopback() {
+            "open to everyone on this machine"
+        } else {
+            "OPEN TO EVERYONE who reaches it"
+        };
+        line("events", format!("http://{http}   {open}: no API key is asked for"));
+    }
+    let reach =
+        if config.admin_addr.is_loopback() { "this machine only" } else { "health, readiness and metrics only" };
+    line("admin", format!("http://{}   {reach}", addresses.admin));
+    if choice.needs_directory() {
+        line("data", format!("{dir}   ({})", plan.loaded.source("data_dir")));
+    }
+    line(
+        "bus",
+        backend(plan, choice.bus_name(), "nats_url", "SQLite, in this process     (embedded, nothing to install)"),
+    );
+    if choice.store_name() != "none" {
+        let setting = if config.database_url.is_some() { "database_url" } else { "database_host" };
+        line("store", backend(plan, choice.store_name(), setting, "SQLite, in this process     (embedded)"));
+    }
+    let warehouse = match &config.warehouse_url {
+        Some(url) => url.show().trim_start_matches("file://").to_owned(),
+        None => format!("{dir}/warehouse"),
     };
-    let flush = config.batch_flush_interval.show();
-    format!(
-        "
-causality {version} is ready.
-
-  events     http://{http}   {open}: no API key is asked for
-  admin      http://{admin}   this machine only
-  data       {dir}   ({data_source})
-  bus        SQLite, in this process     (embedded, nothing to install)
-  store      SQLite, in this process     (embedded)
-  warehouse  Parquet in {dir}/warehouse   (local directory)
-
+    if choice.warehouse_name() != "none" {
+        let setting = if config.warehouse_url.is_some() { "warehouse_url" } else { "s3_bucket" };
+        let local = format!("Parquet in {warehouse}   (local directory)");
+        line("warehouse", backend(plan, choice.warehouse_name(), setting, &local));
+    }
+    if let Some(http) = addresses.http {
+        text.push_str(&format!(
+            "
 Send an event:
 
   curl http://{http}/v1/events/ingest -H 'Content-Type: application/json' -d '{{\"event\": {{\"appId\": \"demo\", \"deviceId\": \"me\", \"screenView\": {{\"screenName\": \"home\"}}}}}}'
-
+"
+        ));
+    }
+    if choice.warehouse_name() == "local" {
+        let flush = Period(settings::flush_interval(config, true)).show();
+        text.push_str(&format!(
+            "
 Find it, at most {flush} later:
 
-  duckdb -c \"SELECT * FROM read_parquet('{dir}/warehouse/**/*.parquet', hive_partitioning = true)\"
+  duckdb -c \"SELECT * FROM read_parquet('{warehouse}/**/*.parquet', hive_partitioning = true)\"
+"
+        ));
+    }
+    text.push_str("\nCtrl-C stops in order.\n\n");
+    text
+}
 
-Ctrl-C stops in order.
-
-",
-        version = env!("CARGO_PKG_VERSION"),
-    )
+/// An engine by its name, with where the choice came from.
+fn backend(plan: &Plan, name: &str, setting: &str, embedded: &str) -> String {
+    let title = match name {
+        "nats" => "NATS JetStream",
+        "postgres" => "PostgreSQL",
+        "objects" => "Parquet in an object store",
+        _ => return embedded.to_owned(),
+    };
+    let shown = plan.loaded.config.show();
+    let value = shown.iter().find(|(known, _)| *known == setting).and_then(|(_, value)| value.clone());
+    match value {
+        Some(value) => format!("{title} at {value}   ({setting}, {})", plan.loaded.source(setting)),
+        None => format!("{title} at its usual address   (roles run apart)"),
+    }
 }

@@ -1,20 +1,27 @@
 //! The configuration mapped onto the settings of each part.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::bus::EmbeddedSettings;
-use crate::config::{Codec, Config};
+use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
+use crate::config::{self, Codec, Config, Publishing, Storage};
 use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings};
-use crate::store::SqliteSettings;
-use crate::warehouse::Compression;
+use crate::store::{PostgresSettings, SqliteSettings, SslMode};
+use crate::warehouse::{Compression, ObjectSettings};
 use crate::{gateway, http, sink};
 
 /// Recent events kept in memory for consumers near the head.
 const TAIL_BYTES_MAX: usize = 16 << 20;
 /// Bodies of requests in flight, all together.
 const BODIES_BYTES_MAX: usize = 64 << 20;
+/// Where the servers are when roles run apart and nothing else is said.
+const NATS_URL: &str = "nats://localhost:4222";
+const DATABASE_HOST: &str = "localhost";
+const FLUSH_LOCAL: Duration = Duration::from_secs(5);
+const FLUSH_REMOTE: Duration = Duration::from_secs(300);
+/// How long a claimed delivery may wait for its request, beyond the request itself.
+const CLAIM_SPARE: Duration = Duration::from_secs(30);
 /// Admin connections; people and scrapers, not apps.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 
@@ -43,6 +50,74 @@ impl Budgets {
     /// What a part is told, so that it ends by itself before its stage is cut.
     fn inner(stage: Duration) -> Duration {
         stage.mul_f64(0.9)
+    }
+}
+
+pub(super) fn nats(config: &Config) -> NatsSettings {
+    NatsSettings {
+        url: config.nats_url.as_ref().map_or_else(|| NATS_URL.to_owned(), |url| url.0.clone()),
+        client_name: config.nats_client_name.clone(),
+        credentials_file: config.nats_credentials_file.as_ref().map(PathBuf::from),
+        ca_file: config.nats_ca_file.as_ref().map(PathBuf::from),
+        reconnects_max: config.nats_max_reconnects.0,
+        reconnect_wait: config.nats_reconnect_wait.0,
+        timeout: config.nats_timeout.0,
+        stream: config.nats_stream_name.clone(),
+        subjects: config.nats_stream_subjects.0.clone(),
+        age_max: config.nats_stream_max_age.0,
+        bytes_max: config.nats_stream_max_bytes.0,
+        replicas: config.nats_stream_replicas.0,
+        storage: match config.nats_stream_storage {
+            Storage::File => StreamStorage::File,
+            Storage::Memory => StreamStorage::Memory,
+        },
+        dead_letter_stream: config.nats_stream_dlq_stream_name.clone(),
+        dead_letter_age_max: config.nats_stream_dlq_max_age.0,
+        dedup_window: config.dedup_window.0,
+        publish: match config.nats_publish_mode {
+            Publishing::Auto => PublishMode::Auto,
+            Publishing::Single => PublishMode::Single,
+            Publishing::Atomic => PublishMode::Atomic,
+        },
+    }
+}
+
+pub(super) fn postgres(config: &Config) -> PostgresSettings {
+    PostgresSettings {
+        url: config.database_url.as_ref().map(|url| url.0.clone()),
+        host: config.database_host.clone().unwrap_or_else(|| DATABASE_HOST.to_owned()),
+        port: config.database_port.0 as u16,
+        user: config.database_user.clone(),
+        password: config.database_password.as_ref().map(|password| password.0.clone()),
+        database: config.database_name.clone(),
+        ssl_mode: match config.database_ssl_mode {
+            config::SslMode::Disable => SslMode::Disable,
+            config::SslMode::Prefer => SslMode::Prefer,
+            config::SslMode::Require => SslMode::Require,
+            config::SslMode::VerifyCa => SslMode::VerifyCa,
+            config::SslMode::VerifyFull => SslMode::VerifyFull,
+        },
+        ca_file: config.database_ca_file.as_ref().map(PathBuf::from),
+        connections_max: config.database_max_open_conns.0,
+        idle_connections_max: config.database_max_idle_conns.0,
+        connection_lifetime_max: config.database_conn_max_lifetime.0,
+        connect_timeout: config.database_connect_timeout.0,
+        statement_timeout: config.database_statement_timeout.0,
+        secrets_key: config.secrets_key.as_ref().map(|key| key.0.clone()),
+        migrate: false,
+    }
+}
+
+pub(super) fn objects(config: &Config) -> ObjectSettings {
+    ObjectSettings {
+        url: config.warehouse_url.as_ref().map(|url| url.0.clone()),
+        endpoint: config.s3_endpoint.as_ref().map(|url| url.0.clone()),
+        region: Some(config.s3_region.clone()),
+        bucket: config.s3_bucket.clone(),
+        access_key_id: config.s3_access_key_id.clone(),
+        secret_access_key: config.s3_secret_access_key.as_ref().map(|secret| secret.0.clone()),
+        path_style: config.s3_use_path_style.map_or(config.s3_endpoint.is_some(), |flag| flag.0),
+        prefix: config.s3_prefix.clone(),
     }
 }
 
@@ -87,10 +162,17 @@ pub(super) fn admin_limits(config: &Config) -> http::Limits {
     }
 }
 
-pub(super) fn sink(config: &Config) -> sink::Settings {
+/// A file is closed at this age: soon where a person looks, later where each file costs requests.
+pub(super) fn flush_interval(config: &Config, local: bool) -> Duration {
+    config.batch_flush_interval.map_or(if local { FLUSH_LOCAL } else { FLUSH_REMOTE }, |interval| interval.0)
+}
+
+pub(super) fn sink(config: &Config, local: bool) -> sink::Settings {
     sink::Settings {
         batch_events_max: config.batch_max_events.0,
-        flush_interval: config.batch_flush_interval.0,
+        flush_interval: flush_interval(config, local),
+        ack_wait: config.nats_ack_wait.0,
+        stream: config.nats_stream_name.clone(),
         file_bytes_max: config.batch_max_bytes.0 as usize,
         memory_bytes_max: config.batch_memory_max.0 as usize,
         fetch_messages_max: config.batch_fetch_batch_size.0,
@@ -114,7 +196,8 @@ fn compression(codec: Codec) -> Compression {
 pub(super) fn engine(config: &Config) -> EngineSettings {
     EngineSettings {
         consumer_name: config.consumer_name.clone(),
-        refresh_interval: config.engine_rule_refresh_interval.0,
+        refresh_interval: config.engine_rule_refresh_interval.0.min(config.anomaly_config_refresh_interval.0),
+        ack_wait: config.nats_ack_wait.0,
         max_attempts: config.dispatcher_max_attempts.0 as u32,
         state_cleanup_interval: config.anomaly_state_cleanup_interval.0,
         state_retention: config.anomaly_state_retention_duration.0,
@@ -139,6 +222,7 @@ pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> 
             max: config.dispatcher_max_backoff.0,
         },
         request_timeout: config.dispatcher_request_timeout.0,
+        lease: config.dispatcher_request_timeout.0 + CLAIM_SPARE,
         allowed_networks,
         stop_budget: Budgets::inner(Budgets::of(config).webhooks),
         ..DispatcherSettings::default()

@@ -224,6 +224,22 @@ impl Bus {
         }
     }
 
+    /// What makes a 2xx weaker than an event on disk, as far as can be seen from here.
+    pub fn weakness(&self) -> Option<&'static str> {
+        match &self.0 {
+            Inner::Embedded(_) => None,
+            Inner::Nats(engine) => engine.weakness(),
+        }
+    }
+
+    /// Fails when the bus cannot be reached.
+    pub async fn ping(&self) -> Result<(), BusError> {
+        match &self.0 {
+            Inner::Embedded(_) => Ok(()),
+            Inner::Nats(engine) => engine.ping().await,
+        }
+    }
+
     pub async fn status(&self) -> Result<BusStatus, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.status().await,

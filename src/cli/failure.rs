@@ -3,13 +3,15 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// The exit codes of every command; 64 and 69 as in `sysexits.h`.
+/// The exit codes of every command; 64, 69 and 78 as in `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
     Ok = 0,
     Failed = 1,
     Usage = 64,
     Unreachable = 69,
+    /// A server or a database does not accept what the settings say.
+    Refused = 78,
 }
 
 impl From<ExitStatus> for ExitCode {
@@ -37,6 +39,10 @@ impl Failure {
 
     pub fn unreachable(message: impl Into<String>) -> Self {
         Self { status: ExitStatus::Unreachable, message: message.into() }
+    }
+
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Refused, message: message.into() }
     }
 
     /// The same failure, told from where it happened.

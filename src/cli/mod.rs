@@ -5,6 +5,7 @@
 //! the store, the bus or a role.
 
 pub mod config;
+pub mod migrate;
 pub mod run;
 
 mod apply;
@@ -38,17 +39,20 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   causality run                          everything in one process, data in ./causality-data
+  causality run --role sink              one role, on NATS, PostgreSQL and S3
   causality apply -f rules.yaml          create or replace webhooks, rules and anomaly configs
   causality rules list                   what is configured
   causality deliveries list --status dead_letter
   causality bench --duration 10s         how fast is it here?
 
-Exit codes: 0 done, 1 failed, 64 wrong usage or configuration, 69 server unreachable.";
+Exit codes: 0 done, 1 failed, 64 wrong usage or configuration,
+69 server unreachable, 78 a server does not accept what the settings say.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(run::Args),
     Config(config::Args),
+    Migrate(migrate::Args),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -131,6 +135,7 @@ mod tests {
             "causality run",
             "causality run --role gateway,sink --config c.toml --data-dir /tmp/d",
             "causality config --config c.toml",
+            "causality migrate --config c.toml",
             "causality apply -f a.yaml -f dir -f -",
             "causality apply -f a.yaml --json --admin-url https://example.com --admin-token t",
             "causality rules list --json",

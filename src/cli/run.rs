@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::app::{self, Plan};
+use crate::app::{self, How, Plan, StartFailure};
 use crate::config;
 use crate::role::RoleSet;
 use crate::telemetry;
 
-/// Run the process: everything on this machine, with nothing installed
+/// Run the process: everything on this machine, with nothing installed, or some roles of it
 ///
-/// Settings come from built-in defaults, then --config, then the environment, then these flags;
+/// With --role gateway, sink or reaction, processes share NATS JetStream (nats_url), PostgreSQL
+/// (database_url) and an object store (warehouse_url); each port can also be switched alone.
+/// /// Settings come from built-in defaults, then --config, then the environment, then these flags;
 /// `causality config` shows them.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -45,12 +47,6 @@ impl Layers {
 /// Blocks until the process is told to stop, or fails.
 pub fn execute(args: Args) -> Result<(), Failure> {
     let loaded = args.layers.load()?;
-    if !args.role.is_all() {
-        return Err(Failure::usage(format!(
-            "--role {} needs a bus that processes can share, and the embedded bus lives in one process: leave --role out",
-            args.role
-        )));
-    }
     telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
     let metrics = telemetry::start_metrics().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
@@ -58,7 +54,11 @@ pub fn execute(args: Args) -> Result<(), Failure> {
     let ended = runtime.block_on(app::run(plan, metrics));
     // What an orderly stop left behind must not keep the process.
     runtime.shutdown_background();
-    ended.map_err(|error| Failure::failed(format!("{error:#}")))
+    ended.map_err(|error| match error.downcast_ref::<StartFailure>().map(|failure| failure.how) {
+        Some(How::Refused) => Failure::refused(error.to_string()),
+        Some(How::Unreachable) => Failure::unreachable(error.to_string()),
+        _ => Failure::failed(format!("{error:#}")),
+    })
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {

@@ -239,6 +239,115 @@ impl Setting for Factor {
     }
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flag(pub bool);
+
+impl Setting for Flag {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "on" | "yes" => Ok(Self(true)),
+            "false" | "0" | "off" | "no" => Ok(Self(false)),
+            _ => Err("true or false".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Attempts, or -1 for as many as it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempts(pub Option<usize>);
+
+impl Setting for Attempts {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim().parse::<i64>() {
+            Ok(-1) => Ok(Self(None)),
+            Ok(count) if count >= 0 => Ok(Self(Some(count as usize))),
+            _ => Err("a whole number, or -1 for no limit".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map_or_else(|| "-1".into(), |count| count.to_string())
+    }
+}
+
+/// A comma-separated list, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List(pub Vec<String>);
+
+impl Setting for List {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<_> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        if parts.is_empty() { Err("some texts, separated by commas".into()) } else { Ok(Self(parts)) }
+    }
+
+    fn show(&self) -> String {
+        self.0.join(",")
+    }
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Setting for Secret {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("some text".into()) } else { Ok(Self(text.to_owned())) }
+    }
+
+    fn show(&self) -> String {
+        "***".into()
+    }
+}
+
+/// One or more URLs, separated by commas, whose passwords are never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url(pub String);
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+impl Setting for Url {
+    fn parse(text: &str) -> Result<Self, String> {
+        let whole =
+            |url: &str| url.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+        if text.split(',').map(str::trim).all(whole) {
+            Ok(Self(text.trim().to_owned()))
+        } else {
+            Err("a URL such as scheme://host:port".into())
+        }
+    }
+
+    /// `scheme://user:***@host`; a lone user is a token, and as secret.
+    fn show(&self) -> String {
+        let redact = |url: &str| {
+            let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
+            let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+            match rest[..authority_end].rsplit_once('@') {
+                Some((user, host)) => {
+                    let user = user.split_once(':').map_or("***".to_owned(), |(user, _)| format!("{user}:***"));
+                    format!("{scheme}://{user}@{host}{}", &rest[authority_end..])
+                }
+                None => url.to_owned(),
+            }
+        };
+        self.0.split(',').map(|url| redact(url.trim())).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// Declares a setting that is one of a few words.
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
@@ -268,6 +377,20 @@ choice! {
 choice! {
     /// `auto`: text on a terminal, else JSON.
     LogFormat { Auto = "auto", Text = "text", Json = "json" }
+}
+choice! {
+    /// Where JetStream keeps messages.
+    Storage { File = "file", Memory = "memory" }
+}
+choice! {
+    /// How events are published to JetStream.
+    Publishing { Auto = "auto", Single = "single", Atomic = "atomic" }
+}
+choice! {
+    /// `sslmode`, as libpq defines it.
+    SslMode {
+        Disable = "disable", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca", VerifyFull = "verify-full",
+    }
 }
 choice! {
     /// The codec of Parquet pages.
@@ -306,6 +429,22 @@ mod tests {
         }
         for wrong in ["", "MB", "-1", "5 XB", "99999999999TiB"] {
             assert!(Size::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn passwords_in_urls_are_not_shown() {
+        for (url, shown) in [
+            ("nats://h:4222", "nats://h:4222"),
+            ("nats://u:p@h:4222, tls://token@i", "nats://u:***@h:4222,tls://***@i"),
+            ("postgres://u:p%40@h/db?sslmode=require", "postgres://u:***@h/db?sslmode=require"),
+            ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ] {
+            let parsed = Url::parse(url).unwrap();
+            assert_eq!((parsed.show(), format!("{parsed:?}")), (shown.to_owned(), shown.to_owned()));
+        }
+        for wrong in ["", "h:4222", "nats://", "://h", "nats://a,b"] {
+            assert!(Url::parse(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -42,6 +42,11 @@ impl Readiness {
         });
     }
 
+    /// Whether the component last reported a failure.
+    pub fn failing(&self, component: &str) -> bool {
+        self.0.borrow().components.get(component).is_some_and(Result::is_err)
+    }
+
     /// No more traffic from now on; there is no way back.
     pub fn set_draining(&self) {
         self.0.send_if_modified(|now| !std::mem::replace(&mut now.draining, true));

@@ -30,6 +30,11 @@ impl SinkStatus {
         Self::default()
     }
 
+    /// Why the warehouse refuses files at the moment.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
+    }
+
     pub fn snapshot(&self) -> Value {
         let figures = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let oldest_ms = figures.oldest_opened_at.map(|opened_at| opened_at.elapsed().as_millis() as u64);
@@ -46,11 +51,6 @@ impl SinkStatus {
             "stored_bytes": figures.stored_bytes,
             "trouble": figures.trouble,
         })
-    }
-
-    /// Why nothing can be stored at the moment, for readiness.
-    pub fn trouble(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut Figures)) {

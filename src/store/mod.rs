@@ -443,6 +443,14 @@ impl Store {
         }
     }
 
+    /// Fails when the store cannot be reached.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(_) => Ok(()),
+            Inner::Postgres(engine) => engine.ping().await,
+        }
+    }
+
     /// Counts by delivery status, for status and metrics.
     pub async fn status(&self) -> Result<StoreStatus, StoreError> {
         match &self.0 {

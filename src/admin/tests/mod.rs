@@ -82,9 +82,11 @@ impl Admin {
             store: store.clone(),
             checks: CHECKS,
             settings: Arc::new(Settings { loopback: true, allowed_hosts: Vec::new() }),
-            ready: Arc::new(|| (false, json!({"status": "unready"}))),
-            metrics: Arc::new(|| "causality_ready 0\n".to_owned()),
-            status: Arc::new(|| json!({"version": "1.2.3", "roles": ["all"]})),
+            probes: Probes {
+                ready: Arc::new(|| (false, json!({"status": "unready"}))),
+                metrics: Arc::new(|| "causality_ready 0\n".to_owned()),
+                status: Arc::new(|| json!({"version": "1.2.3", "roles": ["all"]})),
+            },
         };
         Self { router: router(state), store, bus, _dir: dir }
     }

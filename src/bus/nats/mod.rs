@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 use self::calls::Calls;
 use self::link::Link;
 use super::subject::Filter;
-use super::{Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, DeadLetter, NatsSettings, Published};
+use super::{
+    Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, DeadLetter, NatsSettings, Published, StreamStorage,
+};
 use crate::supervisor::Tasks;
 
 pub(super) use subscription::{Acker, Subscription};
@@ -133,6 +135,25 @@ impl Engine {
             BusError::caused(kind, "reconcile consumer", format!("consumer {}: {error}", spec.name))
         })?;
         Subscription::open(self.0.clone(), spec).await
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), BusError> {
+        self.0.check_open("reach NATS")?;
+        self.0.link.check(&self.0.client, "reach NATS")?;
+        self.0.stream_info().await.map(|_| ())
+    }
+
+    /// What makes a 2xx weaker than an event on disk, as far as the streams show it.
+    pub(super) fn weakness(&self) -> Option<&'static str> {
+        match (self.0.settings.storage, self.0.settings.replicas) {
+            (_, 2..) => None,
+            (StreamStorage::Memory, _) => {
+                Some("a stream in memory on one server loses everything when that server ends")
+            }
+            (StreamStorage::File, _) => Some(
+                "one server holds each event: unless its configuration says sync_interval: always, a power cut can lose the last two minutes of accepted events",
+            ),
+        }
     }
 
     pub(super) async fn status(&self) -> Result<BusStatus, BusError> {

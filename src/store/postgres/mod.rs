@@ -160,6 +160,17 @@ impl Engine {
         }
     }
 
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let context = "reach PostgreSQL";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            client.batch_execute("").await.map_err(failed(context))?;
+            client.whole = true;
+            Ok(())
+        })
+        .await
+    }
+
     pub(super) async fn status(&self) -> Result<StoreStatus, StoreError> {
         let context = "count store";
         self.call(context, async {

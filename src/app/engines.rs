@@ -1,0 +1,219 @@
+//! Which engine stands behind each port, and opening them.
+//!
+//! A port that nothing is said about is embedded when one process plays all roles, and the
+//! production engine at its usual address when roles run apart.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::settings;
+use crate::bus::{Bus, BusErrorKind};
+use crate::config::{Config, Loaded};
+use crate::role::{Role, RoleSet};
+use crate::store::{Store, StoreErrorKind};
+use crate::warehouse::{Warehouse, WarehouseErrorKind};
+
+/// How long a backend that cannot be reached is waited for at the start.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PAUSE: Duration = Duration::from_secs(1);
+
+/// What was chosen, in words; none where the role does not need the port.
+pub(super) struct Choice {
+    pub(super) nats: bool,
+    pub(super) postgres: bool,
+    pub(super) objects: bool,
+    needs_store: bool,
+    needs_warehouse: bool,
+}
+
+impl Choice {
+    /// Refuses what cannot be, in one sentence.
+    pub(super) fn of(loaded: &Loaded, roles: &RoleSet) -> Self {
+        let config = &loaded.config;
+        let local_url = config.warehouse_url.as_ref().is_some_and(|url| url.0.starts_with("file://"));
+        Self {
+            nats: config.nats_url.is_some() || !roles.is_all(),
+            postgres: config.database_url.is_some() || config.database_host.is_some() || !roles.is_all(),
+            objects: !local_url
+                && (config.warehouse_url.is_some() || config.s3_bucket.is_some() || config.s3_endpoint.is_some()),
+            needs_store: roles.has(Role::Reaction),
+            needs_warehouse: roles.has(Role::Sink),
+        }
+    }
+
+    pub(super) fn bus_name(&self) -> &'static str {
+        if self.nats { "nats" } else { "sqlite" }
+    }
+
+    pub(super) fn store_name(&self) -> &'static str {
+        match (self.needs_store, self.postgres) {
+            (false, _) => "none",
+            (true, true) => "postgres",
+            (true, false) => "sqlite",
+        }
+    }
+
+    pub(super) fn warehouse_name(&self) -> &'static str {
+        match (self.needs_warehouse, self.objects) {
+            (false, _) => "none",
+            (true, true) => "objects",
+            (true, false) => "local",
+        }
+    }
+
+    /// Whether anything is kept in the data directory.
+    pub(super) fn needs_directory(&self) -> bool {
+        !self.nats || (self.needs_store && !self.postgres) || (self.needs_warehouse && !self.objects)
+    }
+}
+
+/// The engines that the roles of this process need.
+pub(super) struct Engines {
+    pub(super) bus: Bus,
+    pub(super) store: Option<Store>,
+    pub(super) warehouse: Option<Warehouse>,
+}
+
+impl Engines {
+    pub(super) async fn open(choice: &Choice, config: &Config, data_dir: &Path) -> Result<Self, StartFailure> {
+        let bus = open("nats_url", || async {
+            let opened = if choice.nats {
+                Bus::connect_nats(settings::nats(config)).await
+            } else {
+                Bus::open_embedded(settings::bus(config, data_dir))
+            };
+            opened.map_err(|error| {
+                let how = match error.kind {
+                    BusErrorKind::Refused => How::Refused,
+                    BusErrorKind::Unavailable if choice.nats => How::Unreachable,
+                    _ => How::Failed,
+                };
+                StartFailure::new(how, place(choice.nats, "bus", "NATS", data_dir), &error)
+            })
+        })
+        .await?;
+        let store = match choice.needs_store {
+            false => None,
+            true => Some(
+                open("database_host", || async {
+                    let opened = if choice.postgres {
+                        Store::connect_postgres(settings::postgres(config)).await
+                    } else {
+                        Store::open_sqlite(settings::store(config, data_dir))
+                    };
+                    opened.map_err(|error| {
+                        let how = match error.kind {
+                            StoreErrorKind::Refused => How::Refused,
+                            StoreErrorKind::Unavailable if choice.postgres => How::Unreachable,
+                            _ => How::Failed,
+                        };
+                        StartFailure::new(how, place(choice.postgres, "store", "PostgreSQL", data_dir), &error)
+                    })
+                })
+                .await?,
+            ),
+        };
+        let warehouse = match choice.needs_warehouse {
+            false => None,
+            true => Some(
+                open("warehouse_url, s3_endpoint", || async {
+                    let opened = match (&config.warehouse_url, choice.objects) {
+                        (_, true) => Warehouse::open_objects(settings::objects(config)).await,
+                        (Some(url), false) => Warehouse::open_local(PathBuf::from(url.0.trim_start_matches("file://"))),
+                        (None, false) => Warehouse::open_local(data_dir.join("warehouse")),
+                    };
+                    opened.map_err(|error| {
+                        let how = match error.kind {
+                            WarehouseErrorKind::Refused => How::Refused,
+                            WarehouseErrorKind::Unavailable if choice.objects => How::Unreachable,
+                            _ => How::Failed,
+                        };
+                        StartFailure::new(how, place(choice.objects, "warehouse", "the object store", data_dir), &error)
+                    })
+                })
+                .await?,
+            ),
+        };
+        Ok(Self { bus, store, warehouse })
+    }
+
+    pub(super) async fn close(self) {
+        self.bus.close().await;
+        if let Some(store) = self.store {
+            store.close().await;
+        }
+    }
+}
+
+fn place(remote: bool, port: &str, server: &str, data_dir: &Path) -> String {
+    if remote { format!("open the {port} on {server}") } else { format!("open the {port} in {}", data_dir.display()) }
+}
+
+/// Tries until it works, until it cannot work, or until patience ends.
+async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
+    setting: &'static str,
+    attempt: impl Fn() -> F,
+) -> Result<T, StartFailure> {
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        match attempt().await {
+            Err(failure) if failure.how == How::Unreachable && Instant::now() < deadline => {
+                warn!(error = %failure, setting, "cannot be reached yet, trying again");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Why the process did not start.
+#[derive(Debug)]
+pub struct StartFailure {
+    pub how: How,
+    text: String,
+}
+
+/// What a start failed of; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// A setting, a credential or a schema is wrong.
+    Refused,
+    /// A server does not answer.
+    Unreachable,
+    Failed,
+}
+
+impl StartFailure {
+    fn new(how: How, place: String, error: &dyn std::error::Error) -> Self {
+        let mut text = format!("{place}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text = format!("{text}: {cause_text}");
+            }
+            source = cause.source();
+        }
+        Self { how, text }
+    }
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for StartFailure {}
+
+/// Brings the PostgreSQL schema to this version; the versions before and after.
+pub async fn migrate(config: &Config) -> Result<(u32, u32), StartFailure> {
+    let migrated = crate::store::migrate_postgres(settings::postgres(config)).await;
+    migrated.map(|migrated| (migrated.from, migrated.to)).map_err(|error| {
+        let how = if error.kind == StoreErrorKind::Unavailable { How::Unreachable } else { How::Refused };
+        StartFailure::new(how, "migrate the store on PostgreSQL".to_owned(), &error)
+    })
+}
