@@ -20,8 +20,8 @@ const NATS_URL: &str = "nats://localhost:4222";
 const DATABASE_HOST: &str = "localhost";
 const FLUSH_LOCAL: Duration = Duration::from_secs(5);
 const FLUSH_REMOTE: Duration = Duration::from_secs(300);
-/// How long a claimed delivery may wait for its request, beyond the request itself.
-const CLAIM_SPARE: Duration = Duration::from_secs(30);
+/// How long a claimed delivery may wait for its request, beyond a request before it and its own.
+const CLAIM_SPARE: Duration = Duration::from_secs(5);
 /// Admin connections; people and scrapers, not apps.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 
@@ -222,7 +222,7 @@ pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> 
             max: config.dispatcher_max_backoff.0,
         },
         request_timeout: config.dispatcher_request_timeout.0,
-        lease: config.dispatcher_request_timeout.0 + CLAIM_SPARE,
+        lease: 2 * config.dispatcher_request_timeout.0 + CLAIM_SPARE,
         allowed_networks,
         stop_budget: Budgets::inner(Budgets::of(config).webhooks),
         ..DispatcherSettings::default()

@@ -22,6 +22,7 @@ pub(crate) struct Server {
     http_port: u16,
     admin_port: u16,
     environment: Vec<(String, String)>,
+    role: Option<&'static str>,
     small: Option<PathBuf>,
 }
 
@@ -29,15 +30,32 @@ impl Server {
     /// Starts on free ports with data in `dir` and returns when it is ready.
     pub(crate) fn start(dir: &Path, environment: &[(&str, &str)]) -> Self {
         let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let server = Self::spawn(dir, environment, free_port(), free_port());
+        let server = Self::spawn(dir, environment, None, (free_port(), free_port()));
         server.wait_ready();
         server
     }
 
-    fn spawn(dir: &Path, environment: Vec<(String, String)>, http_port: u16, admin_port: u16) -> Self {
+    /// Only this role.
+    pub(crate) fn start_role(dir: &Path, role: &'static str, environment: &[(String, String)]) -> Self {
+        let server = Self::spawn(dir, environment.to_vec(), Some(role), (free_port(), free_port()));
+        server.wait_ready();
+        server
+    }
+
+    fn spawn(
+        dir: &Path,
+        environment: Vec<(String, String)>,
+        role: Option<&'static str>,
+        (http_port, admin_port): (u16, u16),
+    ) -> Self {
         let mut command = Command::new(binary());
         command.arg("run");
-        Self::spawn_command(command, dir, &dir.join("data"), environment, http_port, admin_port)
+        if let Some(role) = role {
+            command.args(["--role", role]);
+        }
+        let mut server = Self::spawn_command(command, dir, &dir.join("data"), environment, http_port, admin_port);
+        server.role = role;
+        server
     }
 
     fn spawn_command(
@@ -71,6 +89,7 @@ impl Server {
             http_port,
             admin_port,
             environment,
+            role: None,
             small: None,
         }
     }
@@ -100,7 +119,7 @@ impl Server {
         PathBuf::from(format!("/proc/{}/root{}", self.pid(), small.display()))
     }
 
-    fn wait_ready(&self) {
+    pub(crate) fn wait_ready(&self) {
         let url = format!("{}/ready", self.admin);
         wait_until(&format!("{url} answers 200; log in {}", self.dir.display()), || {
             get(&url).is_some_and(|(status, _)| status == 200)
@@ -129,7 +148,7 @@ impl Server {
     /// After [`Server::kill`] or [`Server::terminate`].
     pub(crate) fn restart(&mut self) {
         let environment = std::mem::take(&mut self.environment);
-        let next = Self::spawn(&self.dir, environment, self.http_port, self.admin_port);
+        let next = Self::spawn(&self.dir, environment, self.role, (self.http_port, self.admin_port));
         *self = next;
         self.wait_ready();
     }

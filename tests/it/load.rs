@@ -25,15 +25,20 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn start(http: &str) -> Self {
+        Self::start_on(&[http])
+    }
+
+    /// The threads take turns among the gateways.
+    pub(crate) fn start_on(gateways: &[&str]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
         let statuses = Arc::new(Mutex::new(BTreeMap::new()));
         let next = Arc::new(AtomicU64::new(0));
-        let url = format!("{http}/v1/events/batch");
         let threads = (0..THREADS)
-            .map(|_| {
-                let (stop, acknowledged, statuses, next, url) =
-                    (stop.clone(), acknowledged.clone(), statuses.clone(), next.clone(), url.clone());
+            .map(|thread| {
+                let url = format!("{}/v1/events/batch", gateways[thread % gateways.len()]);
+                let (stop, acknowledged, statuses, next) =
+                    (stop.clone(), acknowledged.clone(), statuses.clone(), next.clone());
                 std::thread::spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
                         let first = next.fetch_add(BATCH as u64, Ordering::SeqCst);

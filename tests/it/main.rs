@@ -2,6 +2,7 @@
 //! One test binary, so that linking stays short.
 
 mod chaos;
+mod cluster;
 mod command_line;
 mod harness;
 mod imports;

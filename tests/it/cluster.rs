@@ -1,0 +1,345 @@
+//! The product as several processes on a real NATS, a real PostgreSQL and a real S3 endpoint: what
+//! is promised when any of them is killed, stands still, or is away.
+
+use std::path::PathBuf;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Receiver, Server, get, post, signal, wait_until};
+use crate::load::{self, Load};
+use crate::services::nats::{NatsServer, Version};
+use crate::services::postgres::PostgresServer;
+use crate::services::s3::{self, S3Server};
+
+/// Kills of the default run; `CAUSALITY_CHAOS_CYCLES` asks for more.
+const KILL_CYCLES: usize = 12;
+/// Rounds of standing still; `CAUSALITY_FREEZE_ROUNDS` asks for more.
+const FREEZE_ROUNDS: usize = 1;
+/// The lease of the consumers here.
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+struct Cluster {
+    nats: NatsServer,
+    postgres: PostgresServer,
+    s3: S3Server,
+    database: String,
+    dir: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Cluster {
+    fn start(more: &[(&str, &str)]) -> Self {
+        let nats = NatsServer::start(Version::Newest);
+        let postgres = PostgresServer::start();
+        let s3 = S3Server::start();
+        let database = postgres.database();
+        let own = [
+            ("NATS_URL", nats.url()),
+            ("NATS_ACK_WAIT", format!("{}s", ACK_WAIT.as_secs())),
+            ("NATS_TIMEOUT", "2s".to_owned()),
+            ("NATS_RECONNECT_WAIT", "200ms".to_owned()),
+            ("DATABASE_URL", postgres.url(&database)),
+            ("DATABASE_CONNECT_TIMEOUT", "2s".to_owned()),
+            ("DATABASE_STATEMENT_TIMEOUT", "10s".to_owned()),
+            ("SECRETS_KEY", "0f".repeat(32)),
+            ("S3_ENDPOINT", s3.url()),
+            ("S3_BUCKET", s3::BUCKET.to_owned()),
+            ("S3_ACCESS_KEY_ID", s3::ACCESS_KEY.to_owned()),
+            ("S3_SECRET_ACCESS_KEY", s3::SECRET_KEY.to_owned()),
+            ("BATCH_FLUSH_INTERVAL", "200ms".to_owned()),
+            ("DISPATCHER_REQUEST_TIMEOUT", "2s".to_owned()),
+        ];
+        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let environment = own.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { nats, postgres, s3, database, dir: tempfile::tempdir().unwrap(), environment }
+    }
+
+    fn role(&self, role: &'static str, number: usize) -> Server {
+        Server::start_role(&self.process_dir(role, number), role, &self.environment)
+    }
+
+    fn process_dir(&self, role: &str, number: usize) -> PathBuf {
+        self.dir.path().join(format!("{role}-{number}"))
+    }
+
+    /// Waits until nothing is owed to anybody, as the reaction sees it.
+    fn wait_settled(&self, reaction: &Server) {
+        reaction.wait_drained();
+        wait_until("no delivery is owed any more", || {
+            let owed = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL";
+            self.postgres.sql(&self.database, owed) == "0"
+                && self.postgres.sql(&self.database, "SELECT count(*) FROM outbox") == "0"
+        });
+    }
+
+    /// Every promise, after the fact.
+    fn check(&self, receiver: &Receiver, acknowledged: &std::collections::BTreeSet<String>) {
+        load::check_warehouse(&self.s3.bucket(), acknowledged);
+        load::check_deliveries(receiver, acknowledged);
+        let records = self.postgres.sql(
+            &self.database,
+            "SELECT count(*) || ' ' || count(DISTINCT event_id) || ' ' || count(*) FILTER (WHERE status = 'delivered')
+             FROM deliveries",
+        );
+        let counts: Vec<usize> = records.split(' ').map(|count| count.parse().unwrap()).collect();
+        assert!(counts[0] == counts[1] && counts[1] == counts[2], "deliveries, events, delivered: {records}");
+        let wanted = acknowledged.iter().filter(|id| load::matching(id)).count();
+        assert!(counts[0] >= wanted, "{records}, and {wanted} matching events were acknowledged");
+    }
+}
+
+fn from_environment(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+fn resident_mib(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() / 1024
+}
+
+fn readiness(server: &Server) -> (u16, Value) {
+    let (status, body) = get(&format!("{}/ready", server.admin)).expect("the probe answers whatever happens");
+    (status, serde_json::from_str(&body).unwrap())
+}
+
+#[test]
+fn kill_9_of_any_part_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start(&[]);
+    let receiver = Receiver::start();
+    let mut servers: Vec<Server> = ["gateway", "gateway", "sink", "sink", "reaction", "reaction"]
+        .into_iter()
+        .enumerate()
+        .map(|(number, role)| cluster.role(role, number))
+        .collect();
+    servers[4].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
+    servers[4].admin_create("/rules", &load::rule("ops"));
+    let load = Load::start_on(&[&servers[0].http, &servers[1].http]);
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", KILL_CYCLES) {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis(200 + (state >> 33) % 800));
+        match cycle % 8 {
+            6 => {
+                cluster.nats.kill9();
+                cluster.nats.restart();
+            }
+            7 => {
+                cluster.postgres.kill9();
+                cluster.postgres.restart();
+            }
+            // Sinks and reactions first, so that a short run has met each kind.
+            victim => servers[(victim + 2) % 6].kill_and_restart(),
+        }
+    }
+    let before = load.acknowledged();
+    wait_until("load goes on after the last kill", || load.acknowledged() > before + 500);
+    let acknowledged = load.stop();
+    for server in &servers {
+        server.wait_ready();
+    }
+    cluster.wait_settled(&servers[5]);
+    for mut server in servers {
+        assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());
+    }
+    cluster.check(&receiver, &acknowledged);
+}
+
+/// A process that stands still for longer than its leases wakes up believing that they are its own.
+#[test]
+fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
+    let cluster = Cluster::start(&[]);
+    let receiver = Receiver::start();
+    let gateway = cluster.role("gateway", 0);
+    let servers: Vec<Server> = ["sink", "sink", "reaction", "reaction"]
+        .into_iter()
+        .enumerate()
+        .map(|(number, role)| cluster.role(role, number))
+        .collect();
+    servers[2].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
+    servers[2].admin_create("/rules", &load::rule("ops"));
+    let load = Load::start_on(&[&gateway.http]);
+    for round in 0..from_environment("CAUSALITY_FREEZE_ROUNDS", FREEZE_ROUNDS) {
+        let before = load.acknowledged();
+        wait_until("load goes on", || load.acknowledged() > before + 2_000);
+        let frozen = [&servers[round % 2], &servers[2 + round % 2]];
+        frozen.iter().for_each(|server| signal(server.pid(), "STOP"));
+        std::thread::sleep(ACK_WAIT * 2 + Duration::from_millis(500));
+        frozen.iter().for_each(|server| signal(server.pid(), "CONT"));
+        std::thread::sleep(ACK_WAIT / 2);
+    }
+    let acknowledged = load.stop();
+    for server in &servers {
+        server.wait_ready();
+    }
+    cluster.wait_settled(&servers[2]);
+    drop(gateway);
+    for mut server in servers {
+        assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());
+    }
+    cluster.check(&receiver, &acknowledged);
+}
+
+/// With a backend away clients get 503 with `Retry-After`, readiness names it, and work resumes by itself.
+#[test]
+fn a_backend_that_is_away_is_named_and_waited_for() {
+    let mut cluster = Cluster::start(&[]);
+    let receiver = Receiver::start();
+    let (gateway, sink, reaction) = (cluster.role("gateway", 0), cluster.role("sink", 0), cluster.role("reaction", 0));
+    reaction.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
+    reaction.admin_create("/rules", &load::rule("ops"));
+    let load = Load::start_on(&[&gateway.http]);
+    wait_until("load runs", || load.acknowledged() > 500);
+    let unready = |server: &Server, component: &str| {
+        wait_until(&format!("readiness names {component}"), || {
+            let (status, report) = readiness(server);
+            status == 503 && report["components"][component] != "ok" && !report["components"][component].is_null()
+        });
+    };
+    let body = json!({"event": {"appId": "a", "deviceId": "d", "userLogin": {}}}).to_string();
+
+    cluster.nats.kill9();
+    unready(&gateway, "nats");
+    unready(&sink, "nats");
+    let refused = ureq_head(&format!("{}/v1/events/ingest", gateway.http), &body);
+    assert_eq!(refused.0, 503);
+    assert!(refused.1.is_some_and(|after| after.parse::<u32>().is_ok()), "Retry-After is there");
+    std::thread::sleep(Duration::from_secs(3));
+    cluster.nats.restart();
+    let (back, before) = (Instant::now(), load.acknowledged());
+    wait_until("ingest resumes", || load.acknowledged() > before + 200);
+    assert!(back.elapsed() < Duration::from_secs(30), "resumed after {:?}", back.elapsed());
+
+    cluster.postgres.kill9();
+    unready(&reaction, "postgres");
+    let before = load.acknowledged();
+    wait_until("events are taken without the store", || load.acknowledged() > before + 200);
+    cluster.postgres.restart();
+    reaction.wait_ready();
+    let hooks = receiver.all().len();
+    wait_until("webhooks resume", || receiver.all().len() > hooks);
+
+    cluster.s3.stop();
+    unready(&sink, "warehouse");
+    let before = load.acknowledged();
+    wait_until("events are taken without the warehouse", || load.acknowledged() > before + 200);
+    cluster.s3.restart();
+    sink.wait_ready();
+
+    let acknowledged = load.stop();
+    cluster.wait_settled(&reaction);
+    let peaks = [&gateway, &sink, &reaction].map(resident_mib);
+    assert!(peaks.iter().all(|mib| *mib < 250), "gateway, sink, reaction: {peaks:?} MiB");
+    for mut server in [gateway, sink, reaction] {
+        assert!(server.terminate(Duration::from_secs(35)).success());
+    }
+    cluster.check(&receiver, &acknowledged);
+}
+
+/// The status and `Retry-After` of a post.
+fn ureq_head(url: &str, body: &str) -> (u16, Option<String>) {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let response = agent.post(url).header("content-type", "application/json").send(body).unwrap();
+    let after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+    (response.status().as_u16(), after)
+}
+
+#[test]
+fn a_key_sent_to_two_gateways_at_once_is_stored_once() {
+    let cluster = Cluster::start(&[]);
+    let gateways = [cluster.role("gateway", 0), cluster.role("gateway", 1)];
+    let mut sink = cluster.role("sink", 0);
+    for key in 0..50 {
+        let body =
+            json!({"event": {"appId": "a", "deviceId": "d", "idempotencyKey": format!("k{key}"), "userLogin": {}}});
+        let (body, barrier) = (body.to_string(), Barrier::new(2));
+        let duplicates: Vec<bool> = std::thread::scope(|scope| {
+            let send = |gateway: &Server| {
+                let url = format!("{}/v1/events/ingest", gateway.http);
+                let (body, barrier) = (&body, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    let (status, reply) = post(&url, body.as_bytes(), "application/json").unwrap();
+                    assert_eq!(status, 200, "{reply}");
+                    serde_json::from_str::<Value>(&reply).unwrap()["duplicate"].as_bool().unwrap()
+                })
+            };
+            let both = [send(&gateways[0]), send(&gateways[1])];
+            both.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(duplicates.iter().filter(|duplicate| **duplicate).count(), 1, "key {key}");
+    }
+    assert!(sink.terminate(Duration::from_secs(35)).success());
+    let read = crate::harness::python("read_parquet.py", &[cluster.s3.bucket().to_str().unwrap(), "ids"], "");
+    assert_eq!(serde_json::from_str::<Value>(&read).unwrap()["rows"], 50);
+}
+
+#[test]
+fn a_full_stream_answers_503_and_drops_nothing_unread() {
+    let cluster = Cluster::start(&[("NATS_STREAM_MAX_BYTES", "4MiB")]);
+    let gateway = cluster.role("gateway", 0);
+    let load = Load::start_on(&[&gateway.http]);
+    wait_until("the stream is full", || load.statuses().contains_key(&503));
+    wait_until("readiness says so", || {
+        let (status, report) = readiness(&gateway);
+        status == 503 && report["components"]["bus"].as_str().is_some_and(|why| why.contains("full"))
+    });
+    let before = load.acknowledged();
+    // Nobody has read anything so far.
+    let (sink, reaction) = (cluster.role("sink", 0), cluster.role("reaction", 0));
+    wait_until("it drains and ingest resumes", || load.acknowledged() > before + 2_000);
+    let acknowledged = load.stop();
+    reaction.wait_drained();
+    for mut server in [gateway, sink, reaction] {
+        assert!(server.terminate(Duration::from_secs(35)).success());
+    }
+    load::check_warehouse(&cluster.s3.bucket(), &acknowledged);
+}
+
+/// What cannot work ends the start with the setting's name; what may work later is waited for.
+#[test]
+fn a_wrong_backend_setting_ends_the_start_and_is_named() {
+    let cluster = Cluster::start(&[]);
+    let wrong_password = cluster.postgres.url(&cluster.database).replace("opensesame", "wrong");
+    let wrong_database = cluster.postgres.url("nowhere");
+    let older = cluster.postgres.database();
+    cluster.postgres.sql(
+        &older,
+        "CREATE TABLE schema_migrations (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz);
+         INSERT INTO schema_migrations VALUES (99, 'later', now())",
+    );
+    let newer = cluster.postgres.url(&older);
+    for (role, changes, wanted, code) in [
+        ("reaction", vec![("DATABASE_URL", wrong_password.as_str())], "database_password", 78),
+        ("reaction", vec![("DATABASE_URL", wrong_database.as_str())], "database_name", 78),
+        ("reaction", vec![("DATABASE_URL", newer.as_str())], "schema version 99", 78),
+        ("sink", vec![("S3_BUCKET", "nowhere")], "s3_bucket", 78),
+        ("sink", vec![("S3_SECRET_ACCESS_KEY", "wrong")], "s3_secret_access_key", 78),
+        ("gateway", vec![("NATS_STREAM_REPLICAS", "3")], "nats_stream_", 78),
+        ("gateway", vec![("NATS_CREDENTIALS_FILE", "/nowhere.creds")], "nats_credentials_file", 78),
+    ] {
+        let mut environment = cluster.environment.clone();
+        for (name, value) in &changes {
+            environment.retain(|(known, _)| known != name);
+            environment.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        let started = Instant::now();
+        let output = std::process::Command::new(crate::harness::binary())
+            .args(["run", "--role", role])
+            .env_clear()
+            .envs(environment)
+            .env("HTTP_ADDR", "127.0.0.1:0")
+            .env("ADMIN_ADDR", "127.0.0.1:0")
+            .env("DATA_DIR", cluster.dir.path().join("refused"))
+            .output()
+            .unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{changes:?}: {message}");
+        let last = message.lines().last().unwrap_or_default();
+        assert!(last.contains(wanted), "{changes:?}: {message}");
+        assert!(!message.contains("opensesame"), "{message}");
+        assert!(started.elapsed() < PATIENCE);
+    }
+}
