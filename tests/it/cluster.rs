@@ -50,6 +50,7 @@ impl Cluster {
             ("S3_SECRET_ACCESS_KEY", s3::SECRET_KEY.to_owned()),
             ("BATCH_FLUSH_INTERVAL", "200ms".to_owned()),
             ("DISPATCHER_REQUEST_TIMEOUT", "2s".to_owned()),
+            ("BATCH_FETCH_BATCH_SIZE", "2000".to_owned()),
         ];
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let environment = own.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value)).collect();
@@ -87,6 +88,22 @@ impl Cluster {
         assert!(counts[0] == counts[1] && counts[1] == counts[2], "deliveries, events, delivered: {records}");
         let wanted = acknowledged.iter().filter(|id| load::matching(id)).count();
         assert!(counts[0] >= wanted, "{records}, and {wanted} matching events were acknowledged");
+    }
+}
+
+/// What the processes complained of, when a test fails.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for process in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            let log = std::fs::read_to_string(process.path().join("log.jsonl")).unwrap_or_default();
+            let loud = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+            for line in loud.take(40) {
+                eprintln!("{}: {line}", process.file_name().display());
+            }
+        }
     }
 }
 

@@ -119,7 +119,8 @@ pub(crate) fn check_warehouse(dir: &std::path::Path, acknowledged: &BTreeSet<Str
         }
     }
     let lost: Vec<_> = acknowledged.difference(&seen).collect();
-    assert!(doubled.is_empty(), "{} doubled, such as {:?}", doubled.len(), &doubled[..doubled.len().min(5)]);
+    let places: Vec<_> = doubled.iter().take(5).map(|id| (id, &read["doubled"][*id])).collect();
+    assert!(doubled.is_empty(), "{} doubled, such as {places:?}", doubled.len());
     assert!(lost.is_empty(), "{} of {} lost, such as {:?}", lost.len(), acknowledged.len(), &lost[..lost.len().min(5)]);
 }
 

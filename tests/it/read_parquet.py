@@ -1,7 +1,7 @@
 """Reads the warehouse with DuckDB, which shares no code with the product.
 
     read_parquet.py DIR compare   expected rows as a JSON list on standard input; every field is compared
-    read_parquet.py DIR ids       prints {"rows": N, "ids": [...]} of all rows
+    read_parquet.py DIR ids       prints {"rows": N, "ids": [...], "doubled": {id: [file#sequence, ...]}} of all rows
 """
 
 import json
@@ -15,7 +15,7 @@ is_emulator sdk_version payload_json received_at_ms idempotency_key stream_seque
 
 
 def read(directory, columns):
-    source = f"read_parquet('{directory}/**/*.parquet', hive_partitioning = true, hive_types_autocast = false)"
+    source = f"read_parquet('{directory}/**/*.parquet', hive_partitioning = true, hive_types_autocast = false, filename = true)"
     rows = duckdb.sql(f"SELECT {', '.join(columns)} FROM {source}").fetchall()
     return [dict(zip(columns, row)) for row in rows]
 
@@ -47,8 +47,12 @@ def compare(directory):
 
 
 def ids(directory):
-    rows = read(directory, ["id"])
-    print(json.dumps({"rows": len(rows), "ids": [row["id"] for row in rows]}))
+    rows = read(directory, ["id", "filename", "stream_sequence"])
+    places = {}
+    for row in rows:
+        places.setdefault(row["id"], []).append(f"{row['filename'].rsplit('/', 2)[-1]}#{row['stream_sequence']}")
+    doubled = {id: where for id, where in places.items() if len(where) > 1}
+    print(json.dumps({"rows": len(rows), "ids": [row["id"] for row in rows], "doubled": doubled}))
 
 
 {"compare": compare, "ids": ids}[sys.argv[2]](sys.argv[1])

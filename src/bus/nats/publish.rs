@@ -117,19 +117,19 @@ impl Shared {
         for (layout, _) in kept.iter().zip(covered).filter(|(_, covered)| !**covered) {
             self.send(records, layout, None).await?;
         }
-        self.flush().await
+        self.round_trip().await
     }
 
-    /// Returns when the server has taken everything that was sent so far.
-    pub(super) async fn flush(&self) -> Result<(), BusError> {
-        let failed = |why: &str| BusError::caused(BusErrorKind::Unavailable, "flush connection", why);
-        match tokio::time::timeout(self.settings.timeout, self.client.flush()).await {
-            Ok(flushed) => flushed.map_err(|error| failed(&error.to_string())),
-            Err(_) => {
-                self.link.unanswered(&self.client).await;
-                Err(failed("NATS did not answer within nats_timeout"))
-            }
-        }
+    /// Returns when the server has taken everything that was sent so far, and everything that it had sent before is
+    /// here: a message to ourselves, which passes both queues in their order. The client's own `flush` only hands
+    /// its buffer to the operating system.
+    pub(super) async fn round_trip(&self) -> Result<(), BusError> {
+        self.link.check(&self.client, "reach NATS")?;
+        let call = self.calls.call(&self.link, 1);
+        let sent = self.client.publish(call.reply_to(0), Bytes::new()).await;
+        sent.map_err(|error| super::streams::failed("reach NATS", error))?;
+        let (_, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
+        why.map_or(Ok(()), Err)
     }
 
     async fn send(&self, records: &Bytes, layout: &Layout, reply: Option<String>) -> Result<(), BusError> {

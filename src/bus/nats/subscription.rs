@@ -45,8 +45,10 @@ pub(in crate::bus) struct Subscription {
     /// Up to here messages are suspect; none until it is known for the connection at hand.
     suspect_to: Option<u64>,
     pull: Option<Pull>,
-    /// What comes from now on was leased after this.
+    /// What the last fetch brought was leased after this.
     leased_at: Instant,
+    /// When nothing was here last: what is here now was leased after this.
+    empty_at: Instant,
     /// Taken, and not handed out because the fetch was cancelled.
     ready: Vec<Delivery>,
     ready_bytes: usize,
@@ -97,6 +99,7 @@ impl Subscription {
             suspect_to: None,
             pull: None,
             leased_at: Instant::now(),
+            empty_at: Instant::now(),
             ready: Vec::new(),
             ready_bytes: 0,
             passed: Vec::new(),
@@ -133,15 +136,16 @@ impl Subscription {
                     continue;
                 }
             }
-            self.let_go_of_stale();
-            self.take_at_hand(messages_max, bytes_max);
+            if let Err(error) = self.look(messages_max, bytes_max).await {
+                debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+                continue;
+            }
             self.settle_aside().await;
             if !self.ready.is_empty() {
                 self.ready_bytes = 0;
                 return Ok(std::mem::take(&mut self.ready));
             }
-            // What is still to come was not here a moment ago.
-            self.leased_at = Instant::now();
             if self.pull.as_ref().is_none_or(|pull| pull.missing == 0) {
                 if let Some(pause_until) = pause_until {
                     // The last request of this fetch ended without a message.
@@ -192,14 +196,47 @@ impl Subscription {
         Ok(())
     }
 
-    /// Takes what has arrived, up to both limits.
-    fn take_at_hand(&mut self, messages_max: usize, bytes_max: usize) {
-        while self.ready.len() < messages_max && (self.ready.is_empty() || self.ready_bytes < bytes_max) {
-            match self.incoming.next().now_or_never() {
-                Some(Some(message)) => self.take(message),
-                _ => return,
+    /// Takes what is here, knowing since when at most it has been leased.
+    ///
+    /// What this process has not read yet may wait in the connection for as long as the process did not run, so after
+    /// a gap an empty queue alone says nothing: only a round trip, whose answer comes behind everything
+    /// that was sent before it, does.
+    async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
+        let seen = Instant::now();
+        let oldest = if self.ready.is_empty() { self.empty_at } else { self.leased_at };
+        let (gap, ack_wait) = (seen.saturating_duration_since(oldest), self.acker.consumer.ack_wait);
+        if gap > ack_wait / 8 {
+            self.acker.shared.round_trip().await?;
+        }
+        if gap >= ack_wait / 2 {
+            self.let_go();
+            self.leased_at = seen;
+        } else {
+            if self.ready.is_empty() {
+                self.leased_at = self.empty_at;
+            }
+            if !self.take_at_hand(messages_max, bytes_max) {
+                return Ok(());
             }
         }
+        self.empty_at = seen;
+        Ok(())
+    }
+
+    /// Takes what has arrived, up to both limits; true when nothing is left.
+    fn take_at_hand(&mut self, messages_max: usize, bytes_max: usize) -> bool {
+        while self.ready.len() < messages_max && (self.ready.is_empty() || self.ready_bytes < bytes_max) {
+            match self.at_hand() {
+                Some(message) => self.take(message),
+                _ => return true,
+            }
+        }
+        false
+    }
+
+    /// Without the runtime's budget, which would make a queue look empty that is not.
+    fn at_hand(&mut self) -> Option<Message> {
+        tokio::task::unconstrained(self.incoming.next()).now_or_never().flatten()
     }
 
     fn take(&mut self, message: Message) {
@@ -244,25 +281,18 @@ impl Subscription {
     }
 
     /// Messages that arrived while nobody fetched, and whose leases are more than half over, come again.
-    fn let_go_of_stale(&mut self) {
-        if self.leased_at.elapsed() < self.acker.consumer.ack_wait / 2 {
-            return;
-        }
+    fn let_go(&mut self) {
         let mut let_go = self.ready.len();
         self.ready.clear();
         self.ready_bytes = 0;
-        while let Some(Some(message)) = self.incoming.next().now_or_never() {
+        while let Some(message) = self.at_hand() {
             let_go += usize::from(message.reply.is_some());
         }
         self.pull = None;
         if let_go > 0 {
-            warn!(
-                messages = let_go,
-                consumer = self.acker.consumer.name,
-                "messages waited too long here, they come again"
-            );
+            let consumer = &self.acker.consumer.name;
+            warn!(messages = let_go, consumer, "messages waited too long here, they come again");
         }
-        self.leased_at = Instant::now();
     }
 
     /// Answers what was set aside; what cannot be answered comes again.
@@ -390,7 +420,7 @@ impl Acker {
         }
         if !confirmed {
             shared.client.publish(subject(prefix, last), body.clone()).await.map_err(failed)?;
-            return shared.flush().await;
+            return shared.round_trip().await;
         }
         let call = shared.calls.call(&shared.link, 1);
         let sent = shared.client.publish_with_reply(subject(prefix, last), call.reply_to(0), body.clone()).await;
