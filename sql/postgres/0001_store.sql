@@ -95,6 +95,12 @@ CREATE TABLE consumed (
     PRIMARY KEY (consumer, sequence)
 );
 
+-- Everything up to here is acknowledged: who still has it in hand was overtaken.
+CREATE TABLE consumer_floors (
+    consumer text PRIMARY KEY,
+    floor    bigint NOT NULL
+);
+
 CREATE TABLE anomaly_events (
     seq         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     config_id   uuid NOT NULL,

@@ -91,6 +91,12 @@ CREATE TABLE consumed (
     PRIMARY KEY (consumer, sequence)
 ) WITHOUT ROWID;
 
+-- Everything up to here is acknowledged: who still has it in hand was overtaken.
+CREATE TABLE consumer_floors (
+    consumer TEXT PRIMARY KEY,
+    floor    INTEGER NOT NULL
+) WITHOUT ROWID;
+
 CREATE TABLE anomaly_events (
     seq         INTEGER PRIMARY KEY,
     config_id   BLOB NOT NULL,

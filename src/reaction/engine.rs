@@ -62,6 +62,7 @@ pub async fn run_engine(
         ruleset: Ruleset::default(),
         loaded: None,
         acknowledged_floor: 0,
+        told_floor: 0,
         floor_at: Instant::now(),
         beside: FuturesUnordered::new(),
         cleanup_at: Instant::now() + settings.state_cleanup_interval,
@@ -97,6 +98,8 @@ struct Engine {
     loaded: Option<(u64, Instant)>,
     groups: Groups,
     acknowledged_floor: u64,
+    /// The floor that the store knows.
+    told_floor: u64,
     /// When the floor was last asked for.
     floor_at: Instant,
     /// What goes on beside the judging.
@@ -179,15 +182,11 @@ impl Engine {
         let mut consumed = self.already_consumed(batch, ask_all).await?;
         let decodable = undecodable.len();
         let mut refusals = 0;
+        let floor = if self.acknowledged_floor > self.told_floor { self.acknowledged_floor } else { 0 };
         loop {
             undecodable.truncate(decodable);
-            let mut evaluation = Evaluation::new(
-                &mut self.ruleset,
-                &mut self.groups,
-                &self.consumer,
-                self.acknowledged_floor,
-                self.settings.max_attempts,
-            );
+            let mut evaluation =
+                Evaluation::new(&mut self.ruleset, &mut self.groups, &self.consumer, floor, self.settings.max_attempts);
             let taken = evaluation.take(batch, &consumed, undecodable);
             let (evaluated, matches) = (evaluation.evaluated, evaluation.matches);
             let effects = evaluation.finish();
@@ -207,6 +206,7 @@ impl Engine {
                     sleep(REFUSED_BACKOFF.delay(refusals, random_unit())).await;
                     continue;
                 }
+                self.told_floor = self.told_floor.max(floor);
                 self.ask_for_floor();
             }
             metrics::reaction_events(taken as u64, evaluated, matches, found);

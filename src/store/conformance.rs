@@ -236,7 +236,13 @@ pub(super) async fn effects_below_the_floor_are_forgotten(store: Store) {
     store.record_effects(effects(&[1, 2, 3], Vec::new())).await.unwrap();
     let next = Effects { acknowledged_floor: 2, ..effects(&[4], Vec::new()) };
     store.record_effects(next).await.unwrap();
-    assert_eq!(store.consumed("engine", &[1, 2, 3, 4]).await.unwrap(), [3, 4]);
+    // They count as consumed all the same, those too that never had effects: who has them in hand was overtaken.
+    assert_eq!(store.consumed("engine", &[1, 2, 3, 4, 5]).await.unwrap(), [1, 2, 3, 4]);
+    let overtaken = store.record_effects(effects(&[2, 5], Vec::new())).await.unwrap();
+    assert_eq!(overtaken, Recorded::Refused { consumed: vec![2], states: Vec::new() });
+    let lower = Effects { acknowledged_floor: 1, ..effects(&[6], Vec::new()) };
+    assert_eq!(store.record_effects(lower).await.unwrap(), Recorded::Committed);
+    assert_eq!(store.consumed("engine", &[2, 5, 6]).await.unwrap(), [2, 6]);
 }
 
 pub(super) async fn a_refused_batch_writes_nothing(store: Store) {

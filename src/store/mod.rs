@@ -128,7 +128,8 @@ pub struct Effects {
     pub anomaly_states: Vec<AnomalyState>,
     /// Bus messages to publish after the commit.
     pub outbox: Vec<OutboxMessage>,
-    /// Sequences at or below this were acknowledged by the bus: their record may be forgotten.
+    /// Sequences at or below this were acknowledged by the bus: they count as consumed from now on, without a record
+    /// of each.
     pub acknowledged_floor: u64,
 }
 

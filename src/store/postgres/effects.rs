@@ -21,7 +21,10 @@ impl Engine {
         let sequences: Vec<i64> = sequences.iter().map(|sequence| *sequence as i64).collect();
         self.call(context, async {
             let mut client = self.client(context).await?;
-            let sql = "SELECT sequence FROM consumed WHERE consumer = $1 AND sequence = ANY($2) ORDER BY sequence";
+            let sql = "SELECT DISTINCT a.sequence FROM unnest($2::bigint[]) AS a (sequence)
+                       WHERE a.sequence <= (SELECT floor FROM consumer_floors WHERE consumer = $1)
+                          OR EXISTS (SELECT 1 FROM consumed c WHERE c.consumer = $1 AND c.sequence = a.sequence)
+                       ORDER BY a.sequence";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let rows = client.query(&statement, &[&consumer, &sequences]).await.map_err(failed(context))?;
             client.whole = true;
@@ -36,13 +39,12 @@ impl Engine {
         self.retrying(context, || async move {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            let (marked, written, (), (), (), ()) = try_join!(
+            let (marked, written, (), (), ()) = try_join!(
                 mark(&tx, effects),
                 anomalies::put_states(&tx, &effects.anomaly_states),
                 owe_deliveries(&tx, effects),
                 anomalies::insert_events(&tx, &effects.anomaly_events),
                 owe_messages(&tx, &effects.outbox),
-                forget(&tx, effects),
             )?;
             if marked < effects.sequences.len() || written < effects.anomaly_states.len() {
                 tx.rollback().await.map_err(failed(context))?;
@@ -52,6 +54,12 @@ impl Engine {
             }
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
             commit(tx, if due { Wake::Work } else { Wake::Nobody }, context).await?;
+            if effects.acknowledged_floor > 0 {
+                // In a transaction of its own: its lock must not wait for locks that wait for it.
+                let tx = client.transaction().await.map_err(failed(context))?;
+                forget(&tx, effects).await?;
+                commit(tx, Wake::Nobody, context).await?;
+            }
             client.whole = true;
             Ok(Recorded::Committed)
         })
@@ -113,19 +121,26 @@ async fn mark(tx: &Tx<'_>, effects: &Effects) -> Result<usize, StoreError> {
     // In one order everywhere, so that two commits do not wait for each other.
     let mut sequences: Vec<i64> = effects.sequences.iter().map(|sequence| *sequence as i64).collect();
     sequences.sort_unstable();
-    let sql = "INSERT INTO consumed (consumer, sequence) SELECT $1, unnest($2::bigint[]) ON CONFLICT DO NOTHING";
+    // What is at or below the floor is consumed without a record: no row comes of it, as of one that is there. The
+    // floor is locked, so that it is not raised past these sequences between this look and the commit.
+    let sql = "WITH floor AS (SELECT floor FROM consumer_floors WHERE consumer = $1 FOR SHARE)
+               INSERT INTO consumed (consumer, sequence)
+               SELECT $1, a.sequence FROM unnest($2::bigint[]) AS a (sequence)
+               WHERE a.sequence > coalesce((SELECT floor FROM floor), 0) ON CONFLICT DO NOTHING";
     run(tx, sql, &[&effects.consumer, &sequences], "consume sequences").await
 }
 
 async fn forget(tx: &Tx<'_>, effects: &Effects) -> Result<(), StoreError> {
-    if effects.acknowledged_floor == 0 {
-        return Ok(());
-    }
-    // Of several processes that forget the same, one does.
-    let sql = "DELETE FROM consumed WHERE (consumer, sequence) IN
-                   (SELECT consumer, sequence FROM consumed WHERE consumer = $1 AND sequence <= $2
-                    FOR UPDATE SKIP LOCKED)";
-    run(tx, sql, &[&effects.consumer, &(effects.acknowledged_floor as i64)], "forget sequences").await.map(|_| ())
+    // Raised before the records go: whoever looks finds one or the other. Of several processes one forgets.
+    let values: [&(dyn ToSql + Sync); 2] = [&effects.consumer, &(effects.acknowledged_floor as i64)];
+    let raise = "INSERT INTO consumer_floors AS f (consumer, floor)
+                 SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM consumer_floors WHERE consumer = $1 AND floor >= $2)
+                 ON CONFLICT (consumer) DO UPDATE SET floor = excluded.floor WHERE f.floor < excluded.floor";
+    let forget = "DELETE FROM consumed WHERE (consumer, sequence) IN
+                      (SELECT consumer, sequence FROM consumed WHERE consumer = $1 AND sequence <= $2
+                       FOR UPDATE SKIP LOCKED)";
+    run(tx, raise, &values, "raise floor").await?;
+    run(tx, forget, &values, "forget sequences").await.map(|_| ())
 }
 
 /// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits

@@ -15,16 +15,18 @@ impl Engine {
         let (Some(first), Some(last)) = (asked.first(), asked.last()) else { return Ok(Vec::new()) };
         let (consumer, first, last) = (consumer.to_owned(), *first as i64, *last as i64);
         let sql = "SELECT sequence FROM consumed WHERE consumer = ?1 AND sequence BETWEEN ?2 AND ?3 ORDER BY sequence";
-        let mut recorded: Vec<u64> = self
+        let (recorded, floor): (Vec<u64>, u64) = self
             .read("read consumed sequences", move |connection| {
                 let mut statement = connection.prepare_cached(sql).map_err(failed("read consumed sequences"))?;
                 let rows = statement.query_map(params![consumer, first, last], |row| row.get::<_, i64>(0));
-                rows.and_then(|rows| rows.map(|row| row.map(|sequence| sequence as u64)).collect())
-                    .map_err(failed("read consumed sequences"))
+                let rows: Result<Vec<u64>, _> =
+                    rows.and_then(|rows| rows.map(|row| row.map(|sequence| sequence as u64)).collect());
+                let floor = floor(connection, &consumer).map_err(failed("read consumed sequences"))?;
+                Ok((rows.map_err(failed("read consumed sequences"))?, floor))
             })
             .await?;
-        recorded.retain(|sequence| asked.binary_search(sequence).is_ok());
-        Ok(recorded)
+        asked.retain(|sequence| *sequence <= floor || recorded.binary_search(sequence).is_ok());
+        Ok(asked)
     }
 
     pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
@@ -73,8 +75,9 @@ impl Engine {
 fn refusal(connection: &Connection, effects: &Effects) -> rusqlite::Result<Option<Recorded>> {
     let mut find = connection.prepare_cached("SELECT 1 FROM consumed WHERE consumer = ?1 AND sequence = ?2")?;
     let mut consumed = Vec::new();
+    let floor = floor(connection, &effects.consumer)?;
     for sequence in &effects.sequences {
-        if find.exists(params![effects.consumer, *sequence as i64])? {
+        if *sequence <= floor || find.exists(params![effects.consumer, *sequence as i64])? {
             consumed.push(*sequence);
         }
     }
@@ -88,13 +91,27 @@ fn refusal(connection: &Connection, effects: &Effects) -> rusqlite::Result<Optio
     Ok((moved || !consumed.is_empty()).then_some(Recorded::Refused { consumed, states }))
 }
 
+/// Up to here everything is consumed.
+fn floor(connection: &Connection, consumer: &str) -> rusqlite::Result<u64> {
+    let mut find = connection.prepare_cached("SELECT floor FROM consumer_floors WHERE consumer = ?1")?;
+    let floor: Option<i64> = find.query_row([consumer], |row| row.get(0)).optional()?;
+    Ok(floor.unwrap_or(0) as u64)
+}
+
 fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<()> {
     let mut mark = connection.prepare_cached("INSERT INTO consumed (consumer, sequence) VALUES (?1, ?2)")?;
     for sequence in &effects.sequences {
         mark.execute(params![effects.consumer, *sequence as i64])?;
     }
     let mut forget = connection.prepare_cached("DELETE FROM consumed WHERE consumer = ?1 AND sequence <= ?2")?;
-    forget.execute(params![effects.consumer, effects.acknowledged_floor as i64])?;
+    if effects.acknowledged_floor > 0 {
+        forget.execute(params![effects.consumer, effects.acknowledged_floor as i64])?;
+        let mut raise = connection.prepare_cached(
+            "INSERT INTO consumer_floors (consumer, floor) VALUES (?1, ?2)
+             ON CONFLICT (consumer) DO UPDATE SET floor = max(floor, excluded.floor)",
+        )?;
+        raise.execute(params![effects.consumer, effects.acknowledged_floor as i64])?;
+    }
     let now = now_ms();
     let mut known: HashMap<Uuid, bool> = HashMap::new();
     for delivery in &effects.deliveries {
