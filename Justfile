@@ -22,3 +22,8 @@ fmt:
 # The criterion benches: parse, bus, Parquet, rules
 bench *ARGS:
     cargo bench {{ARGS}}
+
+# Kills, freezes and absent backends for longer than continuous integration has time for
+chaos cycles="100" rounds="10":
+    .ci/setup --tests
+    CAUSALITY_CHAOS_CYCLES={{cycles}} CAUSALITY_FREEZE_ROUNDS={{rounds}} cargo test --test it -- --test-threads=1 chaos cluster

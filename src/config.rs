@@ -417,6 +417,20 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_a_row_for_every_setting_with_its_default() {
+        let table = include_str!("../docs/configuration.md");
+        let values: Dict = toml::from_str(DEFAULTS).unwrap();
+        for name in NAMES {
+            let start = format!("| `{}` | ", name.to_ascii_uppercase());
+            let row = table.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("no row of {name}"));
+            let default = values.get(*name).map_or(String::new(), |value| format!("`{}`", text_of(value).unwrap()));
+            assert!(row.ends_with(&format!("| {default} |")), "{row}: the default is {default}");
+        }
+        let rows = table.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `HTTP_TLS")).count();
+        assert_eq!(rows, NAMES.len());
+    }
+
+    #[test]
     fn later_layers_win_and_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");

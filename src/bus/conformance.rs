@@ -18,7 +18,7 @@ pub(crate) struct Fixture {
 
 enum Over {
     Embedded { settings: EmbeddedSettings, _dir: tempfile::TempDir },
-    Nats { settings: NatsSettings, _server: NatsServer },
+    Nats { settings: Box<NatsSettings>, _server: NatsServer },
 }
 
 impl Fixture {
@@ -52,7 +52,7 @@ impl Fixture {
         let mut settings = nats_settings(&server);
         change(&mut settings);
         let bus = Bus::connect_nats(settings.clone()).await.unwrap();
-        Self { bus, over: Over::Nats { settings, _server: server } }
+        Self { bus, over: Over::Nats { settings: Box::new(settings), _server: server } }
     }
 
     pub(crate) fn settings(&self) -> &EmbeddedSettings {
@@ -72,7 +72,7 @@ impl Fixture {
         self.bus.close().await;
         self.bus = match &self.over {
             Over::Embedded { settings, .. } => Bus::open_embedded(settings.clone()).unwrap(),
-            Over::Nats { settings, .. } => Bus::connect_nats(settings.clone()).await.unwrap(),
+            Over::Nats { settings, .. } => Bus::connect_nats((**settings).clone()).await.unwrap(),
         };
     }
 }

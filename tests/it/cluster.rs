@@ -1,7 +1,7 @@
 //! The product as several processes on a real NATS, a real PostgreSQL and a real S3 endpoint: what
 //! is promised when any of them is killed, stands still, or is away.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const FREEZE_ROUNDS: usize = 1;
 /// The lease of the consumers here.
 const ACK_WAIT: Duration = Duration::from_secs(3);
 
-struct Cluster {
+pub(crate) struct Cluster {
     nats: NatsServer,
     postgres: PostgresServer,
     s3: S3Server,
@@ -103,6 +103,36 @@ impl Drop for Cluster {
             for line in loud.take(40) {
                 eprintln!("{}: {line}", process.file_name().display());
             }
+        }
+    }
+}
+
+/// What stands behind the ports of one process that plays all roles.
+pub(crate) enum Backends {
+    Embedded,
+    Servers(Box<Cluster>),
+}
+
+impl Backends {
+    pub(crate) fn servers() -> Self {
+        Self::Servers(Box::new(Cluster::start(&[])))
+    }
+
+    pub(crate) fn start(&self, dir: &Path, environment: &[(&str, &str)]) -> Server {
+        let servers = match self {
+            Self::Embedded => &[][..],
+            Self::Servers(cluster) => &cluster.environment[..],
+        };
+        let servers = servers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let all: Vec<(&str, &str)> = servers.chain(environment.iter().copied()).collect();
+        Server::start(dir, &all)
+    }
+
+    /// Where the Parquet files are.
+    pub(crate) fn warehouse(&self, server: &Server) -> PathBuf {
+        match self {
+            Self::Embedded => server.warehouse(),
+            Self::Servers(cluster) => cluster.s3.bucket(),
         }
     }
 }

@@ -108,8 +108,9 @@ fn mistakes_end_with_their_exit_code_and_a_sentence() {
         assert!(!Path::new(&dir.path().join("causality-data")).exists(), "a refused start leaves nothing behind");
     };
     refused(("HTTP_ADDR", "nowhere"), &["run"], "http_addr = \"nowhere\" (from environment HTTP_ADDR)");
-    refused(("NATS_URL", "nats://h:4222"), &["run"], "NATS_URL");
-    refused(("HTTP_ADDR", "127.0.0.1:0"), &["run", "--role", "gateway"], "--role gateway needs a bus");
+    refused(("NATS_URL", "h:4222"), &["run"], "nats_url");
+    refused(("AUTH_ENABLED", "true"), &["run"], "AUTH_ENABLED");
+    refused(("HTTP_ADDR", "127.0.0.1:0"), &["run", "--role", "gate"], "a role is all, gateway, sink or reaction");
     refused(("BATCH_FLUSH_INTERVAL", "soon"), &["config"], "a duration such as");
 }
 
@@ -141,4 +142,28 @@ fn a_taken_port_or_directory_is_named() {
             .0,
         200
     );
+}
+
+/// What the compose file sets exists, and what it starts is a role.
+#[test]
+fn the_compose_file_sets_what_there_is() {
+    let text = include_str!("../../compose.yaml");
+    let file: Value = serde_yaml_ng::from_str(text).unwrap();
+    let services = file["services"].as_object().unwrap();
+    let mut roles = 0;
+    for (name, service) in services {
+        let ours = service["image"].is_null() || service["<<"]["image"] == "causality";
+        let Some(environment) = service["environment"].as_object().filter(|_| ours) else { continue };
+        let inherited = environment.get("<<").and_then(Value::as_object).into_iter().flatten();
+        for (setting, _) in environment.iter().filter(|(key, _)| *key != "<<").chain(inherited) {
+            let known = causality::config::NAMES.iter().any(|known| known.to_ascii_uppercase() == *setting);
+            assert!(known, "{name} sets {setting}");
+        }
+        let arguments: Vec<&str> = service["command"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        if let ["run", "--role", role] = arguments[..] {
+            role.parse::<causality::role::RoleSet>().unwrap();
+            roles += 1;
+        }
+    }
+    assert!(roles >= 3, "gateway, sink and reaction are started");
 }

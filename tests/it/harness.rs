@@ -203,6 +203,8 @@ impl Server {
         let loud: Vec<_> = log
             .lines()
             .filter(|line| !line.contains(r#""level":"INFO""#) && !line.contains(r#""level":"DEBUG""#))
+            // One nats-server is less than a cluster, and says so at the start.
+            .filter(|line| !line.contains("a 2xx is weaker than an event on disk"))
             .filter(|line| !expected.iter().any(|known| line.contains(known)))
             .collect();
         assert!(loud.is_empty(), "unexpected in the log:\n{}", loud.join("\n"));

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use causality::event::proto::{IngestEventBatchRequest, IngestEventBatchResponse};
 
-use crate::harness::{Receiver, Server, post_bytes, python};
+use crate::cluster::Backends;
+use crate::harness::{Receiver, post_bytes, python};
 
 const PAYLOADS: &str = include_str!("fixtures/payloads.json");
 
@@ -100,8 +101,17 @@ fn event_and_row(id: &str, index: usize, payload: &Value) -> (Value, Value) {
 
 #[test]
 fn every_field_of_every_kind_is_read_back() {
+    every_field_of_every_kind_is_read_back_over(&Backends::Embedded);
+}
+
+#[test]
+fn every_field_of_every_kind_is_read_back_on_servers() {
+    every_field_of_every_kind_is_read_back_over(&Backends::servers());
+}
+
+fn every_field_of_every_kind_is_read_back_over(backends: &Backends) {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), &[("BATCH_FLUSH_INTERVAL", "1s")]);
+    let server = backends.start(dir.path(), &[("BATCH_FLUSH_INTERVAL", "1s")]);
 
     let (events, mut rows) = events_and_rows("json");
     let (single, batch) = events.split_at(10);
@@ -127,7 +137,7 @@ fn every_field_of_every_kind_is_read_back() {
     server.wait_drained();
     let read = python(
         "read_parquet.py",
-        &[server.warehouse().to_str().unwrap(), "compare"],
+        &[backends.warehouse(&server).to_str().unwrap(), "compare"],
         &Value::from(rows.clone()).to_string(),
     );
     assert_eq!(read.trim(), rows.len().to_string());
@@ -142,8 +152,17 @@ fn purchase(id: &str, device: &str, cents: i64) -> Value {
 
 #[test]
 fn rules_and_anomalies_call_webhooks() {
+    rules_and_anomalies_call_webhooks_over(&Backends::Embedded);
+}
+
+#[test]
+fn rules_and_anomalies_call_webhooks_on_servers() {
+    rules_and_anomalies_call_webhooks_over(&Backends::servers());
+}
+
+fn rules_and_anomalies_call_webhooks_over(backends: &Backends) {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), &[]);
+    let server = backends.start(dir.path(), &[]);
     let receiver = Receiver::start();
     let hook = |name: &str, extra: Value| {
         let mut document = json!({"name": name, "url": format!("{}/{name}", receiver.url)});
@@ -247,8 +266,17 @@ fn check_auth(receiver: &Receiver) {
 
 #[test]
 fn a_change_of_a_rule_takes_effect_at_once() {
+    a_change_of_a_rule_takes_effect_at_once_over(&Backends::Embedded);
+}
+
+#[test]
+fn a_change_of_a_rule_takes_effect_at_once_on_servers() {
+    a_change_of_a_rule_takes_effect_at_once_over(&Backends::servers());
+}
+
+fn a_change_of_a_rule_takes_effect_at_once_over(backends: &Backends) {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), &[]);
+    let server = backends.start(dir.path(), &[]);
     let receiver = Receiver::start();
     server.admin_create("/webhooks", &json!({"name": "ops", "url": format!("{}/ops", receiver.url)}));
     for round in 0..20 {

@@ -4,7 +4,6 @@
 
 pub(crate) mod nats;
 pub(crate) mod postgres;
-pub(crate) mod proxy;
 pub(crate) mod s3;
 
 /// A port of this machine that nobody uses now.

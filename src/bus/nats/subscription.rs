@@ -128,13 +128,12 @@ impl Subscription {
         let mut pause_until: Option<tokio::time::Instant> = None;
         loop {
             shared.check_open("fetch messages")?;
-            if self.epochs.has_changed().unwrap_or(true) || self.suspect_to.is_none() {
-                if let Err(error) = self.reconnected().await {
-                    // The server is away: it comes back, or the link gives up.
-                    debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
-                    tokio::time::sleep(REFUSED_PAUSE).await;
-                    continue;
-                }
+            let moved = self.epochs.has_changed().unwrap_or(true) || self.suspect_to.is_none();
+            if moved && let Err(error) = self.reconnected().await {
+                // The server is away: it comes back, or the link gives up.
+                debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+                continue;
             }
             if let Err(error) = self.look(messages_max, bytes_max).await {
                 debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
@@ -256,7 +255,7 @@ impl Subscription {
         if let Some(pull) = &mut self.pull {
             pull.missing = pull.missing.saturating_sub(1);
         }
-        let Some(reply) = message.reply.as_deref().and_then(|reply| AckSubject::parse(reply)) else { return };
+        let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return };
         self.acker.consumer.ack_prefix.get_or_init(|| reply.prefix.to_owned());
         let receipt = reply.receipt;
         let others = |headers: &async_nats::HeaderMap| {
