@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -41,9 +41,10 @@ impl Link {
         let link =
             Arc::new(Self { epoch: watch::Sender::new(0), closed: AtomicBool::new(false), unanswered: 0.into() });
         let deadline = Instant::now() + settings.timeout;
+        let servers = servers(&settings.url)?;
         loop {
-            let options = options(settings, link.clone()).await?;
-            let error = match options.connect(settings.url.as_str()).await {
+            let options = options(settings, &servers, link.clone()).await?;
+            let error = match options.connect(servers.as_slice()).await {
                 Ok(client) => return Ok((client, link)),
                 Err(error) => error,
             };
@@ -117,7 +118,46 @@ impl Link {
     }
 }
 
-async fn options(settings: &NatsSettings, link: Arc<Link>) -> Result<ConnectOptions, BusError> {
+fn servers(urls: &str) -> Result<Vec<ServerAddr>, BusError> {
+    let parsed = urls.split(',').map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
+    parsed.map_err(|error| {
+        let text = format!("{error}; nats_url must be nats://host:port, several with commas");
+        BusError::caused(BusErrorKind::Refused, "connect to NATS", text)
+    })
+}
+
+/// The client does not take credentials from addresses: a user and a password, or a token alone.
+fn authenticated(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
+    let decoded = |text: &str| percent_decode(text);
+    match servers.iter().find_map(|server| Some((server.username()?, server.password()))) {
+        Some((user, Some(password))) => options.user_and_password(decoded(user), decoded(password)),
+        Some((token, None)) => options.token(decoded(token)),
+        None => options,
+    }
+}
+
+/// `%41` is `A`; what is not such a pair stays as it is.
+fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let pair = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+async fn options(settings: &NatsSettings, servers: &[ServerAddr], link: Arc<Link>) -> Result<ConnectOptions, BusError> {
     let wait = settings.reconnect_wait;
     let mut options = ConnectOptions::new()
         .name(&settings.client_name)
@@ -134,6 +174,7 @@ async fn options(settings: &NatsSettings, link: Arc<Link>) -> Result<ConnectOpti
             let link = link.clone();
             async move { link.happened(&event) }
         });
+    options = authenticated(options, servers);
     if let Some(path) = &settings.credentials_file {
         options = options.credentials_file(path).await.map_err(|error| {
             let what = format!("nats_credentials_file {}: {error}", path.display());

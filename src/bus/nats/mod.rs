@@ -3,6 +3,7 @@
 //! Invariants: as those of the bus; what one process promises holds whatever the others do,
 //! since everything that they share (streams, consumers, deduplication) lives on the server.
 
+mod atomic;
 mod calls;
 mod dead_letter;
 mod link;
@@ -24,6 +25,7 @@ use async_nats::jetstream::{self, context::ContextBuilder};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::atomic::Chooser;
 use self::calls::Calls;
 use self::link::Link;
 use super::subject::Filter;
@@ -55,6 +57,8 @@ struct Shared {
     /// The subjects that the stream takes.
     covered: Vec<Filter>,
     in_flight: Semaphore,
+    chooser: Chooser,
+    batches: atomic::Queue,
     full: Mutex<Option<String>>,
     /// Whether `full` holds something: looked at by every publish.
     is_full: AtomicBool,
@@ -79,7 +83,9 @@ impl Engine {
         tasks.spawn(calls.clone().receive(answers));
         let failed = |error: jetstream::context::GetStreamError| streams::failed("read stream", error);
         tracing::info!(version, stream = settings.stream, "connected to NATS");
-        Ok(Self(Arc::new(Shared {
+        let chooser = Chooser::new(settings.publish, at_least(SERVER_ATOMIC));
+        let (batches, jobs) = atomic::queue();
+        let shared = Arc::new(Shared {
             stream: context.get_stream(&settings.stream).await.map_err(failed)?,
             dead_letters: context.get_stream(&settings.dead_letter_stream).await.map_err(failed)?,
             stream_id: format!("{}:{}", settings.stream, info.created.unix_timestamp_nanos()),
@@ -89,11 +95,21 @@ impl Engine {
             calls,
             covered,
             in_flight: Semaphore::new(publish::IN_FLIGHT_BYTES_MAX),
+            chooser,
+            batches,
             full: Mutex::default(),
             is_full: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks,
-        })))
+        });
+        for _ in 0..atomic::BATCHES_AT_ONCE {
+            let committing = atomic::commit_queued(Arc::downgrade(&shared), jobs.clone());
+            let closing = shared.closing.clone();
+            shared.tasks.spawn(async move {
+                closing.run_until_cancelled(committing).await;
+            });
+        }
+        Ok(Self(shared))
     }
 
     pub(super) fn stream_id(&self) -> String {

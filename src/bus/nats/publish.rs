@@ -30,14 +30,17 @@ pub(super) struct PubAck {
     #[serde(default)]
     stream: String,
     #[serde(default)]
-    pub(super) seq: u64,
+    seq: u64,
     #[serde(default)]
     duplicate: bool,
-    error: Option<ApiError>,
+    /// Messages of an atomic batch.
+    #[serde(default)]
+    pub(super) count: u64,
+    pub(super) error: Option<ApiError>,
 }
 
 #[derive(Debug, Deserialize)]
-struct ApiError {
+pub(super) struct ApiError {
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
@@ -73,25 +76,55 @@ impl Shared {
         }
         let covered: Vec<bool> = kept.iter().map(|layout| self.covers(&records[layout.subject.clone()])).collect();
         let bytes = (records.len() + kept.len() * MESSAGE_BYTES_MIN).min(IN_FLIGHT_BYTES_MAX) as u32;
+        // The semaphore is never closed.
+        let _room = self.in_flight.acquire_many(bytes).await;
+        if covered.contains(&false)
+            && let Err(error) = self.send_uncovered(records, kept, &covered).await
+        {
+            return all(error);
+        }
+        let streamed: Vec<&Layout> =
+            kept.iter().zip(&covered).filter(|(_, covered)| **covered).map(|(layout, _)| *layout).collect();
+        let streamed = match self.publish_atomically(records, &streamed).await {
+            Some(answers) => answers,
+            None => {
+                let messages: Vec<(&Bytes, &Layout)> = streamed.iter().map(|layout| (records, *layout)).collect();
+                self.publish_singly(&messages).await
+            }
+        };
+        let mut streamed = streamed.into_iter();
+        let lost = || Err(BusError::new(BusErrorKind::Unavailable, "publish messages"));
+        let answer = |covered: &bool| match covered {
+            true => streamed.next().unwrap_or_else(lost),
+            false => Ok(Published { sequence: 0, duplicate: false }),
+        };
+        let answers: Vec<_> = covered.iter().map(answer).collect();
+        self.learn_room(&answers);
+        answers
+    }
+
+    /// Each with an acknowledgement of its own, all on their way at once.
+    pub(super) async fn publish_singly(&self, messages: &[(&Bytes, &Layout)]) -> Vec<Result<Published, BusError>> {
+        if messages.is_empty() {
+            return Vec::new();
+        }
+        let all = |error: BusError| messages.iter().map(|_| Err(error.clone())).collect();
+        self.chooser.began(messages.len());
         let sending = async {
-            // The semaphore is never closed.
-            let _room = self.in_flight.acquire_many(bytes).await;
-            let asked = covered.iter().filter(|covered| **covered).count();
-            if asked < kept.len() {
-                self.send_uncovered(records, kept, &covered).await?;
-            }
-            if asked == 0 {
-                return Ok((Vec::new(), None));
-            }
-            let call = self.calls.call(&self.link, asked);
-            let streamed = kept.iter().zip(&covered).filter(|(_, covered)| **covered);
-            for (index, (layout, _)) in streamed.enumerate() {
+            let call = self.calls.call(&self.link, messages.len());
+            for (index, (records, layout)) in messages.iter().enumerate() {
                 self.send(records, layout, Some(call.reply_to(index))).await?;
             }
             Ok(call.answers(&self.client, &self.link, self.settings.timeout).await)
         };
         // Sending alone can take long: a connection that takes nothing holds everybody up.
-        let (answers, why) = match tokio::time::timeout(2 * self.settings.timeout, sending).await {
+        let sent = tokio::time::timeout(2 * self.settings.timeout, sending).await;
+        let arrived = match &sent {
+            Ok(Ok((answers, _))) => answers.iter().flatten().count(),
+            _ => 0,
+        };
+        self.chooser.ended(messages.len(), arrived);
+        let (answers, why) = match sent {
             Ok(Ok(answered)) => answered,
             Ok(Err(error)) => return all(error),
             Err(_) => {
@@ -100,15 +133,11 @@ impl Shared {
             }
         };
         let lost = why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, "publish messages"));
-        let mut answers = answers.into_iter();
-        let answer = |covered: &bool| match covered.then(|| answers.next().flatten()) {
-            None => Ok(Published { sequence: 0, duplicate: false }),
-            Some(Some(message)) => self.acknowledged(&message, &self.settings.stream),
-            Some(None) => Err(lost.clone()),
+        let answer = |answer: Option<Message>| match answer {
+            Some(message) => self.acknowledged(&message, &self.settings.stream),
+            None => Err(lost.clone()),
         };
-        let answers: Vec<_> = covered.iter().map(answer).collect();
-        self.learn_room(&answers);
-        answers
+        answers.into_iter().map(answer).collect()
     }
 
     /// Messages that no subject of our stream takes go to whoever listens; the server has them when it answers
