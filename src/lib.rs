@@ -4,7 +4,7 @@
 //! ```text
 //!  apps, SDKs, curl                     ┌──────────── sink ────────────┐
 //!       │ HTTP                          │ batch → Parquet → directory  │──► DuckDB, Trino, Spark
-//!       ▼                               │ file durable → ack           │
+//!       ▼                               │ or object store → ack        │
 //!  ┌─────────┐   durable publish  ┌─────┴───┐                          │
 //!  │ gateway │ ─────────────────► │   bus   │──┤                       │
 //!  └─────────┘   then reply 2xx   └─────┬───┘                          │
@@ -16,14 +16,20 @@
 //!     admin ──── health, metrics, REST API ─────────┘ ◄── cli
 //! ```
 //!
+//! Each port has two engines: the bus SQLite or NATS JetStream, the store SQLite or PostgreSQL,
+//! the warehouse a directory or an object store. With the servers the three roles run as
+//! separate processes, several of each.
+//!
 //! # Invariants
 //!
 //! 1. A 2xx is sent only after the event is durable ([`bus::Bus::publish`]).
 //! 2. An idempotency key is stored once within the window, and a failed publish marks none.
 //! 3. Every accepted event is in the warehouse exactly once: files carry the stream
-//!    sequences that they hold, and the sink acknowledges only what is on disk.
+//!    sequences that they hold, what may have been stored before is looked up, nothing is
+//!    stored without a lease, and the sink acknowledges only what is stored.
 //! 4. The effects of a batch of events and the sequences that caused them are one
-//!    transaction of the store; a delivery keeps its `webhook-id` over all its attempts.
+//!    transaction of the store, which refuses what another process committed first; a
+//!    delivery keeps its `webhook-id` over all its attempts.
 //! 5. What a consumer has not acknowledged is never dropped; ingest answers 503 instead.
 //! 6. Every queue, body, batch, retry and cache has a named bound.
 //! 7. A service that ends is restarted; one that keeps ending ends the process. A failed
