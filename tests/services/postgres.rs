@@ -104,9 +104,17 @@ impl PostgresServer {
 
     /// After [`PostgresServer::kill9`]: on the same port, with the same data.
     pub(crate) fn restart(&mut self) {
-        let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
-        self.child = spawn(&self.data());
-        self.wait();
+        let started = Instant::now();
+        loop {
+            let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
+            self.child = spawn(&self.data());
+            // Processes of the killed cluster may hold its shared memory or port for a moment: it ends at once then.
+            std::thread::sleep(Duration::from_millis(200));
+            if self.child.try_wait().unwrap().is_none() {
+                return self.wait();
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "PostgreSQL does not start again");
+        }
     }
 
     fn wait(&mut self) {
