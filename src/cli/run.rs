@@ -12,7 +12,8 @@ use crate::telemetry;
 ///
 /// With --role gateway, sink or reaction, processes share NATS JetStream (nats_url), PostgreSQL
 /// (database_url) and an object store (warehouse_url); each port can also be switched alone.
-/// /// Settings come from built-in defaults, then --config, then the environment, then these flags;
+///
+/// Settings come from built-in defaults, then --config, then the environment, then these flags;
 /// `causality config` shows them.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
