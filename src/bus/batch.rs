@@ -12,6 +12,7 @@
 
 use std::ops::Range;
 
+use super::buffers::{self, Buffer};
 use super::subject;
 
 /// Bytes before the subject of a record.
@@ -28,10 +29,10 @@ pub(super) const BATCH_BYTES_MAX: usize = 48 << 20;
 /// The record is for the one consumer that its message id names; all others pass over it.
 pub(super) const FLAG_REPLAY: u8 = 1;
 
-/// Messages to publish together. One allocation however many there are.
-#[derive(Clone, Debug, Default)]
+/// Messages to publish together, in one buffer however many there are.
+#[derive(Debug)]
 pub struct Batch {
-    records: Vec<u8>,
+    records: Buffer,
     /// The end of each record in `records`; a refused message ends where it begins.
     ends: Vec<u32>,
     keyed: usize,
@@ -40,7 +41,7 @@ pub struct Batch {
 
 /// What a batch is made of, for the engine that stores it.
 pub(super) struct Parts {
-    pub(super) records: Vec<u8>,
+    pub(super) records: Buffer,
     pub(super) ends: Vec<u32>,
     /// How many records carry a message id.
     pub(super) keyed: usize,
@@ -48,15 +49,21 @@ pub(super) struct Parts {
     pub(super) refused: usize,
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Batch {
     pub fn new() -> Self {
-        Self::default()
+        Self::with_capacity(0, 0)
     }
 
     /// Room for `messages` of `bytes` in total, so that building it does not grow buffers.
     pub fn with_capacity(messages: usize, bytes: usize) -> Self {
         Self {
-            records: Vec::with_capacity(bytes + messages * HEADER_BYTES),
+            records: buffers::RECORDS.take(bytes + messages * HEADER_BYTES),
             ends: Vec::with_capacity(messages),
             keyed: 0,
             refused: 0,

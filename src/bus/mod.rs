@@ -5,6 +5,7 @@
 //! consumer has acknowledged it. Knows subjects and bytes, never what an event means.
 
 mod batch;
+mod buffers;
 #[cfg(test)]
 mod conformance;
 mod embedded;
@@ -122,8 +123,11 @@ pub struct ConsumerSpec {
 pub struct Delivery {
     /// Names this delivery to [`Acker`]; from 1, unique in the stream.
     pub receipt: Receipt,
-    pub subject: Bytes,
-    pub payload: Bytes,
+    /// Holds subject and payload: one share of the buffer that they came in, not two.
+    bytes: Bytes,
+    /// In `bytes`: the subject stands before, the payload from there on.
+    subject_end: u32,
+    payload_start: u32,
     /// When the bus stored the message, milliseconds since the Unix epoch.
     pub published_at_ms: i64,
     /// 1 for the first delivery.
@@ -134,6 +138,14 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    pub fn subject(&self) -> &[u8] {
+        &self.bytes[..self.subject_end as usize]
+    }
+
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[self.payload_start as usize..]
+    }
+
     pub fn sequence(&self) -> u64 {
         self.receipt.sequence
     }
@@ -282,6 +294,8 @@ impl Bus {
     /// Purges what every consumer has acknowledged, when usage passes 80 % or age passes the limit, and old
     /// dead letters. The composition root calls it on a timer. Answers how many messages went.
     pub async fn purge_acknowledged(&self) -> Result<u64, BusError> {
+        buffers::RECORDS.trim();
+        buffers::GROUPS.trim();
         match &self.0 {
             Inner::Embedded(engine) => engine.purge_acknowledged().await,
             Inner::Nats(engine) => engine.purge_acknowledged().await,

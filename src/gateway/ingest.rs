@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::form::Form;
-use super::intake::{Verdict, count, judge, judge_only, settle};
+use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::{Destination, Gateway, reply};
 use crate::bus::BusErrorKind;
 use crate::event::Arrival;
@@ -20,14 +20,14 @@ impl Gateway {
     pub(super) async fn ingest(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
         let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
-        let accepted = match form {
-            Form::Json => request::accept_json_single(&body.bytes, &arrival()),
-            Form::Binary(_) => request::accept_binary_single(&body.bytes, &arrival()),
-        };
+        let (accepted, _memory) = body.consume(|bytes| match form {
+            Form::Json => request::accept_json_single(bytes, &arrival()),
+            Form::Binary(_) => request::accept_binary_single(bytes, &arrival()),
+        });
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
-        match self.publish(&accepted).await.first() {
-            Some(Verdict::Stored { id, duplicate }) => Ok(reply::single(form, id, *duplicate)),
-            Some(Verdict::NotStored { kind, .. }) => Err(reply::not_stored(*kind)),
+        match self.publish(accepted).await.iter().next() {
+            Some(Verdict::Stored { id, duplicate }) => Ok(reply::single(form, id, duplicate)),
+            Some(Verdict::NotStored { kind, .. }) => Err(reply::not_stored(kind)),
             // An invalid event was refused above.
             Some(Verdict::Pending { .. } | Verdict::Invalid(_)) | None => {
                 Err(reply::not_stored(BusErrorKind::Unavailable))
@@ -38,12 +38,12 @@ impl Gateway {
     pub(super) async fn batch(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
         let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
-        let accepted = match form {
-            Form::Json => request::accept_json_batch(&body.bytes, self.batch_events_max, &arrival()),
-            Form::Binary(_) => request::accept_binary_batch(&body.bytes, self.batch_events_max, &arrival()),
-        };
+        let (accepted, _memory) = body.consume(|bytes| match form {
+            Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &arrival()),
+            Form::Binary(_) => request::accept_binary_batch(bytes, self.batch_events_max, &arrival()),
+        });
         let accepted = accepted.map_err(|refused| self.refuse(refused, 0))?;
-        let verdicts = self.publish(&accepted).await;
+        let verdicts = self.publish(accepted).await;
         match nothing_stored(&verdicts) {
             Some(kind) => Err(reply::not_stored(kind)),
             None => Ok(reply::batch(form, &verdicts)),
@@ -51,7 +51,7 @@ impl Gateway {
     }
 
     /// Returns when every event of the request has its verdict.
-    async fn publish<'a>(&self, accepted: &'a Accepted) -> Vec<Verdict<'a>> {
+    async fn publish(&self, accepted: Accepted) -> Verdicts {
         let verdicts = match &self.destination {
             Destination::Discard => judge_only(accepted),
             Destination::Bus(bus) => {
@@ -59,7 +59,7 @@ impl Gateway {
                 if !batch.is_empty() {
                     let answers = bus.publish(batch).await;
                     self.bus_health.learn(&answers);
-                    settle(&mut verdicts, &answers);
+                    verdicts.settle(&answers);
                 }
                 verdicts
             }
@@ -75,12 +75,12 @@ impl Gateway {
 }
 
 /// Why nothing was stored, when that is the bus's fault.
-fn nothing_stored(verdicts: &[Verdict<'_>]) -> Option<BusErrorKind> {
+fn nothing_stored(verdicts: &Verdicts) -> Option<BusErrorKind> {
     let mut failure = None;
-    for verdict in verdicts {
+    for verdict in verdicts.iter() {
         match verdict {
             Verdict::Stored { .. } => return None,
-            Verdict::NotStored { kind, .. } if *kind != BusErrorKind::Invalid => failure = Some(*kind),
+            Verdict::NotStored { kind, .. } if kind != BusErrorKind::Invalid => failure = Some(kind),
             _ => {}
         }
     }

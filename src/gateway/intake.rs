@@ -28,49 +28,93 @@ pub(super) enum Verdict<'a> {
     },
 }
 
-/// The verdicts of one request, in its order, and its events for the bus.
-pub(super) fn judge(accepted: &Accepted) -> (Vec<Verdict<'_>>, Batch) {
-    let mut packer = Packer::new(accepted);
-    let verdicts = accepted
-        .iter()
-        .map(|event| match event {
-            Ok(event) => {
-                packer.pack(&event);
-                Verdict::Pending { id: event.id }
-            }
-            Err(errors) => Verdict::Invalid(errors),
-        })
-        .collect();
+/// The verdicts of one request, in its order. Holds the events' ids side by side and nothing else of them: while
+/// the bus works, the memory of the events serves other requests, and the reply finds the ids together.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    ids: String,
+    each: Vec<Judged>,
+}
+
+#[derive(Debug)]
+enum Judged {
+    Valid { id_end: u32, fate: Fate },
+    Invalid(Vec<FieldError>),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Pending,
+    Stored { duplicate: bool },
+    NotStored(BusErrorKind),
+}
+
+/// The verdicts of one request, and its events for the bus.
+pub(super) fn judge(accepted: Accepted) -> (Verdicts, Batch) {
+    let mut packer = Packer::new(&accepted);
+    let verdicts = Verdicts::of(accepted, Fate::Pending, |event| packer.pack(event));
     (verdicts, packer.batch)
 }
 
 /// The verdicts where valid events go nowhere.
-pub(super) fn judge_only(accepted: &Accepted) -> Vec<Verdict<'_>> {
-    accepted
-        .iter()
-        .map(|event| match event {
-            Ok(event) => Verdict::Stored { id: event.id, duplicate: false },
-            Err(errors) => Verdict::Invalid(errors),
-        })
-        .collect()
+pub(super) fn judge_only(accepted: Accepted) -> Verdicts {
+    Verdicts::of(accepted, Fate::Stored { duplicate: false }, |_| {})
 }
 
-/// Gives each pending event its answer of the bus.
-pub(super) fn settle(verdicts: &mut [Verdict<'_>], answers: &[Result<Published, BusError>]) {
-    let mut answers = answers.iter();
-    for verdict in verdicts {
-        let Verdict::Pending { id } = *verdict else { continue };
-        *verdict = match answers.next() {
-            Some(Ok(published)) => Verdict::Stored { id, duplicate: published.duplicate },
-            Some(Err(error)) => Verdict::NotStored { id, kind: error.kind },
-            None => Verdict::NotStored { id, kind: BusErrorKind::Unavailable },
-        };
+impl Verdicts {
+    fn of(accepted: Accepted, fate: Fate, mut each_valid: impl FnMut(&EventRef<'_>)) -> Self {
+        let mut ids = String::with_capacity(accepted.len() * ID_BYTES);
+        let mut each = Vec::with_capacity(accepted.len());
+        for event in accepted.iter() {
+            each.push(match event {
+                Ok(event) => {
+                    each_valid(&event);
+                    ids.push_str(event.id);
+                    Judged::Valid { id_end: ids.len() as u32, fate }
+                }
+                Err(errors) => Judged::Invalid(errors.to_vec()),
+            });
+        }
+        Self { ids, each }
+    }
+
+    /// Gives each pending event its answer of the bus.
+    pub(super) fn settle(&mut self, answers: &[Result<Published, BusError>]) {
+        let mut answers = answers.iter();
+        for judged in &mut self.each {
+            let Judged::Valid { fate: fate @ Fate::Pending, .. } = judged else { continue };
+            *fate = match answers.next() {
+                Some(Ok(published)) => Fate::Stored { duplicate: published.duplicate },
+                Some(Err(error)) => Fate::NotStored(error.kind),
+                None => Fate::NotStored(BusErrorKind::Unavailable),
+            };
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.each.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Verdict<'_>> {
+        let mut start = 0;
+        self.each.iter().map(move |judged| match judged {
+            Judged::Valid { id_end, fate } => {
+                let end = *id_end as usize;
+                let id = &self.ids[std::mem::replace(&mut start, end)..end];
+                match *fate {
+                    Fate::Pending => Verdict::Pending { id },
+                    Fate::Stored { duplicate } => Verdict::Stored { id, duplicate },
+                    Fate::NotStored(kind) => Verdict::NotStored { id, kind },
+                }
+            }
+            Judged::Invalid(errors) => Verdict::Invalid(errors),
+        })
     }
 }
 
-pub(super) fn count(verdicts: &[Verdict<'_>]) -> GatewayVerdicts {
+pub(super) fn count(verdicts: &Verdicts) -> GatewayVerdicts {
     let mut count = GatewayVerdicts::default();
-    for verdict in verdicts {
+    for verdict in verdicts.iter() {
         *match verdict {
             Verdict::Stored { duplicate: false, .. } => &mut count.accepted,
             Verdict::Stored { duplicate: true, .. } => &mut count.duplicate,
@@ -81,6 +125,8 @@ pub(super) fn count(verdicts: &[Verdict<'_>]) -> GatewayVerdicts {
     count
 }
 
+/// A UUID as text.
+const ID_BYTES: usize = 36;
 /// About what a subject and a message id take beside the event.
 const ENVELOPE_BYTES: usize = 64;
 

@@ -12,7 +12,7 @@ use http_body_util::Full;
 use prost::Message as _;
 
 use super::form::Form;
-use super::intake::Verdict;
+use super::intake::{Verdict, Verdicts};
 use crate::bus::BusErrorKind;
 use crate::event::FieldError;
 use crate::event::proto::{EventResult, IngestEventBatchResponse, IngestEventResponse};
@@ -42,10 +42,10 @@ pub(super) fn single(form: Form, id: &str, duplicate: bool) -> Response<Full<Byt
 }
 
 /// The reply to a batch whose every event has its verdict.
-pub(super) fn batch(form: Form, verdicts: &[Verdict<'_>]) -> Response<Full<Bytes>> {
+pub(super) fn batch(form: Form, verdicts: &Verdicts) -> Response<Full<Bytes>> {
     let accepted = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Stored { .. })).count();
     let rejected = verdicts.len() - accepted;
-    let results = verdicts.iter().map(Outcome::of).enumerate();
+    let results = verdicts.iter().map(|verdict| Outcome::of(&verdict)).enumerate();
     let body = match form {
         Form::Json => {
             let mut out = Vec::with_capacity(64 + (accepted + rejected) * RESULT_BYTES);

@@ -74,7 +74,7 @@ impl TestGateway {
     }
 
     /// The payloads that the bus holds, in order.
-    async fn payloads(&self, count: usize) -> Vec<Bytes> {
+    async fn payloads(&self, count: usize) -> Vec<Vec<u8>> {
         let spec = ConsumerSpec {
             name: "test".into(),
             filter: "events.>".into(),
@@ -88,7 +88,7 @@ impl TestGateway {
             let deliveries = subscription.fetch(1_000, 1 << 20).await.unwrap();
             let receipts: Vec<_> = deliveries.iter().map(|delivery| delivery.receipt).collect();
             subscription.acker().ack(&receipts).await.unwrap();
-            payloads.extend(deliveries.into_iter().map(|delivery| delivery.payload));
+            payloads.extend(deliveries.into_iter().map(|delivery| delivery.payload().to_vec()));
         }
         payloads
     }

@@ -12,8 +12,10 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes that are reserved or allocated before the first ones arrived.
+/// Bytes that are reserved before the first ones arrived.
 const FIRST_STEP_BYTES: usize = 64 * 1024;
+/// Bytes that are allocated, and not yet reserved, for a body that began to arrive.
+const AHEAD_BYTES_MAX: usize = 256 * 1024;
 /// The budget is counted in these, so that a large one fits the counter.
 const UNIT_BYTES: usize = 1024;
 
@@ -43,11 +45,23 @@ pub struct BodyLimits {
     pub memory: MemoryBudget,
 }
 
-/// A body and the memory that it occupies, given back when this is dropped.
+/// A body and its share of the memory, given back when this is dropped.
 #[derive(Debug)]
 pub struct BoundedBody {
-    pub bytes: Bytes,
-    _reserved: OwnedSemaphorePermit,
+    bytes: Bytes,
+    reserved: Reserved,
+}
+
+/// The share of a request's body in the memory, given back when this is dropped.
+#[derive(Debug)]
+pub struct Reserved(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+impl BoundedBody {
+    /// Makes something of the body and frees it: while the request waits for what it set going, its buffer serves
+    /// the next one. The share stays taken for what was made.
+    pub fn consume<T>(self, make: impl FnOnce(&[u8]) -> T) -> (T, Reserved) {
+        (make(&self.bytes), self.reserved)
+    }
 }
 
 impl MemoryBudget {
@@ -78,7 +92,7 @@ impl BodyLimits {
             Ok(())
         });
         let bytes = tokio::time::timeout(self.timeout, read).await.map_err(|_| BodyError::Timeout)??;
-        Ok(BoundedBody { bytes, _reserved: reserved })
+        Ok(BoundedBody { bytes, reserved: Reserved(reserved) })
     }
 }
 
@@ -125,7 +139,8 @@ async fn collect<B: Body<Data = Bytes>>(
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(declared.unwrap_or(0).min(FIRST_STEP_BYTES.max(total * 2)).max(total));
+            // Memory that nothing was written to yet costs nothing; to grow costs a copy.
+            joined.reserve(declared.unwrap_or(0).min(AHEAD_BYTES_MAX.max(total * 2)).max(total));
             joined.extend_from_slice(&std::mem::take(&mut first));
         }
         joined.extend_from_slice(&data);

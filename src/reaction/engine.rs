@@ -218,7 +218,7 @@ impl Engine {
     async fn already_consumed(&mut self, batch: &[Delivery], ask_all: bool) -> Result<HashSet<u64>, StoreError> {
         let mut asked = Vec::new();
         for delivery in batch {
-            if (delivery.suspect || ask_all) && self.ruleset.index.candidates(&delivery.subject).is_some() {
+            if (delivery.suspect || ask_all) && self.ruleset.index.candidates(delivery.subject()).is_some() {
                 asked.push(delivery.sequence());
             }
         }

@@ -66,12 +66,12 @@ impl<'a> Evaluation<'a> {
             if self.is_full() {
                 return taken;
             }
-            let Some(candidates) = self.ruleset.index.candidates(&delivery.subject) else { continue };
+            let Some(candidates) = self.ruleset.index.candidates(delivery.subject()) else { continue };
             if consumed.contains(&delivery.sequence()) {
                 continue;
             }
             let candidates = std::sync::Arc::clone(candidates);
-            match EventRef::decode(&delivery.payload) {
+            match EventRef::decode(delivery.payload()) {
                 Ok(event) => self.event(&event, delivery, &candidates.rules, &candidates.anomalies),
                 Err(error) => undecodable
                     .push(Undecodable { receipt: delivery.receipt, reason: format!("decode event: {error}") }),

@@ -139,26 +139,31 @@ impl DictionaryColumn {
         }
     }
 
-    /// Answers the value's key, for [`DictionaryColumn::push_key`]; none once values are plain.
-    pub(super) fn push(&mut self, value: &str, seed: u64) -> Option<u16> {
+    pub(super) fn push(&mut self, value: &str, seed: u64) {
         self.page_text_bytes += value.len();
         if let Some(plain) = &mut self.plain {
             put_text(&mut plain.bytes, value.as_bytes());
             plain.count += 1;
             plain.bounds.include(value.as_bytes());
-            return None;
+            return;
         }
-        if self.keys.is_empty() && self.ends.is_empty() || !same(self.entry(self.last), value.as_bytes()) {
-            self.last = self.intern(value.as_bytes(), seed);
-        }
-        self.keys.push(self.last);
-        Some(self.last)
+        let key = self.key_of(value, seed);
+        self.keys.push(key);
     }
 
-    /// Adds the value that [`DictionaryColumn::push`] gave this key to.
-    pub(super) fn push_key(&mut self, key: u16) {
-        self.page_text_bytes += self.entry(key).len();
-        self.keys.push(key);
+    /// The value's key, for [`DictionaryColumn::push_keys`]; only while there is a dictionary.
+    pub(super) fn key_of(&mut self, value: &str, seed: u64) -> u16 {
+        if self.ends.is_empty() || !same(self.entry(self.last), value.as_bytes()) {
+            self.last = self.intern(value.as_bytes(), seed);
+        }
+        self.last
+    }
+
+    /// Adds values that [`DictionaryColumn::key_of`] gave these keys to. `counts` has each key with how many times
+    /// it comes, in any number of parts.
+    pub(super) fn push_keys(&mut self, keys: impl Iterator<Item = u16>, counts: impl Iterator<Item = (u16, usize)>) {
+        self.page_text_bytes += counts.map(|(key, times)| self.entry(key).len() * times).sum::<usize>();
+        self.keys.extend(keys);
     }
 
     /// True once the dictionary has grown too large: there are no keys any more.
@@ -278,6 +283,10 @@ impl IntegerColumn {
         self.values.push(value);
     }
 
+    pub(super) fn extend(&mut self, values: impl Iterator<Item = i64>) {
+        self.values.extend(values);
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.values.capacity() * 8 + self.pages.bytes()
     }
@@ -318,8 +327,8 @@ pub(super) struct BooleanColumn {
 }
 
 impl BooleanColumn {
-    pub(super) fn push(&mut self, value: bool) {
-        self.values.push(value);
+    pub(super) fn extend(&mut self, values: impl Iterator<Item = bool>) {
+        self.values.extend(values);
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -46,9 +46,12 @@ pub(super) struct RowGroup {
 /// The nullable columns.
 ///
 /// The events of one device carry the same context again and again, to the byte: a context
-/// that was seen before is not decoded, its dictionary keys are added as they were.
+/// that was seen before is not decoded, and a row only notes which one it has. The columns get
+/// their values when the page closes, one column after the other.
 struct Device {
     seen: SeenDevices,
+    /// The context of each row of the open page, as its position in `seen`.
+    picked: Vec<u16>,
     platform: DictionaryColumn,
     os_version: DictionaryColumn,
     app_version: DictionaryColumn,
@@ -202,6 +205,7 @@ impl Device {
     fn new() -> Self {
         Self {
             seen: SeenDevices::default(),
+            picked: Vec::new(),
             platform: DictionaryColumn::new(),
             os_version: DictionaryColumn::new(),
             app_version: DictionaryColumn::new(),
@@ -223,12 +227,9 @@ impl Device {
     fn push(&mut self, event: &EventRef<'_>, seed: u64) {
         let bytes = event.device_bytes.unwrap_or_default();
         let hash = hash(bytes, seed);
-        if let Some(row) = self.seen.find(hash, bytes) {
-            let row = *row;
-            for (column, key) in self.dictionaries_mut().into_iter().zip(row.keys) {
-                column.push_key(key);
-            }
-            return self.push_plain(row.plain);
+        if let Some(position) = self.seen.find(hash, bytes) {
+            self.picked.push(position);
+            return;
         }
         let device = event.device().unwrap_or_default();
         let texts = [
@@ -244,30 +245,52 @@ impl Device {
             device.carrier,
             device.sdk_version,
         ];
-        let mut keys = Some([0; DEVICE_TEXTS]);
-        for (index, (column, text)) in self.dictionaries_mut().into_iter().zip(texts).enumerate() {
-            match (column.push(text, seed), &mut keys) {
-                (Some(key), Some(keys)) => keys[index] = key,
-                _ => keys = None,
-            }
-        }
         let plain = PlainDevice {
             screen_width: device.screen_width,
             screen_height: device.screen_height,
             is_jailbroken: device.is_jailbroken,
             is_emulator: device.is_emulator,
         };
-        self.push_plain(plain);
-        if let Some(keys) = keys {
-            self.seen.add(hash, bytes, SeenDevice { keys, plain }, seed);
+        if self.dictionaries().iter().any(|column| column.is_plain()) {
+            // Nothing is picked any more since a dictionary was given up, so the order of the rows holds.
+            self.dictionaries_mut().into_iter().zip(texts).for_each(|(column, text)| column.push(text, seed));
+            return self.push_plain(plain);
         }
+        if !self.seen.has_room(bytes) {
+            self.settle_picked();
+            self.seen.forget();
+        }
+        let mut keys = [0; DEVICE_TEXTS];
+        for ((key, column), text) in keys.iter_mut().zip(self.dictionaries_mut()).zip(texts) {
+            *key = column.key_of(text, seed);
+        }
+        self.picked.push(self.seen.add(hash, bytes, SeenDevice { keys, plain }, seed));
+    }
+
+    /// Gives the columns the values of the rows that were picked.
+    fn settle_picked(&mut self) {
+        let picked = std::mem::take(&mut self.picked);
+        let seen = std::mem::take(&mut self.seen);
+        let mut rows_of = vec![0; seen.rows.len()];
+        picked.iter().for_each(|position| rows_of[usize::from(*position)] += 1);
+        let row = |position: &u16| &seen.rows[usize::from(*position)];
+        for (index, column) in self.dictionaries_mut().into_iter().enumerate() {
+            let counts = seen.rows.iter().zip(&rows_of).map(|(row, rows)| (row.keys[index], *rows));
+            column.push_keys(picked.iter().map(|position| row(position).keys[index]), counts);
+        }
+        self.screen_width.extend(picked.iter().map(|position| i64::from(row(position).plain.screen_width)));
+        self.screen_height.extend(picked.iter().map(|position| i64::from(row(position).plain.screen_height)));
+        self.is_jailbroken.extend(picked.iter().map(|position| row(position).plain.is_jailbroken));
+        self.is_emulator.extend(picked.iter().map(|position| row(position).plain.is_emulator));
+        (self.picked, self.seen) = (picked, seen);
+        self.picked.clear();
     }
 
     fn push_plain(&mut self, plain: PlainDevice) {
         self.screen_width.push(i64::from(plain.screen_width));
         self.screen_height.push(i64::from(plain.screen_height));
-        self.is_jailbroken.push(plain.is_jailbroken);
-        self.is_emulator.push(plain.is_emulator);
+        self.is_jailbroken.extend([plain.is_jailbroken].into_iter());
+        self.is_emulator.extend([plain.is_emulator].into_iter());
     }
 
     fn dictionaries_mut(&mut self) -> [&mut DictionaryColumn; DEVICE_TEXTS] {
@@ -309,6 +332,7 @@ impl Device {
             + self.is_jailbroken.memory_bytes()
             + self.is_emulator.memory_bytes()
             + self.seen.memory_bytes()
+            + self.picked.capacity() * 2
     }
 
     fn encoded_bytes(&self) -> usize {
@@ -317,9 +341,11 @@ impl Device {
             + self.screen_height.encoded_bytes()
             + self.is_jailbroken.encoded_bytes()
             + self.is_emulator.encoded_bytes()
+            + self.picked.len() * DEVICE_TEXTS
     }
 
     fn close_page(&mut self, levels: &[u8], rows: usize, compressor: &mut Compressor) -> Result<(), WarehouseError> {
+        self.settle_picked();
         for column in self.dictionaries_mut() {
             column.close_page(levels, rows, compressor)?;
         }
@@ -386,15 +412,17 @@ struct SeenDevices {
 }
 
 impl SeenDevices {
-    fn find(&self, hash: u64, bytes: &[u8]) -> Option<&SeenDevice> {
-        let position = self.index.find(hash, |position| self.bytes_of(*position) == bytes)?;
-        self.rows.get(usize::from(*position))
+    /// The position of a context that was seen before.
+    fn find(&self, hash: u64, bytes: &[u8]) -> Option<u16> {
+        self.index.find(hash, |position| self.bytes_of(*position) == bytes).copied()
     }
 
-    fn add(&mut self, hash: u64, bytes: &[u8], row: SeenDevice, seed: u64) {
-        if self.rows.len() == SEEN_DEVICES_MAX || self.bytes.len() + bytes.len() > SEEN_BYTES_MAX {
-            self.forget();
-        }
+    fn has_room(&self, bytes: &[u8]) -> bool {
+        self.rows.is_empty() || (self.rows.len() < SEEN_DEVICES_MAX && self.bytes.len() + bytes.len() <= SEEN_BYTES_MAX)
+    }
+
+    /// Answers the context's position.
+    fn add(&mut self, hash: u64, bytes: &[u8], row: SeenDevice, seed: u64) -> u16 {
         let position = self.rows.len() as u16;
         self.rows.push(row);
         self.bytes.extend_from_slice(bytes);
@@ -402,6 +430,7 @@ impl SeenDevices {
         let Self { index, bytes, ends, .. } = self;
         let rehash = |position: &u16| self::hash(slice_of(bytes, ends, *position), seed);
         index.insert_unique(hash, position, rehash);
+        position
     }
 
     fn forget(&mut self) {

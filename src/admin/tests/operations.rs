@@ -115,7 +115,7 @@ async fn dead_letters_are_shown_replayed_and_deleted() {
     assert_eq!(admin.call(Method::POST, &replay, "").await.status, 204);
     assert_eq!(admin.call(Method::POST, &replay, "").await.status, 404);
     let again = tokio::time::timeout(Duration::from_secs(5), subscription.fetch(10, 1 << 20)).await.unwrap().unwrap();
-    assert_eq!(&again[0].payload[..], br#"{"value":3}"#);
+    assert_eq!(again[0].payload(), br#"{"value":3}"#);
     assert_eq!(admin.count(base).await, 1);
 }
 

@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(20);
 const CRASHES_MAX: u8 = 64;
 /// The least lease that is left to a message whose acknowledgement could not be stored.
 const RELEASE_DELAY: Duration = Duration::from_secs(1);
+/// Deliveries that a fetch makes room for in one step.
+const RESERVED_MAX: usize = 1 << 14;
 /// Messages passed over after which the position is worth storing by itself.
 const PASSED_UNRECORDED_MAX: u64 = 100_000;
 
@@ -185,6 +187,8 @@ impl Mind {
     /// The sequence whose group is missing, if one is.
     fn take_new(&mut self, name: &str, request: &Request<'_>, room: &mut Room, out: &mut Vec<Delivery>) -> Option<u64> {
         let deadline = request.now.saturating_add(self.ack_wait);
+        let new = (request.head + 1).saturating_sub(self.window.next());
+        out.reserve(room.messages.min(usize::try_from(new).unwrap_or(usize::MAX)).min(RESERVED_MAX));
         while self.window.next() <= request.head && self.window.unsettled() < self.pending_max {
             let Some(group) = self.find(request.tail, self.window.next()) else { return Some(self.window.next()) };
             while self.window.unsettled() < self.pending_max {
@@ -365,10 +369,12 @@ impl Room {
 }
 
 fn delivery(group: &Group, sequence: u64, layout: Layout, delivery_count: u32, suspect_to: u64) -> Delivery {
+    let start = layout.subject.start;
     Delivery {
         receipt: Receipt { sequence, consumer_sequence: 0, delivery_count },
-        subject: group.data().slice(layout.subject),
-        payload: group.data().slice(layout.payload),
+        bytes: group.data().slice(start..layout.payload.end),
+        subject_end: (layout.subject.end - start) as u32,
+        payload_start: (layout.payload.start - start) as u32,
         published_at_ms: group.published_at_ms,
         delivery_count,
         suspect: delivery_count > 1 || sequence <= suspect_to,

@@ -7,7 +7,8 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::blob::ZeroBlob;
+use rusqlite::{Connection, MAIN_DB, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
 use super::group::{self, Draft, Group};
@@ -24,6 +25,8 @@ const APPLICATION_ID: i64 = 0x6362_7573;
 const SCHEMA_VERSION: i64 = 1;
 /// Bytes of the newest groups whose checksums are verified at the start.
 const VERIFIED_BYTES_MAX: usize = 16 << 20;
+/// Groups from here on are written into their row's pages directly.
+const STREAMED_BYTES_MIN: usize = 64 << 10;
 
 const SCHEMA: &str = "
 CREATE TABLE stream(id TEXT NOT NULL) STRICT;
@@ -112,6 +115,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, BusError> {
 fn prepare(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
     // Checkpoints are the checkpointer's: one in the middle of a commit would make publishers wait.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // A group is written whole in its commit, and no page of it twice.
+    connection.pragma_update(None, "cache_spill", false)?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     if application == APPLICATION_ID && version == SCHEMA_VERSION {
@@ -282,7 +287,18 @@ pub(super) fn insert_group(connection: &Connection, draft: &Draft) -> rusqlite::
             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     let (count, checksum) = (draft.len() as u64, draft.checksum());
-    insert.execute((draft.first_sequence, count, draft.published_at_ms, checksum, &draft.keys, &draft.data)).map(drop)
+    let mut insert = |data: &dyn ToSql| {
+        let columns = params![draft.first_sequence, count, draft.published_at_ms, checksum, draft.keys, data];
+        insert.execute(columns).map(drop)
+    };
+    if draft.data.len() < STREAMED_BYTES_MIN {
+        return insert(&draft.data.as_slice());
+    }
+    // A bound value is copied twice on its way to the pages, each time into memory that is fresh from the system.
+    insert(&ZeroBlob(draft.data.len() as u64))?;
+    let mut blob = connection.blob_open(MAIN_DB, "groups", "data", draft.first_sequence as i64, false)?;
+    blob.write_all_at(&draft.data, 0)?;
+    blob.close()
 }
 
 pub(super) fn corrupt(path: &Path, context: &'static str, damage: impl std::fmt::Display) -> BusError {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::dedup::Key;
 use crate::bus::batch::{self, Layout};
+use crate::bus::buffers::{self, Buffer};
 
 /// What a group costs in memory beside its bytes.
 const GROUP_OVERHEAD_BYTES: usize = 160;
@@ -54,7 +55,7 @@ impl Group {
 pub(super) struct Draft {
     pub(super) first_sequence: u64,
     pub(super) published_at_ms: i64,
-    pub(super) data: Vec<u8>,
+    pub(super) data: Buffer,
     /// The deduplication keys of its messages, one after the other.
     pub(super) keys: Vec<u8>,
     starts: Vec<u32>,
@@ -62,7 +63,7 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new(first_sequence: u64, published_at_ms: i64) -> Self {
-        Self { first_sequence, published_at_ms, data: Vec::new(), keys: Vec::new(), starts: Vec::new() }
+        Self { first_sequence, published_at_ms, data: buffers::GROUPS.take(0), keys: Vec::new(), starts: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -76,7 +77,11 @@ impl Draft {
     /// Takes room for records to come in one step.
     pub(super) fn reserve(&mut self, records: usize, bytes: usize) {
         self.starts.reserve(records);
-        self.data.reserve(bytes);
+        if self.data.is_empty() {
+            self.data = buffers::GROUPS.take(bytes);
+        } else {
+            self.data.reserve(bytes);
+        }
     }
 
     /// Adds the records that end at `ends` in `records` and begin at `from`.
@@ -100,7 +105,7 @@ impl Draft {
         Arc::new(Group {
             first_sequence: self.first_sequence,
             published_at_ms: self.published_at_ms,
-            data: Bytes::from(self.data),
+            data: Bytes::from_owner(self.data),
             starts: self.starts,
         })
     }
@@ -134,7 +139,7 @@ mod tests {
         draft.extend(&parts.records, 0, &parts.ends[..2]);
         draft.extend(&parts.records, parts.ends[2], &parts.ends[3..]);
         assert_eq!((draft.len(), draft.next_sequence()), (4, 14));
-        let data = draft.data.clone();
+        let data = draft.data.to_vec();
         let group = draft.into_group();
         let stored = Group::from_stored(10, 4, 7, data).unwrap();
         assert_eq!(group.starts, stored.starts);

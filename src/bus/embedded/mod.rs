@@ -43,6 +43,7 @@ use self::group::Group;
 use self::queue::{Chore, Publish, Queue, Reply, Stored};
 use self::tail::Tail;
 use super::batch::{self, BATCH_BYTES_MAX};
+use super::buffers::Buffer;
 use super::subject::Filter;
 use super::{
     Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, ConsumerStatus, DeadLetter, EmbeddedSettings, Published,
@@ -272,7 +273,7 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    async fn store(&self, records: Vec<u8>, ends: Vec<u32>, keyed: usize) -> Result<Stored, BusError> {
+    async fn store(&self, records: Buffer, ends: Vec<u32>, keyed: usize) -> Result<Stored, BusError> {
         let keys = if keyed == 0 { Vec::new() } else { keys_of(&records, keyed) };
         let _room = self.queue.room(records.len()).await?;
         let (reply, answer) = oneshot::channel();

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::consumer::Consumer;
 use super::dedup::Key;
+use crate::bus::buffers::Buffer;
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, BusErrorKind};
 
@@ -22,7 +23,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, BusError>>;
 
 /// A batch on its way into the next group.
 pub(super) struct Publish {
-    pub(super) records: Vec<u8>,
+    pub(super) records: Buffer,
     pub(super) ends: Vec<u32>,
     /// The keys of the records that carry a message id, in their order.
     pub(super) keys: Vec<Key>,

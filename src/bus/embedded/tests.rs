@@ -252,7 +252,7 @@ async fn survives_kill_9() {
     let found = fetch(&mut all, last as usize).await;
     assert_eq!(found.iter().map(Delivery::sequence).collect::<Vec<_>>(), (1..=last).collect::<Vec<_>>());
     for (sequence, id) in &stored {
-        assert_eq!(&found[*sequence as usize - 1].payload[..], id.as_bytes(), "sequence {sequence}");
+        assert_eq!(found[*sequence as usize - 1].payload(), id.as_bytes(), "sequence {sequence}");
     }
     for (_, id) in &stored {
         assert!(publish(&bus, &[("a.b", Some(id), "again")]).await[0].duplicate, "{id}");

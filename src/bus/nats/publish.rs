@@ -52,7 +52,7 @@ impl Shared {
         let count = batch.len();
         let refused = || Err(BusError::new(BusErrorKind::Invalid, "publish message"));
         let parts = batch.into_parts();
-        let records = Bytes::from(parts.records);
+        let records = Bytes::from_owner(parts.records);
         let starts = std::iter::once(0).chain(parts.ends.iter().map(|end| *end as usize));
         let layouts: Vec<Option<Layout>> = starts
             .zip(&parts.ends)

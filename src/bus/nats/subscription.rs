@@ -267,11 +267,14 @@ impl Subscription {
             self.exhausted.push(receipt);
         } else {
             let suspect_to = self.suspect_to.unwrap_or(u64::MAX);
-            self.ready_bytes += message.payload.len() + message.subject.len();
+            // Copied, so that one message that is kept does not keep all that was read from the socket with it.
+            let bytes = [message.subject.as_bytes(), &message.payload].concat();
+            self.ready_bytes += bytes.len();
             self.ready.push(Delivery {
                 receipt,
-                subject: Bytes::copy_from_slice(message.subject.as_bytes()),
-                payload: message.payload,
+                bytes: Bytes::from(bytes),
+                subject_end: message.subject.len() as u32,
+                payload_start: message.subject.len() as u32,
                 published_at_ms: reply.published_at_ms,
                 delivery_count: receipt.delivery_count,
                 suspect: receipt.delivery_count > 1 || receipt.sequence <= suspect_to,

@@ -197,8 +197,8 @@ async fn take(world: &World, filter: &str, count: usize) -> Vec<(String, Value)>
     while taken.len() < count {
         let batch = tokio::time::timeout(PATIENCE, subscription.fetch(100, 1 << 20)).await.unwrap().unwrap();
         for delivery in batch {
-            let subject = String::from_utf8(delivery.subject.to_vec()).unwrap();
-            taken.push((subject, serde_json::from_slice(&delivery.payload).unwrap()));
+            let subject = String::from_utf8(delivery.subject().to_vec()).unwrap();
+            taken.push((subject, serde_json::from_slice(delivery.payload()).unwrap()));
         }
     }
     taken
