@@ -65,7 +65,7 @@ pub struct PostgresSettings {
     pub password: Option<String>,
     pub database: String,
     pub ssl_mode: SslMode,
-    /// A PEM file with the certificate authorities that `verify-ca` and `verify-full` trust besides the public ones.
+    /// A PEM file with the certificate authorities to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
     pub connections_max: usize,
     pub idle_connections_max: usize,
