@@ -14,6 +14,8 @@ mod listen;
 mod schema;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_tls;
 mod webhooks;
 
 use std::future::Future;
@@ -125,6 +127,10 @@ impl Engine {
         }
         let object = self.0.pool.get().await.map_err(|error| match error {
             deadpool_postgres::PoolError::Backend(error) => failed(context)(error),
+            deadpool_postgres::PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
+                let text = "every connection was in use for database_connect_timeout (database_max_open_conns)";
+                StoreError::caused(StoreErrorKind::Unavailable, context, text)
+            }
             error => StoreError::caused(StoreErrorKind::Unavailable, context, error.to_string()),
         })?;
         Ok(Client { object: Some(object), whole: false })
