@@ -111,7 +111,7 @@ async fn changes_of_rules_take_effect_at_once() {
         world.publish(vec![custom("shop", &probe)]).await;
         let requests = receiver.wait_for(2 * n + 1).await;
         assert_eq!(requests[2 * n].json()["rule_name"], name);
-        world.store.replace_rule(&name, serde_json::from_value(rule(&name, &other)).unwrap()).await.unwrap();
+        world.store.replace_rule(&name, serde_json::from_value(rule(&name, &other)).unwrap(), None).await.unwrap();
         world.publish(vec![custom("shop", &probe), custom("shop", &other)]).await;
         let requests = receiver.wait_for(2 * n + 2).await;
         assert_eq!(requests[2 * n + 1].json()["event"]["custom_event"]["event_name"], other);

@@ -18,9 +18,10 @@ mod tests;
 mod tests_tls;
 mod webhooks;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
@@ -52,6 +53,8 @@ struct Shared {
     /// None: secrets can neither be stored nor read.
     sealer: Option<Sealer>,
     call_timeout: Duration,
+    /// Consumers whose floors have their rows.
+    floors: Mutex<HashSet<String>>,
     changes: Arc<watch::Sender<u64>>,
     work: Arc<watch::Sender<u64>>,
     closing: CancellationToken,
@@ -90,6 +93,7 @@ impl Engine {
             pool,
             sealer,
             call_timeout: settings.statement_timeout + settings.connect_timeout + CALL_SPARE,
+            floors: Mutex::default(),
             changes: Arc::new(watch::Sender::new(0)),
             work: Arc::new(watch::Sender::new(0)),
             closing: CancellationToken::new(),
@@ -259,9 +263,18 @@ async fn commit(tx: deadpool_postgres::Transaction<'_>, wake: Wake, context: &'s
     tx.commit().await.map_err(failed(context))
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A stored time; what is out of range can only be damage.
 fn timestamp(ms: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_millisecond(ms).map_err(|error| damaged("read time", error))
+}
+
+/// PostgreSQL's text has no NUL: what is asked for with one is not there.
+fn is_keepable(text: &str) -> bool {
+    !text.contains('\0')
 }
 
 fn damaged(context: &'static str, error: impl std::fmt::Display) -> StoreError {

@@ -59,7 +59,8 @@ fn rule(name: &str) -> NewRule {
 
 /// Somebody else's session that keeps everybody away from the rules for so long.
 fn hold_rules(server: &Arc<PostgresServer>, database: &str, seconds: u32) -> std::thread::JoinHandle<()> {
-    let held = "SELECT count(*) FROM pg_locks WHERE relation = 'rules'::regclass AND mode = 'AccessExclusiveLock' AND granted";
+    let held =
+        "SELECT count(*) FROM pg_locks WHERE relation = 'rules'::regclass AND mode = 'AccessExclusiveLock' AND granted";
     let holder = {
         let (server, database) = (server.clone(), database.to_owned());
         let sql = format!("BEGIN; LOCK TABLE rules IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({seconds}); COMMIT");
@@ -119,10 +120,15 @@ async fn there_are_never_more_connections_than_allowed_and_waiting_for_one_ends(
         let asked = Instant::now();
         let error = store.status().await.unwrap_err();
         let text = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
-        assert!(error.kind == StoreErrorKind::Unavailable && text.contains("database_max_open_conns"), "{error}: {text}");
+        assert!(
+            error.kind == StoreErrorKind::Unavailable && text.contains("database_max_open_conns"),
+            "{error}: {text}"
+        );
         let took = asked.elapsed();
         assert!(took >= wait && took < 3 * wait, "{took:?}");
-        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'causality'");
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'causality'"
+        );
         // Two that work, and the one that listens.
         assert_eq!(server.sql("postgres", &sql), "3");
     };
@@ -212,6 +218,48 @@ async fn many_dispatchers_share_the_deliveries() {
     join_all(dispatchers).await;
     let sent = sent.into_inner().unwrap();
     assert_eq!((sent.len(), sent.iter().collect::<HashSet<_>>().len()), (DELIVERIES, DELIVERIES));
-    let delivered = server.sql(&database, "SELECT count(*) FROM deliveries WHERE status = 'delivered' AND attempts = 1");
+    let delivered =
+        server.sql(&database, "SELECT count(*) FROM deliveries WHERE status = 'delivered' AND attempts = 1");
     assert_eq!(delivered, DELIVERIES.to_string());
+}
+
+/// A floor that is raised for the first time waits, as every later time, for those who commit what lies below it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
+    let server = cluster();
+    let database = server.database();
+    let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
+    let effects = |sequences: &[u64], acknowledged_floor| Effects {
+        consumer: "engine".to_owned(),
+        sequences: sequences.to_vec(),
+        acknowledged_floor,
+        ..Effects::default()
+    };
+    store.record_effects(effects(&[1], 0)).await.unwrap();
+    let floor = || server.sql(&database, "SELECT floor FROM consumer_floors WHERE consumer = 'engine'");
+    assert_eq!(floor(), "0");
+    // Somebody else has judged sequence 2 and is about to commit.
+    let committing = {
+        let (server, database) = (server.clone(), database.clone());
+        std::thread::spawn(move || {
+            server.sql(
+                &database,
+                "BEGIN; SELECT floor FROM consumer_floors WHERE consumer = 'engine' FOR SHARE;
+                 INSERT INTO consumed VALUES ('engine', 2); SELECT pg_sleep(1.5); COMMIT",
+            );
+        })
+    };
+    let waiting =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = '{database}'");
+    while server.sql(&database, &waiting) == "0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let asked = Instant::now();
+    store.record_effects(effects(&[3], 3)).await.unwrap();
+    assert!(asked.elapsed() > Duration::from_millis(500), "it did not wait: {:?}", asked.elapsed());
+    committing.join().unwrap();
+    assert_eq!(floor(), "3");
+    assert_eq!(store.consumed("engine", &[1, 2, 3, 4]).await.unwrap(), [1, 2, 3]);
+    let kept = server.sql(&database, "SELECT count(*) FROM consumed");
+    assert_eq!(kept, "0", "what was committed below the floor went with the rest");
 }
