@@ -16,7 +16,7 @@ use super::ruleset::{ActiveRule, Ruleset};
 use super::subjects::{Template, anomaly_subject};
 use super::view::View;
 use crate::bus::{Delivery, Receipt};
-use crate::event::EventRef;
+use crate::event::{DecodeError, EventRef, check_names};
 use crate::store::{AnomalyEvent, Effects, NewDelivery, OutboxMessage};
 
 /// Effects that are committed together; a batch that causes more is committed in parts.
@@ -71,7 +71,7 @@ impl<'a> Evaluation<'a> {
                 continue;
             }
             let candidates = std::sync::Arc::clone(candidates);
-            match EventRef::decode(&delivery.payload) {
+            match read(delivery) {
                 Ok(event) => self.event(&event, delivery, &candidates.rules, &candidates.anomalies),
                 Err(error) => undecodable
                     .push(Undecodable { receipt: delivery.receipt, reason: format!("decode event: {error}") }),
@@ -199,6 +199,13 @@ impl<'a> Evaluation<'a> {
         let payload = payload.get().as_bytes().to_vec();
         self.effects.outbox.push(OutboxMessage { id: Uuid::now_v7(), subject, payload });
     }
+}
+
+/// An event that the store can keep the names of: a commit that it refuses for ever would hold up all that follow.
+fn read(delivery: &Delivery) -> Result<EventRef<'_>, DecodeError> {
+    let event = EventRef::decode(&delivery.payload)?;
+    check_names(&event)?;
+    Ok(event)
 }
 
 /// What a webhook receives from a rule.

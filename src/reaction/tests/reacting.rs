@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::receiver::{PATIENCE, Receiver};
 use super::{World, custom, dispatcher_settings, purchase};
-use crate::bus::{Batch, ConsumerSpec};
+use crate::bus::{Batch, ConsumerSpec, DeadLetter};
+use crate::event::proto::EventEnvelope;
+use crate::services::postgres::PostgresServer;
 use crate::store::{DeliveryFilter, DeliveryStatus, PageRequest};
 
 const FIRST_PAGE: PageRequest = PageRequest { limit: 1_000, cursor: None };
@@ -134,18 +136,53 @@ async fn what_cannot_be_decoded_goes_to_the_dead_letters() {
     world.bus.publish(batch).await;
     world.publish(vec![custom("shop", "good")]).await;
     receiver.wait_for(1).await;
+    let dead = dead_letters(&world, 1).await;
+    assert_eq!((dead[0].subject.as_str(), dead[0].consumer.as_str()), ("events.shop.screen.view", "analysis-engine"));
+    assert!(dead[0].reason.starts_with("decode event: "), "{}", dead[0].reason);
+}
+
+/// What the gateway would have refused, published by somebody else; PostgreSQL would refuse the commit for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_a_store_cannot_keep_go_to_the_dead_letters() {
+    let server = PostgresServer::start();
+    let world = World::over_postgres(&server).await;
+    let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+    world.webhook("ops", &receiver.url()).await;
+    world.rule(json!({"name": "all", "actions": {"webhooks": ["ops"]}})).await;
+    world.run().await;
+    let named = |id: &str, app: &str| EventEnvelope { id: id.to_owned(), ..custom(app, "odd") };
+    world
+        .publish(vec![
+            custom("shop", "before"),
+            named("a\0b", "shop"),
+            named("a", "sh\0op"),
+            named(&"x".repeat(5_000), "shop"),
+            custom("shop", "after"),
+        ])
+        .await;
+    assert_eq!(receiver.wait_for(2).await.len(), 2);
+    let dead = dead_letters(&world, 3).await;
+    assert!(dead.iter().all(|letter| letter.reason.contains("id")), "{dead:?}");
+    // Asked for by whoever comes with a NUL in a name, the store has nothing.
+    assert!(world.store.rule("a\0").await.unwrap().is_none());
+    let filter = DeliveryFilter { event_id: Some("a\0b".to_owned()), ..DeliveryFilter::default() };
+    assert!(world.store.deliveries(filter, FIRST_PAGE).await.unwrap().items.is_empty());
+    assert!(world.store.anomaly_events(None, Some("\0"), None, FIRST_PAGE).await.unwrap().items.is_empty());
+    assert!(world.store.key("\0").await.unwrap().is_none());
+}
+
+/// Waits until there are so many.
+async fn dead_letters(world: &World, count: usize) -> Vec<DeadLetter> {
     let deadline = Instant::now() + PATIENCE;
-    let dead = loop {
+    loop {
         let dead = world.bus.dead_letters(None, 10).await.unwrap();
-        if !dead.is_empty() {
-            break dead;
+        if dead.len() >= count {
+            assert_eq!(dead.len(), count);
+            return dead;
         }
         assert!(Instant::now() < deadline, "no dead letter");
         tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].subject.as_str(), dead[0].consumer.as_str()), ("events.shop.screen.view", "analysis-engine"));
-    assert!(dead[0].reason.starts_with("decode event: "), "{}", dead[0].reason);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
