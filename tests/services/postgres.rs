@@ -104,8 +104,16 @@ impl PostgresServer {
 
     /// Every process of the cluster, standing still (`STOP`) or going on (`CONT`).
     pub(crate) fn signal(&self, name: &str) {
-        let group = format!("-{}", self.child.id());
-        assert!(Command::new("kill").args([&format!("-{name}"), "--", &group]).status().unwrap().success());
+        let sent = Command::new("kill").arg(format!("-{name}")).arg("--").args(self.processes()).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// The server and those that it has started, which lead groups of their own.
+    fn processes(&self) -> Vec<String> {
+        let server = self.child.id().to_string();
+        let started = Command::new("pgrep").args(["-P", &server]).output().map(|found| found.stdout);
+        let started = String::from_utf8(started.unwrap_or_default()).unwrap();
+        std::iter::once(server).chain(started.lines().map(str::to_owned)).collect()
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -180,8 +188,7 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        let group = format!("-{}", self.child.id());
-        let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill").args(["-9", "--"]).args(self.processes()).stderr(Stdio::null()).status();
         let _ = self.child.wait();
     }
 }

@@ -57,6 +57,8 @@ struct Shared {
     floors: Mutex<HashSet<String>>,
     changes: Arc<watch::Sender<u64>>,
     work: Arc<watch::Sender<u64>>,
+    /// Changes when the server is found to give no sign of life.
+    silence: Arc<watch::Sender<u64>>,
     closing: CancellationToken,
     tasks: Tasks,
 }
@@ -96,12 +98,14 @@ impl Engine {
             floors: Mutex::default(),
             changes: Arc::new(watch::Sender::new(0)),
             work: Arc::new(watch::Sender::new(0)),
+            silence: Arc::new(watch::Sender::new(0)),
             closing: CancellationToken::new(),
             tasks: Tasks::default(),
         }));
         let shared = &engine.0;
         let mut heard = shared.work.subscribe();
-        let listening = listen::listen(reach, shared.changes.clone(), shared.work.clone());
+        let (changes, work, silence) = (shared.changes.clone(), shared.work.clone(), shared.silence.clone());
+        let listening = listen::listen(reach, listen::Listeners { changes, work, silence });
         let closing = shared.closing.clone();
         shared.tasks.spawn(async move {
             closing.run_until_cancelled(listening).await;
@@ -140,20 +144,23 @@ impl Engine {
         Ok(Client { object: Some(object), whole: false })
     }
 
-    /// Runs a use case to its end; gives up on a connection that brings no answer.
+    /// Runs a use case to its end; gives up on a connection that brings no answer, and on a server that answers nobody:
+    /// that one is noticed after three times what connecting may take, however long statements may.
     async fn call<T>(
         &self,
         context: &'static str,
         run: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.0.call_timeout, run).await {
-            Ok(done) => done,
-            Err(_) => Err(StoreError::caused(
-                StoreErrorKind::Unavailable,
-                context,
-                "PostgreSQL (database_host) did not answer in time",
-            )),
-        }
+        let mut silence = self.0.silence.subscribe();
+        let text = tokio::select! {
+            done = tokio::time::timeout(self.0.call_timeout, run) => match done {
+                Ok(done) => return done,
+                Err(_) => "PostgreSQL (database_host) did not answer in time",
+            },
+            // It never ends before the engine does.
+            _ = silence.changed() => "PostgreSQL (database_host) gives no sign of life",
+        };
+        Err(StoreError::caused(StoreErrorKind::Unavailable, context, text))
     }
 
     /// [`Self::call`], again while PostgreSQL ends the transaction for the sake of another one.
