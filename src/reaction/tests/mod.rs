@@ -98,7 +98,11 @@ impl World {
 
     /// The engine, dropped wherever it stands when `kill` is cancelled.
     fn run_engine(&self, kill: CancellationToken) {
-        let settings = EngineSettings { ack_wait: Duration::from_millis(500), ..EngineSettings::default() };
+        self.run_engine_with(EngineSettings::default(), kill);
+    }
+
+    fn run_engine_with(&self, settings: EngineSettings, kill: CancellationToken) {
+        let settings = EngineSettings { ack_wait: Duration::from_millis(500), ..settings };
         let engine = run_engine(settings, self.bus.clone(), self.store.clone(), self.tasks.stop().clone());
         self.tasks.spawn(async move {
             if let Some(ended) = kill.run_until_cancelled(engine).await {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::receiver::{PATIENCE, Receiver};
-use super::{World, custom, dispatcher_settings, purchase};
+use super::{EngineSettings, World, custom, dispatcher_settings, purchase};
 use crate::bus::{Batch, ConsumerSpec, DeadLetter};
 use crate::event::proto::EventEnvelope;
 use crate::services::postgres::PostgresServer;
@@ -218,6 +218,67 @@ async fn an_engine_that_dies_again_and_again_doubles_nothing_and_loses_nothing()
     let anomalies = world.store.anomaly_events(None, None, None, FIRST_PAGE).await.unwrap().items;
     assert_eq!(anomalies.len(), 1);
     assert_eq!(anomalies[0].details["value"], EVENTS);
+}
+
+/// However many threads match rules, the same comes of the same events, in the same order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_threads_come_to_what_one_comes_to() {
+    const EVENTS: i64 = 3_000;
+    let mut events: Vec<EventEnvelope> = (0..EVENTS).map(|n| purchase("shop", n * 7 % 1_000)).collect();
+    events.iter_mut().step_by(5).for_each(|event| *event = custom("shop", "tick"));
+    events.insert(1_500, EventEnvelope { id: "not\0kept".to_owned(), ..custom("shop", "tick") });
+    let mut outcomes = Vec::new();
+    for evaluations_max in [1, 4] {
+        let world = World::open();
+        world.webhook("ops", "http://127.0.0.1:1/").await;
+        for n in 0..12 {
+            let expression = format!("event.purchase_complete.total_cents % 12 == {n}");
+            let condition = json!({"path": "$.purchase_complete.total_cents", "operator": "gte", "value": n * 50});
+            let rule = json!({"name": format!("rule {n}"), "expression": expression, "conditions": [condition],
+                "priority": n % 5, "actions": {"webhooks": ["ops"]}});
+            world.rule(rule).await;
+        }
+        world.rule(json!({"name": "all", "event_type": "tick", "actions": {"webhooks": ["ops"]}})).await;
+        let config = json!({"name": "n", "detection_type": "count", "cooldown_seconds": 0,
+            "config": {"window_seconds": 3_600, "max_count": 2_500}});
+        world.store.create_anomaly_config(serde_json::from_value(config).unwrap()).await.unwrap();
+        world.publish(events.clone()).await;
+        let settings = EngineSettings { evaluations_max, ..EngineSettings::default() };
+        world.run_engine_with(settings, world.tasks.stop().clone());
+        let deadline = Instant::now() + PATIENCE;
+        while world.bus.status().await.unwrap().consumers.iter().all(|consumer| consumer.ack_floor <= EVENTS as u64) {
+            assert!(Instant::now() < deadline, "not all judged");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let names: HashMap<_, _> = world
+            .store
+            .rules(FIRST_PAGE)
+            .await
+            .unwrap()
+            .items
+            .into_iter()
+            .map(|rule| (rule.id, rule.document.name))
+            .collect();
+        let (mut deliveries, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = world.store.deliveries(DeliveryFilter::default(), PageRequest { limit: 1_000, cursor }).await;
+            let page = page.unwrap();
+            deliveries.extend(page.items.into_iter().map(|d| (d.event_id, names[&d.rule_id.unwrap()].clone())));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let anomalies = world.store.anomaly_events(None, None, None, FIRST_PAGE).await.unwrap().items;
+        let anomalies: Vec<_> = anomalies.into_iter().map(|found| (found.event_id, found.details)).collect();
+        assert_eq!(dead_letters(&world, 1).await[0].sequence, 1_501);
+        outcomes.push((deliveries, anomalies));
+    }
+    let four = outcomes.pop().unwrap();
+    let one = outcomes.pop().unwrap();
+    assert_eq!(one.1.len(), 500);
+    assert!(one.0.len() > 1_500, "{} deliveries", one.0.len());
+    assert!(one == four, "{} and {} deliveries, {} anomalies", one.0.len(), four.0.len(), four.1.len());
 }
 
 /// Takes so many messages off a subject.
