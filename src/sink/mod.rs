@@ -10,6 +10,7 @@
 //! such loops ([`workers`]), which are to the bus and to one another as sinks of several processes.
 
 mod batches;
+mod error;
 mod fetch;
 mod lease;
 mod status;
@@ -20,6 +21,8 @@ mod upload;
 mod tests;
 #[cfg(test)]
 mod tests_s3;
+#[cfg(test)]
+mod tests_workers;
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -32,14 +35,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::bus::{Acker, Bus, BusError, ConsumerSpec, Receipt, Subscription};
+use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
-use crate::warehouse::{Compression, EncodeSettings, Warehouse, WarehouseError, WarehouseErrorKind};
+use crate::warehouse::{Compression, EncodeSettings, Warehouse, WarehouseError};
 
 use batches::{Limits, OpenBatches, Taken};
 use fetch::{Chunk, Fetched};
 use upload::Uploaded;
 
+pub use error::SinkError;
 pub use status::SinkStatus;
 use status::WorkerStatus;
 
@@ -103,59 +107,6 @@ impl Default for Settings {
             stream: "CAUSALITY_EVENTS".to_owned(),
             stop_budget: Duration::from_secs(20),
         }
-    }
-}
-
-/// Why the sink ended before it was told to, or could not finish.
-#[derive(Debug)]
-pub enum SinkError {
-    Bus(BusError),
-    Warehouse(WarehouseError),
-    /// The stop took too long: these rows are not stored and will be delivered again.
-    StopTimedOut {
-        rows: usize,
-    },
-    /// A job of encoding panicked.
-    Defect,
-}
-
-impl SinkError {
-    /// Whether what is on disk is unknown now, so that the process must end.
-    pub fn is_fsync(&self) -> bool {
-        matches!(self, Self::Warehouse(error) if error.kind == WarehouseErrorKind::Fsync)
-    }
-}
-
-impl std::fmt::Display for SinkError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Bus(_) => f.write_str("sink: bus failed"),
-            Self::Warehouse(_) => f.write_str("sink: warehouse failed"),
-            Self::StopTimedOut { rows } => write!(f, "sink: stop timed out with {rows} rows not stored"),
-            Self::Defect => f.write_str("sink: encoding panicked"),
-        }
-    }
-}
-
-impl std::error::Error for SinkError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Bus(error) => Some(error),
-            Self::Warehouse(error) => Some(error),
-            Self::StopTimedOut { .. } | Self::Defect => None,
-        }
-    }
-}
-
-impl From<BusError> for SinkError {
-    fn from(error: BusError) -> Self {
-        Self::Bus(error)
-    }
-}
-
-impl From<WarehouseError> for SinkError {
-    fn from(error: WarehouseError) -> Self {
-        Self::Warehouse(error)
     }
 }
 

@@ -34,6 +34,12 @@ impl Authority {
         self.path("ca.pem")
     }
 
+    /// Its own certificate shown by a server, as those do who stop after the first command of a manual.
+    pub(crate) fn itself(&self) -> Certificate {
+        let read = |name| std::fs::read(self.path(name)).unwrap();
+        Certificate { chain: read("ca.pem"), key: read("ca.key") }
+    }
+
     /// A server's certificate for these names, as `IP:127.0.0.1` or `DNS:localhost`.
     pub(crate) fn issue(&self, names: &str) -> Certificate {
         let extensions = format!(

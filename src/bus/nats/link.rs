@@ -248,6 +248,9 @@ fn tls_advice(error: &ConnectError) -> &'static str {
         Some(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
             "the server's certificate must name the host in nats_url"
         }
+        Some(error) if error.to_string().contains("CaUsedAsEndEntity") => {
+            "the server shows the certificate of an authority: issue it one of its own, and name that authority in nats_ca_file"
+        }
         Some(rustls::Error::InvalidCertificate(_)) => "nats_ca_file must hold the authority that signed it",
         _ => "does the server speak TLS, as nats_url says (tls://)?",
     }

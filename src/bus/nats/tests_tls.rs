@@ -60,6 +60,8 @@ async fn a_certificate_of_another_host_and_a_server_without_tls_are_refused() {
     let ours = Authority::new();
     let server = NatsServer::start_tls(Version::Oldest, &ours.issue("DNS:elsewhere.example"), "");
     names(encrypted(&server, Some(ours.file())), "nats_url").await;
+    let itself = NatsServer::start_tls(Version::Newest, &ours.itself(), "");
+    names(encrypted(&itself, Some(ours.file())), "of its own").await;
     let plain = NatsServer::start(Version::Newest);
     names(encrypted(&plain, Some(ours.file())), "tls://").await;
 }

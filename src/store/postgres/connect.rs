@@ -155,6 +155,9 @@ fn explain(error: &tokio_postgres::Error, config: &Config) -> StoreError {
         None if text.contains("does not support TLS") => {
             refused("turn TLS on in the server, or set database_ssl_mode to prefer or disable")
         }
+        None if text.contains("CaUsedAsEndEntity") => refused(
+            "the server shows the certificate of an authority: issue it one of its own, and name that authority in database_ca_file",
+        ),
         None if text.contains("not valid for name") => {
             refused("the server's certificate must name database_host, or set database_ssl_mode to verify-ca")
         }

@@ -91,6 +91,9 @@ async fn each_mode_encrypts_verifies_and_refuses_as_it_says() {
     }
     check(&server, &database, SslMode::VerifyCa, Some(other.file()), Refused("database_ca_file")).await;
 
+    server.present(&ours.itself());
+    check(&server, &database, SslMode::VerifyCa, Some(ours.file()), Refused("of its own")).await;
+
     // A server that takes nothing unencrypted.
     server.admit("hostssl all all 127.0.0.1/32 scram-sha-256\n");
     check(&server, &database, SslMode::Disable, None, Refused("database_ssl_mode")).await;
