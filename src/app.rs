@@ -171,7 +171,7 @@ fn start_roles(
     if let Some(warehouse) = &engines.warehouse {
         supervisor.stage("sink", budgets.sink);
         let settings = settings::sink(config, !choice.objects);
-        start_sink(settings, engines.bus.clone(), warehouse.clone(), status.clone(), supervisor);
+        start_sink(settings, &engines.bus, warehouse, &status, supervisor);
     }
     if let Some(store) = &engines.store {
         supervisor.stage("reaction", budgets.reaction);
@@ -209,24 +209,26 @@ fn start_gateway(config: &Config, bus: Bus, readiness: Readiness, supervisor: &m
 
 fn start_sink(
     settings: sink::Settings,
-    bus: Bus,
-    warehouse: Warehouse,
-    status: SinkStatus,
+    bus: &Bus,
+    warehouse: &Warehouse,
+    status: &SinkStatus,
     supervisor: &mut Supervisor,
 ) {
-    supervisor.supervise("sink", move |stop| {
-        let (settings, bus, warehouse, status) = (settings.clone(), bus.clone(), warehouse.clone(), status.clone());
-        async move {
-            let ended = sink::run(settings, bus, warehouse, status, stop).await;
-            if let Err(error) = ended.as_ref()
-                && error.is_fsync()
-            {
-                error!(error = ?error, "a failed fsync: what is on disk is unknown, ending the process");
-                std::process::exit(EXIT_IO);
+    for worker in sink::workers(settings, bus, warehouse, status) {
+        supervisor.supervise("sink", move |stop| {
+            let worker = worker.clone();
+            async move {
+                let ended = worker.run(stop).await;
+                if let Err(error) = ended.as_ref()
+                    && error.is_fsync()
+                {
+                    error!(error = ?error, "a failed fsync: what is on disk is unknown, ending the process");
+                    std::process::exit(EXIT_IO);
+                }
+                ended.map_err(Into::into)
             }
-            ended.map_err(Into::into)
-        }
-    });
+        });
+    }
 }
 
 fn start_reaction(config: &Config, bus: Bus, store: Store, supervisor: &mut Supervisor) {

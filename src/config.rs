@@ -88,6 +88,7 @@ settings! {
     batch_memory_max: Size,
     batch_max_concurrent_writes: Count,
     batch_fetch_batch_size: Count,
+    batch_worker_count: Count,
     parquet_compression: Codec,
     parquet_row_group_size: Count,
     database_port: Count,
@@ -101,6 +102,7 @@ settings! {
     database_statement_timeout: Period,
     consumer_name: String,
     engine_rule_refresh_interval: Period,
+    engine_max_concurrent_evaluations: Count,
     anomaly_config_refresh_interval: Period,
     anomaly_state_cleanup_interval: Period,
     anomaly_state_retention_duration: Period,
@@ -131,9 +133,12 @@ settings! {
     secrets_key: SecretKey,
 }
 
+/// Sink workers, or threads that match rules, of one process: more than any machine has use for.
+const PARALLEL_MAX: usize = 64;
+
 /// Names that other versions have and this one does not, with what to do instead: a value that would silently be
 /// ignored is refused. `false` asks for what is the case anyway.
-const UNSUPPORTED: [(&str, &str); 10] = [
+const UNSUPPORTED: [(&str, &str); 8] = [
     ("ADMIN_TOKEN", "nothing: the admin API is served on loopback only"),
     ("AUTH_ENABLED", "false: API keys are not asked for yet"),
     ("RATE_LIMIT_ENABLED", "false: there are no rate limits yet"),
@@ -141,8 +146,6 @@ const UNSUPPORTED: [(&str, &str); 10] = [
     ("CORS_ALLOW_CREDENTIALS", "false: there are no CORS headers yet"),
     ("COMPACTION_ENABLED", "false: files are not compacted yet"),
     ("COMPACTION_SCHEDULE", "nothing: files are not compacted yet"),
-    ("BATCH_WORKER_COUNT", "nothing: a process encodes on one thread; start more sinks instead"),
-    ("ENGINE_MAX_CONCURRENT_EVALUATIONS", "nothing: a process evaluates in order; start more reactions instead"),
     ("HTTP_TLS_CERT_FILE", "nothing: put a proxy that ends TLS in front"),
 ];
 
@@ -225,6 +228,14 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     }
     if config.nats_stream_replicas.0 > 5 {
         refuse("nats_stream_replicas", config.nats_stream_replicas.show(), "a whole number from 1 to 5");
+    }
+    for (key, count) in [
+        ("batch_worker_count", config.batch_worker_count),
+        ("engine_max_concurrent_evaluations", config.engine_max_concurrent_evaluations),
+    ] {
+        if count.0 > PARALLEL_MAX {
+            refuse(key, count.show(), "a whole number from 1 to 64");
+        }
     }
     if config.nats_ack_wait.0 < std::time::Duration::from_secs(1) {
         refuse("nats_ack_wait", config.nats_ack_wait.show(), "a duration from 1s");

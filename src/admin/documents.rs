@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -9,6 +10,7 @@ use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -17,12 +19,19 @@ use super::document::{check_name, merge, parse, read_json, without_read_only};
 use super::query::{Key, Params};
 use super::refusal::{not_found, of_store, wrong};
 use super::{BASE, Checks, Shared};
+use crate::backoff::{Backoff, random_unit};
 use crate::event::FieldError;
 use crate::http::Problem;
 use crate::store::{
-    AnomalyConfig, NewAnomalyConfig, NewRule, NewWebhook, Page, PageRequest, Rule, Store, StoreError, Webhook,
-    WebhookDocument,
+    AnomalyConfig, NewAnomalyConfig, NewRule, NewWebhook, Page, PageRequest, Rule, Store, StoreError, StoreErrorKind,
+    Webhook, WebhookDocument,
 };
+
+/// Times that a patch is made anew because another process changed the document meanwhile.
+const PATCH_RETRIES_MAX: u32 = 16;
+/// Who waits a random while does not meet the same one again and again.
+const PATCH_BACKOFF: Backoff =
+    Backoff { initial: Duration::from_millis(2), multiplier: 2.0, max: Duration::from_millis(100) };
 
 /// One kind of document, as a person writes it.
 pub(super) trait Resource: Sized + Send + Sync + 'static {
@@ -34,11 +43,18 @@ pub(super) trait Resource: Sized + Send + Sync + 'static {
     fn name(&self) -> &str;
     fn check(&self, checks: &Checks) -> Vec<FieldError>;
     fn id(stored: &Self::Stored) -> Uuid;
+    fn updated_at(stored: &Self::Stored) -> Timestamp;
 
     fn create(self, store: &Store) -> impl Future<Output = Result<Self::Stored, StoreError>> + Send;
     fn find(store: &Store, key: &str) -> impl Future<Output = Result<Option<Self::Stored>, StoreError>> + Send;
     fn list(store: &Store, page: PageRequest) -> impl Future<Output = Result<Page<Self::Stored>, StoreError>> + Send;
-    fn replace(self, store: &Store, key: &str) -> impl Future<Output = Result<Self::Stored, StoreError>> + Send;
+    /// Only when it is still what `as_of` was the time of, if that is given.
+    fn replace(
+        self,
+        store: &Store,
+        key: &str,
+        as_of: Option<Timestamp>,
+    ) -> impl Future<Output = Result<Self::Stored, StoreError>> + Send;
     fn delete(store: &Store, key: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
@@ -82,7 +98,7 @@ async fn replace<R: Resource>(
         }
     };
     let new: R = read(without_read_only(document, id.as_deref())?, &shared.state.checks)?;
-    Ok(Json(new.replace(&shared.state.store, &key).await.map_err(of_store)?).into_response())
+    Ok(Json(new.replace(&shared.state.store, &key, None).await.map_err(of_store)?).into_response())
 }
 
 async fn patch<R: Resource>(
@@ -92,14 +108,24 @@ async fn patch<R: Resource>(
 ) -> Result<Response, Problem> {
     let patch = read_json(request).await?;
     let _patching = shared.patching.lock().await;
-    let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
-    let id = R::id(&stored).to_string();
-    let mut document = serde_json::to_value(&stored)
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
-    merge(&mut document, patch);
-    let new: R = read(without_read_only(document, Some(&id))?, &shared.state.checks)?;
-    // By id, for the patch may rename it.
-    Ok(Json(new.replace(&shared.state.store, &id).await.map_err(of_store)?).into_response())
+    let mut attempt = 0;
+    loop {
+        let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+        let id = R::id(&stored).to_string();
+        let mut document = serde_json::to_value(&stored)
+            .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
+        merge(&mut document, patch.clone());
+        let new: R = read(without_read_only(document, Some(&id))?, &shared.state.checks)?;
+        // By id, for the patch may rename it.
+        match new.replace(&shared.state.store, &id, Some(R::updated_at(&stored))).await {
+            // Another process was first: its change stays, and this one comes on top of it.
+            Err(error) if error.kind == StoreErrorKind::Changed && attempt < PATCH_RETRIES_MAX => {
+                attempt += 1;
+                tokio::time::sleep(PATCH_BACKOFF.delay(attempt, random_unit())).await;
+            }
+            done => return Ok(Json(done.map_err(of_store)?).into_response()),
+        }
+    }
 }
 
 async fn delete<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
@@ -138,6 +164,10 @@ impl Resource for NewWebhook {
         stored.id
     }
 
+    fn updated_at(stored: &Webhook) -> Timestamp {
+        stored.updated_at
+    }
+
     async fn create(self, store: &Store) -> Result<Webhook, StoreError> {
         store.create_webhook(self).await
     }
@@ -150,8 +180,8 @@ impl Resource for NewWebhook {
         store.webhooks(page).await
     }
 
-    async fn replace(self, store: &Store, key: &str) -> Result<Webhook, StoreError> {
-        store.replace_webhook(key, self).await
+    async fn replace(self, store: &Store, key: &str, as_of: Option<Timestamp>) -> Result<Webhook, StoreError> {
+        store.replace_webhook(key, self, as_of).await
     }
 
     async fn delete(store: &Store, key: &str) -> Result<bool, StoreError> {
@@ -179,6 +209,10 @@ impl Resource for NewRule {
         stored.id
     }
 
+    fn updated_at(stored: &Rule) -> Timestamp {
+        stored.updated_at
+    }
+
     async fn create(self, store: &Store) -> Result<Rule, StoreError> {
         store.create_rule(self).await
     }
@@ -191,8 +225,8 @@ impl Resource for NewRule {
         store.rules(page).await
     }
 
-    async fn replace(self, store: &Store, key: &str) -> Result<Rule, StoreError> {
-        store.replace_rule(key, self).await
+    async fn replace(self, store: &Store, key: &str, as_of: Option<Timestamp>) -> Result<Rule, StoreError> {
+        store.replace_rule(key, self, as_of).await
     }
 
     async fn delete(store: &Store, key: &str) -> Result<bool, StoreError> {
@@ -220,6 +254,10 @@ impl Resource for NewAnomalyConfig {
         stored.id
     }
 
+    fn updated_at(stored: &AnomalyConfig) -> Timestamp {
+        stored.updated_at
+    }
+
     async fn create(self, store: &Store) -> Result<AnomalyConfig, StoreError> {
         store.create_anomaly_config(self).await
     }
@@ -232,8 +270,8 @@ impl Resource for NewAnomalyConfig {
         store.anomaly_configs(page).await
     }
 
-    async fn replace(self, store: &Store, key: &str) -> Result<AnomalyConfig, StoreError> {
-        store.replace_anomaly_config(key, self).await
+    async fn replace(self, store: &Store, key: &str, as_of: Option<Timestamp>) -> Result<AnomalyConfig, StoreError> {
+        store.replace_anomaly_config(key, self, as_of).await
     }
 
     async fn delete(store: &Store, key: &str) -> Result<bool, StoreError> {

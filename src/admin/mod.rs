@@ -122,7 +122,8 @@ fn probe_routes(probes: Probes) -> Router {
 /// The state, and what requests share beside it.
 struct Shared {
     state: State,
-    /// Held from reading a stored document to replacing it: two patches at once must both count.
+    /// Held from reading a stored document to replacing it, so that requests of this process do not get in each
+    /// other's way. What another process changes meanwhile, the store notices.
     patching: tokio::sync::Mutex<()>,
 }
 

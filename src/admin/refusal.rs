@@ -33,6 +33,9 @@ pub(super) fn of_store(error: StoreError) -> Problem {
         StoreErrorKind::NotFound => not_found(),
         StoreErrorKind::NameTaken => Problem::new(StatusCode::CONFLICT, "The name is taken.")
             .with_errors(vec![FieldError::new("/name", "is taken by another one")]),
+        StoreErrorKind::Changed => {
+            Problem::new(StatusCode::CONFLICT, "Others change it all the time; nothing was stored, try again.")
+        }
         StoreErrorKind::InUse(users) => {
             Problem::new(StatusCode::CONFLICT, format!("It is still used by: {}.", users.join(", ")))
         }

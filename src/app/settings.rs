@@ -177,6 +177,7 @@ pub(super) fn sink(config: &Config, local: bool) -> sink::Settings {
         memory_bytes_max: config.batch_memory_max.0 as usize,
         fetch_messages_max: config.batch_fetch_batch_size.0,
         max_concurrent_writes: config.batch_max_concurrent_writes.0,
+        workers: config.batch_worker_count.0,
         row_group_rows: config.parquet_row_group_size.0,
         compression: compression(config.parquet_compression),
         stop_budget: Budgets::inner(Budgets::of(config).sink),
@@ -199,6 +200,7 @@ pub(super) fn engine(config: &Config) -> EngineSettings {
         refresh_interval: config.engine_rule_refresh_interval.0.min(config.anomaly_config_refresh_interval.0),
         ack_wait: config.nats_ack_wait.0,
         max_attempts: config.dispatcher_max_attempts.0 as u32,
+        evaluations_max: config.engine_max_concurrent_evaluations.0,
         state_cleanup_interval: config.anomaly_state_cleanup_interval.0,
         state_retention: config.anomaly_state_retention_duration.0,
         ..EngineSettings::default()

@@ -58,7 +58,7 @@ pub struct NatsSettings {
     pub client_name: String,
     /// A `.creds` file (JWT and nkey).
     pub credentials_file: Option<PathBuf>,
-    /// A PEM file with the certificate authorities of the server, besides the public ones.
+    /// A PEM file with the certificate authorities of the server, trusted instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// Failed attempts in a row after which the connection is given up and the process ends; none: never.
     pub reconnects_max: Option<usize>,

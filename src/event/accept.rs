@@ -10,8 +10,8 @@ use uuid::fmt::Hyphenated;
 use super::invalid::{Errors, Path};
 use super::rules::{CONTROL, MALFORMED, REQUIRED, check_message, has_control};
 use super::schema::DEVICE_CONTEXT;
-use super::stored::Envelope;
-use super::wire::{put_bytes, put_number};
+use super::stored::{Envelope, EventRef};
+use super::wire::{DecodeError, put_bytes, put_number};
 
 pub(super) const ID_BYTES_MAX: usize = 128;
 pub(super) const APP_ID_BYTES_MAX: usize = 128;
@@ -116,6 +116,18 @@ impl Head<'_, '_> {
     fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         self.errors.add(Path::Field(self.at, name), detail);
     }
+}
+
+/// Why the gateway would not have taken an event whose bytes came to the bus by another way. Only of what the stores
+/// keep as text of its own: one of them cannot hold every character, nor index every length.
+pub fn check_names(event: &EventRef<'_>) -> Result<(), DecodeError> {
+    if !is_app_id(event.app_id) {
+        return Err(DecodeError::new("its app_id is not one of an app"));
+    }
+    if event.id.len() > ID_BYTES_MAX || has_control(event.id.as_bytes()) {
+        return Err(DecodeError::new("its id is too long or has control characters"));
+    }
+    Ok(())
 }
 
 /// Whether events and keys may belong to an app of this name.

@@ -19,7 +19,7 @@ mod json_view;
 mod stored;
 mod wire;
 
-pub use accept::{Arrival, is_app_id};
+pub use accept::{Arrival, check_names, is_app_id};
 pub use invalid::FieldError;
 pub use schema::Kind;
 pub use stored::{DeviceRef, EventRef};

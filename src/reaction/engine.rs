@@ -186,7 +186,7 @@ impl Engine {
         loop {
             undecodable.truncate(decodable);
             let mut evaluation =
-                Evaluation::new(&mut self.ruleset, &mut self.groups, &self.consumer, floor, self.settings.max_attempts);
+                Evaluation::new(&mut self.ruleset, &mut self.groups, &self.consumer, floor, &self.settings);
             let taken = evaluation.take(batch, &consumed, undecodable);
             let (evaluated, matches) = (evaluation.evaluated, evaluation.matches);
             let effects = evaluation.finish();

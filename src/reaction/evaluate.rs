@@ -3,15 +3,20 @@
 //! Invariant: a message that nothing asks for is neither decoded nor copied. The payloads are
 //! what the admin API's contract says a webhook receives.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
+use super::EngineSettings;
 use super::anomalies::Anomaly;
 use super::detection::Groups;
+use super::matching::{self, Asked};
 use super::ruleset::{ActiveRule, Ruleset};
 use super::subjects::{Template, anomaly_subject};
 use super::view::View;
@@ -21,6 +26,9 @@ use crate::store::{AnomalyEvent, Effects, NewDelivery, OutboxMessage};
 
 /// Effects that are committed together; a batch that causes more is committed in parts.
 const EFFECTS_MAX: usize = 4_096;
+/// Messages whose rules are matched before the first of their effects: as many as may be matched in vain when the
+/// effects of the first few fill a commit.
+const WINDOW_MESSAGES: usize = 1_024;
 /// Payload bytes that are committed together.
 const EFFECT_BYTES_MAX: usize = 16 << 20;
 
@@ -30,6 +38,8 @@ pub(super) struct Evaluation<'a> {
     pub(super) groups: &'a mut Groups,
     pub(super) now: Timestamp,
     pub(super) max_attempts: u32,
+    /// That match rules.
+    threads: usize,
     pub(super) effects: Effects,
     bytes: usize,
     pub(super) evaluated: u64,
@@ -49,10 +59,20 @@ impl<'a> Evaluation<'a> {
         groups: &'a mut Groups,
         consumer: &str,
         acknowledged_floor: u64,
-        max_attempts: u32,
+        settings: &EngineSettings,
     ) -> Self {
         let effects = Effects { consumer: consumer.to_owned(), acknowledged_floor, ..Effects::default() };
-        Self { ruleset, groups, now: Timestamp::now(), max_attempts, effects, bytes: 0, evaluated: 0, matches: 0 }
+        Self {
+            ruleset,
+            groups,
+            now: Timestamp::now(),
+            max_attempts: settings.max_attempts,
+            threads: settings.evaluations_max,
+            effects,
+            bytes: 0,
+            evaluated: 0,
+            matches: 0,
+        }
     }
 
     /// Evaluates messages until they end or the effects are enough for one commit; answers how many it took.
@@ -62,22 +82,42 @@ impl<'a> Evaluation<'a> {
         consumed: &HashSet<u64>,
         undecodable: &mut Vec<Undecodable>,
     ) -> usize {
-        for (taken, delivery) in deliveries.iter().enumerate() {
-            if self.is_full() {
-                return taken;
-            }
-            let Some(candidates) = self.ruleset.index.candidates(delivery.subject()) else { continue };
-            if consumed.contains(&delivery.sequence()) {
-                continue;
-            }
-            let candidates = std::sync::Arc::clone(candidates);
-            match EventRef::decode(delivery.payload()) {
-                Ok(event) => self.event(&event, delivery, &candidates.rules, &candidates.anomalies),
-                Err(error) => undecodable
-                    .push(Undecodable { receipt: delivery.receipt, reason: format!("decode event: {error}") }),
+        for start in (0..deliveries.len()).step_by(WINDOW_MESSAGES) {
+            let window = start..deliveries.len().min(start + WINDOW_MESSAGES);
+            let mut asked = self.asked(deliveries, window, consumed);
+            matching::look_ahead(&self.ruleset.rules, &mut asked, self.threads);
+            for asked in asked {
+                if self.is_full() {
+                    return asked.place;
+                }
+                match matching::read(asked.delivery) {
+                    Ok(event) => self.event(&event, &asked),
+                    Err(error) => {
+                        let receipt = asked.delivery.receipt;
+                        undecodable.push(Undecodable { receipt, reason: format!("decode event: {error}") });
+                    }
+                }
             }
         }
         deliveries.len()
+    }
+
+    /// The messages of the window that something may match, without those that are consumed.
+    fn asked<'d>(
+        &mut self,
+        deliveries: &'d [Delivery],
+        window: Range<usize>,
+        consumed: &HashSet<u64>,
+    ) -> Vec<Asked<'d>> {
+        let mut asked = Vec::new();
+        for place in window {
+            let delivery = &deliveries[place];
+            let Some(candidates) = self.ruleset.index.candidates(delivery.subject()) else { continue };
+            if !consumed.contains(&delivery.sequence()) {
+                asked.push(Asked { place, delivery, candidates: Arc::clone(candidates), matched: None });
+            }
+        }
+        asked
     }
 
     /// The effects, with the changed states of the groups.
@@ -92,16 +132,18 @@ impl<'a> Evaluation<'a> {
         count >= EFFECTS_MAX || self.bytes >= EFFECT_BYTES_MAX
     }
 
-    fn event(&mut self, event: &EventRef<'_>, delivery: &Delivery, rules: &[u32], anomalies: &[u32]) {
+    fn event(&mut self, event: &EventRef<'_>, asked: &Asked<'_>) {
         self.evaluated += 1;
+        let (delivery, candidates) = (asked.delivery, &asked.candidates);
         let view = View::of(event);
         let mut json: Option<Box<RawValue>> = None;
         let mut had_effect = false;
-        for position in rules {
-            let rule = std::sync::Arc::clone(&self.ruleset.rules[*position as usize]);
-            if !rule.matcher.matches(&view) {
-                continue;
-            }
+        let matched = match &asked.matched {
+            Some(matched) => Cow::Borrowed(matched),
+            None => Cow::Owned(matching::matches(&self.ruleset.rules, &candidates.rules, &view)),
+        };
+        for position in matched.iter() {
+            let rule = Arc::clone(&self.ruleset.rules[*position as usize]);
             self.matches += 1;
             if rule.webhooks.is_empty() && rule.publish.is_empty() {
                 continue;
@@ -110,8 +152,8 @@ impl<'a> Evaluation<'a> {
             let json = json.get_or_insert_with(|| view_json(event));
             self.rule_matched(&rule, event, json);
         }
-        for position in anomalies {
-            let anomaly = std::sync::Arc::clone(&self.ruleset.anomalies[*position as usize]);
+        for position in &candidates.anomalies {
+            let anomaly = Arc::clone(&self.ruleset.anomalies[*position as usize]);
             let now_ms = self.now.as_millisecond();
             let observed = self.groups.observe(&anomaly, event.app_id, delivery.published_at_ms, now_ms, &view);
             had_effect |= observed.changed;

@@ -26,6 +26,7 @@ mod window;
 mod engine;
 mod evaluate;
 mod index;
+mod matching;
 mod ruleset;
 
 mod address;
@@ -72,6 +73,8 @@ pub struct EngineSettings {
     pub max_deliver: u32,
     /// Attempts that a new delivery gets.
     pub max_attempts: u32,
+    /// Threads that match rules, of events that came together.
+    pub evaluations_max: usize,
     /// Groups that are remembered of one anomaly config; the stalest are forgotten first.
     pub groups_max: usize,
     /// How often stale anomaly state is looked for.
@@ -90,6 +93,7 @@ impl Default for EngineSettings {
             ack_wait: Duration::from_secs(60),
             max_deliver: 10,
             max_attempts: 5,
+            evaluations_max: 1,
             groups_max: 10_000,
             state_cleanup_interval: Duration::from_secs(60),
             state_retention: Duration::from_secs(24 * 3_600),

@@ -12,7 +12,7 @@ use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
 use super::SinkError;
 use super::lease::Lease;
-use super::status::SinkStatus;
+use super::status::WorkerStatus;
 use super::suspects;
 use super::upload::RETRY;
 
@@ -37,7 +37,7 @@ pub(super) struct Fetched {
 pub(super) async fn fetch(
     mut subscription: Subscription,
     warehouse: Warehouse,
-    status: SinkStatus,
+    status: WorkerStatus,
     limits: (usize, usize),
     ack_wait: Duration,
     linger: bool,
@@ -69,7 +69,7 @@ async fn deliveries(subscription: &mut Subscription, limits: (usize, usize)) -> 
 async fn look_up(
     deliveries: Vec<Delivery>,
     subscription: &Subscription,
-    (warehouse, status): (&Warehouse, &SinkStatus),
+    (warehouse, status): (&Warehouse, &WorkerStatus),
     ack_wait: Duration,
 ) -> Result<Chunk, SinkError> {
     let leased = subscription.leased();
@@ -92,14 +92,14 @@ async fn look_up(
 async fn stored(
     warehouse: &Warehouse,
     deliveries: &[Delivery],
-    status: &SinkStatus,
+    status: &WorkerStatus,
 ) -> Result<HashSet<u64>, SinkError> {
     let mut attempt = 0;
     loop {
         match suspects::stored(warehouse, deliveries).await {
             Ok(stored) => {
                 if attempt > 0 {
-                    status.update(|figures| figures.trouble = None);
+                    status.recovered();
                 }
                 return Ok(stored);
             }

@@ -6,9 +6,11 @@
 //! does. Knows nothing of HTTP, rules or the store.
 //!
 //! Three things go on at once: the next fetch, one job of encoding on a blocking thread,
-//! and the uploads. The loop in [`Sink::step`] owns all of them.
+//! and the uploads. The loop in [`Sink::step`] owns all of them. A process may run several
+//! such loops ([`workers`]), which are to the bus and to one another as sinks of several processes.
 
 mod batches;
+mod error;
 mod fetch;
 mod lease;
 mod status;
@@ -19,6 +21,8 @@ mod upload;
 mod tests;
 #[cfg(test)]
 mod tests_s3;
+#[cfg(test)]
+mod tests_workers;
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -31,15 +35,17 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::bus::{Acker, Bus, BusError, ConsumerSpec, Receipt, Subscription};
+use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
-use crate::warehouse::{Compression, EncodeSettings, Warehouse, WarehouseError, WarehouseErrorKind};
+use crate::warehouse::{Compression, EncodeSettings, Warehouse, WarehouseError};
 
 use batches::{Limits, OpenBatches, Taken};
 use fetch::{Chunk, Fetched};
 use upload::Uploaded;
 
+pub use error::SinkError;
 pub use status::SinkStatus;
+use status::WorkerStatus;
 
 /// The durable consumer on the bus and what it reads.
 const CONSUMER: &str = "warehouse-sink";
@@ -71,7 +77,10 @@ pub struct Settings {
     pub pending_max: usize,
     pub row_group_rows: usize,
     pub compression: Compression,
+    /// Files written at once by all workers of the process.
     pub max_concurrent_writes: usize,
+    /// Loops that fetch and encode beside one another. What is bounded by memory is divided among them.
+    pub workers: usize,
     /// The stream's name, for the files' footers.
     pub stream: String,
     /// How long a stop may take.
@@ -94,87 +103,64 @@ impl Default for Settings {
             row_group_rows: 122_880,
             compression: Compression::Snappy,
             max_concurrent_writes: 4,
+            workers: 1,
             stream: "CAUSALITY_EVENTS".to_owned(),
             stop_budget: Duration::from_secs(20),
         }
     }
 }
 
-/// Why the sink ended before it was told to, or could not finish.
-#[derive(Debug)]
-pub enum SinkError {
-    Bus(BusError),
-    Warehouse(WarehouseError),
-    /// The stop took too long: these rows are not stored and will be delivered again.
-    StopTimedOut {
-        rows: usize,
-    },
-    /// A job of encoding panicked.
-    Defect,
-}
-
-impl SinkError {
-    /// Whether what is on disk is unknown now, so that the process must end.
-    pub fn is_fsync(&self) -> bool {
-        matches!(self, Self::Warehouse(error) if error.kind == WarehouseErrorKind::Fsync)
-    }
-}
-
-impl std::fmt::Display for SinkError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Bus(_) => f.write_str("sink: bus failed"),
-            Self::Warehouse(_) => f.write_str("sink: warehouse failed"),
-            Self::StopTimedOut { rows } => write!(f, "sink: stop timed out with {rows} rows not stored"),
-            Self::Defect => f.write_str("sink: encoding panicked"),
-        }
-    }
-}
-
-impl std::error::Error for SinkError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Bus(error) => Some(error),
-            Self::Warehouse(error) => Some(error),
-            Self::StopTimedOut { .. } | Self::Defect => None,
-        }
-    }
-}
-
-impl From<BusError> for SinkError {
-    fn from(error: BusError) -> Self {
-        Self::Bus(error)
-    }
-}
-
-impl From<WarehouseError> for SinkError {
-    fn from(error: WarehouseError) -> Self {
-        Self::Warehouse(error)
-    }
-}
-
-/// Runs until `stop`, then takes what is left on the bus, writes everything out and returns.
-pub async fn run(
+/// One of the loops of a process. Cheap to clone; run once at a time.
+#[derive(Clone)]
+pub struct Worker {
     settings: Settings,
     bus: Bus,
     warehouse: Warehouse,
-    status: SinkStatus,
-    stop: CancellationToken,
-) -> Result<(), SinkError> {
-    let spec = ConsumerSpec {
-        name: CONSUMER.to_owned(),
-        filter: FILTER.to_owned(),
-        ack_wait: settings.ack_wait,
-        max_deliver: settings.max_deliver,
-        pending_max: settings.pending_max,
+    status: WorkerStatus,
+    writers: Arc<Semaphore>,
+}
+
+/// The workers that the settings ask for, each with its share of the memory; all of them show up in `status`.
+pub fn workers(settings: Settings, bus: &Bus, warehouse: &Warehouse, status: &SinkStatus) -> Vec<Worker> {
+    let writers = Arc::new(Semaphore::new(settings.max_concurrent_writes.max(1)));
+    let count = settings.workers.max(1);
+    let share = |whole: usize| (whole / count).max(1);
+    let settings = Settings {
+        memory_bytes_max: share(settings.memory_bytes_max),
+        open_partitions_max: share(settings.open_partitions_max),
+        fetch_messages_max: share(settings.fetch_messages_max),
+        fetch_bytes_max: share(settings.fetch_bytes_max),
+        ..settings
     };
-    let subscription = bus.subscribe(spec).await?;
-    let mut sink = Sink::new(settings, subscription, warehouse, status.clone())?;
-    sink.tidy(stop.clone());
-    status.update(|figures| figures.running = true);
-    let ended = sink.run(&stop).await;
-    status.update(|figures| figures.running = false);
-    ended
+    let worker = |_| Worker {
+        settings: settings.clone(),
+        bus: bus.clone(),
+        warehouse: warehouse.clone(),
+        status: status.worker(),
+        writers: writers.clone(),
+    };
+    (0..count).map(worker).collect()
+}
+
+impl Worker {
+    /// Runs until `stop`, then takes what is left on the bus, writes everything out and returns.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), SinkError> {
+        let spec = ConsumerSpec {
+            name: CONSUMER.to_owned(),
+            filter: FILTER.to_owned(),
+            ack_wait: self.settings.ack_wait,
+            max_deliver: self.settings.max_deliver,
+            pending_max: self.settings.pending_max,
+        };
+        let subscription = self.bus.subscribe(spec).await?;
+        let status = self.status.clone();
+        let mut sink = Sink::new(self, subscription)?;
+        sink.tidy(stop.clone());
+        status.update(|figures| figures.running = true);
+        let ended = sink.run(&stop).await;
+        status.stopped();
+        ended
+    }
 }
 
 /// The batches back from a job, with what it brought.
@@ -185,7 +171,7 @@ struct Sink {
     settings: Settings,
     acker: Acker,
     warehouse: Warehouse,
-    status: SinkStatus,
+    status: WorkerStatus,
     /// Absent while a fetch has it.
     subscription: Option<Subscription>,
     fetch: Option<Boxed<Fetched>>,
@@ -213,12 +199,8 @@ enum Step {
 }
 
 impl Sink {
-    fn new(
-        settings: Settings,
-        subscription: Subscription,
-        warehouse: Warehouse,
-        status: SinkStatus,
-    ) -> Result<Self, SinkError> {
+    fn new(worker: Worker, subscription: Subscription) -> Result<Self, SinkError> {
+        let Worker { settings, warehouse, status, writers, .. } = worker;
         let limits = Limits {
             rows_max: settings.batch_events_max,
             file_bytes_max: settings.file_bytes_max,
@@ -247,7 +229,7 @@ impl Sink {
             uploads: FuturesUnordered::new(),
             writing_files: 0,
             writing_bytes: 0,
-            writers: Arc::new(Semaphore::new(settings.max_concurrent_writes.max(1))),
+            writers,
             settings,
         })
     }
@@ -440,8 +422,7 @@ impl Sink {
 
     fn report(&self) {
         let Some(batches) = &self.batches else { return };
-        metrics::sink_open(batches.len(), self.open_bytes, self.writing_bytes);
-        self.status.update(|figures| {
+        let all = self.status.update(|figures| {
             figures.open_batches = batches.len();
             figures.open_rows = batches.rows();
             figures.open_bytes = self.open_bytes;
@@ -449,6 +430,7 @@ impl Sink {
             figures.writing_files = self.writing_files;
             figures.writing_bytes = self.writing_bytes;
         });
+        metrics::sink_open(all.open_batches, all.open_bytes, all.writing_bytes);
     }
 
     /// Removes in the background what a crash left half written.

@@ -1,13 +1,20 @@
-//! What the sink is doing, for readiness and the admin API.
+//! What the sink's workers are doing, for readiness and the admin API.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-/// Readable from anywhere while the sink writes it. Cheap to clone.
+/// Readable from anywhere while the workers write it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct SinkStatus(Arc<Mutex<Figures>>);
+pub struct SinkStatus(Arc<Mutex<Vec<Figures>>>);
+
+/// One worker's part of it.
+#[derive(Clone, Debug)]
+pub(super) struct WorkerStatus {
+    all: SinkStatus,
+    place: usize,
+}
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Figures {
@@ -32,14 +39,16 @@ impl SinkStatus {
 
     /// Why the warehouse refuses files at the moment.
     pub fn trouble(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
+        self.lock().iter().find_map(|figures| figures.trouble.clone())
     }
 
     pub fn snapshot(&self) -> Value {
-        let figures = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let workers = self.lock().len();
+        let figures = total(&self.lock());
         let oldest_ms = figures.oldest_opened_at.map(|opened_at| opened_at.elapsed().as_millis() as u64);
         json!({
             "running": figures.running,
+            "workers": workers,
             "open_batches": figures.open_batches,
             "open_rows": figures.open_rows,
             "open_bytes": figures.open_bytes,
@@ -53,7 +62,54 @@ impl SinkStatus {
         })
     }
 
-    pub(super) fn update(&self, change: impl FnOnce(&mut Figures)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    /// A part for one more worker.
+    pub(super) fn worker(&self) -> WorkerStatus {
+        let mut workers = self.lock();
+        workers.push(Figures::default());
+        WorkerStatus { all: self.clone(), place: workers.len() - 1 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Figures>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WorkerStatus {
+    /// Changes this worker's figures; answers those of all.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Figures)) -> Figures {
+        let mut workers = self.all.lock();
+        change(&mut workers[self.place]);
+        total(&workers)
+    }
+
+    /// The warehouse answers again, whoever it was that asked.
+    pub(super) fn recovered(&self) {
+        self.all.lock().iter_mut().for_each(|figures| figures.trouble = None);
+    }
+
+    /// What it had open is gone; what it has stored stays.
+    pub(super) fn stopped(&self) {
+        self.update(|figures| {
+            let Figures { stored_files, stored_rows, stored_bytes, .. } = *figures;
+            *figures = Figures { stored_files, stored_rows, stored_bytes, ..Figures::default() };
+        });
+    }
+}
+
+fn total(workers: &[Figures]) -> Figures {
+    let sum = |part: fn(&Figures) -> usize| workers.iter().map(part).sum();
+    let stored = |part: fn(&Figures) -> u64| workers.iter().map(part).sum();
+    Figures {
+        running: !workers.is_empty() && workers.iter().all(|figures| figures.running),
+        open_batches: sum(|figures| figures.open_batches),
+        open_rows: sum(|figures| figures.open_rows),
+        open_bytes: sum(|figures| figures.open_bytes),
+        oldest_opened_at: workers.iter().filter_map(|figures| figures.oldest_opened_at).min(),
+        writing_files: sum(|figures| figures.writing_files),
+        writing_bytes: sum(|figures| figures.writing_bytes),
+        stored_files: stored(|figures| figures.stored_files),
+        stored_rows: stored(|figures| figures.stored_rows),
+        stored_bytes: stored(|figures| figures.stored_bytes),
+        trouble: workers.iter().find_map(|figures| figures.trouble.clone()),
     }
 }

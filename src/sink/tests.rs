@@ -22,16 +22,16 @@ use crate::warehouse::scan_ids;
 const HOUR_MS: i64 = 3_600_000;
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(3_600);
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Bench {
     dir: TempDir,
-    bus: Bus,
+    pub(super) bus: Bus,
 }
 
 pub(super) struct Running {
     stop: CancellationToken,
-    status: SinkStatus,
+    pub(super) status: SinkStatus,
     ended: oneshot::Receiver<Result<(), SinkError>>,
 }
 
@@ -46,20 +46,21 @@ impl Bench {
         self.dir.path().join("warehouse")
     }
 
-    fn warehouse(&self) -> Warehouse {
+    pub(super) fn warehouse(&self) -> Warehouse {
         Warehouse::open_local(self.root()).unwrap()
     }
 
-    fn start(&self, settings: Settings) -> Running {
+    pub(super) fn start(&self, settings: Settings) -> Running {
         self.start_into(self.warehouse(), settings)
     }
 
     pub(super) fn start_into(&self, warehouse: Warehouse, settings: Settings) -> Running {
         let (stop, status) = (CancellationToken::new(), SinkStatus::new());
         let (tell, ended) = oneshot::channel();
-        let running = run(settings, self.bus.clone(), warehouse, status.clone(), stop.clone());
+        let workers = workers(settings, &self.bus, &warehouse, &status).into_iter();
+        let running = futures_util::future::join_all(workers.map(|worker| worker.run(stop.clone())));
         Tasks::new(stop.clone()).spawn(async move {
-            let _ = tell.send(running.await);
+            let _ = tell.send(running.await.into_iter().collect());
         });
         Running { stop, status, ended }
     }
@@ -91,14 +92,14 @@ impl Bench {
         (deliveries, subscription)
     }
 
-    fn ids(&self) -> Vec<String> {
+    pub(super) fn ids(&self) -> Vec<String> {
         let mut ids = Vec::new();
         scan_ids(&self.root(), |id| ids.push(id.to_owned())).unwrap();
         ids.sort();
         ids
     }
 
-    async fn wait_for_rows(&self, rows: usize) {
+    pub(super) async fn wait_for_rows(&self, rows: usize) {
         self.wait(|bench| bench.ids().len() >= rows).await;
     }
 
@@ -158,7 +159,7 @@ pub(super) fn events(app: &str, ids: std::ops::Range<usize>) -> Vec<EventEnvelop
     ids.map(|id| event(app, format!("{app}-{id:05}"), now_ms())).collect()
 }
 
-fn ids_of(events: &[EventEnvelope]) -> Vec<String> {
+pub(super) fn ids_of(events: &[EventEnvelope]) -> Vec<String> {
     let mut ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
     ids.sort();
     ids

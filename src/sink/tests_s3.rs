@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::services::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
 use crate::sink::tests::{Bench, events, settings};
-use crate::warehouse::{ObjectSettings, scan_ids};
+use crate::warehouse::{ObjectSettings, WarehouseErrorKind, scan_ids};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 

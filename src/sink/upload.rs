@@ -19,7 +19,7 @@ use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 
 use super::batches::Closed;
 use super::lease::Lapsed;
-use super::status::SinkStatus;
+use super::status::WorkerStatus;
 
 /// How a warehouse that refuses is asked again.
 pub(super) const RETRY: Backoff =
@@ -40,7 +40,7 @@ pub(super) async fn upload(
     warehouse: Warehouse,
     acker: Acker,
     writers: Arc<Semaphore>,
-    status: SinkStatus,
+    status: WorkerStatus,
 ) -> Uploaded {
     let file_bytes = closed.file.len();
     let name = Warehouse::new_file_name();
@@ -82,7 +82,7 @@ async fn store(
     name: &str,
     begun: &Arc<AtomicBool>,
     writers: &Semaphore,
-    status: &SinkStatus,
+    status: &WorkerStatus,
 ) -> Result<bool, WarehouseError> {
     // The semaphore is never closed.
     let _writer = writers.acquire().await;
@@ -99,7 +99,7 @@ async fn store(
             Ok(stored) => {
                 if stored {
                     report(closed, began);
-                    status.update(|figures| figures.trouble = None);
+                    status.recovered();
                 }
                 return Ok(stored);
             }

@@ -16,6 +16,8 @@ macro_rules! conformance_suite {
         $crate::store::conformance::conformance_suite!(@cases $open:
             documents_are_found_by_id_and_by_name,
             a_name_is_taken_once_and_freed_by_deletion,
+            what_others_changed_meanwhile_is_not_written_over,
+            changes_made_at_once_all_count,
             lists_are_walked_page_by_page,
             a_foreign_cursor_is_refused,
             a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion,
@@ -104,10 +106,10 @@ pub(super) async fn documents_are_found_by_id_and_by_name(store: Store) {
     assert_eq!(store.anomaly_config("other").await.unwrap(), None);
     assert_eq!(store.anomaly_config(&Uuid::now_v7().to_string()).await.unwrap(), None);
 
-    let renamed = store.replace_anomaly_config("spike", anomaly("burst")).await.unwrap();
+    let renamed = store.replace_anomaly_config("spike", anomaly("burst"), None).await.unwrap();
     assert_eq!((renamed.id, renamed.created_at), (created.id, created.created_at));
     assert_eq!(store.anomaly_config("spike").await.unwrap(), None);
-    let missing = store.replace_anomaly_config("spike", anomaly("x")).await.unwrap_err();
+    let missing = store.replace_anomaly_config("spike", anomaly("x"), None).await.unwrap_err();
     assert_eq!(missing.kind, StoreErrorKind::NotFound);
     assert!(store.delete_anomaly_config("burst").await.unwrap());
     assert!(!store.delete_anomaly_config("burst").await.unwrap());
@@ -118,11 +120,52 @@ pub(super) async fn a_name_is_taken_once_and_freed_by_deletion(store: Store) {
     store.create_rule(rule("b", &[])).await.unwrap();
     store.create_webhook(webhook("a")).await.unwrap();
     assert_eq!(store.create_rule(rule("a", &[])).await.unwrap_err().kind, StoreErrorKind::NameTaken);
-    assert_eq!(store.replace_rule("b", rule("a", &[])).await.unwrap_err().kind, StoreErrorKind::NameTaken);
+    assert_eq!(store.replace_rule("b", rule("a", &[]), None).await.unwrap_err().kind, StoreErrorKind::NameTaken);
     assert_eq!(store.create_webhook(webhook("a")).await.unwrap_err().kind, StoreErrorKind::NameTaken);
-    store.replace_rule("a", rule("a", &[])).await.unwrap();
+    store.replace_rule("a", rule("a", &[]), None).await.unwrap();
     assert!(store.delete_rule("a").await.unwrap());
     store.create_rule(rule("a", &[])).await.unwrap();
+}
+
+pub(super) async fn what_others_changed_meanwhile_is_not_written_over(store: Store) {
+    let read = store.create_rule(rule("a", &[])).await.unwrap().updated_at;
+    let written = store.replace_rule("a", rule("b", &[]), Some(read)).await.unwrap();
+    assert!(written.updated_at > read, "even within a millisecond");
+    let stale = store.replace_rule("b", rule("c", &[]), Some(read)).await.unwrap_err();
+    assert_eq!(stale.kind, StoreErrorKind::Changed);
+    assert_eq!(store.rule("b").await.unwrap().unwrap(), written);
+    store.replace_rule("b", rule("b", &[]), Some(written.updated_at)).await.unwrap();
+
+    let read = store.create_webhook(webhook("ops")).await.unwrap();
+    store.disable_webhook(read.id, "answered 410").await.unwrap();
+    let stale = store.replace_webhook("ops", webhook("ops"), Some(read.updated_at)).await.unwrap_err();
+    assert_eq!(stale.kind, StoreErrorKind::Changed);
+    let disabled = store.webhook("ops").await.unwrap().unwrap();
+    assert!(!disabled.document.enabled && disabled.updated_at > read.updated_at);
+    let enabled = store.replace_webhook("ops", webhook("ops"), Some(disabled.updated_at)).await.unwrap();
+    assert!(enabled.document.enabled && enabled.updated_at > disabled.updated_at);
+
+    let read = store.create_anomaly_config(anomaly("spike")).await.unwrap().updated_at;
+    store.replace_anomaly_config("spike", anomaly("spike"), Some(read)).await.unwrap();
+    let stale = store.replace_anomaly_config("spike", anomaly("spike"), Some(read)).await.unwrap_err();
+    assert_eq!(stale.kind, StoreErrorKind::Changed);
+}
+
+pub(super) async fn changes_made_at_once_all_count(store: Store) {
+    store.create_rule(rule("counted", &[])).await.unwrap();
+    let counting = (0..4).map(|_| async {
+        let mut counted = 0;
+        while counted < 10 {
+            let mut read = store.rule("counted").await.unwrap().unwrap();
+            read.document.priority += 1;
+            match store.replace_rule("counted", read.document, Some(read.updated_at)).await {
+                Ok(_) => counted += 1,
+                Err(error) => assert_eq!(error.kind, StoreErrorKind::Changed),
+            }
+        }
+    });
+    futures_util::future::join_all(counting).await;
+    assert_eq!(store.rule("counted").await.unwrap().unwrap().document.priority, 40);
 }
 
 pub(super) async fn lists_are_walked_page_by_page(store: Store) {
@@ -172,8 +215,8 @@ pub(super) async fn a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion(store
 
     let in_use = store.delete_webhook("ops").await.unwrap_err();
     assert_eq!(in_use.kind, StoreErrorKind::InUse(vec!["rule big".to_owned()]));
-    store.replace_webhook("ops", webhook("renamed")).await.unwrap();
-    store.replace_rule("big", rule("big", &[])).await.unwrap();
+    store.replace_webhook("ops", webhook("renamed"), None).await.unwrap();
+    store.replace_rule("big", rule("big", &[]), None).await.unwrap();
     assert!(store.delete_webhook("renamed").await.unwrap());
 }
 
@@ -185,11 +228,11 @@ pub(super) async fn masked_secrets_are_kept(store: Store) {
 
     store.create_webhook(with(auth("s3cret"))).await.unwrap();
     assert_eq!(store.webhook("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
-    store.replace_webhook("ops", with(auth("***"))).await.unwrap();
+    store.replace_webhook("ops", with(auth("***")), None).await.unwrap();
     assert_eq!(store.webhook("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
-    let other = store.replace_webhook("ops", with(Auth::Bearer { token: "***".to_owned() })).await.unwrap_err();
+    let other = store.replace_webhook("ops", with(Auth::Bearer { token: "***".to_owned() }), None).await.unwrap_err();
     assert_eq!(other.kind, StoreErrorKind::NoSecretToKeep { field: "token" });
-    store.replace_webhook("ops", with(auth("new"))).await.unwrap();
+    store.replace_webhook("ops", with(auth("new")), None).await.unwrap();
     assert_eq!(store.webhooks(first_page(10)).await.unwrap().items[0].document.auth, auth("new"));
 }
 
@@ -198,9 +241,9 @@ pub(super) async fn a_disabled_webhook_says_why_until_it_is_enabled(store: Store
     store.disable_webhook(id, "answered 410").await.unwrap();
     let disabled = store.webhook("ops").await.unwrap().unwrap();
     assert_eq!((disabled.document.enabled, disabled.disabled_reason.as_deref()), (false, Some("answered 410")));
-    let still = store.replace_webhook("ops", disabled.document).await.unwrap();
+    let still = store.replace_webhook("ops", disabled.document, None).await.unwrap();
     assert_eq!(still.disabled_reason.as_deref(), Some("answered 410"));
-    let enabled = store.replace_webhook("ops", webhook("ops")).await.unwrap();
+    let enabled = store.replace_webhook("ops", webhook("ops"), None).await.unwrap();
     assert_eq!((enabled.document.enabled, enabled.disabled_reason), (true, None));
 }
 
@@ -289,7 +332,7 @@ pub(super) async fn a_skipped_or_disabled_webhook_holds_nobody_up(store: Store) 
     assert_eq!(claimed.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids);
     assert!(store.claim_due_deliveries(10, LEASE, &[dead]).await.unwrap().is_empty());
     assert_eq!(store.claim_due_deliveries(10, LEASE, &[]).await.unwrap().len(), 10);
-    store.replace_webhook("gone", webhook("gone")).await.unwrap();
+    store.replace_webhook("gone", webhook("gone"), None).await.unwrap();
     assert_eq!(store.claim_due_deliveries(100, LEASE, &[dead]).await.unwrap().len(), 50);
 }
 

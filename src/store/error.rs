@@ -12,6 +12,8 @@ pub struct StoreError {
 pub enum StoreErrorKind {
     NotFound,
     NameTaken,
+    /// Somebody else has changed it since it was read.
+    Changed,
     /// The named documents still use it.
     InUse(Vec<String>),
     /// `actions.webhooks[index]` names none.

@@ -23,6 +23,7 @@ mod webhook;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -65,7 +66,7 @@ pub struct PostgresSettings {
     pub password: Option<String>,
     pub database: String,
     pub ssl_mode: SslMode,
-    /// A PEM file with the certificate authorities that `verify-ca` and `verify-full` trust besides the public ones.
+    /// A PEM file with the certificate authorities to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
     pub connections_max: usize,
     pub idle_connections_max: usize,
@@ -173,7 +174,7 @@ impl Store {
         }
     }
 
-    // --- documents: `key` is an id or a name ---
+    // --- documents: `key` is an id or a name; `as_of` as for webhooks ---
 
     pub async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
         match &self.0 {
@@ -196,11 +197,17 @@ impl Store {
         }
     }
 
-    /// `NotFound`, `NameTaken`. A secret of `"***"` keeps the one that is stored.
-    pub async fn replace_webhook(&self, key: &str, new: NewWebhook) -> Result<Webhook, StoreError> {
+    /// `NotFound`, `NameTaken`. A secret of `"***"` keeps the one that is stored. `Changed` when `as_of` is not the
+    /// stored document's `updated_at`, which every change raises: somebody else wrote it since it was read.
+    pub async fn replace_webhook(
+        &self,
+        key: &str,
+        new: NewWebhook,
+        as_of: Option<Timestamp>,
+    ) -> Result<Webhook, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.replace_webhook(key, new).await,
-            Inner::Postgres(engine) => engine.replace_webhook(key, new).await,
+            Inner::Sqlite(engine) => engine.replace_webhook(key, new, as_of).await,
+            Inner::Postgres(engine) => engine.replace_webhook(key, new, as_of).await,
         }
     }
 
@@ -242,10 +249,10 @@ impl Store {
         }
     }
 
-    pub async fn replace_rule(&self, key: &str, new: NewRule) -> Result<Rule, StoreError> {
+    pub async fn replace_rule(&self, key: &str, new: NewRule, as_of: Option<Timestamp>) -> Result<Rule, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.replace_document(key, new).await,
-            Inner::Postgres(engine) => engine.replace_document(key, new).await,
+            Inner::Sqlite(engine) => engine.replace_document(key, new, as_of).await,
+            Inner::Postgres(engine) => engine.replace_document(key, new, as_of).await,
         }
     }
 
@@ -277,10 +284,15 @@ impl Store {
         }
     }
 
-    pub async fn replace_anomaly_config(&self, key: &str, new: NewAnomalyConfig) -> Result<AnomalyConfig, StoreError> {
+    pub async fn replace_anomaly_config(
+        &self,
+        key: &str,
+        new: NewAnomalyConfig,
+        as_of: Option<Timestamp>,
+    ) -> Result<AnomalyConfig, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.replace_document(key, new).await,
-            Inner::Postgres(engine) => engine.replace_document(key, new).await,
+            Inner::Sqlite(engine) => engine.replace_document(key, new, as_of).await,
+            Inner::Postgres(engine) => engine.replace_document(key, new, as_of).await,
         }
     }
 

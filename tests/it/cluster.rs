@@ -51,6 +51,9 @@ impl Cluster {
             ("BATCH_FLUSH_INTERVAL", "200ms".to_owned()),
             ("DISPATCHER_REQUEST_TIMEOUT", "2s".to_owned()),
             ("BATCH_FETCH_BATCH_SIZE", "2000".to_owned()),
+            // Whatever is promised holds with several in one process, too.
+            ("BATCH_WORKER_COUNT", "2".to_owned()),
+            ("ENGINE_MAX_CONCURRENT_EVALUATIONS", "2".to_owned()),
         ];
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let environment = own.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value)).collect();

@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("gateway", &["bus", "http", "event", "metrics", "supervisor"]),
     ("sink", &["bus", "warehouse", "event", "metrics", "backoff", "supervisor"]),
     ("reaction", &["bus", "store", "event", "metrics", "backoff", "supervisor"]),
-    ("admin", &["bus", "store", "http", "event", "metrics", "supervisor"]),
+    ("admin", &["bus", "store", "http", "event", "metrics", "backoff", "supervisor"]),
     // The composition root, and the commands that start it or speak to it.
     (
         "app",

@@ -2,6 +2,7 @@
 //! temporary directory, and stopped when dropped. Shared by the unit tests (the conformance
 //! suites) and by `tests/it`.
 
+pub(crate) mod certificates;
 pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod s3;

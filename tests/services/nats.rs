@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::certificates::Certificate;
 use super::free_port;
 
 /// Which server: the oldest that is supported, or the newest.
@@ -51,7 +52,10 @@ impl NatsServer {
 
     /// With more lines of configuration; those of `jetstream` go into its block after a line `#jetstream`.
     pub(crate) fn start_with(version: Version, configuration: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), version, configuration)
+    }
+
+    fn start_in(dir: tempfile::TempDir, version: Version, configuration: &str) -> Self {
         let port = free_port();
         let (outside, inside) = configuration.split_once("#jetstream").unwrap_or((configuration, ""));
         let text = format!(
@@ -62,6 +66,15 @@ impl NatsServer {
         let mut server = Self { child: spawn(version, dir.path()), dir, version, port };
         server.wait();
         server
+    }
+
+    /// With TLS, and this certificate.
+    pub(crate) fn start_tls(version: Version, certificate: &Certificate, configuration: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("server.crt"), &certificate.chain).unwrap();
+        std::fs::write(dir.path().join("server.key"), &certificate.key).unwrap();
+        let tls = "tls { cert_file: server.crt, key_file: server.key }";
+        Self::start_in(dir, version, &format!("{tls}\n{configuration}"))
     }
 
     pub(crate) fn url(&self) -> String {
@@ -99,6 +112,8 @@ fn spawn(version: Version, dir: &Path) -> Child {
     Command::new(version.binary())
         .arg("-c")
         .arg(dir.join("nats.conf"))
+        // Where the names of files in the configuration begin.
+        .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

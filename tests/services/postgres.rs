@@ -4,12 +4,14 @@
 //! and Homebrew put them.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::certificates::Certificate;
 use super::free_port;
 
 /// The superuser of the cluster.
@@ -33,6 +35,16 @@ impl PostgresServer {
 
     /// With more settings, `name=value`.
     pub(crate) fn start_with(settings: &[&str]) -> Self {
+        Self::start_holding(settings, &[])
+    }
+
+    /// With TLS, and this certificate.
+    pub(crate) fn start_tls(certificate: &Certificate) -> Self {
+        let files = [("server.crt", &*certificate.chain), ("server.key", &*certificate.key)];
+        Self::start_holding(&["ssl = on"], &files)
+    }
+
+    fn start_holding(settings: &[&str], files: &[(&str, &[u8])]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let password = dir.path().join("password");
@@ -59,9 +71,49 @@ impl PostgresServer {
         let conf = data.join("postgresql.conf");
         let old = std::fs::read_to_string(&conf).unwrap();
         std::fs::write(&conf, old + &text).unwrap();
+        for (name, bytes) in files {
+            put_private(&data.join(name), bytes);
+        }
         let mut server = Self { child: spawn(&data), dir, port, databases: AtomicU32::new(0) };
         server.wait();
         server
+    }
+
+    /// Shows another certificate to whoever connects from now on.
+    pub(crate) fn present(&self, certificate: &Certificate) {
+        put_private(&self.data().join("server.crt"), &certificate.chain);
+        put_private(&self.data().join("server.key"), &certificate.key);
+        self.reload();
+    }
+
+    /// From now on only these lines of `pg_hba.conf` hold.
+    pub(crate) fn admit(&self, lines: &str) {
+        std::fs::write(self.data().join("pg_hba.conf"), lines).unwrap();
+        self.reload();
+    }
+
+    fn reload(&self) {
+        let loaded = || self.sql("postgres", "SELECT pg_conf_load_time()");
+        let before = loaded();
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        let started = Instant::now();
+        while loaded() == before {
+            assert!(started.elapsed() < Duration::from_secs(30), "PostgreSQL does not read its configuration again");
+        }
+    }
+
+    /// Every process of the cluster, standing still (`STOP`) or going on (`CONT`).
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg("--").args(self.processes()).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// The server and those that it has started, which lead groups of their own.
+    fn processes(&self) -> Vec<String> {
+        let server = self.child.id().to_string();
+        let started = Command::new("pgrep").args(["-P", &server]).output().map(|found| found.stdout);
+        let started = String::from_utf8(started.unwrap_or_default()).unwrap();
+        std::iter::once(server).chain(started.lines().map(str::to_owned)).collect()
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -136,9 +188,17 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        let group = format!("-{}", self.child.id());
-        let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill").args(["-9", "--"]).args(self.processes()).stderr(Stdio::null()).status();
         let _ = self.child.wait();
+    }
+}
+
+/// A file that only the server's user may read, as it demands of keys.
+fn put_private(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    if let Some((uid, gid)) = stand_in() {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
     }
 }
 
@@ -162,7 +222,8 @@ fn command(name: &str) -> Command {
     if let Some((uid, gid)) = stand_in() {
         command.uid(uid).gid(gid);
     }
-    command.current_dir("/").env("PGCONNECT_TIMEOUT", "5");
+    // Neither the password file nor the certificates of whoever runs the tests.
+    command.current_dir("/").env("PGCONNECT_TIMEOUT", "5").env("HOME", "/nonexistent");
     command
 }
 

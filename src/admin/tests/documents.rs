@@ -291,3 +291,22 @@ async fn lists_are_walked_by_cursor_and_misspelt_queries_refused() {
     }
     assert_eq!(admin.get(&format!("{RULES}?limit=1000")).await.status, 200);
 }
+
+/// Each adds a header of its own: a patch that was made of what another has since replaced would take one away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patches_of_several_processes_at_once_all_count() {
+    const PATCHES: usize = 20;
+    let admin = Admin::new();
+    admin.post(WEBHOOKS, json!({"name": "ops", "url": "http://x"})).await;
+    let processes = [admin.beside(), admin.beside(), admin.beside()];
+    let patching = processes.iter().enumerate().map(|(process, admin)| async move {
+        for n in 0..PATCHES {
+            let name = format!("X-{process}-{n}");
+            let reply = admin.call(Method::PATCH, &format!("{WEBHOOKS}/ops"), json!({"headers": {name: "1"}})).await;
+            assert_eq!(reply.status, 200, "{}", reply.text);
+        }
+    });
+    futures_util::future::join_all(patching).await;
+    let headers = admin.get(&format!("{WEBHOOKS}/ops")).await.json()["headers"].as_object().unwrap().len();
+    assert_eq!(headers, processes.len() * PATCHES);
+}

@@ -67,7 +67,15 @@ impl Admin {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = store::SqliteSettings { dir: dir.path().to_owned(), secrets_key: None };
-        let store = Store::open_sqlite(settings).unwrap();
+        Self::over(Store::open_sqlite(settings).unwrap(), dir)
+    }
+
+    /// Another process's API over the same store.
+    fn beside(&self) -> Self {
+        Self::over(self.store.clone(), tempfile::tempdir().unwrap())
+    }
+
+    fn over(store: Store, dir: TempDir) -> Self {
         let bus = Bus::open_embedded(bus::EmbeddedSettings {
             dir: dir.path().to_owned(),
             bytes_max: 64 << 20,

@@ -4,12 +4,15 @@
 //! epoch (leases, acknowledgements on their way) says nothing certain in the next, since the
 //! server at the other end may have crashed in between and forgotten what it had not synced.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -182,25 +185,51 @@ async fn options(settings: &NatsSettings, servers: &[ServerAddr], link: Arc<Link
         })?;
     }
     if let Some(path) = &settings.ca_file {
-        if !path.is_file() {
-            let what = format!("nats_ca_file {} is not a file", path.display());
-            return Err(BusError::caused(BusErrorKind::Refused, "read NATS certificates", what));
-        }
+        check_authorities(path)?;
         options = options.add_root_certificates(path.clone());
     }
     Ok(options)
 }
 
+/// The client takes a file without certificates for one that trusts nobody, and says nothing.
+fn check_authorities(path: &Path) -> Result<(), BusError> {
+    let wrong = |what: String| {
+        let text = format!("nats_ca_file {}: {what}", path.display());
+        BusError::caused(BusErrorKind::Refused, "read NATS certificates", text)
+    };
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => Err(wrong("holds no certificate".to_owned())),
+        Ok(_) => Ok(()),
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}
+
+/// What TLS failed of. The client calls that an error of input and output.
+fn tls_failure(error: &ConnectError) -> Option<&rustls::Error> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(failure) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Some(failure);
+        }
+        source = cause.source();
+    }
+    None
+}
+
 /// Whether another attempt would end the same way.
 fn is_final(error: &ConnectError) -> bool {
-    matches!(
+    let refused = matches!(
         error.kind(),
         ConnectErrorKind::ServerParse | ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
-    )
+    );
+    refused || matches!(tls_failure(error), Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn refusal(error: &ConnectError) -> BusError {
     let (kind, advice) = match error.kind() {
+        _ if tls_failure(error).is_some() => (BusErrorKind::Refused, tls_advice(error)),
         ConnectErrorKind::ServerParse => (BusErrorKind::Refused, "nats_url must be nats://host:port"),
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => (
             BusErrorKind::Refused,
@@ -211,4 +240,18 @@ fn refusal(error: &ConnectError) -> BusError {
         _ => (BusErrorKind::Unavailable, "is nats_url right, and does a server listen there?"),
     };
     BusError::caused(kind, "connect to NATS", format!("{error}; {advice}"))
+}
+
+fn tls_advice(error: &ConnectError) -> &'static str {
+    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+    match tls_failure(error) {
+        Some(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
+            "the server's certificate must name the host in nats_url"
+        }
+        Some(error) if error.to_string().contains("CaUsedAsEndEntity") => {
+            "the server shows the certificate of an authority: issue it one of its own, and name that authority in nats_ca_file"
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => "nats_ca_file must hold the authority that signed it",
+        _ => "does the server speak TLS, as nats_url says (tls://)?",
+    }
 }

@@ -38,7 +38,7 @@ use crate::bus::{Batch, Bus, BusErrorKind, NatsSettings};
 use crate::services::free_port;
 use crate::services::nats::{NatsServer, Version};
 
-async fn refused(settings: NatsSettings) -> (BusErrorKind, String) {
+pub(super) async fn refused(settings: NatsSettings) -> (BusErrorKind, String) {
     let error = Bus::connect_nats(settings).await.err().expect("refused");
     let source = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
     (error.kind, source)

@@ -198,7 +198,7 @@ async fn a_change_of_the_webhook_takes_effect_at_once() {
     world.ended(id).await;
     let mut document = webhook.document.clone();
     document.url = after.url();
-    world.store.replace_webhook("ops", document).await.unwrap();
+    world.store.replace_webhook("ops", document, None).await.unwrap();
     let id = world.owe(webhook.id, BODY).await;
     world.ended(id).await;
     assert_eq!((before.all().len(), after.all().len()), (1, 1));

@@ -5,6 +5,7 @@ mod latency;
 mod reacting;
 mod receiver;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
@@ -20,7 +21,11 @@ use crate::backoff::Backoff;
 use crate::bus::{Batch, Bus, EmbeddedSettings};
 use crate::event::proto::{CustomEvent, EventEnvelope, PurchaseComplete, event_envelope::Payload};
 use crate::event::{EventRef, subject};
-use crate::store::{Delivery, DeliveryStatus, Effects, NewDelivery, NewWebhook, SqliteSettings, Store, Webhook};
+use crate::services::postgres::PostgresServer;
+use crate::store::{
+    Delivery, DeliveryStatus, Effects, NewDelivery, NewWebhook, PostgresSettings, SqliteSettings, SslMode, Store,
+    Webhook,
+};
 use crate::supervisor::Tasks;
 
 /// Everything that the reaction runs on, in a directory of its own.
@@ -39,6 +44,32 @@ impl Drop for World {
 
 impl World {
     fn open() -> Self {
+        Self::with(|dir| Store::open_sqlite(SqliteSettings { dir: dir.to_owned(), secrets_key: None }).unwrap())
+    }
+
+    async fn over_postgres(server: &PostgresServer) -> Self {
+        let settings = PostgresSettings {
+            url: Some(server.url(&server.database())),
+            host: String::new(),
+            port: 5432,
+            user: String::new(),
+            password: None,
+            database: String::new(),
+            ssl_mode: SslMode::Prefer,
+            ca_file: None,
+            connections_max: 8,
+            idle_connections_max: 4,
+            connection_lifetime_max: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(30),
+            secrets_key: None,
+            migrate: false,
+        };
+        let store = Store::connect_postgres(settings).await.unwrap();
+        Self::with(|_| store)
+    }
+
+    fn with(store: impl FnOnce(&Path) -> Store) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bus = Bus::open_embedded(EmbeddedSettings {
             dir: dir.path().to_owned(),
@@ -49,7 +80,7 @@ impl World {
             tail_bytes_max: 8 << 20,
         })
         .unwrap();
-        let store = Store::open_sqlite(SqliteSettings { dir: dir.path().to_owned(), secrets_key: None }).unwrap();
+        let store = store(dir.path());
         Self { _dir: dir, bus, store, tasks: Tasks::new(CancellationToken::new()) }
     }
 
@@ -67,7 +98,11 @@ impl World {
 
     /// The engine, dropped wherever it stands when `kill` is cancelled.
     fn run_engine(&self, kill: CancellationToken) {
-        let settings = EngineSettings { ack_wait: Duration::from_millis(500), ..EngineSettings::default() };
+        self.run_engine_with(EngineSettings::default(), kill);
+    }
+
+    fn run_engine_with(&self, settings: EngineSettings, kill: CancellationToken) {
+        let settings = EngineSettings { ack_wait: Duration::from_millis(500), ..settings };
         let engine = run_engine(settings, self.bus.clone(), self.store.clone(), self.tasks.stop().clone());
         self.tasks.spawn(async move {
             if let Some(ended) = kill.run_until_cancelled(engine).await {

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::receiver::{PATIENCE, Receiver};
-use super::{World, custom, dispatcher_settings, purchase};
-use crate::bus::{Batch, ConsumerSpec};
+use super::{EngineSettings, World, custom, dispatcher_settings, purchase};
+use crate::bus::{Batch, ConsumerSpec, DeadLetter};
+use crate::event::proto::EventEnvelope;
+use crate::services::postgres::PostgresServer;
 use crate::store::{DeliveryFilter, DeliveryStatus, PageRequest};
 
 const FIRST_PAGE: PageRequest = PageRequest { limit: 1_000, cursor: None };
@@ -111,7 +113,7 @@ async fn changes_of_rules_take_effect_at_once() {
         world.publish(vec![custom("shop", &probe)]).await;
         let requests = receiver.wait_for(2 * n + 1).await;
         assert_eq!(requests[2 * n].json()["rule_name"], name);
-        world.store.replace_rule(&name, serde_json::from_value(rule(&name, &other)).unwrap()).await.unwrap();
+        world.store.replace_rule(&name, serde_json::from_value(rule(&name, &other)).unwrap(), None).await.unwrap();
         world.publish(vec![custom("shop", &probe), custom("shop", &other)]).await;
         let requests = receiver.wait_for(2 * n + 2).await;
         assert_eq!(requests[2 * n + 1].json()["event"]["custom_event"]["event_name"], other);
@@ -134,18 +136,53 @@ async fn what_cannot_be_decoded_goes_to_the_dead_letters() {
     world.bus.publish(batch).await;
     world.publish(vec![custom("shop", "good")]).await;
     receiver.wait_for(1).await;
+    let dead = dead_letters(&world, 1).await;
+    assert_eq!((dead[0].subject.as_str(), dead[0].consumer.as_str()), ("events.shop.screen.view", "analysis-engine"));
+    assert!(dead[0].reason.starts_with("decode event: "), "{}", dead[0].reason);
+}
+
+/// What the gateway would have refused, published by somebody else; PostgreSQL would refuse the commit for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_a_store_cannot_keep_go_to_the_dead_letters() {
+    let server = PostgresServer::start();
+    let world = World::over_postgres(&server).await;
+    let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+    world.webhook("ops", &receiver.url()).await;
+    world.rule(json!({"name": "all", "actions": {"webhooks": ["ops"]}})).await;
+    world.run().await;
+    let named = |id: &str, app: &str| EventEnvelope { id: id.to_owned(), ..custom(app, "odd") };
+    world
+        .publish(vec![
+            custom("shop", "before"),
+            named("a\0b", "shop"),
+            named("a", "sh\0op"),
+            named(&"x".repeat(5_000), "shop"),
+            custom("shop", "after"),
+        ])
+        .await;
+    assert_eq!(receiver.wait_for(2).await.len(), 2);
+    let dead = dead_letters(&world, 3).await;
+    assert!(dead.iter().all(|letter| letter.reason.contains("id")), "{dead:?}");
+    // Asked for by whoever comes with a NUL in a name, the store has nothing.
+    assert!(world.store.rule("a\0").await.unwrap().is_none());
+    let filter = DeliveryFilter { event_id: Some("a\0b".to_owned()), ..DeliveryFilter::default() };
+    assert!(world.store.deliveries(filter, FIRST_PAGE).await.unwrap().items.is_empty());
+    assert!(world.store.anomaly_events(None, Some("\0"), None, FIRST_PAGE).await.unwrap().items.is_empty());
+    assert!(world.store.key("\0").await.unwrap().is_none());
+}
+
+/// Waits until there are so many.
+async fn dead_letters(world: &World, count: usize) -> Vec<DeadLetter> {
     let deadline = Instant::now() + PATIENCE;
-    let dead = loop {
+    loop {
         let dead = world.bus.dead_letters(None, 10).await.unwrap();
-        if !dead.is_empty() {
-            break dead;
+        if dead.len() >= count {
+            assert_eq!(dead.len(), count);
+            return dead;
         }
         assert!(Instant::now() < deadline, "no dead letter");
         tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].subject.as_str(), dead[0].consumer.as_str()), ("events.shop.screen.view", "analysis-engine"));
-    assert!(dead[0].reason.starts_with("decode event: "), "{}", dead[0].reason);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,6 +218,67 @@ async fn an_engine_that_dies_again_and_again_doubles_nothing_and_loses_nothing()
     let anomalies = world.store.anomaly_events(None, None, None, FIRST_PAGE).await.unwrap().items;
     assert_eq!(anomalies.len(), 1);
     assert_eq!(anomalies[0].details["value"], EVENTS);
+}
+
+/// However many threads match rules, the same comes of the same events, in the same order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_threads_come_to_what_one_comes_to() {
+    const EVENTS: i64 = 3_000;
+    let mut events: Vec<EventEnvelope> = (0..EVENTS).map(|n| purchase("shop", n * 7 % 1_000)).collect();
+    events.iter_mut().step_by(5).for_each(|event| *event = custom("shop", "tick"));
+    events.insert(1_500, EventEnvelope { id: "not\0kept".to_owned(), ..custom("shop", "tick") });
+    let mut outcomes = Vec::new();
+    for evaluations_max in [1, 4] {
+        let world = World::open();
+        world.webhook("ops", "http://127.0.0.1:1/").await;
+        for n in 0..12 {
+            let expression = format!("event.purchase_complete.total_cents % 12 == {n}");
+            let condition = json!({"path": "$.purchase_complete.total_cents", "operator": "gte", "value": n * 50});
+            let rule = json!({"name": format!("rule {n}"), "expression": expression, "conditions": [condition],
+                "priority": n % 5, "actions": {"webhooks": ["ops"]}});
+            world.rule(rule).await;
+        }
+        world.rule(json!({"name": "all", "event_type": "tick", "actions": {"webhooks": ["ops"]}})).await;
+        let config = json!({"name": "n", "detection_type": "count", "cooldown_seconds": 0,
+            "config": {"window_seconds": 3_600, "max_count": 2_500}});
+        world.store.create_anomaly_config(serde_json::from_value(config).unwrap()).await.unwrap();
+        world.publish(events.clone()).await;
+        let settings = EngineSettings { evaluations_max, ..EngineSettings::default() };
+        world.run_engine_with(settings, world.tasks.stop().clone());
+        let deadline = Instant::now() + PATIENCE;
+        while world.bus.status().await.unwrap().consumers.iter().all(|consumer| consumer.ack_floor <= EVENTS as u64) {
+            assert!(Instant::now() < deadline, "not all judged");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let names: HashMap<_, _> = world
+            .store
+            .rules(FIRST_PAGE)
+            .await
+            .unwrap()
+            .items
+            .into_iter()
+            .map(|rule| (rule.id, rule.document.name))
+            .collect();
+        let (mut deliveries, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = world.store.deliveries(DeliveryFilter::default(), PageRequest { limit: 1_000, cursor }).await;
+            let page = page.unwrap();
+            deliveries.extend(page.items.into_iter().map(|d| (d.event_id, names[&d.rule_id.unwrap()].clone())));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let anomalies = world.store.anomaly_events(None, None, None, FIRST_PAGE).await.unwrap().items;
+        let anomalies: Vec<_> = anomalies.into_iter().map(|found| (found.event_id, found.details)).collect();
+        assert_eq!(dead_letters(&world, 1).await[0].sequence, 1_501);
+        outcomes.push((deliveries, anomalies));
+    }
+    let four = outcomes.pop().unwrap();
+    let one = outcomes.pop().unwrap();
+    assert_eq!(one.1.len(), 500);
+    assert!(one.0.len() > 1_500, "{} deliveries", one.0.len());
+    assert!(one == four, "{} and {} deliveries, {} anomalies", one.0.len(), four.0.len(), four.1.len());
 }
 
 /// Takes so many messages off a subject.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::deliveries::forget_ended;
 use super::effects::{json_text, run};
-use super::{Engine, damaged, failed};
+use super::{Engine, damaged, failed, is_keepable};
 use crate::store::anomaly::EVENT_RETENTION_MS;
 use crate::store::{AnomalyEvent, AnomalyState, Page, PageRequest, StoreError, cursor};
 
@@ -91,6 +91,9 @@ impl Engine {
     ) -> Result<Page<AnomalyEvent>, StoreError> {
         let context = "list anomaly events";
         let before = cursor::after::<i64>(LIST, &page)?;
+        if !app_id.is_none_or(is_keepable) {
+            return Ok(cursor::page(LIST, &page, Vec::<(i64, AnomalyEvent)>::new()));
+        }
         self.call(context, async {
             let mut client = self.client(context).await?;
             let sql = "SELECT seq, document FROM anomaly_events

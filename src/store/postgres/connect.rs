@@ -152,8 +152,17 @@ fn explain(error: &tokio_postgres::Error, config: &Config) -> StoreError {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => refused("see the rights of database_user"),
         Some(_) => StoreError::caused(StoreErrorKind::Unavailable, context, text),
         None if text.contains("password missing") => refused("database_password is not set"),
-        None if text.contains("does not support TLS") || text.contains("certificate") || text.contains("tls") => {
-            refused("see database_ssl_mode and database_ca_file")
+        None if text.contains("does not support TLS") => {
+            refused("turn TLS on in the server, or set database_ssl_mode to prefer or disable")
+        }
+        None if text.contains("CaUsedAsEndEntity") => refused(
+            "the server shows the certificate of an authority: issue it one of its own, and name that authority in database_ca_file",
+        ),
+        None if text.contains("not valid for name") => {
+            refused("the server's certificate must name database_host, or set database_ssl_mode to verify-ca")
+        }
+        None if text.contains("certificate") => {
+            refused("database_ca_file must hold the authority that signed it (see also database_ssl_mode)")
         }
         None => StoreError::caused(
             StoreErrorKind::Unavailable,
@@ -178,16 +187,7 @@ fn refused(detail: String) -> StoreError {
 
 fn tls(mode: SslMode, settings: &PostgresSettings) -> Result<ClientConfig, StoreError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if let Some(path) = &settings.ca_file {
-        let wrong = |error: String| refused(format!("database_ca_file {}: {error}", path.display()));
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-    }
+    let roots = roots(settings)?;
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| refused(error.to_string()))?;
@@ -195,7 +195,8 @@ fn tls(mode: SslMode, settings: &PostgresSettings) -> Result<ClientConfig, Store
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());
     }
     let chain = match mode {
-        SslMode::VerifyCa => {
+        // As libpq does: who names authorities wants them asked.
+        SslMode::VerifyCa | SslMode::Require if mode == SslMode::VerifyCa || settings.ca_file.is_some() => {
             let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
             Some(verifier.build().map_err(|error| refused(error.to_string()))?)
         }
@@ -205,7 +206,25 @@ fn tls(mode: SslMode, settings: &PostgresSettings) -> Result<ClientConfig, Store
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// What libpq checks of a certificate below `verify-full`: its chain (`verify-ca`), or nothing (`prefer`, `require`).
+/// The authorities to trust: those of the file alone, else the public ones. Under `verify-ca` a public authority
+/// vouches for anybody, so it must not be able to stand in for one's own.
+fn roots(settings: &PostgresSettings) -> Result<RootCertStore, StoreError> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = &settings.ca_file else {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        return Ok(roots);
+    };
+    let wrong = |error: String| refused(format!("database_ca_file {}: {error}", path.display()));
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    if roots.is_empty() { Err(wrong("holds no certificate".to_owned())) } else { Ok(roots) }
+}
+
+/// What libpq checks of a certificate below `verify-full`: its chain (`verify-ca`, and `require` with authorities), or
+/// nothing (`prefer`, `require`).
 #[derive(Debug)]
 struct Lenient {
     provider: Arc<rustls::crypto::CryptoProvider>,

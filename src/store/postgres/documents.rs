@@ -2,10 +2,11 @@
 //!
 //! Invariant: `webhook_uses` holds exactly the webhooks that stored documents name, by id.
 
+use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::{Engine, Wake, commit, damaged, failed, timestamp, webhooks};
+use super::{Engine, Wake, commit, damaged, failed, is_keepable, timestamp, webhooks};
 use crate::store::document::Document;
 use crate::store::{Actions, Page, PageRequest, StoreError, StoreErrorKind, cursor};
 
@@ -76,6 +77,7 @@ impl Engine {
         &self,
         key: &str,
         new: D,
+        as_of: Option<Timestamp>,
     ) -> Result<D::Stored, StoreError> {
         let context = "replace document";
         self.call(context, async {
@@ -88,11 +90,17 @@ impl Engine {
             let webhooks = resolve(&*tx, new.actions_mut()).await?;
             let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
             let sql = format!(
-                "UPDATE {} SET name = $2, document = $3, updated_at = causality_now_ms() WHERE id = $1
-                 RETURNING created_at, updated_at",
+                "UPDATE {} SET name = $2, document = $3, updated_at = greatest(causality_now_ms(), updated_at + 1)
+                 WHERE id = $1 AND updated_at = coalesce($4, updated_at) RETURNING created_at, updated_at",
                 D::TABLE
             );
-            let row = tx.query_one(&sql, &[&id, &new.name(), &document]).await.map_err(name_taken(context))?;
+            let as_of = as_of.map(Timestamp::as_millisecond);
+            let row = tx.query_opt(&sql, &[&id, &new.name(), &document, &as_of]).await.map_err(name_taken(context))?;
+            let Some(row) = row else {
+                tx.rollback().await.map_err(failed(context))?;
+                client.whole = true;
+                return Err(StoreError::new(StoreErrorKind::Changed, context));
+            };
             use_webhooks(&*tx, id, &webhooks).await?;
             let (created, updated) = (timestamp(row.get(0))?, timestamp(row.get(1))?);
             commit(tx, Wake::Changes, context).await?;
@@ -129,6 +137,9 @@ pub(super) async fn find(
     key: &str,
     lock: &str,
 ) -> Result<Option<Uuid>, StoreError> {
+    if !is_keepable(key) {
+        return Ok(None);
+    }
     let sql =
         format!("SELECT id FROM {table} WHERE id = $1 OR name = $2 ORDER BY id = $1 DESC NULLS LAST LIMIT 1 {lock}");
     let id = Uuid::try_parse(key).ok();

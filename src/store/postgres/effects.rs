@@ -7,7 +7,7 @@ use futures_util::try_join;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{Engine, Wake, anomalies, commit, damaged, failed};
+use super::{Client, Engine, Wake, anomalies, commit, damaged, failed};
 use crate::store::{Effects, OutboxMessage, Recorded, StoreError};
 
 type Tx<'a> = deadpool_postgres::Transaction<'a>;
@@ -38,6 +38,7 @@ impl Engine {
         let effects = &effects;
         self.retrying(context, || async move {
             let mut client = self.client(context).await?;
+            self.make_floor(&client, &effects.consumer).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             let (marked, written, (), (), ()) = try_join!(
                 mark(&tx, effects),
@@ -64,6 +65,18 @@ impl Engine {
             Ok(Recorded::Committed)
         })
         .await
+    }
+
+    /// Makes the row of a consumer's floor, once a process: what is not there cannot be locked.
+    async fn make_floor(&self, client: &Client, consumer: &str) -> Result<(), StoreError> {
+        if super::lock(&self.0.floors).contains(consumer) {
+            return Ok(());
+        }
+        let context = "make floor";
+        let sql = "INSERT INTO consumer_floors (consumer, floor) VALUES ($1, 0) ON CONFLICT DO NOTHING";
+        client.execute(sql, &[&consumer]).await.map_err(failed(context))?;
+        super::lock(&self.0.floors).insert(consumer.to_owned());
+        Ok(())
     }
 
     /// What stood in the way, as it is now.

@@ -14,11 +14,14 @@ mod listen;
 mod schema;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_tls;
 mod webhooks;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
@@ -50,8 +53,12 @@ struct Shared {
     /// None: secrets can neither be stored nor read.
     sealer: Option<Sealer>,
     call_timeout: Duration,
+    /// Consumers whose floors have their rows.
+    floors: Mutex<HashSet<String>>,
     changes: Arc<watch::Sender<u64>>,
     work: Arc<watch::Sender<u64>>,
+    /// Changes when the server is found to give no sign of life.
+    silence: Arc<watch::Sender<u64>>,
     closing: CancellationToken,
     tasks: Tasks,
 }
@@ -88,14 +95,17 @@ impl Engine {
             pool,
             sealer,
             call_timeout: settings.statement_timeout + settings.connect_timeout + CALL_SPARE,
+            floors: Mutex::default(),
             changes: Arc::new(watch::Sender::new(0)),
             work: Arc::new(watch::Sender::new(0)),
+            silence: Arc::new(watch::Sender::new(0)),
             closing: CancellationToken::new(),
             tasks: Tasks::default(),
         }));
         let shared = &engine.0;
         let mut heard = shared.work.subscribe();
-        let listening = listen::listen(reach, shared.changes.clone(), shared.work.clone());
+        let (changes, work, silence) = (shared.changes.clone(), shared.work.clone(), shared.silence.clone());
+        let listening = listen::listen(reach, listen::Listeners { changes, work, silence });
         let closing = shared.closing.clone();
         shared.tasks.spawn(async move {
             closing.run_until_cancelled(listening).await;
@@ -125,25 +135,32 @@ impl Engine {
         }
         let object = self.0.pool.get().await.map_err(|error| match error {
             deadpool_postgres::PoolError::Backend(error) => failed(context)(error),
+            deadpool_postgres::PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
+                let text = "every connection was in use for database_connect_timeout (database_max_open_conns)";
+                StoreError::caused(StoreErrorKind::Unavailable, context, text)
+            }
             error => StoreError::caused(StoreErrorKind::Unavailable, context, error.to_string()),
         })?;
         Ok(Client { object: Some(object), whole: false })
     }
 
-    /// Runs a use case to its end; gives up on a connection that brings no answer.
+    /// Runs a use case to its end; gives up on a connection that brings no answer, and on a server that answers nobody:
+    /// that one is noticed after three times what connecting may take, however long statements may.
     async fn call<T>(
         &self,
         context: &'static str,
         run: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.0.call_timeout, run).await {
-            Ok(done) => done,
-            Err(_) => Err(StoreError::caused(
-                StoreErrorKind::Unavailable,
-                context,
-                "PostgreSQL (database_host) did not answer in time",
-            )),
-        }
+        let mut silence = self.0.silence.subscribe();
+        let text = tokio::select! {
+            done = tokio::time::timeout(self.0.call_timeout, run) => match done {
+                Ok(done) => return done,
+                Err(_) => "PostgreSQL (database_host) did not answer in time",
+            },
+            // It never ends before the engine does.
+            _ = silence.changed() => "PostgreSQL (database_host) gives no sign of life",
+        };
+        Err(StoreError::caused(StoreErrorKind::Unavailable, context, text))
     }
 
     /// [`Self::call`], again while PostgreSQL ends the transaction for the sake of another one.
@@ -253,9 +270,18 @@ async fn commit(tx: deadpool_postgres::Transaction<'_>, wake: Wake, context: &'s
     tx.commit().await.map_err(failed(context))
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A stored time; what is out of range can only be damage.
 fn timestamp(ms: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_millisecond(ms).map_err(|error| damaged("read time", error))
+}
+
+/// PostgreSQL's text has no NUL: what is asked for with one is not there.
+fn is_keepable(text: &str) -> bool {
+    !text.contains('\0')
 }
 
 fn damaged(context: &'static str, error: impl std::fmt::Display) -> StoreError {

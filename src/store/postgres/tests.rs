@@ -1,7 +1,14 @@
 //! The conformance suite over PostgreSQL, and what only this engine promises.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::services::postgres::PostgresServer;
 use crate::store::conformance::conformance_suite;
@@ -10,7 +17,7 @@ use crate::store::*;
 conformance_suite!(fresh);
 
 /// One cluster for all that run at the same time: it takes seconds to make.
-fn cluster() -> Arc<PostgresServer> {
+pub(super) fn cluster() -> Arc<PostgresServer> {
     static SHARED: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
@@ -20,7 +27,7 @@ fn cluster() -> Arc<PostgresServer> {
     })
 }
 
-fn settings(server: &PostgresServer, database: &str) -> PostgresSettings {
+pub(super) fn settings(server: &PostgresServer, database: &str) -> PostgresSettings {
     PostgresSettings {
         url: Some(server.url(database)),
         host: String::new(),
@@ -44,4 +51,248 @@ async fn fresh() -> (Store, Arc<PostgresServer>) {
     let server = cluster();
     let database = server.database();
     (Store::connect_postgres(settings(&server, &database)).await.unwrap(), server)
+}
+
+fn rule(name: &str) -> NewRule {
+    serde_json::from_value(json!({"name": name})).unwrap()
+}
+
+/// How long [`hold_rules`] does: long enough for a busy machine to tell a bound from the lock's end.
+const HELD: Duration = Duration::from_secs(6);
+
+/// Somebody else's session that keeps everybody away from the rules.
+fn hold_rules(server: &Arc<PostgresServer>, database: &str) -> std::thread::JoinHandle<()> {
+    let held =
+        "SELECT count(*) FROM pg_locks WHERE relation = 'rules'::regclass AND mode = 'AccessExclusiveLock' AND granted";
+    let holder = {
+        let (server, database) = (server.clone(), database.to_owned());
+        let sql =
+            format!("BEGIN; LOCK TABLE rules IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({}); COMMIT", HELD.as_secs());
+        std::thread::spawn(move || drop(server.sql(&database, &sql)))
+    };
+    while server.sql(database, held) == "0" {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    holder
+}
+
+/// At once or on a database that has the schema already: each migration is applied by one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_migrate_at_once_and_one_does_it() {
+    let server = cluster();
+    let database = server.database();
+    let all = join_all((0..6).map(|_| migrate_postgres(settings(&server, &database)))).await;
+    let all: Vec<Migrated> = all.into_iter().map(|migrated| migrated.unwrap()).collect();
+    assert!(all.iter().all(|migrated| migrated.to == all[0].to));
+    assert_eq!(all.iter().filter(|migrated| migrated.from < migrated.to).count(), 1, "{all:?}");
+    let rows = server.sql(&database, "SELECT count(*) || ' ' || max(version) FROM schema_migrations");
+    assert_eq!(rows, format!("{0} {0}", all[0].to));
+    // An empty database is also brought up by whoever connects first.
+    let empty = server.database();
+    let stores = join_all((0..6).map(|_| Store::connect_postgres(settings(&server, &empty)))).await;
+    join_all(stores.into_iter().map(|store| async move { store.unwrap().close().await })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_takes_too_long_is_ended_and_the_store_goes_on() {
+    let server = cluster();
+    let database = server.database();
+    let limit = Duration::from_millis(400);
+    let quick = PostgresSettings { statement_timeout: limit, ..settings(&server, &database) };
+    let store = Store::connect_postgres(quick).await.unwrap();
+    let holder = hold_rules(&server, &database);
+    let asked = Instant::now();
+    let error = store.create_rule(rule("a")).await.unwrap_err();
+    let took = asked.elapsed();
+    assert!(error.kind == StoreErrorKind::Unavailable && took >= limit && took < HELD / 2, "{error} after {took:?}");
+    holder.join().unwrap();
+    store.create_rule(rule("a")).await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_never_more_connections_than_allowed_and_waiting_for_one_ends() {
+    let server = cluster();
+    let database = server.database();
+    let wait = Duration::from_millis(500);
+    let few = PostgresSettings { connections_max: 2, connect_timeout: wait, ..settings(&server, &database) };
+    let store = Store::connect_postgres(few).await.unwrap();
+    let holder = hold_rules(&server, &database);
+    let busy = [store.create_rule(rule("a")), store.create_rule(rule("b"))];
+    let third = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let asked = Instant::now();
+        let error = store.status().await.unwrap_err();
+        let text = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+        assert!(
+            error.kind == StoreErrorKind::Unavailable && text.contains("database_max_open_conns"),
+            "{error}: {text}"
+        );
+        let took = asked.elapsed();
+        assert!(took >= wait && took < HELD / 2, "{took:?}");
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'causality'"
+        );
+        // Two that work, and the one that listens.
+        assert_eq!(server.sql("postgres", &sql), "3");
+    };
+    let (done, ()) = tokio::join!(join_all(busy), third);
+    done.into_iter().for_each(|created| drop(created.unwrap()));
+    holder.join().unwrap();
+    assert_eq!(store.status().await.unwrap().rules, 2);
+    store.close().await;
+}
+
+/// One process hears of the other's changes again once the server is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn notifications_come_again_after_the_server_was_killed() {
+    let mut server = PostgresServer::start();
+    let database = server.database();
+    let quick = PostgresSettings { connect_timeout: Duration::from_secs(2), ..settings(&server, &database) };
+    let writer = Store::connect_postgres(quick.clone()).await.unwrap();
+    let listener = Store::connect_postgres(quick).await.unwrap();
+    let mut changes = listener.changes();
+    let told = async |changes: &mut watch::Receiver<u64>| {
+        tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.expect("told").unwrap();
+    };
+    for round in 0..2 {
+        changes.mark_unchanged();
+        writer.create_rule(rule(&format!("before {round}"))).await.unwrap();
+        told(&mut changes).await;
+        server.kill9();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.restart();
+        // Something may have been missed meanwhile.
+        told(&mut changes).await;
+        let back = Instant::now();
+        while let Err(error) = writer.create_rule(rule(&format!("after {round}"))).await {
+            assert!(error.kind == StoreErrorKind::Unavailable && back.elapsed() < Duration::from_secs(20), "{error}");
+        }
+        told(&mut changes).await;
+    }
+}
+
+/// Nobody waits for another's claims, nothing is claimed twice, and nothing is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_dispatchers_share_the_deliveries() {
+    const DELIVERIES: usize = 600;
+    let server = cluster();
+    let database = server.database();
+    let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
+    let webhook = serde_json::from_value(json!({"name": "ops", "url": "http://127.0.0.1:1/"})).unwrap();
+    let webhook = store.create_webhook(webhook).await.unwrap().id;
+    let delivery = |n: usize| NewDelivery {
+        id: Uuid::now_v7(),
+        webhook_id: webhook,
+        rule_id: None,
+        anomaly_config_id: None,
+        event_id: n.to_string(),
+        payload: RawValue::from_string("{}".to_owned()).unwrap(),
+        max_attempts: 5,
+    };
+    let effects = Effects {
+        consumer: "engine".to_owned(),
+        sequences: vec![1],
+        deliveries: (0..DELIVERIES).map(delivery).collect(),
+        ..Effects::default()
+    };
+    store.record_effects(effects).await.unwrap();
+    let sent = Mutex::new(Vec::new());
+    let dispatchers = (0..4).map(|_| async {
+        let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
+        loop {
+            let claimed = store.claim_due_deliveries(7, Duration::from_secs(60), &[]).await.unwrap();
+            if claimed.is_empty() {
+                break;
+            }
+            sent.lock().unwrap().extend(claimed.iter().map(|delivery| delivery.id));
+            let outcome = |delivery: Delivery| DeliveryOutcome {
+                id: delivery.id,
+                status: DeliveryStatus::Delivered,
+                attempts: 1,
+                attempted_at_ms: jiff::Timestamp::now().as_millisecond(),
+                next_attempt_at_ms: None,
+                status_code: Some(200),
+                error: None,
+            };
+            store.finish_deliveries(claimed.into_iter().map(outcome).collect()).await.unwrap();
+        }
+        store.close().await;
+    });
+    join_all(dispatchers).await;
+    let sent = sent.into_inner().unwrap();
+    assert_eq!((sent.len(), sent.iter().collect::<HashSet<_>>().len()), (DELIVERIES, DELIVERIES));
+    let delivered =
+        server.sql(&database, "SELECT count(*) FROM deliveries WHERE status = 'delivered' AND attempts = 1");
+    assert_eq!(delivered, DELIVERIES.to_string());
+}
+
+/// A floor that is raised for the first time waits, as every later time, for those who commit what lies below it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
+    let server = cluster();
+    let database = server.database();
+    let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
+    let effects = |sequences: &[u64], acknowledged_floor| Effects {
+        consumer: "engine".to_owned(),
+        sequences: sequences.to_vec(),
+        acknowledged_floor,
+        ..Effects::default()
+    };
+    store.record_effects(effects(&[1], 0)).await.unwrap();
+    let floor = || server.sql(&database, "SELECT floor FROM consumer_floors WHERE consumer = 'engine'");
+    assert_eq!(floor(), "0");
+    // Somebody else has judged sequence 2 and is about to commit.
+    let committing = {
+        let (server, database) = (server.clone(), database.clone());
+        std::thread::spawn(move || {
+            server.sql(
+                &database,
+                "BEGIN; SELECT floor FROM consumer_floors WHERE consumer = 'engine' FOR SHARE;
+                 INSERT INTO consumed VALUES ('engine', 2); SELECT pg_sleep(4); COMMIT",
+            );
+        })
+    };
+    let waiting =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = '{database}'");
+    while server.sql(&database, &waiting) == "0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let asked = Instant::now();
+    store.record_effects(effects(&[3], 3)).await.unwrap();
+    assert!(asked.elapsed() > Duration::from_millis(500), "it did not wait: {:?}", asked.elapsed());
+    committing.join().unwrap();
+    assert_eq!(floor(), "3");
+    assert_eq!(store.consumed("engine", &[1, 2, 3, 4]).await.unwrap(), [1, 2, 3]);
+    let kept = server.sql(&database, "SELECT count(*) FROM consumed");
+    assert_eq!(kept, "0", "what was committed below the floor went with the rest");
+}
+
+/// Statements may take long, a server that answers nobody may not: every process of the cluster stands still, while
+/// the operating system keeps its connections open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_is_noticed_long_before_statements_time_out() {
+    let server = PostgresServer::start();
+    let database = server.database();
+    let connect = Duration::from_millis(500);
+    let patient = PostgresSettings {
+        connect_timeout: connect,
+        statement_timeout: Duration::from_secs(600),
+        ..settings(&server, &database)
+    };
+    let store = Store::connect_postgres(patient).await.unwrap();
+    store.create_rule(rule("a")).await.unwrap();
+    server.signal("STOP");
+    for _ in 0..3 {
+        let asked = Instant::now();
+        let error = store.rule("a").await.unwrap_err();
+        let took = asked.elapsed();
+        assert!(error.kind == StoreErrorKind::Unavailable && took < connect * 12, "{error} after {took:?}");
+    }
+    server.signal("CONT");
+    let back = Instant::now();
+    while store.rule("a").await.is_err() {
+        assert!(back.elapsed() < Duration::from_secs(20), "not found again");
+    }
+    store.close().await;
 }

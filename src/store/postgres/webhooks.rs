@@ -1,5 +1,6 @@
 //! Webhooks, whose auth configs are sealed in the database.
 
+use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
@@ -67,7 +68,12 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn replace_webhook(&self, key: &str, new: NewWebhook) -> Result<Webhook, StoreError> {
+    pub(in crate::store) async fn replace_webhook(
+        &self,
+        key: &str,
+        new: NewWebhook,
+        as_of: Option<Timestamp>,
+    ) -> Result<Webhook, StoreError> {
         let context = "replace webhook";
         self.call(context, async {
             let mut new = new;
@@ -81,15 +87,21 @@ impl Engine {
                 let old = self.get(&*tx, id).await?.ok_or_else(not_found)?;
                 keep_secrets(&mut new.auth, Some(&old.document.auth))?;
             }
-            let sql = "SELECT disabled_reason, created_at FROM webhooks WHERE id = $1";
+            let sql = "SELECT disabled_reason, created_at, updated_at, greatest(causality_now_ms(), updated_at + 1)
+                       FROM webhooks WHERE id = $1";
             let row = tx.query_one(sql, &[&id]).await.map_err(failed(context))?;
+            if as_of.is_some_and(|as_of| as_of.as_millisecond() != row.get::<_, i64>(2)) {
+                tx.rollback().await.map_err(failed(context))?;
+                client.whole = true;
+                return Err(StoreError::new(StoreErrorKind::Changed, context));
+            }
             let reason: Option<String> = row.get(0);
             let webhook = Webhook {
                 id,
                 disabled_reason: reason.filter(|_| !new.enabled),
                 document: new,
                 created_at: timestamp(row.get(1))?,
-                updated_at: timestamp(now(&*tx).await?)?,
+                updated_at: timestamp(row.get(3))?,
             };
             self.put(&*tx, &webhook).await?;
             // One that is enabled again makes due what it is owed.
@@ -148,7 +160,8 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            let sql = "UPDATE webhooks SET enabled = false, disabled_reason = $2, updated_at = causality_now_ms()
+            let sql = "UPDATE webhooks SET enabled = false, disabled_reason = $2,
+                           updated_at = greatest(causality_now_ms(), updated_at + 1)
                        WHERE id = $1";
             let changed = tx.execute(sql, &[&id, &reason]).await.map_err(failed(context))?;
             commit(tx, Wake::Changes, context).await?;

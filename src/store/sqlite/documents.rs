@@ -2,6 +2,7 @@
 //!
 //! Invariant: `webhook_uses` holds exactly the webhooks that stored documents name, by id.
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -69,6 +70,7 @@ impl Engine {
         &self,
         key: &str,
         mut new: D,
+        as_of: Option<Timestamp>,
     ) -> Result<D::Stored, StoreError> {
         let key = key.to_owned();
         let context = "replace document";
@@ -77,18 +79,20 @@ impl Engine {
                 find(connection, D::TABLE, &key)?.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
             refuse_taken(connection, D::TABLE, new.name(), Some(id))?;
             let webhooks = resolve(connection, new.actions_mut())?;
-            let now = now_ms();
             let document = serde_json::to_string(&new).map_err(damaged).map_err(failed(context))?;
             let sql = format!(
-                "UPDATE {} SET name = ?2, document = ?3, updated_at = ?4 WHERE id = ?1 RETURNING created_at",
+                "UPDATE {} SET name = ?2, document = ?3, updated_at = max(?4, updated_at + 1)
+                 WHERE id = ?1 AND updated_at = coalesce(?5, updated_at) RETURNING created_at, updated_at",
                 D::TABLE
             );
-            let created: i64 = connection
-                .query_row(&sql, params![id.into_bytes(), new.name(), document, now], |row| row.get(0))
-                .and_then(|created| use_webhooks(connection, id, &webhooks).map(|()| created))
+            let as_of = as_of.map(Timestamp::as_millisecond);
+            let times = |row: &Row<'_>| Ok((timestamp(row.get(0)?)?, timestamp(row.get(1)?)?));
+            let replaced = connection
+                .query_row(&sql, params![id.into_bytes(), new.name(), document, now_ms(), as_of], times)
+                .optional()
                 .map_err(failed(context))?;
-            let (created, updated) =
-                (timestamp(created).map_err(failed(context))?, timestamp(now).map_err(failed(context))?);
+            let (created, updated) = replaced.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
+            use_webhooks(connection, id, &webhooks).map_err(failed(context))?;
             Ok(new.stored(id, created, updated))
         })
         .await

@@ -1,5 +1,6 @@
 //! Webhooks, whose auth configs are sealed in the file.
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -63,6 +64,7 @@ impl Engine {
         &self,
         key: &str,
         mut new: NewWebhook,
+        as_of: Option<Timestamp>,
     ) -> Result<Webhook, StoreError> {
         let (key, sealer) = (key.to_owned(), self.0.sealer.clone());
         let context = "replace webhook";
@@ -76,17 +78,23 @@ impl Engine {
                 let old = get(connection, &sealer, id)?.ok_or_else(not_found)?;
                 keep_secrets(&mut new.auth, Some(&old.document.auth))?;
             }
-            let (reason, created): (Option<String>, i64) = connection
-                .query_row("SELECT disabled_reason, created_at FROM webhooks WHERE id = ?1", [id.into_bytes()], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })
+            let (reason, created, written): (Option<String>, Timestamp, Timestamp) = connection
+                .query_row(
+                    "SELECT disabled_reason, created_at, updated_at FROM webhooks WHERE id = ?1",
+                    [id.into_bytes()],
+                    |row| Ok((row.get(0)?, timestamp(row.get(1)?)?, timestamp(row.get(2)?)?)),
+                )
                 .map_err(failed(context))?;
+            if as_of.is_some_and(|as_of| as_of != written) {
+                return Err(StoreError::new(StoreErrorKind::Changed, context));
+            }
+            let updated_ms = now_ms().max(written.as_millisecond() + 1);
             let webhook = Webhook {
                 id,
                 disabled_reason: reason.filter(|_| !new.enabled),
                 document: new,
-                created_at: timestamp(created).map_err(failed(context))?,
-                updated_at: timestamp(now_ms()).map_err(failed(context))?,
+                created_at: created,
+                updated_at: timestamp(updated_ms).map_err(failed(context))?,
             };
             put(connection, &sealer, &webhook)?;
             Ok(webhook)
@@ -117,7 +125,8 @@ impl Engine {
         self.write(Wake::Changes, context, move |connection| {
             let changed = connection
                 .execute(
-                    "UPDATE webhooks SET enabled = false, disabled_reason = ?2, updated_at = ?3 WHERE id = ?1",
+                    "UPDATE webhooks SET enabled = false, disabled_reason = ?2, updated_at = max(?3, updated_at + 1)
+                     WHERE id = ?1",
                     params![id.into_bytes(), reason, now_ms()],
                 )
                 .map_err(failed(context))?;

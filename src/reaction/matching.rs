@@ -1,0 +1,66 @@
+//! Which rules match which events: the costly part of judging, and the one whose order does not
+//! matter. Several threads share a window of messages; what comes of a match is done by one.
+//!
+//! Invariant: the answer is the same however many threads there are, and what a thread could not
+//! be started for is simply not answered yet.
+
+use std::sync::Arc;
+use std::thread;
+
+use super::index::Candidates;
+use super::ruleset::ActiveRule;
+use super::view::View;
+use crate::bus::Delivery;
+use crate::event::{DecodeError, EventRef, check_names};
+
+/// Fewer messages than this are not worth a thread: starting one costs as much as matching them.
+const THREAD_MESSAGES_MIN: usize = 64;
+
+/// A message that some rule or anomaly config may match.
+pub(super) struct Asked<'d> {
+    /// Its place in the batch.
+    pub(super) place: usize,
+    pub(super) delivery: &'d Delivery,
+    pub(super) candidates: Arc<Candidates>,
+    /// The positions of the rules that match, in order; `None` until somebody has looked.
+    pub(super) matched: Option<Vec<u32>>,
+}
+
+/// An event that the store can keep the names of: a commit that it refuses for ever would hold up all that follow.
+pub(super) fn read(delivery: &Delivery) -> Result<EventRef<'_>, DecodeError> {
+    let event = EventRef::decode(delivery.payload())?;
+    check_names(&event)?;
+    Ok(event)
+}
+
+/// The positions of those candidates that match.
+pub(super) fn matches(rules: &[Arc<ActiveRule>], candidates: &[u32], view: &View<'_>) -> Vec<u32> {
+    let matched = candidates.iter().copied().filter(|position| rules[*position as usize].matcher.matches(view));
+    matched.collect()
+}
+
+/// Looks at all of them, on up to so many threads. One thread alone leaves it to whoever comes to each message.
+pub(super) fn look_ahead(rules: &[Arc<ActiveRule>], asked: &mut [Asked<'_>], threads_max: usize) {
+    let threads = threads_max.min(asked.len() / THREAD_MESSAGES_MIN);
+    if threads < 2 {
+        return;
+    }
+    let share = asked.len().div_ceil(threads);
+    thread::scope(|scope| {
+        let mut parts = asked.chunks_mut(share);
+        let own = parts.next();
+        for part in parts {
+            // Without a thread its messages are looked at later, one by one.
+            let _ = thread::Builder::new().name("rules".to_owned()).spawn_scoped(scope, move || look_at(rules, part));
+        }
+        look_at(rules, own.unwrap_or_default());
+    });
+}
+
+fn look_at(rules: &[Arc<ActiveRule>], part: &mut [Asked<'_>]) {
+    for asked in part {
+        // What cannot be read is told by whoever comes to it.
+        asked.matched =
+            read(asked.delivery).ok().map(|event| matches(rules, &asked.candidates.rules, &View::of(&event)));
+    }
+}

@@ -1,0 +1,57 @@
+//! What ends the sink, or keeps it from finishing.
+
+use crate::bus::BusError;
+use crate::warehouse::{WarehouseError, WarehouseErrorKind};
+
+/// Why the sink ended before it was told to, or could not finish.
+#[derive(Debug)]
+pub enum SinkError {
+    Bus(BusError),
+    Warehouse(WarehouseError),
+    /// The stop took too long: these rows are not stored and will be delivered again.
+    StopTimedOut {
+        rows: usize,
+    },
+    /// A job of encoding panicked.
+    Defect,
+}
+
+impl SinkError {
+    /// Whether what is on disk is unknown now, so that the process must end.
+    pub fn is_fsync(&self) -> bool {
+        matches!(self, Self::Warehouse(error) if error.kind == WarehouseErrorKind::Fsync)
+    }
+}
+
+impl std::fmt::Display for SinkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bus(_) => f.write_str("sink: bus failed"),
+            Self::Warehouse(_) => f.write_str("sink: warehouse failed"),
+            Self::StopTimedOut { rows } => write!(f, "sink: stop timed out with {rows} rows not stored"),
+            Self::Defect => f.write_str("sink: encoding panicked"),
+        }
+    }
+}
+
+impl std::error::Error for SinkError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bus(error) => Some(error),
+            Self::Warehouse(error) => Some(error),
+            Self::StopTimedOut { .. } | Self::Defect => None,
+        }
+    }
+}
+
+impl From<BusError> for SinkError {
+    fn from(error: BusError) -> Self {
+        Self::Bus(error)
+    }
+}
+
+impl From<WarehouseError> for SinkError {
+    fn from(error: WarehouseError) -> Self {
+        Self::Warehouse(error)
+    }
+}

@@ -1,0 +1,76 @@
+//! Certificates for servers, from an authority of the test's own. Made by the `openssl` program.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Signs certificates; its own is what clients are told to trust.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    dir: tempfile::TempDir,
+}
+
+/// What a server shows, and its key; both PEM.
+#[derive(Clone, Debug)]
+pub(crate) struct Certificate {
+    pub(crate) chain: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let authority = Self { dir: tempfile::tempdir().unwrap() };
+        let extensions = "basicConstraints = critical, CA:TRUE\nkeyUsage = critical, keyCertSign, cRLSign\n";
+        let configuration = format!("[req]\ndistinguished_name = name\n[name]\n[extensions]\n{extensions}");
+        std::fs::write(authority.path("ca.cnf"), configuration).unwrap();
+        authority.new_key("ca.key");
+        authority.openssl(
+            "req -x509 -new -key ca.key -days 2 -subj /CN=authority -config ca.cnf -extensions extensions -out ca.pem",
+        );
+        authority
+    }
+
+    /// The file to trust.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// Its own certificate shown by a server, as those do who stop after the first command of a manual.
+    pub(crate) fn itself(&self) -> Certificate {
+        let read = |name| std::fs::read(self.path(name)).unwrap();
+        Certificate { chain: read("ca.pem"), key: read("ca.key") }
+    }
+
+    /// A server's certificate for these names, as `IP:127.0.0.1` or `DNS:localhost`.
+    pub(crate) fn issue(&self, names: &str) -> Certificate {
+        let extensions = format!(
+            "basicConstraints = CA:FALSE\nkeyUsage = digitalSignature\nextendedKeyUsage = serverAuth\n\
+             subjectAltName = {names}\n"
+        );
+        std::fs::write(self.path("leaf.cnf"), extensions).unwrap();
+        self.new_key("leaf.key");
+        self.openssl("req -new -key leaf.key -subj /CN=server -config ca.cnf -out leaf.csr");
+        self.openssl(
+            "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile leaf.cnf -out leaf.pem",
+        );
+        let read = |name| std::fs::read(self.path(name)).unwrap();
+        Certificate { chain: read("leaf.pem"), key: read("leaf.key") }
+    }
+
+    fn new_key(&self, name: &str) {
+        self.openssl(&format!("ecparam -name prime256v1 -genkey -noout -out {name}"));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn openssl(&self, arguments: &str) {
+        run(self.dir.path(), arguments);
+    }
+}
+
+fn run(dir: &Path, arguments: &str) {
+    let done = Command::new("openssl").current_dir(dir).args(arguments.split(' ')).output();
+    let done = done.unwrap_or_else(|error| panic!("openssl: {error}; run .ci/setup --tests"));
+    assert!(done.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
