@@ -15,8 +15,11 @@ use tracing::{debug, info, warn};
 
 use crate::bus::{BusError, BusErrorKind, NatsSettings};
 
-/// How often the server is pinged; three pings without an answer end the connection.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the server is pinged; the third without an answer ends the connection. It is the only way out of a
+/// connection that takes nothing: the client listens to no request while it cannot write.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// How long the client may take to take up the request to connect anew. It takes none up while it cannot write.
+const REQUEST_MAX: Duration = Duration::from_millis(100);
 /// Commands (publishes and the like) that wait for the connection's task.
 const COMMANDS_MAX: usize = 4_096;
 /// Messages of one subscription that wait to be read. Never reached: a pull asks for fewer.
@@ -96,8 +99,8 @@ impl Link {
         self.unanswered.store(0, Ordering::Relaxed);
         if client.connection_state() == State::Connected {
             warn!("NATS does not answer, connecting anew");
-            // It fails only when the client has ended.
-            let _ = client.force_reconnect().await;
+            // It fails when the client has ended, or can take nothing: then its pings end the connection.
+            let _ = tokio::time::timeout(REQUEST_MAX, client.force_reconnect()).await;
         }
     }
 

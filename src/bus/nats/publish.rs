@@ -78,6 +78,10 @@ impl Shared {
         let bytes = (records.len() + kept.len() * MESSAGE_BYTES_MIN).min(IN_FLIGHT_BYTES_MAX) as u32;
         // The semaphore is never closed.
         let _room = self.in_flight.acquire_many(bytes).await;
+        // Those who waited for room behind a connection that died need not find that out one after the other.
+        if let Err(error) = self.link.check(&self.client, "publish messages") {
+            return all(error);
+        }
         if covered.contains(&false)
             && let Err(error) = self.send_uncovered(records, kept, &covered).await
         {
