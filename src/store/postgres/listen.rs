@@ -17,10 +17,10 @@ use crate::backoff::{Backoff, random_unit};
 use crate::store::StoreError;
 
 const RECONNECT: Backoff =
-    Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(3) };
+    Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(1) };
 /// A connection without traffic is asked for a sign of life.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Never returns.
 pub(super) async fn listen(reach: Reach, changes: Arc<watch::Sender<u64>>, work: Arc<watch::Sender<u64>>) {
@@ -66,20 +66,21 @@ async fn connected(
             }
         }
     });
+    let ask = async |sql| {
+        let silent = |_| StoreError::new(crate::store::StoreErrorKind::Unavailable, "probe PostgreSQL");
+        tokio::time::timeout(PROBE_TIMEOUT, client.batch_execute(sql)).await.map_err(silent)?.map_err(failed("listen"))
+    };
     let probing = async {
-        if let Err(error) = client.batch_execute("LISTEN causality_changes; LISTEN causality_work").await {
-            return failed("listen")(error);
+        if let Err(error) = ask("LISTEN causality_changes; LISTEN causality_work").await {
+            return error;
         }
         *failures = 0;
         wake(changes);
         wake(work);
         loop {
             tokio::time::sleep(PROBE_INTERVAL).await;
-            let silent = |_| StoreError::new(crate::store::StoreErrorKind::Unavailable, "probe PostgreSQL");
-            match tokio::time::timeout(PROBE_TIMEOUT, client.batch_execute("")).await.map_err(silent) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return failed("probe PostgreSQL")(error),
-                Err(error) => return error,
+            if let Err(error) = ask("").await {
+                return error;
             }
         }
     };

@@ -12,6 +12,7 @@ mod effects;
 mod keys;
 mod listen;
 mod schema;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod webhooks;
@@ -28,6 +29,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
+use self::silence::{Silent, Trust, until_silent};
 use super::secrets::Sealer;
 use super::{PostgresSettings, StoreError, StoreErrorKind, StoreStatus};
 use crate::supervisor::Tasks;
@@ -36,8 +38,10 @@ pub(super) use schema::migrate;
 
 /// Times that a transaction is tried when PostgreSQL ends it for the sake of another one.
 const ATTEMPTS_MAX: usize = 5;
-/// What a use case may take beyond its statements before its connection is taken for dead.
-const CALL_SPARE: Duration = Duration::from_secs(2);
+/// How much longer than one statement may take a connection may be silent before it is taken for dead.
+const SILENCE_SPARE: Duration = Duration::from_secs(1);
+/// The same for the look whether the server is there.
+const PING_SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// How often idle connections are looked at.
 const TIDY_INTERVAL: Duration = Duration::from_secs(15);
@@ -49,7 +53,8 @@ struct Shared {
     pool: Pool,
     /// None: secrets can neither be stored nor read.
     sealer: Option<Sealer>,
-    call_timeout: Duration,
+    silence_max: Duration,
+    trust: Trust,
     changes: Arc<watch::Sender<u64>>,
     work: Arc<watch::Sender<u64>>,
     closing: CancellationToken,
@@ -82,12 +87,14 @@ impl Engine {
     pub(super) async fn connect(settings: PostgresSettings) -> Result<Self, StoreError> {
         let sealer = settings.secrets_key.as_deref().map(Sealer::given).transpose()?;
         let reach = connect::Reach::of(&settings)?;
-        let pool = reach.pool(&settings)?;
+        let trust = Trust::new();
+        let pool = reach.pool(&settings, trust.clone())?;
         schema::check(&reach, settings.migrate).await?;
         let engine = Self(Arc::new(Shared {
             pool,
             sealer,
-            call_timeout: settings.statement_timeout + settings.connect_timeout + CALL_SPARE,
+            silence_max: settings.statement_timeout.max(settings.connect_timeout) + SILENCE_SPARE,
+            trust,
             changes: Arc::new(watch::Sender::new(0)),
             work: Arc::new(watch::Sender::new(0)),
             closing: CancellationToken::new(),
@@ -136,13 +143,22 @@ impl Engine {
         context: &'static str,
         run: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.0.call_timeout, run).await {
+        self.call_within(self.0.silence_max, context, run).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        silence_max: Duration,
+        context: &'static str,
+        run: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match until_silent(silence_max, run).await {
             Ok(done) => done,
-            Err(_) => Err(StoreError::caused(
-                StoreErrorKind::Unavailable,
-                context,
-                "PostgreSQL (database_host) did not answer in time",
-            )),
+            Err(Silent) => {
+                self.0.trust.lose();
+                let why = "PostgreSQL (database_host) did not answer in time";
+                Err(StoreError::caused(StoreErrorKind::Unavailable, context, why))
+            }
         }
     }
 
@@ -162,7 +178,7 @@ impl Engine {
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let context = "reach PostgreSQL";
-        self.call(context, async {
+        self.call_within(PING_SILENCE_MAX, context, async {
             let mut client = self.client(context).await?;
             client.batch_execute("").await.map_err(failed(context))?;
             client.whole = true;

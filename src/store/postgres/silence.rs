@@ -1,0 +1,76 @@
+//! Connections whose other end has gone without a word: how a call notices, and how the pool does.
+//!
+//! Invariant: a server that is there ends every statement within `statement_timeout`. Who hears
+//! nothing for longer talks to nobody, and then no connection that is as old is trusted either.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{ClientWrapper, HookError, Metrics};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+
+/// A connection that nobody used for this long is asked for a sign of life before it is used again.
+const PROBE_AFTER: Duration = Duration::from_secs(2);
+/// How long the sign may take.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+/// Nothing came from the server for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Silent;
+
+/// Runs a use case while it is getting on: whenever it is woken, something came from the server.
+pub(super) async fn until_silent<T>(limit: Duration, run: impl Future<Output = T>) -> Result<T, Silent> {
+    let heard = Mutex::new(Instant::now());
+    let mut run = Box::pin(run);
+    let getting_on = std::future::poll_fn(|context| {
+        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        run.as_mut().poll(context)
+    });
+    // The set polls it only when it is woken itself, and not with whatever else the caller waits for.
+    let mut only = FuturesUnordered::new();
+    only.push(getting_on);
+    loop {
+        let silent_at = *heard.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+        if silent_at <= Instant::now() {
+            return Err(Silent);
+        }
+        tokio::select! {
+            Some(done) = only.next() => return Ok(done),
+            () = tokio::time::sleep_until(silent_at.into()) => {}
+        }
+    }
+}
+
+/// Since when connections of the pool are trusted. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Trust(Arc<Mutex<Instant>>);
+
+impl Trust {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// A connection was silent: those of its time are not used again.
+    pub(super) fn lose(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether an idle connection may be handed out.
+    pub(super) async fn check(&self, client: &ClientWrapper, metrics: &Metrics) -> Result<(), HookError> {
+        let used_at = metrics.recycled.unwrap_or(metrics.created);
+        if used_at < *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(HookError::message("a connection of its time was silent"));
+        }
+        if used_at.elapsed() < PROBE_AFTER {
+            return Ok(());
+        }
+        match tokio::time::timeout(PROBE_TIMEOUT, client.batch_execute("")).await {
+            Ok(answered) => answered.map_err(HookError::Backend),
+            Err(_) => {
+                self.lose();
+                Err(HookError::message("no sign of life"))
+            }
+        }
+    }
+}
