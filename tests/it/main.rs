@@ -4,6 +4,7 @@
 mod chaos;
 mod cluster;
 mod command_line;
+mod faults;
 mod harness;
 mod imports;
 mod load;

@@ -1,0 +1,267 @@
+//! Faults of the network between the processes and each of their servers: what clients see
+//! meanwhile, and that everything goes on by itself soon after the end.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::cluster::{Cluster, from_environment, readiness, resident_mib, ureq_head};
+use crate::harness::{Receiver, Server, wait_until};
+use crate::load::{self, Load};
+use crate::services::proxy::{Fault, Proxy};
+
+/// Length of each fault in the default run; `CAUSALITY_FAULT_SECONDS` asks for more.
+const FAULT_SECONDS: usize = 2;
+/// How soon after a fault's end everything goes on.
+const RESUME_MAX: Duration = Duration::from_secs(10);
+/// How much longer is waited, to tell late from never.
+const LATE_MAX: Duration = Duration::from_secs(50);
+/// How soon a client has its answer, whatever the network does: twice `NATS_TIMEOUT`, and a little.
+const ANSWER_MAX: Duration = Duration::from_secs(11);
+/// Requests at once, their events, and about the size of each of these.
+const FLOOD_REQUESTS: usize = 8;
+const FLOOD_EVENTS: usize = 1_000;
+const FLOOD_EVENT_BYTES: usize = 900;
+/// They are megabytes, and an unoptimized build reads them.
+const FLOOD_ANSWER_MAX: Duration = Duration::from_secs(15);
+/// What each process may take.
+const RESIDENT_MIB_MAX: u64 = 250;
+const LATENCY: Duration = Duration::from_millis(300);
+/// The rest of each of the load's threads between two requests: faults are tested here, not throughput.
+const PACE: Duration = Duration::from_millis(100);
+/// What must have come to count as going on.
+const EVENTS: usize = 200;
+const FILES: usize = 4;
+const WEBHOOKS: usize = 4;
+
+/// A server as `/ready` names it, and who needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    Nats,
+    Postgres,
+    Warehouse,
+}
+
+const BACKENDS: [Backend; 3] = [Backend::Nats, Backend::Postgres, Backend::Warehouse];
+
+impl Backend {
+    fn component(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::Postgres => "postgres",
+            Self::Warehouse => "warehouse",
+        }
+    }
+
+    fn needed_by(self, role: &str) -> bool {
+        match self {
+            Self::Nats => true,
+            Self::Postgres => role == "reaction",
+            Self::Warehouse => role == "sink",
+        }
+    }
+}
+
+struct Field {
+    cluster: Cluster,
+    /// In the order of [`BACKENDS`].
+    proxies: Vec<Proxy>,
+    /// The gateway first.
+    processes: Vec<(&'static str, Server)>,
+    receiver: Receiver,
+    load: Load,
+    /// A line for each fault: what came how long after its end.
+    table: Vec<String>,
+    late: Vec<String>,
+}
+
+/// What has come so far: acknowledged events, files, webhooks.
+type Counts = [usize; 3];
+const KINDS: [&str; 3] = ["ingest", "parquet", "webhooks"];
+const ENOUGH: Counts = [EVENTS, FILES, WEBHOOKS];
+
+impl Field {
+    fn start() -> Self {
+        let mut proxies = Vec::new();
+        // The timeouts are the product's own: it is their sum that must be short enough.
+        let settings = [
+            ("NATS_TIMEOUT", "5s"),
+            ("NATS_RECONNECT_WAIT", "1s"),
+            ("NATS_ACK_WAIT", "10s"),
+            ("DATABASE_CONNECT_TIMEOUT", "5s"),
+            ("DATABASE_STATEMENT_TIMEOUT", "5s"),
+        ];
+        let cluster = Cluster::start_via(&settings, |port| {
+            proxies.push(Proxy::start(port));
+            proxies[proxies.len() - 1].port()
+        });
+        let receiver = Receiver::start();
+        let roles = ["gateway", "sink", "sink", "reaction", "reaction"];
+        let processes: Vec<_> =
+            roles.into_iter().enumerate().map(|(number, role)| (role, cluster.role(role, number))).collect();
+        processes[3].1.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
+        processes[3].1.admin_create("/rules", &load::rule("ops"));
+        let load = Load::start_paced(&[&processes[0].1.http], PACE);
+        Self { cluster, proxies, processes, receiver, load, table: Vec::new(), late: Vec::new() }
+    }
+
+    fn set(&self, backend: Backend, fault: Fault) {
+        let place = BACKENDS.iter().position(|known| *known == backend).unwrap();
+        self.proxies[place].set(fault);
+    }
+
+    fn counts(&self) -> Counts {
+        [self.load.acknowledged(), files(&self.cluster.bucket()), self.receiver.count()]
+    }
+
+    /// How long each kind of work took to go on since `from`, when `before` had come; none within `patience`.
+    fn progress(&self, from: Instant, before: Counts, patience: Duration) -> [Option<Duration>; 3] {
+        let mut took = [None; 3];
+        while took.contains(&None) && from.elapsed() < patience {
+            for (kind, count) in self.counts().into_iter().enumerate() {
+                if took[kind].is_none() && count >= before[kind] + ENOUGH[kind] {
+                    took[kind] = Some(from.elapsed());
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        took
+    }
+
+    /// Notes how long after `from` everything went on.
+    fn expect_progress(&mut self, what: &str, from: Instant, before: Counts) {
+        let took = self.progress(from, before, RESUME_MAX + LATE_MAX);
+        let mut line = format!("{what:<24}");
+        for (kind, took) in KINDS.into_iter().zip(took) {
+            let text = took.map_or_else(|| "never".to_owned(), |took| format!("{:.1} s", took.as_secs_f64()));
+            line.push_str(&format!("  {kind} {text:<7}"));
+            if took.is_none_or(|took| took > RESUME_MAX) {
+                self.late.push(format!("{what}: {kind} after {text}"));
+            }
+        }
+        let peaks: Vec<u64> = self.processes.iter().map(|(_, server)| resident_mib(server)).collect();
+        line.push_str(&format!("  peaks {peaks:?} MiB"));
+        eprintln!("{line}");
+        self.table.push(line);
+        assert!(peaks.iter().all(|mib| *mib < RESIDENT_MIB_MAX), "{what}: {peaks:?} MiB");
+    }
+
+    /// Nothing may stop when everything is merely slow.
+    fn slow(&mut self, backend: Backend, lasting: Duration) {
+        self.set(backend, Fault::Latency(LATENCY));
+        let (began, before) = (Instant::now(), self.counts());
+        self.expect_progress(&format!("{backend:?} slow"), began, before);
+        std::thread::sleep(lasting.saturating_sub(began.elapsed()));
+        self.set(backend, Fault::None);
+    }
+
+    /// A fault that takes the server away for a while.
+    fn away(&mut self, backend: Backend, fault: Fault, lasting: Duration) {
+        let (began, before) = (Instant::now(), self.load.acknowledged());
+        self.set(backend, fault);
+        if backend == Backend::Nats {
+            self.expect_refusal();
+        }
+        if fault == Fault::Stall {
+            self.flood();
+        }
+        for (role, server) in self.processes.iter().filter(|(role, _)| backend.needed_by(role)) {
+            wait_until(&format!("the {role} names {} during {fault:?}", backend.component()), || {
+                let (status, report) = readiness(server);
+                let state = &report["components"][backend.component()];
+                status == 503 && !state.is_null() && state != "ok"
+            });
+        }
+        if backend != Backend::Nats {
+            wait_until("events are taken without it", || self.load.acknowledged() > before + EVENTS);
+        }
+        std::thread::sleep(lasting.saturating_sub(began.elapsed()));
+        let before = self.counts();
+        let ended = Instant::now();
+        self.set(backend, Fault::None);
+        self.expect_progress(&format!("{backend:?} {fault:?}"), ended, before);
+        self.settle();
+    }
+
+    /// The fault is over as soon as it has happened.
+    fn half_open(&mut self, backend: Backend) {
+        let before = self.counts();
+        let ended = Instant::now();
+        self.set(backend, Fault::HalfOpen);
+        self.expect_progress(&format!("{backend:?} half-open"), ended, before);
+        self.settle();
+    }
+
+    fn settle(&self) {
+        self.processes.iter().for_each(|(_, server)| server.wait_ready());
+    }
+
+    fn expect_refusal(&self) {
+        let url = format!("{}/v1/events/ingest", self.processes[0].1.http);
+        let body = json!({"event": {"appId": "a", "deviceId": "d", "userLogin": {}}}).to_string();
+        // What was on its way when the fault began may be answered well still.
+        wait_until("a client is refused", || {
+            let asked = Instant::now();
+            let (status, retry_after) = ureq_head(&url, &body);
+            assert!(asked.elapsed() < ANSWER_MAX, "answered after {:?}", asked.elapsed());
+            assert!(status == 200 || status == 503, "{status}");
+            assert!(status == 200 || retry_after.is_some_and(|after| after.parse::<u32>().is_ok()), "Retry-After");
+            status == 503
+        });
+    }
+}
+
+impl Field {
+    /// More than the connection to the bus takes in while nobody reads from it: everybody is answered all the same.
+    fn flood(&self) {
+        let url = format!("{}/v1/events/batch", self.processes[0].1.http);
+        let event = json!({"appId": "a", "deviceId": "d", "screenView": {"screenName": "x".repeat(FLOOD_EVENT_BYTES)}});
+        let body = json!({"events": vec![event; FLOOD_EVENTS]}).to_string();
+        std::thread::scope(|scope| {
+            for _ in 0..FLOOD_REQUESTS {
+                scope.spawn(|| {
+                    let asked = Instant::now();
+                    let (status, retry_after) = ureq_head(&url, &body);
+                    assert_eq!((status, retry_after.is_some()), (503, true), "after {:?}", asked.elapsed());
+                    assert!(asked.elapsed() < FLOOD_ANSWER_MAX, "answered after {:?}", asked.elapsed());
+                });
+            }
+        });
+    }
+}
+
+fn files(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files(&entry.path()),
+            _ => usize::from(entry.path().extension().is_some_and(|extension| extension == "parquet")),
+        })
+        .sum()
+}
+
+#[test]
+fn faults_of_the_network_are_sat_out_and_work_resumes_within_ten_seconds() {
+    let lasting = Duration::from_secs(from_environment("CAUSALITY_FAULT_SECONDS", FAULT_SECONDS) as u64);
+    let mut field = Field::start();
+    field.expect_progress("start", Instant::now(), [0; 3]);
+    for backend in BACKENDS {
+        field.slow(backend, lasting);
+        field.away(backend, Fault::Reset, lasting);
+        field.away(backend, Fault::Blackhole, lasting);
+        field.half_open(backend);
+        if backend == Backend::Nats {
+            field.away(backend, Fault::Stall, lasting);
+        }
+    }
+    let Field { cluster, proxies, processes, receiver, load, table, late } = field;
+    let acknowledged = load.stop();
+    cluster.wait_settled(&processes[3].1);
+    for (role, mut server) in processes {
+        assert!(server.terminate(Duration::from_secs(35)).success(), "{role}, log in {}", server.dir.display());
+    }
+    drop(proxies);
+    cluster.check(&receiver, &acknowledged);
+    assert!(late.is_empty(), "{}\nlate:\n{}", table.join("\n"), late.join("\n"));
+}
