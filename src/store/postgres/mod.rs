@@ -42,6 +42,8 @@ const ATTEMPTS_MAX: usize = 5;
 const SILENCE_SPARE: Duration = Duration::from_secs(1);
 /// The same for the look whether the server is there.
 const PING_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// The same at the start, where somebody else may be setting an empty database up.
+const CHECK_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How often idle connections are looked at.
 const TIDY_INTERVAL: Duration = Duration::from_secs(15);
@@ -89,7 +91,10 @@ impl Engine {
         let reach = connect::Reach::of(&settings)?;
         let trust = Trust::new();
         let pool = reach.pool(&settings, trust.clone())?;
-        schema::check(&reach, settings.migrate).await?;
+        let context = "check schema";
+        let silent =
+            |_| StoreError::caused(StoreErrorKind::Unavailable, context, "PostgreSQL (database_host) is silent");
+        until_silent(CHECK_SILENCE_MAX, schema::check(&reach, settings.migrate)).await.map_err(silent)??;
         let engine = Self(Arc::new(Shared {
             pool,
             sealer,

@@ -74,3 +74,38 @@ impl Trust {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(300);
+
+    #[tokio::test]
+    async fn what_is_getting_on_may_take_longer_than_the_limit() {
+        let slow = async {
+            for _ in 0..10 {
+                tokio::time::sleep(LIMIT / 4).await;
+            }
+            1
+        };
+        assert_eq!(until_silent(LIMIT, slow).await, Ok(1));
+    }
+
+    /// Whoever waits for other things in the same task, and is woken by them all the time, notices as well.
+    #[tokio::test]
+    async fn silence_is_noticed_beside_whatever_is_busy() {
+        let started = Instant::now();
+        let silent = until_silent(LIMIT, std::future::pending::<()>());
+        let busy = async {
+            loop {
+                tokio::time::sleep(LIMIT / 10).await;
+            }
+        };
+        let (silent, busy) = (std::pin::pin!(silent), std::pin::pin!(busy));
+        let ended = futures_util::future::select(silent, busy);
+        let ended = tokio::time::timeout(10 * LIMIT, ended).await.expect("noticed in time");
+        assert!(matches!(ended, futures_util::future::Either::Left((Err(Silent), _))));
+        assert!(started.elapsed() >= LIMIT);
+    }
+}

@@ -1,8 +1,8 @@
 //! Requests to an object store, given up soon when the other end has fallen silent.
 //!
 //! Invariant: a request goes on while its bytes move, however slow the network is; when nothing
-//! has moved for [`SILENCE_MAX`] it fails, and the connections that there were are not used
-//! again, since they may be as dead as the one that showed it.
+//! has moved for longer than [`PATIENCE`] allows it fails, and the connections that there were
+//! are not used again, since they may be as dead as the one that showed it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,13 +19,29 @@ use object_store::client::{
 use object_store::{ClientConfigKey, ClientOptions};
 use tokio::time::{Instant, Sleep};
 
-/// How long a request may wait without a byte that moves.
-const SILENCE_MAX: Duration = Duration::from_secs(6);
+const PATIENCE: Patience = Patience { silence_max: Duration::from_secs(5), buffered_bytes_per_second: 1 << 20 };
+/// What the operating system may hold back of a body that was handed to it: its way is not seen.
+const BUFFERED_BYTES_MAX: usize = 4 << 20;
 /// How long a request may take in all; the sink tries again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that are handed to a connection at a time: what is taken shows that the other end is there.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// How long a request may wait without a byte that moves.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    silence_max: Duration,
+    /// What the operating system holds back goes out at this rate at least.
+    buffered_bytes_per_second: usize,
+}
+
+impl Patience {
+    fn of_body(self, bytes: usize) -> Duration {
+        let buffered = bytes.min(BUFFERED_BYTES_MAX) as f64;
+        self.silence_max + Duration::from_secs_f64(buffered / self.buffered_bytes_per_second as f64)
+    }
+}
 
 /// Makes clients of this kind.
 #[derive(Debug)]
@@ -35,7 +51,7 @@ impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let plain = options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|value| value == "true");
         let client = Mutex::new(client(plain)?);
-        Ok(HttpClient::new(Patient { plain, client }))
+        Ok(HttpClient::new(Patient { plain, patience: PATIENCE, client }))
     }
 }
 
@@ -53,6 +69,7 @@ fn client(plain: bool) -> object_store::Result<reqwest::Client> {
 #[derive(Debug)]
 struct Patient {
     plain: bool,
+    patience: Patience,
     /// Replaced, with all its connections, when one of them falls silent.
     client: Mutex<reqwest::Client>,
 }
@@ -75,6 +92,7 @@ impl Patient {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string().parse().map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
         let moved = Moved::default();
+        let silence_max = self.patience.of_body(body.content_length());
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
         *request.body_mut() = Some(match body.as_bytes() {
@@ -84,7 +102,7 @@ impl Patient {
         let client = self.client().clone();
         let answered = tokio::select! {
             answered = client.execute(request) => answered.map_err(of_reqwest),
-            () = moved.silence() => {
+            () = moved.silence(silence_max) => {
                 if let Ok(fresh) = self::client(self.plain) {
                     *self.client() = fresh;
                 }
@@ -92,7 +110,9 @@ impl Patient {
             }
         };
         let (parts, body) = http::Response::<reqwest::Body>::from(answered?).into_parts();
-        let body = Receiving { body, silence: Box::pin(tokio::time::sleep(SILENCE_MAX)) };
+        let silence_max = self.patience.silence_max;
+        let silence = Box::pin(tokio::time::sleep(silence_max));
+        let body = Receiving { body, silence_max, silence };
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 
@@ -135,9 +155,9 @@ impl Moved {
     }
 
     /// Returns when nothing has moved for too long.
-    async fn silence(&self) {
+    async fn silence(&self, silence_max: Duration) {
         loop {
-            let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + SILENCE_MAX;
+            let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + silence_max;
             if until <= Instant::now() {
                 return;
             }
@@ -186,6 +206,7 @@ impl Body for Sending {
 /// The body of an answer.
 struct Receiving {
     body: reqwest::Body,
+    silence_max: Duration,
     silence: Pin<Box<Sleep>>,
 }
 
@@ -198,7 +219,8 @@ impl Body for Receiving {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
-            self.silence.as_mut().reset(Instant::now() + SILENCE_MAX);
+            let until = Instant::now() + self.silence_max;
+            self.silence.as_mut().reset(until);
             return Poll::Ready(frame.map(|frame| frame.map_err(of_reqwest)));
         }
         self.silence.as_mut().poll(context).map(|()| Some(Err(silent())))
@@ -210,5 +232,70 @@ impl Body for Receiving {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::PutPayload;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    const IMPATIENCE: Patience =
+        Patience { silence_max: Duration::from_millis(500), buffered_bytes_per_second: 8 << 20 };
+    const SILENCE: Duration = IMPATIENCE.silence_max;
+    const BODY_BYTES: usize = 24 << 20;
+    const RESTS: usize = 24;
+
+    /// Puts a body to a server that rests `RESTS` times while it reads, and answers in the end or not.
+    async fn put(rest: Duration, answers: bool) -> (Result<Bytes, HttpError>, Duration) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            // The head comes first, and is not counted.
+            let (mut read, mut rests, mut bytes) = (0, 0, vec![0; PIECE_BYTES]);
+            while read < BODY_BYTES {
+                read += socket.read(&mut bytes).await.unwrap();
+                if read * RESTS / BODY_BYTES > rests {
+                    rests += 1;
+                    tokio::time::sleep(rest).await;
+                }
+            }
+            if answers {
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nd").await.unwrap();
+                tokio::time::sleep(SILENCE / 2).await;
+                socket.write_all(b"one").await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        let patient = Patient { plain: true, patience: IMPATIENCE, client: Mutex::new(client(true).unwrap()) };
+        let body = HttpRequestBody::from(PutPayload::from(Bytes::from(vec![7; BODY_BYTES])));
+        let request = http::Request::put(format!("http://{address}/object")).body(body).unwrap();
+        let started = Instant::now();
+        let asking = async {
+            let answer = patient.send(request).await?;
+            answer.into_body().bytes().await
+        };
+        let answer = tokio::select! {
+            answer = asking => answer,
+            () = serving => unreachable!("it never ends"),
+        };
+        (answer, started.elapsed())
+    }
+
+    #[tokio::test]
+    async fn a_slow_upload_goes_on_and_a_silent_end_is_given_up() {
+        let (answer, took) = put(Duration::from_millis(80), true).await;
+        assert_eq!(answer.unwrap(), "done");
+        assert!(took > IMPATIENCE.of_body(BODY_BYTES), "{took:?} shows nothing");
+        let (answer, took) = put(Duration::ZERO, false).await;
+        assert_eq!(answer.unwrap_err().kind(), HttpErrorKind::Timeout);
+        assert!(took >= SILENCE && took < 10 * SILENCE, "{took:?}");
     }
 }
