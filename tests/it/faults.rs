@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cluster::{Cluster, from_environment, readiness, resident_mib, ureq_head};
-use crate::harness::{Receiver, Server, wait_until};
+use crate::harness::{Receiver, Server, get, wait_until};
 use crate::load::{self, Load};
 use crate::services::proxy::{Fault, Proxy};
 
@@ -15,6 +15,8 @@ use crate::services::proxy::{Fault, Proxy};
 const FAULT_SECONDS: usize = 2;
 /// How soon after a fault's end everything goes on.
 const RESUME_MAX: Duration = Duration::from_secs(10);
+/// How soon something gets through when everything is slow: a commit takes many round trips.
+const SLOW_MAX: Duration = Duration::from_secs(30);
 /// How much longer is waited, to tell late from never.
 const LATE_MAX: Duration = Duration::from_secs(50);
 /// How soon a client has its answer, whatever the network does: twice `NATS_TIMEOUT`, and a little.
@@ -76,10 +78,18 @@ struct Field {
     late: Vec<String>,
 }
 
-/// What has come so far: acknowledged events, files, webhooks.
-type Counts = [usize; 3];
-const KINDS: [&str; 3] = ["ingest", "parquet", "webhooks"];
-const ENOUGH: Counts = [EVENTS, FILES, WEBHOOKS];
+/// What has come so far.
+struct Mark {
+    at: Instant,
+    /// Acknowledged events, files, webhooks.
+    came: [usize; 3],
+    /// What each process has done.
+    done: Vec<f64>,
+}
+
+const ENOUGH: [usize; 3] = [EVENTS, FILES, WEBHOOKS];
+/// The last is the slowest of the processes.
+const KINDS: [&str; 4] = ["ingest", "parquet", "webhooks", "everybody"];
 
 impl Field {
     fn start() -> Self {
@@ -111,37 +121,48 @@ impl Field {
         self.proxies[place].set(fault);
     }
 
-    fn counts(&self) -> Counts {
+    fn mark(&self) -> Mark {
+        Mark { done: self.done(), came: self.came(), at: Instant::now() }
+    }
+
+    fn came(&self) -> [usize; 3] {
         [self.load.acknowledged(), files(&self.cluster.bucket()), self.receiver.count()]
     }
 
-    /// How long each kind of work took to go on since `from`, when `before` had come; none within `patience`.
-    fn progress(&self, from: Instant, before: Counts, patience: Duration) -> [Option<Duration>; 3] {
-        let mut took = [None; 3];
-        while took.contains(&None) && from.elapsed() < patience {
-            for (kind, count) in self.counts().into_iter().enumerate() {
-                if took[kind].is_none() && count >= before[kind] + ENOUGH[kind] {
-                    took[kind] = Some(from.elapsed());
+    fn done(&self) -> Vec<f64> {
+        self.processes.iter().map(|(role, server)| done(role, server)).collect()
+    }
+
+    /// How long each kind of work took to go on since `mark`; none within `patience`.
+    fn progress(&self, mark: &Mark, patience: Duration) -> [Option<Duration>; 4] {
+        let mut took = [None; 4];
+        while took.contains(&None) && mark.at.elapsed() < patience {
+            for (kind, came) in self.came().into_iter().enumerate() {
+                if took[kind].is_none() && came >= mark.came[kind] + ENOUGH[kind] {
+                    took[kind] = Some(mark.at.elapsed());
                 }
             }
-            std::thread::sleep(Duration::from_millis(20));
+            if took[3].is_none() && self.done().iter().zip(&mark.done).all(|(now, before)| now > before) {
+                took[3] = Some(mark.at.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
         took
     }
 
-    /// Notes how long after `from` everything went on.
-    fn expect_progress(&mut self, what: &str, from: Instant, before: Counts) {
-        let took = self.progress(from, before, RESUME_MAX + LATE_MAX);
-        let mut line = format!("{what:<24}");
+    /// Notes how long after `mark` everything went on.
+    fn expect_progress(&mut self, what: &str, mark: &Mark, limit: Duration) {
+        let took = self.progress(mark, limit + LATE_MAX);
+        let mut line = format!("{what:<20}");
         for (kind, took) in KINDS.into_iter().zip(took) {
             let text = took.map_or_else(|| "never".to_owned(), |took| format!("{:.1} s", took.as_secs_f64()));
-            line.push_str(&format!("  {kind} {text:<7}"));
-            if took.is_none_or(|took| took > RESUME_MAX) {
+            line.push_str(&format!(" {kind} {text:<6}"));
+            if took.is_none_or(|took| took > limit) {
                 self.late.push(format!("{what}: {kind} after {text}"));
             }
         }
         let peaks: Vec<u64> = self.processes.iter().map(|(_, server)| resident_mib(server)).collect();
-        line.push_str(&format!("  peaks {peaks:?} MiB"));
+        line.push_str(&format!(" peaks {peaks:?} MiB"));
         eprintln!("{line}");
         self.table.push(line);
         assert!(peaks.iter().all(|mib| *mib < RESIDENT_MIB_MAX), "{what}: {peaks:?} MiB");
@@ -150,9 +171,9 @@ impl Field {
     /// Nothing may stop when everything is merely slow.
     fn slow(&mut self, backend: Backend, lasting: Duration) {
         self.set(backend, Fault::Latency(LATENCY));
-        let (began, before) = (Instant::now(), self.counts());
-        self.expect_progress(&format!("{backend:?} slow"), began, before);
-        std::thread::sleep(lasting.saturating_sub(began.elapsed()));
+        let mark = self.mark();
+        self.expect_progress(&format!("{backend:?} slow"), &mark, SLOW_MAX);
+        std::thread::sleep(lasting.saturating_sub(mark.at.elapsed()));
         self.set(backend, Fault::None);
     }
 
@@ -177,19 +198,17 @@ impl Field {
             wait_until("events are taken without it", || self.load.acknowledged() > before + EVENTS);
         }
         std::thread::sleep(lasting.saturating_sub(began.elapsed()));
-        let before = self.counts();
-        let ended = Instant::now();
+        let mark = self.mark();
         self.set(backend, Fault::None);
-        self.expect_progress(&format!("{backend:?} {fault:?}"), ended, before);
+        self.expect_progress(&format!("{backend:?} {fault:?}"), &mark, RESUME_MAX);
         self.settle();
     }
 
     /// The fault is over as soon as it has happened.
     fn half_open(&mut self, backend: Backend) {
-        let before = self.counts();
-        let ended = Instant::now();
+        let mark = self.mark();
         self.set(backend, Fault::HalfOpen);
-        self.expect_progress(&format!("{backend:?} half-open"), ended, before);
+        self.expect_progress(&format!("{backend:?} half-open"), &mark, RESUME_MAX);
         self.settle();
     }
 
@@ -231,6 +250,18 @@ impl Field {
     }
 }
 
+/// How much a process has done, by its own account: events, rows, matches.
+fn done(role: &str, server: &Server) -> f64 {
+    let counter = match role {
+        "gateway" => r#"causality_gateway_events_total{verdict="accepted"}"#,
+        "sink" => "causality_sink_rows_total",
+        _ => "causality_reaction_matches_total",
+    };
+    let (_, text) = get(&format!("{}/metrics", server.admin)).expect("metrics are served whatever happens");
+    let lines = text.lines().filter(|line| line.starts_with(counter));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
 fn files(dir: &Path) -> usize {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries
@@ -245,7 +276,8 @@ fn files(dir: &Path) -> usize {
 fn faults_of_the_network_are_sat_out_and_work_resumes_within_ten_seconds() {
     let lasting = Duration::from_secs(from_environment("CAUSALITY_FAULT_SECONDS", FAULT_SECONDS) as u64);
     let mut field = Field::start();
-    field.expect_progress("start", Instant::now(), [0; 3]);
+    let mark = field.mark();
+    field.expect_progress("no fault", &mark, RESUME_MAX);
     for backend in BACKENDS {
         field.slow(backend, lasting);
         field.away(backend, Fault::Reset, lasting);
