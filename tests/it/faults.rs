@@ -99,6 +99,8 @@ impl Field {
             ("NATS_TIMEOUT", "5s"),
             ("NATS_RECONNECT_WAIT", "1s"),
             ("NATS_ACK_WAIT", "10s"),
+            // Fewer files than elsewhere: who has lost the bus looks into all of the last minutes.
+            ("BATCH_FLUSH_INTERVAL", "1s"),
             ("DATABASE_CONNECT_TIMEOUT", "5s"),
             ("DATABASE_STATEMENT_TIMEOUT", "5s"),
         ];
