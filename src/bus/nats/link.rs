@@ -4,8 +4,8 @@
 //! epoch (leases, acknowledgements on their way) says nothing certain in the next, since the
 //! server at the other end may have crashed in between and forgotten what it had not synced.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
@@ -36,13 +36,19 @@ pub(super) struct Link {
     /// The client has given up for good.
     closed: AtomicBool,
     unanswered: AtomicU32,
+    /// When anything came from the server last.
+    heard_at: Mutex<Instant>,
 }
 
 impl Link {
     /// Connects; an unreachable server is asked again until `timeout` has passed.
     pub(super) async fn connect(settings: &NatsSettings) -> Result<(Client, Arc<Self>), BusError> {
-        let link =
-            Arc::new(Self { epoch: watch::Sender::new(0), closed: AtomicBool::new(false), unanswered: 0.into() });
+        let link = Arc::new(Self {
+            epoch: watch::Sender::new(0),
+            closed: AtomicBool::new(false),
+            unanswered: 0.into(),
+            heard_at: Mutex::new(Instant::now()),
+        });
         let deadline = Instant::now() + settings.timeout;
         let servers = servers(&settings.url)?;
         loop {
@@ -89,6 +95,12 @@ impl Link {
     /// An answer came.
     pub(super) fn answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
+        self.heard();
+    }
+
+    /// Something came.
+    pub(super) fn heard(&self) {
+        *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// An answer did not come in time. A connection that brings none is dead, whatever it claims: it is replaced.
@@ -96,6 +108,19 @@ impl Link {
         if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 < UNANSWERED_MAX {
             return;
         }
+        self.replace(client).await;
+    }
+
+    /// A message to ourselves, which waits for no disk, did not come back in time. When nothing else came either,
+    /// that alone shows that the connection is dead.
+    pub(super) async fn not_back(&self, client: &Client, waited: Duration) {
+        let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard_at.elapsed() >= waited {
+            self.replace(client).await;
+        }
+    }
+
+    async fn replace(&self, client: &Client) {
         self.unanswered.store(0, Ordering::Relaxed);
         if client.connection_state() == State::Connected {
             warn!("NATS does not answer, connecting anew");

@@ -160,6 +160,10 @@ impl Engine {
         self.0.check_open("reach NATS")?;
         self.0.link.check(&self.0.client, "reach NATS")?;
         let limit = self.0.settings.timeout.min(PING_ANSWER_MAX);
+        if let Err(error) = self.0.round_trip_within(limit).await {
+            self.0.link.not_back(&self.0.client, limit).await;
+            return Err(error);
+        }
         self.0.stream_info_within(limit).await.map(|_| ())
     }
 
