@@ -118,6 +118,8 @@ impl Field {
             roles.into_iter().enumerate().map(|(number, role)| (role, cluster.role(role, number))).collect();
         processes[3].1.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
         processes[3].1.admin_create("/rules", &load::rule("ops"));
+        // The other process hears of the rule soon, and not before this one answers.
+        std::thread::sleep(Duration::from_secs(1));
         let load = Load::start_paced(&[&processes[0].1.http], PACE);
         Self { cluster, proxies, processes, receiver, load, table: Vec::new(), late: Vec::new() }
     }
