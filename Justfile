@@ -27,3 +27,8 @@ bench *ARGS:
 chaos cycles="100" rounds="10":
     .ci/setup --tests
     CAUSALITY_CHAOS_CYCLES={{cycles}} CAUSALITY_FREEZE_ROUNDS={{rounds}} cargo test --test it -- --test-threads=1 chaos cluster
+
+# Latency, resets, blackholes and half-open connections of each server, each fault for this long
+faults seconds="60":
+    .ci/setup --tests
+    CAUSALITY_FAULT_SECONDS={{seconds}} cargo test --test it -- --nocapture faults

@@ -34,7 +34,7 @@ use crate::supervisor::Tasks;
 const CROWDED_POLL: Duration = Duration::from_millis(250);
 /// How the store is tried again.
 const STORE_BACKOFF: Backoff =
-    Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(5) };
+    Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(2) };
 
 /// Runs until `stop`; then waits for requests on their way, at most as long as the budget.
 pub async fn run_dispatcher(

@@ -33,7 +33,7 @@ const BESIDE_MAX: usize = 8;
 const FLOOR_INTERVAL: Duration = Duration::from_secs(5);
 /// How a batch waits for a store that fails.
 const STORE_BACKOFF: Backoff =
-    Backoff { initial: Duration::from_millis(50), multiplier: 2.0, max: Duration::from_secs(5) };
+    Backoff { initial: Duration::from_millis(50), multiplier: 2.0, max: Duration::from_secs(2) };
 
 /// How a batch waits when another engine has written the windows that it changes: about as long as a commit takes.
 const REFUSED_BACKOFF: Backoff =

@@ -16,7 +16,7 @@ use crate::store::{OutboxMessage, Store, StoreError};
 /// Messages published together.
 const BATCH_MESSAGES_MAX: usize = 512;
 const FAILURE_BACKOFF: Backoff =
-    Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(10) };
+    Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(2) };
 
 /// Publishes whatever the outbox holds, woken by the store, until `stop`.
 pub(super) async fn run_outbox(store: &Store, bus: &Bus, poll_interval: Duration, stop: &CancellationToken) {

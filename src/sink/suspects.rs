@@ -5,31 +5,43 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures_util::TryStreamExt as _;
+use futures_util::stream::{self, StreamExt as _};
+
 use crate::bus::Delivery;
 use crate::metrics;
 use crate::warehouse::{Partition, Suspect, Warehouse, WarehouseError, hour_of};
 
 use super::batches::read;
 
+/// Partitions that are looked into at once: each costs some round trips, and a sink may be behind in hundreds.
+const PARTITIONS_AT_ONCE: usize = 8;
+
 /// The sequences of those deliveries whose rows the warehouse holds.
 pub(super) async fn stored(warehouse: &Warehouse, deliveries: &[Delivery]) -> Result<HashSet<u64>, WarehouseError> {
-    let mut stored = HashSet::new();
-    for (partition, suspects) in by_partition(deliveries) {
-        let oldest = suspects.iter().map(|delivery| delivery.published_at_ms).min().unwrap_or(0);
-        // Listed anew for every fetch: whoever had the message before has stored it, if at
-        // all, before its lease ended, and so before it came to us.
-        let footers = warehouse.footers(&partition, oldest).await?;
-        let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence(), delivery.published_at_ms);
-        let candidates: Vec<Suspect> = suspects.iter().filter(held).filter_map(|delivery| suspect(delivery)).collect();
-        metrics::sink_suspects(suspects.len() as u64, candidates.len() as u64);
-        if candidates.is_empty() {
-            continue;
-        }
-        let sequences: Vec<u64> = candidates.iter().map(|candidate| candidate.sequence).collect();
-        let confirmed = warehouse.confirm(footers, candidates).await?;
-        stored.extend(sequences.into_iter().zip(confirmed).filter(|(_, held)| *held).map(|(sequence, _)| sequence));
+    let partitions = by_partition(deliveries).into_iter();
+    let looks: Vec<_> = partitions.map(|(partition, suspects)| stored_in(warehouse, partition, suspects)).collect();
+    stream::iter(looks).buffer_unordered(PARTITIONS_AT_ONCE).try_concat().await
+}
+
+async fn stored_in(
+    warehouse: &Warehouse,
+    partition: Partition,
+    suspects: Vec<&Delivery>,
+) -> Result<HashSet<u64>, WarehouseError> {
+    let oldest = suspects.iter().map(|delivery| delivery.published_at_ms).min().unwrap_or(0);
+    // Listed anew for every fetch: whoever had the message before has stored it, if at
+    // all, before its lease ended, and so before it came to us.
+    let footers = warehouse.footers(&partition, oldest).await?;
+    let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence(), delivery.published_at_ms);
+    let candidates: Vec<Suspect> = suspects.iter().filter(held).filter_map(|delivery| suspect(delivery)).collect();
+    metrics::sink_suspects(suspects.len() as u64, candidates.len() as u64);
+    if candidates.is_empty() {
+        return Ok(HashSet::new());
     }
-    Ok(stored)
+    let sequences: Vec<u64> = candidates.iter().map(|candidate| candidate.sequence).collect();
+    let confirmed = warehouse.confirm(footers, candidates).await?;
+    Ok(sequences.into_iter().zip(confirmed).filter(|(_, held)| *held).map(|(sequence, _)| sequence).collect())
 }
 
 fn by_partition(deliveries: &[Delivery]) -> HashMap<Partition, Vec<&Delivery>> {

@@ -23,9 +23,9 @@ use super::status::WorkerStatus;
 
 /// How a warehouse that refuses is asked again.
 pub(super) const RETRY: Backoff =
-    Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(4) };
+    Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(1) };
 /// Attempts to acknowledge what is stored; after that the messages come again and are found.
-const ACK_ATTEMPTS_MAX: u32 = 8;
+const ACK_ATTEMPTS_MAX: u32 = 16;
 
 /// What became of one file.
 pub(super) struct Uploaded {

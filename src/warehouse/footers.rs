@@ -105,26 +105,40 @@ impl FooterCache {
         let young = |file: &Listed| file.modified_ms.saturating_add(CLOCK_SKEW_MAX_MS) >= oldest_published_at_ms;
         let listed: Vec<Listed> =
             objects.list(&directory)?.into_iter().filter(|file| is_data_file(&file.name) && young(file)).collect();
-        let known: HashMap<String, Arc<Footer>> = {
+        let mut known: HashMap<String, Arc<Footer>> = {
             let state = self.state();
             let files = state.partitions.get(partition).map(Vec::as_slice).unwrap_or_default();
             files.iter().map(|file| (file.file.name.clone(), file.clone())).collect()
         };
         let mut files = Vec::with_capacity(listed.len());
         for file in listed {
-            match known.get(&file.name) {
-                Some(footer) => files.push(footer.clone()),
-                None => files.push(Arc::new(read_footer(objects, &directory, file)?)),
-            }
+            let footer = match known.get(&file.name) {
+                Some(footer) => footer.clone(),
+                None => match read_footer(objects, &directory, file) {
+                    Ok(footer) => Arc::new(footer),
+                    Err(error) => {
+                        // What was read is not read again when the store works again.
+                        self.remember(partition, known.into_values().collect());
+                        return Err(error);
+                    }
+                },
+            };
+            known.insert(footer.file.name.clone(), footer.clone());
+            files.push(footer);
         }
+        self.remember(partition, files.clone());
+        Ok(PartitionFooters { directory, files })
+    }
+
+    fn remember(&self, partition: &Partition, files: Vec<Arc<Footer>>) {
         let mut state = self.state();
-        let before = state.partitions.insert(partition.clone(), files.clone()).map_or(0, |files| files.len());
-        state.footers = state.footers + files.len() - before;
+        let count = files.len();
+        let before = state.partitions.insert(partition.clone(), files).map_or(0, |files| files.len());
+        state.footers = state.footers + count - before;
         if state.footers > FOOTERS_MAX {
             state.partitions.clear();
             state.footers = 0;
         }
-        Ok(PartitionFooters { directory, files })
     }
 
     /// True when a file that may hold the message does hold its id.

@@ -31,20 +31,26 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     fn start(more: &[(&str, &str)]) -> Self {
+        Self::start_via(more, |port| port)
+    }
+
+    /// The processes reach each server through the port that `via` names for its own.
+    pub(crate) fn start_via(more: &[(&str, &str)], mut via: impl FnMut(u16) -> u16) -> Self {
         let nats = NatsServer::start(Version::Newest);
         let postgres = PostgresServer::start();
         let s3 = S3Server::start();
         let database = postgres.database();
+        let mut through = |url: String, port: u16| url.replace(&format!(":{port}"), &format!(":{}", via(port)));
         let own = [
-            ("NATS_URL", nats.url()),
+            ("NATS_URL", through(nats.url(), nats.port())),
             ("NATS_ACK_WAIT", format!("{}s", ACK_WAIT.as_secs())),
             ("NATS_TIMEOUT", "2s".to_owned()),
             ("NATS_RECONNECT_WAIT", "200ms".to_owned()),
-            ("DATABASE_URL", postgres.url(&database)),
+            ("DATABASE_URL", through(postgres.url(&database), postgres.port())),
             ("DATABASE_CONNECT_TIMEOUT", "2s".to_owned()),
             ("DATABASE_STATEMENT_TIMEOUT", "10s".to_owned()),
             ("SECRETS_KEY", "0f".repeat(32)),
-            ("S3_ENDPOINT", s3.url()),
+            ("S3_ENDPOINT", through(s3.url(), s3.port())),
             ("S3_BUCKET", s3::BUCKET.to_owned()),
             ("S3_ACCESS_KEY_ID", s3::ACCESS_KEY.to_owned()),
             ("S3_SECRET_ACCESS_KEY", s3::SECRET_KEY.to_owned()),
@@ -60,7 +66,7 @@ impl Cluster {
         Self { nats, postgres, s3, database, dir: tempfile::tempdir().unwrap(), environment }
     }
 
-    fn role(&self, role: &'static str, number: usize) -> Server {
+    pub(crate) fn role(&self, role: &'static str, number: usize) -> Server {
         Server::start_role(&self.process_dir(role, number), role, &self.environment)
     }
 
@@ -68,8 +74,13 @@ impl Cluster {
         self.dir.path().join(format!("{role}-{number}"))
     }
 
+    /// Where the Parquet files are.
+    pub(crate) fn bucket(&self) -> PathBuf {
+        self.s3.bucket()
+    }
+
     /// Waits until nothing is owed to anybody, as the reaction sees it.
-    fn wait_settled(&self, reaction: &Server) {
+    pub(crate) fn wait_settled(&self, reaction: &Server) {
         reaction.wait_drained();
         wait_until("no delivery is owed any more", || {
             let owed = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL";
@@ -79,7 +90,7 @@ impl Cluster {
     }
 
     /// Every promise, after the fact.
-    fn check(&self, receiver: &Receiver, acknowledged: &std::collections::BTreeSet<String>) {
+    pub(crate) fn check(&self, receiver: &Receiver, acknowledged: &std::collections::BTreeSet<String>) {
         load::check_warehouse(&self.s3.bucket(), acknowledged);
         load::check_deliveries(receiver, acknowledged);
         let records = self.postgres.sql(
@@ -140,17 +151,17 @@ impl Backends {
     }
 }
 
-fn from_environment(name: &str, default: usize) -> usize {
+pub(crate) fn from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-fn resident_mib(server: &Server) -> u64 {
+pub(crate) fn resident_mib(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() / 1024
 }
 
-fn readiness(server: &Server) -> (u16, Value) {
+pub(crate) fn readiness(server: &Server) -> (u16, Value) {
     let (status, body) = get(&format!("{}/ready", server.admin)).expect("the probe answers whatever happens");
     (status, serde_json::from_str(&body).unwrap())
 }
@@ -289,8 +300,9 @@ fn a_backend_that_is_away_is_named_and_waited_for() {
 }
 
 /// The status and `Retry-After` of a post.
-fn ureq_head(url: &str, body: &str) -> (u16, Option<String>) {
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+pub(crate) fn ureq_head(url: &str, body: &str) -> (u16, Option<String>) {
+    let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build();
+    let agent = ureq::Agent::from(agent);
     let response = agent.post(url).header("content-type", "application/json").send(body).unwrap();
     let after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
     (response.status().as_u16(), after)

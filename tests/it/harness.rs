@@ -348,6 +348,10 @@ impl Receiver {
         Self { url, received, _runtime: runtime }
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.received.lock().unwrap().len()
+    }
+
     pub(crate) fn all(&self) -> Vec<Received> {
         self.received.lock().unwrap().clone()
     }

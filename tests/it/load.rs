@@ -30,6 +30,11 @@ impl Load {
 
     /// The threads take turns among the gateways.
     pub(crate) fn start_on(gateways: &[&str]) -> Self {
+        Self::start_paced(gateways, Duration::ZERO)
+    }
+
+    /// Each thread rests for `pause` after each of its requests.
+    pub(crate) fn start_paced(gateways: &[&str], pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
         let statuses = Arc::new(Mutex::new(BTreeMap::new()));
@@ -41,6 +46,7 @@ impl Load {
                     (stop.clone(), acknowledged.clone(), statuses.clone(), next.clone());
                 std::thread::spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
+                        std::thread::sleep(pause);
                         let first = next.fetch_add(BATCH as u64, Ordering::SeqCst);
                         let events: Vec<Value> = (first..first + BATCH as u64).map(event).collect();
                         let Some((status, reply)) =

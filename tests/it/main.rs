@@ -5,6 +5,7 @@ mod chaos;
 mod cluster;
 mod command_line;
 mod encrypted;
+mod faults;
 mod harness;
 mod imports;
 mod load;

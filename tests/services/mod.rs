@@ -5,6 +5,7 @@
 pub(crate) mod certificates;
 pub(crate) mod nats;
 pub(crate) mod postgres;
+pub(crate) mod proxy;
 pub(crate) mod s3;
 
 /// A port of this machine that nobody uses now.

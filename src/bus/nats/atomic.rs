@@ -13,6 +13,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::Shared;
+use super::calls::Awaited;
 use super::publish::{MESSAGE_ID, PubAck};
 use crate::bus::batch::Layout;
 use crate::bus::{BusError, BusErrorKind, PublishMode, Published};
@@ -116,7 +117,30 @@ impl Shared {
     /// The last sequence; none when the batch was refused, and so nothing of it is stored.
     async fn commit_batch(&self, messages: &[(&Bytes, &Layout)]) -> Result<Option<u64>, BusError> {
         let context = "publish batch";
+        // Those who waited behind a connection that died need not find that out one after the other.
+        self.link.check(&self.client, context)?;
         let call = self.calls.call(&self.link, 2);
+        // Sending alone can take long: a connection that takes nothing holds everybody up.
+        match tokio::time::timeout(self.settings.timeout, self.send_batch(&call, messages)).await {
+            Ok(sent) => sent?,
+            Err(_) => {
+                self.link.unanswered(&self.client).await;
+                return Err(BusError::caused(BusErrorKind::Unavailable, context, "NATS takes no messages"));
+            }
+        }
+        let (answers, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
+        let Some(outcome) = answers.into_iter().nth(1).flatten() else {
+            return Err(why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, context)));
+        };
+        let ack: PubAck = serde_json::from_slice(&outcome.payload)
+            .map_err(|error| super::streams::failed(context, format!("not an acknowledgement: {error}")))?;
+        if ack.error.is_some() || ack.count != messages.len() as u64 {
+            return Ok(None);
+        }
+        self.acknowledged(&outcome, &self.settings.stream).map(|published| Some(published.sequence))
+    }
+
+    async fn send_batch(&self, call: &Awaited<'_>, messages: &[(&Bytes, &Layout)]) -> Result<(), BusError> {
         let id = Uuid::now_v7().simple().to_string();
         for (index, (records, layout)) in messages.iter().enumerate() {
             let mut headers = HeaderMap::new();
@@ -135,24 +159,15 @@ impl Shared {
                 _ => None,
             };
             let subject = Subject::from_utf8(records.slice(layout.subject.clone()))
-                .map_err(|error| BusError::caused(BusErrorKind::Invalid, context, error))?;
+                .map_err(|error| BusError::caused(BusErrorKind::Invalid, "publish batch", error))?;
             let payload = records.slice(layout.payload.clone());
             let sent = match reply {
                 Some(reply) => self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
                 None => self.client.publish_with_headers(subject, headers, payload).await,
             };
-            sent.map_err(|error| super::streams::failed(context, error))?;
+            sent.map_err(|error| super::streams::failed("publish batch", error))?;
         }
-        let (answers, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
-        let Some(outcome) = answers.into_iter().nth(1).flatten() else {
-            return Err(why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, context)));
-        };
-        let ack: PubAck = serde_json::from_slice(&outcome.payload)
-            .map_err(|error| super::streams::failed(context, format!("not an acknowledgement: {error}")))?;
-        if ack.error.is_some() || ack.count != messages.len() as u64 {
-            return Ok(None);
-        }
-        self.acknowledged(&outcome, &self.settings.stream).map(|published| Some(published.sequence))
+        Ok(())
     }
 }
 

@@ -5,8 +5,8 @@
 //! server at the other end may have crashed in between and forgotten what it had not synced.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
@@ -18,8 +18,11 @@ use tracing::{debug, info, warn};
 
 use crate::bus::{BusError, BusErrorKind, NatsSettings};
 
-/// How often the server is pinged; three pings without an answer end the connection.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the server is pinged; the third without an answer ends the connection. It is the only way out of a
+/// connection that takes nothing: the client listens to no request while it cannot write.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// How long the client may take to take up the request to connect anew. It takes none up while it cannot write.
+const REQUEST_MAX: Duration = Duration::from_millis(100);
 /// Commands (publishes and the like) that wait for the connection's task.
 const COMMANDS_MAX: usize = 4_096;
 /// Messages of one subscription that wait to be read. Never reached: a pull asks for fewer.
@@ -36,13 +39,19 @@ pub(super) struct Link {
     /// The client has given up for good.
     closed: AtomicBool,
     unanswered: AtomicU32,
+    /// When anything came from the server last.
+    heard_at: Mutex<Instant>,
 }
 
 impl Link {
     /// Connects; an unreachable server is asked again until `timeout` has passed.
     pub(super) async fn connect(settings: &NatsSettings) -> Result<(Client, Arc<Self>), BusError> {
-        let link =
-            Arc::new(Self { epoch: watch::Sender::new(0), closed: AtomicBool::new(false), unanswered: 0.into() });
+        let link = Arc::new(Self {
+            epoch: watch::Sender::new(0),
+            closed: AtomicBool::new(false),
+            unanswered: 0.into(),
+            heard_at: Mutex::new(Instant::now()),
+        });
         let deadline = Instant::now() + settings.timeout;
         let servers = servers(&settings.url)?;
         loop {
@@ -89,6 +98,12 @@ impl Link {
     /// An answer came.
     pub(super) fn answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
+        self.heard();
+    }
+
+    /// Something came.
+    pub(super) fn heard(&self) {
+        *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// An answer did not come in time. A connection that brings none is dead, whatever it claims: it is replaced.
@@ -96,11 +111,24 @@ impl Link {
         if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 < UNANSWERED_MAX {
             return;
         }
+        self.replace(client).await;
+    }
+
+    /// A message to ourselves, which waits for no disk, did not come back in time. When nothing else came either,
+    /// that alone shows that the connection is dead.
+    pub(super) async fn not_back(&self, client: &Client, waited: Duration) {
+        let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard_at.elapsed() >= waited {
+            self.replace(client).await;
+        }
+    }
+
+    async fn replace(&self, client: &Client) {
         self.unanswered.store(0, Ordering::Relaxed);
         if client.connection_state() == State::Connected {
             warn!("NATS does not answer, connecting anew");
-            // It fails only when the client has ended.
-            let _ = client.force_reconnect().await;
+            // It fails when the client has ended, or can take nothing: then its pings end the connection.
+            let _ = tokio::time::timeout(REQUEST_MAX, client.force_reconnect()).await;
         }
     }
 

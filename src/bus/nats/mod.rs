@@ -19,11 +19,12 @@ mod tests_tls;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::{Info, Stream};
-use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::jetstream::{self, context::ContextBuilder, context::RequestErrorKind};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,8 @@ pub(super) use subscription::{Acker, Subscription};
 const SERVER_MIN: (i64, i64, i64) = (2, 10, 0);
 /// The first server with atomic batches.
 const SERVER_ATOMIC: (i64, i64, i64) = (2, 12, 0);
+/// How long the look whether the server is there may wait for its answer.
+const PING_ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Pull requests of one consumer that may wait at the same time: one for each subscription.
 const PULLS_WAITING_MAX: i64 = 512;
 
@@ -158,7 +161,12 @@ impl Engine {
     pub(super) async fn ping(&self) -> Result<(), BusError> {
         self.0.check_open("reach NATS")?;
         self.0.link.check(&self.0.client, "reach NATS")?;
-        self.0.stream_info().await.map(|_| ())
+        let limit = self.0.settings.timeout.min(PING_ANSWER_MAX);
+        if let Err(error) = self.0.round_trip_within(limit).await {
+            self.0.link.not_back(&self.0.client, limit).await;
+            return Err(error);
+        }
+        self.0.stream_info_within(limit).await.map(|_| ())
     }
 
     /// What makes a 2xx weaker than an event on disk, as far as the streams show it.
@@ -224,12 +232,21 @@ impl Shared {
     }
 
     async fn stream_info(&self) -> Result<Info, BusError> {
-        let asked = tokio::time::timeout(self.settings.timeout, self.stream.get_info()).await;
+        self.stream_info_within(self.settings.timeout).await
+    }
+
+    async fn stream_info_within(&self, limit: Duration) -> Result<Info, BusError> {
+        // The client's own limit may be as long as ours: either may be the first to pass.
+        let asked = tokio::time::timeout(limit, self.stream.get_info()).await;
         match asked {
-            Ok(info) => info.map_err(|error| streams::failed("read stream", error)),
-            Err(_) => {
+            Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => Err(streams::failed("read stream", error)),
+            Ok(Ok(info)) => {
+                self.link.answered();
+                Ok(info)
+            }
+            Ok(Err(_)) | Err(_) => {
                 self.link.unanswered(&self.client).await;
-                Err(streams::failed("read stream", "NATS did not answer within nats_timeout"))
+                Err(streams::failed("read stream", format!("NATS did not answer within {limit:?}")))
             }
         }
     }

@@ -3,6 +3,8 @@
 //! Invariant: an answer is `Ok` only when the server said that the stream holds the message.
 //! What is in flight is bounded in bytes; a call that is cancelled may still store messages.
 
+use std::time::Duration;
+
 use async_nats::{HeaderMap, Message, StatusCode, Subject};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -78,6 +80,10 @@ impl Shared {
         let bytes = (records.len() + kept.len() * MESSAGE_BYTES_MIN).min(IN_FLIGHT_BYTES_MAX) as u32;
         // The semaphore is never closed.
         let _room = self.in_flight.acquire_many(bytes).await;
+        // Those who waited for room behind a connection that died need not find that out one after the other.
+        if let Err(error) = self.link.check(&self.client, "publish messages") {
+            return all(error);
+        }
         if covered.contains(&false)
             && let Err(error) = self.send_uncovered(records, kept, &covered).await
         {
@@ -153,11 +159,17 @@ impl Shared {
     /// here: a message to ourselves, which passes both queues in their order. The client's own `flush` only hands
     /// its buffer to the operating system.
     pub(super) async fn round_trip(&self) -> Result<(), BusError> {
+        self.round_trip_within(self.settings.timeout).await
+    }
+
+    pub(super) async fn round_trip_within(&self, limit: Duration) -> Result<(), BusError> {
         self.link.check(&self.client, "reach NATS")?;
         let call = self.calls.call(&self.link, 1);
-        let sent = self.client.publish(call.reply_to(0), Bytes::new()).await;
+        // Where the connection takes nothing, handing the message over takes as long.
+        let sent = tokio::time::timeout(limit, self.client.publish(call.reply_to(0), Bytes::new())).await;
+        let sent = sent.map_err(|_| super::streams::failed("reach NATS", "NATS takes no messages"))?;
         sent.map_err(|error| super::streams::failed("reach NATS", error))?;
-        let (_, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
+        let (_, why) = call.answers(&self.client, &self.link, limit).await;
         why.map_or(Ok(()), Err)
     }
 

@@ -239,6 +239,7 @@ impl Subscription {
     }
 
     fn take(&mut self, message: Message) {
+        self.acker.shared.link.heard();
         if let Some(pull) = &mut self.pull {
             pull.heard_at = Instant::now();
         }

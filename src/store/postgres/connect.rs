@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
@@ -17,10 +17,14 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::silence::Trust;
 use crate::store::{PostgresSettings, SslMode, StoreError, StoreErrorKind};
 
 /// Silence after which the operating system asks whether the server is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// How often it asks again, and how often in vain before the connection is dead.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_RETRIES: u32 = 3;
 /// How long sent bytes may stay unacknowledged.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,6 +69,8 @@ impl Reach {
             .application_name("causality")
             .connect_timeout(settings.connect_timeout)
             .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_RETRIES)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
             .options(format!("-c statement_timeout={}", settings.statement_timeout.as_millis()))
             .ssl_mode(match ssl_mode {
@@ -76,7 +82,8 @@ impl Reach {
         Ok(Self { config, tls, timeout: settings.connect_timeout })
     }
 
-    pub(super) fn pool(&self, settings: &PostgresSettings) -> Result<Pool, StoreError> {
+    /// Connections that `trust` speaks against are not handed out.
+    pub(super) fn pool(&self, settings: &PostgresSettings, trust: Trust) -> Result<Pool, StoreError> {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(self.config.clone(), self.tls.clone(), recycling);
         Pool::builder(manager)
@@ -85,6 +92,10 @@ impl Reach {
             .wait_timeout(Some(settings.connect_timeout))
             .create_timeout(Some(settings.connect_timeout))
             .recycle_timeout(Some(settings.connect_timeout))
+            .pre_recycle(Hook::async_fn(move |client, metrics| {
+                let trust = trust.clone();
+                Box::pin(async move { trust.check(client, metrics).await })
+            }))
             .build()
             .map_err(|error| refused(error.to_string()))
     }

@@ -1,12 +1,11 @@
 //! Notifications of other processes, on a connection of their own.
 //!
 //! Invariant: whoever watches is woken by every notification, and once after each reconnection,
-//! since some may have been missed. This connection is also the one that notices a server that
-//! stands still: it tells those who wait for an answer.
+//! since some may have been missed.
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_postgres::AsyncMessage;
@@ -18,23 +17,16 @@ use crate::backoff::{Backoff, random_unit};
 use crate::store::StoreError;
 
 const RECONNECT: Backoff =
-    Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(3) };
-/// A connection without traffic is asked for a sign of life after so many times what connecting may take.
-const PROBE_INTERVAL_FACTOR: u32 = 2;
-
-/// Whom it tells what.
-pub(super) struct Listeners {
-    pub(super) changes: Arc<watch::Sender<u64>>,
-    pub(super) work: Arc<watch::Sender<u64>>,
-    /// The server did not answer a probe, or an attempt to connect, for `database_connect_timeout`.
-    pub(super) silence: Arc<watch::Sender<u64>>,
-}
+    Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(1) };
+/// A connection without traffic is asked for a sign of life.
+const PROBE_INTERVAL: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Never returns.
-pub(super) async fn listen(reach: Reach, listeners: Listeners) {
+pub(super) async fn listen(reach: Reach, changes: Arc<watch::Sender<u64>>, work: Arc<watch::Sender<u64>>) {
     let mut failures = 0;
     loop {
-        let ended = connected(&reach, &listeners, &mut failures).await;
+        let ended = connected(&reach, &changes, &work, &mut failures).await;
         failures += 1;
         if failures == 1 {
             warn!(error = %ended, "PostgreSQL's notifications are interrupted, polling until they are back");
@@ -45,18 +37,16 @@ pub(super) async fn listen(reach: Reach, listeners: Listeners) {
     }
 }
 
-async fn connected(reach: &Reach, listeners: &Listeners, failures: &mut u32) -> StoreError {
-    let Listeners { changes, work, silence } = listeners;
+async fn connected(
+    reach: &Reach,
+    changes: &watch::Sender<u64>,
+    work: &watch::Sender<u64>,
+    failures: &mut u32,
+) -> StoreError {
     let wake = |channel: &watch::Sender<u64>| channel.send_modify(|count| *count += 1);
-    let asked = Instant::now();
     let (client, mut connection) = match reach.connect().await {
         Ok(connected) => connected,
-        Err(error) => {
-            if asked.elapsed() >= reach.timeout {
-                wake(silence);
-            }
-            return error;
-        }
+        Err(error) => return error,
     };
     let messages = std::future::poll_fn(|context| {
         loop {
@@ -76,23 +66,21 @@ async fn connected(reach: &Reach, listeners: &Listeners, failures: &mut u32) -> 
             }
         }
     });
+    let ask = async |sql| {
+        let silent = |_| StoreError::new(crate::store::StoreErrorKind::Unavailable, "probe PostgreSQL");
+        tokio::time::timeout(PROBE_TIMEOUT, client.batch_execute(sql)).await.map_err(silent)?.map_err(failed("listen"))
+    };
     let probing = async {
-        if let Err(error) = client.batch_execute("LISTEN causality_changes; LISTEN causality_work").await {
-            return failed("listen")(error);
+        if let Err(error) = ask("LISTEN causality_changes; LISTEN causality_work").await {
+            return error;
         }
         *failures = 0;
         wake(changes);
         wake(work);
         loop {
-            tokio::time::sleep(reach.timeout * PROBE_INTERVAL_FACTOR).await;
-            let silent = |_| StoreError::new(crate::store::StoreErrorKind::Unavailable, "probe PostgreSQL");
-            match tokio::time::timeout(reach.timeout, client.batch_execute("")).await.map_err(silent) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return failed("probe PostgreSQL")(error),
-                Err(error) => {
-                    wake(silence);
-                    return error;
-                }
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            if let Err(error) = ask("").await {
+                return error;
             }
         }
     };

@@ -12,6 +12,7 @@ mod effects;
 mod keys;
 mod listen;
 mod schema;
+mod silence;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
+use self::silence::{Silent, Trust, until_silent};
 use super::secrets::Sealer;
 use super::{PostgresSettings, StoreError, StoreErrorKind, StoreStatus};
 use crate::supervisor::Tasks;
@@ -39,8 +41,12 @@ pub(super) use schema::migrate;
 
 /// Times that a transaction is tried when PostgreSQL ends it for the sake of another one.
 const ATTEMPTS_MAX: usize = 5;
-/// What a use case may take beyond its statements before its connection is taken for dead.
-const CALL_SPARE: Duration = Duration::from_secs(2);
+/// How much longer than one statement may take a connection may be silent before it is taken for dead.
+const SILENCE_SPARE: Duration = Duration::from_secs(1);
+/// The same for the look whether the server is there.
+const PING_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// The same at the start, where somebody else may be setting an empty database up.
+const CHECK_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How often idle connections are looked at.
 const TIDY_INTERVAL: Duration = Duration::from_secs(15);
@@ -52,13 +58,12 @@ struct Shared {
     pool: Pool,
     /// None: secrets can neither be stored nor read.
     sealer: Option<Sealer>,
-    call_timeout: Duration,
     /// Consumers whose floors have their rows.
     floors: Mutex<HashSet<String>>,
+    silence_max: Duration,
+    trust: Trust,
     changes: Arc<watch::Sender<u64>>,
     work: Arc<watch::Sender<u64>>,
-    /// Changes when the server is found to give no sign of life.
-    silence: Arc<watch::Sender<u64>>,
     closing: CancellationToken,
     tasks: Tasks,
 }
@@ -89,23 +94,26 @@ impl Engine {
     pub(super) async fn connect(settings: PostgresSettings) -> Result<Self, StoreError> {
         let sealer = settings.secrets_key.as_deref().map(Sealer::given).transpose()?;
         let reach = connect::Reach::of(&settings)?;
-        let pool = reach.pool(&settings)?;
-        schema::check(&reach, settings.migrate).await?;
+        let trust = Trust::new();
+        let pool = reach.pool(&settings, trust.clone())?;
+        let context = "check schema";
+        let silent =
+            |_| StoreError::caused(StoreErrorKind::Unavailable, context, "PostgreSQL (database_host) is silent");
+        until_silent(CHECK_SILENCE_MAX, schema::check(&reach, settings.migrate)).await.map_err(silent)??;
         let engine = Self(Arc::new(Shared {
             pool,
             sealer,
-            call_timeout: settings.statement_timeout + settings.connect_timeout + CALL_SPARE,
             floors: Mutex::default(),
+            silence_max: settings.statement_timeout.max(settings.connect_timeout) + SILENCE_SPARE,
+            trust,
             changes: Arc::new(watch::Sender::new(0)),
             work: Arc::new(watch::Sender::new(0)),
-            silence: Arc::new(watch::Sender::new(0)),
             closing: CancellationToken::new(),
             tasks: Tasks::default(),
         }));
         let shared = &engine.0;
         let mut heard = shared.work.subscribe();
-        let (changes, work, silence) = (shared.changes.clone(), shared.work.clone(), shared.silence.clone());
-        let listening = listen::listen(reach, listen::Listeners { changes, work, silence });
+        let listening = listen::listen(reach, shared.changes.clone(), shared.work.clone());
         let closing = shared.closing.clone();
         shared.tasks.spawn(async move {
             closing.run_until_cancelled(listening).await;
@@ -144,23 +152,29 @@ impl Engine {
         Ok(Client { object: Some(object), whole: false })
     }
 
-    /// Runs a use case to its end; gives up on a connection that brings no answer, and on a server that answers nobody:
-    /// that one is noticed after three times what connecting may take, however long statements may.
+    /// Runs a use case to its end; gives up on a connection that brings nothing for longer than a statement may take.
     async fn call<T>(
         &self,
         context: &'static str,
         run: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let mut silence = self.0.silence.subscribe();
-        let text = tokio::select! {
-            done = tokio::time::timeout(self.0.call_timeout, run) => match done {
-                Ok(done) => return done,
-                Err(_) => "PostgreSQL (database_host) did not answer in time",
-            },
-            // It never ends before the engine does.
-            _ = silence.changed() => "PostgreSQL (database_host) gives no sign of life",
-        };
-        Err(StoreError::caused(StoreErrorKind::Unavailable, context, text))
+        self.call_within(self.0.silence_max, context, run).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        silence_max: Duration,
+        context: &'static str,
+        run: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match until_silent(silence_max, run).await {
+            Ok(done) => done,
+            Err(Silent) => {
+                self.0.trust.lose();
+                let why = "PostgreSQL (database_host) did not answer in time";
+                Err(StoreError::caused(StoreErrorKind::Unavailable, context, why))
+            }
+        }
     }
 
     /// [`Self::call`], again while PostgreSQL ends the transaction for the sake of another one.
@@ -179,7 +193,7 @@ impl Engine {
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let context = "reach PostgreSQL";
-        self.call(context, async {
+        self.call_within(PING_SILENCE_MAX, context, async {
             let mut client = self.client(context).await?;
             client.batch_execute("").await.map_err(failed(context))?;
             client.whole = true;

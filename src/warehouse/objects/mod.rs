@@ -4,6 +4,7 @@
 //! what is in a file.
 
 mod local;
+mod patience;
 mod profile;
 mod remote;
 

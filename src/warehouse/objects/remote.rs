@@ -19,6 +19,7 @@ use object_store::{BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStore
 use tokio::runtime::Handle;
 use tracing::warn;
 
+use super::patience::Connector;
 use super::{Listed, profile};
 use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 
@@ -26,12 +27,9 @@ use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 const PART_BYTES: usize = 8 << 20;
 /// Parts of one file on their way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// A request that brings no answer for this long is given up; the sink tries again.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Retries inside one request: a hiccup. Longer faults are the sink's to sit out.
 const RETRIES_MAX: usize = 2;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes that are read at once when a file's metadata or ids are looked at.
 const READ_AHEAD_BYTES: usize = 1 << 20;
 /// The object that is written and removed to see whether that is allowed.
@@ -234,7 +232,7 @@ fn client(settings: &ObjectSettings) -> Result<(Arc<dyn ObjectStore>, String), W
         max_retries: RETRIES_MAX,
         retry_timeout: RETRY_TIMEOUT,
     };
-    let options = ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
+    let options = ClientOptions::new();
     let Some(url) = &settings.url else {
         return Ok((Arc::new(s3(settings, None, options, retry)?.build().map_err(built)?), String::new()));
     };
@@ -245,11 +243,25 @@ fn client(settings: &ObjectSettings) -> Result<(Arc<dyn ObjectStore>, String), W
         "s3" | "s3a" => Arc::new(s3(settings, Some(url), options, retry)?.build().map_err(built)?),
         "gs" => {
             let builder = GoogleCloudStorageBuilder::from_env().with_url(url);
-            Arc::new(builder.with_client_options(options).with_retry(retry).build().map_err(built)?)
+            Arc::new(
+                builder
+                    .with_client_options(options)
+                    .with_http_connector(Connector)
+                    .with_retry(retry)
+                    .build()
+                    .map_err(built)?,
+            )
         }
         "az" | "azure" | "abfs" | "abfss" => {
             let builder = MicrosoftAzureBuilder::from_env().with_url(url);
-            Arc::new(builder.with_client_options(options).with_retry(retry).build().map_err(built)?)
+            Arc::new(
+                builder
+                    .with_client_options(options)
+                    .with_http_connector(Connector)
+                    .with_retry(retry)
+                    .build()
+                    .map_err(built)?,
+            )
         }
         _ => return Err(refused(format!("warehouse_url {url:?} must begin with s3://, gs://, az:// or file://"))),
     };
@@ -299,6 +311,7 @@ fn s3(
     Ok(builder
         .with_virtual_hosted_style_request(!settings.path_style && settings.endpoint.is_none())
         .with_client_options(options.with_allow_http(plain))
+        .with_http_connector(Connector)
         .with_retry(retry))
 }
 

@@ -1,0 +1,111 @@
+//! Connections whose other end has gone without a word: how a call notices, and how the pool does.
+//!
+//! Invariant: a server that is there ends every statement within `statement_timeout`. Who hears
+//! nothing for longer talks to nobody, and then no connection that is as old is trusted either.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{ClientWrapper, HookError, Metrics};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+
+/// A connection that nobody used for this long is asked for a sign of life before it is used again.
+const PROBE_AFTER: Duration = Duration::from_secs(2);
+/// How long the sign may take.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+/// Nothing came from the server for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Silent;
+
+/// Runs a use case while it is getting on: whenever it is woken, something came from the server.
+pub(super) async fn until_silent<T>(limit: Duration, run: impl Future<Output = T>) -> Result<T, Silent> {
+    let heard = Mutex::new(Instant::now());
+    let mut run = Box::pin(run);
+    let getting_on = std::future::poll_fn(|context| {
+        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        run.as_mut().poll(context)
+    });
+    // The set polls it only when it is woken itself, and not with whatever else the caller waits for.
+    let mut only = FuturesUnordered::new();
+    only.push(getting_on);
+    loop {
+        let silent_at = *heard.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+        if silent_at <= Instant::now() {
+            return Err(Silent);
+        }
+        tokio::select! {
+            Some(done) = only.next() => return Ok(done),
+            () = tokio::time::sleep_until(silent_at.into()) => {}
+        }
+    }
+}
+
+/// Since when connections of the pool are trusted. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Trust(Arc<Mutex<Instant>>);
+
+impl Trust {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// A connection was silent: those of its time are not used again.
+    pub(super) fn lose(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether an idle connection may be handed out.
+    pub(super) async fn check(&self, client: &ClientWrapper, metrics: &Metrics) -> Result<(), HookError> {
+        let used_at = metrics.recycled.unwrap_or(metrics.created);
+        if used_at < *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(HookError::message("a connection of its time was silent"));
+        }
+        if used_at.elapsed() < PROBE_AFTER {
+            return Ok(());
+        }
+        match tokio::time::timeout(PROBE_TIMEOUT, client.batch_execute("")).await {
+            Ok(answered) => answered.map_err(HookError::Backend),
+            Err(_) => {
+                self.lose();
+                Err(HookError::message("no sign of life"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(300);
+
+    #[tokio::test]
+    async fn what_is_getting_on_may_take_longer_than_the_limit() {
+        let slow = async {
+            for _ in 0..10 {
+                tokio::time::sleep(LIMIT / 4).await;
+            }
+            1
+        };
+        assert_eq!(until_silent(LIMIT, slow).await, Ok(1));
+    }
+
+    /// Whoever waits for other things in the same task, and is woken by them all the time, notices as well.
+    #[tokio::test]
+    async fn silence_is_noticed_beside_whatever_is_busy() {
+        let started = Instant::now();
+        let silent = until_silent(LIMIT, std::future::pending::<()>());
+        let busy = async {
+            loop {
+                tokio::time::sleep(LIMIT / 10).await;
+            }
+        };
+        let (silent, busy) = (std::pin::pin!(silent), std::pin::pin!(busy));
+        let ended = futures_util::future::select(silent, busy);
+        let ended = tokio::time::timeout(10 * LIMIT, ended).await.expect("noticed in time");
+        assert!(matches!(ended, futures_util::future::Either::Left((Err(Silent), _))));
+        assert!(started.elapsed() >= LIMIT);
+    }
+}
