@@ -21,9 +21,10 @@ use super::batches::Closed;
 use super::lease::Lapsed;
 use super::status::SinkStatus;
 
-/// How a warehouse that refuses is asked again.
+/// How a warehouse that refuses is asked again. The longest wait and the longest silence of a request together are
+/// less than the ten seconds in which work resumes after a fault.
 pub(super) const RETRY: Backoff =
-    Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(4) };
+    Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(3) };
 /// Attempts to acknowledge what is stored; after that the messages come again and are found.
 const ACK_ATTEMPTS_MAX: u32 = 8;
 

@@ -156,11 +156,12 @@ impl FooterCache {
             }
         }
         let mut ids = HashSet::new();
-        let file = objects.open(directory, file)?;
-        scan::each_id(file, |id| {
-            ids.insert(self.id_hash(id));
-        })
-        .map_err(|error| error.at(format!("{directory}/{name}")))?;
+        let collect = |source| {
+            scan::each_id(source, |id| {
+                ids.insert(self.id_hash(id));
+            })
+        };
+        objects.open(directory, file)?.read_with(collect).map_err(|error| error.at(format!("{directory}/{name}")))?;
         let set = Arc::new(IdSet { directory: directory.to_owned(), name: name.to_owned(), ids });
         let mut state = self.state();
         if state.ids.len() == ID_SETS_MAX {
@@ -182,8 +183,8 @@ impl FooterCache {
 fn read_footer(objects: &Objects, directory: &str, file: Listed) -> Result<Footer, WarehouseError> {
     const CONTEXT: &str = "read file footer";
     let path = || format!("{directory}/{}", file.name);
-    let reader = SerializedFileReader::new(objects.open(directory, &file)?)
-        .map_err(|error| WarehouseError::parquet(CONTEXT, error).at(path()))?;
+    let open = |source| SerializedFileReader::new(source).map_err(|error| WarehouseError::parquet(CONTEXT, error));
+    let reader = objects.open(directory, &file)?.read_with(open).map_err(|error| error.at(path()))?;
     let entries = reader.metadata().file_metadata().key_value_metadata();
     let text = entries.and_then(|entries| entries.iter().find(|entry| entry.key == SEQUENCES_KEY));
     let ranges = match text.and_then(|entry| entry.value.as_deref()) {

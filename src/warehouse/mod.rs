@@ -27,7 +27,7 @@ mod read_back;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -55,7 +55,7 @@ struct Shared {
 }
 
 /// Where an object store is and how it is reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ObjectSettings {
     /// `s3://bucket/prefix`, `gs://`, `az://`, `file://`; none: S3 by the fields below.
     pub url: Option<String>,
@@ -70,6 +70,24 @@ pub struct ObjectSettings {
     pub path_style: bool,
     /// Put before every key.
     pub prefix: Option<String>,
+    /// A request on which nothing has moved for this long, in either direction, is given up and made again.
+    pub silence_max: Duration,
+}
+
+impl Default for ObjectSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            endpoint: None,
+            region: None,
+            bucket: None,
+            access_key_id: None,
+            secret_access_key: None,
+            path_style: false,
+            prefix: None,
+            silence_max: Duration::from_secs(5),
+        }
+    }
 }
 
 /// One message that the warehouse may hold already.

@@ -23,14 +23,14 @@ const ACK_WAIT: Duration = Duration::from_secs(3);
 pub(crate) struct Cluster {
     nats: NatsServer,
     postgres: PostgresServer,
-    s3: S3Server,
+    pub(crate) s3: S3Server,
     database: String,
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
 }
 
 impl Cluster {
-    fn start(more: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(more: &[(&str, &str)]) -> Self {
         let nats = NatsServer::start(Version::Newest);
         let postgres = PostgresServer::start();
         let s3 = S3Server::start();
@@ -57,7 +57,7 @@ impl Cluster {
         Self { nats, postgres, s3, database, dir: tempfile::tempdir().unwrap(), environment }
     }
 
-    fn role(&self, role: &'static str, number: usize) -> Server {
+    pub(crate) fn role(&self, role: &'static str, number: usize) -> Server {
         Server::start_role(&self.process_dir(role, number), role, &self.environment)
     }
 
@@ -66,7 +66,7 @@ impl Cluster {
     }
 
     /// Waits until nothing is owed to anybody, as the reaction sees it.
-    fn wait_settled(&self, reaction: &Server) {
+    pub(crate) fn wait_settled(&self, reaction: &Server) {
         reaction.wait_drained();
         wait_until("no delivery is owed any more", || {
             let owed = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL";
@@ -76,7 +76,7 @@ impl Cluster {
     }
 
     /// Every promise, after the fact.
-    fn check(&self, receiver: &Receiver, acknowledged: &std::collections::BTreeSet<String>) {
+    pub(crate) fn check(&self, receiver: &Receiver, acknowledged: &std::collections::BTreeSet<String>) {
         load::check_warehouse(&self.s3.bucket(), acknowledged);
         load::check_deliveries(receiver, acknowledged);
         let records = self.postgres.sql(
@@ -141,7 +141,7 @@ fn from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-fn resident_mib(server: &Server) -> u64 {
+pub(crate) fn resident_mib(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() / 1024

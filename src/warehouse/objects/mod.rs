@@ -6,6 +6,7 @@
 mod local;
 mod profile;
 mod remote;
+mod requests;
 
 use std::fs::File;
 use std::io::Read;
@@ -18,7 +19,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 pub(super) use local::walk;
 
-use super::{ObjectSettings, WarehouseError};
+use super::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 use local::Local;
 use remote::Remote;
 
@@ -102,6 +103,21 @@ impl Objects {
 pub(super) enum Source {
     File(File),
     Remote(remote::Reading),
+}
+
+impl Source {
+    /// Reads the whole file with `work`. A failure of the object store is told from damage to the file.
+    pub(super) fn read_with<T>(
+        self,
+        work: impl FnOnce(Self) -> Result<T, WarehouseError>,
+    ) -> Result<T, WarehouseError> {
+        let Self::Remote(reading) = &self else { return work(self) };
+        let reading = reading.clone();
+        work(self).map_err(|error| match reading.failure() {
+            Some(failure) => WarehouseError::caused(WarehouseErrorKind::Unavailable, "read object", failure),
+            None => error,
+        })
+    }
 }
 
 impl Length for Source {
