@@ -225,39 +225,6 @@ async fn large_files_go_up_in_parts_whatever_fails() {
     }
 }
 
-/// What another sink stored of the same messages is found, by sequence and id.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_file_whose_rows_others_hold_is_withdrawn() {
-    let server = S3Server::start();
-    let bench = Bench::new();
-    let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
-    let events = events("shop", 0..100);
-    bench.publish(&events).await;
-    let running =
-        bench.start_into(warehouse.clone(), Settings { flush_interval: Duration::from_millis(20), ..settings() });
-    let started = Instant::now();
-    while bench.backlog().await > 0 {
-        assert!(started.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    running.stop().await;
-    let hour = crate::warehouse::hour_of(events[0].timestamp_ms, events[0].timestamp_ms);
-    let partition = crate::warehouse::Partition { app_id: "shop".to_owned(), hour };
-    let files = std::fs::read_dir(server.bucket().join("raw").join(partition.path())).unwrap();
-    let first = files.map(|file| file.unwrap().path()).find(|path| path.extension().is_some_and(|e| e == "parquet"));
-    let first = first.unwrap();
-    let bytes = bytes::Bytes::from(std::fs::read(&first).unwrap());
-    let late = Warehouse::new_file_name();
-    let alone =
-        warehouse.withdraw_if_doubled(&partition, first.file_name().unwrap().to_str().unwrap(), bytes.clone(), 0);
-    assert_eq!(alone.await.unwrap(), (0, false), "a file is not its own double");
-    assert!(warehouse.store(&partition, &late, bytes.clone(), || true).await.unwrap());
-    let rows = stored(&server).len() - 100;
-    assert!(rows > 0, "doubled for now");
-    assert_eq!(warehouse.withdraw_if_doubled(&partition, &late, bytes, 0).await.unwrap(), (rows, true));
-    assert_eq!(stored(&server).len(), 100);
-}
-
 /// Each ends the start with a message that names the setting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_setting_is_named() {

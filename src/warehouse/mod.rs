@@ -20,10 +20,15 @@ mod footers;
 mod objects;
 mod scan;
 
+mod keep;
+mod late;
+
 mod error;
 
 #[cfg(test)]
 mod read_back;
+#[cfg(test)]
+mod tests_late;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +41,7 @@ pub use compression::Compression;
 pub use encode::{EncodeSettings, Encoder, OpenFile};
 pub use error::{WarehouseError, WarehouseErrorKind};
 pub use footers::PartitionFooters;
+pub use late::{LateFile, Settled};
 pub use layout::{Partition, hour_of, is_path_safe};
 pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
@@ -161,31 +167,12 @@ impl Warehouse {
         .await
     }
 
-    /// Removes a stored file when every row of it is in other files of its partition too: somebody else had its
-    /// messages. Answers how many rows are there twice, and whether the file was removed.
-    pub async fn withdraw_if_doubled(
-        &self,
-        partition: &Partition,
-        name: &str,
-        file: Bytes,
-        oldest_published_at_ms: i64,
-    ) -> Result<(usize, bool), WarehouseError> {
-        let (partition, name) = (partition.clone(), name.to_owned());
-        self.blocking(move |shared| {
-            let rows = scan::rows(file)?;
-            let others = shared.footers.list(&shared.objects, &partition, oldest_published_at_ms)?.without(&name);
-            let mut doubled = 0;
-            for (sequence, id) in &rows {
-                let held = shared.footers.holds(&shared.objects, &others, *sequence, oldest_published_at_ms, id)?;
-                doubled += usize::from(held);
-            }
-            let all = doubled == rows.len();
-            if all {
-                shared.objects.remove(&partition.path(), &name)?;
-            }
-            Ok((doubled, all))
-        })
-        .await
+    /// Gives up those rows of a file that was perhaps stored late which others hold too: somebody else had its
+    /// messages. With `patient` nothing is done while another late file has to be waited for; without, the rows that
+    /// are in both stay.
+    pub async fn settle_late_file(&self, late: &LateFile, patient: bool) -> Result<Settled, WarehouseError> {
+        let late = late.clone();
+        self.blocking(move |shared| late::settle(&shared.objects, &shared.footers, &late, patient)).await
     }
 
     /// Removes what a crash left half written before this process started, as long as `go_on` says so.

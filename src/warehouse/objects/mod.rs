@@ -34,7 +34,7 @@ enum Inner {
 }
 
 /// One file of a partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
     pub(super) name: String,
     pub(super) modified_ms: i64,
@@ -82,6 +82,7 @@ impl Objects {
         }
     }
 
+    /// Removes a file, if it is there.
     pub(super) fn remove(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.remove(directory, name),

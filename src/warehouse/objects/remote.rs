@@ -1,8 +1,9 @@
 //! Files as objects of a bucket: S3 and what speaks its protocol, Google Cloud Storage, Azure.
 //!
-//! Invariants: an object is visible whole or not at all; a name is used for one content only, so
-//! that a repeated request, or one whose answer was lost, changes nothing. Uploads that a crash
-//! cut short stay invisible; a lifecycle rule of the bucket clears them away.
+//! Invariants: an object is visible whole or not at all; attempts to store a file put the same
+//! content under the same name, so that a repeated request, or one whose answer was lost, changes
+//! nothing; what is read of an object is of one content. Uploads that a crash cut short stay
+//! invisible; a lifecycle rule of the bucket clears them away.
 
 use std::io::{self, Read};
 use std::ops::Range;
