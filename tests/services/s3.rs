@@ -62,18 +62,25 @@ struct Shared {
 struct Faults {
     /// The fault, and of how many requests one meets it.
     fault: Mutex<Option<(Fault, u32)>>,
+    /// Requests that are let through before the first meets it.
+    spared: AtomicU32,
     seen: AtomicU32,
     met: AtomicU64,
 }
 
 impl Faults {
-    fn set(&self, fault: Option<(Fault, u32)>) {
+    fn set(&self, fault: Option<(Fault, u32)>, spared: u32) {
+        self.spared.store(spared, Ordering::Relaxed);
         *self.fault.lock().unwrap() = fault;
     }
 
     /// The fault of the request that just came, if it meets one.
     fn meet(&self) -> Option<Fault> {
         let (fault, every) = (*self.fault.lock().unwrap())?;
+        let spared = self.spared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if spared.is_ok() {
+            return None;
+        }
         let meets = self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(every);
         self.met.fetch_add(u64::from(meets), Ordering::Relaxed);
         meets.then_some(fault)
@@ -104,18 +111,23 @@ impl S3Server {
 
     /// From now on one of `every` writes fails this way.
     pub(crate) fn fail(&self, fault: Fault, every: u32) {
-        self.shared.writes.set(Some((fault, every)));
+        self.shared.writes.set(Some((fault, every)), 0);
     }
 
     /// From now on one of `every` reads and lists fails this way.
     pub(crate) fn fail_reads(&self, fault: Fault, every: u32) {
-        self.shared.reads.set(Some((fault, every)));
+        self.shared.reads.set(Some((fault, every)), 0);
+    }
+
+    /// Lets so many reads through; from then on all fail this way.
+    pub(crate) fn fail_reads_after(&self, spared: u32, fault: Fault) {
+        self.shared.reads.set(Some((fault, 1)), spared);
     }
 
     /// What hangs by now goes on hanging.
     pub(crate) fn heal(&self) {
-        self.shared.writes.set(None);
-        self.shared.reads.set(None);
+        self.shared.writes.set(None, 0);
+        self.shared.reads.set(None, 0);
     }
 
     /// Writes that met a fault.
