@@ -35,6 +35,8 @@ const SLICES: usize = 3;
 /// Events published together, and how many such batches are on their way.
 const BATCH: u64 = 1_000;
 const BATCHES_IN_FLIGHT: usize = 4;
+/// What an event takes in the stream, generously.
+const EVENT_BYTES_MAX: u64 = 1_024;
 /// Set for the process that is the S3 endpoint.
 const SERVE_S3: &str = "CAUSALITY_BENCH_SERVE_S3";
 /// The share of the embedded sink's rows a second that is wanted.
@@ -58,7 +60,7 @@ fn main() {
     let slices = from_environment("CAUSALITY_BENCH_SLICES").map_or(SLICES, |slices| slices as usize);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (nats, s3) = (NatsServer::start(Version::Newest), S3Process::start());
-    let remote = runtime.block_on(Bus::connect_nats(nats_settings(&nats))).unwrap();
+    let remote = runtime.block_on(Bus::connect_nats(nats_settings(&nats, events * slices as u64))).unwrap();
     let (mut embedded, mut servers) = (Vec::new(), Vec::new());
     for slice in 0..slices {
         embedded.push(drain_embedded(&runtime, events));
@@ -208,7 +210,7 @@ fn processor_seconds(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-fn nats_settings(server: &NatsServer) -> NatsSettings {
+fn nats_settings(server: &NatsServer, events: u64) -> NatsSettings {
     NatsSettings {
         url: server.url(),
         client_name: "causality-bench".to_owned(),
@@ -220,7 +222,8 @@ fn nats_settings(server: &NatsServer) -> NatsSettings {
         stream: "CAUSALITY_EVENTS".to_owned(),
         subjects: ["events.>", "requests.>", "responses.>", "anomalies.>"].map(str::to_owned).to_vec(),
         age_max: Duration::from_secs(86_400),
-        bytes_max: 64 << 30,
+        // The server refuses more than the disk has.
+        bytes_max: (events * EVENT_BYTES_MAX).max(1 << 30),
         replicas: 1,
         storage: StreamStorage::File,
         dead_letter_stream: "CAUSALITY_DLQ".to_owned(),
