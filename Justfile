@@ -19,7 +19,7 @@ check:
 fmt:
     cargo fmt
 
-# The criterion benches: parse, bus, Parquet, rules
+# The benches: parse, bus, Parquet, rules, NATS against a bare publisher, NATS to S3 against the embedded sink
 bench *ARGS:
     cargo bench {{ARGS}}
 

@@ -82,6 +82,7 @@ settings! {
     nats_stream_dlq_stream_name: String,
     nats_stream_dlq_max_age: Period,
     dedup_window: Period,
+    warehouse_timeout: Period,
     s3_region: String,
     batch_max_events: Count,
     batch_max_bytes: Size,
@@ -239,6 +240,9 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     }
     if config.nats_ack_wait.0 < std::time::Duration::from_secs(1) {
         refuse("nats_ack_wait", config.nats_ack_wait.show(), "a duration from 1s");
+    }
+    if config.warehouse_timeout.0 < std::time::Duration::from_secs(1) {
+        refuse("warehouse_timeout", config.warehouse_timeout.show(), "a duration from 1s");
     }
     if config.s3_access_key_id.is_some() != config.s3_secret_access_key.is_some() {
         let missing = if config.s3_access_key_id.is_some() { "s3_secret_access_key" } else { "s3_access_key_id" };

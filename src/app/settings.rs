@@ -118,6 +118,7 @@ pub(super) fn objects(config: &Config) -> ObjectSettings {
         secret_access_key: config.s3_secret_access_key.as_ref().map(|secret| secret.0.clone()),
         path_style: config.s3_use_path_style.map_or(config.s3_endpoint.is_some(), |flag| flag.0),
         prefix: config.s3_prefix.clone(),
+        silence_max: config.warehouse_timeout.0,
     }
 }
 

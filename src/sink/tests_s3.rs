@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::event::proto::EventEnvelope;
 use crate::services::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
-use crate::sink::tests::{Bench, events, settings};
-use crate::warehouse::{ObjectSettings, WarehouseErrorKind, scan_ids};
+use crate::sink::tests::{Bench, events, settings, store_unacknowledged};
+use crate::warehouse::{ObjectSettings, Partition, Suspect, WarehouseErrorKind, hour_of, scan_ids};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -18,6 +19,7 @@ fn objects(server: &S3Server) -> ObjectSettings {
         secret_access_key: Some(SECRET_KEY.to_owned()),
         path_style: true,
         prefix: Some("raw".to_owned()),
+        silence_max: Duration::from_secs(1),
         ..ObjectSettings::default()
     }
 }
@@ -28,32 +30,49 @@ fn stored(server: &S3Server) -> Vec<String> {
     ids
 }
 
-/// Publishes events while writes fail, heals, and expects every one once.
+/// The promise: work resumes within this time of the fault's end.
+const RESUME_MAX: Duration = Duration::from_secs(10);
+const MEMORY_BYTES_MAX: usize = 1_000_000;
+
+fn quick() -> Settings {
+    Settings { flush_interval: Duration::from_millis(50), memory_bytes_max: MEMORY_BYTES_MAX, ..settings() }
+}
+
+async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !done().await {
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Publishes events while writes fail, at last all of them, heals, and expects every event once.
 async fn sits_out(fault: Fault) {
     const EVENTS: usize = 2_000;
     let server = S3Server::start();
     let bench = Bench::new();
     let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
-    let quick = Settings { flush_interval: Duration::from_millis(50), ..settings() };
-    let running = bench.start_into(warehouse, quick);
+    let running = bench.start_into(warehouse, quick());
     server.fail(fault, 2);
     let mut sent = BTreeSet::new();
     for part in 0..20 {
         let events = events("shop", part * EVENTS / 20..(part + 1) * EVENTS / 20);
         sent.extend(events.iter().map(|event| event.id.clone()));
         bench.publish(&events).await;
+        if part == 10 {
+            server.fail(fault, 1);
+        }
+        // One job's rows may come on top.
+        assert!(running.held_bytes() < MEMORY_BYTES_MAX as u64 + 150_000, "{}", running.held_bytes());
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    let started = Instant::now();
-    while server.faulty_writes() < 3 {
-        assert!(started.elapsed() < PATIENCE, "the fault was not met");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let before = server.faulty_writes();
+    wait_for("more writes met the fault", async || server.faulty_writes() >= before.max(1) + 2).await;
     server.heal();
-    while bench.backlog().await > 0 {
-        assert!(started.elapsed() < PATIENCE, "{} of {EVENTS} stored", stored(&server).len());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let healed = Instant::now();
+    wait_for("everything is acknowledged", async || bench.backlog().await == 0).await;
+    assert!(healed.elapsed() < RESUME_MAX, "{fault:?}: resumed after {:?}", healed.elapsed());
+    assert_eq!(running.trouble(), None);
     running.stop().await;
     let ids = stored(&server);
     assert_eq!(ids.len(), EVENTS, "doubled or lost");
@@ -67,9 +86,20 @@ async fn an_error_after_storing_doubles_nothing() {
     sits_out(Fault::FailAfterStoring).await;
 }
 
+/// Files that are there, and of which nobody said so: the client gives up, and stores them under their names again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_never_answers_after_storing_doubles_nothing() {
+    sits_out(Fault::HangAfterStoring).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_connection_loses_nothing() {
     sits_out(Fault::Close).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_closed_in_the_middle_of_an_upload_loses_nothing() {
+    sits_out(Fault::CloseInRequest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,53 +107,134 @@ async fn a_request_to_slow_down_loses_nothing() {
     sits_out(Fault::SlowDown).await;
 }
 
-/// A file of several parts, and one whose last request was answered 500 although it was done.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_files_go_up_in_parts() {
+/// What a crash left unacknowledged is looked up while reads and lists fail: nothing is written before they answer,
+/// and no file is called damaged because the store was.
+async fn looks_up(fault: Fault) {
     let server = S3Server::start();
+    let mut bench = Bench::new();
     let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
-    let partition = crate::warehouse::Partition { app_id: "shop".to_owned(), hour: 490_000 };
-    let file =
-        bytes::Bytes::from((0..20u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>());
-    let name = Warehouse::new_file_name();
-    assert!(!warehouse.store(&partition, &name, file.clone(), || false).await.unwrap());
-    let path = server.bucket().join("raw").join(partition.path()).join(&name);
-    assert!(!path.exists(), "nothing is visible without the commit");
-    assert!(warehouse.store(&partition, &name, file.clone(), || true).await.unwrap());
-    assert!(std::fs::read(&path).unwrap() == file, "the parts are put together in order");
+    bench.publish(&events("shop", 0..300)).await;
+    let (deliveries, subscription) = bench.fetch(300, PATIENCE).await;
+    for deliveries in deliveries.chunks(100) {
+        store_unacknowledged(&warehouse, deliveries).await;
+    }
+    drop(subscription);
+    bench.publish(&events("shop", 300..400)).await;
+    bench.reopen_bus().await;
+    server.fail_reads(fault, 1);
+    let running = bench.start_into(warehouse, quick());
+    wait_for("a read met the fault", async || server.faulty_reads() >= 2).await;
+    // List, footers and ids each meet it.
+    server.fail_reads(fault, 2);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let trouble = running.trouble().unwrap_or_default();
+    assert!(!trouble.contains("corrupt"), "{trouble}");
+    server.heal();
+    let healed = Instant::now();
+    wait_for("everything is acknowledged", async || bench.backlog().await == 0).await;
+    assert!(healed.elapsed() < RESUME_MAX, "{fault:?}: resumed after {:?}", healed.elapsed());
+    running.stop().await;
+    let ids = stored(&server);
+    assert_eq!((ids.len(), ids.into_iter().collect::<BTreeSet<_>>().len()), (400, 400), "{fault:?}");
 }
 
-/// What another sink stored of the same messages is found, by sequence and id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_file_whose_rows_others_hold_is_withdrawn() {
+async fn reads_that_fail_double_nothing() {
+    looks_up(Fault::FailAfterStoring).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_hang_double_nothing() {
+    looks_up(Fault::HangAfterStoring).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_cut_in_the_middle_of_the_answer_double_nothing() {
+    looks_up(Fault::CloseInAnswer).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_reads_double_nothing() {
+    looks_up(Fault::Slow).await;
+}
+
+/// A read that fails is told from damage wherever in the file it fails: the Parquet reader in between keeps only the
+/// text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_is_cut_is_no_damage_to_the_file() {
+    const EVENTS: usize = 20_000;
     let server = S3Server::start();
     let bench = Bench::new();
     let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
-    let events = events("shop", 0..100);
-    bench.publish(&events).await;
-    let running =
-        bench.start_into(warehouse.clone(), Settings { flush_interval: Duration::from_millis(20), ..settings() });
-    let started = Instant::now();
-    while bench.backlog().await > 0 {
-        assert!(started.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut all = events("shop", 0..EVENTS);
+    for event in &mut all {
+        // So that the file is more than what one request brings.
+        event.device_id = uuid::Uuid::now_v7().to_string();
+        event.correlation_id = uuid::Uuid::now_v7().to_string();
     }
-    running.stop().await;
-    let hour = crate::warehouse::hour_of(events[0].timestamp_ms, events[0].timestamp_ms);
-    let partition = crate::warehouse::Partition { app_id: "shop".to_owned(), hour };
-    let files = std::fs::read_dir(server.bucket().join("raw").join(partition.path())).unwrap();
-    let first = files.map(|file| file.unwrap().path()).find(|path| path.extension().is_some_and(|e| e == "parquet"));
-    let first = first.unwrap();
-    let bytes = bytes::Bytes::from(std::fs::read(&first).unwrap());
-    let late = Warehouse::new_file_name();
-    let alone =
-        warehouse.withdraw_if_doubled(&partition, first.file_name().unwrap().to_str().unwrap(), bytes.clone(), 0);
-    assert_eq!(alone.await.unwrap(), (0, false), "a file is not its own double");
-    assert!(warehouse.store(&partition, &late, bytes.clone(), || true).await.unwrap());
-    let rows = stored(&server).len() - 100;
-    assert!(rows > 0, "doubled for now");
-    assert_eq!(warehouse.withdraw_if_doubled(&partition, &late, bytes, 0).await.unwrap(), (rows, true));
-    assert_eq!(stored(&server).len(), 100);
+    bench.publish(&all).await;
+    let (deliveries, _subscription) = bench.fetch(EVENTS, PATIENCE).await;
+    store_unacknowledged(&warehouse, &deliveries).await;
+    let partition = partition_of(&all[0]);
+    let suspects = vec![Suspect { sequence: 1, published_at_ms: 0, id: all[0].id.clone() }];
+    for fault in [Fault::CloseInAnswer, Fault::FailAfterStoring] {
+        // A process that knows nothing of the file yet: list, footer and ids each fail once.
+        let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
+        let mut failures = 0;
+        loop {
+            server.fail_reads_after(failures, fault);
+            let looked = async {
+                let footers = warehouse.footers(&partition, 0).await?;
+                warehouse.confirm(footers, suspects.clone()).await
+            };
+            match looked.await {
+                Err(error) => assert_eq!(error.kind, WarehouseErrorKind::Unavailable, "{fault:?}: {error}"),
+                Ok(confirmed) => break assert_eq!(confirmed, [true]),
+            }
+            failures += 1;
+            assert!(failures < 20, "{fault:?}");
+        }
+        server.heal();
+        assert!(failures > 2, "{fault:?}: {failures} reads");
+    }
+}
+
+fn partition_of(event: &EventEnvelope) -> Partition {
+    Partition { app_id: event.app_id.clone(), hour: hour_of(event.timestamp_ms, event.timestamp_ms) }
+}
+
+/// Each of the five requests of an upload in parts meets each fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_files_go_up_in_parts_whatever_fails() {
+    let server = S3Server::start();
+    let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
+    let partition = Partition { app_id: "shop".to_owned(), hour: 490_000 };
+    let bytes: Vec<u8> = (0..20u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let file = bytes::Bytes::from(bytes);
+    let path = |name: &str| server.bucket().join("raw").join(partition.path()).join(name);
+    let name = Warehouse::new_file_name();
+    assert!(!warehouse.store(&partition, &name, file.clone(), || false).await.unwrap());
+    assert!(!path(&name).exists(), "nothing is visible without the commit");
+    for fault in [Fault::CloseInRequest, Fault::HangAfterStoring, Fault::FailAfterStoring, Fault::CloseInAnswer] {
+        let name = Warehouse::new_file_name();
+        let before = server.faulty_writes();
+        // Every sixth and five requests an upload: another one each time.
+        server.fail(fault, 6);
+        let mut attempts = 0;
+        while server.faulty_writes() < before + 5 {
+            attempts += 1;
+            assert!(attempts < 40, "{fault:?}");
+            if warehouse.store(&partition, &name, file.clone(), || true).await.is_ok() {
+                assert!(std::fs::read(path(&name)).unwrap() == file, "{fault:?}: the parts are put together in order");
+            }
+        }
+        server.heal();
+        assert!(warehouse.store(&partition, &name, file.clone(), || true).await.unwrap());
+        assert!(std::fs::read(path(&name)).unwrap() == file, "{fault:?}");
+        let files = std::fs::read_dir(path("")).unwrap().flatten();
+        let same = files.filter(|entry| entry.file_name().to_string_lossy() == name).count();
+        assert_eq!(same, 1, "{fault:?}");
+    }
 }
 
 /// Each ends the start with a message that names the setting.

@@ -15,17 +15,20 @@ use tracing::{debug, error, warn};
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::{Acker, BusErrorKind};
 use crate::metrics;
-use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
+use crate::warehouse::{LateFile, Settled, Warehouse, WarehouseError, WarehouseErrorKind};
 
 use super::batches::Closed;
 use super::lease::Lapsed;
 use super::status::WorkerStatus;
 
-/// How a warehouse that refuses is asked again.
+/// How a warehouse that refuses is asked again. The longest wait and the longest silence of a request together are
+/// less than the ten seconds in which work resumes after a fault.
 pub(super) const RETRY: Backoff =
     Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(1) };
 /// Attempts to acknowledge what is stored; after that the messages come again and are found.
 const ACK_ATTEMPTS_MAX: u32 = 16;
+/// How long a late file waits for others that have to be settled before it; then their processes have probably ended.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What became of one file.
 pub(super) struct Uploaded {
@@ -52,7 +55,7 @@ pub(super) async fn upload(
         kept => kept,
     };
     if begun.load(Ordering::Acquire) && !closed.lease.holds(Instant::now()) {
-        settle_late(&closed, &warehouse, &name).await;
+        settle_late_file(&closed, &warehouse, &name).await;
     }
     let result = match kept {
         Ok(Ok(true)) => {
@@ -122,23 +125,32 @@ async fn store(
 
 /// A process that stood still between asking for the lease and the end of the request may have stored what somebody
 /// else was given meanwhile, and has stored as well. Whoever that is looked for our file before, or found it and left
-/// the rows to us: after a lease's time its files are there too, and ours goes if it holds nothing of its own.
-async fn settle_late(closed: &Closed, warehouse: &Warehouse, name: &str) {
+/// the rows to us: after a lease's time its files are there too, and ours gives up what they hold.
+async fn settle_late_file(closed: &Closed, warehouse: &Warehouse, name: &str) {
     warn!(rows = closed.receipts.len(), name, "file was perhaps stored late, looking for others with the same rows");
     tokio::time::sleep(closed.lease.ack_wait()).await;
-    let mut attempt = 0;
+    let late = LateFile {
+        partition: closed.partition.clone(),
+        name: name.to_owned(),
+        bytes: closed.file.clone(),
+        oldest_published_at_ms: closed.oldest_ms,
+    };
+    let (began, mut attempt) = (Instant::now(), 0);
     loop {
-        let looked = warehouse.withdraw_if_doubled(&closed.partition, name, closed.file.clone(), closed.oldest_ms);
-        match looked.await {
-            Ok((0, _)) => return,
-            Ok((doubled, true)) => return warn!(doubled, name, "late file withdrawn: others hold its rows"),
-            Ok((doubled, false)) => return error!(doubled, name, "rows of a late file are in other files too"),
-            Err(error) => {
-                attempt += 1;
-                warn!(%error, attempt, "late file could not be compared, trying again");
-                tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
+        match warehouse.settle_late_file(&late, began.elapsed() < SETTLE_PATIENCE).await {
+            Ok(Settled::Alone) => return,
+            Ok(Settled::Removed { rows }) => return warn!(rows, name, "late file removed: others hold its rows"),
+            Ok(Settled::Replaced { given_up, kept, doubled: 0 }) => {
+                return warn!(given_up, kept, name, "late file replaced: others hold some of its rows");
             }
+            Ok(Settled::Replaced { given_up, kept, doubled }) => {
+                return error!(doubled, given_up, kept, name, "rows of a late file are in an unsettled late file too");
+            }
+            Ok(Settled::MustWait { rows }) => debug!(rows, name, "another late file has to be settled first"),
+            Err(error) => warn!(%error, attempt, "late file could not be settled, trying again"),
         }
+        attempt += 1;
+        tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
     }
 }
 

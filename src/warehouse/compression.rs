@@ -41,6 +41,17 @@ impl FromStr for Compression {
 }
 
 impl Compression {
+    /// The inverse of [`Compression::codec`]; none for a codec that this product does not write.
+    pub(super) fn of_codec(codec: Codec) -> Option<Self> {
+        match codec {
+            Codec::SNAPPY => Some(Self::Snappy),
+            Codec::GZIP(_) => Some(Self::Gzip),
+            Codec::ZSTD(_) => Some(Self::Zstd),
+            Codec::UNCOMPRESSED => Some(Self::None),
+            _ => None,
+        }
+    }
+
     pub(super) fn codec(self) -> Codec {
         match self {
             Self::Snappy => Codec::SNAPPY,

@@ -15,7 +15,7 @@ use crate::event::EventRef;
 
 use super::compression::{Compression, Compressor};
 use super::ranges::SequenceRanges;
-use super::rows::{Origin, RowGroup};
+use super::rows::{Origin, RowGroup, StoredRow};
 use super::schema::schema;
 use super::{WarehouseError, footers};
 
@@ -65,6 +65,16 @@ impl Encoder {
 
     pub fn push(&mut self, file: &mut OpenFile, event: &EventRef<'_>, origin: Origin) -> Result<(), WarehouseError> {
         file.group.push(event, origin, &mut self.compressor)?;
+        self.pushed(file)
+    }
+
+    /// Adds a row that was read from a file.
+    pub(super) fn push_stored(&mut self, file: &mut OpenFile, row: &StoredRow<'_>) -> Result<(), WarehouseError> {
+        file.group.push_stored(row, &mut self.compressor)?;
+        self.pushed(file)
+    }
+
+    fn pushed(&mut self, file: &mut OpenFile) -> Result<(), WarehouseError> {
         let rows = file.group.rows();
         if rows >= self.settings.row_group_rows_max {
             self.close_group(file)?;

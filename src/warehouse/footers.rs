@@ -2,12 +2,14 @@
 //!
 //! Asked only about suspects, so a running process reads no footers; after a crash each
 //! file's footer is read once and a message costs a search in memory. Invariant: an answer
-//! is never older than the listing of the directory that the caller asked for.
+//! is never older than the listing of the directory that the caller asked for. A file whose size or
+//! time is another was replaced, and is read again.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::error::WarehouseErrorKind;
@@ -18,7 +20,7 @@ use super::{WarehouseError, is_data_file, scan};
 
 /// The footer entries that this product writes.
 const SEQUENCES_KEY: &str = "causality.sequences";
-const STREAM_KEY: &str = "causality.stream";
+pub(super) const STREAM_KEY: &str = "causality.stream";
 const FORMAT_KEY: &str = "causality.format";
 const FORMAT: &str = "1";
 
@@ -33,6 +35,12 @@ const ID_SETS_MAX: usize = 8;
 /// The entries for a file's footer.
 pub(super) fn entries(ranges: &SequenceRanges, stream: &str) -> [(&'static str, String); 3] {
     [(FORMAT_KEY, FORMAT.to_owned()), (STREAM_KEY, stream.to_owned()), (SEQUENCES_KEY, ranges.encode())]
+}
+
+/// One entry of a file's footer.
+pub(super) fn entry<'a>(metadata: &'a ParquetMetaData, key: &str) -> Option<&'a str> {
+    let entries = metadata.file_metadata().key_value_metadata()?;
+    entries.iter().find(|entry| entry.key == key)?.value.as_deref()
 }
 
 /// The footer of one file.
@@ -55,10 +63,15 @@ impl PartitionFooters {
         self.candidates(sequence, published_at_ms).next().is_some()
     }
 
-    /// The same without one file.
-    pub(super) fn without(mut self, name: &str) -> Self {
-        self.files.retain(|file| file.file.name != name);
-        self
+    /// The size of one file, if it is there.
+    pub(super) fn bytes_of(&self, name: &str) -> Option<u64> {
+        self.files.iter().find(|file| file.file.name == name).map(|file| file.file.bytes)
+    }
+
+    /// The same with those files only whose names are `wanted`.
+    pub(super) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let files = self.files.iter().filter(|file| wanted(&file.file.name)).cloned().collect();
+        Self { directory: self.directory.clone(), files }
     }
 
     fn candidates(&self, sequence: u64, published_at_ms: i64) -> impl Iterator<Item = &Arc<Footer>> {
@@ -73,7 +86,7 @@ impl PartitionFooters {
 #[derive(Debug)]
 struct IdSet {
     directory: String,
-    name: String,
+    file: Listed,
     ids: HashSet<u128>,
 }
 
@@ -112,7 +125,7 @@ impl FooterCache {
         };
         let mut files = Vec::with_capacity(listed.len());
         for file in listed {
-            let footer = match known.get(&file.name) {
+            let footer = match known.get(&file.name).filter(|footer| footer.file == file) {
                 Some(footer) => footer.clone(),
                 None => match read_footer(objects, &directory, file) {
                     Ok(footer) => Arc::new(footer),
@@ -160,22 +173,25 @@ impl FooterCache {
     }
 
     fn ids(&self, objects: &Objects, directory: &str, file: &Listed) -> Result<Arc<IdSet>, WarehouseError> {
-        let name = file.name.as_str();
         {
             let mut state = self.state();
-            if let Some(at) = state.ids.iter().position(|set| set.name == name && set.directory == directory) {
+            if let Some(at) = state.ids.iter().position(|set| set.file == *file && set.directory == directory) {
                 let set = state.ids.remove(at);
                 state.ids.push(set.clone());
                 return Ok(set);
             }
         }
         let mut ids = HashSet::new();
-        let file = objects.open(directory, file)?;
-        scan::each_id(file, |id| {
-            ids.insert(self.id_hash(id));
-        })
-        .map_err(|error| error.at(format!("{directory}/{name}")))?;
-        let set = Arc::new(IdSet { directory: directory.to_owned(), name: name.to_owned(), ids });
+        let collect = |source| {
+            scan::each_id(source, |id| {
+                ids.insert(self.id_hash(id));
+            })
+        };
+        objects
+            .open(directory, file)?
+            .read_with(collect)
+            .map_err(|error| error.at(format!("{directory}/{}", file.name)))?;
+        let set = Arc::new(IdSet { directory: directory.to_owned(), file: file.clone(), ids });
         let mut state = self.state();
         if state.ids.len() == ID_SETS_MAX {
             state.ids.remove(0);
@@ -196,11 +212,9 @@ impl FooterCache {
 fn read_footer(objects: &Objects, directory: &str, file: Listed) -> Result<Footer, WarehouseError> {
     const CONTEXT: &str = "read file footer";
     let path = || format!("{directory}/{}", file.name);
-    let reader = SerializedFileReader::new(objects.open(directory, &file)?)
-        .map_err(|error| WarehouseError::parquet(CONTEXT, error).at(path()))?;
-    let entries = reader.metadata().file_metadata().key_value_metadata();
-    let text = entries.and_then(|entries| entries.iter().find(|entry| entry.key == SEQUENCES_KEY));
-    let ranges = match text.and_then(|entry| entry.value.as_deref()) {
+    let open = |source| SerializedFileReader::new(source).map_err(|error| WarehouseError::parquet(CONTEXT, error));
+    let reader = objects.open(directory, &file)?.read_with(open).map_err(|error| error.at(path()))?;
+    let ranges = match entry(reader.metadata(), SEQUENCES_KEY) {
         Some(text) => SequenceRanges::decode(text)
             .map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error).at(path()))?,
         // Somebody else's file: it holds no message of ours.

@@ -20,14 +20,19 @@ mod footers;
 mod objects;
 mod scan;
 
+mod keep;
+mod late;
+
 mod error;
 
 #[cfg(test)]
 mod read_back;
+#[cfg(test)]
+mod tests_late;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -36,6 +41,7 @@ pub use compression::Compression;
 pub use encode::{EncodeSettings, Encoder, OpenFile};
 pub use error::{WarehouseError, WarehouseErrorKind};
 pub use footers::PartitionFooters;
+pub use late::{LateFile, Settled};
 pub use layout::{Partition, hour_of, is_path_safe};
 pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
@@ -55,7 +61,7 @@ struct Shared {
 }
 
 /// Where an object store is and how it is reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ObjectSettings {
     /// `s3://bucket/prefix`, `gs://`, `az://`, `file://`; none: S3 by the fields below.
     pub url: Option<String>,
@@ -70,6 +76,24 @@ pub struct ObjectSettings {
     pub path_style: bool,
     /// Put before every key.
     pub prefix: Option<String>,
+    /// A request on which nothing has moved for this long, in either direction, is given up and made again.
+    pub silence_max: Duration,
+}
+
+impl Default for ObjectSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            endpoint: None,
+            region: None,
+            bucket: None,
+            access_key_id: None,
+            secret_access_key: None,
+            path_style: false,
+            prefix: None,
+            silence_max: Duration::from_secs(5),
+        }
+    }
 }
 
 /// One message that the warehouse may hold already.
@@ -143,31 +167,12 @@ impl Warehouse {
         .await
     }
 
-    /// Removes a stored file when every row of it is in other files of its partition too: somebody else had its
-    /// messages. Answers how many rows are there twice, and whether the file was removed.
-    pub async fn withdraw_if_doubled(
-        &self,
-        partition: &Partition,
-        name: &str,
-        file: Bytes,
-        oldest_published_at_ms: i64,
-    ) -> Result<(usize, bool), WarehouseError> {
-        let (partition, name) = (partition.clone(), name.to_owned());
-        self.blocking(move |shared| {
-            let rows = scan::rows(file)?;
-            let others = shared.footers.list(&shared.objects, &partition, oldest_published_at_ms)?.without(&name);
-            let mut doubled = 0;
-            for (sequence, id) in &rows {
-                let held = shared.footers.holds(&shared.objects, &others, *sequence, oldest_published_at_ms, id)?;
-                doubled += usize::from(held);
-            }
-            let all = doubled == rows.len();
-            if all {
-                shared.objects.remove(&partition.path(), &name)?;
-            }
-            Ok((doubled, all))
-        })
-        .await
+    /// Gives up those rows of a file that was perhaps stored late which others hold too: somebody else had its
+    /// messages. With `patient` nothing is done while another late file has to be waited for; without, the rows that
+    /// are in both stay.
+    pub async fn settle_late_file(&self, late: &LateFile, patient: bool) -> Result<Settled, WarehouseError> {
+        let late = late.clone();
+        self.blocking(move |shared| late::settle(&shared.objects, &shared.footers, &late, patient)).await
     }
 
     /// Removes what a crash left half written before this process started, as long as `go_on` says so.

@@ -217,6 +217,54 @@ fn footers_bounds_and_filters_tell_the_truth() {
 }
 
 #[test]
+fn a_file_with_fewer_rows_is_like_any_other() {
+    let events = events(12);
+    let kept: Vec<bool> = (0..events.len()).map(|n| n % 3 == 1 || n > 200).collect();
+    for compression in [Compression::Snappy, Compression::Gzip, Compression::Zstd, Compression::None] {
+        let (whole, fewer) = {
+            let whole = encode(&events, compression, 100);
+            (whole.clone(), keep::keep(&whole, &kept).unwrap())
+        };
+        let mut numbers = (0..events.len()).filter(|n| kept[*n]);
+        for batch in ParquetRecordBatchReaderBuilder::try_new(fewer.clone()).unwrap().build().unwrap() {
+            let batch = batch.unwrap();
+            for row in 0..batch.num_rows() {
+                let n = numbers.next().expect("no row too many");
+                let expected = expected(&EventRef::decode(&events[n]).unwrap(), n as u64 + 1);
+                let found: Vec<_> = batch.columns().iter().map(|column| cell(column, row)).collect();
+                assert_eq!(found, expected, "row {n}");
+            }
+        }
+        assert_eq!(numbers.next(), None, "no row too few");
+
+        let open = |file: Bytes| {
+            let properties = ReaderProperties::builder().set_read_bloom_filter(true).build();
+            let options = ReadOptionsBuilder::new().with_reader_properties(properties).build();
+            SerializedFileReader::new_with_options(file, options).unwrap()
+        };
+        let (whole, fewer) = (open(whole), open(fewer));
+        for key in ["causality.format", "causality.stream"] {
+            assert_eq!(footers::entry(fewer.metadata(), key), footers::entry(whole.metadata(), key));
+        }
+        let ranges = SequenceRanges::decode(footers::entry(fewer.metadata(), "causality.sequences").unwrap()).unwrap();
+        let sequences = SequenceRanges::of((0..events.len()).filter(|n| kept[*n]).map(|n| n as u64 + 1));
+        assert_eq!(ranges, sequences);
+        let (group, like) = (fewer.get_row_group(0).unwrap(), whole.get_row_group(0).unwrap());
+        assert!(group.metadata().num_rows() <= 100);
+        for column in 0..schema::schema().num_columns() {
+            let (ours, theirs) = (group.metadata().column(column), like.metadata().column(column));
+            assert_eq!(ours.encodings().collect::<Vec<_>>(), theirs.encodings().collect::<Vec<_>>());
+            assert_eq!(ours.compression(), theirs.compression());
+            assert_eq!(ours.statistics().is_some(), theirs.statistics().is_some());
+            let filters = [&group, &like].map(|group| group.get_column_bloom_filter(column).is_some());
+            assert_eq!(filters[0], filters[1], "column {column}");
+        }
+        let filter = group.get_column_bloom_filter(0).unwrap();
+        assert!(filter.check(EventRef::decode(&events[1]).unwrap().id));
+    }
+}
+
+#[test]
 fn an_absent_device_is_null_and_a_sent_but_empty_one_is_not() {
     let payload = Payload::UserLogin(Default::default());
     let mut event = EventEnvelope { id: "a".into(), app_id: "x".into(), payload: Some(payload), ..Default::default() };

@@ -21,6 +21,29 @@ pub struct Origin {
     pub received_at_ms: i64,
 }
 
+/// A row as a file holds it.
+pub(super) struct StoredRow<'a> {
+    pub(super) id: &'a str,
+    pub(super) device_id: &'a str,
+    pub(super) timestamp_ms: i64,
+    pub(super) correlation_id: &'a str,
+    pub(super) event_category: &'a str,
+    pub(super) event_type: &'a str,
+    pub(super) device: Option<StoredDevice<'a>>,
+    pub(super) payload_json: &'a str,
+    pub(super) received_at_ms: i64,
+    pub(super) idempotency_key: &'a str,
+    pub(super) stream_sequence: i64,
+    pub(super) user_id: &'a str,
+    pub(super) session_id: &'a str,
+}
+
+/// A device context as a file holds it, its texts in the order of the columns.
+pub(super) struct StoredDevice<'a> {
+    pub(super) texts: [&'a str; DEVICE_TEXTS],
+    pub(super) plain: PlainDevice,
+}
+
 /// Rows on their way into one row group.
 pub(super) struct RowGroup {
     rows: usize,
@@ -119,11 +142,37 @@ impl RowGroup {
         self.stream_sequence.push(origin.sequence as i64);
         self.user_id.push(event.user_id, compressor)?;
         self.session_id.push(event.session_id, compressor)?;
-        self.rows += 1;
-        if self.present.len() == PAGE_ROWS_MAX {
-            self.close_page(compressor)?;
+        self.row_done(compressor)
+    }
+
+    pub(super) fn push_stored(
+        &mut self,
+        row: &StoredRow<'_>,
+        compressor: &mut Compressor,
+    ) -> Result<(), WarehouseError> {
+        let seed = self.seed;
+        self.id.push(row.id, compressor)?;
+        self.device_id.push(row.device_id, compressor)?;
+        self.timestamp_ms.push(row.timestamp_ms);
+        self.correlation_id.push(row.correlation_id, compressor)?;
+        self.event_category.push(row.event_category, seed);
+        self.event_type.push(row.event_type, seed);
+        if let Some(device) = &row.device {
+            self.device.push_plain(device.texts, device.plain, seed);
         }
-        Ok(())
+        self.present.push(u16::from(row.device.is_some()));
+        self.payload_json.push_with(|out| out.extend_from_slice(row.payload_json.as_bytes()), compressor)?;
+        self.received_at_ms.push(row.received_at_ms);
+        self.idempotency_key.push(row.idempotency_key, compressor)?;
+        self.stream_sequence.push(row.stream_sequence);
+        self.user_id.push(row.user_id, compressor)?;
+        self.session_id.push(row.session_id, compressor)?;
+        self.row_done(compressor)
+    }
+
+    fn row_done(&mut self, compressor: &mut Compressor) -> Result<(), WarehouseError> {
+        self.rows += 1;
+        if self.present.len() == PAGE_ROWS_MAX { self.close_page(compressor) } else { Ok(()) }
     }
 
     /// Closes the open page early when unusually long values have made it large.
@@ -251,20 +300,27 @@ impl Device {
             is_jailbroken: device.is_jailbroken,
             is_emulator: device.is_emulator,
         };
-        if self.dictionaries().iter().any(|column| column.is_plain()) {
-            // Nothing is picked any more since a dictionary was given up, so the order of the rows holds.
-            self.dictionaries_mut().into_iter().zip(texts).for_each(|(column, text)| column.push(text, seed));
-            return self.push_plain(plain);
+        if let Some(keys) = self.keys_of(texts, plain, seed) {
+            if !self.seen.has_room(bytes) {
+                self.settle_picked();
+                self.seen.forget();
+            }
+            self.picked.push(self.seen.add(hash, bytes, SeenDevice { keys, plain }, seed));
         }
-        if !self.seen.has_room(bytes) {
-            self.settle_picked();
-            self.seen.forget();
+    }
+
+    /// The keys of the texts. None once a dictionary was given up: then the values are in the columns.
+    fn keys_of(&mut self, texts: [&str; DEVICE_TEXTS], plain: PlainDevice, seed: u64) -> Option<[u16; DEVICE_TEXTS]> {
+        if self.dictionaries().iter().any(|column| column.is_plain()) {
+            // Nothing is picked any more since then, so the order of the rows holds.
+            self.push_plain(texts, plain, seed);
+            return None;
         }
         let mut keys = [0; DEVICE_TEXTS];
         for ((key, column), text) in keys.iter_mut().zip(self.dictionaries_mut()).zip(texts) {
             *key = column.key_of(text, seed);
         }
-        self.picked.push(self.seen.add(hash, bytes, SeenDevice { keys, plain }, seed));
+        Some(keys)
     }
 
     /// Gives the columns the values of the rows that were picked.
@@ -286,7 +342,8 @@ impl Device {
         self.picked.clear();
     }
 
-    fn push_plain(&mut self, plain: PlainDevice) {
+    fn push_plain(&mut self, texts: [&str; DEVICE_TEXTS], plain: PlainDevice, seed: u64) {
+        self.dictionaries_mut().into_iter().zip(texts).for_each(|(column, text)| column.push(text, seed));
         self.screen_width.push(i64::from(plain.screen_width));
         self.screen_height.push(i64::from(plain.screen_height));
         self.is_jailbroken.extend([plain.is_jailbroken].into_iter());
@@ -379,7 +436,7 @@ impl Device {
 }
 
 /// The text columns of a device context.
-const DEVICE_TEXTS: usize = 11;
+pub(super) const DEVICE_TEXTS: usize = 11;
 /// Distinct device contexts remembered per open row group.
 const SEEN_DEVICES_MAX: usize = 4096;
 /// Their encoded bytes, all together.
@@ -387,11 +444,11 @@ const SEEN_BYTES_MAX: usize = 512 * 1024;
 
 /// What a device context puts into the columns, but for its texts.
 #[derive(Clone, Copy)]
-struct PlainDevice {
-    screen_width: i32,
-    screen_height: i32,
-    is_jailbroken: bool,
-    is_emulator: bool,
+pub(super) struct PlainDevice {
+    pub(super) screen_width: i32,
+    pub(super) screen_height: i32,
+    pub(super) is_jailbroken: bool,
+    pub(super) is_emulator: bool,
 }
 
 /// A device context as its columns know it.

@@ -23,14 +23,14 @@ const ACK_WAIT: Duration = Duration::from_secs(3);
 pub(crate) struct Cluster {
     nats: NatsServer,
     postgres: PostgresServer,
-    s3: S3Server,
+    pub(crate) s3: S3Server,
     database: String,
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
 }
 
 impl Cluster {
-    fn start(more: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(more: &[(&str, &str)]) -> Self {
         Self::start_via(more, |port| port)
     }
 

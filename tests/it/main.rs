@@ -10,6 +10,7 @@ mod harness;
 mod imports;
 mod load;
 mod main_job;
+mod object_faults;
 
 #[allow(dead_code, reason = "each test binary uses its own part")]
 #[path = "../services/mod.rs"]

@@ -1,12 +1,15 @@
 //! An S3 endpoint over a directory, which can be told to fail.
 
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -19,17 +22,23 @@ pub(crate) const ACCESS_KEY: &str = "causality-key";
 pub(crate) const SECRET_KEY: &str = "causality-secret";
 pub(crate) const BUCKET: &str = "events";
 
-/// What goes wrong with requests that write.
+/// What goes wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Stored, and then answered 500.
+    /// Done, and then answered 500.
     FailAfterStoring,
-    /// Stored, and then not answered at all for longer than any client waits.
+    /// Done, and then not answered at all for longer than any client waits.
     HangAfterStoring,
-    /// Not stored: the connection is closed in the middle.
+    /// Not done: the connection is closed at once.
     Close,
-    /// Not stored: 503 SlowDown.
+    /// Not done: the connection is closed in the middle of the request's body.
+    CloseInRequest,
+    /// Done: the connection is closed in the middle of the answer's body.
+    CloseInAnswer,
+    /// Not done: 503 SlowDown.
     SlowDown,
+    /// Done, and answered after a second.
+    Slow,
 }
 
 /// A running endpoint with an empty bucket; stops when dropped.
@@ -43,10 +52,39 @@ pub(crate) struct S3Server {
 
 #[derive(Default)]
 struct Shared {
-    /// The fault, and of how many writes one meets it.
+    /// Of PUT, POST and DELETE.
+    writes: Faults,
+    /// Of GET and HEAD.
+    reads: Faults,
+}
+
+#[derive(Default)]
+struct Faults {
+    /// The fault, and of how many requests one meets it.
     fault: Mutex<Option<(Fault, u32)>>,
-    writes: AtomicU32,
-    faulty: AtomicU64,
+    /// Requests that are let through before the first meets it.
+    spared: AtomicU32,
+    seen: AtomicU32,
+    met: AtomicU64,
+}
+
+impl Faults {
+    fn set(&self, fault: Option<(Fault, u32)>, spared: u32) {
+        self.spared.store(spared, Ordering::Relaxed);
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    /// The fault of the request that just came, if it meets one.
+    fn meet(&self) -> Option<Fault> {
+        let (fault, every) = (*self.fault.lock().unwrap())?;
+        let spared = self.spared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if spared.is_ok() {
+            return None;
+        }
+        let meets = self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(every);
+        self.met.fetch_add(u64::from(meets), Ordering::Relaxed);
+        meets.then_some(fault)
+    }
 }
 
 impl S3Server {
@@ -73,16 +111,33 @@ impl S3Server {
 
     /// From now on one of `every` writes fails this way.
     pub(crate) fn fail(&self, fault: Fault, every: u32) {
-        *self.shared.fault.lock().unwrap() = Some((fault, every));
+        self.shared.writes.set(Some((fault, every)), 0);
     }
 
+    /// From now on one of `every` reads and lists fails this way.
+    pub(crate) fn fail_reads(&self, fault: Fault, every: u32) {
+        self.shared.reads.set(Some((fault, every)), 0);
+    }
+
+    /// Lets so many reads through; from then on all fail this way.
+    pub(crate) fn fail_reads_after(&self, spared: u32, fault: Fault) {
+        self.shared.reads.set(Some((fault, 1)), spared);
+    }
+
+    /// What hangs by now goes on hanging.
     pub(crate) fn heal(&self) {
-        *self.shared.fault.lock().unwrap() = None;
+        self.shared.writes.set(None, 0);
+        self.shared.reads.set(None, 0);
     }
 
     /// Writes that met a fault.
     pub(crate) fn faulty_writes(&self) -> u64 {
-        self.shared.faulty.load(Ordering::Relaxed)
+        self.shared.writes.met.load(Ordering::Relaxed)
+    }
+
+    /// Reads that met a fault.
+    pub(crate) fn faulty_reads(&self) -> u64 {
+        self.shared.reads.met.load(Ordering::Relaxed)
     }
 
     /// Nothing listens any more; what was stored stays.
@@ -137,35 +192,76 @@ async fn serve(listener: std::net::TcpListener, root: &Path, shared: Arc<Shared>
     }
 }
 
-async fn answer(
-    service: S3Service,
-    shared: Arc<Shared>,
-    request: Request<Incoming>,
-) -> Result<Response<s3s::Body>, Box<dyn std::error::Error + Send + Sync>> {
-    let writes = matches!(*request.method(), Method::PUT | Method::POST);
-    let fault = *shared.fault.lock().unwrap();
-    let fault =
-        fault.filter(|(_, every)| writes && shared.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(*every));
-    let request = request.map(s3s::Body::from);
-    let Some((fault, _)) = fault else { return Ok(service.call(request).await.map_err(|error| format!("{error:?}"))?) };
-    shared.faulty.fetch_add(1, Ordering::Relaxed);
-    let with = |status: StatusCode, code: &str| {
-        let text = format!("<Error><Code>{code}</Code><Message>a fault of the test</Message></Error>");
-        let mut response = Response::new(s3s::Body::from(text));
-        *response.status_mut() = status;
-        Ok::<_, Infallible>(response)
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
+
+async fn answer(service: S3Service, shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, BoxError> {
+    let fault = match *request.method() {
+        Method::PUT | Method::POST | Method::DELETE => shared.writes.meet(),
+        _ => shared.reads.meet(),
     };
     match fault {
-        Fault::FailAfterStoring => {
-            service.call(request).await.map_err(|error| format!("{error:?}"))?;
-            Ok(with(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")?)
+        None => perform(service, request).await,
+        Some(Fault::FailAfterStoring) => {
+            perform(service, request).await?;
+            Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"))
         }
-        Fault::HangAfterStoring => {
-            service.call(request).await.map_err(|error| format!("{error:?}"))?;
+        Some(Fault::HangAfterStoring) => {
+            perform(service, request).await?;
             tokio::time::sleep(Duration::from_secs(600)).await;
             Err("hung".into())
         }
-        Fault::Close => Err("closed".into()),
-        Fault::SlowDown => Ok(with(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")?),
+        Some(Fault::Close) => Err("closed".into()),
+        Some(Fault::CloseInRequest) => {
+            read_half(request.into_body()).await?;
+            Err("closed".into())
+        }
+        Some(Fault::CloseInAnswer) => half_of(perform(service, request).await?).await,
+        Some(Fault::SlowDown) => Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
+        Some(Fault::Slow) => {
+            let answer = perform(service, request).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            answer
+        }
     }
+}
+
+async fn perform(service: S3Service, request: Request<Incoming>) -> Result<Answer, BoxError> {
+    let answer = service.call(request.map(s3s::Body::from)).await.map_err(|error| format!("{error:?}"))?;
+    Ok(answer.map(BodyExt::boxed_unsync))
+}
+
+fn failure(status: StatusCode, code: &str) -> Answer {
+    let text = format!("<Error><Code>{code}</Code><Message>a fault of the test</Message></Error>");
+    let mut answer = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
+    *answer.status_mut() = status;
+    answer
+}
+
+async fn read_half(mut body: Incoming) -> Result<(), BoxError> {
+    let half = body.size_hint().lower() / 2;
+    let mut read = 0;
+    while read < half
+        && let Some(frame) = body.frame().await
+    {
+        read += frame?.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    Ok(())
+}
+
+/// The answer announced whole, and its body cut in the middle.
+async fn half_of(answer: Answer) -> Result<Answer, BoxError> {
+    let (mut parts, body) = answer.into_parts();
+    let body = body.collect().await?.to_bytes();
+    if body.is_empty() {
+        return Err("closed".into());
+    }
+    parts.headers.insert("content-length", body.len().into());
+    let half = futures_util::stream::once(async move { Ok(Frame::data(body.slice(..body.len() / 2))) });
+    let cut = futures_util::stream::once(async {
+        // So that the half arrives.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(BoxError::from("closed"))
+    });
+    Ok(Response::from_parts(parts, StreamBody::new(half.chain(cut)).boxed_unsync()))
 }

@@ -274,11 +274,8 @@ async fn a_server_that_stands_still_is_noticed_by_its_silence() {
     let server = PostgresServer::start();
     let database = server.database();
     let connect = Duration::from_millis(500);
-    let patient = PostgresSettings {
-        connect_timeout: connect,
-        statement_timeout: connect,
-        ..settings(&server, &database)
-    };
+    let patient =
+        PostgresSettings { connect_timeout: connect, statement_timeout: connect, ..settings(&server, &database) };
     let store = Store::connect_postgres(patient).await.unwrap();
     store.create_rule(rule("a")).await.unwrap();
     server.signal("STOP");

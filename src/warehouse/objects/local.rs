@@ -78,7 +78,12 @@ impl Local {
 
     pub(super) fn remove(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {
         let path = self.root.join(directory).join(name);
-        let removed = fs::remove_file(&path).map_err(|error| WarehouseError::io("remove file", error, false));
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(WarehouseError::io("remove file", error, false))
+            }
+            _ => Ok(()),
+        };
         removed
             .and_then(|()| sync_directory(&self.root.join(directory)))
             .map_err(|error| error.at(path.display().to_string()))

@@ -4,9 +4,9 @@
 //! what is in a file.
 
 mod local;
-mod patience;
 mod profile;
 mod remote;
+mod requests;
 
 use std::fs::File;
 use std::io::Read;
@@ -19,7 +19,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 pub(super) use local::walk;
 
-use super::{ObjectSettings, WarehouseError};
+use super::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 use local::Local;
 use remote::Remote;
 
@@ -34,7 +34,7 @@ enum Inner {
 }
 
 /// One file of a partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
     pub(super) name: String,
     pub(super) modified_ms: i64,
@@ -82,6 +82,7 @@ impl Objects {
         }
     }
 
+    /// Removes a file, if it is there.
     pub(super) fn remove(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.remove(directory, name),
@@ -103,6 +104,21 @@ impl Objects {
 pub(super) enum Source {
     File(File),
     Remote(remote::Reading),
+}
+
+impl Source {
+    /// Reads the whole file with `work`. A failure of the object store is told from damage to the file.
+    pub(super) fn read_with<T>(
+        self,
+        work: impl FnOnce(Self) -> Result<T, WarehouseError>,
+    ) -> Result<T, WarehouseError> {
+        let Self::Remote(reading) = &self else { return work(self) };
+        let reading = reading.clone();
+        work(self).map_err(|error| match reading.failure() {
+            Some(failure) => WarehouseError::caused(WarehouseErrorKind::Unavailable, "read object", failure),
+            None => error,
+        })
+    }
 }
 
 impl Length for Source {

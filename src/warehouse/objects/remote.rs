@@ -1,10 +1,12 @@
 //! Files as objects of a bucket: S3 and what speaks its protocol, Google Cloud Storage, Azure.
 //!
-//! Invariants: an object is visible whole or not at all; a name is used for one content only, so
-//! that a repeated request, or one whose answer was lost, changes nothing. Uploads that a crash
-//! cut short stay invisible; a lifecycle rule of the bucket clears them away.
+//! Invariants: an object is visible whole or not at all; attempts to store a file put the same
+//! content under the same name, so that a repeated request, or one whose answer was lost, changes
+//! nothing; what is read of an object is of one content. Uploads that a crash cut short stay
+//! invisible; a lifecycle rule of the bucket clears them away.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,11 +17,13 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientOptions, Error, GetOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
+};
 use tokio::runtime::Handle;
 use tracing::warn;
 
-use super::patience::Connector;
+use super::requests::Connector;
 use super::{Listed, profile};
 use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 
@@ -142,7 +146,7 @@ impl Remote {
             path: self.path(directory, &file.name),
             bytes: file.bytes,
             runtime: self.runtime.clone(),
-            block: Arc::new(Mutex::new((0, Bytes::new()))),
+            state: Arc::default(),
         }
     }
 
@@ -166,8 +170,17 @@ pub(in crate::warehouse) struct Reading {
     path: Result<Path, WarehouseError>,
     bytes: u64,
     runtime: Handle,
+    state: Arc<Mutex<ReadingState>>,
+}
+
+#[derive(Default)]
+struct ReadingState {
     /// The block read last, and where it begins.
-    block: Arc<Mutex<(u64, Bytes)>>,
+    block: (u64, Bytes),
+    /// Which content of the name is being read, when the store says so.
+    tag: Option<String>,
+    /// Why the last request failed.
+    failure: Option<String>,
 }
 
 impl Reading {
@@ -177,8 +190,9 @@ impl Reading {
 
     pub(super) fn get(&self, start: u64, length: usize) -> io::Result<Bytes> {
         let end = start + length as u64;
-        let mut block = self.block.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, bytes) = &*block;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
+        let (at, bytes) = &state.block;
         if start < *at || end > at + bytes.len() as u64 {
             if end > self.bytes {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -188,15 +202,37 @@ impl Reading {
             let from = if end == self.bytes { start.min(self.bytes.saturating_sub(wanted)) } else { start };
             let to = self.bytes.min(from + wanted.max(end - from));
             let path = self.path.as_ref().map_err(|error| io::Error::other(error.clone()))?;
-            let read = self.runtime.block_on(self.store.get_range(path, from..to)).map_err(io::Error::other)?;
-            *block = (from, read);
+            let read = self.runtime.block_on(self.get_block(path, from..to, &mut state.tag));
+            let read = read.map_err(|error| {
+                state.failure = Some(chain(&error));
+                io::Error::other(error)
+            })?;
+            state.block = (from, read);
         }
-        let (at, bytes) = &*block;
+        let (at, bytes) = &state.block;
         let from = (start - at) as usize;
         if from + length > bytes.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(bytes.slice(from..from + length))
+    }
+
+    /// Refuses a file that was replaced since it was listed: its parts would not belong together.
+    async fn get_block(&self, path: &Path, range: Range<u64>, tag: &mut Option<String>) -> Result<Bytes, Error> {
+        let got = self.store.get_opts(path, GetOptions::new().with_range(Some(range))).await?;
+        let replaced = got.meta.size != self.bytes || tag.is_some() && *tag != got.meta.e_tag;
+        if replaced {
+            let source = "it was replaced since it was listed".into();
+            return Err(Error::Precondition { path: path.to_string(), source });
+        }
+        *tag = got.meta.e_tag.clone();
+        got.bytes().await
+    }
+
+    /// Why the store did not give the bytes that were asked for, when that is so: the Parquet reader keeps only the
+    /// text of it, and would call the file damaged.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).failure.clone()
     }
 
     pub(super) fn read_from(&self, start: u64) -> impl Read + use<> {
@@ -232,36 +268,28 @@ fn client(settings: &ObjectSettings) -> Result<(Arc<dyn ObjectStore>, String), W
         max_retries: RETRIES_MAX,
         retry_timeout: RETRY_TIMEOUT,
     };
+    let connector = Connector { silence_max: settings.silence_max };
     let options = ClientOptions::new();
     let Some(url) = &settings.url else {
-        return Ok((Arc::new(s3(settings, None, options, retry)?.build().map_err(built)?), String::new()));
+        return Ok((
+            Arc::new(s3(settings, None, options, retry)?.with_http_connector(connector).build().map_err(built)?),
+            String::new(),
+        ));
     };
     let (scheme, rest) =
         url.split_once("://").ok_or_else(|| refused(format!("warehouse_url {url:?} has no scheme")))?;
     let prefix = rest.split_once('/').map_or("", |(_, prefix)| prefix).to_owned();
     let store: Arc<dyn ObjectStore> = match scheme {
-        "s3" | "s3a" => Arc::new(s3(settings, Some(url), options, retry)?.build().map_err(built)?),
+        "s3" | "s3a" => {
+            Arc::new(s3(settings, Some(url), options, retry)?.with_http_connector(connector).build().map_err(built)?)
+        }
         "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_url(url);
-            Arc::new(
-                builder
-                    .with_client_options(options)
-                    .with_http_connector(Connector)
-                    .with_retry(retry)
-                    .build()
-                    .map_err(built)?,
-            )
+            let builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_http_connector(connector);
+            Arc::new(builder.with_client_options(options).with_retry(retry).build().map_err(built)?)
         }
         "az" | "azure" | "abfs" | "abfss" => {
-            let builder = MicrosoftAzureBuilder::from_env().with_url(url);
-            Arc::new(
-                builder
-                    .with_client_options(options)
-                    .with_http_connector(Connector)
-                    .with_retry(retry)
-                    .build()
-                    .map_err(built)?,
-            )
+            let builder = MicrosoftAzureBuilder::from_env().with_url(url).with_http_connector(connector);
+            Arc::new(builder.with_client_options(options).with_retry(retry).build().map_err(built)?)
         }
         _ => return Err(refused(format!("warehouse_url {url:?} must begin with s3://, gs://, az:// or file://"))),
     };
@@ -311,7 +339,6 @@ fn s3(
     Ok(builder
         .with_virtual_hosted_style_request(!settings.path_style && settings.endpoint.is_none())
         .with_client_options(options.with_allow_http(plain))
-        .with_http_connector(Connector)
         .with_retry(retry))
 }
 
