@@ -109,7 +109,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     stop.exit_on_second();
     readiness.set_draining();
     metrics::ready(false);
-    let in_time = supervisor.stop().await;
+    let in_time = supervisor.stop(config.shutdown_timeout.0).await;
     engines.close().await;
     match failed {
         Some(service) => anyhow::bail!("{service} failed too often; the log says why"),
@@ -195,7 +195,8 @@ fn start_roles(
 
 fn start_gateway(config: &Config, bus: Bus, readiness: Readiness, supervisor: &mut Supervisor, listener: TcpListener) {
     let (address, mut listener) = (config.http_addr.clone(), Some(listener));
-    let (settings, destination) = (settings::gateway(config), Destination::Bus(bus));
+    let (mut settings, destination) = (settings::gateway(config), Destination::Bus(bus));
+    settings.http.drain_timeout = supervisor.stop_budget().at_most(config.http_shutdown_timeout.0);
     supervisor.supervise("gateway", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
         let (settings, destination, ready) = (settings.clone(), destination.clone(), readiness.clone());
@@ -208,12 +209,13 @@ fn start_gateway(config: &Config, bus: Bus, readiness: Readiness, supervisor: &m
 }
 
 fn start_sink(
-    settings: sink::Settings,
+    mut settings: sink::Settings,
     bus: Bus,
     warehouse: Warehouse,
     status: SinkStatus,
     supervisor: &mut Supervisor,
 ) {
+    settings.stop_budget = supervisor.stop_budget();
     supervisor.supervise("sink", move |stop| {
         let (settings, bus, warehouse, status) = (settings.clone(), bus.clone(), warehouse.clone(), status.clone());
         async move {
@@ -238,7 +240,8 @@ fn start_reaction(config: &Config, bus: Bus, store: Store, supervisor: &mut Supe
 }
 
 fn start_webhooks(config: &Config, bus: Bus, store: Store, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-    let settings = settings::dispatcher(config)?;
+    let mut settings = settings::dispatcher(config)?;
+    settings.stop_budget = supervisor.stop_budget();
     supervisor.supervise("webhooks", move |stop| {
         let (settings, bus, store) = (settings.clone(), bus.clone(), store.clone());
         async move {
@@ -351,7 +354,8 @@ fn start_admin(
         None => admin::probes_router(probes, settings, "The admin API is served by processes with the role reaction."),
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
-    let (address, mut listener, limits) = (config.admin_addr.clone(), Some(listener), settings::admin_limits(config));
+    let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
+    let limits = http::Limits { drain_timeout: supervisor.stop_budget(), ..settings::admin_limits(config) };
     supervisor.supervise("admin", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
         let (service, limits) = (TowerToHyperService::new(router.clone()), limits.clone());
