@@ -73,8 +73,7 @@ impl<'a> Evaluation<'a> {
             let candidates = std::sync::Arc::clone(candidates);
             match EventRef::decode(&delivery.payload) {
                 Ok(event) => self.event(&event, delivery, &candidates.rules, &candidates.anomalies),
-                Err(error) => undecodable
-                    .push(Undecodable { receipt: delivery.receipt, reason: format!("decode event: {error}") }),
+                Err(error) => undecodable.push(Undecodable { receipt: delivery.receipt, reason: error.to_string() }),
             }
         }
         deliveries.len()
