@@ -7,6 +7,7 @@ mod banner;
 mod engines;
 mod settings;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,7 +75,9 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let data_dir = PathBuf::from(&config.data_dir);
     let choice = Choice::of(&plan.loaded, &plan.roles);
     if choice.needs_directory() {
-        std::fs::create_dir_all(&data_dir).with_context(|| format!("create data directory {}", data_dir.display()))?;
+        // For its owner alone, when it is new: it holds events and secrets.
+        let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
+        created.with_context(|| format!("create data directory {}", data_dir.display()))?;
     }
     let engines = tokio::select! {
         opened = Engines::open(&choice, config, &data_dir) => opened?,
@@ -333,12 +336,11 @@ fn start_admin(
         }),
     };
     let loopback = config.admin_addr.is_loopback();
-    let settings = Arc::new(admin::Settings { loopback, allowed_hosts: Vec::new() });
     let router = match &engines.store {
         Some(store) if loopback => admin::router(admin::State {
             bus: engines.bus.clone(),
             store: store.clone(),
-            settings,
+            settings: Arc::new(admin::Settings { loopback, allowed_hosts: Vec::new() }),
             checks: admin::Checks {
                 rule: reaction::check_rule,
                 anomaly: reaction::check_anomaly_config,
@@ -348,10 +350,9 @@ fn start_admin(
         }),
         Some(_) => admin::probes_router(
             probes,
-            settings,
             "The admin API has no authentication yet and is served on loopback only: see admin_addr.",
         ),
-        None => admin::probes_router(probes, settings, "The admin API is served by processes with the role reaction."),
+        None => admin::probes_router(probes, "The admin API is served by processes with the role reaction."),
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
     let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
