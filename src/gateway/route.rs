@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
@@ -86,6 +86,10 @@ impl Gateway {
     }
 
     async fn dispatch(&self, route: Option<Route>, request: Request<Incoming>) -> Result<Reply, Problem> {
+        let head = (request.version(), request.headers().contains_key(HOST), request.uri().authority());
+        if matches!(head, (Version::HTTP_11, false, None)) {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "The Host header is missing."));
+        }
         let Some(route) = route else {
             return Err(Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."));
         };

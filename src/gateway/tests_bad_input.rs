@@ -425,6 +425,7 @@ fn bad_http() -> Vec<Case> {
         with("two lengths", "content-length: 1\r\ncontent-length: 2", 400, ""),
         with("broken chunk", "transfer-encoding: chunked\r\n\r\nzz", 400, "The body could not be read."),
         with("headers too large", &format!("x: {}\r\ncontent-length: 0", "x".repeat(100_000)), 431, ""),
+        Case::raw("no host", "GET /health HTTP/1.1\r\n\r\n", 400, "The Host header is missing."),
         Case::raw("not HTTP", "EHLO mail.example.com\r\n\r\n", 400, ""),
         Case::raw("space in the path", "POST /a b HTTP/1.1\r\nhost: t\r\n\r\n", 400, ""),
     ]

@@ -8,6 +8,8 @@ mod harness;
 mod imports;
 mod load;
 mod main_job;
+mod settings;
+mod tidy;
 
 #[allow(dead_code, reason = "each test binary uses its own part")]
 #[path = "../services/mod.rs"]
