@@ -9,6 +9,7 @@ mod imports;
 mod load;
 mod main_job;
 mod settings;
+mod stopping;
 mod tidy;
 
 #[allow(dead_code, reason = "each test binary uses its own part")]
