@@ -147,8 +147,11 @@ const UNSUPPORTED: [(&str, &str); 8] = [
 
 /// What is to be set instead of a name that this version does not have; nothing for a name that asks for nothing.
 fn unsupported(name: &str, value: &str, environment: &[(String, String)]) -> Option<&'static str> {
-    let matches =
-        |unsupported: &str| name == unsupported || unsupported.ends_with('_') && name.starts_with(unsupported);
+    // Kubernetes tells every pod of every service: one that is called cors-proxy is no setting.
+    let of_service = name.contains("_SERVICE_") || name.contains("_PORT");
+    let matches = |unsupported: &str| {
+        name == unsupported || (unsupported.ends_with('_') && name.starts_with(unsupported) && !of_service)
+    };
     let (unsupported, instead) = UNSUPPORTED.iter().find(|(unsupported, _)| matches(unsupported))?;
     let off = |value: &str| Flag::parse(value) == Ok(Flag(false));
     let is_flag = name.ends_with("_ENABLED") || name == "CORS_ALLOW_CREDENTIALS";
@@ -503,6 +506,7 @@ mod tests {
         load_env(&[("RATE_LIMIT_ENABLED", "no"), ("RATE_LIMIT_BURST_SIZE", "5")]).unwrap();
         load_env(&[("RATE_LIMIT_ENABLED", "yes"), ("RATE_LIMIT_BURST_SIZE", "5")]).unwrap_err();
         load_env(&[("RATE_LIMITS", "5"), ("MY_CORS_MAX_AGE", "5")]).unwrap();
+        load_env(&[("CORS_PROXY_SERVICE_HOST", "10.0.0.1"), ("CORS_PROXY_PORT_80_TCP", "tcp://10.0.0.1:80")]).unwrap();
         let error = load_env(&[("S3_ACCESS_KEY_ID", "a")]).unwrap_err().to_string();
         assert!(error.contains("s3_secret_access_key"), "{error}");
     }

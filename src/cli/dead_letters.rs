@@ -49,9 +49,6 @@ enum Action {
         /// Only those that died before then, such as 2026-01-31T09:00:00Z
         #[arg(long, value_name = "TIME")]
         before: Option<Timestamp>,
-        /// All of them
-        #[arg(long, required_unless_present = "before", conflicts_with = "before")]
-        all: bool,
     },
     /// Hand one or more to their consumer again
     Replay {
@@ -83,7 +80,7 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Action::Purge { before, all: _ } => {
+        Action::Purge { before } => {
             let filter = before.map_or_else(String::new, |at| format!("?before={}", percent_encoded(&at.to_string())));
             let answer = client.delete(&format!("dead-letters{filter}")).await?;
             if args.admin.json {

@@ -72,7 +72,7 @@ fn documents_are_applied_listed_shown_and_deleted() {
     assert_eq!(json_of(&server, &["keys", "get", "ci", "--json"])["id"], key["id"]);
     ok(&server, &["keys", "delete", key["id"].as_str().unwrap()]);
     assert!(ok(&server, &["dead-letters", "list", "--json"]).trim().starts_with('['));
-    assert_eq!(json_of(&server, &["dead-letters", "purge", "--all", "--json"]), json!({"deleted": 0}));
+    assert_eq!(json_of(&server, &["dead-letters", "purge", "--json"]), json!({"deleted": 0}));
     assert!(ok(&server, &["status"]).contains("warehouse-sink"));
     let gateway = run(&server.http, &["rules", "list"]);
     assert!(String::from_utf8(gateway.stderr).unwrap().contains("is this the gateway's port?"));
