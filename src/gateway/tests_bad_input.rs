@@ -1,12 +1,23 @@
 //! What must be refused, how exactly it is answered, and that none of it is stored.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::Settings;
 use super::tests::{BATCH, BINARY, INGEST, JSON, TestGateway};
 use crate::event::EventRef;
 use crate::event::proto::{EventEnvelope, IngestEventBatchRequest, IngestEventBatchResponse, IngestEventRequest};
+use crate::supervisor::Tasks;
 
 const BODY_BYTES_MAX: usize = 256 * 1024;
 const NOT_VALID: &str = "The event is not valid.";
@@ -539,6 +550,30 @@ async fn what_is_allowed_is_stored_as_it_was_meant() {
     assert!(recent(events[1].timestamp_ms) && recent(events[2].timestamp_ms), "0 is the time of receipt");
     assert_eq!((events[3].timestamp_ms, events[4].timestamp_ms), (1, 253_402_300_799_999));
     assert_eq!(events[5].view()["network_change"]["current_type"], "NETWORK_TYPE_WIFI");
+}
+
+/// In HTTP/2 a reply ends the stream: whoever still sends would never see it.
+#[tokio::test]
+async fn a_refused_upload_over_http2_is_read_to_its_end() {
+    const PIECES: usize = 128;
+    let settings = Settings { body_bytes_max: BODY_BYTES_MAX, ..Settings::default() };
+    let gateway = TestGateway::start(settings).await;
+    let tcp = TcpStream::connect(gateway.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.unwrap();
+    Tasks::default().spawn(async move { connection.await.unwrap() });
+    for (path, status) in [(INGEST, 413), ("/nothing", 404)] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = sent.clone();
+        let pieces = futures_util::stream::iter((0..PIECES).map(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b' '; 64 * 1024])))
+        }));
+        let request = Request::post(format!("http://test{path}")).body(StreamBody::new(pieces)).unwrap();
+        let reply = sender.send_request(request).await.unwrap();
+        assert_eq!((reply.status().as_u16(), sent.load(Ordering::SeqCst)), (status, PIECES), "{path}");
+        assert_eq!(reply.headers()["content-type"], "application/problem+json");
+    }
 }
 
 #[tokio::test]

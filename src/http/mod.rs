@@ -7,6 +7,7 @@
 
 mod body;
 mod connection;
+mod drain;
 mod problem;
 #[cfg(test)]
 pub(crate) mod raw_client;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use crate::supervisor::StopBudget;
 
 pub use body::{BodyError, BodyLimits, BoundedBody, MemoryBudget, read_body};
+pub use drain::drain;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessWatch};
 pub use serve::{Drained, serve};
