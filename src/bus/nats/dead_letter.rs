@@ -81,7 +81,7 @@ pub(super) async fn purge(shared: &Shared, before_ms: Option<i64>) -> Result<u64
         None => shared.dead_letters.purge().await,
         Some(before_ms) => {
             match first_since(&shared.dead_letters, before_ms).await? {
-                // Not asked for: servers before 2.11 take a purge up to sequence 1 for one of everything.
+                // Not asked for: older servers take a purge up to sequence 1 for one of everything.
                 0 | 1 => return Ok(0),
                 first_kept => shared.dead_letters.purge().sequence(first_kept).await,
             }
