@@ -7,6 +7,7 @@ mod banner;
 mod engines;
 mod settings;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,7 +75,9 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let data_dir = PathBuf::from(&config.data_dir);
     let choice = Choice::of(&plan.loaded, &plan.roles);
     if choice.needs_directory() {
-        std::fs::create_dir_all(&data_dir).with_context(|| format!("create data directory {}", data_dir.display()))?;
+        // For its owner alone, when it is new: it holds events and secrets.
+        let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
+        created.with_context(|| format!("create data directory {}", data_dir.display()))?;
     }
     let engines = tokio::select! {
         opened = Engines::open(&choice, config, &data_dir) => opened?,
@@ -109,7 +112,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     stop.exit_on_second();
     readiness.set_draining();
     metrics::ready(false);
-    let in_time = supervisor.stop().await;
+    let in_time = supervisor.stop(config.shutdown_timeout.0).await;
     engines.close().await;
     match failed {
         Some(service) => anyhow::bail!("{service} failed too often; the log says why"),
@@ -195,7 +198,8 @@ fn start_roles(
 
 fn start_gateway(config: &Config, bus: Bus, readiness: Readiness, supervisor: &mut Supervisor, listener: TcpListener) {
     let (address, mut listener) = (config.http_addr.clone(), Some(listener));
-    let (settings, destination) = (settings::gateway(config), Destination::Bus(bus));
+    let (mut settings, destination) = (settings::gateway(config), Destination::Bus(bus));
+    settings.http.drain_timeout = supervisor.stop_budget().at_most(config.http_shutdown_timeout.0);
     supervisor.supervise("gateway", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
         let (settings, destination, ready) = (settings.clone(), destination.clone(), readiness.clone());
@@ -208,12 +212,13 @@ fn start_gateway(config: &Config, bus: Bus, readiness: Readiness, supervisor: &m
 }
 
 fn start_sink(
-    settings: sink::Settings,
+    mut settings: sink::Settings,
     bus: &Bus,
     warehouse: &Warehouse,
     status: &SinkStatus,
     supervisor: &mut Supervisor,
 ) {
+    settings.stop_budget = supervisor.stop_budget();
     for worker in sink::workers(settings, bus, warehouse, status) {
         supervisor.supervise("sink", move |stop| {
             let worker = worker.clone();
@@ -240,7 +245,8 @@ fn start_reaction(config: &Config, bus: Bus, store: Store, supervisor: &mut Supe
 }
 
 fn start_webhooks(config: &Config, bus: Bus, store: Store, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-    let settings = settings::dispatcher(config)?;
+    let mut settings = settings::dispatcher(config)?;
+    settings.stop_budget = supervisor.stop_budget();
     supervisor.supervise("webhooks", move |stop| {
         let (settings, bus, store) = (settings.clone(), bus.clone(), store.clone());
         async move {
@@ -332,12 +338,11 @@ fn start_admin(
         }),
     };
     let loopback = config.admin_addr.is_loopback();
-    let settings = Arc::new(admin::Settings { loopback, allowed_hosts: Vec::new() });
     let router = match &engines.store {
         Some(store) if loopback => admin::router(admin::State {
             bus: engines.bus.clone(),
             store: store.clone(),
-            settings,
+            settings: Arc::new(admin::Settings { loopback, allowed_hosts: Vec::new() }),
             checks: admin::Checks {
                 rule: reaction::check_rule,
                 anomaly: reaction::check_anomaly_config,
@@ -347,13 +352,13 @@ fn start_admin(
         }),
         Some(_) => admin::probes_router(
             probes,
-            settings,
             "The admin API has no authentication yet and is served on loopback only: see admin_addr.",
         ),
-        None => admin::probes_router(probes, settings, "The admin API is served by processes with the role reaction."),
+        None => admin::probes_router(probes, "The admin API is served by processes with the role reaction."),
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
-    let (address, mut listener, limits) = (config.admin_addr.clone(), Some(listener), settings::admin_limits(config));
+    let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
+    let limits = http::Limits { drain_timeout: supervisor.stop_budget(), ..settings::admin_limits(config) };
     supervisor.supervise("admin", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
         let (service, limits) = (TowerToHyperService::new(router.clone()), limits.clone());

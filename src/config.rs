@@ -138,17 +138,31 @@ settings! {
 const PARALLEL_MAX: usize = 64;
 
 /// Names that other versions have and this one does not, with what to do instead: a value that would silently be
-/// ignored is refused. `false` asks for what is the case anyway.
-const UNSUPPORTED: [(&str, &str); 8] = [
+/// ignored is refused. A name that ends with `_` stands for all that begin with it. A flag that is off asks for what is
+/// the case anyway, and with `..._ENABLED` off the other settings of that feature ask for nothing.
+const UNSUPPORTED: [(&str, &str); 6] = [
     ("ADMIN_TOKEN", "nothing: the admin API is served on loopback only"),
     ("AUTH_ENABLED", "false: API keys are not asked for yet"),
-    ("RATE_LIMIT_ENABLED", "false: there are no rate limits yet"),
-    ("CORS_ALLOWED_ORIGINS", "nothing: there are no CORS headers yet"),
-    ("CORS_ALLOW_CREDENTIALS", "false: there are no CORS headers yet"),
-    ("COMPACTION_ENABLED", "false: files are not compacted yet"),
-    ("COMPACTION_SCHEDULE", "nothing: files are not compacted yet"),
-    ("HTTP_TLS_CERT_FILE", "nothing: put a proxy that ends TLS in front"),
+    ("RATE_LIMIT_", "false for RATE_LIMIT_ENABLED: there are no rate limits yet"),
+    ("CORS_", "nothing: there are no CORS headers yet"),
+    ("COMPACTION_", "false for COMPACTION_ENABLED: files are not compacted yet"),
+    ("HTTP_TLS_", "nothing: put a proxy that ends TLS in front"),
 ];
+
+/// What is to be set instead of a name that this version does not have; nothing for a name that asks for nothing.
+fn unsupported(name: &str, value: &str, environment: &[(String, String)]) -> Option<&'static str> {
+    // Kubernetes tells every pod of every service: one that is called cors-proxy is no setting.
+    let of_service = name.contains("_SERVICE_") || name.contains("_PORT");
+    let matches = |unsupported: &str| {
+        name == unsupported || (unsupported.ends_with('_') && name.starts_with(unsupported) && !of_service)
+    };
+    let (unsupported, instead) = UNSUPPORTED.iter().find(|(unsupported, _)| matches(unsupported))?;
+    let off = |value: &str| Flag::parse(value) == Ok(Flag(false));
+    let is_flag = name.ends_with("_ENABLED") || name == "CORS_ALLOW_CREDENTIALS";
+    let switch = format!("{unsupported}ENABLED");
+    let feature_off = environment.iter().any(|(name, value)| *name == switch && off(value));
+    if is_flag && off(value) || feature_off && !is_flag { None } else { Some(instead) }
+}
 
 /// The configuration with where each value came from.
 #[derive(Debug)]
@@ -184,16 +198,12 @@ fn load_from(
         layers = layers.merge(FileLayer::read(path, &mut wrong)?);
     }
     let mut known = Vec::new();
-    for (name, value) in environment {
-        if value.is_empty() {
-            // As a compose file leaves it when nobody set it.
-            continue;
-        }
-        if let Some((_, instead)) = UNSUPPORTED.iter().find(|(unsupported, _)| *unsupported == name) {
-            if value != "false" {
-                let allowed = format!("{instead}; unset it");
-                wrong.push(Wrong { key: name, value: None, source: "environment".into(), allowed });
-            }
+    // Empty, as a compose file leaves it when nobody set it, counts as unset.
+    let environment: Vec<(String, String)> = environment.filter(|(_, value)| !value.is_empty()).collect();
+    for (name, value) in environment.clone() {
+        if let Some(instead) = unsupported(&name, &value, &environment) {
+            let allowed = format!("{instead}; unset it");
+            wrong.push(Wrong { key: name, value: None, source: "environment".into(), allowed });
         } else if let Some(known_name) = NAMES
             .iter()
             .find(|known| known.eq_ignore_ascii_case(&name) && name.chars().all(|c| !c.is_ascii_lowercase()))
@@ -347,7 +357,10 @@ fn read_one<T: Setting>(layers: &Figment, name: &str, required: bool, wrong: &mu
         Ok(parsed) => Some(parsed),
         // Shown as T shows it: a secret is redacted even when it is wrong.
         Err(allowed) => {
-            let shown = if name.contains("secret") || name.contains("password") { "***".into() } else { text };
+            let secret = name.contains("secret") || name.contains("password");
+            // A URL with a slip in it still holds its password.
+            let url = text.contains(['@', '?']);
+            let shown = if secret || url { "***".into() } else { text };
             wrong.push(refuse(Some(shown), allowed));
             None
         }
@@ -490,12 +503,25 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_not_ignored() {
-        for (name, _) in UNSUPPORTED {
+        let of_prefixes = ["RATE_LIMIT_PER_KEY_RPS", "CORS_MAX_AGE", "COMPACTION_TARGET_SIZE", "HTTP_TLS_KEY_FILE"];
+        let whole = UNSUPPORTED.iter().map(|(name, _)| *name).filter(|name| !name.ends_with('_'));
+        for name in whole.chain(of_prefixes) {
             let error = load_env(&[(name, "7")]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("unset it"), "{error}");
-            load_env(&[(name, "false")]).unwrap();
             load_env(&[(name, "")]).unwrap();
         }
+        for name in ["AUTH_ENABLED", "RATE_LIMIT_ENABLED", "CORS_ALLOW_CREDENTIALS", "COMPACTION_ENABLED"] {
+            for off in ["false", "False", "0", "no", "off"] {
+                load_env(&[(name, off)]).unwrap();
+            }
+            for on in ["true", "1", "maybe"] {
+                load_env(&[(name, on)]).unwrap_err();
+            }
+        }
+        load_env(&[("RATE_LIMIT_ENABLED", "no"), ("RATE_LIMIT_BURST_SIZE", "5")]).unwrap();
+        load_env(&[("RATE_LIMIT_ENABLED", "yes"), ("RATE_LIMIT_BURST_SIZE", "5")]).unwrap_err();
+        load_env(&[("RATE_LIMITS", "5"), ("MY_CORS_MAX_AGE", "5")]).unwrap();
+        load_env(&[("CORS_PROXY_SERVICE_HOST", "10.0.0.1"), ("CORS_PROXY_PORT_80_TCP", "tcp://10.0.0.1:80")]).unwrap();
         let error = load_env(&[("S3_ACCESS_KEY_ID", "a")]).unwrap_err().to_string();
         assert!(error.contains("s3_secret_access_key"), "{error}");
     }
@@ -507,5 +533,7 @@ mod tests {
         assert!(!format!("{:?} {:?}", loaded.config, loaded.config.show()).contains(&key));
         let error = load_env(&[("SECRETS_KEY", "hunter2")]).unwrap_err().to_string();
         assert!(error.contains("secrets_key") && !error.contains("hunter2"), "{error}");
+        let error = load_env(&[("DATABASE_URL", "postgres//u:hunter2@h/db")]).unwrap_err().to_string();
+        assert!(error.contains("database_url") && !error.contains("hunter2"), "{error}");
     }
 }

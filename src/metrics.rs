@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 // --- gateway ---
 
@@ -217,4 +217,164 @@ pub fn reaction_dead_letters(count: u64) {
 pub fn dispatcher_state(in_flight: usize, circuits_open: usize) {
     gauge!("causality_dispatcher_in_flight").set(in_flight as f64);
     gauge!("causality_dispatcher_circuits_open").set(circuits_open as f64);
+}
+
+// --- what each of them is ---
+
+/// Gives every metric its HELP line. Call it after the recorder is installed.
+pub fn describe() {
+    for (kind, name, help) in HELP {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *help),
+            Kind::Gauge => describe_gauge!(*name, *help),
+            Kind::Histogram => describe_histogram!(*name, *help),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+const HELP: &[(Kind, &str, &str)] = {
+    use Kind::{Counter, Gauge, Histogram};
+    &[
+        (
+            Counter,
+            "causality_gateway_events_total",
+            "Events taken in, by verdict: accepted, duplicate, rejected, unavailable (valid, and not stored).",
+        ),
+        (Counter, "causality_gateway_requests_total", "Requests to the gateway, by route and status code."),
+        (Histogram, "causality_gateway_request_seconds", "Time from the head of a request to its reply, by route."),
+        (Counter, "causality_task_restarts_total", "Restarts of a service that failed, by service."),
+        (Gauge, "causality_ready", "1 while the process takes traffic, else 0."),
+        (Counter, "causality_bus_published_total", "Messages stored on the bus."),
+        (Histogram, "causality_bus_group_messages", "Messages of one commit of the bus."),
+        (Histogram, "causality_bus_group_bytes", "Bytes of one commit of the bus."),
+        (
+            Histogram,
+            "causality_bus_commit_seconds",
+            "Time from the beginning of a commit of the bus until it is durable.",
+        ),
+        (Counter, "causality_bus_duplicates_total", "Messages not stored because their id was seen within the window."),
+        (Counter, "causality_bus_refused_full_total", "Messages refused for want of room."),
+        (Gauge, "causality_bus_stored_bytes", "Bytes that the bus holds."),
+        (Gauge, "causality_bus_stored_bytes_max", "Bytes at which the bus refuses messages."),
+        (Gauge, "causality_bus_consumer_backlog_messages", "Messages that a consumer has not acknowledged."),
+        (Gauge, "causality_bus_consumer_pending_messages", "Messages delivered to a consumer and not acknowledged."),
+        (
+            Gauge,
+            "causality_bus_consumer_oldest_seconds",
+            "Age of the oldest message that a consumer has not acknowledged.",
+        ),
+        (Counter, "causality_store_jobs_total", "Use cases that the writer of the store committed."),
+        (Histogram, "causality_store_commit_seconds", "Time of one commit of the store."),
+        (Counter, "causality_sink_files_total", "Parquet files stored, by the limit that closed them."),
+        (Counter, "causality_sink_rows_total", "Rows stored in Parquet files."),
+        (Counter, "causality_sink_file_bytes_total", "Bytes of the Parquet files stored."),
+        (Histogram, "causality_sink_store_seconds", "Time to store one Parquet file."),
+        (Counter, "causality_sink_store_failures_total", "Attempts to store a file that failed, by kind of failure."),
+        (
+            Counter,
+            "causality_sink_suspects_total",
+            "Messages looked up before they were written, since they may have been stored before.",
+        ),
+        (Counter, "causality_sink_suspects_in_range_total", "Messages looked up whose sequence a file holds."),
+        (
+            Counter,
+            "causality_sink_repeated_rows_total",
+            "Messages acknowledged without a row, because a file held them already.",
+        ),
+        (Counter, "causality_sink_lapsed_rows_total", "Rows encoded in vain: the leases of their messages lapsed."),
+        (Counter, "causality_sink_unreadable_total", "Messages that could not be read and went to the dead letters."),
+        (Gauge, "causality_sink_open_batches", "Parquet files being filled."),
+        (Gauge, "causality_sink_open_bytes", "Memory of the Parquet files being filled."),
+        (Gauge, "causality_sink_writing_bytes", "Bytes of the Parquet files being stored."),
+        (
+            Counter,
+            "causality_reaction_expression_faults_total",
+            "Expressions that gave no verdict: failed at run time, or not_bool.",
+        ),
+        (
+            Counter,
+            "causality_dispatcher_attempts_total",
+            "Webhook attempts, by class of the answer: 2xx to 5xx, or none.",
+        ),
+        (Histogram, "causality_dispatcher_attempt_seconds", "Duration of one webhook attempt."),
+        (
+            Counter,
+            "causality_reaction_events_total",
+            "Events looked at, by outcome: skipped (nothing could match them) or evaluated.",
+        ),
+        (Counter, "causality_reaction_matches_total", "Rules that matched an event."),
+        (Counter, "causality_reaction_anomalies_total", "Anomalies found."),
+        (Histogram, "causality_reaction_commit_seconds", "Time of one commit of effects."),
+        (
+            Counter,
+            "causality_reaction_refused_commits_total",
+            "Commits refused because another process was first; they are judged again.",
+        ),
+        (
+            Counter,
+            "causality_reaction_dead_letters_total",
+            "Events that could not be decoded and went to the dead letters.",
+        ),
+        (Gauge, "causality_dispatcher_in_flight", "Webhook requests under way."),
+        (Gauge, "causality_dispatcher_circuits_open", "Webhooks left alone for now, because they kept failing."),
+    ]
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    /// The metrics that this file writes, by the macro that does.
+    fn written() -> BTreeSet<(&'static str, &'static str)> {
+        let text = include_str!("metrics.rs");
+        let mut written = BTreeSet::new();
+        for kind in ["counter", "gauge", "histogram"] {
+            // Split, or this line would be found too.
+            let call = format!("{kind}!(\"causality{}", '_');
+            for (at, _) in text.match_indices(&call) {
+                let name = text[at..].split('"').nth(1).unwrap();
+                if !text[..at].ends_with("describe_") {
+                    written.insert((kind, name));
+                }
+            }
+        }
+        written
+    }
+
+    #[test]
+    fn every_metric_says_what_it_is() {
+        let described: BTreeSet<_> = HELP
+            .iter()
+            .map(|(kind, name, _)| match kind {
+                Kind::Counter => ("counter", *name),
+                Kind::Gauge => ("gauge", *name),
+                Kind::Histogram => ("histogram", *name),
+            })
+            .collect();
+        assert_eq!(described, written());
+        assert_eq!(described.len(), HELP.len(), "each once");
+    }
+
+    #[test]
+    fn help_is_served() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            ready(true);
+        });
+        let text = handle.render();
+        assert!(text.contains("# HELP causality_ready 1 while the process takes traffic, else 0.\n"), "{text}");
+    }
 }

@@ -3,6 +3,8 @@
 //! Invariant: every writing connection is in WAL mode with `synchronous=FULL`, so a
 //! committed transaction survives a power cut. Knows nothing of events or rules.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,14 +15,22 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens (and creates) a file for its single writer.
 pub fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
-    writer(Connection::open(path)?)
+    writer(create_private(path)?)
 }
 
 /// The same; a file that is new gets pages of this size.
 pub fn open_writer_with_pages(path: &Path, page_bytes: u32) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
+    let connection = create_private(path)?;
     connection.pragma_update(None, "page_size", page_bytes)?;
     writer(connection)
+}
+
+/// A file that is new is for its owner alone, and what SQLite puts beside it too: they hold events and secrets.
+fn create_private(path: &Path) -> rusqlite::Result<Connection> {
+    // An error is told better by what opens the file next. A file that exists is not touched: closing a second
+    // descriptor of it would end the locks of this process.
+    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    Connection::open(path)
 }
 
 fn writer(connection: Connection) -> rusqlite::Result<Connection> {
@@ -74,5 +84,25 @@ pub fn fault(error: &rusqlite::Error) -> Fault {
         (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Fault::Busy,
         (ErrorCode::ConstraintViolation, _) => Fault::Constraint,
         _ => Fault::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new.db");
+        let writer = open_writer(&path).unwrap();
+        writer.execute_batch("CREATE TABLE t(a)").unwrap();
+        let modes: Vec<u32> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().permissions().mode() & 0o777)
+            .collect();
+        assert_eq!(modes, [0o600; 3], "the file, its log and its index");
     }
 }

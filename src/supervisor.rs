@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -25,6 +26,8 @@ const RESTART_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(10) };
 /// How often a stop says what it still waits for.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// What a service is told of the time that its stage has: it should end by itself before the stage is cut.
+const TOLD_SHARE: f64 = 0.9;
 
 type Run = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
@@ -68,10 +71,46 @@ impl Tasks {
     }
 }
 
+/// How long a service may take to stop. Known only when it is told to: what the stages before it left is added.
+#[derive(Clone, Debug)]
+pub struct StopBudget {
+    /// What it has when nobody tells.
+    least: Duration,
+    at_most: Duration,
+    deadline: Arc<OnceLock<tokio::time::Instant>>,
+}
+
+impl StopBudget {
+    fn new(least: Duration, at_most: Duration) -> Self {
+        Self { least, at_most, deadline: Arc::default() }
+    }
+
+    /// The same, and never more than this.
+    pub fn at_most(mut self, at_most: Duration) -> Self {
+        self.at_most = at_most;
+        self
+    }
+
+    /// Ask once, right after the stop.
+    pub fn left(&self) -> Duration {
+        let left = self
+            .deadline
+            .get()
+            .map(|deadline| deadline.saturating_duration_since(tokio::time::Instant::now()).mul_f64(TOLD_SHARE));
+        left.unwrap_or(self.least).min(self.at_most)
+    }
+}
+
+impl From<Duration> for StopBudget {
+    fn from(fixed: Duration) -> Self {
+        Self::new(fixed, fixed)
+    }
+}
+
 /// What stops together: its services are told at once and share one time budget.
 struct Stage {
     name: &'static str,
-    budget: Duration,
+    budget: StopBudget,
     stop: CancellationToken,
     services: Vec<Service>,
 }
@@ -97,11 +136,15 @@ impl Default for Supervisor {
 }
 
 impl Supervisor {
-    /// Adds a stage; its token tells everything in it to stop.
-    pub fn stage(&mut self, name: &'static str, budget: Duration) -> CancellationToken {
-        let stop = CancellationToken::new();
-        self.stages.push(Stage { name, budget, stop: stop.clone(), services: Vec::new() });
-        stop
+    /// Adds a stage that has at least this long to stop, however long the stages before it took.
+    pub fn stage(&mut self, name: &'static str, least: Duration) {
+        let budget = StopBudget::new(least, Duration::MAX);
+        self.stages.push(Stage { name, budget, stop: CancellationToken::new(), services: Vec::new() });
+    }
+
+    /// What the services of the stage that was added last have to stop.
+    pub fn stop_budget(&self) -> StopBudget {
+        self.stages.last().map_or_else(|| Duration::ZERO.into(), |stage| stage.budget.clone())
     }
 
     /// Starts a service in the stage that was added last. `start` is called again after each failure.
@@ -125,13 +168,21 @@ impl Supervisor {
         }
     }
 
-    /// Stops stage after stage, each within its budget. True when all of them ended in time.
-    pub async fn stop(self) -> bool {
+    /// Stops stage after stage within `total`: each has all the time that is left, except the least of those after it.
+    /// True when all of them ended in time.
+    pub async fn stop(self, total: Duration) -> bool {
         let mut all_ended = true;
+        let mut kept: Duration = self.stages.iter().map(|stage| stage.budget.least).sum();
+        let end = tokio::time::Instant::now() + total;
         for stage in self.stages {
             let started = Instant::now();
+            kept -= stage.budget.least;
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let budget = left.saturating_sub(kept).max(stage.budget.least);
+            // Set once: a supervisor stops once.
+            let _ = stage.budget.deadline.set(tokio::time::Instant::now() + budget);
             stage.stop.cancel();
-            let ended = end_services(stage.name, stage.services, stage.budget).await;
+            let ended = end_services(stage.name, stage.services, budget).await;
             all_ended &= ended;
             if ended {
                 info!(stage = stage.name, elapsed_ms = started.elapsed().as_millis() as u64, "stage stopped");
@@ -245,7 +296,7 @@ mod tests {
         });
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(starts.load(Ordering::SeqCst), 4);
-        assert!(supervisor.stop().await);
+        assert!(supervisor.stop(Duration::from_secs(5)).await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -278,8 +329,46 @@ mod tests {
         }
         tokio::task::yield_now().await;
         let started = tokio::time::Instant::now();
-        assert!(!supervisor.stop().await);
-        assert_eq!(started.elapsed().as_secs(), 3);
+        assert!(!supervisor.stop(Duration::from_secs(9)).await);
+        assert_eq!(started.elapsed().as_secs(), 6, "the first left its time, the last keeps its own");
         assert_eq!(*order.lock().unwrap(), ["first", "last"]);
+    }
+
+    /// A stage whose one service takes `takes` to stop; answers what it was told that it may take.
+    fn slow(supervisor: &mut Supervisor, name: &'static str, least: u64, takes: u64) -> Arc<OnceLock<u64>> {
+        supervisor.stage(name, Duration::from_secs(least));
+        let (budget, told) = (supervisor.stop_budget(), Arc::new(OnceLock::new()));
+        let tells = told.clone();
+        supervisor.supervise(name, move |stop| {
+            let (budget, tells) = (budget.clone(), tells.clone());
+            async move {
+                stop.cancelled().await;
+                let _ = tells.set(budget.left().as_secs());
+                tokio::time::sleep(Duration::from_secs(takes)).await;
+                Ok(())
+            }
+        });
+        told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_a_stage_leaves_is_for_the_later_ones() {
+        let mut supervisor = Supervisor::default();
+        let gateway = slow(&mut supervisor, "gateway", 5, 10);
+        let sink = slow(&mut supervisor, "sink", 5, 0);
+        let webhooks = slow(&mut supervisor, "webhooks", 2, 15);
+        let admin = slow(&mut supervisor, "admin", 1, 0);
+        tokio::task::yield_now().await;
+        let started = tokio::time::Instant::now();
+        assert!(supervisor.stop(Duration::from_secs(30)).await);
+        assert_eq!(started.elapsed().as_secs(), 25);
+        let told = [gateway, sink, webhooks, admin].map(|told| *told.get().unwrap());
+        assert_eq!(told, [19, 15, 17, 4], "nine tenths of 22, 17, 19 and 5 seconds");
+    }
+
+    #[test]
+    fn a_service_without_a_supervisor_has_its_fixed_time() {
+        assert_eq!(StopBudget::from(Duration::from_secs(3)).left(), Duration::from_secs(3));
+        assert_eq!(StopBudget::from(Duration::from_secs(3)).at_most(Duration::from_secs(1)).left().as_secs(), 1);
     }
 }

@@ -44,5 +44,6 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)?;
+    crate::metrics::describe();
     Ok(handle)
 }

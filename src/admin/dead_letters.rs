@@ -1,4 +1,4 @@
-//! Dead letters of the bus: listed, shown with their payload, replayed, deleted.
+//! Dead letters of the bus: listed, shown with their payload, replayed, deleted one by one or all.
 
 use std::sync::Arc;
 
@@ -59,6 +59,19 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Re
 
 pub(super) async fn delete(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
     done(shared.state.bus.delete_dead_letter(id(&key)?).await.map_err(of_bus)?)
+}
+
+#[derive(Serialize)]
+pub(super) struct Deleted {
+    deleted: u64,
+}
+
+/// All of them, or with `before` those that died before then.
+pub(super) async fn purge(State(shared): State<Arc<Shared>>, mut params: Params) -> Result<Json<Deleted>, Problem> {
+    let before_ms = params.time_ms("before")?;
+    params.no_more()?;
+    let deleted = shared.state.bus.purge_dead_letters(before_ms).await.map_err(of_bus)?;
+    Ok(Json(Deleted { deleted }))
 }
 
 pub(super) async fn replay(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {

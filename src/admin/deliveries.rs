@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Shared;
-use super::query::{Key, Params};
-use super::refusal::{bad_query, not_found, of_store};
+use super::document::{parse, read_json};
+use super::query::{Key, NOT_A_TIME, Params};
+use super::refusal::{bad_query, not_found, of_store, wrong};
+use crate::event::FieldError;
 use crate::http::Problem;
-use crate::store::{Delivery, DeliveryFilter, Page};
+use crate::store::{Delivery, DeliveryFilter, DeliveryStatus, Page, RETRIES_MAX, RetryFilter};
 
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
@@ -45,6 +49,71 @@ pub(super) async fn delete(State(shared): State<Arc<Shared>>, Key(key): Key) -> 
 pub(super) async fn retry(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Json<Delivery>, Problem> {
     let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
     shared.state.store.retry_delivery(id).await.map(Json).map_err(of_store)
+}
+
+/// Which deliveries are to be sent again, as a person writes it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetryRequest {
+    /// Of the deliveries' creation.
+    since: String,
+    /// Now, when absent.
+    until: Option<String>,
+    /// Failed and dead, when absent.
+    status: Option<DeliveryStatus>,
+    webhook_id: Option<String>,
+    rule_id: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Retried {
+    retried: u64,
+    /// There may be more than one call sends again.
+    more: bool,
+}
+
+pub(super) async fn retry_all(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Retried>, Problem> {
+    let request: RetryRequest = parse(read_json(request).await?).map_err(wrong)?;
+    let store = &shared.state.store;
+    let unknown = |field: &str| {
+        wrong(vec![FieldError::new(format!("/{field}"), "is neither an id nor the name of one that exists")])
+    };
+    let id = |field: &'static str, key: String, found: Option<Uuid>| {
+        found.or_else(|| Uuid::try_parse(&key).ok()).ok_or_else(|| unknown(field))
+    };
+    let webhook_id = match request.webhook_id {
+        None => None,
+        Some(key) => {
+            let found = store.webhook(&key).await.map_err(of_store)?.map(|webhook| webhook.id);
+            Some(id("webhook_id", key, found)?)
+        }
+    };
+    let rule_id = match request.rule_id {
+        None => None,
+        Some(key) => {
+            let found = store.rule(&key).await.map_err(of_store)?.map(|rule| rule.id);
+            Some(id("rule_id", key, found)?)
+        }
+    };
+    let statuses = match request.status {
+        None => vec![DeliveryStatus::Failed, DeliveryStatus::DeadLetter],
+        Some(status) if status.is_retryable() => vec![status],
+        Some(_) => return Err(wrong(vec![FieldError::new("/status", "must be failed, dead_letter or cancelled")])),
+    };
+    let filter = RetryFilter {
+        since_ms: time_ms("since", &request.since)?,
+        until_ms: request.until.map_or(Ok(i64::MAX), |until| time_ms("until", &until))?,
+        statuses,
+        webhook_id,
+        rule_id,
+    };
+    let retried = store.retry_deliveries(filter).await.map_err(of_store)?;
+    Ok(Json(Retried { retried, more: retried == RETRIES_MAX }))
+}
+
+fn time_ms(field: &str, text: &str) -> Result<i64, Problem> {
+    let time = text.parse::<Timestamp>().map(Timestamp::as_millisecond);
+    time.map_err(|_| wrong(vec![FieldError::new(format!("/{field}"), NOT_A_TIME)]))
 }
 
 /// A filter by a document: the one that was found, or an id, whose document may be gone by now.

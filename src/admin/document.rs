@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 use super::refusal::wrong;
-use crate::event::FieldError;
+use crate::event::{FieldError, Unique};
 use crate::http::{BodyError, Problem, read_body};
 
 /// The largest document.
@@ -30,7 +30,16 @@ pub(super) async fn read_json(request: Request) -> Result<Value, Problem> {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the document as application/json."));
     }
     let body = read_body(request.into_body(), BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(unread)?;
-    serde_json::from_slice(&body).map_err(|error| {
+    let mut reader = serde_json::Deserializer::from_slice(&body);
+    let read: Result<Unique, _> = serde_path_to_error::deserialize(&mut reader);
+    let read = read.map_err(|error| (pointer(error.path()), error.into_inner()));
+    let whole = reader.end().map_err(|error| (String::new(), error));
+    read.and_then(|Unique(value)| whole.map(|()| value)).map_err(|(pointer, error)| {
+        if error.is_data() {
+            let message = error.to_string();
+            let detail = message.split(" at line ").next().unwrap_or_default();
+            return wrong(vec![FieldError::new(pointer, detail)]);
+        }
         // Only where: the parser's own words may repeat the input.
         let place = format!("The body is not JSON: line {}, column {}.", error.line(), error.column());
         Problem::new(StatusCode::BAD_REQUEST, place)
@@ -112,20 +121,26 @@ fn lists_in_place_of_objects(document: &Value) -> Vec<FieldError> {
 /// Reads a value of a known form.
 pub(super) fn fit<T: DeserializeOwned>(document: Value) -> Result<T, Vec<FieldError>> {
     serde_path_to_error::deserialize(document).map_err(|error| {
-        let mut pointer = String::new();
-        for segment in error.path() {
-            match segment {
-                Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-                Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
-                Segment::Enum { .. } | Segment::Unknown => {}
-            }
-        }
+        let pointer = pointer(error.path());
         let message = error.inner().to_string();
         if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
             return vec![FieldError::new(format!("{pointer}/{field}"), "is required")];
         }
         vec![FieldError::new(pointer, reworded(&message))]
     })
+}
+
+/// RFC 6901.
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
 }
 
 /// The parser's message without the value that it quotes.
@@ -139,6 +154,8 @@ fn reworded(message: &str) -> String {
     let wanted = match expected {
         "a map" => "an object",
         "a sequence" => "an array",
+        // What serde calls a word of a few.
+        "string or map" => "a string",
         "i64" | "u64" | "u32" => "an integer",
         _ if expected.starts_with("struct ") => "an object",
         _ => listed(expected),

@@ -139,7 +139,9 @@ async fn delete<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -
 fn read<R: Resource>(document: Value, checks: &Checks) -> Result<R, Problem> {
     let new = R::parse(document).map_err(wrong)?;
     let mut errors: Vec<FieldError> = check_name(new.name()).into_iter().collect();
-    errors.extend(new.check(checks));
+    let bad_name = !errors.is_empty();
+    // One thing to say of a name is enough.
+    errors.extend(new.check(checks).into_iter().filter(|error| !(bad_name && error.pointer == "/name")));
     if errors.is_empty() { Ok(new) } else { Err(wrong(errors)) }
 }
 

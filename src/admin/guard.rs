@@ -9,18 +9,29 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::Settings;
 use crate::http::Problem;
 
+const NOT_OWN_NAME: &str = "The admin API answers to localhost and IP addresses only, so that no web page can reach it \
+                            under a name of its own. Send the request to one of these.";
+
 pub(super) async fn admit(State(settings): State<Arc<Settings>>, request: Request, next: Next) -> Response {
+    if lacks_host(request.version(), request.uri(), request.headers()) {
+        return Problem::new(StatusCode::BAD_REQUEST, "The Host header is missing.").into_response();
+    }
     match judge(&settings, request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(detail) => Problem::new(StatusCode::FORBIDDEN, detail).into_response(),
     }
+}
+
+/// HTTP/1.1 and later always name the host; what leaves it out is no browser, and broken.
+fn lacks_host(version: Version, uri: &Uri, headers: &HeaderMap) -> bool {
+    version == Version::HTTP_11 && uri.authority().is_none() && !headers.contains_key(HOST)
 }
 
 fn judge(settings: &Settings, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
@@ -35,7 +46,7 @@ fn judge(settings: &Settings, method: &Method, uri: &Uri, headers: &HeaderMap) -
         && !is_own_name(host.host())
         && !is_allowed(settings, host.host())
     {
-        return Err("This listener answers to localhost and IP addresses only; allow other host names by setting.");
+        return Err(NOT_OWN_NAME);
     }
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());

@@ -79,16 +79,18 @@ pub fn router(state: State) -> Router {
         .merge(documents::routes::<NewRule>())
         .merge(documents::routes::<NewAnomalyConfig>())
         .route("/deliveries", get(deliveries::list))
+        .route("/deliveries/retry", post(deliveries::retry_all))
         .route("/deliveries/{id}", get(deliveries::show).delete(deliveries::delete))
         .route("/deliveries/{id}/retry", post(deliveries::retry))
         .route("/anomaly-events", get(anomaly_events::list))
-        .route("/dead-letters", get(dead_letters::list))
+        .route("/dead-letters", get(dead_letters::list).delete(dead_letters::purge))
         .route("/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::delete))
         .route("/dead-letters/{id}/replay", post(dead_letters::replay))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{id}", get(keys::show).delete(keys::revoke))
-        .route("/status", get(probes::status));
-    let (settings, probes) = (state.settings.clone(), state.probes.clone());
+        .route("/status", get(probes::status))
+        .layer(from_fn_with_state(state.settings.clone(), guard::admit));
+    let probes = state.probes.clone();
     Router::new()
         .nest(BASE, api)
         .with_state(Arc::new(Shared::new(state)))
@@ -98,19 +100,18 @@ pub fn router(state: State) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This resource does not have this method.")
         })
-        .layer(from_fn_with_state(settings, guard::admit))
 }
 
 /// Health, readiness and metrics alone, of a process that does not serve the API; `why` says who does.
-pub fn probes_router(probes: Probes, settings: Arc<Settings>, why: &'static str) -> Router {
+pub fn probes_router(probes: Probes, why: &'static str) -> Router {
     let refuse = move || async move { Problem::new(StatusCode::NOT_FOUND, why) };
     Router::new()
         .merge(probe_routes(probes))
         .route(&format!("{BASE}/{{*path}}"), any(refuse))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
-        .layer(from_fn_with_state(settings, guard::admit))
 }
 
+/// Whatever the Host header says: whoever probes comes by an address or a service's name, and reads no secrets.
 fn probe_routes(probes: Probes) -> Router {
     Router::new()
         .route("/health", get(probes::health))

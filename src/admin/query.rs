@@ -18,6 +18,8 @@ use crate::store::PageRequest;
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
+pub(super) const NOT_A_TIME: &str = "must be a time as RFC 3339, such as 2026-01-31T09:00:00Z";
+
 /// The `{id}` of a path, percent-decoded: an id or a name.
 pub(super) struct Key(pub(super) String);
 
@@ -67,7 +69,7 @@ impl Params {
     pub(super) fn time_ms(&mut self, name: &str) -> Result<Option<i64>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let ms = text.parse::<i64>().ok().or_else(|| text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond));
-        ms.map(Some).ok_or_else(|| bad_query(name, "must be a time as RFC 3339, such as 2026-01-31T09:00:00Z"))
+        ms.map(Some).ok_or_else(|| bad_query(name, NOT_A_TIME))
     }
 
     /// The page; every other parameter must have been taken.
@@ -80,9 +82,15 @@ impl Params {
             },
         };
         let cursor = self.text("cursor");
+        self.no_more()?;
+        Ok(PageRequest { limit, cursor })
+    }
+
+    /// Refuses what was not taken.
+    pub(super) fn no_more(self) -> Result<(), Problem> {
         match self.0.into_keys().next() {
             Some(name) => Err(bad_query(&name, "is not a parameter of this list")),
-            None => Ok(PageRequest { limit, cursor }),
+            None => Ok(()),
         }
     }
 }

@@ -25,7 +25,11 @@ const CLAIM_SPARE: Duration = Duration::from_secs(5);
 /// Admin connections; people and scrapers, not apps.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 
-/// How long each stage of a stop may take; together `shutdown_timeout`.
+/// How long a request may take to be published and answered once its body is there, beside what the bus may take: a
+/// publish through NATS ends after three times `nats_timeout`.
+const ANSWER_SPARE: Duration = Duration::from_secs(15);
+
+/// How long each stage of a stop has at least; it also has what the stages before it left of `shutdown_timeout`.
 pub(super) struct Budgets {
     pub(super) gateway: Duration,
     pub(super) sink: Duration,
@@ -35,21 +39,11 @@ pub(super) struct Budgets {
 }
 
 impl Budgets {
-    /// Half of it for the sink, which has the most left to do: what is on the bus, then the open files.
+    /// The rest, half of it where one process runs everything, is for who needs it first: that honours the default
+    /// `http_shutdown_timeout`. The sink has the most left to do: what is on the bus, then the open files.
     pub(super) fn of(config: &Config) -> Self {
         let total = config.shutdown_timeout.0;
-        Self {
-            gateway: config.http_shutdown_timeout.0.min(total / 4),
-            sink: total / 2,
-            reaction: total / 16,
-            webhooks: total / 8,
-            admin: total / 16,
-        }
-    }
-
-    /// What a part is told, so that it ends by itself before its stage is cut.
-    fn inner(stage: Duration) -> Duration {
-        stage.mul_f64(0.9)
+        Self { gateway: Duration::ZERO, sink: total / 4, reaction: total / 16, webhooks: total / 8, admin: total / 16 }
     }
 }
 
@@ -145,7 +139,8 @@ pub(super) fn gateway(config: &Config) -> gateway::Settings {
             header_timeout: config.http_read_timeout.0,
             write_timeout: config.http_write_timeout.0,
             idle_timeout: config.http_idle_timeout.0,
-            drain_timeout: Budgets::inner(Budgets::of(config).gateway),
+            request_timeout: config.http_read_timeout.0 + 3 * config.nats_timeout.0 + ANSWER_SPARE,
+            drain_timeout: config.http_shutdown_timeout.0.into(),
             ..http::Limits::default()
         },
         body_bytes_max: config.max_body_size.0 as usize,
@@ -158,7 +153,7 @@ pub(super) fn gateway(config: &Config) -> gateway::Settings {
 pub(super) fn admin_limits(config: &Config) -> http::Limits {
     http::Limits {
         connections_max: ADMIN_CONNECTIONS_MAX,
-        drain_timeout: Budgets::inner(Budgets::of(config).admin),
+        request_timeout: http::Limits::default().request_timeout,
         ..gateway(config).http
     }
 }
@@ -181,7 +176,6 @@ pub(super) fn sink(config: &Config, local: bool) -> sink::Settings {
         workers: config.batch_worker_count.0,
         row_group_rows: config.parquet_row_group_size.0,
         compression: compression(config.parquet_compression),
-        stop_budget: Budgets::inner(Budgets::of(config).sink),
         ..sink::Settings::default()
     }
 }
@@ -227,7 +221,37 @@ pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> 
         request_timeout: config.dispatcher_request_timeout.0,
         lease: 2 * config.dispatcher_request_timeout.0 + CLAIM_SPARE,
         allowed_networks,
-        stop_budget: Budgets::inner(Budgets::of(config).webhooks),
         ..DispatcherSettings::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Period, load};
+
+    fn config() -> Config {
+        load(None, &[]).unwrap().config
+    }
+
+    #[test]
+    fn a_request_that_arrives_in_time_has_time_for_its_reply() {
+        for seconds in [1, 30, 600] {
+            let config = Config { http_read_timeout: Period(Duration::from_secs(seconds)), ..config() };
+            let settings = gateway(&config);
+            assert_eq!(settings.body_timeout, Duration::from_secs(seconds));
+            let publish = 3 * config.nats_timeout.0;
+            assert!(settings.http.request_timeout > settings.body_timeout + publish, "{seconds}");
+            // The document of an admin request has a time of its own.
+            assert_eq!(admin_limits(&config).request_timeout, http::Limits::default().request_timeout);
+        }
+    }
+
+    #[test]
+    fn the_stages_leave_room_for_the_drain_of_the_gateway() {
+        let config = config();
+        let Budgets { gateway, sink, reaction, webhooks, admin } = Budgets::of(&config);
+        let room = config.shutdown_timeout.0 - (gateway + sink + reaction + webhooks + admin);
+        assert!(room.mul_f64(0.9) > config.http_shutdown_timeout.0, "{room:?}");
+    }
 }

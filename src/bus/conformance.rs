@@ -234,9 +234,10 @@ pub(crate) async fn redelivers_what_is_not_acknowledged(fixture: Fixture) {
     let short = ConsumerSpec { ack_wait: Duration::from_millis(200), ..spec("c", ">") };
     let mut subscription = bus.subscribe(short).await.unwrap();
     publish_numbers(bus, 0..4).await;
+    // No later than the leases, however long the acknowledgement takes.
+    let began = Instant::now();
     let first = fetch(&mut subscription, 4).await;
     subscription.acker().ack(&[first[1].receipt]).await.unwrap();
-    let began = Instant::now();
     let again = fetch(&mut subscription, 3).await;
     assert!(began.elapsed() >= Duration::from_millis(150), "redelivered after {:?}", began.elapsed());
     assert_eq!(payloads(&again), ["0", "2", "3"]);
@@ -349,6 +350,36 @@ pub(crate) async fn a_dead_letter_is_replayed_to_its_consumer_alone(mut fixture:
     assert!(!bus.delete_dead_letter(id).await.unwrap());
     assert!(bus.dead_letter(id).await.unwrap().is_none());
     assert_silent(&mut first).await;
+}
+
+pub(crate) async fn dead_letters_are_purged_by_age(fixture: Fixture) {
+    let bus = &fixture.bus;
+    let mut consumer = bus.subscribe(spec("first", "events.>")).await.unwrap();
+    let now_ms = || jiff::Timestamp::now().as_millisecond();
+    let mut between = 0;
+    for part in [["a", "b", "c"], ["d", "e", "f"]] {
+        between = now_ms();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        publish(bus, &part.map(|payload| ("events.x", None, payload))).await;
+        for delivery in fetch(&mut consumer, 3).await {
+            consumer.acker().dead_letter(delivery.receipt, "not readable").await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let letters = bus.dead_letters(None, 10).await.unwrap();
+    assert_eq!(letters.len(), 6);
+    assert!(bus.delete_dead_letter(letters[4].id).await.unwrap(), "a gap");
+    assert_eq!(bus.purge_dead_letters(Some(between - 3_600_000)).await.unwrap(), 0);
+    assert_eq!(bus.purge_dead_letters(Some(between)).await.unwrap(), 2);
+    let kept: Vec<_> = bus.dead_letters(None, 10).await.unwrap().into_iter().map(|letter| letter.payload).collect();
+    assert_eq!(kept, ["f", "e", "d"]);
+    assert_eq!(bus.purge_dead_letters(Some(now_ms() + 3_600_000)).await.unwrap(), 3);
+    assert_eq!(bus.purge_dead_letters(None).await.unwrap(), 0);
+    publish(bus, &[("events.x", None, "g")]).await;
+    let last = fetch(&mut consumer, 1).await;
+    consumer.acker().dead_letter(last[0].receipt, "not readable").await.unwrap();
+    assert_eq!(bus.purge_dead_letters(None).await.unwrap(), 1);
+    assert!(bus.dead_letters(None, 10).await.unwrap().is_empty());
 }
 
 pub(crate) async fn an_id_is_stored_once(mut fixture: Fixture) {
@@ -553,6 +584,7 @@ macro_rules! suite {
             what_is_given_back_comes_after_its_delay => |_| {},
             buries_what_is_delivered_too_often => |_| {},
             a_dead_letter_is_replayed_to_its_consumer_alone => |_| {},
+            dead_letters_are_purged_by_age => |_| {},
             an_id_is_stored_once => |_| {},
             of_concurrent_publishes_of_an_id_one_is_stored => |_| {},
             an_id_is_free_again_after_the_window => |s| s.dedup_window = std::time::Duration::from_secs(1),

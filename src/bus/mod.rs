@@ -291,6 +291,14 @@ impl Bus {
         }
     }
 
+    /// Deletes the dead letters that died before then, or all of them; answers how many.
+    pub async fn purge_dead_letters(&self, before_ms: Option<i64>) -> Result<u64, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.purge_dead_letters(before_ms).await,
+            Inner::Nats(engine) => engine.purge_dead_letters(before_ms).await,
+        }
+    }
+
     /// Purges what every consumer has acknowledged, when usage passes 80 % or age passes the limit, and old
     /// dead letters. The composition root calls it on a timer. Answers how many messages went.
     pub async fn purge_acknowledged(&self) -> Result<u64, BusError> {

@@ -44,6 +44,11 @@ pub(super) struct AdminArgs {
     pub(super) json: bool,
 }
 
+/// How many of a list are asked for: none is a slip.
+pub(super) fn limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "must be a whole number from 1".to_owned())
+}
+
 /// An `http` or `https` URL with a host and no query, its trailing slashes taken off.
 pub(super) fn http_url(text: &str) -> Result<String, String> {
     let uri: Uri = text.parse().map_err(|e| format!("not a URL: {e}"))?;
@@ -103,8 +108,8 @@ impl AdminClient {
         self.call(Method::PUT, path, Some(document)).await?.succeed()
     }
 
-    pub(super) async fn delete(&self, path: &str) -> Result<(), Failure> {
-        self.call(Method::DELETE, path, None).await?.succeed().map(drop)
+    pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.call(Method::DELETE, path, None).await?.succeed()
     }
 
     /// Up to `limit` documents of a list, all pages walked; `filters` are query parameters.
@@ -206,6 +211,9 @@ impl Answer {
     }
 }
 
+/// What a listener of ours says that has no such path at all: the gateway of every path of the admin API.
+const NO_SUCH_PATH: &str = "There is nothing at this path.";
+
 /// `title: detail`, then a line for every entry of `errors`; what to do where the status says it.
 fn problem(status: StatusCode, body: &[u8]) -> Failure {
     let document: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
@@ -214,8 +222,11 @@ fn problem(status: StatusCode, body: &[u8]) -> Failure {
     if let Some(detail) = document["detail"].as_str().filter(|detail| !detail.is_empty()) {
         let _ = write!(message, ": {detail}");
     }
-    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        message.push_str("; set ADMIN_TOKEN or --admin-token to the server's admin token");
+    if status == StatusCode::UNAUTHORIZED {
+        message.push_str("; --admin-token gives the token that is asked for");
+    }
+    if status == StatusCode::NOT_FOUND && document["detail"] == NO_SUCH_PATH {
+        message.push_str("; is this the gateway's port? The admin API has its own, by default 9090 (--admin-url)");
     }
     for error in document["errors"].as_array().into_iter().flatten() {
         let pointer = error["pointer"].as_str().filter(|pointer| !pointer.is_empty()).unwrap_or("/");
@@ -295,7 +306,10 @@ mod tests {
         );
         assert_eq!(failure.status, ExitStatus::Failed);
         assert_eq!(problem(StatusCode::BAD_GATEWAY, b"<html>").to_string(), "502 Bad Gateway");
-        assert!(problem(StatusCode::UNAUTHORIZED, b"").to_string().contains("ADMIN_TOKEN"));
+        assert!(problem(StatusCode::UNAUTHORIZED, b"").to_string().contains("--admin-token"));
+        assert_eq!(problem(StatusCode::FORBIDDEN, b"").to_string(), "403 Forbidden");
+        let gateway = br#"{"title":"Not Found","status":404,"detail":"There is nothing at this path."}"#;
+        assert!(problem(StatusCode::NOT_FOUND, gateway).to_string().contains("is this the gateway's port?"));
     }
 
     #[test]

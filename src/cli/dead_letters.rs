@@ -4,14 +4,14 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::client::{AdminArgs, AdminClient};
+use super::client::{AdminArgs, AdminClient, limit, percent_encoded};
 use super::documents::text;
 use super::failure::Failure;
 use super::moment;
 use super::output::{note, print, print_document, print_json};
 use super::table::Table;
 
-/// List, show, replay and delete messages that could not be handled
+/// List, show, replay, delete and purge messages that could not be handled
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 A message becomes a dead letter when a consumer cannot decode it, or has failed on it too often.
@@ -20,7 +20,8 @@ Replay hands it to that consumer again, and to no other.
 Examples:
   causality dead-letters list
   causality dead-letters get 42
-  causality dead-letters replay 42 43")]
+  causality dead-letters replay 42 43
+  causality dead-letters purge --before 2026-01-31T09:00:00Z")]
 pub struct Args {
     #[command(subcommand)]
     action: Action,
@@ -33,7 +34,7 @@ enum Action {
     /// Show the latest ones, one a line
     List {
         /// At most this many
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = limit)]
         limit: usize,
     },
     /// Show one whole
@@ -42,6 +43,12 @@ enum Action {
     Delete {
         #[arg(required = true)]
         ids: Vec<u64>,
+    },
+    /// Delete all of them for good, or those that died before a time
+    Purge {
+        /// Only those that died before then, such as 2026-01-31T09:00:00Z
+        #[arg(long, value_name = "TIME")]
+        before: Option<Timestamp>,
     },
     /// Hand one or more to their consumer again
     Replay {
@@ -71,6 +78,15 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
                 client.delete(&format!("dead-letters/{id}")).await.map_err(within(id))?;
                 note(&format!("dead letter {id} deleted"));
             }
+            Ok(())
+        }
+        Action::Purge { before } => {
+            let filter = before.map_or_else(String::new, |at| format!("?before={}", percent_encoded(&at.to_string())));
+            let answer = client.delete(&format!("dead-letters{filter}")).await?;
+            if args.admin.json {
+                return print_json(&answer);
+            }
+            note(&format!("{} dead letters deleted", text(&answer, "deleted")));
             Ok(())
         }
         Action::Replay { ids } => {

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::client::{AdminArgs, AdminClient, percent_encoded};
+use super::client::{AdminArgs, AdminClient, limit, percent_encoded};
 use super::documents::{Collection, RULES, WEBHOOKS, text};
 use super::failure::Failure;
 use super::moment;
@@ -22,7 +22,8 @@ const NAMES_MAX: usize = 1_000;
 Examples:
   causality deliveries list --status dead_letter --webhook ops
   causality deliveries list --event 0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e --json
-  causality deliveries retry 0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e")]
+  causality deliveries retry 0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e
+  causality deliveries retry --since 2026-01-31T09:00:00Z --webhook ops")]
 pub struct Args {
     #[command(subcommand)]
     action: Action,
@@ -47,7 +48,7 @@ enum Action {
         #[arg(long, value_name = "EVENT_ID")]
         event: Option<String>,
         /// At most this many
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = limit)]
         limit: usize,
     },
     /// Show one whole, with the body it sends
@@ -57,11 +58,29 @@ enum Action {
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Send one or more again that failed, died or were cancelled
-    Retry {
-        #[arg(required = true)]
-        ids: Vec<String>,
-    },
+    /// Send one or more again that failed, died or were cancelled; or all of a time that failed or died
+    Retry(Retry),
+}
+
+#[derive(Debug, clap::Args)]
+struct Retry {
+    #[arg(required_unless_present = "since", conflicts_with_all = ["since", "until", "status", "webhook", "rule"])]
+    ids: Vec<String>,
+    /// All that were created since then, such as 2026-01-31T09:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
+    /// Only those that were created before then
+    #[arg(long, value_name = "TIME", requires = "since")]
+    until: Option<Timestamp>,
+    /// Only those with this status, instead of failed and dead_letter
+    #[arg(long, requires = "since")]
+    status: Option<Status>,
+    /// Only those to this webhook, by name or id
+    #[arg(long, value_name = "WEBHOOK", requires = "since")]
+    webhook: Option<String>,
+    /// Only those that this rule caused, by name or id
+    #[arg(long, value_name = "RULE", requires = "since")]
+    rule: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -80,9 +99,7 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
     match args.action {
         Action::List { status, webhook, rule, event, limit } => {
             let mut filters: Vec<(&str, String)> = Vec::new();
-            if let Some(value) = status.as_ref().and_then(ValueEnum::to_possible_value) {
-                filters.push(("status", value.get_name().to_owned()));
-            }
+            filters.extend(status.as_ref().and_then(word).map(|word| ("status", word)));
             if let Some(name) = webhook {
                 filters.push(("webhook_id", id_of(&client, &WEBHOOKS, &name).await?));
             }
@@ -99,7 +116,8 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
                 note("there are no such deliveries");
                 return Ok(());
             }
-            print(&table(&deliveries, &names(&client).await?, Timestamp::now()).render())
+            let names = names(&client, &["webhooks", "rules", "anomalies"]).await?;
+            print(&table(&deliveries, &names, Timestamp::now()).render())
         }
         Action::Get { id } => {
             print_document(&client.get(&format!("deliveries/{}", percent_encoded(&id))).await?, args.admin.json)
@@ -112,15 +130,46 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Action::Retry { ids } => {
+        Action::Retry(retry) if retry.since.is_some() => retry_all(&client, retry, args.admin.json).await,
+        Action::Retry(Retry { ids, .. }) => {
             for id in ids {
                 let path = format!("deliveries/{}/retry", percent_encoded(&id));
-                client.post(&path, None).await.map_err(|failure| failure.within(&format!("delivery {id}")))?;
-                note(&format!("delivery {id} will be sent again"));
+                let retried = client.post(&path, None).await;
+                let delivery = retried.map_err(|failure| failure.within(&format!("delivery {id}")))?;
+                match disabled(&client, &text(&delivery, "webhook_id")).await? {
+                    Some(name) => note(&format!("delivery {id} is pending until webhook {name:?} is enabled")),
+                    None => note(&format!("delivery {id} will be sent again")),
+                }
             }
             Ok(())
         }
     }
+}
+
+async fn retry_all(client: &AdminClient, retry: Retry, json: bool) -> Result<(), Failure> {
+    let request = json!({
+        "since": retry.since, "until": retry.until, "status": retry.status.and_then(|status| word(&status)),
+        "webhook_id": retry.webhook, "rule_id": retry.rule,
+    });
+    let answer = client.post("deliveries/retry", Some(&request)).await?;
+    if json {
+        return print_json(&answer);
+    }
+    note(&format!("{} deliveries will be sent again", text(&answer, "retried")));
+    if answer["more"] == true {
+        note("there may be more; run it again for them");
+    }
+    Ok(())
+}
+
+fn word(status: &Status) -> Option<String> {
+    status.to_possible_value().map(|value| value.get_name().to_owned())
+}
+
+/// The name of the webhook, if it gets nothing for now.
+async fn disabled(client: &AdminClient, id: &str) -> Result<Option<String>, Failure> {
+    let webhook = client.find(&WEBHOOKS.path(id)).await?;
+    Ok(webhook.filter(|webhook| webhook["enabled"] == false).map(|webhook| text(&webhook, "name")))
 }
 
 /// The filters want ids; people have names.
@@ -133,10 +182,10 @@ async fn id_of(client: &AdminClient, collection: &Collection, name: &str) -> Res
     Ok(text(&document, "id"))
 }
 
-/// Names of webhooks, rules and anomaly configs by id.
-async fn names(client: &AdminClient) -> Result<HashMap<String, String>, Failure> {
+/// The names of the documents of these collections by id.
+pub(super) async fn names(client: &AdminClient, collections: &[&str]) -> Result<HashMap<String, String>, Failure> {
     let mut names = HashMap::new();
-    for collection in ["webhooks", "rules", "anomalies"] {
+    for collection in collections {
         for document in client.list(collection, &[], NAMES_MAX).await? {
             names.insert(text(&document, "id"), text(&document, "name"));
         }
@@ -170,8 +219,6 @@ fn table(deliveries: &[Value], names: &HashMap<String, String>, now: Timestamp) 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -1,10 +1,13 @@
 //! `rules`, `webhooks` and `anomalies`: the three collections that people write and `apply` sends.
 
+use std::collections::HashMap;
+
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::client::{AdminArgs, AdminClient, percent_encoded};
+use super::client::{AdminArgs, AdminClient, limit, percent_encoded};
+use super::deliveries::names;
 use super::failure::Failure;
 use super::moment;
 use super::output::{note, print, print_document, print_json};
@@ -30,7 +33,7 @@ enum Action {
     /// Show all of them, one a line
     List {
         /// At most this many
-        #[arg(long, default_value_t = 10_000, value_name = "N")]
+        #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = limit)]
         limit: usize,
     },
     /// Show one whole, as YAML or with --json as JSON
@@ -71,10 +74,11 @@ pub(super) async fn execute(args: Args, collection: &Collection) -> Result<(), F
     let place = |name: &str| format!("{} {name:?}", collection.singular);
     match args.action {
         Action::List { limit } => {
-            let documents = client.list(collection.plural, &[], limit).await?;
+            let mut documents = client.list(collection.plural, &[], limit).await?;
             if args.admin.json {
                 return print_json(&documents);
             }
+            name_webhooks(&client, &mut documents).await?;
             let table = (collection.table)(&documents, Timestamp::now());
             if table.is_empty() {
                 note(&format!("there are no {}; `causality apply -f FILE` creates them", collection.plural));
@@ -83,9 +87,12 @@ pub(super) async fn execute(args: Args, collection: &Collection) -> Result<(), F
             print(&table.render())
         }
         Action::Get { name } => {
-            let document =
-                client.get(&collection.path(&name)).await.map_err(|failure| failure.within(&place(&name)))?;
-            print_document(&document, args.admin.json)
+            let document = client.get(&collection.path(&name)).await;
+            let mut document = [document.map_err(|failure| failure.within(&place(&name)))?];
+            if !args.admin.json {
+                name_webhooks(&client, &mut document).await?;
+            }
+            print_document(&document[0], args.admin.json)
         }
         Action::Delete { names } => {
             for name in names {
@@ -94,6 +101,26 @@ pub(super) async fn execute(args: Args, collection: &Collection) -> Result<(), F
                 note(&format!("{} deleted", place(&name)));
             }
             Ok(())
+        }
+    }
+}
+
+/// The server keeps the ids of the webhooks that a document calls; people, and files for `apply`, have names.
+async fn name_webhooks(client: &AdminClient, documents: &mut [Value]) -> Result<(), Failure> {
+    let called = |document: &Value| document["actions"]["webhooks"].as_array().is_some_and(|ids| !ids.is_empty());
+    if documents.iter().any(called) {
+        let names = names(client, &[WEBHOOKS.plural]).await?;
+        documents.iter_mut().for_each(|document| put_names(document, &names));
+    }
+    Ok(())
+}
+
+/// An id without a name stays: its webhook was deleted in the meantime.
+fn put_names(document: &mut Value, names: &HashMap<String, String>) {
+    let ids = document.pointer_mut("/actions/webhooks").and_then(Value::as_array_mut);
+    for id in ids.into_iter().flatten() {
+        if let Some(name) = id.as_str().and_then(|id| names.get(id)) {
+            *id = Value::from(name.as_str());
         }
     }
 }
@@ -194,10 +221,12 @@ mod tests {
 
     #[test]
     fn a_rule_is_one_line() {
-        let rule = json!({"id": "1", "name": "big purchase", "app_id": "shop", "event_category": "commerce",
+        let mut rule = json!({"id": "1", "name": "big purchase", "app_id": "shop", "event_category": "commerce",
             "event_type": null, "conditions": [{}, {}], "expression": "true", "priority": 10, "enabled": true,
-            "actions": {"webhooks": ["ops", "crm"], "publish_subjects": ["alerts.x"]},
+            "actions": {"webhooks": ["0190a2b4-1", "0190a2b4-2"], "publish_subjects": ["alerts.x"]},
             "updated_at": "2026-03-01T12:03:00Z"});
+        let names = [("0190a2b4-1", "ops"), ("0190a2b4-2", "crm"), ("1", "not a webhook")];
+        put_names(&mut rule, &names.into_iter().map(|(id, name)| (id.to_owned(), name.to_owned())).collect());
         let now = "2026-03-01T12:04:00Z".parse().unwrap();
         assert_eq!(
             rules_table(&[rule], now).render(),

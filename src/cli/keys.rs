@@ -4,7 +4,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::client::{AdminArgs, AdminClient, percent_encoded};
+use super::client::{AdminArgs, AdminClient, limit, percent_encoded};
 use super::documents::text;
 use super::failure::Failure;
 use super::moment;
@@ -33,11 +33,14 @@ enum Action {
     /// Show all of them, never the keys themselves
     List {
         /// At most this many
-        #[arg(long, default_value_t = 10_000, value_name = "N")]
+        #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = limit)]
         limit: usize,
     },
     /// Show what is known of one
-    Get { id: String },
+    Get {
+        /// Its name or id
+        name: String,
+    },
     /// Create one and print it, this once
     Create {
         /// The app whose events the key admits
@@ -49,6 +52,7 @@ enum Action {
     },
     /// Revoke one or more: requests with them are refused from then on
     Delete {
+        /// Names or ids
         #[arg(required = true)]
         ids: Vec<String>,
     },
@@ -68,12 +72,9 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
             }
             print(&table(&keys, Timestamp::now()).render())
         }
-        // The API has no path for a single key: there is nothing to show that the list does not hold.
-        Action::Get { id } => {
-            let keys = client.list("keys", &[], usize::MAX).await?;
-            let known = keys.into_iter().find(|key| key["id"] == id.as_str());
-            let key = known.ok_or_else(|| Failure::failed(format!("there is no API key with the id {id}")))?;
-            print_document(&key, args.admin.json)
+        Action::Get { name } => {
+            let key = client.get(&format!("keys/{}", percent_encoded(&name))).await;
+            print_document(&key.map_err(|failure| failure.within(&format!("API key {name}")))?, args.admin.json)
         }
         Action::Create { app, name } => {
             let created = client.post("keys", Some(&json!({"app_id": app, "name": name}))).await?;

@@ -331,7 +331,7 @@ impl Setting for Url {
         }
     }
 
-    /// `scheme://user:***@host`; a lone user is a token, and as secret.
+    /// `scheme://user:***@host?password=***`; a lone user is a token, and as secret.
     fn show(&self) -> String {
         let redact = |url: &str| {
             let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
@@ -339,13 +339,29 @@ impl Setting for Url {
             match rest[..authority_end].rsplit_once('@') {
                 Some((user, host)) => {
                     let user = user.split_once(':').map_or("***".to_owned(), |(user, _)| format!("{user}:***"));
-                    format!("{scheme}://{user}@{host}{}", &rest[authority_end..])
+                    format!("{scheme}://{user}@{host}{}", redacted_query(&rest[authority_end..]))
                 }
-                None => url.to_owned(),
+                None => redacted_query(url),
             }
         };
         self.0.split(',').map(|url| redact(url.trim())).collect::<Vec<_>>().join(",")
     }
+}
+
+/// Query parameters that hold a secret, by a part of their name: `password`, `sslpassword`, `sig` of Azure, and so on.
+const SECRET_PARAMETERS: [&str; 6] = ["password", "passwd", "token", "secret", "sig", "key"];
+
+/// What follows the `?`, its secrets masked.
+fn redacted_query(url: &str) -> String {
+    let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
+    let redact = |parameter: &str| {
+        let (name, _) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let lower = name.to_ascii_lowercase();
+        // An escaped name may spell any of them.
+        let secret = lower.contains('%') || SECRET_PARAMETERS.iter().any(|part| lower.contains(part));
+        if secret { format!("{name}=***") } else { parameter.to_owned() }
+    };
+    format!("{before}?{}", query.split('&').map(redact).collect::<Vec<_>>().join("&"))
 }
 
 /// Declares a setting that is one of a few words.
@@ -439,6 +455,15 @@ mod tests {
             ("nats://u:p@h:4222, tls://token@i", "nats://u:***@h:4222,tls://***@i"),
             ("postgres://u:p%40@h/db?sslmode=require", "postgres://u:***@h/db?sslmode=require"),
             ("s3://bucket/a@b", "s3://bucket/a@b"),
+            (
+                "postgres://h/db?user=u&password=zzz&sslmode=require&SSLPassword=yyy",
+                "postgres://h/db?user=u&password=***&sslmode=require&SSLPassword=***",
+            ),
+            ("postgres://u:p@h/db?pass%77ord=zzz", "postgres://u:***@h/db?pass%77ord=***"),
+            (
+                "az://c/p?sv=1&sig=zzz, s3://b?session_token=yyy&secret=x",
+                "az://c/p?sv=1&sig=***,s3://b?session_token=***&secret=***",
+            ),
         ] {
             let parsed = Url::parse(url).unwrap();
             assert_eq!((parsed.show(), format!("{parsed:?}")), (shown.to_owned(), shown.to_owned()));

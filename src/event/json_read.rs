@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::binary::MORE_THAN_ONE_PAYLOAD;
 use super::invalid::{Errors, Path};
 use super::json_text::{JsonText, Malformed, Quoted, Token};
 use super::schema::{Field, Message, Shape};
@@ -16,7 +17,7 @@ pub(super) const DUPLICATE: &str = "must not come twice";
 
 /// Fields that are named where an unknown one is refused, at most.
 const FIELDS_NAMED_MAX: usize = 4;
-/// Whole numbers up to here are exact in a double.
+/// Whole numbers below this are exact in a double, and no other number rounds to them.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Reads values of one body. The buffers are kept from event to event.
@@ -72,7 +73,7 @@ impl<'a> JsonReader<'a> {
                 // Null stands for a field that is not set.
                 Token::Null => self.json.word(Token::Null)?,
                 _ if payload && matches!(field.shape, Shape::Payload(_)) => {
-                    self.errors.add(here, "more than one payload: exactly one is allowed");
+                    self.errors.add(here, MORE_THAN_ONE_PAYLOAD);
                     self.json.skip()?;
                 }
                 _ => {
@@ -85,14 +86,8 @@ impl<'a> JsonReader<'a> {
     }
 
     fn position(&self, message: &Message, key: Quoted<'_>, next: usize) -> Option<usize> {
-        let mut unescaped = Vec::new();
-        let name = if key.escaped {
-            key.unescape(&mut unescaped);
-            unescaped.as_slice()
-        } else {
-            key.raw.as_bytes()
-        };
-        let is_named = |field: &Field| field.json_name.as_bytes() == name || field.name.as_bytes() == name;
+        let name = key.plain();
+        let is_named = |field: &Field| field.json_name.as_bytes() == &*name || field.name.as_bytes() == &*name;
         let (before, after) = message.fields.split_at(next);
         match after.iter().position(is_named) {
             Some(position) => Some(next + position),
@@ -157,8 +152,9 @@ impl<'a> JsonReader<'a> {
             Shape::Enum(names) => {
                 let number = match self.json.peek()? {
                     Token::String => {
-                        let name = self.json.string()?.raw;
-                        names.names.iter().position(|known| *known == name).map(|position| position as i64)
+                        let name = self.json.string()?.plain();
+                        let position = names.names.iter().position(|known| known.as_bytes() == &*name);
+                        position.map(|position| position as i64)
                     }
                     _ => self.integer()?.filter(|number| usize::try_from(*number).is_ok_and(|n| n < names.names.len())),
                 };
@@ -297,7 +293,7 @@ impl<'a> JsonReader<'a> {
         Ok(digits.parse().ok().or_else(|| {
             // 1e3 and 5.0 are integers too.
             let number: f64 = digits.parse().ok()?;
-            (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
+            (number.fract() == 0.0 && number.abs() < EXACT_MAX).then_some(number as i64)
         }))
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: each token is checked as it is passed, so a text that is read to its end was
 //! well-formed. Nesting is bounded. Does not know what a value is for.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Objects and arrays within each other in one body.
@@ -18,8 +19,8 @@ pub(super) enum Malformed {
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Syntax { at } => write!(f, "the body is not well-formed JSON at byte {at}"),
-            Self::TooDeep => write!(f, "the body nests deeper than {JSON_DEPTH_MAX} levels"),
+            Self::Syntax { at } => write!(f, "The body is not well-formed JSON at byte {at}."),
+            Self::TooDeep => write!(f, "The body nests deeper than {JSON_DEPTH_MAX} levels."),
         }
     }
 }
@@ -272,7 +273,17 @@ fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(EACH) & !word
 }
 
-impl Quoted<'_> {
+impl<'a> Quoted<'a> {
+    /// What the string stands for; half of a surrogate pair is left out.
+    pub(super) fn plain(&self) -> Cow<'a, [u8]> {
+        if !self.escaped {
+            return Cow::Borrowed(self.raw.as_bytes());
+        }
+        let mut out = Vec::with_capacity(self.raw.len());
+        self.unescape(&mut out);
+        Cow::Owned(out)
+    }
+
     /// Appends what the string stands for. False when half of a surrogate pair was left out,
     /// which no UTF-8 text can hold.
     pub(super) fn unescape(&self, out: &mut Vec<u8>) -> bool {

@@ -8,6 +8,7 @@ pub mod proto;
 mod schema;
 
 mod accept;
+mod binary;
 mod invalid;
 mod json_read;
 mod json_text;
@@ -17,12 +18,14 @@ pub mod subject;
 
 mod json_view;
 mod stored;
+mod unique;
 mod wire;
 
 pub use accept::{Arrival, check_names, is_app_id};
 pub use invalid::FieldError;
 pub use schema::Kind;
 pub use stored::{DeviceRef, EventRef};
+pub use unique::Unique;
 pub use wire::DecodeError;
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use std::ops::Range;
 use prost::Message as _;
 
 use super::accept::{Arrival, admit};
+use super::binary::{check_one_payload, note_faults};
 use super::invalid::{Errors, FieldError, Path};
 use super::json_read::{DUPLICATE, JsonReader, UNKNOWN};
 use super::json_text::{Malformed, Token};
-use super::proto::{EventEnvelope, IngestEventRequest};
+use super::proto::EventEnvelope;
 use super::rules::REQUIRED;
 use super::schema::EVENT_ENVELOPE;
 use super::stored::EventRef;
@@ -85,13 +86,17 @@ pub fn accept_json_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) 
 
 /// An encoded `IngestEventRequest`, checked and filled.
 pub fn accept_binary_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
-    let request = IngestEventRequest::decode(body).map_err(|error| Refused::new(error.to_string()))?;
-    let event = request.event.ok_or_else(|| Refused::invalid(FieldError::new("/event", REQUIRED)))?;
-    let mut bytes = event.encode_to_vec();
-    let mut errors = Errors::default();
-    admit(&mut bytes, 0, arrival, &EVENT, &mut errors);
-    errors.into_result().map_err(Refused::invalid_event)?;
-    Ok(Accepted { items: vec![Ok(0..bytes.len())], bytes })
+    let mut event = None;
+    let mut reader = Reader::new(body);
+    while let Some((number, value)) = reader.next().map_err(Refused::not_protobuf)? {
+        if number == 1 && event.replace(value.bytes().map_err(Refused::not_protobuf)?).is_some() {
+            return Err(Refused::invalid(FieldError::new("/event", DUPLICATE)));
+        }
+    }
+    let event = event.ok_or_else(|| Refused::invalid(FieldError::new("/event", REQUIRED)))?;
+    let mut bytes = Vec::with_capacity(event.len());
+    let range = binary_item(event, &mut bytes, arrival, &EVENT).map_err(Refused::invalid_event)?;
+    Ok(Accepted { items: vec![Ok(range)], bytes })
 }
 
 /// An encoded `IngestEventBatchRequest`, each event checked and filled or with what is wrong with it.
@@ -103,7 +108,7 @@ pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>
         if number == 1 {
             check_count(accepted.items.len() + 1, events_max)?;
             let event = value.bytes().map_err(Refused::not_protobuf)?;
-            let verdict = binary_item(event, &mut accepted.bytes, arrival);
+            let verdict = binary_item(event, &mut accepted.bytes, arrival, &Path::Root);
             accepted.items.push(verdict);
         }
     }
@@ -117,15 +122,15 @@ impl Refused {
     }
 
     fn invalid(error: FieldError) -> Self {
-        Self { detail: "the request is not valid".to_owned(), errors: vec![error] }
+        Self { detail: "The request is not valid.".to_owned(), errors: vec![error] }
     }
 
     fn invalid_event(errors: Vec<FieldError>) -> Self {
-        Self { detail: "the event is not valid".to_owned(), errors }
+        Self { detail: "The event is not valid.".to_owned(), errors }
     }
 
     fn not_protobuf(_: DecodeError) -> Self {
-        Self::new("the body is not a well-formed protobuf message")
+        Self::new("The body is not a well-formed protobuf message.")
     }
 }
 
@@ -153,13 +158,20 @@ fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item,
     Ok(verdict.map(|()| start..reader.out.len()))
 }
 
-fn binary_item(event: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>) -> Item {
-    let event = EventEnvelope::decode(event).map_err(|error| vec![FieldError::new("", error.to_string())])?;
+fn binary_item(bytes: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>, at: &Path<'_>) -> Item {
     let start = out.len();
-    // Encoding to a vector does not run out of room.
-    let _ = event.encode(out);
     let mut errors = Errors::default();
-    admit(out, start, arrival, &Path::Root, &mut errors);
+    match EventEnvelope::decode(bytes) {
+        Ok(event) => {
+            check_one_payload(bytes, at, &mut errors);
+            // Encoding to a vector does not run out of room.
+            let _ = event.encode(out);
+            if errors.is_empty() {
+                admit(out, start, arrival, at, &mut errors);
+            }
+        }
+        Err(_) => note_faults(bytes, at, &mut errors),
+    }
     let verdict = errors.into_result();
     if verdict.is_err() {
         out.truncate(start);
@@ -181,9 +193,9 @@ fn json_body<'a>(
     mut value: impl FnMut(&mut JsonReader<'a>) -> Result<(), Refused>,
 ) -> Result<JsonReader<'a>, Refused> {
     let text = std::str::from_utf8(body)
-        .map_err(|error| Refused::new(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+        .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
     if text.trim_ascii().is_empty() {
-        return Err(Refused::new("the body is empty"));
+        return Err(Refused::new("The body is empty."));
     }
     let mut reader = JsonReader::new(text);
     if reader.json.peek()? != Token::Object {
@@ -194,7 +206,7 @@ fn json_body<'a>(
     while let Some(key) = reader.json.member(first)? {
         first = false;
         let at = Path::Field(&Path::Root, key.raw);
-        if key.raw != member {
+        if *key.plain() != *member.as_bytes() {
             return Err(Refused::invalid(FieldError::new(at.pointer(), format!("{UNKNOWN}: expected {member}"))));
         }
         if seen {

@@ -207,29 +207,29 @@ fn errors_are_bounded_in_number_and_size() {
 fn bodies_are_refused_as_a_whole() {
     let nested = format!(r#"{{"events":[{{"x":{}{}}}]}}"#, "[".repeat(62), "]".repeat(62));
     let cases: [(&[u8], &str); 16] = [
-        (b"", "the body is empty"),
-        (b" \n", "the body is empty"),
-        (b"[]", "the request is not valid|must be an object"),
-        (b"{\"events\":[{\"id\":\"\xff\"}]}", "the body is not UTF-8 at byte 18"),
-        (b"{", "the body is not well-formed JSON at byte 1"),
-        (b"{\"events\":[{]}", "the body is not well-formed JSON at byte 12"),
-        (b"{\"events\":[{}]} x", "the body is not well-formed JSON at byte 16"),
-        (b"{\"events\":[{\"timestampMs\":NaN}]}", "the body is not well-formed JSON at byte 26"),
-        (b"{}", "the request is not valid|/events: is required"),
-        (b"{\"events\":null}", "the request is not valid|/events: is required"),
-        (b"{\"events\":{}}", "the request is not valid|/events: must be an array"),
-        (b"{\"events\":[]}", "the request is not valid|/events: must have 1 to 2 events"),
-        (b"{\"events\":[{},{},{}]}", "the request is not valid|/events: must have 1 to 2 events"),
-        (b"{\"event\":{}}", "the request is not valid|/event: unknown field: expected events"),
-        (b"{\"events\":[{}],\"events\":[{}]}", "the request is not valid|/events: must not come twice"),
-        (nested.as_bytes(), "the body nests deeper than 64 levels"),
+        (b"", "The body is empty."),
+        (b" \n", "The body is empty."),
+        (b"[]", "The request is not valid.|must be an object"),
+        (b"{\"events\":[{\"id\":\"\xff\"}]}", "The body is not UTF-8 at byte 18."),
+        (b"{", "The body is not well-formed JSON at byte 1."),
+        (b"{\"events\":[{]}", "The body is not well-formed JSON at byte 12."),
+        (b"{\"events\":[{}]} x", "The body is not well-formed JSON at byte 16."),
+        (b"{\"events\":[{\"timestampMs\":NaN}]}", "The body is not well-formed JSON at byte 26."),
+        (b"{}", "The request is not valid.|/events: is required"),
+        (b"{\"events\":null}", "The request is not valid.|/events: is required"),
+        (b"{\"events\":{}}", "The request is not valid.|/events: must be an array"),
+        (b"{\"events\":[]}", "The request is not valid.|/events: must have 1 to 2 events"),
+        (b"{\"events\":[{},{},{}]}", "The request is not valid.|/events: must have 1 to 2 events"),
+        (b"{\"event\":{}}", "The request is not valid.|/event: unknown field: expected events"),
+        (b"{\"events\":[{}],\"events\":[{}]}", "The request is not valid.|/events: must not come twice"),
+        (nested.as_bytes(), "The body nests deeper than 64 levels."),
     ];
     for (body, expected) in cases {
         let refused = request::accept_json_batch(body, 2, &ARRIVAL).expect_err("refuse");
         assert_eq!(said(&refused), expected, "{}", String::from_utf8_lossy(body));
     }
     let refused = request::accept_json_single(b"{\"event\":null}", &ARRIVAL).expect_err("refuse");
-    assert_eq!(said(&refused), "the request is not valid|/event: is required");
+    assert_eq!(said(&refused), "The request is not valid.|/event: is required");
 }
 
 fn said(refused: &Refused) -> String {
@@ -256,7 +256,7 @@ fn the_gateway_fills_id_time_and_app() {
     );
     assert_eq!(
         said(&other.expect_err("refuse")),
-        "the event is not valid|/event/appId: must be the app of the API key"
+        "The event is not valid.|/event/appId: must be the app of the API key"
     );
 }
 
@@ -281,7 +281,7 @@ fn a_binary_batch_is_judged_item_by_item() {
     assert!(request::accept_binary_single(&[10, 200], &ARRIVAL).is_err());
     assert_eq!(
         said(&request::accept_binary_single(&[], &ARRIVAL).expect_err("refuse")),
-        "the request is not valid|/event: is required"
+        "The request is not valid.|/event: is required"
     );
     let single = IngestEventRequest { event: Some(good) }.encode_to_vec();
     assert_eq!(request::accept_binary_single(&single, &ARRIVAL).expect("accept").len(), 1);

@@ -60,12 +60,8 @@ fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
                 _ => {}
             }
         }
-        (Shape::Bool, Value::Varint(_)) => {}
-        (Shape::Enum(names), Value::Varint(number)) => {
-            if names.name(number as i32).is_none() {
-                errors.add(*at, "not a known value");
-            }
-        }
+        // A number without a name is a newer sender's: enums of proto3 are open.
+        (Shape::Bool | Shape::Enum(_), Value::Varint(_)) => {}
         (Shape::Float, Value::Fixed32(bits)) => check_finite(f64::from(f32::from_bits(bits)), at, errors),
         (Shape::Double, Value::Fixed64(bits)) => check_finite(f64::from_bits(bits), at, errors),
         (Shape::Message(message) | Shape::Payload(message), Value::Bytes(bytes)) => {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::json_view;
-use super::schema::{DEVICE_CONTEXT, Kind, Message, NETWORK_TYPE, PLATFORM, STRUCT, Shape};
+use super::schema::{DEVICE_CONTEXT, Enum, Kind, Message, NETWORK_TYPE, PLATFORM, STRUCT, Shape};
 use super::wire::{DecodeError, Reader, TOO_DEEP, Value, WRONG_TYPE};
 
 /// Nested messages in one event. Each JSON level of a custom event's `properties` takes up to three.
@@ -195,14 +195,18 @@ impl<'a> DeviceRef<'a> {
 }
 
 impl DeviceRef<'_> {
-    /// `PLATFORM_IOS` and so on; of a number without a name that of 0.
-    pub fn platform_name(&self) -> &'static str {
-        PLATFORM.name(self.platform).unwrap_or(PLATFORM.names[0])
+    /// `PLATFORM_IOS` and so on; a number without a name as itself.
+    pub fn platform_name(&self) -> Cow<'static, str> {
+        name_or_number(&PLATFORM, self.platform)
     }
 
-    pub fn network_type_name(&self) -> &'static str {
-        NETWORK_TYPE.name(self.network_type).unwrap_or(NETWORK_TYPE.names[0])
+    pub fn network_type_name(&self) -> Cow<'static, str> {
+        name_or_number(&NETWORK_TYPE, self.network_type)
     }
+}
+
+fn name_or_number(names: &Enum, number: i32) -> Cow<'static, str> {
+    names.name(number).map_or_else(|| number.to_string().into(), Cow::Borrowed)
 }
 
 /// The type of a custom event called `name`.
@@ -215,7 +219,7 @@ pub(super) fn lower_case(name: &str) -> Cow<'_, str> {
 }
 
 /// Walks a message and all that it holds.
-fn check_message(message: &Message, bytes: &[u8], depth: usize) -> Result<(), DecodeError> {
+pub(super) fn check_message(message: &Message, bytes: &[u8], depth: usize) -> Result<(), DecodeError> {
     let depth = depth.checked_sub(1).ok_or(TOO_DEEP)?;
     let mut reader = Reader::new(bytes);
     while let Some((number, value)) = reader.next()? {

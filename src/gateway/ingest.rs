@@ -17,7 +17,7 @@ use crate::http::{BodyError, Problem};
 use crate::metrics::GatewayVerdicts;
 
 impl Gateway {
-    pub(super) async fn ingest(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    pub(super) async fn ingest(&self, request: Request<&mut Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
         let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
         let (accepted, _memory) = body.consume(|bytes| match form {
@@ -35,7 +35,7 @@ impl Gateway {
         }
     }
 
-    pub(super) async fn batch(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    pub(super) async fn batch(&self, request: Request<&mut Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
         let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
         let (accepted, _memory) = body.consume(|bytes| match form {

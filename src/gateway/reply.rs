@@ -77,7 +77,8 @@ pub(super) fn batch(form: Form, verdicts: &Verdicts) -> Response<Full<Bytes>> {
 /// The reply when the bus stored nothing.
 pub(super) fn not_stored(kind: BusErrorKind) -> Problem {
     let status = match kind {
-        BusErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        // The one thing that the bus finds wrong with a valid event.
+        BusErrorKind::Invalid => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     let problem = Problem::new(status, why(kind));
@@ -100,7 +101,8 @@ impl<'a> Outcome<'a> {
             Verdict::Stored { id, duplicate } => Self { accepted: true, event_id: id, duplicate, ..Self::default() },
             Verdict::Invalid(errors) => Self { error: join(errors).into(), ..Self::default() },
             Verdict::NotStored { id, kind } => Self {
-                event_id: id,
+                // It may come to be stored under this id after all; not so what can never be.
+                event_id: if kind == BusErrorKind::Invalid { "" } else { id },
                 error: why(kind).into(),
                 retryable: kind != BusErrorKind::Invalid,
                 ..Self::default()
@@ -192,4 +194,19 @@ fn ok(form: Form, body: Vec<u8>) -> Response<Full<Bytes>> {
     let mut reply = Response::new(Full::new(Bytes::from(body)));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_never_be_stored_is_too_large_and_has_no_id() {
+        assert_eq!(not_stored(BusErrorKind::Invalid).status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(not_stored(BusErrorKind::Full).status(), StatusCode::SERVICE_UNAVAILABLE);
+        let never = Outcome::of(&Verdict::NotStored { id: "e1", kind: BusErrorKind::Invalid });
+        assert_eq!((never.event_id, never.retryable, never.status()), ("", false, "rejected"));
+        let later = Outcome::of(&Verdict::NotStored { id: "e1", kind: BusErrorKind::Full });
+        assert_eq!((later.event_id, later.retryable, later.status()), ("e1", true, "rejected"));
+    }
 }

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::Gateway;
-use crate::http::Problem;
+use crate::http::{Problem, drain};
 use crate::metrics::GatewayRoute;
 
 type Reply = Response<Full<Bytes>>;
@@ -80,12 +80,22 @@ impl Gateway {
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Reply {
         let started = Instant::now();
         let route = Route::of(request.uri().path());
-        let reply = self.dispatch(route, request).await.unwrap_or_else(Problem::into_reply);
+        let (head, mut body) = request.into_parts();
+        let multiplexed = head.version == Version::HTTP_2;
+        let dispatched = self.dispatch(route, Request::from_parts(head, &mut body)).await;
+        let reply = dispatched.unwrap_or_else(Problem::into_reply);
         self.routes.of(route).add(reply.status().as_u16(), started.elapsed());
+        if multiplexed && !reply.status().is_success() {
+            drain(&mut body).await;
+        }
         reply
     }
 
-    async fn dispatch(&self, route: Option<Route>, request: Request<Incoming>) -> Result<Reply, Problem> {
+    async fn dispatch(&self, route: Option<Route>, request: Request<&mut Incoming>) -> Result<Reply, Problem> {
+        let head = (request.version(), request.headers().contains_key(HOST), request.uri().authority());
+        if matches!(head, (Version::HTTP_11, false, None)) {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "The Host header is missing."));
+        }
         let Some(route) = route else {
             return Err(Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."));
         };

@@ -74,7 +74,7 @@ impl TestGateway {
     }
 
     /// The payloads that the bus holds, in order.
-    async fn payloads(&self, count: usize) -> Vec<Vec<u8>> {
+    pub(super) async fn payloads(&self, count: usize) -> Vec<Vec<u8>> {
         let spec = ConsumerSpec {
             name: "test".into(),
             filter: "events.>".into(),

@@ -1,15 +1,27 @@
 //! What must be refused, how exactly it is answered, and that none of it is stored.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::Settings;
 use super::tests::{BATCH, BINARY, INGEST, JSON, TestGateway};
-use crate::event::proto::{EventEnvelope, IngestEventBatchRequest, IngestEventRequest};
+use crate::event::EventRef;
+use crate::event::proto::{EventEnvelope, IngestEventBatchRequest, IngestEventBatchResponse, IngestEventRequest};
+use crate::supervisor::Tasks;
 
 const BODY_BYTES_MAX: usize = 256 * 1024;
-const NOT_VALID: &str = "the event is not valid";
-const NOT_VALID_REQUEST: &str = "the request is not valid";
+const NOT_VALID: &str = "The event is not valid.";
+const NOT_VALID_REQUEST: &str = "The request is not valid.";
 
 /// One request and its answer.
 struct Case {
@@ -93,22 +105,22 @@ fn unreadable() -> Vec<Case> {
     let at = invalid_utf8.iter().position(|byte| *byte == b'?').unwrap();
     invalid_utf8[at] = 0xff;
     vec![
-        post("empty body", "", "the body is empty"),
-        post("blank body", " \r\n", "the body is empty"),
-        post("cut JSON", r#"{"event":{"appId":"shop""#, "the body is not well-formed JSON at byte 24"),
-        post("no JSON", "hello", "the body is not well-formed JSON at byte 0"),
-        post("two documents", r#"{"event":null}{}"#, "the body is not well-formed JSON at byte 14"),
-        post("comma too many", r#"{"event":{"appId":"shop",}}"#, "the body is not well-formed JSON at byte 25"),
-        post("single quotes", "{'event':{}}", "the body is not well-formed JSON at byte 1"),
-        post("leading zero", &single(r#""timestampMs":01"#), "the body is not well-formed JSON at byte 56"),
-        post("bare NaN", &single(r#""timestampMs":NaN"#), "the body is not well-formed JSON at byte 55"),
+        post("empty body", "", "The body is empty."),
+        post("blank body", " \r\n", "The body is empty."),
+        post("cut JSON", r#"{"event":{"appId":"shop""#, "The body is not well-formed JSON at byte 24."),
+        post("no JSON", "hello", "The body is not well-formed JSON at byte 0."),
+        post("two documents", r#"{"event":null}{}"#, "The body is not well-formed JSON at byte 14."),
+        post("comma too many", r#"{"event":{"appId":"shop",}}"#, "The body is not well-formed JSON at byte 25."),
+        post("single quotes", "{'event':{}}", "The body is not well-formed JSON at byte 1."),
+        post("leading zero", &single(r#""timestampMs":01"#), "The body is not well-formed JSON at byte 56."),
+        post("bare NaN", &single(r#""timestampMs":NaN"#), "The body is not well-formed JSON at byte 55."),
         post(
             "bare control character",
             "{\"event\":{\"appId\":\"a\nb\"}}",
-            "the body is not well-formed JSON at byte 20",
+            "The body is not well-formed JSON at byte 20.",
         ),
-        post("too deep", &deep, "the body nests deeper than 64 levels"),
-        Case::post("invalid UTF-8", INGEST, JSON, invalid_utf8, "the body is not UTF-8 at byte 69"),
+        post("too deep", &deep, "The body nests deeper than 64 levels."),
+        Case::post("invalid UTF-8", INGEST, JSON, invalid_utf8, "The body is not UTF-8 at byte 69."),
         post("an array", "[]", NOT_VALID_REQUEST).error("", "must be an object"),
         post("no event", "{}", NOT_VALID_REQUEST).error("/event", "is required"),
         post("null event", r#"{"event":null}"#, NOT_VALID_REQUEST).error("/event", "is required"),
@@ -184,6 +196,28 @@ fn invalid_values() -> Vec<Case> {
             "/event/timestampMs",
             "must be a 64-bit integer",
         ),
+        event(
+            "a whole number that a double does not hold",
+            json!({"timestampMs": "9007199254740993.0"}),
+            "/event/timestampMs",
+            "must be a 64-bit integer",
+        ),
+        Case::post(
+            "1e39 in a float",
+            INGEST,
+            JSON,
+            single(r#""buttonTap":{"buttonId":"b","coordinates":{"x":1e39}}"#),
+            NOT_VALID,
+        )
+        .error("/event/buttonTap/coordinates/x", "must be a finite number"),
+        Case::post(
+            "1e400 in a double",
+            INGEST,
+            JSON,
+            single(r#""customEvent":{"eventName":"n","floatParams":{"k":1e400}}"#),
+            NOT_VALID,
+        )
+        .error("/event/customEvent/floatParams/k", "must be a finite number"),
         event("time is a flag", json!({"timestampMs": true}), "/event/timestampMs", "must be a 64-bit integer"),
         event("time is a word", json!({"timestampMs": "now"}), "/event/timestampMs", "must be a 64-bit integer"),
         Case::post("huge number", INGEST, JSON, single(r#""timestampMs":1e400,"appStart":{}"#), NOT_VALID)
@@ -292,7 +326,7 @@ fn bad_batches() -> Vec<Case> {
         batch(
             "cut after a good event",
             format!(r#"{{"events":[{event},{{"#),
-            &format!("the body is not well-formed JSON at byte {}", 11 + event.len() + 2),
+            &format!("The body is not well-formed JSON at byte {}.", 11 + event.len() + 2),
         ),
     ]
 }
@@ -304,28 +338,67 @@ fn bad_binary() -> Vec<Case> {
     let cut = whole[..whole.len() - 1].to_vec();
     let mut batch = IngestEventBatchRequest { events: vec![event.clone(); 3] }.encode_to_vec();
     batch.truncate(batch.len() - 1);
-    let many = IngestEventBatchRequest { events: vec![event; 1_001] }.encode_to_vec();
+    let many = IngestEventBatchRequest { events: vec![event.clone(); 1_001] }.encode_to_vec();
+    let noise = "The body is not a well-formed protobuf message.";
+    let with = |fields: &[u8]| request_of(&[&event.encode_to_vec(), fields].concat());
     vec![
         post("empty protobuf", INGEST, Vec::new(), NOT_VALID_REQUEST).error("/event", "is required"),
-        post(
-            "cut protobuf",
-            INGEST,
-            cut,
-            "failed to decode Protobuf message: IngestEventRequest.event: buffer underflow",
-        ),
-        post("protobuf of noise", INGEST, vec![0xff; 64], "failed to decode Protobuf message: invalid varint"),
-        post(
-            "JSON as protobuf",
-            INGEST,
-            b"{\"event\":{}}".to_vec(),
-            "failed to decode Protobuf message: buffer underflow",
-        ),
+        post("cut protobuf", INGEST, cut, noise),
+        post("protobuf of noise", INGEST, vec![0xff; 64], noise),
+        post("JSON as protobuf", INGEST, b"{\"event\":{}}".to_vec(), noise),
+        post("two events in protobuf", INGEST, [whole.clone(), whole.clone()].concat(), NOT_VALID_REQUEST)
+            .error("/event", "must not come twice"),
+        post("two payloads in protobuf", INGEST, with(&two_payloads()), NOT_VALID)
+            .error("/event/screenView", "more than one payload: exactly one is allowed"),
+        post("protobuf text is not UTF-8", INGEST, with(&field(5, b"\xff")), NOT_VALID)
+            .error("/event/correlationId", "must be UTF-8"),
+        post("protobuf payload is not UTF-8", INGEST, with(&field(100, &field(1, b"a\xff"))), NOT_VALID)
+            .error("/event/screenView/screenName", "must be UTF-8"),
+        post("protobuf number for a text", INGEST, with(&[0x28, 1]), NOT_VALID)
+            .error("/event/correlationId", "not well-formed"),
+        post("protobuf NaN", INGEST, with(&tap_at(f32::NAN)), NOT_VALID)
+            .error("/event/buttonTap/coordinates/x", "must be a finite number"),
+        post("protobuf infinity", INGEST, with(&tap_at(f32::INFINITY)), NOT_VALID)
+            .error("/event/buttonTap/coordinates/x", "must be a finite number"),
+        post("protobuf properties too deep", INGEST, with(&nested_properties(31)), NOT_VALID)
+            .error(DEEPEST, "must not nest deeper than 30 levels"),
+        post("protobuf properties far too deep", INGEST, with(&nested_properties(200)), NOT_VALID)
+            .error("/event/customEvent/properties", "must not nest deeper than 30 levels"),
         post("protobuf without payload", INGEST, whole, NOT_VALID).error("/event", "exactly one payload is required"),
         post("empty protobuf batch", BATCH, Vec::new(), NOT_VALID_REQUEST)
             .error("/events", "must have 1 to 1000 events"),
-        post("cut protobuf batch", BATCH, batch, "the body is not a well-formed protobuf message"),
+        post("cut protobuf batch", BATCH, batch, "The body is not a well-formed protobuf message."),
         post("1,001 events in protobuf", BATCH, many, NOT_VALID_REQUEST).error("/events", "must have 1 to 1000 events"),
     ]
+}
+
+/// A length-delimited field of the wire.
+fn field(number: u32, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    prost::encoding::bytes::encode(number, &content.to_vec(), &mut out);
+    out
+}
+
+fn request_of(event: &[u8]) -> Vec<u8> {
+    field(1, event)
+}
+
+/// `app_start`, then `screen_view`.
+fn two_payloads() -> Vec<u8> {
+    [field(400, &[]), field(100, &field(1, b"home"))].concat()
+}
+
+fn tap_at(x: f32) -> Vec<u8> {
+    let coordinates = [&[0x0d][..], &x.to_le_bytes()].concat();
+    field(200, &[field(1, b"buy"), field(4, &coordinates)].concat())
+}
+
+/// A custom event whose properties nest this deep: `{"a": {"a": ... 1}}`.
+fn nested_properties(levels: usize) -> Vec<u8> {
+    let one = [&[0x11][..], &1f64.to_le_bytes()].concat();
+    let member = |value: &[u8]| field(1, &[field(1, b"a"), field(2, value)].concat());
+    let inner = (1..levels).fold(member(&one), |inner, _| member(&field(5, &inner)));
+    field(900, &[field(1, b"n"), field(6, &inner)].concat())
 }
 
 fn bad_http() -> Vec<Case> {
@@ -363,6 +436,7 @@ fn bad_http() -> Vec<Case> {
         with("two lengths", "content-length: 1\r\ncontent-length: 2", 400, ""),
         with("broken chunk", "transfer-encoding: chunked\r\n\r\nzz", 400, "The body could not be read."),
         with("headers too large", &format!("x: {}\r\ncontent-length: 0", "x".repeat(100_000)), 431, ""),
+        Case::raw("no host", "GET /health HTTP/1.1\r\n\r\n", 400, "The Host header is missing."),
         Case::raw("not HTTP", "EHLO mail.example.com\r\n\r\n", 400, ""),
         Case::raw("space in the path", "POST /a b HTTP/1.1\r\nhost: t\r\n\r\n", 400, ""),
     ]
@@ -410,6 +484,96 @@ async fn bad_input_is_refused_and_leaves_nothing() {
     assert_eq!(gateway.stored().await, 0, "nothing of it is stored");
     let good = gateway.client().await.post(INGEST, JSON, single(r#""appStart":{}"#)).await;
     assert_eq!(good.status, 200, "and the gateway goes on");
+}
+
+/// Bad in one form as in the other; and alone, however it is bad.
+#[tokio::test]
+async fn a_bad_binary_event_is_rejected_alone() {
+    let gateway = TestGateway::start(Settings::default()).await;
+    let head = EventEnvelope { app_id: "shop".into(), device_id: "d1".into(), ..Default::default() }.encode_to_vec();
+    let with = |fields: &[u8]| request_of(&[&head[..], fields].concat());
+    let good = with(&field(400, &[]));
+    let body = [
+        good.clone(),
+        with(&two_payloads()),
+        with(&field(100, &field(1, b"a\xff"))),
+        with(&tap_at(f32::NAN)),
+        with(&[0x0a]),
+        good,
+    ];
+    let reply = gateway.client().await.post(BATCH, BINARY, body.concat()).await;
+    assert_eq!(reply.status, 200);
+    let reply = IngestEventBatchResponse::decode(&*reply.body).unwrap();
+    let errors: Vec<&str> = reply.results.iter().map(|result| &*result.error).collect();
+    assert_eq!(
+        errors,
+        [
+            "",
+            "/screenView: more than one payload: exactly one is allowed",
+            "/screenView/screenName: must be UTF-8",
+            "/buttonTap/coordinates/x: must be a finite number",
+            "not well-formed",
+            "",
+        ]
+    );
+    assert_eq!(gateway.stored().await, 2);
+}
+
+/// What is at the edge, or only looks wrong, comes in.
+#[tokio::test]
+async fn what_is_allowed_is_stored_as_it_was_meant() {
+    let gateway = TestGateway::start(Settings::default()).await;
+    let mut client = gateway.client().await;
+    let unknown_platform = [0x32, 2, 0x08, 77];
+    let body = request_of(
+        &[
+            &EventEnvelope { app_id: "shop".into(), device_id: "d1".into(), ..Default::default() }.encode_to_vec()[..],
+            &unknown_platform,
+            &field(408, &[0x10, 9]),
+        ]
+        .concat(),
+    );
+    assert_eq!(client.post(INGEST, BINARY, body).await.status, 200, "enums of proto3 are open");
+    for time in [json!(0), json!("0"), json!(1), json!(253_402_300_799_999_i64)] {
+        let body = json!({"event": changed(json!({"timestampMs": time}))}).to_string();
+        assert_eq!(client.post(INGEST, JSON, body).await.status, 200, "{time}");
+    }
+    let escaped = r#"{"\u0065vent":{"app\u0049d":"shop","deviceId":"d1","networkChange":{"currentType":"NETWORK\u005fTYPE_WIFI"}}}"#;
+    assert_eq!(client.post(INGEST, JSON, escaped).await.status, 200);
+
+    let payloads = gateway.payloads(6).await;
+    let events: Vec<EventRef<'_>> = payloads.iter().map(|payload| EventRef::decode(payload).unwrap()).collect();
+    let view = events[0].view();
+    assert_eq!((&view["device_context"]["platform"], &view["battery_change"]["state"]), (&json!(77), &json!(9)));
+    assert_eq!(events[0].device().unwrap().platform_name(), "77");
+    let recent = |ms: i64| ms > 1_700_000_000_000 && ms < 253_402_300_799_999;
+    assert!(recent(events[1].timestamp_ms) && recent(events[2].timestamp_ms), "0 is the time of receipt");
+    assert_eq!((events[3].timestamp_ms, events[4].timestamp_ms), (1, 253_402_300_799_999));
+    assert_eq!(events[5].view()["network_change"]["current_type"], "NETWORK_TYPE_WIFI");
+}
+
+/// In HTTP/2 a reply ends the stream: whoever still sends would never see it.
+#[tokio::test]
+async fn a_refused_upload_over_http2_is_read_to_its_end() {
+    const PIECES: usize = 128;
+    let settings = Settings { body_bytes_max: BODY_BYTES_MAX, ..Settings::default() };
+    let gateway = TestGateway::start(settings).await;
+    let tcp = TcpStream::connect(gateway.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.unwrap();
+    Tasks::default().spawn(async move { connection.await.unwrap() });
+    for (path, status) in [(INGEST, 413), ("/nothing", 404)] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = sent.clone();
+        let pieces = futures_util::stream::iter((0..PIECES).map(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b' '; 64 * 1024])))
+        }));
+        let request = Request::post(format!("http://test{path}")).body(StreamBody::new(pieces)).unwrap();
+        let reply = sender.send_request(request).await.unwrap();
+        assert_eq!((reply.status().as_u16(), sent.load(Ordering::SeqCst)), (status, PIECES), "{path}");
+        assert_eq!(reply.headers()["content-type"], "application/problem+json");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 mod body;
 mod connection;
+mod drain;
 mod problem;
 #[cfg(test)]
 pub(crate) mod raw_client;
@@ -18,7 +19,10 @@ mod tests;
 
 use std::time::Duration;
 
+use crate::supervisor::StopBudget;
+
 pub use body::{BodyError, BodyLimits, BoundedBody, MemoryBudget, read_body};
+pub use drain::drain;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessWatch};
 pub use serve::{Drained, serve};
@@ -41,7 +45,7 @@ pub struct Limits {
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
     /// How long requests in flight may take after `stop` before their connections are cut.
-    pub drain_timeout: Duration,
+    pub drain_timeout: StopBudget,
 }
 
 impl Default for Limits {
@@ -54,7 +58,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(120),
-            drain_timeout: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(15).into(),
         }
     }
 }

@@ -136,7 +136,7 @@ impl Server {
         for watch in self.open().values() {
             watch.drain();
         }
-        if tokio::time::timeout(self.limits.drain_timeout, tasks.wait()).await.is_ok() {
+        if tokio::time::timeout(self.limits.drain_timeout.left(), tasks.wait()).await.is_ok() {
             return Drained { cut: 0 };
         }
         let cut = {

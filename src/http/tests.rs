@@ -69,7 +69,7 @@ fn quick() -> Limits {
         header_timeout: Duration::from_millis(200),
         idle_timeout: Duration::from_millis(200),
         write_timeout: Duration::from_millis(200),
-        drain_timeout: Duration::from_secs(2),
+        drain_timeout: Duration::from_secs(2).into(),
         ..Limits::default()
     }
 }
@@ -226,7 +226,8 @@ async fn drain_finishes_what_is_in_flight() {
 
 #[tokio::test]
 async fn drain_cuts_what_outlasts_it() {
-    let server = TestServer::start(Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+    let server =
+        TestServer::start(Limits { drain_timeout: Duration::from_millis(50).into(), ..Limits::default() }).await;
     let mut busy = server.client().await;
     busy.send("GET /slow HTTP/1.1\r\nhost: test\r\n\r\n").await;
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -126,7 +126,7 @@ impl Dispatcher {
 
     /// Waits for what is on its way; what waits in a queue is due again later.
     async fn drain(&mut self) {
-        let deadline = Instant::now() + self.settings.stop_budget;
+        let deadline = Instant::now() + self.settings.stop_budget.left();
         for id in self.endpoints.waiting() {
             self.endpoints.lane(id).queue.clear();
         }

@@ -272,7 +272,6 @@ impl Engine {
         let mut receipts: Vec<Receipt> = settled.iter().map(|delivery| delivery.receipt).collect();
         for found in undecodable {
             receipts.retain(|receipt| *receipt != found.receipt);
-            warn!(reason = found.reason, "event goes to the dead letters");
             metrics::reaction_dead_letters(1);
             if let Err(error) = self.acker.dead_letter(found.receipt, &found.reason).await {
                 warn!(%error, "dead letter was not stored, the bus brings it again");

@@ -94,7 +94,7 @@ impl<'a> Evaluation<'a> {
                     Ok(event) => self.event(&event, &asked),
                     Err(error) => {
                         let receipt = asked.delivery.receipt;
-                        undecodable.push(Undecodable { receipt, reason: format!("decode event: {error}") });
+                        undecodable.push(Undecodable { receipt, reason: error.to_string() });
                     }
                 }
             }

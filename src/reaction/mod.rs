@@ -57,6 +57,7 @@ pub use webhook::check_webhook;
 use crate::backoff::Backoff;
 use crate::bus::BusError;
 use crate::store::StoreError;
+use crate::supervisor::StopBudget;
 
 /// How events are judged.
 #[derive(Clone, Debug)]
@@ -124,7 +125,7 @@ pub struct DispatcherSettings {
     /// Networks that webhooks may reach although they are not public.
     pub allowed_networks: AllowedNetworks,
     /// How long requests on their way may take to end after stop.
-    pub stop_budget: Duration,
+    pub stop_budget: StopBudget,
 }
 
 impl Default for DispatcherSettings {
@@ -139,7 +140,7 @@ impl Default for DispatcherSettings {
             lease: Duration::from_secs(120),
             endpoint_concurrency_max: 16,
             allowed_networks: AllowedNetworks::default(),
-            stop_budget: Duration::from_secs(10),
+            stop_budget: Duration::from_secs(10).into(),
         }
     }
 }

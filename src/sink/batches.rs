@@ -328,7 +328,7 @@ impl OpenBatches {
 
 /// Reads a message's event, or says why nobody can.
 pub(super) fn read(delivery: &Delivery) -> Result<EventRef<'_>, String> {
-    let event = EventRef::decode_admitted(delivery.payload()).map_err(|error| format!("decode event: {error}"))?;
+    let event = EventRef::decode_admitted(delivery.payload()).map_err(|error| error.to_string())?;
     if !is_path_safe(event.app_id) {
         return Err("the event's app_id cannot name a directory".to_owned());
     }

@@ -37,6 +37,7 @@ use tracing::{error, warn};
 
 use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
+use crate::supervisor::StopBudget;
 use crate::warehouse::{Compression, EncodeSettings, Warehouse, WarehouseError};
 
 use batches::{Limits, OpenBatches, Taken};
@@ -84,7 +85,7 @@ pub struct Settings {
     /// The stream's name, for the files' footers.
     pub stream: String,
     /// How long a stop may take.
-    pub stop_budget: Duration,
+    pub stop_budget: StopBudget,
 }
 
 impl Default for Settings {
@@ -105,7 +106,7 @@ impl Default for Settings {
             max_concurrent_writes: 4,
             workers: 1,
             stream: "CAUSALITY_EVENTS".to_owned(),
-            stop_budget: Duration::from_secs(20),
+            stop_budget: Duration::from_secs(20).into(),
         }
     }
 }
@@ -242,7 +243,7 @@ impl Sink {
                 step = self.step(true) => { step?; }
             }
         }
-        let budget = self.settings.stop_budget;
+        let budget = self.settings.stop_budget.left();
         match tokio::time::timeout(budget, self.drain(Instant::now() + budget / 3)).await {
             Ok(drained) => drained,
             Err(_) => Err(SinkError::StopTimedOut { rows: self.batches.as_ref().map_or(0, OpenBatches::rows) }),

@@ -31,6 +31,7 @@ macro_rules! conformance_suite {
             a_skipped_or_disabled_webhook_holds_nobody_up,
             an_outcome_ends_or_postpones_a_delivery,
             only_what_ended_badly_is_retried_by_hand,
+            what_ended_badly_in_a_time_is_retried_together,
             deleting_a_webhook_cancels_what_it_is_owed,
             deliveries_are_filtered_newest_first,
             the_outbox_is_kept_until_forgotten,
@@ -378,6 +379,40 @@ pub(super) async fn only_what_ended_badly_is_retried_by_hand(store: Store) {
     assert_eq!((retried.status, retried.attempts), (DeliveryStatus::Pending, 0));
     let claimed = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
     assert!(claimed.iter().any(|delivery| delivery.id == ids[1]));
+}
+
+pub(super) async fn what_ended_badly_in_a_time_is_retried_together(store: Store) {
+    let (ops, ids) = owed(&store, "ops", &[1, 2, 3]).await;
+    let (_, gone) = owed(&store, "gone", &[4]).await;
+    let ended = [DeliveryStatus::Delivered, DeliveryStatus::DeadLetter, DeliveryStatus::Failed];
+    store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    let outcomes = ids.iter().zip(ended).map(|(id, status)| outcome(*id, status, None));
+    store.finish_deliveries(outcomes.collect()).await.unwrap();
+    store.finish_deliveries(vec![outcome(gone[0], DeliveryStatus::DeadLetter, None)]).await.unwrap();
+    assert!(store.delete_webhook("gone").await.unwrap());
+
+    let created = store.delivery(ids[0]).await.unwrap().unwrap().created_at.as_millisecond();
+    let all = RetryFilter {
+        since_ms: created - 60_000,
+        until_ms: created + 60_000,
+        statuses: vec![DeliveryStatus::Failed, DeliveryStatus::DeadLetter, DeliveryStatus::Delivered],
+        webhook_id: None,
+        rule_id: None,
+    };
+    let retried = async |filter: &RetryFilter| store.retry_deliveries(filter.clone()).await.unwrap();
+    assert_eq!(retried(&RetryFilter { until_ms: created - 30_000, ..all.clone() }).await, 0);
+    assert_eq!(retried(&RetryFilter { since_ms: created + 30_000, ..all.clone() }).await, 0);
+    assert_eq!(retried(&RetryFilter { webhook_id: Some(Uuid::now_v7()), ..all.clone() }).await, 0);
+    assert_eq!(retried(&RetryFilter { rule_id: Some(Uuid::now_v7()), ..all.clone() }).await, 0);
+    assert_eq!(retried(&RetryFilter { statuses: vec![DeliveryStatus::Delivered], ..all.clone() }).await, 0);
+    let failed = RetryFilter { statuses: vec![DeliveryStatus::Failed], webhook_id: Some(ops), ..all.clone() };
+    assert_eq!(retried(&failed).await, 1);
+    assert_eq!(retried(&RetryFilter { rule_id: Some(Uuid::from_u128(7)), ..all.clone() }).await, 1);
+    assert_eq!(retried(&all).await, 0, "each once, and not what was for a webhook that is gone");
+    let claimed = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    let mut claimed: Vec<_> = claimed.iter().map(|delivery| (delivery.id, delivery.attempts)).collect();
+    claimed.sort_unstable();
+    assert_eq!(claimed, [(ids[1], 0), (ids[2], 0)]);
 }
 
 pub(super) async fn deleting_a_webhook_cancels_what_it_is_owed(store: Store) {

@@ -51,6 +51,11 @@ pub enum DeliveryStatus {
 }
 
 impl DeliveryStatus {
+    /// Ended without having arrived.
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Failed | Self::DeadLetter | Self::Cancelled)
+    }
+
     /// As it is stored.
     pub(super) fn text(self) -> &'static str {
         match self {
@@ -84,6 +89,27 @@ pub struct DeliveryFilter {
     pub webhook_id: Option<Uuid>,
     pub rule_id: Option<Uuid>,
     pub event_id: Option<String>,
+}
+
+/// Deliveries that one call makes due again, in one transaction.
+pub const RETRIES_MAX: u64 = 10_000;
+
+/// Which deliveries are tried again: those created in `since_ms..until_ms` that ended badly.
+#[derive(Clone, Debug)]
+pub struct RetryFilter {
+    pub since_ms: i64,
+    pub until_ms: i64,
+    /// Of `Failed`, `DeadLetter` and `Cancelled`; others are never tried again by hand.
+    pub statuses: Vec<DeliveryStatus>,
+    pub webhook_id: Option<Uuid>,
+    pub rule_id: Option<Uuid>,
+}
+
+impl RetryFilter {
+    pub(super) fn status_texts(&self) -> Vec<&'static str> {
+        let retryable = |status: &&DeliveryStatus| status.is_retryable();
+        self.statuses.iter().filter(retryable).map(|status| status.text()).collect()
+    }
 }
 
 /// The end of one attempt.

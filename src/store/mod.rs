@@ -29,7 +29,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use anomaly::{AnomalyConfig, AnomalyEvent, AnomalyState, Detection, NewAnomalyConfig};
-pub use delivery::{Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, NewDelivery, OutboxMessage};
+pub use delivery::{
+    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, NewDelivery, OutboxMessage, RETRIES_MAX, RetryFilter,
+};
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{ApiKey, NewApiKey};
 pub use page::{Page, PageRequest};
@@ -418,6 +420,15 @@ impl Store {
         match &self.0 {
             Inner::Sqlite(engine) => engine.retry_delivery(id).await,
             Inner::Postgres(engine) => engine.retry_delivery(id).await,
+        }
+    }
+
+    /// Makes up to [`RETRIES_MAX`] of the failed and dead deliveries that match due now, the oldest first, their
+    /// attempts counted anew; answers how many. Those whose webhook is gone are left alone.
+    pub async fn retry_deliveries(&self, filter: RetryFilter) -> Result<u64, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.retry_deliveries(filter).await,
+            Inner::Postgres(engine) => engine.retry_deliveries(filter).await,
         }
     }
 

@@ -281,8 +281,9 @@ impl Device {
             return;
         }
         let device = event.device().unwrap_or_default();
+        let (platform, network_type) = (device.platform_name(), device.network_type_name());
         let texts = [
-            device.platform_name(),
+            &*platform,
             device.os_version,
             device.app_version,
             device.build_number,
@@ -290,7 +291,7 @@ impl Device {
             device.manufacturer,
             device.locale,
             device.timezone,
-            device.network_type_name(),
+            &*network_type,
             device.carrier,
             device.sdk_version,
         ];

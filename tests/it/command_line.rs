@@ -44,6 +44,11 @@ fn documents_are_applied_listed_shown_and_deleted() {
         assert_eq!(json_of(&server, &[kind, "get", name, "--json"])["name"], name);
     }
     assert!(!ok(&server, &["webhooks", "get", "ops"]).contains("t0k"));
+    let hook = json_of(&server, &["webhooks", "get", "ops", "--json"])["id"].as_str().unwrap().to_owned();
+    assert_eq!(json_of(&server, &["rules", "get", "logins", "--json"])["actions"]["webhooks"], json!([hook]));
+    for shown in [ok(&server, &["rules", "list"]), ok(&server, &["rules", "get", "logins"])] {
+        assert!(shown.contains("ops") && !shown.contains(&hook), "people read names: {shown}");
+    }
 
     let event = json!({"event": {"id": "e1", "appId": "a", "deviceId": "d", "userLogin": {}}});
     assert_eq!(server.send("/v1/events/ingest", &event).unwrap().0, 200);
@@ -54,6 +59,9 @@ fn documents_are_applied_listed_shown_and_deleted() {
     let delivery = json_of(&server, &["deliveries", "list", "--json"])[0]["id"].as_str().unwrap().to_owned();
     assert!(ok(&server, &["deliveries", "get", &delivery]).contains("e1"));
     assert_eq!(run(&server.admin, &["deliveries", "retry", &delivery]).status.code(), Some(1), "it was delivered");
+    let since = ["--since", "2026-01-31T09:00:00Z"];
+    let retried = json_of(&server, &["deliveries", "retry", since[0], since[1], "--webhook", "ops", "--json"]);
+    assert_eq!(retried, json!({"retried": 0, "more": false}));
     ok(&server, &["deliveries", "delete", &delivery]);
     assert_eq!(run(&server.admin, &["deliveries", "get", &delivery]).status.code(), Some(1));
 
@@ -61,15 +69,59 @@ fn documents_are_applied_listed_shown_and_deleted() {
     assert_eq!(key["key"].as_str().unwrap().len(), 64);
     let listed = ok(&server, &["keys", "list", "--json"]);
     assert!(listed.contains("\"ci\"") && !listed.contains(key["key"].as_str().unwrap()));
+    assert_eq!(json_of(&server, &["keys", "get", "ci", "--json"])["id"], key["id"]);
     ok(&server, &["keys", "delete", key["id"].as_str().unwrap()]);
     assert!(ok(&server, &["dead-letters", "list", "--json"]).trim().starts_with('['));
+    assert_eq!(json_of(&server, &["dead-letters", "purge", "--json"]), json!({"deleted": 0}));
     assert!(ok(&server, &["status"]).contains("warehouse-sink"));
+    let gateway = run(&server.http, &["rules", "list"]);
+    assert!(String::from_utf8(gateway.stderr).unwrap().contains("is this the gateway's port?"));
 
     for (kind, name) in [("rules", "logins"), ("anomalies", "storm"), ("webhooks", "ops")] {
         ok(&server, &[kind, "delete", name]);
         assert_eq!(run(&server.admin, &[kind, "get", name]).status.code(), Some(1));
     }
     server.expect_quiet_log(&[]);
+}
+
+/// What was owed to a webhook that is switched off waits, and the one who asks for it is told.
+#[test]
+fn a_retry_to_a_disabled_webhook_says_what_it_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    // 410 ends a delivery at once and disables the webhook.
+    let receiver = Receiver::answering(|_| 410);
+    let server = Server::start(dir.path(), &[]);
+    server.admin_create("/webhooks", &json!({"name": "ops", "url": format!("{}/ops", receiver.url)}));
+    server.admin_create("/rules", &json!({"name": "all", "actions": {"webhooks": ["ops"]}}));
+    let event = json!({"event": {"id": "e1", "appId": "a", "deviceId": "d", "userLogin": {}}});
+    assert_eq!(server.send("/v1/events/ingest", &event).unwrap().0, 200);
+    wait_until("the delivery has failed", || {
+        let delivery = &server.admin_get("/deliveries")["items"][0];
+        delivery["status"] == "failed" || delivery["status"] == "dead_letter"
+    });
+    wait_until("the webhook is disabled", || server.admin_get("/webhooks/ops")["enabled"] == false);
+    let id = server.admin_get("/deliveries")["items"][0]["id"].as_str().unwrap().to_owned();
+    let output = run(&server.admin, &["deliveries", "retry", &id]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.contains("is pending until webhook \"ops\" is enabled"), "{told}");
+}
+
+/// What is kept is for its owner alone, and what is set is shown without its secrets.
+#[test]
+fn secrets_stay_where_they_are() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let _server = Server::start(dir.path(), &[]);
+    let mode = |path: &str| std::fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!([mode("data"), mode("data/bus.db"), mode("data/store.db")], [0o700, 0o600, 0o600]);
+    let output = Command::new(binary())
+        .arg("config")
+        .env_clear()
+        .env("DATABASE_URL", "postgres://h/db?user=u&password=zzz")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("postgres://h/db?user=u&password=***") && !shown.contains("zzz"), "{shown}");
 }
 
 #[test]
@@ -92,6 +144,9 @@ fn mistakes_end_with_their_exit_code_and_a_sentence() {
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8(output.stderr).unwrap().contains("is `causality run` running"));
     assert_eq!(run(&nobody, &["rules", "fly"]).status.code(), Some(64));
+    let output = run(&nobody, &["bench", "--verify", "/nonexist"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/nonexist"));
 
     let refused = |environment: (&str, &str), arguments: &[&str], wanted: &str| {
         let dir = tempfile::tempdir().unwrap();
@@ -110,6 +165,7 @@ fn mistakes_end_with_their_exit_code_and_a_sentence() {
     refused(("HTTP_ADDR", "nowhere"), &["run"], "http_addr = \"nowhere\" (from environment HTTP_ADDR)");
     refused(("NATS_URL", "h:4222"), &["run"], "nats_url");
     refused(("AUTH_ENABLED", "true"), &["run"], "AUTH_ENABLED");
+    refused(("RATE_LIMIT_PER_KEY_RPS", "5"), &["run"], "RATE_LIMIT_PER_KEY_RPS");
     refused(("HTTP_ADDR", "127.0.0.1:0"), &["run", "--role", "gate"], "a role is all, gateway, sink or reaction");
     refused(("BATCH_FLUSH_INTERVAL", "soon"), &["config"], "a duration such as");
 }

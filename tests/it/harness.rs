@@ -156,6 +156,11 @@ impl Server {
     /// SIGTERM; the exit status, which must come within `limit`.
     pub(crate) fn terminate(&mut self, limit: Duration) -> ExitStatus {
         signal(self.pid(), "TERM");
+        self.wait_for_exit(limit)
+    }
+
+    /// The exit status of a process that was told to stop.
+    pub(crate) fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

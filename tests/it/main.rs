@@ -11,6 +11,9 @@ mod imports;
 mod load;
 mod main_job;
 mod object_faults;
+mod settings;
+mod stopping;
+mod tidy;
 
 #[allow(dead_code, reason = "each test binary uses its own part")]
 #[path = "../services/mod.rs"]

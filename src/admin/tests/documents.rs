@@ -113,6 +113,7 @@ async fn what_is_wrong_is_refused_with_its_pointer_and_not_stored() {
         (WEBHOOKS, json!({"name": "a", "url": "http://x", "headers": {"X": 1}}), "/headers/X"),
         (WEBHOOKS, json!({"name": "a", "url": "http://x", "timeout_ms": -1}), "/timeout_ms"),
         (WEBHOOKS, json!({"name": "a", "url": "http://x", "auth_type": "oauth"}), "/auth_type"),
+        (WEBHOOKS, json!({"name": "a", "url": "http://x", "auth_type": null}), "/auth_type"),
         (WEBHOOKS, json!({"name": "a", "url": "http://x", "auth_type": "hmac"}), "/auth_config/secret"),
         (RULES, json!({"name": "a", "conditions": [{"path": "$", "operator": "like"}]}), "/conditions/0/operator"),
         (RULES, json!({"name": "a", "conditions": [{"path": "bad", "operator": "eq"}]}), "/conditions/0/path"),
@@ -133,6 +134,16 @@ async fn what_is_wrong_is_refused_with_its_pointer_and_not_stored() {
     for path in [WEBHOOKS, RULES, ANOMALIES, "/api/admin/keys"] {
         assert_eq!(admin.count(path).await, 0, "{path}");
     }
+
+    for (body, pointer, key) in [
+        (r#"{"name": "a", "name": "b"}"#, "", "name"),
+        (r#"{"name": "a", "conditions": [{"path": "$", "operator": "eq", "path": "$.x"}]}"#, "/conditions/0", "path"),
+    ] {
+        let reply = admin.call(Method::POST, RULES, body).await;
+        let error = (pointer.to_owned(), format!("the key {key:?} comes twice"));
+        assert_eq!((reply.status.as_u16(), reply.error()), (422, error), "{body}");
+    }
+    assert_eq!(admin.count(RULES).await, 0);
 
     // The same checks after a merge, and nothing of it stays.
     admin.post(RULES, json!({"name": "a", "priority": 1})).await;

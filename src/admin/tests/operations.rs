@@ -65,7 +65,39 @@ async fn deliveries_are_listed_filtered_and_retried() {
     admin.store.finish_deliveries(vec![outcome]).await.unwrap();
     let retried = admin.call(Method::POST, &retry, "").await;
     assert_eq!((retried.status.as_u16(), &retried.json()["status"]), (200, &json!("pending")));
+    retry_by_time(&admin, &ids).await;
     assert_eq!(admin.count("/api/admin/anomaly-events?app_id=shop&since=2026-01-31T09:00:00Z").await, 0);
+}
+
+async fn retry_by_time(admin: &Admin, ids: &[Uuid]) {
+    let retry = "/api/admin/deliveries/retry";
+    let outcome = |id: &Uuid| DeliveryOutcome {
+        id: *id,
+        status: DeliveryStatus::Failed,
+        attempts: 5,
+        attempted_at_ms: 1,
+        next_attempt_at_ms: None,
+        status_code: None,
+        error: Some("refused".to_owned()),
+    };
+    admin.store.finish_deliveries(ids.iter().map(outcome).collect()).await.unwrap();
+    let since = "2026-01-31T09:00:00Z";
+    for (document, pointer) in [
+        (json!({}), "/since"),
+        (json!({"since": "soon"}), "/since"),
+        (json!({"since": since, "status": "delivered"}), "/status"),
+        (json!({"since": since, "webhook_id": "nobody"}), "/webhook_id"),
+        (json!({"since": since, "rule_id": "nobody"}), "/rule_id"),
+        (json!({"since": since, "webhook": "ops"}), "/webhook"),
+    ] {
+        let refused = admin.post(retry, document.clone()).await;
+        assert_eq!((refused.status.as_u16(), refused.error().0.as_str()), (422, pointer), "{document}");
+    }
+    let retried = async |document: Value| admin.post(retry, document).await.json();
+    assert_eq!(retried(json!({"since": since, "until": since})).await, json!({"retried": 0, "more": false}));
+    assert_eq!(retried(json!({"since": since, "status": "cancelled"})).await["retried"], 0);
+    assert_eq!(retried(json!({"since": since, "webhook_id": "ops"})).await, json!({"retried": 2, "more": false}));
+    assert_eq!(admin.count("/api/admin/deliveries?status=pending").await, 2);
 }
 
 #[tokio::test]
@@ -117,6 +149,13 @@ async fn dead_letters_are_shown_replayed_and_deleted() {
     let again = tokio::time::timeout(Duration::from_secs(5), subscription.fetch(10, 1 << 20)).await.unwrap().unwrap();
     assert_eq!(again[0].payload(), br#"{"value":3}"#);
     assert_eq!(admin.count(base).await, 1);
+
+    let purge = async |query: &str| admin.call(Method::DELETE, &format!("{base}{query}"), "").await;
+    assert_eq!(purge("?before=soon").await.status, 400);
+    assert_eq!(purge("?befor=2026-01-31T09:00:00Z").await.status, 400, "and nothing is deleted");
+    assert_eq!(purge("?before=2026-01-31T09:00:00Z").await.json(), json!({"deleted": 0}));
+    assert_eq!(purge("").await.json(), json!({"deleted": 1}));
+    assert_eq!(admin.count(base).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,7 +215,15 @@ async fn it_is_served_over_a_socket() {
     client.send(format!("GET {RULES}/a%20b HTTP/1.1\r\nhost: {address}\r\n\r\n")).await;
     assert_eq!(client.reply().await.json(), created.json());
     client.send(format!("GET {RULES} HTTP/1.1\r\nhost: evil.example\r\n\r\n")).await;
-    assert_eq!(client.reply().await.status, 403);
+    let refused = client.reply().await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.json()["detail"].as_str().unwrap().contains("localhost and IP addresses only"));
+    for probe in ["/health", "/metrics"] {
+        client.send(format!("GET {probe} HTTP/1.1\r\nhost: causality.svc:9090\r\n\r\n")).await;
+        assert_eq!(client.reply().await.status, 200, "{probe}");
+    }
+    client.send(format!("GET {RULES} HTTP/1.1\r\n\r\n")).await;
+    assert_eq!(client.reply().await.status, 400);
     client.send(format!("POST {RULES} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 1048577\r\n\r\n")).await;
     assert_eq!(client.reply().await.status, 413);
     stop.cancel();

@@ -11,6 +11,8 @@ use crate::bus::DeadLetter;
 const COLUMNS: &str = "id, consumer, subject, sequence, reason, delivery_count, published_at_ms, dead_at_ms, payload";
 /// Characters of a reason that are kept.
 const REASON_CHARS_MAX: usize = 2_000;
+/// Dead letters deleted in one transaction, so that publishing waits for no more than that.
+const PURGE_ROWS_MAX: i64 = 1_000;
 
 /// What is stored beside the message.
 pub(super) struct Verdict<'a> {
@@ -29,20 +31,22 @@ pub(super) fn insert(
 ) -> rusqlite::Result<bool> {
     let Some(layout) = group.layout(sequence) else { return Ok(false) };
     let reason: String = verdict.reason.chars().take(REASON_CHARS_MAX).collect();
+    let subject = String::from_utf8_lossy(&group.data()[layout.subject]);
     let mut insert = connection.prepare_cached(
         "INSERT INTO dead_letters(consumer, subject, sequence, reason, delivery_count, published_at_ms, dead_at_ms,
             payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     insert.execute((
         verdict.consumer,
-        String::from_utf8_lossy(&group.data()[layout.subject]),
+        &subject,
         sequence,
-        reason,
+        &reason,
         verdict.delivery_count,
         group.published_at_ms,
         verdict.dead_at_ms,
         &group.data()[layout.payload],
     ))?;
+    tracing::warn!(consumer = verdict.consumer, sequence, %subject, reason, "message goes to the dead letters");
     Ok(true)
 }
 
@@ -65,6 +69,13 @@ pub(super) fn find(connection: &Connection, id: u64) -> rusqlite::Result<Option<
 pub(super) fn delete(connection: &Connection, id: u64) -> rusqlite::Result<bool> {
     let id = i64::try_from(id).unwrap_or(i64::MAX);
     Ok(connection.prepare_cached("DELETE FROM dead_letters WHERE id = ?1")?.execute([id])? > 0)
+}
+
+/// Up to [`PURGE_ROWS_MAX`] of them, the oldest; how many were deleted.
+pub(super) fn delete_some_before(connection: &Connection, dead_at_ms: i64) -> rusqlite::Result<usize> {
+    let sql = "DELETE FROM dead_letters WHERE id IN
+                   (SELECT id FROM dead_letters WHERE dead_at_ms < ?1 ORDER BY dead_at_ms LIMIT ?2)";
+    connection.prepare_cached(sql)?.execute([dead_at_ms, PURGE_ROWS_MAX])
 }
 
 /// How many were deleted.

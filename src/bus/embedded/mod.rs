@@ -231,6 +231,18 @@ impl Engine {
         self.0.shared.chore(|reply| Chore::DeleteDeadLetter { id, reply }).await
     }
 
+    pub(super) async fn purge_dead_letters(&self, before_ms: Option<i64>) -> Result<u64, BusError> {
+        let before_ms = before_ms.unwrap_or(i64::MAX);
+        let mut deleted = 0;
+        loop {
+            let step = self.0.shared.chore(|reply| Chore::PurgeDeadLetters { before_ms, reply }).await?;
+            deleted += step;
+            if step == 0 {
+                return Ok(deleted);
+            }
+        }
+    }
+
     pub(super) async fn purge_acknowledged(&self) -> Result<u64, BusError> {
         let mut messages = 0;
         loop {

@@ -70,6 +70,11 @@ pub(super) enum Chore {
         id: u64,
         reply: Reply<bool>,
     },
+    /// Deletes some of the dead letters that died before then; answers how many.
+    PurgeDeadLetters {
+        before_ms: i64,
+        reply: Reply<u64>,
+    },
     Purge {
         reply: Reply<Purged>,
     },

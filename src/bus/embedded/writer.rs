@@ -226,6 +226,11 @@ impl Writer {
                 Chore::DeleteDeadLetter { id, .. } => {
                     Done::Flag(self.write("delete dead letter", |writer| dead_letter::delete(&writer.connection, *id))?)
                 }
+                Chore::PurgeDeadLetters { before_ms, .. } => {
+                    Done::Sequence(self.write("purge dead letters", |writer| {
+                        dead_letter::delete_some_before(&writer.connection, *before_ms)
+                    })? as u64)
+                }
                 Chore::Record { .. } | Chore::Purge { .. } => Done::Nothing,
             };
             outcome.done.push(done);
@@ -357,12 +362,14 @@ impl Writer {
                     let _ = reply.send(Ok(()));
                 }
                 (Chore::Record { reply, .. }, _) => drop(reply.send(Ok(()))),
-                (Chore::Register { reply, .. }, Done::Sequence(floor)) => drop(reply.send(Ok(floor))),
+                (Chore::Register { reply, .. } | Chore::PurgeDeadLetters { reply, .. }, Done::Sequence(answer)) => {
+                    drop(reply.send(Ok(answer)));
+                }
                 (Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. }, Done::Flag(flag)) => {
                     drop(reply.send(Ok(flag)));
                 }
                 (Chore::Register { .. } | Chore::Replay { .. } | Chore::DeleteDeadLetter { .. }, _) => {}
-                (Chore::Purge { .. }, _) => {}
+                (Chore::PurgeDeadLetters { .. } | Chore::Purge { .. }, _) => {}
             }
         }
     }
@@ -393,7 +400,7 @@ impl Writer {
                 let _ = settle.reply.send(Err(error));
             }
             Chore::Record { reply, .. } | Chore::Refilter { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Register { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Register { reply, .. } | Chore::PurgeDeadLetters { reply, .. } => drop(reply.send(Err(error))),
             Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. } => drop(reply.send(Err(error))),
             Chore::Purge { reply } => drop(reply.send(Err(error))),
         }

@@ -31,6 +31,9 @@ pub(super) async fn bury(shared: &Shared, consumer: &str, receipt: Receipt, reas
     headers.insert(DELIVERY_COUNT, receipt.delivery_count.to_string());
     headers.insert(PUBLISHED_AT_MS, unix_ms_of(message.time).to_string());
     headers.insert(MESSAGE_ID, format!("{}/{consumer}/{}", shared.stream_id, receipt.sequence));
+    tracing::warn!(
+        consumer, sequence = receipt.sequence, subject = %message.subject, reason, "message goes to the dead letters"
+    );
     let subject = format!("dlq.{}", message.subject);
     send(shared, subject, headers, message.payload, &shared.settings.dead_letter_stream).await
 }
@@ -69,6 +72,42 @@ pub(super) async fn delete(shared: &Shared, id: u64) -> Result<bool, BusError> {
         return Ok(false);
     }
     shared.dead_letters.delete_message(id).await.map_err(|error| failed("delete dead letter", error))
+}
+
+/// Deletes those that died before then, or all.
+pub(super) async fn purge(shared: &Shared, before_ms: Option<i64>) -> Result<u64, BusError> {
+    let failed = |error| failed("purge dead letters", error);
+    let purged = match before_ms {
+        None => shared.dead_letters.purge().await,
+        Some(before_ms) => {
+            match first_since(&shared.dead_letters, before_ms).await? {
+                // Not asked for: older servers take a purge up to sequence 1 for one of everything.
+                0 | 1 => return Ok(0),
+                first_kept => shared.dead_letters.purge().sequence(first_kept).await,
+            }
+        }
+    };
+    purged.map(|response| response.purged).map_err(failed)
+}
+
+/// The first sequence that is not of a message stored before then: halves the range, since sequences are in the
+/// order of their times.
+async fn first_since(stream: &Stream, since_ms: i64) -> Result<u64, BusError> {
+    let state = stream.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
+    let (mut low, mut high) = (state.first_sequence.max(1), state.last_sequence + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match stream.get_first_raw_message_by_subject(">", middle).await {
+            Ok(message) if message.sequence < high => match unix_ms_of(message.time) < since_ms {
+                true => low = message.sequence + 1,
+                false => high = middle,
+            },
+            Ok(_) => high = middle,
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => high = middle,
+            Err(error) => return Err(failed("read message", error)),
+        }
+    }
+    Ok(low)
 }
 
 async fn send(

@@ -208,6 +208,11 @@ impl Engine {
         dead_letter::delete(&self.0, id).await
     }
 
+    pub(super) async fn purge_dead_letters(&self, before_ms: Option<i64>) -> Result<u64, BusError> {
+        self.0.check_open("purge dead letters")?;
+        dead_letter::purge(&self.0, before_ms).await
+    }
+
     pub(super) async fn purge_acknowledged(&self) -> Result<u64, BusError> {
         self.0.check_open("purge stream")?;
         self.0.link.check(&self.0.client, "purge stream")?;

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::cli::failure::Failure;
+use crate::event::Unique;
 
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const STDIN: &str = "-";
@@ -34,11 +37,33 @@ pub(super) struct Document {
 #[serde(deny_unknown_fields)]
 struct Lists {
     #[serde(default)]
-    webhooks: Option<Vec<Value>>,
+    webhooks: Option<Vec<Unique>>,
     #[serde(default)]
-    rules: Option<Vec<Value>>,
+    rules: Option<Vec<Unique>>,
     #[serde(default)]
-    anomalies: Option<Vec<Value>>,
+    anomalies: Option<Vec<Unique>>,
+}
+
+/// The lists, from nothing but an object: serde would take an array for the fields in their order.
+#[derive(Debug, Default)]
+struct TopLevel(Lists);
+
+impl<'de> Deserialize<'de> for TopLevel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = TopLevel;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object with any of the lists webhooks, rules and anomalies")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<TopLevel, A::Error> {
+                Lists::deserialize(MapAccessDeserializer::new(members)).map(TopLevel)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
 }
 
 /// All documents of all files, in the order in which they are to be sent.
@@ -101,19 +126,19 @@ fn read_text(reader: impl Read, file: &str) -> Result<String, Failure> {
 fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
     let mut documents = Vec::new();
     if text.trim_start().starts_with('{') {
-        let lists = serde_json::from_str(text).map_err(|error| Failure::failed(format!("{file}: {error}")))?;
-        collect(file, lists, &mut documents)?;
+        let top: TopLevel = serde_json::from_str(text).map_err(|error| Failure::failed(format!("{file}: {error}")))?;
+        collect(file, top.0, &mut documents)?;
         return Ok(documents);
     }
     for yaml in serde_yaml_ng::Deserializer::from_str(text) {
-        let lists = Option::<Lists>::deserialize(yaml).map_err(|error| {
+        let top = Option::<TopLevel>::deserialize(yaml).map_err(|error| {
             let position = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
             let message = error.to_string();
             // The library appends the position to some of its messages, and not to others.
             let position = position.filter(|_| !message.contains(" at line ")).unwrap_or_default();
             Failure::failed(format!("{file}: {message}{position}"))
         })?;
-        collect(file, lists.unwrap_or_default(), &mut documents)?;
+        collect(file, top.unwrap_or_default().0, &mut documents)?;
     }
     Ok(documents)
 }
@@ -124,7 +149,7 @@ fn collect(file: &str, lists: Lists, documents: &mut Vec<Document>) -> Result<()
         (List::Rules, "rules", lists.rules),
         (List::Anomalies, "anomalies", lists.anomalies),
     ] {
-        for (index, body) in bodies.unwrap_or_default().into_iter().enumerate() {
+        for (index, Unique(body)) in bodies.unwrap_or_default().into_iter().enumerate() {
             let name = match body["name"].as_str() {
                 Some(name) if !name.is_empty() => name.to_owned(),
                 _ => return Err(Failure::failed(format!("{file}: /{key}/{index} needs a name, which must be text"))),
@@ -180,6 +205,22 @@ mod tests {
         assert!(unknown.contains("unknown field `hooks`") && unknown.contains("line 2"), "{unknown}");
         assert!(refusal("rules:\n  name: a\n").contains("line 2"), "{}", refusal("rules:\n  name: a\n"));
         assert!(refusal("rules: [").contains("line"), "{}", refusal("rules: ["));
+        for text in ["[1, 2]", "hello", "- name: a\n", "7"] {
+            let said = refusal(text);
+            assert!(said.contains("expected an object with any of the lists webhooks, rules and anomalies"), "{said}");
+        }
+        for text in [
+            "rules:\n  - name: a\n    enabled: false\n    enabled: true\n",
+            r#"{"rules": [{"name": "a", "enabled": false, "enabled": true}]}"#,
+        ] {
+            let said = refusal(text);
+            assert!(said.contains("the key \"enabled\" comes twice") && said.contains(" line "), "{said}");
+        }
+        assert!(
+            refusal("rules: []\nrules: []\n").contains("duplicate field `rules`"),
+            "{}",
+            refusal("rules: []\nrules: []\n")
+        );
         assert_eq!(refusal("rules:\n  - name: a\n  - nam: b\n"), "f.yaml: /rules/1 needs a name, which must be text");
     }
 

@@ -126,7 +126,7 @@ impl Registration {
         for collection in ["rules", "webhooks"] {
             let path = format!("{collection}/{}", percent_encoded(&self.name));
             let gone = match self.client.find(&path).await {
-                Ok(Some(_)) => self.client.delete(&path).await,
+                Ok(Some(_)) => self.client.delete(&path).await.map(drop),
                 Ok(None) => Ok(()),
                 Err(failure) => Err(failure),
             };

@@ -129,6 +129,10 @@ impl Args {
 
 /// Runs to the end, or to Ctrl-C, and prints the result.
 pub(super) async fn execute(args: Args) -> Result<(), Failure> {
+    // Before the load, since a wrong directory looks like lost events after it.
+    if let Some(dir) = args.verify.as_deref().filter(|dir| !dir.is_dir()) {
+        return Err(Failure::usage(format!("--verify {}: there is no such directory", dir.display())));
+    }
     let report = session::run(&args).await?;
     if args.admin.json {
         print_json(&report)?

@@ -48,7 +48,7 @@ pub(super) fn verify(
         let waited = started.elapsed();
         let last = waited >= timeout || stopped();
         match looked {
-            // Compaction removes files while they are read: only the last look's error counts.
+            // Files come while they are read: only the last look's error counts.
             Err(error) if last => return Err(error),
             Err(_) => {}
             Ok(mut seen) => {

@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::{Engine, Wake, commit, damaged, failed, is_keepable, timestamp};
 use crate::store::delivery::RETENTION_MS;
 use crate::store::{
-    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, StoreError, StoreErrorKind, cursor,
+    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, RETRIES_MAX, RetryFilter, StoreError,
+    StoreErrorKind, cursor,
 };
 
 const LIST: u8 = b'd';
@@ -183,7 +184,7 @@ impl Engine {
             let row = row.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
             let status: &str = row.get(0);
             let not_retryable = |detail: String| Err(StoreError::caused(StoreErrorKind::NotRetryable, context, detail));
-            if !["failed", "dead_letter", "cancelled"].contains(&status) {
+            if !DeliveryStatus::parse(status).is_some_and(DeliveryStatus::is_retryable) {
                 return not_retryable(format!("its status is {status}"));
             }
             if !row.get::<_, bool>(1) {
@@ -197,6 +198,30 @@ impl Engine {
             commit(tx, Wake::Work, context).await?;
             client.whole = true;
             delivery(&row).map(|(_, delivery)| delivery)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn retry_deliveries(&self, filter: RetryFilter) -> Result<u64, StoreError> {
+        let context = "retry deliveries";
+        let statuses = filter.status_texts();
+        let limit = RETRIES_MAX as i64;
+        let sql = "
+            UPDATE deliveries SET status = 'pending', attempts = 0, due_at = causality_now_ms(), finished_at = NULL
+            WHERE seq IN (
+                SELECT seq FROM deliveries d WHERE status = ANY($1) AND created_at >= $2 AND created_at < $3
+                    AND ($4::uuid IS NULL OR webhook_id = $4) AND ($5::uuid IS NULL OR rule_id = $5)
+                    AND EXISTS (SELECT 1 FROM webhooks w WHERE w.id = d.webhook_id)
+                ORDER BY seq LIMIT $6 FOR UPDATE OF d)";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let values: [&(dyn ToSql + Sync); 6] =
+                [&statuses, &filter.since_ms, &filter.until_ms, &filter.webhook_id, &filter.rule_id, &limit];
+            let retried = tx.execute(sql, &values).await.map_err(failed(context))?;
+            commit(tx, Wake::Work, context).await?;
+            client.whole = true;
+            Ok(retried)
         })
         .await
     }

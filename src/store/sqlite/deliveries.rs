@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::{Engine, Wake, damaged, failed, now_ms, timestamp, uuid};
 use crate::store::delivery::RETENTION_MS;
 use crate::store::{
-    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, StoreError, StoreErrorKind, cursor,
+    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, RETRIES_MAX, RetryFilter, StoreError,
+    StoreErrorKind, cursor,
 };
 
 const LIST: u8 = b'd';
@@ -72,6 +73,11 @@ impl Engine {
 
     pub(in crate::store) async fn retry_delivery(&self, id: Uuid) -> Result<Delivery, StoreError> {
         self.write(Wake::Work, "retry delivery", move |connection| retry(connection, id)).await
+    }
+
+    pub(in crate::store) async fn retry_deliveries(&self, filter: RetryFilter) -> Result<u64, StoreError> {
+        let context = "retry deliveries";
+        self.write(Wake::Work, context, move |connection| retry_all(connection, &filter).map_err(failed(context))).await
     }
 
     pub(in crate::store) async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
@@ -223,8 +229,7 @@ fn retry(connection: &Connection, id: Uuid) -> Result<Delivery, StoreError> {
     let context = "retry delivery";
     let found = find(connection, id).map_err(failed(context))?;
     let found = found.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
-    let ended = matches!(found.status, DeliveryStatus::Failed | DeliveryStatus::DeadLetter | DeliveryStatus::Cancelled);
-    if !ended {
+    if !found.status.is_retryable() {
         let detail = format!("its status is {}", found.status.text());
         return Err(StoreError::caused(StoreErrorKind::NotRetryable, context, detail));
     }
@@ -243,6 +248,31 @@ fn retry(connection: &Connection, id: Uuid) -> Result<Delivery, StoreError> {
         .map_err(failed(context))?;
     let retried = find(connection, id).map_err(failed(context))?;
     retried.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))
+}
+
+fn retry_all(connection: &Connection, filter: &RetryFilter) -> rusqlite::Result<u64> {
+    let mut retried = 0;
+    // Status by status: each finds its index.
+    for status in filter.status_texts() {
+        retried += connection
+            .prepare_cached(
+                "UPDATE deliveries SET status = 'pending', attempts = 0, due_at = ?1, finished_at = NULL WHERE seq IN
+                 (SELECT seq FROM deliveries d WHERE status = ?2 AND created_at >= ?3 AND created_at < ?4
+                      AND (?5 IS NULL OR webhook_id = ?5) AND (?6 IS NULL OR rule_id = ?6)
+                      AND EXISTS (SELECT 1 FROM webhooks w WHERE w.id = d.webhook_id)
+                  ORDER BY seq LIMIT ?7)",
+            )?
+            .execute(params![
+                now_ms(),
+                status,
+                filter.since_ms,
+                filter.until_ms,
+                filter.webhook_id.map(Uuid::into_bytes),
+                filter.rule_id.map(Uuid::into_bytes),
+                (RETRIES_MAX - retried) as i64,
+            ])? as u64;
+    }
+    Ok(retried)
 }
 
 /// Looks only at the oldest of a status: what ended first was mostly created first, and the rest has its turn later.

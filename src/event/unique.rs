@@ -1,0 +1,111 @@
+//! JSON and YAML documents in which no key may come twice.
+//!
+//! The usual readers keep the last of two and say nothing; whoever wrote both meant something else.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
+use serde_json::{Map, Number, Value};
+
+/// Characters of a key that an error repeats.
+const KEY_CHARS_MAX: usize = 128;
+
+/// Any value; reading it fails at the second of two equal keys, naming the key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unique(pub Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue).map(Self)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<Value, E> {
+        Ok(on.into())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(number).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        while let Some(Unique(element)) = elements.next_element()? {
+            out.push(element);
+        }
+        Ok(out.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = members.next_key::<String>()? {
+            match out.entry(key) {
+                Entry::Occupied(first) => {
+                    let shown: String = first.key().chars().take(KEY_CHARS_MAX).collect();
+                    return Err(A::Error::custom(format!("the key {shown:?} comes twice")));
+                }
+                Entry::Vacant(place) => {
+                    place.insert(members.next_value::<Unique>()?.0);
+                }
+            }
+        }
+        Ok(out.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_a_value_reads() {
+        let text = r#"{"a": [1, -2, 3.5, "x", true, null, {"b": {}}], "c": 18446744073709551615}"#;
+        assert_eq!(serde_json::from_str::<Unique>(text).unwrap().0, serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn names_the_key_that_comes_twice() {
+        for text in [r#"{"a": {"name": 1, "name": 1}}"#, r#"[{"name": 1, "b": 2, "n\u0061me": null}]"#] {
+            let error = serde_json::from_str::<Unique>(text).unwrap_err();
+            assert!(error.is_data() && error.to_string().starts_with("the key \"name\" comes twice"), "{error}");
+        }
+    }
+}

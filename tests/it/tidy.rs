@@ -1,0 +1,61 @@
+//! What keeps the code readable, held as ordinary tests.
+
+use std::path::{Path, PathBuf};
+
+/// Past this a file usually holds two ideas.
+const LINES_MAX: usize = 500;
+
+/// Files that are longer, and why; one that no longer is must leave this list.
+const LONGER: &[(&str, &str)] = &[
+    ("src/bus/conformance.rs", "one suite, read from top to bottom"),
+    ("src/bus/embedded/dedup.rs", "half of it are its tests"),
+    ("src/config.rs", "half of it are its tests"),
+    ("src/gateway/tests_bad_input.rs", "a table of cases"),
+    ("src/store/conformance.rs", "one suite, read from top to bottom"),
+];
+
+fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Every Rust file of ours with its path from the root.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for dir in ["src", "tests", "benches"] {
+        rust_files(&root.join(dir), &mut files);
+    }
+    let named = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path.strip_prefix(root).unwrap().display().to_string(), text)
+    };
+    files.into_iter().map(named).collect()
+}
+
+#[test]
+fn files_are_short() {
+    let sources = sources();
+    let is_long = |name: &str| LONGER.iter().any(|(long, _)| *long == name);
+    for (name, text) in &sources {
+        let lines = text.lines().count();
+        assert!(lines <= LINES_MAX || is_long(name), "{name} has {lines} lines, more than {LINES_MAX}");
+        assert!(lines > LINES_MAX || !is_long(name), "{name} is short now: take it off the list");
+    }
+    for (long, _) in LONGER {
+        assert!(sources.iter().any(|(name, _)| name == long), "{long} is gone: take it off the list");
+    }
+}
+
+#[test]
+fn every_module_opens_with_its_job() {
+    for (name, text) in sources() {
+        assert!(text.starts_with("//! "), "{name} does not say what it is for");
+    }
+}
