@@ -10,8 +10,9 @@ use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::ParquetMetaData;
 
+use super::device::{DEVICE_TEXTS, PlainDevice, StoredDevice};
 use super::error::WarehouseErrorKind;
-use super::rows::{DEVICE_TEXTS, PlainDevice, StoredDevice, StoredRow};
+use super::rows::StoredRow;
 use super::{Compression, EncodeSettings, Encoder, WarehouseError, footers};
 
 const CONTEXT: &str = "read rows of file";

@@ -6,6 +6,7 @@
 mod layout;
 mod schema;
 
+mod device;
 mod encode;
 mod rows;
 

@@ -1,6 +1,5 @@
 //! The open row group: every column of the schema, fed from one event at a time.
 
-use hashbrown::HashTable;
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedRowGroupWriter;
 
@@ -8,8 +7,9 @@ use crate::event::EventRef;
 
 use super::WarehouseError;
 use super::chunk::Chunk;
-use super::column::{BooleanColumn, DictionaryColumn, IntegerColumn, PAGE_ROWS_MAX, TextColumn, hash, slice_of};
+use super::column::{DictionaryColumn, IntegerColumn, PAGE_ROWS_MAX, TextColumn};
 use super::compression::Compressor;
+use super::device::{Device, StoredDevice};
 use super::encodings::put_hybrid;
 use super::schema::schema;
 
@@ -38,12 +38,6 @@ pub(super) struct StoredRow<'a> {
     pub(super) session_id: &'a str,
 }
 
-/// A device context as a file holds it, its texts in the order of the columns.
-pub(super) struct StoredDevice<'a> {
-    pub(super) texts: [&'a str; DEVICE_TEXTS],
-    pub(super) plain: PlainDevice,
-}
-
 /// Rows on their way into one row group.
 pub(super) struct RowGroup {
     rows: usize,
@@ -64,32 +58,6 @@ pub(super) struct RowGroup {
     stream_sequence: IntegerColumn,
     user_id: TextColumn,
     session_id: TextColumn,
-}
-
-/// The nullable columns.
-///
-/// The events of one device carry the same context again and again, to the byte: a context
-/// that was seen before is not decoded, and a row only notes which one it has. The columns get
-/// their values when the page closes, one column after the other.
-struct Device {
-    seen: SeenDevices,
-    /// The context of each row of the open page, as its position in `seen`.
-    picked: Vec<u16>,
-    platform: DictionaryColumn,
-    os_version: DictionaryColumn,
-    app_version: DictionaryColumn,
-    build_number: DictionaryColumn,
-    device_model: DictionaryColumn,
-    manufacturer: DictionaryColumn,
-    screen_width: IntegerColumn,
-    screen_height: IntegerColumn,
-    locale: DictionaryColumn,
-    timezone: DictionaryColumn,
-    network_type: DictionaryColumn,
-    carrier: DictionaryColumn,
-    is_jailbroken: BooleanColumn,
-    is_emulator: BooleanColumn,
-    sdk_version: DictionaryColumn,
 }
 
 impl RowGroup {
@@ -247,266 +215,6 @@ impl RowGroup {
             &self.user_id,
             &self.session_id,
         ]
-    }
-}
-
-impl Device {
-    fn new() -> Self {
-        Self {
-            seen: SeenDevices::default(),
-            picked: Vec::new(),
-            platform: DictionaryColumn::new(),
-            os_version: DictionaryColumn::new(),
-            app_version: DictionaryColumn::new(),
-            build_number: DictionaryColumn::new(),
-            device_model: DictionaryColumn::new(),
-            manufacturer: DictionaryColumn::new(),
-            screen_width: IntegerColumn::int32(),
-            screen_height: IntegerColumn::int32(),
-            locale: DictionaryColumn::new(),
-            timezone: DictionaryColumn::new(),
-            network_type: DictionaryColumn::new(),
-            carrier: DictionaryColumn::new(),
-            is_jailbroken: BooleanColumn::default(),
-            is_emulator: BooleanColumn::default(),
-            sdk_version: DictionaryColumn::new(),
-        }
-    }
-
-    fn push(&mut self, event: &EventRef<'_>, seed: u64) {
-        let bytes = event.device_bytes.unwrap_or_default();
-        let hash = hash(bytes, seed);
-        if let Some(position) = self.seen.find(hash, bytes) {
-            self.picked.push(position);
-            return;
-        }
-        let device = event.device().unwrap_or_default();
-        let (platform, network_type) = (device.platform_name(), device.network_type_name());
-        let texts = [
-            &*platform,
-            device.os_version,
-            device.app_version,
-            device.build_number,
-            device.device_model,
-            device.manufacturer,
-            device.locale,
-            device.timezone,
-            &*network_type,
-            device.carrier,
-            device.sdk_version,
-        ];
-        let plain = PlainDevice {
-            screen_width: device.screen_width,
-            screen_height: device.screen_height,
-            is_jailbroken: device.is_jailbroken,
-            is_emulator: device.is_emulator,
-        };
-        if let Some(keys) = self.keys_of(texts, plain, seed) {
-            if !self.seen.has_room(bytes) {
-                self.settle_picked();
-                self.seen.forget();
-            }
-            self.picked.push(self.seen.add(hash, bytes, SeenDevice { keys, plain }, seed));
-        }
-    }
-
-    /// The keys of the texts. None once a dictionary was given up: then the values are in the columns.
-    fn keys_of(&mut self, texts: [&str; DEVICE_TEXTS], plain: PlainDevice, seed: u64) -> Option<[u16; DEVICE_TEXTS]> {
-        if self.dictionaries().iter().any(|column| column.is_plain()) {
-            // Nothing is picked any more since then, so the order of the rows holds.
-            self.push_plain(texts, plain, seed);
-            return None;
-        }
-        let mut keys = [0; DEVICE_TEXTS];
-        for ((key, column), text) in keys.iter_mut().zip(self.dictionaries_mut()).zip(texts) {
-            *key = column.key_of(text, seed);
-        }
-        Some(keys)
-    }
-
-    /// Gives the columns the values of the rows that were picked.
-    fn settle_picked(&mut self) {
-        let picked = std::mem::take(&mut self.picked);
-        let seen = std::mem::take(&mut self.seen);
-        let mut rows_of = vec![0; seen.rows.len()];
-        picked.iter().for_each(|position| rows_of[usize::from(*position)] += 1);
-        let row = |position: &u16| &seen.rows[usize::from(*position)];
-        for (index, column) in self.dictionaries_mut().into_iter().enumerate() {
-            let counts = seen.rows.iter().zip(&rows_of).map(|(row, rows)| (row.keys[index], *rows));
-            column.push_keys(picked.iter().map(|position| row(position).keys[index]), counts);
-        }
-        self.screen_width.extend(picked.iter().map(|position| i64::from(row(position).plain.screen_width)));
-        self.screen_height.extend(picked.iter().map(|position| i64::from(row(position).plain.screen_height)));
-        self.is_jailbroken.extend(picked.iter().map(|position| row(position).plain.is_jailbroken));
-        self.is_emulator.extend(picked.iter().map(|position| row(position).plain.is_emulator));
-        (self.picked, self.seen) = (picked, seen);
-        self.picked.clear();
-    }
-
-    fn push_plain(&mut self, texts: [&str; DEVICE_TEXTS], plain: PlainDevice, seed: u64) {
-        self.dictionaries_mut().into_iter().zip(texts).for_each(|(column, text)| column.push(text, seed));
-        self.screen_width.push(i64::from(plain.screen_width));
-        self.screen_height.push(i64::from(plain.screen_height));
-        self.is_jailbroken.extend([plain.is_jailbroken].into_iter());
-        self.is_emulator.extend([plain.is_emulator].into_iter());
-    }
-
-    fn dictionaries_mut(&mut self) -> [&mut DictionaryColumn; DEVICE_TEXTS] {
-        [
-            &mut self.platform,
-            &mut self.os_version,
-            &mut self.app_version,
-            &mut self.build_number,
-            &mut self.device_model,
-            &mut self.manufacturer,
-            &mut self.locale,
-            &mut self.timezone,
-            &mut self.network_type,
-            &mut self.carrier,
-            &mut self.sdk_version,
-        ]
-    }
-
-    fn dictionaries(&self) -> [&DictionaryColumn; DEVICE_TEXTS] {
-        [
-            &self.platform,
-            &self.os_version,
-            &self.app_version,
-            &self.build_number,
-            &self.device_model,
-            &self.manufacturer,
-            &self.locale,
-            &self.timezone,
-            &self.network_type,
-            &self.carrier,
-            &self.sdk_version,
-        ]
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.dictionaries().iter().map(|column| column.memory_bytes()).sum::<usize>()
-            + self.screen_width.memory_bytes()
-            + self.screen_height.memory_bytes()
-            + self.is_jailbroken.memory_bytes()
-            + self.is_emulator.memory_bytes()
-            + self.seen.memory_bytes()
-            + self.picked.capacity() * 2
-    }
-
-    fn encoded_bytes(&self) -> usize {
-        self.dictionaries().iter().map(|column| column.encoded_bytes()).sum::<usize>()
-            + self.screen_width.encoded_bytes()
-            + self.screen_height.encoded_bytes()
-            + self.is_jailbroken.encoded_bytes()
-            + self.is_emulator.encoded_bytes()
-            + self.picked.len() * DEVICE_TEXTS
-    }
-
-    fn close_page(&mut self, levels: &[u8], rows: usize, compressor: &mut Compressor) -> Result<(), WarehouseError> {
-        self.settle_picked();
-        for column in self.dictionaries_mut() {
-            column.close_page(levels, rows, compressor)?;
-        }
-        if self.dictionaries().iter().any(|column| column.is_plain()) {
-            self.seen.forget();
-        }
-        self.screen_width.close_page(levels, rows, compressor)?;
-        self.screen_height.close_page(levels, rows, compressor)?;
-        self.is_jailbroken.close_page(levels, rows, compressor)?;
-        self.is_emulator.close_page(levels, rows, compressor)
-    }
-
-    fn close_into(self, chunks: &mut Vec<Chunk>, compressor: &mut Compressor) -> Result<(), WarehouseError> {
-        chunks.push(self.platform.close(compressor)?);
-        chunks.push(self.os_version.close(compressor)?);
-        chunks.push(self.app_version.close(compressor)?);
-        chunks.push(self.build_number.close(compressor)?);
-        chunks.push(self.device_model.close(compressor)?);
-        chunks.push(self.manufacturer.close(compressor)?);
-        chunks.push(self.screen_width.close());
-        chunks.push(self.screen_height.close());
-        chunks.push(self.locale.close(compressor)?);
-        chunks.push(self.timezone.close(compressor)?);
-        chunks.push(self.network_type.close(compressor)?);
-        chunks.push(self.carrier.close(compressor)?);
-        chunks.push(self.is_jailbroken.close());
-        chunks.push(self.is_emulator.close());
-        chunks.push(self.sdk_version.close(compressor)?);
-        Ok(())
-    }
-}
-
-/// The text columns of a device context.
-pub(super) const DEVICE_TEXTS: usize = 11;
-/// Distinct device contexts remembered per open row group.
-const SEEN_DEVICES_MAX: usize = 4096;
-/// Their encoded bytes, all together.
-const SEEN_BYTES_MAX: usize = 512 * 1024;
-
-/// What a device context puts into the columns, but for its texts.
-#[derive(Clone, Copy)]
-pub(super) struct PlainDevice {
-    pub(super) screen_width: i32,
-    pub(super) screen_height: i32,
-    pub(super) is_jailbroken: bool,
-    pub(super) is_emulator: bool,
-}
-
-/// A device context as its columns know it.
-#[derive(Clone, Copy)]
-struct SeenDevice {
-    keys: [u16; DEVICE_TEXTS],
-    plain: PlainDevice,
-}
-
-/// Device contexts by their encoded bytes. Valid while every text column has its dictionary.
-#[derive(Default)]
-struct SeenDevices {
-    index: HashTable<u16>,
-    rows: Vec<SeenDevice>,
-    bytes: Vec<u8>,
-    /// Where each one's bytes end in `bytes`.
-    ends: Vec<u32>,
-}
-
-impl SeenDevices {
-    /// The position of a context that was seen before.
-    fn find(&self, hash: u64, bytes: &[u8]) -> Option<u16> {
-        self.index.find(hash, |position| self.bytes_of(*position) == bytes).copied()
-    }
-
-    fn has_room(&self, bytes: &[u8]) -> bool {
-        self.rows.is_empty() || (self.rows.len() < SEEN_DEVICES_MAX && self.bytes.len() + bytes.len() <= SEEN_BYTES_MAX)
-    }
-
-    /// Answers the context's position.
-    fn add(&mut self, hash: u64, bytes: &[u8], row: SeenDevice, seed: u64) -> u16 {
-        let position = self.rows.len() as u16;
-        self.rows.push(row);
-        self.bytes.extend_from_slice(bytes);
-        self.ends.push(self.bytes.len() as u32);
-        let Self { index, bytes, ends, .. } = self;
-        let rehash = |position: &u16| self::hash(slice_of(bytes, ends, *position), seed);
-        index.insert_unique(hash, position, rehash);
-        position
-    }
-
-    fn forget(&mut self) {
-        self.index.clear();
-        self.rows.clear();
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    fn bytes_of(&self, position: u16) -> &[u8] {
-        slice_of(&self.bytes, &self.ends, position)
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.index.allocation_size()
-            + self.rows.capacity() * size_of::<SeenDevice>()
-            + self.bytes.capacity()
-            + self.ends.capacity() * 4
     }
 }
 
