@@ -37,6 +37,7 @@ const RUN_ATTEMPTS_MAX: usize = 3;
 
 pub(in crate::bus) struct Subscription {
     acker: Acker,
+    /// Where the pull requests of this connection are answered.
     inbox: String,
     incoming: Subscriber,
     epochs: watch::Receiver<u64>,
@@ -81,9 +82,7 @@ struct Consumer {
 impl Subscription {
     pub(super) async fn open(shared: Arc<Shared>, spec: ConsumerSpec) -> Result<Self, BusError> {
         let epochs = shared.link.epochs();
-        let inbox = shared.client.new_inbox();
-        let incoming = shared.client.subscribe(inbox.clone()).await;
-        let incoming = incoming.map_err(|error| super::streams::failed("subscribe to inbox", error))?;
+        let (inbox, incoming) = open_inbox(&shared).await?;
         let consumer = Arc::new(Consumer {
             name: spec.name,
             max_deliver: spec.max_deliver,
@@ -167,15 +166,22 @@ impl Subscription {
         }
     }
 
-    /// Learns up to where messages are suspect on the connection at hand, and forgets the pull request of the last one.
+    /// Begins anew on the connection at hand: learns up to where messages are suspect, and forgets what the last one
+    /// brought, read or not. The server may have crashed and leased it to somebody else since; an inbox of its own
+    /// for each connection keeps it apart from what comes now.
     async fn reconnected(&mut self) -> Result<(), BusError> {
         self.suspect_to = None;
         self.pull = None;
+        self.ready.clear();
+        self.ready_bytes = 0;
+        self.passed.clear();
+        self.exhausted.clear();
         self.epoch = *self.epochs.borrow_and_update();
-        let info = self.acker.shared.stream_info().await?;
+        let shared = &self.acker.shared;
+        let info = shared.stream_info().await?;
+        (self.inbox, self.incoming) = open_inbox(shared).await?;
+        self.empty_at = Instant::now();
         self.suspect_to = Some(info.state.last_sequence);
-        // What was handed out in vain before the loss is suspect now as well.
-        self.ready.iter_mut().for_each(|delivery| delivery.suspect = true);
         Ok(())
     }
 
@@ -322,6 +328,12 @@ impl Subscription {
             shared.link.unanswered(&shared.client).await;
         }
     }
+}
+
+async fn open_inbox(shared: &Shared) -> Result<(String, Subscriber), BusError> {
+    let inbox = shared.client.new_inbox();
+    let incoming = shared.client.subscribe(inbox.clone()).await;
+    Ok((inbox, incoming.map_err(|error| super::streams::failed("subscribe to inbox", error))?))
 }
 
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, with domain and
