@@ -219,6 +219,14 @@ fn start_sink(
     supervisor: &mut Supervisor,
 ) {
     settings.stop_budget = supervisor.stop_budget();
+    let (late_in, ack_wait) = (warehouse.clone(), settings.ack_wait);
+    supervisor.supervise("late files", move |stop| {
+        let warehouse = late_in.clone();
+        async move {
+            sink::settle_abandoned(warehouse, ack_wait, stop).await;
+            Ok(())
+        }
+    });
     for worker in sink::workers(settings, bus, warehouse, status) {
         supervisor.supervise("sink", move |stop| {
             let worker = worker.clone();

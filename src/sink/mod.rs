@@ -12,6 +12,7 @@
 mod batches;
 mod error;
 mod fetch;
+mod late_files;
 mod lease;
 mod status;
 mod suspects;
@@ -45,6 +46,7 @@ use fetch::{Chunk, Fetched};
 use upload::Uploaded;
 
 pub use error::SinkError;
+pub use late_files::settle_abandoned;
 pub use status::SinkStatus;
 use status::WorkerStatus;
 

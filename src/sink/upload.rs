@@ -15,9 +15,10 @@ use tracing::{debug, error, warn};
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::{Acker, BusErrorKind};
 use crate::metrics;
-use crate::warehouse::{LateFile, Settled, Warehouse, WarehouseError, WarehouseErrorKind};
+use crate::warehouse::{LateFile, Warehouse, WarehouseError, WarehouseErrorKind};
 
 use super::batches::Closed;
+use super::late_files;
 use super::lease::Lapsed;
 use super::status::WorkerStatus;
 
@@ -27,8 +28,6 @@ pub(super) const RETRY: Backoff =
     Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(1) };
 /// Attempts to acknowledge what is stored; after that the messages come again and are found.
 const ACK_ATTEMPTS_MAX: u32 = 16;
-/// How long a late file waits for others that have to be settled before it; then their processes have probably ended.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What became of one file.
 pub(super) struct Uploaded {
@@ -128,30 +127,20 @@ async fn store(
 /// the rows to us: after a lease's time its files are there too, and ours gives up what they hold.
 async fn settle_late_file(closed: &Closed, warehouse: &Warehouse, name: &str) {
     warn!(rows = closed.receipts.len(), name, "file was perhaps stored late, looking for others with the same rows");
-    tokio::time::sleep(closed.lease.ack_wait()).await;
     let late = LateFile {
         partition: closed.partition.clone(),
         name: name.to_owned(),
         bytes: closed.file.clone(),
         oldest_published_at_ms: closed.oldest_ms,
     };
-    let (began, mut attempt) = (Instant::now(), 0);
-    loop {
-        match warehouse.settle_late_file(&late, began.elapsed() < SETTLE_PATIENCE).await {
-            Ok(Settled::Alone) => return,
-            Ok(Settled::Removed { rows }) => return warn!(rows, name, "late file removed: others hold its rows"),
-            Ok(Settled::Replaced { given_up, kept, doubled: 0 }) => {
-                return warn!(given_up, kept, name, "late file replaced: others hold some of its rows");
-            }
-            Ok(Settled::Replaced { given_up, kept, doubled }) => {
-                return error!(doubled, given_up, kept, name, "rows of a late file are in an unsettled late file too");
-            }
-            Ok(Settled::MustWait { rows }) => debug!(rows, name, "another late file has to be settled first"),
-            Err(error) => warn!(%error, attempt, "late file could not be settled, trying again"),
-        }
+    let mut attempt = 0;
+    while let Err(error) = warehouse.mark_late_file(&late).await {
         attempt += 1;
+        warn!(%error, attempt, "late file could not be marked, trying again");
         tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
     }
+    tokio::time::sleep(closed.lease.ack_wait()).await;
+    late_files::settle(&late, warehouse).await;
 }
 
 fn report(closed: &Closed, began: Instant) {

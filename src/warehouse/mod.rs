@@ -168,6 +168,19 @@ impl Warehouse {
         .await
     }
 
+    /// Notes durably that a file was perhaps stored late, so that it is settled whatever becomes of this process.
+    pub async fn mark_late_file(&self, late: &LateFile) -> Result<(), WarehouseError> {
+        let late = late.clone();
+        self.blocking(move |shared| late::mark(&shared.objects, &late)).await
+    }
+
+    /// The late files that have been waiting for their process to settle them for longer than `patience`.
+    pub async fn abandoned_late_files(&self, patience: Duration) -> Result<Vec<LateFile>, WarehouseError> {
+        let before = SystemTime::now().checked_sub(patience).unwrap_or(SystemTime::UNIX_EPOCH);
+        let before_ms = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        self.blocking(move |shared| late::abandoned(&shared.objects, before_ms)).await
+    }
+
     /// Gives up those rows of a file that was perhaps stored late which others hold too: somebody else had its
     /// messages. With `patient` nothing is done while another late file has to be waited for; without, the rows that
     /// are in both stay.

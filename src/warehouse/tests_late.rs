@@ -41,19 +41,27 @@ impl Place {
         }
     }
 
-    fn directory(&self) -> PathBuf {
-        let root = match self {
+    fn root(&self) -> PathBuf {
+        match self {
             Self::Local(dir) => dir.path().to_owned(),
             Self::S3(server) => server.bucket(),
-        };
-        root.join(partition().path())
+        }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.root().join(partition().path())
     }
 
     fn names(&self) -> Vec<String> {
-        let files = std::fs::read_dir(self.directory()).unwrap();
-        let mut names: Vec<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+        names_in(&self.directory())
+    }
+
+    fn marks_directory(&self) -> PathBuf {
+        self.root().join(late::MARKS)
+    }
+
+    fn marks(&self) -> Vec<String> {
+        names_in(&self.marks_directory())
     }
 
     /// How many files hold each row.
@@ -71,8 +79,15 @@ impl Place {
 
     fn assert_each_once(&self, sequences: impl Iterator<Item = u64>) {
         assert_eq!(self.rows(), sequences.map(|sequence| (sequence, 1)).collect());
-        assert!(self.names().iter().all(|name| is_data_file(name)), "no mark stays: {:?}", self.names());
+        assert!(self.marks().is_empty(), "no mark stays: {:?}", self.marks());
     }
+}
+
+fn names_in(directory: &std::path::Path) -> Vec<String> {
+    let files = std::fs::read_dir(directory).into_iter().flatten();
+    let mut names: Vec<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn partition() -> Partition {
@@ -163,8 +178,8 @@ async fn a_late_file_waits_for_those_that_are_settled_before_it() {
     for place in Place::both() {
         let warehouse = place.open().await;
         let (first, second) = (store(&warehouse, 1, 1..=60).await, store(&warehouse, 2, 41..=100).await);
-        let mark = |late: &LateFile| place.directory().join(late::mark_of(&late.name));
-        std::fs::write(mark(&first), b"").unwrap();
+        let mark = |late: &LateFile| place.marks_directory().join(late::mark_of(&late.name));
+        warehouse.mark_late_file(&first).await.unwrap();
         assert_eq!(warehouse.settle_late_file(&second, true).await.unwrap(), Settled::MustWait { rows: 20 });
         assert!(mark(&second).exists(), "it is settled still");
         assert_eq!(warehouse.settle_late_file(&first, true).await.unwrap(), Settled::Alone, "the other one waits");
@@ -173,10 +188,31 @@ async fn a_late_file_waits_for_those_that_are_settled_before_it() {
         place.assert_each_once(1..=100);
 
         let third = store(&warehouse, 3, 91..=120).await;
-        std::fs::write(mark(&second), b"").unwrap();
+        warehouse.mark_late_file(&second).await.unwrap();
         let settled = warehouse.settle_late_file(&third, false).await.unwrap();
         assert_eq!(settled, Settled::Replaced { given_up: 0, kept: 30, doubled: 10 }, "doubled rather than lost");
         assert_eq!(place.rows().len(), 120);
+    }
+}
+
+/// A process marks its late file and dies; another one finds the mark and settles the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_file_of_a_process_that_died_is_settled_by_another() {
+    for place in Place::both() {
+        let (dead, other) = (place.open().await, place.open().await);
+        let late = store(&dead, 5, 1..=100).await;
+        store(&other, 9, 71..=100).await;
+        dead.mark_late_file(&late).await.unwrap();
+        let never_stored = LateFile { name: name(7), ..late };
+        dead.mark_late_file(&never_stored).await.unwrap();
+        assert!(other.abandoned_late_files(Duration::from_secs(3_600)).await.unwrap().is_empty(), "it may still live");
+        // Object stores give times in whole seconds.
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        let abandoned = other.abandoned_late_files(Duration::from_secs(1)).await.unwrap();
+        assert_eq!(abandoned.iter().map(|late| late.name.clone()).collect::<Vec<_>>(), [name(5)]);
+        let settled = other.settle_late_file(&abandoned[0], true).await.unwrap();
+        assert_eq!(settled, Settled::Replaced { given_up: 30, kept: 70, doubled: 0 });
+        place.assert_each_once(1..=100);
     }
 }
 

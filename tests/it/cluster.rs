@@ -1,6 +1,7 @@
 //! The product as several processes on a real NATS, a real PostgreSQL and a real S3 endpoint: what
 //! is promised when any of them is killed, stands still, or is away.
 
+use std::ops::Not as _;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ use crate::services::s3::{self, S3Server};
 const KILL_CYCLES: usize = 12;
 /// Rounds of standing still; `CAUSALITY_FREEZE_ROUNDS` asks for more.
 const FREEZE_ROUNDS: usize = 1;
+/// Other processes hear of a rule by a notification: soon, and not before the one that took it answers.
+pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// The lease of the consumers here.
 const ACK_WAIT: Duration = Duration::from_secs(3);
 
@@ -86,6 +89,9 @@ impl Cluster {
             let owed = "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL";
             self.postgres.sql(&self.database, owed) == "0"
                 && self.postgres.sql(&self.database, "SELECT count(*) FROM outbox") == "0"
+        });
+        wait_until("no file that was stored late has to be settled", || {
+            std::fs::read_dir(self.s3.bucket().join("_late")).is_ok_and(|marks| marks.count() > 0).not()
         });
     }
 
@@ -177,6 +183,7 @@ fn kill_9_of_any_part_loses_and_doubles_nothing() {
         .collect();
     servers[4].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     servers[4].admin_create("/rules", &load::rule("ops"));
+    std::thread::sleep(HEARD_WITHIN);
     let load = Load::start_on(&[&servers[0].http, &servers[1].http]);
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", KILL_CYCLES) {
@@ -221,6 +228,7 @@ fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
         .collect();
     servers[2].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     servers[2].admin_create("/rules", &load::rule("ops"));
+    std::thread::sleep(HEARD_WITHIN);
     let load = Load::start_on(&[&gateway.http]);
     for round in 0..from_environment("CAUSALITY_FREEZE_ROUNDS", FREEZE_ROUNDS) {
         let before = load.acknowledged();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, from_environment, readiness, resident_mib, ureq_head};
+use crate::cluster::{Cluster, HEARD_WITHIN, from_environment, readiness, resident_mib, ureq_head};
 use crate::harness::{Receiver, Server, get, wait_until};
 use crate::load::{self, Load};
 use crate::services::proxy::{Fault, Proxy};
@@ -118,8 +118,7 @@ impl Field {
             roles.into_iter().enumerate().map(|(number, role)| (role, cluster.role(role, number))).collect();
         processes[3].1.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
         processes[3].1.admin_create("/rules", &load::rule("ops"));
-        // The other process hears of the rule soon, and not before this one answers.
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(HEARD_WITHIN);
         let load = Load::start_paced(&[&processes[0].1.http], PACE);
         Self { cluster, proxies, processes, receiver, load, table: Vec::new(), late: Vec::new() }
     }

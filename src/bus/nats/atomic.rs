@@ -65,17 +65,22 @@ pub(super) async fn commit_queued(shared: Weak<Shared>, jobs: Jobs) {
     // Taken from the queue, and too large for the batch at hand.
     let mut held: Option<Job> = None;
     loop {
-        let first = match held.take() {
-            Some(job) => job,
-            None => match jobs.lock().await.recv().await {
-                Some(job) => job,
-                None => return,
-            },
+        // Whoever takes the first call keeps the queue until the batch is gathered: handed on in between, as a fair
+        // lock is, every batch would be one call.
+        let (first, queue) = match held.take() {
+            Some(job) => (job, jobs.try_lock().ok()),
+            None => {
+                let mut queue = jobs.lock().await;
+                match queue.recv().await {
+                    Some(job) => (job, Some(queue)),
+                    None => return,
+                }
+            }
         };
         let (mut messages, mut bytes) = (first.layouts.len(), first.records.len());
         let mut batch = vec![first];
-        if let Ok(mut jobs) = jobs.try_lock() {
-            while let Ok(next) = jobs.try_recv() {
+        if let Some(mut queue) = queue {
+            while let Ok(next) = queue.try_recv() {
                 if messages + next.layouts.len() > BATCH_MESSAGES_MAX || bytes + next.records.len() > BATCH_BYTES_MAX {
                     held = Some(next);
                     break;
