@@ -370,6 +370,7 @@ pub(super) fn seconds(unix_ms: i64) -> u32 {
 mod tests {
     use super::super::file;
     use super::super::group::Draft;
+    use super::super::pack::Packer;
     use super::*;
     use crate::bus::Batch;
 
@@ -411,7 +412,7 @@ mod tests {
                 }
             }
             if draft.len() > 0 {
-                file::insert_group(&self.connection, &draft).unwrap();
+                file::insert_group(&self.connection, &draft, &mut Packer::new().unwrap()).unwrap();
             }
             self.dedup.maintain(&self.connection, now_s).unwrap();
             if commit {

@@ -12,6 +12,7 @@ use rusqlite::{Connection, MAIN_DB, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
 use super::group::{self, Draft, Group};
+use super::pack::{self, Packed, Packer};
 use super::position::Position;
 use crate::bus::{BusError, BusErrorKind};
 use crate::sqlite::{self, Fault};
@@ -22,7 +23,9 @@ const LOCK_NAME: &str = "bus.lock";
 const PAGE_BYTES: u32 = 16 << 10;
 /// Marks the file as ours (`cbus`).
 const APPLICATION_ID: i64 = 0x6362_7573;
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+/// Its groups were never compressed.
+const SCHEMA_VERSION_PLAIN: i64 = 1;
 /// Bytes of the newest groups whose checksums are verified at the start.
 const VERIFIED_BYTES_MAX: usize = 16 << 20;
 /// Groups from here on are written into their row's pages directly.
@@ -36,6 +39,7 @@ CREATE TABLE groups(
     published_at_ms INTEGER NOT NULL,
     checksum INTEGER NOT NULL,
     keys BLOB NOT NULL,
+    raw_bytes INTEGER NOT NULL,
     data BLOB NOT NULL
 ) STRICT;
 CREATE TABLE consumers(
@@ -68,7 +72,7 @@ CREATE TABLE dedup_runs(
 CREATE TABLE dedup_blocks(id INTEGER PRIMARY KEY, keys BLOB NOT NULL) STRICT;
 ";
 
-const GROUP_COLUMNS: &str = "first_sequence, count, published_at_ms, checksum, keys, data";
+const GROUP_COLUMNS: &str = "first_sequence, count, published_at_ms, checksum, keys, raw_bytes, data";
 
 /// The one process that may use the directory.
 #[derive(Debug)]
@@ -120,6 +124,13 @@ fn prepare(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     if application == APPLICATION_ID && version == SCHEMA_VERSION {
+        return Ok(Ok(()));
+    }
+    if application == APPLICATION_ID && version == SCHEMA_VERSION_PLAIN {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; ALTER TABLE groups ADD COLUMN raw_bytes INTEGER NOT NULL DEFAULT 0;
+             PRAGMA user_version={SCHEMA_VERSION}; COMMIT"
+        ))?;
         return Ok(Ok(()));
     }
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -232,11 +243,14 @@ fn read_group(row: &Row<'_>) -> rusqlite::Result<Result<Group, String>> {
     let count: u64 = row.get(1)?;
     let published_at_ms: i64 = row.get(2)?;
     let expected: u32 = row.get(3)?;
-    let (keys, data) = (row.get_ref(4)?.as_blob()?, row.get_ref(5)?.as_blob()?);
+    let raw_bytes: u64 = row.get(5)?;
+    let (keys, data) = (row.get_ref(4)?.as_blob()?, row.get_ref(6)?.as_blob()?);
     if group::checksum(first_sequence, count, published_at_ms, keys, data) != expected {
         return Ok(Err(format!("the checksum of the group at sequence {first_sequence} does not hold")));
     }
-    let group = Group::from_stored(first_sequence, count as usize, published_at_ms, data.to_vec());
+    let raw = pack::unpack(raw_bytes as usize, data);
+    let group =
+        raw.and_then(|raw| Group::from_stored(first_sequence, count as usize, published_at_ms, raw.into_owned()));
     Ok(group.ok_or_else(|| format!("the records of the group at sequence {first_sequence} do not fit it")))
 }
 
@@ -281,24 +295,28 @@ pub(super) fn update_position(connection: &Connection, name: &str, position: &Po
     update.execute((name, position.floor, position.high, &position.settled, &position.counts)).map(drop)
 }
 
-pub(super) fn insert_group(connection: &Connection, draft: &Draft) -> rusqlite::Result<()> {
+/// Stores a group; answers how many bytes it takes.
+pub(super) fn insert_group(connection: &Connection, draft: &Draft, packer: &mut Packer) -> rusqlite::Result<usize> {
     let mut insert = connection.prepare_cached(
-        "INSERT INTO groups(first_sequence, count, published_at_ms, checksum, keys, data)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO groups(first_sequence, count, published_at_ms, checksum, keys, raw_bytes, data)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
-    let (count, checksum) = (draft.len() as u64, draft.checksum());
-    let mut insert = |data: &dyn ToSql| {
-        let columns = params![draft.first_sequence, count, draft.published_at_ms, checksum, draft.keys, data];
-        insert.execute(columns).map(drop)
+    let Packed { raw_bytes, data } = packer.pack(&draft.data);
+    let (first, count, at) = (draft.first_sequence, draft.len() as u64, draft.published_at_ms);
+    let checksum = group::checksum(first, count, at, &draft.keys, data);
+    let mut insert = |stored: &dyn ToSql| {
+        insert.execute(params![first, count, at, checksum, draft.keys, raw_bytes as u64, stored]).map(drop)
     };
-    if draft.data.len() < STREAMED_BYTES_MIN {
-        return insert(&draft.data.as_slice());
+    if data.len() < STREAMED_BYTES_MIN {
+        insert(&data)?;
+    } else {
+        // A bound value is copied twice on its way to the pages, each time into memory that is fresh from the system.
+        insert(&ZeroBlob(data.len() as u64))?;
+        let mut blob = connection.blob_open(MAIN_DB, "groups", "data", first as i64, false)?;
+        blob.write_all_at(data, 0)?;
+        blob.close()?;
     }
-    // A bound value is copied twice on its way to the pages, each time into memory that is fresh from the system.
-    insert(&ZeroBlob(draft.data.len() as u64))?;
-    let mut blob = connection.blob_open(MAIN_DB, "groups", "data", draft.first_sequence as i64, false)?;
-    blob.write_all_at(&draft.data, 0)?;
-    blob.close()
+    Ok(data.len() + draft.keys.len())
 }
 
 pub(super) fn corrupt(path: &Path, context: &'static str, damage: impl std::fmt::Display) -> BusError {

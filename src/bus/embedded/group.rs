@@ -97,10 +97,6 @@ impl Draft {
         self.keys.extend_from_slice(&key.0);
     }
 
-    pub(super) fn checksum(&self) -> u32 {
-        checksum(self.first_sequence, self.len() as u64, self.published_at_ms, &self.keys, &self.data)
-    }
-
     pub(super) fn into_group(self) -> Arc<Group> {
         Arc::new(Group {
             first_sequence: self.first_sequence,

@@ -149,6 +149,38 @@ async fn damage_stops_the_start_with_the_name_of_the_file() {
     Bus::open_embedded(fixture.settings().clone()).unwrap();
 }
 
+/// A file of the first version, whose groups are as they were published, is taken over.
+#[tokio::test]
+async fn a_file_of_the_first_version_is_read_and_written_on() {
+    let mut fixture = Fixture::embedded(|_| {});
+    publish_numbers(&fixture.bus, 0..10).await;
+    fixture.bus.close().await;
+    let older = "ALTER TABLE groups DROP COLUMN raw_bytes; PRAGMA user_version = 1;";
+    Connection::open(file::path(&fixture.settings().dir)).unwrap().execute_batch(older).unwrap();
+    fixture.reopen().await;
+    publish_numbers(&fixture.bus, 10..500).await;
+    fixture.reopen().await;
+    let mut subscription = fixture.bus.subscribe(spec("c", ">")).await.unwrap();
+    assert_eq!(payloads(&fetch(&mut subscription, 500).await), numbers(0..500));
+}
+
+#[tokio::test]
+async fn large_groups_are_stored_compressed() {
+    let mut fixture = Fixture::embedded(|_| {});
+    let mut batch = Batch::new();
+    let payload = |n: u32| format!("{n} of a thousand messages that are much alike");
+    (0..1_000).for_each(|n| batch.push("events.a", None, |out| out.extend_from_slice(payload(n).as_bytes())));
+    assert!(fixture.bus.publish(batch).await.iter().all(Result::is_ok));
+    fixture.reopen().await;
+    let mut subscription = fixture.bus.subscribe(spec("c", ">")).await.unwrap();
+    assert_eq!(payloads(&fetch(&mut subscription, 1_000).await), (0..1_000).map(payload).collect::<Vec<_>>());
+    let connection = Connection::open(file::path(&fixture.settings().dir)).unwrap();
+    let (raw, stored): (u64, u64) = connection
+        .query_row("SELECT raw_bytes, length(data) FROM groups", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    assert!(raw > 40_000 && stored < raw / 4, "{stored} of {raw} bytes");
+}
+
 #[tokio::test]
 async fn the_log_stays_bounded_under_load() {
     let fixture = Fixture::embedded(|_| {});

@@ -15,6 +15,7 @@ use super::consumer::Consumer;
 use super::dead_letter::{self, Verdict};
 use super::dedup::{self, Dedup};
 use super::group::{Draft, Group};
+use super::pack::Packer;
 use super::queue::{Chore, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
 use super::{Shared, file, lock, unix_ms};
@@ -33,14 +34,18 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     connection: Connection,
     dedup: Dedup,
+    packer: Packer,
     next_sequence: u64,
     checkpoints: Checkpoints,
 }
 
 /// What a transaction did, to be made known once it is committed.
+#[derive(Default)]
 struct Outcome {
     stored: Vec<Stored>,
     done: Vec<Done>,
+    /// What the group takes in the file.
+    group_bytes: usize,
     /// Consumers whose position was stored, and up to where.
     positions: Vec<(Arc<Consumer>, u64)>,
 }
@@ -59,7 +64,9 @@ pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
         .map_err(|error| file::failure(&shared.path, "read message ids", error))?;
     let checkpoints = Checkpoints::start(shared.path.clone())?;
     let next_sequence = *shared.head.borrow() + 1;
-    let writer = Writer { shared, connection, dedup, next_sequence, checkpoints };
+    let packer =
+        Packer::new().map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
+    let writer = Writer { shared, connection, dedup, packer, next_sequence, checkpoints };
     let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
     let thread = thread.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
     Ok(vec![thread])
@@ -134,18 +141,18 @@ impl Writer {
     /// the consumers.
     fn commit(&mut self, publishes: &[Publish], chores: &[Chore]) -> Result<Outcome, BusError> {
         if publishes.is_empty() && chores.is_empty() {
-            return Ok(Outcome { stored: Vec::new(), done: Vec::new(), positions: Vec::new() });
+            return Ok(Outcome::default());
         }
         let began = Instant::now();
         let mut draft = Draft::new(self.next_sequence, unix_ms());
         let outcome = self.transaction("commit group", |writer| {
-            let mut outcome = Outcome { stored: Vec::new(), done: Vec::new(), positions: Vec::new() };
+            let mut outcome = Outcome::default();
             writer.write_chores(chores, &mut draft, &mut outcome)?;
             writer.write_publishes(publishes, &mut draft, &mut outcome)?;
             writer.write_positions(chores, &mut outcome)?;
             Ok(outcome)
         })?;
-        let (messages, bytes) = (draft.len() as u64, (draft.data.len() + draft.keys.len()) as u64);
+        let (messages, bytes) = (draft.len() as u64, outcome.group_bytes as u64);
         if messages > 0 {
             self.next_sequence = draft.next_sequence();
             lock(&self.shared.full).take();
@@ -288,7 +295,8 @@ impl Writer {
             outcome.stored.push(stored);
         }
         if draft.len() > 0 {
-            self.write("write group", |writer| file::insert_group(&writer.connection, draft))?;
+            outcome.group_bytes =
+                self.write("write group", |writer| file::insert_group(&writer.connection, draft, &mut writer.packer))?;
         }
         Ok(())
     }
