@@ -18,8 +18,9 @@ mod services;
 use services::nats::{NatsServer, Version};
 
 const SLICES: usize = 4;
-const CONNECTIONS: usize = 16;
 const BATCH: usize = 100;
+/// Messages on their way at once where each is acknowledged alone.
+const SINGLES_IN_FLIGHT: usize = 1_600;
 const SAMPLES: u64 = 2_000;
 /// Messages of one bare atomic batch, and how many batches are on their way.
 const ATOMIC: usize = 1_000;
@@ -57,9 +58,11 @@ fn gateway(server: &NatsServer, dir: &std::path::Path) -> Gateway {
 
 /// Events a second through the gateway.
 fn through(gateway: &Gateway, slice: Duration, keys: bool) -> f64 {
+    // The window of the bare publisher beside it.
+    let connections = if keys { ATOMIC * ATOMIC_IN_FLIGHT } else { SINGLES_IN_FLIGHT } / BATCH;
     let mut command = Command::new(env!("CARGO_BIN_EXE_causality"));
     command.args(["bench", "--json", "--url", &gateway.1, "--duration", &format!("{}s", slice.as_secs())]);
-    command.args(["--connections", &CONNECTIONS.to_string(), "--batch", &BATCH.to_string()]);
+    command.args(["--connections", &connections.to_string(), "--batch", &BATCH.to_string()]);
     if keys {
         command.arg("--idempotency-keys");
     }
@@ -95,7 +98,7 @@ async fn bare_singles(client: &Client, samples: &[(String, Bytes)], slice: Durat
     let mut acks = FuturesUnordered::new();
     let (started, mut acknowledged, mut next) = (Instant::now(), 0u64, 0);
     while started.elapsed() < slice {
-        while acks.len() < CONNECTIONS * BATCH {
+        while acks.len() < SINGLES_IN_FLIGHT {
             let (subject, payload) = &samples[next % samples.len()];
             next += 1;
             acks.push(context.publish(subject.clone(), payload.clone()).await.unwrap().into_future());
