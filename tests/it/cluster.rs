@@ -1,7 +1,6 @@
 //! The product as several processes on a real NATS, a real PostgreSQL and a real S3 endpoint: what
 //! is promised when any of them is killed, stands still, or is away.
 
-use std::ops::Not as _;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -91,7 +90,7 @@ impl Cluster {
                 && self.postgres.sql(&self.database, "SELECT count(*) FROM outbox") == "0"
         });
         wait_until("no file that was stored late has to be settled", || {
-            std::fs::read_dir(self.s3.bucket().join("_late")).is_ok_and(|marks| marks.count() > 0).not()
+            !std::fs::read_dir(self.s3.bucket().join("_late")).is_ok_and(|marks| marks.count() > 0)
         });
     }
 

@@ -1,7 +1,7 @@
 //! A `nats-server` with JetStream.
 //!
 //! The binary is looked for under `NATS_SERVER_2_10` or `NATS_SERVER_2_15`, then in
-//! `target/tools`, where `.ci/nats` puts it.
+//! `target/tools`, where `.ci/setup --tests` puts it.
 
 use std::fs::File;
 use std::net::TcpStream;

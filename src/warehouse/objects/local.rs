@@ -63,7 +63,7 @@ impl Local {
             let Ok(name) = entry.file_name().into_string() else { continue };
             match entry.metadata().and_then(|metadata| Ok((metadata.modified()?, metadata.len()))) {
                 Ok((modified, bytes)) => files.push(Listed { name, modified_ms: unix_ms(modified), bytes }),
-                // Compaction took it away since it was listed.
+                // A late file that was removed since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(error)),
             }
