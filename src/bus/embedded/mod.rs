@@ -14,6 +14,7 @@ mod dead_letter;
 mod dedup;
 mod file;
 mod group;
+mod pace;
 mod pack;
 mod position;
 mod queue;

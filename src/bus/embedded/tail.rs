@@ -29,6 +29,11 @@ impl Tail {
         }
     }
 
+    /// The first sequence of the newer half: who is below it will soon not be found here.
+    pub(super) fn middle(&self) -> u64 {
+        self.groups.get(self.groups.len() / 2).map_or(0, |group| group.first_sequence)
+    }
+
     /// The group that holds a sequence, when it is recent enough.
     pub(super) fn find(&self, sequence: u64) -> Option<&Arc<Group>> {
         find(&self.groups, sequence)

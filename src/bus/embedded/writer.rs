@@ -15,6 +15,7 @@ use super::consumer::Consumer;
 use super::dead_letter::{self, Verdict};
 use super::dedup::{self, Dedup};
 use super::group::{Draft, Group};
+use super::pace::{Pace, Position};
 use super::pack::Packer;
 use super::queue::{Chore, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
@@ -37,6 +38,7 @@ pub(super) struct Writer {
     packer: Packer,
     next_sequence: u64,
     checkpoints: Checkpoints,
+    pace: Pace,
 }
 
 /// What a transaction did, to be made known once it is committed.
@@ -66,7 +68,8 @@ pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
     let next_sequence = *shared.head.borrow() + 1;
     let packer =
         Packer::new().map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
-    let writer = Writer { shared, connection, dedup, packer, next_sequence, checkpoints };
+    let pace = Pace::default();
+    let writer = Writer { shared, connection, dedup, packer, next_sequence, checkpoints, pace };
     let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
     let thread = thread.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
     Ok(vec![thread])
@@ -86,9 +89,24 @@ impl Writer {
     fn run(mut self) {
         let _ending = Ending(self.shared.clone());
         while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX) {
+            let began = Instant::now();
             self.round(work);
+            self.rest(began);
         }
         self.checkpoints.start_over(&self.connection, "TRUNCATE");
+    }
+
+    /// Leaves consumers that fall behind some of the time, after a round that began then.
+    fn rest(&mut self, began: Instant) {
+        let middle = lock(&self.shared.tail).middle();
+        let consumers: Vec<Arc<Consumer>> = self.shared.consumers().values().cloned().collect();
+        let next = consumers.iter().map(|consumer| consumer.lock().window().next());
+        let positions = next.map(|next| Position { next, behind: next < middle });
+        let now = Instant::now();
+        let rest = self.pace.rest(now - began, now, positions);
+        if !rest.is_zero() {
+            std::thread::sleep(rest);
+        }
     }
 
     fn round(&mut self, work: Work) {

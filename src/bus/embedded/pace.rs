@@ -1,0 +1,105 @@
+//! How much of its time the writer leaves to consumers that fall behind.
+//!
+//! Publishers that send as fast as they are answered take all of the processor, and a consumer that falls out of
+//! the tail then reads from the file what it could have had from memory: it falls behind for good. So while a
+//! consumer is about to, the writer rests after each commit, the longer the more commits that lasts. Publishers
+//! wait a little longer and come in larger groups.
+//!
+//! Invariant: a rest is bounded by the time of the commit before it, and there is none for a consumer that stands
+//! still. Knows positions and times, nothing of threads or files.
+
+use std::time::{Duration, Instant};
+
+/// A consumer that has not moved for so long is not waited for: it has another reason.
+const STILL_AFTER: Duration = Duration::from_millis(500);
+/// The longest rest, in eighths of the time of the commit before it.
+const REST_EIGHTHS_MAX: u32 = 12;
+/// The longest rest.
+const REST_MAX: Duration = Duration::from_millis(20);
+
+/// Where a consumer is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    /// The next sequence that it looks at.
+    pub(super) next: u64,
+    /// It will soon have to read from the file.
+    pub(super) behind: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Where each consumer was last, and since when.
+    seen: Vec<(u64, Instant)>,
+    /// In eighths of the time of a commit.
+    rest: u32,
+}
+
+impl Pace {
+    /// How long to rest after a commit that took `busy`. `consumers` are in the same order each time.
+    pub(super) fn rest(
+        &mut self,
+        busy: Duration,
+        now: Instant,
+        consumers: impl Iterator<Item = Position>,
+    ) -> Duration {
+        let mut waits = false;
+        for (index, position) in consumers.enumerate() {
+            if index == self.seen.len() {
+                self.seen.push((position.next, now));
+            }
+            let (next, since) = &mut self.seen[index];
+            if *next != position.next {
+                (*next, *since) = (position.next, now);
+            }
+            waits |= position.behind && now.saturating_duration_since(*since) < STILL_AFTER;
+        }
+        self.rest = if waits { (self.rest + 1).min(REST_EIGHTHS_MAX) } else { self.rest.saturating_sub(1) };
+        (busy * self.rest / 8).min(REST_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUSY: Duration = Duration::from_millis(8);
+
+    fn rest_ms(pace: &mut Pace, now: Instant, positions: &[(u64, bool)]) -> u128 {
+        let positions = positions.iter().map(|(next, behind)| Position { next: *next, behind: *behind });
+        pace.rest(BUSY, now, positions).as_millis()
+    }
+
+    #[test]
+    fn rests_the_longer_the_longer_a_consumer_is_behind() {
+        let (now, mut pace) = (Instant::now(), Pace::default());
+        for (position, expected_ms) in [
+            ((10, false), 0),
+            ((11, true), 1),
+            ((12, true), 2),
+            ((12, true), 3),
+            ((20, false), 2),
+            ((20, false), 1),
+            ((20, false), 0),
+            ((20, false), 0),
+        ] {
+            assert_eq!(rest_ms(&mut pace, now, &[(90, false), position]), expected_ms, "{position:?}");
+        }
+    }
+
+    #[test]
+    fn a_rest_is_bounded() {
+        let (now, mut pace) = (Instant::now(), Pace::default());
+        let longest = (0..100).map(|next| rest_ms(&mut pace, now, &[(next, true)])).max();
+        assert_eq!(longest, Some(12));
+        let long = pace.rest(Duration::from_secs(1), now, [Position { next: 100, behind: true }].into_iter());
+        assert_eq!(long, REST_MAX);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_consumer_that_stands_still() {
+        let (now, mut pace) = (Instant::now(), Pace::default());
+        assert_eq!(rest_ms(&mut pace, now, &[(10, true)]), 1);
+        assert_eq!(rest_ms(&mut pace, now + STILL_AFTER, &[(10, true)]), 0);
+        assert_eq!(rest_ms(&mut pace, now + STILL_AFTER, &[(11, true)]), 1);
+    }
+}
