@@ -12,7 +12,7 @@ use crate::warehouse::{Compression, ObjectSettings};
 use crate::{gateway, http, sink};
 
 /// Recent events kept in memory for consumers near the head.
-const TAIL_BYTES_MAX: usize = 16 << 20;
+const TAIL_BYTES_MAX: usize = 24 << 20;
 /// Bodies of requests in flight, all together.
 const BODIES_BYTES_MAX: usize = 64 << 20;
 /// Where the servers are when roles run apart and nothing else is said.

@@ -13,10 +13,10 @@
 use std::ops::Range;
 
 use super::buffers::{self, Buffer};
-use super::subject;
+use super::subject::{self, Beginning};
 
 /// Bytes before the subject of a record.
-const HEADER_BYTES: usize = 9;
+pub(super) const HEADER_BYTES: usize = 9;
 /// The longest subject.
 const SUBJECT_BYTES_MAX: usize = 1_024;
 /// The longest message id.
@@ -35,6 +35,8 @@ pub struct Batch {
     records: Buffer,
     /// The end of each record in `records`; a refused message ends where it begins.
     ends: Vec<u32>,
+    /// What the subjects begin with.
+    beginning: Beginning,
     keyed: usize,
     refused: usize,
 }
@@ -43,6 +45,7 @@ pub struct Batch {
 pub(super) struct Parts {
     pub(super) records: Buffer,
     pub(super) ends: Vec<u32>,
+    pub(super) beginning: Beginning,
     /// How many records carry a message id.
     pub(super) keyed: usize,
     /// How many messages were over a limit or had a malformed subject: they left no record.
@@ -65,6 +68,7 @@ impl Batch {
         Self {
             records: buffers::RECORDS.take(bytes + messages * HEADER_BYTES),
             ends: Vec::with_capacity(messages),
+            beginning: Beginning::OF_NONE,
             keyed: 0,
             refused: 0,
         }
@@ -90,14 +94,16 @@ impl Batch {
         if !allowed {
             self.records.truncate(start);
             self.refused += 1;
-        } else if !message_id.is_empty() {
-            self.keyed += 1;
+        } else {
+            self.beginning = self.beginning.and(Beginning::of(subject.as_bytes()));
+            self.keyed += usize::from(!message_id.is_empty());
         }
         self.ends.push(self.records.len() as u32);
     }
 
     pub(super) fn into_parts(self) -> Parts {
-        Parts { records: self.records, ends: self.ends, keyed: self.keyed, refused: self.refused }
+        let Self { records, ends, beginning, keyed, refused } = self;
+        Parts { records, ends, beginning, keyed, refused }
     }
 }
 
@@ -158,18 +164,25 @@ pub(super) fn layout(records: &[u8], start: usize) -> Option<Layout> {
     })
 }
 
-/// The start of each of `count` records that fill `records` exactly; none when they do not.
-pub(super) fn starts(records: &[u8], count: usize) -> Option<Vec<u32>> {
+/// The start of each of `count` records that fill `records` exactly, and what their subjects begin with; none when
+/// they do not.
+pub(super) fn starts(records: &[u8], count: usize) -> Option<(Vec<u32>, Beginning)> {
     if count > records.len() / HEADER_BYTES {
         return None;
     }
     let mut starts = Vec::with_capacity(count);
+    let mut beginning = Beginning::OF_NONE;
     let mut at = 0;
     for _ in 0..count {
         starts.push(u32::try_from(at).ok()?);
-        at = layout(records, at)?.end();
+        let record = layout(records, at)?;
+        beginning = beginning.and(match record.flags & FLAG_REPLAY {
+            0 => Beginning::of(&records[record.subject.clone()]),
+            _ => Beginning::UNKNOWN,
+        });
+        at = record.end();
     }
-    (at == records.len()).then_some(starts)
+    (at == records.len()).then_some((starts, beginning))
 }
 
 #[cfg(test)]
@@ -188,7 +201,7 @@ mod tests {
         assert!(write_record(&mut written, 0, b"events.a", b"id1", |out| out.extend([1, 2, 3, 4, 5, 255])));
         assert!(write_record(&mut written, FLAG_REPLAY, b"a.b", b"react", |_| {}));
         assert_eq!(written, FIXTURE_V1);
-        assert_eq!(starts(FIXTURE_V1, 2), Some(vec![0, 26]));
+        assert_eq!(starts(FIXTURE_V1, 2), Some((vec![0, 26], Beginning::UNKNOWN)));
         let second = layout(FIXTURE_V1, 26).unwrap();
         assert_eq!(second, Layout { flags: 1, subject: 35..38, message_id: 38..43, payload: 43..43 });
     }
@@ -206,7 +219,7 @@ mod tests {
         batch.push("events.a", Some("id"), |out| out.push(2));
         let parts = batch.into_parts();
         assert_eq!((parts.ends.len(), parts.refused, parts.keyed), (14, 12, 1));
-        assert_eq!(starts(&parts.records, 2).map(|starts| starts.len()), Some(2));
+        assert_eq!(starts(&parts.records, 2), Some((vec![0, 18], parts.beginning)));
     }
 
     #[test]
@@ -234,7 +247,8 @@ mod tests {
             let parts = batch.into_parts();
             prop_assert_eq!(parts.refused, 0);
             prop_assert_eq!(parts.keyed, messages.iter().filter(|m| m.1.is_some()).count());
-            let starts = starts(&parts.records, messages.len()).unwrap();
+            let (starts, beginning) = starts(&parts.records, messages.len()).unwrap();
+            prop_assert_eq!(beginning, parts.beginning);
             for (start, (subject, id, payload)) in starts.iter().zip(&messages) {
                 let record = layout(&parts.records, *start as usize).unwrap();
                 prop_assert_eq!(&parts.records[record.subject], subject.as_bytes());

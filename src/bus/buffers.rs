@@ -23,7 +23,7 @@ pub(super) struct Pool {
 struct Idle {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
-    /// The least number of buffers that lay here since the last `trim`.
+    /// So many of them, from the first on, were not taken since the last `trim`.
     unused: usize,
 }
 
@@ -40,19 +40,22 @@ impl Pool {
 
     /// An empty buffer with room for `bytes`.
     pub(super) fn take(&'static self, bytes: usize) -> Buffer {
-        let idle = if bytes < BUFFER_BYTES_MIN { None } else { self.idle().take() };
-        let mut buffer = Buffer { bytes: idle.unwrap_or_default(), pool: self };
-        buffer.bytes.reserve(bytes);
-        buffer
+        if bytes < BUFFER_BYTES_MIN {
+            return Buffer { bytes: Vec::with_capacity(bytes), pool: self };
+        }
+        let idle = self.idle().take(bytes);
+        // Few sizes fit more requests; the kernel gives what is not written no memory.
+        let buffer = idle.unwrap_or_else(|| Vec::with_capacity(bytes.next_power_of_two()));
+        Buffer { bytes: buffer, pool: self }
     }
 
     /// Frees what nobody took since the last call.
     pub(super) fn trim(&self) {
         let mut idle = self.idle();
-        let kept = idle.buffers.len() - idle.unused;
-        let freed = idle.buffers.split_off(kept);
-        idle.bytes -= freed.iter().map(Vec::capacity).sum::<usize>();
-        idle.unused = kept;
+        let unused = idle.unused;
+        let freed: usize = idle.buffers.drain(..unused).map(|buffer| buffer.capacity()).sum();
+        idle.bytes -= freed;
+        idle.unused = idle.buffers.len();
     }
 
     fn give_back(&self, mut buffer: Vec<u8>) {
@@ -61,10 +64,16 @@ impl Pool {
         }
         buffer.clear();
         let mut idle = self.idle();
-        if idle.bytes + buffer.capacity() <= self.bytes_max {
-            idle.bytes += buffer.capacity();
-            idle.buffers.push(buffer);
+        idle.bytes += buffer.capacity();
+        idle.buffers.push(buffer);
+        // What was used last is of the size that is asked for now.
+        let mut freed = 0;
+        while idle.bytes > self.bytes_max && freed < idle.buffers.len() {
+            idle.bytes -= idle.buffers[freed].capacity();
+            freed += 1;
         }
+        idle.buffers.drain(..freed);
+        idle.unused = idle.unused.saturating_sub(freed);
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -73,11 +82,16 @@ impl Pool {
 }
 
 impl Idle {
-    /// The one that was used last: the caches may still have it.
-    fn take(&mut self) -> Option<Vec<u8>> {
-        let buffer = self.buffers.pop()?;
+    /// The smallest with room. One that would have to grow is worth nothing: the allocator would copy what it does
+    /// not hold any more.
+    fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
+        let fits = |(_, buffer): &(usize, &Vec<u8>)| buffer.capacity() >= bytes;
+        let smallest = self.buffers.iter().enumerate().rev().filter(fits).min_by_key(|(_, buffer)| buffer.capacity());
+        let index = smallest?.0;
+        let buffer = self.buffers.remove(index);
         self.bytes -= buffer.capacity();
-        self.unused = self.unused.min(self.buffers.len());
+        // Those below it were not needed for this either.
+        self.unused = self.unused.min(index);
         Some(buffer)
     }
 }
@@ -126,14 +140,17 @@ mod tests {
         drop(first);
         let again = POOL.take(30_000);
         assert!(again.as_ptr() == at && again.is_empty());
-        let others = [POOL.take(40_000), POOL.take(40_000)];
+        let others = [POOL.take(20_000), POOL.take(20_000)];
         drop(again);
         drop(others);
         let kept = {
             let idle = POOL.idle();
             (idle.buffers.len(), idle.bytes)
         };
-        assert_eq!(kept, (2, 80_000), "the third would pass the bound");
+        assert_eq!(kept, (2, 65_536), "the oldest made room");
+        let larger = POOL.take(60_000);
+        assert_eq!(POOL.idle().buffers.len(), 2, "neither has room for it");
+        drop(larger);
         drop(POOL.take(10));
         assert_eq!(POOL.idle().buffers.len(), 2, "small ones are not kept");
     }

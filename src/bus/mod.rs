@@ -123,11 +123,8 @@ pub struct ConsumerSpec {
 pub struct Delivery {
     /// Names this delivery to [`Acker`]; from 1, unique in the stream.
     pub receipt: Receipt,
-    /// Holds subject and payload: one share of the buffer that they came in, not two.
-    bytes: Bytes,
-    /// In `bytes`: the subject stands before, the payload from there on.
-    subject_end: u32,
-    payload_start: u32,
+    /// A whole record as `batch` lays it out: one share of the buffer that it came in.
+    record: Bytes,
     /// When the bus stored the message, milliseconds since the Unix epoch.
     pub published_at_ms: i64,
     /// 1 for the first delivery.
@@ -139,11 +136,11 @@ pub struct Delivery {
 
 impl Delivery {
     pub fn subject(&self) -> &[u8] {
-        &self.bytes[..self.subject_end as usize]
+        batch::layout(&self.record, 0).map_or(&[], |layout| &self.record[layout.subject])
     }
 
     pub fn payload(&self) -> &[u8] {
-        &self.bytes[self.payload_start as usize..]
+        batch::layout(&self.record, 0).map_or(&[], |layout| &self.record[layout.payload])
     }
 
     pub fn sequence(&self) -> u64 {

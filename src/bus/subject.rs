@@ -59,6 +59,15 @@ impl Filter {
         })
     }
 
+    /// Whether all subjects pass that begin like this; false also when that cannot be told.
+    pub(super) fn matches_all(&self, begin: &Beginning) -> bool {
+        match self {
+            Self::All => begin.len > 0,
+            Self::Prefix(prefix) => begin.starts_with(prefix),
+            Self::Exact(_) | Self::Tokens(_) => false,
+        }
+    }
+
     /// Whether a valid subject passes.
     #[inline]
     pub(super) fn matches(&self, subject: &[u8]) -> bool {
@@ -68,6 +77,54 @@ impl Filter {
             Self::Exact(exact) => subject == &**exact,
             Self::Tokens(tokens) => matches_tokens(tokens, subject),
         }
+    }
+}
+
+/// What some subjects begin with, all of them: up to sixteen bytes. Most filters can be asked once for many messages
+/// with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Beginning {
+    /// The first byte is the lowest.
+    bytes: u128,
+    len: usize,
+}
+
+impl Beginning {
+    /// Of no subject yet.
+    pub(super) const OF_NONE: Self = Self { bytes: 0, len: usize::MAX };
+    /// Of subjects that are not alike, or of what a filter alone does not decide.
+    pub(super) const UNKNOWN: Self = Self { bytes: 0, len: 0 };
+
+    #[inline]
+    pub(super) fn of(subject: &[u8]) -> Self {
+        let bytes = match subject.first_chunk::<16>() {
+            Some(first) => u128::from_le_bytes(*first),
+            None => {
+                let mut padded = [0; 16];
+                padded[..subject.len()].copy_from_slice(subject);
+                u128::from_le_bytes(padded)
+            }
+        };
+        Self { bytes, len: subject.len().min(16) }
+    }
+
+    /// What both begin with.
+    #[inline]
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::OF_NONE, other) => other,
+            (one, Self::OF_NONE) => one,
+            (one, other) => {
+                let same = ((one.bytes ^ other.bytes).trailing_zeros() / 8) as usize;
+                let len = same.min(one.len).min(other.len);
+                let kept = if len == 16 { u128::MAX } else { (1 << (8 * len)) - 1 };
+                Self { bytes: one.bytes & kept, len }
+            }
+        }
+    }
+
+    fn starts_with(&self, prefix: &[u8]) -> bool {
+        prefix.len() <= self.len && self.bytes.to_le_bytes().starts_with(prefix)
     }
 }
 
@@ -110,6 +167,29 @@ mod tests {
         ];
         for (filter, subject, expected) in cases {
             assert_eq!(Filter::parse(filter).unwrap().matches(subject.as_bytes()), expected, "{filter} {subject}");
+        }
+    }
+
+    #[test]
+    fn subjects_are_known_by_what_they_begin_with() {
+        let of = |subjects: &[&str]| {
+            let each = subjects.iter().map(|subject| Beginning::of(subject.as_bytes()));
+            each.fold(Beginning::OF_NONE, Beginning::and)
+        };
+        for (filter, subjects, expected) in [
+            ("events.>", &["events.shop.user.login", "events.shop.user.logout"][..], true),
+            ("events.>", &["events.a", "events.b", "events.long-name-of-an-app.x"], true),
+            ("events.>", &["events.a", "eventsx.a"], false),
+            ("events.>", &["events.a", "event"], false),
+            ("events.shop.user.>", &["events.shop.user.login"], false),
+            ("events.shop.>", &["events.shop.user.login", "events.shop.cart.add"], true),
+            (">", &["events.a", "events.b"], true),
+            (">", &["events.a", "anomalies.b"], false),
+            ("*.a", &["events.a"], false),
+        ] {
+            let filter = Filter::parse(filter).unwrap();
+            assert_eq!(filter.matches_all(&of(subjects)), expected, "{filter:?} {subjects:?}");
+            assert!(!filter.matches_all(&of(subjects).and(Beginning::UNKNOWN)), "{filter:?}");
         }
     }
 

@@ -247,7 +247,7 @@ impl<'a> JsonText<'a> {
 
 /// How many bytes come before the first quote, backslash or control character.
 #[inline]
-fn plain_length(bytes: &[u8]) -> usize {
+pub(super) fn plain_length(bytes: &[u8]) -> usize {
     let mut length = 0;
     // Eight bytes at a time: a byte's high bit is set in `found` when the byte ends the run. Borrows may set
     // it in later bytes too, so only the first is looked at.

@@ -4,6 +4,7 @@
 //! One pass over the bytes and no allocation but the output's. Reads only what
 //! [`EventRef::decode`] has checked; what it did not check would be left out, not panic.
 
+use super::json_text::plain_length;
 use super::schema::{DEVICE_CONTEXT, FIELDS_MAX, Field, Message, Shape};
 use super::stored::EventRef;
 use super::wire::{Reader, Value};
@@ -206,9 +207,11 @@ fn write_float(out: &mut Vec<u8>, number: impl serde::Serialize) {
 fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     let mut rest = text;
-    while let Some(position) = rest.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\') {
-        out.extend_from_slice(&rest[..position]);
-        match rest[position] {
+    loop {
+        let (plain, special) = rest.split_at(plain_length(rest));
+        out.extend_from_slice(plain);
+        let Some((special, after)) = special.split_first() else { break };
+        match *special {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
@@ -220,8 +223,7 @@ fn write_string(out: &mut Vec<u8>, text: &[u8]) {
                 out.extend_from_slice(&digits);
             }
         }
-        rest = &rest[position + 1..];
+        rest = after;
     }
-    out.extend_from_slice(rest);
     out.push(b'"');
 }

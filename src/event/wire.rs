@@ -75,6 +75,16 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
+        // Most fields are short texts with a low number: one byte of key and one of length.
+        if let [key, length, rest @ ..] = self.rest
+            && *key & 0x87 == LENGTH_DELIMITED as u8
+            && *key > 0x07
+            && *length < 0x80
+            && let Some((text, rest)) = rest.split_at_checked(usize::from(*length))
+        {
+            self.rest = rest;
+            return Ok(Some((u32::from(*key >> 3), Value::Bytes(text))));
+        }
         let key = self.varint()?;
         let number = match u32::try_from(key >> 3) {
             Ok(number) if number != 0 => number,

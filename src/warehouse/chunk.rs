@@ -8,6 +8,7 @@ use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder, PageEncodingStats};
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::file::writer::{SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
@@ -154,9 +155,11 @@ impl Chunk {
         self,
         group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
         column: &ColumnDescPtr,
-        compression: Compression,
+        compressor: &mut Compressor,
     ) -> Result<(), ParquetError> {
-        let mut sink = TrackedWrite::new(Vec::with_capacity(self.pages.bytes() + 1024));
+        compressor.chunk.clear();
+        compressor.chunk.reserve(self.pages.bytes() + 1024);
+        let mut sink = TrackedWrite::new(&mut compressor.chunk);
         let mut laid_out = Layout::new(column.physical_type());
         let mut writer = SerializedPageWriter::new(&mut sink);
         if let Some(dictionary) = self.dictionary {
@@ -168,8 +171,31 @@ impl Chunk {
             laid_out.data(writer.write_page(page)?, encoding, &facts);
         }
         writer.close()?;
-        let close = laid_out.finish(column, compression, self.filter)?;
-        group.append_column(&Bytes::from(sink.into_inner()?), close)
+        let close = laid_out.finish(column, compressor.compression, self.filter)?;
+        group.append_column(&LaidOut(sink.into_inner()?), close)
+    }
+}
+
+/// A column chunk as it goes into the file, for the library to copy from: its own reader wants to own the bytes.
+struct LaidOut<'a>(&'a [u8]);
+
+impl Length for LaidOut<'_> {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+impl<'a> ChunkReader for LaidOut<'a> {
+    type T = &'a [u8];
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let rest = usize::try_from(start).ok().and_then(|start| self.0.get(start..));
+        rest.ok_or_else(|| ParquetError::EOF("the column chunk is shorter".to_owned()))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let bytes = self.get_read(start)?.get(..length);
+        bytes.map(Bytes::copy_from_slice).ok_or_else(|| ParquetError::EOF("the column chunk is shorter".to_owned()))
     }
 }
 

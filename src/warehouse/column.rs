@@ -118,6 +118,13 @@ pub(super) struct DictionaryColumn {
     pages: Pages,
 }
 
+/// A value that a dictionary holds.
+#[derive(Clone, Copy)]
+pub(super) struct DictionaryKey {
+    key: u16,
+    text_bytes: u32,
+}
+
 #[derive(Default)]
 struct PlainTexts {
     bytes: Vec<u8>,
@@ -157,6 +164,17 @@ impl DictionaryColumn {
             self.last = self.intern(value.as_bytes(), seed);
         }
         self.last
+    }
+
+    /// The value's key with what [`DictionaryColumn::push_known`] needs; only while there is a dictionary.
+    pub(super) fn known_key(&mut self, value: &str, seed: u64) -> DictionaryKey {
+        DictionaryKey { key: self.key_of(value, seed), text_bytes: value.len() as u32 }
+    }
+
+    /// Adds a value by its key; only while there is a dictionary.
+    pub(super) fn push_known(&mut self, key: DictionaryKey) {
+        self.page_text_bytes += key.text_bytes as usize;
+        self.keys.push(key.key);
     }
 
     /// Adds values that [`DictionaryColumn::key_of`] gave these keys to. `counts` has each key with how many times

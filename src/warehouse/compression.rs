@@ -62,12 +62,15 @@ impl Compression {
     }
 }
 
-/// The working memory of one codec.
+/// The working memory of one codec, and of the writing of chunks: fresh memory for each would cost more page faults
+/// than the writing takes.
 pub(super) struct Compressor {
     pub(super) compression: Compression,
     snappy: snap::raw::Encoder,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     scratch: Vec<u8>,
+    /// The column chunk that is on its way into a file.
+    pub(super) chunk: Vec<u8>,
 }
 
 impl Compressor {
@@ -76,7 +79,7 @@ impl Compressor {
             Compression::Zstd => Some(zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(failed)?),
             _ => None,
         };
-        Ok(Self { compression, snappy: snap::raw::Encoder::new(), zstd, scratch: Vec::new() })
+        Ok(Self { compression, snappy: snap::raw::Encoder::new(), zstd, scratch: Vec::new(), chunk: Vec::new() })
     }
 
     pub(super) fn compress(&mut self, raw: &[u8]) -> Result<Bytes, WarehouseError> {

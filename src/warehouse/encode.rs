@@ -22,6 +22,9 @@ use super::{WarehouseError, footers};
 /// Rows between two looks at whether a page has grown too large.
 const RELIEVE_ROWS: usize = 1_024;
 
+/// Room for Bloom filters, indexes and footer.
+const FOOTER_BYTES: usize = 1 << 20;
+
 /// How files are encoded.
 #[derive(Clone, Debug)]
 pub struct EncodeSettings {
@@ -105,7 +108,13 @@ impl Encoder {
         let group = std::mem::replace(&mut file.group, RowGroup::new(self.seed));
         let rows = group.rows();
         if file.closed.is_none() {
-            let writer = SerializedFileWriter::new(Vec::new(), schema().root_schema_ptr(), self.properties.clone());
+            // Most files have one group. What is not written takes no memory, while growing would copy it all.
+            let bytes = group.encoded_bytes() * 9 / 8 + FOOTER_BYTES;
+            let writer = SerializedFileWriter::new(
+                Vec::with_capacity(bytes),
+                schema().root_schema_ptr(),
+                self.properties.clone(),
+            );
             file.closed = Some(writer.map_err(WarehouseError::encode)?);
         }
         let Some(writer) = &mut file.closed else { return Ok(()) };

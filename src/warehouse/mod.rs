@@ -8,6 +8,7 @@ mod schema;
 
 mod device;
 mod encode;
+mod kind;
 mod rows;
 
 mod bloom;

@@ -7,10 +7,11 @@ use crate::event::EventRef;
 
 use super::WarehouseError;
 use super::chunk::Chunk;
-use super::column::{DictionaryColumn, IntegerColumn, PAGE_ROWS_MAX, TextColumn};
+use super::column::{IntegerColumn, PAGE_ROWS_MAX, TextColumn};
 use super::compression::Compressor;
 use super::device::{Device, StoredDevice};
 use super::encodings::put_hybrid;
+use super::kind::KindColumns;
 use super::schema::schema;
 
 /// What a row carries beside the event: how the bus knows it.
@@ -49,8 +50,7 @@ pub(super) struct RowGroup {
     device_id: TextColumn,
     timestamp_ms: IntegerColumn,
     correlation_id: TextColumn,
-    event_category: DictionaryColumn,
-    event_type: DictionaryColumn,
+    kind: KindColumns,
     device: Device,
     payload_json: TextColumn,
     received_at_ms: IntegerColumn,
@@ -71,8 +71,7 @@ impl RowGroup {
             device_id: TextColumn::new(true, true),
             timestamp_ms: IntegerColumn::int64(),
             correlation_id: TextColumn::new(true, false),
-            event_category: DictionaryColumn::new(),
-            event_type: DictionaryColumn::new(),
+            kind: KindColumns::new(),
             device: Device::new(),
             payload_json: TextColumn::new(false, false),
             received_at_ms: IntegerColumn::int64(),
@@ -98,8 +97,7 @@ impl RowGroup {
         self.device_id.push(event.device_id, compressor)?;
         self.timestamp_ms.push(event.timestamp_ms);
         self.correlation_id.push(event.correlation_id, compressor)?;
-        self.event_category.push(event.category(), seed);
-        self.event_type.push(&event.event_type(), seed);
+        self.kind.push(event, seed);
         if event.device_bytes.is_some() {
             self.device.push(event, seed);
         }
@@ -123,8 +121,7 @@ impl RowGroup {
         self.device_id.push(row.device_id, compressor)?;
         self.timestamp_ms.push(row.timestamp_ms);
         self.correlation_id.push(row.correlation_id, compressor)?;
-        self.event_category.push(row.event_category, seed);
-        self.event_type.push(row.event_type, seed);
+        self.kind.push_texts(row.event_category, row.event_type, seed);
         if let Some(device) = &row.device {
             self.device.push_plain(device.texts, device.plain, seed);
         }
@@ -145,7 +142,7 @@ impl RowGroup {
 
     /// Closes the open page early when unusually long values have made it large.
     pub(super) fn relieve(&mut self, compressor: &mut Compressor) -> Result<(), WarehouseError> {
-        let heavy = self.event_type.is_heavy() || self.device.dictionaries().iter().any(|column| column.is_heavy());
+        let heavy = self.kind.is_heavy() || self.device.dictionaries().iter().any(|column| column.is_heavy());
         if heavy && !self.present.is_empty() { self.close_page(compressor) } else { Ok(()) }
     }
 
@@ -153,8 +150,12 @@ impl RowGroup {
         let texts = self.texts().iter().map(|column| column.memory_bytes()).sum::<usize>();
         let integers = [&self.timestamp_ms, &self.received_at_ms, &self.stream_sequence];
         let integers = integers.iter().map(|column| column.memory_bytes()).sum::<usize>();
-        let types = self.event_category.memory_bytes() + self.event_type.memory_bytes();
-        size_of::<Self>() + self.present.capacity() * 2 + texts + integers + types + self.device.memory_bytes()
+        size_of::<Self>()
+            + self.present.capacity() * 2
+            + texts
+            + integers
+            + self.kind.memory_bytes()
+            + self.device.memory_bytes()
     }
 
     /// About what the group will add to the file if it closes now.
@@ -162,8 +163,7 @@ impl RowGroup {
         let texts = self.texts().iter().map(|column| column.encoded_bytes()).sum::<usize>();
         let integers = [&self.timestamp_ms, &self.received_at_ms, &self.stream_sequence];
         let integers = integers.iter().map(|column| column.encoded_bytes()).sum::<usize>();
-        let types = self.event_category.encoded_bytes() + self.event_type.encoded_bytes();
-        texts + integers + types + self.device.encoded_bytes()
+        texts + integers + self.kind.encoded_bytes() + self.device.encoded_bytes()
     }
 
     pub(super) fn append_to(
@@ -179,8 +179,7 @@ impl RowGroup {
         chunks.push(self.device_id.close(compressor)?);
         chunks.push(self.timestamp_ms.close());
         chunks.push(self.correlation_id.close(compressor)?);
-        chunks.push(self.event_category.close(compressor)?);
-        chunks.push(self.event_type.close(compressor)?);
+        self.kind.close_into(&mut chunks, compressor)?;
         self.device.close_into(&mut chunks, compressor)?;
         chunks.push(self.payload_json.close(compressor)?);
         chunks.push(self.received_at_ms.close());
@@ -188,7 +187,7 @@ impl RowGroup {
         chunks.push(self.stream_sequence.close());
         chunks.push(self.user_id.close(compressor)?);
         chunks.push(self.session_id.close(compressor)?);
-        let append = |(chunk, column): (Chunk, _)| chunk.append_to(group, column, compressor.compression);
+        let append = |(chunk, column): (Chunk, _)| chunk.append_to(group, column, compressor);
         let appended: Result<(), ParquetError> = chunks.into_iter().zip(schema().columns()).try_for_each(append);
         appended.map_err(WarehouseError::encode)
     }
@@ -200,8 +199,7 @@ impl RowGroup {
         for column in [&mut self.timestamp_ms, &mut self.received_at_ms, &mut self.stream_sequence] {
             column.close_page(&[], rows, compressor)?;
         }
-        self.event_category.close_page(&[], rows, compressor)?;
-        self.event_type.close_page(&[], rows, compressor)?;
+        self.kind.close_page(rows, compressor)?;
         self.device.close_page(&levels, rows, compressor)
     }
 

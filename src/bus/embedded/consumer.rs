@@ -4,6 +4,7 @@
 //! filter leaves out aside, which can be done again). Decides; the subscription waits and the writer stores.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::group::Group;
 use super::position::Position;
 use super::tail::{self, Tail};
 use super::window::{Slot, State, Window};
-use crate::bus::batch::{FLAG_REPLAY, Layout};
+use crate::bus::batch::FLAG_REPLAY;
 use crate::bus::subject::Filter;
 use crate::bus::{ConsumerSpec, Delivery, Receipt};
 
@@ -169,16 +170,16 @@ impl Mind {
                 exhausted.push(sequence);
                 continue;
             }
-            let found = current.take().filter(|group| group.layout(sequence).is_some());
+            let found = current.take().filter(|group| group.record(sequence).is_some());
             let Some(group) = found.or_else(|| self.find(request.tail, sequence)) else { return Some(sequence) };
-            let layout = group.layout(sequence)?;
-            if !room.admits(&layout, out.is_empty()) {
+            let record = group.record(sequence)?;
+            if !room.admits(record.len(), out.is_empty()) {
                 return None;
             }
             let deadline = request.now.saturating_add(self.ack_wait);
             let slot = Slot { state: State::Leased, count: slot.count.saturating_add(1), deadline, ..slot };
             self.window.update(sequence, slot);
-            out.push(delivery(&group, sequence, layout, u32::from(slot.count), request.suspect_to));
+            out.push(delivery(&group, sequence, record, u32::from(slot.count), request.suspect_to));
             current = Some(group);
         }
         None
@@ -191,18 +192,20 @@ impl Mind {
         out.reserve(room.messages.min(usize::try_from(new).unwrap_or(usize::MAX)).min(RESERVED_MAX));
         while self.window.next() <= request.head && self.window.unsettled() < self.pending_max {
             let Some(group) = self.find(request.tail, self.window.next()) else { return Some(self.window.next()) };
+            // Looking at each record would bring all of them into the cache of a thread that may not need them.
+            let wants_all = self.filter.matches_all(&group.beginning);
             while self.window.unsettled() < self.pending_max {
                 let sequence = self.window.next();
-                let Some(layout) = group.layout(sequence).filter(|_| sequence <= request.head) else { break };
-                if !self.wants(name, group.data(), &layout) {
+                let Some(record) = group.record(sequence).filter(|_| sequence <= request.head) else { break };
+                if !wants_all && !self.wants(name, &group, sequence) {
                     self.window.pass();
                     continue;
                 }
-                if !room.admits(&layout, out.is_empty()) {
+                if !room.admits(record.len(), out.is_empty()) {
                     return None;
                 }
                 self.window.push(Slot { state: State::Leased, crashes: 0, count: 1, deadline });
-                out.push(delivery(&group, sequence, layout, 1, request.suspect_to));
+                out.push(delivery(&group, sequence, record, 1, request.suspect_to));
             }
         }
         if self.loaded.back().is_some_and(|group| group.last_sequence() < self.window.next()) {
@@ -211,10 +214,11 @@ impl Mind {
         None
     }
 
-    fn wants(&self, name: &str, data: &[u8], layout: &Layout) -> bool {
+    fn wants(&self, name: &str, group: &Group, sequence: u64) -> bool {
+        let (Some(layout), data) = (group.layout(sequence), group.data()) else { return false };
         match layout.flags & FLAG_REPLAY {
-            0 => self.filter.matches(&data[layout.subject.clone()]),
-            _ => &data[layout.message_id.clone()] == name.as_bytes(),
+            0 => self.filter.matches(&data[layout.subject]),
+            _ => &data[layout.message_id] == name.as_bytes(),
         }
     }
 
@@ -357,8 +361,7 @@ struct Room {
 
 impl Room {
     /// Takes the room of one message; the first one always fits.
-    fn admits(&mut self, layout: &Layout, first: bool) -> bool {
-        let bytes = layout.end() - layout.subject.start;
+    fn admits(&mut self, bytes: usize, first: bool) -> bool {
         if self.messages == 0 || (bytes > self.bytes && !first) {
             return false;
         }
@@ -368,13 +371,10 @@ impl Room {
     }
 }
 
-fn delivery(group: &Group, sequence: u64, layout: Layout, delivery_count: u32, suspect_to: u64) -> Delivery {
-    let start = layout.subject.start;
+fn delivery(group: &Group, sequence: u64, record: Range<usize>, delivery_count: u32, suspect_to: u64) -> Delivery {
     Delivery {
         receipt: Receipt { sequence, consumer_sequence: 0, delivery_count },
-        bytes: group.data().slice(start..layout.payload.end),
-        subject_end: (layout.subject.end - start) as u32,
-        payload_start: (layout.payload.start - start) as u32,
+        record: group.data().slice(record),
         published_at_ms: group.published_at_ms,
         delivery_count,
         suspect: delivery_count > 1 || sequence <= suspect_to,

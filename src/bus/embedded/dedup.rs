@@ -407,7 +407,7 @@ mod tests {
                     let mut batch = Batch::new();
                     batch.push("a", Some("id"), |_| {});
                     let parts = batch.into_parts();
-                    draft.extend(&parts.records, 0, &parts.ends);
+                    draft.extend(&parts.records, 0, &parts.ends, parts.beginning);
                     draft.push_key(&key);
                 }
             }

@@ -3,6 +3,7 @@
 //! Invariant: a group's sequences are contiguous and its bytes never change once it is committed, so
 //! deliveries are slices of it. Knows nothing of consumers.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use super::dedup::Key;
 use crate::bus::batch::{self, Layout};
 use crate::bus::buffers::{self, Buffer};
+use crate::bus::subject::Beginning;
 
 /// What a group costs in memory beside its bytes.
 const GROUP_OVERHEAD_BYTES: usize = 160;
@@ -21,13 +23,15 @@ pub(super) struct Group {
     pub(super) published_at_ms: i64,
     data: Bytes,
     starts: Vec<u32>,
+    /// What the subjects begin with.
+    pub(super) beginning: Beginning,
 }
 
 impl Group {
     /// None when `data` does not hold exactly `count` records.
     pub(super) fn from_stored(first_sequence: u64, count: usize, published_at_ms: i64, data: Vec<u8>) -> Option<Self> {
-        let starts = batch::starts(&data, count)?;
-        Some(Self { first_sequence, published_at_ms, data: Bytes::from(data), starts })
+        let (starts, beginning) = batch::starts(&data, count)?;
+        Some(Self { first_sequence, published_at_ms, data: Bytes::from(data), starts, beginning })
     }
 
     pub(super) fn last_sequence(&self) -> u64 {
@@ -46,6 +50,14 @@ impl Group {
         batch::layout(&self.data, *self.starts.get(index)? as usize)
     }
 
+    /// The record of a message.
+    #[inline]
+    pub(super) fn record(&self, sequence: u64) -> Option<Range<usize>> {
+        let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
+        let start = *self.starts.get(index)? as usize;
+        Some(start..self.starts.get(index + 1).map_or(self.data.len(), |next| *next as usize))
+    }
+
     pub(super) fn data(&self) -> &Bytes {
         &self.data
     }
@@ -59,11 +71,19 @@ pub(super) struct Draft {
     /// The deduplication keys of its messages, one after the other.
     pub(super) keys: Vec<u8>,
     starts: Vec<u32>,
+    beginning: Beginning,
 }
 
 impl Draft {
     pub(super) fn new(first_sequence: u64, published_at_ms: i64) -> Self {
-        Self { first_sequence, published_at_ms, data: buffers::GROUPS.take(0), keys: Vec::new(), starts: Vec::new() }
+        Self {
+            first_sequence,
+            published_at_ms,
+            data: buffers::GROUPS.take(0),
+            keys: Vec::new(),
+            starts: Vec::new(),
+            beginning: Beginning::OF_NONE,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -84,9 +104,10 @@ impl Draft {
         }
     }
 
-    /// Adds the records that end at `ends` in `records` and begin at `from`.
-    pub(super) fn extend(&mut self, records: &[u8], from: u32, ends: &[u32]) {
+    /// Adds the records that end at `ends` in `records` and begin at `from`, and whose subjects begin with `beginning`.
+    pub(super) fn extend(&mut self, records: &[u8], from: u32, ends: &[u32], beginning: Beginning) {
         let Some(last) = ends.last() else { return };
+        self.beginning = self.beginning.and(beginning);
         let base = self.data.len() as u32;
         self.data.extend_from_slice(&records[from as usize..*last as usize]);
         self.starts.push(base);
@@ -103,6 +124,7 @@ impl Draft {
             published_at_ms: self.published_at_ms,
             data: Bytes::from_owner(self.data),
             starts: self.starts,
+            beginning: self.beginning,
         })
     }
 }
@@ -132,13 +154,13 @@ mod tests {
         }
         let parts = pushed.into_parts();
         let mut draft = Draft::new(10, 7);
-        draft.extend(&parts.records, 0, &parts.ends[..2]);
-        draft.extend(&parts.records, parts.ends[2], &parts.ends[3..]);
+        draft.extend(&parts.records, 0, &parts.ends[..2], parts.beginning);
+        draft.extend(&parts.records, parts.ends[2], &parts.ends[3..], parts.beginning);
         assert_eq!((draft.len(), draft.next_sequence()), (4, 14));
         let data = draft.data.to_vec();
         let group = draft.into_group();
         let stored = Group::from_stored(10, 4, 7, data).unwrap();
-        assert_eq!(group.starts, stored.starts);
+        assert_eq!((&group.starts, group.beginning), (&stored.starts, stored.beginning));
         let payload = |sequence| group.layout(sequence).map(|layout| group.data()[layout.payload].to_vec());
         assert_eq!(payload(12), Some(vec![3; 3]));
         assert_eq!(payload(13), Some(vec![4; 4]));

@@ -44,8 +44,7 @@ use self::file::DirectoryLock;
 use self::group::Group;
 use self::queue::{Chore, Publish, Queue, Reply, Stored};
 use self::tail::Tail;
-use super::batch::{self, BATCH_BYTES_MAX};
-use super::buffers::Buffer;
+use super::batch::{self, BATCH_BYTES_MAX, Parts};
 use super::subject::Filter;
 use super::{
     Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, ConsumerStatus, DeadLetter, EmbeddedSettings, Published,
@@ -139,7 +138,7 @@ impl Engine {
             return vec![Err(invalid); count];
         }
         if parts.refused == 0 {
-            return match self.0.shared.store(parts.records, parts.ends, parts.keyed).await {
+            return match self.0.shared.store(parts).await {
                 Ok(stored) => expand(count, &stored),
                 Err(error) => vec![Err(error); count],
             };
@@ -148,10 +147,11 @@ impl Engine {
         let starts = std::iter::once(0).chain(parts.ends.iter().copied());
         let kept: Vec<bool> = starts.zip(&parts.ends).map(|(start, end)| start < *end).collect();
         let ends: Vec<u32> = parts.ends.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(end, _)| *end).collect();
-        let stored = self.0.shared.store(parts.records, ends, parts.keyed).await;
+        let refused = parts.refused;
+        let stored = self.0.shared.store(Parts { ends, ..parts }).await;
         let mut answers = match stored {
-            Ok(stored) => expand(count - parts.refused, &stored),
-            Err(error) => vec![Err(error); count - parts.refused],
+            Ok(stored) => expand(count - refused, &stored),
+            Err(error) => vec![Err(error); count - refused],
         }
         .into_iter();
         let refused = || Err(BusError::new(BusErrorKind::Invalid, "publish message"));
@@ -287,11 +287,12 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    async fn store(&self, records: Buffer, ends: Vec<u32>, keyed: usize) -> Result<Stored, BusError> {
+    async fn store(&self, parts: Parts) -> Result<Stored, BusError> {
+        let Parts { records, ends, beginning, keyed, .. } = parts;
         let keys = if keyed == 0 { Vec::new() } else { keys_of(&records, keyed) };
         let _room = self.queue.room(records.len()).await?;
         let (reply, answer) = oneshot::channel();
-        self.queue.publish(Publish { records, ends, keys, reply, _room })?;
+        self.queue.publish(Publish { records, ends, beginning, keys, reply, _room })?;
         answer.await.unwrap_or_else(|_| Err(BusError::new(BusErrorKind::Closed, "publish batch")))
     }
 

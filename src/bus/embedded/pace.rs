@@ -1,9 +1,9 @@
-//! How much of its time the writer leaves to consumers that fall behind.
+//! How long publishers wait for consumers that fall behind.
 //!
 //! Publishers that send as fast as they are answered take all of the processor, and a consumer that falls out of
 //! the tail then reads from the file what it could have had from memory: it falls behind for good. So while a
-//! consumer is about to, the writer rests after each commit, the longer the more commits that lasts. Publishers
-//! wait a little longer and come in larger groups.
+//! consumer is about to, publishers rest after each commit, the longer the more commits that lasts. They come in
+//! larger groups then; acknowledgements do not wait.
 //!
 //! Invariant: a rest is bounded by the time of the commit before it, and there is none for a consumer that stands
 //! still. Knows positions and times, nothing of threads or files.
@@ -36,12 +36,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// How long to rest after a commit that took `busy`. `consumers` are in the same order each time.
-    pub(super) fn rest(
-        &mut self,
-        busy: Duration,
-        now: Instant,
-        consumers: impl Iterator<Item = Position>,
-    ) -> Duration {
+    pub(super) fn rest(&mut self, busy: Duration, now: Instant, consumers: impl Iterator<Item = Position>) -> Duration {
         let mut waits = false;
         for (index, position) in consumers.enumerate() {
             if index == self.seen.len() {

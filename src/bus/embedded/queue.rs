@@ -4,13 +4,14 @@
 //! room before they queue. Knows nothing of what a commit does.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::consumer::Consumer;
 use super::dedup::Key;
 use crate::bus::buffers::Buffer;
-use crate::bus::subject::Filter;
+use crate::bus::subject::{Beginning, Filter};
 use crate::bus::{BusError, BusErrorKind};
 
 /// Published bytes that wait for their commit.
@@ -25,6 +26,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, BusError>>;
 pub(super) struct Publish {
     pub(super) records: Buffer,
     pub(super) ends: Vec<u32>,
+    /// What their subjects begin with.
+    pub(super) beginning: Beginning,
     /// The keys of the records that carry a message id, in their order.
     pub(super) keys: Vec<Key>,
     pub(super) reply: Reply<Stored>,
@@ -150,19 +153,31 @@ impl Queue {
         Ok(())
     }
 
-    /// Blocks until there is something; then all of it, up to `bytes_max` of batches (at least one).
-    /// None once the queue is closed and empty.
-    pub(super) fn take(&self, bytes_max: usize) -> Option<Work> {
+    /// Blocks until there is something; then all of it, up to `bytes_max` of batches (at least one). Batches wait
+    /// until `publish_from`, unless the queue is closed. None once it is closed and empty.
+    pub(super) fn take(&self, bytes_max: usize, publish_from: Instant) -> Option<Work> {
         let mut waiting = self.lock();
-        while waiting.publishes.is_empty() && waiting.chores.is_empty() {
+        let bytes_max = loop {
+            let rest = publish_from.saturating_duration_since(Instant::now());
+            let publishes = !waiting.publishes.is_empty();
+            if publishes && (rest.is_zero() || waiting.closed) {
+                break Some(bytes_max);
+            }
+            if !waiting.chores.is_empty() {
+                break None;
+            }
             if waiting.closed {
                 return None;
             }
-            waiting = self.filled.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
+            waiting = if publishes {
+                self.filled.wait_timeout(waiting, rest).unwrap_or_else(|poisoned| poisoned.into_inner()).0
+            } else {
+                self.filled.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner())
+            };
+        };
         let mut bytes = 0;
         let count = waiting.publishes.iter().take_while(|publish| {
-            let fits = bytes == 0 || bytes + publish.records.len() <= bytes_max;
+            let fits = bytes_max.is_some_and(|bytes_max| bytes == 0 || bytes + publish.records.len() <= bytes_max);
             bytes += publish.records.len();
             fits
         });

@@ -57,7 +57,7 @@ mod tests {
         (0..count).for_each(|_| batch.push("a", None, |out| out.resize(out.len() + 90, 0)));
         let parts = batch.into_parts();
         let mut draft = Draft::new(first_sequence, 0);
-        draft.extend(&parts.records, 0, &parts.ends);
+        draft.extend(&parts.records, 0, &parts.ends, parts.beginning);
         draft.into_group()
     }
 

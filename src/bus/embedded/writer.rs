@@ -21,6 +21,7 @@ use super::queue::{Chore, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
 use super::{Shared, file, lock, unix_ms};
 use crate::bus::batch::{self, FLAG_REPLAY};
+use crate::bus::subject::Beginning;
 use crate::bus::{BusError, BusErrorKind};
 use crate::metrics;
 
@@ -88,25 +89,25 @@ impl Drop for Ending {
 impl Writer {
     fn run(mut self) {
         let _ending = Ending(self.shared.clone());
-        while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX) {
-            let began = Instant::now();
+        let mut publish_from = Instant::now();
+        while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX, publish_from) {
+            let (began, publishes) = (Instant::now(), !work.publishes.is_empty());
             self.round(work);
-            self.rest(began);
+            if publishes {
+                publish_from = self.rest(began);
+            }
         }
         self.checkpoints.start_over(&self.connection, "TRUNCATE");
     }
 
-    /// Leaves consumers that fall behind some of the time, after a round that began then.
-    fn rest(&mut self, began: Instant) {
+    /// Until when publishers wait, after a round that began then: consumers that fall behind get some of the time.
+    fn rest(&mut self, began: Instant) -> Instant {
         let middle = lock(&self.shared.tail).middle();
         let consumers: Vec<Arc<Consumer>> = self.shared.consumers().values().cloned().collect();
         let next = consumers.iter().map(|consumer| consumer.lock().window().next());
         let positions = next.map(|next| Position { next, behind: next < middle });
         let now = Instant::now();
-        let rest = self.pace.rest(now - began, now, positions);
-        if !rest.is_zero() {
-            std::thread::sleep(rest);
-        }
+        now + self.pace.rest(now - began, now, positions)
     }
 
     fn round(&mut self, work: Work) {
@@ -189,9 +190,12 @@ impl Writer {
         work: impl FnOnce(&mut Self) -> Result<T, BusError>,
     ) -> Result<T, BusError> {
         let result = self.execute(context, "BEGIN IMMEDIATE").and_then(|()| work(self)).and_then(|done| {
-            let maintained = self.dedup.maintain(&self.connection, dedup::seconds(unix_ms()));
-            maintained.map_err(|error| file::failure(&self.shared.path, context, error))?;
+            let failed = |error| file::failure(&self.shared.path, context, error);
+            self.dedup.maintain(&self.connection, dedup::seconds(unix_ms())).map_err(failed)?;
+            // Asked here, where it needs no lock of its own.
+            let used_bytes = file::used_bytes(&self.connection).map_err(failed)?;
             self.execute(context, "COMMIT")?;
+            self.shared.used_bytes.store(used_bytes, Ordering::Relaxed);
             Ok(done)
         });
         if result.is_err() {
@@ -213,10 +217,6 @@ impl Writer {
     /// After a transaction: its counts, and the log that it lengthened.
     fn committed(&mut self, bytes: u64) {
         self.dedup.committed(self.next_sequence - 1, dedup::seconds(unix_ms()));
-        match file::used_bytes(&self.connection) {
-            Ok(used) => self.shared.used_bytes.store(used, Ordering::Relaxed),
-            Err(error) => tracing::warn!(%error, "cannot count the bytes in use"),
-        }
         self.checkpoints.committed(&self.connection, bytes + COMMIT_OVERHEAD_BYTES);
     }
 
@@ -245,7 +245,7 @@ impl Writer {
                     batch::write_record(&mut record, FLAG_REPLAY, subject, consumer, |out| {
                         out.extend_from_slice(&letter.payload);
                     });
-                    draft.extend(&record, 0, &[record.len() as u32]);
+                    draft.extend(&record, 0, &[record.len() as u32], Beginning::UNKNOWN);
                     dead_letter::delete(&writer.connection, *id)
                 })?),
                 Chore::DeleteDeadLetter { id, .. } => {
@@ -323,7 +323,7 @@ impl Writer {
     fn append(&mut self, publish: &Publish, draft: &mut Draft, now_s: u32) -> rusqlite::Result<Stored> {
         let mut stored = Stored { first_sequence: draft.next_sequence(), duplicates: Vec::new() };
         if publish.keys.is_empty() {
-            draft.extend(&publish.records, 0, &publish.ends);
+            draft.extend(&publish.records, 0, &publish.ends, publish.beginning);
             return Ok(stored);
         }
         let mut keys = publish.keys.iter();
@@ -338,14 +338,14 @@ impl Writer {
             }
             let Some(key) = keys.next() else { break };
             if self.dedup.seen(&self.connection, key, now_s)? {
-                draft.extend(&publish.records, start, &publish.ends[from..index]);
+                draft.extend(&publish.records, start, &publish.ends[from..index], publish.beginning);
                 (from, start) = (index + 1, end);
                 stored.duplicates.push(index as u32);
             } else {
                 draft.push_key(key);
             }
         }
-        draft.extend(&publish.records, start, &publish.ends[from..]);
+        draft.extend(&publish.records, start, &publish.ends[from..], publish.beginning);
         Ok(stored)
     }
 

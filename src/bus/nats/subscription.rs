@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::publish::REPLAY_FOR;
 use super::{Shared, dead_letter};
+use crate::bus::batch::{self, HEADER_BYTES};
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
 
 /// A pull request ends after this long without having brought all that it asks for.
@@ -275,13 +276,14 @@ impl Subscription {
         } else {
             let suspect_to = self.suspect_to.unwrap_or(u64::MAX);
             // Copied, so that one message that is kept does not keep all that was read from the socket with it.
-            let bytes = [message.subject.as_bytes(), &message.payload].concat();
-            self.ready_bytes += bytes.len();
+            let mut record = Vec::with_capacity(HEADER_BYTES + message.subject.len() + message.payload.len());
+            batch::write_record(&mut record, 0, message.subject.as_bytes(), b"", |out| {
+                out.extend_from_slice(&message.payload);
+            });
+            self.ready_bytes += record.len();
             self.ready.push(Delivery {
                 receipt,
-                bytes: Bytes::from(bytes),
-                subject_end: message.subject.len() as u32,
-                payload_start: message.subject.len() as u32,
+                record: Bytes::from(record),
                 published_at_ms: reply.published_at_ms,
                 delivery_count: receipt.delivery_count,
                 suspect: receipt.delivery_count > 1 || receipt.sequence <= suspect_to,
