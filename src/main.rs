@@ -11,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Freed memory goes back to the system after this long. The allocator's own second keeps more resident under
 /// load and saves few page faults.
-const PURGE_DELAY_MS: i64 = 50;
+const PURGE_DELAY_MS: i64 = 100;
 /// `mi_option_purge_delay` in mimalloc.h; the bindings do not name it.
 const PURGE_DELAY: i32 = 15;
 
