@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::AckKind;
 use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::watch;
@@ -32,6 +33,8 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 /// Acknowledgements that one confirmation covers.
 const RUN_MAX: usize = 1_000;
+/// Runs of acknowledgements on their way: while one is confirmed, the server works on the next.
+const RUNS_IN_FLIGHT: usize = 4;
 /// Times that a run of answers is sent again because the connection was lost meanwhile.
 const RUN_ATTEMPTS_MAX: usize = 3;
 
@@ -398,32 +401,49 @@ impl Acker {
     /// confirmation of the last one of a run confirms the others, unless the connection was replaced meanwhile.
     async fn answer(&self, receipts: &[Receipt], kind: AckKind, context: &'static str) -> Result<(), BusError> {
         let Some(prefix) = self.consumer.ack_prefix.get() else { return Ok(()) };
-        let shared = &self.shared;
         let confirmed = !matches!(kind, AckKind::Progress);
         let body: Bytes = kind.into();
+        let mut runs = FuturesUnordered::new();
         for run in receipts.chunks(RUN_MAX) {
-            let mut attempt = 0;
-            loop {
-                shared.link.check(&shared.client, context)?;
-                let epoch = shared.link.epoch();
-                let sending = self.send_run(prefix, run, &body, confirmed);
-                let sent = tokio::time::timeout(2 * shared.settings.timeout, sending).await;
-                let sent = sent.unwrap_or_else(|_| {
-                    Err(BusError::caused(BusErrorKind::Unavailable, context, "NATS did not answer"))
-                });
-                attempt += 1;
-                match sent {
-                    Ok(()) if epoch == shared.link.epoch() => break,
-                    Ok(()) | Err(_) if attempt < RUN_ATTEMPTS_MAX && epoch != shared.link.epoch() => {}
-                    Ok(()) => {
-                        let lost = "the connection to NATS was lost meanwhile";
-                        return Err(BusError::caused(BusErrorKind::Unavailable, context, lost));
-                    }
-                    Err(error) => return Err(error),
-                }
+            if runs.len() == RUNS_IN_FLIGHT {
+                runs.next().await.unwrap_or(Ok(()))?;
             }
+            runs.push(self.answer_run(prefix, run, &body, (confirmed, context)));
+        }
+        while let Some(answered) = runs.next().await {
+            answered?;
         }
         Ok(())
+    }
+
+    /// Again when the connection was lost meanwhile, until the server has the answers.
+    async fn answer_run(
+        &self,
+        prefix: &str,
+        run: &[Receipt],
+        body: &Bytes,
+        (confirmed, context): (bool, &'static str),
+    ) -> Result<(), BusError> {
+        let shared = &self.shared;
+        let mut attempt = 0;
+        loop {
+            shared.link.check(&shared.client, context)?;
+            let epoch = shared.link.epoch();
+            let sending = self.send_run(prefix, run, body, confirmed);
+            let sent = tokio::time::timeout(2 * shared.settings.timeout, sending).await;
+            let sent = sent
+                .unwrap_or_else(|_| Err(BusError::caused(BusErrorKind::Unavailable, context, "NATS did not answer")));
+            attempt += 1;
+            match sent {
+                Ok(()) if epoch == shared.link.epoch() => return Ok(()),
+                Ok(()) | Err(_) if attempt < RUN_ATTEMPTS_MAX && epoch != shared.link.epoch() => {}
+                Ok(()) => {
+                    let lost = "the connection to NATS was lost meanwhile";
+                    return Err(BusError::caused(BusErrorKind::Unavailable, context, lost));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn send_run(&self, prefix: &str, run: &[Receipt], body: &Bytes, confirmed: bool) -> Result<(), BusError> {
