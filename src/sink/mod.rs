@@ -53,9 +53,8 @@ use status::WorkerStatus;
 /// The durable consumer on the bus and what it reads.
 const CONSUMER: &str = "warehouse-sink";
 const FILTER: &str = "events.>";
-/// A stopping sink takes the stream for drained when nothing has come for this long. NATS delivers nothing while it
-/// writes down what is pending, a tenth of a second for some hundred thousand messages, and longer when it is busy.
-const DRAINED_AFTER: Duration = Duration::from_millis(500);
+/// A stopping sink takes the stream for drained when nothing has come for this long.
+const DRAINED_AFTER: Duration = Duration::from_millis(100);
 /// The least time between two looks at ages and leases: a bus that cannot renew is not asked in a loop.
 const WAKE_PAUSE: Duration = Duration::from_millis(50);
 
