@@ -1,4 +1,4 @@
-//! The receiving side: standing pull requests, the messages that they bring, and the answers.
+//! The receiving side: a standing pull request, the messages that it brings, and the answers.
 //!
 //! Invariants: `leased_at` is never later than the moment at which the server leased the oldest
 //! message of the last fetch; messages that waited here for most of their lease are let go
@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
-use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -36,8 +36,6 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 const RUN_MAX: usize = 1_000;
 /// Runs of acknowledgements on their way: while one is confirmed, the server works on the next.
 const RUNS_IN_FLIGHT: usize = 4;
-/// What a pull request that ended early says it would still have brought.
-const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 /// Times that a run of answers is sent again because the connection was lost meanwhile.
 const RUN_ATTEMPTS_MAX: usize = 3;
 
@@ -52,8 +50,6 @@ pub(in crate::bus) struct Subscription {
     /// Up to here messages are suspect; none until it is known for the connection at hand.
     suspect_to: Option<u64>,
     pull: Option<Pull>,
-    /// Whether more is asked for while the caller handles what it got.
-    ahead: bool,
     /// What the last fetch brought was leased after this.
     leased_at: Instant,
     /// When nothing was here last: what is here now was leased after this.
@@ -67,9 +63,8 @@ pub(in crate::bus) struct Subscription {
     exhausted: Vec<Receipt>,
 }
 
-/// The pull requests that the server is working on.
+/// A pull request that the server is working on.
 struct Pull {
-    /// What they may still bring together.
     missing: usize,
     heard_at: Instant,
 }
@@ -106,7 +101,6 @@ impl Subscription {
             epoch: 0,
             suspect_to: None,
             pull: None,
-            ahead: false,
             leased_at: Instant::now(),
             empty_at: Instant::now(),
             ready: Vec::new(),
@@ -127,10 +121,6 @@ impl Subscription {
         Leased { at: self.leased_at, epochs: Some((epochs, self.epoch)) }
     }
 
-    pub(in crate::bus) fn read_ahead(&mut self) {
-        self.ahead = true;
-    }
-
     pub(in crate::bus) async fn fetch(
         &mut self,
         messages_max: usize,
@@ -148,17 +138,18 @@ impl Subscription {
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
             }
-            let all_taken = match self.look(messages_max, bytes_max).await {
-                Ok(all_taken) => all_taken,
-                Err(error) => {
-                    debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
-                    tokio::time::sleep(REFUSED_PAUSE).await;
-                    continue;
-                }
-            };
+            if let Err(error) = self.look(messages_max, bytes_max).await {
+                debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+                continue;
+            }
             self.settle_aside().await;
-            if all_taken && self.wants_more(messages_max) {
-                if let Some(pause_until) = pause_until.filter(|_| self.ready.is_empty()) {
+            if !self.ready.is_empty() {
+                self.ready_bytes = 0;
+                return Ok(std::mem::take(&mut self.ready));
+            }
+            if self.pull.as_ref().is_none_or(|pull| pull.missing == 0) {
+                if let Some(pause_until) = pause_until {
                     // The last request of this fetch ended without a message.
                     tokio::time::sleep_until(pause_until).await;
                 }
@@ -166,10 +157,6 @@ impl Subscription {
                     debug!(%error, consumer = self.acker.consumer.name, "messages are not requested");
                 }
                 pause_until = Some(tokio::time::Instant::now() + REFUSED_PAUSE);
-            }
-            if !self.ready.is_empty() {
-                self.ready_bytes = 0;
-                return Ok(std::mem::take(&mut self.ready));
             }
             tokio::select! {
                 message = self.incoming.next() => match message {
@@ -202,16 +189,6 @@ impl Subscription {
         Ok(())
     }
 
-    /// One request is enough to wait for messages, and two keep the server at work while the caller is. Never more
-    /// while something is left to take: what waits here would be leased ever longer.
-    fn wants_more(&self, messages_max: usize) -> bool {
-        match &self.pull {
-            Some(pull) if self.ahead => pull.missing <= messages_max,
-            Some(pull) => pull.missing == 0 && self.ready.is_empty(),
-            None => self.ahead || self.ready.is_empty(),
-        }
-    }
-
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let shared = &self.acker.shared;
         let payload = json!({
@@ -224,17 +201,16 @@ impl Subscription {
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", shared.settings.stream, self.acker.consumer.name);
         let sent = shared.client.publish_with_reply(subject, self.inbox.clone(), payload.to_string().into()).await;
         sent.map_err(|error| super::streams::failed("request messages", error))?;
-        let missing = self.pull.as_ref().map_or(0, |pull| pull.missing) + messages_max;
-        self.pull = Some(Pull { missing, heard_at: Instant::now() });
+        self.pull = Some(Pull { missing: messages_max, heard_at: Instant::now() });
         Ok(())
     }
 
-    /// Takes what is here, knowing since when at most it has been leased; true when nothing is left.
+    /// Takes what is here, knowing since when at most it has been leased.
     ///
     /// What this process has not read yet may wait in the connection for as long as the process did not run, so after
     /// a gap an empty queue alone says nothing: only a round trip, whose answer comes behind everything
     /// that was sent before it, does.
-    async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<bool, BusError> {
+    async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let seen = Instant::now();
         let oldest = if self.ready.is_empty() { self.empty_at } else { self.leased_at };
         let (gap, ack_wait) = (seen.saturating_duration_since(oldest), self.acker.consumer.ack_wait);
@@ -249,11 +225,11 @@ impl Subscription {
                 self.leased_at = self.empty_at;
             }
             if !self.take_at_hand(messages_max, bytes_max) {
-                return Ok(false);
+                return Ok(());
             }
         }
         self.empty_at = seen;
-        Ok(true)
+        Ok(())
     }
 
     /// Takes what has arrived, up to both limits; true when nothing is left.
@@ -281,8 +257,9 @@ impl Subscription {
             None | Some(StatusCode::OK) => {}
             Some(StatusCode::IDLE_HEARTBEAT) => return,
             Some(status) => {
+                // Expired, complete, refused, or the consumer has moved: all of them end the request.
                 debug!(%status, description = message.description, consumer = self.acker.consumer.name, "pull ended");
-                self.pull_ended(message.headers.as_ref());
+                self.pull = None;
                 return;
             }
         }
@@ -292,8 +269,9 @@ impl Subscription {
         let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return };
         self.acker.consumer.ack_prefix.get_or_init(|| reply.prefix.to_owned());
         let receipt = reply.receipt;
-        let others =
-            |headers: &HeaderMap| headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != self.acker.consumer.name);
+        let others = |headers: &async_nats::HeaderMap| {
+            headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != self.acker.consumer.name)
+        };
         if message.headers.as_ref().is_some_and(others) {
             self.passed.push(receipt);
         } else if receipt.delivery_count > self.acker.consumer.max_deliver {
@@ -314,18 +292,6 @@ impl Subscription {
                 suspect: receipt.delivery_count > 1 || receipt.sequence <= suspect_to,
             });
         }
-    }
-
-    /// Expired or complete, one request ended, and says what it did not bring. Refused, or when the consumer has moved,
-    /// none is left.
-    fn pull_ended(&mut self, headers: Option<&HeaderMap>) {
-        let pending = headers.and_then(|headers| headers.get(PENDING_MESSAGES)?.as_str().parse::<usize>().ok());
-        self.pull = match (self.pull.take(), pending) {
-            (Some(pull), Some(pending)) if pull.missing > pending => {
-                Some(Pull { missing: pull.missing - pending, ..pull })
-            }
-            _ => None,
-        };
     }
 
     /// Messages that arrived while nobody fetched, and whose leases are more than half over, come again.
