@@ -104,6 +104,7 @@ pub(crate) fn spec(name: &str, filter: &str) -> ConsumerSpec {
     ConsumerSpec {
         name: name.into(),
         filter: filter.into(),
+        takes_most: false,
         ack_wait: Duration::from_secs(30),
         max_deliver: 3,
         pending_max: 100_000,
@@ -208,6 +209,10 @@ pub(crate) async fn filters_by_subject(fixture: Fixture) {
     let bus = &fixture.bus;
     let mut anomalies = bus.subscribe(spec("alerting", "anomalies.>")).await.unwrap();
     let mut logins = bus.subscribe(spec("logins", "events.*.user.login")).await.unwrap();
+    // The same consumer, before it was known that it takes most.
+    drop(bus.subscribe(spec("sink", "events.>")).await.unwrap());
+    let most = ConsumerSpec { takes_most: true, ..spec("sink", "events.>") };
+    let mut events = bus.subscribe(most).await.unwrap();
     let messages = [
         ("events.a.user.login", None, "1"),
         ("anomalies.a.x", None, "2"),
@@ -224,9 +229,13 @@ pub(crate) async fn filters_by_subject(fixture: Fixture) {
     anomalies.acker().ack(&receipts(&found)).await.unwrap();
     logins.acker().ack(&receipts(&both[1..])).await.unwrap();
     assert_silent(&mut logins).await;
+    let all = fetch(&mut events, 3).await;
+    assert_eq!(payloads(&all), ["1", "3", "4"]);
+    assert_silent(&mut events).await;
+    events.acker().ack(&receipts(&all)).await.unwrap();
     let status = bus.status().await.unwrap();
     let backlog: Vec<_> = status.consumers.iter().map(|c| (c.name.as_str(), c.backlog, c.pending)).collect();
-    assert_eq!(backlog, [("alerting", 0, 0), ("logins", 1, 1)]);
+    assert_eq!(backlog, [("alerting", 0, 0), ("logins", 1, 1), ("sink", 0, 0)]);
 }
 
 pub(crate) async fn redelivers_what_is_not_acknowledged(fixture: Fixture) {

@@ -110,6 +110,8 @@ pub struct ConsumerSpec {
     pub name: String,
     /// A subject filter: tokens, `*` for one, a closing `>` for one or more.
     pub filter: String,
+    /// Nearly every message in the stream passes the filter.
+    pub takes_most: bool,
     /// A delivered message that is neither acknowledged nor renewed for this long is delivered again.
     pub ack_wait: Duration,
     /// After this many deliveries a message goes to the dead letters.

@@ -78,6 +78,7 @@ impl TestGateway {
         let spec = ConsumerSpec {
             name: "test".into(),
             filter: "events.>".into(),
+            takes_most: false,
             ack_wait: Duration::from_secs(60),
             max_deliver: 5,
             pending_max: 10_000,

@@ -49,6 +49,7 @@ pub async fn run_engine(
     let spec = ConsumerSpec {
         name: settings.consumer_name.clone(),
         filter: "events.>".to_owned(),
+        takes_most: true,
         ack_wait: settings.ack_wait,
         max_deliver: settings.max_deliver,
         pending_max: settings.fetch_messages_max.saturating_mul(BESIDE_MAX + 2),

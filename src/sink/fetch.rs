@@ -1,6 +1,7 @@
 //! The next messages, with what of them the warehouse holds already.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing::{error, warn};
@@ -33,7 +34,8 @@ pub(super) struct Fetched {
     pub(super) chunk: Result<Chunk, SinkError>,
 }
 
-/// Waits for messages and looks the suspects among them up. `limits` are messages and bytes.
+/// Waits for messages and looks the suspects among them up. `limits` are messages and bytes; `holds` says whether
+/// there are some.
 pub(super) async fn fetch(
     mut subscription: Subscription,
     warehouse: Warehouse,
@@ -41,14 +43,19 @@ pub(super) async fn fetch(
     limits: (usize, usize),
     ack_wait: Duration,
     linger: bool,
+    holds: &AtomicBool,
 ) -> Fetched {
     if linger {
         tokio::time::sleep(LINGER).await;
     }
     let chunk = match deliveries(&mut subscription, limits).await {
-        Ok(deliveries) => look_up(deliveries, &subscription, (&warehouse, &status), ack_wait).await,
+        Ok(deliveries) => {
+            holds.store(true, Ordering::Relaxed);
+            look_up(deliveries, &subscription, (&warehouse, &status), ack_wait).await
+        }
         Err(error) => Err(error.into()),
     };
+    holds.store(false, Ordering::Relaxed);
     Fetched { subscription, chunk }
 }
 

@@ -28,6 +28,7 @@ mod tests_workers;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -151,6 +152,7 @@ impl Worker {
         let spec = ConsumerSpec {
             name: CONSUMER.to_owned(),
             filter: FILTER.to_owned(),
+            takes_most: true,
             ack_wait: self.settings.ack_wait,
             max_deliver: self.settings.max_deliver,
             pending_max: self.settings.pending_max,
@@ -178,6 +180,8 @@ struct Sink {
     /// Absent while a fetch has it.
     subscription: Option<Subscription>,
     fetch: Option<Boxed<Fetched>>,
+    /// The fetch has messages, and looks up which of them are stored: to drop it now would leave them leased.
+    fetch_holds: Arc<AtomicBool>,
     /// Fetched while a job was running.
     waiting: Option<Chunk>,
     /// Messages in the last fetch.
@@ -223,6 +227,7 @@ impl Sink {
             status,
             subscription: Some(subscription),
             fetch: None,
+            fetch_holds: Arc::default(),
             waiting: None,
             last_fetched: 0,
             batches: Some(OpenBatches::new(limits, encode)?),
@@ -259,8 +264,10 @@ impl Sink {
             while Instant::now() < gather_until {
                 match tokio::time::timeout(DRAINED_AFTER, self.step(true)).await {
                     Ok(step) => gathered |= step? == Step::Fetched,
-                    Err(_) if self.job.is_none() && self.has_room() => break,
-                    // Still encoding, or waiting for uploads to make room.
+                    Err(_) if self.job.is_none() && self.has_room() && !self.fetch_holds.load(Ordering::Relaxed) => {
+                        break;
+                    }
+                    // Still looking up, encoding, or waiting for uploads to make room.
                     Err(_) => {}
                 }
             }
@@ -331,8 +338,10 @@ impl Sink {
             let linger = self.last_fetched < self.settings.fetch_messages_max / 4;
             let limits = (self.settings.fetch_messages_max, self.settings.fetch_bytes_max);
             let (warehouse, status) = (self.warehouse.clone(), self.status.clone());
-            let fetch = fetch::fetch(subscription, warehouse, status, limits, self.settings.ack_wait, linger);
-            self.fetch = Some(Box::pin(fetch));
+            let (ack_wait, holds) = (self.settings.ack_wait, self.fetch_holds.clone());
+            self.fetch = Some(Box::pin(async move {
+                fetch::fetch(subscription, warehouse, status, limits, ack_wait, linger, &holds).await
+            }));
         }
     }
 

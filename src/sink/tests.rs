@@ -80,6 +80,7 @@ impl Bench {
         let spec = ConsumerSpec {
             name: CONSUMER.into(),
             filter: FILTER.into(),
+            takes_most: false,
             ack_wait,
             max_deliver: 100,
             pending_max: 100_000,

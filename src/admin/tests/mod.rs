@@ -125,6 +125,7 @@ impl Admin {
         let spec = ConsumerSpec {
             name: "giver-up".to_owned(),
             filter: filter.to_owned(),
+            takes_most: false,
             ack_wait: Duration::from_secs(30),
             max_deliver: 3,
             pending_max: 100,

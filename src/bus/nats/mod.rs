@@ -130,11 +130,14 @@ impl Engine {
 
     pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         self.0.check_open("subscribe")?;
-        Filter::parse(&spec.filter)?;
+        let filter = Filter::parse(&spec.filter)?;
         if spec.name.is_empty() || spec.name.contains(['.', '*', '>', ' ', '/', '\\']) {
             let text = format!("{:?} cannot be a consumer's name on NATS (consumer_name)", spec.name);
             return Err(BusError::caused(BusErrorKind::Invalid, "name consumer", text));
         }
+        // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
+        // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass are
+        // cheaper to get and to leave.
         let wanted = pull::Config {
             durable_name: Some(spec.name.clone()),
             deliver_policy: DeliverPolicy::All,
@@ -142,7 +145,7 @@ impl Engine {
             ack_wait: spec.ack_wait,
             // Deliveries are counted here: a message that the server alone gave up would be in nobody's hands.
             max_deliver: -1,
-            filter_subject: spec.filter.clone(),
+            filter_subject: if spec.takes_most { String::new() } else { spec.filter.clone() },
             max_waiting: PULLS_WAITING_MAX,
             max_ack_pending: i64::try_from(spec.pending_max).unwrap_or(i64::MAX),
             ..pull::Config::default()
@@ -155,7 +158,7 @@ impl Engine {
             };
             BusError::caused(kind, "reconcile consumer", format!("consumer {}: {error}", spec.name))
         })?;
-        Subscription::open(self.0.clone(), spec).await
+        Subscription::open(self.0.clone(), spec, filter).await
     }
 
     pub(super) async fn ping(&self) -> Result<(), BusError> {

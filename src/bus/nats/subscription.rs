@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::publish::REPLAY_FOR;
 use super::{Shared, dead_letter};
 use crate::bus::batch::{self, HEADER_BYTES};
+use crate::bus::subject::Filter;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
 
 /// A pull request ends after this long without having brought all that it asks for.
@@ -57,7 +58,7 @@ pub(in crate::bus) struct Subscription {
     /// Taken, and not handed out because the fetch was cancelled.
     ready: Vec<Delivery>,
     ready_bytes: usize,
-    /// Not for us (replays for another consumer), to be acknowledged.
+    /// Not for us (another subject, or a replay for another consumer), to be acknowledged.
     passed: Vec<Receipt>,
     /// Delivered too often, to be given up.
     exhausted: Vec<Receipt>,
@@ -77,6 +78,7 @@ pub(in crate::bus) struct Acker {
 
 struct Consumer {
     name: String,
+    filter: Filter,
     max_deliver: u32,
     ack_wait: Duration,
     /// What the subjects of acknowledgements begin with; the server tells it with the first message.
@@ -84,11 +86,12 @@ struct Consumer {
 }
 
 impl Subscription {
-    pub(super) async fn open(shared: Arc<Shared>, spec: ConsumerSpec) -> Result<Self, BusError> {
+    pub(super) async fn open(shared: Arc<Shared>, spec: ConsumerSpec, filter: Filter) -> Result<Self, BusError> {
         let epochs = shared.link.epochs();
         let (inbox, incoming) = open_inbox(&shared).await?;
         let consumer = Arc::new(Consumer {
             name: spec.name,
+            filter,
             max_deliver: spec.max_deliver,
             ack_wait: spec.ack_wait,
             ack_prefix: OnceLock::new(),
@@ -272,7 +275,8 @@ impl Subscription {
         let others = |headers: &async_nats::HeaderMap| {
             headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != self.acker.consumer.name)
         };
-        if message.headers.as_ref().is_some_and(others) {
+        let passes = self.acker.consumer.filter.matches(message.subject.as_bytes());
+        if !passes || message.headers.as_ref().is_some_and(others) {
             self.passed.push(receipt);
         } else if receipt.delivery_count > self.acker.consumer.max_deliver {
             self.exhausted.push(receipt);
