@@ -158,6 +158,22 @@ async fn slow_reads_double_nothing() {
     looks_up(Fault::Slow).await;
 }
 
+/// Messages that were let go during the look would stay leased, and come again only when their leases are over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_what_is_looked_up() {
+    let server = S3Server::start();
+    let mut bench = Bench::new();
+    let patient = ObjectSettings { silence_max: Duration::from_secs(5), ..objects(&server) };
+    let warehouse = Warehouse::open_objects(patient).await.unwrap();
+    bench.publish(&events("shop", 0..300)).await;
+    bench.reopen_bus().await;
+    server.fail_reads(Fault::Slow, 1);
+    let running = bench.start_into(warehouse, quick());
+    wait_for("the look has begun", async || server.faulty_reads() > 0).await;
+    running.stop().await;
+    assert_eq!((bench.backlog().await, stored(&server).len()), (0, 300));
+}
+
 /// A read that fails is told from damage wherever in the file it fails: the Parquet reader in between keeps only the
 /// text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
