@@ -120,8 +120,8 @@ fn consuming(criterion: &mut Criterion) {
 async fn read_all(bus: &Bus, name: String, messages: u64) -> Duration {
     let spec = ConsumerSpec {
         name,
-        takes_most: true,
         filter: "events.>".into(),
+        takes_most: true,
         ack_wait: Duration::from_secs(60),
         max_deliver: 5,
         pending_max: 500_000,

@@ -1,6 +1,7 @@
 //! The next messages, with what of them the warehouse holds already.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ pub(super) async fn fetch(
     limits: (usize, usize),
     ack_wait: Duration,
     linger: bool,
-    holds: &AtomicBool,
+    holds: Arc<AtomicBool>,
 ) -> Fetched {
     if linger {
         tokio::time::sleep(LINGER).await;

@@ -339,9 +339,8 @@ impl Sink {
             let limits = (self.settings.fetch_messages_max, self.settings.fetch_bytes_max);
             let (warehouse, status) = (self.warehouse.clone(), self.status.clone());
             let (ack_wait, holds) = (self.settings.ack_wait, self.fetch_holds.clone());
-            self.fetch = Some(Box::pin(async move {
-                fetch::fetch(subscription, warehouse, status, limits, ack_wait, linger, &holds).await
-            }));
+            let fetch = fetch::fetch(subscription, warehouse, status, limits, ack_wait, linger, holds);
+            self.fetch = Some(Box::pin(fetch));
         }
     }
 

@@ -190,13 +190,17 @@ impl<'a> ChunkReader for LaidOut<'a> {
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
         let rest = usize::try_from(start).ok().and_then(|start| self.0.get(start..));
-        rest.ok_or_else(|| ParquetError::EOF("the column chunk is shorter".to_owned()))
+        rest.ok_or_else(shorter)
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         let bytes = self.get_read(start)?.get(..length);
-        bytes.map(Bytes::copy_from_slice).ok_or_else(|| ParquetError::EOF("the column chunk is shorter".to_owned()))
+        bytes.map(Bytes::copy_from_slice).ok_or_else(shorter)
     }
+}
+
+fn shorter() -> ParquetError {
+    ParquetError::EOF("the column chunk is shorter".to_owned())
 }
 
 /// The chunk's metadata, gathered page by page.

@@ -14,7 +14,7 @@ use super::group::Group;
 use super::position::Position;
 use super::tail::{self, Tail};
 use super::window::{Slot, State, Window};
-use crate::bus::batch::FLAG_REPLAY;
+use crate::bus::batch::{self, FLAG_REPLAY};
 use crate::bus::subject::Filter;
 use crate::bus::{ConsumerSpec, Delivery, Receipt};
 
@@ -197,7 +197,7 @@ impl Mind {
             while self.window.unsettled() < self.pending_max {
                 let sequence = self.window.next();
                 let Some(record) = group.record(sequence).filter(|_| sequence <= request.head) else { break };
-                if !wants_all && !self.wants(name, &group, sequence) {
+                if !wants_all && !self.wants(name, group.data(), record.start) {
                     self.window.pass();
                     continue;
                 }
@@ -214,8 +214,8 @@ impl Mind {
         None
     }
 
-    fn wants(&self, name: &str, group: &Group, sequence: u64) -> bool {
-        let (Some(layout), data) = (group.layout(sequence), group.data()) else { return false };
+    fn wants(&self, name: &str, data: &[u8], start: usize) -> bool {
+        let Some(layout) = batch::layout(data, start) else { return false };
         match layout.flags & FLAG_REPLAY {
             0 => self.filter.matches(&data[layout.subject]),
             _ => &data[layout.message_id] == name.as_bytes(),

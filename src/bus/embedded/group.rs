@@ -46,8 +46,7 @@ impl Group {
     /// Where the parts of one of its messages lie in [`Group::data`].
     #[inline]
     pub(super) fn layout(&self, sequence: u64) -> Option<Layout> {
-        let index = usize::try_from(sequence.checked_sub(self.first_sequence)?).ok()?;
-        batch::layout(&self.data, *self.starts.get(index)? as usize)
+        batch::layout(&self.data, self.record(sequence)?.start)
     }
 
     /// The record of a message.

@@ -187,7 +187,7 @@ impl Engine {
     pub(super) async fn status(&self) -> Result<BusStatus, BusError> {
         let shared = self.0.shared.clone();
         let head = *shared.head.borrow();
-        let consumers: Vec<Arc<Consumer>> = shared.consumers().values().cloned().collect();
+        let consumers = shared.each_consumer();
         let mut states = Vec::with_capacity(consumers.len());
         for consumer in &consumers {
             let (floor, unsettled, settled) = {
@@ -354,6 +354,11 @@ impl Shared {
 
     fn consumers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Consumer>>> {
         lock(&self.consumers)
+    }
+
+    /// All of them by name, to be locked one by one without the lock on the map.
+    fn each_consumer(&self) -> Vec<Arc<Consumer>> {
+        self.consumers().values().cloned().collect()
     }
 
     /// Ticks since the engine's start.

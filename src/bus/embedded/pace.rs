@@ -19,7 +19,7 @@ const REST_MAX: Duration = Duration::from_millis(20);
 
 /// Where a consumer is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Position {
+pub(super) struct Standing {
     /// The next sequence that it looks at.
     pub(super) next: u64,
     /// It will soon have to read from the file.
@@ -37,7 +37,7 @@ pub(super) struct Pace {
 impl Pace {
     /// How long to rest after a commit that took `busy`; nothing once nobody is behind, since to rest longer would leave
     /// the processor idle. `consumers` are in the same order each time.
-    pub(super) fn rest(&mut self, busy: Duration, now: Instant, consumers: impl Iterator<Item = Position>) -> Duration {
+    pub(super) fn rest(&mut self, busy: Duration, now: Instant, consumers: impl Iterator<Item = Standing>) -> Duration {
         let mut waits = false;
         for (index, position) in consumers.enumerate() {
             if index == self.seen.len() {
@@ -61,7 +61,7 @@ mod tests {
     const BUSY: Duration = Duration::from_millis(8);
 
     fn rest_ms(pace: &mut Pace, now: Instant, positions: &[(u64, bool)]) -> u128 {
-        let positions = positions.iter().map(|(next, behind)| Position { next: *next, behind: *behind });
+        let positions = positions.iter().map(|(next, behind)| Standing { next: *next, behind: *behind });
         pace.rest(BUSY, now, positions).as_millis()
     }
 
@@ -80,7 +80,7 @@ mod tests {
         let (now, mut pace) = (Instant::now(), Pace::default());
         let longest = (0..100).map(|next| rest_ms(&mut pace, now, &[(next, true)])).max();
         assert_eq!(longest, Some(12));
-        let long = pace.rest(Duration::from_secs(1), now, [Position { next: 100, behind: true }].into_iter());
+        let long = pace.rest(Duration::from_secs(1), now, [Standing { next: 100, behind: true }].into_iter());
         assert_eq!(long, REST_MAX);
     }
 

@@ -157,14 +157,14 @@ impl Queue {
     /// until `publish_from`, unless the queue is closed. None once it is closed and empty.
     pub(super) fn take(&self, bytes_max: usize, publish_from: Instant) -> Option<Work> {
         let mut waiting = self.lock();
-        let bytes_max = loop {
+        let publishing = loop {
             let rest = publish_from.saturating_duration_since(Instant::now());
             let publishes = !waiting.publishes.is_empty();
             if publishes && (rest.is_zero() || waiting.closed) {
-                break Some(bytes_max);
+                break true;
             }
             if !waiting.chores.is_empty() {
-                break None;
+                break false;
             }
             if waiting.closed {
                 return None;
@@ -177,7 +177,7 @@ impl Queue {
         };
         let mut bytes = 0;
         let count = waiting.publishes.iter().take_while(|publish| {
-            let fits = bytes_max.is_some_and(|bytes_max| bytes == 0 || bytes + publish.records.len() <= bytes_max);
+            let fits = publishing && (bytes == 0 || bytes + publish.records.len() <= bytes_max);
             bytes += publish.records.len();
             fits
         });

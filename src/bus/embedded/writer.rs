@@ -15,7 +15,7 @@ use super::consumer::Consumer;
 use super::dead_letter::{self, Verdict};
 use super::dedup::{self, Dedup};
 use super::group::{Draft, Group};
-use super::pace::{Pace, Position};
+use super::pace::{Pace, Standing};
 use super::pack::Packer;
 use super::queue::{Chore, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
@@ -103,11 +103,11 @@ impl Writer {
     /// Until when publishers wait, after a round that began then: consumers that fall behind get some of the time.
     fn rest(&mut self, began: Instant) -> Instant {
         let middle = lock(&self.shared.tail).middle();
-        let consumers: Vec<Arc<Consumer>> = self.shared.consumers().values().cloned().collect();
+        let consumers = self.shared.each_consumer();
         let next = consumers.iter().map(|consumer| consumer.lock().window().next());
-        let positions = next.map(|next| Position { next, behind: next < middle });
+        let standings = next.map(|next| Standing { next, behind: next < middle });
         let now = Instant::now();
-        now + self.pace.rest(now - began, now, positions)
+        now + self.pace.rest(now - began, now, standings)
     }
 
     fn round(&mut self, work: Work) {
@@ -493,7 +493,7 @@ impl Writer {
 
     /// What every durable consumer has acknowledged; 0 when there is none.
     fn acknowledged_to(&self) -> u64 {
-        let consumers: Vec<Arc<Consumer>> = self.shared.consumers().values().cloned().collect();
+        let consumers = self.shared.each_consumer();
         consumers.iter().map(|consumer| consumer.lock().window().floor()).min().unwrap_or(0)
     }
 }

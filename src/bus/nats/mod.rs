@@ -135,9 +135,6 @@ impl Engine {
             let text = format!("{:?} cannot be a consumer's name on NATS (consumer_name)", spec.name);
             return Err(BusError::caused(BusErrorKind::Invalid, "name consumer", text));
         }
-        // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
-        // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass are
-        // cheaper to get and to leave.
         let wanted = pull::Config {
             durable_name: Some(spec.name.clone()),
             deliver_policy: DeliverPolicy::All,
@@ -145,6 +142,9 @@ impl Engine {
             ack_wait: spec.ack_wait,
             // Deliveries are counted here: a message that the server alone gave up would be in nobody's hands.
             max_deliver: -1,
+            // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
+            // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass are
+            // cheaper to get and to leave.
             filter_subject: if spec.takes_most { String::new() } else { spec.filter.clone() },
             max_waiting: PULLS_WAITING_MAX,
             max_ack_pending: i64::try_from(spec.pending_max).unwrap_or(i64::MAX),
