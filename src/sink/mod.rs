@@ -157,7 +157,8 @@ impl Worker {
             max_deliver: self.settings.max_deliver,
             pending_max: self.settings.pending_max,
         };
-        let subscription = self.bus.subscribe(spec).await?;
+        let mut subscription = self.bus.subscribe(spec).await?;
+        subscription.read_ahead();
         let status = self.status.clone();
         let mut sink = Sink::new(self, subscription)?;
         sink.tidy(stop.clone());

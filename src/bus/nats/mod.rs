@@ -3,6 +3,7 @@
 //! Invariants: as those of the bus; what one process promises holds whatever the others do,
 //! since everything that they share (streams, consumers, deduplication) lives on the server.
 
+mod acker;
 mod atomic;
 mod calls;
 mod dead_letter;
@@ -37,7 +38,8 @@ use super::{
 };
 use crate::supervisor::Tasks;
 
-pub(super) use subscription::{Acker, Subscription};
+pub(super) use acker::Acker;
+pub(super) use subscription::Subscription;
 
 /// The oldest server that has what is used here.
 const SERVER_MIN: (i64, i64, i64) = (2, 10, 0);

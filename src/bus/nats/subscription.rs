@@ -1,4 +1,4 @@
-//! The receiving side: a standing pull request, the messages that it brings, and the answers.
+//! The receiving side: standing pull requests and the messages that they bring.
 //!
 //! Invariants: `leased_at` is never later than the moment at which the server leased the oldest
 //! message of the last fetch; messages that waited here for most of their lease are let go
@@ -8,17 +8,16 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::AckKind;
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+use super::Shared;
+use super::acker::{AckSubject, Acker, Consumer};
 use super::publish::REPLAY_FOR;
-use super::{Shared, dead_letter};
 use crate::bus::batch::{self, HEADER_BYTES};
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
@@ -33,12 +32,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before the next pull request when the server refused one.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
-/// Acknowledgements that one confirmation covers.
-const RUN_MAX: usize = 1_000;
-/// Runs of acknowledgements on their way: while one is confirmed, the server works on the next.
-const RUNS_IN_FLIGHT: usize = 4;
-/// Times that a run of answers is sent again because the connection was lost meanwhile.
-const RUN_ATTEMPTS_MAX: usize = 3;
+/// What a pull request that ended early says it would still have brought.
+const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
 pub(in crate::bus) struct Subscription {
     acker: Acker,
@@ -51,6 +46,8 @@ pub(in crate::bus) struct Subscription {
     /// Up to here messages are suspect; none until it is known for the connection at hand.
     suspect_to: Option<u64>,
     pull: Option<Pull>,
+    /// Whether more is asked for while the caller handles what it got.
+    ahead: bool,
     /// What the last fetch brought was leased after this.
     leased_at: Instant,
     /// When nothing was here last: what is here now was leased after this.
@@ -64,25 +61,11 @@ pub(in crate::bus) struct Subscription {
     exhausted: Vec<Receipt>,
 }
 
-/// A pull request that the server is working on.
+/// The pull requests that the server is working on.
 struct Pull {
+    /// What they may still bring together.
     missing: usize,
     heard_at: Instant,
-}
-
-#[derive(Clone)]
-pub(in crate::bus) struct Acker {
-    shared: Arc<Shared>,
-    consumer: Arc<Consumer>,
-}
-
-struct Consumer {
-    name: String,
-    filter: Filter,
-    max_deliver: u32,
-    ack_wait: Duration,
-    /// What the subjects of acknowledgements begin with; the server tells it with the first message.
-    ack_prefix: OnceLock<String>,
 }
 
 impl Subscription {
@@ -104,6 +87,7 @@ impl Subscription {
             epoch: 0,
             suspect_to: None,
             pull: None,
+            ahead: false,
             leased_at: Instant::now(),
             empty_at: Instant::now(),
             ready: Vec::new(),
@@ -124,6 +108,10 @@ impl Subscription {
         Leased { at: self.leased_at, epochs: Some((epochs, self.epoch)) }
     }
 
+    pub(in crate::bus) fn read_ahead(&mut self) {
+        self.ahead = true;
+    }
+
     pub(in crate::bus) async fn fetch(
         &mut self,
         messages_max: usize,
@@ -141,18 +129,17 @@ impl Subscription {
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
             }
-            if let Err(error) = self.look(messages_max, bytes_max).await {
-                debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
-                tokio::time::sleep(REFUSED_PAUSE).await;
-                continue;
-            }
+            let all_taken = match self.look(messages_max, bytes_max).await {
+                Ok(all_taken) => all_taken,
+                Err(error) => {
+                    debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    continue;
+                }
+            };
             self.settle_aside().await;
-            if !self.ready.is_empty() {
-                self.ready_bytes = 0;
-                return Ok(std::mem::take(&mut self.ready));
-            }
-            if self.pull.as_ref().is_none_or(|pull| pull.missing == 0) {
-                if let Some(pause_until) = pause_until {
+            if all_taken && self.wants_more(messages_max) {
+                if let Some(pause_until) = pause_until.filter(|_| self.ready.is_empty()) {
                     // The last request of this fetch ended without a message.
                     tokio::time::sleep_until(pause_until).await;
                 }
@@ -160,6 +147,10 @@ impl Subscription {
                     debug!(%error, consumer = self.acker.consumer.name, "messages are not requested");
                 }
                 pause_until = Some(tokio::time::Instant::now() + REFUSED_PAUSE);
+            }
+            if !self.ready.is_empty() {
+                self.ready_bytes = 0;
+                return Ok(std::mem::take(&mut self.ready));
             }
             tokio::select! {
                 message = self.incoming.next() => match message {
@@ -192,6 +183,16 @@ impl Subscription {
         Ok(())
     }
 
+    /// One request is enough to wait for messages, and two keep the server at work while the caller is. Never more
+    /// while something is left to take: what waits here would be leased ever longer.
+    fn wants_more(&self, messages_max: usize) -> bool {
+        match &self.pull {
+            Some(pull) if self.ahead => pull.missing <= messages_max,
+            Some(pull) => pull.missing == 0 && self.ready.is_empty(),
+            None => self.ahead || self.ready.is_empty(),
+        }
+    }
+
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let shared = &self.acker.shared;
         let payload = json!({
@@ -204,16 +205,17 @@ impl Subscription {
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", shared.settings.stream, self.acker.consumer.name);
         let sent = shared.client.publish_with_reply(subject, self.inbox.clone(), payload.to_string().into()).await;
         sent.map_err(|error| super::streams::failed("request messages", error))?;
-        self.pull = Some(Pull { missing: messages_max, heard_at: Instant::now() });
+        let missing = self.pull.as_ref().map_or(0, |pull| pull.missing) + messages_max;
+        self.pull = Some(Pull { missing, heard_at: Instant::now() });
         Ok(())
     }
 
-    /// Takes what is here, knowing since when at most it has been leased.
+    /// Takes what is here, knowing since when at most it has been leased; true when nothing is left.
     ///
     /// What this process has not read yet may wait in the connection for as long as the process did not run, so after
     /// a gap an empty queue alone says nothing: only a round trip, whose answer comes behind everything
     /// that was sent before it, does.
-    async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
+    async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<bool, BusError> {
         let seen = Instant::now();
         let oldest = if self.ready.is_empty() { self.empty_at } else { self.leased_at };
         let (gap, ack_wait) = (seen.saturating_duration_since(oldest), self.acker.consumer.ack_wait);
@@ -228,11 +230,11 @@ impl Subscription {
                 self.leased_at = self.empty_at;
             }
             if !self.take_at_hand(messages_max, bytes_max) {
-                return Ok(());
+                return Ok(false);
             }
         }
         self.empty_at = seen;
-        Ok(())
+        Ok(true)
     }
 
     /// Takes what has arrived, up to both limits; true when nothing is left.
@@ -260,9 +262,8 @@ impl Subscription {
             None | Some(StatusCode::OK) => {}
             Some(StatusCode::IDLE_HEARTBEAT) => return,
             Some(status) => {
-                // Expired, complete, refused, or the consumer has moved: all of them end the request.
                 debug!(%status, description = message.description, consumer = self.acker.consumer.name, "pull ended");
-                self.pull = None;
+                self.pull_ended(message.headers.as_ref());
                 return;
             }
         }
@@ -272,9 +273,8 @@ impl Subscription {
         let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return };
         self.acker.consumer.ack_prefix.get_or_init(|| reply.prefix.to_owned());
         let receipt = reply.receipt;
-        let others = |headers: &async_nats::HeaderMap| {
-            headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != self.acker.consumer.name)
-        };
+        let others =
+            |headers: &HeaderMap| headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != self.acker.consumer.name);
         let passes = self.acker.consumer.filter.matches(message.subject.as_bytes());
         if !passes || message.headers.as_ref().is_some_and(others) {
             self.passed.push(receipt);
@@ -296,6 +296,18 @@ impl Subscription {
                 suspect: receipt.delivery_count > 1 || receipt.sequence <= suspect_to,
             });
         }
+    }
+
+    /// Expired or complete, one request ended, and says what it did not bring. Refused, or when the consumer has moved,
+    /// none is left.
+    fn pull_ended(&mut self, headers: Option<&HeaderMap>) {
+        let pending = headers.and_then(|headers| headers.get(PENDING_MESSAGES)?.as_str().parse::<usize>().ok());
+        self.pull = match (self.pull.take(), pending) {
+            (Some(pull), Some(pending)) if pull.missing > pending => {
+                Some(Pull { missing: pull.missing - pending, ..pull })
+            }
+            _ => None,
+        };
     }
 
     /// Messages that arrived while nobody fetched, and whose leases are more than half over, come again.
@@ -343,158 +355,4 @@ async fn open_inbox(shared: &Shared) -> Result<(String, Subscriber), BusError> {
     let inbox = shared.client.new_inbox();
     let incoming = shared.client.subscribe(inbox.clone()).await;
     Ok((inbox, incoming.map_err(|error| super::streams::failed("subscribe to inbox", error))?))
-}
-
-/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, with domain and
-/// account hash before the stream in the newer form (ADR-15).
-struct AckSubject<'a> {
-    prefix: &'a str,
-    receipt: Receipt,
-    published_at_ms: i64,
-}
-
-impl<'a> AckSubject<'a> {
-    fn parse(reply: &'a str) -> Option<Self> {
-        let names = match reply.split('.').count() {
-            9 => 4,
-            count if count >= 11 => 6,
-            _ => return None,
-        };
-        let (dot, _) = reply.match_indices('.').nth(names - 1)?;
-        let mut numbers = reply[dot + 1..].split('.');
-        let delivery_count = numbers.next()?.parse().ok()?;
-        let sequence = numbers.next()?.parse().ok()?;
-        let consumer_sequence = numbers.next()?.parse().ok()?;
-        let published_ns: i64 = numbers.next()?.parse().ok()?;
-        Some(Self {
-            prefix: &reply[..dot],
-            receipt: Receipt { sequence, consumer_sequence, delivery_count },
-            published_at_ms: published_ns / 1_000_000,
-        })
-    }
-}
-
-impl Acker {
-    pub(in crate::bus) async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
-        self.answer(receipts, AckKind::Ack, "acknowledge messages").await
-    }
-
-    pub(in crate::bus) async fn nak(
-        &self,
-        receipts: &[Receipt],
-        delay: Duration,
-        reason: &str,
-    ) -> Result<(), BusError> {
-        let (exhausted, again): (Vec<Receipt>, Vec<Receipt>) =
-            receipts.iter().partition(|receipt| receipt.delivery_count >= self.consumer.max_deliver);
-        for receipt in exhausted {
-            self.dead_letter(receipt, reason).await?;
-        }
-        self.answer(&again, AckKind::Nak(Some(delay)), "give messages back").await
-    }
-
-    pub(in crate::bus) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
-        dead_letter::bury(&self.shared, &self.consumer.name, receipt, reason).await?;
-        self.answer(&[receipt], AckKind::Term, "bury message").await
-    }
-
-    /// The server does not say whether a lease had lapsed: the caller's clock must.
-    pub(in crate::bus) async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
-        self.answer(receipts, AckKind::Progress, "renew leases").await
-    }
-
-    /// Sends the same answer for all, in runs. The answers of one connection are handled in order, so the
-    /// confirmation of the last one of a run confirms the others, unless the connection was replaced meanwhile.
-    async fn answer(&self, receipts: &[Receipt], kind: AckKind, context: &'static str) -> Result<(), BusError> {
-        let Some(prefix) = self.consumer.ack_prefix.get() else { return Ok(()) };
-        let confirmed = !matches!(kind, AckKind::Progress);
-        let body: Bytes = kind.into();
-        let mut runs = FuturesUnordered::new();
-        for run in receipts.chunks(RUN_MAX) {
-            if runs.len() == RUNS_IN_FLIGHT {
-                runs.next().await.unwrap_or(Ok(()))?;
-            }
-            runs.push(self.answer_run(prefix, run, &body, (confirmed, context)));
-        }
-        while let Some(answered) = runs.next().await {
-            answered?;
-        }
-        Ok(())
-    }
-
-    /// Again when the connection was lost meanwhile, until the server has the answers.
-    async fn answer_run(
-        &self,
-        prefix: &str,
-        run: &[Receipt],
-        body: &Bytes,
-        (confirmed, context): (bool, &'static str),
-    ) -> Result<(), BusError> {
-        let shared = &self.shared;
-        let mut attempt = 0;
-        loop {
-            shared.link.check(&shared.client, context)?;
-            let epoch = shared.link.epoch();
-            let sending = self.send_run(prefix, run, body, confirmed);
-            let sent = tokio::time::timeout(2 * shared.settings.timeout, sending).await;
-            let sent = sent
-                .unwrap_or_else(|_| Err(BusError::caused(BusErrorKind::Unavailable, context, "NATS did not answer")));
-            attempt += 1;
-            match sent {
-                Ok(()) if epoch == shared.link.epoch() => return Ok(()),
-                Ok(()) | Err(_) if attempt < RUN_ATTEMPTS_MAX && epoch != shared.link.epoch() => {}
-                Ok(()) => {
-                    let lost = "the connection to NATS was lost meanwhile";
-                    return Err(BusError::caused(BusErrorKind::Unavailable, context, lost));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn send_run(&self, prefix: &str, run: &[Receipt], body: &Bytes, confirmed: bool) -> Result<(), BusError> {
-        let shared = &self.shared;
-        let failed = |error: async_nats::PublishError| super::streams::failed("send answers", error);
-        let Some((last, others)) = run.split_last() else { return Ok(()) };
-        for receipt in others {
-            shared.client.publish(subject(prefix, receipt), body.clone()).await.map_err(failed)?;
-        }
-        if !confirmed {
-            shared.client.publish(subject(prefix, last), body.clone()).await.map_err(failed)?;
-            return shared.round_trip().await;
-        }
-        let call = shared.calls.call(&shared.link, 1);
-        let sent = shared.client.publish_with_reply(subject(prefix, last), call.reply_to(0), body.clone()).await;
-        sent.map_err(failed)?;
-        let (_, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
-        why.map_or(Ok(()), Err)
-    }
-}
-
-/// The server reads the counts only; time and pending are for the client.
-fn subject(prefix: &str, receipt: &Receipt) -> String {
-    format!("{prefix}.{}.{}.{}.0.0", receipt.delivery_count, receipt.sequence, receipt.consumer_sequence)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_forms_of_acknowledgement_subjects_are_read_and_built() {
-        for (text, prefix) in [
-            ("$JS.ACK.S.c.2.30.41.1700000000123456789.7", "$JS.ACK.S.c"),
-            ("$JS.ACK.hub.ABC.S.c.2.30.41.1700000000123456789.7", "$JS.ACK.hub.ABC.S.c"),
-            ("$JS.ACK._.ABC.S.c.2.30.41.1700000000123456789.7.token", "$JS.ACK._.ABC.S.c"),
-        ] {
-            let read = AckSubject::parse(text).unwrap();
-            assert_eq!(read.prefix, prefix);
-            assert_eq!(read.receipt, Receipt { sequence: 30, consumer_sequence: 41, delivery_count: 2 });
-            assert_eq!(read.published_at_ms, 1_700_000_000_123);
-            assert_eq!(subject(read.prefix, &read.receipt), format!("{prefix}.2.30.41.0.0"));
-        }
-        for text in ["", "$JS.ACK.S.c.2.30.41.17", "$JS.ACK.S.c.x.30.41.17.7"] {
-            assert!(AckSubject::parse(text).is_none(), "{text}");
-        }
-    }
 }

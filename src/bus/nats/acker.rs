@@ -1,0 +1,193 @@
+//! The answers to deliveries: acknowledgements, renewals and what gives messages back.
+//!
+//! Invariant: an answer that is reported as given has reached the server over one connection, or was
+//! sent again over the next.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::{Shared, dead_letter};
+use crate::bus::subject::Filter;
+use crate::bus::{BusError, BusErrorKind, Receipt};
+
+/// Acknowledgements that one confirmation covers.
+const RUN_MAX: usize = 1_000;
+/// Runs of acknowledgements on their way: while one is confirmed, the server works on the next.
+const RUNS_IN_FLIGHT: usize = 4;
+/// Times that a run of answers is sent again because the connection was lost meanwhile.
+const RUN_ATTEMPTS_MAX: usize = 3;
+
+#[derive(Clone)]
+pub(in crate::bus) struct Acker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) consumer: Arc<Consumer>,
+}
+
+/// What the receiving and the answering side know of the consumer.
+pub(super) struct Consumer {
+    pub(super) name: String,
+    pub(super) filter: Filter,
+    pub(super) max_deliver: u32,
+    pub(super) ack_wait: Duration,
+    /// What the subjects of acknowledgements begin with; the server tells it with the first message.
+    pub(super) ack_prefix: OnceLock<String>,
+}
+
+impl Acker {
+    pub(in crate::bus) async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+        self.answer(receipts, AckKind::Ack, "acknowledge messages").await
+    }
+
+    pub(in crate::bus) async fn nak(
+        &self,
+        receipts: &[Receipt],
+        delay: Duration,
+        reason: &str,
+    ) -> Result<(), BusError> {
+        let (exhausted, again): (Vec<Receipt>, Vec<Receipt>) =
+            receipts.iter().partition(|receipt| receipt.delivery_count >= self.consumer.max_deliver);
+        for receipt in exhausted {
+            self.dead_letter(receipt, reason).await?;
+        }
+        self.answer(&again, AckKind::Nak(Some(delay)), "give messages back").await
+    }
+
+    pub(in crate::bus) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
+        dead_letter::bury(&self.shared, &self.consumer.name, receipt, reason).await?;
+        self.answer(&[receipt], AckKind::Term, "bury message").await
+    }
+
+    /// The server does not say whether a lease had lapsed: the caller's clock must.
+    pub(in crate::bus) async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+        self.answer(receipts, AckKind::Progress, "renew leases").await
+    }
+
+    /// Sends the same answer for all, in runs. The answers of one connection are handled in order, so the
+    /// confirmation of the last one of a run confirms the others, unless the connection was replaced meanwhile.
+    async fn answer(&self, receipts: &[Receipt], kind: AckKind, context: &'static str) -> Result<(), BusError> {
+        let Some(prefix) = self.consumer.ack_prefix.get() else { return Ok(()) };
+        let confirmed = !matches!(kind, AckKind::Progress);
+        let body: Bytes = kind.into();
+        let mut runs = FuturesUnordered::new();
+        for run in receipts.chunks(RUN_MAX) {
+            if runs.len() == RUNS_IN_FLIGHT {
+                runs.next().await.unwrap_or(Ok(()))?;
+            }
+            runs.push(self.answer_run(prefix, run, &body, (confirmed, context)));
+        }
+        while let Some(answered) = runs.next().await {
+            answered?;
+        }
+        Ok(())
+    }
+
+    /// Again when the connection was lost meanwhile, until the server has the answers.
+    async fn answer_run(
+        &self,
+        prefix: &str,
+        run: &[Receipt],
+        body: &Bytes,
+        (confirmed, context): (bool, &'static str),
+    ) -> Result<(), BusError> {
+        let shared = &self.shared;
+        let mut attempt = 0;
+        loop {
+            shared.link.check(&shared.client, context)?;
+            let epoch = shared.link.epoch();
+            let sending = self.send_run(prefix, run, body, confirmed);
+            let sent = tokio::time::timeout(2 * shared.settings.timeout, sending).await;
+            let sent = sent
+                .unwrap_or_else(|_| Err(BusError::caused(BusErrorKind::Unavailable, context, "NATS did not answer")));
+            attempt += 1;
+            match sent {
+                Ok(()) if epoch == shared.link.epoch() => return Ok(()),
+                Ok(()) | Err(_) if attempt < RUN_ATTEMPTS_MAX && epoch != shared.link.epoch() => {}
+                Ok(()) => {
+                    let lost = "the connection to NATS was lost meanwhile";
+                    return Err(BusError::caused(BusErrorKind::Unavailable, context, lost));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn send_run(&self, prefix: &str, run: &[Receipt], body: &Bytes, confirmed: bool) -> Result<(), BusError> {
+        let shared = &self.shared;
+        let failed = |error: async_nats::PublishError| super::streams::failed("send answers", error);
+        let Some((last, others)) = run.split_last() else { return Ok(()) };
+        for receipt in others {
+            shared.client.publish(subject(prefix, receipt), body.clone()).await.map_err(failed)?;
+        }
+        if !confirmed {
+            shared.client.publish(subject(prefix, last), body.clone()).await.map_err(failed)?;
+            return shared.round_trip().await;
+        }
+        let call = shared.calls.call(&shared.link, 1);
+        let sent = shared.client.publish_with_reply(subject(prefix, last), call.reply_to(0), body.clone()).await;
+        sent.map_err(failed)?;
+        let (_, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
+        why.map_or(Ok(()), Err)
+    }
+}
+
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, with domain and
+/// account hash before the stream in the newer form (ADR-15).
+pub(super) struct AckSubject<'a> {
+    pub(super) prefix: &'a str,
+    pub(super) receipt: Receipt,
+    pub(super) published_at_ms: i64,
+}
+
+impl<'a> AckSubject<'a> {
+    pub(super) fn parse(reply: &'a str) -> Option<Self> {
+        let names = match reply.split('.').count() {
+            9 => 4,
+            count if count >= 11 => 6,
+            _ => return None,
+        };
+        let (dot, _) = reply.match_indices('.').nth(names - 1)?;
+        let mut numbers = reply[dot + 1..].split('.');
+        let delivery_count = numbers.next()?.parse().ok()?;
+        let sequence = numbers.next()?.parse().ok()?;
+        let consumer_sequence = numbers.next()?.parse().ok()?;
+        let published_ns: i64 = numbers.next()?.parse().ok()?;
+        Some(Self {
+            prefix: &reply[..dot],
+            receipt: Receipt { sequence, consumer_sequence, delivery_count },
+            published_at_ms: published_ns / 1_000_000,
+        })
+    }
+}
+
+/// The server reads the counts only; time and pending are for the client.
+fn subject(prefix: &str, receipt: &Receipt) -> String {
+    format!("{prefix}.{}.{}.{}.0.0", receipt.delivery_count, receipt.sequence, receipt.consumer_sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_acknowledgement_subjects_are_read_and_built() {
+        for (text, prefix) in [
+            ("$JS.ACK.S.c.2.30.41.1700000000123456789.7", "$JS.ACK.S.c"),
+            ("$JS.ACK.hub.ABC.S.c.2.30.41.1700000000123456789.7", "$JS.ACK.hub.ABC.S.c"),
+            ("$JS.ACK._.ABC.S.c.2.30.41.1700000000123456789.7.token", "$JS.ACK._.ABC.S.c"),
+        ] {
+            let read = AckSubject::parse(text).unwrap();
+            assert_eq!(read.prefix, prefix);
+            assert_eq!(read.receipt, Receipt { sequence: 30, consumer_sequence: 41, delivery_count: 2 });
+            assert_eq!(read.published_at_ms, 1_700_000_000_123);
+            assert_eq!(subject(read.prefix, &read.receipt), format!("{prefix}.2.30.41.0.0"));
+        }
+        for text in ["", "$JS.ACK.S.c.2.30.41.17", "$JS.ACK.S.c.x.30.41.17.7"] {
+            assert!(AckSubject::parse(text).is_none(), "{text}");
+        }
+    }
+}
