@@ -122,6 +122,7 @@ async fn read_all(bus: &Bus, name: String, messages: u64) -> Duration {
         name,
         filter: "events.>".into(),
         takes_most: true,
+        coarse: false,
         ack_wait: Duration::from_secs(60),
         max_deliver: 5,
         pending_max: 500_000,

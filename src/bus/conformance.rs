@@ -105,6 +105,7 @@ pub(crate) fn spec(name: &str, filter: &str) -> ConsumerSpec {
         name: name.into(),
         filter: filter.into(),
         takes_most: false,
+        coarse: false,
         ack_wait: Duration::from_secs(30),
         max_deliver: 3,
         pending_max: 100_000,

@@ -112,6 +112,9 @@ pub struct ConsumerSpec {
     pub filter: String,
     /// Nearly every message in the stream passes the filter.
     pub takes_most: bool,
+    /// What is acknowledged may come again, as suspect, together with neighbours that are not: for a consumer that
+    /// recognizes what it has handled. Its leases and acknowledgements are cheaper where the bus is a server.
+    pub coarse: bool,
     /// A delivered message that is neither acknowledged nor renewed for this long is delivered again.
     pub ack_wait: Duration,
     /// After this many deliveries a message goes to the dead letters.
@@ -231,6 +234,9 @@ impl Bus {
     pub async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => Ok(Subscription(Receiving::Embedded(engine.subscribe(spec).await?))),
+            Inner::Nats(engine) if spec.coarse => {
+                Ok(Subscription(Receiving::NatsRanges(Box::new(engine.subscribe_to_ranges(spec).await?))))
+            }
             Inner::Nats(engine) => Ok(Subscription(Receiving::Nats(Box::new(engine.subscribe(spec).await?)))),
         }
     }
@@ -324,6 +330,7 @@ pub struct Subscription(Receiving);
 enum Receiving {
     Embedded(embedded::Subscription),
     Nats(Box<nats::Subscription>),
+    NatsRanges(Box<nats::RangeSubscription>),
 }
 
 impl Subscription {
@@ -333,6 +340,7 @@ impl Subscription {
         match &mut self.0 {
             Receiving::Embedded(subscription) => subscription.fetch(messages_max, bytes_max).await,
             Receiving::Nats(subscription) => subscription.fetch(messages_max, bytes_max).await,
+            Receiving::NatsRanges(subscription) => subscription.fetch(messages_max, bytes_max).await,
         }
     }
 
@@ -343,6 +351,8 @@ impl Subscription {
             // They are in this process already.
             Receiving::Embedded(_) => {}
             Receiving::Nats(subscription) => subscription.read_ahead(),
+            // They always are.
+            Receiving::NatsRanges(_) => {}
         }
     }
 
@@ -350,6 +360,7 @@ impl Subscription {
         match &self.0 {
             Receiving::Embedded(subscription) => Acker(Answering::Embedded(subscription.acker())),
             Receiving::Nats(subscription) => Acker(Answering::Nats(subscription.acker())),
+            Receiving::NatsRanges(subscription) => Acker(Answering::NatsRanges(subscription.acker())),
         }
     }
 
@@ -359,6 +370,7 @@ impl Subscription {
             // The engine leases in the fetch itself, and forgets nothing before the process does.
             Receiving::Embedded(_) => Leased { at: Instant::now(), epochs: None },
             Receiving::Nats(subscription) => subscription.leased(),
+            Receiving::NatsRanges(subscription) => subscription.leased(),
         }
     }
 }
@@ -398,6 +410,7 @@ pub struct Acker(Answering);
 enum Answering {
     Embedded(embedded::Acker),
     Nats(nats::Acker),
+    NatsRanges(nats::RangeAcker),
 }
 
 impl Acker {
@@ -407,6 +420,7 @@ impl Acker {
         match &self.0 {
             Answering::Embedded(acker) => acker.ack(receipts).await,
             Answering::Nats(acker) => acker.ack(receipts).await,
+            Answering::NatsRanges(acker) => acker.ack(receipts).await,
         }
     }
 
@@ -415,6 +429,7 @@ impl Acker {
         match &self.0 {
             Answering::Embedded(acker) => acker.nak(receipts, delay, reason).await,
             Answering::Nats(acker) => acker.nak(receipts, delay, reason).await,
+            Answering::NatsRanges(acker) => acker.nak(receipts, delay, reason).await,
         }
     }
 
@@ -423,6 +438,7 @@ impl Acker {
         match &self.0 {
             Answering::Embedded(acker) => acker.dead_letter(receipt, reason).await,
             Answering::Nats(acker) => acker.dead_letter(receipt, reason).await,
+            Answering::NatsRanges(acker) => acker.dead_letter(receipt, reason).await,
         }
     }
 
@@ -431,6 +447,7 @@ impl Acker {
         match &self.0 {
             Answering::Embedded(acker) => acker.renew(receipts).await,
             Answering::Nats(acker) => acker.renew(receipts).await,
+            Answering::NatsRanges(acker) => acker.renew(receipts).await,
         }
     }
 }

@@ -79,6 +79,7 @@ impl TestGateway {
             name: "test".into(),
             filter: "events.>".into(),
             takes_most: false,
+            coarse: false,
             ack_wait: Duration::from_secs(60),
             max_deliver: 5,
             pending_max: 10_000,

@@ -50,6 +50,7 @@ pub async fn run_engine(
         name: settings.consumer_name.clone(),
         filter: "events.>".to_owned(),
         takes_most: true,
+        coarse: false,
         ack_wait: settings.ack_wait,
         max_deliver: settings.max_deliver,
         pending_max: settings.fetch_messages_max.saturating_mul(BESIDE_MAX + 2),

@@ -153,6 +153,7 @@ impl Worker {
             name: CONSUMER.to_owned(),
             filter: FILTER.to_owned(),
             takes_most: true,
+            coarse: true,
             ack_wait: self.settings.ack_wait,
             max_deliver: self.settings.max_deliver,
             pending_max: self.settings.pending_max,

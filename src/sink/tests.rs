@@ -81,6 +81,7 @@ impl Bench {
             name: CONSUMER.into(),
             filter: FILTER.into(),
             takes_most: false,
+            coarse: false,
             ack_wait,
             max_deliver: 100,
             pending_max: 100_000,

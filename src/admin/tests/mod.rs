@@ -126,6 +126,7 @@ impl Admin {
             name: "giver-up".to_owned(),
             filter: filter.to_owned(),
             takes_most: false,
+            coarse: false,
             ack_wait: Duration::from_secs(30),
             max_deliver: 3,
             pending_max: 100,

@@ -44,7 +44,7 @@ pub(super) struct PubAck {
 #[derive(Debug, Deserialize)]
 pub(super) struct ApiError {
     #[serde(default)]
-    err_code: u64,
+    pub(super) err_code: u64,
     #[serde(default)]
     description: String,
 }

@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
-use async_nats::jetstream::stream::State;
+use async_nats::jetstream::stream::{State, Stream};
 use futures_util::TryStreamExt;
 
 use super::streams::failed;
-use super::{Shared, dead_letter, unix_ms_of};
+use super::{Shared, dead_letter, ranges, unix_ms_of};
 use crate::bus::{BusError, BusStatus, ConsumerStatus};
 use crate::metrics;
 
@@ -17,6 +17,17 @@ const PURGE_TO_PERCENT: u64 = 60;
 /// Consumers of one stream that are looked at.
 const CONSUMERS_MAX: usize = 1_000;
 
+/// How far a durable consumer has come in the stream.
+pub(super) struct Place {
+    pub(super) name: String,
+    /// Everything up to here is acknowledged.
+    pub(super) acknowledged_to: u64,
+    /// Not acknowledged.
+    pub(super) backlog: u64,
+    /// Delivered and not acknowledged.
+    pub(super) pending: u64,
+}
+
 /// Purges; answers how many messages went.
 pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError> {
     // Read before the consumers: what is stored in between counts as not acknowledged.
@@ -24,25 +35,18 @@ pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError>
     if state.messages == 0 {
         return Ok(0);
     }
-    let consumers = consumers(shared).await?;
-    let Some(floor) = consumers.iter().map(|consumer| acknowledged_to(consumer, &state)).min() else { return Ok(0) };
+    let consumers = places(shared, &state).await?;
+    let Some(floor) = consumers.iter().map(|consumer| consumer.acknowledged_to).min() else { return Ok(0) };
     let floor = floor.min(state.last_sequence);
     let upto = for_room(shared, &state).max(by_age(shared, &state, floor).await?).min(floor);
     if upto < state.first_sequence {
         return Ok(0);
     }
     let purged = shared.stream.purge().sequence(upto + 1).await.map_err(|error| failed("purge stream", error))?;
-    Ok(purged.purged)
-}
-
-/// Everything up to here is acknowledged. A consumer's own floor moves only with its messages: one that has read
-/// and acknowledged all that its filter lets through holds nothing back.
-fn acknowledged_to(consumer: &ConsumerInfo, state: &State) -> u64 {
-    if consumer.num_pending == 0 && consumer.num_ack_pending == 0 {
-        state.last_sequence
-    } else {
-        consumer.ack_floor.stream_sequence
+    for consumer in durable(&shared.ranges).await? {
+        ranges::purge(shared, &consumer.name, upto + 1).await?;
     }
+    Ok(purged.purged)
 }
 
 /// The last sequence to purge for room; 0 when there is enough.
@@ -79,26 +83,41 @@ fn before_ms(age: Duration) -> i64 {
     i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX)
 }
 
-async fn consumers(shared: &Shared) -> Result<Vec<ConsumerInfo>, BusError> {
+/// The durable consumers by name, those of single messages and those of ranges.
+async fn places(shared: &Shared, state: &State) -> Result<Vec<Place>, BusError> {
+    let mut places: Vec<Place> = durable(&shared.stream).await?.iter().map(|consumer| place(consumer, state)).collect();
+    for consumer in durable(&shared.ranges).await? {
+        places.push(ranges::place(shared, consumer.name, state).await?);
+    }
+    places.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(places)
+}
+
+/// A consumer's own floor moves only with its messages: one that has read and acknowledged all that its filter lets
+/// through holds nothing back.
+fn place(consumer: &ConsumerInfo, state: &State) -> Place {
+    let pending = consumer.num_ack_pending as u64;
+    let backlog = consumer.num_pending + pending;
+    let acknowledged_to = if backlog == 0 { state.last_sequence } else { consumer.ack_floor.stream_sequence };
+    Place { name: consumer.name.clone(), acknowledged_to, backlog, pending }
+}
+
+async fn durable(stream: &Stream) -> Result<Vec<ConsumerInfo>, BusError> {
     let durable = |consumer: &ConsumerInfo| consumer.config.durable_name.is_some();
-    let mut all = shared.stream.consumers();
+    let mut all = stream.consumers();
     let mut found = Vec::new();
     while let Some(consumer) = all.try_next().await.map_err(|error| failed("list consumers", error))? {
         if durable(&consumer) && found.len() < CONSUMERS_MAX {
             found.push(consumer);
         }
     }
-    found.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(found)
 }
 
 pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
     let info = shared.stream_info().await?;
-    let mut consumers_status = Vec::new();
-    for consumer in consumers(shared).await? {
-        let pending = consumer.num_ack_pending as u64;
-        let backlog = consumer.num_pending + pending;
-        let ack_floor = acknowledged_to(&consumer, &info.state);
+    let mut consumers = Vec::new();
+    for Place { name, acknowledged_to: ack_floor, backlog, pending } in places(shared, &info.state).await? {
         let oldest_age_ms = match backlog {
             0 => None,
             _ => {
@@ -106,8 +125,8 @@ pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
                 oldest.map(|message| (before_ms(Duration::ZERO) - unix_ms_of(message.time)).max(0) as u64)
             }
         };
-        metrics::bus_consumer(&consumer.name, backlog, pending, oldest_age_ms.unwrap_or_default());
-        consumers_status.push(ConsumerStatus { name: consumer.name, backlog, pending, oldest_age_ms, ack_floor });
+        metrics::bus_consumer(&name, backlog, pending, oldest_age_ms.unwrap_or_default());
+        consumers.push(ConsumerStatus { name, backlog, pending, oldest_age_ms, ack_floor });
     }
     metrics::bus_stored(info.state.bytes, shared.settings.bytes_max);
     Ok(BusStatus {
@@ -117,6 +136,6 @@ pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
         bytes_max: shared.settings.bytes_max,
         last_sequence: info.state.last_sequence,
         full: super::lock(&shared.full).clone(),
-        consumers: consumers_status,
+        consumers,
     })
 }

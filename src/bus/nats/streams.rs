@@ -13,7 +13,18 @@ use crate::bus::{BusError, BusErrorKind, NatsSettings, StreamStorage};
 /// The subjects of dead letters.
 pub(super) const DEAD_LETTERS: &str = "dlq.>";
 
-/// Creates or updates both streams; answers what the server says of the main one.
+impl NatsSettings {
+    /// The stream of ranges that consumers of the stream lease.
+    pub(super) fn range_stream(&self) -> String {
+        format!("{}_RANGES", self.stream)
+    }
+
+    pub(super) fn range_subject(&self, consumer: &str) -> String {
+        format!("ranges.{}.{consumer}", self.stream)
+    }
+}
+
+/// Creates or updates all streams; answers what the server says of the main one.
 pub(super) async fn reconcile(context: &Context, settings: &NatsSettings, atomic: bool) -> Result<Info, BusError> {
     let storage = match settings.storage {
         StreamStorage::File => StorageType::File,
@@ -47,7 +58,17 @@ pub(super) async fn reconcile(context: &Context, settings: &NatsSettings, atomic
             ..config
         })
     };
+    // No larger than what the ranges are of: the janitor takes both together.
+    let ranges = |config: Config| {
+        common(Config {
+            name: settings.range_stream(),
+            subjects: vec![settings.range_subject("*")],
+            discard: DiscardPolicy::New,
+            ..config
+        })
+    };
     bring(context, &settings.dead_letter_stream, dead).await?;
+    bring(context, &settings.range_stream(), ranges).await?;
     bring(context, &settings.stream, wanted).await
 }
 

@@ -23,15 +23,15 @@ use crate::bus::subject::Filter;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
 
 /// A pull request ends after this long without having brought all that it asks for.
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
+pub(super) const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// The server says at least so often that an idle pull request is still known.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Silence after which a pull request is taken for lost.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How often a waiting fetch notes that nothing is here: what comes later was leased later.
-const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before the next pull request when the server refused one.
-const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 /// What a pull request that ended early says it would still have brought.
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
@@ -69,10 +69,16 @@ struct Pull {
 }
 
 impl Subscription {
-    pub(super) async fn open(shared: Arc<Shared>, spec: ConsumerSpec, filter: Filter) -> Result<Self, BusError> {
+    pub(super) async fn open(
+        shared: Arc<Shared>,
+        stream: &str,
+        spec: ConsumerSpec,
+        filter: Filter,
+    ) -> Result<Self, BusError> {
         let epochs = shared.link.epochs();
         let (inbox, incoming) = open_inbox(&shared).await?;
         let consumer = Arc::new(Consumer {
+            stream: stream.to_owned(),
             name: spec.name,
             filter,
             max_deliver: spec.max_deliver,
@@ -164,10 +170,19 @@ impl Subscription {
         }
     }
 
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Up to here the messages of the main stream are suspect.
+    pub(super) fn suspect_to(&self) -> u64 {
+        self.suspect_to.unwrap_or(u64::MAX)
+    }
+
     /// Begins anew on the connection at hand: learns up to where messages are suspect, and forgets what the last one
     /// brought, read or not. The server may have crashed and leased it to somebody else since; an inbox of its own
     /// for each connection keeps it apart from what comes now.
-    async fn reconnected(&mut self) -> Result<(), BusError> {
+    pub(super) async fn reconnected(&mut self) -> Result<(), BusError> {
         self.suspect_to = None;
         self.pull = None;
         self.ready.clear();
@@ -194,7 +209,7 @@ impl Subscription {
     }
 
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
-        let shared = &self.acker.shared;
+        let Acker { shared, consumer } = &self.acker;
         let payload = json!({
             "batch": messages_max,
             // Any one message must fit, or the server would refuse to deliver it for ever.
@@ -202,7 +217,7 @@ impl Subscription {
             "expires": PULL_EXPIRES.as_nanos() as u64,
             "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
         });
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", shared.settings.stream, self.acker.consumer.name);
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", consumer.stream, consumer.name);
         let sent = shared.client.publish_with_reply(subject, self.inbox.clone(), payload.to_string().into()).await;
         sent.map_err(|error| super::streams::failed("request messages", error))?;
         let missing = self.pull.as_ref().map_or(0, |pull| pull.missing) + messages_max;
@@ -273,35 +288,22 @@ impl Subscription {
         let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return };
         self.acker.consumer.ack_prefix.get_or_init(|| reply.prefix.to_owned());
         let receipt = reply.receipt;
-        let others =
-            |headers: &HeaderMap| headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != self.acker.consumer.name);
-        let passes = self.acker.consumer.filter.matches(message.subject.as_bytes());
-        if !passes || message.headers.as_ref().is_some_and(others) {
+        if !takes(&self.acker.consumer.name, &self.acker.consumer.filter, &message) {
             self.passed.push(receipt);
         } else if receipt.delivery_count > self.acker.consumer.max_deliver {
             self.exhausted.push(receipt);
         } else {
             let suspect_to = self.suspect_to.unwrap_or(u64::MAX);
-            // Copied, so that one message that is kept does not keep all that was read from the socket with it.
-            let mut record = Vec::with_capacity(HEADER_BYTES + message.subject.len() + message.payload.len());
-            batch::write_record(&mut record, 0, message.subject.as_bytes(), b"", |out| {
-                out.extend_from_slice(&message.payload);
-            });
-            self.ready_bytes += record.len();
-            self.ready.push(Delivery {
-                receipt,
-                record: Bytes::from(record),
-                published_at_ms: reply.published_at_ms,
-                delivery_count: receipt.delivery_count,
-                suspect: receipt.delivery_count > 1 || receipt.sequence <= suspect_to,
-            });
+            let delivery = delivery(&message, receipt, reply.published_at_ms, suspect_to);
+            self.ready_bytes += delivery.record.len();
+            self.ready.push(delivery);
         }
     }
 
     /// Expired or complete, one request ended, and says what it did not bring. Refused, or when the consumer has moved,
     /// none is left.
     fn pull_ended(&mut self, headers: Option<&HeaderMap>) {
-        let pending = headers.and_then(|headers| headers.get(PENDING_MESSAGES)?.as_str().parse::<usize>().ok());
+        let pending = not_brought(headers);
         self.pull = match (self.pull.take(), pending) {
             (Some(pull), Some(pending)) if pull.missing > pending => {
                 Some(Pull { missing: pull.missing - pending, ..pull })
@@ -351,7 +353,33 @@ impl Subscription {
     }
 }
 
-async fn open_inbox(shared: &Shared) -> Result<(String, Subscriber), BusError> {
+/// False for another subject, and for a replay to another consumer.
+pub(super) fn takes(consumer: &str, filter: &Filter, message: &Message) -> bool {
+    let others = |headers: &HeaderMap| headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != consumer);
+    filter.matches(message.subject.as_bytes()) && !message.headers.as_ref().is_some_and(others)
+}
+
+pub(super) fn delivery(message: &Message, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
+    // Copied, so that one message that is kept does not keep all that was read from the socket with it.
+    let mut record = Vec::with_capacity(HEADER_BYTES + message.subject.len() + message.payload.len());
+    batch::write_record(&mut record, 0, message.subject.as_bytes(), b"", |out| {
+        out.extend_from_slice(&message.payload);
+    });
+    Delivery {
+        receipt,
+        record: Bytes::from(record),
+        published_at_ms,
+        delivery_count: receipt.delivery_count,
+        suspect: receipt.delivery_count > 1 || receipt.sequence <= suspect_to,
+    }
+}
+
+/// What a pull request that ended says it would still have brought.
+pub(super) fn not_brought(headers: Option<&HeaderMap>) -> Option<usize> {
+    headers?.get(PENDING_MESSAGES)?.as_str().parse().ok()
+}
+
+pub(super) async fn open_inbox(shared: &Shared) -> Result<(String, Subscriber), BusError> {
     let inbox = shared.client.new_inbox();
     let incoming = shared.client.subscribe(inbox.clone()).await;
     Ok((inbox, incoming.map_err(|error| super::streams::failed("subscribe to inbox", error))?))

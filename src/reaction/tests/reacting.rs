@@ -287,6 +287,7 @@ async fn take(world: &World, filter: &str, count: usize) -> Vec<(String, Value)>
         name: "test".to_owned(),
         filter: filter.to_owned(),
         takes_most: false,
+        coarse: false,
         ack_wait: Duration::from_secs(60),
         max_deliver: 1,
         pending_max: 1_000,

@@ -1,0 +1,234 @@
+//! Reads the messages of ranges, in the order of the stream, without acknowledgements.
+//!
+//! Invariant: between `clean_from` and the message at the head nothing was left out, so a message that does
+//! not come is not there. What cannot be vouched for is read anew by another consumer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::{Message, StatusCode, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+use serde_json::json;
+use tracing::debug;
+
+use crate::bus::nats::Shared;
+use crate::bus::nats::acker::AckSubject;
+use crate::bus::nats::streams::failed;
+use crate::bus::nats::subscription::{HEARTBEAT, PULL_EXPIRES, SILENCE_MAX, not_brought, open_inbox};
+use crate::bus::{BusError, Receipt};
+
+/// The server forgets a consumer that has asked for nothing for this long.
+const INACTIVE_MAX: Duration = Duration::from_secs(60);
+/// Messages of others that are read and dropped rather than passed by with a new consumer.
+const SKIPPED_MAX: u64 = 1_000;
+
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    /// Whom it reads for, as its consumers are described on the server.
+    reads_for: String,
+    consumer: Option<Consumer>,
+}
+
+/// One consumer on the server, of this process alone: the server keeps its place and nothing else.
+struct Consumer {
+    name: String,
+    inbox: String,
+    incoming: Subscriber,
+    head: Option<Read>,
+    clean_from: u64,
+    /// Messages delivered so far: a gap means that some were lost on the way.
+    delivered: u64,
+    /// What pull requests on their way may still bring.
+    missing: usize,
+    heard_at: Instant,
+    /// A pull request has been waiting for messages.
+    idle: bool,
+    /// Nothing was at or behind the place where it began.
+    began_at_end: bool,
+}
+
+/// A message and what its delivery says of it.
+pub(super) struct Read {
+    pub(super) message: Message,
+    pub(super) sequence: u64,
+    pub(super) published_at_ms: i64,
+    /// Messages behind it, when it was delivered.
+    pub(super) behind: u64,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, reads_for: String) -> Self {
+        Self { shared, reads_for, consumer: None }
+    }
+
+    /// Gives the consumer up.
+    pub(super) fn forget(&mut self) {
+        if let Some(Consumer { name, .. }) = self.consumer.take() {
+            let shared = self.shared.clone();
+            // The server does it by itself when this fails.
+            self.shared.tasks.spawn(async move {
+                let deleting = shared.stream.delete_consumer(&name);
+                let _ = shared.closing.run_until_cancelled(deleting).await;
+            });
+        }
+    }
+
+    /// Asks for what the sequences `first` to `last` hold and is not on its way yet.
+    pub(super) async fn ask(&mut self, first: u64, last: u64, bytes_max: usize) -> Result<(), BusError> {
+        if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(first)) {
+            self.begin(first).await?;
+        }
+        let Some(consumer) = &mut self.consumer else { return Ok(()) };
+        let wanted = (last + 1).saturating_sub(consumer.clean_from) as usize;
+        let on_their_way = consumer.missing + usize::from(consumer.head.is_some());
+        if wanted <= on_their_way {
+            return Ok(());
+        }
+        let payload = json!({
+            "batch": wanted - on_their_way,
+            // Any one message must fit, or the server would refuse to deliver it for ever.
+            "max_bytes": bytes_max.max(2 * self.shared.client.server_info().max_payload).min(i32::MAX as usize),
+            "expires": PULL_EXPIRES.as_nanos() as u64,
+            "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
+        });
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.shared.settings.stream, consumer.name);
+        let sent = self.shared.client.publish_with_reply(subject, consumer.inbox.clone(), payload.to_string().into());
+        sent.await.map_err(|error| failed("request messages", error))?;
+        consumer.missing = wanted - usize::from(consumer.head.is_some());
+        (consumer.heard_at, consumer.idle) = (Instant::now(), false);
+        Ok(())
+    }
+
+    async fn begin(&mut self, first: u64) -> Result<(), BusError> {
+        self.forget();
+        let wanted = pull::Config {
+            description: Some(format!("reads for {}", self.reads_for)),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first.max(1) },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE_MAX,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let created = self.shared.stream.create_consumer(wanted).await;
+        let created = created.map_err(|error| failed("create consumer", error))?;
+        let info = created.cached_info();
+        let (inbox, incoming) = open_inbox(&self.shared).await?;
+        self.consumer = Some(Consumer {
+            name: info.name.clone(),
+            inbox,
+            incoming,
+            head: None,
+            clean_from: first,
+            delivered: 0,
+            missing: 0,
+            heard_at: Instant::now(),
+            idle: false,
+            began_at_end: info.num_pending == 0,
+        });
+        Ok(())
+    }
+
+    /// The first message that has arrived and was not taken.
+    pub(super) fn head(&mut self) -> Option<&Read> {
+        let consumer = self.consumer.as_mut()?;
+        while consumer.head.is_none() {
+            // Without the runtime's budget, which would make a queue look empty that is not.
+            let message = tokio::task::unconstrained(consumer.incoming.next()).now_or_never().flatten()?;
+            if !consumer.take(message, &self.shared) {
+                self.forget();
+                return None;
+            }
+        }
+        self.consumer.as_ref()?.head.as_ref()
+    }
+
+    /// Takes the head, if that is what follows on `from` without a gap that would have to be explained.
+    pub(super) fn pop(&mut self) -> Option<Read> {
+        let consumer = self.consumer.as_mut()?;
+        let head = consumer.head.take()?;
+        consumer.clean_from = head.sequence + 1;
+        Some(head)
+    }
+
+    /// Everything from here to the head that exists has been taken.
+    pub(super) fn vouches_from(&self) -> Option<u64> {
+        self.consumer.as_ref().map(|consumer| consumer.clean_from)
+    }
+
+    /// Nothing exists from where the consumer began.
+    pub(super) fn began_at_end(&self) -> bool {
+        self.consumer.as_ref().is_some_and(|consumer| consumer.began_at_end && consumer.delivered == 0)
+    }
+
+    /// Returns when there is a head, or something was heard.
+    pub(super) async fn wait(&mut self) {
+        let Some(consumer) = &mut self.consumer else { return std::future::pending().await };
+        if consumer.head.is_some() || consumer.missing == 0 {
+            return std::future::pending().await;
+        }
+        let heard = match consumer.incoming.next().await {
+            Some(message) => consumer.take(message, &self.shared),
+            None => false,
+        };
+        if !heard {
+            self.forget();
+        }
+    }
+
+    /// Whether a pull request found nothing to bring.
+    pub(super) fn idles(&self) -> bool {
+        self.consumer.as_ref().is_some_and(|consumer| consumer.idle && consumer.head.is_none())
+    }
+
+    /// A pull request of which nothing is heard, not even a heartbeat, is lost.
+    pub(super) async fn notice_silence(&mut self) {
+        let silent = |consumer: &Consumer| consumer.missing > 0 && consumer.heard_at.elapsed() > SILENCE_MAX;
+        if self.consumer.as_ref().is_some_and(silent) {
+            self.forget();
+            self.shared.link.unanswered(&self.shared.client).await;
+        }
+    }
+}
+
+impl Consumer {
+    fn reaches(&self, first: u64) -> bool {
+        let next = self.head.as_ref().map_or(self.clean_from, |head| head.sequence);
+        self.clean_from <= first && first <= next.saturating_add(SKIPPED_MAX)
+    }
+
+    /// False when the consumer is of no more use.
+    fn take(&mut self, message: Message, shared: &Shared) -> bool {
+        shared.link.heard();
+        self.heard_at = Instant::now();
+        match message.status {
+            None | Some(StatusCode::OK) => {}
+            Some(StatusCode::IDLE_HEARTBEAT) => {
+                self.idle = true;
+                return true;
+            }
+            Some(status) => {
+                debug!(%status, description = message.description, consumer = self.name, "pull ended");
+                return match not_brought(message.headers.as_ref()) {
+                    Some(pending) => {
+                        self.missing = self.missing.saturating_sub(pending);
+                        true
+                    }
+                    None => false,
+                };
+            }
+        }
+        let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return true };
+        let Receipt { sequence, consumer_sequence, .. } = reply.receipt;
+        let (published_at_ms, behind) = (reply.published_at_ms, reply.pending);
+        if consumer_sequence != self.delivered + 1 {
+            return false;
+        }
+        self.delivered = consumer_sequence;
+        self.missing = self.missing.saturating_sub(1);
+        self.idle = false;
+        self.head = Some(Read { message, sequence, published_at_ms, behind });
+        true
+    }
+}
