@@ -62,6 +62,13 @@ impl Fixture {
         }
     }
 
+    pub(crate) fn nats_url(&self) -> String {
+        match &self.over {
+            Over::Nats { settings, .. } => settings.url.clone(),
+            Over::Embedded { .. } => panic!("not on NATS"),
+        }
+    }
+
     /// Whether the engine itself sees that a lease was lost, and purges when it is full: a server does neither.
     fn is_embedded(&self) -> bool {
         matches!(self.over, Over::Embedded { .. })

@@ -142,8 +142,6 @@ pub(super) struct AckSubject<'a> {
     pub(super) prefix: &'a str,
     pub(super) receipt: Receipt,
     pub(super) published_at_ms: i64,
-    /// Messages that the consumer had still to deliver behind this one.
-    pub(super) pending: u64,
 }
 
 impl<'a> AckSubject<'a> {
@@ -159,12 +157,10 @@ impl<'a> AckSubject<'a> {
         let sequence = numbers.next()?.parse().ok()?;
         let consumer_sequence = numbers.next()?.parse().ok()?;
         let published_ns: i64 = numbers.next()?.parse().ok()?;
-        let pending = numbers.next()?.parse().ok()?;
         Some(Self {
             prefix: &reply[..dot],
             receipt: Receipt { sequence, consumer_sequence, delivery_count },
             published_at_ms: published_ns / 1_000_000,
-            pending,
         })
     }
 }
@@ -188,7 +184,7 @@ mod tests {
             let read = AckSubject::parse(text).unwrap();
             assert_eq!(read.prefix, prefix);
             assert_eq!(read.receipt, Receipt { sequence: 30, consumer_sequence: 41, delivery_count: 2 });
-            assert_eq!((read.published_at_ms, read.pending), (1_700_000_000_123, 7));
+            assert_eq!(read.published_at_ms, 1_700_000_000_123);
             assert_eq!(subject(read.prefix, &read.receipt), format!("{prefix}.2.30.41.0.0"));
         }
         for text in ["", "$JS.ACK.S.c.2.30.41.17", "$JS.ACK.S.c.x.30.41.17.7"] {

@@ -4,16 +4,19 @@
 //! only as the next one after the last that its cutter knows; and a range is in the queue only
 //! while the stream still holds, under its sequences, what it was cut from.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Info, RawMessageError, RawMessageErrorKind};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use tracing::{info, warn};
 
 use crate::bus::nats::publish::PubAck;
 use crate::bus::nats::streams::failed;
+use crate::bus::nats::subscription::REFUSED_PAUSE;
 use crate::bus::nats::{Shared, dead_letter};
 use crate::bus::{BusError, BusErrorKind};
 
@@ -21,6 +24,8 @@ use crate::bus::{BusError, BusErrorKind};
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 /// JetStream's code for that (`JSStreamWrongLastSequenceErrF`).
 const WRONG_LAST: u64 = 10_071;
+/// How long the stream may be behind its own ranges before it is taken for one that lost messages.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 
 /// One message of the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +83,7 @@ impl Cutter {
     pub(super) async fn learn(&mut self) -> Result<(), BusError> {
         let mut last = last_range(&self.shared, &self.consumer).await?;
         // Read after the range: what it was cut from must be there by now.
-        let info = self.shared.stream_info().await?;
+        let info = self.stream_behind(last.as_ref().map(|(_, range)| range)).await?;
         while let Some((message, range)) = &last {
             if self.stream_holds(&info, range).await? {
                 break;
@@ -180,6 +185,22 @@ impl Cutter {
             return Ok(None);
         }
         shared.acknowledged(&answer, &shared.settings.range_stream()).map(|published| Some(published.sequence))
+    }
+
+    /// The stream as it is when it has caught up with its last range, if ever: a server that has just become the
+    /// leader of a replicated stream may not have taken in all that it has.
+    async fn stream_behind(&self, range: Option<&SequenceRange>) -> Result<Info, BusError> {
+        let until = Instant::now() + CATCH_UP_MAX;
+        loop {
+            let info = self.shared.stream_info().await?;
+            let behind = |range: &SequenceRange| {
+                nanoseconds(info.created) == range.stream_created && info.state.last_sequence < range.last
+            };
+            if !range.is_some_and(behind) || Instant::now() >= until {
+                return Ok(info);
+            }
+            tokio::time::sleep(REFUSED_PAUSE).await;
+        }
     }
 
     /// Takes one range out of the queue, or with all before it. Never one that was stored meanwhile.

@@ -44,8 +44,8 @@ struct Consumer {
     heard_at: Instant,
     /// A pull request has been waiting for messages.
     idle: bool,
-    /// Nothing was at or behind the place where it began.
-    began_at_end: bool,
+    /// When it began, nothing was left of what was there up to here.
+    nothing_to: u64,
 }
 
 /// A message and what its delivery says of it.
@@ -53,8 +53,6 @@ pub(super) struct Read {
     pub(super) message: Message,
     pub(super) sequence: u64,
     pub(super) published_at_ms: i64,
-    /// Messages behind it, when it was delivered.
-    pub(super) behind: u64,
 }
 
 impl Reader {
@@ -74,11 +72,26 @@ impl Reader {
         }
     }
 
-    /// Asks for what the sequences `first` to `last` hold and is not on its way yet.
-    pub(super) async fn ask(&mut self, first: u64, last: u64, bytes_max: usize) -> Result<(), BusError> {
-        if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(first)) {
-            self.begin(first).await?;
+    /// Asks for the messages `first` to `last`, which the stream has taken, as far as they are not on their way.
+    pub(super) async fn read(&mut self, first: u64, last: u64, bytes_max: usize) -> Result<(), BusError> {
+        if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(first))
+            && let 0 = self.begin(first).await?
+            && let Some(consumer) = &mut self.consumer
+        {
+            consumer.nothing_to = last;
         }
+        self.ask(last, bytes_max).await
+    }
+
+    /// Asks for one message that is yet to come.
+    pub(super) async fn watch(&mut self, next: u64, bytes_max: usize) -> Result<(), BusError> {
+        if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(next)) {
+            self.begin(next).await?;
+        }
+        self.ask(next, bytes_max).await
+    }
+
+    async fn ask(&mut self, last: u64, bytes_max: usize) -> Result<(), BusError> {
         let Some(consumer) = &mut self.consumer else { return Ok(()) };
         let wanted = (last + 1).saturating_sub(consumer.clean_from) as usize;
         let on_their_way = consumer.missing + usize::from(consumer.head.is_some());
@@ -100,7 +113,8 @@ impl Reader {
         Ok(())
     }
 
-    async fn begin(&mut self, first: u64) -> Result<(), BusError> {
+    /// Answers how many messages there are from that sequence on.
+    async fn begin(&mut self, first: u64) -> Result<u64, BusError> {
         self.forget();
         let wanted = pull::Config {
             description: Some(format!("reads for {}", self.reads_for)),
@@ -125,9 +139,9 @@ impl Reader {
             missing: 0,
             heard_at: Instant::now(),
             idle: false,
-            began_at_end: info.num_pending == 0,
+            nothing_to: 0,
         });
-        Ok(())
+        Ok(info.num_pending)
     }
 
     /// The first message that has arrived and was not taken.
@@ -144,7 +158,7 @@ impl Reader {
         self.consumer.as_ref()?.head.as_ref()
     }
 
-    /// Takes the head, if that is what follows on `from` without a gap that would have to be explained.
+    /// Takes the head.
     pub(super) fn pop(&mut self) -> Option<Read> {
         let consumer = self.consumer.as_mut()?;
         let head = consumer.head.take()?;
@@ -157,9 +171,9 @@ impl Reader {
         self.consumer.as_ref().map(|consumer| consumer.clean_from)
     }
 
-    /// Nothing exists from where the consumer began.
-    pub(super) fn began_at_end(&self) -> bool {
-        self.consumer.as_ref().is_some_and(|consumer| consumer.began_at_end && consumer.delivered == 0)
+    /// Up to here nothing exists that has not been taken.
+    pub(super) fn nothing_to(&self) -> u64 {
+        self.consumer.as_ref().map_or(0, |consumer| consumer.nothing_to)
     }
 
     /// Returns when there is a head, or something was heard.
@@ -221,14 +235,14 @@ impl Consumer {
         }
         let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return true };
         let Receipt { sequence, consumer_sequence, .. } = reply.receipt;
-        let (published_at_ms, behind) = (reply.published_at_ms, reply.pending);
+        let published_at_ms = reply.published_at_ms;
         if consumer_sequence != self.delivered + 1 {
             return false;
         }
         self.delivered = consumer_sequence;
         self.missing = self.missing.saturating_sub(1);
         self.idle = false;
-        self.head = Some(Read { message, sequence, published_at_ms, behind });
+        self.head = Some(Read { message, sequence, published_at_ms });
         true
     }
 }

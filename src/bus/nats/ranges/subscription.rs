@@ -223,7 +223,7 @@ impl RangeSubscription {
                 return;
             }
             let Some(sequence) = head else {
-                if !self.reader.began_at_end() {
+                if self.reader.nothing_to() < range.last {
                     return;
                 }
                 self.end_range();
@@ -254,7 +254,7 @@ impl RangeSubscription {
                 let leased_at = self.acker.held.leased_at(key);
                 self.ready_leased_at = self.ready_leased_at.map_or(leased_at, |at| leased_at.map(|new| at.min(new)));
             }
-            if sequence == last || read.behind == 0 {
+            if sequence == last {
                 self.end_range();
             }
         }
@@ -295,7 +295,7 @@ impl RangeSubscription {
             if let Some(second) = self.ranges.get(1).filter(|second| second.next == last + 1) {
                 last = second.last;
             }
-            return self.reader.ask(first, last, bytes_max).await;
+            return self.reader.read(first, last, bytes_max).await;
         }
         let Some(cut_to) = self.cut_all_to else { return Ok(()) };
         while let Some(sequence) = self.reader.head().map(|head| head.sequence) {
@@ -305,7 +305,7 @@ impl RangeSubscription {
             }
             self.reader.pop();
         }
-        self.reader.ask(cut_to + 1, cut_to + 1, bytes_max).await
+        self.reader.watch(cut_to + 1, bytes_max).await
     }
 
     /// Beside everything else, so that ranges are there when they are wanted.

@@ -168,3 +168,246 @@ async fn what_is_not_acknowledged_comes_again_with_its_range() {
         assert_eq!(figures(&fixture.bus).await, (0, 0, 12));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_for_others_and_messages_that_are_gone_are_passed_over() {
+    for fixture in both(|_| {}).await {
+        let bus = &fixture.bus;
+        let mut other = bus.subscribe(spec("other", "events.>")).await.unwrap();
+        let messages = ["events.a", "anomalies", "events.b", "events.c", "anomalies.x", "events.d"];
+        publish(bus, &messages.map(|subject| (subject, None, subject))).await;
+        let given_up = fetch(&mut other, 4).await;
+        other.acker().dead_letter(given_up[0].receipt, "not readable").await.unwrap();
+        other.acker().ack(&receipts(&given_up)).await.unwrap();
+        let letter = bus.dead_letters(None, 1).await.unwrap().remove(0);
+        assert!(bus.replay_dead_letter(letter.id).await.unwrap());
+        let stream = raw_stream(&fixture).await;
+        assert!(stream.delete_message(4).await.unwrap());
+        let mut subscription = bus.subscribe(coarse("events.>")).await.unwrap();
+        let all = fetch(&mut subscription, 3).await;
+        assert_eq!(payloads(&all), ["events.a", "events.b", "events.d"], "not the replay for the other consumer");
+        assert!(silent(&mut subscription).await);
+        subscription.acker().ack(&receipts(&all)).await.unwrap();
+        let sink = |status: crate::bus::BusStatus| status.consumers.into_iter().find(|c| c.name == "sink").unwrap();
+        let place = sink(bus.status().await.unwrap());
+        assert_eq!((place.backlog, place.pending, place.ack_floor), (0, 0, 7));
+
+        // Cut, leased by nobody, and gone before they are read: at the end, in the middle, and all.
+        drop(subscription);
+        let mut subscription = bus.subscribe(coarse("events.>")).await.unwrap();
+        publish(bus, &["events.e", "events.f", "events.g"].map(|subject| (subject, None, subject))).await;
+        let some = fetch(&mut subscription, 3).await;
+        drop((some, subscription));
+        for sequence in [9, 10] {
+            stream.delete_message(sequence).await.unwrap();
+        }
+        let short = ConsumerSpec { ack_wait: Duration::from_secs(1), ..coarse("events.>") };
+        let mut subscription = bus.subscribe(short).await.unwrap();
+        let rest = fetch(&mut subscription, 1).await;
+        assert_eq!(payloads(&rest), ["events.e"]);
+        subscription.acker().ack(&receipts(&rest)).await.unwrap();
+        publish(bus, &["events.h", "events.i"].map(|subject| (subject, None, subject))).await;
+        let rest = fetch(&mut subscription, 2).await;
+        assert_eq!(payloads(&rest), ["events.h", "events.i"]);
+        subscription.acker().ack(&receipts(&rest)).await.unwrap();
+        stream.purge().await.unwrap();
+        publish(bus, &[("events.j", None, "events.j")]).await;
+        let last = fetch(&mut subscription, 1).await;
+        assert_eq!(payloads(&last), ["events.j"]);
+        subscription.acker().ack(&receipts(&last)).await.unwrap();
+        let began = Instant::now();
+        while sink(bus.status().await.unwrap()).backlog > 0 {
+            assert!(began.elapsed() < Duration::from_secs(10), "{:?}", bus.status().await);
+            // What is not there any more comes again, and is found to be gone.
+            let _ = tokio::time::timeout(Duration::from_millis(200), subscription.fetch(10, 1 << 20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn single_messages_of_a_range_are_given_back_and_given_up() {
+    let fixture = Fixture::newest_nats(|_| {}).await;
+    let bus = &fixture.bus;
+    let short = ConsumerSpec { ack_wait: Duration::from_secs(1), max_deliver: 2, ..coarse(">") };
+    let mut subscription = bus.subscribe(short).await.unwrap();
+    publish_numbers(bus, 0..4).await;
+    let all = fetch(&mut subscription, 4).await;
+    let acker = subscription.acker();
+    acker.dead_letter(all[1].receipt, "not readable").await.unwrap();
+    acker.nak(&[all[2].receipt], Duration::ZERO, "again").await.unwrap();
+    assert!(silent(&mut subscription).await, "the range is not settled yet");
+    acker.ack(&[all[0].receipt, all[3].receipt]).await.unwrap();
+    let again = fetch(&mut subscription, 4).await;
+    assert_eq!((sequences(&again), again[0].delivery_count), (vec![1, 2, 3, 4], 2));
+    acker.nak(&[again[2].receipt], Duration::ZERO, "the last time").await.unwrap();
+    acker.ack(&[again[0].receipt]).await.unwrap();
+    // Two of four were never answered: they have been delivered often enough.
+    let began = Instant::now();
+    while bus.dead_letters(None, 10).await.unwrap().len() < 4 {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let _ = tokio::time::timeout(Duration::from_millis(200), subscription.fetch(10, 1 << 20)).await;
+    }
+    let letters = bus.dead_letters(None, 10).await.unwrap();
+    let mut said: Vec<_> = letters.iter().map(|letter| (letter.sequence, letter.reason.as_str())).collect();
+    said.sort_unstable();
+    let exhausted = "not acknowledged in the last delivery allowed";
+    assert_eq!(said, [(1, exhausted), (2, "not readable"), (3, "the last time"), (4, exhausted)]);
+    assert_eq!(figures(bus).await, (0, 0, 4));
+}
+
+/// Neither unread messages nor ranges that are still needed go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_every_consumer_has_is_purged_with_its_ranges() {
+    for mut fixture in both(|settings| settings.age_max = Duration::ZERO).await {
+        let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
+        let mut all = Vec::new();
+        for round in 0..6 {
+            publish_numbers(&fixture.bus, round * 10..round * 10 + 10).await;
+            all.extend(fetch(&mut subscription, 10).await);
+        }
+        let purge = |bus: Bus| async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let purged = bus.purge_acknowledged().await.unwrap();
+            (purged, bus.status().await.unwrap().messages)
+        };
+        let queue = |fixture: &Fixture| {
+            let queue = raw_stream_named(fixture, "TESTS_RANGES");
+            async move { queue.await.get_info().await.unwrap().state.messages }
+        };
+        assert_eq!(purge(fixture.bus.clone()).await, (0, 60));
+        let ranges = queue(&fixture).await;
+        subscription.acker().ack(&receipts(&all[..35])).await.unwrap();
+        subscription.acker().ack(&receipts(&all[50..])).await.unwrap();
+        let (purged, kept) = purge(fixture.bus.clone()).await;
+        assert!((20..=30).contains(&purged) && purged + kept == 60, "{purged}, {kept}");
+        assert!(queue(&fixture).await < ranges, "of {ranges}");
+        fixture.reopen().await;
+        let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
+        publish_numbers(&fixture.bus, 60..61).await;
+        assert_eq!(payloads(&fetch(&mut subscription, 1).await), ["60"]);
+        subscription.acker().ack(&receipts(&all)).await.unwrap();
+        assert_eq!(purge(fixture.bus.clone()).await.0, 0, "of another subscription's messages nothing is known");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_of_single_messages_is_taken_over_where_it_was() {
+    for fixture in both(|_| {}).await {
+        let bus = &fixture.bus;
+        publish_numbers(bus, 0..20).await;
+        let mut before = bus.subscribe(spec("sink", ">")).await.unwrap();
+        let some = fetch(&mut before, 12).await;
+        before.acker().ack(&receipts(&some[..8])).await.unwrap();
+        drop(before);
+        let mut subscription = bus.subscribe(coarse(">")).await.unwrap();
+        let rest = fetch(&mut subscription, 12).await;
+        assert_eq!(sequences(&rest), (9..=20).collect::<Vec<_>>());
+        subscription.acker().ack(&receipts(&rest)).await.unwrap();
+        let status = bus.status().await.unwrap();
+        assert_eq!((status.consumers.len(), status.consumers[0].backlog), (1, 0), "{status:?}");
+    }
+}
+
+/// A stream that was made anew, or lost its end in a crash and has given those sequences to others since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_under_sequences_that_were_read_before_are_read_too() {
+    for mut fixture in both(|_| {}).await {
+        publish_numbers(&fixture.bus, 0..30).await;
+        let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
+        let all = fetch(&mut subscription, 30).await;
+        subscription.acker().ack(&receipts(&all)).await.unwrap();
+        drop(subscription);
+        let stream = raw_stream(&fixture).await;
+        let queue = raw_stream_named(&fixture, "TESTS_RANGES").await;
+        // As if the range of the last ten had been cut from messages that were lost.
+        let subject = "ranges.TESTS.sink";
+        let last = queue.get_last_raw_message_by_subject(subject).await.unwrap();
+        let mut range: serde_json::Value = serde_json::from_slice(&last.payload).unwrap();
+        assert_eq!((&range["first"], &range["last"]), (&1.into(), &30.into()));
+        let time = stream.get_raw_message(20).await.unwrap().time.unix_timestamp_nanos() as i64;
+        let context = raw_context(&fixture).await;
+        queue.purge().await.unwrap();
+        for (first, last, last_time) in [(1, 20, time), (21, 25, 7), (26, 40, 8)] {
+            range["first"] = first.into();
+            range["last"] = last.into();
+            range["last_time"] = last_time.into();
+            context.publish(subject, range.to_string().into()).await.unwrap().await.unwrap();
+        }
+        fixture.reopen().await;
+        let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
+        let mut again = HashSet::new();
+        while again.len() < 30 {
+            let some = fetch(&mut subscription, 1).await;
+            assert!(some[0].suspect);
+            again.extend(sequences(&some));
+            subscription.acker().ack(&receipts(&some)).await.unwrap();
+        }
+        assert_eq!(figures(&fixture.bus).await, (0, 0, 30));
+
+        context.delete_stream("TESTS").await.unwrap();
+        fixture.reopen().await;
+        publish_numbers(&fixture.bus, 100..105).await;
+        let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
+        let anew = fetch(&mut subscription, 5).await;
+        assert_eq!(payloads(&anew), ["100", "101", "102", "103", "104"]);
+        subscription.acker().ack(&receipts(&anew)).await.unwrap();
+        assert_eq!(figures(&fixture.bus).await, (0, 0, 5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_takes_no_message_with_it() {
+    let mut server = NatsServer::start(Version::Newest);
+    let bus = Bus::connect_nats(nats_settings(&server)).await.unwrap();
+    let short = ConsumerSpec { ack_wait: Duration::from_secs(2), ..coarse(">") };
+    let mut subscription = bus.subscribe(short).await.unwrap();
+    let mut seen = HashSet::new();
+    for round in 1..=4_u64 {
+        publish_numbers(&bus, 0..500).await;
+        let some = fetch(&mut subscription, 100).await;
+        assert!(subscription.leased().is_remembered());
+        let leased = subscription.leased();
+        server.kill9();
+        let _ = subscription.acker().ack(&receipts(&some)).await;
+        server.restart();
+        let began = Instant::now();
+        while leased.is_remembered() {
+            assert!(began.elapsed() < Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while (seen.len() as u64) < 500 * round {
+            let some = fetch(&mut subscription, 1).await;
+            seen.extend(sequences(&some));
+            subscription.acker().ack(&receipts(&some)).await.unwrap();
+            assert!(began.elapsed() < Duration::from_secs(20), "{} in round {round}", seen.len());
+        }
+    }
+    let began = Instant::now();
+    while figures(&bus).await != (0, 0, 2_000) {
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", figures(&bus).await);
+        // What was acknowledged over a connection that was lost comes again.
+        if let Ok(some) = tokio::time::timeout(Duration::from_millis(200), subscription.fetch(500, 1 << 20)).await {
+            subscription.acker().ack(&receipts(&some.unwrap())).await.unwrap();
+        }
+    }
+}
+
+async fn raw_context(fixture: &Fixture) -> async_nats::jetstream::Context {
+    let client = async_nats::connect(fixture.nats_url()).await.unwrap();
+    async_nats::jetstream::new(client)
+}
+
+async fn raw_stream(fixture: &Fixture) -> async_nats::jetstream::stream::Stream {
+    raw_stream_named(fixture, "TESTS").await
+}
+
+fn raw_stream_named(
+    fixture: &Fixture,
+    name: &'static str,
+) -> impl Future<Output = async_nats::jetstream::stream::Stream> + use<> {
+    let url = fixture.nats_url();
+    async move {
+        let client = async_nats::connect(url).await.unwrap();
+        async_nats::jetstream::new(client).get_stream(name).await.unwrap()
+    }
+}
