@@ -72,15 +72,18 @@ impl Reader {
         }
     }
 
-    /// Asks for the messages `first` to `last`, which the stream has taken, as far as they are not on their way.
-    pub(super) async fn read(&mut self, first: u64, last: u64, bytes_max: usize) -> Result<(), BusError> {
-        if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(first))
-            && let 0 = self.begin(first).await?
-            && let Some(consumer) = &mut self.consumer
-        {
-            consumer.nothing_to = last;
+    /// Asks for the messages `first` to `last`, as far as they are not on their way. False when the stream, which had
+    /// taken them, does not reach so far any more.
+    pub(super) async fn read(&mut self, first: u64, last: u64, bytes_max: usize) -> Result<bool, BusError> {
+        if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(first)) && self.begin(first).await? == 0 {
+            if self.shared.stream_info().await?.state.last_sequence < last {
+                return Ok(false);
+            }
+            if let Some(consumer) = &mut self.consumer {
+                consumer.nothing_to = last;
+            }
         }
-        self.ask(last, bytes_max).await
+        self.ask(last, bytes_max).await.map(|()| true)
     }
 
     /// Asks for one message that is yet to come.

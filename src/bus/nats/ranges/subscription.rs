@@ -129,7 +129,15 @@ impl RangeSubscription {
         let note_interval = NOTE_INTERVAL.min(self.spec.ack_wait / 8);
         loop {
             self.shared.check_open("fetch messages")?;
-            if let Err(error) = self.prepare(messages_max, bytes_max).await {
+            // What was asked for over a connection that is lost is not waited for.
+            let mut epochs = self.epochs.clone();
+            epochs.mark_unchanged();
+            let prepared = tokio::select! {
+                biased;
+                _ = epochs.changed() => continue,
+                prepared = self.prepare(messages_max, bytes_max) => prepared,
+            };
+            if let Err(error) = prepared {
                 // The server is away: it comes back, or the link gives up.
                 debug!(%error, consumer = self.spec.name, "waiting for NATS");
                 tokio::time::sleep(REFUSED_PAUSE).await;
@@ -295,7 +303,11 @@ impl RangeSubscription {
             if let Some(second) = self.ranges.get(1).filter(|second| second.next == last + 1) {
                 last = second.last;
             }
-            return self.reader.read(first, last, bytes_max).await;
+            if !self.reader.read(first, last, bytes_max).await? {
+                warn!(consumer = self.spec.name, "the stream lost messages of a range");
+                self.epoch = None;
+            }
+            return Ok(());
         }
         let Some(cut_to) = self.cut_all_to else { return Ok(()) };
         while let Some(sequence) = self.reader.head().map(|head| head.sequence) {

@@ -355,6 +355,47 @@ async fn messages_under_sequences_that_were_read_before_are_read_too() {
     }
 }
 
+/// Stored by a process that did not know yet that the stream had lost its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_beyond_the_end_of_the_stream_is_taken_back() {
+    let fixture = Fixture::newest_nats(|_| {}).await;
+    let bus = &fixture.bus;
+    let mut subscription = bus.subscribe(coarse(">")).await.unwrap();
+    publish_numbers(bus, 0..10).await;
+    let all = fetch(&mut subscription, 10).await;
+    subscription.acker().ack(&receipts(&all)).await.unwrap();
+    let subject = "ranges.TESTS.sink";
+    let queue = raw_stream_named(&fixture, "TESTS_RANGES").await;
+    let last = queue.get_last_raw_message_by_subject(subject).await.unwrap();
+    let mut range: serde_json::Value = serde_json::from_slice(&last.payload).unwrap();
+    (range["first"], range["last"]) = (11.into(), 20.into());
+    raw_context(&fixture).await.publish(subject, range.to_string().into()).await.unwrap().await.unwrap();
+    let reading = async {
+        let mut seen = HashSet::new();
+        while seen.len() < 15 {
+            let some = fetch(&mut subscription, 1).await;
+            seen.extend(sequences(&some));
+            subscription.acker().ack(&receipts(&some)).await.unwrap();
+        }
+        seen
+    };
+    let publishing = async {
+        for n in 0..15 {
+            tokio::time::sleep(Duration::from_millis(if n == 5 { 8_000 } else { 10 })).await;
+            publish_numbers(bus, n..n + 1).await;
+        }
+    };
+    let (seen, ()) = tokio::join!(reading, publishing);
+    assert_eq!(seen, (11..=25).collect());
+    let began = Instant::now();
+    while figures(bus).await != (0, 0, 25) {
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", figures(bus).await);
+        if let Ok(some) = tokio::time::timeout(Duration::from_millis(200), subscription.fetch(500, 1 << 20)).await {
+            subscription.acker().ack(&receipts(&some.unwrap())).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_takes_no_message_with_it() {
     let mut server = NatsServer::start(Version::Newest);
