@@ -1,14 +1,12 @@
 //! The next messages, with what of them the warehouse holds already.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing::{error, warn};
 
 use crate::backoff::random_unit;
-use crate::bus::{BusError, BusErrorKind, Delivery, Leased, Receipt, Subscription};
+use crate::bus::{Acker, BusError, BusErrorKind, Delivery, Leased, Receipt, Subscription};
 use crate::metrics;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
@@ -18,8 +16,9 @@ use super::status::WorkerStatus;
 use super::suspects;
 use super::upload::RETRY;
 
-/// When little comes, waiting this long lets more come together.
-const LINGER: Duration = Duration::from_millis(25);
+/// When little comes, waiting this long lets more come together. No longer than the encoder is busy with what came
+/// before: of a backlog, too, a server brings little at a time to those who ask often.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// Messages that came together.
 pub(super) struct Chunk {
@@ -32,32 +31,16 @@ pub(super) struct Chunk {
 /// The subscription back from a fetch, with what it brought.
 pub(super) struct Fetched {
     pub(super) subscription: Subscription,
-    pub(super) chunk: Result<Chunk, SinkError>,
+    pub(super) deliveries: Result<Vec<Delivery>, BusError>,
 }
 
-/// Waits for messages and looks the suspects among them up. `limits` are messages and bytes; `holds` says whether
-/// there are some.
-pub(super) async fn fetch(
-    mut subscription: Subscription,
-    warehouse: Warehouse,
-    status: WorkerStatus,
-    limits: (usize, usize),
-    ack_wait: Duration,
-    linger: bool,
-    holds: Arc<AtomicBool>,
-) -> Fetched {
+/// Waits for messages. `limits` are messages and bytes.
+pub(super) async fn fetch(mut subscription: Subscription, limits: (usize, usize), linger: bool) -> Fetched {
     if linger {
         tokio::time::sleep(LINGER).await;
     }
-    let chunk = match deliveries(&mut subscription, limits).await {
-        Ok(deliveries) => {
-            holds.store(true, Ordering::Relaxed);
-            look_up(deliveries, &subscription, (&warehouse, &status), ack_wait).await
-        }
-        Err(error) => Err(error.into()),
-    };
-    holds.store(false, Ordering::Relaxed);
-    Fetched { subscription, chunk }
+    let deliveries = deliveries(&mut subscription, limits).await;
+    Fetched { subscription, deliveries }
 }
 
 async fn deliveries(subscription: &mut Subscription, limits: (usize, usize)) -> Result<Vec<Delivery>, BusError> {
@@ -74,19 +57,21 @@ async fn deliveries(subscription: &mut Subscription, limits: (usize, usize)) -> 
     }
 }
 
-async fn look_up(
+/// Looks the suspects up, renewing the leases of all meanwhile. To begin only when the messages are here: whoever had
+/// them before has stored them by now, if at all.
+pub(super) async fn look_up(
     deliveries: Vec<Delivery>,
-    subscription: &Subscription,
-    (warehouse, status): (&Warehouse, &WorkerStatus),
+    leased: Leased,
     ack_wait: Duration,
+    acker: Acker,
+    (warehouse, status): (Warehouse, WorkerStatus),
 ) -> Result<Chunk, SinkError> {
-    let leased = subscription.leased();
     if !deliveries.iter().any(|delivery| delivery.suspect) {
         return Ok(Chunk { deliveries, leased, stored: HashSet::new() });
     }
     let lease = Lease::new(leased.clone(), ack_wait);
     let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-    match lease.keep(&subscription.acker(), &receipts, stored(warehouse, &deliveries, status)).await {
+    match lease.keep(&acker, &receipts, stored(&warehouse, &deliveries, &status)).await {
         Ok(stored) => Ok(Chunk { stored: stored?, leased: lease.leased().unwrap_or(leased), deliveries }),
         Err(_) => {
             warn!(messages = deliveries.len(), "messages given up: their leases lapsed while they were looked up");

@@ -5,8 +5,11 @@
 //! is open and what is being written stays under the memory limit, whatever the warehouse
 //! does. Knows nothing of HTTP, rules or the store.
 //!
-//! Three things go on at once: the next fetch, one job of encoding on a blocking thread,
-//! and the uploads. The loop in [`Sink::step`] owns all of them. A process may run several
+//! Four things go on at once: the next fetch, the look-ups of what the last ones brought, one
+//! job of encoding on a blocking thread, and the uploads. Chunks are encoded in the order in which
+//! they were fetched: one that repeats a message gives up the open file that still holds it, and a
+//! file's lease only ever takes in those of later lives of the bus's connection. The loop in
+//! [`Sink::step`] owns all of them. A process may run several
 //! such loops ([`workers`]), which are to the bus and to one another as sinks of several processes.
 
 mod batches;
@@ -25,14 +28,14 @@ mod tests_s3;
 #[cfg(test)]
 mod tests_workers;
 
+use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -54,6 +57,8 @@ use status::WorkerStatus;
 /// The durable consumer on the bus and what it reads.
 const CONSUMER: &str = "warehouse-sink";
 const FILTER: &str = "events.>";
+/// Chunks that are looked up or wait for the encoder, with the one that a fetch will bring.
+const CHUNKS_MAX: usize = 2;
 /// A stopping sink takes the stream for drained when nothing has come for this long.
 const DRAINED_AFTER: Duration = Duration::from_millis(100);
 /// The least time between two looks at ages and leases: a bus that cannot renew is not asked in a loop.
@@ -182,10 +187,10 @@ struct Sink {
     /// Absent while a fetch has it.
     subscription: Option<Subscription>,
     fetch: Option<Boxed<Fetched>>,
-    /// The fetch has messages, and looks up which of them are stored: to drop it now would leave them leased.
-    fetch_holds: Arc<AtomicBool>,
-    /// Fetched while a job was running.
-    waiting: Option<Chunk>,
+    /// Fetched, and being looked up; they end in the order of the fetches.
+    looks: FuturesOrdered<Boxed<Result<Chunk, SinkError>>>,
+    /// Looked up while a job was running; the oldest first.
+    waiting: VecDeque<Chunk>,
     /// Messages in the last fetch.
     last_fetched: usize,
     /// Absent while a job has them.
@@ -229,8 +234,8 @@ impl Sink {
             status,
             subscription: Some(subscription),
             fetch: None,
-            fetch_holds: Arc::default(),
-            waiting: None,
+            looks: FuturesOrdered::new(),
+            waiting: VecDeque::new(),
             last_fetched: 0,
             batches: Some(OpenBatches::new(limits, encode)?),
             job: None,
@@ -266,9 +271,7 @@ impl Sink {
             while Instant::now() < gather_until {
                 match tokio::time::timeout(DRAINED_AFTER, self.step(true)).await {
                     Ok(step) => gathered |= step? == Step::Fetched,
-                    Err(_) if self.job.is_none() && self.has_room() && !self.fetch_holds.load(Ordering::Relaxed) => {
-                        break;
-                    }
+                    Err(_) if self.job.is_none() && self.chunks() == 0 && self.has_room() => break,
                     // Still looking up, encoding, or waiting for uploads to make room.
                     Err(_) => {}
                 }
@@ -283,7 +286,7 @@ impl Sink {
     /// Writes out everything that was fetched. True when a fetch that was under way brought more.
     async fn flush(&mut self) -> Result<bool, SinkError> {
         let mut gathered = false;
-        while self.job.is_some() || self.waiting.is_some() {
+        while self.job.is_some() || self.chunks() > 0 {
             gathered |= self.step(false).await? == Step::Fetched;
         }
         self.start_job(OpenBatches::close_all);
@@ -296,13 +299,13 @@ impl Sink {
     /// Starts what can start, then waits until one thing has come to its end. Loses nothing
     /// when it is cancelled.
     async fn step(&mut self, fetching: bool) -> Result<Step, SinkError> {
-        if fetching && self.waiting.is_none() && self.has_room() {
-            self.start_fetch();
-        }
         if self.job.is_none()
-            && let Some(chunk) = self.waiting.take()
+            && let Some(chunk) = self.waiting.pop_front()
         {
             self.start_job(move |batches| batches.take(&chunk.deliveries, &chunk.leased, &chunk.stored));
+        }
+        if fetching && self.chunks() < CHUNKS_MAX && self.has_room() {
+            self.start_fetch();
         }
         let pause_to = self.woke_at.map(|woke_at| woke_at + WAKE_PAUSE);
         let wake_at =
@@ -311,6 +314,10 @@ impl Sink {
             fetched = next(&mut self.fetch) => {
                 self.fetched(fetched)?;
                 Step::Fetched
+            }
+            Some(chunk) = self.looks.next(), if !self.looks.is_empty() => {
+                self.looked_up(chunk?);
+                Step::Other
             }
             done = next(&mut self.job) => {
                 self.worked(done)?;
@@ -335,21 +342,31 @@ impl Sink {
         self.open_bytes + self.writing_bytes < self.settings.memory_bytes_max
     }
 
+    /// Chunks that no job has taken yet.
+    fn chunks(&self) -> usize {
+        self.looks.len() + self.waiting.len()
+    }
+
     fn start_fetch(&mut self) {
         if let Some(subscription) = self.subscription.take() {
             let linger = self.last_fetched < self.settings.fetch_messages_max / 4;
             let limits = (self.settings.fetch_messages_max, self.settings.fetch_bytes_max);
-            let (warehouse, status) = (self.warehouse.clone(), self.status.clone());
-            let (ack_wait, holds) = (self.settings.ack_wait, self.fetch_holds.clone());
-            let fetch = fetch::fetch(subscription, warehouse, status, limits, ack_wait, linger, holds);
-            self.fetch = Some(Box::pin(fetch));
+            self.fetch = Some(Box::pin(fetch::fetch(subscription, limits, linger)));
         }
     }
 
     fn fetched(&mut self, fetched: Fetched) -> Result<(), SinkError> {
+        let leased = fetched.subscription.leased();
         self.subscription = Some(fetched.subscription);
-        let chunk = fetched.chunk?;
-        self.last_fetched = chunk.deliveries.len();
+        let deliveries = fetched.deliveries?;
+        self.last_fetched = deliveries.len();
+        let stored_in = (self.warehouse.clone(), self.status.clone());
+        let look = fetch::look_up(deliveries, leased, self.settings.ack_wait, self.acker.clone(), stored_in);
+        self.looks.push_back(Box::pin(look));
+        Ok(())
+    }
+
+    fn looked_up(&mut self, chunk: Chunk) {
         if !chunk.stored.is_empty() {
             metrics::sink_repeated_rows(chunk.stored.len() as u64);
             let stored = chunk.deliveries.iter().filter(|delivery| chunk.stored.contains(&delivery.sequence()));
@@ -362,8 +379,7 @@ impl Sink {
                 Uploaded { file_bytes: 0, result: Ok(()) }
             }));
         }
-        self.waiting = Some(chunk);
-        Ok(())
+        self.waiting.push_back(chunk);
     }
 
     /// Hands the batches to a blocking thread; only when no job has them.

@@ -20,7 +20,10 @@ const PARTITIONS_AT_ONCE: usize = 8;
 /// The sequences of those deliveries whose rows the warehouse holds.
 pub(super) async fn stored(warehouse: &Warehouse, deliveries: &[Delivery]) -> Result<HashSet<u64>, WarehouseError> {
     let partitions = by_partition(deliveries).into_iter();
-    let looks: Vec<_> = partitions.map(|(partition, suspects)| stored_in(warehouse, partition, suspects)).collect();
+    let look = |((app_id, hour), suspects): ((&str, i64), _)| {
+        stored_in(warehouse, Partition { app_id: app_id.to_owned(), hour }, suspects)
+    };
+    let looks: Vec<_> = partitions.map(look).collect();
     stream::iter(looks).buffer_unordered(PARTITIONS_AT_ONCE).try_concat().await
 }
 
@@ -44,13 +47,13 @@ async fn stored_in(
     Ok(sequences.into_iter().zip(confirmed).filter(|(_, held)| *held).map(|(sequence, _)| sequence).collect())
 }
 
-fn by_partition(deliveries: &[Delivery]) -> HashMap<Partition, Vec<&Delivery>> {
-    let mut partitions: HashMap<Partition, Vec<&Delivery>> = HashMap::new();
+fn by_partition(deliveries: &[Delivery]) -> HashMap<(&str, i64), Vec<&Delivery>> {
+    let mut partitions: HashMap<_, Vec<&Delivery>> = HashMap::new();
     for delivery in deliveries.iter().filter(|delivery| delivery.suspect) {
         // What cannot be read was never written.
         let Ok(event) = read(delivery) else { continue };
         let hour = hour_of(event.timestamp_ms, delivery.published_at_ms);
-        partitions.entry(Partition { app_id: event.app_id.to_owned(), hour }).or_default().push(delivery);
+        partitions.entry((event.app_id, hour)).or_default().push(delivery);
     }
     partitions
 }

@@ -174,6 +174,36 @@ async fn a_stop_waits_for_what_is_looked_up() {
     assert_eq!((bench.backlog().await, stored(&server).len()), (0, 300));
 }
 
+/// The second look begins while the first one hangs, and a third one waits for them. Whichever of two is answered
+/// first, rows are stored in the order of the fetches.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looks_go_on_beside_one_another_and_end_in_order() {
+    let silence_max = Duration::from_secs(4);
+    let server = S3Server::start();
+    let mut bench = Bench::new();
+    let warehouse = Warehouse::open_objects(ObjectSettings { silence_max, ..objects(&server) }).await.unwrap();
+    let events = events("shop", 0..1_000);
+    bench.publish(&events).await;
+    bench.reopen_bus().await;
+    let before = server.faulty_reads();
+    server.fail_reads(Fault::HangAfterStoring, 1);
+    let started = Instant::now();
+    // All of them into one file.
+    let stop_budget = PATIENCE.into();
+    let running = bench.start_into(warehouse, Settings { fetch_messages_max: 100, stop_budget, ..settings() });
+    wait_for("two looks have begun", async || server.faulty_reads() >= before + 2).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(started.elapsed() < silence_max, "they began one after the other");
+    assert_eq!(server.faulty_reads(), before + 2);
+    server.fail_reads(Fault::Slow, 2);
+    running.stop().await;
+    let sent: Vec<String> = events.into_iter().map(|event| event.id).collect();
+    let rows = stored(&server);
+    assert_eq!(rows.iter().collect::<BTreeSet<_>>(), sent.iter().collect());
+    assert!(rows == sent, "doubled or in another order");
+    assert_eq!(bench.backlog().await, 0);
+}
+
 /// A read that fails is told from damage wherever in the file it fails: the Parquet reader in between keeps only the
 /// text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
