@@ -14,6 +14,7 @@ use parquet::file::writer::{SerializedPageWriter, SerializedRowGroupWriter, Trac
 use parquet::schema::types::ColumnDescPtr;
 
 use super::WarehouseError;
+use super::aligned::AlignedFile;
 use super::compression::{Compression, Compressor};
 
 /// A column with a longer value than this gets no bounds: they would cost more than they save.
@@ -153,7 +154,7 @@ impl Chunk {
     /// Appends the chunk to the row group as its next column.
     pub(super) fn append_to(
         self,
-        group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+        group: &mut SerializedRowGroupWriter<'_, AlignedFile>,
         column: &ColumnDescPtr,
         compressor: &mut Compressor,
     ) -> Result<(), ParquetError> {

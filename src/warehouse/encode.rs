@@ -13,6 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 
 use crate::event::EventRef;
 
+use super::aligned::AlignedFile;
 use super::compression::{Compression, Compressor};
 use super::ranges::SequenceRanges;
 use super::rows::{Origin, RowGroup, StoredRow};
@@ -47,7 +48,7 @@ pub struct Encoder {
 pub struct OpenFile {
     group: RowGroup,
     /// The row groups that are closed.
-    closed: Option<SerializedFileWriter<Vec<u8>>>,
+    closed: Option<SerializedFileWriter<AlignedFile>>,
     closed_rows: usize,
 }
 
@@ -101,7 +102,7 @@ impl Encoder {
         for (key, value) in footers::entries(&ranges, &self.settings.stream) {
             writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
-        Ok(Bytes::from(writer.into_inner().map_err(WarehouseError::encode)?))
+        Ok(writer.into_inner().map_err(WarehouseError::encode)?.into_bytes())
     }
 
     fn close_group(&mut self, file: &mut OpenFile) -> Result<(), WarehouseError> {
@@ -110,11 +111,8 @@ impl Encoder {
         if file.closed.is_none() {
             // Most files have one group. What is not written takes no memory, while growing would copy it all.
             let bytes = group.encoded_bytes() * 9 / 8 + FOOTER_BYTES;
-            let writer = SerializedFileWriter::new(
-                Vec::with_capacity(bytes),
-                schema().root_schema_ptr(),
-                self.properties.clone(),
-            );
+            let memory = AlignedFile::with_capacity(bytes);
+            let writer = SerializedFileWriter::new(memory, schema().root_schema_ptr(), self.properties.clone());
             file.closed = Some(writer.map_err(WarehouseError::encode)?);
         }
         let Some(writer) = &mut file.closed else { return Ok(()) };

@@ -11,6 +11,7 @@ mod encode;
 mod kind;
 mod rows;
 
+mod aligned;
 mod bloom;
 mod chunk;
 mod column;

@@ -6,6 +6,7 @@ use parquet::file::writer::SerializedRowGroupWriter;
 use crate::event::EventRef;
 
 use super::WarehouseError;
+use super::aligned::AlignedFile;
 use super::chunk::Chunk;
 use super::column::{IntegerColumn, PAGE_ROWS_MAX, TextColumn};
 use super::compression::Compressor;
@@ -168,7 +169,7 @@ impl RowGroup {
 
     pub(super) fn append_to(
         mut self,
-        group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+        group: &mut SerializedRowGroupWriter<'_, AlignedFile>,
         compressor: &mut Compressor,
     ) -> Result<(), WarehouseError> {
         if !self.present.is_empty() {

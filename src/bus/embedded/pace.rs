@@ -1,12 +1,15 @@
-//! How long publishers wait for consumers that fall behind.
+//! How long publishers wait: for consumers that fall behind, and for one another.
 //!
 //! Publishers that send as fast as they are answered take all of the processor, and a consumer that falls out of
 //! the tail then reads from the file what it could have had from memory: it falls behind for good. So while a
 //! consumer is about to, publishers rest after each commit, the longer the more commits that lasts. They come in
 //! larger groups then; acknowledgements do not wait.
 //!
-//! Invariant: a rest is bounded by the time of the commit before it, and there is none for a consumer that stands
-//! still. Knows positions and times, nothing of threads or files.
+//! A commit of one batch costs about as much beside its bytes as one of fifty, and publishers that send as fast as
+//! they are answered come again soon: so a commit waits for as many batches as the one before it had.
+//!
+//! Invariant: both waits are bounded by the time of the commit before them; there is none for a consumer that stands
+//! still, and none where batches come one by one. Knows positions and times, nothing of threads or files.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +19,21 @@ const STILL_AFTER: Duration = Duration::from_millis(500);
 const REST_EIGHTHS_MAX: u32 = 12;
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_millis(20);
+
+/// The longest wait for as many batches as the last commit had, in commits of its length.
+const GATHER_COMMITS: u32 = 3;
+/// The longest such wait.
+const GATHER_MAX: Duration = Duration::from_millis(5);
+
+/// When the batches of the next commit are taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opening {
+    /// Not before then: consumers come first.
+    pub(super) from: Instant,
+    /// Nor before then, unless so many batches wait.
+    gather_until: Instant,
+    pub(super) batches: usize,
+}
 
 /// Where a consumer is.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +52,35 @@ pub(super) struct Pace {
     rest: u32,
 }
 
+impl Opening {
+    /// Of the first commit.
+    pub(super) fn at_once() -> Self {
+        let now = Instant::now();
+        Self { from: now, gather_until: now, batches: 1 }
+    }
+
+    /// When it is, while so many batches wait.
+    pub(super) fn at(&self, batches: usize) -> Instant {
+        if batches >= self.batches { self.from } else { self.from.max(self.gather_until) }
+    }
+}
+
 impl Pace {
+    /// When publishers are next served, after a commit of so many batches that took `busy`.
+    pub(super) fn opening(
+        &mut self,
+        busy: Duration,
+        batches: usize,
+        now: Instant,
+        consumers: impl Iterator<Item = Standing>,
+    ) -> Opening {
+        let gather_until = now + (busy * GATHER_COMMITS).min(GATHER_MAX);
+        Opening { from: now + self.rest(busy, now, consumers), gather_until, batches }
+    }
+
     /// How long to rest after a commit that took `busy`; nothing once nobody is behind, since to rest longer would leave
     /// the processor idle. `consumers` are in the same order each time.
-    pub(super) fn rest(&mut self, busy: Duration, now: Instant, consumers: impl Iterator<Item = Standing>) -> Duration {
+    fn rest(&mut self, busy: Duration, now: Instant, consumers: impl Iterator<Item = Standing>) -> Duration {
         let mut waits = false;
         for (index, position) in consumers.enumerate() {
             if index == self.seen.len() {
@@ -73,6 +116,19 @@ mod tests {
         {
             assert_eq!(rest_ms(&mut pace, now, &[(90, false), position]), expected_ms, "{position:?}");
         }
+    }
+
+    #[test]
+    fn a_commit_waits_for_as_many_batches_as_the_last_one_had() {
+        let (now, mut pace) = (Instant::now(), Pace::default());
+        let mut wait_ms = |busy_ms, batches, waiting| {
+            let opening = pace.opening(Duration::from_millis(busy_ms), batches, now, [].into_iter());
+            (opening.at(waiting) - now).as_millis()
+        };
+        assert_eq!(wait_ms(1, 4, 3), 3);
+        assert_eq!(wait_ms(1, 4, 4), 0);
+        assert_eq!(wait_ms(100, 4, 3), 5);
+        assert_eq!(wait_ms(100, 1, 1), 0, "batches come one by one");
     }
 
     #[test]

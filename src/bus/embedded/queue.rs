@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::consumer::Consumer;
 use super::dedup::Key;
+use super::pace::Opening;
 use crate::bus::buffers::Buffer;
 use crate::bus::subject::{Beginning, Filter};
 use crate::bus::{BusError, BusErrorKind};
@@ -115,6 +116,8 @@ pub(super) struct Queue {
 struct Waiting {
     publishes: std::collections::VecDeque<Publish>,
     chores: Vec<Chore>,
+    /// Batches at which the writer wants to be woken.
+    wanted: usize,
     closed: bool,
 }
 
@@ -136,8 +139,11 @@ impl Queue {
             return Err(BusError::new(BusErrorKind::Closed, "queue batch"));
         }
         waiting.publishes.push_back(publish);
+        let enough = waiting.publishes.len() >= waiting.wanted;
         drop(waiting);
-        self.filled.notify_one();
+        if enough {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -154,25 +160,28 @@ impl Queue {
     }
 
     /// Blocks until there is something; then all of it, up to `bytes_max` of batches (at least one). Batches wait
-    /// until `publish_from`, unless the queue is closed. None once it is closed and empty.
-    pub(super) fn take(&self, bytes_max: usize, publish_from: Instant) -> Option<Work> {
+    /// for their `opening`, unless the queue is closed. None once it is closed and empty.
+    pub(super) fn take(&self, bytes_max: usize, opening: &Opening) -> Option<Work> {
         let mut waiting = self.lock();
         let publishing = loop {
-            let rest = publish_from.saturating_duration_since(Instant::now());
-            let publishes = !waiting.publishes.is_empty();
-            if publishes && (rest.is_zero() || waiting.closed) {
+            let now = Instant::now();
+            let publishes = waiting.publishes.len();
+            let rest = opening.at(publishes).saturating_duration_since(now);
+            if publishes > 0 && (rest.is_zero() || waiting.closed) {
                 break true;
             }
-            if !waiting.chores.is_empty() {
+            // Batches that gather do so for a moment only: chores go with them.
+            if !waiting.chores.is_empty() && (publishes == 0 || opening.from > now) {
                 break false;
             }
             if waiting.closed {
                 return None;
             }
-            waiting = if publishes {
-                self.filled.wait_timeout(waiting, rest).unwrap_or_else(|poisoned| poisoned.into_inner()).0
-            } else {
+            waiting.wanted = if rest.is_zero() { 1 } else { opening.batches };
+            waiting = if rest.is_zero() {
                 self.filled.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner())
+            } else {
+                self.filled.wait_timeout(waiting, rest).unwrap_or_else(|poisoned| poisoned.into_inner()).0
             };
         };
         let mut bytes = 0;

@@ -15,7 +15,7 @@ use super::consumer::Consumer;
 use super::dead_letter::{self, Verdict};
 use super::dedup::{self, Dedup};
 use super::group::{Draft, Group};
-use super::pace::{Pace, Standing};
+use super::pace::{Opening, Pace, Standing};
 use super::pack::Packer;
 use super::queue::{Chore, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
@@ -25,8 +25,8 @@ use crate::bus::subject::Beginning;
 use crate::bus::{BusError, BusErrorKind};
 use crate::metrics;
 
-/// Bytes of batches that go into one group.
-const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Bytes of batches in one group. Groups of one size use each other's memory again; the next comes in meanwhile.
+const GROUP_BYTES_MAX: usize = 2 << 20;
 /// Steps of a purge that a commit waits for when the bus is full.
 const STEPS_WHEN_FULL_MAX: usize = 8;
 /// What a commit writes to the log beside its data, by estimate.
@@ -89,25 +89,25 @@ impl Drop for Ending {
 impl Writer {
     fn run(mut self) {
         let _ending = Ending(self.shared.clone());
-        let mut publish_from = Instant::now();
-        while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX, publish_from) {
-            let (began, publishes) = (Instant::now(), !work.publishes.is_empty());
+        let mut opening = Opening::at_once();
+        while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX, &opening) {
+            let (began, batches) = (Instant::now(), work.publishes.len());
             self.round(work);
-            if publishes {
-                publish_from = self.rest(began);
+            if batches > 0 {
+                opening = self.opening(began, batches);
             }
         }
         self.checkpoints.start_over(&self.connection, "TRUNCATE");
     }
 
-    /// Until when publishers wait, after a round that began then: consumers that fall behind get some of the time.
-    fn rest(&mut self, began: Instant) -> Instant {
+    /// When publishers are next served, after a round of so many batches that began then.
+    fn opening(&mut self, began: Instant, batches: usize) -> Opening {
         let middle = lock(&self.shared.tail).middle();
         let consumers = self.shared.each_consumer();
         let next = consumers.iter().map(|consumer| consumer.lock().window().next());
         let standings = next.map(|next| Standing { next, behind: next < middle });
         let now = Instant::now();
-        now + self.pace.rest(now - began, now, standings)
+        self.pace.opening(now - began, batches, now, standings)
     }
 
     fn round(&mut self, work: Work) {

@@ -5,12 +5,12 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Listed;
+use super::{Listed, direct};
 use crate::warehouse::WarehouseError;
 
 /// Ends the name of a file that is being written.
@@ -170,8 +170,7 @@ impl Local {
 
 fn write_temporary(temporary: &Path, bytes: &[u8]) -> Result<(), WarehouseError> {
     let failed = |context| move |error| WarehouseError::io(context, error, false);
-    let mut file = File::create(temporary).map_err(failed("create file"))?;
-    file.write_all(bytes).map_err(failed("write file"))?;
+    let file = direct::create(temporary, bytes).map_err(failed("write file"))?;
     file.sync_all().map_err(|error| WarehouseError::io("sync file", error, true))
 }
 

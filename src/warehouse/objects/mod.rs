@@ -3,6 +3,7 @@
 //! Everything here blocks: it is called on threads that may. Knows names and bytes, nothing of
 //! what is in a file.
 
+mod direct;
 mod local;
 mod profile;
 mod remote;
