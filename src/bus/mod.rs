@@ -344,18 +344,6 @@ impl Subscription {
         }
     }
 
-    /// From now on the next messages are on their way while the caller handles the last. For a caller that comes
-    /// back soon: their leases run meanwhile, and others who share the consumer do not get them.
-    pub fn read_ahead(&mut self) {
-        match &mut self.0 {
-            // They are in this process already.
-            Receiving::Embedded(_) => {}
-            Receiving::Nats(subscription) => subscription.read_ahead(),
-            // They always are.
-            Receiving::NatsRanges(_) => {}
-        }
-    }
-
     pub fn acker(&self) -> Acker {
         match &self.0 {
             Receiving::Embedded(subscription) => Acker(Answering::Embedded(subscription.acker())),

@@ -163,8 +163,7 @@ impl Worker {
             max_deliver: self.settings.max_deliver,
             pending_max: self.settings.pending_max,
         };
-        let mut subscription = self.bus.subscribe(spec).await?;
-        subscription.read_ahead();
+        let subscription = self.bus.subscribe(spec).await?;
         let status = self.status.clone();
         let mut sink = Sink::new(self, subscription)?;
         sink.tidy(stop.clone());

@@ -46,8 +46,6 @@ pub(in crate::bus) struct Subscription {
     /// Up to here messages are suspect; none until it is known for the connection at hand.
     suspect_to: Option<u64>,
     pull: Option<Pull>,
-    /// Whether more is asked for while the caller handles what it got.
-    ahead: bool,
     /// What the last fetch brought was leased after this.
     leased_at: Instant,
     /// When nothing was here last: what is here now was leased after this.
@@ -61,9 +59,9 @@ pub(in crate::bus) struct Subscription {
     exhausted: Vec<Receipt>,
 }
 
-/// The pull requests that the server is working on.
+/// The pull request that the server is working on.
 struct Pull {
-    /// What they may still bring together.
+    /// What it may still bring.
     missing: usize,
     heard_at: Instant,
 }
@@ -93,7 +91,6 @@ impl Subscription {
             epoch: 0,
             suspect_to: None,
             pull: None,
-            ahead: false,
             leased_at: Instant::now(),
             empty_at: Instant::now(),
             ready: Vec::new(),
@@ -112,10 +109,6 @@ impl Subscription {
     pub(in crate::bus) fn leased(&self) -> Leased {
         let epochs = self.acker.shared.link.epochs();
         Leased { at: self.leased_at, epochs: Some((epochs, self.epoch)) }
-    }
-
-    pub(in crate::bus) fn read_ahead(&mut self) {
-        self.ahead = true;
     }
 
     pub(in crate::bus) async fn fetch(
@@ -144,8 +137,8 @@ impl Subscription {
                 }
             };
             self.settle_aside().await;
-            if all_taken && self.wants_more(messages_max) {
-                if let Some(pause_until) = pause_until.filter(|_| self.ready.is_empty()) {
+            if all_taken && self.wants_more() {
+                if let Some(pause_until) = pause_until {
                     // The last request of this fetch ended without a message.
                     tokio::time::sleep_until(pause_until).await;
                 }
@@ -198,14 +191,9 @@ impl Subscription {
         Ok(())
     }
 
-    /// One request is enough to wait for messages, and two keep the server at work while the caller is. Never more
-    /// while something is left to take: what waits here would be leased ever longer.
-    fn wants_more(&self, messages_max: usize) -> bool {
-        match &self.pull {
-            Some(pull) if self.ahead => pull.missing <= messages_max,
-            Some(pull) => pull.missing == 0 && self.ready.is_empty(),
-            None => self.ahead || self.ready.is_empty(),
-        }
+    /// One request is enough. None while something is left to take: what waits here would be leased ever longer.
+    fn wants_more(&self) -> bool {
+        self.ready.is_empty() && self.pull.as_ref().is_none_or(|pull| pull.missing == 0)
     }
 
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
@@ -220,8 +208,7 @@ impl Subscription {
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", consumer.stream, consumer.name);
         let sent = shared.client.publish_with_reply(subject, self.inbox.clone(), payload.to_string().into()).await;
         sent.map_err(|error| super::streams::failed("request messages", error))?;
-        let missing = self.pull.as_ref().map_or(0, |pull| pull.missing) + messages_max;
-        self.pull = Some(Pull { missing, heard_at: Instant::now() });
+        self.pull = Some(Pull { missing: messages_max, heard_at: Instant::now() });
         Ok(())
     }
 
@@ -278,7 +265,7 @@ impl Subscription {
             Some(StatusCode::IDLE_HEARTBEAT) => return,
             Some(status) => {
                 debug!(%status, description = message.description, consumer = self.acker.consumer.name, "pull ended");
-                self.pull_ended(message.headers.as_ref());
+                self.pull = None;
                 return;
             }
         }
@@ -298,18 +285,6 @@ impl Subscription {
             self.ready_bytes += delivery.record.len();
             self.ready.push(delivery);
         }
-    }
-
-    /// Expired or complete, one request ended, and says what it did not bring. Refused, or when the consumer has moved,
-    /// none is left.
-    fn pull_ended(&mut self, headers: Option<&HeaderMap>) {
-        let pending = not_brought(headers);
-        self.pull = match (self.pull.take(), pending) {
-            (Some(pull), Some(pending)) if pull.missing > pending => {
-                Some(Pull { missing: pull.missing - pending, ..pull })
-            }
-            _ => None,
-        };
     }
 
     /// Messages that arrived while nobody fetched, and whose leases are more than half over, come again.

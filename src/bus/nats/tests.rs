@@ -33,7 +33,7 @@ mod atomic {
 
 use std::time::{Duration, Instant};
 
-use crate::bus::conformance::{nats_settings, publish_numbers, spec};
+use crate::bus::conformance::{nats_settings, publish_numbers};
 use crate::bus::{Batch, Bus, BusErrorKind, NatsSettings};
 use crate::services::free_port;
 use crate::services::nats::{NatsServer, Version};
@@ -125,74 +125,4 @@ async fn a_key_published_by_two_at_once_is_stored_once() {
         assert_eq!(duplicates.iter().filter(|duplicate| **duplicate).count(), 1, "key {n}");
     }
     assert_eq!(one.status().await.unwrap().last_sequence, 50);
-}
-
-/// Requests that end by their messages and by their bytes: what is counted of them must not leave a
-/// subscription waiting for messages that nobody will send, which would show as the silence of a lost request.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_that_reads_ahead_gets_all_in_order_without_a_pause() {
-    for version in [Version::Oldest, Version::Newest] {
-        let server = NatsServer::start(version);
-        let bus = Bus::connect_nats(nats_settings(&server)).await.unwrap();
-        let mut subscription = bus.subscribe(spec("reader", "a.>")).await.unwrap();
-        subscription.read_ahead();
-        let (mut next, mut published) = (1, 0);
-        // What bytes are asked for hold some thousands of these.
-        let payload = vec![7; 1_000];
-        for (messages, fetched_max, bytes_max) in
-            [(6_000, 500, 1 << 20), (18_000, 8_192, 2 << 20), (100, 8_192, 1 << 20)]
-        {
-            published += messages;
-            // While they come, so that two requests are with the server when one of them ends.
-            let publishing = async {
-                for _ in 0..messages / 100 {
-                    let mut batch = Batch::new();
-                    (0..100).for_each(|_| batch.push("a.b", None, |out| out.extend_from_slice(&payload)));
-                    assert!(bus.publish(batch).await.iter().all(Result::is_ok));
-                }
-            };
-            let reading = async {
-                while next <= published {
-                    let deliveries = subscription.fetch(fetched_max, bytes_max).await.unwrap();
-                    assert!(deliveries.len() <= fetched_max);
-                    for delivery in &deliveries {
-                        assert_eq!((delivery.sequence(), delivery.delivery_count), (next, 1));
-                        next += 1;
-                    }
-                    let receipts: Vec<_> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-                    subscription.acker().ack(&receipts).await.unwrap();
-                }
-            };
-            let began = Instant::now();
-            tokio::join!(publishing, reading);
-            assert!(began.elapsed() < Duration::from_secs(4), "{:?} for {messages}", began.elapsed());
-        }
-        bus.close().await;
-    }
-}
-
-/// What was read ahead and then waited for most of its lease is not handed out: somebody else may have it by now.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_read_ahead_and_waited_too_long_comes_again() {
-    let server = NatsServer::start(Version::Newest);
-    let bus = Bus::connect_nats(nats_settings(&server)).await.unwrap();
-    publish_numbers(&bus, 0..30).await;
-    let ack_wait = Duration::from_secs(2);
-    let mut subscription = bus.subscribe(crate::bus::ConsumerSpec { ack_wait, ..spec("reader", "a.>") }).await.unwrap();
-    subscription.read_ahead();
-    let mut fetched = Vec::new();
-    while fetched.len() < 10 {
-        let deliveries = subscription.fetch(10 - fetched.len(), 1 << 20).await.unwrap();
-        fetched.extend(deliveries.into_iter().map(|delivery| delivery.receipt));
-    }
-    subscription.acker().ack(&fetched).await.unwrap();
-    tokio::time::sleep(ack_wait * 3 / 4).await;
-    let mut seen: std::collections::HashSet<u64> = fetched.iter().map(|receipt| receipt.sequence).collect();
-    while seen.len() < 30 {
-        let deliveries = subscription.fetch(10, 1 << 20).await.unwrap();
-        assert!(subscription.leased().at.elapsed() < ack_wait / 2, "handed out with most of the lease gone");
-        let receipts: Vec<_> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-        subscription.acker().ack(&receipts).await.unwrap();
-        assert!(deliveries.iter().all(|delivery| seen.insert(delivery.sequence())), "twice");
-    }
 }
