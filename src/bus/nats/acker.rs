@@ -50,8 +50,7 @@ impl Acker {
         delay: Duration,
         reason: &str,
     ) -> Result<(), BusError> {
-        let (exhausted, again): (Vec<Receipt>, Vec<Receipt>) =
-            receipts.iter().partition(|receipt| receipt.delivery_count >= self.consumer.max_deliver);
+        let (exhausted, again) = exhausted(receipts, self.consumer.max_deliver);
         for receipt in exhausted {
             self.dead_letter(receipt, reason).await?;
         }
@@ -134,6 +133,11 @@ impl Acker {
         let (_, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
         why.map_or(Ok(()), Err)
     }
+}
+
+/// Those that were delivered as often as is allowed, and the others.
+pub(super) fn exhausted(receipts: &[Receipt], max_deliver: u32) -> (Vec<Receipt>, Vec<Receipt>) {
+    receipts.iter().partition(|receipt| receipt.delivery_count >= max_deliver)
 }
 
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, with domain and

@@ -7,7 +7,7 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use super::publish::{MESSAGE_ID, REPLAY_FOR};
 use super::streams::failed;
 use super::{Shared, unix_ms_of};
-use crate::bus::{BusError, BusErrorKind, DeadLetter, Receipt};
+use crate::bus::{BusError, DeadLetter, Receipt};
 
 const REASON: &str = "Causality-Reason";
 const SUBJECT: &str = "Causality-Subject";
@@ -117,15 +117,8 @@ async fn send(
     payload: bytes::Bytes,
     stream: &str,
 ) -> Result<(), BusError> {
-    shared.link.check(&shared.client, "publish dead letter")?;
-    let call = shared.calls.call(&shared.link, 1);
-    let sent = shared.client.publish_with_reply_and_headers(subject, call.reply_to(0), headers, payload).await;
-    sent.map_err(|error| failed("publish dead letter", error))?;
-    let (answers, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
-    match answers.into_iter().next().flatten() {
-        Some(answer) => shared.acknowledged(&answer, stream).map(|_| ()),
-        None => Err(why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, "publish dead letter"))),
-    }
+    let answer = shared.publish_one(subject, headers, payload, "publish dead letter").await?;
+    shared.acknowledged(&answer, stream).map(|_| ())
 }
 
 pub(super) async fn raw(stream: &Stream, sequence: u64) -> Result<Option<StreamMessage>, BusError> {

@@ -202,6 +202,23 @@ impl Shared {
         })
     }
 
+    /// Publishes one message that is ours, and awaits what the server says of it.
+    pub(super) async fn publish_one(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+        context: &'static str,
+    ) -> Result<Message, BusError> {
+        self.link.check(&self.client, context)?;
+        let call = self.calls.call(&self.link, 1);
+        let sent = self.client.publish_with_reply_and_headers(subject, call.reply_to(0), headers, payload).await;
+        sent.map_err(|error| super::streams::failed(context, error))?;
+        let (answers, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
+        let lost = || why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, context));
+        answers.into_iter().next().flatten().ok_or_else(lost)
+    }
+
     /// What the answer to one publish says.
     pub(super) fn acknowledged(&self, message: &Message, stream: &str) -> Result<Published, BusError> {
         let unavailable = |why: String| Err(BusError::caused(BusErrorKind::Unavailable, "publish message", why));

@@ -23,17 +23,17 @@ use crate::bus::subject::Filter;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
 
 /// A pull request ends after this long without having brought all that it asks for.
-pub(super) const PULL_EXPIRES: Duration = Duration::from_secs(30);
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// The server says at least so often that an idle pull request is still known.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Silence after which a pull request is taken for lost.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How often a waiting fetch notes that nothing is here: what comes later was leased later.
 pub(super) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before the next pull request when the server refused one.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
-/// What a pull request that ended early says it would still have brought.
-const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
+/// Why a message is given up that was delivered as often as is allowed.
+pub(super) const EXHAUSTED: &str = "not acknowledged in the last delivery allowed";
 
 pub(in crate::bus) struct Subscription {
     acker: Acker,
@@ -128,16 +128,17 @@ impl Subscription {
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
             }
-            let all_taken = match self.look(messages_max, bytes_max).await {
-                Ok(all_taken) => all_taken,
-                Err(error) => {
-                    debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
-                    tokio::time::sleep(REFUSED_PAUSE).await;
-                    continue;
-                }
-            };
+            if let Err(error) = self.look(messages_max, bytes_max).await {
+                debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+                continue;
+            }
             self.settle_aside().await;
-            if all_taken && self.wants_more() {
+            if !self.ready.is_empty() {
+                self.ready_bytes = 0;
+                return Ok(std::mem::take(&mut self.ready));
+            }
+            if self.pull.as_ref().is_none_or(|pull| pull.missing == 0) {
                 if let Some(pause_until) = pause_until {
                     // The last request of this fetch ended without a message.
                     tokio::time::sleep_until(pause_until).await;
@@ -146,10 +147,6 @@ impl Subscription {
                     debug!(%error, consumer = self.acker.consumer.name, "messages are not requested");
                 }
                 pause_until = Some(tokio::time::Instant::now() + REFUSED_PAUSE);
-            }
-            if !self.ready.is_empty() {
-                self.ready_bytes = 0;
-                return Ok(std::mem::take(&mut self.ready));
             }
             tokio::select! {
                 message = self.incoming.next() => match message {
@@ -191,33 +188,19 @@ impl Subscription {
         Ok(())
     }
 
-    /// One request is enough. None while something is left to take: what waits here would be leased ever longer.
-    fn wants_more(&self) -> bool {
-        self.ready.is_empty() && self.pull.as_ref().is_none_or(|pull| pull.missing == 0)
-    }
-
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let Acker { shared, consumer } = &self.acker;
-        let payload = json!({
-            "batch": messages_max,
-            // Any one message must fit, or the server would refuse to deliver it for ever.
-            "max_bytes": bytes_max.max(2 * shared.client.server_info().max_payload).min(i32::MAX as usize),
-            "expires": PULL_EXPIRES.as_nanos() as u64,
-            "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
-        });
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", consumer.stream, consumer.name);
-        let sent = shared.client.publish_with_reply(subject, self.inbox.clone(), payload.to_string().into()).await;
-        sent.map_err(|error| super::streams::failed("request messages", error))?;
+        pull(shared, (&consumer.stream, &consumer.name), &self.inbox, messages_max, bytes_max).await?;
         self.pull = Some(Pull { missing: messages_max, heard_at: Instant::now() });
         Ok(())
     }
 
-    /// Takes what is here, knowing since when at most it has been leased; true when nothing is left.
+    /// Takes what is here, knowing since when at most it has been leased.
     ///
     /// What this process has not read yet may wait in the connection for as long as the process did not run, so after
     /// a gap an empty queue alone says nothing: only a round trip, whose answer comes behind everything
     /// that was sent before it, does.
-    async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<bool, BusError> {
+    async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let seen = Instant::now();
         let oldest = if self.ready.is_empty() { self.empty_at } else { self.leased_at };
         let (gap, ack_wait) = (seen.saturating_duration_since(oldest), self.acker.consumer.ack_wait);
@@ -232,27 +215,22 @@ impl Subscription {
                 self.leased_at = self.empty_at;
             }
             if !self.take_at_hand(messages_max, bytes_max) {
-                return Ok(false);
+                return Ok(());
             }
         }
         self.empty_at = seen;
-        Ok(true)
+        Ok(())
     }
 
     /// Takes what has arrived, up to both limits; true when nothing is left.
     fn take_at_hand(&mut self, messages_max: usize, bytes_max: usize) -> bool {
         while self.ready.len() < messages_max && (self.ready.is_empty() || self.ready_bytes < bytes_max) {
-            match self.at_hand() {
+            match at_hand(&mut self.incoming) {
                 Some(message) => self.take(message),
                 _ => return true,
             }
         }
         false
-    }
-
-    /// Without the runtime's budget, which would make a queue look empty that is not.
-    fn at_hand(&mut self) -> Option<Message> {
-        tokio::task::unconstrained(self.incoming.next()).now_or_never().flatten()
     }
 
     fn take(&mut self, message: Message) {
@@ -292,7 +270,7 @@ impl Subscription {
         let mut let_go = self.ready.len();
         self.ready.clear();
         self.ready_bytes = 0;
-        while let Some(message) = self.at_hand() {
+        while let Some(message) = at_hand(&mut self.incoming) {
             let_go += usize::from(message.reply.is_some());
         }
         self.pull = None;
@@ -311,8 +289,7 @@ impl Subscription {
             }
         }
         for receipt in std::mem::take(&mut self.exhausted) {
-            let reason = "not acknowledged in the last delivery allowed";
-            if let Err(error) = self.acker.dead_letter(receipt, reason).await {
+            if let Err(error) = self.acker.dead_letter(receipt, EXHAUSTED).await {
                 warn!(%error, consumer = self.acker.consumer.name, "cannot store dead letter");
             }
         }
@@ -326,6 +303,31 @@ impl Subscription {
             shared.link.unanswered(&shared.client).await;
         }
     }
+}
+
+/// Asks a consumer of a stream for so many messages, to be sent to the inbox.
+pub(super) async fn pull(
+    shared: &Shared,
+    (stream, consumer): (&str, &str),
+    inbox: &str,
+    messages_max: usize,
+    bytes_max: usize,
+) -> Result<(), BusError> {
+    let payload = json!({
+        "batch": messages_max,
+        // Any one message must fit, or the server would refuse to deliver it for ever.
+        "max_bytes": bytes_max.max(2 * shared.client.server_info().max_payload).min(i32::MAX as usize),
+        "expires": PULL_EXPIRES.as_nanos() as u64,
+        "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
+    });
+    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+    let sent = shared.client.publish_with_reply(subject, inbox.to_owned(), payload.to_string().into()).await;
+    sent.map_err(|error| super::streams::failed("request messages", error))
+}
+
+/// What has arrived already. Without the runtime's budget, which would make a queue look empty that is not.
+pub(super) fn at_hand(incoming: &mut Subscriber) -> Option<Message> {
+    tokio::task::unconstrained(incoming.next()).now_or_never().flatten()
 }
 
 /// False for another subject, and for a replay to another consumer.
@@ -347,11 +349,6 @@ pub(super) fn delivery(message: &Message, receipt: Receipt, published_at_ms: i64
         delivery_count: receipt.delivery_count,
         suspect: receipt.delivery_count > 1 || receipt.sequence <= suspect_to,
     }
-}
-
-/// What a pull request that ended says it would still have brought.
-pub(super) fn not_brought(headers: Option<&HeaderMap>) -> Option<usize> {
-    headers?.get(PENDING_MESSAGES)?.as_str().parse().ok()
 }
 
 pub(super) async fn open_inbox(shared: &Shared) -> Result<(String, Subscriber), BusError> {

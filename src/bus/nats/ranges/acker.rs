@@ -27,8 +27,7 @@ impl RangeAcker {
         delay: Duration,
         reason: &str,
     ) -> Result<(), BusError> {
-        let (exhausted, again): (Vec<Receipt>, Vec<Receipt>) =
-            receipts.iter().partition(|receipt| receipt.delivery_count >= self.max_deliver);
+        let (exhausted, again) = acker::exhausted(receipts, self.max_deliver);
         for receipt in exhausted {
             self.dead_letter(receipt, reason).await?;
         }

@@ -47,15 +47,22 @@ pub(super) struct Cutter {
 
 /// What the server said last. Never wrong about what is cut: whoever is behind is refused.
 struct Known {
-    stream_created: i64,
     cut_to: u64,
     /// The queue's sequence of the last range.
     queue_sequence: u64,
-    stream_last: u64,
-    stream_last_time: i64,
-    message_bytes: u64,
+    stream: StreamEnd,
     /// A consumer of an earlier version, which leased every message by itself.
     replaces: bool,
+}
+
+/// How far the stream goes.
+struct StreamEnd {
+    created: i64,
+    before_first: u64,
+    last: u64,
+    last_time: i64,
+    /// The mean length.
+    message_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +81,18 @@ impl SequenceRange {
     }
 }
 
+impl StreamEnd {
+    fn of(Info { created, state, .. }: &Info) -> Self {
+        Self {
+            created: nanoseconds(*created),
+            before_first: state.first_sequence.saturating_sub(1),
+            last: state.last_sequence,
+            last_time: nanoseconds(state.last_timestamp),
+            message_bytes: (state.bytes / state.messages.max(1)).max(1),
+        }
+    }
+}
+
 impl Cutter {
     pub(super) fn new(shared: Arc<Shared>, consumer: String) -> Self {
         Self { shared, consumer, known: None }
@@ -81,6 +100,11 @@ impl Cutter {
 
     /// Learns where to go on; takes ranges out of the queue that the stream no longer holds.
     pub(super) async fn learn(&mut self) -> Result<(), BusError> {
+        self.known = Some(self.look().await?);
+        Ok(())
+    }
+
+    async fn look(&self) -> Result<Known, BusError> {
         let mut last = last_range(&self.shared, &self.consumer).await?;
         // Read after the range: what it was cut from must be there by now.
         let info = self.stream_behind(last.as_ref().map(|(_, range)| range)).await?;
@@ -93,26 +117,15 @@ impl Cutter {
             self.remove(message.sequence, nanoseconds(info.created) != range.stream_created).await?;
             last = last_range(&self.shared, &self.consumer).await?;
         }
-        let mut known = Known {
-            stream_created: nanoseconds(info.created),
-            cut_to: 0,
-            queue_sequence: 0,
-            stream_last: info.state.last_sequence,
-            stream_last_time: nanoseconds(info.state.last_timestamp),
-            message_bytes: mean_bytes(&info),
-            replaces: false,
-        };
-        match last {
-            Some((message, range)) => (known.cut_to, known.queue_sequence) = (range.last, message.sequence),
+        let (cut_to, queue_sequence, replaces) = match last {
+            Some((message, range)) => (range.last, message.sequence, false),
             None => {
                 let before = self.replaced().await?;
-                known.replaces = before.is_some();
-                known.cut_to = before.unwrap_or_default().min(known.stream_last);
+                (before.unwrap_or_default().min(info.state.last_sequence), 0, before.is_some())
             }
-        }
-        known.cut_to = known.cut_to.max(info.state.first_sequence.saturating_sub(1));
-        self.known = Some(known);
-        Ok(())
+        };
+        let stream = StreamEnd::of(&info);
+        Ok(Known { cut_to: cut_to.max(stream.before_first), queue_sequence, stream, replaces })
     }
 
     /// Cuts one range of at most so many messages, and about so many bytes.
@@ -120,37 +133,29 @@ impl Cutter {
         // Given up when it fails in between: whether the range is stored is then not known.
         let mut known = match self.known.take() {
             Some(known) => known,
-            None => {
-                self.learn().await?;
-                match self.known.take() {
-                    Some(known) => known,
-                    None => return Ok(Cut::Nothing(0)),
-                }
-            }
+            None => self.look().await?,
         };
-        if known.stream_last <= known.cut_to {
-            let info = self.shared.stream_info().await?;
-            if nanoseconds(info.created) != known.stream_created || info.state.last_sequence < known.cut_to {
-                // Another stream, or one that lost messages: `learn` finds out.
+        if known.stream.last <= known.cut_to {
+            let stream = StreamEnd::of(&self.shared.stream_info().await?);
+            if stream.created != known.stream.created || stream.last < known.cut_to {
+                // Another stream, or one that lost messages: the next look finds out.
                 return Ok(Cut::Full);
             }
-            known.stream_last = info.state.last_sequence;
-            known.stream_last_time = nanoseconds(info.state.last_timestamp);
-            known.message_bytes = mean_bytes(&info);
-            known.cut_to = known.cut_to.max(info.state.first_sequence.saturating_sub(1));
+            known.cut_to = known.cut_to.max(stream.before_first);
+            known.stream = stream;
         }
-        if known.stream_last <= known.cut_to {
-            let nothing = Cut::Nothing(known.cut_to);
+        let (cut_to, stream) = (known.cut_to, &known.stream);
+        if stream.last <= cut_to {
             self.known = Some(known);
-            return Ok(nothing);
+            return Ok(Cut::Nothing(cut_to));
         }
-        let messages = (bytes_max as u64 / known.message_bytes).clamp(1, messages_max.max(1) as u64);
-        let last = known.stream_last.min(known.cut_to + messages);
-        let last_time = match last == known.stream_last {
-            true => Some(known.stream_last_time),
+        let messages = (bytes_max as u64 / stream.message_bytes).clamp(1, messages_max.max(1) as u64);
+        let last = stream.last.min(cut_to + messages);
+        let last_time = match last == stream.last {
+            true => Some(stream.last_time),
             false => dead_letter::raw(&self.shared.stream, last).await?.map(|message| nanoseconds(message.time)),
         };
-        let range = SequenceRange { first: known.cut_to + 1, last, last_time, stream_created: known.stream_created };
+        let range = SequenceRange { first: cut_to + 1, last, last_time, stream_created: stream.created };
         let Some(queue_sequence) = self.store(&range, known.queue_sequence).await? else {
             // Somebody else was first.
             return Ok(Cut::Full);
@@ -159,7 +164,7 @@ impl Cutter {
             self.replace().await;
         }
         (known.cut_to, known.queue_sequence) = (last, queue_sequence);
-        let cut = if last < known.stream_last { Cut::Full } else { Cut::Tail };
+        let cut = if last < known.stream.last { Cut::Full } else { Cut::Tail };
         self.known = Some(known);
         Ok(cut)
     }
@@ -170,16 +175,8 @@ impl Cutter {
         let payload = serde_json::to_vec(range).map_err(|error| failed("store range", error))?;
         let mut headers = HeaderMap::new();
         headers.insert(EXPECTED_LAST, behind.to_string());
-        shared.link.check(&shared.client, "store range")?;
-        let call = shared.calls.call(&shared.link, 1);
         let subject = shared.settings.range_subject(&self.consumer);
-        let sent =
-            shared.client.publish_with_reply_and_headers(subject, call.reply_to(0), headers, payload.into()).await;
-        sent.map_err(|error| failed("store range", error))?;
-        let (answers, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
-        let Some(answer) = answers.into_iter().next().flatten() else {
-            return Err(why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, "store range")));
-        };
+        let answer = shared.publish_one(subject, headers, payload.into(), "store range").await?;
         let refused = serde_json::from_slice::<PubAck>(&answer.payload).ok().and_then(|ack| ack.error);
         if refused.is_some_and(|error| error.err_code == WRONG_LAST) {
             return Ok(None);
@@ -287,8 +284,4 @@ fn range_of(
 
 fn nanoseconds(time: async_nats::datetime::DateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
-}
-
-fn mean_bytes(info: &Info) -> u64 {
-    (info.state.bytes / info.state.messages.max(1)).max(1)
 }

@@ -6,20 +6,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::{Message, StatusCode, Subscriber};
-use futures_util::{FutureExt, StreamExt};
-use serde_json::json;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull::Config};
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use futures_util::StreamExt;
 use tracing::debug;
 
 use crate::bus::nats::Shared;
 use crate::bus::nats::acker::AckSubject;
 use crate::bus::nats::streams::failed;
-use crate::bus::nats::subscription::{HEARTBEAT, PULL_EXPIRES, SILENCE_MAX, not_brought, open_inbox};
+use crate::bus::nats::subscription::{SILENCE_MAX, at_hand, open_inbox, pull};
 use crate::bus::{BusError, Receipt};
 
 /// The server forgets a consumer that has asked for nothing for this long.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
+/// What a pull request that ended early says it would still have brought.
+const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 /// Messages of others that are read and dropped rather than passed by with a new consumer.
 const SKIPPED_MAX: u64 = 1_000;
 
@@ -101,16 +102,8 @@ impl Reader {
         if wanted <= on_their_way {
             return Ok(());
         }
-        let payload = json!({
-            "batch": wanted - on_their_way,
-            // Any one message must fit, or the server would refuse to deliver it for ever.
-            "max_bytes": bytes_max.max(2 * self.shared.client.server_info().max_payload).min(i32::MAX as usize),
-            "expires": PULL_EXPIRES.as_nanos() as u64,
-            "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
-        });
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.shared.settings.stream, consumer.name);
-        let sent = self.shared.client.publish_with_reply(subject, consumer.inbox.clone(), payload.to_string().into());
-        sent.await.map_err(|error| failed("request messages", error))?;
+        let of = (self.shared.settings.stream.as_str(), consumer.name.as_str());
+        pull(&self.shared, of, &consumer.inbox, wanted - on_their_way, bytes_max).await?;
         consumer.missing = wanted - usize::from(consumer.head.is_some());
         (consumer.heard_at, consumer.idle) = (Instant::now(), false);
         Ok(())
@@ -119,14 +112,14 @@ impl Reader {
     /// Answers how many messages there are from that sequence on.
     async fn begin(&mut self, first: u64) -> Result<u64, BusError> {
         self.forget();
-        let wanted = pull::Config {
+        let wanted = Config {
             description: Some(format!("reads for {}", self.reads_for)),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first.max(1) },
             ack_policy: AckPolicy::None,
             inactive_threshold: INACTIVE_MAX,
             memory_storage: true,
             num_replicas: 1,
-            ..pull::Config::default()
+            ..Config::default()
         };
         let created = self.shared.stream.create_consumer(wanted).await;
         let created = created.map_err(|error| failed("create consumer", error))?;
@@ -151,8 +144,7 @@ impl Reader {
     pub(super) fn head(&mut self) -> Option<&Read> {
         let consumer = self.consumer.as_mut()?;
         while consumer.head.is_none() {
-            // Without the runtime's budget, which would make a queue look empty that is not.
-            let message = tokio::task::unconstrained(consumer.incoming.next()).now_or_never().flatten()?;
+            let message = at_hand(&mut consumer.incoming)?;
             if !consumer.take(message, &self.shared) {
                 self.forget();
                 return None;
@@ -248,4 +240,8 @@ impl Consumer {
         self.head = Some(Read { message, sequence, published_at_ms });
         true
     }
+}
+
+fn not_brought(headers: Option<&HeaderMap>) -> Option<usize> {
+    headers?.get(PENDING_MESSAGES)?.as_str().parse().ok()
 }

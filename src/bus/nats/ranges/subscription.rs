@@ -15,7 +15,7 @@ use super::cutter::{Cut, Cutter, SequenceRange};
 use super::held::{Complete, Held, Key};
 use super::reader::Reader;
 use crate::bus::nats::Shared;
-use crate::bus::nats::subscription::{NOTE_INTERVAL, REFUSED_PAUSE, Subscription, delivery, takes};
+use crate::bus::nats::subscription::{EXHAUSTED, NOTE_INTERVAL, REFUSED_PAUSE, Subscription, delivery, takes};
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, ConsumerSpec, Delivery, Leased, Receipt};
 
@@ -285,8 +285,7 @@ impl RangeSubscription {
             warn!(%error, consumer = self.spec.name, "messages of other subjects could not be passed over");
         }
         for receipt in std::mem::take(&mut self.exhausted) {
-            let reason = "not acknowledged in the last delivery allowed";
-            if let Err(error) = self.acker.dead_letter(receipt, reason).await {
+            if let Err(error) = self.acker.dead_letter(receipt, EXHAUSTED).await {
                 warn!(%error, consumer = self.spec.name, "cannot store dead letter");
             }
         }
