@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{Engine, Wake, commit, damaged, failed, is_keepable, timestamp};
+use super::{Engine, Wake, damaged, failed, is_keepable, timestamp};
 use crate::store::delivery::RETENTION_MS;
 use crate::store::{
     Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, RETRIES_MAX, RetryFilter, StoreError,
@@ -109,7 +109,7 @@ impl Engine {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             super::effects::run(&tx, sql, &values, context).await?;
-            commit(tx, if again { Wake::Work } else { Wake::Nobody }, context).await?;
+            self.commit(tx, if again { Wake::Work } else { Wake::Nobody }, context).await?;
             client.whole = true;
             Ok(())
         })
@@ -195,7 +195,7 @@ impl Engine {
                  WHERE d.id = $1 RETURNING {COLUMNS}"
             );
             let row = tx.query_one(&sql, &[&id]).await.map_err(failed(context))?;
-            commit(tx, Wake::Work, context).await?;
+            self.commit(tx, Wake::Work, context).await?;
             client.whole = true;
             delivery(&row).map(|(_, delivery)| delivery)
         })
@@ -219,7 +219,7 @@ impl Engine {
             let values: [&(dyn ToSql + Sync); 6] =
                 [&statuses, &filter.since_ms, &filter.until_ms, &filter.webhook_id, &filter.rule_id, &limit];
             let retried = tx.execute(sql, &values).await.map_err(failed(context))?;
-            commit(tx, Wake::Work, context).await?;
+            self.commit(tx, Wake::Work, context).await?;
             client.whole = true;
             Ok(retried)
         })

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::{Engine, Wake, commit, damaged, failed, is_keepable, timestamp, webhooks};
+use super::{Engine, Wake, damaged, failed, is_keepable, timestamp, webhooks};
 use crate::store::document::Document;
 use crate::store::{Actions, Page, PageRequest, StoreError, StoreErrorKind, cursor};
 
@@ -29,7 +29,7 @@ impl Engine {
             let row = tx.query_one(&sql, &[&id, &new.name(), &document]).await.map_err(name_taken(context))?;
             use_webhooks(&*tx, id, &webhooks).await?;
             let created = timestamp(row.get(0))?;
-            commit(tx, Wake::Changes, context).await?;
+            self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok(new.stored(id, created, created))
         })
@@ -103,7 +103,7 @@ impl Engine {
             };
             use_webhooks(&*tx, id, &webhooks).await?;
             let (created, updated) = (timestamp(row.get(0))?, timestamp(row.get(1))?);
-            commit(tx, Wake::Changes, context).await?;
+            self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok(new.stored(id, created, updated))
         })
@@ -122,7 +122,7 @@ impl Engine {
                 use_webhooks(&*tx, id, &[]).await?;
                 tx.execute("DELETE FROM anomaly_states WHERE config_id = $1", &[&id]).await.map_err(failed(context))?;
             }
-            commit(tx, if id.is_some() { Wake::Changes } else { Wake::Nobody }, context).await?;
+            self.commit(tx, if id.is_some() { Wake::Changes } else { Wake::Nobody }, context).await?;
             client.whole = true;
             Ok(id.is_some())
         })

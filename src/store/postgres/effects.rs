@@ -7,7 +7,7 @@ use futures_util::try_join;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{Client, Engine, Wake, anomalies, commit, damaged, failed};
+use super::{Client, Engine, Wake, anomalies, damaged, failed};
 use crate::store::{Effects, OutboxMessage, Recorded, StoreError};
 
 type Tx<'a> = deadpool_postgres::Transaction<'a>;
@@ -54,12 +54,12 @@ impl Engine {
                 return self.refusal(effects).await;
             }
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
-            commit(tx, if due { Wake::Work } else { Wake::Nobody }, context).await?;
+            self.commit(tx, if due { Wake::Work } else { Wake::Nobody }, context).await?;
             if effects.acknowledged_floor > 0 {
                 // In a transaction of its own: its lock must not wait for locks that wait for it.
                 let tx = client.transaction().await.map_err(failed(context))?;
                 forget(&tx, effects).await?;
-                commit(tx, Wake::Nobody, context).await?;
+                self.commit(tx, Wake::Nobody, context).await?;
             }
             client.whole = true;
             Ok(Recorded::Committed)

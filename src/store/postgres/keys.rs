@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::documents::{find, name_taken};
-use super::{Engine, Wake, commit, failed, timestamp};
+use super::{Engine, Wake, failed, timestamp};
 use crate::store::{ApiKey, NewApiKey, Page, PageRequest, StoreError, cursor, key};
 
 const TABLE: &str = "api_keys";
@@ -21,7 +21,7 @@ impl Engine {
             let sql = "INSERT INTO api_keys (id, app_id, name, hash, created_at)
                        VALUES ($1, $2, $3, $4, causality_now_ms()) RETURNING id, app_id, name, created_at";
             let row = tx.query_one(sql, &[&id, &new.app_id, &new.name, &hash]).await.map_err(name_taken(context))?;
-            commit(tx, Wake::Changes, context).await?;
+            self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok((api_key(&row)?, key))
         })
@@ -66,7 +66,7 @@ impl Engine {
             let tx = client.transaction().await.map_err(failed(context))?;
             let id = find(&*tx, TABLE, key, "FOR UPDATE").await?;
             tx.execute("DELETE FROM api_keys WHERE id = $1", &[&id]).await.map_err(failed(context))?;
-            commit(tx, if id.is_some() { Wake::Changes } else { Wake::Nobody }, context).await?;
+            self.commit(tx, if id.is_some() { Wake::Changes } else { Wake::Nobody }, context).await?;
             client.whole = true;
             Ok(id.is_some())
         })

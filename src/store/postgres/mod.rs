@@ -191,6 +191,24 @@ impl Engine {
         }
     }
 
+    /// Commits, telling other processes and this one, which knows of a change before its answer is out:
+    /// the notification may come a little later than the next event.
+    async fn commit(
+        &self,
+        tx: deadpool_postgres::Transaction<'_>,
+        wake: Wake,
+        context: &'static str,
+    ) -> Result<(), StoreError> {
+        if let Some(sql) = wake.sql() {
+            Transaction::batch_execute(&tx, sql).await.map_err(failed(context))?;
+        }
+        tx.commit().await.map_err(failed(context))?;
+        if matches!(wake, Wake::Changes | Wake::Both) {
+            self.0.changes.send_modify(|version| *version += 1);
+        }
+        Ok(())
+    }
+
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let context = "reach PostgreSQL";
         self.call_within(PING_SILENCE_MAX, context, async {
@@ -274,14 +292,6 @@ impl Drop for Client {
             drop(Object::take(object));
         }
     }
-}
-
-/// Commits, telling other processes and this one.
-async fn commit(tx: deadpool_postgres::Transaction<'_>, wake: Wake, context: &'static str) -> Result<(), StoreError> {
-    if let Some(sql) = wake.sql() {
-        Transaction::batch_execute(&tx, sql).await.map_err(failed(context))?;
-    }
-    tx.commit().await.map_err(failed(context))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

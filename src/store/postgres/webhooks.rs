@@ -5,7 +5,7 @@ use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use super::documents::{find, name_taken, refuse_taken};
-use super::{Engine, Wake, commit, damaged, failed, timestamp};
+use super::{Engine, Wake, damaged, failed, timestamp};
 use crate::store::{Auth, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
 
 pub(super) const TABLE: &str = "webhooks";
@@ -29,7 +29,7 @@ impl Engine {
             let webhook =
                 Webhook { id, document: new, disabled_reason: None, created_at: created, updated_at: created };
             self.put(&*tx, &webhook).await?;
-            commit(tx, Wake::Changes, context).await?;
+            self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok(webhook)
         })
@@ -105,7 +105,7 @@ impl Engine {
             };
             self.put(&*tx, &webhook).await?;
             // One that is enabled again makes due what it is owed.
-            commit(tx, Wake::Both, context).await?;
+            self.commit(tx, Wake::Both, context).await?;
             client.whole = true;
             Ok(webhook)
         })
@@ -119,7 +119,7 @@ impl Engine {
             let tx = client.transaction().await.map_err(failed(context))?;
             // Waits for those who are about to owe it something or to name it.
             let Some(id) = find(&*tx, TABLE, key, "FOR UPDATE").await? else {
-                commit(tx, Wake::Nobody, context).await?;
+                self.commit(tx, Wake::Nobody, context).await?;
                 client.whole = true;
                 return Ok(false);
             };
@@ -148,7 +148,7 @@ impl Engine {
             .await
             .map_err(failed(context))?;
             tx.execute("DELETE FROM webhooks WHERE id = $1", &[&id]).await.map_err(failed(context))?;
-            commit(tx, Wake::Changes, context).await?;
+            self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok(true)
         })
@@ -164,7 +164,7 @@ impl Engine {
                            updated_at = greatest(causality_now_ms(), updated_at + 1)
                        WHERE id = $1";
             let changed = tx.execute(sql, &[&id, &reason]).await.map_err(failed(context))?;
-            commit(tx, Wake::Changes, context).await?;
+            self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             if changed == 0 { Err(StoreError::new(StoreErrorKind::NotFound, context)) } else { Ok(()) }
         })
