@@ -30,6 +30,10 @@ mod shop;
 use services::nats::{NatsServer, Version};
 use services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 
+/// As in the product.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const EVENTS: u64 = 1_000_000;
 const SLICES: usize = 3;
 /// Events published together, and how many such batches are on their way.
@@ -55,6 +59,7 @@ fn main() {
     if std::env::var_os(SERVE_S3).is_some() {
         return serve_s3();
     }
+    causality::memory::tune();
     let from_environment = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let events = from_environment("CAUSALITY_BENCH_EVENTS").unwrap_or(EVENTS).next_multiple_of(BATCH);
     let slices = from_environment("CAUSALITY_BENCH_SLICES").map_or(SLICES, |slices| slices as usize);

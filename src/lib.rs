@@ -50,6 +50,7 @@ pub mod event;
 // Foundations: values and small mechanisms that know nothing of events.
 pub mod backoff;
 pub mod config;
+pub mod memory;
 pub mod metrics;
 pub mod role;
 pub mod sqlite;

@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sqlite", &[]),
     ("role", &[]),
     ("config", &[]),
+    ("memory", &[]),
     ("telemetry", &["config", "metrics"]),
     ("supervisor", &["backoff", "metrics"]),
     ("bus", &["event", "metrics", "backoff", "sqlite", "supervisor"]),
