@@ -17,10 +17,13 @@ use super::batches::read;
 /// Partitions that are looked into at once: each costs some round trips, and a sink may be behind in hundreds.
 const PARTITIONS_AT_ONCE: usize = 8;
 
+/// Of an app, one hour since the Unix epoch.
+type PartitionKey<'a> = (&'a str, i64);
+
 /// The sequences of those deliveries whose rows the warehouse holds.
 pub(super) async fn stored(warehouse: &Warehouse, deliveries: &[Delivery]) -> Result<HashSet<u64>, WarehouseError> {
     let partitions = by_partition(deliveries).into_iter();
-    let look = |((app_id, hour), suspects): ((&str, i64), _)| {
+    let look = |((app_id, hour), suspects): (PartitionKey, _)| {
         stored_in(warehouse, Partition { app_id: app_id.to_owned(), hour }, suspects)
     };
     let looks: Vec<_> = partitions.map(look).collect();
@@ -36,6 +39,12 @@ async fn stored_in(
     // Listed anew for every fetch: whoever had the message before has stored it, if at
     // all, before its lease ended, and so before it came to us.
     let footers = warehouse.footers(&partition, oldest).await?;
+    let sequences = || suspects.iter().map(|delivery| delivery.sequence());
+    let footers = footers.reaching(sequences().min().unwrap_or(0), sequences().max().unwrap_or(0));
+    if footers.is_empty() {
+        metrics::sink_suspects(suspects.len() as u64, 0);
+        return Ok(HashSet::new());
+    }
     let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence(), delivery.published_at_ms);
     let candidates: Vec<Suspect> = suspects.iter().filter(held).filter_map(|delivery| suspect(delivery)).collect();
     metrics::sink_suspects(suspects.len() as u64, candidates.len() as u64);
@@ -47,13 +56,22 @@ async fn stored_in(
     Ok(sequences.into_iter().zip(confirmed).filter(|(_, held)| *held).map(|(sequence, _)| sequence).collect())
 }
 
-fn by_partition(deliveries: &[Delivery]) -> HashMap<(&str, i64), Vec<&Delivery>> {
-    let mut partitions: HashMap<_, Vec<&Delivery>> = HashMap::new();
+fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery>)> {
+    let mut partitions: Vec<(PartitionKey, Vec<&Delivery>)> = Vec::new();
+    let mut places: HashMap<PartitionKey, usize> = HashMap::new();
+    let mut last = 0;
     for delivery in deliveries.iter().filter(|delivery| delivery.suspect) {
         // What cannot be read was never written.
         let Ok(event) = read(delivery) else { continue };
-        let hour = hour_of(event.timestamp_ms, delivery.published_at_ms);
-        partitions.entry((event.app_id, hour)).or_default().push(delivery);
+        let key = (event.app_id, hour_of(event.timestamp_ms, delivery.published_at_ms));
+        // Neighbours are mostly of one partition.
+        if partitions.get(last).is_none_or(|(of, _)| *of != key) {
+            last = *places.entry(key).or_insert(partitions.len());
+            if last == partitions.len() {
+                partitions.push((key, Vec::new()));
+            }
+        }
+        partitions[last].1.push(delivery);
     }
     partitions
 }

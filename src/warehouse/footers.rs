@@ -63,6 +63,16 @@ impl PartitionFooters {
         self.candidates(sequence, published_at_ms).next().is_some()
     }
 
+    /// Without the files that hold nothing from `first` to `last`: of a backlog mostly all of them.
+    pub fn reaching(mut self, first: u64, last: u64) -> Self {
+        self.files.retain(|file| file.ranges.span().is_some_and(|(from, to)| from <= last && first <= to));
+        self
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// The size of one file, if it is there.
     pub(super) fn bytes_of(&self, name: &str) -> Option<u64> {
         self.files.iter().find(|file| file.file.name == name).map(|file| file.file.bytes)

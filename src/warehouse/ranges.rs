@@ -54,6 +54,11 @@ impl SequenceRanges {
         self.ranges.is_empty()
     }
 
+    /// The first and the last of them.
+    pub fn span(&self) -> Option<(u64, u64)> {
+        Some((self.ranges.first()?.0, self.ranges.last()?.1))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.ranges.iter().copied()
     }
