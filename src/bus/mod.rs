@@ -344,6 +344,16 @@ impl Subscription {
         }
     }
 
+    /// For a consumer that ends with nothing under way: what was fetched ahead for it, or belongs together with it, is
+    /// delivered again at once, not when its lease ends. The embedded bus fetches nothing ahead.
+    pub async fn give_back(&mut self) -> Result<(), BusError> {
+        match &mut self.0 {
+            Receiving::Embedded(_) => Ok(()),
+            Receiving::Nats(subscription) => subscription.give_back().await,
+            Receiving::NatsRanges(subscription) => subscription.give_back().await,
+        }
+    }
+
     pub fn acker(&self) -> Acker {
         match &self.0 {
             Receiving::Embedded(subscription) => Acker(Answering::Embedded(subscription.acker())),

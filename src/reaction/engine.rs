@@ -82,6 +82,9 @@ pub async fn run_engine(
     while let Some(ended) = engine.beside.next().await {
         engine.ended(ended);
     }
+    if let Err(error) = subscription.give_back().await {
+        warn!(%error, "messages read ahead are not given back, they come again when their leases end");
+    }
     Ok(())
 }
 

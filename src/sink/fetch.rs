@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::backoff::random_unit;
@@ -34,12 +35,20 @@ pub(super) struct Fetched {
     pub(super) deliveries: Result<Vec<Delivery>, BusError>,
 }
 
-/// Waits for messages. `limits` are messages and bytes.
-pub(super) async fn fetch(mut subscription: Subscription, limits: (usize, usize), linger: bool) -> Fetched {
-    if linger {
-        tokio::time::sleep(LINGER).await;
-    }
-    let deliveries = deliveries(&mut subscription, limits).await;
+/// Waits for messages, or until `ended`. `limits` are messages and bytes.
+pub(super) async fn fetch(
+    mut subscription: Subscription,
+    limits: (usize, usize),
+    linger: bool,
+    ended: CancellationToken,
+) -> Fetched {
+    let fetching = async {
+        if linger {
+            tokio::time::sleep(LINGER).await;
+        }
+        deliveries(&mut subscription, limits).await
+    };
+    let deliveries = ended.run_until_cancelled(fetching).await.unwrap_or_else(|| Ok(Vec::new()));
     Fetched { subscription, deliveries }
 }
 

@@ -57,8 +57,11 @@ use status::WorkerStatus;
 /// The durable consumer on the bus and what it reads.
 const CONSUMER: &str = "warehouse-sink";
 const FILTER: &str = "events.>";
-/// Chunks that are looked up or wait for the encoder, with the one that a fetch will bring.
-const CHUNKS_MAX: usize = 2;
+/// Chunks that no job has taken, with the one that a fetch will bring: as many as let the encoder go on while a
+/// remote warehouse takes some tens of milliseconds to be looked into.
+const CHUNKS_MAX: usize = 6;
+/// Those of them that wait for the encoder: more would only take memory.
+const WAITING_MAX: usize = 2;
 /// A stopping sink takes the stream for drained when nothing has come for this long.
 const DRAINED_AFTER: Duration = Duration::from_millis(100);
 /// The least time between two looks at ages and leases: a bus that cannot renew is not asked in a loop.
@@ -186,6 +189,8 @@ struct Sink {
     /// Absent while a fetch has it.
     subscription: Option<Subscription>,
     fetch: Option<Boxed<Fetched>>,
+    /// Ends the fetch that is under way.
+    ended: CancellationToken,
     /// Fetched, and being looked up; they end in the order of the fetches.
     looks: FuturesOrdered<Boxed<Result<Chunk, SinkError>>>,
     /// Looked up while a job was running; the oldest first.
@@ -233,6 +238,7 @@ impl Sink {
             status,
             subscription: Some(subscription),
             fetch: None,
+            ended: CancellationToken::new(),
             looks: FuturesOrdered::new(),
             waiting: VecDeque::new(),
             last_fetched: 0,
@@ -258,8 +264,25 @@ impl Sink {
         }
         let budget = self.settings.stop_budget.left();
         match tokio::time::timeout(budget, self.drain(Instant::now() + budget / 3)).await {
-            Ok(drained) => drained,
-            Err(_) => Err(SinkError::StopTimedOut { rows: self.batches.as_ref().map_or(0, OpenBatches::rows) }),
+            Ok(drained) => drained?,
+            Err(_) => {
+                return Err(SinkError::StopTimedOut { rows: self.batches.as_ref().map_or(0, OpenBatches::rows) });
+            }
+        }
+        self.give_back().await;
+        Ok(())
+    }
+
+    /// Others need not wait for what was read ahead. Only when no file is on its way any more: they look for it.
+    async fn give_back(&mut self) {
+        self.ended.cancel();
+        if let Some(fetch) = self.fetch.take() {
+            self.subscription = Some(fetch.await.subscription);
+        }
+        if let Some(subscription) = &mut self.subscription
+            && let Err(error) = subscription.give_back().await
+        {
+            warn!(%error, "messages read ahead are not given back, they come again when their leases end");
         }
     }
 
@@ -303,7 +326,7 @@ impl Sink {
         {
             self.start_job(move |batches| batches.take(&chunk.deliveries, &chunk.leased, &chunk.stored));
         }
-        if fetching && self.chunks() < CHUNKS_MAX && self.has_room() {
+        if fetching && self.chunks() < CHUNKS_MAX && self.waiting.len() < WAITING_MAX && self.has_room() {
             self.start_fetch();
         }
         let pause_to = self.woke_at.map(|woke_at| woke_at + WAKE_PAUSE);
@@ -350,7 +373,7 @@ impl Sink {
         if let Some(subscription) = self.subscription.take() {
             let linger = self.last_fetched < self.settings.fetch_messages_max / 4;
             let limits = (self.settings.fetch_messages_max, self.settings.fetch_bytes_max);
-            self.fetch = Some(Box::pin(fetch::fetch(subscription, limits, linger)));
+            self.fetch = Some(Box::pin(fetch::fetch(subscription, limits, linger, self.ended.clone())));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::CHUNKS_MAX;
 use super::*;
 use crate::event::proto::EventEnvelope;
 use crate::services::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
@@ -174,8 +175,8 @@ async fn a_stop_waits_for_what_is_looked_up() {
     assert_eq!((bench.backlog().await, stored(&server).len()), (0, 300));
 }
 
-/// The second look begins while the first one hangs, and a third one waits for them. Whichever of two is answered
-/// first, rows are stored in the order of the fetches.
+/// More looks begin while the first one hangs, as many as may wait for the encoder. Whichever is answered first, rows
+/// are stored in the order of the fetches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looks_go_on_beside_one_another_and_end_in_order() {
     let silence_max = Duration::from_secs(4);
@@ -191,10 +192,11 @@ async fn looks_go_on_beside_one_another_and_end_in_order() {
     // All of them into one file.
     let stop_budget = PATIENCE.into();
     let running = bench.start_into(warehouse, Settings { fetch_messages_max: 100, stop_budget, ..settings() });
-    wait_for("two looks have begun", async || server.faulty_reads() >= before + 2).await;
+    let all = before + CHUNKS_MAX as u64;
+    wait_for("looks have begun", async || server.faulty_reads() >= all).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(started.elapsed() < silence_max, "they began one after the other");
-    assert_eq!(server.faulty_reads(), before + 2);
+    assert_eq!(server.faulty_reads(), all);
     server.fail_reads(Fault::Slow, 2);
     running.stop().await;
     let sent: Vec<String> = events.into_iter().map(|event| event.id).collect();

@@ -57,6 +57,11 @@ impl Acker {
         self.answer(&again, AckKind::Nak(Some(delay)), "give messages back").await
     }
 
+    /// Nobody has tried them: they come again at once, however often they were delivered.
+    pub(super) async fn give_back(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+        self.answer(receipts, AckKind::Nak(None), "give messages back").await
+    }
+
     pub(in crate::bus) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
         dead_letter::bury(&self.shared, &self.consumer.name, receipt, reason).await?;
         self.answer(&[receipt], AckKind::Term, "bury message").await
@@ -150,19 +155,26 @@ pub(super) struct AckSubject<'a> {
 
 impl<'a> AckSubject<'a> {
     pub(super) fn parse(reply: &'a str) -> Option<Self> {
-        let names = match reply.split('.').count() {
-            9 => 4,
-            count if count >= 11 => 6,
+        // In one pass: this is done for every message.
+        let (mut dots, mut count) = ([0; 10], 0);
+        for (at, _) in reply.bytes().enumerate().filter(|(_, byte)| *byte == b'.') {
+            if let Some(dot) = dots.get_mut(count) {
+                *dot = at;
+            }
+            count += 1;
+        }
+        let behind_names = match count {
+            8 => &dots[3..8],
+            10.. => &dots[5..10],
             _ => return None,
         };
-        let (dot, _) = reply.match_indices('.').nth(names - 1)?;
-        let mut numbers = reply[dot + 1..].split('.');
-        let delivery_count = numbers.next()?.parse().ok()?;
-        let sequence = numbers.next()?.parse().ok()?;
-        let consumer_sequence = numbers.next()?.parse().ok()?;
-        let published_ns: i64 = numbers.next()?.parse().ok()?;
+        let number = |at: usize| reply.get(behind_names[at] + 1..behind_names[at + 1]);
+        let delivery_count = number(0)?.parse().ok()?;
+        let sequence = number(1)?.parse().ok()?;
+        let consumer_sequence = number(2)?.parse().ok()?;
+        let published_ns: i64 = number(3)?.parse().ok()?;
         Some(Self {
-            prefix: &reply[..dot],
+            prefix: &reply[..behind_names[0]],
             receipt: Receipt { sequence, consumer_sequence, delivery_count },
             published_at_ms: published_ns / 1_000_000,
         })

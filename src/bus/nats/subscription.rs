@@ -160,6 +160,15 @@ impl Subscription {
         }
     }
 
+    pub(in crate::bus) async fn give_back(&mut self) -> Result<(), BusError> {
+        // First, or the standing pull request would get them again.
+        self.incoming.unsubscribe().await.map_err(|error| super::streams::failed("give messages back", error))?;
+        self.take_at_hand(usize::MAX, usize::MAX);
+        (self.ready_bytes, self.pull, self.suspect_to) = (0, None, None);
+        let receipts: Vec<Receipt> = std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt).collect();
+        self.acker.give_back(&receipts).await
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -336,19 +345,26 @@ pub(super) fn takes(consumer: &str, filter: &Filter, message: &Message) -> bool 
     filter.matches(message.subject.as_bytes()) && !message.headers.as_ref().is_some_and(others)
 }
 
-pub(super) fn delivery(message: &Message, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
+fn delivery(message: &Message, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
     // Copied, so that one message that is kept does not keep all that was read from the socket with it.
     let mut record = Vec::with_capacity(HEADER_BYTES + message.subject.len() + message.payload.len());
-    batch::write_record(&mut record, 0, message.subject.as_bytes(), b"", |out| {
-        out.extend_from_slice(&message.payload);
-    });
+    write_record(&mut record, message);
     Delivery {
         receipt,
         record: Bytes::from(record),
         published_at_ms,
         delivery_count: receipt.delivery_count,
-        suspect: receipt.delivery_count > 1 || receipt.sequence <= suspect_to,
+        suspect: is_suspect(&receipt, suspect_to),
     }
+}
+
+/// Appends a message as deliveries hold it.
+pub(super) fn write_record(records: &mut Vec<u8>, message: &Message) {
+    batch::write_record(records, 0, message.subject.as_bytes(), b"", |out| out.extend_from_slice(&message.payload));
+}
+
+pub(super) fn is_suspect(receipt: &Receipt, suspect_to: u64) -> bool {
+    receipt.delivery_count > 1 || receipt.sequence <= suspect_to
 }
 
 pub(super) async fn open_inbox(shared: &Shared) -> Result<(String, Subscriber), BusError> {

@@ -84,6 +84,14 @@ impl Held {
         keys(receipts).into_iter().filter_map(complete).collect()
     }
 
+    /// Everything that is held, to come again at once where something is open.
+    pub(super) fn give_back(&self) -> Vec<Complete> {
+        let again = |range: &HeldRange| if range.open > 0 { Some(Duration::ZERO) } else { range.again };
+        let given =
+            |(key, range): (&Key, &HeldRange)| Complete { key: *key, receipt: range.receipt, again: again(range) };
+        self.ranges().held.iter().map(given).collect()
+    }
+
     /// The server knows that these are complete.
     pub(super) fn release(&self, complete: &[Complete]) {
         let mut ranges = self.ranges();

@@ -18,6 +18,7 @@ mod cutter;
 mod held;
 mod place;
 mod reader;
+mod ready;
 mod subscription;
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ struct Consumer {
     delivered: u64,
     /// What pull requests on their way may still bring.
     missing: usize,
+    /// Something came since `heard_at` was set.
+    heard: bool,
     heard_at: Instant,
     /// A pull request has been waiting for messages.
     idle: bool,
@@ -133,6 +135,7 @@ impl Reader {
             clean_from: first,
             delivered: 0,
             missing: 0,
+            heard: false,
             heard_at: Instant::now(),
             idle: false,
             nothing_to: 0,
@@ -145,7 +148,7 @@ impl Reader {
         let consumer = self.consumer.as_mut()?;
         while consumer.head.is_none() {
             let message = at_hand(&mut consumer.incoming)?;
-            if !consumer.take(message, &self.shared) {
+            if !consumer.take(message) {
                 self.forget();
                 return None;
             }
@@ -178,11 +181,22 @@ impl Reader {
             return std::future::pending().await;
         }
         let heard = match consumer.incoming.next().await {
-            Some(message) => consumer.take(message, &self.shared),
+            Some(message) => consumer.take(message),
             None => false,
         };
+        self.note_heard();
         if !heard {
             self.forget();
+        }
+    }
+
+    /// To be called after messages were taken; looking at the clock for each of them would cost more than the rest.
+    pub(super) fn note_heard(&mut self) {
+        if let Some(consumer) = &mut self.consumer
+            && std::mem::take(&mut consumer.heard)
+        {
+            consumer.heard_at = Instant::now();
+            self.shared.link.heard();
         }
     }
 
@@ -208,9 +222,8 @@ impl Consumer {
     }
 
     /// False when the consumer is of no more use.
-    fn take(&mut self, message: Message, shared: &Shared) -> bool {
-        shared.link.heard();
-        self.heard_at = Instant::now();
+    fn take(&mut self, message: Message) -> bool {
+        self.heard = true;
         match message.status {
             None | Some(StatusCode::OK) => {}
             Some(StatusCode::IDLE_HEARTBEAT) => {

@@ -14,13 +14,14 @@ use super::acker::RangeAcker;
 use super::cutter::{Cut, Cutter, SequenceRange};
 use super::held::{Complete, Held, Key};
 use super::reader::Reader;
+use super::ready::Ready;
 use crate::bus::nats::Shared;
-use crate::bus::nats::subscription::{EXHAUSTED, NOTE_INTERVAL, REFUSED_PAUSE, Subscription, delivery, takes};
+use crate::bus::nats::subscription::{EXHAUSTED, NOTE_INTERVAL, REFUSED_PAUSE, Subscription, takes};
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, ConsumerSpec, Delivery, Leased, Receipt};
 
 /// Ranges in hand, the one that is read included, below which more are cut and fetched.
-const IN_HAND: usize = 2;
+const IN_HAND: usize = 4;
 /// Ranges that one fetch from the queue may bring: they are small where little comes.
 const FETCHED_MAX: usize = 8;
 /// After all that there was, this long passes before the next range is cut, so that trickling messages make few.
@@ -57,9 +58,7 @@ pub(in crate::bus) struct RangeSubscription {
     /// Leased and not read to the end; the first is being read.
     ranges: VecDeque<InHand>,
     /// Read, and not handed out yet.
-    ready: Vec<Delivery>,
-    ready_bytes: usize,
-    ready_leased_at: Option<Instant>,
+    ready: Ready,
     /// When the oldest lease of what was handed out last began.
     leased_at: Instant,
     complete: Vec<Complete>,
@@ -101,9 +100,7 @@ impl RangeSubscription {
             looked_at: now,
             reader: Reader::new(shared.clone(), spec.name.clone()),
             ranges: VecDeque::new(),
-            ready: Vec::new(),
-            ready_bytes: 0,
-            ready_leased_at: None,
+            ready: Ready::default(),
             leased_at: now,
             complete: Vec::new(),
             exhausted: Vec::new(),
@@ -143,7 +140,7 @@ impl RangeSubscription {
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
             }
-            let full = self.ready.len() >= messages_max || self.ready_bytes >= bytes_max;
+            let full = self.ready.len() >= messages_max || self.ready.bytes() >= bytes_max;
             if !self.ready.is_empty() && (full || self.ranges.is_empty()) {
                 return Ok(self.hand_out());
             }
@@ -161,6 +158,11 @@ impl RangeSubscription {
                 () = tokio::time::sleep(note_interval) => self.notice().await,
             }
         }
+    }
+
+    pub(in crate::bus) async fn give_back(&mut self) -> Result<(), BusError> {
+        self.queue.give_back().await?;
+        self.acker.answer(self.acker.held.give_back()).await
     }
 
     /// Everything that can be done without waiting for something to come.
@@ -185,7 +187,6 @@ impl RangeSubscription {
         self.epoch = None;
         self.ranges.clear();
         self.ready.clear();
-        (self.ready_bytes, self.ready_leased_at) = (0, None);
         self.complete.clear();
         self.exhausted.clear();
         self.reader.forget();
@@ -201,9 +202,8 @@ impl RangeSubscription {
     }
 
     fn hand_out(&mut self) -> Vec<Delivery> {
-        self.leased_at = self.ready_leased_at.take().unwrap_or_else(Instant::now);
-        self.ready_bytes = 0;
-        std::mem::take(&mut self.ready)
+        self.leased_at = self.ready.leased_at().unwrap_or_else(Instant::now);
+        self.ready.take()
     }
 
     /// Ranges that waited here for half of their lease come again.
@@ -212,9 +212,8 @@ impl RangeSubscription {
         let before = self.ranges.len();
         self.ranges.retain(|range| fresh(self.acker.held.leased_at(range.key)));
         let mut let_go = before - self.ranges.len();
-        if !self.ready.is_empty() && !fresh(self.ready_leased_at) {
+        if !self.ready.is_empty() && !fresh(self.ready.leased_at()) {
             self.ready.clear();
-            (self.ready_bytes, self.ready_leased_at) = (0, None);
             let_go += 1;
         }
         if let_go > 0 {
@@ -224,7 +223,12 @@ impl RangeSubscription {
 
     /// Takes what has arrived of the ranges in hand, up to both limits.
     fn take_at_hand(&mut self, messages_max: usize, bytes_max: usize) {
-        while self.ready.len() < messages_max && (self.ready.is_empty() || self.ready_bytes < bytes_max) {
+        self.take_of_ranges(messages_max, bytes_max);
+        self.reader.note_heard();
+    }
+
+    fn take_of_ranges(&mut self, messages_max: usize, bytes_max: usize) {
+        while self.ready.len() < messages_max && (self.ready.is_empty() || self.ready.bytes() < bytes_max) {
             let head = self.reader.head().map(|head| head.sequence);
             let Some(range) = self.ranges.front_mut() else { return };
             if self.reader.vouches_from().is_none_or(|from| from > range.next) {
@@ -256,11 +260,8 @@ impl RangeSubscription {
             } else if receipt.delivery_count > self.spec.max_deliver {
                 self.exhausted.push(receipt);
             } else {
-                let delivery = delivery(&read.message, receipt, read.published_at_ms, self.queue.suspect_to());
-                self.ready_bytes += delivery.record.len();
-                self.ready.push(delivery);
-                let leased_at = self.acker.held.leased_at(key);
-                self.ready_leased_at = self.ready_leased_at.map_or(leased_at, |at| leased_at.map(|new| at.min(new)));
+                let leased_at = || self.acker.held.leased_at(key);
+                self.ready.push(&read.message, receipt, read.published_at_ms, self.queue.suspect_to(), leased_at);
             }
             if sequence == last {
                 self.end_range();
@@ -299,8 +300,11 @@ impl RangeSubscription {
                 self.reader.forget();
             }
             let (first, mut last) = (range.next, range.last);
-            if let Some(second) = self.ranges.get(1).filter(|second| second.next == last + 1) {
-                last = second.last;
+            for behind in self.ranges.iter().skip(1) {
+                if behind.next != last + 1 {
+                    break;
+                }
+                last = behind.last;
             }
             if !self.reader.read(first, last, bytes_max).await? {
                 warn!(consumer = self.spec.name, "the stream lost messages of a range");

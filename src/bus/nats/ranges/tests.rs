@@ -170,6 +170,26 @@ async fn what_is_not_acknowledged_comes_again_with_its_range() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_back_comes_again_at_once() {
+    for fixture in both(|_| {}).await {
+        let bus = &fixture.bus;
+        publish_numbers(bus, 0..300).await;
+        let waits =
+            |name: &str| ConsumerSpec { ack_wait: Duration::from_secs(30), name: name.to_owned(), ..coarse(">") };
+        let mut subscription = bus.subscribe(waits("sink")).await.unwrap();
+        let some = subscription.fetch(100, usize::MAX).await.unwrap();
+        subscription.acker().ack(&receipts(&some[..40])).await.unwrap();
+        subscription.give_back().await.unwrap();
+        drop(subscription);
+        let mut subscription = bus.subscribe(waits("sink")).await.unwrap();
+        let began = Instant::now();
+        let again = fetch(&mut subscription, 300).await;
+        assert_eq!(sequences(&again).into_iter().collect::<HashSet<_>>(), (1..=300).collect());
+        assert!(again.iter().all(|delivery| delivery.suspect) && began.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_for_others_and_messages_that_are_gone_are_passed_over() {
     for fixture in both(|_| {}).await {
         let bus = &fixture.bus;

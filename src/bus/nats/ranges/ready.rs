@@ -1,0 +1,92 @@
+//! Messages that were read and not handed out yet.
+
+use std::time::Instant;
+
+use async_nats::Message;
+use bytes::Bytes;
+
+use super::held::Key;
+use crate::bus::nats::subscription::{is_suspect, write_record};
+use crate::bus::{Delivery, Receipt};
+
+/// What is handed out together lies in one buffer, as it is let go together: to allocate each message and free it
+/// on another thread costs more than to copy it.
+#[derive(Default)]
+pub(super) struct Ready {
+    /// Without their records yet.
+    deliveries: Vec<Delivery>,
+    records: Vec<u8>,
+    /// Where the record of each ends.
+    ends: Vec<usize>,
+    /// What was handed out last, in bytes.
+    last_bytes: usize,
+    /// When the oldest of their leases began; none when one is not known to hold.
+    leased_at: Option<Instant>,
+    /// The range of the last of them.
+    range: Option<Key>,
+}
+
+impl Ready {
+    pub(super) fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(super) fn leased_at(&self) -> Option<Instant> {
+        self.leased_at
+    }
+
+    /// `leased_at` is asked for once for each run of messages of one range.
+    pub(super) fn push(
+        &mut self,
+        message: &Message,
+        receipt: Receipt,
+        published_at_ms: i64,
+        suspect_to: u64,
+        leased_at: impl FnOnce() -> Option<Instant>,
+    ) {
+        let key = receipt.consumer_sequence;
+        if self.range.replace(key) != Some(key) {
+            let leased_at = leased_at();
+            self.leased_at = match self.deliveries.is_empty() {
+                true => leased_at,
+                false => self.leased_at.min(leased_at),
+            };
+        }
+        if self.records.capacity() == 0 {
+            self.records.reserve(self.last_bytes);
+        }
+        write_record(&mut self.records, message);
+        self.ends.push(self.records.len());
+        self.deliveries.push(Delivery {
+            receipt,
+            record: Bytes::new(),
+            published_at_ms,
+            delivery_count: receipt.delivery_count,
+            suspect: is_suspect(&receipt, suspect_to),
+        });
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self { last_bytes: self.last_bytes, ..Self::default() };
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Delivery> {
+        self.last_bytes = self.records.len();
+        let records = Bytes::from(std::mem::take(&mut self.records));
+        let mut start = 0;
+        for (delivery, end) in self.deliveries.iter_mut().zip(self.ends.drain(..)) {
+            delivery.record = records.slice(start..end);
+            start = end;
+        }
+        (self.leased_at, self.range) = (None, None);
+        std::mem::take(&mut self.deliveries)
+    }
+}
