@@ -8,9 +8,20 @@ use std::borrow::Cow;
 use std::io;
 
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
 
 /// Between the fastest and the best value for its time, by measurement on groups of mixed events.
 const LEVEL: i32 = -3;
+/// In place of the level's own. The window takes in the largest group, with twice the level's table to find in it:
+/// where nothing repeats farther than the level's half a megabyte this takes the same time and leaves a twentieth less,
+/// where devices and users come again in the same group it takes two thirds of the time and leaves half. The longest
+/// least match keeps short ones, which cost more than they save, out.
+const PARAMETERS: [CParameter; 4] = [
+    CParameter::WindowLog(21),
+    CParameter::HashLog(14),
+    CParameter::MinMatch(7),
+    CParameter::TargetLength(5),
+];
 /// Groups below this are left as they are: single events have little to repeat.
 const PACKED_BYTES_MIN: usize = 4 << 10;
 /// More than any group has.
@@ -32,7 +43,11 @@ pub(super) struct Packed<'a> {
 
 impl Packer {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { compressor: Compressor::new(LEVEL)?, packed: Vec::new() })
+        let mut compressor = Compressor::new(LEVEL)?;
+        for parameter in PARAMETERS {
+            compressor.set_parameter(parameter)?;
+        }
+        Ok(Self { compressor, packed: Vec::new() })
     }
 
     pub(super) fn pack<'a>(&'a mut self, raw: &'a [u8]) -> Packed<'a> {
