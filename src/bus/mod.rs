@@ -14,6 +14,7 @@ mod nats;
 mod subject;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -333,7 +334,25 @@ enum Receiving {
     NatsRanges(Box<nats::RangeSubscription>),
 }
 
+/// Whether a consumer wants messages at all. Asked before new ones are delivered, after it is known which they are.
+pub trait Interest: Send + Sync {
+    /// False: nothing that is on the bus by now and was not delivered yet is wanted. It is passed over.
+    fn is_any(&self) -> bool;
+
+    /// So many messages were passed over.
+    fn passed(&self, messages: u64);
+}
+
 impl Subscription {
+    /// Spares whom it has nothing to deliver to the deliveries and their answers. A bus that has to answer
+    /// each message to be done with it delivers all the same.
+    pub fn set_interest(&mut self, interest: Arc<dyn Interest>) {
+        match &mut self.0 {
+            Receiving::Embedded(subscription) => subscription.set_interest(interest),
+            Receiving::Nats(_) | Receiving::NatsRanges(_) => {}
+        }
+    }
+
     /// Waits for at least one message; then what is at hand, up to both limits (at least one message). A fetch
     /// that is cancelled loses nothing: the next one hands out what it had taken.
     pub async fn fetch(&mut self, messages_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BusError> {

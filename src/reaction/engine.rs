@@ -7,6 +7,8 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -22,7 +24,9 @@ use super::evaluate::{Evaluation, Undecodable};
 use super::ruleset::Ruleset;
 use super::{EngineSettings, ReactionError};
 use crate::backoff::{Backoff, random_unit};
-use crate::bus::{Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Receipt, Subscription};
+use crate::bus::{
+    Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription,
+};
 use crate::metrics;
 use crate::store::{Recorded, Store, StoreError, StoreErrorKind};
 
@@ -56,7 +60,10 @@ pub async fn run_engine(
         pending_max: settings.fetch_messages_max.saturating_mul(BESIDE_MAX + 2),
     };
     let mut subscription = bus.subscribe(spec).await?;
+    let needs = Arc::new(Needs { changes: store.changes(), none_as_of: AtomicU64::new(u64::MAX) });
+    subscription.set_interest(needs.clone());
     let mut engine = Engine {
+        needs,
         changes: store.changes(),
         groups: Groups::new(settings.groups_max),
         acker: subscription.acker(),
@@ -96,6 +103,7 @@ struct Engine {
     consumer: String,
     acker: Acker,
     stop: CancellationToken,
+    needs: Arc<Needs>,
     changes: watch::Receiver<u64>,
     ruleset: Ruleset,
     /// The version of the changes that `ruleset` holds, and when it was read. `None`: it must be read, and the
@@ -112,6 +120,23 @@ struct Engine {
     cleanup_at: Instant,
 }
 
+/// What the bus is asked for.
+struct Needs {
+    changes: watch::Receiver<u64>,
+    /// The version of the changes in which there is nothing to judge by.
+    none_as_of: AtomicU64,
+}
+
+impl Interest for Needs {
+    fn is_any(&self) -> bool {
+        *self.changes.borrow() != self.none_as_of.load(Ordering::Acquire)
+    }
+
+    fn passed(&self, messages: u64) {
+        metrics::reaction_events(messages, 0, 0, 0);
+    }
+}
+
 /// Something beside the judging has ended.
 enum Beside {
     Acknowledged(Result<(), BusError>),
@@ -125,6 +150,7 @@ impl Engine {
         let stop = self.stop.clone();
         let mut fetch = pin!(subscription.fetch(self.settings.fetch_messages_max, self.settings.fetch_bytes_max));
         loop {
+            let refresh_at = self.refresh_at();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(None),
@@ -133,6 +159,14 @@ impl Engine {
                 () = sleep_until(self.cleanup_at) => {
                     self.cleanup_at = Instant::now() + self.settings.state_cleanup_interval;
                     self.clean_up();
+                }
+                // Messages that are passed over do not bring the rules up to date.
+                () = sleep_until(refresh_at), if self.ruleset.is_empty() => {
+                    if let Err(error) = self.bring_up_to_date().await {
+                        warn!(error = %describe(&error), "rules could not be read, the next event tries again");
+                        self.loaded = None;
+                        self.needs.none_as_of.store(u64::MAX, Ordering::Release);
+                    }
                 }
             }
         }
@@ -256,8 +290,16 @@ impl Engine {
         }
         self.ruleset = ruleset;
         self.loaded = Some((version, Instant::now()));
+        self.needs.none_as_of.store(if self.ruleset.is_empty() { version } else { u64::MAX }, Ordering::Release);
         debug!(version, rules = self.ruleset.rules.len(), "rules are up to date");
         Ok(())
+    }
+
+    fn refresh_at(&self) -> Instant {
+        self.loaded.map_or_else(
+            || Instant::now() + self.settings.refresh_interval,
+            |(_, at)| at + self.settings.refresh_interval,
+        )
     }
 
     /// False when the lease is gone.

@@ -39,6 +39,11 @@ pub(super) struct Ruleset {
 }
 
 impl Ruleset {
+    /// No event can have an effect.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rules.is_empty() && self.anomalies.is_empty()
+    }
+
     /// Reads everything and compiles what `previous` does not hold.
     pub(super) async fn load(store: &Store, previous: &Self) -> Result<Self, StoreError> {
         let webhooks = Webhooks::of(read_all(|page| store.webhooks(page)).await?);

@@ -16,7 +16,7 @@ use super::tail::{self, Tail};
 use super::window::{Slot, State, Window};
 use crate::bus::batch::{self, FLAG_REPLAY};
 use crate::bus::subject::Filter;
-use crate::bus::{ConsumerSpec, Delivery, Receipt};
+use crate::bus::{ConsumerSpec, Delivery, Interest, Receipt};
 
 /// The unit of deadlines: 2.7 years fit.
 const TICK: Duration = Duration::from_millis(20);
@@ -50,6 +50,8 @@ pub(super) struct Mind {
     loaded: VecDeque<Arc<Group>>,
     /// The highest sequence that the stored position covers.
     recorded_high: u64,
+    /// The last message that was passed over for want of interest.
+    passed_to: u64,
 }
 
 /// The limits and circumstances of one fetch.
@@ -61,6 +63,8 @@ pub(super) struct Request<'a> {
     pub(super) suspect_to: u64,
     pub(super) messages_max: usize,
     pub(super) bytes_max: usize,
+    /// To be asked only now that `head` is known: what it says is said of messages up to there.
+    pub(super) interest: Option<&'a dyn Interest>,
 }
 
 /// What a fetch found.
@@ -110,6 +114,7 @@ impl Consumer {
             window,
             loaded: VecDeque::new(),
             recorded_high,
+            passed_to: 0,
         };
         Arc::new(Self { name, wake: Notify::new(), state: Mutex::new(state) })
     }
@@ -187,6 +192,10 @@ impl Mind {
 
     /// The sequence whose group is missing, if one is.
     fn take_new(&mut self, name: &str, request: &Request<'_>, room: &mut Room, out: &mut Vec<Delivery>) -> Option<u64> {
+        if let Some(interest) = request.interest.filter(|interest| !interest.is_any()) {
+            self.pass_over(request.head, interest);
+            return None;
+        }
         let deadline = request.now.saturating_add(self.ack_wait);
         let new = (request.head + 1).saturating_sub(self.window.next());
         out.reserve(room.messages.min(usize::try_from(new).unwrap_or(usize::MAX)).min(RESERVED_MAX));
@@ -212,6 +221,17 @@ impl Mind {
             self.loaded.clear();
         }
         None
+    }
+
+    fn pass_over(&mut self, head: u64, interest: &dyn Interest) {
+        let passed = (head + 1).saturating_sub(self.window.next());
+        if passed > 0 {
+            self.window.skip_to(head + 1);
+            self.window.advance();
+            self.loaded.clear();
+            self.passed_to = head;
+            interest.passed(passed);
+        }
     }
 
     fn wants(&self, name: &str, data: &[u8], start: usize) -> bool {
@@ -338,6 +358,11 @@ impl Mind {
     /// True when so much was passed over since the position was stored that a restart should not repeat it.
     pub(super) fn is_behind_on_disk(&self) -> bool {
         self.window.floor() >= self.recorded_high + PASSED_UNRECORDED_MAX
+    }
+
+    /// Something was passed over for want of interest since the position was stored.
+    pub(super) fn is_unrecorded(&self) -> bool {
+        self.passed_to > self.recorded_high
     }
 
     pub(super) fn position(&self) -> Position {

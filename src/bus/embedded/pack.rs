@@ -16,12 +16,8 @@ const LEVEL: i32 = -3;
 /// where nothing repeats farther than the level's half a megabyte this takes the same time and leaves a twentieth less,
 /// where devices and users come again in the same group it takes two thirds of the time and leaves half. The longest
 /// least match keeps short ones, which cost more than they save, out.
-const PARAMETERS: [CParameter; 4] = [
-    CParameter::WindowLog(21),
-    CParameter::HashLog(14),
-    CParameter::MinMatch(7),
-    CParameter::TargetLength(5),
-];
+const PARAMETERS: [CParameter; 4] =
+    [CParameter::WindowLog(21), CParameter::HashLog(14), CParameter::MinMatch(7), CParameter::TargetLength(5)];
 /// Groups below this are left as they are: single events have little to repeat.
 const PACKED_BYTES_MIN: usize = 4 << 10;
 /// More than any group has.

@@ -4,14 +4,14 @@
 //! or the earliest deadline passes. What was taken stays with the subscription if a fetch is cancelled.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::consumer::{self, Consumer, Found, Request};
 use super::queue::{Chore, Settle};
 use super::{Shared, file};
-use crate::bus::{BusError, BusErrorKind, Delivery, Receipt};
+use crate::bus::{BusError, BusErrorKind, Delivery, Interest, Receipt};
 
 pub(in crate::bus) struct Subscription {
     acker: Acker,
@@ -20,7 +20,14 @@ pub(in crate::bus) struct Subscription {
     suspect_to: u64,
     /// Taken, and not handed out because the fetch was cancelled.
     ready: Vec<Delivery>,
+    interest: Option<Arc<dyn Interest>>,
+    /// When the position behind what was passed over for want of interest is stored: a restart, after which there may
+    /// be interest, must not repeat it.
+    record_at: Option<Instant>,
 }
+
+/// Time in which passing over is stored once.
+const RECORD_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub(in crate::bus) struct Acker {
@@ -32,7 +39,11 @@ impl Subscription {
     pub(super) fn new(shared: Arc<Shared>, consumer: Arc<Consumer>) -> Self {
         let head = shared.head.subscribe();
         let suspect_to = *head.borrow();
-        Self { acker: Acker { shared, consumer }, head, suspect_to, ready: Vec::new() }
+        Self { acker: Acker { shared, consumer }, head, suspect_to, ready: Vec::new(), interest: None, record_at: None }
+    }
+
+    pub(in crate::bus) fn set_interest(&mut self, interest: Arc<dyn Interest>) {
+        self.interest = Some(interest);
     }
 
     pub(in crate::bus) async fn fetch(
@@ -52,14 +63,19 @@ impl Subscription {
             woken.as_mut().enable();
             let head = *self.head.borrow_and_update();
             let (tail, now, suspect_to) = (&shared.tail, shared.now(), self.suspect_to);
-            let request = Request { tail, now, head, suspect_to, messages_max, bytes_max };
-            let (found, behind) = {
+            let interest = self.interest.as_deref();
+            let request = Request { tail, now, head, suspect_to, messages_max, bytes_max, interest };
+            let (found, behind, unrecorded) = {
                 let mut mind = consumer.lock();
                 let found = mind.take(&consumer.name, &request, &mut self.ready);
-                (found, mind.is_behind_on_disk())
+                (found, mind.is_behind_on_disk(), mind.is_unrecorded())
             };
-            if behind {
+            let record_due = self.record_at.is_some_and(|at| at <= Instant::now());
+            if behind || record_due {
+                self.record_at = None;
                 self.acker.record(head).await;
+            } else if unrecorded && self.record_at.is_none() {
+                self.record_at = Some(Instant::now() + RECORD_INTERVAL);
             }
             match found {
                 Found::Some { exhausted } => {
@@ -79,7 +95,8 @@ impl Subscription {
                     consumer.lock().load(sequence, groups);
                 }
                 Found::Nothing(due) => {
-                    let until = due.map(|tick| shared.started + consumer::moment(tick));
+                    let due = due.map(|tick| shared.started + consumer::moment(tick));
+                    let until = [due, self.record_at].into_iter().flatten().min();
                     tokio::select! {
                         () = woken => {}
                         _ = self.head.changed() => {}
@@ -103,7 +120,7 @@ impl Drop for Subscription {
     }
 }
 
-async fn sleep_until(moment: Option<std::time::Instant>) {
+async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,

@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -10,7 +12,7 @@ use rusqlite::Connection;
 use super::Engine;
 use super::file::{self, DirectoryLock};
 use crate::bus::conformance::{self, Fixture, fetch, payloads, publish, publish_numbers, spec};
-use crate::bus::{Batch, Bus, BusErrorKind, Delivery, EmbeddedSettings, Inner, Receipt};
+use crate::bus::{Batch, Bus, BusErrorKind, Delivery, EmbeddedSettings, Inner, Interest, Receipt};
 
 conformance::suite!(Fixture::open_embedded);
 conformance::suite! { Fixture::open_embedded;
@@ -54,6 +56,53 @@ async fn what_left_the_tail_is_read_from_the_file() {
     subscription.acker().ack(&answered).await.unwrap();
     let again = fetch(&mut subscription, 15).await;
     assert_eq!(payloads(&again), [numbers(50..60), numbers(1_995..2_000)].concat(), "redelivered from the file too");
+}
+
+/// Wants messages or does not.
+#[derive(Default)]
+struct Mood {
+    wants: AtomicBool,
+    passed: AtomicU64,
+}
+
+impl Interest for Mood {
+    fn is_any(&self) -> bool {
+        self.wants.load(Ordering::Acquire)
+    }
+
+    fn passed(&self, messages: u64) {
+        self.passed.fetch_add(messages, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_passed_over_for_good() {
+    let mut fixture = Fixture::embedded(|_| {});
+    publish_numbers(&fixture.bus, 0..500).await;
+    let mood = Arc::new(Mood::default());
+    let mut subscription = fixture.bus.subscribe(spec("c", ">")).await.unwrap();
+    subscription.set_interest(mood.clone());
+    let mut patience = async |ms| {
+        tokio::time::timeout(Duration::from_millis(ms), subscription.fetch(100, 1 << 20)).await.map(Result::unwrap)
+    };
+    assert!(patience(50).await.is_err());
+    publish_numbers(&fixture.bus, 500..700).await;
+    assert!(patience(50).await.is_err());
+    assert_eq!(mood.passed.load(Ordering::Relaxed), 700);
+    mood.wants.store(true, Ordering::Release);
+    publish_numbers(&fixture.bus, 700..710).await;
+    assert_eq!(payloads(&patience(5_000).await.unwrap()), numbers(700..710), "wanted when they were published");
+    mood.wants.store(false, Ordering::Release);
+    publish_numbers(&fixture.bus, 710..800).await;
+    // Until it is stored, which needs no further message.
+    assert!(patience(500).await.is_err());
+    drop(subscription);
+    fixture.reopen().await;
+    let mut subscription = fixture.bus.subscribe(spec("c", ">")).await.unwrap();
+    publish_numbers(&fixture.bus, 800..801).await;
+    let mut again = fetch(&mut subscription, 11).await;
+    again.sort_by_key(Delivery::sequence);
+    assert_eq!(payloads(&again), numbers(700..710).into_iter().chain(numbers(800..801)).collect::<Vec<_>>());
 }
 
 #[tokio::test]
