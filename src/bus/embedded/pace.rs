@@ -21,9 +21,9 @@ const REST_EIGHTHS_MAX: u32 = 12;
 const REST_MAX: Duration = Duration::from_millis(20);
 
 /// The longest wait for as many batches as the last commit had, in commits of its length.
-const GATHER_COMMITS: u32 = 3;
+const GATHER_COMMITS: u32 = 4;
 /// The longest such wait.
-const GATHER_MAX: Duration = Duration::from_millis(5);
+const GATHER_MAX: Duration = Duration::from_millis(10);
 
 /// When the batches of the next commit are taken.
 #[derive(Clone, Copy, Debug)]
@@ -125,9 +125,9 @@ mod tests {
             let opening = pace.opening(Duration::from_millis(busy_ms), batches, now, [].into_iter());
             (opening.at(waiting) - now).as_millis()
         };
-        assert_eq!(wait_ms(1, 4, 3), 3);
+        assert_eq!(wait_ms(1, 4, 3), 4);
         assert_eq!(wait_ms(1, 4, 4), 0);
-        assert_eq!(wait_ms(100, 4, 3), 5);
+        assert_eq!(wait_ms(100, 4, 3), 10);
         assert_eq!(wait_ms(100, 1, 1), 0, "batches come one by one");
     }
 
