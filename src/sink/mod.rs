@@ -17,6 +17,7 @@ mod error;
 mod fetch;
 mod late_files;
 mod lease;
+mod settings;
 mod status;
 mod suspects;
 mod upload;
@@ -42,8 +43,7 @@ use tracing::{error, warn};
 
 use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
-use crate::supervisor::StopBudget;
-use crate::warehouse::{Compression, EncodeSettings, Warehouse, WarehouseError};
+use crate::warehouse::{EncodeSettings, Warehouse, WarehouseError};
 
 use batches::{Limits, OpenBatches, Taken};
 use fetch::{Chunk, Fetched};
@@ -51,6 +51,7 @@ use upload::Uploaded;
 
 pub use error::SinkError;
 pub use late_files::settle_abandoned;
+pub use settings::Settings;
 pub use status::SinkStatus;
 use status::WorkerStatus;
 
@@ -66,61 +67,6 @@ const WAITING_MAX: usize = 2;
 const DRAINED_AFTER: Duration = Duration::from_millis(100);
 /// The least time between two looks at ages and leases: a bus that cannot renew is not asked in a loop.
 const WAKE_PAUSE: Duration = Duration::from_millis(50);
-
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Rows at which a file closes.
-    pub batch_events_max: usize,
-    /// Age at which a file closes.
-    pub flush_interval: Duration,
-    /// Encoded bytes at which a file closes.
-    pub file_bytes_max: usize,
-    /// Open files and files being written, together; at half of it the largest open file
-    /// closes, at all of it fetching waits.
-    pub memory_bytes_max: usize,
-    /// Files open at once; beyond it the oldest closes.
-    pub open_partitions_max: usize,
-    pub fetch_messages_max: usize,
-    pub fetch_bytes_max: usize,
-    pub ack_wait: Duration,
-    /// Deliveries after which the bus gives a message up.
-    pub max_deliver: u32,
-    /// Messages fetched and not yet acknowledged at which the bus holds back.
-    pub pending_max: usize,
-    pub row_group_rows: usize,
-    pub compression: Compression,
-    /// Files written at once by all workers of the process.
-    pub max_concurrent_writes: usize,
-    /// Loops that fetch and encode beside one another. What is bounded by memory is divided among them.
-    pub workers: usize,
-    /// The stream's name, for the files' footers.
-    pub stream: String,
-    /// How long a stop may take.
-    pub stop_budget: StopBudget,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            batch_events_max: 500_000,
-            flush_interval: Duration::from_secs(5),
-            file_bytes_max: 64 * 1024 * 1024,
-            memory_bytes_max: 96 * 1024 * 1024,
-            open_partitions_max: 8_192,
-            fetch_messages_max: 8_192,
-            fetch_bytes_max: 4 * 1024 * 1024,
-            ack_wait: Duration::from_secs(30),
-            max_deliver: 1_000,
-            pending_max: 2_000_000,
-            row_group_rows: 122_880,
-            compression: Compression::Snappy,
-            max_concurrent_writes: 4,
-            workers: 1,
-            stream: "CAUSALITY_EVENTS".to_owned(),
-            stop_budget: Duration::from_secs(20).into(),
-        }
-    }
-}
 
 /// One of the loops of a process. Cheap to clone; run once at a time.
 #[derive(Clone)]

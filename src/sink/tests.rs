@@ -17,7 +17,7 @@ use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};
 use crate::event::subject::write_event_subject;
 use crate::supervisor::Tasks;
-use crate::warehouse::scan_ids;
+use crate::warehouse::{Compression, scan_ids};
 
 const HOUR_MS: i64 = 3_600_000;
 /// Longer than any test.

@@ -44,7 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["app", "config", "event", "role", "supervisor", "telemetry", "warehouse"]),
-    ("main", &["cli"]),
+    ("main", &["cli", "memory"]),
 ];
 
 #[test]
