@@ -160,26 +160,33 @@ impl PostgresServer {
         loop {
             let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
             self.child = spawn(&self.data());
-            // Processes of the killed cluster may hold its shared memory or port for a moment: it ends at once then.
-            std::thread::sleep(Duration::from_millis(200));
-            if self.child.try_wait().unwrap().is_none() {
-                return self.wait();
+            // Processes of the killed cluster may hold its shared memory or port for a moment: it ends then.
+            match self.answers() {
+                Ok(()) => return,
+                Err(log) => assert!(started.elapsed() < Duration::from_secs(30), "PostgreSQL ends again: {log}"),
             }
-            assert!(started.elapsed() < Duration::from_secs(30), "PostgreSQL does not start again");
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 
     fn wait(&mut self) {
+        self.answers().unwrap_or_else(|log| panic!("PostgreSQL ended: {log}"));
+    }
+
+    /// Waits until it does; its log when it ended instead.
+    fn answers(&mut self) -> Result<(), String> {
         let started = Instant::now();
         loop {
             let asked =
                 command("psql").args(["--no-psqlrc", "--command", "SELECT 1"]).arg(self.url("postgres")).output();
             if asked.is_ok_and(|asked| asked.status.success()) {
-                return;
+                return Ok(());
             }
             let log_path = self.data().join("server.log");
             let log = || std::fs::read_to_string(&log_path).unwrap_or_default();
-            assert!(self.child.try_wait().unwrap().is_none(), "PostgreSQL ended: {}", log());
+            if self.child.try_wait().unwrap().is_some() {
+                return Err(log());
+            }
             assert!(started.elapsed() < Duration::from_secs(60), "PostgreSQL does not answer: {}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
