@@ -64,7 +64,6 @@ pub async fn run_engine(
     subscription.set_interest(needs.clone());
     let mut engine = Engine {
         needs,
-        changes: store.changes(),
         groups: Groups::new(settings.groups_max),
         acker: subscription.acker(),
         consumer: format!("{}@{}", settings.consumer_name, bus.stream_id()),
@@ -104,7 +103,6 @@ struct Engine {
     acker: Acker,
     stop: CancellationToken,
     needs: Arc<Needs>,
-    changes: watch::Receiver<u64>,
     ruleset: Ruleset,
     /// The version of the changes that `ruleset` holds, and when it was read. `None`: it must be read, and the
     /// groups with it.
@@ -269,7 +267,7 @@ impl Engine {
 
     /// Reads the rules anew when something changed since they were read, or the interval has passed.
     async fn bring_up_to_date(&mut self) -> Result<(), StoreError> {
-        let version = *self.changes.borrow_and_update();
+        let version = *self.needs.changes.borrow();
         if let Some((loaded, at)) = self.loaded
             && loaded == version
             && at.elapsed() < self.settings.refresh_interval

@@ -41,10 +41,6 @@ async fn stored_in(
     let footers = warehouse.footers(&partition, oldest).await?;
     let sequences = || suspects.iter().map(|delivery| delivery.sequence());
     let footers = footers.reaching(sequences().min().unwrap_or(0), sequences().max().unwrap_or(0));
-    if footers.is_empty() {
-        metrics::sink_suspects(suspects.len() as u64, 0);
-        return Ok(HashSet::new());
-    }
     let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence(), delivery.published_at_ms);
     let candidates: Vec<Suspect> = suspects.iter().filter(held).filter_map(|delivery| suspect(delivery)).collect();
     metrics::sink_suspects(suspects.len() as u64, candidates.len() as u64);
@@ -56,22 +52,13 @@ async fn stored_in(
     Ok(sequences.into_iter().zip(confirmed).filter(|(_, held)| *held).map(|(sequence, _)| sequence).collect())
 }
 
-fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery>)> {
-    let mut partitions: Vec<(PartitionKey, Vec<&Delivery>)> = Vec::new();
-    let mut places: HashMap<PartitionKey, usize> = HashMap::new();
-    let mut last = 0;
+fn by_partition(deliveries: &[Delivery]) -> HashMap<PartitionKey<'_>, Vec<&Delivery>> {
+    let mut partitions: HashMap<PartitionKey, Vec<&Delivery>> = HashMap::new();
     for delivery in deliveries.iter().filter(|delivery| delivery.suspect) {
         // What cannot be read was never written.
         let Ok(event) = read(delivery) else { continue };
-        let key = (event.app_id, hour_of(event.timestamp_ms, delivery.published_at_ms));
-        // Neighbours are mostly of one partition.
-        if partitions.get(last).is_none_or(|(of, _)| *of != key) {
-            last = *places.entry(key).or_insert(partitions.len());
-            if last == partitions.len() {
-                partitions.push((key, Vec::new()));
-            }
-        }
-        partitions[last].1.push(delivery);
+        let hour = hour_of(event.timestamp_ms, delivery.published_at_ms);
+        partitions.entry((event.app_id, hour)).or_default().push(delivery);
     }
     partitions
 }

@@ -69,10 +69,6 @@ impl PartitionFooters {
         self
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
     /// The size of one file, if it is there.
     pub(super) fn bytes_of(&self, name: &str) -> Option<u64> {
         self.files.iter().find(|file| file.file.name == name).map(|file| file.file.bytes)

@@ -268,7 +268,7 @@ impl Subscription {
             self.exhausted.push(receipt);
         } else {
             let suspect_to = self.suspect_to.unwrap_or(u64::MAX);
-            let delivery = delivery(&message, receipt, reply.published_at_ms, suspect_to);
+            let delivery = delivery(record(&message), receipt, reply.published_at_ms, suspect_to);
             self.ready_bytes += delivery.record.len();
             self.ready.push(delivery);
         }
@@ -345,26 +345,22 @@ pub(super) fn takes(consumer: &str, filter: &Filter, message: &Message) -> bool 
     filter.matches(message.subject.as_bytes()) && !message.headers.as_ref().is_some_and(others)
 }
 
-fn delivery(message: &Message, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
-    // Copied, so that one message that is kept does not keep all that was read from the socket with it.
+pub(super) fn delivery(record: Bytes, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
+    let delivery_count = receipt.delivery_count;
+    let suspect = delivery_count > 1 || receipt.sequence <= suspect_to;
+    Delivery { receipt, record, published_at_ms, delivery_count, suspect }
+}
+
+/// Copied, so that one message that is kept does not keep all that was read from the socket with it.
+fn record(message: &Message) -> Bytes {
     let mut record = Vec::with_capacity(HEADER_BYTES + message.subject.len() + message.payload.len());
     write_record(&mut record, message);
-    Delivery {
-        receipt,
-        record: Bytes::from(record),
-        published_at_ms,
-        delivery_count: receipt.delivery_count,
-        suspect: is_suspect(&receipt, suspect_to),
-    }
+    record.into()
 }
 
 /// Appends a message as deliveries hold it.
 pub(super) fn write_record(records: &mut Vec<u8>, message: &Message) {
     batch::write_record(records, 0, message.subject.as_bytes(), b"", |out| out.extend_from_slice(&message.payload));
-}
-
-pub(super) fn is_suspect(receipt: &Receipt, suspect_to: u64) -> bool {
-    receipt.delivery_count > 1 || receipt.sequence <= suspect_to
 }
 
 pub(super) async fn open_inbox(shared: &Shared) -> Result<(String, Subscriber), BusError> {

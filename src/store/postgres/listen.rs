@@ -12,7 +12,7 @@ use tokio_postgres::AsyncMessage;
 use tracing::{debug, warn};
 
 use super::connect::Reach;
-use super::failed;
+use super::{bump, failed};
 use crate::backoff::{Backoff, random_unit};
 use crate::store::StoreError;
 
@@ -43,7 +43,6 @@ async fn connected(
     work: &watch::Sender<u64>,
     failures: &mut u32,
 ) -> StoreError {
-    let wake = |channel: &watch::Sender<u64>| channel.send_modify(|count| *count += 1);
     let (client, mut connection) = match reach.connect().await {
         Ok(connected) => connected,
         Err(error) => return error,
@@ -52,8 +51,8 @@ async fn connected(
         loop {
             match connection.poll_message(context) {
                 Poll::Ready(Some(Ok(AsyncMessage::Notification(told)))) => match told.channel() {
-                    "causality_changes" => wake(changes),
-                    "causality_work" => wake(work),
+                    "causality_changes" => bump(changes),
+                    "causality_work" => bump(work),
                     _ => {}
                 },
                 Poll::Ready(Some(Ok(_))) => {}
@@ -75,8 +74,8 @@ async fn connected(
             return error;
         }
         *failures = 0;
-        wake(changes);
-        wake(work);
+        bump(changes);
+        bump(work);
         loop {
             tokio::time::sleep(PROBE_INTERVAL).await;
             if let Err(error) = ask("").await {

@@ -204,7 +204,7 @@ impl Engine {
         }
         tx.commit().await.map_err(failed(context))?;
         if matches!(wake, Wake::Changes | Wake::Both) {
-            self.0.changes.send_modify(|version| *version += 1);
+            bump(&self.0.changes);
         }
         Ok(())
     }
@@ -292,6 +292,10 @@ impl Drop for Client {
             drop(Object::take(object));
         }
     }
+}
+
+fn bump(channel: &watch::Sender<u64>) {
+    channel.send_modify(|version| *version += 1);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,7 +6,7 @@ use async_nats::Message;
 use bytes::Bytes;
 
 use super::held::Key;
-use crate::bus::nats::subscription::{is_suspect, write_record};
+use crate::bus::nats::subscription::{delivery, write_record};
 use crate::bus::{Delivery, Receipt};
 
 /// What is handed out together lies in one buffer, as it is let go together: to allocate each message and free it
@@ -65,13 +65,7 @@ impl Ready {
         }
         write_record(&mut self.records, message);
         self.ends.push(self.records.len());
-        self.deliveries.push(Delivery {
-            receipt,
-            record: Bytes::new(),
-            published_at_ms,
-            delivery_count: receipt.delivery_count,
-            suspect: is_suspect(&receipt, suspect_to),
-        });
+        self.deliveries.push(delivery(Bytes::new(), receipt, published_at_ms, suspect_to));
     }
 
     pub(super) fn clear(&mut self) {
