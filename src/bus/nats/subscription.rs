@@ -161,9 +161,18 @@ impl Subscription {
     }
 
     pub(in crate::bus) async fn give_back(&mut self) -> Result<(), BusError> {
-        // First, or the standing pull request would get them again.
-        self.incoming.unsubscribe().await.map_err(|error| super::streams::failed("give messages back", error))?;
-        self.take_at_hand(usize::MAX, usize::MAX);
+        let (shared, context) = (self.acker.shared.clone(), "give messages back");
+        shared.link.check(&shared.client, context)?;
+        // First, or the standing pull request would get them again; what was sent before it ended is taken.
+        self.incoming.drain().await.map_err(|error| super::streams::failed(context, error))?;
+        let ends = async {
+            while let Some(message) = self.incoming.next().await {
+                self.take(message);
+            }
+        };
+        let ended = tokio::time::timeout(shared.settings.timeout, ends).await;
+        ended.map_err(|_| super::streams::failed(context, "NATS did not answer"))?;
+        self.settle_aside().await;
         (self.ready_bytes, self.pull, self.suspect_to) = (0, None, None);
         let receipts: Vec<Receipt> = std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt).collect();
         self.acker.give_back(&receipts).await

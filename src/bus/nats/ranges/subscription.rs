@@ -161,6 +161,10 @@ impl RangeSubscription {
     }
 
     pub(in crate::bus) async fn give_back(&mut self) -> Result<(), BusError> {
+        // A range stored meanwhile would be sent to whom is just about to go.
+        if let Some(cutting) = self.cutting.take() {
+            let _ = tokio::time::timeout(self.shared.settings.timeout, cutting).await;
+        }
         self.queue.give_back().await?;
         self.acker.answer(self.acker.held.give_back()).await
     }
