@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull::Config};
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use tracing::debug;
@@ -78,7 +79,9 @@ impl Reader {
     /// Asks for the messages `first` to `last`, as far as they are not on their way. False when the stream, which had
     /// taken them, does not reach so far any more.
     pub(super) async fn read(&mut self, first: u64, last: u64, bytes_max: usize) -> Result<bool, BusError> {
-        if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(first)) && self.begin(first).await? == 0 {
+        let reached = self.consumer.as_ref().is_some_and(|consumer| consumer.reaches(first));
+        // In a cluster the consumer may be on a server that is behind: only the leader says what is not there.
+        if !reached && self.begin(first).await? == 0 && self.next_from(first).await?.is_none_or(|next| next > last) {
             if self.shared.stream_info().await?.state.last_sequence < last {
                 return Ok(false);
             }
@@ -95,6 +98,15 @@ impl Reader {
             self.begin(next).await?;
         }
         self.ask(next, bytes_max).await
+    }
+
+    /// The first message that the stream has from there on.
+    async fn next_from(&self, first: u64) -> Result<Option<u64>, BusError> {
+        match self.shared.stream.get_first_raw_message_by_subject(">", first).await {
+            Ok(message) => Ok(Some(message.sequence)),
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(failed("read message", error)),
+        }
     }
 
     async fn ask(&mut self, last: u64, bytes_max: usize) -> Result<(), BusError> {
