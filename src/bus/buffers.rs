@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Records of requests on their way to the bus.
 pub(super) static RECORDS: Pool = Pool::new(8 << 20);
-/// Groups in the tail and in readers' hands.
+/// What readers are handed: groups of the embedded bus, its tail included, and what was read from NATS.
 pub(super) static GROUPS: Pool = Pool::new(16 << 20);
 
 /// Buffers below this are the allocator's: it has them at hand.

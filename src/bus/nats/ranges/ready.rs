@@ -6,6 +6,7 @@ use async_nats::Message;
 use bytes::Bytes;
 
 use super::held::Key;
+use crate::bus::buffers::{self, Buffer};
 use crate::bus::nats::subscription::{delivery, write_record};
 use crate::bus::{Delivery, Receipt};
 
@@ -15,7 +16,7 @@ use crate::bus::{Delivery, Receipt};
 pub(super) struct Ready {
     /// Without their records yet.
     deliveries: Vec<Delivery>,
-    records: Vec<u8>,
+    records: Option<Buffer>,
     /// Where the record of each ends.
     ends: Vec<usize>,
     /// What was handed out last, in bytes.
@@ -36,7 +37,7 @@ impl Ready {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.records.len()
+        self.records.as_ref().map_or(0, |records| records.len())
     }
 
     pub(super) fn leased_at(&self) -> Option<Instant> {
@@ -60,11 +61,9 @@ impl Ready {
                 false => self.leased_at.min(leased_at),
             };
         }
-        if self.records.capacity() == 0 {
-            self.records.reserve(self.last_bytes);
-        }
-        write_record(&mut self.records, message);
-        self.ends.push(self.records.len());
+        let records = self.records.get_or_insert_with(|| buffers::GROUPS.take(self.last_bytes));
+        write_record(records, message);
+        self.ends.push(records.len());
         self.deliveries.push(delivery(Bytes::new(), receipt, published_at_ms, suspect_to));
     }
 
@@ -73,8 +72,9 @@ impl Ready {
     }
 
     pub(super) fn take(&mut self) -> Vec<Delivery> {
-        self.last_bytes = self.records.len();
-        let records = Bytes::from(std::mem::take(&mut self.records));
+        let Some(records) = self.records.take() else { return Vec::new() };
+        self.last_bytes = records.len();
+        let records = Bytes::from_owner(records);
         let mut start = 0;
         for (delivery, end) in self.deliveries.iter_mut().zip(self.ends.drain(..)) {
             delivery.record = records.slice(start..end);
