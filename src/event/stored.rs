@@ -82,6 +82,20 @@ impl<'a> EventRef<'a> {
         })
     }
 
+    /// The app id and the timestamp, which [`EventRef::decode_admitted`] would read as well.
+    pub fn place(bytes: &'a [u8]) -> Result<(&'a str, i64), DecodeError> {
+        let (mut app_id, mut timestamp_ms) = ("", 0);
+        let mut reader = Reader::new(bytes);
+        while let Some((number, value)) = reader.next()? {
+            match number {
+                2 => app_id = value.text()?,
+                4 => timestamp_ms = value.varint()?.cast_signed(),
+                _ => {}
+            }
+        }
+        Ok((app_id, timestamp_ms))
+    }
+
     /// The device context, when one was sent.
     pub fn device(&self) -> Option<DeviceRef<'a>> {
         self.device_bytes.map(|bytes| DeviceRef::decode(bytes).unwrap_or_default())

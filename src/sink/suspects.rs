@@ -9,8 +9,9 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, StreamExt as _};
 
 use crate::bus::Delivery;
+use crate::event::EventRef;
 use crate::metrics;
-use crate::warehouse::{Partition, Suspect, Warehouse, WarehouseError, hour_of};
+use crate::warehouse::{Partition, Suspect, Warehouse, WarehouseError, hour_of, is_path_safe};
 
 use super::batches::read;
 
@@ -55,10 +56,12 @@ async fn stored_in(
 fn by_partition(deliveries: &[Delivery]) -> HashMap<PartitionKey<'_>, Vec<&Delivery>> {
     let mut partitions: HashMap<PartitionKey, Vec<&Delivery>> = HashMap::new();
     for delivery in deliveries.iter().filter(|delivery| delivery.suspect) {
-        // What cannot be read was never written.
-        let Ok(event) = read(delivery) else { continue };
-        let hour = hour_of(event.timestamp_ms, delivery.published_at_ms);
-        partitions.entry((event.app_id, hour)).or_default().push(delivery);
+        // What cannot be read was never written. Of what can be, no more is read than says where to look.
+        let Ok((app_id, timestamp_ms)) = EventRef::place(delivery.payload()) else { continue };
+        if is_path_safe(app_id) {
+            let hour = hour_of(timestamp_ms, delivery.published_at_ms);
+            partitions.entry((app_id, hour)).or_default().push(delivery);
+        }
     }
     partitions
 }
