@@ -257,7 +257,7 @@ async fn large_files_go_up_in_parts_whatever_fails() {
     let server = S3Server::start();
     let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
     let partition = Partition { app_id: "shop".to_owned(), hour: 490_000 };
-    let bytes: Vec<u8> = (0..20u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let bytes: Vec<u8> = (0..40u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let file = bytes::Bytes::from(bytes);
     let path = |name: &str| server.bucket().join("raw").join(partition.path()).join(name);
     let name = Warehouse::new_file_name();

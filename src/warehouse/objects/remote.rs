@@ -27,8 +27,10 @@ use super::requests::Connector;
 use super::{Listed, profile};
 use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 
-/// Files above this are uploaded in parts of this size; S3 allows no smaller part but the last.
-const PART_BYTES: usize = 8 << 20;
+/// Files above this are uploaded in parts: below, one request costs less than their beginning, parts and end.
+const WHOLE_BYTES_MAX: usize = 32 << 20;
+/// S3 allows no part below 5 MiB but the last, and at most 10,000.
+const PART_BYTES: usize = 16 << 20;
 /// Parts of one file on their way at once.
 const PARTS_AT_ONCE: usize = 4;
 /// Retries inside one request: a hiccup. Longer faults are the sink's to sit out.
@@ -87,7 +89,7 @@ impl Remote {
     ) -> Result<bool, WarehouseError> {
         let path = self.path(directory, name)?;
         let stored = self.runtime.block_on(async {
-            if bytes.len() > PART_BYTES {
+            if bytes.len() > WHOLE_BYTES_MAX {
                 return self.store_in_parts(&path, bytes, commit).await;
             }
             if !commit() {
