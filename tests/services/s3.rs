@@ -156,7 +156,7 @@ impl S3Server {
         listener.set_nonblocking(true).unwrap();
         self.stop = Some(stop);
         self.thread = Some(std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(serve(listener, &root, shared, stopped));
         }));
     }
