@@ -55,6 +55,16 @@ impl NatsServer {
         Self::start_in(tempfile::tempdir().unwrap(), version, configuration)
     }
 
+    /// Three servers that replicate what they store to one another.
+    pub(crate) fn start_cluster(version: Version) -> [Self; 3] {
+        let ports = [free_port(), free_port(), free_port()];
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
+        [0, 1, 2].map(|n| {
+            let listen = format!("cluster {{ name: three, listen: \"127.0.0.1:{}\", routes: [{routes}] }}", ports[n]);
+            Self::start_with(version, &format!("server_name: server-{n}\n{listen}"))
+        })
+    }
+
     fn start_in(dir: tempfile::TempDir, version: Version, configuration: &str) -> Self {
         let port = free_port();
         let (outside, inside) = configuration.split_once("#jetstream").unwrap_or((configuration, ""));

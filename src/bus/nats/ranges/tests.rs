@@ -1,10 +1,14 @@
 //! What a consumer of ranges promises, on the oldest and the newest server.
 
 use std::collections::HashSet;
+use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::bus::conformance::{Fixture, fetch, nats_settings, payloads, publish, publish_numbers, spec};
-use crate::bus::{Bus, ConsumerSpec, Delivery, Receipt, Subscription};
+use crate::bus::{Bus, ConsumerSpec, Delivery, NatsSettings, Receipt, Subscription};
 use crate::services::nats::{NatsServer, Version};
 
 fn coarse(filter: &str) -> ConsumerSpec {
@@ -451,6 +455,65 @@ async fn a_killed_server_takes_no_message_with_it() {
             subscription.acker().ack(&receipts(&some.unwrap())).await.unwrap();
         }
     }
+}
+
+/// Each server stands still in turn, and is behind when it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replica_has_not_taken_in_yet_is_not_passed_over() {
+    const MESSAGES: u64 = 20_000;
+    let servers = NatsServer::start_cluster(Version::Newest);
+    let url = servers.each_ref().map(NatsServer::url).join(",");
+    let settings = NatsSettings { url, replicas: 3, ..nats_settings(&servers[0]) };
+    let began = Instant::now();
+    let bus = loop {
+        match Bus::connect_nats(settings.clone()).await {
+            Ok(bus) => break bus,
+            // They have yet to choose a leader.
+            Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
+        }
+    };
+    let (publishing, read) = (CancellationToken::new(), Mutex::new(HashSet::new()));
+    let publish = async {
+        let text = "x".repeat(2_000);
+        for _ in (0..MESSAGES).step_by(20) {
+            publish(&bus, &[("a.b", None, text.as_str()); 20]).await;
+        }
+        publishing.cancel();
+    };
+    let stand_still = async {
+        for server in servers.iter().cycle() {
+            if publishing.is_cancelled() {
+                return;
+            }
+            signal(server, "-STOP");
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            signal(server, "-CONT");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // Begins anew again and again: each time a consumer is made, on any of the servers.
+    let reading = || async {
+        let began = Instant::now();
+        while (read.lock().unwrap().len() as u64) < MESSAGES {
+            let spec = ConsumerSpec { ack_wait: Duration::from_secs(5), max_deliver: 1_000, ..coarse(">") };
+            let mut subscription = bus.subscribe(spec).await.unwrap();
+            for _ in 0..3 {
+                let fetched = tokio::time::timeout(Duration::from_secs(1), subscription.fetch(100, usize::MAX)).await;
+                let Ok(some) = fetched else { break };
+                let some = some.unwrap();
+                subscription.acker().ack(&receipts(&some)).await.unwrap();
+                read.lock().unwrap().extend(sequences(&some));
+            }
+            subscription.give_back().await.unwrap();
+            assert!(began.elapsed() < Duration::from_secs(90), "{:?}", figures(&bus).await);
+        }
+    };
+    tokio::join!(publish, stand_still, reading(), reading());
+    assert_eq!(read.into_inner().unwrap(), (1..=MESSAGES).collect());
+}
+
+fn signal(server: &NatsServer, name: &str) {
+    assert!(Command::new("kill").args([name, &server.pid().to_string()]).status().unwrap().success());
 }
 
 async fn raw_context(fixture: &Fixture) -> async_nats::jetstream::Context {
