@@ -23,6 +23,8 @@ mod subscription;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_replicas;
 
 /// Ranges that may be leased at once: little comes with each where little comes at all.
 pub(super) const PENDING_MAX: usize = 65_536;
