@@ -2,7 +2,7 @@
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, Stream};
 
 use super::publish::{MESSAGE_ID, REPLAY_FOR};
 use super::streams::failed;
@@ -97,14 +97,11 @@ async fn first_since(stream: &Stream, since_ms: i64) -> Result<u64, BusError> {
     let (mut low, mut high) = (state.first_sequence.max(1), state.last_sequence + 1);
     while low < high {
         let middle = low + (high - low) / 2;
-        match stream.get_first_raw_message_by_subject(">", middle).await {
-            Ok(message) if message.sequence < high => match unix_ms_of(message.time) < since_ms {
-                true => low = message.sequence + 1,
-                false => high = middle,
-            },
-            Ok(_) => high = middle,
-            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => high = middle,
-            Err(error) => return Err(failed("read message", error)),
+        match raw_from(stream, middle).await? {
+            Some(message) if message.sequence < high && unix_ms_of(message.time) < since_ms => {
+                low = message.sequence + 1;
+            }
+            _ => high = middle,
         }
     }
     Ok(low)
@@ -122,10 +119,23 @@ async fn send(
 }
 
 pub(super) async fn raw(stream: &Stream, sequence: u64) -> Result<Option<StreamMessage>, BusError> {
-    match stream.get_raw_message(sequence).await {
+    found("read message", stream.get_raw_message(sequence).await)
+}
+
+/// The first message that the leader of the stream has from there on.
+pub(super) async fn raw_from(stream: &Stream, sequence: u64) -> Result<Option<StreamMessage>, BusError> {
+    found("read message", stream.get_first_raw_message_by_subject(">", sequence).await)
+}
+
+/// None for a message that is not there.
+pub(super) fn found(
+    context: &'static str,
+    message: Result<StreamMessage, RawMessageError>,
+) -> Result<Option<StreamMessage>, BusError> {
+    match message {
         Ok(message) => Ok(Some(message)),
         Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
-        Err(error) => Err(failed("read message", error)),
+        Err(error) => Err(failed(context, error)),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{Info, RawMessageError, RawMessageErrorKind};
+use async_nats::jetstream::stream::{Info, RawMessageError};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -270,11 +270,7 @@ fn range_of(
     shared: &Shared,
     message: Result<StreamMessage, RawMessageError>,
 ) -> Result<Option<(StreamMessage, SequenceRange)>, BusError> {
-    let message = match message {
-        Ok(message) => message,
-        Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => return Ok(None),
-        Err(error) => return Err(failed("read range", error)),
-    };
+    let Some(message) = dead_letter::found("read range", message)? else { return Ok(None) };
     let Some(range) = SequenceRange::read(&message.payload) else {
         let text = format!("message {} of stream {} is no range", message.sequence, shared.settings.range_stream());
         return Err(BusError::caused(BusErrorKind::Refused, "read range", text));

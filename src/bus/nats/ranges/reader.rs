@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull::Config};
-use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use tracing::debug;
 
-use crate::bus::nats::Shared;
 use crate::bus::nats::acker::AckSubject;
 use crate::bus::nats::streams::failed;
 use crate::bus::nats::subscription::{SILENCE_MAX, at_hand, open_inbox, pull};
+use crate::bus::nats::{Shared, dead_letter};
 use crate::bus::{BusError, Receipt};
 
 /// The server forgets a consumer that has asked for nothing for this long.
@@ -81,7 +80,10 @@ impl Reader {
     pub(super) async fn read(&mut self, first: u64, last: u64, bytes_max: usize) -> Result<bool, BusError> {
         let reached = self.consumer.as_ref().is_some_and(|consumer| consumer.reaches(first));
         // In a cluster the consumer may be on a server that is behind: only the leader says what is not there.
-        if !reached && self.begin(first).await? == 0 && self.next_from(first).await?.is_none_or(|next| next > last) {
+        if !reached
+            && self.begin(first).await? == 0
+            && dead_letter::raw_from(&self.shared.stream, first).await?.is_none_or(|next| next.sequence > last)
+        {
             if self.shared.stream_info().await?.state.last_sequence < last {
                 return Ok(false);
             }
@@ -98,15 +100,6 @@ impl Reader {
             self.begin(next).await?;
         }
         self.ask(next, bytes_max).await
-    }
-
-    /// The first message that the stream has from there on.
-    async fn next_from(&self, first: u64) -> Result<Option<u64>, BusError> {
-        match self.shared.stream.get_first_raw_message_by_subject(">", first).await {
-            Ok(message) => Ok(Some(message.sequence)),
-            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
-            Err(error) => Err(failed("read message", error)),
-        }
     }
 
     async fn ask(&mut self, last: u64, bytes_max: usize) -> Result<(), BusError> {

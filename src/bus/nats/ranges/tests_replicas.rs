@@ -1,7 +1,6 @@
 //! Ranges on three servers that replicate what they store.
 
 use std::collections::HashSet;
-use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use super::tests::{coarse, figures, receipts, sequences};
 use crate::bus::conformance::nats_settings;
 use crate::bus::{Batch, Bus, BusError, ConsumerSpec, NatsSettings};
 use crate::services::nats::{NatsServer, Version};
+use crate::services::signal;
 
 /// Each server stands still in turn, and is behind when it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,9 +46,9 @@ async fn what_a_replica_has_not_taken_in_yet_is_not_passed_over() {
             if published.get().is_some() {
                 return;
             }
-            signal(server, "-STOP");
+            signal(server.pid(), "STOP");
             tokio::time::sleep(Duration::from_millis(400)).await;
-            signal(server, "-CONT");
+            signal(server.pid(), "CONT");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -78,8 +78,4 @@ async fn what_a_replica_has_not_taken_in_yet_is_not_passed_over() {
     };
     tokio::join!(publish, stand_still, reading(), reading());
     assert!(published.into_inner().unwrap() >= 10 * BATCHES as u64);
-}
-
-fn signal(server: &NatsServer, name: &str) {
-    assert!(Command::new("kill").args([name, &server.pid().to_string()]).status().unwrap().success());
 }
