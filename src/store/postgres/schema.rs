@@ -3,26 +3,33 @@
 //! Invariant: a database is at the version of this binary, or the store does not open.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use super::connect::Reach;
-use super::failed;
+use super::connect::{Reach, described};
 use crate::store::{Migrated, PostgresSettings, StoreError, StoreErrorKind};
 
-/// In order; the version of each is its place, from 1. Never edited after a release.
-const MIGRATIONS: &[(&str, &str)] = &[("0001_store", include_str!("../../../sql/postgres/0001_store.sql"))];
+/// A name and what to execute. In order; the version of each is its place, from 1.
+type Migrations = &'static [(&'static str, &'static str)];
+
+/// Never edited after a release.
+const MIGRATIONS: Migrations = &[("0001_store", include_str!("../../../sql/postgres/0001_store.sql"))];
 /// The advisory lock of everybody who migrates (`caus` in ASCII).
 const LOCK: i64 = 0x6361_7573;
 
 /// Brings the schema to the version of this binary.
 pub(in crate::store) async fn migrate(settings: PostgresSettings) -> Result<Migrated, StoreError> {
     let reach = Reach::of(&settings)?;
-    with_client(&reach, |client| async move { bring(client, Allowed::Anything).await }).await
+    bring_to(MIGRATIONS, &reach, Allowed::Anything).await
 }
 
 /// An empty database is brought up to date; one at another version only when `migrate` says so.
 pub(super) async fn check(reach: &Reach, migrate: bool) -> Result<(), StoreError> {
     let allowed = if migrate { Allowed::Anything } else { Allowed::Empty };
-    with_client(reach, |client| async move { bring(client, allowed).await }).await.map(|_| ())
+    bring_to(MIGRATIONS, reach, allowed).await.map(|_| ())
+}
+
+async fn bring_to(migrations: Migrations, reach: &Reach, allowed: Allowed) -> Result<Migrated, StoreError> {
+    with_client(reach, |client| async move { bring(client, migrations, allowed).await }).await
 }
 
 /// Which databases may be changed.
@@ -51,14 +58,14 @@ where
     }
 }
 
-async fn bring(mut client: Client, allowed: Allowed) -> Result<Migrated, StoreError> {
+async fn bring(mut client: Client, migrations: Migrations, allowed: Allowed) -> Result<Migrated, StoreError> {
     let context = "migrate store";
     // Migrations may take longer than statements usually may.
     let tx = client.transaction().await.map_err(failed(context))?;
     tx.batch_execute("SET LOCAL statement_timeout = 0").await.map_err(failed(context))?;
     let exists: bool =
         tx.query_one("SELECT to_regclass('schema_migrations') IS NOT NULL", &[]).await.map_err(failed(context))?.get(0);
-    let newest = MIGRATIONS.len() as i32;
+    let newest = migrations.len() as i32;
     if exists && version(&tx).await? == newest {
         return Ok(Migrated { from: newest as u32, to: newest as u32 });
     }
@@ -82,7 +89,7 @@ async fn bring(mut client: Client, allowed: Allowed) -> Result<Migrated, StoreEr
             "the database has schema version {current}, and this binary needs {newest}: run `causality migrate`"
         ));
     }
-    for (place, (name, sql)) in MIGRATIONS.iter().enumerate().skip(current as usize) {
+    for (place, (name, sql)) in migrations.iter().enumerate().skip(current as usize) {
         tx.batch_execute(sql).await.map_err(failed(context))?;
         let version = place as i32 + 1;
         tx.execute("INSERT INTO schema_migrations (version, name) VALUES ($1, $2)", &[&version, name])
@@ -96,4 +103,83 @@ async fn bring(mut client: Client, allowed: Allowed) -> Result<Migrated, StoreEr
 async fn version(tx: &tokio_postgres::Transaction<'_>) -> Result<i32, StoreError> {
     let row = tx.query_one("SELECT coalesce(max(version), 0) FROM schema_migrations", &[]).await;
     Ok(row.map_err(failed("read schema version"))?.get(0))
+}
+
+/// Like those of every statement, but for the rights, which nobody gets by waiting.
+fn failed(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError + Copy {
+    move |error| match error.code() {
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            let detail = format!("{}; database_user must be allowed to create tables there", described(&error));
+            StoreError::caused(StoreErrorKind::Refused, context, detail)
+        }
+        Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+            let detail = format!("{}; database_host must be the primary", described(&error));
+            StoreError::caused(StoreErrorKind::Unavailable, context, detail)
+        }
+        _ => super::failed(context)(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::postgres::tests::{cluster, settings};
+
+    const NEXT: Migrations =
+        &[MIGRATIONS[0], ("0002_next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7")];
+
+    /// What a binary does that has one migration more than the one that made the database.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_older_schema_is_brought_up_only_by_migrate() {
+        let server = cluster();
+        let database = server.database();
+        let settings = settings(&server, &database);
+        let store = Store::connect_postgres(settings.clone()).await.unwrap();
+        store.create_rule(serde_json::from_str(r#"{"name": "kept"}"#).unwrap()).await.unwrap();
+        store.close().await;
+        let reach = Reach::of(&settings).unwrap();
+        let error = bring_to(NEXT, &reach, Allowed::Empty).await.unwrap_err();
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(error.kind, StoreErrorKind::Refused);
+        assert!(text.contains("schema version 1") && text.contains("needs 2: run `causality migrate`"), "{text}");
+        assert_eq!(server.sql(&database, "SELECT max(version) FROM schema_migrations"), "1", "nothing was changed");
+
+        let migrated = bring_to(NEXT, &reach, Allowed::Anything).await.unwrap();
+        assert_eq!((migrated.from, migrated.to), (1, 2));
+        assert_eq!(server.sql(&database, "SELECT name || next FROM rules"), "kept7");
+        let error = Store::connect_postgres(settings).await.err().unwrap();
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(error.kind == StoreErrorKind::Refused && text.contains("run a newer binary"), "{text}");
+    }
+
+    /// A migration that fails leaves the database as it was.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_migration_is_applied_whole_or_not_at_all() {
+        const BROKEN: Migrations =
+            &[MIGRATIONS[0], ("0002_broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0")];
+        let server = cluster();
+        let database = server.database();
+        let settings = settings(&server, &database);
+        migrate(settings.clone()).await.unwrap();
+        bring_to(BROKEN, &Reach::of(&settings).unwrap(), Allowed::Anything).await.unwrap_err();
+        let columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'rules' AND column_name = 'next'";
+        assert_eq!(server.sql(&database, columns), "0");
+        Store::connect_postgres(settings).await.unwrap().close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_user_who_may_not_create_tables_is_refused_by_name() {
+        let server = cluster();
+        let database = server.database();
+        server.sql(&database, "CREATE ROLE reader LOGIN PASSWORD 'r'; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+        let url = server.url(&database);
+        let (scheme, host) = (url.split("://").next().unwrap(), url.rsplit('@').next().unwrap());
+        let reader = PostgresSettings { url: Some(format!("{scheme}://reader:r@{host}")), ..settings(&server, &database) };
+        for error in [migrate(reader.clone()).await.unwrap_err(), Store::connect_postgres(reader).await.err().unwrap()] {
+            let text = std::error::Error::source(&error).unwrap().to_string();
+            assert_eq!(error.kind, StoreErrorKind::Refused, "{text}");
+            assert!(text.contains("database_user") && text.contains("permission denied"), "{text}");
+        }
+    }
 }
