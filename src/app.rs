@@ -6,6 +6,7 @@
 mod banner;
 mod engines;
 mod settings;
+mod starting;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -79,19 +80,26 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
         let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
         created.with_context(|| format!("create data directory {}", data_dir.display()))?;
     }
-    let engines = tokio::select! {
-        opened = Engines::open(&choice, config, &data_dir) => opened?,
-        name = stop.first() => {
-            info!(signal = name, "stopped before the start was complete");
-            return Ok(());
+    let readiness = Readiness::starting();
+    let opening = async {
+        tokio::select! {
+            opened = Engines::open(&choice, config, &data_dir, &readiness) => opened.map(Some),
+            name = stop.first() => {
+                info!(signal = name, "stopped before the start was complete");
+                Ok(None)
+            }
         }
     };
-    let readiness = Readiness::new();
+    let probes = |metrics| admin::starting_router(start_probes(&readiness, &prometheus), metrics);
+    let listeners = gateway_listener.iter().map(|listener| (listener, probes(false)));
+    let listeners = listeners.chain([(&admin_listener, probes(true))]);
+    let Some(engines) = starting::serve_during(listeners, opening).await?? else { return Ok(()) };
     let mut supervisor = Supervisor::default();
     let sink_status = start_roles(&plan, &choice, &engines, &readiness, &mut supervisor, gateway_listener)?;
     let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir: &data_dir };
     start_admin(&facts, &engines, &readiness, &mut supervisor, admin_listener, prometheus);
 
+    readiness.set_started();
     metrics::ready(true);
     info!(
         version = env!("CARGO_PKG_VERSION"), roles = %plan.roles, http = addresses.http.map(tracing::field::display),
@@ -123,6 +131,16 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
             info!("stopped");
             Ok(())
         }
+    }
+}
+
+/// What can be told before there is a status to tell.
+fn start_probes(readiness: &Readiness, prometheus: &PrometheusHandle) -> admin::Probes {
+    let (ready, prometheus) = (readiness.clone(), prometheus.clone());
+    admin::Probes {
+        ready: Arc::new(move || (ready.ready(), ready.report())),
+        metrics: Arc::new(move || prometheus.render()),
+        status: Arc::new(|| json!({})),
     }
 }
 
@@ -324,7 +342,7 @@ fn start_admin(
     prometheus: PrometheusHandle,
 ) {
     let config = &facts.plan.loaded.config;
-    let (ready, sink_status) = (readiness.clone(), facts.sink_status.clone());
+    let sink_status = facts.sink_status.clone();
     let (started, roles) = (facts.started, facts.plan.roles.names());
     let backends = json!({
         "bus": facts.choice.bus_name(),
@@ -333,8 +351,6 @@ fn start_admin(
         "data_dir": facts.choice.needs_directory().then(|| facts.data_dir.display().to_string()),
     });
     let probes = admin::Probes {
-        ready: Arc::new(move || (ready.ready(), ready.report())),
-        metrics: Arc::new(move || prometheus.render()),
         status: Arc::new(move || {
             json!({
                 "version": env!("CARGO_PKG_VERSION"),
@@ -344,6 +360,7 @@ fn start_admin(
                 "sink": sink_status.snapshot(),
             })
         }),
+        ..start_probes(readiness, &prometheus)
     };
     let loopback = config.admin_addr.is_loopback();
     let router = match &engines.store {

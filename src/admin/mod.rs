@@ -111,13 +111,25 @@ pub fn probes_router(probes: Probes, why: &'static str) -> Router {
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
 }
 
+/// Of a process whose backends are not open yet; `metrics` for the admin listener alone.
+pub fn starting_router(probes: Probes, metrics: bool) -> Router {
+    let own = match metrics {
+        true => probe_routes(probes),
+        false => readiness_routes().with_state(probes),
+    };
+    own.fallback(async || {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is starting; send again later. /ready says more.")
+            .with_retry_after(1)
+    })
+}
+
 /// Whatever the Host header says: whoever probes comes by an address or a service's name, and reads no secrets.
 fn probe_routes(probes: Probes) -> Router {
-    Router::new()
-        .route("/health", get(probes::health))
-        .route("/ready", get(probes::ready))
-        .route("/metrics", get(probes::metrics))
-        .with_state(probes)
+    readiness_routes().route("/metrics", get(probes::metrics)).with_state(probes)
+}
+
+fn readiness_routes() -> Router<Probes> {
+    Router::new().route("/health", get(probes::health)).route("/ready", get(probes::ready))
 }
 
 /// The state, and what requests share beside it.

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::settings;
 use crate::bus::{Bus, BusErrorKind};
 use crate::config::{Config, Loaded};
+use crate::http::Readiness;
 use crate::role::{Role, RoleSet};
 use crate::store::{Store, StoreErrorKind};
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
@@ -78,8 +79,14 @@ pub(super) struct Engines {
 }
 
 impl Engines {
-    pub(super) async fn open(choice: &Choice, config: &Config, data_dir: &Path) -> Result<Self, StartFailure> {
-        let bus = open("nats_url", || async {
+    /// A backend that is waited for is told to `readiness`.
+    pub(super) async fn open(
+        choice: &Choice,
+        config: &Config,
+        data_dir: &Path,
+        readiness: &Readiness,
+    ) -> Result<Self, StartFailure> {
+        let bus = open(("nats", "nats_url"), readiness, || async {
             let opened = if choice.nats {
                 Bus::connect_nats(settings::nats(config)).await
             } else {
@@ -98,7 +105,7 @@ impl Engines {
         let store = match choice.needs_store {
             false => None,
             true => Some(
-                open("database_host", || async {
+                open(("postgres", "database_host"), readiness, || async {
                     let opened = if choice.postgres {
                         Store::connect_postgres(settings::postgres(config)).await
                     } else {
@@ -119,7 +126,7 @@ impl Engines {
         let warehouse = match choice.needs_warehouse {
             false => None,
             true => Some(
-                open("warehouse_url, s3_endpoint", || async {
+                open(("warehouse", "warehouse_url, s3_endpoint"), readiness, || async {
                     let opened = match (&config.warehouse_url, choice.objects) {
                         (_, true) => Warehouse::open_objects(settings::objects(config)).await,
                         (Some(url), false) => Warehouse::open_local(PathBuf::from(url.0.trim_start_matches("file://"))),
@@ -154,7 +161,8 @@ fn place(remote: bool, port: &str, server: &str, data_dir: &Path) -> String {
 
 /// Tries until it works, until it cannot work, or until patience ends.
 async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
-    setting: &'static str,
+    (component, setting): (&'static str, &'static str),
+    readiness: &Readiness,
     attempt: impl Fn() -> F,
 ) -> Result<T, StartFailure> {
     let deadline = Instant::now() + START_PATIENCE;
@@ -162,9 +170,15 @@ async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
         match attempt().await {
             Err(failure) if failure.how == How::Unreachable && Instant::now() < deadline => {
                 warn!(error = %failure, setting, "cannot be reached yet, trying again");
+                readiness.set(component, Err(failure.to_string()));
                 tokio::time::sleep(START_PAUSE).await;
             }
-            done => return done,
+            done => {
+                if readiness.failing(component) {
+                    readiness.set(component, Ok(()));
+                }
+                return done;
+            }
         }
     }
 }

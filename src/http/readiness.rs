@@ -15,6 +15,7 @@ pub struct Readiness(Arc<watch::Sender<State>>);
 
 #[derive(Clone, Debug, Default)]
 struct State {
+    starting: bool,
     draining: bool,
     components: BTreeMap<&'static str, Result<(), String>>,
 }
@@ -29,6 +30,15 @@ impl Readiness {
     /// Ready, with no components yet: each one reports itself before the listeners open.
     pub fn new() -> Self {
         Self(Arc::new(watch::Sender::new(State::default())))
+    }
+
+    /// Unready until [`Readiness::set_started`].
+    pub fn starting() -> Self {
+        Self(Arc::new(watch::Sender::new(State { starting: true, ..State::default() })))
+    }
+
+    pub fn set_started(&self) {
+        self.0.send_if_modified(|now| std::mem::take(&mut now.starting));
     }
 
     /// Reports a component; `Err` holds the reason, for people. Watchers wake only when it changes something.
@@ -61,7 +71,7 @@ impl Readiness {
     }
 
     /// `{"status":"ready","components":{"bus":"ok"}}`; a failed component has its reason, the status is
-    /// `ready`, `unready` or `draining`.
+    /// `ready`, `unready`, `starting` or `draining`.
     pub fn report(&self) -> Value {
         let state = self.0.borrow();
         let components: serde_json::Map<String, Value> = state
@@ -71,6 +81,8 @@ impl Readiness {
             .collect();
         let status = if state.draining {
             "draining"
+        } else if state.starting {
+            "starting"
         } else if state.ready() {
             "ready"
         } else {
@@ -87,7 +99,7 @@ impl Readiness {
 
 impl State {
     fn ready(&self) -> bool {
-        !self.draining && self.components.values().all(Result::is_ok)
+        !self.starting && !self.draining && self.components.values().all(Result::is_ok)
     }
 }
 
@@ -108,9 +120,12 @@ mod tests {
 
     #[tokio::test]
     async fn says_why_and_recovers() {
-        let readiness = Readiness::new();
+        let readiness = Readiness::starting();
+        assert_eq!(readiness.report(), json!({"status": "starting", "components": {}}));
         let mut watch = readiness.watch();
         readiness.set("bus", Ok(()));
+        assert_eq!(watch.changed().await, Some(false));
+        readiness.set_started();
         assert_eq!(watch.changed().await, Some(true));
         readiness.set("bus", Err("is full".into()));
         assert_eq!(watch.changed().await, Some(false));

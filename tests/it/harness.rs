@@ -30,10 +30,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts on free ports with data in `dir` and returns when it is ready.
     pub(crate) fn start(dir: &Path, environment: &[(&str, &str)]) -> Self {
-        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let server = Self::spawn(dir, environment, None, (free_port(), free_port()));
+        let server = Self::launch(dir, environment);
         server.wait_ready();
         server
+    }
+
+    /// Does not wait for anything.
+    pub(crate) fn launch(dir: &Path, environment: &[(&str, &str)]) -> Self {
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Self::spawn(dir, environment, None, (free_port(), free_port()))
     }
 
     /// Only this role.
@@ -160,14 +165,14 @@ impl Server {
         self.wait_for_exit(limit)
     }
 
-    /// The exit status of a process that was told to stop.
+    /// The exit status of a process that is about to end.
     pub(crate) fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < limit, "still running {limit:?} after SIGTERM; log in {}", self.dir.display());
+            assert!(started.elapsed() < limit, "still running after {limit:?}; log in {}", self.dir.display());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

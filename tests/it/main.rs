@@ -12,6 +12,7 @@ mod load;
 mod main_job;
 mod object_faults;
 mod settings;
+mod starting;
 mod stopping;
 mod tidy;
 

@@ -1,0 +1,44 @@
+//! What the ports answer while the backends are opened: that the process lives, and what it waits for.
+//!
+//! Invariant: the listeners stay open throughout, so that no connection is refused between this and the roles.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use axum::Router;
+use futures_util::future::join_all;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::http;
+
+/// Answers take no time here: whoever is cut after this was not asking anything.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+
+/// Runs `opening` to its end, and serves each router on its listener meanwhile.
+pub(super) async fn serve_during<T>(
+    listeners: impl IntoIterator<Item = (&TcpListener, Router)>,
+    opening: impl Future<Output = T>,
+) -> io::Result<T> {
+    let opened = CancellationToken::new();
+    let limits = http::Limits { drain_timeout: DRAIN_MAX.into(), ..http::Limits::default() };
+    let serve = |(listener, router): (&TcpListener, Router)| {
+        let service = TowerToHyperService::new(router);
+        Ok(http::serve(twin(listener)?, service, limits.clone(), opened.clone()))
+    };
+    let serving = listeners.into_iter().map(serve).collect::<io::Result<Vec<_>>>()?;
+    let opening = async {
+        let done = opening.await;
+        opened.cancel();
+        done
+    };
+    Ok(tokio::join!(opening, join_all(serving)).0)
+}
+
+/// The same socket once more: it goes on listening when one of both is closed.
+fn twin(listener: &TcpListener) -> io::Result<TcpListener> {
+    TcpListener::from_std(std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?))
+}
