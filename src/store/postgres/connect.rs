@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
@@ -23,8 +23,8 @@ use crate::store::{PostgresSettings, SslMode, StoreError, StoreErrorKind};
 /// Every statement here is made for an index. Left to itself, the planner takes a table that was never analyzed for
 /// a page or two, walks over it, and keeps that plan while the table grows, or compiles a plan of a few milliseconds
 /// for longer than it runs.
-const PLANS: &str = "-c jit=off -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off \
-     -c enable_mergejoin=off -c enable_sort=off";
+const PLANS: &str = "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; \
+     SET enable_mergejoin = off; SET enable_sort = off";
 
 /// Silence after which the operating system asks whether the server is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -40,6 +40,7 @@ pub(super) struct Reach {
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
     pub(super) timeout: Duration,
+    statement_timeout: Duration,
 }
 
 impl Reach {
@@ -78,19 +79,21 @@ impl Reach {
             .keepalives_interval(KEEPALIVE_INTERVAL)
             .keepalives_retries(KEEPALIVE_RETRIES)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
-            .options(format!("-c statement_timeout={} {PLANS}", settings.statement_timeout.as_millis()))
             .ssl_mode(match ssl_mode {
                 SslMode::Disable => tokio_postgres::config::SslMode::Disable,
                 SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
                 _ => tokio_postgres::config::SslMode::Require,
             });
         let tls = MakeRustlsConnect::new(tls(ssl_mode, settings)?);
-        Ok(Self { config, tls, timeout: settings.connect_timeout })
+        Ok(Self { config, tls, timeout: settings.connect_timeout, statement_timeout: settings.statement_timeout })
     }
 
     /// Connections that `trust` speaks against are not handed out.
     pub(super) fn pool(&self, settings: &PostgresSettings, trust: Trust) -> Result<Pool, StoreError> {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        // Said on the connection, not when it is asked for: poolers refuse options that they do not know.
+        let session = format!("SET statement_timeout = {}; {PLANS}", self.statement_timeout.as_millis());
+        let session = Arc::<str>::from(session);
         let manager = Manager::from_config(self.config.clone(), self.tls.clone(), recycling);
         Pool::builder(manager)
             .max_size(settings.connections_max.max(1))
@@ -98,6 +101,10 @@ impl Reach {
             .wait_timeout(Some(settings.connect_timeout))
             .create_timeout(Some(settings.connect_timeout))
             .recycle_timeout(Some(settings.connect_timeout))
+            .post_create(Hook::async_fn(move |client, _| {
+                let session = session.clone();
+                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+            }))
             .pre_recycle(Hook::async_fn(move |client, metrics| {
                 let trust = trust.clone();
                 Box::pin(async move { trust.check(client, metrics).await })

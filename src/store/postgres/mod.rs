@@ -48,7 +48,7 @@ const PING_SILENCE_MAX: Duration = Duration::from_secs(3);
 /// The same at the start, where somebody else may be setting an empty database up.
 const CHECK_SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// How often idle connections are looked at.
+/// How often idle connections are looked at, at least.
 const TIDY_INTERVAL: Duration = Duration::from_secs(15);
 
 #[derive(Clone)]
@@ -142,7 +142,10 @@ impl Engine {
             return Err(StoreError::new(StoreErrorKind::Closed, context));
         }
         let object = self.0.pool.get().await.map_err(|error| match error {
-            deadpool_postgres::PoolError::Backend(error) => failed(context)(error),
+            deadpool_postgres::PoolError::Backend(error)
+            | deadpool_postgres::PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error)) => {
+                failed(context)(error)
+            }
             deadpool_postgres::PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
                 let text = "every connection was in use for database_connect_timeout (database_max_open_conns)";
                 StoreError::caused(StoreErrorKind::Unavailable, context, text)
@@ -253,8 +256,9 @@ impl Engine {
 
 /// Closes idle connections that are too many or too old; never returns.
 async fn tidy(pool: Pool, (idle_max, lifetime_max): (usize, Duration)) {
+    let interval = if lifetime_max.is_zero() { TIDY_INTERVAL } else { TIDY_INTERVAL.min(lifetime_max / 4) };
     loop {
-        tokio::time::sleep(TIDY_INTERVAL).await;
+        tokio::time::sleep(interval).await;
         let mut kept = 0;
         pool.retain(|_, metrics| {
             let young = lifetime_max.is_zero() || metrics.age() < lifetime_max;

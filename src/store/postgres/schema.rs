@@ -163,7 +163,8 @@ mod tests {
         let settings = settings(&server, &database);
         migrate(settings.clone()).await.unwrap();
         bring_to(BROKEN, &Reach::of(&settings).unwrap(), Allowed::Anything).await.unwrap_err();
-        let columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'rules' AND column_name = 'next'";
+        let columns =
+            "SELECT count(*) FROM information_schema.columns WHERE table_name = 'rules' AND column_name = 'next'";
         assert_eq!(server.sql(&database, columns), "0");
         Store::connect_postgres(settings).await.unwrap().close().await;
     }
@@ -175,8 +176,10 @@ mod tests {
         server.sql(&database, "CREATE ROLE reader LOGIN PASSWORD 'r'; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
         let url = server.url(&database);
         let (scheme, host) = (url.split("://").next().unwrap(), url.rsplit('@').next().unwrap());
-        let reader = PostgresSettings { url: Some(format!("{scheme}://reader:r@{host}")), ..settings(&server, &database) };
-        for error in [migrate(reader.clone()).await.unwrap_err(), Store::connect_postgres(reader).await.err().unwrap()] {
+        let reader =
+            PostgresSettings { url: Some(format!("{scheme}://reader:r@{host}")), ..settings(&server, &database) };
+        for error in [migrate(reader.clone()).await.unwrap_err(), Store::connect_postgres(reader).await.err().unwrap()]
+        {
             let text = std::error::Error::source(&error).unwrap().to_string();
             assert_eq!(error.kind, StoreErrorKind::Refused, "{text}");
             assert!(text.contains("database_user") && text.contains("permission denied"), "{text}");

@@ -93,6 +93,13 @@ async fn many_migrate_at_once_and_one_does_it() {
     join_all(stores.into_iter().map(|store| async move { store.unwrap().close().await })).await;
 }
 
+/// Poolers end a connection that asks for options which they do not know.
+#[tokio::test]
+async fn a_connection_is_asked_for_without_options() {
+    let reach = super::connect::Reach::of(&settings(&cluster(), "any")).unwrap();
+    assert_eq!(reach.config.get_options(), None);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_takes_too_long_is_ended_and_the_store_goes_on() {
     let server = cluster();
@@ -140,6 +147,38 @@ async fn there_are_never_more_connections_than_allowed_and_waiting_for_one_ends(
     done.into_iter().for_each(|created| drop(created.unwrap()));
     holder.join().unwrap();
     assert_eq!(store.status().await.unwrap().rules, 2);
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_are_closed_when_they_are_many_or_old() {
+    let server = cluster();
+    let database = server.database();
+    let lifetime = Duration::from_secs(2);
+    let few =
+        PostgresSettings { idle_connections_max: 2, connection_lifetime_max: lifetime, ..settings(&server, &database) };
+    let store = Store::connect_postgres(few).await.unwrap();
+    join_all((0..8).map(|n| store.create_rule(rule(&n.to_string())))).await;
+    // Beside the one that listens, which is not of the pool.
+    let pooled = || {
+        let sql = format!(
+            "SELECT pid FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'causality'
+             AND query NOT LIKE 'LISTEN%' AND query <> ''"
+        );
+        server.sql("postgres", &sql).lines().map(str::to_owned).collect::<HashSet<String>>()
+    };
+    let first = pooled();
+    assert!(first.len() > 2, "{first:?}");
+    let began = Instant::now();
+    while pooled().len() > 2 {
+        assert!(began.elapsed() < Duration::from_secs(20), "never fewer: {:?}", pooled());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    while !pooled().is_disjoint(&first) {
+        assert!(began.elapsed() < Duration::from_secs(20), "never closed: {:?}", pooled());
+        store.status().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     store.close().await;
 }
 
