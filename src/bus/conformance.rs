@@ -477,8 +477,9 @@ pub(crate) async fn subscriptions_of_one_consumer_share_it(fixture: Fixture) {
 }
 
 pub(crate) async fn positions_survive_a_reopen(mut fixture: Fixture) {
+    let short = ConsumerSpec { ack_wait: Duration::from_secs(1), ..spec("c", ">") };
     publish_numbers(&fixture.bus, 0..10).await;
-    let mut subscription = fixture.bus.subscribe(spec("c", ">")).await.unwrap();
+    let mut subscription = fixture.bus.subscribe(short.clone()).await.unwrap();
     let mut ahead = fixture.bus.subscribe(spec("ahead", ">")).await.unwrap();
     let all = fetch(&mut ahead, 10).await;
     ahead.acker().ack(&receipts(&all)).await.unwrap();
@@ -488,11 +489,16 @@ pub(crate) async fn positions_survive_a_reopen(mut fixture: Fixture) {
     drop((subscription, ahead));
     fixture.reopen().await;
 
-    let mut subscription = fixture.bus.subscribe(spec("c", ">")).await.unwrap();
-    let rest = fetch(&mut subscription, 7).await;
+    let mut subscription = fixture.bus.subscribe(short).await.unwrap();
+    let mut rest = fetch(&mut subscription, 7).await;
+    subscription.acker().ack(&receipts(&rest)).await.unwrap();
+    // A server waits for the leases to end, and brings the others meanwhile.
+    rest.sort_by_key(Delivery::sequence);
     assert_eq!(payloads(&rest), ["2", "3", "5", "6", "7", "8", "9"]);
     let counts: Vec<u32> = rest.iter().map(|delivery| delivery.delivery_count).collect();
-    assert_eq!(counts, [2, 2, 2, 2, 1, 1, 1], "what was delivered before counts");
+    assert_eq!(counts[..4], [2; 4], "what was delivered before counts");
+    // A server may have sent the others to the subscription that is gone.
+    assert!(!fixture.is_embedded() || counts[4..] == [1; 3], "{counts:?}");
     assert!(rest.iter().all(|delivery| delivery.suspect));
     publish_numbers(&fixture.bus, 10..11).await;
     let fresh = fetch(&mut subscription, 1).await;
@@ -551,8 +557,8 @@ pub(crate) async fn nothing_unread_is_dropped_and_a_full_bus_recovers(fixture: F
     assert!(status.messages < stored);
 }
 
+/// The fixture's messages are old at once, its dead letters soon.
 pub(crate) async fn what_is_acknowledged_is_purged_by_age(fixture: Fixture) {
-    // The fixture's ages are zero.
     let bus = &fixture.bus;
     publish_numbers(bus, 0..1).await;
     publish_numbers(bus, 1..3).await;
@@ -562,14 +568,20 @@ pub(crate) async fn what_is_acknowledged_is_purged_by_age(fixture: Fixture) {
     let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
     let all = fetch(&mut subscription, 4).await;
     subscription.acker().ack(&receipts(&all[..2])).await.unwrap();
-    assert_eq!(bus.purge_acknowledged().await.unwrap(), 1, "the group of the unread message stays");
-    assert_eq!(bus.status().await.unwrap().messages, 3);
+    // The embedded engine keeps the group of a message that is unread.
+    let purged = if fixture.is_embedded() { 1 } else { 2 };
+    assert_eq!(bus.purge_acknowledged().await.unwrap(), purged);
+    assert_eq!(bus.status().await.unwrap().messages, 4 - purged);
     let mut late = bus.subscribe(spec("late", ">")).await.unwrap();
-    assert_eq!(payloads(&fetch(&mut late, 3).await), ["1", "2", "3"], "a new consumer begins at the first stored");
+    let left: Vec<String> = (purged..4).map(|n| n.to_string()).collect();
+    assert_eq!(payloads(&fetch(&mut late, left.len()).await), left, "a new consumer begins at the first stored");
     subscription.acker().dead_letter(all[2].receipt, "why").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    bus.purge_acknowledged().await.unwrap();
-    assert!(bus.dead_letters(None, 10).await.unwrap().is_empty(), "old dead letters go");
+    let began = Instant::now();
+    while !bus.dead_letters(None, 10).await.unwrap().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(20), "old dead letters go");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bus.purge_acknowledged().await.unwrap();
+    }
 }
 
 pub(crate) async fn a_closed_bus_says_so(fixture: Fixture) {
@@ -607,6 +619,11 @@ macro_rules! suite {
             an_id_is_free_again_after_the_window => |s| s.dedup_window = std::time::Duration::from_secs(1),
             a_malformed_message_is_refused_alone => |_| {},
             subscriptions_of_one_consumer_share_it => |_| {},
+            positions_survive_a_reopen => |_| {},
+            what_is_acknowledged_is_purged_by_age => |s| {
+                s.age_max = std::time::Duration::ZERO;
+                s.dead_letter_age_max = std::time::Duration::from_millis(200);
+            },
             nothing_unread_is_dropped_and_a_full_bus_recovers => |s| s.bytes_max = 4 << 20,
             a_closed_bus_says_so => |_| {},
         }

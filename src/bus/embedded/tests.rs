@@ -15,14 +15,6 @@ use crate::bus::conformance::{self, Fixture, fetch, payloads, publish, publish_n
 use crate::bus::{Batch, Bus, BusErrorKind, Delivery, EmbeddedSettings, Inner, Interest, Receipt};
 
 conformance::suite!(Fixture::open_embedded);
-conformance::suite! { Fixture::open_embedded;
-    positions_survive_a_reopen => |_| {},
-    what_is_acknowledged_is_purged_by_age => |s| {
-        s.age_max = Duration::ZERO;
-        s.dead_letter_age_max = Duration::ZERO;
-    },
-}
-
 fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {
     deliveries.iter().map(|delivery| delivery.receipt).collect()
 }

@@ -48,13 +48,18 @@ pub(super) async fn reconcile(context: &Context, settings: &NatsSettings, atomic
             ..config
         })
     };
-    let dead = |config: Config| {
-        common(Config {
+    // The server remembers no id for longer than a message.
+    let dead_letter_window = match settings.dead_letter_age_max {
+        age if age.is_zero() => settings.dedup_window,
+        age => settings.dedup_window.min(age),
+    };
+    let dead = |config: Config| Config {
+        duplicate_window: dead_letter_window,
+        ..common(Config {
             name: settings.dead_letter_stream.clone(),
             subjects: vec![DEAD_LETTERS.to_owned()],
             max_age: settings.dead_letter_age_max,
             discard: DiscardPolicy::Old,
-            duplicate_window: settings.dedup_window.min(settings.dead_letter_age_max),
             ..config
         })
     };
