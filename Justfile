@@ -19,7 +19,7 @@ check:
 fmt:
     cargo fmt
 
-# The benches: parse, bus, Parquet, rules, NATS against a bare publisher, NATS to S3 against the embedded sink
+# The benches: parse, bus, Parquet, rules, NATS against a bare publisher, NATS to S3 against the embedded sink, webhooks and memory with the roles apart
 bench *ARGS:
     cargo bench {{ARGS}}
 

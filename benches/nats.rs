@@ -49,7 +49,7 @@ fn gateway(server: &NatsServer, dir: &std::path::Path) -> Gateway {
         .spawn()
         .unwrap();
     let started = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", http)).is_err() || started.elapsed() < Duration::from_millis(500) {
+    while ureq::get(format!("http://127.0.0.1:{admin}/ready")).call().is_err() {
         assert!(started.elapsed() < Duration::from_secs(20), "the gateway does not start");
         std::thread::sleep(Duration::from_millis(20));
     }
