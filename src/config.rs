@@ -4,6 +4,7 @@
 //! environment) and one parser. Knows no other module: `app` maps these values onto the
 //! settings of each part.
 
+mod nats;
 mod value;
 
 use std::fmt;
@@ -262,6 +263,7 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
         let url = config.warehouse_url.as_ref().map(Setting::show).unwrap_or_default();
         refuse("warehouse_url", url, "unset when s3_bucket or s3_prefix is set: it names bucket and prefix itself");
     }
+    nats::check(config, &mut refuse);
     let flush = config.batch_flush_interval.unwrap_or(config.http_read_timeout);
     for (key, period) in [
         ("batch_flush_interval", flush),

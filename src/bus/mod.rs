@@ -99,7 +99,7 @@ pub enum PublishMode {
 /// The fate of one published message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// The stream sequence, from 1; of a duplicate 0.
+    /// The stream sequence, from 1; 0 of a duplicate, and of a message that need not be kept and is not.
     pub sequence: u64,
     /// True when the message id was seen within the window: nothing was stored now.
     pub duplicate: bool,
@@ -222,7 +222,8 @@ impl Bus {
         }
     }
 
-    /// Stores the batch; one answer a message, in order, each given only when its message is durable.
+    /// Stores the batch; one answer a message, in order, each given only when its message is durable. Only one that need
+    /// not be kept may be answered `Ok` without being stored.
     /// A call that is cancelled may still store it.
     pub async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
         match &self.0 {

@@ -17,6 +17,8 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_kept;
+#[cfg(test)]
 mod tests_tls;
 
 use std::sync::atomic::AtomicBool;
