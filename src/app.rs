@@ -42,6 +42,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// How often acknowledged events are looked for that may be purged, and gauges are set.
 const JANITOR_INTERVAL: Duration = Duration::from_secs(10);
 
+/// What it means that the bus has a weakness.
+const WEAK: &str = "a 2xx is weaker than an event on disk (nats_stream_replicas, nats_stream_storage)";
+
 /// The exit code of `sysexits.h` for an input or output error.
 const EXIT_IO: i32 = 74;
 
@@ -87,6 +90,9 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
         }
     };
     let readiness = Readiness::new();
+    if let Some(weakness) = weakness(&plan, &engines) {
+        readiness.warn(format!("{WEAK}: {weakness}"));
+    }
     let mut supervisor = Supervisor::default();
     let sink_status = start_roles(&plan, &choice, &engines, &readiness, &mut supervisor, gateway_listener)?;
     let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir: &data_dir };
@@ -136,9 +142,14 @@ fn warn_of_weaknesses(plan: &Plan, engines: &Engines, addresses: &Addresses) {
     if !config.admin_addr.is_loopback() {
         warn!(admin = %addresses.admin, "beyond loopback only health, readiness and metrics are served");
     }
-    if let (Some(weakness), true) = (engines.bus.weakness(), plan.roles.has(Role::Gateway)) {
-        warn!(weakness, "a 2xx is weaker than an event on disk (nats_stream_replicas, nats_stream_storage)");
+    if let Some(weakness) = weakness(plan, engines) {
+        warn!(weakness, "{WEAK}");
     }
+}
+
+/// Of a process that answers with a 2xx.
+fn weakness(plan: &Plan, engines: &Engines) -> Option<&'static str> {
+    engines.bus.weakness().filter(|_| plan.roles.has(Role::Gateway))
 }
 
 struct Addresses {
