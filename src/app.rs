@@ -113,7 +113,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
             info!(signal = name, "stopping");
             None
         }
-        service = supervisor.failure() => Some(service),
+        failed = supervisor.failure() => Some(failed),
     };
     stop.exit_on_second();
     readiness.set_draining();
@@ -121,7 +121,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let in_time = supervisor.stop(config.shutdown_timeout.0).await;
     engines.close().await;
     match failed {
-        Some(service) => anyhow::bail!("{service} failed too often; the log says why"),
+        Some(failed) => anyhow::bail!("{failed}"),
         None if !in_time => {
             anyhow::bail!("not everything ended in time; what was accepted is kept and is handled at the next start")
         }
@@ -197,6 +197,8 @@ fn start_roles(
     }
     let bus = engines.bus.clone();
     supervisor.supervise("janitor", move |stop| janitor(bus.clone(), stop));
+    let bus = engines.bus.clone();
+    supervisor.supervise_once("bus connection", move |stop| connection(bus.clone(), stop));
     let watched = Watched {
         bus: choice.nats.then(|| engines.bus.clone()),
         store: engines.store.clone().filter(|_| choice.postgres),
@@ -387,6 +389,14 @@ fn start_admin(
             Ok(())
         }
     });
+}
+
+/// Fails when the bus is gone for good: nothing in this process would ever work again.
+async fn connection(bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        error = bus.until_given_up() => Err(error.into()),
+        () = stop.cancelled() => Ok(()),
+    }
 }
 
 /// Purges what nobody needs any more and keeps the gauges current.

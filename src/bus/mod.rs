@@ -243,6 +243,23 @@ impl Bus {
         }
     }
 
+    /// Creates the durable consumer that `subscribe` would attach to, or changes it to what the spec says: from then on
+    /// nothing leaves the bus that it has not acknowledged.
+    pub async fn bring(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.bring(spec).await,
+            Inner::Nats(engine) => engine.bring(spec).await,
+        }
+    }
+
+    /// Returns when the server was given up for good; nothing works from then on.
+    pub async fn until_given_up(&self) -> BusError {
+        match &self.0 {
+            Inner::Embedded(_) => std::future::pending().await,
+            Inner::Nats(engine) => engine.until_given_up().await,
+        }
+    }
+
     /// What makes a 2xx weaker than an event on disk, as far as can be seen from here.
     pub fn weakness(&self) -> Option<&'static str> {
         match &self.0 {

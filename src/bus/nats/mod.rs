@@ -53,6 +53,8 @@ const SERVER_ATOMIC: (i64, i64, i64) = (2, 12, 0);
 const PING_ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Pull requests of one consumer that may wait at the same time: one for each subscription.
 const PULLS_WAITING_MAX: i64 = 512;
+/// The status of what JetStream cannot do for now.
+const TEMPORARILY: usize = 503;
 
 #[derive(Clone)]
 pub(super) struct Engine(Arc<Shared>);
@@ -93,7 +95,12 @@ impl Engine {
         let info = streams::reconcile(&context, &settings, at_least(SERVER_ATOMIC)).await?;
         let (calls, answers) = Calls::open(&client).await?;
         let tasks = Tasks::default();
-        tasks.spawn(calls.clone().receive(answers));
+        let (receiving, over) = (calls.clone().receive(answers), link.clone());
+        tasks.spawn(async move {
+            // Subscriptions outlive any one connection: they end with the client.
+            receiving.await;
+            over.ends();
+        });
         let failed = |error: jetstream::context::GetStreamError| streams::failed("read stream", error);
         tracing::info!(version, stream = settings.stream, "connected to NATS");
         let chooser = Chooser::new(settings.publish, at_least(SERVER_ATOMIC));
@@ -139,19 +146,13 @@ impl Engine {
 
     pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         let filter = self.admit(&spec)?;
-        // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
-        // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass are
-        // cheaper to get and to leave.
-        let server_filter = if spec.takes_most { "" } else { &spec.filter };
-        bring_consumer(&self.0.stream, &spec, server_filter).await?;
+        self.bring(&spec).await?;
         Subscription::open(self.0.clone(), &self.0.settings.stream, spec, filter).await
     }
 
     pub(super) async fn subscribe_to_ranges(&self, spec: ConsumerSpec) -> Result<RangeSubscription, BusError> {
         let filter = self.admit(&spec)?;
-        let pending_max = spec.pending_max.min(ranges::PENDING_MAX);
-        let subject = self.0.settings.range_subject(&spec.name);
-        bring_consumer(&self.0.ranges, &ConsumerSpec { pending_max, ..spec.clone() }, &subject).await?;
+        self.bring(&spec).await?;
         RangeSubscription::open(self.0.clone(), spec, filter).await
     }
 
@@ -163,6 +164,26 @@ impl Engine {
             return Err(BusError::caused(BusErrorKind::Invalid, "name consumer", text));
         }
         Ok(filter)
+    }
+
+    /// Creates the durable consumer, or changes it to what the spec says.
+    pub(super) async fn bring(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        self.admit(spec)?;
+        if spec.coarse {
+            let pending_max = spec.pending_max.min(ranges::PENDING_MAX);
+            let subject = self.0.settings.range_subject(&spec.name);
+            return bring_consumer(&self.0.ranges, &ConsumerSpec { pending_max, ..spec.clone() }, &subject).await;
+        }
+        // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
+        // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass are
+        // cheaper to get and to leave.
+        let server_filter = if spec.takes_most { "" } else { &spec.filter };
+        bring_consumer(&self.0.stream, spec, server_filter).await
+    }
+
+    /// Returns when the connection was given up for good.
+    pub(super) async fn until_given_up(&self) -> BusError {
+        self.0.link.until_given_up().await
     }
 
     pub(super) async fn ping(&self) -> Result<(), BusError> {
@@ -282,9 +303,12 @@ async fn bring_consumer(stream: &Stream, spec: &ConsumerSpec, filter: &str) -> R
         use async_nats::jetstream::stream::ConsumerErrorKind;
         let kind = match error.kind() {
             ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => BusErrorKind::Unavailable,
+            ConsumerErrorKind::JetStream(error) if error.code() == TEMPORARILY => BusErrorKind::Unavailable,
             _ => BusErrorKind::Refused,
         };
-        BusError::caused(kind, "reconcile consumer", format!("consumer {}: {error}", spec.name))
+        let settings = "the settings (consumer_name, nats_ack_wait)";
+        let text = format!("NATS will not create or change consumer {} as {settings} say: {error}", spec.name);
+        BusError::caused(kind, "reconcile consumer", text)
     });
     brought.map(drop)
 }
