@@ -14,6 +14,7 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
+pub use nats::SINK_CONSUMER;
 pub use value::{
     Address, Attempts, Codec, Count, Factor, Flag, List, LogFormat, LogLevel, Networks, Period, Publishing, Secret,
     SecretKey, Setting, Size, SslMode, Storage, Url,
@@ -237,9 +238,6 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     }
     if config.database_port.0 > usize::from(u16::MAX) {
         refuse("database_port", config.database_port.show(), "a port from 1 to 65535");
-    }
-    if config.nats_stream_replicas.0 > 5 {
-        refuse("nats_stream_replicas", config.nats_stream_replicas.show(), "a whole number from 1 to 5");
     }
     for (key, count) in [
         ("batch_worker_count", config.batch_worker_count),

@@ -248,6 +248,11 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_cannot_be_given_the_consumer_of_the_sinks() {
+        assert_eq!(sink(&config(), true).consumer().name, config::SINK_CONSUMER);
+    }
+
+    #[test]
     fn the_stages_leave_room_for_the_drain_of_the_gateway() {
         let config = config();
         let Budgets { gateway, sink, reaction, webhooks, admin } = Budgets::of(&config);

@@ -8,8 +8,32 @@ use super::{Config, Setting};
 /// All that is published to them must be kept: events, and the anomalies found in them.
 const KEPT: [&str; 2] = ["events.>", "anomalies.>"];
 
+/// The durable consumer of the sinks. Rules that shared it would see only a part of the events.
+pub const SINK_CONSUMER: &str = "warehouse-sink";
+/// The longest name of a stream or a consumer.
+const NAME_BYTES_MAX: usize = 200;
+
 /// Refuses by key, value and what is allowed.
 pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)) {
+    if !matches!(config.nats_stream_replicas.0, 1 | 3 | 5) {
+        refuse("nats_stream_replicas", config.nats_stream_replicas.show(), "1, 3 or 5");
+    }
+    for (key, name) in [
+        ("nats_stream_name", &config.nats_stream_name),
+        ("nats_stream_dlq_stream_name", &config.nats_stream_dlq_stream_name),
+        ("consumer_name", &config.consumer_name),
+    ] {
+        if !is_name(name) {
+            refuse(key, name.show(), "a name without blanks, dots, slashes, backslashes, `*` and `>`");
+        }
+    }
+    if let Some("" | "_RANGES") = config.nats_stream_dlq_stream_name.strip_prefix(&config.nats_stream_name) {
+        let allowed = "another name than nats_stream_name, and than that with _RANGES";
+        refuse("nats_stream_dlq_stream_name", config.nats_stream_dlq_stream_name.show(), allowed);
+    }
+    if config.consumer_name == SINK_CONSUMER {
+        refuse("consumer_name", config.consumer_name.show(), "another name than the sinks' own");
+    }
     let subjects = &config.nats_stream_subjects;
     let valid = subjects.0.iter().all(|filter| is_filter(filter));
     let kept = |wanted: &&str| subjects.0.iter().any(|filter| covers(filter, wanted));
@@ -18,6 +42,12 @@ pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)
                        what no stream takes would be lost";
         refuse("nats_stream_subjects", subjects.show(), allowed);
     }
+}
+
+/// What the server takes for the name of a stream or a consumer; names are tokens of subjects, too.
+fn is_name(text: &str) -> bool {
+    let allowed = |c: char| c > ' ' && !matches!(c, '.' | '*' | '>' | '/' | '\\' | '\x7f');
+    !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.chars().all(|c| allowed(c) && !c.is_whitespace())
 }
 
 /// Tokens that are not empty and without blanks; `*` and, at the end, `>` stand for tokens only as a whole.
@@ -82,6 +112,35 @@ mod tests {
         ] {
             assert_eq!(covers(filter, wanted), expected, "{filter} {wanted}");
         }
+    }
+
+    #[test]
+    fn names_that_no_server_takes_are_refused() {
+        let long = "n".repeat(NAME_BYTES_MAX + 1);
+        for name in ["CONSUMER_NAME", "NATS_STREAM_NAME", "NATS_STREAM_DLQ_STREAM_NAME"] {
+            for wrong in ["a.b", "a*", ">", "a b", "a/b", "a\\b", "a\tb", &long] {
+                refused(name, wrong);
+            }
+            load_env(&[(name, "Rules_2-b")]).unwrap();
+        }
+        refused("NATS_STREAM_DLQ_STREAM_NAME", "CAUSALITY_EVENTS");
+        refused("NATS_STREAM_DLQ_STREAM_NAME", "CAUSALITY_EVENTS_RANGES");
+        refused("CONSUMER_NAME", SINK_CONSUMER);
+    }
+
+    #[test]
+    fn numbers_that_no_server_takes_are_refused() {
+        for wrong in ["0", "2", "4", "6"] {
+            refused("NATS_STREAM_REPLICAS", wrong);
+        }
+        for right in ["1", "3", "5"] {
+            load_env(&[("NATS_STREAM_REPLICAS", right)]).unwrap();
+        }
+        for wrong in ["0", "-2", "many"] {
+            refused("NATS_MAX_RECONNECTS", wrong);
+        }
+        assert_eq!(load_env(&[("NATS_MAX_RECONNECTS", "2")]).unwrap().config.nats_max_reconnects.0, Some(2));
+        assert_eq!(load_env(&[("NATS_MAX_RECONNECTS", "-1")]).unwrap().config.nats_max_reconnects.0, None);
     }
 
     #[test]
