@@ -14,7 +14,7 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-pub use nats::SINK_CONSUMER;
+pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
 pub use value::{
     Address, Attempts, Codec, Count, Factor, Flag, List, LogFormat, LogLevel, Networks, Period, Publishing, Secret,
     SecretKey, Setting, Size, SslMode, Storage, Url,
@@ -77,6 +77,7 @@ settings! {
     nats_publish_mode: Publishing,
     nats_stream_name: String,
     nats_stream_subjects: List,
+    nats_stream_readers: List,
     nats_stream_max_bytes: Size,
     nats_stream_max_age: Period,
     nats_stream_replicas: Count,

@@ -68,6 +68,9 @@ pub struct NatsSettings {
     pub timeout: Duration,
     pub stream: String,
     pub subjects: Vec<String>,
+    /// Durable consumers that must have acknowledged a message before it is purged, even those that nobody has created
+    /// yet: such a one has read nothing.
+    pub readers: Vec<String>,
     pub age_max: Duration,
     pub bytes_max: u64,
     pub replicas: usize,

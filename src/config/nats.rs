@@ -10,6 +10,9 @@ const KEPT: [&str; 2] = ["events.>", "anomalies.>"];
 
 /// The durable consumer of the sinks. Rules that shared it would see only a part of the events.
 pub const SINK_CONSUMER: &str = "warehouse-sink";
+/// The roles that may be named as readers of the stream.
+pub const READER_SINK: &str = "sink";
+pub const READER_REACTION: &str = "reaction";
 /// The longest name of a stream or a consumer.
 const NAME_BYTES_MAX: usize = 200;
 
@@ -33,6 +36,10 @@ pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)
     }
     if config.consumer_name == SINK_CONSUMER {
         refuse("consumer_name", config.consumer_name.show(), "another name than the sinks' own");
+    }
+    let readers = &config.nats_stream_readers;
+    if !readers.0.iter().all(|role| [READER_SINK, READER_REACTION].contains(&role.as_str())) {
+        refuse("nats_stream_readers", readers.show(), "sink, reaction, or both");
     }
     let subjects = &config.nats_stream_subjects;
     let valid = subjects.0.iter().all(|filter| is_filter(filter));
@@ -126,6 +133,16 @@ mod tests {
         refused("NATS_STREAM_DLQ_STREAM_NAME", "CAUSALITY_EVENTS");
         refused("NATS_STREAM_DLQ_STREAM_NAME", "CAUSALITY_EVENTS_RANGES");
         refused("CONSUMER_NAME", SINK_CONSUMER);
+    }
+
+    #[test]
+    fn readers_are_roles_that_read() {
+        for wrong in ["gateway", "sink,analysis-engine", "all"] {
+            refused("NATS_STREAM_READERS", wrong);
+        }
+        for right in ["sink", "reaction", "reaction,sink"] {
+            load_env(&[("NATS_STREAM_READERS", right)]).unwrap();
+        }
     }
 
     #[test]

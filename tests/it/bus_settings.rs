@@ -141,3 +141,36 @@ fn readiness_tells_what_a_2xx_is_worth_and_stays_ready() {
     let embedded = Server::start(dir.path(), &[]);
     assert_eq!(ready(&embedded, &embedded.http).get("warnings"), None);
 }
+
+/// Any process purges, and none what a role that never ran has not read.
+#[test]
+fn events_wait_for_a_role_that_never_ran_unless_the_deployment_has_none() {
+    let nats = NatsServer::start(Version::Newest);
+    let dir = tempfile::tempdir().unwrap();
+    let with = |more: &[(&str, &str)]| -> Vec<(String, String)> {
+        let warehouse = format!("file://{}", dir.path().join("warehouse").display());
+        let own = [("NATS_URL", nats.url()), ("WAREHOUSE_URL", warehouse), ("BATCH_FLUSH_INTERVAL", "50ms".to_owned())];
+        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        own.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value)).collect()
+    };
+    let stored =
+        || jetstream(&nats, async |context| context.get_stream(STREAM).await.unwrap().cached_info().state.messages);
+    let gateway = Server::start_role(&dir.path().join("gateway"), "gateway", &with(&[]));
+    let event = json!({"event": {"appId": "a", "deviceId": "d", "userLogin": {}}});
+    for _ in 0..5 {
+        assert_eq!(gateway.send("/v1/events/ingest", &event).unwrap().0, 200);
+    }
+    let sink = Server::start_role(&dir.path().join("sink"), "sink", &with(&[]));
+    wait_until("the sink has acknowledged all", || {
+        let (_, metrics) = get(&format!("{}/metrics", sink.admin)).unwrap();
+        metrics.lines().any(|line| line.starts_with("causality_sink_rows_total") && line.ends_with(" 5"))
+            && consumer(&nats, "CAUSALITY_EVENTS_RANGES", "warehouse-sink").num_ack_pending == 0
+    });
+    // The first thing that a process does is to look for what may go.
+    let old = [("NATS_STREAM_MAX_AGE", "10ms"), ("NATS_STREAM_READERS", "sink")];
+    let _careful = Server::start_role(&dir.path().join("careful"), "gateway", &with(&old[..1]));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(stored(), 5, "no reaction has read them");
+    let _sinks_only = Server::start_role(&dir.path().join("sinks-only"), "gateway", &with(&old));
+    wait_until("what the sinks have stored is purged", || stored() == 0);
+}

@@ -75,6 +75,8 @@ struct Shared {
     chooser: Chooser,
     batches: atomic::Queue,
     full: Mutex<Option<String>>,
+    /// The consumers that have acknowledged nothing of a stream that fills up.
+    held_by: Mutex<Option<String>>,
     /// Whether `full` holds something: looked at by every publish.
     is_full: AtomicBool,
     closing: CancellationToken,
@@ -119,6 +121,7 @@ impl Engine {
             chooser,
             batches,
             full: Mutex::default(),
+            held_by: Mutex::default(),
             is_full: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks,
