@@ -44,7 +44,7 @@ pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)
     let subjects = &config.nats_stream_subjects;
     let valid = subjects.0.iter().all(|filter| is_filter(filter));
     let kept = |wanted: &&str| subjects.0.iter().any(|filter| covers(filter, wanted));
-    if !valid || !KEPT.iter().all(|wanted| kept(&wanted)) {
+    if !valid || !KEPT.iter().all(kept) {
         let allowed = "subject filters of which one takes all of events.> and one all of anomalies.>: \
                        what no stream takes would be lost";
         refuse("nats_stream_subjects", subjects.show(), allowed);
