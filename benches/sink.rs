@@ -228,6 +228,7 @@ fn nats_settings(server: &NatsServer, events: u64) -> NatsSettings {
         timeout: Duration::from_secs(10),
         stream: "CAUSALITY_EVENTS".to_owned(),
         subjects: ["events.>", "requests.>", "responses.>", "anomalies.>"].map(str::to_owned).to_vec(),
+        readers: Vec::new(),
         age_max: Duration::from_secs(86_400),
         // The server refuses more than the disk has.
         bytes_max: (events * EVENT_BYTES_MAX).max(1 << 30),

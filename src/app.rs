@@ -43,6 +43,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// How often acknowledged events are looked for that may be purged, and gauges are set.
 const JANITOR_INTERVAL: Duration = Duration::from_secs(10);
 
+/// What it means that the bus has a weakness.
+const WEAK: &str = "a 2xx is weaker than an event on disk (nats_stream_replicas, nats_stream_storage)";
+
 /// The exit code of `sysexits.h` for an input or output error.
 const EXIT_IO: i32 = 74;
 
@@ -94,6 +97,9 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let listeners = gateway_listener.iter().map(|listener| (listener, probes(false)));
     let listeners = listeners.chain([(&admin_listener, probes(true))]);
     let Some(engines) = starting::serve_during(listeners, opening).await?? else { return Ok(()) };
+    if let Some(weakness) = weakness(&plan, &engines) {
+        readiness.warn(format!("{WEAK}: {weakness}"));
+    }
     let mut supervisor = Supervisor::default();
     let sink_status = start_roles(&plan, &choice, &engines, &readiness, &mut supervisor, gateway_listener)?;
     let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir: &data_dir };
@@ -115,7 +121,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
             info!(signal = name, "stopping");
             None
         }
-        service = supervisor.failure() => Some(service),
+        failed = supervisor.failure() => Some(failed),
     };
     stop.exit_on_second();
     readiness.set_draining();
@@ -123,7 +129,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let in_time = supervisor.stop(config.shutdown_timeout.0).await;
     engines.close().await;
     match failed {
-        Some(service) => anyhow::bail!("{service} failed too often; the log says why"),
+        Some(failed) => anyhow::bail!("{failed}"),
         None if !in_time => {
             anyhow::bail!("not everything ended in time; what was accepted is kept and is handled at the next start")
         }
@@ -154,9 +160,14 @@ fn warn_of_weaknesses(plan: &Plan, engines: &Engines, addresses: &Addresses) {
     if !config.admin_addr.is_loopback() {
         warn!(admin = %addresses.admin, "beyond loopback only health, readiness and metrics are served");
     }
-    if let (Some(weakness), true) = (engines.bus.weakness(), plan.roles.has(Role::Gateway)) {
-        warn!(weakness, "a 2xx is weaker than an event on disk (nats_stream_replicas, nats_stream_storage)");
+    if let Some(weakness) = weakness(plan, engines) {
+        warn!(weakness, "{WEAK}");
     }
+}
+
+/// Of a process that answers with a 2xx.
+fn weakness(plan: &Plan, engines: &Engines) -> Option<&'static str> {
+    engines.bus.weakness().filter(|_| plan.roles.has(Role::Gateway))
 }
 
 struct Addresses {
@@ -204,6 +215,8 @@ fn start_roles(
     }
     let bus = engines.bus.clone();
     supervisor.supervise("janitor", move |stop| janitor(bus.clone(), stop));
+    let bus = engines.bus.clone();
+    supervisor.supervise_once("bus connection", move |stop| connection(bus.clone(), stop));
     let watched = Watched {
         bus: choice.nats.then(|| engines.bus.clone()),
         store: engines.store.clone().filter(|_| choice.postgres),
@@ -393,6 +406,14 @@ fn start_admin(
             Ok(())
         }
     });
+}
+
+/// Fails when the bus is gone for good: nothing in this process would ever work again.
+async fn connection(bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        error = bus.until_given_up() => Err(error.into()),
+        () = stop.cancelled() => Ok(()),
+    }
 }
 
 /// Purges what nobody needs any more and keeps the gauges current.

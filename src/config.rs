@@ -4,6 +4,7 @@
 //! environment) and one parser. Knows no other module: `app` maps these values onto the
 //! settings of each part.
 
+mod nats;
 mod value;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
+pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
 pub use value::{
     Address, Attempts, Codec, Count, Factor, Flag, List, LogFormat, LogLevel, Networks, Period, Publishing, Secret,
     SecretKey, Setting, Size, SslMode, Storage, Url,
@@ -75,6 +77,7 @@ settings! {
     nats_publish_mode: Publishing,
     nats_stream_name: String,
     nats_stream_subjects: List,
+    nats_stream_readers: List,
     nats_stream_max_bytes: Size,
     nats_stream_max_age: Period,
     nats_stream_replicas: Count,
@@ -237,9 +240,6 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     if config.database_port.0 > usize::from(u16::MAX) {
         refuse("database_port", config.database_port.show(), "a port from 1 to 65535");
     }
-    if config.nats_stream_replicas.0 > 5 {
-        refuse("nats_stream_replicas", config.nats_stream_replicas.show(), "a whole number from 1 to 5");
-    }
     for (key, count) in [
         ("batch_worker_count", config.batch_worker_count),
         ("engine_max_concurrent_evaluations", config.engine_max_concurrent_evaluations),
@@ -262,6 +262,7 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
         let url = config.warehouse_url.as_ref().map(Setting::show).unwrap_or_default();
         refuse("warehouse_url", url, "unset when s3_bucket or s3_prefix is set: it names bucket and prefix itself");
     }
+    nats::check(config, &mut refuse);
     let flush = config.batch_flush_interval.unwrap_or(config.http_read_timeout);
     for (key, period) in [
         ("batch_flush_interval", flush),

@@ -123,8 +123,21 @@ struct Service {
 /// Runs services until told to stop, then stops them in the order in which their stages were added.
 pub struct Supervisor {
     stages: Vec<Stage>,
-    failed: mpsc::Sender<&'static str>,
-    failures: mpsc::Receiver<&'static str>,
+    failed: mpsc::Sender<Failed>,
+    failures: mpsc::Receiver<Failed>,
+}
+
+/// A service whose failure ends the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub service: &'static str,
+    pub cause: String,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} failed for good: {}", self.service, self.cause)
+    }
 }
 
 impl Default for Supervisor {
@@ -148,7 +161,24 @@ impl Supervisor {
     }
 
     /// Starts a service in the stage that was added last. `start` is called again after each failure.
-    pub fn supervise<F, R>(&mut self, name: &'static str, mut start: F)
+    pub fn supervise<F, R>(&mut self, name: &'static str, start: F)
+    where
+        F: FnMut(CancellationToken) -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.keep(name, RESTARTS_MAX, start);
+    }
+
+    /// The same for what no restart can mend: its first failure ends the process.
+    pub fn supervise_once<F, R>(&mut self, name: &'static str, start: F)
+    where
+        F: FnMut(CancellationToken) -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.keep(name, 0, start);
+    }
+
+    fn keep<F, R>(&mut self, name: &'static str, restarts_max: usize, mut start: F)
     where
         F: FnMut(CancellationToken) -> R + Send + 'static,
         R: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -156,14 +186,15 @@ impl Supervisor {
         let Some(stage) = self.stages.last_mut() else { unreachable!("a service needs a stage") };
         let start = move |stop| Box::pin(start(stop)) as Run;
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-        let handle = tokio::spawn(keep_running(name, Box::new(start), stage.stop.clone(), self.failed.clone()));
+        let handle =
+            tokio::spawn(keep_running((name, restarts_max), Box::new(start), stage.stop.clone(), self.failed.clone()));
         stage.services.push(Service { name, handle });
     }
 
-    /// Returns the name of a service that failed too often. Never returns while all is well.
-    pub async fn failure(&mut self) -> &'static str {
+    /// Returns the service that failed too often. Never returns while all is well.
+    pub async fn failure(&mut self) -> Failed {
         match self.failures.recv().await {
-            Some(name) => name,
+            Some(failed) => failed,
             None => std::future::pending().await,
         }
     }
@@ -213,10 +244,10 @@ async fn end_services(stage: &'static str, mut services: Vec<Service>, budget: D
 }
 
 async fn keep_running(
-    name: &'static str,
+    (name, restarts_max): (&'static str, usize),
     mut start: Box<dyn FnMut(CancellationToken) -> Run + Send>,
     stop: CancellationToken,
-    failed: mpsc::Sender<&'static str>,
+    failed: mpsc::Sender<Failed>,
 ) {
     let mut failures: VecDeque<Instant> = VecDeque::new();
     loop {
@@ -242,10 +273,10 @@ async fn keep_running(
         while failures.front().is_some_and(|first| now - *first > RESTART_WINDOW) {
             failures.pop_front();
         }
-        if failures.len() > RESTARTS_MAX {
-            error!(service = name, error = cause, restarts = RESTARTS_MAX, "failed too often, ending the process");
+        if failures.len() > restarts_max {
+            error!(service = name, error = cause, restarts = restarts_max, "failed too often, ending the process");
             // Full means that another service already ends the process.
-            let _ = failed.try_send(name);
+            let _ = failed.try_send(Failed { service: name, cause });
             return;
         }
         let delay = RESTART_BACKOFF.delay(failures.len() as u32, random_unit());
@@ -305,7 +336,16 @@ mod tests {
         supervisor.stage("only", Duration::from_secs(5));
         supervisor.supervise("hopeless", |_| async { anyhow::bail!("always") });
         let failed = tokio::time::timeout(Duration::from_secs(600), supervisor.failure()).await;
-        assert_eq!(failed, Ok("hopeless"));
+        assert_eq!(failed, Ok(Failed { service: "hopeless", cause: "always".to_owned() }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_failure_ends_the_process_where_no_restart_can_mend_it() {
+        let mut supervisor = Supervisor::default();
+        supervisor.stage("only", Duration::from_secs(5));
+        supervisor.supervise_once("gone", |_| async { anyhow::bail!("away") });
+        let failed = tokio::time::timeout(Duration::from_millis(1), supervisor.failure()).await;
+        assert_eq!(failed.unwrap().to_string(), "gone failed for good: away");
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::settings;
-use crate::bus::{Bus, BusErrorKind};
+use crate::bus::{Bus, BusError, BusErrorKind, ConsumerSpec};
 use crate::config::{Config, Loaded};
 use crate::http::Readiness;
 use crate::role::{Role, RoleSet};
@@ -65,6 +65,13 @@ impl Choice {
         }
     }
 
+    /// Those that the roles of this process read from.
+    fn consumers(&self, config: &Config) -> Vec<ConsumerSpec> {
+        let sink = self.needs_warehouse.then(|| settings::sink(config, !self.objects).consumer());
+        let reaction = self.needs_store.then(|| settings::engine(config).consumer());
+        sink.into_iter().chain(reaction).collect()
+    }
+
     /// Whether anything is kept in the data directory.
     pub(super) fn needs_directory(&self) -> bool {
         !self.nats || (self.needs_store && !self.postgres) || (self.needs_warehouse && !self.objects)
@@ -86,22 +93,28 @@ impl Engines {
         data_dir: &Path,
         readiness: &Readiness,
     ) -> Result<Self, StartFailure> {
+        let failure = |error: BusError| {
+            let how = match error.kind {
+                BusErrorKind::Refused => How::Refused,
+                BusErrorKind::Unavailable if choice.nats => How::Unreachable,
+                _ => How::Failed,
+            };
+            StartFailure::new(how, place(choice.nats, "bus", "NATS", data_dir), &error)
+        };
         let bus = open(("nats", "nats_url"), readiness, || async {
             let opened = if choice.nats {
                 Bus::connect_nats(settings::nats(config)).await
             } else {
                 Bus::open_embedded(settings::bus(config, data_dir))
             };
-            opened.map_err(|error| {
-                let how = match error.kind {
-                    BusErrorKind::Refused => How::Refused,
-                    BusErrorKind::Unavailable if choice.nats => How::Unreachable,
-                    _ => How::Failed,
-                };
-                StartFailure::new(how, place(choice.nats, "bus", "NATS", data_dir), &error)
-            })
+            opened.map_err(failure)
         })
         .await?;
+        // Before all else that may fail: what these roles have not read is kept for them from now on.
+        for consumer in choice.consumers(config) {
+            let bring = || async { bus.bring(&consumer).await.map_err(failure) };
+            open(("nats", "nats_url"), readiness, bring).await?;
+        }
         let store = match choice.needs_store {
             false => None,
             true => Some(

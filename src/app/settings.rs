@@ -58,6 +58,7 @@ pub(super) fn nats(config: &Config) -> NatsSettings {
         timeout: config.nats_timeout.0,
         stream: config.nats_stream_name.clone(),
         subjects: config.nats_stream_subjects.0.clone(),
+        readers: readers(config),
         age_max: config.nats_stream_max_age.0,
         bytes_max: config.nats_stream_max_bytes.0,
         replicas: config.nats_stream_replicas.0,
@@ -74,6 +75,16 @@ pub(super) fn nats(config: &Config) -> NatsSettings {
             Publishing::Atomic => PublishMode::Atomic,
         },
     }
+}
+
+/// The consumers of the roles that this deployment has, whichever of them this process plays.
+fn readers(config: &Config) -> Vec<String> {
+    let of_role = |role: &String| match role.as_str() {
+        config::READER_SINK => Some(config::SINK_CONSUMER.to_owned()),
+        config::READER_REACTION => Some(config.consumer_name.clone()),
+        _ => None,
+    };
+    config.nats_stream_readers.0.iter().filter_map(of_role).collect()
 }
 
 pub(super) fn postgres(config: &Config) -> PostgresSettings {
@@ -245,6 +256,20 @@ mod tests {
             // The document of an admin request has a time of its own.
             assert_eq!(admin_limits(&config).request_timeout, http::Limits::default().request_timeout);
         }
+    }
+
+    #[test]
+    fn the_rules_cannot_be_given_the_consumer_of_the_sinks() {
+        assert_eq!(sink(&config(), true).consumer().name, config::SINK_CONSUMER);
+    }
+
+    #[test]
+    fn the_bus_waits_for_the_readers_of_the_deployment() {
+        let config = config();
+        let both = [sink(&config, true).consumer().name, engine(&config).consumer().name];
+        assert_eq!(nats(&config).readers, both);
+        let alone = Config { nats_stream_readers: config::List(vec!["sink".to_owned()]), ..config };
+        assert_eq!(nats(&alone).readers, both[..1]);
     }
 
     #[test]

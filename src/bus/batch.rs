@@ -39,6 +39,8 @@ pub struct Batch {
     beginning: Beginning,
     keyed: usize,
     refused: usize,
+    /// Which messages need not be kept, in order: few batches have any.
+    passing: Vec<u32>,
 }
 
 /// What a batch is made of, for the engine that stores it.
@@ -50,6 +52,8 @@ pub(super) struct Parts {
     pub(super) keyed: usize,
     /// How many messages were over a limit or had a malformed subject: they left no record.
     pub(super) refused: usize,
+    /// Which messages may go to whoever listens when the bus does not keep their subjects, in order.
+    pub(super) passing: Vec<u32>,
 }
 
 impl Default for Batch {
@@ -71,6 +75,7 @@ impl Batch {
             beginning: Beginning::OF_NONE,
             keyed: 0,
             refused: 0,
+            passing: Vec::new(),
         }
     }
 
@@ -82,8 +87,9 @@ impl Batch {
         self.ends.is_empty()
     }
 
-    /// Adds one message; `encode` appends its payload to the buffer it is given. A message over a limit or with
-    /// a malformed subject is answered `Invalid` by `publish`, alone.
+    /// Adds one message that must be kept: `publish` answers it `Ok` only when the bus holds it. `encode` appends its
+    /// payload to the buffer it is given. A message over a limit or with a malformed subject is answered `Invalid` by
+    /// `publish`, alone.
     pub fn push(&mut self, subject: &str, message_id: Option<&str>, encode: impl FnOnce(&mut Vec<u8>)) {
         let message_id = message_id.unwrap_or_default();
         let start = self.records.len();
@@ -101,9 +107,16 @@ impl Batch {
         self.ends.push(self.records.len() as u32);
     }
 
+    /// The same for a message that need not be kept: a bus that does not keep its subject hands it to whoever listens
+    /// at the time.
+    pub fn push_passing(&mut self, subject: &str, message_id: Option<&str>, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.passing.push(self.ends.len() as u32);
+        self.push(subject, message_id, encode);
+    }
+
     pub(super) fn into_parts(self) -> Parts {
-        let Self { records, ends, beginning, keyed, refused } = self;
-        Parts { records, ends, beginning, keyed, refused }
+        let Self { records, ends, beginning, keyed, refused, passing } = self;
+        Parts { records, ends, beginning, keyed, refused, passing }
     }
 }
 

@@ -96,6 +96,7 @@ pub(crate) fn nats_settings(server: &NatsServer) -> NatsSettings {
         timeout: Duration::from_secs(5),
         stream: "TESTS".to_owned(),
         subjects: ["a.>", "events.>", "anomalies.>", "anomalies"].map(str::to_owned).to_vec(),
+        readers: Vec::new(),
         age_max: Duration::from_secs(3_600),
         bytes_max: 1 << 30,
         replicas: 1,

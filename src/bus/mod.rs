@@ -68,6 +68,9 @@ pub struct NatsSettings {
     pub timeout: Duration,
     pub stream: String,
     pub subjects: Vec<String>,
+    /// Durable consumers that must have acknowledged a message before it is purged, even those that nobody has created
+    /// yet: such a one has read nothing.
+    pub readers: Vec<String>,
     pub age_max: Duration,
     pub bytes_max: u64,
     pub replicas: usize,
@@ -99,7 +102,7 @@ pub enum PublishMode {
 /// The fate of one published message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// The stream sequence, from 1; of a duplicate 0.
+    /// The stream sequence, from 1; 0 of a duplicate, and of a message that need not be kept and is not.
     pub sequence: u64,
     /// True when the message id was seen within the window: nothing was stored now.
     pub duplicate: bool,
@@ -222,7 +225,8 @@ impl Bus {
         }
     }
 
-    /// Stores the batch; one answer a message, in order, each given only when its message is durable.
+    /// Stores the batch; one answer a message, in order, each given only when its message is durable. Only one that need
+    /// not be kept may be answered `Ok` without being stored.
     /// A call that is cancelled may still store it.
     pub async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
         match &self.0 {
@@ -239,6 +243,23 @@ impl Bus {
                 Ok(Subscription(Receiving::NatsRanges(Box::new(engine.subscribe_to_ranges(spec).await?))))
             }
             Inner::Nats(engine) => Ok(Subscription(Receiving::Nats(Box::new(engine.subscribe(spec).await?)))),
+        }
+    }
+
+    /// Creates the durable consumer that `subscribe` would attach to, or changes it to what the spec says: from then on
+    /// nothing leaves the bus that it has not acknowledged.
+    pub async fn bring(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.bring(spec).await,
+            Inner::Nats(engine) => engine.bring(spec).await,
+        }
+    }
+
+    /// Returns when the server was given up for good; nothing works from then on.
+    pub async fn until_given_up(&self) -> BusError {
+        match &self.0 {
+            Inner::Embedded(_) => std::future::pending().await,
+            Inner::Nats(engine) => engine.until_given_up().await,
         }
     }
 

@@ -265,8 +265,9 @@ impl Setting for Attempts {
     fn parse(text: &str) -> Result<Self, String> {
         match text.trim().parse::<i64>() {
             Ok(-1) => Ok(Self(None)),
-            Ok(count) if count >= 0 => Ok(Self(Some(count as usize))),
-            _ => Err("a whole number, or -1 for no limit".into()),
+            // The client takes 0 for no limit.
+            Ok(count) if count > 0 => Ok(Self(Some(count as usize))),
+            _ => Err("a whole number from 1, or -1 for no limit".into()),
         }
     }
 

@@ -18,6 +18,7 @@ struct State {
     starting: bool,
     draining: bool,
     components: BTreeMap<&'static str, Result<(), String>>,
+    warnings: Vec<String>,
 }
 
 impl Default for Readiness {
@@ -52,6 +53,15 @@ impl Readiness {
         });
     }
 
+    /// Adds what whoever reads the report should know although it keeps no traffic away.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.0.send_if_modified(|now| {
+            now.warnings.push(text.into());
+            // The verdict is the same.
+            false
+        });
+    }
+
     /// Whether the component last reported a failure.
     pub fn failing(&self, component: &str) -> bool {
         self.0.borrow().components.get(component).is_some_and(Result::is_err)
@@ -71,7 +81,7 @@ impl Readiness {
     }
 
     /// `{"status":"ready","components":{"bus":"ok"}}`; a failed component has its reason, the status is
-    /// `ready`, `unready`, `starting` or `draining`.
+    /// `ready`, `unready`, `starting` or `draining`. `"warnings":["..."]` when there are any.
     pub fn report(&self) -> Value {
         let state = self.0.borrow();
         let components: serde_json::Map<String, Value> = state
@@ -88,7 +98,11 @@ impl Readiness {
         } else {
             "unready"
         };
-        json!({"status": status, "components": components})
+        let mut report = json!({"status": status, "components": components});
+        if !state.warnings.is_empty() {
+            report["warnings"] = json!(state.warnings);
+        }
+        report
     }
 
     /// Returns the new verdict after the next transition of any component, or of draining.
@@ -136,6 +150,16 @@ mod tests {
         readiness.set_draining();
         assert!(!readiness.ready());
         assert_eq!(readiness.report(), json!({"status": "draining", "components": {"bus": "ok"}}));
+    }
+
+    #[test]
+    fn a_warning_is_told_and_keeps_nothing_away() {
+        let readiness = Readiness::new();
+        readiness.set("bus", Ok(()));
+        readiness.warn("one server");
+        assert!(readiness.ready());
+        let report = json!({"status": "ready", "components": {"bus": "ok"}, "warnings": ["one server"]});
+        assert_eq!(readiness.report(), report);
     }
 
     #[tokio::test]

@@ -43,6 +43,21 @@ const STORE_BACKOFF: Backoff =
 const REFUSED_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(2), multiplier: 2.0, max: Duration::from_millis(100) };
 
+impl EngineSettings {
+    /// The durable consumer that all reaction processes share.
+    pub fn consumer(&self) -> ConsumerSpec {
+        ConsumerSpec {
+            name: self.consumer_name.clone(),
+            filter: "events.>".to_owned(),
+            takes_most: true,
+            coarse: false,
+            ack_wait: self.ack_wait,
+            max_deliver: self.max_deliver,
+            pending_max: self.fetch_messages_max.saturating_mul(BESIDE_MAX + 2),
+        }
+    }
+}
+
 /// Runs until `stop`; then waits for the acknowledgements on their way.
 pub async fn run_engine(
     settings: EngineSettings,
@@ -50,16 +65,7 @@ pub async fn run_engine(
     store: Store,
     stop: CancellationToken,
 ) -> Result<(), ReactionError> {
-    let spec = ConsumerSpec {
-        name: settings.consumer_name.clone(),
-        filter: "events.>".to_owned(),
-        takes_most: true,
-        coarse: false,
-        ack_wait: settings.ack_wait,
-        max_deliver: settings.max_deliver,
-        pending_max: settings.fetch_messages_max.saturating_mul(BESIDE_MAX + 2),
-    };
-    let mut subscription = bus.subscribe(spec).await?;
+    let mut subscription = bus.subscribe(settings.consumer()).await?;
     let needs = Arc::new(Needs { changes: store.changes(), none_as_of: AtomicU64::new(u64::MAX) });
     subscription.set_interest(needs.clone());
     let mut engine = Engine {

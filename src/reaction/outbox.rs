@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use super::subjects::is_kept;
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::{Batch, Bus, BusErrorKind};
 use crate::store::{OutboxMessage, Store, StoreError};
@@ -56,7 +57,11 @@ async fn publish_some(store: &Store, bus: &Bus) -> Result<usize, String> {
     }
     let mut batch = Batch::new();
     for OutboxMessage { id, subject, payload } in &messages {
-        batch.push(subject, Some(&id.to_string()), |out| out.extend_from_slice(payload));
+        let (id, encode) = (id.to_string(), |out: &mut Vec<u8>| out.extend_from_slice(payload));
+        match is_kept(subject) {
+            true => batch.push(subject, Some(&id), encode),
+            false => batch.push_passing(subject, Some(&id), encode),
+        }
     }
     let mut done: Vec<Uuid> = Vec::with_capacity(messages.len());
     let mut refused = None;

@@ -85,9 +85,17 @@ impl Template {
     }
 }
 
+/// What the subjects of anomalies begin with.
+const ANOMALIES: &str = "anomalies.";
+
 /// Where an anomaly is always published.
 pub(super) fn anomaly_subject(app: &str, name: &str) -> String {
-    format!("anomalies.{}.{}", escape_token(app), escape_token(name))
+    format!("{ANOMALIES}{}.{}", escape_token(app), escape_token(name))
+}
+
+/// Whether the bus must keep what is published there. Rules may publish to subjects of others, for whoever listens.
+pub(super) fn is_kept(subject: &str) -> bool {
+    subject.starts_with(ANOMALIES)
 }
 
 #[cfg(test)]

@@ -100,19 +100,25 @@ pub fn workers(settings: Settings, bus: &Bus, warehouse: &Warehouse, status: &Si
     (0..count).map(worker).collect()
 }
 
-impl Worker {
-    /// Runs until `stop`, then takes what is left on the bus, writes everything out and returns.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), SinkError> {
-        let spec = ConsumerSpec {
+impl Settings {
+    /// The durable consumer that all sinks share.
+    pub fn consumer(&self) -> ConsumerSpec {
+        ConsumerSpec {
             name: CONSUMER.to_owned(),
             filter: FILTER.to_owned(),
             takes_most: true,
             coarse: true,
-            ack_wait: self.settings.ack_wait,
-            max_deliver: self.settings.max_deliver,
-            pending_max: self.settings.pending_max,
-        };
-        let subscription = self.bus.subscribe(spec).await?;
+            ack_wait: self.ack_wait,
+            max_deliver: self.max_deliver,
+            pending_max: self.pending_max,
+        }
+    }
+}
+
+impl Worker {
+    /// Runs until `stop`, then takes what is left on the bus, writes everything out and returns.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), SinkError> {
+        let subscription = self.bus.subscribe(self.settings.consumer()).await?;
         let status = self.status.clone();
         let mut sink = Sink::new(self, subscription)?;
         sink.tidy(stop.clone());

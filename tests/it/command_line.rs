@@ -164,6 +164,7 @@ fn mistakes_end_with_their_exit_code_and_a_sentence() {
     };
     refused(("HTTP_ADDR", "nowhere"), &["run"], "http_addr = \"nowhere\" (from environment HTTP_ADDR)");
     refused(("NATS_URL", "h:4222"), &["run"], "nats_url");
+    refused(("NATS_STREAM_SUBJECTS", "events.shop.>,anomalies.>"), &["run"], "nats_stream_subjects");
     refused(("AUTH_ENABLED", "true"), &["run"], "AUTH_ENABLED");
     refused(("RATE_LIMIT_PER_KEY_RPS", "5"), &["run"], "RATE_LIMIT_PER_KEY_RPS");
     refused(("HTTP_ADDR", "127.0.0.1:0"), &["run", "--role", "gate"], "a role is all, gateway, sink or reaction");

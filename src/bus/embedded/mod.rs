@@ -159,6 +159,16 @@ impl Engine {
     }
 
     pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
+        let consumer = self.consumer(&spec).await?;
+        Ok(Subscription::new(self.0.shared.clone(), consumer))
+    }
+
+    pub(super) async fn bring(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        self.consumer(spec).await.map(drop)
+    }
+
+    /// The durable consumer as the spec says, created when it is missing.
+    async fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<Consumer>, BusError> {
         let shared = &self.0.shared;
         let filter = Filter::parse(&spec.filter)?;
         if spec.name.is_empty() || spec.name.len() > batch::MESSAGE_ID_BYTES_MAX {
@@ -177,11 +187,11 @@ impl Engine {
                 shared.consumers().entry(spec.name.clone()).or_insert_with(fresh).clone()
             }
         };
-        if consumer.lock().configure(&spec) {
+        if consumer.lock().configure(spec) {
             let (consumer, filter) = (consumer.clone(), (spec.filter.clone(), filter));
             shared.chore(|reply| Chore::Refilter { consumer, filter, reply }).await?;
         }
-        Ok(Subscription::new(shared.clone(), consumer))
+        Ok(consumer)
     }
 
     pub(super) async fn status(&self) -> Result<BusStatus, BusError> {

@@ -36,8 +36,8 @@ const UNANSWERED_MAX: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Link {
     epoch: watch::Sender<u64>,
-    /// The client has given up for good.
-    closed: AtomicBool,
+    /// The client has ended: nothing will ever come again.
+    ended: AtomicBool,
     unanswered: AtomicU32,
     /// When anything came from the server last.
     heard_at: Mutex<Instant>,
@@ -48,7 +48,7 @@ impl Link {
     pub(super) async fn connect(settings: &NatsSettings) -> Result<(Client, Arc<Self>), BusError> {
         let link = Arc::new(Self {
             epoch: watch::Sender::new(0),
-            closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             unanswered: 0.into(),
             heard_at: Mutex::new(Instant::now()),
         });
@@ -88,11 +88,23 @@ impl Link {
     }
 
     pub(super) fn check_given_up(&self, context: &'static str) -> Result<(), BusError> {
-        if !self.closed.load(Ordering::Relaxed) {
-            return Ok(());
+        if self.ended.load(Ordering::Relaxed) { Err(given_up(context)) } else { Ok(()) }
+    }
+
+    /// Returns when the connection is given up for good, or was closed by ourselves.
+    pub(super) async fn until_given_up(&self) -> BusError {
+        let mut epochs = self.epochs();
+        while !self.ended.load(Ordering::Relaxed) {
+            // The sender is ours.
+            let _ = epochs.changed().await;
         }
-        let why = "the connection to NATS was given up after the attempts that nats_max_reconnects allows";
-        Err(BusError::caused(BusErrorKind::Closed, context, why))
+        given_up("keep connection to NATS")
+    }
+
+    /// The client has ended. It says so of its own accord only when it was told to.
+    pub(super) fn ends(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
     /// An answer came.
@@ -139,14 +151,15 @@ impl Link {
                 self.unanswered.store(0, Ordering::Relaxed);
                 self.epoch.send_modify(|epoch| *epoch += 1);
             }
-            Event::Closed => {
-                self.closed.store(true, Ordering::Relaxed);
-                self.epoch.send_modify(|epoch| *epoch += 1);
-            }
             Event::SlowConsumer(_) | Event::LameDuckMode | Event::ServerError(_) => warn!(%event, "NATS"),
-            Event::ClientError(_) | Event::Draining => debug!(%event, "NATS"),
+            Event::ClientError(_) | Event::Draining | Event::Closed => debug!(%event, "NATS"),
         }
     }
+}
+
+fn given_up(context: &'static str) -> BusError {
+    let why = "the connection to NATS was given up after the attempts that nats_max_reconnects allows";
+    BusError::caused(BusErrorKind::Closed, context, why)
 }
 
 fn servers(urls: &str) -> Result<Vec<ServerAddr>, BusError> {

@@ -17,6 +17,8 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_kept;
+#[cfg(test)]
 mod tests_tls;
 
 use std::sync::atomic::AtomicBool;
@@ -51,6 +53,8 @@ const SERVER_ATOMIC: (i64, i64, i64) = (2, 12, 0);
 const PING_ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Pull requests of one consumer that may wait at the same time: one for each subscription.
 const PULLS_WAITING_MAX: i64 = 512;
+/// The status of what JetStream cannot do for now.
+const TEMPORARILY: usize = 503;
 
 #[derive(Clone)]
 pub(super) struct Engine(Arc<Shared>);
@@ -71,6 +75,8 @@ struct Shared {
     chooser: Chooser,
     batches: atomic::Queue,
     full: Mutex<Option<String>>,
+    /// The consumers that have acknowledged nothing of a stream that fills up.
+    held_by: Mutex<Option<String>>,
     /// Whether `full` holds something: looked at by every publish.
     is_full: AtomicBool,
     closing: CancellationToken,
@@ -91,7 +97,12 @@ impl Engine {
         let info = streams::reconcile(&context, &settings, at_least(SERVER_ATOMIC)).await?;
         let (calls, answers) = Calls::open(&client).await?;
         let tasks = Tasks::default();
-        tasks.spawn(calls.clone().receive(answers));
+        let (receiving, over) = (calls.clone().receive(answers), link.clone());
+        tasks.spawn(async move {
+            // Subscriptions outlive any one connection: they end with the client.
+            receiving.await;
+            over.ends();
+        });
         let failed = |error: jetstream::context::GetStreamError| streams::failed("read stream", error);
         tracing::info!(version, stream = settings.stream, "connected to NATS");
         let chooser = Chooser::new(settings.publish, at_least(SERVER_ATOMIC));
@@ -110,6 +121,7 @@ impl Engine {
             chooser,
             batches,
             full: Mutex::default(),
+            held_by: Mutex::default(),
             is_full: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks,
@@ -137,19 +149,13 @@ impl Engine {
 
     pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         let filter = self.admit(&spec)?;
-        // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
-        // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass are
-        // cheaper to get and to leave.
-        let server_filter = if spec.takes_most { "" } else { &spec.filter };
-        bring_consumer(&self.0.stream, &spec, server_filter).await?;
+        self.bring(&spec).await?;
         Subscription::open(self.0.clone(), &self.0.settings.stream, spec, filter).await
     }
 
     pub(super) async fn subscribe_to_ranges(&self, spec: ConsumerSpec) -> Result<RangeSubscription, BusError> {
         let filter = self.admit(&spec)?;
-        let pending_max = spec.pending_max.min(ranges::PENDING_MAX);
-        let subject = self.0.settings.range_subject(&spec.name);
-        bring_consumer(&self.0.ranges, &ConsumerSpec { pending_max, ..spec.clone() }, &subject).await?;
+        self.bring(&spec).await?;
         RangeSubscription::open(self.0.clone(), spec, filter).await
     }
 
@@ -161,6 +167,26 @@ impl Engine {
             return Err(BusError::caused(BusErrorKind::Invalid, "name consumer", text));
         }
         Ok(filter)
+    }
+
+    /// Creates the durable consumer, or changes it to what the spec says.
+    pub(super) async fn bring(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+        self.admit(spec)?;
+        if spec.coarse {
+            let pending_max = spec.pending_max.min(ranges::PENDING_MAX);
+            let subject = self.0.settings.range_subject(&spec.name);
+            return bring_consumer(&self.0.ranges, &ConsumerSpec { pending_max, ..spec.clone() }, &subject).await;
+        }
+        // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
+        // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass are
+        // cheaper to get and to leave.
+        let server_filter = if spec.takes_most { "" } else { &spec.filter };
+        bring_consumer(&self.0.stream, spec, server_filter).await
+    }
+
+    /// Returns when the connection was given up for good.
+    pub(super) async fn until_given_up(&self) -> BusError {
+        self.0.link.until_given_up().await
     }
 
     pub(super) async fn ping(&self) -> Result<(), BusError> {
@@ -280,9 +306,12 @@ async fn bring_consumer(stream: &Stream, spec: &ConsumerSpec, filter: &str) -> R
         use async_nats::jetstream::stream::ConsumerErrorKind;
         let kind = match error.kind() {
             ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => BusErrorKind::Unavailable,
+            ConsumerErrorKind::JetStream(error) if error.code() == TEMPORARILY => BusErrorKind::Unavailable,
             _ => BusErrorKind::Refused,
         };
-        BusError::caused(kind, "reconcile consumer", format!("consumer {}: {error}", spec.name))
+        let settings = "the settings (consumer_name, nats_ack_wait)";
+        let text = format!("NATS will not create or change consumer {} as {settings} say: {error}", spec.name);
+        BusError::caused(kind, "reconcile consumer", text)
     });
     brought.map(drop)
 }

@@ -1,7 +1,7 @@
 //! Publishing: every message acknowledged by the right stream, or answered with why not.
 //!
-//! Invariant: an answer is `Ok` only when the server said that the stream holds the message.
-//! What is in flight is bounded in bytes; a call that is cancelled may still store messages.
+//! Invariant: an answer is `Ok` only when the server said that the stream holds the message, or, of a
+//! message that need not be kept and whose subject the stream does not take, that it has it. What is in flight is bounded in bytes; a call that is cancelled may still store messages.
 
 use std::time::Duration;
 
@@ -49,6 +49,16 @@ pub(super) struct ApiError {
     description: String,
 }
 
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Stream,
+    /// The stream does not take its subject, and it need not be kept.
+    Listeners,
+    /// The stream does not take its subject, and it must be kept.
+    Nowhere,
+}
+
 impl Shared {
     pub(super) async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
         let count = batch.len();
@@ -60,23 +70,27 @@ impl Shared {
             .zip(&parts.ends)
             .map(|(start, end)| if start < *end as usize { batch::layout(&records, start) } else { None })
             .collect();
+        let way = |(index, layout): (usize, &Option<Layout>)| {
+            let subject = &records[layout.as_ref()?.subject.clone()];
+            Some(self.way(subject, parts.passing.binary_search(&(index as u32)).is_ok()))
+        };
+        let ways: Vec<Way> = layouts.iter().enumerate().filter_map(way).collect();
         let kept: Vec<&Layout> = layouts.iter().flatten().collect();
         if kept.is_empty() {
             return (0..count).map(|_| refused()).collect();
         }
-        let mut answers = self.publish_kept(&records, &kept).await.into_iter();
+        let mut answers = self.publish_kept(&records, &kept, &ways).await.into_iter();
         layouts
             .iter()
             .map(|layout| if layout.is_some() { answers.next().unwrap_or_else(refused) } else { refused() })
             .collect()
     }
 
-    async fn publish_kept(&self, records: &Bytes, kept: &[&Layout]) -> Vec<Result<Published, BusError>> {
+    async fn publish_kept(&self, records: &Bytes, kept: &[&Layout], ways: &[Way]) -> Vec<Result<Published, BusError>> {
         let all = |error: BusError| kept.iter().map(|_| Err(error.clone())).collect();
         if let Err(error) = self.link.check(&self.client, "publish messages") {
             return all(error);
         }
-        let covered: Vec<bool> = kept.iter().map(|layout| self.covers(&records[layout.subject.clone()])).collect();
         let bytes = (records.len() + kept.len() * MESSAGE_BYTES_MIN).min(IN_FLIGHT_BYTES_MAX) as u32;
         // The semaphore is never closed.
         let _room = self.in_flight.acquire_many(bytes).await;
@@ -84,13 +98,13 @@ impl Shared {
         if let Err(error) = self.link.check(&self.client, "publish messages") {
             return all(error);
         }
-        if covered.contains(&false)
-            && let Err(error) = self.send_uncovered(records, kept, &covered).await
+        let going = |way: Way| kept.iter().zip(ways).filter(move |(_, own)| **own == way).map(|(layout, _)| *layout);
+        if ways.contains(&Way::Listeners)
+            && let Err(error) = self.send_to_listeners(records, going(Way::Listeners)).await
         {
             return all(error);
         }
-        let streamed: Vec<&Layout> =
-            kept.iter().zip(&covered).filter(|(_, covered)| **covered).map(|(layout, _)| *layout).collect();
+        let streamed: Vec<&Layout> = going(Way::Stream).collect();
         let streamed = match self.publish_atomically(records, &streamed).await {
             Some(answers) => answers,
             None => {
@@ -100,11 +114,12 @@ impl Shared {
         };
         let mut streamed = streamed.into_iter();
         let lost = || Err(BusError::new(BusErrorKind::Unavailable, "publish messages"));
-        let answer = |covered: &bool| match covered {
-            true => streamed.next().unwrap_or_else(lost),
-            false => Ok(Published { sequence: 0, duplicate: false }),
+        let answer = |(way, layout): (&Way, &&Layout)| match way {
+            Way::Stream => streamed.next().unwrap_or_else(lost),
+            Way::Listeners => Ok(Published { sequence: 0, duplicate: false }),
+            Way::Nowhere => Err(self.not_kept(&records[layout.subject.clone()])),
         };
-        let answers: Vec<_> = covered.iter().map(answer).collect();
+        let answers: Vec<_> = ways.iter().zip(kept).map(answer).collect();
         self.learn_room(&answers);
         answers
     }
@@ -146,10 +161,13 @@ impl Shared {
         answers.into_iter().map(answer).collect()
     }
 
-    /// Messages that no subject of our stream takes go to whoever listens; the server has them when it answers
-    /// the ping behind them.
-    async fn send_uncovered(&self, records: &Bytes, kept: &[&Layout], covered: &[bool]) -> Result<(), BusError> {
-        for (layout, _) in kept.iter().zip(covered).filter(|(_, covered)| !**covered) {
+    /// The server has them when it answers the ping behind them.
+    async fn send_to_listeners<'a>(
+        &self,
+        records: &Bytes,
+        layouts: impl Iterator<Item = &'a Layout>,
+    ) -> Result<(), BusError> {
+        for layout in layouts {
             self.send(records, layout, None).await?;
         }
         self.round_trip().await
@@ -242,9 +260,18 @@ impl Shared {
         }
     }
 
-    /// Whether our stream takes the subject; others go to whoever listens.
-    fn covers(&self, subject: &[u8]) -> bool {
-        self.covered.iter().any(|filter| filter.matches(subject))
+    fn way(&self, subject: &[u8], passing: bool) -> Way {
+        match self.covered.iter().any(|filter| filter.matches(subject)) {
+            true => Way::Stream,
+            false if passing => Way::Listeners,
+            false => Way::Nowhere,
+        }
+    }
+
+    fn not_kept(&self, subject: &[u8]) -> BusError {
+        let (stream, subject) = (&self.settings.stream, String::from_utf8_lossy(subject));
+        let why = format!("stream {stream} does not take subject {subject} (nats_stream_subjects)");
+        BusError::caused(BusErrorKind::Refused, "publish message", why)
     }
 
     /// Remembers a full stream until a publish succeeds.

@@ -1,4 +1,7 @@
 //! What may leave the stream: what every durable consumer has acknowledged, oldest first.
+//!
+//! Invariant: one that is expected and was not created yet has acknowledged nothing. It is not created
+//! here: only who reads with it knows its settings, and that it is read at all.
 
 use std::time::{Duration, SystemTime};
 
@@ -28,6 +31,14 @@ pub(super) struct Place {
     pub(super) pending: u64,
 }
 
+impl Place {
+    /// Of a consumer that has read nothing.
+    pub(super) fn at_the_start(name: String, state: &State) -> Self {
+        let backlog = (state.last_sequence + 1).saturating_sub(state.first_sequence.max(1));
+        Self { name, acknowledged_to: 0, backlog, pending: 0 }
+    }
+}
+
 /// Purges; answers how many messages went.
 pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError> {
     // Read before the consumers: what is stored in between counts as not acknowledged.
@@ -38,15 +49,41 @@ pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError>
     let consumers = places(shared, &state).await?;
     let Some(floor) = consumers.iter().map(|consumer| consumer.acknowledged_to).min() else { return Ok(0) };
     let floor = floor.min(state.last_sequence);
-    let upto = for_room(shared, &state).max(by_age(shared, &state, floor).await?).min(floor);
+    let for_room = for_room(shared, &state);
+    let upto = for_room.max(by_age(shared, &state, floor).await?).min(floor);
     if upto < state.first_sequence {
+        let holding = consumers.iter().filter(|consumer| consumer.acknowledged_to < state.first_sequence);
+        let names: Vec<&str> = holding.map(|consumer| consumer.name.as_str()).collect();
+        learn_held(shared, (for_room > 0).then(|| names.join(", ")));
         return Ok(0);
     }
+    learn_held(shared, None);
     let purged = shared.stream.purge().sequence(upto + 1).await.map_err(|error| failed("purge stream", error))?;
     for consumer in durable(&shared.ranges).await? {
         ranges::purge(shared, &consumer.name, upto + 1).await?;
     }
     Ok(purged.purged)
+}
+
+/// Remembers who keeps a filling stream from being purged, and says so once.
+fn learn_held(shared: &Shared, by: Option<String>) {
+    let mut held = super::lock(&shared.held_by);
+    if let (Some(consumers), true) = (&by, *held != by) {
+        tracing::warn!(
+            consumers,
+            "the stream is filling up, and nothing in it is acknowledged by these consumers (nats_stream_readers)"
+        );
+    }
+    *held = by;
+}
+
+/// Why publishing is refused, with the consumers that have not read what fills the stream.
+fn full(shared: &Shared) -> Option<String> {
+    let full = super::lock(&shared.full).clone()?;
+    Some(match &*super::lock(&shared.held_by) {
+        Some(consumers) => format!("{full}; not acknowledged by {consumers}"),
+        None => full,
+    })
 }
 
 /// The last sequence to purge for room; 0 when there is enough.
@@ -83,11 +120,16 @@ fn before_ms(age: Duration) -> i64 {
     i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The durable consumers by name, those of single messages and those of ranges.
+/// The durable consumers by name, those of single messages, those of ranges, and those that are expected.
 async fn places(shared: &Shared, state: &State) -> Result<Vec<Place>, BusError> {
     let mut places: Vec<Place> = durable(&shared.stream).await?.iter().map(|consumer| place(consumer, state)).collect();
     for consumer in durable(&shared.ranges).await? {
         places.push(ranges::place(shared, consumer.name, state).await?);
+    }
+    for name in &shared.settings.readers {
+        if !places.iter().any(|place| place.name == *name) {
+            places.push(Place::at_the_start(name.clone(), state));
+        }
     }
     places.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(places)
@@ -135,7 +177,7 @@ pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
         bytes: info.state.bytes,
         bytes_max: shared.settings.bytes_max,
         last_sequence: info.state.last_sequence,
-        full: super::lock(&shared.full).clone(),
+        full: full(shared),
         consumers,
     })
 }

@@ -112,7 +112,7 @@ fn is_busy(kind: CreateStreamErrorKind) -> bool {
 
 fn refused(name: &str, what: &str, error: &dyn std::error::Error, busy: bool) -> BusError {
     let kind = if busy { BusErrorKind::Unavailable } else { BusErrorKind::Refused };
-    let text = format!("NATS will not {what} stream {name} as the nats_stream_* settings say: {error}");
+    let text = format!("NATS will not {what} stream {name} as the settings (nats_stream_*, dedup_window) say: {error}");
     BusError::caused(kind, "reconcile stream", text)
 }
 

@@ -15,8 +15,7 @@ pub(in crate::bus::nats) async fn place(shared: &Shared, name: String, state: &S
     let last = last_range(shared, &name).await?;
     let consumer = shared.ranges.consumer_info(&name).await.map_err(|error| failed("read consumer", error))?;
     let Some((last_message, last)) = last else {
-        let backlog = (state.last_sequence + 1).saturating_sub(state.first_sequence.max(1));
-        return Ok(Place { name, acknowledged_to: 0, backlog, pending: 0 });
+        return Ok(Place::at_the_start(name, state));
     };
     let floor = consumer.ack_floor.stream_sequence;
     let pending_ranges = consumer.num_ack_pending as u64;
