@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Receiver, Server, get, post, signal, wait_until};
-use crate::load::{self, Load};
+use crate::load::{self, Acknowledged, Load};
 use crate::services::nats::{NatsServer, Version};
 use crate::services::postgres::PostgresServer;
 use crate::services::s3::{self, S3Server};
@@ -95,7 +95,7 @@ impl Cluster {
     }
 
     /// Every promise, after the fact.
-    pub(crate) fn check(&self, receiver: &Receiver, acknowledged: &std::collections::BTreeSet<String>) {
+    pub(crate) fn check(&self, receiver: &Receiver, acknowledged: &Acknowledged) {
         load::check_warehouse(&self.s3.bucket(), acknowledged);
         load::check_deliveries(receiver, acknowledged);
         let records = self.postgres.sql(
@@ -183,7 +183,7 @@ fn kill_9_of_any_part_loses_and_doubles_nothing() {
     servers[4].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     servers[4].admin_create("/rules", &load::rule("ops"));
     std::thread::sleep(HEARD_WITHIN);
-    let load = Load::start_on(&[&servers[0].http, &servers[1].http]);
+    let load = Load::start_keyed(&[&servers[0].http, &servers[1].http]);
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", KILL_CYCLES) {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -203,6 +203,7 @@ fn kill_9_of_any_part_loses_and_doubles_nothing() {
     }
     let before = load.acknowledged();
     wait_until("load goes on after the last kill", || load.acknowledged() > before + 500);
+    assert!(load.sent_again() > 0, "no kill left a request unanswered");
     let acknowledged = load.stop();
     for server in &servers {
         server.wait_ready();
@@ -228,7 +229,7 @@ fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
     servers[2].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     servers[2].admin_create("/rules", &load::rule("ops"));
     std::thread::sleep(HEARD_WITHIN);
-    let load = Load::start_on(&[&gateway.http]);
+    let load = Load::start_keyed(&[&gateway.http]);
     for round in 0..from_environment("CAUSALITY_FREEZE_ROUNDS", FREEZE_ROUNDS) {
         let before = load.acknowledged();
         wait_until("load goes on", || load.acknowledged() > before + 2_000);
@@ -258,7 +259,7 @@ fn a_backend_that_is_away_is_named_and_waited_for() {
     let (gateway, sink, reaction) = (cluster.role("gateway", 0), cluster.role("sink", 0), cluster.role("reaction", 0));
     reaction.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     reaction.admin_create("/rules", &load::rule("ops"));
-    let load = Load::start_on(&[&gateway.http]);
+    let load = Load::start_keyed(&[&gateway.http]);
     wait_until("load runs", || load.acknowledged() > 500);
     let unready = |server: &Server, component: &str| {
         wait_until(&format!("readiness names {component}"), || {
@@ -349,7 +350,7 @@ fn a_key_sent_to_two_gateways_at_once_is_stored_once() {
 fn a_full_stream_answers_503_and_drops_nothing_unread() {
     let cluster = Cluster::start(&[("NATS_STREAM_MAX_BYTES", "4MiB")]);
     let gateway = cluster.role("gateway", 0);
-    let load = Load::start_on(&[&gateway.http]);
+    let load = Load::start_keyed(&[&gateway.http]);
     wait_until("the stream is full", || load.statuses().contains_key(&503));
     wait_until("readiness says so", || {
         let (status, report) = readiness(&gateway);

@@ -119,7 +119,7 @@ impl Field {
         processes[3].1.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
         processes[3].1.admin_create("/rules", &load::rule("ops"));
         std::thread::sleep(HEARD_WITHIN);
-        let load = Load::start_paced(&[&processes[0].1.http], PACE);
+        let load = Load::start_keyed_paced(&[&processes[0].1.http], PACE);
         Self { cluster, proxies, processes, receiver, load, table: Vec::new(), late: Vec::new() }
     }
 

@@ -25,7 +25,7 @@ fn an_object_store_that_fails_in_every_way_loses_and_doubles_nothing() {
     let mut sinks = [cluster.role("sink", 0), cluster.role("sink", 1)];
     reaction.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     reaction.admin_create("/rules", &load::rule("ops"));
-    let load = Load::start_on(&[&gateway.http]);
+    let load = Load::start_keyed(&[&gateway.http]);
     let faults = [Fault::FailAfterStoring, Fault::CloseInRequest, Fault::HangAfterStoring, Fault::CloseInAnswer];
     for (round, fault) in faults.into_iter().enumerate() {
         let (s3, met) = (&cluster.s3, cluster.s3.faulty_writes());
