@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use causality::reaction::claim_lease;
+
 use crate::harness::{PATIENCE, Receiver, Server, get, post, signal, wait_until};
 use crate::load::{self, Acknowledged, Load};
 use crate::services::nats::{NatsServer, Version};
@@ -21,6 +23,8 @@ const FREEZE_ROUNDS: usize = 1;
 pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// The lease of the consumers here.
 const ACK_WAIT: Duration = Duration::from_secs(3);
+/// Of a webhook; the lease of a claimed delivery follows from it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Cluster {
     nats: NatsServer,
@@ -57,7 +61,7 @@ impl Cluster {
             ("S3_ACCESS_KEY_ID", s3::ACCESS_KEY.to_owned()),
             ("S3_SECRET_ACCESS_KEY", s3::SECRET_KEY.to_owned()),
             ("BATCH_FLUSH_INTERVAL", "200ms".to_owned()),
-            ("DISPATCHER_REQUEST_TIMEOUT", "2s".to_owned()),
+            ("DISPATCHER_REQUEST_TIMEOUT", format!("{}s", REQUEST_TIMEOUT.as_secs())),
             ("BATCH_FETCH_BATCH_SIZE", "2000".to_owned()),
             // Whatever is promised holds with several in one process, too.
             ("BATCH_WORKER_COUNT", "2".to_owned()),
@@ -215,11 +219,13 @@ fn kill_9_of_any_part_loses_and_doubles_nothing() {
     cluster.check(&receiver, &acknowledged);
 }
 
-/// A process that stands still for longer than its leases wakes up believing that they are its own.
+/// A process that stands still for longer than its leases, of messages and of deliveries, wakes up believing that
+/// they are its own.
 #[test]
 fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
+    let longest_lease = (2 * ACK_WAIT).max(claim_lease(REQUEST_TIMEOUT));
     let cluster = Cluster::start(&[]);
-    let receiver = Receiver::start();
+    let receiver = Receiver::slow(REQUEST_TIMEOUT / 10);
     let gateway = cluster.role("gateway", 0);
     let servers: Vec<Server> = ["sink", "sink", "reaction", "reaction"]
         .into_iter()
@@ -231,11 +237,12 @@ fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
     std::thread::sleep(HEARD_WITHIN);
     let load = Load::start_keyed(&[&gateway.http]);
     for round in 0..from_environment("CAUSALITY_FREEZE_ROUNDS", FREEZE_ROUNDS) {
-        let before = load.acknowledged();
+        let (before, hooks) = (load.acknowledged(), receiver.count());
         wait_until("load goes on", || load.acknowledged() > before + 2_000);
+        wait_until("webhooks are called", || receiver.count() > hooks + 20);
         let frozen = [&servers[round % 2], &servers[2 + round % 2]];
         frozen.iter().for_each(|server| signal(server.pid(), "STOP"));
-        std::thread::sleep(ACK_WAIT * 2 + Duration::from_millis(500));
+        std::thread::sleep(longest_lease + Duration::from_secs(1));
         frozen.iter().for_each(|server| signal(server.pid(), "CONT"));
         std::thread::sleep(ACK_WAIT / 2);
     }
@@ -249,6 +256,10 @@ fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
         assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());
     }
     cluster.check(&receiver, &acknowledged);
+    // What a frozen dispatcher had on its way, another one had to take over: without that nothing was shown.
+    let taken_over = receiver.repeated();
+    eprintln!("deliveries attempted more than once: {taken_over}");
+    assert!(taken_over > 0, "no claim lapsed");
 }
 
 /// With a backend away clients get 503 with `Retry-After`, readiness names it, and work resumes by itself.
