@@ -2,14 +2,13 @@
 //! is promised when any of them is killed, stands still, or is away.
 
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use causality::reaction::claim_lease;
 
-use crate::harness::{PATIENCE, Receiver, Server, get, post, signal, wait_until};
+use crate::harness::{PATIENCE, Receiver, Server, get, signal, wait_until};
 use crate::load::{self, Acknowledged, Load};
 use crate::services::nats::{NatsServer, Version};
 use crate::services::postgres::PostgresServer;
@@ -325,58 +324,6 @@ pub(crate) fn ureq_head(url: &str, body: &str) -> (u16, Option<String>) {
     let response = agent.post(url).header("content-type", "application/json").send(body).unwrap();
     let after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
     (response.status().as_u16(), after)
-}
-
-#[test]
-fn a_key_sent_to_two_gateways_at_once_is_stored_once() {
-    let cluster = Cluster::start(&[]);
-    let gateways = [cluster.role("gateway", 0), cluster.role("gateway", 1)];
-    let mut sink = cluster.role("sink", 0);
-    for key in 0..50 {
-        let body =
-            json!({"event": {"appId": "a", "deviceId": "d", "idempotencyKey": format!("k{key}"), "userLogin": {}}});
-        let (body, barrier) = (body.to_string(), Barrier::new(2));
-        let duplicates: Vec<bool> = std::thread::scope(|scope| {
-            let send = |gateway: &Server| {
-                let url = format!("{}/v1/events/ingest", gateway.http);
-                let (body, barrier) = (&body, &barrier);
-                scope.spawn(move || {
-                    barrier.wait();
-                    let (status, reply) = post(&url, body.as_bytes(), "application/json").unwrap();
-                    assert_eq!(status, 200, "{reply}");
-                    serde_json::from_str::<Value>(&reply).unwrap()["duplicate"].as_bool().unwrap()
-                })
-            };
-            let both = [send(&gateways[0]), send(&gateways[1])];
-            both.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(duplicates.iter().filter(|duplicate| **duplicate).count(), 1, "key {key}");
-    }
-    assert!(sink.terminate(Duration::from_secs(35)).success());
-    let read = crate::harness::python("read_parquet.py", &[cluster.s3.bucket().to_str().unwrap(), "ids"], "");
-    assert_eq!(serde_json::from_str::<Value>(&read).unwrap()["rows"], 50);
-}
-
-#[test]
-fn a_full_stream_answers_503_and_drops_nothing_unread() {
-    let cluster = Cluster::start(&[("NATS_STREAM_MAX_BYTES", "4MiB")]);
-    let gateway = cluster.role("gateway", 0);
-    let load = Load::start_keyed(&[&gateway.http]);
-    wait_until("the stream is full", || load.statuses().contains_key(&503));
-    wait_until("readiness says so", || {
-        let (status, report) = readiness(&gateway);
-        status == 503 && report["components"]["bus"].as_str().is_some_and(|why| why.contains("full"))
-    });
-    let before = load.acknowledged();
-    // Nobody has read anything so far.
-    let (sink, reaction) = (cluster.role("sink", 0), cluster.role("reaction", 0));
-    wait_until("it drains and ingest resumes", || load.acknowledged() > before + 2_000);
-    let acknowledged = load.stop();
-    reaction.wait_drained();
-    for mut server in [gateway, sink, reaction] {
-        assert!(server.terminate(Duration::from_secs(35)).success());
-    }
-    load::check_warehouse(&cluster.s3.bucket(), &acknowledged);
 }
 
 /// What cannot work ends the start with the setting's name; what may work later is waited for.
