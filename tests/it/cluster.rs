@@ -16,6 +16,8 @@ use crate::services::s3::{self, S3Server};
 
 /// Kills of the default run; `CAUSALITY_CHAOS_CYCLES` asks for more.
 const KILL_CYCLES: usize = 12;
+/// One of each kind.
+const KILL_CYCLES_SYNCING: usize = 8;
 /// Rounds of standing still; `CAUSALITY_FREEZE_ROUNDS` asks for more.
 const FREEZE_ROUNDS: usize = 1;
 /// Other processes hear of a rule by a notification: soon, and not before the one that took it answers.
@@ -40,8 +42,11 @@ impl Cluster {
     }
 
     /// The processes reach each server through the port that `via` names for its own.
-    pub(crate) fn start_via(more: &[(&str, &str)], mut via: impl FnMut(u16) -> u16) -> Self {
-        let nats = NatsServer::start(Version::Newest);
+    pub(crate) fn start_via(more: &[(&str, &str)], via: impl FnMut(u16) -> u16) -> Self {
+        Self::start_on(NatsServer::start(Version::Newest), more, via)
+    }
+
+    fn start_on(nats: NatsServer, more: &[(&str, &str)], mut via: impl FnMut(u16) -> u16) -> Self {
         let postgres = PostgresServer::start();
         let s3 = S3Server::start();
         let database = postgres.database();
@@ -176,7 +181,21 @@ pub(crate) fn readiness(server: &Server) -> (u16, Value) {
 
 #[test]
 fn kill_9_of_any_part_loses_and_doubles_nothing() {
-    let mut cluster = Cluster::start(&[]);
+    kill_any_part(&mut Cluster::start(&[]), KILL_CYCLES);
+}
+
+/// As deployed: a server that syncs what it stores, which is published to in atomic batches.
+#[test]
+fn kill_9_of_any_part_with_a_syncing_server_loses_and_doubles_nothing() {
+    let nats = NatsServer::start_with(Version::Newest, "#jetstream\n  sync_interval: always");
+    let mut cluster = Cluster::start_on(nats, &[], |port| port);
+    kill_any_part(&mut cluster, KILL_CYCLES_SYNCING);
+    let (batches, looked_at) = cluster.nats.in_batches("CAUSALITY_EVENTS");
+    eprintln!("of {looked_at} messages {batches} came in an atomic batch");
+    assert!(batches > looked_at / 2, "of {looked_at} messages {batches} came in an atomic batch");
+}
+
+fn kill_any_part(cluster: &mut Cluster, cycles: usize) {
     let receiver = Receiver::start();
     let mut servers: Vec<Server> = ["gateway", "gateway", "sink", "sink", "reaction", "reaction"]
         .into_iter()
@@ -188,7 +207,7 @@ fn kill_9_of_any_part_loses_and_doubles_nothing() {
     std::thread::sleep(HEARD_WITHIN);
     let load = Load::start_keyed(&[&servers[0].http, &servers[1].http]);
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", KILL_CYCLES) {
+    for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", cycles) {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         std::thread::sleep(Duration::from_millis(200 + (state >> 33) % 800));
         match cycle % 8 {
