@@ -13,6 +13,7 @@ mod keys;
 mod load;
 mod main_job;
 mod object_faults;
+mod roles;
 mod settings;
 mod stopping;
 mod tidy;
