@@ -257,6 +257,7 @@ fn the_compose_file_waits_for_what_is_needed() {
         assert!(condition == done || probe.is_some_and(|test| test.len() > 1), "{needed} has a health check");
     }
     assert_eq!(command(&services["migrate"]), ["migrate"]);
+    assert!(include_str!("../../deploy/docker/nats.conf").contains("sync_interval: always"), "a 2xx is on disk");
     assert_eq!(command(&services["bucket"])[0], "mb");
     for (name, service) in services.as_object().unwrap() {
         let image = service["image"].as_str().or_else(|| service["<<"]["image"].as_str()).unwrap();
