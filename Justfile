@@ -29,8 +29,7 @@ chaos cycles="100" rounds="10" keys="2000":
     CAUSALITY_CHAOS_CYCLES={{cycles}} CAUSALITY_FREEZE_ROUNDS={{rounds}} CAUSALITY_FULL_ROUNDS={{rounds}} \
         CAUSALITY_KEYS={{keys}} cargo test --test it -- --test-threads=1 chaos cluster full_stream keys::
 
-# Latency, resets, blackholes and half-open connections of each server, and each way in which an object store fails
-# in so many rounds; each fault for this long
+# Each fault of the network to each server, each of an object store in so many rounds; every fault for this long
 faults seconds="60" rounds="1":
     .ci/setup --tests
     CAUSALITY_FAULT_SECONDS={{seconds}} CAUSALITY_FAULT_ROUNDS={{rounds}} \
