@@ -23,12 +23,14 @@ fmt:
 bench *ARGS:
     cargo bench {{ARGS}}
 
-# Kills, freezes and absent backends for longer than continuous integration has time for
-chaos cycles="100" rounds="10":
+# So many kills (of servers that sync and that do not), freezes and full streams, keys sent to two gateways at once
+chaos cycles="100" rounds="10" keys="2000":
     .ci/setup --tests
-    CAUSALITY_CHAOS_CYCLES={{cycles}} CAUSALITY_FREEZE_ROUNDS={{rounds}} cargo test --test it -- --test-threads=1 chaos cluster
+    CAUSALITY_CHAOS_CYCLES={{cycles}} CAUSALITY_FREEZE_ROUNDS={{rounds}} CAUSALITY_FULL_ROUNDS={{rounds}} \
+        CAUSALITY_KEYS={{keys}} cargo test --test it -- --test-threads=1 chaos cluster full_stream keys::
 
-# Latency, resets, blackholes and half-open connections of each server, each fault for this long
-faults seconds="60":
+# Each fault of the network to each server, each of an object store in so many rounds; every fault for this long
+faults seconds="60" rounds="1":
     .ci/setup --tests
-    CAUSALITY_FAULT_SECONDS={{seconds}} cargo test --test it -- --nocapture faults
+    CAUSALITY_FAULT_SECONDS={{seconds}} CAUSALITY_FAULT_ROUNDS={{rounds}} \
+        cargo test --test it -- --test-threads=1 --nocapture faults

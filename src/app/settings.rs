@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 use crate::config::{self, Codec, Config, Publishing, Storage};
-use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings};
+use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, claim_lease};
 use crate::store::{PostgresSettings, SqliteSettings, SslMode};
 use crate::warehouse::{Compression, ObjectSettings};
 use crate::{gateway, http, sink};
@@ -20,8 +20,6 @@ const NATS_URL: &str = "nats://localhost:4222";
 const DATABASE_HOST: &str = "localhost";
 const FLUSH_LOCAL: Duration = Duration::from_secs(5);
 const FLUSH_REMOTE: Duration = Duration::from_secs(300);
-/// How long a claimed delivery may wait for its request, beyond a request before it and its own.
-const CLAIM_SPARE: Duration = Duration::from_secs(5);
 /// Admin connections; people and scrapers, not apps.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 
@@ -230,7 +228,7 @@ pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> 
             max: config.dispatcher_max_backoff.0,
         },
         request_timeout: config.dispatcher_request_timeout.0,
-        lease: 2 * config.dispatcher_request_timeout.0 + CLAIM_SPARE,
+        lease: claim_lease(config.dispatcher_request_timeout.0),
         allowed_networks,
         ..DispatcherSettings::default()
     })

@@ -102,6 +102,14 @@ impl Default for EngineSettings {
     }
 }
 
+/// How long a claimed delivery may wait for its request, beyond a request before it and its own.
+const CLAIM_SPARE: Duration = Duration::from_secs(5);
+
+/// How long a claim holds where a request may take `request_timeout`.
+pub fn claim_lease(request_timeout: Duration) -> Duration {
+    2 * request_timeout + CLAIM_SPARE
+}
+
 /// How webhooks are called.
 #[derive(Clone, Debug)]
 pub struct DispatcherSettings {

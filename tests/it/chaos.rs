@@ -20,7 +20,7 @@ fn kill_9_under_load_loses_and_doubles_nothing() {
     server.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     server.admin_create("/rules", &load::rule("ops"));
 
-    let load = Load::start(&server.http);
+    let load = Load::start_keyed(&[&server.http]);
     // A fixed sequence of odd waits: as good as random, and the same in every run.
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     for _ in 0..cycles {

@@ -2,25 +2,32 @@
 //! is promised when any of them is killed, stands still, or is away.
 
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Receiver, Server, get, post, signal, wait_until};
-use crate::load::{self, Load};
+use causality::reaction::claim_lease;
+
+use crate::harness::{PATIENCE, Receiver, Server, get, signal, wait_until};
+use crate::load::{self, Acknowledged, Load};
 use crate::services::nats::{NatsServer, Version};
 use crate::services::postgres::PostgresServer;
 use crate::services::s3::{self, S3Server};
 
 /// Kills of the default run; `CAUSALITY_CHAOS_CYCLES` asks for more.
 const KILL_CYCLES: usize = 12;
+/// One of each kind.
+const KILL_CYCLES_SYNCING: usize = 8;
 /// Rounds of standing still; `CAUSALITY_FREEZE_ROUNDS` asks for more.
 const FREEZE_ROUNDS: usize = 1;
+/// Further rounds while no claim has lapsed: a dispatcher may have had nothing on its way when it was frozen.
+const FREEZE_ROUNDS_MORE: usize = 3;
 /// Other processes hear of a rule by a notification: soon, and not before the one that took it answers.
 pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// The lease of the consumers here.
 const ACK_WAIT: Duration = Duration::from_secs(3);
+/// Of a webhook; the lease of a claimed delivery follows from it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Cluster {
     nats: NatsServer,
@@ -36,9 +43,18 @@ impl Cluster {
         Self::start_via(more, |port| port)
     }
 
+    /// As deployed: the server of NATS syncs what it stores before it acknowledges it.
+    pub(crate) fn start_syncing(more: &[(&str, &str)]) -> Self {
+        let nats = NatsServer::start_with(Version::Newest, "#jetstream\n  sync_interval: always");
+        Self::start_on(nats, more, |port| port)
+    }
+
     /// The processes reach each server through the port that `via` names for its own.
-    pub(crate) fn start_via(more: &[(&str, &str)], mut via: impl FnMut(u16) -> u16) -> Self {
-        let nats = NatsServer::start(Version::Newest);
+    pub(crate) fn start_via(more: &[(&str, &str)], via: impl FnMut(u16) -> u16) -> Self {
+        Self::start_on(NatsServer::start(Version::Newest), more, via)
+    }
+
+    fn start_on(nats: NatsServer, more: &[(&str, &str)], mut via: impl FnMut(u16) -> u16) -> Self {
         let postgres = PostgresServer::start();
         let s3 = S3Server::start();
         let database = postgres.database();
@@ -57,7 +73,7 @@ impl Cluster {
             ("S3_ACCESS_KEY_ID", s3::ACCESS_KEY.to_owned()),
             ("S3_SECRET_ACCESS_KEY", s3::SECRET_KEY.to_owned()),
             ("BATCH_FLUSH_INTERVAL", "200ms".to_owned()),
-            ("DISPATCHER_REQUEST_TIMEOUT", "2s".to_owned()),
+            ("DISPATCHER_REQUEST_TIMEOUT", format!("{}s", REQUEST_TIMEOUT.as_secs())),
             ("BATCH_FETCH_BATCH_SIZE", "2000".to_owned()),
             // Whatever is promised holds with several in one process, too.
             ("BATCH_WORKER_COUNT", "2".to_owned()),
@@ -81,6 +97,11 @@ impl Cluster {
         self.s3.bucket()
     }
 
+    /// Of some of the messages, how many came in an atomic batch, and how many were looked at.
+    pub(crate) fn in_batches(&self) -> (usize, usize) {
+        self.nats.in_batches("CAUSALITY_EVENTS")
+    }
+
     /// Waits until nothing is owed to anybody, as the reaction sees it.
     pub(crate) fn wait_settled(&self, reaction: &Server) {
         reaction.wait_drained();
@@ -95,7 +116,7 @@ impl Cluster {
     }
 
     /// Every promise, after the fact.
-    pub(crate) fn check(&self, receiver: &Receiver, acknowledged: &std::collections::BTreeSet<String>) {
+    pub(crate) fn check(&self, receiver: &Receiver, acknowledged: &Acknowledged) {
         load::check_warehouse(&self.s3.bucket(), acknowledged);
         load::check_deliveries(receiver, acknowledged);
         let records = self.postgres.sql(
@@ -160,10 +181,15 @@ pub(crate) fn from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-pub(crate) fn resident_mib(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() / 1024
+/// The most memory that the running process ever took; none where no `/proc` tells.
+pub(crate) fn resident_mib(server: &Server) -> Option<u64> {
+    if !cfg!(target_os = "linux") {
+        eprintln!("the memory of process {} is not looked at: there is no /proc", server.pid());
+        return None;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the process runs");
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() / 1024)
 }
 
 pub(crate) fn readiness(server: &Server) -> (u16, Value) {
@@ -173,7 +199,20 @@ pub(crate) fn readiness(server: &Server) -> (u16, Value) {
 
 #[test]
 fn kill_9_of_any_part_loses_and_doubles_nothing() {
-    let mut cluster = Cluster::start(&[]);
+    kill_any_part(&mut Cluster::start(&[]), KILL_CYCLES);
+}
+
+/// A server that syncs is published to in atomic batches.
+#[test]
+fn kill_9_of_any_part_with_a_syncing_server_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start_syncing(&[]);
+    kill_any_part(&mut cluster, KILL_CYCLES_SYNCING);
+    let (batches, looked_at) = cluster.in_batches();
+    eprintln!("of {looked_at} messages {batches} came in an atomic batch");
+    assert!(batches > looked_at / 2, "of {looked_at} messages {batches} came in an atomic batch");
+}
+
+fn kill_any_part(cluster: &mut Cluster, cycles: usize) {
     let receiver = Receiver::start();
     let mut servers: Vec<Server> = ["gateway", "gateway", "sink", "sink", "reaction", "reaction"]
         .into_iter()
@@ -183,9 +222,9 @@ fn kill_9_of_any_part_loses_and_doubles_nothing() {
     servers[4].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     servers[4].admin_create("/rules", &load::rule("ops"));
     std::thread::sleep(HEARD_WITHIN);
-    let load = Load::start_on(&[&servers[0].http, &servers[1].http]);
+    let load = Load::start_keyed(&[&servers[0].http, &servers[1].http]);
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", KILL_CYCLES) {
+    for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", cycles) {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         std::thread::sleep(Duration::from_millis(200 + (state >> 33) % 800));
         match cycle % 8 {
@@ -203,6 +242,7 @@ fn kill_9_of_any_part_loses_and_doubles_nothing() {
     }
     let before = load.acknowledged();
     wait_until("load goes on after the last kill", || load.acknowledged() > before + 500);
+    assert!(load.sent_again() > 0, "no kill left a request unanswered");
     let acknowledged = load.stop();
     for server in &servers {
         server.wait_ready();
@@ -214,11 +254,13 @@ fn kill_9_of_any_part_loses_and_doubles_nothing() {
     cluster.check(&receiver, &acknowledged);
 }
 
-/// A process that stands still for longer than its leases wakes up believing that they are its own.
+/// A process that stands still for longer than its leases, of messages and of deliveries, wakes up believing that
+/// they are its own.
 #[test]
 fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
+    let longest_lease = (2 * ACK_WAIT).max(claim_lease(REQUEST_TIMEOUT));
     let cluster = Cluster::start(&[]);
-    let receiver = Receiver::start();
+    let receiver = Receiver::slow(REQUEST_TIMEOUT / 4);
     let gateway = cluster.role("gateway", 0);
     let servers: Vec<Server> = ["sink", "sink", "reaction", "reaction"]
         .into_iter()
@@ -228,13 +270,20 @@ fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
     servers[2].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     servers[2].admin_create("/rules", &load::rule("ops"));
     std::thread::sleep(HEARD_WITHIN);
-    let load = Load::start_on(&[&gateway.http]);
-    for round in 0..from_environment("CAUSALITY_FREEZE_ROUNDS", FREEZE_ROUNDS) {
-        let before = load.acknowledged();
+    // No more webhooks than one process can call while the other one stands still.
+    let load = Load::start_keyed_paced(&[&gateway.http], Duration::from_millis(100));
+    let rounds = from_environment("CAUSALITY_FREEZE_ROUNDS", FREEZE_ROUNDS);
+    for round in 0..rounds + FREEZE_ROUNDS_MORE {
+        // What a frozen dispatcher has on its way, another one has to take over: without that nothing is shown.
+        if round >= rounds && receiver.repeated() > 0 {
+            break;
+        }
+        let (before, hooks) = (load.acknowledged(), receiver.count());
         wait_until("load goes on", || load.acknowledged() > before + 2_000);
+        wait_until("webhooks are called", || receiver.count() > hooks + 20);
         let frozen = [&servers[round % 2], &servers[2 + round % 2]];
         frozen.iter().for_each(|server| signal(server.pid(), "STOP"));
-        std::thread::sleep(ACK_WAIT * 2 + Duration::from_millis(500));
+        std::thread::sleep(longest_lease + Duration::from_secs(1));
         frozen.iter().for_each(|server| signal(server.pid(), "CONT"));
         std::thread::sleep(ACK_WAIT / 2);
     }
@@ -248,6 +297,9 @@ fn standing_still_longer_than_the_lease_loses_and_doubles_nothing() {
         assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());
     }
     cluster.check(&receiver, &acknowledged);
+    let taken_over = receiver.repeated();
+    eprintln!("deliveries attempted more than once: {taken_over}");
+    assert!(taken_over > 0, "no claim lapsed");
 }
 
 /// With a backend away clients get 503 with `Retry-After`, readiness names it, and work resumes by itself.
@@ -258,7 +310,7 @@ fn a_backend_that_is_away_is_named_and_waited_for() {
     let (gateway, sink, reaction) = (cluster.role("gateway", 0), cluster.role("sink", 0), cluster.role("reaction", 0));
     reaction.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     reaction.admin_create("/rules", &load::rule("ops"));
-    let load = Load::start_on(&[&gateway.http]);
+    let load = Load::start_keyed(&[&gateway.http]);
     wait_until("load runs", || load.acknowledged() > 500);
     let unready = |server: &Server, component: &str| {
         wait_until(&format!("readiness names {component}"), || {
@@ -298,7 +350,7 @@ fn a_backend_that_is_away_is_named_and_waited_for() {
 
     let acknowledged = load.stop();
     cluster.wait_settled(&reaction);
-    let peaks = [&gateway, &sink, &reaction].map(resident_mib);
+    let peaks: Vec<u64> = [&gateway, &sink, &reaction].into_iter().filter_map(resident_mib).collect();
     assert!(peaks.iter().all(|mib| *mib < 250), "gateway, sink, reaction: {peaks:?} MiB");
     for mut server in [gateway, sink, reaction] {
         assert!(server.terminate(Duration::from_secs(35)).success());
@@ -313,58 +365,6 @@ pub(crate) fn ureq_head(url: &str, body: &str) -> (u16, Option<String>) {
     let response = agent.post(url).header("content-type", "application/json").send(body).unwrap();
     let after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
     (response.status().as_u16(), after)
-}
-
-#[test]
-fn a_key_sent_to_two_gateways_at_once_is_stored_once() {
-    let cluster = Cluster::start(&[]);
-    let gateways = [cluster.role("gateway", 0), cluster.role("gateway", 1)];
-    let mut sink = cluster.role("sink", 0);
-    for key in 0..50 {
-        let body =
-            json!({"event": {"appId": "a", "deviceId": "d", "idempotencyKey": format!("k{key}"), "userLogin": {}}});
-        let (body, barrier) = (body.to_string(), Barrier::new(2));
-        let duplicates: Vec<bool> = std::thread::scope(|scope| {
-            let send = |gateway: &Server| {
-                let url = format!("{}/v1/events/ingest", gateway.http);
-                let (body, barrier) = (&body, &barrier);
-                scope.spawn(move || {
-                    barrier.wait();
-                    let (status, reply) = post(&url, body.as_bytes(), "application/json").unwrap();
-                    assert_eq!(status, 200, "{reply}");
-                    serde_json::from_str::<Value>(&reply).unwrap()["duplicate"].as_bool().unwrap()
-                })
-            };
-            let both = [send(&gateways[0]), send(&gateways[1])];
-            both.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(duplicates.iter().filter(|duplicate| **duplicate).count(), 1, "key {key}");
-    }
-    assert!(sink.terminate(Duration::from_secs(35)).success());
-    let read = crate::harness::python("read_parquet.py", &[cluster.s3.bucket().to_str().unwrap(), "ids"], "");
-    assert_eq!(serde_json::from_str::<Value>(&read).unwrap()["rows"], 50);
-}
-
-#[test]
-fn a_full_stream_answers_503_and_drops_nothing_unread() {
-    let cluster = Cluster::start(&[("NATS_STREAM_MAX_BYTES", "4MiB")]);
-    let gateway = cluster.role("gateway", 0);
-    let load = Load::start_on(&[&gateway.http]);
-    wait_until("the stream is full", || load.statuses().contains_key(&503));
-    wait_until("readiness says so", || {
-        let (status, report) = readiness(&gateway);
-        status == 503 && report["components"]["bus"].as_str().is_some_and(|why| why.contains("full"))
-    });
-    let before = load.acknowledged();
-    // Nobody has read anything so far.
-    let (sink, reaction) = (cluster.role("sink", 0), cluster.role("reaction", 0));
-    wait_until("it drains and ingest resumes", || load.acknowledged() > before + 2_000);
-    let acknowledged = load.stop();
-    reaction.wait_drained();
-    for mut server in [gateway, sink, reaction] {
-        assert!(server.terminate(Duration::from_secs(35)).success());
-    }
-    load::check_warehouse(&cluster.s3.bucket(), &acknowledged);
 }
 
 /// What cannot work ends the start with the setting's name; what may work later is waited for.

@@ -1,9 +1,12 @@
 //! The commands as a person or a script runs them, against a running process.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+
+use causality::role::{Role, RoleSet};
 
 use crate::harness::{Receiver, Server, binary, free_port, wait_until};
 
@@ -201,13 +204,20 @@ fn a_taken_port_or_directory_is_named() {
     );
 }
 
-/// What the compose file sets exists, and what it starts is a role.
+fn compose_file() -> Value {
+    serde_yaml_ng::from_str(include_str!("../../compose.yaml")).unwrap()
+}
+
+fn command(service: &Value) -> Vec<&str> {
+    service["command"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
+}
+
+/// What the compose file sets exists, and what it starts are all the roles.
 #[test]
 fn the_compose_file_sets_what_there_is() {
-    let text = include_str!("../../compose.yaml");
-    let file: Value = serde_yaml_ng::from_str(text).unwrap();
+    let file = compose_file();
     let services = file["services"].as_object().unwrap();
-    let mut roles = 0;
+    let mut roles = BTreeMap::new();
     for (name, service) in services {
         let ours = service["image"].is_null() || service["<<"]["image"] == "causality";
         let Some(environment) = service["environment"].as_object().filter(|_| ours) else { continue };
@@ -216,11 +226,43 @@ fn the_compose_file_sets_what_there_is() {
             let known = causality::config::NAMES.iter().any(|known| known.to_ascii_uppercase() == *setting);
             assert!(known, "{name} sets {setting}");
         }
-        let arguments: Vec<&str> = service["command"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        if let ["run", "--role", role] = arguments[..] {
-            role.parse::<causality::role::RoleSet>().unwrap();
-            roles += 1;
+        if let ["run", "--role", role] = command(service)[..] {
+            role.parse::<RoleSet>().unwrap();
+            roles.insert(name.as_str(), role);
         }
     }
-    assert!(roles >= 3, "gateway, sink and reaction are started");
+    for role in Role::ALL.map(Role::name) {
+        assert_eq!(roles.get(role), Some(&role), "each role has the service of its name");
+    }
+}
+
+/// Nothing starts before what it needs is there, and what is waited for can be told to be there.
+#[test]
+fn the_compose_file_waits_for_what_is_needed() {
+    let file = compose_file();
+    let services = &file["services"];
+    let (healthy, done) = ("service_healthy", "service_completed_successfully");
+    for (service, needed, condition) in [
+        ("bucket", "minio", healthy),
+        ("migrate", "postgres", healthy),
+        ("gateway", "nats", healthy),
+        ("sink", "nats", healthy),
+        ("sink", "bucket", done),
+        ("reaction", "nats", healthy),
+        ("reaction", "migrate", done),
+        ("reaction-admin", "nats", healthy),
+        ("reaction-admin", "migrate", done),
+    ] {
+        assert_eq!(services[service]["depends_on"][needed]["condition"], condition, "{service} needs {needed}");
+        let probe = services[needed]["healthcheck"]["test"].as_array();
+        assert!(condition == done || probe.is_some_and(|test| test.len() > 1), "{needed} has a health check");
+    }
+    assert_eq!(command(&services["migrate"]), ["migrate"]);
+    assert!(include_str!("../../deploy/docker/nats.conf").contains("sync_interval: always"), "a 2xx is on disk");
+    assert_eq!(command(&services["bucket"])[0], "mb");
+    for (name, service) in services.as_object().unwrap() {
+        let image = service["image"].as_str().or_else(|| service["<<"]["image"].as_str()).unwrap();
+        let pinned = image.split_once(':').is_some_and(|(_, tag)| tag.contains(|letter: char| letter.is_ascii_digit()));
+        assert!(pinned || image == "causality", "{name}: {image} is no release");
+    }
 }

@@ -1,6 +1,7 @@
 //! Runs the real binary on free ports with its own data directory, and looks at it from
 //! outside: HTTP, signals, files, its log.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -324,7 +325,16 @@ impl Receiver {
         Self::answering(|_| 200)
     }
 
+    /// Each answer comes this late, so that requests are on their way at any time.
+    pub(crate) fn slow(delay: Duration) -> Self {
+        Self::answering_after(delay, |_| 200)
+    }
+
     pub(crate) fn answering(answer: impl Fn(&Received) -> u16 + Send + Sync + 'static) -> Self {
+        Self::answering_after(Duration::ZERO, answer)
+    }
+
+    fn answering_after(delay: Duration, answer: impl Fn(&Received) -> u16 + Send + Sync + 'static) -> Self {
         let received = Arc::new(Mutex::new(Vec::new()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -344,6 +354,7 @@ impl Receiver {
                 let one = Received { path: head.uri.path().to_owned(), method: head.method.to_string(), headers, body };
                 let status = answer(&one);
                 seen.lock().unwrap().push(one);
+                tokio::time::sleep(delay).await;
                 axum::http::StatusCode::from_u16(status).unwrap()
             }
         });
@@ -357,6 +368,15 @@ impl Receiver {
 
     pub(crate) fn all(&self) -> Vec<Received> {
         self.received.lock().unwrap().clone()
+    }
+
+    /// How many deliveries were attempted more than once.
+    pub(crate) fn repeated(&self) -> usize {
+        let mut attempts = BTreeMap::<String, usize>::new();
+        for one in self.all() {
+            *attempts.entry(one.header("webhook-id").unwrap().to_owned()).or_default() += 1;
+        }
+        attempts.values().filter(|count| **count > 1).count()
     }
 
     /// Waits for at least `count` requests to `path`.

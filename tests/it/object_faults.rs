@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, resident_mib};
+use crate::cluster::{Cluster, from_environment, resident_mib};
 use crate::harness::{Receiver, Server, get, wait_until};
 use crate::load::{self, Load};
 use crate::services::s3::{Fault, S3Server};
@@ -14,8 +14,13 @@ use crate::services::s3::{Fault, S3Server};
 const RESUME_MAX: Duration = Duration::from_secs(10);
 /// What a process may take at most, with all of its backends in trouble.
 const RESIDENT_MIB_MAX: u64 = 250;
-/// How long each fault lasts, of every second request and then of all.
+/// How long each fault lasts in the default run, of every second request and then of all; `CAUSALITY_FAULT_SECONDS`
+/// asks for more.
 const FAULT: Duration = Duration::from_millis(700);
+/// How often each fault comes in the default run; `CAUSALITY_FAULT_ROUNDS` asks for more.
+const ROUNDS: usize = 1;
+const FAULTS: [Fault; 4] =
+    [Fault::FailAfterStoring, Fault::CloseInRequest, Fault::HangAfterStoring, Fault::CloseInAnswer];
 
 #[test]
 fn an_object_store_that_fails_in_every_way_loses_and_doubles_nothing() {
@@ -25,8 +30,11 @@ fn an_object_store_that_fails_in_every_way_loses_and_doubles_nothing() {
     let mut sinks = [cluster.role("sink", 0), cluster.role("sink", 1)];
     reaction.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     reaction.admin_create("/rules", &load::rule("ops"));
-    let load = Load::start_on(&[&gateway.http]);
-    let faults = [Fault::FailAfterStoring, Fault::CloseInRequest, Fault::HangAfterStoring, Fault::CloseInAnswer];
+    let load = Load::start_keyed(&[&gateway.http]);
+    let seconds = from_environment("CAUSALITY_FAULT_SECONDS", 0);
+    let lasting = if seconds > 0 { Duration::from_secs(seconds as u64) } else { FAULT };
+    let faults = FAULTS.repeat(from_environment("CAUSALITY_FAULT_ROUNDS", ROUNDS));
+    let mut peaks = Vec::new();
     for (round, fault) in faults.into_iter().enumerate() {
         let (s3, met) = (&cluster.s3, cluster.s3.faulty_writes());
         // Reads later: whoever looks for what came again would not come to write.
@@ -35,10 +43,11 @@ fn an_object_store_that_fails_in_every_way_loses_and_doubles_nothing() {
         s3.fail_reads(fault, 2);
         let victim = &mut sinks[round % 2];
         // Its messages come again to both sinks, which look for them in a store that fails.
+        peaks.extend(resident_mib(victim));
         victim.kill();
-        std::thread::sleep(FAULT);
+        std::thread::sleep(lasting);
         fail_everything(s3, fault, 1);
-        std::thread::sleep(FAULT);
+        std::thread::sleep(lasting);
         let before = load.acknowledged();
         wait_until("events are taken meanwhile", || load.acknowledged() > before + 200);
         s3.heal();
@@ -50,7 +59,7 @@ fn an_object_store_that_fails_in_every_way_loses_and_doubles_nothing() {
     let acknowledged = load.stop();
     sinks.iter().for_each(Server::wait_ready);
     cluster.wait_settled(&reaction);
-    let peaks: Vec<u64> = sinks.iter().chain([&gateway]).map(resident_mib).collect();
+    peaks.extend(sinks.iter().chain([&gateway]).filter_map(resident_mib));
     assert!(peaks.iter().all(|mib| *mib < RESIDENT_MIB_MAX), "sinks and gateway: {peaks:?} MiB");
     for mut server in sinks.into_iter().chain([gateway, reaction]) {
         assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());

@@ -1,7 +1,7 @@
 """Reads the warehouse with DuckDB, which shares no code with the product.
 
     read_parquet.py DIR compare   expected rows as a JSON list on standard input; every field is compared
-    read_parquet.py DIR ids       prints {"rows": N, "ids": [...], "doubled": {id: [file#sequence, ...]}} of all rows
+    read_parquet.py DIR ids       prints {"rows": N, "ids": [...], "places": [file#sequence, ...]} of all rows
 """
 
 import json
@@ -48,11 +48,8 @@ def compare(directory):
 
 def ids(directory):
     rows = read(directory, ["id", "filename", "stream_sequence"])
-    places = {}
-    for row in rows:
-        places.setdefault(row["id"], []).append(f"{row['filename'].rsplit('/', 2)[-1]}#{row['stream_sequence']}")
-    doubled = {id: where for id, where in places.items() if len(where) > 1}
-    print(json.dumps({"rows": len(rows), "ids": [row["id"] for row in rows], "doubled": doubled}))
+    places = [f"{row['filename'].rsplit('/', 2)[-1]}#{row['stream_sequence']}" for row in rows]
+    print(json.dumps({"rows": len(rows), "ids": [row["id"] for row in rows], "places": places}))
 
 
 {"compare": compare, "ids": ids}[sys.argv[2]](sys.argv[1])

@@ -95,6 +95,26 @@ impl NatsServer {
         self.port
     }
 
+    /// Of some of the messages of a stream that lie all over it: how many came in an atomic batch, and how many
+    /// were looked at.
+    pub(crate) fn in_batches(&self, stream: &str) -> (usize, usize) {
+        const LOOKED_AT_MAX: u64 = 200;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = async_nats::connect(self.url()).await.unwrap();
+            let stream = async_nats::jetstream::new(client).get_stream(stream).await.unwrap();
+            let state = &stream.cached_info().state;
+            let step = (state.messages / LOOKED_AT_MAX).max(1) as usize;
+            let (mut batches, mut looked_at) = (0, 0);
+            for sequence in (state.first_sequence..=state.last_sequence).step_by(step) {
+                let message = stream.get_raw_message(sequence).await.unwrap();
+                batches += usize::from(message.headers.get("Nats-Batch-Id").is_some());
+                looked_at += 1;
+            }
+            (batches, looked_at)
+        })
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
