@@ -14,6 +14,7 @@ mod object_faults;
 mod settings;
 mod stopping;
 mod tidy;
+mod warehouse_places;
 
 #[allow(dead_code, reason = "each test binary uses its own part")]
 #[path = "../services/mod.rs"]
