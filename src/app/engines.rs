@@ -119,7 +119,7 @@ impl Engines {
         let warehouse = match choice.needs_warehouse {
             false => None,
             true => Some(
-                open("warehouse_url, s3_endpoint", || async {
+                open(if config.warehouse_url.is_some() { "warehouse_url" } else { "s3_endpoint" }, || async {
                     let opened = match (&config.warehouse_url, choice.objects) {
                         (_, true) => Warehouse::open_objects(settings::objects(config)).await,
                         (Some(url), false) => Warehouse::open_local(PathBuf::from(url.0.trim_start_matches("file://"))),
