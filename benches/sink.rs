@@ -139,7 +139,7 @@ fn drain_servers(
         bucket: Some(BUCKET.to_owned()),
         access_key_id: Some(ACCESS_KEY.to_owned()),
         secret_access_key: Some(SECRET_KEY.to_owned()),
-        path_style: true,
+        path_style: Some(true),
         prefix: Some(prefix.to_owned()),
         ..ObjectSettings::default()
     };

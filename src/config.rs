@@ -86,7 +86,6 @@ settings! {
     nats_stream_dlq_max_age: Period,
     dedup_window: Period,
     warehouse_timeout: Period,
-    s3_region: String,
     batch_max_events: Count,
     batch_max_bytes: Size,
     batch_memory_max: Size,
@@ -123,6 +122,7 @@ settings! {
     nats_ca_file: String,
     warehouse_url: Url,
     s3_endpoint: Url,
+    s3_region: String,
     s3_bucket: String,
     s3_access_key_id: String,
     s3_secret_access_key: Secret,
@@ -262,6 +262,14 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
         let url = config.warehouse_url.as_ref().map(Setting::show).unwrap_or_default();
         refuse("warehouse_url", url, "unset when s3_bucket or s3_prefix is set: it names bucket and prefix itself");
     }
+    if let Some(Url(url)) = &config.warehouse_url
+        && let Some(end) = url.find(['?', '#'])
+    {
+        // What follows may be a signature.
+        let shown = format!("{}{}***", Url(url[..end].to_owned()).show(), &url[end..=end]);
+        let allowed = "a URL without ? and #: what gives access has names of its own, such as AZURE_STORAGE_SAS_TOKEN";
+        refuse("warehouse_url", shown, allowed);
+    }
     nats::check(config, &mut refuse);
     let flush = config.batch_flush_interval.unwrap_or(config.http_read_timeout);
     for (key, period) in [
@@ -360,7 +368,7 @@ fn read_one<T: Setting>(layers: &Figment, name: &str, required: bool, wrong: &mu
         Err(allowed) => {
             let secret = name.contains("secret") || name.contains("password");
             // A URL with a slip in it still holds its password.
-            let url = text.contains(['@', '?']);
+            let url = text.contains(['@', '?', '#']);
             let shown = if secret || url { "***".into() } else { text };
             wrong.push(refuse(Some(shown), allowed));
             None
@@ -534,6 +542,10 @@ mod tests {
         assert!(!format!("{:?} {:?}", loaded.config, loaded.config.show()).contains(&key));
         let error = load_env(&[("SECRETS_KEY", "hunter2")]).unwrap_err().to_string();
         assert!(error.contains("secrets_key") && !error.contains("hunter2"), "{error}");
+        for url in ["az://c/p?sig=hunter2", "az://c/p?sv=1&st=hunter2", "s3://b/p#hunter2", "az://c?a,sig=hunter2"] {
+            let error = load_env(&[("WAREHOUSE_URL", url)]).unwrap_err().to_string();
+            assert!(error.contains("warehouse_url") && !error.contains("hunter2"), "{error}");
+        }
         let error = load_env(&[("DATABASE_URL", "postgres//u:hunter2@h/db")]).unwrap_err().to_string();
         assert!(error.contains("database_url") && !error.contains("hunter2"), "{error}");
     }

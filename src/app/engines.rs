@@ -136,10 +136,11 @@ impl Engines {
                 .await?,
             ),
         };
+        let setting = if config.warehouse_url.is_some() { "warehouse_url" } else { "s3_endpoint" };
         let warehouse = match choice.needs_warehouse {
             false => None,
             true => Some(
-                open(("warehouse", "warehouse_url, s3_endpoint"), readiness, || async {
+                open(("warehouse", setting), readiness, || async {
                     let opened = match (&config.warehouse_url, choice.objects) {
                         (_, true) => Warehouse::open_objects(settings::objects(config)).await,
                         (Some(url), false) => Warehouse::open_local(PathBuf::from(url.0.trim_start_matches("file://"))),

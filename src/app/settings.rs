@@ -115,11 +115,11 @@ pub(super) fn objects(config: &Config) -> ObjectSettings {
     ObjectSettings {
         url: config.warehouse_url.as_ref().map(|url| url.0.clone()),
         endpoint: config.s3_endpoint.as_ref().map(|url| url.0.clone()),
-        region: Some(config.s3_region.clone()),
+        region: config.s3_region.clone(),
         bucket: config.s3_bucket.clone(),
         access_key_id: config.s3_access_key_id.clone(),
         secret_access_key: config.s3_secret_access_key.as_ref().map(|secret| secret.0.clone()),
-        path_style: config.s3_use_path_style.map_or(config.s3_endpoint.is_some(), |flag| flag.0),
+        path_style: config.s3_use_path_style.map(|flag| flag.0),
         prefix: config.s3_prefix.clone(),
         silence_max: config.warehouse_timeout.0,
     }

@@ -70,13 +70,14 @@ pub struct ObjectSettings {
     pub url: Option<String>,
     /// Of an S3-compatible server, such as MinIO; none: AWS.
     pub endpoint: Option<String>,
+    /// None: the environment's, the profile's, or us-east-1.
     pub region: Option<String>,
     pub bucket: Option<String>,
     /// None: the environment, the profile or the instance has credentials.
     pub access_key_id: Option<String>,
     pub secret_access_key: Option<String>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
-    pub path_style: bool,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`. None: when there is an endpoint.
+    pub path_style: Option<bool>,
     /// Put before every key.
     pub prefix: Option<String>,
     /// A request on which nothing has moved for this long, in either direction, is given up and made again.
@@ -92,7 +93,7 @@ impl Default for ObjectSettings {
             bucket: None,
             access_key_id: None,
             secret_access_key: None,
-            path_style: false,
+            path_style: None,
             prefix: None,
             silence_max: Duration::from_secs(5),
         }

@@ -32,7 +32,7 @@ impl Place {
                 bucket: Some(BUCKET.to_owned()),
                 access_key_id: Some(ACCESS_KEY.to_owned()),
                 secret_access_key: Some(SECRET_KEY.to_owned()),
-                path_style: true,
+                path_style: Some(true),
                 silence_max: Duration::from_secs(1),
                 ..ObjectSettings::default()
             })

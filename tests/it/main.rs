@@ -19,6 +19,7 @@ mod settings;
 mod starting;
 mod stopping;
 mod tidy;
+mod warehouse_places;
 
 #[allow(dead_code, reason = "each test binary uses its own part")]
 #[path = "../services/mod.rs"]

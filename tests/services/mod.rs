@@ -3,6 +3,7 @@
 //! suites) and by `tests/it`.
 
 pub(crate) mod certificates;
+pub(crate) mod clouds;
 pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod proxy;

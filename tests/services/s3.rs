@@ -1,5 +1,6 @@
 //! An S3 endpoint over a directory, which can be told to fail.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,16 +12,19 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
+use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::sync::oneshot;
 
 pub(crate) const ACCESS_KEY: &str = "causality-key";
 pub(crate) const SECRET_KEY: &str = "causality-secret";
 pub(crate) const BUCKET: &str = "events";
+/// How many of the latest requests are kept.
+const HEADS_MAX: usize = 100;
 
 /// What goes wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub(crate) enum Fault {
 pub(crate) struct S3Server {
     dir: tempfile::TempDir,
     port: u16,
+    /// Of the host names that begin with a bucket.
+    domain: Option<&'static str>,
     shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -56,6 +62,32 @@ struct Shared {
     writes: Faults,
     /// Of GET and HEAD.
     reads: Faults,
+    heads: Mutex<VecDeque<Head>>,
+}
+
+/// A request without its body.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+}
+
+impl Shared {
+    fn keep(&self, request: &Request<Incoming>) {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let mut heads = self.heads.lock().unwrap();
+        if heads.len() == HEADS_MAX {
+            heads.pop_front();
+        }
+        heads.push_back(Head { method, path, headers: request.headers().clone() });
+    }
+}
+
+impl Head {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
 }
 
 #[derive(Default)]
@@ -89,9 +121,19 @@ impl Faults {
 
 impl S3Server {
     pub(crate) fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// Also takes requests whose host is a bucket's name before `domain`, which has its port.
+    pub(crate) fn start_at(domain: &'static str) -> Self {
+        Self::start_as(Some(domain))
+    }
+
+    fn start_as(domain: Option<&'static str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(BUCKET)).unwrap();
-        let mut server = Self { port: super::free_port(), dir, shared: Arc::default(), stop: None, thread: None };
+        let port = super::free_port();
+        let mut server = Self { port, dir, domain, shared: Arc::default(), stop: None, thread: None };
         server.restart();
         server
     }
@@ -107,6 +149,11 @@ impl S3Server {
     /// Where the objects of the bucket are as files.
     pub(crate) fn bucket(&self) -> PathBuf {
         self.dir.path().join(BUCKET)
+    }
+
+    /// The latest requests, in their order.
+    pub(crate) fn heads(&self) -> Vec<Head> {
+        self.shared.heads.lock().unwrap().iter().cloned().collect()
     }
 
     /// From now on one of `every` writes fails this way.
@@ -152,12 +199,13 @@ impl S3Server {
     pub(crate) fn restart(&mut self) {
         let (stop, stopped) = oneshot::channel();
         let (root, port, shared) = (self.dir.path().to_owned(), self.port, self.shared.clone());
+        let domain = self.domain;
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         listener.set_nonblocking(true).unwrap();
         self.stop = Some(stop);
         self.thread = Some(std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(serve(listener, &root, shared, stopped));
+            runtime.block_on(serve(listener, &root, domain, shared, stopped));
         }));
     }
 }
@@ -168,10 +216,19 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, root: &Path, shared: Arc<Shared>, mut stopped: oneshot::Receiver<()>) {
+async fn serve(
+    listener: std::net::TcpListener,
+    root: &Path,
+    domain: Option<&str>,
+    shared: Arc<Shared>,
+    mut stopped: oneshot::Receiver<()>,
+) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    if let Some(domain) = domain {
+        builder.set_host(SingleDomain::new(domain).unwrap());
+    }
     let service = builder.build();
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -196,6 +253,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 async fn answer(service: S3Service, shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, BoxError> {
+    shared.keep(&request);
     let fault = match *request.method() {
         Method::PUT | Method::POST | Method::DELETE => shared.writes.meet(),
         _ => shared.reads.meet(),

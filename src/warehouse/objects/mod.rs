@@ -3,6 +3,8 @@
 //! Everything here blocks: it is called on threads that may. Knows names and bytes, nothing of
 //! what is in a file.
 
+mod advice;
+mod client;
 mod direct;
 mod local;
 mod profile;

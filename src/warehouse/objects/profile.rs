@@ -1,18 +1,51 @@
 //! Credentials from the AWS profile files, which the object store's client does not read itself.
 //!
 //! `~/.aws/credentials` and `~/.aws/config` (or `AWS_SHARED_CREDENTIALS_FILE`, `AWS_CONFIG_FILE`),
-//! section `AWS_PROFILE` or `default`; only keys and region, no roles.
+//! section `AWS_PROFILE` or `default`; only keys and region. Single sign-on, roles and helper programs
+//! are told apart, and not followed.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+/// What makes credentials of a profile that has no keys of its own, for other clients.
+const OTHER_SOURCES: [&str; 8] = [
+    "sso_session",
+    "sso_start_url",
+    "role_arn",
+    "credential_process",
+    "source_profile",
+    "credential_source",
+    "web_identity_token_file",
+    "login_session",
+];
+
 /// What a profile says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Profile {
+    name: String,
+    /// Whether somebody asked for this profile by its name.
+    pub(super) chosen: bool,
+    /// Whether any file has it.
+    found: bool,
+    other_source: Option<&'static str>,
     pub(super) access_key_id: Option<String>,
     pub(super) secret_access_key: Option<String>,
     pub(super) session_token: Option<String>,
     pub(super) region: Option<String>,
+}
+
+impl Profile {
+    /// Why there are no keys in it, when one would expect some.
+    pub(super) fn without_keys(&self) -> Option<String> {
+        let name = &self.name;
+        let only = "only aws_access_key_id and aws_secret_access_key are read";
+        match (self.other_source, self.access_key_id.is_some() != self.secret_access_key.is_some()) {
+            (_, true) => Some(format!("the AWS profile {name:?} has one half of a key: {only}, together")),
+            (Some(source), false) => Some(format!("the AWS profile {name:?} has {source} and no keys: {only}")),
+            (None, false) if self.chosen && !self.found => Some(format!("no file has the AWS profile {name:?}")),
+            (None, false) => None,
+        }
+    }
 }
 
 /// The profile of this process's user; empty without files.
@@ -23,8 +56,10 @@ pub(super) fn read() -> Profile {
         let path = variable(name).map_or_else(|| home.join(".aws").join(default), PathBuf::from);
         std::fs::read_to_string(path).unwrap_or_default()
     };
-    let name = variable("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
-    parse(&file("AWS_SHARED_CREDENTIALS_FILE", "credentials"), &file("AWS_CONFIG_FILE", "config"), &name)
+    let chosen = variable("AWS_PROFILE");
+    let name = chosen.as_deref().unwrap_or("default");
+    let profile = parse(&file("AWS_SHARED_CREDENTIALS_FILE", "credentials"), &file("AWS_CONFIG_FILE", "config"), name);
+    Profile { chosen: chosen.is_some(), ..profile }
 }
 
 fn parse(credentials: &str, config: &str, name: &str) -> Profile {
@@ -32,6 +67,10 @@ fn parse(credentials: &str, config: &str, name: &str) -> Profile {
     values.extend(section(config, name));
     values.extend(section(credentials, name));
     Profile {
+        name: name.to_owned(),
+        chosen: false,
+        found: !values.is_empty(),
+        other_source: OTHER_SOURCES.into_iter().find(|source| values.contains_key(*source)),
         access_key_id: values.remove("aws_access_key_id"),
         secret_access_key: values.remove("aws_secret_access_key"),
         session_token: values.remove("aws_session_token"),
@@ -69,6 +108,19 @@ mod tests {
         assert_eq!(ci.secret_access_key.as_deref(), Some("s=/+"));
         assert_eq!((ci.session_token, ci.region.as_deref()), (None, Some("us-east-2")));
         assert_eq!(parse(credentials, config, "default").region.as_deref(), Some("eu-west-1"));
-        assert_eq!(parse("", "", "default"), Profile::default());
+        assert_eq!(parse("", "", "default"), Profile { name: "default".to_owned(), ..Profile::default() });
+    }
+
+    #[test]
+    fn a_profile_whose_credentials_are_elsewhere_says_so() {
+        let config = "[profile sso]\nsso_session = corp\n[profile half]\naws_access_key_id = A\n\
+             [profile region]\nregion = eu-west-1\n";
+        let why = |name: &str| Profile { chosen: true, ..parse("", config, name) }.without_keys();
+        for (name, wanted) in [("sso", "sso_session"), ("half", "one half"), ("nowhere", "no file")] {
+            let why = why(name).unwrap();
+            assert!(why.contains(wanted) && why.contains(&format!("{name:?}")), "{why}");
+        }
+        assert_eq!(why("region"), None);
+        assert_eq!(parse("", "", "default").without_keys(), None, "nobody has to have a profile");
     }
 }

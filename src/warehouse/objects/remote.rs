@@ -8,23 +8,18 @@
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, ClientOptions, Error, GetOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
-};
+use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::runtime::Handle;
 use tracing::warn;
 
-use super::requests::Connector;
-use super::{Listed, profile};
+use super::Listed;
+use super::advice::{Place, advice, chain, is_final};
+use super::client::{Client, client};
 use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 
 /// Files above this are uploaded in parts: below, one request costs less than their beginning, parts and end.
@@ -33,9 +28,6 @@ const WHOLE_BYTES_MAX: usize = 32 << 20;
 const PART_BYTES: usize = 16 << 20;
 /// Parts of one file on their way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// Retries inside one request: a hiccup. Longer faults are the sink's to sit out.
-const RETRIES_MAX: usize = 2;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes that are read at once when a file's metadata or ids are looked at.
 const READ_AHEAD_BYTES: usize = 1 << 20;
 /// The object that is written and removed to see whether that is allowed.
@@ -51,15 +43,15 @@ pub(super) struct Remote {
 impl Remote {
     /// Makes the client and tries it out, so that a wrong setting ends the start and not the first file.
     pub(super) async fn open(settings: &ObjectSettings) -> Result<Self, WarehouseError> {
-        let (store, url_prefix) = client(settings)?;
+        let Client { store, prefix: url_prefix, place } = client(settings)?;
         let prefixes = [url_prefix.as_str(), settings.prefix.as_deref().unwrap_or_default()];
         let prefix = prefixes.map(|prefix| prefix.trim_matches('/')).into_iter().filter(|prefix| !prefix.is_empty());
         let remote = Self { store, prefix: prefix.collect::<Vec<_>>().join("/"), runtime: Handle::current() };
-        remote.try_out(settings).await?;
+        remote.try_out(&place).await?;
         Ok(remote)
     }
 
-    async fn try_out(&self, settings: &ObjectSettings) -> Result<(), WarehouseError> {
+    async fn try_out(&self, place: &Place) -> Result<(), WarehouseError> {
         let context = "try out bucket";
         let probe = self.path("", PROBE)?;
         let tried = async {
@@ -76,7 +68,7 @@ impl Remote {
         };
         tried.await.map_err(|error| {
             let kind = if is_final(&error) { WarehouseErrorKind::Refused } else { WarehouseErrorKind::Unavailable };
-            WarehouseError::caused(kind, context, format!("{}; {}", chain(&error), advice(&error, settings)))
+            WarehouseError::caused(kind, context, format!("{}; {}", chain(&error), advice(&error, place)))
         })
     }
 
@@ -257,141 +249,7 @@ impl Read for Sequential {
     }
 }
 
-/// The client, and the prefix that the URL names.
-fn client(settings: &ObjectSettings) -> Result<(Arc<dyn ObjectStore>, String), WarehouseError> {
-    let refused = |error: String| WarehouseError::caused(WarehouseErrorKind::Refused, "set object store up", error);
-    let built = |error: Error| refused(error.to_string());
-    let retry = RetryConfig {
-        backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(2),
-            base: 2.0,
-        },
-        max_retries: RETRIES_MAX,
-        retry_timeout: RETRY_TIMEOUT,
-    };
-    let connector = Connector { silence_max: settings.silence_max };
-    let options = ClientOptions::new();
-    let Some(url) = &settings.url else {
-        return Ok((
-            Arc::new(s3(settings, None, options, retry)?.with_http_connector(connector).build().map_err(built)?),
-            String::new(),
-        ));
-    };
-    let (scheme, rest) =
-        url.split_once("://").ok_or_else(|| refused(format!("warehouse_url {url:?} has no scheme")))?;
-    let prefix = rest.split_once('/').map_or("", |(_, prefix)| prefix).to_owned();
-    let store: Arc<dyn ObjectStore> = match scheme {
-        "s3" | "s3a" => {
-            Arc::new(s3(settings, Some(url), options, retry)?.with_http_connector(connector).build().map_err(built)?)
-        }
-        "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_http_connector(connector);
-            Arc::new(builder.with_client_options(options).with_retry(retry).build().map_err(built)?)
-        }
-        "az" | "azure" | "abfs" | "abfss" => {
-            let builder = MicrosoftAzureBuilder::from_env().with_url(url).with_http_connector(connector);
-            Arc::new(builder.with_client_options(options).with_retry(retry).build().map_err(built)?)
-        }
-        _ => return Err(refused(format!("warehouse_url {url:?} must begin with s3://, gs://, az:// or file://"))),
-    };
-    Ok((store, prefix))
-}
-
-fn s3(
-    settings: &ObjectSettings,
-    url: Option<&str>,
-    options: ClientOptions,
-    retry: RetryConfig,
-) -> Result<AmazonS3Builder, WarehouseError> {
-    let mut builder = AmazonS3Builder::from_env();
-    if settings.access_key_id.is_none() && builder.get_config_value(&AmazonS3ConfigKey::AccessKeyId).is_none() {
-        let profile = profile::read();
-        if let (Some(id), Some(secret)) = (profile.access_key_id, profile.secret_access_key) {
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-            if let Some(token) = profile.session_token {
-                builder = builder.with_token(token);
-            }
-        }
-        if let Some(region) = profile.region {
-            builder = builder.with_region(region);
-        }
-    }
-    if let Some(id) = &settings.access_key_id {
-        builder = builder.with_access_key_id(id);
-    }
-    if let Some(secret) = &settings.secret_access_key {
-        builder = builder.with_secret_access_key(secret);
-    }
-    if let Some(region) = &settings.region {
-        builder = builder.with_region(region);
-    }
-    if let Some(endpoint) = &settings.endpoint {
-        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
-    }
-    builder = match (url, &settings.bucket) {
-        (Some(url), _) => builder.with_url(url),
-        (None, Some(bucket)) => builder.with_bucket_name(bucket),
-        (None, None) => {
-            let detail = "s3_endpoint is set and s3_bucket is not";
-            return Err(WarehouseError::caused(WarehouseErrorKind::Refused, "set object store up", detail));
-        }
-    };
-    let plain = settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-    Ok(builder
-        .with_virtual_hosted_style_request(!settings.path_style && settings.endpoint.is_none())
-        .with_client_options(options.with_allow_http(plain))
-        .with_retry(retry))
-}
-
-fn is_final(error: &Error) -> bool {
-    let text = chain(error);
-    matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotFound { .. })
-        || [
-            "403 Forbidden",
-            "401 Unauthorized",
-            "NoSuchBucket",
-            "InvalidAccessKeyId",
-            "SignatureDoesNotMatch",
-            "AuthorizationHeaderMalformed",
-            "PermanentRedirect",
-        ]
-        .iter()
-        .any(|code| text.contains(code))
-}
-
-/// Which setting to look at.
-fn advice(error: &Error, settings: &ObjectSettings) -> String {
-    let text = chain(error);
-    let bucket = settings.bucket.as_deref().or(settings.url.as_deref()).unwrap_or_default();
-    if text.contains("NoSuchBucket") || matches!(error, Error::NotFound { .. }) {
-        format!("is there a bucket {bucket:?}? (s3_bucket, warehouse_url)")
-    } else if text.contains("AuthorizationHeaderMalformed") || text.contains("PermanentRedirect") {
-        "is the region right? (s3_region)".to_owned()
-    } else if is_final(error) {
-        "are the credentials right, and may they list, write and delete? (s3_access_key_id, s3_secret_access_key)"
-            .to_owned()
-    } else {
-        let endpoint = settings.endpoint.as_deref().unwrap_or("the object store");
-        format!("does {endpoint} answer? (s3_endpoint, warehouse_url)")
-    }
-}
-
 fn failed(context: &'static str, error: &Error) -> WarehouseError {
     let kind = if is_final(error) { WarehouseErrorKind::Refused } else { WarehouseErrorKind::Unavailable };
     WarehouseError::caused(kind, context, chain(error))
-}
-
-/// The error with its causes, which the client keeps apart.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -42,11 +42,16 @@ pub(super) struct Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let plain = options.get_config_value(&ClientConfigKey::AllowHttp).as_deref() == Some("true");
+        let plain = options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|on| is_on(&on));
         let failed = |error| object_store::Error::Generic { store: "HTTP client", source: Box::new(error) };
         let connections = Mutex::new(connections(plain, self.silence_max).map_err(failed)?);
         Ok(HttpClient::new(Client { plain, silence_max: self.silence_max, connections }))
     }
+}
+
+/// Whether a switch of the environment is on, as the object store's client reads it.
+pub(super) fn is_on(value: &str) -> bool {
+    ["1", "true", "on", "yes", "y"].iter().any(|on| value.eq_ignore_ascii_case(on))
 }
 
 fn connections(plain: bool, silence_max: Duration) -> reqwest::Result<reqwest::Client> {
