@@ -23,11 +23,10 @@ type PartitionKey<'a> = (&'a str, i64);
 
 /// The sequences of those deliveries whose rows the warehouse holds.
 pub(super) async fn stored(warehouse: &Warehouse, deliveries: &[Delivery]) -> Result<HashSet<u64>, WarehouseError> {
-    let partitions = by_partition(deliveries).into_iter();
     let look = |((app_id, hour), suspects): (PartitionKey, _)| {
         stored_in(warehouse, Partition { app_id: app_id.to_owned(), hour }, suspects)
     };
-    let looks: Vec<_> = partitions.map(look).collect();
+    let looks: Vec<_> = by_partition(deliveries).into_iter().map(look).collect();
     stream::iter(looks).buffer_unordered(PARTITIONS_AT_ONCE).try_concat().await
 }
 
@@ -53,15 +52,25 @@ async fn stored_in(
     Ok(sequences.into_iter().zip(confirmed).filter(|(_, held)| *held).map(|(sequence, _)| sequence).collect())
 }
 
-fn by_partition(deliveries: &[Delivery]) -> HashMap<PartitionKey<'_>, Vec<&Delivery>> {
-    let mut partitions: HashMap<PartitionKey, Vec<&Delivery>> = HashMap::new();
+fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery>)> {
+    let mut partitions: Vec<(PartitionKey, Vec<&Delivery>)> = Vec::new();
+    let mut places: HashMap<PartitionKey, usize> = HashMap::new();
+    // Neighbours mostly share a partition.
+    let mut last = None;
     for delivery in deliveries.iter().filter(|delivery| delivery.suspect) {
         // What cannot be read was never written. Of what can be, no more is read than says where to look.
         let Ok((app_id, timestamp_ms)) = EventRef::place(delivery.payload()) else { continue };
-        if is_path_safe(app_id) {
-            let hour = hour_of(timestamp_ms, delivery.published_at_ms);
-            partitions.entry((app_id, hour)).or_default().push(delivery);
-        }
+        let key = (app_id, hour_of(timestamp_ms, delivery.published_at_ms));
+        let place = match last {
+            Some((known, place)) if known == key => place,
+            _ if !is_path_safe(app_id) => continue,
+            _ => *places.entry(key).or_insert_with(|| {
+                partitions.push((key, Vec::new()));
+                partitions.len() - 1
+            }),
+        };
+        last = Some((key, place));
+        partitions[place].1.push(delivery);
     }
     partitions
 }

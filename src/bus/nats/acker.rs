@@ -155,7 +155,6 @@ pub(super) struct AckSubject<'a> {
 
 impl<'a> AckSubject<'a> {
     pub(super) fn parse(reply: &'a str) -> Option<Self> {
-        // In one pass: this is done for every message.
         let (mut dots, mut count) = ([0; 10], 0);
         for (at, _) in reply.bytes().enumerate().filter(|(_, byte)| *byte == b'.') {
             if let Some(dot) = dots.get_mut(count) {
@@ -168,13 +167,29 @@ impl<'a> AckSubject<'a> {
             10.. => &dots[5..10],
             _ => return None,
         };
-        let number = |at: usize| reply.get(behind_names[at] + 1..behind_names[at + 1]);
-        let delivery_count = number(0)?.parse().ok()?;
-        let sequence = number(1)?.parse().ok()?;
-        let consumer_sequence = number(2)?.parse().ok()?;
-        let published_ns: i64 = number(3)?.parse().ok()?;
+        Self::parse_after(&reply[..behind_names[0]], reply)
+    }
+
+    /// Of a reply that begins as one before it did: the names in it are long, and this is done for every message.
+    pub(super) fn parse_after(prefix: &str, reply: &'a str) -> Option<Self> {
+        let mut rest = reply.strip_prefix(prefix)?.strip_prefix('.')?.as_bytes().iter();
+        let mut number = || {
+            let mut value = None;
+            loop {
+                match rest.next()? {
+                    b'.' => return value,
+                    digit => {
+                        let digit = u64::from(digit.wrapping_sub(b'0'));
+                        let tens = value.unwrap_or(0u64).checked_mul(10)?;
+                        value = Some(tens.checked_add(digit).filter(|_| digit < 10)?);
+                    }
+                }
+            }
+        };
+        let (delivery_count, sequence, consumer_sequence) = (u32::try_from(number()?).ok()?, number()?, number()?);
+        let published_ns = i64::try_from(number()?).ok()?;
         Some(Self {
-            prefix: &reply[..behind_names[0]],
+            prefix: &reply[..prefix.len()],
             receipt: Receipt { sequence, consumer_sequence, delivery_count },
             published_at_ms: published_ns / 1_000_000,
         })
@@ -202,8 +217,16 @@ mod tests {
             assert_eq!(read.receipt, Receipt { sequence: 30, consumer_sequence: 41, delivery_count: 2 });
             assert_eq!(read.published_at_ms, 1_700_000_000_123);
             assert_eq!(subject(read.prefix, &read.receipt), format!("{prefix}.2.30.41.0.0"));
+            assert_eq!(AckSubject::parse_after(prefix, text).unwrap().receipt, read.receipt);
+            assert!(AckSubject::parse_after(&prefix[..prefix.len() - 1], text).is_none(), "another consumer's");
         }
-        for text in ["", "$JS.ACK.S.c.2.30.41.17", "$JS.ACK.S.c.x.30.41.17.7"] {
+        for text in [
+            "",
+            "$JS.ACK.S.c.2.30.41.17",
+            "$JS.ACK.S.c.x.30.41.17.7",
+            "$JS.ACK.S.c..30.41.17.7",
+            "$JS.ACK.S.c.1.99999999999999999999.41.17.7",
+        ] {
             assert!(AckSubject::parse(text).is_none(), "{text}");
         }
     }

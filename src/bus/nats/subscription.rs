@@ -208,7 +208,8 @@ impl Subscription {
 
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let Acker { shared, consumer } = &self.acker;
-        pull(shared, (&consumer.stream, &consumer.name), &self.inbox, messages_max, bytes_max).await?;
+        pull(shared, (&consumer.stream, &consumer.name), &self.inbox, (messages_max, bytes_max), Wanted::ToCome)
+            .await?;
         self.pull = Some(Pull { missing: messages_max, heard_at: Instant::now() });
         Ok(())
     }
@@ -324,20 +325,35 @@ impl Subscription {
 }
 
 /// Asks a consumer of a stream for so many messages, to be sent to the inbox.
+/// What a pull request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// What is in the stream: the request ends where the stream does. The server does not look at the clock for each
+    /// message, as it does where a request may expire or be silent.
+    AtHand,
+    /// Also what is yet to be stored.
+    ToCome,
+}
+
 pub(super) async fn pull(
     shared: &Shared,
     (stream, consumer): (&str, &str),
     inbox: &str,
-    messages_max: usize,
-    bytes_max: usize,
+    (messages_max, bytes_max): (usize, usize),
+    wanted: Wanted,
 ) -> Result<(), BusError> {
-    let payload = json!({
+    let mut payload = json!({
         "batch": messages_max,
         // Any one message must fit, or the server would refuse to deliver it for ever.
         "max_bytes": bytes_max.max(2 * shared.client.server_info().max_payload).min(i32::MAX as usize),
-        "expires": PULL_EXPIRES.as_nanos() as u64,
-        "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
     });
+    match wanted {
+        Wanted::AtHand => payload["no_wait"] = true.into(),
+        Wanted::ToCome => {
+            payload["expires"] = (PULL_EXPIRES.as_nanos() as u64).into();
+            payload["idle_heartbeat"] = (HEARTBEAT.as_nanos() as u64).into();
+        }
+    }
     let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
     let sent = shared.client.publish_with_reply(subject, inbox.to_owned(), payload.to_string().into()).await;
     sent.map_err(|error| super::streams::failed("request messages", error))

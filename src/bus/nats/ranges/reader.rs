@@ -13,7 +13,7 @@ use tracing::debug;
 
 use crate::bus::nats::acker::AckSubject;
 use crate::bus::nats::streams::failed;
-use crate::bus::nats::subscription::{SILENCE_MAX, at_hand, open_inbox, pull};
+use crate::bus::nats::subscription::{SILENCE_MAX, Wanted, at_hand, open_inbox, pull};
 use crate::bus::nats::{Shared, dead_letter};
 use crate::bus::{BusError, Receipt};
 
@@ -23,6 +23,8 @@ const INACTIVE_MAX: Duration = Duration::from_secs(60);
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 /// Messages of others that are read and dropped rather than passed by with a new consumer.
 const SKIPPED_MAX: u64 = 1_000;
+/// The least time between two consumers, where one finds nothing of what must be there: its server is behind.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 pub(super) struct Reader {
     shared: Arc<Shared>,
@@ -36,6 +38,8 @@ struct Consumer {
     name: String,
     inbox: String,
     incoming: Subscriber,
+    /// How the replies of its messages begin.
+    prefix: String,
     head: Option<Read>,
     clean_from: u64,
     /// Messages delivered so far: a gap means that some were lost on the way.
@@ -45,8 +49,11 @@ struct Consumer {
     /// Something came since `heard_at` was set.
     heard: bool,
     heard_at: Instant,
-    /// A pull request has been waiting for messages.
+    /// A pull request found nothing more to bring.
     idle: bool,
+    /// The last sequence that was asked for.
+    asked_to: u64,
+    begun_at: Instant,
     /// When it began, nothing was left of what was there up to here.
     nothing_to: u64,
 }
@@ -91,7 +98,7 @@ impl Reader {
                 consumer.nothing_to = last;
             }
         }
-        self.ask(last, bytes_max).await.map(|()| true)
+        self.ask(last, bytes_max, Wanted::AtHand).await.map(|()| true)
     }
 
     /// Asks for one message that is yet to come.
@@ -99,20 +106,20 @@ impl Reader {
         if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(next)) {
             self.begin(next).await?;
         }
-        self.ask(next, bytes_max).await
+        self.ask(next, bytes_max, Wanted::ToCome).await
     }
 
-    async fn ask(&mut self, last: u64, bytes_max: usize) -> Result<(), BusError> {
+    async fn ask(&mut self, last: u64, bytes_max: usize, of: Wanted) -> Result<(), BusError> {
         let Some(consumer) = &mut self.consumer else { return Ok(()) };
         let wanted = (last + 1).saturating_sub(consumer.clean_from) as usize;
         let on_their_way = consumer.missing + usize::from(consumer.head.is_some());
         if wanted <= on_their_way {
             return Ok(());
         }
-        let of = (self.shared.settings.stream.as_str(), consumer.name.as_str());
-        pull(&self.shared, of, &consumer.inbox, wanted - on_their_way, bytes_max).await?;
+        let from = (self.shared.settings.stream.as_str(), consumer.name.as_str());
+        pull(&self.shared, from, &consumer.inbox, (wanted - on_their_way, bytes_max), of).await?;
         consumer.missing = wanted - usize::from(consumer.head.is_some());
-        (consumer.heard_at, consumer.idle) = (Instant::now(), false);
+        (consumer.heard_at, consumer.idle, consumer.asked_to) = (Instant::now(), false, last);
         Ok(())
     }
 
@@ -136,6 +143,7 @@ impl Reader {
             name: info.name.clone(),
             inbox,
             incoming,
+            prefix: String::new(),
             head: None,
             clean_from: first,
             delivered: 0,
@@ -143,6 +151,8 @@ impl Reader {
             heard: false,
             heard_at: Instant::now(),
             idle: false,
+            asked_to: 0,
+            begun_at: Instant::now(),
             nothing_to: 0,
         });
         Ok(info.num_pending)
@@ -205,9 +215,10 @@ impl Reader {
         }
     }
 
-    /// Whether a pull request found nothing to bring.
-    pub(super) fn idles(&self) -> bool {
-        self.consumer.as_ref().is_some_and(|consumer| consumer.idle && consumer.head.is_none())
+    /// When to look anew, if a pull request for this message found nothing to bring.
+    pub(super) fn again_at(&self, wanted: u64) -> Option<Instant> {
+        let idle = |consumer: &&Consumer| consumer.idle && consumer.head.is_none() && wanted <= consumer.asked_to;
+        self.consumer.as_ref().filter(idle).map(|consumer| consumer.begun_at + AGAIN_AFTER)
     }
 
     /// A pull request of which nothing is heard, not even a heartbeat, is lost.
@@ -237,18 +248,28 @@ impl Consumer {
             }
             Some(status) => {
                 debug!(%status, description = message.description, consumer = self.name, "pull ended");
-                return match not_brought(message.headers.as_ref()) {
+                // One that begins where the stream ends brings no headers.
+                let nothing = (status == StatusCode::NOT_FOUND).then_some(usize::MAX);
+                return match not_brought(message.headers.as_ref()).or(nothing) {
                     Some(pending) => {
                         self.missing = self.missing.saturating_sub(pending);
+                        self.idle = true;
                         true
                     }
                     None => false,
                 };
             }
         }
-        let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return true };
-        let Receipt { sequence, consumer_sequence, .. } = reply.receipt;
-        let published_at_ms = reply.published_at_ms;
+        let Some(reply) = message.reply.as_deref() else { return true };
+        let read = AckSubject::parse_after(&self.prefix, reply).or_else(|| {
+            let read = AckSubject::parse(reply)?;
+            self.prefix = read.prefix.to_owned();
+            Some(read)
+        });
+        let Some(AckSubject { receipt: Receipt { sequence, consumer_sequence, .. }, published_at_ms, .. }) = read
+        else {
+            return true;
+        };
         if consumer_sequence != self.delivered + 1 {
             return false;
         }

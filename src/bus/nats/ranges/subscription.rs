@@ -145,6 +145,7 @@ impl RangeSubscription {
                 return Ok(self.hand_out());
             }
             let short = self.ranges.len() < IN_HAND;
+            let again_at = self.ranges.front().and_then(|range| self.reader.again_at(range.next));
             let pausing = self.cutter.is_some() && self.cut_all_to.is_none() && short;
             tokio::select! {
                 biased;
@@ -154,6 +155,7 @@ impl RangeSubscription {
                 cut = ended(&mut self.cutting) => self.cut(cut),
                 fetched = self.queue.fetch(FETCHED_MAX, QUEUE_BYTES_MAX), if short => self.hold(fetched?).await,
                 () = tokio::time::sleep_until(self.cut_next_at.into()), if pausing => {}
+                () = sleep_until(again_at) => {}
                 () = tokio::time::sleep(READ_PAUSE_MAX), if !self.ready.is_empty() => return Ok(self.hand_out()),
                 () = tokio::time::sleep(note_interval) => self.notice().await,
             }
@@ -299,9 +301,11 @@ impl RangeSubscription {
     /// Asks for the messages of the ranges in hand; without one, for whatever comes next, which then is cut.
     async fn ask(&mut self, bytes_max: usize) -> Result<(), BusError> {
         if let Some(range) = self.ranges.front() {
-            // What was asked for is in the stream: a server that waits for more has none of it.
-            if self.reader.idles() {
-                self.reader.forget();
+            // What was asked for is in the stream: a server that brings no more has none of it.
+            match self.reader.again_at(range.next) {
+                Some(again_at) if Instant::now() < again_at => return Ok(()),
+                Some(_) => self.reader.forget(),
+                None => {}
             }
             let (first, mut last) = (range.next, range.last);
             for behind in self.ranges.iter().skip(1) {
@@ -394,6 +398,13 @@ impl RangeSubscription {
             self.looked_at = Instant::now();
             self.cut_all_to = None;
         }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 
