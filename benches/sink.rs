@@ -169,7 +169,10 @@ async fn publish(bus: &Bus, events: u64) {
 
 /// Lets a sink that was told to stop take everything that is on the bus.
 fn drain(runtime: &Runtime, bus: &Bus, warehouse: &Warehouse, servers: Option<(&NatsServer, &S3Process)>) -> Drained {
-    let settings = Settings { stop_budget: Duration::from_secs(3_600).into(), ..Settings::default() };
+    let mut settings = Settings { stop_budget: Duration::from_secs(3_600).into(), ..Settings::default() };
+    if servers.is_some() {
+        settings.fetch_bytes_max = sink::SERVER_FETCH_BYTES_MAX;
+    }
     let processor = || Drained {
         seconds: 0.0,
         sink_seconds: processor_seconds(std::process::id()),

@@ -202,7 +202,7 @@ fn start_roles(
     }
     if let Some(warehouse) = &engines.warehouse {
         supervisor.stage("sink", budgets.sink);
-        let settings = settings::sink(config, !choice.objects);
+        let settings = settings::sink(config, choice);
         start_sink(settings, &engines.bus, warehouse, &status, supervisor);
     }
     if let Some(store) = &engines.store {

@@ -67,7 +67,7 @@ impl Choice {
 
     /// Those that the roles of this process read from.
     fn consumers(&self, config: &Config) -> Vec<ConsumerSpec> {
-        let sink = self.needs_warehouse.then(|| settings::sink(config, !self.objects).consumer());
+        let sink = self.needs_warehouse.then(|| settings::sink(config, self).consumer());
         let reaction = self.needs_store.then(|| settings::engine(config).consumer());
         sink.into_iter().chain(reaction).collect()
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::engines::Choice;
 use crate::backoff::Backoff;
 use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 use crate::config::{self, Codec, Config, Publishing, Storage};
@@ -172,20 +173,22 @@ pub(super) fn flush_interval(config: &Config, local: bool) -> Duration {
     config.batch_flush_interval.map_or(if local { FLUSH_LOCAL } else { FLUSH_REMOTE }, |interval| interval.0)
 }
 
-pub(super) fn sink(config: &Config, local: bool) -> sink::Settings {
+pub(super) fn sink(config: &Config, choice: &Choice) -> sink::Settings {
+    let defaults = sink::Settings::default();
     sink::Settings {
         batch_events_max: config.batch_max_events.0,
-        flush_interval: flush_interval(config, local),
+        flush_interval: flush_interval(config, !choice.objects),
         ack_wait: config.nats_ack_wait.0,
         stream: config.nats_stream_name.clone(),
         file_bytes_max: config.batch_max_bytes.0 as usize,
         memory_bytes_max: config.batch_memory_max.0 as usize,
         fetch_messages_max: config.batch_fetch_batch_size.0,
+        fetch_bytes_max: if choice.nats { sink::SERVER_FETCH_BYTES_MAX } else { defaults.fetch_bytes_max },
         max_concurrent_writes: config.batch_max_concurrent_writes.0,
         workers: config.batch_worker_count.0,
         row_group_rows: config.parquet_row_group_size.0,
         compression: compression(config.parquet_compression),
-        ..sink::Settings::default()
+        ..defaults
     }
 }
 
@@ -243,6 +246,10 @@ mod tests {
         load(None, &[]).unwrap().config
     }
 
+    fn choice() -> Choice {
+        Choice::of(&load(None, &[]).unwrap(), &"all".parse().unwrap())
+    }
+
     #[test]
     fn a_request_that_arrives_in_time_has_time_for_its_reply() {
         for seconds in [1, 30, 600] {
@@ -258,13 +265,13 @@ mod tests {
 
     #[test]
     fn the_rules_cannot_be_given_the_consumer_of_the_sinks() {
-        assert_eq!(sink(&config(), true).consumer().name, config::SINK_CONSUMER);
+        assert_eq!(sink(&config(), &choice()).consumer().name, config::SINK_CONSUMER);
     }
 
     #[test]
     fn the_bus_waits_for_the_readers_of_the_deployment() {
         let config = config();
-        let both = [sink(&config, true).consumer().name, engine(&config).consumer().name];
+        let both = [sink(&config, &choice()).consumer().name, engine(&config).consumer().name];
         assert_eq!(nats(&config).readers, both);
         let alone = Config { nats_stream_readers: config::List(vec!["sink".to_owned()]), ..config };
         assert_eq!(nats(&alone).readers, both[..1]);

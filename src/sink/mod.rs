@@ -51,7 +51,7 @@ use upload::Uploaded;
 
 pub use error::SinkError;
 pub use late_files::settle_abandoned;
-pub use settings::Settings;
+pub use settings::{SERVER_FETCH_BYTES_MAX, Settings};
 pub use status::SinkStatus;
 use status::WorkerStatus;
 

@@ -5,6 +5,10 @@ use std::time::Duration;
 use crate::supervisor::StopBudget;
 use crate::warehouse::Compression;
 
+/// Bytes of one fetch from a bus on a server: more than from one in the process, as each costs some round trips there,
+/// and one more in a remote warehouse.
+pub const SERVER_FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Rows at which a file closes.
@@ -45,7 +49,7 @@ impl Default for Settings {
             file_bytes_max: 64 * 1024 * 1024,
             memory_bytes_max: 96 * 1024 * 1024,
             open_partitions_max: 8_192,
-            fetch_messages_max: 8_192,
+            fetch_messages_max: 20_000,
             fetch_bytes_max: 4 * 1024 * 1024,
             ack_wait: Duration::from_secs(30),
             max_deliver: 1_000,

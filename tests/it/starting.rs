@@ -106,16 +106,15 @@ fn a_start_that_waits_can_be_stopped() {
 
 #[test]
 fn a_backend_that_stays_away_ends_the_start_and_is_named() {
-    let away: [(&str, fn(&mut Backends)); 3] = [
-        ("nats_url", |backends| backends.nats.kill9()),
-        ("database_host", |backends| backends.postgres.kill9()),
-        ("s3_endpoint", |backends| backends.s3.stop()),
-    ];
     std::thread::scope(|scope| {
-        for (setting, take_away) in away {
+        for setting in ["nats_url", "database_host", "s3_endpoint"] {
             scope.spawn(move || {
                 let mut backends = Backends::start();
-                take_away(&mut backends);
+                match setting {
+                    "nats_url" => backends.nats.kill9(),
+                    "database_host" => backends.postgres.kill9(),
+                    _ => backends.s3.stop(),
+                }
                 let dir = tempfile::tempdir().unwrap();
                 let (began, mut server) = (Instant::now(), backends.launch(dir.path()));
                 let status = server.wait_for_exit(START_PATIENCE + LAST_ATTEMPT_MAX);

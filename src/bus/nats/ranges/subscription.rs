@@ -20,8 +20,9 @@ use crate::bus::nats::subscription::{EXHAUSTED, NOTE_INTERVAL, REFUSED_PAUSE, Su
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, ConsumerSpec, Delivery, Leased, Receipt};
 
-/// Ranges in hand, the one that is read included, below which more are cut and fetched.
-const IN_HAND: usize = 4;
+/// Ranges in hand, the one that is read included, below which more are cut and fetched. With more, what has come waits
+/// until it has left the processor's caches.
+const IN_HAND: usize = 2;
 /// Ranges that one fetch from the queue may bring: they are small where little comes.
 const FETCHED_MAX: usize = 8;
 /// After all that there was, this long passes before the next range is cut, so that trickling messages make few.
