@@ -324,7 +324,6 @@ impl Subscription {
     }
 }
 
-/// Asks a consumer of a stream for so many messages, to be sent to the inbox.
 /// What a pull request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -335,6 +334,7 @@ pub(super) enum Wanted {
     ToCome,
 }
 
+/// Asks a consumer of a stream for so many messages and bytes, to be sent to the inbox.
 pub(super) async fn pull(
     shared: &Shared,
     (stream, consumer): (&str, &str),
