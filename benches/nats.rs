@@ -2,7 +2,7 @@
 //! in alternating slices of one run: singles on a server as it comes, and atomic batches on one
 //! that syncs every write. `CAUSALITY_BENCH_SECONDS` is the length of a slice.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap, jetstream};
@@ -12,9 +12,12 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 
 #[allow(dead_code, reason = "each user has its own part")]
+mod role;
+#[allow(dead_code, reason = "each user has its own part")]
 #[path = "../tests/services/mod.rs"]
 mod services;
 
+use role::Process;
 use services::nats::{NatsServer, Version};
 
 const SLICES: usize = 4;
@@ -26,42 +29,16 @@ const SAMPLES: u64 = 2_000;
 const ATOMIC: usize = 1_000;
 const ATOMIC_IN_FLIGHT: usize = 3;
 
-struct Gateway(Child, String);
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn gateway(server: &NatsServer, dir: &std::path::Path) -> Gateway {
-    let (http, admin) = (services::free_port(), services::free_port());
-    let child = Command::new(env!("CARGO_BIN_EXE_causality"))
-        .args(["run", "--role", "gateway"])
-        .env("NATS_URL", server.url())
-        .env("HTTP_ADDR", format!("127.0.0.1:{http}"))
-        .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
-        .env("DATA_DIR", dir)
-        .env("LOG_LEVEL", "error")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let started = Instant::now();
-    while ureq::get(format!("http://127.0.0.1:{admin}/ready")).call().is_err() {
-        assert!(started.elapsed() < Duration::from_secs(20), "the gateway does not start");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Gateway(child, format!("http://127.0.0.1:{http}"))
+fn gateway(server: &NatsServer, dir: &std::path::Path) -> Process {
+    Process::start("gateway", dir, &[("NATS_URL", server.url()), ("LOG_LEVEL", "error".to_owned())])
 }
 
 /// Events a second through the gateway.
-fn through(gateway: &Gateway, slice: Duration, keys: bool) -> f64 {
+fn through(gateway: &Process, slice: Duration, keys: bool) -> f64 {
     // The window of the bare publisher beside it.
     let connections = if keys { ATOMIC * ATOMIC_IN_FLIGHT } else { SINGLES_IN_FLIGHT } / BATCH;
     let mut command = Command::new(env!("CARGO_BIN_EXE_causality"));
-    command.args(["bench", "--json", "--url", &gateway.1, "--duration", &format!("{}s", slice.as_secs())]);
+    command.args(["bench", "--json", "--url", &gateway.http, "--duration", &format!("{}s", slice.as_secs())]);
     command.args(["--connections", &connections.to_string(), "--batch", &BATCH.to_string()]);
     if keys {
         command.arg("--idempotency-keys");

@@ -4,16 +4,17 @@
 //! `CAUSALITY_BENCH_SECONDS` is how long events are sent. The servers, the receiver and the generator run on the
 //! same machine.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 #[allow(dead_code, reason = "each user has its own part")]
+mod role;
+#[allow(dead_code, reason = "each user has its own part")]
 #[path = "../tests/services/mod.rs"]
 mod services;
 
+use role::Process;
 use services::free_port;
 use services::nats::{NatsServer, Version};
 use services::postgres::PostgresServer;
@@ -24,49 +25,11 @@ const RATE: u64 = 1_000;
 const P99_MS_MAX: f64 = 50.0;
 const RESIDENT_MIB_MAX: u64 = 250;
 
-struct Process {
-    role: &'static str,
-    child: Child,
-    http: u16,
-    admin: u16,
-}
-
-impl Process {
-    fn start(role: &'static str, dir: &Path, environment: &[(&str, String)]) -> Self {
-        let (http, admin) = (free_port(), free_port());
-        let child = Command::new(env!("CARGO_BIN_EXE_causality"))
-            .args(["run", "--role", role])
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .env("HTTP_ADDR", format!("127.0.0.1:{http}"))
-            .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
-            .env("DATA_DIR", dir.join(role))
-            .env("LOG_LEVEL", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let process = Self { role, child, http, admin };
-        let began = Instant::now();
-        while ureq::get(format!("http://127.0.0.1:{admin}/ready")).call().is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "{role} does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        process
-    }
-
-    /// The most that it ever had; none where `/proc` is not.
-    fn resident_mib(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib / 1024)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The most that a process ever had; none where `/proc` is not.
+fn resident_mib(process: &Process) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
 fn main() {
@@ -81,13 +44,13 @@ fn main() {
         ("S3_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
         ("S3_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
         ("BATCH_FLUSH_INTERVAL", "5s".to_owned()),
+        ("LOG_LEVEL", "warn".to_owned()),
     ];
     let dir = tempfile::tempdir().unwrap();
     let [gateway, sink, reaction] =
         ["gateway", "sink", "reaction"].map(|role| Process::start(role, dir.path(), &environment));
-    let local = |port: u16| format!("http://127.0.0.1:{port}");
     let output = Command::new(env!("CARGO_BIN_EXE_causality"))
-        .args(["bench", "--json", "--url", &local(gateway.http), "--admin-url", &local(reaction.admin)])
+        .args(["bench", "--json", "--url", &gateway.http, "--admin-url", &reaction.admin])
         .args(["--rate", &RATE.to_string(), "--batch", "1", "--connections", "16"])
         .args(["--duration", &format!("{seconds}s"), "--setup-webhook"])
         .args(["--webhook-listen", &format!("127.0.0.1:{}", free_port())])
@@ -110,7 +73,7 @@ fn main() {
         since["max"]
     );
     for process in [gateway, sink, reaction] {
-        if let Some(mib) = process.resident_mib() {
+        if let Some(mib) = resident_mib(&process) {
             println!("{}: {mib} MiB resident at most (limit {RESIDENT_MIB_MAX})", process.role);
         }
     }
