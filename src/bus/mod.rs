@@ -251,7 +251,7 @@ impl Bus {
     pub async fn bring(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.bring(spec).await,
-            Inner::Nats(engine) => engine.bring(spec).await,
+            Inner::Nats(engine) => engine.bring(spec).await.map(drop),
         }
     }
 

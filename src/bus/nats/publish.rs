@@ -1,7 +1,8 @@
 //! Publishing: every message acknowledged by the right stream, or answered with why not.
 //!
 //! Invariant: an answer is `Ok` only when the server said that the stream holds the message, or, of a
-//! message that need not be kept and whose subject the stream does not take, that it has it. What is in flight is bounded in bytes; a call that is cancelled may still store messages.
+//! message that need not be kept and whose subject the stream does not take, that it has it. What is in
+//! flight is bounded in bytes; a call that is cancelled may still store messages.
 
 use std::time::Duration;
 
