@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
+use crate::causes::chain;
 use crate::config::{Address, Config, Loaded};
 use crate::gateway::Destination;
 use crate::http::Readiness;
@@ -333,17 +334,6 @@ impl Watched {
         }
         self.readiness.set(component, state);
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn start_admin(

@@ -49,6 +49,7 @@ pub mod event;
 
 // Foundations: values and small mechanisms that know nothing of events.
 pub mod backoff;
+pub mod causes;
 pub mod config;
 pub mod memory;
 pub mod metrics;
@@ -56,6 +57,7 @@ pub mod role;
 pub mod sqlite;
 pub mod supervisor;
 pub mod telemetry;
+pub mod wait;
 
 // Ports: where things are kept.
 pub mod bus;

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::settings;
 use crate::bus::{Bus, BusError, BusErrorKind, ConsumerSpec};
+use crate::causes::append_new;
 use crate::config::{Config, Loaded};
 use crate::http::Readiness;
 use crate::role::{Role, RoleSet};
@@ -216,15 +217,7 @@ pub enum How {
 
 impl StartFailure {
     fn new(how: How, place: String, error: &dyn std::error::Error) -> Self {
-        let mut text = format!("{place}: {error}");
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !text.contains(&cause_text) {
-                text = format!("{text}: {cause_text}");
-            }
-            source = cause.source();
-        }
+        let text = append_new(format!("{place}: {error}"), error);
         Self { how, text }
     }
 }

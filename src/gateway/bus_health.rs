@@ -5,7 +5,6 @@
 //! the next request is the trial.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::Destination;
 use crate::bus::{BusError, BusErrorKind, BusStatus, Published};
+use crate::causes::chain;
 use crate::http::Readiness;
 
 const COMPONENT: &str = "bus";
@@ -98,15 +98,4 @@ impl BusHealth {
             self.readiness.set(COMPONENT, Ok(()));
         }
     }
-}
-
-fn chain(error: &BusError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -43,6 +43,7 @@ use tracing::{error, warn};
 
 use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
+use crate::wait::sleep_until;
 use crate::warehouse::{EncodeSettings, Warehouse, WarehouseError};
 
 use batches::{Limits, OpenBatches, Taken};
@@ -456,11 +457,4 @@ async fn next<T>(slot: &mut Option<Boxed<T>>) -> T {
     let done = future.await;
     *slot = None;
     done
-}
-
-async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => pending().await,
-    }
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("event", &[]),
     ("backoff", &[]),
+    ("causes", &[]),
+    ("wait", &[]),
     ("metrics", &[]),
     ("sqlite", &[]),
     ("role", &[]),
@@ -14,12 +16,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("memory", &[]),
     ("telemetry", &["config", "metrics"]),
     ("supervisor", &["backoff", "metrics"]),
-    ("bus", &["event", "metrics", "backoff", "sqlite", "supervisor"]),
-    ("store", &["event", "metrics", "backoff", "sqlite", "supervisor"]),
-    ("warehouse", &["event", "metrics", "backoff", "supervisor"]),
+    ("bus", &["event", "metrics", "backoff", "sqlite", "supervisor", "wait"]),
+    ("store", &["event", "metrics", "backoff", "causes", "sqlite", "supervisor"]),
+    ("warehouse", &["event", "metrics", "backoff", "causes", "supervisor"]),
     ("http", &["event", "metrics", "supervisor"]),
-    ("gateway", &["bus", "http", "event", "metrics", "supervisor"]),
-    ("sink", &["bus", "warehouse", "event", "metrics", "backoff", "supervisor"]),
+    ("gateway", &["bus", "http", "event", "metrics", "causes", "supervisor"]),
+    ("sink", &["bus", "warehouse", "event", "metrics", "backoff", "supervisor", "wait"]),
     ("reaction", &["bus", "store", "event", "metrics", "backoff", "supervisor"]),
     ("admin", &["bus", "store", "http", "event", "metrics", "backoff", "supervisor"]),
     // The composition root, and the commands that start it or speak to it.
@@ -28,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "admin",
             "bus",
+            "causes",
             "config",
             "event",
             "gateway",
@@ -43,7 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "backoff",
         ],
     ),
-    ("cli", &["app", "config", "event", "role", "supervisor", "telemetry", "warehouse"]),
+    ("cli", &["app", "causes", "config", "event", "role", "supervisor", "telemetry", "warehouse"]),
     ("main", &["cli", "memory"]),
 ];
 

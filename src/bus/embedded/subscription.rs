@@ -12,6 +12,7 @@ use super::consumer::{self, Consumer, Found, Request};
 use super::queue::{Chore, Settle};
 use super::{Shared, file};
 use crate::bus::{BusError, BusErrorKind, Delivery, Interest, Receipt};
+use crate::wait::sleep_until;
 
 pub(in crate::bus) struct Subscription {
     acker: Acker,
@@ -117,13 +118,6 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         // A wake that this one received and did not use is another one's.
         self.acker.consumer.wake.notify_one();
-    }
-}
-
-async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::identity::RunTag;
 use super::marks::Marks;
+use crate::causes::chain;
 use crate::warehouse;
 
 /// Between two looks at the files; the sink writes every few seconds.
@@ -72,7 +73,7 @@ fn look(dir: &Path, run: RunTag, accepted: &Marks) -> Result<Verification, Strin
             doubled += 1;
         }
     };
-    warehouse::scan_ids(dir, each).map_err(|error| causes(&error))?;
+    warehouse::scan_ids(dir, each).map_err(|error| chain(&error))?;
     let (accepted_count, found) = (accepted.len(), accepted.common(&present));
     Ok(Verification {
         accepted: accepted_count,
@@ -82,17 +83,6 @@ fn look(dir: &Path, run: RunTag, accepted: &Marks) -> Result<Verification, Strin
         unacknowledged_but_present: present.len() - found,
         waited_seconds: 0.0,
     })
-}
-
-/// An error with all that led to it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

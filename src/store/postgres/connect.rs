@@ -18,6 +18,7 @@ use tokio_postgres::{Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::silence::Trust;
+use crate::causes::chain;
 use crate::store::{PostgresSettings, SslMode, StoreError, StoreErrorKind};
 
 /// Every statement here is made for an index. Left to itself, the planner takes a table that was never analyzed for
@@ -158,20 +159,9 @@ fn split_ssl_mode(url: &str) -> Result<(String, Option<SslMode>), StoreError> {
     Ok((url, mode))
 }
 
-/// An error of PostgreSQL with its causes: by itself it says no more than `db error`.
-pub(super) fn described(error: &tokio_postgres::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// Why no connection came to be, with the setting to look at.
 fn explain(error: &tokio_postgres::Error, config: &Config) -> StoreError {
-    let text = described(error);
+    let text = chain(error);
     let context = "connect to PostgreSQL";
     let refused = |advice: &str| StoreError::caused(StoreErrorKind::Refused, context, format!("{text}; {advice}"));
     match error.code() {

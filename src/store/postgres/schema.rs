@@ -5,7 +5,8 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::connect::{Reach, described};
+use super::connect::Reach;
+use crate::causes::chain;
 use crate::store::{Migrated, PostgresSettings, StoreError, StoreErrorKind};
 
 /// A name and what to execute. In order; the version of each is its place, from 1.
@@ -109,11 +110,11 @@ async fn version(tx: &tokio_postgres::Transaction<'_>) -> Result<i32, StoreError
 fn failed(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError + Copy {
     move |error| match error.code() {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
-            let detail = format!("{}; database_user must be allowed to create tables there", described(&error));
+            let detail = format!("{}; database_user must be allowed to create tables there", chain(&error));
             StoreError::caused(StoreErrorKind::Refused, context, detail)
         }
         Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
-            let detail = format!("{}; database_host must be the primary", described(&error));
+            let detail = format!("{}; database_host must be the primary", chain(&error));
             StoreError::caused(StoreErrorKind::Unavailable, context, detail)
         }
         _ => super::failed(context)(error),

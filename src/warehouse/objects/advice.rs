@@ -2,6 +2,8 @@
 
 use object_store::Error;
 
+use crate::causes::append_new;
+
 /// The protocols; each takes its credentials from names of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -141,14 +143,5 @@ pub(super) fn advice(error: &Error, place: &Place) -> String {
 
 /// The error with its causes, which the client keeps apart.
 pub(super) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+    append_new(error.to_string(), error)
 }

@@ -19,6 +19,7 @@ use crate::bus::nats::Shared;
 use crate::bus::nats::subscription::{EXHAUSTED, NOTE_INTERVAL, REFUSED_PAUSE, Subscription, takes};
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, ConsumerSpec, Delivery, Leased, Receipt};
+use crate::wait::sleep_until;
 
 /// Ranges in hand, the one that is read included, below which more are cut and fetched. With more, what has come waits
 /// until it has left the processor's caches.
@@ -399,13 +400,6 @@ impl RangeSubscription {
             self.looked_at = Instant::now();
             self.cut_all_to = None;
         }
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 
