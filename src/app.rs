@@ -99,7 +99,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let listeners = listeners.chain([(&admin_listener, probes(true))]);
     let Some(engines) = starting::serve_during(listeners, opening).await?? else { return Ok(()) };
     if let Some(weakness) = weakness(&plan, &engines) {
-        readiness.warn(format!("{WEAK}: {weakness}"));
+        readiness.set_warning("durability", Some(format!("{WEAK}: {weakness}")));
     }
     let mut supervisor = Supervisor::default();
     let sink_status = start_roles(&plan, &choice, &engines, &readiness, &mut supervisor, gateway_listener)?;

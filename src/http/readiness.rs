@@ -18,7 +18,7 @@ struct State {
     starting: bool,
     draining: bool,
     components: BTreeMap<&'static str, Result<(), String>>,
-    warnings: Vec<String>,
+    warnings: BTreeMap<&'static str, String>,
 }
 
 impl Default for Readiness {
@@ -53,11 +53,14 @@ impl Readiness {
         });
     }
 
-    /// Adds what whoever reads the report should know although it keeps no traffic away.
-    pub fn warn(&self, text: impl Into<String>) {
+    /// Sets or clears the warning under `key`: something to look at that keeps no traffic away.
+    pub fn set_warning(&self, key: &'static str, text: Option<String>) {
         self.0.send_if_modified(|now| {
-            now.warnings.push(text.into());
-            // The verdict is the same.
+            match text {
+                Some(text) => now.warnings.insert(key, text),
+                None => now.warnings.remove(key),
+            };
+            // A warning never changes whether the process is ready, so no watcher wakes.
             false
         });
     }
@@ -100,7 +103,7 @@ impl Readiness {
         };
         let mut report = json!({"status": status, "components": components});
         if !state.warnings.is_empty() {
-            report["warnings"] = json!(state.warnings);
+            report["warnings"] = state.warnings.values().cloned().collect();
         }
         report
     }
@@ -156,10 +159,12 @@ mod tests {
     fn a_warning_is_told_and_keeps_nothing_away() {
         let readiness = Readiness::new();
         readiness.set("bus", Ok(()));
-        readiness.warn("one server");
+        readiness.set_warning("durability", Some("one server".into()));
         assert!(readiness.ready());
         let report = json!({"status": "ready", "components": {"bus": "ok"}, "warnings": ["one server"]});
         assert_eq!(readiness.report(), report);
+        readiness.set_warning("durability", None);
+        assert_eq!(readiness.report(), json!({"status": "ready", "components": {"bus": "ok"}}));
     }
 
     #[tokio::test]
