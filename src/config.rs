@@ -68,6 +68,7 @@ settings! {
     http_shutdown_timeout: Period,
     max_body_size: Size,
     max_batch_events: Count,
+    max_event_bytes: Size,
     admin_addr: Address,
     nats_client_name: String,
     nats_max_reconnects: Attempts,
@@ -137,6 +138,9 @@ settings! {
     secrets_key: SecretKey,
 }
 
+/// The largest event that can be allowed: what NATS advises as the limit of a message, and what one process can have
+/// many of in memory.
+const EVENT_BYTES_MAX: u64 = 8_000_000;
 /// Sink workers, or threads that match rules, of one process: more than any machine has use for.
 const PARALLEL_MAX: usize = 64;
 
@@ -233,6 +237,9 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     };
     if config.max_batch_events.0 > 1_000 {
         refuse("max_batch_events", config.max_batch_events.show(), "a whole number from 1 to 1000");
+    }
+    if !(1_000..=EVENT_BYTES_MAX).contains(&config.max_event_bytes.0) {
+        refuse("max_event_bytes", config.max_event_bytes.show(), "a size from 1KB to 8MB");
     }
     if config.dispatcher_max_backoff.0 < config.dispatcher_initial_backoff.0 {
         refuse("dispatcher_max_backoff", config.dispatcher_max_backoff.show(), "at least dispatcher_initial_backoff");
@@ -533,6 +540,18 @@ mod tests {
         load_env(&[("CORS_PROXY_SERVICE_HOST", "10.0.0.1"), ("CORS_PROXY_PORT_80_TCP", "tcp://10.0.0.1:80")]).unwrap();
         let error = load_env(&[("S3_ACCESS_KEY_ID", "a")]).unwrap_err().to_string();
         assert!(error.contains("s3_secret_access_key"), "{error}");
+    }
+
+    #[test]
+    fn the_size_of_an_event_has_bounds() {
+        for wrong in ["0", "999", "8000001", "1GiB"] {
+            let error = load_env(&[("MAX_EVENT_BYTES", wrong)]).unwrap_err().to_string();
+            assert!(error.contains("max_event_bytes") && error.contains("1KB to 8MB"), "{error}");
+        }
+        for (right, bytes) in [("1KB", 1_000), ("4MiB", 4 << 20), ("8MB", 8_000_000)] {
+            assert_eq!(load_env(&[("MAX_EVENT_BYTES", right)]).unwrap().config.max_event_bytes, Size(bytes));
+        }
+        assert_eq!(load_env(&[]).unwrap().config.max_event_bytes, Size(1_000_000));
     }
 
     #[test]

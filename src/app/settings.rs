@@ -157,6 +157,7 @@ pub(super) fn gateway(config: &Config) -> gateway::Settings {
         bodies_bytes_max: BODIES_BYTES_MAX.max(config.max_body_size.0 as usize),
         body_timeout: config.http_read_timeout.0,
         batch_events_max: config.max_batch_events.0,
+        event_bytes_max: config.max_event_bytes.0 as usize,
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Settings {
     /// From the headers to the end of the body.
     pub body_timeout: Duration,
     pub batch_events_max: usize,
+    /// One event, encoded as protobuf.
+    pub event_bytes_max: usize,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             bodies_bytes_max: 64 * 1024 * 1024,
             body_timeout: Duration::from_secs(30),
             batch_events_max: 1_000,
+            event_bytes_max: 1_000_000,
         }
     }
 }
