@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use causality::event::proto::{EventEnvelope, IngestEventBatchRequest};
-use causality::event::{Arrival, EventRef, request};
+use causality::event::{Arrival, EVENT_BYTES_MAX, EventRef, request};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message as _;
 use serde_json::json;
@@ -11,7 +11,8 @@ use serde_json::json;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const ARRIVAL: Arrival<'static> = Arrival { received_at_ms: 1_767_225_600_000, key_app: None };
+const ARRIVAL: Arrival<'static> =
+    Arrival { received_at_ms: 1_767_225_600_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
 const BATCH_EVENTS: usize = 100;
 
 fn purchase() -> serde_json::Value {

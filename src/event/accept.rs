@@ -8,25 +8,21 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::invalid::{Errors, Path};
+use super::limits::{APP_ID_BYTES_MAX, ID_BYTES_MAX, TIMESTAMP_MS_MAX};
 use super::rules::{CONTROL, MALFORMED, REQUIRED, check_message, has_control};
 use super::schema::DEVICE_CONTEXT;
 use super::stored::{Envelope, EventRef};
 use super::wire::{DecodeError, put_bytes, put_number};
 
-pub(super) const ID_BYTES_MAX: usize = 128;
-pub(super) const APP_ID_BYTES_MAX: usize = 128;
-/// `device_id`, `user_id`, `session_id`, `correlation_id` and `idempotency_key`.
-pub(super) const NAME_BYTES_MAX: usize = 256;
-/// The last millisecond of the year 9999, UTC.
-pub(super) const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_999;
-
-/// When an event arrived, and for whom.
+/// When an event arrived, for whom, and how large it may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
     /// Milliseconds since the Unix epoch; the timestamp of an event without one.
     pub received_at_ms: i64,
     /// The app of the API key that the event came with.
     pub key_app: Option<&'a str>,
+    /// Of the event as it is stored.
+    pub event_bytes_max: usize,
 }
 
 /// Checks the encoded event that begins at `start` and, when nothing is wrong with it, appends
@@ -57,6 +53,10 @@ pub(super) fn admit(bytes: &mut Vec<u8>, start: usize, arrival: &Arrival<'_>, at
     }
     if timestamp {
         put_number(bytes, 4, arrival.received_at_ms.cast_unsigned());
+    }
+    let (size, size_max) = (bytes.len() - start, arrival.event_bytes_max);
+    if size > size_max {
+        errors.add(*at, format!("must have at most {size_max} bytes when it is encoded, and has {size}"));
     }
 }
 
@@ -97,16 +97,16 @@ impl Head<'_, '_> {
         if !(0..=TIMESTAMP_MS_MAX).contains(&event.timestamp_ms) {
             self.refuse("timestampMs", "must be from 0 to 253402300799999");
         }
-        for (name, text, bytes_max) in [
-            ("id", event.id, ID_BYTES_MAX),
-            ("deviceId", event.device_id, NAME_BYTES_MAX),
-            ("correlationId", event.correlation_id, NAME_BYTES_MAX),
-            ("idempotencyKey", event.idempotency_key, NAME_BYTES_MAX),
-            ("userId", event.user_id, NAME_BYTES_MAX),
-            ("sessionId", event.session_id, NAME_BYTES_MAX),
+        for (name, text) in [
+            ("id", event.id),
+            ("deviceId", event.device_id),
+            ("correlationId", event.correlation_id),
+            ("idempotencyKey", event.idempotency_key),
+            ("userId", event.user_id),
+            ("sessionId", event.session_id),
         ] {
-            if text.len() > bytes_max {
-                self.refuse(name, format!("must have at most {bytes_max} bytes"));
+            if text.len() > ID_BYTES_MAX {
+                self.refuse(name, "must have at most 256 bytes");
             } else if has_control(text.as_bytes()) {
                 self.refuse(name, CONTROL);
             }

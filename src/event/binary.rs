@@ -1,12 +1,13 @@
-//! What is wrong with a binary event that prost does not read, and where; and what prost reads
-//! although it must not come in: a second payload.
+//! What is wrong with a binary event that prost does not read, and where; and what prost must not read, since it would
+//! take many times its size or since part of it would be lost: too many elements, and a second payload.
 //!
 //! Walks the bytes as they were sent, by the field tables. Knows nothing of what an event must have.
 
 use super::invalid::{Errors, Path};
 use super::json_view::map_entry;
-use super::rules::MALFORMED;
-use super::schema::{EVENT_ENVELOPE, Field, Kind, Message, STRUCT, Shape};
+use super::limits::{ELEMENTS_MAX, PROPERTIES_VALUES_MAX};
+use super::rules::{MALFORMED, PROPERTIES_TOO_DEEP, TOO_MANY_ELEMENTS, TOO_MANY_VALUES};
+use super::schema::{EVENT_ENVELOPE, FIELDS_MAX, Field, Kind, Message, STRUCT, Shape};
 use super::stored;
 use super::wire::{Reader, TOO_DEEP, Value};
 
@@ -15,22 +16,81 @@ const NOT_UTF8: &str = "must be UTF-8";
 /// Messages within each other in `properties`: more than the levels that are allowed take, less than prost reads.
 const STRUCT_DEPTH_MAX: usize = 95;
 
-/// Refuses every payload after the first: of two prost would keep the last.
-pub(super) fn check_one_payload(event: &[u8], at: &Path<'_>, errors: &mut Errors) {
+/// Refuses every payload after the first, of which prost would keep the last, and whatever has too many elements.
+/// What is not well-formed is left to prost.
+pub(super) fn check_counts(event: &[u8], at: &Path<'_>, errors: &mut Errors) {
     let mut payload = false;
     let mut reader = Reader::new(event);
-    loop {
-        match reader.next() {
-            Ok(Some((number, _))) => {
-                let Some(kind) = Kind::by_number(number) else { continue };
-                if std::mem::replace(&mut payload, true) {
-                    errors.add(Path::Field(at, kind.json_name), MORE_THAN_ONE_PAYLOAD);
-                }
-            }
-            Ok(None) => return,
-            Err(_) => return errors.add(*at, MALFORMED),
+    while let Ok(Some((number, value))) = reader.next() {
+        let Some(kind) = Kind::by_number(number) else { continue };
+        let here = Path::Field(at, kind.json_name);
+        if std::mem::replace(&mut payload, true) {
+            errors.add(here, MORE_THAN_ONE_PAYLOAD);
+        } else if let Value::Bytes(bytes) = value {
+            count_elements(kind.message, bytes, &here, errors);
         }
     }
+}
+
+fn count_elements(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
+    let mut counts = [0; FIELDS_MAX];
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        let Some((position, field)) = message.field(number) else { continue };
+        let here = Path::Field(at, field.json_name);
+        let (more, count_max, detail) = match (&field.shape, value) {
+            (Shape::List(_) | Shape::Map(_), _) => (1, ELEMENTS_MAX, TOO_MANY_ELEMENTS),
+            (Shape::Struct, Value::Bytes(bytes)) => {
+                (count_members(bytes, STRUCT_DEPTH_MAX), PROPERTIES_VALUES_MAX, TOO_MANY_VALUES)
+            }
+            (Shape::Message(message), Value::Bytes(bytes)) => {
+                count_elements(message, bytes, &here, errors);
+                continue;
+            }
+            _ => continue,
+        };
+        counts[position % FIELDS_MAX] += more;
+        if counts[position % FIELDS_MAX] > count_max {
+            return errors.add(here, detail);
+        }
+    }
+}
+
+/// The values in a `google.protobuf.Struct`, down to the depth that prost reads.
+fn count_members(bytes: &[u8], depth: usize) -> usize {
+    let mut count = 0;
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let (1, Value::Bytes(entry)) = (number, value) {
+            count += 1;
+            if let (_, Some(Value::Bytes(value))) = map_entry(entry) {
+                count += count_nested(value, depth);
+            }
+        }
+    }
+    count
+}
+
+/// The values within a `google.protobuf.Value`.
+fn count_nested(bytes: &[u8], depth: usize) -> usize {
+    let Some(depth) = depth.checked_sub(1) else { return 0 };
+    let mut count = 0;
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some(member)) = reader.next() {
+        match member {
+            (5, Value::Bytes(members)) => count += count_members(members, depth),
+            (6, Value::Bytes(elements)) => {
+                let mut reader = Reader::new(elements);
+                while let Ok(Some((number, element))) = reader.next() {
+                    if let (1, Value::Bytes(element)) = (number, element) {
+                        count += 1 + count_nested(element, depth);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    count
 }
 
 /// Notes why prost could not read the event; at least one error.
@@ -74,12 +134,16 @@ fn note_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Error
         (Shape::Message(message) | Shape::Payload(message), Value::Bytes(bytes)) => {
             note_message(message, bytes, at, errors)
         }
-        (Shape::Struct, Value::Bytes(bytes)) => match stored::check_message(&STRUCT, bytes, STRUCT_DEPTH_MAX) {
-            Ok(()) => {}
-            Err(TOO_DEEP) => errors.add(*at, "must not nest deeper than 30 levels"),
-            Err(super::wire::NOT_UTF8) => errors.add(*at, NOT_UTF8),
-            Err(_) => errors.add(*at, MALFORMED),
-        },
+        (Shape::Struct, Value::Bytes(bytes)) => {
+            // They were counted before.
+            let mut values = usize::MAX;
+            match stored::check_message(&STRUCT, bytes, STRUCT_DEPTH_MAX, &mut values) {
+                Ok(()) => {}
+                Err(TOO_DEEP) => errors.add(*at, PROPERTIES_TOO_DEEP),
+                Err(super::wire::NOT_UTF8) => errors.add(*at, NOT_UTF8),
+                Err(_) => errors.add(*at, MALFORMED),
+            }
+        }
         (Shape::Map(entry), Value::Bytes(bytes)) => {
             let (key, value) = map_entry(bytes);
             match (std::str::from_utf8(key), value) {

@@ -1,24 +1,26 @@
 //! From proto3 JSON straight to protobuf bytes, by the field tables and in one pass.
 //!
 //! Invariant: without errors the bytes are one valid message; with errors the text is still
-//! read to its end, so that what is not JSON is told from what is only wrong. Knows what
-//! proto3 JSON allows, not what an event must have.
+//! read to its end, so that what is not JSON is told from what is only wrong. What exceeds a limit is
+//! passed, not written. Knows what proto3 JSON allows, not what an event must have.
 
 use std::ops::Range;
 
 use super::binary::MORE_THAN_ONE_PAYLOAD;
+use super::decimal;
 use super::invalid::{Errors, Path};
 use super::json_text::{JsonText, Malformed, Quoted, Token};
+use super::limits::{ELEMENTS_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
+use super::rules::{PROPERTIES_TOO_DEEP, TOO_MANY_ELEMENTS, TOO_MANY_VALUES};
 use super::schema::{Field, Message, Shape};
 use super::wire::{LENGTH_DELIMITED, put_bytes, put_double, put_float, put_key, put_number, put_varint};
 
 pub(super) const UNKNOWN: &str = "unknown field";
 pub(super) const DUPLICATE: &str = "must not come twice";
+const TOO_DEEP: &str = "must not nest deeper than the 64 levels of a body";
 
 /// Fields that are named where an unknown one is refused, at most.
 const FIELDS_NAMED_MAX: usize = 4;
-/// Whole numbers below this are exact in a double, and no other number rounds to them.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Reads values of one body. The buffers are kept from event to event.
 pub(super) struct JsonReader<'a> {
@@ -29,6 +31,9 @@ pub(super) struct JsonReader<'a> {
     text: Vec<u8>,
     /// Where in `out` the keys of the maps that are being read stand.
     keys: Vec<Range<usize>>,
+    /// Values of the `properties` that are being read, and the objects and arrays that are open in them.
+    values: usize,
+    levels: usize,
 }
 
 impl<'a> JsonReader<'a> {
@@ -39,6 +44,8 @@ impl<'a> JsonReader<'a> {
             errors: Errors::default(),
             text: Vec::new(),
             keys: Vec::new(),
+            values: 0,
+            levels: 0,
         }
     }
 
@@ -47,7 +54,7 @@ impl<'a> JsonReader<'a> {
         if !self.expect(Token::Object, "must be an object", at)? {
             return Ok(());
         }
-        self.json.enter()?;
+        self.json.enter();
         let mut seen = 0u64;
         let mut payload = false;
         // Senders mostly keep the order of the numbers: the search begins after the field before.
@@ -57,7 +64,7 @@ impl<'a> JsonReader<'a> {
             first = false;
             let Some(position) = self.position(message, key, next) else {
                 self.unknown(message, key, at);
-                self.json.skip()?;
+                self.skip(&Path::Field(at, key.raw))?;
                 continue;
             };
             let field = &message.fields[position];
@@ -65,7 +72,7 @@ impl<'a> JsonReader<'a> {
             next = position + 1;
             if seen & (1 << position) != 0 {
                 self.errors.add(here, DUPLICATE);
-                self.json.skip()?;
+                self.skip(&here)?;
                 continue;
             }
             seen |= 1 << position;
@@ -74,7 +81,7 @@ impl<'a> JsonReader<'a> {
                 Token::Null => self.json.word(Token::Null)?,
                 _ if payload && matches!(field.shape, Shape::Payload(_)) => {
                     self.errors.add(here, MORE_THAN_ONE_PAYLOAD);
-                    self.json.skip()?;
+                    self.skip(&here)?;
                 }
                 _ => {
                     payload |= matches!(field.shape, Shape::Payload(_));
@@ -117,21 +124,21 @@ impl<'a> JsonReader<'a> {
                 }
                 _ => self.wrong("must be true or false", at),
             },
-            Shape::Int32 => match self.integer()? {
+            Shape::Int32 => match self.integer(at)? {
                 Some(number) if i32::try_from(number).is_ok() => {
                     self.put_number(field.number, number.cast_unsigned(), member);
                     Ok(())
                 }
                 _ => self.refuse("must be a 32-bit integer", at),
             },
-            Shape::Int64 => match self.integer()? {
+            Shape::Int64 => match self.integer(at)? {
                 Some(number) => {
                     self.put_number(field.number, number.cast_unsigned(), member);
                     Ok(())
                 }
                 None => self.refuse("must be a 64-bit integer", at),
             },
-            Shape::Float => match self.float::<f32>()? {
+            Shape::Float => match self.float::<f32>(at)? {
                 Some(number) => {
                     if member || number != 0.0 {
                         put_float(&mut self.out, field.number, number);
@@ -140,7 +147,7 @@ impl<'a> JsonReader<'a> {
                 }
                 None => self.refuse("must be a number", at),
             },
-            Shape::Double => match self.float::<f64>()? {
+            Shape::Double => match self.float::<f64>(at)? {
                 Some(number) => {
                     if member || number != 0.0 {
                         put_double(&mut self.out, field.number, number);
@@ -156,7 +163,10 @@ impl<'a> JsonReader<'a> {
                         let position = names.names.iter().position(|known| known.as_bytes() == &*name);
                         position.map(|position| position as i64)
                     }
-                    _ => self.integer()?.filter(|number| usize::try_from(*number).is_ok_and(|n| n < names.names.len())),
+                    _ => {
+                        let number = self.integer(at)?;
+                        number.filter(|number| usize::try_from(*number).is_ok_and(|n| n < names.names.len()))
+                    }
                 };
                 match number {
                     Some(number) => {
@@ -175,15 +185,22 @@ impl<'a> JsonReader<'a> {
             Shape::Struct => {
                 if self.expect(Token::Object, "must be an object", at)? {
                     let start = self.begin(field.number);
-                    self.members(1, at, |reader, at| reader.member_of_struct(at))?;
+                    (self.values, self.levels) = (0, 0);
+                    self.object(at)?;
                     self.end(start);
+                    if self.values > PROPERTIES_VALUES_MAX {
+                        self.errors.add(*at, TOO_MANY_VALUES);
+                    }
                 }
                 Ok(())
             }
             Shape::List(element) => self.list(element, at),
             Shape::Map(entry) => {
                 if self.expect(Token::Object, "must be an object", at)? {
-                    self.members(field.number, at, |reader, at| reader.value(entry, true, at))?;
+                    let count = self.members(field.number, at, |reader, at| reader.value(entry, true, at))?;
+                    if count > ELEMENTS_MAX {
+                        self.errors.add(*at, TOO_MANY_ELEMENTS);
+                    }
                 }
                 Ok(())
             }
@@ -194,28 +211,41 @@ impl<'a> JsonReader<'a> {
         if !self.expect(Token::Array, "must be an array", at)? {
             return Ok(());
         }
-        self.json.enter()?;
+        self.json.enter();
         let mut index = 0;
         while self.json.element(index == 0)? {
-            self.value(element, true, &Path::Index(at, index))?;
+            let here = Path::Index(at, index);
+            if index < ELEMENTS_MAX {
+                self.value(element, true, &here)?;
+            } else {
+                self.skip(&here)?;
+            }
             index += 1;
+        }
+        if index > ELEMENTS_MAX {
+            self.errors.add(*at, TOO_MANY_ELEMENTS);
         }
         Ok(())
     }
 
-    /// Appends an entry `number` for each member of the object; `value` appends the entry's value.
+    /// Appends an entry `number` for each member of the object, up to [`ELEMENTS_MAX`]; `value` appends the entry's
+    /// value. Answers how many members there are.
     fn members(
         &mut self,
         number: u32,
         at: &Path<'_>,
         value: impl Fn(&mut Self, &Path<'_>) -> Result<(), Malformed>,
-    ) -> Result<(), Malformed> {
-        self.json.enter()?;
+    ) -> Result<usize, Malformed> {
+        self.json.enter();
         let keys_before = self.keys.len();
-        let mut first = true;
-        while let Some(key) = self.json.member(first)? {
-            first = false;
+        let mut count = 0;
+        while let Some(key) = self.json.member(count == 0)? {
+            count += 1;
             let here = Path::Field(at, key.raw);
+            if count > ELEMENTS_MAX {
+                self.skip(&here)?;
+                continue;
+            }
             let entry = self.begin(number);
             self.put_text(1, key, &here);
             let key_end = self.out.len();
@@ -230,6 +260,16 @@ impl<'a> JsonReader<'a> {
             self.errors.add(*at, "keys must not come twice");
         }
         self.keys.truncate(keys_before);
+        Ok(count)
+    }
+
+    /// Appends the members of an object in `properties`, that itself included.
+    fn object(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
+        self.levels += 1;
+        let count = self.members(1, at, |reader, at| reader.member_of_struct(at))?;
+        self.levels -= 1;
+        // Those that were passed count too.
+        self.values += count.saturating_sub(ELEMENTS_MAX);
         Ok(())
     }
 
@@ -242,7 +282,14 @@ impl<'a> JsonReader<'a> {
 
     /// Appends the content of a `google.protobuf.Value`.
     fn any(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
+        self.values += 1;
+        if self.values > PROPERTIES_VALUES_MAX {
+            return self.skip(at);
+        }
         match self.json.peek()? {
+            Token::Object | Token::Array if self.levels == PROPERTIES_DEPTH_MAX => {
+                return self.wrong(PROPERTIES_TOO_DEEP, at);
+            }
             Token::Null => {
                 self.json.word(Token::Null)?;
                 self.put_number(1, 0, true);
@@ -258,12 +305,13 @@ impl<'a> JsonReader<'a> {
             }
             Token::Object => {
                 let start = self.begin(5);
-                self.members(1, at, |reader, at| reader.member_of_struct(at))?;
+                self.object(at)?;
                 self.end(start);
             }
             Token::Array => {
                 let start = self.begin(6);
-                self.json.enter()?;
+                self.levels += 1;
+                self.json.enter();
                 let mut index = 0;
                 while self.json.element(index == 0)? {
                     let element = self.begin(1);
@@ -271,6 +319,7 @@ impl<'a> JsonReader<'a> {
                     self.end(element);
                     index += 1;
                 }
+                self.levels -= 1;
                 self.end(start);
             }
         }
@@ -288,21 +337,16 @@ impl<'a> JsonReader<'a> {
     }
 
     /// The integer that the next value is, as a number or as a string; passes the value in any case.
-    fn integer(&mut self) -> Result<Option<i64>, Malformed> {
-        let Some(digits) = self.digits()? else { return Ok(None) };
-        Ok(digits.parse().ok().or_else(|| {
-            // 1e3 and 5.0 are integers too.
-            let number: f64 = digits.parse().ok()?;
-            (number.fract() == 0.0 && number.abs() < EXACT_MAX).then_some(number as i64)
-        }))
+    fn integer(&mut self, at: &Path<'_>) -> Result<Option<i64>, Malformed> {
+        Ok(self.digits(at)?.and_then(decimal::integer))
     }
 
-    fn float<F: std::str::FromStr>(&mut self) -> Result<Option<F>, Malformed> {
-        Ok(self.digits()?.and_then(|digits| digits.parse().ok()))
+    fn float<F: std::str::FromStr>(&mut self, at: &Path<'_>) -> Result<Option<F>, Malformed> {
+        Ok(self.digits(at)?.and_then(|digits| digits.parse().ok()))
     }
 
     /// The text of a number, with or without quotes.
-    fn digits(&mut self) -> Result<Option<&'a str>, Malformed> {
+    fn digits(&mut self, at: &Path<'_>) -> Result<Option<&'a str>, Malformed> {
         match self.json.peek()? {
             Token::Number => self.json.number().map(Some),
             Token::String => {
@@ -315,7 +359,7 @@ impl<'a> JsonReader<'a> {
                     && number.number().is_ok_and(|digits| digits.len() == raw.len());
                 Ok((is_word || is_number).then_some(raw))
             }
-            _ => self.json.skip().map(|()| None),
+            _ => self.skip(at).map(|()| None),
         }
     }
 
@@ -328,8 +372,17 @@ impl<'a> JsonReader<'a> {
     }
 
     fn wrong(&mut self, detail: &str, at: &Path<'_>) -> Result<(), Malformed> {
-        self.json.skip()?;
+        self.skip(at)?;
         self.refuse(detail, at)
+    }
+
+    /// Passes the next value.
+    fn skip(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
+        self.json.skip()?;
+        if self.json.take_too_deep() {
+            self.errors.add(*at, TOO_DEEP);
+        }
+        Ok(())
     }
 
     fn refuse(&mut self, detail: impl Into<String>, at: &Path<'_>) -> Result<(), Malformed> {

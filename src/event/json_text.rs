@@ -1,27 +1,22 @@
 //! JSON's grammar, read in place: strings, numbers, members and what to skip.
 //!
 //! Invariant: each token is checked as it is passed, so a text that is read to its end was
-//! well-formed. Nesting is bounded. Does not know what a value is for.
+//! well-formed. However deep a text nests, passing it does not recurse. Does not know what a value is for.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// Objects and arrays within each other in one body.
-pub(super) const JSON_DEPTH_MAX: usize = 64;
+use super::limits::JSON_DEPTH_MAX;
 
-/// The text is not JSON, or more of it than is read.
+/// The text is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Malformed {
-    Syntax { at: usize },
-    TooDeep,
+pub(super) struct Malformed {
+    at: usize,
 }
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax { at } => write!(f, "The body is not well-formed JSON at byte {at}."),
-            Self::TooDeep => write!(f, "The body nests deeper than {JSON_DEPTH_MAX} levels."),
-        }
+        write!(f, "The body is not well-formed JSON at byte {}.", self.at)
     }
 }
 
@@ -48,11 +43,19 @@ pub(super) struct JsonText<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    too_deep: bool,
 }
 
 impl<'a> JsonText<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0, depth: 0 }
+        Self { text, at: 0, depth: 0, too_deep: false }
+    }
+
+    /// Passes a byte order mark, if the text begins with one.
+    pub(super) fn skip_mark(&mut self) {
+        if self.text.starts_with(BYTE_ORDER_MARK) {
+            self.at = BYTE_ORDER_MARK.len_utf8();
+        }
     }
 
     /// What the next value is, by its first byte.
@@ -71,10 +74,9 @@ impl<'a> JsonText<'a> {
     }
 
     /// Enters the object or array that [`Self::peek`] saw.
-    pub(super) fn enter(&mut self) -> Result<(), Malformed> {
+    pub(super) fn enter(&mut self) {
         self.at += 1;
         self.depth += 1;
-        if self.depth > JSON_DEPTH_MAX { Err(Malformed::TooDeep) } else { Ok(()) }
     }
 
     /// The key of the object's next member, its colon passed; `None` after the closing brace.
@@ -193,31 +195,39 @@ impl<'a> JsonText<'a> {
         }
     }
 
-    /// Passes the next value, whatever it is.
+    /// Passes the next value, whatever it is and however deep it nests.
     pub(super) fn skip(&mut self) -> Result<(), Malformed> {
-        match self.peek()? {
-            Token::String => self.string().map(|_| ()),
-            Token::Number => self.number().map(|_| ()),
-            Token::Object => {
-                self.enter()?;
-                let mut first = true;
-                while self.member(first)?.is_some() {
-                    self.skip()?;
-                    first = false;
+        let mut open = Brackets::default();
+        loop {
+            let token = self.peek()?;
+            let mut first = false;
+            match token {
+                Token::String => self.string().map(|_| ())?,
+                Token::Number => self.number().map(|_| ())?,
+                Token::Object | Token::Array => {
+                    self.enter();
+                    self.too_deep |= self.depth > JSON_DEPTH_MAX;
+                    open.push(token == Token::Object);
+                    first = true;
                 }
-                Ok(())
+                word => self.word(word)?,
             }
-            Token::Array => {
-                self.enter()?;
-                let mut first = true;
-                while self.element(first)? {
-                    self.skip()?;
-                    first = false;
+            // To the next value of the innermost that has one.
+            loop {
+                let Some(object) = open.last() else { return Ok(()) };
+                let more = if object { self.member(first)?.is_some() } else { self.element(first)? };
+                if more {
+                    break;
                 }
-                Ok(())
+                open.pop();
+                first = false;
             }
-            word => self.word(word),
         }
+    }
+
+    /// Whether something passed since the last call nested deeper than a body may.
+    pub(super) fn take_too_deep(&mut self) -> bool {
+        std::mem::take(&mut self.too_deep)
     }
 
     /// Nothing but white space may follow.
@@ -241,7 +251,37 @@ impl<'a> JsonText<'a> {
     }
 
     fn syntax(&self) -> Malformed {
-        Malformed::Syntax { at: self.at }
+        Malformed { at: self.at }
+    }
+}
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Which brackets are open, a bit each: a body of nothing else takes an eighth of its size.
+#[derive(Default)]
+struct Brackets {
+    objects: Vec<u64>,
+    depth: usize,
+}
+
+impl Brackets {
+    fn push(&mut self, object: bool) {
+        let (word, bit) = (self.depth / 64, self.depth % 64);
+        if word == self.objects.len() {
+            self.objects.push(0);
+        }
+        self.objects[word] = self.objects[word] & !(1 << bit) | u64::from(object) << bit;
+        self.depth += 1;
+    }
+
+    /// Whether the innermost is an object; `None` when nothing is open.
+    fn last(&self) -> Option<bool> {
+        let last = self.depth.checked_sub(1)?;
+        Some(self.objects[last / 64] >> (last % 64) & 1 == 1)
+    }
+
+    fn pop(&mut self) {
+        self.depth -= 1;
     }
 }
 
@@ -392,10 +432,21 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_bounded() {
-        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
-        assert_eq!(skip_all(&nested(JSON_DEPTH_MAX)), Ok(()));
-        assert_eq!(skip_all(&nested(JSON_DEPTH_MAX + 1)), Err(Malformed::TooDeep));
+    fn what_nests_too_deep_is_passed_and_noticed() {
+        for levels in [1, JSON_DEPTH_MAX, JSON_DEPTH_MAX + 1, 1_000_000] {
+            let mut nested = "[{\"a\":".repeat(levels / 2) + &"[".repeat(levels % 2);
+            let end = "]".repeat(levels % 2) + &"}]".repeat(levels / 2);
+            if levels % 2 == 0 {
+                nested.push('1');
+            }
+            let text = nested.clone() + &end;
+            let mut json = JsonText::new(&text);
+            assert_eq!(json.skip().and_then(|()| json.end()), Ok(()), "{levels}");
+            assert_eq!(json.take_too_deep(), levels > JSON_DEPTH_MAX, "{levels}");
+            assert!(!json.take_too_deep());
+            assert!(skip_all(&nested).is_err(), "{levels}");
+            assert!(skip_all(&(nested + &end.replace('}', "]"))).is_err() || levels == 1);
+        }
     }
 
     #[test]

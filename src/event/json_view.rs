@@ -1,5 +1,9 @@
 //! From protobuf bytes to the rule view: JSON in snake_case with enum names, 64-bit
-//! integers as numbers, and every field of a message present, in the order of its numbers.
+//! integers as numbers, and every field of a message present, in the order of its numbers, but for
+//! messages that were not sent, which are absent.
+//!
+//! A view takes at most six times the bytes of its event (text of control characters) and what
+//! the names of the fields take, which the limits of lists and maps bound.
 //!
 //! One pass over the bytes and no allocation but the output's. Reads only what
 //! [`EventRef::decode`] has checked; what it did not check would be left out, not panic.
@@ -9,21 +13,40 @@ use super::schema::{DEVICE_CONTEXT, FIELDS_MAX, Field, Message, Shape};
 use super::stored::EventRef;
 use super::wire::{Reader, Value};
 
+/// How 64-bit integers are written: some readers of JSON take every number for a double.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Int64 {
+    #[default]
+    AsNumber,
+    AsString,
+}
+
 /// Whole numbers up to here are exact in a double.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
-pub(super) fn write_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
+pub(super) fn write_event(out: &mut Vec<u8>, event: &EventRef<'_>, int64: Int64) {
+    match int64 {
+        Int64::AsNumber => write_envelope::<false>(out, event),
+        Int64::AsString => write_envelope::<true>(out, event),
+    }
+}
+
+pub(super) fn write_payload(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    write_message::<false>(out, event.kind.message, event.payload);
+}
+
+fn write_envelope<const QUOTED: bool>(out: &mut Vec<u8>, event: &EventRef<'_>) {
     for (key, text) in [("{\"id\":", event.id), (",\"app_id\":", event.app_id), (",\"device_id\":", event.device_id)] {
         out.extend_from_slice(key.as_bytes());
         write_string(out, text.as_bytes());
     }
     out.extend_from_slice(b",\"timestamp_ms\":");
-    write_integer(out, event.timestamp_ms);
+    write_int64::<QUOTED>(out, event.timestamp_ms);
     out.extend_from_slice(b",\"correlation_id\":");
     write_string(out, event.correlation_id.as_bytes());
     if let Some(device) = event.device_bytes {
         out.extend_from_slice(b",\"device_context\":");
-        write_message(out, &DEVICE_CONTEXT, device);
+        write_message::<QUOTED>(out, &DEVICE_CONTEXT, device);
     }
     for (key, text) in [
         (",\"idempotency_key\":", event.idempotency_key),
@@ -36,11 +59,11 @@ pub(super) fn write_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(event.kind.field.as_bytes());
     out.extend_from_slice(b"\":");
-    write_message(out, event.kind.message, event.payload);
+    write_message::<QUOTED>(out, event.kind.message, event.payload);
     out.push(b'}');
 }
 
-pub(super) fn write_message(out: &mut Vec<u8>, message: &Message, bytes: &[u8]) {
+fn write_message<const QUOTED: bool>(out: &mut Vec<u8>, message: &Message, bytes: &[u8]) {
     // The last value of each field; of a repeated one its mere presence, since its elements are read again.
     let mut last = [None; FIELDS_MAX];
     let mut reader = Reader::new(bytes);
@@ -53,25 +76,28 @@ pub(super) fn write_message(out: &mut Vec<u8>, message: &Message, bytes: &[u8]) 
     }
     let start = out.len();
     for (field, value) in message.fields.iter().zip(last) {
+        if value.is_none() && matches!(field.shape, Shape::Message(_) | Shape::Payload(_) | Shape::Struct) {
+            continue;
+        }
         out.extend_from_slice(field.view_key.as_bytes());
         match (&field.shape, value) {
-            (Shape::List(element), Some(_)) => write_list(out, element, bytes),
-            (Shape::Map(entry), Some(_)) => write_map(out, field.number, entry, bytes),
-            (shape, value) => write_value(out, shape, value),
+            (Shape::List(element), Some(_)) => write_list::<QUOTED>(out, element, bytes),
+            (Shape::Map(entry), Some(_)) => write_map::<QUOTED>(out, field.number, entry, bytes),
+            (shape, value) => write_value::<QUOTED>(out, shape, value),
         }
     }
     open_with(out, start, b'{');
     out.push(b'}');
 }
 
-fn write_value(out: &mut Vec<u8>, shape: &Shape, value: Option<Value<'_>>) {
+fn write_value<const QUOTED: bool>(out: &mut Vec<u8>, shape: &Shape, value: Option<Value<'_>>) {
     match (shape, value) {
         (Shape::String, Some(Value::Bytes(text))) => write_string(out, text),
         (Shape::String, _) => out.extend_from_slice(b"\"\""),
         (Shape::Bool, Some(Value::Varint(1..))) => out.extend_from_slice(b"true"),
         (Shape::Bool, _) => out.extend_from_slice(b"false"),
         (Shape::Int32, Some(Value::Varint(number))) => write_integer(out, i64::from(number as i32)),
-        (Shape::Int64, Some(Value::Varint(number))) => write_integer(out, number as i64),
+        (Shape::Int64, Some(Value::Varint(number))) => write_int64::<QUOTED>(out, number as i64),
         (Shape::Enum(names), value) => {
             let number = if let Some(Value::Varint(number)) = value { number as i32 } else { 0 };
             match names.name(number) {
@@ -82,9 +108,10 @@ fn write_value(out: &mut Vec<u8>, shape: &Shape, value: Option<Value<'_>>) {
         (Shape::Float, Some(Value::Fixed32(bits))) => write_float(out, f32::from_bits(bits)),
         (Shape::Double, Some(Value::Fixed64(bits))) => write_float(out, f64::from_bits(bits)),
         (Shape::Float | Shape::Double, _) => out.extend_from_slice(b"0.0"),
-        (Shape::Int32 | Shape::Int64, _) => out.push(b'0'),
+        (Shape::Int32, _) => out.push(b'0'),
+        (Shape::Int64, _) => write_int64::<QUOTED>(out, 0),
         (Shape::Message(message) | Shape::Payload(message), Some(Value::Bytes(bytes))) => {
-            write_message(out, message, bytes)
+            write_message::<QUOTED>(out, message, bytes)
         }
         (Shape::Struct, Some(Value::Bytes(bytes))) => write_struct(out, bytes),
         (Shape::Message(_) | Shape::Payload(_) | Shape::Struct, _) => out.extend_from_slice(b"null"),
@@ -93,20 +120,20 @@ fn write_value(out: &mut Vec<u8>, shape: &Shape, value: Option<Value<'_>>) {
     }
 }
 
-fn write_list(out: &mut Vec<u8>, element: &Field, bytes: &[u8]) {
+fn write_list<const QUOTED: bool>(out: &mut Vec<u8>, element: &Field, bytes: &[u8]) {
     let start = out.len();
     let mut reader = Reader::new(bytes);
     while let Ok(Some((number, value))) = reader.next() {
         if number == element.number {
             out.push(b',');
-            write_value(out, &element.shape, Some(value));
+            write_value::<QUOTED>(out, &element.shape, Some(value));
         }
     }
     open_with(out, start, b'[');
     out.push(b']');
 }
 
-fn write_map(out: &mut Vec<u8>, number_of_map: u32, entry: &Field, bytes: &[u8]) {
+fn write_map<const QUOTED: bool>(out: &mut Vec<u8>, number_of_map: u32, entry: &Field, bytes: &[u8]) {
     let start = out.len();
     let mut reader = Reader::new(bytes);
     while let Ok(Some((number, value))) = reader.next() {
@@ -115,7 +142,7 @@ fn write_map(out: &mut Vec<u8>, number_of_map: u32, entry: &Field, bytes: &[u8])
             out.push(b',');
             write_string(out, key);
             out.push(b':');
-            write_value(out, &entry.shape, value);
+            write_value::<QUOTED>(out, &entry.shape, value);
         }
     }
     open_with(out, start, b'{');
@@ -191,6 +218,16 @@ fn open_with(out: &mut Vec<u8>, start: usize, bracket: u8) {
     match out.get_mut(start) {
         Some(comma) => *comma = bracket,
         None => out.push(bracket),
+    }
+}
+
+fn write_int64<const QUOTED: bool>(out: &mut Vec<u8>, number: i64) {
+    if QUOTED {
+        out.push(b'"');
+        write_integer(out, number);
+        out.push(b'"');
+    } else {
+        write_integer(out, number);
     }
 }
 

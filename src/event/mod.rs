@@ -9,9 +9,11 @@ mod schema;
 
 mod accept;
 mod binary;
+mod decimal;
 mod invalid;
 mod json_read;
 mod json_text;
+mod limits;
 pub mod request;
 mod rules;
 pub mod subject;
@@ -23,6 +25,8 @@ mod wire;
 
 pub use accept::{Arrival, check_names, is_app_id};
 pub use invalid::FieldError;
+pub use json_view::Int64;
+pub use limits::EVENT_BYTES_MAX;
 pub use schema::Kind;
 pub use stored::{DeviceRef, EventRef};
 pub use unique::Unique;
@@ -33,5 +37,7 @@ pub(crate) mod samples;
 #[cfg(test)]
 mod view_tests;
 
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod request_tests;

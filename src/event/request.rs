@@ -9,12 +9,12 @@ use std::ops::Range;
 use prost::Message as _;
 
 use super::accept::{Arrival, admit};
-use super::binary::{check_one_payload, note_faults};
+use super::binary::{check_counts, note_faults};
 use super::invalid::{Errors, FieldError, Path};
 use super::json_read::{DUPLICATE, JsonReader, UNKNOWN};
 use super::json_text::{Malformed, Token};
 use super::proto::EventEnvelope;
-use super::rules::REQUIRED;
+use super::rules::{MALFORMED, REQUIRED};
 use super::schema::EVENT_ENVELOPE;
 use super::stored::EventRef;
 use super::wire::{DecodeError, Reader};
@@ -51,7 +51,7 @@ impl Accepted {
     pub fn iter(&self) -> impl Iterator<Item = Result<EventRef<'_>, &[FieldError]>> {
         self.items.iter().map(|item| match item {
             // What was admitted was read to its last byte before: decoding does not fail.
-            Ok(range) => EventRef::decode_admitted(&self.bytes[range.clone()]).map_err(|_| [].as_slice()),
+            Ok(range) => EventRef::read(&self.bytes[range.clone()]).map_err(|_| [].as_slice()),
             Err(errors) => Err(errors.as_slice()),
         })
     }
@@ -74,7 +74,7 @@ pub fn accept_json_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) 
         if reader.json.peek()? != Token::Array {
             return Err(Refused::invalid(FieldError::new("/events", "must be an array")));
         }
-        reader.json.enter()?;
+        reader.json.enter();
         while reader.json.element(items.is_empty())? {
             check_count(items.len() + 1, events_max)?;
             items.push(json_item(reader, arrival)?);
@@ -107,8 +107,10 @@ pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>
     while let Some((number, value)) = reader.next().map_err(Refused::not_protobuf)? {
         if number == 1 {
             check_count(accepted.items.len() + 1, events_max)?;
-            let event = value.bytes().map_err(Refused::not_protobuf)?;
-            let verdict = binary_item(event, &mut accepted.bytes, arrival, &Path::Root);
+            let verdict = match value.bytes() {
+                Ok(event) => binary_item(event, &mut accepted.bytes, arrival, &Path::Root),
+                Err(_) => Err(vec![FieldError::new("", MALFORMED)]),
+            };
             accepted.items.push(verdict);
         }
     }
@@ -161,16 +163,17 @@ fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item,
 fn binary_item(bytes: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>, at: &Path<'_>) -> Item {
     let start = out.len();
     let mut errors = Errors::default();
-    match EventEnvelope::decode(bytes) {
-        Ok(event) => {
-            check_one_payload(bytes, at, &mut errors);
-            // Encoding to a vector does not run out of room.
-            let _ = event.encode(out);
-            if errors.is_empty() {
+    // Before anything is made of the bytes.
+    check_counts(bytes, at, &mut errors);
+    if errors.is_empty() {
+        match EventEnvelope::decode(bytes) {
+            Ok(event) => {
+                // Encoding to a vector does not run out of room.
+                let _ = event.encode(out);
                 admit(out, start, arrival, at, &mut errors);
             }
+            Err(_) => note_faults(bytes, at, &mut errors),
         }
-        Err(_) => note_faults(bytes, at, &mut errors),
     }
     let verdict = errors.into_result();
     if verdict.is_err() {
@@ -192,16 +195,20 @@ fn json_body<'a>(
     member: &str,
     mut value: impl FnMut(&mut JsonReader<'a>) -> Result<(), Refused>,
 ) -> Result<JsonReader<'a>, Refused> {
+    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] = body {
+        return Err(Refused::new("The body is UTF-16 or UTF-32: JSON must be UTF-8."));
+    }
     let text = std::str::from_utf8(body)
         .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
-    if text.trim_ascii().is_empty() {
+    let mut reader = JsonReader::new(text);
+    reader.json.skip_mark();
+    if reader.json.end().is_ok() {
         return Err(Refused::new("The body is empty."));
     }
-    let mut reader = JsonReader::new(text);
     if reader.json.peek()? != Token::Object {
         return Err(Refused::invalid(FieldError::new("", "must be an object")));
     }
-    reader.json.enter()?;
+    reader.json.enter();
     let (mut first, mut seen, mut found) = (true, false, false);
     while let Some(key) = reader.json.member(first)? {
         first = false;

@@ -9,9 +9,10 @@ use super::proto::{EventEnvelope, IngestEventBatchRequest, IngestEventRequest};
 use super::request::{self, Refused};
 use super::samples::any_event;
 use super::schema::{EVENT_ENVELOPE, Message, Shape};
-use super::{Arrival, EventRef, Kind};
+use super::{Arrival, EVENT_BYTES_MAX, EventRef, Kind};
 
-const ARRIVAL: Arrival<'static> = Arrival { received_at_ms: 1_700_000_000_000, key_app: None };
+const ARRIVAL: Arrival<'static> =
+    Arrival { received_at_ms: 1_700_000_000_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
 
 fn tap() -> Value {
     json!({"appId": "shop", "deviceId": "d", "buttonTap": {"buttonId": "b"}})
@@ -57,6 +58,7 @@ fn each_bad_event_is_told_what_is_wrong_and_where() {
         (json!({"app_id": "shop", "device_id": "d", "button_tap": {"button_id": "b"}}), "accepted"),
         (with("timestampMs", json!("1000")), "accepted"),
         (with("timestampMs", json!(1e3)), "accepted"),
+        (with("timestampMs", json!("2.0e+5")), "accepted"),
         (with("timestampMs", json!(253_402_300_799_999_i64)), "accepted"),
         (with("deviceContext", Value::Null), "accepted"),
         (with("screenView", Value::Null), "accepted"),
@@ -72,7 +74,7 @@ fn each_bad_event_is_told_what_is_wrong_and_where() {
         ),
         (with("deviceId", json!("x".repeat(257))), "/deviceId: must have at most 256 bytes"),
         (with("deviceId", json!("a\u{0}b")), "/deviceId: must not have control characters"),
-        (with("id", json!("x".repeat(129))), "/id: must have at most 128 bytes"),
+        (with("id", json!("x".repeat(257))), "/id: must have at most 256 bytes"),
         (with("id", json!("a\nb")), "/id: must not have control characters"),
         (with("timestampMs", json!(-1)), "/timestampMs: must be from 0 to 253402300799999"),
         (with("timestampMs", json!(253_402_300_800_000_i64)), "/timestampMs: must be from 0 to 253402300799999"),
@@ -129,8 +131,8 @@ fn each_bad_event_is_told_what_is_wrong_and_where() {
             "/purchaseComplete/items/0: must be an object",
         ),
         (
-            payload("appCrash", json!({"stackTrace": "x".repeat(65_537)})),
-            "/appCrash/stackTrace: must have at most 65536 bytes",
+            payload("appCrash", json!({"stackTrace": "x".repeat(262_145)})),
+            "/appCrash/stackTrace: must have at most 262144 bytes",
         ),
         (
             payload("customEvent", json!({"eventName": "x".repeat(257)})),
@@ -205,8 +207,9 @@ fn errors_are_bounded_in_number_and_size() {
 
 #[test]
 fn bodies_are_refused_as_a_whole() {
-    let nested = format!(r#"{{"events":[{{"x":{}{}}}]}}"#, "[".repeat(62), "]".repeat(62));
-    let cases: [(&[u8], &str); 16] = [
+    let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    let (wide, wide_with_mark) = (wide("{\"events\":[{}]}"), wide("\u{feff}{\"events\":[{}]}"));
+    let cases: [(&[u8], &str); 19] = [
         (b"", "The body is empty."),
         (b" \n", "The body is empty."),
         (b"[]", "The request is not valid.|must be an object"),
@@ -222,7 +225,10 @@ fn bodies_are_refused_as_a_whole() {
         (b"{\"events\":[{},{},{}]}", "The request is not valid.|/events: must have 1 to 2 events"),
         (b"{\"event\":{}}", "The request is not valid.|/event: unknown field: expected events"),
         (b"{\"events\":[{}],\"events\":[{}]}", "The request is not valid.|/events: must not come twice"),
-        (nested.as_bytes(), "The body nests deeper than 64 levels."),
+        (&wide, "The body is UTF-16 or UTF-32: JSON must be UTF-8."),
+        (&wide_with_mark, "The body is UTF-16 or UTF-32: JSON must be UTF-8."),
+        (b"\xef\xbb\xbf ", "The body is empty."),
+        (b"\xef\xbb\xbf{\"events\":[{]}", "The body is not well-formed JSON at byte 15."),
     ];
     for (body, expected) in cases {
         let refused = request::accept_json_batch(body, 2, &ARRIVAL).expect_err("refuse");
@@ -236,6 +242,61 @@ fn said(refused: &Refused) -> String {
     let mut parts = vec![refused.detail.clone()];
     parts.extend(refused.errors.iter().map(FieldError::to_string));
     parts.join("|")
+}
+
+#[test]
+fn a_byte_order_mark_is_ignored() {
+    let body = format!("\u{feff}{{\"events\":[{}]}}", tap());
+    let accepted = request::accept_json_batch(body.as_bytes(), 2, &ARRIVAL).expect("read batch");
+    assert!(accepted.iter().all(|event| event.is_ok()));
+}
+
+#[test]
+fn integers_are_read_exactly_in_every_form() {
+    for (text, exact) in [
+        ("1e18", 1_000_000_000_000_000_000),
+        ("9007199254740993.0", 9_007_199_254_740_993),
+        ("\"9.223372036854775807e18\"", i64::MAX),
+    ] {
+        let event = format!(r#"{{"appId":"a","deviceId":"d","checkoutStart":{{"totalCents":{text}}}}}"#);
+        let body = format!(r#"{{"event":{event}}}"#);
+        let accepted = request::accept_json_single(body.as_bytes(), &ARRIVAL).expect("accept");
+        let stored = accepted.iter().next().expect("one event").expect("accepted");
+        assert_eq!(stored.view()["checkout_start"]["total_cents"], json!(exact), "{text}");
+    }
+}
+
+#[test]
+fn groups_are_unknown_fields_wherever_they_stand() {
+    let group = |inner: &[u8]| [&[0xab, 1][..], inner, &[0xac, 1]].concat(); // field 21
+    let nested = group(&[group(b""), vec![0x0a, 1, b'x', 0x08, 0x80, 1, 0x0d, 0, 0, 0, 0]].concat());
+    let sent: EventEnvelope = serde_json::from_value(tap()).expect("read JSON");
+    let payload = [vec![0x0a, 1, b'b'], nested.clone()].concat();
+    let event = [
+        nested.clone(),
+        b"\x12\x04shop\x1a\x01d".to_vec(),
+        nested.clone(),
+        vec![0xc2, 0x0c, payload.len() as u8],
+        payload,
+        nested.clone(),
+    ]
+    .concat();
+    let item = [vec![0x0a, event.len() as u8], event.clone()].concat();
+    let body = [nested.clone(), item, nested.clone()].concat();
+    let singles = request::accept_binary_single(&body, &ARRIVAL).expect("accept");
+    let batch = request::accept_binary_batch(&body, 2, &ARRIVAL).expect("accept");
+    for accepted in [singles, batch] {
+        let stored = accepted.iter().next().expect("one event").expect("accepted");
+        let stored = EventEnvelope::decode(stored.bytes).expect("decode");
+        assert_eq!((stored.device_id, stored.payload), (sent.device_id.clone(), sent.payload.clone()));
+    }
+    assert_eq!(EventRef::decode(&event).expect("decode").device_id, "d");
+
+    let open = [0xab, 1].repeat(100);
+    for broken in [open.clone(), vec![0xac, 1], [open, vec![0xab, 1]].concat(), vec![0xab, 1, 0xb4, 1]] {
+        assert!(request::accept_binary_batch(&[body.clone(), broken.clone()].concat(), 2, &ARRIVAL).is_err());
+        assert!(EventRef::decode(&[event.clone(), broken].concat()).is_err());
+    }
 }
 
 #[test]
@@ -267,16 +328,17 @@ fn a_binary_batch_is_judged_item_by_item() {
     let mut body = IngestEventBatchRequest { events: vec![good.clone(), no_device] }.encode_to_vec();
     body.extend_from_slice(&[10, 3, 0x1a, 1, 0xff]); // device_id is not UTF-8
     body.extend_from_slice(&[10, 2, 0x1a, 9]); // ends inside a field
+    body.extend_from_slice(&[8, 1]); // an event that is a number
     body.extend_from_slice(&[0x98, 6, 1]); // an unknown field of the request
     let accepted = request::accept_binary_batch(&body, 10, &ARRIVAL).expect("read batch");
     let verdicts: Vec<_> = accepted.iter().map(|item| item.map(|event| event.device_id.to_owned())).collect();
-    assert_eq!(verdicts.len(), 4);
+    assert_eq!(verdicts.len(), 5);
     assert_eq!(verdicts[0], Ok("d".to_owned()));
     assert_eq!(verdicts[1], Err([FieldError::new("/deviceId", "is required")].as_slice()));
-    assert!(verdicts[2].is_err() && verdicts[3].is_err());
+    assert!(verdicts[2..].iter().all(Result::is_err));
 
     assert!(request::accept_binary_batch(&body[..body.len() - 2], 10, &ARRIVAL).is_err());
-    assert!(request::accept_binary_batch(&body, 3, &ARRIVAL).is_err());
+    assert!(request::accept_binary_batch(&body, 4, &ARRIVAL).is_err());
     assert!(request::accept_binary_batch(&[], 3, &ARRIVAL).is_err());
     assert!(request::accept_binary_single(&[10, 200], &ARRIVAL).is_err());
     assert_eq!(

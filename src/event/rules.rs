@@ -7,15 +7,13 @@
 
 use super::invalid::{Errors, Path};
 use super::json_view::map_entry;
+use super::limits::{ID_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, TEXT_BYTES_MAX};
 use super::schema::{Check, FIELDS_MAX, Field, Message, Shape};
 use super::wire::{Reader, Value};
 
-pub(super) const TEXT_BYTES_MAX: usize = 64 * 1024;
-pub(super) const EVENT_NAME_BYTES_MAX: usize = 256;
-/// Objects and arrays within each other in `properties`. Each takes up to three protobuf
-/// messages, of which common decoders take 100.
-pub(super) const PROPERTIES_DEPTH_MAX: usize = 30;
-
+pub(super) const PROPERTIES_TOO_DEEP: &str = "must not nest deeper than 30 levels";
+pub(super) const TOO_MANY_ELEMENTS: &str = "must have at most 1000 elements";
+pub(super) const TOO_MANY_VALUES: &str = "must have at most 1000 values, at all levels together";
 pub(super) const MALFORMED: &str = "not well-formed";
 pub(super) const REQUIRED: &str = "is required";
 pub(super) const CONTROL: &str = "must not have control characters";
@@ -74,15 +72,21 @@ fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
 
 fn check_text(check: Check, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
     if bytes.len() > TEXT_BYTES_MAX {
-        return errors.add(*at, "must have at most 65536 bytes");
+        return errors.add(*at, "must have at most 262144 bytes");
     }
     match check {
         Check::Currency if !bytes.is_empty() && !is_currency(bytes) => {
             errors.add(*at, "must be empty or three ASCII letters")
         }
-        Check::EventName if bytes.len() > EVENT_NAME_BYTES_MAX => errors.add(*at, "must have at most 256 bytes"),
+        Check::EventName if bytes.len() > ID_BYTES_MAX => errors.add(*at, "must have at most 256 bytes"),
         Check::EventName if has_control(bytes) => errors.add(*at, CONTROL),
         _ => {}
+    }
+}
+
+fn check_key(key: &str, at: &Path<'_>, errors: &mut Errors) {
+    if key.len() > KEY_BYTES_MAX {
+        errors.add(*at, "the key must have at most 256 bytes");
     }
 }
 
@@ -95,7 +99,7 @@ fn check_entry(entry: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
         return errors.add(*at, "keys must be UTF-8");
     };
     let here = Path::Field(at, key);
-    check_text(Check::None, key.as_bytes(), &here, errors);
+    check_key(key, &here, errors);
     if let Some(value) = value {
         check_value(entry, value, &here, errors);
     }
@@ -103,7 +107,7 @@ fn check_entry(entry: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
 
 fn check_struct(bytes: &[u8], at: &Path<'_>, depth: usize, errors: &mut Errors) {
     let Some(depth) = depth.checked_sub(1) else {
-        return errors.add(*at, "must not nest deeper than 30 levels");
+        return errors.add(*at, PROPERTIES_TOO_DEEP);
     };
     let mut reader = Reader::new(bytes);
     while let Ok(Some((number, value))) = reader.next() {
@@ -113,7 +117,7 @@ fn check_struct(bytes: &[u8], at: &Path<'_>, depth: usize, errors: &mut Errors) 
                 return errors.add(*at, "keys must be UTF-8");
             };
             let here = Path::Field(at, key);
-            check_text(Check::None, key.as_bytes(), &here, errors);
+            check_key(key, &here, errors);
             check_any(value, &here, depth, errors);
         }
     }
@@ -129,7 +133,7 @@ fn check_any(value: Option<Value<'_>>, at: &Path<'_>, depth: usize, errors: &mut
             (5, Value::Bytes(bytes)) => check_struct(bytes, at, depth, errors),
             (6, Value::Bytes(bytes)) => {
                 let Some(depth) = depth.checked_sub(1) else {
-                    return errors.add(*at, "must not nest deeper than 30 levels");
+                    return errors.add(*at, PROPERTIES_TOO_DEEP);
                 };
                 let mut elements = Reader::new(bytes);
                 let mut index = 0;

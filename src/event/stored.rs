@@ -5,14 +5,21 @@
 
 use std::borrow::Cow;
 
-use super::json_view;
+use super::json_view::{self, Int64};
+use super::limits::{STORED_BYTES_MAX, STORED_VALUES_MAX};
 use super::schema::{DEVICE_CONTEXT, Enum, Kind, Message, NETWORK_TYPE, PLATFORM, STRUCT, Shape};
 use super::wire::{DecodeError, Reader, TOO_DEEP, Value, WRONG_TYPE};
 
 /// Nested messages in one event. Each JSON level of a custom event's `properties` takes up to three.
 const MESSAGE_DEPTH_MAX: usize = 128;
 
+/// Nothing that is smaller can hold more than [`STORED_VALUES_MAX`] values, each of at least two bytes.
+const TRUSTED_BYTES_MAX: usize = 64 << 10;
+
 const NO_PAYLOAD: DecodeError = DecodeError::new("no payload");
+const TOO_LARGE: DecodeError = DecodeError::new("it has more than 16 MiB");
+const TOO_MANY_VALUES: DecodeError =
+    DecodeError::new("its lists, maps and properties hold more than 50000 values together");
 
 #[derive(Clone, Copy, Debug)]
 pub struct EventRef<'a> {
@@ -55,15 +62,33 @@ pub struct DeviceRef<'a> {
 
 impl<'a> EventRef<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let event = Self::decode_admitted(bytes)?;
-        check_message(event.kind.message, event.payload, MESSAGE_DEPTH_MAX)?;
-        check_message(&DEVICE_CONTEXT, event.device_bytes.unwrap_or_default(), MESSAGE_DEPTH_MAX)?;
+        let event = Self::read(bytes)?;
+        event.check()?;
         Ok(event)
     }
 
-    /// Of bytes that [`super::request`] once accepted: only the envelope is looked at. Reading the
-    /// rest checked a second time would cost more than all else that is done with most events.
+    /// Of bytes that [`super::request`] once accepted: only the envelope is looked at. Checking the
+    /// rest a second time would cost more than all else that is done with most events. What is large is
+    /// checked all the same: older versions and other publishers may have let in what takes many times its size.
     pub fn decode_admitted(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let event = Self::read(bytes)?;
+        if bytes.len() > TRUSTED_BYTES_MAX {
+            event.check()?;
+        }
+        Ok(event)
+    }
+
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.bytes.len() > STORED_BYTES_MAX {
+            return Err(TOO_LARGE);
+        }
+        let mut values = STORED_VALUES_MAX;
+        check_message(self.kind.message, self.payload, MESSAGE_DEPTH_MAX, &mut values)?;
+        check_message(&DEVICE_CONTEXT, self.device_bytes.unwrap_or_default(), MESSAGE_DEPTH_MAX, &mut values)
+    }
+
+    /// Looks at the envelope only.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let envelope = Envelope::read(bytes)?;
         let (kind, payload) = envelope.payload.ok_or(NO_PAYLOAD)?;
         Ok(Self {
@@ -120,15 +145,21 @@ impl<'a> EventRef<'a> {
         lower_case(name)
     }
 
-    /// Appends the payload's object in the rule view: snake_case, enum names, defaults included.
+    /// Appends the payload's object in the rule view: snake_case, enum names, defaults included. A message
+    /// that was not sent is absent.
     pub fn write_payload_json(&self, out: &mut Vec<u8>) {
-        json_view::write_message(out, self.kind.message, self.payload);
+        json_view::write_payload(out, self);
     }
 
-    /// Appends the whole rule view. `device_context` is absent when none was sent; every other
-    /// field of the envelope and of its payload is there, the payload under its field's name.
+    /// Appends the whole rule view. Messages that were not sent (`device_context`, those of the payload) are
+    /// absent; every other field of the envelope and of its payload is there, the payload under its field's name.
     pub fn write_view_json(&self, out: &mut Vec<u8>) {
-        json_view::write_event(out, self);
+        json_view::write_event(out, self, Int64::AsNumber);
+    }
+
+    /// The same with 64-bit integers as the reader needs them.
+    pub fn write_view_json_with(&self, out: &mut Vec<u8>, int64: Int64) {
+        json_view::write_event(out, self, int64);
     }
 
     /// The rule view as a value.
@@ -232,33 +263,44 @@ pub(super) fn lower_case(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Walks a message and all that it holds.
-pub(super) fn check_message(message: &Message, bytes: &[u8], depth: usize) -> Result<(), DecodeError> {
+/// Walks a message and all that it holds, which may be so many `values` in lists and maps.
+pub(super) fn check_message(
+    message: &Message,
+    bytes: &[u8],
+    depth: usize,
+    values: &mut usize,
+) -> Result<(), DecodeError> {
     let depth = depth.checked_sub(1).ok_or(TOO_DEEP)?;
     let mut reader = Reader::new(bytes);
     while let Some((number, value)) = reader.next()? {
         if let Some((_, field)) = message.field(number) {
-            check_value(&field.shape, value, depth)?;
+            check_value(&field.shape, value, depth, values)?;
         }
     }
     Ok(())
 }
 
-fn check_value(shape: &Shape, value: Value<'_>, depth: usize) -> Result<(), DecodeError> {
+fn check_value(shape: &Shape, value: Value<'_>, depth: usize, values: &mut usize) -> Result<(), DecodeError> {
     match (shape, value) {
         (Shape::String, value) => value.text().map(|_| ()),
         (Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Enum(_), Value::Varint(_))
         | (Shape::Float, Value::Fixed32(_))
         | (Shape::Double, Value::Fixed64(_)) => Ok(()),
-        (Shape::Message(message) | Shape::Payload(message), value) => check_message(message, value.bytes()?, depth),
-        (Shape::Struct, value) => check_message(&STRUCT, value.bytes()?, depth),
-        (Shape::List(element), value) => check_value(&element.shape, value, depth),
+        (Shape::Message(message) | Shape::Payload(message), value) => {
+            check_message(message, value.bytes()?, depth, values)
+        }
+        (Shape::Struct, value) => check_message(&STRUCT, value.bytes()?, depth, values),
+        (Shape::List(element), value) => {
+            *values = values.checked_sub(1).ok_or(TOO_MANY_VALUES)?;
+            check_value(&element.shape, value, depth, values)
+        }
         (Shape::Map(entry), value) => {
+            *values = values.checked_sub(1).ok_or(TOO_MANY_VALUES)?;
             let mut reader = Reader::new(value.bytes()?);
             while let Some((number, value)) = reader.next()? {
                 match number {
                     1 => value.text().map(|_| ())?,
-                    2 => check_value(&entry.shape, value, depth)?,
+                    2 => check_value(&entry.shape, value, depth, values)?,
                     _ => {}
                 }
             }

@@ -5,10 +5,10 @@ use proptest::prelude::*;
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 
-use super::EventRef;
 use super::proto::EventEnvelope;
 use super::samples::{any_event, event};
 use super::schema::{DEVICE_CONTEXT, Kind, Message, Shape};
+use super::{EventRef, Int64};
 
 fn expected_view(event: &EventEnvelope) -> Value {
     // By way of text, since a float32 turned into a double would show digits that it never had.
@@ -36,9 +36,11 @@ fn expected_view(event: &EventEnvelope) -> Value {
 }
 
 fn normal_message(message: &Message, sent: &Value) -> Value {
-    let members = message.fields.iter().map(|field| {
-        let value = sent.get(field.json_name).cloned().unwrap_or(Value::Null);
-        (field.name.to_owned(), normal(&field.shape, value))
+    let members = message.fields.iter().filter_map(|field| {
+        let value = sent.get(field.json_name).cloned();
+        // What has presence and was not sent is absent.
+        let absent = value.is_none() && matches!(field.shape, Shape::Message(_) | Shape::Payload(_) | Shape::Struct);
+        (!absent).then(|| (field.name.to_owned(), normal(&field.shape, value.unwrap_or(Value::Null))))
     });
     Value::Object(members.collect())
 }
@@ -51,7 +53,6 @@ fn normal(shape: &Shape, value: Value) -> Value {
         (Shape::Int64, Value::String(digits)) => json!(digits.parse::<i64>().expect("digits")),
         (Shape::Float | Shape::Double, Value::Null) => json!(0.0),
         (Shape::Enum(names), Value::Null) => json!(names.names[0]),
-        (Shape::Message(_) | Shape::Payload(_) | Shape::Struct, Value::Null) => Value::Null,
         (Shape::Message(message) | Shape::Payload(message), value) => normal_message(message, &value),
         (Shape::Struct, value) => numbers(value),
         (Shape::List(_), Value::Null) => json!([]),
@@ -112,6 +113,57 @@ fn a_small_event_reads_as_documented() {
         String::from_utf8(out).expect("UTF-8"),
         r#"{"id":"e1","app_id":"shop","device_id":"d1","timestamp_ms":1700000000000,"correlation_id":"","idempotency_key":"","user_id":"","session_id":"","button_tap":{"button_id":"buy\n","button_text":"","screen_name":"","coordinates":{"x":0.1,"y":0.0}}}"#
     );
+}
+
+#[test]
+fn what_was_not_sent_is_absent() {
+    for (payload, sent) in [
+        (json!({"buttonTap": {"buttonId": "b"}}), json!({"button_id": "b", "button_text": "", "screen_name": ""})),
+        (
+            json!({"swipeGesture": {"end": {}}}),
+            json!({"direction": "SWIPE_DIRECTION_UNSPECIFIED", "screen_name": "", "end": {"x": 0.0, "y": 0.0}, "duration_ms": 0}),
+        ),
+        (
+            json!({"customEvent": {"eventName": "e"}}),
+            json!({"event_name": "e", "string_params": {}, "int_params": {}, "float_params": {}, "bool_params": {}}),
+        ),
+        (
+            json!({"appStart": {}}),
+            json!({"is_cold_start": false, "launch_duration_ms": 0, "launch_source": "", "deeplink_url": ""}),
+        ),
+    ] {
+        let mut event = json!({"appId": "shop", "deviceId": "d"});
+        event.as_object_mut().expect("object").append(payload.clone().as_object_mut().expect("object"));
+        let bytes = serde_json::from_value::<EventEnvelope>(event).expect("read JSON").encode_to_vec();
+        let event = EventRef::decode(&bytes).expect("decode");
+        assert_eq!(event.view()[event.kind.field], sent);
+        assert!(event.view().get("device_context").is_none());
+        let mut json = Vec::new();
+        event.write_payload_json(&mut json);
+        assert_eq!(serde_json::from_slice::<Value>(&json).expect("payload JSON"), sent);
+    }
+}
+
+#[test]
+fn int64_reads_as_text_where_that_is_asked_for() {
+    let event: EventEnvelope = serde_json::from_value(json!({
+        "appId": "shop", "deviceId": "d1", "timestampMs": "1700000000000", "id": "e1",
+        "deviceContext": {"screenWidth": 7},
+        "customEvent": {"eventName": "e", "intParams": {"big": "9007199254740993", "none": "0"}, "properties": {"n": 1}},
+    }))
+    .expect("read JSON");
+    let bytes = event.encode_to_vec();
+    let event = EventRef::decode(&bytes).expect("decode");
+    let mut out = Vec::new();
+    event.write_view_json_with(&mut out, Int64::AsString);
+    let mut view: Value = serde_json::from_slice(&out).expect("read view");
+    assert_eq!(view["timestamp_ms"], "1700000000000");
+    assert_eq!(view["custom_event"]["int_params"], json!({"big": "9007199254740993", "none": "0"}));
+    assert_eq!(view["device_context"]["screen_width"], 7);
+    // Nothing else differs.
+    view["timestamp_ms"] = json!(1_700_000_000_000_i64);
+    view["custom_event"]["int_params"] = json!({"big": 9_007_199_254_740_993_i64, "none": 0});
+    assert_eq!(view, event.view());
 }
 
 proptest! {

@@ -58,8 +58,11 @@ pub(super) const TOO_DEEP: DecodeError = DecodeError("nested too deep");
 const TRUNCATED: DecodeError = DecodeError("the message ends inside a field");
 const BAD_VARINT: DecodeError = DecodeError("a varint is longer than ten bytes");
 const BAD_KEY: DecodeError = DecodeError("a field key is not valid");
+/// Groups within each other; common decoders take as many.
+const GROUP_DEPTH_MAX: usize = 100;
 
-/// The fields of one message, in the order of the wire.
+/// The fields of one message, in the order of the wire. Groups, which proto3 does not have, are passed over as the
+/// unknown fields that they are.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
@@ -85,12 +88,29 @@ impl<'a> Reader<'a> {
             self.rest = rest;
             return Ok(Some((u32::from(*key >> 3), Value::Bytes(text))));
         }
+        loop {
+            let (number, wire_type) = self.key()?;
+            match wire_type {
+                START_GROUP => self.skip_group(number)?,
+                _ => return Ok(Some((number, self.value(wire_type)?))),
+            }
+            if self.rest.is_empty() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn key(&mut self) -> Result<(u32, u64), DecodeError> {
         let key = self.varint()?;
-        let number = match u32::try_from(key >> 3) {
-            Ok(number) if number != 0 => number,
-            _ => return Err(BAD_KEY),
-        };
-        let value = match key & 7 {
+        match u32::try_from(key >> 3) {
+            Ok(number) if number != 0 => Ok((number, key & 7)),
+            _ => Err(BAD_KEY),
+        }
+    }
+
+    #[inline]
+    fn value(&mut self, wire_type: u64) -> Result<Value<'a>, DecodeError> {
+        Ok(match wire_type {
             VARINT => Value::Varint(self.varint()?),
             FIXED64 => Value::Fixed64(u64::from_le_bytes(self.fixed()?)),
             LENGTH_DELIMITED => {
@@ -99,8 +119,28 @@ impl<'a> Reader<'a> {
             }
             FIXED32 => Value::Fixed32(u32::from_le_bytes(self.fixed()?)),
             _ => return Err(BAD_KEY),
-        };
-        Ok(Some((number, value)))
+        })
+    }
+
+    /// Passes a group whose first key was read, with all that is nested in it.
+    #[cold]
+    fn skip_group(&mut self, number: u32) -> Result<(), DecodeError> {
+        let mut open = [0; GROUP_DEPTH_MAX];
+        open[0] = number;
+        let mut depth = 1;
+        while depth > 0 {
+            let (number, wire_type) = self.key()?;
+            match wire_type {
+                START_GROUP => {
+                    *open.get_mut(depth).ok_or(TOO_DEEP)? = number;
+                    depth += 1;
+                }
+                END_GROUP if open[depth - 1] == number => depth -= 1,
+                END_GROUP => return Err(BAD_KEY),
+                _ => self.value(wire_type).map(|_| ())?,
+            }
+        }
+        Ok(())
     }
 
     #[inline]
@@ -147,6 +187,8 @@ impl<'a> Reader<'a> {
 const VARINT: u64 = 0;
 const FIXED64: u64 = 1;
 pub(super) const LENGTH_DELIMITED: u64 = 2;
+const START_GROUP: u64 = 3;
+const END_GROUP: u64 = 4;
 const FIXED32: u64 = 5;
 
 pub(super) fn put_number(out: &mut Vec<u8>, number: u32, value: u64) {

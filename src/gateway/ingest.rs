@@ -11,8 +11,8 @@ use super::form::Form;
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::{Destination, Gateway, reply};
 use crate::bus::BusErrorKind;
-use crate::event::Arrival;
 use crate::event::request::{self, Accepted, Refused};
+use crate::event::{Arrival, EVENT_BYTES_MAX};
 use crate::http::{BodyError, Problem};
 use crate::metrics::GatewayVerdicts;
 
@@ -102,5 +102,9 @@ fn unreadable(error: BodyError) -> Problem {
 
 fn arrival() -> Arrival<'static> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Arrival { received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX), key_app: None }
+    Arrival {
+        received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        key_app: None,
+        event_bytes_max: EVENT_BYTES_MAX,
+    }
 }

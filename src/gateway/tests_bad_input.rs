@@ -119,7 +119,10 @@ fn unreadable() -> Vec<Case> {
             "{\"event\":{\"appId\":\"a\nb\"}}",
             "The body is not well-formed JSON at byte 20.",
         ),
-        post("too deep", &deep, "The body nests deeper than 64 levels."),
+        post("too deep", &deep, NOT_VALID)
+            .error("/event/a", "unknown field")
+            .error("/event/a", "must not nest deeper than the 64 levels of a body"),
+        post("UTF-16", "{\0\"\0", "The body is UTF-16 or UTF-32: JSON must be UTF-8."),
         Case::post("invalid UTF-8", INGEST, JSON, invalid_utf8, "The body is not UTF-8 at byte 69."),
         post("an array", "[]", NOT_VALID_REQUEST).error("", "must be an object"),
         post("no event", "{}", NOT_VALID_REQUEST).error("/event", "is required"),
@@ -175,7 +178,7 @@ fn invalid_heads() -> Vec<Case> {
             "/event/deviceId",
             "must not have control characters",
         ),
-        event("id too long", json!({"id": "i".repeat(129)}), "/event/id", "must have at most 128 bytes"),
+        event("id too long", json!({"id": "i".repeat(257)}), "/event/id", "must have at most 256 bytes"),
         event("before 1970", json!({"timestampMs": -1}), "/event/timestampMs", "must be from 0 to 253402300799999"),
         event(
             "after 9999",
@@ -278,9 +281,9 @@ fn broken_rules() -> Vec<Case> {
         ),
         event(
             "text too long",
-            payload("appCrash", json!({"stackTrace": "x".repeat(65_537)})),
+            payload("appCrash", json!({"stackTrace": "x".repeat(262_145)})),
             "/event/appCrash/stackTrace",
-            "must have at most 65536 bytes",
+            "must have at most 262144 bytes",
         ),
         event("list for text", json!({"userId": ["u"]}), "/event/userId", "must be a string"),
         event(

@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::event::request::{self, Accepted};
-    use crate::event::{Arrival, Kind};
+    use crate::event::{Arrival, EVENT_BYTES_MAX, Kind};
     use prost::Message;
 
     const NOW_MS: u64 = 1_760_000_000_123;
@@ -192,7 +192,8 @@ mod tests {
         Looks { form, seed: 7, app_ids: vec!["shop".into(), "news".into(), "games".into()], idempotency_keys }
     }
 
-    const ARRIVAL: Arrival<'static> = Arrival { received_at_ms: NOW_MS as i64, key_app: None };
+    const ARRIVAL: Arrival<'static> =
+        Arrival { received_at_ms: NOW_MS as i64, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
 
     fn read(accepted: &Accepted) -> Vec<EventEnvelope> {
         let accepted = accepted.iter().map(|event| event.expect("accept an event of the pool"));
