@@ -284,7 +284,7 @@ fn a_view_is_bounded_by_the_bytes_of_its_event() {
         ),
         (
             "nested properties",
-            custom("properties", (0..30).map(|n| (n.to_string(), nested(29))).collect::<Map<_, _>>().into()),
+            custom("properties", (0..30).map(|n| (n.to_string(), nested(19))).collect::<Map<_, _>>().into()),
         ),
     ] {
         let [json, binary] = verdicts(&event);

@@ -11,8 +11,8 @@ use super::form::Form;
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::{Destination, Gateway, reply};
 use crate::bus::BusErrorKind;
+use crate::event::Arrival;
 use crate::event::request::{self, Accepted, Refused};
-use crate::event::{Arrival, EVENT_BYTES_MAX};
 use crate::http::{BodyError, Problem};
 use crate::metrics::GatewayVerdicts;
 
@@ -21,8 +21,8 @@ impl Gateway {
         let form = Form::of(request.headers())?;
         let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
         let (accepted, _memory) = body.consume(|bytes| match form {
-            Form::Json => request::accept_json_single(bytes, &arrival()),
-            Form::Binary(_) => request::accept_binary_single(bytes, &arrival()),
+            Form::Json => request::accept_json_single(bytes, &self.arrival()),
+            Form::Binary(_) => request::accept_binary_single(bytes, &self.arrival()),
         });
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
         match self.publish(accepted).await.iter().next() {
@@ -39,8 +39,8 @@ impl Gateway {
         let form = Form::of(request.headers())?;
         let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
         let (accepted, _memory) = body.consume(|bytes| match form {
-            Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &arrival()),
-            Form::Binary(_) => request::accept_binary_batch(bytes, self.batch_events_max, &arrival()),
+            Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &self.arrival()),
+            Form::Binary(_) => request::accept_binary_batch(bytes, self.batch_events_max, &self.arrival()),
         });
         let accepted = accepted.map_err(|refused| self.refuse(refused, 0))?;
         let verdicts = self.publish(accepted).await;
@@ -66,6 +66,15 @@ impl Gateway {
         };
         self.events.add(count(&verdicts));
         verdicts
+    }
+
+    fn arrival(&self) -> Arrival<'static> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Arrival {
+            received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            key_app: None,
+            event_bytes_max: self.event_bytes_max,
+        }
     }
 
     fn refuse(&self, refused: Refused, events: u64) -> Problem {
@@ -97,14 +106,5 @@ fn unreadable(error: BodyError) -> Problem {
                 .with_retry_after(reply::RETRY_AFTER_SECONDS)
                 .closing()
         }
-    }
-}
-
-fn arrival() -> Arrival<'static> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Arrival {
-        received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-        key_app: None,
-        event_bytes_max: EVENT_BYTES_MAX,
     }
 }

@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
+use crate::event::EVENT_BYTES_MAX;
 use crate::http::{self, BodyLimits, Drained, MemoryBudget, Readiness};
 use bus_health::BusHealth;
 use route::RouteMetrics;
@@ -51,7 +52,7 @@ impl Default for Settings {
             bodies_bytes_max: 64 * 1024 * 1024,
             body_timeout: Duration::from_secs(30),
             batch_events_max: 1_000,
-            event_bytes_max: 1_000_000,
+            event_bytes_max: EVENT_BYTES_MAX,
         }
     }
 }
@@ -91,6 +92,7 @@ pub async fn serve(
 struct Gateway {
     body: BodyLimits,
     batch_events_max: usize,
+    event_bytes_max: usize,
     destination: Destination,
     readiness: Readiness,
     bus_health: BusHealth,
@@ -107,6 +109,7 @@ impl Gateway {
                 memory: MemoryBudget::new(settings.bodies_bytes_max),
             },
             batch_events_max: settings.batch_events_max,
+            event_bytes_max: settings.event_bytes_max,
             destination,
             bus_health: BusHealth::new(readiness.clone()),
             readiness,

@@ -203,7 +203,7 @@ fn invalid_values() -> Vec<Case> {
             "a whole number that a double does not hold",
             json!({"timestampMs": "9007199254740993.0"}),
             "/event/timestampMs",
-            "must be a 64-bit integer",
+            "must be from 0 to 253402300799999",
         ),
         Case::post(
             "1e39 in a float",
@@ -278,12 +278,6 @@ fn broken_rules() -> Vec<Case> {
             payload("checkoutStart", json!({"currency": "EURO"})),
             "/event/checkoutStart/currency",
             "must be empty or three ASCII letters",
-        ),
-        event(
-            "text too long",
-            payload("appCrash", json!({"stackTrace": "x".repeat(262_145)})),
-            "/event/appCrash/stackTrace",
-            "must have at most 262144 bytes",
         ),
         event("list for text", json!({"userId": ["u"]}), "/event/userId", "must be a string"),
         event(
