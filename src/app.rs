@@ -5,6 +5,7 @@
 
 mod banner;
 mod engines;
+mod given_up;
 mod settings;
 mod starting;
 
@@ -211,6 +212,7 @@ fn start_roles(
         start_reaction(config, engines.bus.clone(), store.clone(), supervisor);
         supervisor.stage("webhooks", budgets.webhooks);
         start_webhooks(config, engines.bus.clone(), store.clone(), supervisor)?;
+        given_up::watch(supervisor, store, readiness);
     } else {
         supervisor.stage("janitor", budgets.reaction);
     }
@@ -286,6 +288,8 @@ fn start_reaction(config: &Config, bus: Bus, store: Store, supervisor: &mut Supe
 
 fn start_webhooks(config: &Config, bus: Bus, store: Store, supervisor: &mut Supervisor) -> anyhow::Result<()> {
     let mut settings = settings::dispatcher(config)?;
+    reaction::check_tls_files(&settings.tls)
+        .map_err(|error| StartFailure::new(How::Refused, "set webhooks up".to_owned(), &error))?;
     settings.stop_budget = supervisor.stop_budget();
     supervisor.supervise("webhooks", move |stop| {
         let (settings, bus, store) = (settings.clone(), bus.clone(), store.clone());

@@ -4,6 +4,7 @@
 //! environment) and one parser. Knows no other module: `app` maps these values onto the
 //! settings of each part.
 
+mod choice;
 mod nats;
 mod value;
 
@@ -14,10 +15,10 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
+pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
 pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
 pub use value::{
-    Address, Attempts, Codec, Count, Factor, Flag, List, LogFormat, LogLevel, Networks, Period, Publishing, Secret,
-    SecretKey, Setting, Size, SslMode, Storage, Url,
+    Address, Attempts, Count, Factor, Flag, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
 };
 
 /// The built-in defaults, commented: also the documentation of every setting.
@@ -117,7 +118,9 @@ settings! {
     dispatcher_max_backoff: Period,
     dispatcher_backoff_multiplier: Factor,
     dispatcher_max_attempts: Count,
-    dispatcher_request_timeout: Period;
+    dispatcher_request_timeout: Period,
+    webhook_disabled_max_pending: Count,
+    webhook_disabled_max_age: Period;
     nats_url: Url,
     nats_credentials_file: String,
     nats_ca_file: String,
@@ -135,7 +138,11 @@ settings! {
     database_password: Secret,
     database_ca_file: String,
     webhook_allowed_networks: Networks,
+    webhook_ca_file: String,
+    webhook_client_cert_file: String,
+    webhook_client_key_file: String,
     secrets_key: SecretKey,
+    secrets_key_replaced: Flag,
 }
 
 /// The largest event that can be allowed: what NATS advises as the limit of a message, and what one process can have
@@ -277,6 +284,13 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
         let allowed = "a URL without ? and #: what gives access has names of its own, such as AZURE_STORAGE_SAS_TOKEN";
         refuse("warehouse_url", shown, allowed);
     }
+    if config.webhook_client_cert_file.is_some() != config.webhook_client_key_file.is_some() {
+        let missing = match config.webhook_client_key_file {
+            None => "webhook_client_key_file",
+            Some(_) => "webhook_client_cert_file",
+        };
+        refuse(missing, String::new(), "set together with the other of the two files, or neither");
+    }
     nats::check(config, &mut refuse);
     let flush = config.batch_flush_interval.unwrap_or(config.http_read_timeout);
     for (key, period) in [
@@ -320,7 +334,11 @@ impl FileLayer {
     fn read(path: &Path, wrong: &mut Vec<Wrong>) -> Result<Self, ConfigError> {
         let unreadable = |detail: String| ConfigError::File { path: path.to_owned(), detail };
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-        let values: Dict = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+        let values: Dict = toml::from_str(&text).map_err(|error| {
+            // Only where: the parser's own words show the line, which may hold a password.
+            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            unreadable(format!("line {line}: {}", error.message()))
+        })?;
         for key in values.keys().filter(|key| !NAMES.contains(&key.as_str())) {
             let nearest = NAMES.iter().find(|name| name.contains(key.as_str()) || key.contains(**name));
             let allowed = match nearest {
@@ -373,10 +391,10 @@ fn read_one<T: Setting>(layers: &Figment, name: &str, required: bool, wrong: &mu
         Ok(parsed) => Some(parsed),
         // Shown as T shows it: a secret is redacted even when it is wrong.
         Err(allowed) => {
-            let secret = name.contains("secret") || name.contains("password");
-            // A URL with a slip in it still holds its password.
-            let url = text.contains(['@', '?', '#']);
-            let shown = if secret || url { "***".into() } else { text };
+            let named = ["secret", "password", "token", "key"].iter().any(|word| name.contains(word));
+            // A URL in the wrong place, or with a slip in it, still holds its password.
+            let url = text.contains(['@', '?', '#']) || text.contains("://");
+            let shown = if T::CONFIDENTIAL || named || url { "***".into() } else { text };
             wrong.push(refuse(Some(shown), allowed));
             None
         }
@@ -565,7 +583,22 @@ mod tests {
             let error = load_env(&[("WAREHOUSE_URL", url)]).unwrap_err().to_string();
             assert!(error.contains("warehouse_url") && !error.contains("hunter2"), "{error}");
         }
-        let error = load_env(&[("DATABASE_URL", "postgres//u:hunter2@h/db")]).unwrap_err().to_string();
-        assert!(error.contains("database_url") && !error.contains("hunter2"), "{error}");
+        for url in ["postgres//u:hunter2@h/db", "postgres:hunter2", "hunter2", "host=h password=hunter2"] {
+            for name in ["DATABASE_URL", "NATS_URL", "WAREHOUSE_URL", "S3_ENDPOINT"] {
+                let error = load_env(&[(name, url)]).unwrap_err().to_string();
+                assert!(error.contains(&name.to_ascii_lowercase()) && !error.contains("hunter2"), "{error}");
+            }
+        }
+        let error = load_env(&[("HTTP_ADDR", "http://hunter2")]).unwrap_err().to_string();
+        assert!(error.contains("http_addr") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_not_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "data_dir = \"x\"\ndatabase_password = hunter2\n").unwrap();
+        let error = load_from(Some(&file), std::iter::empty(), &[]).unwrap_err().to_string();
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
     }
 }

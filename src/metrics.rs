@@ -190,6 +190,11 @@ pub fn dispatcher_attempt(answer: &'static str, elapsed: Duration) {
     histogram!("causality_dispatcher_attempt_seconds").record(elapsed.as_secs_f64());
 }
 
+/// Counts deliveries that disabled webhooks have lost.
+pub fn store_given_up(deliveries: u64) {
+    counter!("causality_store_deliveries_given_up_total").increment(deliveries);
+}
+
 /// Counts events by what became of them (`skipped` when nothing could match them, `evaluated`), and what they caused.
 pub fn reaction_events(taken: u64, evaluated: u64, matches: u64, anomalies: u64) {
     counter!("causality_reaction_events_total", "outcome" => "skipped").increment(taken.saturating_sub(evaluated));
@@ -304,6 +309,11 @@ const HELP: &[(Kind, &str, &str)] = {
             "Webhook attempts, by class of the answer: 2xx to 5xx, or none.",
         ),
         (Histogram, "causality_dispatcher_attempt_seconds", "Duration of one webhook attempt."),
+        (
+            Counter,
+            "causality_store_deliveries_given_up_total",
+            "Deliveries given up because too many waited, or for too long, while their webhook was disabled.",
+        ),
         (
             Counter,
             "causality_reaction_events_total",

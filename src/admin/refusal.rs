@@ -29,6 +29,9 @@ pub(super) fn not_found() -> Problem {
 
 pub(super) fn of_store(error: StoreError) -> Problem {
     let field = |pointer: String, detail: &str| wrong(vec![FieldError::new(pointer, detail)]);
+    let all = |pointers: &[String], detail: &str| {
+        wrong(pointers.iter().map(|pointer| FieldError::new(pointer.clone(), detail)).collect())
+    };
     match &error.kind {
         StoreErrorKind::NotFound => not_found(),
         StoreErrorKind::NameTaken => Problem::new(StatusCode::CONFLICT, "The name is taken.")
@@ -42,8 +45,11 @@ pub(super) fn of_store(error: StoreError) -> Problem {
         StoreErrorKind::UnknownWebhook { index } => {
             field(format!("/actions/webhooks/{index}"), "is neither the id nor the name of a webhook")
         }
-        StoreErrorKind::NoSecretToKeep { field: name } => {
-            field(format!("/auth_config/{name}"), "is masked, and no secret is stored that it could stand for")
+        StoreErrorKind::NoSecretToKeep { pointers } => {
+            all(pointers, "is masked, and no secret is stored that it could stand for")
+        }
+        StoreErrorKind::SecretOfAnotherHost { pointers } => {
+            all(pointers, "must be given again: the stored one belongs to the host that `url` named so far")
         }
         StoreErrorKind::InvalidCursor => bad_query("cursor", "is not a cursor of this list"),
         StoreErrorKind::NotRetryable => {
@@ -51,7 +57,13 @@ pub(super) fn of_store(error: StoreError) -> Problem {
             Problem::new(StatusCode::CONFLICT, format!("This delivery is not sent again by hand{why}."))
         }
         StoreErrorKind::Full => unavailable("The disk of the store is full; nothing was stored."),
-        StoreErrorKind::Unavailable | StoreErrorKind::Refused => {
+        // Its cause names a setting, and operators alone read this.
+        StoreErrorKind::Refused => {
+            tracing::error!(error = %error, cause = cause(&error), "the store refused an admin request");
+            let detail = cause(&error).unwrap_or_else(|| "The store refuses it.".to_owned());
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER_SECONDS)
+        }
+        StoreErrorKind::Unavailable => {
             tracing::error!(error = %error, cause = cause(&error), "the store failed an admin request");
             unavailable("The store cannot be reached.")
         }

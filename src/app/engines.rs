@@ -216,7 +216,7 @@ pub enum How {
 }
 
 impl StartFailure {
-    fn new(how: How, place: String, error: &dyn std::error::Error) -> Self {
+    pub(super) fn new(how: How, place: String, error: &dyn std::error::Error) -> Self {
         let text = append_new(format!("{place}: {error}"), error);
         Self { how, text }
     }

@@ -7,8 +7,8 @@ use super::engines::Choice;
 use crate::backoff::Backoff;
 use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 use crate::config::{self, Codec, Config, Publishing, Storage};
-use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, claim_lease};
-use crate::store::{PostgresSettings, SqliteSettings, SslMode};
+use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, TlsFiles, claim_lease};
+use crate::store::{OwedBounds, PostgresSettings, SqliteSettings, SslMode};
 use crate::warehouse::{Compression, ObjectSettings};
 use crate::{gateway, http, sink};
 
@@ -108,6 +108,7 @@ pub(super) fn postgres(config: &Config) -> PostgresSettings {
         connect_timeout: config.database_connect_timeout.0,
         statement_timeout: config.database_statement_timeout.0,
         secrets_key: config.secrets_key.as_ref().map(|key| key.0.clone()),
+        secrets_key_replaced: config.secrets_key_replaced.is_some_and(|replaced| replaced.0),
         migrate: false,
     }
 }
@@ -138,7 +139,11 @@ pub(super) fn bus(config: &Config, data_dir: &Path) -> EmbeddedSettings {
 }
 
 pub(super) fn store(config: &Config, data_dir: &Path) -> SqliteSettings {
-    SqliteSettings { dir: data_dir.to_owned(), secrets_key: config.secrets_key.as_ref().map(|key| key.0.clone()) }
+    SqliteSettings {
+        dir: data_dir.to_owned(),
+        secrets_key: config.secrets_key.as_ref().map(|key| key.0.clone()),
+        secrets_key_replaced: config.secrets_key_replaced.is_some_and(|replaced| replaced.0),
+    }
 }
 
 pub(super) fn gateway(config: &Config) -> gateway::Settings {
@@ -208,6 +213,10 @@ pub(super) fn engine(config: &Config) -> EngineSettings {
         refresh_interval: config.engine_rule_refresh_interval.0.min(config.anomaly_config_refresh_interval.0),
         ack_wait: config.nats_ack_wait.0,
         max_attempts: config.dispatcher_max_attempts.0 as u32,
+        disabled_owed: OwedBounds {
+            deliveries_max: config.webhook_disabled_max_pending.0 as u64,
+            age_max: config.webhook_disabled_max_age.0,
+        },
         evaluations_max: config.engine_max_concurrent_evaluations.0,
         state_cleanup_interval: config.anomaly_state_cleanup_interval.0,
         state_retention: config.anomaly_state_retention_duration.0,
@@ -233,6 +242,11 @@ pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> 
         },
         request_timeout: config.dispatcher_request_timeout.0,
         lease: claim_lease(config.dispatcher_request_timeout.0),
+        tls: TlsFiles {
+            ca: config.webhook_ca_file.as_ref().map(PathBuf::from),
+            client_certificate: config.webhook_client_cert_file.as_ref().map(PathBuf::from),
+            client_key: config.webhook_client_key_file.as_ref().map(PathBuf::from),
+        },
         allowed_networks,
         ..DispatcherSettings::default()
     })

@@ -12,6 +12,9 @@ use base64::prelude::BASE64_STANDARD;
 
 /// A value that is written as text in the environment, a file or a flag.
 pub trait Setting: Sized {
+    /// Holds a password or a key, or may: what does not parse is not repeated either.
+    const CONFIDENTIAL: bool = false;
+
     /// The error is a clause that says what is allowed.
     fn parse(text: &str) -> Result<Self, String>;
     fn show(&self) -> String;
@@ -153,6 +156,8 @@ impl fmt::Debug for SecretKey {
 }
 
 impl Setting for SecretKey {
+    const CONFIDENTIAL: bool = true;
+
     fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -302,6 +307,8 @@ impl fmt::Debug for Secret {
 }
 
 impl Setting for Secret {
+    const CONFIDENTIAL: bool = true;
+
     fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() { Err("some text".into()) } else { Ok(Self(text.to_owned())) }
     }
@@ -322,6 +329,8 @@ impl fmt::Debug for Url {
 }
 
 impl Setting for Url {
+    const CONFIDENTIAL: bool = true;
+
     fn parse(text: &str) -> Result<Self, String> {
         let whole =
             |url: &str| url.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
@@ -363,55 +372,6 @@ fn redacted_query(url: &str) -> String {
         if secret { format!("{name}=***") } else { parameter.to_owned() }
     };
     format!("{before}?{}", query.split('&').map(redact).collect::<Vec<_>>().join("&"))
-}
-
-/// Declares a setting that is one of a few words.
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($variant),+ }
-
-        impl Setting for $name {
-            fn parse(text: &str) -> Result<Self, String> {
-                match text.trim().to_ascii_lowercase().as_str() {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err(format!("one of {}", [$($word),+].join(", "))),
-                }
-            }
-
-            fn show(&self) -> String {
-                match self { $(Self::$variant => $word.into()),+ }
-            }
-        }
-    };
-}
-
-choice! {
-    /// The least severe level that is logged.
-    LogLevel { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" }
-}
-choice! {
-    /// `auto`: text on a terminal, else JSON.
-    LogFormat { Auto = "auto", Text = "text", Json = "json" }
-}
-choice! {
-    /// Where JetStream keeps messages.
-    Storage { File = "file", Memory = "memory" }
-}
-choice! {
-    /// How events are published to JetStream.
-    Publishing { Auto = "auto", Single = "single", Atomic = "atomic" }
-}
-choice! {
-    /// `sslmode`, as libpq defines it.
-    SslMode {
-        Disable = "disable", Prefer = "prefer", Require = "require", VerifyCa = "verify-ca", VerifyFull = "verify-full",
-    }
-}
-choice! {
-    /// The codec of Parquet pages.
-    Codec { Snappy = "snappy", Gzip = "gzip", Zstd = "zstd", None = "none" }
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@
 //! delivery and for the endpoint is decided by plain functions.
 
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use http::header::{DATE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -19,8 +20,10 @@ use crate::backoff::Backoff;
 use crate::metrics;
 use crate::store::{Delivery, DeliveryOutcome, DeliveryStatus};
 
-/// Bytes of an answer that are read; the rest is cut off with the connection.
+/// Bytes of an answer's body that are read, so that the connection can be used again; a longer one ends it.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// How long an answer's body is read.
+const ANSWER_BODY_TIMEOUT: Duration = Duration::from_millis(250);
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 300;
 
@@ -43,25 +46,39 @@ pub(super) struct RetryPlan {
     pub(super) retry_after_max: Duration,
 }
 
-/// Sends one request and waits for its answer, at most as long as the endpoint's timeout.
+/// Sends one request and waits for the head of its answer, at most as long as the endpoint's timeout.
 pub(super) async fn send(client: &HttpClient, endpoint: &Endpoint, delivery: Uuid, body: Bytes) -> Answer {
     let started = Instant::now();
-    let now = Timestamp::now();
-    let request = endpoint.request(delivery, now.as_second(), body);
-    let exchange = async {
-        let response = client.request(request).await?;
-        let (head, body) = response.into_parts();
-        // The verdict is in the head; reading on only keeps the connection usable.
-        let _ = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        Ok::<_, hyper_util::client::legacy::Error>(head)
-    };
-    let answer = match tokio::time::timeout(endpoint.timeout, exchange).await {
-        Ok(Ok(head)) => Answer::Status { code: head.status, retry_after: retry_after(&head.headers, now) },
+    let request = endpoint.request(delivery, Timestamp::now().as_second(), body);
+    let answer = match tokio::time::timeout(endpoint.timeout, client.exchange(request)).await {
+        Ok(Ok(response)) => {
+            let (head, body) = response.into_parts();
+            metrics::dispatcher_attempt(class(head.status), started.elapsed());
+            let retry_after = retry_after(&head.headers, SystemTime::now());
+            read_out(body).await;
+            return Answer::Status { code: head.status, retry_after };
+        }
         Ok(Err(error)) => Answer::Nothing(describe(&error)),
         Err(_) => Answer::Nothing(format!("no answer within {} ms", endpoint.timeout.as_millis())),
     };
-    metrics::dispatcher_attempt(answer.label(), started.elapsed());
+    metrics::dispatcher_attempt("none", started.elapsed());
     answer
+}
+
+/// Reads a short body to its end, which keeps the connection usable. The verdict was in the head: whatever happens
+/// here changes nothing.
+async fn read_out(body: Incoming) {
+    let _ = tokio::time::timeout(ANSWER_BODY_TIMEOUT, Limited::new(body, ANSWER_BYTES_MAX).collect()).await;
+}
+
+/// A status as the metrics name it.
+fn class(code: StatusCode) -> &'static str {
+    match code.as_u16() {
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
 }
 
 impl Answer {
@@ -82,15 +99,13 @@ impl Answer {
         }
     }
 
-    fn label(&self) -> &'static str {
+    /// How long the endpoint asks to be left alone: with 429 and 503 it speaks of itself, not of the one request.
+    pub(super) fn pause(&self, longest: Duration) -> Option<Duration> {
         match self {
-            Self::Status { code, .. } => match code.as_u16() {
-                200..=299 => "2xx",
-                300..=399 => "3xx",
-                400..=499 => "4xx",
-                _ => "5xx",
-            },
-            Self::Nothing(_) => "none",
+            Self::Status { code: StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, retry_after } => {
+                retry_after.map(|asked| asked.min(longest)).filter(|asked| !asked.is_zero())
+            }
+            _ => None,
         }
     }
 
@@ -137,14 +152,16 @@ pub(super) fn outcome(
     DeliveryOutcome { id: delivery.id, status, attempts, attempted_at_ms, next_attempt_at_ms, status_code, error }
 }
 
-/// `Retry-After` as seconds or as an HTTP date.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+/// `Retry-After` as seconds, however many, or as a date in any of the three forms of RFC 9110. A date is compared with
+/// the answer's own `Date`, which is of the same clock.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(Duration::from_secs(u64::from(seconds)));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
-    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+    let date = |name: HeaderName| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?.trim()).ok();
+    let asked = date(RETRY_AFTER)?;
+    Some(asked.duration_since(date(DATE).unwrap_or(now)).unwrap_or_default())
 }
 
 /// The causes from the outermost to the innermost; none of them holds the URL or a header.
@@ -159,7 +176,13 @@ fn describe(error: &hyper_util::client::legacy::Error) -> String {
         }
         cause = error.source();
     }
-    text.chars().take(ERROR_CHARS_MAX).collect()
+    let mut text: String = text.chars().take(ERROR_CHARS_MAX).collect();
+    if text.contains("UnknownIssuer") {
+        text.push_str("; webhook_ca_file must hold the authority that signed it");
+    } else if text.contains("CertificateRequired") {
+        text.push_str("; the endpoint asks for a certificate: see webhook_client_cert_file");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -230,17 +253,35 @@ mod tests {
         assert_eq!(after(0, 503, Some(60)).next_attempt_at_ms, Some(61_000));
         assert_eq!(after(0, 503, Some(0)).next_attempt_at_ms, Some(2_000));
         assert_eq!(after(0, 429, Some(1_000_000)).next_attempt_at_ms, Some(3_601_000));
-        let now: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, text.parse().unwrap());
             retry_after(&headers, now)
         };
         assert_eq!(read("120"), Some(Duration::from_secs(120)));
-        assert_eq!(read("Sun, 06 Nov 1994 08:50:07 GMT"), Some(Duration::from_secs(30)));
+        for half_a_minute in
+            ["Sun, 06 Nov 1994 08:50:07 GMT", "Sunday, 06-Nov-94 08:50:07 GMT", "Sun Nov  6 08:50:07 1994"]
+        {
+            assert_eq!(read(half_a_minute), Some(Duration::from_secs(30)), "{half_a_minute}");
+        }
         assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
-        for text in ["-1", "soon", "", "99999999999999"] {
+        assert_eq!(read("4294967296"), Some(Duration::from_secs(4_294_967_296)));
+        assert_eq!(read(&"9".repeat(40)), Some(Duration::from_secs(u64::MAX)));
+        let huge = Answer::Status { code: StatusCode::SERVICE_UNAVAILABLE, retry_after: read(&"9".repeat(40)) };
+        assert_eq!(outcome(&delivery(0), &huge, 1_000, &PLAN, 1.0).next_attempt_at_ms, Some(3_601_000));
+        assert_eq!(huge.pause(PLAN.retry_after_max), Some(PLAN.retry_after_max));
+        for text in ["-1", "soon", "", "1.5", "+5"] {
             assert_eq!(read(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_date_is_compared_with_the_clock_that_it_was_read_from() {
+        let mut headers = HeaderMap::new();
+        headers.insert(DATE, "Sun, 06 Nov 1994 06:00:00 GMT".parse().unwrap());
+        headers.insert(RETRY_AFTER, "Sun, 06 Nov 1994 06:01:00 GMT".parse().unwrap());
+        let ahead = httpdate::parse_http_date("Sun, 06 Nov 1994 09:00:00 GMT").unwrap();
+        assert_eq!(retry_after(&headers, ahead), Some(Duration::from_secs(60)));
     }
 }

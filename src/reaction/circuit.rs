@@ -1,7 +1,7 @@
 //! One endpoint's circuit breaker: after several failures in a row it is left alone, then
 //! tried with a single request. As plain values: the caller brings the time.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 
@@ -39,6 +39,12 @@ impl Circuit {
         *self = Self::default();
     }
 
+    /// The endpoint asked to be left alone for so long; then one request shows whether it means it.
+    pub(super) fn pause(&mut self, now: Instant, pause: Duration) {
+        self.open_until = self.open_until.max(Some(now + pause));
+        self.probing = false;
+    }
+
     /// The endpoint could not be reached or is failing. What was sent before the circuit opened does not
     /// prolong it.
     pub(super) fn failed(&mut self, probe: bool, now: Instant, backoff: &Backoff, random: f64) {
@@ -54,8 +60,6 @@ impl Circuit {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const BACKOFF: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
@@ -88,5 +92,17 @@ mod tests {
         assert!(circuit.sent());
         circuit.alive();
         assert!(circuit.permits(start) && !circuit.sent());
+    }
+
+    #[test]
+    fn a_pause_that_was_asked_for_is_kept() {
+        let start = Instant::now();
+        let mut circuit = Circuit::default();
+        circuit.pause(start, Duration::from_secs(60));
+        circuit.pause(start, Duration::from_secs(10));
+        assert!(!circuit.permits(start + Duration::from_secs(59)));
+        assert!(circuit.permits(start + Duration::from_secs(60)) && circuit.sent());
+        circuit.alive();
+        assert!(circuit.permits(start));
     }
 }

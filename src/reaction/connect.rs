@@ -1,8 +1,10 @@
 //! The HTTP client of webhooks, which connects only where it may.
 //!
-//! Invariant: every connection goes to an address that [`AllowedNetworks`] permits, judged
+//! Invariants: every connection goes to an address that [`AllowedNetworks`] permits, judged
 //! after the name was resolved; the connection is made to that very address, so a name that
-//! resolves differently a moment later changes nothing.
+//! resolves differently a moment later changes nothing. A connection that was used before and
+//! ends without an answer says nothing about the endpoint: the request goes out again at once,
+//! on a new one.
 
 use std::fmt;
 use std::future::Future;
@@ -10,17 +12,23 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
+use http::{Extensions, Request, Response, Uri};
 use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::connect::{
+    CaptureConnection, Connected, Connection, HttpConnector, capture_connection,
+};
+use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
@@ -34,23 +42,74 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Unused connections kept for one host.
 const IDLE_PER_HOST_MAX: usize = 32;
 
-pub(super) type HttpClient = Client<HttpsConnector<Guarded>, Full<Bytes>>;
+/// Silence after which the operating system asks whether the peer of a connection is still there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How long sent bytes may stay unacknowledged.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the head of an answer may take, and an HTTP/2 peer may send before we read it.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// TLS by rustls with ring and the web's roots; HTTP/1.1, and HTTP/2 where TLS agrees on it.
-pub(super) fn client(allowed: AllowedNetworks, tasks: Tasks) -> Result<HttpClient, rustls::Error> {
-    let provider = rustls::crypto::ring::default_provider();
-    let connector = HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(provider)?
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(Guarded::new(allowed));
-    Ok(Client::builder(Spawner(tasks))
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .build(connector))
+type Pool = Client<HttpsConnector<Guarded>, Full<Bytes>>;
+
+/// Sends requests over HTTP/1.1, and HTTP/2 where TLS agrees on it.
+#[derive(Clone)]
+pub(super) struct HttpClient {
+    pooled: Pool,
+    /// Makes a connection for every request.
+    fresh: Pool,
+}
+
+/// Whether a connection has brought an answer before.
+#[derive(Clone, Default)]
+struct Answered(Arc<AtomicBool>);
+
+impl HttpClient {
+    pub(super) fn new(allowed: AllowedNetworks, tls: ClientConfig, tasks: Tasks) -> Self {
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(Guarded::new(allowed));
+        let build = |idle_max: usize| {
+            Client::builder(Spawner(tasks.clone()))
+                .pool_idle_timeout(IDLE_TIMEOUT)
+                .pool_max_idle_per_host(idle_max)
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .http1_max_buf_size(HEAD_BYTES_MAX)
+                .http2_max_header_list_size(HEAD_BYTES_MAX as u32)
+                .http2_initial_stream_window_size(HEAD_BYTES_MAX as u32)
+                .http2_initial_connection_window_size(4 * HEAD_BYTES_MAX as u32)
+                .build(connector.clone())
+        };
+        Self { pooled: build(IDLE_PER_HOST_MAX), fresh: build(0) }
+    }
+
+    /// The answer to one request. It is sent a second time when a connection that had answered before ended without
+    /// a word: the endpoint had closed it, or is going away, before the request came.
+    pub(super) async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        let again = request.clone();
+        let connection = capture_connection(&mut request);
+        match self.pooled.request(request).await {
+            Ok(response) => {
+                if let Some(Answered(answered)) = answered(&connection) {
+                    answered.store(true, Ordering::Relaxed);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                let reused = answered(&connection).is_some_and(|Answered(answered)| answered.load(Ordering::Relaxed));
+                if reused && !error.is_connect() { self.fresh.request(again).await } else { Err(error) }
+            }
+        }
+    }
+}
+
+fn answered(connection: &CaptureConnection) -> Option<Answered> {
+    let mut extras = Extensions::new();
+    connection.connection_metadata().as_ref()?.get_extras(&mut extras);
+    extras.remove()
 }
 
 /// Runs connections as tasks that the supervisor knows.
@@ -98,12 +157,17 @@ impl Guarded {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE / 3));
+        tcp.set_keepalive_retries(Some(3));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         Self { allowed, tcp }
     }
 }
 
 impl Service<Uri> for Guarded {
-    type Response = TokioIo<TcpStream>;
+    type Response = Remembered;
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -119,7 +183,54 @@ impl Service<Uri> for Guarded {
             return Box::pin(std::future::ready(Err(AddressRefused.into())));
         }
         let connection = self.tcp.call(uri);
-        Box::pin(async move { connection.await.map_err(Into::into) })
+        Box::pin(async move {
+            let tcp = connection.await?;
+            Ok(Remembered { tcp, answered: Answered::default() })
+        })
+    }
+}
+
+/// A connection that tells whether it has been of use.
+pub(super) struct Remembered {
+    tcp: TokioIo<TcpStream>,
+    answered: Answered,
+}
+
+impl Connection for Remembered {
+    fn connected(&self) -> Connected {
+        self.tcp.connected().extra(self.answered.clone())
+    }
+}
+
+impl Read for Remembered {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(context, into)
+    }
+}
+
+impl Write for Remembered {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(context, parts)
     }
 }
 

@@ -3,15 +3,17 @@
 //! Invariants: a delivery is on its way at most once in this process; an attempt is over only
 //! when its outcome is committed; a delivery whose outcome was not committed is due again when
 //! its lease ends, or at once when the store is opened again after a crash. Nothing here
-//! waits for one endpoint: everything that takes time is a future beside the others.
+//! waits for one endpoint: everything that takes time is a future beside the others, and what
+//! an endpoint may hold of them is its share (see `share`).
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -19,19 +21,24 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::attempt::{Answer, RetryPlan, outcome, send};
-use super::connect::{HttpClient, client};
-use super::endpoints::{Endpoints, Target};
+use super::claim::{Claim, HELD_BYTES_MAX, Held};
+use super::connect::HttpClient;
+use super::endpoints::{Endpoints, Room, Target};
 use super::outbox::run_outbox;
+use super::share::Window;
+use super::trust::tls;
 use super::webhook::Endpoint;
 use super::{DispatcherSettings, ReactionError};
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::Bus;
 use crate::metrics;
-use crate::store::{Delivery, DeliveryOutcome, Store, StoreError, Webhook};
+use crate::store::{ClaimLimits, Delivery, DeliveryOutcome, Store, StoreError, Webhook};
 use crate::supervisor::Tasks;
 
-/// How often a webhook that cannot take more is looked past for others that became due.
+/// How soon what is due and was not claimed is looked for again: another process had its rows locked.
 const CROWDED_POLL: Duration = Duration::from_millis(250);
+/// Webhooks that get their first delivery at a time when there is no room for more.
+const FIRSTS_MAX: usize = 16;
 /// How the store is tried again.
 const STORE_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(2) };
@@ -44,17 +51,18 @@ pub async fn run_dispatcher(
     tasks: Tasks,
     stop: CancellationToken,
 ) -> Result<(), ReactionError> {
-    let client = client(settings.allowed_networks.clone(), tasks)?;
+    let client = HttpClient::new(settings.allowed_networks.clone(), tls(&settings.tls)?, tasks);
     let poll_interval = settings.poll_interval;
     let mut dispatcher = Dispatcher {
         plan: RetryPlan { backoff: settings.backoff, retry_after_max: settings.retry_after_max },
         changes: store.changes(),
         endpoints: Endpoints::default(),
-        held: HashMap::new(),
+        held: Held::default(),
         ended: Vec::new(),
         steps: FuturesUnordered::new(),
         in_flight: 0,
-        disabling: 0,
+        aside: 0,
+        blocked: false,
         claiming: false,
         finishing: false,
         due: true,
@@ -75,14 +83,15 @@ struct Dispatcher {
     client: HttpClient,
     changes: watch::Receiver<u64>,
     endpoints: Endpoints,
-    /// Claimed deliveries whose outcome is not committed, and when their lease ends.
-    held: HashMap<Uuid, Instant>,
+    held: Held,
     /// Outcomes that wait for the next commit.
     ended: Vec<DeliveryOutcome>,
     steps: FuturesUnordered<BoxFuture<'static, Step>>,
     in_flight: usize,
-    /// Webhooks that are being disabled.
-    disabling: usize,
+    /// Webhooks that are being disabled, and releases.
+    aside: usize,
+    /// An endpoint has something to send, and others have what it would need.
+    blocked: bool,
     claiming: bool,
     finishing: bool,
     /// Something may be due that was not claimed.
@@ -92,11 +101,21 @@ struct Dispatcher {
 
 /// Something that took time has ended.
 enum Step {
-    Claimed { leased_until: Instant, full: bool, result: Result<(Vec<Delivery>, Option<i64>), StoreError> },
-    Loaded { id: Uuid, version: u64, result: Result<Option<Webhook>, StoreError> },
-    Sent { delivery: Box<Delivery>, answer: Answer, attempted_at_ms: i64, probe: bool },
+    Claimed(Result<Claim, StoreError>),
+    Loaded {
+        id: Uuid,
+        version: u64,
+        result: Result<Option<Webhook>, StoreError>,
+    },
+    Sent {
+        delivery: Box<Delivery>,
+        answer: Answer,
+        attempted_at_ms: i64,
+        probe: bool,
+    },
     Finished(Vec<Uuid>),
-    Disabled,
+    /// A webhook was disabled, or deliveries were given back.
+    Aside,
 }
 
 impl Dispatcher {
@@ -124,18 +143,19 @@ impl Dispatcher {
         self.drain().await;
     }
 
-    /// Waits for what is on its way; what waits in a queue is due again later.
+    /// Waits for what is on its way; what waits in a queue is given back.
     async fn drain(&mut self) {
         let deadline = Instant::now() + self.settings.stop_budget.left();
         for id in self.endpoints.waiting() {
-            self.endpoints.lane(id).queue.clear();
+            let queue = std::mem::take(&mut self.endpoints.lane(id).queue);
+            self.release(queue);
         }
-        while self.in_flight + self.disabling > 0 || self.finishing || !self.ended.is_empty() {
+        while self.in_flight + self.aside > 0 || self.finishing || !self.ended.is_empty() {
             self.finish();
             tokio::select! {
                 Some(step) = self.steps.next() => {
                     // What a claim still brings is left alone.
-                    if !matches!(step, Step::Claimed { .. } | Step::Loaded { .. }) {
+                    if !matches!(step, Step::Claimed(_) | Step::Loaded { .. }) {
                         self.handle(step);
                     }
                 }
@@ -147,27 +167,56 @@ impl Dispatcher {
         }
     }
 
-    /// Starts a claim, when something may be due and there is room for it.
+    fn room(&self) -> Room {
+        let (workers, batch) = (self.settings.workers, self.settings.batch_size);
+        let free = workers.saturating_add(batch).saturating_sub(self.held.len());
+        Room {
+            active_max: self.settings.endpoint_concurrency_max,
+            batch,
+            hand_free: if self.held.bytes() >= HELD_BYTES_MAX { 0 } else { free },
+        }
+    }
+
+    /// Starts a claim, when something may be due. Without room, whoever has nothing still gets its first.
     fn claim(&mut self) {
-        let held_max = self.settings.workers.saturating_add(self.settings.batch_size);
-        let limit = self.settings.batch_size.min(held_max.saturating_sub(self.held.len()));
-        if !self.due || self.claiming || limit == 0 {
+        if !self.due || self.claiming {
             return;
         }
         self.due = false;
         self.claiming = true;
-        let skip = self.endpoints.busy(Instant::now(), self.settings.endpoint_concurrency_max);
-        let (store, lease) = (self.store.clone(), self.settings.lease);
+        let room = self.room();
+        let limits = ClaimLimits {
+            deliveries: room.batch.min(room.hand_free).max(FIRSTS_MAX),
+            payload_bytes: HELD_BYTES_MAX.saturating_sub(self.held.bytes()),
+            per_webhook: Window::default().hand(room.active_max, room.batch).min(room.hand_free).max(1),
+            quotas: self.endpoints.quotas(Instant::now(), room),
+            lease: self.settings.lease,
+        };
+        let store = self.store.clone();
+        self.steps.push(Box::pin(async move { Step::Claimed(Claim::take(store, limits).await) }));
+    }
+
+    /// Gives back what was claimed and not sent, so that it does not wait for the end of its lease.
+    fn release(&mut self, queue: VecDeque<Delivery>) {
+        let now = Instant::now();
+        let mut ids = Vec::with_capacity(queue.len());
+        for delivery in queue {
+            // One whose lease has lapsed may be somebody else's by now.
+            if self.held.is_leased(delivery.id, now) {
+                ids.push(delivery.id);
+            }
+            self.held.remove(delivery.id);
+        }
+        if ids.is_empty() {
+            return;
+        }
+        let store = self.store.clone();
+        self.aside += 1;
         self.steps.push(Box::pin(async move {
-            let leased_until = Instant::now() + lease;
-            let claimed = store.claim_due_deliveries(limit, lease, &skip).await;
-            let full = claimed.as_ref().is_ok_and(|claimed| claimed.len() >= limit);
-            let result = match claimed {
-                Ok(claimed) if full => Ok((claimed, None)),
-                Ok(claimed) => store.next_due_ms().await.map(|next| (claimed, next)),
-                Err(error) => Err(error),
-            };
-            Step::Claimed { leased_until, full, result }
+            if let Err(error) = store.release_deliveries(ids).await {
+                warn!(%error, "deliveries were not given back; they are due again when their leases end");
+            }
+            Step::Aside
         }));
     }
 
@@ -194,7 +243,7 @@ impl Dispatcher {
     /// Answers when to look again, where the step tells it.
     fn handle(&mut self, step: Step) -> Option<Instant> {
         match step {
-            Step::Claimed { leased_until, full, result } => return self.claimed(leased_until, full, result),
+            Step::Claimed(result) => return self.claimed(result),
             Step::Loaded { id, version, result } => self.loaded(id, version, result),
             Step::Sent { delivery, answer, attempted_at_ms, probe } => {
                 self.sent(&delivery, &answer, attempted_at_ms, probe);
@@ -202,23 +251,18 @@ impl Dispatcher {
             Step::Finished(ids) => {
                 self.finishing = false;
                 for id in ids {
-                    self.held.remove(&id);
+                    self.held.remove(id);
                 }
             }
-            Step::Disabled => self.disabling -= 1,
+            Step::Aside => self.aside -= 1,
         }
         None
     }
 
-    fn claimed(
-        &mut self,
-        leased_until: Instant,
-        full: bool,
-        result: Result<(Vec<Delivery>, Option<i64>), StoreError>,
-    ) -> Option<Instant> {
+    fn claimed(&mut self, result: Result<Claim, StoreError>) -> Option<Instant> {
         self.claiming = false;
-        let (deliveries, next_due_ms) = match result {
-            Ok(claimed) => claimed,
+        let claim = match result {
+            Ok(claim) => claim,
             Err(error) => {
                 self.store_failures += 1;
                 warn!(%error, failures = self.store_failures, "deliveries were not claimed, trying again");
@@ -226,14 +270,18 @@ impl Dispatcher {
             }
         };
         self.store_failures = 0;
-        self.due |= full;
-        metrics::dispatcher_state(self.in_flight, self.endpoints.circuits_open(Instant::now()));
+        self.due |= claim.full;
+        let now = Instant::now();
+        metrics::dispatcher_state(self.in_flight, self.endpoints.circuits_open(now));
         self.endpoints.forget_idle(*self.changes.borrow());
+        for (id, more) in claim.counts() {
+            self.endpoints.lane(id).more = more;
+        }
         let mut lanes = Vec::new();
-        for delivery in deliveries {
+        for delivery in claim.deliveries {
             let id = delivery.webhook_id;
             // One that is here already had its lease lapse: it is claimed again, and not sent again.
-            if self.held.insert(delivery.id, leased_until).is_none() {
+            if self.held.insert(&delivery, claim.leased_until) {
                 self.endpoints.lane(id).queue.push_back(delivery);
                 if !lanes.contains(&id) {
                     lanes.push(id);
@@ -243,7 +291,7 @@ impl Dispatcher {
         for id in lanes {
             self.pump(id);
         }
-        Some(self.next_look(next_due_ms))
+        Some(self.next_look(claim.next_due_ms))
     }
 
     /// When something becomes due, or an endpoint may be tried again, or at the latest the poll interval.
@@ -253,8 +301,6 @@ impl Dispatcher {
         if let Some(due_ms) = next_due_ms {
             let wait_ms = u64::try_from(due_ms - Timestamp::now().as_millisecond()).unwrap_or(0);
             let wait = Duration::from_millis(wait_ms);
-            // What is due and was not claimed belongs to an endpoint that cannot take it. It hides when the
-            // others become due, so those are looked for now and then.
             at = at.min(now + if wait.is_zero() { CROWDED_POLL } else { wait });
         }
         self.endpoints.next_reopening(now).map_or(at, |reopening| at.min(reopening))
@@ -263,27 +309,34 @@ impl Dispatcher {
     fn loaded(&mut self, id: Uuid, version: u64, result: Result<Option<Webhook>, StoreError>) {
         let lane = self.endpoints.lane(id);
         lane.target = Target::Unknown;
-        let reason = match result {
+        let invalid = match result {
             Ok(Some(webhook)) => match Endpoint::new(&webhook, self.settings.request_timeout) {
                 Ok(endpoint) if endpoint.enabled => {
                     lane.target = Target::Known(version, endpoint.into());
                     self.pump(id);
                     return;
                 }
-                Ok(_) => "webhook is disabled".to_owned(),
-                Err(reason) => reason,
+                Ok(_) => None,
+                Err(reason) => Some(reason),
             },
-            Ok(None) => "webhook was deleted".to_owned(),
+            Ok(None) => None,
             // Tried again when the queue is next looked at.
             Err(error) => {
                 warn!(webhook_id = %id, %error, "webhook was not read");
                 return;
             }
         };
-        // Their leases end, and whoever claims them then sees what has become of the webhook.
-        warn!(webhook_id = %id, reason, deliveries = lane.queue.len(), "webhook cannot be called now");
-        for delivery in lane.queue.drain(..) {
-            self.held.remove(&delivery.id);
+        let queue = std::mem::take(&mut lane.queue);
+        match invalid {
+            // They wait until it is enabled, or were cancelled with it.
+            None => self.release(queue),
+            // Due again when their leases end: given back, they would be claimed again at once.
+            Some(reason) => {
+                warn!(webhook_id = %id, reason, deliveries = queue.len(), "webhook cannot be called as it is stored");
+                for delivery in queue {
+                    self.held.remove(delivery.id);
+                }
+            }
         }
     }
 
@@ -311,11 +364,16 @@ impl Dispatcher {
             }
             return;
         };
-        while self.in_flight < self.settings.workers {
-            let Some(delivery) = lane.next(now, self.settings.endpoint_concurrency_max) else { return };
+        loop {
+            let free = self.settings.workers.saturating_sub(self.in_flight);
+            let Some(mut delivery) = lane.next(now, self.settings.endpoint_concurrency_max, free) else {
+                // Whoever ends next may make room for it.
+                self.blocked |= !lane.queue.is_empty();
+                return;
+            };
             // Somebody else may have claimed it.
-            if self.held.get(&delivery.id).is_none_or(|leased_until| *leased_until <= now) {
-                self.held.remove(&delivery.id);
+            if !self.held.is_leased(delivery.id, now) {
+                self.held.remove(delivery.id);
                 continue;
             }
             let probe = lane.circuit.sent();
@@ -324,7 +382,8 @@ impl Dispatcher {
             let (client, endpoint) = (self.client.clone(), endpoint.clone());
             self.steps.push(Box::pin(async move {
                 let attempted_at_ms = Timestamp::now().as_millisecond();
-                let body = Bytes::copy_from_slice(delivery.payload.get().as_bytes());
+                let payload = std::mem::replace(&mut delivery.payload, RawValue::NULL.to_owned());
+                let body = Bytes::from(Box::<str>::from(payload).into_boxed_bytes());
                 let answer = send(&client, &endpoint, delivery.id, body).await;
                 Step::Sent { delivery: delivery.into(), answer, attempted_at_ms, probe }
             }));
@@ -333,17 +392,28 @@ impl Dispatcher {
 
     fn sent(&mut self, delivery: &Delivery, answer: &Answer, attempted_at_ms: i64, probe: bool) {
         let id = delivery.webhook_id;
-        let was_full = self.in_flight >= self.settings.workers;
         self.in_flight -= 1;
-        let now = Instant::now();
+        let (now, room) = (Instant::now(), self.room());
         let lane = self.endpoints.lane(id);
-        let was_busy = lane.active >= self.settings.endpoint_concurrency_max || probe;
         lane.active -= 1;
+        match answer {
+            Answer::Status { .. } => lane.window.answered(room.active_max),
+            Answer::Nothing(_) => lane.window.unanswered(),
+        }
         if answer.endpoint_failed() {
             lane.circuit.failed(probe, now, &self.settings.backoff, random_unit());
         } else {
             lane.circuit.alive();
         }
+        if let Some(pause) = answer.pause(self.plan.retry_after_max) {
+            lane.circuit.pause(now, pause);
+        }
+        // It could not take more until now, so nothing was claimed for it; or it is left alone from now on, and
+        // the time to try it again is found with the next claim.
+        self.due |= (lane.more && lane.hungry(now, room)) || answer.endpoint_failed();
+        let left_alone = !lane.circuit.permits(now) && lane.active == 0;
+        let queue = if left_alone { std::mem::take(&mut lane.queue) } else { VecDeque::new() };
+        self.release(queue);
         let outcome = outcome(delivery, answer, attempted_at_ms, &self.plan, random_unit());
         if let Some(error) = &outcome.error {
             let (attempt, status) = (outcome.attempts, outcome.status);
@@ -353,31 +423,27 @@ impl Dispatcher {
         if answer.gone() {
             self.disable(id);
         }
-        if was_full {
+        if std::mem::take(&mut self.blocked) {
             self.pump_all();
         } else {
             self.pump(id);
         }
-        // It could not take more until now, so nothing was claimed for it; or it is left alone from now on, and
-        // the time to try it again is found with the next claim.
-        self.due |= was_busy || answer.endpoint_failed();
     }
 
     /// The endpoint said that it is gone: nobody calls it until a person enables it again.
     fn disable(&mut self, id: Uuid) {
         let lane = self.endpoints.lane(id);
         lane.target = Target::Unknown;
-        for delivery in lane.queue.drain(..) {
-            self.held.remove(&delivery.id);
-        }
+        let queue = std::mem::take(&mut lane.queue);
         let store = self.store.clone();
-        self.disabling += 1;
+        self.aside += 1;
         self.steps.push(Box::pin(async move {
             match store.disable_webhook(id, "the endpoint answered 410 Gone").await {
                 Ok(()) => warn!(webhook_id = %id, "webhook answered 410 Gone and was disabled"),
                 Err(error) => warn!(webhook_id = %id, %error, "webhook answered 410 Gone and was not disabled"),
             }
-            Step::Disabled
+            Step::Aside
         }));
+        self.release(queue);
     }
 }

@@ -1,8 +1,8 @@
 //! What the dispatcher keeps of each webhook: its queue, its requests on their way, its circuit.
 //!
-//! Invariant: an endpoint holds at most one claimed batch and `endpoint_concurrency_max`
-//! requests, however slow it is; while it cannot take more, nothing is claimed for it. As
-//! plain values: the caller brings the time and does the sending.
+//! Invariant: an endpoint has no more in hand and on its way than its window and what is free allow, however slow it
+//! is; while it cannot take more, nothing is claimed for it. As plain values: the caller brings the time and does the
+//! sending.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::circuit::Circuit;
+use super::share::{Window, may_take, may_use};
 use super::webhook::Endpoint;
 use crate::store::Delivery;
 
@@ -22,10 +23,24 @@ pub(super) struct Endpoints(HashMap<Uuid, Lane>);
 #[derive(Default)]
 pub(super) struct Lane {
     pub(super) circuit: Circuit,
+    pub(super) window: Window,
     pub(super) queue: VecDeque<Delivery>,
     /// Requests on their way.
     pub(super) active: usize,
     pub(super) target: Target,
+    /// More may be due than was claimed.
+    pub(super) more: bool,
+}
+
+/// What bounds all endpoints together.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    /// Requests that one endpoint may have on their way at once.
+    pub(super) active_max: usize,
+    /// Deliveries claimed at once.
+    pub(super) batch: usize,
+    /// Deliveries that may still be claimed.
+    pub(super) hand_free: usize,
 }
 
 /// The webhook's document as far as it is known.
@@ -43,10 +58,9 @@ impl Endpoints {
         self.0.entry(id).or_default()
     }
 
-    /// Those for which nothing is to be claimed now.
-    pub(super) fn busy(&self, now: Instant, active_max: usize) -> Vec<Uuid> {
-        let busy = |lane: &Lane| !lane.queue.is_empty() || lane.active >= active_max || !lane.circuit.permits(now);
-        self.0.iter().filter(|(_, lane)| busy(lane)).map(|(id, _)| *id).collect()
+    /// How many deliveries to claim for each webhook that is known here; whom it leaves out is new.
+    pub(super) fn quotas(&self, now: Instant, room: Room) -> HashMap<Uuid, usize> {
+        self.0.iter().map(|(id, lane)| (*id, lane.quota(now, room))).collect()
     }
 
     /// Those with something to send, the longest owed first.
@@ -78,9 +92,25 @@ impl Endpoints {
 }
 
 impl Lane {
-    /// The next delivery to send, if the endpoint can take one now.
-    pub(super) fn next(&mut self, now: Instant, active_max: usize) -> Option<Delivery> {
-        if self.active >= active_max || !self.circuit.permits(now) { None } else { self.queue.pop_front() }
+    /// How many deliveries to claim for it now.
+    fn quota(&self, now: Instant, room: Room) -> usize {
+        if !self.hungry(now, room) {
+            return 0;
+        }
+        let held = self.queue.len() + self.active;
+        self.window.hand(room.active_max, room.batch).min(may_take(held, room.hand_free))
+    }
+
+    /// Whether it could soon take more than it has in hand.
+    pub(super) fn hungry(&self, now: Instant, room: Room) -> bool {
+        let window = self.window.size(room.active_max);
+        self.circuit.permits(now) && self.active < window && self.queue.len() <= window / 2
+    }
+
+    /// The next delivery to send, if the endpoint can take one now, with so many free of all requests.
+    pub(super) fn next(&mut self, now: Instant, active_max: usize, free: usize) -> Option<Delivery> {
+        let allowed = self.active < self.window.size(active_max) && may_use(self.active, free);
+        if allowed && self.circuit.permits(now) { self.queue.pop_front() } else { None }
     }
 
     /// The webhook, when it is known as it stands in this version.

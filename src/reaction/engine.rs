@@ -372,12 +372,22 @@ impl Engine {
         self.beside.push(Box::pin(async move { Beside::Status(bus.status().await) }));
     }
 
-    /// Forgets windows that nobody touched for long.
+    /// Forgets windows that nobody touched for long, and gives up what disabled webhooks were owed for too long.
     fn clean_up(&mut self) {
         let retention_ms = i64::try_from(self.settings.state_retention.as_millis()).unwrap_or(i64::MAX);
         let before_ms = Timestamp::now().as_millisecond().saturating_sub(retention_ms);
-        let store = self.store.clone();
-        self.beside.push(Box::pin(async move { Beside::CleanedUp(store.forget_stale(before_ms).await) }));
+        let (store, disabled_owed) = (self.store.clone(), self.settings.disabled_owed);
+        self.beside.push(Box::pin(async move {
+            let forgotten = store.forget_stale(before_ms).await;
+            match store.give_up_owed(disabled_owed).await {
+                Ok(0) => {}
+                Ok(deliveries) => {
+                    warn!(deliveries, "deliveries of disabled webhooks waited too long and were given up")
+                }
+                Err(error) => warn!(error = %describe(&error), "what disabled webhooks are owed was not bounded"),
+            }
+            Beside::CleanedUp(forgotten)
+        }));
     }
 }
 

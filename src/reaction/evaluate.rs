@@ -61,7 +61,8 @@ impl<'a> Evaluation<'a> {
         acknowledged_floor: u64,
         settings: &EngineSettings,
     ) -> Self {
-        let effects = Effects { consumer: consumer.to_owned(), acknowledged_floor, ..Effects::default() };
+        let owed_max = Some(settings.disabled_owed.deliveries_max);
+        let effects = Effects { consumer: consumer.to_owned(), acknowledged_floor, owed_max, ..Effects::default() };
         Self {
             ruleset,
             groups,

@@ -32,11 +32,14 @@ mod ruleset;
 mod address;
 mod attempt;
 mod circuit;
+mod claim;
 mod connect;
 mod dispatcher;
 mod endpoints;
 mod outbox;
+mod share;
 mod signing;
+mod trust;
 mod webhook;
 
 #[cfg(test)]
@@ -51,12 +54,13 @@ pub use dispatcher::run_dispatcher;
 pub use engine::run_engine;
 pub use index::{Candidates, Filters, Index};
 pub use rules::{Matcher, check_rule};
+pub use trust::{TlsFiles, TlsRefused, check_tls_files};
 pub use view::View;
 pub use webhook::check_webhook;
 
 use crate::backoff::Backoff;
 use crate::bus::BusError;
-use crate::store::StoreError;
+use crate::store::{OwedBounds, StoreError};
 use crate::supervisor::StopBudget;
 
 /// How events are judged.
@@ -74,6 +78,8 @@ pub struct EngineSettings {
     pub max_deliver: u32,
     /// Attempts that a new delivery gets.
     pub max_attempts: u32,
+    /// What each disabled webhook is owed at most.
+    pub disabled_owed: OwedBounds,
     /// Threads that match rules, of events that came together.
     pub evaluations_max: usize,
     /// Groups that are remembered of one anomaly config; the stalest are forgotten first.
@@ -93,7 +99,8 @@ impl Default for EngineSettings {
             fetch_bytes_max: 4 << 20,
             ack_wait: Duration::from_secs(60),
             max_deliver: 10,
-            max_attempts: 5,
+            max_attempts: 100,
+            disabled_owed: OwedBounds { deliveries_max: 10_000, age_max: Duration::from_secs(7 * 24 * 3_600) },
             evaluations_max: 1,
             groups_max: 10_000,
             state_cleanup_interval: Duration::from_secs(60),
@@ -113,7 +120,7 @@ pub fn claim_lease(request_timeout: Duration) -> Duration {
 /// How webhooks are called.
 #[derive(Clone, Debug)]
 pub struct DispatcherSettings {
-    /// Requests on their way at once.
+    /// Requests on their way at once, beside the first of each webhook, which no other one keeps waiting.
     pub workers: usize,
     /// How often due deliveries are looked for when nothing announced them.
     pub poll_interval: Duration,
@@ -130,6 +137,8 @@ pub struct DispatcherSettings {
     pub lease: Duration,
     /// Requests on their way to one webhook at once.
     pub endpoint_concurrency_max: usize,
+    /// Whom TLS trusts, and what it shows.
+    pub tls: TlsFiles,
     /// Networks that webhooks may reach although they are not public.
     pub allowed_networks: AllowedNetworks,
     /// How long requests on their way may take to end after stop.
@@ -139,7 +148,7 @@ pub struct DispatcherSettings {
 impl Default for DispatcherSettings {
     fn default() -> Self {
         Self {
-            workers: 64,
+            workers: 256,
             poll_interval: Duration::from_secs(5),
             batch_size: 256,
             backoff: Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(300) },
@@ -147,6 +156,7 @@ impl Default for DispatcherSettings {
             request_timeout: Duration::from_secs(30),
             lease: Duration::from_secs(120),
             endpoint_concurrency_max: 16,
+            tls: TlsFiles::default(),
             allowed_networks: AllowedNetworks::default(),
             stop_budget: Duration::from_secs(10).into(),
         }
@@ -159,7 +169,7 @@ pub enum ReactionError {
     Bus(BusError),
     Store(StoreError),
     /// TLS could not be set up.
-    Tls(rustls::Error),
+    Tls(TlsRefused),
 }
 
 impl fmt::Display for ReactionError {
@@ -194,8 +204,8 @@ impl From<StoreError> for ReactionError {
     }
 }
 
-impl From<rustls::Error> for ReactionError {
-    fn from(error: rustls::Error) -> Self {
+impl From<TlsRefused> for ReactionError {
+    fn from(error: TlsRefused) -> Self {
         Self::Tls(error)
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct ActiveRule {
     pub(super) id: Uuid,
     pub(super) document: NewRule,
     pub(super) matcher: Matcher,
-    /// Those that are enabled.
+    /// Those that there are. What a disabled one is owed waits until it is enabled.
     pub(super) webhooks: Vec<Uuid>,
     pub(super) publish: Vec<Template>,
 }
@@ -52,7 +52,7 @@ impl Ruleset {
         let mut set = Self::default();
         let known: HashMap<Uuid, &Arc<ActiveRule>> = previous.rules.iter().map(|rule| (rule.id, rule)).collect();
         for rule in rules.into_iter().filter(|rule| rule.document.enabled) {
-            let called = webhooks.enabled(&rule.document.actions);
+            let called = webhooks.called(&rule.document.actions);
             match known.get(&rule.id) {
                 Some(same) if same.document == rule.document && same.webhooks == called => {
                     set.rules.push(Arc::clone(same));
@@ -62,7 +62,7 @@ impl Ruleset {
         }
         let known: HashMap<Uuid, &Arc<Anomaly>> = previous.anomalies.iter().map(|known| (known.id, known)).collect();
         for config in configs.into_iter().filter(|config| config.document.enabled) {
-            let called = webhooks.enabled(&config.document.actions);
+            let called = webhooks.called(&config.document.actions);
             match known.get(&config.id) {
                 Some(same) if same.document == config.document && same.webhooks == called => {
                     set.anomalies.push(Arc::clone(same));
@@ -127,25 +127,25 @@ fn left_out(kind: &str, id: Uuid, name: &str, errors: &[FieldError]) {
     error!(%id, name, reason, "stored {kind} does not compile and is not in force");
 }
 
-/// Which webhooks can be called, by id and by name.
+/// The webhooks that there are, by id and by name.
 struct Webhooks {
     ids: HashMap<String, Uuid>,
-    enabled: HashSet<Uuid>,
+    known: HashSet<Uuid>,
 }
 
 impl Webhooks {
     fn of(webhooks: Vec<Webhook>) -> Self {
-        let enabled = webhooks.iter().filter(|webhook| webhook.document.enabled).map(|webhook| webhook.id).collect();
+        let known = webhooks.iter().map(|webhook| webhook.id).collect();
         let ids = webhooks.into_iter().map(|webhook| (webhook.document.name, webhook.id)).collect();
-        Self { ids, enabled }
+        Self { ids, known }
     }
 
-    /// Each once, in the order in which they were written. What is disabled gets no deliveries.
-    fn enabled(&self, actions: &Actions) -> Vec<Uuid> {
+    /// Each once, in the order in which they were written.
+    fn called(&self, actions: &Actions) -> Vec<Uuid> {
         let mut found = Vec::new();
         for key in &actions.webhooks {
             let id = key.parse().ok().or_else(|| self.ids.get(key).copied());
-            if let Some(id) = id.filter(|id| self.enabled.contains(id) && !found.contains(id)) {
+            if let Some(id) = id.filter(|id| self.known.contains(id) && !found.contains(id)) {
                 found.push(id);
             }
         }

@@ -3,12 +3,14 @@
 //! Invariant: a webhook that [`check_webhook`] lets through makes a request; its address is
 //! judged when it is connected to, never here.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
+use url::Url;
 use uuid::Uuid;
 
 use super::rules::check_name;
@@ -30,10 +32,12 @@ const KEPT_SECRET: &str = "***";
 const AGENT: &str = concat!("causality/", env!("CARGO_PKG_VERSION"));
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
-/// Headers that belong to the connection or to us.
-const RESERVED_HEADERS: [&str; 12] = [
+/// Headers that belong to the connection, to the body or to us.
+const RESERVED_HEADERS: [&str; 14] = [
     "connection",
+    "content-encoding",
     "content-length",
+    "content-range",
     "expect",
     "host",
     "keep-alive",
@@ -74,15 +78,40 @@ pub fn check_webhook(webhook: &NewWebhook) -> Vec<FieldError> {
     }
     for (name, value) in webhook.headers.iter().take(HEADERS_MAX) {
         let pointer = || format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
-        if let Err(detail) = parse_header_name(name) {
+        if let Err(detail) = parse_header_name(name).and_then(|parsed| check_header(&parsed, value, webhook)) {
             errors.push(FieldError::new(pointer(), detail));
-        } else if value.len() > VALUE_BYTES_MAX || HeaderValue::from_str(value).is_err() {
-            let detail = format!("must be at most {VALUE_BYTES_MAX} bytes that a header can carry");
-            errors.push(FieldError::new(pointer(), detail));
+        }
+        let twin = webhook.headers.keys().find(|other| *other < name && other.eq_ignore_ascii_case(name));
+        if let Some(twin) = twin {
+            errors.push(FieldError::new(pointer(), format!("is the same header as {twin}: names have no case")));
         }
     }
     errors.extend(check_auth(&webhook.auth));
     errors
+}
+
+/// Whether a header can be sent with this value, beside what else the webhook sends.
+fn check_header(name: &HeaderName, value: &str, webhook: &NewWebhook) -> Result<(), String> {
+    if value.len() > VALUE_BYTES_MAX || !value.is_ascii() || HeaderValue::from_str(value).is_err() {
+        return Err(format!("must be at most {VALUE_BYTES_MAX} bytes, of visible ASCII characters and spaces"));
+    }
+    if value.trim_matches([' ', '\t']).len() < value.len() {
+        return Err("must not begin or end with a space: what is sent would be another value".to_owned());
+    }
+    if *name == CONTENT_TYPE && value != KEPT_SECRET && !is_json(value) {
+        return Err("must be application/json or application/...+json, which the body is".to_owned());
+    }
+    let of_auth = match &webhook.auth {
+        Auth::Basic { .. } | Auth::Bearer { .. } => *name == AUTHORIZATION,
+        Auth::Hmac { header, .. } => header.eq_ignore_ascii_case(name.as_str()),
+        Auth::None | Auth::Standard { .. } => false,
+    };
+    if of_auth { Err(format!("is what auth_type `{}` sends", webhook.auth.kind())) } else { Ok(()) }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 impl Endpoint {
@@ -93,7 +122,9 @@ impl Endpoint {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         for (name, value) in &document.headers {
-            let value = HeaderValue::from_str(value).map_err(|_| format!("header {name} cannot be carried"))?;
+            let mut value = HeaderValue::from_str(value).map_err(|_| format!("header {name} cannot be carried"))?;
+            // It stays out of what is printed and of the tables of HTTP/2.
+            value.set_sensitive(true);
             headers.insert(parse_header_name(name)?, value);
         }
         Ok(Self {
@@ -123,27 +154,58 @@ impl Endpoint {
     }
 }
 
+/// The URL as it is sent: its host in ASCII, its path and query percent-encoded. What the URL standard would quietly
+/// mend is refused, since whoever wrote it meant something else.
 fn parse_url(text: &str) -> Result<Uri, String> {
     if text.len() > URL_BYTES_MAX {
         return Err(format!("must be at most {URL_BYTES_MAX} bytes long"));
     }
-    let uri: Uri = text.parse().map_err(|_| "is not a URL")?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err("must begin with http:// or https://".to_owned());
+    let rest = text
+        .split_once("://")
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"));
+    let Some((_, rest)) = rest else { return Err("must begin with http:// or https://".to_owned()) };
+    if text.contains(|c: char| c.is_control() || c == '\\') || text.trim() != text {
+        return Err("must not have control characters, backslashes or spaces around it".to_owned());
     }
-    let Some(authority) = uri.authority() else { return Err("must name a host".to_owned()) };
-    if authority.as_str().contains('@') {
+    if text.contains('#') {
+        return Err("must not have a fragment (#), which is never sent; write # as %23".to_owned());
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
         return Err("must not hold a user or password: use auth_type basic".to_owned());
     }
-    if authority.host().is_empty() || authority.port_u16() == Some(0) {
-        return Err("must name a host and, if any, a port from 1 to 65535".to_owned());
+    let no_port = || "must name a host and, if any, a port from 1 to 65535".to_owned();
+    if authority.is_empty() || authority.ends_with(':') {
+        return Err(no_port());
     }
-    // `host:` and `host:99999` parse, and the port is then silently lost.
-    let plain = authority.as_str().len() == authority.host().len();
-    if !plain && authority.port_u16().is_none() {
-        return Err("must name a host and, if any, a port from 1 to 65535".to_owned());
+    let escapes = rest.split('%').skip(1);
+    if escapes.map(str::as_bytes).any(|after| after.len() < 2 || !after[..2].iter().all(u8::is_ascii_hexdigit)) {
+        return Err("has a % that two hexadecimal digits do not follow; write % as %25".to_owned());
     }
-    Ok(uri)
+    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+    if url.port() == Some(0) || url.host_str().is_none_or(str::is_empty) {
+        return Err(no_port());
+    }
+    let (scheme, authority) = (url.scheme(), url.authority());
+    let mut sent = format!("{scheme}://{authority}");
+    write_encoded(&mut sent, url.path());
+    if let Some(query) = url.query() {
+        sent.push('?');
+        write_encoded(&mut sent, query);
+    }
+    sent.parse().map_err(|_| "is not a URL".to_owned())
+}
+
+/// Percent-encodes what RFC 3986 has no place for in a path or query and the URL standard leaves as it is.
+fn write_encoded(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string never fails.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
 }
 
 /// What carries a body.
@@ -185,8 +247,12 @@ fn check_auth(auth: &Auth) -> Vec<FieldError> {
             if !fits(secret) {
                 wrong("secret", &length);
             }
-            if let Err(detail) = parse_header_name(header) {
-                wrong("header", &detail);
+            match parse_header_name(header) {
+                Err(detail) => wrong("header", &detail),
+                Ok(name) if name == CONTENT_TYPE || name == USER_AGENT => {
+                    wrong("header", "must be a header of its own: this one says something else");
+                }
+                Ok(_) => {}
             }
         }
         Auth::Standard { secret, previous_secret } => {
@@ -215,6 +281,7 @@ mod tests {
             enabled: true,
             timeout_ms: 30_000,
             headers: [("X-Env".to_owned(), "prod".to_owned())].into(),
+            int64_as_string: false,
             auth: Auth::None,
         };
         change(&mut webhook);
@@ -245,10 +312,35 @@ mod tests {
             "http://ops.example.com:/",
             "http://ops example.com/",
             "javascript:alert(1)",
+            "http://ops.example.com/#hook",
+            "http://ops.example.com/100%",
+            "http://ops.example.com/%zz",
+            "http://ops.example.com/a\\b",
+            "http://ops.example.com/a\tb",
+            " http://ops.example.com/",
+            "http://xn--a/",
         ] {
             assert_eq!(wrong(|w| w.url = bad.to_owned()), ["/url"], "{bad}");
         }
         assert_eq!(wrong(|w| w.url = format!("http://a/{}", "x".repeat(URL_BYTES_MAX))), ["/url"]);
+    }
+
+    fn owned((name, value): (&str, &str)) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn what_is_sent_is_ascii() {
+        for (written, sent) in [
+            ("http://ops.example.com/größe?q=ü&r= x", "http://ops.example.com/gr%C3%B6%C3%9Fe?q=%C3%BC&r=%20x"),
+            ("https://bücher.example/", "https://xn--bcher-kva.example/"),
+            ("https://ops.example.com:8443/a%20b|c[1]^", "https://ops.example.com:8443/a%20b%7Cc%5B1%5D%5E"),
+            ("http://ops.example.com", "http://ops.example.com/"),
+            ("HTTP://OPS.example.com:80/A?B={c}", "http://ops.example.com/A?B=%7Bc%7D"),
+            ("https://[2001:DB8::1]:9/", "https://[2001:db8::1]:9/"),
+        ] {
+            assert_eq!(parse_url(written).unwrap().to_string(), sent);
+        }
     }
 
     #[test]
@@ -261,13 +353,32 @@ mod tests {
             let pointer = format!("/headers/{name}");
             assert_eq!(wrong(|w| drop(w.headers.insert(name.into(), "x".into()))), [pointer], "{name}");
         }
-        assert_eq!(wrong(|w| drop(w.headers.insert("X-A".into(), "a\r\nb".into()))), ["/headers/X-A"]);
+        for value in ["a\r\nb", "é", " a", "a\t", "a\u{7f}"] {
+            assert_eq!(wrong(|w| drop(w.headers.insert("X-A".into(), value.into()))), ["/headers/X-A"], "{value:?}");
+        }
+        assert_eq!(wrong(|w| w.headers.extend([("X-A", "1"), ("x-a", "2")].map(owned))), ["/headers/x-a"]);
+        assert_eq!(wrong(|w| w.headers.extend([("Content-Type", "text/plain")].map(owned))), ["/headers/Content-Type"]);
+        assert_eq!(wrong(|w| w.headers.extend([("Content-Type", "application/x+json; a=b")].map(owned))), [""; 0]);
+        let authorized = |auth: Auth| {
+            wrong(|w| {
+                w.headers.extend([("authorization", "x"), ("x-SIGNATURE", "y")].map(owned));
+                w.auth = auth;
+            })
+        };
+        assert_eq!(authorized(Auth::Bearer { token: "t".into() }), ["/headers/authorization"]);
+        assert_eq!(
+            authorized(Auth::Hmac { secret: "s".into(), header: "X-Signature".into() }),
+            ["/headers/x-SIGNATURE"]
+        );
         assert_eq!(wrong(|w| w.headers = (0..33).map(|n| (format!("x-{n}"), "v".into())).collect()), ["/headers"]);
         let basic = |user: &str| Auth::Basic { username: user.into(), password: "p".into() };
         assert_eq!(wrong(|w| w.auth = basic("a:b")), ["/auth_config/username"]);
         assert_eq!(wrong(|w| w.auth = Auth::Bearer { token: "a b".into() }), ["/auth_config/token"]);
         let hmac = |secret: &str, header: &str| Auth::Hmac { secret: secret.into(), header: header.into() };
         assert_eq!(wrong(|w| w.auth = hmac("", "Host")), ["/auth_config/secret", "/auth_config/header"]);
+        for header in ["Content-Type", "User-Agent", "content-length", "Transfer-Encoding", "webhook-signature", ""] {
+            assert_eq!(wrong(|w| w.auth = hmac("s", header)), ["/auth_config/header"], "{header}");
+        }
         let standard = |secret: &str, previous: &str| Auth::Standard {
             secret: secret.into(),
             previous_secret: Some(previous.into()),
@@ -285,7 +396,14 @@ mod tests {
     fn a_request_carries_the_document_and_one_id() {
         let now = Timestamp::UNIX_EPOCH;
         let document = webhook(|w| w.method = "PUT".into());
-        let stored = Webhook { id: Uuid::now_v7(), document, disabled_reason: None, created_at: now, updated_at: now };
+        let stored = Webhook {
+            id: Uuid::now_v7(),
+            document,
+            disabled_reason: None,
+            deliveries_given_up: 0,
+            created_at: now,
+            updated_at: now,
+        };
         let endpoint = Endpoint::new(&stored, Duration::from_secs(5)).unwrap();
         assert_eq!(endpoint.timeout, Duration::from_secs(5));
         let id = Uuid::now_v7();

@@ -22,6 +22,11 @@ macro_rules! conformance_suite {
             a_foreign_cursor_is_refused,
             a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion,
             masked_secrets_are_kept,
+            secrets_of_the_address_and_the_headers_are_kept_and_stay_with_their_host,
+            what_a_disabled_webhook_is_owed_waits_within_its_bounds,
+            a_claim_is_shared_by_all_webhooks,
+            a_claim_is_bounded_by_webhook_and_by_bytes,
+            what_was_claimed_can_be_given_back,
             a_disabled_webhook_says_why_until_it_is_enabled,
             keys_are_listed_without_the_key,
             effects_are_recorded_once,
@@ -225,16 +230,148 @@ pub(super) async fn masked_secrets_are_kept(store: Store) {
     let auth = |secret: &str| Auth::Hmac { secret: secret.to_owned(), header: "X".to_owned() };
     let with = |auth: Auth| NewWebhook { auth, ..webhook("ops") };
     let masked = store.create_webhook(with(auth("***"))).await.unwrap_err();
-    assert_eq!(masked.kind, StoreErrorKind::NoSecretToKeep { field: "secret" });
+    assert_eq!(masked.kind, StoreErrorKind::NoSecretToKeep { pointers: vec!["/auth_config/secret".to_owned()] });
 
     store.create_webhook(with(auth("s3cret"))).await.unwrap();
     assert_eq!(store.webhook("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
     store.replace_webhook("ops", with(auth("***")), None).await.unwrap();
     assert_eq!(store.webhook("ops").await.unwrap().unwrap().document.auth, auth("s3cret"));
     let other = store.replace_webhook("ops", with(Auth::Bearer { token: "***".to_owned() }), None).await.unwrap_err();
-    assert_eq!(other.kind, StoreErrorKind::NoSecretToKeep { field: "token" });
+    assert_eq!(other.kind, StoreErrorKind::NoSecretToKeep { pointers: vec!["/auth_config/token".to_owned()] });
     store.replace_webhook("ops", with(auth("new")), None).await.unwrap();
     assert_eq!(store.webhooks(first_page(10)).await.unwrap().items[0].document.auth, auth("new"));
+}
+
+pub(super) async fn secrets_of_the_address_and_the_headers_are_kept_and_stay_with_their_host(store: Store) {
+    let document: NewWebhook = serde_json::from_value(json!({
+        "name": "ops", "url": "https://ops.example.com/hook?token=hunter2", "int64_as_string": true,
+        "headers": {"Authorization": "Bearer hunter2", "X-Env": "prod"},
+    }))
+    .unwrap();
+    let created = store.create_webhook(document.clone()).await.unwrap();
+    assert_eq!(created.document, document);
+    let stored = async || store.webhook("ops").await.unwrap().unwrap();
+    assert_eq!(stored().await, created);
+    assert_eq!(store.webhooks(first_page(10)).await.unwrap().items, [created]);
+    let masked = |change: fn(&mut serde_json::Value)| {
+        let mut shown = serde_json::to_value(&document).unwrap();
+        assert!(!shown.to_string().contains("hunter2"), "{shown}");
+        change(&mut shown);
+        serde_json::from_value::<NewWebhook>(shown).unwrap()
+    };
+    store.replace_webhook("ops", masked(|_| {}), None).await.unwrap();
+    assert_eq!(stored().await.document, document);
+    let moved = masked(|shown| shown["url"] = json!("https://evil.example.com/hook"));
+    let refused = store.replace_webhook("ops", moved, None).await.unwrap_err();
+    let pointers = vec!["/headers/Authorization".to_owned()];
+    assert_eq!(refused.kind, StoreErrorKind::SecretOfAnotherHost { pointers });
+    assert_eq!(stored().await.document, document);
+    let moved = masked(|shown| {
+        shown["url"] = json!("https://new.example.com/hook");
+        shown["headers"] = json!({"X-Env": "***"});
+    });
+    // What is shown is no secret, but it was sent as one.
+    assert!(store.replace_webhook("ops", moved, None).await.is_err());
+    let plain = masked(|shown| {
+        shown["url"] = json!("https://new.example.com/hook");
+        shown["headers"] = json!({"X-Env": "prod"});
+    });
+    store.replace_webhook("ops", plain.clone(), None).await.unwrap();
+    assert_eq!(stored().await.document, plain);
+}
+
+pub(super) async fn what_a_disabled_webhook_is_owed_waits_within_its_bounds(store: Store) {
+    let (ops, first) = owed(&store, "ops", &[1]).await;
+    let (other, _) = owed(&store, "other", &[2]).await;
+    store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[other])).await.unwrap();
+    store.disable_webhook(ops, "answered 410").await.unwrap();
+    store.release_deliveries(first.clone()).await.unwrap();
+    let mut ids = first;
+    for sequence in 3..=6 {
+        let deliveries = vec![delivery(ops, "a"), delivery(other, "b")];
+        ids.push(deliveries[0].id);
+        let batch = Effects { owed_max: Some(3), ..effects(&[sequence], deliveries) };
+        store.record_effects(batch).await.unwrap();
+    }
+    let of_ops = async |status| {
+        let filter = DeliveryFilter { webhook_id: Some(ops), status: Some(status), ..DeliveryFilter::default() };
+        let found = store.deliveries(filter, first_page(100)).await.unwrap().items;
+        found.iter().rev().map(|delivery| delivery.id).collect::<Vec<_>>()
+    };
+    assert_eq!(of_ops(DeliveryStatus::Pending).await, ids[2..], "the newest three wait");
+    let lost = |deliveries| vec![GivenUp { webhook: "ops".to_owned(), deliveries }];
+    assert_eq!(store.given_up().await.unwrap(), lost(2));
+    assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 2);
+    assert_eq!(store.status().await.unwrap().deliveries_given_up, 2);
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(100, LEASE, &[])).await.unwrap();
+    assert!(claimed.len() == 5 && claimed.iter().all(|delivery| delivery.webhook_id == other), "{claimed:?}");
+
+    let bounds = |deliveries_max, age_max| OwedBounds { deliveries_max, age_max };
+    assert_eq!(store.give_up_owed(bounds(3, Duration::from_secs(3_600))).await.unwrap(), 0);
+    assert_eq!(store.give_up_owed(bounds(2, Duration::from_secs(3_600))).await.unwrap(), 1);
+    store.replace_webhook("ops", webhook("ops"), None).await.unwrap();
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
+    assert_eq!(claimed[0].id, ids[3], "the oldest first");
+    assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 3, "told until it is disabled again");
+    assert!(store.given_up().await.unwrap().is_empty());
+
+    let mut disabled = webhook("ops");
+    disabled.enabled = false;
+    store.replace_webhook("ops", disabled, None).await.unwrap();
+    assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 0);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(store.give_up_owed(bounds(100, Duration::from_millis(10))).await.unwrap(), 1);
+    // The one that is on its way is not touched.
+    assert_eq!(of_ops(DeliveryStatus::InProgress).await, ids[3..4]);
+    let old = store.delivery(ids[4]).await.unwrap().unwrap();
+    assert_eq!((old.status, old.attempts), (DeliveryStatus::Cancelled, 0));
+    assert!(old.last_error.unwrap().contains("webhook_disabled_max_age"));
+    assert_eq!(store.given_up().await.unwrap(), lost(1));
+    assert_eq!(store.retry_delivery(ids[4]).await.unwrap().status, DeliveryStatus::Pending);
+}
+
+pub(super) async fn a_claim_is_shared_by_all_webhooks(store: Store) {
+    let mut sequence = 0;
+    for name in 0..6 {
+        let sequences: Vec<u64> = (0..20).map(|n| sequence + n + 1).collect();
+        owed(&store, &format!("dead {name}"), &sequences).await;
+        sequence += 20;
+    }
+    let (alive, ids) = owed(&store, "alive", &[1_000, 1_001]).await;
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(14, LEASE, &[])).await.unwrap();
+    let of_alive: Vec<_> = claimed.iter().filter(|claimed| claimed.webhook_id == alive).map(|d| d.id).collect();
+    assert_eq!((claimed.len(), of_alive), (14, ids));
+}
+
+pub(super) async fn a_claim_is_bounded_by_webhook_and_by_bytes(store: Store) {
+    let (a, _) = owed(&store, "a", &[1, 2, 3, 4]).await;
+    let (b, _) = owed(&store, "b", &[5, 6, 7, 8]).await;
+    let limits = |a_quota, payload_bytes| ClaimLimits {
+        payload_bytes,
+        per_webhook: 2,
+        quotas: [(a, a_quota)].into(),
+        ..ClaimLimits::up_to(100, LEASE, &[])
+    };
+    let count = async |limits: ClaimLimits| {
+        let claimed = store.claim_due_deliveries(limits).await.unwrap();
+        let of = |id| claimed.iter().filter(|claimed| claimed.webhook_id == id).count();
+        (of(a), of(b))
+    };
+    // Each has ten bytes.
+    assert_eq!(count(limits(0, 0)).await, (0, 1), "the first is taken whatever its size");
+    assert_eq!(count(limits(1, 1_000)).await, (1, 2));
+    assert_eq!(count(limits(3, 25)).await, (2, 1), "whoever passes the bound is the last");
+    assert_eq!(count(limits(3, 1_000)).await, (1, 0));
+    assert_eq!(store.next_due_ms(&[a, b]).await.unwrap(), None);
+}
+
+pub(super) async fn what_was_claimed_can_be_given_back(store: Store) {
+    let (_, ids) = owed(&store, "ops", &[1, 2]).await;
+    store.claim_due_deliveries(ClaimLimits::up_to(2, LEASE, &[])).await.unwrap();
+    store.finish_deliveries(vec![outcome(ids[1], DeliveryStatus::Delivered, None)]).await.unwrap();
+    store.release_deliveries(ids.clone()).await.unwrap();
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(2, LEASE, &[])).await.unwrap();
+    assert_eq!(claimed.iter().map(|claimed| (claimed.id, claimed.attempts)).collect::<Vec<_>>(), [(ids[0], 0)]);
 }
 
 pub(super) async fn a_disabled_webhook_says_why_until_it_is_enabled(store: Store) {
@@ -308,19 +445,19 @@ pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
 
 pub(super) async fn deliveries_are_claimed_once_until_the_lease_ends(store: Store) {
     let (_, ids) = owed(&store, "ops", &[1, 2, 3]).await;
-    assert!(store.next_due_ms().await.unwrap().unwrap() <= Timestamp::now().as_millisecond());
+    assert!(store.next_due_ms(&[]).await.unwrap().unwrap() <= Timestamp::now().as_millisecond());
     let short = Duration::from_millis(50);
-    let claimed = store.claim_due_deliveries(2, short, &[]).await.unwrap();
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(2, short, &[])).await.unwrap();
     assert_eq!(claimed.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids[..2]);
     assert!(claimed.iter().all(|delivery| delivery.status == DeliveryStatus::InProgress));
-    let rest = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    let rest = store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap();
     assert_eq!(rest.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids[2..]);
 
     tokio::time::sleep(short).await;
-    let again = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    let again = store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap();
     assert_eq!(again.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids[..2]);
-    assert!(store.claim_due_deliveries(10, LEASE, &[]).await.unwrap().is_empty());
-    let next = store.next_due_ms().await.unwrap().unwrap();
+    assert!(store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap().is_empty());
+    let next = store.next_due_ms(&[]).await.unwrap().unwrap();
     assert!(next > Timestamp::now().as_millisecond() + 30_000, "{next}");
 }
 
@@ -329,17 +466,17 @@ pub(super) async fn a_skipped_or_disabled_webhook_holds_nobody_up(store: Store) 
     let (gone, _) = owed(&store, "gone", &(51..=100).collect::<Vec<_>>()).await;
     let (_, ids) = owed(&store, "alive", &[101]).await;
     store.disable_webhook(gone, "answered 410").await.unwrap();
-    let claimed = store.claim_due_deliveries(10, LEASE, &[dead]).await.unwrap();
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[dead])).await.unwrap();
     assert_eq!(claimed.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids);
-    assert!(store.claim_due_deliveries(10, LEASE, &[dead]).await.unwrap().is_empty());
-    assert_eq!(store.claim_due_deliveries(10, LEASE, &[]).await.unwrap().len(), 10);
+    assert!(store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[dead])).await.unwrap().is_empty());
+    assert_eq!(store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap().len(), 10);
     store.replace_webhook("gone", webhook("gone"), None).await.unwrap();
-    assert_eq!(store.claim_due_deliveries(100, LEASE, &[dead]).await.unwrap().len(), 50);
+    assert_eq!(store.claim_due_deliveries(ClaimLimits::up_to(100, LEASE, &[dead])).await.unwrap().len(), 50);
 }
 
 pub(super) async fn an_outcome_ends_or_postpones_a_delivery(store: Store) {
     let (_, ids) = owed(&store, "ops", &[1, 2]).await;
-    store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap();
     let later = Timestamp::now().as_millisecond() + 100_000;
     let outcomes = vec![
         outcome(ids[0], DeliveryStatus::Delivered, None),
@@ -356,8 +493,8 @@ pub(super) async fn an_outcome_ends_or_postpones_a_delivery(store: Store) {
     assert!(about_then(pending.next_attempt_at.unwrap().as_millisecond()), "{pending:?}");
     assert_eq!((pending.last_status_code, pending.last_error.as_deref()), (Some(503), Some("refused")));
     assert!(pending.last_attempt_at.is_some() && pending.delivered_at.is_none());
-    assert!(about_then(store.next_due_ms().await.unwrap().unwrap()));
-    assert!(store.claim_due_deliveries(10, LEASE, &[]).await.unwrap().is_empty());
+    assert!(about_then(store.next_due_ms(&[]).await.unwrap().unwrap()));
+    assert!(store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap().is_empty());
 
     // A late answer of an earlier attempt does not send again what has arrived.
     store.finish_deliveries(vec![outcome(ids[0], DeliveryStatus::Pending, Some(0))]).await.unwrap();
@@ -366,7 +503,7 @@ pub(super) async fn an_outcome_ends_or_postpones_a_delivery(store: Store) {
 
 pub(super) async fn only_what_ended_badly_is_retried_by_hand(store: Store) {
     let (_, ids) = owed(&store, "ops", &[1, 2, 3]).await;
-    store.claim_due_deliveries(2, LEASE, &[]).await.unwrap();
+    store.claim_due_deliveries(ClaimLimits::up_to(2, LEASE, &[])).await.unwrap();
     let outcomes =
         vec![outcome(ids[0], DeliveryStatus::Delivered, None), outcome(ids[1], DeliveryStatus::DeadLetter, None)];
     store.finish_deliveries(outcomes).await.unwrap();
@@ -377,7 +514,7 @@ pub(super) async fn only_what_ended_badly_is_retried_by_hand(store: Store) {
     assert_eq!(store.retry_delivery(Uuid::now_v7()).await.unwrap_err().kind, StoreErrorKind::NotFound);
     let retried = store.retry_delivery(ids[1]).await.unwrap();
     assert_eq!((retried.status, retried.attempts), (DeliveryStatus::Pending, 0));
-    let claimed = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap();
     assert!(claimed.iter().any(|delivery| delivery.id == ids[1]));
 }
 
@@ -385,7 +522,7 @@ pub(super) async fn what_ended_badly_in_a_time_is_retried_together(store: Store)
     let (ops, ids) = owed(&store, "ops", &[1, 2, 3]).await;
     let (_, gone) = owed(&store, "gone", &[4]).await;
     let ended = [DeliveryStatus::Delivered, DeliveryStatus::DeadLetter, DeliveryStatus::Failed];
-    store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap();
     let outcomes = ids.iter().zip(ended).map(|(id, status)| outcome(*id, status, None));
     store.finish_deliveries(outcomes.collect()).await.unwrap();
     store.finish_deliveries(vec![outcome(gone[0], DeliveryStatus::DeadLetter, None)]).await.unwrap();
@@ -409,7 +546,7 @@ pub(super) async fn what_ended_badly_in_a_time_is_retried_together(store: Store)
     assert_eq!(retried(&failed).await, 1);
     assert_eq!(retried(&RetryFilter { rule_id: Some(Uuid::from_u128(7)), ..all.clone() }).await, 1);
     assert_eq!(retried(&all).await, 0, "each once, and not what was for a webhook that is gone");
-    let claimed = store.claim_due_deliveries(10, LEASE, &[]).await.unwrap();
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap();
     let mut claimed: Vec<_> = claimed.iter().map(|delivery| (delivery.id, delivery.attempts)).collect();
     claimed.sort_unstable();
     assert_eq!(claimed, [(ids[1], 0), (ids[2], 0)]);
@@ -417,14 +554,14 @@ pub(super) async fn what_ended_badly_in_a_time_is_retried_together(store: Store)
 
 pub(super) async fn deleting_a_webhook_cancels_what_it_is_owed(store: Store) {
     let (webhook, ids) = owed(&store, "ops", &[1, 2]).await;
-    store.claim_due_deliveries(1, LEASE, &[]).await.unwrap();
+    store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
     assert!(store.delete_webhook("ops").await.unwrap());
     for id in &ids {
         assert_eq!(store.delivery(*id).await.unwrap().unwrap().status, DeliveryStatus::Cancelled);
     }
     store.finish_deliveries(vec![outcome(ids[0], DeliveryStatus::Pending, Some(0))]).await.unwrap();
     assert_eq!(store.delivery(ids[0]).await.unwrap().unwrap().status, DeliveryStatus::Cancelled);
-    assert_eq!(store.next_due_ms().await.unwrap(), None);
+    assert_eq!(store.next_due_ms(&[]).await.unwrap(), None);
     assert_eq!(store.retry_delivery(ids[1]).await.unwrap_err().kind, StoreErrorKind::NotRetryable);
 
     let late = delivery(webhook, "3");
@@ -543,7 +680,7 @@ pub(super) async fn changes_and_work_are_signalled(store: Store) {
 
     let (_, ids) = owed(&store, "ops", &[1]).await;
     signalled(&mut work).await;
-    store.claim_due_deliveries(1, LEASE, &[]).await.unwrap();
+    store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
     store.record_effects(effects(&[2], Vec::new())).await.unwrap();
     store.finish_deliveries(vec![outcome(ids[0], DeliveryStatus::Failed, None)]).await.unwrap();
     assert!(!work.has_changed().unwrap());

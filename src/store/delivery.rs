@@ -1,5 +1,8 @@
 //! One webhook call that is owed, and what became of it.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -73,6 +76,57 @@ impl DeliveryStatus {
         [Pending, InProgress, Delivered, Failed, DeadLetter, Cancelled].into_iter().find(|s| s.text() == text)
     }
 }
+
+/// How much one claim takes.
+#[derive(Clone, Debug)]
+pub struct ClaimLimits {
+    /// Deliveries in all.
+    pub deliveries: usize,
+    /// Bytes of their payloads in all; the first delivery is taken whatever its size.
+    pub payload_bytes: usize,
+    /// Deliveries of each webhook that `quotas` does not name.
+    pub per_webhook: usize,
+    /// Deliveries of single webhooks; 0 for none.
+    pub quotas: HashMap<Uuid, usize>,
+    /// How long the claim holds.
+    pub lease: Duration,
+}
+
+impl ClaimLimits {
+    pub(super) fn quota(&self, webhook: Uuid) -> usize {
+        self.quotas.get(&webhook).copied().unwrap_or(self.per_webhook)
+    }
+}
+
+#[cfg(test)]
+impl ClaimLimits {
+    /// As many of any webhook but those.
+    pub(super) fn up_to(deliveries: usize, lease: Duration, skip: &[Uuid]) -> Self {
+        let quotas = skip.iter().map(|id| (*id, 0)).collect();
+        Self { deliveries, payload_bytes: usize::MAX, per_webhook: deliveries, quotas, lease }
+    }
+}
+
+/// What disabled webhooks are owed at most; the oldest is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwedBounds {
+    /// Deliveries of one disabled webhook.
+    pub deliveries_max: u64,
+    /// How long one may wait.
+    pub age_max: Duration,
+}
+
+/// Deliveries that a disabled webhook has lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GivenUp {
+    pub webhook: String,
+    pub deliveries: u64,
+}
+
+/// Beyond the bound, deliveries given up in one transaction; the rest has its turn with the next ones.
+pub(super) const GIVE_UP_ROWS_MAX: i64 = 2_000;
+/// What stands on a delivery that waited too long for its webhook to be enabled.
+pub(super) const WAITED_TOO_LONG: &str = "given up: the webhook was disabled for longer than webhook_disabled_max_age";
 
 /// How long a delivery that ended is kept, by how it ended.
 pub(super) const RETENTION_MS: [(DeliveryStatus, i64); 4] = [

@@ -20,9 +20,13 @@ pub enum StoreErrorKind {
     UnknownWebhook {
         index: usize,
     },
-    /// A webhook's secret was sent as the mask, and none is stored under this field of `auth_config`.
+    /// Secrets of a webhook were sent as the mask, and none is stored at these pointers.
     NoSecretToKeep {
-        field: &'static str,
+        pointers: Vec<String>,
+    },
+    /// Secrets of a webhook were sent as the mask, and its URL leads to another host than the one they were given for.
+    SecretOfAnotherHost {
+        pointers: Vec<String>,
     },
     /// The cursor was not made by this list.
     InvalidCursor,

@@ -12,7 +12,9 @@ mod cursor;
 mod delivery;
 mod document;
 mod error;
+mod hidden;
 mod key;
+mod masking;
 mod page;
 mod postgres;
 mod rule;
@@ -28,9 +30,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::metrics;
+
 pub use anomaly::{AnomalyConfig, AnomalyEvent, AnomalyState, Detection, NewAnomalyConfig};
 pub use delivery::{
-    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, NewDelivery, OutboxMessage, RETRIES_MAX, RetryFilter,
+    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GivenUp, NewDelivery, OutboxMessage,
+    OwedBounds, RETRIES_MAX, RetryFilter,
 };
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{ApiKey, NewApiKey};
@@ -55,6 +60,8 @@ pub struct SqliteSettings {
     pub dir: PathBuf,
     /// 32 bytes as base64 or hex that encrypt webhook secrets (AES-256-GCM).
     pub secrets_key: Option<String>,
+    /// Take another key than the one that the stored secrets were encrypted with; else the start is refused.
+    pub secrets_key_replaced: bool,
 }
 
 /// How the PostgreSQL engine reaches its database.
@@ -79,6 +86,8 @@ pub struct PostgresSettings {
     /// 32 bytes as base64 or hex that encrypt webhook secrets. Several processes share the database, so none is made up:
     /// without it a webhook with a secret is refused.
     pub secrets_key: Option<String>,
+    /// Take another key than the one that the stored secrets were encrypted with; else the start is refused.
+    pub secrets_key_replaced: bool,
     /// Bring the schema up to date at the start; otherwise an older one is refused.
     pub migrate: bool,
 }
@@ -134,6 +143,8 @@ pub struct Effects {
     /// Sequences at or below this were acknowledged by the bus: they count as consumed from now on, without a record
     /// of each.
     pub acknowledged_floor: u64,
+    /// Deliveries that a disabled webhook is owed at most: the oldest beyond them are given up. None: no bound.
+    pub owed_max: Option<u64>,
 }
 
 /// What became of [`Effects`].
@@ -370,25 +381,48 @@ impl Store {
         }
     }
 
-    /// Takes up to `limit` due deliveries of enabled webhooks, not of those in `skip`, as `in_progress` until the
-    /// lease ends; a lease that ended makes a delivery due again. Oldest due first.
-    pub async fn claim_due_deliveries(
-        &self,
-        limit: usize,
-        lease: Duration,
-        skip: &[Uuid],
-    ) -> Result<Vec<Delivery>, StoreError> {
+    /// Takes due deliveries of enabled webhooks as `in_progress` until the lease ends; a lease that ended makes a
+    /// delivery due again. Each webhook's oldest come first, and every webhook has its first before any has its second.
+    pub async fn claim_due_deliveries(&self, limits: ClaimLimits) -> Result<Vec<Delivery>, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.claim_due_deliveries(limit, lease, skip).await,
-            Inner::Postgres(engine) => engine.claim_due_deliveries(limit, lease, skip).await,
+            Inner::Sqlite(engine) => engine.claim_due_deliveries(limits).await,
+            Inner::Postgres(engine) => engine.claim_due_deliveries(limits).await,
         }
     }
 
-    /// When the earliest pending delivery becomes due, or an in-progress one's lease ends, milliseconds since the epoch.
-    pub async fn next_due_ms(&self) -> Result<Option<i64>, StoreError> {
+    /// When the earliest pending delivery becomes due, or an in-progress one's lease ends, milliseconds since the epoch;
+    /// of enabled webhooks that are not in `skip`.
+    pub async fn next_due_ms(&self, skip: &[Uuid]) -> Result<Option<i64>, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.next_due_ms().await,
-            Inner::Postgres(engine) => engine.next_due_ms().await,
+            Inner::Sqlite(engine) => engine.next_due_ms(skip).await,
+            Inner::Postgres(engine) => engine.next_due_ms(skip).await,
+        }
+    }
+
+    /// Gives claimed deliveries back that were not sent: they are due at once, and their attempts are not counted.
+    pub async fn release_deliveries(&self, ids: Vec<Uuid>) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.release_deliveries(ids).await,
+            Inner::Postgres(engine) => engine.release_deliveries(ids).await,
+        }
+    }
+
+    /// Gives up what waits too long or too much for webhooks that are disabled: what is too many is deleted, what is
+    /// too old becomes `cancelled`; both count. Answers how many.
+    pub async fn give_up_owed(&self, bounds: OwedBounds) -> Result<u64, StoreError> {
+        let given_up = match &self.0 {
+            Inner::Sqlite(engine) => engine.give_up_owed(bounds).await,
+            Inner::Postgres(engine) => engine.give_up_owed(bounds).await,
+        }?;
+        metrics::store_given_up(given_up);
+        Ok(given_up)
+    }
+
+    /// Disabled webhooks that have lost deliveries since they were disabled.
+    pub async fn given_up(&self) -> Result<Vec<GivenUp>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.given_up().await,
+            Inner::Postgres(engine) => engine.given_up().await,
         }
     }
 
@@ -496,6 +530,8 @@ pub struct StoreStatus {
     pub engine: String,
     pub deliveries_pending: u64,
     pub deliveries_dead: u64,
+    /// By webhooks since each was last disabled.
+    pub deliveries_given_up: u64,
     pub webhooks: u64,
     pub rules: u64,
     pub anomaly_configs: u64,

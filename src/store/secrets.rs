@@ -20,6 +20,8 @@ use super::{StoreError, StoreErrorKind};
 const KEY_FILE: &str = "secrets.key";
 const KEY_BYTES: usize = 32;
 const VERSION: u8 = 1;
+/// What the check value is bound to, and holds.
+const CHECK_FIELD: &str = "secrets_check";
 
 pub(super) struct Sealer {
     key: LessSafeKey,
@@ -62,6 +64,16 @@ impl Sealer {
         Ok(sealed)
     }
 
+    /// A value that only this key opens; see [`Self::opens`].
+    pub(super) fn check_value(&self) -> Result<Vec<u8>, StoreError> {
+        self.seal(Uuid::nil(), CHECK_FIELD, CHECK_FIELD.as_bytes().to_vec())
+    }
+
+    /// Whether the check value was made with this key.
+    pub(super) fn opens(&self, check_value: Vec<u8>) -> bool {
+        self.unseal(Uuid::nil(), CHECK_FIELD, check_value, "").is_ok()
+    }
+
     /// `Corrupt`, naming the webhook, when the key is another one or the bytes were changed.
     pub(super) fn unseal(
         &self,
@@ -88,6 +100,13 @@ impl Sealer {
             StoreError::caused(StoreErrorKind::Corrupt, "decrypt webhook secret", detail)
         })
     }
+}
+
+/// The start with another key than the one that the secrets at hand were sealed with.
+pub(super) fn wrong_key() -> StoreError {
+    let detail = "secrets_key is not the key that the stored webhook secrets were encrypted with: set that one; if it is \
+                  lost, set secrets_key_replaced = true once, and write every webhook with secrets again";
+    StoreError::caused(StoreErrorKind::Refused, "check secrets key", detail)
 }
 
 fn associated(id: Uuid, field: &str) -> Aad<Vec<u8>> {
@@ -120,11 +139,11 @@ fn read_or_create_key(dir: &Path, random: &SystemRandom, sealed: u64) -> Result<
         Err(error) if error.kind() == ErrorKind::NotFound && sealed == 0 => create_key(dir, &path, random),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let detail = format!(
-                "{} is missing, and the secrets of {sealed} webhooks were encrypted with it: put it back, \
-                 or set a new secrets key and write these webhooks again with their secrets",
+                "{} is missing, and the secrets of {sealed} webhooks were encrypted with it: put it back, or set a new \
+                 secrets_key with secrets_key_replaced = true and write these webhooks again with their secrets",
                 path.display()
             );
-            Err(StoreError::caused(StoreErrorKind::Corrupt, "read secrets key", detail))
+            Err(StoreError::caused(StoreErrorKind::Refused, "read secrets key", detail))
         }
         Err(error) => {
             let detail = format!("{}: {error}", path.display());

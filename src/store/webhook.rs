@@ -1,6 +1,7 @@
 //! The webhook document of the admin API.
 //!
-//! Invariant: what is serialized or printed here shows [`MASK`] in the place of every secret.
+//! Invariant: what is serialized or printed here shows [`MASK`] in the place of every secret: of the auth, of headers
+//! and of the URL.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,11 +11,9 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
+use super::masking::{MASK, is_secret_header, keeps_url, kept_url, masked_url, same_origin};
 use super::rule::enabled;
 use crate::event::FieldError;
-
-/// What a secret reads back as; sent back, it keeps the stored one.
-const MASK: &str = "***";
 
 /// A webhook as a person writes it.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -26,6 +25,8 @@ pub struct NewWebhook {
     pub enabled: bool,
     pub timeout_ms: u64,
     pub headers: BTreeMap<String, String>,
+    /// 64-bit integers of the body as JSON strings, for receivers that read numbers as doubles.
+    pub int64_as_string: bool,
     pub auth: Auth,
 }
 
@@ -59,6 +60,8 @@ pub struct Webhook {
     pub document: NewWebhook,
     /// Why the product disabled it, if it did.
     pub disabled_reason: Option<String>,
+    /// Deliveries that were given up since it was last disabled, because too many waited or for too long.
+    pub deliveries_given_up: u64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -77,6 +80,8 @@ pub struct WebhookDocument {
     timeout_ms: u64,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    #[serde(default)]
+    int64_as_string: bool,
     #[serde(default)]
     auth_type: AuthType,
     #[serde(default)]
@@ -125,6 +130,7 @@ impl TryFrom<WebhookDocument> for NewWebhook {
             enabled: document.enabled,
             timeout_ms: document.timeout_ms,
             headers: document.headers,
+            int64_as_string: document.int64_as_string,
             auth,
         })
     }
@@ -182,25 +188,7 @@ impl Auth {
         }
     }
 
-    /// Whether a secret is the mask, and so stands for the stored one.
-    pub(super) fn keeps_secrets(&self) -> bool {
-        self.clone().secrets_mut().iter().any(|(_, secret)| *secret == MASK)
-    }
-
-    /// Puts the stored secrets where the mask is; fails with the field that has none stored.
-    pub(super) fn keep_secrets(&mut self, stored: Option<&Self>) -> Result<(), &'static str> {
-        let mut stored = stored.filter(|stored| stored.kind() == self.kind()).cloned().unwrap_or(Self::None);
-        let kept = stored.secrets_mut();
-        for (field, secret) in self.secrets_mut() {
-            if secret == MASK {
-                let (_, value) = kept.iter().find(|(name, _)| *name == field).ok_or(field)?;
-                secret.clone_from(value);
-            }
-        }
-        Ok(())
-    }
-
-    fn secrets_mut(&mut self) -> Vec<(&'static str, &mut String)> {
+    pub(super) fn secrets_mut(&mut self) -> Vec<(&'static str, &mut String)> {
         match self {
             Self::None => Vec::new(),
             Self::Basic { password, .. } => vec![("password", password)],
@@ -233,11 +221,12 @@ impl Auth {
 impl NewWebhook {
     fn write_fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         map.serialize_entry("name", &self.name)?;
-        map.serialize_entry("url", &self.url)?;
+        map.serialize_entry("url", &self.masked_url())?;
         map.serialize_entry("method", &self.method)?;
         map.serialize_entry("enabled", &self.enabled)?;
         map.serialize_entry("timeout_ms", &self.timeout_ms)?;
-        map.serialize_entry("headers", &self.headers)?;
+        map.serialize_entry("headers", &self.masked_headers())?;
+        map.serialize_entry("int64_as_string", &self.int64_as_string)?;
         map.serialize_entry("auth_type", self.auth.kind())?;
         map.serialize_entry("auth_config", &self.auth.masked_config())
     }
@@ -257,6 +246,7 @@ impl Serialize for Webhook {
         map.serialize_entry("id", &self.id)?;
         self.document.write_fields(&mut map)?;
         map.serialize_entry("disabled_reason", &self.disabled_reason)?;
+        map.serialize_entry("deliveries_given_up", &self.deliveries_given_up)?;
         map.serialize_entry("created_at", &self.created_at)?;
         map.serialize_entry("updated_at", &self.updated_at)?;
         map.end()
@@ -299,7 +289,7 @@ mod tests {
     fn what_is_left_out_has_its_default() {
         let read: NewWebhook = serde_json::from_value(json!({"name": "ops", "url": "http://x"})).unwrap();
         let expected = json!({"name": "ops", "url": "http://x", "method": "POST", "enabled": true,
-            "timeout_ms": 30000, "headers": {}, "auth_type": "none", "auth_config": {}});
+            "timeout_ms": 30000, "headers": {}, "int64_as_string": false, "auth_type": "none", "auth_config": {}});
         assert_eq!(serde_json::to_value(&read).unwrap(), expected);
 
         let hmac = json!({"name": "ops", "url": "u", "auth_type": "hmac", "auth_config": {"secret": "s"}});
@@ -317,31 +307,21 @@ mod tests {
         ] {
             let webhook = NewWebhook {
                 name: "ops".into(),
-                url: "https://hooks.example.com/hunter2".into(),
+                url: "https://hooks.example.com/hook?token=hunter2".into(),
                 method: "POST".into(),
                 enabled: true,
                 timeout_ms: 1,
-                headers: BTreeMap::from([("Authorization".into(), "hunter2".into())]),
+                headers: BTreeMap::from([("Authorization".into(), "hunter2".into()), ("X-Env".into(), "prod".into())]),
+                int64_as_string: false,
                 auth: auth.clone(),
             };
             assert!(!format!("{webhook:?}{auth:?}").contains("hunter2"));
-            let config = &serde_json::to_value(&webhook).unwrap()["auth_config"];
-            assert!(config.to_string().contains(MASK) && !config.to_string().contains("hunter2"), "{config}");
+            let shown = serde_json::to_value(&webhook).unwrap();
+            assert!(!shown.to_string().contains("hunter2"), "{shown}");
+            assert_eq!(shown["url"], "https://hooks.example.com/hook?token=***");
+            assert_eq!(shown["headers"], json!({"Authorization": MASK, "X-Env": "prod"}));
+            assert!(shown["auth_config"].to_string().contains(MASK));
         }
-    }
-
-    #[test]
-    fn the_mask_keeps_only_a_secret_of_the_same_kind() {
-        let stored = Auth::Standard { secret: "new".into(), previous_secret: None };
-        let mut auth = Auth::Standard { secret: MASK.into(), previous_secret: Some("old".into()) };
-        auth.keep_secrets(Some(&stored)).unwrap();
-        assert_eq!(auth, Auth::Standard { secret: "new".into(), previous_secret: Some("old".into()) });
-
-        let mut rotated = Auth::Standard { secret: "x".into(), previous_secret: Some(MASK.into()) };
-        assert_eq!(rotated.keep_secrets(Some(&stored)), Err("previous_secret"));
-        let mut hmac = Auth::Hmac { secret: MASK.into(), header: "X".into() };
-        assert_eq!(hmac.keep_secrets(Some(&stored)), Err("secret"));
-        assert_eq!(hmac.keep_secrets(None), Err("secret"));
     }
 
     #[test]

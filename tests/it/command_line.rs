@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use causality::role::{Role, RoleSet};
 
-use crate::harness::{Receiver, Server, binary, free_port, wait_until};
+use crate::harness::{Receiver, Server, binary, free_port, get, wait_until};
 
 fn run(admin: &str, arguments: &[&str]) -> Output {
     Command::new(binary()).args(arguments).env_clear().env("CAUSALITY_ADMIN_URL", admin).output().unwrap()
@@ -107,6 +108,52 @@ fn a_retry_to_a_disabled_webhook_says_what_it_waits_for() {
     let output = run(&server.admin, &["deliveries", "retry", &id]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && told.contains("is pending until webhook \"ops\" is enabled"), "{told}");
+}
+
+/// What a disabled webhook is owed waits, as much of it as is allowed; the rest is told.
+#[test]
+fn what_a_disabled_webhook_loses_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::answering(|_| 200);
+    let server = Server::start(dir.path(), &[("WEBHOOK_DISABLED_MAX_PENDING", "2")]);
+    let ops = json!({"name": "ops", "url": format!("{}/ops", receiver.url), "enabled": false});
+    server.admin_create("/webhooks", &ops);
+    server.admin_create("/rules", &json!({"name": "all", "actions": {"webhooks": ["ops"]}}));
+    for n in 0..5 {
+        let event = json!({"event": {"id": format!("e{n}"), "appId": "a", "deviceId": "d", "userLogin": {}}});
+        assert_eq!(server.send("/v1/events/ingest", &event).unwrap().0, 200);
+    }
+    wait_until("three are given up", || server.admin_get("/webhooks/ops")["deliveries_given_up"] == 3);
+    let waiting = server.admin_get("/deliveries");
+    let waiting: Vec<_> = waiting["items"].as_array().unwrap().iter().map(|d| (&d["event_id"], &d["status"])).collect();
+    assert_eq!(waiting, [(&json!("e4"), &json!("pending")), (&json!("e3"), &json!("pending"))]);
+    assert_eq!(server.admin_get("/status")["store"]["deliveries_given_up"], 3);
+    let ready = || get(&format!("{}/ready", server.admin)).unwrap().1;
+    wait_until("readiness warns of it", || ready().contains("ops (3)"));
+    let metrics = get(&format!("{}/metrics", server.admin)).unwrap().1;
+    assert!(metrics.contains("causality_store_deliveries_given_up_total 3"), "{metrics}");
+
+    let replaced = dir.path().join("ops.yaml");
+    std::fs::write(&replaced, json!({"webhooks": [{"name": "ops", "url": ops["url"]}]}).to_string()).unwrap();
+    ok(&server, &["apply", "-f", replaced.to_str().unwrap()]);
+    let received = receiver.wait_for("/ops", 2);
+    assert_eq!(received[0].json()["event_id"], "e3", "the oldest first");
+    wait_until("the warning is taken back", || !ready().contains("given up"));
+}
+
+/// A key that does not open what is stored is told at the start, not when it is needed.
+#[test]
+fn another_secrets_key_ends_the_start_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &[("SECRETS_KEY", &"0f".repeat(32))]);
+    server.admin_create("/webhooks", &json!({"name": "ops", "url": "http://127.0.0.1:1/?token=hunter2"}));
+    assert!(server.terminate(Duration::from_secs(30)).success());
+    drop(server);
+    let mut server = Server::launch(dir.path(), &[("SECRETS_KEY", &"f0".repeat(32))]);
+    let status = server.wait_for_exit(Duration::from_secs(30));
+    let log = std::fs::read_to_string(dir.path().join("log.jsonl")).unwrap();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.lines().last().unwrap().contains("secrets_key") && !log.contains("hunter2"), "{log}");
 }
 
 /// What is kept is for its owner alone, and what is set is shown without its secrets.

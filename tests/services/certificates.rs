@@ -42,13 +42,20 @@ impl Authority {
 
     /// A server's certificate for these names, as `IP:127.0.0.1` or `DNS:localhost`.
     pub(crate) fn issue(&self, names: &str) -> Certificate {
-        let extensions = format!(
-            "basicConstraints = CA:FALSE\nkeyUsage = digitalSignature\nextendedKeyUsage = serverAuth\n\
-             subjectAltName = {names}\n"
-        );
+        self.sign(&format!("extendedKeyUsage = serverAuth\nsubjectAltName = {names}\n"))
+    }
+
+    /// A client's certificate.
+    #[allow(dead_code)]
+    pub(crate) fn issue_client(&self) -> Certificate {
+        self.sign("extendedKeyUsage = clientAuth\nsubjectAltName = DNS:client\n")
+    }
+
+    fn sign(&self, extensions: &str) -> Certificate {
+        let extensions = format!("basicConstraints = CA:FALSE\nkeyUsage = digitalSignature\n{extensions}");
         std::fs::write(self.path("leaf.cnf"), extensions).unwrap();
         self.new_key("leaf.key");
-        self.openssl("req -new -key leaf.key -subj /CN=server -config ca.cnf -out leaf.csr");
+        self.openssl("req -new -key leaf.key -subj /CN=leaf -config ca.cnf -out leaf.csr");
         self.openssl(
             "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile leaf.cnf -out leaf.pem",
         );

@@ -101,6 +101,34 @@ async fn secrets_read_as_stars_and_stars_keep_them() {
 }
 
 #[tokio::test]
+async fn a_webhook_that_moves_to_another_host_needs_its_secrets_again() {
+    let admin = Admin::new();
+    let mut document = ops();
+    document["url"] = json!("https://ops.example.com/hook?token=hunter2");
+    document["headers"] = json!({"Authorization": "hunter2", "X-Env": "prod"});
+    let created = admin.post(WEBHOOKS, document).await;
+    assert_eq!(created.json()["url"], "https://ops.example.com/hook?token=***");
+    assert_eq!(created.json()["headers"], json!({"Authorization": "***", "X-Env": "prod"}));
+    let path = format!("{WEBHOOKS}/ops");
+    let moved = admin.call(Method::PATCH, &path, json!({"url": "https://evil.example.com/"})).await;
+    assert_eq!(moved.status, 422);
+    let errors = moved.json()["errors"].clone();
+    let pointers: Vec<_> = errors.as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+    assert_eq!(pointers, ["/headers/Authorization", "/auth_config/secret"]);
+    assert!(moved.text.contains("must be given again"), "{}", moved.text);
+    let same = admin.call(Method::PATCH, &path, json!({"url": "https://ops.example.com/other?token=***"})).await;
+    assert_eq!(same.status, 200);
+    let stored = admin.store.webhook("ops").await.unwrap().unwrap().document;
+    assert_eq!(stored.url, "https://ops.example.com/other?token=hunter2");
+    let given =
+        json!({"url": "https://new.example.com/", "headers": {"Authorization": "new"}, "auth_config": {"secret": "n"}});
+    assert_eq!(admin.call(Method::PATCH, &path, given).await.status, 200);
+    let shown = admin.get(&path).await;
+    assert_eq!(shown.json()["deliveries_given_up"], 0);
+    assert_eq!(admin.call(Method::PUT, &path, shown.json()).await.status, 200);
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_refused_with_its_pointer_and_not_stored() {
     let admin = Admin::new();
     let cases = [

@@ -66,7 +66,8 @@ const CHECKS: Checks = Checks {
 impl Admin {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let settings = store::SqliteSettings { dir: dir.path().to_owned(), secrets_key: None };
+        let settings =
+            store::SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
         Self::over(Store::open_sqlite(settings).unwrap(), dir)
     }
 

@@ -1,6 +1,7 @@
 //! The reaction as a whole: a real bus, a real store, real HTTP.
 
 mod delivering;
+mod enduring;
 mod latency;
 mod reacting;
 mod receiver;
@@ -44,7 +45,10 @@ impl Drop for World {
 
 impl World {
     fn open() -> Self {
-        Self::with(|dir| Store::open_sqlite(SqliteSettings { dir: dir.to_owned(), secrets_key: None }).unwrap())
+        Self::with(|dir| {
+            Store::open_sqlite(SqliteSettings { dir: dir.to_owned(), secrets_key: None, secrets_key_replaced: false })
+                .unwrap()
+        })
     }
 
     async fn over_postgres(server: &PostgresServer) -> Self {
@@ -62,7 +66,8 @@ impl World {
             connection_lifetime_max: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(30),
-            secrets_key: None,
+            secrets_key: Some("0f".repeat(32)),
+            secrets_key_replaced: false,
             migrate: false,
         };
         let store = Store::connect_postgres(settings).await.unwrap();

@@ -53,8 +53,12 @@ impl Reach {
         let mut config = match url {
             Some(url) => url
                 .parse::<Config>()
-                // The text may hold a password: the parser's own words do not.
-                .map_err(|error| refused(format!("database_url is not a PostgreSQL URL: {error}")))?,
+                // The parser's own words may repeat a part of the URL, and that part may be of the password.
+                .map_err(|_| {
+                    let form = "postgres://user:password@host:5432/name, with % and two hexadecimal digits for what a URL has no \
+                                place for, and parameters that PostgreSQL knows";
+                    refused(format!("database_url is not a PostgreSQL URL: it must be {form}"))
+                })?,
             None => Config::new(),
         };
         if config.get_hosts().is_empty() {

@@ -3,18 +3,16 @@
 //! Invariant: rows that one process is claiming are passed over by the others, so that nobody
 //! waits and nothing is claimed twice.
 
-use std::time::Duration;
-
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{Engine, Wake, damaged, failed, is_keepable, timestamp};
-use crate::store::delivery::RETENTION_MS;
+use crate::store::delivery::{GIVE_UP_ROWS_MAX, RETENTION_MS, WAITED_TOO_LONG};
 use crate::store::{
-    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, RETRIES_MAX, RetryFilter, StoreError,
-    StoreErrorKind, cursor,
+    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, OwedBounds, Page, PageRequest, RETRIES_MAX,
+    RetryFilter, StoreError, StoreErrorKind, cursor,
 };
 
 const LIST: u8 = b'd';
@@ -27,54 +25,111 @@ const FORGET_ROWS_MAX: i64 = 1_000;
 impl Engine {
     pub(in crate::store) async fn claim_due_deliveries(
         &self,
-        limit: usize,
-        lease: Duration,
-        skip: &[Uuid],
+        limits: ClaimLimits,
     ) -> Result<Vec<Delivery>, StoreError> {
         let context = "claim deliveries";
-        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 4);
-        // Each webhook's own oldest, then the oldest of those: no webhook's pile is walked over.
+        let lease_ms = i64::try_from(limits.lease.as_millis()).unwrap_or(i64::MAX / 4);
+        let most = |quota: usize| quota.min(limits.deliveries) as i64;
+        let (named, quotas): (Vec<Uuid>, Vec<i64>) =
+            limits.quotas.iter().map(|(id, quota)| (*id, most(*quota))).unzip();
+        let (limit, per_webhook) = (limits.deliveries as i64, most(limits.per_webhook));
+        let bytes = i64::try_from(limits.payload_bytes).unwrap_or(i64::MAX);
+        // Each webhook's own oldest, so that no webhook's pile is walked over; then everybody's first before
+        // anybody's second.
         let sql = format!(
-            "WITH due AS (
-                 SELECT x.seq, x.due_at FROM webhooks w CROSS JOIN LATERAL (
-                     SELECT seq, due_at FROM deliveries
+            "WITH found AS MATERIALIZED (
+                 SELECT x.seq, x.due_at, x.webhook_id, x.bytes
+                 FROM webhooks w
+                 LEFT JOIN unnest($3::uuid[], $4::bigint[]) AS q (id, quota) ON q.id = w.id
+                 CROSS JOIN LATERAL (
+                     SELECT seq, due_at, webhook_id, octet_length(payload) AS bytes FROM deliveries
                      WHERE webhook_id = w.id AND due_at <= causality_now_ms()
-                     ORDER BY due_at, seq LIMIT $1 FOR UPDATE SKIP LOCKED) x
-                 WHERE w.enabled AND NOT w.id = ANY($3)
-                 ORDER BY x.due_at, x.seq LIMIT $1),
+                     ORDER BY due_at, seq LIMIT coalesce(q.quota, $5) FOR UPDATE SKIP LOCKED) x
+                 WHERE w.enabled AND coalesce(q.quota, $5) > 0),
+             ranked AS (
+                 SELECT *, row_number() OVER (PARTITION BY webhook_id ORDER BY due_at, seq) AS rank FROM found),
+             taken AS (
+                 SELECT *, sum(bytes) OVER (ORDER BY rank, due_at, seq) - bytes AS before FROM ranked),
+             due AS (
+                 SELECT seq, due_at FROM taken WHERE before <= $6 ORDER BY rank, due_at, seq LIMIT $1),
              claimed AS (
                  UPDATE deliveries d SET status = 'in_progress', due_at = causality_now_ms() + $2
                  FROM due WHERE d.seq = due.seq
                  RETURNING {COLUMNS}, due.due_at AS was_due_at)
              SELECT * FROM claimed ORDER BY was_due_at, seq"
         );
+        let values: [&(dyn ToSql + Sync); 6] = [&limit, &lease_ms, &named, &quotas, &per_webhook, &bytes];
         self.retrying(context, || async {
             let mut client = self.client(context).await?;
             let statement = client.prepare_cached(&sql).await.map_err(failed(context))?;
-            let rows = client.query(&statement, &[&(limit as i64), &lease_ms, &skip]).await;
-            let rows = rows.map_err(failed(context))?;
+            let rows = client.query(&statement, &values).await.map_err(failed(context))?;
             client.whole = true;
             rows.iter().map(|row| delivery(row).map(|(_, delivery)| delivery)).collect()
         })
         .await
     }
 
-    pub(in crate::store) async fn next_due_ms(&self) -> Result<Option<i64>, StoreError> {
+    pub(in crate::store) async fn next_due_ms(&self, skip: &[Uuid]) -> Result<Option<i64>, StoreError> {
         let context = "find next due delivery";
         // In this process's time, whose clock may be another one than the database's.
         let sql = "SELECT min(x.due_at) - causality_now_ms() FROM webhooks w CROSS JOIN LATERAL (
                        SELECT due_at FROM deliveries WHERE webhook_id = w.id AND due_at IS NOT NULL
                        ORDER BY due_at LIMIT 1) x
-                   WHERE w.enabled";
+                   WHERE w.enabled AND NOT w.id = ANY($1)";
         self.call(context, async {
             let mut client = self.client(context).await?;
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
-            let row = client.query_one(&statement, &[]).await.map_err(failed(context))?;
+            let row = client.query_one(&statement, &[&skip]).await.map_err(failed(context))?;
             client.whole = true;
             let wait_ms: Option<i64> = row.get(0);
             Ok(wait_ms.map(|wait_ms| jiff::Timestamp::now().as_millisecond().saturating_add(wait_ms)))
         })
         .await
+    }
+
+    pub(in crate::store) async fn release_deliveries(&self, ids: Vec<Uuid>) -> Result<(), StoreError> {
+        let context = "release deliveries";
+        let sql = "UPDATE deliveries SET status = 'pending', due_at = causality_now_ms()
+                   WHERE status = 'in_progress' AND seq IN
+                       (SELECT seq FROM deliveries WHERE id = ANY($1) ORDER BY seq FOR UPDATE)";
+        let values: [&(dyn ToSql + Sync); 1] = [&ids];
+        self.retrying(context, || async {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            super::effects::run(&tx, sql, &values, context).await?;
+            self.commit(tx, Wake::Work, context).await?;
+            client.whole = true;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn give_up_owed(&self, bounds: OwedBounds) -> Result<u64, StoreError> {
+        let context = "give up deliveries";
+        let age_ms = i64::try_from(bounds.age_max.as_millis()).unwrap_or(i64::MAX / 4);
+        let mut given_up = 0;
+        loop {
+            let count = self
+                .retrying(context, || async {
+                    let mut client = self.client(context).await?;
+                    let tx = client.transaction().await.map_err(failed(context))?;
+                    let sql = "SELECT id FROM webhooks WHERE NOT enabled ORDER BY id";
+                    let disabled = tx.query(sql, &[]).await.map_err(failed(context))?;
+                    let mut count = 0;
+                    for webhook in disabled.iter().map(|row| row.get(0)) {
+                        count += give_up_beyond(&tx, webhook, bounds.deliveries_max).await?;
+                        count += give_up_older(&tx, webhook, age_ms).await?;
+                    }
+                    self.commit(tx, Wake::Nobody, context).await?;
+                    client.whole = true;
+                    Ok(count)
+                })
+                .await?;
+            given_up += count;
+            if count == 0 {
+                return Ok(given_up);
+            }
+        }
     }
 
     pub(in crate::store) async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
@@ -237,6 +292,56 @@ impl Engine {
         })
         .await
     }
+}
+
+/// Deletes the oldest of what a disabled webhook is owed beyond the bound; answers how many. What others are deleting is
+/// left to them.
+pub(super) async fn give_up_beyond(
+    tx: &deadpool_postgres::Transaction<'_>,
+    webhook: Uuid,
+    owed_max: u64,
+) -> Result<u64, StoreError> {
+    let owed_max = i64::try_from(owed_max).unwrap_or(i64::MAX);
+    // What is counted stands in the index. A request of before may still be on its way.
+    let sql = "
+        WITH beyond AS MATERIALIZED (
+            SELECT seq FROM deliveries WHERE webhook_id = $1 AND due_at IS NOT NULL
+            ORDER BY due_at DESC, seq DESC OFFSET $2 LIMIT $3),
+        mine AS MATERIALIZED (
+            SELECT seq FROM deliveries WHERE seq IN (SELECT seq FROM beyond)
+                AND (status = 'pending' OR due_at <= causality_now_ms()) FOR UPDATE SKIP LOCKED),
+        gone AS (DELETE FROM deliveries WHERE seq IN (SELECT seq FROM mine) RETURNING 1)
+        SELECT count(*) FROM gone";
+    count_given_up(tx, webhook, sql, &[&webhook, &owed_max, &GIVE_UP_ROWS_MAX]).await
+}
+
+/// Cancels what has been due for a disabled webhook for longer than that; answers how many.
+async fn give_up_older(tx: &deadpool_postgres::Transaction<'_>, webhook: Uuid, age_ms: i64) -> Result<u64, StoreError> {
+    let sql = "
+        WITH old AS MATERIALIZED (
+            SELECT seq FROM deliveries WHERE webhook_id = $1 AND due_at < causality_now_ms() - $2
+            ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED),
+        gone AS (
+            UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = causality_now_ms(), last_error = $4
+            WHERE seq IN (SELECT seq FROM old) RETURNING 1)
+        SELECT count(*) FROM gone";
+    count_given_up(tx, webhook, sql, &[&webhook, &age_ms, &GIVE_UP_ROWS_MAX, &WAITED_TOO_LONG]).await
+}
+
+async fn count_given_up(
+    tx: &deadpool_postgres::Transaction<'_>,
+    webhook: Uuid,
+    sql: &str,
+    values: &[&(dyn ToSql + Sync)],
+) -> Result<u64, StoreError> {
+    let context = "give up deliveries";
+    let statement = tx.prepare_cached(sql).await.map_err(failed(context))?;
+    let count: i64 = tx.query_one(&statement, values).await.map_err(failed(context))?.get(0);
+    if count > 0 {
+        let sql = "UPDATE webhooks SET deliveries_given_up = deliveries_given_up + $2 WHERE id = $1";
+        super::effects::run(tx, sql, &[&webhook, &count], context).await?;
+    }
+    Ok(count as u64)
 }
 
 /// Forgets what ended long ago; answers how many.

@@ -7,7 +7,9 @@ use futures_util::try_join;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::deliveries::give_up_beyond;
 use super::{Client, Engine, Wake, anomalies, damaged, failed};
+use crate::metrics;
 use crate::store::{Effects, OutboxMessage, Recorded, StoreError};
 
 type Tx<'a> = deadpool_postgres::Transaction<'a>;
@@ -40,7 +42,7 @@ impl Engine {
             let mut client = self.client(context).await?;
             self.make_floor(&client, &effects.consumer).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            let (marked, written, (), (), ()) = try_join!(
+            let (marked, written, disabled, (), ()) = try_join!(
                 mark(&tx, effects),
                 anomalies::put_states(&tx, &effects.anomaly_states),
                 owe_deliveries(&tx, effects),
@@ -53,6 +55,10 @@ impl Engine {
                 drop(client);
                 return self.refusal(effects).await;
             }
+            let mut given_up = 0;
+            for webhook in disabled {
+                given_up += give_up_beyond(&tx, webhook, effects.owed_max.unwrap_or(u64::MAX)).await?;
+            }
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
             self.commit(tx, if due { Wake::Work } else { Wake::Nobody }, context).await?;
             if effects.acknowledged_floor > 0 {
@@ -62,6 +68,7 @@ impl Engine {
                 self.commit(tx, Wake::Nobody, context).await?;
             }
             client.whole = true;
+            metrics::store_given_up(given_up);
             Ok(Recorded::Committed)
         })
         .await
@@ -157,11 +164,11 @@ async fn forget(tx: &Tx<'_>, effects: &Effects) -> Result<(), StoreError> {
 }
 
 /// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits
-/// for ever. One that is there stays until the commit.
-async fn owe_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<(), StoreError> {
+/// for ever. One that is there stays until the commit. Answers the webhooks that are disabled.
+async fn owe_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<Vec<Uuid>, StoreError> {
     let deliveries = &effects.deliveries;
     if deliveries.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.id).collect();
     let webhooks: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.webhook_id).collect();
@@ -171,7 +178,9 @@ async fn owe_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<(), StoreError
     let payloads: Vec<&str> = deliveries.iter().map(|delivery| delivery.payload.get()).collect();
     let attempts: Vec<i32> = deliveries.iter().map(|delivery| delivery.max_attempts as i32).collect();
     let sql = "
-        WITH there AS (SELECT id FROM webhooks WHERE id = ANY($2) ORDER BY id FOR KEY SHARE)
+        WITH there AS MATERIALIZED (
+            SELECT id, enabled FROM webhooks WHERE id = ANY($2) ORDER BY id FOR KEY SHARE),
+        owed AS (
         INSERT INTO deliveries (id, webhook_id, rule_id, anomaly_config_id, event_id, payload, status, attempts,
             max_attempts, due_at, last_error, created_at, finished_at)
         SELECT d.id, d.webhook_id, d.rule_id, d.config_id, d.event_id, d.payload,
@@ -182,9 +191,13 @@ async fn owe_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<(), StoreError
         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::int[])
                  WITH ORDINALITY AS d (id, webhook_id, rule_id, config_id, event_id, payload, max_attempts, place)
              LEFT JOIN there t ON t.id = d.webhook_id, causality_now_ms() now
-        ORDER BY d.place";
+        ORDER BY d.place)
+        SELECT id FROM there WHERE NOT enabled ORDER BY id";
     let values: [&(dyn ToSql + Sync); 7] = [&ids, &webhooks, &rules, &configs, &events, &payloads, &attempts];
-    run(tx, sql, &values, "owe deliveries").await.map(|_| ())
+    let context = "owe deliveries";
+    let statement = tx.prepare_cached(sql).await.map_err(failed(context))?;
+    let disabled = tx.query(&statement, &values).await.map_err(failed(context))?;
+    Ok(disabled.iter().map(|row| row.get(0)).collect())
 }
 
 async fn owe_messages(tx: &Tx<'_>, outbox: &[OutboxMessage]) -> Result<(), StoreError> {

@@ -125,7 +125,8 @@ impl Engine {
         shared.tasks.spawn(async move {
             closing.run_until_cancelled(tidy(pool, limits)).await;
         });
-        webhooks::check_key(&engine).await?;
+        webhooks::check_key(&engine, settings.secrets_key_replaced).await?;
+        webhooks::hide_secrets(&engine).await?;
         Ok(engine)
     }
 
@@ -229,6 +230,7 @@ impl Engine {
             let mut client = self.client(context).await?;
             let sql = "SELECT (SELECT count(*) FROM deliveries WHERE status IN ('pending', 'in_progress')),
                               (SELECT count(*) FROM deliveries WHERE status IN ('dead_letter', 'failed')),
+                              (SELECT coalesce(sum(deliveries_given_up), 0)::bigint FROM webhooks),
                               (SELECT count(*) FROM webhooks), (SELECT count(*) FROM rules),
                               (SELECT count(*) FROM anomaly_configs)";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
@@ -239,9 +241,10 @@ impl Engine {
                 engine: "postgres".to_owned(),
                 deliveries_pending: count(0),
                 deliveries_dead: count(1),
-                webhooks: count(2),
-                rules: count(3),
-                anomaly_configs: count(4),
+                deliveries_given_up: count(2),
+                webhooks: count(3),
+                rules: count(4),
+                anomaly_configs: count(5),
             })
         })
         .await

@@ -13,7 +13,10 @@ use crate::store::{Migrated, PostgresSettings, StoreError, StoreErrorKind};
 type Migrations = &'static [(&'static str, &'static str)];
 
 /// Never edited after a release.
-const MIGRATIONS: Migrations = &[("0001_store", include_str!("../../../sql/postgres/0001_store.sql"))];
+const MIGRATIONS: Migrations = &[
+    ("0001_store", include_str!("../../../sql/postgres/0001_store.sql")),
+    ("0002_webhooks", include_str!("../../../sql/postgres/0002_webhooks.sql")),
+];
 /// The advisory lock of everybody who migrates (`caus` in ASCII).
 const LOCK: i64 = 0x6361_7573;
 
@@ -128,7 +131,7 @@ mod tests {
     use crate::store::postgres::tests::{cluster, settings};
 
     const NEXT: Migrations =
-        &[MIGRATIONS[0], ("0002_next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7")];
+        &[MIGRATIONS[0], MIGRATIONS[1], ("0003_next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7")];
 
     /// What a binary does that has one migration more than the one that made the database.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,22 +146,69 @@ mod tests {
         let error = bring_to(NEXT, &reach, Allowed::Empty).await.unwrap_err();
         let text = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(error.kind, StoreErrorKind::Refused);
-        assert!(text.contains("schema version 1") && text.contains("needs 2: run `causality migrate`"), "{text}");
-        assert_eq!(server.sql(&database, "SELECT max(version) FROM schema_migrations"), "1", "nothing was changed");
+        assert!(text.contains("schema version 2") && text.contains("needs 3: run `causality migrate`"), "{text}");
+        assert_eq!(server.sql(&database, "SELECT max(version) FROM schema_migrations"), "2", "nothing was changed");
 
         let migrated = bring_to(NEXT, &reach, Allowed::Anything).await.unwrap();
-        assert_eq!((migrated.from, migrated.to), (1, 2));
+        assert_eq!((migrated.from, migrated.to), (2, 3));
         assert_eq!(server.sql(&database, "SELECT name || next FROM rules"), "kept7");
         let error = Store::connect_postgres(settings).await.err().unwrap();
         let text = std::error::Error::source(&error).unwrap().to_string();
         assert!(error.kind == StoreErrorKind::Refused && text.contains("run a newer binary"), "{text}");
     }
 
+    /// Secrets that the first version kept in clear.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_an_older_version_kept_in_clear_is_sealed() {
+        const FIRST: Migrations = &[MIGRATIONS[0]];
+        let server = cluster();
+        let database = server.database();
+        let settings = settings(&server, &database);
+        bring_to(FIRST, &Reach::of(&settings).unwrap(), Allowed::Anything).await.unwrap();
+        server.sql(
+            &database,
+            r#"INSERT INTO webhooks VALUES ('00000000-0000-7000-8000-000000000001', 'ops',
+                'https://ops.example.com/?token=hunter2', 'POST', true, 1000, '{"X-Api-Key":"hunter2"}', 'none', NULL,
+                NULL, 1, 1)"#,
+        );
+        let migrating = PostgresSettings { migrate: true, ..settings.clone() };
+        // Without a key they stay, and can be used.
+        let keyless = PostgresSettings { secrets_key: None, ..migrating.clone() };
+        let store = Store::connect_postgres(keyless.clone()).await.unwrap();
+        let webhook = store.webhook("ops").await.unwrap().unwrap();
+        assert_eq!(webhook.document.headers["X-Api-Key"], "hunter2");
+        store.close().await;
+        let store = Store::connect_postgres(migrating).await.unwrap();
+        assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
+        store.close().await;
+        let kept = server.sql(&database, "SELECT url || headers FROM webhooks");
+        assert_eq!(kept, r#"https://ops.example.com/?token=***{"X-Api-Key":"***"}"#);
+        for other in [keyless, PostgresSettings { secrets_key: Some("f0".repeat(32)), ..settings.clone() }] {
+            let error = Store::connect_postgres(other).await.err().unwrap();
+            let text = chain(&error);
+            assert!(error.kind == StoreErrorKind::Refused && text.contains("secrets_key"), "{text}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_first_process_decides_on_the_key() {
+        let server = cluster();
+        let settings = settings(&server, &server.database());
+        Store::connect_postgres(settings.clone()).await.unwrap().close().await;
+        let other = PostgresSettings { secrets_key: Some("f0".repeat(32)), ..settings.clone() };
+        let error = Store::connect_postgres(other.clone()).await.err().unwrap();
+        assert!(error.kind == StoreErrorKind::Refused && chain(&error).contains("secrets_key"), "{}", chain(&error));
+        let replaced = PostgresSettings { secrets_key_replaced: true, ..other.clone() };
+        Store::connect_postgres(replaced).await.unwrap().close().await;
+        Store::connect_postgres(other).await.unwrap().close().await;
+        assert_eq!(Store::connect_postgres(settings).await.err().unwrap().kind, StoreErrorKind::Refused);
+    }
+
     /// A migration that fails leaves the database as it was.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_migration_is_applied_whole_or_not_at_all() {
         const BROKEN: Migrations =
-            &[MIGRATIONS[0], ("0002_broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0")];
+            &[MIGRATIONS[0], MIGRATIONS[1], ("0003_broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0")];
         let server = cluster();
         let database = server.database();
         let settings = settings(&server, &database);

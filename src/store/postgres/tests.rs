@@ -43,6 +43,7 @@ pub(super) fn settings(server: &PostgresServer, database: &str) -> PostgresSetti
         connect_timeout: Duration::from_secs(10),
         statement_timeout: Duration::from_secs(30),
         secrets_key: Some("0f".repeat(32)),
+        secrets_key_replaced: false,
         migrate: false,
     }
 }
@@ -240,7 +241,8 @@ async fn many_dispatchers_share_the_deliveries() {
     let dispatchers = (0..4).map(|_| async {
         let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
         loop {
-            let claimed = store.claim_due_deliveries(7, Duration::from_secs(60), &[]).await.unwrap();
+            let claimed =
+                store.claim_due_deliveries(ClaimLimits::up_to(7, Duration::from_secs(60), &[])).await.unwrap();
             if claimed.is_empty() {
                 break;
             }

@@ -1,4 +1,4 @@
-//! Webhooks, whose auth configs are sealed in the database.
+//! Webhooks, whose secrets are sealed in the database.
 
 use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
@@ -6,14 +6,16 @@ use uuid::Uuid;
 
 use super::documents::{find, name_taken, refuse_taken};
 use super::{Engine, Wake, damaged, failed, timestamp};
-use crate::store::{Auth, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
+use crate::store::secrets::wrong_key;
+use crate::store::{Auth, GivenUp, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
 
 pub(super) const TABLE: &str = "webhooks";
 const LIST: u8 = b'w';
 const COLUMNS: &str = "id, name, url, method, enabled, timeout_ms, headers, auth_type, auth_config, disabled_reason, \
-     created_at, updated_at";
-/// The field that a sealed value is bound to, with the webhook's id.
+     created_at, updated_at, hidden, int64_as_string, deliveries_given_up";
+/// The fields that sealed values are bound to, with the webhook's id.
 const SEALED_FIELD: &str = "auth_config";
+const HIDDEN_FIELD: &str = "hidden";
 
 impl Engine {
     pub(in crate::store) async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
@@ -23,11 +25,17 @@ impl Engine {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             refuse_taken(&*tx, TABLE, &new.name, None).await?;
-            keep_secrets(&mut new.auth, None)?;
+            new.keep_secrets(None)?;
             let created = timestamp(now(&*tx).await?)?;
             let id = Uuid::now_v7();
-            let webhook =
-                Webhook { id, document: new, disabled_reason: None, created_at: created, updated_at: created };
+            let webhook = Webhook {
+                id,
+                document: new,
+                disabled_reason: None,
+                deliveries_given_up: 0,
+                created_at: created,
+                updated_at: created,
+            };
             self.put(&*tx, &webhook).await?;
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
@@ -83,11 +91,12 @@ impl Engine {
             let id = find(&*tx, TABLE, key, "FOR UPDATE").await?.ok_or_else(not_found)?;
             refuse_taken(&*tx, TABLE, &new.name, Some(id)).await?;
             // What was sealed with a lost key can still be written over as a whole.
-            if new.auth.keeps_secrets() {
+            if new.keeps_secrets() {
                 let old = self.get(&*tx, id).await?.ok_or_else(not_found)?;
-                keep_secrets(&mut new.auth, Some(&old.document.auth))?;
+                new.keep_secrets(Some(&old.document))?;
             }
-            let sql = "SELECT disabled_reason, created_at, updated_at, greatest(causality_now_ms(), updated_at + 1)
+            let sql = "SELECT disabled_reason, created_at, updated_at, greatest(causality_now_ms(), updated_at + 1),
+                           enabled, deliveries_given_up
                        FROM webhooks WHERE id = $1";
             let row = tx.query_one(sql, &[&id]).await.map_err(failed(context))?;
             if as_of.is_some_and(|as_of| as_of.as_millisecond() != row.get::<_, i64>(2)) {
@@ -99,6 +108,8 @@ impl Engine {
             let webhook = Webhook {
                 id,
                 disabled_reason: reason.filter(|_| !new.enabled),
+                // Counted from each time that it is disabled.
+                deliveries_given_up: if row.get(4) && !new.enabled { 0 } else { row.get::<_, i64>(5) as u64 },
                 document: new,
                 created_at: timestamp(row.get(1))?,
                 updated_at: timestamp(row.get(3))?,
@@ -161,7 +172,8 @@ impl Engine {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             let sql = "UPDATE webhooks SET enabled = false, disabled_reason = $2,
-                           updated_at = greatest(causality_now_ms(), updated_at + 1)
+                           updated_at = greatest(causality_now_ms(), updated_at + 1),
+                           deliveries_given_up = CASE WHEN enabled THEN 0 ELSE deliveries_given_up END
                        WHERE id = $1";
             let changed = tx.execute(sql, &[&id, &reason]).await.map_err(failed(context))?;
             self.commit(tx, Wake::Changes, context).await?;
@@ -171,36 +183,57 @@ impl Engine {
         .await
     }
 
+    pub(in crate::store) async fn given_up(&self) -> Result<Vec<GivenUp>, StoreError> {
+        let context = "count given up deliveries";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = "SELECT name, deliveries_given_up FROM webhooks WHERE NOT enabled AND deliveries_given_up > 0
+                       ORDER BY name";
+            let rows = client.query(sql, &[]).await.map_err(failed(context))?;
+            client.whole = true;
+            let given_up = |row: &Row| GivenUp { webhook: row.get(0), deliveries: row.get::<_, i64>(1) as u64 };
+            Ok(rows.iter().map(given_up).collect())
+        })
+        .await
+    }
+
+    fn seal(&self, id: Uuid, field: &str, clear: &impl serde::Serialize) -> Result<Vec<u8>, StoreError> {
+        let context = "write webhook";
+        let Some(sealer) = &self.0.sealer else {
+            let detail = "a webhook with a secret (in auth_config, a header or the URL) needs secrets_key, the same in \
+                          every process";
+            return Err(StoreError::caused(StoreErrorKind::Refused, context, detail));
+        };
+        sealer.seal(id, field, serde_json::to_vec(clear).map_err(|error| damaged(context, error))?)
+    }
+
     async fn put(&self, client: &impl GenericClient, webhook: &Webhook) -> Result<(), StoreError> {
         let context = "write webhook";
         let document = &webhook.document;
-        let sealed = match (&document.auth, &self.0.sealer) {
-            (Auth::None, _) => None,
-            (auth, Some(sealer)) => {
-                let config = serde_json::to_vec(auth).map_err(|error| damaged(context, error))?;
-                Some(sealer.seal(webhook.id, SEALED_FIELD, config)?)
-            }
-            (_, None) => {
-                let detail = "a webhook with a secret needs secrets_key, the same in every process";
-                return Err(StoreError::caused(StoreErrorKind::Refused, context, detail));
-            }
+        let sealed = match &document.auth {
+            Auth::None => None,
+            auth => Some(self.seal(webhook.id, SEALED_FIELD, auth)?),
         };
-        let headers = serde_json::to_string(&document.headers).map_err(|error| damaged(context, error))?;
+        let hidden = document.hidden().map(|hidden| self.seal(webhook.id, HIDDEN_FIELD, &hidden)).transpose()?;
+        let headers = serde_json::to_string(&document.masked_headers()).map_err(|error| damaged(context, error))?;
         let timeout_ms = i64::try_from(document.timeout_ms).unwrap_or(i64::MAX);
         let (created, updated) = (webhook.created_at.as_millisecond(), webhook.updated_at.as_millisecond());
         client
             .execute(
                 "INSERT INTO webhooks (id, name, url, method, enabled, timeout_ms, headers, auth_type,
-                     auth_config, disabled_reason, created_at, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                     auth_config, disabled_reason, created_at, updated_at, hidden, int64_as_string,
+                     deliveries_given_up)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
                  ON CONFLICT (id) DO UPDATE SET name = excluded.name, url = excluded.url, method = excluded.method,
                      enabled = excluded.enabled, timeout_ms = excluded.timeout_ms, headers = excluded.headers,
                      auth_type = excluded.auth_type, auth_config = excluded.auth_config,
-                     disabled_reason = excluded.disabled_reason, updated_at = excluded.updated_at",
+                     disabled_reason = excluded.disabled_reason, updated_at = excluded.updated_at,
+                     hidden = excluded.hidden, int64_as_string = excluded.int64_as_string,
+                     deliveries_given_up = excluded.deliveries_given_up",
                 &[
                     &webhook.id,
                     &document.name,
-                    &document.url,
+                    &document.masked_url(),
                     &document.method,
                     &document.enabled,
                     &timeout_ms,
@@ -210,6 +243,9 @@ impl Engine {
                     &webhook.disabled_reason,
                     &created,
                     &updated,
+                    &hidden,
+                    &document.int64_as_string,
+                    &(webhook.deliveries_given_up as i64),
                 ],
             )
             .await
@@ -225,51 +261,125 @@ impl Engine {
 
     fn unseal(&self, row: &Row) -> Result<Webhook, StoreError> {
         let context = "read webhook";
-        let mut document = NewWebhook {
-            name: row.get(1),
-            url: row.get(2),
-            method: row.get(3),
-            enabled: row.get(4),
-            timeout_ms: row.get::<_, i64>(5) as u64,
-            headers: serde_json::from_str(row.get(6)).map_err(|error| damaged(context, error))?,
-            auth: Auth::None,
-        };
-        let id: Uuid = row.get(0);
-        if let Some(sealed) = row.get::<_, Option<Vec<u8>>>(8) {
+        let mut webhook = clear(row)?;
+        let (id, document) = (webhook.id, &mut webhook.document);
+        let open = |field: &str, sealed: Vec<u8>, name: &str| {
             let sealer = self.0.sealer.as_ref().ok_or_else(|| {
-                let detail = format!("webhook {} has a secret, and secrets_key is not set", document.name);
+                let detail = format!("webhook {name} has a secret, and secrets_key is not set");
                 StoreError::caused(StoreErrorKind::Refused, context, detail)
             })?;
-            let config = sealer.unseal(id, SEALED_FIELD, sealed, &document.name)?;
+            sealer.unseal(id, field, sealed, name)
+        };
+        if let Some(sealed) = row.get::<_, Option<Vec<u8>>>(8) {
+            let config = open(SEALED_FIELD, sealed, &document.name)?;
             document.auth = serde_json::from_slice(&config).map_err(|error| damaged(context, error))?;
         }
-        Ok(Webhook {
-            id,
-            document,
-            disabled_reason: row.get(9),
-            created_at: timestamp(row.get(10))?,
-            updated_at: timestamp(row.get(11))?,
-        })
+        if let Some(sealed) = row.get::<_, Option<Vec<u8>>>(12) {
+            let hidden = open(HIDDEN_FIELD, sealed, &document.name)?;
+            document.reveal(serde_json::from_slice(&hidden).map_err(|error| damaged(context, error))?);
+        }
+        Ok(webhook)
     }
 }
 
-/// Fails when a stored secret cannot be read with the key at hand, or without one.
-pub(super) async fn check_key(engine: &Engine) -> Result<(), StoreError> {
+/// A row without its secrets.
+fn clear(row: &Row) -> Result<Webhook, StoreError> {
+    let document = NewWebhook {
+        name: row.get(1),
+        url: row.get(2),
+        method: row.get(3),
+        enabled: row.get(4),
+        timeout_ms: row.get::<_, i64>(5) as u64,
+        headers: serde_json::from_str(row.get(6)).map_err(|error| damaged("read webhook", error))?,
+        int64_as_string: row.get(13),
+        auth: Auth::None,
+    };
+    Ok(Webhook {
+        id: row.get(0),
+        document,
+        disabled_reason: row.get(9),
+        deliveries_given_up: row.get::<_, i64>(14) as u64,
+        created_at: timestamp(row.get(10))?,
+        updated_at: timestamp(row.get(11))?,
+    })
+}
+
+/// Fails when stored secrets were sealed with another key, or there are some and no key; leaves a value behind that the
+/// next process is checked with.
+pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), StoreError> {
     let context = "check secrets key";
     engine
         .call(context, async {
             let mut client = engine.client(context).await?;
-            let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE auth_config IS NOT NULL ORDER BY id DESC LIMIT 1");
-            let row = client.query_opt(&sql, &[]).await.map_err(failed(context))?;
-            client.whole = true;
-            match row.map(|row| engine.unseal(&row)).transpose() {
-                Err(error) if error.kind == StoreErrorKind::Corrupt => Err(StoreError::caused(
-                    StoreErrorKind::Refused,
-                    context,
-                    format!("{error}: secrets_key is not the one that the stored secrets were sealed with"),
-                )),
-                checked => checked.map(|_| ()),
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let sql = format!(
+                "SELECT {COLUMNS} FROM webhooks WHERE auth_config IS NOT NULL OR hidden IS NOT NULL
+                 ORDER BY id DESC LIMIT 1"
+            );
+            let any_secret = tx.query_opt(&sql, &[]).await.map_err(failed(context))?;
+            let Some(sealer) = &engine.0.sealer else {
+                let told = any_secret.map(|row| engine.unseal(&row).map(|_| ()));
+                tx.rollback().await.map_err(failed(context))?;
+                client.whole = true;
+                return told.unwrap_or(Ok(()));
+            };
+            // A version that had no check value left secrets that tell as well. Of two processes that start at once
+            // one writes the value, and the other is checked with it.
+            let fits = any_secret.is_none_or(|row| engine.unseal(&row).is_ok());
+            if fits || replaced {
+                let on_conflict = if replaced { "UPDATE SET sealed = excluded.sealed" } else { "NOTHING" };
+                let sql =
+                    format!("INSERT INTO secrets_check (id, sealed) VALUES (1, $1) ON CONFLICT (id) DO {on_conflict}");
+                tx.execute(&sql, &[&sealer.check_value()?]).await.map_err(failed(context))?;
             }
+            let check = tx.query_opt("SELECT sealed FROM secrets_check", &[]).await.map_err(failed(context))?;
+            engine.commit(tx, Wake::Nobody, context).await?;
+            client.whole = true;
+            match check {
+                Some(check) if sealer.opens(check.get(0)) => {
+                    if !fits {
+                        tracing::warn!(
+                            "secrets_key was replaced: webhooks with secrets cannot be called until they are written again"
+                        );
+                    }
+                    Ok(())
+                }
+                _ => Err(wrong_key()),
+            }
+        })
+        .await
+}
+
+/// Seals what older versions kept in clear. Without a key it stays so, and the log says it.
+pub(super) async fn hide_secrets(engine: &Engine) -> Result<(), StoreError> {
+    let context = "seal webhook secrets";
+    engine
+        .call(context, async {
+            let mut client = engine.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE hidden IS NULL ORDER BY id FOR NO KEY UPDATE");
+            for row in tx.query(&sql, &[]).await.map_err(failed(context))? {
+                let webhook = clear(&row)?;
+                let document = &webhook.document;
+                let Some(hidden) = document.hidden() else { continue };
+                if engine.0.sealer.is_none() {
+                    tracing::warn!(
+                        webhook = document.name,
+                        "a header or the URL of the webhook holds a secret that is stored in clear: set secrets_key"
+                    );
+                    continue;
+                }
+                let hidden = engine.seal(webhook.id, HIDDEN_FIELD, &hidden)?;
+                let headers =
+                    serde_json::to_string(&document.masked_headers()).map_err(|error| damaged(context, error))?;
+                let sql = "UPDATE webhooks SET url = $2, headers = $3, hidden = $4 WHERE id = $1";
+                tx.execute(sql, &[&webhook.id, &document.masked_url(), &headers, &hidden])
+                    .await
+                    .map_err(failed(context))?;
+            }
+            engine.commit(tx, Wake::Nobody, context).await?;
+            client.whole = true;
+            Ok(())
         })
         .await
 }
@@ -277,9 +387,4 @@ pub(super) async fn check_key(engine: &Engine) -> Result<(), StoreError> {
 async fn now(client: &impl GenericClient) -> Result<i64, StoreError> {
     let row = client.query_one("SELECT causality_now_ms()", &[]).await.map_err(failed("read clock"))?;
     Ok(row.get(0))
-}
-
-fn keep_secrets(auth: &mut Auth, old: Option<&Auth>) -> Result<(), StoreError> {
-    auth.keep_secrets(old)
-        .map_err(|field| StoreError::new(StoreErrorKind::NoSecretToKeep { field }, "keep webhook secret"))
 }

@@ -1,17 +1,15 @@
 //! Deliveries: claimed under a lease, finished, listed, tried again by hand, forgotten.
 
-use std::time::Duration;
-
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Engine, Wake, damaged, failed, now_ms, timestamp, uuid};
-use crate::store::delivery::RETENTION_MS;
+use crate::store::delivery::{GIVE_UP_ROWS_MAX, RETENTION_MS, WAITED_TOO_LONG};
 use crate::store::{
-    Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, Page, PageRequest, RETRIES_MAX, RetryFilter, StoreError,
-    StoreErrorKind, cursor,
+    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, OwedBounds, Page, PageRequest, RETRIES_MAX,
+    RetryFilter, StoreError, StoreErrorKind, cursor,
 };
 
 const LIST: u8 = b'd';
@@ -24,25 +22,66 @@ const FORGET_ROWS_MAX: i64 = 1_000;
 impl Engine {
     pub(in crate::store) async fn claim_due_deliveries(
         &self,
-        limit: usize,
-        lease: Duration,
-        skip: &[Uuid],
+        limits: ClaimLimits,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let skip = skip.to_vec();
-        let claim =
-            move |connection: &Connection| claim(connection, limit, lease, &skip).map_err(failed("claim deliveries"));
+        let claim = move |connection: &Connection| claim(connection, &limits).map_err(failed("claim deliveries"));
         self.write(Wake::Nobody, "claim deliveries", claim).await
     }
 
-    pub(in crate::store) async fn next_due_ms(&self) -> Result<Option<i64>, StoreError> {
-        let sql =
-            "SELECT min((SELECT min(due_at) FROM deliveries d WHERE d.webhook_id = w.id AND d.due_at IS NOT NULL))
+    pub(in crate::store) async fn next_due_ms(&self, skip: &[Uuid]) -> Result<Option<i64>, StoreError> {
+        let (context, skip) = ("find next due delivery", skip.to_vec());
+        let sql = "SELECT id, (SELECT min(due_at) FROM deliveries d WHERE d.webhook_id = w.id AND d.due_at IS NOT NULL)
                    FROM webhooks w WHERE w.enabled";
-        self.read("find next due delivery", move |connection| {
-            let mut statement = connection.prepare_cached(sql).map_err(failed("find next due delivery"))?;
-            statement.query_row([], |row| row.get(0)).map_err(failed("find next due delivery"))
+        self.read(context, move |connection| {
+            let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
+            let mut rows = statement.query([]).map_err(failed(context))?;
+            let mut next: Option<i64> = None;
+            while let Some(row) = rows.next().map_err(failed(context))? {
+                let (id, due): (_, Option<i64>) =
+                    row.get(0).and_then(|id| Ok((uuid(id), row.get(1)?))).map_err(failed(context))?;
+                if let Some(due) = due.filter(|_| !skip.contains(&id)) {
+                    next = Some(next.map_or(due, |next| next.min(due)));
+                }
+            }
+            Ok(next)
         })
         .await
+    }
+
+    pub(in crate::store) async fn release_deliveries(&self, ids: Vec<Uuid>) -> Result<(), StoreError> {
+        let context = "release deliveries";
+        let sql = "UPDATE deliveries SET status = 'pending', due_at = ?2 WHERE id = ?1 AND status = 'in_progress'";
+        self.write(Wake::Nobody, context, move |connection| {
+            let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
+            for id in ids {
+                statement.execute(params![id.into_bytes(), now_ms()]).map_err(failed(context))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn give_up_owed(&self, bounds: OwedBounds) -> Result<u64, StoreError> {
+        let context = "give up deliveries";
+        let age_ms = i64::try_from(bounds.age_max.as_millis()).unwrap_or(i64::MAX);
+        let mut given_up = 0;
+        loop {
+            let count = self
+                .write(Wake::Nobody, context, move |connection| {
+                    let mut count = 0;
+                    for webhook in disabled(connection).map_err(failed(context))? {
+                        count += give_up_beyond(connection, webhook, bounds.deliveries_max)
+                            .and_then(|beyond| Ok(beyond + give_up_older(connection, webhook, age_ms)?))
+                            .map_err(failed(context))?;
+                    }
+                    Ok(count)
+                })
+                .await?;
+            given_up += count;
+            if count == 0 {
+                return Ok(given_up);
+            }
+        }
     }
 
     pub(in crate::store) async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
@@ -130,10 +169,49 @@ pub(super) fn cancel_open(connection: &Connection, webhook: Uuid, now: i64) -> r
     )
 }
 
-fn claim(connection: &Connection, limit: usize, lease: Duration, skip: &[Uuid]) -> rusqlite::Result<Vec<Delivery>> {
+fn disabled(connection: &Connection) -> rusqlite::Result<Vec<Uuid>> {
+    let mut statement = connection.prepare_cached("SELECT id FROM webhooks WHERE NOT enabled")?;
+    statement.query_map([], |row| Ok(uuid(row.get(0)?)))?.collect()
+}
+
+/// Deletes the oldest of what a disabled webhook is owed beyond the bound; answers how many.
+pub(super) fn give_up_beyond(connection: &Connection, webhook: Uuid, owed_max: u64) -> rusqlite::Result<u64> {
+    let owed_max = i64::try_from(owed_max).unwrap_or(i64::MAX);
+    // What is counted stands in the index. A request of before may still be on its way.
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM deliveries WHERE seq IN
+             (SELECT seq FROM deliveries WHERE webhook_id = ?1 AND due_at IS NOT NULL
+              ORDER BY due_at DESC, seq DESC LIMIT ?3 OFFSET ?2)
+         AND (status = 'pending' OR due_at <= ?4)",
+    )?;
+    let deleted = delete.execute(params![webhook.into_bytes(), owed_max, GIVE_UP_ROWS_MAX, now_ms()])?;
+    count_given_up(connection, webhook, deleted)
+}
+
+/// Cancels what has been due for a disabled webhook for longer than that; answers how many.
+fn give_up_older(connection: &Connection, webhook: Uuid, age_ms: i64) -> rusqlite::Result<u64> {
+    let mut cancel = connection.prepare_cached(
+        "UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = ?3, last_error = ?4 WHERE seq IN
+             (SELECT seq FROM deliveries WHERE webhook_id = ?1 AND due_at < ?2 ORDER BY due_at LIMIT ?5)",
+    )?;
     let now = now_ms();
-    // Each webhook's own oldest, then the oldest of those: no webhook's pile is walked over.
-    let mut due: Vec<(i64, i64)> = Vec::new();
+    let before = now.saturating_sub(age_ms);
+    let cancelled = cancel.execute(params![webhook.into_bytes(), before, now, WAITED_TOO_LONG, GIVE_UP_ROWS_MAX])?;
+    count_given_up(connection, webhook, cancelled)
+}
+
+fn count_given_up(connection: &Connection, webhook: Uuid, count: usize) -> rusqlite::Result<u64> {
+    if count > 0 {
+        let sql = "UPDATE webhooks SET deliveries_given_up = deliveries_given_up + ?2 WHERE id = ?1";
+        connection.prepare_cached(sql)?.execute(params![webhook.into_bytes(), count as i64])?;
+    }
+    Ok(count as u64)
+}
+
+fn claim(connection: &Connection, limits: &ClaimLimits) -> rusqlite::Result<Vec<Delivery>> {
+    let now = now_ms();
+    // Each webhook's own oldest: no webhook's pile is walked over.
+    let mut due: Vec<(usize, i64, i64)> = Vec::new();
     let mut webhooks = connection.prepare_cached("SELECT id FROM webhooks WHERE enabled")?;
     let mut oldest = connection.prepare_cached(
         "SELECT due_at, seq FROM deliveries WHERE webhook_id = ?1 AND due_at <= ?2 ORDER BY due_at, seq LIMIT ?3",
@@ -141,22 +219,36 @@ fn claim(connection: &Connection, limit: usize, lease: Duration, skip: &[Uuid]) 
     let ids = webhooks.query_map([], |row| Ok(uuid(row.get(0)?)))?;
     for id in ids {
         let id = id?;
-        if !skip.contains(&id) {
+        let quota = limits.quota(id).min(limits.deliveries);
+        if quota > 0 {
             let rows =
-                oldest.query_map(params![id.into_bytes(), now, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            for row in rows {
-                due.push(row?);
+                oldest.query_map(params![id.into_bytes(), now, quota as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            for (rank, row) in rows.enumerate() {
+                let (due_at, seq) = row?;
+                due.push((rank, due_at, seq));
             }
         }
     }
+    // Everybody's first, then everybody's second.
     due.sort_unstable();
-    due.truncate(limit);
+    due.truncate(limits.deliveries);
 
-    let lease_end = now.saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX));
+    let lease_end = now.saturating_add(i64::try_from(limits.lease.as_millis()).unwrap_or(i64::MAX));
     let mut take = connection.prepare_cached(&format!(
         "UPDATE deliveries SET status = 'in_progress', due_at = ?2 WHERE seq = ?1 RETURNING {COLUMNS}"
     ))?;
-    due.iter().map(|(_, seq)| take.query_row([*seq, lease_end], |row| delivery(row).map(|(_, d)| d))).collect()
+    let mut claimed = Vec::with_capacity(due.len());
+    let mut bytes = 0;
+    for (_, due_at, seq) in due {
+        if bytes > limits.payload_bytes {
+            break;
+        }
+        let delivery = take.query_row([seq, lease_end], |row| delivery(row).map(|(_, delivery)| delivery))?;
+        bytes += delivery.payload.get().len();
+        claimed.push((due_at, seq, delivery));
+    }
+    claimed.sort_unstable_by_key(|(due_at, seq, _)| (*due_at, *seq));
+    Ok(claimed.into_iter().map(|(.., delivery)| delivery).collect())
 }
 
 fn finish(connection: &Connection, outcome: &DeliveryOutcome) -> rusqlite::Result<()> {

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, anomalies, failed, now_ms, uuid};
+use super::{Engine, Wake, anomalies, deliveries, failed, now_ms, uuid};
+use crate::metrics;
 use crate::store::{Effects, NewDelivery, OutboxMessage, Recorded, StoreError};
 
 impl Engine {
@@ -32,16 +33,19 @@ impl Engine {
     pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
         let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
         let wake = if due { Wake::Work } else { Wake::Nobody };
-        self.write(wake, "record effects", move |connection| {
-            match refusal(connection, &effects).map_err(failed("record effects"))? {
-                Some(refused) => Ok(refused),
-                None => {
-                    record(connection, &effects).map_err(failed("record effects"))?;
-                    Ok(Recorded::Committed)
+        let (recorded, given_up) = self
+            .write(wake, "record effects", move |connection| {
+                match refusal(connection, &effects).map_err(failed("record effects"))? {
+                    Some(refused) => Ok((refused, 0)),
+                    None => {
+                        let given_up = record(connection, &effects).map_err(failed("record effects"))?;
+                        Ok((Recorded::Committed, given_up))
+                    }
                 }
-            }
-        })
-        .await
+            })
+            .await?;
+        metrics::store_given_up(given_up);
+        Ok(recorded)
     }
 
     pub(in crate::store) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
@@ -98,7 +102,8 @@ fn floor(connection: &Connection, consumer: &str) -> rusqlite::Result<u64> {
     Ok(floor.unwrap_or(0) as u64)
 }
 
-fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<()> {
+/// Answers how many deliveries were given up for the new ones.
+fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
     let mut mark = connection.prepare_cached("INSERT INTO consumed (consumer, sequence) VALUES (?1, ?2)")?;
     for sequence in &effects.sequences {
         mark.execute(params![effects.consumer, *sequence as i64])?;
@@ -113,13 +118,19 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<()> {
         raise.execute(params![effects.consumer, effects.acknowledged_floor as i64])?;
     }
     let now = now_ms();
-    let mut known: HashMap<Uuid, bool> = HashMap::new();
+    let mut known: HashMap<Uuid, Option<bool>> = HashMap::new();
     for delivery in &effects.deliveries {
-        let exists = match known.get(&delivery.webhook_id) {
-            Some(exists) => *exists,
-            None => *known.entry(delivery.webhook_id).or_insert(webhook_exists(connection, delivery.webhook_id)?),
+        let enabled = match known.get(&delivery.webhook_id) {
+            Some(enabled) => *enabled,
+            None => *known.entry(delivery.webhook_id).or_insert(webhook_enabled(connection, delivery.webhook_id)?),
         };
-        insert_delivery(connection, delivery, exists, now)?;
+        insert_delivery(connection, delivery, enabled.is_some(), now)?;
+    }
+    let mut given_up = 0;
+    if let Some(owed_max) = effects.owed_max {
+        for (webhook, _) in known.iter().filter(|(_, enabled)| **enabled == Some(false)) {
+            given_up += deliveries::give_up_beyond(connection, *webhook, owed_max)?;
+        }
     }
     for event in &effects.anomaly_events {
         anomalies::insert_event(connection, event)?;
@@ -131,12 +142,13 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<()> {
     for message in &effects.outbox {
         owe.execute(params![message.id.into_bytes(), message.subject, message.payload])?;
     }
-    Ok(())
+    Ok(given_up)
 }
 
-fn webhook_exists(connection: &Connection, id: Uuid) -> rusqlite::Result<bool> {
-    let mut statement = connection.prepare_cached("SELECT 1 FROM webhooks WHERE id = ?1")?;
-    Ok(statement.query_row([id.into_bytes()], |_| Ok(())).optional()?.is_some())
+/// None when there is no such webhook.
+fn webhook_enabled(connection: &Connection, id: Uuid) -> rusqlite::Result<Option<bool>> {
+    let mut statement = connection.prepare_cached("SELECT enabled FROM webhooks WHERE id = ?1")?;
+    statement.query_row([id.into_bytes()], |row| row.get(0)).optional()
 }
 
 /// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits forever.

@@ -83,6 +83,8 @@ impl Engine {
         schema::migrate(&mut connection, &path)?;
         let sealed = webhooks::count_sealed(&connection)?;
         let sealer = Sealer::open(&settings.dir, settings.secrets_key.as_deref(), sealed)?;
+        webhooks::check_key(&connection, &sealer, sealed, settings.secrets_key_replaced)?;
+        webhooks::hide_secrets(&connection, &sealer)?;
         deliveries::release_leases(&connection)?;
         let mut readers = Vec::with_capacity(READERS);
         for _ in 0..READERS {
@@ -184,6 +186,7 @@ impl Engine {
                     "SELECT count(*) FROM deliveries WHERE status IN ('pending', 'in_progress')",
                 )?,
                 deliveries_dead: count("SELECT count(*) FROM deliveries WHERE status IN ('dead_letter', 'failed')")?,
+                deliveries_given_up: count("SELECT coalesce(sum(deliveries_given_up), 0) FROM webhooks")?,
                 webhooks: count("SELECT count(*) FROM webhooks")?,
                 rules: count("SELECT count(*) FROM rules")?,
                 anomaly_configs: count("SELECT count(*) FROM anomaly_configs")?,

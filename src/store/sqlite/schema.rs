@@ -10,7 +10,10 @@ use super::failed;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// In order; the version of each is its place, from 1. Never edited after a release.
-const MIGRATIONS: &[(&str, &str)] = &[("0001_store", include_str!("../../../sql/sqlite/0001_store.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_store", include_str!("../../../sql/sqlite/0001_store.sql")),
+    ("0002_webhooks", include_str!("../../../sql/sqlite/0002_webhooks.sql")),
+];
 
 /// Brings the file to the newest version, all steps in one transaction.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

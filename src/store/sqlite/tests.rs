@@ -25,7 +25,11 @@ fn open_fresh() -> (Store, TempDir) {
 }
 
 fn open(dir: &TempDir, secrets_key: Option<&str>) -> Result<Store, StoreError> {
-    let settings = SqliteSettings { dir: dir.path().to_owned(), secrets_key: secrets_key.map(str::to_owned) };
+    let settings = SqliteSettings {
+        dir: dir.path().to_owned(),
+        secrets_key: secrets_key.map(str::to_owned),
+        secrets_key_replaced: false,
+    };
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match Store::open_sqlite(settings.clone()) {
@@ -66,7 +70,10 @@ async fn everything_is_there_after_reopening_and_leases_are_released() {
         ..Effects::default()
     };
     store.record_effects(effects).await.unwrap();
-    assert_eq!(store.claim_due_deliveries(1, Duration::from_secs(3_600), &[]).await.unwrap().len(), 1);
+    assert_eq!(
+        store.claim_due_deliveries(ClaimLimits::up_to(1, Duration::from_secs(3_600), &[])).await.unwrap().len(),
+        1
+    );
     // Dropped without closing, as when the process dies.
     drop(store);
 
@@ -74,7 +81,7 @@ async fn everything_is_there_after_reopening_and_leases_are_released() {
     let found = store.webhook("ops").await.unwrap().unwrap();
     assert_eq!(found.document.auth, Auth::Bearer { token: "s3cret".to_owned() });
     assert_eq!(store.consumed("engine", &[1]).await.unwrap(), [1]);
-    assert_eq!(store.claim_due_deliveries(1, Duration::from_secs(1), &[]).await.unwrap().len(), 1);
+    assert_eq!(store.claim_due_deliveries(ClaimLimits::up_to(1, Duration::from_secs(1), &[])).await.unwrap().len(), 1);
     store.close().await;
     assert!(!dir.path().join("store.db-wal").exists(), "closing leaves the log behind");
 }
@@ -91,7 +98,7 @@ async fn secrets_are_not_in_the_file_and_a_wrong_key_names_the_webhook() {
         assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
     }
 
-    let store = open(&dir, Some(&other)).unwrap();
+    let store = open_replaced(&dir, &other).unwrap();
     let error = store.webhook("ops").await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("webhook \"ops\""));
@@ -109,6 +116,75 @@ async fn a_store_in_use_is_not_opened_again() {
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("another process uses the store"));
     store.close().await;
     assert!(open(&dir, None).is_ok());
+}
+
+fn open_replaced(dir: &TempDir, secrets_key: &str) -> Result<Store, StoreError> {
+    Store::open_sqlite(SqliteSettings {
+        dir: dir.path().to_owned(),
+        secrets_key: Some(secrets_key.to_owned()),
+        secrets_key_replaced: true,
+    })
+}
+
+#[tokio::test]
+async fn another_secrets_key_ends_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (right, wrong) = ("0f".repeat(32), "f0".repeat(32));
+    open(&dir, Some(&wrong)).unwrap().close().await;
+    // Nothing is sealed yet.
+    let store = open(&dir, Some(&right)).unwrap();
+    let hidden = json!({"name": "ops", "url": "https://x/?token=t"});
+    store.create_webhook(serde_json::from_value(hidden.clone()).unwrap()).await.unwrap();
+    store.close().await;
+    for key in [Some(&*wrong), None] {
+        let error = open(&dir, key).err().unwrap();
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(error.kind, StoreErrorKind::Refused, "{text}");
+        assert!(text.contains("secrets_key"), "{text}");
+    }
+    open(&dir, Some(&right)).unwrap().close().await;
+    let store = open_replaced(&dir, &wrong).unwrap();
+    assert_eq!(store.webhook("ops").await.unwrap_err().kind, StoreErrorKind::Corrupt);
+    store.replace_webhook("ops", serde_json::from_value(hidden).unwrap(), None).await.unwrap();
+    store.close().await;
+    assert_eq!(open(&dir, Some(&right)).err().unwrap().kind, StoreErrorKind::Refused);
+    open(&dir, Some(&wrong)).unwrap().close().await;
+}
+
+/// A file of the schema before secrets of addresses and headers were sealed.
+#[tokio::test]
+async fn what_an_older_version_kept_in_clear_is_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, key) = (dir.path().join("store.db"), "0f".repeat(32));
+    let old = crate::sqlite::open_writer(&file).unwrap();
+    old.execute_batch(&format!(
+        "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL);
+         INSERT INTO schema_migrations VALUES (1, '0001_store', 0);
+         {}
+         INSERT INTO webhooks VALUES (x'00000000000070008000000000000001', 'ops', 'https://ops.example.com/?token=hunter2',
+             'POST', 1, 1000, '{{\"Authorization\":\"hunter2\",\"X-Env\":\"prod\"}}', 'none', NULL, NULL, 1, 1);
+         INSERT INTO deliveries VALUES (1, x'00000000000070008000000000000002', x'00000000000070008000000000000001', NULL,
+             NULL, 'e', '{{}}', 'pending', 0, 5, 1, NULL, NULL, NULL, 1, NULL);",
+        include_str!("../../../sql/sqlite/0001_store.sql"),
+    ))
+    .unwrap();
+    drop(old);
+    let store = open(&dir, Some(&key)).unwrap();
+    let webhook = store.webhook("ops").await.unwrap().unwrap();
+    assert_eq!(webhook.document.url, "https://ops.example.com/?token=hunter2");
+    assert_eq!(webhook.document.headers["Authorization"], "hunter2");
+    assert_eq!((webhook.document.headers["X-Env"].as_str(), webhook.document.int64_as_string), ("prod", false));
+    assert_eq!(webhook.updated_at.as_millisecond(), 1);
+    let claimed = store.claim_due_deliveries(ClaimLimits::up_to(5, Duration::from_secs(60), &[])).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+    store.close().await;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(7).any(|window| window == b"hunter2"), "{}", path.display());
+    }
+    let store = open(&dir, Some(&key)).unwrap();
+    assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
 }
 
 #[tokio::test]
@@ -180,7 +256,7 @@ async fn concurrent_use_cases_share_commits() {
     }
     let mut finished = 0;
     loop {
-        let claimed = store.claim_due_deliveries(100, Duration::from_secs(60), &[]).await.unwrap();
+        let claimed = store.claim_due_deliveries(ClaimLimits::up_to(100, Duration::from_secs(60), &[])).await.unwrap();
         if claimed.is_empty() {
             break;
         }
@@ -212,7 +288,7 @@ async fn deliveries_that_ended_long_ago_are_forgotten() {
         .record_effects(Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries, ..Effects::default() })
         .await
         .unwrap();
-    store.claim_due_deliveries(3, Duration::from_secs(60), &[]).await.unwrap();
+    store.claim_due_deliveries(ClaimLimits::up_to(3, Duration::from_secs(60), &[])).await.unwrap();
     let outcomes = [DeliveryStatus::Delivered, DeliveryStatus::DeadLetter].into_iter().zip(&ids);
     let outcomes = outcomes.map(|(status, id)| DeliveryOutcome {
         id: *id,

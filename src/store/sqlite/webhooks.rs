@@ -1,19 +1,20 @@
-//! Webhooks, whose auth configs are sealed in the file.
+//! Webhooks, whose secrets are sealed in the file.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, damaged, deliveries, documents, failed, now_ms, timestamp, uuid};
-use crate::store::secrets::Sealer;
-use crate::store::{Auth, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
+use crate::store::secrets::{Sealer, wrong_key};
+use crate::store::{Auth, GivenUp, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
 
 pub(super) const TABLE: &str = "webhooks";
 const LIST: u8 = b'w';
 const COLUMNS: &str = "id, name, url, method, enabled, timeout_ms, headers, auth_type, auth_config, disabled_reason, \
-     created_at, updated_at";
-/// The field that a sealed value is bound to, with the webhook's id.
+     created_at, updated_at, hidden, int64_as_string, deliveries_given_up";
+/// The fields that sealed values are bound to, with the webhook's id.
 const SEALED_FIELD: &str = "auth_config";
+const HIDDEN_FIELD: &str = "hidden";
 
 impl Engine {
     pub(in crate::store) async fn create_webhook(&self, mut new: NewWebhook) -> Result<Webhook, StoreError> {
@@ -21,11 +22,17 @@ impl Engine {
         let context = "create webhook";
         self.write(Wake::Changes, context, move |connection| {
             documents::refuse_taken(connection, TABLE, &new.name, None)?;
-            keep_secrets(&mut new.auth, None)?;
+            new.keep_secrets(None)?;
             let (id, now) = (Uuid::now_v7(), now_ms());
             let created = timestamp(now).map_err(failed(context))?;
-            let webhook =
-                Webhook { id, document: new, disabled_reason: None, created_at: created, updated_at: created };
+            let webhook = Webhook {
+                id,
+                document: new,
+                disabled_reason: None,
+                deliveries_given_up: 0,
+                created_at: created,
+                updated_at: created,
+            };
             put(connection, &sealer, &webhook)?;
             Ok(webhook)
         })
@@ -74,16 +81,18 @@ impl Engine {
             let id = documents::find(connection, TABLE, &key)?.ok_or_else(not_found)?;
             documents::refuse_taken(connection, TABLE, &new.name, Some(id))?;
             // What was sealed with a lost key can still be written over as a whole.
-            if new.auth.keeps_secrets() {
+            if new.keeps_secrets() {
                 let old = get(connection, &sealer, id)?.ok_or_else(not_found)?;
-                keep_secrets(&mut new.auth, Some(&old.document.auth))?;
+                new.keep_secrets(Some(&old.document))?;
             }
-            let (reason, created, written): (Option<String>, Timestamp, Timestamp) = connection
-                .query_row(
-                    "SELECT disabled_reason, created_at, updated_at FROM webhooks WHERE id = ?1",
-                    [id.into_bytes()],
-                    |row| Ok((row.get(0)?, timestamp(row.get(1)?)?, timestamp(row.get(2)?)?)),
-                )
+            let sql = "SELECT disabled_reason, created_at, updated_at, enabled, deliveries_given_up FROM webhooks
+                       WHERE id = ?1";
+            let (reason, created, written, was_enabled, given_up) = connection
+                .query_row(sql, [id.into_bytes()], |row| {
+                    let reason: Option<String> = row.get(0)?;
+                    let (created, written) = (timestamp(row.get(1)?)?, timestamp(row.get(2)?)?);
+                    Ok((reason, created, written, row.get::<_, bool>(3)?, row.get::<_, i64>(4)? as u64))
+                })
                 .map_err(failed(context))?;
             if as_of.is_some_and(|as_of| as_of != written) {
                 return Err(StoreError::new(StoreErrorKind::Changed, context));
@@ -92,6 +101,8 @@ impl Engine {
             let webhook = Webhook {
                 id,
                 disabled_reason: reason.filter(|_| !new.enabled),
+                // Counted from each time that it is disabled.
+                deliveries_given_up: if was_enabled && !new.enabled { 0 } else { given_up },
                 document: new,
                 created_at: created,
                 updated_at: timestamp(updated_ms).map_err(failed(context))?,
@@ -125,7 +136,8 @@ impl Engine {
         self.write(Wake::Changes, context, move |connection| {
             let changed = connection
                 .execute(
-                    "UPDATE webhooks SET enabled = false, disabled_reason = ?2, updated_at = max(?3, updated_at + 1)
+                    "UPDATE webhooks SET enabled = false, disabled_reason = ?2, updated_at = max(?3, updated_at + 1),
+                         deliveries_given_up = CASE WHEN enabled THEN 0 ELSE deliveries_given_up END
                      WHERE id = ?1",
                     params![id.into_bytes(), reason, now_ms()],
                 )
@@ -134,19 +146,94 @@ impl Engine {
         })
         .await
     }
+
+    pub(in crate::store) async fn given_up(&self) -> Result<Vec<GivenUp>, StoreError> {
+        let context = "count given up deliveries";
+        self.read(context, move |connection| {
+            let sql = "SELECT name, deliveries_given_up FROM webhooks WHERE NOT enabled AND deliveries_given_up > 0
+                       ORDER BY name";
+            let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
+            let rows = statement
+                .query_map([], |row| Ok(GivenUp { webhook: row.get(0)?, deliveries: row.get::<_, i64>(1)? as u64 }));
+            rows.and_then(Iterator::collect).map_err(failed(context))
+        })
+        .await
+    }
 }
 
-/// How many auth configs the file holds sealed.
+/// How many webhooks have something sealed in the file.
 pub(super) fn count_sealed(connection: &Connection) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM webhooks WHERE auth_config IS NOT NULL OR hidden IS NOT NULL";
     connection
-        .query_row("SELECT count(*) FROM webhooks WHERE auth_config IS NOT NULL", [], |row| row.get::<_, i64>(0))
+        .query_row(sql, [], |row| row.get::<_, i64>(0))
         .map(|count| count as u64)
         .map_err(failed("count sealed secrets"))
 }
 
-fn keep_secrets(auth: &mut Auth, old: Option<&Auth>) -> Result<(), StoreError> {
-    auth.keep_secrets(old)
-        .map_err(|field| StoreError::new(StoreErrorKind::NoSecretToKeep { field }, "keep webhook secret"))
+/// Fails when what is `sealed` was sealed with another key; leaves a value behind that the next start is checked with.
+pub(super) fn check_key(
+    connection: &Connection,
+    sealer: &Sealer,
+    sealed: u64,
+    replaced: bool,
+) -> Result<(), StoreError> {
+    let context = "check secrets key";
+    let check: Option<Vec<u8>> = connection
+        .query_row("SELECT sealed FROM secrets_check", [], |row| row.get(0))
+        .optional()
+        .map_err(failed(context))?;
+    let fits = match check {
+        Some(check) if sealer.opens(check.clone()) => return Ok(()),
+        Some(_) => sealed == 0,
+        None if sealed == 0 => true,
+        // Of a version that had no check value: any secret tells.
+        None => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM webhooks WHERE auth_config IS NOT NULL OR hidden IS NOT NULL
+                 ORDER BY id DESC LIMIT 1"
+            );
+            let row = connection.query_row(&sql, [], webhook).map_err(failed(context))?;
+            unseal(sealer, row).is_ok()
+        }
+    };
+    if !fits && !replaced {
+        return Err(wrong_key());
+    }
+    if !fits {
+        tracing::warn!("secrets_key was replaced: webhooks with secrets cannot be called until they are written again");
+    }
+    connection
+        .execute("INSERT OR REPLACE INTO secrets_check (id, sealed) VALUES (1, ?1)", [sealer.check_value()?])
+        .map_err(failed(context))?;
+    Ok(())
+}
+
+/// Seals what older versions kept in clear, and has SQLite write over it.
+pub(super) fn hide_secrets(connection: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
+    let context = "seal webhook secrets";
+    let rows = {
+        let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE hidden IS NULL");
+        let mut statement = connection.prepare(&sql).map_err(failed(context))?;
+        let rows = statement.query_map([], webhook).map_err(failed(context))?;
+        rows.collect::<Result<Vec<_>, _>>().map_err(failed(context))?
+    };
+    let clear: Vec<_> = rows.into_iter().filter(|(webhook, ..)| webhook.document.hidden().is_some()).collect();
+    if clear.is_empty() {
+        return Ok(());
+    }
+    connection.pragma_update(None, "secure_delete", true).map_err(failed(context))?;
+    for (webhook, ..) in clear {
+        let document = &webhook.document;
+        let hidden = seal_hidden(sealer, &webhook)?;
+        let headers = serde_json::to_string(&document.masked_headers()).map_err(damaged).map_err(failed(context))?;
+        let sql = "UPDATE webhooks SET url = ?2, headers = ?3, hidden = ?4 WHERE id = ?1";
+        connection
+            .execute(sql, params![webhook.id.into_bytes(), document.masked_url(), headers, hidden])
+            .map_err(failed(context))?;
+    }
+    connection.pragma_update(None, "secure_delete", false).map_err(failed(context))?;
+    // The log still holds pages with the old rows.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed(context))
 }
 
 fn users(connection: &Connection, webhook: Uuid) -> rusqlite::Result<Vec<String>> {
@@ -159,6 +246,12 @@ fn users(connection: &Connection, webhook: Uuid) -> rusqlite::Result<Vec<String>
     statement.query_map([webhook.into_bytes()], |row| row.get(0))?.collect()
 }
 
+fn seal_hidden(sealer: &Sealer, webhook: &Webhook) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(hidden) = webhook.document.hidden() else { return Ok(None) };
+    let hidden = serde_json::to_vec(&hidden).map_err(damaged).map_err(failed("seal webhook secrets"))?;
+    sealer.seal(webhook.id, HIDDEN_FIELD, hidden).map(Some)
+}
+
 fn put(connection: &Connection, sealer: &Sealer, webhook: &Webhook) -> Result<(), StoreError> {
     let context = "write webhook";
     let document = &webhook.document;
@@ -169,20 +262,23 @@ fn put(connection: &Connection, sealer: &Sealer, webhook: &Webhook) -> Result<()
             Some(sealer.seal(webhook.id, SEALED_FIELD, config)?)
         }
     };
-    let headers = serde_json::to_string(&document.headers).map_err(damaged).map_err(failed(context))?;
+    let hidden = seal_hidden(sealer, webhook)?;
+    let headers = serde_json::to_string(&document.masked_headers()).map_err(damaged).map_err(failed(context))?;
     connection
         .execute(
             "INSERT INTO webhooks (id, name, url, method, enabled, timeout_ms, headers, auth_type,
-                 auth_config, disabled_reason, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                 auth_config, disabled_reason, created_at, updated_at, hidden, int64_as_string, deliveries_given_up)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
              ON CONFLICT (id) DO UPDATE SET name = excluded.name, url = excluded.url, method = excluded.method,
                  enabled = excluded.enabled, timeout_ms = excluded.timeout_ms, headers = excluded.headers,
                  auth_type = excluded.auth_type, auth_config = excluded.auth_config,
-                 disabled_reason = excluded.disabled_reason, updated_at = excluded.updated_at",
+                 disabled_reason = excluded.disabled_reason, updated_at = excluded.updated_at,
+                 hidden = excluded.hidden, int64_as_string = excluded.int64_as_string,
+                 deliveries_given_up = excluded.deliveries_given_up",
             params![
                 webhook.id.into_bytes(),
                 document.name,
-                document.url,
+                document.masked_url(),
                 document.method,
                 document.enabled,
                 i64::try_from(document.timeout_ms).unwrap_or(i64::MAX),
@@ -192,6 +288,9 @@ fn put(connection: &Connection, sealer: &Sealer, webhook: &Webhook) -> Result<()
                 webhook.disabled_reason,
                 webhook.created_at.as_millisecond(),
                 webhook.updated_at.as_millisecond(),
+                hidden,
+                document.int64_as_string,
+                webhook.deliveries_given_up as i64,
             ],
         )
         .map_err(failed(context))?;
@@ -205,8 +304,10 @@ fn get(connection: &Connection, sealer: &Sealer, id: Uuid) -> Result<Option<Webh
     row.map(|row| unseal(sealer, row)).transpose()
 }
 
-/// A row without its auth, and the sealed auth.
-fn webhook(row: &Row<'_>) -> rusqlite::Result<(Webhook, Option<Vec<u8>>)> {
+/// A row without its secrets; the sealed auth; the sealed rest.
+type SealedRow = (Webhook, Option<Vec<u8>>, Option<Vec<u8>>);
+
+fn webhook(row: &Row<'_>) -> rusqlite::Result<SealedRow> {
     let document = NewWebhook {
         name: row.get(1)?,
         url: row.get(2)?,
@@ -214,23 +315,29 @@ fn webhook(row: &Row<'_>) -> rusqlite::Result<(Webhook, Option<Vec<u8>>)> {
         enabled: row.get(4)?,
         timeout_ms: row.get::<_, i64>(5)? as u64,
         headers: serde_json::from_str(row.get_ref(6)?.as_str().map_err(damaged)?).map_err(damaged)?,
+        int64_as_string: row.get(13)?,
         auth: Auth::None,
     };
     let webhook = Webhook {
         id: uuid(row.get(0)?),
         document,
         disabled_reason: row.get(9)?,
+        deliveries_given_up: row.get::<_, i64>(14)? as u64,
         created_at: timestamp(row.get(10)?)?,
         updated_at: timestamp(row.get(11)?)?,
     };
-    Ok((webhook, row.get(8)?))
+    Ok((webhook, row.get(8)?, row.get(12)?))
 }
 
-fn unseal(sealer: &Sealer, (mut webhook, sealed): (Webhook, Option<Vec<u8>>)) -> Result<Webhook, StoreError> {
-    if let Some(sealed) = sealed {
+fn unseal(sealer: &Sealer, (mut webhook, auth, hidden): SealedRow) -> Result<Webhook, StoreError> {
+    let context = "read sealed webhook secret";
+    if let Some(sealed) = auth {
         let config = sealer.unseal(webhook.id, SEALED_FIELD, sealed, &webhook.document.name)?;
-        webhook.document.auth =
-            serde_json::from_slice(&config).map_err(damaged).map_err(failed("read sealed webhook secret"))?;
+        webhook.document.auth = serde_json::from_slice(&config).map_err(damaged).map_err(failed(context))?;
+    }
+    if let Some(sealed) = hidden {
+        let hidden = sealer.unseal(webhook.id, HIDDEN_FIELD, sealed, &webhook.document.name)?;
+        webhook.document.reveal(serde_json::from_slice(&hidden).map_err(damaged).map_err(failed(context))?);
     }
     Ok(webhook)
 }

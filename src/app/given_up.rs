@@ -1,0 +1,39 @@
+//! Tells what disabled webhooks have lost: a warning of readiness.
+
+use std::time::Duration;
+
+use crate::http::Readiness;
+use crate::store::{GivenUp, Store};
+use crate::supervisor::Supervisor;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Looks now and then, until stop.
+pub(super) fn watch(supervisor: &mut Supervisor, store: &Store, readiness: &Readiness) {
+    let (store, readiness) = (store.clone(), readiness.clone());
+    supervisor.supervise("given up deliveries", move |stop| {
+        let (store, readiness) = (store.clone(), readiness.clone());
+        async move {
+            loop {
+                // A store that does not answer is told of elsewhere.
+                if let Ok(given_up) = store.given_up().await {
+                    readiness.set_warning("webhooks", warning(&given_up));
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(INTERVAL) => {}
+                }
+            }
+        }
+    });
+}
+
+fn warning(given_up: &[GivenUp]) -> Option<String> {
+    let webhooks: Vec<String> = given_up.iter().map(|lost| format!("{} ({})", lost.webhook, lost.deliveries)).collect();
+    (!webhooks.is_empty()).then(|| {
+        format!(
+            "deliveries of disabled webhooks were given up (webhook_disabled_max_pending, webhook_disabled_max_age): {}",
+            webhooks.join(", ")
+        )
+    })
+}

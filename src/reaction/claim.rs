@@ -1,0 +1,90 @@
+//! What the dispatcher has taken from the store: one claim, and all that is held.
+//!
+//! Invariant: what is held is counted, in deliveries and in bytes, from its claim to the commit of its outcome.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use crate::store::{ClaimLimits, Delivery, Store, StoreError};
+
+/// Payload bytes in hand; beyond them only whoever has nothing gets its first.
+pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
+
+/// Claimed deliveries whose outcome is not committed, with the end of their lease and the bytes of their payloads.
+#[derive(Default)]
+pub(super) struct Held {
+    deliveries: HashMap<Uuid, (Instant, usize)>,
+    bytes: usize,
+}
+
+impl Held {
+    /// False when it is here already.
+    pub(super) fn insert(&mut self, delivery: &Delivery, leased_until: Instant) -> bool {
+        let bytes = delivery.payload.get().len();
+        // One that is here had its lease lapse and was claimed again: its payload is the same.
+        let known = self.deliveries.get(&delivery.id).map(|(_, bytes)| *bytes);
+        self.deliveries.insert(delivery.id, (leased_until, known.unwrap_or(bytes)));
+        self.bytes += if known.is_none() { bytes } else { 0 };
+        known.is_none()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn remove(&mut self, id: Uuid) {
+        if let Some((_, bytes)) = self.deliveries.remove(&id) {
+            self.bytes -= bytes;
+        }
+    }
+
+    pub(super) fn is_leased(&self, id: Uuid, now: Instant) -> bool {
+        self.deliveries.get(&id).is_some_and(|(leased_until, _)| *leased_until > now)
+    }
+}
+
+/// What a claim brought.
+pub(super) struct Claim {
+    pub(super) leased_until: Instant,
+    /// Of those that were asked for, and of every other one.
+    quotas: HashMap<Uuid, usize>,
+    per_webhook: usize,
+    /// More may be due than there was room for.
+    pub(super) full: bool,
+    pub(super) deliveries: Vec<Delivery>,
+    pub(super) next_due_ms: Option<i64>,
+}
+
+impl Claim {
+    /// Takes what is due, and looks when more will be for those that could take more.
+    pub(super) async fn take(store: Store, limits: ClaimLimits) -> Result<Self, StoreError> {
+        let leased_until = Instant::now() + limits.lease;
+        let (quotas, per_webhook) = (limits.quotas.clone(), limits.per_webhook);
+        let (count_max, bytes_max) = (limits.deliveries, limits.payload_bytes);
+        let deliveries = store.claim_due_deliveries(limits).await?;
+        let bytes: usize = deliveries.iter().map(|delivery| delivery.payload.get().len()).sum();
+        let full = deliveries.len() >= count_max || (bytes > bytes_max && deliveries.len() > 1);
+        let mut claim = Self { leased_until, quotas, per_webhook, full, deliveries, next_due_ms: None };
+        if !full {
+            let satisfied: Vec<Uuid> = claim.counts().filter(|(_, more)| *more).map(|(id, _)| id).collect();
+            claim.next_due_ms = store.next_due_ms(&satisfied).await?;
+        }
+        Ok(claim)
+    }
+
+    /// Each webhook, and whether it may be owed more than it got.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (Uuid, bool)> {
+        let mut counts: HashMap<Uuid, usize> = self.quotas.keys().map(|id| (*id, 0)).collect();
+        for delivery in &self.deliveries {
+            *counts.entry(delivery.webhook_id).or_default() += 1;
+        }
+        let quota = |id: &Uuid| self.quotas.get(id).copied().unwrap_or(self.per_webhook);
+        counts.into_iter().map(move |(id, count)| (id, count >= quota(&id)))
+    }
+}
