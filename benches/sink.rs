@@ -241,6 +241,7 @@ fn nats_settings(server: &NatsServer, events: u64) -> NatsSettings {
         dead_letter_age_max: Duration::from_secs(86_400),
         dedup_window: Duration::from_secs(60),
         publish: PublishMode::Auto,
+        event_bytes_max: 1_000_000,
     }
 }
 

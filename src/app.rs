@@ -317,6 +317,9 @@ impl Watched {
                 tokio::join!(async { Some(self.bus.as_ref()?.ping().await.map_err(|error| chain(&error))) }, async {
                     Some(self.store.as_ref()?.ping().await.map_err(|error| chain(&error)))
                 },);
+            for (key, text) in self.bus.iter().flat_map(Bus::warnings) {
+                self.readiness.set_warning(key, text);
+            }
             let warehouse = self.sink.as_ref().map(|sink| sink.trouble().map_or(Ok(()), Err));
             for (component, state) in [("nats", bus), ("postgres", store), ("warehouse", warehouse)] {
                 if let Some(state) = state {

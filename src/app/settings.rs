@@ -73,6 +73,7 @@ pub(super) fn nats(config: &Config) -> NatsSettings {
             Publishing::Single => PublishMode::Single,
             Publishing::Atomic => PublishMode::Atomic,
         },
+        event_bytes_max: config.max_event_bytes.0 as usize,
     }
 }
 

@@ -11,9 +11,9 @@ mod conformance;
 mod embedded;
 mod error;
 mod nats;
+mod settings;
 mod subject;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 pub use batch::Batch;
 pub use error::{BusError, BusErrorKind};
+pub use settings::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 
 /// The bus, over the engine that the configuration chose. Cheap to clone.
 #[derive(Clone)]
@@ -34,71 +35,6 @@ enum Inner {
     Nats(nats::Engine),
 }
 
-/// How the embedded engine keeps its file.
-#[derive(Clone, Debug)]
-pub struct EmbeddedSettings {
-    /// The directory that holds `bus.db`.
-    pub dir: PathBuf,
-    /// Stored bytes at which publishing is refused.
-    pub bytes_max: u64,
-    /// Messages that every consumer has acknowledged are purged at this age.
-    pub age_max: Duration,
-    /// Dead letters are purged at this age.
-    pub dead_letter_age_max: Duration,
-    /// How long a message id is remembered.
-    pub dedup_window: Duration,
-    /// Bytes of recent groups kept in memory for consumers near the head.
-    pub tail_bytes_max: usize,
-}
-
-/// How the NATS engine reaches its server, and the streams that it keeps there.
-#[derive(Clone, Debug)]
-pub struct NatsSettings {
-    /// Server addresses, comma-separated: `nats://user:password@host:4222`, `tls://host:4222`.
-    pub url: String,
-    pub client_name: String,
-    /// A `.creds` file (JWT and nkey).
-    pub credentials_file: Option<PathBuf>,
-    /// A PEM file with the certificate authorities of the server, trusted instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Failed attempts in a row after which the connection is given up and the process ends; none: never.
-    pub reconnects_max: Option<usize>,
-    pub reconnect_wait: Duration,
-    /// How long one request may take: a connection, an acknowledged publish, a call of the JetStream API.
-    pub timeout: Duration,
-    pub stream: String,
-    pub subjects: Vec<String>,
-    /// Durable consumers that must have acknowledged a message before it is purged, even those that nobody has created
-    /// yet: such a one has read nothing.
-    pub readers: Vec<String>,
-    pub age_max: Duration,
-    pub bytes_max: u64,
-    pub replicas: usize,
-    pub storage: StreamStorage,
-    pub dead_letter_stream: String,
-    pub dead_letter_age_max: Duration,
-    pub dedup_window: Duration,
-    pub publish: PublishMode,
-}
-
-/// Where a stream keeps its messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamStorage {
-    File,
-    Memory,
-}
-
-/// How groups of messages are published to JetStream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PublishMode {
-    /// The better one for the server at hand.
-    Auto,
-    /// One acknowledgement a message, pipelined.
-    Single,
-    /// Atomic batches, one acknowledgement each (server 2.12 or later).
-    Atomic,
-}
-
 /// The fate of one published message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
@@ -106,6 +42,23 @@ pub struct Published {
     pub sequence: u64,
     /// True when the message id was seen within the window: nothing was stored now.
     pub duplicate: bool,
+    /// Of a duplicate: where the first message of its id is.
+    pub original: Original,
+}
+
+impl Published {
+    fn new(sequence: u64) -> Self {
+        Self { sequence, duplicate: false, original: Original::default() }
+    }
+}
+
+/// Where a message is that was published before: see [`Bus::originals`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Original {
+    /// Of the message, or the first of the group that it is in; 0 when it is not known.
+    sequence: u64,
+    /// Tells it from the others of its group.
+    key: [u8; 16],
 }
 
 /// A durable consumer: its position survives restarts under its name.
@@ -235,6 +188,19 @@ impl Bus {
         }
     }
 
+    /// What `read` makes of the payloads of messages that were published before; none where one has left the bus, or is
+    /// not known. It costs reading them, a bounded number at a time.
+    pub async fn originals<T: Send + 'static>(
+        &self,
+        wanted: Vec<Original>,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.originals(wanted, read).await,
+            Inner::Nats(engine) => engine.originals(&wanted, read).await,
+        }
+    }
+
     /// Attaches to a durable consumer, creating or updating it. A new consumer starts at the first stored message.
     pub async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         match &self.0 {
@@ -271,7 +237,15 @@ impl Bus {
         }
     }
 
-    /// Fails when the bus cannot be reached.
+    /// What an operator should know although everything works, each under a name of its own.
+    pub fn warnings(&self) -> Vec<(&'static str, Option<String>)> {
+        match &self.0 {
+            Inner::Embedded(_) => Vec::new(),
+            Inner::Nats(engine) => engine.warnings().into(),
+        }
+    }
+
+    /// Fails when the bus cannot be reached, or lacks something that is needed there.
     pub async fn ping(&self) -> Result<(), BusError> {
         match &self.0 {
             Inner::Embedded(_) => Ok(()),
@@ -399,6 +373,15 @@ impl Subscription {
             Receiving::Embedded(subscription) => Acker(Answering::Embedded(subscription.acker())),
             Receiving::Nats(subscription) => Acker(Answering::Nats(subscription.acker())),
             Receiving::NatsRanges(subscription) => Acker(Answering::NatsRanges(subscription.acker())),
+        }
+    }
+
+    /// Names the life of the stream that the last fetch's messages are of; ask right after it.
+    pub fn stream_id(&self) -> String {
+        match &self.0 {
+            Receiving::Embedded(subscription) => subscription.stream_id(),
+            Receiving::Nats(subscription) => subscription.stream_id().to_owned(),
+            Receiving::NatsRanges(subscription) => subscription.stream_id().to_owned(),
         }
     }
 

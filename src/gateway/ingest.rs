@@ -10,9 +10,10 @@ use hyper::body::Incoming;
 use super::form::Form;
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::{Destination, Gateway, reply};
-use crate::bus::BusErrorKind;
-use crate::event::Arrival;
+use crate::bus::{Bus, BusError, BusErrorKind, Original, Published};
+use crate::causes::chain;
 use crate::event::request::{self, Accepted, Refused};
+use crate::event::{Arrival, EventRef};
 use crate::http::{BodyError, Problem};
 use crate::metrics::GatewayVerdicts;
 
@@ -60,6 +61,10 @@ impl Gateway {
                     let answers = bus.publish(batch).await;
                     self.bus_health.learn(&answers);
                     verdicts.settle(&answers);
+                    let duplicates: Vec<Original> = duplicates(&answers).collect();
+                    if !duplicates.is_empty() {
+                        verdicts.set_first_ids(first_ids(bus, duplicates).await);
+                    }
                 }
                 verdicts
             }
@@ -81,6 +86,20 @@ impl Gateway {
         self.events.add(GatewayVerdicts { rejected: events, ..GatewayVerdicts::default() });
         Problem::new(StatusCode::BAD_REQUEST, refused.detail).with_errors(refused.errors)
     }
+}
+
+fn duplicates(answers: &[Result<Published, BusError>]) -> impl Iterator<Item = Original> {
+    answers.iter().flatten().filter(|published| published.duplicate).map(|published| published.original)
+}
+
+/// The ids of the events that duplicates repeat. What cannot be found changes nothing of the verdict.
+async fn first_ids(bus: &Bus, duplicates: Vec<Original>) -> impl Iterator<Item = Option<String>> {
+    let read = |payload: &[u8]| EventRef::decode_admitted(payload).ok().map(|event| event.id.to_owned());
+    let found = bus.originals(duplicates, read).await.unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "the first events of duplicates could not be read");
+        Vec::new()
+    });
+    found.into_iter()
 }
 
 /// Why nothing was stored, when that is the bus's fault.

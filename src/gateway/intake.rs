@@ -34,6 +34,8 @@ pub(super) enum Verdict<'a> {
 pub(super) struct Verdicts {
     ids: String,
     each: Vec<Judged>,
+    /// The ids of the first events of duplicates, in their order; empty where one is not known.
+    first_ids: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,7 @@ impl Verdicts {
                 Err(errors) => Judged::Invalid(errors.to_vec()),
             });
         }
-        Self { ids, each }
+        Self { ids, each, first_ids: Vec::new() }
     }
 
     /// Gives each pending event its answer of the bus.
@@ -91,19 +93,29 @@ impl Verdicts {
         }
     }
 
+    /// Duplicates are answered with the ids of their first events from now on, given in the order of the duplicates.
+    pub(super) fn set_first_ids(&mut self, ids: impl Iterator<Item = Option<String>>) {
+        self.first_ids = ids.map(Option::unwrap_or_default).collect();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.each.len()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Verdict<'_>> {
         let mut start = 0;
+        let mut first_ids = self.first_ids.iter();
         self.each.iter().map(move |judged| match judged {
             Judged::Valid { id_end, fate } => {
                 let end = *id_end as usize;
                 let id = &self.ids[std::mem::replace(&mut start, end)..end];
                 match *fate {
                     Fate::Pending => Verdict::Pending { id },
-                    Fate::Stored { duplicate } => Verdict::Stored { id, duplicate },
+                    Fate::Stored { duplicate: false } => Verdict::Stored { id, duplicate: false },
+                    // Its own id is stored nowhere.
+                    Fate::Stored { duplicate: true } => {
+                        Verdict::Stored { id: first_ids.next().map_or("", String::as_str), duplicate: true }
+                    }
                     Fate::NotStored(kind) => Verdict::NotStored { id, kind },
                 }
             }

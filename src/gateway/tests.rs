@@ -193,10 +193,15 @@ async fn an_idempotency_key_is_stored_once() {
     let mut keyed = event("d1");
     keyed["idempotencyKey"] = json!("k1");
     let body = json!({"event": keyed}).to_string();
-    assert_eq!(client.post(INGEST, JSON, &body).await.json()["duplicate"], false);
+    let first = client.post(INGEST, JSON, &body).await.json();
+    assert_eq!((&first["duplicate"], first["eventId"].as_str().unwrap().len()), (&json!(false), 36));
     let again = client.post(INGEST, JSON, &body).await;
     assert_eq!((again.status, &again.json()["status"]), (200, &json!("accepted")));
-    assert_eq!(again.json()["duplicate"], true);
+    assert_eq!((&again.json()["duplicate"], &again.json()["eventId"]), (&json!(true), &first["eventId"]));
+    keyed["id"] = json!("one of the sender's own");
+    let named = client.post(INGEST, JSON, json!({"event": keyed.clone()}).to_string()).await.json();
+    assert_eq!(named["eventId"], first["eventId"], "the first event stands");
+    keyed["id"] = json!("");
     let (mut other_app, mut new_key) = (keyed.clone(), keyed.clone());
     other_app["appId"] = json!("other");
     new_key["idempotencyKey"] = json!("k2");
@@ -204,6 +209,8 @@ async fn an_idempotency_key_is_stored_once() {
     let duplicates: Vec<_> =
         reply["results"].as_array().unwrap().iter().map(|result| result["duplicate"] == true).collect();
     assert_eq!((&reply["acceptedCount"], duplicates), (&json!(4), vec![true, false, false, true]));
+    let ids: Vec<_> = reply["results"].as_array().unwrap().iter().map(|result| result["eventId"].clone()).collect();
+    assert!(ids[0] == first["eventId"] && ids[2] == ids[3] && ids[1] != ids[2] && ids[1] != ids[0], "{ids:?}");
     assert_eq!(gateway.stored().await, 3);
 }
 

@@ -72,7 +72,7 @@ pub async fn run_engine(
         needs,
         groups: Groups::new(settings.groups_max),
         acker: subscription.acker(),
-        consumer: format!("{}@{}", settings.consumer_name, bus.stream_id()),
+        consumer: String::new(),
         ruleset: Ruleset::default(),
         loaded: None,
         acknowledged_floor: 0,
@@ -89,6 +89,7 @@ pub async fn run_engine(
     engine.bring_up_to_date().await?;
     info!(rules = engine.ruleset.rules.len(), anomalies = engine.ruleset.anomalies.len(), "engine started");
     while let Some(batch) = engine.fetch(&mut subscription).await? {
+        engine.follow(&subscription.stream_id());
         engine.settle(&batch).await?;
     }
     while let Some(ended) = engine.beside.next().await {
@@ -145,7 +146,8 @@ impl Interest for Needs {
 enum Beside {
     Acknowledged(Result<(), BusError>),
     CleanedUp(Result<u64, StoreError>),
-    Status(Result<BusStatus, BusError>),
+    /// Asked for this consumer in this life of the stream.
+    Status(String, Result<BusStatus, BusError>),
 }
 
 impl Engine {
@@ -173,6 +175,17 @@ impl Engine {
                     }
                 }
             }
+        }
+    }
+
+    /// Sequences count anew in another life of the stream: the store keeps them apart by it.
+    fn follow(&mut self, stream_id: &str) {
+        let is_known = self.consumer.strip_suffix(stream_id).is_some_and(|before| before.ends_with('@'));
+        if !is_known {
+            self.consumer = format!("{}@{stream_id}", self.settings.consumer_name);
+            (self.acknowledged_floor, self.told_floor) = (0, 0);
+            // The first status asked for is of this life.
+            self.floor_at = Instant::now();
         }
     }
 
@@ -355,11 +368,13 @@ impl Engine {
                 warn!(%error, "acknowledgement was not stored, the bus brings the messages again");
             }
             Beside::CleanedUp(Err(error)) => warn!(error = %describe(&error), "stale state was not forgotten"),
-            Beside::Status(Ok(status)) => {
+            // The floor of one life of the stream says nothing in the next.
+            Beside::Status(consumer, Ok(_)) if consumer != self.consumer => {}
+            Beside::Status(_, Ok(status)) => {
                 let consumer = status.consumers.iter().find(|consumer| consumer.name == self.settings.consumer_name);
                 self.acknowledged_floor = consumer.map_or(self.acknowledged_floor, |consumer| consumer.ack_floor);
             }
-            Beside::Status(Err(error)) => debug!(%error, "bus did not tell how far it has acknowledged"),
+            Beside::Status(_, Err(error)) => debug!(%error, "bus did not tell how far it has acknowledged"),
         }
     }
 
@@ -368,8 +383,8 @@ impl Engine {
             return;
         }
         self.floor_at = Instant::now();
-        let bus = self.bus.clone();
-        self.beside.push(Box::pin(async move { Beside::Status(bus.status().await) }));
+        let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
+        self.beside.push(Box::pin(async move { Beside::Status(consumer, bus.status().await) }));
     }
 
     /// Forgets windows that nobody touched for long, and gives up what disabled webhooks were owed for too long.

@@ -115,6 +115,18 @@ impl NatsServer {
         })
     }
 
+    /// Deletes a consumer of the stream, or the stream itself.
+    pub(crate) fn delete(&self, stream: &str, consumer: Option<&str>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let context = async_nats::jetstream::new(async_nats::connect(self.url()).await.unwrap());
+            match consumer {
+                Some(name) => drop(context.get_stream(stream).await.unwrap().delete_consumer(name).await.unwrap()),
+                None => drop(context.delete_stream(stream).await.unwrap()),
+            }
+        });
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -122,6 +134,19 @@ impl NatsServer {
     pub(crate) fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Changes a part of the configuration, for the next start.
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let path = self.dir.path().join("nats.conf");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    }
+
+    /// After [`NatsServer::kill9`]: everything that it had stored is gone.
+    pub(crate) fn lose_data(&self) {
+        std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
     }
 
     /// After [`NatsServer::kill9`]: on the same port, with the same data.

@@ -63,8 +63,26 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// Keys and the second in which each was published.
-type Keys = HashMap<Key, u32, BuildHasherDefault<KeyHasher>>;
+/// When and where a key was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) published_s: u32,
+    /// In halves, which keeps an entry of the table 8 bytes smaller.
+    group: [u32; 2],
+}
+
+impl Seen {
+    /// `group` is the first sequence of the group that holds the message; 0 when that is not known.
+    pub(super) fn new(published_s: u32, group: u64) -> Self {
+        Self { published_s, group: [(group >> 32) as u32, group as u32] }
+    }
+
+    pub(super) fn group(self) -> u64 {
+        u64::from(self.group[0]) << 32 | u64::from(self.group[1])
+    }
+}
+
+type Keys = HashMap<Key, Seen, BuildHasherDefault<KeyHasher>>;
 
 pub(super) struct Dedup {
     window_s: u32,
@@ -73,7 +91,7 @@ pub(super) struct Dedup {
     /// The second of the last key that was put there.
     recent_newest_s: u32,
     /// What the transaction under way put into `recent`, and what was there before.
-    undo: Vec<(Key, Option<u32>)>,
+    undo: Vec<(Key, Option<Seen>)>,
     frozen: Option<Frozen>,
     /// Complete runs, oldest first.
     runs: Vec<Run>,
@@ -162,15 +180,17 @@ impl Dedup {
     }
 
     fn load_recent(&mut self, connection: &Connection, now_s: u32) -> rusqlite::Result<()> {
-        let mut statement = connection
-            .prepare("SELECT published_at_ms, keys FROM groups WHERE first_sequence > ?1 AND length(keys) > 0")?;
+        let mut statement = connection.prepare(
+            "SELECT published_at_ms, keys, first_sequence FROM groups WHERE first_sequence > ?1 AND length(keys) > 0",
+        )?;
         let mut rows = statement.query([self.covered])?;
         while let Some(row) = rows.next()? {
             let published_s = seconds(row.get(0)?);
             if self.counts(published_s, now_s) {
                 let (keys, _) = row.get_ref(1)?.as_blob()?.as_chunks::<16>();
                 self.recent_newest_s = self.recent_newest_s.max(published_s);
-                self.recent.extend(keys.iter().map(|key| (Key(*key), published_s)));
+                let seen = Seen::new(published_s, row.get(2)?);
+                self.recent.extend(keys.iter().map(|key| (Key(*key), seen)));
             }
         }
         Ok(())
@@ -180,26 +200,33 @@ impl Dedup {
         now_s.saturating_sub(published_s) <= self.window_s
     }
 
-    /// True when the key was seen within the window; else marks it, as of now.
-    pub(super) fn seen(&mut self, connection: &Connection, key: &Key, now_s: u32) -> rusqlite::Result<bool> {
+    /// What is known of a key that was seen within the window; else marks it, as of now and this group.
+    pub(super) fn seen(
+        &mut self,
+        connection: &Connection,
+        key: &Key,
+        (now_s, group): (u32, u64),
+    ) -> rusqlite::Result<Option<Seen>> {
         let before = self.recent.get(key).copied();
-        if before.is_some_and(|published_s| self.counts(published_s, now_s)) {
-            return Ok(true);
+        if before.is_some_and(|seen| self.counts(seen.published_s, now_s)) {
+            return Ok(before);
         }
-        if before.is_none() && self.in_runs(connection, key, now_s)? {
-            return Ok(true);
+        if before.is_none()
+            && let Some(seen) = self.in_runs(connection, key, now_s)?
+        {
+            return Ok(Some(seen));
         }
         self.recent_newest_s = self.recent_newest_s.max(now_s);
-        self.recent.insert(*key, now_s);
+        self.recent.insert(*key, Seen::new(now_s, group));
         self.undo.push((*key, before));
-        Ok(false)
+        Ok(None)
     }
 
-    fn in_runs(&self, connection: &Connection, key: &Key, now_s: u32) -> rusqlite::Result<bool> {
-        if let Some(published_s) = self.frozen.as_ref().and_then(|frozen| frozen.keys.get(key))
-            && self.counts(*published_s, now_s)
+    fn in_runs(&self, connection: &Connection, key: &Key, now_s: u32) -> rusqlite::Result<Option<Seen>> {
+        if let Some(seen) = self.frozen.as_ref().and_then(|frozen| frozen.keys.get(key))
+            && self.counts(seen.published_s, now_s)
         {
-            return Ok(true);
+            return Ok(Some(*seen));
         }
         for run in self.runs.iter().rev().filter(|run| self.counts(run.newest_s, now_s)) {
             let Some(block) = run.index.candidate(key) else { continue };
@@ -207,11 +234,11 @@ impl Dedup {
             let found = statement.query_row([block_id(run.run, block)], |row| {
                 Ok(row.get_ref(0)?.as_blob().map(|block| run::find_in_block(block, key))?)
             })?;
-            if found.is_some_and(|published_s| self.counts(published_s, now_s)) {
-                return Ok(true);
+            if found.is_some_and(|seen| self.counts(seen.published_s, now_s)) {
+                return Ok(found);
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Writes a part of what is to be written, in the transaction under way.
@@ -257,7 +284,7 @@ impl Dedup {
             self.staged.written += 1;
         }
         if written + self.staged.written == built.blocks().len() {
-            let newest_s = frozen.keys.values().max().copied().unwrap_or_default();
+            let newest_s = newest_s(&frozen.keys);
             let (fences, filter) = built.index.encode();
             connection.execute(
                 "INSERT INTO dedup_runs(run, newest_s, last_sequence, fences, filter) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -284,7 +311,7 @@ impl Dedup {
         if staged.complete
             && let Some(Frozen { run, keys, last_sequence, stage: Stage::Writing { built, .. } }) = self.frozen.take()
         {
-            let newest_s = keys.values().max().copied().unwrap_or_default();
+            let newest_s = newest_s(&keys);
             self.runs.push(Run { run, newest_s, index: built.index });
             self.covered = last_sequence;
         }
@@ -305,7 +332,7 @@ impl Dedup {
 
     fn forget_old(&mut self, now_s: u32) {
         let window_s = self.window_s;
-        self.recent.retain(|_, published_s| now_s.saturating_sub(*published_s) <= window_s);
+        self.recent.retain(|_, seen| now_s.saturating_sub(seen.published_s) <= window_s);
     }
 
     fn freeze(&mut self, last_sequence: u64) {
@@ -327,7 +354,7 @@ impl Dedup {
         self.staged = Staged::default();
         for (key, before) in self.undo.drain(..).rev() {
             match before {
-                Some(published_s) => self.recent.insert(key, published_s),
+                Some(seen) => self.recent.insert(key, seen),
                 None => self.recent.remove(&key),
             };
         }
@@ -354,7 +381,11 @@ impl Dedup {
 }
 
 fn sort(keys: &Keys) -> BuiltRun {
-    BuiltRun::new(keys.iter().map(|(key, published_s)| (*key, *published_s)))
+    BuiltRun::new(keys.iter().map(|(key, seen)| (*key, *seen)))
+}
+
+fn newest_s(keys: &Keys) -> u32 {
+    keys.values().map(|seen| seen.published_s).max().unwrap_or_default()
 }
 
 fn block_id(run: i64, block: usize) -> i64 {
@@ -403,7 +434,10 @@ mod tests {
             let mut draft = Draft::new(self.next_sequence, i64::from(now_s) * 1_000);
             for n in keys {
                 let key = Key::of(&n.to_le_bytes());
-                if !self.dedup.seen(&self.connection, &key, now_s).unwrap() {
+                let at = (now_s, self.next_sequence);
+                if let Some(seen) = self.dedup.seen(&self.connection, &key, at).unwrap() {
+                    assert!(seen.group() > 0 && seen.group() <= self.next_sequence);
+                } else {
                     let mut batch = Batch::new();
                     batch.push("a", Some("id"), |_| {});
                     let parts = batch.into_parts();

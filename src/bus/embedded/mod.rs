@@ -14,6 +14,7 @@ mod dead_letter;
 mod dedup;
 mod file;
 mod group;
+mod original;
 mod pace;
 mod pack;
 mod position;
@@ -47,7 +48,8 @@ use self::tail::Tail;
 use super::batch::{self, BATCH_BYTES_MAX, Parts};
 use super::subject::Filter;
 use super::{
-    Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, ConsumerStatus, DeadLetter, EmbeddedSettings, Published,
+    Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, ConsumerStatus, DeadLetter, EmbeddedSettings, Original,
+    Published,
 };
 use crate::{metrics, sqlite};
 
@@ -156,6 +158,14 @@ impl Engine {
         .into_iter();
         let refused = || Err(BusError::new(BusErrorKind::Invalid, "publish message"));
         kept.iter().map(|kept| if *kept { answers.next().unwrap_or_else(refused) } else { refused() }).collect()
+    }
+
+    pub(super) async fn originals<T: Send + 'static>(
+        &self,
+        wanted: Vec<Original>,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, BusError> {
+        self.0.shared.blocking(move |shared, connection| original::find(shared, connection, &wanted, read)).await
     }
 
     pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
@@ -412,11 +422,12 @@ fn expand(count: usize, stored: &Stored) -> Vec<Result<Published, BusError>> {
     let mut duplicates = stored.duplicates.iter().peekable();
     let mut sequence = stored.first_sequence;
     let answer = |index: u32| {
-        if duplicates.next_if(|duplicate| **duplicate == index).is_some() {
-            return Ok(Published { sequence: 0, duplicate: true });
+        if let Some(duplicate) = duplicates.next_if(|duplicate| duplicate.index == index) {
+            let original = Original { sequence: duplicate.group, key: duplicate.key.0 };
+            return Ok(Published { sequence: 0, duplicate: true, original });
         }
         sequence += 1;
-        Ok(Published { sequence: sequence - 1, duplicate: false })
+        Ok(Published::new(sequence - 1))
     };
     (0..count as u32).map(answer).collect()
 }

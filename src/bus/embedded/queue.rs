@@ -41,8 +41,18 @@ pub(super) struct Publish {
 pub(super) struct Stored {
     /// Of the first message that is not a duplicate; those that follow it count up.
     pub(super) first_sequence: u64,
-    /// Indices of the messages that were seen before, ascending.
-    pub(super) duplicates: Vec<u32>,
+    /// The messages that were seen before, in their order.
+    pub(super) duplicates: Vec<Duplicate>,
+}
+
+/// A message that was seen before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Duplicate {
+    /// Its place in the batch.
+    pub(super) index: u32,
+    /// The first sequence of the group that holds the first message; 0 when that is not known.
+    pub(super) group: u64,
+    pub(super) key: Key,
 }
 
 /// Everything else that the writer does, in the same commit where it can.

@@ -1,16 +1,26 @@
 //! A sorted, immutable run of deduplication keys: its bytes, its fences and its filter.
 //!
 //! A run is cut into blocks that are stored as rows; in memory it has the first key of each block and a
-//! split-block Bloom filter. The filter only saves reads: a key counts as seen when its block holds it.
+//! split-block Bloom filter. A block is laid out as
+//!
+//! ```text
+//! u8 2 | per key: 16 bytes key | u32 second | u64 first sequence of its group
+//! ```
+//!
+//! all little endian. Blocks of the first version have neither the leading byte nor the sequences; their lengths are
+//! even, those of this version are odd. The filter only saves reads: a key counts as seen when its block holds it.
 //! Invariant: keys ascend over the whole run and are unique in it. Knows nothing of time or SQLite.
 
-use super::dedup::Key;
+use super::dedup::{Key, Seen};
 
-/// A key and its time in seconds.
-const ENTRY_BYTES: usize = 20;
-/// Entries in a block: 4,000 bytes.
-pub(super) const BLOCK_ENTRIES: usize = 200;
-pub(super) const BLOCK_BYTES: usize = BLOCK_ENTRIES * ENTRY_BYTES;
+/// A key, its time in seconds and the first sequence of its group.
+const ENTRY_BYTES: usize = 28;
+/// The same in the first version: a key and its time.
+const ENTRY_BYTES_V1: usize = 20;
+const BLOCK_VERSION: u8 = 2;
+/// Entries in a block: 3,921 bytes.
+pub(super) const BLOCK_ENTRIES: usize = 140;
+pub(super) const BLOCK_BYTES: usize = 1 + BLOCK_ENTRIES * ENTRY_BYTES;
 
 const FILTER_BITS_PER_KEY: usize = 16;
 const FILTER_LINE_WORDS: usize = 8;
@@ -27,28 +37,33 @@ pub(super) struct Index {
 #[derive(Debug)]
 pub(super) struct BuiltRun {
     pub(super) index: Index,
-    entries: Vec<u8>,
+    /// Block after block.
+    bytes: Vec<u8>,
 }
 
 impl BuiltRun {
-    pub(super) fn new(keys: impl Iterator<Item = (Key, u32)>) -> Self {
-        let mut sorted: Vec<(Key, u32)> = keys.collect();
+    pub(super) fn new(keys: impl Iterator<Item = (Key, Seen)>) -> Self {
+        let mut sorted: Vec<(Key, Seen)> = keys.collect();
         sorted.sort_unstable_by_key(|(key, _)| *key);
         let lines = (sorted.len() * FILTER_BITS_PER_KEY).div_ceil(FILTER_LINE_WORDS * 32).max(1);
         let mut filter = vec![[0; FILTER_LINE_WORDS]; lines];
-        let mut entries = Vec::with_capacity(sorted.len() * ENTRY_BYTES);
-        for (key, seconds) in &sorted {
+        let mut bytes = Vec::with_capacity(sorted.len().div_ceil(BLOCK_ENTRIES) * BLOCK_BYTES);
+        for (index, (key, seen)) in sorted.iter().enumerate() {
+            if index % BLOCK_ENTRIES == 0 {
+                bytes.push(BLOCK_VERSION);
+            }
             let (line, mask) = place(key, lines);
             filter[line].iter_mut().zip(mask).for_each(|(word, bit)| *word |= bit);
-            entries.extend_from_slice(&key.0);
-            entries.extend_from_slice(&seconds.to_le_bytes());
+            bytes.extend_from_slice(&key.0);
+            bytes.extend_from_slice(&seen.published_s.to_le_bytes());
+            bytes.extend_from_slice(&seen.group().to_le_bytes());
         }
         let fences = sorted.iter().step_by(BLOCK_ENTRIES).map(|(key, _)| *key).collect();
-        Self { index: Index { fences, filter }, entries }
+        Self { index: Index { fences, filter }, bytes }
     }
 
     pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.entries.chunks(BLOCK_BYTES)
+        self.bytes.chunks(BLOCK_BYTES)
     }
 }
 
@@ -84,11 +99,17 @@ impl Index {
     }
 }
 
-/// The time of a key in the block that may hold it.
-pub(super) fn find_in_block(block: &[u8], key: &Key) -> Option<u32> {
-    let (entries, _) = block.as_chunks::<ENTRY_BYTES>();
+/// What is known of a key in the block that may hold it.
+pub(super) fn find_in_block(block: &[u8], key: &Key) -> Option<Seen> {
+    if block.len().is_multiple_of(2) {
+        let (entries, _) = block.as_chunks::<ENTRY_BYTES_V1>();
+        let at = entries.binary_search_by(|entry| entry[..16].cmp(&key.0)).ok()?;
+        return entries[at].last_chunk().map(|seconds| Seen::new(u32::from_le_bytes(*seconds), 0));
+    }
+    let (entries, _) = block[1..].as_chunks::<ENTRY_BYTES>();
     let at = entries.binary_search_by(|entry| entry[..16].cmp(&key.0)).ok()?;
-    entries[at].last_chunk().map(|seconds| u32::from_le_bytes(*seconds))
+    let (seconds, group) = entries[at][16..].split_first_chunk()?;
+    Some(Seen::new(u32::from_le_bytes(*seconds), u64::from_le_bytes(*group.first_chunk()?)))
 }
 
 /// The filter line of a key and its bit in each word of the line. The salts are those of Parquet's
@@ -107,8 +128,22 @@ fn place(key: &Key, lines: usize) -> (usize, [u32; FILTER_LINE_WORDS]) {
 mod tests {
     use super::*;
 
-    fn keys(range: std::ops::Range<u32>) -> impl Iterator<Item = (Key, u32)> {
-        range.map(|n| (Key::of(&n.to_le_bytes()), n))
+    fn keys(range: std::ops::Range<u32>) -> impl Iterator<Item = (Key, Seen)> {
+        range.map(|n| (Key::of(&n.to_le_bytes()), Seen::new(n, u64::from(n) << 20)))
+    }
+
+    /// As they were written before the groups were kept.
+    #[test]
+    fn blocks_of_the_first_version_are_still_read() {
+        for count in [1_u32, 3, 200] {
+            let mut all: Vec<Key> = (0..count).map(|n| Key::of(&n.to_le_bytes())).collect();
+            all.sort();
+            let block: Vec<u8> = all.iter().flat_map(|key| [&key.0[..], &7_u32.to_le_bytes()].concat()).collect();
+            for key in &all {
+                assert_eq!(find_in_block(&block, key), Some(Seen::new(7, 0)));
+            }
+            assert_eq!(find_in_block(&block, &Key::of(b"another")), None);
+        }
     }
 
     #[test]
@@ -117,8 +152,8 @@ mod tests {
         let blocks: Vec<&[u8]> = run.blocks().collect();
         assert_eq!(blocks.len(), run.index.fences.len());
         let find = |key: &Key| run.index.candidate(key).and_then(|block| find_in_block(blocks[block], key));
-        for (key, n) in keys(0..50_000) {
-            assert_eq!(find(&key), Some(n));
+        for (key, seen) in keys(0..50_000) {
+            assert_eq!(find(&key), Some(seen));
         }
         let mut passed = 0;
         for (key, _) in keys(50_000..150_000) {

@@ -43,6 +43,10 @@ impl Subscription {
         Self { acker: Acker { shared, consumer }, head, suspect_to, ready: Vec::new(), interest: None, record_at: None }
     }
 
+    pub(in crate::bus) fn stream_id(&self) -> String {
+        self.acker.shared.stream_id.clone()
+    }
+
     pub(in crate::bus) fn set_interest(&mut self, interest: Arc<dyn Interest>) {
         self.interest = Some(interest);
     }

@@ -17,7 +17,7 @@ use super::dedup::{self, Dedup};
 use super::group::{Draft, Group};
 use super::pace::{Opening, Pace, Standing};
 use super::pack::Packer;
-use super::queue::{Chore, Publish, Purged, Settle, Stored, Work};
+use super::queue::{Chore, Duplicate, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
 use super::{Shared, file, lock, unix_ms};
 use crate::bus::batch::{self, FLAG_REPLAY};
@@ -337,10 +337,10 @@ impl Writer {
                 continue;
             }
             let Some(key) = keys.next() else { break };
-            if self.dedup.seen(&self.connection, key, now_s)? {
+            if let Some(seen) = self.dedup.seen(&self.connection, key, (now_s, draft.first_sequence))? {
                 draft.extend(&publish.records, start, &publish.ends[from..index], publish.beginning);
                 (from, start) = (index + 1, end);
-                stored.duplicates.push(index as u32);
+                stored.duplicates.push(Duplicate { index: index as u32, group: seen.group(), key: *key });
             } else {
                 draft.push_key(key);
             }

@@ -111,9 +111,9 @@ impl Shared {
         match self.commit_batch(messages).await {
             Ok(Some(last)) => {
                 let first = last + 1 - messages.len() as u64;
-                (first..=last).map(|sequence| Ok(Published { sequence, duplicate: false })).collect()
+                (first..=last).map(|sequence| Ok(Published::new(sequence))).collect()
             }
-            // It holds a duplicate, or something else that the server says of a message alone.
+            // It holds a duplicate, or something else that is said of a message alone.
             Ok(None) => self.publish_singly(messages).await,
             Err(error) => messages.iter().map(|_| Err(error.clone())).collect(),
         }
@@ -127,6 +127,8 @@ impl Shared {
         let call = self.calls.call(&self.link, 2);
         // Sending alone can take long: a connection that takes nothing holds everybody up.
         match tokio::time::timeout(self.settings.timeout, self.send_batch(&call, messages)).await {
+            // One message cannot be sent: what was begun is never committed, and the server forgets it.
+            Ok(Err(error)) if error.kind == BusErrorKind::Invalid => return Ok(None),
             Ok(sent) => sent?,
             Err(_) => {
                 self.link.unanswered(&self.client).await;
@@ -170,7 +172,7 @@ impl Shared {
                 Some(reply) => self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
                 None => self.client.publish_with_headers(subject, headers, payload).await,
             };
-            sent.map_err(|error| super::streams::failed("publish batch", error))?;
+            sent.map_err(|error| super::publish::not_sent("publish batch", &error))?;
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ pub(super) struct Awaited<'a> {
     id: u64,
     call: Arc<Call>,
     /// Seen before the first request was sent.
-    epochs: watch::Receiver<u64>,
+    connections: watch::Receiver<u64>,
 }
 
 impl Calls {
@@ -71,12 +71,12 @@ impl Calls {
 
     /// Opens a call of so many requests, at least one.
     pub(super) fn call(&self, link: &Link, requests: usize) -> Awaited<'_> {
-        let epochs = link.epochs();
+        let connections = link.connections();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let answers = (0..requests).map(|_| None).collect();
         let call = Arc::new(Call { state: Mutex::new(State { answers, missing: requests }), done: Notify::new() });
         self.calls().insert(id, call.clone());
-        Awaited { calls: self, id, call, epochs }
+        Awaited { calls: self, id, call, connections }
     }
 
     fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<Call>>> {
@@ -104,6 +104,17 @@ impl Awaited<'_> {
         format!("{}.{}.{index}", self.calls.inbox, self.id)
     }
 
+    /// No answer will come to this one: it was not sent.
+    pub(super) fn forgo(&self, index: usize) {
+        let mut state = self.call.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.answers.get(index).is_some_and(Option::is_none) {
+            state.missing -= 1;
+        }
+        if state.missing == 0 {
+            self.call.done.notify_one();
+        }
+    }
+
     /// Waits for all answers; those that did not come are none, and why is the second part.
     pub(super) async fn answers(
         mut self,
@@ -117,7 +128,7 @@ impl Awaited<'_> {
                 link.answered();
                 None
             }
-            _ = self.epochs.changed() => Some("the connection to NATS was lost before the answer"),
+            _ = self.connections.changed() => Some("the connection to NATS was lost before the answer"),
             () = tokio::time::sleep(timeout) => {
                 link.unanswered(client).await;
                 Some("NATS did not answer within nats_timeout")

@@ -15,6 +15,8 @@ const SEQUENCE: &str = "Causality-Sequence";
 const CONSUMER: &str = "Causality-Consumer";
 const DELIVERY_COUNT: &str = "Causality-Delivery-Count";
 const PUBLISHED_AT_MS: &str = "Causality-Published-At-Ms";
+/// A reason longer than this is cut, so that all headers fit beside the largest message.
+const REASON_CHARS_MAX: usize = 400;
 /// Sequences that are looked at for one page: deleted dead letters leave gaps.
 const LOOKED_AT_MAX: u64 = 10_000;
 
@@ -23,14 +25,14 @@ pub(super) async fn bury(shared: &Shared, consumer: &str, receipt: Receipt, reas
     let Some(message) = raw(&shared.stream, receipt.sequence).await? else { return Ok(()) };
     let mut headers = HeaderMap::new();
     // A header ends with its line.
-    let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let reason: String = reason.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     headers.insert(REASON, reason.as_str());
     headers.insert(SUBJECT, message.subject.as_str());
     headers.insert(SEQUENCE, receipt.sequence.to_string());
     headers.insert(CONSUMER, consumer);
     headers.insert(DELIVERY_COUNT, receipt.delivery_count.to_string());
     headers.insert(PUBLISHED_AT_MS, unix_ms_of(message.time).to_string());
-    headers.insert(MESSAGE_ID, format!("{}/{consumer}/{}", shared.stream_id, receipt.sequence));
+    headers.insert(MESSAGE_ID, format!("{}/{consumer}/{}", shared.keeper.stream_id(), receipt.sequence));
     tracing::warn!(
         consumer, sequence = receipt.sequence, subject = %message.subject, reason, "message goes to the dead letters"
     );

@@ -1,6 +1,7 @@
 //! The connection to the server, and what became of it so far.
 //!
-//! Invariant: the epoch moves whenever the connection is lost or made. What was learnt in one
+//! Invariant: the epoch moves whenever the connection is lost or made, and when a stream or a consumer turns out to
+//! be gone or another one. What was learnt in one
 //! epoch (leases, acknowledgements on their way) says nothing certain in the next, since the
 //! server at the other end may have crashed in between and forgotten what it had not synced.
 
@@ -36,6 +37,8 @@ const UNANSWERED_MAX: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Link {
     epoch: watch::Sender<u64>,
+    /// Moves with the connection alone.
+    connections: watch::Sender<u64>,
     /// The client has ended: nothing will ever come again.
     ended: AtomicBool,
     unanswered: AtomicU32,
@@ -48,6 +51,7 @@ impl Link {
     pub(super) async fn connect(settings: &NatsSettings) -> Result<(Client, Arc<Self>), BusError> {
         let link = Arc::new(Self {
             epoch: watch::Sender::new(0),
+            connections: watch::Sender::new(0),
             ended: AtomicBool::new(false),
             unanswered: 0.into(),
             heard_at: Mutex::new(Instant::now()),
@@ -78,6 +82,16 @@ impl Link {
         self.epoch.subscribe()
     }
 
+    /// Changes when the connection is lost and when it is made anew, and never otherwise.
+    pub(super) fn connections(&self) -> watch::Receiver<u64> {
+        self.connections.subscribe()
+    }
+
+    /// What was learnt of leases and acknowledgements is void: the server has lost or replaced what keeps them.
+    pub(super) fn begin_anew(&self) {
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
     /// Fails when nothing can be sent now.
     pub(super) fn check(&self, client: &Client, context: &'static str) -> Result<(), BusError> {
         self.check_given_up(context)?;
@@ -104,7 +118,8 @@ impl Link {
     /// The client has ended. It says so of its own accord only when it was told to.
     pub(super) fn ends(&self) {
         self.ended.store(true, Ordering::Relaxed);
-        self.epoch.send_modify(|epoch| *epoch += 1);
+        self.connections.send_modify(|connection| *connection += 1);
+        self.begin_anew();
     }
 
     /// An answer came.
@@ -149,7 +164,8 @@ impl Link {
             Event::Connected | Event::Disconnected => {
                 info!(%event, "NATS");
                 self.unanswered.store(0, Ordering::Relaxed);
-                self.epoch.send_modify(|epoch| *epoch += 1);
+                self.connections.send_modify(|connection| *connection += 1);
+                self.begin_anew();
             }
             Event::SlowConsumer(_) | Event::LameDuckMode | Event::ServerError(_) => warn!(%event, "NATS"),
             Event::ClientError(_) | Event::Draining | Event::Closed => debug!(%event, "NATS"),

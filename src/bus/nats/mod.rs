@@ -6,18 +6,28 @@
 mod acker;
 mod atomic;
 mod calls;
+mod consumers;
 mod dead_letter;
+mod keeper;
 mod link;
+mod original;
 mod publish;
 mod ranges;
 mod retention;
+mod seen;
 mod streams;
 mod subscription;
 
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_gone;
+#[cfg(test)]
 mod tests_kept;
+#[cfg(test)]
+mod tests_size;
+#[cfg(test)]
+mod tests_strange;
 #[cfg(test)]
 mod tests_tls;
 
@@ -26,18 +36,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::{Info, Stream};
-use async_nats::jetstream::{self, context::ContextBuilder, context::RequestErrorKind};
+use async_nats::jetstream::{self, Context, context::ContextBuilder, context::RequestErrorKind};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::atomic::Chooser;
 use self::calls::Calls;
+use self::consumers::Needed;
+use self::keeper::Keeper;
 use self::link::Link;
+use self::streams::Role;
 use super::subject::Filter;
 use super::{
-    Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, DeadLetter, NatsSettings, Published, StreamStorage,
+    Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, DeadLetter, NatsSettings, Original, Published,
+    StreamStorage,
 };
 use crate::supervisor::Tasks;
 
@@ -51,10 +64,6 @@ const SERVER_MIN: (i64, i64, i64) = (2, 10, 0);
 const SERVER_ATOMIC: (i64, i64, i64) = (2, 12, 0);
 /// How long the look whether the server is there may wait for its answer.
 const PING_ANSWER_MAX: Duration = Duration::from_secs(3);
-/// Pull requests of one consumer that may wait at the same time: one for each subscription.
-const PULLS_WAITING_MAX: i64 = 512;
-/// The status of what JetStream cannot do for now.
-const TEMPORARILY: usize = 503;
 
 #[derive(Clone)]
 pub(super) struct Engine(Arc<Shared>);
@@ -64,14 +73,19 @@ struct Shared {
     client: Client,
     link: Arc<Link>,
     calls: Arc<Calls>,
+    context: Context,
+    /// The server has atomic batches.
+    atomic: bool,
     stream: Stream,
     dead_letters: Stream,
     /// Ranges of the stream, as consumers lease them.
     ranges: Stream,
-    stream_id: String,
+    keeper: Arc<Keeper>,
     /// The subjects that the stream takes.
     covered: Vec<Filter>,
     in_flight: Semaphore,
+    /// One at a time reads the first messages of duplicates.
+    reading: Semaphore,
     chooser: Chooser,
     batches: atomic::Queue,
     full: Mutex<Option<String>>,
@@ -94,7 +108,8 @@ impl Engine {
             return Err(BusError::caused(BusErrorKind::Refused, "connect to NATS", text));
         }
         let context = ContextBuilder::new().timeout(settings.timeout).build(client.clone());
-        let info = streams::reconcile(&context, &settings, at_least(SERVER_ATOMIC)).await?;
+        let atomic = at_least(SERVER_ATOMIC);
+        let infos = streams::reconcile(&context, &settings, atomic).await?;
         let (calls, answers) = Calls::open(&client).await?;
         let tasks = Tasks::default();
         let (receiving, over) = (calls.clone().receive(answers), link.clone());
@@ -105,19 +120,22 @@ impl Engine {
         });
         let failed = |error: jetstream::context::GetStreamError| streams::failed("read stream", error);
         tracing::info!(version, stream = settings.stream, "connected to NATS");
-        let chooser = Chooser::new(settings.publish, at_least(SERVER_ATOMIC));
+        let chooser = Chooser::new(settings.publish, atomic);
         let (batches, jobs) = atomic::queue();
         let shared = Arc::new(Shared {
             stream: context.get_stream(&settings.stream).await.map_err(failed)?,
             dead_letters: context.get_stream(&settings.dead_letter_stream).await.map_err(failed)?,
             ranges: context.get_stream(settings.range_stream()).await.map_err(failed)?,
-            stream_id: format!("{}:{}", settings.stream, info.created.unix_timestamp_nanos()),
+            keeper: Arc::new(Keeper::new(keeper::stream_id(&infos[2]))),
+            context,
+            atomic,
             settings,
             client,
             link,
             calls,
             covered,
             in_flight: Semaphore::new(publish::IN_FLIGHT_BYTES_MAX),
+            reading: Semaphore::new(1),
             chooser,
             batches,
             full: Mutex::default(),
@@ -127,17 +145,18 @@ impl Engine {
             tasks,
         });
         for _ in 0..atomic::BATCHES_AT_ONCE {
-            let committing = atomic::commit_queued(Arc::downgrade(&shared), jobs.clone());
-            let closing = shared.closing.clone();
-            shared.tasks.spawn(async move {
-                closing.run_until_cancelled(committing).await;
-            });
+            shared.run_until_closed(atomic::commit_queued(Arc::downgrade(&shared), jobs.clone()));
         }
-        Ok(Self(shared))
+        shared.run_until_closed(keeper::keep(Arc::downgrade(&shared), infos));
+        let engine = Self(shared);
+        if let [(_, Some(warning)), _] = engine.warnings() {
+            tracing::warn!(warning, "NATS");
+        }
+        Ok(engine)
     }
 
     pub(super) fn stream_id(&self) -> String {
-        self.0.stream_id.clone()
+        self.0.keeper.stream_id()
     }
 
     pub(super) async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
@@ -145,6 +164,15 @@ impl Engine {
             return vec![Err(error); batch.len()];
         }
         self.0.publish(batch).await
+    }
+
+    pub(super) async fn originals<T>(
+        &self,
+        wanted: &[Original],
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, BusError> {
+        self.0.check_open("read messages")?;
+        original::find(&self.0, wanted, read).await
     }
 
     pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
@@ -170,17 +198,18 @@ impl Engine {
     /// Creates the durable consumer, or changes it to what the spec says; answers its filter.
     pub(super) async fn bring(&self, spec: &ConsumerSpec) -> Result<Filter, BusError> {
         let filter = self.admit(spec)?;
-        if spec.coarse {
-            let pending_max = spec.pending_max.min(ranges::PENDING_MAX);
+        let (role, needed) = if spec.coarse {
             let subject = self.0.settings.range_subject(&spec.name);
-            bring_consumer(&self.0.ranges, &ConsumerSpec { pending_max, ..spec.clone() }, &subject).await?;
-            return Ok(filter);
-        }
-        // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
-        // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass are
-        // cheaper to get and to leave.
-        let server_filter = if spec.takes_most { "" } else { &spec.filter };
-        bring_consumer(&self.0.stream, spec, server_filter).await?;
+            (Role::Ranges, Needed::of(spec, &subject, spec.pending_max.min(ranges::PENDING_MAX)))
+        } else {
+            // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
+            // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass
+            // are cheaper to get and to leave.
+            let filter = if spec.takes_most { "" } else { &spec.filter };
+            (Role::Events, Needed::of(spec, filter, spec.pending_max))
+        };
+        consumers::bring(keeper::stream_of(&self.0, role), &needed).await?;
+        self.0.keeper.needs(role, needed);
         Ok(filter)
     }
 
@@ -197,7 +226,23 @@ impl Engine {
             self.0.link.not_back(&self.0.client, limit).await;
             return Err(error);
         }
+        if let Some(why) = self.0.keeper.trouble() {
+            return Err(BusError::caused(BusErrorKind::Unavailable, "use NATS", why));
+        }
         self.0.stream_info_within(limit).await.map(|_| ())
+    }
+
+    /// What an operator should know although everything works.
+    pub(super) fn warnings(&self) -> [(&'static str, Option<String>); 2] {
+        let (most, wanted) = (self.0.payload_max(), self.0.settings.event_bytes_max);
+        let limit = self.0.client.max_payload();
+        let small = (most < wanted).then(|| {
+            format!(
+                "the NATS server takes messages of {limit} bytes (its max_payload), so events of more than {most} bytes are \
+                 refused although max_event_bytes allows {wanted}: raise the one or lower the other"
+            )
+        });
+        [("nats max_payload", small), ("nats lost", self.0.keeper.lost())]
     }
 
     /// What makes a 2xx weaker than an event on disk, as far as the streams show it.
@@ -267,6 +312,13 @@ impl Shared {
         }
     }
 
+    fn run_until_closed(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let closing = self.closing.clone();
+        self.tasks.spawn(async move {
+            closing.run_until_cancelled(task).await;
+        });
+    }
+
     async fn stream_info(&self) -> Result<Info, BusError> {
         self.stream_info_within(self.settings.timeout).await
     }
@@ -286,34 +338,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// Creates the durable consumer, or changes it to what the spec says.
-async fn bring_consumer(stream: &Stream, spec: &ConsumerSpec, filter: &str) -> Result<(), BusError> {
-    let wanted = pull::Config {
-        durable_name: Some(spec.name.clone()),
-        deliver_policy: DeliverPolicy::All,
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: spec.ack_wait,
-        // Deliveries are counted here: a message that the server alone gave up would be in nobody's hands.
-        max_deliver: -1,
-        filter_subject: filter.to_owned(),
-        max_waiting: PULLS_WAITING_MAX,
-        max_ack_pending: i64::try_from(spec.pending_max).unwrap_or(i64::MAX),
-        ..pull::Config::default()
-    };
-    let brought = stream.create_consumer(wanted).await.map_err(|error| {
-        use async_nats::jetstream::stream::ConsumerErrorKind;
-        let kind = match error.kind() {
-            ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => BusErrorKind::Unavailable,
-            ConsumerErrorKind::JetStream(error) if error.code() == TEMPORARILY => BusErrorKind::Unavailable,
-            _ => BusErrorKind::Refused,
-        };
-        let settings = "the settings (consumer_name, nats_ack_wait)";
-        let text = format!("NATS will not create or change consumer {} as {settings} say: {error}", spec.name);
-        BusError::caused(kind, "reconcile consumer", text)
-    });
-    brought.map(drop)
 }
 
 fn unix_ms_of(time: async_nats::datetime::DateTime) -> i64 {

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, StatusCode, Subject};
+use async_nats::{HeaderMap, Message, PublishError, PublishErrorKind, StatusCode, Subject};
 use bytes::Bytes;
 use serde::Deserialize;
 
 use super::Shared;
 use crate::bus::batch::{self, Batch, FLAG_REPLAY, Layout};
-use crate::bus::{BusError, BusErrorKind, Published};
+use crate::bus::{BusError, BusErrorKind, Original, Published};
 
 /// Bytes of messages on their way to the server, all calls together.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -22,6 +22,10 @@ const MESSAGE_BYTES_MIN: usize = 64;
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// The header of a replayed dead letter: it is for this consumer alone.
 pub(super) const REPLAY_FOR: &str = "Causality-Replay-For";
+/// What is kept free of the server's limit for the headers: a message's id, or what a dead letter says of it.
+pub(super) const HEADERS_BYTES_MAX: usize = 4_096;
+/// JetStream's codes for a message, and for headers, that the stream never takes.
+const TOO_LARGE: [u64; 2] = [10_054, 10_097];
 /// JetStream's code for a stream that has reached a limit (`JSStreamStoreFailedF`).
 const STORE_FAILED: u64 = 10_077;
 /// The account's or the server's resources are used up.
@@ -58,6 +62,8 @@ enum Way {
     Listeners,
     /// The stream does not take its subject, and it must be kept.
     Nowhere,
+    /// The server does not take a message of this size.
+    TooLarge,
 }
 
 impl Shared {
@@ -71,9 +77,13 @@ impl Shared {
             .zip(&parts.ends)
             .map(|(start, end)| if start < *end as usize { batch::layout(&records, start) } else { None })
             .collect();
+        let payload_max = self.payload_max();
         let way = |(index, layout): (usize, &Option<Layout>)| {
-            let subject = &records[layout.as_ref()?.subject.clone()];
-            Some(self.way(subject, parts.passing.binary_search(&(index as u32)).is_ok()))
+            let layout = layout.as_ref()?;
+            if layout.payload.len() > payload_max {
+                return Some(Way::TooLarge);
+            }
+            Some(self.way(&records[layout.subject.clone()], parts.passing.binary_search(&(index as u32)).is_ok()))
         };
         let ways: Vec<Way> = layouts.iter().enumerate().filter_map(way).collect();
         let kept: Vec<&Layout> = layouts.iter().flatten().collect();
@@ -117,8 +127,9 @@ impl Shared {
         let lost = || Err(BusError::new(BusErrorKind::Unavailable, "publish messages"));
         let answer = |(way, layout): (&Way, &&Layout)| match way {
             Way::Stream => streamed.next().unwrap_or_else(lost),
-            Way::Listeners => Ok(Published { sequence: 0, duplicate: false }),
+            Way::Listeners => Ok(Published::new(0)),
             Way::Nowhere => Err(self.not_kept(&records[layout.subject.clone()])),
+            Way::TooLarge => Err(self.too_large(layout.payload.len())),
         };
         let answers: Vec<_> = ways.iter().zip(kept).map(answer).collect();
         self.learn_room(&answers);
@@ -134,19 +145,28 @@ impl Shared {
         self.chooser.began(messages.len());
         let sending = async {
             let call = self.calls.call(&self.link, messages.len());
+            let mut refused = Vec::new();
             for (index, (records, layout)) in messages.iter().enumerate() {
-                self.send(records, layout, Some(call.reply_to(index))).await?;
+                match self.send(records, layout, Some(call.reply_to(index))).await {
+                    // A verdict on this message alone.
+                    Err(error) if error.kind == BusErrorKind::Invalid => {
+                        call.forgo(index);
+                        refused.push((index, error));
+                    }
+                    sent => sent?,
+                }
             }
-            Ok(call.answers(&self.client, &self.link, self.settings.timeout).await)
+            let (answers, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
+            Ok((answers, why, refused))
         };
         // Sending alone can take long: a connection that takes nothing holds everybody up.
         let sent = tokio::time::timeout(2 * self.settings.timeout, sending).await;
         let arrived = match &sent {
-            Ok(Ok((answers, _))) => answers.iter().flatten().count(),
+            Ok(Ok((answers, ..))) => answers.iter().flatten().count(),
             _ => 0,
         };
         self.chooser.ended(messages.len(), arrived);
-        let (answers, why) = match sent {
+        let (answers, why, refused) = match sent {
             Ok(Ok(answered)) => answered,
             Ok(Err(error)) => return all(error),
             Err(_) => {
@@ -155,11 +175,12 @@ impl Shared {
             }
         };
         let lost = why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, "publish messages"));
-        let answer = |answer: Option<Message>| match answer {
+        let mut refused = refused.into_iter().peekable();
+        let answer = |(index, answer): (usize, Option<Message>)| match answer {
             Some(message) => self.acknowledged(&message, &self.settings.stream),
-            None => Err(lost.clone()),
+            None => Err(refused.next_if(|(own, _)| *own == index).map_or_else(|| lost.clone(), |(_, error)| error)),
         };
-        answers.into_iter().map(answer).collect()
+        answers.into_iter().enumerate().map(answer).collect()
     }
 
     /// The server has them when it answers the ping behind them.
@@ -212,13 +233,7 @@ impl Shared {
             (None, None) => self.client.publish(subject, payload).await,
             (Some(headers), None) => self.client.publish_with_headers(subject, headers, payload).await,
         };
-        sent.map_err(|error| {
-            let kind = match error.kind() {
-                async_nats::PublishErrorKind::MaxPayloadExceeded => BusErrorKind::Invalid,
-                _ => BusErrorKind::Unavailable,
-            };
-            BusError::caused(kind, "publish message", error.to_string())
-        })
+        sent.map_err(|error| not_sent("publish message", &error))
     }
 
     /// Publishes one message that is ours, and awaits what the server says of it.
@@ -242,6 +257,7 @@ impl Shared {
     pub(super) fn acknowledged(&self, message: &Message, stream: &str) -> Result<Published, BusError> {
         let unavailable = |why: String| Err(BusError::caused(BusErrorKind::Unavailable, "publish message", why));
         if message.status == Some(StatusCode::NO_RESPONDERS) {
+            self.keeper.doubt();
             return unavailable(format!("no stream takes the subject: is stream {stream} gone?"));
         }
         let ack: PubAck = match serde_json::from_slice(&message.payload) {
@@ -252,13 +268,31 @@ impl Shared {
             Some(error) if error.err_code == STORE_FAILED || RESOURCES.contains(&error.err_code) => {
                 Err(BusError::caused(BusErrorKind::Full, "publish message", error.description))
             }
+            Some(error) if TOO_LARGE.contains(&error.err_code) => {
+                Err(BusError::caused(BusErrorKind::Invalid, "publish message", error.description))
+            }
             Some(error) => unavailable(error.description),
             None if ack.stream != stream => {
                 unavailable(format!("stream {} took the message instead of {stream}", ack.stream))
             }
-            None if ack.duplicate => Ok(Published { sequence: 0, duplicate: true }),
-            None => Ok(Published { sequence: ack.seq, duplicate: false }),
+            None if ack.duplicate => {
+                let original = Original { sequence: ack.seq, ..Original::default() };
+                Ok(Published { sequence: 0, duplicate: true, original })
+            }
+            None => Ok(Published::new(ack.seq)),
         }
+    }
+
+    /// The largest payload that the server takes now; it may say otherwise with each connection.
+    pub(super) fn payload_max(&self) -> usize {
+        self.client.max_payload().saturating_sub(HEADERS_BYTES_MAX)
+    }
+
+    fn too_large(&self, bytes: usize) -> BusError {
+        let (most, limit) = (self.payload_max(), self.client.max_payload());
+        let why =
+            format!("{bytes} bytes, and NATS takes at most {most} beside the headers (its max_payload is {limit})");
+        BusError::caused(BusErrorKind::Invalid, "publish message", why)
     }
 
     fn way(&self, subject: &[u8], passing: bool) -> Way {
@@ -295,4 +329,13 @@ impl Shared {
             None => {}
         }
     }
+}
+
+/// Why a message was not handed to the connection: for what it is, or for now.
+pub(super) fn not_sent(context: &'static str, error: &PublishError) -> BusError {
+    let kind = match error.kind() {
+        PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => BusErrorKind::Invalid,
+        PublishErrorKind::Send => BusErrorKind::Unavailable,
+    };
+    BusError::caused(kind, context, error.to_string())
 }

@@ -2,8 +2,8 @@
 //!
 //! Invariants: `leased_at` is never later than the moment at which the server leased the oldest
 //! message of the last fetch; messages that waited here for most of their lease are let go
-//! instead of handed out; after every loss of the connection, everything that the stream held
-//! then is suspect.
+//! instead of handed out; after every loss of the connection, and of the consumer, everything that
+//! the stream held then is suspect.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,7 +17,9 @@ use tracing::{debug, warn};
 
 use super::Shared;
 use super::acker::{AckSubject, Acker, Consumer};
+use super::keeper::stream_id;
 use super::publish::REPLAY_FOR;
+use super::seen::Seen;
 use crate::bus::batch::{self, HEADER_BYTES};
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
@@ -32,6 +34,8 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 pub(super) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before the next pull request when the server refused one.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// How the server ends the pull requests of a consumer that is deleted.
+const CONSUMER_DELETED: &str = "Consumer Deleted";
 /// Why a message is given up that was delivered as often as is allowed.
 pub(super) const EXHAUSTED: &str = "not acknowledged in the last delivery allowed";
 
@@ -45,6 +49,9 @@ pub(in crate::bus) struct Subscription {
     epoch: u64,
     /// Up to here messages are suspect; none until it is known for the connection at hand.
     suspect_to: Option<u64>,
+    /// The life of the stream that the messages are of.
+    stream_id: String,
+    consumer: Option<Seen>,
     pull: Option<Pull>,
     /// What the last fetch brought was leased after this.
     leased_at: Instant,
@@ -90,6 +97,8 @@ impl Subscription {
             epochs,
             epoch: 0,
             suspect_to: None,
+            stream_id: String::new(),
+            consumer: None,
             pull: None,
             leased_at: Instant::now(),
             empty_at: Instant::now(),
@@ -133,10 +142,28 @@ impl Subscription {
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
             }
+            if self.suspect_to.is_none() {
+                self.give_back_ready().await;
+                continue;
+            }
             self.settle_aside().await;
             if !self.ready.is_empty() {
-                self.ready_bytes = 0;
-                return Ok(std::mem::take(&mut self.ready));
+                let current = match &mut self.consumer {
+                    Some(seen) => seen.is_current(&self.acker).await,
+                    None => Some(false),
+                };
+                match current {
+                    Some(true) => {
+                        self.ready_bytes = 0;
+                        return Ok(std::mem::take(&mut self.ready));
+                    }
+                    Some(false) => {
+                        self.give_back_ready().await;
+                        self.doubt();
+                    }
+                    None => {}
+                }
+                continue;
             }
             if self.pull.as_ref().is_none_or(|pull| pull.missing == 0) {
                 if let Some(pause_until) = pause_until {
@@ -199,11 +226,33 @@ impl Subscription {
         self.exhausted.clear();
         self.epoch = *self.epochs.borrow_and_update();
         let shared = &self.acker.shared;
+        self.consumer = Some(Seen::look(&self.acker).await?);
+        // Read after the consumer was seen: what it brings a second time was stored before that.
         let info = shared.stream_info().await?;
         (self.inbox, self.incoming) = open_inbox(shared).await?;
         self.empty_at = Instant::now();
+        self.stream_id = stream_id(&info);
         self.suspect_to = Some(info.state.last_sequence);
         Ok(())
+    }
+
+    /// The consumer is gone, or another one.
+    fn doubt(&mut self) {
+        self.suspect_to = None;
+        self.acker.shared.keeper.doubt();
+    }
+
+    /// What is ready is of a consumer that nothing is known of: it is given back, if it can be.
+    async fn give_back_ready(&mut self) {
+        let receipts: Vec<Receipt> = std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt).collect();
+        if let Err(error) = self.acker.give_back(&receipts).await {
+            debug!(%error, consumer = self.acker.consumer.name, "messages come again when their leases end");
+        }
+    }
+
+    /// The life of the stream that the last fetch's messages are of.
+    pub(in crate::bus) fn stream_id(&self) -> &str {
+        &self.stream_id
     }
 
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
@@ -261,8 +310,12 @@ impl Subscription {
             None | Some(StatusCode::OK) => {}
             Some(StatusCode::IDLE_HEARTBEAT) => return,
             Some(status) => {
-                debug!(%status, description = message.description, consumer = self.acker.consumer.name, "pull ended");
+                let description = message.description.as_deref();
+                debug!(%status, description, consumer = self.acker.consumer.name, "pull ended");
                 self.pull = None;
+                if status == StatusCode::NO_RESPONDERS || description == Some(CONSUMER_DELETED) {
+                    self.doubt();
+                }
                 return;
             }
         }
@@ -272,6 +325,9 @@ impl Subscription {
         let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return };
         self.acker.consumer.ack_prefix.get_or_init(|| reply.prefix.to_owned());
         let receipt = reply.receipt;
+        if !self.consumer.as_mut().is_some_and(|seen| seen.counts(receipt.consumer_sequence)) {
+            self.doubt();
+        }
         if !takes(&self.acker.consumer.name, &self.acker.consumer.filter, &message) {
             self.passed.push(receipt);
         } else if receipt.delivery_count > self.acker.consumer.max_deliver {

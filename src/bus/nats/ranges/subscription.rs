@@ -116,6 +116,10 @@ impl RangeSubscription {
         self.acker.clone()
     }
 
+    pub(in crate::bus) fn stream_id(&self) -> &str {
+        self.queue.stream_id()
+    }
+
     pub(in crate::bus) fn leased(&self) -> Leased {
         Leased { at: self.leased_at, epochs: Some((self.shared.link.epochs(), self.queue.epoch())) }
     }

@@ -1,0 +1,252 @@
+//! Looks after what this process needs on the server: the streams, and the durable consumers that it reads with.
+//!
+//! Each of them can be deleted, changed or lost with the server's disk while everything runs, and to a reader all of
+//! that looks like an idle stream. What is gone is named and created anew; a consumer then delivers everything that
+//! the stream holds once more.
+//!
+//! Invariant: a consumer is created anew only after it has been missing for longer than any subscription hands out
+//! messages without having seen it ([`Subscription`](super::Subscription)). So each subscription learns of the new
+//! one, and up to where its messages are suspect, before it hands out the first of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream::{Info, Stream};
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+
+use super::consumers::{self, Needed};
+use super::streams::{self, Role};
+use super::{Shared, lock};
+use crate::bus::{BusError, BusErrorKind};
+
+/// How often everything is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while something is missing, and the least time between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A stream that is missing for this long is created anew: one answer alone may come from a server that is starting.
+const STREAM_GONE_FOR: Duration = Duration::from_millis(400);
+/// The same for a consumer: see above.
+const CONSUMER_GONE_FOR: Duration = Duration::from_secs(3);
+/// How long a subscription takes a consumer that it has seen for the same one.
+pub(super) const SEEN_FOR: Duration = Duration::from_secs(2);
+
+/// What is looked after, and what was found.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    consumers: Mutex<BTreeMap<String, (Role, Needed)>>,
+    /// When each consumer was created, in nanoseconds, and when it was seen last.
+    seen: Mutex<HashMap<String, (i128, Instant)>>,
+    stream_id: Mutex<String>,
+    /// What is missing or wrong now.
+    trouble: Mutex<Option<String>>,
+    /// What was lost since the start.
+    lost: Mutex<Option<String>>,
+    doubt: Notify,
+}
+
+impl Keeper {
+    pub(super) fn new(stream_id: String) -> Self {
+        Self { stream_id: Mutex::new(stream_id), ..Self::default() }
+    }
+
+    /// From now on this consumer is looked after.
+    pub(super) fn needs(&self, role: Role, consumer: Needed) {
+        lock(&self.consumers).insert(consumer.name.clone(), (role, consumer));
+    }
+
+    /// Something was not where it should be: looks at once.
+    pub(super) fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// When a consumer was created, and when that was asked last.
+    pub(super) fn seen(&self, name: &str) -> Option<(i128, Instant)> {
+        lock(&self.seen).get(name).copied()
+    }
+
+    pub(super) fn stream_id(&self) -> String {
+        lock(&self.stream_id).clone()
+    }
+
+    /// What is missing or wrong on the server now.
+    pub(super) fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
+    }
+
+    /// What was lost on the server since the start.
+    pub(super) fn lost(&self) -> Option<String> {
+        lock(&self.lost).clone()
+    }
+}
+
+/// Names one life of the stream.
+pub(super) fn stream_id(info: &Info) -> String {
+    format!("{}:{}", info.config.name, info.created.unix_timestamp_nanos())
+}
+
+/// Looks until the bus is gone.
+pub(super) async fn keep(shared: Weak<Shared>, [dead_letters, ranges, events]: [Info; 3]) {
+    let mut looks = Looks::default();
+    for info in [dead_letters, ranges, events] {
+        looks.lives.insert(info.config.name.clone(), info.created.unix_timestamp_nanos());
+    }
+    let mut wait = LOOK_INTERVAL;
+    loop {
+        let Some(keeper) = shared.upgrade().map(|shared| shared.keeper.clone()) else { return };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = keeper.doubt.notified() => tokio::time::sleep(LOOK_AGAIN.min(wait)).await,
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        if shared.link.check(&shared.client, "look after streams").is_err() {
+            // What cannot be asked for is not missing.
+            looks.missing.clear();
+            wait = LOOK_AGAIN;
+            continue;
+        }
+        looks.look(&shared).await;
+        wait = if looks.missing.is_empty() { LOOK_INTERVAL } else { LOOK_AGAIN };
+    }
+}
+
+/// What the looks so far have shown.
+#[derive(Default)]
+struct Looks {
+    /// When each stream and consumer was created, in nanoseconds.
+    lives: HashMap<String, i128>,
+    /// Since when what is missing has been.
+    missing: HashMap<String, Instant>,
+    trouble: Vec<String>,
+}
+
+impl Looks {
+    async fn look(&mut self, shared: &Shared) {
+        self.trouble.clear();
+        for role in Role::ALL {
+            let name = role.stream(&shared.settings);
+            if let Err(error) = self.look_at_stream(shared, role, &name).await {
+                self.failed(&name, &error);
+            }
+        }
+        let needed: Vec<_> = lock(&shared.keeper.consumers).values().cloned().collect();
+        for (role, needed) in needed {
+            if let Err(error) = self.look_at_consumer(shared, role, &needed).await {
+                self.failed(&needed.name, &error);
+            }
+        }
+        let trouble = (!self.trouble.is_empty()).then(|| self.trouble.join("; "));
+        *lock(&shared.keeper.trouble) = trouble;
+    }
+
+    async fn look_at_stream(&mut self, shared: &Shared, role: Role, name: &str) -> Result<(), BusError> {
+        let info = match streams::find(&shared.context, name).await? {
+            Some(found) => {
+                self.missing.remove(name);
+                streams::correct(&shared.context, role, found).await?
+            }
+            None => {
+                if !self.is_gone("stream", name, STREAM_GONE_FOR) {
+                    return Ok(());
+                }
+                let created = streams::create(&shared.context, &shared.settings, role, shared.atomic).await?;
+                self.is_back(name);
+                created
+            }
+        };
+        let created = info.created.unix_timestamp_nanos();
+        if self.lives.insert(name.to_owned(), created).is_some_and(|before| before != created) {
+            self.stream_is_new(shared, role, &info);
+        }
+        Ok(())
+    }
+
+    fn stream_is_new(&self, shared: &Shared, role: Role, info: &Info) {
+        let (name, at) = (&info.config.name, Timestamp::now());
+        error!(stream = name, "the stream was gone from NATS and is there anew: what it held is lost to this system");
+        let what = match role {
+            Role::Events => "events that nobody had read are lost",
+            Role::Ranges => "events are read anew, and what is stored already is recognized",
+            Role::DeadLetters => "the dead letters are lost",
+        };
+        let text = format!("stream {name} was gone from NATS and is there anew since {at:.0}: {what}");
+        *lock(&shared.keeper.lost) = Some(text);
+        if role == Role::Events {
+            *lock(&shared.keeper.stream_id) = stream_id(info);
+        }
+        if role != Role::DeadLetters {
+            shared.link.begin_anew();
+        }
+    }
+
+    async fn look_at_consumer(&mut self, shared: &Shared, role: Role, needed: &Needed) -> Result<(), BusError> {
+        let (stream, name, asked_at) = (stream_of(shared, role), &needed.name, Instant::now());
+        let info = match consumers::find(stream, name).await? {
+            Some(found) if consumers::is_safe(&found.config) => found,
+            Some(_) => {
+                warn!(consumer = name, "the consumer was changed on NATS, it is changed back");
+                consumers::bring(stream, needed).await?
+            }
+            None => {
+                lock(&shared.keeper.seen).remove(name);
+                if !self.missing.contains_key(name) {
+                    // Its leases and acknowledgements are gone with it.
+                    shared.link.begin_anew();
+                }
+                if !self.is_gone("consumer", name, CONSUMER_GONE_FOR) {
+                    return Ok(());
+                }
+                let brought = consumers::bring(stream, needed).await?;
+                self.is_back(name);
+                info!(consumer = name, "created anew: what the stream holds is read once more");
+                brought
+            }
+        };
+        self.missing.remove(name);
+        let created = info.created.unix_timestamp_nanos();
+        lock(&shared.keeper.seen).insert(name.clone(), (created, asked_at));
+        if self.lives.insert(name.clone(), created).is_some_and(|before| before != created) {
+            shared.link.begin_anew();
+        }
+        Ok(())
+    }
+
+    /// Notes that something is missing; true when it has been for so long that it is created anew.
+    fn is_gone(&mut self, what: &'static str, name: &str, wait: Duration) -> bool {
+        let since = *self.missing.entry(name.to_owned()).or_insert_with(|| {
+            warn!(name, "the {what} is gone from NATS, it will be created anew");
+            Instant::now()
+        });
+        self.trouble.push(format!("{what} {name} is gone from NATS and is being created anew"));
+        since.elapsed() >= wait
+    }
+
+    /// What was noted last is there again.
+    fn is_back(&mut self, name: &str) {
+        self.missing.remove(name);
+        self.trouble.pop();
+    }
+
+    fn failed(&mut self, name: &str, error: &BusError) {
+        let text = crate::causes::chain(error);
+        match error.kind {
+            BusErrorKind::Refused => {
+                warn!(name, error = text, "what this process needs on NATS is not as it must be");
+                self.trouble.push(text);
+            }
+            // Whoever pings the server says so.
+            _ => tracing::debug!(name, error = text, "could not look"),
+        }
+    }
+}
+
+/// The stream that the consumers of a role are on.
+pub(super) fn stream_of(shared: &Shared, role: Role) -> &Stream {
+    match role {
+        Role::Events => &shared.stream,
+        Role::Ranges => &shared.ranges,
+        Role::DeadLetters => &shared.dead_letters,
+    }
+}
