@@ -224,6 +224,7 @@ fn start_roles(
         bus: choice.nats.then(|| engines.bus.clone()),
         store: engines.store.clone().filter(|_| choice.postgres),
         sink: engines.warehouse.is_some().then(|| status.clone()),
+        warehouse: engines.warehouse.clone(),
         readiness: readiness.clone(),
     };
     supervisor.supervise("readiness", move |stop| watched.clone().watch(stop));
@@ -307,6 +308,7 @@ struct Watched {
     bus: Option<Bus>,
     store: Option<Store>,
     sink: Option<SinkStatus>,
+    warehouse: Option<Warehouse>,
     readiness: Readiness,
 }
 
@@ -325,6 +327,9 @@ impl Watched {
                 if let Some(state) = state {
                     self.tell(component, state);
                 }
+            }
+            if let Some(warehouse) = &self.warehouse {
+                self.readiness.set_warning("unreadable files", warehouse.damage());
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),

@@ -5,6 +5,7 @@
 //! settings of each part.
 
 mod choice;
+mod file_url;
 mod nats;
 mod value;
 
@@ -16,6 +17,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
+pub use file_url::directory_of;
 pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
 pub use value::{
     Address, Attempts, Count, Factor, Flag, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
@@ -290,6 +292,11 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
             Some(_) => "webhook_client_cert_file",
         };
         refuse(missing, String::new(), "set together with the other of the two files, or neither");
+    }
+    if let Some(url) = &config.warehouse_url
+        && let Some(Err(allowed)) = directory_of(&url.0)
+    {
+        refuse("warehouse_url", url.show(), allowed);
     }
     nats::check(config, &mut refuse);
     let flush = config.batch_flush_interval.unwrap_or(config.http_read_timeout);

@@ -170,6 +170,11 @@ pub fn sink_unreadable(count: u64) {
     counter!("causality_sink_unreadable_total").increment(count);
 }
 
+/// Stored files that were found damaged and are still there.
+pub fn warehouse_unreadable_files(count: usize) {
+    gauge!("causality_warehouse_unreadable_files").set(count as f64);
+}
+
 /// What is open and what is being written.
 pub fn sink_open(batches: usize, open_bytes: usize, writing_bytes: usize) {
     gauge!("causality_sink_open_batches").set(batches as f64);
@@ -295,6 +300,7 @@ const HELP: &[(Kind, &str, &str)] = {
         ),
         (Counter, "causality_sink_lapsed_rows_total", "Rows encoded in vain: the leases of their messages lapsed."),
         (Counter, "causality_sink_unreadable_total", "Messages that could not be read and went to the dead letters."),
+        (Gauge, "causality_warehouse_unreadable_files", "Stored files that were found damaged and are still there."),
         (Gauge, "causality_sink_open_batches", "Parquet files being filled."),
         (Gauge, "causality_sink_open_bytes", "Memory of the Parquet files being filled."),
         (Gauge, "causality_sink_writing_bytes", "Bytes of the Parquet files being stored."),

@@ -57,8 +57,6 @@ pub(super) struct Closed {
     pub(super) receipts: Vec<Receipt>,
     pub(super) lease: Lease,
     pub(super) reason: Reason,
-    /// When the bus got the oldest message.
-    pub(super) oldest_ms: i64,
 }
 
 /// What came of taking some deliveries.
@@ -76,7 +74,6 @@ struct Batch {
     file: OpenFile,
     receipts: Vec<Receipt>,
     lease: Lease,
-    oldest_ms: i64,
     opened_at: Instant,
     memory_bytes: usize,
     /// Rows came since `memory_bytes` was measured.
@@ -202,7 +199,6 @@ impl OpenBatches {
         let origin = Origin { sequence: delivery.sequence(), received_at_ms };
         self.encoder.push(&mut batch.file, event, origin)?;
         batch.receipts.push(delivery.receipt);
-        batch.oldest_ms = batch.oldest_ms.min(received_at_ms);
         if !batch.grown {
             batch.grown = true;
             batch.lease.include(leased.at);
@@ -230,7 +226,6 @@ impl OpenBatches {
             file: self.encoder.open(),
             receipts: Vec::new(),
             lease: Lease::new(leased.clone(), self.limits.ack_wait),
-            oldest_ms: i64::MAX,
             opened_at: Instant::now(),
             memory_bytes: 0,
             grown: false,
@@ -279,9 +274,9 @@ impl OpenBatches {
             taken.lapsed_rows += batch.file.rows();
             return Ok(());
         }
-        let Batch { partition, file, receipts, lease, oldest_ms, .. } = batch;
+        let Batch { partition, file, receipts, lease, .. } = batch;
         let file = self.encoder.finish(file, receipts.iter().map(|receipt| receipt.sequence))?;
-        taken.closed.push(Closed { partition, file, receipts, lease, reason, oldest_ms });
+        taken.closed.push(Closed { partition, file, receipts, lease, reason });
         Ok(())
     }
 

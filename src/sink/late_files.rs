@@ -30,6 +30,8 @@ pub(super) async fn settle(late: &LateFile, warehouse: &Warehouse) {
             Ok(Settled::Replaced { given_up, kept, doubled }) => {
                 return error!(doubled, given_up, kept, name, "rows of a late file are in an unsettled late file too");
             }
+            // It was told of by its name.
+            Ok(Settled::Unreadable) => return,
             Ok(Settled::MustWait { rows }) => debug!(rows, name, "another late file has to be settled first"),
             Err(error) => warn!(%error, attempt, "late file could not be settled, trying again"),
         }

@@ -25,6 +25,8 @@ mod upload;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_restart;
+#[cfg(test)]
 mod tests_s3;
 #[cfg(test)]
 mod tests_workers;

@@ -35,13 +35,12 @@ async fn stored_in(
     partition: Partition,
     suspects: Vec<&Delivery>,
 ) -> Result<HashSet<u64>, WarehouseError> {
-    let oldest = suspects.iter().map(|delivery| delivery.published_at_ms).min().unwrap_or(0);
     // Listed anew for every fetch: whoever had the message before has stored it, if at
     // all, before its lease ended, and so before it came to us.
-    let footers = warehouse.footers(&partition, oldest).await?;
+    let footers = warehouse.footers(&partition).await?;
     let sequences = || suspects.iter().map(|delivery| delivery.sequence());
     let footers = footers.reaching(sequences().min().unwrap_or(0), sequences().max().unwrap_or(0));
-    let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence(), delivery.published_at_ms);
+    let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence());
     let candidates: Vec<Suspect> = suspects.iter().filter(held).filter_map(|delivery| suspect(delivery)).collect();
     metrics::sink_suspects(suspects.len() as u64, candidates.len() as u64);
     if candidates.is_empty() {
@@ -77,6 +76,5 @@ fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery
 
 fn suspect(delivery: &Delivery) -> Option<Suspect> {
     let event = read(delivery).ok()?;
-    let (sequence, published_at_ms) = (delivery.sequence(), delivery.published_at_ms);
-    Some(Suspect { sequence, published_at_ms, id: event.id.to_owned() })
+    Some(Suspect { sequence: delivery.sequence(), id: event.id.to_owned() })
 }

@@ -42,7 +42,7 @@ impl Bench {
         Self { dir, bus }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(super) fn root(&self) -> PathBuf {
         self.dir.path().join("warehouse")
     }
 

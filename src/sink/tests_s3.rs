@@ -11,7 +11,7 @@ use crate::warehouse::{ObjectSettings, Partition, Suspect, WarehouseErrorKind, h
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-fn objects(server: &S3Server) -> ObjectSettings {
+pub(super) fn objects(server: &S3Server) -> ObjectSettings {
     ObjectSettings {
         endpoint: Some(server.url()),
         region: Some("us-east-1".to_owned()),
@@ -35,7 +35,7 @@ fn stored(server: &S3Server) -> Vec<String> {
 const RESUME_MAX: Duration = Duration::from_secs(10);
 const MEMORY_BYTES_MAX: usize = 1_000_000;
 
-fn quick() -> Settings {
+pub(super) fn quick() -> Settings {
     Settings { flush_interval: Duration::from_millis(50), memory_bytes_max: MEMORY_BYTES_MAX, ..settings() }
 }
 
@@ -224,7 +224,7 @@ async fn a_read_that_is_cut_is_no_damage_to_the_file() {
     let (deliveries, _subscription) = bench.fetch(EVENTS, PATIENCE).await;
     store_unacknowledged(&warehouse, &deliveries).await;
     let partition = partition_of(&all[0]);
-    let suspects = vec![Suspect { sequence: 1, published_at_ms: 0, id: all[0].id.clone() }];
+    let suspects = vec![Suspect { sequence: 1, id: all[0].id.clone() }];
     for fault in [Fault::CloseInAnswer, Fault::FailAfterStoring] {
         // A process that knows nothing of the file yet: list, footer and ids each fail once.
         let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
@@ -232,7 +232,7 @@ async fn a_read_that_is_cut_is_no_damage_to_the_file() {
         loop {
             server.fail_reads_after(failures, fault);
             let looked = async {
-                let footers = warehouse.footers(&partition, 0).await?;
+                let footers = warehouse.footers(&partition).await?;
                 warehouse.confirm(footers, suspects.clone()).await
             };
             match looked.await {

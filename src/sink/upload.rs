@@ -127,12 +127,7 @@ async fn store(
 /// the rows to us: after a lease's time its files are there too, and ours gives up what they hold.
 async fn settle_late_file(closed: &Closed, warehouse: &Warehouse, name: &str) {
     warn!(rows = closed.receipts.len(), name, "file was perhaps stored late, looking for others with the same rows");
-    let late = LateFile {
-        partition: closed.partition.clone(),
-        name: name.to_owned(),
-        bytes: closed.file.clone(),
-        oldest_published_at_ms: closed.oldest_ms,
-    };
+    let late = LateFile { partition: closed.partition.clone(), name: name.to_owned(), bytes: closed.file.clone() };
     let mut attempt = 0;
     while let Err(error) = warehouse.mark_late_file(&late).await {
         attempt += 1;

@@ -29,6 +29,10 @@ impl AlignedFile {
         self.memory.capacity()
     }
 
+    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..]
+    }
+
     pub(super) fn into_bytes(self) -> Bytes {
         Bytes::from(self.memory).slice(self.start..)
     }

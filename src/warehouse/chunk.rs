@@ -3,19 +3,20 @@
 use bytes::Bytes;
 use parquet::basic::{BoundaryOrder, Encoding, Type as Physical};
 use parquet::bloom_filter::Sbbf;
-use parquet::column::page::{CompressedPage, Page, PageWriteSpec, PageWriter};
+use parquet::column::page::{CompressedPage, Page, PageWriteSpec};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder, PageEncodingStats};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::{Statistics, ValueStatistics};
-use parquet::file::writer::{SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
+use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::ColumnDescPtr;
 
 use super::WarehouseError;
 use super::aligned::AlignedFile;
 use super::compression::{Compression, Compressor};
+use super::page_header::write_page;
 
 /// A column with a longer value than this gets no bounds: they would cost more than they save.
 const BOUND_BYTES_MAX: usize = 256;
@@ -160,20 +161,16 @@ impl Chunk {
     ) -> Result<(), ParquetError> {
         compressor.chunk.clear();
         compressor.chunk.reserve(self.pages.bytes() + 1024);
-        let mut sink = TrackedWrite::new(&mut compressor.chunk);
+        let out = &mut compressor.chunk;
         let mut laid_out = Layout::new(column.physical_type());
-        let mut writer = SerializedPageWriter::new(&mut sink);
         if let Some(dictionary) = self.dictionary {
-            let encoding = dictionary.encoding();
-            laid_out.dictionary(writer.write_page(dictionary)?, encoding);
+            laid_out.dictionary(write_page(out, &dictionary)?, dictionary.encoding());
         }
         for (page, facts) in self.pages.pages {
-            let encoding = page.encoding();
-            laid_out.data(writer.write_page(page)?, encoding, &facts);
+            laid_out.data(write_page(out, &page)?, page.encoding(), &facts);
         }
-        writer.close()?;
         let close = laid_out.finish(column, compressor.compression, self.filter)?;
-        group.append_column(&LaidOut(sink.into_inner()?), close)
+        group.append_column(&LaidOut(out), close)
     }
 }
 

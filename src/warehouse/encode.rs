@@ -18,7 +18,7 @@ use super::compression::{Compression, Compressor};
 use super::ranges::SequenceRanges;
 use super::rows::{Origin, RowGroup, StoredRow};
 use super::schema::schema;
-use super::{WarehouseError, footers};
+use super::{WarehouseError, footer};
 
 /// Rows between two looks at whether a page has grown too large.
 const RELIEVE_ROWS: usize = 1_024;
@@ -56,7 +56,7 @@ impl Encoder {
     pub fn new(settings: EncodeSettings) -> Result<Self, WarehouseError> {
         let properties = WriterProperties::builder()
             .set_compression(settings.compression.codec())
-            .set_created_by(concat!("causality ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_created_by(footer::CREATED_BY.to_owned())
             .build();
         let compressor = Compressor::new(settings.compression)?;
         let seed = RandomState::new().hash_one(0u8);
@@ -99,10 +99,12 @@ impl Encoder {
         }
         let Some(mut writer) = file.closed else { return Ok(Bytes::new()) };
         let ranges = SequenceRanges::of(sequences);
-        for (key, value) in footers::entries(&ranges, &self.settings.stream) {
+        for (key, value) in footer::entries(&ranges, &self.settings.stream) {
             writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
-        Ok(writer.into_inner().map_err(WarehouseError::encode)?.into_bytes())
+        let mut file = writer.into_inner().map_err(WarehouseError::encode)?;
+        footer::seal(file.as_mut_slice());
+        Ok(file.into_bytes())
     }
 
     fn close_group(&mut self, file: &mut OpenFile) -> Result<(), WarehouseError> {

@@ -1,53 +1,47 @@
 //! What the footers of a partition's files say about the sequences that they hold.
 //!
 //! Asked only about suspects, so a running process reads no footers; after a crash each
-//! file's footer is read once and a message costs a search in memory. Invariant: an answer
-//! is never older than the listing of the directory that the caller asked for. A file whose size or
-//! time is another was replaced, and is read again.
+//! file's footer is read once and a message costs a search in memory. Invariants: an answer
+//! is never older than the listing of the directory that the caller asked for; no clock has
+//! a say in it. A file whose size or time is another was replaced, and is read again.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use parquet::file::metadata::ParquetMetaData;
-use parquet::file::reader::{FileReader, SerializedFileReader};
-
+use super::damaged::Damaged;
 use super::error::WarehouseErrorKind;
 use super::layout::Partition;
-use super::objects::{Listed, Objects};
+use super::objects::{Listed, Objects, Source};
 use super::ranges::SequenceRanges;
-use super::{WarehouseError, is_data_file, scan};
+use super::{Suspect, WarehouseError, footer, is_data_file, scan};
 
-/// The footer entries that this product writes.
-const SEQUENCES_KEY: &str = "causality.sequences";
-pub(super) const STREAM_KEY: &str = "causality.stream";
-const FORMAT_KEY: &str = "causality.format";
-const FORMAT: &str = "1";
-
-/// How much a file may seem older than a message that it holds: the clocks of the bus and
-/// of the file store differ.
-const CLOCK_SKEW_MAX_MS: i64 = 60_000;
-/// Footers remembered over all partitions.
-const FOOTERS_MAX: usize = 50_000;
+/// Memory that remembered footers may take, over all partitions.
+const FOOTER_BYTES_MAX: usize = 64 << 20;
+/// Of a footer that holds one range, about.
+const FOOTER_BYTES: usize = 256;
 /// Files whose ids are remembered.
 const ID_SETS_MAX: usize = 8;
-
-/// The entries for a file's footer.
-pub(super) fn entries(ranges: &SequenceRanges, stream: &str) -> [(&'static str, String); 3] {
-    [(FORMAT_KEY, FORMAT.to_owned()), (STREAM_KEY, stream.to_owned()), (SEQUENCES_KEY, ranges.encode())]
-}
-
-/// One entry of a file's footer.
-pub(super) fn entry<'a>(metadata: &'a ParquetMetaData, key: &str) -> Option<&'a str> {
-    let entries = metadata.file_metadata().key_value_metadata()?;
-    entries.iter().find(|entry| entry.key == key)?.value.as_deref()
-}
+/// Files that are opened together, and how much of their ends is read ahead. A file that lists long ranges takes one
+/// more request.
+const FOOTERS_TOGETHER: usize = 64;
+const FOOTER_READ_BYTES: usize = 64 << 10;
+/// The same of files whose ids are wanted: most files are smaller than this and come with one request.
+const IDS_TOGETHER: usize = 8;
+const IDS_READ_BYTES: usize = 1 << 20;
 
 /// The footer of one file.
 #[derive(Debug)]
 struct Footer {
     file: Listed,
+    /// None of a file that cannot be read.
     ranges: SequenceRanges,
+}
+
+impl Footer {
+    fn memory_bytes(&self) -> usize {
+        FOOTER_BYTES + self.ranges.memory_bytes()
+    }
 }
 
 /// The files of one partition as of one listing.
@@ -58,9 +52,9 @@ pub struct PartitionFooters {
 }
 
 impl PartitionFooters {
-    /// True when some file may hold the message: its range does, and it is not older.
-    pub fn may_hold(&self, sequence: u64, published_at_ms: i64) -> bool {
-        self.candidates(sequence, published_at_ms).next().is_some()
+    /// True when some file may hold the message: its range does.
+    pub fn may_hold(&self, sequence: u64) -> bool {
+        self.files.iter().any(|file| file.ranges.contains(sequence))
     }
 
     /// Without the files that hold nothing from `first` to `last`: of a backlog mostly all of them.
@@ -69,21 +63,15 @@ impl PartitionFooters {
         self
     }
 
-    /// The size of one file, if it is there.
-    pub(super) fn bytes_of(&self, name: &str) -> Option<u64> {
-        self.files.iter().find(|file| file.file.name == name).map(|file| file.file.bytes)
+    /// One file, if it is there.
+    pub(super) fn listed(&self, name: &str) -> Option<&Listed> {
+        self.files.iter().map(|file| &file.file).find(|file| file.name == name)
     }
 
     /// The same with those files only whose names are `wanted`.
     pub(super) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
         let files = self.files.iter().filter(|file| wanted(&file.file.name)).cloned().collect();
         Self { directory: self.directory.clone(), files }
-    }
-
-    fn candidates(&self, sequence: u64, published_at_ms: i64) -> impl Iterator<Item = &Arc<Footer>> {
-        let young =
-            move |file: &&Arc<Footer>| file.file.modified_ms.saturating_add(CLOCK_SKEW_MAX_MS) >= published_at_ms;
-        self.files.iter().filter(young).filter(move |file| file.ranges.contains(sequence))
     }
 }
 
@@ -101,109 +89,161 @@ struct IdSet {
 pub(super) struct FooterCache {
     state: Mutex<State>,
     keys: (RandomState, RandomState),
+    pub(super) damaged: Damaged,
 }
 
 #[derive(Default)]
 struct State {
     partitions: HashMap<Partition, Vec<Arc<Footer>>>,
-    footers: usize,
+    bytes: usize,
     /// The one used last comes last.
     ids: Vec<Arc<IdSet>>,
 }
 
 impl FooterCache {
-    /// Lists the partition and reads the footers that are not yet known, of files that may
-    /// hold a message as old as `oldest_published_at_ms`.
-    pub(super) fn list(
-        &self,
-        objects: &Objects,
-        partition: &Partition,
-        oldest_published_at_ms: i64,
-    ) -> Result<PartitionFooters, WarehouseError> {
+    /// Lists the partition and reads the footers that are not yet known.
+    pub(super) fn list(&self, objects: &Objects, partition: &Partition) -> Result<PartitionFooters, WarehouseError> {
         let directory = partition.path();
-        let young = |file: &Listed| file.modified_ms.saturating_add(CLOCK_SKEW_MAX_MS) >= oldest_published_at_ms;
-        let listed: Vec<Listed> =
-            objects.list(&directory)?.into_iter().filter(|file| is_data_file(&file.name) && young(file)).collect();
-        let mut known: HashMap<String, Arc<Footer>> = {
+        let mut listed = objects.list(&directory)?;
+        listed.retain(|file| is_data_file(&file.name));
+        self.damaged.keep(&directory, &listed);
+        let known: HashMap<String, Arc<Footer>> = {
             let state = self.state();
             let files = state.partitions.get(partition).map(Vec::as_slice).unwrap_or_default();
             files.iter().map(|file| (file.file.name.clone(), file.clone())).collect()
         };
-        let mut files = Vec::with_capacity(listed.len());
+        let (mut files, mut unknown) = (Vec::with_capacity(listed.len()), Vec::new());
         for file in listed {
-            let footer = match known.get(&file.name).filter(|footer| footer.file == file) {
-                Some(footer) => footer.clone(),
-                None => match read_footer(objects, &directory, file) {
-                    Ok(footer) => Arc::new(footer),
-                    Err(error) => {
-                        // What was read is not read again when the store works again.
-                        self.remember(partition, known.into_values().collect());
-                        return Err(error);
-                    }
-                },
-            };
-            known.insert(footer.file.name.clone(), footer.clone());
-            files.push(footer);
+            match known.get(&file.name).filter(|footer| footer.file == file) {
+                Some(footer) => files.push(footer.clone()),
+                None => unknown.push(file),
+            }
         }
+        let read = self.read_footers(objects, &directory, unknown, &mut files);
+        // What was read is not read again when the store works again.
         self.remember(partition, files.clone());
+        read?;
         Ok(PartitionFooters { directory, files })
     }
 
-    fn remember(&self, partition: &Partition, files: Vec<Arc<Footer>>) {
-        let mut state = self.state();
-        let count = files.len();
-        let before = state.partitions.insert(partition.clone(), files).map_or(0, |files| files.len());
-        state.footers = state.footers + count - before;
-        if state.footers > FOOTERS_MAX {
-            state.partitions.clear();
-            state.footers = 0;
+    /// Adds the footers to `files`, those too that came before a failure.
+    fn read_footers(
+        &self,
+        objects: &Objects,
+        directory: &str,
+        mut unknown: Vec<Listed>,
+        files: &mut Vec<Arc<Footer>>,
+    ) -> Result<(), WarehouseError> {
+        while !unknown.is_empty() {
+            let together = unknown.split_off(unknown.len().saturating_sub(FOOTERS_TOGETHER));
+            let sources = objects.open_together(directory, &together, FOOTER_READ_BYTES);
+            for (file, source) in together.into_iter().zip(sources) {
+                let ranges = |source: Source| footer::sequences(&footer::read(&source)?);
+                let ranges = self.unless_damaged(directory, &file, source, ranges)?.unwrap_or_default();
+                files.push(Arc::new(Footer { file, ranges }));
+            }
+        }
+        Ok(())
+    }
+
+    /// What `read` finds in a file; none when the file is damaged.
+    fn unless_damaged<T>(
+        &self,
+        directory: &str,
+        file: &Listed,
+        source: Result<Source, WarehouseError>,
+        read: impl FnOnce(Source) -> Result<T, WarehouseError>,
+    ) -> Result<Option<T>, WarehouseError> {
+        match source.and_then(|source| source.read_with(read)) {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.kind == WarehouseErrorKind::Corrupt => {
+                self.damaged.note(directory, file, &error);
+                Ok(None)
+            }
+            Err(error) => Err(error.at(format!("{directory}/{}", file.name))),
         }
     }
 
-    /// True when a file that may hold the message does hold its id.
+    fn remember(&self, partition: &Partition, files: Vec<Arc<Footer>>) {
+        let bytes = |files: &[Arc<Footer>]| files.iter().map(|file| file.memory_bytes()).sum::<usize>();
+        let mut state = self.state();
+        let added = bytes(&files);
+        let before = state.partitions.insert(partition.clone(), files).map_or(0, |files| bytes(&files));
+        state.bytes = state.bytes + added - before;
+        if state.bytes > FOOTER_BYTES_MAX {
+            state.partitions.clear();
+            state.bytes = 0;
+        }
+    }
+
+    /// Which of the messages are in a file: its ranges hold the sequence, and its rows the id.
     pub(super) fn holds(
         &self,
         objects: &Objects,
         footers: &PartitionFooters,
-        sequence: u64,
-        published_at_ms: i64,
-        id: &str,
-    ) -> Result<bool, WarehouseError> {
-        let id = self.id_hash(id);
-        for file in footers.candidates(sequence, published_at_ms) {
-            if self.ids(objects, &footers.directory, &file.file)?.ids.contains(&id) {
-                return Ok(true);
+        messages: &[Suspect],
+    ) -> Result<Vec<bool>, WarehouseError> {
+        let hashes: Vec<u128> = messages.iter().map(|message| self.id_hash(&message.id)).collect();
+        let mut held = vec![false; messages.len()];
+        let within = |file: &Footer, held: &[bool]| -> Vec<usize> {
+            let messages = messages.iter().enumerate().zip(held);
+            let within = messages.filter(|((_, message), held)| !**held && file.ranges.contains(message.sequence));
+            within.map(|((place, _), _)| place).collect()
+        };
+        for files in footers.files.chunks(IDS_TOGETHER) {
+            let wanted = files.iter().filter(|file| !within(file, &held).is_empty());
+            let sets = self.id_sets(objects, &footers.directory, wanted.map(|file| &file.file))?;
+            for (file, set) in files.iter().filter_map(|file| Some((file, sets.get(&file.file.name)?))) {
+                for place in within(file, &held) {
+                    held[place] = set.ids.contains(&hashes[place]);
+                }
             }
         }
-        Ok(false)
+        Ok(held)
     }
 
-    fn ids(&self, objects: &Objects, directory: &str, file: &Listed) -> Result<Arc<IdSet>, WarehouseError> {
-        {
-            let mut state = self.state();
-            if let Some(at) = state.ids.iter().position(|set| set.file == *file && set.directory == directory) {
-                let set = state.ids.remove(at);
-                state.ids.push(set.clone());
-                return Ok(set);
+    /// The ids of some files by their names, without those that are damaged.
+    fn id_sets<'f>(
+        &self,
+        objects: &Objects,
+        directory: &str,
+        files: impl Iterator<Item = &'f Listed>,
+    ) -> Result<HashMap<String, Arc<IdSet>>, WarehouseError> {
+        let (mut sets, mut unknown) = (HashMap::new(), Vec::new());
+        for file in files.filter(|file| !self.damaged.has(directory, file)) {
+            match self.known_ids(directory, file) {
+                Some(set) => drop(sets.insert(file.name.clone(), set)),
+                None => unknown.push(file.clone()),
             }
         }
-        let mut ids = HashSet::new();
-        let collect = |source| {
-            scan::each_id(source, |id| {
-                ids.insert(self.id_hash(id));
-            })
-        };
-        objects
-            .open(directory, file)?
-            .read_with(collect)
-            .map_err(|error| error.at(format!("{directory}/{}", file.name)))?;
-        let set = Arc::new(IdSet { directory: directory.to_owned(), file: file.clone(), ids });
-        let mut state = self.state();
-        if state.ids.len() == ID_SETS_MAX {
-            state.ids.remove(0);
+        let sources = objects.open_together(directory, &unknown, IDS_READ_BYTES);
+        for (file, source) in unknown.iter().zip(sources) {
+            let Some(ids) = self.unless_damaged(directory, file, source, |source| self.ids(source))? else { continue };
+            let set = Arc::new(IdSet { directory: directory.to_owned(), file: file.clone(), ids });
+            let mut state = self.state();
+            if state.ids.len() == ID_SETS_MAX {
+                state.ids.remove(0);
+            }
+            state.ids.push(set.clone());
+            sets.insert(file.name.clone(), set);
         }
+        Ok(sets)
+    }
+
+    fn known_ids(&self, directory: &str, file: &Listed) -> Option<Arc<IdSet>> {
+        let mut state = self.state();
+        let at = state.ids.iter().position(|set| set.file == *file && set.directory == directory)?;
+        let set = state.ids.remove(at);
         state.ids.push(set.clone());
-        Ok(set)
+        Some(set)
+    }
+
+    fn ids(&self, source: Source) -> Result<HashSet<u128>, WarehouseError> {
+        let mut ids = HashSet::new();
+        scan::each_id(source, |id| {
+            ids.insert(self.id_hash(id));
+        })?;
+        Ok(ids)
     }
 
     fn id_hash(&self, id: &str) -> u128 {
@@ -213,18 +253,4 @@ impl FooterCache {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn read_footer(objects: &Objects, directory: &str, file: Listed) -> Result<Footer, WarehouseError> {
-    const CONTEXT: &str = "read file footer";
-    let path = || format!("{directory}/{}", file.name);
-    let open = |source| SerializedFileReader::new(source).map_err(|error| WarehouseError::parquet(CONTEXT, error));
-    let reader = objects.open(directory, &file)?.read_with(open).map_err(|error| error.at(path()))?;
-    let ranges = match entry(reader.metadata(), SEQUENCES_KEY) {
-        Some(text) => SequenceRanges::decode(text)
-            .map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error).at(path()))?,
-        // Somebody else's file: it holds no message of ours.
-        None => SequenceRanges::default(),
-    };
-    Ok(Footer { file, ranges })
 }

@@ -3,24 +3,28 @@
 //! The rows go through the same columns as at first, so that encodings, statistics and filters are
 //! those of any other file. Knows one file, nothing of why rows go.
 
+use std::sync::Arc;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
 use arrow_array::{Array, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::ParquetMetaData;
 
 use super::device::{DEVICE_TEXTS, PlainDevice, StoredDevice};
 use super::error::WarehouseErrorKind;
 use super::rows::StoredRow;
-use super::{Compression, EncodeSettings, Encoder, WarehouseError, footers};
+use super::{Compression, EncodeSettings, Encoder, WarehouseError, footer};
 
 const CONTEXT: &str = "read rows of file";
 
 /// `file` with those of its rows for which `kept`, in the order of the file, says so.
 pub(super) fn keep(file: &Bytes, kept: &[bool]) -> Result<Bytes, WarehouseError> {
     let parquet = |error| WarehouseError::parquet(CONTEXT, error);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file.clone()).map_err(parquet)?;
+    let metadata = Arc::new(footer::read(file)?);
+    let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()).map_err(parquet)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata);
     let mut encoder = Encoder::new(settings_of(builder.metadata())?)?;
     let mut out = encoder.open();
     let mut sequences = Vec::new();
@@ -36,6 +40,9 @@ pub(super) fn keep(file: &Bytes, kept: &[bool]) -> Result<Bytes, WarehouseError>
             }
         }
     }
+    if kept.next().is_some() {
+        return Err(malformed("find all rows of the file"));
+    }
     encoder.finish(out, sequences.into_iter())
 }
 
@@ -43,7 +50,7 @@ pub(super) fn keep(file: &Bytes, kept: &[bool]) -> Result<Bytes, WarehouseError>
 fn settings_of(metadata: &ParquetMetaData) -> Result<EncodeSettings, WarehouseError> {
     let codec = metadata.row_groups().first().map(|group| group.column(0).compression());
     let compression = codec.and_then(Compression::of_codec).ok_or_else(|| malformed("find the file's codec"))?;
-    let stream = footers::entry(metadata, footers::STREAM_KEY).ok_or_else(|| malformed("find the file's stream"))?;
+    let stream = footer::entry(metadata, footer::STREAM_KEY).ok_or_else(|| malformed("find the file's stream"))?;
     let rows_max = metadata.row_groups().iter().map(|group| group.num_rows()).max().unwrap_or_default();
     Ok(EncodeSettings { compression, row_group_rows_max: rows_max.max(1) as usize, stream: stream.to_owned() })
 }

@@ -22,17 +22,20 @@
 //! lease's time, puts the rows back that went; they are doubled then, not lost. So are those of a
 //! process that is killed in the moment between the end of a late request and its mark.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
 
+use super::damaged::Damaged;
 use super::error::WarehouseErrorKind;
-use super::footers::FooterCache;
+use super::footers::{FooterCache, PartitionFooters};
 use super::layout::Partition;
 use super::objects::{Listed, Objects};
-use super::{WarehouseError, is_data_file, keep, scan};
+use super::{Suspect, WarehouseError, is_data_file, is_path_safe, keep, scan};
 
 /// Where the marks are. Query engines skip names that begin with an underscore.
 pub(super) const MARKS: &str = "_late";
@@ -43,7 +46,6 @@ struct Mark {
     app_id: String,
     /// The hour of the partition, counted from the Unix epoch.
     hour: i64,
-    oldest_published_at_ms: i64,
 }
 
 /// What became of a file that was perhaps stored late.
@@ -57,15 +59,16 @@ pub enum Settled {
     Replaced { given_up: usize, kept: usize, doubled: usize },
     /// Another late file with these rows is being settled, and has to be waited for.
     MustWait { rows: usize },
+    /// It was damaged since it was stored: nobody can tell what it holds.
+    Unreadable,
 }
 
-/// One late file: `bytes` are its content, `oldest_published_at_ms` belongs to its oldest message.
+/// One late file: `bytes` are its content.
 #[derive(Clone, Debug)]
 pub struct LateFile {
     pub partition: Partition,
     pub name: String,
     pub bytes: Bytes,
-    pub oldest_published_at_ms: i64,
 }
 
 /// Where the rows of a file go.
@@ -80,37 +83,70 @@ struct Verdict {
 /// Says that there is a late file to be settled.
 pub(super) fn mark(objects: &Objects, late: &LateFile) -> Result<(), WarehouseError> {
     let Partition { app_id, hour } = late.partition.clone();
-    let mark = Mark { app_id, hour, oldest_published_at_ms: late.oldest_published_at_ms };
+    let mark = Mark { app_id, hour };
     let text = serde_json::to_vec(&mark)
         .map_err(|error| WarehouseError::caused(WarehouseErrorKind::Encode, "write mark of late file", error))?;
     objects.store(MARKS, &mark_of(&late.name), &Bytes::from(text), || true).map(drop)
 }
 
-/// The late files that were marked before `marked_before_ms` and are marked still: whoever stored them has died, or
-/// stands still.
-pub(super) fn abandoned(objects: &Objects, marked_before_ms: i64) -> Result<Vec<LateFile>, WarehouseError> {
+/// The marks that were seen, and since when by this process's own clock. A mark that is put again counts anew.
+#[derive(Debug, Default)]
+pub(super) struct SeenMarks(Mutex<HashMap<String, (Listed, Instant)>>);
+
+impl SeenMarks {
+    /// Those of the listed marks that have been the same for as long as `patience`.
+    fn older_than(&self, patience: Duration, listed: Vec<Listed>) -> Vec<Listed> {
+        let now = Instant::now();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|_, (mark, _)| listed.contains(mark));
+        let old = |mark: &Listed| {
+            let (_, since) = seen.entry(mark.name.clone()).or_insert_with(|| (mark.clone(), now));
+            now.duration_since(*since) >= patience
+        };
+        listed.into_iter().filter(old).collect()
+    }
+}
+
+/// The late files whose marks this process has seen for longer than `patience`: whoever stored them has died, or
+/// stands still. No times of the store are compared with ours.
+pub(super) fn abandoned(
+    objects: &Objects,
+    damaged: &Damaged,
+    seen: &SeenMarks,
+    patience: Duration,
+) -> Result<Vec<LateFile>, WarehouseError> {
+    let mut marks = objects.list(MARKS)?;
+    marks.retain(|mark| marked_by(&mark.name).is_some());
+    damaged.keep(MARKS, &marks);
     let mut abandoned = Vec::new();
-    for listed in objects.list(MARKS)? {
-        let Some(name) = marked_by(&listed.name).filter(|_| listed.modified_ms < marked_before_ms) else { continue };
-        let at = |error: WarehouseError| error.at(format!("{MARKS}/{}", listed.name));
-        let text = read_whole(objects, MARKS, &listed).map_err(at)?;
-        let mark: Mark = serde_json::from_slice(&text).map_err(|error| {
-            at(WarehouseError::caused(WarehouseErrorKind::Corrupt, "read mark of late file", error))
-        })?;
-        let partition = Partition { app_id: mark.app_id, hour: mark.hour };
-        let file = objects.list(&partition.path())?.into_iter().find(|file| file.name == name);
-        match file {
-            Some(file) => abandoned.push(LateFile {
-                name: name.to_owned(),
-                bytes: read_whole(objects, &partition.path(), &file)?,
-                partition,
-                oldest_published_at_ms: mark.oldest_published_at_ms,
-            }),
-            // Never stored, or removed and the mark not yet.
-            None => objects.remove(MARKS, &listed.name)?,
+    for mark in seen.older_than(patience, marks) {
+        match abandoned_by(objects, &mark) {
+            Ok(late) => abandoned.extend(late),
+            // Neither does it say where its file is, nor does it hold the others up.
+            Err(error) if error.kind == WarehouseErrorKind::Corrupt => damaged.note(MARKS, &mark, &error),
+            Err(error) => return Err(error.at(format!("{MARKS}/{}", mark.name))),
         }
     }
     Ok(abandoned)
+}
+
+/// The file that a mark is for; none when it is not there, and then the mark goes too.
+fn abandoned_by(objects: &Objects, marked: &Listed) -> Result<Option<LateFile>, WarehouseError> {
+    let Some(name) = marked_by(&marked.name) else { return Ok(None) };
+    let text = read_whole(objects, MARKS, marked)?;
+    let mark: Mark = serde_json::from_slice(&text)
+        .map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, "read mark of late file", error))?;
+    let partition = Partition { app_id: mark.app_id, hour: mark.hour };
+    if !is_path_safe(&partition.app_id) {
+        return Err(WarehouseError::new(WarehouseErrorKind::Corrupt, "find the file of a mark"));
+    }
+    let Some(file) = objects.list(&partition.path())?.into_iter().find(|file| file.name == name) else {
+        // Never stored, or removed and the mark not yet.
+        objects.remove(MARKS, &marked.name)?;
+        return Ok(None);
+    };
+    let bytes = read_whole(objects, &partition.path(), &file)?;
+    Ok(Some(LateFile { name: name.to_owned(), bytes, partition }))
 }
 
 fn read_whole(objects: &Objects, directory: &str, file: &Listed) -> Result<Bytes, WarehouseError> {
@@ -127,47 +163,69 @@ pub(super) fn settle(
     late: &LateFile,
     patient: bool,
 ) -> Result<Settled, WarehouseError> {
-    let directory = late.partition.path();
     mark(objects, late)?;
-    let settled = match judge(objects, footers, late)? {
-        Verdict { contested, .. } if contested > 0 && patient => return Ok(Settled::MustWait { rows: contested }),
-        Verdict { given_up: 0, contested: 0, .. } => Settled::Alone,
-        Verdict { given_up, kept, .. } if given_up == kept.len() => {
-            objects.remove(&directory, &late.name)?;
-            Settled::Removed { rows: given_up }
-        }
-        Verdict { given_up, kept, contested } => {
-            if given_up > 0 {
-                // The same name: readers see the one content or the other, and no row twice or not at all.
-                objects.store(&directory, &late.name, &keep::keep(&late.bytes, &kept)?, || true)?;
+    // The marks first: the proof above needs contents that are not older than them.
+    let listed = objects.list(MARKS)?;
+    let marked: HashSet<&str> = listed.iter().filter_map(|file| marked_by(&file.name)).collect();
+    let all = footers.list(objects, &late.partition)?;
+    let settled = match all.listed(&late.name).filter(|file| file.bytes == late.bytes.len() as u64) {
+        // Never stored, or settled by an earlier attempt whose answer was lost.
+        None => Settled::Alone,
+        Some(file) => {
+            let decided = judge(objects, footers, late, &all, &marked)
+                .and_then(|verdict| carry_out(objects, late, &verdict, patient));
+            match decided {
+                Ok(Settled::MustWait { rows }) => return Ok(Settled::MustWait { rows }),
+                // Others that are damaged count as holding nothing: it is the late file itself.
+                Err(error) if error.kind == WarehouseErrorKind::Corrupt => {
+                    footers.damaged.note(&late.partition.path(), file, &error);
+                    Settled::Unreadable
+                }
+                decided => decided?,
             }
-            Settled::Replaced { given_up, kept: kept.len() - given_up, doubled: contested }
         }
     };
     objects.remove(MARKS, &mark_of(&late.name))?;
     Ok(settled)
 }
 
-fn judge(objects: &Objects, footers: &FooterCache, late: &LateFile) -> Result<Verdict, WarehouseError> {
-    // The marks first: the proof above needs contents that are not older than them.
-    let listed = objects.list(MARKS)?;
-    let marked: HashSet<&str> = listed.iter().filter_map(|file| marked_by(&file.name)).collect();
-    let all = footers.list(objects, &late.partition, late.oldest_published_at_ms)?;
-    if all.bytes_of(&late.name) != Some(late.bytes.len() as u64) {
-        // Never stored, or settled by an earlier attempt whose answer was lost.
-        return Ok(Verdict::default());
-    }
+fn judge(
+    objects: &Objects,
+    footers: &FooterCache,
+    late: &LateFile,
+    all: &PartitionFooters,
+    marked: &HashSet<&str>,
+) -> Result<Verdict, WarehouseError> {
+    let rows = scan::rows(late.bytes.clone())?;
+    let rows: Vec<Suspect> = rows.into_iter().map(|(sequence, id)| Suspect { sequence, id }).collect();
     let safe = all.only(|name| name != late.name && !marked.contains(name));
     let first = all.only(|name| name < late.name.as_str() && marked.contains(name));
-    let mut verdict = Verdict::default();
-    for (sequence, id) in scan::rows(late.bytes.clone())? {
-        let held = |files| footers.holds(objects, files, sequence, late.oldest_published_at_ms, &id);
-        let goes = held(&safe)?;
-        verdict.given_up += usize::from(goes);
-        verdict.contested += usize::from(!goes && held(&first)?);
-        verdict.kept.push(!goes);
+    let (goes, waits) = (footers.holds(objects, &safe, &rows)?, footers.holds(objects, &first, &rows)?);
+    Ok(Verdict {
+        given_up: goes.iter().filter(|goes| **goes).count(),
+        contested: goes.iter().zip(&waits).filter(|(goes, waits)| !**goes && **waits).count(),
+        kept: goes.into_iter().map(|goes| !goes).collect(),
+    })
+}
+
+fn carry_out(objects: &Objects, late: &LateFile, verdict: &Verdict, patient: bool) -> Result<Settled, WarehouseError> {
+    let (directory, Verdict { kept, given_up, contested }) = (late.partition.path(), verdict);
+    let (given_up, contested) = (*given_up, *contested);
+    if contested > 0 && patient {
+        return Ok(Settled::MustWait { rows: contested });
     }
-    Ok(verdict)
+    if given_up == 0 && contested == 0 {
+        return Ok(Settled::Alone);
+    }
+    if given_up == kept.len() {
+        objects.remove(&directory, &late.name)?;
+        return Ok(Settled::Removed { rows: given_up });
+    }
+    if given_up > 0 {
+        // The same name: readers see the one content or the other, and no row twice or not at all.
+        objects.store(&directory, &late.name, &keep::keep(&late.bytes, kept)?, || true)?;
+    }
+    Ok(Settled::Replaced { given_up, kept: kept.len() - given_up, doubled: contested })
 }
 
 /// The mark's own name, which no query engine takes for a file of rows.

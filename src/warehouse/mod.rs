@@ -17,8 +17,11 @@ mod chunk;
 mod column;
 mod compression;
 mod encodings;
+mod page_header;
 mod ranges;
 
+mod damaged;
+mod footer;
 mod footers;
 mod objects;
 mod scan;
@@ -31,11 +34,13 @@ mod error;
 #[cfg(test)]
 mod read_back;
 #[cfg(test)]
+mod tests_damage;
+#[cfg(test)]
 mod tests_late;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -50,7 +55,9 @@ pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
 pub use scan::scan_ids;
 
+use crate::config::directory_of;
 use footers::FooterCache;
+use late::SeenMarks;
 use objects::Objects;
 
 /// The warehouse, over the engine that the configuration chose. Cheap to clone.
@@ -60,7 +67,7 @@ pub struct Warehouse(Arc<Shared>);
 struct Shared {
     objects: Objects,
     footers: FooterCache,
-    opened_at: SystemTime,
+    marks: SeenMarks,
 }
 
 /// Where an object store is and how it is reached.
@@ -104,26 +111,26 @@ impl Default for ObjectSettings {
 #[derive(Clone, Debug)]
 pub struct Suspect {
     pub sequence: u64,
-    pub published_at_ms: i64,
     pub id: String,
 }
 
 impl Warehouse {
     /// A directory on this machine, created when it is missing. Blocks for the disk.
     pub fn open_local(root: PathBuf) -> Result<Self, WarehouseError> {
-        let opened_at = SystemTime::now();
-        let objects = Objects::local(root)?;
-        Ok(Self(Arc::new(Shared { objects, footers: FooterCache::default(), opened_at })))
+        Ok(Self::of(Objects::local(root)?))
     }
 
     /// An object store; checks that the bucket is there and may be written.
     pub async fn open_objects(settings: ObjectSettings) -> Result<Self, WarehouseError> {
-        let opened_at = SystemTime::now();
-        if let Some(path) = settings.url.as_deref().and_then(|url| url.strip_prefix("file://")) {
-            return Self::open_local(PathBuf::from(path));
+        if let Some(directory) = settings.url.as_deref().and_then(directory_of) {
+            let refused = |allowed| WarehouseError::caused(WarehouseErrorKind::Refused, "read warehouse_url", allowed);
+            return Self::open_local(directory.map_err(refused)?);
         }
-        let objects = Objects::remote(&settings).await?;
-        Ok(Self(Arc::new(Shared { objects, footers: FooterCache::default(), opened_at })))
+        Ok(Self::of(Objects::remote(&settings).await?))
+    }
+
+    fn of(objects: Objects) -> Self {
+        Self(Arc::new(Shared { objects, footers: FooterCache::default(), marks: SeenMarks::default() }))
     }
 
     /// A name that no other file has.
@@ -145,14 +152,10 @@ impl Warehouse {
         self.blocking(move |shared| shared.objects.store(&directory, &name, &file, commit)).await
     }
 
-    /// Lists what `partition` holds now, for messages as old as `oldest_published_at_ms`.
-    pub async fn footers(
-        &self,
-        partition: &Partition,
-        oldest_published_at_ms: i64,
-    ) -> Result<PartitionFooters, WarehouseError> {
+    /// Lists what `partition` holds now.
+    pub async fn footers(&self, partition: &Partition) -> Result<PartitionFooters, WarehouseError> {
         let partition = partition.clone();
-        self.blocking(move |shared| shared.footers.list(&shared.objects, &partition, oldest_published_at_ms)).await
+        self.blocking(move |shared| shared.footers.list(&shared.objects, &partition)).await
     }
 
     /// Which of the suspects' ids are in the files that their sequences point to.
@@ -161,14 +164,12 @@ impl Warehouse {
         footers: PartitionFooters,
         suspects: Vec<Suspect>,
     ) -> Result<Vec<bool>, WarehouseError> {
-        self.blocking(move |shared| {
-            let holds = |suspect: &Suspect| {
-                let Suspect { sequence, published_at_ms, id } = suspect;
-                shared.footers.holds(&shared.objects, &footers, *sequence, *published_at_ms, id)
-            };
-            suspects.iter().map(holds).collect()
-        })
-        .await
+        self.blocking(move |shared| shared.footers.holds(&shared.objects, &footers, &suspects)).await
+    }
+
+    /// What people are to be told of stored files that nobody can read; none when there are none.
+    pub fn damage(&self) -> Option<String> {
+        self.0.footers.damaged.warning()
     }
 
     /// Notes durably that a file was perhaps stored late, so that it is settled whatever becomes of this process.
@@ -177,11 +178,11 @@ impl Warehouse {
         self.blocking(move |shared| late::mark(&shared.objects, &late)).await
     }
 
-    /// The late files that have been waiting for their process to settle them for longer than `patience`.
+    /// The late files that have been waiting for their process to settle them for longer than `patience`, since this
+    /// process first saw them.
     pub async fn abandoned_late_files(&self, patience: Duration) -> Result<Vec<LateFile>, WarehouseError> {
-        let before = SystemTime::now().checked_sub(patience).unwrap_or(SystemTime::UNIX_EPOCH);
-        let before_ms = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
-        self.blocking(move |shared| late::abandoned(&shared.objects, before_ms)).await
+        self.blocking(move |shared| late::abandoned(&shared.objects, &shared.footers.damaged, &shared.marks, patience))
+            .await
     }
 
     /// Gives up those rows of a file that was perhaps stored late which others hold too: somebody else had its
@@ -194,7 +195,7 @@ impl Warehouse {
 
     /// Removes what a crash left half written before this process started, as long as `go_on` says so.
     pub async fn remove_temporary(&self, go_on: impl Fn() -> bool + Send + 'static) -> Result<u64, WarehouseError> {
-        self.blocking(move |shared| shared.objects.remove_temporary(shared.opened_at, go_on)).await
+        self.blocking(move |shared| shared.objects.remove_temporary(go_on)).await
     }
 
     async fn blocking<T: Send + 'static>(

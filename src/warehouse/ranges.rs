@@ -59,6 +59,11 @@ impl SequenceRanges {
         Some((self.ranges.first()?.0, self.ranges.last()?.1))
     }
 
+    /// What they take.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.ranges.capacity() * size_of::<(u64, u64)>()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.ranges.iter().copied()
     }

@@ -244,9 +244,9 @@ fn a_file_with_fewer_rows_is_like_any_other() {
         };
         let (whole, fewer) = (open(whole), open(fewer));
         for key in ["causality.format", "causality.stream"] {
-            assert_eq!(footers::entry(fewer.metadata(), key), footers::entry(whole.metadata(), key));
+            assert_eq!(footer::entry(fewer.metadata(), key), footer::entry(whole.metadata(), key));
         }
-        let ranges = SequenceRanges::decode(footers::entry(fewer.metadata(), "causality.sequences").unwrap()).unwrap();
+        let ranges = SequenceRanges::decode(footer::entry(fewer.metadata(), "causality.sequences").unwrap()).unwrap();
         let sequences = SequenceRanges::of((0..events.len()).filter(|n| kept[*n]).map(|n| n as u64 + 1));
         assert_eq!(ranges, sequences);
         let (group, like) = (fewer.get_row_group(0).unwrap(), whole.get_row_group(0).unwrap());

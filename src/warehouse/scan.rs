@@ -2,17 +2,18 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{RecordBatch, StringArray};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::reader::ChunkReader;
 
 use super::error::WarehouseErrorKind;
 use super::objects::walk;
-use super::{WarehouseError, is_data_file};
+use super::{WarehouseError, footer, is_data_file};
 
 const CONTEXT: &str = "read event ids";
 const BATCH_ROWS: usize = 8_192;
@@ -70,11 +71,22 @@ fn each_batch(
     mut each: impl FnMut(&RecordBatch) -> Result<(), WarehouseError>,
 ) -> Result<(), WarehouseError> {
     let corrupt = |error| WarehouseError::parquet(CONTEXT, error);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(corrupt)?;
+    let metadata = Arc::new(footer::read(&file)?);
+    let rows = metadata.file_metadata().num_rows();
+    let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()).map_err(corrupt)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(corrupt)?;
+    let mut read = 0;
     for batch in batches {
-        each(&batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?)?;
+        let batch = batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?;
+        read += batch.num_rows() as i64;
+        each(&batch)?;
+    }
+    // The header of a page has no checksum, and says how many values follow.
+    if read != rows {
+        let short = format!("{read} rows instead of {rows}");
+        return Err(WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, short));
     }
     Ok(())
 }

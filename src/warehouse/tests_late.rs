@@ -12,18 +12,18 @@ use crate::event::{EventRef, proto::UserLogin};
 use crate::services::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
 
 /// One warehouse that several processes have open.
-enum Place {
+pub(super) enum Place {
     Local(tempfile::TempDir),
     S3(S3Server),
 }
 
 impl Place {
-    fn both() -> [Self; 2] {
+    pub(super) fn both() -> [Self; 2] {
         [Self::Local(tempfile::tempdir().unwrap()), Self::S3(S3Server::start())]
     }
 
     /// As another process sees it, with caches of its own.
-    async fn open(&self) -> Warehouse {
+    pub(super) async fn open(&self) -> Warehouse {
         match self {
             Self::Local(dir) => Warehouse::open_local(dir.path().to_owned()).unwrap(),
             Self::S3(server) => Warehouse::open_objects(ObjectSettings {
@@ -48,7 +48,7 @@ impl Place {
         }
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         self.root().join(partition().path())
     }
 
@@ -56,11 +56,11 @@ impl Place {
         names_in(&self.directory())
     }
 
-    fn marks_directory(&self) -> PathBuf {
+    pub(super) fn marks_directory(&self) -> PathBuf {
         self.root().join(late::MARKS)
     }
 
-    fn marks(&self) -> Vec<String> {
+    pub(super) fn marks(&self) -> Vec<String> {
         names_in(&self.marks_directory())
     }
 
@@ -90,19 +90,19 @@ fn names_in(directory: &std::path::Path) -> Vec<String> {
     names
 }
 
-fn partition() -> Partition {
+pub(super) fn partition() -> Partition {
     Partition { app_id: "shop".to_owned(), hour: 490_000 }
 }
 
-fn id_of(sequence: u64) -> String {
+pub(super) fn id_of(sequence: u64) -> String {
     format!("id-{sequence}")
 }
 
-fn name(n: u32) -> String {
+pub(super) fn name(n: u32) -> String {
     format!("events_{n:04}.parquet")
 }
 
-fn file(sequences: impl Iterator<Item = u64> + Clone) -> Bytes {
+pub(super) fn file(sequences: impl Iterator<Item = u64> + Clone) -> Bytes {
     let settings =
         EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 40, stream: "EVENTS".to_owned() };
     let mut encoder = Encoder::new(settings).unwrap();
@@ -122,16 +122,16 @@ fn file(sequences: impl Iterator<Item = u64> + Clone) -> Bytes {
 }
 
 /// Stores a file as a process would whose lease ended meanwhile, or as any other.
-async fn store(warehouse: &Warehouse, n: u32, sequences: impl Iterator<Item = u64> + Clone) -> LateFile {
-    let late = LateFile { partition: partition(), name: name(n), bytes: file(sequences), oldest_published_at_ms: 0 };
+pub(super) async fn store(warehouse: &Warehouse, n: u32, sequences: impl Iterator<Item = u64> + Clone) -> LateFile {
+    let late = LateFile { partition: partition(), name: name(n), bytes: file(sequences) };
     assert!(warehouse.store(&late.partition, &late.name, late.bytes.clone(), || true).await.unwrap());
     late
 }
 
-async fn holds(warehouse: &Warehouse, sequence: u64) -> bool {
-    let footers = warehouse.footers(&partition(), 0).await.unwrap();
-    let suspect = Suspect { sequence, published_at_ms: 0, id: id_of(sequence) };
-    footers.may_hold(sequence, 0) && warehouse.confirm(footers, vec![suspect]).await.unwrap()[0]
+pub(super) async fn holds(warehouse: &Warehouse, sequence: u64) -> bool {
+    let footers = warehouse.footers(&partition()).await.unwrap();
+    let suspect = Suspect { sequence, id: id_of(sequence) };
+    footers.may_hold(sequence) && warehouse.confirm(footers, vec![suspect]).await.unwrap()[0]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,9 +206,8 @@ async fn a_late_file_of_a_process_that_died_is_settled_by_another() {
         let never_stored = LateFile { name: name(7), ..late };
         dead.mark_late_file(&never_stored).await.unwrap();
         assert!(other.abandoned_late_files(Duration::from_secs(3_600)).await.unwrap().is_empty(), "it may still live");
-        // Object stores give times in whole seconds.
-        tokio::time::sleep(Duration::from_millis(2_100)).await;
-        let abandoned = other.abandoned_late_files(Duration::from_secs(1)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let abandoned = other.abandoned_late_files(Duration::from_millis(40)).await.unwrap();
         assert_eq!(abandoned.iter().map(|late| late.name.clone()).collect::<Vec<_>>(), [name(5)]);
         let settled = other.settle_late_file(&abandoned[0], true).await.unwrap();
         assert_eq!(settled, Settled::Replaced { given_up: 30, kept: 70, doubled: 0 });

@@ -44,6 +44,8 @@ pub(super) struct Place {
 enum Trouble {
     Bucket,
     Region,
+    /// The time of a request is too far from the store's.
+    Clock,
     Credentials,
     /// No setting has credentials, and the machine was asked in vain.
     Instance,
@@ -53,7 +55,7 @@ enum Trouble {
 }
 
 /// Answers and messages of the client that say more than the kind of the error.
-const SIGNS: [(Trouble, &[&str]); 6] = [
+const SIGNS: [(Trouble, &[&str]); 7] = [
     (Trouble::Bucket, &["NoSuchBucket", "InvalidBucketName", "ContainerNotFound", "InvalidResourceName"]),
     (
         Trouble::Region,
@@ -62,6 +64,20 @@ const SIGNS: [(Trouble, &[&str]); 6] = [
             "PermanentRedirect",
             // AWS answers so in a region that the bucket is not in, and the client drops what the answer says.
             "redirect without LOCATION",
+        ],
+    ),
+    // Before the credentials: the status is theirs.
+    (
+        Trouble::Clock,
+        &[
+            "RequestTimeTooSkewed",
+            "RequestExpired",
+            "Signature expired",
+            "Signature not yet current",
+            // Azure.
+            "Request date header",
+            // Google, of the token that is asked for.
+            "in a reasonable timeframe",
         ],
     ),
     (Trouble::Instance, &["/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/"]),
@@ -102,8 +118,8 @@ impl Trouble {
 pub(super) fn is_final(error: &Error) -> bool {
     match Trouble::of(error) {
         Trouble::Bucket | Trouble::Region | Trouble::Credentials | Trouble::Plain => true,
-        // An instance that starts may give credentials out only a moment later.
-        Trouble::Instance | Trouble::Answer => false,
+        // An instance that starts may give credentials out, or get the time, only a moment later.
+        Trouble::Instance | Trouble::Clock | Trouble::Answer => false,
     }
 }
 
@@ -122,7 +138,10 @@ pub(super) fn advice(error: &Error, place: &Place) -> String {
         Trouble::Region => {
             format!("is the bucket in the region {:?}? (s3_region)", region.as_deref().unwrap_or_default())
         }
-        Trouble::Credentials => format!("are the credentials right, and may they list, write and delete? ({names})"),
+        Trouble::Clock => {
+            "this machine's clock and the object store's are too far apart: is the clock right? (NTP)".to_owned()
+        }
+        Trouble::Credentials => format!("are the credentials right, and may they list and write? ({names})"),
         Trouble::Instance => format!("no credentials are set, and this machine gives none out ({names})"),
         Trouble::Plain => match protocol {
             Protocol::S3 => "http:// is not allowed (AWS_ALLOW_HTTP)".to_owned(),

@@ -11,10 +11,11 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{BackoffConfig, Error, ObjectStore, RetryConfig, StaticCredentialProvider};
+use object_store::{BackoffConfig, ClientConfigKey, Error, ObjectStore, RetryConfig, StaticCredentialProvider};
 use tracing::warn;
 
 use super::advice::{Place, Protocol, chain};
+use super::delete::Deleter;
 use super::profile::{self, Profile};
 use super::requests::{self, Connector};
 use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
@@ -28,6 +29,8 @@ const REGION: &str = "us-east-1";
 /// A client that has not been tried out.
 pub(super) struct Client {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// Of S3.
+    pub(super) deleter: Option<Deleter>,
     /// What the URL names after the bucket.
     pub(super) prefix: String,
     pub(super) place: Place,
@@ -42,10 +45,16 @@ fn made(settings: &ObjectSettings) -> Result<Client, String> {
     let address = Address::of(settings)?;
     let mut place = Place { protocol: address.protocol, bucket: address.bucket, endpoint: None, region: None };
     let connector = Connector { silence_max: settings.silence_max };
+    let mut deleter = None;
     let store: Result<Arc<dyn ObjectStore>, Error> = match place.protocol {
         Protocol::S3 => {
             let builder = s3(settings, &mut place)?.with_http_connector(connector).with_retry(retries());
-            builder.build().map(|store| Arc::new(store) as _)
+            let plain = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+            builder.build().and_then(|store| {
+                let store = Arc::new(store);
+                deleter = Some(Deleter::new(store.clone(), connector, plain.is_some_and(|on| requests::is_on(&on)))?);
+                Ok(store as _)
+            })
         }
         Protocol::Google => {
             let builder = google(&mut place).with_http_connector(connector).with_retry(retries());
@@ -58,7 +67,7 @@ fn made(settings: &ObjectSettings) -> Result<Client, String> {
         }
     };
     let store = store.map_err(|error| format!("{} ({})", chain(&error), place.protocol.names()))?;
-    Ok(Client { store, prefix: address.prefix, place })
+    Ok(Client { store, deleter, prefix: address.prefix, place })
 }
 
 fn retries() -> RetryConfig {

@@ -26,13 +26,16 @@ pub(super) struct Local {
     /// Directories that are known to survive a power cut. The lock is held while one is
     /// created, so that no second writer takes it for durable too early.
     durable: Mutex<HashSet<PathBuf>>,
+    /// When this was opened by the clock of the file system, which may be another machine's. None when it did not say.
+    opened_at: Option<SystemTime>,
 }
 
 impl Local {
     /// Files below `root`, which is created.
     pub(super) fn open(root: PathBuf) -> Result<Self, WarehouseError> {
         make_durable(&root, Path::new("")).map_err(|error| error.at(root.display().to_string()))?;
-        Ok(Self { root, durable: Mutex::default() })
+        let opened_at = clock_of(&root).ok();
+        Ok(Self { root, durable: Mutex::default(), opened_at })
     }
 
     pub(super) fn store(
@@ -61,8 +64,12 @@ impl Local {
         for entry in entries {
             let entry = entry.map_err(failed)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            match entry.metadata().and_then(|metadata| Ok((metadata.modified()?, metadata.len()))) {
-                Ok((modified, bytes)) => files.push(Listed { name, modified_ms: unix_ms(modified), bytes }),
+            // Also of a link's target. What is not a file holds no rows, whatever it is called.
+            match fs::metadata(entry.path())
+                .and_then(|metadata| Ok((metadata.is_file(), metadata.modified()?, metadata.len())))
+            {
+                Ok((true, modified, bytes)) => files.push(Listed { name, modified_ms: unix_ms(modified), bytes }),
+                Ok((false, ..)) => {}
                 // A late file that was removed since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(error)),
@@ -89,14 +96,15 @@ impl Local {
             .map_err(|error| error.at(path.display().to_string()))
     }
 
-    /// Removes temporary files that are older than `before`: a crash left them. Returns how many.
-    pub(super) fn remove_temporary(&self, before: SystemTime, go_on: impl Fn() -> bool) -> Result<u64, WarehouseError> {
+    /// Removes temporary files that are older than this: a crash left them. Returns how many.
+    pub(super) fn remove_temporary(&self, go_on: impl Fn() -> bool) -> Result<u64, WarehouseError> {
+        let Some(opened_at) = self.opened_at else { return Ok(0) };
         let mut removed = 0;
         walk(&self.root, &mut |path| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if name.starts_with('.') && name.ends_with(TEMPORARY) {
-                let stale = fs::metadata(path).and_then(|metadata| metadata.modified()).is_ok_and(|at| at < before);
-                if stale && fs::remove_file(path).is_ok() {
+                let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+                if modified.is_ok_and(|at| at < opened_at) && fs::remove_file(path).is_ok() {
                     removed += 1;
                 }
             }
@@ -104,6 +112,14 @@ impl Local {
         })?;
         Ok(removed)
     }
+}
+
+/// The time that the file system gives to a file that is made now.
+fn clock_of(root: &Path) -> io::Result<SystemTime> {
+    let probe = root.join(format!(".{}{TEMPORARY}", uuid::Uuid::now_v7()));
+    let made = File::create(&probe).and_then(|file| file.metadata()?.modified());
+    let removed = fs::remove_file(&probe);
+    made.and_then(|at| removed.map(|()| at))
 }
 
 /// Calls `each` with every file below `root`, until it answers false; with none when `root` does not exist.

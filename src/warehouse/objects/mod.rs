@@ -5,6 +5,7 @@
 
 mod advice;
 mod client;
+mod delete;
 mod direct;
 mod local;
 mod profile;
@@ -12,9 +13,9 @@ mod remote;
 mod requests;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use parquet::errors::ParquetError;
@@ -80,8 +81,25 @@ impl Objects {
 
     pub(super) fn open(&self, directory: &str, file: &Listed) -> Result<Source, WarehouseError> {
         match &self.0 {
-            Inner::Local(local) => local.read(directory, &file.name).map(Source::File),
-            Inner::Remote(remote) => Ok(Source::Remote(remote.read(directory, file))),
+            Inner::Local(local) => local.read(directory, &file.name).map(Source::file),
+            Inner::Remote(remote) => Ok(Source::remote(remote.read(directory, file))),
+        }
+    }
+
+    /// Opens files of which the last `end_bytes` will be read, or all that the Parquet reader asks for. An object
+    /// store is asked for several of the ends at once.
+    pub(super) fn open_together(
+        &self,
+        directory: &str,
+        files: &[Listed],
+        end_bytes: usize,
+    ) -> Vec<Result<Source, WarehouseError>> {
+        match &self.0 {
+            Inner::Local(_) => files.iter().map(|file| self.open(directory, file)).collect(),
+            Inner::Remote(remote) => {
+                let readings = remote.read_ends(directory, files, end_bytes);
+                readings.into_iter().map(|reading| Ok(Source::remote(reading))).collect()
+            }
         }
     }
 
@@ -93,32 +111,60 @@ impl Objects {
         }
     }
 
-    /// Removes temporary files that are older than `before`: a crash left them. Returns how many. An object store
-    /// has none: what is not complete is not visible.
-    pub(super) fn remove_temporary(&self, before: SystemTime, go_on: impl Fn() -> bool) -> Result<u64, WarehouseError> {
+    /// Removes the temporary files that a crash left before these objects were opened. Returns how many. An object
+    /// store has none: what is not complete is not visible.
+    pub(super) fn remove_temporary(&self, go_on: impl Fn() -> bool) -> Result<u64, WarehouseError> {
         match &self.0 {
-            Inner::Local(local) => local.remove_temporary(before, go_on),
+            Inner::Local(local) => local.remove_temporary(go_on),
             Inner::Remote(_) => Ok(0),
         }
     }
 }
 
 /// A stored file as the Parquet reader wants it.
-pub(super) enum Source {
+pub(super) struct Source {
+    content: Content,
+    failure: Failure,
+}
+
+enum Content {
     File(File),
     Remote(remote::Reading),
 }
 
+/// Why the store did not give bytes that were asked for, when that is so: the Parquet reader keeps only the text of
+/// it, and would call the file damaged.
+#[derive(Clone, Debug, Default)]
+struct Failure(Arc<Mutex<Option<String>>>);
+
+impl Failure {
+    fn note(&self, why: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 impl Source {
-    /// Reads the whole file with `work`. A failure of the object store is told from damage to the file.
+    fn file(file: File) -> Self {
+        Self { content: Content::File(file), failure: Failure::default() }
+    }
+
+    fn remote(reading: remote::Reading) -> Self {
+        let failure = reading.noted_failure();
+        Self { content: Content::Remote(reading), failure }
+    }
+
+    /// Reads the file with `work`. A failure of the store is told from damage to the file.
     pub(super) fn read_with<T>(
         self,
         work: impl FnOnce(Self) -> Result<T, WarehouseError>,
     ) -> Result<T, WarehouseError> {
-        let Self::Remote(reading) = &self else { return work(self) };
-        let reading = reading.clone();
-        work(self).map_err(|error| match reading.failure() {
-            Some(failure) => WarehouseError::caused(WarehouseErrorKind::Unavailable, "read object", failure),
+        let failure = self.failure.clone();
+        work(self).map_err(|error| match failure.take() {
+            Some(failure) => WarehouseError::caused(WarehouseErrorKind::Unavailable, "read stored file", failure),
             None => error,
         })
     }
@@ -126,9 +172,9 @@ impl Source {
 
 impl Length for Source {
     fn len(&self) -> u64 {
-        match self {
-            Self::File(file) => file.len(),
-            Self::Remote(reading) => reading.bytes(),
+        match &self.content {
+            Content::File(file) => file.len(),
+            Content::Remote(reading) => reading.bytes(),
         }
     }
 }
@@ -137,18 +183,45 @@ impl ChunkReader for Source {
     type T = Box<dyn Read>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        match self {
-            Self::File(file) => Ok(Box::new(file.get_read(start)?)),
-            Self::Remote(reading) => Ok(Box::new(reading.read_from(start))),
+        match &self.content {
+            Content::File(file) => {
+                let read = file.get_read(start).inspect_err(|error| self.failure.note(error.to_string()))?;
+                Ok(Box::new(Noting { read, failure: self.failure.clone() }))
+            }
+            Content::Remote(reading) => Ok(Box::new(reading.read_from(start))),
         }
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        match self {
-            Self::File(file) => file.get_bytes(start, length),
-            Self::Remote(reading) => {
+        // What a damaged file says of lengths is not to be believed.
+        if start.checked_add(length as u64).is_none_or(|end| end > self.len()) {
+            return Err(ParquetError::EOF("the file ends before".to_owned()));
+        }
+        match &self.content {
+            Content::File(_) => {
+                let mut bytes = vec![0; length];
+                self.get_read(start)?.read_exact(&mut bytes)?;
+                Ok(bytes.into())
+            }
+            Content::Remote(reading) => {
                 reading.get(start, length).map_err(|error| ParquetError::External(Box::new(error)))
             }
         }
+    }
+}
+
+/// Takes note of what the operating system cannot read.
+struct Noting<R> {
+    read: R,
+    failure: Failure,
+}
+
+impl<R: Read> Read for Noting<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.read.read(out).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failure.note(error.to_string());
+            }
+        })
     }
 }

@@ -15,11 +15,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::Listed;
 use super::advice::{Place, advice, chain, is_final};
 use super::client::{Client, client};
+use super::delete::Deleter;
+use super::{Failure, Listed};
 use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 
 /// Files above this are uploaded in parts: below, one request costs less than their beginning, parts and end.
@@ -30,6 +32,8 @@ const PART_BYTES: usize = 16 << 20;
 const PARTS_AT_ONCE: usize = 4;
 /// Bytes that are read at once when a file's metadata or ids are looked at.
 const READ_AHEAD_BYTES: usize = 1 << 20;
+/// Ends of files that are read at once, by all who look into this store.
+const ENDS_AT_ONCE: usize = 32;
 /// The object that is written and removed to see whether that is allowed.
 const PROBE: &str = ".causality-probe";
 
@@ -38,15 +42,20 @@ pub(super) struct Remote {
     store: Arc<dyn ObjectStore>,
     prefix: String,
     runtime: Handle,
+    /// Of S3; the others' clients delete one by one.
+    deleter: Option<Deleter>,
+    ends: Arc<Semaphore>,
 }
 
 impl Remote {
     /// Makes the client and tries it out, so that a wrong setting ends the start and not the first file.
     pub(super) async fn open(settings: &ObjectSettings) -> Result<Self, WarehouseError> {
-        let Client { store, prefix: url_prefix, place } = client(settings)?;
+        let Client { store, deleter, prefix: url_prefix, place } = client(settings)?;
         let prefixes = [url_prefix.as_str(), settings.prefix.as_deref().unwrap_or_default()];
         let prefix = prefixes.map(|prefix| prefix.trim_matches('/')).into_iter().filter(|prefix| !prefix.is_empty());
-        let remote = Self { store, prefix: prefix.collect::<Vec<_>>().join("/"), runtime: Handle::current() };
+        let prefix = prefix.collect::<Vec<_>>().join("/");
+        let ends = Arc::new(Semaphore::new(ENDS_AT_ONCE));
+        let remote = Self { store, prefix, runtime: Handle::current(), deleter, ends };
         remote.try_out(&place).await?;
         Ok(remote)
     }
@@ -57,12 +66,10 @@ impl Remote {
         let tried = async {
             self.store.list(Some(&Path::from(self.prefix.as_str()))).take(1).try_collect::<Vec<_>>().await?;
             self.store.put(&probe, PutPayload::from_static(b"")).await?;
-            match self.store.delete(&probe).await {
+            if let Err(error) = self.delete(&probe).await {
                 // Deleting is needed in rare repairs only.
-                Err(Error::PermissionDenied { .. }) => {
-                    warn!(object = %probe, "objects cannot be deleted: a probe stays, and compaction will not work");
-                }
-                deleted => deleted?,
+                let reason = chain(&error);
+                warn!(object = %probe, reason, "objects cannot be deleted: a probe stays, and compaction will not work");
             }
             Ok::<(), Error>(())
         };
@@ -141,13 +148,34 @@ impl Remote {
             bytes: file.bytes,
             runtime: self.runtime.clone(),
             state: Arc::default(),
+            failure: Failure::default(),
         }
+    }
+
+    /// Like [`Remote::read`] of each, with the last `end_bytes` of each read ahead. What could not be read ahead is
+    /// asked for once more when it is wanted.
+    pub(super) fn read_ends(&self, directory: &str, files: &[Listed], end_bytes: usize) -> Vec<Reading> {
+        let readings: Vec<Reading> = files.iter().map(|file| self.read(directory, file)).collect();
+        let ahead = readings.iter().map(|reading| async {
+            // The semaphore is never closed.
+            let _permit = self.ends.acquire().await;
+            reading.read_end(end_bytes as u64).await
+        });
+        self.runtime.block_on(futures_util::future::join_all(ahead));
+        readings
     }
 
     pub(super) fn remove(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {
         let path = self.path(directory, name)?;
-        let removed = self.runtime.block_on(self.store.delete(&path));
+        let removed = self.runtime.block_on(self.delete(&path));
         removed.map_err(|error| failed("remove object", &error).at(path.to_string()))
+    }
+
+    async fn delete(&self, path: &Path) -> Result<(), Error> {
+        match &self.deleter {
+            Some(deleter) => deleter.delete(path).await,
+            None => self.store.delete(path).await,
+        }
     }
 
     fn path(&self, directory: &str, name: &str) -> Result<Path, WarehouseError> {
@@ -165,6 +193,7 @@ pub(in crate::warehouse) struct Reading {
     bytes: u64,
     runtime: Handle,
     state: Arc<Mutex<ReadingState>>,
+    failure: Failure,
 }
 
 #[derive(Default)]
@@ -173,8 +202,6 @@ struct ReadingState {
     block: (u64, Bytes),
     /// Which content of the name is being read, when the store says so.
     tag: Option<String>,
-    /// Why the last request failed.
-    failure: Option<String>,
 }
 
 impl Reading {
@@ -198,7 +225,7 @@ impl Reading {
             let path = self.path.as_ref().map_err(|error| io::Error::other(error.clone()))?;
             let read = self.runtime.block_on(self.get_block(path, from..to, &mut state.tag));
             let read = read.map_err(|error| {
-                state.failure = Some(chain(&error));
+                self.failure.note(chain(&error));
                 io::Error::other(error)
             })?;
             state.block = (from, read);
@@ -223,10 +250,21 @@ impl Reading {
         got.bytes().await
     }
 
-    /// Why the store did not give the bytes that were asked for, when that is so: the Parquet reader keeps only the
-    /// text of it, and would call the file damaged.
-    pub(super) fn failure(&self) -> Option<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).failure.clone()
+    /// Fills the block with the file's end. A failure shows when the end is asked for.
+    async fn read_end(&self, bytes: u64) {
+        let Ok(path) = &self.path else { return };
+        let (from, mut tag) = (self.bytes.saturating_sub(bytes), None);
+        if self.bytes > 0
+            && let Ok(end) = self.get_block(path, from..self.bytes, &mut tag).await
+        {
+            let block = (from, end);
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = ReadingState { block, tag };
+        }
+    }
+
+    /// Where a failed request is noted.
+    pub(super) fn noted_failure(&self) -> Failure {
+        self.failure.clone()
     }
 
     pub(super) fn read_from(&self, start: u64) -> impl Read + use<> {
