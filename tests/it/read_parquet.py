@@ -1,6 +1,7 @@
 """Reads the warehouse with DuckDB, which shares no code with the product.
 
     read_parquet.py DIR compare   expected rows as a JSON list on standard input; every field is compared
+    read_parquet.py "" query      runs the query on standard input and prints its rows as JSON
     read_parquet.py DIR ids       prints {"rows": N, "ids": [...], "places": [file#sequence, ...]} of all rows
 """
 
@@ -52,4 +53,8 @@ def ids(directory):
     print(json.dumps({"rows": len(rows), "ids": [row["id"] for row in rows], "places": places}))
 
 
-{"compare": compare, "ids": ids}[sys.argv[2]](sys.argv[1])
+def query(_):
+    print(json.dumps(duckdb.sql(sys.stdin.read()).fetchall()))
+
+
+{"compare": compare, "ids": ids, "query": query}[sys.argv[2]](sys.argv[1])

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Receiver, Server, binary, python, wait_until};
+use crate::harness::{Receiver, Server, binary, post, python, wait_until};
 use crate::services::clouds::Cloud;
 use crate::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 
@@ -69,6 +69,40 @@ fn files_go_to_the_directory_that_the_url_names() {
     landed_in(&lake);
     assert!(!server.warehouse().exists(), "nothing is where it is without the setting");
     server.expect_quiet_log(&[]);
+}
+
+#[test]
+fn a_file_url_is_decoded_and_names_this_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://localhost{}/a%20b%25", dir.path().display());
+    let server = start(dir.path(), &[("WAREHOUSE_URL", &url)]);
+    land(&server);
+    landed_in(&dir.path().join("a b%"));
+    for url in ["file://server/share", "file:///a%2", "file://srv"] {
+        let (code, message) = refused(&[("WAREHOUSE_URL", url)]);
+        assert!(code == Some(64) && message.contains("warehouse_url"), "{url}: {code:?} {message}");
+    }
+}
+
+/// The query that the README shows, as it stands there.
+#[test]
+fn the_query_of_the_readme_finds_the_event_of_the_readme() {
+    let readme = include_str!("../../README.md");
+    let between = |from: &str, to: &str| readme.split_once(from).unwrap().1.split_once(to).unwrap().0;
+    let body = between("application/json' -d '", "}'").to_owned() + "}";
+    let query = between("duckdb -c \"", "\"\n");
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), &[]);
+    for body in [body.clone(), body.replace("EUR", "USD")] {
+        let url = format!("{}/v1/events/ingest", server.http);
+        assert_eq!(post(&url, body.as_bytes(), "application/json").unwrap().0, 200, "{body}");
+    }
+    server.wait_drained();
+    assert!(query.contains("'causality-data/warehouse/"), "{query}");
+    let query = query.replace("causality-data/warehouse", server.warehouse().to_str().unwrap());
+    let rows: Value = serde_json::from_str(&python("read_parquet.py", &["", "query"], &query)).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert!(rows.len() == 1 && rows[0][2] == "purchase_complete", "{rows:?}");
 }
 
 #[test]
@@ -327,6 +361,51 @@ fn advice_names_what_the_store_is_set_up_with() {
         assert_eq!(code, Some(78), "{message}");
         assert!(message.contains(wanted) && !message.contains("s3_"), "{message}");
     }
+}
+
+/// Nothing is deleted in the main job: a bucket where that is not possible will do.
+#[test]
+fn a_bucket_from_which_nothing_can_be_deleted_will_do() {
+    for status in [501, 405, 403, 200] {
+        let (dir, s3) = (tempfile::tempdir().unwrap(), S3Server::start());
+        s3.refuse_deletes(status);
+        let places = [("S3_ENDPOINT", s3.url()), ("S3_BUCKET", BUCKET.to_owned())];
+        let places = places.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let server = start(dir.path(), &[&KEYS[..], &places].concat());
+        land(&server);
+        landed_in(&s3.bucket());
+        let log = std::fs::read_to_string(server.dir.join("log.jsonl")).unwrap();
+        assert!(log.contains("objects cannot be deleted"), "{status}: {log}");
+        server.expect_quiet_log(&["objects cannot be deleted"]);
+    }
+}
+
+/// The bulk request is not everywhere.
+#[test]
+fn one_object_is_deleted_by_one_plain_request() {
+    let (dir, s3) = (tempfile::tempdir().unwrap(), S3Server::start());
+    let places = [("S3_ENDPOINT", s3.url()), ("S3_BUCKET", BUCKET.to_owned())];
+    let places = places.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let server = start(dir.path(), &[&KEYS[..], &places].concat());
+    assert!(!s3.bucket().join(".causality-probe").exists(), "the probe is taken away");
+    assert!(s3.heads().iter().all(|head| head.method != "POST"), "{:?}", s3.heads());
+    server.expect_quiet_log(&[]);
+}
+
+/// S3 takes no request whose time is off, and says so with the status of wrong credentials.
+#[test]
+fn a_clock_that_is_off_is_named() {
+    let (dir, s3) = (tempfile::tempdir().unwrap(), S3Server::start());
+    s3.refuse(403, "RequestTimeTooSkewed");
+    let places = [("S3_ENDPOINT", s3.url()), ("S3_BUCKET", BUCKET.to_owned())];
+    let places = places.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let server = Server::launch(dir.path(), &[&KEYS[..], &places, &[NO_INSTANCE]].concat());
+    let log = || std::fs::read_to_string(dir.path().join("log.jsonl")).unwrap_or_default();
+    wait_until("the clock is named", || log().contains("clock"));
+    assert!(!log().contains("credentials"), "{}", log());
+    // Clocks are set right without anybody who restarts.
+    s3.heal();
+    server.wait_ready();
 }
 
 /// What stands behind a `?` may open the container for everybody who reads the log.

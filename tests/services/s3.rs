@@ -63,6 +63,10 @@ struct Shared {
     /// Of GET and HEAD.
     reads: Faults,
     heads: Mutex<VecDeque<Head>>,
+    /// What whoever deletes is told; then nothing is.
+    deletes_refused: Mutex<Option<u16>>,
+    /// What everybody is told, with the code of an S3 error.
+    refused: Mutex<Option<(u16, &'static str)>>,
 }
 
 /// A request without its body.
@@ -171,8 +175,20 @@ impl S3Server {
         self.shared.reads.set(Some((fault, 1)), spared);
     }
 
+    /// Deletes nothing any more, neither one object nor many, and answers with this status; 200 is of a bulk delete
+    /// that names the object as one that may not be deleted.
+    pub(crate) fn refuse_deletes(&self, status: u16) {
+        *self.shared.deletes_refused.lock().unwrap() = Some(status);
+    }
+
+    /// Answers everything with this.
+    pub(crate) fn refuse(&self, status: u16, code: &'static str) {
+        *self.shared.refused.lock().unwrap() = Some((status, code));
+    }
+
     /// What hangs by now goes on hanging.
     pub(crate) fn heal(&self) {
+        *self.shared.refused.lock().unwrap() = None;
         self.shared.writes.set(None, 0);
         self.shared.reads.set(None, 0);
     }
@@ -254,6 +270,16 @@ type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 async fn answer(service: S3Service, shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, BoxError> {
     shared.keep(&request);
+    let bulk = request.method() == Method::POST && request.uri().query() == Some("delete");
+    let refused = *shared.deletes_refused.lock().unwrap();
+    if let Some(status) = refused.filter(|_| bulk || request.method() == Method::DELETE) {
+        // A single delete cannot be answered 200 and refused.
+        let status = if status == 200 && !bulk { 403 } else { status };
+        return Ok(failure(StatusCode::from_u16(status)?, "AccessDenied"));
+    }
+    if let Some((status, code)) = *shared.refused.lock().unwrap() {
+        return Ok(failure(StatusCode::from_u16(status)?, code));
+    }
     let fault = match *request.method() {
         Method::PUT | Method::POST | Method::DELETE => shared.writes.meet(),
         _ => shared.reads.meet(),
