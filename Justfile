@@ -34,3 +34,8 @@ faults seconds="60" rounds="1":
     .ci/setup --tests
     CAUSALITY_FAULT_SECONDS={{seconds}} CAUSALITY_FAULT_ROUNDS={{rounds}} \
         cargo test --test it -- --test-threads=1 --nocapture faults
+
+# Each system call of the sink fails in turn, so many times, with kills and restarts in between
+disk-faults rounds="600":
+    .ci/setup --tests
+    CAUSALITY_DISK_ROUNDS={{rounds}} cargo test --test it -- --nocapture faulty_disk

@@ -154,10 +154,19 @@ impl Server {
 
     /// After [`Server::kill`] or [`Server::terminate`].
     pub(crate) fn restart(&mut self) {
+        self.relaunch();
+        self.wait_ready();
+    }
+
+    /// Like [`Server::restart`], and does not wait for anything.
+    pub(crate) fn relaunch(&mut self) {
         let environment = std::mem::take(&mut self.environment);
         let next = Self::spawn(&self.dir, environment, self.role, (self.http_port, self.admin_port));
         *self = next;
-        self.wait_ready();
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// SIGTERM; the exit status, which must come within `limit`.

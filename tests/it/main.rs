@@ -7,6 +7,8 @@ mod cluster;
 mod command_line;
 mod encrypted;
 mod faults;
+#[cfg(target_os = "linux")]
+mod faulty_disk;
 mod full_stream;
 mod harness;
 mod imports;
