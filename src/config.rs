@@ -17,7 +17,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
-pub use file_url::directory_of;
+use file_url::directory_of;
 pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
 pub use value::{
     Address, Attempts, Count, Factor, Flag, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
@@ -460,6 +460,13 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// The directory that `warehouse_url` names, when it names one.
+    pub fn warehouse_directory(&self) -> Option<PathBuf> {
+        directory_of(&self.warehouse_url.as_ref()?.0)?.ok()
+    }
+}
 
 #[cfg(test)]
 mod tests {

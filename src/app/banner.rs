@@ -48,7 +48,7 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
         line("store", backend(plan, choice.store_name(), setting, "SQLite, in this process     (embedded)"));
     }
     let warehouse = match &config.warehouse_url {
-        Some(url) => url.show().trim_start_matches("file://").to_owned(),
+        Some(url) => config.warehouse_directory().map_or_else(|| url.show(), |path| path.display().to_string()),
         None => format!("{dir}/warehouse"),
     };
     if choice.warehouse_name() != "none" {

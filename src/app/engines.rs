@@ -4,7 +4,7 @@
 //! production engine at its usual address when roles run apart.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -35,7 +35,7 @@ impl Choice {
     /// Refuses what cannot be, in one sentence.
     pub(super) fn of(loaded: &Loaded, roles: &RoleSet) -> Self {
         let config = &loaded.config;
-        let local_url = config.warehouse_url.as_ref().is_some_and(|url| url.0.starts_with("file://"));
+        let local_url = config.warehouse_directory().is_some();
         Self {
             nats: config.nats_url.is_some() || !roles.is_all(),
             postgres: config.database_url.is_some() || config.database_host.is_some() || !roles.is_all(),
@@ -142,10 +142,10 @@ impl Engines {
             false => None,
             true => Some(
                 open(("warehouse", setting), readiness, || async {
-                    let opened = match (&config.warehouse_url, choice.objects) {
-                        (_, true) => Warehouse::open_objects(settings::objects(config)).await,
-                        (Some(url), false) => Warehouse::open_local(PathBuf::from(url.0.trim_start_matches("file://"))),
-                        (None, false) => Warehouse::open_local(data_dir.join("warehouse")),
+                    let directory = || config.warehouse_directory().unwrap_or_else(|| data_dir.join("warehouse"));
+                    let opened = match choice.objects {
+                        true => Warehouse::open_objects(settings::objects(config)).await,
+                        false => Warehouse::open_local(directory()),
                     };
                     opened.map_err(|error| {
                         let how = match error.kind {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 const ALLOWED: &str = "file:///directory, with no host other than localhost";
 
 /// The directory that a `file://` URL names; none for another scheme. The error says what is allowed.
-pub fn directory_of(url: &str) -> Option<Result<PathBuf, &'static str>> {
+pub(super) fn directory_of(url: &str) -> Option<Result<PathBuf, &'static str>> {
     let rest = url.strip_prefix("file://")?;
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if !(host.is_empty() || host.eq_ignore_ascii_case("localhost")) || path.is_empty() {

@@ -198,6 +198,8 @@ fn judge(
 ) -> Result<Verdict, WarehouseError> {
     let rows = scan::rows(late.bytes.clone())?;
     let rows: Vec<Suspect> = rows.into_iter().map(|(sequence, id)| Suspect { sequence, id }).collect();
+    let sequences = || rows.iter().map(|row| row.sequence);
+    let all = all.clone().reaching(sequences().min().unwrap_or(0), sequences().max().unwrap_or(0));
     let safe = all.only(|name| name != late.name && !marked.contains(name));
     let first = all.only(|name| name < late.name.as_str() && marked.contains(name));
     let (goes, waits) = (footers.holds(objects, &safe, &rows)?, footers.holds(objects, &first, &rows)?);

@@ -55,7 +55,6 @@ pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
 pub use scan::scan_ids;
 
-use crate::config::directory_of;
 use footers::FooterCache;
 use late::SeenMarks;
 use objects::Objects;
@@ -73,7 +72,7 @@ struct Shared {
 /// Where an object store is and how it is reached.
 #[derive(Clone, Debug)]
 pub struct ObjectSettings {
-    /// `s3://bucket/prefix`, `gs://`, `az://`, `file://`; none: S3 by the fields below.
+    /// `s3://bucket/prefix`, `gs://`, `az://`; none: S3 by the fields below.
     pub url: Option<String>,
     /// Of an S3-compatible server, such as MinIO; none: AWS.
     pub endpoint: Option<String>,
@@ -122,10 +121,6 @@ impl Warehouse {
 
     /// An object store; checks that the bucket is there and may be written.
     pub async fn open_objects(settings: ObjectSettings) -> Result<Self, WarehouseError> {
-        if let Some(directory) = settings.url.as_deref().and_then(directory_of) {
-            let refused = |allowed| WarehouseError::caused(WarehouseErrorKind::Refused, "read warehouse_url", allowed);
-            return Self::open_local(directory.map_err(refused)?);
-        }
         Ok(Self::of(Objects::remote(&settings).await?))
     }
 

@@ -52,7 +52,8 @@ fn made(settings: &ObjectSettings) -> Result<Client, String> {
             let plain = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
             builder.build().and_then(|store| {
                 let store = Arc::new(store);
-                deleter = Some(Deleter::new(store.clone(), connector, plain.is_some_and(|on| requests::is_on(&on)))?);
+                let (region, plain) = (place.region.clone(), plain.is_some_and(|on| requests::is_on(&on)));
+                deleter = Some(Deleter::new(store.clone(), region.unwrap_or_default(), connector, plain)?);
                 Ok(store as _)
             })
         }

@@ -8,6 +8,7 @@ mod client;
 mod delete;
 mod direct;
 mod local;
+mod markup;
 mod profile;
 mod remote;
 mod requests;

@@ -20,6 +20,8 @@ use object_store::client::{
 use object_store::{ClientConfigKey, ClientOptions};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::markup::Markup;
+
 /// The longest that a request may take although something moves all the time.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// Bodies leave in pieces of this size, so that a slow line is told from a silent one.
@@ -88,6 +90,8 @@ impl HttpService for Client {
 impl Client {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
+        // Parts of files are asked for by their range. What else comes is read as XML.
+        let is_file = parts.headers.contains_key(http::header::RANGE);
         let url = parts.uri.to_string().parse().map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
         let moved = Moved::new();
         let silence_max = self.silence_max + held_back(body.content_length());
@@ -108,7 +112,8 @@ impl Client {
         })?;
         let (parts, body) =
             http::Response::from(answered.map_err(|error| failed(error, HttpErrorKind::Request))?).into_parts();
-        let body = Answer { body, silence: None, silence_max: self.silence_max };
+        let markup = (!is_file && parts.status.is_success()).then(Markup::default);
+        let body = Answer { body, markup, silence: None, silence_max: self.silence_max };
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 }
@@ -187,6 +192,8 @@ impl Body for Pieces {
 /// An answer's body, which fails when the next piece of it does not come.
 struct Answer {
     body: reqwest::Body,
+    /// Reads along where the answer is not a file.
+    markup: Option<Markup>,
     /// Runs while a piece is waited for.
     silence: Option<Pin<Box<Sleep>>>,
     silence_max: Duration,
@@ -203,6 +210,11 @@ impl Body for Answer {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             self.silence = None;
             let frame = frame.map(|frame| frame.map_err(|error| failed(error, HttpErrorKind::Interrupted)));
+            if let (Some(Ok(frame)), Some(markup)) = (&frame, &mut self.markup)
+                && let Some(Err(unlikely)) = frame.data_ref().map(|bytes| markup.read(bytes))
+            {
+                return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Decode, unlikely))));
+            }
             return Poll::Ready(frame);
         }
         let silence_max = self.silence_max;

@@ -1,0 +1,126 @@
+//! What an object store may answer with where an answer is read as XML.
+//!
+//! The XML reader of the client (quick-xml before 0.41, RUSTSEC-2026-0194 and -0195) takes time that is quadratic in
+//! the attributes of one tag, and memory for each namespace of it. Answers of object stores have small tags with
+//! hardly an attribute, and no comments, no document types, no CDATA. Anything else is refused before it is parsed:
+//! then the length of a tag bounds both.
+
+use std::fmt;
+
+/// The longest tag.
+const TAG_BYTES_MAX: usize = 4 << 10;
+/// The longest answer: a list of a thousand keys of the greatest length is a fraction of it.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Reads along with an answer.
+#[derive(Debug, Default)]
+pub(super) struct Markup {
+    place: Place,
+    tag_bytes: usize,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Text,
+    /// After `<`.
+    Opened,
+    Tag,
+    /// In a value of a tag's attribute.
+    Quoted(u8),
+    EndTag,
+    /// `<?xml ... ?>`; true after a `?`.
+    Declaration(bool),
+}
+
+/// Why an answer is not read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unlikely(&'static str);
+
+impl fmt::Display for Unlikely {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no object store answers so: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unlikely {}
+
+impl Markup {
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), Unlikely> {
+        self.bytes += bytes.len();
+        if self.bytes > ANSWER_BYTES_MAX {
+            return Err(Unlikely("it is too long"));
+        }
+        for byte in bytes {
+            self.step(*byte)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, byte: u8) -> Result<(), Unlikely> {
+        self.place = match (self.place, byte) {
+            (Place::Text, b'<') => {
+                self.tag_bytes = 0;
+                Place::Opened
+            }
+            (Place::Text, _) => Place::Text,
+            (Place::Opened, b'!') => return Err(Unlikely("it has a comment or declaration")),
+            (Place::Opened, b'?') => Place::Declaration(false),
+            (Place::Opened, b'/') => Place::EndTag,
+            (Place::EndTag, b'"' | b'\'') => return Err(Unlikely("it has a quoted end tag")),
+            (Place::Opened | Place::Tag | Place::EndTag, b'>') | (Place::Declaration(true), b'>') => Place::Text,
+            (Place::EndTag, _) => Place::EndTag,
+            (Place::Opened | Place::Tag, b'"' | b'\'') => Place::Quoted(byte),
+            (Place::Opened | Place::Tag, _) => Place::Tag,
+            (Place::Quoted(quote), byte) if byte == quote => Place::Tag,
+            (Place::Quoted(quote), _) => Place::Quoted(quote),
+            (Place::Declaration(_), byte) => Place::Declaration(byte == b'?'),
+        };
+        self.tag_bytes += usize::from(self.place != Place::Text);
+        if self.tag_bytes > TAG_BYTES_MAX {
+            return Err(Unlikely("it has a tag that is too long"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(), Unlikely> {
+        let mut markup = Markup::default();
+        // However it is cut.
+        text.as_bytes().chunks(7).try_for_each(|part| markup.read(part))
+    }
+
+    #[test]
+    fn answers_of_object_stores_pass() {
+        let object = "<Contents><Key>a/b's &quot;c&quot;</Key><ETag>\"d41d\"</ETag><Size>1</Size></Contents>";
+        let list = format!(
+            "<?xml version=\"1.0\" encoding='UTF-8'?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{}\
+             <Prefix/></ListBucketResult>",
+            object.repeat(1_000)
+        );
+        assert_eq!(read(&list), Ok(()));
+        assert_eq!(read(r#"{"access_token": "a > b < c"}"#), Ok(()));
+    }
+
+    #[test]
+    fn what_costs_the_reader_much_is_refused() {
+        let attributes: String = (0..2_000).map(|n| format!(" a{n}=\">\"")).collect();
+        for text in [
+            format!("<a{attributes}/>"),
+            format!("<a{}>", attributes.replace('"', "'")),
+            format!("<?a \" ?><a b='\"'{attributes}>"),
+            format!("<x>\"</x><a{attributes}>"),
+        ] {
+            assert_eq!(read(&text), Err(Unlikely("it has a tag that is too long")), "{}", &text[..30]);
+        }
+        for text in ["<!-- \" -->", "<!DOCTYPE a>", "<a><![CDATA[>]]></a>", "</a \">", "<a></a '>"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        assert_eq!(read(&"<a/>".repeat(ANSWER_BYTES_MAX / 4 + 1)), Err(Unlikely("it is too long")));
+    }
+}
