@@ -12,7 +12,7 @@ use serde_json::json;
 use causality::warehouse::scan_ids;
 
 use crate::cluster::from_environment;
-use crate::harness::Server;
+use crate::harness::{PATIENCE, Server, get};
 
 /// In the order of the shim's numbers, each with a call that fails once it is done at the end of its name.
 const CALLS: [&str; 11] =
@@ -94,11 +94,21 @@ impl Field {
         }
     }
 
-    /// A failed fsync ends the process.
+    /// A failed fsync ends the process, perhaps only a moment later.
     fn revive(&mut self) {
-        if self.server.has_ended() {
-            self.control.heal();
-            self.server.restart();
+        let url = format!("{}/ready", self.server.admin);
+        let (began, mut answer) = (Instant::now(), None);
+        while answer.as_ref().is_none_or(|(status, _)| *status != 200) {
+            if self.server.has_ended() {
+                self.server.relaunch();
+            }
+            if began.elapsed() > PATIENCE {
+                let log = std::fs::read_to_string(self.server.dir.join("log.jsonl")).unwrap();
+                let last: Vec<_> = log.lines().rev().take(30).collect();
+                panic!("not ready again: {answer:?}\n{}", last.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            answer = get(&url);
         }
     }
 
@@ -128,11 +138,10 @@ impl Field {
             // In the middle of it.
             self.server.kill();
             self.control.heal();
-            self.server.restart();
+            self.server.relaunch();
         }
         self.control.heal();
         self.revive();
-        self.server.wait_ready();
     }
 
     fn check(&self, number: usize) {
