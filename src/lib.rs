@@ -53,6 +53,7 @@ pub mod causes;
 pub mod config;
 pub mod memory;
 pub mod metrics;
+pub mod moment;
 pub mod role;
 pub mod sqlite;
 pub mod supervisor;

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Shared;
 use super::document::{parse, read_json};
-use super::query::{Key, NOT_A_TIME, Params};
+use super::query::{self, Key, Params};
 use super::refusal::{bad_query, not_found, of_store, wrong};
 use crate::event::FieldError;
 use crate::http::Problem;
@@ -112,8 +111,7 @@ pub(super) async fn retry_all(State(shared): State<Arc<Shared>>, request: Reques
 }
 
 fn time_ms(field: &str, text: &str) -> Result<i64, Problem> {
-    let time = text.parse::<Timestamp>().map(Timestamp::as_millisecond);
-    time.map_err(|_| wrong(vec![FieldError::new(format!("/{field}"), NOT_A_TIME)]))
+    query::time_ms(text).ok_or_else(|| wrong(vec![FieldError::new(format!("/{field}"), query::not_a_time())]))
 }
 
 /// A filter by a document: the one that was found, or an id, whose document may be gone by now.

@@ -15,6 +15,8 @@ use crate::http::{BodyError, Problem, read_body};
 
 /// The largest document.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Some editors begin UTF-8 with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// From the headers to the last byte.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest name of a document, in characters.
@@ -24,13 +26,20 @@ const READ_ONLY: [&str; 5] = ["id", "created_at", "updated_at", "disabled_reason
 
 /// Reads the body as any JSON: what cannot be read is 400, 408, 413 or 415.
 pub(super) async fn read_json(request: Request) -> Result<Value, Problem> {
+    read_json_within(request, BODY_BYTES_MAX).await
+}
+
+/// The same of a body that may have so many bytes.
+pub(super) async fn read_json_within(request: Request, bytes_max: usize) -> Result<Value, Problem> {
     if let Some(content_type) = request.headers().get(CONTENT_TYPE)
         && !content_type.to_str().is_ok_and(is_json)
     {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the document as application/json."));
     }
-    let body = read_body(request.into_body(), BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(unread)?;
-    let mut reader = serde_json::Deserializer::from_slice(&body);
+    let body = read_body(request.into_body(), bytes_max, BODY_TIMEOUT).await;
+    let body = body.map_err(|error| unread(error, bytes_max))?;
+    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&body);
+    let mut reader = serde_json::Deserializer::from_slice(text);
     let read: Result<Unique, _> = serde_path_to_error::deserialize(&mut reader);
     let read = read.map_err(|error| (pointer(error.path()), error.into_inner()));
     let whole = reader.end().map_err(|error| (String::new(), error));
@@ -46,9 +55,12 @@ pub(super) async fn read_json(request: Request) -> Result<Value, Problem> {
     })
 }
 
-fn unread(error: BodyError) -> Problem {
+fn unread(error: BodyError, bytes_max: usize) -> Problem {
     match error {
-        BodyError::TooLarge => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "A document has at most 1 MiB.").closing(),
+        BodyError::TooLarge => {
+            let detail = format!("The body has at most {} MiB.", bytes_max >> 20);
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).closing()
+        }
         BodyError::Timeout => Problem::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.").closing(),
         BodyError::Broken => Problem::new(StatusCode::BAD_REQUEST, "The body broke off.").closing(),
         BodyError::Busy => {

@@ -137,12 +137,17 @@ async fn delete<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -
 }
 
 fn read<R: Resource>(document: Value, checks: &Checks) -> Result<R, Problem> {
-    let new = R::parse(document).map_err(wrong)?;
+    judge(document, checks).map_err(wrong)
+}
+
+/// The document, or whatever is wrong with it.
+pub(super) fn judge<R: Resource>(document: Value, checks: &Checks) -> Result<R, Vec<FieldError>> {
+    let new = R::parse(document)?;
     let mut errors: Vec<FieldError> = check_name(new.name()).into_iter().collect();
     let bad_name = !errors.is_empty();
     // One thing to say of a name is enough.
     errors.extend(new.check(checks).into_iter().filter(|error| !(bad_name && error.pointer == "/name")));
-    if errors.is_empty() { Ok(new) } else { Err(wrong(errors)) }
+    if errors.is_empty() { Ok(new) } else { Err(errors) }
 }
 
 impl Resource for NewWebhook {

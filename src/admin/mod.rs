@@ -6,6 +6,7 @@
 //! are compiled: whether a document makes sense is asked of the checks that it is given.
 
 mod anomaly_events;
+mod apply;
 mod dead_letters;
 mod deliveries;
 mod document;
@@ -78,6 +79,7 @@ pub fn router(state: State) -> Router {
         .merge(documents::routes::<NewWebhook>())
         .merge(documents::routes::<NewRule>())
         .merge(documents::routes::<NewAnomalyConfig>())
+        .route("/apply", post(apply::apply))
         .route("/deliveries", get(deliveries::list))
         .route("/deliveries/retry", post(deliveries::retry_all))
         .route("/deliveries/{id}", get(deliveries::show).delete(deliveries::delete))

@@ -13,12 +13,20 @@ use serde_json::Value;
 
 use super::refusal::{bad_query, not_found};
 use crate::http::Problem;
+use crate::moment;
 use crate::store::PageRequest;
 
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
-pub(super) const NOT_A_TIME: &str = "must be a time as RFC 3339, such as 2026-01-31T09:00:00Z";
+/// How long ago, a date, or RFC 3339.
+pub(super) fn time_ms(text: &str) -> Option<i64> {
+    moment::parse(text, Timestamp::now()).map(Timestamp::as_millisecond)
+}
+
+pub(super) fn not_a_time() -> String {
+    format!("must be {}", moment::FORMS)
+}
 
 /// The `{id}` of a path, percent-decoded: an id or a name.
 pub(super) struct Key(pub(super) String);
@@ -65,11 +73,20 @@ impl Params {
             .map_err(|errors| bad_query(name, errors.into_iter().map(|error| error.detail).collect::<String>()))
     }
 
-    /// An RFC 3339 time, or milliseconds since the Unix epoch.
+    /// A time as people write it, or milliseconds since the Unix epoch.
     pub(super) fn time_ms(&mut self, name: &str) -> Result<Option<i64>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let ms = text.parse::<i64>().ok().or_else(|| text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond));
-        ms.map(Some).ok_or_else(|| bad_query(name, NOT_A_TIME))
+        let ms = text.parse::<i64>().ok().or_else(|| time_ms(&text));
+        ms.map(Some).ok_or_else(|| bad_query(name, not_a_time()))
+    }
+
+    /// `true` or `false`; false when it is not given.
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool, Problem> {
+        match self.text(name).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(bad_query(name, "must be true or false")),
+        }
     }
 
     /// The page; every other parameter must have been taken.

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use crate::bus::{BusError, BusErrorKind};
 use crate::event::FieldError;
 use crate::http::Problem;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{SetFault, StoreError, StoreErrorKind};
 
 /// When a client should try again what could not be stored.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -51,6 +51,7 @@ pub(super) fn of_store(error: StoreError) -> Problem {
         StoreErrorKind::SecretOfAnotherHost { pointers } => {
             all(pointers, "must be given again: the stored one belongs to the host that `url` named so far")
         }
+        StoreErrorKind::Set(faults) => wrong(faults.iter().flat_map(of_set).collect()),
         StoreErrorKind::InvalidCursor => bad_query("cursor", "is not a cursor of this list"),
         StoreErrorKind::NotRetryable => {
             let why = cause(&error).map_or_else(String::new, |why| format!(": {why}"));
@@ -74,6 +75,16 @@ pub(super) fn of_store(error: StoreError) -> Problem {
             // Operators alone read this, and need the name of what is damaged.
             broken(why.unwrap_or_else(|| "Stored data is damaged.".to_owned()))
         }
+    }
+}
+
+/// What is wrong with a document of a set, as it would be answered alone, under its place in the set.
+pub(super) fn of_set(fault: &SetFault) -> Vec<FieldError> {
+    let prefix = format!("/{}/{}", fault.list, fault.index);
+    let problem = of_store(StoreError::new(fault.kind.clone(), "apply document"));
+    match problem.errors() {
+        [] => vec![FieldError::new(prefix, problem.detail().to_owned())],
+        errors => errors.iter().map(|error| error.clone().under(&prefix)).collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: every answer is bounded in size and time. The token is sent as a bearer and never printed.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +13,15 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure::Failure;
+use crate::config::{self, Address};
 
+const DEFAULT_URL: &str = "http://127.0.0.1:9090";
+/// The setting of the listener, by its name in the environment.
+const ADMIN_ADDR: &str = "ADMIN_ADDR";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
@@ -25,10 +31,13 @@ const PAGE_ITEMS_MAX: usize = 1_000;
 /// Where the admin API is, and how its answers are shown.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct AdminArgs {
-    /// Where the admin API listens
-    #[arg(long, global = true, env = "CAUSALITY_ADMIN_URL", default_value = "http://127.0.0.1:9090",
-          value_name = "URL", value_parser = http_url, help_heading = "Admin API")]
-    pub(super) admin_url: String,
+    /// Where the admin API listens; without it ADMIN_ADDR says, in the environment or in --config
+    #[arg(long, global = true, env = "CAUSALITY_ADMIN_URL", value_name = "URL", value_parser = http_url,
+          help_heading = "Admin API")]
+    pub(super) admin_url: Option<String>,
+    /// The settings of the process that is asked, for its admin_addr
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Admin API")]
+    pub(super) config: Option<PathBuf>,
     /// The token that the admin API asks for, sent as a bearer
     #[arg(
         long,
@@ -42,6 +51,35 @@ pub(super) struct AdminArgs {
     /// Print JSON, for scripts
     #[arg(long, global = true)]
     pub(super) json: bool,
+}
+
+impl AdminArgs {
+    /// Where to look: what the command line says, then the environment, then the settings' file, then their default.
+    fn base_url(&self) -> Result<String, Failure> {
+        if let Some(url) = &self.admin_url {
+            return Ok(url.clone());
+        }
+        let from_environment = std::env::var(ADMIN_ADDR).ok().filter(|text| !text.trim().is_empty());
+        self.url_of_settings(from_environment.as_deref())
+    }
+
+    fn url_of_settings(&self, from_environment: Option<&str>) -> Result<String, Failure> {
+        let address: Address = match (from_environment, &self.config) {
+            (Some(text), _) => text
+                .parse()
+                .map_err(|allowed| Failure::usage(format!("{ADMIN_ADDR} is {text:?}: it must be {allowed}")))?,
+            (None, Some(file)) => {
+                let loaded = config::load(Some(file), &[]).map_err(|error| Failure::usage(error.to_string()))?;
+                loaded.config.admin_addr
+            }
+            (None, None) => return Ok(DEFAULT_URL.to_owned()),
+        };
+        if address.port == 0 {
+            let advice = "port 0 is any free one: --admin-url says where the process listens, as it says at its start";
+            return Err(Failure::usage(format!("{ADMIN_ADDR}: {advice}")));
+        }
+        Ok(format!("http://{}", address.to_connect()))
+    }
 }
 
 /// How many of a list are asked for: none is a slip.
@@ -86,7 +124,7 @@ impl AdminClient {
             .enable_http1()
             .wrap_connector(tcp);
         let http = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { base_url: args.admin_url.clone(), authorization, http })
+        Ok(Self { base_url: args.base_url()?, authorization, http })
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -104,8 +142,16 @@ impl AdminClient {
         self.call(Method::POST, path, document).await?.succeed()
     }
 
-    pub(super) async fn put(&self, path: &str, document: &Value) -> Result<Value, Failure> {
-        self.call(Method::PUT, path, Some(document)).await?.succeed()
+    /// As [`Self::post`] of a document that may be wrong, which is no failure of the request: what is wrong with it.
+    pub(super) async fn post_judged(&self, path: &str, document: &Value) -> Result<Result<Value, Vec<Wrong>>, Failure> {
+        let answer = self.call(Method::POST, path, Some(document)).await?;
+        if answer.status == StatusCode::UNPROCESSABLE_ENTITY
+            && let Ok(problem) = serde_json::from_slice::<Problem>(&answer.body)
+            && !problem.errors.is_empty()
+        {
+            return Ok(Err(problem.errors));
+        }
+        answer.succeed().map(Ok)
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
@@ -184,10 +230,23 @@ impl AdminClient {
 
     fn unreachable(&self, why: &str) -> Failure {
         Failure::unreachable(format!(
-            "cannot reach the admin API at {}: {why}; is `causality run` running there? (--admin-url or CAUSALITY_ADMIN_URL says where to look)",
+            "cannot reach the admin API at {}: {why}; is `causality run` running there? (--admin-url, CAUSALITY_ADMIN_URL or ADMIN_ADDR says where to look)",
             self.base_url
         ))
     }
+}
+
+/// One thing that the server finds wrong.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wrong {
+    /// RFC 6901, into the document that was sent.
+    pub(super) pointer: String,
+    pub(super) detail: String,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    errors: Vec<Wrong>,
 }
 
 /// An answer whose body was read whole.
@@ -258,6 +317,14 @@ pub(super) fn percent_encoded(text: &str) -> String {
 }
 
 #[cfg(test)]
+impl AdminArgs {
+    /// Of a server at this URL.
+    pub(super) fn at(url: &str) -> Self {
+        Self { admin_url: Some(url.to_owned()), config: None, admin_token: None, json: false }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::ExitStatus;
@@ -276,7 +343,7 @@ mod tests {
             ("200 OK", r#"{"items":[1,2,3],"next":"x"}"#),
             ("200 OK", r#"[]"#),
         ]);
-        let args = AdminArgs { admin_url: peer.url.clone(), admin_token: Some("t0ken".into()), json: false };
+        let args = AdminArgs { admin_token: Some("t0ken".into()), ..AdminArgs::at(&peer.url) };
         block_on(async {
             let client = AdminClient::new(&args).unwrap();
             assert_eq!(client.list("rules", &[("status", "x&y")], 2_000).await.unwrap(), [1, 2, 3, 4, 5]);
@@ -318,6 +385,36 @@ mod tests {
     }
 
     #[test]
+    fn the_settings_say_where_to_look_unless_the_command_line_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("causality.toml");
+        std::fs::write(&file, "admin_addr = \"10.1.2.3:7001\"\n").unwrap();
+        let args = |config: bool| AdminArgs {
+            admin_url: None,
+            config: config.then(|| file.clone()),
+            admin_token: None,
+            json: false,
+        };
+        let url = |args: AdminArgs, environment| args.url_of_settings(environment).map_err(|error| error.to_string());
+        for (environment, config, expected) in [
+            (None, false, "http://127.0.0.1:9090"),
+            (None, true, "http://10.1.2.3:7001"),
+            (Some("localhost:7002"), true, "http://localhost:7002"),
+            (Some(":7003"), false, "http://127.0.0.1:7003"),
+            (Some("0.0.0.0:7003"), false, "http://127.0.0.1:7003"),
+            (Some("[::]:7003"), false, "http://[::1]:7003"),
+            (Some("[2001:db8::1]:7003"), false, "http://[2001:db8::1]:7003"),
+        ] {
+            assert_eq!(url(args(config), environment).as_deref(), Ok(expected));
+        }
+        assert!(url(args(false), Some("7003")).unwrap_err().contains("ADMIN_ADDR is \"7003\": it must be host:port"));
+        assert!(url(args(false), Some(":0")).unwrap_err().contains("--admin-url"));
+        std::fs::write(&file, "admin_adr = \"10.1.2.3:7001\"\n").unwrap();
+        assert_eq!(args(true).url_of_settings(None).unwrap_err().status, ExitStatus::Usage);
+        assert_eq!(AdminArgs::at("http://a:1").base_url().unwrap(), "http://a:1");
+    }
+
+    #[test]
     fn urls_are_checked_before_use() {
         assert_eq!(http_url("http://127.0.0.1:9090/"), Ok("http://127.0.0.1:9090".to_owned()));
         assert_eq!(http_url("https://ops.example.com/x"), Ok("https://ops.example.com/x".to_owned()));
@@ -329,7 +426,7 @@ mod tests {
     #[test]
     fn an_address_without_a_server_is_unreachable() {
         let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let args = AdminArgs { admin_url: format!("http://{unused}"), admin_token: None, json: false };
+        let args = AdminArgs::at(&format!("http://{unused}"));
         let failure = block_on(AdminClient::new(&args).unwrap().get("status")).unwrap_err();
         assert_eq!(failure.status, ExitStatus::Unreachable);
         let message = failure.to_string();

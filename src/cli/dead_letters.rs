@@ -46,8 +46,8 @@ enum Action {
     },
     /// Delete all of them for good, or those that died before a time
     Purge {
-        /// Only those that died before then, such as 2026-01-31T09:00:00Z
-        #[arg(long, value_name = "TIME")]
+        /// Only those that died before then: how long ago (30m, 1h, 7d), a date, or 2026-01-31T09:00:00Z
+        #[arg(long, value_name = "TIME", value_parser = moment::past)]
         before: Option<Timestamp>,
     },
     /// Hand one or more to their consumer again

@@ -23,7 +23,8 @@ Examples:
   causality deliveries list --status dead_letter --webhook ops
   causality deliveries list --event 0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e --json
   causality deliveries retry 0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e
-  causality deliveries retry --since 2026-01-31T09:00:00Z --webhook ops")]
+  causality deliveries retry --since 1h --webhook ops
+  causality deliveries retry --since 2026-01-31T09:00:00Z --until 2026-01-31T10:00:00Z")]
 pub struct Args {
     #[command(subcommand)]
     action: Action,
@@ -64,13 +65,15 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct Retry {
-    #[arg(required_unless_present = "since", conflicts_with_all = ["since", "until", "status", "webhook", "rule"])]
+    /// Those with these ids; or --since for all of a time
+    #[arg(value_name = "ID", required_unless_present = "since",
+          conflicts_with_all = ["since", "until", "status", "webhook", "rule"])]
     ids: Vec<String>,
-    /// All that were created since then, such as 2026-01-31T09:00:00Z
-    #[arg(long, value_name = "TIME")]
+    /// All that were created since then: how long ago (30m, 1h, 7d), a date, or 2026-01-31T09:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment::past)]
     since: Option<Timestamp>,
-    /// Only those that were created before then
-    #[arg(long, value_name = "TIME", requires = "since")]
+    /// Only those that were created before then, said likewise
+    #[arg(long, value_name = "TIME", requires = "since", value_parser = moment::past)]
     until: Option<Timestamp>,
     /// Only those with this status, instead of failed and dead_letter
     #[arg(long, requires = "since")]

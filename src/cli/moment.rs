@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::moment;
+
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
@@ -26,6 +28,11 @@ pub(super) fn duration(seconds: i64) -> String {
         s if s < 2 * DAY => format!("{}h", s / HOUR),
         s => format!("{}d", s / DAY),
     }
+}
+
+/// For arguments: how long ago, a date, or RFC 3339.
+pub(super) fn past(text: &str) -> Result<Timestamp, String> {
+    moment::parse(text, Timestamp::now()).ok_or_else(|| format!("must be {}", moment::FORMS))
 }
 
 /// The time in an RFC 3339 member or a member in epoch milliseconds; "-" when null, absent or neither.

@@ -117,6 +117,15 @@ impl Address {
         }
     }
 
+    /// For connecting from this machine: what is bound to every interface is reached by loopback.
+    pub fn to_connect(&self) -> String {
+        match &*self.host {
+            "" | "0.0.0.0" => format!("127.0.0.1:{}", self.port),
+            "::" => format!("[::1]:{}", self.port),
+            _ => self.host_port(),
+        }
+    }
+
     /// True when only this machine can reach it.
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
@@ -125,6 +134,14 @@ impl Address {
                 .to_socket_addrs()
                 .is_ok_and(|mut all| all.len() > 0 && all.all(|address| address.ip().is_loopback())),
         }
+    }
+}
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text)
     }
 }
 

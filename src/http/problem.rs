@@ -56,6 +56,14 @@ impl Problem {
         self.status
     }
 
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub fn errors(&self) -> &[FieldError] {
+        &self.errors
+    }
+
     pub fn into_reply(self) -> Response<Full<Bytes>> {
         let document = Document {
             r#type: "about:blank",

@@ -28,6 +28,9 @@ macro_rules! conformance_suite {
             a_claim_is_bounded_by_webhook_and_by_bytes,
             what_was_claimed_can_be_given_back,
             a_disabled_webhook_says_why_until_it_is_enabled,
+            a_set_is_created_then_found_unchanged_then_updated,
+            a_set_with_a_fault_stores_nothing_and_names_every_fault,
+            a_rehearsal_answers_as_the_set_would_and_stores_nothing,
             keys_are_listed_without_the_key,
             effects_are_recorded_once,
             effects_below_the_floor_are_forgotten,
@@ -56,17 +59,19 @@ macro_rules! conformance_suite {
 }
 pub(super) use conformance_suite;
 
+pub(super) use super::conformance_set::*;
+
 const LEASE: Duration = Duration::from_secs(60);
 
-fn webhook(name: &str) -> NewWebhook {
+pub(super) fn webhook(name: &str) -> NewWebhook {
     serde_json::from_value(json!({"name": name, "url": "http://127.0.0.1:1/"})).unwrap()
 }
 
-fn rule(name: &str, webhooks: &[&str]) -> NewRule {
+pub(super) fn rule(name: &str, webhooks: &[&str]) -> NewRule {
     serde_json::from_value(json!({"name": name, "actions": {"webhooks": webhooks}})).unwrap()
 }
 
-fn anomaly(name: &str) -> NewAnomalyConfig {
+pub(super) fn anomaly(name: &str) -> NewAnomalyConfig {
     serde_json::from_value(json!({"name": name, "detection_type": "rate", "config": {"max_per_minute": 1}})).unwrap()
 }
 
@@ -92,7 +97,7 @@ fn outcome(id: Uuid, status: DeliveryStatus, next_attempt_at_ms: Option<i64>) ->
     DeliveryOutcome { id, status, attempts: 1, attempted_at_ms, next_attempt_at_ms, status_code: Some(503), error }
 }
 
-fn first_page(limit: usize) -> PageRequest {
+pub(super) fn first_page(limit: usize) -> PageRequest {
     PageRequest { limit, cursor: None }
 }
 
@@ -689,7 +694,7 @@ pub(super) async fn changes_and_work_are_signalled(store: Store) {
 }
 
 /// After a notification's way, where there is one.
-async fn signalled(signal: &mut tokio::sync::watch::Receiver<u64>) {
+pub(super) async fn signalled(signal: &mut tokio::sync::watch::Receiver<u64>) {
     tokio::time::timeout(Duration::from_secs(10), signal.changed()).await.expect("signalled").unwrap();
 }
 

@@ -5,11 +5,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::set::Comparable;
 use super::{Actions, AnomalyConfig, NewAnomalyConfig, NewRule, Rule};
 
 /// A kind of document: where it is kept, and how it looks when stored.
 pub(super) trait Document: Serialize + DeserializeOwned + Send + 'static {
-    type Stored: Send + 'static;
+    type Stored: Comparable + Send + 'static;
     const TABLE: &'static str;
     const LIST: u8;
 

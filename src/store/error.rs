@@ -28,6 +28,8 @@ pub enum StoreErrorKind {
     SecretOfAnotherHost {
         pointers: Vec<String>,
     },
+    /// Documents of a set are at fault, and none of the set was stored.
+    Set(Vec<super::SetFault>),
     /// The cursor was not made by this list.
     InvalidCursor,
     /// A delivery in this state is not sent again by hand.

@@ -8,6 +8,8 @@
 mod anomaly;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod conformance_set;
 mod cursor;
 mod delivery;
 mod document;
@@ -19,6 +21,7 @@ mod page;
 mod postgres;
 mod rule;
 mod secrets;
+mod set;
 mod sqlite;
 mod webhook;
 
@@ -41,6 +44,7 @@ pub use error::{StoreError, StoreErrorKind};
 pub use key::{ApiKey, NewApiKey};
 pub use page::{Page, PageRequest};
 pub use rule::{Actions, Condition, NewRule, Operator, Rule};
+pub use set::{Applied, AppliedSet, ApplyOutcome, DocumentSet, SetFault};
 pub use webhook::{Auth, NewWebhook, Webhook, WebhookDocument};
 
 /// The store, over the engine that the configuration chose. Cheap to clone.
@@ -314,6 +318,15 @@ impl Store {
         match &self.0 {
             Inner::Sqlite(engine) => engine.delete_document::<NewAnomalyConfig>(key).await,
             Inner::Postgres(engine) => engine.delete_document::<NewAnomalyConfig>(key).await,
+        }
+    }
+
+    /// Creates or replaces each document of the set by its name, all of them or none. `Set` says what is wrong with
+    /// which. A `rehearsal` stores nothing, and answers what would become of each.
+    pub async fn apply(&self, set: DocumentSet, rehearsal: bool) -> Result<AppliedSet, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.apply(set, rehearsal).await,
+            Inner::Postgres(engine) => engine.apply(set, rehearsal).await,
         }
     }
 

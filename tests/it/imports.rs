@@ -10,6 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("causes", &[]),
     ("wait", &[]),
     ("metrics", &[]),
+    ("moment", &[]),
     ("sqlite", &[]),
     ("role", &[]),
     ("config", &[]),
@@ -23,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("gateway", &["bus", "http", "event", "metrics", "causes", "supervisor"]),
     ("sink", &["bus", "warehouse", "event", "metrics", "backoff", "supervisor", "wait"]),
     ("reaction", &["bus", "store", "event", "metrics", "backoff", "supervisor"]),
-    ("admin", &["bus", "store", "http", "event", "metrics", "backoff", "supervisor"]),
+    ("admin", &["bus", "store", "http", "event", "metrics", "backoff", "moment", "supervisor"]),
     // The composition root, and the commands that start it or speak to it.
     (
         "app",
@@ -46,7 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "backoff",
         ],
     ),
-    ("cli", &["app", "causes", "config", "event", "role", "supervisor", "telemetry", "warehouse"]),
+    ("cli", &["app", "causes", "config", "event", "moment", "role", "supervisor", "telemetry", "warehouse"]),
     ("main", &["cli", "memory"]),
 ];
 

@@ -2,6 +2,7 @@
 
 mod documents;
 mod operations;
+mod sets;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Reads the files of `apply` into documents, and refuses what no server needs to see.
+//! Reads the files of `apply` into documents, and tells everything that keeps them from being read.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -28,8 +28,23 @@ pub(super) enum List {
 pub(super) struct Document {
     pub(super) file: String,
     pub(super) list: List,
-    pub(super) name: String,
+    /// `/rules/0`, and of which document of the file when there are several.
+    place: String,
     pub(super) body: Value,
+}
+
+impl Document {
+    fn name(&self) -> Option<&str> {
+        self.body["name"].as_str().filter(|name| !name.is_empty())
+    }
+
+    /// By its name, or where it stands.
+    pub(super) fn shown(&self, singular: &str) -> String {
+        match self.name() {
+            Some(name) => format!("{singular} {name:?}"),
+            None => format!("{singular} at {}", self.place),
+        }
+    }
 }
 
 /// What a file, or one YAML document of it, may hold.
@@ -66,110 +81,132 @@ impl<'de> Deserialize<'de> for TopLevel {
     }
 }
 
-/// All documents of all files, in the order in which they are to be sent.
+/// All documents of all files, in the order in which they are to be sent; or everything that is wrong with the files.
 pub(super) fn read(names: &[String]) -> Result<Vec<Document>, Failure> {
-    let mut documents = Vec::new();
+    let (mut documents, mut wrong) = (Vec::new(), Vec::new());
     for name in names {
-        if name == STDIN {
-            let text = read_text(std::io::stdin().lock(), "standard input")?;
-            documents.extend(parse("standard input", &text)?);
-            continue;
-        }
-        for path in files_of(Path::new(name))? {
-            let file = path.display().to_string();
-            let reader = std::fs::File::open(&path).map_err(|e| Failure::failed(format!("cannot read {file}: {e}")))?;
-            documents.extend(parse(&file, &read_text(reader, &file)?)?);
+        let files = if name == STDIN { Ok(vec![PathBuf::from(STDIN)]) } else { files_of(Path::new(name)) };
+        for file in files.unwrap_or_else(|problem| {
+            wrong.push(problem);
+            Vec::new()
+        }) {
+            if let Err(problem) = read_file(&file, &mut documents) {
+                wrong.push(problem);
+            }
         }
     }
-    refuse_repeated_names(&documents)?;
-    if documents.is_empty() {
-        return Err(Failure::failed("nothing to apply: no webhooks, rules or anomalies in the files given"));
+    wrong.extend(repeated_names(&documents));
+    if documents.is_empty() && wrong.is_empty() {
+        wrong.push("nothing to apply: no webhooks, rules or anomalies in the files given".to_owned());
+    }
+    let mut wrong = wrong.into_iter();
+    if let Some(first) = wrong.next() {
+        return Err(wrong.fold(Failure::failed(first), |failure, line| failure.followed_by(&line)));
     }
     documents.sort_by_key(|document| document.list);
     Ok(documents)
 }
 
-fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+fn read_file(path: &Path, documents: &mut Vec<Document>) -> Result<(), String> {
+    let (file, text) = if path == Path::new(STDIN) {
+        ("standard input".to_owned(), read_text(std::io::stdin().lock(), "standard input")?)
+    } else {
+        let file = path.display().to_string();
+        let reader = std::fs::File::open(path).map_err(|error| format!("cannot read {file}: {error}"))?;
+        let text = read_text(reader, &file)?;
+        (file, text)
+    };
+    documents.extend(parse(&file, &text)?);
+    Ok(())
+}
+
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
     let shown = path.display();
-    let cannot_read = |error: std::io::Error| Failure::failed(format!("cannot read {shown}: {error}"));
+    let cannot_read = |error: std::io::Error| format!("cannot read {shown}: {error}");
     if !std::fs::metadata(path).map_err(cannot_read)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(cannot_read)? {
         let file = entry.map_err(cannot_read)?.path();
-        let named = file.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|e| extension == *e));
-        if named && file.is_file() {
+        if is_named_for_us(&file) && file.is_file() {
             files.push(file);
         }
     }
     if files.is_empty() {
-        return Err(Failure::failed(format!("{shown} holds no *.yaml, *.yml or *.json file")));
+        return Err(format!("{shown} holds no *.yaml, *.yml or *.json file"));
     }
     files.sort();
     Ok(files)
 }
 
-fn read_text(reader: impl Read, file: &str) -> Result<String, Failure> {
+/// Hidden files and what editors leave behind (`.#a.yaml`, `#a.yaml#`, `a.yaml~`, `.a.yaml.swp`) are nobody's.
+fn is_named_for_us(file: &Path) -> bool {
+    let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return false };
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yaml" | "yml" | "json")) && !name.starts_with(['.', '#', '~'])
+}
+
+fn read_text(reader: impl Read, file: &str) -> Result<String, String> {
     let mut text = String::new();
     reader
         .take(FILE_BYTES_MAX + 1)
         .read_to_string(&mut text)
-        .map_err(|error| Failure::failed(format!("cannot read {file}: {error}")))?;
+        .map_err(|error| format!("cannot read {file}: {error}"))?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Failure::failed(format!("{file} is larger than {} MiB", FILE_BYTES_MAX >> 20)));
+        return Err(format!("{file} is larger than {} MiB", FILE_BYTES_MAX >> 20));
     }
-    Ok(text)
+    // Some editors begin UTF-8 with a byte order mark.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// A file that begins like a JSON document is one; its parser knows better where a mistake is.
-fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
+fn parse(file: &str, text: &str) -> Result<Vec<Document>, String> {
     let mut documents = Vec::new();
     if text.trim_start().starts_with('{') {
-        let top: TopLevel = serde_json::from_str(text).map_err(|error| Failure::failed(format!("{file}: {error}")))?;
-        collect(file, top.0, &mut documents)?;
+        let top: TopLevel = serde_json::from_str(text).map_err(|error| format!("{file}: {error}"))?;
+        collect(file, 1, top.0, &mut documents);
         return Ok(documents);
     }
-    for yaml in serde_yaml_ng::Deserializer::from_str(text) {
+    for (position, yaml) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
         let top = Option::<TopLevel>::deserialize(yaml).map_err(|error| {
             let position = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
             let message = error.to_string();
             // The library appends the position to some of its messages, and not to others.
             let position = position.filter(|_| !message.contains(" at line ")).unwrap_or_default();
-            Failure::failed(format!("{file}: {message}{position}"))
+            format!("{file}: {message}{position}")
         })?;
-        collect(file, top.unwrap_or_default().0, &mut documents)?;
+        collect(file, position + 1, top.unwrap_or_default().0, &mut documents);
     }
     Ok(documents)
 }
 
-fn collect(file: &str, lists: Lists, documents: &mut Vec<Document>) -> Result<(), Failure> {
+/// Adds what is in the lists of the `number`th document of the file; the server judges it.
+fn collect(file: &str, number: usize, lists: Lists, documents: &mut Vec<Document>) {
     for (list, key, bodies) in [
         (List::Webhooks, "webhooks", lists.webhooks),
         (List::Rules, "rules", lists.rules),
         (List::Anomalies, "anomalies", lists.anomalies),
     ] {
         for (index, Unique(body)) in bodies.unwrap_or_default().into_iter().enumerate() {
-            let name = match body["name"].as_str() {
-                Some(name) if !name.is_empty() => name.to_owned(),
-                _ => return Err(Failure::failed(format!("{file}: /{key}/{index} needs a name, which must be text"))),
-            };
-            documents.push(Document { file: file.to_owned(), list, name, body });
+            let of = if number > 1 { format!(" of document {number}") } else { String::new() };
+            documents.push(Document { file: file.to_owned(), list, place: format!("/{key}/{index}{of}"), body });
         }
     }
-    Ok(())
 }
 
-fn refuse_repeated_names(documents: &[Document]) -> Result<(), Failure> {
+fn repeated_names(documents: &[Document]) -> Vec<String> {
     let mut seen: HashMap<(List, &str), &str> = HashMap::new();
+    let mut wrong = Vec::new();
     for document in documents {
-        if let Some(first) = seen.insert((document.list, &document.name), &document.file) {
+        let Some(name) = document.name() else { continue };
+        if let Some(first) = seen.insert((document.list, name), &document.file) {
             let files =
                 if first == document.file { first.to_owned() } else { format!("{first} and {}", document.file) };
-            return Err(Failure::failed(format!("{files}: the name {:?} is used twice", document.name)));
+            wrong.push(format!("{files}: the name {name:?} is used twice"));
         }
     }
-    Ok(())
+    wrong
 }
 
 #[cfg(test)]
@@ -177,11 +214,11 @@ mod tests {
     use super::*;
 
     fn names(documents: &[Document]) -> Vec<(List, &str)> {
-        documents.iter().map(|d| (d.list, d.name.as_str())).collect()
+        documents.iter().map(|d| (d.list, d.name().unwrap())).collect()
     }
 
     fn refusal(text: &str) -> String {
-        parse("f.yaml", text).unwrap_err().to_string()
+        parse("f.yaml", text).unwrap_err()
     }
 
     #[test]
@@ -221,7 +258,6 @@ mod tests {
             "{}",
             refusal("rules: []\nrules: []\n")
         );
-        assert_eq!(refusal("rules:\n  - name: a\n  - nam: b\n"), "f.yaml: /rules/1 needs a name, which must be text");
     }
 
     #[test]
@@ -231,13 +267,23 @@ mod tests {
         write("20.yml", "webhooks: [{name: late}]");
         write("10.yaml", "rules: [{name: r}]");
         write("15.json", r#"{"webhooks": [{"name": "early"}]}"#);
-        write("notes.txt", "not yaml: [");
+        for ignored in ["notes.txt", ".hidden.yaml", ".#20.yaml", "#20.yaml#", "20.yaml~", ".20.yaml.swp", "~20.yml"] {
+            write(ignored, "not yaml: [");
+        }
         let documents = read(&[dir.path().display().to_string()]).unwrap();
         assert_eq!(names(&documents), [(List::Webhooks, "early"), (List::Webhooks, "late"), (List::Rules, "r")]);
 
         write("30.yaml", "rules: [{name: r}]");
         let twice = read(&[dir.path().display().to_string()]).unwrap_err().to_string();
         assert!(twice.contains("10.yaml and ") && twice.ends_with("the name \"r\" is used twice"), "{twice}");
+        write("40.yaml", "rules: [");
+        write("50.json", "{\"rules\": 7}");
+        let all = read(&["/no/such/file".to_owned(), dir.path().display().to_string()]).unwrap_err().to_string();
+        for part in ["/no/such/file", "40.yaml", "50.json", "the name \"r\" is used twice"] {
+            assert!(all.contains(part), "{part}: {all}");
+        }
+        let hidden = read(&[dir.path().join(".hidden.yaml").display().to_string()]).unwrap_err().to_string();
+        assert!(hidden.contains(".hidden.yaml"), "one that is named is read: {hidden}");
         let empty = tempfile::tempdir().unwrap();
         assert!(read(&[empty.path().display().to_string()]).unwrap_err().to_string().contains("holds no *.yaml"));
         assert!(read(&["/no/such/file".to_owned()]).unwrap_err().to_string().starts_with("cannot read /no/such/file"));

@@ -1,20 +1,23 @@
-//! `apply`: makes the server's webhooks, rules and anomaly configs be what the files say.
+//! `apply`: makes the server's webhooks, rules and anomaly configs be what the files say, all of them or none.
 //!
-//! Invariant: every file is read and checked before anything is sent. Documents are matched by name,
-//! so applying the same files twice changes nothing; what no file mentions stays as it is.
+//! Invariant: every file is read before anything is sent, and everything is sent as one set, which the server stores
+//! as a whole or not at all. Documents are matched by name, so applying the same files twice changes nothing; what no
+//! file mentions stays as it is.
 
+mod difference;
 mod files;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::client::{AdminArgs, AdminClient};
+use super::client::{AdminArgs, AdminClient, Wrong};
 use super::documents::{ANOMALIES, Collection, RULES, WEBHOOKS};
 use super::failure::Failure;
 use super::output::{print, print_json};
-use files::Document;
+use difference::{Change, changes, render};
+use files::{Document, List};
 
-/// Create or replace webhooks, rules and anomaly configs from files
+/// Create or replace webhooks, rules and anomaly configs from files, all of them or none
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 A file is YAML (any number of documents) or JSON, with any of the lists webhooks, rules and anomalies:
@@ -30,110 +33,112 @@ A file is YAML (any number of documents) or JSON, with any of the lists webhooks
         - {path: $.purchase_complete.total_cents, operator: gte, value: 10000}
       actions: {webhooks: [ops]}
 
-Documents are matched by name: a new name is created, a known one replaced. Everything is read and
-checked first; then webhooks are sent, then rules, then anomaly configs. The first refusal ends it.
+Documents are matched by name: a new name is created, a known one replaced. When anything is wrong,
+everything that is wrong is said, with its file and place, and nothing is stored.
 
 Examples:
   causality apply -f rules.yaml
-  causality apply -f deploy/rules/ -f local.json
+  causality apply --dry-run -f deploy/rules/ -f local.json
   generate-rules | causality apply -f -")]
 pub struct Args {
-    /// A file; a directory, meaning its *.yaml, *.yml and *.json in the order of their names; or - for
-    /// standard input. May be repeated
+    /// A file; a directory, meaning its *.yaml, *.yml and *.json in the order of their names, without
+    /// hidden files; or - for standard input. May be repeated
     #[arg(short, long = "file", value_name = "FILE|DIR", required = true)]
     files: Vec<String>,
+    /// Check everything and show what would change, without storing it
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     admin: AdminArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Outcome {
-    Created,
-    Updated,
-    Unchanged,
-}
-
 /// One line of the result.
 #[derive(Debug, Serialize)]
-struct Applied<'a> {
+struct Applied {
     kind: &'static str,
-    name: &'a str,
-    outcome: Outcome,
+    name: String,
+    outcome: String,
+    /// Of a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<Change>>,
 }
 
 pub(super) async fn execute(args: Args) -> Result<(), Failure> {
     let documents = files::read(&args.files)?;
     let client = AdminClient::new(&args.admin)?;
-    let mut applied = Vec::new();
-    let mut refused = None;
-    for (sent, document) in documents.iter().enumerate() {
-        let collection = collection(document);
-        match send(&client, collection, document).await {
-            Ok(outcome) => {
-                applied.push(Applied { kind: collection.singular, name: &document.name, outcome });
-                if !args.admin.json {
-                    let word = match outcome {
-                        Outcome::Created => "created",
-                        Outcome::Updated => "updated",
-                        Outcome::Unchanged => "unchanged",
-                    };
-                    print(&format!("{} {:?} {word}\n", collection.singular, document.name))?;
-                }
-            }
-            Err(failure) => {
-                let place = format!("{}: {} {:?} not applied", document.file, collection.singular, document.name);
-                refused = Some(match documents.len() - sent - 1 {
-                    0 => failure.within(&place),
-                    1 => failure.within(&place).followed_by("1 document after it was not sent"),
-                    n => failure.within(&place).followed_by(&format!("{n} documents after it were not sent")),
-                });
-                break;
-            }
-        }
-    }
-    if args.admin.json {
-        print_json(&applied)?;
-    }
-    refused.map_or(Ok(()), Err)
-}
-
-fn collection(document: &Document) -> &'static Collection {
-    match document.list {
-        files::List::Webhooks => &WEBHOOKS,
-        files::List::Rules => &RULES,
-        files::List::Anomalies => &ANOMALIES,
-    }
-}
-
-async fn send(client: &AdminClient, collection: &Collection, document: &Document) -> Result<Outcome, Failure> {
-    let path = collection.path(&document.name);
-    let Some(before) = client.find(&path).await? else {
-        client.post(collection.plural, Some(&document.body)).await?;
-        return Ok(Outcome::Created);
+    let path = if args.dry_run { "apply?dry_run=true" } else { "apply" };
+    let answer = match client.post_judged(path, &set_of(&documents)).await? {
+        Ok(answer) => answer,
+        Err(wrong) => return Err(refusal(&documents, &wrong)),
     };
-    let after = client.put(&path, &document.body).await?;
-    let same = same_document(&before, &after) && !sends_secret(&document.body, &after);
-    Ok(if same { Outcome::Unchanged } else { Outcome::Updated })
-}
-
-/// Whether a replacement left everything but its own time as it was. The server is asked rather than
-/// the file compared, because only the server knows the defaults of what the file leaves out.
-fn same_document(before: &Value, after: &Value) -> bool {
-    let (Some(before), Some(after)) = (before.as_object(), after.as_object()) else { return false };
-    before.len() == after.len()
-        && before.iter().all(|(name, value)| name == "updated_at" || after.get(name) == Some(value))
-}
-
-/// Whether the file holds a secret in clear: what reads back as `***` cannot be compared.
-fn sends_secret(sent: &Value, stored: &Value) -> bool {
-    match (sent, stored) {
-        (Value::String(sent), Value::String(stored)) => stored == "***" && sent != "***",
-        (Value::Object(sent), Value::Object(stored)) => {
-            sent.iter().any(|(name, value)| stored.get(name).is_some_and(|stored| sends_secret(value, stored)))
-        }
-        _ => false,
+    let Some(items) = answer["items"].as_array() else {
+        return Err(Failure::failed("the server did not say what became of the documents; is it the admin API?"));
+    };
+    let applied: Vec<Applied> = items.iter().map(|item| applied(item, args.dry_run)).collect();
+    if args.admin.json {
+        return print_json(&applied);
     }
+    applied.iter().try_for_each(|applied| print(&line(applied)))
+}
+
+/// The documents by their lists, as the server takes them.
+fn set_of(documents: &[Document]) -> Value {
+    let mut set = Map::new();
+    for list in [List::Webhooks, List::Rules, List::Anomalies] {
+        let bodies = documents.iter().filter(|document| document.list == list).map(|document| document.body.clone());
+        set.insert(collection(list).plural.to_owned(), bodies.collect());
+    }
+    set.into()
+}
+
+fn collection(list: List) -> &'static Collection {
+    match list {
+        List::Webhooks => &WEBHOOKS,
+        List::Rules => &RULES,
+        List::Anomalies => &ANOMALIES,
+    }
+}
+
+fn applied(item: &Value, dry_run: bool) -> Applied {
+    let text = |member: &str| item[member].as_str().unwrap_or_default().to_owned();
+    let kind = match item["kind"].as_str() {
+        Some("webhook") => WEBHOOKS.singular,
+        Some("rule") => RULES.singular,
+        _ => ANOMALIES.singular,
+    };
+    let changes = dry_run.then(|| changes(&item["before"], &item["after"]));
+    Applied { kind, name: text("name"), outcome: text("outcome"), changes }
+}
+
+fn line(applied: &Applied) -> String {
+    let Applied { kind, name, outcome, changes } = applied;
+    match changes {
+        None => format!("{kind} {name:?} {outcome}\n"),
+        Some(_) if outcome == "unchanged" => format!("{kind} {name:?} is unchanged\n"),
+        // What is masked on both sides differs all the same.
+        Some(changes) if changes.is_empty() => format!("{kind} {name:?} would be {outcome}\n  ~ a secret\n"),
+        Some(changes) => format!("{kind} {name:?} would be {outcome}\n{}", render(changes)),
+    }
+}
+
+/// Everything that is wrong, by file and document.
+fn refusal(documents: &[Document], wrong: &[Wrong]) -> Failure {
+    let mut lines = Vec::new();
+    for Wrong { pointer, detail } in wrong {
+        let mut parts = pointer.splitn(4, '/').skip(1);
+        let (list, index, rest) = (parts.next(), parts.next(), parts.next());
+        let document = list.zip(index.and_then(|index| index.parse().ok())).and_then(|(list, index)| {
+            documents.iter().filter(|document| collection(document.list).plural == list).nth(index)
+        });
+        lines.push(match document {
+            Some(document) => {
+                let rest = rest.map_or_else(String::new, |rest| format!(" /{rest}"));
+                format!("{}: {}{rest}: {detail}", document.file, document.shown(collection(document.list).singular))
+            }
+            None => format!("{pointer}: {detail}"),
+        });
+    }
+    lines.iter().fold(Failure::failed("nothing was stored"), |failure, line| failure.followed_by(line))
 }
 
 #[cfg(test)]
@@ -143,63 +148,58 @@ mod tests {
     use super::*;
     use crate::cli::scripted_peer::ScriptedPeer;
 
-    #[test]
-    fn a_replacement_by_the_same_is_unchanged() {
-        let stored = json!({"id": 1, "name": "ops", "url": "http://a", "updated_at": "2026-01-01T00:00:00Z"});
-        let later = json!({"id": 1, "name": "ops", "url": "http://a", "updated_at": "2026-01-02T00:00:00Z"});
-        let moved = json!({"id": 1, "name": "ops", "url": "http://b", "updated_at": "2026-01-02T00:00:00Z"});
-        assert!(same_document(&stored, &later));
-        assert!(!same_document(&stored, &moved));
-    }
-
-    #[test]
-    fn a_secret_in_clear_may_have_changed() {
-        let stored = json!({"auth_config": {"secret": "***", "header": "X"}});
-        assert!(sends_secret(&json!({"auth_config": {"secret": "s3cret", "header": "X"}}), &stored));
-        assert!(!sends_secret(&json!({"auth_config": {"secret": "***", "header": "X"}}), &stored));
-        assert!(!sends_secret(&json!({"name": "ops"}), &stored));
-    }
-
-    #[test]
-    fn documents_are_created_replaced_or_left_until_one_is_refused() {
-        let stored = r#"{"id":"1","name":"b","url":"http://b","updated_at":"2026-01-01T00:00:00Z"}"#;
-        let moved = r#"{"id":"1","name":"b","url":"http://new","updated_at":"2026-01-02T00:00:00Z"}"#;
-        let refusal = r#"{"title":"Unprocessable Entity","detail":"no","errors":[{"pointer":"/x","detail":"bad"}]}"#;
-        let peer = ScriptedPeer::start(&[
-            ("404 Not Found", "{}"),
-            ("201 Created", r#"{"name":"a a"}"#),
-            ("200 OK", stored),
-            ("200 OK", moved),
-            ("404 Not Found", "{}"),
-            ("422 Unprocessable Entity", refusal),
-        ]);
+    fn apply(text: &str, answer: (&str, &str)) -> (Result<(), Failure>, String, String) {
+        let peer = ScriptedPeer::start(&[answer]);
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("all.yaml").display().to_string();
-        let text = "rules: [{name: r, x: 1}]\nanomalies: [{name: never}]\n\
-                    webhooks: [{name: a a, url: 'http://a'}, {name: b, url: 'http://new'}]";
         std::fs::write(&file, text).unwrap();
-        let admin = AdminArgs { admin_url: peer.url.clone(), admin_token: None, json: false };
+        let args = Args { files: vec![file.clone()], dry_run: false, admin: AdminArgs::at(&peer.url) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let failure = runtime.block_on(execute(Args { files: vec![file.clone()], admin })).unwrap_err();
-        assert_eq!(
-            failure.to_string(),
-            format!(
-                "{file}: rule \"r\" not applied: Unprocessable Entity: no\n  /x: bad\n  1 document after it was not sent"
-            )
+        let done = runtime.block_on(execute(args));
+        (done, file, peer.requests().remove(0))
+    }
+
+    #[test]
+    fn everything_is_sent_at_once_in_the_order_of_the_lists() {
+        let text = "rules: [{name: r, x: 1}]\n---\nwebhooks: [{name: w, url: 'http://a'}]\nrules: [{name: s}]";
+        let (done, _, request) = apply(text, ("200 OK", r#"{"items": []}"#));
+        done.unwrap();
+        assert!(request.starts_with("POST /api/admin/apply HTTP/1.1\r\n"), "{request}");
+        let sent: Value = serde_json::from_str(request.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        let expected = json!({"webhooks": [{"name": "w", "url": "http://a"}], "rules": [{"name": "r", "x": 1}, {"name": "s"}],
+            "anomalies": []});
+        assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn whatever_the_server_finds_wrong_is_told_by_file_and_place() {
+        let text = "rules: [{name: r}]\n---\nrules: [{priority: 1}, 7]\nwebhooks: [{name: w}]";
+        let answer = r#"{"title": "Unprocessable Entity", "errors": [
+            {"pointer": "/webhooks/0/url", "detail": "is required"},
+            {"pointer": "/rules/0/conditions/0/path", "detail": "is not a JSONPath"},
+            {"pointer": "/rules/1/name", "detail": "is required"},
+            {"pointer": "/rules/2", "detail": "must be an object"},
+            {"pointer": "", "detail": "odd"}]}"#;
+        let (done, file, _) = apply(text, ("422 Unprocessable Entity", answer));
+        let expected = format!(
+            "nothing was stored\n  {file}: webhook \"w\" /url: is required\n  {file}: rule \"r\" \
+             /conditions/0/path: is not a JSONPath\n  {file}: rule at /rules/0 of document 2 /name: is required\n  \
+             {file}: rule at /rules/1 of document 2: must be an object\n  : odd"
         );
-        let requests = peer.requests();
-        let lines: Vec<&str> = requests.iter().map(|request| request.lines().next().unwrap()).collect();
-        assert_eq!(
-            lines,
-            [
-                "GET /api/admin/webhooks/a%20a HTTP/1.1",
-                "POST /api/admin/webhooks HTTP/1.1",
-                "GET /api/admin/webhooks/b HTTP/1.1",
-                "PUT /api/admin/webhooks/b HTTP/1.1",
-                "GET /api/admin/rules/r HTTP/1.1",
-                "POST /api/admin/rules HTTP/1.1",
-            ]
-        );
-        assert!(requests[1].ends_with(r#"{"name":"a a","url":"http://a"}"#), "{}", requests[1]);
+        assert_eq!(done.unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn a_dry_run_shows_what_would_change() {
+        let shown = |item: Value| line(&applied(&item, true));
+        let item = json!({"kind": "rule", "name": "r", "outcome": "updated", "before": {"priority": 1}, "after": {"priority": 2}});
+        assert_eq!(shown(item), "rule \"r\" would be updated\n  - /priority: 1\n  + /priority: 2\n");
+        let item = json!({"kind": "anomaly", "name": "a", "outcome": "created", "before": null, "after": {"id": "1", "name": "a"}});
+        assert_eq!(shown(item), "anomaly config \"a\" would be created\n  + /name: \"a\"\n");
+        let masked = json!({"token": "***"});
+        let item = json!({"kind": "webhook", "name": "w", "outcome": "updated", "before": masked, "after": masked});
+        assert_eq!(shown(item), "webhook \"w\" would be updated\n  ~ a secret\n");
+        let item = json!({"kind": "webhook", "name": "w", "outcome": "unchanged", "before": masked, "after": masked});
+        assert_eq!(shown(item), "webhook \"w\" is unchanged\n");
     }
 }

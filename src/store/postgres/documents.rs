@@ -14,24 +14,12 @@ impl Engine {
     pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
         let context = "create document";
         self.call(context, async {
-            let mut new = new;
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            refuse_taken(&*tx, D::TABLE, new.name(), None).await?;
-            let webhooks = resolve(&*tx, new.actions_mut()).await?;
-            let id = Uuid::now_v7();
-            let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
-            let sql = format!(
-                "INSERT INTO {} (id, name, document, created_at, updated_at)
-                 SELECT $1, $2, $3, now, now FROM causality_now_ms() now RETURNING created_at",
-                D::TABLE
-            );
-            let row = tx.query_one(&sql, &[&id, &new.name(), &document]).await.map_err(name_taken(context))?;
-            use_webhooks(&*tx, id, &webhooks).await?;
-            let created = timestamp(row.get(0))?;
+            let stored = create_in(&*tx, new).await?;
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
-            Ok(new.stored(id, created, created))
+            Ok(stored)
         })
         .await
     }
@@ -40,14 +28,12 @@ impl Engine {
         let context = "read document";
         self.call(context, async {
             let mut client = self.client(context).await?;
-            let mut found = None;
-            if let Some(id) = find(&**client, D::TABLE, key, "").await? {
-                let sql = format!("SELECT id, document, created_at, updated_at FROM {} WHERE id = $1", D::TABLE);
-                let row = client.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
-                found = row.map(|row| stored::<D>(&row)).transpose()?;
-            }
+            let found = match find(&**client, D::TABLE, key, "").await? {
+                Some(id) => get_in::<D>(&**client, id).await?,
+                None => None,
+            };
             client.whole = true;
-            Ok(found.map(|(_, stored)| stored))
+            Ok(found)
         })
         .await
     }
@@ -81,31 +67,19 @@ impl Engine {
     ) -> Result<D::Stored, StoreError> {
         let context = "replace document";
         self.call(context, async {
-            let mut new = new;
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            let id = find(&*tx, D::TABLE, key, "FOR UPDATE").await?;
-            let id = id.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
-            refuse_taken(&*tx, D::TABLE, new.name(), Some(id)).await?;
-            let webhooks = resolve(&*tx, new.actions_mut()).await?;
-            let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
-            let sql = format!(
-                "UPDATE {} SET name = $2, document = $3, updated_at = greatest(causality_now_ms(), updated_at + 1)
-                 WHERE id = $1 AND updated_at = coalesce($4, updated_at) RETURNING created_at, updated_at",
-                D::TABLE
-            );
-            let as_of = as_of.map(Timestamp::as_millisecond);
-            let row = tx.query_opt(&sql, &[&id, &new.name(), &document, &as_of]).await.map_err(name_taken(context))?;
-            let Some(row) = row else {
-                tx.rollback().await.map_err(failed(context))?;
-                client.whole = true;
-                return Err(StoreError::new(StoreErrorKind::Changed, context));
+            let stored = match replace_in(&*tx, key, new, as_of).await {
+                Err(error) if error.kind == StoreErrorKind::Changed => {
+                    tx.rollback().await.map_err(failed(context))?;
+                    client.whole = true;
+                    return Err(error);
+                }
+                stored => stored?,
             };
-            use_webhooks(&*tx, id, &webhooks).await?;
-            let (created, updated) = (timestamp(row.get(0))?, timestamp(row.get(1))?);
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
-            Ok(new.stored(id, created, updated))
+            Ok(stored)
         })
         .await
     }
@@ -128,6 +102,56 @@ impl Engine {
         })
         .await
     }
+}
+
+pub(super) async fn create_in<D: Document>(client: &impl GenericClient, mut new: D) -> Result<D::Stored, StoreError> {
+    let context = "create document";
+    refuse_taken(client, D::TABLE, new.name(), None).await?;
+    let webhooks = resolve(client, new.actions_mut()).await?;
+    let id = Uuid::now_v7();
+    let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
+    let sql = format!(
+        "INSERT INTO {} (id, name, document, created_at, updated_at)
+         SELECT $1, $2, $3, now, now FROM causality_now_ms() now RETURNING created_at",
+        D::TABLE
+    );
+    let row = client.query_one(&sql, &[&id, &new.name(), &document]).await.map_err(name_taken(context))?;
+    use_webhooks(client, id, &webhooks).await?;
+    let created = timestamp(row.get(0))?;
+    Ok(new.stored(id, created, created))
+}
+
+pub(super) async fn get_in<D: Document>(
+    client: &impl GenericClient,
+    id: Uuid,
+) -> Result<Option<D::Stored>, StoreError> {
+    let sql = format!("SELECT id, document, created_at, updated_at FROM {} WHERE id = $1", D::TABLE);
+    let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read document"))?;
+    Ok(row.map(|row| stored::<D>(&row)).transpose()?.map(|(_, stored)| stored))
+}
+
+pub(super) async fn replace_in<D: Document>(
+    client: &impl GenericClient,
+    key: &str,
+    mut new: D,
+    as_of: Option<Timestamp>,
+) -> Result<D::Stored, StoreError> {
+    let context = "replace document";
+    let id = find(client, D::TABLE, key, "FOR UPDATE").await?;
+    let id = id.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
+    refuse_taken(client, D::TABLE, new.name(), Some(id)).await?;
+    let webhooks = resolve(client, new.actions_mut()).await?;
+    let document = serde_json::to_string(&new).map_err(|error| damaged(context, error))?;
+    let sql = format!(
+        "UPDATE {} SET name = $2, document = $3, updated_at = greatest(causality_now_ms(), updated_at + 1)
+         WHERE id = $1 AND updated_at = coalesce($4, updated_at) RETURNING created_at, updated_at",
+        D::TABLE
+    );
+    let as_of = as_of.map(Timestamp::as_millisecond);
+    let row = client.query_opt(&sql, &[&id, &new.name(), &document, &as_of]).await.map_err(name_taken(context))?;
+    let row = row.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
+    use_webhooks(client, id, &webhooks).await?;
+    Ok(new.stored(id, timestamp(row.get(0))?, timestamp(row.get(1))?))
 }
 
 /// The id behind an id or a name. An id wins over a name that looks like one. `lock` is `FOR UPDATE` or nothing.

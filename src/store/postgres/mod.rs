@@ -12,6 +12,7 @@ mod effects;
 mod keys;
 mod listen;
 mod schema;
+mod set;
 mod silence;
 #[cfg(test)]
 mod tests;

@@ -21,22 +21,9 @@ impl Engine {
     pub(in crate::store) async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
         let context = "create webhook";
         self.call(context, async {
-            let mut new = new;
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            refuse_taken(&*tx, TABLE, &new.name, None).await?;
-            new.keep_secrets(None)?;
-            let created = timestamp(now(&*tx).await?)?;
-            let id = Uuid::now_v7();
-            let webhook = Webhook {
-                id,
-                document: new,
-                disabled_reason: None,
-                deliveries_given_up: 0,
-                created_at: created,
-                updated_at: created,
-            };
-            self.put(&*tx, &webhook).await?;
+            let webhook = self.create_webhook_in(&*tx, new).await?;
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok(webhook)
@@ -49,7 +36,7 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let found = match find(&**client, TABLE, key, "").await? {
-                Some(id) => self.get(&**client, id).await?,
+                Some(id) => self.webhook_in(&**client, id).await?,
                 None => None,
             };
             client.whole = true;
@@ -84,37 +71,16 @@ impl Engine {
     ) -> Result<Webhook, StoreError> {
         let context = "replace webhook";
         self.call(context, async {
-            let mut new = new;
-            let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            let id = find(&*tx, TABLE, key, "FOR UPDATE").await?.ok_or_else(not_found)?;
-            refuse_taken(&*tx, TABLE, &new.name, Some(id)).await?;
-            // What was sealed with a lost key can still be written over as a whole.
-            if new.keeps_secrets() {
-                let old = self.get(&*tx, id).await?.ok_or_else(not_found)?;
-                new.keep_secrets(Some(&old.document))?;
-            }
-            let sql = "SELECT disabled_reason, created_at, updated_at, greatest(causality_now_ms(), updated_at + 1),
-                           enabled, deliveries_given_up
-                       FROM webhooks WHERE id = $1";
-            let row = tx.query_one(sql, &[&id]).await.map_err(failed(context))?;
-            if as_of.is_some_and(|as_of| as_of.as_millisecond() != row.get::<_, i64>(2)) {
-                tx.rollback().await.map_err(failed(context))?;
-                client.whole = true;
-                return Err(StoreError::new(StoreErrorKind::Changed, context));
-            }
-            let reason: Option<String> = row.get(0);
-            let webhook = Webhook {
-                id,
-                disabled_reason: reason.filter(|_| !new.enabled),
-                // Counted from each time that it is disabled.
-                deliveries_given_up: if row.get(4) && !new.enabled { 0 } else { row.get::<_, i64>(5) as u64 },
-                document: new,
-                created_at: timestamp(row.get(1))?,
-                updated_at: timestamp(row.get(3))?,
+            let webhook = match self.replace_webhook_in(&*tx, key, new, as_of).await {
+                Err(error) if error.kind == StoreErrorKind::Changed => {
+                    tx.rollback().await.map_err(failed(context))?;
+                    client.whole = true;
+                    return Err(error);
+                }
+                webhook => webhook?,
             };
-            self.put(&*tx, &webhook).await?;
             // One that is enabled again makes due what it is owed.
             self.commit(tx, Wake::Both, context).await?;
             client.whole = true;
@@ -207,6 +173,64 @@ impl Engine {
         sealer.seal(id, field, serde_json::to_vec(clear).map_err(|error| damaged(context, error))?)
     }
 
+    pub(super) async fn create_webhook_in(
+        &self,
+        client: &impl GenericClient,
+        mut new: NewWebhook,
+    ) -> Result<Webhook, StoreError> {
+        refuse_taken(client, TABLE, &new.name, None).await?;
+        new.keep_secrets(None)?;
+        let created = timestamp(now(client).await?)?;
+        let id = Uuid::now_v7();
+        let webhook = Webhook {
+            id,
+            document: new,
+            disabled_reason: None,
+            deliveries_given_up: 0,
+            created_at: created,
+            updated_at: created,
+        };
+        self.put(client, &webhook).await?;
+        Ok(webhook)
+    }
+
+    pub(super) async fn replace_webhook_in(
+        &self,
+        client: &impl GenericClient,
+        key: &str,
+        mut new: NewWebhook,
+        as_of: Option<Timestamp>,
+    ) -> Result<Webhook, StoreError> {
+        let context = "replace webhook";
+        let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
+        let id = find(client, TABLE, key, "FOR UPDATE").await?.ok_or_else(not_found)?;
+        refuse_taken(client, TABLE, &new.name, Some(id)).await?;
+        // What was sealed with a lost key can still be written over as a whole.
+        if new.keeps_secrets() {
+            let old = self.webhook_in(client, id).await?.ok_or_else(not_found)?;
+            new.keep_secrets(Some(&old.document))?;
+        }
+        let sql = "SELECT disabled_reason, created_at, updated_at, greatest(causality_now_ms(), updated_at + 1),
+                       enabled, deliveries_given_up
+                   FROM webhooks WHERE id = $1";
+        let row = client.query_one(sql, &[&id]).await.map_err(failed(context))?;
+        if as_of.is_some_and(|as_of| as_of.as_millisecond() != row.get::<_, i64>(2)) {
+            return Err(StoreError::new(StoreErrorKind::Changed, context));
+        }
+        let reason: Option<String> = row.get(0);
+        let webhook = Webhook {
+            id,
+            disabled_reason: reason.filter(|_| !new.enabled),
+            // Counted from each time that it is disabled.
+            deliveries_given_up: if row.get(4) && !new.enabled { 0 } else { row.get::<_, i64>(5) as u64 },
+            document: new,
+            created_at: timestamp(row.get(1))?,
+            updated_at: timestamp(row.get(3))?,
+        };
+        self.put(client, &webhook).await?;
+        Ok(webhook)
+    }
+
     async fn put(&self, client: &impl GenericClient, webhook: &Webhook) -> Result<(), StoreError> {
         let context = "write webhook";
         let document = &webhook.document;
@@ -253,7 +277,11 @@ impl Engine {
         Ok(())
     }
 
-    async fn get(&self, client: &impl GenericClient, id: Uuid) -> Result<Option<Webhook>, StoreError> {
+    pub(super) async fn webhook_in(
+        &self,
+        client: &impl GenericClient,
+        id: Uuid,
+    ) -> Result<Option<Webhook>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1");
         let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read webhook"))?;
         row.map(|row| self.unseal(&row)).transpose()

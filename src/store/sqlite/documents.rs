@@ -11,37 +11,15 @@ use crate::store::document::Document;
 use crate::store::{Actions, Page, PageRequest, StoreError, StoreErrorKind, cursor};
 
 impl Engine {
-    pub(in crate::store) async fn create_document<D: Document>(&self, mut new: D) -> Result<D::Stored, StoreError> {
-        let context = "create document";
-        self.write(Wake::Changes, context, move |connection| {
-            refuse_taken(connection, D::TABLE, new.name(), None)?;
-            let webhooks = resolve(connection, new.actions_mut())?;
-            let (id, now) = (Uuid::now_v7(), now_ms());
-            let sql = format!(
-                "INSERT INTO {} (id, name, document, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)",
-                D::TABLE
-            );
-            let document = serde_json::to_string(&new).map_err(damaged).map_err(failed(context))?;
-            connection
-                .execute(&sql, params![id.into_bytes(), new.name(), document, now])
-                .and_then(|_| use_webhooks(connection, id, &webhooks))
-                .map_err(failed(context))?;
-            let created = timestamp(now).map_err(failed(context))?;
-            Ok(new.stored(id, created, created))
-        })
-        .await
+    pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
+        self.write(Wake::Changes, "create document", move |connection| create(connection, new)).await
     }
 
     pub(in crate::store) async fn document<D: Document>(&self, key: &str) -> Result<Option<D::Stored>, StoreError> {
         let key = key.to_owned();
-        self.read("read document", move |connection| {
-            let Some(id) = find(connection, D::TABLE, &key)? else { return Ok(None) };
-            let sql = format!("SELECT id, document, created_at, updated_at FROM {} WHERE id = ?1", D::TABLE);
-            connection
-                .query_row(&sql, [id.into_bytes()], stored::<D>)
-                .map(|(_, stored)| stored)
-                .optional()
-                .map_err(failed("read document"))
+        self.read("read document", move |connection| match find(connection, D::TABLE, &key)? {
+            Some(id) => get::<D>(connection, id),
+            None => Ok(None),
         })
         .await
     }
@@ -69,33 +47,11 @@ impl Engine {
     pub(in crate::store) async fn replace_document<D: Document>(
         &self,
         key: &str,
-        mut new: D,
+        new: D,
         as_of: Option<Timestamp>,
     ) -> Result<D::Stored, StoreError> {
         let key = key.to_owned();
-        let context = "replace document";
-        self.write(Wake::Changes, context, move |connection| {
-            let id =
-                find(connection, D::TABLE, &key)?.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
-            refuse_taken(connection, D::TABLE, new.name(), Some(id))?;
-            let webhooks = resolve(connection, new.actions_mut())?;
-            let document = serde_json::to_string(&new).map_err(damaged).map_err(failed(context))?;
-            let sql = format!(
-                "UPDATE {} SET name = ?2, document = ?3, updated_at = max(?4, updated_at + 1)
-                 WHERE id = ?1 AND updated_at = coalesce(?5, updated_at) RETURNING created_at, updated_at",
-                D::TABLE
-            );
-            let as_of = as_of.map(Timestamp::as_millisecond);
-            let times = |row: &Row<'_>| Ok((timestamp(row.get(0)?)?, timestamp(row.get(1)?)?));
-            let replaced = connection
-                .query_row(&sql, params![id.into_bytes(), new.name(), document, now_ms(), as_of], times)
-                .optional()
-                .map_err(failed(context))?;
-            let (created, updated) = replaced.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
-            use_webhooks(connection, id, &webhooks).map_err(failed(context))?;
-            Ok(new.stored(id, created, updated))
-        })
-        .await
+        self.write(Wake::Changes, "replace document", move |connection| replace(connection, &key, new, as_of)).await
     }
 
     pub(in crate::store) async fn delete_document<D: Document>(&self, key: &str) -> Result<bool, StoreError> {
@@ -113,6 +69,58 @@ impl Engine {
         })
         .await
     }
+}
+
+pub(super) fn create<D: Document>(connection: &Connection, mut new: D) -> Result<D::Stored, StoreError> {
+    let context = "create document";
+    refuse_taken(connection, D::TABLE, new.name(), None)?;
+    let webhooks = resolve(connection, new.actions_mut())?;
+    let (id, now) = (Uuid::now_v7(), now_ms());
+    let sql =
+        format!("INSERT INTO {} (id, name, document, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)", D::TABLE);
+    let document = serde_json::to_string(&new).map_err(damaged).map_err(failed(context))?;
+    connection
+        .execute(&sql, params![id.into_bytes(), new.name(), document, now])
+        .and_then(|_| use_webhooks(connection, id, &webhooks))
+        .map_err(failed(context))?;
+    let created = timestamp(now).map_err(failed(context))?;
+    Ok(new.stored(id, created, created))
+}
+
+pub(super) fn get<D: Document>(connection: &Connection, id: Uuid) -> Result<Option<D::Stored>, StoreError> {
+    let sql = format!("SELECT id, document, created_at, updated_at FROM {} WHERE id = ?1", D::TABLE);
+    connection
+        .query_row(&sql, [id.into_bytes()], stored::<D>)
+        .map(|(_, stored)| stored)
+        .optional()
+        .map_err(failed("read document"))
+}
+
+pub(super) fn replace<D: Document>(
+    connection: &Connection,
+    key: &str,
+    mut new: D,
+    as_of: Option<Timestamp>,
+) -> Result<D::Stored, StoreError> {
+    let context = "replace document";
+    let id = find(connection, D::TABLE, key)?.ok_or_else(|| StoreError::new(StoreErrorKind::NotFound, context))?;
+    refuse_taken(connection, D::TABLE, new.name(), Some(id))?;
+    let webhooks = resolve(connection, new.actions_mut())?;
+    let document = serde_json::to_string(&new).map_err(damaged).map_err(failed(context))?;
+    let sql = format!(
+        "UPDATE {} SET name = ?2, document = ?3, updated_at = max(?4, updated_at + 1)
+         WHERE id = ?1 AND updated_at = coalesce(?5, updated_at) RETURNING created_at, updated_at",
+        D::TABLE
+    );
+    let as_of = as_of.map(Timestamp::as_millisecond);
+    let times = |row: &Row<'_>| Ok((timestamp(row.get(0)?)?, timestamp(row.get(1)?)?));
+    let replaced = connection
+        .query_row(&sql, params![id.into_bytes(), new.name(), document, now_ms(), as_of], times)
+        .optional()
+        .map_err(failed(context))?;
+    let (created, updated) = replaced.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
+    use_webhooks(connection, id, &webhooks).map_err(failed(context))?;
+    Ok(new.stored(id, created, updated))
 }
 
 /// The id behind an id or a name. An id wins over a name that looks like one.

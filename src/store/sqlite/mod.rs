@@ -9,6 +9,7 @@ mod documents;
 mod effects;
 mod keys;
 mod schema;
+mod set;
 #[cfg(test)]
 mod tests;
 mod webhooks;

@@ -17,26 +17,9 @@ const SEALED_FIELD: &str = "auth_config";
 const HIDDEN_FIELD: &str = "hidden";
 
 impl Engine {
-    pub(in crate::store) async fn create_webhook(&self, mut new: NewWebhook) -> Result<Webhook, StoreError> {
+    pub(in crate::store) async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
         let sealer = self.0.sealer.clone();
-        let context = "create webhook";
-        self.write(Wake::Changes, context, move |connection| {
-            documents::refuse_taken(connection, TABLE, &new.name, None)?;
-            new.keep_secrets(None)?;
-            let (id, now) = (Uuid::now_v7(), now_ms());
-            let created = timestamp(now).map_err(failed(context))?;
-            let webhook = Webhook {
-                id,
-                document: new,
-                disabled_reason: None,
-                deliveries_given_up: 0,
-                created_at: created,
-                updated_at: created,
-            };
-            put(connection, &sealer, &webhook)?;
-            Ok(webhook)
-        })
-        .await
+        self.write(Wake::Changes, "create webhook", move |connection| create(connection, &sealer, new)).await
     }
 
     pub(in crate::store) async fn webhook(&self, key: &str) -> Result<Option<Webhook>, StoreError> {
@@ -70,47 +53,13 @@ impl Engine {
     pub(in crate::store) async fn replace_webhook(
         &self,
         key: &str,
-        mut new: NewWebhook,
+        new: NewWebhook,
         as_of: Option<Timestamp>,
     ) -> Result<Webhook, StoreError> {
         let (key, sealer) = (key.to_owned(), self.0.sealer.clone());
-        let context = "replace webhook";
         // One that is enabled again makes due what it is owed.
-        self.write(Wake::Both, context, move |connection| {
-            let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
-            let id = documents::find(connection, TABLE, &key)?.ok_or_else(not_found)?;
-            documents::refuse_taken(connection, TABLE, &new.name, Some(id))?;
-            // What was sealed with a lost key can still be written over as a whole.
-            if new.keeps_secrets() {
-                let old = get(connection, &sealer, id)?.ok_or_else(not_found)?;
-                new.keep_secrets(Some(&old.document))?;
-            }
-            let sql = "SELECT disabled_reason, created_at, updated_at, enabled, deliveries_given_up FROM webhooks
-                       WHERE id = ?1";
-            let (reason, created, written, was_enabled, given_up) = connection
-                .query_row(sql, [id.into_bytes()], |row| {
-                    let reason: Option<String> = row.get(0)?;
-                    let (created, written) = (timestamp(row.get(1)?)?, timestamp(row.get(2)?)?);
-                    Ok((reason, created, written, row.get::<_, bool>(3)?, row.get::<_, i64>(4)? as u64))
-                })
-                .map_err(failed(context))?;
-            if as_of.is_some_and(|as_of| as_of != written) {
-                return Err(StoreError::new(StoreErrorKind::Changed, context));
-            }
-            let updated_ms = now_ms().max(written.as_millisecond() + 1);
-            let webhook = Webhook {
-                id,
-                disabled_reason: reason.filter(|_| !new.enabled),
-                // Counted from each time that it is disabled.
-                deliveries_given_up: if was_enabled && !new.enabled { 0 } else { given_up },
-                document: new,
-                created_at: created,
-                updated_at: timestamp(updated_ms).map_err(failed(context))?,
-            };
-            put(connection, &sealer, &webhook)?;
-            Ok(webhook)
-        })
-        .await
+        self.write(Wake::Both, "replace webhook", move |connection| replace(connection, &sealer, &key, new, as_of))
+            .await
     }
 
     pub(in crate::store) async fn delete_webhook(&self, key: &str) -> Result<bool, StoreError> {
@@ -159,6 +108,65 @@ impl Engine {
         })
         .await
     }
+}
+
+pub(super) fn create(connection: &Connection, sealer: &Sealer, mut new: NewWebhook) -> Result<Webhook, StoreError> {
+    documents::refuse_taken(connection, TABLE, &new.name, None)?;
+    new.keep_secrets(None)?;
+    let (id, now) = (Uuid::now_v7(), now_ms());
+    let created = timestamp(now).map_err(failed("create webhook"))?;
+    let webhook = Webhook {
+        id,
+        document: new,
+        disabled_reason: None,
+        deliveries_given_up: 0,
+        created_at: created,
+        updated_at: created,
+    };
+    put(connection, sealer, &webhook)?;
+    Ok(webhook)
+}
+
+pub(super) fn replace(
+    connection: &Connection,
+    sealer: &Sealer,
+    key: &str,
+    mut new: NewWebhook,
+    as_of: Option<Timestamp>,
+) -> Result<Webhook, StoreError> {
+    let context = "replace webhook";
+    let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
+    let id = documents::find(connection, TABLE, key)?.ok_or_else(not_found)?;
+    documents::refuse_taken(connection, TABLE, &new.name, Some(id))?;
+    // What was sealed with a lost key can still be written over as a whole.
+    if new.keeps_secrets() {
+        let old = get(connection, sealer, id)?.ok_or_else(not_found)?;
+        new.keep_secrets(Some(&old.document))?;
+    }
+    let sql = "SELECT disabled_reason, created_at, updated_at, enabled, deliveries_given_up FROM webhooks
+               WHERE id = ?1";
+    let (reason, created, written, was_enabled, given_up) = connection
+        .query_row(sql, [id.into_bytes()], |row| {
+            let reason: Option<String> = row.get(0)?;
+            let (created, written) = (timestamp(row.get(1)?)?, timestamp(row.get(2)?)?);
+            Ok((reason, created, written, row.get::<_, bool>(3)?, row.get::<_, i64>(4)? as u64))
+        })
+        .map_err(failed(context))?;
+    if as_of.is_some_and(|as_of| as_of != written) {
+        return Err(StoreError::new(StoreErrorKind::Changed, context));
+    }
+    let updated_ms = now_ms().max(written.as_millisecond() + 1);
+    let webhook = Webhook {
+        id,
+        disabled_reason: reason.filter(|_| !new.enabled),
+        // Counted from each time that it is disabled.
+        deliveries_given_up: if was_enabled && !new.enabled { 0 } else { given_up },
+        document: new,
+        created_at: created,
+        updated_at: timestamp(updated_ms).map_err(failed(context))?,
+    };
+    put(connection, sealer, &webhook)?;
+    Ok(webhook)
 }
 
 /// How many webhooks have something sealed in the file.
@@ -297,7 +305,7 @@ fn put(connection: &Connection, sealer: &Sealer, webhook: &Webhook) -> Result<()
     Ok(())
 }
 
-fn get(connection: &Connection, sealer: &Sealer, id: Uuid) -> Result<Option<Webhook>, StoreError> {
+pub(super) fn get(connection: &Connection, sealer: &Sealer, id: Uuid) -> Result<Option<Webhook>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE id = ?1");
     let mut statement = connection.prepare_cached(&sql).map_err(failed("read webhook"))?;
     let row = statement.query_row([id.into_bytes()], webhook).optional().map_err(failed("read webhook"))?;

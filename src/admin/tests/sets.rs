@@ -1,0 +1,113 @@
+//! Sets of documents: all of one or nothing, and everything that is wrong with it.
+
+use serde_json::json;
+
+use super::*;
+
+const APPLY: &str = "/api/admin/apply";
+
+fn set() -> Value {
+    json!({
+        "rules": [{"name": "big", "actions": {"webhooks": ["ops"]}}],
+        "webhooks": [{"name": "ops", "url": "http://127.0.0.1:1/"}],
+        "anomalies": null,
+    })
+}
+
+async fn stored(admin: &Admin) -> usize {
+    let mut count = 0;
+    for list in [WEBHOOKS, RULES, ANOMALIES] {
+        count += admin.get(list).await.json()["items"].as_array().unwrap().len();
+    }
+    count
+}
+
+fn outcomes(reply: &Reply) -> Vec<(String, String)> {
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let items = reply.json()["items"].as_array().unwrap().clone();
+    items.iter().map(|item| (text(&item["name"]), text(&item["outcome"]))).collect()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_set_is_rehearsed_stored_and_found_unchanged() {
+    let admin = Admin::new();
+    let rehearsed = admin.post(&format!("{APPLY}?dry_run=true"), set()).await;
+    assert_eq!(outcomes(&rehearsed), pairs(&[("ops", "created"), ("big", "created")]));
+    assert_eq!(stored(&admin).await, 0);
+
+    assert_eq!(outcomes(&admin.post(APPLY, set()).await), pairs(&[("ops", "created"), ("big", "created")]));
+    assert_eq!(outcomes(&admin.post(APPLY, set()).await), pairs(&[("ops", "unchanged"), ("big", "unchanged")]));
+
+    let changed = json!({"rules": [{"name": "big", "priority": 3, "actions": {"webhooks": ["ops"]}}]});
+    let rehearsed = admin.post(&format!("{APPLY}?dry_run=true"), changed.clone()).await;
+    assert_eq!(outcomes(&rehearsed), pairs(&[("big", "updated")]));
+    let item = &rehearsed.json()["items"][0];
+    assert_eq!((&item["before"]["priority"], &item["after"]["priority"]), (&json!(0), &json!(3)));
+    assert_eq!(admin.get(&format!("{RULES}/big")).await.json()["priority"], 0);
+    assert_eq!(outcomes(&admin.post(APPLY, changed).await), pairs(&[("big", "updated")]));
+    assert_eq!(admin.post(&format!("{APPLY}?dry_run=maybe"), set()).await.status, 400);
+    assert_eq!(admin.post(&format!("{APPLY}?dry=true"), set()).await.status, 400);
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
+    let admin = Admin::new();
+    let wrong = json!({
+        "webhooks": [
+            {"name": "good", "url": "http://127.0.0.1:1/"},
+            {"name": "bad", "url": "gopher://a"},
+            {"name": "masked", "url": "http://a", "auth_type": "bearer", "auth_config": {"token": "***"}},
+            {"name": "good", "url": "http://127.0.0.1:2/"},
+        ],
+        "rules": [
+            {"name": "r1", "conditions": [{"path": "$.bad", "operator": "exists"}]},
+            {"name": "r2", "colour": 1},
+            // One that is wrong itself, one that is nowhere.
+            {"name": "r3", "actions": {"webhooks": ["bad", "nobody"]}},
+            {"name": "r4", "actions": {"webhooks": ["good"]}},
+            7,
+        ],
+        "anomalies": [{"name": "", "detection_type": "rate", "config": {"max_per_minute": 1}}],
+    });
+    for path in [APPLY.to_owned(), format!("{APPLY}?dry_run=true")] {
+        let reply = admin.post(&path, wrong.clone()).await;
+        assert_eq!(reply.status, 422, "{}", reply.text);
+        let problem = reply.json();
+        let mut pointers: Vec<_> =
+            problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+        pointers.sort_unstable();
+        assert_eq!(
+            pointers,
+            [
+                "/anomalies/0/name",
+                "/rules/0/conditions/0/path",
+                "/rules/1/colour",
+                "/rules/4",
+                "/webhooks/1/url",
+                "/webhooks/2/auth_config/token",
+                "/webhooks/3/name",
+            ],
+            "{problem}"
+        );
+        assert_eq!(stored(&admin).await, 0);
+    }
+    // With the rest mended, what only the store knows is left.
+    let left = json!({"webhooks": [{"name": "good", "url": "http://127.0.0.1:1/"}],
+        "rules": [{"name": "r4", "actions": {"webhooks": ["good"]}}, {"name": "r3", "actions": {"webhooks": ["good", "nobody"]}}]});
+    let reply = admin.post(APPLY, left).await;
+    assert_eq!(
+        reply.error(),
+        ("/rules/1/actions/webhooks/1".to_owned(), "is neither the id nor the name of a webhook".to_owned())
+    );
+    assert_eq!(stored(&admin).await, 0);
+
+    for (body, pointer) in [(json!([]), ""), (json!({"hooks": []}), "/hooks"), (json!({"rules": {}}), "/rules")] {
+        let reply = admin.post(APPLY, body).await;
+        assert_eq!((reply.status.as_u16(), reply.error().0.as_str()), (422, pointer));
+    }
+}

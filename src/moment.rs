@@ -1,0 +1,85 @@
+//! Times as people write them: how long ago, a date, or RFC 3339. Knows no clock; the caller says what time it is.
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+/// What [`parse`] takes, for messages and help.
+pub const FORMS: &str = "how long ago (30m, 1h, 7d), a date (2026-01-31, UTC) or RFC 3339 (2026-01-31T09:00:00Z)";
+
+const SECONDS_OF_UNITS: [(char, i64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
+
+/// The moment that the text says: a span before `now`, midnight of a day in UTC, or a time with its offset.
+pub fn parse(text: &str, now: Timestamp) -> Option<Timestamp> {
+    if let Ok(at) = text.parse() {
+        return Some(at);
+    }
+    if let Ok(day) = text.parse::<Date>() {
+        // A civil time is refused rather than cut to its day: it does not say where.
+        return (text.len() == "2026-01-31".len())
+            .then(|| day.to_zoned(TimeZone::UTC).ok())
+            .flatten()
+            .map(|midnight| midnight.timestamp());
+    }
+    now.checked_sub(SignedDuration::from_secs(span_seconds(text)?)).ok()
+}
+
+/// Whole numbers with their units, the largest unit first: `90s`, `1h30m`.
+fn span_seconds(text: &str) -> Option<i64> {
+    let (mut seconds, mut rest, mut unit_before) = (0_i64, text, i64::MAX);
+    while !rest.is_empty() {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit())?;
+        let (number, tail) = rest.split_at(end);
+        let mut letters = tail.chars();
+        let letter = letters.next()?;
+        let (_, unit) = SECONDS_OF_UNITS.iter().find(|(known, _)| *known == letter)?;
+        if *unit >= unit_before {
+            return None;
+        }
+        seconds = seconds.checked_add(number.parse::<i64>().ok()?.checked_mul(*unit)?)?;
+        (rest, unit_before) = (letters.as_str(), *unit);
+    }
+    (!text.is_empty()).then_some(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_read_and_nothing_else() {
+        let now: Timestamp = "2026-03-10T12:00:00Z".parse().unwrap();
+        for (text, expected) in [
+            ("90s", "2026-03-10T11:58:30Z"),
+            ("30m", "2026-03-10T11:30:00Z"),
+            ("1h", "2026-03-10T11:00:00Z"),
+            ("1h30m", "2026-03-10T10:30:00Z"),
+            ("7d", "2026-03-03T12:00:00Z"),
+            ("2w", "2026-02-24T12:00:00Z"),
+            ("2026-01-31", "2026-01-31T00:00:00Z"),
+            ("2026-01-31T09:00:00Z", "2026-01-31T09:00:00Z"),
+            ("2026-01-31T09:00:00.5+02:00", "2026-01-31T07:00:00.5Z"),
+        ] {
+            assert_eq!(parse(text, now), Some(expected.parse().unwrap()), "{text}");
+        }
+        for text in [
+            "",
+            "h",
+            "1",
+            "1x",
+            "1.5h",
+            "-1h",
+            "1h ",
+            "30m1h",
+            "1m1m",
+            "yesterday",
+            "2026-13-01",
+            "2026-01-31T09:00:00",
+            "99999999999999999999h",
+            "9999999999999w",
+            "999999999d",
+        ] {
+            assert_eq!(parse(text, now), None, "{text}");
+        }
+    }
+}

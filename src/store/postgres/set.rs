@@ -1,0 +1,92 @@
+//! A set of documents in one transaction.
+
+use tokio_postgres::GenericClient;
+
+use super::{Engine, Wake, documents, failed, webhooks};
+use crate::store::document::Document;
+use crate::store::set::{Applied, AppliedSet, Collected, DocumentSet};
+use crate::store::{ApplyOutcome, NewWebhook, StoreError, StoreErrorKind, Webhook};
+
+const CONTEXT: &str = "apply documents";
+
+impl Engine {
+    pub(in crate::store) async fn apply(&self, set: DocumentSet, rehearsal: bool) -> Result<AppliedSet, StoreError> {
+        let set = &set;
+        self.retrying(CONTEXT, || async move {
+            let mut client = self.client(CONTEXT).await?;
+            let tx = client.transaction().await.map_err(failed(CONTEXT))?;
+            let applied = self.apply_all(&*tx, set).await?.finish();
+            match applied {
+                Ok(applied) if applied.changed() && !rehearsal => {
+                    self.commit(tx, Wake::Both, CONTEXT).await?;
+                    client.whole = true;
+                    Ok(applied)
+                }
+                applied => {
+                    tx.rollback().await.map_err(failed(CONTEXT))?;
+                    client.whole = true;
+                    applied
+                }
+            }
+        })
+        .await
+    }
+
+    async fn apply_all(&self, client: &impl GenericClient, set: &DocumentSet) -> Result<Collected, StoreError> {
+        let mut collected = Collected::default();
+        for (index, new) in set.webhooks.iter().enumerate() {
+            let applied = in_savepoint(client, self.apply_webhook(client, new.clone())).await;
+            collected.webhook(index, applied)?;
+        }
+        for (index, new) in set.rules.iter().enumerate() {
+            collected.rule(index, in_savepoint(client, apply_document(client, new.clone())).await)?;
+        }
+        for (index, new) in set.anomalies.iter().enumerate() {
+            collected.anomaly(index, in_savepoint(client, apply_document(client, new.clone())).await)?;
+        }
+        Ok(collected)
+    }
+
+    async fn apply_webhook(
+        &self,
+        client: &impl GenericClient,
+        new: NewWebhook,
+    ) -> Result<Applied<Webhook>, StoreError> {
+        let name = new.name.clone();
+        let Some(id) = documents::find(client, webhooks::TABLE, &name, "FOR UPDATE").await? else {
+            return Ok(Applied::created(self.create_webhook_in(client, new).await?));
+        };
+        let before = match self.webhook_in(client, id).await {
+            // What was sealed with a lost key can still be written over.
+            Err(error) if error.kind == StoreErrorKind::Corrupt => None,
+            before => before?,
+        };
+        Ok(Applied::replaced(before, self.replace_webhook_in(client, &name, new, None).await?))
+    }
+}
+
+/// Takes back what a document wrote that is at fault, or that was so before.
+async fn in_savepoint<T>(
+    client: &impl GenericClient,
+    apply: impl Future<Output = Result<Applied<T>, StoreError>>,
+) -> Result<Applied<T>, StoreError> {
+    let savepoint = async |sql| client.batch_execute(sql).await.map_err(failed(CONTEXT));
+    savepoint("SAVEPOINT one_document").await?;
+    let applied = apply.await;
+    match &applied {
+        Ok(applied) if applied.outcome != ApplyOutcome::Unchanged => {}
+        Err(error) if !error.kind.is_of_the_document() => return applied,
+        _ => savepoint("ROLLBACK TO one_document").await?,
+    }
+    savepoint("RELEASE one_document").await?;
+    applied
+}
+
+async fn apply_document<D: Document>(client: &impl GenericClient, new: D) -> Result<Applied<D::Stored>, StoreError> {
+    let name = new.name().to_owned();
+    let Some(id) = documents::find(client, D::TABLE, &name, "FOR UPDATE").await? else {
+        return Ok(Applied::created(documents::create_in(client, new).await?));
+    };
+    let before = documents::get_in::<D>(client, id).await?;
+    Ok(Applied::replaced(before, documents::replace_in(client, &name, new, None).await?))
+}

@@ -1,0 +1,89 @@
+//! A set of documents in one transaction.
+
+use rusqlite::Connection;
+
+use super::{Engine, Wake, documents, failed, webhooks};
+use crate::store::document::Document;
+use crate::store::secrets::Sealer;
+use crate::store::set::{Applied, AppliedSet, Collected, DocumentSet};
+use crate::store::{ApplyOutcome, NewWebhook, StoreError, StoreErrorKind, Webhook};
+
+const CONTEXT: &str = "apply documents";
+
+impl Engine {
+    pub(in crate::store) async fn apply(&self, set: DocumentSet, rehearsal: bool) -> Result<AppliedSet, StoreError> {
+        let sealer = self.0.sealer.clone();
+        let run = move |connection: &Connection| {
+            savepoint(connection, "SAVEPOINT whole_set")?;
+            let applied = apply_all(connection, &sealer, set)?;
+            if rehearsal {
+                savepoint(connection, "ROLLBACK TO whole_set")?;
+            }
+            savepoint(connection, "RELEASE whole_set")?;
+            Ok(applied)
+        };
+        let wake = move |applied: &AppliedSet| match !rehearsal && applied.changed() {
+            true => Wake::Both,
+            false => Wake::Nobody,
+        };
+        self.write_waking(CONTEXT, run, wake).await
+    }
+}
+
+fn apply_all(connection: &Connection, sealer: &Sealer, set: DocumentSet) -> Result<AppliedSet, StoreError> {
+    let mut collected = Collected::default();
+    for (index, new) in set.webhooks.into_iter().enumerate() {
+        collected.webhook(index, in_savepoint(connection, || apply_webhook(connection, sealer, new)))?;
+    }
+    for (index, new) in set.rules.into_iter().enumerate() {
+        collected.rule(index, in_savepoint(connection, || apply_document(connection, new)))?;
+    }
+    for (index, new) in set.anomalies.into_iter().enumerate() {
+        collected.anomaly(index, in_savepoint(connection, || apply_document(connection, new)))?;
+    }
+    collected.finish()
+}
+
+/// Takes back what a document wrote that is at fault, or that was so before.
+fn in_savepoint<T>(
+    connection: &Connection,
+    apply: impl FnOnce() -> Result<Applied<T>, StoreError>,
+) -> Result<Applied<T>, StoreError> {
+    savepoint(connection, "SAVEPOINT one_document")?;
+    let applied = apply();
+    match &applied {
+        Ok(applied) if applied.outcome != ApplyOutcome::Unchanged => {}
+        // The transaction may be gone; the caller gives up.
+        Err(error) if !error.kind.is_of_the_document() => return applied,
+        _ => savepoint(connection, "ROLLBACK TO one_document")?,
+    }
+    savepoint(connection, "RELEASE one_document")?;
+    applied
+}
+
+fn apply_webhook(connection: &Connection, sealer: &Sealer, new: NewWebhook) -> Result<Applied<Webhook>, StoreError> {
+    let name = new.name.clone();
+    let Some(id) = documents::find(connection, webhooks::TABLE, &name)? else {
+        return Ok(Applied::created(webhooks::create(connection, sealer, new)?));
+    };
+    let before = match webhooks::get(connection, sealer, id) {
+        // What was sealed with a lost key can still be written over.
+        Err(error) if error.kind == StoreErrorKind::Corrupt => None,
+        before => before?,
+    };
+    let after = webhooks::replace(connection, sealer, &name, new, None)?;
+    Ok(Applied::replaced(before, after))
+}
+
+fn apply_document<D: Document>(connection: &Connection, new: D) -> Result<Applied<D::Stored>, StoreError> {
+    let name = new.name().to_owned();
+    let Some(id) = documents::find(connection, D::TABLE, &name)? else {
+        return Ok(Applied::created(documents::create(connection, new)?));
+    };
+    let before = documents::get::<D>(connection, id)?;
+    Ok(Applied::replaced(before, documents::replace(connection, &name, new, None)?))
+}
+
+fn savepoint(connection: &Connection, sql: &str) -> Result<(), StoreError> {
+    connection.execute_batch(sql).map_err(failed(CONTEXT))
+}
