@@ -11,7 +11,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::masking::{MASK, is_secret_header, keeps_url, kept_url, masked_url, same_origin};
+use super::masking::MASK;
 use super::rule::enabled;
 use crate::event::FieldError;
 
