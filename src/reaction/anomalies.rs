@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::path::Path;
 use super::rules::{check_actions, check_names};
+use super::ruleset::Call;
 use super::subjects::Template;
 use super::view::View;
 use super::window::Window;
@@ -33,7 +34,7 @@ pub(super) struct Anomaly {
     pub(super) document: NewAnomalyConfig,
     pub(super) detector: Detector,
     pub(super) cooldown_ms: i64,
-    pub(super) webhooks: Vec<Uuid>,
+    pub(super) webhooks: Vec<Call>,
     pub(super) publish: Vec<Template>,
 }
 

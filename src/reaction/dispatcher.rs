@@ -273,7 +273,6 @@ impl Dispatcher {
         self.due |= claim.full;
         let now = Instant::now();
         metrics::dispatcher_state(self.in_flight, self.endpoints.circuits_open(now));
-        self.endpoints.forget_idle(*self.changes.borrow());
         for (id, more) in claim.counts() {
             self.endpoints.lane(id).more = more;
         }
@@ -288,6 +287,7 @@ impl Dispatcher {
                 }
             }
         }
+        self.endpoints.forget_idle(*self.changes.borrow());
         for id in lanes {
             self.pump(id);
         }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
@@ -17,11 +17,11 @@ use super::EngineSettings;
 use super::anomalies::Anomaly;
 use super::detection::Groups;
 use super::matching::{self, Asked};
-use super::ruleset::{ActiveRule, Ruleset};
+use super::ruleset::{ActiveRule, Call, Ruleset};
 use super::subjects::{Template, anomaly_subject};
 use super::view::View;
 use crate::bus::{Delivery, Receipt};
-use crate::event::EventRef;
+use crate::event::{EventRef, Int64};
 use crate::store::{AnomalyEvent, Effects, NewDelivery, OutboxMessage};
 
 /// Effects that are committed together; a batch that causes more is committed in parts.
@@ -137,7 +137,7 @@ impl<'a> Evaluation<'a> {
         self.evaluated += 1;
         let (delivery, candidates) = (asked.delivery, &asked.candidates);
         let view = View::of(event);
-        let mut json: Option<Box<RawValue>> = None;
+        let mut json = EventJson::default();
         let mut had_effect = false;
         let matched = match &asked.matched {
             Some(matched) => Cow::Borrowed(matched),
@@ -150,8 +150,7 @@ impl<'a> Evaluation<'a> {
                 continue;
             }
             had_effect = true;
-            let json = json.get_or_insert_with(|| view_json(event));
-            self.rule_matched(&rule, event, json);
+            self.rule_matched(&rule, event, &mut json);
         }
         for position in &candidates.anomalies {
             let anomaly = Arc::clone(&self.ruleset.anomalies[*position as usize]);
@@ -167,22 +166,28 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn rule_matched(&mut self, rule: &ActiveRule, event: &EventRef<'_>, json: &RawValue) {
-        let payload = RulePayload {
-            rule_id: rule.id,
-            rule_name: &rule.document.name,
-            event_id: event.id,
-            app_id: event.app_id,
-            device_id: event.device_id,
-            timestamp_ms: event.timestamp_ms,
-            correlation_id: event.correlation_id,
-            event: json,
-            triggered_at: self.now,
+    fn rule_matched(&mut self, rule: &ActiveRule, event: &EventRef<'_>, json: &mut EventJson) {
+        let triggered_at = self.now;
+        let mut payload = |int64| {
+            let payload = RulePayload {
+                rule_id: rule.id,
+                rule_name: &rule.document.name,
+                event_id: event.id,
+                app_id: event.app_id,
+                device_id: event.device_id,
+                timestamp_ms: Integer(event.timestamp_ms, int64),
+                correlation_id: event.correlation_id,
+                event: json.get(event, int64),
+                triggered_at,
+            };
+            to_raw_value(&payload)
         };
         // Strings, numbers and valid JSON always serialize.
-        let Ok(payload) = to_raw_value(&payload) else { return };
-        self.deliver(&rule.webhooks, Some(rule.id), None, event, &payload);
-        self.publish(&rule.publish, event, &payload);
+        let Ok(numbers) = payload(Int64::AsNumber) else { return };
+        let strings = has_strings(&rule.webhooks).then(|| payload(Int64::AsString)).and_then(Result::ok);
+        let bodies = Bodies { numbers: &numbers, strings: strings.as_deref() };
+        self.deliver(&rule.webhooks, Some(rule.id), None, event, &bodies);
+        self.publish(&rule.publish, event, &numbers);
     }
 
     fn detected(&mut self, anomaly: &Anomaly, event: &EventRef<'_>, details: serde_json::Value) {
@@ -202,7 +207,9 @@ impl<'a> Evaluation<'a> {
             detected_at: self.now,
         };
         if let Ok(payload) = to_raw_value(&record) {
-            self.deliver(&anomaly.webhooks, None, Some(anomaly.id), event, &payload);
+            let strings = has_strings(&anomaly.webhooks).then(|| with_strings(&record)).flatten();
+            let bodies = Bodies { numbers: &payload, strings: strings.as_deref() };
+            self.deliver(&anomaly.webhooks, None, Some(anomaly.id), event, &bodies);
             self.owe(anomaly_subject(event.app_id, &document.name), &payload);
             self.publish(&anomaly.publish, event, &payload);
         }
@@ -211,17 +218,18 @@ impl<'a> Evaluation<'a> {
 
     fn deliver(
         &mut self,
-        webhooks: &[Uuid],
+        calls: &[Call],
         rule_id: Option<Uuid>,
         anomaly_config_id: Option<Uuid>,
         event: &EventRef<'_>,
-        payload: &RawValue,
+        bodies: &Bodies<'_>,
     ) {
-        for webhook_id in webhooks {
+        for call in calls {
+            let payload = bodies.of(call.int64);
             self.bytes += payload.get().len();
             self.effects.deliveries.push(NewDelivery {
                 id: Uuid::now_v7(),
-                webhook_id: *webhook_id,
+                webhook_id: call.webhook,
                 rule_id,
                 anomaly_config_id,
                 event_id: event.id.to_owned(),
@@ -252,16 +260,68 @@ struct RulePayload<'a> {
     event_id: &'a str,
     app_id: &'a str,
     device_id: &'a str,
-    timestamp_ms: i64,
+    timestamp_ms: Integer,
     correlation_id: &'a str,
     event: &'a RawValue,
     triggered_at: Timestamp,
 }
 
-/// The rule view as text, written once however many rules match.
-fn view_json(event: &EventRef<'_>) -> Box<RawValue> {
-    let mut json = Vec::with_capacity(1_024 + 2 * event.payload.len());
-    event.write_view_json(&mut json);
-    let text = String::from_utf8(json).unwrap_or_default();
-    RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+/// A 64-bit integer as a webhook wants it.
+struct Integer(i64, Int64);
+
+impl Serialize for Integer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.1 {
+            Int64::AsNumber => serializer.serialize_i64(self.0),
+            Int64::AsString => serializer.collect_str(&self.0),
+        }
+    }
+}
+
+/// One body in both forms; the second is there when a webhook wants it.
+struct Bodies<'a> {
+    numbers: &'a RawValue,
+    strings: Option<&'a RawValue>,
+}
+
+impl Bodies<'_> {
+    fn of(&self, int64: Int64) -> &RawValue {
+        match int64 {
+            Int64::AsNumber => self.numbers,
+            Int64::AsString => self.strings.unwrap_or(self.numbers),
+        }
+    }
+}
+
+fn has_strings(calls: &[Call]) -> bool {
+    calls.iter().any(|call| call.int64 == Int64::AsString)
+}
+
+/// What a webhook receives from an anomaly, its only 64-bit integer of an event as a string.
+fn with_strings(record: &AnomalyEvent) -> Option<Box<RawValue>> {
+    let mut document = serde_json::to_value(record).ok()?;
+    document["timestamp_ms"] = record.timestamp_ms.to_string().into();
+    to_raw_value(&document).ok()
+}
+
+/// The rule view as text, each form written once however many rules match.
+#[derive(Default)]
+struct EventJson {
+    numbers: Option<Box<RawValue>>,
+    strings: Option<Box<RawValue>>,
+}
+
+impl EventJson {
+    fn get(&mut self, event: &EventRef<'_>, int64: Int64) -> &RawValue {
+        let form = match int64 {
+            Int64::AsNumber => &mut self.numbers,
+            Int64::AsString => &mut self.strings,
+        };
+        form.get_or_insert_with(|| {
+            let mut json = Vec::with_capacity(1_024 + 2 * event.payload.len());
+            event.write_view_json_with(&mut json, int64);
+            let text = String::from_utf8(json).unwrap_or_default();
+            RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+        })
+    }
 }

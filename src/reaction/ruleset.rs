@@ -4,7 +4,7 @@
 //! change since the last set is not compiled again. A document that no longer compiles is
 //! left out and named in the log, and the rest stays in force.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tracing::error;
@@ -14,11 +14,18 @@ use super::anomalies::{Anomaly, Detector};
 use super::index::{Filters, Index};
 use super::rules::Matcher;
 use super::subjects::Template;
-use crate::event::FieldError;
+use crate::event::{FieldError, Int64};
 use crate::store::{Actions, AnomalyConfig, NewRule, Page, PageRequest, Rule, Store, StoreError, Webhook};
 
 /// Documents read from the store at once.
 const PAGE_LIMIT: usize = 1_000;
+
+/// A webhook to call, and how its body has 64-bit integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) webhook: Uuid,
+    pub(super) int64: Int64,
+}
 
 /// A rule in force.
 pub(super) struct ActiveRule {
@@ -26,7 +33,7 @@ pub(super) struct ActiveRule {
     pub(super) document: NewRule,
     pub(super) matcher: Matcher,
     /// Those that there are. What a disabled one is owed waits until it is enabled.
-    pub(super) webhooks: Vec<Uuid>,
+    pub(super) webhooks: Vec<Call>,
     pub(super) publish: Vec<Template>,
 }
 
@@ -102,14 +109,14 @@ fn filters<'d>(app: &'d Option<String>, category: &'d Option<String>, event_type
     Filters { app: app.as_deref(), category: category.as_deref(), event_type: event_type.as_deref() }
 }
 
-fn compile_rule(rule: Rule, webhooks: Vec<Uuid>) -> Option<Arc<ActiveRule>> {
+fn compile_rule(rule: Rule, webhooks: Vec<Call>) -> Option<Arc<ActiveRule>> {
     let Rule { id, document, .. } = rule;
     let compiled = Matcher::compile(&document).and_then(|matcher| Ok((matcher, templates(&document.actions)?)));
     let (matcher, publish) = compiled.map_err(|errors| left_out("rule", id, &document.name, &errors)).ok()?;
     Some(Arc::new(ActiveRule { id, document, matcher, webhooks, publish }))
 }
 
-fn compile_anomaly(config: AnomalyConfig, webhooks: Vec<Uuid>) -> Option<Arc<Anomaly>> {
+fn compile_anomaly(config: AnomalyConfig, webhooks: Vec<Call>) -> Option<Arc<Anomaly>> {
     let AnomalyConfig { id, document, .. } = config;
     let compiled = Detector::compile(&document).and_then(|detector| Ok((detector, templates(&document.actions)?)));
     let (detector, publish) = compiled.map_err(|errors| left_out("anomaly", id, &document.name, &errors)).ok()?;
@@ -130,23 +137,27 @@ fn left_out(kind: &str, id: Uuid, name: &str, errors: &[FieldError]) {
 /// The webhooks that there are, by id and by name.
 struct Webhooks {
     ids: HashMap<String, Uuid>,
-    known: HashSet<Uuid>,
+    calls: HashMap<Uuid, Call>,
 }
 
 impl Webhooks {
     fn of(webhooks: Vec<Webhook>) -> Self {
-        let known = webhooks.iter().map(|webhook| webhook.id).collect();
+        let call = |webhook: &Webhook| {
+            let int64 = if webhook.document.int64_as_string { Int64::AsString } else { Int64::AsNumber };
+            (webhook.id, Call { webhook: webhook.id, int64 })
+        };
+        let calls = webhooks.iter().map(call).collect();
         let ids = webhooks.into_iter().map(|webhook| (webhook.document.name, webhook.id)).collect();
-        Self { ids, known }
+        Self { ids, calls }
     }
 
     /// Each once, in the order in which they were written.
-    fn called(&self, actions: &Actions) -> Vec<Uuid> {
+    fn called(&self, actions: &Actions) -> Vec<Call> {
         let mut found = Vec::new();
         for key in &actions.webhooks {
             let id = key.parse().ok().or_else(|| self.ids.get(key).copied());
-            if let Some(id) = id.filter(|id| self.known.contains(id) && !found.contains(id)) {
-                found.push(id);
+            if let Some(call) = id.and_then(|id| self.calls.get(&id)).filter(|call| !found.contains(*call)) {
+                found.push(*call);
             }
         }
         found
