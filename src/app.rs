@@ -8,6 +8,7 @@ mod engines;
 mod given_up;
 mod settings;
 mod starting;
+mod watched;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -39,9 +40,8 @@ use crate::{admin, gateway, http, metrics, reaction, sink};
 pub use engines::{How, StartFailure, migrate};
 
 use engines::{Choice, Engines};
+use watched::Watched;
 
-/// How often the backends are asked whether they are there.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// How often acknowledged events are looked for that may be purged, and gauges are set.
 const JANITOR_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -225,6 +225,7 @@ fn start_roles(
         store: engines.store.clone().filter(|_| choice.postgres),
         sink: engines.warehouse.is_some().then(|| status.clone()),
         warehouse: engines.warehouse.clone(),
+        dead_letters: (engines.warehouse.is_some() || engines.store.is_some()).then(|| engines.bus.clone()),
         readiness: readiness.clone(),
     };
     supervisor.supervise("readiness", move |stop| watched.clone().watch(stop));
@@ -300,52 +301,6 @@ fn start_webhooks(config: &Config, bus: Bus, store: Store, supervisor: &mut Supe
         }
     });
     Ok(())
-}
-
-/// The backends whose state readiness tells: those that can be away while the process is there.
-#[derive(Clone)]
-struct Watched {
-    bus: Option<Bus>,
-    store: Option<Store>,
-    sink: Option<SinkStatus>,
-    warehouse: Option<Warehouse>,
-    readiness: Readiness,
-}
-
-impl Watched {
-    async fn watch(self, stop: CancellationToken) -> anyhow::Result<()> {
-        loop {
-            let (bus, store) =
-                tokio::join!(async { Some(self.bus.as_ref()?.ping().await.map_err(|error| chain(&error))) }, async {
-                    Some(self.store.as_ref()?.ping().await.map_err(|error| chain(&error)))
-                },);
-            for (key, text) in self.bus.iter().flat_map(Bus::warnings) {
-                self.readiness.set_warning(key, text);
-            }
-            let warehouse = self.sink.as_ref().map(|sink| sink.trouble().map_or(Ok(()), Err));
-            for (component, state) in [("nats", bus), ("postgres", store), ("warehouse", warehouse)] {
-                if let Some(state) = state {
-                    self.tell(component, state);
-                }
-            }
-            if let Some(warehouse) = &self.warehouse {
-                self.readiness.set_warning("unreadable files", warehouse.damage());
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(WATCH_INTERVAL) => {}
-            }
-        }
-    }
-
-    fn tell(&self, component: &'static str, state: Result<(), String>) {
-        match (self.readiness.failing(component), &state) {
-            (false, Err(reason)) => warn!(component, reason, "unready"),
-            (true, Ok(())) => info!(component, "ready again"),
-            _ => {}
-        }
-        self.readiness.set(component, state);
-    }
 }
 
 fn start_admin(

@@ -149,6 +149,17 @@ pub fn sink_store_failures(kind: &'static str) {
     counter!("causality_sink_store_failures_total", "kind" => kind).increment(1);
 }
 
+/// Counts messages that went to the dead letters, by why: `refused`, `failed` or `fatal`.
+pub fn bus_dead_lettered(consumer: &str, reason: &'static str, count: u64) {
+    counter!("causality_bus_dead_lettered_total", "consumer" => consumer.to_owned(), "reason" => reason)
+        .increment(count);
+}
+
+/// Dead letters that are kept.
+pub fn bus_dead_letters(kept: u64) {
+    gauge!("causality_bus_dead_letters").set(kept as f64);
+}
+
 /// Counts messages that were looked up before they were written, and those whose sequence a file holds.
 pub fn sink_suspects(looked_up: u64, in_range: u64) {
     counter!("causality_sink_suspects_total").increment(looked_up);
@@ -287,6 +298,12 @@ const HELP: &[(Kind, &str, &str)] = {
         (Counter, "causality_sink_file_bytes_total", "Bytes of the Parquet files stored."),
         (Histogram, "causality_sink_store_seconds", "Time to store one Parquet file."),
         (Counter, "causality_sink_store_failures_total", "Attempts to store a file that failed, by kind of failure."),
+        (
+            Counter,
+            "causality_bus_dead_lettered_total",
+            "Messages that went to the dead letters, by consumer and reason: refused (cannot be read), failed, fatal.",
+        ),
+        (Gauge, "causality_bus_dead_letters", "Dead letters that are kept."),
         (
             Counter,
             "causality_sink_suspects_total",

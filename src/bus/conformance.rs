@@ -305,34 +305,97 @@ pub(crate) async fn what_is_given_back_comes_after_its_delay(fixture: Fixture) {
     assert_eq!((payloads(&late), late[0].delivery_count), (vec!["0".to_owned()], 2));
 }
 
-pub(crate) async fn buries_what_is_delivered_too_often(fixture: Fixture) {
+pub(crate) async fn buries_what_fails_too_often_and_nothing_else(fixture: Fixture) {
     let bus = &fixture.bus;
     let short = ConsumerSpec { ack_wait: Duration::from_millis(250), max_deliver: 2, ..spec("c", ">") };
     let mut subscription = bus.subscribe(short).await.unwrap();
     let stored = publish(bus, &[("a.nak", None, "nak"), ("a.silent", None, "silent"), ("a.good", None, "good")]).await;
     let acker = subscription.acker();
-    let mut deliveries = 0;
-    while bus.dead_letters(None, 10).await.unwrap().len() < 2 {
+    let mut silent = Vec::new();
+    while silent.len() < 6 {
         let fetched = tokio::time::timeout(Duration::from_millis(500), subscription.fetch(10, usize::MAX)).await;
         for delivery in fetched.map(Result::unwrap).unwrap_or_default() {
             match delivery.payload() {
                 b"good" => acker.ack(&[delivery.receipt]).await.unwrap(),
                 b"nak" => acker.nak(&[delivery.receipt], Duration::ZERO, "cannot decode").await.unwrap(),
-                _ => {}
+                _ => silent.push(delivery.isolated),
             }
-            deliveries += 1;
         }
     }
-    assert_eq!(deliveries, 5, "two of each bad one and one of the good one");
-    let mut letters = bus.dead_letters(None, 10).await.unwrap();
-    assert!(letters[0].id > letters[1].id, "newest first");
-    letters.sort_by_key(|letter| letter.sequence);
+    assert_eq!(silent[..4], [false, false, false, true], "isolated after three deliveries without an answer");
+    let letters = bus.dead_letters(None, 10).await.unwrap();
+    assert_eq!((letters.len(), bus.dead_letter_count().await.unwrap()), (1, 1));
     assert_eq!((letters[0].subject.as_str(), letters[0].reason.as_str()), ("a.nak", "cannot decode"));
     assert_eq!((letters[0].sequence, letters[0].delivery_count), (stored[0].sequence, 2));
-    assert_eq!((letters[1].subject.as_str(), &letters[1].payload[..]), ("a.silent", &b"silent"[..]));
-    assert!(!letters[1].reason.is_empty() && letters[1].consumer == "c");
-    let status = bus.status().await.unwrap();
-    assert_eq!((status.consumers[0].backlog, status.consumers[0].ack_floor), (0, 3));
+    assert_eq!(bus.status().await.unwrap().consumers[0].backlog, 1);
+}
+
+/// Subscriptions that end without an answer, again and again, as processes do that crash: those before any trial
+/// begins, and each that has the message `fatal`. Answers how many trials there were.
+pub(crate) async fn crash_on(bus: &Bus, spec: &ConsumerSpec, messages: usize, fatal: &str) -> usize {
+    let (mut trials, mut acknowledged) = (0, std::collections::BTreeSet::new());
+    let began = Instant::now();
+    let mut subscription = bus.subscribe(spec.clone()).await.unwrap();
+    while acknowledged.len() + bus.dead_letters(None, 10).await.unwrap().len() < messages {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} acknowledged", acknowledged.len());
+        let fetched = tokio::time::timeout(Duration::from_millis(500), subscription.fetch(100, usize::MAX)).await;
+        let Ok(fetched) = fetched.map(Result::unwrap) else { continue };
+        assert!(fetched.iter().all(|one| one.isolated == fetched[0].isolated), "isolated ones come alone");
+        if fetched[0].isolated {
+            trials += 1;
+            subscription.acker().begin_trial(&receipts(&fetched)).await;
+        }
+        if !fetched[0].isolated || payloads(&fetched).iter().any(|payload| payload == fatal) {
+            drop(subscription);
+            subscription = bus.subscribe(spec.clone()).await.unwrap();
+            continue;
+        }
+        subscription.acker().ack(&receipts(&fetched)).await.unwrap();
+        acknowledged.extend(fetched.iter().map(Delivery::sequence));
+    }
+    trials
+}
+
+pub(crate) async fn only_what_ends_the_process_alone_is_given_up(fixture: Fixture) {
+    let bus = &fixture.bus;
+    publish_numbers(bus, 0..16).await;
+    let short = ConsumerSpec { ack_wait: Duration::from_millis(400), max_deliver: 1, ..spec("c", ">") };
+    let trials = crash_on(bus, &short, 16, "5").await;
+    assert!(trials < 16, "{trials} trials of 16 messages");
+    let letters = bus.dead_letters(None, 10).await.unwrap();
+    let said: Vec<_> = letters.iter().map(|letter| (&letter.payload[..], letter.reason.contains("alone"))).collect();
+    assert_eq!(said, [(&b"5"[..], true)]);
+    assert_eq!((letters[0].consumer.as_str(), bus.status().await.unwrap().dead_letters), ("c", 1));
+    // An acknowledgement that the server has not counted yet may be on its way.
+    let began = Instant::now();
+    while bus.status().await.unwrap().consumers[0].backlog > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A stop in order, or a store that is away, is not the message's doing.
+pub(crate) async fn a_trial_that_is_withdrawn_does_not_count(mut fixture: Fixture) {
+    let short = ConsumerSpec { ack_wait: Duration::from_millis(300), ..spec("c", ">") };
+    publish_numbers(&fixture.bus, 0..1).await;
+    let mut isolated = 0;
+    for round in 0..20 {
+        if isolated == 5 {
+            break;
+        }
+        let mut subscription = fixture.bus.subscribe(short.clone()).await.unwrap();
+        let one = fetch(&mut subscription, 1).await;
+        if one[0].isolated {
+            isolated += 1;
+            subscription.acker().begin_trial(&receipts(&one)).await;
+            match round % 2 {
+                0 => subscription.acker().end_trial(crate::bus::TrialEnd::Withdrawn).await,
+                _ => fixture.reopen().await,
+            }
+        }
+    }
+    assert_eq!(isolated, 5);
+    assert_eq!(fixture.bus.dead_letter_count().await.unwrap(), 0);
 }
 
 pub(crate) async fn a_dead_letter_is_replayed_to_its_consumer_alone(mut fixture: Fixture) {
@@ -643,7 +706,9 @@ macro_rules! suite {
             redelivers_what_is_not_acknowledged => |_| {},
             a_renewed_lease_holds => |_| {},
             what_is_given_back_comes_after_its_delay => |_| {},
-            buries_what_is_delivered_too_often => |_| {},
+            buries_what_fails_too_often_and_nothing_else => |_| {},
+            only_what_ends_the_process_alone_is_given_up => |_| {},
+            a_trial_that_is_withdrawn_does_not_count => |_| {},
             a_dead_letter_is_replayed_to_its_consumer_alone => |_| {},
             dead_letters_are_purged_by_age => |_| {},
             an_id_is_stored_once => |_| {},

@@ -11,19 +11,22 @@ mod conformance;
 mod embedded;
 mod error;
 mod nats;
+mod receiving;
 mod settings;
 mod subject;
+mod trials;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::watch;
 
 pub use batch::Batch;
 pub use error::{BusError, BusErrorKind};
+use receiving::Receiving;
+pub use receiving::{Acker, Interest, Leased, Subscription};
 pub use settings::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
+pub use trials::TrialEnd;
 
 /// The bus, over the engine that the configuration chose. Cheap to clone.
 #[derive(Clone)]
@@ -74,7 +77,8 @@ pub struct ConsumerSpec {
     pub coarse: bool,
     /// A delivered message that is neither acknowledged nor renewed for this long is delivered again.
     pub ack_wait: Duration,
-    /// After this many deliveries a message goes to the dead letters.
+    /// A message that failed (see [`Acker::nak`]) this many times goes to the dead letters. A delivery that ended without
+    /// an answer is no failure.
     pub max_deliver: u32,
     /// Delivered and unacknowledged messages at which `fetch` waits.
     pub pending_max: usize,
@@ -94,6 +98,9 @@ pub struct Delivery {
     /// True when an earlier delivery may have been handled without the bus knowing it:
     /// the message is redelivered, or was already stored when this process connected.
     pub suspect: bool,
+    /// True for all messages of a fetch or for none: earlier deliveries may have ended the processes that had them, so
+    /// these are to be tried apart from others. See [`Acker::begin_trial`].
+    pub isolated: bool,
 }
 
 impl Delivery {
@@ -129,6 +136,7 @@ pub struct BusStatus {
     pub last_sequence: u64,
     /// Publishing is refused for want of room; why.
     pub full: Option<String>,
+    pub dead_letters: u64,
     pub consumers: Vec<ConsumerStatus>,
 }
 
@@ -157,6 +165,27 @@ pub struct DeadLetter {
     pub dead_at_ms: i64,
     #[serde(skip)]
     pub payload: Bytes,
+}
+
+/// Why a message is a dead letter; a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DeadReason {
+    /// A consumer said that no attempt will ever succeed.
+    Refused,
+    /// It failed `max_deliver` times.
+    Failed,
+    /// It ended the process each time that it was tried alone.
+    Fatal,
+}
+
+impl DeadReason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Fatal => "fatal",
+        }
+    }
 }
 
 impl Bus {
@@ -260,6 +289,14 @@ impl Bus {
         }
     }
 
+    /// How many messages are dead letters.
+    pub async fn dead_letter_count(&self) -> Result<u64, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => Ok(engine.dead_letter_count()),
+            Inner::Nats(engine) => engine.dead_letter_count().await,
+        }
+    }
+
     /// Newest first, ids below `before`.
     pub async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
         match &self.0 {
@@ -316,159 +353,6 @@ impl Bus {
         match &self.0 {
             Inner::Embedded(engine) => engine.close().await,
             Inner::Nats(engine) => engine.close().await,
-        }
-    }
-}
-
-/// The receiving side of one attachment to a durable consumer.
-pub struct Subscription(Receiving);
-
-enum Receiving {
-    Embedded(embedded::Subscription),
-    Nats(Box<nats::Subscription>),
-    NatsRanges(Box<nats::RangeSubscription>),
-}
-
-/// Whether a consumer wants messages at all. Asked before new ones are delivered, after it is known which they are.
-pub trait Interest: Send + Sync {
-    /// False: nothing that is on the bus by now and was not delivered yet is wanted. It is passed over.
-    fn is_any(&self) -> bool;
-
-    /// So many messages were passed over.
-    fn passed(&self, messages: u64);
-}
-
-impl Subscription {
-    /// Spares whom it has nothing to deliver to the deliveries and their answers. A bus that has to answer
-    /// each message to be done with it delivers all the same.
-    pub fn set_interest(&mut self, interest: Arc<dyn Interest>) {
-        match &mut self.0 {
-            Receiving::Embedded(subscription) => subscription.set_interest(interest),
-            Receiving::Nats(_) | Receiving::NatsRanges(_) => {}
-        }
-    }
-
-    /// Waits for at least one message; then what is at hand, up to both limits (at least one message). A fetch
-    /// that is cancelled loses nothing: the next one hands out what it had taken.
-    pub async fn fetch(&mut self, messages_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BusError> {
-        match &mut self.0 {
-            Receiving::Embedded(subscription) => subscription.fetch(messages_max, bytes_max).await,
-            Receiving::Nats(subscription) => subscription.fetch(messages_max, bytes_max).await,
-            Receiving::NatsRanges(subscription) => subscription.fetch(messages_max, bytes_max).await,
-        }
-    }
-
-    /// For a consumer that ends with nothing under way: what was fetched ahead for it, or belongs together with it, is
-    /// delivered again at once, not when its lease ends. The embedded bus fetches nothing ahead.
-    pub async fn give_back(&mut self) -> Result<(), BusError> {
-        match &mut self.0 {
-            Receiving::Embedded(_) => Ok(()),
-            Receiving::Nats(subscription) => subscription.give_back().await,
-            Receiving::NatsRanges(subscription) => subscription.give_back().await,
-        }
-    }
-
-    pub fn acker(&self) -> Acker {
-        match &self.0 {
-            Receiving::Embedded(subscription) => Acker(Answering::Embedded(subscription.acker())),
-            Receiving::Nats(subscription) => Acker(Answering::Nats(subscription.acker())),
-            Receiving::NatsRanges(subscription) => Acker(Answering::NatsRanges(subscription.acker())),
-        }
-    }
-
-    /// Names the life of the stream that the last fetch's messages are of; ask right after it.
-    pub fn stream_id(&self) -> String {
-        match &self.0 {
-            Receiving::Embedded(subscription) => subscription.stream_id(),
-            Receiving::Nats(subscription) => subscription.stream_id().to_owned(),
-            Receiving::NatsRanges(subscription) => subscription.stream_id().to_owned(),
-        }
-    }
-
-    /// The lease of what the last fetch brought; ask right after it.
-    pub fn leased(&self) -> Leased {
-        match &self.0 {
-            // The engine leases in the fetch itself, and forgets nothing before the process does.
-            Receiving::Embedded(_) => Leased { at: Instant::now(), epochs: None },
-            Receiving::Nats(subscription) => subscription.leased(),
-            Receiving::NatsRanges(subscription) => subscription.leased(),
-        }
-    }
-}
-
-/// Since when, and under what condition, messages are ours for an `ack_wait`.
-#[derive(Clone, Debug)]
-pub struct Leased {
-    /// No later than the moment at which the bus leased the oldest of them.
-    pub at: Instant,
-    /// Moves when the bus may have forgotten leases that have not lapsed; with the value that they were taken at.
-    epochs: Option<(watch::Receiver<u64>, u64)>,
-}
-
-impl Leased {
-    /// Takes the clock's word for it that the bus remembers.
-    #[cfg(test)]
-    pub(crate) fn since(at: Instant) -> Self {
-        Self { at, epochs: None }
-    }
-
-    /// The same lease, renewed at that moment.
-    pub fn renewed(self, at: Instant) -> Self {
-        Self { at, ..self }
-    }
-
-    /// False once the server may have crashed since: it may deliver the messages to somebody else at any time.
-    pub fn is_remembered(&self) -> bool {
-        self.epochs.as_ref().is_none_or(|(now, taken)| *now.borrow() == *taken)
-    }
-}
-
-/// Answers deliveries; usable from any task.
-#[derive(Clone)]
-pub struct Acker(Answering);
-
-#[derive(Clone)]
-enum Answering {
-    Embedded(embedded::Acker),
-    Nats(nats::Acker),
-    NatsRanges(nats::RangeAcker),
-}
-
-impl Acker {
-    /// Returns when the acknowledgement is durable. `LeaseLost` when any of them was already delivered again; the
-    /// others are acknowledged all the same. To acknowledge twice is no error.
-    pub async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
-        match &self.0 {
-            Answering::Embedded(acker) => acker.ack(receipts).await,
-            Answering::Nats(acker) => acker.ack(receipts).await,
-            Answering::NatsRanges(acker) => acker.ack(receipts).await,
-        }
-    }
-
-    /// Delivers them again after `delay`; past `max_deliver` they go to the dead letters with `reason`.
-    pub async fn nak(&self, receipts: &[Receipt], delay: Duration, reason: &str) -> Result<(), BusError> {
-        match &self.0 {
-            Answering::Embedded(acker) => acker.nak(receipts, delay, reason).await,
-            Answering::Nats(acker) => acker.nak(receipts, delay, reason).await,
-            Answering::NatsRanges(acker) => acker.nak(receipts, delay, reason).await,
-        }
-    }
-
-    /// Moves one message to the dead letters and acknowledges it, in one step.
-    pub async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
-        match &self.0 {
-            Answering::Embedded(acker) => acker.dead_letter(receipt, reason).await,
-            Answering::Nats(acker) => acker.dead_letter(receipt, reason).await,
-            Answering::NatsRanges(acker) => acker.dead_letter(receipt, reason).await,
-        }
-    }
-
-    /// Extends the leases to a full `ack_wait` from now. `LeaseLost` when any had lapsed.
-    pub async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
-        match &self.0 {
-            Answering::Embedded(acker) => acker.renew(receipts).await,
-            Answering::Nats(acker) => acker.renew(receipts).await,
-            Answering::NatsRanges(acker) => acker.renew(receipts).await,
         }
     }
 }

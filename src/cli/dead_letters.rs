@@ -14,7 +14,8 @@ use super::table::Table;
 /// List, show, replay, delete and purge messages that could not be handled
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-A message becomes a dead letter when a consumer cannot decode it, or has failed on it too often.
+A message becomes a dead letter when a consumer cannot decode it, has failed on it too often, or when it
+ended the process in each of three attempts to handle it alone.
 Replay hands it to that consumer again, and to no other.
 
 Examples:

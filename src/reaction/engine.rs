@@ -25,7 +25,7 @@ use super::ruleset::Ruleset;
 use super::{EngineSettings, ReactionError};
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::{
-    Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription,
+    Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription, TrialEnd,
 };
 use crate::metrics;
 use crate::store::{Recorded, Store, StoreError, StoreErrorKind};
@@ -84,17 +84,20 @@ pub async fn run_engine(
         bus,
         store,
         stop,
+        trying: false,
     };
     // Rules are compiled before the first event, so that it does not pay for them.
     engine.bring_up_to_date().await?;
     info!(rules = engine.ruleset.rules.len(), anomalies = engine.ruleset.anomalies.len(), "engine started");
     while let Some(batch) = engine.fetch(&mut subscription).await? {
         engine.follow(&subscription.stream_id());
+        if batch.first().is_some_and(|delivery| delivery.isolated) {
+            info!(messages = batch.len(), "messages that may have ended the process are tried apart from others");
+            engine.finish_beside().await;
+        }
         engine.settle(&batch).await?;
     }
-    while let Some(ended) = engine.beside.next().await {
-        engine.ended(ended);
-    }
+    engine.finish_beside().await;
     if let Err(error) = subscription.give_back().await {
         warn!(%error, "messages read ahead are not given back, they come again when their leases end");
     }
@@ -123,6 +126,8 @@ struct Engine {
     /// What goes on beside the judging.
     beside: FuturesUnordered<BoxFuture<'static, Beside>>,
     cleanup_at: Instant,
+    /// A trial of isolated messages is under way.
+    trying: bool,
 }
 
 /// What the bus is asked for.
@@ -205,6 +210,10 @@ impl Engine {
                 }
                 Err(error) => error,
             };
+            // That the store fails says nothing against a message.
+            if std::mem::take(&mut self.trying) {
+                self.acker.end_trial(TrialEnd::Withdrawn).await;
+            }
             // What was judged in vain is still in the groups: they come from the store again, and what may
             // have been committed after all is asked for.
             self.loaded = None;
@@ -223,8 +232,25 @@ impl Engine {
                 break;
             }
         }
+        // The next fetch ends it.
+        self.trying = false;
         self.answer(&batch[..settled], undecodable).await;
         Ok(())
+    }
+
+    /// Waits for the acknowledgements on their way.
+    async fn finish_beside(&mut self) {
+        while let Some(ended) = self.beside.next().await {
+            self.ended(ended);
+        }
+    }
+
+    /// Has it on record that isolated messages are tried.
+    async fn begin_trial(&mut self, batch: &[Delivery]) {
+        if batch.first().is_some_and(|delivery| delivery.isolated) && !std::mem::replace(&mut self.trying, true) {
+            let receipts: Vec<Receipt> = batch.iter().map(|delivery| delivery.receipt).collect();
+            self.acker.begin_trial(&receipts).await;
+        }
     }
 
     /// Judges the head of the messages and commits its effects; answers how many messages that were.
@@ -236,6 +262,7 @@ impl Engine {
     ) -> Result<usize, StoreError> {
         self.bring_up_to_date().await?;
         let mut consumed = self.already_consumed(batch, ask_all).await?;
+        self.begin_trial(batch).await;
         let decodable = undecodable.len();
         let mut refusals = 0;
         let floor = if self.acknowledged_floor > self.told_floor { self.acknowledged_floor } else { 0 };

@@ -1,6 +1,7 @@
-//! The open files, one a partition, and when each of them closes.
+//! The open files, one a partition, and when each of them closes; with more partitions than files may be open, the
+//! rows of the others are gathered first.
 //!
-//! Invariant: every message that was taken is in exactly one open batch or one closed file,
+//! Invariant: every message that was taken is gathered, in exactly one open batch or in one closed file,
 //! or is named in what [`OpenBatches::take`] returns. Knows nothing of disks and awaits
 //! nothing: the work here is the processor's.
 
@@ -11,9 +12,20 @@ use bytes::Bytes;
 
 use crate::bus::{Delivery, Leased, Receipt};
 use crate::event::EventRef;
+use crate::faults;
 use crate::warehouse::{EncodeSettings, Encoder, OpenFile, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
+use super::cold::{Cold, ColdRows};
 use super::lease::Lease;
+
+/// Rows and bytes of a partition without an open file at which it gets one.
+const COLD_ROWS_MAX: usize = 1_000;
+const COLD_BYTES_MAX: usize = 256 * 1024;
+/// Flush intervals that gathered rows wait, when they are of more partitions than files may be open.
+const COLD_INTERVALS: u32 = 6;
+/// Files and bytes of gathered rows that one job closes: many small files are larger than what they are made of.
+const COLD_FILES_MAX: usize = 256;
+const COLD_FILES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// When files close.
 #[derive(Clone, Debug)]
@@ -88,7 +100,9 @@ pub(super) struct OpenBatches {
     /// The open hours of each app, with their slots.
     apps: HashMap<String, Vec<(i64, usize)>>,
     open: usize,
+    /// Of the open files.
     memory_bytes: usize,
+    cold: Cold,
 }
 
 impl OpenBatches {
@@ -101,7 +115,12 @@ impl OpenBatches {
             apps: HashMap::new(),
             open: 0,
             memory_bytes: 0,
+            cold: Cold::default(),
         })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open == 0 && self.cold.rows() == 0
     }
 
     pub(super) fn len(&self) -> usize {
@@ -109,16 +128,22 @@ impl OpenBatches {
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.batches().map(|batch| batch.file.rows()).sum()
+        self.batches().map(|batch| batch.file.rows()).sum::<usize>() + self.cold.rows()
     }
 
-    /// Memory that the open files take, as of the last call of `take`.
+    /// Memory that the open files take, as of the last call of `take`, and the gathered rows.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.memory_bytes
+        self.memory_bytes + self.cold.memory_bytes()
+    }
+
+    /// Partitions whose rows are gathered.
+    #[cfg(test)]
+    pub(super) fn cold_partitions(&self) -> usize {
+        self.cold.partitions()
     }
 
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.batches().map(|batch| batch.opened_at).min()
+        self.batches().map(|batch| batch.opened_at).chain(self.cold.oldest()).min()
     }
 
     /// The next moment at which a batch is too old or a lease wants renewal.
@@ -127,7 +152,15 @@ impl OpenBatches {
             let closes_at = batch.opened_at + self.limits.age_max;
             batch.lease.renew_at().map_or(closes_at, |renew_at| renew_at.min(closes_at))
         };
-        self.batches().map(wake).min()
+        let cold_closes_at = self.cold.oldest().map(|oldest| oldest + self.cold_age_max());
+        let cold_renews_at = self.cold.lease().and_then(Lease::renew_at);
+        self.batches().map(wake).chain(cold_closes_at).chain(cold_renews_at).min()
+    }
+
+    /// The age at which gathered rows are written.
+    fn cold_age_max(&self) -> Duration {
+        let many = self.cold.partitions() > self.limits.open_partitions_max;
+        self.limits.age_max * if many { COLD_INTERVALS } else { 1 }
     }
 
     /// Adds the deliveries, which are ours by `leased`, leaving out those in `stored`.
@@ -149,22 +182,31 @@ impl OpenBatches {
         Ok(taken)
     }
 
-    /// Closes what is too old by `now`.
-    pub(super) fn close_old(&mut self, now: Instant) -> Result<Taken, WarehouseError> {
+    /// Closes what is too old by `now`; of what is gathered as much as one job closes, if there is `room` for it.
+    pub(super) fn close_old(&mut self, now: Instant, room: bool) -> Result<Taken, WarehouseError> {
         let old = |batch: &Batch| now.saturating_duration_since(batch.opened_at) >= self.limits.age_max;
         let old: Vec<usize> = self.slots_where(old);
         let mut taken = Taken::default();
         for slot in old {
             self.close(slot, Reason::Age, &mut taken)?;
         }
+        if room
+            && let Some(since) = now.checked_sub(self.cold_age_max())
+            && self.cold.oldest().is_some_and(|oldest| oldest <= since)
+        {
+            let due = self.cold.since(since);
+            self.close_cold(due, Reason::Age, &mut taken, |_| true)?;
+        }
         Ok(taken)
     }
 
+    /// All that is open, and as much of what is gathered as one job closes.
     pub(super) fn close_all(&mut self) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
         for slot in 0..self.slots.len() {
             self.close(slot, Reason::Stop, &mut taken)?;
         }
+        self.close_cold(self.cold.largest(), Reason::Stop, &mut taken, |_| true)?;
         Ok(taken)
     }
 
@@ -175,6 +217,18 @@ impl OpenBatches {
             let due = batch.lease.renew_at().is_none_or(|renew_at| renew_at <= now);
             due.then_some((slot, &batch.lease, batch.receipts.as_slice()))
         })
+    }
+
+    /// The lease of the gathered rows, when it wants renewal by `now`, with their messages.
+    pub(super) fn cold_lease_due(&self, now: Instant) -> Option<(&Lease, Vec<Receipt>)> {
+        let lease = self.cold.lease()?;
+        let due = lease.renew_at().is_none_or(|renew_at| renew_at <= now);
+        due.then(|| (lease, self.cold.receipts()))
+    }
+
+    /// Forgets the gathered rows when their messages will come again. Returns how many there were.
+    pub(super) fn give_up_cold(&mut self) -> usize {
+        self.cold.give_up_lapsed(Instant::now(), None)
     }
 
     /// Forgets a batch whose messages will come again. Returns its rows.
@@ -193,10 +247,18 @@ impl OpenBatches {
         let hour = hour_of(event.timestamp_ms, received_at_ms);
         let slot = match self.slot_of(event.app_id, hour) {
             Some(slot) => slot,
-            None => self.open(event.app_id, hour, leased, taken)?,
+            None if self.open >= self.limits.open_partitions_max => {
+                return self.gather(delivery, (event.app_id, hour), leased, taken);
+            }
+            None if self.cold.holds(event.app_id, hour) => match self.warm_up(event.app_id, hour, taken)? {
+                Some(slot) => slot,
+                None => self.open(event.app_id, hour, leased),
+            },
+            None => self.open(event.app_id, hour, leased),
         };
         let Some(batch) = &mut self.slots[slot] else { return Ok(()) };
         let origin = Origin { sequence: delivery.sequence(), received_at_ms };
+        faults::end_process_on("CAUSALITY_FAULT_SINK", delivery.payload());
         self.encoder.push(&mut batch.file, event, origin)?;
         batch.receipts.push(delivery.receipt);
         if !batch.grown {
@@ -214,13 +276,80 @@ impl OpenBatches {
         hours.iter().find(|(open, _)| *open == hour).map(|(_, slot)| *slot)
     }
 
-    fn open(&mut self, app_id: &str, hour: i64, leased: &Leased, taken: &mut Taken) -> Result<usize, WarehouseError> {
-        if self.open >= self.limits.open_partitions_max {
-            let age = |slot: &usize| self.slots[*slot].as_ref().map(|batch| batch.opened_at);
-            if let Some(oldest) = self.slots_where(|_| true).into_iter().min_by_key(age) {
-                self.close(oldest, Reason::Partitions, taken)?;
+    /// Keeps a row for later; its partition gets a file in place of the smallest open one when it has enough.
+    fn gather(
+        &mut self,
+        delivery: &Delivery,
+        (app_id, hour): (&str, i64),
+        leased: &Leased,
+        taken: &mut Taken,
+    ) -> Result<(), WarehouseError> {
+        let (rows, bytes) = self.cold.push((app_id, hour), delivery, leased, self.limits.ack_wait);
+        if rows < COLD_ROWS_MAX.min(self.limits.rows_max) && bytes < COLD_BYTES_MAX {
+            return Ok(());
+        }
+        let rows_of = |slot: &usize| self.slots[*slot].as_ref().map(|batch| batch.file.rows());
+        if let Some(smallest) = self.slots_where(|_| true).into_iter().min_by_key(rows_of) {
+            self.close(smallest, Reason::Partitions, taken)?;
+        }
+        self.warm_up(app_id, hour, taken).map(drop)
+    }
+
+    /// Opens a file with the gathered rows of a partition. None when there are none that are still ours.
+    fn warm_up(&mut self, app_id: &str, hour: i64, taken: &mut Taken) -> Result<Option<usize>, WarehouseError> {
+        let leased = self.cold.lease().filter(|lease| lease.holds(Instant::now())).and_then(Lease::leased);
+        let Some(rows) = self.cold.take(app_id, hour) else { return Ok(None) };
+        let Some(leased) = leased else {
+            taken.lapsed_rows += rows.len();
+            return Ok(None);
+        };
+        let slot = self.open(app_id, hour, &leased);
+        self.fill(slot, &rows, taken)?;
+        Ok(Some(slot))
+    }
+
+    fn fill(&mut self, slot: usize, rows: &ColdRows, taken: &mut Taken) -> Result<(), WarehouseError> {
+        let Some(batch) = &mut self.slots[slot] else { return Ok(()) };
+        batch.opened_at = rows.since;
+        batch.receipts.reserve_exact(rows.len());
+        for (payload, received_at_ms, receipt) in rows.each() {
+            match EventRef::decode_admitted(payload) {
+                Ok(event) => {
+                    let origin = Origin { sequence: receipt.sequence, received_at_ms };
+                    self.encoder.push(&mut batch.file, &event, origin)?;
+                    batch.receipts.push(receipt);
+                }
+                Err(error) => taken.unreadable.push((receipt, error.to_string())),
             }
         }
+        batch.grown = true;
+        Ok(())
+    }
+
+    /// Writes gathered partitions, as many as one job closes and `wanted` asks for.
+    fn close_cold(
+        &mut self,
+        partitions: Vec<Partition>,
+        reason: Reason,
+        taken: &mut Taken,
+        wanted: impl Fn(&Self) -> bool,
+    ) -> Result<(), WarehouseError> {
+        let (mut files, mut bytes) = (0, 0);
+        for Partition { app_id, hour } in partitions {
+            if files == COLD_FILES_MAX || bytes >= COLD_FILES_BYTES_MAX || !wanted(self) {
+                break;
+            }
+            let closed = taken.closed.len();
+            if let Some(slot) = self.warm_up(&app_id, hour, taken)? {
+                self.close(slot, reason, taken)?;
+            }
+            files += 1;
+            bytes += taken.closed[closed..].iter().map(|closed| closed.file.len()).sum::<usize>();
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, app_id: &str, hour: i64, leased: &Leased) -> usize {
         let batch = Batch {
             partition: Partition { app_id: app_id.to_owned(), hour },
             file: self.encoder.open(),
@@ -237,7 +366,7 @@ impl OpenBatches {
         self.slots[slot] = Some(batch);
         self.apps.entry(app_id.to_owned()).or_default().push((hour, slot));
         self.open += 1;
-        Ok(slot)
+        slot
     }
 
     /// Measures what has grown and closes what is too large, the largest first.
@@ -246,7 +375,8 @@ impl OpenBatches {
         for (slot, batch) in self.slots.iter_mut().enumerate() {
             let Some(batch) = batch.as_mut().filter(|batch| batch.grown) else { continue };
             batch.grown = false;
-            let bytes = batch.file.memory_bytes() + batch.receipts.capacity() * size_of::<Receipt>();
+            let bytes =
+                size_of::<Batch>() + batch.file.memory_bytes() + batch.receipts.capacity() * size_of::<Receipt>();
             self.memory_bytes = self.memory_bytes + bytes - batch.memory_bytes;
             batch.memory_bytes = bytes;
             if batch.file.encoded_bytes() >= self.limits.file_bytes_max {
@@ -255,6 +385,12 @@ impl OpenBatches {
         }
         for slot in full {
             self.close(slot, Reason::Bytes, taken)?;
+        }
+        // Gathered rows go first where they take much, some more than must, so that the next job need not look again.
+        if self.memory_bytes() > self.limits.open_bytes_max && self.cold.memory_bytes() > self.limits.open_bytes_max / 4
+        {
+            let enough = self.limits.open_bytes_max - self.limits.open_bytes_max / 8;
+            self.close_cold(self.cold.largest(), Reason::Memory, taken, |batches| batches.memory_bytes() > enough)?;
         }
         if self.memory_bytes > self.limits.open_bytes_max {
             let mut largest = self.slots_where(|_| true);
@@ -294,6 +430,7 @@ impl OpenBatches {
             !batch.lease.holds(now) || (!again.is_empty() && repeated())
         });
         taken.lapsed_rows += lapsed.into_iter().map(|slot| self.give_up(slot)).sum::<usize>();
+        taken.lapsed_rows += self.cold.give_up_lapsed(now, (!again.is_empty()).then_some(&again));
     }
 
     fn remove(&mut self, slot: usize) -> Option<Batch> {

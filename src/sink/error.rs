@@ -21,6 +21,15 @@ impl SinkError {
     pub fn is_fsync(&self) -> bool {
         matches!(self, Self::Warehouse(error) if error.kind == WarehouseErrorKind::Fsync)
     }
+
+    /// Whether what the messages hold may be the cause.
+    pub(super) fn is_of_messages(&self) -> bool {
+        match self {
+            Self::Defect => true,
+            Self::Warehouse(error) => error.kind == WarehouseErrorKind::Encode,
+            Self::Bus(_) | Self::StopTimedOut { .. } => false,
+        }
+    }
 }
 
 impl std::fmt::Display for SinkError {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::backoff::random_unit;
-use crate::bus::{Acker, BusError, BusErrorKind, Delivery, Leased, Receipt, Subscription};
+use crate::bus::{Acker, BusError, BusErrorKind, Delivery, Leased, Receipt, Subscription, TrialEnd};
 use crate::metrics;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
@@ -80,7 +80,7 @@ pub(super) async fn look_up(
     }
     let lease = Lease::new(leased.clone(), ack_wait);
     let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-    match lease.keep(&acker, &receipts, stored(&warehouse, &deliveries, &status)).await {
+    match lease.keep(&acker, &receipts, stored(&warehouse, &deliveries, &acker, &status)).await {
         Ok(stored) => Ok(Chunk { stored: stored?, leased: lease.leased().unwrap_or(leased), deliveries }),
         Err(_) => {
             warn!(messages = deliveries.len(), "messages given up: their leases lapsed while they were looked up");
@@ -90,10 +90,11 @@ pub(super) async fn look_up(
     }
 }
 
-/// Asks until the warehouse answers: what cannot be looked up must not be written.
+/// Asks until the warehouse answers: what cannot be looked up must not be written. A trial does not begin before.
 async fn stored(
     warehouse: &Warehouse,
     deliveries: &[Delivery],
+    acker: &Acker,
     status: &WorkerStatus,
 ) -> Result<HashSet<u64>, SinkError> {
     let mut attempt = 0;
@@ -102,11 +103,16 @@ async fn stored(
             Ok(stored) => {
                 if attempt > 0 {
                     status.recovered();
+                    if deliveries.first().is_some_and(|delivery| delivery.isolated) {
+                        let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
+                        acker.begin_trial(&receipts).await;
+                    }
                 }
                 return Ok(stored);
             }
             Err(error) => {
                 attempt += 1;
+                acker.end_trial(TrialEnd::Withdrawn).await;
                 metrics::sink_store_failures(error.kind.name());
                 match error.kind {
                     WarehouseErrorKind::Corrupt if attempt == 1 => error!(%error, "suspects could not be looked up"),

@@ -12,7 +12,9 @@
 //! [`Sink::step`] owns all of them. A process may run several
 //! such loops ([`workers`]), which are to the bus and to one another as sinks of several processes.
 
+mod alone;
 mod batches;
+mod cold;
 mod error;
 mod fetch;
 mod late_files;
@@ -24,6 +26,8 @@ mod upload;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_cold;
 #[cfg(test)]
 mod tests_restart;
 #[cfg(test)]
@@ -48,9 +52,10 @@ use crate::metrics;
 use crate::wait::sleep_until;
 use crate::warehouse::{EncodeSettings, Warehouse, WarehouseError};
 
+use alone::Alone;
 use batches::{Limits, OpenBatches, Taken};
 use fetch::{Chunk, Fetched};
-use upload::Uploaded;
+use upload::{UPLOAD_BYTES, Uploaded};
 
 pub use error::SinkError;
 pub use late_files::settle_abandoned;
@@ -127,6 +132,9 @@ impl Worker {
         sink.tidy(stop.clone());
         status.update(|figures| figures.running = true);
         let ended = sink.run(&stop).await;
+        if ended.as_ref().is_err_and(|error| !error.is_of_messages()) {
+            alone::withdraw(&sink.acker).await;
+        }
         status.stopped();
         ended
     }
@@ -150,6 +158,8 @@ struct Sink {
     looks: FuturesOrdered<Boxed<Result<Chunk, SinkError>>>,
     /// Looked up while a job was running; the oldest first.
     waiting: VecDeque<Chunk>,
+    /// Fetched to be tried apart from others; nothing is fetched meanwhile.
+    alone: Option<Alone>,
     /// Messages in the last fetch.
     last_fetched: usize,
     /// Absent while a job has them.
@@ -196,6 +206,7 @@ impl Sink {
             ended: CancellationToken::new(),
             looks: FuturesOrdered::new(),
             waiting: VecDeque::new(),
+            alone: None,
             last_fetched: 0,
             batches: Some(OpenBatches::new(limits, encode)?),
             job: None,
@@ -248,7 +259,7 @@ impl Sink {
             while Instant::now() < gather_until {
                 match tokio::time::timeout(DRAINED_AFTER, self.step(true)).await {
                     Ok(step) => gathered |= step? == Step::Fetched,
-                    Err(_) if self.job.is_none() && self.chunks() == 0 && self.has_room() => break,
+                    Err(_) if self.is_idle() && self.has_room() => break,
                     // Still looking up, encoding, or waiting for uploads to make room.
                     Err(_) => {}
                 }
@@ -263,14 +274,18 @@ impl Sink {
     /// Writes out everything that was fetched. True when a fetch that was under way brought more.
     async fn flush(&mut self) -> Result<bool, SinkError> {
         let mut gathered = false;
-        while self.job.is_some() || self.chunks() > 0 {
+        while self.job.is_some() || self.chunks() > 0 || self.alone.is_some() {
             gathered |= self.step(false).await? == Step::Fetched;
         }
-        self.start_job(OpenBatches::close_all);
-        while self.job.is_some() || !self.uploads.is_empty() {
-            gathered |= self.step(false).await? == Step::Fetched;
+        loop {
+            self.start_job(OpenBatches::close_all);
+            while self.job.is_some() || !self.uploads.is_empty() {
+                gathered |= self.step(false).await? == Step::Fetched;
+            }
+            if self.chunks() > 0 || self.batches.as_ref().is_none_or(OpenBatches::is_empty) {
+                return Ok(gathered);
+            }
         }
-        Ok(gathered)
     }
 
     /// Starts what can start, then waits until one thing has come to its end. Loses nothing
@@ -281,12 +296,15 @@ impl Sink {
         {
             self.start_job(move |batches| batches.take(&chunk.deliveries, &chunk.leased, &chunk.stored));
         }
+        self.go_on_alone();
+        let fetching = fetching && self.alone.is_none();
         if fetching && self.chunks() < CHUNKS_MAX && self.waiting.len() < WAITING_MAX && self.has_room() {
             self.start_fetch();
         }
         let pause_to = self.woke_at.map(|woke_at| woke_at + WAKE_PAUSE);
-        let wake_at =
-            self.batches.as_ref().and_then(OpenBatches::wake_at).map(|at| pause_to.map_or(at, |to| at.max(to)));
+        let wakes =
+            [self.batches.as_ref().and_then(OpenBatches::wake_at), self.alone.as_ref().and_then(Alone::renew_at)];
+        let wake_at = wakes.into_iter().flatten().min().map(|at| pause_to.map_or(at, |to| at.max(to)));
         let step = tokio::select! {
             fetched = next(&mut self.fetch) => {
                 self.fetched(fetched)?;
@@ -302,7 +320,7 @@ impl Sink {
             }
             Some(uploaded) = self.uploads.next(), if !self.uploads.is_empty() => {
                 self.writing_files -= usize::from(uploaded.file_bytes > 0);
-                self.writing_bytes -= uploaded.file_bytes;
+                self.writing_bytes -= uploaded.file_bytes + UPLOAD_BYTES * usize::from(uploaded.file_bytes > 0);
                 uploaded.result?;
                 Step::Other
             }
@@ -317,6 +335,15 @@ impl Sink {
 
     fn has_room(&self) -> bool {
         self.open_bytes + self.writing_bytes < self.settings.memory_bytes_max
+    }
+
+    /// Files that are made of little may be larger than that.
+    pub(super) fn has_room_to_write(&self) -> bool {
+        self.writing_bytes < self.settings.memory_bytes_max / 4
+    }
+
+    fn is_idle(&self) -> bool {
+        self.job.is_none() && self.chunks() == 0 && self.alone.is_none()
     }
 
     /// Chunks that no job has taken yet.
@@ -337,6 +364,10 @@ impl Sink {
         self.subscription = Some(fetched.subscription);
         let deliveries = fetched.deliveries?;
         self.last_fetched = deliveries.len();
+        if deliveries.first().is_some_and(|delivery| delivery.isolated) {
+            self.alone = Some(Alone::new(deliveries, leased, self.settings.ack_wait));
+            return Ok(());
+        }
         let stored_in = (self.warehouse.clone(), self.status.clone());
         let look = fetch::look_up(deliveries, leased, self.settings.ack_wait, self.acker.clone(), stored_in);
         self.looks.push_back(Box::pin(look));
@@ -386,7 +417,7 @@ impl Sink {
         }
         for closed in taken.closed {
             self.writing_files += 1;
-            self.writing_bytes += closed.file.len();
+            self.writing_bytes += closed.file.len() + UPLOAD_BYTES;
             let (warehouse, acker) = (self.warehouse.clone(), self.acker.clone());
             let upload = upload::upload(closed, warehouse, acker, self.writers.clone(), self.status.clone());
             self.uploads.push(Box::pin(upload));
@@ -410,6 +441,7 @@ impl Sink {
 
     /// Renews leases and closes what is old enough. A job that runs meanwhile comes first.
     async fn wake(&mut self) {
+        self.renew_alone().await;
         let Some(batches) = &mut self.batches else { return };
         self.woke_at = Some(Instant::now());
         let mut lapsed = Vec::new();
@@ -418,12 +450,18 @@ impl Sink {
                 lapsed.push(slot);
             }
         }
-        let rows: usize = lapsed.into_iter().map(|slot| batches.give_up(slot)).sum();
+        let mut rows: usize = lapsed.into_iter().map(|slot| batches.give_up(slot)).sum();
+        if let Some((lease, receipts)) = batches.cold_lease_due(Instant::now())
+            && lease.renew(&self.acker, &receipts).await.is_err()
+        {
+            rows += batches.give_up_cold();
+        }
         if rows > 0 {
             warn!(rows, "rows given up: the leases of their messages lapsed");
             metrics::sink_lapsed_rows(rows as u64);
         }
-        self.start_job(|batches| batches.close_old(Instant::now()));
+        let room = self.has_room_to_write();
+        self.start_job(move |batches| batches.close_old(Instant::now(), room));
     }
 
     fn report(&self) {

@@ -17,10 +17,10 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Encoded bytes at which a file closes.
     pub file_bytes_max: usize,
-    /// Open files and files being written, together; at half of it the largest open file
-    /// closes, at all of it fetching waits.
+    /// Open files, rows that wait for one, and files being written, together; at half of it the largest of the first two
+    /// are written, at all of it fetching waits.
     pub memory_bytes_max: usize,
-    /// Files open at once; beyond it the oldest closes.
+    /// Files open at once; rows of further partitions are gathered until there are enough for a file.
     pub open_partitions_max: usize,
     pub fetch_messages_max: usize,
     pub fetch_bytes_max: usize,
@@ -48,7 +48,7 @@ impl Default for Settings {
             flush_interval: Duration::from_secs(5),
             file_bytes_max: 64 * 1024 * 1024,
             memory_bytes_max: 96 * 1024 * 1024,
-            open_partitions_max: 8_192,
+            open_partitions_max: 256,
             fetch_messages_max: 20_000,
             fetch_bytes_max: 4 * 1024 * 1024,
             ack_wait: Duration::from_secs(30),

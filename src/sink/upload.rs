@@ -29,6 +29,9 @@ pub(super) const RETRY: Backoff =
 /// Attempts to acknowledge what is stored; after that the messages come again and are found.
 const ACK_ATTEMPTS_MAX: u32 = 16;
 
+/// What a file on its way takes beside its bytes.
+pub(super) const UPLOAD_BYTES: usize = 4 * 1024;
+
 /// What became of one file.
 pub(super) struct Uploaded {
     pub(super) file_bytes: usize,

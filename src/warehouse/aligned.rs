@@ -33,7 +33,14 @@ impl AlignedFile {
         &mut self.memory[self.start..]
     }
 
+    /// What is much shorter than the memory that was made ready for it moves to memory of its own.
     pub(super) fn into_bytes(self) -> Bytes {
+        let held = &self.memory[self.start..];
+        if held.len() < self.memory.capacity() / 2 {
+            let mut exact = Self::with_capacity(held.len());
+            exact.memory.extend_from_slice(held);
+            return Bytes::from(exact.memory).slice(exact.start..);
+        }
         Bytes::from(self.memory).slice(self.start..)
     }
 }

@@ -169,6 +169,18 @@ impl Server {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Starts the process again whenever it has ended, as a service manager does.
+    pub(crate) fn keep_alive_until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let started = Instant::now();
+        while !done(self) {
+            assert!(started.elapsed() < 2 * PATIENCE, "in vain until {what}; log in {}", self.dir.display());
+            if self.has_ended() {
+                self.relaunch();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// SIGTERM; the exit status, which must come within `limit`.
     pub(crate) fn terminate(&mut self, limit: Duration) -> ExitStatus {
         signal(self.pid(), "TERM");

@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("role", &[]),
     ("config", &[]),
     ("memory", &[]),
+    ("faults", &[]),
     ("telemetry", &["config", "metrics"]),
     ("supervisor", &["backoff", "metrics"]),
     ("bus", &["event", "metrics", "backoff", "sqlite", "supervisor", "wait"]),
@@ -22,8 +23,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("warehouse", &["event", "metrics", "backoff", "causes", "supervisor"]),
     ("http", &["event", "metrics", "supervisor"]),
     ("gateway", &["bus", "http", "event", "metrics", "causes", "supervisor"]),
-    ("sink", &["bus", "warehouse", "event", "metrics", "backoff", "supervisor", "wait"]),
-    ("reaction", &["bus", "store", "event", "metrics", "backoff", "supervisor"]),
+    ("sink", &["bus", "warehouse", "event", "faults", "metrics", "backoff", "supervisor", "wait"]),
+    ("reaction", &["bus", "store", "event", "faults", "metrics", "backoff", "supervisor"]),
     ("admin", &["bus", "store", "http", "event", "metrics", "backoff", "moment", "supervisor"]),
     // The composition root, and the commands that start it or speak to it.
     (

@@ -13,6 +13,7 @@ mod full_stream;
 mod harness;
 mod imports;
 mod keys;
+mod killed;
 mod load;
 mod main_job;
 mod object_faults;

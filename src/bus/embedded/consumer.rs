@@ -3,7 +3,7 @@
 //! Invariant: a message is settled here only after its acknowledgement is on disk (passing over what the
 //! filter leaves out aside, which can be done again). Decides; the subscription waits and the writer stores.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,14 +16,11 @@ use super::tail::{self, Tail};
 use super::window::{Slot, State, Window};
 use crate::bus::batch::{self, FLAG_REPLAY};
 use crate::bus::subject::Filter;
+use crate::bus::trials::{Book, SUSPECT_AFTER, TrialEnd};
 use crate::bus::{ConsumerSpec, Delivery, Interest, Receipt};
 
 /// The unit of deadlines: 2.7 years fit.
 const TICK: Duration = Duration::from_millis(20);
-/// Recovered deliveries (the process ended before they were answered) after which a message is given up.
-/// They count apart from `max_deliver`: a process that is killed often must not lose what it holds, and a
-/// message that kills the process must not do so for ever.
-const CRASHES_MAX: u8 = 64;
 /// The least lease that is left to a message whose acknowledgement could not be stored.
 const RELEASE_DELAY: Duration = Duration::from_secs(1);
 /// Deliveries that a fetch makes room for in one step.
@@ -52,6 +49,19 @@ pub(super) struct Mind {
     recorded_high: u64,
     /// The last message that was passed over for want of interest.
     passed_to: u64,
+    trials: Trials,
+}
+
+/// The suspects of a consumer.
+#[derive(Default)]
+struct Trials {
+    book: Book,
+    /// The book is not on disk as it is.
+    unstored: bool,
+    /// Suspects that have rested since the start.
+    rested: HashSet<u64>,
+    /// Trials under way.
+    open: Vec<Vec<u64>>,
 }
 
 /// The limits and circumstances of one fetch.
@@ -70,8 +80,8 @@ pub(super) struct Request<'a> {
 /// What a fetch found.
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
-    /// Deliveries, or messages that were delivered too often and are now to be buried.
-    Some { exhausted: Vec<u64> },
+    /// Deliveries, or messages that ended the process too often and are now to be buried.
+    Some { fatal: Vec<u64> },
     /// The group that holds this sequence has to be read from the file.
     Load(u64),
     /// Nothing, before this tick if any.
@@ -103,7 +113,7 @@ fn after(now: u32, wait: Duration) -> u32 {
 }
 
 impl Consumer {
-    pub(super) fn new(name: String, filter: (String, Filter), window: Window) -> Arc<Self> {
+    pub(super) fn new(name: String, filter: (String, Filter), window: Window, book: Book) -> Arc<Self> {
         let recorded_high = window.next() - 1;
         let state = Mind {
             filter_text: filter.0,
@@ -115,6 +125,7 @@ impl Consumer {
             loaded: VecDeque::new(),
             recorded_high,
             passed_to: 0,
+            trials: Trials { book, ..Trials::default() },
         };
         Arc::new(Self { name, wake: Notify::new(), state: Mutex::new(state) })
     }
@@ -141,40 +152,70 @@ impl Mind {
         &self.window
     }
 
-    /// Finds what to deliver: first what is due again, then what is new.
+    /// Finds what to deliver: suspects that are due, alone; or what else is due again, then what is new.
     pub(super) fn take(&mut self, name: &str, request: &Request<'_>, out: &mut Vec<Delivery>) -> Found {
         let mut room = Room { messages: request.messages_max.max(1), bytes: request.bytes_max };
-        let mut exhausted = Vec::new();
-        if let Some(missing) = self.take_due(request, &mut room, &mut exhausted, out)
-            && out.is_empty()
-            && exhausted.is_empty()
-        {
-            return Found::Load(missing);
+        let (suspects, due) = self.due(request.now, room.messages);
+        let (isolated, fatal) = self.choose(request.now, &suspects);
+        let mut missing = self.take_due(&isolated, request, &mut room, out);
+        out.iter_mut().for_each(|delivery| delivery.isolated = true);
+        if missing.is_none() && out.is_empty() {
+            missing = self.take_due(&due, request, &mut room, out);
+            if missing.is_none() || !out.is_empty() {
+                missing = self.take_new(name, request, &mut room, out);
+            }
         }
-        let missing = self.take_new(name, request, &mut room, out);
         match missing {
-            _ if !out.is_empty() || !exhausted.is_empty() => Found::Some { exhausted },
+            _ if !out.is_empty() || !fatal.is_empty() => Found::Some { fatal },
             Some(missing) => Found::Load(missing),
             None => Found::Nothing(self.window.due()),
         }
     }
 
+    /// What is due again: suspects, and others. Whatever is leased still was not answered.
+    fn due(&mut self, now: u32, max: usize) -> (Vec<u64>, Vec<u64>) {
+        let due = self.window.take_due(now, max);
+        for sequence in &due {
+            let slot = self.window.get(*sequence);
+            if slot.state == State::Leased {
+                let unanswered = slot.unanswered.saturating_add(1);
+                self.window.update(*sequence, Slot { state: State::Waiting, unanswered, ..slot });
+            }
+        }
+        due.into_iter().partition(|sequence| u32::from(self.window.get(*sequence).unanswered) >= SUSPECT_AFTER)
+    }
+
+    /// Which suspects are tried next, and which are given up.
+    fn choose(&mut self, now: u32, suspects: &[u64]) -> (Vec<u64>, Vec<u64>) {
+        if suspects.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
+        // A trial whose messages are due again is under way no more.
+        self.trials.open.retain(|open| !open.iter().any(|message| suspects.binary_search(message).is_ok()));
+        let choice = self.trials.book.choose(suspects, &self.trials.rested);
+        for sequence in &choice.fatal {
+            let slot = self.window.get(*sequence);
+            self.window.update(*sequence, Slot { state: State::Settling, ..slot });
+        }
+        for (sequence, rest) in choice.resting {
+            self.trials.rested.insert(sequence);
+            let slot = self.window.get(sequence);
+            self.window.update(sequence, Slot { deadline: after(now, rest), ..slot });
+        }
+        (choice.next, choice.fatal)
+    }
+
     /// The sequence whose group is missing, if one is.
     fn take_due(
         &mut self,
+        due: &[u64],
         request: &Request<'_>,
         room: &mut Room,
-        exhausted: &mut Vec<u64>,
         out: &mut Vec<Delivery>,
     ) -> Option<u64> {
         let mut current: Option<Arc<Group>> = None;
-        for sequence in self.window.take_due(request.now, room.messages) {
+        for sequence in due.iter().copied() {
             let slot = self.window.get(sequence);
-            if self.is_exhausted(slot) {
-                self.window.update(sequence, Slot { state: State::Settling, ..slot });
-                exhausted.push(sequence);
-                continue;
-            }
             let found = current.take().filter(|group| group.record(sequence).is_some());
             let Some(group) = found.or_else(|| self.find(request.tail, sequence)) else { return Some(sequence) };
             let record = group.record(sequence)?;
@@ -213,7 +254,7 @@ impl Mind {
                 if !room.admits(record.len(), out.is_empty()) {
                     return None;
                 }
-                self.window.push(Slot { state: State::Leased, crashes: 0, count: 1, deadline });
+                self.window.push(Slot { state: State::Leased, unanswered: 0, count: 1, deadline });
                 out.push(delivery(&group, sequence, record, 1, request.suspect_to));
             }
         }
@@ -240,10 +281,6 @@ impl Mind {
             0 => self.filter.matches(&data[layout.subject]),
             _ => &data[layout.message_id] == name.as_bytes(),
         }
-    }
-
-    fn is_exhausted(&self, slot: Slot) -> bool {
-        u32::from(slot.count.saturating_sub(u16::from(slot.crashes))) >= self.max_deliver || slot.crashes >= CRASHES_MAX
     }
 
     fn find(&self, tail: &Mutex<Tail>, sequence: u64) -> Option<Arc<Group>> {
@@ -286,16 +323,18 @@ impl Mind {
         answered
     }
 
-    /// Gives deliveries back; those that were delivered too often are marked as settling, to be buried.
+    /// Gives failed deliveries back; those that failed too often are marked as settling, to be buried.
     pub(super) fn give_back(&mut self, receipts: &[Receipt], now: u32, delay: Duration) -> Answered {
         let mut answered = Answered::default();
         for receipt in receipts {
             let slot = self.window.get(receipt.sequence);
             match slot.state {
                 State::Leased | State::Waiting if u32::from(slot.count) == receipt.delivery_count => {
-                    let exhausted = self.is_exhausted(slot);
+                    self.trials.unstored = true;
+                    let exhausted = self.trials.book.failed(receipt.sequence) >= self.max_deliver;
                     let state = if exhausted { State::Settling } else { State::Waiting };
-                    self.window.update(receipt.sequence, Slot { state, deadline: after(now, delay), ..slot });
+                    let slot = Slot { state, unanswered: 0, deadline: after(now, delay), ..slot };
+                    self.window.update(receipt.sequence, slot);
                     if exhausted {
                         answered.settling.push(receipt.sequence);
                     }
@@ -341,6 +380,52 @@ impl Mind {
             }
         }
         self.window.advance();
+        if !self.trials.book.is_empty() {
+            self.trials.book.forget(self.window.floor(), sequences);
+            self.trials.unstored = true;
+        }
+    }
+
+    /// A trial of these deliveries is about to begin; to be stored before it does.
+    pub(super) fn begin_trial(&mut self, messages: &[u64]) {
+        self.trials.book.begin(messages);
+        self.trials.open.push(messages.to_vec());
+        self.trials.unstored = true;
+    }
+
+    /// False when no such trial is under way any more.
+    pub(super) fn end_trial(&mut self, messages: &[u64], end: TrialEnd) -> bool {
+        let Some(at) = self.trials.open.iter().position(|open| open == messages) else { return false };
+        self.trials.open.swap_remove(at);
+        self.trials.book.end(messages, end);
+        self.trials.unstored = true;
+        if end == TrialEnd::Survived {
+            for sequence in messages {
+                let slot = self.window.get(*sequence);
+                if matches!(slot.state, State::Leased | State::Waiting) {
+                    self.window.update(*sequence, Slot { unanswered: 0, ..slot });
+                }
+            }
+        }
+        true
+    }
+
+    /// The process ends in order: no trial that is under way counts. True when there is one.
+    pub(super) fn withdraw_trials(&mut self) -> bool {
+        let open = std::mem::take(&mut self.trials.open);
+        open.iter().for_each(|messages| self.trials.book.end(messages, TrialEnd::Withdrawn));
+        self.trials.unstored |= !open.is_empty();
+        !open.is_empty()
+    }
+
+    /// The book, when it is not on disk as it is.
+    pub(super) fn unstored_book(&self) -> Option<Vec<u8>> {
+        self.trials.unstored.then(|| self.trials.book.write())
+    }
+
+    /// The book that was to be stored is.
+    pub(super) fn book_stored(&mut self, stored: &[u8]) {
+        self.trials.unstored &= self.trials.book.write() != stored;
     }
 
     /// The commit failed: they are leased as before, for long enough that a full disk is not a busy loop.
@@ -403,5 +488,6 @@ fn delivery(group: &Group, sequence: u64, record: Range<usize>, delivery_count: 
         published_at_ms: group.published_at_ms,
         delivery_count,
         suspect: delivery_count > 1 || sequence <= suspect_to,
+        isolated: false,
     }
 }

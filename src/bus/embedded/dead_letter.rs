@@ -65,6 +65,10 @@ pub(super) fn find(connection: &Connection, id: u64) -> rusqlite::Result<Option<
     connection.prepare_cached(&sql)?.query_row([id], read).optional()
 }
 
+pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0))
+}
+
 /// False when there is none.
 pub(super) fn delete(connection: &Connection, id: u64) -> rusqlite::Result<bool> {
     let id = i64::try_from(id).unwrap_or(i64::MAX);

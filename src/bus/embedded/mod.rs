@@ -8,6 +8,7 @@
 //!
 //! Invariant: what is answered is on disk; what is delivered is what was stored. Knows nothing of events.
 
+mod books;
 mod checkpoint;
 mod consumer;
 mod dead_letter;
@@ -36,7 +37,7 @@ use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::consumer::Consumer;
@@ -47,6 +48,7 @@ use self::queue::{Chore, Publish, Queue, Reply, Stored};
 use self::tail::Tail;
 use super::batch::{self, BATCH_BYTES_MAX, Parts};
 use super::subject::Filter;
+use super::trials::Book;
 use super::{
     Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, ConsumerStatus, DeadLetter, EmbeddedSettings, Original,
     Published,
@@ -83,6 +85,9 @@ struct Shared {
     used_bytes: AtomicU64,
     /// Why publishing was refused last, until it succeeds.
     full: Mutex<Option<String>>,
+    dead_letters: AtomicU64,
+    /// Held by the trial that is under way.
+    trial_turn: Arc<Semaphore>,
     consumers: Mutex<BTreeMap<String, Arc<Consumer>>>,
     readers: Mutex<Vec<Connection>>,
     started: Instant,
@@ -105,6 +110,7 @@ impl Engine {
         let path = file::path(&settings.dir);
         let failed = |error| file::failure(&path, "read bus file", error);
         let (first, last) = file::bounds(&connection).map_err(failed)?.unwrap_or((1, 0));
+        books::prepare(&connection).map_err(|error| file::failure(&path, "prepare bus file", error))?;
         let consumers = recover_consumers(&connection, &path, last)?;
         let stream_id = file::stream_id(&connection).map_err(failed)?;
         let shared = Arc::new(Shared {
@@ -114,6 +120,8 @@ impl Engine {
             first: AtomicU64::new(first),
             used_bytes: AtomicU64::new(file::used_bytes(&connection).map_err(failed)?),
             full: Mutex::default(),
+            dead_letters: AtomicU64::new(dead_letter::count(&connection).map_err(failed)?),
+            trial_turn: Arc::new(Semaphore::new(1)),
             consumers: Mutex::new(consumers),
             readers: Mutex::default(),
             started: Instant::now(),
@@ -192,7 +200,7 @@ impl Engine {
                 let floor = shared.chore(|reply| Chore::Register { name, filter: text, reply }).await?;
                 let fresh = || {
                     let window = window::Window::new(floor);
-                    Consumer::new(spec.name.clone(), (spec.filter.clone(), filter.clone()), window)
+                    Consumer::new(spec.name.clone(), (spec.filter.clone(), filter.clone()), window, Book::default())
                 };
                 shared.consumers().entry(spec.name.clone()).or_insert_with(fresh).clone()
             }
@@ -226,6 +234,7 @@ impl Engine {
         }
         let (first, bytes) = (shared.first.load(Ordering::Relaxed), shared.used_bytes.load(Ordering::Relaxed));
         metrics::bus_stored(bytes, shared.settings.bytes_max);
+        metrics::bus_dead_letters(self.dead_letter_count());
         Ok(BusStatus {
             engine: "embedded",
             messages: (head + 1).saturating_sub(first),
@@ -233,8 +242,13 @@ impl Engine {
             bytes_max: shared.settings.bytes_max,
             last_sequence: head,
             full: lock(&shared.full).clone(),
+            dead_letters: self.dead_letter_count(),
             consumers: states,
         })
+    }
+
+    pub(super) fn dead_letter_count(&self) -> u64 {
+        self.0.shared.dead_letters.load(Ordering::Relaxed)
     }
 
     pub(super) async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
@@ -277,6 +291,12 @@ impl Engine {
     }
 
     pub(super) async fn close(&self) {
+        for consumer in self.0.shared.each_consumer() {
+            let withdrawn = consumer.lock().withdraw_trials();
+            if withdrawn && let Err(error) = self.0.shared.chore(|reply| Chore::Record { consumer, reply }).await {
+                tracing::warn!(%error, "an unfinished attempt with suspects counts as one that failed");
+            }
+        }
         let handle = self.0.clone();
         let joined = tokio::task::spawn_blocking(move || handle.close()).await;
         if let Err(error) = joined {
@@ -372,6 +392,12 @@ impl Shared {
         }
     }
 
+    fn dead_letters_gone(&self, count: u64) {
+        let _ = self
+            .dead_letters
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| Some(kept.saturating_sub(count)));
+    }
+
     fn consumers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Consumer>>> {
         lock(&self.consumers)
     }
@@ -399,7 +425,10 @@ fn recover_consumers(
         let compiled = Filter::parse(&filter).map_err(|_| damaged("the filter"))?;
         let window = position.recover().filter(|window| window.next() <= last + 1);
         let window = window.ok_or_else(|| damaged("the position"))?;
-        consumers.insert(name.clone(), Consumer::new(name, (filter, compiled), window));
+        let book = books::read(connection, &name).map_err(|error| file::failure(path, "read consumers", error))?;
+        let mut book = book.ok_or_else(|| damaged("the record of suspects"))?;
+        book.forget(window.floor(), &[]);
+        consumers.insert(name.clone(), Consumer::new(name, (filter, compiled), window, book));
     }
     Ok(consumers)
 }

@@ -3,8 +3,8 @@
 //! This file owns both formats. `settled` is a tag byte and then either run lengths (LEB128, alternating,
 //! the first one of unsettled messages) or a bitmap (bit set: settled; lowest bit first), whichever is
 //! shorter; it covers the sequences above the floor up to the highest one delivered. `counts` is a list of
-//! LEB128 triples: distance from the previous sequence (from the floor at first), deliveries, crashes; a
-//! message that is not in it was delivered once. Knows nothing of SQLite.
+//! LEB128 triples: distance from the previous sequence (from the floor at first), deliveries, those of the
+//! last that were not answered; a message that is not in it was delivered once. Knows nothing of SQLite.
 
 use super::window::{Slot, State, Window};
 
@@ -28,10 +28,10 @@ impl Position {
         let unsettled = || window.unsettled_slots().filter(|(_, slot)| slot.state != State::Settling);
         let mut counts = Vec::new();
         let mut previous = floor;
-        for (sequence, slot) in unsettled().filter(|(_, slot)| slot.count > 1 || slot.crashes > 0) {
+        for (sequence, slot) in unsettled().filter(|(_, slot)| slot.count > 1 || slot.unanswered > 0) {
             write_leb128(&mut counts, sequence - previous);
             write_leb128(&mut counts, u64::from(slot.count));
-            write_leb128(&mut counts, u64::from(slot.crashes));
+            write_leb128(&mut counts, u64::from(slot.unanswered));
             previous = sequence;
         }
         let sequences = || unsettled().map(|(sequence, _)| sequence);
@@ -44,7 +44,7 @@ impl Position {
     }
 
     /// The window as a process finds it that starts: whatever was delivered and not settled waits to be
-    /// delivered again at once, one crash older. None when the bytes are damaged.
+    /// delivered again at once, with one more delivery that was not answered. None when the bytes are damaged.
     pub(super) fn recover(&self) -> Option<Window> {
         let mut counts = read_counts(self.floor, &self.counts)?.into_iter().peekable();
         let mut window = Window::new(self.floor);
@@ -55,8 +55,8 @@ impl Position {
                 return;
             }
             while counts.next_if(|(counted, ..)| *counted < sequence).is_some() {}
-            let (_, count, crashes) = counts.next_if(|(counted, ..)| *counted == sequence).unwrap_or((0, 1, 0));
-            window.push(Slot { state: State::Waiting, crashes: crashes.saturating_add(1), count, deadline: 0 });
+            let (_, count, unanswered) = counts.next_if(|(counted, ..)| *counted == sequence).unwrap_or((0, 1, 0));
+            window.push(Slot { state: State::Waiting, unanswered: unanswered.saturating_add(1), count, deadline: 0 });
         };
         let span = self.high.checked_sub(self.floor)?;
         match self.settled.split_first() {
@@ -120,8 +120,8 @@ fn read_counts(floor: u64, mut bytes: &[u8]) -> Option<Vec<(u64, u16, u8)>> {
     while !bytes.is_empty() {
         sequence = sequence.checked_add(read_leb128(&mut bytes)?)?;
         let count = u16::try_from(read_leb128(&mut bytes)?).ok()?;
-        let crashes = u8::try_from(read_leb128(&mut bytes)?).ok()?;
-        counts.push((sequence, count, crashes));
+        let unanswered = u8::try_from(read_leb128(&mut bytes)?).ok()?;
+        counts.push((sequence, count, unanswered));
     }
     Some(counts)
 }
@@ -156,7 +156,7 @@ mod tests {
     fn window(floor: u64, settled: &[bool]) -> Window {
         let mut window = Window::new(floor);
         for _ in settled {
-            window.push(Slot { state: State::Leased, crashes: 0, count: 1, deadline: 9 });
+            window.push(Slot { state: State::Leased, unanswered: 0, count: 1, deadline: 9 });
         }
         for (sequence, _) in (floor + 1..).zip(settled).filter(|(_, settled)| **settled) {
             window.settle(sequence);
@@ -168,11 +168,11 @@ mod tests {
     #[test]
     fn the_first_version_is_still_read_and_written() {
         let mut runs = window(100, &[false, false, true, true, true, false]);
-        runs.update(102, Slot { state: State::Leased, crashes: 1, count: 300, deadline: 0 });
+        runs.update(102, Slot { state: State::Leased, unanswered: 1, count: 300, deadline: 0 });
         let stored = Position { floor: 100, high: 106, settled: vec![0, 2, 3, 1], counts: vec![2, 0xac, 0x02, 1] };
         assert_eq!(Position::of(&runs), stored);
         let slot = stored.recover().unwrap().get(102);
-        assert_eq!((slot.count, slot.crashes, slot.state), (300, 2, State::Waiting));
+        assert_eq!((slot.count, slot.unanswered, slot.state), (300, 2, State::Waiting));
 
         let alternating: Vec<bool> = (0..160).map(|n| n % 2 == 1).collect();
         let bitmap = Position::of(&window(0, &alternating));

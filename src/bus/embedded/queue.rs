@@ -13,7 +13,7 @@ use super::dedup::Key;
 use super::pace::Opening;
 use crate::bus::buffers::Buffer;
 use crate::bus::subject::{Beginning, Filter};
-use crate::bus::{BusError, BusErrorKind};
+use crate::bus::{BusError, BusErrorKind, DeadReason};
 
 /// Published bytes that wait for their commit.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
@@ -98,7 +98,7 @@ pub(super) struct Settle {
     pub(super) consumer: Arc<Consumer>,
     pub(super) sequences: Vec<u64>,
     /// Set when they are given up: why.
-    pub(super) reason: Option<String>,
+    pub(super) reason: Option<(DeadReason, String)>,
     pub(super) reply: Reply<()>,
 }
 

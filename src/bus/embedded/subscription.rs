@@ -3,15 +3,16 @@
 //! Invariant: nothing polls. A fetch that finds nothing sleeps until the head moves, a message is given back,
 //! or the earliest deadline passes. What was taken stays with the subscription if a fetch is cancelled.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::consumer::{self, Consumer, Found, Request};
 use super::queue::{Chore, Settle};
-use super::{Shared, file};
-use crate::bus::{BusError, BusErrorKind, Delivery, Interest, Receipt};
+use super::{Shared, file, lock};
+use crate::bus::trials::{FATAL, TURN_MAX, TrialEnd};
+use crate::bus::{BusError, BusErrorKind, DeadReason, Delivery, Interest, Receipt};
 use crate::wait::sleep_until;
 
 pub(in crate::bus) struct Subscription {
@@ -34,13 +35,22 @@ const RECORD_INTERVAL: Duration = Duration::from_millis(100);
 pub(in crate::bus) struct Acker {
     shared: Arc<Shared>,
     consumer: Arc<Consumer>,
+    /// The trial that this subscription has begun.
+    trial: Arc<Mutex<Option<Trial>>>,
+}
+
+struct Trial {
+    messages: Vec<u64>,
+    /// Of the trials of a process one is under way at a time; none when it was waited for in vain.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Subscription {
     pub(super) fn new(shared: Arc<Shared>, consumer: Arc<Consumer>) -> Self {
         let head = shared.head.subscribe();
         let suspect_to = *head.borrow();
-        Self { acker: Acker { shared, consumer }, head, suspect_to, ready: Vec::new(), interest: None, record_at: None }
+        let acker = Acker { shared, consumer, trial: Arc::default() };
+        Self { acker, head, suspect_to, ready: Vec::new(), interest: None, record_at: None }
     }
 
     pub(in crate::bus) fn stream_id(&self) -> String {
@@ -56,7 +66,9 @@ impl Subscription {
         messages_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Delivery>, BusError> {
-        let Acker { shared, consumer } = self.acker.clone();
+        let Acker { shared, consumer, .. } = self.acker.clone();
+        // Who comes back for more has lived through it.
+        self.acker.end_trial(TrialEnd::Survived).await;
         loop {
             if shared.closed.is_cancelled() {
                 return Err(BusError::new(BusErrorKind::Closed, "fetch messages"));
@@ -83,9 +95,9 @@ impl Subscription {
                 self.record_at = Some(Instant::now() + RECORD_INTERVAL);
             }
             match found {
-                Found::Some { exhausted } => {
-                    if !exhausted.is_empty() {
-                        self.acker.bury_exhausted(exhausted).await;
+                Found::Some { fatal } => {
+                    if !fatal.is_empty() {
+                        self.acker.bury_fatal(fatal).await;
                     }
                     if self.ready.first().is_some_and(|first| first.receipt.sequence <= shared.recovered_to) {
                         self.acker.record(head).await;
@@ -116,10 +128,16 @@ impl Subscription {
     pub(in crate::bus) fn acker(&self) -> Acker {
         self.acker.clone()
     }
+
+    pub(in crate::bus) async fn give_back(&mut self) {
+        self.acker.end_trial(TrialEnd::Withdrawn).await;
+    }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        // What it tried stays on record; the next trial need not wait.
+        lock(&self.acker.trial).take();
         // A wake that this one received and did not use is another one's.
         self.acker.consumer.wake.notify_one();
     }
@@ -141,13 +159,13 @@ impl Acker {
     ) -> Result<(), BusError> {
         let answered = self.consumer.lock().give_back(receipts, self.shared.now(), delay);
         self.consumer.wake.notify_one();
-        self.settle(answered.settling, Some(reason)).await?;
+        self.settle(answered.settling, Some((DeadReason::Failed, reason))).await?;
         lease(answered.lost, "give messages back")
     }
 
     pub(in crate::bus) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
         let answered = self.consumer.lock().acknowledge(&[receipt]);
-        self.settle(answered.settling, Some(reason)).await?;
+        self.settle(answered.settling, Some((DeadReason::Refused, reason))).await?;
         self.consumer.wake.notify_one();
         lease(answered.lost, "bury message")
     }
@@ -157,18 +175,43 @@ impl Acker {
         lease(lost, "renew leases")
     }
 
-    async fn settle(&self, sequences: Vec<u64>, reason: Option<&str>) -> Result<(), BusError> {
+    /// Records that these messages are tried, which nothing else that is under way may be blamed for.
+    pub(in crate::bus) async fn begin_trial(&self, receipts: &[Receipt]) {
+        drop(lock(&self.trial).take());
+        let turn = tokio::time::timeout(TURN_MAX, self.shared.trial_turn.clone().acquire_owned()).await;
+        let messages: Vec<u64> = receipts.iter().map(|receipt| receipt.sequence).collect();
+        let high = {
+            let mut mind = self.consumer.lock();
+            mind.begin_trial(&messages);
+            mind.window().next() - 1
+        };
+        lock(&self.trial).replace(Trial { messages, _turn: turn.ok().and_then(Result::ok) });
+        self.record(high).await;
+    }
+
+    /// Nothing when none is under way.
+    pub(in crate::bus) async fn end_trial(&self, end: TrialEnd) {
+        let Some(trial) = lock(&self.trial).take() else { return };
+        let ended = {
+            let mut mind = self.consumer.lock();
+            mind.end_trial(&trial.messages, end).then(|| mind.window().next() - 1)
+        };
+        if let Some(high) = ended {
+            self.record(high).await;
+        }
+    }
+
+    async fn settle(&self, sequences: Vec<u64>, reason: Option<(DeadReason, &str)>) -> Result<(), BusError> {
         if sequences.is_empty() {
             return Ok(());
         }
-        let (consumer, reason) = (self.consumer.clone(), reason.map(str::to_owned));
+        let (consumer, reason) = (self.consumer.clone(), reason.map(|(why, text)| (why, text.to_owned())));
         self.shared.chore(|reply| Chore::Settle(Settle { consumer, sequences, reason, reply })).await
     }
 
-    /// Buries what was delivered too often and never answered. When that fails they are tried again later.
-    async fn bury_exhausted(&self, sequences: Vec<u64>) {
-        let reason = "not acknowledged in the last delivery allowed";
-        if let Err(error) = self.settle(sequences, Some(reason)).await {
+    /// Buries what ended the process each time. When that fails they come up again later.
+    async fn bury_fatal(&self, sequences: Vec<u64>) {
+        if let Err(error) = self.settle(sequences, Some((DeadReason::Fatal, FATAL))).await {
             tracing::warn!(consumer = self.consumer.name, %error, "cannot store dead letters");
         }
         self.consumer.wake.notify_one();

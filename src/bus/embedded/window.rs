@@ -27,15 +27,15 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) state: State,
-    /// Deliveries that a crash ended.
-    pub(super) crashes: u8,
+    /// Deliveries in a row that ended without an answer: the process ended, or the lease lapsed.
+    pub(super) unanswered: u8,
     /// Deliveries so far.
     pub(super) count: u16,
     /// In ticks.
     pub(super) deadline: u32,
 }
 
-const UNSEEN: Slot = Slot { state: State::Unseen, crashes: 0, count: 0, deadline: 0 };
+const UNSEEN: Slot = Slot { state: State::Unseen, unanswered: 0, count: 0, deadline: 0 };
 
 #[derive(Debug)]
 enum Chunk {
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     fn leased(deadline: u32) -> Slot {
-        Slot { state: State::Leased, crashes: 0, count: 1, deadline }
+        Slot { state: State::Leased, unanswered: 0, count: 1, deadline }
     }
 
     #[test]

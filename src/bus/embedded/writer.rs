@@ -3,6 +3,8 @@
 //! Invariant: nobody is told that something is stored, and nothing in memory says so, before the commit
 //! that stores it has returned. A failed commit leaves the memory as it was.
 
+mod burial;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -12,14 +14,14 @@ use rusqlite::Connection;
 
 use super::checkpoint::Checkpoints;
 use super::consumer::Consumer;
-use super::dead_letter::{self, Verdict};
+use super::dead_letter;
 use super::dedup::{self, Dedup};
-use super::group::{Draft, Group};
+use super::group::Draft;
 use super::pace::{Opening, Pace, Standing};
 use super::pack::Packer;
 use super::queue::{Chore, Duplicate, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
-use super::{Shared, file, lock, unix_ms};
+use super::{Shared, books, file, lock, unix_ms};
 use crate::bus::batch::{self, FLAG_REPLAY};
 use crate::bus::subject::Beginning;
 use crate::bus::{BusError, BusErrorKind};
@@ -49,8 +51,14 @@ struct Outcome {
     done: Vec<Done>,
     /// What the group takes in the file.
     group_bytes: usize,
-    /// Consumers whose position was stored, and up to where.
-    positions: Vec<(Arc<Consumer>, u64)>,
+    positions: Vec<StoredPosition>,
+}
+
+/// A consumer's position as it was stored: up to where, and what is on record about its suspects if that had changed.
+struct StoredPosition {
+    consumer: Arc<Consumer>,
+    high: u64,
+    book: Option<Vec<u8>>,
 }
 
 /// What came of one chore.
@@ -271,34 +279,6 @@ impl Writer {
         work(self).map_err(|error| file::failure(&self.shared.path, context, error))
     }
 
-    /// Stores dead letters for messages that are given up.
-    fn bury(&mut self, settle: &Settle) -> Result<(), BusError> {
-        let Some(reason) = &settle.reason else { return Ok(()) };
-        for sequence in &settle.sequences {
-            let group = self.group_of(*sequence)?;
-            let delivery_count = settle.consumer.lock().delivery_count(*sequence);
-            let verdict = Verdict { consumer: &settle.consumer.name, reason, delivery_count, dead_at_ms: unix_ms() };
-            let inserted = self
-                .write("bury message", |writer| dead_letter::insert(&writer.connection, &group, *sequence, &verdict))?;
-            if !inserted {
-                let missing = format!("the message at sequence {sequence} is missing");
-                return Err(file::corrupt(&self.shared.path, "bury message", missing));
-            }
-        }
-        Ok(())
-    }
-
-    fn group_of(&self, sequence: u64) -> Result<Arc<Group>, BusError> {
-        if let Some(group) = lock(&self.shared.tail).find(sequence) {
-            return Ok(group.clone());
-        }
-        let group = file::read_groups(&self.connection, &self.shared.path, sequence, 1)?.pop_front();
-        group.ok_or_else(|| {
-            let missing = format!("no group holds sequence {sequence}");
-            file::corrupt(&self.shared.path, "bury message", missing)
-        })
-    }
-
     fn write_publishes(
         &mut self,
         publishes: &[Publish],
@@ -352,22 +332,32 @@ impl Writer {
     fn write_positions(&mut self, chores: &[Chore], outcome: &mut Outcome) -> Result<(), BusError> {
         for chore in chores {
             let (Chore::Settle(Settle { consumer, .. }) | Chore::Record { consumer, .. }) = chore else { continue };
-            if outcome.positions.iter().any(|(stored, _)| Arc::ptr_eq(stored, consumer)) {
+            if outcome.positions.iter().any(|stored| Arc::ptr_eq(&stored.consumer, consumer)) {
                 continue;
             }
-            let position = consumer.lock().position();
+            let (position, book) = {
+                let mind = consumer.lock();
+                (mind.position(), mind.unstored_book())
+            };
             self.write("store consumer position", |writer| {
+                if let Some(book) = &book {
+                    books::store(&writer.connection, &consumer.name, book)?;
+                }
                 file::update_position(&writer.connection, &consumer.name, &position)
             })?;
-            outcome.positions.push((consumer.clone(), position.high));
+            outcome.positions.push(StoredPosition { consumer: consumer.clone(), high: position.high, book });
         }
         Ok(())
     }
 
     /// Settles in memory what the commit stored, then tells those who wait.
     fn answer(&mut self, publishes: Vec<Publish>, chores: Vec<Chore>, outcome: Outcome) {
-        for (consumer, high) in outcome.positions {
-            consumer.lock().recorded(high);
+        for StoredPosition { consumer, high, book } in outcome.positions {
+            let mut mind = consumer.lock();
+            mind.recorded(high);
+            if let Some(book) = book {
+                mind.book_stored(&book);
+            }
         }
         let duplicates: usize = outcome.stored.iter().map(|stored| stored.duplicates.len()).sum();
         if !publishes.is_empty() {
@@ -381,6 +371,11 @@ impl Writer {
             match (chore, done) {
                 (Chore::Settle(settle), _) => {
                     settle.consumer.lock().settled(&settle.sequences);
+                    if let Some((why, _)) = &settle.reason {
+                        let count = settle.sequences.len() as u64;
+                        self.shared.dead_letters.fetch_add(count, Ordering::Relaxed);
+                        metrics::bus_dead_lettered(&settle.consumer.name, why.name(), count);
+                    }
                     let _ = settle.reply.send(Ok(()));
                 }
                 (Chore::Refilter { consumer, filter, reply }, _) => {
@@ -388,10 +383,13 @@ impl Writer {
                     let _ = reply.send(Ok(()));
                 }
                 (Chore::Record { reply, .. }, _) => drop(reply.send(Ok(()))),
-                (Chore::Register { reply, .. } | Chore::PurgeDeadLetters { reply, .. }, Done::Sequence(answer)) => {
-                    drop(reply.send(Ok(answer)));
+                (Chore::Register { reply, .. }, Done::Sequence(answer)) => drop(reply.send(Ok(answer))),
+                (Chore::PurgeDeadLetters { reply, .. }, Done::Sequence(deleted)) => {
+                    self.shared.dead_letters_gone(deleted);
+                    drop(reply.send(Ok(deleted)));
                 }
                 (Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. }, Done::Flag(flag)) => {
+                    self.shared.dead_letters_gone(u64::from(flag));
                     drop(reply.send(Ok(flag)));
                 }
                 (Chore::Register { .. } | Chore::Replay { .. } | Chore::DeleteDeadLetter { .. }, _) => {}
@@ -468,9 +466,9 @@ impl Writer {
         };
         let dead_before_ms = since(settings.dead_letter_age_max);
         let last = self.next_sequence - 1;
-        let step = self.transaction("purge messages", |writer| {
+        let (step, dead) = self.transaction("purge messages", |writer| {
             writer.write("purge messages", |writer| {
-                dead_letter::delete_before(&writer.connection, dead_before_ms)?;
+                let dead = dead_letter::delete_before(&writer.connection, dead_before_ms)?;
                 let step = retention::plan(&writer.connection, &writer.dedup, &needs)?;
                 if let Some(upto) = step.upto {
                     // The pages that this frees are room for the run.
@@ -479,9 +477,10 @@ impl Writer {
                 if step.uncovered {
                     writer.dedup.cover(&writer.connection, last)?;
                 }
-                Ok(step)
+                Ok((step, dead))
             })
         })?;
+        self.shared.dead_letters_gone(dead as u64);
         self.committed(0);
         self.dedup.rest(needs.now_s);
         let bounds = file::bounds(&self.connection);

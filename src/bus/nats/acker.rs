@@ -11,9 +11,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use super::trials::Record;
 use super::{Shared, dead_letter};
 use crate::bus::subject::Filter;
-use crate::bus::{BusError, BusErrorKind, Receipt};
+use crate::bus::trials::{FATAL, TrialEnd};
+use crate::bus::{BusError, BusErrorKind, DeadReason, Receipt};
 
 /// Acknowledgements that one confirmation covers.
 const RUN_MAX: usize = 1_000;
@@ -26,6 +28,7 @@ const RUN_ATTEMPTS_MAX: usize = 3;
 pub(in crate::bus) struct Acker {
     pub(super) shared: Arc<Shared>,
     pub(super) consumer: Arc<Consumer>,
+    pub(super) record: Record,
 }
 
 /// What the receiving and the answering side know of the consumer.
@@ -34,6 +37,8 @@ pub(super) struct Consumer {
     pub(super) name: String,
     pub(super) filter: Filter,
     pub(super) max_deliver: u32,
+    /// What was often delivered and not answered is tried apart from others.
+    pub(super) isolates: bool,
     pub(super) ack_wait: Duration,
     /// What the subjects of acknowledgements begin with; the server tells it with the first message.
     pub(super) ack_prefix: OnceLock<String>,
@@ -50,21 +55,52 @@ impl Acker {
         delay: Duration,
         reason: &str,
     ) -> Result<(), BusError> {
-        let (exhausted, again) = exhausted(receipts, self.consumer.max_deliver);
+        let (exhausted, again) = self.failed(receipts).await?;
         for receipt in exhausted {
-            self.dead_letter(receipt, reason).await?;
+            self.bury(receipt, (DeadReason::Failed, reason)).await?;
         }
-        self.answer(&again, AckKind::Nak(Some(delay)), "give messages back").await
+        self.give_back(&again, delay).await
     }
 
-    /// Nobody has tried them: they come again at once, however often they were delivered.
-    pub(super) async fn give_back(&self, receipts: &[Receipt]) -> Result<(), BusError> {
-        self.answer(receipts, AckKind::Nak(None), "give messages back").await
+    /// Counts that these failed; those that did so as often as is allowed, and the others.
+    pub(super) async fn failed(&self, receipts: &[Receipt]) -> Result<(Vec<Receipt>, Vec<Receipt>), BusError> {
+        if self.consumer.max_deliver <= 1 || receipts.is_empty() {
+            return Ok((receipts.to_vec(), Vec::new()));
+        }
+        let max = self.consumer.max_deliver;
+        let count = |book: &mut crate::bus::trials::Book| {
+            receipts.iter().partition(|receipt| book.failed(receipt.sequence) >= max)
+        };
+        self.record.change(count).await
+    }
+
+    /// They come again, and nothing is said against them.
+    pub(super) async fn give_back(&self, receipts: &[Receipt], delay: Duration) -> Result<(), BusError> {
+        let delay = Some(delay).filter(|delay| !delay.is_zero());
+        self.answer(receipts, AckKind::Nak(delay), "give messages back").await
     }
 
     pub(in crate::bus) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
+        self.bury(receipt, (DeadReason::Refused, reason)).await
+    }
+
+    /// Gives up what ended the process each time.
+    pub(super) async fn bury_fatal(&self, receipt: Receipt) -> Result<(), BusError> {
+        self.bury(receipt, (DeadReason::Fatal, FATAL)).await?;
+        self.record.change(|book| book.forget(0, &[receipt.sequence])).await
+    }
+
+    async fn bury(&self, receipt: Receipt, reason: (DeadReason, &str)) -> Result<(), BusError> {
         dead_letter::bury(&self.shared, &self.consumer.name, receipt, reason).await?;
         self.answer(&[receipt], AckKind::Term, "bury message").await
+    }
+
+    pub(in crate::bus) async fn begin_trial(&self, receipts: &[Receipt]) {
+        self.record.begin_trial(receipts.iter().map(|receipt| receipt.sequence).collect()).await;
+    }
+
+    pub(in crate::bus) async fn end_trial(&self, end: TrialEnd) {
+        self.record.end_trial(end).await;
     }
 
     /// The server does not say whether a lease had lapsed: the caller's clock must.
@@ -138,11 +174,6 @@ impl Acker {
         let (_, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
         why.map_or(Ok(()), Err)
     }
-}
-
-/// Those that were delivered as often as is allowed, and the others.
-pub(super) fn exhausted(receipts: &[Receipt], max_deliver: u32) -> (Vec<Receipt>, Vec<Receipt>) {
-    receipts.iter().partition(|receipt| receipt.delivery_count >= max_deliver)
 }
 
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, with domain and

@@ -7,7 +7,8 @@ use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, Stream
 use super::publish::{MESSAGE_ID, REPLAY_FOR};
 use super::streams::failed;
 use super::{Shared, unix_ms_of};
-use crate::bus::{BusError, DeadLetter, Receipt};
+use crate::bus::{BusError, DeadLetter, DeadReason, Receipt};
+use crate::metrics;
 
 const REASON: &str = "Causality-Reason";
 const SUBJECT: &str = "Causality-Subject";
@@ -21,7 +22,12 @@ const REASON_CHARS_MAX: usize = 400;
 const LOOKED_AT_MAX: u64 = 10_000;
 
 /// Copies a message of the main stream to the dead letters, once however often it is tried.
-pub(super) async fn bury(shared: &Shared, consumer: &str, receipt: Receipt, reason: &str) -> Result<(), BusError> {
+pub(super) async fn bury(
+    shared: &Shared,
+    consumer: &str,
+    receipt: Receipt,
+    (why, reason): (DeadReason, &str),
+) -> Result<(), BusError> {
     let Some(message) = raw(&shared.stream, receipt.sequence).await? else { return Ok(()) };
     let mut headers = HeaderMap::new();
     // A header ends with its line.
@@ -37,7 +43,15 @@ pub(super) async fn bury(shared: &Shared, consumer: &str, receipt: Receipt, reas
         consumer, sequence = receipt.sequence, subject = %message.subject, reason, "message goes to the dead letters"
     );
     let subject = format!("dlq.{}", message.subject);
-    send(shared, subject, headers, message.payload, &shared.settings.dead_letter_stream).await
+    send(shared, subject, headers, message.payload, &shared.settings.dead_letter_stream).await?;
+    metrics::bus_dead_lettered(consumer, why.name(), 1);
+    Ok(())
+}
+
+pub(super) async fn count(shared: &Shared) -> Result<u64, BusError> {
+    let info = tokio::time::timeout(shared.settings.timeout, shared.dead_letters.get_info()).await;
+    let info = info.map_err(|_| failed("count dead letters", "NATS did not answer"))?;
+    info.map(|info| info.state.messages).map_err(|error| failed("count dead letters", error))
 }
 
 /// Newest first, ids below `before`.

@@ -17,6 +17,8 @@ mod retention;
 mod seen;
 mod streams;
 mod subscription;
+mod suspects;
+mod trials;
 
 #[cfg(test)]
 mod tests;
@@ -86,6 +88,9 @@ struct Shared {
     in_flight: Semaphore,
     /// One at a time reads the first messages of duplicates.
     reading: Semaphore,
+    /// Held by the trial of suspects that is under way.
+    trial_turn: Arc<Semaphore>,
+    open_trials: Mutex<Vec<trials::OpenTrial>>,
     chooser: Chooser,
     batches: atomic::Queue,
     full: Mutex<Option<String>>,
@@ -136,6 +141,8 @@ impl Engine {
             covered,
             in_flight: Semaphore::new(publish::IN_FLIGHT_BYTES_MAX),
             reading: Semaphore::new(1),
+            trial_turn: Arc::new(Semaphore::new(1)),
+            open_trials: Mutex::default(),
             chooser,
             batches,
             full: Mutex::default(),
@@ -177,7 +184,7 @@ impl Engine {
 
     pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         let filter = self.bring(&spec).await?;
-        Subscription::open(self.0.clone(), &self.0.settings.stream, spec, filter).await
+        Subscription::open(self.0.clone(), &self.0.settings.stream, spec, (filter, true)).await
     }
 
     pub(super) async fn subscribe_to_ranges(&self, spec: ConsumerSpec) -> Result<RangeSubscription, BusError> {
@@ -264,6 +271,12 @@ impl Engine {
         retention::status(&self.0).await
     }
 
+    pub(super) async fn dead_letter_count(&self) -> Result<u64, BusError> {
+        self.0.check_open("count dead letters")?;
+        self.0.link.check(&self.0.client, "count dead letters")?;
+        dead_letter::count(&self.0).await
+    }
+
     pub(super) async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
         self.0.check_open("list dead letters")?;
         dead_letter::list(&self.0, before, limit).await
@@ -296,6 +309,7 @@ impl Engine {
     }
 
     pub(super) async fn close(&self) {
+        trials::withdraw_all(&self.0).await;
         self.0.closing.cancel();
         // Subscriptions end and what was sent reaches the server, if it is there.
         let _ = tokio::time::timeout(self.0.settings.timeout, self.0.client.drain()).await;

@@ -171,6 +171,8 @@ pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
         consumers.push(ConsumerStatus { name, backlog, pending, oldest_age_ms, ack_floor });
     }
     metrics::bus_stored(info.state.bytes, shared.settings.bytes_max);
+    let dead_letters = dead_letter::count(shared).await?;
+    metrics::bus_dead_letters(dead_letters);
     Ok(BusStatus {
         engine: "nats",
         messages: info.state.messages,
@@ -178,6 +180,7 @@ pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
         bytes_max: shared.settings.bytes_max,
         last_sequence: info.state.last_sequence,
         full: full(shared),
+        dead_letters,
         consumers,
     })
 }

@@ -27,7 +27,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// Fails when it is gone, too.
-    pub(super) async fn look(Acker { shared, consumer }: &Acker) -> Result<Self, BusError> {
+    pub(super) async fn look(Acker { shared, consumer, .. }: &Acker) -> Result<Self, BusError> {
         let role = if consumer.stream == shared.settings.stream { Role::Events } else { Role::Ranges };
         let at = Instant::now();
         match consumers::find(stream_of(shared, role), &consumer.name).await? {

@@ -20,9 +20,13 @@ use super::acker::{AckSubject, Acker, Consumer};
 use super::keeper::stream_id;
 use super::publish::REPLAY_FOR;
 use super::seen::Seen;
+use super::suspects::{Suspects, is_suspect};
+use super::trials::Record;
 use crate::bus::batch::{self, HEADER_BYTES};
 use crate::bus::subject::Filter;
+use crate::bus::trials::TrialEnd;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
+use crate::wait::sleep_until;
 
 /// A pull request ends after this long without having brought all that it asks for.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
@@ -36,8 +40,6 @@ pub(super) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 /// How the server ends the pull requests of a consumer that is deleted.
 const CONSUMER_DELETED: &str = "Consumer Deleted";
-/// Why a message is given up that was delivered as often as is allowed.
-pub(super) const EXHAUSTED: &str = "not acknowledged in the last delivery allowed";
 
 pub(in crate::bus) struct Subscription {
     acker: Acker,
@@ -62,8 +64,10 @@ pub(in crate::bus) struct Subscription {
     ready_bytes: usize,
     /// Not for us (another subject, or a replay for another consumer), to be acknowledged.
     passed: Vec<Receipt>,
-    /// Delivered too often, to be given up.
-    exhausted: Vec<Receipt>,
+    /// Delivered often and not answered.
+    suspects: Suspects,
+    /// Ended the process each time, to be given up.
+    fatal: Vec<Receipt>,
 }
 
 /// The pull request that the server is working on.
@@ -78,7 +82,7 @@ impl Subscription {
         shared: Arc<Shared>,
         stream: &str,
         spec: ConsumerSpec,
-        filter: Filter,
+        (filter, isolates): (Filter, bool),
     ) -> Result<Self, BusError> {
         let epochs = shared.link.epochs();
         let (inbox, incoming) = open_inbox(&shared).await?;
@@ -87,11 +91,13 @@ impl Subscription {
             name: spec.name,
             filter,
             max_deliver: spec.max_deliver,
+            isolates,
             ack_wait: spec.ack_wait,
             ack_prefix: OnceLock::new(),
         });
+        let record = Record::new(shared.clone(), consumer.name.clone());
         let mut subscription = Self {
-            acker: Acker { shared, consumer },
+            acker: Acker { shared, consumer, record },
             inbox,
             incoming,
             epochs,
@@ -105,7 +111,8 @@ impl Subscription {
             ready: Vec::new(),
             ready_bytes: 0,
             passed: Vec::new(),
-            exhausted: Vec::new(),
+            suspects: Suspects::default(),
+            fatal: Vec::new(),
         };
         subscription.reconnected().await?;
         Ok(subscription)
@@ -128,6 +135,8 @@ impl Subscription {
         let shared = self.acker.shared.clone();
         let note_interval = NOTE_INTERVAL.min(self.acker.consumer.ack_wait / 8);
         let mut pause_until: Option<tokio::time::Instant> = None;
+        // Who comes back for more has lived through it.
+        self.acker.end_trial(TrialEnd::Survived).await;
         loop {
             shared.check_open("fetch messages")?;
             let moved = self.epochs.has_changed().unwrap_or(true) || self.suspect_to.is_none();
@@ -147,23 +156,29 @@ impl Subscription {
                 continue;
             }
             self.settle_aside().await;
-            if !self.ready.is_empty() {
+            if !self.suspects.is_empty() || !self.ready.is_empty() {
                 let current = match &mut self.consumer {
                     Some(seen) => seen.is_current(&self.acker).await,
                     None => Some(false),
                 };
                 match current {
                     Some(true) => {
-                        self.ready_bytes = 0;
-                        return Ok(std::mem::take(&mut self.ready));
+                        let isolated = self.isolate((messages_max, bytes_max)).await;
+                        if !isolated.is_empty() {
+                            return Ok(isolated);
+                        }
+                        if !self.ready.is_empty() {
+                            self.ready_bytes = 0;
+                            return Ok(std::mem::take(&mut self.ready));
+                        }
                     }
                     Some(false) => {
                         self.give_back_ready().await;
                         self.doubt();
+                        continue;
                     }
-                    None => {}
+                    None => continue,
                 }
-                continue;
             }
             if self.pull.as_ref().is_none_or(|pull| pull.missing == 0) {
                 if let Some(pause_until) = pause_until {
@@ -182,12 +197,30 @@ impl Subscription {
                 },
                 _ = self.epochs.changed() => self.suspect_to = None,
                 () = shared.closing.cancelled() => {}
+                () = sleep_until(self.suspects.choose_at()) => {}
                 () = tokio::time::sleep(note_interval) => self.notice_silence().await,
             }
         }
     }
 
+    /// The suspects that are to be tried next; those that ended the process too often are given up.
+    async fn isolate(&mut self, limits: (usize, usize)) -> Vec<Delivery> {
+        let half = self.acker.consumer.ack_wait / 2;
+        self.suspects.let_go(|_, leased_at| leased_at.elapsed() < half);
+        let chosen = match self.suspects.choose(&self.acker.record, limits).await {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                debug!(%error, consumer = self.acker.consumer.name, "suspects wait for NATS");
+                return Vec::new();
+            }
+        };
+        self.fatal.extend(chosen.fatal);
+        self.leased_at = chosen.leased_at.map_or(self.leased_at, |leased_at| leased_at.min(self.leased_at));
+        chosen.next
+    }
+
     pub(in crate::bus) async fn give_back(&mut self) -> Result<(), BusError> {
+        self.acker.end_trial(TrialEnd::Withdrawn).await;
         let (shared, context) = (self.acker.shared.clone(), "give messages back");
         shared.link.check(&shared.client, context)?;
         // First, or the standing pull request would get them again; what was sent before it ended is taken.
@@ -201,8 +234,10 @@ impl Subscription {
         ended.map_err(|_| super::streams::failed(context, "NATS did not answer"))?;
         self.settle_aside().await;
         (self.ready_bytes, self.pull, self.suspect_to) = (0, None, None);
-        let receipts: Vec<Receipt> = std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt).collect();
-        self.acker.give_back(&receipts).await
+        let mut receipts = self.suspects.receipts();
+        self.suspects.clear();
+        receipts.extend(std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt));
+        self.acker.give_back(&receipts, Duration::ZERO).await
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -223,7 +258,8 @@ impl Subscription {
         self.ready.clear();
         self.ready_bytes = 0;
         self.passed.clear();
-        self.exhausted.clear();
+        self.suspects.clear();
+        self.fatal.clear();
         self.epoch = *self.epochs.borrow_and_update();
         let shared = &self.acker.shared;
         self.consumer = Some(Seen::look(&self.acker).await?);
@@ -244,8 +280,10 @@ impl Subscription {
 
     /// What is ready is of a consumer that nothing is known of: it is given back, if it can be.
     async fn give_back_ready(&mut self) {
-        let receipts: Vec<Receipt> = std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt).collect();
-        if let Err(error) = self.acker.give_back(&receipts).await {
+        let mut receipts = self.suspects.receipts();
+        self.suspects.clear();
+        receipts.extend(std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt));
+        if let Err(error) = self.acker.give_back(&receipts, Duration::ZERO).await {
             debug!(%error, consumer = self.acker.consumer.name, "messages come again when their leases end");
         }
     }
@@ -256,7 +294,7 @@ impl Subscription {
     }
 
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
-        let Acker { shared, consumer } = &self.acker;
+        let Acker { shared, consumer, .. } = &self.acker;
         pull(shared, (&consumer.stream, &consumer.name), &self.inbox, (messages_max, bytes_max), Wanted::ToCome)
             .await?;
         self.pull = Some(Pull { missing: messages_max, heard_at: Instant::now() });
@@ -330,11 +368,13 @@ impl Subscription {
         }
         if !takes(&self.acker.consumer.name, &self.acker.consumer.filter, &message) {
             self.passed.push(receipt);
-        } else if receipt.delivery_count > self.acker.consumer.max_deliver {
-            self.exhausted.push(receipt);
         } else {
             let suspect_to = self.suspect_to.unwrap_or(u64::MAX);
             let delivery = delivery(record(&message), receipt, reply.published_at_ms, suspect_to);
+            if self.acker.consumer.isolates && is_suspect(receipt.delivery_count) {
+                self.suspects.push(delivery, self.leased_at);
+                return;
+            }
             self.ready_bytes += delivery.record.len();
             self.ready.push(delivery);
         }
@@ -363,8 +403,8 @@ impl Subscription {
                 warn!(%error, "messages for another consumer could not be passed over");
             }
         }
-        for receipt in std::mem::take(&mut self.exhausted) {
-            if let Err(error) = self.acker.dead_letter(receipt, EXHAUSTED).await {
+        for receipt in std::mem::take(&mut self.fatal) {
+            if let Err(error) = self.acker.bury_fatal(receipt).await {
                 warn!(%error, consumer = self.acker.consumer.name, "cannot store dead letter");
             }
         }
@@ -377,6 +417,12 @@ impl Subscription {
             let shared = self.acker.shared.clone();
             shared.link.unanswered(&shared.client).await;
         }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.acker.record.leave();
     }
 }
 
@@ -429,11 +475,11 @@ pub(super) fn takes(consumer: &str, filter: &Filter, message: &Message) -> bool 
 pub(super) fn delivery(record: Bytes, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
     let delivery_count = receipt.delivery_count;
     let suspect = delivery_count > 1 || receipt.sequence <= suspect_to;
-    Delivery { receipt, record, published_at_ms, delivery_count, suspect }
+    Delivery { receipt, record, published_at_ms, delivery_count, suspect, isolated: false }
 }
 
 /// Copied, so that one message that is kept does not keep all that was read from the socket with it.
-fn record(message: &Message) -> Bytes {
+pub(super) fn record(message: &Message) -> Bytes {
     let mut record = Vec::with_capacity(HEADER_BYTES + message.subject.len() + message.payload.len());
     write_record(&mut record, message);
     record.into()

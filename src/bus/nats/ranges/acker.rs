@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::held::{Complete, Held};
 use crate::bus::nats::{acker, dead_letter};
-use crate::bus::{BusError, BusErrorKind, Receipt};
+use crate::bus::trials::{FATAL, TrialEnd};
+use crate::bus::{BusError, BusErrorKind, DeadReason, Receipt};
 
 #[derive(Clone)]
 pub(in crate::bus) struct RangeAcker {
     /// Answers ranges.
     pub(super) queue: acker::Acker,
     pub(super) held: Arc<Held>,
-    pub(super) max_deliver: u32,
 }
 
 impl RangeAcker {
@@ -27,16 +27,34 @@ impl RangeAcker {
         delay: Duration,
         reason: &str,
     ) -> Result<(), BusError> {
-        let (exhausted, again) = acker::exhausted(receipts, self.max_deliver);
+        let (exhausted, again) = self.queue.failed(receipts).await?;
         for receipt in exhausted {
-            self.dead_letter(receipt, reason).await?;
+            self.bury(receipt, (DeadReason::Failed, reason)).await?;
         }
         self.answer(self.held.settle(&again, Some(delay))).await
     }
 
     pub(in crate::bus) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
+        self.bury(receipt, (DeadReason::Refused, reason)).await
+    }
+
+    /// Gives up what ended the process each time.
+    pub(super) async fn bury_fatal(&self, receipt: Receipt) -> Result<(), BusError> {
+        self.bury(receipt, (DeadReason::Fatal, FATAL)).await?;
+        self.queue.record.change(|book| book.forget(0, &[receipt.sequence])).await
+    }
+
+    async fn bury(&self, receipt: Receipt, reason: (DeadReason, &str)) -> Result<(), BusError> {
         dead_letter::bury(&self.queue.shared, &self.queue.consumer.name, receipt, reason).await?;
         self.ack(&[receipt]).await
+    }
+
+    pub(in crate::bus) async fn begin_trial(&self, receipts: &[Receipt]) {
+        self.queue.begin_trial(receipts).await;
+    }
+
+    pub(in crate::bus) async fn end_trial(&self, end: TrialEnd) {
+        self.queue.end_trial(end).await;
     }
 
     pub(in crate::bus) async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
@@ -58,7 +76,7 @@ impl RangeAcker {
         self.queue.ack(&receipts).await?;
         self.held.release(&done);
         for range in again {
-            self.queue.nak(&[range.receipt], range.again.unwrap_or_default(), "messages are given back").await?;
+            self.queue.give_back(&[range.receipt], range.again.unwrap_or_default()).await?;
             self.held.release(&[range]);
         }
         Ok(())

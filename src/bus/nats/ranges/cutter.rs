@@ -21,9 +21,9 @@ use crate::bus::nats::{Shared, dead_letter};
 use crate::bus::{BusError, BusErrorKind};
 
 /// The publish is refused unless the last message of its subject is this one.
-const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+pub(in crate::bus::nats) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 /// JetStream's code for that (`JSStreamWrongLastSequenceErrF`).
-const WRONG_LAST: u64 = 10_071;
+pub(in crate::bus::nats) const WRONG_LAST: u64 = 10_071;
 /// How long the stream may be behind its own ranges before it is taken for one that lost messages.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 

@@ -30,6 +30,7 @@ mod tests_replicas;
 pub(super) const PENDING_MAX: usize = 65_536;
 
 pub(in crate::bus) use acker::RangeAcker;
+pub(super) use cutter::{EXPECTED_LAST, WRONG_LAST};
 pub(super) use place::{place, purge};
 
 pub(in crate::bus) use subscription::RangeSubscription;

@@ -16,8 +16,10 @@ use super::held::{Complete, Held, Key};
 use super::reader::Reader;
 use super::ready::Ready;
 use crate::bus::nats::Shared;
-use crate::bus::nats::subscription::{EXHAUSTED, NOTE_INTERVAL, REFUSED_PAUSE, Subscription, takes};
+use crate::bus::nats::subscription::{NOTE_INTERVAL, REFUSED_PAUSE, Subscription, delivery, record, takes};
+use crate::bus::nats::suspects::{Suspects, is_suspect};
 use crate::bus::subject::Filter;
+use crate::bus::trials::TrialEnd;
 use crate::bus::{BusError, ConsumerSpec, Delivery, Leased, Receipt};
 use crate::wait::sleep_until;
 
@@ -64,7 +66,10 @@ pub(in crate::bus) struct RangeSubscription {
     /// When the oldest lease of what was handed out last began.
     leased_at: Instant,
     complete: Vec<Complete>,
-    exhausted: Vec<Receipt>,
+    /// Messages of ranges that were delivered often and not answered.
+    suspects: Suspects,
+    /// Ended the process each time, to be given up.
+    fatal: Vec<Receipt>,
 }
 
 struct InHand {
@@ -82,12 +87,11 @@ impl RangeSubscription {
         filter: Filter,
     ) -> Result<Self, BusError> {
         let subject = shared.settings.range_subject(&spec.name);
-        // Ranges are counted here as messages are, so that the dead letters are messages.
-        let queued = ConsumerSpec { filter: subject.clone(), max_deliver: u32::MAX, ..spec.clone() };
+        let queued = ConsumerSpec { filter: subject.clone(), ..spec.clone() };
         let stream = shared.settings.range_stream();
-        let queue = Subscription::open(shared.clone(), &stream, queued, Filter::parse(&subject)?).await?;
-        let held = Arc::new(Held::default());
-        let acker = RangeAcker { queue: queue.acker(), held, max_deliver: spec.max_deliver };
+        // Messages are isolated, not ranges.
+        let queue = Subscription::open(shared.clone(), &stream, queued, (Filter::parse(&subject)?, false)).await?;
+        let acker = RangeAcker { queue: queue.acker(), held: Arc::new(Held::default()) };
         let now = Instant::now();
         Ok(Self {
             acker,
@@ -105,7 +109,8 @@ impl RangeSubscription {
             ready: Ready::default(),
             leased_at: now,
             complete: Vec::new(),
-            exhausted: Vec::new(),
+            suspects: Suspects::default(),
+            fatal: Vec::new(),
             shared,
             spec,
             filter,
@@ -130,6 +135,8 @@ impl RangeSubscription {
         bytes_max: usize,
     ) -> Result<Vec<Delivery>, BusError> {
         let note_interval = NOTE_INTERVAL.min(self.spec.ack_wait / 8);
+        // Who comes back for more has lived through it.
+        self.acker.end_trial(TrialEnd::Survived).await;
         loop {
             self.shared.check_open("fetch messages")?;
             // What was asked for over a connection that is lost is not waited for.
@@ -145,6 +152,10 @@ impl RangeSubscription {
                 debug!(%error, consumer = self.spec.name, "waiting for NATS");
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
+            }
+            let isolated = self.isolate((messages_max, bytes_max)).await;
+            if !isolated.is_empty() {
+                return Ok(isolated);
             }
             let full = self.ready.len() >= messages_max || self.ready.bytes() >= bytes_max;
             if !self.ready.is_empty() && (full || self.ranges.is_empty()) {
@@ -162,6 +173,7 @@ impl RangeSubscription {
                 fetched = self.queue.fetch(FETCHED_MAX, QUEUE_BYTES_MAX), if short => self.hold(fetched?).await,
                 () = tokio::time::sleep_until(self.cut_next_at.into()), if pausing => {}
                 () = sleep_until(again_at) => {}
+                () = sleep_until(self.suspects.choose_at()) => {}
                 () = tokio::time::sleep(READ_PAUSE_MAX), if !self.ready.is_empty() => return Ok(self.hand_out()),
                 () = tokio::time::sleep(note_interval) => self.notice().await,
             }
@@ -173,8 +185,33 @@ impl RangeSubscription {
         if let Some(cutting) = self.cutting.take() {
             let _ = tokio::time::timeout(self.shared.settings.timeout, cutting).await;
         }
+        self.suspects.clear();
         self.queue.give_back().await?;
         self.acker.answer(self.acker.held.give_back()).await
+    }
+
+    /// The suspects that are to be tried next, once all of their range is here; those that ended the process too often
+    /// are given up.
+    async fn isolate(&mut self, limits: (usize, usize)) -> Vec<Delivery> {
+        let reading = self.ranges.front().is_some_and(|range| is_suspect(range.delivery_count));
+        if self.suspects.is_empty() || (reading && !self.is_full_of_suspects(limits)) {
+            return Vec::new();
+        }
+        let chosen = match self.suspects.choose(&self.acker.queue.record, limits).await {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                debug!(%error, consumer = self.spec.name, "suspects wait for NATS");
+                return Vec::new();
+            }
+        };
+        self.fatal.extend(chosen.fatal);
+        let leases = chosen.next.iter().map(|delivery| self.acker.held.leased_at(delivery.receipt.consumer_sequence));
+        self.leased_at = leases.min().flatten().or(chosen.leased_at).unwrap_or_else(Instant::now);
+        chosen.next
+    }
+
+    fn is_full_of_suspects(&self, (messages_max, bytes_max): (usize, usize)) -> bool {
+        self.suspects.len() >= messages_max || (!self.suspects.is_empty() && self.suspects.bytes() >= bytes_max)
     }
 
     /// Everything that can be done without waiting for something to come.
@@ -200,7 +237,8 @@ impl RangeSubscription {
         self.ranges.clear();
         self.ready.clear();
         self.complete.clear();
-        self.exhausted.clear();
+        self.suspects.clear();
+        self.fatal.clear();
         self.reader.forget();
         self.cutting = None;
         let epoch = *self.epochs.borrow_and_update();
@@ -228,6 +266,8 @@ impl RangeSubscription {
             self.ready.clear();
             let_go += 1;
         }
+        let held = &self.acker.held;
+        let_go += self.suspects.let_go(|suspect, _| fresh(held.leased_at(suspect.receipt.consumer_sequence)));
         if let_go > 0 {
             warn!(ranges = let_go, consumer = self.spec.name, "messages waited too long here, they come again");
         }
@@ -241,6 +281,9 @@ impl RangeSubscription {
 
     fn take_of_ranges(&mut self, messages_max: usize, bytes_max: usize) {
         while self.ready.len() < messages_max && (self.ready.is_empty() || self.ready.bytes() < bytes_max) {
+            if self.is_full_of_suspects((messages_max, bytes_max)) {
+                return;
+            }
             let head = self.reader.head().map(|head| head.sequence);
             let Some(range) = self.ranges.front_mut() else { return };
             if self.reader.vouches_from().is_none_or(|from| from > range.next) {
@@ -269,8 +312,11 @@ impl RangeSubscription {
             }
             if !takes(&self.spec.name, &self.filter, &read.message) {
                 self.complete.extend(self.acker.held.pass(key, sequence..=sequence));
-            } else if receipt.delivery_count > self.spec.max_deliver {
-                self.exhausted.push(receipt);
+            } else if is_suspect(receipt.delivery_count) {
+                let record = record(&read.message);
+                let suspect = delivery(record, receipt, read.published_at_ms, self.queue.suspect_to());
+                // A range whose lease is not known to hold is let go.
+                self.suspects.push(suspect, self.acker.held.leased_at(key).unwrap_or_else(Instant::now));
             } else {
                 let leased_at = || self.acker.held.leased_at(key);
                 self.ready.push(&read.message, receipt, read.published_at_ms, self.queue.suspect_to(), leased_at);
@@ -290,15 +336,15 @@ impl RangeSubscription {
         }
     }
 
-    /// Tells the server of ranges that held nothing for us, and gives up what was delivered too often.
+    /// Tells the server of ranges that held nothing for us.
     async fn settle_aside(&mut self) {
         if !self.complete.is_empty()
             && let Err(error) = self.acker.answer(std::mem::take(&mut self.complete)).await
         {
             warn!(%error, consumer = self.spec.name, "messages of other subjects could not be passed over");
         }
-        for receipt in std::mem::take(&mut self.exhausted) {
-            if let Err(error) = self.acker.dead_letter(receipt, EXHAUSTED).await {
+        for receipt in std::mem::take(&mut self.fatal) {
+            if let Err(error) = self.acker.bury_fatal(receipt).await {
                 warn!(%error, consumer = self.spec.name, "cannot store dead letter");
             }
         }
@@ -378,7 +424,7 @@ impl RangeSubscription {
         if self.epoch != Some(self.queue.epoch()) {
             // Of a connection on which the queue was not compared with the stream yet.
             let receipts: Vec<Receipt> = fetched.iter().map(|delivery| delivery.receipt).collect();
-            let _ = self.acker.queue.nak(&receipts, Duration::ZERO, "the connection is new").await;
+            let _ = self.acker.queue.give_back(&receipts, Duration::ZERO).await;
             self.epoch = None;
             return;
         }

@@ -1,0 +1,40 @@
+//! The writer's part in giving messages up: their dead letters, in the transaction that settles them.
+
+use std::sync::Arc;
+
+use super::Writer;
+use crate::bus::BusError;
+use crate::bus::embedded::dead_letter::{self, Verdict};
+use crate::bus::embedded::group::Group;
+use crate::bus::embedded::queue::Settle;
+use crate::bus::embedded::{file, lock, unix_ms};
+
+impl Writer {
+    /// Stores dead letters for messages that are given up.
+    pub(super) fn bury(&mut self, settle: &Settle) -> Result<(), BusError> {
+        let Some((_, reason)) = &settle.reason else { return Ok(()) };
+        for sequence in &settle.sequences {
+            let group = self.group_of(*sequence)?;
+            let delivery_count = settle.consumer.lock().delivery_count(*sequence);
+            let verdict = Verdict { consumer: &settle.consumer.name, reason, delivery_count, dead_at_ms: unix_ms() };
+            let inserted = self
+                .write("bury message", |writer| dead_letter::insert(&writer.connection, &group, *sequence, &verdict))?;
+            if !inserted {
+                let missing = format!("the message at sequence {sequence} is missing");
+                return Err(file::corrupt(&self.shared.path, "bury message", missing));
+            }
+        }
+        Ok(())
+    }
+
+    fn group_of(&self, sequence: u64) -> Result<Arc<Group>, BusError> {
+        if let Some(group) = lock(&self.shared.tail).find(sequence) {
+            return Ok(group.clone());
+        }
+        let group = file::read_groups(&self.connection, &self.shared.path, sequence, 1)?.pop_front();
+        group.ok_or_else(|| {
+            let missing = format!("no group holds sequence {sequence}");
+            file::corrupt(&self.shared.path, "bury message", missing)
+        })
+    }
+}
