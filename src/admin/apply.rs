@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -51,7 +52,12 @@ pub(super) async fn apply(
     let rehearsal = params.flag("dry_run")?;
     params.no_more()?;
     let document = read_json_within(request, SET_BYTES_MAX).await?;
-    let mut reading = Reading::of(&document, &shared.state.checks)?;
+    let _applying = shared.applying.lock().await;
+    let checks = shared.state.checks;
+    // Compiling thousands of rules takes its time, on a thread that serves nobody.
+    let read = tokio::task::spawn_blocking(move || Reading::of(&document, &checks).map(|reading| (reading, document)));
+    let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
+    let (mut reading, document) = read.await.map_err(unread)??;
     let store = &shared.state.store;
     let _patching = shared.patching.lock().await;
     // What is readable of a faulty set is rehearsed, so that the answer has what only the store knows.
@@ -177,5 +183,5 @@ fn add<T: Serialize>(items: &mut Vec<Item>, kind: &'static str, applied: Vec<App
 }
 
 fn unwritable() -> Problem {
-    Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written.")
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written.")
 }

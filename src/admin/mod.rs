@@ -140,10 +140,12 @@ struct Shared {
     /// Held from reading a stored document to replacing it, so that requests of this process do not get in each
     /// other's way. What another process changes meanwhile, the store notices.
     patching: tokio::sync::Mutex<()>,
+    /// Held while a set of documents is checked and applied: they are large, and one at a time is enough.
+    applying: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
     fn new(state: State) -> Self {
-        Self { state, patching: tokio::sync::Mutex::new(()) }
+        Self { state, patching: tokio::sync::Mutex::new(()), applying: tokio::sync::Mutex::new(()) }
     }
 }

@@ -189,6 +189,51 @@ fn what_is_wrong_in_a_file_is_named_and_nothing_is_stored() {
     assert_eq!(server.admin_get("/rules")["items"], json!([]));
 }
 
+/// A directory is one set: what is good in it waits for what is wrong.
+#[test]
+fn all_files_are_applied_or_none_and_a_dry_run_applies_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let path = dir.path().to_str().unwrap();
+    write(
+        "1.yaml",
+        "webhooks: [{name: ops, url: 'http://127.0.0.1:1/'}]\nrules: [{name: good, actions: {webhooks: [ops]}}]\n",
+    );
+    write(
+        "2.yaml",
+        "rules:\n  - {name: broken, expression: 'event.'}\n  - {name: lost, actions: {webhooks: [nobody]}}\n",
+    );
+    write(".hidden.yaml", "rules: [");
+    let output = run(&server.admin, &["apply", "-f", path]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    for part in ["2.yaml: rule \"broken\" /expression: ", "2.yaml: rule \"lost\" /actions/webhooks/0: "] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    for list in ["/webhooks", "/rules"] {
+        assert_eq!(server.admin_get(list)["items"], json!([]), "nothing of a set with a fault is stored");
+    }
+
+    write("2.yaml", "rules: [{name: other, priority: 2}]\n");
+    let dry = ok(&server, &["apply", "--dry-run", "-f", path]);
+    assert_eq!(dry.matches("would be created").count(), 3, "{dry}");
+    assert_eq!(server.admin_get("/rules")["items"], json!([]));
+    // The listener's own setting says where it is.
+    let address = server.admin.trim_start_matches("http://");
+    let arguments = ["apply", "-f", path];
+    let output = Command::new(binary()).args(arguments).env_clear().env("ADMIN_ADDR", address).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().matches("created").count(), 3);
+    write("2.yaml", "rules: [{name: other, priority: 3}]\n");
+    let dry = ok(&server, &["apply", "--dry-run", "-f", path]);
+    assert!(dry.contains("rule \"other\" would be updated\n  - /priority: 2\n  + /priority: 3\n"), "{dry}");
+    assert!(dry.contains("rule \"good\" is unchanged"), "{dry}");
+    assert_eq!(server.admin_get("/rules/other")["priority"], 2);
+    let said = String::from_utf8(run(&server.admin, &["deliveries", "retry", "--since", "soon"]).stderr).unwrap();
+    assert!(said.contains("must be how long ago (30m, 1h, 7d), a date"), "{said}");
+    assert!(ok(&server, &["deliveries", "retry", "--since", "1h", "--json"]).contains("\"retried\": 0"));
+}
+
 #[test]
 fn mistakes_end_with_their_exit_code_and_a_sentence() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
