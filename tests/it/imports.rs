@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("faults", &[]),
     ("telemetry", &["config", "metrics"]),
     ("supervisor", &["backoff", "metrics"]),
-    ("bus", &["event", "metrics", "backoff", "sqlite", "supervisor", "wait"]),
+    ("bus", &["event", "metrics", "backoff", "causes", "sqlite", "supervisor", "wait"]),
     ("store", &["event", "metrics", "backoff", "causes", "sqlite", "supervisor"]),
     ("warehouse", &["event", "metrics", "backoff", "causes", "supervisor"]),
     ("http", &["event", "metrics", "supervisor"]),

@@ -17,6 +17,7 @@ mod killed;
 mod load;
 mod main_job;
 mod object_faults;
+mod objects_gone;
 mod roles;
 mod settings;
 mod starting;

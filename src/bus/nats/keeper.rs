@@ -42,8 +42,8 @@ pub(super) struct Keeper {
     stream_id: Mutex<String>,
     /// What is missing or wrong now.
     trouble: Mutex<Option<String>>,
-    /// What was lost since the start.
-    lost: Mutex<Option<String>>,
+    /// What was lost since the start, by stream.
+    lost: Mutex<BTreeMap<String, String>>,
     doubt: Notify,
 }
 
@@ -78,7 +78,8 @@ impl Keeper {
 
     /// What was lost on the server since the start.
     pub(super) fn lost(&self) -> Option<String> {
-        lock(&self.lost).clone()
+        let lost = lock(&self.lost);
+        (!lost.is_empty()).then(|| lost.values().cloned().collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -172,7 +173,7 @@ impl Looks {
             Role::DeadLetters => "the dead letters are lost",
         };
         let text = format!("stream {name} was gone from NATS and is there anew since {at:.0}: {what}");
-        *lock(&shared.keeper.lost) = Some(text);
+        lock(&shared.keeper.lost).insert(name.clone(), text);
         if role == Role::Events {
             *lock(&shared.keeper.stream_id) = stream_id(info);
         }
