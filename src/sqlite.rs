@@ -1,28 +1,126 @@
 //! Opening SQLite files the one way this product does, and telling its failures apart.
 //!
-//! Invariant: every writing connection is in WAL mode with `synchronous=FULL`, so a
-//! committed transaction survives a power cut. Knows nothing of events or rules.
+//! Invariants: every writing connection is in WAL mode with `synchronous=FULL`, so a
+//! committed transaction survives a power cut; a file is opened only if its log holds what was
+//! committed. Knows nothing of events or rules.
+
+mod log;
+#[cfg(test)]
+mod tests_log;
+mod watch;
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
+use log::{Damage, Verdict};
+
+pub use watch::Watch;
+
 /// How long a connection waits for another one's lock before `SQLITE_BUSY`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens (and creates) a file for its single writer.
+/// How long the pages of a file are checked when it is opened; a larger file is checked in part.
+const CHECK_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Opens (and creates) a file for its single writer, in a process that has no connection to it yet: closing a
+/// descriptor of a file ends the locks that this process has on it.
 pub fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
-    writer(create_private(path)?)
+    check_log(path)?;
+    let connection = writer(create_private(path)?)?;
+    check_pages(&connection)?;
+    Ok(connection)
 }
 
 /// The same; a file that is new gets pages of this size.
 pub fn open_writer_with_pages(path: &Path, page_bytes: u32) -> rusqlite::Result<Connection> {
+    check_log(path)?;
     let connection = create_private(path)?;
     connection.pragma_update(None, "page_size", page_bytes)?;
-    writer(connection)
+    let connection = writer(connection)?;
+    check_pages(&connection)?;
+    Ok(connection)
+}
+
+/// Opens a file that this process has open, for writing beside its writer.
+pub fn open_second_writer(path: &Path) -> rusqlite::Result<Connection> {
+    writer(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?)
+}
+
+/// Fails when committed transactions in the log beside the file would not be recovered.
+fn check_log(path: &Path) -> rusqlite::Result<()> {
+    let name = log::beside(path, "-wal");
+    let name = name.display();
+    let unreadable = |error: io::Error| failure(ffi::SQLITE_CANTOPEN, format!("cannot read {name}: {error}"));
+    let frames = match log::examine(path).map_err(unreadable)? {
+        Verdict::Sound { frames } => frames,
+        Verdict::CutOff { frames, committed } => {
+            tracing::warn!(
+                log = %name, frames, committed,
+                "the write-ahead log ends before the last commits; what they stored is missing"
+            );
+            frames
+        }
+        Verdict::Damaged(Damage { offset, proof }) => {
+            return Err(failure(
+                ffi::SQLITE_CORRUPT,
+                format!(
+                    "{name} is damaged at byte {offset} ({proof}), and committed transactions would be lost from \
+                     there on: restore the directory from a snapshot, or keep a copy of it and give them up by \
+                     `truncate -s {offset} {name}`"
+                ),
+            ));
+        }
+    };
+    let is_empty = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.len() == 0,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(failure(ffi::SQLITE_CANTOPEN, error.to_string())),
+    };
+    if frames > 0 && is_empty {
+        // SQLite would delete the log.
+        return Err(failure(
+            ffi::SQLITE_CORRUPT,
+            format!(
+                "the file is missing or empty, but {name} holds transactions of it: put the file back, or remove the log too"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Fails when the tree of pages is damaged, as far as can be seen in `CHECK_TIME_MAX`.
+fn check_pages(connection: &Connection) -> rusqlite::Result<()> {
+    let interrupt = connection.get_interrupt_handle();
+    let (done, waiting) = channel::<()>();
+    let checked = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if waiting.recv_timeout(CHECK_TIME_MAX) == Err(RecvTimeoutError::Timeout) {
+                interrupt.interrupt();
+            }
+        });
+        let checked = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        drop(done);
+        checked
+    });
+    match checked {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => Err(failure(
+            ffi::SQLITE_CORRUPT,
+            format!("its pages are damaged ({}): restore it from a snapshot", found.replace('\n', " ")),
+        )),
+        Err(rusqlite::Error::SqliteFailure(cause, _)) if cause.code == ErrorCode::OperationInterrupted => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn failure(code: i32, text: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(text))
 }
 
 /// A file that is new is for its owner alone, and what SQLite puts beside it too: they hold events and secrets.
@@ -77,13 +175,30 @@ pub fn fault(error: &rusqlite::Error) -> Fault {
     match (cause.code, cause.extended_code) {
         (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => Fault::Fsync,
         (ErrorCode::DiskFull, _) => Fault::Full,
-        // A write that fails midway and the creation of the shared-memory file both
-        // surface as I/O errors when the disk is full.
-        (_, ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_TRUNCATE) => Fault::Full,
+        // SQLite takes only ENOSPC of some calls for a full disk.
+        (ErrorCode::SystemIoFailure, _) if is_no_room(&io::Error::last_os_error()) => Fault::Full,
         (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Fault::Corrupt,
         (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Fault::Busy,
         (ErrorCode::ConstraintViolation, _) => Fault::Constraint,
         _ => Fault::Other,
+    }
+}
+
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The error in words, with that of the system below it. Like [`fault`] only of an error that has just come, on its
+/// thread: SQLite leaves the system's where the last failed call put it.
+pub fn explain(error: &rusqlite::Error) -> String {
+    let system = io::Error::last_os_error();
+    match error {
+        rusqlite::Error::SqliteFailure(cause, _)
+            if cause.code == ErrorCode::SystemIoFailure && system.raw_os_error() != Some(0) =>
+        {
+            format!("{error} ({system})")
+        }
+        _ => error.to_string(),
     }
 }
 

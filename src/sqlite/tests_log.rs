@@ -1,0 +1,349 @@
+//! Logs that SQLite itself wrote, damaged in every way that is cheap to try.
+
+use std::fs;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::log::{self, Index, Verdict};
+use super::{Fault, fault, open_writer, open_writer_with_pages};
+
+const PAGE_BYTES: usize = 512;
+const FRAME_BYTES: usize = 24 + PAGE_BYTES;
+const HEADER_BYTES: usize = 32;
+const TRANSACTIONS: u64 = 8;
+
+/// The files of a database as a killed process leaves them.
+struct Crashed {
+    database: Vec<u8>,
+    log: Vec<u8>,
+    index: Vec<u8>,
+    /// Frames in the log at the end of each transaction.
+    ends: Vec<u64>,
+}
+
+impl Crashed {
+    /// `TRANSACTIONS` of one row each; the log starts over before the last `fresh` of them.
+    fn new(fresh: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let connection = open_writer_with_pages(&path, PAGE_BYTES as u32).unwrap();
+        connection
+            .execute_batch("PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(n INTEGER PRIMARY KEY, b BLOB)")
+            .unwrap();
+        let mut ends = Vec::new();
+        for n in 0..TRANSACTIONS {
+            if n + fresh == TRANSACTIONS {
+                connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+                ends.clear();
+            }
+            let bytes = 300 + n * 331 % 1_000;
+            connection.execute("INSERT INTO t VALUES (?1, randomblob(?2))", [n, bytes]).unwrap();
+            let frames = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get::<_, u64>(1)).unwrap();
+            ends.push(frames);
+        }
+        let read = |ending| fs::read(log::beside(&path, ending)).unwrap();
+        Self { database: read(""), log: read("-wal"), index: read("-shm"), ends }
+    }
+
+    fn frames(&self) -> u64 {
+        *self.ends.last().unwrap()
+    }
+
+    /// Bytes in front of a frame.
+    fn at(frame: u64) -> usize {
+        HEADER_BYTES + frame as usize * FRAME_BYTES
+    }
+
+    /// Those of the log that are not remains.
+    fn live(&self) -> usize {
+        Self::at(self.frames())
+    }
+
+    /// Frames before the last transaction.
+    fn before_last(&self) -> u64 {
+        self.ends.len().checked_sub(2).map_or(0, |at| self.ends[at])
+    }
+
+    fn put(&self, dir: &Path, log: &[u8], index: bool) -> std::path::PathBuf {
+        let path = dir.join("a.db");
+        fs::write(&path, &self.database).unwrap();
+        fs::write(log::beside(&path, "-wal"), log).unwrap();
+        let index_path = log::beside(&path, "-shm");
+        match index {
+            true => fs::write(index_path, &self.index).unwrap(),
+            false => drop(fs::remove_file(index_path)),
+        }
+        path
+    }
+
+    fn judge(&self, log: &[u8], index: bool) -> Verdict {
+        let index = index.then(|| Index::parse(self.index.first_chunk().unwrap()).expect("the index verifies"));
+        log::walk(log, log.len() as u64, index).unwrap()
+    }
+
+    /// Rows that are there after opening; none when that was refused.
+    fn open(&self, log: &[u8], index: bool) -> Option<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        match open_writer(&self.put(dir.path(), log, index)) {
+            Ok(connection) => Some(rows(&connection)),
+            Err(error) => {
+                assert_eq!(fault(&error), Fault::Corrupt, "{error}");
+                assert!(error.to_string().contains("a.db-wal is damaged at byte"), "{error}");
+                None
+            }
+        }
+    }
+
+    /// The same log with checksums over big-endian words, as a machine of that kind writes it.
+    fn swap_endianness(&mut self) {
+        let sum = |seed: (u32, u32), bytes: &[u8]| {
+            bytes.chunks(8).fold(seed, |(a, b), pair| {
+                let word = |at| u32::from_be_bytes(pair[at..at + 4].try_into().unwrap());
+                let a = a.wrapping_add(word(0)).wrapping_add(b);
+                (a, b.wrapping_add(word(4)).wrapping_add(a))
+            })
+        };
+        let set = |bytes: &mut [u8], sum: (u32, u32)| {
+            bytes[..4].copy_from_slice(&sum.0.to_be_bytes());
+            bytes[4..8].copy_from_slice(&sum.1.to_be_bytes());
+        };
+        self.log[3] |= 1;
+        let mut running = sum((0, 0), &self.log[..24]);
+        set(&mut self.log[24..32], running);
+        for frame in self.log[HEADER_BYTES..].chunks_mut(FRAME_BYTES) {
+            running = sum(sum(running, &frame[..8]), &frame[24..]);
+            set(&mut frame[16..24], running);
+        }
+    }
+}
+
+fn rows(connection: &Connection) -> u64 {
+    connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+}
+
+/// Numbers that look random and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+fn flipped(log: &[u8], byte: usize, bit: usize) -> Vec<u8> {
+    let mut log = log.to_vec();
+    log[byte] ^= 1 << bit;
+    log
+}
+
+#[test]
+fn what_a_killed_process_leaves_is_sound() {
+    for fresh in [TRANSACTIONS, 3, 1] {
+        let crashed = Crashed::new(fresh);
+        for index in [true, false] {
+            let verdict = crashed.judge(&crashed.log, index);
+            assert_eq!(verdict, Verdict::Sound { frames: crashed.frames() });
+            assert_eq!(crashed.open(&crashed.log, index), Some(TRANSACTIONS));
+        }
+    }
+}
+
+/// Any flipped bit of what is in use is found without the index, in the last transaction too; any other is harmless.
+#[test]
+fn every_flipped_bit_is_found_where_it_is() {
+    let mut swapped = Crashed::new(TRANSACTIONS);
+    swapped.swap_endianness();
+    assert_eq!(swapped.open(&swapped.log, false), Some(TRANSACTIONS), "as SQLite reads it");
+    let mut numbers = Numbers(1);
+    for crashed in [Crashed::new(TRANSACTIONS), Crashed::new(3), Crashed::new(1), swapped] {
+        for byte in 0..crashed.log.len() {
+            // All bits of the headers, and one of most bytes of the pages.
+            let in_page = byte >= HEADER_BYTES && (byte - HEADER_BYTES) % FRAME_BYTES >= 24;
+            if in_page && !byte.is_multiple_of(5) {
+                continue;
+            }
+            for bit in if in_page { numbers.below(8)..numbers.below(8) + 1 } else { 0..8 } {
+                match crashed.judge(&flipped(&crashed.log, byte, bit), false) {
+                    Verdict::Damaged(damage) if byte < crashed.live() => {
+                        let frame = byte.checked_sub(HEADER_BYTES).map(|behind| (behind / FRAME_BYTES) as u64);
+                        assert_eq!(damage.offset, frame.map_or(0, Crashed::at) as u64, "byte {byte}, bit {bit}");
+                    }
+                    Verdict::Sound { frames } if byte >= crashed.live() => assert_eq!(frames, crashed.frames()),
+                    verdict => panic!("byte {byte}, bit {bit}: {verdict:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sqlite_never_opens_a_log_with_a_flipped_bit_and_loses_rows() {
+    let mut numbers = Numbers(2);
+    let crashed = Crashed::new(5);
+    for _ in 0..60 {
+        let log = flipped(&crashed.log, numbers.below(crashed.log.len()), numbers.below(8));
+        let index = numbers.below(2) == 0;
+        assert!(matches!(crashed.open(&log, index), None | Some(TRANSACTIONS)));
+    }
+}
+
+/// More than a bit: found through what follows, and in the last transactions through the index.
+#[test]
+fn larger_damage_to_committed_frames_is_found() {
+    let crashed = Crashed::new(TRANSACTIONS);
+    let mut numbers = Numbers(3);
+    for _ in 0..400 {
+        let with_index = numbers.below(2) == 0;
+        let followed = Crashed::at(crashed.ends[crashed.ends.len() - 3]);
+        let end = if with_index { crashed.live() } else { followed };
+        let mut log = crashed.log.clone();
+        let start = numbers.below(end);
+        for byte in &mut log[start..(start + 1 + numbers.below(600)).min(end)] {
+            *byte = numbers.below(256) as u8;
+        }
+        if log == crashed.log {
+            continue;
+        }
+        let verdict = crashed.judge(&log, with_index);
+        assert!(matches!(verdict, Verdict::Damaged(_)), "from byte {start}, index {with_index}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_log_that_is_cut_off_anywhere_starts() {
+    for crashed in [Crashed::new(TRANSACTIONS), Crashed::new(3)] {
+        for bytes in (0..crashed.log.len()).filter(|bytes| *bytes < 40 || bytes % 11 == 0) {
+            let frames = (bytes.saturating_sub(HEADER_BYTES) / FRAME_BYTES) as u64;
+            let committed = crashed.ends.iter().copied().filter(|end| *end <= frames).max().unwrap_or(0);
+            let log = &crashed.log[..bytes];
+            assert_eq!(crashed.judge(log, false), Verdict::Sound { frames: committed }, "{bytes} bytes");
+            let counted = crashed.judge(log, true);
+            if frames < crashed.frames() && bytes >= HEADER_BYTES {
+                assert_eq!(counted, Verdict::CutOff { frames: committed, committed: crashed.frames() });
+            } else {
+                assert!(!matches!(counted, Verdict::Damaged(_)), "{bytes} bytes: {counted:?}");
+            }
+        }
+        for bytes in [0, 31, 32, 600, crashed.live() - 1] {
+            let there = crashed.open(&crashed.log[..bytes], true).unwrap();
+            let lost = crashed.ends.iter().filter(|end| Crashed::at(**end) > bytes).count() as u64;
+            assert_eq!(there, TRANSACTIONS - lost);
+        }
+    }
+}
+
+/// Of the last transaction, a power cut keeps any of its sectors: the others are as they were before, or empty.
+#[test]
+fn a_torn_last_transaction_starts() {
+    const SECTOR_BYTES: usize = 512;
+    let mut numbers = Numbers(4);
+    for fresh in [TRANSACTIONS, 4, 2] {
+        let crashed = Crashed::new(fresh);
+        let before = Crashed::new(fresh);
+        let from = Crashed::at(crashed.before_last());
+        for round in 0..300 {
+            let mut log = crashed.log.clone();
+            let sectors = from / SECTOR_BYTES..crashed.live().div_ceil(SECTOR_BYTES);
+            for sector in sectors {
+                let bytes = (sector * SECTOR_BYTES).max(from)..((sector + 1) * SECTOR_BYTES).min(crashed.live());
+                match numbers.below(3) {
+                    0 => log[bytes].fill(0),
+                    // Of another log of the same shape: what was there before.
+                    1 => log[bytes.clone()].copy_from_slice(&before.log[bytes]),
+                    _ => {}
+                }
+            }
+            let verdict = crashed.judge(&log, false);
+            let all = log == crashed.log;
+            let frames = if all { crashed.frames() } else { crashed.before_last() };
+            assert_eq!(verdict, Verdict::Sound { frames });
+            if round % 30 == 0 {
+                assert_eq!(crashed.open(&log, false), Some(TRANSACTIONS - u64::from(!all)));
+            }
+        }
+    }
+}
+
+/// What a torn transaction leaves behind the next ones is not taken for theirs.
+#[test]
+fn the_remains_of_a_torn_transaction_are_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let connection = open_writer_with_pages(&path, PAGE_BYTES as u32).unwrap();
+    connection.execute_batch("PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(n INTEGER PRIMARY KEY, b BLOB)").unwrap();
+    let log_path = log::beside(&path, "-wal");
+    let sound = fs::metadata(&log_path).unwrap().len() as usize;
+    connection.execute("INSERT INTO t VALUES (0, randomblob(9000))", []).unwrap();
+    let (database, mut log) = (fs::read(&path).unwrap(), fs::read(&log_path).unwrap());
+    drop(connection);
+    log[sound + 30..sound + 300].fill(0);
+    fs::write(&path, database).unwrap();
+    fs::write(&log_path, log).unwrap();
+    for n in 1..4 {
+        let connection = open_writer(&path).unwrap();
+        connection.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+        connection.execute("INSERT INTO t VALUES (?1, randomblob(100))", [n]).unwrap();
+        assert_eq!(rows(&connection), n);
+        let (database, log) = (fs::read(&path).unwrap(), fs::read(&log_path).unwrap());
+        drop(connection);
+        fs::write(&path, database).unwrap();
+        fs::write(&log_path, log).unwrap();
+    }
+    assert_eq!(rows(&open_writer(&path).unwrap()), 3);
+}
+
+#[test]
+fn a_log_without_its_file_is_kept() {
+    let crashed = Crashed::new(TRANSACTIONS);
+    let dir = tempfile::tempdir().unwrap();
+    let path = crashed.put(dir.path(), &crashed.log, false);
+    for left in [false, true] {
+        match left {
+            true => fs::write(&path, b"").unwrap(),
+            false => fs::remove_file(&path).unwrap(),
+        }
+        let error = open_writer(&path).unwrap_err();
+        assert_eq!(fault(&error), Fault::Corrupt);
+        assert!(error.to_string().contains("the file is missing or empty"), "{error}");
+    }
+    crashed.put(dir.path(), &crashed.log, false);
+    assert_eq!(rows(&open_writer(&path).unwrap()), TRANSACTIONS);
+}
+
+#[test]
+fn a_damaged_tree_of_pages_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let connection = open_writer(&path).unwrap();
+    connection.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY, b BLOB)").unwrap();
+    for n in 0..200 {
+        connection.execute("INSERT INTO t VALUES (?1, randomblob(900))", [n]).unwrap();
+    }
+    drop(connection);
+    let mut bytes = fs::read(&path).unwrap();
+    let page = 4_096 * 20;
+    // The number of cells of a leaf, and where they begin.
+    bytes[page + 3] ^= 0x40;
+    bytes[page + 5] ^= 0x08;
+    fs::write(&path, bytes).unwrap();
+    let error = open_writer(&path).unwrap_err();
+    assert_eq!(fault(&error), Fault::Corrupt);
+    assert!(error.to_string().contains("pages are damaged"), "{error}");
+}
+
+#[test]
+fn a_long_log_is_read_in_little_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let connection = open_writer_with_pages(&path, 16 << 10).unwrap();
+    connection.execute_batch("PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(b BLOB)").unwrap();
+    for _ in 0..64 {
+        connection.execute("INSERT INTO t VALUES (zeroblob(1000000))", []).unwrap();
+    }
+    let started = std::time::Instant::now();
+    let verdict = log::examine(&path).unwrap();
+    println!("64 MB of log in {:?}", started.elapsed());
+    assert!(matches!(verdict, Verdict::Sound { frames } if frames > 3_900), "{verdict:?}");
+}

@@ -1,0 +1,118 @@
+//! Whether the files that are open are still those at their paths, and whether their disk takes writes.
+//!
+//! A file that was removed or replaced stays writable for who has it open, and a restart does not find it.
+//! Invariant: never opens a file, since closing a descriptor of one would end SQLite's locks on it.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::log::beside;
+
+/// Free bytes under which a disk is called full: a commit of one group may not fit.
+const FREE_BYTES_MIN: u64 = 1 << 20;
+
+/// The files of one database, as they were when it was opened.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    files: Vec<(PathBuf, (u64, u64))>,
+}
+
+impl Watch {
+    /// Over a database that is open, its log, the log's index, and the other files that a restart needs.
+    pub fn over(database: &Path, others: &[PathBuf]) -> std::io::Result<Self> {
+        let own = [database.to_owned(), beside(database, "-wal"), beside(database, "-shm")];
+        let files = own.iter().chain(others).map(|path| Ok((path.clone(), identity(&std::fs::metadata(path)?))));
+        Ok(Self { files: files.collect::<std::io::Result<_>>()? })
+    }
+
+    /// Fails when a file is not at its path any more. Costs a system call a file.
+    pub fn check(&self) -> Result<(), String> {
+        for (path, opened) in &self.files {
+            let what = match std::fs::metadata(path) {
+                Ok(found) if identity(&found) == *opened => continue,
+                Ok(_) => "was replaced by another file".to_owned(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => "was removed".to_owned(),
+                Err(error) => format!("cannot be found: {error}"),
+            };
+            return Err(format!(
+                "{} {what} while in use; a restart would not find what is stored now: put the original back, or \
+                 restart the process to go on with what is there",
+                path.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Fails when the disk is full or takes no writes.
+    pub fn check_disk(&self) -> Result<(), String> {
+        let Some(dir) = self.files.first().and_then(|(path, _)| path.parent()) else { return Ok(()) };
+        let Some(disk) = Disk::of(dir) else { return Ok(()) };
+        if disk.read_only {
+            return Err(format!("the file system of {} is read-only", dir.display()));
+        }
+        if disk.free_bytes < FREE_BYTES_MIN {
+            return Err(format!("the disk of {} is full: {} bytes are free", dir.display(), disk.free_bytes));
+        }
+        Ok(())
+    }
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+struct Disk {
+    free_bytes: u64,
+    read_only: bool,
+}
+
+impl Disk {
+    /// None when the system does not tell.
+    #[expect(unsafe_code, reason = "the standard library does not ask for this")]
+    fn of(dir: &Path) -> Option<Self> {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::ffi::CString::new(if dir.as_os_str().is_empty() { b"." } else { dir.as_os_str().as_bytes() });
+        let path = path.ok()?;
+        let mut told = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the path ends with a zero byte, and the structure is as large as the call expects.
+        let told = unsafe {
+            if libc::statvfs(path.as_ptr(), told.as_mut_ptr()) != 0 {
+                return None;
+            }
+            told.assume_init()
+        };
+        let free_bytes = told.f_bavail.saturating_mul(told.f_frsize);
+        // Some file systems do not count.
+        let counts = told.f_blocks > 0;
+        Some(Self {
+            free_bytes: if counts { free_bytes } else { u64::MAX },
+            read_only: told.f_flag & libc::ST_RDONLY != 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_the_open_one_is_noticed_until_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let connection = crate::sqlite::open_writer(&path).unwrap();
+        connection.execute_batch("CREATE TABLE t(a)").unwrap();
+        let watch = Watch::over(&path, &[]).unwrap();
+        assert_eq!((watch.check(), watch.check_disk()), (Ok(()), Ok(())));
+        for file in ["a.db", "a.db-wal", "a.db-shm"] {
+            let (file, aside) = (dir.path().join(file), dir.path().join("aside"));
+            std::fs::rename(&file, &aside).unwrap();
+            let gone = watch.check().unwrap_err();
+            assert!(gone.contains(&file.display().to_string()) && gone.contains("was removed"), "{gone}");
+            std::fs::write(&file, b"").unwrap();
+            assert!(watch.check().unwrap_err().contains("was replaced"));
+            std::fs::rename(&aside, &file).unwrap();
+            assert_eq!(watch.check(), Ok(()));
+        }
+    }
+}
