@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,6 +24,8 @@ const DURABLE_MAX: usize = 20_000;
 #[derive(Debug)]
 pub(super) struct Local {
     root: PathBuf,
+    /// The file system of the root when it was opened.
+    device: u64,
     /// Directories that are known to survive a power cut. The lock is held while one is
     /// created, so that no second writer takes it for durable too early.
     durable: Mutex<HashSet<PathBuf>>,
@@ -35,7 +38,8 @@ impl Local {
     pub(super) fn open(root: PathBuf) -> Result<Self, WarehouseError> {
         make_durable(&root, Path::new("")).map_err(|error| error.at(root.display().to_string()))?;
         let opened_at = clock_of(&root).ok();
-        Ok(Self { root, durable: Mutex::default(), opened_at })
+        let device = device(&root).map_err(|error| error.at(root.display().to_string()))?;
+        Ok(Self { root, device, durable: Mutex::default(), opened_at })
     }
 
     pub(super) fn store(
@@ -157,6 +161,7 @@ impl Local {
         commit: impl FnOnce() -> bool,
     ) -> Result<bool, WarehouseError> {
         self.ensure(directory)?;
+        self.check_device()?;
         let temporary = directory.join(format!(".{name}{TEMPORARY}"));
         let written = write_temporary(&temporary, bytes);
         if written.is_err() || !commit() {
@@ -167,7 +172,21 @@ impl Local {
         let failed = |error| WarehouseError::io("rename file", error, false);
         fs::rename(&temporary, directory.join(name)).map_err(failed)?;
         sync_directory(directory)?;
+        self.check_device()?;
         Ok(true)
+    }
+
+    /// Fails when the root is on another file system than it was: below a mount point that is not mounted any more,
+    /// files would be stored where nobody finds them once it is mounted again.
+    fn check_device(&self) -> Result<(), WarehouseError> {
+        if device(&self.root)? == self.device {
+            return Ok(());
+        }
+        let moved = io::Error::other(format!(
+            "{} is on another file system than at the start: mount it again, or restart to store files where it is now",
+            self.root.display()
+        ));
+        Err(WarehouseError::io("find warehouse directory", moved, false))
     }
 
     fn ensure(&self, directory: &Path) -> Result<(), WarehouseError> {
@@ -182,6 +201,11 @@ impl Local {
         durable.insert(directory.to_owned());
         Ok(())
     }
+}
+
+fn device(root: &Path) -> Result<u64, WarehouseError> {
+    let found = fs::metadata(root).map_err(|error| WarehouseError::io("find warehouse directory", error, false))?;
+    Ok(found.dev())
 }
 
 fn write_temporary(temporary: &Path, bytes: &[u8]) -> Result<(), WarehouseError> {
@@ -213,5 +237,42 @@ fn unix_ms(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => ms(since),
         Err(before) => -ms(before.duration()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only Linux has a second file system for a test.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn nothing_is_stored_on_another_file_system_than_at_the_start() {
+        let (disk, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+        if device(disk.path()).unwrap() == device(other.path()).unwrap() {
+            return;
+        }
+        let root = disk.path().join("root");
+        let point_to = |place: &Path| {
+            let _ = fs::remove_file(&root);
+            std::os::unix::fs::symlink(place, &root).unwrap();
+        };
+        let mounted = disk.path().join("mounted");
+        fs::create_dir(&mounted).unwrap();
+        point_to(&mounted);
+        let local = Local::open(root.clone()).unwrap();
+        assert!(local.store("a", "1", b"one", || true).unwrap());
+        point_to(other.path());
+        let error = local.store("a", "2", b"two", || true).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("another file system"), "{source}");
+        assert!(!other.path().join("a/2").exists());
+        point_to(&mounted);
+        assert!(local.store("a", "2", b"two", || true).unwrap());
+        // Removed as a whole, it is made again.
+        fs::remove_dir_all(&mounted).unwrap();
+        fs::create_dir(&mounted).unwrap();
+        assert!(local.store("a", "3", b"three", || true).unwrap());
+        assert_eq!(fs::read(mounted.join("a/3")).unwrap(), b"three");
     }
 }
