@@ -137,6 +137,9 @@ pub struct BusStatus {
     /// Publishing is refused for want of room; why.
     pub full: Option<String>,
     pub dead_letters: u64,
+    /// Publishing was refused last, for whatever reason.
+    #[serde(skip)]
+    pub refused: Option<String>,
     pub consumers: Vec<ConsumerStatus>,
 }
 
@@ -274,10 +277,11 @@ impl Bus {
         }
     }
 
-    /// Fails when the bus cannot be reached, or lacks something that is needed there.
+    /// Fails when the bus cannot be reached, lacks something that is needed there, or has files that cannot be written or
+    /// found again.
     pub async fn ping(&self) -> Result<(), BusError> {
         match &self.0 {
-            Inner::Embedded(_) => Ok(()),
+            Inner::Embedded(engine) => engine.ping().await,
             Inner::Nats(engine) => engine.ping().await,
         }
     }

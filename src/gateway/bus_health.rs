@@ -62,7 +62,11 @@ impl BusHealth {
             self.failed.notified().await;
             while self.failing.load(Relaxed) {
                 tokio::time::sleep(ASK_INTERVAL).await;
-                match bus.status().await {
+                let status = match bus.ping().await {
+                    Ok(()) => bus.status().await,
+                    Err(error) => Err(error),
+                };
+                match status {
                     Ok(status) => self.consider(&status),
                     Err(error) => self.readiness.set(COMPONENT, Err(chain(&error))),
                 }
@@ -72,7 +76,7 @@ impl BusHealth {
 
     fn consider(&self, status: &BusStatus) {
         let has_room = status.bytes.saturating_mul(100) < status.bytes_max.saturating_mul(TRIAL_USAGE_PERCENT_MAX);
-        match &status.full {
+        match &status.refused {
             None => self.recovered(),
             Some(_) if has_room && self.last_failure().elapsed() >= TRIAL_AFTER => self.recovered(),
             Some(reason) => self.readiness.set(COMPONENT, Err(reason.clone())),

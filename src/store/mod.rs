@@ -514,10 +514,10 @@ impl Store {
         }
     }
 
-    /// Fails when the store cannot be reached.
+    /// Fails when the store cannot be reached, or its files cannot be written or found.
     pub async fn ping(&self) -> Result<(), StoreError> {
         match &self.0 {
-            Inner::Sqlite(_) => Ok(()),
+            Inner::Sqlite(engine) => engine.ping().await,
             Inner::Postgres(engine) => engine.ping().await,
         }
     }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{StoreError, StoreErrorKind};
 
-const KEY_FILE: &str = "secrets.key";
+pub(super) const KEY_FILE: &str = "secrets.key";
 const KEY_BYTES: usize = 32;
 const VERSION: u8 = 1;
 /// What the check value is bound to, and holds.

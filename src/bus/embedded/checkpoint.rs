@@ -5,7 +5,7 @@
 //! little that came in meanwhile, between two commits. Invariant: the log stays near `LOG_BYTES_SOFT`, and
 //! past `LOG_BYTES_HARD` the writer waits for it. Knows nothing of what the pages hold.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -15,7 +15,7 @@ use rusqlite::Connection;
 
 use super::file;
 use crate::bus::{BusError, BusErrorKind};
-use crate::sqlite;
+use crate::sqlite::{self, Watch};
 
 /// Bytes in the log at which the checkpointer is woken.
 const LOG_BYTES_SOFT: u64 = 32 << 20;
@@ -39,13 +39,13 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub(super) fn start(path: PathBuf) -> Result<Self, BusError> {
+    pub(super) fn start(path: PathBuf, watch: Watch) -> Result<Self, BusError> {
         let (wake, woken) = sync_channel(1);
         let done = Arc::new(AtomicBool::new(false));
         let (thread_path, thread_done) = (path.clone(), done.clone());
         let thread = std::thread::Builder::new()
             .name("bus-checkpoint".into())
-            .spawn(move || run(&thread_path, &woken, &thread_done))
+            .spawn(move || run(&thread_path, &watch, &woken, &thread_done))
             .map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start checkpointer", error))?;
         Ok(Self { path, wake: Some(wake), done, under_way: false, log_bytes: 0, thread: Some(thread) })
     }
@@ -74,7 +74,8 @@ impl Checkpoints {
             Ok(_) => {}
             Err(error) => {
                 let error = file::failure(&self.path, "checkpoint", error);
-                tracing::warn!(%error, "the log of the bus cannot be emptied");
+                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(%error, source, "the log of the bus cannot be emptied");
                 // Not again with the next commit: the disk is most likely full.
                 self.log_bytes = self.log_bytes.saturating_sub(LOG_BYTES_SOFT);
             }
@@ -93,21 +94,24 @@ impl Drop for Checkpoints {
     }
 }
 
-fn run(path: &std::path::Path, woken: &Receiver<()>, done: &AtomicBool) {
+fn run(path: &Path, watch: &Watch, woken: &Receiver<()>, done: &AtomicBool) {
     let mut kept = None;
     while woken.recv().is_ok() {
-        if let Err(error) = passes(path, &mut kept) {
+        // A connection that is opened now must not be one to another file.
+        let is_there = kept.is_some() || watch.check().is_ok();
+        if is_there && let Err(error) = passes(path, &mut kept) {
             let error = file::failure(path, "checkpoint", error);
-            tracing::warn!(%error, "the log of the bus cannot be copied");
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%error, source, "the log of the bus cannot be copied");
             kept = None;
         }
         done.store(true, Ordering::Release);
     }
 }
 
-fn passes(path: &std::path::Path, kept: &mut Option<Connection>) -> rusqlite::Result<()> {
+fn passes(path: &Path, kept: &mut Option<Connection>) -> rusqlite::Result<()> {
     if kept.is_none() {
-        let connection = sqlite::open_writer(path)?;
+        let connection = sqlite::open_second_writer(path)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         *kept = Some(connection);
     }

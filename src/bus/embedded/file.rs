@@ -82,7 +82,7 @@ impl DirectoryLock {
     pub(super) fn take(dir: &Path) -> Result<Self, BusError> {
         let failed = |source: String| BusError::caused(BusErrorKind::Unavailable, "lock bus directory", source);
         std::fs::create_dir_all(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        let path = dir.join(LOCK_NAME);
+        let path = lock_path(dir);
         // A new directory must outlive a power cut, like what is stored in it; SQLite syncs what is inside.
         for entry in [dir, dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))] {
             let synced = File::open(entry).and_then(|entry| entry.sync_all());
@@ -102,6 +102,10 @@ impl DirectoryLock {
 
 pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE_NAME)
+}
+
+pub(super) fn lock_path(dir: &Path) -> PathBuf {
+    dir.join(LOCK_NAME)
 }
 
 /// Opens the file for its writer, creates it if it is new, and checks that its end is whole.
@@ -326,16 +330,17 @@ pub(super) fn corrupt(path: &Path, context: &'static str, damage: impl std::fmt:
 /// A SQLite error as the callers of the bus see it. An fsync error does not come back: what the kernel holds is
 /// unknown from then on, and only a new process reads what is really on the disk.
 pub(super) fn failure(path: &Path, context: &'static str, error: rusqlite::Error) -> BusError {
+    let text = sqlite::explain(&error);
     let kind = match sqlite::fault(&error) {
         Fault::Fsync => {
-            tracing::error!(file = %path.display(), context, %error, "fsync failed: the process ends");
+            tracing::error!(file = %path.display(), context, error = text, "fsync failed: the process ends");
             std::process::exit(EXIT_IO);
         }
         Fault::Full => BusErrorKind::Full,
         Fault::Corrupt => BusErrorKind::Corrupt,
         Fault::Busy | Fault::Constraint | Fault::Other => BusErrorKind::Unavailable,
     };
-    BusError::caused(kind, context, format!("{}: {error}", path.display()))
+    BusError::caused(kind, context, format!("{}: {text}", path.display()))
 }
 
 /// `EX_IOERR` of `sysexits.h`.

@@ -26,6 +26,8 @@ mod subscription;
 mod tail;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_damage;
 mod window;
 mod writer;
 
@@ -84,10 +86,14 @@ struct Shared {
     first: AtomicU64,
     used_bytes: AtomicU64,
     /// Why publishing was refused last, until it succeeds.
-    full: Mutex<Option<String>>,
     dead_letters: AtomicU64,
     /// Held by the trial that is under way.
     trial_turn: Arc<Semaphore>,
+    refused: Mutex<Option<BusError>>,
+    /// The first damage that was read from the file.
+    damage: Mutex<Option<String>>,
+    /// Whether the files are where a restart looks for them.
+    watch: sqlite::Watch,
     consumers: Mutex<BTreeMap<String, Arc<Consumer>>>,
     readers: Mutex<Vec<Connection>>,
     started: Instant,
@@ -113,15 +119,21 @@ impl Engine {
         books::prepare(&connection).map_err(|error| file::failure(&path, "prepare bus file", error))?;
         let consumers = recover_consumers(&connection, &path, last)?;
         let stream_id = file::stream_id(&connection).map_err(failed)?;
+        let watch = sqlite::Watch::over(&path, &[file::lock_path(&settings.dir)]);
+        let watch = watch.map_err(|error| {
+            BusError::caused(BusErrorKind::Unavailable, "open bus file", format!("{}: {error}", path.display()))
+        })?;
         let shared = Arc::new(Shared {
             queue: Queue::new(),
             tail: Mutex::new(Tail::new(settings.tail_bytes_max)),
             head: watch::Sender::new(last),
             first: AtomicU64::new(first),
             used_bytes: AtomicU64::new(file::used_bytes(&connection).map_err(failed)?),
-            full: Mutex::default(),
             dead_letters: AtomicU64::new(dead_letter::count(&connection).map_err(failed)?),
             trial_turn: Arc::new(Semaphore::new(1)),
+            refused: Mutex::default(),
+            damage: Mutex::default(),
+            watch,
             consumers: Mutex::new(consumers),
             readers: Mutex::default(),
             started: Instant::now(),
@@ -235,20 +247,36 @@ impl Engine {
         let (first, bytes) = (shared.first.load(Ordering::Relaxed), shared.used_bytes.load(Ordering::Relaxed));
         metrics::bus_stored(bytes, shared.settings.bytes_max);
         metrics::bus_dead_letters(self.dead_letter_count());
+        let refused = lock(&shared.refused).clone();
         Ok(BusStatus {
             engine: "embedded",
             messages: (head + 1).saturating_sub(first),
             bytes,
             bytes_max: shared.settings.bytes_max,
             last_sequence: head,
-            full: lock(&shared.full).clone(),
             dead_letters: self.dead_letter_count(),
+            full: refused.as_ref().filter(|error| error.kind == BusErrorKind::Full).map(reason),
+            refused: refused.as_ref().map(reason),
             consumers: states,
         })
     }
 
     pub(super) fn dead_letter_count(&self) -> u64 {
         self.0.shared.dead_letters.load(Ordering::Relaxed)
+    }
+
+    /// Fails when what is stored would not be found again, or nothing can be stored.
+    pub(super) async fn ping(&self) -> Result<(), BusError> {
+        let shared = self.0.shared.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let failed = |kind| move |text| BusError::caused(kind, "check bus files", text);
+            shared.watch.check().map_err(failed(BusErrorKind::Unavailable))?;
+            if let Some(damage) = lock(&shared.damage).clone() {
+                return Err(failed(BusErrorKind::Corrupt)(damage));
+            }
+            shared.watch.check_disk().map_err(failed(BusErrorKind::Unavailable))
+        });
+        asked.await.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "check bus files", error))?
     }
 
     pub(super) async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
@@ -364,11 +392,10 @@ impl Shared {
         }
         let shared = self.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let open = || sqlite::open_reader(&shared.path);
             let kept = lock(&shared.readers).pop();
-            let connection = kept.map_or_else(open, Ok);
-            let connection = connection.map_err(|error| file::failure(&shared.path, "open bus reader", error))?;
+            let connection = kept.map_or_else(|| shared.open_reader(), Ok)?;
             let answer = work(&shared, &connection);
+            shared.note_damage(answer.as_ref().err());
             let mut readers = lock(&shared.readers);
             if readers.len() < READERS_MAX && !shared.closed.is_cancelled() {
                 readers.push(connection);
@@ -377,6 +404,23 @@ impl Shared {
         });
         let failed = |error| Err(BusError::caused(BusErrorKind::Unavailable, "read bus file", error));
         done.await.unwrap_or_else(failed)
+    }
+
+    fn open_reader(&self) -> Result<Connection, BusError> {
+        self.check_files()?;
+        sqlite::open_reader(&self.path).map_err(|error| file::failure(&self.path, "open bus reader", error))
+    }
+
+    /// Fails when a restart would not find the files that are open.
+    fn check_files(&self) -> Result<(), BusError> {
+        self.watch.check().map_err(|text| BusError::caused(BusErrorKind::Unavailable, "check bus files", text))
+    }
+
+    /// Remembers damage for readiness: whoever meets it may not meet it again.
+    fn note_damage(&self, error: Option<&BusError>) {
+        if let Some(error) = error.filter(|error| error.kind == BusErrorKind::Corrupt) {
+            lock(&self.damage).get_or_insert_with(|| reason(error));
+        }
     }
 
     async fn read_groups(self: &Arc<Self>, sequence: u64) -> Result<VecDeque<Arc<Group>>, BusError> {
@@ -459,6 +503,14 @@ fn expand(count: usize, stored: &Stored) -> Vec<Result<Published, BusError>> {
         Ok(Published::new(sequence - 1))
     };
     (0..count as u32).map(answer).collect()
+}
+
+/// An error with what caused it, in one line.
+fn reason(error: &BusError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }
 
 /// Milliseconds since the Unix epoch.

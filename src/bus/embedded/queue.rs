@@ -94,6 +94,17 @@ pub(super) enum Chore {
     },
 }
 
+impl Chore {
+    /// Whether it only tells how far consumers are.
+    pub(super) fn lets_go(&self) -> bool {
+        match self {
+            Self::Settle(settle) => settle.reason.is_none(),
+            Self::Record { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 pub(super) struct Settle {
     pub(super) consumer: Arc<Consumer>,
     pub(super) sequences: Vec<u64>,

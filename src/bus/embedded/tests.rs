@@ -238,10 +238,10 @@ async fn the_log_stays_bounded_under_load() {
     assert!(!log.exists(), "a closed bus leaves one file");
 }
 
-/// Set in the process that `survives_kill_9` starts and kills: where its bus is.
-const CHILD_DIR: &str = "BUS_TEST_CHILD_DIR";
+/// Set in a process that is started to be killed: where its bus is.
+pub(super) const CHILD_DIR: &str = "BUS_TEST_CHILD_DIR";
 
-fn settings(dir: &Path) -> EmbeddedSettings {
+pub(super) fn settings(dir: &Path) -> EmbeddedSettings {
     EmbeddedSettings {
         dir: dir.to_owned(),
         bytes_max: 1 << 30,

@@ -4,6 +4,7 @@
 //! that stores it has returned. A failed commit leaves the memory as it was.
 
 mod burial;
+mod misplaced;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,6 +43,8 @@ pub(super) struct Writer {
     next_sequence: u64,
     checkpoints: Checkpoints,
     pace: Pace,
+    /// The files were not at their paths when they were looked for last.
+    misplaced: bool,
 }
 
 /// What a transaction did, to be made known once it is committed.
@@ -73,12 +76,12 @@ pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
     let window_s = u32::try_from(shared.settings.dedup_window.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
     let dedup = Dedup::open(&connection, window_s, dedup::seconds(unix_ms()))
         .map_err(|error| file::failure(&shared.path, "read message ids", error))?;
-    let checkpoints = Checkpoints::start(shared.path.clone())?;
+    let checkpoints = Checkpoints::start(shared.path.clone(), shared.watch.clone())?;
     let next_sequence = *shared.head.borrow() + 1;
     let packer =
         Packer::new().map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
     let pace = Pace::default();
-    let writer = Writer { shared, connection, dedup, packer, next_sequence, checkpoints, pace };
+    let writer = Writer { shared, connection, dedup, packer, next_sequence, checkpoints, pace, misplaced: false };
     let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
     let thread = thread.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
     Ok(vec![thread])
@@ -122,6 +125,10 @@ impl Writer {
         let Work { mut publishes, chores } = work;
         let (purges, chores): (Vec<Chore>, Vec<Chore>) =
             chores.into_iter().partition(|chore| matches!(chore, Chore::Purge { .. }));
+        let chores = match self.misplaced {
+            true => self.keep_out(&mut publishes, chores),
+            false => chores,
+        };
         let incoming = publishes.iter().map(|publish| (publish.records.len() + publish.keys.len() * 16) as u64).sum();
         if !publishes.is_empty()
             && let Err(error) = self.make_room(incoming)
@@ -129,7 +136,7 @@ impl Writer {
             self.refuse(std::mem::take(&mut publishes), &error);
         }
         match self.commit(&publishes, &chores) {
-            Ok(outcome) => self.answer(publishes, chores, outcome),
+            Ok(outcome) => self.settle(publishes, chores, outcome),
             Err(error) => self.isolate(publishes, chores, error),
         }
         for chore in purges {
@@ -150,7 +157,7 @@ impl Writer {
                 self.commit(&publishes, &[])
             };
             match again {
-                Ok(outcome) => self.answer(publishes, Vec::new(), outcome),
+                Ok(outcome) => self.settle(publishes, Vec::new(), outcome),
                 Err(error) => self.refuse(publishes, &error),
             }
         }
@@ -158,7 +165,7 @@ impl Writer {
         for chore in chores {
             let again = if alone { Err(error.clone()) } else { self.commit(&[], std::slice::from_ref(&chore)) };
             match again {
-                Ok(outcome) => self.answer(Vec::new(), vec![chore], outcome),
+                Ok(outcome) => self.settle(Vec::new(), vec![chore], outcome),
                 Err(error) => self.fail(chore, &error),
             }
         }
@@ -182,7 +189,7 @@ impl Writer {
         let (messages, bytes) = (draft.len() as u64, outcome.group_bytes as u64);
         if messages > 0 {
             self.next_sequence = draft.next_sequence();
-            lock(&self.shared.full).take();
+            lock(&self.shared.refused).take();
             lock(&self.shared.tail).push(draft.into_group());
             self.shared.head.send_replace(self.next_sequence - 1);
             metrics::bus_committed(messages, bytes, began.elapsed());
@@ -207,6 +214,7 @@ impl Writer {
             Ok(done)
         });
         if result.is_err() {
+            self.shared.note_damage(result.as_ref().err());
             if !self.connection.is_autocommit()
                 && let Err(error) = self.connection.execute_batch("ROLLBACK")
             {
@@ -403,14 +411,13 @@ impl Writer {
             let messages = publishes.iter().map(|publish| publish.ends.len() as u64).sum();
             metrics::bus_refused_full(messages);
         }
-        let reason = error.to_string();
-        let mut full = lock(&self.shared.full);
-        if full.is_none() {
+        let mut refused = lock(&self.shared.refused);
+        if refused.as_ref().is_none_or(|known| known.kind != error.kind) {
             let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             tracing::warn!(%error, source, "the bus refuses messages");
         }
-        *full = Some(reason);
-        drop(full);
+        *refused = Some(error.clone());
+        drop(refused);
         for publish in publishes {
             let _ = publish.reply.send(Err(error.clone()));
         }
@@ -460,7 +467,7 @@ impl Writer {
             used_bytes: self.shared.used_bytes.load(Ordering::Relaxed),
             bytes_max: settings.bytes_max,
             incoming_bytes,
-            is_full: lock(&self.shared.full).is_some(),
+            is_full: lock(&self.shared.refused).as_ref().is_some_and(|error| error.kind == BusErrorKind::Full),
             published_before_ms: since(settings.age_max),
             now_s: dedup::seconds(now_ms),
         };

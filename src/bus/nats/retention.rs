@@ -173,14 +173,16 @@ pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
     metrics::bus_stored(info.state.bytes, shared.settings.bytes_max);
     let dead_letters = dead_letter::count(shared).await?;
     metrics::bus_dead_letters(dead_letters);
+    let full = full(shared);
     Ok(BusStatus {
         engine: "nats",
         messages: info.state.messages,
         bytes: info.state.bytes,
         bytes_max: shared.settings.bytes_max,
         last_sequence: info.state.last_sequence,
-        full: full(shared),
         dead_letters,
+        refused: full.clone(),
+        full,
         consumers,
     })
 }

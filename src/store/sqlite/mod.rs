@@ -7,6 +7,7 @@ mod anomalies;
 mod deliveries;
 mod documents;
 mod effects;
+mod health;
 mod keys;
 mod schema;
 mod set;
@@ -16,7 +17,7 @@ mod webhooks;
 mod writer;
 
 use std::fs::{self, File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -25,11 +26,13 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
-use super::secrets::Sealer;
+use super::secrets::{self, Sealer};
 use super::{SqliteSettings, StoreError, StoreErrorKind, StoreStatus};
-use crate::sqlite::{Fault, fault, open_reader, open_writer};
+use crate::sqlite::{Fault, Watch, explain, fault, open_reader, open_writer};
+use health::{FileFault, Health};
 use writer::Command;
 
+const LOCK_NAME: &str = "store.lock";
 /// Connections that read beside the writer.
 const READERS: usize = 3;
 /// Statements that a connection keeps prepared.
@@ -48,6 +51,7 @@ struct Shared {
     readers: Mutex<Vec<Connection>>,
     reading: Arc<Semaphore>,
     sealer: Arc<Sealer>,
+    health: Arc<Health>,
     changes: Arc<watch::Sender<u64>>,
     work: Arc<watch::Sender<u64>>,
 }
@@ -67,7 +71,8 @@ impl Engine {
     pub(super) fn open(settings: SqliteSettings) -> Result<Self, StoreError> {
         let path = settings.dir.join("store.db");
         let named = |error: rusqlite::Error| {
-            StoreError::caused(fault_kind(&error), "open store", format!("{}: {error}", path.display()))
+            let text = explain(&error);
+            StoreError::caused(fault_kind(&error), "open store", format!("{}: {text}", path.display()))
         };
         fs::create_dir_all(&settings.dir).map_err(|error| {
             StoreError::caused(
@@ -94,11 +99,21 @@ impl Engine {
             readers.push(reader);
         }
 
+        let key = settings.dir.join(secrets::KEY_FILE);
+        let key = settings.secrets_key.is_none().then_some(key);
+        let others: Vec<PathBuf> = [settings.dir.join(LOCK_NAME)].into_iter().chain(key).collect();
+        let watch = Watch::over(&path, &others).map_err(|error| {
+            let text = format!("{}: {error}", settings.dir.display());
+            StoreError::caused(StoreErrorKind::Unavailable, "open store", text)
+        })?;
+        let health = Arc::new(Health::new(path, watch));
+
+        let writer_health = health.clone();
         let (commands, receiver) = mpsc::channel(writer::QUEUE_JOBS_MAX);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                writer::run(connection, receiver);
+                writer::run(connection, receiver, &writer_health);
                 drop(lock);
             })
             .map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, "start store writer", error))?;
@@ -108,6 +123,7 @@ impl Engine {
             readers: Mutex::new(readers),
             reading: Arc::new(Semaphore::new(READERS)),
             sealer: Arc::new(sealer),
+            health,
             changes: Arc::new(watch::Sender::new(0)),
             work: Arc::new(watch::Sender::new(0)),
         })))
@@ -150,7 +166,7 @@ impl Engine {
         let (job, answer) = writer::job(context, run, done);
         let closed = |_| StoreError::new(StoreErrorKind::Closed, context);
         self.0.commands.send(Command::Run(job)).await.map_err(|_| StoreError::new(StoreErrorKind::Closed, context))?;
-        answer.await.map_err(closed)?
+        answer.await.map_err(closed)?.map_err(|error| self.0.health.name(error, context))
     }
 
     /// Runs a query on one of the readers.
@@ -165,12 +181,28 @@ impl Engine {
         let reading = tokio::task::spawn_blocking(move || {
             let connection = shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = connection.ok_or_else(|| StoreError::new(StoreErrorKind::Closed, context))?;
-            let result = run(&connection);
+            let result = run(&connection).map_err(|error| shared.health.name(error, context));
             shared.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(permit);
             result
         });
         reading.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))?
+    }
+
+    /// Fails when what is stored would not be found again, or nothing can be stored.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let (context, health) = ("check store files", self.0.health.clone());
+        let asked = tokio::task::spawn_blocking(move || health.check());
+        asked.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))??;
+        if self.0.health.is_refusing() {
+            // Only a write shows that writing works again.
+            let sql = "UPDATE schema_migrations SET name = name WHERE version = 1";
+            self.write(Wake::Nobody, context, move |connection| {
+                connection.execute(sql, []).map(drop).map_err(failed(context))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn status(&self) -> Result<StoreStatus, StoreError> {
@@ -232,7 +264,7 @@ impl Drop for Shared {
 /// Takes the directory for this process: another one would release the leases and miss the changes of this one.
 /// The lock lasts as long as the file is open, so a process that died holds nothing.
 fn lock(dir: &Path) -> Result<File, StoreError> {
-    let path = dir.join("store.lock");
+    let path = dir.join(LOCK_NAME);
     let refused = |error: TryLockError| {
         let detail = match error {
             TryLockError::WouldBlock => format!("another process uses the store in {}", dir.display()),
@@ -269,7 +301,8 @@ fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqli
 fn failed(context: &'static str) -> impl Fn(rusqlite::Error) -> StoreError + Copy {
     move |error| {
         stop_at_fsync_fault(&error, context);
-        StoreError::caused(fault_kind(&error), context, error)
+        let (kind, fault, text) = (fault_kind(&error), fault(&error), explain(&error));
+        StoreError::caused(kind, context, FileFault { fault, text })
     }
 }
 

@@ -197,6 +197,57 @@ async fn a_damaged_file_stops_the_start_with_its_name() {
 }
 
 #[tokio::test]
+async fn damage_that_is_met_while_running_is_said() {
+    let (store, dir) = open_fresh();
+    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let deliveries: Vec<_> = (0..400).map(|_| delivery(id)).collect();
+    let ids: Vec<_> = deliveries.iter().map(|delivery| delivery.id).collect();
+    let effects = Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries, ..Effects::default() };
+    store.record_effects(effects).await.unwrap();
+    store.close().await;
+    let store = open(&dir, None).unwrap();
+    store.ping().await.unwrap();
+    // In place, so that the file stays the one that is open.
+    let path = dir.path().join("store.db");
+    let bytes = std::fs::metadata(&path).unwrap().len();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0x5a; bytes as usize / 2], bytes / 2).unwrap();
+    // Closing it would end the locks of the store.
+    std::mem::forget(file);
+    let mut found = Ok(None);
+    for id in ids {
+        found = store.delivery(id).await;
+        if found.is_err() {
+            break;
+        }
+    }
+    assert_eq!(found.unwrap_err().kind, StoreErrorKind::Corrupt);
+    let said = store.ping().await.unwrap_err();
+    assert_eq!(said.kind, StoreErrorKind::Corrupt);
+    assert!(std::error::Error::source(&said).unwrap().to_string().contains("store.db"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_a_restart_does_not_find_takes_nothing() {
+    for file in ["store.db", "store.db-wal", "store.db-shm", "store.lock", "secrets.key"] {
+        let (store, dir) = open_fresh();
+        store.create_webhook(webhook("ops", "s")).await.unwrap();
+        let (place, away) = (dir.path().join(file), dir.path().join("away"));
+        std::fs::rename(&place, &away).unwrap();
+        for name in ["second", "third"] {
+            let refused = store.create_webhook(webhook(name, "s")).await.unwrap_err();
+            let source = std::error::Error::source(&refused).unwrap().to_string();
+            assert_eq!(refused.kind, StoreErrorKind::Unavailable);
+            assert!(source.contains(file) && source.contains("was removed while in use"), "{source}");
+        }
+        assert_eq!(store.ping().await.unwrap_err().kind, StoreErrorKind::Unavailable);
+        std::fs::rename(&away, &place).unwrap();
+        store.ping().await.unwrap();
+        store.create_webhook(webhook("third", "s")).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
     let (store, dir) = open_fresh();
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
@@ -222,9 +273,11 @@ async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
         }
     };
     assert_eq!(refused.kind, StoreErrorKind::Full);
+    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("store.db"));
     assert_eq!(store.status().await.unwrap().deliveries_pending, stored);
     assert!(store.consumed("c", &[sequence]).await.unwrap().is_empty());
     limit_pages(1_000_000).await;
+    store.ping().await.unwrap();
     let effects = Effects {
         consumer: "c".to_owned(),
         sequences: vec![sequence],

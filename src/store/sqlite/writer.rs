@@ -8,8 +8,10 @@ use std::time::Instant;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::health::Health;
 use super::{failed, fault_kind};
 use crate::metrics;
+use crate::sqlite::explain;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Jobs that wait for the writer; more callers than that wait for a place.
@@ -27,9 +29,16 @@ pub(super) enum Command {
 }
 
 /// Runs in the group's transaction, or hears why there is none, and leaves the answer for after the commit.
-pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, Refusal>) -> Answer + Send>;
+pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, Refusal>) -> Ran + Send>;
 /// Gets the commit's failure, if it failed.
 pub(super) type Answer = Box<dyn FnOnce(Option<Refusal>) + Send>;
+
+/// A job that has run.
+pub(super) struct Ran {
+    answer: Answer,
+    /// Its own failure.
+    failure: Option<Refusal>,
+}
 
 /// Why a whole group was not stored.
 #[derive(Clone, Debug)]
@@ -39,9 +48,15 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn of(error: &rusqlite::Error, context: &'static str) -> Self {
+    fn of(error: &rusqlite::Error, context: &'static str, health: &Health) -> Self {
         super::stop_at_fsync_fault(error, context);
-        Self { kind: fault_kind(error), detail: format!("{context}: {error}") }
+        let detail = format!("{}: {context}: {}", health.path().display(), explain(error));
+        Self { kind: fault_kind(error), detail }
+    }
+
+    /// The files are not where a restart looks for them.
+    fn misplaced(detail: String) -> Self {
+        Self { kind: StoreErrorKind::Unavailable, detail }
     }
 
     fn as_error(&self, context: &'static str) -> StoreError {
@@ -57,12 +72,16 @@ where
     D: FnOnce(&T) + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
-    let job = move |tx: Result<&mut Transaction<'_>, Refusal>| -> Answer {
+    let job = move |tx: Result<&mut Transaction<'_>, Refusal>| -> Ran {
         let result = match tx {
             Ok(tx) => in_savepoint(tx, context, run),
             Err(refusal) => Err(refusal.as_error(context)),
         };
-        Box::new(move |refusal| {
+        let failure = result.as_ref().err().map(|error| {
+            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            Refusal { kind: error.kind.clone(), detail: format!("{context}: {source}") }
+        });
+        let answer = Box::new(move |refusal: Option<Refusal>| {
             let answer = match (result, refusal) {
                 (Ok(value), None) => {
                     done(&value);
@@ -73,7 +92,8 @@ where
             };
             // The caller may have gone away; the work is committed all the same.
             let _ = sender.send(answer);
-        })
+        });
+        Ran { answer, failure }
     };
     (Box::new(job), receiver)
 }
@@ -90,7 +110,7 @@ fn in_savepoint<T>(
 }
 
 /// The writer thread's whole life.
-pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Command>) {
+pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Command>, health: &Health) {
     let mut checkpointed = 0;
     let mut group = Vec::new();
     while let Some(first) = commands.blocking_recv() {
@@ -105,7 +125,9 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
             }
         }
         let (jobs, started) = (group.len() as u64, Instant::now());
-        let stored = commit(&mut connection, &mut group);
+        let refusal = commit(&mut connection, &mut group, health);
+        let stored = refusal.is_none();
+        health.stored(refusal.map(|refusal| refusal.detail));
         metrics::store_group(jobs, started.elapsed());
         let changed = connection.total_changes();
         // On a full disk the log's own space may be what the next group needs.
@@ -117,40 +139,47 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
     checkpoint(&connection);
 }
 
-/// Runs and commits all of the group, in as many transactions as it takes; false when any of them was refused.
-fn commit(connection: &mut Connection, group: &mut Vec<Job>) -> bool {
-    let mut stored = true;
+/// Runs and commits all of the group, in as many transactions as it takes; answers why one of them was refused.
+fn commit(connection: &mut Connection, group: &mut Vec<Job>, health: &Health) -> Option<Refusal> {
+    let mut refused = None;
     let mut jobs = group.drain(..).peekable();
     while jobs.peek().is_some() {
-        let mut tx = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+        // While it is known that a restart would not find the files, nothing goes into them.
+        let misplaced = if health.is_refusing() { health.check_files().map_err(Refusal::misplaced) } else { Ok(()) };
+        let began = misplaced.and_then(|()| {
+            let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+            begun.map_err(|error| Refusal::of(&error, "begin group", health))
+        });
+        let mut tx = match began {
             Ok(tx) => tx,
-            Err(error) => {
-                let refusal = Refusal::of(&error, "begin group");
-                jobs.for_each(|job| job(Err(refusal.clone()))(None));
-                return false;
+            Err(refusal) => {
+                jobs.for_each(|job| (job(Err(refusal.clone())).answer)(None));
+                return Some(refusal);
             }
         };
         let mut answers = Vec::new();
         let mut refusal = None;
         for job in jobs.by_ref() {
-            answers.push(job(Ok(&mut tx)));
+            let ran = job(Ok(&mut tx));
+            answers.push(ran.answer);
             if tx.is_autocommit() {
-                // A full disk makes SQLite roll the whole transaction back by itself.
-                refusal = Some(Refusal { kind: StoreErrorKind::Full, detail: "the group was rolled back".to_owned() });
+                // A disk that is full or fails makes SQLite roll the whole transaction back by itself.
+                let unknown = || Refusal { kind: StoreErrorKind::Unavailable, detail: "SQLite rolled back".to_owned() };
+                refusal = Some(ran.failure.unwrap_or_else(unknown));
                 break;
             }
         }
-        if refusal.is_none()
-            && let Err(error) = tx.commit()
-        {
-            refusal = Some(Refusal::of(&error, "commit group"));
+        if refusal.is_none() {
+            let committed = tx.commit().map_err(|error| Refusal::of(&error, "commit group", health));
+            // Stored where a restart does not find it is not stored.
+            refusal = committed.and_then(|()| health.check_files().map_err(Refusal::misplaced)).err();
         }
-        stored &= refusal.is_none();
         for answer in answers {
             answer(refusal.clone());
         }
+        refused = refusal.or(refused);
     }
-    stored
+    refused
 }
 
 /// Copies the log into the file. Done here and not by SQLite itself, which would hide a failed fsync.

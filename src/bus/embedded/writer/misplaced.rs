@@ -1,0 +1,45 @@
+//! What the writer does when the files that it has open are not where a restart looks for them.
+//!
+//! Invariant: nothing that was published is answered as stored unless the files were at their paths after its commit.
+//! Acknowledgements go on: they let consumers take out what only the open files hold.
+
+use super::{Chore, Outcome, Publish, Writer};
+use crate::bus::BusError;
+
+impl Writer {
+    fn check_files(&mut self) -> Result<(), BusError> {
+        let checked = self.shared.check_files();
+        self.misplaced = checked.is_err();
+        checked
+    }
+
+    /// While a restart would not find the files: refuses all but what helps to get messages out of them; answers that.
+    pub(super) fn keep_out(&mut self, publishes: &mut Vec<Publish>, chores: Vec<Chore>) -> Vec<Chore> {
+        let Err(error) = self.check_files() else { return chores };
+        if !publishes.is_empty() {
+            self.refuse(std::mem::take(publishes), &error);
+        }
+        let (kept, refused): (Vec<Chore>, Vec<Chore>) = chores.into_iter().partition(Chore::lets_go);
+        refused.into_iter().for_each(|chore| self.fail(chore, &error));
+        kept
+    }
+
+    /// Answers what is committed, unless the files have gone meanwhile.
+    pub(super) fn settle(&mut self, publishes: Vec<Publish>, chores: Vec<Chore>, mut outcome: Outcome) {
+        // Acknowledgements alone are not worth the system calls.
+        let unchecked = publishes.is_empty() && chores.iter().all(Chore::lets_go);
+        let checked = if unchecked { Ok(()) } else { self.check_files() };
+        let Err(error) = checked else { return self.answer(publishes, chores, outcome) };
+        if !publishes.is_empty() {
+            self.refuse(publishes, &error);
+        }
+        let done = std::mem::take(&mut outcome.done);
+        let (kept, refused): (Vec<_>, Vec<_>) = chores.into_iter().zip(done).partition(|(chore, _)| {
+            // An acknowledgement cannot be taken back once it is committed.
+            chore.lets_go() || matches!(chore, Chore::Settle(_))
+        });
+        refused.into_iter().for_each(|(chore, _)| self.fail(chore, &error));
+        let (chores, done) = kept.into_iter().unzip();
+        self.answer(Vec::new(), chores, Outcome { stored: Vec::new(), done, ..outcome });
+    }
+}

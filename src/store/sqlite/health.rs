@@ -1,0 +1,88 @@
+//! Whether the store's file can be written, read and found again.
+//!
+//! Writing and reading show failures; they are kept here for whoever asks while nothing is written or read.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::sqlite::{Fault, Watch};
+use crate::store::{StoreError, StoreErrorKind};
+
+pub(super) struct Health {
+    path: PathBuf,
+    watch: Watch,
+    /// Why the last group was not stored.
+    refused: Mutex<Option<String>>,
+    /// The first damage that was met.
+    damage: Mutex<Option<String>>,
+}
+
+/// A failure of the file, in words.
+#[derive(Debug)]
+pub(super) struct FileFault {
+    pub(super) fault: Fault,
+    pub(super) text: String,
+}
+
+impl std::fmt::Display for FileFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for FileFault {}
+
+impl Health {
+    pub(super) fn new(path: PathBuf, watch: Watch) -> Self {
+        Self { path, watch, refused: Mutex::default(), damage: Mutex::default() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fails when a restart would not find the files that are open.
+    pub(super) fn check_files(&self) -> Result<(), String> {
+        self.watch.check()
+    }
+
+    /// Whether the last group was stored.
+    pub(super) fn stored(&self, refusal: Option<String>) {
+        let mut refused = lock(&self.refused);
+        if let (None, Some(reason)) = (&*refused, &refusal) {
+            tracing::warn!(reason, "the store refuses writes");
+        }
+        *refused = refusal;
+    }
+
+    pub(super) fn is_refusing(&self) -> bool {
+        lock(&self.refused).is_some()
+    }
+
+    /// Names the file in an error of it, and remembers damage.
+    pub(super) fn name(&self, error: StoreError, context: &'static str) -> StoreError {
+        let Some(found) = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<FileFault>())
+        else {
+            return error;
+        };
+        let text = format!("{}: {found}", self.path.display());
+        if found.fault == Fault::Corrupt {
+            lock(&self.damage).get_or_insert_with(|| format!("{context}: {text}"));
+        }
+        StoreError::caused(error.kind.clone(), context, text)
+    }
+
+    /// Fails when what is stored would not be found again, when a page is damaged, or when the disk takes no writes.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let failed = |kind| move |text: String| StoreError::caused(kind, "check store files", text);
+        self.check_files().map_err(failed(StoreErrorKind::Unavailable))?;
+        if let Some(damage) = lock(&self.damage).clone() {
+            return Err(failed(StoreErrorKind::Corrupt)(damage));
+        }
+        self.watch.check_disk().map_err(failed(StoreErrorKind::Unavailable))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
