@@ -221,8 +221,8 @@ fn start_roles(
     let bus = engines.bus.clone();
     supervisor.supervise_once("bus connection", move |stop| connection(bus.clone(), stop));
     let watched = Watched {
-        bus: choice.nats.then(|| engines.bus.clone()),
-        store: engines.store.clone().filter(|_| choice.postgres),
+        bus: (if choice.nats { "nats" } else { "bus_file" }, engines.bus.clone()),
+        store: engines.store.clone().map(|store| (if choice.postgres { "postgres" } else { "store" }, store)),
         sink: engines.warehouse.is_some().then(|| status.clone()),
         warehouse: engines.warehouse.clone(),
         dead_letters: (engines.warehouse.is_some() || engines.store.is_some()).then(|| engines.bus.clone()),

@@ -1,4 +1,4 @@
-//! What readiness tells of the backends, looked at every few seconds.
+//! Asks the backends how they are, and tells readiness.
 
 use std::time::Duration;
 
@@ -12,14 +12,17 @@ use crate::sink::SinkStatus;
 use crate::store::Store;
 use crate::warehouse::Warehouse;
 
-/// How often the backends are asked whether they are there.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a server is asked whether it is there.
+const SERVER_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the files of an embedded engine are looked at: what happens to them is told within two seconds.
+const FILES_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The backends whose state readiness tells: those that can be away while the process is there.
+/// The backends whose state readiness tells: servers can be away while the process is there, and files can be removed,
+/// their disk be full or damaged, while nothing is written.
 #[derive(Clone)]
 pub(super) struct Watched {
-    pub(super) bus: Option<Bus>,
-    pub(super) store: Option<Store>,
+    pub(super) bus: (&'static str, Bus),
+    pub(super) store: Option<(&'static str, Store)>,
     pub(super) sink: Option<SinkStatus>,
     pub(super) warehouse: Option<Warehouse>,
     /// The bus of a process that may give messages up.
@@ -28,35 +31,56 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    /// Each by itself, so that one that does not answer keeps none of the others from being told.
     pub(super) async fn watch(self, stop: CancellationToken) -> anyhow::Result<()> {
-        loop {
-            let (bus, store) =
-                tokio::join!(async { Some(self.bus.as_ref()?.ping().await.map_err(|error| chain(&error))) }, async {
-                    Some(self.store.as_ref()?.ping().await.map_err(|error| chain(&error)))
-                },);
-            for (key, text) in self.bus.iter().flat_map(Bus::warnings) {
-                self.readiness.set_warning(key, text);
-            }
-            let warehouse = self.sink.as_ref().map(|sink| sink.trouble().map_or(Ok(()), Err));
-            for (component, state) in [("nats", bus), ("postgres", store), ("warehouse", warehouse)] {
-                if let Some(state) = state {
-                    self.tell(component, state);
+        let (name, bus) = &self.bus;
+        let bus = self.ask(name, &stop, || async {
+            let answer = bus.ping().await.map_err(|error| chain(&error));
+            bus.warnings().into_iter().for_each(|(key, text)| self.readiness.set_warning(key, text));
+            self.tell_dead_letters().await;
+            answer
+        });
+        let store = async {
+            let Some((name, store)) = &self.store else { return };
+            self.ask(name, &stop, || async { store.ping().await.map_err(|error| chain(&error)) }).await;
+        };
+        let warehouse = async {
+            let Some(sink) = &self.sink else { return };
+            self.ask("warehouse", &stop, || async {
+                if let Some(warehouse) = &self.warehouse {
+                    self.readiness.set_warning("unreadable files", warehouse.damage());
                 }
-            }
-            if let Some(warehouse) = &self.warehouse {
-                self.readiness.set_warning("unreadable files", warehouse.damage());
-            }
-            // While they cannot be counted, what was said last stands.
-            if let Some(bus) = &self.dead_letters
-                && let Ok(count) = bus.dead_letter_count().await
-            {
-                let text = || format!("{count} dead letters: `causality dead-letters list` shows them and why");
-                self.readiness.set_warning("dead_letters", (count > 0).then(text));
-            }
+                sink.trouble().map_or(Ok(()), Err)
+            })
+            .await;
+        };
+        tokio::join!(bus, store, warehouse);
+        Ok(())
+    }
+
+    async fn ask<F: Future<Output = Result<(), String>>>(
+        &self,
+        component: &'static str,
+        stop: &CancellationToken,
+        question: impl Fn() -> F,
+    ) {
+        let interval = if matches!(component, "bus_file" | "store") { FILES_INTERVAL } else { SERVER_INTERVAL };
+        loop {
+            self.tell(component, question().await);
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(interval) => {}
             }
+        }
+    }
+
+    /// While they cannot be counted, what was said last stands.
+    async fn tell_dead_letters(&self) {
+        if let Some(bus) = &self.dead_letters
+            && let Ok(count) = bus.dead_letter_count().await
+        {
+            let text = || format!("{count} dead letters: `causality dead-letters list` shows them and why");
+            self.readiness.set_warning("dead_letters", (count > 0).then(text));
         }
     }
 

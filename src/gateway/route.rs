@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::Gateway;
-use crate::http::{Problem, drain};
+use crate::http::{Problem, Scope, drain};
 use crate::metrics::GatewayRoute;
 
 type Reply = Response<Full<Bytes>>;
@@ -109,8 +109,9 @@ impl Gateway {
     }
 
     fn ready(&self) -> Reply {
-        let status = if self.readiness.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        document(status, self.readiness.report().to_string().into())
+        let ready = self.readiness.ready_for(Scope::Ingest);
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        document(status, self.readiness.report_for(Scope::Ingest).to_string().into())
     }
 }
 

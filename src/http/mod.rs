@@ -24,7 +24,7 @@ use crate::supervisor::StopBudget;
 pub use body::{BodyError, BodyLimits, BoundedBody, MemoryBudget, read_body};
 pub use drain::drain;
 pub use problem::Problem;
-pub use readiness::{Readiness, ReadinessWatch};
+pub use readiness::{Readiness, ReadinessWatch, Scope};
 pub use serve::{Drained, serve};
 
 /// What one listener and its connections may use.

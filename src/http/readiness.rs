@@ -9,6 +9,18 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+/// The components that ingest needs. Without the others events are still taken in, and wait on the bus.
+const INGEST: [&str; 3] = ["bus", "bus_file", "nats"];
+
+/// For what somebody asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Taking events in.
+    Ingest,
+    /// All that this process does.
+    Process,
+}
+
 /// The process's readiness, shared by all who report to it or read it.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<watch::Sender<State>>);
@@ -76,7 +88,11 @@ impl Readiness {
     }
 
     pub fn ready(&self) -> bool {
-        self.0.borrow().ready()
+        self.ready_for(Scope::Process)
+    }
+
+    pub fn ready_for(&self, scope: Scope) -> bool {
+        self.0.borrow().ready_for(scope)
     }
 
     pub fn draining(&self) -> bool {
@@ -86,6 +102,11 @@ impl Readiness {
     /// `{"status":"ready","components":{"bus":"ok"}}`; a failed component has its reason, the status is
     /// `ready`, `unready`, `starting` or `draining`. `"warnings":["..."]` when there are any.
     pub fn report(&self) -> Value {
+        self.report_for(Scope::Process)
+    }
+
+    /// All components are told; the status is that of the scope.
+    pub fn report_for(&self, scope: Scope) -> Value {
         let state = self.0.borrow();
         let components: serde_json::Map<String, Value> = state
             .components
@@ -96,7 +117,7 @@ impl Readiness {
             "draining"
         } else if state.starting {
             "starting"
-        } else if state.ready() {
+        } else if state.ready_for(scope) {
             "ready"
         } else {
             "unready"
@@ -115,8 +136,10 @@ impl Readiness {
 }
 
 impl State {
-    fn ready(&self) -> bool {
-        !self.starting && !self.draining && self.components.values().all(Result::is_ok)
+    fn ready_for(&self, scope: Scope) -> bool {
+        let counts = |component: &&str| scope == Scope::Process || INGEST.contains(component);
+        let mut counted = self.components.iter().filter(|(component, _)| counts(component));
+        !self.starting && !self.draining && counted.all(|(_, state)| state.is_ok())
     }
 }
 
@@ -127,7 +150,7 @@ impl ReadinessWatch {
     /// The verdict after the next transition; `None` once nobody can report any more.
     pub async fn changed(&mut self) -> Option<bool> {
         self.0.changed().await.ok()?;
-        Some(self.0.borrow_and_update().ready())
+        Some(self.0.borrow_and_update().ready_for(Scope::Process))
     }
 }
 
@@ -165,6 +188,24 @@ mod tests {
         assert_eq!(readiness.report(), report);
         readiness.set_warning("durability", None);
         assert_eq!(readiness.report(), json!({"status": "ready", "components": {"bus": "ok"}}));
+    }
+
+    #[test]
+    fn ingest_is_ready_without_what_reads_the_bus() {
+        let readiness = Readiness::new();
+        readiness.set("nats", Ok(()));
+        readiness.set("warehouse", Err("is away".into()));
+        assert!(readiness.ready_for(Scope::Ingest) && !readiness.ready());
+        let components = json!({"nats": "ok", "warehouse": "is away"});
+        assert_eq!(readiness.report_for(Scope::Ingest), json!({"status": "ready", "components": components}));
+        assert_eq!(readiness.report(), json!({"status": "unready", "components": components}));
+        for needed in ["nats", "bus", "bus_file"] {
+            readiness.set(needed, Err("is away".into()));
+            assert!(!readiness.ready_for(Scope::Ingest), "{needed}");
+            readiness.set(needed, Ok(()));
+        }
+        readiness.set_draining();
+        assert!(!readiness.ready_for(Scope::Ingest));
     }
 
     #[tokio::test]

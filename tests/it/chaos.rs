@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Receiver, Server, post, wait_until};
+use crate::harness::{Receiver, Server, get, post, wait_until};
 use crate::load::{self, Load};
 
 /// Crashes of the default run; `CAUSALITY_CHAOS_CYCLES` asks for more.
@@ -78,6 +78,14 @@ fn a_full_disk_answers_503_and_resumes_by_itself() {
     wait_until("a single event is refused with 503 too", || {
         post(&format!("{}/v1/events/ingest", server.http), body.as_bytes(), "application/json")
             .is_some_and(|(status, reply)| status == 503 && reply.contains("\"status\":503"))
+    });
+    wait_until("the store's disk is said to be full, while the store writes nothing", || {
+        get(&format!("{}/ready", server.admin)).is_some_and(|(status, report)| {
+            status == 503
+                && serde_json::from_str::<serde_json::Value>(&report).unwrap()["components"]["store"]
+                    .as_str()
+                    .is_some_and(|why| why.contains("full"))
+        })
     });
     let before = load.acknowledged();
     std::fs::remove_file(&ballast).unwrap();

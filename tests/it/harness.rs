@@ -120,6 +120,18 @@ impl Server {
         server
     }
 
+    /// Like [`Server::start`], where no file may become longer than this.
+    pub(crate) fn start_with_file_limit(dir: &Path, bytes: u64, environment: &[(&str, &str)]) -> Self {
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let mut command = Command::new("sh");
+        // The shell counts in blocks of 512 bytes. Ignored, the signal (SIGXFSZ) becomes an error of the write.
+        let script = format!("trap '' XFSZ && ulimit -f {} && exec '{}' run", bytes / 512, binary().display());
+        command.args(["-c", &script]);
+        let server = Self::spawn_command(command, dir, &dir.join("data"), environment, free_port(), free_port());
+        server.wait_ready();
+        server
+    }
+
     /// The root of its tmpfs, as seen from outside its mount namespace.
     pub(crate) fn tmpfs(&self) -> PathBuf {
         let small = self.small.as_ref().expect("started with start_on_tmpfs");

@@ -15,6 +15,7 @@ mod imports;
 mod keys;
 mod killed;
 mod load;
+mod lost_files;
 mod main_job;
 mod object_faults;
 mod objects_gone;

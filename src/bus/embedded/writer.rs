@@ -4,7 +4,7 @@
 //! that stores it has returned. A failed commit leaves the memory as it was.
 
 mod burial;
-mod misplaced;
+mod refusals;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -403,37 +403,6 @@ impl Writer {
                 (Chore::Register { .. } | Chore::Replay { .. } | Chore::DeleteDeadLetter { .. }, _) => {}
                 (Chore::PurgeDeadLetters { .. } | Chore::Purge { .. }, _) => {}
             }
-        }
-    }
-
-    fn refuse(&self, publishes: Vec<Publish>, error: &BusError) {
-        if error.kind == BusErrorKind::Full {
-            let messages = publishes.iter().map(|publish| publish.ends.len() as u64).sum();
-            metrics::bus_refused_full(messages);
-        }
-        let mut refused = lock(&self.shared.refused);
-        if refused.as_ref().is_none_or(|known| known.kind != error.kind) {
-            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(%error, source, "the bus refuses messages");
-        }
-        *refused = Some(error.clone());
-        drop(refused);
-        for publish in publishes {
-            let _ = publish.reply.send(Err(error.clone()));
-        }
-    }
-
-    fn fail(&self, chore: Chore, error: &BusError) {
-        let error = error.clone();
-        match chore {
-            Chore::Settle(settle) => {
-                settle.consumer.lock().release(&settle.sequences, self.shared.now());
-                let _ = settle.reply.send(Err(error));
-            }
-            Chore::Record { reply, .. } | Chore::Refilter { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Register { reply, .. } | Chore::PurgeDeadLetters { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Purge { reply } => drop(reply.send(Err(error))),
         }
     }
 

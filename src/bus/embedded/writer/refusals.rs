@@ -1,10 +1,12 @@
-//! What the writer does when the files that it has open are not where a restart looks for them.
+//! What the writer does not store, and how it says so.
 //!
 //! Invariant: nothing that was published is answered as stored unless the files were at their paths after its commit.
 //! Acknowledgements go on: they let consumers take out what only the open files hold.
 
+use super::super::lock;
 use super::{Chore, Outcome, Publish, Writer};
-use crate::bus::BusError;
+use crate::bus::{BusError, BusErrorKind};
+use crate::metrics;
 
 impl Writer {
     fn check_files(&mut self) -> Result<(), BusError> {
@@ -41,5 +43,36 @@ impl Writer {
         refused.into_iter().for_each(|(chore, _)| self.fail(chore, &error));
         let (chores, done) = kept.into_iter().unzip();
         self.answer(Vec::new(), chores, Outcome { stored: Vec::new(), done, ..outcome });
+    }
+
+    pub(super) fn refuse(&self, publishes: Vec<Publish>, error: &BusError) {
+        if error.kind == BusErrorKind::Full {
+            let messages = publishes.iter().map(|publish| publish.ends.len() as u64).sum();
+            metrics::bus_refused_full(messages);
+        }
+        let mut refused = lock(&self.shared.refused);
+        if refused.as_ref().is_none_or(|known| known.kind != error.kind) {
+            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%error, source, "the bus refuses messages");
+        }
+        *refused = Some(error.clone());
+        drop(refused);
+        for publish in publishes {
+            let _ = publish.reply.send(Err(error.clone()));
+        }
+    }
+
+    pub(super) fn fail(&self, chore: Chore, error: &BusError) {
+        let error = error.clone();
+        match chore {
+            Chore::Settle(settle) => {
+                settle.consumer.lock().release(&settle.sequences, self.shared.now());
+                let _ = settle.reply.send(Err(error));
+            }
+            Chore::Record { reply, .. } | Chore::Refilter { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Register { reply, .. } | Chore::PurgeDeadLetters { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Purge { reply } => drop(reply.send(Err(error))),
+        }
     }
 }
