@@ -30,10 +30,10 @@ enum Fate {
 
 use Fate::{Corrected, Kept, Refused};
 
-type Change = fn(&mut Config);
+type Case<T> = (&'static str, Fate, fn(&mut T));
 
 /// The field as the server names it, how to set it, and what becomes of it.
-const STREAM: [(&str, Fate, Change); 28] = [
+const STREAM: [Case<Config>; 28] = [
     ("max_msgs", Corrected, |c| c.max_messages = 5),
     ("max_msgs_per_subject", Corrected, |c| c.max_messages_per_subject = 1),
     ("discard_new_per_subject", Corrected, |c| {
@@ -169,7 +169,7 @@ async fn the_other_streams_are_brought_to_order_too() {
 
 const ONE_HOUR: Duration = Duration::from_secs(3_600);
 
-const CONSUMER: [(&str, Fate, fn(&mut Consumer)); 18] = [
+const CONSUMER: [Case<Consumer>; 18] = [
     ("headers_only", Corrected, |c| c.headers_only = true),
     ("max_deliver", Corrected, |c| c.max_deliver = 1),
     ("backoff", Corrected, |c| {
