@@ -15,6 +15,7 @@ mod dead_letter;
 mod dedup;
 mod file;
 mod group;
+mod health;
 mod original;
 mod pace;
 mod pack;
@@ -46,6 +47,7 @@ use self::consumer::Consumer;
 use self::dedup::Key;
 use self::file::DirectoryLock;
 use self::group::Group;
+use self::health::reason;
 use self::queue::{Chore, Publish, Queue, Reply, Stored};
 use self::tail::Tail;
 use super::batch::{self, BATCH_BYTES_MAX, Parts};
@@ -265,20 +267,6 @@ impl Engine {
         self.0.shared.dead_letters.load(Ordering::Relaxed)
     }
 
-    /// Fails when what is stored would not be found again, or nothing can be stored.
-    pub(super) async fn ping(&self) -> Result<(), BusError> {
-        let shared = self.0.shared.clone();
-        let asked = tokio::task::spawn_blocking(move || {
-            let failed = |kind| move |text| BusError::caused(kind, "check bus files", text);
-            shared.watch.check().map_err(failed(BusErrorKind::Unavailable))?;
-            if let Some(damage) = lock(&shared.damage).clone() {
-                return Err(failed(BusErrorKind::Corrupt)(damage));
-            }
-            shared.watch.check_disk().map_err(failed(BusErrorKind::Unavailable))
-        });
-        asked.await.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "check bus files", error))?
-    }
-
     pub(super) async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
         self.0.shared.read("list dead letters", move |connection| dead_letter::list(connection, before, limit)).await
     }
@@ -406,23 +394,6 @@ impl Shared {
         done.await.unwrap_or_else(failed)
     }
 
-    fn open_reader(&self) -> Result<Connection, BusError> {
-        self.check_files()?;
-        sqlite::open_reader(&self.path).map_err(|error| file::failure(&self.path, "open bus reader", error))
-    }
-
-    /// Fails when a restart would not find the files that are open.
-    fn check_files(&self) -> Result<(), BusError> {
-        self.watch.check().map_err(|text| BusError::caused(BusErrorKind::Unavailable, "check bus files", text))
-    }
-
-    /// Remembers damage for readiness: whoever meets it may not meet it again.
-    fn note_damage(&self, error: Option<&BusError>) {
-        if let Some(error) = error.filter(|error| error.kind == BusErrorKind::Corrupt) {
-            lock(&self.damage).get_or_insert_with(|| reason(error));
-        }
-    }
-
     async fn read_groups(self: &Arc<Self>, sequence: u64) -> Result<VecDeque<Arc<Group>>, BusError> {
         self.blocking(move |shared, connection| file::read_groups(connection, &shared.path, sequence, READ_BYTES)).await
     }
@@ -503,14 +474,6 @@ fn expand(count: usize, stored: &Stored) -> Vec<Result<Published, BusError>> {
         Ok(Published::new(sequence - 1))
     };
     (0..count as u32).map(answer).collect()
-}
-
-/// An error with what caused it, in one line.
-fn reason(error: &BusError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }
 
 /// Milliseconds since the Unix epoch.
