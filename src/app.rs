@@ -6,6 +6,7 @@
 mod banner;
 mod engines;
 mod given_up;
+mod listeners;
 mod settings;
 mod starting;
 mod watched;
@@ -28,18 +29,19 @@ use crate::bus::Bus;
 use crate::causes::chain;
 use crate::config::{Address, Config, Loaded};
 use crate::gateway::Destination;
-use crate::http::Readiness;
+use crate::http::{MemoryBudget, Readiness};
 use crate::reaction::{run_dispatcher, run_engine};
 use crate::role::{Role, RoleSet};
 use crate::sink::SinkStatus;
 use crate::store::Store;
 use crate::supervisor::{Supervisor, Tasks};
 use crate::warehouse::Warehouse;
-use crate::{admin, gateway, http, metrics, reaction, sink};
+use crate::{admin, descriptors, gateway, http, metrics, reaction, sink};
 
 pub use engines::{How, StartFailure, migrate};
 
 use engines::{Choice, Engines};
+use listeners::Listeners;
 use watched::Watched;
 
 /// How often acknowledged events are looked for that may be purged, and gauges are set.
@@ -64,9 +66,11 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let started = Instant::now();
     let config = &plan.loaded.config;
     let mut stop = Signals::install()?;
+    let limits = Listeners::of(config, descriptors::raise());
+    limits.warn_if_lowered(config);
     if plan.discard {
         let listener = bind(&config.http_addr, "http_addr").await?;
-        return discard(&plan, listener, stop).await;
+        return discard(&plan, &limits, listener, stop).await;
     }
     let gateway_listener = match plan.roles.has(Role::Gateway) {
         true => Some(bind(&config.http_addr, "http_addr").await?),
@@ -95,16 +99,17 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
             }
         }
     };
-    let probes = |metrics| admin::starting_router(start_probes(&readiness, &prometheus), metrics);
-    let listeners = gateway_listener.iter().map(|listener| (listener, probes(false)));
-    let listeners = listeners.chain([(&admin_listener, probes(true))]);
+    let probes = |metrics| admin::starting_router(start_probes(&readiness, &limits.memory, &prometheus), metrics);
+    let gateway_limits = settings::gateway(config, &limits).http;
+    let listeners = gateway_listener.iter().map(|listener| (listener, probes(false), gateway_limits.clone()));
+    let listeners = listeners.chain([(&admin_listener, probes(true), settings::admin_limits(config, &limits))]);
     let Some(engines) = starting::serve_during(listeners, opening).await?? else { return Ok(()) };
     if let Some(weakness) = weakness(&plan, &engines) {
         readiness.set_warning("durability", Some(format!("{WEAK}: {weakness}")));
     }
     let mut supervisor = Supervisor::default();
-    let sink_status = start_roles(&plan, &choice, &engines, &readiness, &mut supervisor, gateway_listener)?;
-    let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir: &data_dir };
+    let sink_status = start_roles(&plan, &choice, &engines, &readiness, &limits, &mut supervisor, gateway_listener)?;
+    let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir: &data_dir, limits: &limits };
     start_admin(&facts, &engines, &readiness, &mut supervisor, admin_listener, prometheus);
 
     readiness.set_started();
@@ -143,11 +148,14 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
 }
 
 /// What can be told before there is a status to tell.
-fn start_probes(readiness: &Readiness, prometheus: &PrometheusHandle) -> admin::Probes {
-    let (ready, prometheus) = (readiness.clone(), prometheus.clone());
+fn start_probes(readiness: &Readiness, memory: &MemoryBudget, prometheus: &PrometheusHandle) -> admin::Probes {
+    let (ready, memory, prometheus) = (readiness.clone(), memory.clone(), prometheus.clone());
     admin::Probes {
         ready: Arc::new(move || (ready.ready(), ready.report())),
-        metrics: Arc::new(move || prometheus.render()),
+        metrics: Arc::new(move || {
+            metrics::http_memory(memory.bytes_used(), memory.bytes_max());
+            prometheus.render()
+        }),
         status: Arc::new(|| json!({})),
     }
 }
@@ -184,6 +192,7 @@ struct Facts<'a> {
     started: Instant,
     sink_status: SinkStatus,
     data_dir: &'a std::path::Path,
+    limits: &'a Listeners,
 }
 
 /// Starts the roles of this process, each in its own stage: the order in which they stop.
@@ -192,6 +201,7 @@ fn start_roles(
     choice: &Choice,
     engines: &Engines,
     readiness: &Readiness,
+    limits: &Listeners,
     supervisor: &mut Supervisor,
     listener: Option<TcpListener>,
 ) -> anyhow::Result<SinkStatus> {
@@ -200,7 +210,8 @@ fn start_roles(
     let status = SinkStatus::default();
     if let Some(listener) = listener {
         supervisor.stage("gateway", budgets.gateway);
-        start_gateway(config, engines.bus.clone(), readiness.clone(), supervisor, listener);
+        let settings = settings::gateway(config, limits);
+        start_gateway(config, settings, engines.bus.clone(), readiness.clone(), supervisor, listener);
     }
     if let Some(warehouse) = &engines.warehouse {
         supervisor.stage("sink", budgets.sink);
@@ -226,15 +237,23 @@ fn start_roles(
         sink: engines.warehouse.is_some().then(|| status.clone()),
         warehouse: engines.warehouse.clone(),
         dead_letters: (engines.warehouse.is_some() || engines.store.is_some()).then(|| engines.bus.clone()),
+        memory: limits.memory.clone(),
         readiness: readiness.clone(),
     };
     supervisor.supervise("readiness", move |stop| watched.clone().watch(stop));
     Ok(status)
 }
 
-fn start_gateway(config: &Config, bus: Bus, readiness: Readiness, supervisor: &mut Supervisor, listener: TcpListener) {
+fn start_gateway(
+    config: &Config,
+    mut settings: gateway::Settings,
+    bus: Bus,
+    readiness: Readiness,
+    supervisor: &mut Supervisor,
+    listener: TcpListener,
+) {
     let (address, mut listener) = (config.http_addr.clone(), Some(listener));
-    let (mut settings, destination) = (settings::gateway(config), Destination::Bus(bus));
+    let destination = Destination::Bus(bus);
     settings.http.drain_timeout = supervisor.stop_budget().at_most(config.http_shutdown_timeout.0);
     supervisor.supervise("gateway", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
@@ -330,7 +349,7 @@ fn start_admin(
                 "sink": sink_status.snapshot(),
             })
         }),
-        ..start_probes(readiness, &prometheus)
+        ..start_probes(readiness, &facts.limits.memory, &prometheus)
     };
     let loopback = config.admin_addr.is_loopback();
     let router = match &engines.store {
@@ -353,7 +372,8 @@ fn start_admin(
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
     let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
-    let limits = http::Limits { drain_timeout: supervisor.stop_budget(), ..settings::admin_limits(config) };
+    let limits =
+        http::Limits { drain_timeout: supervisor.stop_budget(), ..settings::admin_limits(config, facts.limits) };
     supervisor.supervise("admin", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
         let (service, limits) = (TowerToHyperService::new(router.clone()), limits.clone());
@@ -393,12 +413,12 @@ async fn janitor(bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// The null gateway: everything up to the bus, for measurements.
-async fn discard(plan: &Plan, listener: TcpListener, mut stop: Signals) -> anyhow::Result<()> {
+async fn discard(plan: &Plan, limits: &Listeners, listener: TcpListener, mut stop: Signals) -> anyhow::Result<()> {
     let token = CancellationToken::new();
     let address = listener.local_addr()?;
     let serving = gateway::serve(
         listener,
-        settings::gateway(&plan.loaded.config),
+        settings::gateway(&plan.loaded.config, limits),
         Destination::Discard,
         Readiness::new(),
         token.clone(),

@@ -68,6 +68,7 @@ settings! {
     http_idle_timeout: Period,
     http_max_header_bytes: Size,
     http_max_connections: Count,
+    http_memory_max: Size,
     http_shutdown_timeout: Period,
     max_body_size: Size,
     max_batch_events: Count,
@@ -150,6 +151,8 @@ settings! {
 /// The largest event that can be allowed: what NATS advises as the limit of a message, and what one process can have
 /// many of in memory.
 const EVENT_BYTES_MAX: u64 = 8_000_000;
+/// Less would refuse what a handful of connections needs.
+const HTTP_MEMORY_LEAST: u64 = 4 << 20;
 /// Sink workers, or threads that match rules, of one process: more than any machine has use for.
 const PARALLEL_MAX: usize = 64;
 
@@ -249,6 +252,9 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     }
     if !(1_000..=EVENT_BYTES_MAX).contains(&config.max_event_bytes.0) {
         refuse("max_event_bytes", config.max_event_bytes.show(), "a size from 1KB to 8MB");
+    }
+    if config.http_memory_max.0 < 2 * config.max_body_size.0.max(HTTP_MEMORY_LEAST / 2) {
+        refuse("http_memory_max", config.http_memory_max.show(), "at least 4MiB, and twice max_body_size");
     }
     if config.dispatcher_max_backoff.0 < config.dispatcher_initial_backoff.0 {
         refuse("dispatcher_max_backoff", config.dispatcher_max_backoff.show(), "at least dispatcher_initial_backoff");
@@ -584,6 +590,18 @@ mod tests {
             assert_eq!(load_env(&[("MAX_EVENT_BYTES", right)]).unwrap().config.max_event_bytes, Size(bytes));
         }
         assert_eq!(load_env(&[]).unwrap().config.max_event_bytes, Size(1_000_000));
+    }
+
+    #[test]
+    fn the_memory_for_requests_holds_the_largest_body() {
+        assert!(load_env(&[("HTTP_MEMORY_MAX", "10MiB")]).is_ok());
+        for wrong in
+            [[("HTTP_MEMORY_MAX", "9MiB"), ("X", "")], [("HTTP_MEMORY_MAX", "3MiB"), ("MAX_BODY_SIZE", "1MiB")]]
+        {
+            let error = load_env(&wrong).unwrap_err().to_string();
+            assert!(error.contains("http_memory_max") && error.contains("twice max_body_size"), "{error}");
+        }
+        assert!(load_env(&[("MAX_BODY_SIZE", "40MiB")]).is_err());
     }
 
     #[test]

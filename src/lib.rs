@@ -51,6 +51,7 @@ pub mod event;
 pub mod backoff;
 pub mod causes;
 pub mod config;
+pub mod descriptors;
 pub mod faults;
 pub mod memory;
 pub mod metrics;

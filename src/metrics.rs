@@ -81,6 +81,24 @@ impl GatewayRoute {
     }
 }
 
+// --- http ---
+
+/// Sets what connections and requests of all listeners hold, and the limit.
+pub fn http_memory(bytes: usize, bytes_max: usize) {
+    gauge!("causality_http_memory_bytes").set(bytes as f64);
+    gauge!("causality_http_memory_bytes_max").set(bytes_max as f64);
+}
+
+/// Counts a request or connection that was refused for want of memory.
+pub fn http_refused_for_memory() {
+    counter!("causality_http_refused_for_memory_total").increment(1);
+}
+
+/// Counts requests and connections that were ended because they were slow while memory was short.
+pub fn http_cut_for_memory(count: u64) {
+    counter!("causality_http_cut_for_memory_total").increment(count);
+}
+
 // --- supervisor ---
 
 /// Counts restarts of a supervised task.

@@ -63,9 +63,8 @@ fn unread(error: BodyError, bytes_max: usize) -> Problem {
         }
         BodyError::Timeout => Problem::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.").closing(),
         BodyError::Broken => Problem::new(StatusCode::BAD_REQUEST, "The body broke off.").closing(),
-        BodyError::Busy => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Too many bodies at once.").with_retry_after(1)
-        }
+        BodyError::Busy => Problem::short_of_memory(),
+        BodyError::Slow => Problem::too_slow(),
     }
 }
 

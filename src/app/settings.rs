@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::engines::Choice;
+use super::listeners::Listeners;
 use crate::backoff::Backoff;
 use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 use crate::config::{self, Codec, Config, Publishing, Storage};
@@ -14,15 +15,11 @@ use crate::{gateway, http, sink};
 
 /// Recent events kept in memory for consumers near the head.
 const TAIL_BYTES_MAX: usize = 24 << 20;
-/// Bodies of requests in flight, all together.
-const BODIES_BYTES_MAX: usize = 64 << 20;
 /// Where the servers are when roles run apart and nothing else is said.
 const NATS_URL: &str = "nats://localhost:4222";
 const DATABASE_HOST: &str = "localhost";
 const FLUSH_LOCAL: Duration = Duration::from_secs(5);
 const FLUSH_REMOTE: Duration = Duration::from_secs(300);
-/// Admin connections; people and scrapers, not apps.
-const ADMIN_CONNECTIONS_MAX: usize = 256;
 
 /// How long a request may take to be published and answered once its body is there, beside what the bus may take: a
 /// publish through NATS ends after three times `nats_timeout`.
@@ -147,10 +144,11 @@ pub(super) fn store(config: &Config, data_dir: &Path) -> SqliteSettings {
     }
 }
 
-pub(super) fn gateway(config: &Config) -> gateway::Settings {
+pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settings {
     gateway::Settings {
         http: http::Limits {
-            connections_max: config.http_max_connections.0,
+            connections_max: listeners.gateway_connections_max,
+            memory: listeners.memory.clone(),
             header_bytes_max: config.http_max_header_bytes.0 as usize,
             header_timeout: config.http_read_timeout.0,
             write_timeout: config.http_write_timeout.0,
@@ -160,18 +158,18 @@ pub(super) fn gateway(config: &Config) -> gateway::Settings {
             ..http::Limits::default()
         },
         body_bytes_max: config.max_body_size.0 as usize,
-        bodies_bytes_max: BODIES_BYTES_MAX.max(config.max_body_size.0 as usize),
         body_timeout: config.http_read_timeout.0,
         batch_events_max: config.max_batch_events.0,
         event_bytes_max: config.max_event_bytes.0 as usize,
+        loopback: config.http_addr.is_loopback(),
     }
 }
 
-pub(super) fn admin_limits(config: &Config) -> http::Limits {
+pub(super) fn admin_limits(config: &Config, listeners: &Listeners) -> http::Limits {
     http::Limits {
-        connections_max: ADMIN_CONNECTIONS_MAX,
+        connections_max: listeners.admin_connections_max,
         request_timeout: http::Limits::default().request_timeout,
-        ..gateway(config).http
+        ..gateway(config, listeners).http
     }
 }
 
@@ -270,12 +268,13 @@ mod tests {
     fn a_request_that_arrives_in_time_has_time_for_its_reply() {
         for seconds in [1, 30, 600] {
             let config = Config { http_read_timeout: Period(Duration::from_secs(seconds)), ..config() };
-            let settings = gateway(&config);
+            let listeners = Listeners::of(&config, u64::MAX);
+            let settings = gateway(&config, &listeners);
             assert_eq!(settings.body_timeout, Duration::from_secs(seconds));
             let publish = 3 * config.nats_timeout.0;
             assert!(settings.http.request_timeout > settings.body_timeout + publish, "{seconds}");
             // The document of an admin request has a time of its own.
-            assert_eq!(admin_limits(&config).request_timeout, http::Limits::default().request_timeout);
+            assert_eq!(admin_limits(&config, &listeners).request_timeout, http::Limits::default().request_timeout);
         }
     }
 

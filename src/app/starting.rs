@@ -20,14 +20,14 @@ const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// Runs `opening` to its end, and serves each router on its listener meanwhile.
 pub(super) async fn serve_during<T>(
-    listeners: impl IntoIterator<Item = (&TcpListener, Router)>,
+    listeners: impl IntoIterator<Item = (&TcpListener, Router, http::Limits)>,
     opening: impl Future<Output = T>,
 ) -> io::Result<T> {
     let opened = CancellationToken::new();
-    let limits = http::Limits { drain_timeout: DRAIN_MAX.into(), ..http::Limits::default() };
-    let serve = |(listener, router): (&TcpListener, Router)| {
+    let serve = |(listener, router, limits): (&TcpListener, Router, http::Limits)| {
+        let limits = http::Limits { drain_timeout: DRAIN_MAX.into(), ..limits };
         let service = TowerToHyperService::new(router);
-        Ok(http::serve(twin(listener)?, service, limits.clone(), opened.clone()))
+        Ok(http::serve(twin(listener)?, service, limits, opened.clone()))
     };
     let serving = listeners.into_iter().map(serve).collect::<io::Result<Vec<_>>>()?;
     let opening = async {

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::bus::Bus;
 use crate::causes::chain;
-use crate::http::Readiness;
+use crate::http::{MemoryBudget, Readiness};
 use crate::sink::SinkStatus;
 use crate::store::Store;
 use crate::warehouse::Warehouse;
@@ -16,6 +16,8 @@ use crate::warehouse::Warehouse;
 const SERVER_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the files of an embedded engine are looked at: what happens to them is told within two seconds.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
+
+const SHORT_OF_MEMORY: &str = "requests hold all the memory that they may, and some are refused (http_memory_max)";
 
 /// The backends whose state readiness tells: servers can be away while the process is there, and files can be removed,
 /// their disk be full or damaged, while nothing is written.
@@ -27,6 +29,8 @@ pub(super) struct Watched {
     pub(super) warehouse: Option<Warehouse>,
     /// The bus of a process that may give messages up.
     pub(super) dead_letters: Option<Bus>,
+    /// What requests hold.
+    pub(super) memory: MemoryBudget,
     pub(super) readiness: Readiness,
 }
 
@@ -54,7 +58,7 @@ impl Watched {
             })
             .await;
         };
-        tokio::join!(bus, store, warehouse);
+        tokio::join!(bus, store, warehouse, self.tell_shortage(&stop));
         Ok(())
     }
 
@@ -70,6 +74,19 @@ impl Watched {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(interval) => {}
+            }
+        }
+    }
+
+    /// Whether requests were refused since the last look.
+    async fn tell_shortage(&self, stop: &CancellationToken) {
+        let mut refused = self.memory.refused();
+        loop {
+            let before = std::mem::replace(&mut refused, self.memory.refused());
+            self.readiness.set_warning("http_memory", (refused > before).then(|| SHORT_OF_MEMORY.to_owned()));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(SERVER_INTERVAL) => {}
             }
         }
     }

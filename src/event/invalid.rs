@@ -13,9 +13,14 @@ pub struct FieldError {
     pub detail: String,
 }
 
+/// Names in a document can be as long as the document: what is told of them is not.
+const POINTER_BYTES_MAX: usize = 256;
+const DETAIL_BYTES_MAX: usize = 1024;
+
 impl FieldError {
+    /// Longer texts are cut, and end with an ellipsis.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into() }
+        Self { pointer: cut(pointer.into(), POINTER_BYTES_MAX), detail: cut(detail.into(), DETAIL_BYTES_MAX) }
     }
 
     /// The same error seen from a document that holds this one at `prefix`.
@@ -31,8 +36,20 @@ impl fmt::Display for FieldError {
     }
 }
 
+/// The text, or its beginning with an ellipsis.
+pub fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
+}
+
 /// Errors that one document is answered with; the rest would only repeat the lesson.
 pub(super) const ERRORS_MAX: usize = 16;
+/// Errors of one event of a batch, whose events share a reply.
+const ITEM_ERRORS_MAX: usize = 4;
 /// Bytes of a name from the input that a pointer repeats.
 const POINTER_NAME_BYTES_MAX: usize = 128;
 
@@ -49,6 +66,13 @@ impl Errors {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Those of one event of a batch.
+    pub(super) fn into_item_result(mut self) -> Result<(), Vec<FieldError>> {
+        self.0.truncate(ITEM_ERRORS_MAX);
+        self.0.shrink_to_fit();
+        self.into_result()
     }
 
     pub(super) fn into_result(self) -> Result<(), Vec<FieldError>> {
@@ -81,6 +105,8 @@ impl Path<'_> {
                     match letter {
                         '~' => out.push_str("~0"),
                         '/' => out.push_str("~1"),
+                        // Each would take six bytes of a reply.
+                        letter if letter.is_control() => out.push(char::REPLACEMENT_CHARACTER),
                         letter => out.push(letter),
                     }
                 }
@@ -91,5 +117,30 @@ impl Path<'_> {
                 out.push_str(&index.to_string());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_bounded() {
+        let error = FieldError::new("/é".repeat(1_000), "x".repeat(2_000));
+        assert_eq!((error.pointer.len(), error.detail.len()), (256 + "…".len(), 1024 + "…".len()));
+        assert!(error.pointer.ends_with("/…"), "{}", error.pointer);
+        assert_eq!(FieldError::new("/a", "b").to_string(), "/a: b");
+    }
+
+    #[test]
+    fn a_pointer_repeats_no_control_characters() {
+        assert_eq!(Path::Field(&Path::Root, "a\u{0}\nb~/").pointer(), "/a\u{fffd}\u{fffd}b~0~1");
+    }
+
+    #[test]
+    fn an_event_of_a_batch_has_fewer_errors() {
+        let mut errors = Errors::default();
+        (0..100).for_each(|index| errors.add(Path::Index(&Path::Root, index), "is wrong"));
+        assert_eq!(errors.into_item_result().unwrap_err().len(), ITEM_ERRORS_MAX);
     }
 }

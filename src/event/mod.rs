@@ -24,7 +24,7 @@ mod unique;
 mod wire;
 
 pub use accept::{Arrival, check_names, is_app_id};
-pub use invalid::FieldError;
+pub use invalid::{FieldError, cut};
 pub use json_view::Int64;
 pub use limits::EVENT_BYTES_MAX;
 pub use schema::Kind;

@@ -47,6 +47,12 @@ impl Accepted {
         self.bytes.len()
     }
 
+    /// The texts of what is wrong, together.
+    pub fn error_bytes(&self) -> usize {
+        let bytes = |error: &FieldError| error.pointer.len() + error.detail.len();
+        self.items.iter().filter_map(|item| item.as_ref().err()).flatten().map(bytes).sum()
+    }
+
     /// In the order of the body. The errors' pointers are relative to their event.
     pub fn iter(&self) -> impl Iterator<Item = Result<EventRef<'_>, &[FieldError]>> {
         self.items.iter().map(|item| match item {
@@ -95,7 +101,7 @@ pub fn accept_binary_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accept
     }
     let event = event.ok_or_else(|| Refused::invalid(FieldError::new("/event", REQUIRED)))?;
     let mut bytes = Vec::with_capacity(event.len());
-    let range = binary_item(event, &mut bytes, arrival, &EVENT).map_err(Refused::invalid_event)?;
+    let range = binary_item(event, &mut bytes, arrival, &EVENT, Errors::into_result).map_err(Refused::invalid_event)?;
     Ok(Accepted { items: vec![Ok(range)], bytes })
 }
 
@@ -108,7 +114,7 @@ pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>
         if number == 1 {
             check_count(accepted.items.len() + 1, events_max)?;
             let verdict = match value.bytes() {
-                Ok(event) => binary_item(event, &mut accepted.bytes, arrival, &Path::Root),
+                Ok(event) => binary_item(event, &mut accepted.bytes, arrival, &Path::Root, Errors::into_item_result),
                 Err(_) => Err(vec![FieldError::new("", MALFORMED)]),
             };
             accepted.items.push(verdict);
@@ -153,14 +159,20 @@ fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item,
     if reader.errors.is_empty() {
         admit(&mut reader.out, start, arrival, &Path::Root, &mut reader.errors);
     }
-    let verdict = std::mem::take(&mut reader.errors).into_result();
+    let verdict = std::mem::take(&mut reader.errors).into_item_result();
     if verdict.is_err() {
         reader.out.truncate(start);
     }
     Ok(verdict.map(|()| start..reader.out.len()))
 }
 
-fn binary_item(bytes: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>, at: &Path<'_>) -> Item {
+fn binary_item(
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+    arrival: &Arrival<'_>,
+    at: &Path<'_>,
+    told: fn(Errors) -> Result<(), Vec<FieldError>>,
+) -> Item {
     let start = out.len();
     let mut errors = Errors::default();
     // Before anything is made of the bytes.
@@ -175,7 +187,7 @@ fn binary_item(bytes: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>, at: &Path
             Err(_) => note_faults(bytes, at, &mut errors),
         }
     }
-    let verdict = errors.into_result();
+    let verdict = told(errors);
     if verdict.is_err() {
         out.truncate(start);
     }

@@ -16,6 +16,12 @@ const BINARY_TYPES: [&str; 3] = ["application/x-protobuf", "application/protobuf
 /// Browser beacons can only send `text/plain`, simple clients send no type at all.
 const JSON_TYPES: [&str; 2] = ["application/json", "text/plain"];
 
+const TYPES_HINT: &str = "Content-Type must be application/json, application/x-protobuf, application/protobuf or \
+                          application/octet-stream.";
+/// What curl calls any data that it is not told the type of.
+const FORM_HINT: &str = "Content-Type is application/x-www-form-urlencoded, as curl -d says when it is not told \
+                         otherwise. Events are JSON: add -H 'Content-Type: application/json'.";
+
 impl Form {
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let encoded = |value: &HeaderValue| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
@@ -29,10 +35,8 @@ impl Form {
             return Ok(Form::Json);
         }
         BINARY_TYPES.into_iter().find(is).map(Form::Binary).ok_or_else(|| {
-            unsupported(
-                "Content-Type must be application/json, application/x-protobuf, application/protobuf or \
-                 application/octet-stream.",
-            )
+            let sent_by_curl = media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded");
+            unsupported(if sent_by_curl { FORM_HINT } else { TYPES_HINT })
         })
     }
 

@@ -5,7 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::form::Form;
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
@@ -14,17 +13,17 @@ use crate::bus::{Bus, BusError, BusErrorKind, Original, Published};
 use crate::causes::chain;
 use crate::event::request::{self, Accepted, Refused};
 use crate::event::{Arrival, EventRef};
-use crate::http::{BodyError, Problem};
+use crate::http::{BodyError, Inbound, Problem, read_body};
 use crate::metrics::GatewayVerdicts;
 
 impl Gateway {
-    pub(super) async fn ingest(&self, request: Request<&mut Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    pub(super) async fn ingest(&self, request: Request<&mut Inbound>) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
-        let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
-        let (accepted, _memory) = body.consume(|bytes| match form {
+        let accepted = self.read(request.into_body(), |bytes| match form {
             Form::Json => request::accept_json_single(bytes, &self.arrival()),
             Form::Binary(_) => request::accept_binary_single(bytes, &self.arrival()),
         });
+        let accepted = accepted.await?;
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
         match self.publish(accepted).await.iter().next() {
             Some(Verdict::Stored { id, duplicate }) => Ok(reply::single(form, id, duplicate)),
@@ -36,19 +35,28 @@ impl Gateway {
         }
     }
 
-    pub(super) async fn batch(&self, request: Request<&mut Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    pub(super) async fn batch(&self, request: Request<&mut Inbound>) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
-        let body = self.body.read(request.into_body()).await.map_err(unreadable)?;
-        let (accepted, _memory) = body.consume(|bytes| match form {
+        let body = request.into_body();
+        let accepted = self.read(body, |bytes| match form {
             Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &self.arrival()),
             Form::Binary(_) => request::accept_binary_batch(bytes, self.batch_events_max, &self.arrival()),
         });
-        let accepted = accepted.map_err(|refused| self.refuse(refused, 0))?;
+        let accepted = accepted.await?.map_err(|refused| self.refuse(refused, 0))?;
+        // Once something is stored there is no way back: the reply's room is made sure of before.
+        body.hold_for_reply(reply::batch_bytes(&accepted)).map_err(unreadable)?;
         let verdicts = self.publish(accepted).await;
         match nothing_stored(&verdicts) {
             Some(kind) => Err(reply::not_stored(kind)),
             None => Ok(reply::batch(form, &verdicts)),
         }
+    }
+
+    /// Reads a body and makes something of it. The body is freed at once: while the request waits for what it set
+    /// going, that memory serves the next one.
+    async fn read<T>(&self, body: &mut Inbound, make: impl FnOnce(&[u8]) -> T) -> Result<T, Problem> {
+        let body = read_body(body, self.body_bytes_max, self.body_timeout).await.map_err(unreadable)?;
+        Ok(make(&body))
     }
 
     /// Returns when every event of the request has its verdict.
@@ -120,10 +128,7 @@ fn unreadable(error: BodyError) -> Problem {
         BodyError::TooLarge => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large.").closing(),
         BodyError::Timeout => Problem::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.").closing(),
         BodyError::Broken => Problem::new(StatusCode::BAD_REQUEST, "The body could not be read.").closing(),
-        BodyError::Busy => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Too many requests are being read; send again later.")
-                .with_retry_after(reply::RETRY_AFTER_SECONDS)
-                .closing()
-        }
+        BodyError::Busy => Problem::short_of_memory(),
+        BodyError::Slow => Problem::too_slow(),
     }
 }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::event::EVENT_BYTES_MAX;
-use crate::http::{self, BodyLimits, Drained, MemoryBudget, Readiness};
+use crate::http::{self, Drained, Readiness};
 use bus_health::BusHealth;
 use route::RouteMetrics;
 
@@ -35,13 +35,13 @@ pub struct Settings {
     pub http: http::Limits,
     /// One request's body.
     pub body_bytes_max: usize,
-    /// The bodies of all requests in flight; over it requests are told to come again.
-    pub bodies_bytes_max: usize,
     /// From the headers to the end of the body.
     pub body_timeout: Duration,
     pub batch_events_max: usize,
     /// One event, encoded as protobuf.
     pub event_bytes_max: usize,
+    /// The listener is bound to loopback: pages of other origins may not send events.
+    pub loopback: bool,
 }
 
 impl Default for Settings {
@@ -49,10 +49,10 @@ impl Default for Settings {
         Self {
             http: http::Limits::default(),
             body_bytes_max: 5 * 1024 * 1024,
-            bodies_bytes_max: 64 * 1024 * 1024,
             body_timeout: Duration::from_secs(30),
             batch_events_max: 1_000,
             event_bytes_max: EVENT_BYTES_MAX,
+            loopback: false,
         }
     }
 }
@@ -90,9 +90,11 @@ pub async fn serve(
 }
 
 struct Gateway {
-    body: BodyLimits,
+    body_bytes_max: usize,
+    body_timeout: Duration,
     batch_events_max: usize,
     event_bytes_max: usize,
+    loopback: bool,
     destination: Destination,
     readiness: Readiness,
     bus_health: BusHealth,
@@ -103,13 +105,11 @@ struct Gateway {
 impl Gateway {
     fn new(settings: Settings, destination: Destination, readiness: Readiness) -> Self {
         Self {
-            body: BodyLimits {
-                bytes_max: settings.body_bytes_max,
-                timeout: settings.body_timeout,
-                memory: MemoryBudget::new(settings.bodies_bytes_max),
-            },
+            body_bytes_max: settings.body_bytes_max,
+            body_timeout: settings.body_timeout,
             batch_events_max: settings.batch_events_max,
             event_bytes_max: settings.event_bytes_max,
+            loopback: settings.loopback,
             destination,
             bus_health: BusHealth::new(readiness.clone()),
             readiness,

@@ -14,12 +14,17 @@ use prost::Message as _;
 use super::form::Form;
 use super::intake::{Verdict, Verdicts};
 use crate::bus::BusErrorKind;
-use crate::event::FieldError;
 use crate::event::proto::{EventResult, IngestEventBatchResponse, IngestEventResponse};
+use crate::event::request::Accepted;
+use crate::event::{FieldError, cut};
 use crate::http::Problem;
 
 /// Bytes of one JSON result of an accepted event.
 const RESULT_BYTES: usize = 80;
+/// The longest id of an event.
+const ID_BYTES_MAX: usize = 128;
+/// What is told of one event of a batch.
+const ERROR_BYTES_MAX: usize = 512;
 /// How long a client should wait before it sends again what was not stored.
 pub(super) const RETRY_AFTER_SECONDS: u32 = 2;
 
@@ -39,6 +44,12 @@ pub(super) fn single(form: Form, id: &str, duplicate: bool) -> Response<Full<Byt
         }
     };
     ok(form, body)
+}
+
+/// What the reply to these events takes at most: ids may be chosen by the sender, and quotes in texts are escaped.
+pub(super) fn batch_bytes(accepted: &Accepted) -> usize {
+    let ids = accepted.bytes_len().min(accepted.len() * ID_BYTES_MAX);
+    accepted.len() * RESULT_BYTES + 2 * (ids + accepted.error_bytes())
 }
 
 /// The reply to a batch whose every event has its verdict.
@@ -161,7 +172,7 @@ fn why(kind: BusErrorKind) -> &'static str {
 }
 
 fn join(errors: &[FieldError]) -> String {
-    errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; ")
+    cut(errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "), ERROR_BYTES_MAX)
 }
 
 fn write_string(out: &mut Vec<u8>, text: &str) {

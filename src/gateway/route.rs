@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::Gateway;
-use crate::http::{Problem, Scope, drain};
+use crate::http::{Inbound, Problem, Scope, drain, own_origin};
 use crate::metrics::GatewayRoute;
 
 type Reply = Response<Full<Bytes>>;
@@ -77,7 +76,7 @@ impl RouteMetrics {
 }
 
 impl Gateway {
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Reply {
+    pub(super) async fn answer(&self, request: Request<Inbound>) -> Reply {
         let started = Instant::now();
         let route = Route::of(request.uri().path());
         let (head, mut body) = request.into_parts();
@@ -91,15 +90,14 @@ impl Gateway {
         reply
     }
 
-    async fn dispatch(&self, route: Option<Route>, request: Request<&mut Incoming>) -> Result<Reply, Problem> {
-        let head = (request.version(), request.headers().contains_key(HOST), request.uri().authority());
-        if matches!(head, (Version::HTTP_11, false, None)) {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "The Host header is missing."));
-        }
+    async fn dispatch(&self, route: Option<Route>, request: Request<&mut Inbound>) -> Result<Reply, Problem> {
         let Some(route) = route else {
             return Err(Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."));
         };
         route.check_method(request.method())?;
+        if self.loopback && !request.method().is_safe() {
+            own_origin::check(request.uri(), request.headers(), true, &[])?;
+        }
         match route {
             Route::Ingest => self.ingest(request).await,
             Route::Batch => self.batch(request).await,

@@ -21,7 +21,7 @@ use crate::event::proto::{
     EventEnvelope, IngestEventBatchRequest, IngestEventBatchResponse, IngestEventRequest, IngestEventResponse,
 };
 use crate::http::raw_client::RawClient;
-use crate::http::{Drained, Readiness};
+use crate::http::{Drained, Limits, MemoryBudget, Readiness};
 use crate::supervisor::Tasks;
 
 pub(super) const INGEST: &str = "/v1/events/ingest";
@@ -375,12 +375,72 @@ async fn a_closed_bus_is_unavailable() {
 
 #[tokio::test]
 async fn bodies_share_a_memory_budget() {
-    let settings = Settings { bodies_bytes_max: 128 * 1024, ..Settings::default() };
-    let gateway = TestGateway::start(settings).await;
+    let http = Limits { memory: MemoryBudget::new(128 * 1024), ..Limits::default() };
+    let gateway = TestGateway::start(Settings { http, ..Settings::default() }).await;
     let (mut large, mut small) = (gateway.client().await, gateway.client().await);
     let body = batch((0..1_000).map(|_| event(&"d".repeat(200))));
     let reply = large.post(BATCH, JSON, body).await;
     assert_eq!((reply.status, reply.header("retry-after")), (503, Some("2")));
     assert_eq!(small.post(INGEST, JSON, single("d1")).await.status, 200);
     assert_eq!(gateway.stored().await, 1);
+}
+
+#[tokio::test]
+async fn verdicts_are_a_small_multiple_of_the_events() {
+    let gateway = TestGateway::start(Settings::default()).await;
+    let mut client = gateway.client().await;
+    // Each unknown name is an error whose pointer repeats it.
+    let name = "\\u0001\"".repeat(60).replace('"', "\\\"");
+    let wrong = (0..40).map(|index| format!("\"{name}{index}\":1")).collect::<Vec<_>>().join(",");
+    let body = format!(r#"{{"events":[{}]}}"#, vec![format!("{{{wrong}}}"); 200].join(","));
+    let reply = client.post(BATCH, JSON, body.as_str()).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.body.len() < 200 * 1_500, "{} bytes for 200 events", reply.body.len());
+    let reply = client.post(INGEST, JSON, format!(r#"{{"event":{{{wrong}}}}}"#)).await;
+    assert!(reply.status == 400 && reply.body.len() < 16 * 1_024, "{} bytes", reply.body.len());
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_is_not_stored() {
+    let http = Limits { memory: MemoryBudget::new(64 * 1024), ..Limits::default() };
+    let gateway = TestGateway::start(Settings { http, ..Settings::default() }).await;
+    let mut client = gateway.client().await;
+    let mut events = vec![json!({}); 999];
+    events.push(event("d1"));
+    let reply = client.post(BATCH, JSON, batch(events)).await;
+    assert_eq!((reply.status, gateway.stored().await), (503, 0));
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_not_send_events_on_loopback() {
+    let post = |origin: &str| {
+        let body = single("d1");
+        let length = body.len();
+        format!(
+            "POST {INGEST} HTTP/1.1\r\nhost: localhost:8080\r\n{origin}content-type: text/plain\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+    };
+    for (loopback, origin, status) in [
+        (true, "origin: https://evil.example\r\n", 403),
+        (true, "origin: null\r\n", 403),
+        (true, "origin: http://localhost:8080\r\n", 200),
+        (true, "", 200),
+        (false, "origin: https://app.example\r\n", 200),
+    ] {
+        let gateway = TestGateway::start(Settings { loopback, ..Settings::default() }).await;
+        let mut client = gateway.client().await;
+        client.send(post(origin)).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, gateway.stored().await), (status, u64::from(status == 200)), "{loopback} {origin}");
+    }
+}
+
+#[tokio::test]
+async fn curl_is_told_the_content_type_to_send() {
+    let gateway = TestGateway::start(Settings::default()).await;
+    let reply = gateway.client().await.post(INGEST, "application/x-www-form-urlencoded", single("d1")).await;
+    assert_eq!(reply.status, 415);
+    let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("-H 'Content-Type: application/json'"), "{detail}");
 }

@@ -408,6 +408,8 @@ fn bad_http() -> Vec<Case> {
     let post_only = "This resource takes POST.";
     let types = "Content-Type must be application/json, application/x-protobuf, application/protobuf or \
                  application/octet-stream.";
+    let form = "Content-Type is application/x-www-form-urlencoded, as curl -d says when it is not told otherwise. \
+                Events are JSON: add -H 'Content-Type: application/json'.";
     vec![
         plain("GET ingest", "GET /v1/events/ingest", 405, post_only).header("allow", "POST"),
         plain("DELETE batch", "DELETE /v1/events/batch", 405, post_only).header("allow", "POST"),
@@ -419,7 +421,7 @@ fn bad_http() -> Vec<Case> {
         plain("path climbs", "POST /v1/events/../events/ingest", 404, "There is nothing at this path."),
         plain("escaped path", "POST /v1/events%2fingest", 404, "There is nothing at this path."),
         Case::post("XML", INGEST, "application/xml", "<event/>", types).status(415),
-        Case::post("a form", INGEST, "application/x-www-form-urlencoded", "a=b", types).status(415),
+        Case::post("a form", INGEST, "application/x-www-form-urlencoded", "a=b", form).status(415),
         Case::post("JSON of another kind", BATCH, "application/vnd.api+json", "{}", types).status(415),
         with(
             "compressed",

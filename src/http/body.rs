@@ -3,21 +3,24 @@
 //! Memory is taken from the budget as bytes arrive, never on a client's word: a client
 //! that declares a large body and sends nothing holds nothing.
 
-use std::pin::pin;
+use std::error::Error;
+use std::fmt;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-/// Bytes that are reserved before the first ones arrived.
-const FIRST_STEP_BYTES: usize = 64 * 1024;
-/// Bytes that are allocated, and not yet reserved, for a body that began to arrive.
-const AHEAD_BYTES_MAX: usize = 256 * 1024;
-/// The budget is counted in these, so that a large one fits the counter.
-const UNIT_BYTES: usize = 1024;
+use super::memory::{Share, Short};
+
+/// The first allocation for a body that comes in parts.
+const FIRST_BYTES: usize = 16 * 1024;
+/// How much more than what has come is allocated ahead. Memory that nothing was written to yet costs nothing; to
+/// grow costs a copy.
+const AHEAD: usize = 4;
 
 /// Why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,82 +31,129 @@ pub enum BodyError {
     Timeout,
     /// The connection broke or the framing is wrong (400).
     Broken,
-    /// All bodies together hold the memory that they may (503).
+    /// All requests together hold the memory that they may (503).
     Busy,
+    /// It came slowly, and others needed the memory (503).
+    Slow,
 }
 
-/// Bytes that all request bodies in flight may hold together.
-#[derive(Clone, Debug)]
-pub struct MemoryBudget(Arc<Semaphore>);
-
-/// How a body is read.
-#[derive(Clone, Debug)]
-pub struct BodyLimits {
-    pub bytes_max: usize,
-    /// From the headers to the last byte.
-    pub timeout: Duration,
-    pub memory: MemoryBudget,
-}
-
-/// A body and its share of the memory, given back when this is dropped.
+/// The body of a request, counted as it comes.
 #[derive(Debug)]
-pub struct BoundedBody {
-    bytes: Bytes,
-    reserved: Reserved,
+pub struct Inbound {
+    body: Incoming,
+    share: Arc<Share>,
 }
 
-/// The share of a request's body in the memory, given back when this is dropped.
+/// Why [`Inbound`] ends early.
 #[derive(Debug)]
-pub struct Reserved(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub enum InboundError {
+    Connection(hyper::Error),
+    Busy,
+    Slow,
+}
 
-impl BoundedBody {
-    /// Makes something of the body and frees it: while the request waits for what it set going, its buffer serves
-    /// the next one. The share stays taken for what was made.
-    pub fn consume<T>(self, make: impl FnOnce(&[u8]) -> T) -> (T, Reserved) {
-        (make(&self.bytes), self.reserved)
+impl Inbound {
+    pub(super) fn new(body: Incoming, share: Arc<Share>) -> Self {
+        Self { body, share }
+    }
+
+    /// Makes sure that a reply of this size has room once the request is handled. What the request holds already
+    /// counts.
+    pub fn hold_for_reply(&self, bytes: usize) -> Result<(), BodyError> {
+        self.share.hold(bytes).map_err(|Short| {
+            self.share.count_refusal();
+            BodyError::Busy
+        })
     }
 }
 
-impl MemoryBudget {
-    pub fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Semaphore::new(units(bytes_max).min(Semaphore::MAX_PERMITS))))
+impl Body for Inbound {
+    type Data = Bytes;
+    type Error = InboundError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundError>>> {
+        if self.share.is_evicted() {
+            return Poll::Ready(Some(Err(InboundError::Slow)));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            self.share.waits_for_body(cx.waker());
+            return Poll::Pending;
+        };
+        let counted = match frame {
+            Some(Ok(frame)) => match self.share.body_came(frame.data_ref().map_or(0, Bytes::len)) {
+                Ok(()) => Some(Ok(frame)),
+                Err(Short) => {
+                    self.share.count_refusal();
+                    Some(Err(InboundError::Busy))
+                }
+            },
+            Some(Err(error)) => Some(Err(InboundError::Connection(error))),
+            None => None,
+        };
+        if !matches!(counted, Some(Ok(_))) || self.body.is_end_stream() {
+            self.share.body_ended();
+        }
+        Poll::Ready(counted)
     }
 
-    fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BodyError> {
-        let units = u32::try_from(units(bytes)).map_err(|_| BodyError::Busy)?;
-        Arc::clone(&self.0).try_acquire_many_owned(units).map_err(|_| BodyError::Busy)
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
-impl BodyLimits {
-    /// Reads a body to its end. One that came in a single frame is not copied.
-    pub async fn read<B>(&self, body: B) -> Result<BoundedBody, BodyError>
-    where
-        B: Body<Data = Bytes>,
-    {
-        let declared = declared(&body, self.bytes_max)?;
-        // Small requests, nearly all of them, reserve once.
-        let mut reserved = self.memory.reserve(declared.unwrap_or(0).clamp(1, FIRST_STEP_BYTES))?;
-        let read = collect(body, self.bytes_max, declared, |total| {
-            let missing = units(total).saturating_sub(reserved.num_permits());
-            if missing > 0 {
-                reserved.merge(self.memory.reserve((missing * UNIT_BYTES).max(FIRST_STEP_BYTES))?);
-            }
-            Ok(())
-        });
-        let bytes = tokio::time::timeout(self.timeout, read).await.map_err(|_| BodyError::Timeout)??;
-        Ok(BoundedBody { bytes, reserved: Reserved(reserved) })
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        self.share.body_ended();
     }
 }
 
-/// Reads a body to its end without a share in a memory budget: for the few requests of an operator.
+impl fmt::Display for InboundError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection(_) => "read request body",
+            Self::Busy => "requests hold all the memory that they may",
+            Self::Slow => "the body came too slowly while memory was short",
+        })
+    }
+}
+
+impl Error for InboundError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Connection(error) => Some(error),
+            Self::Busy | Self::Slow => None,
+        }
+    }
+}
+
+/// Reads a body to its end. One that came in a single frame is not copied.
+///
+/// `timeout` is from the headers to the last byte.
 pub async fn read_body<B>(body: B, bytes_max: usize, timeout: Duration) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let declared = declared(&body, bytes_max)?;
-    let read = collect(body, bytes_max, declared, |_| Ok(()));
-    tokio::time::timeout(timeout, read).await.map_err(|_| BodyError::Timeout)?
+    tokio::time::timeout(timeout, collect(body, bytes_max, declared)).await.map_err(|_| BodyError::Timeout)?
+}
+
+/// What broke a body, however many layers it went through.
+fn fault(error: Box<dyn Error + Send + Sync>) -> BodyError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
+    while let Some(error) = cause {
+        match error.downcast_ref() {
+            Some(InboundError::Busy) => return BodyError::Busy,
+            Some(InboundError::Slow) => return BodyError::Slow,
+            Some(InboundError::Connection(_)) => return BodyError::Broken,
+            None => cause = error.source(),
+        }
+    }
+    BodyError::Broken
 }
 
 /// The Content-Length, refused before anything is read when it is over the limit.
@@ -117,50 +167,40 @@ fn declared<B: Body>(body: &B, bytes_max: usize) -> Result<Option<usize>, BodyEr
     }
 }
 
-async fn collect<B: Body<Data = Bytes>>(
-    body: B,
-    bytes_max: usize,
-    declared: Option<usize>,
-    mut reserve: impl FnMut(usize) -> Result<(), BodyError>,
-) -> Result<Bytes, BodyError> {
+async fn collect<B>(body: B, bytes_max: usize, declared: Option<usize>) -> Result<Bytes, BodyError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let mut body = pin!(body);
-    let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
         // Trailers are read over.
-        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-        let total = first.len() + joined.len() + data.len();
+        let Ok(data) = frame.map_err(|error| fault(error.into()))?.into_data() else { continue };
+        let total = joined.len() + data.len();
         if total > bytes_max {
             return Err(BodyError::TooLarge);
         }
-        reserve(total)?;
-        if first.is_empty() && joined.is_empty() {
-            first = data;
-            continue;
+        if joined.is_empty() && body.is_end_stream() {
+            return Ok(data);
         }
-        if joined.is_empty() {
-            // Memory that nothing was written to yet costs nothing; to grow costs a copy.
-            joined.reserve(declared.unwrap_or(0).min(AHEAD_BYTES_MAX.max(total * 2)).max(total));
-            joined.extend_from_slice(&std::mem::take(&mut first));
+        // A small part of a large buffer would keep all of that: it is copied before more is waited for.
+        if total > joined.capacity() {
+            let ahead = FIRST_BYTES.max(AHEAD * total);
+            let capacity = ahead.min(declared.unwrap_or(bytes_max)).max(total);
+            joined.reserve(capacity - joined.len());
         }
         joined.extend_from_slice(&data);
     }
-    Ok(if joined.is_empty() { first } else { joined.freeze() })
-}
-
-fn units(bytes: usize) -> usize {
-    bytes.div_ceil(UNIT_BYTES)
+    Ok(joined.freeze())
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
 
     use http_body_util::Full;
-    use hyper::body::Frame;
 
     use super::*;
 
@@ -183,44 +223,36 @@ mod tests {
         Pieces(sizes.iter().map(|size| Bytes::from(vec![7; *size])).collect(), hangs)
     }
 
-    fn limits(memory_bytes_max: usize) -> BodyLimits {
-        BodyLimits {
-            bytes_max: 300_000,
-            timeout: Duration::from_millis(30),
-            memory: MemoryBudget::new(memory_bytes_max),
-        }
-    }
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[tokio::test]
     async fn one_frame_is_not_copied() {
         let sent = Bytes::from(vec![1; 1_000]);
-        let body = limits(1 << 20).read(Full::new(sent.clone())).await.unwrap();
-        assert_eq!(body.bytes.as_ptr(), sent.as_ptr());
+        let body = read_body(Full::new(sent.clone()), 1_000, PATIENCE).await.unwrap();
+        assert_eq!(body.as_ptr(), sent.as_ptr());
     }
 
     #[tokio::test]
     async fn frames_are_joined() {
-        let body = limits(1 << 20).read(pieces(&[1, 100_000, 0, 199_999], false)).await.unwrap();
-        assert_eq!(body.bytes, vec![7; 300_000]);
-        assert_eq!(read_body(pieces(&[2, 3], false), 5, Duration::from_secs(1)).await.unwrap().len(), 5);
+        let body = read_body(pieces(&[1, 100_000, 0, 199_999], false), 300_000, PATIENCE).await.unwrap();
+        assert_eq!(body, vec![7; 300_000]);
     }
 
     #[tokio::test]
     async fn refuses_over_the_limit() {
-        let limits = limits(1 << 20);
-        assert_eq!(limits.read(pieces(&[300_000, 1], false)).await.unwrap_err(), BodyError::TooLarge);
+        let read = |body, timeout| read_body(body, 300_000, timeout);
+        assert_eq!(read(pieces(&[300_000, 1], false), PATIENCE).await.unwrap_err(), BodyError::TooLarge);
         let declared = Full::new(Bytes::from(vec![0; 300_001]));
-        assert_eq!(limits.read(declared).await.unwrap_err(), BodyError::TooLarge);
-        assert_eq!(limits.read(pieces(&[1], true)).await.unwrap_err(), BodyError::Timeout);
+        assert_eq!(read_body(declared, 300_000, PATIENCE).await.unwrap_err(), BodyError::TooLarge);
+        let hanging = read(pieces(&[1], true), Duration::from_millis(30));
+        assert_eq!(hanging.await.unwrap_err(), BodyError::Timeout);
     }
 
     #[tokio::test]
-    async fn memory_is_shared_and_given_back() {
-        let limits = limits(300 * 1024);
-        let held = limits.read(pieces(&[200_000], false)).await.unwrap();
-        assert_eq!(limits.read(pieces(&[200_000], false)).await.unwrap_err(), BodyError::Busy);
-        drop(held);
-        assert!(limits.read(pieces(&[200_000], false)).await.is_ok());
-        assert_eq!(limits.memory.0.available_permits(), 300);
+    async fn why_a_body_ends_early_is_seen_through_layers() {
+        let layered = axum::Error::new(InboundError::Slow);
+        assert_eq!(fault(Box::new(layered)), BodyError::Slow);
+        assert_eq!(fault(Box::new(InboundError::Busy)), BodyError::Busy);
+        assert_eq!(fault("broken".into()), BodyError::Broken);
     }
 }

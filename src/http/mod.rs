@@ -7,32 +7,43 @@
 
 mod body;
 mod connection;
+mod connections;
 mod drain;
+mod head;
+mod memory;
+pub mod own_origin;
 mod problem;
 #[cfg(test)]
 pub(crate) mod raw_client;
 mod readiness;
+mod reply;
 mod serve;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bounds;
 
 use std::time::Duration;
 
 use crate::supervisor::StopBudget;
 
-pub use body::{BodyError, BodyLimits, BoundedBody, MemoryBudget, read_body};
+pub use body::{BodyError, Inbound, InboundError, read_body};
 pub use drain::drain;
+pub use memory::MemoryBudget;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessWatch, Scope};
-pub use serve::{Drained, serve};
+pub use serve::{Drained, SPARE_CONNECTIONS, serve};
 
 /// What one listener and its connections may use.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Open connections; the next ones wait in the kernel's accept queue.
+    /// Open connections. When there are as many, those that have been idle for longest make room; when none is idle,
+    /// a few more are asked only how the process is.
     pub connections_max: usize,
-    /// Request line and headers together; less than 8 KiB counts as 8 KiB.
+    /// What all connections hold together, of every listener that shares this budget.
+    pub memory: MemoryBudget,
+    /// Request line and headers together; less than 8 KiB counts as 8 KiB. In HTTP/2 at most 16 KiB.
     pub header_bytes_max: usize,
     /// Requests that one HTTP/2 connection may have in flight.
     pub streams_max: u32,
@@ -52,6 +63,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4_096,
+            memory: MemoryBudget::new(64 * 1024 * 1024),
             header_bytes_max: 64 * 1024,
             streams_max: 128,
             header_timeout: Duration::from_secs(10),

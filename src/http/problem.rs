@@ -13,6 +13,9 @@ use serde::Serialize;
 
 use crate::event::FieldError;
 
+/// How long a client should wait before it sends again what was refused for want of room.
+const RETRY_AFTER_SECONDS: u32 = 2;
+
 /// An error on its way to a client.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -25,6 +28,19 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// All requests together hold the memory that they may.
+    pub fn short_of_memory() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Requests hold all the memory that they may; send again later.")
+            .with_retry_after(RETRY_AFTER_SECONDS)
+            .closing()
+    }
+
+    /// The body of this request came slowly, and others needed its memory.
+    pub fn too_slow() -> Self {
+        let detail = "The body came too slowly while memory was short; send again later.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER_SECONDS).closing()
+    }
+
     /// `detail` is one sentence for the person who reads the client's log.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { status, detail: detail.into(), errors: Vec::new(), retry_after_seconds: None, allow: None, close: false }

@@ -1,31 +1,46 @@
 //! The accept loop and the drain.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
+use std::io::ErrorKind;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, Version};
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::rt::Executor;
 use hyper::service::{HttpService, Service, service_fn};
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Limits;
 use super::connection::{Protocol, Watch, drive};
+use super::connections::{Connections, ROOM_CONNECTIONS_MAX};
+use super::memory::Share;
+use super::reply::{Asked, outbound, refusal};
 use super::stream::{Leftover, WatchedStream};
+use super::{Inbound, Limits, Problem, head};
 use crate::supervisor::Tasks;
 
 /// What the protocol library reads with at least.
 const HEADER_BYTES_LEAST: usize = 8 * 1024;
 /// The wait after an accept that failed for want of something, such as file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections beyond the limit that are asked only how the process is.
+const PROBE_CONNECTIONS_MAX: usize = 16;
+/// Connections beyond the limit of a listener, with those that are being closed to make room.
+pub const SPARE_CONNECTIONS: usize = PROBE_CONNECTIONS_MAX + ROOM_CONNECTIONS_MAX;
+/// What they may ask for.
+const PROBES: [&str; 2] = ["/health", "/ready"];
+/// How often room is looked for when there is none.
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
+/// The largest head in HTTP/2, where a few bytes can stand for many headers.
+const HTTP2_HEADER_BYTES_MAX: usize = 16 * 1024;
 /// How long connections that were cut may take to end.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 
@@ -42,38 +57,34 @@ pub struct Drained {
 /// An axum router is served as `hyper_util::service::TowerToHyperService::new(router)`.
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken) -> Drained
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Inbound>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let tasks = Tasks::new(stop.clone());
-    let server = Arc::new(Server {
-        protocol: protocol(&limits, &tasks),
-        slots: Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS))),
-        open: Mutex::default(),
-        limits,
-    });
+    let open = Arc::new(Connections::default());
+    limits.memory.add_listener(&open);
+    let server = Arc::new(Server { protocol: protocol(&limits, &tasks), open, left: Notify::new(), limits });
     let mut id = 0;
     loop {
-        let slot = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            slot = Arc::clone(&server.slots).acquire_owned() => slot,
+        let accepted = async {
+            let tcp = server.accept(&listener).await;
+            (tcp, server.admit().await)
         };
-        let tcp = tokio::select! {
+        let (tcp, admitted) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            tcp = accept(&listener) => tcp,
+            accepted = accepted => accepted,
         };
         id += 1;
-        let watch = server.enter(id);
+        let watch = Arc::new(Watch::new(server.limits.memory.clone()));
+        server.open.enter(id, Arc::clone(&watch));
         let (server, service) = (Arc::clone(&server), service.clone());
         tasks.spawn(async move {
-            server.connection(tcp, service, &watch).await;
-            server.leave(id);
-            drop(slot);
+            server.connection(tcp, service, &watch, admitted).await;
+            server.open.leave(id);
+            server.left.notify_waiters();
         });
     }
     drop(listener);
@@ -83,31 +94,63 @@ where
 struct Server {
     protocol: auto::Builder<OnTasks>,
     limits: Limits,
-    slots: Arc<Semaphore>,
-    open: Mutex<HashMap<u64, Arc<Watch>>>,
+    open: Arc<Connections>,
+    /// A connection has left.
+    left: Notify,
+}
+
+/// What a connection may ask for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Admitted {
+    Whole,
+    /// How the process is, and nothing else: there are too many connections.
+    Probes,
 }
 
 impl Server {
-    fn enter(&self, id: u64) -> Arc<Watch> {
-        let watch = Arc::new(Watch::new());
-        self.open().insert(id, Arc::clone(&watch));
-        watch
+    /// Accepts the next connection, whatever happens to others.
+    async fn accept(&self, listener: &TcpListener) -> TcpStream {
+        let mut logged = false;
+        loop {
+            match listener.accept().await {
+                Ok((tcp, _)) => return tcp,
+                // The client gave up while it waited.
+                Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+                Err(error) => {
+                    // For want of file descriptors, most likely.
+                    self.open.make_room();
+                    if !std::mem::replace(&mut logged, true) {
+                        tracing::warn!(%error, "accept connection: trying on");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
 
-    fn leave(&self, id: u64) {
-        self.open().remove(&id);
+    /// Finds a place for one more connection.
+    async fn admit(&self) -> Admitted {
+        loop {
+            let left = self.left.notified();
+            let open = self.open.len();
+            if open < self.limits.connections_max || self.open.make_room() {
+                return Admitted::Whole;
+            }
+            if open < self.limits.connections_max + PROBE_CONNECTIONS_MAX {
+                return Admitted::Probes;
+            }
+            tokio::select! {
+                () = left => {}
+                () = tokio::time::sleep(ROOM_PAUSE) => {}
+            }
+        }
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Watch>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn connection<S, B>(&self, tcp: TcpStream, service: S, watch: &Arc<Watch>)
+    async fn connection<S, B>(&self, tcp: TcpStream, service: S, watch: &Arc<Watch>, admitted: Admitted)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+        S: Service<Request<Inbound>, Response = Response<B>, Error = Infallible> + Send + 'static,
         S::Future: Send + 'static,
-        B: Body + Send + 'static,
-        B::Data: Send,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         // Replies are written whole: waiting for more to send would only add latency.
@@ -119,11 +162,24 @@ impl Server {
             let multiplexed = request.version() == Version::HTTP_2;
             let has_body = !multiplexed && !request.body().is_end_stream();
             let in_flight = InFlight::begin(Arc::clone(&on_request), multiplexed);
-            let reply = service.call(request);
+            let asked = Asked { head: request.method() == Method::HEAD, safe: request.method().is_safe() };
+            let answering =
+                begin(&on_request, request, admitted).map(|(request, share)| (service.call(request), share));
             async move {
-                let reply = reply.await?;
+                let mut reply = match answering {
+                    Ok((reply, share)) => outbound(reply.await?, asked, share),
+                    Err((problem, share)) => {
+                        if share.is_none() {
+                            in_flight.0.cut();
+                        }
+                        refusal(problem, asked, share)
+                    }
+                };
                 if has_body && !reply.status().is_success() {
                     in_flight.0.left_body_unread();
+                }
+                if admitted == Admitted::Probes && !multiplexed {
+                    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(reply)
             }
@@ -133,25 +189,42 @@ impl Server {
     }
 
     async fn drain(&self, tasks: &Tasks) -> Drained {
-        for watch in self.open().values() {
+        for watch in self.open.all() {
             watch.drain();
         }
         if tokio::time::timeout(self.limits.drain_timeout.left(), tasks.wait()).await.is_ok() {
             return Drained { cut: 0 };
         }
-        let cut = {
-            let open = self.open();
-            for watch in open.values() {
-                watch.cut();
-            }
-            open.len()
-        };
+        let open = self.open.all();
+        for watch in &open {
+            watch.cut();
+        }
+        let cut = open.len();
         tracing::warn!(connections = cut, "cut connections that outlasted the drain");
         if tokio::time::timeout(CUT_GRACE, tasks.wait()).await.is_err() {
             tracing::warn!(tasks = tasks.len(), "requests outlast their cut connections");
         }
         Drained { cut }
     }
+}
+
+/// The request as the service gets it, and its share of the memory; or why it does not, and the share of the refusal.
+type Begun = Result<(Request<Inbound>, Arc<Share>), (Problem, Option<Arc<Share>>)>;
+
+fn begin(watch: &Arc<Watch>, request: Request<Incoming>, admitted: Admitted) -> Begun {
+    let Ok(share) = Share::take(watch, head::size(&request)) else {
+        return Err((Problem::short_of_memory(), Share::of_refusal(watch)));
+    };
+    if let Err(problem) = head::check(&request) {
+        return Err((problem, Some(share)));
+    }
+    if admitted == Admitted::Probes && !PROBES.contains(&request.uri().path()) {
+        let detail = "There are too many connections; send again later.";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(1).closing();
+        return Err((problem, Some(share)));
+    }
+    let request = request.map(|body| Inbound::new(body, Arc::clone(&share)));
+    Ok((request, share))
 }
 
 /// One request that has no reply yet; ends too when the client goes away.
@@ -200,27 +273,9 @@ fn protocol(limits: &Limits, tasks: &Tasks) -> auto::Builder<OnTasks> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
-        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX));
+        // A header block in the making is part of what the connection is charged for.
+        .max_header_list_size(limits.header_bytes_max.min(HTTP2_HEADER_BYTES_MAX) as u32);
     builder
-}
-
-/// Accepts the next connection, whatever happens to others.
-async fn accept(listener: &TcpListener) -> TcpStream {
-    let mut logged = false;
-    loop {
-        match listener.accept().await {
-            Ok((tcp, _)) => return tcp,
-            // The client gave up while it waited.
-            Err(e)
-                if matches!(e.kind(), std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::ConnectionReset) => {}
-            Err(error) => {
-                if !std::mem::replace(&mut logged, true) {
-                    tracing::warn!(%error, "accept connection: trying on");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
 }
 
 /// Runs the streams of HTTP/2 connections where the connections themselves run.

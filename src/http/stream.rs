@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::connection::Watch;
+use super::memory::Short;
 
 /// How long a client may take to read a refusal while what it still sends is thrown away.
 const LINGER: Duration = Duration::from_secs(1);
@@ -29,6 +30,31 @@ pub(super) struct WatchedStream {
     tcp: Option<TokioIo<TcpStream>>,
     watch: Arc<Watch>,
     leftover: Leftover,
+    preface: Preface,
+}
+
+/// How much of the start of HTTP/2 the first bytes have matched.
+#[derive(Clone, Copy)]
+enum Preface {
+    Matched(usize),
+    Told,
+}
+
+/// No method begins with this.
+const HTTP2_PREFACE: &[u8] = b"PRI ";
+
+impl Preface {
+    /// True when these bytes complete it.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        let Self::Matched(matched) = self else { return false };
+        let missing = &HTTP2_PREFACE[*matched..];
+        if bytes.starts_with(missing) {
+            *self = Self::Told;
+            return true;
+        }
+        *self = if missing.starts_with(bytes) { Self::Matched(*matched + bytes.len()) } else { Self::Told };
+        false
+    }
 }
 
 impl Leftover {
@@ -57,7 +83,7 @@ async fn linger(mut tcp: TcpStream) -> io::Result<()> {
 
 impl WatchedStream {
     pub(super) fn new(tcp: TcpStream, watch: Arc<Watch>, leftover: Leftover) -> Self {
-        Self { tcp: Some(TokioIo::new(tcp)), watch, leftover }
+        Self { tcp: Some(TokioIo::new(tcp)), watch, leftover, preface: Preface::Matched(0) }
     }
 
     fn tcp(&mut self) -> io::Result<Pin<&mut TokioIo<TcpStream>>> {
@@ -65,12 +91,23 @@ impl WatchedStream {
     }
 
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &written {
-            Poll::Pending => self.watch.write_blocked(),
-            Poll::Ready(Ok(_)) => self.watch.bytes_left(),
-            Poll::Ready(Err(_)) => {}
+        if written.is_pending() {
+            self.watch.write_blocked();
         }
         written
+    }
+
+    /// Tells the watch what came; an error where there is no memory for it.
+    fn came(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let http2 = self.preface.take(bytes);
+        let taken = self.watch.bytes_came(bytes.len()).and_then(|()| match http2 {
+            true => self.watch.speaks_http2(),
+            false => Ok(()),
+        });
+        taken.map_err(|Short| {
+            self.watch.memory().count_refusal();
+            io::ErrorKind::OutOfMemory.into()
+        })
     }
 }
 
@@ -84,9 +121,21 @@ impl Drop for WatchedStream {
 }
 
 impl Read for WatchedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        ready!(self.tcp()?.poll_read(cx, buf))?;
-        self.watch.bytes_came();
+    #[expect(unsafe_code, reason = "only a part of the buffer may be filled, and what came has to be seen")]
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let most = self.watch.read_bytes_max();
+        // SAFETY: nothing but the reader of the socket, which only ever initializes, writes to these bytes.
+        let room = unsafe { buf.as_mut() };
+        let most = most.min(room.len());
+        let mut part = ReadBuf::uninit(&mut room[..most]);
+        let tcp = self.tcp.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        ready!(AsyncRead::poll_read(Pin::new(tcp.inner_mut()), cx, &mut part))?;
+        let count = part.filled().len();
+        if count > 0 {
+            self.came(part.filled())?;
+        }
+        // SAFETY: the socket has initialized this many bytes.
+        unsafe { buf.advance(count) };
         Poll::Ready(Ok(()))
     }
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,20 +14,20 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::raw_client::RawClient;
-use super::{Drained, Limits, Problem, read_body, serve};
+use super::{Drained, Inbound, Limits, Problem, read_body, serve};
 use crate::supervisor::Tasks;
 
 const BODY_BYTES_MAX: usize = 1 << 20;
-const BIG_REPLY_BYTES: usize = 32 << 20;
+pub(super) const BIG_REPLY_BYTES: usize = 32 << 20;
 
-struct TestServer {
-    address: SocketAddr,
+pub(super) struct TestServer {
+    pub(super) address: SocketAddr,
     stop: CancellationToken,
     drained: oneshot::Receiver<Drained>,
 }
 
 impl TestServer {
-    async fn start(limits: Limits) -> Self {
+    pub(super) async fn start(limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -40,17 +39,17 @@ impl TestServer {
         Self { address, stop, drained }
     }
 
-    async fn client(&self) -> RawClient {
+    pub(super) async fn client(&self) -> RawClient {
         RawClient::connect(self.address).await
     }
 
-    async fn stop(self) -> Drained {
+    pub(super) async fn stop(self) -> Drained {
         self.stop.cancel();
         self.drained.await.unwrap()
     }
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: Request<Inbound>) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
     if path == "/slow" {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -64,7 +63,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     })
 }
 
-fn quick() -> Limits {
+pub(super) fn quick() -> Limits {
     Limits {
         header_timeout: Duration::from_millis(200),
         idle_timeout: Duration::from_millis(200),
@@ -195,15 +194,45 @@ async fn expect_continue_is_answered() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_wait() {
-    let server = TestServer::start(Limits { connections_max: 2, ..Limits::default() }).await;
-    let (mut one, mut two, mut three) = (server.client().await, server.client().await, server.client().await);
-    one.get("/a").await;
-    two.get("/a").await;
-    let waits = tokio::time::timeout(Duration::from_millis(100), three.get("/a")).await;
-    assert!(waits.is_err(), "third connection was served beside two");
+async fn connections_over_the_limit_are_asked_for_health_alone() {
+    let limits = Limits { connections_max: 2, idle_timeout: Duration::from_secs(60), ..Limits::default() };
+    let server = TestServer::start(limits).await;
+    let (mut one, mut two) = (server.client().await, server.client().await);
+    for client in [&mut one, &mut two] {
+        client.send("POST /a HTTP/1.1\r\nhost: test\r\ncontent-length: 2\r\n\r\n1").await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut probe = server.client().await;
+    let reply = probe.get("/health").await;
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    assert!(probe.closed().await);
+    let mut refused = server.client().await;
+    let reply = refused.get("/a").await;
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+    assert!(refused.closed().await);
+    one.send("2").await;
+    assert_eq!(one.reply().await.body, b"/a 2");
     drop(one);
-    assert_eq!(three.reply().await.status, 200);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(server.client().await.get("/a").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_longest_idle_connection_makes_room() {
+    let limits = Limits { connections_max: 3, idle_timeout: Duration::from_secs(60), ..Limits::default() };
+    let server = TestServer::start(limits).await;
+    let (mut served, mut silent, mut busy) = (server.client().await, server.client().await, server.client().await);
+    served.get("/a").await;
+    busy.send("POST /a HTTP/1.1\r\nhost: test\r\ncontent-length: 2\r\n\r\n1").await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let mut first = server.client().await;
+    assert_eq!(first.get("/a").await.status, 200);
+    assert!(silent.closed().await, "what never asked anything goes first");
+    let mut second = server.client().await;
+    assert_eq!(second.get("/a").await.status, 200);
+    assert!(served.closed().await);
+    busy.send("2").await;
+    assert_eq!(busy.reply().await.body, b"/a 2", "a request in flight is not idle");
 }
 
 #[tokio::test]

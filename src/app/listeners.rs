@@ -1,0 +1,74 @@
+//! What the listeners of the process share: the memory for requests, and file descriptors.
+
+use tracing::warn;
+
+use crate::config::Config;
+use crate::http::{self, MemoryBudget};
+
+/// Admin connections; people and scrapers, not apps.
+const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// The part of all connections that the admin listener has where there are few.
+const ADMIN_PART: usize = 8;
+/// Files of the bus and the store, Parquet files in the making, connections to servers and to object stores.
+const OWN_DESCRIPTORS: usize = 192;
+/// The process's own descriptors are never more than this part of all where there are few.
+const OWN_PART: usize = 3;
+
+pub(super) struct Listeners {
+    pub(super) memory: MemoryBudget,
+    pub(super) gateway_connections_max: usize,
+    pub(super) admin_connections_max: usize,
+    descriptors: u64,
+}
+
+impl Listeners {
+    /// What is left of so many descriptors beside those that the process needs itself.
+    pub(super) fn of(config: &Config, descriptors: u64) -> Self {
+        let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let own = OWN_DESCRIPTORS + config.database_max_open_conns.0 + 2 * config.dispatcher_workers.0;
+        let left = all - own.min(all / OWN_PART);
+        // Beside its connections each listener serves probes.
+        let left = left.saturating_sub(2 * http::SPARE_CONNECTIONS).max(2);
+        let admin = ADMIN_CONNECTIONS_MAX.min((left / ADMIN_PART).max(1));
+        Self {
+            memory: MemoryBudget::new(config.http_memory_max.0 as usize),
+            gateway_connections_max: config.http_max_connections.0.min(left - admin),
+            admin_connections_max: admin,
+            descriptors,
+        }
+    }
+
+    pub(super) fn warn_if_lowered(&self, config: &Config) {
+        let (setting, lowered) = (config.http_max_connections.0, self.gateway_connections_max);
+        if lowered < setting {
+            warn!(
+                setting,
+                lowered,
+                open_files_limit = self.descriptors,
+                "http_max_connections is lowered to what the limit of open files allows (ulimit -n, LimitNOFILE)"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    #[test]
+    fn connections_fit_the_descriptors() {
+        let config = load(None, &[]).unwrap().config;
+        let connections = |descriptors| {
+            let listeners = Listeners::of(&config, descriptors);
+            (listeners.gateway_connections_max, listeners.admin_connections_max)
+        };
+        assert_eq!(connections(u64::MAX), (10_000, 256));
+        assert_eq!(connections(1 << 20), (10_000, 256));
+        let (gateway, admin) = connections(1_024);
+        assert!(gateway > 400 && admin >= 64 && gateway + admin < 1_024 - 256, "{gateway} {admin}");
+        let (gateway, admin) = connections(256);
+        assert!(gateway >= 32 && admin >= 4 && gateway + admin < 256 - 85, "{gateway} {admin}");
+        assert_eq!(connections(3), (1, 1));
+    }
+}

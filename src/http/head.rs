@@ -1,0 +1,83 @@
+//! What the head of any request has to be like, before a service sees it.
+
+use http::header::HOST;
+use http::uri::Authority;
+use http::{Method, Request, StatusCode, Version};
+
+use super::Problem;
+
+/// What a header takes beside its name and value.
+const HEADER_BYTES: usize = 96;
+
+/// About what a head takes in memory, once it is read.
+pub(super) fn size<B>(request: &Request<B>) -> usize {
+    let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    headers + target + request.headers().len() * HEADER_BYTES
+}
+
+/// One host, told once (RFC 9112, 3.2): requests that parts of a chain could read in two ways are refused.
+pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
+    let refuse = |detail| Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return refuse("There is more than one Host header.");
+    }
+    let target = request.uri().authority();
+    match (host, target) {
+        // HTTP/1.1 and later always name the host.
+        (None, None) if request.version() >= Version::HTTP_11 => refuse("The Host header is missing."),
+        (None, _) => Ok(()),
+        (Some(host), target) => match Authority::try_from(host.as_bytes()) {
+            Ok(host) if host.as_str().contains('@') => refuse("The Host header is not a host with an optional port."),
+            // The target of CONNECT is where to, not who is asked.
+            Ok(host) => match target.filter(|_| request.method() != Method::CONNECT) {
+                Some(target) if !same(&host, target) => refuse("The Host header names another host than the target."),
+                _ => Ok(()),
+            },
+            Err(_) => refuse("The Host header is not a host with an optional port."),
+        },
+    }
+}
+
+fn same(one: &Authority, other: &Authority) -> bool {
+    let port = |of: &Authority| of.port_u16().unwrap_or(80);
+    one.host().eq_ignore_ascii_case(other.host()) && port(one) == port(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(version: Version, target: &str, hosts: &[&str]) -> bool {
+        let mut request = Request::get(target).version(version);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        check(&request.body(()).unwrap()).is_ok()
+    }
+
+    #[test]
+    fn one_host_told_once() {
+        let (old, new, h2) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
+        assert!(verdict(new, "/", &["a.example"]));
+        assert!(verdict(new, "/", &["[::1]:8080"]));
+        assert!(verdict(old, "/", &[]));
+        assert!(verdict(new, "http://A.example/", &["a.example"]));
+        assert!(verdict(new, "http://a.example/", &["a.example:80"]));
+        assert!(verdict(h2, "http://a.example:81/", &[]));
+        assert!(verdict(h2, "http://a.example:81/", &["a.example:81"]));
+        assert!(!verdict(new, "/", &[]));
+        assert!(!verdict(h2, "/", &[]));
+        assert!(!verdict(new, "/", &["a.example", "b.example"]));
+        assert!(!verdict(new, "/", &["a.example", "a.example"]));
+        assert!(!verdict(old, "/", &["a.example", "b.example"]));
+        assert!(!verdict(new, "http://a.example/", &["b.example"]));
+        assert!(!verdict(new, "http://a.example:81/", &["a.example"]));
+        assert!(!verdict(h2, "http://a.example/", &["b.example"]));
+        for host in ["", "a b", "user@a.example", "a.example/x"] {
+            assert!(!verdict(new, "/", &[host]), "{host:?}");
+        }
+    }
+}
