@@ -39,3 +39,9 @@ faults seconds="60" rounds="1":
 disk-faults rounds="600":
     .ci/setup --tests
     CAUSALITY_DISK_ROUNDS={{rounds}} cargo test --test it -- --nocapture faulty_disk
+
+# Each attack on the memory of a process in its default configuration, or those named: peak, honest answers, their p99
+attacks *ATTACKS:
+    .ci/setup
+    cargo build --release
+    tests/attacks/attacks.py target/release/causality {{ATTACKS}}

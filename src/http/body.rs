@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::memory::{Share, Short};
 
 /// The first allocation for a body that comes in parts.
-const FIRST_BYTES: usize = 16 * 1024;
+const FIRST_BYTES: usize = 2 * 1024;
 /// How much more than what has come is allocated ahead. Memory that nothing was written to yet costs nothing; to
 /// grow costs a copy.
 const AHEAD: usize = 4;

@@ -19,6 +19,8 @@ use crate::metrics;
 
 /// What a request takes beside its head, body and reply: its task, its stream, its first buffer.
 pub(super) const REQUEST_BYTES: usize = 8 * 1024;
+/// Of which a small body: most requests touch the shared counter twice only.
+const FREE_BODY_BYTES: usize = 2 * 1024;
 /// What an HTTP/2 connection takes by itself: frame buffers, header tables, a header block in the making.
 pub(super) const HTTP2_BYTES: usize = 64 * 1024;
 /// What a refusal takes until it has left.
@@ -218,6 +220,8 @@ const EVICTED: u8 = 3;
 #[derive(Debug)]
 pub(super) struct Share {
     watch: Arc<Watch>,
+    /// What it holds at least: the request's task and stream.
+    base: usize,
     bytes: AtomicUsize,
     /// Body bytes that came.
     came: AtomicUsize,
@@ -234,7 +238,7 @@ impl Share {
     pub(super) fn take(watch: &Arc<Watch>, head_bytes: usize) -> Result<Arc<Self>, Short> {
         let bytes = REQUEST_BYTES + head_bytes;
         watch.memory().take(bytes, watch.holds_nothing())?;
-        Ok(Self::new(watch, bytes))
+        Ok(Self::new(watch, bytes, REQUEST_BYTES))
     }
 
     /// The share of a refusal; nothing when too many wait already, and the connection has to end.
@@ -244,12 +248,13 @@ impl Share {
             return None;
         }
         watch.memory().overdraw(REFUSAL_BYTES);
-        Some(Self::new(watch, REFUSAL_BYTES))
+        Some(Self::new(watch, REFUSAL_BYTES, REFUSAL_BYTES))
     }
 
-    fn new(watch: &Arc<Watch>, bytes: usize) -> Arc<Self> {
+    fn new(watch: &Arc<Watch>, bytes: usize, base: usize) -> Arc<Self> {
         let share = Arc::new(Self {
             watch: Arc::clone(watch),
+            base,
             bytes: AtomicUsize::new(bytes),
             came: AtomicUsize::new(0),
             phase: AtomicU8::new(HANDLING),
@@ -266,12 +271,12 @@ impl Share {
         // Only the reader of the body writes it.
         let came = self.came.load(Relaxed) + bytes;
         self.came.store(came, Relaxed);
-        self.hold(came)
+        self.hold(came.saturating_sub(FREE_BODY_BYTES))
     }
 
-    /// Holds at least this much.
+    /// Holds at least this much beside the request itself.
     pub(super) fn hold(&self, bytes: usize) -> Result<(), Short> {
-        let missing = bytes.saturating_sub(self.bytes.load(Relaxed));
+        let missing = (self.base + bytes).saturating_sub(self.bytes.load(Relaxed));
         if missing == 0 {
             return Ok(());
         }
@@ -304,7 +309,7 @@ impl Share {
     /// `may_refuse`.
     pub(super) fn reply(&self, reply_bytes: usize, may_refuse: bool) -> Result<(), Short> {
         let memory = self.watch.memory();
-        let needed = REFUSAL_BYTES + reply_bytes;
+        let needed = self.base + reply_bytes;
         let growth = needed.saturating_sub(self.bytes.load(Relaxed));
         let taken = growth > 0 && memory.take(growth, false).is_ok();
         if growth > 0 && !taken && may_refuse {

@@ -101,6 +101,16 @@ impl Server {
         }
     }
 
+    /// Like [`Server::start`], with these limits of open files.
+    pub(crate) fn start_with_descriptors(dir: &Path, soft: usize, hard: usize) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec '{}' run", binary().display());
+        command.args(["-c", &script]);
+        let server = Self::spawn_command(command, dir, &dir.join("data"), Vec::new(), free_port(), free_port());
+        server.wait_ready();
+        server
+    }
+
     /// Like [`Server::start`], with its data on a tmpfs of its own that only it and [`Server::tmpfs`] see.
     pub(crate) fn start_on_tmpfs(dir: &Path, bytes: u64, environment: &[(&str, &str)]) -> Self {
         let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();

@@ -5,6 +5,7 @@ mod bus_settings;
 mod chaos;
 mod cluster;
 mod command_line;
+mod crowds;
 mod encrypted;
 mod faults;
 #[cfg(target_os = "linux")]
