@@ -213,9 +213,10 @@ pub fn sink_open(batches: usize, open_bytes: usize, writing_bytes: usize) {
 
 // --- reaction ---
 
-/// Counts expressions that gave no verdict: `failed` at run time or `not_bool`.
-pub fn reaction_expression_faults(reason: &'static str) {
-    counter!("causality_reaction_expression_faults_total", "reason" => reason).increment(1);
+/// Counts an event that a rule or an anomaly config could not judge. Whoever calls bounds the names.
+pub fn reaction_fault(kind: &'static str, name: &str, reason: &'static str) {
+    counter!("causality_reaction_faults_total", "kind" => kind, "name" => name.to_owned(), "reason" => reason)
+        .increment(1);
 }
 
 /// Records one webhook attempt by the class of its answer (`2xx` to `5xx`, or `none`) and its duration.
@@ -341,8 +342,8 @@ const HELP: &[(Kind, &str, &str)] = {
         (Gauge, "causality_sink_writing_bytes", "Bytes of the Parquet files being stored."),
         (
             Counter,
-            "causality_reaction_expression_faults_total",
-            "Expressions that gave no verdict: failed at run time, or not_bool.",
+            "causality_reaction_faults_total",
+            "Events that a rule or an anomaly could not judge, by its name: failed, or over its budget.",
         ),
         (
             Counter,

@@ -22,7 +22,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest name of a document, in characters.
 const NAME_CHARS_MAX: usize = 200;
 /// What the product writes into a document. A client may send it back, as it got it; it changes nothing.
-const READ_ONLY: [&str; 5] = ["id", "created_at", "updated_at", "disabled_reason", "deliveries_given_up"];
+const READ_ONLY: [&str; 6] = ["id", "created_at", "updated_at", "disabled_reason", "deliveries_given_up", "faults"];
 
 /// Reads the body as any JSON: what cannot be read is 400, 408, 413 or 415.
 pub(super) async fn read_json(request: Request) -> Result<Value, Problem> {

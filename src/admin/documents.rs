@@ -72,7 +72,7 @@ async fn list<R: Resource>(State(shared): State<Arc<Shared>>, params: Params) ->
 
 async fn create<R: Resource>(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let document = without_read_only(read_json(request).await?, None)?;
-    let new: R = read(document, &shared.state.checks)?;
+    let new: R = read(document, &shared).await?;
     let stored = new.create(&shared.state.store).await.map_err(of_store)?;
     let location = format!("{BASE}/{}/{}", R::PATH, R::id(&stored));
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(stored)).into_response())
@@ -97,7 +97,7 @@ async fn replace<R: Resource>(
             Some(R::id(&stored).to_string())
         }
     };
-    let new: R = read(without_read_only(document, id.as_deref())?, &shared.state.checks)?;
+    let new: R = read(without_read_only(document, id.as_deref())?, &shared).await?;
     Ok(Json(new.replace(&shared.state.store, &key, None).await.map_err(of_store)?).into_response())
 }
 
@@ -115,7 +115,7 @@ async fn patch<R: Resource>(
         let mut document = serde_json::to_value(&stored)
             .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
         merge(&mut document, patch.clone());
-        let new: R = read(without_read_only(document, Some(&id))?, &shared.state.checks)?;
+        let new: R = read(without_read_only(document, Some(&id))?, &shared).await?;
         // By id, for the patch may rename it.
         match new.replace(&shared.state.store, &id, Some(R::updated_at(&stored))).await {
             // Another process was first: its change stays, and this one comes on top of it.
@@ -136,8 +136,19 @@ async fn delete<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -
     }
 }
 
-fn read<R: Resource>(document: Value, checks: &Checks) -> Result<R, Problem> {
-    judge(document, checks).map_err(wrong)
+/// Reads and checks a document. Compiling what a person wrote may take long, so it is done on threads that serve
+/// nobody, a few at once.
+async fn read<R: Resource>(document: Value, shared: &Shared) -> Result<R, Problem> {
+    let closed = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is stopping.");
+    let permit = shared.checking.clone().acquire_owned().await.map_err(closed)?;
+    let checks = shared.state.checks;
+    let checked = tokio::task::spawn_blocking(move || {
+        // Held to the end of the check, whether or not somebody still waits for it.
+        let _permit = permit;
+        judge(document, &checks)
+    });
+    let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The document could not be checked.");
+    checked.await.map_err(failed)?.map_err(wrong)
 }
 
 /// The document, or whatever is wrong with it.

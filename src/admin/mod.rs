@@ -142,10 +142,16 @@ struct Shared {
     patching: tokio::sync::Mutex<()>,
     /// Held while a set of documents is checked and applied: they are large, and one at a time is enough.
     applying: tokio::sync::Mutex<()>,
+    /// Documents that are checked at once.
+    checking: Arc<tokio::sync::Semaphore>,
 }
+
+/// Documents that are checked at once: each may keep a processor busy for a while.
+const CHECKS_MAX: usize = 2;
 
 impl Shared {
     fn new(state: State) -> Self {
-        Self { state, patching: tokio::sync::Mutex::new(()), applying: tokio::sync::Mutex::new(()) }
+        let checking = Arc::new(tokio::sync::Semaphore::new(CHECKS_MAX));
+        Self { state, patching: tokio::sync::Mutex::new(()), applying: tokio::sync::Mutex::new(()), checking }
     }
 }

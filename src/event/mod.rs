@@ -7,6 +7,8 @@
 pub mod proto;
 mod schema;
 
+pub mod describe;
+
 mod accept;
 mod binary;
 mod decimal;

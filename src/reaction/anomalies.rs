@@ -8,16 +8,23 @@
 //! measured by itself and, with `group_by`, each value found there; an event without one
 //! (nothing found, or null) is not measured.
 
-use serde_json::{Map, Value, json};
+use std::cmp::Ordering;
+
+use jiff::Timestamp;
+use serde_json::{Map, Number, Value, json};
 use uuid::Uuid;
 
-use super::path::Path;
-use super::rules::{check_actions, check_names};
+use super::budget::{Budget, Exhausted};
+use super::kinds::{Kinds, check_filters};
+use super::number::Numeric;
+use super::path::{self, Path};
+use super::rules::{check_actions, check_name};
 use super::ruleset::Call;
 use super::subjects::Template;
 use super::view::View;
 use super::window::Window;
 use crate::event::FieldError;
+use crate::event::describe::ViewType;
 use crate::store::{Detection, NewAnomalyConfig};
 
 /// Seconds of a `count` window: a week.
@@ -32,6 +39,7 @@ const GROUP_BYTES_MAX: usize = 256;
 pub(super) struct Anomaly {
     pub(super) id: Uuid,
     pub(super) document: NewAnomalyConfig,
+    pub(super) updated_at: Timestamp,
     pub(super) detector: Detector,
     pub(super) cooldown_ms: i64,
     pub(super) webhooks: Vec<Call>,
@@ -46,15 +54,19 @@ pub(super) struct Detector {
 
 #[derive(Debug)]
 enum Measure {
-    Threshold { path: Path, min: Option<f64>, max: Option<f64> },
+    Threshold { path: Path, min: Option<Number>, max: Option<Number> },
     Rate { max_per_minute: u64 },
     Count { window_seconds: u64, max_count: u64 },
 }
 
 /// Everything that is wrong with an anomaly config; empty when it can be stored.
 pub fn check_anomaly_config(config: &NewAnomalyConfig) -> Vec<FieldError> {
-    let mut errors = check_names(&config.name, &config.app_id, &config.event_category, &config.event_type);
-    errors.extend(Detector::compile(config).err().unwrap_or_default());
+    let mut errors = Vec::from_iter(check_name(&config.name));
+    errors.extend(check_filters(&config.app_id, &config.event_category, &config.event_type));
+    match Detector::compile(config) {
+        Ok(detector) => errors.extend(detector.check(Kinds::of(&config.event_category, &config.event_type))),
+        Err(found) => errors.extend(found),
+    }
     if config.cooldown_seconds > COOLDOWN_SECONDS_MAX {
         errors.push(FieldError::new("/cooldown_seconds", format!("must be at most {COOLDOWN_SECONDS_MAX}")));
     }
@@ -95,6 +107,23 @@ impl Detector {
         }
     }
 
+    /// What compiles and yet finds nothing in any event of these kinds.
+    fn check(&self, kinds: Kinds<'_>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if let Measure::Threshold { path, .. } = &self.measure {
+            let detail = match path::check(path, kinds) {
+                Ok(None | Some(ViewType::Int | ViewType::Double)) => None,
+                Ok(Some(other)) => Some(format!("finds {}, and a threshold is of a number", path::describe(other))),
+                Err(detail) => Some(detail),
+            };
+            errors.extend(detail.map(|detail| FieldError::new("/config/path", detail)));
+        }
+        if let Some(Err(detail)) = self.group_by.as_ref().map(|path| path::check(path, kinds)) {
+            errors.push(FieldError::new("/config/group_by", detail));
+        }
+        errors
+    }
+
     /// A fresh window for one group; `None` when nothing is counted.
     pub(super) fn window(&self) -> Option<Window> {
         self.window_ms().map(Window::new)
@@ -109,23 +138,37 @@ impl Detector {
     }
 
     /// The group's JSON text, empty without `group_by`. `None` when the event is not to be measured.
-    pub(super) fn group(&self, view: &View<'_>) -> Option<String> {
-        let Some(path) = &self.group_by else { return Some(String::new()) };
-        let value = path.first(view.value()).filter(|value| !value.is_null())?;
-        let text = value.to_string();
+    pub(super) fn group(&self, view: &View<'_>, budget: &mut Budget) -> Result<Option<String>, Exhausted> {
+        let Some(path) = &self.group_by else { return Ok(Some(String::new())) };
+        let Some(value) = path.first(view.value(), budget)?.filter(|value| !value.is_null()) else { return Ok(None) };
+        let text = match value {
+            // `1` and `1.0` are one group, as they are one number everywhere else.
+            Value::Number(number) => Numeric::of(number).canonical(),
+            other => {
+                let bytes = size(other, budget)?;
+                budget.bytes(bytes)?;
+                other.to_string()
+            }
+        };
         if text.len() <= GROUP_BYTES_MAX {
-            return Some(text);
+            return Ok(Some(text));
         }
+        budget.bytes(text.len())?;
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
         let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(format!("\"sha256:{hex}\""))
+        Ok(Some(format!("\"sha256:{hex}\"")))
     }
 
     /// The first number out of bounds, for a threshold.
-    pub(super) fn out_of_bounds(&self, view: &View<'_>) -> Option<Value> {
-        let Measure::Threshold { path, min, max } = &self.measure else { return None };
-        let outside = |number: f64| min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max);
-        path.find(view.value(), |node| node.as_f64().is_some_and(outside)).cloned()
+    pub(super) fn out_of_bounds(&self, view: &View<'_>, budget: &mut Budget) -> Result<Option<Value>, Exhausted> {
+        let Measure::Threshold { path, min, max } = &self.measure else { return Ok(None) };
+        let (min, max) = (min.as_ref().map(Numeric::of), max.as_ref().map(Numeric::of));
+        let outside = |number: Numeric| {
+            let beyond = |bound: Option<Numeric>| bound.and_then(|bound| number.compare(bound));
+            beyond(min).is_some_and(Ordering::is_lt) || beyond(max).is_some_and(Ordering::is_gt)
+        };
+        let found = path.find(view.value(), budget, |node, _| Ok(Numeric::of_value(node).is_some_and(outside)))?;
+        Ok(found.cloned())
     }
 
     /// Whether so many events in the window are too many.
@@ -152,6 +195,27 @@ impl Detector {
     }
 }
 
+/// About how many bytes the value's text has, found without writing it.
+fn size(value: &Value, budget: &mut Budget) -> Result<usize, Exhausted> {
+    budget.step()?;
+    let mut bytes = 2;
+    match value {
+        Value::String(text) => bytes += text.len(),
+        Value::Array(elements) => {
+            for element in elements {
+                bytes += size(element, budget)?;
+            }
+        }
+        Value::Object(members) => {
+            for (name, member) in members {
+                bytes += name.len() + size(member, budget)?;
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => bytes += 8,
+    }
+    Ok(bytes)
+}
+
 /// Reads the fields of `config` and gathers what is wrong with them.
 struct Form<'d> {
     members: &'d Map<String, Value>,
@@ -165,8 +229,8 @@ impl Form<'_> {
         if self.members.get("min").is_none_or(Value::is_null) && self.members.get("max").is_none_or(Value::is_null) {
             self.errors.push(FieldError::new("/config", "needs `min`, `max` or both"));
         }
-        if let (Some(min), Some(max)) = (min, max)
-            && min > max
+        if let (Some(min), Some(max)) = (&min, &max)
+            && Numeric::of(min).compare(Numeric::of(max)) == Some(Ordering::Greater)
         {
             self.errors.push(FieldError::new("/config/min", "must not be above `max`"));
         }
@@ -181,10 +245,10 @@ impl Form<'_> {
         compiled.map_err(|detail| self.errors.push(FieldError::new(format!("/config/{name}"), detail))).ok()
     }
 
-    fn number(&mut self, name: &str) -> Option<f64> {
+    fn number(&mut self, name: &str) -> Option<Number> {
         match self.members.get(name)? {
             Value::Null => None,
-            Value::Number(number) => number.as_f64(),
+            Value::Number(number) => Some(number.clone()),
             _ => {
                 self.errors.push(FieldError::new(format!("/config/{name}"), "must be a number"));
                 None
@@ -213,8 +277,8 @@ pub(super) mod tests {
     #[test]
     fn checks_each_type_by_its_own_fields() {
         for (detection, good) in [
-            ("threshold", json!({"path": "$.a", "min": 1})),
-            ("threshold", json!({"path": "$.a", "max": 1.5, "min": null, "group_by": "$.device_id"})),
+            ("threshold", json!({"path": "$.timestamp_ms", "min": 1})),
+            ("threshold", json!({"path": "$..total_cents", "max": 1.5, "min": null, "group_by": "$.device_id"})),
             ("rate", json!({"max_per_minute": 1})),
             ("count", json!({"window_seconds": 10, "max_count": 0, "group_by": "$.user_id"})),
         ] {
@@ -241,6 +305,12 @@ pub(super) mod tests {
                 vec!["/config/window_seconds", "/config/max_count"],
             ),
             ("count", json!({"window_seconds": 1, "max_count": 1, "group_by": 5}), vec!["/config/group_by"]),
+            (
+                "threshold",
+                json!({"path": "$.app_id", "min": 1, "group_by": "$.devise_id"}),
+                vec!["/config/path", "/config/group_by"],
+            ),
+            ("threshold", json!({"path": "$.purchase_complete.total", "min": 1}), vec!["/config/path"]),
         ] {
             let errors = check_anomaly_config(&config(detection, bad.clone()));
             let found: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();
@@ -254,11 +324,28 @@ pub(super) mod tests {
             Detector::compile(&config("rate", json!({"max_per_minute": 1, "group_by": group_by}))).unwrap()
         };
         let view = View::from(json!({"d": "x", "n": 5, "nil": null, "long": "y".repeat(300)}));
-        assert_eq!(detector("$.d").group(&view).as_deref(), Some("\"x\""));
-        assert_eq!(detector("$.n").group(&view).as_deref(), Some("5"));
-        assert_eq!(detector("$.nil").group(&view), None);
-        assert_eq!(detector("$.missing").group(&view), None);
-        let long = detector("$.long").group(&view).unwrap();
+        assert_eq!(detector("$.d").group(&view, &mut Budget::full()).unwrap().as_deref(), Some("\"x\""));
+        assert_eq!(detector("$.n").group(&view, &mut Budget::full()).unwrap().as_deref(), Some("5"));
+        assert_eq!(detector("$.nil").group(&view, &mut Budget::full()).unwrap(), None);
+        assert_eq!(detector("$.missing").group(&view, &mut Budget::full()).unwrap(), None);
+        let long = detector("$.long").group(&view, &mut Budget::full()).unwrap().unwrap();
         assert!(long.starts_with("\"sha256:") && long.len() < GROUP_BYTES_MAX, "{long}");
+    }
+
+    #[test]
+    fn a_threshold_compares_exactly() {
+        let limit = 9_007_199_254_740_992u64;
+        let detector = Detector::compile(&config("threshold", json!({"path": "$.n", "max": limit}))).unwrap();
+        let found = |number: Value| {
+            detector.out_of_bounds(&View::from(json!({"n": number})), &mut Budget::full()).unwrap().is_some()
+        };
+        assert!(found(json!(limit + 1)), "the next integer, which a double cannot tell apart");
+        assert!(!found(json!(limit)) && !found(json!(limit as f64)) && found(json!(1e300)));
+        let group = |number: Value| {
+            let detector = Detector::compile(&config("rate", json!({"max_per_minute": 1, "group_by": "$.n"}))).unwrap();
+            detector.group(&View::from(json!({"n": number})), &mut Budget::full()).unwrap().unwrap()
+        };
+        assert_eq!(group(json!(5)), group(json!(5.0)));
+        assert_ne!(group(json!(limit)), group(json!(limit + 1)));
     }
 }

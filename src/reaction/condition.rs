@@ -21,17 +21,18 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use regex::{Regex, RegexBuilder};
-use serde_json::{Number, Value};
+use serde_json::Value;
 
-use super::path::Path;
+use super::budget::{Budget, Exhausted};
+use super::kinds::Kinds;
+use super::nearest::suggestion;
+use super::number::{Numeric, equal};
+use super::path::{self, Path, Place};
+use super::pattern::Pattern;
 use crate::event::FieldError;
+use crate::event::describe::ViewType;
 use crate::store::{Condition, Operator};
 
-/// Bytes of a regular expression's text.
-const PATTERN_BYTES_MAX: usize = 1_024;
-/// Bytes that a compiled regular expression may take.
-const PATTERN_COMPILED_BYTES_MAX: usize = 1 << 20;
 /// Elements of the list of `in`.
 const CHOICES_MAX: usize = 1_000;
 
@@ -48,7 +49,7 @@ enum Test {
     NotEqual(Value),
     Ordered(fn(Ordering) -> bool, Bound),
     Contains(Value),
-    Matches(Regex),
+    Matches(Pattern),
     /// Strings apart, since long lists are lists of strings.
     In(HashSet<Box<str>>, Vec<Value>),
     Exists,
@@ -57,7 +58,7 @@ enum Test {
 
 #[derive(Debug)]
 enum Bound {
-    Number(Number),
+    Number(Numeric),
     Text(Box<str>),
 }
 
@@ -73,38 +74,123 @@ impl Compiled {
         }
     }
 
-    pub(super) fn holds(&self, view: &Value) -> bool {
+    pub(super) fn holds(&self, view: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
         match &self.test {
-            Test::Equal(value) => self.any(view, |node| equal(node, value)),
+            Test::Equal(value) => self.any(view, budget, |node, budget| equal(node, value, budget)),
             Test::NotEqual(value) => {
                 let mut found = false;
-                let same = self.any(view, |node| {
+                let same = self.any(view, budget, |node, budget| {
                     found = true;
-                    equal(node, value)
-                });
-                found && !same
+                    equal(node, value, budget)
+                })?;
+                Ok(found && !same)
             }
-            Test::Ordered(passes, bound) => self.any(view, |node| order(node, bound).is_some_and(passes)),
-            Test::Contains(value) => self.any(view, |node| contains(node, value)),
-            Test::Matches(pattern) => self.any(view, |node| node.as_str().is_some_and(|text| pattern.is_match(text))),
-            Test::In(texts, others) => self.any(view, |node| match node {
-                Value::String(text) => texts.contains(text.as_str()),
-                _ => others.iter().any(|value| equal(node, value)),
+            Test::Ordered(passes, bound) => {
+                self.any(view, budget, |node, budget| Ok(order(node, bound, budget)?.is_some_and(passes)))
+            }
+            Test::Contains(value) => self.any(view, budget, |node, budget| contains(node, value, budget)),
+            Test::Matches(pattern) => self.any(view, budget, |node, budget| {
+                node.as_str().map_or(Ok(false), |text| pattern.is_match(text, budget))
             }),
-            Test::Exists => self.any(view, |_| true),
-            Test::NotExists => !self.any(view, |_| true),
+            Test::In(texts, others) => self.any(view, budget, |node, budget| match node {
+                Value::String(text) => {
+                    budget.bytes(text.len())?;
+                    Ok(texts.contains(text.as_str()))
+                }
+                _ => any_equal(others, node, budget),
+            }),
+            Test::Exists => self.any(view, budget, |_, _| Ok(true)),
+            Test::NotExists => self.any(view, budget, |_, _| Ok(true)).map(|found| !found),
         }
     }
 
-    fn any(&self, view: &Value, test: impl FnMut(&Value) -> bool) -> bool {
-        self.path.find(view, test).is_some()
+    /// What its pattern takes at most.
+    pub(super) fn pattern_bytes(&self) -> usize {
+        if let Test::Matches(pattern) = &self.test { pattern.bytes_max() } else { 0 }
+    }
+
+    fn any<'v>(
+        &self,
+        view: &'v Value,
+        budget: &mut Budget,
+        test: impl FnMut(&'v Value, &mut Budget) -> Result<bool, Exhausted>,
+    ) -> Result<bool, Exhausted> {
+        Ok(self.path.find(view, budget, test)?.is_some())
+    }
+
+    /// What can never hold in an event of these kinds; pointers are relative to the condition.
+    pub(super) fn check(&self, condition: &Condition, kinds: Kinds<'_>) -> Vec<FieldError> {
+        let place = match path::check(&self.path, kinds) {
+            Ok(place) => place,
+            Err(detail) => return vec![FieldError::new("/path", detail)],
+        };
+        match (condition.operator, &condition.value) {
+            (Operator::In, Some(Value::Array(choices))) => {
+                let wrong = |(index, choice): (usize, &Value)| {
+                    let detail = misfit(place, Operator::Eq, choice)?;
+                    Some(FieldError::new(format!("/value/{index}"), detail))
+                };
+                choices.iter().enumerate().filter_map(wrong).take(WRONG_CHOICES_MAX).collect()
+            }
+            (operator, Some(value)) => {
+                misfit(place, operator, value).map(|detail| FieldError::new("/value", detail)).into_iter().collect()
+            }
+            (_, None) => Vec::new(),
+        }
+    }
+}
+
+/// Elements of a list that are named when they are wrong.
+const WRONG_CHOICES_MAX: usize = 8;
+
+/// Why no node of that type passes the operator with that value.
+fn misfit(place: Place, operator: Operator, value: &Value) -> Option<String> {
+    let place = place?;
+    let is = |text: &str| Some(format!("can never hold: the path finds {}, and {text}", path::describe(place)));
+    match operator {
+        Operator::Eq | Operator::Ne => match (place, value) {
+            (ViewType::Enum(names), Value::String(name)) if !names.contains(&name.as_str()) => {
+                let near = suggestion(name, names.iter().copied());
+                Some(format!("is none of the names that the path can find{near}"))
+            }
+            _ if fits(place, value) => None,
+            _ => is("this is of another type"),
+        },
+        Operator::Gt | Operator::Gte | Operator::Lt | Operator::Lte => match (place, value) {
+            (ViewType::Int | ViewType::Double | ViewType::Enum(_), Value::Number(_))
+            | (ViewType::String | ViewType::Enum(_), Value::String(_)) => None,
+            (ViewType::Int | ViewType::Double | ViewType::String, _) => is("this is of another type"),
+            _ => is("only numbers and strings have an order"),
+        },
+        Operator::Contains => match (place, value) {
+            (ViewType::String | ViewType::Enum(_), Value::String(_)) => None,
+            (ViewType::String | ViewType::Enum(_), _) => is("this is no string"),
+            (ViewType::List(element), value) => misfit(Some(element.holds()), Operator::Eq, value),
+            _ => is("only strings and lists contain something"),
+        },
+        Operator::Regex if !matches!(place, ViewType::String | ViewType::Enum(_)) => {
+            is("only strings match a regular expression")
+        }
+        Operator::Regex | Operator::In | Operator::Exists | Operator::NotExists => None,
+    }
+}
+
+fn fits(place: ViewType, value: &Value) -> bool {
+    match place {
+        ViewType::String => value.is_string(),
+        // A number that has no name is seen as itself.
+        ViewType::Enum(_) => value.is_string() || value.is_number(),
+        ViewType::Bool => value.is_boolean(),
+        ViewType::Int | ViewType::Double => value.is_number(),
+        ViewType::Event | ViewType::Message(_) | ViewType::Struct | ViewType::Map(_) => value.is_object(),
+        ViewType::List(_) => value.is_array(),
     }
 }
 
 fn compile_test(operator: Operator, value: Option<&Value>) -> Result<Test, String> {
     let given = || value.ok_or_else(|| "is needed by this operator and must not be null".to_owned());
     let bound = || match given()? {
-        Value::Number(number) => Ok(Bound::Number(number.clone())),
+        Value::Number(number) => Ok(Bound::Number(Numeric::of(number))),
         Value::String(text) => Ok(Bound::Text(text.as_str().into())),
         _ => Err("must be a number or a string for this operator".to_owned()),
     };
@@ -124,20 +210,9 @@ fn compile_test(operator: Operator, value: Option<&Value>) -> Result<Test, Strin
     })
 }
 
-fn compile_pattern(value: &Value) -> Result<Regex, String> {
+fn compile_pattern(value: &Value) -> Result<Pattern, String> {
     let Value::String(pattern) = value else { return Err("must be a string that holds a regular expression".into()) };
-    if pattern.len() > PATTERN_BYTES_MAX {
-        return Err(format!("must be at most {PATTERN_BYTES_MAX} bytes long"));
-    }
-    RegexBuilder::new(pattern).size_limit(PATTERN_COMPILED_BYTES_MAX).build().map_err(|error| match error {
-        regex::Error::CompiledTooBig(bytes) => format!("compiles to more than {bytes} bytes"),
-        // The message repeats the pattern and ends in a line that names the mistake.
-        other => {
-            let message = other.to_string();
-            let reason = message.lines().last().unwrap_or_default();
-            format!("is not a regular expression: {}", reason.strip_prefix("error: ").unwrap_or(reason))
-        }
-    })
+    Pattern::compile(pattern)
 }
 
 fn compile_choices(value: &Value) -> Result<Test, String> {
@@ -157,52 +232,35 @@ fn compile_choices(value: &Value) -> Result<Test, String> {
     Ok(Test::In(texts, others))
 }
 
-/// Equality as JSON means it: numbers by their value, everything else by type and content.
-fn equal(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => compare_numbers(a, b) == Some(Ordering::Equal),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b)))
+fn order(node: &Value, bound: &Bound, budget: &mut Budget) -> Result<Option<Ordering>, Exhausted> {
+    Ok(match (node, bound) {
+        (Value::Number(number), Bound::Number(bound)) => Numeric::of(number).compare(*bound),
+        (Value::String(text), Bound::Text(bound)) => {
+            budget.bytes(text.len().min(bound.len()))?;
+            Some(text.as_str().cmp(bound))
         }
-        _ => a == b,
-    }
-}
-
-fn order(node: &Value, bound: &Bound) -> Option<Ordering> {
-    match (node, bound) {
-        (Value::Number(number), Bound::Number(bound)) => compare_numbers(number, bound),
-        (Value::String(text), Bound::Text(bound)) => Some(text.as_str().cmp(bound)),
         _ => None,
-    }
+    })
 }
 
-fn contains(node: &Value, value: &Value) -> bool {
+fn contains(node: &Value, value: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
     match (node, value) {
-        (Value::String(text), Value::String(part)) => text.contains(part.as_str()),
-        (Value::Array(elements), _) => elements.iter().any(|element| equal(element, value)),
-        _ => false,
+        (Value::String(text), Value::String(part)) => {
+            budget.bytes(text.len() + part.len())?;
+            Ok(text.contains(part.as_str()))
+        }
+        (Value::Array(elements), _) => any_equal(elements, value, budget),
+        _ => Ok(false),
     }
 }
 
-/// Compares exactly, also where a double cannot hold the integer beside it.
-fn compare_numbers(a: &Number, b: &Number) -> Option<Ordering> {
-    let integer = |n: &Number| n.as_i64().map(i128::from).or_else(|| n.as_u64().map(i128::from));
-    match (integer(a), integer(b)) {
-        (Some(a), Some(b)) => Some(a.cmp(&b)),
-        (Some(a), None) => compare_with_double(a, b.as_f64()?),
-        (None, Some(b)) => compare_with_double(b, a.as_f64()?).map(Ordering::reverse),
-        (None, None) => a.as_f64()?.partial_cmp(&b.as_f64()?),
+fn any_equal(values: &[Value], value: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+    for other in values {
+        if equal(other, value, budget)? {
+            return Ok(true);
+        }
     }
-}
-
-fn compare_with_double(integer: i128, double: f64) -> Option<Ordering> {
-    if double.is_nan() {
-        return None;
-    }
-    // The cast saturates far outside of what a 64-bit integer reaches, so the order stays right.
-    let whole = double.trunc();
-    Some(integer.cmp(&(whole as i128)).then_with(|| 0.0f64.partial_cmp(&(double - whole)).unwrap_or(Ordering::Equal)))
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -224,7 +282,7 @@ mod tests {
             "n": 10, "f": 2.5, "neg": -3, "big": 9_007_199_254_740_993i64, "max": u64::MAX, "s": "banana", "e": "", "t": true, "nil": null,
             "list": ["a", "b", 3], "o": {"k": [1, 2.0]},
         });
-        Compiled::compile(&condition(path, operator, value)).unwrap().holds(&view)
+        Compiled::compile(&condition(path, operator, value)).unwrap().holds(&view, &mut Budget::full()).unwrap()
     }
 
     #[test]
@@ -315,7 +373,8 @@ mod tests {
         assert_eq!(refused("regex", json!(5)), "must be a string that holds a regular expression");
         assert_eq!(refused("regex", json!("a(b")), "is not a regular expression: unclosed group");
         assert!(refused("regex", json!("(a{1000}){1000}")).starts_with("compiles to more than"));
-        assert!(refused("regex", json!("a".repeat(PATTERN_BYTES_MAX + 1))).starts_with("must be at most"));
+        assert!(refused("regex", json!(r"((\w{9}){9}){9}")).starts_with("compiles to more than"));
+        assert!(refused("regex", json!("a".repeat(2_000))).starts_with("must be at most"));
     }
 
     #[test]
@@ -323,5 +382,79 @@ mod tests {
         let errors = Compiled::compile(&condition("nope", "in", json!(1))).unwrap_err();
         let pointers: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();
         assert_eq!(pointers, ["/path", "/value"]);
+    }
+
+    #[test]
+    fn what_can_never_hold_is_refused_with_the_nearest_name() {
+        let check = |path: &str, operator: &str, value: Value| {
+            let condition = condition(path, operator, value);
+            let errors = Compiled::compile(&condition).unwrap().check(&condition, Kinds::default());
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for (path, operator, value) in [
+            ("$.purchase_complete.total_cents", "gte", json!(10.5)),
+            ("$.device_context.platform", "eq", json!("PLATFORM_IOS")),
+            ("$.device_context.platform", "eq", json!(7)),
+            ("$.device_context.platform", "regex", json!("IOS")),
+            ("$.device_context.is_emulator", "ne", json!(true)),
+            ("$.user_profile_update.fields_updated", "contains", json!("email")),
+            ("$.custom_event.properties.a.b[0]", "gt", json!("x")),
+            ("$.custom_event.int_params.level", "in", json!([1, 2.0])),
+            ("$.purchase_complete.items[*].quantity", "eq", json!(1)),
+            ("$.button_tap.coordinates", "exists", Value::Null),
+            ("$..total_cents", "eq", json!("x")),
+        ] {
+            assert_eq!(check(path, operator, value.clone()), [""; 0], "{path} {operator} {value}");
+        }
+        for (path, operator, value, expected) in [
+            ("$.purchase_complete.total", "gt", json!(1), "/path: names an unknown field `total`"),
+            (
+                "$.purchase_complete.total_cents",
+                "gt",
+                json!("1"),
+                "/value: can never hold: the path finds an integer, and this is of another type",
+            ),
+            ("$.purchase_complete.currency", "eq", json!(1), "/value: can never hold: the path finds a string"),
+            (
+                "$.device_context.platform",
+                "eq",
+                json!("IOS"),
+                "/value: is none of the names that the path can find (did you mean `PLATFORM_IOS`?)",
+            ),
+            (
+                "$.device_context.platform",
+                "in",
+                json!(["PLATFORM_IOS", "PLATFORM_ANDROIT"]),
+                "/value/1: is none of the names that the path can find (did you mean `PLATFORM_ANDROID`?)",
+            ),
+            (
+                "$.device_context.is_emulator",
+                "gt",
+                json!(1),
+                "/value: can never hold: the path finds a bool, and only numbers and strings have an order",
+            ),
+            (
+                "$.purchase_complete.total_cents",
+                "contains",
+                json!("1"),
+                "/value: can never hold: the path finds an integer, and only strings and lists",
+            ),
+            (
+                "$.purchase_complete.total_cents",
+                "regex",
+                json!("1"),
+                "/value: can never hold: the path finds an integer, and only strings match",
+            ),
+            (
+                "$.user_profile_update.fields_updated",
+                "contains",
+                json!(1),
+                "/value: can never hold: the path finds a string",
+            ),
+            ("$.custom_event.int_params.level", "eq", json!("1"), "/value: can never hold: the path finds an integer"),
+        ] {
+            let errors = check(path, operator, value.clone());
+            assert!(errors.len() == 1 && errors[0].starts_with(expected), "{path} {operator} {value}: {errors:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::anomalies::{Anomaly, Detector};
+use super::budget::{Budget, Exhausted};
 use super::view::View;
 use super::window::Window;
 use crate::store::AnomalyState;
@@ -108,14 +109,15 @@ impl Groups {
         published_ms: i64,
         now_ms: i64,
         view: &View<'_>,
-    ) -> Observed {
+    ) -> Result<Observed, Exhausted> {
         let detector = &anomaly.detector;
-        let out_of_bounds = detector.out_of_bounds(view);
+        let mut budget = Budget::full();
+        let out_of_bounds = detector.out_of_bounds(view, &mut budget)?;
         // A threshold that is kept leaves no trace.
         if detector.window_ms().is_none() && out_of_bounds.is_none() {
-            return Observed::default();
+            return Ok(Observed::default());
         }
-        let Some(name) = detector.group(view) else { return Observed::default() };
+        let Some(name) = detector.group(view, &mut budget)? else { return Ok(Observed::default()) };
         let group = self.configs.entry(anomaly.id).or_default().group(app, &name, detector);
         let measured = match (&mut group.window, out_of_bounds) {
             (Some(window), _) => {
@@ -128,13 +130,13 @@ impl Groups {
         if detected.is_some() {
             group.cooldown_until_ms = published_ms.saturating_add(anomaly.cooldown_ms);
         } else if group.window.is_none() {
-            return Observed::default();
+            return Ok(Observed::default());
         }
         group.touched_ms = now_ms;
         if !std::mem::replace(&mut group.changed, true) {
             self.changed.push((anomaly.id, app.into(), name.as_str().into()));
         }
-        Observed { changed: true, detected: detected.map(|value| detector.details(value, &name)) }
+        Ok(Observed { changed: true, detected: detected.map(|value| detector.details(value, &name)) })
     }
 
     /// The states to commit; afterwards nothing counts as changed, and the bound holds again.
@@ -237,6 +239,7 @@ mod tests {
             id: Uuid::now_v7(),
             detector: Detector::compile(&document).unwrap(),
             document,
+            updated_at: jiff::Timestamp::UNIX_EPOCH,
             cooldown_ms: cooldown_seconds * 1_000,
             webhooks: vec![],
             publish: vec![],
@@ -251,12 +254,12 @@ mod tests {
     fn a_threshold_fires_once_and_cools_down() {
         let anomaly = anomaly("threshold", json!({"path": "$.battery_change.battery_level", "min": 10}), 60);
         let mut groups = Groups::new(10);
-        assert_eq!(groups.observe(&anomaly, "a", 0, 0, &view("d", 50)), Observed::default());
-        let fired = groups.observe(&anomaly, "a", 1_000, 0, &view("d", 5));
-        assert_eq!(fired.detected, Some(json!({"value": 5, "min": 10.0, "max": null, "group": null})));
-        assert_eq!(groups.observe(&anomaly, "a", 60_999, 0, &view("d", 4)), Observed::default());
-        assert!(groups.observe(&anomaly, "b", 2_000, 0, &view("d", 4)).detected.is_some());
-        assert!(groups.observe(&anomaly, "a", 61_000, 0, &view("d", 4)).detected.is_some());
+        assert_eq!(groups.observe(&anomaly, "a", 0, 0, &view("d", 50)).unwrap(), Observed::default());
+        let fired = groups.observe(&anomaly, "a", 1_000, 0, &view("d", 5)).unwrap();
+        assert_eq!(fired.detected, Some(json!({"value": 5, "min": 10, "max": null, "group": null})));
+        assert_eq!(groups.observe(&anomaly, "a", 60_999, 0, &view("d", 4)).unwrap(), Observed::default());
+        assert!(groups.observe(&anomaly, "b", 2_000, 0, &view("d", 4)).unwrap().detected.is_some());
+        assert!(groups.observe(&anomaly, "a", 61_000, 0, &view("d", 4)).unwrap().detected.is_some());
         assert_eq!(groups.take_changed().len(), 2);
     }
 
@@ -264,7 +267,7 @@ mod tests {
     fn a_rate_is_of_the_bus_time_and_by_app() {
         let anomaly = anomaly("rate", json!({"max_per_minute": 3}), 300);
         let mut groups = Groups::new(10);
-        let mut detect = |app: &str, at| groups.observe(&anomaly, app, at, 0, &view("d", 1)).detected;
+        let mut detect = |app: &str, at| groups.observe(&anomaly, app, at, 0, &view("d", 1)).unwrap().detected;
         // A backlog of an hour, read in an instant: never more than 3 a minute.
         assert!((0..60).all(|minute| detect("backlog", minute * 60_000).is_none()));
         assert!((0..3).all(|n| detect("a", n).is_none() && detect("b", n).is_none()));
@@ -276,8 +279,8 @@ mod tests {
     fn groups_count_apart_and_survive_a_restart() {
         let anomaly = anomaly("count", json!({"window_seconds": 10, "max_count": 1, "group_by": "$.device_id"}), 5);
         let mut groups = Groups::new(10);
-        assert!(groups.observe(&anomaly, "a", 1_000, 7, &view("d1", 1)).changed);
-        assert!(groups.observe(&anomaly, "a", 1_000, 7, &view("d2", 1)).detected.is_none());
+        assert!(groups.observe(&anomaly, "a", 1_000, 7, &view("d1", 1)).unwrap().changed);
+        assert!(groups.observe(&anomaly, "a", 1_000, 7, &view("d2", 1)).unwrap().detected.is_none());
         let states = groups.take_changed();
         assert_eq!(states.len(), 2);
         assert!(groups.take_changed().is_empty());
@@ -285,12 +288,12 @@ mod tests {
         let detectors = HashMap::from([(anomaly.id, &anomaly.detector)]);
         let mut restarted = Groups::new(10);
         restarted.load(stored(states), &detectors);
-        let fired = restarted.observe(&anomaly, "a", 2_000, 8, &view("d1", 1)).detected.unwrap();
+        let fired = restarted.observe(&anomaly, "a", 2_000, 8, &view("d1", 1)).unwrap().detected.unwrap();
         assert_eq!(fired, json!({"value": 2, "window_seconds": 10, "max_count": 1, "group": "d1"}));
         let mut cooled = Groups::new(10);
         cooled.load(stored(restarted.take_changed()), &detectors);
-        assert!(cooled.observe(&anomaly, "a", 6_999, 9, &view("d1", 1)).detected.is_none());
-        assert!(cooled.observe(&anomaly, "a", 7_000, 9, &view("d1", 1)).detected.is_some());
+        assert!(cooled.observe(&anomaly, "a", 6_999, 9, &view("d1", 1)).unwrap().detected.is_none());
+        assert!(cooled.observe(&anomaly, "a", 7_000, 9, &view("d1", 1)).unwrap().detected.is_some());
     }
 
     /// As the store has them once they are written.
@@ -304,19 +307,19 @@ mod tests {
         let detectors = HashMap::from([(anomaly.id, &anomaly.detector)]);
         let (mut ours, mut theirs) = (Groups::new(10), Groups::new(10));
         for _ in 0..2 {
-            theirs.observe(&anomaly, "a", 1_000, 7, &view("d", 1));
+            theirs.observe(&anomaly, "a", 1_000, 7, &view("d", 1)).unwrap();
         }
         let now = stored(theirs.take_changed());
-        ours.observe(&anomaly, "a", 1_000, 7, &view("d", 1));
-        ours.observe(&anomaly, "a", 1_000, 7, &view("new", 1));
+        ours.observe(&anomaly, "a", 1_000, 7, &view("d", 1)).unwrap();
+        ours.observe(&anomaly, "a", 1_000, 7, &view("new", 1)).unwrap();
         let refused = ours.take_changed();
         assert!(refused.iter().all(|state| state.version == 0));
         let keys: Vec<GroupKey> = refused.iter().map(GroupKey::of).collect();
         ours.restore(&keys, now, &detectors);
 
-        ours.observe(&anomaly, "a", 1_000, 8, &view("new", 1));
-        assert!(ours.observe(&anomaly, "a", 1_000, 8, &view("d", 1)).detected.is_none());
-        let fired = ours.observe(&anomaly, "a", 1_000, 8, &view("d", 1)).detected.unwrap();
+        ours.observe(&anomaly, "a", 1_000, 8, &view("new", 1)).unwrap();
+        assert!(ours.observe(&anomaly, "a", 1_000, 8, &view("d", 1)).unwrap().detected.is_none());
+        let fired = ours.observe(&anomaly, "a", 1_000, 8, &view("d", 1)).unwrap().detected.unwrap();
         assert_eq!(fired["value"], 4);
         let mut versions: Vec<(String, u64)> =
             ours.take_changed().into_iter().map(|state| (state.group, state.version)).collect();
@@ -329,12 +332,12 @@ mod tests {
         let anomaly = anomaly("rate", json!({"max_per_minute": 1, "group_by": "$.device_id"}), 0);
         let mut groups = Groups::new(20);
         for n in 0..50i64 {
-            groups.observe(&anomaly, "a", 0, n, &view(&n.to_string(), 1));
+            groups.observe(&anomaly, "a", 0, n, &view(&n.to_string(), 1)).unwrap();
         }
         assert_eq!(groups.take_changed().len(), 50);
         assert_eq!(groups.configs[&anomaly.id].count, 18);
         // The newest is remembered, so a second event is one too many; the oldest starts anew.
-        assert!(groups.observe(&anomaly, "a", 0, 50, &view("49", 1)).detected.is_some());
-        assert!(groups.observe(&anomaly, "a", 0, 50, &view("0", 1)).detected.is_none());
+        assert!(groups.observe(&anomaly, "a", 0, 50, &view("49", 1)).unwrap().detected.is_some());
+        assert!(groups.observe(&anomaly, "a", 0, 50, &view("0", 1)).unwrap().detected.is_none());
     }
 }

@@ -18,23 +18,27 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use super::detection::{GroupKey, Groups};
 use super::evaluate::{Evaluation, Undecodable};
+use super::faults::Ledger;
 use super::ruleset::Ruleset;
-use super::{EngineSettings, ReactionError};
+use super::{EngineSettings, ReactionError, off_the_runtime};
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::{
     Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription, TrialEnd,
 };
 use crate::metrics;
-use crate::store::{Recorded, Store, StoreError, StoreErrorKind};
+use crate::store::{Effects, Recorded, Store, StoreError, StoreErrorKind};
 
 /// Acknowledgements and other work on their way while the next batches are judged.
 const BESIDE_MAX: usize = 8;
 /// How often the engine learns how far the bus has acknowledged, while effects are committed: the store forgets
 /// the sequences below with the next commit, a few seconds' worth at a time.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(5);
+/// How often faults of rules are handed to the store.
+const FAULTS_INTERVAL: Duration = Duration::from_secs(1);
 /// How a batch waits for a store that fails.
 const STORE_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(50), multiplier: 2.0, max: Duration::from_secs(2) };
@@ -79,6 +83,8 @@ pub async fn run_engine(
         told_floor: 0,
         floor_at: Instant::now(),
         beside: FuturesUnordered::new(),
+        faults: Ledger::default(),
+        faults_at: Instant::now(),
         cleanup_at: Instant::now() + settings.state_cleanup_interval,
         settings,
         bus,
@@ -97,6 +103,7 @@ pub async fn run_engine(
         }
         engine.settle(&batch).await?;
     }
+    engine.tell_faults();
     engine.finish_beside().await;
     if let Err(error) = subscription.give_back().await {
         warn!(%error, "messages read ahead are not given back, they come again when their leases end");
@@ -125,6 +132,10 @@ struct Engine {
     floor_at: Instant,
     /// What goes on beside the judging.
     beside: FuturesUnordered<BoxFuture<'static, Beside>>,
+    /// What rules failed at since the store was last told.
+    faults: Ledger,
+    /// When the store may be told next.
+    faults_at: Instant,
     cleanup_at: Instant,
     /// A trial of isolated messages is under way.
     trying: bool,
@@ -151,6 +162,7 @@ impl Interest for Needs {
 enum Beside {
     Acknowledged(Result<(), BusError>),
     CleanedUp(Result<u64, StoreError>),
+    Told(Result<(), StoreError>),
     /// Asked for this consumer in this life of the stream.
     Status(String, Result<BusStatus, BusError>),
 }
@@ -167,6 +179,7 @@ impl Engine {
                 () = stop.cancelled() => return Ok(None),
                 Some(ended) = self.beside.next(), if !self.beside.is_empty() => self.ended(ended),
                 batch = &mut fetch => return Ok(Some(batch?)),
+                () = sleep_until(self.faults_at), if !self.faults.is_empty() => self.tell_faults(),
                 () = sleep_until(self.cleanup_at) => {
                     self.cleanup_at = Instant::now() + self.settings.state_cleanup_interval;
                     self.clean_up();
@@ -206,6 +219,10 @@ impl Engine {
                 Ok(taken) => {
                     settled += taken;
                     failures = 0;
+                    // What is left comes again: nothing of it is committed.
+                    if self.stop.is_cancelled() {
+                        break;
+                    }
                     continue;
                 }
                 Err(error) => error,
@@ -268,9 +285,10 @@ impl Engine {
         let floor = if self.acknowledged_floor > self.told_floor { self.acknowledged_floor } else { 0 };
         loop {
             undecodable.truncate(decodable);
-            let mut evaluation =
-                Evaluation::new(&mut self.ruleset, &mut self.groups, &self.consumer, floor, &self.settings);
-            let taken = evaluation.take(batch, &consumed, undecodable);
+            let effects = Effects { consumer: self.consumer.clone(), acknowledged_floor: floor, ..Effects::default() };
+            let (ruleset, groups, faults) = (&mut self.ruleset, &mut self.groups, &mut self.faults);
+            let mut evaluation = Evaluation::new(ruleset, groups, faults, &self.stop, effects, &self.settings);
+            let taken = off_the_runtime(|| evaluation.take(batch, &consumed, undecodable));
             let (evaluated, matches) = (evaluation.evaluated, evaluation.matches);
             let effects = evaluation.finish();
             let found = effects.anomaly_events.len() as u64;
@@ -332,6 +350,10 @@ impl Engine {
             let states = if ids.is_empty() { Vec::new() } else { self.store.anomaly_states(&ids).await? };
             self.groups.load(states, &ruleset.detectors());
         }
+        let in_force = |id: &Uuid| {
+            ruleset.rules.iter().any(|rule| rule.id == *id) || ruleset.anomalies.iter().any(|known| known.id == *id)
+        };
+        self.faults.keep(in_force);
         self.ruleset = ruleset;
         self.loaded = Some((version, Instant::now()));
         self.needs.none_as_of.store(if self.ruleset.is_empty() { version } else { u64::MAX }, Ordering::Release);
@@ -386,7 +408,7 @@ impl Engine {
 
     fn ended(&mut self, ended: Beside) {
         match ended {
-            Beside::Acknowledged(Ok(())) | Beside::CleanedUp(Ok(_)) => {}
+            Beside::Acknowledged(Ok(())) | Beside::CleanedUp(Ok(_)) | Beside::Told(Ok(())) => {}
             Beside::Acknowledged(Err(error)) if error.kind == BusErrorKind::Closed => {
                 debug!("bus closed before the acknowledgement");
             }
@@ -394,6 +416,7 @@ impl Engine {
             Beside::Acknowledged(Err(error)) => {
                 warn!(%error, "acknowledgement was not stored, the bus brings the messages again");
             }
+            Beside::Told(Err(error)) => warn!(error = %describe(&error), "faults of rules were not stored"),
             Beside::CleanedUp(Err(error)) => warn!(error = %describe(&error), "stale state was not forgotten"),
             // The floor of one life of the stream says nothing in the next.
             Beside::Status(consumer, Ok(_)) if consumer != self.consumer => {}
@@ -403,6 +426,16 @@ impl Engine {
             }
             Beside::Status(_, Err(error)) => debug!(%error, "bus did not tell how far it has acknowledged"),
         }
+    }
+
+    /// Hands the faults to the store, which shows them on their documents.
+    fn tell_faults(&mut self) {
+        if self.faults.is_empty() {
+            return;
+        }
+        self.faults_at = Instant::now() + FAULTS_INTERVAL;
+        let (store, faults) = (self.store.clone(), self.faults.take());
+        self.beside.push(Box::pin(async move { Beside::Told(store.add_faults(faults).await) }));
     }
 
     fn ask_for_floor(&mut self) {

@@ -3,7 +3,6 @@
 //! Invariant: a message that nothing asks for is neither decoded nor copied. The payloads are
 //! what the admin API's contract says a webhook receives.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,12 +10,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::EngineSettings;
 use super::anomalies::Anomaly;
-use super::detection::Groups;
-use super::matching::{self, Asked};
+use super::detection::{Groups, Observed};
+use super::faults::{Failed, Ledger};
+use super::matching::{self, Asked, Matched};
+use super::rules::Fault;
 use super::ruleset::{ActiveRule, Call, Ruleset};
 use super::subjects::{Template, anomaly_subject};
 use super::view::View;
@@ -36,6 +38,9 @@ const EFFECT_BYTES_MAX: usize = 16 << 20;
 pub(super) struct Evaluation<'a> {
     pub(super) ruleset: &'a mut Ruleset,
     pub(super) groups: &'a mut Groups,
+    pub(super) faults: &'a mut Ledger,
+    /// Ends evaluation between two messages, or after a rule that took long.
+    stop: CancellationToken,
     pub(super) now: Timestamp,
     pub(super) max_attempts: u32,
     /// That match rules.
@@ -57,15 +62,18 @@ impl<'a> Evaluation<'a> {
     pub(super) fn new(
         ruleset: &'a mut Ruleset,
         groups: &'a mut Groups,
-        consumer: &str,
-        acknowledged_floor: u64,
+        faults: &'a mut Ledger,
+        stop: &CancellationToken,
+        effects: Effects,
         settings: &EngineSettings,
     ) -> Self {
         let owed_max = Some(settings.disabled_owed.deliveries_max);
-        let effects = Effects { consumer: consumer.to_owned(), acknowledged_floor, owed_max, ..Effects::default() };
+        let effects = Effects { owed_max, ..effects };
         Self {
             ruleset,
             groups,
+            faults,
+            stop: stop.clone(),
             now: Timestamp::now(),
             max_attempts: settings.max_attempts,
             threads: settings.evaluations_max,
@@ -76,7 +84,8 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Evaluates messages until they end or the effects are enough for one commit; answers how many it took.
+    /// Evaluates messages until they end, the effects are enough for one commit, or it is stopped; answers how many
+    /// it took.
     pub(super) fn take(
         &mut self,
         deliveries: &[Delivery],
@@ -86,13 +95,19 @@ impl<'a> Evaluation<'a> {
         for start in (0..deliveries.len()).step_by(WINDOW_MESSAGES) {
             let window = start..deliveries.len().min(start + WINDOW_MESSAGES);
             let mut asked = self.asked(deliveries, window, consumed);
-            matching::look_ahead(&self.ruleset.rules, &mut asked, self.threads);
-            for asked in asked {
-                if self.is_full() {
+            matching::look_ahead(&self.ruleset.rules, &mut asked, self.threads, &self.stop);
+            for mut asked in asked {
+                if self.is_full() || self.stop.is_cancelled() {
                     return asked.place;
                 }
                 match matching::read(asked.delivery) {
-                    Ok(event) => self.event(&event, &asked),
+                    Ok(event) => {
+                        let view = View::of(&event);
+                        let rules =
+                            || matching::matches(&self.ruleset.rules, &asked.candidates.rules, &view, &self.stop);
+                        let Some(matched) = asked.matched.take().or_else(rules) else { return asked.place };
+                        self.event(&event, &view, &asked, matched);
+                    }
                     Err(error) => {
                         let receipt = asked.delivery.receipt;
                         undecodable.push(Undecodable { receipt, reason: error.to_string() });
@@ -133,18 +148,18 @@ impl<'a> Evaluation<'a> {
         count >= EFFECTS_MAX || self.bytes >= EFFECT_BYTES_MAX
     }
 
-    fn event(&mut self, event: &EventRef<'_>, asked: &Asked<'_>) {
+    fn event(&mut self, event: &EventRef<'_>, view: &View<'_>, asked: &Asked<'_>, matched: Matched) {
         self.evaluated += 1;
         let (delivery, candidates) = (asked.delivery, &asked.candidates);
-        let view = View::of(event);
         let mut json = EventJson::default();
         let mut had_effect = false;
-        let matched = match &asked.matched {
-            Some(matched) => Cow::Borrowed(matched),
-            None => Cow::Owned(matching::matches(&self.ruleset.rules, &candidates.rules, &view)),
-        };
-        for position in matched.iter() {
-            let rule = Arc::clone(&self.ruleset.rules[*position as usize]);
+        for (position, fault) in matched.faults {
+            let rule = &self.ruleset.rules[position as usize];
+            let failed = Failed { kind: "rule", id: rule.id, name: &rule.document.name, as_of: rule.updated_at };
+            self.faults.note(failed, &fault, self.now);
+        }
+        for position in matched.rules {
+            let rule = Arc::clone(&self.ruleset.rules[position as usize]);
             self.matches += 1;
             if rule.webhooks.is_empty() && rule.publish.is_empty() {
                 continue;
@@ -155,7 +170,13 @@ impl<'a> Evaluation<'a> {
         for position in &candidates.anomalies {
             let anomaly = Arc::clone(&self.ruleset.anomalies[*position as usize]);
             let now_ms = self.now.as_millisecond();
-            let observed = self.groups.observe(&anomaly, event.app_id, delivery.published_at_ms, now_ms, &view);
+            let observed = self.groups.observe(&anomaly, event.app_id, delivery.published_at_ms, now_ms, view);
+            let observed = observed.unwrap_or_else(|exhausted| {
+                let (id, as_of) = (anomaly.id, anomaly.updated_at);
+                let failed = Failed { kind: "anomaly", id, name: &anomaly.document.name, as_of };
+                self.faults.note(failed, &Fault::from(exhausted), self.now);
+                Observed::default()
+            });
             had_effect |= observed.changed;
             if let Some(details) = observed.detected {
                 self.detected(&anomaly, event, details);

@@ -7,7 +7,11 @@
 use std::sync::Arc;
 use std::thread;
 
+use tokio_util::sync::CancellationToken;
+
+use super::budget::Budget;
 use super::index::Candidates;
+use super::rules::Fault;
 use super::ruleset::ActiveRule;
 use super::view::View;
 use crate::bus::Delivery;
@@ -15,6 +19,8 @@ use crate::event::{DecodeError, EventRef, check_names};
 
 /// Fewer messages than this are not worth a thread: starting one costs as much as matching them.
 const THREAD_MESSAGES_MIN: usize = 64;
+/// A rule that took so many steps is a reason to ask whether to stop.
+const COSTLY_STEPS: u32 = 10_000;
 
 /// A message that some rule or anomaly config may match.
 pub(super) struct Asked<'d> {
@@ -22,8 +28,15 @@ pub(super) struct Asked<'d> {
     pub(super) place: usize,
     pub(super) delivery: &'d Delivery,
     pub(super) candidates: Arc<Candidates>,
-    /// The positions of the rules that match, in order; `None` until somebody has looked.
-    pub(super) matched: Option<Vec<u32>>,
+    /// What the rules said; `None` until somebody has looked.
+    pub(super) matched: Option<Matched>,
+}
+
+/// What the candidates said of one event: positions of rules, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Matched {
+    pub(super) rules: Vec<u32>,
+    pub(super) faults: Vec<(u32, Fault)>,
 }
 
 /// An event that the store can keep the names of: a commit that it refuses for ever would hold up all that follow.
@@ -34,14 +47,35 @@ pub(super) fn read(delivery: &Delivery) -> Result<EventRef<'_>, DecodeError> {
     Ok(event)
 }
 
-/// The positions of those candidates that match.
-pub(super) fn matches(rules: &[Arc<ActiveRule>], candidates: &[u32], view: &View<'_>) -> Vec<u32> {
-    let matched = candidates.iter().copied().filter(|position| rules[*position as usize].matcher.matches(view));
-    matched.collect()
+/// Asks the candidates; `None` when it was stopped on the way.
+pub(super) fn matches(
+    rules: &[Arc<ActiveRule>],
+    candidates: &[u32],
+    view: &View<'_>,
+    stop: &CancellationToken,
+) -> Option<Matched> {
+    let mut matched = Matched::default();
+    for position in candidates {
+        let mut budget = Budget::full();
+        match rules[*position as usize].matcher.judge_within(view, &mut budget) {
+            Ok(true) => matched.rules.push(*position),
+            Ok(false) => {}
+            Err(fault) => matched.faults.push((*position, fault)),
+        }
+        if budget.used() >= COSTLY_STEPS && stop.is_cancelled() {
+            return None;
+        }
+    }
+    Some(matched)
 }
 
 /// Looks at all of them, on up to so many threads. One thread alone leaves it to whoever comes to each message.
-pub(super) fn look_ahead(rules: &[Arc<ActiveRule>], asked: &mut [Asked<'_>], threads_max: usize) {
+pub(super) fn look_ahead(
+    rules: &[Arc<ActiveRule>],
+    asked: &mut [Asked<'_>],
+    threads_max: usize,
+    stop: &CancellationToken,
+) {
     let threads = threads_max.min(asked.len() / THREAD_MESSAGES_MIN);
     if threads < 2 {
         return;
@@ -52,16 +86,20 @@ pub(super) fn look_ahead(rules: &[Arc<ActiveRule>], asked: &mut [Asked<'_>], thr
         let own = parts.next();
         for part in parts {
             // Without a thread its messages are looked at later, one by one.
-            let _ = thread::Builder::new().name("rules".to_owned()).spawn_scoped(scope, move || look_at(rules, part));
+            let _ =
+                thread::Builder::new().name("rules".to_owned()).spawn_scoped(scope, move || look_at(rules, part, stop));
         }
-        look_at(rules, own.unwrap_or_default());
+        look_at(rules, own.unwrap_or_default(), stop);
     });
 }
 
-fn look_at(rules: &[Arc<ActiveRule>], part: &mut [Asked<'_>]) {
+fn look_at(rules: &[Arc<ActiveRule>], part: &mut [Asked<'_>], stop: &CancellationToken) {
     for asked in part {
+        if stop.is_cancelled() {
+            return;
+        }
         // What cannot be read is told by whoever comes to it.
-        asked.matched =
-            read(asked.delivery).ok().map(|event| matches(rules, &asked.candidates.rules, &View::of(&event)));
+        let event = read(asked.delivery).ok();
+        asked.matched = event.and_then(|event| matches(rules, &asked.candidates.rules, &View::of(&event), stop));
     }
 }

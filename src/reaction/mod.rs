@@ -12,9 +12,15 @@
 //! refused when written or evaluates in bounded time; a webhook reaches no address that it may
 //! not. Must not know how events arrive or where they are kept.
 
+mod budget;
+mod kinds;
+mod nearest;
+mod number;
+
 mod condition;
 mod expression;
 mod path;
+mod pattern;
 mod rules;
 mod subjects;
 mod view;
@@ -25,6 +31,7 @@ mod window;
 
 mod engine;
 mod evaluate;
+mod faults;
 mod index;
 mod matching;
 mod ruleset;
@@ -53,7 +60,7 @@ pub use anomalies::check_anomaly_config;
 pub use dispatcher::run_dispatcher;
 pub use engine::run_engine;
 pub use index::{Candidates, Filters, Index};
-pub use rules::{Matcher, check_rule};
+pub use rules::{Fault, Matcher, check_rule};
 pub use trust::{TlsFiles, TlsRefused, check_tls_files};
 pub use view::View;
 pub use webhook::check_webhook;
@@ -207,5 +214,14 @@ impl From<StoreError> for ReactionError {
 impl From<TlsRefused> for ReactionError {
     fn from(error: TlsRefused) -> Self {
         Self::Tls(error)
+    }
+}
+
+/// Runs what takes processor time for long while the other tasks of this thread go on elsewhere.
+fn off_the_runtime<T>(run: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(run),
+        // There is no other thread to go on.
+        _ => run(),
     }
 }

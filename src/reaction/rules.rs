@@ -1,22 +1,22 @@
 //! Rules: checked when they are written, compiled when they are loaded.
 //!
-//! Invariant: a rule that [`check_rule`] lets through compiles, and compiled it answers every
-//! event without an error.
+//! Invariant: a rule that [`check_rule`] lets through compiles, and names nothing that no event has. Compiled it
+//! judges every event within a budget; what it cannot judge is a fault of that rule and of no other.
 
 use serde_json::Value;
 
+use super::budget::{Budget, Exhausted};
 use super::condition;
-use super::expression::{Expression, Fault};
+use super::expression::{self, Expression};
+use super::kinds::{Kinds, check_filters};
+use super::pattern::COMPILED_BYTES_MAX;
 use super::subjects::Template;
 use super::view::View;
 use crate::event::FieldError;
-use crate::metrics;
 use crate::store::{Actions, NewRule};
 
 /// Characters of a name.
 pub(super) const NAME_CHARS_MAX: usize = 128;
-/// Bytes of an `app_id`, `event_category` or `event_type` filter.
-const FILTER_BYTES_MAX: usize = 256;
 /// Conditions of one rule.
 const CONDITIONS_MAX: usize = 64;
 /// Webhooks of one rule or anomaly config.
@@ -31,8 +31,43 @@ pub struct Matcher {
     expression: Option<Expression>,
 }
 
+/// Why a rule gave no verdict on an event; that counts as no match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It would have cost more than one rule may on one event.
+    Budget,
+    /// The expression cannot be evaluated over the event. Says what of it, without a value of the event.
+    Failed(String),
+}
+
+impl Fault {
+    /// One clause, for the person who wrote the rule.
+    pub fn describe(&self) -> &str {
+        match self {
+            Self::Budget => "costs more than one rule may on one event",
+            Self::Failed(what) => what,
+        }
+    }
+}
+
+impl From<Exhausted> for Fault {
+    fn from(_: Exhausted) -> Self {
+        Self::Budget
+    }
+}
+
+impl From<expression::Fault> for Fault {
+    fn from(fault: expression::Fault) -> Self {
+        match fault {
+            expression::Fault::Budget => Self::Budget,
+            expression::Fault::Failed(what) => Self::Failed(what.into_owned()),
+        }
+    }
+}
+
 impl Matcher {
-    /// Compiles the conditions and the expression.
+    /// Compiles the conditions and the expression. A rule that an earlier version took compiles although
+    /// [`check_rule`] would refuse it now.
     pub fn compile(rule: &NewRule) -> Result<Self, Vec<FieldError>> {
         let mut errors = Vec::new();
         let mut conditions = Vec::with_capacity(rule.conditions.len().min(CONDITIONS_MAX));
@@ -45,10 +80,14 @@ impl Matcher {
                 Err(found) => errors.extend(found.into_iter().map(|e| e.under(&format!("/conditions/{index}")))),
             }
         }
+        if conditions.iter().map(condition::Compiled::pattern_bytes).sum::<usize>() > COMPILED_BYTES_MAX {
+            let detail = format!("have patterns that compile to more than {COMPILED_BYTES_MAX} bytes together");
+            errors.push(FieldError::new("/conditions", detail));
+        }
         let mut expression = None;
         // An empty expression is how a form says that there is none.
         if let Some(source) = rule.expression.as_deref().filter(|source| !source.trim().is_empty()) {
-            match Expression::compile(source) {
+            match Expression::compile(source, kinds(rule)) {
                 Ok(compiled) => expression = Some(compiled),
                 Err(detail) => errors.push(FieldError::new("/expression", detail)),
             }
@@ -56,50 +95,54 @@ impl Matcher {
         if errors.is_empty() { Ok(Self { conditions, expression }) } else { Err(errors) }
     }
 
+    /// What compiles and yet can never hold.
+    pub(super) fn check(&self, rule: &NewRule) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        for (index, (compiled, document)) in self.conditions.iter().zip(&rule.conditions).enumerate() {
+            let found = compiled.check(document, kinds(rule));
+            errors.extend(found.into_iter().map(|error| error.under(&format!("/conditions/{index}"))));
+        }
+        let problems = self.expression.iter().flat_map(|expression| &expression.problems);
+        errors.extend(problems.map(|problem| FieldError::new("/expression", problem.as_str())));
+        errors
+    }
+
     /// All conditions and the expression hold.
-    pub fn matches(&self, view: &View<'_>) -> bool {
+    pub fn judge(&self, view: &View<'_>) -> Result<bool, Fault> {
+        self.judge_within(view, &mut Budget::full())
+    }
+
+    pub(super) fn judge_within(&self, view: &View<'_>, budget: &mut Budget) -> Result<bool, Fault> {
         if self.conditions.is_empty() && self.expression.is_none() {
-            return true;
+            return Ok(true);
         }
         let value: &Value = view.value();
-        if !self.conditions.iter().all(|condition| condition.holds(value)) {
-            return false;
-        }
-        let Some(expression) = &self.expression else { return true };
-        match expression.evaluate(view.scope()) {
-            Ok(verdict) => verdict,
-            Err(fault) => {
-                metrics::reaction_expression_faults(match fault {
-                    Fault::Failed => "failed",
-                    Fault::NotBool => "not_bool",
-                });
-                false
+        for condition in &self.conditions {
+            if !condition.holds(value, budget)? {
+                return Ok(false);
             }
         }
+        match &self.expression {
+            Some(expression) => Ok(expression.evaluate(value, budget)?),
+            None => Ok(true),
+        }
     }
+}
+
+fn kinds(rule: &NewRule) -> Kinds<'_> {
+    Kinds::of(&rule.event_category, &rule.event_type)
 }
 
 /// Everything that is wrong with a rule; empty when it can be stored. Webhooks are looked up
 /// by the store.
 pub fn check_rule(rule: &NewRule) -> Vec<FieldError> {
-    let mut errors = check_names(&rule.name, &rule.app_id, &rule.event_category, &rule.event_type);
-    errors.extend(Matcher::compile(rule).err().unwrap_or_default());
-    errors.extend(check_actions(&rule.actions));
-    errors
-}
-
-pub(super) fn check_names(
-    name: &str,
-    app_id: &Option<String>,
-    category: &Option<String>,
-    event_type: &Option<String>,
-) -> Vec<FieldError> {
-    let mut errors = Vec::from_iter(check_name(name));
-    for (pointer, filter) in [("/app_id", app_id), ("/event_category", category), ("/event_type", event_type)] {
-        if filter.as_ref().is_some_and(|text| text.is_empty() || text.len() > FILTER_BYTES_MAX) {
-            errors.push(FieldError::new(pointer, format!("must be null or from 1 to {FILTER_BYTES_MAX} bytes long")));
-        }
+    let mut errors = Vec::from_iter(check_name(&rule.name));
+    errors.extend(check_filters(&rule.app_id, &rule.event_category, &rule.event_type));
+    match Matcher::compile(rule) {
+        Ok(matcher) => errors.extend(matcher.check(rule)),
+        Err(found) => errors.extend(found),
     }
+    errors.extend(check_actions(&rule.actions));
     errors
 }
 
@@ -141,7 +184,7 @@ mod tests {
     #[test]
     fn names_everything_that_is_wrong_at_once() {
         let errors = check_rule(&rule(json!({
-            "name": " x", "app_id": "", "event_type": "t".repeat(FILTER_BYTES_MAX + 1),
+            "name": " x", "app_id": "", "event_type": "t".repeat(300),
             "conditions": [
                 {"path": "$.a", "operator": "exists"},
                 {"path": "a", "operator": "eq", "value": 1},
@@ -166,6 +209,9 @@ mod tests {
         );
         let many = vec![json!({"path": "$.a", "operator": "exists"}); CONDITIONS_MAX + 1];
         assert_eq!(check_rule(&rule(json!({"name": "x", "conditions": many})))[0].pointer, "/conditions");
+        let large = vec![json!({"path": "$.app_id", "operator": "regex", "value": r"\w{20}"}); 9];
+        let error = check_rule(&rule(json!({"name": "x", "conditions": large}))).remove(0);
+        assert!(error.pointer == "/conditions" && error.detail.contains("compile to more than"), "{error}");
     }
 
     #[test]
@@ -179,14 +225,14 @@ mod tests {
         }));
         assert_eq!(check_rule(&both), []);
         let matcher = Matcher::compile(&both).unwrap();
-        assert!(!matcher.matches(&view(99)));
-        assert!(matcher.matches(&view(100)));
-        assert!(!matcher.matches(&view(200)));
+        assert_eq!(matcher.judge(&view(99)), Ok(false));
+        assert_eq!(matcher.judge(&view(100)), Ok(true));
+        assert_eq!(matcher.judge(&view(200)), Ok(false));
     }
 
     #[test]
     fn nothing_asked_is_everything_matched() {
         let matcher = Matcher::compile(&rule(json!({"name": "all", "expression": "  "}))).unwrap();
-        assert!(matcher.matches(&View::from(json!({}))));
+        assert_eq!(matcher.judge(&View::from(json!({}))), Ok(true));
     }
 }

@@ -7,11 +7,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tracing::error;
+use jiff::Timestamp;
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::anomalies::{Anomaly, Detector};
 use super::index::{Filters, Index};
+use super::off_the_runtime;
 use super::rules::Matcher;
 use super::subjects::Template;
 use crate::event::{FieldError, Int64};
@@ -31,6 +33,7 @@ pub(super) struct Call {
 pub(super) struct ActiveRule {
     pub(super) id: Uuid,
     pub(super) document: NewRule,
+    pub(super) updated_at: Timestamp,
     pub(super) matcher: Matcher,
     /// Those that there are. What a disabled one is owed waits until it is enabled.
     pub(super) webhooks: Vec<Call>,
@@ -56,12 +59,21 @@ impl Ruleset {
         let webhooks = Webhooks::of(read_all(|page| store.webhooks(page)).await?);
         let rules = read_all(|page| store.rules(page)).await?;
         let configs = read_all(|page| store.anomaly_configs(page)).await?;
+        // Compiling thousands of rules takes a while, which whoever is served on this thread must not wait for.
+        Ok(off_the_runtime(|| Self::compile(previous, &webhooks, rules, configs)))
+    }
+
+    fn compile(previous: &Self, webhooks: &Webhooks, rules: Vec<Rule>, configs: Vec<AnomalyConfig>) -> Self {
         let mut set = Self::default();
         let known: HashMap<Uuid, &Arc<ActiveRule>> = previous.rules.iter().map(|rule| (rule.id, rule)).collect();
         for rule in rules.into_iter().filter(|rule| rule.document.enabled) {
             let called = webhooks.called(&rule.document.actions);
             match known.get(&rule.id) {
-                Some(same) if same.document == rule.document && same.webhooks == called => {
+                Some(same)
+                    if same.updated_at == rule.updated_at
+                        && same.document == rule.document
+                        && same.webhooks == called =>
+                {
                     set.rules.push(Arc::clone(same));
                 }
                 _ => set.rules.extend(compile_rule(rule, called)),
@@ -71,14 +83,18 @@ impl Ruleset {
         for config in configs.into_iter().filter(|config| config.document.enabled) {
             let called = webhooks.called(&config.document.actions);
             match known.get(&config.id) {
-                Some(same) if same.document == config.document && same.webhooks == called => {
+                Some(same)
+                    if same.updated_at == config.updated_at
+                        && same.document == config.document
+                        && same.webhooks == called =>
+                {
                     set.anomalies.push(Arc::clone(same));
                 }
                 _ => set.anomalies.extend(compile_anomaly(config, called)),
             }
         }
         set.arrange();
-        Ok(set)
+        set
     }
 
     /// Higher priority first, ties by name; then the index knows them by their position.
@@ -110,18 +126,22 @@ fn filters<'d>(app: &'d Option<String>, category: &'d Option<String>, event_type
 }
 
 fn compile_rule(rule: Rule, webhooks: Vec<Call>) -> Option<Arc<ActiveRule>> {
-    let Rule { id, document, .. } = rule;
+    let Rule { id, document, updated_at, .. } = rule;
     let compiled = Matcher::compile(&document).and_then(|matcher| Ok((matcher, templates(&document.actions)?)));
     let (matcher, publish) = compiled.map_err(|errors| left_out("rule", id, &document.name, &errors)).ok()?;
-    Some(Arc::new(ActiveRule { id, document, matcher, webhooks, publish }))
+    // It was stored before it was checked so: it stays in force, and what it cannot do becomes a fault of it.
+    if let Some(error) = matcher.check(&document).first() {
+        warn!(%id, name = document.name, reason = %error, "stored rule asks for what no event has");
+    }
+    Some(Arc::new(ActiveRule { id, document, updated_at, matcher, webhooks, publish }))
 }
 
 fn compile_anomaly(config: AnomalyConfig, webhooks: Vec<Call>) -> Option<Arc<Anomaly>> {
-    let AnomalyConfig { id, document, .. } = config;
+    let AnomalyConfig { id, document, updated_at, .. } = config;
     let compiled = Detector::compile(&document).and_then(|detector| Ok((detector, templates(&document.actions)?)));
     let (detector, publish) = compiled.map_err(|errors| left_out("anomaly", id, &document.name, &errors)).ok()?;
     let cooldown_ms = i64::try_from(document.cooldown_seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
-    Some(Arc::new(Anomaly { id, document, detector, cooldown_ms, webhooks, publish }))
+    Some(Arc::new(Anomaly { id, document, updated_at, detector, cooldown_ms, webhooks, publish }))
 }
 
 fn templates(actions: &Actions) -> Result<Vec<Template>, Vec<FieldError>> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::rule::{Actions, enabled};
+use super::rule::{Actions, Faults, enabled};
 
 /// Anomaly events are kept this long.
 pub(super) const EVENT_RETENTION_MS: i64 = 90 * 24 * 3_600 * 1_000;
@@ -51,6 +51,8 @@ pub struct AnomalyConfig {
     pub id: Uuid,
     #[serde(flatten)]
     pub document: NewAnomalyConfig,
+    /// Since the document was last changed.
+    pub faults: Faults,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }

@@ -20,6 +20,7 @@ macro_rules! conformance_suite {
             changes_made_at_once_all_count,
             lists_are_walked_page_by_page,
             a_foreign_cursor_is_refused,
+            faults_add_up_until_the_document_changes,
             a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion,
             masked_secrets_are_kept,
             secrets_of_the_address_and_the_headers_are_kept_and_stay_with_their_host,
@@ -196,6 +197,38 @@ pub(super) async fn lists_are_walked_page_by_page(store: Store) {
     }
     assert_eq!((seen, pages), (expected, 3));
     assert_eq!(store.rules(first_page(7)).await.unwrap().next, None);
+}
+
+pub(super) async fn faults_add_up_until_the_document_changes(store: Store) {
+    let stored = store.create_rule(rule("failing", &[])).await.unwrap();
+    assert_eq!(stored.faults, Faults::default());
+    let config =
+        serde_json::from_value(json!({"name": "a", "detection_type": "rate", "config": {"max_per_minute": 1}}));
+    let anomaly = store.create_anomaly_config(config.unwrap()).await.unwrap();
+    let at = |ms| Some(Timestamp::from_millisecond(ms).unwrap());
+    let fault = |id, as_of, count, ms, error: &str| DocumentFaults {
+        id,
+        as_of,
+        faults: Faults { count, last_at: at(ms), last_error: Some(error.to_owned()) },
+    };
+    let changes = store.changes();
+    let before = *changes.borrow();
+    let first = fault(stored.id, stored.updated_at, 2, 1_000, "divides by zero");
+    store.add_faults(vec![first, fault(anomaly.id, anomaly.updated_at, 1, 1_500, "costs")]).await.unwrap();
+    let second = fault(stored.id, stored.updated_at, 3, 2_000, "no such key");
+    store.add_faults(vec![second.clone(), fault(Uuid::now_v7(), stored.updated_at, 1, 1, "unknown")]).await.unwrap();
+    let expected = Faults { count: 5, last_at: at(2_000), last_error: Some("no such key".to_owned()) };
+    assert_eq!(store.rule("failing").await.unwrap().unwrap().faults, expected);
+    let page = store.rules(PageRequest { limit: 10, cursor: None }).await.unwrap();
+    assert_eq!(page.items[0].faults, expected);
+    assert_eq!(store.anomaly_config("a").await.unwrap().unwrap().faults.count, 1);
+    assert_eq!(*changes.borrow(), before, "nobody compiles rules anew for it");
+
+    // A rule that was changed starts anew, whatever is still told of the one before.
+    let changed = store.replace_rule("failing", rule("failing", &[]), None).await.unwrap();
+    store.add_faults(vec![second]).await.unwrap();
+    assert_eq!((changed.faults, store.rule("failing").await.unwrap().unwrap().faults), Default::default());
+    store.delete_rule("failing").await.unwrap();
 }
 
 pub(super) async fn a_foreign_cursor_is_refused(store: Store) {

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::set::Comparable;
-use super::{Actions, AnomalyConfig, NewAnomalyConfig, NewRule, Rule};
+use super::{Actions, AnomalyConfig, Faults, NewAnomalyConfig, NewRule, Rule};
 
 /// A kind of document: where it is kept, and how it looks when stored.
 pub(super) trait Document: Serialize + DeserializeOwned + Send + 'static {
@@ -16,7 +16,7 @@ pub(super) trait Document: Serialize + DeserializeOwned + Send + 'static {
 
     fn name(&self) -> &str;
     fn actions_mut(&mut self) -> &mut Actions;
-    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> Self::Stored;
+    fn stored(self, id: Uuid, faults: Faults, created_at: Timestamp, updated_at: Timestamp) -> Self::Stored;
 }
 
 impl Document for NewRule {
@@ -32,8 +32,8 @@ impl Document for NewRule {
         &mut self.actions
     }
 
-    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> Rule {
-        Rule { id, document: self, created_at, updated_at }
+    fn stored(self, id: Uuid, faults: Faults, created_at: Timestamp, updated_at: Timestamp) -> Rule {
+        Rule { id, document: self, faults, created_at, updated_at }
     }
 }
 
@@ -50,7 +50,7 @@ impl Document for NewAnomalyConfig {
         &mut self.actions
     }
 
-    fn stored(self, id: Uuid, created_at: Timestamp, updated_at: Timestamp) -> AnomalyConfig {
-        AnomalyConfig { id, document: self, created_at, updated_at }
+    fn stored(self, id: Uuid, faults: Faults, created_at: Timestamp, updated_at: Timestamp) -> AnomalyConfig {
+        AnomalyConfig { id, document: self, faults, created_at, updated_at }
     }
 }

@@ -43,7 +43,7 @@ pub use delivery::{
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{ApiKey, NewApiKey};
 pub use page::{Page, PageRequest};
-pub use rule::{Actions, Condition, NewRule, Operator, Rule};
+pub use rule::{Actions, Condition, DocumentFaults, Faults, NewRule, Operator, Rule};
 pub use set::{Applied, AppliedSet, ApplyOutcome, DocumentSet, SetFault};
 pub use webhook::{Auth, NewWebhook, Webhook, WebhookDocument};
 
@@ -375,6 +375,14 @@ impl Store {
         match &self.0 {
             Inner::Sqlite(engine) => engine.record_effects(effects).await,
             Inner::Postgres(engine) => engine.record_effects(effects).await,
+        }
+    }
+
+    /// Adds to the faults of rules and anomaly configs; of those that were changed or deleted meanwhile, nothing.
+    pub async fn add_faults(&self, faults: Vec<DocumentFaults>) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.add_faults(faults).await,
+            Inner::Postgres(engine) => engine.add_faults(faults).await,
         }
     }
 

@@ -40,8 +40,28 @@ pub struct Rule {
     pub id: Uuid,
     #[serde(flatten)]
     pub document: NewRule,
+    /// Since the document was last changed.
+    pub faults: Faults,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+/// Events that a rule or an anomaly config could not judge.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Faults {
+    pub count: u64,
+    pub last_at: Option<Timestamp>,
+    /// What of the document failed; never a value of an event.
+    pub last_error: Option<String>,
+}
+
+/// Faults to be added to those of a document, if it is still the one of that time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DocumentFaults {
+    pub id: Uuid,
+    /// The `updated_at` of the document that failed.
+    pub as_of: Timestamp,
+    pub faults: Faults,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::receiver::{PATIENCE, Receiver};
 use super::{EngineSettings, World, custom, dispatcher_settings, purchase};
 use crate::bus::{Batch, ConsumerSpec, DeadLetter};
-use crate::event::proto::EventEnvelope;
+use crate::event::proto::{EventEnvelope, event_envelope::Payload};
+use crate::reaction::run_engine;
 use crate::services::postgres::PostgresServer;
 use crate::store::{DeliveryFilter, DeliveryStatus, PageRequest};
 
@@ -82,7 +83,7 @@ async fn every_detection_fires_once_and_cools_down() {
         let body = request.json();
         bodies.insert(body["anomaly_config_name"].as_str().unwrap().to_owned(), body);
     }
-    assert_eq!(bodies["cheap"]["details"], json!({"value": 50, "min": 100.0, "max": null, "group": null}));
+    assert_eq!(bodies["cheap"]["details"], json!({"value": 50, "min": 100, "max": null, "group": null}));
     assert_eq!(bodies["fast"]["details"], json!({"value": 6, "max_per_minute": 5, "group": null}));
     let details = json!({"value": 3, "max_count": 2, "window_seconds": 3_600, "group": "device-1"});
     assert_eq!(bodies["many"]["details"], details);
@@ -302,4 +303,75 @@ async fn take(world: &World, filter: &str, count: usize) -> Vec<(String, Value)>
         }
     }
     taken
+}
+
+/// A rule whose evaluation would not end: its own fault, and nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_fails_or_costs_too_much_says_so_and_holds_nobody_up() {
+    let world = World::open();
+    let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+    world.webhook("ops", &receiver.url()).await;
+    world.run().await;
+    let all = "event.custom_event.string_params.all";
+    let costly = format!("{all}(a, {all}(b, {all}(c, {all}(d, a != b + c + d))))");
+    world.rule(json!({"name": "costly", "expression": costly})).await;
+    world.rule(json!({"name": "divides", "expression": "1 / event.custom_event.int_params['zero'] == 1"})).await;
+    world
+        .rule(json!({"name": "path", "conditions": [{"path": "$.*.*[?count($..[*,*,*]) == 0 || count($..[*,*,*]) == 1]", "operator": "eq", "value": "no"}]}))
+        .await;
+    world.rule(json!({"name": "good", "expression": "event.app_id == 'shop'", "actions": {"webhooks": ["ops"]}})).await;
+    let anomaly = json!({"name": "anomaly", "detection_type": "threshold", "config": {"path": "$.*.*[?count($..[*,*,*]) == 0 || count($..[*,*,*]) == 1]", "max": 1e18}});
+    world.store.create_anomaly_config(serde_json::from_value(anomaly).unwrap()).await.unwrap();
+    let mut event = custom("shop", "tick");
+    let Some(Payload::CustomEvent(payload)) = &mut event.payload else { panic!("a custom event") };
+    payload.string_params = (0..200).map(|n| (format!("key {n}"), "x".repeat(100))).collect();
+    payload.int_params = [("zero".to_owned(), 0)].into();
+    world.publish(vec![event]).await;
+    assert_eq!(receiver.wait_for(1).await[0].json()["rule_name"], "good");
+    let deadline = Instant::now() + PATIENCE;
+    let budget = "costs more than one rule may on one event";
+    for (name, expected) in [("costly", budget), ("divides", "divides by zero"), ("path", budget), ("anomaly", budget)]
+    {
+        loop {
+            let faults = match name {
+                "anomaly" => world.store.anomaly_config(name).await.unwrap().unwrap().faults,
+                _ => world.store.rule(name).await.unwrap().unwrap().faults,
+            };
+            if faults.count == 1 {
+                assert_eq!(faults.last_error.as_deref(), Some(expected), "{name}");
+                assert!(faults.last_at.is_some());
+                break;
+            }
+            assert!(Instant::now() < deadline, "{name} has {faults:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(world.store.rule("good").await.unwrap().unwrap().faults.count, 0);
+}
+
+/// Evaluation is stopped between two rules; what was not judged comes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn costly_rules_do_not_hold_up_a_stop() {
+    let world = World::open();
+    let all = "event.custom_event.string_params.all";
+    for n in 0..50 {
+        let costly = format!("{all}(a, {all}(b, {all}(c, {all}(d, a != b + c + d + '{n}'))))");
+        world.rule(json!({"name": format!("costly {n}"), "expression": costly})).await;
+    }
+    let mut event = custom("shop", "tick");
+    let Some(Payload::CustomEvent(payload)) = &mut event.payload else { panic!("a custom event") };
+    payload.string_params = (0..200).map(|n| (format!("key {n}"), "x".repeat(100))).collect();
+    world.publish(vec![event; 1_000]).await;
+    let stop = CancellationToken::new();
+    let engine = run_engine(EngineSettings::default(), world.bus.clone(), world.store.clone(), stop.clone());
+    let (done, ended) = tokio::sync::oneshot::channel();
+    world.tasks.spawn(async move {
+        let _ = done.send(engine.await.map_err(|error| error.to_string()));
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let started = Instant::now();
+    stop.cancel();
+    ended.await.unwrap().unwrap();
+    // 50,000 evaluations of some milliseconds each were left.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }

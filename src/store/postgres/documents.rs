@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Engine, Wake, damaged, failed, is_keepable, timestamp, webhooks};
 use crate::store::document::Document;
-use crate::store::{Actions, Page, PageRequest, StoreError, StoreErrorKind, cursor};
+use crate::store::{Actions, DocumentFaults, Faults, Page, PageRequest, StoreError, StoreErrorKind, cursor};
 
 impl Engine {
     pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
@@ -46,11 +46,7 @@ impl Engine {
         let after = cursor::after::<[u8; 16]>(D::LIST, &page)?.map(Uuid::from_bytes);
         self.call(context, async {
             let mut client = self.client(context).await?;
-            let sql = format!(
-                "SELECT id, document, created_at, updated_at FROM {} WHERE $1::uuid IS NULL OR id > $1
-                 ORDER BY id LIMIT $2",
-                D::TABLE
-            );
+            let sql = format!("{} WHERE $1::uuid IS NULL OR d.id > $1 ORDER BY d.id LIMIT $2", select::<D>());
             let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
             let rows = rows.iter().map(stored::<D>).collect::<Result<Vec<_>, _>>()?;
             client.whole = true;
@@ -94,6 +90,7 @@ impl Engine {
                 let sql = format!("DELETE FROM {} WHERE id = $1", D::TABLE);
                 tx.execute(&sql, &[&id]).await.map_err(failed(context))?;
                 use_webhooks(&*tx, id, &[]).await?;
+                forget_faults(&*tx, id).await?;
                 tx.execute("DELETE FROM anomaly_states WHERE config_id = $1", &[&id]).await.map_err(failed(context))?;
             }
             self.commit(tx, if id.is_some() { Wake::Changes } else { Wake::Nobody }, context).await?;
@@ -102,6 +99,45 @@ impl Engine {
         })
         .await
     }
+
+    pub(in crate::store) async fn add_faults(&self, faults: Vec<DocumentFaults>) -> Result<(), StoreError> {
+        let context = "add faults";
+        let mut faults = faults;
+        // In one order everywhere, so that two processes do not wait for each other's rows.
+        faults.sort_by_key(|of| of.id);
+        let faults = &faults;
+        self.retrying(context, || async move {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let sql = "INSERT INTO faults AS f (document_id, count, last_at, last_error)
+                       SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT 1 FROM rules WHERE id = $1 AND updated_at = $5)
+                           OR EXISTS (SELECT 1 FROM anomaly_configs WHERE id = $1 AND updated_at = $5)
+                       ON CONFLICT (document_id) DO UPDATE SET count = f.count + excluded.count,
+                           last_at = excluded.last_at, last_error = excluded.last_error";
+            for DocumentFaults { id, as_of, faults } in faults {
+                let last_at = faults.last_at.map(Timestamp::as_millisecond);
+                let (count, as_of) = (faults.count as i64, as_of.as_millisecond());
+                tx.execute(sql, &[id, &count, &last_at, &faults.last_error, &as_of]).await.map_err(failed(context))?;
+            }
+            self.commit(tx, Wake::Nobody, context).await?;
+            client.whole = true;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn select<D: Document>() -> String {
+    format!(
+        "SELECT d.id, d.document, d.created_at, d.updated_at, f.count, f.last_at, f.last_error
+         FROM {} d LEFT JOIN faults f ON f.document_id = d.id",
+        D::TABLE
+    )
+}
+
+async fn forget_faults(client: &impl GenericClient, document: Uuid) -> Result<(), StoreError> {
+    let sql = "DELETE FROM faults WHERE document_id = $1";
+    client.execute(sql, &[&document]).await.map(|_| ()).map_err(failed("forget faults"))
 }
 
 pub(super) async fn create_in<D: Document>(client: &impl GenericClient, mut new: D) -> Result<D::Stored, StoreError> {
@@ -118,14 +154,14 @@ pub(super) async fn create_in<D: Document>(client: &impl GenericClient, mut new:
     let row = client.query_one(&sql, &[&id, &new.name(), &document]).await.map_err(name_taken(context))?;
     use_webhooks(client, id, &webhooks).await?;
     let created = timestamp(row.get(0))?;
-    Ok(new.stored(id, created, created))
+    Ok(new.stored(id, Faults::default(), created, created))
 }
 
 pub(super) async fn get_in<D: Document>(
     client: &impl GenericClient,
     id: Uuid,
 ) -> Result<Option<D::Stored>, StoreError> {
-    let sql = format!("SELECT id, document, created_at, updated_at FROM {} WHERE id = $1", D::TABLE);
+    let sql = format!("{} WHERE d.id = $1", select::<D>());
     let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read document"))?;
     Ok(row.map(|row| stored::<D>(&row)).transpose()?.map(|(_, stored)| stored))
 }
@@ -151,7 +187,8 @@ pub(super) async fn replace_in<D: Document>(
     let row = client.query_opt(&sql, &[&id, &new.name(), &document, &as_of]).await.map_err(name_taken(context))?;
     let row = row.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
     use_webhooks(client, id, &webhooks).await?;
-    Ok(new.stored(id, timestamp(row.get(0))?, timestamp(row.get(1))?))
+    forget_faults(client, id).await?;
+    Ok(new.stored(id, Faults::default(), timestamp(row.get(0))?, timestamp(row.get(1))?))
 }
 
 /// The id behind an id or a name. An id wins over a name that looks like one. `lock` is `FOR UPDATE` or nothing.
@@ -222,5 +259,10 @@ async fn use_webhooks(client: &impl GenericClient, user: Uuid, webhooks: &[Uuid]
 fn stored<D: Document>(row: &Row) -> Result<([u8; 16], D::Stored), StoreError> {
     let id: Uuid = row.get(0);
     let document: D = serde_json::from_str(row.get(1)).map_err(|error| damaged("read document", error))?;
-    Ok((id.into_bytes(), document.stored(id, timestamp(row.get(2))?, timestamp(row.get(3))?)))
+    let faults = Faults {
+        count: row.get::<_, Option<i64>>(4).unwrap_or(0) as u64,
+        last_at: row.get::<_, Option<i64>>(5).map(timestamp).transpose()?,
+        last_error: row.get(6),
+    };
+    Ok((id.into_bytes(), document.stored(id, faults, timestamp(row.get(2))?, timestamp(row.get(3))?)))
 }

@@ -16,6 +16,7 @@ type Migrations = &'static [(&'static str, &'static str)];
 const MIGRATIONS: Migrations = &[
     ("0001_store", include_str!("../../../sql/postgres/0001_store.sql")),
     ("0002_webhooks", include_str!("../../../sql/postgres/0002_webhooks.sql")),
+    ("0003_faults", include_str!("../../../sql/postgres/0003_faults.sql")),
 ];
 /// The advisory lock of everybody who migrates (`caus` in ASCII).
 const LOCK: i64 = 0x6361_7573;
@@ -130,8 +131,12 @@ mod tests {
     use crate::store::Store;
     use crate::store::postgres::tests::{cluster, settings};
 
-    const NEXT: Migrations =
-        &[MIGRATIONS[0], MIGRATIONS[1], ("0003_next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7")];
+    const NEXT: Migrations = &[
+        MIGRATIONS[0],
+        MIGRATIONS[1],
+        MIGRATIONS[2],
+        ("0004_next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7"),
+    ];
 
     /// What a binary does that has one migration more than the one that made the database.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,11 +151,11 @@ mod tests {
         let error = bring_to(NEXT, &reach, Allowed::Empty).await.unwrap_err();
         let text = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(error.kind, StoreErrorKind::Refused);
-        assert!(text.contains("schema version 2") && text.contains("needs 3: run `causality migrate`"), "{text}");
-        assert_eq!(server.sql(&database, "SELECT max(version) FROM schema_migrations"), "2", "nothing was changed");
+        assert!(text.contains("schema version 3") && text.contains("needs 4: run `causality migrate`"), "{text}");
+        assert_eq!(server.sql(&database, "SELECT max(version) FROM schema_migrations"), "3", "nothing was changed");
 
         let migrated = bring_to(NEXT, &reach, Allowed::Anything).await.unwrap();
-        assert_eq!((migrated.from, migrated.to), (2, 3));
+        assert_eq!((migrated.from, migrated.to), (3, 4));
         assert_eq!(server.sql(&database, "SELECT name || next FROM rules"), "kept7");
         let error = Store::connect_postgres(settings).await.err().unwrap();
         let text = std::error::Error::source(&error).unwrap().to_string();
@@ -207,8 +212,12 @@ mod tests {
     /// A migration that fails leaves the database as it was.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_migration_is_applied_whole_or_not_at_all() {
-        const BROKEN: Migrations =
-            &[MIGRATIONS[0], MIGRATIONS[1], ("0003_broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0")];
+        const BROKEN: Migrations = &[
+            MIGRATIONS[0],
+            MIGRATIONS[1],
+            MIGRATIONS[2],
+            ("0004_broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0"),
+        ];
         let server = cluster();
         let database = server.database();
         let settings = settings(&server, &database);

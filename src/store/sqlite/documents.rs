@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Engine, Wake, anomalies, damaged, failed, now_ms, timestamp, uuid, webhooks};
 use crate::store::document::Document;
-use crate::store::{Actions, Page, PageRequest, StoreError, StoreErrorKind, cursor};
+use crate::store::{Actions, DocumentFaults, Faults, Page, PageRequest, StoreError, StoreErrorKind, cursor};
 
 impl Engine {
     pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
@@ -31,10 +31,7 @@ impl Engine {
         let after = cursor::after::<[u8; 16]>(D::LIST, &page)?;
         let context = "list documents";
         self.read(context, move |connection| {
-            let sql = format!(
-                "SELECT id, document, created_at, updated_at FROM {} WHERE id > ?1 ORDER BY id LIMIT ?2",
-                D::TABLE
-            );
+            let sql = format!("{} WHERE d.id > ?1 ORDER BY d.id LIMIT ?2", select::<D>());
             let mut statement = connection.prepare_cached(&sql).map_err(failed(context))?;
             let first = after.as_ref().map_or(&[][..], |id| &id[..]);
             let rows = statement.query_map(params![first, page.limit as i64 + 1], stored::<D>);
@@ -64,11 +61,47 @@ impl Engine {
                 .execute(&sql, [id.into_bytes()])
                 .and_then(|_| use_webhooks(connection, id, &[]))
                 .and_then(|()| anomalies::forget_states(connection, id))
+                .and_then(|_| forget_faults(connection, id))
                 .map_err(failed(context))?;
             Ok(true)
         })
         .await
     }
+
+    pub(in crate::store) async fn add_faults(&self, faults: Vec<DocumentFaults>) -> Result<(), StoreError> {
+        let context = "add faults";
+        self.write(Wake::Nobody, context, move |connection| {
+            let mut statement = connection
+                .prepare_cached(
+                    "INSERT INTO faults (document_id, count, last_at, last_error)
+                     SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM rules WHERE id = ?1 AND updated_at = ?5)
+                         OR EXISTS (SELECT 1 FROM anomaly_configs WHERE id = ?1 AND updated_at = ?5)
+                     ON CONFLICT (document_id) DO UPDATE SET count = count + excluded.count,
+                         last_at = excluded.last_at, last_error = excluded.last_error",
+                )
+                .map_err(failed(context))?;
+            for DocumentFaults { id, as_of, faults } in &faults {
+                let last_at = faults.last_at.map(Timestamp::as_millisecond);
+                let row =
+                    params![id.into_bytes(), faults.count as i64, last_at, faults.last_error, as_of.as_millisecond()];
+                statement.execute(row).map_err(failed(context))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn select<D: Document>() -> String {
+    format!(
+        "SELECT d.id, d.document, d.created_at, d.updated_at, f.count, f.last_at, f.last_error
+         FROM {} d LEFT JOIN faults f ON f.document_id = d.id",
+        D::TABLE
+    )
+}
+
+fn forget_faults(connection: &Connection, document: Uuid) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM faults WHERE document_id = ?1", [document.into_bytes()]).map(|_| ())
 }
 
 pub(super) fn create<D: Document>(connection: &Connection, mut new: D) -> Result<D::Stored, StoreError> {
@@ -84,11 +117,11 @@ pub(super) fn create<D: Document>(connection: &Connection, mut new: D) -> Result
         .and_then(|_| use_webhooks(connection, id, &webhooks))
         .map_err(failed(context))?;
     let created = timestamp(now).map_err(failed(context))?;
-    Ok(new.stored(id, created, created))
+    Ok(new.stored(id, Faults::default(), created, created))
 }
 
 pub(super) fn get<D: Document>(connection: &Connection, id: Uuid) -> Result<Option<D::Stored>, StoreError> {
-    let sql = format!("SELECT id, document, created_at, updated_at FROM {} WHERE id = ?1", D::TABLE);
+    let sql = format!("{} WHERE d.id = ?1", select::<D>());
     connection
         .query_row(&sql, [id.into_bytes()], stored::<D>)
         .map(|(_, stored)| stored)
@@ -119,8 +152,8 @@ pub(super) fn replace<D: Document>(
         .optional()
         .map_err(failed(context))?;
     let (created, updated) = replaced.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
-    use_webhooks(connection, id, &webhooks).map_err(failed(context))?;
-    Ok(new.stored(id, created, updated))
+    use_webhooks(connection, id, &webhooks).and_then(|()| forget_faults(connection, id)).map_err(failed(context))?;
+    Ok(new.stored(id, Faults::default(), created, updated))
 }
 
 /// The id behind an id or a name. An id wins over a name that looks like one.
@@ -182,5 +215,10 @@ fn use_webhooks(connection: &Connection, user: Uuid, webhooks: &[Uuid]) -> rusql
 fn stored<D: Document>(row: &Row<'_>) -> rusqlite::Result<([u8; 16], D::Stored)> {
     let id: [u8; 16] = row.get(0)?;
     let document: D = serde_json::from_str(row.get_ref(1)?.as_str().map_err(damaged)?).map_err(damaged)?;
-    Ok((id, document.stored(uuid(id), timestamp(row.get(2)?)?, timestamp(row.get(3)?)?)))
+    let faults = Faults {
+        count: row.get::<_, Option<i64>>(4)?.unwrap_or(0) as u64,
+        last_at: row.get::<_, Option<i64>>(5)?.map(timestamp).transpose()?,
+        last_error: row.get(6)?,
+    };
+    Ok((id, document.stored(uuid(id), faults, timestamp(row.get(2)?)?, timestamp(row.get(3)?)?)))
 }

@@ -13,6 +13,7 @@ use crate::store::{StoreError, StoreErrorKind};
 const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_store", include_str!("../../../sql/sqlite/0001_store.sql")),
     ("0002_webhooks", include_str!("../../../sql/sqlite/0002_webhooks.sql")),
+    ("0003_faults", include_str!("../../../sql/sqlite/0003_faults.sql")),
 ];
 
 /// Brings the file to the newest version, all steps in one transaction.

@@ -1,0 +1,67 @@
+//! The name that was probably meant.
+
+/// Names that are listed when none is near.
+const LISTED_MAX: usize = 12;
+
+/// ` (did you mean ...?)`, or what there is when nothing is near and the list is short.
+pub(super) fn suggestion<'n>(written: &str, names: impl IntoIterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    match nearest(written, &names) {
+        Some(name) => format!(" (did you mean `{name}`?)"),
+        None if (1..=LISTED_MAX).contains(&names.len()) => format!(" (there is `{}`)", names.join("`, `")),
+        None => String::new(),
+    }
+}
+
+/// The name with the fewest edits, if they are few for its length.
+fn nearest<'n>(written: &str, names: &[&'n str]) -> Option<&'n str> {
+    let written = written.to_lowercase();
+    let close = |name: &&'n str| {
+        let plain = name.to_lowercase();
+        // `IOS` is meant to be `PLATFORM_IOS`, `total` to be `total_cents`.
+        let part = plain.ends_with(&format!("_{written}")) || plain.starts_with(&format!("{written}_"));
+        (if part && written.len() >= 2 { 0 } else { edits(&written, &plain) }, *name)
+    };
+    let (edits, name) = names.iter().map(close).min_by_key(|(edits, _)| *edits)?;
+    (edits <= 1 + name.len().min(written.len()) / 4).then_some(name)
+}
+
+/// Levenshtein's distance, with a swap of neighbours as one edit.
+fn edits(a: &str, b: &str) -> usize {
+    // Nobody means a name by a text of another order of length.
+    if a.len().abs_diff(b.len()) > 32 || a.len() > 256 {
+        return usize::MAX;
+    }
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let (mut before, mut last) = (vec![0; b.len() + 1], (0..=b.len()).collect::<Vec<usize>>());
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let swap = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            let change = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = change.min(last[j] + 1).min(row[j - 1] + 1);
+            if swap {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_probably_meant_is_named() {
+        let names = ["commerce", "custom", "interaction", "screen", "system", "user"];
+        assert_eq!(suggestion("commerse", names), " (did you mean `commerce`?)");
+        assert_eq!(suggestion("COMMERCE", names), " (did you mean `commerce`?)");
+        assert_eq!(suggestion("usre", names), " (did you mean `user`?)");
+        assert!(suggestion("zzzzzzzz", names).starts_with(" (there is `commerce`, "));
+        assert_eq!(suggestion("IOS", ["PLATFORM_UNSPECIFIED", "PLATFORM_IOS"]), " (did you mean `PLATFORM_IOS`?)");
+        assert_eq!(suggestion("total", ["total_cents", "cart_id"]), " (did you mean `total_cents`?)");
+        assert_eq!(suggestion(&"x".repeat(10_000), vec!["a"; 40]), "");
+    }
+}

@@ -1,0 +1,156 @@
+//! Regular expressions that a person, or an event, brings.
+//!
+//! Invariant: compiling one is bounded by its size, and matching is charged for what it can cost at worst:
+//! the length of the text times the size of the pattern.
+
+use std::fmt::Write as _;
+
+use regex::{Regex, RegexBuilder};
+
+use super::budget::{Budget, Exhausted};
+
+/// Bytes of a pattern's text.
+pub(super) const PATTERN_BYTES_MAX: usize = 1_024;
+/// Bytes that a compiled pattern may take, in the sizes in which it is tried, with the steps that it costs to match
+/// each of them with a KiB of text.
+const CLASSES: [(usize, usize); 4] = [(16 << 10, 128), (64 << 10, 512), (256 << 10, 2_048), (1 << 20, 8_192)];
+/// Bytes that all compiled patterns of one rule may take.
+pub(super) const COMPILED_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a pattern that is not in the rule but comes from the event.
+const DYNAMIC_BYTES_MAX: usize = 256;
+/// Steps to compile such a pattern.
+const DYNAMIC_STEPS: usize = 5_000;
+
+/// A compiled pattern.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern {
+    regex: Regex,
+    steps_a_kib: usize,
+    /// What it takes at most once it is compiled.
+    bytes_max: usize,
+}
+
+impl Pattern {
+    /// Compiles a pattern; the error is one clause for the person who wrote it.
+    pub(super) fn compile(source: &str) -> Result<Self, String> {
+        if source.len() > PATTERN_BYTES_MAX {
+            return Err(format!("must be at most {PATTERN_BYTES_MAX} bytes long"));
+        }
+        Self::build(source, &CLASSES)
+    }
+
+    /// A pattern that an event brought: `None` when it is no regular expression, or too large a one.
+    pub(super) fn dynamic(source: &str, budget: &mut Budget) -> Result<Option<Self>, Exhausted> {
+        budget.steps(DYNAMIC_STEPS)?;
+        if source.len() > DYNAMIC_BYTES_MAX {
+            return Ok(None);
+        }
+        Ok(Self::build(source, &CLASSES[..1]).ok())
+    }
+
+    fn build(source: &str, classes: &[(usize, usize)]) -> Result<Self, String> {
+        for (compiled_bytes_max, steps_a_kib) in classes {
+            match RegexBuilder::new(source).size_limit(*compiled_bytes_max).build() {
+                Ok(regex) => {
+                    return Ok(Self { regex, steps_a_kib: *steps_a_kib, bytes_max: *compiled_bytes_max });
+                }
+                Err(regex::Error::CompiledTooBig(_)) => {}
+                // The message repeats the pattern and ends in a line that names the mistake.
+                Err(other) => {
+                    let message = other.to_string();
+                    let reason = message.lines().last().unwrap_or_default();
+                    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+                    return Err(format!("is not a regular expression: {reason}"));
+                }
+            }
+        }
+        Err(format!("compiles to more than {} bytes", classes.last().map_or(0, |(bytes, _)| *bytes)))
+    }
+
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    pub(super) fn is_match(&self, text: &str, budget: &mut Budget) -> Result<bool, Exhausted> {
+        budget.steps(1 + text.len().saturating_mul(self.steps_a_kib) / 1_024)?;
+        Ok(self.regex.is_match(text))
+    }
+}
+
+/// An I-Regexp (RFC 9485), as JSONPath's `match` and `search` have it, in the syntax of [`Pattern`].
+pub(super) fn from_i_regexp(source: &str, whole: bool) -> String {
+    let mut out = String::with_capacity(source.len() + 16);
+    let mut in_class = false;
+    let mut chars = source.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => {
+                out.push(c);
+                out.extend(chars.next());
+            }
+            '[' if !in_class => {
+                in_class = true;
+                out.push(c);
+            }
+            ']' => {
+                in_class = false;
+                out.push(c);
+            }
+            // It matches neither of the two ends of lines.
+            '.' if !in_class => out.push_str(r"[^\n\r]"),
+            // In an I-Regexp these are characters like any other.
+            '^' | '$' if !in_class => {
+                let _ = write!(out, "\\{c}");
+            }
+            _ => out.push(c),
+        }
+    }
+    if whole { format!(r"\A(?:{out})\z") } else { out }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn what_would_compile_to_much_is_refused_quickly() {
+        for source in [r"((\w{9}){9}){9}", "(a{1000}){1000}", r"(?i)((\pL{5}){50}){50}", "((((a{9}){9}){9}){9}){9}"] {
+            let started = Instant::now();
+            assert!(Pattern::compile(source).unwrap_err().starts_with("compiles to more than"), "{source}");
+            assert!(started.elapsed().as_millis() < 500, "{source} {:?}", started.elapsed());
+        }
+        assert_eq!(Pattern::compile("a(b").unwrap_err(), "is not a regular expression: unclosed group");
+        assert!(Pattern::compile(&"a".repeat(PATTERN_BYTES_MAX + 1)).unwrap_err().starts_with("must be at most"));
+    }
+
+    #[test]
+    fn matching_is_charged_by_text_and_pattern() {
+        let cost = |source: &str, length: usize| {
+            let mut budget = Budget::full();
+            Pattern::compile(source).unwrap().is_match(&"a".repeat(length), &mut budget).map(|_| budget.used())
+        };
+        assert!(cost("error: .*timeout", 250_000).unwrap() < 50_000);
+        assert!(cost(r"^[\w.]+@\w+\.[a-z]{2,10}$", 1_000).unwrap() < 10_000);
+        assert_eq!(cost(r"[ab]*a[ab]{900}z", 250_000), Err(Exhausted));
+        let mut budget = Budget::full();
+        assert!(Pattern::dynamic("a+", &mut budget).unwrap().is_some());
+        assert!(Pattern::dynamic("(", &mut budget).unwrap().is_none());
+        assert!(Pattern::dynamic(&"a".repeat(300), &mut budget).unwrap().is_none());
+        assert!(std::iter::repeat_with(|| Pattern::dynamic("a", &mut budget)).take(100).any(|tried| tried.is_err()));
+    }
+
+    #[test]
+    fn an_i_regexp_reads_as_its_standard_says() {
+        let matches = |source: &str, whole: bool, text: &str| {
+            let pattern = Pattern::compile(&from_i_regexp(source, whole)).unwrap();
+            pattern.is_match(text, &mut Budget::full()).unwrap()
+        };
+        assert!(matches("a.b", true, "axb") && !matches("a.b", true, "a\nb") && !matches("a.b", true, "a\rb"));
+        assert!(matches("a|b", true, "b") && !matches("a|b", true, "bb") && matches("a|b", false, "xbx"));
+        assert!(matches(r"1\.5", true, "1.5") && !matches(r"1\.5", true, "1x5"));
+        assert!(matches("[.]", true, ".") && !matches("[.]", true, "x"));
+        assert!(matches("[^.]", true, "x"));
+    }
+}
