@@ -76,7 +76,7 @@ fn only_the_fatal_one_is_buried(fault: &str, consumer: &str, more: &[(&str, &str
     // Something to judge by, or the reaction passes over all.
     server.admin_create(
         "/rules",
-        &json!({"name": "logins", "event_type": "user.login", "actions": {"publish": ["a.b"]}}),
+        &json!({"name": "logins", "event_category": "user", "actions": {"publish_subjects": ["alerts.{app_id}.login"]}}),
     );
     let mut ids = send(&server, 0..40);
     let fatal = json!({"event": {"id": "fatal", "appId": "shop", "deviceId": FATAL, "userLogin": {}}});
