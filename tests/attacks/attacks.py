@@ -92,7 +92,10 @@ async def send(tcp, data):
 
 
 async def until_closed(tcp):
-    while await asyncio.get_running_loop().sock_recv(tcp, 65536):
+    try:
+        while await asyncio.get_running_loop().sock_recv(tcp, 65536):
+            pass
+    except OSError:
         pass
 
 
