@@ -142,7 +142,8 @@ impl Record {
 
 /// The process ends in order: no trial that is under way counts.
 pub(super) async fn withdraw_all(shared: &Arc<Shared>) {
-    for OpenTrial { consumer, messages } in std::mem::take(&mut *lock(&shared.open_trials)) {
+    let open = std::mem::take(&mut *lock(&shared.open_trials));
+    for OpenTrial { consumer, messages } in open {
         let record = Record::new(shared.clone(), consumer);
         let withdrawn = record.change(|book| book.end(&messages, TrialEnd::Withdrawn));
         if !matches!(tokio::time::timeout(shared.settings.timeout, withdrawn).await, Ok(Ok(()))) {
