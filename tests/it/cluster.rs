@@ -85,7 +85,13 @@ impl Cluster {
     }
 
     pub(crate) fn role(&self, role: &'static str, number: usize) -> Server {
-        Server::start_role(&self.process_dir(role, number), role, &self.environment)
+        self.role_with(role, number, &[])
+    }
+
+    pub(crate) fn role_with(&self, role: &'static str, number: usize, more: &[(&str, String)]) -> Server {
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let environment: Vec<(String, String)> = self.environment.iter().cloned().chain(more).collect();
+        Server::start_role(&self.process_dir(role, number), role, &environment)
     }
 
     fn process_dir(&self, role: &str, number: usize) -> PathBuf {
@@ -223,8 +229,25 @@ fn kill_any_part(cluster: &mut Cluster, cycles: usize) {
     servers[4].admin_create("/rules", &load::rule("ops"));
     std::thread::sleep(HEARD_WITHIN);
     let load = Load::start_keyed(&[&servers[0].http, &servers[1].http]);
+    kill_parts(cluster, &mut servers, from_environment("CAUSALITY_CHAOS_CYCLES", cycles));
+    let before = load.acknowledged();
+    wait_until("load goes on after the last kill", || load.acknowledged() > before + 500);
+    assert!(load.sent_again() > 0, "no kill left a request unanswered");
+    let acknowledged = load.stop();
+    for server in &servers {
+        server.wait_ready();
+    }
+    cluster.wait_settled(&servers[5]);
+    for mut server in servers {
+        assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());
+    }
+    cluster.check(&receiver, &acknowledged);
+}
+
+/// Kills two gateways, two sinks, two reactions, NATS and PostgreSQL in turn.
+pub(crate) fn kill_parts(cluster: &mut Cluster, servers: &mut [Server], cycles: usize) {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", cycles) {
+    for cycle in 0..cycles {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         std::thread::sleep(Duration::from_millis(200 + (state >> 33) % 800));
         match cycle % 8 {
@@ -240,18 +263,6 @@ fn kill_any_part(cluster: &mut Cluster, cycles: usize) {
             victim => servers[(victim + 2) % 6].kill_and_restart(),
         }
     }
-    let before = load.acknowledged();
-    wait_until("load goes on after the last kill", || load.acknowledged() > before + 500);
-    assert!(load.sent_again() > 0, "no kill left a request unanswered");
-    let acknowledged = load.stop();
-    for server in &servers {
-        server.wait_ready();
-    }
-    cluster.wait_settled(&servers[5]);
-    for mut server in servers {
-        assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());
-    }
-    cluster.check(&receiver, &acknowledged);
 }
 
 /// A process that stands still for longer than its leases, of messages and of deliveries, wakes up believing that

@@ -3,6 +3,8 @@
 
 mod bus_settings;
 mod chaos;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod cluster;
 mod command_line;
 mod crowds;

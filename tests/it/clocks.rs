@@ -1,0 +1,152 @@
+//! Nothing is lost or doubled when clocks disagree by hours: a process's with that of its files and its servers, those
+//! of several processes, and a clock that jumps.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cluster::{Cluster, HEARD_WITHIN, from_environment, kill_parts};
+use crate::harness::{Receiver, Server, wait_until};
+use crate::load::{self, Load};
+
+const HOUR_S: i64 = 3_600;
+/// Kills of the default run for each offset; `CAUSALITY_CHAOS_CYCLES` asks for more.
+const KILL_CYCLES: usize = 8;
+
+/// The shim of `clock.c`, compiled once.
+static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clock-{}.so", std::process::id()));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clock.c");
+    let status = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    assert!(status.expect("run cc").success(), "clock.c does not compile");
+    library
+});
+
+/// A wall clock that is off, for the processes started with its environment.
+struct Clock(PathBuf);
+
+impl Clock {
+    fn off_by(dir: &Path, seconds: i64) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let clock = Self(dir.join(format!("clock-{}", COUNT.fetch_add(1, Ordering::Relaxed))));
+        clock.set(seconds);
+        clock
+    }
+
+    /// Takes effect at once in running processes.
+    fn set(&self, seconds: i64) {
+        use std::os::unix::fs::FileExt;
+        // Written in place: the processes have it mapped.
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(&self.0).unwrap();
+        file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+    }
+
+    fn environment(&self) -> [(&'static str, String); 2] {
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        [("LD_PRELOAD", text(&SHIM)), ("CAUSALITY_TEST_CLOCK", text(&self.0))]
+    }
+}
+
+#[test]
+fn kill_9_with_files_an_hour_from_the_clock_loses_and_doubles_nothing() {
+    for offset in [HOUR_S, -HOUR_S] {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::off_by(dir.path(), offset).environment();
+        let mut environment: Vec<(&str, &str)> = clock.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        environment.push(("BATCH_FLUSH_INTERVAL", "10ms"));
+        let mut server = Server::start(dir.path(), &environment);
+        let receiver = Receiver::start();
+        server.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
+        server.admin_create("/rules", &load::rule("ops"));
+        let load = Load::start_keyed(&[&server.http]);
+        for cycle in 0..from_environment("CAUSALITY_CHAOS_CYCLES", KILL_CYCLES) {
+            std::thread::sleep(Duration::from_millis(40 + 97 * (cycle as u64 % 7)));
+            server.kill_and_restart();
+        }
+        let before = load.acknowledged();
+        wait_until("load goes on after the last kill", || load.acknowledged() > before + 500);
+        let acknowledged = load.stop();
+        server.wait_drained();
+        wait_settled(&server);
+        assert!(server.terminate(Duration::from_secs(35)).success());
+        load::check_warehouse(&server.warehouse(), &acknowledged);
+        load::check_deliveries(&receiver, &acknowledged);
+    }
+}
+
+/// The servers of NATS, PostgreSQL and S3 have the right time; no process has.
+#[test]
+fn kill_9_in_a_cluster_with_clocks_an_hour_apart_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let clocks = [HOUR_S, -HOUR_S].map(|offset| Clock::off_by(dir.path(), offset).environment());
+    let mut cluster = Cluster::start(&[]);
+    let receiver = Receiver::start();
+    let mut servers: Vec<Server> = ["gateway", "gateway", "sink", "sink", "reaction", "reaction"]
+        .into_iter()
+        .enumerate()
+        .map(|(number, role)| cluster.role_with(role, number, &clocks[number % 2]))
+        .collect();
+    servers[4].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
+    servers[4].admin_create("/rules", &load::rule("ops"));
+    std::thread::sleep(HEARD_WITHIN);
+    let load = Load::start_keyed(&[&servers[0].http, &servers[1].http]);
+    kill_parts(&mut cluster, &mut servers, from_environment("CAUSALITY_CHAOS_CYCLES", KILL_CYCLES));
+    let before = load.acknowledged();
+    wait_until("load goes on after the last kill", || load.acknowledged() > before + 500);
+    let acknowledged = load.stop();
+    servers.iter().for_each(Server::wait_ready);
+    cluster.wait_settled(&servers[5]);
+    for mut server in servers {
+        assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());
+    }
+    cluster.check(&receiver, &acknowledged);
+}
+
+/// Work goes on while the clock jumps by hours, forwards and back: events land, and what is to be tried again is tried
+/// again soon, not when the clock has caught up.
+#[test]
+fn a_clock_that_jumps_by_hours_delays_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::off_by(dir.path(), 0);
+    let shim = clock.environment();
+    let mut environment: Vec<(&str, &str)> = shim.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    environment.push(("BATCH_FLUSH_INTERVAL", "50ms"));
+    environment.push(("DISPATCHER_INITIAL_BACKOFF", "500ms"));
+    let server = Server::start(dir.path(), &environment);
+    // Every third attempt succeeds.
+    let attempts = AtomicUsize::new(0);
+    let receiver = Receiver::answering(move |_| match attempts.fetch_add(1, Ordering::Relaxed) % 3 {
+        2 => 200,
+        _ => 500,
+    });
+    server.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
+    server.admin_create("/rules", &load::rule("ops"));
+    let load = Load::start_keyed_paced(&[&server.http], Duration::from_millis(100));
+    let jumps = [3 * HOUR_S, 0, -3 * HOUR_S, 0];
+    for offset in jumps {
+        let (before, hooks) = (load.acknowledged(), receiver.count());
+        wait_until("load goes on", || load.acknowledged() > before + 400);
+        wait_until("webhooks are called", || receiver.count() > hooks + 10);
+        clock.set(offset);
+    }
+    let before = load.acknowledged();
+    wait_until("load goes on after the last jump", || load.acknowledged() > before + 400);
+    let acknowledged = load.stop();
+    server.wait_drained();
+    wait_settled(&server);
+    wait_until("no row waits for its file", || server.admin_get("/status")["sink"]["open_rows"] == 0);
+    load::check_warehouse(&server.warehouse(), &acknowledged);
+    load::check_deliveries(&receiver, &acknowledged);
+}
+
+fn wait_settled(server: &Server) {
+    wait_until("no delivery is owed any more", || {
+        ["pending", "in_progress"].iter().all(|status| {
+            server.admin_get(&format!("/deliveries?status={status}&limit=1"))["items"].as_array().unwrap().is_empty()
+        })
+    });
+}
