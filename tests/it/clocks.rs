@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
@@ -14,6 +15,8 @@ use crate::harness::{Receiver, Server, wait_until};
 use crate::load::{self, Load};
 
 const HOUR_S: i64 = 3_600;
+/// As far as S3 lets the clock of a client be off, less a little.
+const SIGNATURE_SKEW_S: i64 = 14 * 60;
 /// Kills of the default run for each offset; `CAUSALITY_CHAOS_CYCLES` asks for more.
 const KILL_CYCLES: usize = 8;
 
@@ -21,7 +24,8 @@ const KILL_CYCLES: usize = 8;
 static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
     let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clock-{}.so", std::process::id()));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clock.c");
-    let status = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    let status =
+        Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
     assert!(status.expect("run cc").success(), "clock.c does not compile");
     library
 });
@@ -48,6 +52,46 @@ impl Clock {
     fn environment(&self) -> [(&'static str, String); 2] {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         [("LD_PRELOAD", text(&SHIM)), ("CAUSALITY_TEST_CLOCK", text(&self.0))]
+    }
+}
+
+/// Makes the files of a directory seem an hour old as soon as they are there.
+struct Aging(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Aging {
+    fn of(dir: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                age(&dir);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self(stop, Some(thread))
+    }
+}
+
+impl Drop for Aging {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.1.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn age(dir: &Path) {
+    let old = SystemTime::now() - Duration::from_secs(HOUR_S as u64);
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            age(&entry.path());
+        } else if metadata.modified().is_ok_and(|modified| modified > old + Duration::from_secs(60))
+            && let Ok(file) = std::fs::File::options().write(true).open(entry.path())
+        {
+            let _ = file.set_modified(old);
+        }
     }
 }
 
@@ -78,17 +122,19 @@ fn kill_9_with_files_an_hour_from_the_clock_loses_and_doubles_nothing() {
     }
 }
 
-/// The servers of NATS, PostgreSQL and S3 have the right time; no process has.
+/// The servers of NATS and PostgreSQL have the right time and no process has; the files of the bucket seem an hour old.
 #[test]
 fn kill_9_in_a_cluster_with_clocks_an_hour_apart_loses_and_doubles_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let clocks = [HOUR_S, -HOUR_S].map(|offset| Clock::off_by(dir.path(), offset).environment());
+    let offset = |role| if role == "sink" { SIGNATURE_SKEW_S } else { HOUR_S };
+    let clock = |role, sign: i64| Clock::off_by(dir.path(), sign * offset(role)).environment();
     let mut cluster = Cluster::start(&[]);
+    let _aging = Aging::of(cluster.bucket());
     let receiver = Receiver::start();
     let mut servers: Vec<Server> = ["gateway", "gateway", "sink", "sink", "reaction", "reaction"]
         .into_iter()
         .enumerate()
-        .map(|(number, role)| cluster.role_with(role, number, &clocks[number % 2]))
+        .map(|(number, role)| cluster.role_with(role, number, &clock(role, 1 - 2 * (number as i64 % 2))))
         .collect();
     servers[4].admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     servers[4].admin_create("/rules", &load::rule("ops"));
