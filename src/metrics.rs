@@ -289,6 +289,18 @@ const HELP: &[(Kind, &str, &str)] = {
         ),
         (Counter, "causality_gateway_requests_total", "Requests to the gateway, by route and status code."),
         (Histogram, "causality_gateway_request_seconds", "Time from the head of a request to its reply, by route."),
+        (Gauge, "causality_http_memory_bytes", "Bytes that requests, connections and unread replies hold."),
+        (Gauge, "causality_http_memory_bytes_max", "Bytes that they may hold (http_memory_max)."),
+        (
+            Counter,
+            "causality_http_refused_for_memory_total",
+            "Requests answered 503 because all the memory for requests was held.",
+        ),
+        (
+            Counter,
+            "causality_http_cut_for_memory_total",
+            "Requests and connections cut because they held memory longest without progress while it was short.",
+        ),
         (Counter, "causality_task_restarts_total", "Restarts of a service that failed, by service."),
         (Gauge, "causality_ready", "1 while the process takes traffic, else 0."),
         (Counter, "causality_bus_published_total", "Messages stored on the bus."),
