@@ -128,7 +128,7 @@ pub(super) fn outcome(
     random: f64,
 ) -> DeliveryOutcome {
     let attempts = delivery.attempts.saturating_add(1);
-    let mut next_attempt_at_ms = None;
+    let mut wait_ms = None;
     let status = if answer.delivered() {
         DeliveryStatus::Delivered
     } else if answer.gone() {
@@ -141,7 +141,7 @@ pub(super) fn outcome(
             Answer::Nothing(_) => Duration::ZERO,
         };
         let wait = plan.backoff.delay(attempts, random).max(asked);
-        next_attempt_at_ms = Some(attempted_at_ms.saturating_add(wait.as_millis() as i64));
+        wait_ms = Some(wait.as_millis() as i64);
         DeliveryStatus::Pending
     };
     let status_code = match answer {
@@ -149,7 +149,7 @@ pub(super) fn outcome(
         Answer::Nothing(_) => None,
     };
     let error = answer.error();
-    DeliveryOutcome { id: delivery.id, status, attempts, attempted_at_ms, next_attempt_at_ms, status_code, error }
+    DeliveryOutcome { id: delivery.id, status, attempts, attempted_at_ms, wait_ms, status_code, error }
 }
 
 /// `Retry-After` as seconds, however many, or as a date in any of the three forms of RFC 9110. A date is compared with
@@ -232,7 +232,7 @@ mod tests {
         for code in [301, 307, 400, 404, 429, 500, 503] {
             let outcome = after(0, code, None);
             assert_eq!(outcome.status, DeliveryStatus::Pending, "{code}");
-            assert_eq!(outcome.next_attempt_at_ms, Some(2_000), "{code}");
+            assert_eq!(outcome.wait_ms, Some(1_000), "{code}");
             assert!(outcome.error.is_some());
         }
         assert_eq!(after(0, 302, None).error.as_deref(), Some("HTTP 302 Found: not followed"));
@@ -241,18 +241,18 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_last_attempt() {
-        assert_eq!(after(1, 500, None).next_attempt_at_ms, Some(3_000));
-        assert_eq!(after(3, 500, None).next_attempt_at_ms, Some(9_000));
+        assert_eq!(after(1, 500, None).wait_ms, Some(2_000));
+        assert_eq!(after(3, 500, None).wait_ms, Some(8_000));
         let last = after(4, 500, None);
-        assert_eq!((last.status, last.attempts, last.next_attempt_at_ms), (DeliveryStatus::DeadLetter, 5, None));
+        assert_eq!((last.status, last.attempts, last.wait_ms), (DeliveryStatus::DeadLetter, 5, None));
         assert_eq!(after(4, 200, None).status, DeliveryStatus::Delivered);
     }
 
     #[test]
     fn retry_after_lengthens_the_wait_within_its_bound() {
-        assert_eq!(after(0, 503, Some(60)).next_attempt_at_ms, Some(61_000));
-        assert_eq!(after(0, 503, Some(0)).next_attempt_at_ms, Some(2_000));
-        assert_eq!(after(0, 429, Some(1_000_000)).next_attempt_at_ms, Some(3_601_000));
+        assert_eq!(after(0, 503, Some(60)).wait_ms, Some(60_000));
+        assert_eq!(after(0, 503, Some(0)).wait_ms, Some(1_000));
+        assert_eq!(after(0, 429, Some(1_000_000)).wait_ms, Some(3_600_000));
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(read("4294967296"), Some(Duration::from_secs(4_294_967_296)));
         assert_eq!(read(&"9".repeat(40)), Some(Duration::from_secs(u64::MAX)));
         let huge = Answer::Status { code: StatusCode::SERVICE_UNAVAILABLE, retry_after: read(&"9".repeat(40)) };
-        assert_eq!(outcome(&delivery(0), &huge, 1_000, &PLAN, 1.0).next_attempt_at_ms, Some(3_601_000));
+        assert_eq!(outcome(&delivery(0), &huge, 1_000, &PLAN, 1.0).wait_ms, Some(3_600_000));
         assert_eq!(huge.pause(PLAN.retry_after_max), Some(PLAN.retry_after_max));
         for text in ["-1", "soon", "", "1.5", "+5"] {
             assert_eq!(read(text), None, "{text}");

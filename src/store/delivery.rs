@@ -170,11 +170,12 @@ impl RetryFilter {
 #[derive(Clone, Debug)]
 pub struct DeliveryOutcome {
     pub id: Uuid,
-    /// `Delivered`, `Pending` (try again at `next_attempt_at_ms`), `Failed` (will not be tried again), `DeadLetter`.
+    /// `Delivered`, `Pending` (try again after `wait_ms`), `Failed` (will not be tried again), `DeadLetter`.
     pub status: DeliveryStatus,
     pub attempts: u32,
     pub attempted_at_ms: i64,
-    pub next_attempt_at_ms: Option<i64>,
+    /// A wait, not a time: the clocks of the store and of whoever sends may differ.
+    pub wait_ms: Option<i64>,
     pub status_code: Option<u16>,
     pub error: Option<String>,
 }

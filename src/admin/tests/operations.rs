@@ -58,7 +58,7 @@ async fn deliveries_are_listed_filtered_and_retried() {
         status: DeliveryStatus::DeadLetter,
         attempts: 5,
         attempted_at_ms: 1,
-        next_attempt_at_ms: None,
+        wait_ms: None,
         status_code: None,
         error: Some("refused".to_owned()),
     };
@@ -76,7 +76,7 @@ async fn retry_by_time(admin: &Admin, ids: &[Uuid]) {
         status: DeliveryStatus::Failed,
         attempts: 5,
         attempted_at_ms: 1,
-        next_attempt_at_ms: None,
+        wait_ms: None,
         status_code: None,
         error: Some("refused".to_owned()),
     };

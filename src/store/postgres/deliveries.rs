@@ -142,10 +142,10 @@ impl Engine {
         let statuses: Vec<&str> = outcomes.iter().map(|outcome| outcome.status.text()).collect();
         let attempts: Vec<i32> = outcomes.iter().map(|outcome| outcome.attempts as i32).collect();
         // Ages and waits, since the database has its own clock.
-        let ages: Vec<i64> = outcomes.iter().map(|outcome| now_ms - outcome.attempted_at_ms).collect();
+        let ages: Vec<i64> = outcomes.iter().map(|outcome| (now_ms - outcome.attempted_at_ms).max(0)).collect();
         let wait = |outcome: &DeliveryOutcome| {
             let pending = outcome.status == DeliveryStatus::Pending;
-            pending.then(|| outcome.next_attempt_at_ms.map_or(0, |at| (at - now_ms).max(0)))
+            pending.then(|| outcome.wait_ms.unwrap_or(0))
         };
         let waits: Vec<Option<i64>> = outcomes.iter().map(wait).collect();
         let codes: Vec<Option<i32>> = outcomes.iter().map(|outcome| outcome.status_code.map(i32::from)).collect();

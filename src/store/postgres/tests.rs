@@ -252,7 +252,7 @@ async fn many_dispatchers_share_the_deliveries() {
                 status: DeliveryStatus::Delivered,
                 attempts: 1,
                 attempted_at_ms: jiff::Timestamp::now().as_millisecond(),
-                next_attempt_at_ms: None,
+                wait_ms: None,
                 status_code: Some(200),
                 error: None,
             };

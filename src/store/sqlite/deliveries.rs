@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Engine, Wake, damaged, failed, now_ms, timestamp, uuid};
+use super::{Engine, Wake, clock, damaged, failed, now_ms, timestamp, uuid};
 use crate::store::delivery::{GIVE_UP_ROWS_MAX, RETENTION_MS, WAITED_TOO_LONG};
 use crate::store::{
     ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, OwedBounds, Page, PageRequest, RETRIES_MAX,
@@ -150,13 +150,15 @@ impl Engine {
 /// Makes due what a process that died had claimed: this process is the only one that claims.
 pub(super) fn release_leases(connection: &Connection) -> Result<(), StoreError> {
     let sql = "UPDATE deliveries SET status = 'pending', due_at = ?1 WHERE status = 'in_progress'";
-    match connection.execute(sql, [now_ms()]).map_err(failed("release leases")) {
+    let released =
+        clock::follow_since_last_run(connection).and_then(|()| connection.execute(sql, [now_ms()]).map(drop));
+    match released.map_err(failed("release leases")) {
         // They end by themselves: a full disk need not keep the process from starting.
         Err(error) if error.kind == StoreErrorKind::Full => {
             tracing::warn!("the disk is full; deliveries of the last run are sent when their leases end");
             Ok(())
         }
-        released => released.map(|_| ()),
+        released => released,
     }
 }
 
@@ -264,7 +266,7 @@ fn finish(connection: &Connection, outcome: &DeliveryOutcome) -> rusqlite::Resul
         outcome.status.text(),
         outcome.attempts,
         outcome.attempted_at_ms,
-        pending.then(|| outcome.next_attempt_at_ms.unwrap_or_else(now_ms)),
+        pending.then(|| now_ms().saturating_add(outcome.wait_ms.unwrap_or(0))),
         outcome.status_code,
         outcome.error,
         (!pending).then(now_ms),

@@ -4,6 +4,7 @@
 //! last commit. An fsync that failed ends the process, since nobody knows then what is stored.
 
 mod anomalies;
+mod clock;
 mod deliveries;
 mod documents;
 mod effects;

@@ -319,7 +319,7 @@ async fn concurrent_use_cases_share_commits() {
             status: DeliveryStatus::Delivered,
             attempts: 1,
             attempted_at_ms: 1,
-            next_attempt_at_ms: None,
+            wait_ms: None,
             status_code: Some(200),
             error: None,
         });
@@ -348,7 +348,7 @@ async fn deliveries_that_ended_long_ago_are_forgotten() {
         status,
         attempts: 1,
         attempted_at_ms: 1,
-        next_attempt_at_ms: None,
+        wait_ms: None,
         status_code: None,
         error: None,
     });

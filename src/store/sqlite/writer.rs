@@ -8,6 +8,7 @@ use std::time::Instant;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::clock::Clock;
 use super::health::Health;
 use super::{failed, fault_kind};
 use crate::metrics;
@@ -113,6 +114,7 @@ fn in_savepoint<T>(
 pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Command>, health: &Health) {
     let mut checkpointed = 0;
     let mut group = Vec::new();
+    let mut clock = Clock::now();
     while let Some(first) = commands.blocking_recv() {
         let mut next = Some(first);
         while let Some(command) = next.take() {
@@ -125,7 +127,7 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
             }
         }
         let (jobs, started) = (group.len() as u64, Instant::now());
-        let refusal = commit(&mut connection, &mut group, health);
+        let refusal = commit(&mut connection, &mut group, &mut clock, health);
         let stored = refusal.is_none();
         health.stored(refusal.map(|refusal| refusal.detail));
         metrics::store_group(jobs, started.elapsed());
@@ -140,14 +142,16 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
 }
 
 /// Runs and commits all of the group, in as many transactions as it takes; answers why one of them was refused.
-fn commit(connection: &mut Connection, group: &mut Vec<Job>, health: &Health) -> Option<Refusal> {
+fn commit(connection: &mut Connection, group: &mut Vec<Job>, clock: &mut Clock, health: &Health) -> Option<Refusal> {
     let mut refused = None;
     let mut jobs = group.drain(..).peekable();
     while jobs.peek().is_some() {
         // While it is known that a restart would not find the files, nothing goes into them.
         let misplaced = if health.is_refusing() { health.check_files().map_err(Refusal::misplaced) } else { Ok(()) };
+        let mut followed = *clock;
         let began = misplaced.and_then(|()| {
             let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+            let begun = begun.and_then(|tx| followed.follow(&tx).map(|()| tx));
             begun.map_err(|error| Refusal::of(&error, "begin group", health))
         });
         let mut tx = match began {
@@ -173,6 +177,9 @@ fn commit(connection: &mut Connection, group: &mut Vec<Job>, health: &Health) ->
             let committed = tx.commit().map_err(|error| Refusal::of(&error, "commit group", health));
             // Stored where a restart does not find it is not stored.
             refusal = committed.and_then(|()| health.check_files().map_err(Refusal::misplaced)).err();
+        }
+        if refusal.is_none() {
+            *clock = followed;
         }
         for answer in answers {
             answer(refusal.clone());
