@@ -1,10 +1,11 @@
 //! Nothing is lost or doubled when clocks disagree by hours: a process's with that of its files and its servers, those
 //! of several processes, and a clock that jumps.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -163,11 +164,11 @@ fn a_clock_that_jumps_by_hours_delays_and_loses_nothing() {
     environment.push(("BATCH_FLUSH_INTERVAL", "50ms"));
     environment.push(("DISPATCHER_INITIAL_BACKOFF", "500ms"));
     let server = Server::start(dir.path(), &environment);
-    // Every third attempt succeeds.
-    let attempts = AtomicUsize::new(0);
-    let receiver = Receiver::answering(move |_| match attempts.fetch_add(1, Ordering::Relaxed) % 3 {
-        2 => 200,
-        _ => 500,
+    // The first attempt of each delivery fails.
+    let seen = Mutex::new(BTreeSet::new());
+    let receiver = Receiver::answering(move |request| {
+        let first = seen.lock().unwrap().insert(request.header("webhook-id").unwrap().to_owned());
+        if first { 500 } else { 200 }
     });
     server.admin_create("/webhooks", &json!({"name": "ops", "url": receiver.url}));
     server.admin_create("/rules", &load::rule("ops"));
