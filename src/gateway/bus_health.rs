@@ -68,7 +68,7 @@ impl BusHealth {
                 };
                 match status {
                     Ok(status) => self.consider(&status),
-                    Err(error) => self.readiness.set(COMPONENT, Err(chain(&error))),
+                    Err(error) => self.still_fails(&chain(&error)),
                 }
             }
         }
@@ -79,7 +79,7 @@ impl BusHealth {
         match &status.refused {
             None => self.recovered(),
             Some(_) if has_room && self.last_failure().elapsed() >= TRIAL_AFTER => self.recovered(),
-            Some(reason) => self.readiness.set(COMPONENT, Err(reason.clone())),
+            Some(reason) => self.still_fails(reason),
         }
     }
 
@@ -87,8 +87,12 @@ impl BusHealth {
         self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    // The lock makes a change of state and what readiness hears of it one step: whoever asked the bus before it worked
+    // again must not have the last word.
+
     fn fails(&self, reason: &str) {
-        *self.last_failure() = Instant::now();
+        let mut last_failure = self.last_failure();
+        *last_failure = Instant::now();
         if !self.failing.swap(true, Relaxed) {
             tracing::warn!(reason, "bus refuses events: unready");
             self.readiness.set(COMPONENT, Err(reason.to_owned()));
@@ -96,7 +100,15 @@ impl BusHealth {
         }
     }
 
+    fn still_fails(&self, reason: &str) {
+        let _state = self.last_failure();
+        if self.failing.load(Relaxed) {
+            self.readiness.set(COMPONENT, Err(reason.to_owned()));
+        }
+    }
+
     fn recovered(&self) {
+        let _state = self.last_failure();
         if self.failing.swap(false, Relaxed) {
             tracing::info!("take events again");
             self.readiness.set(COMPONENT, Ok(()));

@@ -150,9 +150,16 @@ impl Server {
 
     pub(crate) fn wait_ready(&self) {
         let url = format!("{}/ready", self.admin);
-        wait_until(&format!("{url} answers 200; log in {}", self.dir.display()), || {
-            get(&url).is_some_and(|(status, _)| status == 200)
-        });
+        let (started, mut last) = (Instant::now(), None);
+        while last.as_ref().is_none_or(|(status, _)| *status != 200) {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "waited {PATIENCE:?} in vain until {url} answers 200; last answer {last:?}; log in {}",
+                self.dir.display()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+            last = get(&url);
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
