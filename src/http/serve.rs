@@ -163,8 +163,10 @@ impl Server {
             let has_body = !multiplexed && !request.body().is_end_stream();
             let in_flight = InFlight::begin(Arc::clone(&on_request), multiplexed);
             let asked = Asked { head: request.method() == Method::HEAD, safe: request.method().is_safe() };
+            // In a box of its own: the protocol library keeps room for a whole answer on every idle connection, and for
+            // two of them on every stream.
             let answering =
-                begin(&on_request, request, admitted).map(|(request, share)| (service.call(request), share));
+                begin(&on_request, request, admitted).map(|(request, share)| (Box::pin(service.call(request)), share));
             async move {
                 let mut reply = match answering {
                     Ok((reply, share)) => outbound(reply.await?, asked, share),

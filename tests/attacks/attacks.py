@@ -291,7 +291,7 @@ ATTACKS = {
     silent: 10000,
     idle: 9000,
     unread: 40,
-    empties: 2000,
+    empties: 300,
     metrics: 200,
     streams: 600,
     header_bomb: 600,
