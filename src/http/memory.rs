@@ -21,6 +21,8 @@ use crate::metrics;
 pub(super) const REQUEST_BYTES: usize = 8 * 1024;
 /// Of which a small body: most requests touch the shared counter twice only.
 const FREE_BODY_BYTES: usize = 2 * 1024;
+/// A part of what any connection takes: many connections leave less for their requests.
+pub(super) const CONNECTION_BYTES: usize = 3 * 1024;
 /// What an HTTP/2 connection takes by itself: frame buffers, header tables, a header block in the making.
 pub(super) const HTTP2_BYTES: usize = 64 * 1024;
 /// What a refusal takes until it has left.
@@ -78,7 +80,7 @@ impl MemoryBudget {
         self.0.bytes_max
     }
 
-    /// What is held now. May pass the limit by the refusals that say so.
+    /// What is held now. May pass the limit by connections that are idle and the refusals that say so.
     pub fn bytes_used(&self) -> usize {
         self.0.used.load(Relaxed)
     }
@@ -97,10 +99,12 @@ impl MemoryBudget {
 
     pub(super) fn connection_opened(&self) {
         self.0.open.fetch_add(1, Relaxed);
+        self.overdraw(CONNECTION_BYTES);
     }
 
     pub(super) fn connection_closed(&self) {
         self.0.open.fetch_sub(1, Relaxed);
+        self.give_back(CONNECTION_BYTES);
     }
 
     /// How much a connection may read at once. One less than a power of two: the protocol library doubles a buffer

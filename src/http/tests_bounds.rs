@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::memory::{HTTP2_BYTES, REQUEST_BYTES};
+use super::memory::{CONNECTION_BYTES, HTTP2_BYTES, REQUEST_BYTES};
 use super::raw_client::RawClient;
 use super::tests::{BIG_REPLY_BYTES, TestServer, quick};
 use super::{Limits, MemoryBudget};
@@ -94,13 +94,15 @@ async fn a_promised_body_holds_next_to_nothing() {
     for _ in 0..60 {
         waiting.push(post_head(&server, 65_536).await);
     }
-    until("all heads are there", || memory.bytes_used() >= 60 * REQUEST_BYTES).await;
-    assert!(memory.bytes_used() < 60 * (REQUEST_BYTES + 1_024), "{}", memory.bytes_used());
+    let each = CONNECTION_BYTES + REQUEST_BYTES;
+    until("all heads are there", || memory.bytes_used() >= 60 * each).await;
+    assert!(memory.bytes_used() < 60 * (each + 1_024), "{}", memory.bytes_used());
     assert_eq!(server.client().await.post("/a", "text/plain", vec![0; 10_000]).await.status, 200);
     for client in &mut waiting {
         client.send(vec![0; 65_536]).await;
         assert_eq!(client.reply().await.status, 200);
     }
+    drop(waiting);
     until("all is given back", || memory.bytes_used() == 0).await;
     assert_eq!(memory.refused(), 0);
 }
@@ -201,7 +203,7 @@ async fn idle_http2_connections_pay() {
         while client.next().await.is_some_and(|(_, flags, _)| flags & END_STREAM == 0) {}
         idle.push(client);
     }
-    until("only the connections are left", || memory.bytes_used() == 14 * HTTP2_BYTES).await;
+    until("only the connections are left", || memory.bytes_used() == 14 * (CONNECTION_BYTES + HTTP2_BYTES)).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(server.client().await.post("/a", "text/plain", vec![0; 200_000]).await.status, 200);
     idle[0].ended().await;
