@@ -211,8 +211,6 @@ pub(super) async fn faults_add_up_until_the_document_changes(store: Store) {
         as_of,
         faults: Faults { count, last_at: at(ms), last_error: Some(error.to_owned()) },
     };
-    let changes = store.changes();
-    let before = *changes.borrow();
     let first = fault(stored.id, stored.updated_at, 2, 1_000, "divides by zero");
     store.add_faults(vec![first, fault(anomaly.id, anomaly.updated_at, 1, 1_500, "costs")]).await.unwrap();
     let second = fault(stored.id, stored.updated_at, 3, 2_000, "no such key");
@@ -222,7 +220,6 @@ pub(super) async fn faults_add_up_until_the_document_changes(store: Store) {
     let page = store.rules(PageRequest { limit: 10, cursor: None }).await.unwrap();
     assert_eq!(page.items[0].faults, expected);
     assert_eq!(store.anomaly_config("a").await.unwrap().unwrap().faults.count, 1);
-    assert_eq!(*changes.borrow(), before, "nobody compiles rules anew for it");
 
     // A rule that was changed starts anew, whatever is still told of the one before.
     let changed = store.replace_rule("failing", rule("failing", &[]), None).await.unwrap();

@@ -20,7 +20,7 @@ use crate::reaction::pattern::Pattern;
 #[derive(Debug)]
 pub(super) enum Node {
     Constant(Value<'static>),
-    /// A field of a field of the event. The count says how many of the last fields may be absent by nature.
+    /// A field of a field of the event, walked without making values on the way.
     Event(Box<[Field]>),
     /// The variable of a macro.
     Variable(usize),
@@ -298,6 +298,9 @@ impl<'e> Run<'e, '_> {
     fn is_in(&mut self, value: &'e Node, within: &'e Node) -> Done<'e> {
         let (value, within) = (self.eval(value)?, self.eval(within)?);
         if within.map_length().is_some() {
+            if !is_key(&value) {
+                return Err(no_overload("looks for", &value, &within));
+            }
             return Ok(Value::Bool(within.entry(&value, self.budget)?.is_some()));
         }
         let Some(length) = within.list_length() else { return Err(no_overload("looks for", &value, &within)) };
@@ -354,9 +357,7 @@ impl<'e> Run<'e, '_> {
         let mut map: Vec<(Value<'e>, Value<'e>)> = Vec::with_capacity(entries.len());
         for (key, value) in entries {
             let (key, value) = (self.eval(key)?, self.eval(value)?);
-            if !matches!(key, Value::Bool(_) | Value::Number(Numeric::Int(_) | Numeric::Uint(_)))
-                && key.as_str().is_none()
-            {
+            if !is_key(&key) || matches!(key, Value::Number(Numeric::Double(_))) {
                 return Err(Stop::Fault(format!("a {} is the key of a map", key.type_name()).into()));
             }
             // The last one of equal keys stays.
@@ -431,6 +432,11 @@ impl<'e> Run<'e, '_> {
         }
         Ok(Value::List(Arc::from(mapped)))
     }
+}
+
+/// What can be asked of a map.
+fn is_key(value: &Value<'_>) -> bool {
+    matches!(value, Value::Bool(_) | Value::Number(_)) || value.as_str().is_some()
 }
 
 fn missing<'e>(field: &Field) -> Done<'e> {

@@ -9,6 +9,7 @@ use cel_interpreter::common::ast::{
 
 use super::eval::{Arithmetic, Comparison, Field, Macro, MacroKind, Node};
 use super::functions;
+use super::macros;
 use super::types::Type;
 use super::value::Value;
 use crate::event::describe::ViewType;
@@ -417,7 +418,9 @@ impl<'a> Lower<'a> {
     }
 
     fn each(&mut self, tree: &'a IdedExpr, each: &'a ComprehensionExpr) -> Lowered {
-        let Some((kind, body, filter)) = form(each) else { return Err("uses a macro of another form".to_owned()) };
+        let Some((kind, body, filter)) = macros::form(each) else {
+            return Err("uses a macro of another form".to_owned());
+        };
         let (range, of) = self.node(&each.iter_range)?;
         let element = match &of {
             Type::List(element) => (**element).clone(),
@@ -483,41 +486,4 @@ fn constant(literal: &LiteralValue) -> (Node, Type) {
         LiteralValue::UInt(integer) => (Value::Number(Numeric::Uint(*integer.inner())), Type::Uint),
     };
     (Node::Constant(value), of)
-}
-
-/// Which macro the parser has expanded to this, its body, and the test of `map` and `filter`.
-fn form(each: &ComprehensionExpr) -> Option<(MacroKind, &IdedExpr, Option<&IdedExpr>)> {
-    let is_result = |node: &IdedExpr| matches!(&node.expr, Expr::Ident(name) if *name == each.accu_var);
-    let call = |node: &'_ IdedExpr| -> Option<(String, usize)> {
-        if let Expr::Call(call) = &node.expr { Some((call.func_name.clone(), call.args.len())) } else { None }
-    };
-    let Expr::Call(step) = &each.loop_step.expr else { return None };
-    // `@result + [x]`.
-    let appended = |node: &'_ IdedExpr| -> bool {
-        matches!(&node.expr, Expr::Call(add) if add.func_name == operators::ADD && matches!(add.args.as_slice(),
-            [result, IdedExpr { expr: Expr::List(list), .. }] if is_result(result) && list.elements.len() == 1))
-    };
-    match (step.func_name.as_str(), step.args.as_slice()) {
-        (operators::LOGICAL_AND, [result, test]) if is_result(result) => Some((MacroKind::All, test, None)),
-        (operators::LOGICAL_OR, [result, test]) if is_result(result) => Some((MacroKind::Exists, test, None)),
-        (operators::ADD, [_, _]) if appended(&each.loop_step) => {
-            element(&each.loop_step).map(|body| (MacroKind::Map, body, None))
-        }
-        (operators::CONDITIONAL, [test, then, otherwise]) if is_result(otherwise) => {
-            if appended(then) {
-                return element(then).map(|body| (MacroKind::Map, body, Some(test)));
-            }
-            (call(then)? == (operators::ADD.to_owned(), 2)).then_some((MacroKind::ExistsOne, test, None))
-        }
-        _ => None,
-    }
-}
-
-/// The `x` of `@result + [x]`.
-fn element(add: &IdedExpr) -> Option<&IdedExpr> {
-    let Expr::Call(add) = &add.expr else { return None };
-    match add.args.as_slice() {
-        [_, IdedExpr { expr: Expr::List(list), .. }] => list.elements.first(),
-        _ => None,
-    }
 }

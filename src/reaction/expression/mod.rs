@@ -10,6 +10,7 @@
 mod eval;
 mod functions;
 mod lower;
+mod macros;
 mod nesting;
 #[cfg(test)]
 mod tests;

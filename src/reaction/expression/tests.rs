@@ -1,9 +1,12 @@
+//! Expressions by example, against the package's own interpreter, and what they may cost.
+
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use cel_interpreter::objects::Key;
 use cel_interpreter::{Context, ExecutionError, Program, Value as CelValue};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::json;
 
 use super::nesting::NESTING_MAX;
@@ -162,7 +165,6 @@ fn refuses_what_cannot_be_with_its_place() {
         ("event['app_idd'] == 'x'", "names an unknown field `app_idd`"),
         ("event.?app_id == 'x'", "is not a CEL expression"),
         ("Message{a: 1} == 1", "must not build messages"),
-        ("event.a.all(a, a.all(b, b.all(c, c.all(d, d.all(e, e)))))", "names an unknown field"),
         ("[[[[[true]]]]].all(a, a.all(b, b.all(c, c.all(d, d.all(e, e)))))", "must not nest macros deeper"),
     ] {
         let error = refusal(source);
@@ -319,6 +321,16 @@ fn to_cel(value: &Json) -> CelValue {
     }
 }
 
+/// The same cases in every run, unless `PROPTEST_RNG_SEED` asks for others.
+fn same_cases(cases: u32) -> ProptestConfig {
+    let config =
+        ProptestConfig { cases, max_global_rejects: 100_000, failure_persistence: None, ..ProptestConfig::default() };
+    match std::env::var_os("PROPTEST_RNG_SEED") {
+        Some(_) => config,
+        None => ProptestConfig { rng_seed: RngSeed::Fixed(9_535), ..config },
+    }
+}
+
 /// A dynamic place, so that nothing is refused before it is evaluated.
 const P: &str = "event.custom_event.properties";
 
@@ -396,7 +408,7 @@ fn any_term() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, max_global_rejects: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(same_cases(2_000))]
     /// Where both give a verdict it is the same, and where one fails the other does.
     #[test]
     fn verdicts_are_those_of_the_package(term in any_term(), other in any_term(), sign in prop::sample::select(vec!["", "==", "<", "in"])) {
@@ -410,6 +422,8 @@ proptest! {
             prop_assume!(expression.problems.is_empty());
             let ours = expression.evaluate(&view, &mut Budget::full());
             prop_assume!(ours != Err(Fault::Budget));
+            // The package adds the keys of a map to a list, which CEL does not have.
+            prop_assume!(ours != Err(Fault::Failed("computes a list with a map".into())));
             prop_assert_eq!(ours.clone().map_err(|_| ()), expected, "{} {:?} {:?}", source, ours, expression.problems);
         }
     }

@@ -1,3 +1,5 @@
+//! Paths by example, against an independent implementation, and what they may cost.
+
 use proptest::prelude::*;
 use serde_json::json;
 
