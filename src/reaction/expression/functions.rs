@@ -90,7 +90,7 @@ impl Function {
         let takes = |good: bool, what, gives| if good { Ok(gives) } else { Err((0, what)) };
         match self {
             Self::Dyn => Ok(Type::Dyn),
-            Self::Type => Ok(Type::Type),
+            Self::Type => Ok(Type::Kind),
             Self::Contains | Self::EndsWith | Self::StartsWith => {
                 match arguments.iter().position(|argument| !argument.is_string()) {
                     Some(place) => Err((place, "a string")),

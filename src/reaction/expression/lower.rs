@@ -105,7 +105,7 @@ impl<'a> Lower<'a> {
             return (Node::Event([].into()), Type::View(ViewType::Event));
         }
         if let Some(name) = TYPES.iter().find(|known| **known == name) {
-            return (Node::Constant(Value::Type(name)), Type::Type);
+            return (Node::Constant(Value::Type(name)), Type::Kind);
         }
         let near = suggestion(name, ["event"].into_iter().chain(self.scope.iter().map(|(variable, _)| *variable)));
         self.problem(tree, format!("names an unknown variable `{}`{near}", shown(name)))
@@ -399,7 +399,8 @@ impl<'a> Lower<'a> {
     }
 
     fn map(&mut self, tree: &'a IdedExpr, map: &'a MapExpr) -> Lowered {
-        let (mut entries, mut of): (Vec<(Node, Node)>, Option<(Type, Type)>) = (Vec::new(), None);
+        let mut entries = Vec::new();
+        let mut of: Option<(Type, Type)> = None;
         for entry in &map.entries {
             let EntryExpr::MapEntry(entry) = &entry.expr else { return Err("must not build messages".to_owned()) };
             let (key, of_key) = self.node(&entry.key)?;

@@ -14,7 +14,8 @@ pub(super) enum Type {
     Double,
     String,
     Bytes,
-    Type,
+    /// A type itself.
+    Kind,
     List(Box<Type>),
     /// Keys and values.
     Map(Box<Type>, Box<Type>),
@@ -69,7 +70,7 @@ impl Type {
             // What was not sent is absent; to ask whether it is null is harmless.
             (Self::Null, other) | (other, Self::Null) => matches!(other, Self::Null) || other.is_map(),
             (Self::List(a), Self::List(b)) => a.can_equal(b),
-            (Self::Type, Self::Type) | (Self::Bytes, Self::Bytes) | (Self::Bool, Self::Bool) => true,
+            (Self::Kind, Self::Kind) | (Self::Bytes, Self::Bytes) | (Self::Bool, Self::Bool) => true,
             _ => {
                 (self.is_number() && other.is_number())
                     || (self.is_string() && other.is_string())
@@ -110,7 +111,7 @@ impl Type {
             Self::Double => "a double",
             Self::String => "a string",
             Self::Bytes => "bytes",
-            Self::Type => "a type",
+            Self::Kind => "a type",
             Self::List(_) => "a list",
             Self::Map(..) => "a map",
             Self::View(place) => describe(*place),
