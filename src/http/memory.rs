@@ -245,9 +245,9 @@ impl Share {
         Ok(Self::new(watch, bytes, REQUEST_BYTES))
     }
 
-    /// The share of a refusal; nothing when too many wait already, and the connection has to end.
-    pub(super) fn of_refusal(watch: &Arc<Watch>) -> Option<Arc<Self>> {
-        watch.memory().count_refusal();
+    /// The share of a refusal, or of a probe, which is not refused; nothing when too many wait already, and the
+    /// connection has to end.
+    pub(super) fn beyond(watch: &Arc<Watch>) -> Option<Arc<Self>> {
         if watch.memory().overdrawn() {
             return None;
         }

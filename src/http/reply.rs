@@ -39,7 +39,7 @@ pub(super) struct Held {
 pub(super) struct Asked {
     /// Its reply has no body.
     pub(super) head: bool,
-    /// It changed nothing, so that its reply can be withheld.
+    /// It changed nothing, and is no probe, so that its reply can be withheld.
     pub(super) safe: bool,
 }
 

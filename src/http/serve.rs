@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Protocol, Watch, drive};
 use super::connections::{Connections, ROOM_CONNECTIONS_MAX};
-use super::memory::Share;
+use super::memory::{Share, Short};
 use super::reply::{Asked, outbound, refusal};
 use super::stream::{Leftover, WatchedStream};
 use super::{Inbound, Limits, Problem, head};
@@ -162,7 +162,10 @@ impl Server {
             let multiplexed = request.version() == Version::HTTP_2;
             let has_body = !multiplexed && !request.body().is_end_stream();
             let in_flight = InFlight::begin(Arc::clone(&on_request), multiplexed);
-            let asked = Asked { head: request.method() == Method::HEAD, safe: request.method().is_safe() };
+            let asked = Asked {
+                head: request.method() == Method::HEAD,
+                safe: request.method().is_safe() && !is_probe(&request),
+            };
             // In a box of its own: the protocol library keeps room for a whole answer on every idle connection, and for
             // two of them on every stream.
             let answering =
@@ -210,17 +213,30 @@ impl Server {
     }
 }
 
+fn is_probe<B>(request: &Request<B>) -> bool {
+    request.method().is_safe() && PROBES.contains(&request.uri().path())
+}
+
 /// The request as the service gets it, and its share of the memory; or why it does not, and the share of the refusal.
 type Begun = Result<(Request<Inbound>, Arc<Share>), (Problem, Option<Arc<Share>>)>;
 
 fn begin(watch: &Arc<Watch>, request: Request<Incoming>, admitted: Admitted) -> Begun {
-    let Ok(share) = Share::take(watch, head::size(&request)) else {
-        return Err((Problem::short_of_memory(), Share::of_refusal(watch)));
+    let is_probe = is_probe(&request);
+    let share = match Share::take(watch, head::size(&request)) {
+        Ok(share) => share,
+        // A process that is short of memory for requests is alive all the same.
+        Err(Short) => match Share::beyond(watch) {
+            Some(share) if is_probe => share,
+            share => {
+                watch.memory().count_refusal();
+                return Err((Problem::short_of_memory(), share));
+            }
+        },
     };
     if let Err(problem) = head::check(&request) {
         return Err((problem, Some(share)));
     }
-    if admitted == Admitted::Probes && !PROBES.contains(&request.uri().path()) {
+    if admitted == Admitted::Probes && !is_probe {
         let detail = "There are too many connections; send again later.";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(1).closing();
         return Err((problem, Some(share)));

@@ -184,6 +184,9 @@ async fn open_streams_are_counted_and_pay() {
     }
     until("the budget is short", || memory.refused() > 0).await;
     assert!(memory.bytes_used() < 2 * (2 << 20), "{}", memory.bytes_used());
+    for _ in 0..40 {
+        assert_eq!(server.client().await.get("/health").await.status, 200, "short of memory, and alive");
+    }
     tokio::time::sleep(Duration::from_millis(600)).await;
     for _ in 0..20 {
         assert_eq!(server.client().await.post("/a", "text/plain", vec![0; 60_000]).await.status, 200);
