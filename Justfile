@@ -23,11 +23,12 @@ fmt:
 bench *ARGS:
     cargo bench {{ARGS}}
 
-# So many kills (of servers that sync and that do not), freezes and full streams, keys sent to two gateways at once
+# So many kills (of servers that sync and that do not, with clocks hours apart), freezes and full streams, keys sent to two gateways at once, damaged logs, removed files, deleted streams and consumers
 chaos cycles="100" rounds="10" keys="2000":
     .ci/setup --tests
     CAUSALITY_CHAOS_CYCLES={{cycles}} CAUSALITY_FREEZE_ROUNDS={{rounds}} CAUSALITY_FULL_ROUNDS={{rounds}} \
-        CAUSALITY_KEYS={{keys}} cargo test --test it -- --test-threads=1 chaos cluster full_stream keys::
+        CAUSALITY_KEYS={{keys}} cargo test --test it -- --test-threads=1 \
+        chaos clocks cluster full_stream keys:: killed lost_files objects_gone
 
 # Each fault of the network to each server, each of an object store in so many rounds; every fault for this long
 faults seconds="60" rounds="1":
