@@ -114,7 +114,7 @@ impl Field {
 
     fn round(&mut self, number: usize) {
         let (call, (_, error)) = (number % CALLS.len(), ERRORS[number / CALLS.len() % ERRORS.len()]);
-        let (lasting, kills, early) = (number % 2 == 1, number % 3 == 0, number % 5 == 0);
+        let (lasting, kills, early) = (number % 2 == 1, number.is_multiple_of(3), number.is_multiple_of(5));
         if early {
             // What is on the bus already meets the fault when it comes again.
             self.send();
