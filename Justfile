@@ -46,3 +46,8 @@ attacks *ATTACKS:
     .ci/setup
     cargo build --release
     tests/attacks/attacks.py target/release/causality {{ATTACKS}}
+
+# Each parser, or those named (json, protobuf, http, cel, jsonpath, yaml, settings), is fuzzed for so long; a finding ends it
+fuzz seconds="600" *TARGETS:
+    .ci/setup
+    fuzz/run {{seconds}} {{TARGETS}}

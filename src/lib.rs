@@ -58,6 +58,7 @@ pub mod metrics;
 pub mod moment;
 pub mod role;
 pub mod sqlite;
+pub mod steps;
 pub mod supervisor;
 pub mod telemetry;
 pub mod wait;

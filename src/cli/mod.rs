@@ -4,11 +4,11 @@
 //! client would, so a command works the same against this machine and another one. Must not know
 //! the store, the bus or a role.
 
+pub mod apply;
 pub mod config;
 pub mod migrate;
 pub mod run;
 
-mod apply;
 mod bench;
 mod client;
 mod dead_letters;

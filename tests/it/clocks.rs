@@ -191,6 +191,29 @@ fn a_clock_that_jumps_by_hours_delays_and_loses_nothing() {
     load::check_deliveries(&receiver, &acknowledged);
 }
 
+/// An event that a client sends again is stored once, also when the clock was set by hours in between.
+#[test]
+fn a_clock_that_jumps_makes_no_idempotency_key_be_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::off_by(dir.path(), 0);
+    let shim = clock.environment();
+    let environment: Vec<(&str, &str)> = shim.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = Server::start(dir.path(), &environment);
+    let send = |key: &str| {
+        let event =
+            json!({"app_id": "shop", "device_id": "d", "idempotency_key": key, "screen_view": {"screen_name": "home"}});
+        let (status, reply) = server.send("/v1/events/ingest", &json!({ "event": event })).expect("an answer");
+        assert_eq!(status, 200, "{reply}");
+        reply["duplicate"] == true
+    };
+    assert!(!send("a"));
+    for (offset, key) in [(3 * HOUR_S, "b"), (-3 * HOUR_S, "c"), (0, "d")] {
+        clock.set(offset);
+        assert!(send("a"), "the clock is off by {offset} s");
+        assert!(!send(key));
+    }
+}
+
 fn wait_settled(server: &Server) {
     wait_until("no delivery is owed any more", || {
         ["pending", "in_progress"].iter().all(|status| {

@@ -109,6 +109,8 @@ struct Frozen {
     keys: Arc<Keys>,
     last_sequence: u64,
     stage: Stage,
+    /// By how much the clock was set since they were frozen.
+    set_by_s: i32,
 }
 
 enum Stage {
@@ -125,6 +127,14 @@ struct Run {
     run: i64,
     newest_s: u32,
     index: Index,
+    /// By how much the clock was set since its keys were seen.
+    set_by_s: i32,
+}
+
+impl Run {
+    fn newest_s(&self) -> u32 {
+        self.newest_s.saturating_add_signed(self.set_by_s)
+    }
 }
 
 /// What the transaction under way does to the runs; holds only once it is committed.
@@ -172,7 +182,7 @@ impl Dedup {
             end_of_live = (run + 1) << RUN_SHIFT;
             self.next_run = run + 1;
             self.covered = row.get(2)?;
-            self.runs.push(Run { run, newest_s: row.get(1)?, index });
+            self.runs.push(Run { run, newest_s: row.get(1)?, index, set_by_s: 0 });
         }
         // A run that was not complete when the process ended, too: its ids are used again.
         connection.execute("DELETE FROM dedup_blocks WHERE id >= ?1", [end_of_live])?;
@@ -223,18 +233,20 @@ impl Dedup {
     }
 
     fn in_runs(&self, connection: &Connection, key: &Key, now_s: u32) -> rusqlite::Result<Option<Seen>> {
-        if let Some(seen) = self.frozen.as_ref().and_then(|frozen| frozen.keys.get(key))
-            && self.counts(seen.published_s, now_s)
+        if let Some(frozen) = &self.frozen
+            && let Some(seen) = frozen.keys.get(key)
+            && self.counts(seen.published_s.saturating_add_signed(frozen.set_by_s), now_s)
         {
             return Ok(Some(*seen));
         }
-        for run in self.runs.iter().rev().filter(|run| self.counts(run.newest_s, now_s)) {
+        for run in self.runs.iter().rev().filter(|run| self.counts(run.newest_s(), now_s)) {
             let Some(block) = run.index.candidate(key) else { continue };
             let mut statement = connection.prepare_cached("SELECT keys FROM dedup_blocks WHERE id = ?1")?;
             let found = statement.query_row([block_id(run.run, block)], |row| {
                 Ok(row.get_ref(0)?.as_blob().map(|block| run::find_in_block(block, key))?)
             })?;
-            if found.is_some_and(|seen| self.counts(seen.published_s, now_s)) {
+            let published_s = |seen: Seen| seen.published_s.saturating_add_signed(run.set_by_s);
+            if found.is_some_and(|seen| self.counts(published_s(seen), now_s)) {
                 return Ok(found);
             }
         }
@@ -245,7 +257,7 @@ impl Dedup {
     pub(super) fn maintain(&mut self, connection: &Connection, now_s: u32) -> rusqlite::Result<()> {
         let behind = self.recent.len() >= self.keys_max;
         self.write_frozen(connection, if behind { usize::MAX } else { BLOCKS_PER_COMMIT })?;
-        if self.runs.first().is_some_and(|run| !self.counts(run.newest_s, now_s)) {
+        if self.runs.first().is_some_and(|run| !self.counts(run.newest_s(), now_s)) {
             connection.execute("DELETE FROM dedup_runs WHERE run = ?1", [self.runs[0].run])?;
             self.staged.expired = true;
         }
@@ -309,10 +321,11 @@ impl Dedup {
             *written += staged.written;
         }
         if staged.complete
-            && let Some(Frozen { run, keys, last_sequence, stage: Stage::Writing { built, .. } }) = self.frozen.take()
+            && let Some(Frozen { run, keys, last_sequence, stage: Stage::Writing { built, .. }, set_by_s }) =
+                self.frozen.take()
         {
             let newest_s = newest_s(&keys);
-            self.runs.push(Run { run, newest_s, index: built.index });
+            self.runs.push(Run { run, newest_s, index: built.index, set_by_s });
             self.covered = last_sequence;
         }
         if self.recent.len() >= self.keys_max && self.frozen.is_none() {
@@ -320,6 +333,19 @@ impl Dedup {
             if self.recent.len() >= self.keys_max / 2 {
                 self.freeze(last_sequence);
             }
+        }
+    }
+
+    /// The wall clock was set by so much: what was seen keeps its age. Between transactions.
+    pub(super) fn clock_was_set(&mut self, step_ms: i64) {
+        let step_s = i32::try_from(step_ms / 1_000).unwrap_or(if step_ms < 0 { i32::MIN } else { i32::MAX });
+        for seen in self.recent.values_mut() {
+            seen.published_s = seen.published_s.saturating_add_signed(step_s);
+        }
+        self.recent_newest_s = self.recent_newest_s.saturating_add_signed(step_s);
+        let set_by_s = self.frozen.iter_mut().map(|frozen| &mut frozen.set_by_s);
+        for set_by_s in set_by_s.chain(self.runs.iter_mut().map(|run| &mut run.set_by_s)) {
+            *set_by_s = set_by_s.saturating_add(step_s);
         }
     }
 
@@ -345,7 +371,7 @@ impl Dedup {
             Ok(sorting) => Stage::Sorting(sorting),
             Err(_) => Stage::Writing { built: sort(&keys), written: 0 },
         };
-        self.frozen = Some(Frozen { run: self.next_run, keys, last_sequence, stage });
+        self.frozen = Some(Frozen { run: self.next_run, keys, last_sequence, stage, set_by_s: 0 });
         self.next_run += 1;
     }
 
@@ -503,6 +529,29 @@ mod tests {
         assert_eq!(stream.dedup.recent.capacity(), 0);
         assert_eq!((stream.dedup.runs.len(), stream.blocks(), stream.dedup.rubbish.len()), (0, 0, 0));
         assert_eq!(stream.publish(0..4_000, 3_000, true), 4_000);
+    }
+
+    #[test]
+    fn keys_keep_their_age_when_the_clock_is_set() {
+        for step_s in [10_800_i64, -10_800] {
+            let mut stream = Stream::new();
+            let at = |now_s: i64| u32::try_from(now_s).unwrap();
+            // In a run, on the way into one, and in memory.
+            stream.publish(0..1_000, 20_000, true);
+            while stream.dedup.frozen.is_some() {
+                stream.publish(0..0, 20_000, true);
+            }
+            stream.publish(1_000..2_000, 20_000, true);
+            stream.publish(2_000..2_500, 20_000, true);
+            assert!(stream.dedup.runs.len() == 1 && stream.dedup.frozen.is_some() && !stream.dedup.recent.is_empty());
+            stream.dedup.clock_was_set(step_s * 1_000);
+            assert_eq!(stream.publish(0..2_500, at(20_600 + step_s), true), 0, "set by {step_s} s");
+            while stream.dedup.frozen.is_some() {
+                stream.publish(0..0, at(20_600 + step_s), true);
+            }
+            assert_eq!(stream.publish(0..2_500, at(20_600 + step_s), true), 0, "all in runs or in memory");
+            assert_eq!(stream.publish(0..2_500, at(20_601 + step_s), true), 2_500, "to the second");
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -240,7 +240,10 @@ impl Engine {
             let backlog = head.saturating_sub(floor + settled);
             let oldest_age_ms = match backlog {
                 0 => None,
-                _ => shared.published_at_ms(floor + 1).await?.map(|at| unix_ms().saturating_sub(at).max(0) as u64),
+                _ => shared
+                    .published_at_ms(floor + 1)
+                    .await?
+                    .map(|at| crate::steps::unix_ms().saturating_sub(at).max(0) as u64),
             };
             metrics::bus_consumer(&consumer.name, backlog, unsettled, oldest_age_ms.unwrap_or_default());
             let name = consumer.name.clone();
@@ -474,12 +477,6 @@ fn expand(count: usize, stored: &Stored) -> Vec<Result<Published, BusError>> {
         Ok(Published::new(sequence - 1))
     };
     (0..count as u32).map(answer).collect()
-}
-
-/// Milliseconds since the Unix epoch.
-fn unix_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

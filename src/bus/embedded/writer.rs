@@ -22,11 +22,12 @@ use super::pace::{Opening, Pace, Standing};
 use super::pack::Packer;
 use super::queue::{Chore, Duplicate, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
-use super::{Shared, books, file, lock, unix_ms};
+use super::{Shared, books, file, lock};
 use crate::bus::batch::{self, FLAG_REPLAY};
 use crate::bus::subject::Beginning;
 use crate::bus::{BusError, BusErrorKind};
 use crate::metrics;
+use crate::steps::ClockSteps;
 
 /// Bytes of batches in one group. Groups of one size use each other's memory again; the next comes in meanwhile.
 const GROUP_BYTES_MAX: usize = 2 << 20;
@@ -39,6 +40,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     connection: Connection,
     dedup: Dedup,
+    clock: ClockSteps,
     packer: Packer,
     next_sequence: u64,
     checkpoints: Checkpoints,
@@ -74,14 +76,16 @@ enum Done {
 
 pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<JoinHandle<()>>, BusError> {
     let window_s = u32::try_from(shared.settings.dedup_window.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
-    let dedup = Dedup::open(&connection, window_s, dedup::seconds(unix_ms()))
+    let clock = ClockSteps::default();
+    let dedup = Dedup::open(&connection, window_s, dedup::seconds(clock.last_ms()))
         .map_err(|error| file::failure(&shared.path, "read message ids", error))?;
     let checkpoints = Checkpoints::start(shared.path.clone(), shared.watch.clone())?;
     let next_sequence = *shared.head.borrow() + 1;
     let packer =
         Packer::new().map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
     let pace = Pace::default();
-    let writer = Writer { shared, connection, dedup, packer, next_sequence, checkpoints, pace, misplaced: false };
+    let writer =
+        Writer { shared, connection, dedup, clock, packer, next_sequence, checkpoints, pace, misplaced: false };
     let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
     let thread = thread.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
     Ok(vec![thread])
@@ -178,7 +182,7 @@ impl Writer {
             return Ok(Outcome::default());
         }
         let began = Instant::now();
-        let mut draft = Draft::new(self.next_sequence, unix_ms());
+        let mut draft = Draft::new(self.next_sequence, self.now_ms());
         let outcome = self.transaction("commit group", |writer| {
             let mut outcome = Outcome::default();
             writer.write_chores(chores, &mut draft, &mut outcome)?;
@@ -206,7 +210,7 @@ impl Writer {
     ) -> Result<T, BusError> {
         let result = self.execute(context, "BEGIN IMMEDIATE").and_then(|()| work(self)).and_then(|done| {
             let failed = |error| file::failure(&self.shared.path, context, error);
-            self.dedup.maintain(&self.connection, dedup::seconds(unix_ms())).map_err(failed)?;
+            self.dedup.maintain(&self.connection, dedup::seconds(self.clock.last_ms())).map_err(failed)?;
             // Asked here, where it needs no lock of its own.
             let used_bytes = file::used_bytes(&self.connection).map_err(failed)?;
             self.execute(context, "COMMIT")?;
@@ -225,6 +229,16 @@ impl Writer {
         result
     }
 
+    /// What the wall clock shows. When it was set, message ids keep their ages: none is forgotten early.
+    fn now_ms(&mut self) -> i64 {
+        let (now_ms, step_ms) = self.clock.look();
+        if step_ms != 0 {
+            tracing::info!(step_ms, "the clock was set; message ids are remembered for as long as before");
+            self.dedup.clock_was_set(step_ms);
+        }
+        now_ms
+    }
+
     fn execute(&self, context: &'static str, sql: &'static str) -> Result<(), BusError> {
         let executed = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
         executed.map(drop).map_err(|error| file::failure(&self.shared.path, context, error))
@@ -232,7 +246,7 @@ impl Writer {
 
     /// After a transaction: its counts, and the log that it lengthened.
     fn committed(&mut self, bytes: u64) {
-        self.dedup.committed(self.next_sequence - 1, dedup::seconds(unix_ms()));
+        self.dedup.committed(self.next_sequence - 1, dedup::seconds(self.clock.last_ms()));
         self.checkpoints.committed(&self.connection, bytes + COMMIT_OVERHEAD_BYTES);
     }
 
@@ -428,7 +442,7 @@ impl Writer {
 
     /// One step of a purge, in its own transaction.
     fn purge(&mut self, incoming_bytes: u64) -> Result<Purged, BusError> {
-        let now_ms = unix_ms();
+        let now_ms = self.now_ms();
         let since = |age: Duration| now_ms.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         let settings = &self.shared.settings;
         let needs = Needs {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// What the product writes into a document itself.
-const OWN_MEMBERS: [&str; 5] = ["id", "created_at", "updated_at", "disabled_reason", "faults"];
+const OWN_MEMBERS: [&str; 6] = ["id", "created_at", "updated_at", "disabled_reason", "deliveries_given_up", "faults"];
 
 /// One member that differs; a side is absent when the member is.
 #[derive(Debug, PartialEq, Serialize)]
@@ -71,9 +71,9 @@ mod tests {
 
     #[test]
     fn the_innermost_members_that_differ_are_shown() {
-        let before = json!({"id": "1", "updated_at": "a", "priority": 0, "gone": 1, "same": {"a": [1]},
+        let before = json!({"id": "1", "updated_at": "a", "deliveries_given_up": 0, "priority": 0, "gone": 1, "same": {"a": [1]},
             "conditions": [{"path": "$.a", "value": 1}, {"path": "$.b"}], "actions": {"webhooks": ["x"]}});
-        let after = json!({"id": "1", "updated_at": "b", "priority": 3, "new/er": null, "same": {"a": [1]},
+        let after = json!({"id": "1", "updated_at": "b", "deliveries_given_up": 2, "priority": 3, "new/er": null, "same": {"a": [1]},
             "conditions": [{"path": "$.a", "value": 2}, {"path": "$.b"}], "actions": {"webhooks": ["x", "y"]}});
         assert_eq!(
             render(&changes(&before, &after)),

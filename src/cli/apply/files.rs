@@ -161,7 +161,7 @@ fn read_text(reader: impl Read, file: &str) -> Result<String, String> {
 }
 
 /// A file that begins like a JSON document is one; its parser knows better where a mistake is.
-fn parse(file: &str, text: &str) -> Result<Vec<Document>, String> {
+pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Document>, String> {
     let mut documents = Vec::new();
     if text.trim_start().starts_with('{') {
         let top: TopLevel = serde_json::from_str(text).map_err(|error| format!("{file}: {error}"))?;

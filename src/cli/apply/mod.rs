@@ -52,6 +52,12 @@ pub struct Args {
     admin: AdminArgs,
 }
 
+/// How many documents the text of a file holds, or what is wrong with it. For the fuzzer.
+#[doc(hidden)]
+pub fn count_documents(file: &str, text: &str) -> Result<usize, String> {
+    files::parse(file, text).map(|documents| documents.len())
+}
+
 /// One line of the result.
 #[derive(Debug, Serialize)]
 struct Applied {

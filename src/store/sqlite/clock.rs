@@ -4,40 +4,21 @@
 //! what was due in a second would be due in hours; when it is set forward, a request that is on its way seems
 //! abandoned. So the writer compares the wall clock with the monotonic one before each transaction.
 
-use std::time::Instant;
-
 use rusqlite::Connection;
 
 use super::now_ms;
 
-/// Differences below this are slewing, scheduling or a leap second: nobody waits noticeably longer for them.
-const STEP_MS_MIN: u64 = 2_000;
+/// By less nobody waits noticeably longer.
+const STEP_BACK_MS_MIN: i64 = 2_000;
 
-/// Both clocks, as of the last look.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    wall_ms: i64,
-    at: Instant,
-}
-
-impl Clock {
-    pub(super) fn now() -> Self {
-        Self { wall_ms: now_ms(), at: Instant::now() }
+/// Moves due times along with the wall clock, which was set by so much. An attempt that comes early does no harm, so
+/// forwards only claims move.
+pub(super) fn follow(connection: &Connection, step_ms: i64) -> rusqlite::Result<()> {
+    if step_ms != 0 {
+        let moved = shift(connection, step_ms)?;
+        tracing::info!(step_ms, moved, "the clock was set; what waits for its time waits no longer for it");
     }
-
-    /// Moves due times along with the wall clock when it was set since the last look. An attempt that comes early does
-    /// no harm, so forwards only claims move. A machine that was suspended looks the same.
-    pub(super) fn follow(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let now = Self::now();
-        let elapsed_ms = i64::try_from(now.at.duration_since(self.at).as_millis()).unwrap_or(i64::MAX);
-        let step_ms = now.wall_ms.saturating_sub(self.wall_ms).saturating_sub(elapsed_ms);
-        if step_ms.unsigned_abs() >= STEP_MS_MIN {
-            let moved = shift(connection, step_ms)?;
-            tracing::info!(step_ms, moved, "the clock was set; what waits for its time waits no longer for it");
-        }
-        *self = now;
-        Ok(())
-    }
+    Ok(())
 }
 
 /// When the clock is behind what the last run stored, it was set back in between.
@@ -45,7 +26,7 @@ pub(super) fn follow_since_last_run(connection: &Connection) -> rusqlite::Result
     let sql = "SELECT max(max(created_at, coalesce(last_attempt_at, 0))) FROM deliveries WHERE due_at IS NOT NULL";
     let newest: Option<i64> = connection.query_row(sql, [], |row| row.get(0))?;
     let step_ms = newest.map_or(0, |newest| now_ms().saturating_sub(newest).min(0));
-    if step_ms.unsigned_abs() >= STEP_MS_MIN {
+    if step_ms <= -STEP_BACK_MS_MIN {
         shift(connection, step_ms)?;
     }
     Ok(())

@@ -8,11 +8,12 @@ use std::time::Instant;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::clock::Clock;
+use super::clock;
 use super::health::Health;
 use super::{failed, fault_kind};
 use crate::metrics;
 use crate::sqlite::explain;
+use crate::steps::ClockSteps;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Jobs that wait for the writer; more callers than that wait for a place.
@@ -114,7 +115,7 @@ fn in_savepoint<T>(
 pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Command>, health: &Health) {
     let mut checkpointed = 0;
     let mut group = Vec::new();
-    let mut clock = Clock::now();
+    let mut clock = ClockSteps::default();
     while let Some(first) = commands.blocking_recv() {
         let mut next = Some(first);
         while let Some(command) = next.take() {
@@ -142,7 +143,12 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
 }
 
 /// Runs and commits all of the group, in as many transactions as it takes; answers why one of them was refused.
-fn commit(connection: &mut Connection, group: &mut Vec<Job>, clock: &mut Clock, health: &Health) -> Option<Refusal> {
+fn commit(
+    connection: &mut Connection,
+    group: &mut Vec<Job>,
+    clock: &mut ClockSteps,
+    health: &Health,
+) -> Option<Refusal> {
     let mut refused = None;
     let mut jobs = group.drain(..).peekable();
     while jobs.peek().is_some() {
@@ -151,7 +157,7 @@ fn commit(connection: &mut Connection, group: &mut Vec<Job>, clock: &mut Clock, 
         let mut followed = *clock;
         let began = misplaced.and_then(|()| {
             let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-            let begun = begun.and_then(|tx| followed.follow(&tx).map(|()| tx));
+            let begun = begun.and_then(|tx| clock::follow(&tx, followed.look().1).map(|()| tx));
             begun.map_err(|error| Refusal::of(&error, "begin group", health))
         });
         let mut tx = match began {

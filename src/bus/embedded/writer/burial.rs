@@ -7,7 +7,8 @@ use crate::bus::BusError;
 use crate::bus::embedded::dead_letter::{self, Verdict};
 use crate::bus::embedded::group::Group;
 use crate::bus::embedded::queue::Settle;
-use crate::bus::embedded::{file, lock, unix_ms};
+use crate::bus::embedded::{file, lock};
+use crate::steps::unix_ms;
 
 impl Writer {
     /// Stores dead letters for messages that are given up.
