@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 use super::rule::{Actions, Faults, enabled};
 
+/// A time of detection that is further ahead is of a clock that was set back since; clocks may be hours apart.
+pub(super) const EVENT_AHEAD_MS_MAX: i64 = 24 * 3_600 * 1_000;
 /// Anomaly events are kept this long.
 pub(super) const EVENT_RETENTION_MS: i64 = 90 * 24 * 3_600 * 1_000;
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::deliveries::forget_ended;
 use super::effects::{json_text, run};
 use super::{Engine, damaged, failed, is_keepable};
-use crate::store::anomaly::EVENT_RETENTION_MS;
+use crate::store::anomaly::{EVENT_AHEAD_MS_MAX, EVENT_RETENTION_MS};
 use crate::store::{AnomalyEvent, AnomalyState, Page, PageRequest, StoreError, cursor};
 
 const LIST: u8 = b'e';
@@ -62,7 +62,18 @@ impl Engine {
              LIMIT $2 FOR UPDATE SKIP LOCKED)";
         let events = "DELETE FROM anomaly_events WHERE detected_at < causality_now_ms() - $1 AND seq IN
             (SELECT seq FROM anomaly_events ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        // Behind one of a clock that was far ahead nothing would be forgotten.
+        let ahead = "UPDATE anomaly_events SET detected_at = causality_now_ms()
+            WHERE detected_at > causality_now_ms() + $1 AND seq IN
+            (SELECT seq FROM anomaly_events ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
         let mut forgotten = 0;
+        self.retrying(context, || async move {
+            let mut client = self.client(context).await?;
+            client.execute(ahead, &[&EVENT_AHEAD_MS_MAX, &FORGET_ROWS_MAX]).await.map_err(failed(context))?;
+            client.whole = true;
+            Ok(())
+        })
+        .await?;
         for (sql, limit) in [(states, before_ms), (events, EVENT_RETENTION_MS)] {
             loop {
                 let count = self

@@ -3,12 +3,14 @@
 //! Invariant: rows that one process is claiming are passed over by the others, so that nobody
 //! waits and nothing is claimed twice.
 
+use std::time::Instant;
+
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{Engine, Wake, damaged, failed, is_keepable, timestamp};
+use super::{Engine, Wake, clock, damaged, failed, is_keepable, timestamp};
 use crate::store::delivery::{GIVE_UP_ROWS_MAX, RETENTION_MS, WAITED_TOO_LONG};
 use crate::store::{
     ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, OwedBounds, Page, PageRequest, RETRIES_MAX,
@@ -29,6 +31,7 @@ impl Engine {
     ) -> Result<Vec<Delivery>, StoreError> {
         let context = "claim deliveries";
         let lease_ms = i64::try_from(limits.lease.as_millis()).unwrap_or(i64::MAX / 4);
+        self.0.clock.claims_for(lease_ms);
         let most = |quota: usize| quota.min(limits.deliveries) as i64;
         let (named, quotas): (Vec<Uuid>, Vec<i64>) =
             limits.quotas.iter().map(|(id, quota)| (*id, most(*quota))).unzip();
@@ -70,9 +73,19 @@ impl Engine {
     }
 
     pub(in crate::store) async fn next_due_ms(&self, skip: &[Uuid]) -> Result<Option<i64>, StoreError> {
-        let context = "find next due delivery";
+        let asked_at = Instant::now();
+        let (mut wait_ms, now_ms) = self.next_due(skip).await?;
+        if clock::look(self, now_ms, asked_at).await {
+            (wait_ms, _) = self.next_due(skip).await?;
+        }
         // In this process's time, whose clock may be another one than the database's.
-        let sql = "SELECT min(x.due_at) - causality_now_ms() FROM webhooks w CROSS JOIN LATERAL (
+        Ok(wait_ms.map(|wait_ms| jiff::Timestamp::now().as_millisecond().saturating_add(wait_ms)))
+    }
+
+    /// How long until something is due, and what the server's clock shows.
+    async fn next_due(&self, skip: &[Uuid]) -> Result<(Option<i64>, i64), StoreError> {
+        let context = "find next due delivery";
+        let sql = "SELECT min(x.due_at) - causality_now_ms(), causality_now_ms() FROM webhooks w CROSS JOIN LATERAL (
                        SELECT due_at FROM deliveries WHERE webhook_id = w.id AND due_at IS NOT NULL
                        ORDER BY due_at LIMIT 1) x
                    WHERE w.enabled AND NOT w.id = ANY($1)";
@@ -81,8 +94,7 @@ impl Engine {
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let row = client.query_one(&statement, &[&skip]).await.map_err(failed(context))?;
             client.whole = true;
-            let wait_ms: Option<i64> = row.get(0);
-            Ok(wait_ms.map(|wait_ms| jiff::Timestamp::now().as_millisecond().saturating_add(wait_ms)))
+            Ok((row.get(0), row.get(1)))
         })
         .await
     }
@@ -347,7 +359,11 @@ async fn count_given_up(
 /// Forgets what ended long ago; answers how many.
 pub(super) async fn forget_ended(engine: &Engine) -> Result<u64, StoreError> {
     let context = "forget deliveries";
-    let sql = "DELETE FROM deliveries WHERE finished_at < causality_now_ms() - $2 AND seq IN
+    // Behind an end that is yet to come, since the clock was set back, nothing would be forgotten.
+    let ahead =
+        "UPDATE deliveries SET finished_at = causality_now_ms() WHERE finished_at > causality_now_ms() AND seq IN
+                     (SELECT seq FROM deliveries WHERE status = $1 ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    let old = "DELETE FROM deliveries WHERE finished_at < causality_now_ms() - $2 AND seq IN
                    (SELECT seq FROM deliveries WHERE status = $1 ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED)";
     let mut forgotten = 0;
     for (status, retention_ms) in RETENTION_MS {
@@ -355,8 +371,9 @@ pub(super) async fn forget_ended(engine: &Engine) -> Result<u64, StoreError> {
             let count = engine
                 .retrying(context, || async move {
                     let mut client = engine.client(context).await?;
+                    client.execute(ahead, &[&status.text(), &FORGET_ROWS_MAX]).await.map_err(failed(context))?;
                     let values: [&(dyn ToSql + Sync); 3] = [&status.text(), &retention_ms, &FORGET_ROWS_MAX];
-                    let count = client.execute(sql, &values).await.map_err(failed(context))?;
+                    let count = client.execute(old, &values).await.map_err(failed(context))?;
                     client.whole = true;
                     Ok(count)
                 })

@@ -5,6 +5,7 @@
 //! use was broken off (a timeout, a cancelled call) is thrown away, not handed out again.
 
 mod anomalies;
+mod clock;
 mod connect;
 mod deliveries;
 mod documents;
@@ -61,6 +62,7 @@ struct Shared {
     sealer: Option<Sealer>,
     /// Consumers whose floors have their rows.
     floors: Mutex<HashSet<String>>,
+    clock: clock::ServerClock,
     silence_max: Duration,
     trust: Trust,
     changes: Arc<watch::Sender<u64>>,
@@ -105,6 +107,7 @@ impl Engine {
             pool,
             sealer,
             floors: Mutex::default(),
+            clock: clock::ServerClock::default(),
             silence_max: settings.statement_timeout.max(settings.connect_timeout) + SILENCE_SPARE,
             trust,
             changes: Arc::new(watch::Sender::new(0)),

@@ -337,3 +337,77 @@ async fn a_server_that_stands_still_is_noticed_by_its_silence() {
     }
     store.close().await;
 }
+
+/// A server whose clock is set back by three hours, or whose standby is that far behind, delays no delivery by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_clock_that_is_set_back_delays_no_delivery() {
+    const STEP_MS: i64 = 3 * 3_600 * 1_000;
+    let server = cluster();
+    let database = server.database();
+    let set_clock = |ahead_ms: i64| {
+        let sql = format!(
+            "CREATE OR REPLACE FUNCTION causality_now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+             $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint + {ahead_ms} $$"
+        );
+        server.sql(&database, &sql);
+    };
+    let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
+    let webhook = store.create_webhook(super::super::conformance::webhook("ops")).await.unwrap().id;
+    let lease = Duration::from_secs(60);
+    for round in 0..2 {
+        // Of the second store, which first looks at the clock when it is set back already.
+        let fresh = Store::connect_postgres(settings(&server, &database)).await.unwrap();
+        let store = if round == 0 { &store } else { &fresh };
+        set_clock(STEP_MS);
+        let deliveries: Vec<NewDelivery> = (0..3).map(|_| delivery(webhook)).collect();
+        let [owed, retried, claimed] = [0, 1, 2].map(|place| deliveries[place].id);
+        let effects =
+            Effects { consumer: "c".to_owned(), sequences: vec![round + 1], deliveries, ..Effects::default() };
+        store.record_effects(effects).await.unwrap();
+        if round == 0 {
+            store.next_due_ms(&[]).await.unwrap();
+        }
+        store.claim_due_deliveries(ClaimLimits::up_to(3, lease, &[])).await.unwrap();
+        store.release_deliveries(vec![owed]).await.unwrap();
+        let wait_ms = 5_000;
+        let attempted_at_ms = jiff::Timestamp::now().as_millisecond();
+        let (status, status_code, error) = (DeliveryStatus::Pending, None, None);
+        let outcome = DeliveryOutcome {
+            id: retried,
+            status,
+            attempts: 1,
+            attempted_at_ms,
+            wait_ms: Some(wait_ms),
+            status_code,
+            error,
+        };
+        store.finish_deliveries(vec![outcome]).await.unwrap();
+
+        set_clock(0);
+        let next_ms = store.next_due_ms(&[]).await.unwrap().unwrap();
+        assert!(next_ms <= jiff::Timestamp::now().as_millisecond(), "due since it is owed");
+        let found = store.claim_due_deliveries(ClaimLimits::up_to(3, lease, &[])).await.unwrap();
+        assert_eq!(found.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), [owed]);
+        let sql = |id| format!("SELECT due_at - causality_now_ms() FROM deliveries WHERE id = '{id}'");
+        let waits = [retried, claimed].map(|id| server.sql(&database, &sql(id)).parse::<i64>().unwrap());
+        assert!(waits[0] <= wait_ms, "a retry waits no longer than it was to: {waits:?}");
+        assert!(waits[1] <= lease.as_millis() as i64, "nobody claims for longer than the lease: {waits:?}");
+        for id in [owed, retried, claimed] {
+            store.delete_delivery(id).await.unwrap();
+        }
+        fresh.close().await;
+    }
+    store.close().await;
+}
+
+fn delivery(webhook_id: Uuid) -> NewDelivery {
+    NewDelivery {
+        id: Uuid::now_v7(),
+        webhook_id,
+        rule_id: None,
+        anomaly_config_id: None,
+        event_id: "e".to_owned(),
+        payload: RawValue::from_string("{}".to_owned()).unwrap(),
+        max_attempts: 5,
+    }
+}

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, damaged, deliveries::query_newest, failed, now_ms, uuid};
-use crate::store::anomaly::EVENT_RETENTION_MS;
+use crate::store::anomaly::{EVENT_AHEAD_MS_MAX, EVENT_RETENTION_MS};
 use crate::store::{AnomalyEvent, AnomalyState, Page, PageRequest, StoreError, cursor};
 
 const LIST: u8 = b'e';
@@ -49,13 +49,16 @@ impl Engine {
         loop {
             let forgotten = self
                 .write(Wake::Nobody, context, move |connection| {
+                    let now = now_ms();
+                    // Behind one of a clock that was far ahead nothing would be forgotten.
+                    let ahead = "UPDATE anomaly_events SET detected_at = ?1 WHERE detected_at > ?1 + ?2 AND seq IN
+                                     (SELECT seq FROM anomaly_events ORDER BY seq LIMIT ?3)";
                     // The oldest only, as they were recorded in about the order of their detection.
+                    let old = "DELETE FROM anomaly_events WHERE detected_at < ?1 AND seq IN
+                                   (SELECT seq FROM anomaly_events ORDER BY seq LIMIT ?2)";
                     connection
-                        .execute(
-                            "DELETE FROM anomaly_events WHERE detected_at < ?1 AND seq IN
-                                 (SELECT seq FROM anomaly_events ORDER BY seq LIMIT ?2)",
-                            [now_ms() - EVENT_RETENTION_MS, FORGET_ROWS_MAX],
-                        )
+                        .execute(ahead, [now, EVENT_AHEAD_MS_MAX, FORGET_ROWS_MAX])
+                        .and_then(|_| connection.execute(old, [now - EVENT_RETENTION_MS, FORGET_ROWS_MAX]))
                         .map_err(failed(context))
                 })
                 .await?;

@@ -371,6 +371,12 @@ fn retry_all(connection: &Connection, filter: &RetryFilter) -> rusqlite::Result<
 
 /// Looks only at the oldest of a status: what ended first was mostly created first, and the rest has its turn later.
 fn forget(connection: &Connection, status: DeliveryStatus, before: i64) -> rusqlite::Result<usize> {
+    // Behind an end that is yet to come, since the clock was set back, nothing would be forgotten.
+    connection.execute(
+        "UPDATE deliveries SET finished_at = ?2 WHERE finished_at > ?2 AND seq IN
+             (SELECT seq FROM deliveries WHERE status = ?1 ORDER BY seq LIMIT ?3)",
+        params![status.text(), now_ms(), FORGET_ROWS_MAX],
+    )?;
     connection.execute(
         "DELETE FROM deliveries WHERE finished_at < ?2 AND seq IN
              (SELECT seq FROM deliveries WHERE status = ?1 ORDER BY seq LIMIT ?3)",

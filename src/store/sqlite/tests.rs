@@ -364,7 +364,95 @@ async fn deliveries_that_ended_long_ago_are_forgotten() {
     assert_eq!(store.delivery(ids[2]).await.unwrap().unwrap().status, DeliveryStatus::InProgress);
 }
 
+/// What a clock that was ahead by hours has left behind: owed to a disabled webhook, waiting for a retry, and ended.
+#[tokio::test]
+async fn restarts_after_the_clock_was_set_back_delay_nothing_and_age_nothing() {
+    const AHEAD_MS: i64 = 10 * 3_600 * 1_000;
+    let (store, dir) = open_fresh();
+    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let deliveries: Vec<_> = (0..3).map(|_| delivery(id)).collect();
+    let [owed, retried, ended] = [0, 1, 2].map(|place| deliveries[place].id);
+    let effects = Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries, ..Effects::default() };
+    store.record_effects(effects).await.unwrap();
+    let outcome = |id, status, wait_ms| DeliveryOutcome {
+        id,
+        status,
+        attempts: 1,
+        attempted_at_ms: jiff::Timestamp::now().as_millisecond(),
+        wait_ms,
+        status_code: None,
+        error: None,
+    };
+    let wait_ms = 60_000;
+    let outcomes =
+        vec![outcome(retried, DeliveryStatus::Pending, Some(wait_ms)), outcome(ended, DeliveryStatus::Delivered, None)];
+    store.finish_deliveries(outcomes).await.unwrap();
+    store.disable_webhook(id, "by hand").await.unwrap();
+    let Inner::Sqlite(engine) = &store.0 else { unreachable!("opened as SQLite") };
+    engine.age_deliveries_by(-AHEAD_MS).await;
+    store.close().await;
+    drop(store);
+
+    let due = async |store: &Store, id| store.delivery(id).await.unwrap().unwrap().next_attempt_at.unwrap();
+    let mut first = None;
+    for _ in 0..4 {
+        let store = open(&dir, None).unwrap();
+        let found = (due(&store, owed).await, due(&store, retried).await);
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        assert!(found.0.as_millisecond() <= now_ms, "due since it is owed");
+        assert!((1..=wait_ms).contains(&(found.1.as_millisecond() - now_ms)), "a retry waits no longer than it was to");
+        assert_eq!(*first.get_or_insert(found), found, "a second restart moves nothing");
+        let bounds = OwedBounds { deliveries_max: 10, age_max: Duration::from_secs(3_600) };
+        assert_eq!(store.give_up_owed(bounds).await.unwrap(), 0);
+        store.forget_stale(0).await.unwrap();
+        store.close().await;
+    }
+    let store = open(&dir, None).unwrap();
+    let Inner::Sqlite(engine) = &store.0 else { unreachable!("opened as SQLite") };
+    engine.age_deliveries_by(8 * 24 * 3_600 * 1_000).await;
+    assert_eq!(store.forget_stale(0).await.unwrap(), 1, "what ended in the future is kept no longer than other ends");
+    assert!(store.delivery(ended).await.unwrap().is_none());
+}
+
+/// Each step forward and back leaves what a disabled webhook is owed as old as it is.
+#[tokio::test]
+async fn a_clock_that_is_set_to_and_fro_ages_nothing() {
+    const STEP_MS: i64 = 3 * 3_600 * 1_000;
+    let (store, _dir) = open_fresh();
+    let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
+    let owed = vec![delivery(id)];
+    let delivery_id = owed[0].id;
+    let effects = Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries: owed, ..Effects::default() };
+    store.record_effects(effects).await.unwrap();
+    let due = async || store.delivery(delivery_id).await.unwrap().unwrap().next_attempt_at.unwrap();
+    let before = due().await;
+    let Inner::Sqlite(engine) = &store.0 else { unreachable!("opened as SQLite") };
+    for _ in 0..5 {
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        engine.follow_step(now_ms + STEP_MS, STEP_MS).await;
+        engine.follow_step(now_ms, -STEP_MS).await;
+    }
+    assert_eq!(due().await, before);
+}
+
 impl super::Engine {
+    async fn follow_step(&self, now_ms: i64, step_ms: i64) {
+        let follow =
+            move |connection: &_| super::clock::follow(connection, now_ms, step_ms).map_err(super::failed("follow"));
+        self.write(super::Wake::Nobody, "follow", follow).await.unwrap();
+    }
+
+    /// Moves every time of every delivery into the past.
+    async fn age_deliveries_by(&self, age_ms: i64) {
+        self.write(super::Wake::Nobody, "age deliveries", move |connection| {
+            let sql = "UPDATE deliveries SET due_at = due_at - ?1, last_attempt_at = last_attempt_at - ?1,
+                           created_at = created_at - ?1, finished_at = finished_at - ?1";
+            connection.execute(sql, [age_ms]).map_err(super::failed("age deliveries"))
+        })
+        .await
+        .unwrap();
+    }
+
     async fn limit_pages(&self, pages: i64) {
         self.write(super::Wake::Nobody, "limit pages", move |connection| {
             connection.pragma_update(None, "max_page_count", pages).map_err(super::failed("limit pages"))

@@ -157,7 +157,10 @@ fn commit(
         let mut followed = *clock;
         let began = misplaced.and_then(|()| {
             let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-            let begun = begun.and_then(|tx| clock::follow(&tx, followed.look().1).map(|()| tx));
+            let begun = begun.and_then(|tx| {
+                let (now_ms, step_ms) = followed.look();
+                clock::follow(&tx, now_ms, step_ms).map(|()| tx)
+            });
             begun.map_err(|error| Refusal::of(&error, "begin group", health))
         });
         let mut tx = match began {

@@ -1,0 +1,121 @@
+//! Deliveries wait as long as they are meant to, however the server's clock is set.
+//!
+//! Due times are times of the server. When its clock is set back, or a standby that is behind takes over, what was due
+//! in a second would be due in hours. So each process watches that clock beside its own monotonic one, and brings back
+//! what no process of the present could have written. Several processes may do so at once, as often as they like.
+//!
+//! Invariant: no due time that has passed is moved. It tells how long a disabled webhook has been owed the delivery.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::{Engine, failed};
+use crate::store::StoreError;
+
+/// Smaller steps are slewing, or a busy server. Nobody waits noticeably longer for them.
+const STEP_BACK_MS_MIN: i64 = 2_000;
+/// Deliveries brought back in one statement, so that nobody waits long behind it.
+const ROWS_MAX: i64 = 5_000;
+
+/// The server's clock as it was seen last.
+#[derive(Debug, Default)]
+pub(super) struct ServerClock {
+    seen: Mutex<Option<(i64, Instant)>>,
+    /// The longest lease that this process has claimed with.
+    lease_ms: AtomicI64,
+}
+
+impl ServerClock {
+    pub(super) fn claims_for(&self, lease_ms: i64) {
+        self.lease_ms.fetch_max(lease_ms, Ordering::Relaxed);
+    }
+
+    /// Whether the clock was set back, or may have been before the first look. It showed `now_ms` after `asked_at`.
+    fn is_behind(&self, now_ms: i64, asked_at: Instant) -> bool {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected = |(seen_ms, seen_at): (i64, Instant)| {
+            seen_ms.saturating_add(asked_at.saturating_duration_since(seen_at).as_millis() as i64)
+        };
+        seen.is_none_or(|seen| now_ms.saturating_add(STEP_BACK_MS_MIN) < expected(seen))
+    }
+
+    fn saw(&self, now_ms: i64) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((now_ms, Instant::now()));
+    }
+}
+
+/// Takes note of what the server's clock showed after `asked_at`. True when deliveries had to be brought back.
+pub(super) async fn look(engine: &Engine, now_ms: i64, asked_at: Instant) -> bool {
+    let clock = &engine.0.clock;
+    let mut moved = 0;
+    if clock.is_behind(now_ms, asked_at) {
+        match bring_back(engine).await {
+            Ok(rows) => moved = rows,
+            Err(error) => {
+                // It is still to be done at the next look.
+                tracing::warn!(%error, "the database's clock may have been set back; retries may come late");
+                return false;
+            }
+        }
+    }
+    clock.saw(now_ms);
+    if moved > 0 {
+        tracing::info!(moved, "the database's clock was set back; what waits for its time waits no longer for it");
+    }
+    moved > 0
+}
+
+/// What lies in the future tells by how much the clock was set back: a delivery that was not tried is due since it is
+/// owed, a retry is due so long after the attempt, and nobody claims for longer than the lease.
+async fn bring_back(engine: &Engine) -> Result<u64, StoreError> {
+    let context = "follow the database's clock";
+    let sql = "
+        WITH ahead AS MATERIALIZED (
+            SELECT seq FROM deliveries, causality_now_ms() now
+            WHERE due_at > now AND CASE status WHEN 'pending' THEN attempts = 0 OR last_attempt_at > now
+                                               ELSE due_at - now > $1 END
+            LIMIT $2 FOR UPDATE OF deliveries SKIP LOCKED)
+        UPDATE deliveries d SET last_attempt_at = CASE WHEN last_attempt_at > now THEN now ELSE last_attempt_at END,
+            due_at = least(due_at, now + CASE WHEN status = 'in_progress' THEN $1 WHEN attempts = 0 THEN 0
+                                              ELSE greatest(0, due_at - last_attempt_at) END)
+        FROM causality_now_ms() now WHERE d.seq IN (SELECT seq FROM ahead)";
+    let lease_ms = match engine.0.clock.lease_ms.load(Ordering::Relaxed) {
+        0 => i64::MAX / 4,
+        lease_ms => lease_ms,
+    };
+    let mut moved = 0;
+    loop {
+        let count = engine
+            .retrying(context, || async move {
+                let mut client = engine.client(context).await?;
+                let count = client.execute(sql, &[&lease_ms, &ROWS_MAX]).await.map_err(failed(context))?;
+                client.whole = true;
+                Ok(count)
+            })
+            .await?;
+        moved += count;
+        if count == 0 {
+            return Ok(moved);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_slow_answer_is_no_step_back() {
+        let (clock, start) = (ServerClock::default(), Instant::now());
+        assert!(clock.is_behind(1_000_000, start), "what was before the first look is not known");
+        clock.saw(1_000_000);
+        let later = start + Duration::from_secs(60);
+        assert!(!clock.is_behind(1_060_000, later));
+        assert!(!clock.is_behind(1_090_000, later), "forwards, or answered late");
+        assert!(!clock.is_behind(1_059_000, later));
+        assert!(clock.is_behind(1_050_000, later));
+    }
+}
