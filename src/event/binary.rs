@@ -63,8 +63,12 @@ fn count_members(bytes: &[u8], depth: usize) -> usize {
     while let Ok(Some((number, value))) = reader.next() {
         if let (1, Value::Bytes(entry)) = (number, value) {
             count += 1;
-            if let (_, Some(Value::Bytes(value))) = map_entry(entry) {
-                count += count_nested(value, depth);
+            // An entry may hold its value more than once. Decoders merge messages: every occurrence adds its values.
+            let mut members = Reader::new(entry);
+            while let Ok(Some((number, value))) = members.next() {
+                if let (2, Value::Bytes(value)) = (number, value) {
+                    count += count_nested(value, depth);
+                }
             }
         }
     }

@@ -4,11 +4,14 @@
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 
-use super::invalid::FieldError;
+use super::binary::check_counts;
+use super::invalid::{Errors, FieldError, Path};
 use super::limits::*;
 use super::proto::{EventEnvelope, IngestEventBatchRequest};
 use super::request::{self, Accepted};
-use super::{Arrival, EventRef, Int64};
+use super::rules::check_message;
+use super::schema::{DEVICE_CONTEXT, Message, Shape};
+use super::{Arrival, EventRef, Int64, Kind};
 
 const ARRIVAL: Arrival<'static> =
     Arrival { received_at_ms: 1_700_000_000_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
@@ -232,17 +235,101 @@ fn what_is_small_in_one_form_and_large_in_another_is_refused_before_it_is_made()
     }
     // In `properties` too, however it is nested; the depth is bounded before anything recurses.
     let value = |inner: &[u8]| field(&[0x32], &field(&[0x0a], inner));
-    let wide = field(&[0x32], &[0x0a, 0].repeat(items));
+    let list_of = |values: usize| field(&[0x32], &[0x0a, 0].repeat(values));
     let deep = (0..50_000).fold(Vec::new(), |inner, _| value(&inner));
-    for (inner, detail) in
-        [(wide, "must have at most 1000 values, at all levels together"), (deep, "must not nest deeper than 30 levels")]
-    {
-        let properties = field(&[0x0a], &[b"\x0a\x01k".to_vec(), field(&[0x12], &inner)].concat());
+    let too_many = "must have at most 1000 values, at all levels together";
+    let too_deep = "must not nest deeper than 30 levels";
+    // The values of an entry, which decoders merge when there are several; and what is wrong with them.
+    let empty = || list_of(0);
+    let cases = [
+        (vec![list_of(items)], Some(too_many)),
+        (vec![deep], Some(too_deep)),
+        (vec![list_of(999)], None),
+        (vec![list_of(1_000)], Some(too_many)),
+        (vec![list_of(500), list_of(499)], None),
+        (vec![list_of(500), list_of(500)], Some(too_many)),
+        (vec![list_of(999), empty()], None),
+        (vec![list_of(1_500), empty()], Some(too_many)),
+        (vec![empty(), list_of(60_000), Vec::new()], Some(too_many)),
+        (vec![list_of(items), empty()], Some(too_many)),
+        // Within one value, too; and what a later member of the `oneof` replaces was there all the same.
+        (vec![[list_of(1_500), empty()].concat()], Some(too_many)),
+        (vec![[list_of(1_500), b"\x1a\x01t".to_vec()].concat()], Some(too_many)),
+        (vec![list_of(1_500), b"\x1a\x01t".to_vec()], Some(too_many)),
+        // Objects that are merged, and lists in elements of lists.
+        (vec![field(&[0x2a], &field(&[0x0a], &field(&[0x12], &list_of(1_500)))), field(&[0x2a], b"")], Some(too_many)),
+        (vec![value(&[list_of(1_500), empty()].concat())], Some(too_many)),
+    ];
+    for (case, (values, wrong)) in cases.into_iter().enumerate() {
+        let entry: Vec<u8> = values.iter().flat_map(|value| field(&[0x12], value)).collect();
+        let properties = field(&[0x0a], &[b"\x0a\x01k".to_vec(), entry].concat());
         let custom = [b"\x0a\x01e".to_vec(), field(&[0x32], &properties)].concat();
         let event = [b"\x12\x01a\x1a\x01d".to_vec(), field(&[0xa2, 0x38], &custom)].concat();
-        let refused = request::accept_binary_single(&field(&[0x0a], &event), &ARRIVAL).expect_err("refuse");
-        assert_eq!(refused.errors, [FieldError::new("/event/customEvent/properties", detail)]);
-        assert!(EventRef::decode_admitted(&event).is_err());
+        let verdict = request::accept_binary_single(&field(&[0x0a], &event), &ARRIVAL);
+        match (verdict, wrong) {
+            (Ok(_), None) => {}
+            (Err(refused), Some(detail)) => {
+                assert_eq!(refused.errors, [FieldError::new("/event/customEvent/properties", detail)], "case {case}");
+            }
+            (verdict, _) => panic!("case {case}: {:?}", verdict.map(|accepted| accepted.bytes_len())),
+        }
+        // Before a decoder makes messages of them.
+        let mut counted = Errors::default();
+        check_counts(&event, &Path::Root, &mut counted);
+        assert_eq!(counted.is_empty(), wrong.is_none() || wrong == Some(too_deep), "case {case}");
+        if event.len() > 1_000_000 || wrong == Some(too_deep) {
+            assert!(EventRef::decode_admitted(&event).is_err(), "case {case}");
+        }
+    }
+}
+
+#[test]
+fn what_is_stored_is_counted_again() {
+    let elements = |key: &[u8], count: usize| [key, &[0]].concat().repeat(count);
+    let errors_of = |payload: &str, bytes: &[u8]| {
+        let kind = Kind::all().iter().find(|kind| kind.json_name == payload).expect("a kind");
+        let mut errors = Errors::default();
+        check_message(kind.message, bytes, &Path::Root, &mut errors);
+        errors.into_result().err().unwrap_or_default()
+    };
+    let too_many = FieldError::new("/items", "must have at most 1000 elements");
+    let items = |count: usize| [b"\x0a\x01o".to_vec(), elements(b"\x3a", count)].concat();
+    assert_eq!(errors_of("purchaseComplete", &items(1_000)), []);
+    assert_eq!(errors_of("purchaseComplete", &items(1_001)), [too_many]);
+    let custom = |count: usize| {
+        let mut properties = Vec::new();
+        super::wire::put_bytes(&mut properties, 6, &elements(b"\x0a", count));
+        [b"\x0a\x01e".to_vec(), properties].concat()
+    };
+    let too_many = FieldError::new("/properties", "must have at most 1000 values, at all levels together");
+    assert_eq!(errors_of("customEvent", &custom(1_000)), []);
+    assert_eq!(errors_of("customEvent", &custom(1_001)), [too_many]);
+}
+
+#[test]
+fn what_decoders_merge_holds_no_lists_of_its_own() {
+    // Elements are counted by the occurrence of the message that holds them, and a message that is sent twice is
+    // merged. Payloads and `properties` are counted over all their occurrences; no other message may hold elements.
+    fn holds_none(message: &Message) {
+        for field in message.fields {
+            match &field.shape {
+                Shape::List(_) | Shape::Map(_) | Shape::Struct => panic!("{} is not counted", field.name),
+                Shape::Message(inner) | Shape::Payload(inner) => holds_none(inner),
+                _ => {}
+            }
+        }
+    }
+    holds_none(&DEVICE_CONTEXT);
+    for field in Kind::all().iter().flat_map(|kind| kind.message.fields) {
+        match &field.shape {
+            Shape::Message(inner) => holds_none(inner),
+            Shape::List(element) | Shape::Map(element) => match &element.shape {
+                Shape::Message(inner) => holds_none(inner),
+                Shape::Struct => panic!("{} is not counted", field.name),
+                _ => {}
+            },
+            _ => {}
+        }
     }
 }
 

@@ -7,7 +7,9 @@
 
 use super::invalid::{Errors, Path};
 use super::json_view::map_entry;
-use super::limits::{ID_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, TEXT_BYTES_MAX};
+use super::limits::{
+    ELEMENTS_MAX, ID_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, TEXT_BYTES_MAX,
+};
 use super::schema::{Check, FIELDS_MAX, Field, Message, Shape};
 use super::wire::{Reader, Value};
 
@@ -20,7 +22,7 @@ pub(super) const CONTROL: &str = "must not have control characters";
 
 pub(super) fn check_message(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
     let mut filled = [false; FIELDS_MAX];
-    let mut index = 0;
+    let mut counts = [0; FIELDS_MAX];
     let mut reader = Reader::new(bytes);
     loop {
         let (number, value) = match reader.next() {
@@ -30,10 +32,18 @@ pub(super) fn check_message(message: &Message, bytes: &[u8], at: &Path<'_>, erro
         };
         let Some((position, field)) = message.field(number) else { continue };
         let here = Path::Field(at, field.json_name);
+        if let Shape::List(_) | Shape::Map(_) = field.shape {
+            let count = &mut counts[position % FIELDS_MAX];
+            *count += 1;
+            // Counted before as it was sent; this counts what is stored.
+            if *count > ELEMENTS_MAX {
+                return errors.add(here, TOO_MANY_ELEMENTS);
+            }
+        }
         match field.shape {
             Shape::List(element) => {
+                let index = counts[position % FIELDS_MAX] - 1;
                 check_value(element, value, &Path::Index(&here, index), errors);
-                index += 1;
             }
             Shape::Map(entry) => check_entry(entry, value, &here, errors),
             _ => check_value(field, value, &here, errors),
@@ -65,7 +75,13 @@ fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
         (Shape::Message(message) | Shape::Payload(message), Value::Bytes(bytes)) => {
             check_message(message, bytes, at, errors)
         }
-        (Shape::Struct, Value::Bytes(bytes)) => check_struct(bytes, at, PROPERTIES_DEPTH_MAX, errors),
+        (Shape::Struct, Value::Bytes(bytes)) => {
+            let mut properties = Properties { values: 0, errors };
+            properties.check_struct(bytes, at, PROPERTIES_DEPTH_MAX);
+            if properties.values > PROPERTIES_VALUES_MAX {
+                errors.add(*at, TOO_MANY_VALUES);
+            }
+        }
         _ => errors.add(*at, MALFORMED),
     }
 }
@@ -105,44 +121,64 @@ fn check_entry(entry: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
     }
 }
 
-fn check_struct(bytes: &[u8], at: &Path<'_>, depth: usize, errors: &mut Errors) {
-    let Some(depth) = depth.checked_sub(1) else {
-        return errors.add(*at, PROPERTIES_TOO_DEEP);
-    };
-    let mut reader = Reader::new(bytes);
-    while let Ok(Some((number, value))) = reader.next() {
-        if let (1, Value::Bytes(bytes)) = (number, value) {
-            let (key, value) = map_entry(bytes);
-            let Ok(key) = std::str::from_utf8(key) else {
-                return errors.add(*at, "keys must be UTF-8");
-            };
-            let here = Path::Field(at, key);
-            check_key(key, &here, errors);
-            check_any(value, &here, depth, errors);
-        }
-    }
+/// Checks the values of one `google.protobuf.Struct`, and counts them up to one more than are allowed.
+struct Properties<'e> {
+    values: usize,
+    errors: &'e mut Errors,
 }
 
-fn check_any(value: Option<Value<'_>>, at: &Path<'_>, depth: usize, errors: &mut Errors) {
-    let Some(Value::Bytes(bytes)) = value else { return };
-    let mut reader = Reader::new(bytes);
-    while let Ok(Some(member)) = reader.next() {
-        match member {
-            (2, Value::Fixed64(bits)) => check_finite(f64::from_bits(bits), at, errors),
-            (3, Value::Bytes(text)) => check_text(Check::None, text, at, errors),
-            (5, Value::Bytes(bytes)) => check_struct(bytes, at, depth, errors),
-            (6, Value::Bytes(bytes)) => {
-                let Some(depth) = depth.checked_sub(1) else {
-                    return errors.add(*at, PROPERTIES_TOO_DEEP);
+impl Properties<'_> {
+    fn check_struct(&mut self, bytes: &[u8], at: &Path<'_>, depth: usize) {
+        let Some(depth) = depth.checked_sub(1) else {
+            return self.errors.add(*at, PROPERTIES_TOO_DEEP);
+        };
+        let mut reader = Reader::new(bytes);
+        while let Ok(Some((number, value))) = reader.next() {
+            if let (1, Value::Bytes(bytes)) = (number, value) {
+                let (key, value) = map_entry(bytes);
+                let Ok(key) = std::str::from_utf8(key) else {
+                    return self.errors.add(*at, "keys must be UTF-8");
                 };
-                let mut elements = Reader::new(bytes);
-                let mut index = 0;
-                while let Ok(Some((_, element))) = elements.next() {
-                    check_any(Some(element), &Path::Index(at, index), depth, errors);
-                    index += 1;
+                let here = Path::Field(at, key);
+                check_key(key, &here, self.errors);
+                if !self.check_any(value, &here, depth) {
+                    return;
                 }
             }
-            _ => {}
+        }
+    }
+
+    /// Answers whether there may be more values.
+    fn check_any(&mut self, value: Option<Value<'_>>, at: &Path<'_>, depth: usize) -> bool {
+        self.values += 1;
+        if self.values > PROPERTIES_VALUES_MAX {
+            return false;
+        }
+        let Some(Value::Bytes(bytes)) = value else { return true };
+        let mut reader = Reader::new(bytes);
+        while let Ok(Some(member)) = reader.next() {
+            match member {
+                (2, Value::Fixed64(bits)) => check_finite(f64::from_bits(bits), at, self.errors),
+                (3, Value::Bytes(text)) => check_text(Check::None, text, at, self.errors),
+                (5, Value::Bytes(bytes)) => self.check_struct(bytes, at, depth),
+                (6, Value::Bytes(bytes)) => self.check_list(bytes, at, depth),
+                _ => {}
+            }
+        }
+        true
+    }
+
+    fn check_list(&mut self, bytes: &[u8], at: &Path<'_>, depth: usize) {
+        let Some(depth) = depth.checked_sub(1) else {
+            return self.errors.add(*at, PROPERTIES_TOO_DEEP);
+        };
+        let mut index = 0;
+        let mut elements = Reader::new(bytes);
+        while let Ok(Some((_, element))) = elements.next() {
+            if !self.check_any(Some(element), &Path::Index(at, index), depth) {
+                return;
+            }
+            index += 1;
         }
     }
 }

@@ -276,6 +276,40 @@ async def pipeline(server):
         await send(tcp, b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100)
 
 
+def field(key, payload):
+    """A length-delimited field of a protobuf message."""
+    length, varint = len(payload), bytearray()
+    while length >= 0x80:
+        varint.append(length & 0x7F | 0x80)
+        length >>= 7
+    varint.append(length)
+    return key + bytes(varint) + payload
+
+
+# Custom events of nearly 5 MiB. The value of their one property comes twice, which decoders merge.
+MERGED = field(
+    b"\x0a",
+    b"\x12\x04shop\x1a\x02d1"
+    + field(
+        b"\xa2\x38",
+        b"\x0a\x01e"
+        + field(
+            b"\x32",
+            field(b"\x0a", b"\x0a\x01k" + field(b"\x12", field(b"\x32", b"\x0a\x00" * 2_600_000)) + b"\x12\x02\x32\x00"),
+        ),
+    ),
+)
+
+
+async def merged(server):
+    """Binary events whose property has 2.6 million empty values, and then a second, empty list."""
+    tcp = await connect(server.port)
+    while True:
+        await send(tcp, post(len(MERGED), extra="content-type: application/x-protobuf\r\n") + MERGED)
+        if b" 400 " not in await asyncio.get_running_loop().sock_recv(tcp, 65536):
+            return
+
+
 async def none(server):
     """Honest requests alone."""
     await asyncio.sleep(3600)
@@ -301,6 +335,7 @@ ATTACKS = {
     control: 50,
     continuation: 200,
     pipeline: 300,
+    merged: 20,
 }
 
 
