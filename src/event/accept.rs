@@ -77,11 +77,11 @@ struct Head<'p, 'e> {
 }
 
 impl Head<'_, '_> {
-    fn app(&mut self, app_id: &str, key_app: Option<&str>) {
+    fn app(&mut self, app_id: &[u8], key_app: Option<&str>) {
         match key_app {
             Some(_) if app_id.is_empty() => {}
             None if app_id.is_empty() => self.refuse("appId", REQUIRED),
-            Some(app) if app != app_id => self.refuse("appId", "must be the app of the API key"),
+            Some(app) if app.as_bytes() != app_id => self.refuse("appId", "must be the app of the API key"),
             _ if !is_app_id(app_id) => self.refuse(
                 "appId",
                 "must be 1 to 128 ASCII letters, digits, '.', '_' or '-', the first a letter or digit",
@@ -107,7 +107,7 @@ impl Head<'_, '_> {
         ] {
             if text.len() > ID_BYTES_MAX {
                 self.refuse(name, "must have at most 256 bytes");
-            } else if has_control(text.as_bytes()) {
+            } else if has_control(text) {
                 self.refuse(name, CONTROL);
             }
         }
@@ -131,10 +131,11 @@ pub fn check_names(event: &EventRef<'_>) -> Result<(), DecodeError> {
 }
 
 /// Whether events and keys may belong to an app of this name.
-pub fn is_app_id(text: &str) -> bool {
+pub fn is_app_id(text: impl AsRef<[u8]>) -> bool {
+    let text = text.as_ref();
     text.len() <= APP_ID_BYTES_MAX
-        && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        && text.first().is_some_and(u8::is_ascii_alphanumeric)
+        && text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 /// A UUIDv7 of the given time.

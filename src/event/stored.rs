@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::json_view::{self, Int64};
 use super::limits::{STORED_BYTES_MAX, STORED_VALUES_MAX};
 use super::schema::{DEVICE_CONTEXT, Enum, Kind, Message, NETWORK_TYPE, PLATFORM, STRUCT, Shape};
-use super::wire::{DecodeError, Reader, TOO_DEEP, Value, WRONG_TYPE};
+use super::wire::{DecodeError, Reader, TOO_DEEP, Value, WRONG_TYPE, text};
 
 /// Nested messages in one event. Each JSON level of a custom event's `properties` takes up to three.
 const MESSAGE_DEPTH_MAX: usize = 128;
@@ -92,14 +92,14 @@ impl<'a> EventRef<'a> {
         let envelope = Envelope::read(bytes)?;
         let (kind, payload) = envelope.payload.ok_or(NO_PAYLOAD)?;
         Ok(Self {
-            id: envelope.id,
-            app_id: envelope.app_id,
-            device_id: envelope.device_id,
+            id: text(envelope.id)?,
+            app_id: text(envelope.app_id)?,
+            device_id: text(envelope.device_id)?,
             timestamp_ms: envelope.timestamp_ms,
-            correlation_id: envelope.correlation_id,
-            idempotency_key: envelope.idempotency_key,
-            user_id: envelope.user_id,
-            session_id: envelope.session_id,
+            correlation_id: text(envelope.correlation_id)?,
+            idempotency_key: text(envelope.idempotency_key)?,
+            user_id: text(envelope.user_id)?,
+            session_id: text(envelope.session_id)?,
             device_bytes: envelope.device,
             kind,
             payload,
@@ -170,17 +170,17 @@ impl<'a> EventRef<'a> {
     }
 }
 
-/// The envelope's own fields; what is nested in it is not looked at.
+/// The envelope's own fields as they stand; what is nested in it is not looked at, nor whether texts are UTF-8.
 #[derive(Default)]
 pub(super) struct Envelope<'a> {
-    pub(super) id: &'a str,
-    pub(super) app_id: &'a str,
-    pub(super) device_id: &'a str,
+    pub(super) id: &'a [u8],
+    pub(super) app_id: &'a [u8],
+    pub(super) device_id: &'a [u8],
     pub(super) timestamp_ms: i64,
-    pub(super) correlation_id: &'a str,
-    pub(super) idempotency_key: &'a str,
-    pub(super) user_id: &'a str,
-    pub(super) session_id: &'a str,
+    pub(super) correlation_id: &'a [u8],
+    pub(super) idempotency_key: &'a [u8],
+    pub(super) user_id: &'a [u8],
+    pub(super) session_id: &'a [u8],
     pub(super) device: Option<&'a [u8]>,
     pub(super) payload: Option<(&'static Kind, &'a [u8])>,
 }
@@ -191,15 +191,15 @@ impl<'a> Envelope<'a> {
         let mut reader = Reader::new(bytes);
         while let Some((number, value)) = reader.next()? {
             match number {
-                1 => envelope.id = value.text()?,
-                2 => envelope.app_id = value.text()?,
-                3 => envelope.device_id = value.text()?,
+                1 => envelope.id = value.bytes()?,
+                2 => envelope.app_id = value.bytes()?,
+                3 => envelope.device_id = value.bytes()?,
                 4 => envelope.timestamp_ms = value.varint()?.cast_signed(),
-                5 => envelope.correlation_id = value.text()?,
+                5 => envelope.correlation_id = value.bytes()?,
                 6 => envelope.device = Some(value.bytes()?),
-                7 => envelope.idempotency_key = value.text()?,
-                8 => envelope.user_id = value.text()?,
-                9 => envelope.session_id = value.text()?,
+                7 => envelope.idempotency_key = value.bytes()?,
+                8 => envelope.user_id = value.bytes()?,
+                9 => envelope.session_id = value.bytes()?,
                 _ => {
                     if let Some(kind) = Kind::by_number(number) {
                         envelope.payload = Some((kind, value.bytes()?));

@@ -33,6 +33,7 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    #[inline]
     pub(super) fn bytes(self) -> Result<&'a [u8], DecodeError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
@@ -41,7 +42,7 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn text(self) -> Result<&'a str, DecodeError> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| NOT_UTF8)
+        text(self.bytes()?)
     }
 
     pub(super) fn varint(self) -> Result<u64, DecodeError> {
@@ -50,6 +51,10 @@ impl<'a> Value<'a> {
             _ => Err(WRONG_TYPE),
         }
     }
+}
+
+pub(super) fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
+    std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)
 }
 
 pub(super) const WRONG_TYPE: DecodeError = DecodeError("a field has the wrong wire type");
@@ -88,18 +93,30 @@ impl<'a> Reader<'a> {
             self.rest = rest;
             return Ok(Some((u32::from(*key >> 3), Value::Bytes(text))));
         }
-        loop {
-            let (number, wire_type) = self.key()?;
-            match wire_type {
-                START_GROUP => self.skip_group(number)?,
-                _ => return Ok(Some((number, self.value(wire_type)?))),
-            }
-            if self.rest.is_empty() {
-                return Ok(None);
-            }
+        let (number, wire_type) = self.key()?;
+        match wire_type {
+            START_GROUP => self.next_after_group(number),
+            _ => Ok(Some((number, self.value(wire_type)?))),
         }
     }
 
+    /// The next field after a group whose first key was read, and after those that follow it.
+    #[cold]
+    fn next_after_group(&mut self, mut group: u32) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
+        loop {
+            self.skip_group(group)?;
+            if self.rest.is_empty() {
+                return Ok(None);
+            }
+            let (number, wire_type) = self.key()?;
+            if wire_type != START_GROUP {
+                return Ok(Some((number, self.value(wire_type)?)));
+            }
+            group = number;
+        }
+    }
+
+    #[inline(always)]
     fn key(&mut self) -> Result<(u32, u64), DecodeError> {
         let key = self.varint()?;
         match u32::try_from(key >> 3) {
@@ -108,7 +125,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&mut self, wire_type: u64) -> Result<Value<'a>, DecodeError> {
         Ok(match wire_type {
             VARINT => Value::Varint(self.varint()?),
@@ -123,7 +140,6 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes a group whose first key was read, with all that is nested in it.
-    #[cold]
     fn skip_group(&mut self, number: u32) -> Result<(), DecodeError> {
         let mut open = [0; GROUP_DEPTH_MAX];
         open[0] = number;
@@ -177,6 +193,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    #[inline]
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (taken, rest) = self.rest.split_first_chunk().ok_or(TRUNCATED)?;
         self.rest = rest;
