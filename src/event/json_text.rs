@@ -122,23 +122,30 @@ impl<'a> JsonText<'a> {
     #[inline]
     pub(super) fn string(&mut self) -> Result<Quoted<'a>, Malformed> {
         let start = self.at + 1;
-        self.at = start;
-        let mut escaped = false;
+        let bytes = self.text.as_bytes();
+        self.at = start + plain_length(&bytes[start..]);
+        if bytes.get(self.at) != Some(&b'"') {
+            return self.rest_of_string(start);
+        }
+        let raw = &self.text[start..self.at];
+        self.at += 1;
+        Ok(Quoted { raw, escaped: false })
+    }
+
+    /// From the first byte that does not stand for itself.
+    #[cold]
+    fn rest_of_string(&mut self, start: usize) -> Result<Quoted<'a>, Malformed> {
         loop {
-            self.at += plain_length(&self.text.as_bytes()[self.at..]);
-            match self.text.as_bytes().get(self.at) {
-                Some(b'"') => {
-                    let raw = &self.text[start..self.at];
-                    self.at += 1;
-                    return Ok(Quoted { raw, escaped });
-                }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
+            match self.byte() {
+                Some(b'"') => break,
+                Some(b'\\') => self.escape()?,
                 _ => return Err(self.syntax()),
             }
+            self.at += plain_length(&self.text.as_bytes()[self.at..]);
         }
+        let raw = &self.text[start..self.at];
+        self.at += 1;
+        Ok(Quoted { raw, escaped: true })
     }
 
     fn escape(&mut self) -> Result<(), Malformed> {

@@ -20,7 +20,7 @@ use super::memory::{Share, Short};
 const FIRST_BYTES: usize = 2 * 1024;
 /// How much more than what has come is allocated ahead. Memory that nothing was written to yet costs nothing; to
 /// grow costs a copy.
-const AHEAD: usize = 4;
+const AHEAD: usize = 10;
 
 /// Why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
