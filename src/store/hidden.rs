@@ -70,6 +70,12 @@ impl NewWebhook {
         hides.then(|| Hidden { url: self.url.clone(), headers })
     }
 
+    /// Whether what is stored in clear has a secret: an older version knew fewer.
+    pub(super) fn shows_secrets(&self) -> bool {
+        let shown = |(name, value): (&String, &String)| value != MASK && is_secret_header(name, value);
+        masked_url(&self.url) != self.url || self.headers.iter().any(shown)
+    }
+
     /// Puts back what was stored sealed.
     pub(super) fn reveal(&mut self, hidden: Hidden) {
         self.url = hidden.url;
@@ -170,6 +176,24 @@ mod tests {
         }
         let all = ["/url", "/headers/X-Api-Key", "/auth_config/secret"].map(str::to_owned).to_vec();
         assert_eq!(kind(masked(|_| {}).keep_secrets(None)), StoreErrorKind::NoSecretToKeep { pointers: all });
+    }
+
+    #[test]
+    fn a_key_in_place_of_a_user_is_kept() {
+        let key = |username: &str, password: &str| Auth::Basic { username: username.into(), password: password.into() };
+        let stored = NewWebhook { auth: key("k3y", ""), ..stored() };
+        let read = |auth_config: serde_json::Value| {
+            let mut shown = serde_json::to_value(&stored).unwrap();
+            assert_eq!(shown["auth_config"], serde_json::json!({"username": "***", "password": "***"}));
+            shown["auth_config"] = auth_config;
+            let mut read: NewWebhook = serde_json::from_value(shown).unwrap();
+            assert!(read.keeps_secrets());
+            read.keep_secrets(Some(&stored)).unwrap();
+            read.auth
+        };
+        assert_eq!(read(serde_json::json!({"username": "***", "password": "***"})), key("k3y", ""));
+        assert_eq!(read(serde_json::json!({"username": "***", "password": "pw"})), key("k3y", "pw"));
+        assert_eq!(read(serde_json::json!({"username": "n3w", "password": "***"})), key("n3w", ""));
     }
 
     #[test]

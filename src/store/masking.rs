@@ -2,30 +2,64 @@
 //!
 //! Invariant: what is masked here can be put back from the stored value, and from nothing else.
 
+use super::secret_text::{is_secret_name, looks_secret};
+
 /// What a secret reads back as; sent back, it keeps the stored one.
 pub(super) const MASK: &str = "***";
 
-/// Parts of a header's name that say that its value gives access.
-const SECRET_WORDS: [&str; 10] =
-    ["auth", "cookie", "cred", "key", "pass", "secret", "session", "signature", "token", "pwd"];
-/// A word of letters and digits this long is taken for a secret wherever it stands.
-const SECRET_CHARS_MIN: usize = 20;
+/// Segments of a path whose next one is a secret, whatever it looks like: `/with/key/hunter2`.
+const SECRET_SEGMENTS: [&str; 10] = [
+    "access-token",
+    "access_token",
+    "api-key",
+    "api_key",
+    "apikey",
+    "key",
+    "password",
+    "routing-key",
+    "secret",
+    "token",
+];
+/// Services whose addresses give access by codes too short to look like a secret.
+const HOSTS_OF_SHORT_CODES: [&str; 1] = ["hooks.zapier.com"];
+/// What a header's value begins with when a credential follows.
+const SCHEMES: [&str; 15] = [
+    "api-key",
+    "apikey",
+    "aws4-hmac-sha256",
+    "basic",
+    "bearer",
+    "bot",
+    "digest",
+    "dpop",
+    "geniekey",
+    "hawk",
+    "hmac",
+    "key",
+    "oauth",
+    "splunk",
+    "token",
+];
+/// Headers whose values are media types: `application/vnd.example.v3.raw+json` is long and has a digit, and is none.
+const MEDIA_TYPES: [&str; 2] = ["accept", "content-type"];
 
-/// Whether a header's value is hidden: by the header's name, by an authorization scheme, or because it looks like a key.
+/// Whether a header's value is hidden: by the header's name, by an authorization scheme, by a name within, or because it
+/// looks like a key.
 pub(super) fn is_secret_header(name: &str, value: &str) -> bool {
-    let name = name.to_ascii_lowercase();
+    if MEDIA_TYPES.iter().any(|media_type| name.eq_ignore_ascii_case(media_type)) {
+        return false;
+    }
     let scheme = value.split_once(' ').map(|(scheme, _)| scheme.to_ascii_lowercase());
-    SECRET_WORDS.iter().any(|word| name.contains(word))
-        || matches!(scheme.as_deref(), Some("basic" | "bearer" | "digest" | "token"))
-        || value.split([' ', ',', ';', '=']).any(looks_secret)
+    is_secret_name(name)
+        || scheme.is_some_and(|scheme| SCHEMES.contains(&scheme.as_str()))
+        || looks_secret(value)
+        || names_secret(value, &['=', ':'])
 }
 
-/// Long, and of letters and digits mixed: a key, a token, a UUID.
-fn looks_secret(text: &str) -> bool {
-    text.len() >= SECRET_CHARS_MIN
-        && text.bytes().any(|byte| byte.is_ascii_digit())
-        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~%+=".contains(&byte))
+/// Whether it has a value with a name that says that it gives access: `id=7;token=hunter2`.
+fn names_secret(text: &str, separators: &[char]) -> bool {
+    let mut pairs = text.split([';', ',', '&']).filter_map(|pair| pair.split_once(separators));
+    pairs.any(|(name, value)| is_secret_name(name) && !value.trim().is_empty())
 }
 
 /// A URL cut where it may hold secrets: user, segments of the path, parameters of the query.
@@ -44,9 +78,24 @@ impl<'u> Cut<'u> {
         let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-        let parameters =
-            |query: &'u str| query.split('&').map(|pair| pair.split_once('=').unwrap_or(("", pair))).collect();
+        let parameters = |query: &'u str| query.split('&').map(parameter).collect();
         Self { scheme, user, host, path: path.split('/').collect(), query: query.map(parameters) }
+    }
+
+    /// Which segments of the path give access.
+    fn secret_segments(&self) -> Vec<usize> {
+        let host = self.host.split(':').next().unwrap_or_default();
+        let short_codes = HOSTS_OF_SHORT_CODES.iter().any(|known| known.eq_ignore_ascii_case(host));
+        let names_next = |segment: &&str| SECRET_SEGMENTS.iter().any(|name| name.eq_ignore_ascii_case(segment));
+        let gives_access = |place: usize, segment: &str| {
+            looks_secret(segment)
+                || names_secret(segment, &['='])
+                || place.checked_sub(1).and_then(|before| self.path.get(before)).is_some_and(names_next)
+                // `/hooks/catch/` is the service's own.
+                || (short_codes && place > 2)
+        };
+        let segments = self.path.iter().enumerate().filter(|(_, segment)| !segment.is_empty());
+        segments.filter(|(place, segment)| gives_access(*place, segment)).map(|(place, _)| place).collect()
     }
 
     fn put_together(&self) -> String {
@@ -69,12 +118,22 @@ impl<'u> Cut<'u> {
     }
 }
 
+/// A name with its value; padded base64 and a key before a stray `=` are a value without a name.
+fn parameter(pair: &str) -> (&str, &str) {
+    match pair.split_once('=') {
+        Some((name, value)) if !looks_secret(name) && (value.is_empty() || value.contains(|c| c != '=')) => {
+            (name, value)
+        }
+        _ => ("", pair),
+    }
+}
+
 /// The URL without what gives access: a user, every value of the query, and what looks like a key in the path.
 pub(super) fn masked_url(url: &str) -> String {
     let mut cut = Cut::of(url);
     cut.user = cut.user.map(|_| MASK);
-    for segment in cut.path.iter_mut().filter(|segment| looks_secret(segment)) {
-        *segment = MASK;
+    for place in cut.secret_segments() {
+        cut.path[place] = MASK;
     }
     for (_, value) in cut.query.iter_mut().flatten().filter(|(_, value)| !value.is_empty()) {
         *value = MASK;
@@ -132,8 +191,86 @@ mod tests {
                 "https://hooks.example.com/services/T0001/B0002/***",
             ),
             ("https://h/a=b?c=d=e", "https://h/a=b?c=***"),
+            ("https://h?dGVzdA==&k3yk3yk3yk3yk3yk3yk3y=&x=", "https://h?***&***&x="),
+            ("https://h/hook;v=2;token=hunter2", "https://h/***"),
+            (
+                "https://h/keys:rotate/api/v1/customer-notifications/created",
+                "https://h/keys:rotate/api/v1/customer-notifications/created",
+            ),
+            ("https://h/KEY/hunter2", "https://h/KEY/***"),
         ] {
             assert_eq!(masked_url(url), masked);
+        }
+    }
+
+    /// The forms that these services document, with keys of their kind.
+    #[test]
+    fn addresses_of_known_services_do_not_show_their_keys() {
+        for (url, masked) in [
+            (
+                "https://hooks.slack.com/services/T00000000/B00000000/aBcDeFgHiJkLmNoPqRsTuVwX",
+                "services/T00000000/B00000000/***",
+            ),
+            (
+                "https://hooks.slack.com/triggers/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",
+                "triggers/T016M3G1GHZ/448253121545391520/***",
+            ),
+            (
+                "https://discord.com/api/webhooks/1043212345678901234/qWmZ-TpLkjHgfDsa_cvBnMqw9GZ1dXyLrT",
+                "api/webhooks/1043212345678901234/***",
+            ),
+            ("https://api.telegram.org/bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/sendMessage", "***/sendMessage"),
+            (
+                "https://a.webhook.office.com/webhookb2/0190c3d2-7a1b-7c3d-8e9f-0a1b2c3d4e5f@0190c3d2-7a1b-7c3d-8e9f-0a1b2c3d4e5f/IncomingWebhook/0a1b2c3d4e5f0a1b2c3d4e5f0a1b2c3d/0190c3d2-7a1b-7c3d-8e9f-0a1b2c3d4e5f",
+                "webhookb2/***/IncomingWebhook/***/***",
+            ),
+            (
+                "https://prod-1.westus.logic.azure.com:443/workflows/0a1b2c3d4e5f0a1b2c3d4e5f0a1b2c3d/triggers/manual/paths/invoke?api-version=2016-06-01&sig=hunter2",
+                "workflows/***/triggers/manual/paths/invoke?api-version=***&sig=***",
+            ),
+            ("https://hooks.zapier.com/hooks/catch/1234567/bjwhgtr/", "hooks/catch/***/***/"),
+            (
+                "https://events.pagerduty.com/integration/0a1b2c3d4e5f0a1b2c3d4e5f0a1b2c3d/enqueue",
+                "integration/***/enqueue",
+            ),
+            (
+                "https://api.opsgenie.com/v1/json/integrations/webhooks/prometheus?apiKey=0190c3d2-7a1b",
+                "v1/json/integrations/webhooks/prometheus?apiKey=***",
+            ),
+            ("https://http-intake.logs.datadoghq.com/v1/input/0a1b2c3d4e5f0a1b2c3d4e5f0a1b2c3d", "v1/input/***"),
+            (
+                "https://http-intake.logs.datadoghq.eu/api/v2/logs?dd-api-key=hunter2&ddsource=c",
+                "api/v2/logs?dd-api-key=***&ddsource=***",
+            ),
+            ("https://maker.ifttt.com/trigger/big_purchase/with/key/hunter2", "trigger/big_purchase/with/key/***"),
+            ("https://maker.ifttt.com/use/dQw4w9WgXcQ-Zz_aBcDeFg", "use/***"),
+            ("https://chat.example.com/hooks/ybndrfg8ejkmcpqxot1uwisza3", "hooks/***"),
+            ("https://chat.example.com/hooks/ybndrfgejkmcpqxotuwiszahmm", "hooks/***"),
+            (
+                "https://chat.googleapis.com/v1/spaces/AAAAB3NzaC1/messages?key=AIza&token=hunter2%3D",
+                "v1/spaces/AAAAB3NzaC1/messages?key=***&token=***",
+            ),
+            ("https://n8n.example.com/webhook/0190c3d2-7a1b-7c3d-8e9f-0a1b2c3d4e5f", "webhook/***"),
+            ("https://eo1a2b3c.m.pipedream.net/0a1b2c3d4e5f0a1b2c3d4e5f", "***"),
+            ("https://hook.eu1.make.com/abcdefghijklmnopqrstuvwxyz123456", "***"),
+            (
+                "https://hooks.airtable.com/workflows/v1/genericWebhook/appAbC12345678901/wflAbC12345678901/wtrAbC12345678901",
+                "workflows/v1/genericWebhook/***/***/***",
+            ),
+            (
+                "https://open.feishu.cn/open-apis/bot/v2/hook/0190c3d2-7a1b-7c3d-8e9f-0a1b2c3d4e5f",
+                "open-apis/bot/v2/hook/***",
+            ),
+            ("https://ops.example.com/api/v1/customer-notifications/created", "api/v1/customer-notifications/created"),
+            (
+                "https://ops.example.com/teams/4711/orders;v=2/status,done/@me/a!b",
+                "teams/4711/orders;v=2/status,done/@me/a!b",
+            ),
+        ] {
+            let shown = masked_url(url);
+            assert_eq!(shown.splitn(4, '/').nth(3), Some(masked), "{url}");
+            assert_eq!(masked_url(&shown), shown);
+            assert_eq!(kept_url(&shown, url).as_deref(), Some(url));
         }
     }
 
@@ -161,10 +298,21 @@ mod tests {
             ("X-Splunk", "Bearer x"),
             ("X-Who", "0190c3d2-7a1b-7c3d-8e9f-0a1b2c3d4e5f"),
             ("X-Who", "id=abcdefghijklmnopqrstuvwxyz1"),
+            ("X-Who", "id:k3yk3yk3yk3yk3yk3yk3y"),
+            ("X-Who", "7; token=hunter2"),
+            ("X-Who", "GenieKey hunter2"),
+            ("X-Who", "aBcDeFgHiJkLmNoPqRsTuVwX"),
+            ("X-Sig", "x"),
         ] {
             assert!(is_secret_header(name, value), "{name}: {value}");
         }
-        for (name, value) in [("X-Env", "prod"), ("Accept", "application/json"), ("X-Team", "a team of 12 people")] {
+        for (name, value) in [
+            ("X-Env", "prod"),
+            ("Accept", "application/json"),
+            ("X-Team", "a team of 12 people"),
+            ("Content-Type", "application/vnd.example.v3.raw+json; charset=utf-8"),
+            ("X-From", "alerts@example.com:8443"),
+        ] {
             assert!(!is_secret_header(name, value), "{name}: {value}");
         }
     }

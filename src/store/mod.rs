@@ -20,6 +20,7 @@ mod masking;
 mod page;
 mod postgres;
 mod rule;
+mod secret_text;
 mod secrets;
 mod set;
 mod sqlite;

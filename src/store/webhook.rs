@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::masking::MASK;
 use super::rule::enabled;
+use super::secret_text::looks_secret;
 use crate::event::FieldError;
 
 /// A webhook as a person writes it.
@@ -122,35 +123,51 @@ impl TryFrom<WebhookDocument> for NewWebhook {
     type Error = FieldError;
 
     fn try_from(document: WebhookDocument) -> Result<Self, FieldError> {
-        let auth = document.auth_config.unwrap_or_default().into_auth(document.auth_type)?;
-        Ok(Self {
-            name: document.name,
-            url: document.url,
-            method: document.method,
-            enabled: document.enabled,
-            timeout_ms: document.timeout_ms,
-            headers: document.headers,
-            int64_as_string: document.int64_as_string,
+        let (webhook, errors) = document.into_webhook();
+        errors.into_iter().next().map_or(Ok(webhook), Err)
+    }
+}
+
+impl WebhookDocument {
+    /// The webhook with everything that is wrong with its auth, in which the mask stands for what is missing.
+    pub fn into_webhook(self) -> (NewWebhook, Vec<FieldError>) {
+        let (auth, errors) = self.auth_config.unwrap_or_default().into_auth(self.auth_type);
+        let webhook = NewWebhook {
+            name: self.name,
+            url: self.url,
+            method: self.method,
+            enabled: self.enabled,
+            timeout_ms: self.timeout_ms,
+            headers: self.headers,
+            int64_as_string: self.int64_as_string,
             auth,
-        })
+        };
+        (webhook, errors)
     }
 }
 
 impl AuthConfig {
-    fn into_auth(mut self, auth_type: AuthType) -> Result<Auth, FieldError> {
+    fn into_auth(mut self, auth_type: AuthType) -> (Auth, Vec<FieldError>) {
+        let mut errors = Vec::new();
+        let mut required = |value: Option<String>, field: &str| {
+            value.unwrap_or_else(|| {
+                errors.push(FieldError::new(format!("/auth_config/{field}"), "is required by this auth_type"));
+                MASK.to_owned()
+            })
+        };
         let auth = match auth_type {
             AuthType::None => Auth::None,
             AuthType::Basic => Auth::Basic {
-                username: required(self.username.take(), "username")?,
-                password: required(self.password.take(), "password")?,
+                username: required(self.username.take(), "username"),
+                password: required(self.password.take(), "password"),
             },
-            AuthType::Bearer => Auth::Bearer { token: required(self.token.take(), "token")? },
+            AuthType::Bearer => Auth::Bearer { token: required(self.token.take(), "token") },
             AuthType::Hmac => Auth::Hmac {
-                secret: required(self.secret.take(), "secret")?,
+                secret: required(self.secret.take(), "secret"),
                 header: self.header.take().unwrap_or_else(|| "X-Signature".to_owned()),
             },
             AuthType::Standard => Auth::Standard {
-                secret: required(self.secret.take(), "secret")?,
+                secret: required(self.secret.take(), "secret"),
                 previous_secret: self.previous_secret.take(),
             },
         };
@@ -162,18 +179,12 @@ impl AuthConfig {
             ("previous_secret", self.previous_secret),
             ("header", self.header),
         ];
-        match left.into_iter().find(|(_, value)| value.is_some()) {
-            Some((field, _)) => {
-                let detail = format!("is not a field of auth_type `{}`", auth.kind());
-                Err(FieldError::new(format!("/auth_config/{field}"), detail))
-            }
-            None => Ok(auth),
+        for (field, _) in left.into_iter().filter(|(_, value)| value.is_some()) {
+            let detail = format!("is not a field of auth_type `{}`", auth.kind());
+            errors.push(FieldError::new(format!("/auth_config/{field}"), detail));
         }
+        (auth, errors)
     }
-}
-
-fn required(value: Option<String>, field: &str) -> Result<String, FieldError> {
-    value.ok_or_else(|| FieldError::new(format!("/auth_config/{field}"), "is required by this auth_type"))
 }
 
 impl Auth {
@@ -188,10 +199,11 @@ impl Auth {
         }
     }
 
+    /// Every field that may hold a secret.
     pub(super) fn secrets_mut(&mut self) -> Vec<(&'static str, &mut String)> {
         match self {
             Self::None => Vec::new(),
-            Self::Basic { password, .. } => vec![("password", password)],
+            Self::Basic { username, password } => vec![("username", username), ("password", password)],
             Self::Bearer { token } => vec![("token", token)],
             Self::Hmac { secret, .. } => vec![("secret", secret)],
             Self::Standard { secret, previous_secret } => {
@@ -206,7 +218,12 @@ impl Auth {
     fn masked_config(&self) -> BTreeMap<&'static str, &str> {
         match self {
             Self::None => BTreeMap::new(),
-            Self::Basic { username, .. } => BTreeMap::from([("username", username.as_str()), ("password", MASK)]),
+            Self::Basic { username, password } => {
+                // Many services take the key for the user, with no password or a dummy for one.
+                let is_key = password.is_empty() || looks_secret(username);
+                let username = if is_key { MASK } else { username.as_str() };
+                BTreeMap::from([("username", username), ("password", MASK)])
+            }
             Self::Bearer { .. } => BTreeMap::from([("token", MASK)]),
             Self::Hmac { header, .. } => BTreeMap::from([("header", header.as_str()), ("secret", MASK)]),
             Self::Standard { previous_secret, .. } => {
@@ -301,6 +318,8 @@ mod tests {
     fn no_form_that_leaves_shows_a_secret() {
         for auth in [
             Auth::Basic { username: "u".into(), password: "hunter2".into() },
+            Auth::Basic { username: "hunter2".into(), password: String::new() },
+            Auth::Basic { username: "key-hunter2hunter2hunter2".into(), password: "x".into() },
             Auth::Bearer { token: "hunter2".into() },
             Auth::Hmac { secret: "hunter2".into(), header: "X".into() },
             Auth::Standard { secret: "hunter2".into(), previous_secret: Some("hunter2".into()) },
@@ -327,15 +346,20 @@ mod tests {
     #[test]
     fn an_auth_config_must_fit_its_type() {
         for (document, pointer) in [
-            (json!({"auth_type": "hmac", "auth_config": {}}), "/auth_config/secret"),
-            (json!({"auth_type": "basic", "auth_config": {"username": "u"}}), "/auth_config/password"),
-            (json!({"auth_type": "bearer", "auth_config": {"token": "t", "secret": "s"}}), "/auth_config/secret"),
-            (json!({"auth_config": {"header": "X"}}), "/auth_config/header"),
+            (json!({"auth_type": "hmac", "auth_config": {}}), &["/auth_config/secret"][..]),
+            (json!({"auth_type": "basic", "auth_config": {"username": "u"}}), &["/auth_config/password"]),
+            (
+                json!({"auth_type": "basic", "auth_config": {"token": "t", "header": "h"}}),
+                &["/auth_config/username", "/auth_config/password", "/auth_config/token", "/auth_config/header"],
+            ),
+            (json!({"auth_type": "bearer", "auth_config": {"token": "t", "secret": "s"}}), &["/auth_config/secret"]),
+            (json!({"auth_config": {"header": "X"}}), &["/auth_config/header"]),
         ] {
             let mut whole = json!({"name": "n", "url": "u"});
             whole.as_object_mut().unwrap().append(&mut document.as_object().unwrap().clone());
             let document: WebhookDocument = serde_json::from_value(whole).unwrap();
-            assert_eq!(NewWebhook::try_from(document).unwrap_err().pointer, pointer);
+            let errors = document.into_webhook().1;
+            assert_eq!(errors.iter().map(|error| error.pointer.as_str()).collect::<Vec<_>>(), pointer);
         }
     }
 }

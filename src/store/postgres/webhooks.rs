@@ -385,11 +385,12 @@ pub(super) async fn hide_secrets(engine: &Engine) -> Result<(), StoreError> {
         .call(context, async {
             let mut client = engine.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE hidden IS NULL ORDER BY id FOR NO KEY UPDATE");
+            let sql = format!("SELECT {COLUMNS} FROM webhooks ORDER BY id");
             for row in tx.query(&sql, &[]).await.map_err(failed(context))? {
-                let webhook = clear(&row)?;
-                let document = &webhook.document;
-                let Some(hidden) = document.hidden() else { continue };
+                let Webhook { id, document, .. } = clear(&row)?;
+                if !document.shows_secrets() {
+                    continue;
+                }
                 if engine.0.sealer.is_none() {
                     tracing::warn!(
                         webhook = document.name,
@@ -397,13 +398,11 @@ pub(super) async fn hide_secrets(engine: &Engine) -> Result<(), StoreError> {
                     );
                     continue;
                 }
-                let hidden = engine.seal(webhook.id, HIDDEN_FIELD, &hidden)?;
-                let headers =
-                    serde_json::to_string(&document.masked_headers()).map_err(|error| damaged(context, error))?;
-                let sql = "UPDATE webhooks SET url = $2, headers = $3, hidden = $4 WHERE id = $1";
-                tx.execute(sql, &[&webhook.id, &document.masked_url(), &headers, &hidden])
-                    .await
-                    .map_err(failed(context))?;
+                let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1 FOR NO KEY UPDATE");
+                let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
+                // What was sealed with a lost key is written anew anyway.
+                let Some(Ok(webhook)) = row.map(|row| engine.unseal(&row)) else { continue };
+                engine.put(&*tx, &webhook).await?;
             }
             engine.commit(tx, Wake::Nobody, context).await?;
             client.whole = true;

@@ -187,6 +187,34 @@ async fn what_an_older_version_kept_in_clear_is_sealed() {
     assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
 }
 
+/// An older version sealed the query, and took neither the segment nor the header for a secret.
+#[tokio::test]
+async fn what_an_older_version_sealed_in_part_is_sealed_whole() {
+    let (dir, key) = (tempfile::tempdir().unwrap(), "0f".repeat(32));
+    let store = open(&dir, Some(&key)).unwrap();
+    let url = "https://ops.example.com/bot7:hunter2hunter2hunter2/x?q=1";
+    let mut new = webhook("ops", "t");
+    new.url = url.to_owned();
+    store.create_webhook(new).await.unwrap();
+    store.close().await;
+    let file = dir.path().join("store.db");
+    let raw = crate::sqlite::open_writer(&file).unwrap();
+    let (shown, headers) = (url.replace("q=1", "q=***"), r#"{"X-Id":"id:hunter2hunter2hunter2"}"#);
+    assert_eq!(raw.execute("UPDATE webhooks SET url = ?1, headers = ?2", [shown.as_str(), headers]).unwrap(), 1);
+    drop(raw);
+
+    let store = open(&dir, Some(&key)).unwrap();
+    let document = store.webhook("ops").await.unwrap().unwrap().document;
+    assert_eq!((document.url.as_str(), document.headers["X-Id"].as_str()), (url, "id:hunter2hunter2hunter2"));
+    assert_eq!(document.auth, Auth::Bearer { token: "t".into() });
+    store.close().await;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(7).any(|window| window == b"hunter2"), "{}", path.display());
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_file_stops_the_start_with_its_name() {
     let dir = tempfile::tempdir().unwrap();
