@@ -292,6 +292,12 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
         let allowed = "a URL without ? and #: what gives access has names of its own, such as AZURE_STORAGE_SAS_TOKEN";
         refuse("warehouse_url", shown, allowed);
     }
+    if let Some(endpoint) = &config.s3_endpoint
+        && endpoint.0.contains(['@', '?', '#'])
+    {
+        let allowed = "a URL of a host alone: what gives access is s3_access_key_id and s3_secret_access_key";
+        refuse("s3_endpoint", endpoint.show(), allowed);
+    }
     if config.webhook_client_cert_file.is_some() != config.webhook_client_key_file.is_some() {
         let missing = match config.webhook_client_key_file {
             None => "webhook_client_key_file",
@@ -615,6 +621,16 @@ mod tests {
             let error = load_env(&[("WAREHOUSE_URL", url)]).unwrap_err().to_string();
             assert!(error.contains("warehouse_url") && !error.contains("hunter2"), "{error}");
         }
+        for (name, url) in [
+            ("S3_ENDPOINT", "http://u:hunt/hunter2@h:9000"),
+            ("S3_ENDPOINT", "http://h:9000/?token=hunter2"),
+            ("WAREHOUSE_URL", "s3://AKIA:hunter2?hunter2@bucket"),
+        ] {
+            let error = load_env(&[(name, url)]).unwrap_err().to_string();
+            assert!(error.contains(&name.to_ascii_lowercase()) && !error.contains("hunter2"), "{error}");
+        }
+        let slashed = load_env(&[("DATABASE_URL", "postgres://u:hunt/er?2hunter2@h/db")]).unwrap();
+        assert!(!format!("{:?} {:?}", slashed.config, slashed.config.show()).contains("hunt"));
         for url in ["postgres//u:hunter2@h/db", "postgres:hunter2", "hunter2", "host=h password=hunter2"] {
             for name in ["DATABASE_URL", "NATS_URL", "WAREHOUSE_URL", "S3_ENDPOINT"] {
                 let error = load_env(&[(name, url)]).unwrap_err().to_string();

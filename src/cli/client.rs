@@ -57,6 +57,11 @@ impl AdminArgs {
     /// Where to look: what the command line says, then the environment, then the settings' file, then their default.
     fn base_url(&self) -> Result<String, Failure> {
         if let Some(url) = &self.admin_url {
+            // Not by the parser of the flag, whose refusal repeats the value.
+            if url.contains('@') {
+                let advice = "--admin-url must not hold a user or password: --admin-token (ADMIN_TOKEN) gives access";
+                return Err(Failure::usage(advice));
+            }
             return Ok(url.clone());
         }
         let from_environment = std::env::var(ADMIN_ADDR).ok().filter(|text| !text.trim().is_empty());
@@ -412,6 +417,8 @@ mod tests {
         std::fs::write(&file, "admin_adr = \"10.1.2.3:7001\"\n").unwrap();
         assert_eq!(args(true).url_of_settings(None).unwrap_err().status, ExitStatus::Usage);
         assert_eq!(AdminArgs::at("http://a:1").base_url().unwrap(), "http://a:1");
+        let refused = AdminArgs::at("http://u:hunter2@a:1").base_url().unwrap_err();
+        assert!(refused.status == ExitStatus::Usage && !refused.to_string().contains("hunter2"), "{refused}");
     }
 
     #[test]

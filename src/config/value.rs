@@ -360,18 +360,30 @@ impl Setting for Url {
 
     /// `scheme://user:***@host?password=***`; a lone user is a token, and as secret.
     fn show(&self) -> String {
-        let redact = |url: &str| {
-            let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
-            let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-            match rest[..authority_end].rsplit_once('@') {
-                Some((user, host)) => {
-                    let user = user.split_once(':').map_or("***".to_owned(), |(user, _)| format!("{user}:***"));
-                    format!("{scheme}://{user}@{host}{}", redacted_query(&rest[authority_end..]))
-                }
-                None => redacted_query(url),
-            }
-        };
-        self.0.split(',').map(|url| redact(url.trim())).collect::<Vec<_>>().join(",")
+        self.0.split(',').map(|url| redacted(url.trim())).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Schemes of object stores: a bucket and a key, in which an `@` is a letter like others.
+const BUCKET_SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "file"];
+
+fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let is_bucket = BUCKET_SCHEMES.contains(&scheme) && !authority.contains(':');
+    // A password may hold anything, unescaped too: it ends at the last `@`, wherever that stands.
+    let user_end = if is_bucket { authority.rfind('@') } else { rest.rfind('@') };
+    if let Some(end) = user_end {
+        let user = rest[..end].split_once(':').map(|(user, _)| user).filter(|user| !user.contains(['/', '?', '#']));
+        let user = user.map_or("***".to_owned(), |user| format!("{user}:***"));
+        return format!("{scheme}://{user}@{}", redacted_query(&rest[end + 1..]));
+    }
+    // What stands for a port and is none is a password whose host was forgotten.
+    match authority.rsplit_once(':') {
+        Some((user, port)) if !authority.ends_with(']') && !port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{scheme}://{}:***", user.split(':').next().unwrap_or_default())
+        }
+        _ => redacted_query(url),
     }
 }
 
@@ -437,6 +449,19 @@ mod tests {
                 "postgres://h/db?user=u&password=zzz&sslmode=require&SSLPassword=yyy",
                 "postgres://h/db?user=u&password=***&sslmode=require&SSLPassword=***",
             ),
+            ("postgres://u:zz/zz@h/db", "postgres://u:***@h/db"),
+            ("postgres://u:zz?zz@h/db?password=zz&a=b", "postgres://u:***@h/db?password=***&a=b"),
+            ("postgres://u:zz@zz#zz/@h/db", "postgres://u:***@h/db"),
+            ("postgres://u:zz", "postgres://u:***"),
+            ("postgres://u:zz%40h/db", "postgres://u:***"),
+            ("nats://zz/zz@h:4222,nats://u:zz/@[::1]:4222", "nats://***@h:4222,nats://u:***@[::1]:4222"),
+            ("nats://[::1]:4222", "nats://[::1]:4222"),
+            ("nats://[::1]", "nats://[::1]"),
+            ("http://u:zz/zz@h:9000/", "http://u:***@h:9000/"),
+            ("s3://AKIA:zz/zz@bucket/p", "s3://AKIA:***@bucket/p"),
+            ("s3://AKIA:zz", "s3://AKIA:***"),
+            ("abfss://zz@a.dfs.core.windows.net/p@q", "abfss://***@a.dfs.core.windows.net/p@q"),
+            ("file:///srv/a@b", "file:///srv/a@b"),
             ("postgres://u:p@h/db?pass%77ord=zzz", "postgres://u:***@h/db?pass%77ord=***"),
             (
                 "az://c/p?sv=1&sig=zzz, s3://b?session_token=yyy&secret=x",

@@ -44,6 +44,10 @@ impl Target {
         })
     }
 
+    pub(super) fn has_user(&self) -> bool {
+        self.url.contains('@')
+    }
+
     pub(super) async fn resolve(&self) -> io::Result<SocketAddr> {
         let mut addresses = tokio::net::lookup_host(&self.authority).await?;
         addresses.next().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the name has no address"))
@@ -200,6 +204,7 @@ mod tests {
         assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("localhost:8080", ""));
         let target = Target::parse("http://[::1]/api/").unwrap();
         assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("[::1]:80", "/api"));
+        assert!(!target.has_user() && Target::parse("http://u:p@a").unwrap().has_user());
         for wrong in ["", "localhost:8080", "https://a", "http://", "http://a/?b"] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }

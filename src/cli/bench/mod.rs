@@ -133,6 +133,12 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
     if let Some(dir) = args.verify.as_deref().filter(|dir| !dir.is_dir()) {
         return Err(Failure::usage(format!("--verify {}: there is no such directory", dir.display())));
     }
+    // Not by the parser of the flag, whose refusal repeats the value.
+    if [Some(&args.url), args.baseline_url.as_ref()].into_iter().flatten().any(Target::has_user) {
+        return Err(Failure::usage(
+            "--url and --baseline-url must not hold a user or password: --api-key gives access",
+        ));
+    }
     let report = session::run(&args).await?;
     if args.admin.json {
         print_json(&report)?

@@ -12,6 +12,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Config, Socket};
@@ -61,6 +62,11 @@ impl Reach {
                 })?,
             None => Config::new(),
         };
+        // The parser ends the password at the first `@`, and messages name hosts.
+        let in_host = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
+        if config.get_hosts().iter().any(in_host) {
+            return Err(refused("database_url has an @ in its user or password: write it as %40".to_owned()));
+        }
         if config.get_hosts().is_empty() {
             config.host(&settings.host);
         }
@@ -198,8 +204,8 @@ fn explain(error: &tokio_postgres::Error, config: &Config) -> StoreError {
 
 fn address(config: &Config) -> String {
     let hosts = config.get_hosts().iter().map(|host| match host {
-        tokio_postgres::config::Host::Tcp(name) => name.clone(),
-        tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
     });
     let ports: Vec<String> = config.get_ports().iter().map(u16::to_string).collect();
     format!("{}:{}", hosts.collect::<Vec<_>>().join(","), ports.join(","))

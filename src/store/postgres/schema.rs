@@ -188,11 +188,29 @@ mod tests {
         store.close().await;
         let kept = server.sql(&database, "SELECT url || headers FROM webhooks");
         assert_eq!(kept, r#"https://ops.example.com/?token=***{"X-Api-Key":"***"}"#);
+        // The same of what was sealed in part: an older version knew fewer secrets.
+        let in_clear = "UPDATE webhooks SET url = 'https://ops.example.com/bot7:hunter2hunter2hunter2?token=***'";
+        server.sql(&database, in_clear);
+        let store = Store::connect_postgres(settings.clone()).await.unwrap();
+        assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
+        store.close().await;
+        assert_eq!(server.sql(&database, "SELECT url FROM webhooks"), "https://ops.example.com/?token=***");
         for other in [keyless, PostgresSettings { secrets_key: Some("f0".repeat(32)), ..settings.clone() }] {
             let error = Store::connect_postgres(other).await.err().unwrap();
             let text = chain(&error);
             assert!(error.kind == StoreErrorKind::Refused && text.contains("secrets_key"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_with_an_at_sign_is_no_host() {
+        let server = cluster();
+        let url = Some("postgres://u:hunt@hunter2@127.0.0.1:1/db".to_owned());
+        let error = Reach::of(&PostgresSettings { url, ..settings(&server, "db") }).err().unwrap();
+        let text = chain(&error);
+        assert!(text.contains("database_url") && text.contains("%40") && !text.contains("hunt"), "{text}");
+        let url = Some("postgres://u:hunt/er?2@127.0.0.1:1/db".to_owned());
+        assert!(Reach::of(&PostgresSettings { url, ..settings(&server, "db") }).is_ok());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -149,7 +149,9 @@ pub(super) fn advice(error: &Error, place: &Place) -> String {
             Protocol::Azure => "http:// is not allowed (AZURE_ALLOW_HTTP)".to_owned(),
         },
         Trouble::Answer => {
-            let endpoint = endpoint.as_deref().unwrap_or("the object store");
+            // From the environment it may come with a user; what follows the last `@` is the host.
+            let host = endpoint.as_deref().map(|endpoint| endpoint.rsplit('@').next().unwrap_or_default());
+            let endpoint = host.unwrap_or("the object store");
             let names = match protocol {
                 Protocol::S3 => "s3_endpoint, warehouse_url",
                 Protocol::Google => "GOOGLE_BASE_URL, warehouse_url",
