@@ -56,6 +56,7 @@ pub mod faults;
 pub mod memory;
 pub mod metrics;
 pub mod moment;
+pub mod nearest;
 pub mod role;
 pub mod sqlite;
 pub mod steps;

@@ -12,13 +12,14 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::document::{read_json_within, without_read_only};
+use super::document::read_json_within;
 use super::documents::{Resource, judge};
 use super::query::Params;
 use super::refusal::{of_set, of_store, wrong};
 use super::{Checks, Shared};
 use crate::event::FieldError;
 use crate::http::Problem;
+use crate::nearest::nearest;
 use crate::store::{
     Applied, AppliedSet, ApplyOutcome, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, SetFault, StoreErrorKind,
 };
@@ -55,12 +56,12 @@ pub(super) async fn apply(
     let _applying = shared.applying.lock().await;
     let checks = shared.state.checks;
     // Compiling thousands of rules takes its time, on a thread that serves nobody.
-    let read = tokio::task::spawn_blocking(move || Reading::of(&document, &checks).map(|reading| (reading, document)));
+    let read = tokio::task::spawn_blocking(move || (Reading::of(&document, &checks), document));
     let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
-    let (mut reading, document) = read.await.map_err(unread)??;
+    let (mut reading, document) = read.await.map_err(unread)?;
     let store = &shared.state.store;
     let _patching = shared.patching.lock().await;
-    // What is readable of a faulty set is rehearsed, so that the answer has what only the store knows.
+    // What can be read of a faulty set is rehearsed, so that the answer has what only the store knows.
     let applied = store.apply(reading.set.clone(), rehearsal || !reading.errors.is_empty()).await;
     match applied {
         Err(error) => match error.kind {
@@ -74,65 +75,66 @@ pub(super) async fn apply(
     Err(wrong(reading.errors))
 }
 
-/// A set as far as it can be read, and what is wrong with the rest.
+/// A set as far as it can be read, and what is wrong with it.
 #[derive(Default)]
 struct Reading {
     set: DocumentSet,
-    /// Where each readable document stands in the list that was sent.
+    /// Where each document of the set stands in the list that was sent.
     places: [Vec<usize>; 3],
+    count: usize,
     errors: Vec<FieldError>,
 }
 
 impl Reading {
-    fn of(document: &Value, checks: &Checks) -> Result<Self, Problem> {
-        let invalid = |pointer: String, detail: &str| wrong(vec![FieldError::new(pointer, detail)]);
-        let Some(lists) = document.as_object() else {
-            return Err(invalid(String::new(), "must be an object"));
-        };
+    fn of(document: &Value, checks: &Checks) -> Self {
         let mut reading = Self::default();
-        let mut count = 0;
+        let Some(lists) = document.as_object() else {
+            reading.errors.push(FieldError::new("", "must be an object"));
+            return reading;
+        };
         for (list, items) in lists {
-            let items = match items {
-                Value::Array(items) => items,
-                Value::Null => continue,
-                _ => return Err(invalid(format!("/{list}"), "must be an array")),
+            let items = match (list.as_str(), items) {
+                (NewWebhook::PATH | NewRule::PATH | NewAnomalyConfig::PATH, Value::Array(items)) => items,
+                (NewWebhook::PATH | NewRule::PATH | NewAnomalyConfig::PATH, Value::Null) => continue,
+                (known, _) => {
+                    reading.errors.push(not_a_list(known));
+                    continue;
+                }
             };
-            count += items.len();
-            if count > SET_DOCUMENTS_MAX {
-                return Err(invalid(String::new(), "must have at most 10000 documents"));
-            }
             match list.as_str() {
                 NewWebhook::PATH => (reading.set.webhooks, reading.places[0]) = reading.list(items, checks),
                 NewRule::PATH => (reading.set.rules, reading.places[1]) = reading.list(items, checks),
-                NewAnomalyConfig::PATH => (reading.set.anomalies, reading.places[2]) = reading.list(items, checks),
-                _ => {
-                    let detail = "is not a known field; the fields here are webhooks, rules, anomalies";
-                    return Err(invalid(format!("/{list}"), detail));
-                }
+                _ => (reading.set.anomalies, reading.places[2]) = reading.list(items, checks),
             }
         }
-        Ok(reading)
+        if reading.count > SET_DOCUMENTS_MAX {
+            let detail = format!("must have at most {SET_DOCUMENTS_MAX} documents; the others were not looked at");
+            reading.errors.insert(0, FieldError::new("", detail));
+        }
+        reading
     }
 
     fn list<R: Resource>(&mut self, items: &[Value], checks: &Checks) -> (Vec<R>, Vec<usize>) {
-        let (mut documents, mut places) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        let (mut documents, mut places) = (Vec::new(), Vec::new());
         let mut names = HashSet::new();
-        for (index, item) in items.iter().enumerate() {
-            let prefix = format!("/{}/{index}", R::PATH);
-            let new = without_read_only(item.clone(), None)
-                .map_err(|problem| problem.errors().to_vec())
-                .and_then(|document| judge::<R>(document, checks));
-            match new {
-                Ok(new) if !names.insert(new.name().to_owned()) => {
-                    self.errors
-                        .push(FieldError::new(format!("{prefix}/name"), "is the name of another one of the set"));
-                }
-                Ok(new) => {
+        let room = SET_DOCUMENTS_MAX.saturating_sub(self.count);
+        self.count += items.len();
+        for (index, item) in items.iter().take(room).enumerate() {
+            if self.errors.len() >= ERRORS_MAX {
+                break;
+            }
+            let (new, mut errors) = judge::<R>(item.clone(), None, checks).parts();
+            let named = errors.iter().all(|error| !matches!(error.pointer.as_str(), "" | "/name"));
+            if let Some(new) = new.filter(|_| named) {
+                if !names.insert(new.name().to_owned()) {
+                    errors.push(FieldError::new("/name", "is the name of another one of the set"));
+                } else if errors.is_empty() || R::REHEARSED_IN_PARTS {
                     documents.push(new);
                     places.push(index);
                 }
-                Err(errors) => self.errors.extend(errors.into_iter().map(|error| error.under(&prefix))),
             }
+            let prefix = format!("/{}/{index}", R::PATH);
+            self.errors.extend(errors.into_iter().map(|error| error.under(&prefix)));
         }
         (documents, places)
     }
@@ -141,6 +143,12 @@ impl Reading {
     fn note(&mut self, faults: &[SetFault], document: &Value) {
         let sent: HashSet<&str> =
             items_of(document, NewWebhook::PATH).filter_map(|item| item["name"].as_str()).collect();
+        let told: HashSet<String> = self.errors.iter().map(|error| error.pointer.clone()).collect();
+        // Its own place, or one that it is in.
+        let is_told = |error: &FieldError| {
+            let ends = error.pointer.match_indices('/').map(|(end, _)| end).chain([error.pointer.len()]);
+            ends.skip(1).any(|end| told.contains(&error.pointer[..end]))
+        };
         for fault in faults {
             let places = match fault.list {
                 NewWebhook::PATH => &self.places[0],
@@ -148,16 +156,31 @@ impl Reading {
                 _ => &self.places[2],
             };
             let Some(index) = places.get(fault.index).copied() else { continue };
-            if let StoreErrorKind::UnknownWebhook { index: action } = fault.kind
+            let mut fault = SetFault { index, ..fault.clone() };
+            if let StoreErrorKind::UnknownWebhooks { indexes } = &mut fault.kind
                 && let Some(item) = items_of(document, fault.list).nth(index)
-                && item["actions"]["webhooks"][action].as_str().is_some_and(|name| sent.contains(name))
             {
-                // It is in the set, and has its own errors.
-                continue;
+                // Those that are in the set have their own errors.
+                let named = |action: &usize| item["actions"]["webhooks"][*action].as_str();
+                indexes.retain(|action| named(action).is_none_or(|name| !sent.contains(name)));
+                if indexes.is_empty() {
+                    continue;
+                }
             }
-            self.errors.extend(of_set(&SetFault { index, ..fault.clone() }));
+            let found = of_set(&fault);
+            self.errors.extend(found.into_iter().filter(|error| !is_told(error)));
         }
     }
+}
+
+fn not_a_list(name: &str) -> FieldError {
+    const LISTS: [&str; 3] = [NewWebhook::PATH, NewRule::PATH, NewAnomalyConfig::PATH];
+    let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+    if LISTS.contains(&name) {
+        return FieldError::new(pointer, "must be an array");
+    }
+    let near = nearest(name, &LISTS).map_or_else(String::new, |list| format!(" (did you mean `{list}`?)"));
+    FieldError::new(pointer, format!("is not a known field{near}; the fields here are {}", LISTS.join(", ")))
 }
 
 fn items_of<'d>(document: &'d Value, list: &str) -> impl Iterator<Item = &'d Value> {

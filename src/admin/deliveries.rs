@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Shared;
-use super::document::{parse, read_json};
+use super::document::read_json;
+use super::form::fit;
 use super::query::{self, Key, Params};
 use super::refusal::{bad_query, not_found, of_store, wrong};
 use crate::event::FieldError;
@@ -72,37 +73,36 @@ pub(super) struct Retried {
 }
 
 pub(super) async fn retry_all(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Retried>, Problem> {
-    let request: RetryRequest = parse(read_json(request).await?).map_err(wrong)?;
+    let (request, mut errors) = fit::<RetryRequest>(read_json(request).await?).check(RetryRequest::check).parts();
+    let Some(request) = request else { return Err(wrong(errors)) };
     let store = &shared.state.store;
-    let unknown = |field: &str| {
-        wrong(vec![FieldError::new(format!("/{field}"), "is neither an id nor the name of one that exists")])
+    let mut found = |field: &str, key: &str, found: Option<Uuid>| {
+        let id = found.or_else(|| Uuid::try_parse(key).ok());
+        if id.is_none() && errors.iter().all(|error| error.pointer != field) {
+            errors.push(FieldError::new(field, "is neither an id nor the name of one that exists"));
+        }
+        id
     };
-    let id = |field: &'static str, key: String, found: Option<Uuid>| {
-        found.or_else(|| Uuid::try_parse(&key).ok()).ok_or_else(|| unknown(field))
-    };
-    let webhook_id = match request.webhook_id {
+    let webhook_id = match &request.webhook_id {
         None => None,
         Some(key) => {
-            let found = store.webhook(&key).await.map_err(of_store)?.map(|webhook| webhook.id);
-            Some(id("webhook_id", key, found)?)
+            let webhook = store.webhook(key).await.map_err(of_store)?;
+            found("/webhook_id", key, webhook.map(|webhook| webhook.id))
         }
     };
-    let rule_id = match request.rule_id {
+    let rule_id = match &request.rule_id {
         None => None,
-        Some(key) => {
-            let found = store.rule(&key).await.map_err(of_store)?.map(|rule| rule.id);
-            Some(id("rule_id", key, found)?)
-        }
+        Some(key) => found("/rule_id", key, store.rule(key).await.map_err(of_store)?.map(|rule| rule.id)),
     };
-    let statuses = match request.status {
-        None => vec![DeliveryStatus::Failed, DeliveryStatus::DeadLetter],
-        Some(status) if status.is_retryable() => vec![status],
-        Some(_) => return Err(wrong(vec![FieldError::new("/status", "must be failed, dead_letter or cancelled")])),
-    };
+    if !errors.is_empty() {
+        return Err(wrong(errors));
+    }
     let filter = RetryFilter {
-        since_ms: time_ms("since", &request.since)?,
-        until_ms: request.until.map_or(Ok(i64::MAX), |until| time_ms("until", &until))?,
-        statuses,
+        since_ms: query::time_ms(&request.since).unwrap_or(i64::MAX),
+        until_ms: request.until.as_deref().and_then(query::time_ms).unwrap_or(i64::MAX),
+        statuses: request
+            .status
+            .map_or(vec![DeliveryStatus::Failed, DeliveryStatus::DeadLetter], |status| vec![status]),
         webhook_id,
         rule_id,
     };
@@ -110,8 +110,26 @@ pub(super) async fn retry_all(State(shared): State<Arc<Shared>>, request: Reques
     Ok(Json(Retried { retried, more: retried == RETRIES_MAX }))
 }
 
-fn time_ms(field: &str, text: &str) -> Result<i64, Problem> {
-    query::time_ms(text).ok_or_else(|| wrong(vec![FieldError::new(format!("/{field}"), query::not_a_time())]))
+impl RetryRequest {
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let since = query::time_ms(&self.since);
+        let until = self.until.as_deref().map(query::time_ms);
+        if since.is_none() {
+            errors.push(FieldError::new("/since", query::not_a_time()));
+        }
+        match (since, until) {
+            (_, Some(None)) => errors.push(FieldError::new("/until", query::not_a_time())),
+            (Some(since), Some(Some(until))) if until < since => {
+                errors.push(FieldError::new("/until", "must be after `since`: no delivery was created between them"));
+            }
+            _ => {}
+        }
+        if self.status.is_some_and(|status| !status.is_retryable()) {
+            errors.push(FieldError::new("/status", "must be failed, dead_letter or cancelled"));
+        }
+        errors
+    }
 }
 
 /// A filter by a document: the one that was found, or an id, whose document may be gone by now.

@@ -1,17 +1,17 @@
-//! Reading a request's JSON document so that whatever is wrong in it has its pointer.
+//! Reading a request's body as a JSON document, before its form is looked at.
 
 use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use serde_path_to_error::Segment;
 
+use super::form::pointer;
 use super::refusal::wrong;
 use crate::event::{FieldError, Unique};
 use crate::http::{BodyError, Problem, read_body};
+use crate::store::OWN_MEMBERS;
 
 /// The largest document.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -21,9 +21,6 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest name of a document, in characters.
 const NAME_CHARS_MAX: usize = 200;
-/// What the product writes into a document. A client may send it back, as it got it; it changes nothing.
-const READ_ONLY: [&str; 6] = ["id", "created_at", "updated_at", "disabled_reason", "deliveries_given_up", "faults"];
-
 /// Reads the body as any JSON: what cannot be read is 400, 408, 413 or 415.
 pub(super) async fn read_json(request: Request) -> Result<Value, Problem> {
     read_json_within(request, BODY_BYTES_MAX).await
@@ -92,94 +89,21 @@ pub(super) fn merge(target: &mut Value, patch: Value) {
     }
 }
 
-/// Takes out what the product itself writes; another id than the stored one is refused.
-pub(super) fn without_read_only(mut document: Value, id: Option<&str>) -> Result<Value, Problem> {
+/// Takes out what the product itself writes, which a client may send back as it got it. Another id than the stored one
+/// is an error.
+pub(super) fn without_own(mut document: Value, id: Option<&str>) -> (Value, Option<FieldError>) {
+    let mut error = None;
     if let Some(members) = document.as_object_mut() {
-        for field in READ_ONLY {
+        for field in OWN_MEMBERS {
             let sent = members.remove(field);
             if let (Some(sent), Some(id), "id") = (sent, id, field)
                 && sent != id
             {
-                return Err(wrong(vec![FieldError::new("/id", "cannot be changed")]));
+                error = Some(FieldError::new("/id", "cannot be changed"));
             }
         }
     }
-    Ok(document)
-}
-
-/// Reads a document of a known form; what does not fit it is 422 with its pointer.
-pub(super) fn parse<T: DeserializeOwned>(document: Value) -> Result<T, Vec<FieldError>> {
-    match lists_in_place_of_objects(&document) {
-        errors if errors.is_empty() => fit(document),
-        errors => Err(errors),
-    }
-}
-
-/// serde takes a list for the fields of a struct in their order; nobody who writes a document means that.
-fn lists_in_place_of_objects(document: &Value) -> Vec<FieldError> {
-    let conditions = document.get("conditions").and_then(Value::as_array).into_iter().flatten();
-    let conditions = conditions.enumerate().map(|(index, item)| (format!("/conditions/{index}"), item));
-    let members = ["actions", "auth_config"].into_iter();
-    let members = members.filter_map(|field| document.get(field).map(|value| (format!("/{field}"), value)));
-    std::iter::once((String::new(), document))
-        .chain(members)
-        .chain(conditions)
-        .filter(|(_, value)| value.is_array())
-        .map(|(pointer, _)| FieldError::new(pointer, "must be an object"))
-        .collect()
-}
-
-/// Reads a value of a known form.
-pub(super) fn fit<T: DeserializeOwned>(document: Value) -> Result<T, Vec<FieldError>> {
-    serde_path_to_error::deserialize(document).map_err(|error| {
-        let pointer = pointer(error.path());
-        let message = error.inner().to_string();
-        if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
-            return vec![FieldError::new(format!("{pointer}/{field}"), "is required")];
-        }
-        vec![FieldError::new(pointer, reworded(&message))]
-    })
-}
-
-/// RFC 6901.
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    let mut pointer = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-            Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
-            Segment::Enum { .. } | Segment::Unknown => {}
-        }
-    }
-    pointer
-}
-
-/// The parser's message without the value that it quotes.
-fn reworded(message: &str) -> String {
-    let expected = message.rsplit_once(", expected ").map(|(_, expected)| expected);
-    if message.starts_with("unknown field") {
-        let fields = expected.map_or_else(String::new, |fields| format!("; the fields here are {}", listed(fields)));
-        return format!("is not a known field{fields}");
-    }
-    let Some(expected) = expected else { return "is not valid here".to_owned() };
-    let wanted = match expected {
-        "a map" => "an object",
-        "a sequence" => "an array",
-        // What serde calls a word of a few.
-        "string or map" => "a string",
-        "i64" | "u64" | "u32" => "an integer",
-        _ if expected.starts_with("struct ") => "an object",
-        _ => listed(expected),
-    };
-    if message.starts_with("unknown variant") {
-        format!("must be one of {wanted}")
-    } else {
-        format!("must be {wanted}")
-    }
-}
-
-fn listed(expected: &str) -> &str {
-    expected.strip_prefix("one of ").unwrap_or(expected)
+    (document, error)
 }
 
 /// A name can stand in a path and in a list of ids, and reads the same everywhere.
@@ -207,7 +131,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::{NewApiKey, NewRule, WebhookDocument};
 
     #[test]
     fn merges_as_the_examples_of_the_standard() {
@@ -227,45 +150,6 @@ mod tests {
             merge(&mut target, patch);
             assert_eq!(target, expected);
         }
-    }
-
-    #[test]
-    fn what_is_wrong_has_a_pointer_and_does_not_repeat_the_value() {
-        let rule = |document: Value| parse::<NewRule>(document).unwrap_err().remove(0);
-        let cases = [
-            (json!({}), "/name", "is required"),
-            (json!(["n"]), "", "must be an object"),
-            (json!({"name": "n", "actions": [["ops"]]}), "/actions", "must be an object"),
-            (
-                json!({"name": "n", "conditions": [{"path": "$", "operator": "eq"}, ["$", "eq"]]}),
-                "/conditions/1",
-                "must be an object",
-            ),
-            (json!("hunter2, expected hunter2"), "", "must be an object"),
-            (json!({"name": 5}), "/name", "must be a string"),
-            (json!({"name": "n", "prioritty": "hunter2"}), "/prioritty", "is not a known field; the fields here are"),
-            (json!({"name": "n", "priority": "hunter2"}), "/priority", "must be an integer"),
-            (json!({"name": "n", "actions": {"a/b~c": 1}}), "/actions/a~1b~0c", "is not a known field"),
-            (json!({"name": "n", "actions": {"webhooks": ["a", 2]}}), "/actions/webhooks/1", "must be a string"),
-            (json!({"name": "n", "conditions": {}}), "/conditions", "must be an array"),
-            (
-                json!({"name": "n", "conditions": [{"path": "$", "operator": "hunter2"}]}),
-                "/conditions/0/operator",
-                "must be one of `eq`, `ne`, `gt`",
-            ),
-            (json!({"name": "n", "conditions": [{"path": "$"}]}), "/conditions/0/operator", "is required"),
-        ];
-        for (document, pointer, detail) in cases {
-            let error = rule(document.clone());
-            assert_eq!(error.pointer, pointer, "{document} {error}");
-            assert!(error.detail.starts_with(detail), "{document} {error}");
-            assert!(!error.detail.contains("hunter2"), "{error}");
-        }
-        let auth = json!({"name": "n", "url": "u", "auth_config": {"secret": ["hunter2"]}});
-        let error = parse::<WebhookDocument>(auth).err().unwrap().remove(0);
-        assert_eq!(error, FieldError::new("/auth_config/secret", "must be a string"));
-        let error = parse::<NewApiKey>(json!({"name": "n", "app_id": null})).unwrap_err().remove(0);
-        assert_eq!(error, FieldError::new("/app_id", "must be a string"));
     }
 
     #[test]

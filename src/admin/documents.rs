@@ -15,7 +15,8 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::document::{check_name, merge, parse, read_json, without_read_only};
+use super::document::{check_name, merge, read_json, without_own};
+use super::form::{Fitted, fit};
 use super::query::{Key, Params};
 use super::refusal::{not_found, of_store, wrong};
 use super::{BASE, Checks, Shared};
@@ -38,8 +39,11 @@ pub(super) trait Resource: Sized + Send + Sync + 'static {
     type Stored: Serialize + Send;
     /// The segment of the path.
     const PATH: &'static str;
+    /// Whether one with mistakes can be asked of the store all the same: values of nobody's stand in for them, and none
+    /// of them is taken for a secret.
+    const REHEARSED_IN_PARTS: bool;
 
-    fn parse(document: Value) -> Result<Self, Vec<FieldError>>;
+    fn fit(document: Value) -> Fitted<Self>;
     fn name(&self) -> &str;
     fn check(&self, checks: &Checks) -> Vec<FieldError>;
     fn id(stored: &Self::Stored) -> Uuid;
@@ -71,8 +75,7 @@ async fn list<R: Resource>(State(shared): State<Arc<Shared>>, params: Params) ->
 }
 
 async fn create<R: Resource>(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let document = without_read_only(read_json(request).await?, None)?;
-    let new: R = read(document, &shared).await?;
+    let new: R = read(read_json(request).await?, None, &shared).await?;
     let stored = new.create(&shared.state.store).await.map_err(of_store)?;
     let location = format!("{BASE}/{}/{}", R::PATH, R::id(&stored));
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(stored)).into_response())
@@ -97,7 +100,7 @@ async fn replace<R: Resource>(
             Some(R::id(&stored).to_string())
         }
     };
-    let new: R = read(without_read_only(document, id.as_deref())?, &shared).await?;
+    let new: R = read(document, id, &shared).await?;
     Ok(Json(new.replace(&shared.state.store, &key, None).await.map_err(of_store)?).into_response())
 }
 
@@ -115,7 +118,7 @@ async fn patch<R: Resource>(
         let mut document = serde_json::to_value(&stored)
             .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
         merge(&mut document, patch.clone());
-        let new: R = read(without_read_only(document, Some(&id))?, &shared).await?;
+        let new: R = read(document, Some(id.clone()), &shared).await?;
         // By id, for the patch may rename it.
         match new.replace(&shared.state.store, &id, Some(R::updated_at(&stored))).await {
             // Another process was first: its change stays, and this one comes on top of it.
@@ -136,38 +139,38 @@ async fn delete<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -
     }
 }
 
-/// Reads and checks a document. Compiling what a person wrote may take long, so it is done on threads that serve
-/// nobody, a few at once.
-async fn read<R: Resource>(document: Value, shared: &Shared) -> Result<R, Problem> {
+/// Reads and checks a document, which may have no other id than this one. Compiling what a person wrote may take long,
+/// so it is done on threads that serve nobody, a few at once.
+async fn read<R: Resource>(document: Value, id: Option<String>, shared: &Shared) -> Result<R, Problem> {
     let closed = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is stopping.");
     let permit = shared.checking.clone().acquire_owned().await.map_err(closed)?;
     let checks = shared.state.checks;
     let checked = tokio::task::spawn_blocking(move || {
         // Held to the end of the check, whether or not somebody still waits for it.
         let _permit = permit;
-        judge(document, &checks)
+        judge(document, id.as_deref(), &checks).whole()
     });
     let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The document could not be checked.");
     checked.await.map_err(failed)?.map_err(wrong)
 }
 
-/// The document, or whatever is wrong with it.
-pub(super) fn judge<R: Resource>(document: Value, checks: &Checks) -> Result<R, Vec<FieldError>> {
-    let new = R::parse(document)?;
-    let mut errors: Vec<FieldError> = check_name(new.name()).into_iter().collect();
-    let bad_name = !errors.is_empty();
-    // One thing to say of a name is enough.
-    errors.extend(new.check(checks).into_iter().filter(|error| !(bad_name && error.pointer == "/name")));
-    if errors.is_empty() { Ok(new) } else { Err(errors) }
+/// The document, and whatever is wrong with it: with its form, and with what could be read of it nevertheless.
+pub(super) fn judge<R: Resource>(document: Value, id: Option<&str>, checks: &Checks) -> Fitted<R> {
+    let (document, of_id) = without_own(document, id);
+    // One thing to say of a name is enough, and the first check has it.
+    R::fit(document)
+        .check(|_| Vec::from_iter(of_id))
+        .check(|new| Vec::from_iter(check_name(new.name())))
+        .check(|new| new.check(checks))
 }
 
 impl Resource for NewWebhook {
     type Stored = Webhook;
     const PATH: &'static str = "webhooks";
+    const REHEARSED_IN_PARTS: bool = false;
 
-    fn parse(document: Value) -> Result<Self, Vec<FieldError>> {
-        let document: WebhookDocument = parse(document)?;
-        Self::try_from(document).map_err(|error| vec![error])
+    fn fit(document: Value) -> Fitted<Self> {
+        fit::<WebhookDocument>(document).map(WebhookDocument::into_webhook)
     }
 
     fn name(&self) -> &str {
@@ -210,9 +213,10 @@ impl Resource for NewWebhook {
 impl Resource for NewRule {
     type Stored = Rule;
     const PATH: &'static str = "rules";
+    const REHEARSED_IN_PARTS: bool = true;
 
-    fn parse(document: Value) -> Result<Self, Vec<FieldError>> {
-        parse(document)
+    fn fit(document: Value) -> Fitted<Self> {
+        fit(document)
     }
 
     fn name(&self) -> &str {
@@ -255,9 +259,10 @@ impl Resource for NewRule {
 impl Resource for NewAnomalyConfig {
     type Stored = AnomalyConfig;
     const PATH: &'static str = "anomalies";
+    const REHEARSED_IN_PARTS: bool = true;
 
-    fn parse(document: Value) -> Result<Self, Vec<FieldError>> {
-        parse(document)
+    fn fit(document: Value) -> Fitted<Self> {
+        fit(document)
     }
 
     fn name(&self) -> &str {

@@ -9,7 +9,8 @@ use axum::http::header::{CACHE_CONTROL, LOCATION};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::document::{check_name, parse, read_json};
+use super::document::{check_name, read_json};
+use super::form::fit;
 use super::query::{Key, Params};
 use super::refusal::{not_found, of_store, wrong};
 use super::{BASE, Shared};
@@ -33,14 +34,12 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Re
 }
 
 pub(super) async fn create(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let new: NewApiKey = parse(read_json(request).await?).map_err(wrong)?;
-    let mut errors: Vec<FieldError> = check_name(&new.name).into_iter().collect();
-    if !is_app_id(&new.app_id) {
-        errors.push(FieldError::new("/app_id", "must match [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
-    }
-    if !errors.is_empty() {
-        return Err(wrong(errors));
-    }
+    let fitted = fit::<NewApiKey>(read_json(request).await?).check(|new| {
+        let wrong_app = !is_app_id(&new.app_id);
+        let of_app = || FieldError::new("/app_id", "must match [A-Za-z0-9][A-Za-z0-9._-]{0,127}");
+        check_name(&new.name).into_iter().chain(wrong_app.then(of_app)).collect()
+    });
+    let new = fitted.whole().map_err(wrong)?;
     let (stored, key) = shared.state.store.create_key(new).await.map_err(of_store)?;
     let headers = [(LOCATION, format!("{BASE}/keys/{}", stored.id)), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::CREATED, headers, Json(Created { stored, key })).into_response())

@@ -11,6 +11,7 @@ mod dead_letters;
 mod deliveries;
 mod document;
 mod documents;
+mod form;
 mod guard;
 mod keys;
 mod probes;

@@ -68,7 +68,7 @@ impl Params {
     /// One of the words that serde knows for `T`.
     pub(super) fn word<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let word = super::document::fit(Value::String(text));
+        let word = super::form::fit(Value::String(text)).whole();
         word.map(Some)
             .map_err(|errors| bad_query(name, errors.into_iter().map(|error| error.detail).collect::<String>()))
     }

@@ -28,7 +28,6 @@ pub(super) fn not_found() -> Problem {
 }
 
 pub(super) fn of_store(error: StoreError) -> Problem {
-    let field = |pointer: String, detail: &str| wrong(vec![FieldError::new(pointer, detail)]);
     let all = |pointers: &[String], detail: &str| {
         wrong(pointers.iter().map(|pointer| FieldError::new(pointer.clone(), detail)).collect())
     };
@@ -42,8 +41,9 @@ pub(super) fn of_store(error: StoreError) -> Problem {
         StoreErrorKind::InUse(users) => {
             Problem::new(StatusCode::CONFLICT, format!("It is still used by: {}.", users.join(", ")))
         }
-        StoreErrorKind::UnknownWebhook { index } => {
-            field(format!("/actions/webhooks/{index}"), "is neither the id nor the name of a webhook")
+        StoreErrorKind::UnknownWebhooks { indexes } => {
+            let pointers: Vec<_> = indexes.iter().map(|index| format!("/actions/webhooks/{index}")).collect();
+            all(&pointers, "is neither the id nor the name of a webhook")
         }
         StoreErrorKind::NoSecretToKeep { pointers } => {
             all(pointers, "is masked, and no secret is stored that it could stand for")

@@ -25,6 +25,7 @@ use super::view::View;
 use super::window::Window;
 use crate::event::FieldError;
 use crate::event::describe::ViewType;
+use crate::nearest::suggestion;
 use crate::store::{Detection, NewAnomalyConfig};
 
 /// Seconds of a `count` window: a week.
@@ -99,7 +100,9 @@ impl Detector {
         let group_by = if members.contains_key("group_by") { form.path("group_by") } else { None };
         for name in members.keys().filter(|name| *name != "group_by" && !fields.contains(&name.as_str())) {
             let pointer = format!("/config/{}", name.replace('~', "~0").replace('/', "~1"));
-            form.errors.push(FieldError::new(pointer, "is not a field of this detection type"));
+            let known = fields.iter().copied().chain(["group_by"]);
+            let detail = format!("is not a field of this detection type{}", suggestion(name, known));
+            form.errors.push(FieldError::new(pointer, detail));
         }
         match measure {
             Some(measure) if form.errors.is_empty() => Ok(Self { measure, group_by }),

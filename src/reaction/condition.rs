@@ -25,12 +25,12 @@ use serde_json::Value;
 
 use super::budget::{Budget, Exhausted};
 use super::kinds::Kinds;
-use super::nearest::suggestion;
 use super::number::{Numeric, equal};
 use super::path::{self, Path, Place};
 use super::pattern::Pattern;
 use crate::event::FieldError;
 use crate::event::describe::ViewType;
+use crate::nearest::suggestion;
 use crate::store::{Condition, Operator};
 
 /// Elements of the list of `in`.

@@ -14,7 +14,6 @@
 
 mod budget;
 mod kinds;
-mod nearest;
 mod number;
 
 mod condition;

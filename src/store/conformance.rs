@@ -250,8 +250,8 @@ pub(super) async fn a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion(store
     assert_eq!(created.document.actions.webhooks, std::slice::from_ref(&ops));
     assert_eq!(store.rule("big").await.unwrap().unwrap(), created);
 
-    let unknown = store.create_rule(rule("bad", &["ops", "nobody"])).await.unwrap_err();
-    assert_eq!(unknown.kind, StoreErrorKind::UnknownWebhook { index: 1 });
+    let unknown = store.create_rule(rule("bad", &["ops", "nobody", "no one"])).await.unwrap_err();
+    assert_eq!(unknown.kind, StoreErrorKind::UnknownWebhooks { indexes: vec![1, 2] });
     assert_eq!(store.rule("bad").await.unwrap(), None);
 
     let in_use = store.delete_webhook("ops").await.unwrap_err();

@@ -63,7 +63,7 @@ pub(super) async fn a_set_with_a_fault_stores_nothing_and_names_every_fault(stor
     let fault = |list, index, kind| SetFault { list, index, kind };
     let expected = vec![
         fault("webhooks", 1, StoreErrorKind::NoSecretToKeep { pointers: vec!["/auth_config/secret".to_owned()] }),
-        fault("rules", 2, StoreErrorKind::UnknownWebhook { index: 1 }),
+        fault("rules", 2, StoreErrorKind::UnknownWebhooks { indexes: vec![1] }),
     ];
     assert_eq!(error.kind, StoreErrorKind::Set(expected));
     assert_eq!(counts(&store).await, [1, 1, 0]);

@@ -16,9 +16,9 @@ pub enum StoreErrorKind {
     Changed,
     /// The named documents still use it.
     InUse(Vec<String>),
-    /// `actions.webhooks[index]` names none.
-    UnknownWebhook {
-        index: usize,
+    /// None of `actions.webhooks` at these indexes names one.
+    UnknownWebhooks {
+        indexes: Vec<usize>,
     },
     /// Secrets of a webhook were sent as the mask, and none is stored at these pointers.
     NoSecretToKeep {

@@ -41,6 +41,7 @@ pub use delivery::{
     ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GivenUp, NewDelivery, OutboxMessage,
     OwedBounds, RETRIES_MAX, RetryFilter,
 };
+pub use document::OWN_MEMBERS;
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{ApiKey, NewApiKey};
 pub use page::{Page, PageRequest};
@@ -245,7 +246,7 @@ impl Store {
         }
     }
 
-    /// `UnknownWebhook` with the index into `actions.webhooks`; stores ids, whatever was given.
+    /// `UnknownWebhooks` with the indexes into `actions.webhooks`; stores ids, whatever was given.
     pub async fn create_rule(&self, new: NewRule) -> Result<Rule, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.create_document(new).await,

@@ -202,19 +202,27 @@ fn all_files_are_applied_or_none_and_a_dry_run_applies_none() {
     );
     write(
         "2.yaml",
-        "rules:\n  - {name: broken, expression: 'event.'}\n  - {name: lost, actions: {webhooks: [nobody]}}\n",
+        "rules:\n  - {name: broken, expression: 'event.', prioritty: 1, conditons: []}\n  - {name: lost, actions: {webhooks: [nobody]}}\n",
     );
     write(".hidden.yaml", "rules: [");
+    write("3.yaml", "rules: [");
     let output = run(&server.admin, &["apply", "-f", path]);
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{message}");
-    for part in ["2.yaml: rule \"broken\" /expression: ", "2.yaml: rule \"lost\" /actions/webhooks/0: "] {
+    for part in [
+        "2.yaml: rule \"broken\" /expression: ",
+        "2.yaml: rule \"broken\" /prioritty: is not a known field (did you mean `priority`?)",
+        "2.yaml: rule \"broken\" /conditons: is not a known field (did you mean `conditions`?)",
+        "2.yaml: rule \"lost\" /actions/webhooks/0: ",
+        "3.yaml: ",
+    ] {
         assert!(message.contains(part), "{part}: {message}");
     }
     for list in ["/webhooks", "/rules"] {
         assert_eq!(server.admin_get(list)["items"], json!([]), "nothing of a set with a fault is stored");
     }
 
+    std::fs::remove_file(dir.path().join("3.yaml")).unwrap();
     write("2.yaml", "rules: [{name: other, priority: 2}]\n");
     let dry = ok(&server, &["apply", "--dry-run", "-f", path]);
     assert_eq!(dry.matches("would be created").count(), 3, "{dry}");
@@ -231,6 +239,12 @@ fn all_files_are_applied_or_none_and_a_dry_run_applies_none() {
     assert_eq!(server.admin_get("/rules/other")["priority"], 2);
     let said = String::from_utf8(run(&server.admin, &["deliveries", "retry", "--since", "soon"]).stderr).unwrap();
     assert!(said.contains("must be how long ago (30m, 1h, 7d), a date"), "{said}");
+    let reversed = run(&server.admin, &["deliveries", "retry", "--since", "1h", "--until", "2h"]);
+    let said = String::from_utf8(reversed.stderr).unwrap();
+    assert!(
+        reversed.status.code() == Some(1) && said.contains("/until") && said.contains("must be after `since`"),
+        "{said}"
+    );
     assert!(ok(&server, &["deliveries", "retry", "--since", "1h", "--json"]).contains("\"retried\": 0"));
 }
 

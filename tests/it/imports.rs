@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("wait", &[]),
     ("metrics", &[]),
     ("moment", &[]),
+    ("nearest", &[]),
     ("sqlite", &[]),
     ("steps", &[]),
     ("role", &[]),
@@ -26,8 +27,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["event", "metrics", "supervisor"]),
     ("gateway", &["bus", "http", "event", "metrics", "causes", "supervisor"]),
     ("sink", &["bus", "warehouse", "event", "faults", "metrics", "backoff", "supervisor", "wait"]),
-    ("reaction", &["bus", "store", "event", "faults", "metrics", "backoff", "supervisor"]),
-    ("admin", &["bus", "store", "http", "event", "metrics", "backoff", "moment", "supervisor"]),
+    ("reaction", &["bus", "store", "event", "faults", "metrics", "nearest", "backoff", "supervisor"]),
+    ("admin", &["bus", "store", "http", "event", "metrics", "nearest", "backoff", "moment", "supervisor"]),
     // The composition root, and the commands that start it or speak to it.
     (
         "app",
@@ -51,7 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "backoff",
         ],
     ),
-    ("cli", &["app", "causes", "config", "event", "moment", "role", "supervisor", "telemetry", "warehouse"]),
+    ("cli", &["app", "causes", "config", "event", "moment", "role", "store", "supervisor", "telemetry", "warehouse"]),
     ("main", &["cli", "memory"]),
 ];
 

@@ -163,6 +163,34 @@ async fn what_is_wrong_is_refused_with_its_pointer_and_not_stored() {
         assert_eq!(admin.count(path).await, 0, "{path}");
     }
 
+    let many = json!({"name": "a", "prioritty": 1, "expresion": "true", "enabled": "yes",
+        "conditions": [{"path": "bad", "operator": "eq"}, {"path": "$", "operator": "is"}]});
+    let pointers = |reply: Reply| {
+        assert_eq!(reply.status, 422, "{}", reply.text);
+        let errors = reply.json()["errors"].as_array().unwrap().clone();
+        let mut pointers: Vec<_> = errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect();
+        pointers.sort_unstable();
+        pointers
+    };
+    let all = ["/conditions/0/path", "/conditions/1/operator", "/enabled", "/expresion", "/prioritty"];
+    assert_eq!(pointers(admin.post(RULES, many.clone()).await), all);
+    admin.post(RULES, json!({"name": "b"})).await;
+    let mut many_and_id = many;
+    many_and_id["id"] = json!(Uuid::now_v7());
+    let with_id = ["/conditions/0/path", "/conditions/1/operator", "/enabled", "/expresion", "/id", "/prioritty"];
+    for method in [Method::PUT, Method::PATCH] {
+        assert_eq!(pointers(admin.call(method, &format!("{RULES}/b"), &many_and_id).await), with_id);
+    }
+    admin.call(Method::DELETE, &format!("{RULES}/b"), "").await;
+    let webhook =
+        json!({"name": "a", "url": "ftp://x", "auth_type": "basic", "auth_config": {"token": "t"}, "timeout": 5});
+    assert_eq!(
+        pointers(admin.post(WEBHOOKS, webhook).await),
+        ["/auth_config/password", "/auth_config/token", "/auth_config/username", "/timeout", "/url"]
+    );
+    let key = json!({"name": "", "app_id": "../x", "key": "mine"});
+    assert_eq!(pointers(admin.post("/api/admin/keys", key).await), ["/app_id", "/key", "/name"]);
+
     for (body, pointer, key) in [
         (r#"{"name": "a", "name": "b"}"#, "", "name"),
         (r#"{"name": "a", "conditions": [{"path": "$", "operator": "eq", "path": "$.x"}]}"#, "/conditions/0", "path"),

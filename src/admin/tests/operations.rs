@@ -89,6 +89,7 @@ async fn retry_by_time(admin: &Admin, ids: &[Uuid]) {
         (json!({"since": since, "webhook_id": "nobody"}), "/webhook_id"),
         (json!({"since": since, "rule_id": "nobody"}), "/rule_id"),
         (json!({"since": since, "webhook": "ops"}), "/webhook"),
+        (json!({"since": since, "until": "2026-01-31T08:00:00Z"}), "/until"),
     ] {
         let refused = admin.post(retry, document.clone()).await;
         assert_eq!((refused.status.as_u16(), refused.error().0.as_str()), (422, pointer), "{document}");

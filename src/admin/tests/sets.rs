@@ -66,9 +66,9 @@ async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
         ],
         "rules": [
             {"name": "r1", "conditions": [{"path": "$.bad", "operator": "exists"}]},
-            {"name": "r2", "colour": 1},
+            {"name": "r2", "colour": 1, "conditions": [{"path": "$.bad", "operator": "exists"}, {"path": "$.event_id", "operator": "is"}]},
             // One that is wrong itself, one that is nowhere.
-            {"name": "r3", "actions": {"webhooks": ["bad", "nobody"]}},
+            {"name": "r3", "expresion": "true", "actions": {"webhooks": ["bad", "nobody", "no one"]}},
             {"name": "r4", "actions": {"webhooks": ["good"]}},
             7,
         ],
@@ -87,6 +87,11 @@ async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
                 "/anomalies/0/name",
                 "/rules/0/conditions/0/path",
                 "/rules/1/colour",
+                "/rules/1/conditions/0/path",
+                "/rules/1/conditions/1/operator",
+                "/rules/2/actions/webhooks/1",
+                "/rules/2/actions/webhooks/2",
+                "/rules/2/expresion",
                 "/rules/4",
                 "/webhooks/1/url",
                 "/webhooks/2/auth_config/token",
@@ -105,6 +110,16 @@ async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
         ("/rules/1/actions/webhooks/1".to_owned(), "is neither the id nor the name of a webhook".to_owned())
     );
     assert_eq!(stored(&admin).await, 0);
+
+    // Every list is looked at.
+    let mistaken = json!({"hooks": [], "anomaly": [], "webhooks": {}, "rules": [{"name": "r", "colour": 1}]});
+    let problem = admin.post(APPLY, mistaken).await.json();
+    let said = problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap());
+    assert_eq!(said.collect::<Vec<_>>(), ["/anomaly", "/hooks", "/rules/0/colour", "/webhooks"], "{problem}");
+    let many = json!({"rules": vec![json!({"name": "same"}); 10_001], "hooks": []});
+    let problem = admin.post(APPLY, many).await.json();
+    assert!(problem["errors"][0]["detail"].as_str().unwrap().starts_with("must have at most 10000"), "{problem}");
+    assert!(problem["errors"].as_array().unwrap().iter().any(|error| error["pointer"] == "/rules/1/name"));
 
     for (body, pointer) in [(json!([]), ""), (json!({"hooks": []}), "/hooks"), (json!({"rules": {}}), "/rules")] {
         let reply = admin.post(APPLY, body).await;

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// What the product writes into a document itself.
-const OWN_MEMBERS: [&str; 6] = ["id", "created_at", "updated_at", "disabled_reason", "deliveries_given_up", "faults"];
+use crate::store::OWN_MEMBERS;
 
 /// One member that differs; a side is absent when the member is.
 #[derive(Debug, PartialEq, Serialize)]

@@ -5,11 +5,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::cli::failure::Failure;
 use crate::event::Unique;
 
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -31,6 +30,8 @@ pub(super) struct Document {
     /// `/rules/0`, and of which document of the file when there are several.
     place: String,
     pub(super) body: Value,
+    /// Another one before it has its name.
+    pub(super) is_repeated: bool,
 }
 
 impl Document {
@@ -81,43 +82,95 @@ impl<'de> Deserialize<'de> for TopLevel {
     }
 }
 
-/// All documents of all files, in the order in which they are to be sent; or everything that is wrong with the files.
-pub(super) fn read(names: &[String]) -> Result<Vec<Document>, Failure> {
-    let (mut documents, mut wrong) = (Vec::new(), Vec::new());
+/// What the files hold, as far as they can be read.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// In the order in which they are to be sent.
+    pub(super) documents: Vec<Document>,
+    /// Everything that is wrong with the files.
+    pub(super) wrong: Vec<String>,
+}
+
+pub(super) fn read(names: &[String]) -> Contents {
+    let mut contents = Contents::default();
     for name in names {
         let files = if name == STDIN { Ok(vec![PathBuf::from(STDIN)]) } else { files_of(Path::new(name)) };
-        for file in files.unwrap_or_else(|problem| {
-            wrong.push(problem);
-            Vec::new()
-        }) {
-            if let Err(problem) = read_file(&file, &mut documents) {
-                wrong.push(problem);
+        match files {
+            Ok(files) => files.iter().for_each(|file| contents.read_file(file)),
+            Err(problem) => contents.wrong.push(problem),
+        }
+    }
+    let repeated = repeated_names(&mut contents.documents);
+    contents.wrong.extend(repeated);
+    if contents.documents.is_empty() && contents.wrong.is_empty() {
+        contents.wrong.push("nothing to apply: no webhooks, rules or anomalies in the files given".to_owned());
+    }
+    contents.documents.sort_by_key(|document| document.list);
+    contents
+}
+
+impl Contents {
+    fn read_file(&mut self, path: &Path) {
+        let (file, text) = if path == Path::new(STDIN) {
+            ("standard input".to_owned(), read_text(std::io::stdin().lock(), "standard input"))
+        } else {
+            let file = path.display().to_string();
+            let reader = std::fs::File::open(path).map_err(|error| format!("cannot read {file}: {error}"));
+            let text = reader.and_then(|reader| read_text(reader, &file));
+            (file, text)
+        };
+        match text {
+            Ok(text) => self.parse(&file, &text),
+            Err(problem) => self.wrong.push(problem),
+        }
+    }
+
+    /// A file that begins like a JSON document is one; its parser knows better where a mistake is.
+    pub(super) fn parse(&mut self, file: &str, text: &str) {
+        if text.trim_start().starts_with('{') {
+            match serde_json::from_str::<TopLevel>(text) {
+                Ok(top) => self.collect(file, 1, top.0),
+                Err(error) => self.wrong.push(format!("{file}: {error}")),
+            }
+            return;
+        }
+        let documents = serde_yaml_ng::Deserializer::from_str(text).zip(serde_yaml_ng::Deserializer::from_str(text));
+        for (position, (plain, yaml)) in documents.enumerate() {
+            // A mistake of syntax leaves the parser where it is; one of content does not keep the next document from
+            // being read.
+            if let Err(error) = IgnoredAny::deserialize(plain) {
+                self.wrong.push(yaml_problem(file, &error));
+                break;
+            }
+            match Option::<TopLevel>::deserialize(yaml) {
+                Ok(top) => self.collect(file, position + 1, top.unwrap_or_default().0),
+                Err(error) => self.wrong.push(yaml_problem(file, &error)),
             }
         }
     }
-    wrong.extend(repeated_names(&documents));
-    if documents.is_empty() && wrong.is_empty() {
-        wrong.push("nothing to apply: no webhooks, rules or anomalies in the files given".to_owned());
+
+    /// Adds what is in the lists of the `number`th document of the file; the server judges it.
+    fn collect(&mut self, file: &str, number: usize, lists: Lists) {
+        for (list, key, bodies) in [
+            (List::Webhooks, "webhooks", lists.webhooks),
+            (List::Rules, "rules", lists.rules),
+            (List::Anomalies, "anomalies", lists.anomalies),
+        ] {
+            for (index, Unique(body)) in bodies.unwrap_or_default().into_iter().enumerate() {
+                let of = if number > 1 { format!(" of document {number}") } else { String::new() };
+                let place = format!("/{key}/{index}{of}");
+                self.documents.push(Document { file: file.to_owned(), list, place, body, is_repeated: false });
+            }
+        }
     }
-    let mut wrong = wrong.into_iter();
-    if let Some(first) = wrong.next() {
-        return Err(wrong.fold(Failure::failed(first), |failure, line| failure.followed_by(&line)));
-    }
-    documents.sort_by_key(|document| document.list);
-    Ok(documents)
 }
 
-fn read_file(path: &Path, documents: &mut Vec<Document>) -> Result<(), String> {
-    let (file, text) = if path == Path::new(STDIN) {
-        ("standard input".to_owned(), read_text(std::io::stdin().lock(), "standard input")?)
-    } else {
-        let file = path.display().to_string();
-        let reader = std::fs::File::open(path).map_err(|error| format!("cannot read {file}: {error}"))?;
-        let text = read_text(reader, &file)?;
-        (file, text)
-    };
-    documents.extend(parse(&file, &text)?);
-    Ok(())
+fn yaml_problem(file: &str, error: &serde_yaml_ng::Error) -> String {
+    let position = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
+    let message = error.to_string();
+    // The library appends the position to some of its messages, and not to others.
+    let position = position.filter(|_| !message.contains(" at line ")).unwrap_or_default();
+    format!("{file}: {message}{position}")
 }
 
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
@@ -160,50 +213,16 @@ fn read_text(reader: impl Read, file: &str) -> Result<String, String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// A file that begins like a JSON document is one; its parser knows better where a mistake is.
-pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Document>, String> {
-    let mut documents = Vec::new();
-    if text.trim_start().starts_with('{') {
-        let top: TopLevel = serde_json::from_str(text).map_err(|error| format!("{file}: {error}"))?;
-        collect(file, 1, top.0, &mut documents);
-        return Ok(documents);
-    }
-    for (position, yaml) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
-        let top = Option::<TopLevel>::deserialize(yaml).map_err(|error| {
-            let position = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
-            let message = error.to_string();
-            // The library appends the position to some of its messages, and not to others.
-            let position = position.filter(|_| !message.contains(" at line ")).unwrap_or_default();
-            format!("{file}: {message}{position}")
-        })?;
-        collect(file, position + 1, top.unwrap_or_default().0, &mut documents);
-    }
-    Ok(documents)
-}
-
-/// Adds what is in the lists of the `number`th document of the file; the server judges it.
-fn collect(file: &str, number: usize, lists: Lists, documents: &mut Vec<Document>) {
-    for (list, key, bodies) in [
-        (List::Webhooks, "webhooks", lists.webhooks),
-        (List::Rules, "rules", lists.rules),
-        (List::Anomalies, "anomalies", lists.anomalies),
-    ] {
-        for (index, Unique(body)) in bodies.unwrap_or_default().into_iter().enumerate() {
-            let of = if number > 1 { format!(" of document {number}") } else { String::new() };
-            documents.push(Document { file: file.to_owned(), list, place: format!("/{key}/{index}{of}"), body });
-        }
-    }
-}
-
-fn repeated_names(documents: &[Document]) -> Vec<String> {
-    let mut seen: HashMap<(List, &str), &str> = HashMap::new();
+/// Says and marks the documents whose names others have before them.
+fn repeated_names(documents: &mut [Document]) -> Vec<String> {
+    let mut seen: HashMap<(List, String), String> = HashMap::new();
     let mut wrong = Vec::new();
     for document in documents {
-        let Some(name) = document.name() else { continue };
-        if let Some(first) = seen.insert((document.list, name), &document.file) {
-            let files =
-                if first == document.file { first.to_owned() } else { format!("{first} and {}", document.file) };
+        let Some(name) = document.name().map(str::to_owned) else { continue };
+        if let Some(first) = seen.insert((document.list, name.clone()), document.file.clone()) {
+            let files = if first == document.file { first } else { format!("{first} and {}", document.file) };
             wrong.push(format!("{files}: the name {name:?} is used twice"));
+            document.is_repeated = true;
         }
     }
     wrong
@@ -217,20 +236,34 @@ mod tests {
         documents.iter().map(|d| (d.list, d.name().unwrap())).collect()
     }
 
+    fn parse(file: &str, text: &str) -> Vec<Document> {
+        let mut contents = Contents::default();
+        contents.parse(file, text);
+        assert_eq!(contents.wrong, [""; 0]);
+        contents.documents
+    }
+
     fn refusal(text: &str) -> String {
-        parse("f.yaml", text).unwrap_err()
+        let mut contents = Contents::default();
+        contents.parse("f.yaml", text);
+        assert_eq!(contents.wrong.len(), 1, "{:?}", contents.wrong);
+        contents.wrong.remove(0)
+    }
+
+    fn said(names: &[&str]) -> String {
+        read(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).wrong.join("\n")
     }
 
     #[test]
     fn yaml_of_several_documents_and_json_say_the_same() {
         let yaml = "# a comment\nrules:\n  - name: r\n    conditions: [{path: $.a, operator: gte, value: 10000}]\n---\n\
                     webhooks:\n  - {name: w, url: 'http://a'}\n---\n";
-        let documents = parse("f.yaml", yaml).unwrap();
+        let documents = parse("f.yaml", yaml);
         assert_eq!(names(&documents), [(List::Rules, "r"), (List::Webhooks, "w")]);
         assert_eq!(documents[0].body["conditions"][0]["value"], 10000);
         let json = r#"{"anomalies": [{"name": "a"}], "webhooks": null, "rules": []}"#;
-        assert_eq!(names(&parse("f.json", json).unwrap()), [(List::Anomalies, "a")]);
-        assert!(parse("f.yaml", "").unwrap().is_empty());
+        assert_eq!(names(&parse("f.json", json)), [(List::Anomalies, "a")]);
+        assert!(parse("f.yaml", "").is_empty());
     }
 
     #[test]
@@ -242,6 +275,8 @@ mod tests {
         assert!(unknown.contains("unknown field `hooks`") && unknown.contains("line 2"), "{unknown}");
         assert!(refusal("rules:\n  name: a\n").contains("line 2"), "{}", refusal("rules:\n  name: a\n"));
         assert!(refusal("rules: [").contains("line"), "{}", refusal("rules: ["));
+        let anchor = refusal("rules: [*nowhere, {name: a}]\n---\nrules: []\n");
+        assert!(anchor.contains("unknown anchor"), "{anchor}");
         for text in ["[1, 2]", "hello", "- name: a\n", "7"] {
             let said = refusal(text);
             assert!(said.contains("expected an object with any of the lists webhooks, rules and anomalies"), "{said}");
@@ -270,22 +305,42 @@ mod tests {
         for ignored in ["notes.txt", ".hidden.yaml", ".#20.yaml", "#20.yaml#", "20.yaml~", ".20.yaml.swp", "~20.yml"] {
             write(ignored, "not yaml: [");
         }
-        let documents = read(&[dir.path().display().to_string()]).unwrap();
-        assert_eq!(names(&documents), [(List::Webhooks, "early"), (List::Webhooks, "late"), (List::Rules, "r")]);
+        let path = dir.path().display().to_string();
+        let contents = read(std::slice::from_ref(&path));
+        assert_eq!(
+            names(&contents.documents),
+            [(List::Webhooks, "early"), (List::Webhooks, "late"), (List::Rules, "r")]
+        );
+        assert_eq!(contents.wrong, [""; 0]);
 
         write("30.yaml", "rules: [{name: r}]");
-        let twice = read(&[dir.path().display().to_string()]).unwrap_err().to_string();
+        let twice = said(&[&path]);
         assert!(twice.contains("10.yaml and ") && twice.ends_with("the name \"r\" is used twice"), "{twice}");
-        write("40.yaml", "rules: [");
+        write(
+            "40.yaml",
+            "rules: [{name: before}]\n---\nhooks: []\n---\nrules: 7\n---\nrules: [{name: s}]\n---\nrules: [",
+        );
         write("50.json", "{\"rules\": 7}");
-        let all = read(&["/no/such/file".to_owned(), dir.path().display().to_string()]).unwrap_err().to_string();
-        for part in ["/no/such/file", "40.yaml", "50.json", "the name \"r\" is used twice"] {
+        let contents = read(&["/no/such/file".to_owned(), path]);
+        let all = contents.wrong.join("\n");
+        let parts = [
+            "/no/such/file",
+            "40.yaml: unknown field `hooks`",
+            "expected a sequence at line 5",
+            "50.json",
+            "the name \"r\" is used twice",
+        ];
+        for part in parts {
             assert!(all.contains(part), "{part}: {all}");
         }
-        let hidden = read(&[dir.path().join(".hidden.yaml").display().to_string()]).unwrap_err().to_string();
+        assert_eq!(contents.wrong.len(), 6, "{all}");
+        let rules = names(&contents.documents).into_iter().filter(|(list, _)| *list == List::Rules);
+        assert_eq!(rules.map(|(_, name)| name).collect::<Vec<_>>(), ["r", "r", "before", "s"], "the rest is read");
+
+        let hidden = said(&[&dir.path().join(".hidden.yaml").display().to_string()]);
         assert!(hidden.contains(".hidden.yaml"), "one that is named is read: {hidden}");
         let empty = tempfile::tempdir().unwrap();
-        assert!(read(&[empty.path().display().to_string()]).unwrap_err().to_string().contains("holds no *.yaml"));
-        assert!(read(&["/no/such/file".to_owned()]).unwrap_err().to_string().starts_with("cannot read /no/such/file"));
+        assert!(said(&[&empty.path().display().to_string()]).contains("holds no *.yaml"));
+        assert!(said(&["/no/such/file"]).starts_with("cannot read /no/such/file"));
     }
 }

@@ -1,7 +1,7 @@
 //! `apply`: makes the server's webhooks, rules and anomaly configs be what the files say, all of them or none.
 //!
 //! Invariant: every file is read before anything is sent, and everything is sent as one set, which the server stores
-//! as a whole or not at all. Documents are matched by name, so applying the same files twice changes nothing; what no
+//! as a whole or not at all. When a file cannot be read, the rest is sent for a dry run alone. Documents are matched by name, so applying the same files twice changes nothing; what no
 //! file mentions stays as it is.
 
 mod difference;
@@ -15,7 +15,9 @@ use super::documents::{ANOMALIES, Collection, RULES, WEBHOOKS};
 use super::failure::Failure;
 use super::output::{print, print_json};
 use difference::{Change, changes, render};
-use files::{Document, List};
+use files::{Contents, Document, List};
+
+const DRY_RUN: &str = "apply?dry_run=true";
 
 /// Create or replace webhooks, rules and anomaly configs from files, all of them or none
 #[derive(Debug, clap::Args)]
@@ -55,7 +57,9 @@ pub struct Args {
 /// How many documents the text of a file holds, or what is wrong with it. For the fuzzer.
 #[doc(hidden)]
 pub fn count_documents(file: &str, text: &str) -> Result<usize, String> {
-    files::parse(file, text).map(|documents| documents.len())
+    let mut contents = Contents::default();
+    contents.parse(file, text);
+    if contents.wrong.is_empty() { Ok(contents.documents.len()) } else { Err(contents.wrong.join("\n")) }
 }
 
 /// One line of the result.
@@ -70,12 +74,15 @@ struct Applied {
 }
 
 pub(super) async fn execute(args: Args) -> Result<(), Failure> {
-    let documents = files::read(&args.files)?;
+    let Contents { documents, wrong } = files::read(&args.files);
     let client = AdminClient::new(&args.admin)?;
-    let path = if args.dry_run { "apply?dry_run=true" } else { "apply" };
+    if !wrong.is_empty() {
+        return Err(refusal(wrong, &rehearsed(&client, &documents).await));
+    }
+    let path = if args.dry_run { DRY_RUN } else { "apply" };
     let answer = match client.post_judged(path, &set_of(&documents)).await? {
         Ok(answer) => answer,
-        Err(wrong) => return Err(refusal(&documents, &wrong)),
+        Err(wrong) => return Err(refusal(wrong_documents(&documents, &wrong), &[])),
     };
     let Some(items) = answer["items"].as_array() else {
         return Err(Failure::failed("the server did not say what became of the documents; is it the admin API?"));
@@ -85,6 +92,18 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
         return print_json(&applied);
     }
     applied.iter().try_for_each(|applied| print(&line(applied)))
+}
+
+/// What the server finds wrong with the documents that could be read, or why it did not say.
+async fn rehearsed(client: &AdminClient, documents: &[Document]) -> Vec<String> {
+    if documents.is_empty() {
+        return Vec::new();
+    }
+    match client.post_judged(DRY_RUN, &set_of(documents)).await {
+        Ok(Ok(_)) => Vec::new(),
+        Ok(Err(wrong)) => wrong_documents(documents, &wrong),
+        Err(failure) => vec![format!("the documents that could be read were not checked: {failure}")],
+    }
 }
 
 /// The documents by their lists, as the server takes them.
@@ -127,8 +146,8 @@ fn line(applied: &Applied) -> String {
     }
 }
 
-/// Everything that is wrong, by file and document.
-fn refusal(documents: &[Document], wrong: &[Wrong]) -> Failure {
+/// Everything that is wrong with documents, each with its file and place.
+fn wrong_documents(documents: &[Document], wrong: &[Wrong]) -> Vec<String> {
     let mut lines = Vec::new();
     for Wrong { pointer, detail } in wrong {
         let mut parts = pointer.splitn(4, '/').skip(1);
@@ -136,6 +155,10 @@ fn refusal(documents: &[Document], wrong: &[Wrong]) -> Failure {
         let document = list.zip(index.and_then(|index| index.parse().ok())).and_then(|(list, index)| {
             documents.iter().filter(|document| collection(document.list).plural == list).nth(index)
         });
+        // That its name is used twice was said with both files.
+        if document.is_some_and(|document| document.is_repeated) && rest == Some("name") {
+            continue;
+        }
         lines.push(match document {
             Some(document) => {
                 let rest = rest.map_or_else(String::new, |rest| format!(" /{rest}"));
@@ -144,7 +167,12 @@ fn refusal(documents: &[Document], wrong: &[Wrong]) -> Failure {
             None => format!("{pointer}: {detail}"),
         });
     }
-    lines.iter().fold(Failure::failed("nothing was stored"), |failure, line| failure.followed_by(line))
+    lines
+}
+
+fn refusal(of_files: Vec<String>, of_documents: &[String]) -> Failure {
+    let lines = of_files.iter().chain(of_documents);
+    lines.fold(Failure::failed("nothing was stored"), |failure, line| failure.followed_by(line))
 }
 
 #[cfg(test)]
@@ -193,6 +221,31 @@ mod tests {
              {file}: rule at /rules/1 of document 2: must be an object\n  : odd"
         );
         assert_eq!(done.unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn documents_are_judged_although_a_file_cannot_be_read() {
+        let text = "rules: [{name: r}]\n---\nrules: 7\n---\nrules: [{name: r}, {name: s}]\n";
+        let answer = r#"{"title": "Unprocessable Entity", "errors": [
+            {"pointer": "/rules/1/name", "detail": "is the name of another one of the set"},
+            {"pointer": "/rules/1/expression", "detail": "is wrong"},
+            {"pointer": "/rules/2/prioritty", "detail": "is not a known field"}]}"#;
+        let (done, file, request) = apply(text, ("422 Unprocessable Entity", answer));
+        assert!(request.starts_with("POST /api/admin/apply?dry_run=true HTTP/1.1\r\n"), "{request}");
+        let said = done.unwrap_err().to_string();
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines.len(), 5, "{said}");
+        assert_eq!(lines[0], "nothing was stored");
+        assert!(lines[1].starts_with(&format!("  {file}: ")) && lines[1].contains("line 3"), "{said}");
+        assert_eq!(lines[2], format!("  {file}: the name \"r\" is used twice"));
+        assert_eq!(lines[3], format!("  {file}: rule \"r\" /expression: is wrong"));
+        assert_eq!(lines[4], format!("  {file}: rule \"s\" /prioritty: is not a known field"));
+
+        let (done, ..) = apply(text, ("200 OK", r#"{"items": []}"#));
+        assert_eq!(done.unwrap_err().to_string().lines().count(), 3);
+        let (done, ..) = apply(text, ("503 Service Unavailable", r#"{"title": "x", "detail": "is stopping"}"#));
+        let said = done.unwrap_err().to_string();
+        assert!(said.contains("the documents that could be read were not checked: "), "{said}");
     }
 
     #[test]

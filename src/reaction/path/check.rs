@@ -3,8 +3,8 @@
 use super::Path;
 use super::query::{Comparable, Logical, PatternOf, Query, Segment, Selector};
 use crate::event::describe::{ViewType, payload};
+use crate::nearest::suggestion;
 use crate::reaction::kinds::Kinds;
-use crate::reaction::nearest::suggestion;
 
 /// What stands at a place of the view, if that is known.
 pub(in crate::reaction) type Place = Option<ViewType>;

@@ -234,13 +234,16 @@ pub(super) fn name_taken(context: &'static str) -> impl Fn(tokio_postgres::Error
 
 /// Turns names into ids in place; naming a webhook twice is naming it once. The webhooks stay until the commit.
 async fn resolve(client: &impl GenericClient, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
-    let mut ids = Vec::with_capacity(actions.webhooks.len());
+    let (mut ids, mut unknown) = (Vec::with_capacity(actions.webhooks.len()), Vec::new());
     for (index, key) in actions.webhooks.iter().enumerate() {
-        let id = find(client, webhooks::TABLE, key, "FOR KEY SHARE").await?;
-        let id = id.ok_or_else(|| StoreError::new(StoreErrorKind::UnknownWebhook { index }, "find webhook"))?;
-        if !ids.contains(&id) {
-            ids.push(id);
+        match find(client, webhooks::TABLE, key, "FOR KEY SHARE").await? {
+            None => unknown.push(index),
+            Some(id) if ids.contains(&id) => {}
+            Some(id) => ids.push(id),
         }
+    }
+    if !unknown.is_empty() {
+        return Err(StoreError::new(StoreErrorKind::UnknownWebhooks { indexes: unknown }, "find webhook"));
     }
     actions.webhooks = ids.iter().map(Uuid::to_string).collect();
     Ok(ids)

@@ -189,13 +189,16 @@ pub(super) fn refuse_taken(
 
 /// Turns names into ids in place; naming a webhook twice is naming it once.
 fn resolve(connection: &Connection, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
-    let mut ids = Vec::with_capacity(actions.webhooks.len());
+    let (mut ids, mut unknown) = (Vec::with_capacity(actions.webhooks.len()), Vec::new());
     for (index, key) in actions.webhooks.iter().enumerate() {
-        let id = find(connection, webhooks::TABLE, key)?
-            .ok_or_else(|| StoreError::new(StoreErrorKind::UnknownWebhook { index }, "find webhook"))?;
-        if !ids.contains(&id) {
-            ids.push(id);
+        match find(connection, webhooks::TABLE, key)? {
+            None => unknown.push(index),
+            Some(id) if ids.contains(&id) => {}
+            Some(id) => ids.push(id),
         }
+    }
+    if !unknown.is_empty() {
+        return Err(StoreError::new(StoreErrorKind::UnknownWebhooks { indexes: unknown }, "find webhook"));
     }
     actions.webhooks = ids.iter().map(Uuid::to_string).collect();
     Ok(ids)

@@ -4,7 +4,7 @@
 const LISTED_MAX: usize = 12;
 
 /// ` (did you mean ...?)`, or what there is when nothing is near and the list is short.
-pub(super) fn suggestion<'n>(written: &str, names: impl IntoIterator<Item = &'n str>) -> String {
+pub(crate) fn suggestion<'n>(written: &str, names: impl IntoIterator<Item = &'n str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     match nearest(written, &names) {
         Some(name) => format!(" (did you mean `{name}`?)"),
@@ -14,7 +14,7 @@ pub(super) fn suggestion<'n>(written: &str, names: impl IntoIterator<Item = &'n 
 }
 
 /// The name with the fewest edits, if they are few for its length.
-fn nearest<'n>(written: &str, names: &[&'n str]) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(written: &str, names: &[&'n str]) -> Option<&'n str> {
     let written = written.to_lowercase();
     let close = |name: &&'n str| {
         let plain = name.to_lowercase();
