@@ -201,6 +201,7 @@ impl Engine {
         let is_known = self.consumer.strip_suffix(stream_id).is_some_and(|before| before.ends_with('@'));
         if !is_known {
             self.consumer = format!("{}@{stream_id}", self.settings.consumer_name);
+            self.groups.follow(stream_id);
             (self.acknowledged_floor, self.told_floor) = (0, 0);
             // The first status asked for is of this life.
             self.floor_at = Instant::now();

@@ -18,6 +18,7 @@ use super::anomalies::Anomaly;
 use super::detection::{Groups, Observed};
 use super::faults::{Failed, Ledger};
 use super::matching::{self, Asked, Matched};
+use super::order::Published;
 use super::rules::Fault;
 use super::ruleset::{ActiveRule, Call, Ruleset};
 use super::subjects::{Template, anomaly_subject};
@@ -170,7 +171,8 @@ impl<'a> Evaluation<'a> {
         for position in &candidates.anomalies {
             let anomaly = Arc::clone(&self.ruleset.anomalies[*position as usize]);
             let now_ms = self.now.as_millisecond();
-            let observed = self.groups.observe(&anomaly, event.app_id, delivery.published_at_ms, now_ms, view);
+            let published = Published { at_ms: delivery.published_at_ms, sequence: delivery.sequence() };
+            let observed = self.groups.observe(&anomaly, event.app_id, published, now_ms, view);
             let observed = observed.unwrap_or_else(|exhausted| {
                 let (id, as_of) = (anomaly.id, anomaly.updated_at);
                 let failed = Failed { kind: "anomaly", id, name: &anomaly.document.name, as_of };

@@ -26,6 +26,7 @@ mod view;
 
 mod anomalies;
 mod detection;
+mod order;
 mod window;
 
 mod engine;

@@ -62,6 +62,12 @@ impl Window {
         self.total
     }
 
+    /// Whether a time is before everything that the window holds.
+    pub(super) fn is_past(&self, at_ms: i64) -> bool {
+        let bucket = at_ms.div_euclid(self.bucket_ms);
+        !self.counts.is_empty() && self.newest.saturating_sub(bucket) >= BUCKETS as i64
+    }
+
     fn advance(&mut self, bucket: i64) {
         let step = bucket.saturating_sub(self.newest);
         if step >= BUCKETS as i64 {
