@@ -41,6 +41,10 @@ disk-faults rounds="600":
     .ci/setup --tests
     CAUSALITY_DISK_ROUNDS={{rounds}} cargo test --test it -- --nocapture faulty_disk
 
+# The 99th percentile of webhooks beside four and forty endpoints that hang, against none, of so many each
+hanging samples="5000":
+    CAUSALITY_HANGING_SAMPLES={{samples}} cargo test --release --lib -- --nocapture reaction::tests::hanging
+
 # Each attack on the memory of a process in its default configuration, or those named: peak, honest answers, their p99
 attacks *ATTACKS:
     .ci/setup

@@ -2,6 +2,7 @@
 
 mod delivering;
 mod enduring;
+mod hanging;
 mod latency;
 mod reacting;
 mod receiver;

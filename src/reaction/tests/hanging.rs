@@ -1,0 +1,121 @@
+//! However many endpoints hang, the others are called as quickly as without them.
+//!
+//! Three dispatchers in one process, each with its own store and one endpoint that answers: beside it none, four or forty
+//! that never do. One delivery after the other is measured in turn at each of them, so that whatever else the machine
+//! does meets all three alike.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+
+use super::receiver::Receiver;
+use super::{World, dispatcher_settings};
+use crate::reaction::DispatcherSettings;
+use crate::store::Webhook;
+use crate::supervisor::Tasks;
+
+const HANGING: [usize; 3] = [0, 4, 40];
+/// Deliveries that each hanging endpoint is owed: more than it may hold.
+const OWED: usize = 50;
+/// Measured at each dispatcher in the default run; `CAUSALITY_HANGING_SAMPLES` asks for more.
+const SAMPLES: usize = 200;
+/// From so many on a 99th percentile is steady enough to be held to the promise.
+const SAMPLES_OF_PROMISE: usize = 2_000;
+/// By how much it may be longer with endpoints that hang.
+const PROMISED: f64 = 1.10;
+
+struct Measured {
+    world: World,
+    receiver: Receiver,
+    alive: Webhook,
+    waits: Vec<Duration>,
+}
+
+impl Measured {
+    async fn start(hanging: usize) -> Self {
+        let world = World::open();
+        let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
+        let alive = world.webhook("alive", &receiver.url()).await;
+        world.run_dispatcher(DispatcherSettings {
+            request_timeout: Duration::from_secs(3_600),
+            ..dispatcher_settings()
+        });
+        let silent = silent(&world.tasks).await;
+        for n in 0..hanging {
+            let webhook = world.webhook(&format!("hanging {n}"), &format!("http://{silent}/{n}")).await;
+            world.owe_many(webhook.id, "{}", OWED).await;
+        }
+        Self { world, receiver, alive, waits: Vec::new() }
+    }
+
+    async fn measure(&mut self) {
+        let before = self.receiver.all().len();
+        let started = Instant::now();
+        self.world.owe(self.alive.id, "{}").await;
+        let received = self.receiver.wait_for(before + 1).await;
+        self.waits.push(received[before].at.saturating_duration_since(started));
+    }
+
+    fn percentile(&self, hundredths: usize) -> Duration {
+        let mut waits = self.waits.clone();
+        waits.sort();
+        waits[(waits.len() * hundredths / 100).min(waits.len() - 1)]
+    }
+}
+
+/// An endpoint that takes everything and never answers.
+async fn silent(tasks: &Tasks) -> std::net::SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = tasks.clone();
+    tasks.spawn(async move {
+        while let Some(Ok((mut tcp, _))) = connections.stop().run_until_cancelled(listener.accept()).await {
+            let stop = connections.stop().clone();
+            connections.spawn(async move {
+                let mut buffer = [0; 4_096];
+                let reading = async { while tcp.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
+                stop.run_until_cancelled(reading).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_99th_percentile_of_the_others_stays_where_it_is() {
+    let samples = std::env::var("CAUSALITY_HANGING_SAMPLES").map_or(SAMPLES, |text| text.parse().unwrap());
+    let mut all = Vec::new();
+    for hanging in HANGING {
+        all.push(Measured::start(hanging).await);
+    }
+    // Everybody has begun to hang, and connections are open.
+    for measured in &mut all {
+        for _ in 0..10 {
+            measured.measure().await;
+        }
+        measured.waits.clear();
+    }
+    for sample in 0..samples {
+        // None is always the first after a pause.
+        for place in 0..all.len() {
+            let turn = (place + sample) % all.len();
+            all[turn].measure().await;
+        }
+    }
+    let (none, with) = all.split_first().unwrap();
+    let alone = none.percentile(99);
+    eprintln!("none hang: p50 {:?}, p99 {alone:?} of {samples}", none.percentile(50));
+    for (measured, hanging) in with.iter().zip(&HANGING[1..]) {
+        let (p50, p99) = (measured.percentile(50), measured.percentile(99));
+        let ratio = p99.as_secs_f64() / alone.as_secs_f64();
+        eprintln!("{hanging} hang: p50 {p50:?}, p99 {p99:?} of {samples}, {ratio:.3} times");
+        if samples >= SAMPLES_OF_PROMISE {
+            assert!(ratio < PROMISED, "{hanging} hang: p99 {p99:?}, and {alone:?} without them");
+        } else {
+            // The second longest of two hundred, on a machine that does other things.
+            let bound = alone * 3 + Duration::from_millis(100);
+            assert!(p99 < bound, "{hanging} hang: p99 {p99:?}, and {alone:?} without them");
+        }
+    }
+}
