@@ -3,29 +3,38 @@
 //! Invariant: what is held is counted, in deliveries and in bytes, from its claim to the commit of its outcome.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::steps;
 use crate::store::{ClaimLimits, Delivery, Store, StoreError};
 
 /// Payload bytes in hand; beyond them only whoever has nothing gets its first.
 pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
 
-/// Claimed deliveries whose outcome is not committed, with the end of their lease and the bytes of their payloads.
-#[derive(Default)]
+/// Claimed deliveries whose outcome is not committed, with their lease and the bytes of their payloads.
 pub(super) struct Held {
-    deliveries: HashMap<Uuid, (Instant, usize)>,
+    deliveries: HashMap<Uuid, (ClaimLease, usize)>,
     bytes: usize,
+    /// Other processes claim from the same store.
+    shared: bool,
 }
 
+/// When a claim was asked for, and for how long.
+pub(super) type ClaimLease = (Instant, Duration);
+
 impl Held {
+    pub(super) fn new(shared: bool) -> Self {
+        Self { deliveries: HashMap::new(), bytes: 0, shared }
+    }
+
     /// False when it is here already.
-    pub(super) fn insert(&mut self, delivery: &Delivery, leased_until: Instant) -> bool {
+    pub(super) fn insert(&mut self, delivery: &Delivery, lease: ClaimLease) -> bool {
         let bytes = delivery.payload.get().len();
         // One that is here had its lease lapse and was claimed again: its payload is the same.
         let known = self.deliveries.get(&delivery.id).map(|(_, bytes)| *bytes);
-        self.deliveries.insert(delivery.id, (leased_until, known.unwrap_or(bytes)));
+        self.deliveries.insert(delivery.id, (lease, known.unwrap_or(bytes)));
         self.bytes += if known.is_none() { bytes } else { 0 };
         known.is_none()
     }
@@ -44,14 +53,18 @@ impl Held {
         }
     }
 
+    /// `now` is of [`steps::now`]: a server goes on when this machine stands still, and others claim then.
     pub(super) fn is_leased(&self, id: Uuid, now: Instant) -> bool {
-        self.deliveries.get(&id).is_some_and(|(leased_until, _)| *leased_until > now)
+        self.deliveries.get(&id).is_some_and(|((at, lease), _)| {
+            let age = if self.shared { steps::between(*at, now) } else { now.saturating_duration_since(*at) };
+            age < *lease
+        })
     }
 }
 
 /// What a claim brought.
 pub(super) struct Claim {
-    pub(super) leased_until: Instant,
+    pub(super) lease: ClaimLease,
     /// Of those that were asked for, and of every other one.
     quotas: HashMap<Uuid, usize>,
     per_webhook: usize,
@@ -64,13 +77,13 @@ pub(super) struct Claim {
 impl Claim {
     /// Takes what is due, and looks when more will be for those that could take more.
     pub(super) async fn take(store: Store, limits: ClaimLimits) -> Result<Self, StoreError> {
-        let leased_until = Instant::now() + limits.lease;
+        let lease = (steps::now(), limits.lease);
         let (quotas, per_webhook) = (limits.quotas.clone(), limits.per_webhook);
         let (count_max, bytes_max) = (limits.deliveries, limits.payload_bytes);
         let deliveries = store.claim_due_deliveries(limits).await?;
         let bytes: usize = deliveries.iter().map(|delivery| delivery.payload.get().len()).sum();
         let full = deliveries.len() >= count_max || (bytes > bytes_max && deliveries.len() > 1);
-        let mut claim = Self { leased_until, quotas, per_webhook, full, deliveries, next_due_ms: None };
+        let mut claim = Self { lease, quotas, per_webhook, full, deliveries, next_due_ms: None };
         if !full {
             let satisfied: Vec<Uuid> = claim.counts().filter(|(_, more)| *more).map(|(id, _)| id).collect();
             claim.next_due_ms = store.next_due_ms(&satisfied).await?;

@@ -32,6 +32,7 @@ use super::{DispatcherSettings, ReactionError};
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::Bus;
 use crate::metrics;
+use crate::steps;
 use crate::store::{ClaimLimits, Delivery, DeliveryOutcome, Store, StoreError, Webhook};
 use crate::supervisor::Tasks;
 
@@ -57,7 +58,7 @@ pub async fn run_dispatcher(
         plan: RetryPlan { backoff: settings.backoff, retry_after_max: settings.retry_after_max },
         changes: store.changes(),
         endpoints: Endpoints::default(),
-        held: Held::default(),
+        held: Held::new(store.is_shared()),
         ended: Vec::new(),
         steps: FuturesUnordered::new(),
         in_flight: 0,
@@ -198,7 +199,7 @@ impl Dispatcher {
 
     /// Gives back what was claimed and not sent, so that it does not wait for the end of its lease.
     fn release(&mut self, queue: VecDeque<Delivery>) {
-        let now = Instant::now();
+        let now = steps::now();
         let mut ids = Vec::with_capacity(queue.len());
         for delivery in queue {
             // One whose lease has lapsed may be somebody else's by now.
@@ -280,7 +281,7 @@ impl Dispatcher {
         for delivery in claim.deliveries {
             let id = delivery.webhook_id;
             // One that is here already had its lease lapse: it is claimed again, and not sent again.
-            if self.held.insert(&delivery, claim.leased_until) {
+            if self.held.insert(&delivery, claim.lease) {
                 self.endpoints.lane(id).queue.push_back(delivery);
                 if !lanes.contains(&id) {
                     lanes.push(id);
@@ -349,7 +350,7 @@ impl Dispatcher {
     /// Sends what an endpoint can take.
     fn pump(&mut self, id: Uuid) {
         let version = *self.changes.borrow_and_update();
-        let now = Instant::now();
+        let now = steps::now();
         let lane = self.endpoints.lane(id);
         if lane.queue.is_empty() {
             return;

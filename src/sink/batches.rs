@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::bus::{Delivery, Leased, Receipt};
 use crate::event::EventRef;
 use crate::faults;
+use crate::steps;
 use crate::warehouse::{EncodeSettings, Encoder, OpenFile, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
 use super::cold::{Cold, ColdRows};
@@ -171,7 +172,7 @@ impl OpenBatches {
         stored: &HashSet<u64>,
     ) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
-        self.give_up_lapsed(leased.at.max(Instant::now()), deliveries, &mut taken);
+        self.give_up_lapsed(leased.at.max(steps::now()), deliveries, &mut taken);
         for delivery in deliveries.iter().filter(|delivery| !stored.contains(&delivery.sequence())) {
             match read(delivery) {
                 Ok(event) => self.add(delivery, &event, leased, &mut taken)?,
@@ -228,7 +229,7 @@ impl OpenBatches {
 
     /// Forgets the gathered rows when their messages will come again. Returns how many there were.
     pub(super) fn give_up_cold(&mut self) -> usize {
-        self.cold.give_up_lapsed(Instant::now(), None)
+        self.cold.give_up_lapsed(steps::now(), None)
     }
 
     /// Forgets a batch whose messages will come again. Returns its rows.
@@ -297,7 +298,7 @@ impl OpenBatches {
 
     /// Opens a file with the gathered rows of a partition. None when there are none that are still ours.
     fn warm_up(&mut self, app_id: &str, hour: i64, taken: &mut Taken) -> Result<Option<usize>, WarehouseError> {
-        let leased = self.cold.lease().filter(|lease| lease.holds(Instant::now())).and_then(Lease::leased);
+        let leased = self.cold.lease().filter(|lease| lease.holds(steps::now())).and_then(Lease::leased);
         let Some(rows) = self.cold.take(app_id, hour) else { return Ok(None) };
         let Some(leased) = leased else {
             taken.lapsed_rows += rows.len();
@@ -406,7 +407,7 @@ impl OpenBatches {
 
     fn close(&mut self, slot: usize, reason: Reason, taken: &mut Taken) -> Result<(), WarehouseError> {
         let Some(batch) = self.remove(slot) else { return Ok(()) };
-        if !batch.lease.holds(Instant::now()) {
+        if !batch.lease.holds(steps::now()) {
             taken.lapsed_rows += batch.file.rows();
             return Ok(());
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::bus::{Acker, BusErrorKind, Leased, Receipt};
+use crate::steps;
 
 /// When the oldest of some deliveries was leased; shared with whoever is about to act on them.
 #[derive(Clone, Debug)]
@@ -29,9 +30,10 @@ impl Lease {
         Self { since: Arc::new(Mutex::new(Some(leased.at))), leased, ack_wait }
     }
 
+    /// `now` is of [`steps::now`], which notices when this machine stood still and the bus did not.
     pub(super) fn holds(&self, now: Instant) -> bool {
         let safe = self.ack_wait - self.ack_wait / 4;
-        self.leased.is_remembered() && self.since().is_some_and(|since| now.saturating_duration_since(since) < safe)
+        self.leased.is_remembered() && self.since().is_some_and(|since| self.leased.age(since, now) < safe)
     }
 
     pub(super) fn ack_wait(&self) -> Duration {
@@ -51,7 +53,7 @@ impl Lease {
 
     /// Renews the leases of `receipts`, which are all that this lease is about.
     pub(super) async fn renew(&self, acker: &Acker, receipts: &[Receipt]) -> Result<(), Lapsed> {
-        let asked_at = Instant::now();
+        let asked_at = steps::now();
         if !self.holds(asked_at) {
             return Err(self.lapse());
         }
@@ -63,7 +65,7 @@ impl Lease {
             Err(error) if error.kind == BusErrorKind::LeaseLost => Err(self.lapse()),
             Err(error) => {
                 warn!(%error, "leases could not be renewed");
-                if self.holds(Instant::now()) { Ok(()) } else { Err(self.lapse()) }
+                if self.holds(steps::now()) { Ok(()) } else { Err(self.lapse()) }
             }
         }
     }

@@ -15,6 +15,7 @@ use tracing::{debug, error, warn};
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::{Acker, BusErrorKind};
 use crate::metrics;
+use crate::steps;
 use crate::warehouse::{LateFile, Warehouse, WarehouseError, WarehouseErrorKind};
 
 use super::batches::Closed;
@@ -56,7 +57,7 @@ pub(super) async fn upload(
         Err(Lapsed) if begun.load(Ordering::Acquire) => Ok(storing.await),
         kept => kept,
     };
-    if begun.load(Ordering::Acquire) && !closed.lease.holds(Instant::now()) {
+    if begun.load(Ordering::Acquire) && !closed.lease.holds(steps::now()) {
         settle_late_file(&closed, &warehouse, &name).await;
     }
     let result = match kept {
@@ -96,7 +97,7 @@ async fn store(
         let began = Instant::now();
         let (lease, begun) = (closed.lease.clone(), begun.clone());
         let commit = move || {
-            let holds = lease.holds(Instant::now());
+            let holds = lease.holds(steps::now());
             begun.fetch_or(holds, Ordering::AcqRel);
             holds
         };

@@ -404,6 +404,11 @@ impl Store {
         }
     }
 
+    /// Whether other processes may use it, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0, Inner::Postgres(_))
+    }
+
     /// Takes due deliveries of enabled webhooks as `in_progress` until the lease ends; a lease that ended makes a
     /// delivery due again. Each webhook's oldest come first, and every webhook has its first before any has its second.
     pub async fn claim_due_deliveries(&self, limits: ClaimLimits) -> Result<Vec<Delivery>, StoreError> {

@@ -26,8 +26,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("warehouse", &["event", "metrics", "backoff", "causes", "supervisor"]),
     ("http", &["event", "metrics", "supervisor"]),
     ("gateway", &["bus", "http", "event", "metrics", "causes", "supervisor"]),
-    ("sink", &["bus", "warehouse", "event", "faults", "metrics", "backoff", "supervisor", "wait"]),
-    ("reaction", &["bus", "store", "event", "faults", "metrics", "nearest", "backoff", "supervisor"]),
+    ("sink", &["bus", "warehouse", "event", "faults", "metrics", "backoff", "steps", "supervisor", "wait"]),
+    ("reaction", &["bus", "store", "event", "faults", "metrics", "nearest", "backoff", "steps", "supervisor"]),
     ("admin", &["bus", "store", "http", "event", "metrics", "nearest", "backoff", "moment", "supervisor"]),
     // The composition root, and the commands that start it or speak to it.
     (

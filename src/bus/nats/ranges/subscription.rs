@@ -21,6 +21,7 @@ use crate::bus::nats::suspects::{Suspects, is_suspect};
 use crate::bus::subject::Filter;
 use crate::bus::trials::TrialEnd;
 use crate::bus::{BusError, ConsumerSpec, Delivery, Leased, Receipt};
+use crate::steps;
 use crate::wait::sleep_until;
 
 /// Ranges in hand, the one that is read included, below which more are cut and fetched. With more, what has come waits
@@ -258,7 +259,8 @@ impl RangeSubscription {
 
     /// Ranges that waited here for half of their lease come again.
     fn let_go(&mut self) {
-        let fresh = |leased_at: Option<Instant>| leased_at.is_some_and(|at| at.elapsed() < self.spec.ack_wait / 2);
+        let (now, half) = (steps::now(), self.spec.ack_wait / 2);
+        let fresh = |leased_at: Option<Instant>| leased_at.is_some_and(|at| steps::between(at, now) < half);
         let before = self.ranges.len();
         self.ranges.retain(|range| fresh(self.acker.held.leased_at(range.key)));
         let mut let_go = before - self.ranges.len();
