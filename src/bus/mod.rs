@@ -7,7 +7,7 @@
 mod batch;
 mod buffers;
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 mod embedded;
 mod error;
 mod nats;

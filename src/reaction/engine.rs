@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::detection::{GroupKey, Groups};
-use super::evaluate::{Evaluation, Undecodable};
+use super::evaluate::{Evaluation, Undecodable, cause};
 use super::faults::Ledger;
 use super::ruleset::Ruleset;
 use super::{EngineSettings, ReactionError, off_the_runtime};
@@ -30,13 +30,10 @@ use crate::bus::{
     Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription, TrialEnd,
 };
 use crate::metrics;
-use crate::store::{Effects, Recorded, Store, StoreError, StoreErrorKind};
+use crate::store::{Cause, Effects, Recorded, Store, StoreError, StoreErrorKind};
 
 /// Acknowledgements and other work on their way while the next batches are judged.
 const BESIDE_MAX: usize = 8;
-/// How often the engine learns how far the bus has acknowledged, while effects are committed: the store forgets
-/// the sequences below with the next commit, a few seconds' worth at a time.
-const FLOOR_INTERVAL: Duration = Duration::from_secs(5);
 /// How often faults of rules are handed to the store.
 const FAULTS_INTERVAL: Duration = Duration::from_secs(1);
 /// How a batch waits for a store that fails.
@@ -79,8 +76,9 @@ pub async fn run_engine(
         consumer: String::new(),
         ruleset: Ruleset::default(),
         loaded: None,
-        acknowledged_floor: 0,
-        told_floor: 0,
+        latest_ms: 0,
+        acknowledged: None,
+        told: None,
         floor_at: Instant::now(),
         beside: FuturesUnordered::new(),
         faults: Ledger::default(),
@@ -125,9 +123,12 @@ struct Engine {
     /// groups with it.
     loaded: Option<(u64, Instant)>,
     groups: Groups,
-    acknowledged_floor: u64,
-    /// The floor that the store knows.
-    told_floor: u64,
+    /// The latest time of a message with effects.
+    latest_ms: i64,
+    /// See [`Effects::acknowledged`].
+    acknowledged: Option<Cause>,
+    /// The same, as the store knows it.
+    told: Option<Cause>,
     /// When the floor was last asked for.
     floor_at: Instant,
     /// What goes on beside the judging.
@@ -163,8 +164,8 @@ enum Beside {
     Acknowledged(Result<(), BusError>),
     CleanedUp(Result<u64, StoreError>),
     Told(Result<(), StoreError>),
-    /// Asked for this consumer in this life of the stream.
-    Status(String, Result<BusStatus, BusError>),
+    /// Asked for this consumer in this life of the stream, when no later message had effects.
+    Status(String, i64, Result<BusStatus, BusError>),
 }
 
 impl Engine {
@@ -202,7 +203,7 @@ impl Engine {
         if !is_known {
             self.consumer = format!("{}@{stream_id}", self.settings.consumer_name);
             self.groups.follow(stream_id);
-            (self.acknowledged_floor, self.told_floor) = (0, 0);
+            (self.acknowledged, self.told) = (None, None);
             // The first status asked for is of this life.
             self.floor_at = Instant::now();
         }
@@ -283,17 +284,18 @@ impl Engine {
         self.begin_trial(batch).await;
         let decodable = undecodable.len();
         let mut refusals = 0;
-        let floor = if self.acknowledged_floor > self.told_floor { self.acknowledged_floor } else { 0 };
+        let acknowledged = self.acknowledged.filter(|acknowledged| self.told != Some(*acknowledged));
         loop {
             undecodable.truncate(decodable);
-            let effects = Effects { consumer: self.consumer.clone(), acknowledged_floor: floor, ..Effects::default() };
+            let effects = Effects { consumer: self.consumer.clone(), acknowledged, ..Effects::default() };
             let (ruleset, groups, faults) = (&mut self.ruleset, &mut self.groups, &mut self.faults);
             let mut evaluation = Evaluation::new(ruleset, groups, faults, &self.stop, effects, &self.settings);
             let taken = off_the_runtime(|| evaluation.take(batch, &consumed, undecodable));
             let (evaluated, matches) = (evaluation.evaluated, evaluation.matches);
             let effects = evaluation.finish();
             let found = effects.anomaly_events.len() as u64;
-            if !effects.sequences.is_empty() {
+            let latest_ms = effects.causes.iter().map(|cause| cause.published_at_ms).fold(self.latest_ms, i64::max);
+            if !effects.causes.is_empty() {
                 let written: Vec<GroupKey> = effects.anomaly_states.iter().map(GroupKey::of).collect();
                 let started = std::time::Instant::now();
                 let recorded = self.store.record_effects(effects).await?;
@@ -301,14 +303,15 @@ impl Engine {
                 if let Recorded::Refused { consumed: theirs, states } = recorded {
                     refusals += 1;
                     metrics::reaction_refused_commit();
-                    debug!(refusals, sequences = theirs.len(), windows = states.len(), "another engine was first");
+                    debug!(refusals, messages = theirs.len(), windows = states.len(), "another engine was first");
                     self.groups.restore(&written, states, &self.ruleset.detectors());
                     consumed.extend(theirs);
                     // Who waits a random while does not meet the same one again and again.
                     sleep(REFUSED_BACKOFF.delay(refusals, random_unit())).await;
                     continue;
                 }
-                self.told_floor = self.told_floor.max(floor);
+                self.latest_ms = latest_ms;
+                self.told = self.acknowledged;
                 self.ask_for_floor();
             }
             metrics::reaction_events(taken as u64, evaluated, matches, found);
@@ -317,11 +320,11 @@ impl Engine {
     }
 
     /// Those whose effects were committed in an earlier life of the message. Asked only where it can be.
-    async fn already_consumed(&mut self, batch: &[Delivery], ask_all: bool) -> Result<HashSet<u64>, StoreError> {
+    async fn already_consumed(&mut self, batch: &[Delivery], ask_all: bool) -> Result<HashSet<Cause>, StoreError> {
         let mut asked = Vec::new();
         for delivery in batch {
             if (delivery.suspect || ask_all) && self.ruleset.index.candidates(delivery.subject()).is_some() {
-                asked.push(delivery.sequence());
+                asked.push(cause(delivery));
             }
         }
         if asked.is_empty() {
@@ -420,12 +423,13 @@ impl Engine {
             Beside::Told(Err(error)) => warn!(error = %describe(&error), "faults of rules were not stored"),
             Beside::CleanedUp(Err(error)) => warn!(error = %describe(&error), "stale state was not forgotten"),
             // The floor of one life of the stream says nothing in the next.
-            Beside::Status(consumer, Ok(_)) if consumer != self.consumer => {}
-            Beside::Status(_, Ok(status)) => {
+            Beside::Status(consumer, _, Ok(_)) if consumer != self.consumer => {}
+            Beside::Status(_, asked_ms, Ok(status)) => {
                 let consumer = status.consumers.iter().find(|consumer| consumer.name == self.settings.consumer_name);
-                self.acknowledged_floor = consumer.map_or(self.acknowledged_floor, |consumer| consumer.ack_floor);
+                let floor = consumer.map_or(0, |consumer| consumer.ack_floor.min(status.last_sequence));
+                self.acknowledged = (floor > 0).then(|| Cause::new(floor, asked_ms)).or(self.acknowledged);
             }
-            Beside::Status(_, Err(error)) => debug!(%error, "bus did not tell how far it has acknowledged"),
+            Beside::Status(_, _, Err(error)) => debug!(%error, "bus did not tell how far it has acknowledged"),
         }
     }
 
@@ -440,12 +444,12 @@ impl Engine {
     }
 
     fn ask_for_floor(&mut self) {
-        if self.floor_at.elapsed() < FLOOR_INTERVAL {
+        if self.floor_at.elapsed() < self.settings.floor_interval {
             return;
         }
         self.floor_at = Instant::now();
-        let (bus, consumer) = (self.bus.clone(), self.consumer.clone());
-        self.beside.push(Box::pin(async move { Beside::Status(consumer, bus.status().await) }));
+        let (bus, consumer, asked_ms) = (self.bus.clone(), self.consumer.clone(), self.latest_ms);
+        self.beside.push(Box::pin(async move { Beside::Status(consumer, asked_ms, bus.status().await) }));
     }
 
     /// Forgets windows that nobody touched for long, and gives up what disabled webhooks were owed for too long.

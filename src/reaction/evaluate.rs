@@ -25,7 +25,7 @@ use super::subjects::{Template, anomaly_subject};
 use super::view::View;
 use crate::bus::{Delivery, Receipt};
 use crate::event::{EventRef, Int64};
-use crate::store::{AnomalyEvent, Effects, NewDelivery, OutboxMessage};
+use crate::store::{AnomalyEvent, Cause, Effects, NewDelivery, OutboxMessage};
 
 /// Effects that are committed together; a batch that causes more is committed in parts.
 const EFFECTS_MAX: usize = 4_096;
@@ -50,6 +50,11 @@ pub(super) struct Evaluation<'a> {
     bytes: usize,
     pub(super) evaluated: u64,
     pub(super) matches: u64,
+}
+
+/// What names a message to the store.
+pub(super) fn cause(delivery: &Delivery) -> Cause {
+    Cause::new(delivery.sequence(), delivery.published_at_ms)
 }
 
 /// A message that cannot be decoded.
@@ -90,7 +95,7 @@ impl<'a> Evaluation<'a> {
     pub(super) fn take(
         &mut self,
         deliveries: &[Delivery],
-        consumed: &HashSet<u64>,
+        consumed: &HashSet<Cause>,
         undecodable: &mut Vec<Undecodable>,
     ) -> usize {
         for start in (0..deliveries.len()).step_by(WINDOW_MESSAGES) {
@@ -124,13 +129,13 @@ impl<'a> Evaluation<'a> {
         &mut self,
         deliveries: &'d [Delivery],
         window: Range<usize>,
-        consumed: &HashSet<u64>,
+        consumed: &HashSet<Cause>,
     ) -> Vec<Asked<'d>> {
         let mut asked = Vec::new();
         for place in window {
             let delivery = &deliveries[place];
             let Some(candidates) = self.ruleset.index.candidates(delivery.subject()) else { continue };
-            if !consumed.contains(&delivery.sequence()) {
+            if !consumed.contains(&cause(delivery)) {
                 asked.push(Asked { place, delivery, candidates: Arc::clone(candidates), matched: None });
             }
         }
@@ -185,7 +190,7 @@ impl<'a> Evaluation<'a> {
             }
         }
         if had_effect {
-            self.effects.sequences.push(delivery.sequence());
+            self.effects.causes.push(cause(delivery));
         }
     }
 

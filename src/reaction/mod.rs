@@ -83,6 +83,9 @@ pub struct EngineSettings {
     pub ack_wait: Duration,
     /// After so many deliveries an event goes to the dead letters.
     pub max_deliver: u32,
+    /// How often the engine learns how far the bus has acknowledged, while effects are committed: with the next commit
+    /// the store makes one record of those so far.
+    pub floor_interval: Duration,
     /// Attempts that a new delivery gets.
     pub max_attempts: u32,
     /// What each disabled webhook is owed at most.
@@ -106,6 +109,7 @@ impl Default for EngineSettings {
             fetch_bytes_max: 4 << 20,
             ack_wait: Duration::from_secs(60),
             max_deliver: 10,
+            floor_interval: Duration::from_secs(5),
             max_attempts: 100,
             disabled_owed: OwedBounds { deliveries_max: 10_000, age_max: Duration::from_secs(7 * 24 * 3_600) },
             evaluations_max: 1,

@@ -35,6 +35,7 @@ macro_rules! conformance_suite {
             keys_are_listed_without_the_key,
             effects_are_recorded_once,
             effects_below_the_floor_are_forgotten,
+            messages_that_get_the_sequences_of_lost_ones_are_others,
             a_refused_batch_writes_nothing,
             deliveries_are_claimed_once_until_the_lease_ends,
             a_skipped_or_disabled_webhook_holds_nobody_up,
@@ -88,8 +89,18 @@ fn delivery(webhook: Uuid, event_id: &str) -> NewDelivery {
     }
 }
 
+/// The messages of a stream that has lost none.
+pub(super) fn causes(sequences: &[u64]) -> Vec<Cause> {
+    sequences.iter().map(|sequence| Cause::new(*sequence, *sequence as i64)).collect()
+}
+
+pub(super) async fn consumed(store: &Store, consumer: &str, sequences: &[u64]) -> Vec<u64> {
+    let consumed = store.consumed(consumer, &causes(sequences)).await.unwrap();
+    consumed.iter().map(|cause| cause.sequence).collect()
+}
+
 fn effects(sequences: &[u64], deliveries: Vec<NewDelivery>) -> Effects {
-    Effects { consumer: "engine".to_owned(), sequences: sequences.to_vec(), deliveries, ..Effects::default() }
+    Effects { consumer: "engine".to_owned(), causes: causes(sequences), deliveries, ..Effects::default() }
 }
 
 fn outcome(id: Uuid, status: DeliveryStatus, wait_ms: Option<i64>) -> DeliveryOutcome {
@@ -436,29 +447,93 @@ pub(super) async fn keys_are_listed_without_the_key(store: Store) {
 
 pub(super) async fn effects_are_recorded_once(store: Store) {
     let (webhook, ids) = owed(&store, "ops", &[3, 5]).await;
-    assert_eq!(store.consumed("engine", &[1, 3, 4, 5, 9]).await.unwrap(), [3, 5]);
-    assert!(store.consumed("other", &[3]).await.unwrap().is_empty());
-    assert!(store.consumed("engine", &[]).await.unwrap().is_empty());
+    assert_eq!(consumed(&store, "engine", &[1, 3, 4, 5, 9]).await, [3, 5]);
+    assert!(consumed(&store, "other", &[3]).await.is_empty());
+    assert!(consumed(&store, "engine", &[]).await.is_empty());
 
     let again = store.record_effects(effects(&[4, 5], vec![delivery(webhook, "4")])).await.unwrap();
-    assert_eq!(again, Recorded::Refused { consumed: vec![5], states: Vec::new() });
-    assert!(store.consumed("engine", &[4]).await.unwrap().is_empty());
+    assert_eq!(again, Recorded::Refused { consumed: causes(&[5]), states: Vec::new() });
+    assert!(consumed(&store, "engine", &[4]).await.is_empty());
     let all = store.deliveries(DeliveryFilter::default(), first_page(10)).await.unwrap();
     assert_eq!(all.items.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), [ids[1], ids[0]]);
     assert_eq!(all.items[0].payload.get(), r#"{"n":1.50}"#);
 }
 
+/// Everything up to a sequence is acknowledged, as it is known when a message has come that is this late.
+fn acknowledged(sequence: u64, published_at_ms: i64) -> Option<Cause> {
+    Some(Cause::new(sequence, published_at_ms))
+}
+
 pub(super) async fn effects_below_the_floor_are_forgotten(store: Store) {
-    store.record_effects(effects(&[1, 2, 3], Vec::new())).await.unwrap();
-    let next = Effects { acknowledged_floor: 2, ..effects(&[4], Vec::new()) };
+    store.record_effects(effects(&[1, 2, 4], Vec::new())).await.unwrap();
+    let next = Effects { acknowledged: acknowledged(3, 4), ..effects(&[5], Vec::new()) };
     store.record_effects(next).await.unwrap();
     // They count as consumed all the same, those too that never had effects: who has them in hand was overtaken.
-    assert_eq!(store.consumed("engine", &[1, 2, 3, 4, 5]).await.unwrap(), [1, 2, 3, 4]);
-    let overtaken = store.record_effects(effects(&[2, 5], Vec::new())).await.unwrap();
-    assert_eq!(overtaken, Recorded::Refused { consumed: vec![2], states: Vec::new() });
-    let lower = Effects { acknowledged_floor: 1, ..effects(&[6], Vec::new()) };
+    assert_eq!(consumed(&store, "engine", &[1, 2, 4, 5, 6]).await, [1, 2, 4, 5]);
+    let without_effects = Cause::new(3, 2);
+    assert_eq!(store.consumed("engine", &[without_effects]).await.unwrap(), [without_effects]);
+    let overtaken = store.record_effects(effects(&[2, 6], Vec::new())).await.unwrap();
+    assert_eq!(overtaken, Recorded::Refused { consumed: causes(&[2]), states: Vec::new() });
+    let lower = Effects { acknowledged: acknowledged(1, 5), ..effects(&[7], Vec::new()) };
     assert_eq!(store.record_effects(lower).await.unwrap(), Recorded::Committed);
-    assert_eq!(store.consumed("engine", &[2, 5, 6]).await.unwrap(), [2, 6]);
+    assert_eq!(consumed(&store, "engine", &[2, 6, 7]).await, [2, 7]);
+    let at_last = Effects { acknowledged: acknowledged(7, 7), ..effects(&[8], Vec::new()) };
+    store.record_effects(at_last).await.unwrap();
+    assert_eq!(consumed(&store, "engine", &[1, 2, 3, 4, 5, 6, 7, 8, 9]).await, [1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+/// The stream keeps its name, loses what followed its 20th message, and stores others under the sequences.
+pub(super) async fn messages_that_get_the_sequences_of_lost_ones_are_others(store: Store) {
+    let at = |sequences: std::ops::RangeInclusive<u64>, time: i64| -> Vec<Cause> {
+        sequences.map(|sequence| Cause::new(sequence, time + sequence as i64)).collect()
+    };
+    let record = |causes: Vec<Cause>, acknowledged| {
+        store.record_effects(Effects { causes, acknowledged, ..effects(&[], Vec::new()) })
+    };
+    let committed = Recorded::Committed;
+    // Up to 30 it is forgotten, from there on it is on record.
+    assert_eq!(record(at(1..=30, 0), None).await.unwrap(), committed);
+    assert_eq!(record(at(31..=40, 0), acknowledged(30, 30)).await.unwrap(), committed);
+    let (first, second) = (at(21..=35, 1_000), at(36..=60, 1_000));
+    assert_eq!(store.consumed("engine", &first).await.unwrap(), []);
+    // The floor is one of before the loss: it is about none of these.
+    assert_eq!(record(first[5..].to_vec(), acknowledged(40, 40)).await.unwrap(), committed);
+    assert_eq!(store.consumed("engine", &first).await.unwrap(), first[5..]);
+    assert_eq!(record(first[..5].to_vec(), None).await.unwrap(), committed);
+    assert_eq!(record(second.clone(), acknowledged(30, 1_035)).await.unwrap(), committed);
+    // Each is there once, whoever comes late and with whatever has taken its place.
+    for known in [at(1..=40, 0), first, second.clone()] {
+        assert_eq!(store.consumed("engine", &known).await.unwrap(), known);
+        let refused = record(known.clone(), None).await.unwrap();
+        assert_eq!(refused, Recorded::Refused { consumed: known, states: Vec::new() });
+    }
+    // A whole copy of long ago is put back; the second loss is like the first.
+    let third = at(2..=70, 2_000);
+    assert_eq!(record(third[..9].to_vec(), acknowledged(60, 1_060)).await.unwrap(), committed);
+    assert_eq!(record(third[9..].to_vec(), acknowledged(10, 2_010)).await.unwrap(), committed);
+    assert_eq!(record(at(71..=71, 2_000), acknowledged(70, 2_070)).await.unwrap(), committed);
+    for known in [at(1..=40, 0), second, third] {
+        assert_eq!(store.consumed("engine", &known).await.unwrap(), known);
+    }
+    assert_eq!(store.consumed("engine", &at(1..=72, 3_000)).await.unwrap(), []);
+}
+
+/// What the version before the one that knows times recorded.
+pub(super) const EARLIER: &str = "INSERT INTO consumer_floors (consumer, floor) VALUES ('engine', 10);
+     INSERT INTO consumed (consumer, sequence) VALUES ('engine', 12), ('engine', 15)";
+
+pub(super) async fn earlier_records_are_respected(store: Store) {
+    assert_eq!(consumed(&store, "engine", &[9, 10, 11, 12, 13, 15]).await, [9, 10, 12, 15]);
+    let refused = store.record_effects(effects(&[10, 11, 12], Vec::new())).await.unwrap();
+    assert_eq!(refused, Recorded::Refused { consumed: causes(&[10, 12]), states: Vec::new() });
+    // Acknowledged, and nothing newer with them.
+    let next = Effects { acknowledged: acknowledged(12, 0), ..effects(&[16], Vec::new()) };
+    store.record_effects(next).await.unwrap();
+    assert_eq!(consumed(&store, "engine", &[9, 12, 14, 15, 16, 17]).await, [9, 12, 15, 16]);
+    let next = Effects { acknowledged: acknowledged(16, 16), ..effects(&[17], Vec::new()) };
+    store.record_effects(next).await.unwrap();
+    assert_eq!(consumed(&store, "engine", &[9, 12, 14, 15, 16, 17]).await, [9, 12, 14, 15, 16, 17]);
+    assert_eq!(store.consumed("engine", &[Cause::new(9, 1_000), Cause::new(12, 1_000)]).await.unwrap(), []);
 }
 
 pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
@@ -473,7 +548,7 @@ pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
     let (first, second) = (committed(first.unwrap()), committed(second.unwrap()));
     assert!(first != second);
     let stored = if first { 10 } else { 11 };
-    assert_eq!(store.consumed("engine", &[10, 11, 20]).await.unwrap(), [stored, 20]);
+    assert_eq!(consumed(&store, "engine", &[10, 11, 20]).await, [stored, 20]);
     assert_eq!(store.outbox(10).await.unwrap().len(), 1);
     assert_eq!(store.deliveries(DeliveryFilter::default(), first_page(10)).await.unwrap().items.len(), 2);
 }
@@ -671,7 +746,7 @@ pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
         let refused = record(3, vec![state("b", 1, 300), state(wrong, 1, 300)]).await.unwrap();
         assert_eq!(refused, Recorded::Refused { consumed: Vec::new(), states: found });
     }
-    assert!(store.consumed("engine", &[3]).await.unwrap().is_empty());
+    assert!(consumed(&store, "engine", &[3]).await.is_empty());
     assert_eq!(store.anomaly_states(&[config]).await.unwrap(), [a.clone(), b]);
 
     assert_eq!(store.forget_stale(150).await.unwrap(), 1);

@@ -13,6 +13,7 @@ mod conformance_set;
 mod cursor;
 mod delivery;
 mod document;
+mod effects;
 mod error;
 mod hidden;
 mod key;
@@ -42,6 +43,7 @@ pub use delivery::{
     OwedBounds, RETRIES_MAX, RetryFilter,
 };
 pub use document::OWN_MEMBERS;
+pub use effects::{Cause, Effects, Recorded};
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{ApiKey, NewApiKey};
 pub use page::{Page, PageRequest};
@@ -132,38 +134,6 @@ pub async fn migrate_postgres(settings: PostgresSettings) -> Result<Migrated, St
 pub struct Migrated {
     pub from: u32,
     pub to: u32,
-}
-
-/// What one batch of events caused: written in one transaction with the sequences that it consumed.
-#[derive(Clone, Debug, Default)]
-pub struct Effects {
-    pub consumer: String,
-    /// The bus sequences of the batch that had effects, ascending.
-    pub sequences: Vec<u64>,
-    pub deliveries: Vec<NewDelivery>,
-    pub anomaly_events: Vec<AnomalyEvent>,
-    /// The whole new state of each window that the batch changed, with the version that it was read at.
-    pub anomaly_states: Vec<AnomalyState>,
-    /// Bus messages to publish after the commit.
-    pub outbox: Vec<OutboxMessage>,
-    /// Sequences at or below this were acknowledged by the bus: they count as consumed from now on, without a record
-    /// of each.
-    pub acknowledged_floor: u64,
-    /// Deliveries that a disabled webhook is owed at most: the oldest beyond them are given up. None: no bound.
-    pub owed_max: Option<u64>,
-}
-
-/// What became of [`Effects`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Recorded {
-    Committed,
-    /// Another process was there first, and nothing was written.
-    Refused {
-        /// Those of the sequences that are committed already.
-        consumed: Vec<u64>,
-        /// The windows as they are now, of all that the effects change; those that are missing do not exist.
-        states: Vec<AnomalyState>,
-    },
 }
 
 impl Store {
@@ -363,15 +333,15 @@ impl Store {
 
     // --- the reaction's work ---
 
-    /// Which of these sequences the consumer has already committed effects for.
-    pub async fn consumed(&self, consumer: &str, sequences: &[u64]) -> Result<Vec<u64>, StoreError> {
+    /// Which of these messages the consumer has already committed effects for, in order.
+    pub async fn consumed(&self, consumer: &str, causes: &[Cause]) -> Result<Vec<Cause>, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.consumed(consumer, sequences).await,
-            Inner::Postgres(engine) => engine.consumed(consumer, sequences).await,
+            Inner::Sqlite(engine) => engine.consumed(consumer, causes).await,
+            Inner::Postgres(engine) => engine.consumed(consumer, causes).await,
         }
     }
 
-    /// Commits the effects of one batch; refuses all of them when any sequence was committed before, or any window
+    /// Commits the effects of one batch; refuses all of them when those of any cause were committed before, or any window
     /// is no longer at the version that was read.
     pub async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
         match &self.0 {

@@ -149,6 +149,23 @@ impl NatsServer {
         std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
     }
 
+    /// After [`NatsServer::kill9`]: a copy of the messages of a stream, as they are on the disk by then.
+    pub(crate) fn copy_messages(&self, stream: &str, to: &Path) {
+        copy(&self.messages(stream), to);
+    }
+
+    /// After [`NatsServer::kill9`]: the stream has the messages of the copy, and nothing else has changed. So a stream
+    /// comes back whose last messages were not synced when the power failed.
+    pub(crate) fn put_messages_back(&self, stream: &str, from: &Path) {
+        let messages = self.messages(stream);
+        std::fs::remove_dir_all(&messages).unwrap();
+        copy(from, &messages);
+    }
+
+    fn messages(&self, stream: &str) -> PathBuf {
+        self.dir.path().join(format!("data/jetstream/$G/streams/{stream}/msgs"))
+    }
+
     /// After [`NatsServer::kill9`]: on the same port, with the same data.
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.version, self.dir.path());
@@ -163,6 +180,14 @@ impl NatsServer {
             assert!(started.elapsed() < Duration::from_secs(30), "nats-server does not listen: {}", log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 

@@ -28,7 +28,7 @@ async fn deliveries_are_listed_filtered_and_retried() {
     };
     let deliveries = vec![delivery(1), delivery(2)];
     let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.id).collect();
-    let effects = Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries, ..Effects::default() };
+    let effects = Effects { consumer: "c".to_owned(), causes: Vec::new(), deliveries, ..Effects::default() };
     admin.store.record_effects(effects).await.unwrap();
 
     let base = "/api/admin/deliveries";

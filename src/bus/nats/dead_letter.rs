@@ -38,7 +38,9 @@ pub(super) async fn bury(
     headers.insert(CONSUMER, consumer);
     headers.insert(DELIVERY_COUNT, receipt.delivery_count.to_string());
     headers.insert(PUBLISHED_AT_MS, unix_ms_of(message.time).to_string());
-    headers.insert(MESSAGE_ID, format!("{}/{consumer}/{}", shared.keeper.stream_id(), receipt.sequence));
+    // A stream that lost its last messages gives their sequences to others.
+    let (stream, stored_at) = (shared.keeper.stream_id(), message.time.unix_timestamp_nanos());
+    headers.insert(MESSAGE_ID, format!("{stream}/{consumer}/{}/{stored_at}", receipt.sequence));
     tracing::warn!(
         consumer, sequence = receipt.sequence, subject = %message.subject, reason, "message goes to the dead letters"
     );

@@ -4,6 +4,7 @@ mod delivering;
 mod enduring;
 mod hanging;
 mod latency;
+mod lost_tail;
 mod reacting;
 mod receiver;
 
@@ -14,13 +15,14 @@ use prost::Message as _;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::receiver::PATIENCE;
 use super::{AllowedNetworks, DispatcherSettings, EngineSettings, run_dispatcher, run_engine};
 use crate::backoff::Backoff;
-use crate::bus::{Batch, Bus, EmbeddedSettings};
+use crate::bus::{Batch, Bus, BusError, EmbeddedSettings, Published};
 use crate::event::proto::{CustomEvent, EventEnvelope, PurchaseComplete, event_envelope::Payload};
 use crate::event::{EventRef, subject};
 use crate::services::postgres::PostgresServer;
@@ -32,7 +34,7 @@ use crate::supervisor::Tasks;
 
 /// Everything that the reaction runs on, in a directory of its own.
 struct World {
-    _dir: TempDir,
+    dir: TempDir,
     bus: Bus,
     store: Store,
     tasks: Tasks,
@@ -77,17 +79,9 @@ impl World {
 
     fn with(store: impl FnOnce(&Path) -> Store) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let bus = Bus::open_embedded(EmbeddedSettings {
-            dir: dir.path().to_owned(),
-            bytes_max: 1 << 30,
-            age_max: Duration::from_secs(3_600),
-            dead_letter_age_max: Duration::from_secs(3_600),
-            dedup_window: Duration::from_secs(600),
-            tail_bytes_max: 8 << 20,
-        })
-        .unwrap();
+        let bus = open_bus(dir.path());
         let store = store(dir.path());
-        Self { _dir: dir, bus, store, tasks: Tasks::new(CancellationToken::new()) }
+        Self { dir, bus, store, tasks: Tasks::new(CancellationToken::new()) }
     }
 
     /// The engine and the dispatcher, until the world ends.
@@ -107,14 +101,22 @@ impl World {
         self.run_engine_with(EngineSettings::default(), kill);
     }
 
-    fn run_engine_with(&self, settings: EngineSettings, kill: CancellationToken) {
+    fn run_engine_with(&self, settings: EngineSettings, kill: CancellationToken) -> oneshot::Receiver<()> {
+        self.run_engine_on(self.bus.clone(), settings, kill)
+    }
+
+    /// Answers when it has ended.
+    fn run_engine_on(&self, bus: Bus, settings: EngineSettings, kill: CancellationToken) -> oneshot::Receiver<()> {
         let settings = EngineSettings { ack_wait: Duration::from_millis(500), ..settings };
-        let engine = run_engine(settings, self.bus.clone(), self.store.clone(), self.tasks.stop().clone());
+        let engine = run_engine(settings, bus, self.store.clone(), self.tasks.stop().clone());
+        let (tell, ended) = oneshot::channel();
         self.tasks.spawn(async move {
             if let Some(ended) = kill.run_until_cancelled(engine).await {
                 ended.expect("engine failed");
             }
+            let _ = tell.send(());
         });
+        ended
     }
 
     fn run_dispatcher(&self, settings: DispatcherSettings) {
@@ -140,17 +142,21 @@ impl World {
     }
 
     async fn publish(&self, events: Vec<EventEnvelope>) {
+        for published in self.publish_on(&self.bus, &events).await {
+            published.unwrap();
+        }
+    }
+
+    async fn publish_on(&self, bus: &Bus, events: &[EventEnvelope]) -> Vec<Result<Published, BusError>> {
         let mut batch = Batch::new();
-        for event in &events {
+        for event in events {
             let bytes = event.encode_to_vec();
             let read = EventRef::decode(&bytes).unwrap();
             let mut subject = String::new();
             subject::write_event_subject(&mut subject, read.app_id, read.category(), &read.event_type());
             batch.push(&subject, None, |out| out.extend_from_slice(&bytes));
         }
-        for published in self.bus.publish(batch).await {
-            published.unwrap();
-        }
+        bus.publish(batch).await
     }
 
     /// A delivery with this body, as a rule would have left it behind.
@@ -186,6 +192,18 @@ impl World {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+fn open_bus(dir: &Path) -> Bus {
+    Bus::open_embedded(EmbeddedSettings {
+        dir: dir.to_owned(),
+        bytes_max: 1 << 30,
+        age_max: Duration::from_secs(3_600),
+        dead_letter_age_max: Duration::from_secs(3_600),
+        dedup_window: Duration::from_secs(600),
+        tail_bytes_max: 8 << 20,
+    })
+    .unwrap()
 }
 
 /// Whether it takes less than a second. Asked again when it does not, since a busy machine stops anybody.

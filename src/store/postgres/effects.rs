@@ -1,6 +1,6 @@
-//! What a batch of events caused, committed with the sequences that it consumed.
+//! What a batch of events caused, committed with the messages that it consumed.
 //!
-//! Invariant: of two commits with a sequence or a window in common, one is refused. The
+//! Invariant: of two commits with a message or a window in common, one is refused. The
 //! statements of a commit are sent together, so it costs about three round trips however large.
 
 use futures_util::try_join;
@@ -10,27 +10,31 @@ use uuid::Uuid;
 use super::deliveries::give_up_beyond;
 use super::{Client, Engine, Wake, anomalies, damaged, failed};
 use crate::metrics;
-use crate::store::{Effects, OutboxMessage, Recorded, StoreError};
+use crate::store::{Cause, Effects, OutboxMessage, Recorded, StoreError};
 
 type Tx<'a> = deadpool_postgres::Transaction<'a>;
 
 impl Engine {
-    pub(in crate::store) async fn consumed(&self, consumer: &str, sequences: &[u64]) -> Result<Vec<u64>, StoreError> {
+    pub(in crate::store) async fn consumed(&self, consumer: &str, causes: &[Cause]) -> Result<Vec<Cause>, StoreError> {
         let context = "read consumed sequences";
-        if sequences.is_empty() {
+        if causes.is_empty() {
             return Ok(Vec::new());
         }
-        let sequences: Vec<i64> = sequences.iter().map(|sequence| *sequence as i64).collect();
+        let (sequences, times) = columns(causes.iter());
         self.call(context, async {
             let mut client = self.client(context).await?;
-            let sql = "SELECT DISTINCT a.sequence FROM unnest($2::bigint[]) AS a (sequence)
+            let sql = "SELECT DISTINCT a.sequence, a.published_at_ms
+                       FROM unnest($2::bigint[], $3::bigint[]) AS a (sequence, published_at_ms)
                        WHERE a.sequence <= (SELECT floor FROM consumer_floors WHERE consumer = $1)
-                          OR EXISTS (SELECT 1 FROM consumed c WHERE c.consumer = $1 AND c.sequence = a.sequence)
-                       ORDER BY a.sequence";
+                          OR EXISTS (SELECT 1 FROM consumed_up_to u WHERE u.consumer = $1
+                                         AND u.sequence >= a.sequence AND u.published_at_ms >= a.published_at_ms)
+                          OR EXISTS (SELECT 1 FROM consumed c WHERE c.consumer = $1 AND c.sequence = a.sequence
+                                         AND c.published_at_ms IN (a.published_at_ms, -1))
+                       ORDER BY a.sequence, a.published_at_ms";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
-            let rows = client.query(&statement, &[&consumer, &sequences]).await.map_err(failed(context))?;
+            let rows = client.query(&statement, &[&consumer, &sequences, &times]).await.map_err(failed(context))?;
             client.whole = true;
-            Ok(rows.iter().map(|row| row.get::<_, i64>(0) as u64).collect())
+            Ok(rows.iter().map(|row| Cause::new(row.get::<_, i64>(0) as u64, row.get(1))).collect())
         })
         .await
     }
@@ -49,7 +53,7 @@ impl Engine {
                 anomalies::insert_events(&tx, &effects.anomaly_events),
                 owe_messages(&tx, &effects.outbox),
             )?;
-            if marked < effects.sequences.len() || written < effects.anomaly_states.len() {
+            if marked < effects.causes.len() || written < effects.anomaly_states.len() {
                 tx.rollback().await.map_err(failed(context))?;
                 client.whole = true;
                 drop(client);
@@ -61,10 +65,10 @@ impl Engine {
             }
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
             self.commit(tx, if due { Wake::Work } else { Wake::Nobody }, context).await?;
-            if effects.acknowledged_floor > 0 {
+            if let Some(acknowledged) = effects.acknowledged {
                 // In a transaction of its own: its lock must not wait for locks that wait for it.
                 let tx = client.transaction().await.map_err(failed(context))?;
-                forget(&tx, effects).await?;
+                forget(&tx, &effects.consumer, acknowledged).await?;
                 self.commit(tx, Wake::Nobody, context).await?;
             }
             client.whole = true;
@@ -88,7 +92,7 @@ impl Engine {
 
     /// What stood in the way, as it is now.
     async fn refusal(&self, effects: &Effects) -> Result<Recorded, StoreError> {
-        let consumed = self.consumed(&effects.consumer, &effects.sequences).await?;
+        let consumed = self.consumed(&effects.consumer, &effects.causes).await?;
         let states = self.find_states(&effects.anomaly_states).await?;
         Ok(Recorded::Refused { consumed, states })
     }
@@ -133,34 +137,76 @@ pub(super) async fn run(
     Ok(tx.execute(&statement, values).await.map_err(failed(context))? as usize)
 }
 
-/// Marks the batch's sequences; the table's key is what makes a second commit impossible.
+/// Marks the batch's messages; the table's key is what makes a second commit impossible.
 async fn mark(tx: &Tx<'_>, effects: &Effects) -> Result<usize, StoreError> {
-    if effects.sequences.is_empty() {
+    let context = "consume sequences";
+    if effects.causes.is_empty() {
         return Ok(0);
     }
     // In one order everywhere, so that two commits do not wait for each other.
-    let mut sequences: Vec<i64> = effects.sequences.iter().map(|sequence| *sequence as i64).collect();
-    sequences.sort_unstable();
-    // What is at or below the floor is consumed without a record: no row comes of it, as of one that is there. The
-    // floor is locked, so that it is not raised past these sequences between this look and the commit.
-    let sql = "WITH floor AS (SELECT floor FROM consumer_floors WHERE consumer = $1 FOR SHARE)
-               INSERT INTO consumed (consumer, sequence)
-               SELECT $1, a.sequence FROM unnest($2::bigint[]) AS a (sequence)
-               WHERE a.sequence > coalesce((SELECT floor FROM floor), 0) ON CONFLICT DO NOTHING";
-    run(tx, sql, &[&effects.consumer, &sequences], "consume sequences").await
+    let mut causes = effects.causes.clone();
+    causes.sort_unstable();
+    let (sequences, times) = columns(causes.iter());
+    // Until the commit nobody forgets; the next statement sees what was forgotten before.
+    let lock = "SELECT FROM consumer_floors WHERE consumer = $1 FOR SHARE";
+    // What is consumed without a record of its own: no row comes of it, as of one that is there.
+    let insert = "INSERT INTO consumed (consumer, sequence, published_at_ms)
+               SELECT $1, a.sequence, a.published_at_ms
+               FROM unnest($2::bigint[], $3::bigint[]) AS a (sequence, published_at_ms)
+               WHERE a.sequence > coalesce((SELECT floor FROM consumer_floors WHERE consumer = $1), 0)
+                 AND NOT EXISTS (SELECT 1 FROM consumed_up_to u WHERE u.consumer = $1
+                                     AND u.sequence >= a.sequence AND u.published_at_ms >= a.published_at_ms)
+                 AND NOT EXISTS (SELECT 1 FROM consumed c WHERE c.consumer = $1
+                                     AND c.sequence = a.sequence AND c.published_at_ms = -1)
+               ON CONFLICT DO NOTHING";
+    let lock = tx.prepare_cached(lock).await.map_err(failed(context))?;
+    let insert = tx.prepare_cached(insert).await.map_err(failed(context))?;
+    let consumer: [&(dyn ToSql + Sync); 1] = [&effects.consumer];
+    let values: [&(dyn ToSql + Sync); 3] = [&effects.consumer, &sequences, &times];
+    // Sent together, in this order.
+    let (_, marked) = try_join!(tx.execute(&lock, &consumer), tx.execute(&insert, &values)).map_err(failed(context))?;
+    Ok(marked as usize)
 }
 
-async fn forget(tx: &Tx<'_>, effects: &Effects) -> Result<(), StoreError> {
-    // Raised before the records go: whoever looks finds one or the other. Of several processes one forgets.
-    let values: [&(dyn ToSql + Sync); 2] = [&effects.consumer, &(effects.acknowledged_floor as i64)];
-    let raise = "INSERT INTO consumer_floors AS f (consumer, floor)
-                 SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM consumer_floors WHERE consumer = $1 AND floor >= $2)
-                 ON CONFLICT (consumer) DO UPDATE SET floor = excluded.floor WHERE f.floor < excluded.floor";
-    let forget = "DELETE FROM consumed WHERE (consumer, sequence) IN
-                      (SELECT consumer, sequence FROM consumed WHERE consumer = $1 AND sequence <= $2
-                       FOR UPDATE SKIP LOCKED)";
-    run(tx, raise, &values, "raise floor").await?;
-    run(tx, forget, &values, "forget sequences").await.map(|_| ())
+/// As parameters: sequences and times.
+fn columns<'a>(causes: impl Iterator<Item = &'a Cause>) -> (Vec<i64>, Vec<i64>) {
+    causes.map(|cause| (cause.sequence as i64, cause.published_at_ms)).unzip()
+}
+
+/// Makes one entry of what is recorded and acknowledged. An entry that lies ahead of it stays: it is of messages that
+/// the stream has lost since, whose sequences it gives away once more.
+async fn forget(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> Result<(), StoreError> {
+    let (floor, asked_ms, context) = (acknowledged.sequence as i64, acknowledged.published_at_ms, "forget sequences");
+    let latest = "SELECT max(published_at_ms) FROM consumed
+                  WHERE consumer = $1 AND sequence <= $2 AND published_at_ms <= $3";
+    let latest = tx.prepare_cached(latest).await.map_err(failed(context))?;
+    let latest = || async {
+        let row = tx.query_one(&latest, &[consumer, &floor, &asked_ms]).await.map_err(failed(context))?;
+        Ok::<Option<i64>, StoreError>(row.get(0))
+    };
+    // Of several processes one forgets.
+    if latest().await?.is_none() {
+        return Ok(());
+    }
+    // Waits for those who consume, and then sees what they have committed.
+    let lock = "SELECT FROM consumer_floors WHERE consumer = $1 FOR UPDATE";
+    run(tx, lock, &[consumer], context).await?;
+    let Some(latest) = latest().await? else { return Ok(()) };
+    if latest < 0 {
+        // An earlier version recorded them.
+        let raise = "UPDATE consumer_floors SET floor = $2 WHERE consumer = $1 AND floor < $2";
+        run(tx, raise, &[consumer, &floor], "raise floor").await?;
+    } else {
+        let passed = "UPDATE consumer_floors SET floor = 0 WHERE consumer = $1 AND floor BETWEEN 1 AND $2";
+        run(tx, passed, &[consumer, &floor], "raise floor").await?;
+        let passed = "DELETE FROM consumed_up_to WHERE consumer = $1 AND sequence <= $2 AND published_at_ms <= $3";
+        run(tx, passed, &[consumer, &floor, &latest], "raise floor").await?;
+        let enter = "INSERT INTO consumed_up_to (consumer, sequence, published_at_ms) SELECT $1, $2, $3 WHERE NOT EXISTS (
+                         SELECT 1 FROM consumed_up_to WHERE consumer = $1 AND sequence >= $2 AND published_at_ms >= $3)";
+        run(tx, enter, &[consumer, &floor, &latest], "raise floor").await?;
+    }
+    let forget = "DELETE FROM consumed WHERE consumer = $1 AND sequence <= $2 AND published_at_ms <= $3";
+    run(tx, forget, &[consumer, &floor, &latest], context).await.map(drop)
 }
 
 /// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits

@@ -17,6 +17,7 @@ const MIGRATIONS: Migrations = &[
     ("0001_store", include_str!("../../../sql/postgres/0001_store.sql")),
     ("0002_webhooks", include_str!("../../../sql/postgres/0002_webhooks.sql")),
     ("0003_faults", include_str!("../../../sql/postgres/0003_faults.sql")),
+    ("0004_causes", include_str!("../../../sql/postgres/0004_causes.sql")),
 ];
 /// The advisory lock of everybody who migrates (`caus` in ASCII).
 const LOCK: i64 = 0x6361_7573;
@@ -129,13 +130,15 @@ fn failed(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError
 mod tests {
     use super::*;
     use crate::store::Store;
+    use crate::store::conformance::{EARLIER, earlier_records_are_respected};
     use crate::store::postgres::tests::{cluster, settings};
 
     const NEXT: Migrations = &[
         MIGRATIONS[0],
         MIGRATIONS[1],
         MIGRATIONS[2],
-        ("0004_next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7"),
+        MIGRATIONS[3],
+        ("0005_next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7"),
     ];
 
     /// What a binary does that has one migration more than the one that made the database.
@@ -151,11 +154,11 @@ mod tests {
         let error = bring_to(NEXT, &reach, Allowed::Empty).await.unwrap_err();
         let text = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(error.kind, StoreErrorKind::Refused);
-        assert!(text.contains("schema version 3") && text.contains("needs 4: run `causality migrate`"), "{text}");
-        assert_eq!(server.sql(&database, "SELECT max(version) FROM schema_migrations"), "3", "nothing was changed");
+        assert!(text.contains("schema version 4") && text.contains("needs 5: run `causality migrate`"), "{text}");
+        assert_eq!(server.sql(&database, "SELECT max(version) FROM schema_migrations"), "4", "nothing was changed");
 
         let migrated = bring_to(NEXT, &reach, Allowed::Anything).await.unwrap();
-        assert_eq!((migrated.from, migrated.to), (3, 4));
+        assert_eq!((migrated.from, migrated.to), (4, 5));
         assert_eq!(server.sql(&database, "SELECT name || next FROM rules"), "kept7");
         let error = Store::connect_postgres(settings).await.err().unwrap();
         let text = std::error::Error::source(&error).unwrap().to_string();
@@ -213,6 +216,19 @@ mod tests {
         assert!(Reach::of(&PostgresSettings { url, ..settings(&server, "db") }).is_ok());
     }
 
+    /// What an earlier version recorded of a sequence holds for whatever message has it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_consumed_before_messages_had_times_stays_consumed() {
+        const BEFORE: Migrations = &[MIGRATIONS[0], MIGRATIONS[1], MIGRATIONS[2]];
+        let server = cluster();
+        let database = server.database();
+        let settings = settings(&server, &database);
+        bring_to(BEFORE, &Reach::of(&settings).unwrap(), Allowed::Anything).await.unwrap();
+        server.sql(&database, EARLIER);
+        let migrating = PostgresSettings { migrate: true, ..settings };
+        earlier_records_are_respected(Store::connect_postgres(migrating).await.unwrap()).await;
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_first_process_decides_on_the_key() {
         let server = cluster();
@@ -234,7 +250,8 @@ mod tests {
             MIGRATIONS[0],
             MIGRATIONS[1],
             MIGRATIONS[2],
-            ("0004_broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0"),
+            MIGRATIONS[3],
+            ("0005_broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0"),
         ];
         let server = cluster();
         let database = server.database();

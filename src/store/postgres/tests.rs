@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::services::postgres::PostgresServer;
-use crate::store::conformance::conformance_suite;
+use crate::store::conformance::{causes, conformance_suite, consumed};
 use crate::store::*;
 
 conformance_suite!(fresh);
@@ -232,7 +232,7 @@ async fn many_dispatchers_share_the_deliveries() {
     };
     let effects = Effects {
         consumer: "engine".to_owned(),
-        sequences: vec![1],
+        causes: vec![Cause::new(1, 1)],
         deliveries: (0..DELIVERIES).map(delivery).collect(),
         ..Effects::default()
     };
@@ -278,15 +278,13 @@ async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
     let server = cluster();
     let database = server.database();
     let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
-    let effects = |sequences: &[u64], acknowledged_floor| Effects {
+    let effects = |sequence: u64, acknowledged| Effects {
         consumer: "engine".to_owned(),
-        sequences: sequences.to_vec(),
-        acknowledged_floor,
+        causes: causes(&[sequence]),
+        acknowledged,
         ..Effects::default()
     };
-    store.record_effects(effects(&[1], 0)).await.unwrap();
-    let floor = || server.sql(&database, "SELECT floor FROM consumer_floors WHERE consumer = 'engine'");
-    assert_eq!(floor(), "0");
+    store.record_effects(effects(1, None)).await.unwrap();
     // Somebody else has judged sequence 2 and is about to commit.
     let committing = {
         let (server, database) = (server.clone(), database.clone());
@@ -294,7 +292,7 @@ async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
             server.sql(
                 &database,
                 "BEGIN; SELECT floor FROM consumer_floors WHERE consumer = 'engine' FOR SHARE;
-                 INSERT INTO consumed VALUES ('engine', 2); SELECT pg_sleep(4); COMMIT",
+                 INSERT INTO consumed VALUES ('engine', 2, 2); SELECT pg_sleep(4); COMMIT",
             );
         })
     };
@@ -304,11 +302,12 @@ async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let asked = Instant::now();
-    store.record_effects(effects(&[3], 3)).await.unwrap();
+    store.record_effects(effects(3, Some(Cause::new(3, 3)))).await.unwrap();
     assert!(asked.elapsed() > Duration::from_millis(500), "it did not wait: {:?}", asked.elapsed());
     committing.join().unwrap();
-    assert_eq!(floor(), "3");
-    assert_eq!(store.consumed("engine", &[1, 2, 3, 4]).await.unwrap(), [1, 2, 3]);
+    let entry = server.sql(&database, "SELECT sequence || ' ' || published_at_ms FROM consumed_up_to");
+    assert_eq!(entry, "3 3");
+    assert_eq!(consumed(&store, "engine", &[1, 2, 3, 4]).await, [1, 2, 3]);
     let kept = server.sql(&database, "SELECT count(*) FROM consumed");
     assert_eq!(kept, "0", "what was committed below the floor went with the rest");
 }
@@ -361,8 +360,12 @@ async fn a_server_clock_that_is_set_back_delays_no_delivery() {
         set_clock(STEP_MS);
         let deliveries: Vec<NewDelivery> = (0..3).map(|_| delivery(webhook)).collect();
         let [owed, retried, claimed] = [0, 1, 2].map(|place| deliveries[place].id);
-        let effects =
-            Effects { consumer: "c".to_owned(), sequences: vec![round + 1], deliveries, ..Effects::default() };
+        let effects = Effects {
+            consumer: "c".to_owned(),
+            causes: vec![Cause::new(round + 1, 1)],
+            deliveries,
+            ..Effects::default()
+        };
         store.record_effects(effects).await.unwrap();
         if round == 0 {
             store.next_due_ms(&[]).await.unwrap();

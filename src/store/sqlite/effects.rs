@@ -1,33 +1,27 @@
-//! What a batch of events caused, committed with the sequences that it consumed.
+//! What a batch of events caused, committed with the messages that it consumed.
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, anomalies, deliveries, failed, now_ms, uuid};
 use crate::metrics;
-use crate::store::{Effects, NewDelivery, OutboxMessage, Recorded, StoreError};
+use crate::store::{Cause, Effects, NewDelivery, OutboxMessage, Recorded, StoreError};
 
 impl Engine {
-    pub(in crate::store) async fn consumed(&self, consumer: &str, sequences: &[u64]) -> Result<Vec<u64>, StoreError> {
-        let mut asked = sequences.to_vec();
+    pub(in crate::store) async fn consumed(&self, consumer: &str, causes: &[Cause]) -> Result<Vec<Cause>, StoreError> {
+        let mut asked = causes.to_vec();
         asked.sort_unstable();
-        let (Some(first), Some(last)) = (asked.first(), asked.last()) else { return Ok(Vec::new()) };
-        let (consumer, first, last) = (consumer.to_owned(), *first as i64, *last as i64);
-        let sql = "SELECT sequence FROM consumed WHERE consumer = ?1 AND sequence BETWEEN ?2 AND ?3 ORDER BY sequence";
-        let (recorded, floor): (Vec<u64>, u64) = self
-            .read("read consumed sequences", move |connection| {
-                let mut statement = connection.prepare_cached(sql).map_err(failed("read consumed sequences"))?;
-                let rows = statement.query_map(params![consumer, first, last], |row| row.get::<_, i64>(0));
-                let rows: Result<Vec<u64>, _> =
-                    rows.and_then(|rows| rows.map(|row| row.map(|sequence| sequence as u64)).collect());
-                let floor = floor(connection, &consumer).map_err(failed("read consumed sequences"))?;
-                Ok((rows.map_err(failed("read consumed sequences"))?, floor))
-            })
-            .await?;
-        asked.retain(|sequence| *sequence <= floor || recorded.binary_search(sequence).is_ok());
-        Ok(asked)
+        asked.dedup();
+        if asked.is_empty() {
+            return Ok(asked);
+        }
+        let consumer = consumer.to_owned();
+        self.read("read consumed sequences", move |connection| {
+            consumed(connection, &consumer, &asked).map_err(failed("read consumed sequences"))
+        })
+        .await
     }
 
     pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
@@ -77,14 +71,7 @@ impl Engine {
 
 /// Why the effects cannot be written, if so. There is one writer, so what is found here holds until they are.
 fn refusal(connection: &Connection, effects: &Effects) -> rusqlite::Result<Option<Recorded>> {
-    let mut find = connection.prepare_cached("SELECT 1 FROM consumed WHERE consumer = ?1 AND sequence = ?2")?;
-    let mut consumed = Vec::new();
-    let floor = floor(connection, &effects.consumer)?;
-    for sequence in &effects.sequences {
-        if *sequence <= floor || find.exists(params![effects.consumer, *sequence as i64])? {
-            consumed.push(*sequence);
-        }
-    }
+    let consumed = consumed(connection, &effects.consumer, &effects.causes)?;
     let mut states = Vec::new();
     let mut moved = false;
     for written in &effects.anomaly_states {
@@ -95,27 +82,38 @@ fn refusal(connection: &Connection, effects: &Effects) -> rusqlite::Result<Optio
     Ok((moved || !consumed.is_empty()).then_some(Recorded::Refused { consumed, states }))
 }
 
-/// Up to here everything is consumed.
-fn floor(connection: &Connection, consumer: &str) -> rusqlite::Result<u64> {
-    let mut find = connection.prepare_cached("SELECT floor FROM consumer_floors WHERE consumer = ?1")?;
-    let floor: Option<i64> = find.query_row([consumer], |row| row.get(0)).optional()?;
-    Ok(floor.unwrap_or(0) as u64)
+/// Those of the causes whose effects are committed.
+fn consumed(connection: &Connection, consumer: &str, causes: &[Cause]) -> rusqlite::Result<Vec<Cause>> {
+    let mut entries = connection.prepare_cached(
+        "SELECT sequence, published_at_ms FROM consumed_up_to WHERE consumer = ?1
+         UNION ALL SELECT floor, 9223372036854775807 FROM consumer_floors WHERE consumer = ?1",
+    )?;
+    let entries = entries.query_map([consumer], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)?)))?;
+    let entries: Vec<(u64, i64)> = entries.collect::<Result<_, _>>()?;
+    let mut find = connection.prepare_cached(
+        "SELECT 1 FROM consumed WHERE consumer = ?1 AND sequence = ?2 AND published_at_ms IN (?3, -1)",
+    )?;
+    let mut found = Vec::new();
+    for cause in causes {
+        let covered = |(to, at): &(u64, i64)| cause.sequence <= *to && cause.published_at_ms <= *at;
+        if entries.iter().any(covered)
+            || find.exists(params![consumer, cause.sequence as i64, cause.published_at_ms])?
+        {
+            found.push(*cause);
+        }
+    }
+    Ok(found)
 }
 
 /// Answers how many deliveries were given up for the new ones.
 fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
-    let mut mark = connection.prepare_cached("INSERT INTO consumed (consumer, sequence) VALUES (?1, ?2)")?;
-    for sequence in &effects.sequences {
-        mark.execute(params![effects.consumer, *sequence as i64])?;
+    let mut mark =
+        connection.prepare_cached("INSERT INTO consumed (consumer, sequence, published_at_ms) VALUES (?1, ?2, ?3)")?;
+    for cause in &effects.causes {
+        mark.execute(params![effects.consumer, cause.sequence as i64, cause.published_at_ms])?;
     }
-    let mut forget = connection.prepare_cached("DELETE FROM consumed WHERE consumer = ?1 AND sequence <= ?2")?;
-    if effects.acknowledged_floor > 0 {
-        forget.execute(params![effects.consumer, effects.acknowledged_floor as i64])?;
-        let mut raise = connection.prepare_cached(
-            "INSERT INTO consumer_floors (consumer, floor) VALUES (?1, ?2)
-             ON CONFLICT (consumer) DO UPDATE SET floor = max(floor, excluded.floor)",
-        )?;
-        raise.execute(params![effects.consumer, effects.acknowledged_floor as i64])?;
+    if let Some(acknowledged) = effects.acknowledged {
+        forget(connection, &effects.consumer, acknowledged)?;
     }
     let now = now_ms();
     let mut known: HashMap<Uuid, Option<bool>> = HashMap::new();
@@ -143,6 +141,33 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
         owe.execute(params![message.id.into_bytes(), message.subject, message.payload])?;
     }
     Ok(given_up)
+}
+
+/// Makes one entry of what is recorded and acknowledged. An entry that lies ahead of it stays: it is of messages that
+/// the stream has lost since, whose sequences it gives away once more.
+fn forget(connection: &Connection, consumer: &str, acknowledged: Cause) -> rusqlite::Result<()> {
+    let (floor, asked_ms) = (acknowledged.sequence as i64, acknowledged.published_at_ms);
+    let run = |sql, values: &[&dyn ToSql]| connection.prepare_cached(sql)?.execute(values);
+    let mut latest = connection.prepare_cached(
+        "SELECT max(published_at_ms) FROM consumed WHERE consumer = ?1 AND sequence <= ?2 AND published_at_ms <= ?3",
+    )?;
+    let latest: Option<i64> = latest.query_row(params![consumer, floor, asked_ms], |row| row.get(0))?;
+    let Some(latest) = latest else { return Ok(()) };
+    if latest < 0 {
+        // An earlier version recorded them.
+        let raise = "INSERT INTO consumer_floors (consumer, floor) VALUES (?1, ?2)
+                     ON CONFLICT (consumer) DO UPDATE SET floor = max(floor, excluded.floor)";
+        run(raise, &[&consumer, &floor])?;
+    } else {
+        run("DELETE FROM consumer_floors WHERE consumer = ?1 AND floor <= ?2", &[&consumer, &floor])?;
+        let passed = "DELETE FROM consumed_up_to WHERE consumer = ?1 AND sequence <= ?2 AND published_at_ms <= ?3";
+        run(passed, &[&consumer, &floor, &latest])?;
+        let enter = "INSERT INTO consumed_up_to (consumer, sequence, published_at_ms) SELECT ?1, ?2, ?3 WHERE NOT EXISTS (
+                         SELECT 1 FROM consumed_up_to WHERE consumer = ?1 AND sequence >= ?2 AND published_at_ms >= ?3)";
+        run(enter, &[&consumer, &floor, &latest])?;
+    }
+    let forget = "DELETE FROM consumed WHERE consumer = ?1 AND sequence <= ?2 AND published_at_ms <= ?3";
+    run(forget, &[&consumer, &floor, &latest]).map(drop)
 }
 
 /// None when there is no such webhook.

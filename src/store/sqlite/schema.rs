@@ -14,6 +14,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_store", include_str!("../../../sql/sqlite/0001_store.sql")),
     ("0002_webhooks", include_str!("../../../sql/sqlite/0002_webhooks.sql")),
     ("0003_faults", include_str!("../../../sql/sqlite/0003_faults.sql")),
+    ("0004_causes", include_str!("../../../sql/sqlite/0004_causes.sql")),
 ];
 
 /// Brings the file to the newest version, all steps in one transaction.
@@ -50,6 +51,25 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::conformance::{EARLIER, earlier_records_are_respected};
+    use crate::store::{SqliteSettings, Store};
+
+    /// What an earlier version recorded of a sequence holds for whatever message has it.
+    #[tokio::test]
+    async fn what_was_consumed_before_messages_had_times_stays_consumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = crate::sqlite::open_writer(&dir.path().join("store.db")).unwrap();
+        let sql = "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL)";
+        connection.execute_batch(sql).unwrap();
+        for (place, (name, sql)) in MIGRATIONS[..3].iter().enumerate() {
+            connection.execute_batch(sql).unwrap();
+            connection.execute("INSERT INTO schema_migrations VALUES (?1, ?2, 0)", (place as i64 + 1, name)).unwrap();
+        }
+        connection.execute_batch(EARLIER).unwrap();
+        drop(connection);
+        let settings = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
+        earlier_records_are_respected(Store::open_sqlite(settings).unwrap()).await;
+    }
 
     #[test]
     fn a_newer_schema_is_refused_with_the_files_name() {

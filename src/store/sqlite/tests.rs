@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::store::conformance::conformance_suite;
+use crate::store::conformance::{conformance_suite, consumed};
 use crate::store::*;
 
 /// A program that another test starts just now holds the lock too, until it is itself.
@@ -65,7 +65,7 @@ async fn everything_is_there_after_reopening_and_leases_are_released() {
     let id = store.create_webhook(webhook("ops", "s3cret")).await.unwrap().id;
     let effects = Effects {
         consumer: "engine".to_owned(),
-        sequences: vec![1],
+        causes: vec![Cause::new(1, 1)],
         deliveries: vec![delivery(id)],
         ..Effects::default()
     };
@@ -80,7 +80,7 @@ async fn everything_is_there_after_reopening_and_leases_are_released() {
     let store = open(&dir, None).unwrap();
     let found = store.webhook("ops").await.unwrap().unwrap();
     assert_eq!(found.document.auth, Auth::Bearer { token: "s3cret".to_owned() });
-    assert_eq!(store.consumed("engine", &[1]).await.unwrap(), [1]);
+    assert_eq!(consumed(&store, "engine", &[1]).await, [1]);
     assert_eq!(store.claim_due_deliveries(ClaimLimits::up_to(1, Duration::from_secs(1), &[])).await.unwrap().len(), 1);
     store.close().await;
     assert!(!dir.path().join("store.db-wal").exists(), "closing leaves the log behind");
@@ -230,7 +230,8 @@ async fn damage_that_is_met_while_running_is_said() {
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
     let deliveries: Vec<_> = (0..400).map(|_| delivery(id)).collect();
     let ids: Vec<_> = deliveries.iter().map(|delivery| delivery.id).collect();
-    let effects = Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries, ..Effects::default() };
+    let effects =
+        Effects { consumer: "c".to_owned(), causes: vec![Cause::new(1, 1)], deliveries, ..Effects::default() };
     store.record_effects(effects).await.unwrap();
     store.close().await;
     let store = open(&dir, None).unwrap();
@@ -291,7 +292,12 @@ async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
     let refused = loop {
         sequence += 1;
         let deliveries = (0..20).map(|_| delivery(id)).collect();
-        let effects = Effects { consumer: "c".to_owned(), sequences: vec![sequence], deliveries, ..Effects::default() };
+        let effects = Effects {
+            consumer: "c".to_owned(),
+            causes: vec![Cause::new(sequence, 1)],
+            deliveries,
+            ..Effects::default()
+        };
         match store.record_effects(effects).await {
             Ok(recorded) => {
                 assert_eq!(recorded, Recorded::Committed);
@@ -303,12 +309,12 @@ async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
     assert_eq!(refused.kind, StoreErrorKind::Full);
     assert!(std::error::Error::source(&refused).unwrap().to_string().contains("store.db"));
     assert_eq!(store.status().await.unwrap().deliveries_pending, stored);
-    assert!(store.consumed("c", &[sequence]).await.unwrap().is_empty());
+    assert!(consumed(&store, "c", &[sequence]).await.is_empty());
     limit_pages(1_000_000).await;
     store.ping().await.unwrap();
     let effects = Effects {
         consumer: "c".to_owned(),
-        sequences: vec![sequence],
+        causes: vec![Cause::new(sequence, 1)],
         deliveries: vec![delivery(id)],
         ..Effects::default()
     };
@@ -327,7 +333,7 @@ async fn concurrent_use_cases_share_commits() {
         let deliveries = (0..4).map(|_| delivery(id)).collect();
         store.record_effects(Effects {
             consumer: "c".to_owned(),
-            sequences: vec![sequence],
+            causes: vec![Cause::new(sequence, 1)],
             deliveries,
             ..Effects::default()
         })
@@ -366,7 +372,12 @@ async fn deliveries_that_ended_long_ago_are_forgotten() {
     let deliveries: Vec<_> = (0..3).map(|_| delivery(id)).collect();
     let ids: Vec<_> = deliveries.iter().map(|delivery| delivery.id).collect();
     store
-        .record_effects(Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries, ..Effects::default() })
+        .record_effects(Effects {
+            consumer: "c".to_owned(),
+            causes: vec![Cause::new(1, 1)],
+            deliveries,
+            ..Effects::default()
+        })
         .await
         .unwrap();
     store.claim_due_deliveries(ClaimLimits::up_to(3, Duration::from_secs(60), &[])).await.unwrap();
@@ -400,7 +411,8 @@ async fn restarts_after_the_clock_was_set_back_delay_nothing_and_age_nothing() {
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
     let deliveries: Vec<_> = (0..3).map(|_| delivery(id)).collect();
     let [owed, retried, ended] = [0, 1, 2].map(|place| deliveries[place].id);
-    let effects = Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries, ..Effects::default() };
+    let effects =
+        Effects { consumer: "c".to_owned(), causes: vec![Cause::new(1, 1)], deliveries, ..Effects::default() };
     store.record_effects(effects).await.unwrap();
     let outcome = |id, status, wait_ms| DeliveryOutcome {
         id,
@@ -450,7 +462,8 @@ async fn a_clock_that_is_set_to_and_fro_ages_nothing() {
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
     let owed = vec![delivery(id)];
     let delivery_id = owed[0].id;
-    let effects = Effects { consumer: "c".to_owned(), sequences: vec![1], deliveries: owed, ..Effects::default() };
+    let effects =
+        Effects { consumer: "c".to_owned(), causes: vec![Cause::new(1, 1)], deliveries: owed, ..Effects::default() };
     store.record_effects(effects).await.unwrap();
     let due = async || store.delivery(delivery_id).await.unwrap().unwrap().next_attempt_at.unwrap();
     let before = due().await;
