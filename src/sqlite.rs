@@ -5,6 +5,7 @@
 //! committed. Knows nothing of events or rules.
 
 mod log;
+mod loss;
 #[cfg(test)]
 mod tests_log;
 mod watch;
@@ -18,8 +19,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-use log::{Damage, Verdict};
+use log::{Damage, Remedy, Verdict};
 
+pub use loss::told as losses;
 pub use watch::Watch;
 
 /// How long a connection waits for another one's lock before `SQLITE_BUSY`.
@@ -60,21 +62,20 @@ fn check_log(path: &Path) -> rusqlite::Result<()> {
     let frames = match log::examine(path).map_err(unreadable)? {
         Verdict::Sound { frames } => frames,
         Verdict::CutOff { frames, committed } => {
-            tracing::warn!(
+            tracing::error!(
                 log = %name, frames, committed,
                 "the write-ahead log ends before the last commits; what they stored is missing"
             );
+            loss::note(path, frames, committed);
             frames
         }
-        Verdict::Damaged(Damage { offset, proof }) => {
-            return Err(failure(
-                ffi::SQLITE_CORRUPT,
-                format!(
-                    "{name} is damaged at byte {offset} ({proof}), and committed transactions would be lost from \
-                     there on: restore the directory from a snapshot, or keep a copy of it and give them up by \
-                     `truncate -s {offset} {name}`"
-                ),
-            ));
+        Verdict::Damaged(Damage { offset, proof, remedy }) => {
+            let advice = advice(remedy, offset, &name.to_string());
+            let text = format!(
+                "{name} is damaged at byte {offset} ({proof}), and committed transactions would be lost from there on: \
+                 restore the directory from a snapshot{advice}"
+            );
+            return Err(failure(ffi::SQLITE_CORRUPT, text));
         }
     };
     let is_empty = match std::fs::metadata(path) {
@@ -92,6 +93,23 @@ fn check_log(path: &Path) -> rusqlite::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// What there is to do for those who have no snapshot.
+fn advice(remedy: Remedy, offset: u64, log: &str) -> String {
+    match remedy {
+        Remedy::CutOff => format!(", or keep a copy of it and give them up by `truncate -s {offset} {log}`"),
+        Remedy::CutOffBlindly => format!(
+            "; without one, keep a copy of it and give them up by `truncate -s {offset} {log}`, but whether the database \
+             has taken in later pages is not known, and with them it would be inconsistent"
+        ),
+        Remedy::RemoveLog => {
+            format!(", or keep a copy of it and remove the log by `rm {log}`: all that it held is in the database")
+        }
+        Remedy::None => {
+            "; the log cannot be given up, since the database holds some of its pages and not others".to_owned()
+        }
+    }
 }
 
 /// Fails when the tree of pages is damaged, as far as can be seen in `CHECK_TIME_MAX`.

@@ -46,7 +46,13 @@ impl Watched {
         });
         let store = async {
             let Some((name, store)) = &self.store else { return };
-            self.ask(name, &stop, || async { store.ping().await.map_err(|error| chain(&error)) }).await;
+            self.ask(name, &stop, || async {
+                if let Some((key, text)) = store.warning() {
+                    self.readiness.set_warning(key, text);
+                }
+                store.ping().await.map_err(|error| chain(&error))
+            })
+            .await;
         };
         let warehouse = async {
             let Some(sink) = &self.sink else { return };

@@ -272,7 +272,7 @@ impl Bus {
     /// What an operator should know although everything works, each under a name of its own.
     pub fn warnings(&self) -> Vec<(&'static str, Option<String>)> {
         match &self.0 {
-            Inner::Embedded(_) => Vec::new(),
+            Inner::Embedded(engine) => vec![engine.warning()],
             Inner::Nats(engine) => engine.warnings().into(),
         }
     }

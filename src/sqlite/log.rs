@@ -11,6 +11,9 @@
 //! - the index beside the log (`-shm`, which a killed process leaves behind) counts more committed frames;
 //! - the header does not verify, although frames follow: it is synced before the first of them is written.
 //!
+//! What a log is cut off at decides whether the rest of it may be laid over the database. A checkpoint may have copied
+//! frames behind that place; then the log that is left holds older pages than the file, and SQLite would prefer them.
+//!
 //! Invariant: what a crash or a power cut leaves behind is not called damage (but for a sector that was not written and
 //! held, by chance, the same bytes except for one bit). Reads only; the format is that of
 //! <https://sqlite.org/fileformat2.html#walformat>. Knows nothing of what the pages hold.
@@ -25,9 +28,12 @@ const FRAME_HEADER_BYTES: usize = 24;
 /// The last bit says whether checksums are over big-endian words.
 const MAGIC: u32 = 0x377f_0682;
 const READ_BYTES: usize = 256 << 10;
-/// Bytes of one copy of the index's header; two copies and the number of frames in the file follow one another.
+/// Bytes of one copy of the index's header; two copies follow one another, and then what checkpoints have done.
 const INDEX_HEADER_BYTES: usize = 48;
-const INDEX_BYTES: usize = INDEX_HEADER_BYTES * 2 + 4;
+/// Where the number of frames that are in the database is, and of those that a checkpoint began to copy.
+const COPIED_AT: usize = INDEX_HEADER_BYTES * 2;
+const ATTEMPTED_AT: usize = COPIED_AT + 32;
+const INDEX_BYTES: usize = ATTEMPTED_AT + 4;
 const INDEX_VERSION: u32 = 3_007_000;
 
 /// What a log is worth.
@@ -35,9 +41,9 @@ const INDEX_VERSION: u32 = 3_007_000;
 pub(super) enum Verdict {
     /// SQLite recovers all that was committed, as far as can be seen.
     Sound { frames: u64 },
-    /// The log was cut off: it ends before frames that were committed.
+    /// The log was cut off: it ends before frames that were committed. The rest of it and the database fit together.
     CutOff { frames: u64, committed: u64 },
-    /// Committed frames are damaged.
+    /// Committed frames are damaged, or are gone and what is left does not fit together.
     Damaged(Damage),
 }
 
@@ -46,6 +52,21 @@ pub(super) struct Damage {
     /// Where the first bad frame begins; what is in front of it is whole.
     pub(super) offset: u64,
     pub(super) proof: &'static str,
+    pub(super) remedy: Remedy,
+}
+
+/// What is left to do without a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// To cut the log off where the damage begins: the database has taken in nothing from behind it.
+    CutOff,
+    /// The same, but whether the database has is not known.
+    CutOffBlindly,
+    /// To remove the log: all that it held is in the database.
+    RemoveLog,
+    /// Nothing: the database has taken in some pages of what is damaged and not others. A checkpoint leaves out those
+    /// that the log holds later versions of.
+    None,
 }
 
 /// The file beside a database with this ending.
@@ -61,7 +82,7 @@ pub(super) fn examine(database: &Path) -> io::Result<Verdict> {
     let index = Index::read(&beside(database, "-shm"))?;
     let file = match File::open(beside(database, "-wal")) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(missing(index)),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(gone(index)),
         Err(error) => return Err(error),
     };
     file.sync_data()?;
@@ -69,23 +90,39 @@ pub(super) fn examine(database: &Path) -> io::Result<Verdict> {
     walk(BufReader::with_capacity(READ_BYTES, file), bytes, index)
 }
 
-/// Without a log: what the index counts and no checkpoint has copied is lost.
-fn missing(index: Option<Index>) -> Verdict {
+/// Without a log, or with an empty one: what the index counts and no checkpoint has copied is lost.
+fn gone(index: Option<Index>) -> Verdict {
+    let Some(index) = index.filter(|index| index.frames > index.copied) else { return Verdict::Sound { frames: 0 } };
+    match index.reached() {
+        0 => Verdict::CutOff { frames: 0, committed: u64::from(index.frames) },
+        _ => Verdict::Damaged(Damage { offset: 0, proof: "it is gone", remedy: Remedy::None }),
+    }
+}
+
+/// What to do with a log of which so many frames are left.
+fn remedy(index: Option<Index>, salts: [u8; 8], frames: u64) -> Remedy {
     match index {
-        Some(index) if index.frames > index.copied => Verdict::CutOff { frames: 0, committed: u64::from(index.frames) },
-        _ => Verdict::Sound { frames: 0 },
+        Some(index) if index.salts == salts && index.reached() <= frames => Remedy::CutOff,
+        Some(index) if index.salts == salts && index.copied == index.frames => Remedy::RemoveLog,
+        Some(index) if index.salts == salts => Remedy::None,
+        // The log was about to start over, all of it being in the database.
+        Some(index) if index.frames == 0 => Remedy::RemoveLog,
+        Some(_) | None => Remedy::CutOffBlindly,
     }
 }
 
 pub(super) fn walk(mut log: impl Read, bytes: u64, index: Option<Index>) -> io::Result<Verdict> {
     let mut header = [0; HEADER_BYTES];
     if bytes < HEADER_BYTES as u64 {
-        return Ok(missing(index));
+        return Ok(gone(index));
     }
     log.read_exact(&mut header)?;
     let Some(format) = Format::read(&header) else {
         return Ok(match holds_anything(log)? {
-            true => Verdict::Damaged(Damage { offset: 0, proof: "its header does not verify" }),
+            true => {
+                let remedy = index.map_or(Remedy::CutOffBlindly, |index| remedy(Some(index), index.salts, 0));
+                Verdict::Damaged(Damage { offset: 0, proof: "its header does not verify", remedy })
+            }
             false => Verdict::Sound { frames: 0 },
         });
     };
@@ -96,16 +133,22 @@ pub(super) fn walk(mut log: impl Read, bytes: u64, index: Option<Index>) -> io::
     for number in 0..present {
         log.read_exact(&mut frame)?;
         if let Some(proof) = walk.step(number, &frame) {
-            return Ok(Verdict::Damaged(walk.damage(frame_bytes, proof)));
+            return Ok(Verdict::Damaged(walk.damage(frame_bytes, proof, index)));
         }
     }
     let frames = walk.committed;
     let counted = index.filter(|index| index.salts == format.salts).map_or(0, |index| u64::from(index.frames));
-    Ok(match counted > frames {
-        false => Verdict::Sound { frames },
-        true if counted > present => Verdict::CutOff { frames, committed: counted },
-        true => Verdict::Damaged(walk.damage(frame_bytes, "its index counts more committed frames")),
-    })
+    if counted <= frames {
+        return Ok(Verdict::Sound { frames });
+    }
+    let proof = match counted > present {
+        true if remedy(index, format.salts, frames) == Remedy::CutOff => {
+            return Ok(Verdict::CutOff { frames, committed: counted });
+        }
+        true => "it ends there, and the database has taken in more of it",
+        false => "its index counts more committed frames",
+    };
+    Ok(Verdict::Damaged(walk.damage(frame_bytes, proof, index)))
 }
 
 fn holds_anything(mut log: impl Read) -> io::Result<bool> {
@@ -199,8 +242,9 @@ impl Walk {
         }
     }
 
-    fn damage(&self, frame_bytes: u64, proof: &'static str) -> Damage {
-        Damage { offset: HEADER_BYTES as u64 + self.bad.unwrap_or(self.committed) * frame_bytes, proof }
+    fn damage(&self, frame_bytes: u64, proof: &'static str, index: Option<Index>) -> Damage {
+        let offset = HEADER_BYTES as u64 + self.bad.unwrap_or(self.committed) * frame_bytes;
+        Damage { offset, proof, remedy: remedy(index, self.format.salts, self.committed) }
     }
 
     /// Takes the next frame; answers what it proves of the first bad one.
@@ -294,10 +338,17 @@ pub(super) struct Index {
     frames: u32,
     /// Those of them that are in the database.
     copied: u32,
+    /// Of those up to here any may be in it.
+    attempted: u32,
     salts: [u8; 8],
 }
 
 impl Index {
+    /// Frames up to here may be in the database.
+    fn reached(&self) -> u64 {
+        u64::from(self.copied.max(self.attempted))
+    }
+
     /// None when there is none, or none that verifies: it is never synced.
     fn read(path: &Path) -> io::Result<Option<Self>> {
         let mut bytes = [0; INDEX_BYTES];
@@ -316,6 +367,11 @@ impl Index {
         let whole = sum == Sum(word(40), word(44)) && header == &rest[..INDEX_HEADER_BYTES];
         let known = word(0) == INDEX_VERSION && header[12] == 1;
         let salts = *header[32..].first_chunk()?;
-        (whole && known).then_some(Self { frames: word(16), copied: word(INDEX_HEADER_BYTES * 2), salts })
+        (whole && known).then(|| Self {
+            frames: word(16),
+            copied: word(COPIED_AT),
+            attempted: word(ATTEMPTED_AT),
+            salts,
+        })
     }
 }

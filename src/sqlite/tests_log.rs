@@ -347,3 +347,127 @@ fn a_long_log_is_read_in_little_time() {
     println!("64 MB of log in {:?}", started.elapsed());
     assert!(matches!(verdict, Verdict::Sound { frames } if frames > 3_900), "{verdict:?}");
 }
+
+/// A crash after a checkpoint that a reader held up: the first transactions are in the file, all are in the log.
+fn half_copied(copied: usize) -> Crashed {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.db");
+    let connection = open_writer_with_pages(&path, PAGE_BYTES as u32).unwrap();
+    connection.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY, b BLOB); PRAGMA wal_autocheckpoint = 0").unwrap();
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    let reader = super::open_reader(&path).unwrap();
+    let mut ends = Vec::new();
+    for n in 0..TRANSACTIONS {
+        connection.execute("INSERT INTO t VALUES (?1, randomblob(700))", [n]).unwrap();
+        ends.push(connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get::<_, u64>(1)).unwrap());
+        if n + 1 == copied as u64 {
+            reader.execute_batch("BEGIN").unwrap();
+            assert_eq!(rows(&reader), n + 1);
+        }
+    }
+    let in_file = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, u64>(2)).unwrap();
+    assert_eq!(in_file, ends[copied - 1]);
+    let read = |ending| fs::read(log::beside(&path, ending)).unwrap();
+    Crashed { database: read(""), log: read("-wal"), index: read("-shm"), ends }
+}
+
+/// Rows of a file that is whole.
+fn whole_rows(connection: &Connection) -> u64 {
+    let checked: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(checked, "ok");
+    rows(connection)
+}
+
+/// What is not to be advised, since it leaves a file that is whole nowhere.
+fn names_no_way(text: &str) -> bool {
+    !text.contains("truncate") && !text.contains("`rm ") && text.contains("snapshot")
+}
+
+#[test]
+fn older_pages_of_a_log_are_never_laid_over_a_newer_file() {
+    for copied in [2, 4, TRANSACTIONS as usize] {
+        let crashed = half_copied(copied);
+        let (in_file, all) = (crashed.ends[copied - 1], crashed.frames());
+        let (mut refused, mut opened) = (0, 0);
+        for frames in 0..all {
+            let bytes = if frames == 0 { 0 } else { Crashed::at(frames) };
+            let dir = tempfile::tempdir().unwrap();
+            let path = crashed.put(dir.path(), &crashed.log[..bytes], true);
+            let kept = crashed.ends.iter().copied().filter(|end| *end <= frames).max().unwrap_or(0);
+            let what = format!("{frames} of {all} frames, {kept} whole, {in_file} in the file");
+            match open_writer(&path) {
+                Ok(connection) => {
+                    let whole = if frames == 0 && in_file == all { all } else { kept };
+                    assert!(whole >= in_file, "{what}");
+                    assert_eq!(
+                        whole_rows(&connection),
+                        crashed.ends.iter().filter(|end| **end <= whole).count() as u64
+                    );
+                    assert_eq!(
+                        super::losses(&path).is_some_and(|text| text.contains(" are left")),
+                        whole < all,
+                        "{what}"
+                    );
+                    opened += 1;
+                }
+                Err(error) if in_file == all => {
+                    assert!(kept < in_file && error.to_string().contains("`rm "), "{what}: {error}");
+                    fs::remove_file(log::beside(&path, "-wal")).unwrap();
+                    assert_eq!(whole_rows(&open_writer(&path).unwrap()), TRANSACTIONS, "{what}");
+                    assert_eq!(super::losses(&path), None);
+                    refused += 1;
+                }
+                Err(error) => {
+                    assert!(kept < in_file && names_no_way(&error.to_string()), "{what}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 2 && opened > 0, "{refused} refused, {opened} opened");
+    }
+}
+
+#[test]
+fn the_advice_for_a_damaged_log_fits_what_is_in_the_file() {
+    const COPIED: usize = 4;
+    let crashed = half_copied(COPIED);
+    let in_file = crashed.ends[COPIED - 1];
+    for frame in [0, in_file / 2, in_file - 1, in_file, in_file + 1, crashed.frames() - 1] {
+        let log = flipped(&crashed.log, Crashed::at(frame) + 300, 3);
+        let dir = tempfile::tempdir().unwrap();
+        let path = crashed.put(dir.path(), &log, true);
+        let text = open_writer(&path).unwrap_err().to_string();
+        if frame < in_file {
+            assert!(names_no_way(&text), "{frame}: {text}");
+            continue;
+        }
+        let offset: u64 = text.split("truncate -s ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        fs::File::options().write(true).open(log::beside(&path, "-wal")).unwrap().set_len(offset).unwrap();
+        assert!(whole_rows(&open_writer(&path).unwrap()) >= COPIED as u64, "{frame}");
+        // It is told until somebody says that it is seen.
+        drop(open_writer(&path).unwrap());
+        assert!(super::losses(&path).unwrap().contains("a.db-lost once that is seen"));
+        fs::remove_file(log::beside(&path, "-lost")).unwrap();
+        assert_eq!(super::losses(&path), None);
+    }
+    // Without an index nobody knows, and it is said.
+    let dir = tempfile::tempdir().unwrap();
+    let path = crashed.put(dir.path(), &flipped(&crashed.log, Crashed::at(1) + 300, 3), false);
+    let text = open_writer(&path).unwrap_err().to_string();
+    assert!(text.contains("truncate") && text.contains("is not known"), "{text}");
+}
+
+#[test]
+fn a_log_that_was_being_copied_cannot_be_given_up() {
+    let mut crashed = half_copied(4);
+    // The last frame that the checkpoint had begun to copy.
+    let all = u32::try_from(crashed.frames()).unwrap();
+    crashed.index[128..132].copy_from_slice(&all.to_ne_bytes());
+    let logs = [&crashed.log[..Crashed::at(3)], &crashed.log[..Crashed::at(crashed.ends[5])], &[]];
+    for log in logs.into_iter().map(<[u8]>::to_vec).chain([flipped(&crashed.log, Crashed::at(2) + 99, 1)]) {
+        let dir = tempfile::tempdir().unwrap();
+        let text = open_writer(&crashed.put(dir.path(), &log, true)).unwrap_err().to_string();
+        assert!(names_no_way(&text), "{text}");
+    }
+    assert_eq!(crashed.open(&crashed.log, true), Some(TRANSACTIONS), "whole, it is taken in again");
+}

@@ -507,6 +507,14 @@ impl Store {
         }
     }
 
+    /// What an operator should know although everything works, under a name of its own.
+    pub fn warning(&self) -> Option<(&'static str, Option<String>)> {
+        match &self.0 {
+            Inner::Sqlite(engine) => Some(engine.warning()),
+            Inner::Postgres(_) => None,
+        }
+    }
+
     /// Counts by delivery status, for status and metrics.
     pub async fn status(&self) -> Result<StoreStatus, StoreError> {
         match &self.0 {

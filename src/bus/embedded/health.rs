@@ -20,6 +20,11 @@ impl Engine {
         });
         asked.await.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "check bus files", error))?
     }
+
+    /// What the file has lost, until that is acknowledged.
+    pub(in crate::bus) fn warning(&self) -> (&'static str, Option<String>) {
+        ("bus_file_lost", sqlite::losses(&self.0.shared.path))
+    }
 }
 
 impl Shared {

@@ -130,6 +130,11 @@ impl Engine {
         })))
     }
 
+    /// What the file has lost, until that is acknowledged.
+    pub(super) fn warning(&self) -> (&'static str, Option<String>) {
+        ("store_lost", crate::sqlite::losses(self.0.health.path()))
+    }
+
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
