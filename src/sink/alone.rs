@@ -1,7 +1,7 @@
 //! Messages that are tried apart from others, since earlier deliveries of them may have ended the process.
 //!
 //! Invariant: while they are looked up and encoded nothing else of this sink is under way, and the bus has it on
-//! record. They are stored at once. What the warehouse does with the file is no longer their doing.
+//! record that they are encoded. They are stored at once. What the warehouse does with the file is no longer their doing.
 
 use std::time::{Duration, Instant};
 
@@ -88,13 +88,9 @@ impl Sink {
         info!(messages = deliveries.len(), "messages that may have ended the process are tried apart from others");
         let (acker, ack_wait) = (self.acker.clone(), self.settings.ack_wait);
         let stored_in = (self.warehouse.clone(), self.status.clone());
-        Box::pin(async move {
-            let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-            // A lease that lapses meanwhile is noticed in the look-up.
-            let _ = lease.keep(&acker, &receipts, acker.begin_trial(&receipts)).await;
-            let leased = lease.leased().unwrap_or(leased);
-            fetch::look_up(deliveries, leased, ack_wait, acker, stored_in).await
-        })
+        // A lease that has lapsed is noticed in the look-up.
+        let leased = lease.leased().unwrap_or(leased);
+        Box::pin(fetch::look_up(deliveries, leased, ack_wait, acker, stored_in))
     }
 
     /// Renews their leases while they wait.

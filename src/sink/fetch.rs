@@ -67,7 +67,8 @@ async fn deliveries(subscription: &mut Subscription, limits: (usize, usize)) -> 
 }
 
 /// Looks the suspects up, renewing the leases of all meanwhile. To begin only when the messages are here: whoever had
-/// them before has stored them by now, if at all.
+/// them before has stored them by now, if at all. The trial of isolated ones begins when they are looked up: however
+/// long that takes and whatever ends the process meanwhile, it says nothing against them.
 pub(super) async fn look_up(
     deliveries: Vec<Delivery>,
     leased: Leased,
@@ -75,26 +76,36 @@ pub(super) async fn look_up(
     acker: Acker,
     (warehouse, status): (Warehouse, WorkerStatus),
 ) -> Result<Chunk, SinkError> {
-    if !deliveries.iter().any(|delivery| delivery.suspect) {
+    let isolated = deliveries.first().is_some_and(|delivery| delivery.isolated);
+    if !isolated && !deliveries.iter().any(|delivery| delivery.suspect) {
         return Ok(Chunk { deliveries, leased, stored: HashSet::new() });
     }
     let lease = Lease::new(leased.clone(), ack_wait);
     let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-    match lease.keep(&acker, &receipts, stored(&warehouse, &deliveries, &acker, &status)).await {
+    let looking = async {
+        let stored = stored(&warehouse, &deliveries, &status).await;
+        if isolated && stored.is_ok() {
+            acker.begin_trial(&receipts).await;
+        }
+        stored
+    };
+    match lease.keep(&acker, &receipts, looking).await {
         Ok(stored) => Ok(Chunk { stored: stored?, leased: lease.leased().unwrap_or(leased), deliveries }),
         Err(_) => {
             warn!(messages = deliveries.len(), "messages given up: their leases lapsed while they were looked up");
             metrics::sink_lapsed_rows(deliveries.len() as u64);
+            if isolated {
+                acker.end_trial(TrialEnd::Withdrawn).await;
+            }
             Ok(Chunk { deliveries: Vec::new(), leased, stored: HashSet::new() })
         }
     }
 }
 
-/// Asks until the warehouse answers: what cannot be looked up must not be written. A trial does not begin before.
+/// Asks until the warehouse answers: what cannot be looked up must not be written.
 async fn stored(
     warehouse: &Warehouse,
     deliveries: &[Delivery],
-    acker: &Acker,
     status: &WorkerStatus,
 ) -> Result<HashSet<u64>, SinkError> {
     let mut attempt = 0;
@@ -103,16 +114,11 @@ async fn stored(
             Ok(stored) => {
                 if attempt > 0 {
                     status.recovered();
-                    if deliveries.first().is_some_and(|delivery| delivery.isolated) {
-                        let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-                        acker.begin_trial(&receipts).await;
-                    }
                 }
                 return Ok(stored);
             }
             Err(error) => {
                 attempt += 1;
-                acker.end_trial(TrialEnd::Withdrawn).await;
                 metrics::sink_store_failures(error.kind.name());
                 match error.kind {
                     WarehouseErrorKind::Corrupt if attempt == 1 => error!(%error, "suspects could not be looked up"),

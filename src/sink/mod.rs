@@ -28,6 +28,8 @@ mod upload;
 mod tests;
 #[cfg(test)]
 mod tests_cold;
+mod tests_alone;
+#[cfg(test)]
 #[cfg(test)]
 mod tests_restart;
 #[cfg(test)]

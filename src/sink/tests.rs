@@ -120,6 +120,13 @@ impl Bench {
         self.bus = open_bus(&self.dir.path().join("bus"));
     }
 
+    /// As when the process dies: nothing is said to the bus.
+    pub(super) fn crash_bus(&mut self) {
+        let dir = self.dir.path().join("bus");
+        drop(std::mem::replace(&mut self.bus, open_bus(&self.dir.path().join("meanwhile"))));
+        self.bus = open_bus(&dir);
+    }
+
     pub(super) async fn backlog(&self) -> u64 {
         self.bus.status().await.unwrap().consumers.iter().map(|consumer| consumer.backlog).sum()
     }
