@@ -24,7 +24,7 @@ use serde::Serialize;
 pub use batch::Batch;
 pub use error::{BusError, BusErrorKind};
 use receiving::Receiving;
-pub use receiving::{Acker, Interest, Leased, Subscription};
+pub use receiving::{Acker, Fate, Interest, Leased, Subscription};
 pub use settings::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 pub use trials::TrialEnd;
 

@@ -80,7 +80,7 @@ impl Subscription {
     pub fn leased(&self) -> Leased {
         match &self.0 {
             // The engine leases in the fetch itself, and forgets nothing before the process does.
-            Receiving::Embedded(_) => Leased { at: Instant::now(), epochs: None },
+            Receiving::Embedded(_) => Leased { at: Instant::now(), epochs: None, stream: None },
             Receiving::Nats(subscription) => subscription.leased(),
             Receiving::NatsRanges(subscription) => subscription.leased(),
         }
@@ -94,13 +94,28 @@ pub struct Leased {
     pub at: Instant,
     /// Moves when the bus may have forgotten leases that have not lapsed; with the value that they were taken at.
     pub(super) epochs: Option<(watch::Receiver<u64>, u64)>,
+    /// The life of the stream that was seen last and the epoch in which it was; with the one that they are of.
+    pub(super) stream: Option<(watch::Receiver<(String, u64)>, String)>,
+}
+
+/// What is known of messages that were leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The bus remembers the lease; the clock may have ended it.
+    Leased,
+    /// The bus may have forgotten the lease, and nobody has seen since whether it still has the messages.
+    InDoubt,
+    /// The bus may have forgotten the lease, and will deliver what was not acknowledged again.
+    ComesAgain,
+    /// The stream that had them is no more: they never come again.
+    Gone,
 }
 
 impl Leased {
     /// Takes the clock's word for it that the bus remembers.
     #[cfg(test)]
     pub(crate) fn since(at: Instant) -> Self {
-        Self { at, epochs: None }
+        Self { at, epochs: None, stream: None }
     }
 
     /// The same lease, renewed at that moment.
@@ -117,6 +132,19 @@ impl Leased {
     /// False once the server may have crashed since: it may deliver the messages to somebody else at any time.
     pub fn is_remembered(&self) -> bool {
         self.epochs.as_ref().is_none_or(|(now, taken)| *now.borrow() == *taken)
+    }
+
+    pub fn fate(&self) -> Fate {
+        let Some((epochs, _)) = self.epochs.as_ref().filter(|_| !self.is_remembered()) else { return Fate::Leased };
+        let Some((seen, life)) = &self.stream else { return Fate::ComesAgain };
+        // In this order: who sees another life moves the epoch after it.
+        let now = *epochs.borrow();
+        let (seen, epoch) = &*seen.borrow();
+        match seen == life {
+            false => Fate::Gone,
+            true if *epoch == now => Fate::ComesAgain,
+            true => Fate::InDoubt,
+        }
     }
 }
 

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::bus::{Delivery, Leased, Receipt};
+use crate::bus::{Delivery, Fate, Leased, Receipt};
 use crate::event::EventRef;
 use crate::faults;
 use crate::steps;
 use crate::warehouse::{EncodeSettings, Encoder, OpenFile, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
 use super::cold::{Cold, ColdRows};
+use super::kept::Kept;
 use super::lease::Lease;
 
 /// Rows and bytes of a partition without an open file at which it gets one.
@@ -48,6 +49,8 @@ pub(super) enum Reason {
     Memory,
     Partitions,
     Stop,
+    /// The stream that had the messages is gone.
+    StreamLost,
 }
 
 impl Reason {
@@ -59,6 +62,7 @@ impl Reason {
             Self::Memory => "memory",
             Self::Partitions => "partitions",
             Self::Stop => "stop",
+            Self::StreamLost => "stream_lost",
         }
     }
 }
@@ -80,17 +84,57 @@ pub(super) struct Taken {
     pub(super) unreadable: Vec<(Receipt, String)>,
     /// Rows of batches that were given up because their leases had lapsed.
     pub(super) lapsed_rows: usize,
+    /// Rows that are kept from now on, until it is known whether their messages come again.
+    pub(super) kept_rows: usize,
+    /// Rows in `closed` whose messages never come again.
+    pub(super) orphaned_rows: usize,
 }
 
-struct Batch {
-    partition: Partition,
-    file: OpenFile,
-    receipts: Vec<Receipt>,
-    lease: Lease,
+pub(super) struct Batch {
+    pub(super) partition: Partition,
+    pub(super) file: OpenFile,
+    pub(super) receipts: Vec<Receipt>,
+    pub(super) lease: Lease,
     opened_at: Instant,
-    memory_bytes: usize,
+    pub(super) memory_bytes: usize,
     /// Rows came since `memory_bytes` was measured.
     grown: bool,
+}
+
+impl Batch {
+    pub(super) fn new(encoder: &Encoder, partition: Partition, lease: Lease) -> Self {
+        Self {
+            partition,
+            file: encoder.open(),
+            receipts: Vec::new(),
+            lease,
+            opened_at: Instant::now(),
+            memory_bytes: 0,
+            grown: false,
+        }
+    }
+
+    /// Takes gathered rows in.
+    pub(super) fn fill(
+        &mut self,
+        encoder: &mut Encoder,
+        rows: &ColdRows,
+        unreadable: &mut Vec<(Receipt, String)>,
+    ) -> Result<(), WarehouseError> {
+        self.opened_at = rows.since;
+        self.receipts.reserve_exact(rows.len());
+        for (payload, received_at_ms, receipt) in rows.each() {
+            match EventRef::decode_admitted(payload) {
+                Ok(event) => {
+                    let origin = Origin { sequence: receipt.sequence, received_at_ms };
+                    encoder.push(&mut self.file, &event, origin)?;
+                    self.receipts.push(receipt);
+                }
+                Err(error) => unreadable.push((receipt, error.to_string())),
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(super) struct OpenBatches {
@@ -104,6 +148,7 @@ pub(super) struct OpenBatches {
     /// Of the open files.
     memory_bytes: usize,
     cold: Cold,
+    kept: Kept,
 }
 
 impl OpenBatches {
@@ -117,9 +162,11 @@ impl OpenBatches {
             open: 0,
             memory_bytes: 0,
             cold: Cold::default(),
+            kept: Kept::default(),
         })
     }
 
+    /// What is kept in doubt apart.
     pub(super) fn is_empty(&self) -> bool {
         self.open == 0 && self.cold.rows() == 0
     }
@@ -129,12 +176,17 @@ impl OpenBatches {
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.batches().map(|batch| batch.file.rows()).sum::<usize>() + self.cold.rows()
+        self.batches().map(|batch| batch.file.rows()).sum::<usize>() + self.cold.rows() + self.kept.rows()
     }
 
     /// Memory that the open files take, as of the last call of `take`, and the gathered rows.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.memory_bytes + self.cold.memory_bytes()
+        self.memory_bytes + self.cold.memory_bytes() + self.kept.memory_bytes()
+    }
+
+    /// Rows of messages of which it is not known whether they come again.
+    pub(super) fn kept_rows(&self) -> usize {
+        self.kept.rows()
     }
 
     /// Partitions whose rows are gathered.
@@ -155,7 +207,7 @@ impl OpenBatches {
         };
         let cold_closes_at = self.cold.oldest().map(|oldest| oldest + self.cold_age_max());
         let cold_renews_at = self.cold.lease().and_then(Lease::renew_at);
-        self.batches().map(wake).chain(cold_closes_at).chain(cold_renews_at).min()
+        self.batches().map(wake).chain(cold_closes_at).chain(cold_renews_at).chain(self.kept.look_at()).min()
     }
 
     /// The age at which gathered rows are written.
@@ -172,6 +224,7 @@ impl OpenBatches {
         stored: &HashSet<u64>,
     ) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
+        self.settle_doubts(&mut taken)?;
         self.give_up_lapsed(leased.at.max(steps::now()), deliveries, &mut taken);
         for delivery in deliveries.iter().filter(|delivery| !stored.contains(&delivery.sequence())) {
             match read(delivery) {
@@ -185,9 +238,10 @@ impl OpenBatches {
 
     /// Closes what is too old by `now`; of what is gathered as much as one job closes, if there is `room` for it.
     pub(super) fn close_old(&mut self, now: Instant, room: bool) -> Result<Taken, WarehouseError> {
+        let mut taken = Taken::default();
+        self.settle_doubts(&mut taken)?;
         let old = |batch: &Batch| now.saturating_duration_since(batch.opened_at) >= self.limits.age_max;
         let old: Vec<usize> = self.slots_where(old);
-        let mut taken = Taken::default();
         for slot in old {
             self.close(slot, Reason::Age, &mut taken)?;
         }
@@ -204,6 +258,7 @@ impl OpenBatches {
     /// All that is open, and as much of what is gathered as one job closes.
     pub(super) fn close_all(&mut self) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
+        self.settle_doubts(&mut taken)?;
         for slot in 0..self.slots.len() {
             self.close(slot, Reason::Stop, &mut taken)?;
         }
@@ -298,6 +353,10 @@ impl OpenBatches {
 
     /// Opens a file with the gathered rows of a partition. None when there are none that are still ours.
     fn warm_up(&mut self, app_id: &str, hour: i64, taken: &mut Taken) -> Result<Option<usize>, WarehouseError> {
+        if self.cold.lease().is_some_and(|lease| lease.is_kept(steps::now())) {
+            // The next job sees to them.
+            return Ok(None);
+        }
         let leased = self.cold.lease().filter(|lease| lease.holds(steps::now())).and_then(Lease::leased);
         let Some(rows) = self.cold.take(app_id, hour) else { return Ok(None) };
         let Some(leased) = leased else {
@@ -311,18 +370,7 @@ impl OpenBatches {
 
     fn fill(&mut self, slot: usize, rows: &ColdRows, taken: &mut Taken) -> Result<(), WarehouseError> {
         let Some(batch) = &mut self.slots[slot] else { return Ok(()) };
-        batch.opened_at = rows.since;
-        batch.receipts.reserve_exact(rows.len());
-        for (payload, received_at_ms, receipt) in rows.each() {
-            match EventRef::decode_admitted(payload) {
-                Ok(event) => {
-                    let origin = Origin { sequence: receipt.sequence, received_at_ms };
-                    self.encoder.push(&mut batch.file, &event, origin)?;
-                    batch.receipts.push(receipt);
-                }
-                Err(error) => taken.unreadable.push((receipt, error.to_string())),
-            }
-        }
+        batch.fill(&mut self.encoder, rows, &mut taken.unreadable)?;
         batch.grown = true;
         Ok(())
     }
@@ -351,15 +399,8 @@ impl OpenBatches {
     }
 
     fn open(&mut self, app_id: &str, hour: i64, leased: &Leased) -> usize {
-        let batch = Batch {
-            partition: Partition { app_id: app_id.to_owned(), hour },
-            file: self.encoder.open(),
-            receipts: Vec::new(),
-            lease: Lease::new(leased.clone(), self.limits.ack_wait),
-            opened_at: Instant::now(),
-            memory_bytes: 0,
-            grown: false,
-        };
+        let lease = Lease::new(leased.clone(), self.limits.ack_wait);
+        let batch = Batch::new(&self.encoder, Partition { app_id: app_id.to_owned(), hour }, lease);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -407,13 +448,47 @@ impl OpenBatches {
 
     fn close(&mut self, slot: usize, reason: Reason, taken: &mut Taken) -> Result<(), WarehouseError> {
         let Some(batch) = self.remove(slot) else { return Ok(()) };
-        if !batch.lease.holds(steps::now()) {
-            taken.lapsed_rows += batch.file.rows();
-            return Ok(());
+        match batch.lease.fate(steps::now()) {
+            Fate::Leased => {}
+            Fate::ComesAgain => {
+                taken.lapsed_rows += batch.file.rows();
+                return Ok(());
+            }
+            Fate::InDoubt | Fate::Gone => {
+                taken.kept_rows += self.kept.keep(batch);
+                return Ok(());
+            }
         }
         let Batch { partition, file, receipts, lease, .. } = batch;
         let file = self.encoder.finish(file, receipts.iter().map(|receipt| receipt.sequence))?;
         taken.closed.push(Closed { partition, file, receipts, lease, reason });
+        Ok(())
+    }
+
+    /// Sets aside what the bus may have forgotten, and settles what was set aside as soon as it is known whether it comes
+    /// again: what does is given up, what never does is closed, as much as one job closes.
+    fn settle_doubts(&mut self, taken: &mut Taken) -> Result<(), WarehouseError> {
+        let now = steps::now();
+        for slot in self.slots_where(|batch| batch.lease.is_kept(now)) {
+            if let Some(batch) = self.remove(slot) {
+                taken.kept_rows += self.kept.keep(batch);
+            }
+        }
+        if self.cold.lease().is_some_and(|lease| lease.is_kept(now)) {
+            taken.kept_rows += self.kept.keep_cold(std::mem::take(&mut self.cold));
+        }
+        taken.lapsed_rows += self.kept.give_up_what_comes_again(now);
+        let (mut files, mut bytes) = (0, 0);
+        while files < COLD_FILES_MAX
+            && bytes < COLD_FILES_BYTES_MAX
+            && let Some(orphans) = self.kept.orphans(&mut self.encoder, now, &mut taken.unreadable)?
+        {
+            let Batch { partition, file, receipts, lease, .. } = orphans;
+            taken.orphaned_rows += receipts.len();
+            let file = self.encoder.finish(file, receipts.iter().map(|receipt| receipt.sequence))?;
+            (files, bytes) = (files + 1, bytes + file.len());
+            taken.closed.push(Closed { partition, file, receipts, lease, reason: Reason::StreamLost });
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! How long the messages of a batch are certainly ours.
 //!
-//! Invariant: [`Lease::holds`] is false before the bus may deliver any of the messages to
+//! Invariants: what will not come again is never taken for lapsed ([`Lease::fate`]); [`Lease::holds`] is false before the bus may deliver any of the messages to
 //! somebody else, with a quarter of the acknowledgement wait to spare; also once the bus may
 //! have forgotten the lease in a crash.
 
@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::bus::{Acker, BusErrorKind, Leased, Receipt};
+use crate::bus::{Acker, BusErrorKind, Fate, Leased, Receipt};
 use crate::steps;
+
+/// The least time between two looks at what became of messages in doubt.
+pub(super) const DOUBT_PAUSE: Duration = Duration::from_millis(200);
 
 /// When the oldest of some deliveries was leased; shared with whoever is about to act on them.
 #[derive(Clone, Debug)]
@@ -36,6 +39,19 @@ impl Lease {
         self.leased.is_remembered() && self.since().is_some_and(|since| self.leased.age(since, now) < safe)
     }
 
+    /// `ComesAgain` when the lease has ended by the clock alone, too.
+    pub(super) fn fate(&self, now: Instant) -> Fate {
+        match self.leased.fate() {
+            Fate::Leased if !self.holds(now) => Fate::ComesAgain,
+            fate => fate,
+        }
+    }
+
+    /// Whether the messages are to be kept although they are not leased: it may be that nobody else ever gets them.
+    pub(super) fn is_kept(&self, now: Instant) -> bool {
+        matches!(self.fate(now), Fate::InDoubt | Fate::Gone)
+    }
+
     pub(super) fn ack_wait(&self) -> Duration {
         self.ack_wait
     }
@@ -54,6 +70,9 @@ impl Lease {
     /// Renews the leases of `receipts`, which are all that this lease is about.
     pub(super) async fn renew(&self, acker: &Acker, receipts: &[Receipt]) -> Result<(), Lapsed> {
         let asked_at = steps::now();
+        if self.is_kept(asked_at) {
+            return Err(Lapsed);
+        }
         if !self.holds(asked_at) {
             return Err(self.lapse());
         }
@@ -62,6 +81,8 @@ impl Lease {
                 *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked_at);
                 Ok(())
             }
+            // The bus has begun anew meanwhile.
+            Err(_) if self.is_kept(steps::now()) => Err(Lapsed),
             Err(error) if error.kind == BusErrorKind::LeaseLost => Err(self.lapse()),
             Err(error) => {
                 warn!(%error, "leases could not be renewed");
@@ -70,7 +91,8 @@ impl Lease {
         }
     }
 
-    /// Runs `work`, renewing as often as it takes.
+    /// Runs `work`, renewing as often as it takes; also while what became of the messages is in doubt, or when they
+    /// will not come again.
     pub(super) async fn keep<T>(
         &self,
         acker: &Acker,
@@ -79,12 +101,23 @@ impl Lease {
     ) -> Result<T, Lapsed> {
         tokio::pin!(work);
         loop {
+            if self.is_kept(steps::now()) {
+                tokio::select! {
+                    done = &mut work => return Ok(done),
+                    () = tokio::time::sleep(DOUBT_PAUSE) => continue,
+                }
+            }
             let Some(renew_at) = self.renew_at() else { return Err(Lapsed) };
             // A renewal that fails for now is tried again a little later.
             let renew_at = renew_at.max(Instant::now() + self.ack_wait / 16);
             tokio::select! {
                 done = &mut work => return Ok(done),
-                () = tokio::time::sleep_until(renew_at.into()) => self.renew(acker, receipts).await?,
+                () = tokio::time::sleep_until(renew_at.into()) => {
+                    let renewed = self.renew(acker, receipts).await;
+                    if renewed.is_err() && !self.is_kept(steps::now()) {
+                        return Err(Lapsed);
+                    }
+                }
             }
         }
     }

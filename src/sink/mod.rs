@@ -17,6 +17,7 @@ mod batches;
 mod cold;
 mod error;
 mod fetch;
+mod kept;
 mod late_files;
 mod lease;
 mod settings;
@@ -27,9 +28,11 @@ mod upload;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod tests_cold;
 mod tests_alone;
 #[cfg(test)]
+mod tests_cold;
+#[cfg(test)]
+mod tests_lost;
 #[cfg(test)]
 mod tests_restart;
 #[cfg(test)]
@@ -51,6 +54,7 @@ use tracing::{error, warn};
 
 use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
+use crate::steps;
 use crate::wait::sleep_until;
 use crate::warehouse::{EncodeSettings, Warehouse, WarehouseError};
 
@@ -285,6 +289,13 @@ impl Sink {
                 gathered |= self.step(false).await? == Step::Fetched;
             }
             if self.chunks() > 0 || self.batches.as_ref().is_none_or(OpenBatches::is_empty) {
+                let kept = self.batches.as_ref().map_or(0, OpenBatches::kept_rows);
+                if kept > 0 && self.chunks() == 0 {
+                    warn!(
+                        rows = kept,
+                        "rows given up: the sink stops before the bus says whether it has their messages"
+                    );
+                }
                 return Ok(gathered);
             }
         }
@@ -414,6 +425,13 @@ impl Sink {
             warn!(rows = taken.lapsed_rows, "rows given up: the leases of their messages lapsed");
             metrics::sink_lapsed_rows(taken.lapsed_rows as u64);
         }
+        if taken.kept_rows > 0 {
+            warn!(rows = taken.kept_rows, "rows are kept until it is known whether the bus still has their messages");
+        }
+        if taken.orphaned_rows > 0 {
+            let (rows, files) = (taken.orphaned_rows, taken.closed.len());
+            warn!(rows, files, "the stream that had them is gone: rows that were kept are written");
+        }
         if !taken.unreadable.is_empty() {
             self.bury(taken.unreadable);
         }
@@ -448,13 +466,14 @@ impl Sink {
         self.woke_at = Some(Instant::now());
         let mut lapsed = Vec::new();
         for (slot, lease, receipts) in batches.leases_due(Instant::now()) {
-            if lease.renew(&self.acker, receipts).await.is_err() {
+            if lease.renew(&self.acker, receipts).await.is_err() && !lease.is_kept(steps::now()) {
                 lapsed.push(slot);
             }
         }
         let mut rows: usize = lapsed.into_iter().map(|slot| batches.give_up(slot)).sum();
         if let Some((lease, receipts)) = batches.cold_lease_due(Instant::now())
             && lease.renew(&self.acker, &receipts).await.is_err()
+            && !lease.is_kept(steps::now())
         {
             rows += batches.give_up_cold();
         }

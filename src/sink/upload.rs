@@ -13,14 +13,14 @@ use tokio::sync::Semaphore;
 use tracing::{debug, error, warn};
 
 use crate::backoff::{Backoff, random_unit};
-use crate::bus::{Acker, BusErrorKind};
+use crate::bus::{Acker, BusErrorKind, Fate};
 use crate::metrics;
 use crate::steps;
 use crate::warehouse::{LateFile, Warehouse, WarehouseError, WarehouseErrorKind};
 
 use super::batches::Closed;
 use super::late_files;
-use super::lease::Lapsed;
+use super::lease::{DOUBT_PAUSE, Lapsed};
 use super::status::WorkerStatus;
 
 /// How a warehouse that refuses is asked again. The longest wait and the longest silence of a request together are
@@ -62,7 +62,10 @@ pub(super) async fn upload(
     }
     let result = match kept {
         Ok(Ok(true)) => {
-            acknowledge(&closed, &acker).await;
+            // Another stream has given the sequences to other messages.
+            if closed.lease.fate(steps::now()) != Fate::Gone {
+                acknowledge(&closed, &acker).await;
+            }
             status.update(|figures| {
                 figures.stored_files += 1;
                 figures.stored_rows += closed.receipts.len() as u64;
@@ -81,7 +84,7 @@ pub(super) async fn upload(
     Uploaded { file_bytes, result }
 }
 
-/// False when the leases lapsed first.
+/// False when the leases lapsed first. While it is in doubt whether the messages come again nothing is stored.
 async fn store(
     closed: &Closed,
     warehouse: &Warehouse,
@@ -94,14 +97,18 @@ async fn store(
     let _writer = writers.acquire().await;
     let mut attempt = 0;
     loop {
+        while closed.lease.fate(steps::now()) == Fate::InDoubt {
+            tokio::time::sleep(DOUBT_PAUSE).await;
+        }
         let began = Instant::now();
         let (lease, begun) = (closed.lease.clone(), begun.clone());
         let commit = move || {
-            let holds = lease.holds(steps::now());
-            begun.fetch_or(holds, Ordering::AcqRel);
-            holds
+            let ours = matches!(lease.fate(steps::now()), Fate::Leased | Fate::Gone);
+            begun.fetch_or(ours, Ordering::AcqRel);
+            ours
         };
         match warehouse.store(&closed.partition, name, closed.file.clone(), commit).await {
+            Ok(false) if closed.lease.is_kept(steps::now()) => {}
             Ok(stored) => {
                 if stored {
                     report(closed, began);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Info, Stream};
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
 use super::consumers::{self, Needed};
@@ -39,7 +39,8 @@ pub(super) struct Keeper {
     consumers: Mutex<BTreeMap<String, (Role, Needed)>>,
     /// When each consumer was created, in nanoseconds, and when it was seen last.
     seen: Mutex<HashMap<String, (i128, Instant)>>,
-    stream_id: Mutex<String>,
+    /// The life of the stream of events that was seen last, and the connection's epoch in which it was.
+    stream: watch::Sender<(String, u64)>,
     /// What is missing or wrong now.
     trouble: Mutex<Option<String>>,
     /// What was lost since the start, by stream.
@@ -49,7 +50,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(stream_id: String) -> Self {
-        Self { stream_id: Mutex::new(stream_id), ..Self::default() }
+        Self { stream: watch::Sender::new((stream_id, 0)), ..Self::default() }
     }
 
     /// From now on this consumer is looked after.
@@ -68,7 +69,21 @@ impl Keeper {
     }
 
     pub(super) fn stream_id(&self) -> String {
-        lock(&self.stream_id).clone()
+        self.stream.borrow().0.clone()
+    }
+
+    /// Changes when the stream of events is seen in another life, or for the first time in an epoch.
+    pub(super) fn stream(&self) -> watch::Receiver<(String, u64)> {
+        self.stream.subscribe()
+    }
+
+    fn saw_stream(&self, id: String, epoch: u64) {
+        let now = (id, epoch);
+        self.stream.send_if_modified(|seen| {
+            let is_news = *seen != now;
+            *seen = now;
+            is_news
+        });
     }
 
     /// What is missing or wrong on the server now.
@@ -143,6 +158,7 @@ impl Looks {
     }
 
     async fn look_at_stream(&mut self, shared: &Shared, role: Role, name: &str) -> Result<(), BusError> {
+        let epoch = shared.link.epoch();
         let info = match streams::find(&shared.context, name).await? {
             Some(found) => {
                 self.missing.remove(name);
@@ -161,6 +177,9 @@ impl Looks {
         if self.lives.insert(name.to_owned(), created).is_some_and(|before| before != created) {
             self.stream_is_new(shared, role, &info);
         }
+        if role == Role::Events {
+            shared.keeper.saw_stream(stream_id(&info), epoch);
+        }
         Ok(())
     }
 
@@ -175,7 +194,7 @@ impl Looks {
         let text = format!("stream {name} was gone from NATS and is there anew since {at:.0}: {what}");
         lock(&shared.keeper.lost).insert(name.clone(), text);
         if role == Role::Events {
-            *lock(&shared.keeper.stream_id) = stream_id(info);
+            shared.keeper.saw_stream(stream_id(info), shared.link.epoch());
         }
         if role != Role::DeadLetters {
             shared.link.begin_anew();

@@ -124,8 +124,9 @@ impl Subscription {
     }
 
     pub(in crate::bus) fn leased(&self) -> Leased {
-        let epochs = self.acker.shared.link.epochs();
-        Leased { at: self.leased_at, epochs: Some((epochs, self.epoch)) }
+        let shared = &self.acker.shared;
+        let stream = (shared.keeper.stream(), self.stream_id.clone());
+        Leased { at: self.leased_at, epochs: Some((shared.link.epochs(), self.epoch)), stream: Some(stream) }
     }
 
     pub(in crate::bus) async fn fetch(

@@ -127,7 +127,12 @@ impl RangeSubscription {
     }
 
     pub(in crate::bus) fn leased(&self) -> Leased {
-        Leased { at: self.leased_at, epochs: Some((self.shared.link.epochs(), self.queue.epoch())) }
+        let stream = (self.shared.keeper.stream(), self.queue.stream_id().to_owned());
+        Leased {
+            at: self.leased_at,
+            epochs: Some((self.shared.link.epochs(), self.queue.epoch())),
+            stream: Some(stream),
+        }
     }
 
     pub(in crate::bus) async fn fetch(
