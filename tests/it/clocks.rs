@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use crate::cluster::{Cluster, HEARD_WITHIN, from_environment, kill_parts};
-use crate::harness::{Receiver, Server, wait_until};
+use crate::harness::{Receiver, Server, get, signal, wait_until};
 use crate::load::{self, Load};
 
 const HOUR_S: i64 = 3_600;
@@ -31,8 +31,17 @@ static SHIM: LazyLock<PathBuf> = LazyLock::new(|| {
     library
 });
 
-/// A wall clock that is off, for the processes started with its environment.
+/// Clocks that are off, for the processes started with its environment.
 struct Clock(PathBuf);
+
+/// How a machine stands still.
+#[derive(Clone, Copy)]
+enum Standstill {
+    /// It is suspended: the wall clock and the one that sleep does not stop go on.
+    Suspended,
+    /// It is a virtual one and paused from outside: every clock stops, and the wall clock is set when it goes on.
+    Paused,
+}
 
 impl Clock {
     fn off_by(dir: &Path, seconds: i64) -> Self {
@@ -44,10 +53,16 @@ impl Clock {
 
     /// Takes effect at once in running processes.
     fn set(&self, seconds: i64) {
+        self.set_each([seconds, 0, 0]);
+    }
+
+    /// The wall clock, the monotonic one, and the one that goes on while the machine sleeps.
+    fn set_each(&self, seconds: [i64; 3]) {
         use std::os::unix::fs::FileExt;
         // Written in place: the processes have it mapped.
         let file = std::fs::File::options().create(true).truncate(false).write(true).open(&self.0).unwrap();
-        file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+        let bytes: Vec<u8> = seconds.iter().flat_map(|seconds| seconds.to_ne_bytes()).collect();
+        file.write_all_at(&bytes, 0).unwrap();
     }
 
     fn environment(&self) -> [(&'static str, String); 2] {
@@ -211,6 +226,47 @@ fn a_clock_that_jumps_makes_no_idempotency_key_be_forgotten() {
         clock.set(offset);
         assert!(send("a"), "the clock is off by {offset} s");
         assert!(!send(key));
+    }
+}
+
+/// A sink's machine stands still for longer than the lease, and its monotonic clock with it: another sink gets the same
+/// messages, and holds them in a batch of its own when the first one goes on.
+#[test]
+fn a_sink_whose_machine_stood_still_stores_nothing_that_another_one_has() {
+    /// Longer than the lease in a cluster of tests.
+    const STANDS_STILL_S: i64 = 4;
+    let cluster = Cluster::start(&[("BATCH_FLUSH_INTERVAL", "5s")]);
+    let gateway = cluster.role("gateway", 0);
+    let clock = Clock::off_by(cluster.bucket().parent().unwrap(), 0);
+    let suspended = cluster.role_with("sink", 0, &clock.environment());
+    let (other, reaction) = (cluster.role("sink", 1), cluster.role("reaction", 0));
+    let load = Load::start_keyed_paced(&[&gateway.http], Duration::from_millis(200));
+    let open_batches = |server: &Server| {
+        let (_, text) = get(&format!("{}/metrics", server.admin)).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("causality_sink_open_batches "));
+        line.map_or(0.0, |count| count.parse::<f64>().unwrap())
+    };
+    let mut stood_still_s = 0;
+    for standstill in [Standstill::Suspended, Standstill::Paused] {
+        wait_until("both hold rows", || open_batches(&suspended) > 0.0 && open_batches(&other) > 0.0);
+        signal(suspended.pid(), "STOP");
+        std::thread::sleep(Duration::from_millis(STANDS_STILL_S as u64 * 1_000 + 50));
+        stood_still_s += STANDS_STILL_S;
+        let boot = if matches!(standstill, Standstill::Paused) { -STANDS_STILL_S } else { 0 };
+        clock.set_each([0, -stood_still_s, boot]);
+        signal(suspended.pid(), "CONT");
+        // What both held is stored by then.
+        std::thread::sleep(Duration::from_secs(6));
+    }
+    let acknowledged = load.stop();
+    let servers = [&suspended, &other];
+    servers.iter().for_each(|server| server.wait_ready());
+    reaction.wait_drained();
+    let log = std::fs::read_to_string(suspended.dir.join("log.jsonl")).unwrap();
+    assert_eq!(log.matches("the machine stood still").count(), 2, "log in {}", suspended.dir.display());
+    load::check_warehouse(&cluster.bucket(), &acknowledged);
+    for mut server in [gateway, suspended, other, reaction] {
+        assert!(server.terminate(Duration::from_secs(35)).success(), "log in {}", server.dir.display());
     }
 }
 
