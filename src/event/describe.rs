@@ -5,14 +5,17 @@
 use super::schema::{DEVICE_CONTEXT, Field, Kind, Message, Shape};
 
 /// What stands at one place of the rule view.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewType {
     /// The whole event.
     Event,
     String,
     Bool,
-    /// A whole number of 32 or 64 bits.
-    Int,
+    /// A whole number, of 32 or 64 bits.
+    Int {
+        min: i64,
+        max: i64,
+    },
     Double,
     /// One of these names; a number where a newer client sent one without a name.
     Enum(&'static [&'static str]),
@@ -37,7 +40,7 @@ const OWN: [(&str, ViewType); 8] = [
     ("id", ViewType::String),
     ("app_id", ViewType::String),
     ("device_id", ViewType::String),
-    ("timestamp_ms", ViewType::Int),
+    ("timestamp_ms", ViewType::INT64),
     ("correlation_id", ViewType::String),
     ("idempotency_key", ViewType::String),
     ("user_id", ViewType::String),
@@ -45,7 +48,26 @@ const OWN: [(&str, ViewType); 8] = [
 ];
 const DEVICE: &str = "device_context";
 
+impl PartialEq for ViewMessage {
+    fn eq(&self, other: &Self) -> bool {
+        // There is one table for each message.
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for ViewMessage {}
+
+impl PartialEq for ViewElement {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for ViewElement {}
+
 impl ViewType {
+    const INT64: Self = Self::Int { min: i64::MIN, max: i64::MAX };
+
     /// The field of that name; `None` when there is none, or this is nothing that has fields by name.
     pub fn field(self, name: &str) -> Option<Self> {
         match self {
@@ -77,7 +99,8 @@ impl ViewType {
         match shape {
             Shape::String => Self::String,
             Shape::Bool => Self::Bool,
-            Shape::Int32 | Shape::Int64 => Self::Int,
+            Shape::Int32 => Self::Int { min: i32::MIN as i64, max: i32::MAX as i64 },
+            Shape::Int64 => Self::INT64,
             Shape::Float | Shape::Double => Self::Double,
             Shape::Enum(names) => Self::Enum(names.names),
             Shape::Message(message) | Shape::Payload(message) => Self::Message(ViewMessage(message)),
@@ -145,7 +168,9 @@ mod tests {
             | (ViewType::Struct, Value::Object(_))
             // A message that was not sent.
             | (ViewType::Message(_) | ViewType::Struct, Value::Null) => true,
-            (ViewType::Int, Value::Number(number)) => number.is_i64(),
+            (ViewType::Int { min, max }, Value::Number(number)) => {
+                number.as_i64().is_some_and(|number| (min..=max).contains(&number))
+            }
             (ViewType::Double, Value::Number(number)) => number.is_f64(),
             _ => false,
         };

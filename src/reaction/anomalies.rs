@@ -15,9 +15,10 @@ use serde_json::{Map, Number, Value, json};
 use uuid::Uuid;
 
 use super::budget::{Budget, Exhausted};
+use super::fitting::misfit;
 use super::kinds::{Kinds, check_filters};
 use super::number::Numeric;
-use super::path::{self, Path};
+use super::path::{self, Path, Places};
 use super::rules::{check_actions, check_name};
 use super::ruleset::Call;
 use super::subjects::Template;
@@ -26,7 +27,7 @@ use super::window::Window;
 use crate::event::FieldError;
 use crate::event::describe::ViewType;
 use crate::nearest::suggestion;
-use crate::store::{Detection, NewAnomalyConfig};
+use crate::store::{Detection, NewAnomalyConfig, Operator};
 
 /// Seconds of a `count` window: a week.
 const WINDOW_SECONDS_MAX: u64 = 7 * 24 * 3_600;
@@ -113,13 +114,11 @@ impl Detector {
     /// What compiles and yet finds nothing in any event of these kinds.
     fn check(&self, kinds: Kinds<'_>) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        if let Measure::Threshold { path, .. } = &self.measure {
-            let detail = match path::check(path, kinds) {
-                Ok(None | Some(ViewType::Int | ViewType::Double)) => None,
-                Ok(Some(other)) => Some(format!("finds {}, and a threshold is of a number", path::describe(other))),
-                Err(detail) => Some(detail),
-            };
-            errors.extend(detail.map(|detail| FieldError::new("/config/path", detail)));
+        if let Measure::Threshold { path, min, max } = &self.measure {
+            match path::check(path, kinds) {
+                Ok(places) => errors.extend(check_bounds(&places, min.as_ref(), max.as_ref())),
+                Err(detail) => errors.push(FieldError::new("/config/path", detail)),
+            }
         }
         if let Some(Err(detail)) = self.group_by.as_ref().map(|path| path::check(path, kinds)) {
             errors.push(FieldError::new("/config/group_by", detail));
@@ -196,6 +195,26 @@ impl Detector {
             }
         }
     }
+}
+
+/// What is wrong with a threshold of what stands at these places: something must be able to pass one of the bounds.
+fn check_bounds(places: &Places, min: Option<&Number>, max: Option<&Number>) -> Vec<FieldError> {
+    let number = |place: &ViewType| matches!(place, ViewType::Int { .. } | ViewType::Double);
+    let Some(known) = places.known() else { return Vec::new() };
+    if !known.iter().any(number) {
+        let found = known.first().map_or("nothing", |place| path::describe(*place));
+        let detail = format!("finds {found}, and a threshold is of a number");
+        return vec![FieldError::new("/config/path", detail)];
+    }
+    let bounds = [("min", Operator::Lt, min), ("max", Operator::Gt, max)];
+    let bounds = bounds.into_iter().filter_map(|(name, operator, bound)| Some((name, operator, bound?)));
+    let judged: Vec<_> = bounds
+        .map(|(name, operator, bound)| {
+            let never = misfit(places, operator, &Value::Number(bound.clone()));
+            never.map(|detail| FieldError::new(format!("/config/{name}"), detail))
+        })
+        .collect();
+    if judged.iter().all(Option::is_some) { judged.into_iter().flatten().collect() } else { Vec::new() }
 }
 
 /// About how many bytes the value's text has, found without writing it.
@@ -282,6 +301,7 @@ pub(super) mod tests {
         for (detection, good) in [
             ("threshold", json!({"path": "$.timestamp_ms", "min": 1})),
             ("threshold", json!({"path": "$..total_cents", "max": 1.5, "min": null, "group_by": "$.device_id"})),
+            ("threshold", json!({"path": "$.purchase_complete.item_count", "min": 1, "max": i32::MAX})),
             ("rate", json!({"max_per_minute": 1})),
             ("count", json!({"window_seconds": 10, "max_count": 0, "group_by": "$.user_id"})),
         ] {
@@ -314,6 +334,14 @@ pub(super) mod tests {
                 vec!["/config/path", "/config/group_by"],
             ),
             ("threshold", json!({"path": "$.purchase_complete.total", "min": 1}), vec!["/config/path"]),
+            ("threshold", json!({"path": "$.timestamp_ms", "max": 1e19}), vec!["/config/max"]),
+            ("threshold", json!({"path": "$.timestamp_ms", "min": i64::MIN}), vec!["/config/min"]),
+            (
+                "threshold",
+                json!({"path": "$.purchase_complete.item_count", "min": -3e9, "max": i32::MAX}),
+                vec!["/config/min", "/config/max"],
+            ),
+            ("threshold", json!({"path": "$['user_id','app_id']", "max": 1}), vec!["/config/path"]),
         ] {
             let errors = check_anomaly_config(&config(detection, bad.clone()));
             let found: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();

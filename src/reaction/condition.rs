@@ -24,13 +24,12 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::budget::{Budget, Exhausted};
+use super::fitting::{misfit, unmatched};
 use super::kinds::Kinds;
 use super::number::{Numeric, equal};
-use super::path::{self, Path, Place};
+use super::path::{self, Path};
 use super::pattern::Pattern;
 use crate::event::FieldError;
-use crate::event::describe::ViewType;
-use crate::nearest::suggestion;
 use crate::store::{Condition, Operator};
 
 /// Elements of the list of `in`.
@@ -120,72 +119,32 @@ impl Compiled {
 
     /// What can never hold in an event of these kinds; pointers are relative to the condition.
     pub(super) fn check(&self, condition: &Condition, kinds: Kinds<'_>) -> Vec<FieldError> {
-        let place = match path::check(&self.path, kinds) {
-            Ok(place) => place,
+        let places = match path::check(&self.path, kinds) {
+            Ok(places) => places,
             Err(detail) => return vec![FieldError::new("/path", detail)],
         };
-        match (condition.operator, &condition.value) {
-            (Operator::In, Some(Value::Array(choices))) => {
+        let of_value = |detail: String| FieldError::new("/value", detail);
+        let wrong = match (&self.test, &condition.value) {
+            (Test::In(..), Some(Value::Array(choices))) if choices.is_empty() => {
+                Some(of_value("can never hold: the list has no element".to_owned()))
+            }
+            (Test::In(..), Some(Value::Array(choices))) => {
                 let wrong = |(index, choice): (usize, &Value)| {
-                    let detail = misfit(place, Operator::Eq, choice)?;
+                    let detail = misfit(&places, Operator::Eq, choice)?;
                     Some(FieldError::new(format!("/value/{index}"), detail))
                 };
-                choices.iter().enumerate().filter_map(wrong).take(WRONG_CHOICES_MAX).collect()
+                return choices.iter().enumerate().filter_map(wrong).take(WRONG_CHOICES_MAX).collect();
             }
-            (operator, Some(value)) => {
-                misfit(place, operator, value).map(|detail| FieldError::new("/value", detail)).into_iter().collect()
-            }
-            (_, None) => Vec::new(),
-        }
+            (Test::Matches(pattern), _) => unmatched(&places, Some(pattern)).map(of_value),
+            (_, Some(value)) => misfit(&places, condition.operator, value).map(of_value),
+            (_, None) => None,
+        };
+        wrong.into_iter().collect()
     }
 }
 
 /// Elements of a list that are named when they are wrong.
 const WRONG_CHOICES_MAX: usize = 8;
-
-/// Why no node of that type passes the operator with that value.
-fn misfit(place: Place, operator: Operator, value: &Value) -> Option<String> {
-    let place = place?;
-    let is = |text: &str| Some(format!("can never hold: the path finds {}, and {text}", path::describe(place)));
-    match operator {
-        Operator::Eq | Operator::Ne => match (place, value) {
-            (ViewType::Enum(names), Value::String(name)) if !names.contains(&name.as_str()) => {
-                let near = suggestion(name, names.iter().copied());
-                Some(format!("is none of the names that the path can find{near}"))
-            }
-            _ if fits(place, value) => None,
-            _ => is("this is of another type"),
-        },
-        Operator::Gt | Operator::Gte | Operator::Lt | Operator::Lte => match (place, value) {
-            (ViewType::Int | ViewType::Double | ViewType::Enum(_), Value::Number(_))
-            | (ViewType::String | ViewType::Enum(_), Value::String(_)) => None,
-            (ViewType::Int | ViewType::Double | ViewType::String, _) => is("this is of another type"),
-            _ => is("only numbers and strings have an order"),
-        },
-        Operator::Contains => match (place, value) {
-            (ViewType::String | ViewType::Enum(_), Value::String(_)) => None,
-            (ViewType::String | ViewType::Enum(_), _) => is("this is no string"),
-            (ViewType::List(element), value) => misfit(Some(element.holds()), Operator::Eq, value),
-            _ => is("only strings and lists contain something"),
-        },
-        Operator::Regex if !matches!(place, ViewType::String | ViewType::Enum(_)) => {
-            is("only strings match a regular expression")
-        }
-        Operator::Regex | Operator::In | Operator::Exists | Operator::NotExists => None,
-    }
-}
-
-fn fits(place: ViewType, value: &Value) -> bool {
-    match place {
-        ViewType::String => value.is_string(),
-        // A number that has no name is seen as itself.
-        ViewType::Enum(_) => value.is_string() || value.is_number(),
-        ViewType::Bool => value.is_boolean(),
-        ViewType::Int | ViewType::Double => value.is_number(),
-        ViewType::Event | ViewType::Message(_) | ViewType::Struct | ViewType::Map(_) => value.is_object(),
-        ViewType::List(_) => value.is_array(),
-    }
-}
 
 fn compile_test(operator: Operator, value: Option<&Value>) -> Result<Test, String> {
     let given = || value.ok_or_else(|| "is needed by this operator and must not be null".to_owned());
@@ -403,6 +362,15 @@ mod tests {
             ("$.purchase_complete.items[*].quantity", "eq", json!(1)),
             ("$.button_tap.coordinates", "exists", Value::Null),
             ("$..total_cents", "eq", json!("x")),
+            ("$.purchase_complete.total_cents", "eq", json!(i64::MAX)),
+            ("$.purchase_complete.total_cents", "in", json!([10.0, -3])),
+            ("$.purchase_complete.items[*].quantity", "gte", json!(i32::MAX)),
+            ("$.purchase_complete.items[*].quantity", "lt", json!(3e9)),
+            ("$.device_context.platform", "contains", json!("IOS")),
+            ("$.device_context.platform", "gt", json!("PLATFORM_B")),
+            ("$.screen_view.params", "eq", json!({"a": "b"})),
+            ("$.button_tap.coordinates", "eq", json!({"x": 1, "y": 2.5})),
+            ("$.app_id", "lte", json!("")),
         ] {
             assert_eq!(check(path, operator, value.clone()), [""; 0], "{path} {operator} {value}");
         }
@@ -452,6 +420,75 @@ mod tests {
                 "/value: can never hold: the path finds a string",
             ),
             ("$.custom_event.int_params.level", "eq", json!("1"), "/value: can never hold: the path finds an integer"),
+            ("$.app_id", "in", json!([]), "/value: can never hold: the list has no element"),
+            ("$.custom_event.properties.a", "in", json!([]), "/value: can never hold: the list has no element"),
+            (
+                "$.purchase_complete.total_cents",
+                "eq",
+                json!(10.5),
+                "/value: can never hold: the path finds an integer, and this has a fraction",
+            ),
+            (
+                "$.purchase_complete.total_cents",
+                "ne",
+                json!(10.5),
+                "/value: always differs: the path finds an integer, and this has a fraction",
+            ),
+            ("$.purchase_complete.total_cents", "in", json!([1, 0.5]), "/value/1: can never hold"),
+            (
+                "$.purchase_complete.total_cents",
+                "eq",
+                json!(u64::MAX),
+                "/value: can never hold: the path finds an integer, and this is beyond its 64 bits",
+            ),
+            ("$.purchase_complete.total_cents", "in", json!([1e19]), "/value/0: can never hold"),
+            (
+                "$.purchase_complete.items[*].quantity",
+                "eq",
+                json!(3_000_000_000u64),
+                "/value: can never hold: the path finds an integer, and this is beyond what it holds",
+            ),
+            (
+                "$.purchase_complete.items[*].quantity",
+                "gt",
+                json!(i32::MAX),
+                "/value: can never hold: the path finds an integer, and none is so large",
+            ),
+            (
+                "$.timestamp_ms",
+                "lt",
+                json!(i64::MIN),
+                "/value: can never hold: the path finds an integer, and none is so small",
+            ),
+            ("$.timestamp_ms", "gte", json!(1e19), "/value: can never hold"),
+            ("$.app_id", "lt", json!(""), "/value: can never hold: the path finds a string, and none comes before"),
+            (
+                "$.device_context.platform",
+                "eq",
+                json!(1.0),
+                "/value: is the number of `PLATFORM_IOS`, which the path finds by its name",
+            ),
+            ("$.device_context.platform", "in", json!([7, 2]), "/value/1: is the number of `PLATFORM_ANDROID`"),
+            ("$.device_context.platform", "eq", json!(1.5), "/value: can never hold"),
+            ("$.device_context.platform", "contains", json!("ios"), "/value: can never hold"),
+            ("$.device_context.platform", "regex", json!("^IOS"), "/value: can never hold"),
+            ("$.device_context.platform", "gt", json!("Q"), "/value: can never hold"),
+            (
+                "$.user_profile_update.fields_updated",
+                "eq",
+                json!(["a", 1]),
+                "/value: can never hold: the path finds a list, and none has such an element",
+            ),
+            ("$.button_tap.coordinates", "eq", json!({"x": 1}), "/value: can never hold"),
+            ("$.button_tap.coordinates", "eq", json!({"x": 1, "y": 1, "z": 1}), "/value: can never hold"),
+            ("$.screen_view.params", "eq", json!({"a": 1}), "/value: can never hold"),
+            ("$['user_id','app_id']", "eq", json!(1), "/value: can never hold"),
+            (
+                "$.purchase_complete.items[?@.quantity == '2']",
+                "exists",
+                Value::Null,
+                "/path: compares with `\"2\"`, which can never hold",
+            ),
         ] {
             let errors = check(path, operator, value.clone());
             assert!(errors.len() == 1 && errors[0].starts_with(expected), "{path} {operator} {value}: {errors:?}");

@@ -18,6 +18,7 @@ mod number;
 
 mod condition;
 mod expression;
+mod fitting;
 mod path;
 mod pattern;
 mod rules;

@@ -48,6 +48,21 @@ impl Pattern {
         Ok(Self::build(source, &CLASSES[..1]).ok())
     }
 
+    /// Compiles an I-Regexp (RFC 9485) that a person wrote, as JSONPath's `match` (the `whole` text) and `search` have it.
+    pub(super) fn compile_i_regexp(source: &str, whole: bool) -> Result<Self, String> {
+        let bare = Self::compile(&from_i_regexp(source))?;
+        if whole { Self::compile(&anchored(&from_i_regexp(source))) } else { Ok(bare) }
+    }
+
+    /// The same of one that an event brought.
+    pub(super) fn dynamic_i_regexp(source: &str, whole: bool, budget: &mut Budget) -> Result<Option<Self>, Exhausted> {
+        let source = from_i_regexp(source);
+        match Self::dynamic(&source, budget)? {
+            Some(_) if whole => Self::dynamic(&anchored(&source), budget),
+            bare => Ok(bare),
+        }
+    }
+
     fn build(source: &str, classes: &[(usize, usize)]) -> Result<Self, String> {
         for (compiled_bytes_max, steps_a_kib) in classes {
             match RegexBuilder::new(source).size_limit(*compiled_bytes_max).build() {
@@ -77,8 +92,13 @@ impl Pattern {
     }
 }
 
-/// An I-Regexp (RFC 9485), as JSONPath's `match` and `search` have it, in the syntax of [`Pattern`].
-pub(super) fn from_i_regexp(source: &str, whole: bool) -> String {
+/// Matches the whole text. Only of what compiles by itself: a bracket too many would close ours.
+fn anchored(pattern: &str) -> String {
+    format!(r"\A(?:{pattern})\z")
+}
+
+/// An I-Regexp in the syntax of [`Pattern`].
+fn from_i_regexp(source: &str) -> String {
     let mut out = String::with_capacity(source.len() + 16);
     let mut in_class = false;
     let mut chars = source.chars();
@@ -105,7 +125,7 @@ pub(super) fn from_i_regexp(source: &str, whole: bool) -> String {
             _ => out.push(c),
         }
     }
-    if whole { format!(r"\A(?:{out})\z") } else { out }
+    out
 }
 
 #[cfg(test)]
@@ -144,9 +164,18 @@ mod tests {
     #[test]
     fn an_i_regexp_reads_as_its_standard_says() {
         let matches = |source: &str, whole: bool, text: &str| {
-            let pattern = Pattern::compile(&from_i_regexp(source, whole)).unwrap();
-            pattern.is_match(text, &mut Budget::full()).unwrap()
+            let written = Pattern::compile_i_regexp(source, whole).unwrap();
+            let brought = Pattern::dynamic_i_regexp(source, whole, &mut Budget::full()).unwrap().unwrap();
+            let matches = written.is_match(text, &mut Budget::full()).unwrap();
+            assert_eq!(brought.is_match(text, &mut Budget::full()), Ok(matches), "{source}");
+            matches
         };
+        // What is no regular expression by itself is none within brackets.
+        for source in ["a)|(b", "a)|(?:b", ")(", "(?x)a#"] {
+            let written = Pattern::compile_i_regexp(source, true);
+            let brought = Pattern::dynamic_i_regexp(source, true, &mut Budget::full()).unwrap();
+            assert!(written.is_err() && brought.is_none(), "{source}");
+        }
         assert!(matches("a.b", true, "axb") && !matches("a.b", true, "a\nb") && !matches("a.b", true, "a\rb"));
         assert!(matches("a|b", true, "b") && !matches("a|b", true, "bb") && matches("a|b", false, "xbx"));
         assert!(matches(r"1\.5", true, "1.5") && !matches(r"1\.5", true, "1x5"));

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use super::arithmetic::{int_operation, negate, uint_operation, whole};
 use super::functions::Function;
 use super::value::{Value, equal, order};
+use crate::event::describe::ViewType;
 use crate::reaction::budget::{Budget, Exhausted};
 use crate::reaction::number::Numeric;
 use crate::reaction::pattern::Pattern;
@@ -27,6 +29,8 @@ pub(super) enum Node {
     Select(Box<Node>, Field),
     Has(Box<Node>, Box<str>),
     Index(Box<[Node; 2]>),
+    /// A field of a part of the event, by a name that only the event tells.
+    FieldOf(Box<[Node; 2]>, ViewType),
     Not(Box<Node>),
     Negate(Box<Node>),
     And(Box<[Node; 2]>),
@@ -143,6 +147,7 @@ impl<'e> Run<'e, '_> {
                 Ok(Value::Bool(operand.entry(&Value::Borrowed(name), self.budget)?.is_some()))
             }
             Node::Index(both) => self.index(&both[0], &both[1]),
+            Node::FieldOf(both, place) => self.field_of(&both[0], &both[1], *place),
             Node::Not(inner) => self.bool(inner).map(|value| Value::Bool(!value)),
             Node::Negate(inner) => negate(&self.eval(inner)?),
             Node::And(both) => self.decide(both, false),
@@ -199,6 +204,17 @@ impl<'e> Run<'e, '_> {
             Some(value) => Ok(value),
             None if operand.map_length().is_some() => missing(field),
             None => Err(Stop::Fault(format!("a {} has no field `{}`", operand.type_name(), field.name).into())),
+        }
+    }
+
+    fn field_of(&mut self, operand: &'e Node, name: &'e Node, place: ViewType) -> Done<'e> {
+        let (operand, name) = (self.eval(operand)?, self.eval(name)?);
+        if let Some(value) = operand.entry(&name, self.budget)? {
+            return Ok(value);
+        }
+        match name.as_str().and_then(|name| place.field(name)) {
+            Some(ViewType::Message(_) | ViewType::Struct) => Err(Stop::Absent),
+            _ => Err(Stop::fault("there is no field of that name")),
         }
     }
 
@@ -452,39 +468,4 @@ fn not_text(what: &str, value: &Value<'_>) -> Stop {
 
 fn no_overload(what: &str, a: &Value<'_>, b: &Value<'_>) -> Stop {
     Stop::Fault(format!("{what} a {} with a {}", a.type_name(), b.type_name()).into())
-}
-
-fn negate<'e>(value: &Value<'e>) -> Done<'e> {
-    match value {
-        Value::Number(Numeric::Int(integer)) => {
-            integer.checked_neg().map(Value::int).ok_or_else(|| Stop::fault("an int overflows"))
-        }
-        Value::Number(Numeric::Double(double)) => Ok(Value::double(-double)),
-        other => Err(Stop::Fault(format!("a {} has no negative", other.type_name()).into())),
-    }
-}
-
-fn whole<T>(arithmetic: Arithmetic, by_zero: bool, done: Option<T>) -> Result<T, Stop> {
-    let divides = matches!(arithmetic, Arithmetic::Divide | Arithmetic::Remainder);
-    done.ok_or_else(|| Stop::fault(if divides && by_zero { "divides by zero" } else { "an int overflows" }))
-}
-
-fn int_operation(arithmetic: Arithmetic) -> fn(i64, i64) -> Option<i64> {
-    match arithmetic {
-        Arithmetic::Add => i64::checked_add,
-        Arithmetic::Subtract => i64::checked_sub,
-        Arithmetic::Multiply => i64::checked_mul,
-        Arithmetic::Divide => i64::checked_div,
-        Arithmetic::Remainder => i64::checked_rem,
-    }
-}
-
-fn uint_operation(arithmetic: Arithmetic) -> fn(u64, u64) -> Option<u64> {
-    match arithmetic {
-        Arithmetic::Add => u64::checked_add,
-        Arithmetic::Subtract => u64::checked_sub,
-        Arithmetic::Multiply => u64::checked_mul,
-        Arithmetic::Divide => u64::checked_div,
-        Arithmetic::Remainder => u64::checked_rem,
-    }
 }

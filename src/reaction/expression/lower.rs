@@ -4,18 +4,18 @@
 //! same still compiles: such a node is a fault when it is reached.
 
 use cel_interpreter::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, MapExpr, SelectExpr, SourceInfo, operators,
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, MapExpr, SelectExpr, SourceInfo, operators,
 };
 
 use super::eval::{Arithmetic, Comparison, Field, Macro, MacroKind, Node};
 use super::functions;
 use super::macros;
-use super::types::Type;
+use super::never;
+use super::types::{Type, constant};
 use super::value::Value;
 use crate::event::describe::ViewType;
 use crate::nearest::suggestion;
 use crate::reaction::kinds::Kinds;
-use crate::reaction::number::Numeric;
 use crate::reaction::path::{member, shown};
 use crate::reaction::pattern::{COMPILED_BYTES_MAX, Pattern};
 
@@ -87,7 +87,10 @@ impl<'a> Lower<'a> {
         match &tree.expr {
             Expr::Unspecified => Err("is not a CEL expression".to_owned()),
             Expr::Struct(_) => Err("must not build messages".to_owned()),
-            Expr::Literal(literal) => Ok(constant(literal)),
+            Expr::Literal(literal) => {
+                let (value, of) = constant(literal);
+                Ok((Node::Constant(value), of))
+            }
             Expr::Ident(name) => Ok(self.name(tree, name)),
             Expr::Select(select) => self.select(tree, select),
             Expr::Call(call) => self.call(tree, call),
@@ -112,34 +115,44 @@ impl<'a> Lower<'a> {
     }
 
     fn select(&mut self, tree: &'a IdedExpr, select: &'a SelectExpr) -> Lowered {
-        let (operand, of) = self.node(&select.operand)?;
+        let operand = self.node(&select.operand)?;
         let name = select.field.as_str();
-        // To ask whether an event has what its filters exclude is allowed.
-        let kinds = if select.test { Kinds::default() } else { self.kinds };
-        let (holds, optional) = match &of {
-            Type::View(place @ (ViewType::Event | ViewType::Message(_))) => match member(*place, name, kinds) {
-                Ok(found) => {
-                    let optional = matches!(found, Some(ViewType::Message(_) | ViewType::Struct));
-                    (found.map_or(Type::Dyn, Type::of), optional)
-                }
-                Err(detail) => return Ok(self.problem(tree, detail)),
-            },
-            Type::Map(_, value) => ((**value).clone(), false),
-            Type::Dyn => (Type::Dyn, false),
-            other => {
-                let what = format!("names a field `{}` of {}", shown(name), other.name());
-                return Ok(self.problem(tree, what));
-            }
-        };
-        if select.test {
-            return Ok((Node::Has(Box::new(operand), name.into()), Type::Bool));
+        if !select.test {
+            return Ok(self.field(tree, operand, name));
         }
+        // To ask whether an event has what its filters exclude is allowed.
+        match self.holds(&operand.1, name, Kinds::default()) {
+            Ok(_) => Ok((Node::Has(Box::new(operand.0), name.into()), Type::Bool)),
+            Err(detail) => Ok(self.problem(tree, detail)),
+        }
+    }
+
+    /// `operand.name`, or `operand['name']`.
+    fn field(&mut self, tree: &IdedExpr, (operand, of): (Node, Type), name: &str) -> (Node, Type) {
+        let (holds, optional) = match self.holds(&of, name, self.kinds) {
+            Ok(held) => held,
+            Err(detail) => return self.problem(tree, detail),
+        };
         let field = Field { name: name.into(), optional };
         let node = match operand {
             Node::Event(fields) => Node::Event(fields.into_iter().chain([field]).collect()),
             other => Node::Select(Box::new(other), field),
         };
-        Ok((node, holds))
+        (node, holds)
+    }
+
+    /// What a field holds, and whether events may lack it.
+    fn holds(&self, of: &Type, name: &str, kinds: Kinds<'_>) -> Result<(Type, bool), String> {
+        match of {
+            Type::View(place @ (ViewType::Event | ViewType::Message(_))) => {
+                let found = member(*place, name, kinds)?;
+                let optional = matches!(found, Some(ViewType::Message(_) | ViewType::Struct));
+                Ok((found.map_or(Type::Dyn, Type::of), optional))
+            }
+            Type::Map(_, value) => Ok(((**value).clone(), false)),
+            Type::Dyn => Ok((Type::Dyn, false)),
+            other => Err(format!("names a field `{}` of {}", shown(name), other.name())),
+        }
     }
 
     fn call(&mut self, tree: &'a IdedExpr, call: &'a CallExpr) -> Lowered {
@@ -231,7 +244,7 @@ impl<'a> Lower<'a> {
             let never = if equality { "which are never equal" } else { "which have no order" };
             return self.problem(tree, format!("compares {} with {}, {never}", a.1.name(), b.1.name()));
         }
-        if equality && let Some(what) = unknown_name(&a, &b).or_else(|| unknown_name(&b, &a)) {
+        if let Some(what) = never::compared(comparison, &a, &b) {
             return self.problem(tree, what);
         }
         (Node::Compare(comparison, Box::new([a.0, b.0])), Type::Bool)
@@ -278,7 +291,16 @@ impl<'a> Lower<'a> {
         let element = match &b.1 {
             Type::List(element) => (**element).clone(),
             Type::Map(key, _) => (**key).clone(),
-            Type::View(ViewType::Event | ViewType::Message(_)) => Type::String,
+            Type::View(place @ (ViewType::Event | ViewType::Message(_))) => {
+                // As `has()` asks it.
+                if let Node::Constant(name) = &a.0
+                    && let Some(name) = name.as_str()
+                    && let Err(detail) = member(*place, name, Kinds::default())
+                {
+                    return self.problem(tree, detail);
+                }
+                Type::String
+            }
             Type::Dyn => Type::Dyn,
             other => {
                 let what = format!("`in` takes a list or a map, not {}", other.name());
@@ -290,11 +312,11 @@ impl<'a> Lower<'a> {
                 .problem(tree, format!("looks for {} among {}, which are never equal", a.1.name(), plural(&element)));
         }
         let Node::Constant(Value::List(values)) = &b.0 else { return (Node::In(Box::new([a.0, b.0])), Type::Bool) };
-        for value in values.iter() {
-            let choice = (Node::Constant(value.clone()), Type::Dyn);
-            if let Some(what) = unknown_name(&a, &choice) {
-                return self.problem(tree, what);
-            }
+        if values.is_empty() {
+            return self.problem(tree, "looks for something in a list that has no element".to_owned());
+        }
+        if let Some(what) = values.iter().find_map(|value| never::equals(&a, value)) {
+            return self.problem(tree, what);
         }
         let texts = values.iter().filter_map(Value::as_str).map(Into::into).collect();
         let others = values.iter().filter(|value| value.as_str().is_none()).cloned().collect();
@@ -302,19 +324,20 @@ impl<'a> Lower<'a> {
     }
 
     fn index(&mut self, tree: &IdedExpr, a: (Node, Type), b: (Node, Type)) -> (Node, Type) {
-        let gives = match &a.1 {
-            Type::Dyn => Type::Dyn,
-            Type::List(element) if b.1.is_number() => (**element).clone(),
-            Type::Map(key, value) if key.can_equal(&b.1) => (**value).clone(),
-            Type::View(place @ (ViewType::Event | ViewType::Message(_))) if b.1.is_string() => {
-                // A name that is written out is a field like any other.
-                let Node::Constant(name) = &b.0 else { return (Node::Index(Box::new([a.0, b.0])), Type::Dyn) };
-                match member(*place, name.as_str().unwrap_or_default(), self.kinds) {
-                    Ok(found) => found.map_or(Type::Dyn, Type::of),
-                    Err(detail) => return self.problem(tree, detail),
-                }
+        let gives = match (&a.1, &b.0) {
+            // A name that is written out is a field like any other.
+            (Type::View(ViewType::Event | ViewType::Message(_)), Node::Constant(name))
+                if let Some(name) = name.as_str() =>
+            {
+                return self.field(tree, a, name);
             }
-            other => {
+            (Type::View(place @ (ViewType::Event | ViewType::Message(_))), _) if b.1.is_string() => {
+                return (Node::FieldOf(Box::new([a.0, b.0]), *place), Type::Dyn);
+            }
+            (Type::Dyn, _) => Type::Dyn,
+            (Type::List(element), _) if b.1.is_number() => (**element).clone(),
+            (Type::Map(key, value), _) if key.can_equal(&b.1) => (**value).clone(),
+            (other, _) => {
                 let what = format!("takes {} out of {} by its index", b.1.name(), other.name());
                 return self.problem(tree, what);
             }
@@ -461,30 +484,9 @@ impl<'a> Lower<'a> {
     }
 }
 
-/// A comparison with a name that the other side never has.
-fn unknown_name(holds: &(Node, Type), other: &(Node, Type)) -> Option<String> {
-    let (Type::View(ViewType::Enum(names)), Node::Constant(value)) = (&holds.1, &other.0) else { return None };
-    let name = value.as_str().filter(|name| !names.contains(name))?;
-    let near = suggestion(name, names.iter().copied());
-    Some(format!("compares with `{}`, which is none of the names that can stand there{near}", shown(name)))
-}
-
 fn plural(of: &Type) -> String {
     match of {
         Type::Bytes => "bytes".to_owned(),
         other => format!("{}s", other.name().trim_start_matches("a ").trim_start_matches("an ")),
     }
-}
-
-fn constant(literal: &LiteralValue) -> (Node, Type) {
-    let (value, of) = match literal {
-        LiteralValue::Boolean(value) => (Value::Bool(*value.inner()), Type::Bool),
-        LiteralValue::Bytes(bytes) => (Value::Bytes(bytes.inner().into()), Type::Bytes),
-        LiteralValue::Double(double) => (Value::double(*double.inner()), Type::Double),
-        LiteralValue::Int(integer) => (Value::int(*integer.inner()), Type::Int),
-        LiteralValue::Null => (Value::Null, Type::Null),
-        LiteralValue::String(text) => (Value::text(text.inner()), Type::String),
-        LiteralValue::UInt(integer) => (Value::Number(Numeric::Uint(*integer.inner())), Type::Uint),
-    };
-    (Node::Constant(value), of)
 }

@@ -7,11 +7,15 @@
 //! Invariant: compiling is quick whatever is written, and evaluating ends within the budget. An expression that
 //! asks for a message that the event does not have is no match; one that fails otherwise is no match and a fault.
 
+mod arithmetic;
 mod eval;
 mod functions;
 mod lower;
 mod macros;
 mod nesting;
+mod never;
+#[cfg(test)]
+mod package_tests;
 #[cfg(test)]
 mod tests;
 mod types;

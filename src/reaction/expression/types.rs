@@ -1,6 +1,10 @@
 //! The types of expressions, as far as they are known before any event is there.
 
+use cel_interpreter::common::ast::LiteralValue;
+
+use super::value::Value;
 use crate::event::describe::ViewType;
+use crate::reaction::number::Numeric;
 use crate::reaction::path::describe;
 
 /// A type; `Dyn` is one that only the event knows.
@@ -28,7 +32,7 @@ impl Type {
         match place {
             ViewType::String => Self::String,
             ViewType::Bool => Self::Bool,
-            ViewType::Int => Self::Int,
+            ViewType::Int { .. } => Self::Int,
             ViewType::Double => Self::Double,
             ViewType::List(element) => Self::List(Box::new(Self::of(element.holds()))),
             ViewType::Map(value) => Self::Map(Box::new(Self::String), Box::new(Self::of(value.holds()))),
@@ -116,5 +120,18 @@ impl Type {
             Self::Map(..) => "a map",
             Self::View(place) => describe(*place),
         }
+    }
+}
+
+/// The value of a literal, with its type.
+pub(super) fn constant(literal: &LiteralValue) -> (Value<'static>, Type) {
+    match literal {
+        LiteralValue::Boolean(value) => (Value::Bool(*value.inner()), Type::Bool),
+        LiteralValue::Bytes(bytes) => (Value::Bytes(bytes.inner().into()), Type::Bytes),
+        LiteralValue::Double(double) => (Value::double(*double.inner()), Type::Double),
+        LiteralValue::Int(integer) => (Value::int(*integer.inner()), Type::Int),
+        LiteralValue::Null => (Value::Null, Type::Null),
+        LiteralValue::String(text) => (Value::text(text.inner()), Type::String),
+        LiteralValue::UInt(integer) => (Value::Number(Numeric::Uint(*integer.inner())), Type::Uint),
     }
 }

@@ -1,106 +1,314 @@
-//! A path against the form of events: what it names must be able to be there.
+//! A path against the form of events: what it names must be able to be there, and its filters able to hold.
 
 use super::Path;
-use super::query::{Comparable, Logical, PatternOf, Query, Segment, Selector};
+use super::query::{Comparable, Comparison, Logical, PatternOf, Query, Segment, Selector};
 use crate::event::describe::{ViewType, payload};
 use crate::nearest::suggestion;
+use crate::reaction::fitting::{misfit, unmatched};
 use crate::reaction::kinds::Kinds;
+use crate::store::Operator;
 
 /// What stands at a place of the view, if that is known.
 pub(in crate::reaction) type Place = Option<ViewType>;
 
+/// What can stand at the nodes that a path finds.
+#[derive(Clone, Debug, Default)]
+pub(in crate::reaction) struct Places {
+    known: Vec<ViewType>,
+    /// Anything else, too: what is in `properties` is the app's own.
+    open: bool,
+    /// Whether an event may have no such node.
+    optional: bool,
+}
+
+impl Places {
+    fn one(place: ViewType) -> Self {
+        Self { known: vec![place], ..Self::default() }
+    }
+
+    /// All that can stand there; `None` when anything can.
+    pub(in crate::reaction) fn known(&self) -> Option<&[ViewType]> {
+        (!self.open).then_some(self.known.as_slice())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.known.is_empty() && !self.open
+    }
+
+    fn add(&mut self, place: Place) {
+        match place {
+            Some(place) if self.known.contains(&place) => {}
+            Some(place) => self.known.push(place),
+            None => self.open = true,
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        other.known.into_iter().for_each(|place| self.add(Some(place)));
+        self.open |= other.open;
+        self.optional |= other.optional;
+    }
+
+    /// In the words of its owner.
+    fn describe(&self) -> &'static str {
+        self.known.first().map_or("any value", |place| describe(*place))
+    }
+}
+
 /// What the path finds in events of these kinds; the error says what can never be there.
-pub(in crate::reaction) fn check(path: &Path, kinds: Kinds<'_>) -> Result<Place, String> {
-    Checker { kinds }.segments(Some(ViewType::Event), &path.segments)
+pub(in crate::reaction) fn check(path: &Path, kinds: Kinds<'_>) -> Result<Places, String> {
+    Checker { kinds }.segments(Places::one(ViewType::Event), &path.segments)
 }
 
 struct Checker<'d> {
     kinds: Kinds<'d>,
 }
 
+/// A side of a comparison.
+enum Side<'q> {
+    Literal(&'q serde_json::Value),
+    Found(Places),
+}
+
 impl Checker<'_> {
-    fn segments(&self, mut place: Place, segments: &[Segment]) -> Result<Place, String> {
+    fn segments(&self, mut places: Places, segments: &[Segment]) -> Result<Places, String> {
         for segment in segments {
-            place = match segment {
-                Segment::Children(selectors) => self.children(place, selectors)?,
-                Segment::Descendants(selectors) => {
-                    selectors.iter().try_for_each(|selector| self.selector(None, selector).map(|_| ()))?;
-                    None
-                }
+            places = match segment {
+                Segment::Children(selectors) => self.selectors(&places, selectors)?,
+                Segment::Descendants(selectors) => self.selectors(&self.with_descendants(places), selectors)?,
             };
         }
-        Ok(place)
+        Ok(places)
     }
 
-    fn children(&self, place: Place, selectors: &[Selector]) -> Result<Place, String> {
-        let mut found = None;
+    fn selectors(&self, places: &Places, selectors: &[Selector]) -> Result<Places, String> {
+        let mut found = Places::default();
         for selector in selectors {
-            found = self.selector(place, selector)?;
+            found.join(self.selector(places, selector)?);
         }
-        Ok(if selectors.len() == 1 { found } else { None })
+        Ok(found)
     }
 
-    fn selector(&self, place: Place, selector: &Selector) -> Result<Place, String> {
+    fn selector(&self, places: &Places, selector: &Selector) -> Result<Places, String> {
         match selector {
-            Selector::Name(name) => match place {
-                Some(place) => member(place, name, self.kinds),
-                None => Ok(None),
-            },
-            Selector::Index(_) | Selector::Slice { .. } => match place {
-                None | Some(ViewType::Struct) => Ok(None),
-                Some(ViewType::List(element)) => Ok(Some(element.holds())),
-                Some(other) => Err(format!("takes an element by its index of {}, which is no list", describe(other))),
-            },
-            Selector::Wildcard => self.each(place),
-            Selector::Filter(filter) => {
-                let element = self.each(place)?;
-                self.logical(element, filter)?;
-                Ok(element)
+            Selector::Name(name) => self.named(places, name),
+            Selector::Index(_) | Selector::Slice { .. } => {
+                let elements = |place| match place {
+                    ViewType::List(element) => vec![Some(element.holds())],
+                    _ => Vec::new(),
+                };
+                inside(places, elements)
+                    .ok_or_else(|| format!("takes an element by its index of {}, which is no list", places.describe()))
             }
+            Selector::Wildcard => self.each(places),
+            Selector::Filter(filter) => {
+                let elements = self.each(places)?;
+                self.logical(&elements, filter)?;
+                Ok(elements)
+            }
+        }
+    }
+
+    fn named(&self, places: &Places, name: &str) -> Result<Places, String> {
+        let mut found = Places { known: Vec::new(), open: places.open, optional: places.optional || places.open };
+        let mut wrong = None;
+        for place in &places.known {
+            match member(*place, name, self.kinds) {
+                Ok(holds) => {
+                    // Messages and the entries of maps may be missing.
+                    found.optional |= matches!(place, ViewType::Map(_) | ViewType::Struct);
+                    found.optional |= matches!(holds, Some(ViewType::Message(_) | ViewType::Struct));
+                    found.add(holds);
+                }
+                Err(detail) => {
+                    found.optional = true;
+                    wrong.get_or_insert(detail);
+                }
+            }
+        }
+        match wrong {
+            Some(detail) if found.is_empty() && places.known.len() == 1 => Err(detail),
+            _ if found.is_empty() => {
+                let names = places.known.iter().flat_map(|place| self.fields(*place));
+                Err(format!("names a field `{}` that nothing there has{}", shown(name), suggestion(name, names)))
+            }
+            _ => Ok(found),
         }
     }
 
     /// What `*` and filters range over.
-    fn each(&self, place: Place) -> Result<Place, String> {
+    fn each(&self, places: &Places) -> Result<Places, String> {
+        inside(places, |place| self.children(place))
+            .ok_or_else(|| format!("looks for members of {}", places.describe()))
+    }
+
+    fn with_descendants(&self, mut places: Places) -> Places {
+        places.optional = true;
+        let mut at = 0;
+        while let Some(place) = places.known.get(at).copied() {
+            self.children(place).into_iter().for_each(|child| places.add(child));
+            at += 1;
+        }
+        places
+    }
+
+    /// What a place has inside; `None` stands for anything.
+    fn children(&self, place: ViewType) -> Vec<Place> {
         match place {
-            Some(ViewType::List(element) | ViewType::Map(element)) => Ok(Some(element.holds())),
-            None | Some(ViewType::Event | ViewType::Message(_) | ViewType::Struct) => Ok(None),
-            Some(scalar) => Err(format!("looks for members of {}", describe(scalar))),
+            ViewType::List(element) | ViewType::Map(element) => vec![Some(element.holds())],
+            ViewType::Struct => vec![None],
+            ViewType::Event | ViewType::Message(_) => {
+                self.fields(place).into_iter().map(|name| place.field(name)).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
-    fn logical(&self, node: Place, logical: &Logical) -> Result<(), String> {
+    /// The names of the fields that events of these kinds have there.
+    fn fields(&self, place: ViewType) -> Vec<&'static str> {
+        let mut names = place.fields();
+        if let ViewType::Event = place {
+            names.retain(|name| payload(name).is_none_or(|kind| self.kinds.include(kind)));
+        }
+        names
+    }
+
+    fn logical(&self, node: &Places, logical: &Logical) -> Result<(), String> {
         match logical {
             Logical::Any(parts) | Logical::All(parts) => parts.iter().try_for_each(|part| self.logical(node, part)),
             Logical::Not(inner) => self.logical(node, inner),
-            Logical::Exists(query) => self.query(node, query),
-            Logical::Compare(left, _, right) => {
-                self.comparable(node, left)?;
-                self.comparable(node, right)
+            Logical::Exists(query) => self.query(node, query).map(|_| ()),
+            Logical::Compare(left, comparison, right) => match (self.side(node, left)?, self.side(node, right)?) {
+                (Side::Found(places), Side::Literal(value)) => against_literal(&places, *comparison, value),
+                (Side::Literal(value), Side::Found(places)) => against_literal(&places, turned(*comparison), value),
+                (Side::Found(left), Side::Found(right)) => against_each_other(&left, *comparison, &right),
+                (Side::Literal(_), Side::Literal(_)) => Ok(()),
+            },
+            Logical::Matches { subject, pattern, whole } => {
+                let name = if *whole { "match" } else { "search" };
+                let (known, found) = match pattern {
+                    PatternOf::Constant(pattern) => (Some(pattern), None),
+                    PatternOf::Found(found) => (None, Some(self.side(node, found)?)),
+                };
+                let sides = [Some((self.side(node, subject)?, known)), found.map(|side| (side, None))];
+                for (side, known) in sides.into_iter().flatten() {
+                    let wrong = match side {
+                        Side::Found(places) => unmatched(&places, known),
+                        Side::Literal(value) if value.is_string() => None,
+                        Side::Literal(_) => Some("takes strings".to_owned()),
+                    };
+                    if let Some(detail) = wrong {
+                        return Err(format!("calls `{name}`, which {detail}"));
+                    }
+                }
+                Ok(())
             }
-            Logical::Matches { subject, pattern, .. } => {
-                self.comparable(node, subject)?;
-                match pattern {
-                    PatternOf::Constant(_) => Ok(()),
-                    PatternOf::Found(found) => self.comparable(node, found),
+        }
+    }
+
+    fn side<'q>(&self, node: &Places, comparable: &'q Comparable) -> Result<Side<'q>, String> {
+        let number = Places { optional: true, ..Places::one(ViewType::Int { min: 0, max: i64::MAX }) };
+        match comparable {
+            Comparable::Literal(value) => Ok(Side::Literal(value)),
+            Comparable::Singular(query) => self.query(node, query).map(Side::Found),
+            Comparable::ValueOf(query) => {
+                let found = self.query(node, query)?;
+                Ok(Side::Found(Places { optional: true, ..found }))
+            }
+            Comparable::Count(query) => {
+                self.query(node, query)?;
+                Ok(Side::Found(Places { optional: false, ..number }))
+            }
+            Comparable::Length(of) => {
+                let without = |place: &ViewType| classes_of(*place) & (TEXT | OBJECT | LIST) == 0;
+                match self.side(node, of)? {
+                    Side::Found(places) if places.known().is_some_and(|known| known.iter().all(without)) => {
+                        Err(format!("takes the `length` of {}, which has none", places.describe()))
+                    }
+                    Side::Literal(value) if !value.is_string() => {
+                        Err(format!("takes the `length` of `{}`, which has none", shown(&value.to_string())))
+                    }
+                    _ => Ok(Side::Found(number)),
                 }
             }
         }
     }
 
-    fn comparable(&self, node: Place, comparable: &Comparable) -> Result<(), String> {
-        match comparable {
-            Comparable::Literal(_) => Ok(()),
-            Comparable::Length(inner) => self.comparable(node, inner),
-            Comparable::Singular(query) | Comparable::Count(query) | Comparable::ValueOf(query) => {
-                self.query(node, query)
-            }
-        }
+    fn query(&self, node: &Places, query: &Query) -> Result<Places, String> {
+        let from = if query.from_root { Places::one(ViewType::Event) } else { node.clone() };
+        // The node in hand is there.
+        self.segments(Places { optional: false, ..from }, &query.segments)
     }
+}
 
-    fn query(&self, node: Place, query: &Query) -> Result<(), String> {
-        let from = if query.from_root { Some(ViewType::Event) } else { node };
-        self.segments(from, &query.segments).map(|_| ())
+/// What is inside of the places, of those that have something inside.
+fn inside(places: &Places, of: impl Fn(ViewType) -> Vec<Place>) -> Option<Places> {
+    let mut found = Places { known: Vec::new(), open: places.open, optional: true };
+    places.known.iter().flat_map(|place| of(*place)).for_each(|inner| found.add(inner));
+    (!found.is_empty()).then_some(found)
+}
+
+/// The comparison with its sides exchanged.
+fn turned(comparison: Comparison) -> Comparison {
+    match comparison {
+        Comparison::Below => Comparison::Above,
+        Comparison::AtMost => Comparison::AtLeast,
+        Comparison::Above => Comparison::Below,
+        Comparison::AtLeast => Comparison::AtMost,
+        same => same,
+    }
+}
+
+fn against_literal(places: &Places, comparison: Comparison, value: &serde_json::Value) -> Result<(), String> {
+    let wrong = |operator| misfit(places, operator, value);
+    // `<=` and `>=` hold for what is equal, even where it has no order.
+    let unless_equal = |detail: Option<String>| detail.filter(|_| wrong(Operator::Eq).is_some());
+    let detail = match comparison {
+        Comparison::Equal => wrong(Operator::Eq),
+        Comparison::NotEqual => wrong(Operator::Ne),
+        Comparison::Below => wrong(Operator::Lt),
+        Comparison::Above => wrong(Operator::Gt),
+        Comparison::AtMost => unless_equal(wrong(Operator::Lte)),
+        Comparison::AtLeast => unless_equal(wrong(Operator::Gte)),
+    };
+    match detail {
+        Some(detail) => Err(format!("compares with `{}`, which {detail}", shown(&value.to_string()))),
+        None => Ok(()),
+    }
+}
+
+fn against_each_other(left: &Places, comparison: Comparison, right: &Places) -> Result<(), String> {
+    let both = classes(left) & classes(right);
+    let (possible, why) = match comparison {
+        Comparison::Below | Comparison::Above => (both & (TEXT | NUMBER) != 0, "which have no order"),
+        // Two that are missing are equal.
+        _ => (both != 0 || (left.optional && right.optional), "which are never equal"),
+    };
+    if possible { Ok(()) } else { Err(format!("compares {} with {}, {why}", left.describe(), right.describe())) }
+}
+
+const TEXT: u8 = 1;
+const NUMBER: u8 = 2;
+const BOOL: u8 = 4;
+const OBJECT: u8 = 8;
+const LIST: u8 = 16;
+
+/// Only values of one class can be equal.
+fn classes(places: &Places) -> u8 {
+    match places.known() {
+        Some(known) => known.iter().fold(0, |all, place| all | classes_of(*place)),
+        None => TEXT | NUMBER | BOOL | OBJECT | LIST,
+    }
+}
+
+fn classes_of(place: ViewType) -> u8 {
+    match place {
+        ViewType::String => TEXT,
+        ViewType::Enum(_) => TEXT | NUMBER,
+        ViewType::Int { .. } | ViewType::Double => NUMBER,
+        ViewType::Bool => BOOL,
+        ViewType::Event | ViewType::Message(_) | ViewType::Struct | ViewType::Map(_) => OBJECT,
+        ViewType::List(_) => LIST,
     }
 }
 
@@ -136,7 +344,7 @@ pub(in crate::reaction) fn describe(place: ViewType) -> &'static str {
         ViewType::Event => "the event",
         ViewType::String => "a string",
         ViewType::Bool => "a bool",
-        ViewType::Int => "an integer",
+        ViewType::Int { .. } => "an integer",
         ViewType::Double => "a number",
         ViewType::Enum(_) => "a name of a fixed set",
         ViewType::Message(_) | ViewType::Struct => "an object",

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 
 use serde_json::Value;
 
-pub(super) use self::check::{Place, check, describe, member, shown};
+pub(super) use self::check::{Places, check, describe, member, shown};
 use self::query::{Segment, Selector, Walk};
 use super::budget::{Budget, Exhausted};
 

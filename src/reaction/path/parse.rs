@@ -6,7 +6,7 @@
 use serde_json::{Number, Value};
 
 use super::query::{Comparable, Comparison, Logical, PatternOf, Query, Segment, Selector};
-use crate::reaction::pattern::{Pattern, from_i_regexp};
+use crate::reaction::pattern::Pattern;
 
 /// How deep filters, parentheses and functions may stand in one another.
 pub(super) const NESTING_MAX: usize = 16;
@@ -487,9 +487,7 @@ impl<'s> Reader<'s> {
 fn pattern(pattern: Comparable, whole: bool) -> Result<PatternOf, String> {
     match pattern {
         Comparable::Literal(Value::String(source)) => {
-            // As it is written, so that what closes a group too many does not close ours.
-            Pattern::compile(&from_i_regexp(&source, false))?;
-            Pattern::compile(&from_i_regexp(&source, whole)).map(PatternOf::Constant)
+            Pattern::compile_i_regexp(&source, whole).map(PatternOf::Constant)
         }
         Comparable::Literal(_) => Err("must be a string that holds a regular expression".to_owned()),
         other => Ok(PatternOf::Found(other)),

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::reaction::budget::{Budget, Exhausted};
 use crate::reaction::number::{Numeric, equal};
-use crate::reaction::pattern::{Pattern, from_i_regexp};
+use crate::reaction::pattern::Pattern;
 
 #[derive(Debug)]
 pub(super) enum Segment {
@@ -245,7 +245,7 @@ impl<'v> Walk<'v, '_> {
             PatternOf::Found(found) => {
                 let Found::Node(Value::String(source)) = self.value(node, found)? else { return Ok(false) };
                 self.budget.bytes(source.len())?;
-                let pattern = Pattern::dynamic(&from_i_regexp(source, whole), self.budget)?;
+                let pattern = Pattern::dynamic_i_regexp(source, whole, self.budget)?;
                 pattern.map_or(Ok(false), |pattern| pattern.is_match(text, self.budget))
             }
         }

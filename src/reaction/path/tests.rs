@@ -33,7 +33,7 @@ fn the_plain_form_answers_as_the_walk_does() {
 #[test]
 fn finds_what_the_standard_says() {
     let view = json!({"items": [{"p": 1, "q": 5}, {"p": 2}], "my key": 7, "deep": {"items": [{"p": 9}]},
-        "lists": [[0, 1], [2, 3], []], "big": 9_007_199_254_740_993i64, "s": "a.b", "pattern": "a.*"});
+        "lists": [[0, 1], [2, 3], []], "big": 9_007_199_254_740_993i64, "s": "a.b", "pattern": "a.*", "broken": "b)|(a"});
     for (source, expected) in [
         ("$", vec![view.clone()]),
         ("$['my key']", vec![json!(7)]),
@@ -55,6 +55,9 @@ fn finds_what_the_standard_says() {
         ("$[?match(@, '[a-z]')]", vec![]),
         ("$[?search(@, '[.]')]", vec![json!("a.*"), json!("a.b")]),
         ("$[?match(@, $.pattern)]", vec![json!("a.*"), json!("a.b")]),
+        // What is brought is no regular expression, in brackets or without.
+        ("$[?match(@, $.broken)]", vec![]),
+        ("$[?search(@, $.broken)]", vec![]),
         ("$[?@ == 9007199254740992]", vec![]),
         ("$[?@ == 9007199254740993]", vec![view["big"].clone()]),
         ("$[?@ > 9007199254740992.0]", vec![view["big"].clone()]),
@@ -191,6 +194,23 @@ fn a_path_to_what_no_event_has_is_refused() {
         "$.*",
         "$.purchase_complete.items[0]",
         "$['user_id','device_id']",
+        "$..total_cents",
+        "$.*.total_cents",
+        "$.*.platform",
+        "$..*",
+        "$.purchase_complete.items[?@.quantity == 2]",
+        "$.purchase_complete.items[?2.0 <= @.quantity]",
+        "$.purchase_complete.items[?match(@.product_id, 'p.*')]",
+        "$.purchase_complete.items[?search(@.product_id, $.user_id)]",
+        "$.purchase_complete.items[?length(@.product_id) > 2 && count(@.*) == 4]",
+        "$.purchase_complete.items[?@.product_id == $.user_id]",
+        "$.purchase_complete.items[?@.quantity >= $.timestamp_ms]",
+        "$.purchase_complete[?@ == 'EUR']",
+        "$[?@.total_cents > 5]",
+        "$.device_context[?match(@, 'PLATFORM_.*')]",
+        "$[?value(@..quantity) == 2]",
+        "$[?@.platform == 'PLATFORM_IOS']",
+        "$[?@ == 'x' || @ == 5]",
     ] {
         assert_eq!(check(source), Ok(()), "{source}");
     }
@@ -206,8 +226,71 @@ fn a_path_to_what_no_event_has_is_refused() {
         ("$.purchase_complete.total_cents.x", "names a field `x` of an integer"),
         ("$.purchase_complete[0]", "takes an element by its index of an object, which is no list"),
         ("$.app_id[*]", "looks for members of a string"),
+        ("$..total_cennts", "names a field `total_cennts` that nothing there has (did you mean `total_cents`?)"),
+        ("$.*.total_cennts", "names a field `total_cennts` that nothing there has (did you mean `total_cents`?)"),
+        ("$['user_id','device_id'].x", "names a field `x` of a string"),
+        (
+            "$.purchase_complete..quantitty",
+            "names a field `quantitty` that nothing there has (did you mean `quantity`?)",
+        ),
+        ("$.purchase_complete.*.quantitty", "names a field `quantitty` that nothing there has"),
+        ("$.purchase_complete.*[0].quantitty", "names an unknown field `quantitty` (did you mean `quantity`?)"),
+        ("$.purchase_complete.*.*.*.*", "looks for members of a string"),
+        ("$..items[0][0]", "takes an element by its index of an object, which is no list"),
+        (
+            "$..[?@.total_cennts > 5]",
+            "names a field `total_cennts` that nothing there has (did you mean `total_cents`?)",
+        ),
+        (
+            "$.purchase_complete.items[?@.quantity == '2']",
+            "compares with `\"2\"`, which can never hold: the path finds an integer, and this is of another type",
+        ),
+        (
+            "$.purchase_complete.items[?'2' <= @.quantity]",
+            "compares with `\"2\"`, which can never hold: the path finds an integer, and this is of another type",
+        ),
+        (
+            "$.purchase_complete.items[?@.quantity == 1.5]",
+            "compares with `1.5`, which can never hold: the path finds an integer, and this has a fraction",
+        ),
+        (
+            "$.purchase_complete.items[?!(@.quantity == null)]",
+            "compares with `null`, which can never hold: the path finds an integer, and this is of another type",
+        ),
+        (
+            "$.purchase_complete.items[?match(@.quantity,'2')]",
+            "calls `match`, which can never hold: the path finds an integer, and only strings match a regular expression",
+        ),
+        (
+            "$.purchase_complete.items[?search(@.product_id, @.quantity)]",
+            "calls `search`, which can never hold: the path finds an integer, and only strings match a regular expression",
+        ),
+        ("$.purchase_complete.items[?length(@.quantity) > 1]", "takes the `length` of an integer, which has none"),
+        (
+            "$.purchase_complete.items[?length(@.product_id) == -1]",
+            "compares with `-1`, which can never hold: the path finds an integer, and this is beyond what it holds",
+        ),
+        (
+            "$.purchase_complete.items[?@.product_id < @.quantity]",
+            "compares a string with an integer, which have no order",
+        ),
+        (
+            "$.purchase_complete.items[?@.product_id == @.quantity]",
+            "compares a string with an integer, which are never equal",
+        ),
+        (
+            "$[?@.platform == 'IOS']",
+            "compares with `\"IOS\"`, which is none of the names that the path can find (did you mean `PLATFORM_IOS`?)",
+        ),
     ] {
         assert_eq!(check(source), Err(expected.to_owned()), "{source}");
+    }
+    // Where what is the app's own can be reached, any name can be there.
+    for source in
+        ["$..total_cennts", "$.*.*.total_cennts", "$.custom_event..x", "$.custom_event.properties[?@.a == 'x']"]
+    {
+        let path = Path::compile(source).unwrap();
+        assert!(super::check(&path, Kinds::default()).is_ok(), "{source}");
     }
 }
 
