@@ -7,6 +7,7 @@
 mod choice;
 mod file_url;
 mod nats;
+mod redaction;
 mod value;
 
 use std::fmt;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+use super::redaction::redacted;
+
 /// A value that is written as text in the environment, a file or a flag.
 pub trait Setting: Sized {
     /// Holds a password or a key, or may: what does not parse is not repeated either.
@@ -362,45 +364,6 @@ impl Setting for Url {
     fn show(&self) -> String {
         self.0.split(',').map(|url| redacted(url.trim())).collect::<Vec<_>>().join(",")
     }
-}
-
-/// Schemes of object stores: a bucket and a key, in which an `@` is a letter like others.
-const BUCKET_SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "file"];
-
-fn redacted(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
-    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    let is_bucket = BUCKET_SCHEMES.contains(&scheme) && !authority.contains(':');
-    // A password may hold anything, unescaped too: it ends at the last `@`, wherever that stands.
-    let user_end = if is_bucket { authority.rfind('@') } else { rest.rfind('@') };
-    if let Some(end) = user_end {
-        let user = rest[..end].split_once(':').map(|(user, _)| user).filter(|user| !user.contains(['/', '?', '#']));
-        let user = user.map_or("***".to_owned(), |user| format!("{user}:***"));
-        return format!("{scheme}://{user}@{}", redacted_query(&rest[end + 1..]));
-    }
-    // What stands for a port and is none is a password whose host was forgotten.
-    match authority.rsplit_once(':') {
-        Some((user, port)) if !authority.ends_with(']') && !port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            format!("{scheme}://{}:***", user.split(':').next().unwrap_or_default())
-        }
-        _ => redacted_query(url),
-    }
-}
-
-/// Query parameters that hold a secret, by a part of their name: `password`, `sslpassword`, `sig` of Azure, and so on.
-const SECRET_PARAMETERS: [&str; 6] = ["password", "passwd", "token", "secret", "sig", "key"];
-
-/// What follows the `?`, its secrets masked.
-fn redacted_query(url: &str) -> String {
-    let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
-    let redact = |parameter: &str| {
-        let (name, _) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let lower = name.to_ascii_lowercase();
-        // An escaped name may spell any of them.
-        let secret = lower.contains('%') || SECRET_PARAMETERS.iter().any(|part| lower.contains(part));
-        if secret { format!("{name}=***") } else { parameter.to_owned() }
-    };
-    format!("{before}?{}", query.split('&').map(redact).collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]
