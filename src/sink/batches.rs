@@ -14,8 +14,9 @@ use crate::bus::{Delivery, Fate, Leased, Receipt};
 use crate::event::EventRef;
 use crate::faults;
 use crate::steps;
-use crate::warehouse::{EncodeSettings, Encoder, OpenFile, Origin, Partition, WarehouseError, hour_of, is_path_safe};
+use crate::warehouse::{EncodeSettings, Encoder, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
+use super::batch::Batch;
 use super::cold::{Cold, ColdRows};
 use super::kept::Kept;
 use super::lease::Lease;
@@ -88,53 +89,6 @@ pub(super) struct Taken {
     pub(super) kept_rows: usize,
     /// Rows in `closed` whose messages never come again.
     pub(super) orphaned_rows: usize,
-}
-
-pub(super) struct Batch {
-    pub(super) partition: Partition,
-    pub(super) file: OpenFile,
-    pub(super) receipts: Vec<Receipt>,
-    pub(super) lease: Lease,
-    opened_at: Instant,
-    pub(super) memory_bytes: usize,
-    /// Rows came since `memory_bytes` was measured.
-    grown: bool,
-}
-
-impl Batch {
-    pub(super) fn new(encoder: &Encoder, partition: Partition, lease: Lease) -> Self {
-        Self {
-            partition,
-            file: encoder.open(),
-            receipts: Vec::new(),
-            lease,
-            opened_at: Instant::now(),
-            memory_bytes: 0,
-            grown: false,
-        }
-    }
-
-    /// Takes gathered rows in.
-    pub(super) fn fill(
-        &mut self,
-        encoder: &mut Encoder,
-        rows: &ColdRows,
-        unreadable: &mut Vec<(Receipt, String)>,
-    ) -> Result<(), WarehouseError> {
-        self.opened_at = rows.since;
-        self.receipts.reserve_exact(rows.len());
-        for (payload, received_at_ms, receipt) in rows.each() {
-            match EventRef::decode_admitted(payload) {
-                Ok(event) => {
-                    let origin = Origin { sequence: receipt.sequence, received_at_ms };
-                    encoder.push(&mut self.file, &event, origin)?;
-                    self.receipts.push(receipt);
-                }
-                Err(error) => unreadable.push((receipt, error.to_string())),
-            }
-        }
-        Ok(())
-    }
 }
 
 pub(super) struct OpenBatches {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::bus::{Fate, Receipt};
 use crate::warehouse::{Encoder, WarehouseError};
 
-use super::batches::Batch;
+use super::batch::Batch;
 use super::cold::Cold;
 use super::lease::{DOUBT_PAUSE, Lease};
 

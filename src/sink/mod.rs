@@ -13,6 +13,7 @@
 //! such loops ([`workers`]), which are to the bus and to one another as sinks of several processes.
 
 mod alone;
+mod batch;
 mod batches;
 mod cold;
 mod error;
@@ -24,6 +25,7 @@ mod settings;
 mod status;
 mod suspects;
 mod upload;
+mod wake;
 
 #[cfg(test)]
 mod tests;
@@ -54,7 +56,6 @@ use tracing::{error, warn};
 
 use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
-use crate::steps;
 use crate::wait::sleep_until;
 use crate::warehouse::{EncodeSettings, Warehouse, WarehouseError};
 
@@ -457,32 +458,6 @@ impl Sink {
             }
             Uploaded { file_bytes: 0, result: Ok(()) }
         }));
-    }
-
-    /// Renews leases and closes what is old enough. A job that runs meanwhile comes first.
-    async fn wake(&mut self) {
-        self.renew_alone().await;
-        let Some(batches) = &mut self.batches else { return };
-        self.woke_at = Some(Instant::now());
-        let mut lapsed = Vec::new();
-        for (slot, lease, receipts) in batches.leases_due(Instant::now()) {
-            if lease.renew(&self.acker, receipts).await.is_err() && !lease.is_kept(steps::now()) {
-                lapsed.push(slot);
-            }
-        }
-        let mut rows: usize = lapsed.into_iter().map(|slot| batches.give_up(slot)).sum();
-        if let Some((lease, receipts)) = batches.cold_lease_due(Instant::now())
-            && lease.renew(&self.acker, &receipts).await.is_err()
-            && !lease.is_kept(steps::now())
-        {
-            rows += batches.give_up_cold();
-        }
-        if rows > 0 {
-            warn!(rows, "rows given up: the leases of their messages lapsed");
-            metrics::sink_lapsed_rows(rows as u64);
-        }
-        let room = self.has_room_to_write();
-        self.start_job(move |batches| batches.close_old(Instant::now(), room));
     }
 
     fn report(&self) {

@@ -172,3 +172,29 @@ fn a_failing_write_is_not_called_a_full_bus() {
     assert!(said.contains("File too large") && !said.contains("full"), "{said}");
     assert!(server.admin_get("/status")["bus"]["full"].is_null());
 }
+
+/// What the log's index counts and the log does not hold was accepted once.
+#[test]
+fn lost_commits_are_told_until_somebody_has_seen_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &[("BATCH_FLUSH_INTERVAL", "60s")]);
+    for n in 0..40 {
+        assert_eq!(server.send("/v1/events/ingest", &event(n)).unwrap().0, 200);
+    }
+    server.kill();
+    let log = dir.path().join("data/bus.db-wal");
+    let file = fs::File::options().write(true).open(&log).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    server.restart();
+    let warns = |server: &Server| {
+        let warnings = ready(&server.admin).1["warnings"].to_string();
+        warnings.contains("bus_file_lost") || warnings.contains("bus.db-lost once that is seen")
+    };
+    wait_until("readiness warns", || warns(&server));
+    assert_eq!(ready(&server.http).0, 200, "it takes events in all the same");
+    assert_eq!(server.send("/v1/events/ingest", &event(40)).unwrap().0, 200);
+    server.kill_and_restart();
+    wait_until("readiness warns still", || warns(&server));
+    fs::remove_file(dir.path().join("data/bus.db-lost")).unwrap();
+    wait_until("it is seen", || !warns(&server));
+}

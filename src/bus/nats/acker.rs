@@ -7,10 +7,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
+use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use super::keeper::stream_of;
+use super::streams::Role;
 use super::trials::Record;
 use super::{Shared, dead_letter};
 use crate::bus::subject::Filter;
@@ -42,6 +45,14 @@ pub(super) struct Consumer {
     pub(super) ack_wait: Duration,
     /// What the subjects of acknowledgements begin with; the server tells it with the first message.
     pub(super) ack_prefix: OnceLock<String>,
+}
+
+impl Consumer {
+    /// The stream that it is on.
+    pub(super) fn stream_in<'s>(&self, shared: &'s Shared) -> &'s Stream {
+        let role = if self.stream == shared.settings.stream { Role::Events } else { Role::Ranges };
+        stream_of(shared, role)
+    }
 }
 
 impl Acker {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info, PriorityPolicy, ReplayPolicy};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::stream::{ConsumerErrorKind, Stream};
+use async_nats::jetstream::stream::{ConsumerErrorKind, Info as StreamInfo, Stream};
+use tracing::warn;
 
 use super::streams::{differences, failed};
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec};
@@ -89,18 +90,14 @@ pub(super) async fn find(stream: &Stream, name: &str) -> Result<Option<Info>, Bu
 
 /// Creates the durable consumer, or changes it to what is needed.
 pub(super) async fn bring(stream: &Stream, needed: &Needed) -> Result<Info, BusError> {
-    let wanted = needed.wanted(Config::default());
-    let info = match stream.create_consumer(wanted).await {
-        Ok(consumer) => consumer.cached_info().clone(),
-        Err(error) => {
-            let (kind, why) = (kind_of(&error.kind()), error.to_string());
-            let wrong = match kind {
-                BusErrorKind::Refused => wrong_now(stream, needed).await,
-                _ => String::new(),
-            };
-            return Err(refused(needed, kind, &format!("{why}{wrong}")));
+    let mut info = create(stream, needed).await?;
+    if info.delivered.stream_sequence > 0 {
+        let end = stream.get_info().await.map_err(|error| failed("read stream", error))?;
+        if is_ahead(info.delivered.stream_sequence, &end) {
+            remove_ahead(stream, &needed.name).await?;
+            info = create(stream, needed).await?;
         }
-    };
+    }
     if info.paused {
         let resumed = stream.resume_consumer(&needed.name).await;
         resumed.map_err(|error| refused(needed, kind_of(&error.kind()), &error.to_string()))?;
@@ -113,6 +110,38 @@ pub(super) async fn bring(stream: &Stream, needed: &Needed) -> Result<Info, BusE
         return Ok(info);
     }
     Err(refused(needed, BusErrorKind::Refused, &differences(&config, &wanted)))
+}
+
+async fn create(stream: &Stream, needed: &Needed) -> Result<Info, BusError> {
+    let error = match stream.create_consumer(needed.wanted(Config::default())).await {
+        Ok(consumer) => return Ok(consumer.cached_info().clone()),
+        Err(error) => error,
+    };
+    let (kind, why) = (kind_of(&error.kind()), error.to_string());
+    let wrong = match kind {
+        BusErrorKind::Refused => wrong_now(stream, needed).await,
+        _ => String::new(),
+    };
+    Err(refused(needed, kind, &format!("{why}{wrong}")))
+}
+
+/// Whether a consumer has delivered what the stream, asked after it, has not: the stream has lost its last messages. One
+/// with replicas loses none; a replica may be behind.
+pub(super) fn is_ahead(delivered: u64, stream: &StreamInfo) -> bool {
+    stream.config.num_replicas == 1 && delivered > stream.state.last_sequence
+}
+
+/// Deletes a consumer that would pass over messages: the next one reads the stream from its beginning, and what was
+/// handled is recognized.
+pub(super) async fn remove_ahead(stream: &Stream, name: &str) -> Result<(), BusError> {
+    warn!(
+        consumer = name,
+        "the stream has lost its last messages and the consumer has not noticed: it is created anew"
+    );
+    match stream.delete_consumer(name).await {
+        Err(error) if find(stream, name).await?.is_some() => Err(failed("delete consumer", error)),
+        _ => Ok(()),
+    }
 }
 
 fn kind_of(kind: &ConsumerErrorKind) -> BusErrorKind {

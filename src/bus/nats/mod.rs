@@ -11,6 +11,7 @@ mod dead_letter;
 mod keeper;
 mod link;
 mod original;
+mod place;
 mod publish;
 mod ranges;
 mod retention;

@@ -10,8 +10,8 @@ use tracing::debug;
 
 use super::acker::Acker;
 use super::consumers;
-use super::keeper::{SEEN_FOR, stream_of};
-use super::streams::{Role, failed};
+use super::keeper::SEEN_FOR;
+use super::streams::failed;
 use super::subscription::REFUSED_PAUSE;
 use crate::bus::BusError;
 
@@ -23,15 +23,22 @@ pub(super) struct Seen {
     asked_at: Option<Instant>,
     /// What it counted last: another one counts anew.
     sequence: u64,
+    /// How far in the stream it is.
+    pub(super) delivered: u64,
 }
 
 impl Seen {
     /// Fails when it is gone, too.
     pub(super) async fn look(Acker { shared, consumer, .. }: &Acker) -> Result<Self, BusError> {
-        let role = if consumer.stream == shared.settings.stream { Role::Events } else { Role::Ranges };
         let at = Instant::now();
-        match consumers::find(stream_of(shared, role), &consumer.name).await? {
-            Some(info) => Ok(Self { created: info.created.unix_timestamp_nanos(), at, asked_at: None, sequence: 0 }),
+        match consumers::find(consumer.stream_in(shared), &consumer.name).await? {
+            Some(info) => Ok(Self {
+                created: info.created.unix_timestamp_nanos(),
+                at,
+                asked_at: None,
+                sequence: 0,
+                delivered: info.delivered.stream_sequence,
+            }),
             None => {
                 shared.keeper.doubt();
                 Err(failed("read consumer", format!("consumer {} is gone from NATS", consumer.name)))

@@ -43,7 +43,7 @@ pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 const CONSUMER_DELETED: &str = "Consumer Deleted";
 
 pub(in crate::bus) struct Subscription {
-    acker: Acker,
+    pub(super) acker: Acker,
     /// Where the pull requests of this connection are answered.
     inbox: String,
     incoming: Subscriber,
@@ -60,6 +60,8 @@ pub(in crate::bus) struct Subscription {
     leased_at: Instant,
     /// When nothing was here last: what is here now was leased after this.
     empty_at: Instant,
+    /// The last message of the stream that came, and when it was stored.
+    pub(super) latest: Option<(u64, i64)>,
     /// Taken, and not handed out because the fetch was cancelled.
     ready: Vec<Delivery>,
     ready_bytes: usize,
@@ -109,6 +111,7 @@ impl Subscription {
             pull: None,
             leased_at: Instant::now(),
             empty_at: Instant::now(),
+            latest: None,
             ready: Vec::new(),
             ready_bytes: 0,
             passed: Vec::new(),
@@ -264,8 +267,10 @@ impl Subscription {
         self.suspects.clear();
         self.fatal.clear();
         self.epoch = *self.epochs.borrow_and_update();
+        let seen = Seen::look(&self.acker).await?;
+        self.check_place(&seen).await?;
+        self.consumer = Some(seen);
         let shared = &self.acker.shared;
-        self.consumer = Some(Seen::look(&self.acker).await?);
         // Read after the consumer was seen: what it brings a second time was stored before that.
         let info = shared.stream_info().await?;
         (self.inbox, self.incoming) = open_inbox(shared).await?;
@@ -366,6 +371,9 @@ impl Subscription {
         let Some(reply) = message.reply.as_deref().and_then(AckSubject::parse) else { return };
         self.acker.consumer.ack_prefix.get_or_init(|| reply.prefix.to_owned());
         let receipt = reply.receipt;
+        if self.latest.is_none_or(|(latest, _)| latest < receipt.sequence) {
+            self.latest = Some((receipt.sequence, reply.published_at_ms));
+        }
         if !self.consumer.as_mut().is_some_and(|seen| seen.counts(receipt.consumer_sequence)) {
             self.doubt();
         }

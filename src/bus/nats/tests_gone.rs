@@ -233,6 +233,41 @@ async fn a_server_that_comes_back_empty_is_put_in_order() {
     }
 }
 
+/// Both streams, as after a power cut, while the consumers' places are on the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_gets_the_sequences_of_lost_messages_is_delivered() {
+    for version in [Version::Oldest, Version::Newest] {
+        let mut setup = Setup::new(version).await;
+        let mut subscriptions = Vec::new();
+        for (spec, _) in specs() {
+            subscriptions.push(setup.bus.subscribe(spec).await.unwrap());
+        }
+        publish_numbers(&setup.bus, 0..20).await;
+        for subscription in &mut subscriptions {
+            fetch_all(subscription, 0..20, 0).await;
+        }
+        let copy = tempfile::tempdir().unwrap();
+        let streams = ["TESTS", "TESTS_RANGES"];
+        setup.server.kill9();
+        streams.iter().for_each(|stream| setup.server.copy_messages(stream, &copy.path().join(stream)));
+        setup.server.restart();
+        for numbers in [1_000..1_020, 1_020..1_040, 1_040..1_060] {
+            setup.publish_again(numbers.clone()).await;
+            for subscription in &mut subscriptions {
+                fetch_all(subscription, numbers.clone(), 20).await;
+            }
+        }
+        setup.server.kill9();
+        streams.iter().for_each(|stream| setup.server.put_messages_back(stream, &copy.path().join(stream)));
+        setup.server.restart();
+        setup.publish_again(2_000..2_030).await;
+        assert!(setup.bus.status().await.unwrap().last_sequence < 80, "the tail is not lost");
+        for subscription in &mut subscriptions {
+            fetch_all(subscription, 2_000..2_030, 20).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purged_stream_goes_on() {
     let setup = Setup::new(Version::Newest).await;

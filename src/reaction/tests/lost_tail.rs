@@ -147,3 +147,8 @@ async fn a_power_cut_of_the_server(version: Version) {
 async fn a_power_cut_of_the_newest_server_keeps_no_accepted_event_from_the_rules() {
     a_power_cut_of_the_server(Version::Newest).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_of_the_oldest_server_keeps_no_accepted_event_from_the_rules() {
+    a_power_cut_of_the_server(Version::Oldest).await;
+}

@@ -1,0 +1,57 @@
+//! One open file, with the messages whose rows are in it.
+
+use std::time::Instant;
+
+use crate::bus::Receipt;
+use crate::event::EventRef;
+use crate::warehouse::{Encoder, OpenFile, Origin, Partition, WarehouseError};
+
+use super::cold::ColdRows;
+use super::lease::Lease;
+
+pub(super) struct Batch {
+    pub(super) partition: Partition,
+    pub(super) file: OpenFile,
+    pub(super) receipts: Vec<Receipt>,
+    pub(super) lease: Lease,
+    pub(super) opened_at: Instant,
+    pub(super) memory_bytes: usize,
+    /// Rows came since `memory_bytes` was measured.
+    pub(super) grown: bool,
+}
+
+impl Batch {
+    pub(super) fn new(encoder: &Encoder, partition: Partition, lease: Lease) -> Self {
+        Self {
+            partition,
+            file: encoder.open(),
+            receipts: Vec::new(),
+            lease,
+            opened_at: Instant::now(),
+            memory_bytes: 0,
+            grown: false,
+        }
+    }
+
+    /// Takes gathered rows in.
+    pub(super) fn fill(
+        &mut self,
+        encoder: &mut Encoder,
+        rows: &ColdRows,
+        unreadable: &mut Vec<(Receipt, String)>,
+    ) -> Result<(), WarehouseError> {
+        self.opened_at = rows.since;
+        self.receipts.reserve_exact(rows.len());
+        for (payload, received_at_ms, receipt) in rows.each() {
+            match EventRef::decode_admitted(payload) {
+                Ok(event) => {
+                    let origin = Origin { sequence: receipt.sequence, received_at_ms };
+                    encoder.push(&mut self.file, &event, origin)?;
+                    self.receipts.push(receipt);
+                }
+                Err(error) => unreadable.push((receipt, error.to_string())),
+            }
+        }
+        Ok(())
+    }
+}
