@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::document::read_json_within;
+use super::document::{parse_json, read_text};
 use super::documents::{Resource, judge};
 use super::query::Params;
 use super::refusal::{of_set, of_store, wrong};
@@ -27,6 +27,8 @@ use crate::store::{
 /// The largest set.
 const SET_BYTES_MAX: usize = 16 << 20;
 const SET_DOCUMENTS_MAX: usize = 10_000;
+/// Values in a set. At its worst, each second one an object, a set takes about ten times its largest text.
+const SET_VALUES_MAX: usize = 500_000;
 /// Errors that one set is answered with.
 const ERRORS_MAX: usize = 1_000;
 
@@ -52,20 +54,27 @@ pub(super) async fn apply(
 ) -> Result<Json<Items>, Problem> {
     let rehearsal = params.flag("dry_run")?;
     params.no_more()?;
-    let document = read_json_within(request, SET_BYTES_MAX).await?;
+    let body = read_text(request, SET_BYTES_MAX).await?;
+    // One set is read at a time: it takes many times its text.
     let _applying = shared.applying.lock().await;
     let checks = shared.state.checks;
     // Compiling thousands of rules takes its time, on a thread that serves nobody.
-    let read = tokio::task::spawn_blocking(move || (Reading::of(&document, &checks), document));
+    let read = tokio::task::spawn_blocking(move || {
+        let document = parse_json(&body, SET_VALUES_MAX)?;
+        drop(body);
+        Ok(Reading::of(document, &checks))
+    });
     let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
-    let (mut reading, document) = read.await.map_err(unread)?;
+    let mut reading = read.await.map_err(unread)??;
     let store = &shared.state.store;
     let _patching = shared.patching.lock().await;
     // What can be read of a faulty set is rehearsed, so that the answer has what only the store knows.
-    let applied = store.apply(reading.set.clone(), rehearsal || !reading.errors.is_empty()).await;
+    let faulty = !reading.errors.is_empty();
+    let set = if faulty { reading.set.clone() } else { std::mem::take(&mut reading.set) };
+    let applied = store.apply(set, rehearsal || faulty).await;
     match applied {
         Err(error) => match error.kind {
-            StoreErrorKind::Set(faults) => reading.note(&faults, &document),
+            StoreErrorKind::Set(faults) => reading.note(&faults),
             _ => return Err(of_store(error)),
         },
         Ok(applied) if reading.errors.is_empty() => return Ok(Json(Items { items: items(applied)? })),
@@ -82,13 +91,15 @@ struct Reading {
     /// Where each document of the set stands in the list that was sent.
     places: [Vec<usize>; 3],
     count: usize,
+    /// The names of the webhooks that were sent, readable or not.
+    webhooks: HashSet<String>,
     errors: Vec<FieldError>,
 }
 
 impl Reading {
-    fn of(document: &Value, checks: &Checks) -> Self {
+    fn of(document: Value, checks: &Checks) -> Self {
         let mut reading = Self::default();
-        let Some(lists) = document.as_object() else {
+        let Value::Object(lists) = document else {
             reading.errors.push(FieldError::new("", "must be an object"));
             return reading;
         };
@@ -102,7 +113,11 @@ impl Reading {
                 }
             };
             match list.as_str() {
-                NewWebhook::PATH => (reading.set.webhooks, reading.places[0]) = reading.list(items, checks),
+                NewWebhook::PATH => {
+                    let names = items.iter().filter_map(|item| item["name"].as_str());
+                    reading.webhooks = names.map(str::to_owned).collect();
+                    (reading.set.webhooks, reading.places[0]) = reading.list(items, checks);
+                }
                 NewRule::PATH => (reading.set.rules, reading.places[1]) = reading.list(items, checks),
                 _ => (reading.set.anomalies, reading.places[2]) = reading.list(items, checks),
             }
@@ -114,16 +129,16 @@ impl Reading {
         reading
     }
 
-    fn list<R: Resource>(&mut self, items: &[Value], checks: &Checks) -> (Vec<R>, Vec<usize>) {
+    fn list<R: Resource>(&mut self, items: Vec<Value>, checks: &Checks) -> (Vec<R>, Vec<usize>) {
         let (mut documents, mut places) = (Vec::new(), Vec::new());
         let mut names = HashSet::new();
         let room = SET_DOCUMENTS_MAX.saturating_sub(self.count);
         self.count += items.len();
-        for (index, item) in items.iter().take(room).enumerate() {
+        for (index, item) in items.into_iter().take(room).enumerate() {
             if self.errors.len() >= ERRORS_MAX {
                 break;
             }
-            let (new, mut errors) = judge::<R>(item.clone(), None, checks).parts();
+            let (new, mut errors) = judge::<R>(item, None, checks).parts();
             let named = errors.iter().all(|error| !matches!(error.pointer.as_str(), "" | "/name"));
             if let Some(new) = new.filter(|_| named) {
                 if !names.insert(new.name().to_owned()) {
@@ -140,9 +155,7 @@ impl Reading {
     }
 
     /// Adds what the store found, but for what follows from the other errors.
-    fn note(&mut self, faults: &[SetFault], document: &Value) {
-        let sent: HashSet<&str> =
-            items_of(document, NewWebhook::PATH).filter_map(|item| item["name"].as_str()).collect();
+    fn note(&mut self, faults: &[SetFault]) {
         let told: HashSet<String> = self.errors.iter().map(|error| error.pointer.clone()).collect();
         // Its own place, or one that it is in.
         let is_told = |error: &FieldError| {
@@ -156,13 +169,11 @@ impl Reading {
                 _ => &self.places[2],
             };
             let Some(index) = places.get(fault.index).copied() else { continue };
+            let named = self.webhooks_of(fault);
             let mut fault = SetFault { index, ..fault.clone() };
-            if let StoreErrorKind::UnknownWebhooks { indexes } = &mut fault.kind
-                && let Some(item) = items_of(document, fault.list).nth(index)
-            {
+            if let StoreErrorKind::UnknownWebhooks { indexes } = &mut fault.kind {
                 // Those that are in the set have their own errors.
-                let named = |action: &usize| item["actions"]["webhooks"][*action].as_str();
-                indexes.retain(|action| named(action).is_none_or(|name| !sent.contains(name)));
+                indexes.retain(|action| named.get(*action).is_none_or(|name| !self.webhooks.contains(name)));
                 if indexes.is_empty() {
                     continue;
                 }
@@ -170,6 +181,16 @@ impl Reading {
             let found = of_set(&fault);
             self.errors.extend(found.into_iter().filter(|error| !is_told(error)));
         }
+    }
+
+    /// The webhooks that a document of the set asks for.
+    fn webhooks_of(&self, fault: &SetFault) -> &[String] {
+        let actions = match fault.list {
+            NewRule::PATH => self.set.rules.get(fault.index).map(|rule| &rule.actions),
+            NewAnomalyConfig::PATH => self.set.anomalies.get(fault.index).map(|config| &config.actions),
+            _ => None,
+        };
+        actions.map_or(&[], |actions| actions.webhooks.as_slice())
     }
 }
 
@@ -181,10 +202,6 @@ fn not_a_list(name: &str) -> FieldError {
     }
     let near = nearest(name, &LISTS).map_or_else(String::new, |list| format!(" (did you mean `{list}`?)"));
     FieldError::new(pointer, format!("is not a known field{near}; the fields here are {}", LISTS.join(", ")))
-}
-
-fn items_of<'d>(document: &'d Value, list: &str) -> impl Iterator<Item = &'d Value> {
-    document[list].as_array().into_iter().flatten()
 }
 
 fn items(applied: AppliedSet) -> Result<Vec<Item>, Problem> {

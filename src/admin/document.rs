@@ -2,45 +2,57 @@
 
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use serde::de::DeserializeSeed as _;
 use serde_json::{Map, Value};
 
 use super::form::pointer;
 use super::refusal::wrong;
-use crate::event::{FieldError, Unique};
+use crate::event::{FieldError, UniqueWithin};
 use crate::http::{BodyError, Problem, read_body};
 use crate::store::OWN_MEMBERS;
 
 /// The largest document.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Values in it. A rule of 64 conditions with 1,000 choices each has about two thirds of them.
+const VALUES_MAX: usize = 100_000;
 /// Some editors begin UTF-8 with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// From the headers to the last byte.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest name of a document, in characters.
 const NAME_CHARS_MAX: usize = 200;
-/// Reads the body as any JSON: what cannot be read is 400, 408, 413 or 415.
+
+/// Reads the body as any JSON: what cannot be read is 400, 408, 413 or 415, and what has too many values 422.
 pub(super) async fn read_json(request: Request) -> Result<Value, Problem> {
-    read_json_within(request, BODY_BYTES_MAX).await
+    let body = read_text(request, BODY_BYTES_MAX).await?;
+    parse_json(&body, VALUES_MAX)
 }
 
-/// The same of a body that may have so many bytes.
-pub(super) async fn read_json_within(request: Request, bytes_max: usize) -> Result<Value, Problem> {
+/// Reads a body of JSON as it comes, up to so many bytes.
+pub(super) async fn read_text(request: Request, bytes_max: usize) -> Result<Bytes, Problem> {
     if let Some(content_type) = request.headers().get(CONTENT_TYPE)
         && !content_type.to_str().is_ok_and(is_json)
     {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the document as application/json."));
     }
     let body = read_body(request.into_body(), bytes_max, BODY_TIMEOUT).await;
-    let body = body.map_err(|error| unread(error, bytes_max))?;
-    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&body);
+    body.map_err(|error| unread(error, bytes_max))
+}
+
+/// Any JSON of so many values at most.
+pub(super) fn parse_json(body: &[u8], values_max: usize) -> Result<Value, Problem> {
+    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let read: Result<Unique, _> = serde_path_to_error::deserialize(&mut reader);
-    let read = read.map_err(|error| (pointer(error.path()), error.into_inner()));
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let read = UniqueWithin::values(values_max).deserialize(tracked);
+    let read = read.map_err(|error| (pointer(&track.path()), error));
     let whole = reader.end().map_err(|error| (String::new(), error));
-    read.and_then(|Unique(value)| whole.map(|()| value)).map_err(|(pointer, error)| {
+    read.and_then(|value| whole.map(|()| value)).map_err(|(pointer, error)| {
         if error.is_data() {
             let message = error.to_string();
             let detail = message.split(" at line ").next().unwrap_or_default();

@@ -31,7 +31,7 @@ pub use json_view::Int64;
 pub use limits::EVENT_BYTES_MAX;
 pub use schema::Kind;
 pub use stored::{DeviceRef, EventRef};
-pub use unique::Unique;
+pub use unique::{Unique, UniqueWithin};
 pub use wire::DecodeError;
 
 #[cfg(test)]

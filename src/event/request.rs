@@ -47,12 +47,6 @@ impl Accepted {
         self.bytes.len()
     }
 
-    /// The texts of what is wrong, together.
-    pub fn error_bytes(&self) -> usize {
-        let bytes = |error: &FieldError| error.pointer.len() + error.detail.len();
-        self.items.iter().filter_map(|item| item.as_ref().err()).flatten().map(bytes).sum()
-    }
-
     /// In the order of the body. The errors' pointers are relative to their event.
     pub fn iter(&self) -> impl Iterator<Item = Result<EventRef<'_>, &[FieldError]>> {
         self.items.iter().map(|item| match item {

@@ -2,9 +2,10 @@
 //!
 //! The usual readers keep the last of two and say nothing; whoever wrote both meant something else.
 
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
@@ -17,13 +18,37 @@ pub struct Unique(pub Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue).map(Self)
+        UniqueWithin::values(usize::MAX).deserialize(deserializer).map(Self)
     }
 }
 
-struct AnyValue;
+/// Reads what [`Unique`] reads, and fails at the first value too many: two bytes of text can become a hundred times
+/// as many in memory. Objects, lists and what is in them each count.
+#[derive(Debug)]
+pub struct UniqueWithin {
+    values_max: usize,
+    read: Cell<usize>,
+}
 
-impl<'de> Visitor<'de> for AnyValue {
+impl UniqueWithin {
+    pub fn values(values_max: usize) -> Self {
+        Self { values_max, read: Cell::new(0) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &UniqueWithin {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.read.get() == self.values_max {
+            return Err(D::Error::custom(format!("the document must have at most {} values", self.values_max)));
+        }
+        self.read.set(self.read.get() + 1);
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &UniqueWithin {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,7 +93,7 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
         let mut out = Vec::new();
-        while let Some(Unique(element)) = elements.next_element()? {
+        while let Some(element) = elements.next_element_seed(self)? {
             out.push(element);
         }
         Ok(out.into())
@@ -83,7 +108,7 @@ impl<'de> Visitor<'de> for AnyValue {
                     return Err(A::Error::custom(format!("the key {shown:?} comes twice")));
                 }
                 Entry::Vacant(place) => {
-                    place.insert(members.next_value::<Unique>()?.0);
+                    place.insert(members.next_value_seed(self)?);
                 }
             }
         }
@@ -99,6 +124,20 @@ mod tests {
     fn reads_what_a_value_reads() {
         let text = r#"{"a": [1, -2, 3.5, "x", true, null, {"b": {}}], "c": 18446744073709551615}"#;
         assert_eq!(serde_json::from_str::<Unique>(text).unwrap().0, serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_value_too_many_is_not_read() {
+        let within = |values_max: usize, text: &str| {
+            let mut reader = serde_json::Deserializer::from_str(text);
+            UniqueWithin::values(values_max).deserialize(&mut reader).map_err(|error| error.to_string())
+        };
+        let text = r#"{"a": [1, {"b": null}], "c": "x"}"#;
+        assert_eq!(within(6, text), Ok(serde_json::from_str(text).unwrap()));
+        let error = within(5, text).unwrap_err();
+        assert!(error.starts_with("the document must have at most 5 values at line 1 column "), "{error}");
+        // Neither is what follows it.
+        assert_eq!(within(5, r#"[0,0,0,0,0, no JSON"#).unwrap_err().split(" at ").next(), error.split(" at ").next());
     }
 
     #[test]

@@ -9,10 +9,10 @@ use http_body_util::Full;
 use super::form::Form;
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::{Destination, Gateway, reply};
-use crate::bus::{Bus, BusError, BusErrorKind, Original, Published};
+use crate::bus::{Batch, Bus, BusError, BusErrorKind, Original, Published};
 use crate::causes::chain;
 use crate::event::request::{self, Accepted, Refused};
-use crate::event::{Arrival, EventRef};
+use crate::event::{Arrival, EventRef, check_names};
 use crate::http::{BodyError, Inbound, Problem, read_body};
 use crate::metrics::GatewayVerdicts;
 
@@ -25,7 +25,9 @@ impl Gateway {
         });
         let accepted = accepted.await?;
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
-        match self.publish(accepted).await.iter().next() {
+        let (mut verdicts, batch) = self.judge(accepted);
+        self.publish(&mut verdicts, batch).await;
+        match verdicts.iter().next() {
             Some(Verdict::Stored { id, duplicate }) => Ok(reply::single(form, id, duplicate)),
             Some(Verdict::NotStored { kind, .. }) => Err(reply::not_stored(kind)),
             // An invalid event was refused above.
@@ -43,9 +45,15 @@ impl Gateway {
             Form::Binary(_) => request::accept_binary_batch(bytes, self.batch_events_max, &self.arrival()),
         });
         let accepted = accepted.await?.map_err(|refused| self.refuse(refused, 0))?;
+        let (mut verdicts, batch) = self.judge(accepted);
         // Once something is stored there is no way back: the reply's room is made sure of before.
-        body.hold_for_reply(reply::batch_bytes(&accepted)).map_err(unreadable)?;
-        let verdicts = self.publish(accepted).await;
+        body.hold_for_reply(reply::batch_bytes(&verdicts)).map_err(unreadable)?;
+        let id_bytes = verdicts.id_bytes();
+        self.publish(&mut verdicts, batch).await;
+        // The ids of the first events of duplicates may be longer than those that were sent.
+        if verdicts.id_bytes() > id_bytes && !body.has_room_for_reply(reply::batch_bytes(&verdicts)) {
+            verdicts.forget_first_ids();
+        }
         match nothing_stored(&verdicts) {
             Some(kind) => Err(reply::not_stored(kind)),
             None => Ok(reply::batch(form, &verdicts)),
@@ -59,26 +67,28 @@ impl Gateway {
         Ok(make(&body))
     }
 
+    /// The verdicts of what need not be published, and what must be.
+    fn judge(&self, accepted: Accepted) -> (Verdicts, Batch) {
+        match &self.destination {
+            Destination::Discard => (judge_only(accepted), Batch::default()),
+            Destination::Bus(_) => judge(accepted),
+        }
+    }
+
     /// Returns when every event of the request has its verdict.
-    async fn publish(&self, accepted: Accepted) -> Verdicts {
-        let verdicts = match &self.destination {
-            Destination::Discard => judge_only(accepted),
-            Destination::Bus(bus) => {
-                let (mut verdicts, batch) = judge(accepted);
-                if !batch.is_empty() {
-                    let answers = bus.publish(batch).await;
-                    self.bus_health.learn(&answers);
-                    verdicts.settle(&answers);
-                    let duplicates: Vec<Original> = duplicates(&answers).collect();
-                    if !duplicates.is_empty() {
-                        verdicts.set_first_ids(first_ids(bus, duplicates).await);
-                    }
-                }
-                verdicts
+    async fn publish(&self, verdicts: &mut Verdicts, batch: Batch) {
+        if let Destination::Bus(bus) = &self.destination
+            && !batch.is_empty()
+        {
+            let answers = bus.publish(batch).await;
+            self.bus_health.learn(&answers);
+            verdicts.settle(&answers);
+            let duplicates: Vec<Original> = duplicates(&answers).collect();
+            if !duplicates.is_empty() {
+                verdicts.set_first_ids(first_ids(bus, duplicates).await);
             }
-        };
-        self.events.add(count(&verdicts));
-        verdicts
+        }
+        self.events.add(count(verdicts));
     }
 
     fn arrival(&self) -> Arrival<'static> {
@@ -102,7 +112,11 @@ fn duplicates(answers: &[Result<Published, BusError>]) -> impl Iterator<Item = O
 
 /// The ids of the events that duplicates repeat. What cannot be found changes nothing of the verdict.
 async fn first_ids(bus: &Bus, duplicates: Vec<Original>) -> impl Iterator<Item = Option<String>> {
-    let read = |payload: &[u8]| EventRef::decode_admitted(payload).ok().map(|event| event.id.to_owned());
+    // Another publisher's id may be of any length and of any characters: such a one is not told.
+    let read = |payload: &[u8]| {
+        let event = EventRef::decode_admitted(payload).ok()?;
+        check_names(&event).is_ok().then(|| event.id.to_owned())
+    };
     let found = bus.originals(duplicates, read).await.unwrap_or_else(|error| {
         tracing::warn!(error = chain(&error), "the first events of duplicates could not be read");
         Vec::new()

@@ -98,6 +98,16 @@ impl Verdicts {
         self.first_ids = ids.map(Option::unwrap_or_default).collect();
     }
 
+    /// The ids of first events are not told; duplicates have none then.
+    pub(super) fn forget_first_ids(&mut self) {
+        self.first_ids = Vec::new();
+    }
+
+    /// All ids that a reply may tell, together.
+    pub(super) fn id_bytes(&self) -> usize {
+        self.ids.len() + self.first_ids.iter().map(String::len).sum::<usize>()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.each.len()
     }

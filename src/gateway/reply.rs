@@ -15,14 +15,17 @@ use super::form::Form;
 use super::intake::{Verdict, Verdicts};
 use crate::bus::BusErrorKind;
 use crate::event::proto::{EventResult, IngestEventBatchResponse, IngestEventResponse};
-use crate::event::request::Accepted;
 use crate::event::{FieldError, cut};
 use crate::http::Problem;
 
-/// Bytes of one JSON result of an accepted event.
+/// Bytes of one JSON result of an accepted event, but for its id.
 const RESULT_BYTES: usize = 80;
-/// The longest id of an event.
-const ID_BYTES_MAX: usize = 128;
+/// What the result of an event that the bus did not store says beside that.
+const NOT_STORED_BYTES: usize = 120;
+/// `,"error":""`.
+const ERROR_KEY_BYTES: usize = 11;
+/// What stands around the results.
+const HEAD_BYTES: usize = 100;
 /// What is told of one event of a batch.
 const ERROR_BYTES_MAX: usize = 512;
 /// How long a client should wait before it sends again what was not stored.
@@ -46,10 +49,17 @@ pub(super) fn single(form: Form, id: &str, duplicate: bool) -> Response<Full<Byt
     ok(form, body)
 }
 
-/// What the reply to these events takes at most: ids may be chosen by the sender, and quotes in texts are escaped.
-pub(super) fn batch_bytes(accepted: &Accepted) -> usize {
-    let ids = accepted.bytes_len().min(accepted.len() * ID_BYTES_MAX);
-    accepted.len() * RESULT_BYTES + 2 * (ids + accepted.error_bytes())
+/// What the reply takes at most, whatever the bus answers. The ids of the first events of duplicates count once they
+/// are known. Ids may be chosen by the sender, and quotes in texts are escaped.
+pub(super) fn batch_bytes(verdicts: &Verdicts) -> usize {
+    let each = verdicts.iter().map(|verdict| match verdict {
+        Verdict::Invalid(errors) => {
+            let texts: usize = errors.iter().map(|error| error.pointer.len() + error.detail.len() + 4).sum();
+            2 * texts.min(ERROR_BYTES_MAX + "…".len()) + ERROR_KEY_BYTES
+        }
+        _ => NOT_STORED_BYTES,
+    });
+    HEAD_BYTES + verdicts.len() * RESULT_BYTES + 2 * verdicts.id_bytes() + each.sum::<usize>()
 }
 
 /// The reply to a batch whose every event has its verdict.
@@ -209,7 +219,47 @@ fn ok(form: Form, body: Vec<u8>) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
+    use crate::bus::{BusError, Published};
+    use crate::event::request::accept_json_batch;
+    use crate::event::{Arrival, EVENT_BYTES_MAX};
+    use crate::gateway::intake::judge;
+
+    #[tokio::test]
+    async fn a_reply_takes_no_more_than_is_held_for_it() {
+        let event =
+            |id: &str| format!(r#"{{"id":"{id}","appId":"a","deviceId":"d","idempotencyKey":"k","appStart":{{}}}}"#);
+        let names: Vec<String> = (0..4).map(|n| format!(r#""\"{}{n}":1"#, r#"\""#.repeat(100))).collect();
+        let long = r#"\""#.repeat(256);
+        let mut events = vec![event(&long); 20];
+        events.extend(vec![event(""); 80]);
+        events.extend(vec![format!("{{{}}}", names.join(",")); 50]);
+        events.extend(vec!["{}".to_owned(); 50]);
+        let body = format!(r#"{{"events":[{}]}}"#, events.join(","));
+        let arrival = Arrival { received_at_ms: 1, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
+        let unavailable = Err(BusError::new(BusErrorKind::Unavailable, "publish"));
+        let stored = Ok(Published { sequence: 1, duplicate: false, original: Default::default() });
+        let duplicate = Ok(Published { sequence: 0, duplicate: true, original: Default::default() });
+        for answer in [unavailable, stored, duplicate] {
+            let (mut verdicts, _) = judge(accept_json_batch(body.as_bytes(), 1_000, &arrival).unwrap());
+            let held = batch_bytes(&verdicts);
+            verdicts.settle(&vec![answer.clone(); 100]);
+            let length = async |form, verdicts: &Verdicts| {
+                batch(form, verdicts).into_body().collect().await.unwrap().to_bytes().len()
+            };
+            // Before the first events of duplicates are known, and with them, however long their ids are.
+            assert!(length(Form::Json, &verdicts).await <= held, "{answer:?}");
+            if answer.is_ok_and(|published| published.duplicate) {
+                verdicts.set_first_ids(vec![Some("\"".repeat(256)); 100].into_iter());
+                let length = length(Form::Json, &verdicts).await;
+                assert!(held < length && length <= batch_bytes(&verdicts), "{held} {length}");
+                verdicts.forget_first_ids();
+                assert_eq!(batch_bytes(&verdicts), held);
+            }
+        }
+    }
 
     #[test]
     fn what_can_never_be_stored_is_too_large_and_has_no_id() {

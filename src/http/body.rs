@@ -65,6 +65,11 @@ impl Inbound {
             BodyError::Busy
         })
     }
+
+    /// The same of a reply that can do without: nothing is refused when there is no room.
+    pub fn has_room_for_reply(&self, bytes: usize) -> bool {
+        self.share.hold(bytes).is_ok()
+    }
 }
 
 impl Body for Inbound {

@@ -126,3 +126,31 @@ async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
         assert_eq!((reply.status.as_u16(), reply.error().0.as_str()), (422, pointer));
     }
 }
+
+#[tokio::test]
+async fn what_is_small_as_text_and_large_once_it_is_read_is_refused() {
+    let admin = Admin::new();
+    let detail = |max: usize| format!("the document must have at most {max} values");
+    let set = |values: String| {
+        format!(
+            r#"{{"rules":[{{"name":"a","conditions":[{{"path":"$.app_id","operator":"in","value":[{values}]}}]}}]}}"#
+        )
+    };
+    for values in ["0,".repeat(8_000_000), r#"{"":0},"#.repeat(2_000_000)] {
+        let reply = admin.call(Method::POST, APPLY, set(format!("{values}0"))).await;
+        assert_eq!(reply.status, 422);
+        let (pointer, told) = reply.error();
+        assert!(pointer.starts_with("/rules/0/conditions/0/value/") && told == detail(500_000), "{pointer} {told}");
+    }
+    let rule = |values: String| {
+        format!(r#"{{"name":"a","conditions":[{{"path":"$.app_id","operator":"in","value":[{values}0]}}]}}"#)
+    };
+    for (method, path) in [(Method::POST, RULES.to_owned()), (Method::PUT, format!("{RULES}/a"))] {
+        let reply = admin.call(method, &path, rule("0,".repeat(500_000))).await;
+        assert_eq!(reply.status, 422);
+        let (pointer, told) = reply.error();
+        assert_eq!((pointer.as_str(), told), ("/conditions/0/value/99993", detail(100_000)));
+    }
+    let patch = format!(r#"{{"conditions":[{}0]}}"#, "0,".repeat(500_000));
+    assert_eq!(admin.call(Method::PATCH, &format!("{RULES}/a"), patch).await.error().1, detail(100_000));
+}
