@@ -21,6 +21,7 @@ use crate::steps;
 const WITHDRAW_MAX: Duration = Duration::from_secs(2);
 
 /// How far they are.
+#[expect(clippy::large_enum_variant, reason = "there is one of them at a time")]
 pub(super) enum Alone {
     /// Everything that was fetched before them is written out first.
     Waiting { deliveries: Vec<Delivery>, lease: Lease, leased: Leased },
