@@ -146,9 +146,10 @@ impl Shared {
             self.duplicates.fetch_add(u64::from(duplicate), Ordering::Relaxed);
             let id = result["eventId"].as_str().unwrap();
             if accepted {
-                assert_eq!(name(id), name_of(*index), "{result}");
+                // The first event of a duplicate cannot always be read at once, of a server that was just killed.
+                assert!(name(id) == name_of(*index) || duplicate && id.is_empty(), "{result}");
                 // The id of a duplicate is stored nowhere.
-                acknowledged.insert(if duplicate { name(id) } else { id }.to_owned());
+                acknowledged.insert(if duplicate { name_of(*index) } else { id.to_owned() });
             }
             !accepted
         });
