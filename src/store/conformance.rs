@@ -77,7 +77,7 @@ pub(super) fn anomaly(name: &str) -> NewAnomalyConfig {
     serde_json::from_value(json!({"name": name, "detection_type": "rate", "config": {"max_per_minute": 1}})).unwrap()
 }
 
-fn delivery(webhook: Uuid, event_id: &str) -> NewDelivery {
+pub(super) fn delivery(webhook: Uuid, event_id: &str) -> NewDelivery {
     NewDelivery {
         id: Uuid::now_v7(),
         webhook_id: webhook,

@@ -57,6 +57,7 @@ use super::{
     Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, ConsumerStatus, DeadLetter, EmbeddedSettings, Original,
     Published,
 };
+use crate::steps::unix_ms;
 use crate::{metrics, sqlite};
 
 pub(super) use self::subscription::{Acker, Subscription};
@@ -240,10 +241,7 @@ impl Engine {
             let backlog = head.saturating_sub(floor + settled);
             let oldest_age_ms = match backlog {
                 0 => None,
-                _ => shared
-                    .published_at_ms(floor + 1)
-                    .await?
-                    .map(|at| crate::steps::unix_ms().saturating_sub(at).max(0) as u64),
+                _ => shared.published_at_ms(floor + 1).await?.map(|at| unix_ms().saturating_sub(at).max(0) as u64),
             };
             metrics::bus_consumer(&consumer.name, backlog, unsettled, oldest_age_ms.unwrap_or_default());
             let name = consumer.name.clone();

@@ -3,7 +3,7 @@
 //! Invariant: one that is expected and was not created yet has acknowledged nothing. It is not created
 //! here: only who reads with it knows its settings, and that it is read at all.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::{State, Stream};
@@ -13,6 +13,7 @@ use super::streams::failed;
 use super::{Shared, dead_letter, ranges, unix_ms_of};
 use crate::bus::{BusError, BusStatus, ConsumerStatus};
 use crate::metrics;
+use crate::steps::unix_ms;
 
 /// Usage of the stream at which acknowledged messages are purged, and what is aimed at.
 const PURGE_AT_PERCENT: u64 = 80;
@@ -116,8 +117,7 @@ async fn by_age(shared: &Shared, state: &State, floor: u64) -> Result<u64, BusEr
 }
 
 fn before_ms(age: Duration) -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX)
+    unix_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)).max(0)
 }
 
 /// The durable consumers by name, those of single messages, those of ranges, and those that are expected.
@@ -164,7 +164,7 @@ pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
             0 => None,
             _ => {
                 let oldest = dead_letter::raw(&shared.stream, (ack_floor + 1).max(info.state.first_sequence)).await?;
-                oldest.map(|message| (before_ms(Duration::ZERO) - unix_ms_of(message.time)).max(0) as u64)
+                oldest.map(|message| (unix_ms() - unix_ms_of(message.time)).max(0) as u64)
             }
         };
         metrics::bus_consumer(&name, backlog, pending, oldest_age_ms.unwrap_or_default());

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::services::postgres::PostgresServer;
-use crate::store::conformance::{causes, conformance_suite, consumed};
+use crate::store::conformance::{causes, conformance_suite, consumed, delivery};
 use crate::store::*;
 
 conformance_suite!(fresh);
@@ -358,7 +358,7 @@ async fn a_server_clock_that_is_set_back_delays_no_delivery() {
         let fresh = Store::connect_postgres(settings(&server, &database)).await.unwrap();
         let store = if round == 0 { &store } else { &fresh };
         set_clock(STEP_MS);
-        let deliveries: Vec<NewDelivery> = (0..3).map(|_| delivery(webhook)).collect();
+        let deliveries: Vec<NewDelivery> = (0..3).map(|_| delivery(webhook, "e")).collect();
         let [owed, retried, claimed] = [0, 1, 2].map(|place| deliveries[place].id);
         let effects = Effects {
             consumer: "c".to_owned(),
@@ -401,16 +401,4 @@ async fn a_server_clock_that_is_set_back_delays_no_delivery() {
         fresh.close().await;
     }
     store.close().await;
-}
-
-fn delivery(webhook_id: Uuid) -> NewDelivery {
-    NewDelivery {
-        id: Uuid::now_v7(),
-        webhook_id,
-        rule_id: None,
-        anomaly_config_id: None,
-        event_id: "e".to_owned(),
-        payload: RawValue::from_string("{}".to_owned()).unwrap(),
-        max_attempts: 5,
-    }
 }
