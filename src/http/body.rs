@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -55,6 +56,11 @@ pub enum InboundError {
 impl Inbound {
     pub(super) fn new(body: Incoming, share: Arc<Share>) -> Self {
         Self { body, share }
+    }
+
+    /// The address that the request came from: the client's, or that of a proxy in front of it.
+    pub fn peer(&self) -> IpAddr {
+        self.share.peer()
     }
 
     /// Makes sure that a reply of this size has room once the request is handled. What the request holds already

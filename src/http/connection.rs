@@ -4,6 +4,7 @@
 //! broken by what is known now, so that a busy connection hardly ever touches it.
 
 use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,6 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Watch {
     accepted: Instant,
+    peer: IpAddr,
     memory: MemoryBudget,
     waker: AtomicWaker,
     stage: AtomicU8,
@@ -90,10 +92,12 @@ enum Limit {
 }
 
 impl Watch {
-    pub(super) fn new(memory: MemoryBudget) -> Self {
+    pub(super) fn new(memory: MemoryBudget, peer: SocketAddr) -> Self {
         memory.connection_opened();
         Self {
             accepted: Instant::now(),
+            // A listener for both families sees IPv4 peers as mapped addresses.
+            peer: peer.ip().to_canonical(),
             memory,
             waker: AtomicWaker::new(),
             stage: AtomicU8::new(SERVING),
@@ -109,6 +113,11 @@ impl Watch {
             own_bytes: AtomicUsize::new(0),
             listed: Mutex::default(),
         }
+    }
+
+    /// Who connected: a client, or a proxy in front of it.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     pub(super) fn memory(&self) -> &MemoryBudget {
@@ -391,7 +400,7 @@ mod tests {
 
     #[test]
     fn each_state_has_its_limit() {
-        let mut watch = Watch::new(MemoryBudget::new(1 << 20));
+        let mut watch = Watch::new(MemoryBudget::new(1 << 20), ([127, 0, 0, 1], 1).into());
         watch.bytes_came(1).unwrap();
         assert_eq!(left(&watch), (1, Limit::Hard), "first head, from the accept");
         watch.request_began(false);

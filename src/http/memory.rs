@@ -5,6 +5,7 @@
 //! complete and for what HTTP/2 keeps. Nothing is counted on a peer's word. When the budget is short, the slowest
 //! pay: bodies that wait for their client, replies and connections that wait for their reader, oldest first.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Waker;
@@ -268,6 +269,11 @@ impl Share {
         });
         watch.list(&share);
         share
+    }
+
+    /// Who sent the request.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.watch.peer()
     }
 
     /// Counts body bytes that came.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,16 +70,16 @@ where
     let mut id = 0;
     loop {
         let accepted = async {
-            let tcp = server.accept(&listener).await;
-            (tcp, server.admit().await)
+            let accepted = server.accept(&listener).await;
+            (accepted, server.admit().await)
         };
-        let (tcp, admitted) = tokio::select! {
+        let ((tcp, peer), admitted) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
         id += 1;
-        let watch = Arc::new(Watch::new(server.limits.memory.clone()));
+        let watch = Arc::new(Watch::new(server.limits.memory.clone(), peer));
         server.open.enter(id, Arc::clone(&watch));
         let (server, service) = (Arc::clone(&server), service.clone());
         tasks.spawn(async move {
@@ -109,11 +110,11 @@ enum Admitted {
 
 impl Server {
     /// Accepts the next connection, whatever happens to others.
-    async fn accept(&self, listener: &TcpListener) -> TcpStream {
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
         let mut logged = false;
         loop {
             match listener.accept().await {
-                Ok((tcp, _)) => return tcp,
+                Ok(accepted) => return accepted,
                 // The client gave up while it waited.
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {

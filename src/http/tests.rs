@@ -54,6 +54,9 @@ async fn answer(request: Request<Inbound>) -> Result<Response<Full<Bytes>>, Infa
     if path == "/slow" {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+    if path == "/peer" {
+        return Ok(Response::new(Full::new(Bytes::from(request.body().peer().to_string()))));
+    }
     if path == "/big" {
         return Ok(Response::new(Full::new(Bytes::from(vec![0; BIG_REPLY_BYTES]))));
     }
@@ -91,6 +94,12 @@ async fn one_connection_serves_many_requests_and_pipelined_ones_in_order() {
     client.send("lf HTTP/1.1\r\nhost: test\r\n\r\n").await;
     assert_eq!(client.reply().await.body, b"/half 0");
     assert_eq!(server.stop().await, Drained { cut: 0 });
+}
+
+#[tokio::test]
+async fn a_request_knows_its_peer() {
+    let server = TestServer::start(Limits::default()).await;
+    assert_eq!(server.client().await.get("/peer").await.body, b"127.0.0.1");
 }
 
 #[tokio::test]
