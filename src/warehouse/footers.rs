@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::damaged::Damaged;
 use super::error::WarehouseErrorKind;
@@ -20,8 +20,10 @@ use super::{Suspect, WarehouseError, footer, is_data_file, scan};
 const FOOTER_BYTES_MAX: usize = 64 << 20;
 /// Of a footer that holds one range, about.
 const FOOTER_BYTES: usize = 256;
-/// Files whose ids are remembered.
-const ID_SETS_MAX: usize = 8;
+/// Memory that the remembered ids may take; those of one file are remembered whatever they take.
+const IDS_BYTES_MAX: usize = 32 << 20;
+/// Of one id in a hash set, about.
+const ID_BYTES: usize = 2 * size_of::<u128>();
 /// Files that are opened together, and how much of their ends is read ahead. A file that lists long ranges takes one
 /// more request.
 const FOOTERS_TOGETHER: usize = 64;
@@ -84,10 +86,18 @@ struct IdSet {
     ids: HashSet<u128>,
 }
 
+impl IdSet {
+    fn memory_bytes(&self) -> usize {
+        self.ids.len() * ID_BYTES
+    }
+}
+
 /// Remembers footers and, of the files that suspects fell into, the ids.
 #[derive(Default)]
 pub(super) struct FooterCache {
     state: Mutex<State>,
+    /// Held while files of a partition are read: whoever wants the same files waits for them, and reads none twice.
+    reading: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     keys: (RandomState, RandomState),
     pub(super) damaged: Damaged,
 }
@@ -107,6 +117,16 @@ impl FooterCache {
         let mut listed = objects.list(&directory)?;
         listed.retain(|file| is_data_file(&file.name));
         self.damaged.keep(&directory, &listed);
+        self.one_reader(&directory, || self.footers_of(objects, partition, listed))
+    }
+
+    fn footers_of(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        listed: Vec<Listed>,
+    ) -> Result<PartitionFooters, WarehouseError> {
+        let directory = partition.path();
         let known: HashMap<String, Arc<Footer>> = {
             let state = self.state();
             let files = state.partitions.get(partition).map(Vec::as_slice).unwrap_or_default();
@@ -124,6 +144,20 @@ impl FooterCache {
         self.remember(partition, files.clone());
         read?;
         Ok(PartitionFooters { directory, files })
+    }
+
+    /// Runs `read` while nobody else reads files of the directory.
+    fn one_reader<T>(&self, directory: &str, read: impl FnOnce() -> T) -> T {
+        let turn = lock(&self.reading).entry(directory.to_owned()).or_default().clone();
+        let reading = lock(&turn);
+        let done = read();
+        drop(reading);
+        // Nobody takes a copy while the map is locked: two copies are the map's and this one.
+        let mut all = lock(&self.reading);
+        if Arc::strong_count(&turn) == 2 {
+            all.remove(directory);
+        }
+        done
     }
 
     /// Adds the footers to `files`, those too that came before a failure.
@@ -191,8 +225,13 @@ impl FooterCache {
             within.map(|((place, _), _)| place).collect()
         };
         for files in footers.files.chunks(IDS_TOGETHER) {
-            let wanted = files.iter().filter(|file| !within(file, &held).is_empty());
-            let sets = self.id_sets(objects, &footers.directory, wanted.map(|file| &file.file))?;
+            let wanted: Vec<&Listed> =
+                files.iter().filter(|file| !within(file, &held).is_empty()).map(|file| &file.file).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let directory = &footers.directory;
+            let sets = self.one_reader(directory, || self.id_sets(objects, directory, wanted))?;
             for (file, set) in files.iter().filter_map(|file| Some((file, sets.get(&file.file.name)?))) {
                 for place in within(file, &held) {
                     held[place] = set.ids.contains(&hashes[place]);
@@ -203,14 +242,14 @@ impl FooterCache {
     }
 
     /// The ids of some files by their names, without those that are damaged.
-    fn id_sets<'f>(
+    fn id_sets(
         &self,
         objects: &Objects,
         directory: &str,
-        files: impl Iterator<Item = &'f Listed>,
+        files: Vec<&Listed>,
     ) -> Result<HashMap<String, Arc<IdSet>>, WarehouseError> {
         let (mut sets, mut unknown) = (HashMap::new(), Vec::new());
-        for file in files.filter(|file| !self.damaged.has(directory, file)) {
+        for file in files.into_iter().filter(|file| !self.damaged.has(directory, file)) {
             match self.known_ids(directory, file) {
                 Some(set) => drop(sets.insert(file.name.clone(), set)),
                 None => unknown.push(file.clone()),
@@ -220,14 +259,19 @@ impl FooterCache {
         for (file, source) in unknown.iter().zip(sources) {
             let Some(ids) = self.unless_damaged(directory, file, source, |source| self.ids(source))? else { continue };
             let set = Arc::new(IdSet { directory: directory.to_owned(), file: file.clone(), ids });
-            let mut state = self.state();
-            if state.ids.len() == ID_SETS_MAX {
-                state.ids.remove(0);
-            }
-            state.ids.push(set.clone());
+            self.remember_ids(set.clone());
             sets.insert(file.name.clone(), set);
         }
         Ok(sets)
+    }
+
+    fn remember_ids(&self, set: Arc<IdSet>) {
+        let mut state = self.state();
+        state.ids.push(set);
+        let mut bytes: usize = state.ids.iter().map(|set| set.memory_bytes()).sum();
+        while bytes > IDS_BYTES_MAX && state.ids.len() > 1 {
+            bytes -= state.ids.remove(0).memory_bytes();
+        }
     }
 
     fn known_ids(&self, directory: &str, file: &Listed) -> Option<Arc<IdSet>> {
@@ -250,7 +294,11 @@ impl FooterCache {
         u128::from(self.keys.0.hash_one(id)) << 64 | u128::from(self.keys.1.hash_one(id))
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

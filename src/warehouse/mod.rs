@@ -34,6 +34,8 @@ mod error;
 #[cfg(test)]
 mod read_back;
 #[cfg(test)]
+mod tests_crowd;
+#[cfg(test)]
 mod tests_damage;
 #[cfg(test)]
 mod tests_late;

@@ -24,7 +24,7 @@ pub(crate) const ACCESS_KEY: &str = "causality-key";
 pub(crate) const SECRET_KEY: &str = "causality-secret";
 pub(crate) const BUCKET: &str = "events";
 /// How many of the latest requests are kept.
-const HEADS_MAX: usize = 100;
+const HEADS_MAX: usize = 1_000;
 
 /// What goes wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
