@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use crate::bus::{BusError, BusErrorKind};
 use crate::event::FieldError;
 use crate::http::Problem;
-use crate::store::{SetFault, StoreError, StoreErrorKind};
+use crate::store::{KEYS_MAX, SetFault, StoreError, StoreErrorKind};
 
 /// When a client should try again what could not be stored.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -52,6 +52,9 @@ pub(super) fn of_store(error: StoreError) -> Problem {
             all(pointers, "must be given again: the stored one belongs to the host that `url` named so far")
         }
         StoreErrorKind::Set(faults) => wrong(faults.iter().flat_map(of_set).collect()),
+        StoreErrorKind::TooManyKeys => {
+            Problem::new(StatusCode::CONFLICT, format!("There are {KEYS_MAX} API keys; revoke some of them first."))
+        }
         StoreErrorKind::InvalidCursor => bad_query("cursor", "is not a cursor of this list"),
         StoreErrorKind::NotRetryable => {
             let why = cause(&error).map_or_else(String::new, |why| format!(": {why}"));

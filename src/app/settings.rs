@@ -162,6 +162,7 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
         batch_events_max: config.max_batch_events.0,
         event_bytes_max: config.max_event_bytes.0 as usize,
         loopback: config.http_addr.is_loopback(),
+        access: gateway::Access::Open,
     }
 }
 

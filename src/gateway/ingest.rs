@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 
+use super::caller::Caller;
 use super::form::Form;
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::{Destination, Gateway, reply};
@@ -17,11 +18,15 @@ use crate::http::{BodyError, Inbound, Problem, read_body};
 use crate::metrics::GatewayVerdicts;
 
 impl Gateway {
-    pub(super) async fn ingest(&self, request: Request<&mut Inbound>) -> Result<Response<Full<Bytes>>, Problem> {
+    pub(super) async fn ingest(
+        &self,
+        request: Request<&mut Inbound>,
+        caller: &Caller,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
         let accepted = self.read(request.into_body(), |bytes| match form {
-            Form::Json => request::accept_json_single(bytes, &self.arrival()),
-            Form::Binary(_) => request::accept_binary_single(bytes, &self.arrival()),
+            Form::Json => request::accept_json_single(bytes, &self.arrival(caller)),
+            Form::Binary(_) => request::accept_binary_single(bytes, &self.arrival(caller)),
         });
         let accepted = accepted.await?;
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
@@ -37,12 +42,16 @@ impl Gateway {
         }
     }
 
-    pub(super) async fn batch(&self, request: Request<&mut Inbound>) -> Result<Response<Full<Bytes>>, Problem> {
+    pub(super) async fn batch(
+        &self,
+        request: Request<&mut Inbound>,
+        caller: &Caller,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
         let body = request.into_body();
         let accepted = self.read(body, |bytes| match form {
-            Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &self.arrival()),
-            Form::Binary(_) => request::accept_binary_batch(bytes, self.batch_events_max, &self.arrival()),
+            Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &self.arrival(caller)),
+            Form::Binary(_) => request::accept_binary_batch(bytes, self.batch_events_max, &self.arrival(caller)),
         });
         let accepted = accepted.await?.map_err(|refused| self.refuse(refused, 0))?;
         let (mut verdicts, batch) = self.judge(accepted);
@@ -91,11 +100,11 @@ impl Gateway {
         self.events.add(count(verdicts));
     }
 
-    fn arrival(&self) -> Arrival<'static> {
+    fn arrival<'c>(&self, caller: &'c Caller) -> Arrival<'c> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Arrival {
             received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-            key_app: None,
+            key_app: caller.app(),
             event_bytes_max: self.event_bytes_max,
         }
     }

@@ -4,10 +4,14 @@
 //! Invariants: a 2xx, or `accepted` for one event of a batch, is only ever said of an event
 //! that the bus holds; what is refused leaves no trace. Knows nothing of what reads the bus.
 
+mod access;
 mod bus_health;
+mod caller;
+mod credentials;
 mod form;
 mod ingest;
 mod intake;
+mod key_ring;
 mod reply;
 mod route;
 #[cfg(test)]
@@ -29,6 +33,9 @@ use crate::http::{self, Drained, Readiness};
 use bus_health::BusHealth;
 use route::RouteMetrics;
 
+pub use access::Access;
+pub use key_ring::KeyRing;
+
 /// What requests may cost.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -42,6 +49,7 @@ pub struct Settings {
     pub event_bytes_max: usize,
     /// The listener is bound to loopback: pages of other origins may not send events.
     pub loopback: bool,
+    pub access: Access,
 }
 
 impl Default for Settings {
@@ -53,6 +61,7 @@ impl Default for Settings {
             batch_events_max: 1_000,
             event_bytes_max: EVENT_BYTES_MAX,
             loopback: false,
+            access: Access::Open,
         }
     }
 }
@@ -95,6 +104,7 @@ struct Gateway {
     batch_events_max: usize,
     event_bytes_max: usize,
     loopback: bool,
+    access: Access,
     destination: Destination,
     readiness: Readiness,
     bus_health: BusHealth,
@@ -110,6 +120,7 @@ impl Gateway {
             batch_events_max: settings.batch_events_max,
             event_bytes_max: settings.event_bytes_max,
             loopback: settings.loopback,
+            access: settings.access,
             destination,
             bus_health: BusHealth::new(readiness.clone()),
             readiness,

@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 
 use super::Gateway;
+use super::caller::Caller;
 use crate::http::{Inbound, Problem, Scope, drain, own_origin};
 use crate::metrics::GatewayRoute;
 
@@ -29,6 +30,14 @@ impl Route {
             "/health" => Some(Self::Health),
             "/ready" => Some(Self::Ready),
             _ => None,
+        }
+    }
+
+    /// Whether nobody is asked who they are.
+    fn is_open(self) -> bool {
+        match self {
+            Self::Health | Self::Ready => true,
+            Self::Ingest | Self::Batch => false,
         }
     }
 
@@ -81,7 +90,7 @@ impl Gateway {
         let route = Route::of(request.uri().path());
         let (head, mut body) = request.into_parts();
         let multiplexed = head.version == Version::HTTP_2;
-        let dispatched = self.dispatch(route, Request::from_parts(head, &mut body)).await;
+        let dispatched = self.dispatch(route, Request::from_parts(head, &mut body), started).await;
         let reply = dispatched.unwrap_or_else(Problem::into_reply);
         self.routes.of(route).add(reply.status().as_u16(), started.elapsed());
         if multiplexed && !reply.status().is_success() {
@@ -90,7 +99,12 @@ impl Gateway {
         reply
     }
 
-    async fn dispatch(&self, route: Option<Route>, request: Request<&mut Inbound>) -> Result<Reply, Problem> {
+    async fn dispatch(
+        &self,
+        route: Option<Route>,
+        request: Request<&mut Inbound>,
+        started: Instant,
+    ) -> Result<Reply, Problem> {
         let Some(route) = route else {
             return Err(Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."));
         };
@@ -98,9 +112,13 @@ impl Gateway {
         if self.loopback && !request.method().is_safe() {
             own_origin::check(request.uri(), request.headers(), true, &[])?;
         }
+        let caller = match route.is_open() {
+            true => Caller::Anyone,
+            false => self.access.admit(request.headers(), started)?,
+        };
         match route {
-            Route::Ingest => self.ingest(request).await,
-            Route::Batch => self.batch(request).await,
+            Route::Ingest => self.ingest(request, &caller).await,
+            Route::Batch => self.batch(request, &caller).await,
             Route::Health => Ok(document(StatusCode::OK, r#"{"status":"ok"}"#.into())),
             Route::Ready => Ok(self.ready()),
         }

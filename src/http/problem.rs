@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
 
@@ -24,6 +24,7 @@ pub struct Problem {
     errors: Vec<FieldError>,
     retry_after_seconds: Option<u32>,
     allow: Option<&'static str>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     close: bool,
 }
 
@@ -43,7 +44,15 @@ impl Problem {
 
     /// `detail` is one sentence for the person who reads the client's log.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), retry_after_seconds: None, allow: None, close: false }
+        Self {
+            status,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_seconds: None,
+            allow: None,
+            headers: Vec::new(),
+            close: false,
+        }
     }
 
     pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
@@ -59,6 +68,12 @@ impl Problem {
     /// The methods of the resource, for 405.
     pub fn with_allow(mut self, methods: &'static str) -> Self {
         self.allow = Some(methods);
+        self
+    }
+
+    /// Adds a header to the reply, beside others of that name.
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
     }
 
@@ -100,6 +115,9 @@ impl Problem {
         }
         if let Some(methods) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        for (name, value) in self.headers {
+            headers.append(name, value);
         }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

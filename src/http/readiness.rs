@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// The components that ingest needs. Without the others events are still taken in, and wait on the bus.
-const INGEST: [&str; 3] = ["bus", "bus_file", "nats"];
+const INGEST: [&str; 4] = ["bus", "bus_file", "keys", "nats"];
 
 /// For what somebody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

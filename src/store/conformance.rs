@@ -432,7 +432,7 @@ pub(super) async fn a_disabled_webhook_says_why_until_it_is_enabled(store: Store
 }
 
 pub(super) async fn keys_are_listed_without_the_key(store: Store) {
-    let new = |name: &str| NewApiKey { app_id: "shop".to_owned(), name: name.to_owned() };
+    let new = |name: &str| NewApiKey { app_id: "shop".to_owned(), name: name.to_owned(), ..NewApiKey::default() };
     let (stored, key) = store.create_key(new("ios")).await.unwrap();
     assert!(key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
     let (_, other) = store.create_key(new("web")).await.unwrap();

@@ -30,6 +30,8 @@ pub enum StoreErrorKind {
     },
     /// Documents of a set are at fault, and none of the set was stored.
     Set(Vec<super::SetFault>),
+    /// There are as many API keys as a store holds.
+    TooManyKeys,
     /// The cursor was not made by this list.
     InvalidCursor,
     /// A delivery in this state is not sent again by hand.

@@ -45,7 +45,7 @@ pub use delivery::{
 pub use document::OWN_MEMBERS;
 pub use effects::{Cause, Effects, Recorded};
 pub use error::{StoreError, StoreErrorKind};
-pub use key::{ApiKey, NewApiKey};
+pub use key::{ApiKey, HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, KeyLimits, NewApiKey, Revocations, key_hash};
 pub use page::{Page, PageRequest};
 pub use rule::{Actions, Condition, DocumentFaults, Faults, NewRule, Operator, Rule};
 pub use set::{Applied, AppliedSet, ApplyOutcome, DocumentSet, SetFault};
@@ -328,6 +328,30 @@ impl Store {
         match &self.0 {
             Inner::Sqlite(engine) => engine.revoke_key(id).await,
             Inner::Postgres(engine) => engine.revoke_key(id).await,
+        }
+    }
+
+    /// What was revoked since a version of the keys; bounded, see [`Revocations::complete`].
+    pub async fn revocations(&self, since: u64) -> Result<Revocations, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.revocations(since).await,
+            Inner::Postgres(engine) => engine.revocations(since).await,
+        }
+    }
+
+    /// The keys that were created after a version and are still there, in that order: at most [`KEYS_PAGE`].
+    pub async fn keys_after(&self, version: u64) -> Result<Vec<HashedKey>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.keys_after(version).await,
+            Inner::Postgres(engine) => engine.keys_after(version).await,
+        }
+    }
+
+    /// Notes in which minute (its start, in milliseconds) keys were last used, where that is later than what is known.
+    pub async fn keys_used(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.keys_used(used).await,
+            Inner::Postgres(engine) => engine.keys_used(used).await,
         }
     }
 

@@ -4,7 +4,11 @@ use rusqlite::{OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, documents, failed, now_ms, timestamp, uuid};
-use crate::store::{ApiKey, NewApiKey, Page, PageRequest, StoreError, cursor, key};
+use crate::store::key::{self, KEYS_MAX, KEYS_PAGE, REVOCATIONS_KEPT};
+use crate::store::{
+    ApiKey, HashedKey, KeyHash, KeyLimits, NewApiKey, Page, PageRequest, Revocations, StoreError, StoreErrorKind,
+    cursor,
+};
 
 const TABLE: &str = "api_keys";
 const LIST: u8 = b'k';
@@ -16,15 +20,43 @@ impl Engine {
         let stored = self
             .write(Wake::Changes, context, move |connection| {
                 documents::refuse_taken(connection, TABLE, &new.name, None)?;
-                let (id, now) = (Uuid::now_v7(), now_ms());
+                let raise = "UPDATE api_keys_state SET version = version + 1, keys = keys + 1 WHERE keys < ?1
+                             RETURNING version";
+                let version = connection.query_row(raise, [KEYS_MAX as i64], |row| row.get::<_, i64>(0)).optional();
+                let too_many = || StoreError::new(StoreErrorKind::TooManyKeys, context);
+                let version = version.map_err(failed(context))?.ok_or_else(too_many)?;
+                let (id, now, limits) = (Uuid::now_v7(), now_ms(), new.limits());
+                let insert =
+                    "INSERT INTO api_keys (id, app_id, name, hash, created_at, expires_at, requests_per_second,
+                                  burst, version)
+                              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+                let expires_at_ms = new.expires_at.map(|at| at.as_millisecond());
                 connection
                     .execute(
-                        "INSERT INTO api_keys (id, app_id, name, hash, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-                        params![id.into_bytes(), new.app_id, new.name, hash, now],
+                        insert,
+                        params![
+                            id.into_bytes(),
+                            new.app_id,
+                            new.name,
+                            hash,
+                            now,
+                            expires_at_ms,
+                            limits.requests_per_second,
+                            limits.burst,
+                            version
+                        ],
                     )
                     .map_err(failed(context))?;
-                let created_at = timestamp(now).map_err(failed(context))?;
-                Ok(ApiKey { id, app_id: new.app_id, name: new.name, created_at })
+                Ok(ApiKey {
+                    id,
+                    app_id: new.app_id,
+                    name: new.name,
+                    // As it will be read.
+                    expires_at: expires_at_ms.map(timestamp).transpose().map_err(failed(context))?,
+                    limits,
+                    last_used_at: None,
+                    created_at: timestamp(now).map_err(failed(context))?,
+                })
             })
             .await?;
         Ok((stored, key))
@@ -34,9 +66,9 @@ impl Engine {
         let after = cursor::after::<[u8; 16]>(LIST, &page)?;
         let context = "list keys";
         self.read(context, move |connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT id, app_id, name, created_at FROM api_keys WHERE id > ?1 ORDER BY id LIMIT ?2")
-                .map_err(failed(context))?;
+            let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
+                       FROM api_keys WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
             let first = after.as_ref().map_or(&[][..], |id| &id[..]);
             let rows = statement.query_map(params![first, page.limit as i64 + 1], |row| {
                 api_key(row).map(|key| (key.id.into_bytes(), key))
@@ -51,31 +83,98 @@ impl Engine {
         let key = key.to_owned();
         self.read("read key", move |connection| {
             let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(None) };
-            connection
-                .query_row(
-                    "SELECT id, app_id, name, created_at FROM api_keys WHERE id = ?1",
-                    [id.into_bytes()],
-                    api_key,
-                )
-                .optional()
-                .map_err(failed("read key"))
+            let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
+                       FROM api_keys WHERE id = ?1";
+            connection.query_row(sql, [id.into_bytes()], api_key).optional().map_err(failed("read key"))
         })
         .await
     }
 
     pub(in crate::store) async fn revoke_key(&self, key: &str) -> Result<bool, StoreError> {
-        let key = key.to_owned();
-        self.write(Wake::Changes, "revoke key", move |connection| {
+        let (key, context) = (key.to_owned(), "revoke key");
+        self.write(Wake::Changes, context, move |connection| {
             let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(false) };
-            connection
-                .execute("DELETE FROM api_keys WHERE id = ?1", [id.into_bytes()])
-                .map_err(failed("revoke key"))?;
-            Ok(true)
+            let run = || {
+                let raise = "UPDATE api_keys_state SET version = version + 1, keys = keys - 1 RETURNING version";
+                let version: i64 = connection.query_row(raise, [], |row| row.get(0))?;
+                let note = "INSERT INTO revoked_keys (version, hash) SELECT ?1, hash FROM api_keys WHERE id = ?2";
+                connection.execute(note, params![version, id.into_bytes()])?;
+                connection.execute("DELETE FROM api_keys WHERE id = ?1", [id.into_bytes()])?;
+                connection
+                    .execute("DELETE FROM revoked_keys WHERE version <= ?1", [version - REVOCATIONS_KEPT])
+                    .map(|_| true)
+            };
+            run().map_err(failed(context))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn revocations(&self, since: u64) -> Result<Revocations, StoreError> {
+        let context = "read revoked keys";
+        self.read(context, move |connection| {
+            let read = || {
+                // One statement, so that both are of the same moment.
+                let sql = "SELECT s.version, r.hash FROM api_keys_state s LEFT JOIN revoked_keys r ON r.version > ?1";
+                let mut statement = connection.prepare_cached(sql)?;
+                let mut rows = statement.query([i64::try_from(since).unwrap_or(i64::MAX)])?;
+                let (mut version, mut revoked) = (0, Vec::new());
+                while let Some(row) = rows.next()? {
+                    version = row.get(0)?;
+                    revoked.extend(row.get::<_, Option<KeyHash>>(1)?);
+                }
+                Ok(Revocations::of(since, version, revoked, now_ms()))
+            };
+            read().map_err(failed(context))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn keys_after(&self, version: u64) -> Result<Vec<HashedKey>, StoreError> {
+        let context = "read keys";
+        self.read(context, move |connection| {
+            let sql = "SELECT id, app_id, hash, expires_at, requests_per_second, burst, version FROM api_keys
+                       WHERE version > ?1 ORDER BY version LIMIT ?2";
+            let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
+            let after = i64::try_from(version).unwrap_or(i64::MAX);
+            let rows = statement.query_map(params![after, KEYS_PAGE as i64], hashed_key);
+            rows.and_then(Iterator::collect).map_err(failed(context))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn keys_used(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
+        let (used, context) = (used.to_vec(), "note use of keys");
+        self.write(Wake::Nobody, context, move |connection| {
+            let sql = "UPDATE api_keys SET last_used_at = ?2 WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
+            let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
+            for (id, minute_ms) in used {
+                statement.execute(params![id.into_bytes(), minute_ms]).map_err(failed(context))?;
+            }
+            Ok(())
         })
         .await
     }
 }
 
 fn api_key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
-    Ok(ApiKey { id: uuid(row.get(0)?), app_id: row.get(1)?, name: row.get(2)?, created_at: timestamp(row.get(3)?)? })
+    Ok(ApiKey {
+        id: uuid(row.get(0)?),
+        app_id: row.get(1)?,
+        name: row.get(2)?,
+        created_at: timestamp(row.get(3)?)?,
+        expires_at: row.get::<_, Option<i64>>(4)?.map(timestamp).transpose()?,
+        limits: KeyLimits { requests_per_second: row.get(5)?, burst: row.get(6)? },
+        last_used_at: row.get::<_, Option<i64>>(7)?.map(timestamp).transpose()?,
+    })
+}
+
+fn hashed_key(row: &Row<'_>) -> rusqlite::Result<HashedKey> {
+    Ok(HashedKey {
+        id: uuid(row.get(0)?),
+        app_id: row.get(1)?,
+        hash: row.get(2)?,
+        expires_at_ms: row.get(3)?,
+        limits: KeyLimits { requests_per_second: row.get(4)?, burst: row.get(5)? },
+        version: row.get::<_, i64>(6)?.cast_unsigned(),
+    })
 }

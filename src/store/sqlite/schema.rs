@@ -15,6 +15,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0002_webhooks", include_str!("../../../sql/sqlite/0002_webhooks.sql")),
     ("0003_faults", include_str!("../../../sql/sqlite/0003_faults.sql")),
     ("0004_causes", include_str!("../../../sql/sqlite/0004_causes.sql")),
+    ("0005_keys", include_str!("../../../sql/sqlite/0005_keys.sql")),
 ];
 
 /// Brings the file to the newest version, all steps in one transaction.
