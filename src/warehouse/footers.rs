@@ -21,7 +21,7 @@ const FOOTER_BYTES_MAX: usize = 64 << 20;
 /// Of a footer that holds one range, about.
 const FOOTER_BYTES: usize = 256;
 /// Memory that the remembered ids may take; those of one file are remembered whatever they take.
-const IDS_BYTES_MAX: usize = 32 << 20;
+const IDS_BYTES_MAX: usize = 8 << 20;
 /// Of one id in a hash set, about.
 const ID_BYTES: usize = 2 * size_of::<u128>();
 /// Files that are opened together, and how much of their ends is read ahead. A file that lists long ranges takes one
