@@ -48,6 +48,12 @@ macro_rules! conformance_suite {
             anomaly_states_are_replaced_and_forgotten,
             anomaly_events_are_filtered_newest_first,
             changes_and_work_are_signalled,
+            tokens_are_found_by_their_hash_until_they_are_revoked,
+            changes_on_somebodys_behalf_are_recorded,
+            secrets_stay_out_of_the_records,
+            a_set_is_recorded_document_by_document,
+            records_are_filtered_newest_first_and_forgotten,
+            what_is_changed_elsewhere_is_recorded_before,
             a_closed_store_answers_closed,
         );
     };
@@ -61,6 +67,7 @@ macro_rules! conformance_suite {
 }
 pub(super) use conformance_suite;
 
+pub(super) use super::conformance_admin::*;
 pub(super) use super::conformance_set::*;
 
 const LEASE: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::audit::Audited;
 use super::set::Comparable;
 use super::{Actions, AnomalyConfig, Faults, NewAnomalyConfig, NewRule, Rule};
 
@@ -14,7 +15,7 @@ pub const OWN_MEMBERS: [&str; 6] =
 
 /// A kind of document: where it is kept, and how it looks when stored.
 pub(super) trait Document: Serialize + DeserializeOwned + Send + 'static {
-    type Stored: Comparable + Send + 'static;
+    type Stored: Comparable + Audited + Send + 'static;
     const TABLE: &'static str;
     const LIST: u8;
 

@@ -6,8 +6,11 @@
 //! are encrypted at rest. Knows nothing of how rules are evaluated.
 
 mod anomaly;
+mod audit;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod conformance_admin;
 #[cfg(test)]
 mod conformance_set;
 mod cursor;
@@ -25,6 +28,7 @@ mod secret_text;
 mod secrets;
 mod set;
 mod sqlite;
+mod token;
 mod webhook;
 
 use std::path::PathBuf;
@@ -38,6 +42,7 @@ use uuid::Uuid;
 use crate::metrics;
 
 pub use anomaly::{AnomalyConfig, AnomalyEvent, AnomalyState, Detection, NewAnomalyConfig};
+pub use audit::{AuditEntry, AuditFilter, AuditOutcome, AuditRecord, Caller, Change};
 pub use delivery::{
     ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GivenUp, NewDelivery, OutboxMessage,
     OwedBounds, RETRIES_MAX, RetryFilter,
@@ -49,6 +54,7 @@ pub use key::{ApiKey, HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, KeyLimits, NewApi
 pub use page::{Page, PageRequest};
 pub use rule::{Actions, Condition, DocumentFaults, Faults, NewRule, Operator, Rule};
 pub use set::{Applied, AppliedSet, ApplyOutcome, DocumentSet, SetFault};
+pub use token::{AdminRole, AdminToken, FoundToken, NewAdminToken, TOKEN_PREFIX, TokenHash, hash_token, is_token};
 pub use webhook::{Auth, NewWebhook, Webhook, WebhookDocument};
 
 /// The store, over the engine that the configuration chose. Cheap to clone.

@@ -6,11 +6,12 @@
 use std::time::Instant;
 
 use serde_json::value::RawValue;
-use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use super::{Engine, Wake, clock, damaged, failed, is_keepable, timestamp};
+use crate::store::audit::Change;
 use crate::store::delivery::{GIVE_UP_ROWS_MAX, RETENTION_MS, WAITED_TOO_LONG};
 use crate::store::{
     ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, OwedBounds, Page, PageRequest, RETRIES_MAX,
@@ -187,10 +188,9 @@ impl Engine {
         let context = "read delivery";
         self.call(context, async {
             let mut client = self.client(context).await?;
-            let sql = format!("SELECT {COLUMNS} FROM deliveries d WHERE id = $1");
-            let row = client.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
+            let found = delivery_in(&**client, id).await?;
             client.whole = true;
-            row.map(|row| delivery(&row).map(|(_, delivery)| delivery)).transpose()
+            Ok(found)
         })
         .await
     }
@@ -261,10 +261,13 @@ impl Engine {
                 "UPDATE deliveries d SET status = 'pending', attempts = 0, due_at = causality_now_ms(), finished_at = NULL
                  WHERE d.id = $1 RETURNING {COLUMNS}"
             );
+            let before = delivery_in(&*tx, id).await?;
             let row = tx.query_one(&sql, &[&id]).await.map_err(failed(context))?;
+            let (_, retried) = delivery(&row)?;
+            self.note(&*tx, || Change::of_delivery("retry", id, before.as_ref(), Some(&retried))).await?;
             self.commit(tx, Wake::Work, context).await?;
             client.whole = true;
-            delivery(&row).map(|(_, delivery)| delivery)
+            Ok(retried)
         })
         .await
     }
@@ -286,6 +289,7 @@ impl Engine {
             let values: [&(dyn ToSql + Sync); 6] =
                 [&statuses, &filter.since_ms, &filter.until_ms, &filter.webhook_id, &filter.rule_id, &limit];
             let retried = tx.execute(sql, &values).await.map_err(failed(context))?;
+            self.note(&*tx, || Change::of_retries(&filter, retried)).await?;
             self.commit(tx, Wake::Work, context).await?;
             client.whole = true;
             Ok(retried)
@@ -297,13 +301,25 @@ impl Engine {
         let context = "delete delivery";
         self.call(context, async {
             let mut client = self.client(context).await?;
-            let deleted = client.execute("DELETE FROM deliveries WHERE id = $1", &[&id]).await;
-            let deleted = deleted.map_err(failed(context))?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let sql = format!("DELETE FROM deliveries d WHERE d.id = $1 RETURNING {COLUMNS}");
+            let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
+            if let Some(row) = &row {
+                let (_, deleted) = delivery(row)?;
+                self.note(&*tx, || Change::of_delivery("delete", id, Some(&deleted), None)).await?;
+            }
+            self.commit(tx, Wake::Nobody, context).await?;
             client.whole = true;
-            Ok(deleted > 0)
+            Ok(row.is_some())
         })
         .await
     }
+}
+
+async fn delivery_in(client: &impl GenericClient, id: Uuid) -> Result<Option<Delivery>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM deliveries d WHERE d.id = $1");
+    let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read delivery"))?;
+    row.map(|row| delivery(&row).map(|(_, delivery)| delivery)).transpose()
 }
 
 /// Deletes the oldest of what a disabled webhook is owed beyond the bound; answers how many. What others are deleting is

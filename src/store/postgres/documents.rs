@@ -7,6 +7,7 @@ use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use super::{Engine, Wake, damaged, failed, is_keepable, timestamp, webhooks};
+use crate::store::audit::Change;
 use crate::store::document::Document;
 use crate::store::{Actions, DocumentFaults, Faults, Page, PageRequest, StoreError, StoreErrorKind, cursor};
 
@@ -17,6 +18,7 @@ impl Engine {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             let stored = create_in(&*tx, new).await?;
+            self.note(&*tx, || Change::created(&stored)).await?;
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok(stored)
@@ -65,6 +67,10 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
+            let before = match self.is_audited() {
+                true => locked::<D>(&*tx, key).await?,
+                false => None,
+            };
             let stored = match replace_in(&*tx, key, new, as_of).await {
                 Err(error) if error.kind == StoreErrorKind::Changed => {
                     tx.rollback().await.map_err(failed(context))?;
@@ -73,6 +79,7 @@ impl Engine {
                 }
                 stored => stored?,
             };
+            self.note(&*tx, || Change::replaced(before.as_ref(), &stored)).await?;
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok(stored)
@@ -87,6 +94,8 @@ impl Engine {
             let tx = client.transaction().await.map_err(failed(context))?;
             let id = find(&*tx, D::TABLE, key, "FOR UPDATE").await?;
             if let Some(id) = id {
+                let before = if self.is_audited() { get_in::<D>(&*tx, id).await? } else { None };
+                self.note(&*tx, || Change::deleted(id, before.as_ref())).await?;
                 let sql = format!("DELETE FROM {} WHERE id = $1", D::TABLE);
                 tx.execute(&sql, &[&id]).await.map_err(failed(context))?;
                 use_webhooks(&*tx, id, &[]).await?;
@@ -164,6 +173,14 @@ pub(super) async fn get_in<D: Document>(
     let sql = format!("{} WHERE d.id = $1", select::<D>());
     let row = client.query_opt(&sql, &[&id]).await.map_err(failed("read document"))?;
     Ok(row.map(|row| stored::<D>(&row)).transpose()?.map(|(_, stored)| stored))
+}
+
+/// What is about to be replaced, kept from others until then.
+async fn locked<D: Document>(client: &impl GenericClient, key: &str) -> Result<Option<D::Stored>, StoreError> {
+    match find(client, D::TABLE, key, "FOR UPDATE").await? {
+        Some(id) => get_in::<D>(client, id).await,
+        None => Ok(None),
+    }
 }
 
 pub(super) async fn replace_in<D: Document>(

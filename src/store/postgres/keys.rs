@@ -1,10 +1,11 @@
 //! API keys. Only the SHA-256 of a key is kept.
 
-use tokio_postgres::Row;
+use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use super::documents::{find, name_taken};
 use super::{Engine, Wake, damaged, failed, timestamp};
+use crate::store::audit::Change;
 use crate::store::key::{self, KEYS_MAX, KEYS_PAGE, REVOCATIONS_KEPT};
 use crate::store::{
     ApiKey, HashedKey, KeyHash, KeyLimits, NewApiKey, Page, PageRequest, Revocations, StoreError, StoreErrorKind,
@@ -37,9 +38,11 @@ impl Engine {
                 .query_one(sql, &[&id, &new.app_id, &new.name, &&hash[..], &expires_at, &rps, &burst, &version])
                 .await
                 .map_err(name_taken(context))?;
+            let stored = api_key(&row)?;
+            self.note(&*tx, || Change::created(&stored)).await?;
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
-            Ok((api_key(&row)?, key))
+            Ok((stored, key))
         })
         .await
     }
@@ -64,14 +67,12 @@ impl Engine {
         let context = "read key";
         self.call(context, async {
             let mut client = self.client(context).await?;
-            let mut found = None;
-            if let Some(id) = find(&**client, TABLE, key, "").await? {
-                let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
-                           FROM api_keys WHERE id = $1";
-                found = client.query_opt(sql, &[&id]).await.map_err(failed(context))?;
-            }
+            let found = match find(&**client, TABLE, key, "").await? {
+                Some(id) => get(&**client, id).await?,
+                None => None,
+            };
             client.whole = true;
-            found.map(|row| api_key(&row)).transpose()
+            Ok(found)
         })
         .await
     }
@@ -89,6 +90,10 @@ impl Engine {
                 client.whole = true;
                 return Ok(false);
             };
+            if self.is_audited() {
+                let before = get(&*tx, id).await?;
+                self.note(&*tx, || Change::deleted(id, before.as_ref())).await?;
+            }
             let delete = "WITH gone AS (DELETE FROM api_keys WHERE id = $1 RETURNING hash)
                           INSERT INTO revoked_keys (version, hash) SELECT $2, hash FROM gone";
             tx.execute(delete, &[&id, &version]).await.map_err(failed(context))?;
@@ -152,6 +157,13 @@ impl Engine {
         })
         .await
     }
+}
+
+async fn get(client: &impl GenericClient, id: Uuid) -> Result<Option<ApiKey>, StoreError> {
+    let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
+               FROM api_keys WHERE id = $1";
+    let row = client.query_opt(sql, &[&id]).await.map_err(failed("read key"))?;
+    row.map(|row| api_key(&row)).transpose()
 }
 
 fn api_key(row: &Row) -> Result<ApiKey, StoreError> {

@@ -5,6 +5,7 @@
 //! use was broken off (a timeout, a cancelled call) is thrown away, not handed out again.
 
 mod anomalies;
+mod audit;
 mod clock;
 mod connect;
 mod deliveries;
@@ -19,6 +20,7 @@ mod silence;
 mod tests;
 #[cfg(test)]
 mod tests_tls;
+mod tokens;
 mod webhooks;
 
 use std::collections::HashSet;
@@ -35,6 +37,7 @@ use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use self::silence::{Silent, Trust, until_silent};
+use super::audit::Caller;
 use super::secrets::Sealer;
 use super::{PostgresSettings, StoreError, StoreErrorKind, StoreStatus};
 use crate::supervisor::Tasks;
@@ -54,7 +57,11 @@ const CHECK_SILENCE_MAX: Duration = Duration::from_secs(30);
 const TIDY_INTERVAL: Duration = Duration::from_secs(15);
 
 #[derive(Clone)]
-pub(super) struct Engine(Arc<Shared>);
+pub(super) struct Engine(
+    Arc<Shared>,
+    /// On whose behalf it changes what is stored.
+    Option<Arc<Caller>>,
+);
 
 struct Shared {
     pool: Pool,
@@ -103,7 +110,7 @@ impl Engine {
         let silent =
             |_| StoreError::caused(StoreErrorKind::Unavailable, context, "PostgreSQL (database_host) is silent");
         until_silent(CHECK_SILENCE_MAX, schema::check(&reach, settings.migrate)).await.map_err(silent)??;
-        let engine = Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             pool,
             sealer,
             floors: Mutex::default(),
@@ -114,7 +121,8 @@ impl Engine {
             work: Arc::new(watch::Sender::new(0)),
             closing: CancellationToken::new(),
             tasks: Tasks::default(),
-        }));
+        });
+        let engine = Self(shared, None);
         let shared = &engine.0;
         let mut heard = shared.work.subscribe();
         let listening = listen::listen(reach, shared.changes.clone(), shared.work.clone());

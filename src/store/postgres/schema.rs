@@ -19,6 +19,7 @@ const MIGRATIONS: Migrations = &[
     ("0003_faults", include_str!("../../../sql/postgres/0003_faults.sql")),
     ("0004_causes", include_str!("../../../sql/postgres/0004_causes.sql")),
     ("0005_keys", include_str!("../../../sql/postgres/0005_keys.sql")),
+    ("0006_admin", include_str!("../../../sql/postgres/0006_admin.sql")),
 ];
 /// The advisory lock of everybody who migrates (`caus` in ASCII).
 const LOCK: i64 = 0x6361_7573;

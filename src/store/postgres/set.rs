@@ -3,6 +3,7 @@
 use tokio_postgres::GenericClient;
 
 use super::{Engine, Wake, documents, failed, webhooks};
+use crate::store::audit;
 use crate::store::document::Document;
 use crate::store::set::{Applied, AppliedSet, Collected, DocumentSet};
 use crate::store::{ApplyOutcome, NewWebhook, StoreError, StoreErrorKind, Webhook};
@@ -18,6 +19,9 @@ impl Engine {
             let applied = self.apply_all(&*tx, set).await?.finish();
             match applied {
                 Ok(applied) if applied.changed() && !rehearsal => {
+                    for change in audit::of_set(&applied) {
+                        self.note(&*tx, || change).await?;
+                    }
                     self.commit(tx, Wake::Both, CONTEXT).await?;
                     client.whole = true;
                     Ok(applied)

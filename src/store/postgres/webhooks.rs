@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::documents::{find, name_taken, refuse_taken};
 use super::{Engine, Wake, damaged, failed, timestamp};
+use crate::store::audit::Change;
 use crate::store::secrets::wrong_key;
 use crate::store::{Auth, GivenUp, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
 
@@ -24,6 +25,7 @@ impl Engine {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             let webhook = self.create_webhook_in(&*tx, new).await?;
+            self.note(&*tx, || Change::created(&webhook)).await?;
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
             Ok(webhook)
@@ -73,6 +75,10 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
+            let before = match find(&*tx, TABLE, key, "FOR UPDATE").await? {
+                Some(id) => self.audited_before(&*tx, id).await?,
+                None => None,
+            };
             let webhook = match self.replace_webhook_in(&*tx, key, new, as_of).await {
                 Err(error) if error.kind == StoreErrorKind::Changed => {
                     tx.rollback().await.map_err(failed(context))?;
@@ -81,6 +87,7 @@ impl Engine {
                 }
                 webhook => webhook?,
             };
+            self.note(&*tx, || Change::replaced(before.as_ref(), &webhook)).await?;
             // One that is enabled again makes due what it is owed.
             self.commit(tx, Wake::Both, context).await?;
             client.whole = true;
@@ -124,6 +131,8 @@ impl Engine {
             )
             .await
             .map_err(failed(context))?;
+            let before = self.audited_before(&*tx, id).await?;
+            self.note(&*tx, || Change::deleted(id, before.as_ref())).await?;
             tx.execute("DELETE FROM webhooks WHERE id = $1", &[&id]).await.map_err(failed(context))?;
             self.commit(tx, Wake::Changes, context).await?;
             client.whole = true;
@@ -277,6 +286,14 @@ impl Engine {
         Ok(())
     }
 
+    /// For the record of its change: nothing when changes are not recorded.
+    async fn audited_before(&self, client: &impl GenericClient, id: Uuid) -> Result<Option<Webhook>, StoreError> {
+        if !self.is_audited() {
+            return Ok(None);
+        }
+        readable(self.webhook_in(client, id).await)
+    }
+
     pub(super) async fn webhook_in(
         &self,
         client: &impl GenericClient,
@@ -307,6 +324,14 @@ impl Engine {
             document.reveal(serde_json::from_slice(&hidden).map_err(|error| damaged(context, error))?);
         }
         Ok(webhook)
+    }
+}
+
+/// What was sealed with a lost key can still be written over and deleted.
+pub(super) fn readable(read: Result<Option<Webhook>, StoreError>) -> Result<Option<Webhook>, StoreError> {
+    match read {
+        Err(error) if matches!(error.kind, StoreErrorKind::Corrupt | StoreErrorKind::Refused) => Ok(None),
+        read => read,
     }
 }
 

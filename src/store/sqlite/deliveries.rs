@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Engine, Wake, clock, damaged, failed, now_ms, timestamp, uuid};
+use crate::store::audit::Change;
 use crate::store::delivery::{GIVE_UP_ROWS_MAX, RETENTION_MS, WAITED_TOO_LONG};
 use crate::store::{
     ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, OwedBounds, Page, PageRequest, RETRIES_MAX,
@@ -111,19 +112,38 @@ impl Engine {
     }
 
     pub(in crate::store) async fn retry_delivery(&self, id: Uuid) -> Result<Delivery, StoreError> {
-        self.write(Wake::Work, "retry delivery", move |connection| retry(connection, id)).await
+        let auditor = self.auditor();
+        self.write(Wake::Work, "retry delivery", move |connection| {
+            let before = auditor.before(|| find(connection, id).map_err(failed("retry delivery")))?;
+            let retried = retry(connection, id)?;
+            auditor.note(connection, || Change::of_delivery("retry", id, before.as_ref(), Some(&retried)))?;
+            Ok(retried)
+        })
+        .await
     }
 
     pub(in crate::store) async fn retry_deliveries(&self, filter: RetryFilter) -> Result<u64, StoreError> {
         let context = "retry deliveries";
-        self.write(Wake::Work, context, move |connection| retry_all(connection, &filter).map_err(failed(context))).await
+        let auditor = self.auditor();
+        self.write(Wake::Work, context, move |connection| {
+            let retried = retry_all(connection, &filter).map_err(failed(context))?;
+            auditor.note(connection, || Change::of_retries(&filter, retried))?;
+            Ok(retried)
+        })
+        .await
     }
 
     pub(in crate::store) async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
-        self.write(Wake::Nobody, "delete delivery", move |connection| {
+        let auditor = self.auditor();
+        let context = "delete delivery";
+        self.write(Wake::Nobody, context, move |connection| {
+            let before = auditor.before(|| find(connection, id).map_err(failed(context)))?;
             let sql = "DELETE FROM deliveries WHERE id = ?1";
-            let deleted = connection.execute(sql, [id.into_bytes()]).map_err(failed("delete delivery"))?;
-            Ok(deleted > 0)
+            let deleted = connection.execute(sql, [id.into_bytes()]).map_err(failed(context))? > 0;
+            if deleted {
+                auditor.note(connection, || Change::of_delivery("delete", id, before.as_ref(), None))?;
+            }
+            Ok(deleted)
         })
         .await
     }

@@ -7,21 +7,24 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, anomalies, damaged, failed, now_ms, timestamp, uuid, webhooks};
+use crate::store::audit::Change;
 use crate::store::document::Document;
 use crate::store::{Actions, DocumentFaults, Faults, Page, PageRequest, StoreError, StoreErrorKind, cursor};
 
 impl Engine {
     pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
-        self.write(Wake::Changes, "create document", move |connection| create(connection, new)).await
+        let auditor = self.auditor();
+        self.write(Wake::Changes, "create document", move |connection| {
+            let stored = create(connection, new)?;
+            auditor.note(connection, || Change::created(&stored))?;
+            Ok(stored)
+        })
+        .await
     }
 
     pub(in crate::store) async fn document<D: Document>(&self, key: &str) -> Result<Option<D::Stored>, StoreError> {
         let key = key.to_owned();
-        self.read("read document", move |connection| match find(connection, D::TABLE, &key)? {
-            Some(id) => get::<D>(connection, id),
-            None => Ok(None),
-        })
-        .await
+        self.read("read document", move |connection| by_key::<D>(connection, &key)).await
     }
 
     pub(in crate::store) async fn documents<D: Document>(
@@ -47,15 +50,22 @@ impl Engine {
         new: D,
         as_of: Option<Timestamp>,
     ) -> Result<D::Stored, StoreError> {
-        let key = key.to_owned();
-        self.write(Wake::Changes, "replace document", move |connection| replace(connection, &key, new, as_of)).await
+        let (key, auditor) = (key.to_owned(), self.auditor());
+        self.write(Wake::Changes, "replace document", move |connection| {
+            let before = auditor.before(|| by_key::<D>(connection, &key))?;
+            let stored = replace(connection, &key, new, as_of)?;
+            auditor.note(connection, || Change::replaced(before.as_ref(), &stored))?;
+            Ok(stored)
+        })
+        .await
     }
 
     pub(in crate::store) async fn delete_document<D: Document>(&self, key: &str) -> Result<bool, StoreError> {
-        let key = key.to_owned();
+        let (key, auditor) = (key.to_owned(), self.auditor());
         let context = "delete document";
         self.write(Wake::Changes, context, move |connection| {
             let Some(id) = find(connection, D::TABLE, &key)? else { return Ok(false) };
+            let before = auditor.before(|| get::<D>(connection, id))?;
             let sql = format!("DELETE FROM {} WHERE id = ?1", D::TABLE);
             connection
                 .execute(&sql, [id.into_bytes()])
@@ -63,6 +73,7 @@ impl Engine {
                 .and_then(|()| anomalies::forget_states(connection, id))
                 .and_then(|_| forget_faults(connection, id))
                 .map_err(failed(context))?;
+            auditor.note(connection, || Change::deleted(id, before.as_ref()))?;
             Ok(true)
         })
         .await
@@ -127,6 +138,13 @@ pub(super) fn get<D: Document>(connection: &Connection, id: Uuid) -> Result<Opti
         .map(|(_, stored)| stored)
         .optional()
         .map_err(failed("read document"))
+}
+
+fn by_key<D: Document>(connection: &Connection, key: &str) -> Result<Option<D::Stored>, StoreError> {
+    match find(connection, D::TABLE, key)? {
+        Some(id) => get::<D>(connection, id),
+        None => Ok(None),
+    }
 }
 
 pub(super) fn replace<D: Document>(

@@ -1,9 +1,10 @@
 //! API keys. Only the SHA-256 of a key is kept.
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, documents, failed, now_ms, timestamp, uuid};
+use crate::store::audit::Change;
 use crate::store::key::{self, KEYS_MAX, KEYS_PAGE, REVOCATIONS_KEPT};
 use crate::store::{
     ApiKey, HashedKey, KeyHash, KeyLimits, NewApiKey, Page, PageRequest, Revocations, StoreError, StoreErrorKind,
@@ -17,6 +18,7 @@ impl Engine {
     pub(in crate::store) async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
         let context = "create key";
         let (key, hash) = key::generate()?;
+        let auditor = self.auditor();
         let stored = self
             .write(Wake::Changes, context, move |connection| {
                 documents::refuse_taken(connection, TABLE, &new.name, None)?;
@@ -47,7 +49,7 @@ impl Engine {
                         ],
                     )
                     .map_err(failed(context))?;
-                Ok(ApiKey {
+                let stored = ApiKey {
                     id,
                     app_id: new.app_id,
                     name: new.name,
@@ -56,7 +58,9 @@ impl Engine {
                     limits,
                     last_used_at: None,
                     created_at: timestamp(now).map_err(failed(context))?,
-                })
+                };
+                auditor.note(connection, || Change::created(&stored))?;
+                Ok(stored)
             })
             .await?;
         Ok((stored, key))
@@ -82,18 +86,20 @@ impl Engine {
     pub(in crate::store) async fn key(&self, key: &str) -> Result<Option<ApiKey>, StoreError> {
         let key = key.to_owned();
         self.read("read key", move |connection| {
-            let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(None) };
-            let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
-                       FROM api_keys WHERE id = ?1";
-            connection.query_row(sql, [id.into_bytes()], api_key).optional().map_err(failed("read key"))
+            match documents::find(connection, TABLE, &key)? {
+                Some(id) => get(connection, id),
+                None => Ok(None),
+            }
         })
         .await
     }
 
     pub(in crate::store) async fn revoke_key(&self, key: &str) -> Result<bool, StoreError> {
-        let (key, context) = (key.to_owned(), "revoke key");
+        let (key, auditor, context) = (key.to_owned(), self.auditor(), "revoke key");
         self.write(Wake::Changes, context, move |connection| {
             let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(false) };
+            let before = auditor.before(|| get(connection, id))?;
+            auditor.note(connection, || Change::deleted(id, before.as_ref()))?;
             let run = || {
                 let raise = "UPDATE api_keys_state SET version = version + 1, keys = keys - 1 RETURNING version";
                 let version: i64 = connection.query_row(raise, [], |row| row.get(0))?;
@@ -154,6 +160,12 @@ impl Engine {
         })
         .await
     }
+}
+
+fn get(connection: &Connection, id: Uuid) -> Result<Option<ApiKey>, StoreError> {
+    let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
+               FROM api_keys WHERE id = ?1";
+    connection.query_row(sql, [id.into_bytes()], api_key).optional().map_err(failed("read key"))
 }
 
 fn api_key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {

@@ -4,6 +4,7 @@
 //! last commit. An fsync that failed ends the process, since nobody knows then what is stored.
 
 mod anomalies;
+mod audit;
 mod clock;
 mod deliveries;
 mod documents;
@@ -14,6 +15,7 @@ mod schema;
 mod set;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod webhooks;
 mod writer;
 
@@ -27,6 +29,7 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
+use super::audit::Caller;
 use super::secrets::{self, Sealer};
 use super::{SqliteSettings, StoreError, StoreErrorKind, StoreStatus};
 use crate::sqlite::{Fault, Watch, explain, fault, open_reader, open_writer};
@@ -44,7 +47,11 @@ const LOG_BYTES_KEPT: i64 = 8 * 1024 * 1024;
 const EXIT_IO_ERROR: i32 = 74;
 
 #[derive(Clone)]
-pub(super) struct Engine(Arc<Shared>);
+pub(super) struct Engine(
+    Arc<Shared>,
+    /// On whose behalf it changes what is stored.
+    Option<Arc<Caller>>,
+);
 
 struct Shared {
     commands: mpsc::Sender<Command>,
@@ -118,7 +125,7 @@ impl Engine {
                 drop(lock);
             })
             .map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, "start store writer", error))?;
-        Ok(Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             commands,
             writer: Mutex::new(Some(writer)),
             readers: Mutex::new(readers),
@@ -127,7 +134,8 @@ impl Engine {
             health,
             changes: Arc::new(watch::Sender::new(0)),
             work: Arc::new(watch::Sender::new(0)),
-        })))
+        });
+        Ok(Self(shared, None))
     }
 
     /// What the file has lost, until that is acknowledged.

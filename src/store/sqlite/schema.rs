@@ -16,6 +16,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0003_faults", include_str!("../../../sql/sqlite/0003_faults.sql")),
     ("0004_causes", include_str!("../../../sql/sqlite/0004_causes.sql")),
     ("0005_keys", include_str!("../../../sql/sqlite/0005_keys.sql")),
+    ("0006_admin", include_str!("../../../sql/sqlite/0006_admin.sql")),
 ];
 
 /// Brings the file to the newest version, all steps in one transaction.

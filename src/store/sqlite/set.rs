@@ -3,21 +3,24 @@
 use rusqlite::Connection;
 
 use super::{Engine, Wake, documents, failed, webhooks};
+use crate::store::audit;
 use crate::store::document::Document;
 use crate::store::secrets::Sealer;
 use crate::store::set::{Applied, AppliedSet, Collected, DocumentSet};
-use crate::store::{ApplyOutcome, NewWebhook, StoreError, StoreErrorKind, Webhook};
+use crate::store::{ApplyOutcome, NewWebhook, StoreError, Webhook};
 
 const CONTEXT: &str = "apply documents";
 
 impl Engine {
     pub(in crate::store) async fn apply(&self, set: DocumentSet, rehearsal: bool) -> Result<AppliedSet, StoreError> {
-        let sealer = self.0.sealer.clone();
+        let (sealer, auditor) = (self.0.sealer.clone(), self.auditor());
         let run = move |connection: &Connection| {
             savepoint(connection, "SAVEPOINT whole_set")?;
             let applied = apply_all(connection, &sealer, set)?;
             if rehearsal {
                 savepoint(connection, "ROLLBACK TO whole_set")?;
+            } else {
+                audit::of_set(&applied).into_iter().try_for_each(|change| auditor.note(connection, || change))?;
             }
             savepoint(connection, "RELEASE whole_set")?;
             Ok(applied)
@@ -66,11 +69,7 @@ fn apply_webhook(connection: &Connection, sealer: &Sealer, new: NewWebhook) -> R
     let Some(id) = documents::find(connection, webhooks::TABLE, &name)? else {
         return Ok(Applied::created(webhooks::create(connection, sealer, new)?));
     };
-    let before = match webhooks::get(connection, sealer, id) {
-        // What was sealed with a lost key can still be written over.
-        Err(error) if error.kind == StoreErrorKind::Corrupt => None,
-        before => before?,
-    };
+    let before = webhooks::readable(webhooks::get(connection, sealer, id))?;
     let after = webhooks::replace(connection, sealer, &name, new, None)?;
     Ok(Applied::replaced(before, after))
 }

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::{Engine, Wake, damaged, deliveries, documents, failed, now_ms, timestamp, uuid};
+use crate::store::audit::Change;
 use crate::store::secrets::{Sealer, wrong_key};
 use crate::store::{Auth, GivenUp, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
 
@@ -18,8 +19,13 @@ const HIDDEN_FIELD: &str = "hidden";
 
 impl Engine {
     pub(in crate::store) async fn create_webhook(&self, new: NewWebhook) -> Result<Webhook, StoreError> {
-        let sealer = self.0.sealer.clone();
-        self.write(Wake::Changes, "create webhook", move |connection| create(connection, &sealer, new)).await
+        let (sealer, auditor) = (self.0.sealer.clone(), self.auditor());
+        self.write(Wake::Changes, "create webhook", move |connection| {
+            let stored = create(connection, &sealer, new)?;
+            auditor.note(connection, || Change::created(&stored))?;
+            Ok(stored)
+        })
+        .await
     }
 
     pub(in crate::store) async fn webhook(&self, key: &str) -> Result<Option<Webhook>, StoreError> {
@@ -56,14 +62,22 @@ impl Engine {
         new: NewWebhook,
         as_of: Option<Timestamp>,
     ) -> Result<Webhook, StoreError> {
-        let (key, sealer) = (key.to_owned(), self.0.sealer.clone());
+        let (key, sealer, auditor) = (key.to_owned(), self.0.sealer.clone(), self.auditor());
         // One that is enabled again makes due what it is owed.
-        self.write(Wake::Both, "replace webhook", move |connection| replace(connection, &sealer, &key, new, as_of))
-            .await
+        self.write(Wake::Both, "replace webhook", move |connection| {
+            let before = auditor.before(|| match documents::find(connection, TABLE, &key)? {
+                Some(id) => readable(get(connection, &sealer, id)),
+                None => Ok(None),
+            })?;
+            let stored = replace(connection, &sealer, &key, new, as_of)?;
+            auditor.note(connection, || Change::replaced(before.as_ref(), &stored))?;
+            Ok(stored)
+        })
+        .await
     }
 
     pub(in crate::store) async fn delete_webhook(&self, key: &str) -> Result<bool, StoreError> {
-        let key = key.to_owned();
+        let (key, sealer, auditor) = (key.to_owned(), self.0.sealer.clone(), self.auditor());
         let context = "delete webhook";
         self.write(Wake::Changes, context, move |connection| {
             let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(false) };
@@ -71,9 +85,11 @@ impl Engine {
             if !users.is_empty() {
                 return Err(StoreError::new(StoreErrorKind::InUse(users), context));
             }
+            let before = auditor.before(|| readable(get(connection, &sealer, id)))?;
             deliveries::cancel_open(connection, id, now_ms())
                 .and_then(|_| connection.execute("DELETE FROM webhooks WHERE id = ?1", [id.into_bytes()]))
                 .map_err(failed(context))?;
+            auditor.note(connection, || Change::deleted(id, before.as_ref()))?;
             Ok(true)
         })
         .await
@@ -107,6 +123,14 @@ impl Engine {
             rows.and_then(Iterator::collect).map_err(failed(context))
         })
         .await
+    }
+}
+
+/// What was sealed with a lost key can still be written over and deleted.
+pub(super) fn readable(read: Result<Option<Webhook>, StoreError>) -> Result<Option<Webhook>, StoreError> {
+    match read {
+        Err(error) if error.kind == StoreErrorKind::Corrupt => Ok(None),
+        read => read,
     }
 }
 

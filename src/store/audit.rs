@@ -1,0 +1,364 @@
+//! The audit log: who changed what through the admin API.
+//!
+//! Invariants: a change and its record are one transaction; what the store cannot change itself (dead letters of the
+//! bus) has its record before it is changed. No record holds a secret: values are written as the API shows them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::set::{Applied, AppliedSet};
+use super::{
+    AdminToken, AnomalyConfig, ApiKey, ApplyOutcome, Delivery, Inner, Page, PageRequest, RetryFilter, Rule, Store,
+    StoreError, Webhook,
+};
+
+/// The largest value that is recorded whole, as JSON; a record has two of them, before and after.
+const VALUE_BYTES_MAX: usize = 32 * 1024;
+/// Records that are kept at most, the newest ones.
+pub(super) const RECORDS_MAX: i64 = 1_000_000;
+/// Records forgotten in one transaction, so that nobody waits long behind it.
+pub(super) const FORGET_ROWS_MAX: i64 = 1_000;
+
+/// Who asks for changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Of the token, when it is one of the store's.
+    pub token_id: Option<Uuid>,
+    /// Of the token, or a word for who needs none.
+    pub name: String,
+    pub address: Option<IpAddr>,
+    /// Of the request.
+    pub method: String,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditOutcome {
+    Done,
+    /// It was about to be made; whether it was is not known.
+    Started,
+    Failed,
+    /// Attempts that were not allowed, counted.
+    Refused,
+}
+
+/// One entry of the log as it is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// The token's name, `ADMIN_TOKEN`, or `loopback` where no token is asked for.
+    pub actor: String,
+    /// The token's id, when it is one of the store's.
+    pub actor_id: Option<Uuid>,
+    pub address: Option<IpAddr>,
+    pub method: String,
+    /// `create`, `replace`, `delete`, `retry`, `replay`, `purge` or `refuse`.
+    pub action: String,
+    /// `webhook`, `rule`, `anomaly`, `key`, `token`, `delivery`, `dead_letter` or `access`.
+    pub kind: String,
+    pub object_id: Option<String>,
+    pub name: Option<String>,
+    pub outcome: AuditOutcome,
+    pub before: Option<Value>,
+    pub after: Option<Value>,
+    /// What the values do not show.
+    pub note: Option<String>,
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AuditRecord {
+    pub id: i64,
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub entry: AuditEntry,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    /// A token's id, or who by name.
+    pub actor: Option<String>,
+    pub kind: Option<String>,
+    pub since_ms: Option<i64>,
+}
+
+/// A change as the use case that makes it describes it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    kind: &'static str,
+    action: &'static str,
+    object_id: Option<String>,
+    name: Option<String>,
+    before: Option<Value>,
+    after: Option<Value>,
+    note: Option<String>,
+}
+
+/// What is stored under an id and a name.
+pub(super) trait Audited: Serialize {
+    const KIND: &'static str;
+
+    fn id(&self) -> Uuid;
+    fn name(&self) -> &str;
+
+    /// Whether secrets differ that read back as the mask.
+    fn has_other_secrets(&self, _before: &Self) -> bool {
+        false
+    }
+}
+
+impl Change {
+    pub fn of(kind: &'static str, action: &'static str) -> Self {
+        Self { kind, action, object_id: None, name: None, before: None, after: None, note: None }
+    }
+
+    pub fn with_id(mut self, id: impl ToString) -> Self {
+        self.object_id = Some(id.to_string());
+        self
+    }
+
+    pub fn with_before(mut self, before: Value) -> Self {
+        self.before = Some(bounded(before));
+        self
+    }
+
+    pub fn with_after(mut self, after: Value) -> Self {
+        self.after = Some(bounded(after));
+        self
+    }
+
+    fn named<T: Audited>(action: &'static str, of: &T) -> Self {
+        Self { name: Some(of.name().to_owned()), ..Self::of(T::KIND, action).with_id(of.id()) }
+    }
+
+    pub(super) fn created<T: Audited>(after: &T) -> Self {
+        Self::named("create", after).with_after(shown(after))
+    }
+
+    /// `before` is `None` when it could not be read.
+    pub(super) fn replaced<T: Audited>(before: Option<&T>, after: &T) -> Self {
+        let mut change = Self::named("replace", after).with_after(shown(after));
+        if let Some(before) = before {
+            change = change.with_before(shown(before));
+            if after.has_other_secrets(before) {
+                change.note = Some("secrets were changed".to_owned());
+            }
+        }
+        change
+    }
+
+    /// `before` is `None` when it could not be read.
+    pub(super) fn deleted<T: Audited>(id: Uuid, before: Option<&T>) -> Self {
+        match before {
+            Some(before) => Self::named("delete", before).with_before(shown(before)),
+            None => Self::of(T::KIND, "delete").with_id(id),
+        }
+    }
+
+    /// Without the payload, which is an event of somebody's.
+    pub(super) fn of_delivery(
+        action: &'static str,
+        id: Uuid,
+        before: Option<&Delivery>,
+        after: Option<&Delivery>,
+    ) -> Self {
+        let shown = |delivery: &Delivery| {
+            json!({"status": delivery.status, "attempts": delivery.attempts, "webhook_id": delivery.webhook_id,
+                "rule_id": delivery.rule_id, "anomaly_config_id": delivery.anomaly_config_id,
+                "event_id": delivery.event_id})
+        };
+        let mut change = Self::of("delivery", action).with_id(id);
+        if let Some(before) = before {
+            change = change.with_before(shown(before));
+        }
+        if let Some(after) = after {
+            change = change.with_after(shown(after));
+        }
+        change
+    }
+
+    pub(super) fn of_retries(filter: &RetryFilter, retried: u64) -> Self {
+        let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
+        Self::of("delivery", "retry").with_after(json!({"retried": retried, "since": time(filter.since_ms),
+            "until": time(filter.until_ms), "statuses": filter.status_texts(), "webhook_id": filter.webhook_id,
+            "rule_id": filter.rule_id}))
+    }
+
+    pub(super) fn entry(self, caller: &Caller, outcome: AuditOutcome) -> AuditEntry {
+        AuditEntry {
+            actor: caller.name.clone(),
+            actor_id: caller.token_id,
+            address: caller.address,
+            method: caller.method.clone(),
+            action: self.action.to_owned(),
+            kind: self.kind.to_owned(),
+            object_id: self.object_id,
+            name: self.name,
+            outcome,
+            before: self.before,
+            after: self.after,
+            note: self.note,
+        }
+    }
+}
+
+/// As the API shows it: secrets are masked by the documents' own serialization.
+fn shown(document: &impl Serialize) -> Value {
+    serde_json::to_value(document).unwrap_or_default()
+}
+
+/// A value that is too large for a record is told by its size and hash.
+fn bounded(value: Value) -> Value {
+    let text = value.to_string();
+    if text.len() <= VALUE_BYTES_MAX {
+        return value;
+    }
+    let hash: String = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    json!({"omitted_bytes": text.len(), "sha256": hash})
+}
+
+/// What a set has changed, document by document.
+pub(super) fn of_set(applied: &AppliedSet) -> Vec<Change> {
+    fn of<T: Audited>(applied: &Applied<T>) -> Option<Change> {
+        let change = match applied.outcome {
+            ApplyOutcome::Unchanged => return None,
+            ApplyOutcome::Created => Change::created(&applied.after),
+            ApplyOutcome::Updated => Change::replaced(applied.before.as_ref(), &applied.after),
+        };
+        Some(change)
+    }
+    let webhooks = applied.webhooks.iter().filter_map(of);
+    let rules = applied.rules.iter().filter_map(of);
+    webhooks.chain(rules).chain(applied.anomalies.iter().filter_map(of)).collect()
+}
+
+impl Audited for Webhook {
+    const KIND: &'static str = "webhook";
+
+    fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.document.name
+    }
+
+    fn has_other_secrets(&self, before: &Self) -> bool {
+        let (new, old) = (&self.document, &before.document);
+        // Where the masked forms differ, the difference shows.
+        let hidden = |differ: bool, shown_alike: bool| differ && shown_alike;
+        hidden(new.auth != old.auth, format!("{:?}", new.auth) == format!("{:?}", old.auth))
+            || hidden(new.url != old.url, new.masked_url() == old.masked_url())
+            || hidden(new.headers != old.headers, new.masked_headers() == old.masked_headers())
+    }
+}
+
+macro_rules! audited {
+    ($type:ty, $kind:literal, $name:expr) => {
+        impl Audited for $type {
+            const KIND: &'static str = $kind;
+
+            fn id(&self) -> Uuid {
+                self.id
+            }
+
+            fn name(&self) -> &str {
+                let name: fn(&$type) -> &str = $name;
+                name(self)
+            }
+        }
+    };
+}
+
+audited!(Rule, "rule", |rule| &rule.document.name);
+audited!(AnomalyConfig, "anomaly", |config| &config.document.name);
+audited!(ApiKey, "key", |key| &key.name);
+audited!(AdminToken, "token", |token| &token.name);
+
+impl Store {
+    /// The same store, whose changes are recorded as made by this caller.
+    pub fn on_behalf_of(&self, caller: Caller) -> Self {
+        let caller = Some(Arc::new(caller));
+        Self(match &self.0 {
+            Inner::Sqlite(engine) => Inner::Sqlite(engine.on_behalf_of(caller)),
+            Inner::Postgres(engine) => Inner::Postgres(engine.on_behalf_of(caller)),
+        })
+    }
+
+    fn caller(&self) -> Option<Arc<Caller>> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.caller(),
+            Inner::Postgres(engine) => engine.caller(),
+        }
+    }
+
+    /// Newest first.
+    pub async fn audit(&self, filter: AuditFilter, page: PageRequest) -> Result<Page<AuditRecord>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.audit(filter, page).await,
+            Inner::Postgres(engine) => engine.audit(filter, page).await,
+        }
+    }
+
+    /// Records a change that is about to be made elsewhere; its number, for [`Self::settle_audit`]. None when this store
+    /// acts on nobody's behalf.
+    pub async fn begin_audit(&self, change: Change) -> Result<Option<i64>, StoreError> {
+        match self.caller() {
+            None => Ok(None),
+            Some(caller) => self.add_audit(change.entry(&caller, AuditOutcome::Started)).await.map(Some),
+        }
+    }
+
+    /// Says what became of it.
+    pub async fn settle_audit(
+        &self,
+        id: Option<i64>,
+        outcome: AuditOutcome,
+        after: Option<Value>,
+    ) -> Result<(), StoreError> {
+        let Some(id) = id else { return Ok(()) };
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.settle_audit(id, outcome, after).await,
+            Inner::Postgres(engine) => engine.settle_audit(id, outcome, after).await,
+        }
+    }
+
+    /// A record that is not about a change of the store; its number.
+    pub async fn add_audit(&self, entry: AuditEntry) -> Result<i64, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.add_audit(entry).await,
+            Inner::Postgres(engine) => engine.add_audit(entry).await,
+        }
+    }
+
+    /// Forgets records older than that, and the oldest of too many; answers how many.
+    pub async fn forget_audit(&self, age: Duration) -> Result<u64, StoreError> {
+        let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.forget_audit(age_ms).await,
+            Inner::Postgres(engine) => engine.forget_audit(age_ms).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_value_is_told_by_its_hash() {
+        let small = json!({"a": "x".repeat(VALUE_BYTES_MAX - 8)});
+        assert_eq!(bounded(small.clone()), small);
+        let large = json!({"a": "x".repeat(VALUE_BYTES_MAX)});
+        let told = bounded(large.clone());
+        assert_eq!(told["omitted_bytes"], large.to_string().len());
+        assert_eq!(told["sha256"].as_str().unwrap().len(), 64);
+    }
+}

@@ -1,0 +1,146 @@
+//! The audit log.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio_postgres::{GenericClient, Row};
+use uuid::Uuid;
+
+use super::{Engine, damaged, failed, is_keepable, timestamp};
+use crate::store::audit::{AuditEntry, Caller, Change, FORGET_ROWS_MAX, RECORDS_MAX};
+use crate::store::{AuditFilter, AuditOutcome, AuditRecord, Page, PageRequest, StoreError, cursor};
+
+const LIST: u8 = b'u';
+
+impl Engine {
+    pub(in crate::store) fn on_behalf_of(&self, caller: Option<Arc<Caller>>) -> Self {
+        Self(self.0.clone(), caller)
+    }
+
+    pub(in crate::store) fn caller(&self) -> Option<Arc<Caller>> {
+        self.1.clone()
+    }
+
+    /// Records a change in its transaction, when somebody is known who asks for it.
+    pub(super) async fn note(
+        &self,
+        client: &impl GenericClient,
+        change: impl FnOnce() -> Change,
+    ) -> Result<(), StoreError> {
+        match &self.1 {
+            None => Ok(()),
+            Some(caller) => insert(client, &change().entry(caller, AuditOutcome::Done)).await.map(drop),
+        }
+    }
+
+    /// Whether changes are recorded.
+    pub(super) fn is_audited(&self) -> bool {
+        self.1.is_some()
+    }
+
+    pub(in crate::store) async fn add_audit(&self, entry: AuditEntry) -> Result<i64, StoreError> {
+        let context = "record change";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let id = insert(&**client, &entry).await?;
+            client.whole = true;
+            Ok(id)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn settle_audit(
+        &self,
+        id: i64,
+        outcome: AuditOutcome,
+        after: Option<Value>,
+    ) -> Result<(), StoreError> {
+        let context = "record outcome of change";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = "SELECT document FROM audit WHERE seq = $1";
+            // Forgotten by now, maybe. Nobody else writes to the record.
+            if let Some(row) = client.query_opt(sql, &[&id]).await.map_err(failed(context))? {
+                let found = entry(&row, 0)?;
+                let settled = AuditEntry { outcome, after: after.or(found.after), ..found };
+                let document = serde_json::to_string(&settled).map_err(|error| damaged(context, error))?;
+                let sql = "UPDATE audit SET document = $2 WHERE seq = $1";
+                client.execute(sql, &[&id, &document]).await.map_err(failed(context))?;
+            }
+            client.whole = true;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn audit(
+        &self,
+        filter: AuditFilter,
+        page: PageRequest,
+    ) -> Result<Page<AuditRecord>, StoreError> {
+        let context = "list audit records";
+        let before = cursor::after::<i64>(LIST, &page)?;
+        if ![&filter.actor, &filter.kind].iter().all(|text| text.as_deref().is_none_or(is_keepable)) {
+            return Ok(cursor::page(LIST, &page, Vec::<(i64, AuditRecord)>::new()));
+        }
+        let actor_id = filter.actor.as_deref().and_then(|actor| Uuid::try_parse(actor).ok());
+        let actor = filter.actor.filter(|_| actor_id.is_none());
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = "SELECT seq, at, document FROM audit
+                       WHERE ($1::text IS NULL OR actor = $1) AND ($2::uuid IS NULL OR actor_id = $2)
+                           AND ($3::text IS NULL OR kind = $3) AND ($4::bigint IS NULL OR at >= $4)
+                           AND ($5::bigint IS NULL OR seq < $5)
+                       ORDER BY seq DESC LIMIT $6";
+            let limit = page.limit as i64 + 1;
+            let rows = client.query(sql, &[&actor, &actor_id, &filter.kind, &filter.since_ms, &before, &limit]).await;
+            let rows = rows.map_err(failed(context))?;
+            client.whole = true;
+            let rows: Result<Vec<_>, StoreError> = rows.iter().map(record).collect();
+            Ok(cursor::page(LIST, &page, rows?))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn forget_audit(&self, age_ms: i64) -> Result<u64, StoreError> {
+        let context = "forget audit records";
+        let sql = "DELETE FROM audit WHERE seq IN (
+            SELECT seq FROM audit WHERE at < causality_now_ms() - $1
+                OR seq <= (SELECT coalesce(max(seq), 0) FROM audit) - $2
+            LIMIT $3 FOR UPDATE SKIP LOCKED)";
+        let mut forgotten = 0;
+        loop {
+            let count = self
+                .retrying(context, || async move {
+                    let mut client = self.client(context).await?;
+                    let count = client.execute(sql, &[&age_ms, &RECORDS_MAX, &FORGET_ROWS_MAX]).await;
+                    let count = count.map_err(failed(context))?;
+                    client.whole = true;
+                    Ok(count)
+                })
+                .await?;
+            forgotten += count;
+            if count == 0 {
+                return Ok(forgotten);
+            }
+        }
+    }
+}
+
+async fn insert(client: &impl GenericClient, entry: &AuditEntry) -> Result<i64, StoreError> {
+    let context = "record change";
+    let document = serde_json::to_string(entry).map_err(|error| damaged(context, error))?;
+    let sql = "INSERT INTO audit (at, actor, actor_id, kind, document)
+               VALUES (causality_now_ms(), $1, $2, $3, $4) RETURNING seq";
+    let row = client.query_one(sql, &[&entry.actor, &entry.actor_id, &entry.kind, &document]).await;
+    Ok(row.map_err(failed(context))?.get(0))
+}
+
+fn entry(row: &Row, column: usize) -> Result<AuditEntry, StoreError> {
+    serde_json::from_str(row.get(column)).map_err(|error| damaged("read audit record", error))
+}
+
+fn record(row: &Row) -> Result<(i64, AuditRecord), StoreError> {
+    let id = row.get(0);
+    Ok((id, AuditRecord { id, at: timestamp(row.get(1))?, entry: entry(row, 2)? }))
+}

@@ -1,0 +1,138 @@
+//! Tokens of the admin API. Only the SHA-256 of a token is kept.
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::documents::{find, name_taken};
+use super::{Engine, Wake, damaged, failed, timestamp};
+use crate::store::audit::Change;
+use crate::store::token;
+use crate::store::{
+    AdminRole, AdminToken, FoundToken, NewAdminToken, Page, PageRequest, StoreError, TokenHash, cursor,
+};
+
+const TABLE: &str = "admin_tokens";
+const LIST: u8 = b't';
+const COLUMNS: &str = "id, name, role, expires_at, last_used_at, created_at";
+
+impl Engine {
+    pub(in crate::store) async fn create_admin_token(
+        &self,
+        new: NewAdminToken,
+    ) -> Result<(AdminToken, String), StoreError> {
+        let context = "create admin token";
+        let (token, hash) = token::generate()?;
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let sql = format!(
+                "INSERT INTO admin_tokens (id, name, role, hash, expires_at, created_at)
+                 VALUES ($1, $2, $3, $4, $5, causality_now_ms()) RETURNING {COLUMNS}"
+            );
+            let (id, role, expires) = (Uuid::now_v7(), new.role.text(), new.expires_at.map(Timestamp::as_millisecond));
+            let row = tx.query_one(&sql, &[&id, &new.name, &role, &&hash[..], &expires]).await;
+            let stored = admin_token(&row.map_err(name_taken(context))?)?;
+            self.note(&*tx, || Change::created(&stored)).await?;
+            self.commit(tx, Wake::Nobody, context).await?;
+            client.whole = true;
+            Ok((stored, token))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn admin_tokens(&self, page: PageRequest) -> Result<Page<AdminToken>, StoreError> {
+        let context = "list admin tokens";
+        let after = cursor::after::<[u8; 16]>(LIST, &page)?.map(Uuid::from_bytes);
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql =
+                format!("SELECT {COLUMNS} FROM admin_tokens WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2");
+            let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
+            client.whole = true;
+            let rows: Result<Vec<_>, _> =
+                rows.iter().map(|row| admin_token(row).map(|token| (token.id.into_bytes(), token))).collect();
+            Ok(cursor::page(LIST, &page, rows?))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn admin_token(&self, key: &str) -> Result<Option<AdminToken>, StoreError> {
+        let context = "read admin token";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let mut found = None;
+            if let Some(id) = find(&**client, TABLE, key, "").await? {
+                let sql = format!("SELECT {COLUMNS} FROM admin_tokens WHERE id = $1");
+                found = client.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
+            }
+            client.whole = true;
+            found.map(|row| admin_token(&row)).transpose()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn revoke_admin_token(&self, key: &str) -> Result<bool, StoreError> {
+        let context = "revoke admin token";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let tx = client.transaction().await.map_err(failed(context))?;
+            let id = find(&*tx, TABLE, key, "FOR UPDATE").await?;
+            let sql = format!("DELETE FROM admin_tokens WHERE id = $1 RETURNING {COLUMNS}");
+            let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
+            if let Some(row) = &row {
+                let before = admin_token(row)?;
+                self.note(&*tx, || Change::deleted(before.id, Some(&before))).await?;
+            }
+            self.commit(tx, Wake::Nobody, context).await?;
+            client.whole = true;
+            Ok(row.is_some())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn admin_token_by_hash(
+        &self,
+        hash: TokenHash,
+    ) -> Result<Option<FoundToken>, StoreError> {
+        let context = "find admin token";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = format!(
+                "SELECT {COLUMNS}, coalesce(expires_at <= causality_now_ms(), false) FROM admin_tokens WHERE hash = $1"
+            );
+            let statement = client.prepare_cached(&sql).await.map_err(failed(context))?;
+            let row = client.query_opt(&statement, &[&&hash[..]]).await.map_err(failed(context))?;
+            client.whole = true;
+            row.map(|row| Ok(FoundToken { token: admin_token(&row)?, expired: row.get(6) })).transpose()
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn use_admin_token(&self, id: Uuid) -> Result<(), StoreError> {
+        let context = "note use of admin token";
+        self.call(context, async {
+            let mut client = self.client(context).await?;
+            let sql = "UPDATE admin_tokens SET last_used_at = minute
+                       FROM (SELECT causality_now_ms() / 60000 * 60000 AS minute) now
+                       WHERE id = $1 AND coalesce(last_used_at, 0) < minute";
+            client.execute(sql, &[&id]).await.map_err(failed(context))?;
+            client.whole = true;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn admin_token(row: &Row) -> Result<AdminToken, StoreError> {
+    let time = |column: usize| row.get::<_, Option<i64>>(column).map(timestamp).transpose();
+    let role = AdminRole::parse(row.get(2));
+    Ok(AdminToken {
+        id: row.get(0),
+        name: row.get(1),
+        role: role.ok_or_else(|| damaged("read admin token", "unknown role of a token"))?,
+        expires_at: time(3)?,
+        last_used_at: time(4)?,
+        created_at: timestamp(row.get(5))?,
+    })
+}
