@@ -3,6 +3,7 @@
 //! Reads as the life of the process: bind every port, open the engines, start the roles,
 //! wait, stop in order. Maps the configuration onto the settings of each part.
 
+mod admin_access;
 mod banner;
 mod engines;
 mod given_up;
@@ -99,7 +100,12 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
             }
         }
     };
-    let probes = |metrics| admin::starting_router(start_probes(&readiness, &limits.memory, &prometheus), metrics);
+    // On the gateway's port everyone hears what the process waits for.
+    let (open, asking) = (admin::AccessSettings::default(), admin_access::settings(config));
+    let probes = |metrics| {
+        let access = admin::Access::new(if metrics { asking.clone() } else { open.clone() }, None);
+        admin::starting_router(start_probes(&readiness, &limits.memory, &prometheus), &access, metrics)
+    };
     let gateway_limits = settings::gateway(config, &limits).http;
     let listeners = gateway_listener.iter().map(|listener| (listener, probes(false), gateway_limits.clone()));
     let listeners = listeners.chain([(&admin_listener, probes(true), settings::admin_limits(config, &limits))]);
@@ -167,8 +173,12 @@ fn warn_of_weaknesses(plan: &Plan, engines: &Engines, addresses: &Addresses) {
     {
         warn!(%http, "anyone who reaches this address can send events: API keys are not asked for yet");
     }
-    if !config.admin_addr.is_loopback() {
-        warn!(admin = %addresses.admin, "beyond loopback only health, readiness and metrics are served");
+    if !config.admin_addr.is_loopback() && config.admin_token.is_none() {
+        warn!(
+            admin = %addresses.admin,
+            "the admin API asks for tokens beyond loopback, and ADMIN_TOKEN is not set: only tokens that were made \
+             before give access"
+        );
     }
     if let Some(weakness) = weakness(plan, engines) {
         warn!(weakness, "{WEAK}");
@@ -224,6 +234,7 @@ fn start_roles(
         supervisor.stage("webhooks", budgets.webhooks);
         start_webhooks(config, engines.bus.clone(), store.clone(), supervisor)?;
         given_up::watch(supervisor, store, readiness);
+        admin_access::forget_old_records(supervisor, store, config.audit_retention.0);
     } else {
         supervisor.stage("janitor", budgets.reaction);
     }
@@ -352,8 +363,9 @@ fn start_admin(
         ..start_probes(readiness, &facts.limits.memory, &prometheus)
     };
     let loopback = config.admin_addr.is_loopback();
+    let access = admin::Access::new(admin_access::settings(config), engines.store.clone());
     let router = match &engines.store {
-        Some(store) if loopback => admin::router(admin::State {
+        Some(store) => admin::router(admin::State {
             bus: engines.bus.clone(),
             store: store.clone(),
             settings: Arc::new(admin::Settings { loopback, allowed_hosts: Vec::new() }),
@@ -362,13 +374,10 @@ fn start_admin(
                 anomaly: reaction::check_anomaly_config,
                 webhook: reaction::check_webhook,
             },
+            access,
             probes,
         }),
-        Some(_) => admin::probes_router(
-            probes,
-            "The admin API has no authentication yet and is served on loopback only: see admin_addr.",
-        ),
-        None => admin::probes_router(probes, "The admin API is served by processes with the role reaction."),
+        None => admin::probes_router(probes, &access, "The admin API is served by processes with the role reaction."),
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
     let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
@@ -376,7 +385,8 @@ fn start_admin(
         http::Limits { drain_timeout: supervisor.stop_budget(), ..settings::admin_limits(config, facts.limits) };
     supervisor.supervise("admin", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
-        let (service, limits) = (TowerToHyperService::new(router.clone()), limits.clone());
+        let service = TowerToHyperService::new(admin::AdminService::new(router.clone()));
+        let limits = limits.clone();
         async move {
             let listener = rebind(listener, &address, "admin_addr").await?;
             http::serve(listener, service, limits, stop).await;

@@ -8,6 +8,7 @@ mod choice;
 mod file_url;
 mod nats;
 mod redaction;
+mod token;
 mod value;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
 use file_url::directory_of;
 pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
+pub use token::Token;
 pub use value::{
     Address, Attempts, Count, Factor, Flag, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
 };
@@ -75,6 +77,8 @@ settings! {
     max_batch_events: Count,
     max_event_bytes: Size,
     admin_addr: Address,
+    metrics_open: Flag,
+    audit_retention: Period,
     nats_client_name: String,
     nats_max_reconnects: Attempts,
     nats_reconnect_wait: Period,
@@ -125,6 +129,8 @@ settings! {
     dispatcher_request_timeout: Period,
     webhook_disabled_max_pending: Count,
     webhook_disabled_max_age: Period;
+    admin_token: Token,
+    metrics_token: Token,
     nats_url: Url,
     nats_credentials_file: String,
     nats_ca_file: String,
@@ -160,8 +166,7 @@ const PARALLEL_MAX: usize = 64;
 /// Names that other versions have and this one does not, with what to do instead: a value that would silently be
 /// ignored is refused. A name that ends with `_` stands for all that begin with it. A flag that is off asks for what is
 /// the case anyway, and with `..._ENABLED` off the other settings of that feature ask for nothing.
-const UNSUPPORTED: [(&str, &str); 6] = [
-    ("ADMIN_TOKEN", "nothing: the admin API is served on loopback only"),
+const UNSUPPORTED: [(&str, &str); 5] = [
     ("AUTH_ENABLED", "false: API keys are not asked for yet"),
     ("RATE_LIMIT_", "false for RATE_LIMIT_ENABLED: there are no rate limits yet"),
     ("CORS_", "nothing: there are no CORS headers yet"),
@@ -311,6 +316,9 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     {
         refuse("warehouse_url", url.show(), allowed);
     }
+    if config.metrics_token.is_some() && config.metrics_token == config.admin_token {
+        refuse("metrics_token", "***".to_owned(), "another token than admin_token: it is given to a scraper");
+    }
     nats::check(config, &mut refuse);
     let flush = config.batch_flush_interval.unwrap_or(config.http_read_timeout);
     for (key, period) in [
@@ -320,6 +328,7 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
         ("database_statement_timeout", config.database_statement_timeout),
         ("shutdown_timeout", config.shutdown_timeout),
         ("http_read_timeout", config.http_read_timeout),
+        ("audit_retention", config.audit_retention),
     ] {
         if period.0.is_zero() {
             refuse(key, period.show(), "a duration above 0s");

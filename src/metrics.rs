@@ -99,6 +99,13 @@ pub fn http_cut_for_memory(count: u64) {
     counter!("causality_http_cut_for_memory_total").increment(count);
 }
 
+// --- admin ---
+
+/// Counts a request that the admin listener refused for want of a token or of a role.
+pub fn admin_refused(reason: &'static str) {
+    counter!("causality_admin_refused_total", "reason" => reason).increment(1);
+}
+
 // --- supervisor ---
 
 /// Counts restarts of a supervised task.
@@ -300,6 +307,11 @@ const HELP: &[(Kind, &str, &str)] = {
             Counter,
             "causality_http_cut_for_memory_total",
             "Requests and connections cut because they held memory longest without progress while it was short.",
+        ),
+        (
+            Counter,
+            "causality_admin_refused_total",
+            "Requests that the admin listener refused, by what their token lacked.",
         ),
         (Counter, "causality_task_restarts_total", "Restarts of a service that failed, by service."),
         (Gauge, "causality_ready", "1 while the process takes traffic, else 0."),

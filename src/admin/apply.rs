@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::access::Acting;
 use super::document::{parse_json, read_text};
 use super::documents::{Resource, judge};
 use super::query::Params;
@@ -49,6 +50,7 @@ pub(super) struct Items {
 
 pub(super) async fn apply(
     State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
     mut params: Params,
     request: Request,
 ) -> Result<Json<Items>, Problem> {
@@ -66,7 +68,6 @@ pub(super) async fn apply(
     });
     let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
     let mut reading = read.await.map_err(unread)??;
-    let store = &shared.state.store;
     let _patching = shared.patching.lock().await;
     // What can be read of a faulty set is rehearsed, so that the answer has what only the store knows.
     let faulty = !reading.errors.is_empty();

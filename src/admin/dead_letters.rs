@@ -9,15 +9,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Shared;
+use super::access::Acting;
+use super::audit::recorded;
 use super::query::{Key, Params};
 use super::refusal::{bad_query, not_found, of_bus};
 use crate::bus::DeadLetter;
 use crate::event::EventRef;
 use crate::http::Problem;
-use crate::store::Page;
+use crate::store::{AuditOutcome, Change, Page};
+
+/// In the audit log.
+const KIND: &str = "dead_letter";
 
 #[derive(Serialize)]
 pub(super) struct Shown {
@@ -57,8 +62,14 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Re
     Ok(Json(shown(letter, true)))
 }
 
-pub(super) async fn delete(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
-    done(shared.state.bus.delete_dead_letter(id(&key)?).await.map_err(of_bus)?)
+pub(super) async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    Key(key): Key,
+) -> Result<StatusCode, Problem> {
+    let id = id(&key)?;
+    let delete = async { shared.state.bus.delete_dead_letter(id).await.map_err(of_bus) };
+    done(recorded(&store, Change::of(KIND, "delete").with_id(id), delete, whether_found).await?)
 }
 
 #[derive(Serialize)]
@@ -67,15 +78,33 @@ pub(super) struct Deleted {
 }
 
 /// All of them, or with `before` those that died before then.
-pub(super) async fn purge(State(shared): State<Arc<Shared>>, mut params: Params) -> Result<Json<Deleted>, Problem> {
+pub(super) async fn purge(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    mut params: Params,
+) -> Result<Json<Deleted>, Problem> {
     let before_ms = params.time_ms("before")?;
     params.no_more()?;
-    let deleted = shared.state.bus.purge_dead_letters(before_ms).await.map_err(of_bus)?;
+    let before = before_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let change = Change::of(KIND, "purge").with_before(json!({"died_before": before}));
+    let purge = async { shared.state.bus.purge_dead_letters(before_ms).await.map_err(of_bus) };
+    let told = |deleted: &u64| (AuditOutcome::Done, json!({"deleted": deleted}));
+    let deleted = recorded(&store, change, purge, told).await?;
     Ok(Json(Deleted { deleted }))
 }
 
-pub(super) async fn replay(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
-    done(shared.state.bus.replay_dead_letter(id(&key)?).await.map_err(of_bus)?)
+pub(super) async fn replay(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    Key(key): Key,
+) -> Result<StatusCode, Problem> {
+    let id = id(&key)?;
+    let replay = async { shared.state.bus.replay_dead_letter(id).await.map_err(of_bus) };
+    done(recorded(&store, Change::of(KIND, "replay").with_id(id), replay, whether_found).await?)
+}
+
+fn whether_found(found: &bool) -> (AuditOutcome, Value) {
+    (if *found { AuditOutcome::Done } else { AuditOutcome::Failed }, json!({"found": found}))
 }
 
 fn id(key: &str) -> Result<u64, Problem> {

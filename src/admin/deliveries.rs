@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Shared;
+use super::access::Acting;
 use super::document::read_json;
 use super::form::fit;
 use super::query::{self, Key, Params};
@@ -40,15 +41,15 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Re
     shared.state.store.delivery(id).await.map_err(of_store)?.map(Json).ok_or_else(not_found)
 }
 
-pub(super) async fn delete(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
+pub(super) async fn delete(Acting(store): Acting, Key(key): Key) -> Result<StatusCode, Problem> {
     let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
-    let deleted = shared.state.store.delete_delivery(id).await.map_err(of_store)?;
+    let deleted = store.delete_delivery(id).await.map_err(of_store)?;
     if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(not_found()) }
 }
 
-pub(super) async fn retry(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Json<Delivery>, Problem> {
+pub(super) async fn retry(Acting(store): Acting, Key(key): Key) -> Result<Json<Delivery>, Problem> {
     let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
-    shared.state.store.retry_delivery(id).await.map(Json).map_err(of_store)
+    store.retry_delivery(id).await.map(Json).map_err(of_store)
 }
 
 /// Which deliveries are to be sent again, as a person writes it.
@@ -72,10 +73,9 @@ pub(super) struct Retried {
     more: bool,
 }
 
-pub(super) async fn retry_all(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Retried>, Problem> {
+pub(super) async fn retry_all(Acting(store): Acting, request: Request) -> Result<Json<Retried>, Problem> {
     let (request, mut errors) = fit::<RetryRequest>(read_json(request).await?).check(RetryRequest::check).parts();
     let Some(request) = request else { return Err(wrong(errors)) };
-    let store = &shared.state.store;
     let mut found = |field: &str, key: &str, found: Option<Uuid>| {
         let id = found.or_else(|| Uuid::try_parse(key).ok());
         if id.is_none() && errors.iter().all(|error| error.pointer != field) {

@@ -4,17 +4,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::access::Acting;
 use super::document::{check_name, merge, read_json, without_own};
 use super::form::{Fitted, fit};
 use super::query::{Key, Params};
@@ -62,32 +62,30 @@ pub(super) trait Resource: Sized + Send + Sync + 'static {
     fn delete(store: &Store, key: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
-/// The routes of one kind.
-pub(super) fn routes<R: Resource>() -> Router<Arc<Shared>> {
-    Router::new()
-        .route(&format!("/{}", R::PATH), get(list::<R>).post(create::<R>))
-        .route(&format!("/{}/{{id}}", R::PATH), get(show::<R>).put(replace::<R>).patch(patch::<R>).delete(delete::<R>))
-}
-
-async fn list<R: Resource>(State(shared): State<Arc<Shared>>, params: Params) -> Result<Response, Problem> {
+pub(super) async fn list<R: Resource>(State(shared): State<Arc<Shared>>, params: Params) -> Result<Response, Problem> {
     let page = R::list(&shared.state.store, params.page()?).await.map_err(of_store)?;
     Ok(Json(page).into_response())
 }
 
-async fn create<R: Resource>(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn create<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    request: Request,
+) -> Result<Response, Problem> {
     let new: R = read(read_json(request).await?, None, &shared).await?;
-    let stored = new.create(&shared.state.store).await.map_err(of_store)?;
+    let stored = new.create(&store).await.map_err(of_store)?;
     let location = format!("{BASE}/{}/{}", R::PATH, R::id(&stored));
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(stored)).into_response())
 }
 
-async fn show<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Response, Problem> {
+pub(super) async fn show<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Response, Problem> {
     let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
     Ok(Json(stored).into_response())
 }
 
-async fn replace<R: Resource>(
+pub(super) async fn replace<R: Resource>(
     State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
     Key(key): Key,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -101,11 +99,12 @@ async fn replace<R: Resource>(
         }
     };
     let new: R = read(document, id, &shared).await?;
-    Ok(Json(new.replace(&shared.state.store, &key, None).await.map_err(of_store)?).into_response())
+    Ok(Json(new.replace(&store, &key, None).await.map_err(of_store)?).into_response())
 }
 
-async fn patch<R: Resource>(
+pub(super) async fn patch<R: Resource>(
     State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
     Key(key): Key,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -120,7 +119,7 @@ async fn patch<R: Resource>(
         merge(&mut document, patch.clone());
         let new: R = read(document, Some(id.clone()), &shared).await?;
         // By id, for the patch may rename it.
-        match new.replace(&shared.state.store, &id, Some(R::updated_at(&stored))).await {
+        match new.replace(&store, &id, Some(R::updated_at(&stored))).await {
             // Another process was first: its change stays, and this one comes on top of it.
             Err(error) if error.kind == StoreErrorKind::Changed && attempt < PATCH_RETRIES_MAX => {
                 attempt += 1;
@@ -131,9 +130,13 @@ async fn patch<R: Resource>(
     }
 }
 
-async fn delete<R: Resource>(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
+pub(super) async fn delete<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    Key(key): Key,
+) -> Result<StatusCode, Problem> {
     let _patching = shared.patching.lock().await;
-    match R::delete(&shared.state.store, &key).await.map_err(of_store)? {
+    match R::delete(&store, &key).await.map_err(of_store)? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_found()),
     }

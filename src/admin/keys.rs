@@ -9,6 +9,7 @@ use axum::http::header::{CACHE_CONTROL, LOCATION};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::access::Acting;
 use super::document::{check_name, read_json};
 use super::form::fit;
 use super::query::{Key, Params};
@@ -33,20 +34,20 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Re
     shared.state.store.key(&key).await.map_err(of_store)?.map(Json).ok_or_else(not_found)
 }
 
-pub(super) async fn create(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn create(Acting(store): Acting, request: Request) -> Result<Response, Problem> {
     let fitted = fit::<NewApiKey>(read_json(request).await?).check(|new| {
         let wrong_app = !is_app_id(&new.app_id);
         let of_app = || FieldError::new("/app_id", "must match [A-Za-z0-9][A-Za-z0-9._-]{0,127}");
         check_name(&new.name).into_iter().chain(wrong_app.then(of_app)).collect()
     });
     let new = fitted.whole().map_err(wrong)?;
-    let (stored, key) = shared.state.store.create_key(new).await.map_err(of_store)?;
+    let (stored, key) = store.create_key(new).await.map_err(of_store)?;
     let headers = [(LOCATION, format!("{BASE}/keys/{}", stored.id)), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::CREATED, headers, Json(Created { stored, key })).into_response())
 }
 
-pub(super) async fn revoke(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<StatusCode, Problem> {
-    match shared.state.store.revoke_key(&key).await.map_err(of_store)? {
+pub(super) async fn revoke(Acting(store): Acting, Key(key): Key) -> Result<StatusCode, Problem> {
+    match store.revoke_key(&key).await.map_err(of_store)? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_found()),
     }

@@ -5,8 +5,11 @@
 //! problem document that does not repeat the request's values. Knows nothing of how rules
 //! are compiled: whether a document makes sense is asked of the checks that it is given.
 
+mod access;
 mod anomaly_events;
 mod apply;
+mod attempts;
+mod audit;
 mod dead_letters;
 mod deliveries;
 mod document;
@@ -17,21 +20,27 @@ mod keys;
 mod probes;
 mod query;
 mod refusal;
+mod refused;
+mod routes;
+mod service;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{any, get, post};
+use axum::routing::any;
 use serde_json::Value;
 
 use crate::bus::Bus;
 use crate::event::FieldError;
 use crate::http::Problem;
 use crate::store::{NewAnomalyConfig, NewRule, NewWebhook, Store};
+
+pub use access::{Access, AccessSettings};
+pub use service::AdminService;
 
 /// The path that every resource is under.
 const BASE: &str = "/api/admin";
@@ -43,6 +52,7 @@ pub struct State {
     pub store: Store,
     pub checks: Checks,
     pub settings: Arc<Settings>,
+    pub access: Access,
     pub probes: Probes,
 }
 
@@ -76,63 +86,28 @@ pub struct Settings {
 
 /// The whole service of the admin listener.
 pub fn router(state: State) -> Router {
-    let api = Router::new()
-        .merge(documents::routes::<NewWebhook>())
-        .merge(documents::routes::<NewRule>())
-        .merge(documents::routes::<NewAnomalyConfig>())
-        .route("/apply", post(apply::apply))
-        .route("/deliveries", get(deliveries::list))
-        .route("/deliveries/retry", post(deliveries::retry_all))
-        .route("/deliveries/{id}", get(deliveries::show).delete(deliveries::delete))
-        .route("/deliveries/{id}/retry", post(deliveries::retry))
-        .route("/anomaly-events", get(anomaly_events::list))
-        .route("/dead-letters", get(dead_letters::list).delete(dead_letters::purge))
-        .route("/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::delete))
-        .route("/dead-letters/{id}/replay", post(dead_letters::replay))
-        .route("/keys", get(keys::list).post(keys::create))
-        .route("/keys/{id}", get(keys::show).delete(keys::revoke))
-        .route("/status", get(probes::status))
-        .layer(from_fn_with_state(state.settings.clone(), guard::admit));
-    let probes = state.probes.clone();
-    Router::new()
-        .nest(BASE, api)
-        .with_state(Arc::new(Shared::new(state)))
-        .merge(probe_routes(probes))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
-        // The router itself adds the Allow header.
-        .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This resource does not have this method.")
-        })
+    let (access, settings) = (state.access.clone(), state.settings.clone());
+    let mut routes = routes::of_process(state.probes.clone(), &access);
+    routes.extend(routes::of_api(Arc::new(Shared::new(state))));
+    routes::assemble(routes, &access, &settings)
 }
 
 /// Health, readiness and metrics alone, of a process that does not serve the API; `why` says who does.
-pub fn probes_router(probes: Probes, why: &'static str) -> Router {
+pub fn probes_router(probes: Probes, access: &Access, why: &'static str) -> Router {
     let refuse = move || async move { Problem::new(StatusCode::NOT_FOUND, why) };
-    Router::new()
-        .merge(probe_routes(probes))
+    routes::open(routes::of_process(probes, access), access)
         .route(&format!("{BASE}/{{*path}}"), any(refuse))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
 }
 
 /// Of a process whose backends are not open yet; `metrics` for the admin listener alone.
-pub fn starting_router(probes: Probes, metrics: bool) -> Router {
-    let own = match metrics {
-        true => probe_routes(probes),
-        false => readiness_routes().with_state(probes),
-    };
-    own.fallback(async || {
+pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router {
+    let mut routes = routes::of_process(probes, access);
+    routes.retain(|route| metrics || route.least == routes::Least::Anyone);
+    routes::open(routes, access).fallback(async || {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is starting; send again later. /ready says more.")
             .with_retry_after(1)
     })
-}
-
-/// Whatever the Host header says: whoever probes comes by an address or a service's name, and reads no secrets.
-fn probe_routes(probes: Probes) -> Router {
-    readiness_routes().route("/metrics", get(probes::metrics)).with_state(probes)
-}
-
-fn readiness_routes() -> Router<Probes> {
-    Router::new().route("/health", get(probes::health)).route("/ready", get(probes::ready))
 }
 
 /// The state, and what requests share beside it.

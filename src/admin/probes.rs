@@ -3,24 +3,29 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::{Probes, Shared};
+use super::access::address_of;
+use super::{Access, Probes, Shared};
 
 pub(super) async fn health() -> Response {
     uncached(StatusCode::OK, json!({"status": "ok"}))
 }
 
-pub(super) async fn ready(State(probes): State<Probes>) -> Response {
-    let (ready, document) = (probes.ready)();
+/// Who is not known hears whether, and not why: names of servers and what ails them help an attacker.
+pub(super) async fn ready(State((probes, access)): State<(Probes, Access)>, request: Request) -> Response {
+    let (ready, mut document) = (probes.ready)();
+    if !access.shows_details(request.headers(), address_of(request.extensions())).await {
+        document = json!({"status": document["status"]});
+    }
     uncached(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, document)
 }
 
-pub(super) async fn metrics(State(probes): State<Probes>) -> Response {
+pub(super) async fn metrics(State((probes, _)): State<(Probes, Access)>) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], (probes.metrics)()).into_response()
 }

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use super::{Addresses, Choice, Plan, settings};
+use super::{Addresses, Choice, Plan, admin_access, settings};
 use crate::config::{Period, Setting};
 use crate::telemetry;
 
@@ -33,8 +33,11 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
         };
         line("events", format!("http://{http}   {open}: no API key is asked for"));
     }
-    let reach =
-        if config.admin_addr.is_loopback() { "this machine only" } else { "health, readiness and metrics only" };
+    let reach = match (admin_access::is_required(config), config.admin_token.is_some()) {
+        (false, _) => "this machine only",
+        (true, true) => "asks for a token (ADMIN_TOKEN)",
+        (true, false) => "asks for a token; ADMIN_TOKEN is not set",
+    };
     line("admin", format!("http://{}   {reach}", addresses.admin));
     if choice.needs_directory() {
         line("data", format!("{dir}   ({})", plan.loaded.source("data_dir")));

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::admin_token;
 use super::failure::Failure;
 use crate::config::{self, Address};
 
@@ -38,15 +39,12 @@ pub(super) struct AdminArgs {
     /// The settings of the process that is asked, for its admin_addr
     #[arg(long, global = true, value_name = "FILE", help_heading = "Admin API")]
     pub(super) config: Option<PathBuf>,
-    /// The token that the admin API asks for, sent as a bearer
-    #[arg(
-        long,
-        global = true,
-        env = "ADMIN_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN",
-        help_heading = "Admin API"
-    )]
+    /// A file with the token that the admin API asks for; without it CAUSALITY_ADMIN_TOKEN says, or
+    /// CAUSALITY_ADMIN_TOKEN_FILE, or for a process that the settings name their ADMIN_TOKEN
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Admin API")]
+    pub(super) admin_token_file: Option<PathBuf>,
+    /// The token itself, which every user of this machine can then see in its list of processes
+    #[arg(long, global = true, value_name = "TOKEN", conflicts_with = "admin_token_file", help_heading = "Admin API")]
     pub(super) admin_token: Option<String>,
     /// Print JSON, for scripts
     #[arg(long, global = true)]
@@ -59,13 +57,12 @@ impl AdminArgs {
         if let Some(url) = &self.admin_url {
             // Not by the parser of the flag, whose refusal repeats the value.
             if url.contains('@') {
-                let advice = "--admin-url must not hold a user or password: --admin-token (ADMIN_TOKEN) gives access";
+                let advice = "--admin-url must not hold a user or password: CAUSALITY_ADMIN_TOKEN gives access";
                 return Err(Failure::usage(advice));
             }
             return Ok(url.clone());
         }
-        let from_environment = std::env::var(ADMIN_ADDR).ok().filter(|text| !text.trim().is_empty());
-        self.url_of_settings(from_environment.as_deref())
+        self.url_of_settings(from_environment(ADMIN_ADDR).as_deref())
     }
 
     fn url_of_settings(&self, from_environment: Option<&str>) -> Result<String, Failure> {
@@ -85,6 +82,11 @@ impl AdminArgs {
         }
         Ok(format!("http://{}", address.to_connect()))
     }
+}
+
+/// Empty counts as unset.
+fn from_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.trim().is_empty())
 }
 
 /// How many of a list are asked for: none is a slip.
@@ -109,10 +111,10 @@ pub(super) struct AdminClient {
 
 impl AdminClient {
     pub(super) fn new(args: &AdminArgs) -> Result<Self, Failure> {
-        let authorization = match args.admin_token.as_deref().filter(|token| !token.is_empty()) {
+        let authorization = match admin_token::of(args, from_environment)? {
             None => None,
             Some(token) => {
-                let mut value = header::HeaderValue::try_from(format!("Bearer {token}"))
+                let mut value = header::HeaderValue::try_from(format!("Bearer {}", token.trim()))
                     .map_err(|_| Failure::usage("the admin token holds a character that a header cannot carry"))?;
                 value.set_sensitive(true);
                 Some(value)
@@ -287,7 +289,7 @@ fn problem(status: StatusCode, body: &[u8]) -> Failure {
         let _ = write!(message, ": {detail}");
     }
     if status == StatusCode::UNAUTHORIZED {
-        message.push_str("; --admin-token gives the token that is asked for");
+        message.push_str("; CAUSALITY_ADMIN_TOKEN, CAUSALITY_ADMIN_TOKEN_FILE or --admin-token-file gives a token");
     }
     if status == StatusCode::NOT_FOUND && document["detail"] == NO_SUCH_PATH {
         message.push_str("; is this the gateway's port? The admin API has its own, by default 9090 (--admin-url)");
@@ -325,7 +327,7 @@ pub(super) fn percent_encoded(text: &str) -> String {
 impl AdminArgs {
     /// Of a server at this URL.
     pub(super) fn at(url: &str) -> Self {
-        Self { admin_url: Some(url.to_owned()), config: None, admin_token: None, json: false }
+        Self { admin_url: Some(url.to_owned()), config: None, admin_token: None, admin_token_file: None, json: false }
     }
 }
 
@@ -378,7 +380,7 @@ mod tests {
         );
         assert_eq!(failure.status, ExitStatus::Failed);
         assert_eq!(problem(StatusCode::BAD_GATEWAY, b"<html>").to_string(), "502 Bad Gateway");
-        assert!(problem(StatusCode::UNAUTHORIZED, b"").to_string().contains("--admin-token"));
+        assert!(problem(StatusCode::UNAUTHORIZED, b"").to_string().contains("CAUSALITY_ADMIN_TOKEN"));
         assert_eq!(problem(StatusCode::FORBIDDEN, b"").to_string(), "403 Forbidden");
         let gateway = br#"{"title":"Not Found","status":404,"detail":"There is nothing at this path."}"#;
         assert!(problem(StatusCode::NOT_FOUND, gateway).to_string().contains("is this the gateway's port?"));
@@ -398,6 +400,7 @@ mod tests {
             admin_url: None,
             config: config.then(|| file.clone()),
             admin_token: None,
+            admin_token_file: None,
             json: false,
         };
         let url = |args: AdminArgs, environment| args.url_of_settings(environment).map_err(|error| error.to_string());

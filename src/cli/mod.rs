@@ -9,6 +9,8 @@ pub mod config;
 pub mod migrate;
 pub mod run;
 
+mod admin_token;
+mod audit;
 mod bench;
 mod client;
 mod dead_letters;
@@ -22,6 +24,7 @@ mod output;
 mod scripted_peer;
 mod status;
 mod table;
+mod tokens;
 
 use clap::{Parser, Subcommand};
 
@@ -70,6 +73,8 @@ pub enum ClientCommand {
     Deliveries(deliveries::Args),
     DeadLetters(dead_letters::Args),
     Keys(keys::Args),
+    Tokens(tokens::Args),
+    Audit(audit::Args),
     Status(status::Args),
     Bench(Box<bench::Args>),
 }
@@ -107,6 +112,8 @@ impl ClientCommand {
                 Self::Deliveries(args) => deliveries::execute(args).await,
                 Self::DeadLetters(args) => dead_letters::execute(args).await,
                 Self::Keys(args) => keys::execute(args).await,
+                Self::Tokens(args) => tokens::execute(args).await,
+                Self::Audit(args) => audit::execute(args).await,
                 Self::Status(args) => status::execute(args).await,
                 Self::Bench(args) => bench::execute(*args).await,
             }
@@ -156,6 +163,12 @@ mod tests {
             "causality keys get ci",
             "causality keys create --app shop --name ci",
             "causality keys list",
+            "causality tokens create --name ops --role operator --expires 90d",
+            "causality tokens create --name ci --role viewer --expires 2100-01-31",
+            "causality tokens list --admin-token-file t",
+            "causality tokens get ops",
+            "causality tokens delete ops ci",
+            "causality audit --since 7d --actor ops --kind rule --limit 5",
             "causality status",
             "causality bench",
             "causality bench --url http://127.0.0.1:1 --batch 1 --connections 64 --count 1000 --seed 7 --apps 2",
@@ -174,6 +187,9 @@ mod tests {
             "causality run --port 1",
             "causality keys create --app shop",
             "causality apply",
+            "causality tokens create --name ops --role root",
+            "causality tokens create --name ops --role admin --expires yesterday",
+            "causality audit --since yesterday",
             "causality deliveries list --status lost",
             "causality deliveries list --limit 0",
             "causality deliveries retry",

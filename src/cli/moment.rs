@@ -35,6 +35,18 @@ pub(super) fn past(text: &str) -> Result<Timestamp, String> {
     moment::parse(text, Timestamp::now()).ok_or_else(|| format!("must be {}", moment::FORMS))
 }
 
+/// For arguments: in how long, a date, or RFC 3339.
+pub(super) fn future(text: &str) -> Result<Timestamp, String> {
+    let now = Timestamp::now();
+    let at = moment::parse(text, now).and_then(|at| {
+        // A span was taken from now; both other forms have their dashes.
+        if text.contains('-') { Some(at) } else { now.checked_add(now.duration_since(at)).ok() }
+    });
+    at.filter(|at| *at > now).ok_or_else(|| {
+        "must lie ahead: in how long (12h, 90d), a date (2100-01-31, UTC) or RFC 3339 (2100-01-31T09:00:00Z)".to_owned()
+    })
+}
+
 /// The time in an RFC 3339 member or a member in epoch milliseconds; "-" when null, absent or neither.
 pub(super) fn member(document: &Value, name: &str, now: Timestamp) -> String {
     let at = match &document[name] {
@@ -66,5 +78,15 @@ mod tests {
         }
         assert_eq!(member(&json!({"at": now.as_millisecond() - 12_000}), "at", now), "12s ago");
         assert_eq!(member(&json!({"at": null}), "at", now), "-");
+    }
+
+    #[test]
+    fn what_lies_ahead_is_said_as_what_lies_behind() {
+        let seconds = future("90d").unwrap().as_second() - Timestamp::now().as_second();
+        assert!((90 * DAY - 5..=90 * DAY).contains(&seconds), "{seconds}");
+        assert_eq!(future("2100-01-31"), Ok("2100-01-31T00:00:00Z".parse().unwrap()));
+        for wrong in ["", "0s", "2020-01-31", "2020-01-31T09:00:00Z", "soon"] {
+            assert!(future(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::{Inner, Page, PageRequest, Store, StoreError, StoreErrorKind};
@@ -52,8 +53,15 @@ impl AdminRole {
 pub struct NewAdminToken {
     pub name: String,
     pub role: AdminRole,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "time")]
     pub expires_at: Option<Timestamp>,
+}
+
+/// The parser's own words would repeat the text.
+fn time<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Timestamp>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(reader)? else { return Ok(None) };
+    let wrong = |_| D::Error::custom("invalid time, expected a time in RFC 3339 such as `2100-01-01T00:00:00Z`");
+    text.parse().map(Some).map_err(wrong)
 }
 
 /// A token without the token.

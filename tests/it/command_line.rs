@@ -358,8 +358,6 @@ fn the_compose_file_waits_for_what_is_needed() {
         ("sink", "bucket", done),
         ("reaction", "nats", healthy),
         ("reaction", "migrate", done),
-        ("reaction-admin", "nats", healthy),
-        ("reaction-admin", "migrate", done),
     ] {
         assert_eq!(services[service]["depends_on"][needed]["condition"], condition, "{service} needs {needed}");
         let probe = services[needed]["healthcheck"]["test"].as_array();

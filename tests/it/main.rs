@@ -1,6 +1,7 @@
 //! The product as its users meet it: the real binary, real HTTP, real files, real signals.
 //! One test binary, so that linking stays short.
 
+mod admin_access;
 mod bus_settings;
 mod chaos;
 #[cfg(target_os = "linux")]

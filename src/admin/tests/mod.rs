@@ -1,5 +1,7 @@
 //! The whole router over the real store and the real embedded bus.
 
+mod access;
+mod audit;
 mod documents;
 mod operations;
 mod sets;
@@ -21,6 +23,7 @@ use crate::store;
 
 struct Admin {
     router: Router,
+    state: State,
     store: Store,
     bus: Bus,
     _dir: TempDir,
@@ -66,10 +69,14 @@ const CHECKS: Checks = Checks {
 
 impl Admin {
     fn new() -> Self {
+        Self::with_access(AccessSettings::default())
+    }
+
+    fn with_access(access: AccessSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings =
             store::SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
-        Self::over(Store::open_sqlite(settings).unwrap(), dir)
+        Self::asking(Store::open_sqlite(settings).unwrap(), dir, access)
     }
 
     /// Another process's API over the same store.
@@ -78,6 +85,10 @@ impl Admin {
     }
 
     fn over(store: Store, dir: TempDir) -> Self {
+        Self::asking(store, dir, AccessSettings::default())
+    }
+
+    fn asking(store: Store, dir: TempDir, access: AccessSettings) -> Self {
         let bus = Bus::open_embedded(bus::EmbeddedSettings {
             dir: dir.path().to_owned(),
             bytes_max: 64 << 20,
@@ -91,14 +102,15 @@ impl Admin {
             bus: bus.clone(),
             store: store.clone(),
             checks: CHECKS,
+            access: Access::new(access, Some(store.clone())),
             settings: Arc::new(Settings { loopback: true, allowed_hosts: Vec::new() }),
             probes: Probes {
-                ready: Arc::new(|| (false, json!({"status": "unready"}))),
+                ready: Arc::new(|| (false, json!({"status": "unready", "components": {}}))),
                 metrics: Arc::new(|| "causality_ready 0\n".to_owned()),
                 status: Arc::new(|| json!({"version": "1.2.3", "roles": ["all"]})),
             },
         };
-        Self { router: router(state), store, bus, _dir: dir }
+        Self { router: router(state.clone()), state, store, bus, _dir: dir }
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {

@@ -180,7 +180,7 @@ async fn the_process_tells_of_itself() {
     let health = admin.get("/health").await;
     assert_eq!((health.status.as_u16(), health.json()), (200, json!({"status": "ok"})));
     let ready = admin.get("/ready").await;
-    assert_eq!((ready.status.as_u16(), ready.json()), (503, json!({"status": "unready"})));
+    assert_eq!((ready.status.as_u16(), ready.json()), (503, json!({"status": "unready", "components": {}})));
     let metrics = admin.get("/metrics").await;
     assert_eq!((metrics.status.as_u16(), metrics.text.as_str()), (200, "causality_ready 0\n"));
     assert!(metrics.headers["content-type"].to_str().unwrap().starts_with("text/plain"));

@@ -85,11 +85,9 @@ impl Engine {
 
     pub(in crate::store) async fn key(&self, key: &str) -> Result<Option<ApiKey>, StoreError> {
         let key = key.to_owned();
-        self.read("read key", move |connection| {
-            match documents::find(connection, TABLE, &key)? {
-                Some(id) => get(connection, id),
-                None => Ok(None),
-            }
+        self.read("read key", move |connection| match documents::find(connection, TABLE, &key)? {
+            Some(id) => get(connection, id),
+            None => Ok(None),
         })
         .await
     }

@@ -1,0 +1,175 @@
+//! Every route of the admin listener with the least role that it asks for.
+//!
+//! Invariant: the router is made of this table and of nothing else, so that a route without a rule cannot exist.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use super::access::{self, Access};
+use super::documents::{self, Resource};
+use super::{
+    BASE, Probes, Shared, anomaly_events, apply, audit, dead_letters, deliveries, guard, keys, probes, tokens,
+};
+use crate::http::Problem;
+use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
+
+/// Whom a route answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Least {
+    /// Everyone: a probe has no token.
+    Anyone,
+    /// A viewer, the holder of the metrics token, or everyone: as the settings say.
+    Metrics,
+    /// Holders of a token with this role or one that may do more.
+    Role(AdminRole),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Verb {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+pub(super) struct Route {
+    #[cfg_attr(not(test), allow(dead_code, reason = "the tests go through the table with it"))]
+    pub(super) verb: Verb,
+    pub(super) path: String,
+    pub(super) least: Least,
+    handler: MethodRouter,
+}
+
+impl Verb {
+    fn filter(self) -> MethodFilter {
+        match self {
+            Self::Get => MethodFilter::GET,
+            Self::Post => MethodFilter::POST,
+            Self::Put => MethodFilter::PUT,
+            Self::Patch => MethodFilter::PATCH,
+            Self::Delete => MethodFilter::DELETE,
+        }
+    }
+}
+
+/// Routes as they are listed, over one state.
+struct Table<S> {
+    state: S,
+    base: &'static str,
+    routes: Vec<Route>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Table<S> {
+    fn add<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
+    where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        let handler = on(verb.filter(), handler).with_state(self.state.clone());
+        self.routes.push(Route { verb, path: format!("{}{path}", self.base), least, handler });
+    }
+}
+
+/// Health, readiness and metrics, which every process has.
+pub(super) fn of_process(probes: Probes, access: &Access) -> Vec<Route> {
+    let mut table = Table { state: (probes, access.clone()), base: "", routes: Vec::new() };
+    table.add(Verb::Get, "/health", Least::Anyone, probes::health);
+    table.add(Verb::Get, "/ready", Least::Anyone, probes::ready);
+    table.add(Verb::Get, "/metrics", Least::Metrics, probes::metrics);
+    table.routes
+}
+
+/// The REST API.
+pub(super) fn of_api(shared: Arc<Shared>) -> Vec<Route> {
+    use Verb::{Delete, Get, Post};
+    const VIEWER: Least = Least::Role(AdminRole::Viewer);
+    const OPERATOR: Least = Least::Role(AdminRole::Operator);
+    const ADMIN: Least = Least::Role(AdminRole::Admin);
+    let mut table = Table { state: shared, base: BASE, routes: Vec::new() };
+    of_documents::<NewWebhook>(&mut table);
+    of_documents::<NewRule>(&mut table);
+    of_documents::<NewAnomalyConfig>(&mut table);
+    table.add(Post, "/apply", OPERATOR, apply::apply);
+    table.add(Get, "/deliveries", VIEWER, deliveries::list);
+    table.add(Post, "/deliveries/retry", OPERATOR, deliveries::retry_all);
+    table.add(Get, "/deliveries/{id}", VIEWER, deliveries::show);
+    table.add(Delete, "/deliveries/{id}", OPERATOR, deliveries::delete);
+    table.add(Post, "/deliveries/{id}/retry", OPERATOR, deliveries::retry);
+    table.add(Get, "/anomaly-events", VIEWER, anomaly_events::list);
+    table.add(Get, "/dead-letters", VIEWER, dead_letters::list);
+    table.add(Delete, "/dead-letters", OPERATOR, dead_letters::purge);
+    table.add(Get, "/dead-letters/{id}", VIEWER, dead_letters::show);
+    table.add(Delete, "/dead-letters/{id}", OPERATOR, dead_letters::delete);
+    table.add(Post, "/dead-letters/{id}/replay", OPERATOR, dead_letters::replay);
+    table.add(Get, "/keys", ADMIN, keys::list);
+    table.add(Post, "/keys", ADMIN, keys::create);
+    table.add(Get, "/keys/{id}", ADMIN, keys::show);
+    table.add(Delete, "/keys/{id}", ADMIN, keys::revoke);
+    table.add(Get, "/tokens", ADMIN, tokens::list);
+    table.add(Post, "/tokens", ADMIN, tokens::create);
+    table.add(Get, "/tokens/{id}", ADMIN, tokens::show);
+    table.add(Delete, "/tokens/{id}", ADMIN, tokens::revoke);
+    table.add(Get, "/audit", ADMIN, audit::list);
+    table.add(Get, "/status", VIEWER, probes::status);
+    table.routes
+}
+
+/// The routes of one kind of documents.
+fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
+    let (read, write) = (Least::Role(AdminRole::Viewer), Least::Role(AdminRole::Operator));
+    let (all, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
+    table.add(Verb::Get, &all, read, documents::list::<R>);
+    table.add(Verb::Post, &all, write, documents::create::<R>);
+    table.add(Verb::Get, &one, read, documents::show::<R>);
+    table.add(Verb::Put, &one, write, documents::replace::<R>);
+    table.add(Verb::Patch, &one, write, documents::patch::<R>);
+    table.add(Verb::Delete, &one, write, documents::delete::<R>);
+}
+
+/// The router of all routes. What is at none of them asks for a token as the API does.
+pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<super::Settings>) -> Router {
+    let mut asked = Router::new();
+    let mut others = Vec::new();
+    for route in routes {
+        match route.least {
+            Least::Anyone | Least::Metrics => others.push(route),
+            Least::Role(least) => {
+                let role = from_fn_with_state((access.clone(), least), access::require);
+                asked = asked.route(&route.path, route.handler.route_layer(role));
+            }
+        }
+    }
+    let asked = asked
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(access.clone(), access::authenticate))
+        .layer(from_fn_with_state(settings.clone(), guard::admit));
+    // Whatever the Host header says: whoever probes comes by an address or a service's name.
+    open(others, access).merge(asked)
+}
+
+/// The router of those routes that ask for no role.
+pub(super) fn open(routes: Vec<Route>, access: &Access) -> Router {
+    let mut open = Router::new();
+    for Route { path, least, handler, .. } in routes {
+        let handler = match least {
+            Least::Anyone => handler,
+            Least::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),
+            // Not here, where nobody is asked who they are.
+            Least::Role(_) => continue,
+        };
+        open = open.route(&path, handler);
+    }
+    open.method_not_allowed_fallback(no_such_method)
+}
+
+/// The router itself adds the Allow header.
+async fn no_such_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This resource does not have this method.")
+}

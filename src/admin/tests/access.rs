@@ -1,0 +1,353 @@
+//! Every route × every role × no token, over real sockets; what is refused, slowed and recorded.
+//!
+//! The table is the router's own: a route that nobody may use, or everybody, cannot come in unseen.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use hyper_util::service::TowerToHyperService;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::admin::routes::{self, Least, Verb};
+use crate::http::raw_client::{RawClient, RawReply};
+use crate::http::{Limits, serve};
+use crate::store::{AdminRole, NewAdminToken, hash_token};
+use crate::supervisor::Tasks;
+
+const FIRST: &str = "the-first-admin-of-a-test-0123456789";
+const SCRAPER: &str = "the-scraper-of-a-test-0123456789abcd";
+
+/// The admin listener on a socket.
+struct Listening {
+    admin: Admin,
+    address: SocketAddr,
+    client: RawClient,
+    tasks: Tasks,
+    stop: CancellationToken,
+}
+
+fn asking() -> AccessSettings {
+    AccessSettings {
+        required: true,
+        admin_token: Some(hash_token(FIRST)),
+        metrics_token: Some(hash_token(SCRAPER)),
+        failures_burst: u32::MAX,
+        ..AccessSettings::default()
+    }
+}
+
+impl Listening {
+    async fn start(access: AccessSettings) -> Self {
+        Self::serve(Admin::with_access(access)).await
+    }
+
+    async fn serve(admin: Admin) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tasks, stop) = (Tasks::default(), CancellationToken::new());
+        let service = TowerToHyperService::new(AdminService::new(admin.router.clone()));
+        let serving = serve(listener, service, Limits::default(), stop.clone());
+        tasks.spawn(async move {
+            serving.await;
+        });
+        let client = RawClient::connect(address).await;
+        Self { admin, address, client, tasks, stop }
+    }
+
+    async fn send(&mut self, verb: Verb, path: &str, authorization: Option<&str>, body: &str) -> RawReply {
+        let verb = format!("{verb:?}").to_uppercase();
+        let authorization = authorization.map_or(String::new(), |value| format!("authorization: {value}\r\n"));
+        let head = format!(
+            "{verb} {path} HTTP/1.1\r\nhost: {}\r\n{authorization}content-length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        self.client.send(head + body).await;
+        self.client.reply().await
+    }
+
+    async fn with_token(&mut self, verb: Verb, path: &str, token: Option<&str>) -> RawReply {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        self.send(verb, path, authorization.as_deref(), "").await
+    }
+
+    async fn token(&self, name: &str, role: AdminRole) -> String {
+        let new = NewAdminToken { name: name.to_owned(), role, expires_at: None };
+        self.admin.store.create_admin_token(new).await.unwrap().1
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+fn text(reply: &RawReply) -> String {
+    String::from_utf8_lossy(&reply.body).into_owned()
+}
+
+/// What everybody who may send something, or not, is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Nobody,
+    Wrong,
+    OtherScheme,
+    Expired,
+    Revoked,
+    Scraper,
+    Has(AdminRole),
+    First,
+}
+
+impl Who {
+    const ALL: [Self; 10] = [
+        Self::Nobody,
+        Self::Wrong,
+        Self::OtherScheme,
+        Self::Expired,
+        Self::Revoked,
+        Self::Scraper,
+        Self::Has(AdminRole::Viewer),
+        Self::Has(AdminRole::Operator),
+        Self::Has(AdminRole::Admin),
+        Self::First,
+    ];
+
+    fn role(self) -> Option<AdminRole> {
+        match self {
+            Self::Has(role) => Some(role),
+            Self::First => Some(AdminRole::Admin),
+            _ => None,
+        }
+    }
+}
+
+/// The authorization that each of them sends.
+async fn authorizations(listening: &Listening) -> Vec<(Who, Option<String>)> {
+    let store = &listening.admin.store;
+    let past = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(60);
+    let expired = NewAdminToken { name: "old".to_owned(), role: AdminRole::Admin, expires_at: Some(past) };
+    let expired = store.create_admin_token(expired).await.unwrap().1;
+    let revoked = listening.token("gone", AdminRole::Admin).await;
+    assert!(store.revoke_admin_token("gone").await.unwrap());
+    let mut all = Vec::new();
+    for who in Who::ALL {
+        let token = match who {
+            Who::Nobody => None,
+            Who::Wrong => Some(format!("cadm_{}", "0".repeat(64))),
+            Who::OtherScheme => Some(FIRST.to_owned()),
+            Who::Expired => Some(expired.clone()),
+            Who::Revoked => Some(revoked.clone()),
+            Who::Scraper => Some(SCRAPER.to_owned()),
+            Who::Has(role) => Some(listening.token(role.text(), role).await),
+            Who::First => Some(FIRST.to_owned()),
+        };
+        let scheme = if who == Who::OtherScheme { "Basic" } else { "Bearer" };
+        all.push((who, token.map(|token| format!("{scheme} {token}"))));
+    }
+    all
+}
+
+fn every_route(admin: &Admin) -> Vec<routes::Route> {
+    let mut all = routes::of_process(admin.state.probes.clone(), &admin.state.access);
+    all.extend(routes::of_api(Arc::new(Shared::new(admin.state.clone()))));
+    all
+}
+
+/// A path of the route at which there is nothing.
+fn place(path: &str) -> String {
+    path.replace("{id}", "0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_answers_those_who_may_and_nobody_else() {
+    let mut listening = Listening::start(asking()).await;
+    let everybody = authorizations(&listening).await;
+    let routes = every_route(&listening.admin);
+    assert!(routes.len() > 40, "{}", routes.len());
+    for route in &routes {
+        for (who, authorization) in &everybody {
+            let path = place(&route.path);
+            let reply = listening.send(route.verb, &path, authorization.as_deref(), "").await;
+            let case = format!("{:?} {path} by {who:?}: {} {:?}", route.verb, reply.status, text(&reply));
+            let least = match route.least {
+                Least::Anyone => None,
+                Least::Metrics if *who == Who::Scraper => None,
+                Least::Metrics => Some(AdminRole::Viewer),
+                Least::Role(role) => Some(role),
+            };
+            match (least, who.role()) {
+                (None, _) => assert!(!matches!(reply.status, 401 | 403 | 404), "{case}"),
+                (Some(_), None) => {
+                    assert_eq!(reply.status, 401, "{case}");
+                    let challenge = reply.header("www-authenticate").unwrap();
+                    assert!(challenge.starts_with("Bearer realm="), "{case}");
+                    assert_eq!(challenge.contains("invalid_token"), *who != Who::Nobody, "{case}");
+                    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+                }
+                (Some(least), Some(role)) if role < least => {
+                    assert_eq!(reply.status, 403, "{case}");
+                    assert!(reply.header("www-authenticate").unwrap().contains("insufficient_scope"), "{case}");
+                    let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+                    assert!(detail.contains(&format!("the role {}", least.text())), "{case}");
+                }
+                _ => assert!(!matches!(reply.status, 401 | 403 | 429 | 500), "{case}"),
+            }
+        }
+    }
+    // What is at no route asks for a token, too, and says what it is only then.
+    for path in ["/", "/api", "/api/admin", "/api/admin/nothing", "/api/admin/rules/a/b", "/console"] {
+        assert_eq!(listening.with_token(Verb::Get, path, None).await.status, 401, "{path}");
+        assert_eq!(listening.with_token(Verb::Get, path, Some(FIRST)).await.status, 404, "{path}");
+    }
+    assert_eq!(listening.with_token(Verb::Put, "/api/admin/status", None).await.status, 401);
+    let other = listening.with_token(Verb::Put, "/api/admin/status", Some(FIRST)).await;
+    assert_eq!((other.status, other.header("allow")), (405, Some("GET,HEAD")));
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_asked_on_loopback_without_a_first_token() {
+    let mut listening = Listening::start(AccessSettings::default()).await;
+    for route in every_route(&listening.admin) {
+        let reply = listening.with_token(route.verb, &place(&route.path), None).await;
+        assert!(!matches!(reply.status, 401 | 403 | 500), "{:?} {}: {}", route.verb, route.path, reply.status);
+    }
+    listening.stop().await;
+}
+
+/// The table of the documentation is this one.
+#[test]
+fn the_documentation_has_every_route_with_its_role() {
+    let admin = Admin::new();
+    let documented = include_str!("../../../docs/admin.md");
+    let mut seen = BTreeSet::new();
+    for route in every_route(&admin) {
+        let least = match route.least {
+            Least::Anyone => "anyone",
+            Least::Metrics => "viewer, or the metrics token",
+            Least::Role(role) => role.text(),
+        };
+        let row = format!("| `{} {}` | {least} |", format!("{:?}", route.verb).to_uppercase(), route.path);
+        assert!(documented.lines().any(|line| line == row), "docs/admin.md has no row\n{row}");
+        assert!(seen.insert(row), "a route is listed twice");
+    }
+    let rows =
+        documented.lines().filter(|line| line.starts_with("| `") && line.contains("` | ") && line.contains(" /"));
+    assert_eq!(rows.count(), seen.len(), "docs/admin.md has a route that is gone");
+}
+
+/// The table is the only way into the router.
+#[test]
+fn no_route_is_made_beside_the_table() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !name.ends_with(".rs") || name == "routes.rs" {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Of a process that does not serve the API, one says where it is.
+        let allowed = usize::from(name == "mod.rs");
+        assert_eq!(text.matches(".route(").count(), allowed, "{name} makes a route of its own");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_tells_why_to_those_who_are_known() {
+    let mut listening = Listening::start(asking()).await;
+    let viewer = listening.token("v", AdminRole::Viewer).await;
+    for (token, details) in [(None, false), (Some("wrong"), false), (Some(viewer.as_str()), true), (Some(FIRST), true)]
+    {
+        let reply = listening.with_token(Verb::Get, "/ready", token).await;
+        assert_eq!((reply.status, reply.json().get("components").is_some()), (503, details), "{token:?}");
+        assert_eq!(reply.json()["status"], "unready");
+    }
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_may_be_open() {
+    let mut listening = Listening::start(AccessSettings { metrics_open: true, ..asking() }).await;
+    assert_eq!(listening.with_token(Verb::Get, "/metrics", None).await.status, 200);
+    assert_eq!(listening.with_token(Verb::Get, "/api/admin/status", Some(SCRAPER)).await.status, 401);
+    listening.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_token_is_refused_at_once_in_every_process() {
+    let mut one = Listening::start(asking()).await;
+    let other = Admin::asking(one.admin.store.clone(), tempfile::tempdir().unwrap(), asking());
+    let mut other = Listening::serve(other).await;
+    let created = one
+        .send(
+            Verb::Post,
+            "/api/admin/tokens",
+            Some(&format!("Bearer {FIRST}")),
+            &json!({"name": "ops", "role": "operator", "expires_at": "2100-01-01T00:00:00Z"}).to_string(),
+        )
+        .await;
+    assert_eq!((created.status, created.header("cache-control")), (201, Some("no-store")));
+    let token = created.json()["token"].as_str().unwrap().to_owned();
+    assert!(crate::store::is_token(&token));
+    for listening in [&mut one, &mut other] {
+        assert_eq!(listening.with_token(Verb::Get, "/api/admin/rules", Some(&token)).await.status, 200);
+    }
+    let listed = one.with_token(Verb::Get, "/api/admin/tokens", Some(FIRST)).await;
+    assert!(!text(&listed).contains(&token) && listed.json()["items"][0]["last_used_at"].is_string());
+    assert_eq!(one.with_token(Verb::Delete, "/api/admin/tokens/ops", Some(FIRST)).await.status, 204);
+    for listening in [&mut one, &mut other] {
+        assert_eq!(listening.with_token(Verb::Get, "/api/admin/rules", Some(&token)).await.status, 401);
+    }
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guesses_are_slowed_and_nobody_is_locked_out() {
+    let mut listening = Listening::start(AccessSettings { failures_burst: 3, ..asking() }).await;
+    assert_eq!(listening.with_token(Verb::Get, "/api/admin/rules", Some(FIRST)).await.status, 200);
+    let late = listening.token("late", AdminRole::Admin).await;
+    for index in 0..3 {
+        let guess = format!("{index}{}", "x".repeat(40));
+        assert_eq!(listening.with_token(Verb::Get, "/api/admin/rules", Some(&guess)).await.status, 401);
+    }
+    let slowed = listening.with_token(Verb::Get, "/api/admin/rules", Some("guess")).await;
+    assert_eq!(slowed.status, 429);
+    assert!((1..=7).contains(&slowed.header("retry-after").unwrap().parse::<u32>().unwrap()));
+    // A right one that was never seen here is a guess like others; one that is in use goes on.
+    assert_eq!(listening.with_token(Verb::Get, "/api/admin/rules", Some(&late)).await.status, 429);
+    assert_eq!(listening.with_token(Verb::Get, "/api/admin/rules", Some(FIRST)).await.status, 200);
+    assert_eq!(listening.with_token(Verb::Get, "/health", None).await.status, 200);
+    let records = listening.with_token(Verb::Get, "/api/admin/audit?kind=access", Some(FIRST)).await.json();
+    let reasons: Vec<&Value> =
+        records["items"].as_array().unwrap().iter().map(|item| &item["after"]["reasons"]).collect();
+    let sum = |reason: &str| reasons.iter().filter_map(|counts| counts[reason].as_u64()).sum::<u64>();
+    assert_eq!((reasons.len(), sum("invalid"), sum("throttled")), (2, 3, 2), "{records}");
+    assert_eq!(records["items"][0]["after"]["addresses"], json!(["127.0.0.1"]));
+    listening.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_wrong_is_not_made() {
+    let admin = Admin::new();
+    for (document, pointer) in [
+        (json!({"name": "a"}), "/role"),
+        (json!({"role": "viewer"}), "/name"),
+        (json!({"name": "a", "role": "root"}), "/role"),
+        (json!({"name": "ADMIN_TOKEN", "role": "viewer"}), "/name"),
+        (json!({"name": "loopback", "role": "viewer"}), "/name"),
+        (json!({"name": "a", "role": "viewer", "expires_at": "hunter2"}), "/expires_at"),
+        (json!({"name": "a", "role": "viewer", "expires_at": "2020-01-01T00:00:00Z"}), "/expires_at"),
+        (json!({"name": "a", "role": "viewer", "token": "mine"}), "/token"),
+    ] {
+        let refused = admin.post("/api/admin/tokens", document.clone()).await;
+        assert_eq!((refused.status.as_u16(), refused.error().0.as_str()), (422, pointer), "{document}");
+        assert!(!refused.text.contains("hunter2"));
+    }
+    assert_eq!(admin.count("/api/admin/tokens").await, 0);
+    assert_eq!(admin.count("/api/admin/audit").await, 0);
+}

@@ -1,0 +1,48 @@
+//! What the admin listener asks of its clients, and keeping its audit log within its retention.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::admin::AccessSettings;
+use crate::causes::chain;
+use crate::config::Config;
+use crate::store::{Store, hash_token};
+use crate::supervisor::Supervisor;
+
+/// How often records are looked for that are too old.
+const FORGET_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Without a token on loopback alone, where nobody else can reach it.
+pub(super) fn settings(config: &Config) -> AccessSettings {
+    AccessSettings {
+        required: is_required(config),
+        admin_token: config.admin_token.as_ref().map(|token| hash_token(&token.0)),
+        metrics_token: config.metrics_token.as_ref().map(|token| hash_token(&token.0)),
+        metrics_open: config.metrics_open.0,
+        ..AccessSettings::default()
+    }
+}
+
+pub(super) fn is_required(config: &Config) -> bool {
+    config.admin_token.is_some() || !config.admin_addr.is_loopback()
+}
+
+/// Until stop.
+pub(super) fn forget_old_records(supervisor: &mut Supervisor, store: &Store, retention: Duration) {
+    let store = store.clone();
+    supervisor.supervise("audit log", move |stop| {
+        let store = store.clone();
+        async move {
+            loop {
+                if let Err(error) = store.forget_audit(retention).await {
+                    warn!(error = %chain(&error), "cannot forget old records of the audit log");
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(FORGET_INTERVAL) => {}
+                }
+            }
+        }
+    });
+}
