@@ -5,10 +5,12 @@
 
 mod admin_access;
 mod banner;
+mod certificates;
 mod engines;
 mod given_up;
 mod listeners;
 mod settings;
+mod signals;
 mod starting;
 mod watched;
 
@@ -22,7 +24,6 @@ use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -41,8 +42,10 @@ use crate::{admin, descriptors, gateway, http, metrics, reaction, sink};
 
 pub use engines::{How, StartFailure, migrate};
 
+use certificates::Certificates;
 use engines::{Choice, Engines};
 use listeners::Listeners;
+use signals::{Signals, serve_on};
 use watched::Watched;
 
 /// How often acknowledged events are looked for that may be purged, and gauges are set.
@@ -67,7 +70,8 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let started = Instant::now();
     let config = &plan.loaded.config;
     let mut stop = Signals::install()?;
-    let limits = Listeners::of(config, descriptors::raise());
+    let mut limits = Listeners::of(config, descriptors::raise());
+    limits.certificates = Certificates::load(config, plan.discard || plan.roles.has(Role::Gateway))?;
     limits.warn_if_lowered(config);
     if plan.discard {
         let listener = bind(&config.http_addr, "http_addr").await?;
@@ -136,9 +140,13 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
         }
         failed = supervisor.failure() => Some(failed),
     };
-    stop.exit_on_second();
     readiness.set_draining();
     metrics::ready(false);
+    let failed = match failed {
+        None => serve_on(config.shutdown_delay.0, &mut stop, &mut supervisor).await,
+        failed => failed,
+    };
+    stop.exit_on_second();
     let in_time = supervisor.stop(config.shutdown_timeout.0).await;
     engines.close().await;
     match failed {
@@ -159,7 +167,7 @@ fn start_probes(readiness: &Readiness, memory: &MemoryBudget, prometheus: &Prome
     admin::Probes {
         ready: Arc::new(move || (ready.ready(), ready.report())),
         metrics: Arc::new(move || {
-            metrics::http_memory(memory.bytes_used(), memory.bytes_max());
+            memory.set_gauges();
             prometheus.render()
         }),
         status: Arc::new(|| json!({})),
@@ -393,6 +401,9 @@ fn start_admin(
             Ok(())
         }
     });
+    let (certificates, config, readiness) = (facts.limits.certificates.clone(), config.clone(), readiness.clone());
+    supervisor
+        .supervise("certificates", move |stop| certificates.clone().watch(config.clone(), readiness.clone(), stop));
 }
 
 /// Fails when the bus is gone for good: nothing in this process would ever work again.
@@ -454,33 +465,5 @@ async fn rebind(listener: Option<TcpListener>, address: &Address, setting: &str)
     match listener {
         Some(listener) => Ok(listener),
         None => bind(address, setting).await,
-    }
-}
-
-/// SIGTERM and Ctrl-C: the first stops in order, the second ends the process at once.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn install() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn first(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-
-    fn exit_on_second(mut self) {
-        Tasks::default().spawn(async move {
-            let name = self.first().await;
-            error!(signal = name, "second signal: ending at once");
-            // Nothing that unwinds may run: it could wait for what is stuck.
-            std::process::exit(130);
-        });
     }
 }

@@ -65,12 +65,14 @@ settings! {
     log_level: LogLevel,
     log_format: LogFormat,
     shutdown_timeout: Period,
+    shutdown_delay: Period,
     http_addr: Address,
     http_read_timeout: Period,
     http_write_timeout: Period,
     http_idle_timeout: Period,
     http_max_header_bytes: Size,
     http_max_connections: Count,
+    http_max_requests: Count,
     http_memory_max: Size,
     http_shutdown_timeout: Period,
     max_body_size: Size,
@@ -131,6 +133,12 @@ settings! {
     webhook_disabled_max_age: Period;
     admin_token: Token,
     metrics_token: Token,
+    http_body_memory_max: Size,
+    tls_cert_file: String,
+    tls_key_file: String,
+    admin_tls_cert_file: String,
+    admin_tls_key_file: String,
+    admin_tls_client_ca_file: String,
     nats_url: Url,
     nats_credentials_file: String,
     nats_ca_file: String,
@@ -171,7 +179,7 @@ const UNSUPPORTED: [(&str, &str); 5] = [
     ("RATE_LIMIT_", "false for RATE_LIMIT_ENABLED: there are no rate limits yet"),
     ("CORS_", "nothing: there are no CORS headers yet"),
     ("COMPACTION_", "false for COMPACTION_ENABLED: files are not compacted yet"),
-    ("HTTP_TLS_", "nothing: put a proxy that ends TLS in front"),
+    ("HTTP_TLS_", "TLS_CERT_FILE and TLS_KEY_FILE in its place"),
 ];
 
 /// What is to be set instead of a name that this version does not have; nothing for a name that asks for nothing.
@@ -261,6 +269,11 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     }
     if config.http_memory_max.0 < 2 * config.max_body_size.0.max(HTTP_MEMORY_LEAST / 2) {
         refuse("http_memory_max", config.http_memory_max.show(), "at least 4MiB, and twice max_body_size");
+    }
+    if let Some(bodies) = config.http_body_memory_max
+        && !(config.max_body_size.0..=config.http_memory_max.0).contains(&bodies.0)
+    {
+        refuse("http_body_memory_max", bodies.show(), "at least max_body_size, and at most http_memory_max");
     }
     if config.dispatcher_max_backoff.0 < config.dispatcher_initial_backoff.0 {
         refuse("dispatcher_max_backoff", config.dispatcher_max_backoff.show(), "at least dispatcher_initial_backoff");

@@ -89,9 +89,26 @@ pub fn http_memory(bytes: usize, bytes_max: usize) {
     gauge!("causality_http_memory_bytes_max").set(bytes_max as f64);
 }
 
-/// Counts a request or connection that was refused for want of memory.
-pub fn http_refused_for_memory() {
-    counter!("causality_http_refused_for_memory_total").increment(1);
+/// Sets what is open and in flight on all listeners.
+pub fn http_in_flight(connections: usize, requests: usize, body_bytes: usize) {
+    gauge!("causality_http_connections").set(connections as f64);
+    gauge!("causality_http_requests_in_flight").set(requests as f64);
+    gauge!("causality_http_body_bytes").set(body_bytes as f64);
+}
+
+/// Counts a TLS handshake by how it ended.
+pub fn http_tls_handshake(outcome: &'static str) {
+    counter!("causality_http_tls_handshakes_total", "outcome" => outcome).increment(1);
+}
+
+/// When the certificate of a listener (`gateway` or `admin`) expires.
+pub fn tls_not_after(listener: &'static str, seconds: u64) {
+    gauge!("causality_tls_certificate_not_after_timestamp_seconds", "listener" => listener).set(seconds as f64);
+}
+
+/// Counts a request or connection that was refused, by what there was too little of.
+pub fn http_refused(reason: &'static str) {
+    counter!("causality_http_refused_total", "reason" => reason).increment(1);
 }
 
 /// Counts requests and connections that were ended because they were slow while memory was short.
@@ -300,8 +317,21 @@ const HELP: &[(Kind, &str, &str)] = {
         (Gauge, "causality_http_memory_bytes_max", "Bytes that they may hold (http_memory_max)."),
         (
             Counter,
-            "causality_http_refused_for_memory_total",
-            "Requests answered 503 because all the memory for requests was held.",
+            "causality_http_refused_total",
+            "Requests and connections refused for want of room, by reason: memory, requests, body_bytes, connections.",
+        ),
+        (Gauge, "causality_http_connections", "Open connections of all listeners."),
+        (Gauge, "causality_http_requests_in_flight", "Requests whose reply has not left."),
+        (Gauge, "causality_http_body_bytes", "Bytes of request bodies that are held."),
+        (
+            Counter,
+            "causality_http_tls_handshakes_total",
+            "TLS handshakes, by outcome: completed, failed, timed_out, too_slow (others needed the place), not_tls.",
+        ),
+        (
+            Gauge,
+            "causality_tls_certificate_not_after_timestamp_seconds",
+            "When the certificate of a listener expires, in seconds since 1970.",
         ),
         (
             Counter,

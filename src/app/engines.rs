@@ -202,7 +202,7 @@ async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
 #[derive(Debug)]
 pub struct StartFailure {
     pub how: How,
-    text: String,
+    pub(super) text: String,
 }
 
 /// What a start failed of; decides the exit code.

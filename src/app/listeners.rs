@@ -1,7 +1,8 @@
-//! What the listeners of the process share: the memory for requests, and file descriptors.
+//! What the listeners of the process share: the memory for requests, and file descriptors; and their certificates.
 
 use tracing::warn;
 
+use super::certificates::Certificates;
 use crate::config::Config;
 use crate::http::{self, MemoryBudget};
 
@@ -11,6 +12,8 @@ const ADMIN_CONNECTIONS_MAX: usize = 256;
 const ADMIN_PART: usize = 8;
 /// Files of the bus and the store, Parquet files in the making, connections to servers and to object stores.
 const OWN_DESCRIPTORS: usize = 192;
+/// Bodies have this part of the memory where nothing is said, of four.
+const BODY_PARTS: usize = 3;
 /// The process's own descriptors are never more than this part of all where there are few.
 const OWN_PART: usize = 3;
 
@@ -18,6 +21,7 @@ pub(super) struct Listeners {
     pub(super) memory: MemoryBudget,
     pub(super) gateway_connections_max: usize,
     pub(super) admin_connections_max: usize,
+    pub(super) certificates: Certificates,
     descriptors: u64,
 }
 
@@ -31,9 +35,10 @@ impl Listeners {
         let left = left.saturating_sub(2 * http::SPARE_CONNECTIONS).max(2);
         let admin = ADMIN_CONNECTIONS_MAX.min((left / ADMIN_PART).max(1));
         Self {
-            memory: MemoryBudget::new(config.http_memory_max.0 as usize),
+            memory: memory(config),
             gateway_connections_max: config.http_max_connections.0.min(left - admin),
             admin_connections_max: admin,
+            certificates: Certificates::default(),
             descriptors,
         }
     }
@@ -49,6 +54,12 @@ impl Listeners {
             );
         }
     }
+}
+
+fn memory(config: &Config) -> MemoryBudget {
+    let bytes_max = config.http_memory_max.0 as usize;
+    let body_bytes_max = config.http_body_memory_max.map_or(bytes_max / 4 * BODY_PARTS, |size| size.0 as usize);
+    MemoryBudget::with_caps(bytes_max, config.http_max_requests.0, body_bytes_max)
 }
 
 #[cfg(test)]

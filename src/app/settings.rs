@@ -25,6 +25,9 @@ const FLUSH_REMOTE: Duration = Duration::from_secs(300);
 /// publish through NATS ends after three times `nats_timeout`.
 const ANSWER_SPARE: Duration = Duration::from_secs(15);
 
+/// How long an idle connection may take to send its last request when the gateway stops.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// How long each stage of a stop has at least; it also has what the stages before it left of `shutdown_timeout`.
 pub(super) struct Budgets {
     pub(super) gateway: Duration,
@@ -154,6 +157,9 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
             write_timeout: config.http_write_timeout.0,
             idle_timeout: config.http_idle_timeout.0,
             request_timeout: config.http_read_timeout.0 + 3 * config.nats_timeout.0 + ANSWER_SPARE,
+            tls: listeners.certificates.gateway.clone(),
+            // Whoever waits for load balancers has clients that keep their connections.
+            last_call: config.shutdown_delay.0.min(LAST_CALL),
             drain_timeout: config.http_shutdown_timeout.0.into(),
             ..http::Limits::default()
         },
@@ -169,6 +175,8 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
 pub(super) fn admin_limits(config: &Config, listeners: &Listeners) -> http::Limits {
     http::Limits {
         connections_max: listeners.admin_connections_max,
+        tls: listeners.certificates.admin.clone(),
+        last_call: Duration::ZERO,
         request_timeout: http::Limits::default().request_timeout,
         ..gateway(config, listeners).http
     }

@@ -17,7 +17,8 @@ const SERVER_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the files of an embedded engine are looked at: what happens to them is told within two seconds.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
 
-const SHORT_OF_MEMORY: &str = "requests hold all the memory that they may, and some are refused (http_memory_max)";
+const SHORT_OF_ROOM: &str = "some requests are refused: there are too many, or they hold all the memory that they may \
+    (causality_http_refused_total tells of which: http_memory_max, http_max_requests, http_body_memory_max, http_max_connections)";
 
 /// The backends whose state readiness tells: servers can be away while the process is there, and files can be removed,
 /// their disk be full or damaged, while nothing is written.
@@ -89,7 +90,7 @@ impl Watched {
         let mut refused = self.memory.refused();
         loop {
             let before = std::mem::replace(&mut refused, self.memory.refused());
-            self.readiness.set_warning("http_memory", (refused > before).then(|| SHORT_OF_MEMORY.to_owned()));
+            self.readiness.set_warning("http_memory", (refused > before).then(|| SHORT_OF_ROOM.to_owned()));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(SERVER_INTERVAL) => {}

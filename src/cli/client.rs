@@ -18,11 +18,13 @@ use serde_json::Value;
 
 use super::admin_token;
 use super::failure::Failure;
+use super::tls::{self, TlsArgs};
 use crate::config::{self, Address};
 
-const DEFAULT_URL: &str = "http://127.0.0.1:9090";
-/// The setting of the listener, by its name in the environment.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:9090";
+/// The settings of the listener, by their names in the environment.
 const ADMIN_ADDR: &str = "ADMIN_ADDR";
+const ADMIN_TLS_CERT_FILE: &str = "ADMIN_TLS_CERT_FILE";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
@@ -49,6 +51,8 @@ pub(super) struct AdminArgs {
     /// Print JSON, for scripts
     #[arg(long, global = true)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
 }
 
 impl AdminArgs {
@@ -62,25 +66,32 @@ impl AdminArgs {
             }
             return Ok(url.clone());
         }
-        self.url_of_settings(from_environment(ADMIN_ADDR).as_deref())
+        let encrypted = from_environment(ADMIN_TLS_CERT_FILE).is_some();
+        self.url_of_settings(from_environment(ADMIN_ADDR).as_deref(), encrypted)
     }
 
-    fn url_of_settings(&self, from_environment: Option<&str>) -> Result<String, Failure> {
-        let address: Address = match (from_environment, &self.config) {
+    fn url_of_settings(&self, from_environment: Option<&str>, encrypted: bool) -> Result<String, Failure> {
+        let file = match &self.config {
+            Some(file) => {
+                let loaded = config::load(Some(file), &[]).map_err(|error| Failure::usage(error.to_string()))?;
+                Some(loaded.config)
+            }
+            None => None,
+        };
+        let encrypted = encrypted || file.as_ref().is_some_and(|config| config.admin_tls_cert_file.is_some());
+        let scheme = if encrypted { "https" } else { "http" };
+        let address: Address = match (from_environment, file) {
             (Some(text), _) => text
                 .parse()
                 .map_err(|allowed| Failure::usage(format!("{ADMIN_ADDR} is {text:?}: it must be {allowed}")))?,
-            (None, Some(file)) => {
-                let loaded = config::load(Some(file), &[]).map_err(|error| Failure::usage(error.to_string()))?;
-                loaded.config.admin_addr
-            }
-            (None, None) => return Ok(DEFAULT_URL.to_owned()),
+            (None, Some(config)) => config.admin_addr,
+            (None, None) => return Ok(format!("{scheme}://{DEFAULT_ADDRESS}")),
         };
         if address.port == 0 {
             let advice = "port 0 is any free one: --admin-url says where the process listens, as it says at its start";
             return Err(Failure::usage(format!("{ADMIN_ADDR}: {advice}")));
         }
-        Ok(format!("http://{}", address.to_connect()))
+        Ok(format!("{scheme}://{}", address.to_connect()))
     }
 }
 
@@ -125,8 +136,7 @@ impl AdminClient {
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())
-            .map_err(|error| Failure::failed(format!("cannot set up TLS: {error}")))?
+            .with_tls_config(args.tls.client_config()?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
@@ -221,7 +231,14 @@ impl AdminClient {
         let request =
             request.body(Full::new(body)).map_err(|error| Failure::usage(format!("cannot ask {path}: {error}")))?;
         let exchange = async {
-            let response = self.http.request(request).await.map_err(|error| self.unreachable(&causes(&error)))?;
+            let response = self.http.request(request).await.map_err(|error| match tls::advice(&error) {
+                Some(advice) => Failure::unreachable(format!(
+                    "cannot reach the admin API at {}: {}; {advice}",
+                    self.base_url,
+                    causes(&error)
+                )),
+                None => self.unreachable(&causes(&error)),
+            })?;
             let status = response.status();
             let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX)
                 .collect()
@@ -327,7 +344,14 @@ pub(super) fn percent_encoded(text: &str) -> String {
 impl AdminArgs {
     /// Of a server at this URL.
     pub(super) fn at(url: &str) -> Self {
-        Self { admin_url: Some(url.to_owned()), config: None, admin_token: None, admin_token_file: None, json: false }
+        Self {
+            admin_url: Some(url.to_owned()),
+            config: None,
+            admin_token: None,
+            admin_token_file: None,
+            json: false,
+            tls: TlsArgs::default(),
+        }
     }
 }
 
@@ -402,8 +426,10 @@ mod tests {
             admin_token: None,
             admin_token_file: None,
             json: false,
+            tls: TlsArgs::default(),
         };
-        let url = |args: AdminArgs, environment| args.url_of_settings(environment).map_err(|error| error.to_string());
+        let url =
+            |args: AdminArgs, environment| args.url_of_settings(environment, false).map_err(|error| error.to_string());
         for (environment, config, expected) in [
             (None, false, "http://127.0.0.1:9090"),
             (None, true, "http://10.1.2.3:7001"),
@@ -415,10 +441,14 @@ mod tests {
         ] {
             assert_eq!(url(args(config), environment).as_deref(), Ok(expected));
         }
+        assert_eq!(args(false).url_of_settings(None, true).unwrap(), "https://127.0.0.1:9090");
+        let (certificate, key) = ("admin_tls_cert_file = \"c\"", "admin_tls_key_file = \"k\"");
+        std::fs::write(&file, format!("admin_addr = \"10.1.2.3:7001\"\n{certificate}\n{key}\n")).unwrap();
+        assert_eq!(url(args(true), None).as_deref(), Ok("https://10.1.2.3:7001"));
         assert!(url(args(false), Some("7003")).unwrap_err().contains("ADMIN_ADDR is \"7003\": it must be host:port"));
         assert!(url(args(false), Some(":0")).unwrap_err().contains("--admin-url"));
         std::fs::write(&file, "admin_adr = \"10.1.2.3:7001\"\n").unwrap();
-        assert_eq!(args(true).url_of_settings(None).unwrap_err().status, ExitStatus::Usage);
+        assert_eq!(args(true).url_of_settings(None, false).unwrap_err().status, ExitStatus::Usage);
         assert_eq!(AdminArgs::at("http://a:1").base_url().unwrap(), "http://a:1");
         let refused = AdminArgs::at("http://u:hunter2@a:1").base_url().unwrap_err();
         assert!(refused.status == ExitStatus::Usage && !refused.to_string().contains("hunter2"), "{refused}");

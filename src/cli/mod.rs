@@ -24,6 +24,7 @@ mod output;
 mod scripted_peer;
 mod status;
 mod table;
+mod tls;
 mod tokens;
 
 use clap::{Parser, Subcommand};
@@ -172,6 +173,8 @@ mod tests {
             "causality status",
             "causality bench",
             "causality bench --url http://127.0.0.1:1 --batch 1 --connections 64 --count 1000 --seed 7 --apps 2",
+            "causality status --admin-url https://a:1 --ca-file ca.pem --cert-file c.pem --key-file c.key",
+            "causality bench --url https://a --ca-file ca.pem --baseline-url http://a",
             "causality bench --duration 1m30s --rate 5000 --binary --idempotency-keys --verify data --json",
             "causality bench --rate 1000 --webhook-listen 127.0.0.1:0 --setup-webhook",
         ] {

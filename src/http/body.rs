@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::memory::{Share, Short};
+use super::share::Share;
 
 /// The first allocation for a body that comes in parts.
 const FIRST_BYTES: usize = 2 * 1024;
@@ -66,8 +66,8 @@ impl Inbound {
     /// Makes sure that a reply of this size has room once the request is handled. What the request holds already
     /// counts.
     pub fn hold_for_reply(&self, bytes: usize) -> Result<(), BodyError> {
-        self.share.hold(bytes).map_err(|Short| {
-            self.share.count_refusal();
+        self.share.hold(bytes).map_err(|short| {
+            self.share.count_refusal(short);
             BodyError::Busy
         })
     }
@@ -93,8 +93,8 @@ impl Body for Inbound {
         let counted = match frame {
             Some(Ok(frame)) => match self.share.body_came(frame.data_ref().map_or(0, Bytes::len)) {
                 Ok(()) => Some(Ok(frame)),
-                Err(Short) => {
-                    self.share.count_refusal();
+                Err(short) => {
+                    self.share.count_refusal(short);
                     Some(Err(InboundError::Busy))
                 }
             },

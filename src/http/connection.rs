@@ -3,22 +3,18 @@
 //! A connection has a single timer, set to the earliest moment at which a limit could be
 //! broken by what is known now, so that a busy connection hardly ever touches it.
 
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::Limits;
-use super::memory::{Debtor, HTTP2_BYTES, Held, MemoryBudget, Share, Short};
-
-/// How long an idle connection may take to close after it was told.
-const FAREWELL: Duration = Duration::from_secs(1);
+use super::memory::{HANDSHAKE_BYTES, HTTP2_BYTES, MemoryBudget, Short};
+use super::share::{Debtor, Held, Share};
 
 /// The state of one connection, shared by its stream, its requests and the drain.
 ///
@@ -28,8 +24,14 @@ pub(super) struct Watch {
     accepted: Instant,
     peer: IpAddr,
     memory: MemoryBudget,
+    /// What any connection of its listener takes from the budget.
+    least_bytes: usize,
     waker: AtomicWaker,
     stage: AtomicU8,
+    /// When it was told to drain.
+    drained: AtomicU64,
+    /// The first bytes of a TLS handshake that has not ended.
+    handshake: AtomicU64,
     multiplexed: AtomicBool,
     served_any: AtomicBool,
     in_flight: AtomicU32,
@@ -41,12 +43,16 @@ pub(super) struct Watch {
     head_bytes: AtomicUsize,
     /// The client leaves reply bytes unread.
     write_blocked: AtomicU64,
+    /// Bytes were written since the last flush.
+    unflushed: AtomicBool,
     /// Since when the replies of one era wait to be read; see [`Listed`].
     reply_waits: AtomicU64,
     /// The last reply went out before its request's body was read.
     body_unread: AtomicBool,
     /// What is taken from the memory budget beside the requests.
     own_bytes: AtomicUsize,
+    /// The same for TLS records that are not complete, or have not left.
+    record_bytes: AtomicUsize,
     listed: Mutex<Listed>,
 }
 
@@ -84,7 +90,7 @@ const HEAD_STEP_BYTES: usize = 8 * 1024;
 
 /// What ends when its time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Limit {
+pub(super) enum Limit {
     /// Told to close, with time to do so.
     Idle,
     /// Cut.
@@ -92,15 +98,18 @@ enum Limit {
 }
 
 impl Watch {
-    pub(super) fn new(memory: MemoryBudget, peer: SocketAddr) -> Self {
-        memory.connection_opened();
+    pub(super) fn new(memory: MemoryBudget, least_bytes: usize, peer: SocketAddr) -> Self {
+        memory.connection_opened(least_bytes);
         Self {
             accepted: Instant::now(),
             // A listener for both families sees IPv4 peers as mapped addresses.
             peer: peer.ip().to_canonical(),
             memory,
+            least_bytes,
             waker: AtomicWaker::new(),
             stage: AtomicU8::new(SERVING),
+            drained: AtomicU64::new(0),
+            handshake: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             served_any: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
@@ -108,9 +117,11 @@ impl Watch {
             head: AtomicU64::new(0),
             head_bytes: AtomicUsize::new(0),
             write_blocked: AtomicU64::new(0),
+            unflushed: AtomicBool::new(false),
             reply_waits: AtomicU64::new(0),
             body_unread: AtomicBool::new(false),
             own_bytes: AtomicUsize::new(0),
+            record_bytes: AtomicUsize::new(0),
             listed: Mutex::default(),
         }
     }
@@ -126,13 +137,77 @@ impl Watch {
 
     /// Requests in flight end, no new ones begin.
     pub(super) fn drain(&self) {
+        self.drained.store(self.now(), Relaxed);
         self.stage.fetch_max(DRAINING, Relaxed);
         self.waker.wake();
+    }
+
+    /// Who is woken when it is told to drain, or cut.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// When the last request began, was answered, or its reply left.
+    pub(super) fn progress(&self) -> u64 {
+        self.progress.load(Relaxed)
+    }
+
+    /// Until when an idle connection may send a last request, once it drains.
+    pub(super) fn last_call(&self, limits: &Limits) -> Instant {
+        self.at(self.drained.load(Relaxed), limits.last_call)
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.stage.load(Relaxed) != SERVING
     }
 
     pub(super) fn cut(&self) {
         self.stage.store(CUT, Relaxed);
         self.waker.wake();
+    }
+
+    /// The first bytes of a TLS handshake are there. `Err` when there is no memory for it.
+    pub(super) fn handshake_began(&self) -> Result<(), Short> {
+        self.memory.take(HANDSHAKE_BYTES, true)?;
+        self.own_bytes.fetch_add(HANDSHAKE_BYTES, Relaxed);
+        self.handshake.store(self.now(), Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn handshake_ended(&self) {
+        self.handshake.store(0, Relaxed);
+        self.give_back_own();
+    }
+
+    /// Since when a TLS handshake has been under way.
+    pub(super) fn handshake_since(&self) -> Option<Instant> {
+        let mark = self.handshake.load(Relaxed);
+        (mark != 0).then(|| self.instant(mark))
+    }
+
+    /// TLS records hold this much until they are complete. `Err` when there is no memory for it.
+    pub(super) fn records_hold(&self, bytes: usize) -> Result<(), Short> {
+        let missing = bytes.saturating_sub(self.record_bytes.load(Relaxed));
+        if missing > 0 {
+            self.memory.take(missing, true)?;
+            self.record_bytes.fetch_add(missing, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The same for records that have to be sent whether there is memory or not.
+    pub(super) fn records_wait(&self, bytes: usize) {
+        let missing = bytes.saturating_sub(self.record_bytes.load(Relaxed));
+        if missing > 0 {
+            self.memory.overdraw(missing);
+            self.record_bytes.fetch_add(missing, Relaxed);
+        }
+    }
+
+    pub(super) fn records_left(&self) {
+        if self.record_bytes.load(Relaxed) > 0 {
+            self.memory.give_back(self.record_bytes.swap(0, Relaxed));
+        }
     }
 
     /// The client speaks HTTP/2. `Err` when there is no memory for what that takes.
@@ -199,7 +274,17 @@ impl Watch {
         }
     }
 
+    pub(super) fn wrote(&self) {
+        self.unflushed.store(true, Relaxed);
+    }
+
+    /// Part of a reply may have left.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.unflushed.load(Relaxed)
+    }
+
     pub(super) fn all_written(&self) {
+        self.unflushed.store(false, Relaxed);
         if self.write_blocked.load(Relaxed) != 0 {
             self.write_blocked.store(0, Relaxed);
         }
@@ -253,13 +338,32 @@ impl Watch {
         bytes
     }
 
+    /// What it holds beside its requests.
+    pub(super) fn holds(&self) -> usize {
+        self.own_bytes.load(Relaxed) + self.record_bytes.load(Relaxed)
+    }
+
+    /// All that it took beside its requests, once it was cut.
+    pub(super) fn give_back_all(&self) -> usize {
+        let bytes = self.record_bytes.swap(0, Relaxed);
+        self.memory.give_back(bytes);
+        bytes + self.give_back_own()
+    }
+
     /// Adds what this connection holds while the process waits for its client.
     pub(super) fn add_debtors(self: &Arc<Self>, debtors: &mut Vec<Debtor>) {
         // Out of the lock before any of them can be dropped, which takes the lock.
         let shares: Vec<_> = self.listed().shares.iter().filter_map(Weak::upgrade).collect();
-        if shares.is_empty() && self.own_bytes.load(Relaxed) > 0 {
-            let mark = if self.multiplexed.load(Relaxed) { &self.progress } else { &self.head };
-            debtors.push(Debtor { since: self.instant(mark.load(Relaxed)), held: Held::Connection(Arc::clone(self)) });
+        if shares.is_empty() && self.holds() > 0 {
+            let marks = [&self.handshake, &self.head, &self.progress].map(|mark| mark.load(Relaxed));
+            let [handshake, head, progress] = marks;
+            let mark = match (handshake, head) {
+                _ if self.multiplexed.load(Relaxed) => progress,
+                (0, 0) => progress,
+                (0, head) => head,
+                (handshake, _) => handshake,
+            };
+            debtors.push(Debtor { since: self.instant(mark), held: Held::Connection(Arc::clone(self)) });
         }
         debtors.extend(shares.into_iter().filter_map(Share::debtor));
     }
@@ -268,6 +372,16 @@ impl Watch {
     pub(super) fn idle_since(&self) -> Option<(bool, Instant)> {
         let idle = self.in_flight.load(Relaxed) == 0 && self.holds_nothing();
         idle.then(|| (self.served_any.load(Relaxed), self.instant(self.progress.load(Relaxed))))
+    }
+
+    /// HTTP/1.1 between two requests: no byte of the next is there, and the last reply has left. A connection whose last
+    /// body was not read to its end is closed with the reply, and does not come here.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0
+            && self.head.load(Relaxed) == 0
+            && !self.multiplexed.load(Relaxed)
+            && self.is_flushed()
+            && self.holds_nothing()
     }
 
     fn listed(&self) -> MutexGuard<'_, Listed> {
@@ -282,12 +396,12 @@ impl Watch {
         self.accepted + Duration::from_millis(mark.saturating_sub(1))
     }
 
-    fn at(&self, mark: u64, allowed: Duration) -> Instant {
+    pub(super) fn at(&self, mark: u64, allowed: Duration) -> Instant {
         self.instant(mark) + allowed
     }
 
     /// The earliest moment at which a limit is broken if nothing happens until then.
-    fn deadline(&self, limits: &Limits) -> (Instant, Limit) {
+    pub(super) fn deadline(&self, limits: &Limits) -> (Instant, Limit) {
         let progress = self.progress.load(Relaxed);
         let head = self.head.load(Relaxed);
         let unread = [&self.write_blocked, &self.reply_waits].map(|since| since.load(Relaxed));
@@ -296,7 +410,8 @@ impl Watch {
         let request = if self.in_flight.load(Relaxed) > 0 {
             (self.at(progress, limits.request_timeout), Limit::Hard)
         } else if !self.served_any.load(Relaxed) {
-            (self.accepted + limits.header_timeout, Limit::Hard)
+            let head = self.accepted + limits.header_timeout;
+            (self.handshake_since().map_or(head, |since| head.min(since + limits.handshake_timeout)), Limit::Hard)
         } else if head != 0 && !self.multiplexed.load(Relaxed) {
             (self.at(head, limits.header_timeout), Limit::Hard)
         } else if let Some(unread) = unread {
@@ -321,61 +436,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.memory.give_back(*self.own_bytes.get_mut());
-        self.memory.connection_closed();
+        self.memory.give_back(*self.own_bytes.get_mut() + *self.record_bytes.get_mut());
+        self.memory.connection_closed(self.least_bytes);
     }
-}
-
-/// A connection of the protocol library, as far as driving it goes.
-pub(super) trait Protocol: Future {
-    fn graceful_shutdown(self: std::pin::Pin<&mut Self>);
-}
-
-/// Drives a connection to its end, or to the first limit that it breaks. Errors of a connection are the
-/// client's affair and are not reported.
-pub(super) async fn drive<P: Protocol>(protocol: P, watch: &Watch, limits: &Limits) {
-    let mut protocol = pin!(protocol);
-    let mut alarm = pin!(tokio::time::sleep_until(watch.deadline(limits).0));
-    let mut told_to_close = false;
-    let mut farewell = None;
-    poll_fn(|cx| {
-        watch.waker.register(cx.waker());
-        loop {
-            match watch.stage.load(Relaxed) {
-                CUT => return Poll::Ready(()),
-                DRAINING if !told_to_close => {
-                    told_to_close = true;
-                    protocol.as_mut().graceful_shutdown();
-                }
-                _ => {}
-            }
-            if protocol.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            let (mut deadline, limit) = watch.deadline(limits);
-            if limit == Limit::Idle
-                && let Some(farewell) = farewell
-            {
-                deadline = farewell;
-            }
-            if deadline <= Instant::now() {
-                if limit == Limit::Hard || farewell.is_some() {
-                    return Poll::Ready(());
-                }
-                farewell = Some(Instant::now() + FAREWELL);
-                told_to_close = true;
-                protocol.as_mut().graceful_shutdown();
-                continue;
-            }
-            if deadline < alarm.deadline() || alarm.is_elapsed() {
-                alarm.as_mut().reset(deadline);
-            }
-            if alarm.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await;
 }
 
 #[cfg(test)]
@@ -400,7 +463,7 @@ mod tests {
 
     #[test]
     fn each_state_has_its_limit() {
-        let mut watch = Watch::new(MemoryBudget::new(1 << 20), ([127, 0, 0, 1], 1).into());
+        let mut watch = Watch::new(MemoryBudget::new(1 << 20), 0, ([127, 0, 0, 1], 1).into());
         watch.bytes_came(1).unwrap();
         assert_eq!(left(&watch), (1, Limit::Hard), "first head, from the accept");
         watch.request_began(false);

@@ -9,20 +9,30 @@ mod body;
 mod connection;
 mod connections;
 mod drain;
+mod drive;
 mod head;
 mod memory;
 pub mod own_origin;
 mod problem;
 #[cfg(test)]
 pub(crate) mod raw_client;
+mod raw_reply;
 mod readiness;
 mod reply;
 mod serve;
+mod session;
+mod share;
+mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_bounds;
+#[cfg(test)]
+mod tests_idle;
+#[cfg(test)]
+mod tests_shedding;
+mod tls;
 
 use std::time::Duration;
 
@@ -34,6 +44,7 @@ pub use memory::MemoryBudget;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessWatch, Scope};
 pub use serve::{Drained, SPARE_CONNECTIONS, serve};
+pub use tls::{Reload, Tls, TlsError, TlsFile, TlsFiles, Validity};
 
 /// What one listener and its connections may use.
 #[derive(Clone, Debug)]
@@ -47,6 +58,10 @@ pub struct Limits {
     pub header_bytes_max: usize,
     /// Requests that one HTTP/2 connection may have in flight.
     pub streams_max: u32,
+    /// Encrypts the connections.
+    pub tls: Option<Tls>,
+    /// From the first byte of a TLS handshake to its end.
+    pub handshake_timeout: Duration,
     /// From the first byte of a request (of a new connection: from its accept) to the end of its headers.
     pub header_timeout: Duration,
     /// From the headers of a request to its reply, after which the connection is cut.
@@ -55,6 +70,9 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
+    /// How long idle HTTP/1.1 connections stay open after `stop`, so that a client that is about to send on one is
+    /// answered, and told that the connection closes.
+    pub last_call: Duration,
     /// How long requests in flight may take after `stop` before their connections are cut.
     pub drain_timeout: StopBudget,
 }
@@ -66,10 +84,13 @@ impl Default for Limits {
             memory: MemoryBudget::new(64 * 1024 * 1024),
             header_bytes_max: 64 * 1024,
             streams_max: 128,
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(120),
+            last_call: Duration::ZERO,
             drain_timeout: Duration::from_secs(15).into(),
         }
     }

@@ -36,6 +36,13 @@ impl Problem {
             .closing()
     }
 
+    /// There are as many requests as there may be.
+    pub fn too_many_requests_in_flight() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "There are too many requests in flight; send again later.")
+            .with_retry_after(RETRY_AFTER_SECONDS)
+            .closing()
+    }
+
     /// The body of this request came slowly, and others needed its memory.
     pub fn too_slow() -> Self {
         let detail = "The body came too slowly while memory was short; send again later.";

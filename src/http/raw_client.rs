@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A test hangs no longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) struct RawClient {
-    tcp: TcpStream,
+pub(crate) struct RawClient<T = TcpStream> {
+    tcp: T,
     unread: Vec<u8>,
 }
 
@@ -34,7 +34,22 @@ impl RawReply {
 
 impl RawClient {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        Self { tcp: TcpStream::connect(address).await.expect("connect"), unread: Vec::new() }
+        Self::over(TcpStream::connect(address).await.expect("connect"))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> RawClient<T> {
+    pub(crate) fn over(tcp: T) -> Self {
+        Self { tcp, unread: Vec::new() }
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.tcp
+    }
+
+    /// Fails where the server has closed.
+    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.tcp.write_all(bytes.as_ref()).await
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::Problem;
-use super::memory::Share;
+use super::share::Share;
 
 /// What a reply of unknown length is taken for.
 const UNKNOWN_BYTES: usize = 64 * 1024;
@@ -48,9 +48,9 @@ pub(super) fn outbound<B: Body>(reply: Response<B>, asked: Asked, share: Arc<Sha
     let hint = reply.body().size_hint();
     let bytes = hint.upper().map_or(UNKNOWN_BYTES, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     // What is not refused always has room.
-    if share.reply(if asked.head { 0 } else { bytes }, asked.safe).is_err() {
-        share.count_refusal();
-        return refusal(Problem::short_of_memory(), asked, Some(share));
+    if let Err(short) = share.reply(if asked.head { 0 } else { bytes }, asked.safe) {
+        share.count_refusal(short);
+        return refusal(short.problem(), asked, Some(share));
     }
     let (mut head, body) = reply.into_parts();
     let body = if asked.head { without_body(&mut head, hint.exact()) } else { Content::Of(body) };

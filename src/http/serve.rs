@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,24 +11,24 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
-use hyper::rt::Executor;
-use hyper::service::{HttpService, Service, service_fn};
-use hyper_util::rt::TokioTimer;
-use hyper_util::server::conn::auto;
+use hyper::service::{Service, service_fn};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Protocol, Watch, drive};
+use super::connection::Watch;
 use super::connections::{Connections, ROOM_CONNECTIONS_MAX};
-use super::memory::{Share, Short};
+use super::drive::{bounded, drive};
+use super::memory::{CONNECTION_BYTES, TLS_CONNECTION_BYTES};
 use super::reply::{Asked, outbound, refusal};
+use super::session::{Protocols, Session};
+use super::share::Share;
+use super::socket::Socket;
 use super::stream::{Leftover, WatchedStream};
 use super::{Inbound, Limits, Problem, head};
+use crate::metrics;
 use crate::supervisor::Tasks;
 
-/// What the protocol library reads with at least.
-const HEADER_BYTES_LEAST: usize = 8 * 1024;
 /// The wait after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections beyond the limit that are asked only how the process is.
@@ -40,8 +39,6 @@ pub const SPARE_CONNECTIONS: usize = PROBE_CONNECTIONS_MAX + ROOM_CONNECTIONS_MA
 const PROBES: [&str; 2] = ["/health", "/ready"];
 /// How often room is looked for when there is none.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
-/// The largest head in HTTP/2, where a few bytes can stand for many headers.
-const HTTP2_HEADER_BYTES_MAX: usize = 16 * 1024;
 /// How long connections that were cut may take to end.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 
@@ -52,8 +49,8 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// Serves HTTP/1.1 and HTTP/2 (prior knowledge) until `stop`, then drains: the listener is closed at once,
-/// requests in flight get their replies.
+/// Serves HTTP/1.1 and HTTP/2 (prior knowledge, or ALPN under TLS) until `stop`, then drains: the listener is closed at
+/// once, requests in flight get their replies.
 ///
 /// An axum router is served as `hyper_util::service::TowerToHyperService::new(router)`.
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken) -> Drained
@@ -66,7 +63,7 @@ where
     let tasks = Tasks::new(stop.clone());
     let open = Arc::new(Connections::default());
     limits.memory.add_listener(&open);
-    let server = Arc::new(Server { protocol: protocol(&limits, &tasks), open, left: Notify::new(), limits });
+    let server = Arc::new(Server { protocols: Protocols::new(&limits, &tasks), open, left: Notify::new(), limits });
     let mut id = 0;
     loop {
         let accepted = async {
@@ -79,7 +76,8 @@ where
             accepted = accepted => accepted,
         };
         id += 1;
-        let watch = Arc::new(Watch::new(server.limits.memory.clone(), peer));
+        let tls_bytes = if server.limits.tls.is_some() { TLS_CONNECTION_BYTES } else { 0 };
+        let watch = Arc::new(Watch::new(server.limits.memory.clone(), CONNECTION_BYTES + tls_bytes, peer));
         server.open.enter(id, Arc::clone(&watch));
         let (server, service) = (Arc::clone(&server), service.clone());
         tasks.spawn(async move {
@@ -93,7 +91,7 @@ where
 }
 
 struct Server {
-    protocol: auto::Builder<OnTasks>,
+    protocols: Protocols,
     limits: Limits,
     open: Arc<Connections>,
     /// A connection has left.
@@ -156,8 +154,9 @@ impl Server {
     {
         // Replies are written whole: waiting for more to send would only add latency.
         let _ = tcp.set_nodelay(true);
+        let Some(socket) = self.socket(tcp, watch).await else { return };
         let leftover = Leftover::default();
-        let stream = WatchedStream::new(tcp, Arc::clone(watch), leftover.clone());
+        let stream = WatchedStream::new(socket, Arc::clone(watch), leftover.clone());
         let on_request = Arc::clone(watch);
         let watched = service_fn(move |request: Request<Incoming>| {
             let multiplexed = request.version() == Version::HTTP_2;
@@ -184,14 +183,25 @@ impl Server {
                 if has_body && !reply.status().is_success() {
                     in_flight.0.left_body_unread();
                 }
-                if admitted == Admitted::Probes && !multiplexed {
+                if (admitted == Admitted::Probes || in_flight.0.is_draining()) && !multiplexed {
                     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(reply)
             }
         });
-        drive(self.protocol.serve_connection(stream, watched), watch, &self.limits).await;
+        drive(Session::new(&self.protocols, stream, watched), watch, &self.limits).await;
         leftover.close().await;
+    }
+
+    /// Encrypted, where the listener is.
+    async fn socket(&self, tcp: TcpStream, watch: &Arc<Watch>) -> Option<Socket> {
+        let Some(tls) = &self.limits.tls else { return Some(Socket::Plain(tcp)) };
+        // In a box: an open connection has no use for its room.
+        let opened = bounded(Box::pin(tls.open(tcp, watch)), watch, &self.limits).await;
+        if opened.is_none() && watch.handshake_since().is_some() && !watch.is_draining() {
+            metrics::http_tls_handshake("timed_out");
+        }
+        opened.flatten()
     }
 
     async fn drain(&self, tasks: &Tasks) -> Drained {
@@ -225,12 +235,12 @@ fn begin(watch: &Arc<Watch>, request: Request<Incoming>, admitted: Admitted) -> 
     let is_probe = is_probe(&request);
     let share = match Share::take(watch, head::size(&request)) {
         Ok(share) => share,
-        // A process that is short of memory for requests is alive all the same.
-        Err(Short) => match Share::beyond(watch) {
+        // A process that has no room for requests is alive all the same.
+        Err(short) => match Share::beyond(watch) {
             Some(share) if is_probe => share,
             share => {
-                watch.memory().count_refusal();
-                return Err((Problem::short_of_memory(), share));
+                watch.memory().count_refusal(short.reason());
+                return Err((short.problem(), share));
             }
         },
     };
@@ -238,6 +248,7 @@ fn begin(watch: &Arc<Watch>, request: Request<Incoming>, admitted: Admitted) -> 
         return Err((problem, Some(share)));
     }
     if admitted == Admitted::Probes && !is_probe {
+        watch.memory().count_refusal("connections");
         let detail = "There are too many connections; send again later.";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(1).closing();
         return Err((problem, Some(share)));
@@ -259,50 +270,5 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.request_ended();
-    }
-}
-
-impl<I, S, B> Protocol for auto::Connection<'_, I, S, OnTasks>
-where
-    Self: Future,
-    S: HttpService<Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    S::Future: Send + 'static,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    fn graceful_shutdown(self: Pin<&mut Self>) {
-        auto::Connection::graceful_shutdown(self);
-    }
-}
-
-fn protocol(limits: &Limits, tasks: &Tasks) -> auto::Builder<OnTasks> {
-    let mut builder = auto::Builder::new(OnTasks(tasks.clone()));
-    // The watch of each connection sees to the time for headers. `pipeline_flush` stays off: it keeps a reply back
-    // while any part of a next request is in the buffer, and the refusal of headers that are too large for ever.
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        // Headers must fit the read buffer: its size is their limit.
-        .max_buf_size(limits.header_bytes_max.max(HEADER_BYTES_LEAST));
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams_max)
-        // A header block in the making is part of what the connection is charged for.
-        .max_header_list_size(limits.header_bytes_max.min(HTTP2_HEADER_BYTES_MAX) as u32);
-    builder
-}
-
-/// Runs the streams of HTTP/2 connections where the connections themselves run.
-#[derive(Clone, Debug)]
-struct OnTasks(Tasks);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for OnTasks {
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
     }
 }

@@ -1,19 +1,22 @@
-//! A TCP stream that tells its connection's watch what goes in and out, and that can be
+//! A client's stream that tells its connection's watch what goes in and out, and that can be
 //! closed so that a client still sending reads the reply first.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::connection::Watch;
 use super::memory::Short;
+use super::raw_reply;
+use super::socket::Socket;
 
 /// How long a client may take to read a refusal while what it still sends is thrown away.
 const LINGER: Duration = Duration::from_secs(1);
@@ -21,55 +24,62 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SCRAP_BYTES: usize = 16 * 1024;
 
-/// Where a stream ends up when the protocol drops it with bytes of the client still to come.
+/// How HTTP/2 begins (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// No method of HTTP/1.1 begins with this many bytes of it.
+const HTTP2_TOLD: usize = 4;
+
+/// Where a stream ends up when the protocol drops it with bytes of the client still to come, or of ours.
 #[derive(Clone, Default)]
-pub(super) struct Leftover(Arc<Mutex<Option<TcpStream>>>);
+pub(super) struct Leftover(Arc<Mutex<Option<(Socket, Bytes)>>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http1,
+    Http2,
+}
 
 pub(super) struct WatchedStream {
     /// Present until the drop.
-    tcp: Option<TokioIo<TcpStream>>,
+    socket: Option<Socket>,
     watch: Arc<Watch>,
     leftover: Leftover,
-    preface: Preface,
-}
-
-/// How much of the start of HTTP/2 the first bytes have matched.
-#[derive(Clone, Copy)]
-enum Preface {
-    Matched(usize),
-    Told,
-}
-
-/// No method begins with this.
-const HTTP2_PREFACE: &[u8] = b"PRI ";
-
-impl Preface {
-    /// True when these bytes complete it.
-    fn take(&mut self, bytes: &[u8]) -> bool {
-        let Self::Matched(matched) = self else { return false };
-        let missing = &HTTP2_PREFACE[*matched..];
-        if bytes.starts_with(missing) {
-            *self = Self::Told;
-            return true;
-        }
-        *self = if missing.starts_with(bytes) { Self::Matched(*matched + bytes.len()) } else { Self::Told };
-        false
-    }
+    /// What was read before there was a protocol to read it.
+    ahead: Bytes,
+    /// What the client is told when the protocol cannot tell it.
+    farewell: Bytes,
+    /// The watch knows of HTTP/2.
+    told: bool,
 }
 
 impl Leftover {
     /// Closing a socket with received bytes unread makes the kernel send a reset, which can overtake the reply:
     /// throws away what comes until the client has seen the reply and closed.
     pub(super) async fn close(self) {
-        let tcp = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(tcp) = tcp {
-            let _ = tokio::time::timeout(LINGER, linger(tcp)).await;
-        }
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((mut socket, farewell)) = left else { return };
+        let closing = async {
+            if !farewell.is_empty() {
+                socket.write_all(&farewell).await?;
+            }
+            socket.shutdown().await?;
+            throw_away(socket.into_tcp()).await
+        };
+        let _ = tokio::time::timeout(LINGER, closing).await;
     }
 }
 
-async fn linger(mut tcp: TcpStream) -> io::Result<()> {
-    tcp.shutdown().await?;
+/// Says the last words to a client that has no connection of a protocol, and closes.
+pub(super) async fn close_with(mut tcp: TcpStream, farewell: &[u8]) {
+    let closing = async {
+        tcp.write_all(farewell).await?;
+        tcp.shutdown().await?;
+        throw_away(tcp).await
+    };
+    let _ = tokio::time::timeout(LINGER, closing).await;
+}
+
+async fn throw_away(mut tcp: TcpStream) -> io::Result<()> {
     let mut scrap = vec![0; SCRAP_BYTES];
     let mut thrown_away = 0;
     while thrown_away < LINGER_BYTES_MAX {
@@ -82,40 +92,83 @@ async fn linger(mut tcp: TcpStream) -> io::Result<()> {
 }
 
 impl WatchedStream {
-    pub(super) fn new(tcp: TcpStream, watch: Arc<Watch>, leftover: Leftover) -> Self {
-        Self { tcp: Some(TokioIo::new(tcp)), watch, leftover, preface: Preface::Matched(0) }
+    pub(super) fn new(socket: Socket, watch: Arc<Watch>, leftover: Leftover) -> Self {
+        Self { socket: Some(socket), watch, leftover, ahead: Bytes::new(), farewell: Bytes::new(), told: false }
     }
 
-    fn tcp(&mut self) -> io::Result<Pin<&mut TokioIo<TcpStream>>> {
-        self.tcp.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    /// Waits for the first bytes, and tells what they are of. They are read again by the protocol. HTTP/2 is looked
+    /// for only where `may_be_http2`.
+    pub(super) fn poll_version(&mut self, cx: &mut Context<'_>, may_be_http2: bool) -> Poll<io::Result<Version>> {
+        loop {
+            if !HTTP2_PREFACE.starts_with(&self.ahead) || (!may_be_http2 && !self.ahead.is_empty()) {
+                return Poll::Ready(Ok(Version::Http1));
+            }
+            if may_be_http2 && !self.told && self.ahead.len() >= HTTP2_TOLD {
+                self.told = true;
+                if let Err(short) = self.watch.speaks_http2() {
+                    return Poll::Ready(Err(self.refuse(short, Bytes::from_static(raw_reply::HTTP2_GO_AWAY))));
+                }
+            }
+            if self.ahead.len() == HTTP2_PREFACE.len() {
+                return Poll::Ready(Ok(Version::Http2));
+            }
+            let mut space = [MaybeUninit::uninit(); HTTP2_PREFACE.len()];
+            let mut part = ReadBuf::uninit(&mut space[self.ahead.len()..]);
+            ready!(self.poll_socket(cx, &mut part))?;
+            if part.filled().is_empty() {
+                return Poll::Ready(Ok(Version::Http1));
+            }
+            self.ahead = [&self.ahead[..], part.filled()].concat().into();
+        }
+    }
+
+    /// What a protocol read and did not use.
+    pub(super) fn put_back(&mut self, unused: &[u8]) {
+        if !unused.is_empty() {
+            self.ahead = Bytes::copy_from_slice(unused);
+        }
+    }
+
+    fn socket(&mut self) -> io::Result<Pin<&mut Socket>> {
+        self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Reads, and tells the watch; an error where there is no memory for what came.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, part: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.socket()?.poll_read(cx, part))?;
+        let count = part.filled().len();
+        if count > 0
+            && let Err(short) = self.watch.bytes_came(count)
+        {
+            // Into the middle of a reply nothing can be said.
+            let can_tell = self.watch.is_flushed() && !self.told;
+            let farewell = if can_tell { raw_reply::http1(short.problem()) } else { Bytes::new() };
+            return Poll::Ready(Err(self.refuse(short, farewell)));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// There is no memory for what came: the connection ends, and its client is told why.
+    fn refuse(&mut self, short: Short, farewell: Bytes) -> io::Error {
+        self.watch.memory().count_refusal(short.reason());
+        self.farewell = farewell;
+        io::ErrorKind::OutOfMemory.into()
     }
 
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_pending() {
-            self.watch.write_blocked();
+        match &written {
+            Poll::Pending => self.watch.write_blocked(),
+            Poll::Ready(_) => self.watch.wrote(),
         }
         written
-    }
-
-    /// Tells the watch what came; an error where there is no memory for it.
-    fn came(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let http2 = self.preface.take(bytes);
-        let taken = self.watch.bytes_came(bytes.len()).and_then(|()| match http2 {
-            true => self.watch.speaks_http2(),
-            false => Ok(()),
-        });
-        taken.map_err(|Short| {
-            self.watch.memory().count_refusal();
-            io::ErrorKind::OutOfMemory.into()
-        })
     }
 }
 
 impl Drop for WatchedStream {
     fn drop(&mut self) {
-        if self.watch.leaves_unread() && !self.watch.is_cut() {
-            let tcp = self.tcp.take().map(TokioIo::into_inner);
-            *self.leftover.0.lock().unwrap_or_else(PoisonError::into_inner) = tcp;
+        if (self.watch.leaves_unread() || !self.farewell.is_empty()) && !self.watch.is_cut() {
+            let left = self.socket.take().map(|socket| (socket, std::mem::take(&mut self.farewell)));
+            *self.leftover.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
         }
     }
 }
@@ -123,17 +176,19 @@ impl Drop for WatchedStream {
 impl Read for WatchedStream {
     #[expect(unsafe_code, reason = "only a part of the buffer may be filled, and what came has to be seen")]
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..count]);
+            self.ahead.advance(count);
+            return Poll::Ready(Ok(()));
+        }
         let most = self.watch.read_bytes_max();
         // SAFETY: nothing but the reader of the socket, which only ever initializes, writes to these bytes.
         let room = unsafe { buf.as_mut() };
         let most = most.min(room.len());
         let mut part = ReadBuf::uninit(&mut room[..most]);
-        let tcp = self.tcp.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        ready!(AsyncRead::poll_read(Pin::new(tcp.inner_mut()), cx, &mut part))?;
+        ready!(self.poll_socket(cx, &mut part))?;
         let count = part.filled().len();
-        if count > 0 {
-            self.came(part.filled())?;
-        }
         // SAFETY: the socket has initialized this many bytes.
         unsafe { buf.advance(count) };
         Poll::Ready(Ok(()))
@@ -142,7 +197,7 @@ impl Read for WatchedStream {
 
 impl Write for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.tcp()?.poll_write(cx, buf);
+        let written = self.socket()?.poll_write(cx, buf);
         self.wrote(written)
     }
 
@@ -151,7 +206,7 @@ impl Write for WatchedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.tcp()?.poll_write_vectored(cx, bufs);
+        let written = self.socket()?.poll_write_vectored(cx, bufs);
         self.wrote(written)
     }
 
@@ -161,11 +216,17 @@ impl Write for WatchedStream {
 
     /// The protocol flushes when its own buffer is empty: only then has the client read enough.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch.all_written();
-        self.tcp()?.poll_flush(cx)
+        let flushed = self.socket()?.poll_flush(cx);
+        // TLS has a buffer of its own.
+        if flushed.is_pending() {
+            self.watch.write_blocked()
+        } else {
+            self.watch.all_written()
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp()?.poll_shutdown(cx)
+        self.socket()?.poll_shutdown(cx)
     }
 }

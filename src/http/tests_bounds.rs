@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::memory::{CONNECTION_BYTES, HTTP2_BYTES, REQUEST_BYTES};
+use super::memory::{CONNECTION_BYTES, HTTP2_BYTES};
 use super::raw_client::RawClient;
+use super::share::REQUEST_BYTES;
 use super::tests::{BIG_REPLY_BYTES, TestServer, quick};
 use super::{Limits, MemoryBudget};
 

@@ -9,6 +9,7 @@ mod clocks;
 mod cluster;
 mod command_line;
 mod crowds;
+mod draining;
 mod encrypted;
 mod faults;
 #[cfg(target_os = "linux")]
@@ -25,9 +26,11 @@ mod object_faults;
 mod objects_gone;
 mod roles;
 mod settings;
+mod shedding;
 mod starting;
 mod stopping;
 mod tidy;
+mod tls;
 mod warehouse_places;
 
 #[allow(dead_code, reason = "each test binary uses its own part")]

@@ -45,6 +45,21 @@ impl Authority {
         self.sign(&format!("extendedKeyUsage = serverAuth\nsubjectAltName = {names}\n"))
     }
 
+    /// A server's certificate whose time is over.
+    #[allow(dead_code)]
+    pub(crate) fn issue_expired(&self, names: &str) -> Certificate {
+        self.new_key("leaf.key");
+        self.sign_key(&format!("extendedKeyUsage = serverAuth\nsubjectAltName = {names}\n"), -1)
+    }
+
+    /// A server's certificate with a key that these arguments of `openssl` make.
+    #[allow(dead_code)]
+    pub(crate) fn issue_with_key(&self, names: &str, arguments: &str) -> Certificate {
+        let (command, rest) = arguments.split_once(' ').unwrap();
+        self.openssl(&format!("{command} -out leaf.key {rest}"));
+        self.sign_key(&format!("extendedKeyUsage = serverAuth\nsubjectAltName = {names}\n"), 2)
+    }
+
     /// A client's certificate.
     #[allow(dead_code)]
     pub(crate) fn issue_client(&self) -> Certificate {
@@ -52,13 +67,16 @@ impl Authority {
     }
 
     fn sign(&self, extensions: &str) -> Certificate {
+        self.new_key("leaf.key");
+        self.sign_key(extensions, 2)
+    }
+
+    fn sign_key(&self, extensions: &str, days: i32) -> Certificate {
         let extensions = format!("basicConstraints = CA:FALSE\nkeyUsage = digitalSignature\n{extensions}");
         std::fs::write(self.path("leaf.cnf"), extensions).unwrap();
-        self.new_key("leaf.key");
         self.openssl("req -new -key leaf.key -subj /CN=leaf -config ca.cnf -out leaf.csr");
-        self.openssl(
-            "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile leaf.cnf -out leaf.pem",
-        );
+        let sign = "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile leaf.cnf -out leaf.pem";
+        self.openssl(&format!("{sign} -days {days}"));
         let read = |name| std::fs::read(self.path(name)).unwrap();
         Certificate { chain: read("leaf.pem"), key: read("leaf.key") }
     }

@@ -1,14 +1,19 @@
-//! HTTP/1.1 on a bare TCP connection, one request at a time: what a load generator needs and no more,
+//! HTTP/1.1 on a bare TCP connection, or under TLS, one request at a time: what a load generator needs and no more,
 //! since it shares the processor with what it measures.
 //!
 //! Invariant: after an error the connection is not used again. Answers must carry a Content-Length.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::pool::{Form, Pool};
 
@@ -25,27 +30,40 @@ pub(super) struct Target {
     pub(super) url: String,
     /// `host:port`, to connect to.
     authority: String,
+    /// Whom its certificate must name; nothing without TLS.
+    server_name: Option<ServerName<'static>>,
     /// What stands before `/v1` in the path.
     base_path: String,
 }
 
 impl Target {
-    /// Reads `http://HOST[:PORT][/BASE]`.
+    /// Reads `http://HOST[:PORT][/BASE]`, or the same with `https`.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
         let uri: http::Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
-        if uri.scheme_str() != Some("http") || uri.query().is_some() {
-            return Err("must be http://HOST[:PORT]; the generator does not speak TLS".to_owned());
-        }
+        let encrypted = match uri.scheme_str() {
+            Some("http") if uri.query().is_none() => false,
+            Some("https") if uri.query().is_none() => true,
+            _ => return Err("must be http://HOST[:PORT] or https://HOST[:PORT]".to_owned()),
+        };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or("must name a host")?;
+        let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let server_name = encrypted.then(|| ServerName::try_from(name)).transpose();
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
-            authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
+            authority: format!("{host}:{}", uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 })),
+            server_name: server_name.map_err(|_| "must name a host that a certificate can hold")?,
             base_path: uri.path().trim_end_matches('/').to_owned(),
         })
     }
 
     pub(super) fn has_user(&self) -> bool {
         self.url.contains('@')
+    }
+
+    /// How its connections are encrypted.
+    pub(super) fn security(&self, config: &Arc<ClientConfig>) -> Option<Security> {
+        let name = self.server_name.clone()?;
+        Some(Security { connector: TlsConnector::from(Arc::clone(config)), name })
     }
 
     pub(super) async fn resolve(&self) -> io::Result<SocketAddr> {
@@ -105,18 +123,54 @@ pub(super) struct Answer {
     body_len: usize,
 }
 
+/// What a connection under TLS is made with.
+#[derive(Clone)]
+pub(super) struct Security {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.write_all(bytes).await,
+            Self::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+        }
+    }
+
+    async fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.read(space).await,
+            Self::Tls(stream) => stream.read(space).await,
+        }
+    }
+}
+
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
     filled: usize,
 }
 
 impl Connection {
-    pub(super) async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+    pub(super) async fn open(address: SocketAddr, security: Option<&Security>) -> io::Result<Self> {
+        let opening = async {
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            let Some(Security { connector, name }) = security else { return Ok(Stream::Plain(tcp)) };
+            Ok::<_, io::Error>(Stream::Tls(Box::new(connector.connect(name.clone(), tcp).await?)))
+        };
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, opening)
             .await
             .map_err(|_| io::Error::new(ErrorKind::TimedOut, "no connection within 5 s"))??;
-        stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: vec![0; READ_BYTES], filled: 0 })
     }
 
@@ -199,13 +253,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_plain_http() {
+    fn targets_are_http_with_or_without_tls() {
         let target = Target::parse("http://localhost:8080/").unwrap();
         assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("localhost:8080", ""));
         let target = Target::parse("http://[::1]/api/").unwrap();
         assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("[::1]:80", "/api"));
+        let target = Target::parse("https://[::1]/api/").unwrap();
+        assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("[::1]:443", "/api"));
+        let config = Arc::new(crate::cli::tls::TlsArgs::default().client_config().unwrap());
+        assert!(target.security(&config).is_some());
+        assert!(Target::parse("http://[::1]/api/").unwrap().security(&config).is_none());
         assert!(!target.has_user() && Target::parse("http://u:p@a").unwrap().has_user());
-        for wrong in ["", "localhost:8080", "https://a", "http://", "http://a/?b"] {
+        for wrong in ["", "localhost:8080", "ftp://a", "http://", "https://a/?b", "http://a/?b"] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
     }

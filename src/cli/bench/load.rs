@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Answer, Connection, RequestBuffer, Target};
+use super::connection::{Answer, Connection, RequestBuffer, Security, Target};
 use super::flights::Flights;
 use super::pool::Pool;
 use super::tally::Tally;
@@ -50,6 +50,7 @@ pub(super) struct Load {
 pub(super) struct Slice {
     pub(super) target: Target,
     pub(super) address: SocketAddr,
+    pub(super) security: Option<Security>,
     pub(super) started: Instant,
     pub(super) until: Option<Instant>,
     /// The number of the next request of the schedule, when there is a rate.
@@ -171,7 +172,7 @@ impl Driver<'_> {
     ) -> Attempt {
         let mut open = match connection.take() {
             Some(open) => open,
-            None => match Connection::open(self.slice.address).await {
+            None => match Connection::open(self.slice.address, self.slice.security.as_ref()).await {
                 Ok(open) => open,
                 Err(error) => {
                     self.broken(&error);
@@ -323,6 +324,7 @@ mod tests {
         };
         let slice = Slice {
             target: Target::parse(&format!("http://{address}")).unwrap(),
+            security: None,
             address,
             started: Instant::now(),
             until: None,

@@ -42,6 +42,7 @@ Examples:
   causality bench --duration 60s --verify causality-data/warehouse
   causality bench --rate 1000 --batch 1 --connections 16 --webhook-listen 127.0.0.1:0 --setup-webhook
   causality bench --baseline-url http://127.0.0.1:8081 against a second server, in turns
+  causality bench --url https://localhost:8443 --ca-file ca.pem --connections 64
 
 Exit codes: 0 done; 1 nothing was accepted, or events were lost or doubled, or webhooks are missing;
 64 wrong usage; 69 server unreachable.")]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
 use indicatif::{ProgressBar, ProgressStyle};
+use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 use super::Args;
@@ -22,6 +23,7 @@ use super::tally::Tally;
 use super::verify::{Verification, verify};
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
+use crate::cli::tls;
 use crate::supervisor::Tasks;
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -53,13 +55,14 @@ pub(super) async fn run(args: &Args) -> Result<Report, Failure> {
         }
     });
 
-    reach(&args.url).await?;
+    let tls = Arc::new(args.admin.tls.client_config()?);
+    reach(&args.url, &tls).await?;
     if let Some(baseline) = &args.baseline_url {
-        reach(baseline).await?;
+        reach(baseline, &tls).await?;
     }
     let hooks = Hooks::start(args, run).await?;
     let cpu_before = processor_time();
-    let measured = measure(args, &load, &hooks).await;
+    let measured = measure(args, &load, &tls, &hooks).await;
     let cpu = processor_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
     let webhooks = hooks.finish(args.verify_timeout, &load.stop).await;
     let (target, baseline) = measured?;
@@ -111,24 +114,28 @@ fn prepare(args: &Args, run: RunTag) -> Result<Load, Failure> {
 }
 
 /// Says at once that nobody listens, instead of measuring it.
-async fn reach(target: &Target) -> Result<(), Failure> {
-    let connected = async { Connection::open(target.resolve().await?).await };
+async fn reach(target: &Target, tls: &Arc<ClientConfig>) -> Result<(), Failure> {
+    let security = target.security(tls);
+    let connected = async { Connection::open(target.resolve().await?, security.as_ref()).await };
     connected.await.map(drop).map_err(|error| {
-        Failure::unreachable(format!(
-            "cannot reach the gateway at {}: {error}; is `causality run` running there?",
-            target.url
-        ))
+        let advice = tls::advice(&error).unwrap_or("is `causality run` running there?");
+        Failure::unreachable(format!("cannot reach the gateway at {}: {error}; {advice}", target.url))
     })
 }
 
 /// Runs the load: against the target alone, or in turns against it and the baseline.
-async fn measure(args: &Args, load: &Arc<Load>, hooks: &Hooks) -> Result<(Share, Share), Failure> {
+async fn measure(
+    args: &Args,
+    load: &Arc<Load>,
+    tls: &Arc<ClientConfig>,
+    hooks: &Hooks,
+) -> Result<(Share, Share), Failure> {
     let (mut target, mut baseline) = (Share::default(), Share::default());
     let duration = args.duration.unwrap_or(DURATION_DEFAULT);
     let progress = Progress::new(args, duration);
     let Some(baseline_url) = &args.baseline_url else {
         let length = args.count.is_none().then_some(duration);
-        slice(load, &args.url, length, hooks.flights.clone(), &mut target, &progress).await?;
+        slice(load, (&args.url, tls), length, hooks.flights.clone(), &mut target, &progress).await?;
         return Ok((target, baseline));
     };
     let mut left = duration;
@@ -137,7 +144,7 @@ async fn measure(args: &Args, load: &Arc<Load>, hooks: &Hooks) -> Result<(Share,
         for (url, share, flights) in
             [(&args.url, &mut target, hooks.flights.clone()), (baseline_url, &mut baseline, None)]
         {
-            slice(load, url, Some(length), flights, share, &progress).await?;
+            slice(load, (url, tls), Some(length), flights, share, &progress).await?;
             load.stop.run_until_cancelled(tokio::time::sleep(args.rest)).await;
         }
         left -= length;
@@ -147,7 +154,7 @@ async fn measure(args: &Args, load: &Arc<Load>, hooks: &Hooks) -> Result<(Share,
 
 async fn slice(
     load: &Arc<Load>,
-    target: &Target,
+    (target, tls): (&Target, &Arc<ClientConfig>),
     length: Option<Duration>,
     flights: Option<Arc<Flights>>,
     share: &mut Share,
@@ -159,6 +166,7 @@ async fn slice(
     let slice = Arc::new(Slice {
         target: target.clone(),
         address,
+        security: target.security(tls),
         started,
         until: length.map(|length| started + length),
         next_slot: AtomicU64::new(0),

@@ -1,0 +1,148 @@
+//! The certificates of the listeners: read at the start, exchanged when their files change, and told of before they
+//! expire.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::engines::{How, StartFailure};
+use crate::config::Config;
+use crate::http::{Readiness, Reload, Tls, TlsError, TlsFile, TlsFiles};
+use crate::metrics;
+
+/// How often the files are looked at. All of them are read: a secret of Kubernetes is exchanged by a symbolic link, and
+/// not every file system tells times that differ.
+const LOOK_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The TLS of each listener that has one.
+#[derive(Clone, Default)]
+pub(super) struct Certificates {
+    pub(super) gateway: Option<Tls>,
+    pub(super) admin: Option<Tls>,
+}
+
+/// The settings of one listener.
+struct Settings<'a> {
+    /// As metrics and logs name it.
+    listener: &'static str,
+    /// The key of its warning in readiness.
+    warning: &'static str,
+    certificate: (&'static str, &'a Option<String>),
+    key: (&'static str, &'a Option<String>),
+    client_ca: (&'static str, &'a Option<String>),
+}
+
+fn gateway(config: &Config) -> Settings<'_> {
+    Settings {
+        listener: "gateway",
+        warning: "tls_certificate",
+        certificate: ("tls_cert_file", &config.tls_cert_file),
+        key: ("tls_key_file", &config.tls_key_file),
+        client_ca: ("", &None),
+    }
+}
+
+fn admin(config: &Config) -> Settings<'_> {
+    Settings {
+        listener: "admin",
+        warning: "admin_tls_certificate",
+        certificate: ("admin_tls_cert_file", &config.admin_tls_cert_file),
+        key: ("admin_tls_key_file", &config.admin_tls_key_file),
+        client_ca: ("admin_tls_client_ca_file", &config.admin_tls_client_ca_file),
+    }
+}
+
+impl Settings<'_> {
+    fn load(&self) -> Result<Option<Tls>, StartFailure> {
+        let (certificate, key) = match (self.certificate.1, self.key.1) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) if self.client_ca.1.is_none() => return Ok(None),
+            (None, _) => return Err(self.missing(self.certificate.0)),
+            (Some(_), None) => return Err(self.missing(self.key.0)),
+        };
+        let path = |file: &String| PathBuf::from(file);
+        let files =
+            TlsFiles { certificate: path(certificate), key: path(key), client_ca: self.client_ca.1.as_ref().map(path) };
+        let tls = Tls::load(files).map_err(|error| refused(format!("{}: {error}", self.name_of(&error))))?;
+        metrics::tls_not_after(self.listener, tls.validity().not_after);
+        Ok(Some(tls))
+    }
+
+    fn missing(&self, name: &str) -> StartFailure {
+        refused(format!("{name} is not set: a certificate and its key belong together"))
+    }
+
+    fn name_of(&self, error: &TlsError) -> &'static str {
+        match error.file {
+            TlsFile::Certificate => self.certificate.0,
+            TlsFile::Key => self.key.0,
+            TlsFile::ClientCa => self.client_ca.0,
+        }
+    }
+
+    /// What is to be known of a certificate, if anything.
+    fn warning(&self, tls: &Tls) -> Option<String> {
+        if let Some(error) = tls.fault() {
+            return Some(format!("{}: {error}; the files of before are in use", self.name_of(&error)));
+        }
+        let (name, validity) = (self.certificate.0, tls.validity());
+        if validity.has_expired() {
+            Some(format!("{name}: the certificate expired on {}", validity.end()))
+        } else if !validity.has_begun() {
+            Some(format!("{name}: the certificate is not valid before {}", validity.start()))
+        } else {
+            validity.expires_soon().then(|| format!("{name}: the certificate expires on {}", validity.end()))
+        }
+    }
+}
+
+fn refused(message: String) -> StartFailure {
+    StartFailure { how: How::Refused, text: message }
+}
+
+impl Certificates {
+    /// Reads those that the settings name; a wrong one refuses the start.
+    pub(super) fn load(config: &Config, has_gateway: bool) -> Result<Self, StartFailure> {
+        Ok(Self { gateway: if has_gateway { gateway(config).load()? } else { None }, admin: admin(config).load()? })
+    }
+
+    /// Looks at the files until `stop`.
+    pub(super) async fn watch(
+        self,
+        config: Config,
+        readiness: Readiness,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let listeners = [(gateway(&config), self.gateway), (admin(&config), self.admin)];
+        let listeners = listeners.into_iter().filter_map(|(settings, tls)| Some((settings, tls?)));
+        let listeners: Vec<_> = listeners.collect();
+        if listeners.is_empty() {
+            stop.cancelled().await;
+            return Ok(());
+        }
+        loop {
+            for (settings, tls) in &listeners {
+                let files = tls.clone();
+                match tokio::task::spawn_blocking(move || files.reload()).await? {
+                    Reload::Unchanged => {}
+                    Reload::Changed => {
+                        let expires = tls.validity().end();
+                        info!(listener = settings.listener, expires, "the certificate was exchanged");
+                    }
+                    Reload::Failed(error) => {
+                        let setting = settings.name_of(&error);
+                        error!(listener = settings.listener, setting, %error, "cannot exchange the certificate: the one of before stays in use");
+                    }
+                }
+                metrics::tls_not_after(settings.listener, tls.validity().not_after);
+                readiness.set_warning(settings.warning, settings.warning(tls));
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+        }
+    }
+}

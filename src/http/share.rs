@@ -1,0 +1,249 @@
+//! What one request holds of the memory, from its head until the last byte of its reply has left; and who pays when
+//! there is too little.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+use super::connection::Watch;
+use super::memory::Short;
+
+/// What a request takes beside its head, body and reply: its task, its stream, its first buffer.
+pub(super) const REQUEST_BYTES: usize = 8 * 1024;
+/// Of which a small body: most requests touch the shared counter twice only.
+const FREE_BODY_BYTES: usize = 2 * 1024;
+/// A body that grows takes at least this much more, to touch the shared counter less often.
+const STEP_BYTES: usize = 8 * 1024;
+/// What a refusal takes until it has left.
+const REFUSAL_BYTES: usize = 2 * 1024;
+
+/// Who holds memory while the process waits for a peer.
+pub(super) struct Debtor {
+    pub(super) since: Instant,
+    pub(super) held: Held,
+}
+
+pub(super) enum Held {
+    /// A body or a reply.
+    Share(Arc<Share>),
+    /// What a connection holds by itself.
+    Connection(Arc<Watch>),
+}
+
+impl Debtor {
+    pub(super) fn owes(&self, what: Short) -> usize {
+        match (&self.held, what) {
+            (Held::Share(share), _) => share.holds(what),
+            (Held::Connection(watch), Short::Memory) => watch.holds(),
+            (Held::Connection(_), Short::Requests | Short::BodyBytes) => 0,
+        }
+    }
+
+    /// Gives back what is held; the memory itself is free when its task has run. False when it was given back
+    /// meanwhile.
+    pub(super) fn pay(self) -> bool {
+        match self.held {
+            Held::Share(share) => share.evict(),
+            Held::Connection(watch) => {
+                watch.cut();
+                watch.give_back_all() > 0
+            }
+        }
+    }
+}
+
+const READING: u8 = 0;
+const HANDLING: u8 = 1;
+const REPLYING: u8 = 2;
+const EVICTED: u8 = 3;
+
+/// What one request holds, given back when it is dropped: after the last byte of the reply has left, or when the
+/// connection has ended.
+#[derive(Debug)]
+pub(super) struct Share {
+    watch: Arc<Watch>,
+    /// What it holds at least: the request's task and stream.
+    base: usize,
+    bytes: AtomicUsize,
+    /// Body bytes that came.
+    came: AtomicUsize,
+    /// Those of them that are counted among the body bytes of all requests.
+    body_bytes: AtomicUsize,
+    /// It is counted among the requests in flight: 1, or 0.
+    requests: AtomicUsize,
+    phase: AtomicU8,
+    /// When the phase began, in the time of the watch.
+    since: AtomicU64,
+    reader: AtomicWaker,
+    /// Which replies of the connection it is counted among, once it has one.
+    pub(super) era: AtomicU32,
+}
+
+impl Share {
+    /// The share of a request whose head is there.
+    pub(super) fn take(watch: &Arc<Watch>, head_bytes: usize) -> Result<Arc<Self>, Short> {
+        let bytes = REQUEST_BYTES + head_bytes;
+        let (memory, may_use_reserve) = (watch.memory(), watch.holds_nothing());
+        memory.take_of(Short::Requests, 1, may_use_reserve)?;
+        if let Err(short) = memory.take(bytes, may_use_reserve) {
+            memory.give_back_of(Short::Requests, 1);
+            return Err(short);
+        }
+        Ok(Self::new(watch, bytes, REQUEST_BYTES, 1))
+    }
+
+    /// The share of a refusal, or of a probe, which is not refused; nothing when too many wait already, and the
+    /// connection has to end.
+    pub(super) fn beyond(watch: &Arc<Watch>) -> Option<Arc<Self>> {
+        if watch.memory().overdrawn() {
+            return None;
+        }
+        watch.memory().overdraw(REFUSAL_BYTES);
+        Some(Self::new(watch, REFUSAL_BYTES, REFUSAL_BYTES, 0))
+    }
+
+    fn new(watch: &Arc<Watch>, bytes: usize, base: usize, requests: usize) -> Arc<Self> {
+        let share = Arc::new(Self {
+            watch: Arc::clone(watch),
+            base,
+            bytes: AtomicUsize::new(bytes),
+            came: AtomicUsize::new(0),
+            body_bytes: AtomicUsize::new(0),
+            requests: AtomicUsize::new(requests),
+            phase: AtomicU8::new(HANDLING),
+            since: AtomicU64::new(watch.now()),
+            reader: AtomicWaker::new(),
+            era: AtomicU32::new(0),
+        });
+        watch.list(&share);
+        share
+    }
+
+    /// Who sent the request.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.watch.peer()
+    }
+
+    /// Counts body bytes that came.
+    pub(super) fn body_came(&self, bytes: usize) -> Result<(), Short> {
+        // Only the reader of the body writes it.
+        let came = self.came.load(Relaxed) + bytes;
+        self.came.store(came, Relaxed);
+        let held = came.saturating_sub(FREE_BODY_BYTES);
+        let missing = held.saturating_sub(self.body_bytes.load(Relaxed));
+        if missing > 0 {
+            let step = missing.max(STEP_BYTES);
+            self.watch.memory().take_of(Short::BodyBytes, step, true)?;
+            self.body_bytes.fetch_add(step, Relaxed);
+        }
+        self.hold(held)
+    }
+
+    fn holds(&self, what: Short) -> usize {
+        match what {
+            Short::Memory => self.bytes.load(Relaxed),
+            Short::Requests => self.requests.load(Relaxed),
+            Short::BodyBytes => self.body_bytes.load(Relaxed),
+        }
+    }
+
+    fn give_back_body(&self) {
+        self.watch.memory().give_back_of(Short::BodyBytes, self.body_bytes.swap(0, Relaxed));
+    }
+
+    /// Holds at least this much beside the request itself.
+    pub(super) fn hold(&self, bytes: usize) -> Result<(), Short> {
+        let missing = (self.base + bytes).saturating_sub(self.bytes.load(Relaxed));
+        if missing == 0 {
+            return Ok(());
+        }
+        let step = missing.max(STEP_BYTES);
+        self.watch.memory().take(step, false)?;
+        self.bytes.fetch_add(step, Relaxed);
+        Ok(())
+    }
+
+    /// The body is not complete, and its next part has not come.
+    pub(super) fn waits_for_body(&self, waker: &Waker) {
+        self.reader.register(waker);
+        let _ = self.phase.compare_exchange(HANDLING, READING, Relaxed, Relaxed);
+    }
+
+    pub(super) fn body_ended(&self) {
+        let _ = self.phase.compare_exchange(READING, HANDLING, Relaxed, Relaxed);
+    }
+
+    /// The client was too slow while memory was short.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.phase.load(Relaxed) == EVICTED
+    }
+
+    pub(super) fn count_refusal(&self, short: Short) {
+        self.watch.memory().count_refusal(short.reason());
+    }
+
+    /// From now on the share is that of the reply. `Err`, with nothing changed, when there is no room for it and
+    /// `may_refuse`.
+    pub(super) fn reply(&self, reply_bytes: usize, may_refuse: bool) -> Result<(), Short> {
+        let memory = self.watch.memory();
+        let needed = self.base + reply_bytes;
+        let growth = needed.saturating_sub(self.bytes.load(Relaxed));
+        let taken = growth > 0 && memory.take(growth, false).is_ok();
+        if growth > 0 && !taken && may_refuse {
+            return Err(Short::Memory);
+        }
+        self.give_back_body();
+        // An eviction meanwhile gave back what it found: the difference is settled with what is found now.
+        let paid = self.bytes.swap(needed, Relaxed) + if taken { growth } else { 0 };
+        if paid > needed {
+            memory.give_back(paid - needed);
+        } else {
+            memory.overdraw(needed - paid);
+        }
+        self.since.store(self.watch.now(), Relaxed);
+        self.phase.store(REPLYING, Relaxed);
+        self.watch.reply_began(self);
+        Ok(())
+    }
+
+    pub(super) fn is_replying(&self) -> bool {
+        self.phase.load(Relaxed) == REPLYING
+    }
+
+    /// As one who makes the process wait, if it does.
+    pub(super) fn debtor(self: Arc<Self>) -> Option<Debtor> {
+        let waits = matches!(self.phase.load(Relaxed), READING | REPLYING) && self.bytes.load(Relaxed) > 0;
+        waits.then(|| Debtor { since: self.watch.instant(self.since.load(Relaxed)), held: Held::Share(self) })
+    }
+
+    /// False when there is nothing to take any more.
+    fn evict(&self) -> bool {
+        if self.phase.compare_exchange(READING, EVICTED, Relaxed, Relaxed).is_ok() {
+            self.reader.wake();
+        } else if self.is_replying() {
+            self.watch.cut();
+        } else {
+            return false;
+        }
+        self.give_back_all();
+        true
+    }
+
+    fn give_back_all(&self) {
+        let memory = self.watch.memory();
+        memory.give_back(self.bytes.swap(0, Relaxed));
+        memory.give_back_of(Short::Requests, self.requests.swap(0, Relaxed));
+        self.give_back_body();
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back_all();
+        self.watch.unlist(self);
+    }
+}

@@ -1,0 +1,127 @@
+//! TLS in front of a listener: its certificate, exchanged while it serves, and the handshakes of its clients.
+//!
+//! Invariants: connections that are open keep the certificate that they began with. A handshake that is under way
+//! has a place among a bounded number, memory taken for it, and a time; a client that says nothing has none of them.
+
+mod certificate;
+mod handshake;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::ServerConfig;
+
+pub use certificate::{TlsError, TlsFile, Validity};
+
+use certificate::{Contents, Digest};
+use handshake::Handshakes;
+
+/// Where a listener's certificate is. All files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The listener's own certificate, then those that lead to the authority.
+    pub certificate: PathBuf,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+    /// The authorities of clients. When it is set, clients without a certificate of theirs are refused.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The TLS of one listener. Clones share it.
+#[derive(Clone)]
+pub struct Tls(Arc<Inner>);
+
+struct Inner {
+    files: TlsFiles,
+    current: Mutex<Current>,
+    handshakes: Handshakes,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    validity: Validity,
+    /// What the files held that are in use.
+    in_use: Digest,
+    /// Other contents that cannot be used, as they were found last.
+    broken: Option<Broken>,
+}
+
+struct Broken {
+    found: Digest,
+    /// Once they were found twice.
+    why: Option<TlsError>,
+}
+
+/// What a look at the files found.
+#[derive(Debug)]
+pub enum Reload {
+    Unchanged,
+    /// They are in use.
+    Changed,
+    /// They cannot be used: those of before stay in use. Told once of the same files.
+    Failed(TlsError),
+}
+
+impl Tls {
+    /// Reads the files; blocks.
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let contents = Contents::read(&files)?;
+        let (config, validity) = contents.configure(&files)?;
+        let current = Current { config, validity, in_use: contents.digest(), broken: None };
+        Ok(Self(Arc::new(Inner { files, current: Mutex::new(current), handshakes: Handshakes::default() })))
+    }
+
+    /// Reads the files again, and uses them when they have changed; blocks. Files that cannot be used have to be the
+    /// same in two looks before that is told: a certificate and its key are rarely replaced in one moment.
+    pub fn reload(&self) -> Reload {
+        let read = Contents::read(&self.0.files);
+        let found = read.as_ref().map_or_else(TlsError::digest, Contents::digest);
+        let found_before = {
+            let mut current = self.current();
+            if current.in_use == found {
+                current.broken = None;
+                return Reload::Unchanged;
+            }
+            match current.broken.as_ref().filter(|broken| broken.found == found) {
+                Some(Broken { why: Some(_), .. }) => return Reload::Unchanged,
+                found_before => found_before.is_some(),
+            }
+        };
+        let loaded = read.and_then(|contents| contents.configure(&self.0.files));
+        let mut current = self.current();
+        match loaded {
+            Ok((config, validity)) => {
+                *current = Current { config, validity, in_use: found, broken: None };
+                Reload::Changed
+            }
+            Err(error) => {
+                let why = found_before.then(|| error.clone());
+                current.broken = Some(Broken { found, why });
+                if found_before { Reload::Failed(error) } else { Reload::Unchanged }
+            }
+        }
+    }
+
+    /// Why the files as they are now cannot be used, if so: those of before are.
+    pub fn fault(&self) -> Option<TlsError> {
+        self.current().broken.as_ref().and_then(|broken| broken.why.clone())
+    }
+
+    /// From when to when the certificate in use is valid.
+    pub fn validity(&self) -> Validity {
+        self.current().validity
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("files", &self.0.files).finish_non_exhaustive()
+    }
+}
