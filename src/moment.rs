@@ -9,23 +9,23 @@ pub const FORMS: &str = "how long ago (30m, 1h, 7d), a date (2026-01-31, UTC) or
 
 const SECONDS_OF_UNITS: [(char, i64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
 
-/// The moment that the text says: a span before `now`, midnight of a day in UTC, or a time with its offset.
+/// The moment that the text says: a span before `now`, or a [`date`].
 pub fn parse(text: &str, now: Timestamp) -> Option<Timestamp> {
+    date(text).or_else(|| now.checked_sub(span(text)?).ok())
+}
+
+/// Midnight of a day in UTC, or a time with its offset.
+pub fn date(text: &str) -> Option<Timestamp> {
     if let Ok(at) = text.parse() {
         return Some(at);
     }
-    if let Ok(day) = text.parse::<Date>() {
-        // A civil time is refused rather than cut to its day: it does not say where.
-        return (text.len() == "2026-01-31".len())
-            .then(|| day.to_zoned(TimeZone::UTC).ok())
-            .flatten()
-            .map(|midnight| midnight.timestamp());
-    }
-    now.checked_sub(SignedDuration::from_secs(span_seconds(text)?)).ok()
+    // A civil time is refused rather than cut to its day: it does not say where.
+    let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-01-31".len())?;
+    Some(day.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 /// Whole numbers with their units, the largest unit first: `90s`, `1h30m`.
-fn span_seconds(text: &str) -> Option<i64> {
+pub fn span(text: &str) -> Option<SignedDuration> {
     let (mut seconds, mut rest, mut unit_before) = (0_i64, text, i64::MAX);
     while !rest.is_empty() {
         let end = rest.find(|letter: char| !letter.is_ascii_digit())?;
@@ -39,7 +39,7 @@ fn span_seconds(text: &str) -> Option<i64> {
         seconds = seconds.checked_add(number.parse::<i64>().ok()?.checked_mul(*unit)?)?;
         (rest, unit_before) = (letters.as_str(), *unit);
     }
-    (!text.is_empty()).then_some(seconds)
+    (!text.is_empty()).then(|| SignedDuration::from_secs(seconds))
 }
 
 #[cfg(test)]

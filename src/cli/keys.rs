@@ -1,7 +1,7 @@
 //! `keys`: the API keys that applications send their events with.
 
 use clap::Subcommand;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::client::{AdminArgs, AdminClient, limit, percent_encoded};
@@ -14,11 +14,15 @@ use super::table::Table;
 /// List, show, create and delete API keys
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-A key belongs to one app; its holder sends it as the header X-API-Key. It is shown once, when it is
-created: the server keeps only its hash.
+A key belongs to one app; its holder sends it as the header X-API-Key, as Authorization: Bearer, or as
+the user name of HTTP Basic. It is shown once, when it is created: the server keeps only its hash.
+
+To rotate a key, create a second one for its app, give it to whoever holds the first, and delete the
+first when its last use is over: both are good meanwhile.
 
 Examples:
   causality keys create --app shop --name 'ios release'
+  causality keys create --app shop --name 'load test' --expires-in 7d --requests-per-second 50
   causality keys list
   causality keys delete 0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e")]
 pub struct Args {
@@ -49,6 +53,8 @@ enum Action {
         /// Who holds it, for people
         #[arg(long)]
         name: String,
+        #[command(flatten)]
+        usage: Usage,
     },
     /// Revoke one or more: requests with them are refused from then on
     Delete {
@@ -56,6 +62,40 @@ enum Action {
         #[arg(required = true)]
         ids: Vec<String>,
     },
+}
+
+/// How long and how often a key may be used.
+#[derive(Debug, clap::Args)]
+struct Usage {
+    /// When it stops being good, from now on: 12h, 90d
+    #[arg(long, value_name = "TIME", value_parser = span, conflicts_with = "expires_at")]
+    expires_in: Option<SignedDuration>,
+    /// When it stops being good: a date (2027-01-31, UTC) or RFC 3339 (2027-01-31T09:00:00Z)
+    #[arg(long, value_name = "WHEN", value_parser = date)]
+    expires_at: Option<Timestamp>,
+    /// Its own rate limit, instead of the one for all keys
+    #[arg(long, value_name = "N")]
+    requests_per_second: Option<u32>,
+    /// Requests that it may send at once, instead of the number for all keys
+    #[arg(long, value_name = "N")]
+    burst: Option<u32>,
+}
+
+impl Usage {
+    fn expires_at(&self) -> Result<Option<Timestamp>, Failure> {
+        let Some(span) = self.expires_in else { return Ok(self.expires_at) };
+        let at = Timestamp::now().checked_add(span);
+        at.map(Some).map_err(|_| Failure::usage("--expires-in: that is further than there are dates"))
+    }
+}
+
+fn span(text: &str) -> Result<SignedDuration, String> {
+    crate::moment::span(text).ok_or_else(|| "must be a time such as 12h, 90d or 1h30m".to_owned())
+}
+
+fn date(text: &str) -> Result<Timestamp, String> {
+    let forms = "must be a date (2027-01-31, UTC) or RFC 3339 (2027-01-31T09:00:00Z)";
+    crate::moment::date(text).ok_or_else(|| forms.to_owned())
 }
 
 pub(super) async fn execute(args: Args) -> Result<(), Failure> {
@@ -76,8 +116,12 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
             let key = client.get(&format!("keys/{}", percent_encoded(&name))).await;
             print_document(&key.map_err(|failure| failure.within(&format!("API key {name}")))?, args.admin.json)
         }
-        Action::Create { app, name } => {
-            let created = client.post("keys", Some(&json!({"app_id": app, "name": name}))).await?;
+        Action::Create { app, name, usage } => {
+            let document = json!({
+                "app_id": app, "name": name, "expires_at": usage.expires_at()?,
+                "requests_per_second": usage.requests_per_second, "burst": usage.burst,
+            });
+            let created = client.post("keys", Some(&document)).await?;
             note(&format!("API key {:?} for app {app:?}. Keep it now: it is not shown again.", name));
             if args.admin.json { print_json(&created) } else { print(&format!("{}\n", text(&created, "key"))) }
         }
@@ -93,10 +137,19 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
 }
 
 fn table(keys: &[Value], now: Timestamp) -> Table {
-    let mut table = Table::new(["ID", "APP", "NAME", "CREATED"]);
+    let mut table = Table::new(["ID", "APP", "NAME", "LIMITS", "CREATED", "LAST USED", "EXPIRES"]);
     for key in keys {
-        let created = moment::member(key, "created_at", now);
-        table.row(vec![text(key, "id"), text(key, "app_id"), text(key, "name"), created]);
+        let [created, used, expires] =
+            ["created_at", "last_used_at", "expires_at"].map(|name| moment::member(key, name, now));
+        table.row(vec![text(key, "id"), text(key, "app_id"), text(key, "name"), limits(key), created, used, expires]);
     }
     table
+}
+
+/// "50/s, burst 100", or what of it is the key's own.
+fn limits(key: &Value) -> String {
+    let rate = key["requests_per_second"].as_u64().map(|rate| format!("{rate}/s"));
+    let burst = key["burst"].as_u64().map(|burst| format!("burst {burst}"));
+    let own: Vec<String> = rate.into_iter().chain(burst).collect();
+    if own.is_empty() { "-".to_owned() } else { own.join(", ") }
 }

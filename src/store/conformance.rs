@@ -33,6 +33,9 @@ macro_rules! conformance_suite {
             a_set_with_a_fault_stores_nothing_and_names_every_fault,
             a_rehearsal_answers_as_the_set_would_and_stores_nothing,
             keys_are_listed_without_the_key,
+            keys_have_an_expiry_limits_and_a_last_use,
+            what_changed_of_the_keys_is_read_from_any_version_on,
+            keys_that_change_at_once_have_versions_of_their_own,
             effects_are_recorded_once,
             effects_below_the_floor_are_forgotten,
             messages_that_get_the_sequences_of_lost_ones_are_others,
@@ -68,6 +71,7 @@ macro_rules! conformance_suite {
 pub(super) use conformance_suite;
 
 pub(super) use super::conformance_admin::*;
+pub(super) use super::conformance_keys::*;
 pub(super) use super::conformance_set::*;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -436,20 +440,6 @@ pub(super) async fn a_disabled_webhook_says_why_until_it_is_enabled(store: Store
     assert_eq!(still.disabled_reason.as_deref(), Some("answered 410"));
     let enabled = store.replace_webhook("ops", webhook("ops"), None).await.unwrap();
     assert_eq!((enabled.document.enabled, enabled.disabled_reason), (true, None));
-}
-
-pub(super) async fn keys_are_listed_without_the_key(store: Store) {
-    let new = |name: &str| NewApiKey { app_id: "shop".to_owned(), name: name.to_owned(), ..NewApiKey::default() };
-    let (stored, key) = store.create_key(new("ios")).await.unwrap();
-    assert!(key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
-    let (_, other) = store.create_key(new("web")).await.unwrap();
-    assert_ne!(key, other);
-    assert_eq!(store.create_key(new("ios")).await.unwrap_err().kind, StoreErrorKind::NameTaken);
-    let listed = serde_json::to_string(&store.keys(first_page(10)).await.unwrap()).unwrap();
-    assert!(listed.contains("ios") && !listed.contains(&key), "{listed}");
-    assert!(store.revoke_key("ios").await.unwrap());
-    assert!(store.key(&stored.id.to_string()).await.unwrap().is_none());
-    assert!(!store.revoke_key("ios").await.unwrap());
 }
 
 pub(super) async fn effects_are_recorded_once(store: Store) {

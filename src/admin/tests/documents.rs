@@ -154,6 +154,18 @@ async fn what_is_wrong_is_refused_with_its_pointer_and_not_stored() {
         (ANOMALIES, json!(null), ""),
         ("/api/admin/keys", json!({"name": "a", "app_id": "../x"}), "/app_id"),
         ("/api/admin/keys", json!({"name": "a", "app_id": "shop", "key": "mine"}), "/key"),
+        ("/api/admin/keys", json!({"name": "a", "app_id": "shop", "expires_at": "soon"}), "/expires_at"),
+        ("/api/admin/keys", json!({"name": "a", "app_id": "shop", "expires_at": 1_900_000_000}), "/expires_at"),
+        (
+            "/api/admin/keys",
+            json!({"name": "a", "app_id": "shop", "expires_at": "2020-01-01T00:00:00Z"}),
+            "/expires_at",
+        ),
+        ("/api/admin/keys", json!({"name": "a", "app_id": "shop", "requests_per_second": 0}), "/requests_per_second"),
+        ("/api/admin/keys", json!({"name": "a", "app_id": "shop", "requests_per_second": 1.5}), "/requests_per_second"),
+        ("/api/admin/keys", json!({"name": "a", "app_id": "shop", "burst": 1_000_001}), "/burst"),
+        ("/api/admin/keys", json!({"name": "a", "app_id": "shop", "burst": 1_u64 << 32}), "/burst"),
+        ("/api/admin/keys", json!({"name": "a", "app_id": "shop", "burst": -1}), "/burst"),
     ];
     for (path, document, pointer) in cases {
         let reply = admin.post(path, document.clone()).await;

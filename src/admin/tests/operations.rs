@@ -118,6 +118,26 @@ async fn a_key_is_shown_once() {
     assert_eq!(admin.get(location).await.status, 404);
 }
 
+#[tokio::test]
+async fn a_key_shows_its_expiry_its_limits_and_its_last_use() {
+    let admin = Admin::new();
+    let new = json!({"app_id": "shop", "name": "ios", "expires_at": "2126-01-31T10:00:00+01:00",
+        "requests_per_second": 50, "burst": 100});
+    let created = admin.post("/api/admin/keys", new).await.json();
+    let expected = json!({"expires_at": "2126-01-31T09:00:00Z", "requests_per_second": 50, "burst": 100,
+        "last_used_at": null});
+    let of = |document: &serde_json::Value| {
+        let members = expected.as_object().unwrap().keys().map(|name| (name.clone(), document[name].clone()));
+        serde_json::Value::Object(members.collect())
+    };
+    assert_eq!(of(&created), expected);
+    assert_eq!(of(&admin.get("/api/admin/keys/ios").await.json()), expected);
+    assert_eq!(of(&admin.get("/api/admin/keys").await.json()["items"][0]), expected);
+    let plain = admin.post("/api/admin/keys", json!({"app_id": "shop", "name": "web", "burst": null})).await.json();
+    let none = json!({"expires_at": null, "requests_per_second": null, "burst": null, "last_used_at": null});
+    assert_eq!(of(&plain), none);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_are_shown_replayed_and_deleted() {
     let admin = Admin::new();
