@@ -30,7 +30,7 @@ use tracing::{error, info, warn};
 use crate::bus::Bus;
 use crate::causes::chain;
 use crate::config::{Address, Config, Loaded};
-use crate::gateway::Destination;
+use crate::gateway::{Access, Destination, KeyRing};
 use crate::http::{MemoryBudget, Readiness};
 use crate::reaction::{run_dispatcher, run_engine};
 use crate::role::{Role, RoleSet};
@@ -130,6 +130,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
         warehouse = choice.warehouse_name(), data_dir = choice.needs_directory().then(|| data_dir.display().to_string()),
         elapsed_ms = started.elapsed().as_millis() as u64, "ready",
     );
+    tell_access(&choice, &addresses, config);
     warn_of_weaknesses(&plan, &engines, &addresses);
     banner::print(&plan, &choice, &addresses);
 
@@ -174,13 +175,20 @@ fn start_probes(readiness: &Readiness, memory: &MemoryBudget, prometheus: &Prome
     }
 }
 
+/// Says who may send events.
+fn tell_access(choice: &Choice, addresses: &Addresses, config: &Config) {
+    let Some(http) = addresses.http else { return };
+    if choice.keys {
+        info!(%http, "events are taken with an API key (auth_enabled)");
+    } else if config.http_addr.is_loopback() {
+        info!(%http, "events are taken from everyone on this machine, without an API key (auth_enabled)");
+    } else {
+        warn!(%http, "anyone who reaches this address can send events: no API key is asked for (auth_enabled)");
+    }
+}
+
 fn warn_of_weaknesses(plan: &Plan, engines: &Engines, addresses: &Addresses) {
     let config = &plan.loaded.config;
-    if let Some(http) = addresses.http
-        && !config.http_addr.is_loopback()
-    {
-        warn!(%http, "anyone who reaches this address can send events: API keys are not asked for yet");
-    }
     if !config.admin_addr.is_loopback() && config.admin_token.is_none() {
         warn!(
             admin = %addresses.admin,
@@ -226,9 +234,11 @@ fn start_roles(
     let config = &plan.loaded.config;
     let budgets = settings::Budgets::of(config);
     let status = SinkStatus::default();
+    let key_ring = engines.store.clone().filter(|_| choice.keys).map(|store| KeyRing::new(store, readiness.clone()));
     if let Some(listener) = listener {
         supervisor.stage("gateway", budgets.gateway);
-        let settings = settings::gateway(config, limits);
+        let access = key_ring.clone().map_or(Access::Open, Access::Keys);
+        let settings = gateway::Settings { access, ..settings::gateway(config, limits) };
         start_gateway(config, settings, engines.bus.clone(), readiness.clone(), supervisor, listener);
     }
     if let Some(warehouse) = &engines.warehouse {
@@ -236,7 +246,8 @@ fn start_roles(
         let settings = settings::sink(config, choice);
         start_sink(settings, &engines.bus, warehouse, &status, supervisor);
     }
-    if let Some(store) = &engines.store {
+    let reaction_store = engines.store.as_ref().filter(|_| choice.reaction);
+    if let Some(store) = reaction_store {
         supervisor.stage("reaction", budgets.reaction);
         start_reaction(config, engines.bus.clone(), store.clone(), supervisor);
         supervisor.stage("webhooks", budgets.webhooks);
@@ -246,16 +257,25 @@ fn start_roles(
     } else {
         supervisor.stage("janitor", budgets.reaction);
     }
+    if let Some(key_ring) = key_ring {
+        supervisor.supervise("keys", move |stop| {
+            let key_ring = key_ring.clone();
+            async move {
+                key_ring.follow(stop).await;
+                Ok(())
+            }
+        });
+    }
     let bus = engines.bus.clone();
     supervisor.supervise("janitor", move |stop| janitor(bus.clone(), stop));
     let bus = engines.bus.clone();
     supervisor.supervise_once("bus connection", move |stop| connection(bus.clone(), stop));
     let watched = Watched {
         bus: (if choice.nats { "nats" } else { "bus_file" }, engines.bus.clone()),
-        store: engines.store.clone().map(|store| (if choice.postgres { "postgres" } else { "store" }, store)),
+        store: reaction_store.cloned().map(|store| (if choice.postgres { "postgres" } else { "store" }, store)),
         sink: engines.warehouse.is_some().then(|| status.clone()),
         warehouse: engines.warehouse.clone(),
-        dead_letters: (engines.warehouse.is_some() || engines.store.is_some()).then(|| engines.bus.clone()),
+        dead_letters: (engines.warehouse.is_some() || choice.reaction).then(|| engines.bus.clone()),
         memory: limits.memory.clone(),
         readiness: readiness.clone(),
     };
@@ -372,7 +392,7 @@ fn start_admin(
     };
     let loopback = config.admin_addr.is_loopback();
     let access = admin::Access::new(admin_access::settings(config), engines.store.clone());
-    let router = match &engines.store {
+    let router = match engines.store.as_ref().filter(|_| facts.choice.reaction) {
         Some(store) => admin::router(admin::State {
             bus: engines.bus.clone(),
             store: store.clone(),

@@ -139,6 +139,7 @@ settings! {
     admin_tls_cert_file: String,
     admin_tls_key_file: String,
     admin_tls_client_ca_file: String,
+    auth_enabled: Flag,
     nats_url: Url,
     nats_credentials_file: String,
     nats_ca_file: String,
@@ -174,8 +175,7 @@ const PARALLEL_MAX: usize = 64;
 /// Names that other versions have and this one does not, with what to do instead: a value that would silently be
 /// ignored is refused. A name that ends with `_` stands for all that begin with it. A flag that is off asks for what is
 /// the case anyway, and with `..._ENABLED` off the other settings of that feature ask for nothing.
-const UNSUPPORTED: [(&str, &str); 5] = [
-    ("AUTH_ENABLED", "false: API keys are not asked for yet"),
+const UNSUPPORTED: &[(&str, &str)] = &[
     ("RATE_LIMIT_", "false for RATE_LIMIT_ENABLED: there are no rate limits yet"),
     ("CORS_", "nothing: there are no CORS headers yet"),
     ("COMPACTION_", "false for COMPACTION_ENABLED: files are not compacted yet"),
@@ -497,6 +497,11 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
+    /// Whether the gateway asks for API keys.
+    pub fn asks_for_keys(&self) -> bool {
+        self.auth_enabled.map_or_else(|| !self.http_addr.is_loopback(), |enabled| enabled.0)
+    }
+
     /// The directory that `warehouse_url` names, when it names one.
     pub fn warehouse_directory(&self) -> Option<PathBuf> {
         directory_of(&self.warehouse_url.as_ref()?.0)?.ok()
@@ -593,7 +598,7 @@ mod tests {
             assert!(error.contains(name) && error.contains("unset it"), "{error}");
             load_env(&[(name, "")]).unwrap();
         }
-        for name in ["AUTH_ENABLED", "RATE_LIMIT_ENABLED", "CORS_ALLOW_CREDENTIALS", "COMPACTION_ENABLED"] {
+        for name in ["RATE_LIMIT_ENABLED", "CORS_ALLOW_CREDENTIALS", "COMPACTION_ENABLED"] {
             for off in ["false", "False", "0", "no", "off"] {
                 load_env(&[(name, off)]).unwrap();
             }
@@ -607,6 +612,21 @@ mod tests {
         load_env(&[("CORS_PROXY_SERVICE_HOST", "10.0.0.1"), ("CORS_PROXY_PORT_80_TCP", "tcp://10.0.0.1:80")]).unwrap();
         let error = load_env(&[("S3_ACCESS_KEY_ID", "a")]).unwrap_err().to_string();
         assert!(error.contains("s3_secret_access_key"), "{error}");
+    }
+
+    #[test]
+    fn keys_are_asked_for_beyond_loopback_unless_the_setting_says_otherwise() {
+        for (environment, asks) in [
+            (&[][..], false),
+            (&[("HTTP_ADDR", "localhost:0")][..], false),
+            (&[("HTTP_ADDR", ":8080")][..], true),
+            (&[("HTTP_ADDR", "192.0.2.1:80")][..], true),
+            (&[("HTTP_ADDR", ":8080"), ("AUTH_ENABLED", "false")][..], false),
+            (&[("AUTH_ENABLED", "true")][..], true),
+        ] {
+            assert_eq!(load_env(environment).unwrap().config.asks_for_keys(), asks, "{environment:?}");
+        }
+        assert!(load_env(&[("AUTH_ENABLED", "maybe")]).unwrap_err().to_string().contains("auth_enabled"));
     }
 
     #[test]

@@ -26,12 +26,12 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
         line("roles", plan.roles.to_string());
     }
     if let Some(http) = addresses.http {
-        let open = if config.http_addr.is_loopback() {
-            "open to everyone on this machine"
-        } else {
-            "OPEN TO EVERYONE who reaches it"
+        let access = match (choice.keys, config.http_addr.is_loopback()) {
+            (true, _) => "with an API key",
+            (false, true) => "open to everyone on this machine: no API key is asked for",
+            (false, false) => "OPEN TO EVERYONE who reaches it: no API key is asked for",
         };
-        line("events", format!("http://{http}   {open}: no API key is asked for"));
+        line("events", format!("http://{http}   {access}"));
     }
     let reach = match (admin_access::is_required(config), config.admin_token.is_some()) {
         (false, _) => "this machine only",
@@ -60,11 +60,15 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
         line("warehouse", backend(plan, choice.warehouse_name(), setting, &local));
     }
     if let Some(http) = addresses.http {
+        let (create, header) = match choice.keys {
+            true => ("  KEY=$(causality keys create --app demo --name me)\n", " -H \"X-API-Key: $KEY\""),
+            false => ("", ""),
+        };
         text.push_str(&format!(
             "
 Send an event:
 
-  curl http://{http}/v1/events/ingest -H 'Content-Type: application/json' -d '{{\"event\": {{\"appId\": \"demo\", \"deviceId\": \"me\", \"screenView\": {{\"screenName\": \"home\"}}}}}}'
+{create}  curl http://{http}/v1/events/ingest{header} -H 'Content-Type: application/json' -d '{{\"event\": {{\"appId\": \"demo\", \"deviceId\": \"me\", \"screenView\": {{\"screenName\": \"home\"}}}}}}'
 "
         ));
     }

@@ -27,7 +27,9 @@ pub(super) struct Choice {
     pub(super) nats: bool,
     pub(super) postgres: bool,
     pub(super) objects: bool,
-    needs_store: bool,
+    pub(super) reaction: bool,
+    /// A gateway that asks for API keys.
+    pub(super) keys: bool,
     needs_warehouse: bool,
 }
 
@@ -41,9 +43,14 @@ impl Choice {
             postgres: config.database_url.is_some() || config.database_host.is_some() || !roles.is_all(),
             objects: !local_url
                 && (config.warehouse_url.is_some() || config.s3_bucket.is_some() || config.s3_endpoint.is_some()),
-            needs_store: roles.has(Role::Reaction),
+            reaction: roles.has(Role::Reaction),
+            keys: roles.has(Role::Gateway) && config.asks_for_keys(),
             needs_warehouse: roles.has(Role::Sink),
         }
+    }
+
+    fn needs_store(&self) -> bool {
+        self.reaction || self.keys
     }
 
     pub(super) fn bus_name(&self) -> &'static str {
@@ -51,7 +58,7 @@ impl Choice {
     }
 
     pub(super) fn store_name(&self) -> &'static str {
-        match (self.needs_store, self.postgres) {
+        match (self.needs_store(), self.postgres) {
             (false, _) => "none",
             (true, true) => "postgres",
             (true, false) => "sqlite",
@@ -69,13 +76,13 @@ impl Choice {
     /// Those that the roles of this process read from.
     fn consumers(&self, config: &Config) -> Vec<ConsumerSpec> {
         let sink = self.needs_warehouse.then(|| settings::sink(config, self).consumer());
-        let reaction = self.needs_store.then(|| settings::engine(config).consumer());
+        let reaction = self.reaction.then(|| settings::engine(config).consumer());
         sink.into_iter().chain(reaction).collect()
     }
 
     /// Whether anything is kept in the data directory.
     pub(super) fn needs_directory(&self) -> bool {
-        !self.nats || (self.needs_store && !self.postgres) || (self.needs_warehouse && !self.objects)
+        !self.nats || (self.needs_store() && !self.postgres) || (self.needs_warehouse && !self.objects)
     }
 }
 
@@ -116,7 +123,7 @@ impl Engines {
             let bring = || async { bus.bring(&consumer).await.map_err(failure) };
             open(("nats", "nats_url"), readiness, bring).await?;
         }
-        let store = match choice.needs_store {
+        let store = match choice.needs_store() {
             false => None,
             true => Some(
                 open(("postgres", "database_host"), readiness, || async {
@@ -131,7 +138,8 @@ impl Engines {
                             StoreErrorKind::Unavailable if choice.postgres => How::Unreachable,
                             _ => How::Failed,
                         };
-                        StartFailure::new(how, place(choice.postgres, "store", "PostgreSQL", data_dir), &error)
+                        let port = if choice.reaction { "store" } else { "store of the API keys (auth_enabled)" };
+                        StartFailure::new(how, place(choice.postgres, port, "PostgreSQL", data_dir), &error)
                     })
                 })
                 .await?,

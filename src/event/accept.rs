@@ -7,7 +7,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use super::invalid::{Errors, Path};
+use super::invalid::{Errors, FieldError, Path};
 use super::limits::{APP_ID_BYTES_MAX, ID_BYTES_MAX, TIMESTAMP_MS_MAX};
 use super::rules::{CONTROL, MALFORMED, REQUIRED, check_message, has_control};
 use super::schema::DEVICE_CONTEXT;
@@ -60,6 +60,13 @@ pub(super) fn admit(bytes: &mut Vec<u8>, start: usize, arrival: &Arrival<'_>, at
     }
 }
 
+const OTHER_APP: &str = "must be the app of the API key";
+
+/// Whether an event was refused for belonging to another app than the key that it came with.
+pub fn is_of_other_app(errors: &[FieldError]) -> bool {
+    errors.iter().any(|error| error.detail == OTHER_APP)
+}
+
 const NO_PAYLOAD: &str = "exactly one payload is required";
 
 thread_local! {
@@ -81,7 +88,7 @@ impl Head<'_, '_> {
         match key_app {
             Some(_) if app_id.is_empty() => {}
             None if app_id.is_empty() => self.refuse("appId", REQUIRED),
-            Some(app) if app.as_bytes() != app_id => self.refuse("appId", "must be the app of the API key"),
+            Some(app) if app.as_bytes() != app_id => self.refuse("appId", OTHER_APP),
             _ if !is_app_id(app_id) => self.refuse(
                 "appId",
                 "must be 1 to 128 ASCII letters, digits, '.', '_' or '-', the first a letter or digit",

@@ -13,7 +13,7 @@ use super::{Destination, Gateway, reply};
 use crate::bus::{Batch, Bus, BusError, BusErrorKind, Original, Published};
 use crate::causes::chain;
 use crate::event::request::{self, Accepted, Refused};
-use crate::event::{Arrival, EventRef, check_names};
+use crate::event::{Arrival, EventRef, check_names, is_of_other_app};
 use crate::http::{BodyError, Inbound, Problem, read_body};
 use crate::metrics::GatewayVerdicts;
 
@@ -111,6 +111,10 @@ impl Gateway {
 
     fn refuse(&self, refused: Refused, events: u64) -> Problem {
         self.events.add(GatewayVerdicts { rejected: events, ..GatewayVerdicts::default() });
+        if is_of_other_app(&refused.errors) {
+            let detail = "The event belongs to another app than the API key.";
+            return Problem::new(StatusCode::FORBIDDEN, detail).with_errors(refused.errors);
+        }
         Problem::new(StatusCode::BAD_REQUEST, refused.detail).with_errors(refused.errors)
     }
 }

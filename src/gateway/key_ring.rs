@@ -28,7 +28,7 @@ const REFRESH_PAUSE: Duration = Duration::from_millis(50);
 const USED_INTERVAL: Duration = Duration::from_secs(10);
 /// Keys whose use is noted in one transaction.
 const USED_BATCH: usize = 1_000;
-/// What the last note of uses may take when the process stops.
+/// What noting uses may still take when the process stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 const MINUTE_MS: i64 = 60_000;
 /// The component of readiness, and its warning.
@@ -110,17 +110,24 @@ impl KeyRing {
 
     async fn follow_changes(&self, stop: &CancellationToken) {
         let (mut changes, mut place) = (self.0.store.changes(), Place::default());
-        let mut read_at = None;
+        let (mut read_at, mut failing) = (None, false);
         loop {
             changes.mark_unchanged();
-            match self.refresh(&mut place).await {
+            let Some(refreshed) = stop.run_until_cancelled(self.refresh(&mut place)).await else { return };
+            match refreshed {
                 Ok(()) => {
                     read_at = Some(Instant::now());
                     self.tell_read();
+                    if std::mem::take(&mut failing) {
+                        tracing::info!("API keys are read again");
+                    }
                 }
                 Err(error) => {
                     place.lost = true;
                     self.tell_failure(&chain(&error), read_at);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(error = chain(&error), "API keys cannot be read, going on from the copy");
+                    }
                 }
             }
             let next = async {
@@ -146,16 +153,12 @@ impl KeyRing {
         if whole {
             let mut keys = Keys::default();
             self.read_after(0, |page| add(&mut keys, page)).await?;
-            *ring.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+            // The old ones are dropped when nobody waits for it.
+            self.write_keys(|held| std::mem::swap(held, &mut keys));
             ring.read.store(true, Relaxed);
         } else if news.version != place.version {
-            let locked = || ring.keys.write().unwrap_or_else(PoisonError::into_inner);
-            let mut keys = locked();
-            for hash in &news.revoked {
-                keys.remove(&prefix(hash));
-            }
-            drop(keys);
-            self.read_after(place.version, |page| add(&mut locked(), page)).await?;
+            self.write_keys(|keys| news.revoked.iter().for_each(|hash| drop(keys.remove(&prefix(hash)))));
+            self.read_after(place.version, |page| self.write_keys(|keys| add(keys, page))).await?;
         }
         // What was created meanwhile is read once more, and what was revoked meanwhile is told next time.
         *place = Place { version: news.version, lost: false };
@@ -172,6 +175,10 @@ impl KeyRing {
                 _ => return Ok(()),
             }
         }
+    }
+
+    fn write_keys(&self, change: impl FnOnce(&mut Keys)) {
+        change(&mut self.0.keys.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn tell_read(&self) {
@@ -218,14 +225,16 @@ impl KeyRing {
                     let _ = tokio::time::timeout(USED_INTERVAL, stop.cancelled()).await;
                 }
             }
-            let noting = self.write_uses();
-            let noted = match stop.is_cancelled() {
-                true => tokio::time::timeout(STOP_TIMEOUT, noting).await.is_ok_and(|noted| noted.is_ok()),
-                false => noting.await.is_ok(),
+            let stopped = async {
+                stop.cancelled().await;
+                tokio::time::sleep(STOP_TIMEOUT).await;
             };
-            if !noted {
-                // What could not be noted is tried again together with what comes.
-                self.0.first_used.notify_one();
+            tokio::select! {
+                noted = self.write_uses() => if noted.is_err() {
+                    // What could not be noted is tried again together with what comes.
+                    self.0.first_used.notify_one();
+                },
+                () = stopped => {}
             }
         }
     }

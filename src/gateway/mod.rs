@@ -18,6 +18,8 @@ mod route;
 mod tests;
 #[cfg(test)]
 mod tests_bad_input;
+#[cfg(test)]
+mod tests_keys;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -15,13 +15,15 @@ use super::form::Form;
 use super::intake::{Verdict, Verdicts};
 use crate::bus::BusErrorKind;
 use crate::event::proto::{EventResult, IngestEventBatchResponse, IngestEventResponse};
-use crate::event::{FieldError, cut};
+use crate::event::{FieldError, cut, is_of_other_app};
 use crate::http::Problem;
 
 /// Bytes of one JSON result of an accepted event, but for its id.
 const RESULT_BYTES: usize = 80;
 /// What the result of an event that the bus did not store says beside that.
 const NOT_STORED_BYTES: usize = 120;
+/// `,"code":400`.
+const CODE_BYTES: usize = 11;
 /// `,"error":""`.
 const ERROR_KEY_BYTES: usize = 11;
 /// What stands around the results.
@@ -55,9 +57,9 @@ pub(super) fn batch_bytes(verdicts: &Verdicts) -> usize {
     let each = verdicts.iter().map(|verdict| match verdict {
         Verdict::Invalid(errors) => {
             let texts: usize = errors.iter().map(|error| error.pointer.len() + error.detail.len() + 4).sum();
-            2 * texts.min(ERROR_BYTES_MAX + "…".len()) + ERROR_KEY_BYTES
+            2 * texts.min(ERROR_BYTES_MAX + "…".len()) + ERROR_KEY_BYTES + CODE_BYTES
         }
-        _ => NOT_STORED_BYTES,
+        _ => NOT_STORED_BYTES + CODE_BYTES,
     });
     HEAD_BYTES + verdicts.len() * RESULT_BYTES + 2 * verdicts.id_bytes() + each.sum::<usize>()
 }
@@ -97,13 +99,17 @@ pub(super) fn batch(form: Form, verdicts: &Verdicts) -> Response<Full<Bytes>> {
 
 /// The reply when the bus stored nothing.
 pub(super) fn not_stored(kind: BusErrorKind) -> Problem {
-    let status = match kind {
+    let status = status_of(kind);
+    let problem = Problem::new(status, why(kind));
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.with_retry_after(RETRY_AFTER_SECONDS) } else { problem }
+}
+
+fn status_of(kind: BusErrorKind) -> StatusCode {
+    match kind {
         // The one thing that the bus finds wrong with a valid event.
         BusErrorKind::Invalid => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let problem = Problem::new(status, why(kind));
-    if status == StatusCode::SERVICE_UNAVAILABLE { problem.with_retry_after(RETRY_AFTER_SECONDS) } else { problem }
+    }
 }
 
 /// A verdict as both forms tell it.
@@ -114,23 +120,27 @@ struct Outcome<'a> {
     error: Cow<'a, str>,
     retryable: bool,
     duplicate: bool,
+    /// Of a rejected one.
+    code: u16,
 }
 
 impl<'a> Outcome<'a> {
     fn of(verdict: &Verdict<'a>) -> Self {
         match *verdict {
             Verdict::Stored { id, duplicate } => Self { accepted: true, event_id: id, duplicate, ..Self::default() },
-            Verdict::Invalid(errors) => Self { error: join(errors).into(), ..Self::default() },
+            Verdict::Invalid(errors) => {
+                let code = if is_of_other_app(errors) { StatusCode::FORBIDDEN } else { StatusCode::BAD_REQUEST };
+                Self { error: join(errors).into(), code: code.as_u16(), ..Self::default() }
+            }
             Verdict::NotStored { id, kind } => Self {
                 // It may come to be stored under this id after all; not so what can never be.
                 event_id: if kind == BusErrorKind::Invalid { "" } else { id },
                 error: why(kind).into(),
                 retryable: kind != BusErrorKind::Invalid,
+                code: status_of(kind).as_u16(),
                 ..Self::default()
             },
-            Verdict::Pending { id } => {
-                Self { event_id: id, error: why(BusErrorKind::Unavailable).into(), retryable: true, ..Self::default() }
-            }
+            Verdict::Pending { id } => Self::of(&Verdict::NotStored { id, kind: BusErrorKind::Unavailable }),
         }
     }
 
@@ -146,6 +156,7 @@ impl<'a> Outcome<'a> {
             error: self.error.into_owned(),
             retryable: self.retryable,
             duplicate: self.duplicate,
+            code: i32::from(self.code),
         }
     }
 
@@ -165,6 +176,10 @@ impl<'a> Outcome<'a> {
         }
         if self.duplicate {
             out.extend_from_slice(br#","duplicate":true"#);
+        }
+        if self.code != 0 {
+            out.extend_from_slice(br#","code":"#);
+            write_number(out, usize::from(self.code));
         }
         out.push(b'}');
     }

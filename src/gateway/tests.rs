@@ -155,7 +155,10 @@ async fn a_batch_is_judged_item_by_item() {
     let reply = reply.json();
     assert_eq!((&reply["acceptedCount"], &reply["rejectedCount"]), (&json!(2), &json!(2)));
     let results = reply["results"].as_array().unwrap();
-    assert_eq!(results[1], json!({"index": 1, "eventId": "", "status": "rejected", "error": "/deviceId: is required"}));
+    assert_eq!(
+        results[1],
+        json!({"index": 1, "eventId": "", "status": "rejected", "error": "/deviceId: is required", "code": 400})
+    );
     assert_eq!(results[2]["status"], "rejected");
     assert!(results[2]["error"].as_str().unwrap().starts_with("/appId: "), "{}", results[2]);
     for (index, device) in [(0, "d1"), (3, "d2")] {

@@ -31,9 +31,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Cluster {
     nats: NatsServer,
-    postgres: PostgresServer,
+    pub(crate) postgres: PostgresServer,
     pub(crate) s3: S3Server,
-    database: String,
+    pub(crate) database: String,
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
 }
@@ -92,6 +92,20 @@ impl Cluster {
         let more = more.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
         let environment: Vec<(String, String)> = self.environment.iter().cloned().chain(more).collect();
         Server::start_role(&self.process_dir(role, number), role, &environment)
+    }
+
+    /// A start that ends by itself, with these settings in place of the cluster's.
+    pub(crate) fn start_refused(&self, role: &str, changes: &[(&str, &str)]) -> std::process::Output {
+        std::process::Command::new(crate::harness::binary())
+            .args(["run", "--role", role])
+            .env_clear()
+            .envs(self.environment.iter().cloned())
+            .env("HTTP_ADDR", "127.0.0.1:0")
+            .env("ADMIN_ADDR", "127.0.0.1:0")
+            .env("DATA_DIR", self.dir.path().join("refused"))
+            .envs(changes.iter().copied())
+            .output()
+            .unwrap()
     }
 
     fn process_dir(&self, role: &str, number: usize) -> PathBuf {
@@ -400,21 +414,8 @@ fn a_wrong_backend_setting_ends_the_start_and_is_named() {
         ("gateway", vec![("NATS_STREAM_REPLICAS", "3")], "nats_stream_", 78),
         ("gateway", vec![("NATS_CREDENTIALS_FILE", "/nowhere.creds")], "nats_credentials_file", 78),
     ] {
-        let mut environment = cluster.environment.clone();
-        for (name, value) in &changes {
-            environment.retain(|(known, _)| known != name);
-            environment.push(((*name).to_owned(), (*value).to_owned()));
-        }
         let started = Instant::now();
-        let output = std::process::Command::new(crate::harness::binary())
-            .args(["run", "--role", role])
-            .env_clear()
-            .envs(environment)
-            .env("HTTP_ADDR", "127.0.0.1:0")
-            .env("ADMIN_ADDR", "127.0.0.1:0")
-            .env("DATA_DIR", cluster.dir.path().join("refused"))
-            .output()
-            .unwrap();
+        let output = cluster.start_refused(role, &changes);
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{changes:?}: {message}");
         let last = message.lines().last().unwrap_or_default();

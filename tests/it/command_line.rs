@@ -15,14 +15,14 @@ fn run(admin: &str, arguments: &[&str]) -> Output {
     Command::new(binary()).args(arguments).env_clear().env("CAUSALITY_ADMIN_URL", admin).output().unwrap()
 }
 
-fn ok(server: &Server, arguments: &[&str]) -> String {
+pub(crate) fn ok(server: &Server, arguments: &[&str]) -> String {
     let output = run(&server.admin, arguments);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(output.status.success(), "{arguments:?}: {out}{err}");
     out
 }
 
-fn json_of(server: &Server, arguments: &[&str]) -> Value {
+pub(crate) fn json_of(server: &Server, arguments: &[&str]) -> Value {
     serde_json::from_str(&ok(server, arguments)).unwrap()
 }
 

@@ -244,6 +244,11 @@ impl Server {
         serde_json::from_str(&body).unwrap()
     }
 
+    pub(crate) fn admin_delete(&self, path: &str) {
+        let deleted = agent().delete(format!("{}/api/admin{path}", self.admin)).call().unwrap();
+        assert_eq!(deleted.status().as_u16(), 204, "{path}");
+    }
+
     /// Posts a JSON event or batch.
     pub(crate) fn send(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
         let (status, body) = post(&format!("{}{path}", self.http), body.to_string().as_bytes(), "application/json")?;

@@ -2,6 +2,7 @@
 //! One test binary, so that linking stays short.
 
 mod admin_access;
+mod api_keys;
 mod bus_settings;
 mod chaos;
 #[cfg(target_os = "linux")]
