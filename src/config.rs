@@ -5,8 +5,10 @@
 //! settings of each part.
 
 mod choice;
+mod cors;
 mod file_url;
 mod nats;
+mod rate_limit;
 mod redaction;
 mod token;
 mod value;
@@ -19,8 +21,10 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
+pub use cors::{Origins, Seconds, Tokens};
 use file_url::directory_of;
 pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
+pub use rate_limit::Rate;
 pub use token::Token;
 pub use value::{
     Address, Attempts, Count, Factor, Flag, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
@@ -78,6 +82,14 @@ settings! {
     max_body_size: Size,
     max_batch_events: Count,
     max_event_bytes: Size,
+    rate_limit_requests_per_second: Count,
+    rate_limit_burst_size: Count,
+    cors_enabled: Flag,
+    cors_allowed_methods: Tokens,
+    cors_allowed_headers: Tokens,
+    cors_exposed_headers: Tokens,
+    cors_allow_credentials: Flag,
+    cors_max_age: Seconds,
     admin_addr: Address,
     metrics_open: Flag,
     audit_retention: Period,
@@ -140,6 +152,12 @@ settings! {
     admin_tls_key_file: String,
     admin_tls_client_ca_file: String,
     auth_enabled: Flag,
+    trusted_proxies: Networks,
+    rate_limit_enabled: Flag,
+    rate_limit_per_key_rps: Count,
+    rate_limit_per_key_burst: Count,
+    rate_limit_events_per_second: Count,
+    cors_allowed_origins: Origins,
     nats_url: Url,
     nats_credentials_file: String,
     nats_ca_file: String,
@@ -176,22 +194,20 @@ const PARALLEL_MAX: usize = 64;
 /// ignored is refused. A name that ends with `_` stands for all that begin with it. A flag that is off asks for what is
 /// the case anyway, and with `..._ENABLED` off the other settings of that feature ask for nothing.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("RATE_LIMIT_", "false for RATE_LIMIT_ENABLED: there are no rate limits yet"),
-    ("CORS_", "nothing: there are no CORS headers yet"),
     ("COMPACTION_", "false for COMPACTION_ENABLED: files are not compacted yet"),
     ("HTTP_TLS_", "TLS_CERT_FILE and TLS_KEY_FILE in its place"),
 ];
 
 /// What is to be set instead of a name that this version does not have; nothing for a name that asks for nothing.
 fn unsupported(name: &str, value: &str, environment: &[(String, String)]) -> Option<&'static str> {
-    // Kubernetes tells every pod of every service: one that is called cors-proxy is no setting.
+    // Kubernetes tells every pod of every service: one that is called compaction-proxy is no setting.
     let of_service = name.contains("_SERVICE_") || name.contains("_PORT");
     let matches = |unsupported: &str| {
         name == unsupported || (unsupported.ends_with('_') && name.starts_with(unsupported) && !of_service)
     };
     let (unsupported, instead) = UNSUPPORTED.iter().find(|(unsupported, _)| matches(unsupported))?;
     let off = |value: &str| Flag::parse(value) == Ok(Flag(false));
-    let is_flag = name.ends_with("_ENABLED") || name == "CORS_ALLOW_CREDENTIALS";
+    let is_flag = name.ends_with("_ENABLED");
     let switch = format!("{unsupported}ENABLED");
     let feature_off = environment.iter().any(|(name, value)| *name == switch && off(value));
     if is_flag && off(value) || feature_off && !is_flag { None } else { Some(instead) }
@@ -333,6 +349,8 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
         refuse("metrics_token", "***".to_owned(), "another token than admin_token: it is given to a scraper");
     }
     nats::check(config, &mut refuse);
+    cors::check(config, &mut refuse);
+    rate_limit::check(config, &mut refuse);
     let flush = config.batch_flush_interval.unwrap_or(config.http_read_timeout);
     for (key, period) in [
         ("batch_flush_interval", flush),
@@ -512,7 +530,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn load_env(environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    pub(super) fn load_env(environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
         load_from(None, environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())), &[])
     }
 
@@ -591,25 +609,24 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_not_ignored() {
-        let of_prefixes = ["RATE_LIMIT_PER_KEY_RPS", "CORS_MAX_AGE", "COMPACTION_TARGET_SIZE", "HTTP_TLS_KEY_FILE"];
+        let of_prefixes = ["COMPACTION_TARGET_SIZE", "HTTP_TLS_KEY_FILE"];
         let whole = UNSUPPORTED.iter().map(|(name, _)| *name).filter(|name| !name.ends_with('_'));
         for name in whole.chain(of_prefixes) {
             let error = load_env(&[(name, "7")]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("unset it"), "{error}");
             load_env(&[(name, "")]).unwrap();
         }
-        for name in ["RATE_LIMIT_ENABLED", "CORS_ALLOW_CREDENTIALS", "COMPACTION_ENABLED"] {
-            for off in ["false", "False", "0", "no", "off"] {
-                load_env(&[(name, off)]).unwrap();
-            }
-            for on in ["true", "1", "maybe"] {
-                load_env(&[(name, on)]).unwrap_err();
-            }
+        for off in ["false", "False", "0", "no", "off"] {
+            load_env(&[("COMPACTION_ENABLED", off)]).unwrap();
         }
-        load_env(&[("RATE_LIMIT_ENABLED", "no"), ("RATE_LIMIT_BURST_SIZE", "5")]).unwrap();
-        load_env(&[("RATE_LIMIT_ENABLED", "yes"), ("RATE_LIMIT_BURST_SIZE", "5")]).unwrap_err();
-        load_env(&[("RATE_LIMITS", "5"), ("MY_CORS_MAX_AGE", "5")]).unwrap();
-        load_env(&[("CORS_PROXY_SERVICE_HOST", "10.0.0.1"), ("CORS_PROXY_PORT_80_TCP", "tcp://10.0.0.1:80")]).unwrap();
+        for on in ["true", "1", "maybe"] {
+            load_env(&[("COMPACTION_ENABLED", on)]).unwrap_err();
+        }
+        load_env(&[("COMPACTION_ENABLED", "no"), ("COMPACTION_MIN_FILES", "5")]).unwrap();
+        load_env(&[("COMPACTION_ENABLED", "yes"), ("COMPACTION_MIN_FILES", "5")]).unwrap_err();
+        load_env(&[("COMPACTIONS", "5"), ("MY_COMPACTION_MIN_FILES", "5")]).unwrap();
+        load_env(&[("COMPACTION_UI_SERVICE_HOST", "10.0.0.1"), ("COMPACTION_UI_PORT_80_TCP", "tcp://10.0.0.1:80")])
+            .unwrap();
         let error = load_env(&[("S3_ACCESS_KEY_ID", "a")]).unwrap_err().to_string();
         assert!(error.contains("s3_secret_access_key"), "{error}");
     }

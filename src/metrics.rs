@@ -70,6 +70,10 @@ impl GatewayRoute {
         }
     }
 
+    pub fn name(&self) -> &'static str {
+        self.route
+    }
+
     pub fn add(&self, status: u16, elapsed: Duration) {
         if status == 200 {
             self.ok.increment(1);
@@ -79,6 +83,41 @@ impl GatewayRoute {
         }
         self.seconds.record(elapsed.as_secs_f64());
     }
+}
+
+/// Why a request was refused for its rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateLimited {
+    Key,
+    Address,
+    KeyEvents,
+    AddressEvents,
+    /// All callers together.
+    Global,
+}
+
+impl RateLimited {
+    /// The limit on events.
+    pub fn events(by_key: bool) -> Self {
+        if by_key { Self::KeyEvents } else { Self::AddressEvents }
+    }
+}
+
+/// Counts a request that was refused for its rate.
+pub fn gateway_rate_limited(why: RateLimited) {
+    let limit = match why {
+        RateLimited::Key => "key",
+        RateLimited::Address => "address",
+        RateLimited::KeyEvents => "key_events",
+        RateLimited::AddressEvents => "address_events",
+        RateLimited::Global => "global",
+    };
+    counter!("causality_gateway_rate_limited_total", "limit" => limit).increment(1);
+}
+
+/// Counts a request of a web page whose origin is not allowed.
+pub fn gateway_refused_origin() {
+    counter!("causality_gateway_refused_origins_total").increment(1);
 }
 
 // --- http ---
@@ -313,6 +352,16 @@ const HELP: &[(Kind, &str, &str)] = {
         ),
         (Counter, "causality_gateway_requests_total", "Requests to the gateway, by route and status code."),
         (Histogram, "causality_gateway_request_seconds", "Time from the head of a request to its reply, by route."),
+        (
+            Counter,
+            "causality_gateway_rate_limited_total",
+            "Requests refused for their rate, by limit: key, address (requests), key_events, address_events, global.",
+        ),
+        (
+            Counter,
+            "causality_gateway_refused_origins_total",
+            "Requests and preflights of web pages whose origin is not allowed.",
+        ),
         (Gauge, "causality_http_memory_bytes", "Bytes that requests, connections and unread replies hold."),
         (Gauge, "causality_http_memory_bytes_max", "Bytes that they may hold (http_memory_max)."),
         (

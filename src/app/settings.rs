@@ -169,7 +169,43 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
         event_bytes_max: config.max_event_bytes.0 as usize,
         loopback: config.http_addr.is_loopback(),
         access: gateway::Access::Open,
+        cors: cors(config),
+        rate_limits: rate_limits(config),
+        trusted_proxies: trusted_proxies(config),
     }
+}
+
+fn cors(config: &Config) -> Option<gateway::CorsSettings> {
+    // A page that somebody visits reaches a laptop, too: there it needs to be allowed by name.
+    let origins = match &config.cors_allowed_origins {
+        Some(origins) => origins.0.clone(),
+        None if config.http_addr.is_loopback() => Vec::new(),
+        None => vec!["*".to_owned()],
+    };
+    config.cors_enabled.0.then(|| gateway::CorsSettings {
+        origins,
+        methods: config.cors_allowed_methods.0.clone(),
+        request_headers: config.cors_allowed_headers.0.clone(),
+        exposed_headers: config.cors_exposed_headers.0.clone(),
+        credentials: config.cors_allow_credentials.0,
+        max_age_seconds: config.cors_max_age.0,
+    })
+}
+
+fn rate_limits(config: &Config) -> Option<gateway::RateLimitSettings> {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let quota = |rate: config::Rate| gateway::Quota { per_second: number(rate.per_second), burst: number(rate.burst) };
+    config.is_rate_limited().then(|| gateway::RateLimitSettings {
+        global: quota(config.rate_limit()),
+        each: quota(config.rate_limit_per_key()),
+        events_per_second: config.rate_limit_events_per_second.map(|count| number(count.0)),
+    })
+}
+
+fn trusted_proxies(config: &Config) -> gateway::TrustedProxies {
+    let networks = config.trusted_proxies.iter().flat_map(|networks| &networks.0);
+    // They were checked when they were read. Nobody is trusted by mistake.
+    gateway::TrustedProxies::parse(networks.map(String::as_str)).unwrap_or_default()
 }
 
 pub(super) fn admin_limits(config: &Config, listeners: &Listeners) -> http::Limits {

@@ -146,7 +146,7 @@ pub fn is_app_id(text: impl AsRef<[u8]>) -> bool {
 }
 
 /// A UUIDv7 of the given time.
-fn new_id(now_ms: i64) -> Hyphenated {
+pub fn new_id(now_ms: i64) -> Hyphenated {
     let id = match random() {
         Some(random) => uuid::Builder::from_unix_timestamp_millis(now_ms.max(0).cast_unsigned(), &random).into_uuid(),
         None => Uuid::now_v7(),

@@ -25,7 +25,7 @@ mod stored;
 mod unique;
 mod wire;
 
-pub use accept::{Arrival, check_names, is_app_id, is_of_other_app};
+pub use accept::{Arrival, check_names, is_app_id, is_of_other_app, new_id};
 pub use invalid::{FieldError, cut};
 pub use json_view::Int64;
 pub use limits::EVENT_BYTES_MAX;

@@ -7,8 +7,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 
 use super::caller::Caller;
+use super::exchange::Exchange;
 use super::form::Form;
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
+use super::request_id::RequestIds;
 use super::{Destination, Gateway, reply};
 use crate::bus::{Batch, Bus, BusError, BusErrorKind, Original, Published};
 use crate::causes::chain;
@@ -21,17 +23,18 @@ impl Gateway {
     pub(super) async fn ingest(
         &self,
         request: Request<&mut Inbound>,
-        caller: &Caller,
+        exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
         let accepted = self.read(request.into_body(), |bytes| match form {
-            Form::Json => request::accept_json_single(bytes, &self.arrival(caller)),
-            Form::Binary(_) => request::accept_binary_single(bytes, &self.arrival(caller)),
+            Form::Json => request::accept_json_single(bytes, &self.arrival(&exchange.caller)),
+            Form::Binary(_) => request::accept_binary_single(bytes, &self.arrival(&exchange.caller)),
         });
         let accepted = accepted.await?;
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
+        self.count_events(accepted.len(), exchange)?;
         let (mut verdicts, batch) = self.judge(accepted);
-        self.publish(&mut verdicts, batch).await;
+        self.publish(&mut verdicts, batch, exchange).await;
         match verdicts.iter().next() {
             Some(Verdict::Stored { id, duplicate }) => Ok(reply::single(form, id, duplicate)),
             Some(Verdict::NotStored { kind, .. }) => Err(reply::not_stored(kind)),
@@ -45,20 +48,23 @@ impl Gateway {
     pub(super) async fn batch(
         &self,
         request: Request<&mut Inbound>,
-        caller: &Caller,
+        exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
         let body = request.into_body();
         let accepted = self.read(body, |bytes| match form {
-            Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &self.arrival(caller)),
-            Form::Binary(_) => request::accept_binary_batch(bytes, self.batch_events_max, &self.arrival(caller)),
+            Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &self.arrival(&exchange.caller)),
+            Form::Binary(_) => {
+                request::accept_binary_batch(bytes, self.batch_events_max, &self.arrival(&exchange.caller))
+            }
         });
         let accepted = accepted.await?.map_err(|refused| self.refuse(refused, 0))?;
+        self.count_events(accepted.len(), exchange)?;
         let (mut verdicts, batch) = self.judge(accepted);
         // Once something is stored there is no way back: the reply's room is made sure of before.
         body.hold_for_reply(reply::batch_bytes(&verdicts)).map_err(unreadable)?;
         let id_bytes = verdicts.id_bytes();
-        self.publish(&mut verdicts, batch).await;
+        self.publish(&mut verdicts, batch, exchange).await;
         // The ids of the first events of duplicates may be longer than those that were sent.
         if verdicts.id_bytes() > id_bytes && !body.has_room_for_reply(reply::batch_bytes(&verdicts)) {
             verdicts.forget_first_ids();
@@ -85,7 +91,7 @@ impl Gateway {
     }
 
     /// Returns when every event of the request has its verdict.
-    async fn publish(&self, verdicts: &mut Verdicts, batch: Batch) {
+    async fn publish(&self, verdicts: &mut Verdicts, batch: Batch, exchange: &Exchange) {
         if let Destination::Bus(bus) = &self.destination
             && !batch.is_empty()
         {
@@ -94,7 +100,7 @@ impl Gateway {
             verdicts.settle(&answers);
             let duplicates: Vec<Original> = duplicates(&answers).collect();
             if !duplicates.is_empty() {
-                verdicts.set_first_ids(first_ids(bus, duplicates).await);
+                verdicts.set_first_ids(first_ids(bus, duplicates, &exchange.ids).await);
             }
         }
         self.events.add(count(verdicts));
@@ -124,14 +130,23 @@ fn duplicates(answers: &[Result<Published, BusError>]) -> impl Iterator<Item = O
 }
 
 /// The ids of the events that duplicates repeat. What cannot be found changes nothing of the verdict.
-async fn first_ids(bus: &Bus, duplicates: Vec<Original>) -> impl Iterator<Item = Option<String>> {
+async fn first_ids(
+    bus: &Bus,
+    duplicates: Vec<Original>,
+    ids: &RequestIds,
+) -> impl Iterator<Item = Option<String>> + use<> {
     // Another publisher's id may be of any length and of any characters: such a one is not told.
     let read = |payload: &[u8]| {
         let event = EventRef::decode_admitted(payload).ok()?;
         check_names(&event).is_ok().then(|| event.id.to_owned())
     };
     let found = bus.originals(duplicates, read).await.unwrap_or_else(|error| {
-        tracing::warn!(error = chain(&error), "the first events of duplicates could not be read");
+        tracing::warn!(
+            request_id = ids.request(),
+            correlation_id = ids.correlation(),
+            error = chain(&error),
+            "the first events of duplicates could not be read"
+        );
         Vec::new()
     });
     found.into_iter()

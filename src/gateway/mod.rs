@@ -7,19 +7,29 @@
 mod access;
 mod bus_health;
 mod caller;
+mod client_address;
+mod cors;
 mod credentials;
+mod exchange;
 mod form;
 mod ingest;
 mod intake;
 mod key_ring;
+mod origin;
+mod rate_limit;
 mod reply;
+mod request_id;
 mod route;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_bad_input;
 #[cfg(test)]
+mod tests_cors;
+#[cfg(test)]
 mod tests_keys;
+#[cfg(test)]
+mod tests_limits;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,10 +43,15 @@ use crate::bus::Bus;
 use crate::event::EVENT_BYTES_MAX;
 use crate::http::{self, Drained, Readiness};
 use bus_health::BusHealth;
+use cors::Pages;
+use rate_limit::RateLimits;
 use route::RouteMetrics;
 
 pub use access::Access;
+pub use client_address::TrustedProxies;
+pub use cors::CorsSettings;
 pub use key_ring::KeyRing;
+pub use rate_limit::{Quota, RateLimitSettings};
 
 /// What requests may cost.
 #[derive(Clone, Debug)]
@@ -52,6 +67,11 @@ pub struct Settings {
     /// The listener is bound to loopback: pages of other origins may not send events.
     pub loopback: bool,
     pub access: Access,
+    /// Which web pages may send events; nothing: what CORS is about is not looked at.
+    pub cors: Option<CorsSettings>,
+    /// Nothing: no limits.
+    pub rate_limits: Option<RateLimitSettings>,
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl Default for Settings {
@@ -64,6 +84,9 @@ impl Default for Settings {
             event_bytes_max: EVENT_BYTES_MAX,
             loopback: false,
             access: Access::Open,
+            cors: None,
+            rate_limits: None,
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }
@@ -85,8 +108,10 @@ pub async fn serve(
     readiness: Readiness,
     stop: CancellationToken,
 ) -> Drained {
-    let limits = settings.http.clone();
+    let mut limits = settings.http.clone();
     let gateway = Arc::new(Gateway::new(settings, destination, readiness));
+    let dressing = Arc::clone(&gateway);
+    limits.dress = http::Dress::new(move |head, headers| dressing.dress_refusal(head, headers));
     let service = service_fn({
         let gateway = Arc::clone(&gateway);
         move |request| {
@@ -105,8 +130,10 @@ struct Gateway {
     body_timeout: Duration,
     batch_events_max: usize,
     event_bytes_max: usize,
-    loopback: bool,
     access: Access,
+    pages: Pages,
+    rate_limits: Option<RateLimits>,
+    trusted_proxies: TrustedProxies,
     destination: Destination,
     readiness: Readiness,
     bus_health: BusHealth,
@@ -121,8 +148,10 @@ impl Gateway {
             body_timeout: settings.body_timeout,
             batch_events_max: settings.batch_events_max,
             event_bytes_max: settings.event_bytes_max,
-            loopback: settings.loopback,
             access: settings.access,
+            pages: Pages::new(settings.cors.as_ref(), settings.loopback),
+            rate_limits: settings.rate_limits.map(|limits| RateLimits::new(&limits, settings.batch_events_max)),
+            trusted_proxies: settings.trusted_proxies,
             destination,
             bus_health: BusHealth::new(readiness.clone()),
             readiness,

@@ -4,12 +4,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 
 use super::Gateway;
 use super::caller::Caller;
-use crate::http::{Inbound, Problem, Scope, drain, own_origin};
+use super::exchange::Exchange;
+use super::rate_limit::Counted;
+use crate::http::{Inbound, Problem, Scope, drain};
 use crate::metrics::GatewayRoute;
 
 type Reply = Response<Full<Bytes>>;
@@ -59,6 +62,7 @@ pub(super) struct RouteMetrics {
     batch: GatewayRoute,
     health: GatewayRoute,
     ready: GatewayRoute,
+    preflight: GatewayRoute,
     unknown: GatewayRoute,
 }
 
@@ -69,6 +73,7 @@ impl RouteMetrics {
             batch: GatewayRoute::lookup("batch"),
             health: GatewayRoute::lookup("health"),
             ready: GatewayRoute::lookup("ready"),
+            preflight: GatewayRoute::lookup("preflight"),
             unknown: GatewayRoute::lookup("unknown"),
         }
     }
@@ -90,37 +95,77 @@ impl Gateway {
         let route = Route::of(request.uri().path());
         let (head, mut body) = request.into_parts();
         let multiplexed = head.version == Version::HTTP_2;
-        let dispatched = self.dispatch(route, Request::from_parts(head, &mut body), started).await;
-        let reply = dispatched.unwrap_or_else(Problem::into_reply);
-        self.routes.of(route).add(reply.status().as_u16(), started.elapsed());
+        let mut exchange = Exchange::begin(&head, self.pages.of(&head));
+        let (metrics, mut reply) = match self.pages.preflight(&exchange.page, &head) {
+            Some(reply) => (&self.routes.preflight, reply),
+            None => {
+                let dispatched =
+                    self.dispatch(route, Request::from_parts(head, &mut body), &mut exchange, started).await;
+                (self.routes.of(route), dispatched.unwrap_or_else(Problem::into_reply))
+            }
+        };
+        metrics.add(reply.status().as_u16(), started.elapsed());
+        self.dress(exchange, metrics.name(), &mut reply);
         if multiplexed && !reply.status().is_success() {
             drain(&mut body).await;
         }
         reply
     }
 
+    /// Gives a reply the headers that every reply has.
+    fn dress(&self, exchange: Exchange, route: &'static str, reply: &mut Reply) {
+        let (status, headers) = (reply.status(), reply.headers_mut());
+        self.pages.dress(&exchange.page, headers);
+        exchange.end(route, status, headers);
+    }
+
+    /// The same of a reply that the listener made itself.
+    pub(super) fn dress_refusal(&self, head: &Parts, headers: &mut HeaderMap) {
+        let exchange = Exchange::begin(head, self.pages.of(head));
+        self.pages.dress(&exchange.page, headers);
+        exchange.ids.write(headers);
+    }
+
     async fn dispatch(
         &self,
         route: Option<Route>,
         request: Request<&mut Inbound>,
+        exchange: &mut Exchange,
         started: Instant,
     ) -> Result<Reply, Problem> {
         let Some(route) = route else {
             return Err(Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."));
         };
         route.check_method(request.method())?;
-        if self.loopback && !request.method().is_safe() {
-            own_origin::check(request.uri(), request.headers(), true, &[])?;
+        exchange.page.check(request.method())?;
+        if !route.is_open() {
+            let caller = self.access.admit(request.headers(), started)?;
+            self.count(caller, &request, exchange)?;
         }
-        let caller = match route.is_open() {
-            true => Caller::Anyone,
-            false => self.access.admit(request.headers(), started)?,
-        };
         match route {
-            Route::Ingest => self.ingest(request, &caller).await,
-            Route::Batch => self.batch(request, &caller).await,
+            Route::Ingest => self.ingest(request, exchange).await,
+            Route::Batch => self.batch(request, exchange).await,
             Route::Health => Ok(document(StatusCode::OK, r#"{"status":"ok"}"#.into())),
             Route::Ready => Ok(self.ready()),
+        }
+    }
+
+    /// Counts a request among those of its caller, who is known from here on.
+    fn count(&self, caller: Caller, request: &Request<&mut Inbound>, exchange: &mut Exchange) -> Result<(), Problem> {
+        exchange.caller = caller;
+        let Some(limits) = &self.rate_limits else { return Ok(()) };
+        let counted = exchange.counted.insert(match exchange.caller.key() {
+            Some(key) => Counted::Key { id: key.id, own: key.limits },
+            None => Counted::Address(self.trusted_proxies.client(request.body().peer(), request.headers())),
+        });
+        limits.admit(counted, &mut exchange.standing)
+    }
+
+    /// Counts the events of a request whose body was read.
+    pub(super) fn count_events(&self, events: usize, exchange: &mut Exchange) -> Result<(), Problem> {
+        match (&self.rate_limits, &exchange.counted) {
+            (Some(limits), Some(counted)) => limits.charge(counted, events, &mut exchange.standing),
+            _ => Ok(()),
         }
     }
 

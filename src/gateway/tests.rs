@@ -103,15 +103,15 @@ impl TestGateway {
     }
 }
 
-fn event(device: &str) -> Value {
+pub(super) fn event(device: &str) -> Value {
     json!({"appId": "shop", "deviceId": device, "screenView": {"screenName": "home"}})
 }
 
-fn single(device: &str) -> String {
+pub(super) fn single(device: &str) -> String {
     json!({"event": event(device)}).to_string()
 }
 
-fn batch(events: impl IntoIterator<Item = Value>) -> String {
+pub(super) fn batch(events: impl IntoIterator<Item = Value>) -> String {
     json!({"events": events.into_iter().collect::<Vec<_>>()}).to_string()
 }
 

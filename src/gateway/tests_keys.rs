@@ -27,7 +27,7 @@ const HOW: &str = "Send an API key in the header X-API-Key, as Authorization: Be
                    Authorization: Basic.";
 
 /// A gateway that asks for keys, and the store that they are in.
-struct Keyed {
+pub(super) struct Keyed {
     gateway: TestGateway,
     store: Store,
     readiness: Readiness,
@@ -37,19 +37,23 @@ struct Keyed {
 
 impl Keyed {
     /// Its copy of the keys is not kept current yet.
-    async fn deaf() -> (Self, KeyRing) {
+    async fn deaf(settings: Settings) -> (Self, KeyRing) {
         let dir = tempfile::tempdir().unwrap();
-        let settings = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
-        let store = Store::open_sqlite(settings).unwrap();
+        let sqlite = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
+        let store = Store::open_sqlite(sqlite).unwrap();
         let readiness = Readiness::new();
         let ring = KeyRing::new(store.clone(), readiness.clone());
-        let settings = Settings { access: Access::Keys(ring.clone()), ..Settings::default() };
+        let settings = Settings { access: Access::Keys(ring.clone()), ..settings };
         let gateway = TestGateway::start(settings).await;
         (Self { gateway, store, readiness, following: None, _dir: dir }, ring)
     }
 
     async fn start() -> Self {
-        let (mut keyed, ring) = Self::deaf().await;
+        Self::start_with(Settings::default()).await
+    }
+
+    pub(super) async fn start_with(settings: Settings) -> Self {
+        let (mut keyed, ring) = Self::deaf(settings).await;
         let stop = CancellationToken::new();
         keyed.following = Some(stop.clone().drop_guard());
         Tasks::default().spawn(async move { ring.follow(stop).await });
@@ -57,7 +61,7 @@ impl Keyed {
     }
 
     /// A new key, which the gateway knows.
-    async fn key(&self, new: NewApiKey) -> String {
+    pub(super) async fn key(&self, new: NewApiKey) -> String {
         let (_, key) = self.store.create_key(new).await.unwrap();
         self.until(&format!("X-API-Key: {key}"), 400).await;
         key
@@ -73,7 +77,7 @@ impl Keyed {
         tokio::time::timeout(PATIENCE, waiting).await.expect("the gateway knows in time");
     }
 
-    async fn post(&self, path: &str, headers: &str, content_type: &str, body: &[u8]) -> RawReply {
+    pub(super) async fn post(&self, path: &str, headers: &str, content_type: &str, body: &[u8]) -> RawReply {
         post(&mut self.gateway.client().await, path, headers, content_type, body).await
     }
 }
@@ -89,7 +93,7 @@ async fn post(client: &mut RawClient, path: &str, headers: &str, content_type: &
     client.reply().await
 }
 
-fn new(app: &str, name: &str) -> NewApiKey {
+pub(super) fn new(app: &str, name: &str) -> NewApiKey {
     NewApiKey { app_id: app.to_owned(), name: name.to_owned(), ..NewApiKey::default() }
 }
 
@@ -290,7 +294,7 @@ async fn two_keys_of_an_app_are_good_until_one_is_revoked() {
 
 #[tokio::test]
 async fn a_gateway_that_has_read_no_keys_yet_says_so() {
-    let (keyed, ring) = Keyed::deaf().await;
+    let (keyed, ring) = Keyed::deaf(Settings::default()).await;
     let (_, key) = keyed.store.create_key(new("shop", "ios")).await.unwrap();
     let header = format!("X-API-Key: {key}");
     let reply = keyed.post(INGEST, &header, JSON, b"{}").await;

@@ -9,6 +9,7 @@ mod body;
 mod connection;
 mod connections;
 mod drain;
+mod dress;
 mod drive;
 mod head;
 mod memory;
@@ -40,6 +41,7 @@ use crate::supervisor::StopBudget;
 
 pub use body::{BodyError, Inbound, InboundError, read_body};
 pub use drain::drain;
+pub use dress::Dress;
 pub use memory::MemoryBudget;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessWatch, Scope};
@@ -75,6 +77,8 @@ pub struct Limits {
     pub last_call: Duration,
     /// How long requests in flight may take after `stop` before their connections are cut.
     pub drain_timeout: StopBudget,
+    /// What refusals of the listener itself say beside their problem.
+    pub dress: Dress,
 }
 
 impl Default for Limits {
@@ -92,6 +96,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(120),
             last_call: Duration::ZERO,
             drain_timeout: Duration::from_secs(15).into(),
+            dress: Dress::default(),
         }
     }
 }

@@ -157,7 +157,7 @@ impl Server {
         let Some(socket) = self.socket(tcp, watch).await else { return };
         let leftover = Leftover::default();
         let stream = WatchedStream::new(socket, Arc::clone(watch), leftover.clone());
-        let on_request = Arc::clone(watch);
+        let (on_request, dress) = (Arc::clone(watch), self.limits.dress.clone());
         let watched = service_fn(move |request: Request<Incoming>| {
             let multiplexed = request.version() == Version::HTTP_2;
             let has_body = !multiplexed && !request.body().is_end_stream();
@@ -168,16 +168,26 @@ impl Server {
             };
             // In a box of its own: the protocol library keeps room for a whole answer on every idle connection, and for
             // two of them on every stream.
-            let answering =
-                begin(&on_request, request, admitted).map(|(request, share)| (Box::pin(service.call(request)), share));
+            let answering = match begin(&on_request, &request, admitted) {
+                Ok(share) => {
+                    let request = request.map(|body| Inbound::new(body, Arc::clone(&share)));
+                    Ok((Box::pin(service.call(request)), share))
+                }
+                Err((problem, share)) => {
+                    let cut = share.is_none();
+                    let mut reply = refusal(problem, asked, share);
+                    dress.write(&request.into_parts().0, reply.headers_mut());
+                    Err((Box::new(reply), cut))
+                }
+            };
             async move {
                 let mut reply = match answering {
                     Ok((reply, share)) => outbound(reply.await?, asked, share),
-                    Err((problem, share)) => {
-                        if share.is_none() {
+                    Err((reply, cut)) => {
+                        if cut {
                             in_flight.0.cut();
                         }
-                        refusal(problem, asked, share)
+                        *reply
                     }
                 };
                 if has_body && !reply.status().is_success() {
@@ -228,12 +238,12 @@ fn is_probe<B>(request: &Request<B>) -> bool {
     request.method().is_safe() && PROBES.contains(&request.uri().path())
 }
 
-/// The request as the service gets it, and its share of the memory; or why it does not, and the share of the refusal.
-type Begun = Result<(Request<Inbound>, Arc<Share>), (Problem, Option<Arc<Share>>)>;
+/// The share of the memory that a request has; or why the service does not get it, and the share of the refusal.
+type Begun = Result<Arc<Share>, (Problem, Option<Arc<Share>>)>;
 
-fn begin(watch: &Arc<Watch>, request: Request<Incoming>, admitted: Admitted) -> Begun {
-    let is_probe = is_probe(&request);
-    let share = match Share::take(watch, head::size(&request)) {
+fn begin(watch: &Arc<Watch>, request: &Request<Incoming>, admitted: Admitted) -> Begun {
+    let is_probe = is_probe(request);
+    let share = match Share::take(watch, head::size(request)) {
         Ok(share) => share,
         // A process that has no room for requests is alive all the same.
         Err(short) => match Share::beyond(watch) {
@@ -244,7 +254,7 @@ fn begin(watch: &Arc<Watch>, request: Request<Incoming>, admitted: Admitted) -> 
             }
         },
     };
-    if let Err(problem) = head::check(&request) {
+    if let Err(problem) = head::check(request) {
         return Err((problem, Some(share)));
     }
     if admitted == Admitted::Probes && !is_probe {
@@ -253,8 +263,7 @@ fn begin(watch: &Arc<Watch>, request: Request<Incoming>, admitted: Admitted) -> 
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(1).closing();
         return Err((problem, Some(share)));
     }
-    let request = request.map(|body| Inbound::new(body, Arc::clone(&share)));
-    Ok((request, share))
+    Ok(share)
 }
 
 /// One request that has no reply yet; ends too when the client goes away.

@@ -277,7 +277,9 @@ fn mistakes_end_with_their_exit_code_and_a_sentence() {
     refused(("NATS_URL", "h:4222"), &["run"], "nats_url");
     refused(("NATS_STREAM_SUBJECTS", "events.shop.>,anomalies.>"), &["run"], "nats_stream_subjects");
     refused(("AUTH_ENABLED", "true"), &["run"], "AUTH_ENABLED");
-    refused(("RATE_LIMIT_PER_KEY_RPS", "5"), &["run"], "RATE_LIMIT_PER_KEY_RPS");
+    refused(("RATE_LIMIT_PER_KEY_BURST", "5"), &["run"], "rate_limit_per_key_burst");
+    refused(("CORS_ALLOWED_ORIGINS", "null"), &["run"], "cors_allowed_origins");
+    refused(("TRUSTED_PROXIES", "my-proxy"), &["run"], "trusted_proxies");
     refused(("HTTP_ADDR", "127.0.0.1:0"), &["run", "--role", "gate"], "a role is all, gateway, sink or reaction");
     refused(("BATCH_FLUSH_INTERVAL", "soon"), &["config"], "a duration such as");
 }

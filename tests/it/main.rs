@@ -4,6 +4,7 @@
 mod admin_access;
 mod api_keys;
 mod bus_settings;
+mod callers;
 mod chaos;
 #[cfg(target_os = "linux")]
 mod clocks;

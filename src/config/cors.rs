@@ -1,0 +1,204 @@
+//! The settings of CORS: origins, lists of methods and headers, and what they must hold together.
+//!
+//! Invariant: what is parsed is written as browsers write it, so that the gateway compares letter by letter.
+
+use super::Config;
+use super::value::{Period, Setting};
+
+/// Allowed origins: `*`, `https://app.example.com:8443`, or `https://*.example.com` for all hosts below one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origins(pub Vec<String>);
+
+const ORIGINS: &str = "*, or origins such as https://app.example.com, http://localhost:3000 and \
+                       https://*.example.com, separated by commas; null stands for any sandboxed page and is none";
+
+impl Setting for Origins {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        match parts.map(origin).collect::<Option<Vec<_>>>() {
+            Some(origins) if !origins.is_empty() => Ok(Self(origins)),
+            _ => Err(ORIGINS.into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.join(",")
+    }
+}
+
+/// In lower case, without the default port and the slash at the end.
+fn origin(text: &str) -> Option<String> {
+    if text == "*" {
+        return Some(text.to_owned());
+    }
+    let text = text.to_ascii_lowercase();
+    let (scheme, rest) = text.split_once("://")?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+    let default_port = match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse::<u16>().ok()?)),
+        _ => (rest, None),
+    };
+    let port = port.filter(|port| Some(*port) != default_port).map_or(String::new(), |port| format!(":{port}"));
+    (is_scheme && is_host(host)).then(|| format!("{scheme}://{host}{port}"))
+}
+
+/// A name, an address, or `*.` and a name of more than one label.
+fn is_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let (name, labels_min) = host.strip_prefix("*.").map_or((host, 1), |name| (name, 2));
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    (name.split('.').count() >= labels_min || name == "localhost") && name.split('.').all(is_label)
+}
+
+/// A comma-separated list of HTTP tokens: methods or names of headers; `*` stands for any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens(pub Vec<String>);
+
+impl Setting for Tokens {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<_> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        if !parts.is_empty() && parts.iter().all(|part| part.bytes().all(is_token_byte)) {
+            Ok(Self(parts))
+        } else {
+            Err("names of methods or headers, separated by commas, or *".into())
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.join(",")
+    }
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A time that is sent in seconds: `86400`, or as other durations `24h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds(pub u64);
+
+impl Setting for Seconds {
+    fn parse(text: &str) -> Result<Self, String> {
+        let plain = text.trim().parse().ok();
+        let seconds = plain.or_else(|| Period::parse(text).ok().map(|period| period.0.as_secs()));
+        seconds.map(Self).ok_or_else(|| "seconds such as 86400, or a duration such as 24h".into())
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Refuses by key, value and what is allowed.
+pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)) {
+    if !config.cors_enabled.0 || !config.cors_allow_credentials.0 {
+        return;
+    }
+    let any = |list: &[String]| list.iter().any(|item| item == "*");
+    match &config.cors_allowed_origins {
+        Some(origins) if any(&origins.0) => {
+            let allowed = "origins by name or pattern where cors_allow_credentials is true: with * any page could act \
+                           for whoever visits it";
+            refuse("cors_allowed_origins", origins.show(), allowed);
+        }
+        None if !config.http_addr.is_loopback() => {
+            let allowed = "false, or set together with cors_allowed_origins, which is * otherwise";
+            refuse("cors_allow_credentials", config.cors_allow_credentials.show(), allowed);
+        }
+        _ => {}
+    }
+    for (key, list) in [
+        ("cors_allowed_methods", &config.cors_allowed_methods),
+        ("cors_allowed_headers", &config.cors_allowed_headers),
+        ("cors_exposed_headers", &config.cors_exposed_headers),
+    ] {
+        if any(&list.0) {
+            refuse(key, list.show(), "names where cors_allow_credentials is true: * is a name like others then");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::load_env;
+    use super::*;
+
+    #[test]
+    fn origins_are_written_as_browsers_write_them() {
+        for (text, shown) in [
+            ("*", "*"),
+            ("https://App.Example.com", "https://app.example.com"),
+            ("https://app.example.com:443/, http://localhost:3000", "https://app.example.com,http://localhost:3000"),
+            ("http://a.test:80,http://a.test:443", "http://a.test,http://a.test:443"),
+            ("https://*.example.com:8443", "https://*.example.com:8443"),
+            ("http://*.localhost:3000", "http://*.localhost:3000"),
+            ("http://[::1]:3000,http://[::1]", "http://[::1]:3000,http://[::1]"),
+            ("capacitor://localhost", "capacitor://localhost"),
+        ] {
+            let origins = Origins::parse(text).unwrap();
+            assert_eq!(origins.show(), shown, "{text}");
+            assert_eq!(Origins::parse(shown).unwrap(), origins);
+        }
+        for wrong in [
+            "",
+            "null",
+            "example.com",
+            "https://",
+            "https://*",
+            "https://*.com",
+            "https://a.*.example.com",
+            "https://a*.example.com",
+            "https://example.com.",
+            "https://example.com/path",
+            "https://user@example.com",
+            "https://example.com:0x50",
+            "https://example.com:99999",
+            "https://a b",
+            "https://[::g]",
+            "//example.com",
+            "https://example.com null",
+        ] {
+            assert!(Origins::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn lists_and_seconds_are_checked() {
+        assert_eq!(Tokens::parse("GET, X-API-Key,*").unwrap().show(), "GET,X-API-Key,*");
+        for wrong in ["", ",", "X API", "a:b", "a\r\nb", "é"] {
+            assert!(Tokens::parse(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(Seconds::parse("86400").unwrap(), Seconds::parse("24h").unwrap());
+        for wrong in ["", "-1", "soon"] {
+            assert!(Seconds::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_need_origins_by_name() {
+        let refused = |environment: &[(&str, &str)], key: &str| {
+            let error = load_env(environment).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        };
+        let (on, origins) = (("CORS_ALLOW_CREDENTIALS", "true"), ("CORS_ALLOWED_ORIGINS", "https://a.test"));
+        refused(&[on, ("CORS_ALLOWED_ORIGINS", "https://a.test,*")], "cors_allowed_origins");
+        refused(&[on, ("HTTP_ADDR", ":8080")], "cors_allow_credentials");
+        refused(&[on, origins, ("CORS_ALLOWED_HEADERS", "*")], "cors_allowed_headers");
+        load_env(&[on, origins, ("HTTP_ADDR", ":8080")]).unwrap();
+        load_env(&[on]).unwrap();
+        load_env(&[on, ("CORS_ALLOWED_ORIGINS", "*"), ("CORS_ENABLED", "false")]).unwrap();
+        load_env(&[("CORS_ALLOWED_ORIGINS", "*"), ("CORS_ALLOWED_HEADERS", "*")]).unwrap();
+    }
+}

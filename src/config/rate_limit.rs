@@ -1,0 +1,85 @@
+//! The settings of rate limits, as they complete one another, and what they must hold together.
+
+use super::Config;
+use super::value::{Count, Setting};
+
+/// Requests a second, and at once.
+pub struct Rate {
+    pub per_second: usize,
+    pub burst: usize,
+}
+
+/// Tokens are added no more often than this many times a second: what does not fit a burst then is lost.
+const REFILLS_MAX: usize = 100;
+
+impl Config {
+    /// Whether there are rate limits: what only this machine reaches has none unless somebody says so.
+    pub fn is_rate_limited(&self) -> bool {
+        self.rate_limit_enabled.map_or_else(|| !self.http_addr.is_loopback(), |enabled| enabled.0)
+    }
+
+    /// Of all callers together.
+    pub fn rate_limit(&self) -> Rate {
+        Rate { per_second: self.rate_limit_requests_per_second.0, burst: self.rate_limit_burst_size.0 }
+    }
+
+    /// Of each key or address: as of all together where nothing else is said; twice the rate at once where only that is.
+    pub fn rate_limit_per_key(&self) -> Rate {
+        let all = self.rate_limit();
+        let burst = self.rate_limit_per_key_burst.map(|burst| burst.0);
+        match self.rate_limit_per_key_rps {
+            Some(Count(per_second)) => Rate { per_second, burst: burst.unwrap_or(2 * per_second) },
+            None => Rate { burst: burst.unwrap_or(all.burst), ..all },
+        }
+    }
+}
+
+/// Refuses by key, value and what is allowed.
+pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)) {
+    let too_small = |rate: &Rate| rate.burst.saturating_mul(REFILLS_MAX) < rate.per_second;
+    if too_small(&config.rate_limit()) {
+        let allowed = "at least a hundredth of rate_limit_requests_per_second";
+        refuse("rate_limit_burst_size", config.rate_limit_burst_size.show(), allowed);
+    }
+    if let Some(burst) = config.rate_limit_per_key_burst
+        && too_small(&config.rate_limit_per_key())
+    {
+        refuse("rate_limit_per_key_burst", burst.show(), "at least a hundredth of rate_limit_per_key_rps");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::load_env;
+
+    fn limits(environment: &[(&str, &str)]) -> (bool, [usize; 4]) {
+        let config = load_env(environment).unwrap().config;
+        let (all, each) = (config.rate_limit(), config.rate_limit_per_key());
+        (config.is_rate_limited(), [all.per_second, all.burst, each.per_second, each.burst])
+    }
+
+    #[test]
+    fn limits_complete_one_another() {
+        let everywhere = ("HTTP_ADDR", ":8080");
+        let (rps, burst) = ("RATE_LIMIT_PER_KEY_RPS", "RATE_LIMIT_PER_KEY_BURST");
+        assert_eq!(limits(&[]), (false, [1_000, 2_000, 1_000, 2_000]), "a laptop has none");
+        assert_eq!(limits(&[("RATE_LIMIT_ENABLED", "true")]).0, true);
+        assert_eq!(limits(&[everywhere]), (true, [1_000, 2_000, 1_000, 2_000]));
+        assert_eq!(limits(&[everywhere, ("RATE_LIMIT_ENABLED", "false")]).0, false);
+        assert_eq!(limits(&[(rps, "50")]).1, [1_000, 2_000, 50, 100]);
+        assert_eq!(limits(&[(rps, "50"), (burst, "60")]).1, [1_000, 2_000, 50, 60]);
+        assert_eq!(limits(&[(burst, "60")]).1, [1_000, 2_000, 1_000, 60]);
+    }
+
+    #[test]
+    fn a_burst_that_no_rate_comes_through_is_refused() {
+        for (name, value) in [("RATE_LIMIT_BURST_SIZE", "9"), ("RATE_LIMIT_PER_KEY_BURST", "9")] {
+            let error = load_env(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(&name.to_ascii_lowercase()) && error.contains("hundredth"), "{error}");
+            load_env(&[(name, "10")]).unwrap();
+        }
+        for wrong in ["0", "-1", "many", "1.5"] {
+            load_env(&[("RATE_LIMIT_REQUESTS_PER_SECOND", wrong)]).unwrap_err();
+        }
+    }
+}

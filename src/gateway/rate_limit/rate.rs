@@ -1,0 +1,168 @@
+//! How much per second, and a bucket that holds it.
+//!
+//! The `leaky-bucket` crate adds whole tokens at whole milliseconds, and forgets what is left of a millisecond at each
+//! addition: at 100 ms that is at most one percent. Intervals are that long or longer where the burst allows it.
+
+use std::time::Duration;
+
+use leaky_bucket::RateLimiter;
+
+/// So many a second, and so many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    pub per_second: u32,
+    pub burst: u32,
+}
+
+const INTERVAL_MS: u64 = 100;
+const INTERVAL_MS_MIN: u64 = 10;
+const INTERVAL_MS_MAX: u64 = 1_000;
+/// An interval is good enough when its rate is this near to the wanted one, in parts per thousand.
+const ERROR_MAX: u64 = 1;
+
+impl Quota {
+    /// Tokens that are added at an interval in milliseconds: the shortest that comes near enough, or the one that comes
+    /// nearest.
+    fn refill(self) -> (u64, u64) {
+        let (rate, burst) = (u64::from(self.per_second), u64::from(self.burst));
+        let tokens = |interval: u64| ((rate * interval + 500) / 1_000).max(1);
+        let error = |interval: u64| (tokens(interval) * 1_000).abs_diff(rate * interval) * 1_000 / (rate * interval);
+        // More tokens than the burst would be lost.
+        let longest = (burst * 1_000 / rate.max(1)).clamp(INTERVAL_MS_MIN, INTERVAL_MS_MAX);
+        let intervals = INTERVAL_MS.min(longest)..=longest;
+        let near = intervals.clone().find(|interval| error(*interval) < ERROR_MAX);
+        let interval = near.or_else(|| intervals.min_by_key(|interval| error(*interval))).unwrap_or(INTERVAL_MS_MAX);
+        (tokens(interval), interval)
+    }
+
+    /// Seconds after which an empty bucket is full again.
+    pub(super) fn window_seconds(self) -> u32 {
+        self.burst.div_ceil(self.per_second.max(1)).max(1)
+    }
+}
+
+/// The tokens of one caller, or of all together.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    limiter: RateLimiter,
+    per_second: u32,
+}
+
+impl Bucket {
+    pub(super) fn full(quota: Quota) -> Self {
+        let quota = Quota { per_second: quota.per_second.max(1), burst: quota.burst.max(1) };
+        let (refill, interval_ms) = quota.refill();
+        let limiter = RateLimiter::builder()
+            .refill(refill as usize)
+            .interval(Duration::from_millis(interval_ms))
+            .max(quota.burst as usize)
+            .initial(quota.burst as usize)
+            .build();
+        Self { limiter, per_second: quota.per_second }
+    }
+
+    pub(super) fn quota(&self) -> Quota {
+        Quota { per_second: self.per_second, burst: self.limiter.max() as u32 }
+    }
+
+    pub(super) fn take(&self, tokens: usize) -> bool {
+        self.limiter.try_acquire(tokens)
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.refresh();
+        self.left() == 0
+    }
+
+    /// What was left at the last [`Bucket::take`].
+    pub(super) fn left(&self) -> usize {
+        self.limiter.balance()
+    }
+
+    /// Milliseconds until it is full again, about.
+    pub(super) fn full_in_ms(&self) -> u64 {
+        self.refresh();
+        let missing = self.limiter.max().saturating_sub(self.limiter.balance());
+        missing as u64 * 1_000 / u64::from(self.per_second)
+    }
+
+    /// Adds what is due: the crate does so when it is asked, and nobody gets this many.
+    fn refresh(&self) {
+        self.limiter.try_acquire(usize::MAX);
+    }
+
+    /// Seconds until so many tokens are there, at least one. For buckets that hold as many.
+    pub(super) fn wait_seconds(&self, tokens: usize) -> u32 {
+        let missing = tokens.saturating_sub(self.limiter.balance()).max(1);
+        let intervals = missing.div_ceil(self.limiter.refill()) as u64;
+        let wait_ms = intervals.saturating_mul(self.limiter.interval().as_millis() as u64);
+        u32::try_from(wait_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn the_refill_comes_near_the_rate() {
+        for (per_second, burst, expected) in [
+            (1_000, 2_000, (100, 100)),
+            (1, 1, (1, 1_000)),
+            (1, 5, (1, 1_000)),
+            (5, 10, (1, 200)),
+            (10, 10, (1, 100)),
+            (1_000, 50, (50, 50)),
+            (1_000, 1, (10, 10)),
+            (1_000_000_000, 2_000_000_000, (100_000_000, 100)),
+        ] {
+            assert_eq!(Quota { per_second, burst }.refill(), expected, "{per_second} {burst}");
+        }
+        for per_second in (1..2_000).chain([3_333, 77_777, 999_999]) {
+            let (tokens, interval) = Quota { per_second, burst: per_second }.refill();
+            let rate = tokens as f64 * 1_000.0 / interval as f64;
+            let error = (rate - f64::from(per_second)).abs() / f64::from(per_second);
+            assert!(error <= 0.001, "{per_second}: {tokens} every {interval} ms");
+            assert!(tokens <= u64::from(per_second), "{per_second}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_fills_at_its_rate() {
+        let quota = Quota { per_second: 1_000, burst: 2_000 };
+        let bucket = Bucket::full(quota);
+        assert_eq!((bucket.quota(), bucket.full_in_ms()), (quota, 0));
+        assert!(bucket.take(2_000) && !bucket.take(1));
+        assert_eq!((bucket.left(), bucket.full_in_ms(), bucket.wait_seconds(1)), (0, 2_000, 1));
+        assert_eq!(bucket.wait_seconds(1_500), 2);
+        let take_every = async |step_us: u64| {
+            let mut taken = 0;
+            for _ in 0..10_000 {
+                tokio::time::advance(Duration::from_micros(step_us)).await;
+                taken += usize::from(bucket.take(1));
+            }
+            taken
+        };
+        // Slower than the rate: all but what came before the first refill.
+        let slow = take_every(1_300).await;
+        assert!((9_900..=10_000).contains(&slow), "{slow}");
+        // Twice as fast, for five seconds: the burst and the rate.
+        let fast = take_every(500).await;
+        assert!((6_850..=7_100).contains(&fast), "{fast}");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(bucket.full_in_ms(), 0);
+    }
+
+    #[test]
+    fn asking_costs_little() {
+        let bucket = Bucket::full(Quota { per_second: 1_000_000_000, burst: 2_000_000_000 });
+        let start = Instant::now();
+        for _ in 0..10_000 {
+            assert!(bucket.take(1));
+        }
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+}
