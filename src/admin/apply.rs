@@ -64,7 +64,7 @@ pub(super) async fn apply(
     let read = tokio::task::spawn_blocking(move || {
         let document = parse_json(&body, SET_VALUES_MAX)?;
         drop(body);
-        Ok(Reading::of(document, &checks))
+        Ok::<_, Problem>(Reading::of(document, &checks))
     });
     let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
     let mut reading = read.await.map_err(unread)??;

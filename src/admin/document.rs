@@ -70,10 +70,7 @@ fn unread(error: BodyError, bytes_max: usize) -> Problem {
             let detail = format!("The body has at most {} MiB.", bytes_max >> 20);
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).closing()
         }
-        BodyError::Timeout => Problem::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.").closing(),
-        BodyError::Broken => Problem::new(StatusCode::BAD_REQUEST, "The body broke off.").closing(),
-        BodyError::Busy => Problem::short_of_memory(),
-        BodyError::Slow => Problem::too_slow(),
+        other => other.into(),
     }
 }
 

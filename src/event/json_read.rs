@@ -38,9 +38,14 @@ pub(super) struct JsonReader<'a> {
 
 impl<'a> JsonReader<'a> {
     pub(super) fn new(text: &'a str) -> Self {
+        Self::onto(Vec::with_capacity(text.len()), text)
+    }
+
+    /// Appends what it reads to `out`.
+    pub(super) fn onto(out: Vec<u8>, text: &'a str) -> Self {
         Self {
             json: JsonText::new(text),
-            out: Vec::with_capacity(text.len()),
+            out,
             errors: Errors::default(),
             text: Vec::new(),
             keys: Vec::new(),

@@ -11,7 +11,7 @@ use super::limits::JSON_DEPTH_MAX;
 /// The text is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed {
-    at: usize,
+    pub(super) at: usize,
 }
 
 impl fmt::Display for Malformed {

@@ -84,6 +84,21 @@ pub fn accept_json_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) 
     Ok(Accepted { bytes: reader.out, items })
 }
 
+/// One event a line, each checked and filled or with what is wrong with it. A line that cannot be read touches no other;
+/// empty lines are none.
+pub fn accept_json_lines(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    check_width(body)?;
+    let mut accepted = Accepted { bytes: Vec::with_capacity(body.len()), items: Vec::new() };
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        check_count(accepted.items.len() + 1, events_max)?;
+        let Accepted { bytes, items } = &mut accepted;
+        items.push(json_line(line, bytes, arrival));
+    }
+    check_count(accepted.items.len(), events_max)?;
+    Ok(accepted)
+}
+
 /// An encoded `IngestEventRequest`, checked and filled.
 pub fn accept_binary_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut event = None;
@@ -142,6 +157,9 @@ impl From<Malformed> for Refused {
     }
 }
 
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Where the event of a single request stands.
 const EVENT: Path<'static> = Path::Field(&Path::Root, "event");
 
@@ -158,6 +176,22 @@ fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item,
         reader.out.truncate(start);
     }
     Ok(verdict.map(|()| start..reader.out.len()))
+}
+
+fn json_line(line: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>) -> Item {
+    let unreadable = |at: usize, what: &str| Err(vec![FieldError::new("", format!("{what} at byte {at} of its line"))]);
+    let text = match std::str::from_utf8(line) {
+        Ok(text) => text,
+        Err(error) => return unreadable(error.valid_up_to(), "is not UTF-8"),
+    };
+    let mut reader = JsonReader::onto(std::mem::take(out), text);
+    let start = reader.out.len();
+    let item = json_item(&mut reader, arrival).and_then(|item| reader.json.end().map(|()| item));
+    *out = reader.out;
+    item.unwrap_or_else(|malformed| {
+        out.truncate(start);
+        unreadable(malformed.at, "is not well-formed JSON")
+    })
 }
 
 fn binary_item(
@@ -195,18 +229,30 @@ fn check_count(count: usize, events_max: usize) -> Result<(), Refused> {
     Err(Refused::invalid(FieldError::new("/events", format!("must have 1 to {events_max} events"))))
 }
 
+/// JSON is UTF-8 (RFC 8259 §8.1).
+fn json_text(body: &[u8]) -> Result<&str, Refused> {
+    check_width(body)?;
+    std::str::from_utf8(body)
+        .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))
+}
+
+/// Says what is wrong with text of wider units, which would only be called broken UTF-8.
+fn check_width(body: &[u8]) -> Result<(), Refused> {
+    match body {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
+            Err(Refused::new("The body is UTF-16 or UTF-32: JSON must be UTF-8."))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads an object whose only member is `member`; `value` reads that, unless it is null, which stands for missing.
 fn json_body<'a>(
     body: &'a [u8],
     member: &str,
     mut value: impl FnMut(&mut JsonReader<'a>) -> Result<(), Refused>,
 ) -> Result<JsonReader<'a>, Refused> {
-    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] = body {
-        return Err(Refused::new("The body is UTF-16 or UTF-32: JSON must be UTF-8."));
-    }
-    let text = std::str::from_utf8(body)
-        .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
-    let mut reader = JsonReader::new(text);
+    let mut reader = JsonReader::new(json_text(body)?);
     reader.json.skip_mark();
     if reader.json.end().is_ok() {
         return Err(Refused::new("The body is empty."));

@@ -8,7 +8,7 @@ use http_body_util::Full;
 
 use super::caller::Caller;
 use super::exchange::Exchange;
-use super::form::Form;
+use super::form::{self, Form};
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::request_id::RequestIds;
 use super::{Destination, Gateway, reply};
@@ -16,7 +16,7 @@ use crate::bus::{Batch, Bus, BusError, BusErrorKind, Original, Published};
 use crate::causes::chain;
 use crate::event::request::{self, Accepted, Refused};
 use crate::event::{Arrival, EventRef, check_names, is_of_other_app};
-use crate::http::{BodyError, Inbound, Problem, read_body};
+use crate::http::{Coding, Inbound, Problem, read_body, read_coded};
 use crate::metrics::GatewayVerdicts;
 
 impl Gateway {
@@ -26,11 +26,14 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
-        let accepted = self.read(request.into_body(), |bytes| match form {
-            Form::Json => request::accept_json_single(bytes, &self.arrival(&exchange.caller)),
-            Form::Binary(_) => request::accept_binary_single(bytes, &self.arrival(&exchange.caller)),
-        });
-        let accepted = accepted.await?;
+        let read = match form {
+            Form::Json => request::accept_json_single,
+            Form::Binary(_) => request::accept_binary_single,
+            Form::JsonLines => return Err(form::of_batches()),
+        };
+        let coding = Coding::of(request.headers())?;
+        let accepted =
+            self.read(request.into_body(), coding, |bytes| read(bytes, &self.arrival(&exchange.caller))).await?;
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
         self.count_events(accepted.len(), exchange)?;
         let (mut verdicts, batch) = self.judge(accepted);
@@ -51,18 +54,19 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let form = Form::of(request.headers())?;
+        let read = match form {
+            Form::Json => request::accept_json_batch,
+            Form::JsonLines => request::accept_json_lines,
+            Form::Binary(_) => request::accept_binary_batch,
+        };
+        let coding = Coding::of(request.headers())?;
         let body = request.into_body();
-        let accepted = self.read(body, |bytes| match form {
-            Form::Json => request::accept_json_batch(bytes, self.batch_events_max, &self.arrival(&exchange.caller)),
-            Form::Binary(_) => {
-                request::accept_binary_batch(bytes, self.batch_events_max, &self.arrival(&exchange.caller))
-            }
-        });
-        let accepted = accepted.await?.map_err(|refused| self.refuse(refused, 0))?;
+        let read = |bytes: &[u8]| read(bytes, self.batch_events_max, &self.arrival(&exchange.caller));
+        let accepted = self.read(body, coding, read).await?.map_err(|refused| self.refuse(refused, 0))?;
         self.count_events(accepted.len(), exchange)?;
         let (mut verdicts, batch) = self.judge(accepted);
         // Once something is stored there is no way back: the reply's room is made sure of before.
-        body.hold_for_reply(reply::batch_bytes(&verdicts)).map_err(unreadable)?;
+        body.hold_for_reply(reply::batch_bytes(&verdicts))?;
         let id_bytes = verdicts.id_bytes();
         self.publish(&mut verdicts, batch, exchange).await;
         // The ids of the first events of duplicates may be longer than those that were sent.
@@ -77,8 +81,11 @@ impl Gateway {
 
     /// Reads a body and makes something of it. The body is freed at once: while the request waits for what it set
     /// going, that memory serves the next one.
-    async fn read<T>(&self, body: &mut Inbound, make: impl FnOnce(&[u8]) -> T) -> Result<T, Problem> {
-        let body = read_body(body, self.body_bytes_max, self.body_timeout).await.map_err(unreadable)?;
+    async fn read<T>(&self, body: &mut Inbound, coding: Coding, make: impl FnOnce(&[u8]) -> T) -> Result<T, Problem> {
+        let body = match coding {
+            Coding::Identity => read_body(body, self.body_bytes_max, self.body_timeout).await?,
+            coding => read_coded(body, coding, self.body_bytes_max, self.body_timeout).await?,
+        };
         Ok(make(&body))
     }
 
@@ -163,14 +170,4 @@ fn nothing_stored(verdicts: &Verdicts) -> Option<BusErrorKind> {
         }
     }
     failure
-}
-
-fn unreadable(error: BodyError) -> Problem {
-    match error {
-        BodyError::TooLarge => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large.").closing(),
-        BodyError::Timeout => Problem::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.").closing(),
-        BodyError::Broken => Problem::new(StatusCode::BAD_REQUEST, "The body could not be read.").closing(),
-        BodyError::Busy => Problem::short_of_memory(),
-        BodyError::Slow => Problem::too_slow(),
-    }
 }

@@ -25,6 +25,8 @@ mod tests;
 #[cfg(test)]
 mod tests_bad_input;
 #[cfg(test)]
+mod tests_bodies;
+#[cfg(test)]
 mod tests_cors;
 #[cfg(test)]
 mod tests_keys;

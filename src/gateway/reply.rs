@@ -36,7 +36,7 @@ pub(super) const RETRY_AFTER_SECONDS: u32 = 2;
 /// The reply to a stored single event.
 pub(super) fn single(form: Form, id: &str, duplicate: bool) -> Response<Full<Bytes>> {
     let body = match form {
-        Form::Json => {
+        Form::Json | Form::JsonLines => {
             let mut out = Vec::with_capacity(RESULT_BYTES);
             out.extend_from_slice(br#"{"eventId":"#);
             write_string(&mut out, id);
@@ -70,7 +70,7 @@ pub(super) fn batch(form: Form, verdicts: &Verdicts) -> Response<Full<Bytes>> {
     let rejected = verdicts.len() - accepted;
     let results = verdicts.iter().map(|verdict| Outcome::of(&verdict)).enumerate();
     let body = match form {
-        Form::Json => {
+        Form::Json | Form::JsonLines => {
             let mut out = Vec::with_capacity(64 + (accepted + rejected) * RESULT_BYTES);
             out.extend_from_slice(br#"{"acceptedCount":"#);
             write_number(&mut out, accepted);

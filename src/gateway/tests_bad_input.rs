@@ -406,8 +406,8 @@ fn bad_http() -> Vec<Case> {
         Case::raw(name, format!("POST {INGEST} HTTP/1.1\r\nhost: t\r\n{headers}\r\n\r\n"), status, detail)
     };
     let post_only = "This resource takes POST.";
-    let types = "Content-Type must be application/json, application/x-protobuf, application/protobuf or \
-                 application/octet-stream.";
+    let types = "Content-Type must be application/json, application/x-ndjson, application/x-protobuf, \
+                 application/protobuf or application/octet-stream.";
     let form = "Content-Type is application/x-www-form-urlencoded, as curl -d says when it is not told otherwise. \
                 Events are JSON: add -H 'Content-Type: application/json'.";
     vec![
@@ -424,10 +424,41 @@ fn bad_http() -> Vec<Case> {
         Case::post("a form", INGEST, "application/x-www-form-urlencoded", "a=b", form).status(415),
         Case::post("JSON of another kind", BATCH, "application/vnd.api+json", "{}", types).status(415),
         with(
-            "compressed",
-            "content-encoding: gzip\r\ncontent-length: 0",
+            "unknown coding",
+            "content-encoding: compress\r\ncontent-length: 0",
             415,
-            "Content-Encoding must be absent or identity.",
+            "Content-Encoding must be gzip, deflate, br, zstd or identity.",
+        )
+        .header("accept-encoding", "gzip, deflate, br, zstd"),
+        with(
+            "two codings",
+            "content-encoding: gzip, br\r\ncontent-length: 0",
+            415,
+            "Content-Encoding must name one coding: bodies are not inflated twice.",
+        )
+        .header("accept-encoding", "gzip, deflate, br, zstd"),
+        with(
+            "not gzip",
+            "content-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
+            400,
+            "The body is not what Content-Encoding says, or it ends early.",
+        ),
+        Case::post(
+            "one event a line",
+            INGEST,
+            "application/x-ndjson",
+            "{}",
+            "JSON lines are taken by /v1/events/batch.",
+        )
+        .status(415),
+        Case::post("no line", BATCH, "application/x-ndjson", "\n \r\n", NOT_VALID_REQUEST)
+            .error("/events", "must have 1 to 1000 events"),
+        Case::post(
+            "wide lines",
+            BATCH,
+            "application/x-ndjson",
+            "{\0",
+            "The body is UTF-16 or UTF-32: JSON must be UTF-8.",
         ),
         with("too large", &format!("content-length: {}", BODY_BYTES_MAX + 1), 413, "The body is too large."),
         with("absurdly large", "content-length: 9999999999999", 413, "The body is too large."),

@@ -12,9 +12,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::coding::RATIO_MAX;
+use super::problem::Problem;
 use super::share::Share;
 
 /// The first allocation for a body that comes in parts.
@@ -36,6 +39,35 @@ pub enum BodyError {
     Busy,
     /// It came slowly, and others needed the memory (503).
     Slow,
+    /// It inflates to more than is allowed (413).
+    InflatesTooLarge,
+    /// It inflates to so many times its size that it was made to (413).
+    InflatesTooMuch,
+    /// It is not coded as its headers say, or ends early (400).
+    NotItsCoding,
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        let (status, detail) = match error {
+            BodyError::Busy => return Self::short_of_memory(),
+            BodyError::Slow => return Self::too_slow(),
+            BodyError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large."),
+            BodyError::InflatesTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large once it is inflated.")
+            }
+            BodyError::InflatesTooMuch => {
+                let detail = format!("The body inflates to more than {RATIO_MAX} times its size.");
+                return Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail).closing();
+            }
+            BodyError::Timeout => (StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time."),
+            BodyError::Broken => (StatusCode::BAD_REQUEST, "The body could not be read."),
+            BodyError::NotItsCoding => {
+                (StatusCode::BAD_REQUEST, "The body is not what Content-Encoding says, or it ends early.")
+            }
+        };
+        Self::new(status, detail).closing()
+    }
 }
 
 /// The body of a request, counted as it comes.
@@ -63,6 +95,11 @@ impl Inbound {
         self.share.peer()
     }
 
+    /// What the request holds, for whoever makes more of its body than came.
+    pub(super) fn memory(&self) -> BodyMemory {
+        BodyMemory(Arc::clone(&self.share))
+    }
+
     /// Makes sure that a reply of this size has room once the request is handled. What the request holds already
     /// counts.
     pub fn hold_for_reply(&self, bytes: usize) -> Result<(), BodyError> {
@@ -75,6 +112,19 @@ impl Inbound {
     /// The same of a reply that can do without: nothing is refused when there is no room.
     pub fn has_room_for_reply(&self, bytes: usize) -> bool {
         self.share.hold(bytes).is_ok()
+    }
+}
+
+/// See [`Inbound::memory`].
+pub(super) struct BodyMemory(Arc<Share>);
+
+impl BodyMemory {
+    /// Counts bytes as if they had come.
+    pub(super) fn came(&self, bytes: usize) -> Result<(), BodyError> {
+        self.0.body_came(bytes).map_err(|short| {
+            self.0.count_refusal(short);
+            BodyError::Busy
+        })
     }
 }
 
@@ -154,7 +204,7 @@ where
 }
 
 /// What broke a body, however many layers it went through.
-fn fault(error: Box<dyn Error + Send + Sync>) -> BodyError {
+pub(super) fn fault(error: Box<dyn Error + Send + Sync>) -> BodyError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
     while let Some(error) = cause {
         match error.downcast_ref() {

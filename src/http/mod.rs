@@ -6,6 +6,7 @@
 //! Knows nothing of events or of any route.
 
 mod body;
+mod coding;
 mod connection;
 mod connections;
 mod drain;
@@ -40,6 +41,7 @@ use std::time::Duration;
 use crate::supervisor::StopBudget;
 
 pub use body::{BodyError, Inbound, InboundError, read_body};
+pub use coding::{Coding, read_coded};
 pub use drain::drain;
 pub use dress::Dress;
 pub use memory::MemoryBudget;
