@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use crate::bus::{BusError, BusErrorKind};
 use crate::event::FieldError;
 use crate::http::Problem;
-use crate::store::{KEYS_MAX, SetFault, StoreError, StoreErrorKind};
+use crate::store::{KEYS_MAX, SetFault, StoreError, StoreErrorKind, TOKENS_MAX};
 
 /// When a client should try again what could not be stored.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -54,6 +54,9 @@ pub(super) fn of_store(error: StoreError) -> Problem {
         StoreErrorKind::Set(faults) => wrong(faults.iter().flat_map(of_set).collect()),
         StoreErrorKind::TooManyKeys => {
             Problem::new(StatusCode::CONFLICT, format!("There are {KEYS_MAX} API keys; revoke some of them first."))
+        }
+        StoreErrorKind::TooManyTokens => {
+            Problem::new(StatusCode::CONFLICT, format!("There are {TOKENS_MAX} tokens; revoke some of them first."))
         }
         StoreErrorKind::InvalidCursor => bad_query("cursor", "is not a cursor of this list"),
         StoreErrorKind::NotRetryable => {

@@ -32,6 +32,8 @@ pub enum StoreErrorKind {
     Set(Vec<super::SetFault>),
     /// There are as many API keys as a store holds.
     TooManyKeys,
+    /// There are as many tokens of the admin API as a store holds.
+    TooManyTokens,
     /// The cursor was not made by this list.
     InvalidCursor,
     /// A delivery in this state is not sent again by hand.

@@ -56,7 +56,9 @@ pub use key::{ApiKey, HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, KeyLimits, NewApi
 pub use page::{Page, PageRequest};
 pub use rule::{Actions, Condition, DocumentFaults, Faults, NewRule, Operator, Rule};
 pub use set::{Applied, AppliedSet, ApplyOutcome, DocumentSet, SetFault};
-pub use token::{AdminRole, AdminToken, FoundToken, NewAdminToken, TOKEN_PREFIX, TokenHash, hash_token, is_token};
+pub use token::{
+    AdminRole, AdminToken, FoundToken, NewAdminToken, TOKEN_PREFIX, TOKENS_MAX, TokenHash, hash_token, is_token,
+};
 pub use webhook::{Auth, NewWebhook, Webhook, WebhookDocument};
 
 /// The store, over the engine that the configuration chose. Cheap to clone.

@@ -11,6 +11,8 @@ use super::{Inner, Page, PageRequest, Store, StoreError, StoreErrorKind};
 
 /// What every token begins with, so that people and secret scanners know one when they see it.
 pub const TOKEN_PREFIX: &str = "cadm_";
+/// Tokens that a store holds, those among them that have expired: for people and scripts, not for apps.
+pub const TOKENS_MAX: u32 = 10_000;
 /// Random bytes of a token; they are written as twice as many hex characters.
 const TOKEN_BYTES: usize = 32;
 /// Uses are noted to the minute.

@@ -331,6 +331,61 @@ async fn guesses_are_slowed_and_nobody_is_locked_out() {
     listening.stop().await;
 }
 
+/// Whoever mends the store needs a token that is known without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_store_the_tokens_of_the_settings_are_known() {
+    let mut listening = Listening::start(asking()).await;
+    let viewer = listening.token("v", AdminRole::Viewer).await;
+    assert_eq!(listening.with_token(Verb::Get, "/api/admin/status", Some(&viewer)).await.status, 200);
+    listening.admin.store.close().await;
+    for (path, token, status) in [
+        ("/api/admin/status", viewer.as_str(), 503),
+        ("/api/admin/status", FIRST, 200),
+        ("/api/admin/status", "wrong", 401),
+        ("/metrics", SCRAPER, 200),
+        ("/metrics", viewer.as_str(), 503),
+        ("/ready", viewer.as_str(), 503),
+    ] {
+        let reply = listening.with_token(Verb::Get, path, Some(token)).await;
+        assert_eq!(reply.status, status, "{path} with {token}");
+        assert!(status != 503 || path == "/ready" || reply.header("retry-after").is_some(), "{path}");
+    }
+    listening.stop().await;
+}
+
+/// Nothing that is sent in place of a token is taken for one, and nothing of it comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_token_is_refused() {
+    let mut listening = Listening::start(asking()).await;
+    let lower = format!("bearer {FIRST}");
+    let accepted = listening.send(Verb::Get, "/api/admin/status", Some(&lower), "").await;
+    assert_eq!(accepted.status, 200, "the scheme is read in any case");
+    let (long, digest) = (format!("Bearer {}", "hunter2".repeat(4_000)), hash_token(FIRST));
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    for value in [
+        "",
+        "Bearer",
+        "Bearer ",
+        FIRST,
+        &format!("Token {FIRST}"),
+        &format!("Bearer {FIRST}hunter2"),
+        &format!("Bearer {}", &FIRST[1..]),
+        &format!("Bearer {FIRST}\r\nauthorization: Bearer {FIRST}"),
+        &format!("Bearer {digest}"),
+        &format!("Bearer {}", FIRST.to_uppercase()),
+        "Bearer h\u{fc}nter2",
+        &long,
+    ] {
+        let reply = listening.send(Verb::Get, "/api/admin/status", Some(value), "").await;
+        assert_eq!(reply.status, 401, "{value:?}");
+        assert!(!text(&reply).contains("nter2") && !text(&reply).contains(FIRST));
+    }
+    // Nor is one that is sent elsewhere.
+    let path = format!("/api/admin/status?access_token={FIRST}&token={FIRST}");
+    assert_eq!(listening.with_token(Verb::Get, &path, None).await.status, 401);
+    listening.stop().await;
+}
+
 #[tokio::test]
 async fn a_token_that_is_wrong_is_not_made() {
     let admin = Admin::new();

@@ -144,3 +144,30 @@ fn record(row: &Row) -> Result<(i64, AuditRecord), StoreError> {
     let id = row.get(0);
     Ok((id, AuditRecord { id, at: timestamp(row.get(1))?, entry: entry(row, 2)? }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::conformance::{first_page, rule};
+    use crate::store::postgres::tests::{cluster, settings};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_cannot_be_recorded_is_not_changed() {
+        let server = cluster();
+        let database = server.database();
+        let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
+        let caller = Caller { token_id: None, name: "ops".to_owned(), address: None, method: "POST".to_owned() };
+        let ops = store.on_behalf_of(caller);
+        ops.create_rule(rule("before", &[])).await.unwrap();
+        server.sql(&database, "ALTER TABLE audit RENAME TO gone");
+        ops.create_rule(rule("big", &[])).await.unwrap_err();
+        ops.delete_rule("before").await.unwrap_err();
+        ops.create_key(serde_json::from_str(r#"{"app_id": "shop", "name": "ios"}"#).unwrap()).await.unwrap_err();
+        assert!(store.rule("big").await.unwrap().is_none() && store.rule("before").await.unwrap().is_some());
+        assert!(store.keys(first_page(9)).await.unwrap().items.is_empty());
+        server.sql(&database, "ALTER TABLE gone RENAME TO audit");
+        ops.create_rule(rule("big", &[])).await.unwrap();
+        store.close().await;
+    }
+}

@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::documents::{find, name_taken};
 use super::{Engine, Wake, damaged, failed, timestamp};
 use crate::store::audit::Change;
-use crate::store::token;
+use crate::store::token::{self, TOKENS_MAX};
 use crate::store::{
-    AdminRole, AdminToken, FoundToken, NewAdminToken, Page, PageRequest, StoreError, TokenHash, cursor,
+    AdminRole, AdminToken, FoundToken, NewAdminToken, Page, PageRequest, StoreError, StoreErrorKind, TokenHash, cursor,
 };
 
 const TABLE: &str = "admin_tokens";
@@ -28,11 +28,13 @@ impl Engine {
             let tx = client.transaction().await.map_err(failed(context))?;
             let sql = format!(
                 "INSERT INTO admin_tokens (id, name, role, hash, expires_at, created_at)
-                 VALUES ($1, $2, $3, $4, $5, causality_now_ms()) RETURNING {COLUMNS}"
+                 SELECT $1, $2, $3, $4, $5, causality_now_ms()
+                 WHERE (SELECT count(*) FROM admin_tokens) < {TOKENS_MAX} RETURNING {COLUMNS}"
             );
             let (id, role, expires) = (Uuid::now_v7(), new.role.text(), new.expires_at.map(Timestamp::as_millisecond));
-            let row = tx.query_one(&sql, &[&id, &new.name, &role, &&hash[..], &expires]).await;
-            let stored = admin_token(&row.map_err(name_taken(context))?)?;
+            let row = tx.query_opt(&sql, &[&id, &new.name, &role, &&hash[..], &expires]).await;
+            let too_many = || StoreError::new(StoreErrorKind::TooManyTokens, context);
+            let stored = admin_token(&row.map_err(name_taken(context))?.ok_or_else(too_many)?)?;
             self.note(&*tx, || Change::created(&stored)).await?;
             self.commit(tx, Wake::Nobody, context).await?;
             client.whole = true;

@@ -139,3 +139,30 @@ fn record(row: &Row<'_>) -> rusqlite::Result<(i64, AuditRecord)> {
     let id = row.get(0)?;
     Ok((id, AuditRecord { id, at: timestamp(row.get(1)?)?, entry: entry(row, 2)? }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::{first_page, rule};
+    use crate::store::{SqliteSettings, Store};
+
+    #[tokio::test]
+    async fn what_cannot_be_recorded_is_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
+        let store = Store::open_sqlite(settings).unwrap();
+        let caller = Caller { token_id: None, name: "ops".to_owned(), address: None, method: "POST".to_owned() };
+        let ops = store.on_behalf_of(caller);
+        ops.create_rule(rule("before", &[])).await.unwrap();
+        let connection = Connection::open(dir.path().join("store.db")).unwrap();
+        connection.execute_batch("ALTER TABLE audit RENAME TO gone").unwrap();
+        ops.create_rule(rule("big", &[])).await.unwrap_err();
+        ops.delete_rule("before").await.unwrap_err();
+        ops.create_key(serde_json::from_str(r#"{"app_id": "shop", "name": "ios"}"#).unwrap()).await.unwrap_err();
+        assert!(store.rule("big").await.unwrap().is_none() && store.rule("before").await.unwrap().is_some());
+        assert!(store.keys(first_page(9)).await.unwrap().items.is_empty());
+        connection.execute_batch("ALTER TABLE gone RENAME TO audit").unwrap();
+        ops.create_rule(rule("big", &[])).await.unwrap();
+        store.close().await;
+    }
+}

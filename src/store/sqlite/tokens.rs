@@ -5,9 +5,9 @@ use uuid::Uuid;
 
 use super::{Engine, Wake, damaged, documents, failed, now_ms, timestamp, uuid};
 use crate::store::audit::Change;
-use crate::store::token::{self, minute_of};
+use crate::store::token::{self, TOKENS_MAX, minute_of};
 use crate::store::{
-    AdminRole, AdminToken, FoundToken, NewAdminToken, Page, PageRequest, StoreError, TokenHash, cursor,
+    AdminRole, AdminToken, FoundToken, NewAdminToken, Page, PageRequest, StoreError, StoreErrorKind, TokenHash, cursor,
 };
 
 const TABLE: &str = "admin_tokens";
@@ -27,11 +27,13 @@ impl Engine {
                 documents::refuse_taken(connection, TABLE, &new.name, None)?;
                 let sql = format!(
                     "INSERT INTO admin_tokens (id, name, role, hash, expires_at, created_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING {COLUMNS}"
+                     SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE (SELECT count(*) FROM admin_tokens) < {TOKENS_MAX}
+                     RETURNING {COLUMNS}"
                 );
                 let expires = new.expires_at.map(jiff::Timestamp::as_millisecond);
                 let row = params![Uuid::now_v7().into_bytes(), new.name, new.role.text(), &hash[..], expires, now_ms()];
-                let stored = connection.query_row(&sql, row, admin_token).map_err(failed(context))?;
+                let stored = connection.query_row(&sql, row, admin_token).optional().map_err(failed(context))?;
+                let stored = stored.ok_or_else(|| StoreError::new(StoreErrorKind::TooManyTokens, context))?;
                 auditor.note(connection, || Change::created(&stored))?;
                 Ok(stored)
             })
