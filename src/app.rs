@@ -104,10 +104,9 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
             }
         }
     };
-    // On the gateway's port everyone hears what the process waits for.
-    let (open, asking) = (admin::AccessSettings::default(), admin_access::settings(config));
     let probes = |metrics| {
-        let access = admin::Access::new(if metrics { asking.clone() } else { open.clone() }, None);
+        let asked = if metrics { admin_access::settings(config) } else { admin_access::of_gateway(config) };
+        let access = admin::Access::new(asked, None);
         admin::starting_router(start_probes(&readiness, &limits.memory, &prometheus), &access, metrics)
     };
     let gateway_limits = settings::gateway(config, &limits).http;
@@ -409,11 +408,12 @@ fn start_admin(
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
     let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
+    let proxies = settings::trusted_proxies(config);
     let limits =
         http::Limits { drain_timeout: supervisor.stop_budget(), ..settings::admin_limits(config, facts.limits) };
     supervisor.supervise("admin", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
-        let service = TowerToHyperService::new(admin::AdminService::new(router.clone()));
+        let service = TowerToHyperService::new(admin::AdminService::new(router.clone(), proxies.clone()));
         let limits = limits.clone();
         async move {
             let listener = rebind(listener, &address, "admin_addr").await?;

@@ -84,7 +84,7 @@ pub(super) struct Identity {
     pub(super) role: AdminRole,
 }
 
-/// The address that a request came from.
+/// The address that a request came from: the client's behind proxies that are trusted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
 

@@ -10,15 +10,18 @@ use axum::routing::future::RouteFuture;
 use tower_service::Service;
 
 use super::access::Peer;
-use crate::http::Inbound;
+use crate::http::{Inbound, TrustedProxies};
 
-/// Puts the address of the peer where the router finds it.
+/// Puts the address of the client where the router finds it.
 #[derive(Clone)]
-pub struct AdminService(Router);
+pub struct AdminService {
+    router: Router,
+    proxies: TrustedProxies,
+}
 
 impl AdminService {
-    pub fn new(router: Router) -> Self {
-        Self(router)
+    pub fn new(router: Router, proxies: TrustedProxies) -> Self {
+        Self { router, proxies }
     }
 }
 
@@ -32,8 +35,8 @@ impl Service<Request<Inbound>> for AdminService {
     }
 
     fn call(&mut self, mut request: Request<Inbound>) -> Self::Future {
-        let peer = Peer(request.body().peer());
-        request.extensions_mut().insert(peer);
-        self.0.call(request)
+        let client = self.proxies.client(request.body().peer(), request.headers());
+        request.extensions_mut().insert(Peer(client));
+        self.router.call(request)
     }
 }

@@ -172,6 +172,7 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
         cors: cors(config),
         rate_limits: rate_limits(config),
         trusted_proxies: trusted_proxies(config),
+        ready_details: config.http_addr.is_loopback(),
     }
 }
 
@@ -202,7 +203,7 @@ fn rate_limits(config: &Config) -> Option<gateway::RateLimitSettings> {
     })
 }
 
-fn trusted_proxies(config: &Config) -> gateway::TrustedProxies {
+pub(super) fn trusted_proxies(config: &Config) -> gateway::TrustedProxies {
     let networks = config.trusted_proxies.iter().flat_map(|networks| &networks.0);
     // They were checked when they were read. Nobody is trusted by mistake.
     gateway::TrustedProxies::parse(networks.map(String::as_str)).unwrap_or_default()

@@ -7,7 +7,6 @@
 mod access;
 mod bus_health;
 mod caller;
-mod client_address;
 mod cors;
 mod credentials;
 mod exchange;
@@ -49,8 +48,8 @@ use cors::Pages;
 use rate_limit::RateLimits;
 use route::RouteMetrics;
 
+pub use crate::http::TrustedProxies;
 pub use access::Access;
-pub use client_address::TrustedProxies;
 pub use cors::CorsSettings;
 pub use key_ring::KeyRing;
 pub use rate_limit::{Quota, RateLimitSettings};
@@ -74,6 +73,8 @@ pub struct Settings {
     /// Nothing: no limits.
     pub rate_limits: Option<RateLimitSettings>,
     pub trusted_proxies: TrustedProxies,
+    /// Whether `/ready` says why to everybody who asks.
+    pub ready_details: bool,
 }
 
 impl Default for Settings {
@@ -89,6 +90,7 @@ impl Default for Settings {
             cors: None,
             rate_limits: None,
             trusted_proxies: TrustedProxies::default(),
+            ready_details: true,
         }
     }
 }
@@ -136,6 +138,7 @@ struct Gateway {
     pages: Pages,
     rate_limits: Option<RateLimits>,
     trusted_proxies: TrustedProxies,
+    ready_details: bool,
     destination: Destination,
     readiness: Readiness,
     bus_health: BusHealth,
@@ -154,6 +157,7 @@ impl Gateway {
             pages: Pages::new(settings.cors.as_ref(), settings.loopback),
             rate_limits: settings.rate_limits.map(|limits| RateLimits::new(&limits, settings.batch_events_max)),
             trusted_proxies: settings.trusted_proxies,
+            ready_details: settings.ready_details,
             destination,
             bus_health: BusHealth::new(readiness.clone()),
             readiness,

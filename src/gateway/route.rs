@@ -7,6 +7,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
+use serde_json::json;
 
 use super::Gateway;
 use super::caller::Caller;
@@ -172,7 +173,12 @@ impl Gateway {
     fn ready(&self) -> Reply {
         let ready = self.readiness.ready_for(Scope::Ingest);
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        document(status, self.readiness.report_for(Scope::Ingest).to_string().into())
+        let mut report = self.readiness.report_for(Scope::Ingest);
+        if !self.ready_details {
+            // Names of servers and what ails them are for operators, who have the admin port.
+            report = json!({"status": report["status"]});
+        }
+        document(status, report.to_string().into())
     }
 }
 

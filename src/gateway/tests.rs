@@ -415,6 +415,15 @@ async fn what_cannot_be_answered_is_not_stored() {
 }
 
 #[tokio::test]
+async fn who_asks_from_afar_hears_whether_it_is_ready_and_not_why() {
+    let gateway = TestGateway::start(Settings { ready_details: false, ..Settings::default() }).await;
+    assert_eq!(gateway.client().await.get("/ready").await.json(), json!({"status": "ready"}));
+    gateway.readiness.set("bus", Err("nats://10.0.0.7:4222 does not answer".to_owned()));
+    let reply = gateway.client().await.get("/ready").await;
+    assert_eq!((reply.status, reply.json()), (503, json!({"status": "unready"})));
+}
+
+#[tokio::test]
 async fn pages_of_other_origins_may_not_send_events_on_loopback() {
     let post = |origin: &str| {
         let body = single("d1");

@@ -6,6 +6,7 @@
 //! Knows nothing of events or of any route.
 
 mod body;
+mod client_address;
 mod coding;
 mod connection;
 mod connections;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use crate::supervisor::StopBudget;
 
 pub use body::{BodyError, Inbound, InboundError, read_body};
+pub use client_address::TrustedProxies;
 pub use coding::{Coding, read_coded};
 pub use drain::drain;
 pub use dress::Dress;

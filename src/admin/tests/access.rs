@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::admin::routes::{self, Least, Verb};
 use crate::http::raw_client::{RawClient, RawReply};
-use crate::http::{Limits, serve};
+use crate::http::{Limits, TrustedProxies, serve};
 use crate::store::{AdminRole, NewAdminToken, hash_token};
 use crate::supervisor::Tasks;
 
@@ -44,10 +44,14 @@ impl Listening {
     }
 
     async fn serve(admin: Admin) -> Self {
+        Self::serve_behind(admin, TrustedProxies::default()).await
+    }
+
+    async fn serve_behind(admin: Admin, proxies: TrustedProxies) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (tasks, stop) = (Tasks::default(), CancellationToken::new());
-        let service = TowerToHyperService::new(AdminService::new(admin.router.clone()));
+        let service = TowerToHyperService::new(AdminService::new(admin.router.clone(), proxies));
         let serving = serve(listener, service, Limits::default(), stop.clone());
         tasks.spawn(async move {
             serving.await;
@@ -328,6 +332,28 @@ async fn guesses_are_slowed_and_nobody_is_locked_out() {
     let sum = |reason: &str| reasons.iter().filter_map(|counts| counts[reason].as_u64()).sum::<u64>();
     assert_eq!((reasons.len(), sum("invalid"), sum("throttled")), (2, 3, 2), "{records}");
     assert_eq!(records["items"][0]["after"]["addresses"], json!(["127.0.0.1"]));
+    listening.stop().await;
+}
+
+/// One client of a proxy is not slowed for the other's guesses, and the log tells them apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_trusted_proxy_the_client_counts() {
+    let admin = Admin::with_access(AccessSettings { failures_burst: 1, ..asking() });
+    let mut listening = Listening::serve_behind(admin, TrustedProxies::parse(["loopback"]).unwrap()).await;
+    for (client, token, status) in [
+        ("203.0.113.1", "wrong", 401),
+        ("203.0.113.1", "wrong", 429),
+        ("203.0.113.2", "wrong", 401),
+        ("203.0.113.3", FIRST, 415),
+    ] {
+        let lines = format!("Bearer {token}\r\nx-forwarded-for: {client}\r\ncontent-type: text/plain");
+        let reply = listening.send(Verb::Post, "/api/admin/rules", Some(&lines), "{}").await;
+        assert_eq!(reply.status, status, "{client} {token}");
+    }
+    let lines = format!("Bearer {FIRST}\r\nx-forwarded-for: 203.0.113.3");
+    assert_eq!(listening.send(Verb::Post, "/api/admin/rules", Some(&lines), r#"{"name": "r"}"#).await.status, 201);
+    let log = listening.with_token(Verb::Get, "/api/admin/audit?kind=rule", Some(FIRST)).await.json();
+    assert_eq!(log["items"][0]["address"], "203.0.113.3");
     listening.stop().await;
 }
 
