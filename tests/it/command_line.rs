@@ -276,7 +276,7 @@ fn mistakes_end_with_their_exit_code_and_a_sentence() {
     refused(("HTTP_ADDR", "nowhere"), &["run"], "http_addr = \"nowhere\" (from environment HTTP_ADDR)");
     refused(("NATS_URL", "h:4222"), &["run"], "nats_url");
     refused(("NATS_STREAM_SUBJECTS", "events.shop.>,anomalies.>"), &["run"], "nats_stream_subjects");
-    refused(("AUTH_ENABLED", "true"), &["run"], "AUTH_ENABLED");
+    refused(("AUTH_ENABLED", "maybe"), &["run"], "auth_enabled");
     refused(("RATE_LIMIT_PER_KEY_BURST", "5"), &["run"], "rate_limit_per_key_burst");
     refused(("CORS_ALLOWED_ORIGINS", "null"), &["run"], "cors_allowed_origins");
     refused(("TRUSTED_PROXIES", "my-proxy"), &["run"], "trusted_proxies");
