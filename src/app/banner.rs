@@ -20,6 +20,7 @@ pub(super) fn print(plan: &Plan, choice: &Choice, addresses: &Addresses) {
 fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
     let config = &plan.loaded.config;
     let dir = config.data_dir.trim_end_matches('/');
+    let scheme = scheme(config.tls_cert_file.as_ref());
     let mut text = format!("\ncausality {} is ready.\n\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<10} {value}\n"));
     if !plan.roles.is_all() {
@@ -31,14 +32,15 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
             (false, true) => "open to everyone on this machine: no API key is asked for",
             (false, false) => "OPEN TO EVERYONE who reaches it: no API key is asked for",
         };
-        line("events", format!("http://{http}   {access}"));
+        line("events", format!("{scheme}://{http}   {access}"));
     }
     let reach = match (admin_access::is_required(config), config.admin_token.is_some()) {
         (false, _) => "this machine only",
         (true, true) => "asks for a token (ADMIN_TOKEN)",
         (true, false) => "asks for a token; ADMIN_TOKEN is not set",
     };
-    line("admin", format!("http://{}   {reach}", addresses.admin));
+    let admin_scheme = self::scheme(config.admin_tls_cert_file.as_ref());
+    line("admin", format!("{admin_scheme}://{}   {reach}", addresses.admin));
     if choice.needs_directory() {
         line("data", format!("{dir}   ({})", plan.loaded.source("data_dir")));
     }
@@ -68,7 +70,7 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
             "
 Send an event:
 
-{create}  curl http://{http}/v1/events/ingest{header} -H 'Content-Type: application/json' -d '{{\"event\": {{\"appId\": \"demo\", \"deviceId\": \"me\", \"screenView\": {{\"screenName\": \"home\"}}}}}}'
+{create}  curl {scheme}://{http}/v1/events/ingest{header} -H 'Content-Type: application/json' -d '{{\"event\": {{\"appId\": \"demo\", \"deviceId\": \"me\", \"screenView\": {{\"screenName\": \"home\"}}}}}}'
 "
         ));
     }
@@ -84,6 +86,10 @@ Find it, at most {flush} later:
     }
     text.push_str("\nCtrl-C stops in order.\n\n");
     text
+}
+
+fn scheme(certificate: Option<&String>) -> &'static str {
+    if certificate.is_some() { "https" } else { "http" }
 }
 
 /// An engine by its name, with where the choice came from.

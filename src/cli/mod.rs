@@ -58,7 +58,7 @@ pub enum Command {
     Config(config::Args),
     Migrate(migrate::Args),
     #[command(flatten)]
-    Client(ClientCommand),
+    Client(Box<ClientCommand>),
 }
 
 /// The commands that need no configuration of their own: they ask a running process.

@@ -32,6 +32,8 @@ pub(super) struct Watch {
     drained: AtomicU64,
     /// The first bytes of a TLS handshake that has not ended.
     handshake: AtomicU64,
+    /// The client's first flight of it is complete, and was answered.
+    handshake_answered: AtomicBool,
     multiplexed: AtomicBool,
     served_any: AtomicBool,
     in_flight: AtomicU32,
@@ -110,6 +112,7 @@ impl Watch {
             stage: AtomicU8::new(SERVING),
             drained: AtomicU64::new(0),
             handshake: AtomicU64::new(0),
+            handshake_answered: AtomicBool::new(false),
             multiplexed: AtomicBool::new(false),
             served_any: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
@@ -183,6 +186,15 @@ impl Watch {
     pub(super) fn handshake_since(&self) -> Option<Instant> {
         let mark = self.handshake.load(Relaxed);
         (mark != 0).then(|| self.instant(mark))
+    }
+
+    pub(super) fn handshake_answered(&self) {
+        self.handshake_answered.store(true, Relaxed);
+    }
+
+    /// The client has all that it needs to end the handshake.
+    pub(super) fn is_handshake_answered(&self) -> bool {
+        self.handshake_answered.load(Relaxed)
     }
 
     /// TLS records hold this much until they are complete. `Err` when there is no memory for it.

@@ -17,6 +17,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A connection that has been idle for this long gives its buffers back. A client that sends again within it finds
 /// them as it left them.
 const PARK_AFTER: Duration = Duration::from_millis(500);
+/// The same where there are many.
+const PARK_AFTER_OF_MANY: Duration = Duration::from_millis(100);
+const MANY: usize = 1_000;
 
 /// A connection's protocol, as far as driving it goes.
 pub(super) trait Protocol: Future<Output = ()> {
@@ -115,7 +118,8 @@ impl Driver<'_> {
         }
         let progress = self.watch.progress();
         if limit == Limit::Idle && self.farewell.is_none() && self.parked != progress && self.watch.is_quiet() {
-            let park = self.watch.at(progress, PARK_AFTER);
+            let many = self.watch.memory().connections() >= MANY;
+            let park = self.watch.at(progress, if many { PARK_AFTER_OF_MANY } else { PARK_AFTER });
             if park <= now {
                 self.parked = progress;
                 return Next::Park(deadline);

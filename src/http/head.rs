@@ -1,7 +1,7 @@
 //! What the head of any request has to be like, before a service sees it.
 
 use http::header::HOST;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use http::{Method, Request, StatusCode, Version};
 
 use super::Problem;
@@ -33,7 +33,9 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
             Ok(host) if host.as_str().contains('@') => refuse("The Host header is not a host with an optional port."),
             // The target of CONNECT is where to, not who is asked.
             Ok(host) => match target.filter(|_| request.method() != Method::CONNECT) {
-                Some(target) if !same(&host, target) => refuse("The Host header names another host than the target."),
+                Some(target) if !same(&host, target, default_port(request)) => {
+                    refuse("The Host header names another host than the target.")
+                }
                 _ => Ok(()),
             },
             Err(_) => refuse("The Host header is not a host with an optional port."),
@@ -41,8 +43,13 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     }
 }
 
-fn same(one: &Authority, other: &Authority) -> bool {
-    let port = |of: &Authority| of.port_u16().unwrap_or(80);
+/// What a host without a port means.
+fn default_port<B>(request: &Request<B>) -> u16 {
+    if request.uri().scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 }
+}
+
+fn same(one: &Authority, other: &Authority, default_port: u16) -> bool {
+    let port = |of: &Authority| of.port_u16().unwrap_or(default_port);
     one.host().eq_ignore_ascii_case(other.host()) && port(one) == port(other)
 }
 
@@ -68,6 +75,8 @@ mod tests {
         assert!(verdict(new, "http://a.example/", &["a.example:80"]));
         assert!(verdict(h2, "http://a.example:81/", &[]));
         assert!(verdict(h2, "http://a.example:81/", &["a.example:81"]));
+        assert!(verdict(h2, "https://a.example/", &["a.example:443"]));
+        assert!(!verdict(h2, "https://a.example/", &["a.example:80"]));
         assert!(!verdict(new, "/", &[]));
         assert!(!verdict(h2, "/", &[]));
         assert!(!verdict(new, "/", &["a.example", "b.example"]));

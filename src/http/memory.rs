@@ -173,6 +173,11 @@ impl MemoryBudget {
         self.give_back(bytes);
     }
 
+    /// Those that are open, of all listeners.
+    pub(super) fn connections(&self) -> usize {
+        self.0.open.load(Relaxed)
+    }
+
     /// How much a connection may read at once. One less than a power of two: the protocol library doubles a buffer
     /// that a read has filled.
     pub(super) fn read_bytes_max(&self) -> usize {

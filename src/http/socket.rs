@@ -35,6 +35,8 @@ pub(super) struct Wire {
     watch: Arc<Watch>,
     /// What came since something of it was for HTTP.
     undelivered: usize,
+    /// Something was sent: the client's first flight was complete.
+    answered: bool,
 }
 
 impl Socket {
@@ -49,7 +51,7 @@ impl Socket {
 
 impl Wire {
     pub(super) fn new(tcp: TcpStream, watch: Arc<Watch>) -> Self {
-        Self { tcp, watch, undelivered: 0 }
+        Self { tcp, watch, undelivered: 0, answered: false }
     }
 
     pub(super) fn into_tcp(self) -> TcpStream {
@@ -59,6 +61,12 @@ impl Wire {
     /// What came was for HTTP, or ended the handshake.
     pub(super) fn delivered(&mut self) {
         self.undelivered = 0;
+    }
+
+    fn answers(&mut self) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.watch.handshake_answered();
+        }
     }
 
     fn came(&mut self, count: usize) -> io::Result<()> {
@@ -164,7 +172,9 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.answers();
+        Pin::new(&mut this.tcp).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -172,7 +182,9 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        this.answers();
+        Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -5,7 +5,7 @@ Starts the binary for each attack, sends honest requests meanwhile, and prints a
 
     tests/attacks/attacks.py BINARY [ATTACK...]
 
-No package is needed. The clients that attack and those that are honest share one machine with the server, so the
+No package is needed; those whose names begin with `tls_` make their certificate with `openssl`. The clients that attack and those that are honest share one machine with the server, so the
 times are those of a loaded machine; the peak of memory and the answers are what counts. Exits with 1 when a peak
 passes 300 MB (200 MB where connections only wait), or when an attack keeps every honest request out.
 """
@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -37,10 +38,23 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def anyone():
+    """Trusts whatever certificate is shown."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 class Server:
-    def __init__(self, binary):
+    def __init__(self, binary, tls):
         self.dir = tempfile.TemporaryDirectory()
         self.port, self.admin = free_port(), free_port()
+        encrypted = {}
+        if tls:
+            make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+            files = ["-keyout", "tls.key", "-out", "tls.pem"]
+            subprocess.run(make.split() + files, cwd=self.dir.name, check=True, stderr=subprocess.DEVNULL)
+            encrypted = {"TLS_CERT_FILE": f"{self.dir.name}/tls.pem", "TLS_KEY_FILE": f"{self.dir.name}/tls.key"}
         self.process = subprocess.Popen(
             [binary, "run"],
             env={
@@ -48,13 +62,14 @@ class Server:
                 "DATA_DIR": f"{self.dir.name}/data",
                 "HTTP_ADDR": f"127.0.0.1:{self.port}",
                 "ADMIN_ADDR": f"127.0.0.1:{self.admin}",
-            },
+            }
+            | encrypted,
             stdout=subprocess.DEVNULL,
             stderr=open(os.environ.get("ATTACK_LOG", "/dev/null"), "a"),
         )
         for _ in range(600):
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=1)
+                urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/ready", timeout=1)
                 return
             except OSError:
                 time.sleep(0.1)
@@ -311,6 +326,39 @@ async def merged(server):
             return
 
 
+# The beginning of a ClientHello of 16 KiB.
+HELLO = b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03" + bytes(32)
+
+
+async def tls_hello(server):
+    """TLS handshakes that never come to the end of their first record."""
+    tcp = await connect(server.port)
+    await send(tcp, HELLO + bytes(16000))
+    await until_closed(tcp)
+
+
+async def tls_connection(server):
+    return await asyncio.open_connection("127.0.0.1", server.port, ssl=anyone(), limit=4096)
+
+
+async def tls_idle(server):
+    """TLS connections that sent one request, and stay."""
+    reader, writer = await tls_connection(server)
+    writer.write(post(20000) + b"x" * 20000)
+    while await reader.read(4096):
+        pass
+
+
+async def tls_record(server):
+    """A record of 16 KiB without its last byte, after the handshake."""
+    reader, writer = await tls_connection(server)
+    tcp = writer.get_extra_info("socket")
+    # Below the library: what it would not send.
+    os.write(tcp.fileno(), b"\x17\x03\x03\x40\x00" + bytes(16383))
+    while await reader.read(4096):
+        pass
+
+
 async def none(server):
     """Honest requests alone."""
     await asyncio.sleep(3600)
@@ -337,6 +385,9 @@ ATTACKS = {
     continuation: 200,
     pipeline: 300,
     merged: 20,
+    tls_hello: 3000,
+    tls_idle: 4000,
+    tls_record: 1500,
 }
 
 
@@ -345,7 +396,7 @@ async def again(attack, server, delay):
     while True:
         try:
             await attack(server)
-        except OSError:
+        except (OSError, asyncio.IncompleteReadError):
             pass
         await asyncio.sleep(0.5)
 
@@ -353,11 +404,11 @@ async def again(attack, server, delay):
 # --- honest clients: a process of their own, so that they do not wait for the attackers ---
 
 
-async def honest_client(port, path, until, answers):
+async def honest_client(port, path, until, answers, context):
     while time.monotonic() < until:
         start = time.monotonic()
         try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 5)
+            reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, ssl=context), 5)
             if path == "/health":
                 writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             else:
@@ -371,22 +422,25 @@ async def honest_client(port, path, until, answers):
         await asyncio.sleep(0.05)
 
 
-async def honest(port, admin, seconds):
+async def honest(port, admin, seconds, tls):
     answers, until = [], time.monotonic() + seconds
-    clients = [honest_client(port, "/v1/events/ingest", until, answers) for _ in range(8)]
-    clients += [honest_client(port, "/health", until, answers), honest_client(admin, "/health", until, answers)]
+    context = anyone() if tls else None
+    clients = [honest_client(port, "/v1/events/ingest", until, answers, context) for _ in range(8)]
+    clients += [honest_client(port, "/health", until, answers, context)]
+    clients += [honest_client(admin, "/health", until, answers, None)]
     await asyncio.gather(*clients)
     print(json.dumps(answers))
 
 
 async def measure(binary, attack):
-    server = Server(binary)
+    tls = attack.__name__.startswith("tls_")
+    server = Server(binary, tls)
     try:
         delays = [min(1, SECONDS / 10) * n / ATTACKS[attack] for n in range(ATTACKS[attack])]
         attackers = [asyncio.ensure_future(again(attack, server, delay)) for delay in delays]
         await asyncio.sleep(2)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, "--honest", str(server.port), str(server.admin), str(SECONDS),
+            sys.executable, __file__, "--honest", str(server.port), str(server.admin), str(SECONDS), str(int(tls)),
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await process.communicate()
@@ -420,7 +474,7 @@ def main():
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     if sys.argv[1] == "--honest":
-        asyncio.run(honest(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
+        asyncio.run(honest(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5] == "1"))
         return
     chosen = [attack for attack in ATTACKS if not sys.argv[2:] or attack.__name__ in sys.argv[2:]]
     print(f"{'attack':<14} {'conns':>6} {'peak MB':>8} {'answered':>8} {'503':>6} {'failed':>6} {'p99 ms':>8} {'health':>13}")

@@ -18,8 +18,10 @@ use crate::metrics;
 
 /// Handshakes of one listener at the same time; others wait for their turn, which costs next to nothing.
 const HANDSHAKES_MAX: usize = 512;
-/// When there are as many, one that has lasted for this long makes room.
+/// When there are as many, one makes room that has lasted for this long: for a way there and back, however far.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// The same of one whose first message is not complete, which usually comes in one packet.
+const INCOMPLETE_AFTER: Duration = Duration::from_millis(100);
 /// How often a turn is looked for.
 const TURN_PAUSE: Duration = Duration::from_millis(20);
 /// The type of the record that every client begins with (RFC 8446, 5.1).
@@ -79,6 +81,11 @@ struct Open {
     watches: BTreeMap<u64, Arc<Watch>>,
 }
 
+fn is_slow(watch: &Watch) -> bool {
+    let allowed = if watch.is_handshake_answered() { SLOW_AFTER } else { INCOMPLETE_AFTER };
+    watch.handshake_since().is_some_and(|since| Instant::now() >= since + allowed)
+}
+
 /// A place among them, given back when it is dropped.
 struct Turn<'a> {
     handshakes: &'a Handshakes,
@@ -98,13 +105,8 @@ impl Handshakes {
     fn try_turn(&self, watch: &Arc<Watch>) -> Option<Turn<'_>> {
         let mut open = self.open();
         if open.watches.len() >= HANDSHAKES_MAX {
-            let (oldest, slow) = open.watches.first_key_value()?;
-            let since = slow.handshake_since()?;
-            if Instant::now() < since + SLOW_AFTER {
-                return None;
-            }
-            let oldest = *oldest;
-            if let Some(slow) = open.watches.remove(&oldest) {
+            let slow = *open.watches.iter().find(|(_, watch)| is_slow(watch))?.0;
+            if let Some(slow) = open.watches.remove(&slow) {
                 metrics::http_tls_handshake("too_slow");
                 slow.cut();
             }
