@@ -155,6 +155,16 @@ pub fn http_cut_for_memory(count: u64) {
     counter!("causality_http_cut_for_memory_total").increment(count);
 }
 
+/// Counts a request to the gateway that came without a valid API key.
+pub fn gateway_unauthorized(reason: &'static str) {
+    counter!("causality_gateway_unauthorized_total", "reason" => reason).increment(1);
+}
+
+/// API keys that the gateway knows.
+pub fn gateway_api_keys(count: u64) {
+    gauge!("causality_gateway_api_keys").set(count as f64);
+}
+
 // --- admin ---
 
 /// Counts a request that the admin listener refused for want of a token or of a role.
@@ -351,6 +361,12 @@ const HELP: &[(Kind, &str, &str)] = {
             "Events taken in, by verdict: accepted, duplicate, rejected, unavailable (valid, and not stored).",
         ),
         (Counter, "causality_gateway_requests_total", "Requests to the gateway, by route and status code."),
+        (
+            Counter,
+            "causality_gateway_unauthorized_total",
+            "Requests without a valid API key, by reason: missing, malformed, unknown, expired.",
+        ),
+        (Gauge, "causality_gateway_api_keys", "API keys that the gateway knows, where it asks for them."),
         (Histogram, "causality_gateway_request_seconds", "Time from the head of a request to its reply, by route."),
         (
             Counter,

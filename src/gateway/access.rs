@@ -13,6 +13,7 @@ use super::credentials::{self, NoKey};
 use super::key_ring::{KeyRing, Unknown};
 use super::reply::RETRY_AFTER_SECONDS;
 use crate::http::Problem;
+use crate::metrics;
 use crate::store::KeyHash;
 
 /// Who may send events.
@@ -36,8 +37,8 @@ impl Access {
         }
         match credentials::read(headers) {
             Ok(hash) => self.admit_key(&hash, now),
-            Err(NoKey::Missing) => Err(unauthorized(HOW, false)),
-            Err(NoKey::Wrong(why)) => Err(unauthorized(format!("{why} {HOW}"), true)),
+            Err(NoKey::Missing) => Err(unauthorized(HOW, "missing")),
+            Err(NoKey::Wrong(why)) => Err(unauthorized(format!("{why} {HOW}"), "malformed")),
         }
     }
 
@@ -45,8 +46,8 @@ impl Access {
     pub(super) fn admit_key(&self, hash: &KeyHash, now: Instant) -> Result<Caller, Problem> {
         let Self::Keys(ring) = self else { return Ok(Caller::Anyone) };
         ring.find(hash, now).map(Caller::Key).map_err(|unknown| match unknown {
-            Unknown::NoSuchKey => unauthorized("The API key is unknown or was revoked.", true),
-            Unknown::Expired => unauthorized("The API key has expired.", true),
+            Unknown::NoSuchKey => unauthorized("The API key is unknown or was revoked.", "unknown"),
+            Unknown::Expired => unauthorized("The API key has expired.", "expired"),
             Unknown::NothingRead => {
                 let detail = "The API keys could not be read yet; send again later.";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER_SECONDS)
@@ -56,10 +57,11 @@ impl Access {
 }
 
 /// 401 as RFC 9110 and RFC 6750 have it.
-fn unauthorized(detail: impl Into<Cow<'static, str>>, sent: bool) -> Problem {
-    let bearer = match sent {
-        true => r#"Bearer realm="causality", error="invalid_token""#,
-        false => r#"Bearer realm="causality""#,
+fn unauthorized(detail: impl Into<Cow<'static, str>>, reason: &'static str) -> Problem {
+    metrics::gateway_unauthorized(reason);
+    let bearer = match reason {
+        "missing" => r#"Bearer realm="causality""#,
+        _ => r#"Bearer realm="causality", error="invalid_token""#,
     };
     let basic = r#"Basic realm="causality", charset="UTF-8""#;
     Problem::new(StatusCode::UNAUTHORIZED, detail)

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::caller::KnownKey;
 use crate::causes::chain;
 use crate::http::Readiness;
+use crate::metrics;
 use crate::store::{HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, Store, StoreError};
 
 /// How often the store is asked for changes that nobody has told of.
@@ -185,6 +186,7 @@ impl KeyRing {
         let readiness = &self.0.readiness;
         readiness.set(COMPONENT, Ok(()));
         let count = self.0.keys.read().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        metrics::gateway_api_keys(count);
         let warning = match count {
             0 => {
                 Some("there are no API keys, and requests without one are refused: `causality keys create`".to_owned())
