@@ -3,6 +3,8 @@
 //! A connection has a single timer, set to the earliest moment at which a limit could be
 //! broken by what is known now, so that a busy connection hardly ever touches it.
 
+mod encrypted;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -13,7 +15,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::Limits;
-use super::memory::{HANDSHAKE_BYTES, HTTP2_BYTES, MemoryBudget, Short};
+use super::memory::{HTTP2_BYTES, MemoryBudget, Short};
 use super::share::{Debtor, Held, Share};
 
 /// The state of one connection, shared by its stream, its requests and the drain.
@@ -167,59 +169,6 @@ impl Watch {
     pub(super) fn cut(&self) {
         self.stage.store(CUT, Relaxed);
         self.waker.wake();
-    }
-
-    /// The first bytes of a TLS handshake are there. `Err` when there is no memory for it.
-    pub(super) fn handshake_began(&self) -> Result<(), Short> {
-        self.memory.take(HANDSHAKE_BYTES, true)?;
-        self.own_bytes.fetch_add(HANDSHAKE_BYTES, Relaxed);
-        self.handshake.store(self.now(), Relaxed);
-        Ok(())
-    }
-
-    pub(super) fn handshake_ended(&self) {
-        self.handshake.store(0, Relaxed);
-        self.give_back_own();
-    }
-
-    /// Since when a TLS handshake has been under way.
-    pub(super) fn handshake_since(&self) -> Option<Instant> {
-        let mark = self.handshake.load(Relaxed);
-        (mark != 0).then(|| self.instant(mark))
-    }
-
-    pub(super) fn handshake_answered(&self) {
-        self.handshake_answered.store(true, Relaxed);
-    }
-
-    /// The client has all that it needs to end the handshake.
-    pub(super) fn is_handshake_answered(&self) -> bool {
-        self.handshake_answered.load(Relaxed)
-    }
-
-    /// TLS records hold this much until they are complete. `Err` when there is no memory for it.
-    pub(super) fn records_hold(&self, bytes: usize) -> Result<(), Short> {
-        let missing = bytes.saturating_sub(self.record_bytes.load(Relaxed));
-        if missing > 0 {
-            self.memory.take(missing, true)?;
-            self.record_bytes.fetch_add(missing, Relaxed);
-        }
-        Ok(())
-    }
-
-    /// The same for records that have to be sent whether there is memory or not.
-    pub(super) fn records_wait(&self, bytes: usize) {
-        let missing = bytes.saturating_sub(self.record_bytes.load(Relaxed));
-        if missing > 0 {
-            self.memory.overdraw(missing);
-            self.record_bytes.fetch_add(missing, Relaxed);
-        }
-    }
-
-    pub(super) fn records_left(&self) {
-        if self.record_bytes.load(Relaxed) > 0 {
-            self.memory.give_back(self.record_bytes.swap(0, Relaxed));
-        }
     }
 
     /// The client speaks HTTP/2. `Err` when there is no memory for what that takes.
