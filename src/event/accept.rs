@@ -54,10 +54,18 @@ pub(super) fn admit(bytes: &mut Vec<u8>, start: usize, arrival: &Arrival<'_>, at
     if timestamp {
         put_number(bytes, 4, arrival.received_at_ms.cast_unsigned());
     }
-    let (size, size_max) = (bytes.len() - start, arrival.event_bytes_max);
-    if size > size_max {
-        errors.add(*at, format!("must have at most {size_max} bytes when it is encoded, and has {size}"));
+    if let Err(detail) = check_size(bytes.len() - start, arrival) {
+        errors.add(*at, detail);
     }
+}
+
+/// Whether an event of this size may be stored.
+pub(super) fn check_size(size: usize, arrival: &Arrival<'_>) -> Result<(), String> {
+    let size_max = arrival.event_bytes_max;
+    if size <= size_max {
+        return Ok(());
+    }
+    Err(format!("must have at most {size_max} bytes when it is encoded, and has {size}"))
 }
 
 const OTHER_APP: &str = "must be the app of the API key";

@@ -97,6 +97,22 @@ impl<'a> JsonReader<'a> {
         Ok(())
     }
 
+    /// Appends the members of a `google.protobuf.Struct` when the next value is an object, and else what its
+    /// `google.protobuf.Value` holds. Answers which.
+    pub(super) fn free_value(&mut self, at: &Path<'_>) -> Result<bool, Malformed> {
+        (self.values, self.levels) = (0, 0);
+        let is_object = self.json.peek()? == Token::Object;
+        if is_object {
+            self.object(at)?
+        } else {
+            self.any(at)?
+        }
+        if self.values > PROPERTIES_VALUES_MAX {
+            self.errors.add(*at, TOO_MANY_VALUES);
+        }
+        Ok(is_object)
+    }
+
     fn position(&self, message: &Message, key: Quoted<'_>, next: usize) -> Option<usize> {
         let name = key.plain();
         // A call to compare bytes costs more than to see that the first ones differ.
@@ -380,7 +396,7 @@ impl<'a> JsonReader<'a> {
         self.wrong(detail, at).map(|()| false)
     }
 
-    fn wrong(&mut self, detail: &str, at: &Path<'_>) -> Result<(), Malformed> {
+    pub(super) fn wrong(&mut self, detail: &str, at: &Path<'_>) -> Result<(), Malformed> {
         self.skip(at)?;
         self.refuse(detail, at)
     }

@@ -11,11 +11,13 @@ pub mod describe;
 
 mod accept;
 mod binary;
+pub mod cloud_event;
 mod decimal;
 mod invalid;
 mod json_read;
 mod json_text;
 mod limits;
+mod properties;
 pub mod request;
 mod rules;
 pub mod subject;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use prost::Message as _;
 
-use super::accept::{Arrival, admit};
+use super::accept::{Arrival, admit, check_size};
 use super::binary::{check_counts, note_faults};
 use super::invalid::{Errors, FieldError, Path};
 use super::json_read::{DUPLICATE, JsonReader, UNKNOWN};
@@ -17,7 +17,7 @@ use super::proto::EventEnvelope;
 use super::rules::{MALFORMED, REQUIRED};
 use super::schema::EVENT_ENVELOPE;
 use super::stored::EventRef;
-use super::wire::{DecodeError, Reader};
+use super::wire::{DecodeError, Reader, put_bytes};
 
 /// A body that is refused as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,63 @@ impl Accepted {
     /// The encoded events together.
     pub fn bytes_len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Adds an event that came in a body of another form: checked and filled, or with what is wrong with it.
+    pub fn add(&mut self, event: &EventEnvelope, arrival: &Arrival<'_>) {
+        let start = self.bytes.len();
+        // Encoding to a vector does not run out of room.
+        let _ = event.encode(&mut self.bytes);
+        self.admit_last(start, arrival, |_| {});
+    }
+
+    /// The same of an encoded event, all of whose text is UTF-8; `rename` says what the form calls a thing that is wrong.
+    pub(super) fn add_encoded(&mut self, event: &[u8], arrival: &Arrival<'_>, rename: impl Fn(&mut FieldError)) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(event);
+        self.admit_last(start, arrival, rename);
+    }
+
+    /// Adds the place of an event that could not be made of what came.
+    pub fn add_refused(&mut self, errors: Vec<FieldError>) {
+        self.items.push(Err(errors));
+    }
+
+    fn admit_last(&mut self, start: usize, arrival: &Arrival<'_>, rename: impl Fn(&mut FieldError)) {
+        let mut errors = Errors::default();
+        admit(&mut self.bytes, start, arrival, &Path::Root, &mut errors);
+        self.items.push(match errors.into_item_result() {
+            Ok(()) => Ok(start..self.bytes.len()),
+            Err(mut errors) => {
+                self.bytes.truncate(start);
+                errors.iter_mut().for_each(rename);
+                Err(errors)
+            }
+        });
+    }
+
+    /// The events of a request that is refused as a whole for an event that is not valid.
+    pub fn or_refused(mut self) -> Result<Self, Refused> {
+        match self.items.iter().position(Result::is_err).map(|position| self.items.swap_remove(position)) {
+            Some(Err(errors)) => Err(Refused::invalid_event(errors)),
+            _ => Ok(self),
+        }
+    }
+
+    /// Gives the event of a single request the idempotency key that came beside it. One that has another of its own
+    /// is refused.
+    pub fn set_idempotency_key(&mut self, key: &str, arrival: &Arrival<'_>) -> Result<(), Refused> {
+        let [Ok(range)] = self.items.as_mut_slice() else { return Ok(()) };
+        let own = EventRef::read(&self.bytes[range.clone()]).map(|event| event.idempotency_key).unwrap_or_default();
+        if !own.is_empty() {
+            let differs = "must be the same as the header Idempotency-Key";
+            let error = || FieldError::new("/event/idempotencyKey", differs);
+            return if own == key { Ok(()) } else { Err(Refused::invalid_event(vec![error()])) };
+        }
+        put_bytes(&mut self.bytes, 7, key.as_bytes());
+        *range = range.start..self.bytes.len();
+        check_size(range.len(), arrival)
+            .map_err(|detail| Refused::invalid_event(vec![FieldError::new("/event", detail)]))
     }
 
     /// In the order of the body. The errors' pointers are relative to their event.
@@ -134,7 +191,7 @@ pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>
 }
 
 impl Refused {
-    fn new(detail: impl Into<String>) -> Self {
+    pub(super) fn new(detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), errors: Vec::new() }
     }
 
@@ -230,7 +287,7 @@ fn check_count(count: usize, events_max: usize) -> Result<(), Refused> {
 }
 
 /// JSON is UTF-8 (RFC 8259 §8.1).
-fn json_text(body: &[u8]) -> Result<&str, Refused> {
+pub(super) fn json_text(body: &[u8]) -> Result<&str, Refused> {
     check_width(body)?;
     std::str::from_utf8(body)
         .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))

@@ -7,11 +7,12 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 
 use super::caller::Caller;
+use super::cloud_events::Mode;
 use super::exchange::Exchange;
 use super::form::{self, Form};
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::request_id::RequestIds;
-use super::{Destination, Gateway, reply};
+use super::{Destination, Gateway, idempotency_key, reply};
 use crate::bus::{Batch, Bus, BusError, BusErrorKind, Original, Published};
 use crate::causes::chain;
 use crate::event::request::{self, Accepted, Refused};
@@ -25,15 +26,37 @@ impl Gateway {
         request: Request<&mut Inbound>,
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
+        if let Some(mode) = Mode::of(request.headers()) {
+            return self.cloud_events(mode, request, exchange).await;
+        }
         let form = Form::of(request.headers())?;
         let read = match form {
             Form::Json => request::accept_json_single,
             Form::Binary(_) => request::accept_binary_single,
             Form::JsonLines => return Err(form::of_batches()),
         };
-        let coding = Coding::of(request.headers())?;
-        let accepted =
-            self.read(request.into_body(), coding, |bytes| read(bytes, &self.arrival(&exchange.caller))).await?;
+        let (head, body) = request.into_parts();
+        let key = idempotency_key::of(&head.headers)?;
+        let coding = Coding::of(&head.headers)?;
+        let accept = |bytes: &[u8]| {
+            let arrival = self.arrival(&exchange.caller);
+            let mut accepted = read(bytes, &arrival)?;
+            if let Some(key) = &key {
+                accepted.set_idempotency_key(key, &arrival)?;
+            }
+            Ok(accepted)
+        };
+        let accepted = self.read(body, coding, accept).await?;
+        self.store_single(form, accepted, exchange).await
+    }
+
+    /// Stores the event of a single request, and answers.
+    pub(super) async fn store_single(
+        &self,
+        form: Form,
+        accepted: Result<Accepted, Refused>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
         self.count_events(accepted.len(), exchange)?;
         let (mut verdicts, batch) = self.judge(accepted);
@@ -53,16 +76,32 @@ impl Gateway {
         request: Request<&mut Inbound>,
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
+        if let Some(mode) = Mode::of(request.headers()) {
+            return self.cloud_events(mode, request, exchange).await;
+        }
         let form = Form::of(request.headers())?;
         let read = match form {
             Form::Json => request::accept_json_batch,
             Form::JsonLines => request::accept_json_lines,
             Form::Binary(_) => request::accept_binary_batch,
         };
+        idempotency_key::refuse_for_batch(request.headers())?;
         let coding = Coding::of(request.headers())?;
         let body = request.into_body();
         let read = |bytes: &[u8]| read(bytes, self.batch_events_max, &self.arrival(&exchange.caller));
-        let accepted = self.read(body, coding, read).await?.map_err(|refused| self.refuse(refused, 0))?;
+        let accepted = self.read(body, coding, read).await?;
+        self.store_batch(form, accepted, body, exchange).await
+    }
+
+    /// Stores the events of a batch, and answers with the verdict of each.
+    pub(super) async fn store_batch(
+        &self,
+        form: Form,
+        accepted: Result<Accepted, Refused>,
+        body: &Inbound,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
+        let accepted = accepted.map_err(|refused| self.refuse(refused, 0))?;
         self.count_events(accepted.len(), exchange)?;
         let (mut verdicts, batch) = self.judge(accepted);
         // Once something is stored there is no way back: the reply's room is made sure of before.
@@ -81,16 +120,24 @@ impl Gateway {
 
     /// Reads a body and makes something of it. The body is freed at once: while the request waits for what it set
     /// going, that memory serves the next one.
-    async fn read<T>(&self, body: &mut Inbound, coding: Coding, make: impl FnOnce(&[u8]) -> T) -> Result<T, Problem> {
-        let body = match coding {
+    pub(super) async fn read<T>(
+        &self,
+        body: &mut Inbound,
+        coding: Coding,
+        make: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, Problem> {
+        Ok(make(&self.read_whole(body, coding).await?))
+    }
+
+    pub(super) async fn read_whole(&self, body: &mut Inbound, coding: Coding) -> Result<Bytes, Problem> {
+        Ok(match coding {
             Coding::Identity => read_body(body, self.body_bytes_max, self.body_timeout).await?,
             coding => read_coded(body, coding, self.body_bytes_max, self.body_timeout).await?,
-        };
-        Ok(make(&body))
+        })
     }
 
     /// The verdicts of what need not be published, and what must be.
-    fn judge(&self, accepted: Accepted) -> (Verdicts, Batch) {
+    pub(super) fn judge(&self, accepted: Accepted) -> (Verdicts, Batch) {
         match &self.destination {
             Destination::Discard => (judge_only(accepted), Batch::default()),
             Destination::Bus(_) => judge(accepted),
@@ -98,7 +145,7 @@ impl Gateway {
     }
 
     /// Returns when every event of the request has its verdict.
-    async fn publish(&self, verdicts: &mut Verdicts, batch: Batch, exchange: &Exchange) {
+    pub(super) async fn publish(&self, verdicts: &mut Verdicts, batch: Batch, exchange: &Exchange) {
         if let Destination::Bus(bus) = &self.destination
             && !batch.is_empty()
         {
@@ -113,7 +160,7 @@ impl Gateway {
         self.events.add(count(verdicts));
     }
 
-    fn arrival<'c>(&self, caller: &'c Caller) -> Arrival<'c> {
+    pub(super) fn arrival<'c>(&self, caller: &'c Caller) -> Arrival<'c> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Arrival {
             received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
@@ -122,7 +169,7 @@ impl Gateway {
         }
     }
 
-    fn refuse(&self, refused: Refused, events: u64) -> Problem {
+    pub(super) fn refuse(&self, refused: Refused, events: u64) -> Problem {
         self.events.add(GatewayVerdicts { rejected: events, ..GatewayVerdicts::default() });
         if is_of_other_app(&refused.errors) {
             let detail = "The event belongs to another app than the API key.";
@@ -160,7 +207,7 @@ async fn first_ids(
 }
 
 /// Why nothing was stored, when that is the bus's fault.
-fn nothing_stored(verdicts: &Verdicts) -> Option<BusErrorKind> {
+pub(super) fn nothing_stored(verdicts: &Verdicts) -> Option<BusErrorKind> {
     let mut failure = None;
     for verdict in verdicts.iter() {
         match verdict {

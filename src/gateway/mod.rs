@@ -7,10 +7,12 @@
 mod access;
 mod bus_health;
 mod caller;
+mod cloud_events;
 mod cors;
 mod credentials;
 mod exchange;
 mod form;
+mod idempotency_key;
 mod ingest;
 mod intake;
 mod key_ring;
@@ -26,7 +28,11 @@ mod tests_bad_input;
 #[cfg(test)]
 mod tests_bodies;
 #[cfg(test)]
+mod tests_cloud_events;
+#[cfg(test)]
 mod tests_cors;
+#[cfg(test)]
+mod tests_idempotency;
 #[cfg(test)]
 mod tests_keys;
 #[cfg(test)]
