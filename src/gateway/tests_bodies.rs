@@ -18,8 +18,10 @@ fn event(device: &str) -> Value {
     json!({"appId": "shop", "deviceId": device, "screenView": {"screenName": "home"}})
 }
 
+type Encode = fn(&[u8]) -> Vec<u8>;
+
 /// The values of Content-Encoding, each with how bodies are coded for it.
-fn codings() -> [(&'static str, fn(&[u8]) -> Vec<u8>); 5] {
+fn codings() -> [(&'static str, Encode); 5] {
     [
         ("gzip", |bytes| {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
