@@ -45,6 +45,10 @@ disk-faults rounds="600":
 hanging samples="5000":
     CAUSALITY_HANGING_SAMPLES={{samples}} cargo test --release --lib -- --nocapture reaction::tests::hanging
 
+# What the rate limits of a million callers take
+callers:
+    cargo test --release --lib -- --nocapture a_million_callers
+
 # Each attack on the memory of a process in its default configuration, or those named: peak, honest answers, their p99
 attacks *ATTACKS:
     .ci/setup

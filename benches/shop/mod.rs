@@ -77,17 +77,20 @@ fn payload(n: u64, random: &mut Random) -> Payload {
             screen_class: "ShopViewController".into(),
             previous_screen: "HomeScreen".into(),
             params: HashMap::from([("ref".to_owned(), "push".to_owned())]).into_iter().collect(),
+            properties: None,
         }),
         2 => Payload::ScreenExit(ScreenExit {
             screen_name: screen,
             duration_ms: (random.next() % 60_000) as i64,
             next_screen: "ProductDetail".into(),
+            properties: None,
         }),
         3 | 4 => Payload::ButtonTap(ButtonTap {
             button_id: "add_to_cart".into(),
             button_text: "Add to cart".into(),
             screen_name: screen,
             coordinates: Some(Coordinates { x: (random.next() % 1_000) as f32 / 2.0, y: 310.25 }),
+            properties: None,
         }),
         5 | 6 => Payload::ProductView(ProductView {
             product_id: product,
@@ -96,6 +99,7 @@ fn payload(n: u64, random: &mut Random) -> Payload {
             price_cents: (random.next() % 20_000) as i64,
             currency: "EUR".into(),
             source: "search".into(),
+            properties: None,
         }),
         7 => Payload::PurchaseComplete(PurchaseComplete {
             order_id: random.id(),
@@ -112,12 +116,14 @@ fn payload(n: u64, random: &mut Random) -> Payload {
                     price_cents: 7_450,
                 })
                 .collect(),
+            properties: None,
         }),
         8 => Payload::AppStart(AppStart {
             is_cold_start: true,
             launch_duration_ms: (random.next() % 2_000) as i64,
             launch_source: "icon".into(),
             deeplink_url: String::new(),
+            properties: None,
         }),
         _ => Payload::CustomEvent(CustomEvent {
             event_name: "wishlist_shared".into(),

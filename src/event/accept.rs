@@ -139,10 +139,15 @@ pub fn check_names(event: &EventRef<'_>) -> Result<(), DecodeError> {
     if !is_app_id(event.app_id) {
         return Err(DecodeError::new("its app_id is not one of an app"));
     }
-    if event.id.len() > ID_BYTES_MAX || has_control(event.id.as_bytes()) {
+    if !is_id(event.id) {
         return Err(DecodeError::new("its id is too long or has control characters"));
     }
     Ok(())
+}
+
+/// Whether an event may have this for an id, of itself, a device, a user, a session, or as its idempotency key.
+pub fn is_id(text: &str) -> bool {
+    text.len() <= ID_BYTES_MAX && !has_control(text.as_bytes())
 }
 
 /// Whether events and keys may belong to an app of this name.

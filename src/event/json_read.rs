@@ -20,7 +20,7 @@ pub(super) const DUPLICATE: &str = "must not come twice";
 const TOO_DEEP: &str = "must not nest deeper than the 64 levels of a body";
 
 /// Fields that are named where an unknown one is refused, at most.
-const FIELDS_NAMED_MAX: usize = 4;
+const FIELDS_NAMED_MAX: usize = 5;
 
 /// Reads values of one body. The buffers are kept from event to event.
 pub(super) struct JsonReader<'a> {

@@ -9,14 +9,14 @@ pub(super) const APP_ID_BYTES_MAX: usize = 128;
 /// Any other string.
 pub(super) const TEXT_BYTES_MAX: usize = 256 << 10;
 /// A key of a map, and of an object in `properties`.
-pub(super) const KEY_BYTES_MAX: usize = 256;
+pub const KEY_BYTES_MAX: usize = 256;
 /// Of a list, or of a map.
 pub(super) const ELEMENTS_MAX: usize = 1_000;
 /// Members and elements in `properties`, at all levels together.
-pub(super) const PROPERTIES_VALUES_MAX: usize = 1_000;
+pub const PROPERTIES_VALUES_MAX: usize = 1_000;
 /// Objects and arrays within each other in `properties`, itself included. Each takes up to three protobuf
 /// messages, of which common decoders take 100.
-pub(super) const PROPERTIES_DEPTH_MAX: usize = 30;
+pub const PROPERTIES_DEPTH_MAX: usize = 30;
 /// Objects and arrays within each other in a JSON body. Only what is refused for other reasons could come near.
 pub(super) const JSON_DEPTH_MAX: usize = 64;
 /// The last millisecond of the year 9999, UTC.

@@ -27,10 +27,10 @@ mod stored;
 mod unique;
 mod wire;
 
-pub use accept::{Arrival, check_names, is_app_id, is_of_other_app, new_id};
+pub use accept::{Arrival, check_names, is_app_id, is_id, is_of_other_app, new_id};
 pub use invalid::{FieldError, cut};
 pub use json_view::Int64;
-pub use limits::EVENT_BYTES_MAX;
+pub use limits::{EVENT_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 pub use schema::Kind;
 pub use stored::{DeviceRef, EventRef};
 pub use unique::{Unique, UniqueWithin};

@@ -5,3 +5,43 @@
 
 include!(concat!(env!("OUT_DIR"), "/causality.v1.rs"));
 include!(concat!(env!("OUT_DIR"), "/causality.v1.serde.rs"));
+
+impl event_envelope::Payload {
+    /// What the payload says beside its typed fields; every kind has it.
+    pub fn properties_mut(&mut self) -> &mut Option<::pbjson_types::Struct> {
+        macro_rules! properties_of {
+            ($($kind:ident),+ $(,)?) => { match self { $(Self::$kind(payload) => &mut payload.properties),+ } };
+        }
+        properties_of!(
+            UserLogin,
+            UserLogout,
+            UserSignup,
+            UserProfileUpdate,
+            ScreenView,
+            ScreenExit,
+            ButtonTap,
+            SwipeGesture,
+            ScrollEvent,
+            TextInput,
+            LongPress,
+            DoubleTap,
+            ProductView,
+            AddToCart,
+            RemoveFromCart,
+            CheckoutStart,
+            CheckoutStep,
+            PurchaseComplete,
+            PurchaseFailed,
+            AppStart,
+            AppBackground,
+            AppForeground,
+            AppCrash,
+            NetworkChange,
+            PermissionRequest,
+            PermissionResult,
+            MemoryWarning,
+            BatteryChange,
+            CustomEvent,
+        )
+    }
+}

@@ -69,7 +69,10 @@ impl Accepted {
 
     fn admit_last(&mut self, start: usize, arrival: &Arrival<'_>, rename: impl Fn(&mut FieldError)) {
         let mut errors = Errors::default();
-        admit(&mut self.bytes, start, arrival, &Path::Root, &mut errors);
+        check_counts(&self.bytes[start..], &Path::Root, &mut errors);
+        if errors.is_empty() {
+            admit(&mut self.bytes, start, arrival, &Path::Root, &mut errors);
+        }
         self.items.push(match errors.into_item_result() {
             Ok(()) => Ok(start..self.bytes.len()),
             Err(mut errors) => {

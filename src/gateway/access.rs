@@ -42,6 +42,14 @@ impl Access {
         }
     }
 
+    /// The same of a request that may have its key elsewhere: nothing when the headers hold none.
+    pub(super) fn admit_if_named(&self, headers: &HeaderMap, now: Instant) -> Result<Option<Caller>, Problem> {
+        match self {
+            Self::Keys(_) if credentials::read(headers) == Err(NoKey::Missing) => Ok(None),
+            _ => self.admit(headers, now).map(Some),
+        }
+    }
+
     /// Who has the key with this hash, wherever in the request it was found.
     pub(super) fn admit_key(&self, hash: &KeyHash, now: Instant) -> Result<Caller, Problem> {
         let Self::Keys(ring) = self else { return Ok(Caller::Anyone) };

@@ -65,6 +65,17 @@ pub(super) fn read(headers: &HeaderMap) -> Result<KeyHash, NoKey> {
     }
 }
 
+/// The key itself, where it names an app instead of opening a door.
+pub(super) fn named(headers: &HeaderMap) -> Option<String> {
+    let mut named = None;
+    let mut add = |key: &[u8]| named = std::str::from_utf8(key).ok().map(str::to_owned);
+    match headers.get(X_API_KEY) {
+        Some(key) => add(key.as_bytes().trim_ascii()),
+        None => authorization(headers.get(AUTHORIZATION)?.as_bytes(), &mut add).ok()?,
+    }
+    named
+}
+
 /// Gives the key of one Authorization header to `add`.
 fn authorization(value: &[u8], add: &mut impl FnMut(&[u8])) -> Result<(), &'static str> {
     let value = value.trim_ascii();

@@ -126,13 +126,20 @@ impl Gateway {
         coding: Coding,
         make: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, Problem> {
-        Ok(make(&self.read_whole(body, coding).await?))
+        Ok(make(&self.read_whole(body, coding, self.body_bytes_max).await?))
     }
 
-    pub(super) async fn read_whole(&self, body: &mut Inbound, coding: Coding) -> Result<Bytes, Problem> {
+    /// Reads a body of at most so many bytes, as sent and inflated.
+    pub(super) async fn read_whole(
+        &self,
+        body: &mut Inbound,
+        coding: Coding,
+        bytes_max: usize,
+    ) -> Result<Bytes, Problem> {
+        let bytes_max = bytes_max.min(self.body_bytes_max);
         Ok(match coding {
-            Coding::Identity => read_body(body, self.body_bytes_max, self.body_timeout).await?,
-            coding => read_coded(body, coding, self.body_bytes_max, self.body_timeout).await?,
+            Coding::Identity => read_body(body, bytes_max, self.body_timeout).await?,
+            coding => read_coded(body, coding, bytes_max, self.body_timeout).await?,
         })
     }
 

@@ -21,6 +21,7 @@ mod rate_limit;
 mod reply;
 mod request_id;
 mod route;
+mod segment;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -37,6 +38,8 @@ mod tests_idempotency;
 mod tests_keys;
 #[cfg(test)]
 mod tests_limits;
+#[cfg(test)]
+mod tests_segment;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -140,6 +143,8 @@ struct Gateway {
     body_timeout: Duration,
     batch_events_max: usize,
     event_bytes_max: usize,
+    /// Requests come encrypted.
+    tls: bool,
     access: Access,
     pages: Pages,
     rate_limits: Option<RateLimits>,
@@ -159,6 +164,7 @@ impl Gateway {
             body_timeout: settings.body_timeout,
             batch_events_max: settings.batch_events_max,
             event_bytes_max: settings.event_bytes_max,
+            tls: settings.http.tls.is_some(),
             access: settings.access,
             pages: Pages::new(settings.cors.as_ref(), settings.loopback),
             rate_limits: settings.rate_limits.map(|limits| RateLimits::new(&limits, settings.batch_events_max)),

@@ -1,5 +1,6 @@
 //! Which request means what, and what every request is measured by.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::Gateway;
 use super::caller::Caller;
 use super::exchange::Exchange;
 use super::rate_limit::Counted;
+use super::segment::Asked;
 use crate::http::{Inbound, Problem, Scope, drain};
 use crate::metrics::GatewayRoute;
 
@@ -22,6 +24,7 @@ type Reply = Response<Full<Bytes>>;
 enum Route {
     Ingest,
     Batch,
+    Segment(Asked),
     Health,
     Ready,
 }
@@ -33,14 +36,14 @@ impl Route {
             "/v1/events/batch" => Some(Self::Batch),
             "/health" => Some(Self::Health),
             "/ready" => Some(Self::Ready),
-            _ => None,
+            path => Asked::of(path).map(Self::Segment),
         }
     }
 
-    /// Whether nobody is asked who they are.
+    /// Whether nobody is asked who they are, or the handler asks since the body may say it.
     fn is_open(self) -> bool {
         match self {
-            Self::Health | Self::Ready => true,
+            Self::Health | Self::Ready | Self::Segment(_) => true,
             Self::Ingest | Self::Batch => false,
         }
     }
@@ -48,6 +51,8 @@ impl Route {
     fn check_method(self, method: &Method) -> Result<(), Problem> {
         let (allowed, allow) = match self {
             Self::Ingest | Self::Batch => (method == Method::POST, "POST"),
+            Self::Segment(asked) if asked.method() == Method::GET => (method == Method::GET, "GET"),
+            Self::Segment(_) => (method == Method::POST, "POST"),
             Self::Health | Self::Ready => (method == Method::GET || method == Method::HEAD, "GET, HEAD"),
         };
         if allowed {
@@ -61,6 +66,7 @@ impl Route {
 pub(super) struct RouteMetrics {
     ingest: GatewayRoute,
     batch: GatewayRoute,
+    segment: GatewayRoute,
     health: GatewayRoute,
     ready: GatewayRoute,
     preflight: GatewayRoute,
@@ -72,6 +78,7 @@ impl RouteMetrics {
         Self {
             ingest: GatewayRoute::lookup("ingest"),
             batch: GatewayRoute::lookup("batch"),
+            segment: GatewayRoute::lookup("segment"),
             health: GatewayRoute::lookup("health"),
             ready: GatewayRoute::lookup("ready"),
             preflight: GatewayRoute::lookup("preflight"),
@@ -83,6 +90,7 @@ impl RouteMetrics {
         match route {
             Some(Route::Ingest) => &self.ingest,
             Some(Route::Batch) => &self.batch,
+            Some(Route::Segment(_)) => &self.segment,
             Some(Route::Health) => &self.health,
             Some(Route::Ready) => &self.ready,
             None => &self.unknown,
@@ -141,23 +149,30 @@ impl Gateway {
         exchange.page.check(request.method())?;
         if !route.is_open() {
             let caller = self.access.admit(request.headers(), started)?;
-            self.count(caller, &request, exchange)?;
+            self.count(caller, request.body().peer(), request.headers(), exchange)?;
         }
         match route {
             Route::Ingest => self.ingest(request, exchange).await,
             Route::Batch => self.batch(request, exchange).await,
+            Route::Segment(asked) => self.segment(asked, request, exchange, started).await,
             Route::Health => Ok(document(StatusCode::OK, r#"{"status":"ok"}"#.into())),
             Route::Ready => Ok(self.ready()),
         }
     }
 
     /// Counts a request among those of its caller, who is known from here on.
-    fn count(&self, caller: Caller, request: &Request<&mut Inbound>, exchange: &mut Exchange) -> Result<(), Problem> {
+    pub(super) fn count(
+        &self,
+        caller: Caller,
+        peer: IpAddr,
+        headers: &HeaderMap,
+        exchange: &mut Exchange,
+    ) -> Result<(), Problem> {
         exchange.caller = caller;
         let Some(limits) = &self.rate_limits else { return Ok(()) };
         let counted = exchange.counted.insert(match exchange.caller.key() {
             Some(key) => Counted::Key { id: key.id, own: key.limits },
-            None => Counted::Address(self.trusted_proxies.client(request.body().peer(), request.headers())),
+            None => Counted::Address(self.trusted_proxies.client(peer, headers)),
         });
         limits.admit(counted, &mut exchange.standing)
     }

@@ -154,7 +154,7 @@ fn invalid_heads() -> Vec<Case> {
             "unknown nested field",
             json!({"screenView": {"screenName": "h", "x/y": 1}}),
             "/event/screenView/x~1y",
-            "unknown field: expected screenName, screenClass, previousScreen, params",
+            "unknown field: expected screenName, screenClass, previousScreen, params, properties",
         ),
         event("app is a number", json!({"appId": 7}), "/event/appId", "must be a string"),
         app("app climbs the path", "../../etc"),

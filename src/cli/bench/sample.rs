@@ -162,15 +162,19 @@ fn user_payload(kind: u32, user: &str, random: &mut SplitMix64) -> Payload {
     let user_id = user.to_owned();
     let method = random.pick(&METHODS).to_owned();
     match kind {
-        10 => Payload::UserLogin(UserLogin { user_id, method, is_new_user: random.chance(10) }),
-        11 => Payload::UserLogout(UserLogout { user_id, reason: random.pick(&["user_initiated", "expired"]).into() }),
+        10 => Payload::UserLogin(UserLogin { user_id, method, is_new_user: random.chance(10), properties: None }),
+        11 => Payload::UserLogout(UserLogout {
+            user_id,
+            reason: random.pick(&["user_initiated", "expired"]).into(),
+            properties: None,
+        }),
         12 => {
             let referral_source = random.pick(&["organic", "instagram_ad", "friend_invite"]).into();
-            Payload::UserSignup(UserSignup { user_id, method, referral_source })
+            Payload::UserSignup(UserSignup { user_id, method, referral_source, properties: None })
         }
         _ => {
             let fields_updated = vec!["display_name".into(), random.pick(&["avatar", "email", "address"]).into()];
-            Payload::UserProfileUpdate(UserProfileUpdate { user_id, fields_updated })
+            Payload::UserProfileUpdate(UserProfileUpdate { user_id, fields_updated, properties: None })
         }
     }
 }
@@ -186,11 +190,13 @@ fn screen_payload(kind: u32, random: &mut SplitMix64) -> Payload {
                 ("experiment".into(), format!("layout_{}", random.pick(&["a", "b", "control"]))),
             ]),
             screen_name,
+            properties: None,
         }),
         _ => Payload::ScreenExit(ScreenExit {
             screen_name,
             duration_ms: random.int64(300, 180_000),
             next_screen: random.pick(&SCREENS).into(),
+            properties: None,
         }),
     }
 }
@@ -208,6 +214,7 @@ fn interaction_payload(kind: u32, random: &mut SplitMix64) -> Payload {
             button_text: random.pick(&["Add to cart", "Continue", "Filter", "Share", "Zur Kasse"]).into(),
             screen_name,
             coordinates: point(random),
+            properties: None,
         }),
         201 => Payload::SwipeGesture(SwipeGesture {
             direction: random.int32(1, 4),
@@ -215,12 +222,14 @@ fn interaction_payload(kind: u32, random: &mut SplitMix64) -> Payload {
             start: point(random),
             end: point(random),
             duration_ms: random.int64(60, 900),
+            properties: None,
         }),
         202 => Payload::ScrollEvent(ScrollEvent {
             screen_name,
             container_id: "product_grid_main".into(),
             scroll_depth_percent: random.int32(0, 100),
             direction: random.int32(1, 2),
+            properties: None,
         }),
         203 => Payload::TextInput(TextInput {
             field_id: random.pick(&["search_query", "email", "promo_code"]).into(),
@@ -228,17 +237,20 @@ fn interaction_payload(kind: u32, random: &mut SplitMix64) -> Payload {
             screen_name,
             text_length: random.int32(0, 60),
             input_duration_ms: random.int64(400, 30_000),
+            properties: None,
         }),
         204 => Payload::LongPress(LongPress {
             element_id: format!("product_card_{}", random.below(500)),
             screen_name,
             coordinates: point(random),
             duration_ms: random.int64(500, 2_500),
+            properties: None,
         }),
         _ => Payload::DoubleTap(DoubleTap {
             element_id: format!("product_image_{}", random.below(500)),
             screen_name,
             coordinates: point(random),
+            properties: None,
         }),
     }
 }
@@ -260,18 +272,34 @@ fn commerce_payload(kind: u32, random: &mut SplitMix64) -> Payload {
             price_cents,
             currency,
             source: random.pick(&["search", "recommendation", "category_page"]).into(),
+            properties: None,
         }),
-        301 => Payload::AddToCart(AddToCart { product_id, product_name, quantity, price_cents, currency, cart_id }),
+        301 => Payload::AddToCart(AddToCart {
+            product_id,
+            product_name,
+            quantity,
+            price_cents,
+            currency,
+            cart_id,
+            properties: None,
+        }),
         302 => {
             let reason = random.pick(&["changed_mind", "too_expensive", "shipping_cost"]).into();
-            Payload::RemoveFromCart(RemoveFromCart { product_id, quantity, cart_id, reason })
+            Payload::RemoveFromCart(RemoveFromCart { product_id, quantity, cart_id, reason, properties: None })
         }
-        303 => Payload::CheckoutStart(CheckoutStart { cart_id, item_count: quantity, total_cents, currency }),
+        303 => Payload::CheckoutStart(CheckoutStart {
+            cart_id,
+            item_count: quantity,
+            total_cents,
+            currency,
+            properties: None,
+        }),
         304 => Payload::CheckoutStep(CheckoutStep {
             cart_id,
             step_number: random.int32(1, 4),
             step_name: random.pick(&["shipping_address", "shipping_method", "payment", "review"]).into(),
             step_duration_ms: random.int64(2_000, 90_000),
+            properties: None,
         }),
         305 => Payload::PurchaseComplete(PurchaseComplete {
             order_id: format!("ORD-{}", random.hex(10)),
@@ -281,6 +309,7 @@ fn commerce_payload(kind: u32, random: &mut SplitMix64) -> Payload {
             currency,
             payment_method,
             items: vec![PurchaseItem { product_id, product_name, quantity, price_cents }],
+            properties: None,
         }),
         _ => Payload::PurchaseFailed(PurchaseFailed {
             cart_id,
@@ -288,6 +317,7 @@ fn commerce_payload(kind: u32, random: &mut SplitMix64) -> Payload {
             error_message: "The payment provider refused the transaction".into(),
             payment_method,
             checkout_step: 3,
+            properties: None,
         }),
     }
 }
@@ -301,14 +331,17 @@ fn system_payload(kind: u32, random: &mut SplitMix64) -> Payload {
             launch_duration_ms: random.int64(180, 3_500),
             launch_source: random.pick(&["icon", "push_notification", "deeplink"]).into(),
             deeplink_url: format!("shop://product/SKU-{:06}", random.below(20_000)),
+            properties: None,
         }),
         401 => Payload::AppBackground(AppBackground {
             foreground_duration_ms: random.int64(1_000, 900_000),
             current_screen: screen,
+            properties: None,
         }),
         402 => Payload::AppForeground(AppForeground {
             background_duration_ms: random.int64(1_000, 7_200_000),
             resume_screen: screen,
+            properties: None,
         }),
         403 => Payload::AppCrash(AppCrash {
             crash_type: "NSInvalidArgumentException".into(),
@@ -317,19 +350,32 @@ fn system_payload(kind: u32, random: &mut SplitMix64) -> Payload {
                           2 Shop 0x104 -[CartView refresh:]\n3 UIKitCore 0x18d -[UIView layoutSubviews]"
                 .into(),
             current_screen: screen,
+            properties: None,
         }),
         404 => Payload::NetworkChange(NetworkChange {
             previous_type: random.int32(1, 6),
             current_type: random.int32(1, 7),
+            properties: None,
         }),
-        405 => Payload::PermissionRequest(PermissionRequest { permission_type, trigger_screen: screen }),
-        406 => Payload::PermissionResult(PermissionResult { permission_type, status: random.int32(1, 3) }),
+        405 => {
+            Payload::PermissionRequest(PermissionRequest { permission_type, trigger_screen: screen, properties: None })
+        }
+        406 => Payload::PermissionResult(PermissionResult {
+            permission_type,
+            status: random.int32(1, 3),
+            properties: None,
+        }),
         407 => Payload::MemoryWarning(MemoryWarning {
             available_memory_bytes: random.int64(20, 400) << 20,
             used_memory_bytes: random.int64(600, 3_000) << 20,
             level: random.int32(1, 2),
+            properties: None,
         }),
-        _ => Payload::BatteryChange(BatteryChange { battery_level: random.int32(0, 100), state: random.int32(1, 3) }),
+        _ => Payload::BatteryChange(BatteryChange {
+            battery_level: random.int32(0, 100),
+            state: random.int32(1, 3),
+            properties: None,
+        }),
     }
 }
 

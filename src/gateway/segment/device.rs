@@ -1,0 +1,76 @@
+//! The device that a message's `context` tells of (<https://segment.com/docs/connections/spec/common/#context>).
+//!
+//! Invariant: what is not in the device context afterwards is still in the message's.
+
+use serde_json::Value;
+
+use super::value::{Object, count, text};
+use crate::event::proto::{DeviceContext, NetworkType, Platform};
+
+/// Takes what a device context holds out of a message's context.
+pub(super) fn device_of(context: &mut Object) -> Option<DeviceContext> {
+    if context.is_empty() {
+        return None;
+    }
+    let platform = platform(context);
+    let mut device = DeviceContext {
+        platform: platform.into(),
+        locale: text(context, &["locale"]),
+        timezone: text(context, &["timezone"]),
+        ..DeviceContext::default()
+    };
+    within(context, "os", |os| device.os_version = text(os, &["version"]));
+    within(context, "app", |app| {
+        device.app_version = text(app, &["version"]);
+        device.build_number = text(app, &["build"]);
+    });
+    within(context, "device", |of| {
+        device.device_model = text(of, &["model"]);
+        device.manufacturer = text(of, &["manufacturer"]);
+    });
+    within(context, "screen", |screen| {
+        device.screen_width = count(screen, &["width"]);
+        device.screen_height = count(screen, &["height"]);
+    });
+    within(context, "network", |network| {
+        device.carrier = text(network, &["carrier"]);
+        // Both may be on: what goes over the one that costs less says nothing of the other, which stays.
+        if network.get("wifi") == Some(&Value::Bool(true)) {
+            network.remove("wifi");
+            device.network_type = NetworkType::Wifi.into();
+        }
+    });
+    within(context, "library", |library| device.sdk_version = text(library, &["version"]));
+    (device != DeviceContext::default()).then_some(device)
+}
+
+/// Of the system, the device or the library that sends; none of them is taken away.
+fn platform(context: &Object) -> Platform {
+    let told = |object: &str, name: &str| context.get(object).and_then(|of| of.get(name)).and_then(Value::as_str);
+    let is = |text: Option<&str>, known: &[&str]| {
+        text.is_some_and(|text| known.iter().any(|known| text.eq_ignore_ascii_case(known)))
+    };
+    for named in [told("os", "name"), told("device", "type")] {
+        if is(named, &["ios", "ipados", "iphone os"]) {
+            return Platform::Ios;
+        }
+        if is(named, &["android"]) {
+            return Platform::Android;
+        }
+    }
+    match is(told("library", "name"), &["analytics.js"]) || context.contains_key("userAgent") {
+        true => Platform::Web,
+        false => Platform::Unspecified,
+    }
+}
+
+/// Looks into an object, and drops it when nothing is left in it.
+fn within(context: &mut Object, name: &str, look: impl FnOnce(&mut Object)) {
+    if let Some(Value::Object(object)) = context.get_mut(name) {
+        let was_empty = object.is_empty();
+        look(object);
+        if object.is_empty() && !was_empty {
+            context.remove(name);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Which event a track call is: those of Segment's e-commerce, mobile and B2B specifications have kinds of their own,
+//! all others are custom events (<https://segment.com/docs/connections/spec/>).
+
+use serde_json::Value;
+
+use super::value::{Object, cents, count, text, whole};
+use crate::event::proto::event_envelope::Payload;
+use crate::event::proto::{
+    AddToCart, AppBackground, AppCrash, AppForeground, AppStart, CheckoutStart, CheckoutStep, ProductView,
+    PurchaseComplete, PurchaseFailed, PurchaseItem, RemoveFromCart, UserLogin, UserLogout, UserSignup,
+};
+
+/// Products of an order that become items; with more of them all stay in the properties.
+const ITEMS_MAX: usize = 1_000;
+const PRODUCT_ID: &[&str] = &["product_id", "productId"];
+const PRODUCT_NAME: &[&str] = &["name", "product_name"];
+const CART_ID: &[&str] = &["cart_id", "checkout_id"];
+const PRICE: &[&str] = &["price"];
+const QUANTITY: &[&str] = &["quantity"];
+const CURRENCY: &[&str] = &["currency"];
+const PAYMENT_METHOD: &[&str] = &["payment_method"];
+const METHOD: &[&str] = &["method", "type"];
+
+type Make = fn(&mut Object, user_id: &str) -> Option<Payload>;
+
+const KNOWN: &[(&str, Make)] = &[
+    ("Product Viewed", product_viewed),
+    ("Product Added", product_added),
+    ("Product Removed", product_removed),
+    ("Checkout Started", checkout_started),
+    ("Checkout Step Completed", checkout_step_completed),
+    ("Order Completed", order_completed),
+    ("Payment Failed", payment_failed),
+    ("Application Opened", application_opened),
+    ("Application Backgrounded", application_backgrounded),
+    ("Application Foregrounded", application_foregrounded),
+    ("Application Crashed", application_crashed),
+    ("Signed Up", signed_up),
+    ("Signed In", signed_in),
+    ("Logged In", signed_in),
+    ("Signed Out", signed_out),
+    ("Logged Out", signed_out),
+];
+
+/// The kind of an event by its name, with what it says of the properties taken out of them; nothing when it is none of
+/// the known ones, or lacks what its kind cannot do without.
+pub(super) fn known(name: &str, properties: &mut Object, user_id: &str) -> Option<Payload> {
+    let name = name.trim();
+    let (_, make) = KNOWN.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+    make(properties, user_id)
+}
+
+/// Whether text or a number is there under one of the names.
+fn has(properties: &Object, names: &[&str]) -> bool {
+    names.iter().any(|name| match properties.get(*name) {
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Number(_)) => true,
+        _ => false,
+    })
+}
+
+fn product_viewed(of: &mut Object, _: &str) -> Option<Payload> {
+    has(of, PRODUCT_ID).then(|| {
+        Payload::ProductView(ProductView {
+            product_id: text(of, PRODUCT_ID),
+            product_name: text(of, PRODUCT_NAME),
+            category: text(of, &["category"]),
+            price_cents: cents(of, PRICE),
+            currency: text(of, CURRENCY),
+            source: text(of, &["source"]),
+            properties: None,
+        })
+    })
+}
+
+fn product_added(of: &mut Object, _: &str) -> Option<Payload> {
+    has(of, PRODUCT_ID).then(|| {
+        Payload::AddToCart(AddToCart {
+            product_id: text(of, PRODUCT_ID),
+            product_name: text(of, PRODUCT_NAME),
+            quantity: count(of, QUANTITY),
+            price_cents: cents(of, PRICE),
+            currency: text(of, CURRENCY),
+            cart_id: text(of, CART_ID),
+            properties: None,
+        })
+    })
+}
+
+fn product_removed(of: &mut Object, _: &str) -> Option<Payload> {
+    has(of, PRODUCT_ID).then(|| {
+        Payload::RemoveFromCart(RemoveFromCart {
+            product_id: text(of, PRODUCT_ID),
+            quantity: count(of, QUANTITY),
+            cart_id: text(of, CART_ID),
+            reason: text(of, &["reason"]),
+            properties: None,
+        })
+    })
+}
+
+fn checkout_started(of: &mut Object, _: &str) -> Option<Payload> {
+    Some(Payload::CheckoutStart(CheckoutStart {
+        cart_id: text(of, &["cart_id", "checkout_id", "order_id"]),
+        item_count: pieces(of.get("products")),
+        total_cents: cents(of, &["total", "value", "revenue"]),
+        currency: text(of, CURRENCY),
+        properties: None,
+    }))
+}
+
+fn checkout_step_completed(of: &mut Object, _: &str) -> Option<Payload> {
+    Some(Payload::CheckoutStep(CheckoutStep {
+        cart_id: text(of, CART_ID),
+        step_number: count(of, &["step"]),
+        step_name: text(of, &["step_name"]),
+        step_duration_ms: whole(of, &["step_duration_ms"], i64::MAX).unwrap_or_default(),
+        properties: None,
+    }))
+}
+
+fn order_completed(of: &mut Object, _: &str) -> Option<Payload> {
+    has(of, &["order_id"]).then(|| {
+        Payload::PurchaseComplete(PurchaseComplete {
+            order_id: text(of, &["order_id"]),
+            cart_id: text(of, CART_ID),
+            item_count: pieces(of.get("products")),
+            total_cents: cents(of, &["total", "revenue", "value"]),
+            currency: text(of, CURRENCY),
+            payment_method: text(of, PAYMENT_METHOD),
+            items: items(of),
+            properties: None,
+        })
+    })
+}
+
+fn payment_failed(of: &mut Object, _: &str) -> Option<Payload> {
+    Some(Payload::PurchaseFailed(PurchaseFailed {
+        cart_id: text(of, CART_ID),
+        error_code: text(of, &["error_code", "code"]),
+        error_message: text(of, &["error_message", "error", "message"]),
+        payment_method: text(of, PAYMENT_METHOD),
+        checkout_step: count(of, &["step", "checkout_step"]),
+        properties: None,
+    }))
+}
+
+fn application_opened(of: &mut Object, _: &str) -> Option<Payload> {
+    let from_background = match of.get("from_background") {
+        Some(Value::Bool(from_background)) => Some(*from_background),
+        _ => None,
+    };
+    if from_background.is_some() {
+        of.remove("from_background");
+    }
+    Some(Payload::AppStart(AppStart {
+        is_cold_start: from_background == Some(false),
+        launch_duration_ms: whole(of, &["launch_duration_ms"], i64::MAX).unwrap_or_default(),
+        launch_source: text(of, &["referring_application"]),
+        deeplink_url: text(of, &["url"]),
+        properties: None,
+    }))
+}
+
+fn application_backgrounded(of: &mut Object, _: &str) -> Option<Payload> {
+    Some(Payload::AppBackground(AppBackground {
+        foreground_duration_ms: whole(of, &["foreground_duration_ms"], i64::MAX).unwrap_or_default(),
+        current_screen: text(of, &["current_screen"]),
+        properties: None,
+    }))
+}
+
+fn application_foregrounded(of: &mut Object, _: &str) -> Option<Payload> {
+    Some(Payload::AppForeground(AppForeground {
+        background_duration_ms: whole(of, &["background_duration_ms"], i64::MAX).unwrap_or_default(),
+        resume_screen: text(of, &["resume_screen"]),
+        properties: None,
+    }))
+}
+
+fn application_crashed(of: &mut Object, _: &str) -> Option<Payload> {
+    Some(Payload::AppCrash(AppCrash {
+        crash_type: text(of, &["crash_type", "exception"]),
+        crash_message: text(of, &["crash_message", "message", "reason"]),
+        stack_trace: text(of, &["stack_trace", "stacktrace"]),
+        current_screen: text(of, &["current_screen"]),
+        properties: None,
+    }))
+}
+
+fn signed_up(of: &mut Object, user_id: &str) -> Option<Payload> {
+    Some(Payload::UserSignup(UserSignup {
+        user_id: user_id.to_owned(),
+        method: text(of, METHOD),
+        referral_source: text(of, &["referral_source"]),
+        properties: None,
+    }))
+}
+
+fn signed_in(of: &mut Object, user_id: &str) -> Option<Payload> {
+    Some(Payload::UserLogin(UserLogin {
+        user_id: user_id.to_owned(),
+        method: text(of, METHOD),
+        is_new_user: false,
+        properties: None,
+    }))
+}
+
+fn signed_out(of: &mut Object, user_id: &str) -> Option<Payload> {
+    let reason = text(of, &["reason"]);
+    Some(Payload::UserLogout(UserLogout { user_id: user_id.to_owned(), reason, properties: None }))
+}
+
+/// How many pieces an order has: of each product its quantity, or one.
+fn pieces(products: Option<&Value>) -> i32 {
+    let products = products.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let quantity = |product: &Value| product.get("quantity").and_then(Value::as_i64).unwrap_or(1).max(0);
+    let pieces = products.iter().map(quantity).fold(0i64, i64::saturating_add);
+    i32::try_from(pieces).unwrap_or(i32::MAX)
+}
+
+/// The products of an order; what an item says of them is taken out, and they stay where there is more.
+fn items(of: &mut Object) -> Vec<PurchaseItem> {
+    let Some(Value::Array(products)) = of.get_mut("products") else { return Vec::new() };
+    if products.len() > ITEMS_MAX || !products.iter().all(Value::is_object) {
+        return Vec::new();
+    }
+    let item = |product: &mut Value| {
+        let mut none = Object::new();
+        let product = product.as_object_mut().unwrap_or(&mut none);
+        PurchaseItem {
+            product_id: text(product, PRODUCT_ID),
+            product_name: text(product, PRODUCT_NAME),
+            quantity: count(product, QUANTITY),
+            price_cents: cents(product, PRICE),
+        }
+    };
+    let items = products.iter_mut().map(item).collect();
+    if products.iter().all(|product| product.as_object().is_some_and(Object::is_empty)) {
+        of.remove("products");
+    }
+    items
+}

@@ -1,0 +1,238 @@
+//! One message of Segment's API as an event (<https://segment.com/docs/connections/spec/>).
+//!
+//! Nothing that was sent is lost: what has no field of its own goes to the event's `properties`, what is not a property
+//! itself under [`REST`] there.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use serde_json::Value;
+
+use super::device::device_of;
+use super::mapping;
+use super::value::{Object, properties, text};
+use crate::event::proto::event_envelope::Payload;
+use crate::event::proto::{CustomEvent, EventEnvelope, ScreenView, UserProfileUpdate};
+use crate::event::{FieldError, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, is_id};
+
+/// The property that holds what was sent beside the properties.
+const REST: &str = "$segment";
+/// Fields that a profile update names.
+const FIELDS_MAX: usize = 1_000;
+/// A number of at least this many is of milliseconds, a smaller one of seconds: the year 1973 and the year 5138.
+const MILLISECONDS_FROM: f64 = 1e11;
+
+/// The kinds of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum Call {
+    Track,
+    Identify,
+    Page,
+    Screen,
+    Group,
+    Alias,
+}
+
+impl Call {
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "track" => Self::Track,
+            "identify" => Self::Identify,
+            "page" => Self::Page,
+            "screen" => Self::Screen,
+            "group" => Self::Group,
+            "alias" => Self::Alias,
+            _ => return None,
+        })
+    }
+
+    /// The member that holds what the message is about.
+    fn subject(self) -> &'static str {
+        match self {
+            Self::Identify | Self::Group => "traits",
+            Self::Track | Self::Page | Self::Screen | Self::Alias => "properties",
+        }
+    }
+}
+
+/// What a message does not say itself.
+pub(super) struct Surroundings<'a> {
+    /// Of a batch; a message's own members come first.
+    pub(super) context: Option<&'a Object>,
+    pub(super) integrations: Option<&'a Value>,
+    pub(super) sent_at: Option<&'a Value>,
+    pub(super) received_at_ms: i64,
+    /// The app where no API key says which.
+    pub(super) app: &'a str,
+}
+
+/// The event that a message is. `raw` is its JSON text: where an event cannot hold as many properties, they are kept as
+/// that.
+pub(super) fn event_of(
+    call: Option<Call>,
+    mut message: Object,
+    raw: &str,
+    around: &Surroundings<'_>,
+) -> Result<EventEnvelope, FieldError> {
+    let call = match (call, message.get("type").and_then(Value::as_str)) {
+        (Some(call), _) => call,
+        (None, Some(named)) => Call::named(named)
+            .ok_or_else(|| FieldError::new("/type", "must be track, identify, page, screen, group or alias"))?,
+        (None, None) => return Err(FieldError::new("/type", "is required")),
+    };
+    // The app and the key were read from it already; it is no property.
+    message.remove("writeKey");
+    let mut event = EventEnvelope {
+        app_id: around.app.to_owned(),
+        idempotency_key: take_id(&mut message, "messageId"),
+        user_id: take_id(&mut message, "userId"),
+        device_id: take_id(&mut message, "anonymousId"),
+        timestamp_ms: take_time(&mut message, around),
+        ..EventEnvelope::default()
+    };
+    let mut context = take_context(&mut message, around.context);
+    if let (None, Some(integrations)) = (message.get("integrations"), around.integrations) {
+        message.insert("integrations".to_owned(), integrations.clone());
+    }
+    if event.device_id.is_empty() {
+        event.device_id = other_device_id(&context, &event.user_id);
+    }
+    event.session_id = session_id(&mut context);
+    event.device_context = device_of(&mut context);
+    if !context.is_empty() {
+        message.insert("context".to_owned(), Value::Object(context));
+    }
+    event.payload = Some(payload(call, message, &event.user_id, raw));
+    Ok(event)
+}
+
+fn payload(call: Call, mut message: Object, user_id: &str, raw: &str) -> Payload {
+    message.remove("type");
+    let subject = message.remove(call.subject());
+    let mut own = match subject {
+        Some(Value::Object(own)) => own,
+        None | Some(Value::Null) => Object::new(),
+        Some(other) => {
+            message.insert(call.subject().to_owned(), other);
+            Object::new()
+        }
+    };
+    let mut payload = match call {
+        Call::Track => {
+            let name = text(&mut message, &["event"]);
+            let known = mapping::known(&name, &mut own, user_id);
+            if known.is_some() {
+                message.insert("event".to_owned(), Value::String(name.clone()));
+            }
+            known.unwrap_or_else(|| custom(if name.is_empty() { "track" } else { &name }))
+        }
+        Call::Identify => Payload::UserProfileUpdate(UserProfileUpdate {
+            user_id: user_id.to_owned(),
+            fields_updated: own.keys().take(FIELDS_MAX).cloned().collect(),
+            properties: None,
+        }),
+        Call::Page | Call::Screen => screen(call, &mut message, &own),
+        Call::Group => custom("group"),
+        Call::Alias => custom("alias"),
+    };
+    let rest = message.into_iter().filter(|(_, value)| !value.is_null()).collect::<Object>();
+    if !rest.is_empty()
+        && let Some(taken) = own.insert(REST.to_owned(), Value::Object(rest))
+        && let Some(Value::Object(rest)) = own.get_mut(REST)
+    {
+        rest.insert(REST.to_owned(), taken);
+    }
+    if !own.is_empty() {
+        let kept = properties(own, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX);
+        let kept = kept.unwrap_or_else(|| {
+            let as_sent = pbjson_types::Value::from(raw.to_owned());
+            [(REST.to_owned(), [("message".to_owned(), as_sent)].into_iter().collect::<pbjson_types::Struct>().into())]
+                .into_iter()
+                .collect()
+        });
+        *payload.properties_mut() = Some(kept);
+    }
+    payload
+}
+
+fn custom(name: &str) -> Payload {
+    Payload::CustomEvent(CustomEvent { event_name: name.to_owned(), ..CustomEvent::default() })
+}
+
+/// A page without a name is called by its path, title or address.
+fn screen(call: Call, message: &mut Object, own: &Object) -> Payload {
+    let named = text(message, &["name"]);
+    let of_page = || ["path", "title", "url"].iter().find_map(|name| own.get(*name)?.as_str());
+    let screen_name = if named.is_empty() { of_page().unwrap_or_default().to_owned() } else { named };
+    if screen_name.is_empty() {
+        return custom(if call == Call::Page { "page" } else { "screen" });
+    }
+    let screen_class = text(message, &["category"]);
+    Payload::ScreenView(ScreenView { screen_name, screen_class, ..ScreenView::default() })
+}
+
+/// A text, or a number written out, that can be an id. Another one stays in the message.
+fn take_id(message: &mut Object, name: &str) -> String {
+    let fits = match message.get(name) {
+        Some(Value::String(id)) => is_id(id),
+        Some(Value::Number(_)) => true,
+        _ => false,
+    };
+    if fits { text(message, &[name]) } else { String::new() }
+}
+
+/// When it happened by this server's clock: the sender's clock is told by when it says that it sent.
+fn take_time(message: &mut Object, around: &Surroundings<'_>) -> i64 {
+    let sent_at = message.get("sentAt").or(around.sent_at).and_then(time_ms);
+    for name in ["originalTimestamp", "timestamp"] {
+        let Some(happened_at) = message.get(name).and_then(time_ms) else { continue };
+        message.remove(name);
+        let corrected = sent_at.map_or(happened_at, |sent_at| around.received_at_ms - (sent_at - happened_at));
+        return if corrected > 0 { corrected } else { happened_at.max(0) };
+    }
+    0
+}
+
+fn time_ms(value: &Value) -> Option<i64> {
+    match value {
+        Value::String(text) => {
+            let text = text.trim();
+            let at = text.parse::<Timestamp>().ok().or_else(|| {
+                // Without an offset it is UTC.
+                text.parse::<DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+            });
+            at.map(Timestamp::as_millisecond)
+        }
+        Value::Number(number) => {
+            let number = number.as_f64().filter(|number| (0.0..1e15).contains(number))?;
+            Some(if number >= MILLISECONDS_FROM { number as i64 } else { (number * 1000.0) as i64 })
+        }
+        _ => None,
+    }
+}
+
+fn take_context(message: &mut Object, of_batch: Option<&Object>) -> Object {
+    let mut context = match message.remove("context") {
+        Some(Value::Object(context)) => context,
+        Some(other) => {
+            message.insert("context".to_owned(), other);
+            return Object::new();
+        }
+        None => Object::new(),
+    };
+    for (name, value) in of_batch.into_iter().flatten() {
+        if !context.contains_key(name) {
+            context.insert(name.clone(), value.clone());
+        }
+    }
+    context
+}
+
+fn other_device_id(context: &Object, user_id: &str) -> String {
+    let of_device = context.get("device").and_then(|device| device.get("id")).and_then(Value::as_str);
+    of_device.filter(|id| !id.is_empty() && is_id(id)).unwrap_or(user_id).to_owned()
+}
+
+/// As RudderStack's SDKs call it.
+fn session_id(context: &mut Object) -> String {
+    take_id(context, "sessionId")
+}

@@ -1,0 +1,153 @@
+//! JSON values as `properties` and typed fields take them.
+//!
+//! Invariant: a value leaves the properties only when the typed field says all of it.
+
+use pbjson_types::{Struct, Value as Property};
+use serde_json::{Map, Value};
+
+pub(super) type Object = Map<String, Value>;
+
+/// Takes the first of these that is text, or a number written out.
+pub(super) fn text(object: &mut Object, names: &[&str]) -> String {
+    let found = names.iter().find(|name| matches!(object.get(**name), Some(Value::String(_) | Value::Number(_))));
+    match found.and_then(|name| object.remove(*name)) {
+        Some(Value::String(text)) => text,
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// Takes the first of these that is a whole number from 0 to `max`.
+pub(super) fn whole(object: &mut Object, names: &[&str], max: i64) -> Option<i64> {
+    let read = |value: &Value| match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    names.iter().find_map(|name| {
+        let number = object.get(*name).and_then(read).filter(|number| (0..=max).contains(number))?;
+        object.remove(*name);
+        Some(number)
+    })
+}
+
+pub(super) fn count(object: &mut Object, names: &[&str]) -> i32 {
+    whole(object, names, i32::MAX.into()).and_then(|count| i32::try_from(count).ok()).unwrap_or_default()
+}
+
+/// An amount of money in hundredths of its unit. The amount stays in the properties when it is not a whole number of
+/// hundredths.
+pub(super) fn cents(object: &mut Object, names: &[&str]) -> i64 {
+    let read = |value: &Value| match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let exact = 2f64.powi(53);
+    for name in names {
+        let Some(amount) = object.get(*name).and_then(read) else { continue };
+        let (cents, rounded) = (amount * 100.0, (amount * 100.0).round());
+        if !(0.0..=exact).contains(&rounded) {
+            continue;
+        }
+        if (cents - rounded).abs() < 1e-6 * rounded.max(1.0) {
+            object.remove(*name);
+        }
+        return rounded as i64;
+    }
+    0
+}
+
+/// The values of an object as `properties`; none when there are more of them, or they are nested deeper, than an event
+/// may have.
+pub(super) fn properties(object: Object, values_max: usize, depth_max: usize, key_bytes_max: usize) -> Option<Struct> {
+    let mut limits = Limits { values: values_max, key_bytes_max };
+    limits.object(object, depth_max)
+}
+
+struct Limits {
+    values: usize,
+    key_bytes_max: usize,
+}
+
+impl Limits {
+    fn object(&mut self, object: Object, depth: usize) -> Option<Struct> {
+        let depth = depth.checked_sub(1)?;
+        let members = object.into_iter().map(|(key, value)| {
+            let fits = key.len() <= self.key_bytes_max && !key.chars().any(char::is_control);
+            let property = if fits { self.value(value, depth) } else { None };
+            property.map(|property| (key, property))
+        });
+        members.collect()
+    }
+
+    fn value(&mut self, value: Value, depth: usize) -> Option<Property> {
+        self.values = self.values.checked_sub(1)?;
+        Some(match value {
+            Value::Null => ().into(),
+            Value::Bool(is) => is.into(),
+            Value::Number(number) => number.as_f64()?.into(),
+            Value::String(text) => text.into(),
+            Value::Array(elements) => {
+                let depth = depth.checked_sub(1)?;
+                elements.into_iter().map(|element| self.value(element, depth)).collect::<Option<Vec<_>>>()?.into()
+            }
+            Value::Object(object) => self.object(object, depth)?.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Object {
+        let Value::Object(object) = value else { panic!("{value}") };
+        object
+    }
+
+    #[test]
+    fn money_is_read_in_hundredths_and_kept_where_that_is_not_all() {
+        for (amount, expected, left) in [
+            (json!(19.99), 1_999, 0),
+            (json!("19.99"), 1_999, 0),
+            (json!(0.1), 10, 0),
+            (json!(1_000_000.07), 100_000_007, 0),
+            (json!(25), 2_500, 0),
+            (json!(19.999), 2_000, 1),
+            (json!(-5), 0, 1),
+            (json!("free"), 0, 1),
+            (json!(1e300), 0, 1),
+            (json!(null), 0, 1),
+        ] {
+            let mut of = object(json!({"price": amount}));
+            assert_eq!((cents(&mut of, &["price"]), of.len()), (expected, left), "{amount}");
+        }
+        let mut of = object(json!({"total": "n/a", "revenue": 5.5}));
+        assert_eq!(cents(&mut of, &["total", "revenue"]), 550);
+        assert_eq!(of, object(json!({"total": "n/a"})));
+    }
+
+    #[test]
+    fn numbers_and_texts_are_taken_where_they_fit() {
+        let mut of = object(json!({"a": 7, "b": "7", "c": 7.5, "d": -1, "e": 3_000_000_000_u64, "f": [1], "g": true}));
+        assert_eq!((count(&mut of, &["a"]), count(&mut of, &["b"])), (7, 7));
+        for name in [&["c"] as &[&str], &["d"], &["e"], &["f"], &["g"]] {
+            assert_eq!(count(&mut of, name), 0);
+        }
+        assert_eq!((text(&mut of, &["x", "c"]), text(&mut of, &["f"])), ("7.5".to_owned(), String::new()));
+        assert_eq!(of.keys().collect::<Vec<_>>(), ["d", "e", "f", "g"]);
+    }
+
+    #[test]
+    fn properties_keep_to_the_limits() {
+        let of = |value: Value, values, depth| properties(object(value), values, depth, 8);
+        let nested = json!({"a": [1, {"b": null}], "c": "x"});
+        let whole = of(nested.clone(), 5, 3).unwrap();
+        assert_eq!(serde_json::to_value(&whole).unwrap(), json!({"a": [1.0, {"b": null}], "c": "x"}));
+        assert!(of(nested.clone(), 4, 3).is_none() && of(nested, 5, 2).is_none());
+        assert!(of(json!({"123456789": 1}), 5, 3).is_none() && of(json!({"a\n": 1}), 5, 3).is_none());
+    }
+}
