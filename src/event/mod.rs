@@ -17,6 +17,7 @@ mod invalid;
 mod json_read;
 mod json_text;
 mod limits;
+pub mod otlp;
 mod properties;
 pub mod request;
 mod rules;
@@ -43,5 +44,7 @@ mod view_tests;
 
 #[cfg(test)]
 mod limits_tests;
+#[cfg(test)]
+mod protocols_tests;
 #[cfg(test)]
 mod request_tests;

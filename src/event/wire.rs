@@ -68,7 +68,7 @@ const GROUP_DEPTH_MAX: usize = 100;
 
 /// The fields of one message, in the order of the wire. Groups, which proto3 does not have, are passed over as the
 /// unknown fields that they are.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -221,6 +221,16 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
 
 pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
     put_key(out, number, FIXED64);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(super) fn put_fixed64(out: &mut Vec<u8>, number: u32, value: u64) {
+    put_key(out, number, FIXED64);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(super) fn put_fixed32(out: &mut Vec<u8>, number: u32, value: u32) {
+    put_key(out, number, FIXED32);
     out.extend_from_slice(&value.to_le_bytes());
 }
 

@@ -27,7 +27,8 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         if let Some(mode) = Mode::of(request.headers()) {
-            return self.cloud_events(mode, request, exchange).await;
+            // Kept apart, so that what most requests need stays small.
+            return Box::pin(self.cloud_events(mode, request, exchange)).await;
         }
         let form = Form::of(request.headers())?;
         let read = match form {
@@ -77,7 +78,8 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         if let Some(mode) = Mode::of(request.headers()) {
-            return self.cloud_events(mode, request, exchange).await;
+            // Kept apart, so that what most requests need stays small.
+            return Box::pin(self.cloud_events(mode, request, exchange)).await;
         }
         let form = Form::of(request.headers())?;
         let read = match form {

@@ -16,6 +16,7 @@ mod idempotency_key;
 mod ingest;
 mod intake;
 mod key_ring;
+mod logs;
 mod origin;
 mod rate_limit;
 mod reply;
@@ -38,6 +39,8 @@ mod tests_idempotency;
 mod tests_keys;
 #[cfg(test)]
 mod tests_limits;
+#[cfg(test)]
+mod tests_logs;
 #[cfg(test)]
 mod tests_segment;
 

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::Gateway;
 use super::caller::Caller;
 use super::exchange::Exchange;
+use super::logs::{self, LogsForm};
 use super::rate_limit::Counted;
 use super::segment::Asked;
 use crate::http::{Inbound, Problem, Scope, drain};
@@ -25,6 +26,7 @@ enum Route {
     Ingest,
     Batch,
     Segment(Asked),
+    Logs,
     Health,
     Ready,
 }
@@ -34,6 +36,7 @@ impl Route {
         match path {
             "/v1/events/ingest" => Some(Self::Ingest),
             "/v1/events/batch" => Some(Self::Batch),
+            "/v1/logs" => Some(Self::Logs),
             "/health" => Some(Self::Health),
             "/ready" => Some(Self::Ready),
             path => Asked::of(path).map(Self::Segment),
@@ -44,13 +47,13 @@ impl Route {
     fn is_open(self) -> bool {
         match self {
             Self::Health | Self::Ready | Self::Segment(_) => true,
-            Self::Ingest | Self::Batch => false,
+            Self::Ingest | Self::Batch | Self::Logs => false,
         }
     }
 
     fn check_method(self, method: &Method) -> Result<(), Problem> {
         let (allowed, allow) = match self {
-            Self::Ingest | Self::Batch => (method == Method::POST, "POST"),
+            Self::Ingest | Self::Batch | Self::Logs => (method == Method::POST, "POST"),
             Self::Segment(asked) if asked.method() == Method::GET => (method == Method::GET, "GET"),
             Self::Segment(_) => (method == Method::POST, "POST"),
             Self::Health | Self::Ready => (method == Method::GET || method == Method::HEAD, "GET, HEAD"),
@@ -67,6 +70,7 @@ pub(super) struct RouteMetrics {
     ingest: GatewayRoute,
     batch: GatewayRoute,
     segment: GatewayRoute,
+    logs: GatewayRoute,
     health: GatewayRoute,
     ready: GatewayRoute,
     preflight: GatewayRoute,
@@ -79,6 +83,7 @@ impl RouteMetrics {
             ingest: GatewayRoute::lookup("ingest"),
             batch: GatewayRoute::lookup("batch"),
             segment: GatewayRoute::lookup("segment"),
+            logs: GatewayRoute::lookup("logs"),
             health: GatewayRoute::lookup("health"),
             ready: GatewayRoute::lookup("ready"),
             preflight: GatewayRoute::lookup("preflight"),
@@ -91,9 +96,33 @@ impl RouteMetrics {
             Some(Route::Ingest) => &self.ingest,
             Some(Route::Batch) => &self.batch,
             Some(Route::Segment(_)) => &self.segment,
+            Some(Route::Logs) => &self.logs,
             Some(Route::Health) => &self.health,
             Some(Route::Ready) => &self.ready,
             None => &self.unknown,
+        }
+    }
+}
+
+/// How a route words what it refuses.
+#[derive(Clone, Copy)]
+enum Refusals {
+    Problem,
+    Logs(Option<LogsForm>),
+}
+
+impl Refusals {
+    fn of(route: Option<Route>, head: &Parts) -> Self {
+        match route {
+            Some(Route::Logs) => Self::Logs(LogsForm::of(&head.headers)),
+            _ => Self::Problem,
+        }
+    }
+
+    fn reply(self, problem: Problem) -> Reply {
+        match self {
+            Self::Problem => problem.into_reply(),
+            Self::Logs(form) => logs::refusal(form, problem),
         }
     }
 }
@@ -105,12 +134,13 @@ impl Gateway {
         let (head, mut body) = request.into_parts();
         let multiplexed = head.version == Version::HTTP_2;
         let mut exchange = Exchange::begin(&head, self.pages.of(&head));
+        let refusal = Refusals::of(route, &head);
         let (metrics, mut reply) = match self.pages.preflight(&exchange.page, &head) {
             Some(reply) => (&self.routes.preflight, reply),
             None => {
                 let dispatched =
                     self.dispatch(route, Request::from_parts(head, &mut body), &mut exchange, started).await;
-                (self.routes.of(route), dispatched.unwrap_or_else(Problem::into_reply))
+                (self.routes.of(route), dispatched.unwrap_or_else(|problem| refusal.reply(problem)))
             }
         };
         metrics.add(reply.status().as_u16(), started.elapsed());
@@ -155,6 +185,7 @@ impl Gateway {
             Route::Ingest => self.ingest(request, exchange).await,
             Route::Batch => self.batch(request, exchange).await,
             Route::Segment(asked) => self.segment(asked, request, exchange, started).await,
+            Route::Logs => Box::pin(self.logs(request, exchange)).await,
             Route::Health => Ok(document(StatusCode::OK, r#"{"status":"ok"}"#.into())),
             Route::Ready => Ok(self.ready()),
         }

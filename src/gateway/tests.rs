@@ -43,7 +43,7 @@ impl TestGateway {
         Self::start_with_room(settings, 1 << 30).await
     }
 
-    async fn start_with_room(settings: Settings, bus_bytes_max: u64) -> Self {
+    pub(super) async fn start_with_room(settings: Settings, bus_bytes_max: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bus = Bus::open_embedded(EmbeddedSettings {
             dir: dir.path().to_owned(),
