@@ -9,8 +9,9 @@ use flate2::write::GzEncoder;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::Settings;
 use super::tests::TestGateway;
+use super::tests_keys::{Keyed, new};
+use super::{Quota, RateLimitSettings, Settings};
 use crate::event::EventRef;
 use crate::event::proto::EventEnvelope;
 
@@ -385,4 +386,37 @@ async fn records_come_from_many_resources_in_batches() {
         let (resource, n) = (position / 11, position % 11);
         assert_eq!((app, name), (&*format!("s{resource}"), &*format!("e{resource}.{n}")));
     }
+}
+
+#[tokio::test]
+async fn keys_and_limits_hold_and_their_refusals_are_statuses() {
+    let each = Quota { per_second: 1, burst: 1 };
+    let global = Quota { per_second: 10_000, burst: 20_000 };
+    let limits = RateLimitSettings { global, each, events_per_second: None };
+    let limited = TestGateway::start(Settings { rate_limits: Some(limits), ..Settings::default() }).await;
+    let mut client = limited.client().await;
+    let mut reply = client.post(LOGS, JSON, "{}").await;
+    for _ in 0..20 {
+        if reply.status == 429 {
+            break;
+        }
+        reply = client.post(LOGS, JSON, "{}").await;
+    }
+    assert_eq!((reply.status, reply.header("retry-after"), &reply.json()["code"]), (429, Some("1"), &json!(8)));
+
+    let keyed = Keyed::start_with(Settings::default()).await;
+    let key = keyed.key(new("of-key", "otlp")).await;
+    let mut client = keyed.gateway.client().await;
+    let body = export(service(), vec![record("e")]).encode_to_vec();
+    let reply = client.post(LOGS, PROTOBUF, &body).await;
+    assert_eq!((reply.status, reply.header("content-type")), (401, Some(PROTOBUF)));
+    assert!(reply.header("www-authenticate").is_some());
+    assert_eq!(otlp::NumberAndText::decode(&*reply.body).unwrap().number, 16);
+    let length = body.len();
+    let head = format!(
+        "POST {LOGS} HTTP/1.1\r\nhost: t\r\nx-api-key: {key}\r\ncontent-type: {PROTOBUF}\r\ncontent-length: {length}\r\n\r\n"
+    );
+    client.send([head.as_bytes(), &body].concat()).await;
+    assert_eq!(client.reply().await.status, 200);
+    assert_eq!(stored(&keyed.gateway, 1).await[0]["appId"], "of-key", "whatever the service is called");
 }
