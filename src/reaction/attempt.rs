@@ -181,6 +181,9 @@ fn describe(error: &hyper_util::client::legacy::Error) -> String {
         text.push_str("; webhook_ca_file must hold the authority that signed it");
     } else if text.contains("CertificateRequired") {
         text.push_str("; the endpoint asks for a certificate: see webhook_client_cert_file");
+    } else if text.contains("connection was not ready") {
+        // In TLS 1.3 the refusal of a client comes after the handshake, and is lost when the request comes before it.
+        text.push_str("; an https endpoint that asks for a certificate may do that: see webhook_client_cert_file");
     }
     text
 }
