@@ -10,12 +10,12 @@ mod loss;
 mod tests_log;
 mod watch;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
@@ -26,6 +26,10 @@ pub use watch::Watch;
 
 /// How long a connection waits for another one's lock before `SQLITE_BUSY`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long another holder of a lock file is waited for, and how often it is tried.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long the pages of a file are checked when it is opened; a larger file is checked in part.
 const CHECK_TIME_MAX: Duration = Duration::from_millis(500);
@@ -161,7 +165,25 @@ pub fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     configure(&connection)?;
+    // SQLite opens the log with the first read, by its path, and creates it when it is missing. By then the log may
+    // have been moved away: the connection would read an empty one for good.
+    connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
     Ok(connection)
+}
+
+/// Locks a file, created when it is missing, for this process alone; the lock ends with the file that is returned.
+/// Waits a moment for another holder: a process that is ending, or one that is being started by this process and
+/// has its descriptors until it runs its own program.
+pub fn lock_file(path: &Path) -> Result<File, TryLockError> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(TryLockError::Error)?;
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_WAIT_MAX => std::thread::sleep(LOCK_INTERVAL),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
@@ -237,5 +259,37 @@ mod tests {
             .map(|entry| entry.unwrap().metadata().unwrap().permissions().mode() & 0o777)
             .collect();
         assert_eq!(modes, [0o600; 3], "the file, its log and its index");
+    }
+
+    #[test]
+    fn a_reader_that_has_not_read_yet_reads_the_log_that_was_there_when_it_was_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let writer = open_writer(&path).unwrap();
+        writer.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+        for file in ["a.db", "a.db-wal", "a.db-shm"] {
+            let reader = open_reader(&path).unwrap();
+            let (place, away) = (dir.path().join(file), dir.path().join("away"));
+            std::fs::rename(&place, &away).unwrap();
+            let count = reader.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, u64>(0));
+            assert_eq!(count, Ok(1), "{file} is away");
+            assert!(!place.exists(), "{file} was made anew");
+            std::fs::rename(&away, &place).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_let_go_of_in_a_moment_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let held = lock_file(&path).unwrap();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(LOCK_INTERVAL * 5);
+            drop(held);
+        });
+        let held = lock_file(&path).unwrap();
+        ends.join().unwrap();
+        assert!(matches!(lock_file(&path), Err(TryLockError::WouldBlock)));
+        drop(held);
     }
 }

@@ -15,7 +15,7 @@ use super::group::{self, Draft, Group};
 use super::pack::{self, Packed, Packer};
 use super::position::Position;
 use crate::bus::{BusError, BusErrorKind};
-use crate::sqlite::{self, Fault};
+use crate::sqlite::{self, Fault, lock_file};
 
 const FILE_NAME: &str = "bus.db";
 const LOCK_NAME: &str = "bus.lock";
@@ -88,15 +88,12 @@ impl DirectoryLock {
             let synced = File::open(entry).and_then(|entry| entry.sync_all());
             synced.map_err(|error| failed(format!("{}: {error}", entry.display())))?;
         }
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(|error| failed(format!("{}: {error}", path.display())))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => {
-                Err(failed(format!("{} is in use by another process of this product", dir.display())))
+        lock_file(&path).map(Self).map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                failed(format!("{} is in use by another process of this product", dir.display()))
             }
-            Err(TryLockError::Error(error)) => Err(failed(format!("{}: {error}", path.display()))),
-        }
+            TryLockError::Error(error) => failed(format!("{}: {error}", path.display())),
+        })
     }
 }
 

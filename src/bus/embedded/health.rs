@@ -30,7 +30,11 @@ impl Engine {
 impl Shared {
     pub(super) fn open_reader(&self) -> Result<Connection, BusError> {
         self.check_files()?;
-        sqlite::open_reader(&self.path).map_err(|error| file::failure(&self.path, "open bus reader", error))
+        let opened = sqlite::open_reader(&self.path);
+        let reader = opened.map_err(|error| file::failure(&self.path, "open bus reader", error))?;
+        // They may have been moved away meanwhile.
+        self.check_files()?;
+        Ok(reader)
     }
 
     /// Fails when a restart would not find the files that are open.

@@ -32,7 +32,7 @@ use uuid::Uuid;
 use super::audit::Caller;
 use super::secrets::{self, Sealer};
 use super::{SqliteSettings, StoreError, StoreErrorKind, StoreStatus};
-use crate::sqlite::{Fault, Watch, explain, fault, open_reader, open_writer};
+use crate::sqlite::{Fault, Watch, explain, fault, lock_file, open_reader, open_writer};
 use health::{FileFault, Health};
 use writer::Command;
 
@@ -286,10 +286,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         };
         StoreError::caused(StoreErrorKind::Unavailable, "lock store", detail)
     };
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|error| refused(TryLockError::Error(error)))?;
-    file.try_lock().map_err(refused)?;
-    Ok(file)
+    lock_file(&path).map_err(refused)
 }
 
 /// Milliseconds since the Unix epoch.
