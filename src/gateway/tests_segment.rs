@@ -243,6 +243,42 @@ async fn bad_messages_are_named_and_the_good_ones_are_stored_once() {
 }
 
 #[tokio::test]
+async fn a_batch_has_as_many_messages_as_any_other() {
+    let gateway = TestGateway::start(Settings { batch_events_max: 3, ..Settings::default() }).await;
+    let message = |n: usize| json!({"type": "track", "event": "E", "userId": "u", "messageId": n.to_string()});
+    let batch = |count: usize| json!({"batch": (0..count).map(message).collect::<Vec<_>>(), "sentAt": null});
+    assert_eq!(send(&gateway, "/v1/batch", &batch(3)).await.status, 200);
+    // Nothing of what follows the last message that is allowed is read.
+    for path in ["/v1/batch", "/v1/import", "/v1/b"] {
+        let reply = send(&gateway, path, &batch(4)).await;
+        let errors = json!([{"pointer": "/batch", "detail": "must have at most 3 messages"}]);
+        assert_eq!((reply.status, &reply.json()["errors"]), (400, &errors), "{path}");
+    }
+    assert_eq!(send(&gateway, "/v1/batch", &json!({"batch": vec![json!({}); 150_000]})).await.status, 400);
+    assert_eq!(gateway.stored().await, 3);
+}
+
+#[tokio::test]
+async fn a_message_is_read_whole_or_refused_as_before() {
+    let gateway = TestGateway::start(Settings::default()).await;
+    let mut client = gateway.client().await;
+    let deep = format!(r#"{{"event":"E","userId":"u","properties":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+    for (body, detail) in [
+        (r#"[{"event":"E"}]"#.into(), "The body must be an object."),
+        (r#"{"event":"E""#.into(), "The body is not JSON: line 1, column 12."),
+        (r#"{"event":"E"} {}"#.into(), "The body is not JSON: line 1, column 15."),
+        (deep, "No message is valid."),
+    ] {
+        let reply = client.post("/v1/t", JSON, body.as_bytes()).await;
+        assert_eq!((reply.status, &reply.json()["detail"]), (400, &json!(detail)), "{body}");
+    }
+    let reply =
+        client.post("/v1/t", JSON, b"\xef\xbb\xbf{\"event\":\"E\",\"userId\":\"u\",\"writeKey\":\"shop\"}").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(views(&gateway, 1).await[0]["app_id"], "shop");
+}
+
+#[tokio::test]
 async fn what_properties_cannot_hold_is_kept_as_it_was_sent() {
     let gateway = TestGateway::start(Settings::default()).await;
     let many: serde_json::Map<String, Value> = (0..1_001).map(|n| (n.to_string(), n.into())).collect();

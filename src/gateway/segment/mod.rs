@@ -5,6 +5,7 @@
 //! `messageId` is stored once. The content type says nothing: bodies are JSON whatever they are called, since browsers
 //! and some SDKs call them what they like.
 
+mod body;
 mod device;
 mod mapping;
 mod message;
@@ -17,9 +18,6 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use serde::Deserialize;
-use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::Gateway;
 use super::caller::Caller;
@@ -27,20 +25,24 @@ use super::exchange::Exchange;
 use super::intake::{Verdict, Verdicts};
 use super::reply;
 use crate::bus::BusErrorKind;
-use crate::event::proto::EventEnvelope;
 use crate::event::request::Accepted;
 use crate::event::{FieldError, is_app_id};
 use crate::http::{Coding, Inbound, Problem};
 use crate::store::key_hash;
 
+use body::Body;
 use message::{Call, Surroundings, event_of};
-use value::Object;
 
 /// Of one message, and of a batch: what Segment takes.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 const BATCH_BYTES_MAX: usize = 500 * 1024;
 /// Messages that are told of in a reply.
 const TOLD_MAX: usize = 16;
+/// What is told of one message, but for what is wrong with it.
+const TOLD_BYTES: usize = 48;
+/// What stands around that, in a problem more than in a success.
+const HEAD_BYTES: usize = 160;
+const TOO_LARGE: &str = "is too large to be stored";
 
 /// What a request of Segment's API asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,22 +79,6 @@ impl Asked {
     }
 }
 
-/// A batch as it comes. Messages are read one after another: as values they take many times their text.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Batch<'a> {
-    #[serde(borrow)]
-    batch: Vec<&'a RawValue>,
-    #[serde(default)]
-    write_key: Option<Value>,
-    #[serde(default)]
-    sent_at: Option<Value>,
-    #[serde(default)]
-    context: Option<Object>,
-    #[serde(default)]
-    integrations: Option<Value>,
-}
-
 impl Gateway {
     pub(super) async fn segment(
         &self,
@@ -119,9 +105,12 @@ impl Gateway {
         let bytes_max = if call.is_some() { MESSAGE_BYTES_MAX } else { BATCH_BYTES_MAX };
         let peer = body.peer();
         let text = self.read_whole(body, coding, bytes_max).await.map_err(|problem| too_large(problem, bytes_max))?;
-        let batch = read(&text, call)?;
+        let mut messages = match call {
+            Some(_) => Body::of_message(&text)?,
+            None => Body::of_batch(&text, self.batch_events_max)?,
+        };
         if by_headers.is_none() {
-            let admitted = match batch.write_key.as_ref().and_then(Value::as_str) {
+            let admitted = match messages.write_key() {
                 Some(key) => self.access.admit_key(&key_hash(key.as_bytes()), started),
                 None => self.access.admit(&head.headers, started),
             };
@@ -130,79 +119,48 @@ impl Gateway {
             self.count(caller, peer, &head.headers, exchange)?;
             admitted?;
         }
-        self.count_events(batch.batch.len(), exchange)?;
-        let (mut accepted, arrival) = (Accepted::default(), self.arrival(&exchange.caller));
-        for event in self.events_of(call, &batch, &head.headers, exchange) {
-            match event {
-                Ok(event) => accepted.add(&event, &arrival),
-                Err(error) => accepted.add_refused(vec![error]),
-            }
-        }
+        self.count_events(messages.len(), exchange)?;
+        let accepted = self.accept(call, &mut messages, &head.headers, exchange);
         drop(text);
         let (mut verdicts, batch) = self.judge(accepted);
+        // Once something is stored there is no way back: the reply's room is made sure of before.
+        body.hold_for_reply(reply_bytes(&verdicts))?;
         self.publish(&mut verdicts, batch, exchange).await;
         answer(&verdicts)
     }
 
-    fn events_of<'b>(
+    fn accept(
         &self,
         call: Option<Call>,
-        batch: &'b Batch<'_>,
+        messages: &mut Body<'_>,
         headers: &HeaderMap,
         exchange: &Exchange,
-    ) -> impl Iterator<Item = Result<EventEnvelope, FieldError>> + use<'b> {
+    ) -> Accepted {
         // Where nobody is asked for a key, the write key says which app it is.
-        let named = super::credentials::named(headers);
-        let of_body = batch.write_key.as_ref().and_then(Value::as_str).map(str::to_owned);
         let app = match exchange.caller.app() {
             Some(_) => String::new(),
-            None => named.or(of_body).filter(|app| is_app_id(app)).unwrap_or_default(),
+            None => {
+                let named = super::credentials::named(headers).or(messages.write_key().map(str::to_owned));
+                named.filter(|app| is_app_id(app)).unwrap_or_default()
+            }
         };
-        let received_at_ms = self.arrival(&exchange.caller).received_at_ms;
-        batch.batch.iter().map(move |raw| {
-            let around = Surroundings {
-                context: batch.context.as_ref(),
-                integrations: batch.integrations.as_ref(),
-                sent_at: batch.sent_at.as_ref(),
-                received_at_ms,
-                app: &app,
-            };
-            if raw.get().len() > MESSAGE_BYTES_MAX {
-                return Err(FieldError::new("", format!("must have at most {MESSAGE_BYTES_MAX} bytes")));
+        let each = messages.take_messages();
+        let (mut accepted, arrival) = (Accepted::default(), self.arrival(&exchange.caller));
+        let around = Surroundings {
+            context: messages.context.as_ref(),
+            integrations: messages.integrations.as_ref(),
+            sent_at: messages.sent_at.as_ref(),
+            received_at_ms: arrival.received_at_ms,
+            app: &app,
+        };
+        for message in each {
+            match message.and_then(|(message, text)| event_of(call, message, text, &around)) {
+                Ok(event) => accepted.add(&event, &arrival),
+                Err(error) => accepted.add_refused(vec![error]),
             }
-            match serde_json::from_str(raw.get()) {
-                Ok(Value::Object(message)) => event_of(call, message, raw.get(), &around),
-                Ok(_) => Err(FieldError::new("", "must be an object")),
-                Err(_) => Err(FieldError::new("", "is nested too deep")),
-            }
-        })
+        }
+        accepted
     }
-}
-
-/// A single message is a batch of one.
-fn read(text: &[u8], call: Option<Call>) -> Result<Batch<'_>, Problem> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    if call.is_none() {
-        return serde_json::from_slice(text).map_err(|error| not_json(&error, "an object with the array batch"));
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Keyed {
-        #[serde(default)]
-        write_key: Option<Value>,
-    }
-    let keyed: Keyed = serde_json::from_slice(text).map_err(|error| not_json(&error, "an object"))?;
-    let message = serde_json::from_slice(text).map_err(|error| not_json(&error, "an object"))?;
-    Ok(Batch { batch: vec![message], write_key: keyed.write_key, sent_at: None, context: None, integrations: None })
-}
-
-fn not_json(error: &serde_json::Error, wanted: &str) -> Problem {
-    let detail = match error.is_data() {
-        true => format!("The body must be {wanted}."),
-        // Only where: the parser's own words may repeat the input.
-        false => format!("The body is not JSON: line {}, column {}.", error.line(), error.column()),
-    };
-    Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
 /// Segment answers 400 where others answer 413, and its SDKs know what to do with that.
@@ -227,7 +185,7 @@ fn answer(verdicts: &Verdicts) -> Result<Response<Full<Bytes>>, Problem> {
                 refused.extend(told.take(1));
             }
             Verdict::NotStored { kind: BusErrorKind::Invalid, .. } => {
-                refused.push(FieldError::new(format!("/batch/{index}"), "is too large to be stored"));
+                refused.push(FieldError::new(format!("/batch/{index}"), TOO_LARGE));
             }
             Verdict::NotStored { kind, .. } => return Err(reply::not_stored(kind)),
             Verdict::Pending { .. } => return Err(reply::not_stored(BusErrorKind::Unavailable)),
@@ -241,6 +199,18 @@ fn answer(verdicts: &Verdicts) -> Result<Response<Full<Bytes>>, Problem> {
     Ok(success(&refused))
 }
 
+/// What the reply takes at most, whatever the bus answers.
+fn reply_bytes(verdicts: &Verdicts) -> usize {
+    let each = verdicts.iter().map(|verdict| match verdict {
+        // Quotes in texts are escaped.
+        Verdict::Invalid(errors) => {
+            TOLD_BYTES + errors.first().map_or(0, |error| 2 * (error.pointer.len() + error.detail.len()))
+        }
+        _ => TOLD_BYTES + TOO_LARGE.len(),
+    });
+    HEAD_BYTES + each.take(TOLD_MAX).sum::<usize>()
+}
+
 /// As Segment says it; beside that the messages that were refused while others of the batch were stored.
 fn success(refused: &[FieldError]) -> Response<Full<Bytes>> {
     let body = match refused {
@@ -250,4 +220,46 @@ fn success(refused: &[FieldError]) -> Response<Full<Bytes>> {
     let mut reply = Response::new(Full::new(body.into()));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::bus::{BusError, Published};
+    use crate::event::proto::EventEnvelope;
+    use crate::event::{Arrival, EVENT_BYTES_MAX};
+    use crate::gateway::intake::judge;
+
+    #[tokio::test]
+    async fn a_reply_takes_no_more_than_is_held_for_it() {
+        let arrival = Arrival { received_at_ms: 1, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
+        let good = EventEnvelope {
+            app_id: "shop".into(),
+            device_id: "d".into(),
+            payload: Some(crate::event::proto::event_envelope::Payload::AppStart(Default::default())),
+            ..EventEnvelope::default()
+        };
+        let too_large = Err(BusError::new(BusErrorKind::Invalid, "publish message"));
+        let stored = Ok(Published { sequence: 1, duplicate: false, original: Default::default() });
+        for (errors, goods) in [(0, 1), (1, 0), (10, 10), (0, 20), (300, 0), (300, 300)] {
+            for answer in [&too_large, &stored] {
+                let mut accepted = Accepted::default();
+                (0..errors)
+                    .for_each(|_| accepted.add_refused(vec![FieldError::new("\"".repeat(300), "\"".repeat(2_000))]));
+                (0..goods).for_each(|_| accepted.add(&good, &arrival));
+                let (mut verdicts, _) = judge(accepted);
+                let held = reply_bytes(&verdicts);
+                verdicts.settle(&vec![answer.clone(); goods]);
+                let reply = answer_of(&verdicts);
+                let length = reply.into_body().collect().await.unwrap().to_bytes().len();
+                assert!(length <= held, "{errors} {goods} {answer:?}: {length} of {held}");
+            }
+        }
+    }
+
+    fn answer_of(verdicts: &Verdicts) -> Response<Full<Bytes>> {
+        answer(verdicts).unwrap_or_else(Problem::into_reply)
+    }
 }
