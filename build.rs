@@ -1,36 +1,25 @@
 //! Compiles `proto/causality/v1` without `protoc`: the prost messages, their proto3 JSON
 //! mapping, and the field tables by which `src/event` checks, reads and writes events.
+//! What is allowed in a field comes from its `buf.validate` options.
+
+#[path = "build/options.rs"]
+mod options;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, error::Error, fs};
 
+use prost_reflect::DescriptorPool;
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
+use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
+
+use options::Rules;
 
 /// What `src/event` keeps on the stack for the fields of a message.
 const FIELDS_MAX: usize = 16;
 
 const PACKAGE: &str = ".causality.v1.";
 const WELL_KNOWN: &str = ".google.protobuf.";
-
-/// Payload fields that an event of the kind cannot go without.
-const REQUIRED: &[&str] = &[
-    "ScreenView.screen_name",
-    "ScreenExit.screen_name",
-    "ButtonTap.button_id",
-    "TextInput.field_id",
-    "ProductView.product_id",
-    "AddToCart.product_id",
-    "RemoveFromCart.product_id",
-    "PurchaseComplete.order_id",
-    "CustomEvent.event_name",
-];
-
-const PERCENT: &[&str] = &["ScrollEvent.scroll_depth_percent", "BatteryChange.battery_level"];
-const NOT_NEGATIVE: &[&str] = &["TextInput.text_length"];
-/// Integers whose names end so are amounts that cannot be below zero.
-const NOT_NEGATIVE_SUFFIXES: &[&str] = &["_ms", "_cents", "_bytes", "_count"];
 
 /// Kinds whose type is not their field name without the category.
 const TYPE_NAMES: &[(&str, &str)] = &[("swipe_gesture", "swipe"), ("scroll_event", "scroll"), ("custom_event", "")];
@@ -39,8 +28,12 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["causality/v1/service.proto"], ["proto"])?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true).open_file("causality/v1/service.proto")?;
+    let mut descriptors = compiler.file_descriptor_set();
+    descriptors.file.retain(|file| options::is_ours(file.name()));
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
 
     prost_build::Config::new()
@@ -55,25 +48,28 @@ fn main() -> Result<()> {
     }
     json.extern_path(".google.protobuf", "::pbjson_types").btree_map(["."]).build(&[".causality.v1"])?;
 
-    write_tables(&descriptors, &out_dir.join("tables.rs"))
+    write_tables(&descriptors, &compiler.descriptor_pool(), &out_dir.join("tables.rs"))
 }
 
 /// Rust source for the statics of `src/event/schema.rs`.
-fn write_tables(descriptors: &FileDescriptorSet, path: &Path) -> Result<()> {
-    let mut out = String::new();
-    let mut rules_met = 0;
-    // The tables are about events; requests and replies are read and written as a whole.
-    for file in descriptors.file.iter().filter(|file| !file.name().ends_with("service.proto")) {
+fn write_tables(descriptors: &FileDescriptorSet, pool: &DescriptorPool, path: &Path) -> Result<()> {
+    let mut tables = Tables { pool, out: String::new(), messages: Vec::new(), patterns: Vec::new() };
+    for file in &descriptors.file {
         for message in &file.message_type {
-            rules_met += write_message(&mut out, message, file.package())?;
+            tables.write_message(message, file)?;
         }
         for enumeration in &file.enum_type {
-            write_enum(&mut out, enumeration)?;
+            write_enum(&mut tables.out, enumeration)?;
         }
     }
-    if rules_met != REQUIRED.len() + PERCENT.len() + NOT_NEGATIVE.len() {
-        return Err("a field named in build.rs is not in the proto files".into());
+    options::check_patterns(&tables.patterns)?;
+    let Tables { mut out, messages, .. } = tables;
+    writeln!(out, "static MESSAGES: [&Message; {}] = [{}];", messages.len(), messages.concat())?;
+    writeln!(out, "impl Pattern {{ pub fn regex(self) -> &'static str {{ match self {{")?;
+    for (regex, name) in options::PATTERNS {
+        writeln!(out, "Pattern::{name} => {regex:?},")?;
     }
+    writeln!(out, "}} }} }}")?;
     let envelope = descriptors
         .file
         .iter()
@@ -85,44 +81,82 @@ fn write_tables(descriptors: &FileDescriptorSet, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_message(out: &mut String, message: &DescriptorProto, package: &str) -> Result<usize> {
-    let name = message.name();
-    let mut rules_met = 0;
-    let mut rows = String::new();
-    let mut fields: Vec<_> = message.field.iter().collect();
-    if fields.len() > FIELDS_MAX && name != "EventEnvelope" {
-        return Err(format!("{name} has more than {FIELDS_MAX} fields: see FIELDS_MAX in src/event").into());
-    }
-    fields.sort_by_key(|field| field.number());
-    for field in fields {
-        let path = format!("{name}.{}", field.name());
-        rules_met += [REQUIRED, PERCENT, NOT_NEGATIVE].iter().filter(|rule| rule.contains(&path.as_str())).count();
-        let entry = map_entry(message, field);
-        let shape = match entry {
-            Some(entry) => {
-                let value = entry.field.iter().find(|f| f.number() == 2).ok_or("a map entry without a value")?;
-                format!("Shape::Map(&{})", row(value, &shape(value)?, "Check::None"))
-            }
-            None => shape(field)?,
-        };
-        let check = if package == "causality.v1" { check(&path, field) } else { "Check::None" };
-        let repeated = entry.is_none() && field.label() == Label::Repeated;
-        if repeated && !matches!(field.r#type(), Type::String | Type::Message) {
-            return Err(format!("{path}: packed fields are not supported by src/event/wire.rs").into());
-        }
-        let shape = if repeated { format!("Shape::List(&{})", row(field, &shape, "Check::None")) } else { shape };
-        write!(rows, "{},", row(field, &shape, check))?;
-    }
-    writeln!(out, "pub(in crate::event) static {}: Message = Message {{ fields: &[{rows}] }};", static_name(name))?;
-    Ok(rules_met)
+/// The tables on their way to text.
+struct Tables<'a> {
+    pool: &'a DescriptorPool,
+    out: String,
+    /// References to the tables of our own messages.
+    messages: Vec<String>,
+    /// Patterns that a field has.
+    patterns: Vec<&'static str>,
 }
 
-fn row(field: &FieldDescriptorProto, shape: &str, check: &str) -> String {
+impl Tables<'_> {
+    fn write_message(&mut self, message: &DescriptorProto, file: &FileDescriptorProto) -> Result<()> {
+        let name = message.name();
+        let described = options::message(self.pool, file.package(), name)?;
+        if file.package() == "causality.v1" {
+            options::check_message(&described)?;
+        }
+        // What google.protobuf.Struct may hold cannot be said in options of ours; requests are bounded by their events.
+        let open = file.package() != "causality.v1" || file.name().ends_with("service.proto");
+        let mut rows = String::new();
+        let mut fields: Vec<_> = message.field.iter().collect();
+        if fields.len() > FIELDS_MAX && name != "EventEnvelope" {
+            return Err(format!("{name} has more than {FIELDS_MAX} fields: see FIELDS_MAX in src/event").into());
+        }
+        fields.sort_by_key(|field| field.number());
+        let mut required = 0_u64;
+        for (position, field) in fields.into_iter().enumerate() {
+            let own = described.get_field_by_name(field.name()).ok_or("a field without a description")?;
+            let rules = options::field_rules(&own, open)?;
+            required |= u64::from(rules.required) << position;
+            let nested = rules.elements.as_deref();
+            self.patterns.extend([Some(&rules), nested].into_iter().flatten().filter_map(|rules| rules.pattern));
+            write!(rows, "{},", field_row(message, field, &rules)?)?;
+        }
+        if file.package() == "causality.v1" {
+            self.messages.push(format!("&{},", static_name(name)));
+        }
+        writeln!(
+            self.out,
+            "pub(in crate::event) static {}: Message = Message {{ name: {name:?}, fields: &[{rows}], required: {required} }};",
+            static_name(name)
+        )?;
+        Ok(())
+    }
+}
+
+fn field_row(message: &DescriptorProto, field: &FieldDescriptorProto, rules: &Rules) -> Result<String> {
+    let none = Rules::default();
+    let members = rules.elements.as_deref().unwrap_or(&none);
+    if let Some(entry) = map_entry(message, field) {
+        let value = entry.field.iter().find(|f| f.number() == 2).ok_or("a map entry without a value")?;
+        let shape = format!("Shape::Map(&{})", row(value, &shape(value)?, members));
+        return Ok(row(field, &shape, rules));
+    }
+    let shape = shape(field)?;
+    if field.label() != Label::Repeated {
+        return Ok(row(field, &shape, rules));
+    }
+    if !matches!(field.r#type(), Type::String | Type::Message) {
+        let path = format!("{}.{}", message.name(), field.name());
+        return Err(format!("{path}: packed fields are not supported by src/event/wire.rs").into());
+    }
+    Ok(row(field, &format!("Shape::List(&{})", row(field, &shape, members)), rules))
+}
+
+fn row(field: &FieldDescriptorProto, shape: &str, rules: &Rules) -> String {
     let (number, name, json_name) = (field.number(), field.name(), json_name(field.name()));
     let view_key = format!(",\"{name}\":");
+    let Rules { required, bytes_max, min, max, finite, elements_min, elements_max, .. } = rules;
+    let pattern = rules.pattern.map_or("None".to_owned(), |pattern| format!("Some(Pattern::{pattern})"));
+    let key_bytes_max = rules.keys.as_ref().and_then(|keys| keys.bytes_max);
     format!(
         "Field {{ number: {number}, name: {name:?}, json_name: {json_name:?}, view_key: {view_key:?}, shape: {shape}, \
-         check: {check} }}"
+         rules: &Rules {{ required: {required}, bytes_max: {bytes_max:?}, pattern: {pattern}, min: {min:?}, \
+         max: {max:?}, finite: {finite}, elements_min: {elements_min:?}, elements_max: {elements_max:?}, \
+         key_bytes_max: {key_bytes_max:?} }} }}"
     )
 }
 
@@ -150,19 +184,6 @@ fn is_payload(field: &FieldDescriptorProto) -> bool {
 fn reference(field: &FieldDescriptorProto) -> String {
     let name = field.type_name();
     static_name(name.strip_prefix(PACKAGE).or(name.strip_prefix(WELL_KNOWN)).unwrap_or(name))
-}
-
-fn check(path: &str, field: &FieldDescriptorProto) -> &'static str {
-    let integer = matches!(field.r#type(), Type::Int32 | Type::Int64);
-    let amount = integer && NOT_NEGATIVE_SUFFIXES.iter().any(|suffix| field.name().ends_with(suffix));
-    match () {
-        () if path == "CustomEvent.event_name" => "Check::EventName",
-        () if REQUIRED.contains(&path) => "Check::Required",
-        () if PERCENT.contains(&path) => "Check::Percent",
-        () if amount || NOT_NEGATIVE.contains(&path) => "Check::NotNegative",
-        () if field.name() == "currency" => "Check::Currency",
-        () => "Check::None",
-    }
 }
 
 fn write_enum(out: &mut String, enumeration: &EnumDescriptorProto) -> Result<()> {

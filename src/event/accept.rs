@@ -8,9 +8,9 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::invalid::{Errors, FieldError, Path};
-use super::limits::{APP_ID_BYTES_MAX, ID_BYTES_MAX, TIMESTAMP_MS_MAX};
-use super::rules::{CONTROL, MALFORMED, REQUIRED, check_message, has_control};
-use super::schema::DEVICE_CONTEXT;
+use super::pattern::Pattern;
+use super::rules::{MALFORMED, REQUIRED, check_integer, check_message, check_text};
+use super::schema::{DEVICE_CONTEXT, EVENT_ENVELOPE, Field, Rules};
 use super::stored::{Envelope, EventRef};
 use super::wire::{DecodeError, put_bytes, put_number};
 
@@ -97,33 +97,27 @@ impl Head<'_, '_> {
             Some(_) if app_id.is_empty() => {}
             None if app_id.is_empty() => self.refuse("appId", REQUIRED),
             Some(app) if app.as_bytes() != app_id => self.refuse("appId", OTHER_APP),
-            _ if !is_app_id(app_id) => self.refuse(
-                "appId",
-                "must be 1 to 128 ASCII letters, digits, '.', '_' or '-', the first a letter or digit",
-            ),
+            _ if !is_app_id(app_id) => self.refuse("appId", Pattern::AppId.detail()),
             _ => {}
         }
     }
 
     fn check(&mut self, event: &Envelope<'_>) {
-        if event.device_id.is_empty() {
-            self.refuse("deviceId", REQUIRED);
-        }
-        if !(0..=TIMESTAMP_MS_MAX).contains(&event.timestamp_ms) {
-            self.refuse("timestampMs", "must be from 0 to 253402300799999");
-        }
-        for (name, text) in [
-            ("id", event.id),
-            ("deviceId", event.device_id),
-            ("correlationId", event.correlation_id),
-            ("idempotencyKey", event.idempotency_key),
-            ("userId", event.user_id),
-            ("sessionId", event.session_id),
+        let field = own(4);
+        check_integer(field.rules, event.timestamp_ms, &Path::Field(self.at, field.json_name), self.errors);
+        for (number, text) in [
+            (1, event.id),
+            (3, event.device_id),
+            (5, event.correlation_id),
+            (7, event.idempotency_key),
+            (8, event.user_id),
+            (9, event.session_id),
         ] {
-            if text.len() > ID_BYTES_MAX {
-                self.refuse(name, "must have at most 256 bytes");
-            } else if has_control(text) {
-                self.refuse(name, CONTROL);
+            let field = own(number);
+            if field.rules.required && text.is_empty() {
+                self.refuse(field.json_name, REQUIRED);
+            } else {
+                check_text(field.rules, text, &Path::Field(self.at, field.json_name), self.errors);
             }
         }
     }
@@ -131,6 +125,12 @@ impl Head<'_, '_> {
     fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         self.errors.add(Path::Field(self.at, name), detail);
     }
+}
+
+/// One of the envelope's own fields: they stand before the payloads, numbered from one.
+#[inline]
+fn own(number: usize) -> &'static Field {
+    &EVENT_ENVELOPE.fields[number - 1]
 }
 
 /// Why the gateway would not have taken an event whose bytes came to the bus by another way. Only of what the stores
@@ -147,15 +147,18 @@ pub fn check_names(event: &EventRef<'_>) -> Result<(), DecodeError> {
 
 /// Whether an event may have this for an id, of itself, a device, a user, a session, or as its idempotency key.
 pub fn is_id(text: &str) -> bool {
-    text.len() <= ID_BYTES_MAX && !has_control(text.as_bytes())
+    is_allowed(own(1).rules, text.as_bytes())
 }
 
 /// Whether events and keys may belong to an app of this name.
 pub fn is_app_id(text: impl AsRef<[u8]>) -> bool {
     let text = text.as_ref();
-    text.len() <= APP_ID_BYTES_MAX
-        && text.first().is_some_and(u8::is_ascii_alphanumeric)
-        && text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    !text.is_empty() && is_allowed(own(2).rules, text)
+}
+
+fn is_allowed(rules: &Rules, text: &[u8]) -> bool {
+    rules.bytes_max.is_none_or(|bytes_max| text.len() <= bytes_max)
+        && rules.pattern.is_none_or(|pattern| pattern.allows(text))
 }
 
 /// A UUIDv7 of the given time.

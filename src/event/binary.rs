@@ -5,8 +5,8 @@
 
 use super::invalid::{Errors, Path};
 use super::json_view::map_entry;
-use super::limits::{ELEMENTS_MAX, PROPERTIES_VALUES_MAX};
-use super::rules::{MALFORMED, PROPERTIES_TOO_DEEP, TOO_MANY_ELEMENTS, TOO_MANY_VALUES};
+use super::limits::PROPERTIES_VALUES_MAX;
+use super::rules::{MALFORMED, PROPERTIES_TOO_DEEP, TOO_MANY_VALUES, too_many};
 use super::schema::{EVENT_ENVELOPE, FIELDS_MAX, Field, Kind, Message, STRUCT, Shape};
 use super::stored;
 use super::wire::{Reader, TOO_DEEP, Value};
@@ -38,11 +38,9 @@ fn count_elements(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut E
     while let Ok(Some((number, value))) = reader.next() {
         let Some((position, field)) = message.field(number) else { continue };
         let here = Path::Field(at, field.json_name);
-        let (more, count_max, detail) = match (&field.shape, value) {
-            (Shape::List(_) | Shape::Map(_), _) => (1, ELEMENTS_MAX, TOO_MANY_ELEMENTS),
-            (Shape::Struct, Value::Bytes(bytes)) => {
-                (count_members(bytes, STRUCT_DEPTH_MAX), PROPERTIES_VALUES_MAX, TOO_MANY_VALUES)
-            }
+        let (more, count_max) = match (&field.shape, value) {
+            (Shape::List(_) | Shape::Map(_), _) => (1, field.rules.elements_max.unwrap_or(usize::MAX)),
+            (Shape::Struct, Value::Bytes(bytes)) => (count_members(bytes, STRUCT_DEPTH_MAX), PROPERTIES_VALUES_MAX),
             (Shape::Message(message), Value::Bytes(bytes)) => {
                 count_elements(message, bytes, &here, errors);
                 continue;
@@ -51,7 +49,8 @@ fn count_elements(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut E
         };
         counts[position % FIELDS_MAX] += more;
         if counts[position % FIELDS_MAX] > count_max {
-            return errors.add(here, detail);
+            let of_struct = matches!(field.shape, Shape::Struct);
+            return errors.add(here, if of_struct { TOO_MANY_VALUES.into() } else { too_many(count_max) });
         }
     }
 }

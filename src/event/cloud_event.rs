@@ -16,9 +16,10 @@ use super::json_read::{DUPLICATE, JsonReader};
 use super::json_text::{Malformed, Token};
 use super::json_view::map_entry;
 use super::limits::ID_BYTES_MAX;
+use super::pattern::has_control;
 use super::properties;
 use super::request::{Accepted, Refused, json_text};
-use super::rules::{REQUIRED, has_control};
+use super::rules::REQUIRED;
 use super::wire::{Reader, Value, put_bytes, put_number};
 
 /// The member of `properties` for what is not a member of the data.

@@ -1,8 +1,9 @@
-//! What the rule view of an event can hold, for those who check what a person wrote about it.
+//! What the rule view of an event can hold, for those who check what a person wrote about it; and what each message
+//! may hold, for documents about it.
 //!
-//! Invariant: it is told from the same tables that the view is written by, so the two cannot differ.
+//! Invariant: it is told from the same tables that events are checked and written by, so the two cannot differ.
 
-use super::schema::{DEVICE_CONTEXT, Field, Kind, Message, Shape};
+use super::schema::{self, DEVICE_CONTEXT, Field, Kind, Message, Rules, Shape};
 
 /// What stands at one place of the rule view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,10 @@ pub struct ViewMessage(&'static Message);
 /// What a list or a map has in it.
 #[derive(Clone, Copy, Debug)]
 pub struct ViewElement(&'static Field);
+
+/// A field of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewField(&'static Field);
 
 /// The fields that every event has, but for its device context and its payload.
 const OWN: [(&str, ViewType); 8] = [
@@ -111,10 +116,62 @@ impl ViewType {
     }
 }
 
+impl ViewMessage {
+    /// `ScreenView`, as the proto files name it.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// In the order of their numbers.
+    pub fn fields(self) -> impl Iterator<Item = ViewField> {
+        self.0.fields.iter().map(ViewField)
+    }
+}
+
+impl ViewField {
+    pub fn number(self) -> u32 {
+        self.0.number
+    }
+
+    /// `screen_name`
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// `screenName`
+    pub fn json_name(self) -> &'static str {
+        self.0.json_name
+    }
+
+    pub fn holds(self) -> ViewType {
+        ViewType::of(&self.0.shape)
+    }
+
+    /// Of one of these messages an event has exactly one.
+    pub fn is_payload(self) -> bool {
+        matches!(self.0.shape, Shape::Payload(_))
+    }
+
+    /// What is allowed in it.
+    pub fn rules(self) -> &'static Rules {
+        self.0.rules
+    }
+}
+
 impl ViewElement {
     pub fn holds(self) -> ViewType {
         ViewType::of(&self.0.shape)
     }
+
+    /// What is allowed in each element, or in the value of each entry.
+    pub fn rules(self) -> &'static Rules {
+        self.0.rules
+    }
+}
+
+/// Every message of `proto/`: of events, requests and replies.
+pub fn messages() -> impl Iterator<Item = ViewMessage> {
+    schema::messages().iter().copied().map(ViewMessage)
 }
 
 /// The kind of event whose payload the rule view has under this name.

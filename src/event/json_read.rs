@@ -10,8 +10,8 @@ use super::binary::MORE_THAN_ONE_PAYLOAD;
 use super::decimal;
 use super::invalid::{Errors, Path};
 use super::json_text::{JsonText, Malformed, Quoted, Token};
-use super::limits::{ELEMENTS_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
-use super::rules::{PROPERTIES_TOO_DEEP, TOO_MANY_ELEMENTS, TOO_MANY_VALUES};
+use super::limits::{PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
+use super::rules::{PROPERTIES_TOO_DEEP, TOO_MANY_VALUES, too_many};
 use super::schema::{Field, Message, Shape};
 use super::wire::{LENGTH_DELIMITED, put_bytes, put_double, put_float, put_key, put_number, put_varint};
 
@@ -219,12 +219,13 @@ impl<'a> JsonReader<'a> {
                 }
                 Ok(())
             }
-            Shape::List(element) => self.list(element, at),
+            Shape::List(element) => self.list(element, elements_max(field), at),
             Shape::Map(entry) => {
                 if self.expect(Token::Object, "must be an object", at)? {
-                    let count = self.members(field.number, at, |reader, at| reader.value(entry, true, at))?;
-                    if count > ELEMENTS_MAX {
-                        self.errors.add(*at, TOO_MANY_ELEMENTS);
+                    let max = elements_max(field);
+                    let count = self.members(field.number, max, at, |reader, at| reader.value(entry, true, at))?;
+                    if count > max {
+                        self.errors.add(*at, too_many(max));
                     }
                 }
                 Ok(())
@@ -232,7 +233,7 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    fn list(&mut self, element: &Field, at: &Path<'_>) -> Result<(), Malformed> {
+    fn list(&mut self, element: &Field, elements_max: usize, at: &Path<'_>) -> Result<(), Malformed> {
         if !self.expect(Token::Array, "must be an array", at)? {
             return Ok(());
         }
@@ -240,24 +241,25 @@ impl<'a> JsonReader<'a> {
         let mut index = 0;
         while self.json.element(index == 0)? {
             let here = Path::Index(at, index);
-            if index < ELEMENTS_MAX {
+            if index < elements_max {
                 self.value(element, true, &here)?;
             } else {
                 self.skip(&here)?;
             }
             index += 1;
         }
-        if index > ELEMENTS_MAX {
-            self.errors.add(*at, TOO_MANY_ELEMENTS);
+        if index > elements_max {
+            self.errors.add(*at, too_many(elements_max));
         }
         Ok(())
     }
 
-    /// Appends an entry `number` for each member of the object, up to [`ELEMENTS_MAX`]; `value` appends the entry's
+    /// Appends an entry `number` for each member of the object, up to `count_max`; `value` appends the entry's
     /// value. Answers how many members there are.
     fn members(
         &mut self,
         number: u32,
+        count_max: usize,
         at: &Path<'_>,
         value: impl Fn(&mut Self, &Path<'_>) -> Result<(), Malformed>,
     ) -> Result<usize, Malformed> {
@@ -267,7 +269,7 @@ impl<'a> JsonReader<'a> {
         while let Some(key) = self.json.member(count == 0)? {
             count += 1;
             let here = Path::Field(at, key.raw);
-            if count > ELEMENTS_MAX {
+            if count > count_max {
                 self.skip(&here)?;
                 continue;
             }
@@ -291,10 +293,10 @@ impl<'a> JsonReader<'a> {
     /// Appends the members of an object in `properties`, that itself included.
     fn object(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
         self.levels += 1;
-        let count = self.members(1, at, |reader, at| reader.member_of_struct(at))?;
+        let count = self.members(1, PROPERTIES_VALUES_MAX, at, |reader, at| reader.member_of_struct(at))?;
         self.levels -= 1;
         // Those that were passed count too.
-        self.values += count.saturating_sub(ELEMENTS_MAX);
+        self.values += count.saturating_sub(PROPERTIES_VALUES_MAX);
         Ok(())
     }
 
@@ -458,4 +460,8 @@ impl<'a> JsonReader<'a> {
         self.out[start - 1..].rotate_right(size - 1);
         size - 1
     }
+}
+
+fn elements_max(field: &Field) -> usize {
+    field.rules.elements_max.unwrap_or(usize::MAX)
 }

@@ -16,6 +16,9 @@ use super::{Arrival, EventRef, Int64, Kind};
 const ARRIVAL: Arrival<'static> =
     Arrival { received_at_ms: 1_700_000_000_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
 
+/// Of every list and every map.
+const ELEMENTS_MAX: usize = 1_000;
+
 /// A limit, how it reads in `docs/events.md`, and an event with `n` of what it bounds.
 struct Limit {
     row: &'static str,

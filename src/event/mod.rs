@@ -8,6 +8,7 @@ pub mod proto;
 mod schema;
 
 pub mod describe;
+mod pattern;
 
 mod accept;
 mod binary;
@@ -32,7 +33,8 @@ pub use accept::{Arrival, check_names, is_app_id, is_id, is_of_other_app, new_id
 pub use invalid::{FieldError, cut};
 pub use json_view::Int64;
 pub use limits::{EVENT_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
-pub use schema::Kind;
+pub use pattern::Pattern;
+pub use schema::{Kind, Rules};
 pub use stored::{DeviceRef, EventRef};
 pub use unique::{Unique, UniqueWithin};
 pub use wire::DecodeError;

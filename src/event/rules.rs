@@ -7,21 +7,30 @@
 
 use super::invalid::{Errors, Path};
 use super::json_view::map_entry;
-use super::limits::{
-    ELEMENTS_MAX, ID_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, TEXT_BYTES_MAX,
-};
-use super::schema::{Check, FIELDS_MAX, Field, Message, Shape};
+use super::limits::{KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, TEXT_BYTES_MAX};
+use super::schema::{FIELDS_MAX, Field, Message, Rules, Shape};
 use super::wire::{Reader, Value};
 
 pub(super) const PROPERTIES_TOO_DEEP: &str = "must not nest deeper than 30 levels";
-pub(super) const TOO_MANY_ELEMENTS: &str = "must have at most 1000 elements";
 pub(super) const TOO_MANY_VALUES: &str = "must have at most 1000 values, at all levels together";
 pub(super) const MALFORMED: &str = "not well-formed";
 pub(super) const REQUIRED: &str = "is required";
-pub(super) const CONTROL: &str = "must not have control characters";
+
+/// What holds of every value in `properties`, for which there are no options.
+static PROPERTY: Rules = Rules {
+    required: false,
+    bytes_max: Some(TEXT_BYTES_MAX),
+    pattern: None,
+    min: None,
+    max: None,
+    finite: true,
+    elements_min: None,
+    elements_max: None,
+    key_bytes_max: Some(KEY_BYTES_MAX),
+};
 
 pub(super) fn check_message(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
-    let mut filled = [false; FIELDS_MAX];
+    let mut filled = 0_u64;
     let mut counts = [0; FIELDS_MAX];
     let mut reader = Reader::new(bytes);
     loop {
@@ -36,8 +45,10 @@ pub(super) fn check_message(message: &Message, bytes: &[u8], at: &Path<'_>, erro
             let count = &mut counts[position % FIELDS_MAX];
             *count += 1;
             // Counted before as it was sent; this counts what is stored.
-            if *count > ELEMENTS_MAX {
-                return errors.add(here, TOO_MANY_ELEMENTS);
+            if let Some(elements_max) = field.rules.elements_max
+                && *count > elements_max
+            {
+                return errors.add(here, too_many(elements_max));
             }
         }
         match field.shape {
@@ -45,33 +56,35 @@ pub(super) fn check_message(message: &Message, bytes: &[u8], at: &Path<'_>, erro
                 let index = counts[position % FIELDS_MAX] - 1;
                 check_value(element, value, &Path::Index(&here, index), errors);
             }
-            Shape::Map(entry) => check_entry(entry, value, &here, errors),
+            Shape::Map(entry) => check_entry(field.rules, entry, value, &here, errors),
             _ => check_value(field, value, &here, errors),
         }
-        filled[position % FIELDS_MAX] = !matches!(value, Value::Bytes([]));
+        let bit = 1 << (position % FIELDS_MAX);
+        filled = if matches!(value, Value::Bytes([])) { filled & !bit } else { filled | bit };
     }
-    for (field, filled) in message.fields.iter().zip(filled) {
-        if !filled && matches!(field.check, Check::Required | Check::EventName) {
-            errors.add(Path::Field(at, field.json_name), REQUIRED);
-        }
+    let missing = message.required & !filled;
+    if missing != 0 {
+        let fields = message.fields.iter().enumerate().filter(|(position, _)| missing & 1 << position != 0);
+        fields.for_each(|(_, field)| errors.add(Path::Field(at, field.json_name), REQUIRED));
     }
+}
+
+/// What is said of a list or a map with more than that.
+pub(super) fn too_many(elements_max: usize) -> String {
+    format!("must have at most {elements_max} elements")
 }
 
 fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     match (&field.shape, value) {
-        (Shape::String, Value::Bytes(bytes)) => check_text(field.check, bytes, at, errors),
+        (Shape::String, Value::Bytes(bytes)) => check_text(field.rules, bytes, at, errors),
         (Shape::Int32 | Shape::Int64, Value::Varint(number)) => {
             let number = if let Shape::Int32 = field.shape { i64::from(number as i32) } else { number as i64 };
-            match field.check {
-                Check::NotNegative if number < 0 => errors.add(*at, "must not be negative"),
-                Check::Percent if !(0..=100).contains(&number) => errors.add(*at, "must be from 0 to 100"),
-                _ => {}
-            }
+            check_integer(field.rules, number, at, errors);
         }
         // A number without a name is a newer sender's: enums of proto3 are open.
         (Shape::Bool | Shape::Enum(_), Value::Varint(_)) => {}
-        (Shape::Float, Value::Fixed32(bits)) => check_finite(f64::from(f32::from_bits(bits)), at, errors),
-        (Shape::Double, Value::Fixed64(bits)) => check_finite(f64::from_bits(bits), at, errors),
+        (Shape::Float, Value::Fixed32(bits)) => check_finite(field.rules, f64::from(f32::from_bits(bits)), at, errors),
+        (Shape::Double, Value::Fixed64(bits)) => check_finite(field.rules, f64::from_bits(bits), at, errors),
         (Shape::Message(message) | Shape::Payload(message), Value::Bytes(bytes)) => {
             check_message(message, bytes, at, errors)
         }
@@ -86,27 +99,42 @@ fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
     }
 }
 
-fn check_text(check: Check, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
-    if bytes.len() > TEXT_BYTES_MAX {
-        return errors.add(*at, "must have at most 262144 bytes");
-    }
-    match check {
-        Check::Currency if !bytes.is_empty() && !is_currency(bytes) => {
-            errors.add(*at, "must be empty or three ASCII letters")
-        }
-        Check::EventName if bytes.len() > ID_BYTES_MAX => errors.add(*at, "must have at most 256 bytes"),
-        Check::EventName if has_control(bytes) => errors.add(*at, CONTROL),
-        _ => {}
+pub(super) fn check_text(rules: &Rules, text: &[u8], at: &Path<'_>, errors: &mut Errors) {
+    if let Some(bytes_max) = rules.bytes_max
+        && text.len() > bytes_max
+    {
+        errors.add(*at, format!("must have at most {bytes_max} bytes"));
+    } else if let Some(pattern) = rules.pattern
+        && !pattern.allows(text)
+    {
+        errors.add(*at, pattern.detail());
     }
 }
 
-fn check_key(key: &str, at: &Path<'_>, errors: &mut Errors) {
-    if key.len() > KEY_BYTES_MAX {
-        errors.add(*at, "the key must have at most 256 bytes");
+pub(super) fn check_integer(rules: &Rules, number: i64, at: &Path<'_>, errors: &mut Errors) {
+    let below = rules.min.is_some_and(|min| number < min);
+    if !below && rules.max.is_none_or(|max| number <= max) {
+        return;
+    }
+    let detail = match (rules.min, rules.max) {
+        (Some(min), Some(max)) => format!("must be from {min} to {max}"),
+        (Some(0), None) => "must not be negative".to_owned(),
+        (Some(min), None) => format!("must be at least {min}"),
+        (None, max) => format!("must be at most {}", max.unwrap_or(i64::MAX)),
+    };
+    errors.add(*at, detail);
+}
+
+fn check_key(rules: &Rules, key: &str, at: &Path<'_>, errors: &mut Errors) {
+    if let Some(bytes_max) = rules.key_bytes_max
+        && key.len() > bytes_max
+    {
+        errors.add(*at, format!("the key must have at most {bytes_max} bytes"));
     }
 }
 
-fn check_entry(entry: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+/// An entry of a map that has these rules.
+fn check_entry(rules: &Rules, entry: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     let Value::Bytes(bytes) = value else {
         return errors.add(*at, MALFORMED);
     };
@@ -115,7 +143,7 @@ fn check_entry(entry: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
         return errors.add(*at, "keys must be UTF-8");
     };
     let here = Path::Field(at, key);
-    check_key(key, &here, errors);
+    check_key(rules, key, &here, errors);
     if let Some(value) = value {
         check_value(entry, value, &here, errors);
     }
@@ -140,7 +168,7 @@ impl Properties<'_> {
                     return self.errors.add(*at, "keys must be UTF-8");
                 };
                 let here = Path::Field(at, key);
-                check_key(key, &here, self.errors);
+                check_key(&PROPERTY, key, &here, self.errors);
                 if !self.check_any(value, &here, depth) {
                     return;
                 }
@@ -158,8 +186,8 @@ impl Properties<'_> {
         let mut reader = Reader::new(bytes);
         while let Ok(Some(member)) = reader.next() {
             match member {
-                (2, Value::Fixed64(bits)) => check_finite(f64::from_bits(bits), at, self.errors),
-                (3, Value::Bytes(text)) => check_text(Check::None, text, at, self.errors),
+                (2, Value::Fixed64(bits)) => check_finite(&PROPERTY, f64::from_bits(bits), at, self.errors),
+                (3, Value::Bytes(text)) => check_text(&PROPERTY, text, at, self.errors),
                 (5, Value::Bytes(bytes)) => self.check_struct(bytes, at, depth),
                 (6, Value::Bytes(bytes)) => self.check_list(bytes, at, depth),
                 _ => {}
@@ -183,22 +211,8 @@ impl Properties<'_> {
     }
 }
 
-fn check_finite(number: f64, at: &Path<'_>, errors: &mut Errors) {
-    if !number.is_finite() {
+fn check_finite(rules: &Rules, number: f64, at: &Path<'_>, errors: &mut Errors) {
+    if rules.finite && !number.is_finite() {
         errors.add(*at, "must be a finite number");
     }
-}
-
-fn is_currency(text: &[u8]) -> bool {
-    text.len() == 3 && text.iter().all(u8::is_ascii_alphabetic)
-}
-
-/// Whether UTF-8 text has characters of Unicode's category Cc.
-pub(super) fn has_control(text: &[u8]) -> bool {
-    /// Begins U+0080 to U+00BF, of which those up to U+009F are controls.
-    const LATIN_1: u8 = 0xC2;
-    // One pass that the compiler can make wide; the rare second one looks closer.
-    let suspicious = |byte: &u8| byte.is_ascii_control() || *byte == LATIN_1;
-    text.iter().fold(false, |found, byte| found | suspicious(byte))
-        && (text.iter().any(u8::is_ascii_control) || text.windows(2).any(|pair| pair[0] == LATIN_1 && pair[1] <= 0x9F))
 }

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use prost::Message as _;
 
+use super::pattern::Pattern;
 use super::proto::EventEnvelope;
-use super::schema::{Check, DEVICE_CONTEXT, Field, Kind, Message, Shape};
+use super::schema::{DEVICE_CONTEXT, Field, Kind, Message, Rules, Shape};
 use super::wire::{put_bytes, put_double, put_float, put_number};
 
 /// An event that `accept` takes, of the kind at `position` in [`Kind::all`].
@@ -34,8 +35,7 @@ pub(super) fn any_event() -> impl Strategy<Value = EventEnvelope> {
 fn message(message: &Message, rng: &mut TestRng) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in message.fields {
-        let required = matches!(field.check, Check::Required | Check::EventName);
-        if required || !rng.next_u32().is_multiple_of(4) {
+        if field.rules.required || !rng.next_u32().is_multiple_of(4) {
             value(&mut bytes, field, rng);
         }
     }
@@ -44,10 +44,10 @@ fn message(message: &Message, rng: &mut TestRng) -> Vec<u8> {
 
 fn value(out: &mut Vec<u8>, field: &Field, rng: &mut TestRng) {
     match &field.shape {
-        Shape::String => put_bytes(out, field.number, text(field.check, rng).as_bytes()),
+        Shape::String => put_bytes(out, field.number, text(field.rules.pattern, rng).as_bytes()),
         Shape::Bool => put_number(out, field.number, u64::from(rng.next_u32() % 2)),
-        Shape::Int32 => put_number(out, field.number, integer(field.check, rng) as i32 as i64 as u64),
-        Shape::Int64 => put_number(out, field.number, integer(field.check, rng) as u64),
+        Shape::Int32 => put_number(out, field.number, integer(field.rules, rng) as i32 as i64 as u64),
+        Shape::Int64 => put_number(out, field.number, integer(field.rules, rng) as u64),
         Shape::Enum(names) => put_number(out, field.number, u64::from(rng.next_u32()) % names.names.len() as u64),
         Shape::Float => put_float(out, field.number, rng.next_u32() as f32 / 1000.0 - 10.0),
         Shape::Double => put_double(out, field.number, double(rng)),
@@ -65,20 +65,20 @@ fn value(out: &mut Vec<u8>, field: &Field, rng: &mut TestRng) {
     }
 }
 
-fn integer(check: Check, rng: &mut TestRng) -> i64 {
-    match check {
-        Check::Percent => i64::from(rng.next_u32() % 101),
-        Check::NotNegative => i64::from(rng.next_u32() >> (rng.next_u32() % 32)) & 0x7fff_ffff,
+fn integer(rules: &Rules, rng: &mut TestRng) -> i64 {
+    match (rules.min, rules.max) {
+        (Some(min), Some(max)) => min + i64::from(rng.next_u32()) % (max - min + 1),
+        (Some(min), None) => min + (i64::from(rng.next_u32() >> (rng.next_u32() % 32)) & 0x7fff_ffff),
         _ => (rng.next_u64() >> (rng.next_u32() % 64)) as i64,
     }
 }
 
-fn text(check: Check, rng: &mut TestRng) -> String {
+fn text(pattern: Option<Pattern>, rng: &mut TestRng) -> String {
     const LETTERS: [char; 14] =
         ['a', 'Z', '0', ' ', '"', '\\', '/', '\n', '\u{1}', '\u{7f}', 'é', '世', '🦀', '\u{2028}'];
-    match check {
-        Check::Currency => "EUR".into(),
-        Check::EventName => format!("Event_{}", rng.next_u32() % 100),
+    match pattern {
+        Some(Pattern::Currency) => "EUR".into(),
+        Some(Pattern::NoControl | Pattern::AppId) => format!("Event_{}", rng.next_u32() % 100),
         _ => (0..1 + rng.next_u32() % 20).map(|_| LETTERS[rng.next_u32() as usize % LETTERS.len()]).collect(),
     }
 }
@@ -99,7 +99,7 @@ fn any_value(depth: u32, rng: &mut TestRng) -> Vec<u8> {
     match rng.next_u32() % if depth == 0 { 5 } else { 7 } {
         0 => put_number(&mut bytes, 1, 0),
         1 => put_double(&mut bytes, 2, double(rng)),
-        2 => put_bytes(&mut bytes, 3, text(Check::None, rng).as_bytes()),
+        2 => put_bytes(&mut bytes, 3, text(None, rng).as_bytes()),
         3 => put_number(&mut bytes, 4, 1),
         4 => put_number(&mut bytes, 4, 0),
         5 => put_bytes(&mut bytes, 5, &object(depth - 1, rng)),
