@@ -12,7 +12,7 @@ use super::exchange::Exchange;
 use super::form::Form;
 use super::{Gateway, idempotency_key};
 use crate::event::cloud_event;
-use crate::http::{Coding, Inbound, Problem};
+use crate::http::{Coding, Inbound, Problem, header_value};
 
 const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const PREFIX: &str = "ce-";
@@ -35,7 +35,8 @@ pub(super) enum Mode {
 impl Mode {
     /// Nothing when the request is no CloudEvent.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let content_type = headers.get(CONTENT_TYPE).map(|value| media_type(value.as_bytes())).unwrap_or_default();
+        let content_type =
+            header_value(headers, CONTENT_TYPE).map(|value| media_type(value.as_bytes())).unwrap_or_default();
         let starts_with =
             |start: &[u8]| content_type.get(..start.len()).is_some_and(|it| it.eq_ignore_ascii_case(start));
         let format = |start: &[u8]| &content_type[start.len()..];
@@ -45,7 +46,7 @@ impl Mode {
         if starts_with(MEDIA_TYPE) {
             return Some(if is_json(format(MEDIA_TYPE)) { Self::Structured } else { Self::Unknown });
         }
-        headers.contains_key(SPECVERSION).then_some(Self::Binary)
+        header_value(headers, SPECVERSION).is_some().then_some(Self::Binary)
     }
 }
 

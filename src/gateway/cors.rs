@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
 use super::origin::{Allowed, Origins};
-use crate::http::{Problem, own_origin};
+use crate::http::{Problem, header_values, own_origin};
 use crate::metrics;
 
 const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
@@ -82,7 +82,7 @@ impl Cors {
     }
 
     fn page(&self, head: &Parts, loopback: bool) -> Page {
-        let mut origins = head.headers.get_all(ORIGIN).iter();
+        let mut origins = header_values(&head.headers, ORIGIN);
         let Some(origin) = origins.next() else { return Page::None };
         if origins.next().is_some() {
             return Page::Foreign;

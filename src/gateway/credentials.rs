@@ -10,6 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
+use crate::http::header_values;
 use crate::store::{KeyHash, key_hash};
 
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -43,14 +44,14 @@ pub(super) fn read(headers: &HeaderMap) -> Result<KeyHash, NoKey> {
         differ |= found.is_some_and(|before| before != hash);
         found = Some(hash);
     };
-    for value in headers.get_all(X_API_KEY) {
+    for value in header_values(headers, X_API_KEY) {
         match value.as_bytes().trim_ascii() {
             [] => return Err(NoKey::Wrong(EMPTY.into())),
             key => add(key),
         }
     }
     let own = headers.contains_key(X_API_KEY);
-    for value in headers.get_all(AUTHORIZATION) {
+    for value in header_values(headers, AUTHORIZATION) {
         match authorization(value.as_bytes(), &mut add) {
             // Meant for somebody on the way, when the key is elsewhere.
             Err(SCHEME) if own => {}

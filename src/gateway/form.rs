@@ -3,7 +3,7 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
-use crate::http::Problem;
+use crate::http::{Problem, header_value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -30,7 +30,7 @@ const FORM_HINT: &str = "Content-Type is application/x-www-form-urlencoded, as c
 
 impl Form {
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Form::Json) };
+        let Some(value) = header_value(headers, CONTENT_TYPE) else { return Ok(Form::Json) };
         let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         let is = |known: &&str| media_type.eq_ignore_ascii_case(known.as_bytes());
         if media_type.is_empty() || JSON_TYPES.iter().any(is) {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::http::Problem;
+use crate::http::{Problem, header_value, header_values};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// As of the field `idempotency_key` of an event.
@@ -18,7 +18,7 @@ const BATCH: &str = "Idempotency-Key is for single events; give each event of a 
 
 /// The key that the header gives.
 pub(super) fn of(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
-    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let mut values = header_values(headers, IDEMPOTENCY_KEY);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(refused(TWICE));
@@ -32,7 +32,7 @@ pub(super) fn of(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
 
 /// The header says nothing about the many events of a batch.
 pub(super) fn refuse_for_batch(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key(IDEMPOTENCY_KEY) { Err(refused(BATCH)) } else { Ok(()) }
+    if header_value(headers, IDEMPOTENCY_KEY).is_some() { Err(refused(BATCH)) } else { Ok(()) }
 }
 
 /// CloudEvents have a key of their own.

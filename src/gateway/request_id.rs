@@ -9,6 +9,7 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
 use crate::event::new_id;
+use crate::http::header_values;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -25,8 +26,8 @@ pub(super) struct RequestIds {
 impl RequestIds {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         Self {
-            request: taken(headers, &X_REQUEST_ID).unwrap_or_else(made),
-            correlation: taken(headers, &X_CORRELATION_ID),
+            request: taken(headers, X_REQUEST_ID).unwrap_or_else(made),
+            correlation: taken(headers, X_CORRELATION_ID),
         }
     }
 
@@ -46,8 +47,8 @@ impl RequestIds {
 }
 
 /// The one value of a header, if it can be repeated anywhere: bounded, and visible ASCII alone.
-fn taken(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
-    let mut values = headers.get_all(name).iter();
+fn taken(headers: &HeaderMap, name: HeaderName) -> Option<HeaderValue> {
+    let mut values = header_values(headers, name);
     let value = values.next()?;
     let well_formed = (1..=ID_BYTES_MAX).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
     (well_formed && values.next().is_none()).then(|| value.clone())

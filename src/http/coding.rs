@@ -18,6 +18,7 @@ use zstd::stream::raw;
 use zstd::stream::zio;
 
 use super::body::{BodyError, Inbound, fault};
+use super::head::header_values;
 use super::problem::Problem;
 
 /// The codings that requests may have, as `Accept-Encoding` says it.
@@ -45,7 +46,7 @@ impl Coding {
     /// The one coding that `Content-Encoding` names; 415 when there are several, or one that is not known.
     pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let mut coding = Self::Identity;
-        let values = headers.get_all(CONTENT_ENCODING).iter();
+        let values = header_values(headers, CONTENT_ENCODING);
         for name in values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
             let known = Self::named(name.trim_ascii())
                 .ok_or_else(|| unsupported("Content-Encoding must be gzip, deflate, br, zstd or identity."))?;

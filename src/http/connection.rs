@@ -24,6 +24,8 @@ use super::share::{Debtor, Held, Share};
 #[derive(Debug)]
 pub(super) struct Watch {
     accepted: Instant,
+    /// The time of the poll that goes on; see [`Watch::polling`].
+    polled_at: AtomicU64,
     peer: IpAddr,
     memory: MemoryBudget,
     /// What any connection of its listener takes from the budget.
@@ -58,6 +60,8 @@ pub(super) struct Watch {
     /// The same for TLS records that are not complete, or have not left.
     record_bytes: AtomicUsize,
     listed: Mutex<Listed>,
+    /// How many shares are listed.
+    shares: AtomicUsize,
 }
 
 /// The requests that hold something. Their replies are counted by eras, so that a busy connection knows without a
@@ -106,6 +110,7 @@ impl Watch {
         memory.connection_opened(least_bytes);
         Self {
             accepted: Instant::now(),
+            polled_at: AtomicU64::new(0),
             // A listener for both families sees IPv4 peers as mapped addresses.
             peer: peer.ip().to_canonical(),
             memory,
@@ -128,6 +133,7 @@ impl Watch {
             own_bytes: AtomicUsize::new(0),
             record_bytes: AtomicUsize::new(0),
             listed: Mutex::default(),
+            shares: AtomicUsize::new(0),
         }
     }
 
@@ -257,6 +263,7 @@ impl Watch {
 
     pub(super) fn list(&self, share: &Arc<Share>) {
         self.listed().shares.push(Arc::downgrade(share));
+        self.shares.fetch_add(1, Relaxed);
     }
 
     pub(super) fn reply_began(&self, share: &Share) {
@@ -273,6 +280,7 @@ impl Watch {
         let mut listed = self.listed();
         if let Some(index) = listed.shares.iter().position(|other| std::ptr::eq(other.as_ptr(), share)) {
             listed.shares.swap_remove(index);
+            self.shares.fetch_sub(1, Relaxed);
         }
         match share.era.load(Relaxed) {
             0 => {}
@@ -289,7 +297,7 @@ impl Watch {
 
     /// No request holds anything.
     pub(super) fn holds_nothing(&self) -> bool {
-        self.listed().shares.is_empty()
+        self.shares.load(Relaxed) == 0
     }
 
     /// What a connection itself took is free again.
@@ -349,7 +357,23 @@ impl Watch {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Runs a poll of the connection with its clock read once: a poll takes well under a millisecond, and asks for the
+    /// time at every step of a request.
+    pub(super) fn polling<T>(&self, poll: impl FnOnce() -> T) -> T {
+        self.polled_at.store(self.read_clock(), Relaxed);
+        let polled = poll();
+        self.polled_at.store(0, Relaxed);
+        polled
+    }
+
     pub(super) fn now(&self) -> u64 {
+        match self.polled_at.load(Relaxed) {
+            0 => self.read_clock(),
+            polled_at => polled_at,
+        }
+    }
+
+    fn read_clock(&self) -> u64 {
         self.accepted.elapsed().as_millis() as u64 + 1
     }
 

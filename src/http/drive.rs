@@ -4,7 +4,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,33 +36,45 @@ pub(super) async fn drive<P: Protocol>(protocol: P, watch: &Watch, limits: &Limi
     let mut driver = Driver { watch, limits, told_to_close: false, farewell: None, parked: 0 };
     let mut protocol = pin!(protocol);
     let mut alarm = pin!(tokio::time::sleep_until(watch.deadline(limits).0));
+    let mut step = |cx: &mut Context<'_>| {
+        if driver.must_close() {
+            protocol.as_mut().graceful_shutdown();
+        }
+        if watch.is_cut() || protocol.as_mut().poll(cx).is_ready() {
+            return Step::End;
+        }
+        let deadline = match driver.next() {
+            Next::End => return Step::End,
+            Next::Close => {
+                protocol.as_mut().graceful_shutdown();
+                return Step::Again;
+            }
+            Next::Park(_) if protocol.as_mut().park() => return Step::Again,
+            Next::Park(deadline) | Next::Wait(deadline) => deadline,
+        };
+        if deadline < alarm.deadline() || alarm.is_elapsed() {
+            alarm.as_mut().reset(deadline);
+        }
+        if alarm.as_mut().poll(cx).is_pending() { Step::Wait } else { Step::Again }
+    };
     poll_fn(|cx| {
         watch.register(cx.waker());
         loop {
-            if driver.must_close() {
-                protocol.as_mut().graceful_shutdown();
-            }
-            if watch.is_cut() || protocol.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            let deadline = match driver.next() {
-                Next::End => return Poll::Ready(()),
-                Next::Close => {
-                    protocol.as_mut().graceful_shutdown();
-                    continue;
-                }
-                Next::Park(_) if protocol.as_mut().park() => continue,
-                Next::Park(deadline) | Next::Wait(deadline) => deadline,
-            };
-            if deadline < alarm.deadline() || alarm.is_elapsed() {
-                alarm.as_mut().reset(deadline);
-            }
-            if alarm.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
+            match watch.polling(|| step(cx)) {
+                Step::Again => {}
+                Step::Wait => return Poll::Pending,
+                Step::End => return Poll::Ready(()),
             }
         }
     })
     .await;
+}
+
+/// What comes after one poll of the protocol.
+enum Step {
+    Again,
+    Wait,
+    End,
 }
 
 /// What [`drive`] does after its protocol did what it could.
@@ -92,13 +104,17 @@ impl Driver<'_> {
     fn must_close(&mut self) -> bool {
         let must = self.watch.is_draining()
             && !self.told_to_close
-            && (!self.watch.is_quiet() || self.watch.last_call(self.limits) <= Instant::now());
+            && (!self.watch.is_quiet() || self.watch.last_call(self.limits) <= self.now());
         self.told_to_close |= must;
         must
     }
 
+    fn now(&self) -> Instant {
+        self.watch.instant(self.watch.now())
+    }
+
     fn next(&mut self) -> Next {
-        let now = Instant::now();
+        let now = self.now();
         let (mut deadline, limit) = self.watch.deadline(self.limits);
         if limit == Limit::Idle
             && let Some(farewell) = self.farewell

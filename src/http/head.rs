@@ -2,12 +2,23 @@
 
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
-use http::{Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 
 use super::Problem;
 
 /// What a header takes beside its name and value.
 const HEADER_BYTES: usize = 96;
+
+/// The values of a header. Its name is compared with each: hashing it, as the map does, takes longer than comparing it
+/// with the few that a request has.
+pub fn header_values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &HeaderValue> {
+    headers.iter().filter_map(move |(other, value)| (*other == name).then_some(value))
+}
+
+/// The first value of a header.
+pub fn header_value(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    header_values(headers, name).next()
+}
 
 /// About what a head takes in memory, once it is read.
 pub(super) fn size<B>(request: &Request<B>) -> usize {
@@ -19,7 +30,7 @@ pub(super) fn size<B>(request: &Request<B>) -> usize {
 /// One host, told once (RFC 9112, 3.2): requests that parts of a chain could read in two ways are refused.
 pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     let refuse = |detail| Err(Problem::new(StatusCode::BAD_REQUEST, detail));
-    let mut hosts = request.headers().get_all(HOST).iter();
+    let mut hosts = header_values(request.headers(), HOST);
     let host = hosts.next();
     if hosts.next().is_some() {
         return refuse("There is more than one Host header.");

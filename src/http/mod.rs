@@ -46,6 +46,7 @@ pub use client_address::TrustedProxies;
 pub use coding::{Coding, read_coded};
 pub use drain::drain;
 pub use dress::Dress;
+pub use head::{header_value, header_values};
 pub use memory::MemoryBudget;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessWatch, Scope};

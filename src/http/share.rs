@@ -189,14 +189,25 @@ impl Share {
     /// From now on the share is that of the reply. `Err`, with nothing changed, when there is no room for it and
     /// `may_refuse`.
     pub(super) fn reply(&self, reply_bytes: usize, may_refuse: bool) -> Result<(), Short> {
-        let memory = self.watch.memory();
         let needed = self.base + reply_bytes;
-        let growth = needed.saturating_sub(self.bytes.load(Relaxed));
+        let held = self.bytes.load(Relaxed);
+        // What it held for a small head or body is enough for a small reply: the shared counter is left alone.
+        if !(needed..=needed + STEP_BYTES).contains(&held) {
+            self.hold_exactly(needed, needed.saturating_sub(held), may_refuse)?;
+        }
+        self.give_back_body();
+        self.since.store(self.watch.now(), Relaxed);
+        self.phase.store(REPLYING, Relaxed);
+        self.watch.reply_began(self);
+        Ok(())
+    }
+
+    fn hold_exactly(&self, needed: usize, growth: usize, may_refuse: bool) -> Result<(), Short> {
+        let memory = self.watch.memory();
         let taken = growth > 0 && memory.take(growth, false).is_ok();
         if growth > 0 && !taken && may_refuse {
             return Err(Short::Memory);
         }
-        self.give_back_body();
         // An eviction meanwhile gave back what it found: the difference is settled with what is found now.
         let paid = self.bytes.swap(needed, Relaxed) + if taken { growth } else { 0 };
         if paid > needed {
@@ -204,9 +215,6 @@ impl Share {
         } else {
             memory.overdraw(needed - paid);
         }
-        self.since.store(self.watch.now(), Relaxed);
-        self.phase.store(REPLYING, Relaxed);
-        self.watch.reply_began(self);
         Ok(())
     }
 

@@ -6,7 +6,9 @@
 //! larger groups then; acknowledgements do not wait.
 //!
 //! A commit of one batch costs about as much beside its bytes as one of fifty, and publishers that send as fast as
-//! they are answered come again soon: so a commit waits for as many batches as the one before it had.
+//! they are answered come again soon: so a commit waits for as many batches as the one before it had. Where they take
+//! longer to come again than a commit takes, the processor would be idle during the commit and the disk between two:
+//! there a commit waits for half of them, so that one half is answered and comes again while the other is stored.
 //!
 //! Invariant: both waits are bounded by the time of the commit before them; there is none for a consumer that stands
 //! still, and none where batches come one by one. Knows positions and times, nothing of threads or files.
@@ -24,6 +26,12 @@ const REST_MAX: Duration = Duration::from_millis(20);
 const GATHER_COMMITS: u32 = 4;
 /// The longest such wait.
 const GATHER_MAX: Duration = Duration::from_millis(10);
+
+/// Fewer publishers than this are not halved.
+const HALVED_MIN: usize = 8;
+/// Commits in a row that it takes to halve publishers, and to join the halves again.
+const HALVE_AFTER: u32 = 4;
+const JOIN_AFTER: u32 = 32;
 
 /// When the batches of the next commit are taken.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +52,56 @@ pub(super) struct Standing {
     pub(super) behind: bool,
 }
 
+/// What a commit was like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    pub(super) batches: usize,
+    /// How long its batches were waited for, once publishers could be served.
+    pub(super) gathered: Duration,
+    /// How long it took.
+    pub(super) busy: Duration,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Where each consumer was last, and since when.
     seen: Vec<(u64, Instant)>,
     /// In eighths of the time of a commit.
     rest: u32,
+    gathering: Gathering,
+}
+
+/// How many batches a commit waits for.
+#[derive(Debug, Default)]
+struct Gathering {
+    /// The batches of the commit before, while publishers are in two halves.
+    other_half: Option<usize>,
+    /// Commits in a row after which the other way would have been better.
+    doubts: u32,
+}
+
+impl Gathering {
+    fn wanted(&mut self, round: Round) -> usize {
+        let Round { batches, gathered, busy } = round;
+        let (doubted, doubts_max) = match self.other_half {
+            None => (batches >= HALVED_MIN && gathered > busy, HALVE_AFTER),
+            // All of the other half was there as soon as this one was stored: the disk is what they wait for.
+            Some(_) => (gathered < busy / 4, JOIN_AFTER),
+        };
+        self.doubts = if doubted { self.doubts + 1 } else { 0 };
+        let changes = self.doubts == doubts_max;
+        if changes {
+            self.doubts = 0;
+        }
+        let (other_half, wanted) = match (self.other_half, changes) {
+            (None, false) => (None, batches),
+            (None, true) => (Some(batches / 2), batches / 2),
+            (Some(other), false) => (Some(batches), usize::midpoint(batches, other)),
+            (Some(other), true) => (None, batches + other),
+        };
+        self.other_half = other_half;
+        wanted
+    }
 }
 
 impl Opening {
@@ -66,16 +118,11 @@ impl Opening {
 }
 
 impl Pace {
-    /// When publishers are next served, after a commit of so many batches that took `busy`.
-    pub(super) fn opening(
-        &mut self,
-        busy: Duration,
-        batches: usize,
-        now: Instant,
-        consumers: impl Iterator<Item = Standing>,
-    ) -> Opening {
-        let gather_until = now + (busy * GATHER_COMMITS).min(GATHER_MAX);
-        Opening { from: now + self.rest(busy, now, consumers), gather_until, batches }
+    /// When publishers are next served, after a commit.
+    pub(super) fn opening(&mut self, round: Round, now: Instant, consumers: impl Iterator<Item = Standing>) -> Opening {
+        let gather_until = now + (round.busy * GATHER_COMMITS).min(GATHER_MAX);
+        let from = now + self.rest(round.busy, now, consumers);
+        Opening { from, gather_until, batches: self.gathering.wanted(round) }
     }
 
     /// How long to rest after a commit that took `busy`; nothing once nobody is behind, since to rest longer would leave
@@ -122,13 +169,31 @@ mod tests {
     fn a_commit_waits_for_as_many_batches_as_the_last_one_had() {
         let (now, mut pace) = (Instant::now(), Pace::default());
         let mut wait_ms = |busy_ms, batches, waiting| {
-            let opening = pace.opening(Duration::from_millis(busy_ms), batches, now, [].into_iter());
+            let (gathered, busy) = (Duration::ZERO, Duration::from_millis(busy_ms));
+            let opening = pace.opening(Round { batches, gathered, busy }, now, [].into_iter());
             (opening.at(waiting) - now).as_millis()
         };
         assert_eq!(wait_ms(1, 4, 3), 4);
         assert_eq!(wait_ms(1, 4, 4), 0);
         assert_eq!(wait_ms(100, 4, 3), 10);
         assert_eq!(wait_ms(100, 1, 1), 0, "batches come one by one");
+    }
+
+    #[test]
+    fn publishers_that_take_longer_than_a_commit_are_halved_and_joined_again() {
+        let (mut gathering, ms) = (Gathering::default(), Duration::from_millis);
+        let mut rounds = |count, batches, gathered_ms| -> usize {
+            let round = Round { batches, gathered: ms(gathered_ms), busy: ms(4) };
+            (0..count).map(|_| gathering.wanted(round)).last().unwrap()
+        };
+        assert_eq!(rounds(HALVE_AFTER - 1, 64, 5), 64);
+        assert_eq!(rounds(1, 64, 5), 32, "the disk is idle for longer than it is busy");
+        assert_eq!(rounds(1, 36, 2), 34, "halves of one size");
+        assert_eq!(rounds(JOIN_AFTER, 32, 2), 32);
+        assert_eq!(rounds(JOIN_AFTER - 1, 32, 0), 32);
+        assert_eq!(rounds(1, 32, 0), 64, "nobody has to be waited for");
+        assert_eq!(rounds(100, 64, 3), 64, "the disk is busy most of the time");
+        assert_eq!(rounds(100, HALVED_MIN - 1, 5), HALVED_MIN - 1);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::consumer::Consumer;
 use super::dead_letter;
 use super::dedup::{self, Dedup};
 use super::group::Draft;
-use super::pace::{Opening, Pace, Standing};
+use super::pace::{Opening, Pace, Round, Standing};
 use super::pack::Packer;
 use super::queue::{Chore, Duplicate, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
@@ -109,20 +109,20 @@ impl Writer {
             let (began, batches) = (Instant::now(), work.publishes.len());
             self.round(work);
             if batches > 0 {
-                opening = self.opening(began, batches);
+                let (gathered, now) = (began.saturating_duration_since(opening.from), Instant::now());
+                opening = self.opening(Round { batches, gathered, busy: now - began }, now);
             }
         }
         self.checkpoints.start_over(&self.connection, "TRUNCATE");
     }
 
-    /// When publishers are next served, after a round of so many batches that began then.
-    fn opening(&mut self, began: Instant, batches: usize) -> Opening {
+    /// When publishers are next served, after a round that ended now.
+    fn opening(&mut self, round: Round, now: Instant) -> Opening {
         let middle = lock(&self.shared.tail).middle();
         let consumers = self.shared.each_consumer();
         let next = consumers.iter().map(|consumer| consumer.lock().window().next());
         let standings = next.map(|next| Standing { next, behind: next < middle });
-        let now = Instant::now();
-        self.pace.opening(now - began, batches, now, standings)
+        self.pace.opening(round, now, standings)
     }
 
     fn round(&mut self, work: Work) {
