@@ -15,7 +15,7 @@ pub fn parse(text: &str, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// Midnight of a day in UTC, or a time with its offset.
-pub fn date(text: &str) -> Option<Timestamp> {
+fn date(text: &str) -> Option<Timestamp> {
     if let Ok(at) = text.parse() {
         return Some(at);
     }
@@ -25,7 +25,7 @@ pub fn date(text: &str) -> Option<Timestamp> {
 }
 
 /// Whole numbers with their units, the largest unit first: `90s`, `1h30m`.
-pub fn span(text: &str) -> Option<SignedDuration> {
+fn span(text: &str) -> Option<SignedDuration> {
     let (mut seconds, mut rest, mut unit_before) = (0_i64, text, i64::MAX);
     while !rest.is_empty() {
         let end = rest.find(|letter: char| !letter.is_ascii_digit())?;

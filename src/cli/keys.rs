@@ -1,13 +1,13 @@
 //! `keys`: the API keys that applications send their events with.
 
 use clap::Subcommand;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::client::{AdminArgs, AdminClient, limit, percent_encoded};
 use super::documents::text;
 use super::failure::Failure;
-use super::moment;
+use super::moment::{self, future};
 use super::output::{note, print, print_document, print_json};
 use super::table::Table;
 
@@ -22,7 +22,7 @@ first when its last use is over: both are good meanwhile.
 
 Examples:
   causality keys create --app shop --name 'ios release'
-  causality keys create --app shop --name 'load test' --expires-in 7d --requests-per-second 50
+  causality keys create --app shop --name 'load test' --expires 7d --requests-per-second 50
   causality keys list
   causality keys delete 0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e")]
 pub struct Args {
@@ -67,35 +67,15 @@ enum Action {
 /// How long and how often a key may be used.
 #[derive(Debug, clap::Args)]
 struct Usage {
-    /// When it stops being good, from now on: 12h, 90d
-    #[arg(long, value_name = "TIME", value_parser = span, conflicts_with = "expires_at")]
-    expires_in: Option<SignedDuration>,
-    /// When it stops being good: a date (2027-01-31, UTC) or RFC 3339 (2027-01-31T09:00:00Z)
-    #[arg(long, value_name = "WHEN", value_parser = date)]
-    expires_at: Option<Timestamp>,
+    /// When it ends: in how long (12h, 90d), a date (UTC) or RFC 3339; never, when left out
+    #[arg(long, value_name = "TIME", value_parser = future)]
+    expires: Option<Timestamp>,
     /// Its own rate limit, instead of the one for all keys
     #[arg(long, value_name = "N")]
     requests_per_second: Option<u32>,
     /// Requests that it may send at once, instead of the number for all keys
     #[arg(long, value_name = "N")]
     burst: Option<u32>,
-}
-
-impl Usage {
-    fn expires_at(&self) -> Result<Option<Timestamp>, Failure> {
-        let Some(span) = self.expires_in else { return Ok(self.expires_at) };
-        let at = Timestamp::now().checked_add(span);
-        at.map(Some).map_err(|_| Failure::usage("--expires-in: that is further than there are dates"))
-    }
-}
-
-fn span(text: &str) -> Result<SignedDuration, String> {
-    crate::moment::span(text).ok_or_else(|| "must be a time such as 12h, 90d or 1h30m".to_owned())
-}
-
-fn date(text: &str) -> Result<Timestamp, String> {
-    let forms = "must be a date (2027-01-31, UTC) or RFC 3339 (2027-01-31T09:00:00Z)";
-    crate::moment::date(text).ok_or_else(|| forms.to_owned())
 }
 
 pub(super) async fn execute(args: Args) -> Result<(), Failure> {
@@ -118,7 +98,7 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
         }
         Action::Create { app, name, usage } => {
             let document = json!({
-                "app_id": app, "name": name, "expires_at": usage.expires_at()?,
+                "app_id": app, "name": name, "expires_at": usage.expires,
                 "requests_per_second": usage.requests_per_second, "burst": usage.burst,
             });
             let created = client.post("keys", Some(&document)).await?;

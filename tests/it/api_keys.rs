@@ -90,7 +90,7 @@ fn a_process_with_an_embedded_store_asks_for_keys_when_it_is_told_to() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(dir.path(), &[ON]);
     assert!(readiness(&server).1["warnings"].to_string().contains("there are no API keys"));
-    let create = ["keys", "create", "--app", "shop", "--name", "ci", "--expires-in", "90d", "--burst", "100", "--json"];
+    let create = ["keys", "create", "--app", "shop", "--name", "ci", "--expires", "90d", "--burst", "100", "--json"];
     let created = json_of(&server, &create);
     let key = created["key"].as_str().unwrap();
     let expires_at: jiff::Timestamp = created["expires_at"].as_str().unwrap().parse().unwrap();
