@@ -121,6 +121,11 @@ fn known(name: &str) -> &str {
 /// sign that encodes nothing stands for itself, as senders write it that do not encode.
 fn decode(value: &[u8]) -> Option<Cow<'_, str>> {
     let value = value.trim_ascii();
+    if std::str::from_utf8(value).is_err() {
+        // Node.js, and with it the SDK for JavaScript, writes header values as ISO 8859-1 (RFC 9110 §5.5).
+        let text: String = value.iter().map(|byte| char::from(*byte)).collect();
+        return decode(text.as_bytes()).map(|decoded| Cow::Owned(decoded.into_owned()));
+    }
     let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
     if quoted.is_none() && !value.contains(&b'%') {
         return std::str::from_utf8(value).ok().map(Cow::Borrowed);
@@ -212,6 +217,6 @@ mod tests {
         ] {
             assert_eq!(decode(value.as_bytes()).as_deref(), text, "{value}");
         }
-        assert_eq!(decode(b"\xff"), None);
+        assert_eq!(decode(b"caf\xe9 %C3%A9").as_deref(), Some("caf\u{e9} \u{e9}"));
     }
 }

@@ -86,6 +86,12 @@ async fn each_message_is_the_event_that_it_means() {
                 "properties": {"coupon": "hasbros"}}}),
         ),
         (
+            json!({"type": "track", "event": "Order Completed", "properties": {"orderId": "o", "total": 5,
+                "products": [{"id": "a", "name": "A", "price": 5}]}}),
+            json!({"purchase_complete": {"order_id": "o", "total_cents": 500, "item_count": 1,
+                "items": [{"product_id": "a", "product_name": "A", "quantity": 0, "price_cents": 500}]}}),
+        ),
+        (
             json!({"type": "track", "event": "Payment failed", "properties": {"error_code": "card_declined", "step": 3}}),
             json!({"purchase_failed": {"error_code": "card_declined", "checkout_step": 3}}),
         ),

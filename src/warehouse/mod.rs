@@ -55,7 +55,7 @@ pub use late::{LateFile, Settled};
 pub use layout::{Partition, hour_of, is_path_safe};
 pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
-pub use scan::scan_ids;
+pub use scan::{scan_ids, scan_keys};
 
 use footers::FooterCache;
 use late::SeenMarks;

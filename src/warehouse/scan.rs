@@ -1,4 +1,4 @@
-//! Reading ids back, of one file or of a whole tree.
+//! Reading ids and keys back, of one file or of a whole tree.
 
 use std::fs::File;
 use std::path::Path;
@@ -20,14 +20,23 @@ const BATCH_ROWS: usize = 8_192;
 
 /// Calls `each` with the id of every row in every file of this product below `dir`, and
 /// returns the number of files. Nothing but the `id` columns is read.
-pub fn scan_ids(dir: &Path, mut each: impl FnMut(&str)) -> Result<u64, WarehouseError> {
+pub fn scan_ids(dir: &Path, each: impl FnMut(&str)) -> Result<u64, WarehouseError> {
+    scan(dir, "id", each)
+}
+
+/// Like [`scan_ids`], with the idempotency key of every row that has one.
+pub fn scan_keys(dir: &Path, each: impl FnMut(&str)) -> Result<u64, WarehouseError> {
+    scan(dir, "idempotency_key", each)
+}
+
+fn scan(dir: &Path, column: &str, mut each: impl FnMut(&str)) -> Result<u64, WarehouseError> {
     let mut files = 0;
     walk(dir, &mut |path| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if is_data_file(name) {
             let at = |error: WarehouseError| error.at(path.display().to_string());
             let file = File::open(path).map_err(|error| at(WarehouseError::io(CONTEXT, error, false)))?;
-            each_id(file, &mut each).map_err(at)?;
+            each_text(file, column, &mut each).map_err(at)?;
             files += 1;
         }
         Ok(true)
@@ -36,9 +45,13 @@ pub fn scan_ids(dir: &Path, mut each: impl FnMut(&str)) -> Result<u64, Warehouse
 }
 
 /// Calls `each` with the id of every row of one file.
-pub(super) fn each_id(file: impl ChunkReader + 'static, mut each: impl FnMut(&str)) -> Result<(), WarehouseError> {
-    each_batch(file, &["id"], |batch| {
-        ids(batch)?.iter().flatten().for_each(&mut each);
+pub(super) fn each_id(file: impl ChunkReader + 'static, each: impl FnMut(&str)) -> Result<(), WarehouseError> {
+    each_text(file, "id", each)
+}
+
+fn each_text(file: impl ChunkReader + 'static, column: &str, mut each: impl FnMut(&str)) -> Result<(), WarehouseError> {
+    each_batch(file, &[column], |batch| {
+        texts(batch)?.iter().flatten().for_each(&mut each);
         Ok(())
     })
 }
@@ -49,16 +62,17 @@ pub(super) fn rows(file: impl ChunkReader + 'static) -> Result<Vec<(u64, String)
     each_batch(file, &["id", "stream_sequence"], |batch| {
         let sequences = batch.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
         let sequences = sequences.ok_or_else(|| missing("find the stream_sequence column"))?;
-        let pairs = sequences.iter().zip(ids(batch)?.iter());
+        let pairs = sequences.iter().zip(texts(batch)?.iter());
         rows.extend(pairs.filter_map(|(sequence, id)| Some((sequence? as u64, id?.to_owned()))));
         Ok(())
     })?;
     Ok(rows)
 }
 
-fn ids(batch: &RecordBatch) -> Result<&StringArray, WarehouseError> {
-    let ids = batch.columns().first().and_then(|column| column.as_string_opt::<i32>());
-    ids.ok_or_else(|| missing("find the id column"))
+/// The first column that was asked for.
+fn texts(batch: &RecordBatch) -> Result<&StringArray, WarehouseError> {
+    let texts = batch.columns().first().and_then(|column| column.as_string_opt::<i32>());
+    texts.ok_or_else(|| missing("find a column of text"))
 }
 
 fn missing(context: &'static str) -> WarehouseError {

@@ -28,6 +28,7 @@ mod object_faults;
 mod objects_gone;
 mod protocols;
 mod roles;
+mod sdks;
 mod settings;
 mod shedding;
 mod starting;

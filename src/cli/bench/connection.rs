@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +17,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::pool::{Form, Pool};
+use super::load::{Load, now_ms};
+use super::pool::Form;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -81,15 +84,29 @@ pub(super) struct RequestBuffer {
 }
 
 impl RequestBuffer {
-    pub(super) fn new(target: &Target, form: Form, single: bool, api_key: Option<&str>) -> Self {
-        let endpoint = if single { "ingest" } else { "batch" };
+    pub(super) fn new(target: &Target, load: &Load) -> Self {
+        let (form, single) = (load.pool.form(), load.single());
+        let path = match form {
+            Form::Segment => "/v1/batch",
+            Form::Json | Form::Binary if single => "/v1/events/ingest",
+            Form::Json | Form::Binary => "/v1/events/batch",
+        };
         let content_type = match form {
-            Form::Json => "application/json",
+            Form::Json | Form::Segment => "application/json",
             Form::Binary => "application/x-protobuf",
         };
-        let key = api_key.map(|key| format!("X-API-Key: {key}\r\n")).unwrap_or_default();
+        let key = match (form, load.api_key.as_deref()) {
+            (Form::Segment, key) => {
+                let user = format!("{}:", key.unwrap_or(&load.app_id));
+                format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(user))
+            }
+            (Form::Json | Form::Binary, Some(key)) => format!("X-API-Key: {key}\r\n"),
+            (Form::Json | Form::Binary, None) => String::new(),
+        };
+        let encoding = load.stock.as_ref().map(|stock| format!("Content-Encoding: {}\r\n", stock.encoding.name()));
+        let encoding = encoding.unwrap_or_default();
         let mut head = format!(
-            "POST {}/v1/events/{endpoint} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\n{key}Content-Length: {:LENGTH_DIGITS$}",
+            "POST {}{path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\n{encoding}{key}Content-Length: {:LENGTH_DIGITS$}",
             target.base_path, target.authority, 0
         );
         let length_end = head.len();
@@ -97,9 +114,12 @@ impl RequestBuffer {
         Self { head_len: head.len(), length_end, bytes: head.into_bytes(), single }
     }
 
-    pub(super) fn fill(&mut self, pool: &Pool, first: u64, count: usize, now_ms: u64) {
+    pub(super) fn fill(&mut self, load: &Load, first: u64, count: usize) {
         self.bytes.truncate(self.head_len);
-        pool.write_body(&mut self.bytes, first, count, now_ms, self.single);
+        match &load.stock {
+            Some(stock) => self.bytes.extend_from_slice(stock.body(first)),
+            None => load.pool.write_body(&mut self.bytes, first, count, now_ms(), self.single),
+        }
         let mut length = self.bytes.len() - self.head_len;
         for position in (self.length_end - LENGTH_DIGITS..self.length_end).rev() {
             self.bytes[position] = if length == 0 { b' ' } else { b'0' + (length % 10) as u8 };

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Answer, Connection, RequestBuffer, Security, Target};
 use super::flights::Flights;
-use super::pool::Pool;
+use super::pool::{Form, Pool};
+use super::stock::Stock;
 use super::tally::Tally;
 use super::verdict::Answered;
 
@@ -34,6 +35,10 @@ pub(super) struct Load {
     pub(super) connections: usize,
     pub(super) threads: usize,
     pub(super) api_key: Option<String>,
+    /// What Segment's API is told in place of a key.
+    pub(super) app_id: String,
+    /// The bodies, where they are not made as they are needed.
+    pub(super) stock: Option<Stock>,
     pub(super) idempotency_keys: bool,
     /// Events per second, evenly spread.
     pub(super) rate: Option<f64>,
@@ -68,8 +73,9 @@ impl Load {
         Ok(tally.into_inner())
     }
 
-    fn single(&self) -> bool {
-        self.batch_events == 1
+    /// Whether a request holds an event, and no list of them.
+    pub(super) fn single(&self) -> bool {
+        self.batch_events == 1 && self.pool.form() != Form::Segment
     }
 
     /// The next events to send: the number of the first and how many.
@@ -99,12 +105,11 @@ struct Errand {
 impl Driver<'_> {
     async fn drive(self) {
         let load = self.load;
-        let mut request =
-            RequestBuffer::new(&self.slice.target, load.pool.form(), load.single(), load.api_key.as_deref());
+        let mut request = RequestBuffer::new(&self.slice.target, load);
         let mut connection = None;
         while let Some(due) = self.turn().await {
             let Some((first, count)) = load.claim() else { break };
-            request.fill(&load.pool, first, count, now_ms());
+            request.fill(load, first, count);
             self.tally.borrow_mut().requests += 1;
             self.deliver(&mut connection, request.bytes(), Errand { first, count, due }).await;
         }
@@ -262,7 +267,7 @@ fn summary(body: &[u8]) -> String {
     }
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
@@ -273,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::cli::bench::identity::RunTag;
-    use crate::cli::bench::pool::{Form, Looks};
+    use crate::cli::bench::pool::Looks;
 
     /// A peer that reads requests and answers each with the next of `answers`; an empty one closes
     /// the connection without an answer. Returns the bodies that it read.
@@ -315,6 +320,8 @@ mod tests {
             connections: 1,
             threads: 1,
             api_key: None,
+            app_id: "shop".into(),
+            stock: None,
             idempotency_keys,
             rate: None,
             count: Some(count),

@@ -14,7 +14,9 @@ mod pool;
 mod random;
 mod report;
 mod sample;
+mod segment;
 mod session;
+mod stock;
 mod tally;
 mod verdict;
 mod verify;
@@ -27,6 +29,7 @@ use super::client::AdminArgs;
 use super::failure::Failure;
 use super::output::{print, print_json};
 use connection::Target;
+use stock::{Encoding, STOCK_EVENTS_MAX};
 
 /// Measure how many events per second a server takes, and check what became of them
 #[derive(Debug, clap::Args)]
@@ -35,6 +38,8 @@ Sends realistic events of all 29 kinds, the same for the same seed, under the ap
 bench-news and so on. Without --rate every connection sends its next request as soon as the last is
 answered. With --rate the requests follow a schedule, and latency counts from the scheduled moment, so
 that a server that stalls cannot hide it; the schedule's clock ticks in milliseconds.
+With --encoding all bodies are made and compressed before the first is sent, which takes about as long as
+sending them, so that what is measured is the server and not the compressing; they are kept in memory.
 
 Examples:
   causality bench                                      batches of 100 over 8 connections, for 10 s
@@ -42,6 +47,8 @@ Examples:
   causality bench --duration 60s --verify causality-data/warehouse
   causality bench --rate 1000 --batch 1 --connections 16 --webhook-listen 127.0.0.1:0 --setup-webhook
   causality bench --baseline-url http://127.0.0.1:8081 against a second server, in turns
+  causality bench --count 2000000 --encoding gzip      bodies that the server inflates
+  causality bench --api segment                        the same events as messages of Segment's API
   causality bench --url https://localhost:8443 --ca-file ca.pem --connections 64
 
 Exit codes: 0 done; 1 nothing was accepted, or events were lost or doubled, or webhooks are missing;
@@ -71,6 +78,12 @@ pub struct Args {
     /// Send protobuf bodies instead of JSON
     #[arg(long)]
     binary: bool,
+    /// Compress the bodies
+    #[arg(long, value_enum, requires = "count")]
+    encoding: Option<Encoding>,
+    /// The requests to send: the gateway's own, or batches of Segment's API
+    #[arg(long, value_enum, default_value_t = Api::Native)]
+    api: Api,
     /// Give every event an idempotency key, which makes it safe to resend after a broken connection
     #[arg(long)]
     idempotency_keys: bool,
@@ -111,6 +124,13 @@ pub struct Args {
     admin: AdminArgs,
 }
 
+/// Whose requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Api {
+    Native,
+    Segment,
+}
+
 /// Names that cannot be mistaken for an app of one's own.
 const APP_NAMES: [&str; 3] = ["bench-shop", "bench-news", "bench-games"];
 
@@ -139,6 +159,12 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
         return Err(Failure::usage(
             "--url and --baseline-url must not hold a user or password: --api-key gives access",
         ));
+    }
+    if args.encoding.is_some() && args.count.is_some_and(|count| count > STOCK_EVENTS_MAX) {
+        return Err(Failure::usage(format!("--encoding takes a --count of at most {STOCK_EVENTS_MAX}")));
+    }
+    if args.api == Api::Segment && (args.binary || args.webhook_listen.is_some()) {
+        return Err(Failure::usage("--api segment goes with neither --binary nor --webhook-listen"));
     }
     let report = session::run(&args).await?;
     if args.admin.json {

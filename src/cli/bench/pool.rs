@@ -9,6 +9,7 @@ use serde::Serialize as _;
 use super::identity::{ID_LEN, IdTime, RunTag, patch_id, write_hex};
 use super::random::SplitMix64;
 use super::sample;
+use super::segment::{self, TEXT_TIME_LEN, TextTimes};
 use crate::event::proto::EventEnvelope;
 
 /// Enough to vary, few enough to stay in a cache.
@@ -26,6 +27,8 @@ const KEY_NUMBER: std::ops::Range<usize> = 17..27;
 pub(super) enum Form {
     Json,
     Binary,
+    /// Messages of Segment's API, always in a batch. The id of an event is its `messageId`.
+    Segment,
 }
 
 /// What the events of a run look like.
@@ -45,6 +48,13 @@ struct Spot {
     time: u32,
     key: Option<u32>,
     age_ms: u64,
+}
+
+/// The time of a request in the forms that are patched in.
+struct Times {
+    ms: u64,
+    of_ids: IdTime,
+    texts: TextTimes,
 }
 
 pub(super) struct Pool {
@@ -80,6 +90,13 @@ impl Pool {
                 self.bytes.push(b',');
                 TIME_BLANK.to_string().into_bytes()
             }
+            Form::Segment => {
+                let message = segment::message(event)?;
+                serde_json::to_writer(&mut self.bytes, &message)
+                    .map_err(|error| format!("render a message: {error}"))?;
+                self.bytes.push(b',');
+                segment::text_time(TIME_BLANK as u64).into_bytes()
+            }
             Form::Binary => {
                 // Field 1 of a batch as of a single request, length-delimited.
                 self.bytes.push(0x0a);
@@ -108,8 +125,9 @@ impl Pool {
             (Form::Binary, _) => {}
             (Form::Json, true) => out.extend_from_slice(b"{\"event\":"),
             (Form::Json, false) => out.extend_from_slice(b"{\"events\":["),
+            (Form::Segment, _) => out.extend_from_slice(b"{\"batch\":["),
         }
-        let time = IdTime::new(now_ms);
+        let times = Times { ms: now_ms, of_ids: IdTime::new(now_ms), texts: TextTimes::until(now_ms) };
         let mut number = first;
         let end = first + count as u64;
         while number < end {
@@ -122,24 +140,34 @@ impl Pool {
             out.extend_from_slice(&self.bytes[pool_start..pool_end]);
             let stretch = &mut out[out_start..];
             for spot in &self.spots[from..to] {
-                self.patch(stretch, pool_start, spot, &time, now_ms, number);
+                self.patch(stretch, pool_start, spot, &times, number);
                 number += 1;
             }
         }
-        if self.form == Form::Json {
+        if self.form != Form::Binary {
             // Every template ends with the comma that its successor needs; the last has none.
             out.pop();
-            out.extend_from_slice(if single { b"}" } else { b"]}" });
+        }
+        match (self.form, single) {
+            (Form::Binary, _) => {}
+            (Form::Json, true) => out.push(b'}'),
+            (Form::Json, false) => out.extend_from_slice(b"]}"),
+            (Form::Segment, _) => {
+                out.extend_from_slice(b"],\"sentAt\":\"");
+                out.extend_from_slice(segment::text_time(now_ms).as_bytes());
+                out.extend_from_slice(b"\"}");
+            }
         }
     }
 
-    fn patch(&self, stretch: &mut [u8], pool_start: usize, spot: &Spot, time: &IdTime, now_ms: u64, number: u64) {
+    fn patch(&self, stretch: &mut [u8], pool_start: usize, spot: &Spot, times: &Times, number: u64) {
         let at = |position: u32| position as usize - pool_start;
-        patch_id(&mut stretch[at(spot.id)..][..ID_LEN], time, number);
-        let event_ms = now_ms.saturating_sub(spot.age_ms);
+        patch_id(&mut stretch[at(spot.id)..][..ID_LEN], &times.of_ids, number);
+        let event_ms = times.ms.saturating_sub(spot.age_ms);
         match self.form {
             Form::Json => write_decimal(&mut stretch[at(spot.time)..][..TIME_LEN], event_ms),
             Form::Binary => write_varint(&mut stretch[at(spot.time)..][..6], event_ms),
+            Form::Segment => times.texts.write(&mut stretch[at(spot.time)..][..TEXT_TIME_LEN], event_ms),
         }
         if let Some(key) = spot.key {
             write_hex(&mut stretch[at(key)..][..KEY_LEN][KEY_NUMBER], number);
@@ -160,7 +188,7 @@ fn blank_key(run: RunTag) -> String {
     format!("{}-k{:010}", run.name(), 0)
 }
 
-fn write_decimal(out: &mut [u8], mut value: u64) {
+pub(super) fn write_decimal(out: &mut [u8], mut value: u64) {
     for digit in out.iter_mut().rev() {
         *digit = b'0' + (value % 10) as u8;
         value /= 10;
@@ -234,6 +262,27 @@ mod tests {
     }
 
     #[test]
+    fn messages_of_segment_are_the_events_that_they_are_made_from() {
+        let run = RunTag::new(7, 1);
+        let pool = Pool::render(&looks(Form::Segment, false), run).unwrap();
+        assert!((700..=800).contains(&pool.event_bytes()), "{}", pool.event_bytes());
+        for first in (0..TEMPLATES as u64 + 200).step_by(100) {
+            let mut body = Vec::new();
+            pool.write_body(&mut body, first, 100, NOW_MS, false);
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["sentAt"], "2025-10-09T08:53:20.123Z");
+            let batch = body["batch"].as_array().unwrap();
+            assert_eq!(batch.len(), 100);
+            for (number, message) in (first..).zip(batch) {
+                assert_eq!(run.number(message["messageId"].as_str().unwrap()), Some(number));
+                let at: jiff::Timestamp = message["timestamp"].as_str().unwrap().parse().unwrap();
+                let age = NOW_MS as i64 - at.as_millisecond();
+                assert!((0..=AGE_MS_MAX as i64).contains(&age), "{at}");
+            }
+        }
+    }
+
+    #[test]
     fn a_single_event_is_a_request_of_its_own() {
         let run = RunTag::new(7, 1);
         for form in [Form::Json, Form::Binary] {
@@ -242,7 +291,7 @@ mod tests {
             pool.write_body(&mut body, 2_047, 1, NOW_MS, true);
             let accepted = match form {
                 Form::Json => request::accept_json_single(&body, &ARRIVAL).unwrap(),
-                Form::Binary => request::accept_binary_single(&body, &ARRIVAL).unwrap(),
+                Form::Binary | Form::Segment => request::accept_binary_single(&body, &ARRIVAL).unwrap(),
             };
             let events = read(&accepted);
             assert_eq!(events[0].idempotency_key, format!("{}-k00000007ff", run.name()));

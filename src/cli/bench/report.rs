@@ -16,6 +16,8 @@ use crate::cli::failure::Failure;
 pub(super) struct Report {
     pub(super) seed: u64,
     pub(super) event_bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) compressed: Option<Compressed>,
     pub(super) batch_events: usize,
     pub(super) connections: usize,
     #[serde(flatten)]
@@ -32,6 +34,14 @@ pub(super) struct Report {
     pub(super) webhooks: Option<WebhookReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verification: Option<Verification>,
+}
+
+/// How bodies were compressed before the run.
+#[derive(Debug, Serialize)]
+pub(super) struct Compressed {
+    pub(super) encoding: &'static str,
+    /// What an event takes in its body.
+    pub(super) event_bytes: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -208,7 +218,11 @@ impl Report {
             );
         }
         let Self { event_bytes, batch_events, connections, seed, .. } = self;
-        let _ = write!(out, "load             {event_bytes} bytes an event, {batch_events} a request, ");
+        let _ = write!(out, "load             {event_bytes} bytes an event, ");
+        if let Some(Compressed { encoding, event_bytes }) = &self.compressed {
+            let _ = write!(out, "{event_bytes} as {encoding}, ");
+        }
+        let _ = write!(out, "{batch_events} a request, ");
         let _ = write!(out, "{connections} connections, seed {seed}");
         if let Some(us) = self.generator_cpu_us_per_event {
             let _ = write!(out, "; {us:.2} µs of processor an event");
@@ -252,6 +266,7 @@ mod tests {
         let report = Report {
             seed: 1,
             event_bytes: 730,
+            compressed: Some(Compressed { encoding: "gzip", event_bytes: 120 }),
             batch_events: 100,
             connections: 8,
             target: ServerReport::new("http://a", Duration::from_secs(10), &tally),
@@ -270,6 +285,7 @@ mod tests {
             "61.2 %",
             "1 lost, 0 doubled",
             "0.40 µs",
+            "730 bytes an event, 120 as gzip, 100 a request",
         ] {
             assert!(page.contains(part), "{part} in {page}");
         }

@@ -11,21 +11,24 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
-use super::Args;
 use super::connection::{Connection, Target};
 use super::flights::Flights;
 use super::hooks::{Listener, Registration};
 use super::identity::RunTag;
 use super::load::{Load, Slice};
 use super::pool::{Form, Looks, Pool};
-use super::report::{Report, ServerReport};
+use super::report::{Compressed, Report, ServerReport};
+use super::stock::Stock;
 use super::tally::Tally;
-use super::verify::{Verification, verify};
+use super::verify::{Mark, Verification, verify};
+use super::{Api, Args};
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
 use crate::cli::tls;
 use crate::supervisor::Tasks;
 
+/// Where the key says which app it is.
+const APP_DEFAULT: &str = "bench-shop";
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 const WEBHOOKS_PERIOD: Duration = Duration::from_millis(50);
@@ -44,6 +47,10 @@ pub(super) async fn run(args: &Args) -> Result<Report, Failure> {
     let run = RunTag::new(args.seed, started_ns);
     let load = Arc::new(prepare(args, run)?);
     let event_bytes = load.pool.event_bytes();
+    let compressed = load.stock.as_ref().map(|stock| Compressed {
+        encoding: stock.encoding.name(),
+        event_bytes: stock.bytes() / args.count.unwrap_or(1).max(1) as usize,
+    });
     let interrupts = Tasks::new(load.stop.clone());
     let stop = load.stop.clone();
     interrupts.spawn(async move {
@@ -74,6 +81,7 @@ pub(super) async fn run(args: &Args) -> Result<Report, Failure> {
     Ok(Report {
         seed: args.seed,
         event_bytes,
+        compressed,
         batch_events: load.batch_events,
         connections: load.connections,
         percent_of_baseline: baseline
@@ -90,7 +98,11 @@ pub(super) async fn run(args: &Args) -> Result<Report, Failure> {
 
 fn prepare(args: &Args, run: RunTag) -> Result<Load, Failure> {
     let looks = Looks {
-        form: if args.binary { Form::Binary } else { Form::Json },
+        form: match args.api {
+            Api::Segment => Form::Segment,
+            Api::Native if args.binary => Form::Binary,
+            Api::Native => Form::Json,
+        },
         seed: args.seed,
         app_ids: args.app_ids(),
         idempotency_keys: args.idempotency_keys,
@@ -98,19 +110,28 @@ fn prepare(args: &Args, run: RunTag) -> Result<Load, Failure> {
     if args.api_key.as_deref().is_some_and(|key| !key.chars().all(|c| c.is_ascii_graphic())) {
         return Err(Failure::usage("the API key holds a character that a header cannot carry"));
     }
-    Ok(Load {
+    let mut load = Load {
         pool: Pool::render(&looks, run).map_err(Failure::failed)?,
         batch_events: args.batch as usize,
         connections: args.connections as usize,
         threads: args.threads.min(args.connections) as usize,
         api_key: args.api_key.clone(),
-        idempotency_keys: args.idempotency_keys,
+        app_id: looks.app_ids.first().filter(|app| !app.is_empty()).map_or(APP_DEFAULT, String::as_str).to_owned(),
+        stock: None,
+        // The messages of Segment's API always have one.
+        idempotency_keys: args.idempotency_keys || args.api == Api::Segment,
         rate: args.rate,
         count: args.count,
         stop: CancellationToken::new(),
         next_event: AtomicU64::new(0),
         accepted: AtomicU64::new(0),
-    })
+    };
+    if let Some((encoding, count)) = args.encoding.zip(args.count) {
+        note(&format!("Compressing the bodies of {count} events"));
+        let stock = Stock::prepare(&load.pool, encoding, (count, load.batch_events), load.single());
+        load.stock = Some(stock.map_err(|error| Failure::failed(format!("cannot compress: {error}")))?);
+    }
+    Ok(load)
 }
 
 /// Says at once that nobody listens, instead of measuring it.
@@ -238,7 +259,8 @@ async fn audit(args: &Args, run: RunTag, load: &Load, tally: &Tally) -> Result<O
     let interrupted_before = load.stop.is_cancelled();
     let (marks, timeout, stop) = (tally.accepted_marks.clone(), args.verify_timeout, load.stop.clone());
     let stopped = move || !interrupted_before && stop.is_cancelled();
-    let check = tokio::task::spawn_blocking(move || verify(&dir, run, &marks, timeout, stopped));
+    let mark = if args.api == Api::Segment { Mark::IdempotencyKey } else { Mark::Id };
+    let check = tokio::task::spawn_blocking(move || verify(&dir, (run, mark), &marks, timeout, stopped));
     let checked = check.await.map_err(|error| Failure::failed(format!("the check ended early: {error}")))?;
     checked.map(Some).map_err(|error| Failure::failed(format!("cannot verify the warehouse: {error}")))
 }

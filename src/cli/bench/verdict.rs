@@ -21,7 +21,9 @@ pub(super) struct Answered<'a> {
 
 impl Answered<'_> {
     pub(super) fn count_into(&self, tally: &mut Tally) {
-        if self.single {
+        if self.form == Form::Segment {
+            self.count_messages(tally);
+        } else if self.single {
             self.accept(tally, 0);
             tally.duplicates += u64::from(self.may_be_duplicate && self.duplicate_single());
         } else if !self.may_be_duplicate && self.all_accepted() {
@@ -41,7 +43,7 @@ impl Answered<'_> {
     /// all the rest of the generator.
     fn all_accepted(&self) -> bool {
         match self.form {
-            Form::Json => {
+            Form::Json | Form::Segment => {
                 let members = [&b"\"acceptedCount\":"[..], b"\"accepted_count\":"];
                 let body = self.body.strip_prefix(b"{").unwrap_or(self.body);
                 let digits = members.iter().find_map(|member| body.strip_prefix(*member)).unwrap_or_default();
@@ -60,14 +62,35 @@ impl Answered<'_> {
 
     fn duplicate_single(&self) -> bool {
         match self.form {
-            Form::Json => serde_json::from_slice::<ItemDocument>(self.body).is_ok_and(|item| item.duplicate),
+            Form::Json | Form::Segment => {
+                serde_json::from_slice::<ItemDocument>(self.body).is_ok_and(|item| item.duplicate)
+            }
             Form::Binary => IngestEventResponse::decode(self.body).is_ok_and(|item| item.duplicate),
         }
     }
 
+    /// Segment's API says that all went well, and names the first of those messages of which that is not true.
+    fn count_messages(&self, tally: &mut Tally) {
+        let Ok(MessagesDocument { success: true, errors }) = serde_json::from_slice(self.body) else {
+            tally.unacknowledged += self.count as u64;
+            return tally.problem(|| "an answer of 2xx that cannot be read".to_owned());
+        };
+        if errors.is_empty() {
+            tally.accepted_marks.add_range(self.first, self.count);
+            tally.accepted += self.count as u64;
+            return;
+        }
+        // There may be more of them than it names.
+        tally.rejected += errors.len() as u64;
+        tally.unacknowledged += self.count.saturating_sub(errors.len()) as u64;
+        tally.problem(|| format!("a message was rejected: {}: {}", errors[0].pointer, errors[0].detail));
+    }
+
     fn count_items(&self, tally: &mut Tally) {
         let items = match self.form {
-            Form::Json => serde_json::from_slice::<BatchDocument>(self.body).ok().map(|batch| batch.results),
+            Form::Json | Form::Segment => {
+                serde_json::from_slice::<BatchDocument>(self.body).ok().map(|batch| batch.results)
+            }
             Form::Binary => IngestEventBatchResponse::decode(self.body).ok().map(|batch| {
                 let item = |result: crate::event::proto::EventResult| ItemDocument {
                     index: result.index as usize,
@@ -95,6 +118,19 @@ impl Answered<'_> {
         }
         tally.unacknowledged += (self.count - verdicts) as u64;
     }
+}
+
+#[derive(Deserialize)]
+struct MessagesDocument {
+    success: bool,
+    #[serde(default)]
+    errors: Vec<MessageError>,
+}
+
+#[derive(Deserialize)]
+struct MessageError {
+    pointer: String,
+    detail: String,
 }
 
 #[derive(Deserialize)]
@@ -153,6 +189,17 @@ mod tests {
             assert!(tally.accepted_marks.contains(1_000) && !tally.accepted_marks.contains(1_001));
             assert_eq!(tally.first_problem.as_deref(), Some("event 1 of a batch was rejected: /deviceId: is required"));
         }
+    }
+
+    #[test]
+    fn messages_are_accepted_unless_some_are_named() {
+        let tally = count(Form::Segment, br#"{"success":true}"#, true);
+        assert_eq!((tally.accepted, tally.accepted_marks.len()), (3, 3));
+        let named = br#"{"success":true,"errors":[{"pointer":"/batch/1/type","detail":"is required"}]}"#;
+        let tally = count(Form::Segment, named, false);
+        assert_eq!((tally.accepted, tally.rejected, tally.unacknowledged), (0, 1, 2));
+        assert_eq!(tally.first_problem.as_deref(), Some("a message was rejected: /batch/1/type: is required"));
+        assert_eq!(count(Form::Segment, b"{}", false).unacknowledged, 3);
     }
 
     #[test]

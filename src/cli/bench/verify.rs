@@ -31,11 +31,18 @@ impl Verification {
     }
 }
 
+/// Where an event's number stands in the warehouse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Id,
+    IdempotencyKey,
+}
+
 /// Looks until all accepted events are there once, or `timeout` has passed, or `stopped` says so.
 /// Blocks.
 pub(super) fn verify(
     dir: &Path,
-    run: RunTag,
+    (run, mark): (RunTag, Mark),
     accepted: &Marks,
     timeout: Duration,
     stopped: impl Fn() -> bool,
@@ -43,7 +50,7 @@ pub(super) fn verify(
     let started = Instant::now();
     loop {
         let looking = Instant::now();
-        let looked = look(dir, run, accepted);
+        let looked = look(dir, (run, mark), accepted);
         // Reading millions of ids takes processor time from the sink that is waited for.
         let pause = PAUSE.max(looking.elapsed());
         let waited = started.elapsed();
@@ -63,7 +70,7 @@ pub(super) fn verify(
     }
 }
 
-fn look(dir: &Path, run: RunTag, accepted: &Marks) -> Result<Verification, String> {
+fn look(dir: &Path, (run, mark): (RunTag, Mark), accepted: &Marks) -> Result<Verification, String> {
     let mut present = Marks::default();
     let mut doubled = 0;
     let each = |id: &str| {
@@ -73,7 +80,11 @@ fn look(dir: &Path, run: RunTag, accepted: &Marks) -> Result<Verification, Strin
             doubled += 1;
         }
     };
-    warehouse::scan_ids(dir, each).map_err(|error| chain(&error))?;
+    let scanned = match mark {
+        Mark::Id => warehouse::scan_ids(dir, each),
+        Mark::IdempotencyKey => warehouse::scan_keys(dir, each),
+    };
+    scanned.map_err(|error| chain(&error))?;
     let (accepted_count, found) = (accepted.len(), accepted.common(&present));
     Ok(Verification {
         accepted: accepted_count,
@@ -123,17 +134,17 @@ mod tests {
         std::fs::write(dir.path().join("app_id=b/notes.txt"), "not parquet").unwrap();
         let mut accepted = Marks::default();
         accepted.add_range(0, 20_000);
-        let clean = verify(dir.path(), run, &accepted, Duration::ZERO, || false).unwrap();
+        let clean = verify(dir.path(), (run, Mark::Id), &accepted, Duration::ZERO, || false).unwrap();
         assert_eq!((clean.found, clean.unacknowledged_but_present), (20_000, 1));
         assert!(clean.is_clean());
 
         accepted.add_range(40_000, 3);
         write(&dir.path().join("events_3.parquet"), vec![id(7), id(8)]);
-        let wrong = verify(dir.path(), run, &accepted, Duration::from_millis(10), || false).unwrap();
+        let wrong = verify(dir.path(), (run, Mark::Id), &accepted, Duration::from_millis(10), || false).unwrap();
         assert_eq!((wrong.accepted, wrong.found, wrong.lost, wrong.doubled), (20_003, 20_000, 3, 2));
 
         std::fs::write(dir.path().join("events_4.parquet"), "torn").unwrap();
-        let error = verify(dir.path(), run, &accepted, Duration::ZERO, || false).unwrap_err();
+        let error = verify(dir.path(), (run, Mark::Id), &accepted, Duration::ZERO, || false).unwrap_err();
         assert!(error.contains("events_4.parquet"), "{error}");
     }
 }

@@ -12,7 +12,9 @@ use crate::event::proto::{
 
 /// Products of an order that become items; with more of them all stay in the properties.
 const ITEMS_MAX: usize = 1_000;
-const PRODUCT_ID: &[&str] = &["product_id", "productId"];
+// `id` and `orderId` are of the specification's first version, which some SDKs still write (analytics-go).
+const PRODUCT_ID: &[&str] = &["product_id", "productId", "id"];
+const ORDER_ID: &[&str] = &["order_id", "orderId"];
 const PRODUCT_NAME: &[&str] = &["name", "product_name"];
 const CART_ID: &[&str] = &["cart_id", "checkout_id"];
 const PRICE: &[&str] = &["price"];
@@ -101,7 +103,7 @@ fn product_removed(of: &mut Object, _: &str) -> Option<Payload> {
 
 fn checkout_started(of: &mut Object, _: &str) -> Option<Payload> {
     Some(Payload::CheckoutStart(CheckoutStart {
-        cart_id: text(of, &["cart_id", "checkout_id", "order_id"]),
+        cart_id: text(of, &["cart_id", "checkout_id", "order_id", "orderId"]),
         item_count: pieces(of.get("products")),
         total_cents: cents(of, &["total", "value", "revenue"]),
         currency: text(of, CURRENCY),
@@ -120,9 +122,9 @@ fn checkout_step_completed(of: &mut Object, _: &str) -> Option<Payload> {
 }
 
 fn order_completed(of: &mut Object, _: &str) -> Option<Payload> {
-    has(of, &["order_id"]).then(|| {
+    has(of, ORDER_ID).then(|| {
         Payload::PurchaseComplete(PurchaseComplete {
-            order_id: text(of, &["order_id"]),
+            order_id: text(of, ORDER_ID),
             cart_id: text(of, CART_ID),
             item_count: pieces(of.get("products")),
             total_cents: cents(of, &["total", "revenue", "value"]),
