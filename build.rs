@@ -2,6 +2,8 @@
 //! mapping, and the field tables by which `src/event` checks, reads and writes events.
 //! What is allowed in a field comes from its `buf.validate` options.
 
+#[path = "build/descriptions.rs"]
+mod descriptions;
 #[path = "build/options.rs"]
 mod options;
 
@@ -48,6 +50,7 @@ fn main() -> Result<()> {
     }
     json.extern_path(".google.protobuf", "::pbjson_types").btree_map(["."]).build(&[".causality.v1"])?;
 
+    descriptions::write(&descriptors, &out_dir.join("descriptions.rs"), static_name)?;
     write_tables(&descriptors, &compiler.descriptor_pool(), &out_dir.join("tables.rs"))
 }
 

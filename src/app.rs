@@ -65,6 +65,16 @@ pub struct Plan {
     pub discard: bool,
 }
 
+/// The OpenAPI document of the gateway as it faces the world.
+pub fn gateway_document() -> serde_json::Value {
+    gateway::document(&gateway::Shown::default())
+}
+
+/// That of the admin API.
+pub fn admin_document() -> serde_json::Value {
+    admin::document()
+}
+
 /// Runs until a signal, or until a service fails too often.
 pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()> {
     let started = Instant::now();
@@ -391,11 +401,16 @@ fn start_admin(
     };
     let loopback = config.admin_addr.is_loopback();
     let access = admin::Access::new(admin_access::settings(config), engines.store.clone());
+    let settings = Arc::new(admin::Settings {
+        loopback,
+        allowed_hosts: Vec::new(),
+        gateway_document: Some(crate::gateway::document(&settings::shown(config))),
+    });
     let router = match engines.store.as_ref().filter(|_| facts.choice.reaction) {
         Some(store) => admin::router(admin::State {
             bus: engines.bus.clone(),
             store: store.clone(),
-            settings: Arc::new(admin::Settings { loopback, allowed_hosts: Vec::new() }),
+            settings,
             checks: admin::Checks {
                 rule: reaction::check_rule,
                 anomaly: reaction::check_anomaly_config,
@@ -404,7 +419,12 @@ fn start_admin(
             access,
             probes,
         }),
-        None => admin::probes_router(probes, &access, "The admin API is served by processes with the role reaction."),
+        None => admin::probes_router(
+            probes,
+            &access,
+            &settings,
+            "The admin API is served by processes with the role reaction.",
+        ),
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
     let (address, mut listener) = (config.admin_addr.clone(), Some(listener));

@@ -71,6 +71,7 @@ pub mod warehouse;
 
 // Roles: what is done.
 pub mod http;
+pub mod openapi;
 
 pub mod gateway;
 pub mod sink;

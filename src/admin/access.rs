@@ -105,6 +105,11 @@ impl Access {
         Self(Arc::new(Gate { settings, store, attempts, known: Mutex::default(), refused: Refused::default() }))
     }
 
+    /// Whether the API asks for tokens at all.
+    pub(super) fn asks_for_tokens(&self) -> bool {
+        self.0.settings.required
+    }
+
     /// What has been refused and is not in the audit log yet.
     pub(super) async fn write_refused(&self) {
         if let Some(store) = &self.0.store {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -34,7 +35,7 @@ const SET_VALUES_MAX: usize = 500_000;
 const ERRORS_MAX: usize = 1_000;
 
 /// What became of one document; of a rehearsal, what would.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Item {
     kind: &'static str,
     name: String,
@@ -43,7 +44,7 @@ pub(super) struct Item {
     after: Value,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Items {
     items: Vec<Item>,
 }

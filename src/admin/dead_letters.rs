@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ use crate::store::{AuditOutcome, Change, Page};
 /// In the audit log.
 const KIND: &str = "dead_letter";
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Shown {
     #[serde(flatten)]
     letter: DeadLetter,
@@ -35,7 +36,7 @@ pub(super) struct Shown {
 }
 
 /// The payload in the best form that it has.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 enum Payload {
     /// The rule view of an event, or the JSON that the message is.
     #[serde(rename = "payload")]
@@ -72,7 +73,7 @@ pub(super) async fn delete(
     done(recorded(&store, Change::of(KIND, "delete").with_id(id), delete, whether_found).await?)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Deleted {
     deleted: u64,
 }

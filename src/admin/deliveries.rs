@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -53,9 +54,9 @@ pub(super) async fn retry(Acting(store): Acting, Key(key): Key) -> Result<Json<D
 }
 
 /// Which deliveries are to be sent again, as a person writes it.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RetryRequest {
+pub(super) struct RetryRequest {
     /// Of the deliveries' creation.
     since: String,
     /// Now, when absent.
@@ -66,7 +67,7 @@ struct RetryRequest {
     rule_id: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Retried {
     retried: u64,
     /// There may be more than one call sends again.

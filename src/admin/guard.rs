@@ -46,7 +46,8 @@ mod tests {
     use super::*;
 
     fn verdict(method: Method, host: &str, origin: Option<&str>) -> bool {
-        let settings = Settings { loopback: true, allowed_hosts: vec!["admin.example.com".to_owned()] };
+        let settings =
+            Settings { loopback: true, allowed_hosts: vec!["admin.example.com".to_owned()], ..Settings::default() };
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
         if let Some(origin) = origin {

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::access::Acting;
@@ -24,8 +25,8 @@ use crate::store::{ApiKey, NewApiKey, Page};
 /// What a key's own rate limits may be.
 const LIMITS: RangeInclusive<u32> = 1..=1_000_000;
 
-#[derive(Serialize)]
-struct Created {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Created {
     #[serde(flatten)]
     stored: ApiKey,
     key: String,

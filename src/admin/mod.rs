@@ -17,6 +17,8 @@ mod documents;
 mod form;
 mod guard;
 mod keys;
+mod openapi;
+mod pages;
 mod probes;
 mod query;
 mod refusal;
@@ -38,6 +40,9 @@ use crate::bus::Bus;
 use crate::event::FieldError;
 use crate::http::Problem;
 use crate::store::{NewAnomalyConfig, NewRule, NewWebhook, Store};
+
+use pages::Pages;
+use routes::Route;
 
 pub use access::{Access, AccessSettings};
 pub use service::AdminService;
@@ -82,32 +87,60 @@ pub struct Settings {
     pub loopback: bool,
     /// Host names, without port, that are answered and may send requests from their pages all the same.
     pub allowed_hosts: Vec<String>,
+    /// The OpenAPI document of the gateway, for the page that shows it beside that of this API.
+    pub gateway_document: Option<Value>,
 }
 
 /// The whole service of the admin listener.
 pub fn router(state: State) -> Router {
     let (access, settings) = (state.access.clone(), state.settings.clone());
-    let mut routes = routes::of_process(state.probes.clone(), &access);
-    routes.extend(routes::of_api(Arc::new(Shared::new(state))));
-    routes::assemble(routes, &access, &settings)
+    let mut routes = of_process(&state.probes, &access);
+    let shared = Arc::new(Shared::new(state));
+    routes.extend(routes::of_api().into_iter().map(|route| route.over(&shared)));
+    routes::assemble(with_pages(routes, &access, &settings), &access, &settings)
 }
 
-/// Health, readiness and metrics alone, of a process that does not serve the API; `why` says who does.
-pub fn probes_router(probes: Probes, access: &Access, why: &'static str) -> Router {
+/// Health, readiness and metrics, and the pages about them, of a process that does not serve the API; `why` says who
+/// does.
+pub fn probes_router(probes: Probes, access: &Access, settings: &Arc<Settings>, why: &'static str) -> Router {
     let refuse = move || async move { Problem::new(StatusCode::NOT_FOUND, why) };
-    routes::open(routes::of_process(probes, access), access)
+    let routes = with_pages(of_process(&probes, access), access, settings);
+    routes::open(routes, access, settings)
         .route(&format!("{BASE}/{{*path}}"), any(refuse))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
 }
 
 /// Of a process whose backends are not open yet; `metrics` for the admin listener alone.
 pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router {
-    let mut routes = routes::of_process(probes, access);
+    let mut routes = of_process(&probes, access);
     routes.retain(|route| metrics || route.least == routes::Least::Anyone);
-    routes::open(routes, access).fallback(async || {
+    routes::open(routes, access, &Arc::default()).fallback(async || {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is starting; send again later. /ready says more.")
             .with_retry_after(1)
     })
+}
+
+/// The OpenAPI document of a process that serves the API and asks for tokens.
+pub fn document() -> Value {
+    let mut all: Vec<_> = routes::of_process().iter().map(Route::listed).collect();
+    all.extend(routes::of_api().iter().map(Route::listed));
+    all.extend(routes::of_pages().iter().map(Route::listed));
+    openapi::document(&all, true)
+}
+
+fn of_process(probes: &Probes, access: &Access) -> Vec<Route> {
+    let state = (probes.clone(), access.clone());
+    routes::of_process().into_iter().map(|route| route.over(&state)).collect()
+}
+
+/// Adds the pages, which tell of the routes that there are.
+fn with_pages(mut routes: Vec<Route>, access: &Access, settings: &Settings) -> Vec<Route> {
+    let pages = routes::of_pages();
+    let listed: Vec<_> = routes.iter().map(Route::listed).chain(pages.iter().map(Route::listed)).collect();
+    let document = openapi::document(&listed, access.asks_for_tokens());
+    let state = Arc::new(Pages::new(&document, settings.gateway_document.as_ref()));
+    routes.extend(pages.into_iter().map(|route| route.over(&state)));
+    routes
 }
 
 /// The state, and what requests share beside it.

@@ -12,6 +12,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::access::{self, Access};
 use super::documents::{self, Resource};
+use super::pages::{self, Pages};
 use super::{
     BASE, Probes, Shared, anomaly_events, apply, audit, dead_letters, deliveries, guard, keys, probes, tokens,
 };
@@ -23,6 +24,8 @@ use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
 pub(super) enum Least {
     /// Everyone: a probe has no token.
     Anyone,
+    /// Everyone, under names by which the API is answered: what a browser loads before anybody has typed a token.
+    Page,
     /// A viewer, the holder of the metrics token, or everyone: as the settings say.
     Metrics,
     /// Holders of a token with this role or one that may do more.
@@ -38,12 +41,32 @@ pub(super) enum Verb {
     Delete,
 }
 
-pub(super) struct Route {
-    #[cfg_attr(not(test), allow(dead_code, reason = "the tests go through the table with it"))]
+/// A route over a state that it is given later, so that the table can be read without any.
+pub(super) struct Route<S = ()> {
     pub(super) verb: Verb,
     pub(super) path: String,
     pub(super) least: Least,
-    handler: MethodRouter,
+    handler: MethodRouter<S>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Route<S> {
+    pub(super) fn over(self, state: &S) -> Route {
+        let Self { verb, path, least, handler } = self;
+        Route { verb, path, least, handler: handler.with_state(state.clone()) }
+    }
+
+    /// What it is, without what it does.
+    pub(super) fn listed(&self) -> Listed {
+        Listed { verb: self.verb, path: self.path.clone(), least: self.least }
+    }
+}
+
+/// What a route is.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) verb: Verb,
+    pub(super) path: String,
+    pub(super) least: Least,
 }
 
 impl Verb {
@@ -58,40 +81,58 @@ impl Verb {
     }
 }
 
-/// Routes as they are listed, over one state.
+/// Routes as they are listed, below one path.
 struct Table<S> {
-    state: S,
     base: &'static str,
-    routes: Vec<Route>,
+    routes: Vec<Route<S>>,
 }
 
 impl<S: Clone + Send + Sync + 'static> Table<S> {
+    fn below(base: &'static str) -> Self {
+        Self { base, routes: Vec::new() }
+    }
+
     fn add<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
     where
         H: Handler<T, S>,
         T: 'static,
     {
-        let handler = on(verb.filter(), handler).with_state(self.state.clone());
-        self.routes.push(Route { verb, path: format!("{}{path}", self.base), least, handler });
+        self.routes.push(Route {
+            verb,
+            path: format!("{}{path}", self.base),
+            least,
+            handler: on(verb.filter(), handler),
+        });
     }
 }
 
 /// Health, readiness and metrics, which every process has.
-pub(super) fn of_process(probes: Probes, access: &Access) -> Vec<Route> {
-    let mut table = Table { state: (probes, access.clone()), base: "", routes: Vec::new() };
+pub(super) fn of_process() -> Vec<Route<(Probes, Access)>> {
+    let mut table = Table::below("");
     table.add(Verb::Get, "/health", Least::Anyone, probes::health);
     table.add(Verb::Get, "/ready", Least::Anyone, probes::ready);
     table.add(Verb::Get, "/metrics", Least::Metrics, probes::metrics);
     table.routes
 }
 
+/// The OpenAPI documents, and the page that shows them.
+pub(super) fn of_pages() -> Vec<Route<Arc<Pages>>> {
+    let mut table = Table::below("");
+    table.add(Verb::Get, "/openapi.json", Least::Page, pages::document);
+    table.add(Verb::Get, "/docs", Least::Page, pages::page);
+    table.add(Verb::Get, "/docs/page.js", Least::Page, pages::script);
+    table.add(Verb::Get, "/docs/page.css", Least::Page, pages::style);
+    table.add(Verb::Get, "/docs/gateway.json", Least::Page, pages::gateway_document);
+    table.routes
+}
+
 /// The REST API.
-pub(super) fn of_api(shared: Arc<Shared>) -> Vec<Route> {
+pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
     use Verb::{Delete, Get, Post};
     const VIEWER: Least = Least::Role(AdminRole::Viewer);
     const OPERATOR: Least = Least::Role(AdminRole::Operator);
     const ADMIN: Least = Least::Role(AdminRole::Admin);
-    let mut table = Table { state: shared, base: BASE, routes: Vec::new() };
+    let mut table = Table::below(BASE);
     of_documents::<NewWebhook>(&mut table);
     of_documents::<NewRule>(&mut table);
     of_documents::<NewAnomalyConfig>(&mut table);
@@ -138,7 +179,7 @@ pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<super
     let mut others = Vec::new();
     for route in routes {
         match route.least {
-            Least::Anyone | Least::Metrics => others.push(route),
+            Least::Anyone | Least::Metrics | Least::Page => others.push(route),
             Least::Role(least) => {
                 let role = from_fn_with_state((access.clone(), least), access::require);
                 asked = asked.route(&route.path, route.handler.route_layer(role));
@@ -151,15 +192,16 @@ pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<super
         .layer(from_fn_with_state(access.clone(), access::authenticate))
         .layer(from_fn_with_state(settings.clone(), guard::admit));
     // Whatever the Host header says: whoever probes comes by an address or a service's name.
-    open(others, access).merge(asked)
+    open(others, access, settings).merge(asked)
 }
 
 /// The router of those routes that ask for no role.
-pub(super) fn open(routes: Vec<Route>, access: &Access) -> Router {
+pub(super) fn open(routes: Vec<Route>, access: &Access, settings: &Arc<super::Settings>) -> Router {
     let mut open = Router::new();
     for Route { path, least, handler, .. } in routes {
         let handler = match least {
             Least::Anyone => handler,
+            Least::Page => handler.route_layer(from_fn_with_state(settings.clone(), guard::admit)),
             Least::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),
             // Not here, where nobody is asked who they are.
             Least::Role(_) => continue,

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::access::{Acting, FIRST_ADMIN, LOOPBACK};
@@ -20,8 +21,8 @@ use crate::event::FieldError;
 use crate::http::Problem;
 use crate::store::{AdminToken, NewAdminToken, Page};
 
-#[derive(Serialize)]
-struct Created {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Created {
     #[serde(flatten)]
     stored: AdminToken,
     token: String,

@@ -176,6 +176,11 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
     }
 }
 
+/// What the gateway's OpenAPI document says of the settings.
+pub(super) fn shown(config: &Config) -> gateway::Shown {
+    gateway::Shown { keys: config.asks_for_keys(), batch_events_max: config.max_batch_events.0 }
+}
+
 fn cors(config: &Config) -> Option<gateway::CorsSettings> {
     // A page that somebody visits reaches a laptop, too: there it needs to be allowed by name.
     let origins = match &config.cors_allowed_origins {

@@ -19,6 +19,7 @@ mod trials;
 use std::time::Duration;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use batch::Batch;
@@ -127,7 +128,7 @@ pub struct Receipt {
 }
 
 /// What the bus holds, for readiness, status and metrics.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BusStatus {
     pub engine: &'static str,
     pub messages: u64,
@@ -143,7 +144,7 @@ pub struct BusStatus {
     pub consumers: Vec<ConsumerStatus>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ConsumerStatus {
     pub name: String,
     /// Messages not yet acknowledged.
@@ -156,7 +157,7 @@ pub struct ConsumerStatus {
 }
 
 /// A message that could not be handled, kept with the reason.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DeadLetter {
     pub id: u64,
     pub consumer: String,

@@ -1,12 +1,13 @@
 //! The command line: what a person types, and the commands that are clients of a running process.
 //!
-//! Invariant: everything here but `run` and `config` talks to the product over HTTP, as any other
+//! Invariant: everything here but `run`, `config` and `openapi` talks to the product over HTTP, as any other
 //! client would, so a command works the same against this machine and another one. Must not know
 //! the store, the bus or a role.
 
 pub mod apply;
 pub mod config;
 pub mod migrate;
+pub mod openapi;
 pub mod run;
 
 mod admin_token;
@@ -57,6 +58,7 @@ pub enum Command {
     Run(run::Args),
     Config(config::Args),
     Migrate(migrate::Args),
+    Openapi(openapi::Args),
     #[command(flatten)]
     Client(Box<ClientCommand>),
 }
@@ -144,6 +146,9 @@ mod tests {
             "causality run --role gateway,sink --config c.toml --data-dir /tmp/d",
             "causality config --config c.toml",
             "causality migrate --config c.toml",
+            "causality openapi",
+            "causality openapi gateway",
+            "causality openapi admin",
             "causality apply -f a.yaml -f dir -f -",
             "causality apply --dry-run -f a.yaml",
             "causality apply -f a.yaml --json --admin-url https://example.com --admin-token t",

@@ -8,6 +8,7 @@ pub mod proto;
 mod schema;
 
 pub mod describe;
+mod json_schema;
 mod pattern;
 
 mod accept;
@@ -31,6 +32,7 @@ mod wire;
 
 pub use accept::{Arrival, check_names, is_app_id, is_id, is_of_other_app, new_id};
 pub use invalid::{FieldError, cut};
+pub use json_schema::json_schemas;
 pub use json_view::Int64;
 pub use limits::{EVENT_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 pub use pattern::Pattern;

@@ -17,6 +17,7 @@ mod ingest;
 mod intake;
 mod key_ring;
 mod logs;
+mod openapi;
 mod origin;
 mod rate_limit;
 mod reply;
@@ -45,7 +46,7 @@ mod tests_logs;
 mod tests_segment;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -55,6 +56,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::Bus;
 use crate::event::EVENT_BYTES_MAX;
 use crate::http::{self, Drained, Readiness};
+use crate::openapi::Served;
 use bus_health::BusHealth;
 use cors::Pages;
 use rate_limit::RateLimits;
@@ -64,6 +66,7 @@ pub use crate::http::TrustedProxies;
 pub use access::Access;
 pub use cors::CorsSettings;
 pub use key_ring::KeyRing;
+pub use openapi::{Shown, document};
 pub use rate_limit::{Quota, RateLimitSettings};
 
 /// What requests may cost.
@@ -158,10 +161,14 @@ struct Gateway {
     bus_health: BusHealth,
     events: crate::metrics::GatewayEvents,
     routes: RouteMetrics,
+    /// What its OpenAPI document says of the settings, and the document once somebody has asked for it.
+    shown: Shown,
+    document: OnceLock<Served>,
 }
 
 impl Gateway {
     fn new(settings: Settings, destination: Destination, readiness: Readiness) -> Self {
+        let shown = Shown::of(&settings);
         Self {
             body_bytes_max: settings.body_bytes_max,
             body_timeout: settings.body_timeout,
@@ -178,6 +185,8 @@ impl Gateway {
             readiness,
             events: crate::metrics::GatewayEvents::lookup(),
             routes: RouteMetrics::lookup(),
+            shown,
+            document: OnceLock::new(),
         }
     }
 }

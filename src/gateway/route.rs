@@ -14,6 +14,7 @@ use super::Gateway;
 use super::caller::Caller;
 use super::exchange::Exchange;
 use super::logs::{self, LogsForm};
+use super::openapi;
 use super::rate_limit::Counted;
 use super::segment::Asked;
 use crate::http::{Inbound, Problem, Scope, drain};
@@ -22,43 +23,58 @@ use crate::metrics::GatewayRoute;
 type Reply = Response<Full<Bytes>>;
 
 #[derive(Clone, Copy)]
-enum Route {
+pub(super) enum Route {
     Ingest,
     Batch,
     Segment(Asked),
     Logs,
     Health,
     Ready,
+    OpenApi,
 }
+
+/// The paths, those of most requests first; those of Segment's API are in a table of their own.
+const PATHS: [(&str, Route); 6] = [
+    ("/v1/events/ingest", Route::Ingest),
+    ("/v1/events/batch", Route::Batch),
+    ("/v1/logs", Route::Logs),
+    ("/health", Route::Health),
+    ("/ready", Route::Ready),
+    ("/openapi.json", Route::OpenApi),
+];
 
 impl Route {
     fn of(path: &str) -> Option<Self> {
-        match path {
-            "/v1/events/ingest" => Some(Self::Ingest),
-            "/v1/events/batch" => Some(Self::Batch),
-            "/v1/logs" => Some(Self::Logs),
-            "/health" => Some(Self::Health),
-            "/ready" => Some(Self::Ready),
-            path => Asked::of(path).map(Self::Segment),
-        }
+        let own = PATHS.iter().find(|(known, _)| *known == path).map(|(_, route)| *route);
+        own.or_else(|| Asked::of(path).map(Self::Segment))
+    }
+
+    /// Every path as OpenAPI writes it.
+    pub(super) fn all() -> impl Iterator<Item = (&'static str, Self)> {
+        let of_segment = Asked::PATHS.iter().map(|(path, asked)| (*path, Self::Segment(*asked)));
+        PATHS.into_iter().chain(of_segment)
     }
 
     /// Whether nobody is asked who they are, or the handler asks since the body may say it.
     fn is_open(self) -> bool {
         match self {
-            Self::Health | Self::Ready | Self::Segment(_) => true,
+            Self::Health | Self::Ready | Self::OpenApi | Self::Segment(_) => true,
             Self::Ingest | Self::Batch | Self::Logs => false,
         }
     }
 
+    /// Its methods, as the header Allow has them.
+    pub(super) fn methods(self) -> &'static str {
+        match self {
+            Self::Segment(asked) if asked.method() == Method::GET => "GET",
+            Self::Ingest | Self::Batch | Self::Logs | Self::Segment(_) => "POST",
+            Self::Health | Self::Ready | Self::OpenApi => "GET, HEAD",
+        }
+    }
+
     fn check_method(self, method: &Method) -> Result<(), Problem> {
-        let (allowed, allow) = match self {
-            Self::Ingest | Self::Batch | Self::Logs => (method == Method::POST, "POST"),
-            Self::Segment(asked) if asked.method() == Method::GET => (method == Method::GET, "GET"),
-            Self::Segment(_) => (method == Method::POST, "POST"),
-            Self::Health | Self::Ready => (method == Method::GET || method == Method::HEAD, "GET, HEAD"),
-        };
-        if allowed {
+        let allow = self.methods();
+        if allow.split(", ").any(|allowed| allowed == method.as_str()) {
             return Ok(());
         }
         Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("This resource takes {allow}.")).with_allow(allow))
@@ -73,6 +89,7 @@ pub(super) struct RouteMetrics {
     logs: GatewayRoute,
     health: GatewayRoute,
     ready: GatewayRoute,
+    openapi: GatewayRoute,
     preflight: GatewayRoute,
     unknown: GatewayRoute,
 }
@@ -86,6 +103,7 @@ impl RouteMetrics {
             logs: GatewayRoute::lookup("logs"),
             health: GatewayRoute::lookup("health"),
             ready: GatewayRoute::lookup("ready"),
+            openapi: GatewayRoute::lookup("openapi"),
             preflight: GatewayRoute::lookup("preflight"),
             unknown: GatewayRoute::lookup("unknown"),
         }
@@ -99,6 +117,7 @@ impl RouteMetrics {
             Some(Route::Logs) => &self.logs,
             Some(Route::Health) => &self.health,
             Some(Route::Ready) => &self.ready,
+            Some(Route::OpenApi) => &self.openapi,
             None => &self.unknown,
         }
     }
@@ -188,7 +207,14 @@ impl Gateway {
             Route::Logs => Box::pin(self.logs(request, exchange)).await,
             Route::Health => Ok(document(StatusCode::OK, r#"{"status":"ok"}"#.into())),
             Route::Ready => Ok(self.ready()),
+            Route::OpenApi => self.openapi(&request, exchange),
         }
+    }
+
+    /// Counted, since it is large and asks for no key.
+    fn openapi(&self, request: &Request<&mut Inbound>, exchange: &mut Exchange) -> Result<Reply, Problem> {
+        self.count(Caller::Anyone, request.body().peer(), request.headers(), exchange)?;
+        Ok(self.document.get_or_init(|| openapi::served(&self.shown)).reply(request.headers()))
     }
 
     /// Counts a request among those of its caller, who is known from here on.

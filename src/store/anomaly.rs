@@ -1,6 +1,7 @@
 //! The anomaly documents of the admin API, and the state that their windows keep.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -13,7 +14,7 @@ pub(super) const EVENT_AHEAD_MS_MAX: i64 = 24 * 3_600 * 1_000;
 pub(super) const EVENT_RETENTION_MS: i64 = 90 * 24 * 3_600 * 1_000;
 
 /// An anomaly config as a person writes it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewAnomalyConfig {
     pub name: String,
@@ -40,7 +41,7 @@ fn cooldown_seconds() -> u64 {
     300
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Detection {
     Threshold,
@@ -48,7 +49,7 @@ pub enum Detection {
     Count,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct AnomalyConfig {
     pub id: Uuid,
     #[serde(flatten)]
@@ -60,7 +61,7 @@ pub struct AnomalyConfig {
 }
 
 /// One detection. Serializes as what a webhook and the bus subject get.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AnomalyEvent {
     pub id: Uuid,
     pub anomaly_config_id: Uuid,

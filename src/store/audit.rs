@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -39,7 +40,7 @@ pub struct Caller {
 }
 
 /// What became of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuditOutcome {
     Done,
@@ -51,7 +52,7 @@ pub enum AuditOutcome {
 }
 
 /// One entry of the log as it is written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     /// The token's name, `ADMIN_TOKEN`, or `loopback` where no token is asked for.
     pub actor: String,
@@ -73,7 +74,7 @@ pub struct AuditEntry {
 }
 
 /// One entry of the log.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct AuditRecord {
     pub id: i64,
     pub at: Timestamp,

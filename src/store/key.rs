@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
+use schemars::JsonSchema;
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
@@ -21,7 +22,7 @@ const KEY_BYTES: usize = 32;
 /// The SHA-256 of a key.
 pub type KeyHash = [u8; 32];
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewApiKey {
     pub app_id: String,
@@ -35,14 +36,14 @@ pub struct NewApiKey {
 }
 
 /// A key's own rate limits; what is absent is as configured for all keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct KeyLimits {
     pub requests_per_second: Option<u32>,
     pub burst: Option<u32>,
 }
 
 /// A key without the key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ApiKey {
     pub id: Uuid,
     pub app_id: String,

@@ -1,12 +1,13 @@
 //! The rule document of the admin API.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
 /// A rule as a person writes it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRule {
     pub name: String,
@@ -35,7 +36,7 @@ pub(super) fn enabled() -> bool {
 }
 
 /// A stored rule: the written document with what the store added.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Rule {
     pub id: Uuid,
     #[serde(flatten)]
@@ -47,7 +48,7 @@ pub struct Rule {
 }
 
 /// Events that a rule or an anomaly config could not judge.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Faults {
     pub count: u64,
     pub last_at: Option<Timestamp>,
@@ -64,7 +65,7 @@ pub struct DocumentFaults {
     pub faults: Faults,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// JSONPath into the rule view.
@@ -74,7 +75,7 @@ pub struct Condition {
     pub value: Option<Value>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Operator {
     Eq,
@@ -91,7 +92,7 @@ pub enum Operator {
 }
 
 /// What a match does.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Actions {
     /// Ids or names when written; ids, each once, when stored.

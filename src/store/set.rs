@@ -3,6 +3,7 @@
 //! Invariant: a document is matched by its name and comes after those that it names, so that a set may hold a
 //! webhook and the rules that call it. One that is already as the set says is left alone.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{AnomalyConfig, NewAnomalyConfig, NewRule, NewWebhook, Rule, StoreError, StoreErrorKind, Webhook};
@@ -34,7 +35,7 @@ pub struct Applied<T> {
     pub outcome: ApplyOutcome,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ApplyOutcome {
     Created,

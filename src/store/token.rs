@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
@@ -22,7 +23,7 @@ const MINUTE_MS: i64 = 60_000;
 pub type TokenHash = [u8; 32];
 
 /// What the holder of a token may do: each role may do what those before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdminRole {
     /// Reads, never a secret.
@@ -50,7 +51,7 @@ impl AdminRole {
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewAdminToken {
     pub name: String,
@@ -67,7 +68,7 @@ fn time<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Timestamp>, D::Er
 }
 
 /// A token without the token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AdminToken {
     pub id: Uuid,
     pub name: String,

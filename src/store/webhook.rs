@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
@@ -68,7 +69,7 @@ pub struct Webhook {
 }
 
 /// The document field by field, before its auth is put together: what is wrong in it has an exact path.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookDocument {
     name: String,
@@ -89,7 +90,7 @@ pub struct WebhookDocument {
     auth_config: Option<AuthConfig>,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum AuthType {
     #[default]
@@ -100,7 +101,7 @@ enum AuthType {
     Standard,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AuthConfig {
     username: Option<String>,

@@ -25,10 +25,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["event", "metrics", "backoff", "causes", "sqlite", "steps", "supervisor"]),
     ("warehouse", &["event", "metrics", "backoff", "causes", "supervisor"]),
     ("http", &["event", "metrics", "supervisor"]),
-    ("gateway", &["bus", "store", "http", "event", "metrics", "causes", "supervisor"]),
+    ("openapi", &["event", "http"]),
+    ("gateway", &["bus", "store", "http", "openapi", "event", "metrics", "causes", "supervisor"]),
     ("sink", &["bus", "warehouse", "event", "faults", "metrics", "backoff", "steps", "supervisor", "wait"]),
     ("reaction", &["bus", "store", "event", "faults", "metrics", "nearest", "backoff", "steps", "supervisor"]),
-    ("admin", &["bus", "store", "http", "event", "metrics", "nearest", "backoff", "moment", "supervisor"]),
+    ("admin", &["bus", "store", "http", "openapi", "event", "metrics", "nearest", "backoff", "moment", "supervisor"]),
     // The composition root, and the commands that start it or speak to it.
     (
         "app",

@@ -26,6 +26,7 @@ mod lost_files;
 mod main_job;
 mod object_faults;
 mod objects_gone;
+mod openapi;
 mod protocols;
 mod roles;
 mod sdks;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::admin::routes::{self, Least, Verb};
+use crate::admin::routes::{self, Least, Listed, Route, Verb};
 use crate::http::raw_client::{RawClient, RawReply};
 use crate::http::{Limits, TrustedProxies, serve};
 use crate::store::{AdminRole, NewAdminToken, hash_token};
@@ -154,10 +154,11 @@ async fn authorizations(listening: &Listening) -> Vec<(Who, Option<String>)> {
     all
 }
 
-fn every_route(admin: &Admin) -> Vec<routes::Route> {
-    let mut all = routes::of_process(admin.state.probes.clone(), &admin.state.access);
-    all.extend(routes::of_api(Arc::new(Shared::new(admin.state.clone()))));
-    all
+fn every_route() -> Vec<Listed> {
+    let of_process = routes::of_process().iter().map(Route::listed).collect::<Vec<_>>();
+    let of_api = routes::of_api().iter().map(Route::listed).collect::<Vec<_>>();
+    let of_pages = routes::of_pages().iter().map(Route::listed).collect::<Vec<_>>();
+    [of_process, of_api, of_pages].concat()
 }
 
 /// A path of the route at which there is nothing.
@@ -169,7 +170,7 @@ fn place(path: &str) -> String {
 async fn every_route_answers_those_who_may_and_nobody_else() {
     let mut listening = Listening::start(asking()).await;
     let everybody = authorizations(&listening).await;
-    let routes = every_route(&listening.admin);
+    let routes = every_route();
     assert!(routes.len() > 40, "{}", routes.len());
     for route in &routes {
         for (who, authorization) in &everybody {
@@ -177,7 +178,7 @@ async fn every_route_answers_those_who_may_and_nobody_else() {
             let reply = listening.send(route.verb, &path, authorization.as_deref(), "").await;
             let case = format!("{:?} {path} by {who:?}: {} {:?}", route.verb, reply.status, text(&reply));
             let least = match route.least {
-                Least::Anyone => None,
+                Least::Anyone | Least::Page => None,
                 Least::Metrics if *who == Who::Scraper => None,
                 Least::Metrics => Some(AdminRole::Viewer),
                 Least::Role(role) => Some(role),
@@ -215,7 +216,7 @@ async fn every_route_answers_those_who_may_and_nobody_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_asked_on_loopback_without_a_first_token() {
     let mut listening = Listening::start(AccessSettings::default()).await;
-    for route in every_route(&listening.admin) {
+    for route in every_route() {
         let reply = listening.with_token(route.verb, &place(&route.path), None).await;
         assert!(!matches!(reply.status, 401 | 403 | 500), "{:?} {}: {}", route.verb, route.path, reply.status);
     }
@@ -225,12 +226,11 @@ async fn nobody_is_asked_on_loopback_without_a_first_token() {
 /// The table of the documentation is this one.
 #[test]
 fn the_documentation_has_every_route_with_its_role() {
-    let admin = Admin::new();
     let documented = include_str!("../../../docs/admin.md");
     let mut seen = BTreeSet::new();
-    for route in every_route(&admin) {
+    for route in every_route() {
         let least = match route.least {
-            Least::Anyone => "anyone",
+            Least::Anyone | Least::Page => "anyone",
             Least::Metrics => "viewer, or the metrics token",
             Least::Role(role) => role.text(),
         };

@@ -103,7 +103,7 @@ impl Admin {
             store: store.clone(),
             checks: CHECKS,
             access: Access::new(access, Some(store.clone())),
-            settings: Arc::new(Settings { loopback: true, allowed_hosts: Vec::new() }),
+            settings: Arc::new(Settings { loopback: true, ..Settings::default() }),
             probes: Probes {
                 ready: Arc::new(|| (false, json!({"status": "unready", "components": {}}))),
                 metrics: Arc::new(|| "causality_ready 0\n".to_owned()),

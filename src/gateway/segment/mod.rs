@@ -31,7 +31,8 @@ use crate::http::{Coding, Inbound, Problem};
 use crate::store::key_hash;
 
 use body::Body;
-use message::{Call, Surroundings, event_of};
+pub(super) use message::Call;
+use message::{Surroundings, event_of};
 
 /// Of one message, and of a batch: what Segment takes.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024;
@@ -56,21 +57,32 @@ pub(super) enum Asked {
 }
 
 impl Asked {
+    /// The paths, as OpenAPI writes them.
+    pub(super) const PATHS: [(&str, Self); 17] = [
+        ("/v1/batch", Self::Batch),
+        ("/v1/track", Self::Message(Call::Track)),
+        ("/v1/identify", Self::Message(Call::Identify)),
+        ("/v1/page", Self::Message(Call::Page)),
+        ("/v1/screen", Self::Message(Call::Screen)),
+        ("/v1/group", Self::Message(Call::Group)),
+        ("/v1/alias", Self::Message(Call::Alias)),
+        ("/v1/import", Self::Batch),
+        ("/v1/b", Self::Batch),
+        ("/v1/t", Self::Message(Call::Track)),
+        ("/v1/i", Self::Message(Call::Identify)),
+        ("/v1/p", Self::Message(Call::Page)),
+        ("/v1/s", Self::Message(Call::Screen)),
+        ("/v1/g", Self::Message(Call::Group)),
+        ("/v1/a", Self::Message(Call::Alias)),
+        ("/v1/m", Self::OwnMetrics),
+        ("/v1/projects/{writeKey}/settings", Self::Settings),
+    ];
+
     pub(super) fn of(path: &str) -> Option<Self> {
-        let name = path.strip_prefix("/v1/")?;
-        Some(match name {
-            "track" | "t" => Self::Message(Call::Track),
-            "identify" | "i" => Self::Message(Call::Identify),
-            "page" | "p" => Self::Message(Call::Page),
-            "screen" | "s" => Self::Message(Call::Screen),
-            "group" | "g" => Self::Message(Call::Group),
-            "alias" | "a" => Self::Message(Call::Alias),
-            "batch" | "b" | "import" => Self::Batch,
-            "m" => Self::OwnMetrics,
-            _ => {
-                let key = name.strip_prefix("projects/")?.strip_suffix("/settings")?;
-                return (!key.is_empty() && !key.contains('/')).then_some(Self::Settings);
-            }
+        let fixed = Self::PATHS.iter().find(|(known, _)| *known == path).map(|(_, asked)| *asked);
+        fixed.or_else(|| {
+            let key = path.strip_prefix("/v1/projects/")?.strip_suffix("/settings")?;
+            (!key.is_empty() && !key.contains('/')).then_some(Self::Settings)
         })
     }
 

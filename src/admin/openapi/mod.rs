@@ -1,0 +1,90 @@
+//! The OpenAPI document of the admin API, made from the table of its routes and the types of its documents.
+//!
+//! Invariant: every route is in it, with the least role that the table asks for.
+
+mod examples;
+mod operations;
+mod refusals;
+mod schemas;
+
+use serde_json::{Value, json};
+
+use super::routes::{Least, Listed};
+use crate::openapi::{Document, Operation};
+
+const ABOUT: &str = "\
+Webhooks, rules and anomaly configs, what became of their deliveries, dead letters, API keys, tokens and the audit log.
+
+**Tokens.** Where the API asks for a token, it is sent as `Authorization: Bearer TOKEN`. `x-least-role` of an operation \
+is the least role that it asks for: a `viewer` reads, an `operator` also changes documents, deliveries and dead letters, \
+an `admin` also manages keys and tokens and reads the audit log. On loopback, without `ADMIN_TOKEN`, nobody is asked.
+
+**Documents** are JSON in snake_case. `{id}` is an id or a name. Times are RFC 3339 in UTC. Secrets read back as `***`, \
+and sending that back keeps them. A document that is refused stores nothing, and the answer names all of its mistakes.
+
+**Lists** answer `items` and `next`, the `cursor` of the next page or null. An unknown parameter is refused.
+
+Another method than those listed is answered 405 with `Allow`, another path 404.";
+
+/// The document of a process with these routes.
+pub(super) fn document(routes: &[Listed], asks_for_tokens: bool) -> Value {
+    let mut document = Document::new("Causality admin API", ABOUT, refusals::ALL);
+    for (name, description) in operations::TAGS {
+        document.tag(name, description);
+    }
+    let about = "A token of the API, or the setting `ADMIN_TOKEN`.";
+    document.security_schemes(json!({"token": {"type": "http", "scheme": "bearer", "description": about}}));
+    refusals::add_headers(&mut document);
+    schemas::add(&mut document);
+    for route in routes {
+        let Some(operation) = operations::of(route) else { continue };
+        let method = format!("{:?}", route.verb);
+        document.add(&method, &route.path, guarded(operation, route.least, asks_for_tokens));
+    }
+    document.finish()
+}
+
+/// What may be refused for who asks.
+fn guarded(operation: Operation, least: Least, asks_for_tokens: bool) -> Operation {
+    // Where no token is asked for, one may be sent all the same.
+    let ways = if asks_for_tokens { json!([{"token": []}]) } else { json!([{"token": []}, {}]) };
+    match least {
+        Least::Anyone => operation.security(json!([])).refused(&[400, 431]),
+        Least::Page => operation.security(json!([])).refused(&[400, 403, 431, 503]),
+        Least::Metrics => operation.security(ways).refused(&[400, 401, 429, 431, 503]),
+        Least::Role(role) => operation
+            .security(ways)
+            .extension("x-least-role", role.text())
+            .refused(&[400, 401, 403, 429, 431, 500, 503]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::routes::{self, Route};
+
+    #[test]
+    fn every_route_is_documented() {
+        let of_process = routes::of_process().iter().map(Route::listed).collect::<Vec<_>>();
+        let of_api = routes::of_api().iter().map(Route::listed).collect::<Vec<_>>();
+        let of_pages = routes::of_pages().iter().map(Route::listed).collect::<Vec<_>>();
+        let all = [of_process, of_api, of_pages].concat();
+        let document = document(&all, true);
+        for route in &all {
+            let method = format!("{:?}", route.verb).to_lowercase();
+            let operation = &document["paths"][&route.path][&method];
+            assert!(operation.is_object(), "{method} {} is not documented", route.path);
+            let role = match route.least {
+                Least::Role(role) => json!(role.text()),
+                _ => Value::Null,
+            };
+            assert_eq!(operation["x-least-role"], role, "{}", route.path);
+        }
+        let whole = document.to_string();
+        for (at, _) in whole.match_indices("\"$ref\":\"#/") {
+            let pointer = whole[at + "\"$ref\":\"#".len()..].split('"').next().unwrap();
+            assert!(document.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+}

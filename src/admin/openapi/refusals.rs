@@ -1,0 +1,115 @@
+//! Why the admin API refuses requests, and the headers of its replies.
+
+use serde_json::json;
+
+use crate::openapi::{Document, Refusal};
+
+pub(super) const ALL: &[Refusal] = &[
+    Refusal {
+        status: 400,
+        name: "BadRequest",
+        description: "The body or the query cannot be read; `errors` names the parameter. What is not HTTP at all is \
+                      answered without a body.",
+        example: "The query string is not valid.",
+        headers: &[],
+    },
+    Refusal {
+        status: 401,
+        name: "Unauthorized",
+        description: "There is no token, or it is unknown, revoked or expired.",
+        example: "The token is not valid: it is unknown, or was revoked.",
+        headers: &["WWW-Authenticate"],
+    },
+    Refusal {
+        status: 403,
+        name: "Forbidden",
+        description: "The token's role is not enough; or a web page of another origin sent the request, or it came \
+                      under a name that is not this machine's.",
+        example: "This request needs a token with the role operator; this one's is viewer.",
+        headers: &["WWW-Authenticate"],
+    },
+    Refusal {
+        status: 404,
+        name: "NotFound",
+        description: "There is none with this id or name.",
+        example: "There is none with this id or name.",
+        headers: &[],
+    },
+    Refusal {
+        status: 408,
+        name: "RequestTimeout",
+        description: "The body did not arrive in time.",
+        example: "The body did not arrive in time.",
+        headers: &[],
+    },
+    Refusal {
+        status: 409,
+        name: "Conflict",
+        description: "What is stored is in the way: a name is taken, a webhook is still used, there are too many, or \
+                      it has changed meanwhile.",
+        example: "The name is taken.",
+        headers: &[],
+    },
+    Refusal {
+        status: 413,
+        name: "ContentTooLarge",
+        description: "The body is too large.",
+        example: "The body has at most 1 MiB.",
+        headers: &[],
+    },
+    Refusal {
+        status: 415,
+        name: "UnsupportedMediaType",
+        description: "The body is not called JSON.",
+        example: "Send the document as application/json.",
+        headers: &[],
+    },
+    Refusal {
+        status: 422,
+        name: "UnprocessableContent",
+        description: "The document is readable and wrong: `errors` has all that is, each with its place.",
+        example: "The document is not valid; nothing was stored.",
+        headers: &[],
+    },
+    Refusal {
+        status: 429,
+        name: "TooManyRequests",
+        description: "Too many tokens from this address were wrong.",
+        example: "Too many tokens from this address were wrong; send again later.",
+        headers: &["Retry-After"],
+    },
+    Refusal {
+        status: 431,
+        name: "RequestHeaderFieldsTooLarge",
+        description: "The request line and the headers are too large together. There is no body.",
+        example: "",
+        headers: &[],
+    },
+    Refusal {
+        status: 500,
+        name: "InternalServerError",
+        description: "What is stored is damaged.",
+        example: "Stored data is damaged.",
+        headers: &[],
+    },
+    Refusal {
+        status: 503,
+        name: "ServiceUnavailable",
+        description: "The store or the bus is away or full, the process starts or stops, or there is no room for the \
+                      request.",
+        example: "The store cannot be reached.",
+        headers: &["Retry-After"],
+    },
+];
+
+pub(super) fn add_headers(document: &mut Document) {
+    let text = || json!({"type": "string"});
+    document.header("WWW-Authenticate", "How to send a token, or the role that is needed.", text());
+    document.header(
+        "Retry-After",
+        "Seconds until it is worth sending again.",
+        json!({"type": "integer", "minimum": 0}),
+    );
+    document.header("Location", "The path of what was created.", text());
+    document.header("ETag", "Names the content: `If-None-Match` asks whether it is still the same.", text());
+}

@@ -1,0 +1,77 @@
+//! CloudEvents in the JSON event format.
+
+use serde_json::{Value, json};
+
+use crate::openapi::{Document, reference};
+
+const EVENT: &str = "CloudEvent";
+const BATCH: &str = "CloudEventBatch";
+
+/// Adds the media types to those of a body.
+pub(super) fn add_to(content: &mut Value) {
+    let one = json!({"summary": "A paid order", "value": order_paid()});
+    content["application/cloudevents+json"] = json!({"schema": reference(EVENT), "examples": {"orderPaid": one}});
+    let many = json!({"summary": "A batch of one", "value": [order_paid()]});
+    content["application/cloudevents-batch+json"] = json!({"schema": reference(BATCH), "examples": {"one": many}});
+}
+
+pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
+    let text = |about: &str| json!({"type": ["string", "null"], "description": about});
+    let id = |about: &str| {
+        json!({
+            "type": ["string", "null"],
+            "maxLength": 256,
+            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+            "description": about,
+        })
+    };
+    let required = |about: &str| {
+        json!({
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 256,
+            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+            "description": about,
+        })
+    };
+    let event = json!({
+        "type": "object",
+        "description": "CloudEvents 1.0. Becomes a custom event: `docs/protocols.md` has what becomes of which attribute.",
+        "required": ["specversion", "id", "source", "type"],
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "minLength": 1, "description": "With `source` it is the idempotency key."},
+            "source": required("With `id` it is the idempotency key. The device id, where neither `deviceid` nor `subject` is one."),
+            "type": required("The name of the custom event."),
+            "time": {"type": ["string", "null"], "format": "date-time"},
+            "subject": id("The device id, where `deviceid` is absent."),
+            "datacontenttype": text("What `data` is."),
+            "dataschema": text("Kept."),
+            "data": {"description": "Any JSON; an object becomes the properties. Its limits are those of `Properties`."},
+            "appid": {"type": ["string", "null"], "maxLength": 128, "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]*)?$",
+                "description": "The app. Not needed where an API key says which."},
+            "deviceid": id("The device."),
+            "userid": id("The user."),
+            "sessionid": id("The session."),
+            "correlationid": id("What the event belongs to."),
+        },
+        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+        "maxProperties": 100,
+    });
+    document.schema(EVENT, event);
+    document.schema(BATCH, json!({"type": "array", "items": reference(EVENT), "maxItems": batch_events_max}));
+}
+
+fn order_paid() -> Value {
+    json!({
+        "specversion": "1.0",
+        "type": "com.example.order.paid",
+        "source": "/orders",
+        "id": "1017",
+        "time": "2026-08-01T09:00:00Z",
+        "appid": "shop",
+        "deviceid": "d-1",
+        "datacontenttype": "application/json",
+        "data": {"amount": 12.5, "currency": "EUR"},
+    })
+}

@@ -1,0 +1,97 @@
+//! Why the gateway refuses requests, and the headers of its replies.
+
+use serde_json::json;
+
+use crate::openapi::{Document, Refusal};
+
+pub(super) const ALL: &[Refusal] = &[
+    Refusal {
+        status: 400,
+        name: "BadRequest",
+        description: "The request is not valid: `errors` says where. What is not HTTP at all is answered without a body.",
+        example: "The event is not valid.",
+        headers: &[],
+    },
+    Refusal {
+        status: 401,
+        name: "Unauthorized",
+        description: "There is no valid API key: none was sent, or it is unknown, revoked or expired, or two differ.",
+        example: "The API key is unknown or was revoked.",
+        headers: &["WWW-Authenticate"],
+    },
+    Refusal {
+        status: 403,
+        name: "Forbidden",
+        description: "The event belongs to another app than the API key, or a web page of an origin that is not \
+                      allowed sent the request.",
+        example: "The event belongs to another app than the API key.",
+        headers: &[],
+    },
+    Refusal {
+        status: 408,
+        name: "RequestTimeout",
+        description: "The body did not arrive in time.",
+        example: "The body did not arrive in time.",
+        headers: &[],
+    },
+    Refusal {
+        status: 413,
+        name: "ContentTooLarge",
+        description: "The body is too large, as sent or inflated, or the event is too large for the bus.",
+        example: "The body is too large.",
+        headers: &[],
+    },
+    Refusal {
+        status: 415,
+        name: "UnsupportedMediaType",
+        description: "The body is of another content type or coding than the path takes.",
+        example: "Content-Encoding must be gzip, deflate, br, zstd or identity.",
+        headers: &["Accept-Encoding"],
+    },
+    Refusal {
+        status: 429,
+        name: "TooManyRequests",
+        description: "Too many requests or events, of this caller or of all together.",
+        example: "There are too many requests with this API key; send again later.",
+        headers: &["Retry-After", "X-RateLimit-Reset"],
+    },
+    Refusal {
+        status: 431,
+        name: "RequestHeaderFieldsTooLarge",
+        description: "The request line and the headers are too large together. There is no body.",
+        example: "",
+        headers: &[],
+    },
+    Refusal {
+        status: 503,
+        name: "ServiceUnavailable",
+        description: "Nothing was stored: the bus is full or away, the process starts or stops, or there is no room \
+                      for the request.",
+        example: "The event store is unavailable; send again later, with the same idempotency key.",
+        headers: &["Retry-After"],
+    },
+];
+
+const COMMON_HEADERS: &[&str] = &["X-Request-ID", "X-Correlation-ID", "RateLimit", "RateLimit-Policy"];
+
+pub(super) fn add_headers(document: &mut Document) {
+    let text = || json!({"type": "string"});
+    let seconds = || json!({"type": "integer", "minimum": 0});
+    for (name, description, schema) in [
+        ("X-Request-ID", "Names the request, here and in the log.", text()),
+        ("X-Correlation-ID", "Names what it belongs to.", text()),
+        (
+            "RateLimit",
+            "What is left of each limit (draft-ietf-httpapi-ratelimit-headers), where there are any.",
+            text(),
+        ),
+        ("RateLimit-Policy", "The limits.", text()),
+        ("Retry-After", "Seconds until it is worth sending again.", seconds()),
+        ("X-RateLimit-Reset", "The same, for older clients.", seconds()),
+        ("WWW-Authenticate", "How to send a key.", text()),
+        ("Accept-Encoding", "The content codings that are taken, where the coding was the reason.", text()),
+    ] {
+        document.header(name, description, schema);
+    }
+    document.common_headers(COMMON_HEADERS);
+}

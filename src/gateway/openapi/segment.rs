@@ -1,0 +1,190 @@
+//! Segment's API.
+
+use serde_json::{Value, json};
+
+use super::{SEGMENT, Shown};
+use crate::gateway::segment::{Asked, Call};
+use crate::openapi::{Document, Operation, reference};
+
+const MESSAGE: &str = "SegmentMessage";
+const BATCH: &str = "SegmentBatch";
+const ANSWER: &str = "SegmentAnswer";
+
+pub(super) fn operation(asked: Asked, path: &str, shown: Shown) -> Operation {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let (id, also) = match name {
+        "t" => ("segmentTrackShort", "The same as `/v1/track`."),
+        "i" => ("segmentIdentifyShort", "The same as `/v1/identify`."),
+        "p" => ("segmentPageShort", "The same as `/v1/page`."),
+        "s" => ("segmentScreenShort", "The same as `/v1/screen`."),
+        "g" => ("segmentGroupShort", "The same as `/v1/group`."),
+        "a" => ("segmentAliasShort", "The same as `/v1/alias`."),
+        "b" => ("segmentBatchShort", "The same as `/v1/batch`."),
+        "import" => ("segmentImport", "The same as `/v1/batch`."),
+        _ => ("", ""),
+    };
+    let id = |own: &'static str| if id.is_empty() { own } else { id };
+    let message = |own, summary: &str, example: Value| {
+        let operation = Operation::new(SEGMENT, id(own), summary);
+        sending(operation, MESSAGE, example, also).security(shown.security())
+    };
+    match asked {
+        Asked::Message(Call::Track) => message("segmentTrack", "What a user did", track()),
+        Asked::Message(Call::Identify) => message("segmentIdentify", "Who a user is", identify()),
+        Asked::Message(Call::Page) => message("segmentPage", "A page was seen", page()),
+        Asked::Message(Call::Screen) => message("segmentScreen", "A screen was seen", page()),
+        Asked::Message(Call::Group) => message("segmentGroup", "A user belongs to a group", group()),
+        Asked::Message(Call::Alias) => message("segmentAlias", "A user has another id", alias()),
+        Asked::Batch => {
+            let operation = Operation::new(SEGMENT, id("segmentBatch"), "Many messages");
+            sending(operation, BATCH, batch(), also).security(shown.security())
+        }
+        Asked::OwnMetrics => Operation::new(SEGMENT, "segmentMetrics", "How browsers' SDKs count themselves")
+            .about("Nothing of it is kept, and the body is not read.")
+            .security(json!([]))
+            .answer(200, "It was heard.", answer())
+            .refused(&[400, 403, 429, 431, 503]),
+        Asked::Settings => settings(),
+    }
+}
+
+fn sending(operation: Operation, schema: &str, example: Value, also: &str) -> Operation {
+    let about = "The write key is an API key: as the user name of Basic, as Bearer, in `X-API-Key`, or as `writeKey` in \
+                 the body, which is looked at when no header holds one. Where no key is asked for, it names the app. \
+                 Bodies are JSON whatever their content type. A message has at most 32 KiB, a batch 500 KiB; more is \
+                 answered 400, as Segment does.";
+    let content = json!({"schema": reference(schema), "examples": {"example": {"value": example}}});
+    operation
+        .about(format!("{also} {about}").trim())
+        .body(json!({"application/json": content, "text/plain": content}))
+        .answer(200, "Every message is stored, but for those that `errors` names.", answer())
+        .refused(&[400, 401, 403, 408, 415, 429, 431, 503])
+}
+
+fn answer() -> Value {
+    json!({"application/json": {"schema": reference(ANSWER), "example": {"success": true}}})
+}
+
+fn settings() -> Operation {
+    let parameter = json!({
+        "name": "writeKey",
+        "in": "path",
+        "required": true,
+        "schema": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9_-]+$"},
+        "example": "shop",
+    });
+    let content = json!({"application/json": {"schema": {"type": "object", "required": ["integrations"]}}});
+    Operation::new(SEGMENT, "segmentSettings", "What analytics-next asks before it sends")
+        .about("Answered for any key: send to this host, load nothing.")
+        .security(json!([]))
+        .parameter(parameter)
+        .answer(200, "The settings.", content)
+        .refused(&[400, 429, 431, 503])
+}
+
+pub(super) fn add_schemas(document: &mut Document) {
+    let id = |about: &str| {
+        json!({
+            "type": ["string", "number", "null"],
+            "maxLength": 256,
+            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+            "description": about,
+        })
+    };
+    let time = || json!({"type": ["string", "number", "null"], "description": "RFC 3339, or seconds or milliseconds since the Unix epoch."});
+    let who =
+        json!({"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"});
+    let properties = json!({
+        "type": {"enum": ["track", "identify", "page", "screen", "group", "alias"], "description": "Needed in a batch."},
+        "event": {"type": ["string", "null"], "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"},
+        "name": {"type": ["string", "null"], "description": "Of a page or screen."},
+        "messageId": id("The idempotency key."),
+        "userId": id("The user."),
+        "anonymousId": id("The device."),
+        "properties": {"type": ["object", "null"]},
+        "traits": {"type": ["object", "null"]},
+        "context": {"type": ["object", "null"], "description": "Fills the device context."},
+        "integrations": {"type": ["object", "null"]},
+        "timestamp": time(),
+        "originalTimestamp": time(),
+        "sentAt": time(),
+        "writeKey": {"type": ["string", "null"], "description": "The API key."},
+    });
+    let with = |name: &str| json!({"properties": {name: who}, "required": [name]});
+    document.schema(
+        MESSAGE,
+        json!({
+            "type": "object",
+            "description": "One message, with any other members: nothing that was sent is lost.",
+            "properties": properties,
+            "anyOf": [with("userId"), with("anonymousId")],
+        }),
+    );
+    let of_batch = json!({"allOf": [reference(MESSAGE)], "required": ["type"]});
+    document.schema(
+        BATCH,
+        json!({
+            "type": "object",
+            "required": ["batch"],
+            "properties": {
+                "batch": {"type": "array", "items": of_batch},
+                "context": {"type": ["object", "null"], "description": "For messages without one."},
+                "integrations": {"type": ["object", "null"]},
+                "sentAt": time(),
+                "writeKey": {"type": ["string", "null"]},
+            },
+        }),
+    );
+    document.schema(
+        ANSWER,
+        json!({
+            "type": "object",
+            "required": ["success"],
+            "properties": {
+                "success": {"const": true},
+                "errors": {
+                    "type": "array",
+                    "description": "Messages that were refused for good while others were stored.",
+                    "maxItems": 16,
+                    "items": {"type": "object", "required": ["pointer", "detail"],
+                        "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}}},
+                },
+            },
+        }),
+    );
+}
+
+fn track() -> Value {
+    json!({
+        "writeKey": "shop",
+        "messageId": "m-1",
+        "anonymousId": "d-1",
+        "userId": "u-1",
+        "event": "Order Completed",
+        "properties": {"order_id": "1017", "total": 125.0, "currency": "EUR"},
+        "context": {"app": {"version": "1.2.3"}, "os": {"name": "iOS", "version": "19.0"}},
+        "timestamp": "2026-08-01T09:00:00.000Z",
+        "sentAt": "2026-08-01T09:00:01.000Z",
+    })
+}
+
+fn identify() -> Value {
+    json!({"writeKey": "shop", "anonymousId": "d-1", "userId": "u-1", "traits": {"plan": "pro"}})
+}
+
+fn page() -> Value {
+    json!({"writeKey": "shop", "anonymousId": "d-1", "name": "Home", "properties": {"path": "/"}})
+}
+
+fn group() -> Value {
+    json!({"writeKey": "shop", "userId": "u-1", "groupId": "g-1", "traits": {"name": "Initech"}})
+}
+
+fn alias() -> Value {
+    json!({"writeKey": "shop", "userId": "u-1", "previousId": "d-1"})
+}
+
+fn batch() -> Value {
+    let message = json!({"type": "track", "messageId": "m-2", "anonymousId": "d-1", "event": "Opened"});
+    json!({"writeKey": "shop", "batch": [message], "sentAt": "2026-08-01T09:00:01.000Z"})
+}

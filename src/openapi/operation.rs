@@ -1,0 +1,112 @@
+//! One method of one path.
+
+use serde_json::{Map, Value, json};
+
+use super::{Refusal, headers};
+
+/// An operation in the making.
+pub struct Operation {
+    pub(super) tag: &'static str,
+    value: Value,
+    answers: Map<String, Value>,
+    pub(super) refused: Vec<u16>,
+    /// Content of refusals beside problems: a media type and its schema.
+    refusal_content: Map<String, Value>,
+}
+
+impl Operation {
+    /// `id` is what generated clients call it.
+    pub fn new(tag: &'static str, id: &str, summary: &str) -> Self {
+        Self {
+            tag,
+            value: json!({"operationId": id, "summary": summary, "tags": [tag]}),
+            answers: Map::new(),
+            refused: Vec::new(),
+            refusal_content: Map::new(),
+        }
+    }
+
+    pub fn about(mut self, description: impl Into<String>) -> Self {
+        self.value["description"] = description.into().into();
+        self
+    }
+
+    /// A parameter as OpenAPI has it.
+    pub fn parameter(mut self, parameter: Value) -> Self {
+        if let Some(parameters) = self.value.as_object_mut() {
+            let all = parameters.entry("parameters").or_insert_with(|| json!([]));
+            all.as_array_mut().into_iter().for_each(|all| all.push(parameter.clone()));
+        }
+        self
+    }
+
+    /// Media types with their schemas and examples.
+    pub fn body(mut self, content: Value) -> Self {
+        self.value["requestBody"] = json!({"required": true, "content": content});
+        self
+    }
+
+    pub fn security(mut self, security: Value) -> Self {
+        self.value["security"] = security;
+        self
+    }
+
+    pub fn extension(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.value[name] = value.into();
+        self
+    }
+
+    /// An answer with a body: media types with their schemas.
+    pub fn answer(self, status: u16, description: &str, content: Value) -> Self {
+        self.answer_with(status, json!({"description": description, "content": content}))
+    }
+
+    pub fn answer_without_body(self, status: u16, description: &str) -> Self {
+        self.answer_with(status, json!({"description": description}))
+    }
+
+    /// A whole response as OpenAPI has it.
+    pub fn answer_with(mut self, status: u16, response: Value) -> Self {
+        self.answers.insert(status.to_string(), response);
+        self
+    }
+
+    pub fn refused(mut self, statuses: &[u16]) -> Self {
+        self.refused.extend(statuses);
+        self
+    }
+
+    /// Refusals come in these forms, too.
+    pub fn refused_also_as(mut self, media_type: &str, content: Value) -> Self {
+        self.refusal_content.insert(media_type.to_owned(), content);
+        self
+    }
+
+    pub(super) fn finish<'r>(mut self, refusal: impl Fn(u16) -> Option<&'r Refusal>, common_headers: &[&str]) -> Value {
+        for answer in self.answers.values_mut() {
+            let Value::Object(common) = headers(common_headers.iter()) else { continue };
+            if let Value::Object(own) = &mut answer["headers"] {
+                own.extend(common);
+            } else {
+                answer["headers"] = common.into();
+            }
+        }
+        for status in &self.refused {
+            let Some(refusal) = refusal(*status) else { continue };
+            let mut response = json!({"$ref": format!("#/components/responses/{}", refusal.name)});
+            // An answer of its own has this status as well, or other forms.
+            if let Some(own) = self.answers.get(&status.to_string()) {
+                response = own.clone();
+                response["content"][super::PROBLEM_TYPE] = refusal.content();
+            } else if !self.refusal_content.is_empty() && !refusal.example.is_empty() {
+                response = refusal.response(common_headers);
+                if let Some(content) = response["content"].as_object_mut() {
+                    content.extend(self.refusal_content.clone());
+                }
+            }
+            self.answers.insert(status.to_string(), response);
+        }
+        self.value["responses"] = self.answers.into();
+        self.value
+    }
+}

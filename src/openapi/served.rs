@@ -1,0 +1,72 @@
+//! A document as it is served: made once, and answered without a body to whoever has it already.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use ring::digest::{SHA256, digest};
+use serde_json::Value;
+
+/// Bytes of the hash that are its tag.
+const TAG_BYTES: usize = 16;
+
+#[derive(Clone, Debug)]
+pub struct Served {
+    body: Bytes,
+    media_type: HeaderValue,
+    etag: HeaderValue,
+}
+
+impl Served {
+    pub fn document(document: &Value) -> Self {
+        Self::new(document.to_string().into(), HeaderValue::from_static("application/json"))
+    }
+
+    pub fn new(body: Bytes, media_type: HeaderValue) -> Self {
+        let hash = digest(&SHA256, &body);
+        let hex: String = hash.as_ref()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+        // Hexadecimal digits in quotes are always a header's value.
+        let etag = HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""));
+        Self { body, media_type, etag }
+    }
+
+    /// Whoever has it asks whether it is still the same (RFC 9110, 13.1.2).
+    pub fn reply(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
+        let same = |value: &HeaderValue| {
+            let tags = value.as_bytes().split(|byte| *byte == b',').map(|tag| tag.trim_ascii());
+            let mut tags = tags.map(|tag| tag.strip_prefix(b"W/").unwrap_or(tag));
+            tags.any(|tag| tag == b"*" || tag == self.etag.as_bytes())
+        };
+        let unchanged = request.get_all(IF_NONE_MATCH).iter().any(same);
+        let mut reply = Response::new(Full::new(if unchanged { Bytes::new() } else { self.body.clone() }));
+        if unchanged {
+            *reply.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            reply.headers_mut().insert(CONTENT_TYPE, self.media_type.clone());
+        }
+        let headers = reply.headers_mut();
+        headers.insert(ETAG, self.etag.clone());
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_it_is_told_so() {
+        let served = Served::document(&serde_json::json!({"openapi": "3.1.0"}));
+        let status = |value: Option<&str>| {
+            let headers = value.map(|value| (IF_NONE_MATCH, HeaderValue::from_str(value).unwrap()));
+            served.reply(&headers.into_iter().collect()).status()
+        };
+        let tag = served.etag.to_str().unwrap();
+        assert_eq!(status(None), 200);
+        assert_eq!(status(Some("\"other\"")), 200);
+        for same in [tag, &format!("W/{tag}"), &format!("\"a\", {tag}"), "*"] {
+            assert_eq!(status(Some(same)), 304, "{same}");
+        }
+    }
+}
