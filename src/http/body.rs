@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
@@ -83,6 +83,8 @@ pub enum InboundError {
     Connection(hyper::Error),
     Busy,
     Slow,
+    /// Its trailers are none: a bare line feed stood where they begin, and what follows it was read over.
+    Trailers,
 }
 
 impl Inbound {
@@ -141,6 +143,12 @@ impl Body for Inbound {
             return Poll::Pending;
         };
         let counted = match frame {
+            // In HTTP/1 the library tells of trailers only where there are some.
+            Some(Ok(frame))
+                if frame.trailers_ref().is_some_and(HeaderMap::is_empty) && !self.share.is_multiplexed() =>
+            {
+                Some(Err(InboundError::Trailers))
+            }
             Some(Ok(frame)) => match self.share.body_came(frame.data_ref().map_or(0, Bytes::len)) {
                 Ok(()) => Some(Ok(frame)),
                 Err(short) => {
@@ -178,6 +186,7 @@ impl fmt::Display for InboundError {
             Self::Connection(_) => "read request body",
             Self::Busy => "requests hold all the memory that they may",
             Self::Slow => "the body came too slowly while memory was short",
+            Self::Trailers => "the trailers of the request body cannot be read",
         })
     }
 }
@@ -186,7 +195,7 @@ impl Error for InboundError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Connection(error) => Some(error),
-            Self::Busy | Self::Slow => None,
+            Self::Busy | Self::Slow | Self::Trailers => None,
         }
     }
 }
@@ -210,7 +219,7 @@ pub(super) fn fault(error: Box<dyn Error + Send + Sync>) -> BodyError {
         match error.downcast_ref() {
             Some(InboundError::Busy) => return BodyError::Busy,
             Some(InboundError::Slow) => return BodyError::Slow,
-            Some(InboundError::Connection(_)) => return BodyError::Broken,
+            Some(InboundError::Connection(_) | InboundError::Trailers) => return BodyError::Broken,
             None => cause = error.source(),
         }
     }

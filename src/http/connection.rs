@@ -142,6 +142,10 @@ impl Watch {
         self.peer
     }
 
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Relaxed)
+    }
+
     pub(super) fn memory(&self) -> &MemoryBudget {
         &self.memory
     }

@@ -128,6 +128,11 @@ impl Share {
         self.watch.peer()
     }
 
+    /// It came over HTTP/2.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.watch.is_multiplexed()
+    }
+
     /// Counts body bytes that came.
     pub(super) fn body_came(&self, bytes: usize) -> Result<(), Short> {
         // Only the reader of the body writes it.
