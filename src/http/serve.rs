@@ -155,7 +155,7 @@ impl Server {
         // Replies are written whole: waiting for more to send would only add latency.
         let _ = tcp.set_nodelay(true);
         let Some(socket) = self.socket(tcp, watch).await else { return };
-        let leftover = Leftover::default();
+        let (leftover, agreed) = (Leftover::default(), socket.agreed());
         let stream = WatchedStream::new(socket, Arc::clone(watch), leftover.clone());
         let (on_request, dress) = (Arc::clone(watch), self.limits.dress.clone());
         let watched = service_fn(move |request: Request<Incoming>| {
@@ -199,7 +199,7 @@ impl Server {
                 Ok::<_, Infallible>(reply)
             }
         });
-        drive(Session::new(&self.protocols, stream, watched), watch, &self.limits).await;
+        drive(Session::new(&self.protocols, stream, watched, agreed), watch, &self.limits).await;
         leftover.close().await;
     }
 

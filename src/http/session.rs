@@ -68,7 +68,8 @@ enum State<S: HttpService<Incoming>> {
     Quiet {
         stream: WatchedStream,
         service: S,
-        may_be_http2: bool,
+        /// What is spoken, where that is known before its first bytes.
+        agreed: Option<Version>,
     },
     Http1(Box<http1::Connection<WatchedStream, S>>),
     Http2(Box<http2::Connection<WatchedStream, S, OnTasks>>),
@@ -87,8 +88,9 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    pub(super) fn new(protocols: &'a Protocols, stream: WatchedStream, service: S) -> Self {
-        Self { protocols, state: State::Quiet { stream, service, may_be_http2: true } }
+    /// `agreed`: what the two sides have agreed on; nothing, and the first bytes tell.
+    pub(super) fn new(protocols: &'a Protocols, stream: WatchedStream, service: S, agreed: Option<Version>) -> Self {
+        Self { protocols, state: State::Quiet { stream, service, agreed } }
     }
 
     fn open(&mut self, version: Version) {
@@ -117,7 +119,7 @@ where
         let this = self.get_mut();
         loop {
             let version = match &mut this.state {
-                State::Quiet { stream, may_be_http2, .. } => ready!(stream.poll_version(cx, *may_be_http2)),
+                State::Quiet { stream, agreed, .. } => ready!(stream.poll_version(cx, *agreed)),
                 State::Http1(connection) => return Pin::new(&mut **connection).poll(cx).map(drop),
                 State::Http2(connection) => return Pin::new(&mut **connection).poll(cx).map(drop),
                 State::Ended => return Poll::Ready(()),
@@ -157,7 +159,7 @@ where
                 let parts = connection.into_parts();
                 let (mut stream, service) = (parts.io, parts.service);
                 stream.put_back(&parts.read_buf);
-                this.state = State::Quiet { stream, service, may_be_http2: false };
+                this.state = State::Quiet { stream, service, agreed: Some(Version::Http1) };
                 true
             }
             other => {

@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::Watch;
 use super::memory::Short;
+use super::stream::Version;
 
 /// What the TLS library reads at once, and holds at any time.
 const READ_BYTES: usize = 4 * 1024;
@@ -40,6 +41,14 @@ pub(super) struct Wire {
 }
 
 impl Socket {
+    /// What is spoken under TLS: that is agreed on by ALPN, HTTP/2 nowhere else (RFC 9113, 3.2). Nothing where the
+    /// first bytes tell.
+    pub(super) fn agreed(&self) -> Option<Version> {
+        let Self::Tls(stream) = self else { return None };
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Some(if is_http2 { Version::Http2 } else { Version::Http1 })
+    }
+
     /// Without what TLS holds.
     pub(super) fn into_tcp(self) -> TcpStream {
         match self {

@@ -96,27 +96,31 @@ impl WatchedStream {
         Self { socket: Some(socket), watch, leftover, ahead: Bytes::new(), farewell: Bytes::new(), told: false }
     }
 
-    /// Waits for the first bytes, and tells what they are of. They are read again by the protocol. HTTP/2 is looked
-    /// for only where `may_be_http2`.
-    pub(super) fn poll_version(&mut self, cx: &mut Context<'_>, may_be_http2: bool) -> Poll<io::Result<Version>> {
+    /// Waits for the first bytes, and tells what they are of. They are read again by the protocol. They are not asked
+    /// where it is `agreed` what is spoken.
+    pub(super) fn poll_version(&mut self, cx: &mut Context<'_>, agreed: Option<Version>) -> Poll<io::Result<Version>> {
         loop {
-            if !HTTP2_PREFACE.starts_with(&self.ahead) || (!may_be_http2 && !self.ahead.is_empty()) {
-                return Poll::Ready(Ok(Version::Http1));
-            }
-            if may_be_http2 && !self.told && self.ahead.len() >= HTTP2_TOLD {
+            let came = self.ahead.len();
+            let version = match agreed {
+                Some(agreed) => (came > 0).then_some(agreed),
+                None if !HTTP2_PREFACE.starts_with(&self.ahead) => Some(Version::Http1),
+                None => (came == HTTP2_PREFACE.len()).then_some(Version::Http2),
+            };
+            let is_http2 = version == Some(Version::Http2) || (version.is_none() && came >= HTTP2_TOLD);
+            if is_http2 && !self.told {
                 self.told = true;
                 if let Err(short) = self.watch.speaks_http2() {
                     return Poll::Ready(Err(self.refuse(short, Bytes::from_static(raw_reply::HTTP2_GO_AWAY))));
                 }
             }
-            if self.ahead.len() == HTTP2_PREFACE.len() {
-                return Poll::Ready(Ok(Version::Http2));
+            if let Some(version) = version {
+                return Poll::Ready(Ok(version));
             }
             let mut space = [MaybeUninit::uninit(); HTTP2_PREFACE.len()];
-            let mut part = ReadBuf::uninit(&mut space[self.ahead.len()..]);
+            let mut part = ReadBuf::uninit(&mut space[came..]);
             ready!(self.poll_socket(cx, &mut part))?;
             if part.filled().is_empty() {
-                return Poll::Ready(Ok(Version::Http1));
+                return Poll::Ready(Ok(agreed.unwrap_or(Version::Http1)));
             }
             self.ahead = [&self.ahead[..], part.filled()].concat().into();
         }
