@@ -35,6 +35,8 @@ impl Protocols {
         http1
             .timer(TokioTimer::new())
             .header_read_timeout(None)
+            // Whoever closes its own side behind a request still hears what became of it.
+            .half_close(true)
             // Headers must fit the read buffer: its size is their limit.
             .max_buf_size(limits.header_bytes_max.max(HEADER_BYTES_LEAST));
         let mut http2 = http2::Builder::new(OnTasks(tasks.clone()));
