@@ -428,12 +428,13 @@ fn start_admin(
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
     let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
-    let proxies = settings::trusted_proxies(config);
+    let (proxies, body_timeout) = (settings::trusted_proxies(config), config.http_read_timeout.0);
     let limits =
         http::Limits { drain_timeout: supervisor.stop_budget(), ..settings::admin_limits(config, facts.limits) };
     supervisor.supervise("admin", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
-        let service = TowerToHyperService::new(admin::AdminService::new(router.clone(), proxies.clone()));
+        let service = admin::AdminService::new(router.clone(), proxies.clone(), body_timeout);
+        let service = TowerToHyperService::new(service);
         let limits = limits.clone();
         async move {
             let listener = rebind(listener, &address, "admin_addr").await?;

@@ -21,10 +21,14 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 const VALUES_MAX: usize = 100_000;
 /// Some editors begin UTF-8 with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// From the headers to the last byte.
+/// From the headers to the last byte, where the listener does not say.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest name of a document, in characters.
 const NAME_CHARS_MAX: usize = 200;
+
+/// From the headers of a request to the last byte of its body, as its listener has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyTimeout(pub(super) Duration);
 
 /// Reads the body as any JSON: what cannot be read is 400, 408, 413 or 415, and what has too many values 422.
 pub(super) async fn read_json(request: Request) -> Result<Value, Problem> {
@@ -39,7 +43,8 @@ pub(super) async fn read_text(request: Request, bytes_max: usize) -> Result<Byte
     {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the document as application/json."));
     }
-    let body = read_body(request.into_body(), bytes_max, BODY_TIMEOUT).await;
+    let timeout = request.extensions().get().map_or(BODY_TIMEOUT, |BodyTimeout(timeout)| *timeout);
+    let body = read_body(request.into_body(), bytes_max, timeout).await;
     body.map_err(|error| unread(error, bytes_max))
 }
 

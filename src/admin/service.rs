@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -10,18 +11,21 @@ use axum::routing::future::RouteFuture;
 use tower_service::Service;
 
 use super::access::Peer;
+use super::document::BodyTimeout;
 use crate::http::{Inbound, TrustedProxies};
 
-/// Puts the address of the client where the router finds it.
+/// Puts the address of the client, and how long its body may take, where the router finds them.
 #[derive(Clone)]
 pub struct AdminService {
     router: Router,
     proxies: TrustedProxies,
+    body_timeout: Duration,
 }
 
 impl AdminService {
-    pub fn new(router: Router, proxies: TrustedProxies) -> Self {
-        Self { router, proxies }
+    /// `body_timeout` is from the headers of a request to the last byte of its body.
+    pub fn new(router: Router, proxies: TrustedProxies, body_timeout: Duration) -> Self {
+        Self { router, proxies, body_timeout }
     }
 }
 
@@ -37,6 +41,7 @@ impl Service<Request<Inbound>> for AdminService {
     fn call(&mut self, mut request: Request<Inbound>) -> Self::Future {
         let client = self.proxies.client(request.body().peer(), request.headers());
         request.extensions_mut().insert(Peer(client));
+        request.extensions_mut().insert(BodyTimeout(self.body_timeout));
         self.router.call(request)
     }
 }

@@ -219,7 +219,7 @@ pub(super) fn admin_limits(config: &Config, listeners: &Listeners) -> http::Limi
         connections_max: listeners.admin_connections_max,
         tls: listeners.certificates.admin.clone(),
         last_call: Duration::ZERO,
-        request_timeout: http::Limits::default().request_timeout,
+        request_timeout: http::Limits::default().request_timeout.max(config.http_read_timeout.0 + ANSWER_SPARE),
         ..gateway(config, listeners).http
     }
 }

@@ -51,7 +51,8 @@ impl Listening {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (tasks, stop) = (Tasks::default(), CancellationToken::new());
-        let service = TowerToHyperService::new(AdminService::new(admin.router.clone(), proxies));
+        let service = AdminService::new(admin.router.clone(), proxies, Duration::from_secs(30));
+        let service = TowerToHyperService::new(service);
         let serving = serve(listener, service, Limits::default(), stop.clone());
         tasks.spawn(async move {
             serving.await;
