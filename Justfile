@@ -49,6 +49,11 @@ hanging samples="5000":
 callers:
     cargo test --release --lib -- --nocapture a_million_callers
 
+# What strangers send: requests with two readings, broken frames, h2spec; floods, slow senders and bombs so many times
+hostile rounds="20":
+    .ci/setup --tests
+    CAUSALITY_HOSTILE_ROUNDS={{rounds}} cargo test --test it -- --nocapture hostile
+
 # Each attack on the memory of a process in its default configuration, or those named: peak, honest answers, their p99
 attacks *ATTACKS:
     .ci/setup

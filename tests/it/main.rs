@@ -18,6 +18,7 @@ mod faults;
 mod faulty_disk;
 mod full_stream;
 mod harness;
+mod hostile;
 mod imports;
 mod keys;
 mod killed;

@@ -29,7 +29,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// One request over HTTPS; the whole answer, or nothing when there is none.
-fn ask(address: &str, authority: &Authority, request: &str) -> Option<String> {
+pub(crate) fn ask(address: &str, authority: &Authority, request: &str) -> Option<String> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority.file()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
