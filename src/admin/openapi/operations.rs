@@ -30,13 +30,20 @@ struct Kind {
     /// Of schemas, and of operations.
     name: &'static str,
     words: &'static str,
+    plural: &'static str,
     example: fn() -> Value,
 }
 
 const KINDS: [Kind; 3] = [
-    Kind { path: "/webhooks", name: "Webhook", words: "webhook", example: examples::webhook },
-    Kind { path: "/rules", name: "Rule", words: "rule", example: examples::rule },
-    Kind { path: "/anomalies", name: "AnomalyConfig", words: "anomaly config", example: examples::anomaly },
+    Kind { path: "/webhooks", name: "Webhook", words: "a webhook", plural: "webhooks", example: examples::webhook },
+    Kind { path: "/rules", name: "Rule", words: "a rule", plural: "rules", example: examples::rule },
+    Kind {
+        path: "/anomalies",
+        name: "AnomalyConfig",
+        words: "an anomaly config",
+        plural: "anomaly configs",
+        example: examples::anomaly,
+    },
 ];
 
 /// The operation of a route; nothing when it has none yet.
@@ -49,26 +56,26 @@ pub(super) fn of(route: &Listed) -> Option<Operation> {
 
 fn of_documents(verb: Verb, path: &str) -> Option<Operation> {
     let kind = KINDS.iter().find(|kind| path.strip_suffix("/{id}").unwrap_or(path) == kind.path)?;
-    let Kind { name, words, .. } = kind;
+    let Kind { name, words, plural, .. } = kind;
     let example = (kind.example)();
     let key = example["name"].clone();
     let one = path.ends_with("/{id}");
     let stored = || json_of(name);
     let operation = |id: String, summary: String| Operation::new(DOCUMENTS, &id, &summary);
     Some(match (verb, one) {
-        (Verb::Get, false) => paged(operation(format!("list{name}s"), format!("List {words}s")), name),
+        (Verb::Get, false) => paged(operation(format!("list{name}s"), format!("List {plural}")), name),
         (Verb::Post, false) => {
-            let create = operation(format!("create{name}"), format!("Create a {words}"));
+            let create = operation(format!("create{name}"), format!("Create {words}"));
             created(create.body(input(&format!("New{name}"), &example)), name, &format!("{name}s"))
                 .refused(BODY)
                 .refused(&[409])
         }
         (Verb::Get, true) => {
-            let show = operation(format!("get{name}"), format!("Show a {words}"));
+            let show = operation(format!("get{name}"), format!("Show {words}"));
             by_key(show, &key).answer(200, "The document.", stored()).refused(&[404])
         }
         (Verb::Put, true) => {
-            let replace = operation(format!("replace{name}"), format!("Replace a {words}"));
+            let replace = operation(format!("replace{name}"), format!("Replace {words}"));
             by_key(replace, &key)
                 .about("What the product itself writes into a document may be sent back, and is not read.")
                 .body(input(&format!("New{name}"), &example))
@@ -77,7 +84,7 @@ fn of_documents(verb: Verb, path: &str) -> Option<Operation> {
                 .refused(&[404, 409])
         }
         (Verb::Patch, true) => {
-            let patch = operation(format!("patch{name}"), format!("Change parts of a {words}"));
+            let patch = operation(format!("patch{name}"), format!("Change parts of {words}"));
             by_key(patch, &key)
                 .body(merge_patch(&format!("{name}Patch"), &json!({"enabled": false})))
                 .answer(200, "The document as it is stored.", stored())
@@ -85,7 +92,7 @@ fn of_documents(verb: Verb, path: &str) -> Option<Operation> {
                 .refused(&[404, 409])
         }
         (Verb::Delete, true) => {
-            let delete = operation(format!("delete{name}"), format!("Delete a {words}"));
+            let delete = operation(format!("delete{name}"), format!("Delete {words}"));
             let delete = by_key(delete, &key).answer_without_body(204, "It is gone.").refused(&[404]);
             // A webhook that a rule calls stays.
             if *name == "Webhook" { delete.refused(&[409]) } else { delete }
