@@ -23,6 +23,7 @@ pub mod otlp;
 mod properties;
 pub mod request;
 mod rules;
+pub mod struct_writer;
 pub mod subject;
 
 mod json_view;

@@ -56,7 +56,7 @@ impl Accepted {
     }
 
     /// The same of an encoded event, all of whose text is UTF-8; `rename` says what the form calls a thing that is wrong.
-    pub(super) fn add_encoded(&mut self, event: &[u8], arrival: &Arrival<'_>, rename: impl Fn(&mut FieldError)) {
+    pub fn add_encoded(&mut self, event: &[u8], arrival: &Arrival<'_>, rename: impl Fn(&mut FieldError)) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(event);
         self.admit_last(start, arrival, rename);

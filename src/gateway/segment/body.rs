@@ -8,11 +8,10 @@ use std::fmt;
 
 use http::StatusCode;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::MESSAGE_BYTES_MAX;
-use super::value::Object;
+use super::json::{Object, Value};
 use crate::event::FieldError;
 use crate::http::Problem;
 
@@ -20,10 +19,10 @@ use crate::http::Problem;
 #[derive(Debug, Default)]
 pub(super) struct Body<'a> {
     messages: Messages<'a>,
-    write_key: Option<Value>,
-    pub(super) sent_at: Option<Value>,
-    pub(super) context: Option<Object>,
-    pub(super) integrations: Option<Value>,
+    write_key: Option<Value<'a>>,
+    pub(super) sent_at: Option<Value<'a>>,
+    pub(super) context: Option<Object<'a>>,
+    pub(super) integrations: Option<Value<'a>>,
 }
 
 #[derive(Debug)]
@@ -40,7 +39,7 @@ impl Default for Messages<'_> {
 }
 
 /// A message, with its JSON text, or what is wrong with it.
-pub(super) type Message<'a> = Result<(Object, &'a str), FieldError>;
+pub(super) type Message<'a> = Result<(Object<'a>, &'a str), FieldError>;
 
 impl<'a> Body<'a> {
     pub(super) fn of_message(text: &'a [u8]) -> Result<Self, Problem> {

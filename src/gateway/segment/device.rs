@@ -2,13 +2,12 @@
 //!
 //! Invariant: what is not in the device context afterwards is still in the message's.
 
-use serde_json::Value;
-
-use super::value::{Object, count, text};
+use super::json::{Object, Value};
+use super::value::{count, text};
 use crate::event::proto::{DeviceContext, NetworkType, Platform};
 
 /// Takes what a device context holds out of a message's context.
-pub(super) fn device_of(context: &mut Object) -> Option<DeviceContext> {
+pub(super) fn device_of(context: &mut Object<'_>) -> Option<DeviceContext> {
     if context.is_empty() {
         return None;
     }
@@ -45,7 +44,7 @@ pub(super) fn device_of(context: &mut Object) -> Option<DeviceContext> {
 }
 
 /// Of the system, the device or the library that sends; none of them is taken away.
-fn platform(context: &Object) -> Platform {
+fn platform(context: &Object<'_>) -> Platform {
     let told = |object: &str, name: &str| context.get(object).and_then(|of| of.get(name)).and_then(Value::as_str);
     let is = |text: Option<&str>, known: &[&str]| {
         text.is_some_and(|text| known.iter().any(|known| text.eq_ignore_ascii_case(known)))
@@ -58,14 +57,14 @@ fn platform(context: &Object) -> Platform {
             return Platform::Android;
         }
     }
-    match is(told("library", "name"), &["analytics.js"]) || context.contains_key("userAgent") {
+    match is(told("library", "name"), &["analytics.js"]) || context.contains("userAgent") {
         true => Platform::Web,
         false => Platform::Unspecified,
     }
 }
 
 /// Looks into an object, and drops it when nothing is left in it.
-fn within(context: &mut Object, name: &str, look: impl FnOnce(&mut Object)) {
+fn within(context: &mut Object<'_>, name: &str, look: impl FnOnce(&mut Object<'_>)) {
     if let Some(Value::Object(object)) = context.get_mut(name) {
         let was_empty = object.is_empty();
         look(object);

@@ -1,9 +1,8 @@
 //! Which event a track call is: those of Segment's e-commerce, mobile and B2B specifications have kinds of their own,
 //! all others are custom events (<https://segment.com/docs/connections/spec/>).
 
-use serde_json::Value;
-
-use super::value::{Object, cents, count, text, whole};
+use super::json::{Object, Value};
+use super::value::{cents, count, text, whole};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{
     AddToCart, AppBackground, AppCrash, AppForeground, AppStart, CheckoutStart, CheckoutStep, ProductView,
@@ -23,7 +22,7 @@ const CURRENCY: &[&str] = &["currency"];
 const PAYMENT_METHOD: &[&str] = &["payment_method"];
 const METHOD: &[&str] = &["method", "type"];
 
-type Make = fn(&mut Object, user_id: &str) -> Option<Payload>;
+type Make = fn(&mut Object<'_>, user_id: &str) -> Option<Payload>;
 
 const KNOWN: &[(&str, Make)] = &[
     ("Product Viewed", product_viewed),
@@ -46,22 +45,22 @@ const KNOWN: &[(&str, Make)] = &[
 
 /// The kind of an event by its name, with what it says of the properties taken out of them; nothing when it is none of
 /// the known ones, or lacks what its kind cannot do without.
-pub(super) fn known(name: &str, properties: &mut Object, user_id: &str) -> Option<Payload> {
+pub(super) fn known(name: &str, properties: &mut Object<'_>, user_id: &str) -> Option<Payload> {
     let name = name.trim();
     let (_, make) = KNOWN.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
     make(properties, user_id)
 }
 
 /// Whether text or a number is there under one of the names.
-fn has(properties: &Object, names: &[&str]) -> bool {
-    names.iter().any(|name| match properties.get(*name) {
+fn has(properties: &Object<'_>, names: &[&str]) -> bool {
+    names.iter().any(|name| match properties.get(name) {
         Some(Value::String(text)) => !text.is_empty(),
         Some(Value::Number(_)) => true,
         _ => false,
     })
 }
 
-fn product_viewed(of: &mut Object, _: &str) -> Option<Payload> {
+fn product_viewed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     has(of, PRODUCT_ID).then(|| {
         Payload::ProductView(ProductView {
             product_id: text(of, PRODUCT_ID),
@@ -75,7 +74,7 @@ fn product_viewed(of: &mut Object, _: &str) -> Option<Payload> {
     })
 }
 
-fn product_added(of: &mut Object, _: &str) -> Option<Payload> {
+fn product_added(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     has(of, PRODUCT_ID).then(|| {
         Payload::AddToCart(AddToCart {
             product_id: text(of, PRODUCT_ID),
@@ -89,7 +88,7 @@ fn product_added(of: &mut Object, _: &str) -> Option<Payload> {
     })
 }
 
-fn product_removed(of: &mut Object, _: &str) -> Option<Payload> {
+fn product_removed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     has(of, PRODUCT_ID).then(|| {
         Payload::RemoveFromCart(RemoveFromCart {
             product_id: text(of, PRODUCT_ID),
@@ -101,7 +100,7 @@ fn product_removed(of: &mut Object, _: &str) -> Option<Payload> {
     })
 }
 
-fn checkout_started(of: &mut Object, _: &str) -> Option<Payload> {
+fn checkout_started(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     Some(Payload::CheckoutStart(CheckoutStart {
         cart_id: text(of, &["cart_id", "checkout_id", "order_id", "orderId"]),
         item_count: pieces(of.get("products")),
@@ -111,7 +110,7 @@ fn checkout_started(of: &mut Object, _: &str) -> Option<Payload> {
     }))
 }
 
-fn checkout_step_completed(of: &mut Object, _: &str) -> Option<Payload> {
+fn checkout_step_completed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     Some(Payload::CheckoutStep(CheckoutStep {
         cart_id: text(of, CART_ID),
         step_number: count(of, &["step"]),
@@ -121,7 +120,7 @@ fn checkout_step_completed(of: &mut Object, _: &str) -> Option<Payload> {
     }))
 }
 
-fn order_completed(of: &mut Object, _: &str) -> Option<Payload> {
+fn order_completed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     has(of, ORDER_ID).then(|| {
         Payload::PurchaseComplete(PurchaseComplete {
             order_id: text(of, ORDER_ID),
@@ -136,7 +135,7 @@ fn order_completed(of: &mut Object, _: &str) -> Option<Payload> {
     })
 }
 
-fn payment_failed(of: &mut Object, _: &str) -> Option<Payload> {
+fn payment_failed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     Some(Payload::PurchaseFailed(PurchaseFailed {
         cart_id: text(of, CART_ID),
         error_code: text(of, &["error_code", "code"]),
@@ -147,7 +146,7 @@ fn payment_failed(of: &mut Object, _: &str) -> Option<Payload> {
     }))
 }
 
-fn application_opened(of: &mut Object, _: &str) -> Option<Payload> {
+fn application_opened(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     let from_background = match of.get("from_background") {
         Some(Value::Bool(from_background)) => Some(*from_background),
         _ => None,
@@ -164,7 +163,7 @@ fn application_opened(of: &mut Object, _: &str) -> Option<Payload> {
     }))
 }
 
-fn application_backgrounded(of: &mut Object, _: &str) -> Option<Payload> {
+fn application_backgrounded(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     Some(Payload::AppBackground(AppBackground {
         foreground_duration_ms: whole(of, &["foreground_duration_ms"], i64::MAX).unwrap_or_default(),
         current_screen: text(of, &["current_screen"]),
@@ -172,7 +171,7 @@ fn application_backgrounded(of: &mut Object, _: &str) -> Option<Payload> {
     }))
 }
 
-fn application_foregrounded(of: &mut Object, _: &str) -> Option<Payload> {
+fn application_foregrounded(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     Some(Payload::AppForeground(AppForeground {
         background_duration_ms: whole(of, &["background_duration_ms"], i64::MAX).unwrap_or_default(),
         resume_screen: text(of, &["resume_screen"]),
@@ -180,7 +179,7 @@ fn application_foregrounded(of: &mut Object, _: &str) -> Option<Payload> {
     }))
 }
 
-fn application_crashed(of: &mut Object, _: &str) -> Option<Payload> {
+fn application_crashed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
     Some(Payload::AppCrash(AppCrash {
         crash_type: text(of, &["crash_type", "exception"]),
         crash_message: text(of, &["crash_message", "message", "reason"]),
@@ -190,7 +189,7 @@ fn application_crashed(of: &mut Object, _: &str) -> Option<Payload> {
     }))
 }
 
-fn signed_up(of: &mut Object, user_id: &str) -> Option<Payload> {
+fn signed_up(of: &mut Object<'_>, user_id: &str) -> Option<Payload> {
     Some(Payload::UserSignup(UserSignup {
         user_id: user_id.to_owned(),
         method: text(of, METHOD),
@@ -199,7 +198,7 @@ fn signed_up(of: &mut Object, user_id: &str) -> Option<Payload> {
     }))
 }
 
-fn signed_in(of: &mut Object, user_id: &str) -> Option<Payload> {
+fn signed_in(of: &mut Object<'_>, user_id: &str) -> Option<Payload> {
     Some(Payload::UserLogin(UserLogin {
         user_id: user_id.to_owned(),
         method: text(of, METHOD),
@@ -208,28 +207,30 @@ fn signed_in(of: &mut Object, user_id: &str) -> Option<Payload> {
     }))
 }
 
-fn signed_out(of: &mut Object, user_id: &str) -> Option<Payload> {
+fn signed_out(of: &mut Object<'_>, user_id: &str) -> Option<Payload> {
     let reason = text(of, &["reason"]);
     Some(Payload::UserLogout(UserLogout { user_id: user_id.to_owned(), reason, properties: None }))
 }
 
 /// How many pieces an order has: of each product its quantity, or one.
-fn pieces(products: Option<&Value>) -> i32 {
-    let products = products.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let quantity = |product: &Value| product.get("quantity").and_then(Value::as_i64).unwrap_or(1).max(0);
+fn pieces(products: Option<&Value<'_>>) -> i32 {
+    let Some(Value::Array(products)) = products else { return 0 };
+    let quantity = |product: &Value<'_>| match product.get("quantity") {
+        Some(Value::Number(quantity)) => quantity.as_i64().unwrap_or(1).max(0),
+        _ => 1,
+    };
     let pieces = products.iter().map(quantity).fold(0i64, i64::saturating_add);
     i32::try_from(pieces).unwrap_or(i32::MAX)
 }
 
 /// The products of an order; what an item says of them is taken out, and they stay where there is more.
-fn items(of: &mut Object) -> Vec<PurchaseItem> {
+fn items(of: &mut Object<'_>) -> Vec<PurchaseItem> {
     let Some(Value::Array(products)) = of.get_mut("products") else { return Vec::new() };
-    if products.len() > ITEMS_MAX || !products.iter().all(Value::is_object) {
+    if products.len() > ITEMS_MAX || products.iter().any(|product| product.as_object().is_none()) {
         return Vec::new();
     }
-    let item = |product: &mut Value| {
-        let mut none = Object::new();
-        let product = product.as_object_mut().unwrap_or(&mut none);
+    let item = |product: &mut Value<'_>| {
+        let Value::Object(product) = product else { return PurchaseItem::default() };
         PurchaseItem {
             product_id: text(product, PRODUCT_ID),
             product_name: text(product, PRODUCT_NAME),

@@ -5,13 +5,15 @@
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
-use serde_json::Value;
+use prost::Message as _;
 
 use super::device::device_of;
+use super::json::{Object, Value};
 use super::mapping;
-use super::value::{Object, properties, text};
+use super::value::{properties, text};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{CustomEvent, EventEnvelope, ScreenView, UserProfileUpdate};
+use crate::event::struct_writer::{StructWriter, put_payload};
 use crate::event::{FieldError, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, is_id};
 
 /// The property that holds what was sent beside the properties.
@@ -20,6 +22,8 @@ const REST: &str = "$segment";
 const FIELDS_MAX: usize = 1_000;
 /// A number of at least this many is of milliseconds, a smaller one of seconds: the year 1973 and the year 5138.
 const MILLISECONDS_FROM: f64 = 1e11;
+/// What an event has beside what was sent.
+const EVENT_BYTES: usize = 256;
 
 /// The kinds of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,22 +61,22 @@ impl Call {
 /// What a message does not say itself.
 pub(super) struct Surroundings<'a> {
     /// Of a batch; a message's own members come first.
-    pub(super) context: Option<&'a Object>,
-    pub(super) integrations: Option<&'a Value>,
-    pub(super) sent_at: Option<&'a Value>,
+    pub(super) context: Option<&'a Object<'a>>,
+    pub(super) integrations: Option<&'a Value<'a>>,
+    pub(super) sent_at: Option<&'a Value<'a>>,
     pub(super) received_at_ms: i64,
     /// The app where no API key says which.
     pub(super) app: &'a str,
 }
 
-/// The event that a message is. `raw` is its JSON text: where an event cannot hold as many properties, they are kept as
-/// that.
-pub(super) fn event_of(
+/// The event that a message is, encoded. `raw` is its JSON text: where an event cannot hold as many properties, they are
+/// kept as that.
+pub(super) fn event_of<'a>(
     call: Option<Call>,
-    mut message: Object,
-    raw: &str,
-    around: &Surroundings<'_>,
-) -> Result<EventEnvelope, FieldError> {
+    mut message: Object<'a>,
+    raw: &'a str,
+    around: &Surroundings<'a>,
+) -> Result<Vec<u8>, FieldError> {
     let call = match (call, message.get("type").and_then(Value::as_str)) {
         (Some(call), _) => call,
         (None, Some(named)) => Call::named(named)
@@ -91,7 +95,7 @@ pub(super) fn event_of(
     };
     let mut context = take_context(&mut message, around.context);
     if let (None, Some(integrations)) = (message.get("integrations"), around.integrations) {
-        message.insert("integrations".to_owned(), integrations.clone());
+        message.insert("integrations", integrations.clone());
     }
     if event.device_id.is_empty() {
         event.device_id = other_device_id(&context, &event.user_id);
@@ -99,59 +103,69 @@ pub(super) fn event_of(
     event.session_id = session_id(&mut context);
     event.device_context = device_of(&mut context);
     if !context.is_empty() {
-        message.insert("context".to_owned(), Value::Object(context));
+        message.insert("context", Value::Object(context));
     }
-    event.payload = Some(payload(call, message, &event.user_id, raw));
-    Ok(event)
+    let (payload, properties) = payload(call, message, &event.user_id, raw);
+    let mut encoded = Vec::with_capacity(raw.len() + EVENT_BYTES);
+    // Encoding to a vector does not run out of room.
+    let _ = event.encode(&mut encoded);
+    put_payload(&mut encoded, &payload, &properties);
+    Ok(encoded)
 }
 
-fn payload(call: Call, mut message: Object, user_id: &str, raw: &str) -> Payload {
+/// The payload, and the members of its properties.
+fn payload<'a>(call: Call, mut message: Object<'a>, user_id: &str, raw: &str) -> (Payload, Vec<u8>) {
     message.remove("type");
     let subject = message.remove(call.subject());
     let mut own = match subject {
         Some(Value::Object(own)) => own,
-        None | Some(Value::Null) => Object::new(),
+        None | Some(Value::Null) => Object::default(),
         Some(other) => {
-            message.insert(call.subject().to_owned(), other);
-            Object::new()
+            message.insert(call.subject(), other);
+            Object::default()
         }
     };
-    let mut payload = match call {
+    let payload = match call {
         Call::Track => {
             let name = text(&mut message, &["event"]);
             let known = mapping::known(&name, &mut own, user_id);
             if known.is_some() {
-                message.insert("event".to_owned(), Value::String(name.clone()));
+                message.insert("event", Value::String(name.clone().into()));
             }
             known.unwrap_or_else(|| custom(if name.is_empty() { "track" } else { &name }))
         }
         Call::Identify => Payload::UserProfileUpdate(UserProfileUpdate {
             user_id: user_id.to_owned(),
-            fields_updated: own.keys().take(FIELDS_MAX).cloned().collect(),
+            fields_updated: own.iter().take(FIELDS_MAX).map(|(name, _)| name.clone().into_owned()).collect(),
             properties: None,
         }),
         Call::Page | Call::Screen => screen(call, &mut message, &own),
         Call::Group => custom("group"),
         Call::Alias => custom("alias"),
     };
-    let rest = message.into_iter().filter(|(_, value)| !value.is_null()).collect::<Object>();
-    if !rest.is_empty()
-        && let Some(taken) = own.insert(REST.to_owned(), Value::Object(rest))
+    message.retain(|value| *value != Value::Null);
+    if !message.is_empty()
+        && let Some(taken) = own.insert(REST, Value::Object(message))
         && let Some(Value::Object(rest)) = own.get_mut(REST)
     {
-        rest.insert(REST.to_owned(), taken);
+        rest.insert(REST, taken);
     }
-    if !own.is_empty() {
-        let kept = properties(own, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX);
-        let kept = kept.unwrap_or_else(|| {
-            let as_sent = pbjson_types::Value::from(raw.to_owned());
-            [(REST.to_owned(), [("message".to_owned(), as_sent)].into_iter().collect::<pbjson_types::Struct>().into())]
-                .into_iter()
-                .collect()
-        });
-        *payload.properties_mut() = Some(kept);
-    }
-    payload
+    let kept = properties(&own, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX);
+    (payload, kept.unwrap_or_else(|| as_sent(raw)))
+}
+
+/// The message as the text that it was.
+fn as_sent(raw: &str) -> Vec<u8> {
+    let mut members = Vec::with_capacity(raw.len() + EVENT_BYTES);
+    let mut writer = StructWriter::new(&mut members);
+    let rest = writer.begin_member(REST);
+    let object = writer.begin_object();
+    let message = writer.begin_member("message");
+    writer.text(raw);
+    writer.end_member(message);
+    writer.end(object);
+    writer.end_member(rest);
+    members
 }
 
 fn custom(name: &str) -> Payload {
@@ -159,7 +173,7 @@ fn custom(name: &str) -> Payload {
 }
 
 /// A page without a name is called by its path, title or address.
-fn screen(call: Call, message: &mut Object, own: &Object) -> Payload {
+fn screen(call: Call, message: &mut Object<'_>, own: &Object<'_>) -> Payload {
     let named = text(message, &["name"]);
     let of_page = || ["path", "title", "url"].iter().find_map(|name| own.get(*name)?.as_str());
     let screen_name = if named.is_empty() { of_page().unwrap_or_default().to_owned() } else { named };
@@ -171,7 +185,7 @@ fn screen(call: Call, message: &mut Object, own: &Object) -> Payload {
 }
 
 /// A text, or a number written out, that can be an id. Another one stays in the message.
-fn take_id(message: &mut Object, name: &str) -> String {
+fn take_id(message: &mut Object<'_>, name: &str) -> String {
     let fits = match message.get(name) {
         Some(Value::String(id)) => is_id(id),
         Some(Value::Number(_)) => true,
@@ -181,7 +195,7 @@ fn take_id(message: &mut Object, name: &str) -> String {
 }
 
 /// When it happened by this server's clock: the sender's clock is told by when it says that it sent.
-fn take_time(message: &mut Object, around: &Surroundings<'_>) -> i64 {
+fn take_time(message: &mut Object<'_>, around: &Surroundings<'_>) -> i64 {
     let sent_at = message.get("sentAt").or(around.sent_at).and_then(time_ms);
     for name in ["originalTimestamp", "timestamp"] {
         let Some(happened_at) = message.get(name).and_then(time_ms) else { continue };
@@ -192,7 +206,7 @@ fn take_time(message: &mut Object, around: &Surroundings<'_>) -> i64 {
     0
 }
 
-fn time_ms(value: &Value) -> Option<i64> {
+fn time_ms(value: &Value<'_>) -> Option<i64> {
     match value {
         Value::String(text) => {
             let text = text.trim();
@@ -210,29 +224,29 @@ fn time_ms(value: &Value) -> Option<i64> {
     }
 }
 
-fn take_context(message: &mut Object, of_batch: Option<&Object>) -> Object {
+fn take_context<'a>(message: &mut Object<'a>, of_batch: Option<&Object<'a>>) -> Object<'a> {
     let mut context = match message.remove("context") {
         Some(Value::Object(context)) => context,
         Some(other) => {
-            message.insert("context".to_owned(), other);
-            return Object::new();
+            message.insert("context", other);
+            return Object::default();
         }
-        None => Object::new(),
+        None => Object::default(),
     };
-    for (name, value) in of_batch.into_iter().flatten() {
-        if !context.contains_key(name) {
+    for (name, value) in of_batch.into_iter().flat_map(Object::iter) {
+        if !context.contains(name) {
             context.insert(name.clone(), value.clone());
         }
     }
     context
 }
 
-fn other_device_id(context: &Object, user_id: &str) -> String {
+fn other_device_id(context: &Object<'_>, user_id: &str) -> String {
     let of_device = context.get("device").and_then(|device| device.get("id")).and_then(Value::as_str);
     of_device.filter(|id| !id.is_empty() && is_id(id)).unwrap_or(user_id).to_owned()
 }
 
 /// As RudderStack's SDKs call it.
-fn session_id(context: &mut Object) -> String {
+fn session_id(context: &mut Object<'_>) -> String {
     take_id(context, "sessionId")
 }

@@ -7,6 +7,7 @@
 
 mod body;
 mod device;
+mod json;
 mod mapping;
 mod message;
 mod settings;
@@ -167,7 +168,7 @@ impl Gateway {
         };
         for message in each {
             match message.and_then(|(message, text)| event_of(call, message, text, &around)) {
-                Ok(event) => accepted.add(&event, &arrival),
+                Ok(event) => accepted.add_encoded(&event, &arrival, |_| {}),
                 Err(error) => accepted.add_refused(vec![error]),
             }
         }

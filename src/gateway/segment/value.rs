@@ -2,68 +2,76 @@
 //!
 //! Invariant: a value leaves the properties only when the typed field says all of it.
 
-use pbjson_types::{Struct, Value as Property};
-use serde_json::{Map, Value};
-
-pub(super) type Object = Map<String, Value>;
+use super::json::{Object, Value};
+use crate::event::struct_writer::StructWriter;
 
 /// Takes the first of these that is text, or a number written out.
-pub(super) fn text(object: &mut Object, names: &[&str]) -> String {
-    let found = names.iter().find(|name| matches!(object.get(**name), Some(Value::String(_) | Value::Number(_))));
-    match found.and_then(|name| object.remove(*name)) {
-        Some(Value::String(text)) => text,
+pub(super) fn text(object: &mut Object<'_>, names: &[&str]) -> String {
+    let found = names.iter().find(|name| matches!(object.get(name), Some(Value::String(_) | Value::Number(_))));
+    match found.and_then(|name| object.remove(name)) {
+        Some(Value::String(text)) => text.into_owned(),
         Some(Value::Number(number)) => number.to_string(),
         _ => String::new(),
     }
 }
 
 /// Takes the first of these that is a whole number from 0 to `max`.
-pub(super) fn whole(object: &mut Object, names: &[&str], max: i64) -> Option<i64> {
-    let read = |value: &Value| match value {
+pub(super) fn whole(object: &mut Object<'_>, names: &[&str], max: i64) -> Option<i64> {
+    let read = |value: &Value<'_>| match value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
     names.iter().find_map(|name| {
-        let number = object.get(*name).and_then(read).filter(|number| (0..=max).contains(number))?;
-        object.remove(*name);
+        let number = object.get(name).and_then(read).filter(|number| (0..=max).contains(number))?;
+        object.remove(name);
         Some(number)
     })
 }
 
-pub(super) fn count(object: &mut Object, names: &[&str]) -> i32 {
+pub(super) fn count(object: &mut Object<'_>, names: &[&str]) -> i32 {
     whole(object, names, i32::MAX.into()).and_then(|count| i32::try_from(count).ok()).unwrap_or_default()
 }
 
 /// An amount of money in hundredths of its unit. The amount stays in the properties when it is not a whole number of
 /// hundredths.
-pub(super) fn cents(object: &mut Object, names: &[&str]) -> i64 {
-    let read = |value: &Value| match value {
+pub(super) fn cents(object: &mut Object<'_>, names: &[&str]) -> i64 {
+    let read = |value: &Value<'_>| match value {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     };
     let exact = 2f64.powi(53);
     for name in names {
-        let Some(amount) = object.get(*name).and_then(read) else { continue };
+        let Some(amount) = object.get(name).and_then(read) else { continue };
         let (cents, rounded) = (amount * 100.0, (amount * 100.0).round());
         if !(0.0..=exact).contains(&rounded) {
             continue;
         }
         if (cents - rounded).abs() < 1e-6 * rounded.max(1.0) {
-            object.remove(*name);
+            object.remove(name);
         }
         return rounded as i64;
     }
     0
 }
 
-/// The values of an object as `properties`; none when there are more of them, or they are nested deeper, than an event
-/// may have.
-pub(super) fn properties(object: Object, values_max: usize, depth_max: usize, key_bytes_max: usize) -> Option<Struct> {
+/// The members of an object as those of `properties`; none when there are more values, or they are nested deeper, than
+/// an event may have.
+pub(super) fn properties(
+    object: &Object<'_>,
+    values_max: usize,
+    depth_max: usize,
+    key_bytes_max: usize,
+) -> Option<Vec<u8>> {
+    let mut members = Vec::with_capacity(MEMBERS_BYTES);
     let mut limits = Limits { values: values_max, key_bytes_max };
-    limits.object(object, depth_max)
+    limits.object(object, depth_max, &mut StructWriter::new(&mut members))?;
+    Some(members)
 }
+
+/// What most need.
+const MEMBERS_BYTES: usize = 512;
 
 struct Limits {
     values: usize,
@@ -71,41 +79,56 @@ struct Limits {
 }
 
 impl Limits {
-    fn object(&mut self, object: Object, depth: usize) -> Option<Struct> {
+    fn object(&mut self, object: &Object<'_>, depth: usize, writer: &mut StructWriter<'_>) -> Option<()> {
         let depth = depth.checked_sub(1)?;
-        let members = object.into_iter().map(|(key, value)| {
-            let fits = key.len() <= self.key_bytes_max && !key.chars().any(char::is_control);
-            let property = if fits { self.value(value, depth) } else { None };
-            property.map(|property| (key, property))
-        });
-        members.collect()
+        for (key, value) in object.iter() {
+            if key.len() > self.key_bytes_max || key.chars().any(char::is_control) {
+                return None;
+            }
+            let member = writer.begin_member(key);
+            self.value(value, depth, writer)?;
+            writer.end_member(member);
+        }
+        Some(())
     }
 
-    fn value(&mut self, value: Value, depth: usize) -> Option<Property> {
+    fn value(&mut self, value: &Value<'_>, depth: usize, writer: &mut StructWriter<'_>) -> Option<()> {
         self.values = self.values.checked_sub(1)?;
-        Some(match value {
-            Value::Null => ().into(),
-            Value::Bool(is) => is.into(),
-            Value::Number(number) => number.as_f64()?.into(),
-            Value::String(text) => text.into(),
+        match value {
+            Value::Null => writer.null(),
+            Value::Bool(is) => writer.bool(*is),
+            Value::Number(number) => writer.number(number.as_f64()?),
+            Value::String(text) => writer.text(text),
             Value::Array(elements) => {
                 let depth = depth.checked_sub(1)?;
-                elements.into_iter().map(|element| self.value(element, depth)).collect::<Option<Vec<_>>>()?.into()
+                let list = writer.begin_list();
+                for element in elements {
+                    let open = writer.begin_element();
+                    self.value(element, depth, writer)?;
+                    writer.end(open);
+                }
+                writer.end(list);
             }
-            Value::Object(object) => self.object(object, depth)?.into(),
-        })
+            Value::Object(object) => {
+                let open = writer.begin_object();
+                self.object(object, depth, writer)?;
+                writer.end(open);
+            }
+        }
+        Some(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pbjson_types::Struct;
+    use prost::Message as _;
     use serde_json::json;
 
     use super::*;
 
-    fn object(value: Value) -> Object {
-        let Value::Object(object) = value else { panic!("{value}") };
-        object
+    fn object(text: &str) -> Object<'_> {
+        serde_json::from_str(text).unwrap()
     }
 
     #[test]
@@ -122,32 +145,33 @@ mod tests {
             (json!(1e300), 0, 1),
             (json!(null), 0, 1),
         ] {
-            let mut of = object(json!({"price": amount}));
-            assert_eq!((cents(&mut of, &["price"]), of.len()), (expected, left), "{amount}");
+            let text = json!({"price": amount}).to_string();
+            let mut of = object(&text);
+            assert_eq!((cents(&mut of, &["price"]), of.iter().count()), (expected, left), "{amount}");
         }
-        let mut of = object(json!({"total": "n/a", "revenue": 5.5}));
+        let mut of = object(r#"{"total": "n/a", "revenue": 5.5}"#);
         assert_eq!(cents(&mut of, &["total", "revenue"]), 550);
-        assert_eq!(of, object(json!({"total": "n/a"})));
+        assert_eq!(of, object(r#"{"total": "n/a"}"#));
     }
 
     #[test]
     fn numbers_and_texts_are_taken_where_they_fit() {
-        let mut of = object(json!({"a": 7, "b": "7", "c": 7.5, "d": -1, "e": 3_000_000_000_u64, "f": [1], "g": true}));
+        let mut of = object(r#"{"a": 7, "b": "7", "c": 7.5, "d": -1, "e": 3000000000, "f": [1], "g": true}"#);
         assert_eq!((count(&mut of, &["a"]), count(&mut of, &["b"])), (7, 7));
         for name in [&["c"] as &[&str], &["d"], &["e"], &["f"], &["g"]] {
             assert_eq!(count(&mut of, name), 0);
         }
         assert_eq!((text(&mut of, &["x", "c"]), text(&mut of, &["f"])), ("7.5".to_owned(), String::new()));
-        assert_eq!(of.keys().collect::<Vec<_>>(), ["d", "e", "f", "g"]);
+        assert_eq!(of.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["d", "e", "f", "g"]);
     }
 
     #[test]
     fn properties_keep_to_the_limits() {
-        let of = |value: Value, values, depth| properties(object(value), values, depth, 8);
-        let nested = json!({"a": [1, {"b": null}], "c": "x"});
-        let whole = of(nested.clone(), 5, 3).unwrap();
+        let of = |text: &str, values, depth| properties(&object(text), values, depth, 8);
+        let nested = r#"{"a": [1, {"b": null}], "c": "x"}"#;
+        let whole = Struct::decode(&*of(nested, 5, 3).unwrap()).unwrap();
         assert_eq!(serde_json::to_value(&whole).unwrap(), json!({"a": [1.0, {"b": null}], "c": "x"}));
-        assert!(of(nested.clone(), 4, 3).is_none() && of(nested, 5, 2).is_none());
-        assert!(of(json!({"123456789": 1}), 5, 3).is_none() && of(json!({"a\n": 1}), 5, 3).is_none());
+        assert!(of(nested, 4, 3).is_none() && of(nested, 5, 2).is_none());
+        assert!(of(r#"{"123456789": 1}"#, 5, 3).is_none() && of(r#"{"a\n": 1}"#, 5, 3).is_none());
     }
 }
