@@ -60,6 +60,11 @@ attacks *ATTACKS:
     cargo build --release
     tests/attacks/attacks.py target/release/causality {{ATTACKS}}
 
+# Both OpenAPI documents against running servers, with credentials, without, and where none are asked for; so many cases an operation
+openapi examples="60":
+    .ci/setup --tests
+    CAUSALITY_OPENAPI_EXAMPLES={{examples}} cargo test --test it -- --nocapture --test-threads=1 openapi::
+
 # Each parser, or those named (json, protobuf, http, cel, jsonpath, yaml, settings), is fuzzed for so long; a finding ends it
 fuzz seconds="600" *TARGETS:
     .ci/setup

@@ -71,7 +71,7 @@ fn message(described: &DescribedMessage, prefix: &str) -> Value {
         if !comment.is_empty() {
             schema["description"] = (*comment).into();
         }
-        if field.rules.required {
+        if field.rules.required || field.rules.elements_min.is_some_and(|min| min > 0) {
             required.push(field.json_name);
         }
         if let Shape::Payload(_) = field.shape {

@@ -50,3 +50,62 @@ fn the_documents_are_valid_and_their_examples_work() {
     let sent = python("openapi/check.py", &["admin", &server.admin, TOKEN, &server.http, &key], "");
     assert!(sent.trim().parse::<usize>().unwrap() > 40, "{sent}");
 }
+
+/// What the fuzzer does in CI, and what it does when it is asked for more.
+fn effort() -> Vec<String> {
+    let (examples, phases) = match std::env::var("CAUSALITY_OPENAPI_EXAMPLES") {
+        Ok(examples) => (examples, "examples,coverage,fuzzing,stateful"),
+        Err(_) => ("2".to_owned(), "examples,fuzzing"),
+    };
+    ["--max-examples", &examples, "--phases", phases].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn no_request_is_answered_otherwise_than_documented() {
+    let (closed, open) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (closed, open) = (start(closed.path(), true), start(open.path(), false));
+    let (key, token) = (format!("X-API-Key: {}", key(&closed)), format!("Authorization: Bearer {TOKEN}"));
+    let made = [
+        fuzz("gateway, with a key", &closed.http, &[&key]),
+        fuzz("gateway, without a key", &closed.http, &[]),
+        fuzz("gateway that asks for none", &open.http, &[]),
+        fuzz("admin API, with a token", &closed.admin, &[&token]),
+        fuzz("admin API, without a token", &closed.admin, &[]),
+        fuzz("admin API that asks for none", &open.admin, &[]),
+    ];
+    println!("{} cases: {made:?}", made.iter().sum::<usize>());
+    assert!(made.iter().all(|cases| *cases > 50), "{made:?}");
+    for server in [&closed, &open] {
+        assert_eq!(get(&format!("{}/ready", server.admin)).map(|(status, _)| status), Some(200));
+    }
+}
+
+/// A run of Schemathesis; how many cases it made.
+fn fuzz(name: &str, url: &str, headers: &[&str]) -> usize {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = root.join("target/python/bin/schemathesis");
+    assert!(program.exists(), "Schemathesis is missing: run .ci/setup --tests");
+    // It leaves files where it runs: the cases that failed.
+    let place = tempfile::tempdir().unwrap();
+    let settings = std::fs::read_to_string(root.join("tests/it/openapi/schemathesis.toml")).unwrap();
+    let settings =
+        settings.replace("tests/it/openapi/hooks.py", root.join("tests/it/openapi/hooks.py").to_str().unwrap());
+    std::fs::write(place.path().join("schemathesis.toml"), settings).unwrap();
+    let mut command = Command::new(program);
+    command.current_dir(place.path()).args(["run", &format!("{url}/openapi.json")]).args(effort());
+    command.args(["--checks", "all", "--continue-on-failure", "--no-color", "--suppress-health-check", "all"]);
+    for header in headers {
+        command.args(["--header", header]);
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    println!("{name}:\n{said}");
+    assert!(output.status.success(), "{name}:\n{said}");
+    cases(&said)
+}
+
+/// From `12345 generated, 12345 passed`.
+fn cases(said: &str) -> usize {
+    let before = said.split(" generated").next().unwrap_or_default();
+    before.rsplit(|letter: char| !letter.is_ascii_digit()).next().unwrap_or_default().parse().unwrap_or(0)
+}

@@ -23,7 +23,6 @@ use crate::store;
 
 struct Admin {
     router: Router,
-    state: State,
     store: Store,
     bus: Bus,
     _dir: TempDir,
@@ -103,14 +102,14 @@ impl Admin {
             store: store.clone(),
             checks: CHECKS,
             access: Access::new(access, Some(store.clone())),
-            settings: Arc::new(Settings { loopback: true, ..Settings::default() }),
+            settings: Arc::new(Settings { loopback: true, gateway_document: Some(json!({})), ..Settings::default() }),
             probes: Probes {
                 ready: Arc::new(|| (false, json!({"status": "unready", "components": {}}))),
                 metrics: Arc::new(|| "causality_ready 0\n".to_owned()),
                 status: Arc::new(|| json!({"version": "1.2.3", "roles": ["all"]})),
             },
         };
-        Self { router: router(state.clone()), state, store, bus, _dir: dir }
+        Self { router: router(state), store, bus, _dir: dir }
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {

@@ -91,7 +91,7 @@ pub fn document(shown: &Shown) -> Value {
     native::add_schemas(&mut document, shown.batch_events_max);
     cloud_events::add_schemas(&mut document, shown.batch_events_max);
     otlp::add_schemas(&mut document);
-    segment::add_schemas(&mut document);
+    segment::add_schemas(&mut document, shown.batch_events_max);
     for (path, route) in Route::all() {
         for method in route.methods().split(", ") {
             document.add(method, path, operation(route, path, method, *shown));

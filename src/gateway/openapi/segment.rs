@@ -70,7 +70,7 @@ fn settings() -> Operation {
         "name": "writeKey",
         "in": "path",
         "required": true,
-        "schema": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9_-]+$"},
+        "schema": {"type": "string", "minLength": 1},
         "example": "shop",
     });
     let content = json!({"application/json": {"schema": {"type": "object", "required": ["integrations"]}}});
@@ -82,33 +82,27 @@ fn settings() -> Operation {
         .refused(&[400, 429, 431, 503])
 }
 
-pub(super) fn add_schemas(document: &mut Document) {
-    let id = |about: &str| {
-        json!({
-            "type": ["string", "number", "null"],
-            "maxLength": 256,
-            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
-            "description": about,
-        })
-    };
-    let time = || json!({"type": ["string", "number", "null"], "description": "RFC 3339, or seconds or milliseconds since the Unix epoch."});
-    let who =
-        json!({"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"});
+pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
+    const NO_CONTROL: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+    // What is of another type than it should be is kept as it was sent: there are hardly any types here.
+    let member = |about: &str| json!({"description": about});
+    let time = || member("RFC 3339, or seconds or milliseconds since the Unix epoch.");
+    let who = json!({"type": ["string", "number"], "minLength": 1, "maxLength": 256, "pattern": NO_CONTROL});
     let properties = json!({
-        "type": {"enum": ["track", "identify", "page", "screen", "group", "alias"], "description": "Needed in a batch."},
-        "event": {"type": ["string", "null"], "maxLength": 256, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"},
-        "name": {"type": ["string", "null"], "description": "Of a page or screen."},
-        "messageId": id("The idempotency key."),
-        "userId": id("The user."),
-        "anonymousId": id("The device."),
-        "properties": {"type": ["object", "null"]},
-        "traits": {"type": ["object", "null"]},
-        "context": {"type": ["object", "null"], "description": "Fills the device context."},
-        "integrations": {"type": ["object", "null"]},
+        "type": member("The kind of message: needed in a batch."),
+        "event": {"maxLength": 256, "pattern": NO_CONTROL, "description": "What was done, in a message of the kind `track`."},
+        "name": member("Of a page or screen."),
+        "messageId": member("The idempotency key, a string of at most 256 bytes."),
+        "userId": member("The user; the device, too, where there is no other."),
+        "anonymousId": member("The device."),
+        "properties": member("An object: the properties of the event, or its typed fields."),
+        "traits": member("An object: what is known of the user or the group."),
+        "context": member("An object: fills the device context."),
+        "integrations": member("Kept."),
         "timestamp": time(),
         "originalTimestamp": time(),
         "sentAt": time(),
-        "writeKey": {"type": ["string", "null"], "description": "The API key."},
+        "writeKey": member("The API key."),
     });
     let with = |name: &str| json!({"properties": {name: who}, "required": [name]});
     document.schema(
@@ -120,18 +114,19 @@ pub(super) fn add_schemas(document: &mut Document) {
             "anyOf": [with("userId"), with("anonymousId")],
         }),
     );
-    let of_batch = json!({"allOf": [reference(MESSAGE)], "required": ["type"]});
+    let kinds = json!({"type": {"enum": ["track", "identify", "page", "screen", "group", "alias"]}});
+    let of_batch = json!({"allOf": [reference(MESSAGE)], "properties": kinds, "required": ["type"]});
     document.schema(
         BATCH,
         json!({
             "type": "object",
             "required": ["batch"],
             "properties": {
-                "batch": {"type": "array", "items": of_batch},
+                "batch": {"type": "array", "items": of_batch, "maxItems": batch_events_max},
                 "context": {"type": ["object", "null"], "description": "For messages without one."},
-                "integrations": {"type": ["object", "null"]},
+                "integrations": member("For messages without any."),
                 "sentAt": time(),
-                "writeKey": {"type": ["string", "null"]},
+                "writeKey": member("The API key."),
             },
         }),
     );
