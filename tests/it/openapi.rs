@@ -51,13 +51,29 @@ fn the_documents_are_valid_and_their_examples_work() {
     assert!(sent.trim().parse::<usize>().unwrap() > 40, "{sent}");
 }
 
-/// What the fuzzer does in CI, and what it does when it is asked for more.
+/// Checks of each answer against the document, whatever was asked.
+const OF_ANSWERS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+                          response_headers_conformance,response_schema_conformance";
+
+/// What the fuzzer does in CI, the same each time, and what it does when it is asked for more.
 fn effort() -> Vec<String> {
-    let (examples, phases) = match std::env::var("CAUSALITY_OPENAPI_EXAMPLES") {
-        Ok(examples) => (examples, "examples,coverage,fuzzing,stateful"),
-        Err(_) => ("2".to_owned(), "examples,fuzzing"),
-    };
-    ["--max-examples", &examples, "--phases", phases].map(str::to_owned).to_vec()
+    match std::env::var("CAUSALITY_OPENAPI_EXAMPLES") {
+        Ok(examples) => {
+            let phases = "examples,coverage,fuzzing,stateful";
+            vec![
+                "--max-examples".to_owned(),
+                examples,
+                "--phases".to_owned(),
+                phases.to_owned(),
+                "--checks=all".to_owned(),
+            ]
+        }
+        Err(_) => {
+            let fixed = ["--max-examples=3", "--phases=examples,fuzzing", "--generation-deterministic"];
+            let fixed = fixed.map(str::to_owned).into_iter();
+            fixed.chain([format!("--checks={OF_ANSWERS}")]).collect()
+        }
+    }
 }
 
 #[test]
@@ -74,7 +90,7 @@ fn no_request_is_answered_otherwise_than_documented() {
         fuzz("admin API that asks for none", &open.admin, &[]),
     ];
     println!("{} cases: {made:?}", made.iter().sum::<usize>());
-    assert!(made.iter().all(|cases| *cases > 50), "{made:?}");
+    assert!(made.iter().all(|cases| *cases > 20), "{made:?}");
     for server in [&closed, &open] {
         assert_eq!(get(&format!("{}/ready", server.admin)).map(|(status, _)| status), Some(200));
     }
@@ -93,7 +109,7 @@ fn fuzz(name: &str, url: &str, headers: &[&str]) -> usize {
     std::fs::write(place.path().join("schemathesis.toml"), settings).unwrap();
     let mut command = Command::new(program);
     command.current_dir(place.path()).args(["run", &format!("{url}/openapi.json")]).args(effort());
-    command.args(["--checks", "all", "--continue-on-failure", "--no-color", "--suppress-health-check", "all"]);
+    command.args(["--continue-on-failure", "--no-color", "--suppress-health-check", "all"]);
     for header in headers {
         command.args(["--header", header]);
     }

@@ -85,7 +85,8 @@ function form(path, method, operation) {
       make('td', { class: 'note' }, `${typeOf(schema)} ${parameter.description || ''}`));
   });
   const content = (operation.requestBody || {}).content || {};
-  const types = Object.keys(content);
+  // JSON first, the form that people write.
+  const types = Object.keys(content).sort((one, other) => (other === 'application/json') - (one === 'application/json'));
   const type = make('select', { 'aria-label': 'Content type' }, types.map((name) => make('option', {}, name)));
   const example = make('select', { 'aria-label': 'Example' });
   const body = make('textarea', { spellcheck: 'false', 'aria-label': 'Body' });
