@@ -12,7 +12,7 @@ use serde_json::json;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ARRIVAL: Arrival<'static> =
-    Arrival { received_at_ms: 1_767_225_600_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
+    Arrival { received_at_ms: 1_767_225_600_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
 const BATCH_EVENTS: usize = 100;
 
 fn purchase() -> serde_json::Value {

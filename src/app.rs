@@ -405,6 +405,7 @@ fn start_admin(
         loopback,
         allowed_hosts: Vec::new(),
         gateway_document: Some(crate::gateway::document(&settings::shown(config))),
+        replays: settings::replays(config),
     });
     let router = match engines.store.as_ref().filter(|_| facts.choice.reaction) {
         Some(store) => admin::router(admin::State {

@@ -82,6 +82,8 @@ settings! {
     max_body_size: Size,
     max_batch_events: Count,
     max_event_bytes: Size,
+    quarantine: Flag,
+    quarantine_max_bytes: Size,
     rate_limit_requests_per_second: Count,
     rate_limit_burst_size: Count,
     cors_enabled: Flag,
@@ -282,6 +284,10 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     }
     if !(1_000..=EVENT_BYTES_MAX).contains(&config.max_event_bytes.0) {
         refuse("max_event_bytes", config.max_event_bytes.show(), "a size from 1KB to 8MB");
+    }
+    // On one disk with the events it must leave them room.
+    if config.quarantine.0 && config.quarantine_max_bytes.0 > config.nats_stream_max_bytes.0 / 2 {
+        refuse("quarantine_max_bytes", config.quarantine_max_bytes.show(), "at most half of nats_stream_max_bytes");
     }
     if config.http_memory_max.0 < 2 * config.max_body_size.0.max(HTTP_MEMORY_LEAST / 2) {
         refuse("http_memory_max", config.http_memory_max.show(), "at least 4MiB, and twice max_body_size");

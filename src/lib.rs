@@ -69,6 +69,9 @@ pub mod bus;
 pub mod store;
 pub mod warehouse;
 
+// What the gateway refuses and the admin API reads again.
+pub mod quarantine;
+
 // Roles: what is done.
 pub mod http;
 pub mod openapi;

@@ -120,6 +120,29 @@ pub fn gateway_refused_origin() {
     counter!("causality_gateway_refused_origins_total").increment(1);
 }
 
+/// What is refused for what it is, by reason. The handles are looked up once.
+pub struct GatewayRejected(Vec<Counter>);
+
+impl GatewayRejected {
+    /// Call it after the recorder is installed. The reasons are few, and known beforehand.
+    pub fn lookup(reasons: impl IntoIterator<Item = &'static str>) -> Self {
+        let counter = |reason| counter!("causality_gateway_rejected_total", "reason" => reason);
+        Self(reasons.into_iter().map(counter).collect())
+    }
+
+    /// Counts events, or a body that is refused as a whole, under the reason at this place.
+    pub fn add(&self, place: usize, count: u64) {
+        if let Some(counter) = self.0.get(place) {
+            counter.increment(count);
+        }
+    }
+}
+
+/// Counts refused input by what became of it in the quarantine.
+pub fn gateway_quarantined(outcome: &'static str, inputs: u64) {
+    counter!("causality_gateway_quarantined_total", "outcome" => outcome).increment(inputs);
+}
+
 // --- http ---
 
 /// Sets what connections and requests of all listeners hold, and the limit.
@@ -377,6 +400,18 @@ const HELP: &[(Kind, &str, &str)] = {
             Counter,
             "causality_gateway_refused_origins_total",
             "Requests and preflights of web pages whose origin is not allowed.",
+        ),
+        (
+            Counter,
+            "causality_gateway_rejected_total",
+            "Events, and bodies that are refused as a whole, by reason: malformed, required, unknown_field, other_app, \
+             limit, value, too_large.",
+        ),
+        (
+            Counter,
+            "causality_gateway_quarantined_total",
+            "Refused input where QUARANTINE is on, by outcome: kept, full (quarantine_max_bytes), too_large, \
+             no_memory, failed.",
         ),
         (Gauge, "causality_http_memory_bytes", "Bytes that requests, connections and unread replies hold."),
         (Gauge, "causality_http_memory_bytes_max", "Bytes that they may hold (http_memory_max)."),

@@ -9,7 +9,7 @@ const NAMES_BYTES_MAX: usize = 100_000;
 const ERRORS_BYTES_MAX: usize = 1 << 20;
 
 pub fn arrival() -> Arrival<'static> {
-    Arrival { received_at_ms: 1_763_800_000_000, key_app: Some("shop"), event_bytes_max: EVENT_BYTES_MAX }
+    Arrival { received_at_ms: 1_763_800_000_000, key_app: Some("shop"), event_bytes_max: EVENT_BYTES_MAX, assigned_id: None }
 }
 
 pub fn check(result: &Result<Accepted, Refused>) {

@@ -1,5 +1,7 @@
-//! Dead letters of the bus: listed, shown with their payload, replayed, deleted one by one or all.
+//! Dead letters of the bus: listed, shown with their payload, replayed, deleted one by one or all. Beside the messages
+//! that a consumer gave up they are the input that the gateway refused.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -9,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -17,18 +19,30 @@ use super::access::Acting;
 use super::audit::recorded;
 use super::query::{Key, Params};
 use super::refusal::{bad_query, not_found, of_bus};
-use crate::bus::DeadLetter;
-use crate::event::EventRef;
+use crate::bus::{Bus, DeadLetter};
+use crate::event::{EventRef, FieldError, Reason, subject};
 use crate::http::Problem;
+use crate::quarantine::{self, Input, Replayed};
 use crate::store::{AuditOutcome, Change, Page};
 
 /// In the audit log.
 const KIND: &str = "dead_letter";
 
+/// Dead letters that are looked at for one page of a list with filters.
+const LOOKED_AT_MAX: usize = 10_000;
+/// So many at once.
+const LOOKED_AT_ONCE: usize = 100;
+/// Pairs of an app and a reason that are counted; of others only that there are some.
+const COUNTS_MAX: usize = 1_000;
+
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Shown {
     #[serde(flatten)]
     letter: DeadLetter,
+    kind: Kind,
+    app_id: Option<String>,
+    /// Of input: why it was refused, as one of a few words.
+    reason_code: Option<String>,
     published_at: Option<Timestamp>,
     dead_at: Option<Timestamp>,
     #[serde(flatten)]
@@ -43,19 +57,138 @@ enum Payload {
     Json(Value),
     #[serde(rename = "payload_base64")]
     Bytes(String),
+    #[serde(rename = "input")]
+    Input(Box<ShownInput>),
 }
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>, params: Params) -> Result<Json<Page<Shown>>, Problem> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// A consumer gave it up.
+    Message,
+    /// The gateway refused it.
+    Input,
+}
+
+/// Refused input as it came, and what is known of it.
+#[derive(Serialize, JsonSchema)]
+struct ShownInput {
+    form: String,
+    content_type: String,
+    request_id: String,
+    correlation_id: String,
+    errors: Vec<FieldError>,
+    attributes: BTreeMap<String, String>,
+    #[serde(flatten)]
+    data: Data,
+}
+
+#[derive(Serialize, JsonSchema)]
+enum Data {
+    #[serde(rename = "text")]
+    Text(String),
+    #[serde(rename = "base64")]
+    Bytes(String),
+}
+
+/// What a list is narrowed to.
+#[derive(Default)]
+struct Filter {
+    kind: Option<Kind>,
+    consumer: Option<String>,
+    app_id: Option<String>,
+    reason_code: Option<String>,
+}
+
+impl Filter {
+    fn of(params: &mut Params) -> Result<Self, Problem> {
+        let reason_code = params.text("reason_code");
+        if reason_code.as_deref().is_some_and(|code| Reason::named(code).is_none()) {
+            let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+            return Err(bad_query("reason_code", format!("must be one of {}", names.join(", "))));
+        }
+        let (consumer, app_id) = (params.text("consumer"), params.text("app_id"));
+        Ok(Self { kind: params.word("kind")?, consumer, app_id, reason_code })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kind.is_none() && self.consumer.is_none() && self.app_id.is_none() && self.reason_code.is_none()
+    }
+
+    fn takes(&self, shown: &Shown) -> bool {
+        let is = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|it| found == Some(it));
+        self.kind.is_none_or(|kind| kind == shown.kind)
+            && is(&self.consumer, Some(&shown.letter.consumer))
+            && is(&self.app_id, shown.app_id.as_deref())
+            && is(&self.reason_code, shown.reason_code.as_deref())
+    }
+}
+
+pub(super) async fn list(State(shared): State<Arc<Shared>>, mut params: Params) -> Result<Json<Page<Shown>>, Problem> {
+    let filter = Filter::of(&mut params)?;
     let page = params.page()?;
     let before = match &page.cursor {
         None => None,
         Some(cursor) => Some(cursor.parse().map_err(|_| bad_query("cursor", "is not a cursor of this list"))?),
     };
+    if !filter.is_empty() {
+        return filtered(&shared.state.bus, &filter, before, page.limit).await.map(Json);
+    }
     let mut letters = shared.state.bus.dead_letters(before, page.limit + 1).await.map_err(of_bus)?;
     let more = letters.len() > page.limit;
     letters.truncate(page.limit);
     let next = letters.last().filter(|_| more).map(|letter| letter.id.to_string());
     Ok(Json(Page { items: letters.into_iter().map(|letter| shown(letter, false)).collect(), next }))
+}
+
+/// Goes through a bounded number of them: a page may hold fewer than its limit, or none, and still not be the last.
+async fn filtered(bus: &Bus, filter: &Filter, mut before: Option<u64>, limit: usize) -> Result<Page<Shown>, Problem> {
+    let mut items = Vec::new();
+    for _ in 0..LOOKED_AT_MAX / LOOKED_AT_ONCE {
+        let letters = bus.dead_letters(before, LOOKED_AT_ONCE).await.map_err(of_bus)?;
+        let is_last = letters.len() < LOOKED_AT_ONCE;
+        for letter in letters {
+            let (id, shown) = (letter.id, shown(letter, false));
+            if filter.takes(&shown) {
+                if items.len() == limit {
+                    return Ok(Page { items, next: before.map(|id| id.to_string()) });
+                }
+                items.push(shown);
+            }
+            before = Some(id);
+        }
+        if is_last {
+            return Ok(Page { items, next: None });
+        }
+    }
+    Ok(Page { items, next: before.map(|id| id.to_string()) })
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Counts {
+    items: Vec<Count>,
+    /// There are more pairs than are listed: those with the most are.
+    more: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Count {
+    app_id: String,
+    reason_code: String,
+    count: u64,
+}
+
+/// How much refused input there is of each app for each reason, the most first.
+pub(super) async fn counts(State(shared): State<Arc<Shared>>, params: Params) -> Result<Json<Counts>, Problem> {
+    params.no_more()?;
+    let mut subjects = shared.state.bus.input_counts(COUNTS_MAX + 1).await.map_err(of_bus)?;
+    let more = subjects.len() > COUNTS_MAX;
+    subjects.truncate(COUNTS_MAX);
+    let count = |(subject, count): &(String, u64)| {
+        let (app_id, reason_code) = subject::parse_refused_subject(subject)?;
+        Some(Count { app_id: app_id.into_owned(), reason_code: reason_code.to_owned(), count: *count })
+    };
+    Ok(Json(Counts { items: subjects.iter().filter_map(count).collect(), more }))
 }
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Json<Shown>, Problem> {
@@ -100,8 +233,40 @@ pub(super) async fn replay(
     Key(key): Key,
 ) -> Result<StatusCode, Problem> {
     let id = id(&key)?;
-    let replay = async { shared.state.bus.replay_dead_letter(id).await.map_err(of_bus) };
-    done(recorded(&store, Change::of(KIND, "replay").with_id(id), replay, whether_found).await?)
+    let (bus, settings) = (&shared.state.bus, shared.state.settings.replays);
+    let replay = async {
+        let found = bus.dead_letter(id).await.map_err(of_bus)?;
+        match found {
+            None => Ok(Replayed::Gone),
+            Some(letter) if letter.is_input() => quarantine::replay(bus, &letter, settings).await.map_err(of_bus),
+            Some(_) => match bus.replay_dead_letter(id).await.map_err(of_bus)? {
+                true => Ok(Replayed::Accepted { events: 1, duplicates: 0 }),
+                false => Ok(Replayed::Gone),
+            },
+        }
+    };
+    match recorded(&store, Change::of(KIND, "replay").with_id(id), replay, what_became).await? {
+        Replayed::Accepted { .. } => Ok(StatusCode::NO_CONTENT),
+        Replayed::Gone => Err(not_found()),
+        Replayed::StillInvalid { detail, errors } => {
+            let detail = format!("It is still refused, and stays: {detail}");
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_errors(errors))
+        }
+        Replayed::Unreadable => {
+            let detail = "It cannot be read as what it was kept as, and stays.";
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+        }
+    }
+}
+
+fn what_became(replayed: &Replayed) -> (AuditOutcome, Value) {
+    match replayed {
+        Replayed::Accepted { .. } => (AuditOutcome::Done, json!({"found": true})),
+        Replayed::Gone => (AuditOutcome::Failed, json!({"found": false})),
+        Replayed::StillInvalid { .. } | Replayed::Unreadable => {
+            (AuditOutcome::Failed, json!({"found": true, "valid": false}))
+        }
+    }
 }
 
 fn whether_found(found: &bool) -> (AuditOutcome, Value) {
@@ -118,15 +283,49 @@ fn done(found: bool) -> Result<StatusCode, Problem> {
 
 fn shown(letter: DeadLetter, with_payload: bool) -> Shown {
     let payload = with_payload.then(|| payload(&letter));
+    let (app_id, reason_code) = match letter.is_input() {
+        true => match subject::parse_refused_subject(&letter.subject) {
+            Some((app, reason)) => (Some(app.into_owned()), Some(reason.to_owned())),
+            None => (None, None),
+        },
+        false => (subject::parse_event_subject(&letter.subject).map(|subject| subject.app.into_owned()), None),
+    };
     Shown {
         published_at: Timestamp::from_millisecond(letter.published_at_ms).ok(),
         dead_at: Timestamp::from_millisecond(letter.dead_at_ms).ok(),
+        kind: if letter.is_input() { Kind::Input } else { Kind::Message },
+        app_id: app_id.filter(|app| !app.is_empty()),
+        reason_code,
         letter,
         payload,
     }
 }
 
+fn input(payload: &[u8]) -> Option<Payload> {
+    let input = Input::read(payload)?;
+    let errors = input.errors.into_iter().map(|fault| FieldError::new(fault.pointer, fault.detail));
+    let attributes = input.attributes.into_iter().map(|attribute| (attribute.name, attribute.value));
+    let data = match std::str::from_utf8(&input.data) {
+        Ok(text) => Data::Text(text.to_owned()),
+        Err(_) => Data::Bytes(STANDARD.encode(&input.data)),
+    };
+    Some(Payload::Input(Box::new(ShownInput {
+        form: input.form,
+        content_type: input.content_type,
+        request_id: input.request_id,
+        correlation_id: input.correlation_id,
+        errors: errors.collect(),
+        attributes: attributes.collect(),
+        data,
+    })))
+}
+
 fn payload(letter: &DeadLetter) -> Payload {
+    if letter.is_input()
+        && let Some(input) = input(&letter.payload)
+    {
+        return input;
+    }
     let view = if letter.subject.starts_with("events.") {
         EventRef::decode(&letter.payload).ok().map(|event| event.view())
     } else {

@@ -39,6 +39,7 @@ use serde_json::Value;
 use crate::bus::Bus;
 use crate::event::FieldError;
 use crate::http::Problem;
+use crate::quarantine::ReadSettings;
 use crate::store::{NewAnomalyConfig, NewRule, NewWebhook, Store};
 
 use pages::Pages;
@@ -89,6 +90,8 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// The OpenAPI document of the gateway, for the page that shows it beside that of this API.
     pub gateway_document: Option<Value>,
+    /// By which refused input is read again.
+    pub replays: ReadSettings,
 }
 
 /// The whole service of the admin listener.

@@ -145,6 +145,7 @@ pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
     table.add(Get, "/anomaly-events", VIEWER, anomaly_events::list);
     table.add(Get, "/dead-letters", VIEWER, dead_letters::list);
     table.add(Delete, "/dead-letters", OPERATOR, dead_letters::purge);
+    table.add(Get, "/dead-letters/counts", VIEWER, dead_letters::counts);
     table.add(Get, "/dead-letters/{id}", VIEWER, dead_letters::show);
     table.add(Delete, "/dead-letters/{id}", OPERATOR, dead_letters::delete);
     table.add(Post, "/dead-letters/{id}/replay", OPERATOR, dead_letters::replay);

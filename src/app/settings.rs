@@ -8,6 +8,7 @@ use super::listeners::Listeners;
 use crate::backoff::Backoff;
 use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 use crate::config::{self, Codec, Config, Publishing, Storage};
+use crate::quarantine::ReadSettings;
 use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, TlsFiles, claim_lease};
 use crate::store::{OwedBounds, PostgresSettings, SqliteSettings, SslMode};
 use crate::warehouse::{Compression, ObjectSettings};
@@ -173,12 +174,19 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
         rate_limits: rate_limits(config),
         trusted_proxies: trusted_proxies(config),
         ready_details: config.http_addr.is_loopback(),
+        quarantine_bytes_max: config.quarantine.0.then_some(config.quarantine_max_bytes.0),
     }
 }
 
 /// What the gateway's OpenAPI document says of the settings.
 pub(super) fn shown(config: &Config) -> gateway::Shown {
     gateway::Shown { keys: config.asks_for_keys(), batch_events_max: config.max_batch_events.0 }
+}
+
+/// By which refused input is read again.
+pub(super) fn replays(config: &Config) -> ReadSettings {
+    let (batch_events_max, event_bytes_max) = (config.max_batch_events.0, config.max_event_bytes.0 as usize);
+    ReadSettings { batch_events_max, event_bytes_max }
 }
 
 fn cors(config: &Config) -> Option<gateway::CorsSettings> {

@@ -705,6 +705,8 @@ pub(crate) async fn a_closed_bus_says_so(fixture: Fixture) {
     assert_eq!(bus.purge_acknowledged().await.unwrap_err().kind, BusErrorKind::Closed);
 }
 
+pub(crate) use super::conformance_input::{input_is_amended, input_is_kept_within_its_room, input_is_resubmitted_once};
+
 /// One test a case, each on a fresh fixture.
 macro_rules! suite {
     ($open:path) => {
@@ -721,6 +723,9 @@ macro_rules! suite {
             a_trial_that_is_withdrawn_does_not_count => |_| {},
             a_dead_letter_is_replayed_to_its_consumer_alone => |_| {},
             dead_letters_are_purged_by_age => |_| {},
+            input_is_kept_within_its_room => |_| {},
+            input_is_resubmitted_once => |_| {},
+            input_is_amended => |_| {},
             an_id_is_stored_once => |_| {},
             a_duplicate_leads_to_its_first_message => |s| s.age_max = std::time::Duration::ZERO,
             of_concurrent_publishes_of_an_id_one_is_stored => |_| {},

@@ -8,8 +8,11 @@ mod batch;
 mod buffers;
 #[cfg(test)]
 pub(crate) mod conformance;
+#[cfg(test)]
+pub(crate) mod conformance_input;
 mod embedded;
 mod error;
+mod input;
 mod nats;
 mod receiving;
 mod settings;
@@ -24,6 +27,7 @@ use serde::Serialize;
 
 pub use batch::Batch;
 pub use error::{BusError, BusErrorKind};
+pub use input::{KeptInput, RefusedInput};
 use receiving::Receiving;
 pub use receiving::{Acker, Fate, Interest, Leased, Subscription};
 pub use settings::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};

@@ -197,10 +197,11 @@ impl AdminClient {
                     self.url(collection)
                 )));
             };
-            let empty = more.is_empty();
+            let is_empty = more.is_empty();
             items.extend(more);
             match page.get("next") {
-                Some(Value::String(next)) if !empty => cursor = Some(next.clone()),
+                // A list that is gone through with filters may have pages without items.
+                Some(Value::String(next)) if !is_empty || cursor.as_ref() != Some(next) => cursor = Some(next.clone()),
                 _ => break,
             }
         }

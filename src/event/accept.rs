@@ -23,6 +23,8 @@ pub struct Arrival<'a> {
     pub key_app: Option<&'a str>,
     /// Of the event as it is stored.
     pub event_bytes_max: usize,
+    /// What an event without an id gets for one; nothing: a new one each.
+    pub assigned_id: Option<Uuid>,
 }
 
 /// Checks the encoded event that begins at `start` and, when nothing is wrong with it, appends
@@ -46,7 +48,8 @@ pub(super) fn admit(bytes: &mut Vec<u8>, start: usize, arrival: &Arrival<'_>, at
     }
     let (id, app, timestamp) = (event.id.is_empty(), event.app_id.is_empty(), event.timestamp_ms == 0);
     if id {
-        put_bytes(bytes, 1, new_id(arrival.received_at_ms).encode_lower(&mut [0; Hyphenated::LENGTH]).as_bytes());
+        let id = arrival.assigned_id.map_or_else(|| new_id(arrival.received_at_ms), Uuid::hyphenated);
+        put_bytes(bytes, 1, id.encode_lower(&mut [0; Hyphenated::LENGTH]).as_bytes());
     }
     if let (true, Some(app)) = (app, arrival.key_app) {
         put_bytes(bytes, 2, app.as_bytes());
@@ -68,14 +71,14 @@ pub(super) fn check_size(size: usize, arrival: &Arrival<'_>) -> Result<(), Strin
     Err(format!("must have at most {size_max} bytes when it is encoded, and has {size}"))
 }
 
-const OTHER_APP: &str = "must be the app of the API key";
+pub(super) const OTHER_APP: &str = "must be the app of the API key";
 
 /// Whether an event was refused for belonging to another app than the key that it came with.
 pub fn is_of_other_app(errors: &[FieldError]) -> bool {
     errors.iter().any(|error| error.detail == OTHER_APP)
 }
 
-const NO_PAYLOAD: &str = "exactly one payload is required";
+pub(super) const NO_PAYLOAD: &str = "exactly one payload is required";
 
 thread_local! {
     /// Random bytes at hand, and how many of them are used up: one system call serves hundreds of ids.

@@ -12,7 +12,7 @@ use super::stored;
 use super::wire::{Reader, TOO_DEEP, Value};
 
 pub(super) const MORE_THAN_ONE_PAYLOAD: &str = "more than one payload: exactly one is allowed";
-const NOT_UTF8: &str = "must be UTF-8";
+pub(super) const NOT_UTF8: &str = "must be UTF-8";
 /// Messages within each other in `properties`: more than the levels that are allowed take, less than prost reads.
 const STRUCT_DEPTH_MAX: usize = 95;
 

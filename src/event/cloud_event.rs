@@ -88,7 +88,10 @@ pub fn accept_batched(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> 
         if accepted.len() == events_max {
             return Err(invalid("", &format!("must have at most {events_max} events")));
         }
+        reader.json.peek()?;
+        let from = reader.json.position();
         read(&mut reader)?.add_to(&mut accepted, arrival);
+        accepted.set_source(|| from..reader.json.position());
     }
     reader.json.end()?;
     Ok(accepted)

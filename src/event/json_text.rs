@@ -58,6 +58,11 @@ impl<'a> JsonText<'a> {
         }
     }
 
+    /// The byte that is read next.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
     /// What the next value is, by its first byte.
     #[inline]
     pub(super) fn peek(&mut self) -> Result<Token, Malformed> {

@@ -14,7 +14,7 @@ use super::schema::{DEVICE_CONTEXT, Message, Shape};
 use super::{Arrival, EventRef, Int64, Kind};
 
 const ARRIVAL: Arrival<'static> =
-    Arrival { received_at_ms: 1_700_000_000_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
+    Arrival { received_at_ms: 1_700_000_000_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
 
 /// Of every list and every map.
 const ELEMENTS_MAX: usize = 1_000;

@@ -7,8 +7,12 @@ use super::otlp::{Export, from_json};
 use super::request::{Accepted, Refused};
 use super::{Arrival, EVENT_BYTES_MAX, EventRef};
 
-const ARRIVAL: Arrival<'static> =
-    Arrival { received_at_ms: 1_700_000_000_000, key_app: Some("shop"), event_bytes_max: EVENT_BYTES_MAX };
+const ARRIVAL: Arrival<'static> = Arrival {
+    received_at_ms: 1_700_000_000_000,
+    key_app: Some("shop"),
+    event_bytes_max: EVENT_BYTES_MAX,
+    assigned_id: None,
+};
 const SEEDS: [&[u8]; 4] = [
     include_bytes!("../../fuzz/seeds/cloud_events/structured"),
     include_bytes!("../../fuzz/seeds/cloud_events/batch"),

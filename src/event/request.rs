@@ -64,7 +64,42 @@ impl Accepted {
 
     /// Adds the place of an event that could not be made of what came.
     pub fn add_refused(&mut self, errors: Vec<FieldError>) {
-        self.items.push(Err(errors));
+        self.items.push(Err(errors.into()));
+    }
+
+    /// Says where in the body the last event stands, if it was refused.
+    pub(super) fn set_source(&mut self, source: impl FnOnce() -> Range<usize>) {
+        if let Some(Err(rejected)) = self.items.last_mut() {
+            rejected.source = source();
+        }
+    }
+
+    /// What was refused, and where in the body it stands; of what is not known to stand there an empty range.
+    pub fn refused(&self) -> impl Iterator<Item = (&[FieldError], Range<usize>)> {
+        self.items.iter().filter_map(|item| item.as_ref().err()).map(|it| (it.errors.as_slice(), it.source.clone()))
+    }
+
+    /// Of the events that were given `assigned` for an id, those after the first get `id_of` their place instead.
+    pub fn tell_apart(&mut self, assigned: &str, id_of: impl Fn(usize) -> String) {
+        let bytes = std::mem::take(&mut self.bytes);
+        for (place, item) in self.items.iter_mut().enumerate() {
+            let Ok(range) = item else { continue };
+            let event = &bytes[range.clone()];
+            let start = self.bytes.len();
+            self.bytes.extend_from_slice(event);
+            if place > 0 && EventRef::read(event).is_ok_and(|event| event.id == assigned) {
+                // Of two fields the last one counts.
+                put_bytes(&mut self.bytes, 1, id_of(place).as_bytes());
+            }
+            *range = start..self.bytes.len();
+        }
+    }
+
+    /// Adds all events of another body.
+    pub fn append(&mut self, other: Self) {
+        let moved = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
+        self.items.extend(other.items.into_iter().map(|item| item.map(|at| at.start + moved..at.end + moved)));
     }
 
     fn admit_last(&mut self, start: usize, arrival: &Arrival<'_>, rename: impl Fn(&mut FieldError)) {
@@ -78,7 +113,7 @@ impl Accepted {
             Err(mut errors) => {
                 self.bytes.truncate(start);
                 errors.iter_mut().for_each(rename);
-                Err(errors)
+                Err(errors.into())
             }
         });
     }
@@ -86,7 +121,7 @@ impl Accepted {
     /// The events of a request that is refused as a whole for an event that is not valid.
     pub fn or_refused(mut self) -> Result<Self, Refused> {
         match self.items.iter().position(Result::is_err).map(|position| self.items.swap_remove(position)) {
-            Some(Err(errors)) => Err(Refused::invalid_event(errors)),
+            Some(Err(rejected)) => Err(Refused::invalid_event(rejected.errors)),
             _ => Ok(self),
         }
     }
@@ -112,7 +147,7 @@ impl Accepted {
         self.items.iter().map(|item| match item {
             // What was admitted was read to its last byte before: decoding does not fail.
             Ok(range) => EventRef::read(&self.bytes[range.clone()]).map_err(|_| [].as_slice()),
-            Err(errors) => Err(errors.as_slice()),
+            Err(rejected) => Err(rejected.errors.as_slice()),
         })
     }
 }
@@ -149,14 +184,31 @@ pub fn accept_json_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) 
 pub fn accept_json_lines(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     check_width(body)?;
     let mut accepted = Accepted { bytes: Vec::with_capacity(body.len()), items: Vec::new() };
+    let whole = body;
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
         check_count(accepted.items.len() + 1, events_max)?;
         let Accepted { bytes, items } = &mut accepted;
-        items.push(json_line(line, bytes, arrival));
+        items.push(json_line(line, bytes, arrival).map_err(|rejected| rejected.at(place_in(whole, line))));
     }
     check_count(accepted.items.len(), events_max)?;
     Ok(accepted)
+}
+
+/// One event of a batch in JSON, checked and filled.
+pub fn accept_json_event(event: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let mut accepted = Accepted::default();
+    let item = json_line(event, &mut accepted.bytes, arrival);
+    accepted.items.push(item);
+    accepted.or_refused()
+}
+
+/// One encoded event of a batch, checked and filled.
+pub fn accept_binary_event(event: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let mut accepted = Accepted::default();
+    let item = binary_item(event, &mut accepted.bytes, arrival, &Path::Root, Errors::into_item_result);
+    accepted.items.push(item);
+    accepted.or_refused()
 }
 
 /// An encoded `IngestEventRequest`, checked and filled.
@@ -170,7 +222,8 @@ pub fn accept_binary_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accept
     }
     let event = event.ok_or_else(|| Refused::invalid(FieldError::new("/event", REQUIRED)))?;
     let mut bytes = Vec::with_capacity(event.len());
-    let range = binary_item(event, &mut bytes, arrival, &EVENT, Errors::into_result).map_err(Refused::invalid_event)?;
+    let range = binary_item(event, &mut bytes, arrival, &EVENT, Errors::into_result)
+        .map_err(|rejected| Refused::invalid_event(rejected.errors))?;
     Ok(Accepted { items: vec![Ok(range)], bytes })
 }
 
@@ -183,8 +236,9 @@ pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>
         if number == 1 {
             check_count(accepted.items.len() + 1, events_max)?;
             let verdict = match value.bytes() {
-                Ok(event) => binary_item(event, &mut accepted.bytes, arrival, &Path::Root, Errors::into_item_result),
-                Err(_) => Err(vec![FieldError::new("", MALFORMED)]),
+                Ok(event) => binary_item(event, &mut accepted.bytes, arrival, &Path::Root, Errors::into_item_result)
+                    .map_err(|rejected| rejected.at(place_in(body, event))),
+                Err(_) => Err(vec![FieldError::new("", MALFORMED)].into()),
             };
             accepted.items.push(verdict);
         }
@@ -194,11 +248,11 @@ pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>
 }
 
 impl Refused {
-    pub(super) fn new(detail: impl Into<String>) -> Self {
+    pub fn new(detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), errors: Vec::new() }
     }
 
-    fn invalid(error: FieldError) -> Self {
+    pub(super) fn invalid(error: FieldError) -> Self {
         Self { detail: "The request is not valid.".to_owned(), errors: vec![error] }
     }
 
@@ -223,10 +277,39 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Where the event of a single request stands.
 const EVENT: Path<'static> = Path::Field(&Path::Root, "event");
 
-type Item = Result<Range<usize>, Vec<FieldError>>;
+type Item = Result<Range<usize>, Rejected>;
+
+/// What is wrong with an event, and where in the body it stands.
+#[derive(Debug)]
+struct Rejected {
+    errors: Vec<FieldError>,
+    source: Range<usize>,
+}
+
+impl From<Vec<FieldError>> for Rejected {
+    fn from(errors: Vec<FieldError>) -> Self {
+        Self { errors, source: 0..0 }
+    }
+}
+
+impl Rejected {
+    fn at(mut self, source: Range<usize>) -> Self {
+        self.source = source;
+        self
+    }
+}
+
+/// Where a part of a body stands in it.
+pub(super) fn place_in(body: &[u8], part: &[u8]) -> Range<usize> {
+    let start = (part.as_ptr() as usize).wrapping_sub(body.as_ptr() as usize);
+    let range = start..start.saturating_add(part.len());
+    if range.end <= body.len() { range } else { 0..0 }
+}
 
 fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item, Malformed> {
     let start = reader.out.len();
+    reader.json.peek()?;
+    let from = reader.json.position();
     reader.message(&EVENT_ENVELOPE, &Path::Root)?;
     if reader.errors.is_empty() {
         admit(&mut reader.out, start, arrival, &Path::Root, &mut reader.errors);
@@ -235,11 +318,13 @@ fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item,
     if verdict.is_err() {
         reader.out.truncate(start);
     }
-    Ok(verdict.map(|()| start..reader.out.len()))
+    let rejected = |errors: Vec<FieldError>| Rejected::from(errors).at(from..reader.json.position());
+    Ok(verdict.map_err(rejected).map(|()| start..reader.out.len()))
 }
 
 fn json_line(line: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>) -> Item {
-    let unreadable = |at: usize, what: &str| Err(vec![FieldError::new("", format!("{what} at byte {at} of its line"))]);
+    let unreadable =
+        |at: usize, what: &str| Err(vec![FieldError::new("", format!("{what} at byte {at} of its line"))].into());
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
         Err(error) => return unreadable(error.valid_up_to(), "is not UTF-8"),
@@ -279,7 +364,7 @@ fn binary_item(
     if verdict.is_err() {
         out.truncate(start);
     }
-    verdict.map(|()| start..out.len())
+    verdict.map(|()| start..out.len()).map_err(Rejected::from)
 }
 
 fn check_count(count: usize, events_max: usize) -> Result<(), Refused> {

@@ -12,7 +12,7 @@ use super::schema::{EVENT_ENVELOPE, Message, Shape};
 use super::{Arrival, EVENT_BYTES_MAX, EventRef, Kind};
 
 const ARRIVAL: Arrival<'static> =
-    Arrival { received_at_ms: 1_700_000_000_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
+    Arrival { received_at_ms: 1_700_000_000_000, key_app: None, event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
 
 fn tap() -> Value {
     json!({"appId": "shop", "deviceId": "d", "buttonTap": {"buttonId": "b"}})

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 const PREFIX: &str = "events.";
+/// Of input that was refused, which no consumer reads.
+const REFUSED_PREFIX: &str = "quarantine.";
 /// Stands for the empty string, which cannot be a token.
 const EMPTY: &str = "%";
 
@@ -36,6 +38,17 @@ pub fn parse_event_subject(subject: &str) -> Option<EventSubject<'_>> {
     let category = unescape_token(tokens.next()?)?;
     let event_type = unescape_token(tokens.next()?)?;
     tokens.next().is_none().then_some(EventSubject { app, category, event_type })
+}
+
+/// The subject of input that was refused: `quarantine.{app}.{reason}`. Without an app that is known its token is `%`.
+pub fn refused_subject(app: &str, reason: &str) -> String {
+    format!("{REFUSED_PREFIX}{}.{reason}", escape_token(app))
+}
+
+/// The app and the reason of a subject as [`refused_subject`] writes them.
+pub fn parse_refused_subject(subject: &str) -> Option<(Cow<'_, str>, &str)> {
+    let (app, reason) = subject.strip_prefix(REFUSED_PREFIX)?.split_once('.')?;
+    Some((unescape_token(app)?, reason))
 }
 
 /// The text as one subject token: bytes other than ASCII letters, digits, `-` and `_` become `%XX`.

@@ -10,9 +10,11 @@ use http_body_util::Full;
 
 use super::exchange::Exchange;
 use super::form::Form;
+use super::quarantine::Origin;
 use super::{Gateway, idempotency_key};
-use crate::event::cloud_event;
+use crate::event::{Arrival, cloud_event};
 use crate::http::{Coding, Inbound, Problem, header_value};
+use crate::quarantine::Form as Kept;
 
 const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const PREFIX: &str = "ce-";
@@ -69,25 +71,37 @@ impl Gateway {
         let (head, body) = request.into_parts();
         idempotency_key::refuse_for_cloud_events(&head.headers)?;
         let coding = Coding::of(&head.headers)?;
+        let origin = |whole, each| Origin::of(&head.headers, whole, each);
         let accepted = match mode {
             Mode::Structured => {
-                let accept = |bytes: &[u8]| cloud_event::accept_structured(bytes, &self.arrival(&exchange.caller));
-                self.read(body, coding, accept).await?
+                let origin = || origin(Kept::CloudEvent, None);
+                self.read(body, coding, exchange, origin, cloud_event::accept_structured).await?
             }
             Mode::Batched => {
                 let events_max = self.batch_events_max;
                 let accept =
-                    |bytes: &[u8]| cloud_event::accept_batched(bytes, events_max, &self.arrival(&exchange.caller));
-                let accepted = self.read(body, coding, accept).await?;
+                    |bytes: &[u8], arrival: &Arrival<'_>| cloud_event::accept_batched(bytes, events_max, arrival);
+                let origin = || origin(Kept::CloudEventBatch, Some(Kept::CloudEvent));
+                let accepted = self.read(body, coding, exchange, origin, accept).await?;
                 return self.store_batch(Form::Json, accepted, body, exchange).await;
             }
             Mode::Binary => {
-                let attributes = attributes(&head.headers)?;
-                let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-                let accept = |bytes: &[u8]| {
-                    cloud_event::accept_binary(attributes, content_type, bytes, &self.arrival(&exchange.caller))
+                let sent = attributes(&head.headers)?;
+                let content_type = header_value(&head.headers, CONTENT_TYPE).and_then(|value| value.to_str().ok());
+                let origin = || {
+                    let origin = origin(Kept::CloudEventBinary, None);
+                    let origin = sent.iter().fold(origin, |origin, (name, value)| {
+                        origin.with(format!("{PREFIX}{name}"), value.clone().into_owned())
+                    });
+                    match content_type {
+                        Some(content_type) => origin.with("content-type", content_type),
+                        None => origin,
+                    }
                 };
-                self.read(body, coding, accept).await?
+                let accept = |bytes: &[u8], arrival: &Arrival<'_>| {
+                    cloud_event::accept_binary(sent.iter().cloned(), content_type, bytes, arrival)
+                };
+                self.read(body, coding, exchange, origin, accept).await?
             }
             Mode::Unknown => return Err(unknown_format()),
         };

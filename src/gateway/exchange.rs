@@ -5,6 +5,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::caller::Caller;
 use super::cors::Page;
+use super::quarantine::Waiting;
 use super::rate_limit::{Counted, Standing};
 use super::request_id::RequestIds;
 
@@ -18,6 +19,8 @@ pub(super) struct Exchange {
     /// Who is counted, once it is known and where there are limits.
     pub(super) counted: Option<Counted>,
     pub(super) standing: Standing,
+    /// What was refused and is to be kept.
+    pub(super) waiting: Option<Box<Waiting>>,
 }
 
 impl Exchange {
@@ -29,6 +32,7 @@ impl Exchange {
             caller: Caller::Anyone,
             counted: None,
             standing: Standing::default(),
+            waiting: None,
         }
     }
 

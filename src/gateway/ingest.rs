@@ -11,6 +11,7 @@ use super::cloud_events::Mode;
 use super::exchange::Exchange;
 use super::form::{self, Form};
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
+use super::quarantine::Origin;
 use super::request_id::RequestIds;
 use super::{Destination, Gateway, idempotency_key, reply};
 use crate::bus::{Batch, Bus, BusError, BusErrorKind, Original, Published};
@@ -19,6 +20,7 @@ use crate::event::request::{self, Accepted, Refused};
 use crate::event::{Arrival, EventRef, check_names, is_of_other_app};
 use crate::http::{Coding, Inbound, Problem, read_body, read_coded};
 use crate::metrics::GatewayVerdicts;
+use crate::quarantine;
 
 impl Gateway {
     pub(super) async fn ingest(
@@ -39,15 +41,22 @@ impl Gateway {
         let (head, body) = request.into_parts();
         let key = idempotency_key::of(&head.headers)?;
         let coding = Coding::of(&head.headers)?;
-        let accept = |bytes: &[u8]| {
-            let arrival = self.arrival(&exchange.caller);
-            let mut accepted = read(bytes, &arrival)?;
+        let accept = |bytes: &[u8], arrival: &Arrival<'_>| {
+            let mut accepted = read(bytes, arrival)?;
             if let Some(key) = &key {
-                accepted.set_idempotency_key(key, &arrival)?;
+                accepted.set_idempotency_key(key, arrival)?;
             }
             Ok(accepted)
         };
-        let accepted = self.read(body, coding, accept).await?;
+        let origin = || {
+            let whole = if form == Form::Json { quarantine::Form::Json } else { quarantine::Form::Protobuf };
+            let origin = Origin::of(&head.headers, whole, None);
+            match &key {
+                Some(key) => origin.with("idempotency-key", &**key),
+                None => origin,
+            }
+        };
+        let accepted = self.read(body, coding, exchange, origin, accept).await?;
         self.store_single(form, accepted, exchange).await
     }
 
@@ -58,7 +67,7 @@ impl Gateway {
         accepted: Result<Accepted, Refused>,
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
-        let accepted = accepted.map_err(|refused| self.refuse(refused, 1))?;
+        let accepted = accepted.map_err(|refused| self.refuse(refused, 1, exchange))?;
         self.count_events(accepted.len(), exchange)?;
         let (mut verdicts, batch) = self.judge(accepted);
         self.publish(&mut verdicts, batch, exchange).await;
@@ -89,9 +98,18 @@ impl Gateway {
         };
         idempotency_key::refuse_for_batch(request.headers())?;
         let coding = Coding::of(request.headers())?;
-        let body = request.into_body();
-        let read = |bytes: &[u8]| read(bytes, self.batch_events_max, &self.arrival(&exchange.caller));
-        let accepted = self.read(body, coding, read).await?;
+        let (head, body) = request.into_parts();
+        let origin = || {
+            use quarantine::Form as Kept;
+            let (whole, each) = match form {
+                Form::Json => (Kept::JsonBatch, Kept::JsonEvent),
+                Form::JsonLines => (Kept::JsonLines, Kept::JsonEvent),
+                Form::Binary(_) => (Kept::ProtobufBatch, Kept::ProtobufEvent),
+            };
+            Origin::of(&head.headers, whole, Some(each))
+        };
+        let read = |bytes: &[u8], arrival: &Arrival<'_>| read(bytes, self.batch_events_max, arrival);
+        let accepted = self.read(body, coding, exchange, origin, read).await?;
         self.store_batch(form, accepted, body, exchange).await
     }
 
@@ -103,7 +121,7 @@ impl Gateway {
         body: &Inbound,
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
-        let accepted = accepted.map_err(|refused| self.refuse(refused, 0))?;
+        let accepted = accepted.map_err(|refused| self.refuse(refused, 0, exchange))?;
         self.count_events(accepted.len(), exchange)?;
         let (mut verdicts, batch) = self.judge(accepted);
         // Once something is stored there is no way back: the reply's room is made sure of before.
@@ -120,15 +138,23 @@ impl Gateway {
         }
     }
 
-    /// Reads a body and makes something of it. The body is freed at once: while the request waits for what it set
-    /// going, that memory serves the next one.
-    pub(super) async fn read<T>(
+    /// Reads a body and judges what it holds. The body is freed at once, unless something of it is to be kept: while the
+    /// request waits for what it set going, that memory serves the next one.
+    pub(super) async fn read(
         &self,
         body: &mut Inbound,
         coding: Coding,
-        make: impl FnOnce(&[u8]) -> T,
-    ) -> Result<T, Problem> {
-        Ok(make(&self.read_whole(body, coding, self.body_bytes_max).await?))
+        exchange: &mut Exchange,
+        origin: impl FnOnce() -> Origin,
+        judge: impl FnOnce(&[u8], &Arrival<'_>) -> Result<Accepted, Refused>,
+    ) -> Result<Result<Accepted, Refused>, Problem> {
+        let bytes = self.read_whole(body, coding, self.body_bytes_max).await?;
+        let judged = judge(&bytes, &self.arrival(&exchange.caller));
+        let all_accepted = || judged.as_ref().is_ok_and(|accepted| accepted.refused().next().is_none());
+        if self.quarantines() && !all_accepted() {
+            self.note_refused(&origin(), &bytes, judged.as_ref(), exchange);
+        }
+        Ok(judged)
     }
 
     /// Reads a body of at most so many bytes, as sent and inflated.
@@ -166,7 +192,11 @@ impl Gateway {
                 verdicts.set_first_ids(first_ids(bus, duplicates, &exchange.ids).await);
             }
         }
-        self.events.add(count(verdicts));
+        let counted = count(verdicts);
+        self.events.add(counted);
+        if counted.rejected > 0 {
+            self.refusals.note(verdicts, exchange);
+        }
     }
 
     pub(super) fn arrival<'c>(&self, caller: &'c Caller) -> Arrival<'c> {
@@ -175,10 +205,12 @@ impl Gateway {
             received_at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
             key_app: caller.app(),
             event_bytes_max: self.event_bytes_max,
+            assigned_id: None,
         }
     }
 
-    pub(super) fn refuse(&self, refused: Refused, events: u64) -> Problem {
+    pub(super) fn refuse(&self, refused: Refused, events: u64, exchange: &Exchange) -> Problem {
+        self.refusals.note_whole(&refused, exchange);
         self.events.add(GatewayVerdicts { rejected: events, ..GatewayVerdicts::default() });
         if is_of_other_app(&refused.errors) {
             let detail = "The event belongs to another app than the API key.";

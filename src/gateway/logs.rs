@@ -12,11 +12,14 @@ use serde_json::json;
 
 use super::exchange::Exchange;
 use super::intake::{Verdict, Verdicts};
+use super::quarantine::Origin;
 use super::{Gateway, reply};
 use crate::bus::BusErrorKind;
 use crate::event::otlp::{self, Export};
+use crate::event::request::Refused;
 use crate::event::{FieldError, cut};
 use crate::http::{Coding, Inbound, Problem};
+use crate::quarantine::Form as Kept;
 
 /// How an export is written; its reply is written the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,25 +97,39 @@ impl Gateway {
             Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
         })?;
         let coding = Coding::of(request.headers())?;
-        let body = self.read_whole(request.into_body(), coding, self.body_bytes_max).await?;
+        let (head, inbound) = request.into_parts();
+        let body = self.read_whole(inbound, coding, self.body_bytes_max).await?;
+        let origin = |whole| Origin::of(&head.headers, whole, Some(Kept::Otlp));
         let body = match form {
             LogsForm::Protobuf => body,
             LogsForm::Json => {
-                let protobuf = otlp::from_json(&body).map_err(|refused| self.refuse(refused, 0))?;
+                let protobuf = otlp::from_json(&body)
+                    .map_err(|refused| self.refuse_export(refused, &origin(Kept::OtlpJson), &body, exchange))?;
                 drop(body);
                 protobuf.into()
             }
         };
-        let mut export = Export::open(&body).map_err(|refused| self.refuse(refused, 0))?;
+        let mut export =
+            Export::open(&body).map_err(|refused| self.refuse_export(refused, &origin(Kept::Otlp), &body, exchange))?;
         self.count_events(export.len(), exchange)?;
         let mut tally = Tally::default();
         // A batch at a time, as other requests bring them: what the records grow to is not all held at once.
         while let Some(accepted) = export.next(self.batch_events_max, &self.arrival(&exchange.caller)) {
+            if self.quarantines() && accepted.refused().next().is_some() {
+                self.note_refused_records(&origin(Kept::Otlp), &body, &accepted, exchange);
+            }
             let (mut verdicts, batch) = self.judge(accepted);
             self.publish(&mut verdicts, batch, exchange).await;
             tally.add(&verdicts)?;
         }
         Ok(success(form, tally.rejected, tally.message(export.len()).as_deref()))
+    }
+
+    fn refuse_export(&self, refused: Refused, origin: &Origin, body: &Bytes, exchange: &mut Exchange) -> Problem {
+        if self.quarantines() {
+            self.note_refused(origin, body, Err(&refused), exchange);
+        }
+        self.refuse(refused, 0, exchange)
     }
 }
 

@@ -19,7 +19,9 @@ mod key_ring;
 mod logs;
 mod openapi;
 mod origin;
+mod quarantine;
 mod rate_limit;
+mod refusals;
 mod reply;
 mod request_id;
 mod route;
@@ -43,6 +45,8 @@ mod tests_limits;
 #[cfg(test)]
 mod tests_logs;
 #[cfg(test)]
+mod tests_quarantine;
+#[cfg(test)]
 mod tests_segment;
 
 use std::convert::Infallible;
@@ -59,7 +63,9 @@ use crate::http::{self, Drained, Readiness};
 use crate::openapi::Served;
 use bus_health::BusHealth;
 use cors::Pages;
+use quarantine::Quarantine;
 use rate_limit::RateLimits;
+use refusals::Refusals;
 use route::RouteMetrics;
 
 pub use crate::http::TrustedProxies;
@@ -90,6 +96,8 @@ pub struct Settings {
     pub trusted_proxies: TrustedProxies,
     /// Whether `/ready` says why to everybody who asks.
     pub ready_details: bool,
+    /// How much refused input is kept with the dead letters; nothing: none.
+    pub quarantine_bytes_max: Option<u64>,
 }
 
 impl Default for Settings {
@@ -106,6 +114,7 @@ impl Default for Settings {
             rate_limits: None,
             trusted_proxies: TrustedProxies::default(),
             ready_details: true,
+            quarantine_bytes_max: None,
         }
     }
 }
@@ -159,7 +168,9 @@ struct Gateway {
     destination: Destination,
     readiness: Readiness,
     bus_health: BusHealth,
+    quarantine: Option<Quarantine>,
     events: crate::metrics::GatewayEvents,
+    refusals: Refusals,
     routes: RouteMetrics,
     /// What its OpenAPI document says of the settings, and the document once somebody has asked for it.
     shown: Shown,
@@ -183,7 +194,9 @@ impl Gateway {
             destination,
             bus_health: BusHealth::new(readiness.clone()),
             readiness,
+            quarantine: settings.quarantine_bytes_max.map(Quarantine::new),
             events: crate::metrics::GatewayEvents::lookup(),
+            refusals: Refusals::lookup(),
             routes: RouteMetrics::lookup(),
             shown,
             document: OnceLock::new(),

@@ -253,7 +253,7 @@ mod tests {
         events.extend(vec![format!("{{{}}}", names.join(",")); 50]);
         events.extend(vec!["{}".to_owned(); 50]);
         let body = format!(r#"{{"events":[{}]}}"#, events.join(","));
-        let arrival = Arrival { received_at_ms: 1, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
+        let arrival = Arrival { received_at_ms: 1, key_app: None, event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
         let unavailable = Err(BusError::new(BusErrorKind::Unavailable, "publish"));
         let stored = Ok(Published { sequence: 1, duplicate: false, original: Default::default() });
         let duplicate = Ok(Published { sequence: 0, duplicate: true, original: Default::default() });

@@ -162,6 +162,9 @@ impl Gateway {
                 (self.routes.of(route), dispatched.unwrap_or_else(|problem| refusal.reply(problem)))
             }
         };
+        if exchange.waiting.is_some() {
+            Box::pin(self.keep_refused(&mut exchange, &body, &mut reply)).await;
+        }
         metrics.add(reply.status().as_u16(), started.elapsed());
         self.dress(exchange, metrics.name(), &mut reply);
         if multiplexed && !reply.status().is_success() {

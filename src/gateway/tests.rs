@@ -32,7 +32,7 @@ pub(super) const BINARY: &str = "application/x-protobuf";
 pub(super) struct TestGateway {
     pub(super) address: SocketAddr,
     pub(super) bus: Bus,
-    readiness: Readiness,
+    pub(super) readiness: Readiness,
     stop: CancellationToken,
     drained: oneshot::Receiver<Drained>,
     _dir: TempDir,

@@ -83,7 +83,13 @@ impl Keyed {
 }
 
 /// With header lines of its own.
-async fn post(client: &mut RawClient, path: &str, headers: &str, content_type: &str, body: &[u8]) -> RawReply {
+pub(super) async fn post(
+    client: &mut RawClient,
+    path: &str,
+    headers: &str,
+    content_type: &str,
+    body: &[u8],
+) -> RawReply {
     let headers = if headers.is_empty() { String::new() } else { format!("{}\r\n", headers.trim_end()) };
     let length = body.len();
     let head = format!(

@@ -24,7 +24,7 @@ fn send(server: &Server, ids: std::ops::Range<usize>) -> BTreeSet<String> {
     ids.map(|n| format!("e{n}")).collect()
 }
 
-fn stored(warehouse: &Path) -> BTreeSet<String> {
+pub(crate) fn stored(warehouse: &Path) -> BTreeSet<String> {
     let read: Value =
         serde_json::from_str(&python("read_parquet.py", &[warehouse.to_str().unwrap(), "ids"], "")).unwrap();
     let ids: Vec<String> = serde_json::from_value(read["ids"].clone()).unwrap();

@@ -16,7 +16,7 @@ const PROCESS: &str = "process";
 pub(super) const TAGS: [(&str, &str); 5] = [
     (DOCUMENTS, "Webhooks, rules and anomaly configs, and what the last have found."),
     (DELIVERIES, "What webhooks are and were owed."),
-    (DEAD_LETTERS, "Messages of the bus that could not be handled."),
+    (DEAD_LETTERS, "Messages of the bus that could not be handled, and input that was refused."),
     (ACCESS, "API keys, tokens and the audit log."),
     (PROCESS, "What the process says of itself."),
 ];
@@ -169,7 +169,18 @@ fn of_dead_letters(verb: Verb, path: &str) -> Option<Operation> {
     };
     Some(match (verb, path) {
         (Verb::Get, "/dead-letters") => {
-            paged(new("listDeadLetters", "List dead letters, the latest first"), "DeadLetter")
+            let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+            let list = new("listDeadLetters", "List dead letters, the latest first")
+                .about("With filters a page may have fewer items than its limit, or none, and still not be the last.")
+                .parameter(query("kind", "Given up by a consumer, or refused.", json!({"enum": ["message", "input"]}), None))
+                .parameter(query("consumer", "Who gave it up.", text(), None))
+                .parameter(query("app_id", "Of the app.", text(), None))
+                .parameter(query("reason_code", "Why input was refused.", json!({"enum": reasons}), None));
+            paged(list, "DeadLetter")
+        }
+        (Verb::Get, "/dead-letters/counts") => {
+            new("countDeadLetters", "Count refused input by app and reason, the most first")
+                .answer(200, "The counts.", json_of("DeadLetterCounts"))
         }
         (Verb::Delete, "/dead-letters") => new("purgeDeadLetters", "Delete all dead letters")
             .parameter(query("before", "Only those that died before then.", moment(), Some(json!("30d"))))
@@ -180,8 +191,10 @@ fn of_dead_letters(verb: Verb, path: &str) -> Option<Operation> {
             numbered(new("deleteDeadLetter", "Delete a dead letter")).answer_without_body(204, "It is gone.")
         }
         (Verb::Post, "/dead-letters/{id}/replay") => {
-            numbered(new("replayDeadLetter", "Give a dead letter to its consumer again"))
+            numbered(new("replayDeadLetter", "Give a dead letter to its consumer again, or read refused input again"))
+                .about("Input that is still refused stays, with what is wrong now (422).")
                 .answer_without_body(204, "It is on its way.")
+                .refused(&[422])
         }
         _ => return None,
     })

@@ -25,6 +25,7 @@ pub(super) fn add(document: &mut Document) {
     document.schema("AnomalyEvent", schema_of_output::<AnomalyEvent>());
     document.schema("Delivery", schema_of_output::<Delivery>());
     document.schema("DeadLetter", schema_of_output::<dead_letters::Shown>());
+    document.schema("DeadLetterCounts", schema_of_output::<dead_letters::Counts>());
     document.schema("Deleted", schema_of_output::<dead_letters::Deleted>());
     document.schema("RetryRequest", schema_of_input::<deliveries::RetryRequest>());
     document.schema("Retried", schema_of_output::<deliveries::Retried>());

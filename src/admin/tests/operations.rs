@@ -183,8 +183,12 @@ async fn dead_letters_are_shown_replayed_and_deleted() {
 async fn a_dead_event_is_shown_as_rules_see_it() {
     let admin = Admin::new();
     let body = br#"{"event": {"appId": "shop", "deviceId": "d", "buttonTap": {"buttonId": "buy"}}}"#;
-    let arrival =
-        event::Arrival { received_at_ms: 1_700_000_000_000, key_app: None, event_bytes_max: event::EVENT_BYTES_MAX };
+    let arrival = event::Arrival {
+        received_at_ms: 1_700_000_000_000,
+        key_app: None,
+        event_bytes_max: event::EVENT_BYTES_MAX,
+        assigned_id: None,
+    };
     let accepted = event::request::accept_json_single(body, &arrival).unwrap();
     let event = accepted.iter().next().unwrap().unwrap();
     admin.bury("events.>", &[("events.shop.interaction.button_tap", event.bytes.to_vec())]).await;

@@ -16,6 +16,7 @@ mod dedup;
 mod file;
 mod group;
 mod health;
+mod input;
 mod original;
 mod pace;
 mod pack;

@@ -12,6 +12,7 @@ use super::consumer::Consumer;
 use super::dedup::Key;
 use super::pace::Opening;
 use crate::bus::buffers::Buffer;
+use crate::bus::input::{KeptInput, RefusedInput};
 use crate::bus::subject::{Beginning, Filter};
 use crate::bus::{BusError, BusErrorKind, DeadReason};
 
@@ -91,6 +92,22 @@ pub(super) enum Chore {
     },
     Purge {
         reply: Reply<Purged>,
+    },
+    KeepInput {
+        inputs: Vec<RefusedInput>,
+        bytes_max: u64,
+        reply: Reply<KeptInput>,
+    },
+    AmendInput {
+        id: u64,
+        input: RefusedInput,
+        reply: Reply<bool>,
+    },
+    /// Publishes a batch in the place of a dead letter; its own reply is not used.
+    Resubmit {
+        id: u64,
+        publish: Box<Publish>,
+        reply: Reply<Option<Stored>>,
     },
 }
 

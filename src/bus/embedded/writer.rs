@@ -4,6 +4,7 @@
 //! that stores it has returned. A failed commit leaves the memory as it was.
 
 mod burial;
+mod chores;
 mod refusals;
 
 use std::sync::Arc;
@@ -18,14 +19,14 @@ use super::consumer::Consumer;
 use super::dead_letter;
 use super::dedup::{self, Dedup};
 use super::group::Draft;
+use super::input::InputBytes;
 use super::pace::{Opening, Pace, Round, Standing};
 use super::pack::Packer;
 use super::queue::{Chore, Duplicate, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
 use super::{Shared, books, file, lock};
-use crate::bus::batch::{self, FLAG_REPLAY};
-use crate::bus::subject::Beginning;
-use crate::bus::{BusError, BusErrorKind};
+use crate::bus::batch;
+use crate::bus::{BusError, BusErrorKind, KeptInput};
 use crate::metrics;
 use crate::steps::ClockSteps;
 
@@ -44,6 +45,7 @@ pub(super) struct Writer {
     packer: Packer,
     next_sequence: u64,
     checkpoints: Checkpoints,
+    input_bytes: InputBytes,
     pace: Pace,
     /// The files were not at their paths when they were looked for last.
     misplaced: bool,
@@ -67,11 +69,12 @@ struct StoredPosition {
 }
 
 /// What came of one chore.
-#[derive(Clone, Copy)]
 enum Done {
     Nothing,
     Sequence(u64),
     Flag(bool),
+    Kept(KeptInput),
+    Resubmitted(Option<Stored>),
 }
 
 pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<JoinHandle<()>>, BusError> {
@@ -84,8 +87,19 @@ pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
     let packer =
         Packer::new().map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
     let pace = Pace::default();
-    let writer =
-        Writer { shared, connection, dedup, clock, packer, next_sequence, checkpoints, pace, misplaced: false };
+    let input_bytes = InputBytes::unknown();
+    let writer = Writer {
+        shared,
+        connection,
+        dedup,
+        clock,
+        packer,
+        next_sequence,
+        checkpoints,
+        input_bytes,
+        pace,
+        misplaced: false,
+    };
     let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
     let thread = thread.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
     Ok(vec![thread])
@@ -225,6 +239,7 @@ impl Writer {
                 tracing::error!(%error, "roll back");
             }
             self.dedup.rolled_back();
+            self.input_bytes.changed();
         }
         result
     }
@@ -248,49 +263,6 @@ impl Writer {
     fn committed(&mut self, bytes: u64) {
         self.dedup.committed(self.next_sequence - 1, dedup::seconds(self.clock.last_ms()));
         self.checkpoints.committed(&self.connection, bytes + COMMIT_OVERHEAD_BYTES);
-    }
-
-    fn write_chores(&mut self, chores: &[Chore], draft: &mut Draft, outcome: &mut Outcome) -> Result<(), BusError> {
-        for chore in chores {
-            let done = match chore {
-                Chore::Settle(settle) => {
-                    settle.consumer.lock().settling(&settle.sequences);
-                    self.bury(settle)?;
-                    Done::Nothing
-                }
-                Chore::Register { name, filter, .. } => Done::Sequence(self.write("add consumer", |writer| {
-                    let floor = file::bounds(&writer.connection)?.map_or(writer.next_sequence, |(first, _)| first) - 1;
-                    file::insert_consumer(&writer.connection, name, filter, floor)
-                })?),
-                Chore::Refilter { consumer, filter, .. } => {
-                    self.write("change consumer", |writer| {
-                        file::update_filter(&writer.connection, &consumer.name, &filter.0)
-                    })?;
-                    Done::Nothing
-                }
-                Chore::Replay { id, .. } => Done::Flag(self.write("replay dead letter", |writer| {
-                    let Some(letter) = dead_letter::find(&writer.connection, *id)? else { return Ok(false) };
-                    let (subject, consumer) = (letter.subject.as_bytes(), letter.consumer.as_bytes());
-                    let mut record = Vec::new();
-                    batch::write_record(&mut record, FLAG_REPLAY, subject, consumer, |out| {
-                        out.extend_from_slice(&letter.payload);
-                    });
-                    draft.extend(&record, 0, &[record.len() as u32], Beginning::UNKNOWN);
-                    dead_letter::delete(&writer.connection, *id)
-                })?),
-                Chore::DeleteDeadLetter { id, .. } => {
-                    Done::Flag(self.write("delete dead letter", |writer| dead_letter::delete(&writer.connection, *id))?)
-                }
-                Chore::PurgeDeadLetters { before_ms, .. } => {
-                    Done::Sequence(self.write("purge dead letters", |writer| {
-                        dead_letter::delete_some_before(&writer.connection, *before_ms)
-                    })? as u64)
-                }
-                Chore::Record { .. } | Chore::Purge { .. } => Done::Nothing,
-            };
-            outcome.done.push(done);
-        }
-        Ok(())
     }
 
     fn write<T>(
@@ -414,8 +386,18 @@ impl Writer {
                     self.shared.dead_letters_gone(u64::from(flag));
                     drop(reply.send(Ok(flag)));
                 }
+                (Chore::KeepInput { reply, .. }, Done::Kept(kept)) => {
+                    self.shared.dead_letters.fetch_add(kept.kept as u64, Ordering::Relaxed);
+                    drop(reply.send(Ok(kept)));
+                }
+                (Chore::AmendInput { reply, .. }, Done::Flag(flag)) => drop(reply.send(Ok(flag))),
+                (Chore::Resubmit { reply, .. }, Done::Resubmitted(stored)) => {
+                    self.shared.dead_letters_gone(u64::from(stored.is_some()));
+                    drop(reply.send(Ok(stored)));
+                }
                 (Chore::Register { .. } | Chore::Replay { .. } | Chore::DeleteDeadLetter { .. }, _) => {}
                 (Chore::PurgeDeadLetters { .. } | Chore::Purge { .. }, _) => {}
+                (Chore::KeepInput { .. } | Chore::AmendInput { .. } | Chore::Resubmit { .. }, _) => {}
             }
         }
     }
@@ -471,6 +453,9 @@ impl Writer {
             })
         })?;
         self.shared.dead_letters_gone(dead as u64);
+        if dead > 0 {
+            self.input_bytes.changed();
+        }
         self.committed(0);
         self.dedup.rest(needs.now_s);
         let bounds = file::bounds(&self.connection);

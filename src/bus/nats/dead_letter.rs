@@ -10,12 +10,12 @@ use super::{Shared, unix_ms_of};
 use crate::bus::{BusError, DeadLetter, DeadReason, Receipt};
 use crate::metrics;
 
-const REASON: &str = "Causality-Reason";
-const SUBJECT: &str = "Causality-Subject";
-const SEQUENCE: &str = "Causality-Sequence";
-const CONSUMER: &str = "Causality-Consumer";
-const DELIVERY_COUNT: &str = "Causality-Delivery-Count";
-const PUBLISHED_AT_MS: &str = "Causality-Published-At-Ms";
+pub(super) const REASON: &str = "Causality-Reason";
+pub(super) const SUBJECT: &str = "Causality-Subject";
+pub(super) const SEQUENCE: &str = "Causality-Sequence";
+pub(super) const CONSUMER: &str = "Causality-Consumer";
+pub(super) const DELIVERY_COUNT: &str = "Causality-Delivery-Count";
+pub(super) const PUBLISHED_AT_MS: &str = "Causality-Published-At-Ms";
 /// A reason longer than this is cut, so that all headers fit beside the largest message.
 const REASON_CHARS_MAX: usize = 400;
 /// Sequences that are looked at for one page: deleted dead letters leave gaps.
@@ -30,8 +30,7 @@ pub(super) async fn bury(
 ) -> Result<(), BusError> {
     let Some(message) = raw(&shared.stream, receipt.sequence).await? else { return Ok(()) };
     let mut headers = HeaderMap::new();
-    // A header ends with its line.
-    let reason: String = reason.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let reason = self::reason(reason);
     headers.insert(REASON, reason.as_str());
     headers.insert(SUBJECT, message.subject.as_str());
     headers.insert(SEQUENCE, receipt.sequence.to_string());
@@ -48,6 +47,11 @@ pub(super) async fn bury(
     send(shared, subject, headers, message.payload, &shared.settings.dead_letter_stream).await?;
     metrics::bus_dead_lettered(consumer, why.name(), 1);
     Ok(())
+}
+
+/// As a header has it, which ends with its line.
+pub(super) fn reason(text: &str) -> String {
+    text.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 pub(super) async fn count(shared: &Shared) -> Result<u64, BusError> {
@@ -125,7 +129,7 @@ async fn first_since(stream: &Stream, since_ms: i64) -> Result<u64, BusError> {
     Ok(low)
 }
 
-async fn send(
+pub(super) async fn send(
     shared: &Shared,
     subject: String,
     headers: HeaderMap,

@@ -8,6 +8,7 @@ mod atomic;
 mod calls;
 mod consumers;
 mod dead_letter;
+mod input;
 mod keeper;
 mod link;
 mod original;
@@ -87,6 +88,8 @@ struct Shared {
     /// The subjects that the stream takes.
     covered: Vec<Filter>,
     in_flight: Semaphore,
+    /// Of refused input.
+    input_room: Mutex<input::Room>,
     /// One at a time reads the first messages of duplicates.
     reading: Semaphore,
     /// Held by the trial of suspects that is under way.
@@ -140,6 +143,7 @@ impl Engine {
             link,
             calls,
             covered,
+            input_room: Mutex::default(),
             in_flight: Semaphore::new(publish::IN_FLIGHT_BYTES_MAX),
             reading: Semaphore::new(1),
             trial_turn: Arc::new(Semaphore::new(1)),

@@ -221,7 +221,7 @@ mod tests {
     }
 
     const ARRIVAL: Arrival<'static> =
-        Arrival { received_at_ms: NOW_MS as i64, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
+        Arrival { received_at_ms: NOW_MS as i64, key_app: None, event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
 
     fn read(accepted: &Accepted) -> Vec<EventEnvelope> {
         let accepted = accepted.iter().map(|event| event.expect("accept an event of the pool"));

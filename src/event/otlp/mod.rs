@@ -8,15 +8,15 @@
 //! idempotency key whenever it is sent.
 
 mod json;
+mod part;
 mod record;
 mod values;
 
-use std::collections::HashMap;
-
 use super::accept::Arrival;
-use super::request::{Accepted, Refused};
+use super::request::{Accepted, Refused, place_in};
 use super::wire::{DecodeError, Reader, Value};
-use record::{Fingerprint, Resource, Scope};
+pub use part::parts;
+use record::{Resource, Scope, Seen};
 
 /// Log records of one request. The largest batches that the OpenTelemetry Collector makes by default have 8,192.
 const RECORDS_MAX: usize = 10_000;
@@ -37,7 +37,7 @@ pub struct Export<'a> {
     resource: Resource<'a>,
     scope: Scope<'a>,
     /// How often a record came before in this request.
-    seen: HashMap<Fingerprint, u32>,
+    seen: Seen,
 }
 
 /// The JSON form as the protobuf form.
@@ -69,8 +69,14 @@ impl<'a> Export<'a> {
             in_scope: empty,
             resource: Resource::default(),
             scope: Scope::default(),
-            seen: HashMap::new(),
+            seen: Seen::default(),
         })
+    }
+
+    /// Of records that came in a request in which so many that say the same came before each of them.
+    pub fn after(mut self, before: u32) -> Self {
+        self.seen.before = before;
+        self
     }
 
     /// All records of the request.
@@ -90,6 +96,7 @@ impl<'a> Export<'a> {
         while accepted.len() < events_max && accepted.bytes_len() < bytes_max {
             let Some(record) = self.next_record() else { break };
             record::add(&mut accepted, record, &self.resource, &self.scope, &mut self.seen, arrival);
+            accepted.set_source(|| place_in(self.body, record));
         }
         (!accepted.is_empty()).then_some(accepted)
     }

@@ -20,7 +20,24 @@ const CUSTOM_EVENT: u32 = 900;
 const FINGERPRINT_BYTES: usize = 16;
 
 /// Tells records apart by all that they hold.
-pub(super) type Fingerprint = [u8; FINGERPRINT_BYTES];
+type Fingerprint = [u8; FINGERPRINT_BYTES];
+
+/// How often a record came before.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    counts: HashMap<Fingerprint, u32>,
+    /// How often each one came before the first of them.
+    pub(super) before: u32,
+}
+
+impl Seen {
+    /// Counts a record; answers how many like it came before.
+    fn count(&mut self, fingerprint: Fingerprint) -> u32 {
+        let count = self.counts.entry(fingerprint).or_insert(self.before);
+        *count += 1;
+        *count - 1
+    }
+}
 
 /// Texts that are told by attributes of a resource or of a record.
 #[derive(Clone, Copy, Debug, Default)]
@@ -234,7 +251,7 @@ pub(super) fn add(
     bytes: &[u8],
     resource: &Resource<'_>,
     scope: &Scope<'_>,
-    seen: &mut HashMap<Fingerprint, u32>,
+    seen: &mut Seen,
     arrival: &Arrival<'_>,
 ) {
     let record = Record::of(bytes);
@@ -291,12 +308,7 @@ fn encode(
 
 /// The same for the same record of the same request, however often that is sent; another one for each record of a
 /// request, also of those that say the same.
-fn idempotency_key(
-    record: &[u8],
-    resource: &Resource<'_>,
-    scope: &Scope<'_>,
-    seen: &mut HashMap<Fingerprint, u32>,
-) -> String {
+fn idempotency_key(record: &[u8], resource: &Resource<'_>, scope: &Scope<'_>, seen: &mut Seen) -> String {
     let mut hash = Context::new(&SHA256);
     hash.update(&resource.digest);
     // With its length, so that no two sequences read the same.
@@ -305,13 +317,12 @@ fn idempotency_key(
     hash.update(record);
     let digest = hash.finish();
     let fingerprint: Fingerprint = digest.as_ref().first_chunk().copied().unwrap_or_default();
-    let before = seen.entry(fingerprint).or_default();
+    let before = seen.count(fingerprint);
     let mut key = format!("otlp:{}", hex(&fingerprint));
-    if *before > 0 {
+    if before > 0 {
         // Writing to a string does not fail.
         let _ = write!(key, "-{before}");
     }
-    *before += 1;
     key
 }
 

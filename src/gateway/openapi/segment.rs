@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{SEGMENT, Shown};
-use crate::gateway::segment::{Asked, Call};
+use crate::event::segment::Call;
+use crate::gateway::segment::Asked;
 use crate::openapi::{Document, Operation, reference};
 
 const MESSAGE: &str = "SegmentMessage";

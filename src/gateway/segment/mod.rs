@@ -5,13 +5,7 @@
 //! `messageId` is stored once. The content type says nothing: bodies are JSON whatever they are called, since browsers
 //! and some SDKs call them what they like.
 
-mod body;
-mod device;
-mod json;
-mod mapping;
-mod message;
 mod settings;
-mod value;
 
 use std::time::Instant;
 
@@ -24,19 +18,16 @@ use super::Gateway;
 use super::caller::Caller;
 use super::exchange::Exchange;
 use super::intake::{Verdict, Verdicts};
+use super::quarantine::Origin;
 use super::reply;
 use crate::bus::BusErrorKind;
-use crate::event::request::Accepted;
+use crate::event::segment::{Around, Body, Call, MESSAGE_BYTES_MAX};
 use crate::event::{FieldError, is_app_id};
 use crate::http::{Coding, Inbound, Problem};
+use crate::quarantine::Form as Kept;
 use crate::store::key_hash;
 
-use body::Body;
-pub(super) use message::Call;
-use message::{Surroundings, event_of};
-
-/// Of one message, and of a batch: what Segment takes.
-const MESSAGE_BYTES_MAX: usize = 32 * 1024;
+/// Of a batch: what Segment takes.
 const BATCH_BYTES_MAX: usize = 500 * 1024;
 /// Messages that are told of in a reply.
 const TOLD_MAX: usize = 16;
@@ -118,9 +109,19 @@ impl Gateway {
         let bytes_max = if call.is_some() { MESSAGE_BYTES_MAX } else { BATCH_BYTES_MAX };
         let peer = body.peer();
         let text = self.read_whole(body, coding, bytes_max).await.map_err(|problem| too_large(problem, bytes_max))?;
-        let mut messages = match call {
-            Some(_) => Body::of_message(&text)?,
-            None => Body::of_batch(&text, self.batch_events_max)?,
+        let read = match call {
+            Some(_) => Body::of_message(&text),
+            None => Body::of_batch(&text, self.batch_events_max),
+        };
+        let mut messages = match read {
+            Ok(messages) => messages,
+            Err(refused) => {
+                // Of a body that cannot be read nobody knows whose it is, unless its headers say it.
+                if self.quarantines() && by_headers.is_some() {
+                    self.note_refused(&origin(&head.headers, call), &text, Err(&refused), exchange);
+                }
+                return Err(self.refuse(refused, 0, exchange));
+            }
         };
         if by_headers.is_none() {
             let admitted = match messages.write_key() {
@@ -133,7 +134,19 @@ impl Gateway {
             admitted?;
         }
         self.count_events(messages.len(), exchange)?;
-        let accepted = self.accept(call, &mut messages, &head.headers, exchange);
+        // Where nobody is asked for a key, the write key says which app it is.
+        let app = match exchange.caller.app() {
+            Some(_) => String::new(),
+            None => {
+                let named = super::credentials::named(&head.headers).or(messages.write_key().map(str::to_owned));
+                named.filter(|app| is_app_id(app)).unwrap_or_default()
+            }
+        };
+        let accepted = messages.accept(&text, call, &app, &self.arrival(&exchange.caller));
+        if self.quarantines() && accepted.refused().next().is_some() {
+            let origin = origin_in(messages.around(), origin(&head.headers, call)).of_app(&app);
+            self.note_refused(&origin, &text, Ok(&accepted), exchange);
+        }
         drop(text);
         let (mut verdicts, batch) = self.judge(accepted);
         // Once something is stored there is no way back: the reply's room is made sure of before.
@@ -141,39 +154,19 @@ impl Gateway {
         self.publish(&mut verdicts, batch, exchange).await;
         answer(&verdicts)
     }
+}
 
-    fn accept(
-        &self,
-        call: Option<Call>,
-        messages: &mut Body<'_>,
-        headers: &HeaderMap,
-        exchange: &Exchange,
-    ) -> Accepted {
-        // Where nobody is asked for a key, the write key says which app it is.
-        let app = match exchange.caller.app() {
-            Some(_) => String::new(),
-            None => {
-                let named = super::credentials::named(headers).or(messages.write_key().map(str::to_owned));
-                named.filter(|app| is_app_id(app)).unwrap_or_default()
-            }
-        };
-        let each = messages.take_messages();
-        let (mut accepted, arrival) = (Accepted::default(), self.arrival(&exchange.caller));
-        let around = Surroundings {
-            context: messages.context.as_ref(),
-            integrations: messages.integrations.as_ref(),
-            sent_at: messages.sent_at.as_ref(),
-            received_at_ms: arrival.received_at_ms,
-            app: &app,
-        };
-        for message in each {
-            match message.and_then(|(message, text)| event_of(call, message, text, &around)) {
-                Ok(event) => accepted.add_encoded(&event, &arrival, |_| {}),
-                Err(error) => accepted.add_refused(vec![error]),
-            }
-        }
-        accepted
+/// What the body is and the path says of it, to be kept with what is refused.
+fn origin(headers: &HeaderMap, call: Option<Call>) -> Origin {
+    match call {
+        Some(call) => Origin::of(headers, Kept::SegmentMessage, Some(Kept::SegmentMessage)).with("call", call.name()),
+        None => Origin::of(headers, Kept::SegmentBatch, Some(Kept::SegmentMessage)),
     }
+}
+
+/// The same with what a batch says of all its messages.
+fn origin_in(around: &Around<'_>, origin: Origin) -> Origin {
+    around.texts().into_iter().fold(origin, |origin, (name, text)| origin.with(name, text))
 }
 
 /// Segment answers 400 where others answer 413, and its SDKs know what to do with that.
@@ -242,12 +235,13 @@ mod tests {
     use super::*;
     use crate::bus::{BusError, Published};
     use crate::event::proto::EventEnvelope;
+    use crate::event::request::Accepted;
     use crate::event::{Arrival, EVENT_BYTES_MAX};
     use crate::gateway::intake::judge;
 
     #[tokio::test]
     async fn a_reply_takes_no_more_than_is_held_for_it() {
-        let arrival = Arrival { received_at_ms: 1, key_app: None, event_bytes_max: EVENT_BYTES_MAX };
+        let arrival = Arrival { received_at_ms: 1, key_app: None, event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
         let good = EventEnvelope {
             app_id: "shop".into(),
             device_id: "d".into(),

@@ -1,13 +1,15 @@
 //! The writer's part in giving messages up: their dead letters, in the transaction that settles them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Writer;
-use crate::bus::BusError;
 use crate::bus::embedded::dead_letter::{self, Verdict};
 use crate::bus::embedded::group::Group;
 use crate::bus::embedded::queue::Settle;
 use crate::bus::embedded::{file, lock};
+use crate::bus::input::RefusedInput;
+use crate::bus::{BusError, KeptInput};
 use crate::steps::unix_ms;
 
 impl Writer {
@@ -26,6 +28,19 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Keeps refused input while it has room, in its own share and in the file.
+    pub(super) fn keep_input(&mut self, inputs: &[RefusedInput], bytes_max: u64) -> Result<KeptInput, BusError> {
+        let used = self.shared.used_bytes.load(Ordering::Relaxed);
+        let incoming: u64 = inputs.iter().map(RefusedInput::stored_bytes).sum();
+        if used.saturating_add(incoming) > self.shared.settings.bytes_max {
+            return Ok(KeptInput { kept: 0, full: true });
+        }
+        let dead_at_ms = unix_ms();
+        self.write("keep refused input", |writer| {
+            writer.input_bytes.keep(&writer.connection, inputs, bytes_max, dead_at_ms)
+        })
     }
 
     fn group_of(&self, sequence: u64) -> Result<Arc<Group>, BusError> {

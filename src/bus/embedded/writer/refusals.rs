@@ -73,6 +73,9 @@ impl Writer {
             Chore::Register { reply, .. } | Chore::PurgeDeadLetters { reply, .. } => drop(reply.send(Err(error))),
             Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. } => drop(reply.send(Err(error))),
             Chore::Purge { reply } => drop(reply.send(Err(error))),
+            Chore::KeepInput { reply, .. } => drop(reply.send(Err(error))),
+            Chore::AmendInput { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Resubmit { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }

@@ -27,7 +27,7 @@ const EVENT_BYTES: usize = 256;
 
 /// The kinds of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gateway) enum Call {
+pub enum Call {
     Track,
     Identify,
     Page,
@@ -37,7 +37,19 @@ pub(in crate::gateway) enum Call {
 }
 
 impl Call {
-    pub(super) fn named(name: &str) -> Option<Self> {
+    /// As a message and the paths call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Track => "track",
+            Self::Identify => "identify",
+            Self::Page => "page",
+            Self::Screen => "screen",
+            Self::Group => "group",
+            Self::Alias => "alias",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "track" => Self::Track,
             "identify" => Self::Identify,

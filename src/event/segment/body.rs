@@ -6,23 +6,56 @@
 use std::cell::Cell;
 use std::fmt;
 
-use http::StatusCode;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::MESSAGE_BYTES_MAX;
 use super::json::{Object, Value};
+use super::message::{Call, Surroundings, event_of};
 use crate::event::FieldError;
-use crate::http::Problem;
+use crate::event::accept::Arrival;
+use crate::event::request::{Accepted, Refused, place_in};
+
+/// Of one message: what Segment takes.
+pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 
 /// A request's messages, and what it says of all of them.
 #[derive(Debug, Default)]
-pub(super) struct Body<'a> {
+pub struct Body<'a> {
     messages: Messages<'a>,
     write_key: Option<Value<'a>>,
-    pub(super) sent_at: Option<Value<'a>>,
-    pub(super) context: Option<Object<'a>>,
-    pub(super) integrations: Option<Value<'a>>,
+    around: Around<'a>,
+}
+
+/// What a batch says of all its messages.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Around<'a> {
+    sent_at: Option<Value<'a>>,
+    context: Option<Object<'a>>,
+    integrations: Option<Value<'a>>,
+}
+
+impl<'a> Around<'a> {
+    /// Its members by name, as JSON.
+    pub fn texts(&self) -> Vec<(&'static str, String)> {
+        let text = |value: Option<Result<String, serde_json::Error>>| value.and_then(Result::ok);
+        [
+            ("sentAt", text(self.sent_at.as_ref().map(serde_json::to_string))),
+            ("context", text(self.context.as_ref().map(serde_json::to_string))),
+            ("integrations", text(self.integrations.as_ref().map(serde_json::to_string))),
+        ]
+        .into_iter()
+        .filter_map(|(name, text)| Some((name, text?)))
+        .collect()
+    }
+
+    /// What [`Self::texts`] gave, found by name.
+    pub fn read(text: impl Fn(&str) -> Option<&'a str>) -> Self {
+        Self {
+            sent_at: text("sentAt").and_then(|text| serde_json::from_str(text).ok()),
+            context: text("context").and_then(|text| serde_json::from_str(text).ok()),
+            integrations: text("integrations").and_then(|text| serde_json::from_str(text).ok()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -38,17 +71,15 @@ impl Default for Messages<'_> {
     }
 }
 
-/// A message, with its JSON text, or what is wrong with it.
-pub(super) type Message<'a> = Result<(Object<'a>, &'a str), FieldError>;
+/// The text of a message, and what it is or what is wrong with it.
+type Message<'a> = (&'a str, Result<Object<'a>, FieldError>);
 
 impl<'a> Body<'a> {
-    pub(super) fn of_message(text: &'a [u8]) -> Result<Self, Problem> {
-        let text = std::str::from_utf8(without_mark(text)).map_err(|error| {
-            let detail = format!("The body is not UTF-8 at byte {}.", error.valid_up_to());
-            Problem::new(StatusCode::BAD_REQUEST, detail)
-        })?;
+    pub fn of_message(text: &'a [u8]) -> Result<Self, Refused> {
+        let text = std::str::from_utf8(without_mark(text))
+            .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
         let message = match serde_json::from_str(text) {
-            Ok(Value::Object(message)) => Ok((message, text)),
+            Ok(Value::Object(message)) => Ok(message),
             Ok(_) => return Err(not("an object")),
             // What can be passed over is JSON all the same.
             Err(error) => match serde_json::from_str::<IgnoredAny>(text) {
@@ -56,56 +87,86 @@ impl<'a> Body<'a> {
                 Err(_) => return Err(not_json(&error)),
             },
         };
-        let write_key = message.as_ref().ok().and_then(|(message, _)| message.get("writeKey").cloned());
-        Ok(Self { messages: Messages::One(message), write_key, ..Self::default() })
+        let write_key = message.as_ref().ok().and_then(|message: &Object<'a>| message.get("writeKey").cloned());
+        Ok(Self { messages: Messages::One((text, message)), write_key, ..Self::default() })
     }
 
-    pub(super) fn of_batch(text: &'a [u8], messages_max: usize) -> Result<Self, Problem> {
+    pub fn of_batch(text: &'a [u8], messages_max: usize) -> Result<Self, Refused> {
         let read = BatchOf { messages_max, too_many: Cell::new(false) };
         let mut json = serde_json::Deserializer::from_slice(without_mark(text));
         let body = (&read).deserialize(&mut json).and_then(|body| json.end().map(|()| body));
         body.map_err(|error| match () {
             () if read.too_many.get() => {
                 let detail = format!("must have at most {messages_max} messages");
-                let problem = Problem::new(StatusCode::BAD_REQUEST, "The request is not valid.");
-                problem.with_errors(vec![FieldError::new("/batch", detail)])
+                Refused::invalid(FieldError::new("/batch", detail))
             }
             () if error.is_data() => not("an object with the array batch"),
             () => not_json(&error),
         })
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         match &self.messages {
             Messages::One(_) => 1,
             Messages::Many(texts) => texts.len(),
         }
     }
 
-    pub(super) fn write_key(&self) -> Option<&str> {
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn write_key(&self) -> Option<&str> {
         self.write_key.as_ref()?.as_str()
     }
 
-    /// Its messages one after another.
-    pub(super) fn take_messages(&mut self) -> impl Iterator<Item = Message<'a>> + use<'a> {
+    /// What a batch says of all its messages.
+    pub fn around(&self) -> &Around<'a> {
+        &self.around
+    }
+
+    /// Says what a batch said that this message was a part of.
+    pub fn with_around(self, around: Around<'a>) -> Self {
+        Self { around, ..self }
+    }
+
+    /// Its messages, each judged alone. `call` is what the path says that a message is; `app` is theirs where no API key
+    /// says which. `text` is what the body was read from.
+    pub fn accept(&mut self, text: &[u8], call: Option<Call>, app: &str, arrival: &Arrival<'_>) -> Accepted {
         let (one, many) = match std::mem::take(&mut self.messages) {
             Messages::One(message) => (Some(message), Vec::new()),
             Messages::Many(texts) => (None, texts),
         };
-        one.into_iter().chain(many.into_iter().map(message_of))
+        let around = Surroundings {
+            context: self.around.context.as_ref(),
+            integrations: self.around.integrations.as_ref(),
+            sent_at: self.around.sent_at.as_ref(),
+            received_at_ms: arrival.received_at_ms,
+            app,
+        };
+        let mut accepted = Accepted::default();
+        for (own, message) in one.into_iter().chain(many.into_iter().map(message_of)) {
+            match message.and_then(|message| event_of(call, message, own, &around)) {
+                Ok(event) => accepted.add_encoded(&event, arrival, |_| {}),
+                Err(error) => accepted.add_refused(vec![error]),
+            }
+            accepted.set_source(|| place_in(text, own.as_bytes()));
+        }
+        accepted
     }
 }
 
 fn message_of(raw: &RawValue) -> Message<'_> {
     let text = raw.get();
     if text.len() > MESSAGE_BYTES_MAX {
-        return Err(FieldError::new("", format!("must have at most {MESSAGE_BYTES_MAX} bytes")));
+        return (text, Err(FieldError::new("", format!("must have at most {MESSAGE_BYTES_MAX} bytes"))));
     }
-    match serde_json::from_str(text) {
-        Ok(Value::Object(message)) => Ok((message, text)),
+    let message = match serde_json::from_str(text) {
+        Ok(Value::Object(message)) => Ok(message),
         Ok(_) => Err(FieldError::new("", "must be an object")),
         Err(_) => Err(too_deep()),
-    }
+    };
+    (text, message)
 }
 
 fn too_deep() -> FieldError {
@@ -116,14 +177,13 @@ fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
-fn not(wanted: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, format!("The body must be {wanted}."))
+fn not(wanted: &str) -> Refused {
+    Refused::new(format!("The body must be {wanted}."))
 }
 
 /// Only where: the parser's own words may repeat the input.
-fn not_json(error: &serde_json::Error) -> Problem {
-    let detail = format!("The body is not JSON: line {}, column {}.", error.line(), error.column());
-    Problem::new(StatusCode::BAD_REQUEST, detail)
+fn not_json(error: &serde_json::Error) -> Refused {
+    Refused::new(format!("The body is not JSON: line {}, column {}.", error.line(), error.column()))
 }
 
 /// Reads a batch of at most so many messages.
@@ -158,9 +218,9 @@ impl<'de> Visitor<'de> for &BatchOf {
                     body.messages = Messages::Many(members.next_value_seed(TextsOf(self))?);
                 }
                 "writeKey" => body.write_key = members.next_value()?,
-                "sentAt" => body.sent_at = members.next_value()?,
-                "context" => body.context = members.next_value()?,
-                "integrations" => body.integrations = members.next_value()?,
+                "sentAt" => body.around.sent_at = members.next_value()?,
+                "context" => body.around.context = members.next_value()?,
+                "integrations" => body.around.integrations = members.next_value()?,
                 _ => drop(members.next_value::<IgnoredAny>()?),
             }
         }

@@ -1,0 +1,156 @@
+//! Reading an input again, and what becomes of it.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use ring::digest::{SHA256, digest};
+use uuid::Uuid;
+
+use super::input::{Form, Input};
+use crate::bus::{Batch, Bus, BusError, DeadLetter};
+use crate::event::otlp::{self, Export};
+use crate::event::request::{self, Accepted, Refused};
+use crate::event::segment::{Around, Body, Call};
+use crate::event::{Arrival, EVENT_BYTES_MAX, FieldError, Reason, cloud_event, subject};
+
+/// The rules of today that are settings.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadSettings {
+    pub batch_events_max: usize,
+    pub event_bytes_max: usize,
+}
+
+impl Default for ReadSettings {
+    fn default() -> Self {
+        Self { batch_events_max: 1_000, event_bytes_max: EVENT_BYTES_MAX }
+    }
+}
+
+/// What became of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// All of it is valid, and is on the bus. So many of its events were there already.
+    Accepted { events: usize, duplicates: usize },
+    /// It stays, with what is wrong now.
+    StillInvalid { detail: String, errors: Vec<FieldError> },
+    /// It cannot be read as what it was stored as.
+    Unreadable,
+    /// There is no such letter any more.
+    Gone,
+}
+
+/// Reads the input of a dead letter again. What is valid as a whole goes to the bus, and the letter goes; of what is not,
+/// nothing does. Repeated after an interruption, it stores nothing twice within the bus's window.
+pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> Result<Replayed, BusError> {
+    let Some(mut input) = Input::read(&letter.payload) else { return Ok(Replayed::Unreadable) };
+    let (reason, detail, errors) = match read_again(&input, settings) {
+        Ok(accepted) => {
+            let batch = pack(&accepted);
+            let Some(answers) = bus.resubmit_input(letter.id, batch).await? else { return Ok(Replayed::Gone) };
+            let duplicates = answers.iter().flatten().filter(|published| published.duplicate).count();
+            return Ok(Replayed::Accepted { events: answers.len(), duplicates });
+        }
+        Err(refused) => (Reason::of_whole(&refused), refused.detail, refused.errors),
+    };
+    let told = match errors.is_empty() {
+        true => vec![FieldError::new("", detail.clone())],
+        false => errors.clone(),
+    };
+    let before = input.clone();
+    input.set_errors(reason, &told);
+    if input != before {
+        // It was not too large before; texts alone have changed.
+        let Some(amended) = input.into_refused() else { return Ok(Replayed::Unreadable) };
+        if !bus.amend_input(letter.id, amended).await? {
+            return Ok(Replayed::Gone);
+        }
+    }
+    Ok(Replayed::StillInvalid { detail, errors })
+}
+
+/// The events of an input, all of them valid.
+fn read_again(input: &Input, settings: ReadSettings) -> Result<Accepted, Refused> {
+    let arrival = Arrival {
+        received_at_ms: input.received_at_ms,
+        key_app: input.key_app.as_deref(),
+        event_bytes_max: settings.event_bytes_max,
+        assigned_id: Uuid::parse_str(&input.id).ok(),
+    };
+    let (data, events_max) = (&*input.data, settings.batch_events_max);
+    let Some(form) = Form::named(&input.form) else { return Err(Refused::new("The form is not known.")) };
+    let mut accepted = match form {
+        Form::Json => request::accept_json_single(data, &arrival),
+        Form::JsonBatch => request::accept_json_batch(data, events_max, &arrival),
+        Form::JsonEvent => request::accept_json_event(data, &arrival),
+        Form::JsonLines => request::accept_json_lines(data, events_max, &arrival),
+        Form::Protobuf => request::accept_binary_single(data, &arrival),
+        Form::ProtobufBatch => request::accept_binary_batch(data, events_max, &arrival),
+        Form::ProtobufEvent => request::accept_binary_event(data, &arrival),
+        Form::CloudEvent => cloud_event::accept_structured(data, &arrival),
+        Form::CloudEventBatch => cloud_event::accept_batched(data, events_max, &arrival),
+        Form::CloudEventBinary => {
+            let attributes = input.attributes.iter().filter_map(|attribute| {
+                Some((attribute.name.strip_prefix("ce-")?, Cow::Borrowed(attribute.value.as_str())))
+            });
+            cloud_event::accept_binary(attributes, input.attribute("content-type"), data, &arrival)
+        }
+        Form::SegmentMessage | Form::SegmentBatch => segment(form, input, events_max, &arrival),
+        Form::Otlp => logs(data, input, &arrival),
+        Form::OtlpJson => otlp::from_json(data).and_then(|protobuf| logs(&protobuf, input, &arrival)),
+    }?
+    .or_refused()?;
+    if let (Form::Json | Form::Protobuf, Some(key)) = (form, input.attribute("idempotency-key")) {
+        accepted.set_idempotency_key(key, &arrival)?;
+    }
+    accepted.tell_apart(&input.id, |place| derived_id(&input.id, place));
+    Ok(accepted)
+}
+
+fn segment(form: Form, input: &Input, events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let mut body = match form {
+        Form::SegmentBatch => Body::of_batch(&input.data, events_max)?,
+        _ => Body::of_message(&input.data)?,
+    };
+    if form == Form::SegmentMessage {
+        body = body.with_around(Around::read(|name| input.attribute(name)));
+    }
+    let call = input.attribute("call").and_then(Call::named);
+    let app = if arrival.key_app.is_some() { "" } else { input.app.as_str() };
+    Ok(body.accept(&input.data, call, app, arrival))
+}
+
+/// All records of an export; or one of those that said the same, which is told from the others by how many came before.
+fn logs(data: &[u8], input: &Input, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let before = input.attribute("before").and_then(|count| count.parse().ok()).unwrap_or(0);
+    let mut export = Export::open(data)?.after(before);
+    let mut accepted = Accepted::default();
+    while let Some(more) = export.next(usize::MAX, arrival) {
+        accepted.append(more);
+    }
+    Ok(accepted)
+}
+
+/// The same for the same place of the same input, and no other's.
+fn derived_id(id: &str, place: usize) -> String {
+    let digest = digest(&SHA256, format!("{id}/{place}").as_bytes());
+    let bytes = digest.as_ref().first_chunk().copied().unwrap_or_default();
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+}
+
+fn pack(accepted: &Accepted) -> Batch {
+    let mut batch = Batch::with_capacity(accepted.len(), accepted.bytes_len());
+    let mut message_id = String::new();
+    for event in accepted.iter().flatten() {
+        let mut subject = String::new();
+        subject::write_event_subject(&mut subject, event.app_id, event.category(), &event.event_type());
+        message_id.clear();
+        // As the gateway names those with a key, so that what was sent again by hand is found. Names of apps are not empty:
+        // the others never meet these.
+        let _ = match event.idempotency_key {
+            "" => write!(message_id, "/replayed/{}", event.id),
+            key => write!(message_id, "{}/{key}", event.app_id),
+        };
+        batch.push(&subject, Some(&message_id), |out| out.extend_from_slice(event.bytes));
+    }
+    batch
+}
