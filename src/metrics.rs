@@ -411,7 +411,7 @@ const HELP: &[(Kind, &str, &str)] = {
             Counter,
             "causality_gateway_quarantined_total",
             "Refused input where QUARANTINE is on, by outcome: kept, full (quarantine_max_bytes), too_large, \
-             no_memory, failed.",
+             no_memory, failed, paused (for a second after full or failed).",
         ),
         (Gauge, "causality_http_memory_bytes", "Bytes that requests, connections and unread replies hold."),
         (Gauge, "causality_http_memory_bytes_max", "Bytes that they may hold (http_memory_max)."),

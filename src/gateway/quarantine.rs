@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -22,6 +23,7 @@ use super::exchange::Exchange;
 use super::{Destination, Gateway};
 use crate::bus::{KeptInput, RefusedInput};
 use crate::causes::chain;
+use crate::event::proto::{EventEnvelope, IngestEventRequest};
 use crate::event::request::{Accepted, Refused};
 use crate::event::{FieldError, Reason, is_app_id, is_of_other_app, new_id, otlp};
 use crate::http::Inbound;
@@ -36,6 +38,8 @@ const INPUTS_MAX: usize = 1_000;
 const TURNS: usize = 4;
 /// How long a refusal waits for its input to be kept.
 const KEEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long nothing is tried once something could not be kept.
+const PAUSE: Duration = Duration::from_secs(1);
 /// A media type that is longer is cut.
 const CONTENT_TYPE_BYTES_MAX: usize = 128;
 const WARNING: &str = "quarantine";
@@ -45,6 +49,8 @@ pub(super) struct Quarantine {
     bytes_max: u64,
     turns: Semaphore,
     failing: AtomicBool,
+    /// When something could not be kept last: for a moment nothing more is tried, so that refusals stay cheap.
+    failed_at: Mutex<Option<Instant>>,
 }
 
 /// What a body is, and what came beside it.
@@ -91,9 +97,13 @@ impl Waiting {
     /// Whether there may be more.
     fn push(&mut self, input: Input, bytes_max: usize) -> bool {
         let bytes = input.encoded_len();
-        if self.inputs.len() == INPUTS_MAX || bytes > INPUT_BYTES_MAX || self.bytes + bytes > bytes_max {
+        if self.inputs.len() == INPUTS_MAX || self.bytes + bytes > bytes_max {
             self.too_large += 1;
-            return self.inputs.len() < INPUTS_MAX;
+            return false;
+        }
+        if bytes > INPUT_BYTES_MAX {
+            self.too_large += 1;
+            return true;
         }
         self.bytes += bytes;
         self.inputs.push(input);
@@ -103,7 +113,15 @@ impl Waiting {
 
 impl Quarantine {
     pub(super) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, turns: Semaphore::new(TURNS), failing: AtomicBool::new(false) }
+        Self { bytes_max, turns: Semaphore::new(TURNS), failing: AtomicBool::new(false), failed_at: Mutex::default() }
+    }
+
+    fn pauses(&self) -> bool {
+        self.failing.load(Relaxed) && self.failed_at().is_some_and(|at| at.elapsed() < PAUSE)
+    }
+
+    fn failed_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -185,7 +203,11 @@ impl Gateway {
         let app = match &key_app {
             Some(app) => app.clone(),
             None if !origin.app.is_empty() => origin.app.clone(),
-            None => app_in(form, &data).unwrap_or_default(),
+            None => {
+                let named = origin.attributes.iter().find(|attribute| attribute.name == "ce-appid");
+                let named = named.map(|attribute| attribute.value.clone()).filter(|app| is_app_id(app));
+                named.or_else(|| app_in(form, &data)).unwrap_or_default()
+            }
         };
         let data = match form {
             Form::SegmentMessage | Form::SegmentBatch => without_write_key(data),
@@ -226,6 +248,9 @@ impl Gateway {
             return;
         }
         let offered = waiting.inputs.len();
+        if quarantine.pauses() {
+            return count("paused", offered as u64);
+        }
         if !body.has_room_for_reply(2 * waiting.bytes) {
             return count("no_memory", offered as u64);
         }
@@ -258,6 +283,9 @@ impl Gateway {
     }
 
     fn tell(&self, quarantine: &Quarantine, failure: Option<String>) {
+        if failure.is_some() {
+            *quarantine.failed_at() = Some(Instant::now());
+        }
         let was_failing = quarantine.failing.swap(failure.is_some(), Relaxed);
         match (&failure, was_failing) {
             (Some(why), false) => tracing::warn!(why, "quarantine"),
@@ -310,9 +338,16 @@ fn app_in(form: Form, data: &[u8]) -> Option<String> {
     struct Single {
         event: Event,
     }
+    #[derive(Deserialize)]
+    struct OfCloudEvent {
+        appid: Option<String>,
+    }
     let app = match form {
         Form::Json => serde_json::from_slice::<Single>(data).ok()?.event.app_id,
         Form::JsonEvent => serde_json::from_slice::<Event>(data).ok()?.app_id,
+        Form::Protobuf => Some(IngestEventRequest::decode(data).ok()?.event?.app_id),
+        Form::ProtobufEvent => Some(EventEnvelope::decode(data).ok()?.app_id),
+        Form::CloudEvent => serde_json::from_slice::<OfCloudEvent>(data).ok()?.appid,
         _ => None,
     };
     app.filter(|app| is_app_id(app))

@@ -79,6 +79,7 @@ impl<'a> Body<'a> {
         let text = std::str::from_utf8(without_mark(text))
             .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
         let message = match serde_json::from_str(text) {
+            Ok(Value::Object(_)) if text.len() > MESSAGE_BYTES_MAX => Err(too_large()),
             Ok(Value::Object(message)) => Ok(message),
             Ok(_) => return Err(not("an object")),
             // What can be passed over is JSON all the same.
@@ -159,7 +160,7 @@ impl<'a> Body<'a> {
 fn message_of(raw: &RawValue) -> Message<'_> {
     let text = raw.get();
     if text.len() > MESSAGE_BYTES_MAX {
-        return (text, Err(FieldError::new("", format!("must have at most {MESSAGE_BYTES_MAX} bytes"))));
+        return (text, Err(too_large()));
     }
     let message = match serde_json::from_str(text) {
         Ok(Value::Object(message)) => Ok(message),
@@ -167,6 +168,10 @@ fn message_of(raw: &RawValue) -> Message<'_> {
         Err(_) => Err(too_deep()),
     };
     (text, message)
+}
+
+fn too_large() -> FieldError {
+    FieldError::new("", format!("must have at most {MESSAGE_BYTES_MAX} bytes"))
 }
 
 fn too_deep() -> FieldError {
