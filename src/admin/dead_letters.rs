@@ -20,7 +20,7 @@ use super::audit::recorded;
 use super::query::{Key, Params};
 use super::refusal::{bad_query, not_found, of_bus};
 use crate::bus::{Bus, DeadLetter};
-use crate::event::{EventRef, FieldError, Reason, subject};
+use crate::event::{EventRef, Reason, subject};
 use crate::http::Problem;
 use crate::quarantine::{self, Input, Replayed};
 use crate::store::{AuditOutcome, Change, Page};
@@ -77,10 +77,17 @@ struct ShownInput {
     content_type: String,
     request_id: String,
     correlation_id: String,
-    errors: Vec<FieldError>,
+    errors: Vec<Wrong>,
     attributes: BTreeMap<String, String>,
     #[serde(flatten)]
     data: Data,
+}
+
+/// What was wrong, and where.
+#[derive(Serialize, JsonSchema)]
+struct Wrong {
+    pointer: String,
+    detail: String,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -303,7 +310,7 @@ fn shown(letter: DeadLetter, with_payload: bool) -> Shown {
 
 fn input(payload: &[u8]) -> Option<Payload> {
     let input = Input::read(payload)?;
-    let errors = input.errors.into_iter().map(|fault| FieldError::new(fault.pointer, fault.detail));
+    let errors = input.errors.into_iter().map(|fault| Wrong { pointer: fault.pointer, detail: fault.detail });
     let attributes = input.attributes.into_iter().map(|attribute| (attribute.name, attribute.value));
     let data = match std::str::from_utf8(&input.data) {
         Ok(text) => Data::Text(text.to_owned()),

@@ -247,6 +247,29 @@ pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>
     Ok(accepted)
 }
 
+/// The event of an encoded `IngestEventRequest`. Makes no message of it: it may be one that must not be made.
+pub fn event_of(request: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader::new(request);
+    while let Ok(Some((number, value))) = reader.next() {
+        if number == 1 {
+            return value.bytes().ok();
+        }
+    }
+    None
+}
+
+/// The app that an encoded event says it belongs to, as far as it can be read.
+pub fn app_of(event: &[u8]) -> Option<&str> {
+    let mut app = None;
+    let mut reader = Reader::new(event);
+    while let Ok(Some((number, value))) = reader.next() {
+        if number == 2 {
+            app = value.text().ok();
+        }
+    }
+    app
+}
+
 impl Refused {
     pub fn new(detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), errors: Vec::new() }

@@ -23,8 +23,7 @@ use super::exchange::Exchange;
 use super::{Destination, Gateway};
 use crate::bus::{KeptInput, RefusedInput};
 use crate::causes::chain;
-use crate::event::proto::{EventEnvelope, IngestEventRequest};
-use crate::event::request::{Accepted, Refused};
+use crate::event::request::{Accepted, Refused, app_of, event_of};
 use crate::event::{FieldError, Reason, is_app_id, is_of_other_app, new_id, otlp};
 use crate::http::Inbound;
 use crate::metrics;
@@ -345,8 +344,8 @@ fn app_in(form: Form, data: &[u8]) -> Option<String> {
     let app = match form {
         Form::Json => serde_json::from_slice::<Single>(data).ok()?.event.app_id,
         Form::JsonEvent => serde_json::from_slice::<Event>(data).ok()?.app_id,
-        Form::Protobuf => Some(IngestEventRequest::decode(data).ok()?.event?.app_id),
-        Form::ProtobufEvent => Some(EventEnvelope::decode(data).ok()?.app_id),
+        Form::Protobuf => app_of(event_of(data)?).map(str::to_owned),
+        Form::ProtobufEvent => app_of(data).map(str::to_owned),
         Form::CloudEvent => serde_json::from_slice::<OfCloudEvent>(data).ok()?.appid,
         _ => None,
     };

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::examples;
 use crate::admin::BASE;
 use crate::admin::routes::{Listed, Verb};
+use crate::event::Reason;
 use crate::openapi::{Operation, reference};
 
 const DOCUMENTS: &str = "documents";
@@ -172,16 +173,22 @@ fn of_dead_letters(verb: Verb, path: &str) -> Option<Operation> {
             let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
             let list = new("listDeadLetters", "List dead letters, the latest first")
                 .about("With filters a page may have fewer items than its limit, or none, and still not be the last.")
-                .parameter(query("kind", "Given up by a consumer, or refused.", json!({"enum": ["message", "input"]}), None))
+                .parameter(query(
+                    "kind",
+                    "Given up by a consumer, or refused.",
+                    json!({"enum": ["message", "input"]}),
+                    None,
+                ))
                 .parameter(query("consumer", "Who gave it up.", text(), None))
                 .parameter(query("app_id", "Of the app.", text(), None))
                 .parameter(query("reason_code", "Why input was refused.", json!({"enum": reasons}), None));
             paged(list, "DeadLetter")
         }
-        (Verb::Get, "/dead-letters/counts") => {
-            new("countDeadLetters", "Count refused input by app and reason, the most first")
-                .answer(200, "The counts.", json_of("DeadLetterCounts"))
-        }
+        (Verb::Get, "/dead-letters/counts") => new(
+            "countDeadLetters",
+            "Count refused input by app and reason, the most first",
+        )
+        .answer(200, "The counts.", json_of("DeadLetterCounts")),
         (Verb::Delete, "/dead-letters") => new("purgeDeadLetters", "Delete all dead letters")
             .parameter(query("before", "Only those that died before then.", moment(), Some(json!("30d"))))
             .answer(200, "How many are gone.", json_of("Deleted")),
