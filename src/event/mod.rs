@@ -25,7 +25,7 @@ pub mod reason;
 pub mod request;
 mod rules;
 pub mod segment;
-mod struct_writer;
+pub mod struct_writer;
 pub mod subject;
 
 mod json_view;
