@@ -187,7 +187,7 @@ fn custom(name: &str) -> Payload {
 /// A page without a name is called by its path, title or address.
 fn screen(call: Call, message: &mut Object<'_>, own: &Object<'_>) -> Payload {
     let named = text(message, &["name"]);
-    let of_page = || ["path", "title", "url"].iter().find_map(|name| own.get(*name)?.as_str());
+    let of_page = || ["path", "title", "url"].iter().find_map(|name| own.get(name)?.as_str());
     let screen_name = if named.is_empty() { of_page().unwrap_or_default().to_owned() } else { named };
     if screen_name.is_empty() {
         return custom(if call == Call::Page { "page" } else { "screen" });
