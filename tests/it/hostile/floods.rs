@@ -135,8 +135,11 @@ fn floods(port: Port) -> Vec<(&'static str, Vec<u8>, End)> {
     ]
 }
 
+/// Name, frames, frames that follow again and again, whether what comes back is read, the end.
+type Stayer = (&'static str, Vec<u8>, Option<Again>, bool, End);
+
 /// Clients that would stay for ever.
-fn stayers() -> Vec<(&'static str, Vec<u8>, Option<Again>, bool, End)> {
+fn stayers() -> Vec<Stayer> {
     let ping = frame(PING, 0, 0, b"12345678");
     let now = Duration::ZERO;
     let slowly = Duration::from_millis(100);

@@ -88,7 +88,7 @@ fn whole(port: Port, app: &str, id: &str) -> String {
 /// What the braces of the table hold.
 pub(super) fn named(port: Port, id: &str, name: &str) -> Option<Vec<u8>> {
     let event = document(port, "first", id);
-    Some(match name {
+    let text = match name {
         "head" => head(port),
         "path" => path(port).to_owned(),
         "length" => event.len().to_string(),
@@ -98,8 +98,8 @@ pub(super) fn named(port: Port, id: &str, name: &str) -> Option<Vec<u8>> {
         "smuggled" => whole(port, "smuggled", id),
         "smuggled length" => whole(port, "smuggled", id).len().to_string(),
         _ => return None,
-    })
-    .map(String::into_bytes)
+    };
+    Some(text.into_bytes())
 }
 
 fn rows() -> Vec<Row> {
