@@ -29,8 +29,6 @@ include!(concat!(env!("OUT_DIR"), "/descriptions.rs"));
 const NO_CONTROL: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 /// A number as text.
 const NUMBER: &str = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$";
-/// What is only a whole number in some other form, such as 5.0, is taken as well.
-const INTEGER: &str = "^-?(0|[1-9][0-9]*)$";
 const PROPERTIES: &str = "Properties";
 
 /// Every message and enum by its name, for the schemas of a document whose own lie under `prefix`.
@@ -145,7 +143,7 @@ fn scalar(field: &Field) -> Value {
     let rules = field.rules;
     let integer = |format: &str, min: i64, max: i64| {
         let (min, max) = (rules.min.unwrap_or(min), rules.max.unwrap_or(max));
-        json!({"type": ["integer", "string"], "format": format, "minimum": min, "maximum": max, "pattern": INTEGER})
+        json!({"type": ["integer", "string"], "format": format, "minimum": min, "maximum": max, "pattern": digits(min, max)})
     };
     match &field.shape {
         Shape::Bool => json!({"type": ["boolean"]}),
@@ -164,6 +162,14 @@ fn scalar(field: &Field) -> Value {
             schema
         }
     }
+}
+
+/// An integer as text, of as many digits as always fit. What is a whole number in another form, such as 5.0, is taken as
+/// well.
+fn digits(min: i64, max: i64) -> String {
+    let sign = if min < 0 { "-?" } else { "" };
+    let more = max.to_string().len().saturating_sub(2);
+    format!("^{sign}(0|[1-9][0-9]{{0,{more}}})$")
 }
 
 fn set(schema: &mut Value, name: &str, bound: Option<usize>) {
