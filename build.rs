@@ -109,6 +109,10 @@ impl Tables<'_> {
             return Err(format!("{name} has more than {FIELDS_MAX} fields: see FIELDS_MAX in src/event").into());
         }
         fields.sort_by_key(|field| field.number());
+        let own = fields.iter().filter(|field| field.oneof_index.is_none()).map(|field| field.number());
+        if name == "EventEnvelope" && !own.eq(1..=9) {
+            return Err("src/event/accept.rs checks the fields 1 to 9 of EventEnvelope, and no others".into());
+        }
         let mut required = 0_u64;
         for (position, field) in fields.into_iter().enumerate() {
             let own = described.get_field_by_name(field.name()).ok_or("a field without a description")?;
