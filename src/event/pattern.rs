@@ -15,6 +15,7 @@ pub enum Pattern {
 
 impl Pattern {
     /// Whether UTF-8 text looks so.
+    #[inline]
     pub(super) fn allows(self, text: &[u8]) -> bool {
         match self {
             Self::AppId => text.is_empty() || is_name(text),

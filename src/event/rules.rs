@@ -99,6 +99,7 @@ fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
     }
 }
 
+#[inline(always)]
 pub(super) fn check_text(rules: &Rules, text: &[u8], at: &Path<'_>, errors: &mut Errors) {
     if let Some(bytes_max) = rules.bytes_max
         && text.len() > bytes_max
@@ -111,6 +112,7 @@ pub(super) fn check_text(rules: &Rules, text: &[u8], at: &Path<'_>, errors: &mut
     }
 }
 
+#[inline(always)]
 pub(super) fn check_integer(rules: &Rules, number: i64, at: &Path<'_>, errors: &mut Errors) {
     let below = rules.min.is_some_and(|min| number < min);
     if !below && rules.max.is_none_or(|max| number <= max) {
