@@ -68,6 +68,9 @@ fn cases() -> Vec<Case> {
     };
     let mut other_record = record.clone();
     other_record["eventName"] = json!("other");
+    // One that was sent before would be the same event.
+    let mut third_record = record.clone();
+    third_record["eventName"] = json!("third");
     let lines = format!("{}\n\n {} \n", small(), large("line"));
     let single = IngestEventRequest { event: Some(envelope(large("protobuf"))) }.encode_to_vec();
     let events = [large("p1"), small(), large("p2")].map(envelope).to_vec();
@@ -103,7 +106,7 @@ fn cases() -> Vec<Case> {
             otlp::from_json(&export(vec![record.clone(), record, other_record.clone()])).unwrap(),
             &[Form::Otlp; 3],
         ),
-        case("/v1/logs", "", JSON, export(vec![other_record]), &[Form::Otlp]),
+        case("/v1/logs", "", JSON, export(vec![third_record]), &[Form::Otlp]),
     ]
 }
 
