@@ -65,7 +65,7 @@ openapi examples="60":
     .ci/setup --tests
     CAUSALITY_OPENAPI_EXAMPLES={{examples}} cargo test --test it -- --nocapture --test-threads=1 openapi::
 
-# Each parser, or those named (json, protobuf, http, cel, jsonpath, yaml, settings), is fuzzed for so long; a finding ends it
+# Each parser, or those named (fuzz/README.md lists them), is fuzzed for so long; a finding ends it
 fuzz seconds="600" *TARGETS:
     .ci/setup
     fuzz/run {{seconds}} {{TARGETS}}

@@ -87,6 +87,14 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 
+/// The fuzz targets: their seeds are replayed among the tests. They call this crate by its name.
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "it is a crate of its own for the fuzzer")]
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
+#[cfg(test)]
+extern crate self as causality;
+
 /// The servers that the conformance suites run against; also part of `tests/it`.
 #[cfg(test)]
 #[allow(dead_code, reason = "each test binary uses its own part")]

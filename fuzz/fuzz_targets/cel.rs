@@ -1,9 +1,4 @@
-//! Expressions: parsed, checked, and evaluated within their budget.
+//! See `fuzz/src/rules.rs`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use serde_json::json;
-
-mod event;
-
-fuzz_target!(|source: &str| event::try_rule(json!({"name": "fuzzed", "expression": source})));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| causality_fuzz::rules::cel(input));

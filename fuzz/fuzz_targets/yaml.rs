@@ -1,10 +1,4 @@
-//! Files of `causality apply`.
+//! See `fuzz/src/yaml.rs`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|text: &str| {
-    if let Err(refusal) = causality::cli::apply::count_documents("fuzzed.yaml", text) {
-        assert!(refusal.starts_with("fuzzed.yaml"), "{refusal}");
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| causality_fuzz::yaml::run(input));

@@ -110,7 +110,7 @@ impl Gateway {
 }
 
 /// The attributes of the binary mode.
-fn attributes(headers: &HeaderMap) -> Result<Vec<(&str, Cow<'_, str>)>, Problem> {
+pub(super) fn attributes(headers: &HeaderMap) -> Result<Vec<(&str, Cow<'_, str>)>, Problem> {
     let mut attributes = Vec::new();
     for (name, value) in headers {
         let Some(name) = name.as_str().strip_prefix(PREFIX) else { continue };

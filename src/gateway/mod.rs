@@ -12,6 +12,8 @@ mod cors;
 mod credentials;
 mod exchange;
 mod form;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod idempotency_key;
 mod ingest;
 mod intake;

@@ -289,10 +289,25 @@ async fn what_properties_cannot_hold_is_kept_as_it_was_sent() {
     let gateway = TestGateway::start(Settings::default()).await;
     let many: serde_json::Map<String, Value> = (0..1_001).map(|n| (n.to_string(), n.into())).collect();
     let message = json!({"event": "E", "userId": "u", "properties": many});
+    let mut keyed = message.clone();
+    keyed["writeKey"] = "shop".into();
+    for sent in [&message, &keyed] {
+        assert_eq!(send(&gateway, "/v1/t", sent).await.status, 200);
+    }
+    for view in &views(&gateway, 2).await {
+        let kept = view["custom_event"]["properties"]["$segment"]["message"].as_str().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(kept).unwrap(), message, "the key is in no event");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_uses_the_name_of_the_rest_loses_nothing() {
+    let gateway = TestGateway::start(Settings::default()).await;
+    let message = json!({"event": "E", "userId": "u", "$segment": "its own", "properties": {"$segment": "a property"}});
     assert_eq!(send(&gateway, "/v1/t", &message).await.status, 200);
     let view = &views(&gateway, 1).await[0];
-    let kept = view["custom_event"]["properties"]["$segment"]["message"].as_str().unwrap();
-    assert_eq!(serde_json::from_str::<Value>(kept).unwrap(), message);
+    let rest = json!({"$segment": {"$segment": ["a property", "its own"]}});
+    assert_eq!(view["custom_event"]["properties"], rest);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! Invariants: no byte is inflated before its memory is taken; a body that ends early, or goes on after the end of
 //! its coded data, is refused. A decoder's window is part of what it has written out: at most that much is touched.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::pin::pin;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::Body;
 use zstd::stream::raw;
 use zstd::stream::zio;
 
@@ -26,7 +28,7 @@ const ACCEPTED: &str = "gzip, deflate, br, zstd";
 /// A body may inflate to this many times its size: batches of equal events reach some 100.
 pub(super) const RATIO_MAX: usize = 250;
 /// Bodies up to this size may inflate by more.
-const RATIO_FREE_BYTES: usize = 64 * 1024;
+pub(super) const RATIO_FREE_BYTES: usize = 64 * 1024;
 /// The largest window of zstd, as a power of two: what RFC 9659 asks of every decoder, and no more.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Coded bytes between two looks at the memory, and the buffer of the brotli decoder.
@@ -90,12 +92,23 @@ pub async fn read_coded(
     bytes_max: usize,
     timeout: Duration,
 ) -> Result<Bytes, BodyError> {
-    tokio::time::timeout(timeout, inflate(body, coding, bytes_max)).await.map_err(|_| BodyError::Timeout)?
+    let memory = body.memory();
+    let inflated = inflate(body, coding, bytes_max, move |bytes| memory.came(bytes).is_ok());
+    tokio::time::timeout(timeout, inflated).await.map_err(|_| BodyError::Timeout)?
 }
 
-async fn inflate(body: &mut Inbound, coding: Coding, bytes_max: usize) -> Result<Bytes, BodyError> {
-    let memory = body.memory();
-    let mut decoder = Decoder::new(coding, Output::new(bytes_max, move |bytes| memory.came(bytes).is_ok()))?;
+/// `take` takes the memory for so many more bytes; false when there is none.
+pub(super) async fn inflate<B>(
+    body: B,
+    coding: Coding,
+    bytes_max: usize,
+    take: impl FnMut(usize) -> bool + Send + 'static,
+) -> Result<Bytes, BodyError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut decoder = Decoder::new(coding, Output::new(bytes_max, take))?;
     let (mut body, mut sent) = (pin!(body), 0);
     while let Some(frame) = body.frame().await {
         // Trailers are read over.
@@ -109,7 +122,6 @@ async fn inflate(body: &mut Inbound, coding: Coding, bytes_max: usize) -> Result
     decoder.finish()
 }
 
-/// Takes the memory for so many more bytes; false when there is none.
 type Take = Box<dyn FnMut(usize) -> bool + Send>;
 
 /// What was inflated.

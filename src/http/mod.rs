@@ -13,6 +13,8 @@ mod connections;
 mod drain;
 mod dress;
 mod drive;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod head;
 mod memory;
 pub mod own_origin;

@@ -3,6 +3,8 @@
 //! Nothing that was sent is lost: what has no field of its own goes to the event's `properties`, what is not a property
 //! itself under [`REST`] there.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use prost::Message as _;
@@ -160,20 +162,34 @@ fn payload<'a>(call: Call, mut message: Object<'a>, user_id: &str, raw: &str) ->
         && let Some(taken) = own.insert(REST, Value::Object(message))
         && let Some(Value::Object(rest)) = own.get_mut(REST)
     {
+        // A message may have a member of this name beside a property of it.
+        let taken = match rest.remove(REST) {
+            Some(other) => Value::Array(vec![taken, other]),
+            None => taken,
+        };
         rest.insert(REST, taken);
     }
     let kept = properties(&own, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX);
     (payload, kept.unwrap_or_else(|| as_sent(raw)))
 }
 
-/// The message as the text that it was.
+/// The text of a message without its write key, which is a secret.
+fn without_key(raw: &str) -> Cow<'_, str> {
+    let Ok(mut message) = serde_json::from_str::<serde_json::Map<_, _>>(raw) else { return raw.into() };
+    match message.remove("writeKey") {
+        Some(_) => serde_json::Value::Object(message).to_string().into(),
+        None => raw.into(),
+    }
+}
+
+/// The message as the text that it was, but for its write key.
 fn as_sent(raw: &str) -> Vec<u8> {
     let mut members = Vec::with_capacity(raw.len() + EVENT_BYTES);
     let mut writer = StructWriter::new(&mut members);
     let rest = writer.begin_member(REST);
     let object = writer.begin_object();
     let message = writer.begin_member("message");
-    writer.text(raw);
+    writer.text(&without_key(raw));
     writer.end_member(message);
     writer.end(object);
     writer.end_member(rest);

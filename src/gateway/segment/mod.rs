@@ -28,7 +28,7 @@ use crate::quarantine::Form as Kept;
 use crate::store::key_hash;
 
 /// Of a batch: what Segment takes.
-const BATCH_BYTES_MAX: usize = 500 * 1024;
+pub(super) const BATCH_BYTES_MAX: usize = 500 * 1024;
 /// Messages that are told of in a reply.
 const TOLD_MAX: usize = 16;
 /// What is told of one message, but for what is wrong with it.
@@ -181,7 +181,7 @@ fn too_large(problem: Problem, bytes_max: usize) -> Problem {
 
 /// One word for the whole: when the bus stored less than it should have, the whole is to be sent again, and what was
 /// stored is told by its `messageId`.
-fn answer(verdicts: &Verdicts) -> Result<Response<Full<Bytes>>, Problem> {
+pub(super) fn answer(verdicts: &Verdicts) -> Result<Response<Full<Bytes>>, Problem> {
     let mut refused = Vec::new();
     for (index, verdict) in verdicts.iter().enumerate() {
         match verdict {
@@ -206,7 +206,7 @@ fn answer(verdicts: &Verdicts) -> Result<Response<Full<Bytes>>, Problem> {
 }
 
 /// What the reply takes at most, whatever the bus answers.
-fn reply_bytes(verdicts: &Verdicts) -> usize {
+pub(super) fn reply_bytes(verdicts: &Verdicts) -> usize {
     let each = verdicts.iter().map(|verdict| match verdict {
         // Quotes in texts are escaped.
         Verdict::Invalid(errors) => {
