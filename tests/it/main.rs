@@ -30,6 +30,7 @@ mod object_faults;
 mod objects_gone;
 mod openapi;
 mod protocols;
+mod quarantined;
 mod roles;
 mod sdks;
 mod settings;
