@@ -29,7 +29,7 @@ use tracing::{error, info, warn};
 
 use crate::bus::Bus;
 use crate::causes::chain;
-use crate::config::{Address, Config, Loaded};
+use crate::config::{Config, Loaded};
 use crate::gateway::{Access, Destination, KeyRing};
 use crate::http::{MemoryBudget, Readiness};
 use crate::reaction::{run_dispatcher, run_engine};
@@ -44,7 +44,7 @@ pub use engines::{How, StartFailure, migrate};
 
 use certificates::Certificates;
 use engines::{Choice, Engines};
-use listeners::Listeners;
+use listeners::{Listeners, bind, rebind};
 use signals::{Signals, serve_on};
 use watched::Watched;
 
@@ -495,17 +495,4 @@ async fn discard(plan: &Plan, limits: &Listeners, listener: TcpListener, mut sto
     stop.exit_on_second();
     serving.await;
     Ok(())
-}
-
-async fn bind(address: &Address, setting: &str) -> anyhow::Result<TcpListener> {
-    let text = address.host_port();
-    TcpListener::bind(&text).await.with_context(|| format!("cannot listen on {text} ({setting})"))
-}
-
-/// The listener that was bound at the start, or after a failure a new one at the same address.
-async fn rebind(listener: Option<TcpListener>, address: &Address, setting: &str) -> anyhow::Result<TcpListener> {
-    match listener {
-        Some(listener) => Ok(listener),
-        None => bind(address, setting).await,
-    }
 }

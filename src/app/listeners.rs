@@ -1,9 +1,11 @@
-//! What the listeners of the process share: the memory for requests, and file descriptors; and their certificates.
+//! The listeners of the process, and what they share: the memory for requests, file descriptors and certificates.
 
+use anyhow::Context;
+use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::certificates::Certificates;
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::http::{self, MemoryBudget};
 
 /// Admin connections; people and scrapers, not apps.
@@ -60,6 +62,23 @@ fn memory(config: &Config) -> MemoryBudget {
     let bytes_max = config.http_memory_max.0 as usize;
     let body_bytes_max = config.http_body_memory_max.map_or(bytes_max / 4 * BODY_PARTS, |size| size.0 as usize);
     MemoryBudget::with_caps(bytes_max, config.http_max_requests.0, body_bytes_max)
+}
+
+pub(super) async fn bind(address: &Address, setting: &str) -> anyhow::Result<TcpListener> {
+    let text = address.host_port();
+    TcpListener::bind(&text).await.with_context(|| format!("cannot listen on {text} ({setting})"))
+}
+
+/// The listener that was bound at the start, or after a failure a new one at the same address.
+pub(super) async fn rebind(
+    listener: Option<TcpListener>,
+    address: &Address,
+    setting: &str,
+) -> anyhow::Result<TcpListener> {
+    match listener {
+        Some(listener) => Ok(listener),
+        None => bind(address, setting).await,
+    }
 }
 
 #[cfg(test)]
