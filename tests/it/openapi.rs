@@ -122,6 +122,6 @@ fn fuzz(name: &str, url: &str, headers: &[&str]) -> usize {
 
 /// From the line `12345 generated, 12345 passed`.
 fn cases(said: &str) -> usize {
-    let counts = said.lines().filter_map(|line| line.trim().split_once(" generated, ")?.0.parse().ok());
-    counts.last().unwrap_or(0)
+    let mut counts = said.lines().filter_map(|line| line.trim().split_once(" generated, ")?.0.parse().ok());
+    counts.next_back().unwrap_or(0)
 }
