@@ -10,7 +10,7 @@ use crate::bus::Batch;
 /// In the place of a consumer's name.
 pub(super) const REFUSED_BY: &str = "gateway";
 /// What one of them takes beside its texts and its payload, by estimate.
-const OVERHEAD_BYTES: u64 = 256;
+pub(super) const OVERHEAD_BYTES: u64 = 256;
 
 /// Input to be kept. What the payload means, and what the subject says, are the caller's.
 #[derive(Clone, Debug, PartialEq, Eq)]

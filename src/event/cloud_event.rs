@@ -4,10 +4,10 @@
 //! it has beside that is the member `cloudevent` of them.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 
 use super::accept::Arrival;
@@ -349,12 +349,8 @@ fn idempotency_key(source: &str, id: &str) -> String {
         // A URI has no space: no other pair reads the same.
         return format!("{source} {id}");
     }
-    let mut key = String::from("sha256:");
-    for byte in digest(&SHA256, format!("{}:{source}{id}", source.len()).as_bytes()).as_ref() {
-        // Writing to a string does not fail.
-        let _ = write!(key, "{byte:02x}");
-    }
-    key
+    let digest = digest(&SHA256, format!("{}:{source}{id}", source.len()).as_bytes());
+    format!("sha256:{}", HEXLOWER.encode(digest.as_ref()))
 }
 
 /// Where the sender finds what is wrong with the event that was made of its CloudEvent.

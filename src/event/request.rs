@@ -4,6 +4,7 @@
 //! event does not touch the others. JSON goes straight to the bytes that are stored, without a
 //! message in between.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use prost::Message as _;
@@ -24,6 +25,16 @@ use super::wire::{DecodeError, Reader, put_bytes};
 pub struct Refused {
     pub detail: String,
     pub errors: Vec<FieldError>,
+}
+
+impl Refused {
+    /// What is wrong, each with its place: the whole body's where nothing of it is named.
+    pub fn told(&self) -> Cow<'_, [FieldError]> {
+        match self.errors.is_empty() {
+            true => vec![FieldError::new("", self.detail.clone())].into(),
+            false => self.errors.as_slice().into(),
+        }
+    }
 }
 
 /// Events that passed, encoded as they are to be stored, and what is wrong with those that did not.

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use super::exchange::Exchange;
-use super::form::Form;
+use super::form::{self, Form};
 use super::quarantine::Origin;
 use super::{Gateway, idempotency_key};
 use crate::event::{Arrival, cloud_event};
@@ -37,8 +37,7 @@ pub(super) enum Mode {
 impl Mode {
     /// Nothing when the request is no CloudEvent.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let content_type =
-            header_value(headers, CONTENT_TYPE).map(|value| media_type(value.as_bytes())).unwrap_or_default();
+        let content_type = form::media_type(headers);
         let starts_with =
             |start: &[u8]| content_type.get(..start.len()).is_some_and(|it| it.eq_ignore_ascii_case(start));
         let format = |start: &[u8]| &content_type[start.len()..];
@@ -55,10 +54,6 @@ impl Mode {
 /// The JSON format is the default one.
 fn is_json(format: &[u8]) -> bool {
     format.is_empty() || format.eq_ignore_ascii_case(JSON)
-}
-
-fn media_type(content_type: &[u8]) -> &[u8] {
-    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
 impl Gateway {

@@ -1,7 +1,7 @@
 //! The form of a request's body, read from its headers; the reply has the same form.
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::http::{Problem, header_value};
 
@@ -28,10 +28,15 @@ const TYPES_HINT: &str = "Content-Type must be application/json, application/x-n
 const FORM_HINT: &str = "Content-Type is application/x-www-form-urlencoded, as curl -d says when it is not told \
                          otherwise. Events are JSON: add -H 'Content-Type: application/json'.";
 
+/// What `Content-Type` names, without its parameters; empty where there is none.
+pub(super) fn media_type(headers: &HeaderMap) -> &[u8] {
+    let value = header_value(headers, CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
 impl Form {
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let Some(value) = header_value(headers, CONTENT_TYPE) else { return Ok(Form::Json) };
-        let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let media_type = media_type(headers);
         let is = |known: &&str| media_type.eq_ignore_ascii_case(known.as_bytes());
         if media_type.is_empty() || JSON_TYPES.iter().any(is) {
             return Ok(Form::Json);

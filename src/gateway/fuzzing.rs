@@ -13,9 +13,8 @@ use super::segment::{self, Asked};
 use super::{Destination, Gateway, Settings};
 use crate::event::Arrival;
 use crate::event::cloud_event;
-use crate::event::is_app_id;
 use crate::event::request::{Accepted, Refused};
-use crate::event::segment::{Body, MESSAGE_BYTES_MAX};
+use crate::event::segment::MESSAGE_BYTES_MAX;
 use crate::http::{Problem, Readiness};
 
 /// A gateway that asks nobody for a key and stores nothing.
@@ -47,16 +46,11 @@ pub fn segment(path: &str, headers: &HeaderMap, body: &[u8], show: impl FnOnce(&
     let (mut head, ()) = Request::new(()).into_parts();
     head.headers.clone_from(headers);
     let exchange = Exchange::begin(&head, gateway.pages.of(&head));
-    let messages = match call {
-        Some(_) => Body::of_message(body),
-        None => Body::of_batch(body, gateway.batch_events_max),
-    };
     let mut body_bytes_max = usize::MAX;
-    let answered = match messages {
+    let answered = match segment::read(call, body, gateway.batch_events_max) {
         Err(refused) => Err(Problem::new(StatusCode::BAD_REQUEST, refused.detail)),
         Ok(mut messages) => {
-            let named = super::credentials::named(headers).or(messages.write_key().map(str::to_owned));
-            let app = named.filter(|app| is_app_id(app)).unwrap_or_default();
+            let app = segment::named_app(headers, &messages);
             let accepted = messages.accept(body, call, &app, &gateway.arrival(&exchange.caller));
             show(&accepted);
             let (verdicts, _) = gateway.judge(accepted);

@@ -11,6 +11,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use serde_json::json;
 
 use super::exchange::Exchange;
+use super::form;
 use super::intake::{Verdict, Verdicts};
 use super::quarantine::Origin;
 use super::{Gateway, reply};
@@ -30,8 +31,7 @@ pub(super) enum LogsForm {
 
 impl LogsForm {
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(CONTENT_TYPE)?.as_bytes();
-        let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let media_type = form::media_type(headers);
         [("application/x-protobuf", Self::Protobuf), ("application/json", Self::Json)]
             .into_iter()
             .find_map(|(name, form)| media_type.eq_ignore_ascii_case(name.as_bytes()).then_some(form))

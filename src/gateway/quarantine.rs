@@ -141,9 +141,8 @@ impl Gateway {
         match judged {
             Err(refused) if is_of_other_app(&refused.errors) => {}
             Err(refused) => {
-                let whole = [FieldError::new("", refused.detail.clone())];
-                let errors = if refused.errors.is_empty() { &whole } else { refused.errors.as_slice() };
-                let input = self.input(origin, origin.whole, Reason::of_whole(refused), errors, body.clone(), exchange);
+                let (reason, errors) = (Reason::of_whole(refused), refused.told());
+                let input = self.input(origin, origin.whole, reason, &errors, body.clone(), exchange);
                 exchange.waiting.get_or_insert_default().push(input, self.body_bytes_max);
             }
             Ok(accepted) => {

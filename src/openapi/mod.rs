@@ -133,6 +133,23 @@ impl Document {
 }
 
 impl Refusal {
+    /// What every listener says of a body that does not come.
+    pub const REQUEST_TIMEOUT: Self = Self {
+        status: 408,
+        name: "RequestTimeout",
+        description: "The body did not arrive in time.",
+        example: "The body did not arrive in time.",
+        headers: &[],
+    };
+    /// The same of a head that is too large.
+    pub const HEADER_FIELDS_TOO_LARGE: Self = Self {
+        status: 431,
+        name: "RequestHeaderFieldsTooLarge",
+        description: "The request line and the headers are too large together. There is no body.",
+        example: "",
+        headers: &[],
+    };
+
     fn response(&self, common_headers: &[&str]) -> Value {
         let names = self.headers.iter().chain(common_headers);
         let mut response = json!({"description": self.description, "headers": headers(names)});

@@ -1,6 +1,7 @@
 //! A document as it is served: made once, and answered without a body to whoever has it already.
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
@@ -24,9 +25,9 @@ impl Served {
 
     pub fn new(body: Bytes, media_type: HeaderValue) -> Self {
         let hash = digest(&SHA256, &body);
-        let hex: String = hash.as_ref()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
         // Hexadecimal digits in quotes are always a header's value.
-        let etag = HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""));
+        let etag = HeaderValue::try_from(format!("\"{}\"", HEXLOWER.encode(&hash.as_ref()[..TAG_BYTES])))
+            .unwrap_or_else(|_| HeaderValue::from_static("\"\""));
         Self { body, media_type, etag }
     }
 

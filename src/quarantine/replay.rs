@@ -43,21 +43,17 @@ pub enum Replayed {
 /// nothing does. Repeated after an interruption, it stores nothing twice within the bus's window.
 pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> Result<Replayed, BusError> {
     let Some(mut input) = Input::read(&letter.payload) else { return Ok(Replayed::Unreadable) };
-    let (reason, detail, errors) = match read_again(&input, settings) {
+    let refused = match read_again(&input, settings) {
         Ok(accepted) => {
             let batch = pack(&accepted);
             let Some(answers) = bus.resubmit_input(letter.id, batch).await? else { return Ok(Replayed::Gone) };
             let duplicates = answers.iter().flatten().filter(|published| published.duplicate).count();
             return Ok(Replayed::Accepted { events: answers.len(), duplicates });
         }
-        Err(refused) => (Reason::of_whole(&refused), refused.detail, refused.errors),
-    };
-    let told = match errors.is_empty() {
-        true => vec![FieldError::new("", detail.clone())],
-        false => errors.clone(),
+        Err(refused) => refused,
     };
     let before = input.clone();
-    input.set_errors(reason, &told);
+    input.set_errors(Reason::of_whole(&refused), &refused.told());
     if input != before {
         // It was not too large before; texts alone have changed.
         let Some(amended) = input.into_refused() else { return Ok(Replayed::Unreadable) };
@@ -65,7 +61,7 @@ pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> R
             return Ok(Replayed::Gone);
         }
     }
-    Ok(Replayed::StillInvalid { detail, errors })
+    Ok(Replayed::StillInvalid { detail: refused.detail, errors: refused.errors })
 }
 
 /// The events of an input, all of them valid.

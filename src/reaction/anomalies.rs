@@ -10,6 +10,7 @@
 
 use std::cmp::Ordering;
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value, json};
 use uuid::Uuid;
@@ -157,8 +158,7 @@ impl Detector {
         }
         budget.bytes(text.len())?;
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Some(format!("\"sha256:{hex}\"")))
+        Ok(Some(format!("\"sha256:{}\"", HEXLOWER.encode(digest.as_ref()))))
     }
 
     /// The first number out of bounds, for a threshold.

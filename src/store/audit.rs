@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use schemars::JsonSchema;
@@ -221,7 +222,7 @@ fn bounded(value: Value) -> Value {
     if text.len() <= VALUE_BYTES_MAX {
         return value;
     }
-    let hash: String = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = HEXLOWER.encode(digest(&SHA256, text.as_bytes()).as_ref());
     json!({"omitted_bytes": text.len(), "sha256": hash})
 }
 

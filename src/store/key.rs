@@ -1,5 +1,6 @@
 //! API keys: shown once, kept as SHA-256.
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -108,7 +109,7 @@ pub(super) fn generate() -> Result<(String, KeyHash), StoreError> {
     SystemRandom::new()
         .fill(&mut random)
         .map_err(|_| StoreError::caused(StoreErrorKind::Unavailable, "draw key", "no random numbers"))?;
-    let key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = HEXLOWER.encode(&random);
     let hash = key_hash(key.as_bytes());
     Ok((key, hash))
 }

@@ -1,5 +1,6 @@
 //! Tokens of the admin API: shown once, kept as SHA-256.
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -107,8 +108,7 @@ pub(super) fn generate() -> Result<(String, TokenHash), StoreError> {
     SystemRandom::new()
         .fill(&mut random)
         .map_err(|_| StoreError::caused(StoreErrorKind::Unavailable, "draw token", "no random numbers"))?;
-    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let token = format!("{TOKEN_PREFIX}{hex}");
+    let token = format!("{TOKEN_PREFIX}{}", HEXLOWER.encode(&random));
     let hash = hash_token(&token);
     Ok((token, hash))
 }

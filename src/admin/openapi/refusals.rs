@@ -35,13 +35,7 @@ pub(super) const ALL: &[Refusal] = &[
         example: "There is none with this id or name.",
         headers: &[],
     },
-    Refusal {
-        status: 408,
-        name: "RequestTimeout",
-        description: "The body did not arrive in time.",
-        example: "The body did not arrive in time.",
-        headers: &[],
-    },
+    Refusal::REQUEST_TIMEOUT,
     Refusal {
         status: 409,
         name: "Conflict",
@@ -78,13 +72,7 @@ pub(super) const ALL: &[Refusal] = &[
         example: "Too many tokens from this address were wrong; send again later.",
         headers: &["Retry-After"],
     },
-    Refusal {
-        status: 431,
-        name: "RequestHeaderFieldsTooLarge",
-        description: "The request line and the headers are too large together. There is no body.",
-        example: "",
-        headers: &[],
-    },
+    Refusal::HEADER_FIELDS_TOO_LARGE,
     Refusal {
         status: 500,
         name: "InternalServerError",

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::queue::{Chore, Publish, Reply};
 use super::{Engine, Shared, expand, keys_of};
-use crate::bus::input::{KeptInput, REFUSED_BY, RefusedInput};
+use crate::bus::input::{KeptInput, OVERHEAD_BYTES, REFUSED_BY, RefusedInput};
 use crate::bus::{Batch, BusError, BusErrorKind, Published};
 
 /// The bytes that inputs take, by the writer's books: never too few.
@@ -64,9 +64,9 @@ fn insert(connection: &Connection, input: &RefusedInput, dead_at_ms: i64) -> rus
 /// As [`RefusedInput::stored_bytes`] counts them. The lengths are in the rows themselves: no payload is read.
 fn bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let sql =
-        "SELECT coalesce(sum(length(CAST(subject AS BLOB)) + length(CAST(reason AS BLOB)) + length(payload) + 256), 0)
+        "SELECT coalesce(sum(length(CAST(subject AS BLOB)) + length(CAST(reason AS BLOB)) + length(payload) + ?1), 0)
         FROM dead_letters WHERE sequence = 0";
-    connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+    connection.prepare_cached(sql)?.query_row([OVERHEAD_BYTES], |row| row.get(0))
 }
 
 /// False when there is none.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use data_encoding::HEXLOWER;
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest};
 
 use super::values::{NOT_UTF8, Values, fields, for_each, pair_of, text_of};
@@ -217,7 +218,7 @@ impl<'a> Record<'a> {
         put_text(out, "severity_text", severity_text, values);
         for (key, id) in [("trace_id", trace), ("span_id", span)] {
             if let Some(Value::Bytes(id @ [_, ..])) = id {
-                properties::put_text(out, key, &hex(id));
+                properties::put_text(out, key, &HEXLOWER.encode(id));
             }
         }
         if let Some(Value::Fixed32(flags @ 1..)) = flags {
@@ -318,20 +319,12 @@ fn idempotency_key(record: &[u8], resource: &Resource<'_>, scope: &Scope<'_>, se
     let digest = hash.finish();
     let fingerprint: Fingerprint = digest.as_ref().first_chunk().copied().unwrap_or_default();
     let before = seen.count(fingerprint);
-    let mut key = format!("otlp:{}", hex(&fingerprint));
+    let mut key = format!("otlp:{}", HEXLOWER.encode(&fingerprint));
     if before > 0 {
         // Writing to a string does not fail.
         let _ = write!(key, "-{before}");
     }
     key
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// Appends a field that has text.

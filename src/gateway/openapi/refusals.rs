@@ -27,13 +27,7 @@ pub(super) const ALL: &[Refusal] = &[
         example: "The event belongs to another app than the API key.",
         headers: &[],
     },
-    Refusal {
-        status: 408,
-        name: "RequestTimeout",
-        description: "The body did not arrive in time.",
-        example: "The body did not arrive in time.",
-        headers: &[],
-    },
+    Refusal::REQUEST_TIMEOUT,
     Refusal {
         status: 413,
         name: "ContentTooLarge",
@@ -55,13 +49,7 @@ pub(super) const ALL: &[Refusal] = &[
         example: "There are too many requests with this API key; send again later.",
         headers: &["Retry-After", "X-RateLimit-Reset"],
     },
-    Refusal {
-        status: 431,
-        name: "RequestHeaderFieldsTooLarge",
-        description: "The request line and the headers are too large together. There is no body.",
-        example: "",
-        headers: &[],
-    },
+    Refusal::HEADER_FIELDS_TOO_LARGE,
     Refusal {
         status: 503,
         name: "ServiceUnavailable",

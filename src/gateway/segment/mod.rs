@@ -21,6 +21,7 @@ use super::intake::{Verdict, Verdicts};
 use super::quarantine::Origin;
 use super::reply;
 use crate::bus::BusErrorKind;
+use crate::event::request::Refused;
 use crate::event::segment::{Around, Body, Call, MESSAGE_BYTES_MAX};
 use crate::event::{FieldError, is_app_id};
 use crate::http::{Coding, Inbound, Problem};
@@ -109,11 +110,7 @@ impl Gateway {
         let bytes_max = if call.is_some() { MESSAGE_BYTES_MAX } else { BATCH_BYTES_MAX };
         let peer = body.peer();
         let text = self.read_whole(body, coding, bytes_max).await.map_err(|problem| too_large(problem, bytes_max))?;
-        let read = match call {
-            Some(_) => Body::of_message(&text),
-            None => Body::of_batch(&text, self.batch_events_max),
-        };
-        let mut messages = match read {
+        let mut messages = match read(call, &text, self.batch_events_max) {
             Ok(messages) => messages,
             Err(refused) => {
                 // Of a body that cannot be read nobody knows whose it is, unless its headers say it.
@@ -137,10 +134,7 @@ impl Gateway {
         // Where nobody is asked for a key, the write key says which app it is.
         let app = match exchange.caller.app() {
             Some(_) => String::new(),
-            None => {
-                let named = super::credentials::named(&head.headers).or(messages.write_key().map(str::to_owned));
-                named.filter(|app| is_app_id(app)).unwrap_or_default()
-            }
+            None => named_app(&head.headers, &messages),
         };
         let accepted = messages.accept(&text, call, &app, &self.arrival(&exchange.caller));
         if self.quarantines() && accepted.refused().next().is_some() {
@@ -154,6 +148,19 @@ impl Gateway {
         self.publish(&mut verdicts, batch, exchange).await;
         answer(&verdicts)
     }
+}
+
+pub(super) fn read(call: Option<Call>, text: &[u8], messages_max: usize) -> Result<Body<'_>, Refused> {
+    match call {
+        Some(_) => Body::of_message(text),
+        None => Body::of_batch(text, messages_max),
+    }
+}
+
+/// The app that the write key is the name of, wherever in the request it stands; empty when it is none.
+pub(super) fn named_app(headers: &HeaderMap, messages: &Body<'_>) -> String {
+    let named = super::credentials::named(headers).or(messages.write_key().map(str::to_owned));
+    named.filter(|app| is_app_id(app)).unwrap_or_default()
 }
 
 /// What the body is and the path says of it, to be kept with what is refused.
