@@ -151,6 +151,14 @@ fn write_map<const QUOTED: bool>(out: &mut Vec<u8>, number_of_map: u32, entry: &
 
 /// Key and value of a map entry; both are left out on the wire when they are defaults.
 pub(super) fn map_entry(bytes: &[u8]) -> (&[u8], Option<Value<'_>>) {
+    let mut reader = Reader::new(bytes);
+    // As nearly every encoder writes it: the key, then the value.
+    if let Ok(Some((1, Value::Bytes(key)))) = reader.next()
+        && let Ok(Some((2, value))) = reader.next()
+        && reader.is_empty()
+    {
+        return (key, Some(value));
+    }
     let mut entry = (&[][..], None);
     let mut reader = Reader::new(bytes);
     while let Ok(Some((number, value))) = reader.next() {

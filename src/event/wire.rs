@@ -78,6 +78,10 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
         if self.rest.is_empty() {
