@@ -180,7 +180,11 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
 
 /// What the gateway's OpenAPI document says of the settings.
 pub(super) fn shown(config: &Config) -> gateway::Shown {
-    gateway::Shown { keys: config.asks_for_keys(), batch_events_max: config.max_batch_events.0 }
+    gateway::Shown {
+        keys: config.asks_for_keys(),
+        quarantine: config.quarantine.0,
+        batch_events_max: config.max_batch_events.0,
+    }
 }
 
 /// By which refused input is read again.

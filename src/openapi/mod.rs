@@ -18,6 +18,10 @@ pub use served::Served;
 const API_VERSION: &str = "1.0.0";
 pub const SCHEMAS: &str = "#/components/schemas/";
 const PROBLEM: &str = "Problem";
+/// Why the listener may refuse any request, before its route is looked at.
+const OF_EVERY_REQUEST: &[u16] = &[400, 414, 431, 501, 503];
+pub const CACHE_CONTROL: &str = "Cache-Control";
+const ETAG: &str = "ETag";
 pub const PROBLEM_TYPE: &str = "application/problem+json";
 
 /// Why a request may be refused, for all operations of a document.
@@ -63,6 +67,9 @@ impl Document {
             statuses_used: BTreeSet::new(),
         };
         document.schema(PROBLEM, problem());
+        let text = json!({"type": "string"});
+        document.header(CACHE_CONTROL, "How long the reply may be kept: a refusal not at all.", text.clone());
+        document.header(ETAG, "Names the content: `If-None-Match` asks whether it is still the same.", text);
         document
     }
 
@@ -100,6 +107,7 @@ impl Document {
 
     /// `method` in any case.
     pub fn add(&mut self, method: &str, path: &str, operation: Operation) {
+        let operation = operation.refused(OF_EVERY_REQUEST);
         self.tags_used.insert(operation.tag);
         self.statuses_used.extend(&operation.refused);
         let refusal = |status| self.refusals.iter().find(|refusal| refusal.status == status);
@@ -141,6 +149,14 @@ impl Refusal {
         example: "The body did not arrive in time.",
         headers: &[],
     };
+    /// The same of a target that no head may have, however large it may be.
+    pub const URI_TOO_LONG: Self = Self {
+        status: 414,
+        name: "UriTooLong",
+        description: "The path and the query have more than 65,534 bytes together. There is no body.",
+        example: "",
+        headers: &[],
+    };
     /// The same of a head that is too large.
     pub const HEADER_FIELDS_TOO_LARGE: Self = Self {
         status: 431,
@@ -149,12 +165,22 @@ impl Refusal {
         example: "",
         headers: &[],
     };
+    /// The same of a body that it cannot take out of its coding.
+    pub const NOT_IMPLEMENTED: Self = Self {
+        status: 501,
+        name: "NotImplemented",
+        description: "`Transfer-Encoding` names a coding other than chunked.",
+        example: "Transfer-Encoding names a coding other than chunked.",
+        headers: &[],
+    };
 
+    /// As OpenAPI has it.
     fn response(&self, common_headers: &[&str]) -> Value {
         let names = self.headers.iter().chain(common_headers);
         let mut response = json!({"description": self.description, "headers": headers(names)});
         if !self.example.is_empty() {
             response["content"] = json!({PROBLEM_TYPE: self.content()});
+            response["headers"][CACHE_CONTROL] = header_reference(CACHE_CONTROL);
         }
         response
     }
@@ -173,8 +199,11 @@ pub fn reference(name: &str) -> Value {
 }
 
 fn headers<'n>(names: impl Iterator<Item = &'n &'n str>) -> Value {
-    let referred = |name: &&str| ((*name).to_owned(), json!({"$ref": format!("#/components/headers/{name}")}));
-    Value::Object(names.map(referred).collect())
+    Value::Object(names.map(|name| ((*name).to_owned(), header_reference(name))).collect())
+}
+
+fn header_reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/headers/{name}")})
 }
 
 /// The schema of what is read as a `T`.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Refusal, headers};
+use super::{Refusal, header_reference, headers};
 
 /// An operation in the making.
 pub struct Operation {
@@ -12,6 +12,8 @@ pub struct Operation {
     pub(super) refused: Vec<u16>,
     /// Content of refusals beside problems: a media type and its schema.
     refusal_content: Map<String, Value>,
+    /// Headers of single answers and refusals.
+    headers: Vec<(u16, &'static str)>,
 }
 
 impl Operation {
@@ -23,6 +25,7 @@ impl Operation {
             answers: Map::new(),
             refused: Vec::new(),
             refusal_content: Map::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -82,6 +85,13 @@ impl Operation {
         self
     }
 
+    /// Headers that replies with these statuses may have, beside those that all have.
+    pub fn headers(mut self, statuses: &[u16], names: &[&'static str]) -> Self {
+        let each = statuses.iter().flat_map(|status| names.iter().map(|name| (*status, *name)));
+        self.headers.extend(each);
+        self
+    }
+
     pub(super) fn finish<'r>(mut self, refusal: impl Fn(u16) -> Option<&'r Refusal>, common_headers: &[&str]) -> Value {
         for answer in self.answers.values_mut() {
             let Value::Object(common) = headers(common_headers.iter()) else { continue };
@@ -98,6 +108,11 @@ impl Operation {
             if let Some(own) = self.answers.get(&status.to_string()) {
                 response = own.clone();
                 response["content"][super::PROBLEM_TYPE] = refusal.content();
+                if let (Value::Object(own), Value::Object(more)) =
+                    (&mut response["headers"], &mut refusal.response(common_headers)["headers"])
+                {
+                    own.append(more);
+                }
             } else if !self.refusal_content.is_empty() && !refusal.example.is_empty() {
                 response = refusal.response(common_headers);
                 if let Some(content) = response["content"].as_object_mut() {
@@ -105,6 +120,16 @@ impl Operation {
                 }
             }
             self.answers.insert(status.to_string(), response);
+        }
+        for (status, name) in &self.headers {
+            let Some(answer) = self.answers.get_mut(&status.to_string()) else { continue };
+            // A refusal that all operations share does not have it.
+            if answer.get("$ref").is_some()
+                && let Some(refusal) = refusal(*status)
+            {
+                *answer = refusal.response(common_headers);
+            }
+            answer["headers"][*name] = header_reference(name);
         }
         self.value["responses"] = self.answers.into();
         self.value

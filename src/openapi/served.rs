@@ -1,4 +1,4 @@
-//! A document as it is served: made once, and answered without a body to whoever has it already.
+//! A document as it is served: made once, and answered without a body to whoever has it already. How that is documented.
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -6,7 +6,9 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use ring::digest::{SHA256, digest};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use super::Operation;
 
 /// Bytes of the hash that are its tag.
 const TAG_BYTES: usize = 16;
@@ -49,6 +51,25 @@ impl Served {
         headers.insert(ETAG, self.etag.clone());
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         reply
+    }
+}
+
+impl Operation {
+    /// Answers what is served, as these media types; nothing to HEAD.
+    pub fn serves(self, content: Option<Value>) -> Self {
+        let mut response = json!({"description": "The content."});
+        if let Some(content) = content {
+            response["content"] = content;
+        }
+        self.parameter(json!({
+            "name": "If-None-Match",
+            "in": "header",
+            "description": "The ETag of what the client has.",
+            "schema": {"type": "string"},
+        }))
+        .answer_with(200, response)
+        .answer_without_body(304, "The client has it already.")
+        .headers(&[200, 304], &[super::ETAG, super::CACHE_CONTROL])
     }
 }
 

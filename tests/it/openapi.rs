@@ -10,12 +10,19 @@ use crate::harness::{Server, binary, get, python};
 
 const TOKEN: &str = "the-first-admin-of-a-test-0123456789";
 
-fn start(dir: &Path, closed: bool) -> Server {
-    let mut environment = vec![("RATE_LIMIT_ENABLED", "false")];
-    if closed {
-        environment.extend([("AUTH_ENABLED", "true"), ("ADMIN_TOKEN", TOKEN)]);
-    }
-    Server::start(dir, &environment)
+const NO_LIMITS: (&str, &str) = ("RATE_LIMIT_ENABLED", "false");
+/// The origin that the examples are sent from.
+const PAGE: (&str, &str) = ("CORS_ALLOWED_ORIGINS", "https://shop.example");
+const CREDENTIALS: (&str, &str) = ("CORS_ALLOW_CREDENTIALS", "true");
+
+/// A server that asks for keys and tokens.
+fn start_closed(dir: &Path, rate_limit: (&str, &str)) -> Server {
+    Server::start(dir, &[("AUTH_ENABLED", "true"), ("ADMIN_TOKEN", TOKEN), rate_limit, PAGE, CREDENTIALS])
+}
+
+/// One that asks for none, and keeps what it refuses.
+fn start_open(dir: &Path) -> Server {
+    Server::start(dir, &[("QUARANTINE", "true"), NO_LIMITS, PAGE, CREDENTIALS])
 }
 
 /// A key of the app that the examples are of.
@@ -36,7 +43,8 @@ fn printed(api: &str) -> Value {
 #[test]
 fn the_documents_are_valid_and_their_examples_work() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), true);
+    // With limits, so that replies have their headers.
+    let server = start_closed(dir.path(), ("RATE_LIMIT_ENABLED", "true"));
     for (api, url) in [("gateway", &server.http), ("admin", &server.admin)] {
         let (status, served) = get(&format!("{url}/openapi.json")).unwrap();
         assert_eq!(status, 200);
@@ -51,9 +59,17 @@ fn the_documents_are_valid_and_their_examples_work() {
     assert!(sent.trim().parse::<usize>().unwrap() > 40, "{sent}");
 }
 
+#[test]
+fn what_a_gateway_without_keys_asks_for_is_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_open(dir.path());
+    let sent = python("openapi/check.py", &["open", &server.http], "");
+    assert!(sent.trim().parse::<usize>().unwrap() > 100, "{sent}");
+}
+
 /// Checks of each answer against the document, whatever was asked.
 const OF_ANSWERS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
-                          response_headers_conformance,response_schema_conformance";
+                          response_headers_conformance,response_schema_conformance,no_undocumented_header";
 
 /// What the fuzzer does in CI, the same each time, and what it does when it is asked for more.
 fn effort() -> Vec<String> {
@@ -79,25 +95,41 @@ fn effort() -> Vec<String> {
 #[test]
 fn no_request_is_answered_otherwise_than_documented() {
     let (closed, open) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (closed, open) = (start(closed.path(), true), start(open.path(), false));
+    let (closed, open) = (start_closed(closed.path(), NO_LIMITS), start_open(open.path()));
     let (key, token) = (format!("X-API-Key: {}", key(&closed)), format!("Authorization: Bearer {TOKEN}"));
-    let made = [
-        fuzz("gateway, with a key", &closed.http, &[&key]),
-        fuzz("gateway, without a key", &closed.http, &[]),
-        fuzz("gateway that asks for none", &open.http, &[]),
-        fuzz("admin API, with a token", &closed.admin, &[&token]),
-        fuzz("admin API, without a token", &closed.admin, &[]),
-        fuzz("admin API that asks for none", &open.admin, &[]),
-    ];
-    println!("{} cases: {made:?}", made.iter().sum::<usize>());
-    assert!(made.iter().all(|cases| *cases > 20), "{made:?}");
+    // The two APIs beside each other, since a run has one thread.
+    let made = std::thread::scope(|scope| {
+        let of_gateway = scope.spawn(|| {
+            [
+                fuzz("gateway, with a key", &closed.http, &[&key]),
+                fuzz("gateway, without a key", &closed.http, &[]),
+                fuzz("gateway that asks for none", &open.http, &[]),
+            ]
+        });
+        let of_admin = [
+            fuzz("admin API, with a token", &closed.admin, &[&token]),
+            fuzz("admin API, without a token", &closed.admin, &[]),
+            fuzz("admin API that asks for none", &open.admin, &[]),
+        ];
+        of_gateway.join().unwrap().into_iter().chain(of_admin).collect::<Vec<_>>()
+    });
+    made.iter().for_each(|run| println!("{}", run.said));
+    let cases: Vec<_> = made.iter().map(|run| cases(&run.said)).collect();
+    println!("{} cases: {cases:?}", cases.iter().sum::<usize>());
+    assert!(cases.iter().all(|cases| *cases > 20), "{cases:?}");
+    assert!(made.iter().all(|run| run.passed), "what failed is told above");
     for server in [&closed, &open] {
         assert_eq!(get(&format!("{}/ready", server.admin)).map(|(status, _)| status), Some(200));
     }
 }
 
-/// A run of Schemathesis; how many cases it made.
-fn fuzz(name: &str, url: &str, headers: &[&str]) -> usize {
+/// A run of Schemathesis.
+struct Fuzzed {
+    said: String,
+    passed: bool,
+}
+
+fn fuzz(name: &str, url: &str, headers: &[&str]) -> Fuzzed {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = root.join("target/python/bin/schemathesis");
     assert!(program.exists(), "Schemathesis is missing: run .ci/setup --tests");
@@ -114,10 +146,8 @@ fn fuzz(name: &str, url: &str, headers: &[&str]) -> usize {
         command.args(["--header", header]);
     }
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    println!("{name}:\n{said}");
-    assert!(output.status.success(), "{name}:\n{said}");
-    cases(&said)
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Fuzzed { said: format!("{name}:\n{out}{error}"), passed: output.status.success() }
 }
 
 /// From the line `12345 generated, 12345 passed`.

@@ -24,7 +24,7 @@ and sending that back keeps them. A document that is refused stores nothing, and
 
 **Lists** answer `items` and `next`, the `cursor` of the next page or null. An unknown parameter is refused.
 
-Another method than those listed is answered 405 with `Allow`, another path 404.";
+`HEAD` is answered where `GET` is, as `GET` without the body. Another method than those listed is answered 405 with `Allow`, another path 404.";
 
 /// The document of a process with these routes.
 pub(super) fn document(routes: &[Listed], asks_for_tokens: bool) -> Value {
@@ -49,13 +49,12 @@ fn guarded(operation: Operation, least: Least, asks_for_tokens: bool) -> Operati
     // Where no token is asked for, one may be sent all the same.
     let ways = if asks_for_tokens { json!([{"token": []}]) } else { json!([{"token": []}, {}]) };
     match least {
-        Least::Anyone => operation.security(json!([])).refused(&[400, 431]),
-        Least::Page => operation.security(json!([])).refused(&[400, 403, 431, 503]),
-        Least::Metrics => operation.security(ways).refused(&[400, 401, 429, 431, 503]),
-        Least::Role(role) => operation
-            .security(ways)
-            .extension("x-least-role", role.text())
-            .refused(&[400, 401, 403, 429, 431, 500, 503]),
+        Least::Anyone => operation.security(json!([])),
+        Least::Page => operation.security(json!([])).refused(&[403]),
+        Least::Metrics => operation.security(ways).refused(&[401, 429]),
+        Least::Role(role) => {
+            operation.security(ways).extension("x-least-role", role.text()).refused(&[401, 403, 429, 500])
+        }
     }
 }
 

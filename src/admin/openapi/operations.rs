@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::examples;
+use super::refusals::with_page_headers;
 use crate::admin::BASE;
 use crate::admin::routes::{Listed, Verb};
 use crate::event::Reason;
-use crate::openapi::{Operation, reference};
+use crate::openapi::{CACHE_CONTROL, Operation, reference};
 
 const DOCUMENTS: &str = "documents";
 const DELIVERIES: &str = "deliveries";
@@ -150,11 +151,9 @@ fn of_api(verb: Verb, path: &str) -> Option<Operation> {
         (Verb::Post, "/deliveries/{id}/retry") => by_id(new(DELIVERIES, "retryDelivery", "Send a delivery again"))
             .answer(200, "The delivery, which is due now.", json_of("Delivery"))
             .refused(&[404, 409]),
-        (Verb::Get, "/status") => new(PROCESS, "getStatus", "Version, roles, backends and backlogs").answer(
-            200,
-            "The status.",
-            json_of("Status"),
-        ),
+        (Verb::Get, "/status") => new(PROCESS, "getStatus", "Version, roles, backends and backlogs")
+            .answer(200, "The status.", json_of("Status"))
+            .headers(&[200], &[CACHE_CONTROL]),
         _ => return of_dead_letters(verb, path).or_else(|| of_access(verb, path)),
     })
 }
@@ -215,7 +214,10 @@ fn of_access(verb: Verb, path: &str) -> Option<Operation> {
         (Verb::Post, "/keys") => {
             let create = new("createKey", "Create an API key").about("The answer is the only place where it is shown.");
             let example = json!({"app_id": "shop", "name": key, "requests_per_second": 100, "burst": 200});
-            created(create.body(input("NewApiKey", &example)), "CreatedApiKey", "Keys").refused(BODY).refused(&[409])
+            created(create.body(input("NewApiKey", &example)), "CreatedApiKey", "Keys")
+                .headers(&[201], &[CACHE_CONTROL])
+                .refused(BODY)
+                .refused(&[409])
         }
         (Verb::Get, "/keys/{id}") => by_key(new("getKey", "Show an API key, but for the key itself"), &key)
             .answer(200, "About the key.", json_of("ApiKey"))
@@ -228,6 +230,7 @@ fn of_access(verb: Verb, path: &str) -> Option<Operation> {
             let create = new("createToken", "Create a token").about("The answer is the only place where it is shown.");
             let example = json!({"name": token, "role": "operator", "expires_at": "2099-12-31T00:00:00Z"});
             created(create.body(input("NewAdminToken", &example)), "CreatedAdminToken", "Tokens")
+                .headers(&[201], &[CACHE_CONTROL])
                 .refused(BODY)
                 .refused(&[409])
         }
@@ -253,27 +256,20 @@ fn of_process(path: &str) -> Option<Operation> {
     let ready =
         |example: &str| json!({"application/json": {"schema": reference("Ready"), "example": {"status": example}}});
     let page = |id: &str, summary: &str, media_type: &str| {
-        let response = json!({
-            "description": "The content.",
-            "content": {media_type: {"schema": {}}},
-            "headers": {"ETag": {"$ref": "#/components/headers/ETag"}},
-        });
-        new(id, summary)
-            .parameter(json!({"name": "If-None-Match", "in": "header", "schema": text(), "description": "An ETag."}))
-            .answer_with(200, response)
-            .answer_without_body(304, "The client has it already.")
+        with_page_headers(new(id, summary).serves(Some(json!({media_type: {"schema": {}}}))))
     };
     Some(match path {
-        "/health" => new("getHealth", "Whether the process lives").answer(200, "It lives.", json_of("Health")),
+        "/health" => new("getHealth", "Whether the process lives")
+            .answer(200, "It lives.", json_of("Health"))
+            .headers(&[200], &[CACHE_CONTROL]),
         "/ready" => new("getReady", "Whether the process works")
             .about("Those with a valid token, and everybody where none is asked for, are told why not.")
             .answer(200, "It does.", ready("ready"))
-            .answer(503, "It does not.", ready("unready")),
-        "/metrics" => new("getMetrics", "Metrics for Prometheus").answer(
-            200,
-            "Prometheus's text format.",
-            json!({"text/plain": {"schema": {"type": "string"}}}),
-        ),
+            .answer(503, "It does not.", ready("unready"))
+            .headers(&[200, 503], &[CACHE_CONTROL]),
+        "/metrics" => new("getMetrics", "Metrics for Prometheus")
+            .answer(200, "Prometheus's text format.", json!({"text/plain": {"schema": {"type": "string"}}}))
+            .headers(&[200], &[CACHE_CONTROL]),
         "/openapi.json" => page("getOpenApi", "This document", "application/json"),
         "/docs" => page("getDocs", "A page to read this document and try the API", "text/html"),
         "/docs/page.js" => page("getDocsScript", "The script of that page", "text/javascript"),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::openapi::{Document, Refusal};
+use crate::openapi::{Document, Operation, Refusal};
 
 pub(super) const ALL: &[Refusal] = &[
     Refusal {
@@ -51,6 +51,7 @@ pub(super) const ALL: &[Refusal] = &[
         example: "The body has at most 1 MiB.",
         headers: &[],
     },
+    Refusal::URI_TOO_LONG,
     Refusal {
         status: 415,
         name: "UnsupportedMediaType",
@@ -73,6 +74,7 @@ pub(super) const ALL: &[Refusal] = &[
         headers: &["Retry-After"],
     },
     Refusal::HEADER_FIELDS_TOO_LARGE,
+    Refusal::NOT_IMPLEMENTED,
     Refusal {
         status: 500,
         name: "InternalServerError",
@@ -90,6 +92,20 @@ pub(super) const ALL: &[Refusal] = &[
     },
 ];
 
+/// What a browser is told of the pages.
+const PAGE_HEADERS: [(&str, &str); 5] = [
+    ("Content-Security-Policy", "The page runs its own script and sends to its own origin, and stands in no frame."),
+    ("X-Content-Type-Options", "The media type is what it is called."),
+    ("Referrer-Policy", "Where the page links to is not told of it."),
+    ("Cross-Origin-Opener-Policy", "Other origins' windows cannot reach that of the page."),
+    ("Cross-Origin-Resource-Policy", "Pages of other origins cannot load it."),
+];
+
+/// Gives the operation of a page these headers.
+pub(super) fn with_page_headers(operation: Operation) -> Operation {
+    operation.headers(&[200, 304], &PAGE_HEADERS.map(|(name, _)| name))
+}
+
 pub(super) fn add_headers(document: &mut Document) {
     let text = || json!({"type": "string"});
     document.header("WWW-Authenticate", "How to send a token, or the role that is needed.", text());
@@ -99,5 +115,7 @@ pub(super) fn add_headers(document: &mut Document) {
         json!({"type": "integer", "minimum": 0}),
     );
     document.header("Location", "The path of what was created.", text());
-    document.header("ETag", "Names the content: `If-None-Match` asks whether it is still the same.", text());
+    for (name, description) in PAGE_HEADERS {
+        document.header(name, description, text());
+    }
 }

@@ -1,8 +1,9 @@
-//! CloudEvents in the JSON event format.
+//! CloudEvents in the JSON event format, and in the binary mode.
 
 use serde_json::{Value, json};
 
-use crate::openapi::{Document, reference};
+use super::Shown;
+use crate::openapi::{Document, Operation, reference};
 
 const EVENT: &str = "CloudEvent";
 const BATCH: &str = "CloudEventBatch";
@@ -15,7 +16,41 @@ pub(super) fn add_to(content: &mut Value) {
     content["application/cloudevents-batch+json"] = json!({"schema": reference(BATCH), "examples": {"one": many}});
 }
 
-pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
+/// Attributes that are headers in the binary mode, beside `specversion`.
+const ATTRIBUTES: [(&str, &str); 11] = [
+    ("id", "With `ce-source` it is the idempotency key."),
+    ("source", "With `ce-id` it is the idempotency key. The device, where no other header names it."),
+    ("type", "The name of the custom event."),
+    ("time", "RFC 3339."),
+    ("subject", "The device, where `ce-deviceid` is absent."),
+    ("dataschema", "Kept."),
+    ("appid", "The app."),
+    ("deviceid", "The device."),
+    ("userid", "The user."),
+    ("sessionid", "The session."),
+    ("correlationid", "What the event belongs to."),
+];
+
+/// The headers of the binary mode. All of them are optional, since the header that chooses it is.
+pub(super) fn binary(operation: Operation, shown: Shown) -> Operation {
+    let header = |name: &str, about: &str, schema: Value| json!({"name": format!("ce-{name}"), "in": "header", "description": about, "schema": schema});
+    let with_it = if shown.keys {
+        "`ce-id`, `ce-source` and `ce-type`"
+    } else {
+        "`ce-id`, `ce-source`, `ce-type` and `ce-appid`"
+    };
+    let about = format!(
+        "Says that the request is a CloudEvent in the binary mode: its body is the data, of any content type, and its \
+         attributes are `ce-` headers, percent-encoded. {with_it} are required with it. Without it they mean nothing.",
+    );
+    let chosen = header("specversion", &about, json!({"type": "string", "enum": ["1.0"]}));
+    let text = || json!({"type": "string"});
+    ATTRIBUTES
+        .iter()
+        .fold(operation.parameter(chosen), |operation, (name, about)| operation.parameter(header(name, about, text())))
+}
+
+pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
     let text = |about: &str| json!({"type": ["string", "null"], "description": about});
     let id = |about: &str| {
         json!({
@@ -34,10 +69,10 @@ pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
             "description": about,
         })
     };
-    let event = json!({
+    let mut event = json!({
         "type": "object",
         "description": "CloudEvents 1.0. Becomes a custom event: `docs/protocols.md` has what becomes of which attribute.",
-        "required": ["specversion", "id", "source", "type"],
+        "required": shown.required("appid", &["specversion", "id", "source", "type"]),
         "properties": {
             "specversion": {"const": "1.0"},
             "id": {"type": "string", "minLength": 1, "description": "With `source` it is the idempotency key."},
@@ -49,7 +84,7 @@ pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
             "dataschema": text("Kept."),
             "data": {"description": "Any JSON; an object becomes the properties. Its limits are those of `Properties`."},
             "appid": {"type": ["string", "null"], "maxLength": 128, "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]*)?$",
-                "description": "The app. Not needed where an API key says which."},
+                "description": "The app; the API key's when absent."},
             "deviceid": id("The device."),
             "userid": id("The user."),
             "sessionid": id("The session."),
@@ -58,8 +93,9 @@ pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
         "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
         "maxProperties": 100,
     });
+    shown.app(&mut event["properties"]["appid"]);
     document.schema(EVENT, event);
-    document.schema(BATCH, json!({"type": "array", "items": reference(EVENT), "maxItems": batch_events_max}));
+    document.schema(BATCH, json!({"type": "array", "items": reference(EVENT), "maxItems": shown.batch_events_max}));
 }
 
 fn order_paid() -> Value {

@@ -13,19 +13,30 @@ use serde_json::{Value, json};
 use super::route::Route;
 use super::{Access, Settings};
 use crate::event::json_schemas;
-use crate::openapi::{Document, Operation, SCHEMAS, Served, reference};
+use crate::openapi::{CACHE_CONTROL, Document, Operation, SCHEMAS, Served, reference};
 
 const EVENTS: &str = "events";
 const SEGMENT: &str = "segment";
 const OPENTELEMETRY: &str = "opentelemetry";
 const PROCESS: &str = "process";
 
+const BEGINNING: &str = "Takes in app events. 2xx is said of events that are on disk.\n\n";
+
+const KEYS: &str = "\
+**Keys.** Whoever sends events needs an API key. It is sent as `X-API-Key`, as `Authorization: Bearer`, or as the user \
+name of `Authorization: Basic`; in Segment's API also as `writeKey` in the body. The key says which app the events are \
+of: they need not name it, and those that name another one are refused.
+
+";
+
+const NO_KEYS: &str = "\
+**Apps.** This gateway asks for no API key, so each event has to name its app: in `appId`; in the attribute `appid` of a \
+CloudEvent; in `service.namespace` or `service.name` of the resource of a log record; in the write key of Segment's API. \
+A key that is sent nevertheless is ignored, unless it is that write key.
+
+";
+
 const ABOUT: &str = "\
-Takes in app events. 2xx is said of events that are on disk.
-
-**Keys.** Where the gateway asks for an API key, it is sent as `X-API-Key`, as `Authorization: Bearer`, or as the user \
-name of `Authorization: Basic`. A gateway that listens on loopback asks for none, unless it is set up otherwise.
-
 **Bodies** may be compressed: `Content-Encoding` is `gzip`, `deflate`, `br` or `zstd`. What they inflate to is limited. \
 A byte order mark is passed over. JSON is UTF-8.
 
@@ -38,6 +49,8 @@ Lengths are counted in bytes of UTF-8.
 **Web pages.** A preflight (`OPTIONS`) is answered on every path; which origins are allowed is a setting. A request of a \
 page whose origin is not allowed is answered 403.
 
+**Proxies.** Who is counted by address is told by `Forwarded` or `X-Forwarded-For` where a trusted proxy sets it.
+
 Another method than those listed is answered 405 with `Allow`, another path 404.";
 
 /// What a document says of the settings.
@@ -45,12 +58,18 @@ Another method than those listed is answered 405 with `Allow`, another path 404.
 pub struct Shown {
     /// Whether a key is asked for.
     pub keys: bool,
+    /// Whether refused input is kept.
+    pub quarantine: bool,
     pub batch_events_max: usize,
 }
 
 impl Shown {
     pub(super) fn of(settings: &Settings) -> Self {
-        Self { keys: matches!(settings.access, Access::Keys(_)), batch_events_max: settings.batch_events_max }
+        Self {
+            keys: matches!(settings.access, Access::Keys(_)),
+            quarantine: settings.quarantine_bytes_max.is_some(),
+            batch_events_max: settings.batch_events_max,
+        }
     }
 
     /// Where no key is asked for, one may be sent all the same.
@@ -60,6 +79,26 @@ impl Shown {
             ways.push(json!({}));
         }
         ways.into()
+    }
+
+    /// Why a request is refused when it has no key.
+    fn unauthorized(self) -> &'static [u16] {
+        if self.keys { &[401] } else { &[] }
+    }
+
+    /// The schema of a member that names the app, made from that of one that may be left out.
+    fn app(self, schema: &mut Value) {
+        if !self.keys {
+            schema["type"] = "string".into();
+            schema["minLength"] = 1.into();
+            schema["description"] = "The app. Required, since no API key says which.".into();
+        }
+    }
+
+    /// Where the app has to be named, its member is among those that are required.
+    fn required(self, app: &'static str, others: &[&'static str]) -> Value {
+        let app = (!self.keys).then_some(app);
+        app.into_iter().chain(others.iter().copied()).collect()
     }
 }
 
@@ -76,7 +115,8 @@ pub(super) fn served(shown: &Shown) -> Served {
 
 /// The document of a gateway with these settings.
 pub fn document(shown: &Shown) -> Value {
-    let mut document = Document::new("Causality gateway", ABOUT, refusals::ALL);
+    let about = [BEGINNING, if shown.keys { KEYS } else { NO_KEYS }, ABOUT].concat();
+    let mut document = Document::new("Causality gateway", &about, refusals::ALL);
     document.tag(EVENTS, "Events in JSON, JSON lines and protobuf, and as CloudEvents.");
     document.tag(SEGMENT, "Segment's HTTP API. Its SDKs send here when their host is changed.");
     document.tag(OPENTELEMETRY, "Log records as OTLP/HTTP sends them.");
@@ -86,12 +126,12 @@ pub fn document(shown: &Shown) -> Value {
         "bearer": {"type": "http", "scheme": "bearer", "description": "The API key is the token."},
         "basic": {"type": "http", "scheme": "basic", "description": "The API key is the user name; the password is not looked at."},
     }));
-    refusals::add_headers(&mut document);
+    refusals::add_headers(&mut document, *shown);
     document.schemas(json_schemas(SCHEMAS));
-    native::add_schemas(&mut document, shown.batch_events_max);
-    cloud_events::add_schemas(&mut document, shown.batch_events_max);
+    native::add_schemas(&mut document, *shown);
+    cloud_events::add_schemas(&mut document, *shown);
     otlp::add_schemas(&mut document);
-    segment::add_schemas(&mut document, shown.batch_events_max);
+    segment::add_schemas(&mut document, *shown);
     for (path, route) in Route::all() {
         for method in route.methods().split(", ") {
             document.add(method, path, operation(route, path, method, *shown));
@@ -102,18 +142,29 @@ pub fn document(shown: &Shown) -> Value {
 
 fn operation(route: Route, path: &str, method: &str, shown: Shown) -> Operation {
     let operation = match route {
-        Route::Ingest => native::ingest().security(shown.security()),
-        Route::Batch => native::batch().security(shown.security()),
-        Route::Logs => otlp::logs().security(shown.security()),
+        Route::Ingest => native::ingest(shown).security(shown.security()),
+        Route::Batch => native::batch(shown).security(shown.security()),
+        Route::Logs => otlp::logs(shown).security(shown.security()),
         Route::Segment(asked) => segment::operation(asked, path, shown),
         Route::Health => health(method),
         Route::Ready => ready(method),
         Route::OpenApi => openapi(method),
     };
-    if method == "POST" { ids(operation) } else { operation }
+    ids(operation)
 }
 
-/// Headers of requests that are taken up.
+/// Of what takes events: how its body may be coded, and how much of it may be kept when it is refused.
+fn takes_events(operation: Operation, shown: Shown) -> Operation {
+    let operation = operation.parameter(json!({
+        "name": "Content-Encoding",
+        "in": "header",
+        "description": "How the body is compressed; absent when it is not.",
+        "schema": {"type": "string", "enum": ["identity", "gzip", "deflate", "br", "zstd"]},
+    }));
+    if shown.quarantine { operation.headers(&[200, 400], &[refusals::QUARANTINED]) } else { operation }
+}
+
+/// Headers that are taken up from every request.
 fn ids(operation: Operation) -> Operation {
     let id = |name: &str, what: &str| {
         json!({
@@ -146,7 +197,7 @@ fn answers(operation: Operation, method: &str, status: u16, description: &str, c
 fn health(method: &str) -> Operation {
     let operation = named(PROCESS, method, "Health", "Whether the process lives");
     let content = json!({"application/json": {"schema": reference("Health"), "example": {"status": "ok"}}});
-    answers(operation, method, 200, "It lives.", content).refused(&[400, 431])
+    answers(operation, method, 200, "It lives.", content).headers(&[200], &[CACHE_CONTROL])
 }
 
 fn ready(method: &str) -> Operation {
@@ -155,20 +206,12 @@ fn ready(method: &str) -> Operation {
     let operation = answers(operation, method, 200, "They are.", content(json!({"status": "ready"})));
     let why = content(json!({"status": "unready"}));
     answers(operation, method, 503, "They are not; `components` says why, to those who may know.", why)
-        .refused(&[400, 431])
+        .headers(&[200, 503], &[CACHE_CONTROL])
 }
 
 fn openapi(method: &str) -> Operation {
-    let operation = named(PROCESS, method, "OpenApi", "This document")
-        .parameter(json!({
-            "name": "If-None-Match",
-            "in": "header",
-            "description": "The ETag of a document that the client has.",
-            "schema": {"type": "string"},
-        }))
-        .answer_without_body(304, "The client has it already.");
     let content = json!({"application/json": {"schema": {"type": "object"}}});
-    answers(operation, method, 200, "The document.", content).refused(&[400, 429, 431, 503])
+    named(PROCESS, method, "OpenApi", "This document").serves((method != "HEAD").then_some(content)).refused(&[429])
 }
 
 #[cfg(test)]
@@ -193,12 +236,34 @@ mod tests {
         assert!(ids.len() > paths.len());
     }
 
+    fn shown(keys: bool, quarantine: bool) -> Value {
+        document(&Shown { keys, quarantine, batch_events_max: 7 })
+    }
+
     #[test]
     fn a_gateway_that_asks_for_no_key_says_so() {
-        let security = |keys| {
-            let shown = Shown { keys, batch_events_max: 7 };
-            document(&shown)["paths"]["/v1/events/ingest"]["post"]["security"].as_array().unwrap().len()
-        };
-        assert_eq!((security(true), security(false)), (3, 4));
+        let security = |keys| shown(keys, false)["paths"]["/v1/events/ingest"]["post"]["security"].clone();
+        assert_eq!((security(true).as_array().unwrap().len(), security(false).as_array().unwrap().len()), (3, 4));
+        for (name, member) in [
+            ("EventEnvelope", "appId"),
+            ("CloudEvent", "appid"),
+            ("SegmentRequest", "writeKey"),
+            ("SegmentBatch", "writeKey"),
+        ] {
+            let required = |keys| {
+                let schema = shown(keys, false)["components"]["schemas"][name].clone();
+                schema["required"].as_array().unwrap().contains(&member.into())
+            };
+            assert_eq!((required(true), required(false)), (false, true), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_keeps_what_it_refuses_says_so() {
+        let ingest = |quarantine| shown(true, quarantine)["paths"]["/v1/events/ingest"]["post"]["responses"].clone();
+        for status in ["200", "400"] {
+            assert!(ingest(true)[status]["headers"]["X-Quarantined"].is_object(), "{status}");
+        }
+        assert!(!shown(true, false).to_string().contains("X-Quarantined"));
     }
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::EVENTS;
 use super::cloud_events;
+use super::{EVENTS, Shown, takes_events};
 use crate::openapi::{Document, Operation, reference};
 
 const REQUEST: &str = "IngestEventRequest";
@@ -14,7 +14,7 @@ const PROTOBUF_TYPES: [&str; 3] = ["application/x-protobuf", "application/protob
 const JSON_LINES_TYPES: [&str; 4] =
     ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
 
-pub(super) fn ingest() -> Operation {
+pub(super) fn ingest(shown: Shown) -> Operation {
     let event = |summary: &str, event: Value| json!({"summary": summary, "value": {"event": event}});
     let examples = json!({
         "screenView": event("A screen was opened", screen_view()),
@@ -31,7 +31,7 @@ pub(super) fn ingest() -> Operation {
         .about(
             "The reply comes in the form of the request: JSON, or protobuf (`causality.v1` in `proto/`). Without a \
              content type the body is JSON; as `text/plain`, which beacons of browsers send, too. CloudEvents are \
-             taken in all three modes; in the binary one attributes are `ce-` headers and the body is the data.",
+             taken in all three modes; those of the binary one have the header `ce-specversion`.",
         )
         .parameter(json!({
             "name": "Idempotency-Key",
@@ -42,11 +42,13 @@ pub(super) fn ingest() -> Operation {
             "example": "order-1017",
         }))
         .body(content);
+    let operation = cloud_events::binary(takes_events(operation, shown), shown);
     replies(operation, "The event is stored, or was before.", RESPONSE, Some(BATCH_RESPONSE), &[single_reply()])
-        .refused(&[400, 401, 403, 408, 413, 415, 429, 431, 503])
+        .refused(&[403, 408, 413, 415, 429])
+        .refused(shown.unauthorized())
 }
 
-pub(super) fn batch() -> Operation {
+pub(super) fn batch(shown: Shown) -> Operation {
     let examples = json!({
         "two": {"summary": "Two events", "value": {"events": [screen_view(), purchase()]}},
     });
@@ -55,8 +57,9 @@ pub(super) fn batch() -> Operation {
     let line = |event: Value| format!("{event}\n");
     let lines = line(screen_view()) + &line(custom_event());
     for media_type in JSON_LINES_TYPES {
-        let about = "One event (`EventEnvelope`) a line. Empty lines are passed over.";
-        let schema = json!({"type": "string", "description": about});
+        let about = "One event (`EventEnvelope`) a line, at least one. Empty lines are passed over.";
+        // Without a visible character there is none.
+        let schema = json!({"type": "string", "pattern": "[!-~]", "description": about});
         content[media_type] = json!({"schema": schema, "examples": {"two": {"summary": "Two lines", "value": lines}}});
     }
     for media_type in PROTOBUF_TYPES {
@@ -67,11 +70,13 @@ pub(super) fn batch() -> Operation {
         .about(
             "200 says that every event has its verdict: look at `results`. Only a body that cannot be read as a whole \
              is refused as a whole. The reply comes in the form of the request; to JSON lines and CloudEvents it is \
-             JSON.",
+             JSON. The header `Idempotency-Key` is refused: each event has a key of its own.",
         )
         .body(content);
+    let operation = cloud_events::binary(takes_events(operation, shown), shown);
     replies(operation, "Every event has its verdict.", BATCH_RESPONSE, Some(RESPONSE), &[batch_reply()])
-        .refused(&[400, 401, 403, 408, 413, 415, 429, 431, 503])
+        .refused(&[403, 408, 413, 415, 429])
+        .refused(shown.unauthorized())
 }
 
 /// The reply in JSON and in protobuf; `other` is that to a CloudEvent of the other number.
@@ -91,9 +96,13 @@ fn protobuf(message: &str) -> Value {
     json!({"schema": {"type": "string", "format": "binary", "description": format!("The message `causality.v1.{message}`, encoded.")}})
 }
 
-pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
+pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
     // What the proto file has is the most that it can be set to.
-    document.change(BATCH_REQUEST, |schema| schema["properties"]["events"]["maxItems"] = batch_events_max.into());
+    document.change(BATCH_REQUEST, |schema| schema["properties"]["events"]["maxItems"] = shown.batch_events_max.into());
+    document.change("EventEnvelope", |schema| {
+        shown.app(&mut schema["properties"]["appId"]);
+        schema["required"] = shown.required("appId", &["deviceId"]);
+    });
     document.schema(RESPONSE, json!({
         "type": "object",
         "required": ["eventId", "status", "duplicate"],

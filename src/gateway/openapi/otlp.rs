@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::OPENTELEMETRY;
+use super::{OPENTELEMETRY, Shown, takes_events};
 use crate::openapi::{Document, Operation, reference};
 
 const REQUEST: &str = "ExportLogsServiceRequest";
@@ -11,14 +11,21 @@ const STATUS: &str = "RpcStatus";
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-pub(super) fn logs() -> Operation {
+pub(super) fn logs(shown: Shown) -> Operation {
+    let app = match shown.keys {
+        true => "The app is the API key's.",
+        false => {
+            "The app is `service.namespace`, or else `service.name`, of the resource; records without either are \
+             rejected, each alone."
+        }
+    };
     let examples = json!({"record": {"summary": "One record", "value": export()}});
     let status = json!({"code": 3, "message": "The request is not valid. /resourceLogs: must be an array"});
-    Operation::new(OPENTELEMETRY, "exportLogs", "Store log records and events")
-        .about(
-            "Each record becomes a custom event. The reply, and a refusal (`google.rpc.Status`), come in the form of the \
-             request; what is refused before its route is looked at is a problem document.",
-        )
+    takes_events(Operation::new(OPENTELEMETRY, "exportLogs", "Store log records and events"), shown)
+        .about(format!(
+            "Each record becomes a custom event. {app} The reply, and a refusal (`google.rpc.Status`), come in the form \
+             of the request; what is refused before its route is looked at is a problem document.",
+        ))
         .body(json!({
             JSON: {"schema": reference(REQUEST), "examples": examples},
             PROTOBUF: message("opentelemetry.proto.collector.logs.v1.ExportLogsServiceRequest"),
@@ -31,7 +38,8 @@ pub(super) fn logs() -> Operation {
                 PROTOBUF: message("opentelemetry.proto.collector.logs.v1.ExportLogsServiceResponse"),
             }),
         )
-        .refused(&[400, 401, 403, 408, 413, 415, 429, 431, 503])
+        .refused(&[403, 408, 413, 415, 429])
+        .refused(shown.unauthorized())
         .refused_also_as(JSON, json!({"schema": reference(STATUS), "example": status}))
         .refused_also_as(PROTOBUF, message("google.rpc.Status"))
 }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::Shown;
 use crate::openapi::{Document, Refusal};
 
 pub(super) const ALL: &[Refusal] = &[
@@ -35,6 +36,7 @@ pub(super) const ALL: &[Refusal] = &[
         example: "The body is too large.",
         headers: &[],
     },
+    Refusal::URI_TOO_LONG,
     Refusal {
         status: 415,
         name: "UnsupportedMediaType",
@@ -50,6 +52,7 @@ pub(super) const ALL: &[Refusal] = &[
         headers: &["Retry-After", "X-RateLimit-Reset"],
     },
     Refusal::HEADER_FIELDS_TOO_LARGE,
+    Refusal::NOT_IMPLEMENTED,
     Refusal {
         status: 503,
         name: "ServiceUnavailable",
@@ -60,9 +63,20 @@ pub(super) const ALL: &[Refusal] = &[
     },
 ];
 
-const COMMON_HEADERS: &[&str] = &["X-Request-ID", "X-Correlation-ID", "RateLimit", "RateLimit-Policy"];
+const COMMON_HEADERS: &[&str] = &[
+    "X-Request-ID",
+    "X-Correlation-ID",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Vary",
+    "Access-Control-Allow-Origin",
+    "Access-Control-Allow-Credentials",
+    "Access-Control-Expose-Headers",
+];
+/// How many inputs are kept.
+pub(super) const QUARANTINED: &str = "X-Quarantined";
 
-pub(super) fn add_headers(document: &mut Document) {
+pub(super) fn add_headers(document: &mut Document, shown: Shown) {
     let text = || json!({"type": "string"});
     let seconds = || json!({"type": "integer", "minimum": 0});
     for (name, description, schema) in [
@@ -78,8 +92,20 @@ pub(super) fn add_headers(document: &mut Document) {
         ("X-RateLimit-Reset", "The same, for older clients.", seconds()),
         ("WWW-Authenticate", "How to send a key.", text()),
         ("Accept-Encoding", "The content codings that are taken, where the coding was the reason.", text()),
+        ("Vary", "Which headers of the request the reply depends on.", text()),
+        ("Access-Control-Allow-Origin", "To pages of an allowed origin: that origin, or `*`.", text()),
+        (
+            "Access-Control-Allow-Credentials",
+            "To the same pages, where they may send credentials.",
+            json!({"type": "string", "const": "true"}),
+        ),
+        ("Access-Control-Expose-Headers", "The headers of the reply that these pages may read.", text()),
     ] {
         document.header(name, description, schema);
+    }
+    if shown.quarantine {
+        let about = "How many events of the request were refused and kept with the dead letters.";
+        document.header(QUARANTINED, about, json!({"type": "integer", "minimum": 1}));
     }
     document.common_headers(COMMON_HEADERS);
 }

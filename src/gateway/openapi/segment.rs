@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{SEGMENT, Shown};
+use super::{SEGMENT, Shown, takes_events};
 use crate::event::segment::Call;
 use crate::gateway::segment::Asked;
-use crate::openapi::{Document, Operation, reference};
+use crate::openapi::{CACHE_CONTROL, Document, Operation, reference};
 
 const MESSAGE: &str = "SegmentMessage";
+const REQUEST: &str = "SegmentRequest";
 const BATCH: &str = "SegmentBatch";
 const ANSWER: &str = "SegmentAnswer";
 
@@ -27,7 +28,7 @@ pub(super) fn operation(asked: Asked, path: &str, shown: Shown) -> Operation {
     let id = |own: &'static str| if id.is_empty() { own } else { id };
     let message = |own, summary: &str, example: Value| {
         let operation = Operation::new(SEGMENT, id(own), summary);
-        sending(operation, MESSAGE, example, also).security(shown.security())
+        sending(operation, REQUEST, example, also, shown)
     };
     match asked {
         Asked::Message(Call::Track) => message("segmentTrack", "What a user did", track()),
@@ -38,28 +39,36 @@ pub(super) fn operation(asked: Asked, path: &str, shown: Shown) -> Operation {
         Asked::Message(Call::Alias) => message("segmentAlias", "A user has another id", alias()),
         Asked::Batch => {
             let operation = Operation::new(SEGMENT, id("segmentBatch"), "Many messages");
-            sending(operation, BATCH, batch(), also).security(shown.security())
+            sending(operation, BATCH, batch(), also, shown)
         }
         Asked::OwnMetrics => Operation::new(SEGMENT, "segmentMetrics", "How browsers' SDKs count themselves")
             .about("Nothing of it is kept, and the body is not read.")
             .security(json!([]))
             .answer(200, "It was heard.", answer())
-            .refused(&[400, 403, 429, 431, 503]),
+            .refused(&[403, 429]),
         Asked::Settings => settings(),
     }
 }
 
-fn sending(operation: Operation, schema: &str, example: Value, also: &str) -> Operation {
-    let about = "The write key is an API key: as the user name of Basic, as Bearer, in `X-API-Key`, or as `writeKey` in \
-                 the body, which is looked at when no header holds one. Where no key is asked for, it names the app. \
-                 Bodies are JSON whatever their content type. A message has at most 32 KiB, a batch 500 KiB; more is \
-                 answered 400, as Segment does.";
+fn sending(operation: Operation, schema: &str, example: Value, also: &str, shown: Shown) -> Operation {
+    // As the name of an app it is documented in one place, the body, which can be said to be required.
+    let (security, write_key) = match shown.keys {
+        true => (shown.security(), "The write key is an API key"),
+        false => (json!([]), "The write key is the name of the app"),
+    };
+    let about = format!(
+        "{write_key}: as the user name of Basic, as Bearer, in `X-API-Key`, or as `writeKey` in the body, which is \
+         looked at when no header holds one. Bodies are JSON whatever their content type. A message has at most 32 KiB, \
+         a batch 500 KiB; more is answered 400, as Segment does.",
+    );
     let content = json!({"schema": reference(schema), "examples": {"example": {"value": example}}});
-    operation
+    takes_events(operation, shown)
         .about(format!("{also} {about}").trim())
+        .security(security)
         .body(json!({"application/json": content, "text/plain": content}))
         .answer(200, "Every message is stored, but for those that `errors` names.", answer())
-        .refused(&[400, 401, 403, 408, 415, 429, 431, 503])
+        .refused(&[403, 408, 415, 429])
+        .refused(shown.unauthorized())
 }
 
 fn answer() -> Value {
@@ -80,10 +89,11 @@ fn settings() -> Operation {
         .security(json!([]))
         .parameter(parameter)
         .answer(200, "The settings.", content)
-        .refused(&[400, 429, 431, 503])
+        .headers(&[200], &[CACHE_CONTROL])
+        .refused(&[429])
 }
 
-pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
+pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
     const NO_CONTROL: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
     // What is of another type than it should be is kept as it was sent: there are hardly any types here.
     let member = |about: &str| json!({"description": about});
@@ -103,7 +113,6 @@ pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
         "timestamp": time(),
         "originalTimestamp": time(),
         "sentAt": time(),
-        "writeKey": member("The API key."),
     });
     let with = |name: &str| json!({"properties": {name: who}, "required": [name]});
     document.schema(
@@ -115,19 +124,30 @@ pub(super) fn add_schemas(document: &mut Document, batch_events_max: usize) {
             "anyOf": [with("userId"), with("anonymousId")],
         }),
     );
+    let mut write_key = json!({"maxLength": 128, "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"});
+    if shown.keys {
+        write_key = member("The API key, where no header holds it.");
+    }
+    shown.app(&mut write_key);
+    let request = json!({
+        "allOf": [reference(MESSAGE)],
+        "properties": {"writeKey": write_key},
+        "required": shown.required("writeKey", &[]),
+    });
+    document.schema(REQUEST, request);
     let kinds = json!({"type": {"enum": ["track", "identify", "page", "screen", "group", "alias"]}});
     let of_batch = json!({"allOf": [reference(MESSAGE)], "properties": kinds, "required": ["type"]});
     document.schema(
         BATCH,
         json!({
             "type": "object",
-            "required": ["batch"],
+            "required": shown.required("writeKey", &["batch"]),
             "properties": {
-                "batch": {"type": "array", "items": of_batch, "maxItems": batch_events_max},
+                "batch": {"type": "array", "items": of_batch, "maxItems": shown.batch_events_max},
                 "context": {"type": ["object", "null"], "description": "For messages without one."},
                 "integrations": member("For messages without any."),
                 "sentAt": time(),
-                "writeKey": member("The API key."),
+                "writeKey": write_key,
             },
         }),
     );

@@ -1,7 +1,10 @@
 """Validates the OpenAPI document of a server, sends it every example, and compares the answers with the document.
 
 check.py gateway URL KEY
+check.py open URL
 check.py admin URL TOKEN GATEWAY_URL KEY
+
+`open` is a gateway that asks for no key and keeps what it refuses.
 """
 import json
 import re
@@ -9,9 +12,13 @@ import sys
 import time
 
 import requests
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+# Of the message on the wire, not of what it says.
+OF_THE_WIRE = {"connection", "content-length", "content-type", "date", "transfer-encoding"}
+# Where events, CloudEvents and Segment's messages name their app.
+NAMES_OF_APPS = ("appId", "appid", "writeKey")
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 # What is there before it is looked at, and is looked at before it is gone.
 ORDER = {"post": 0, "get": 1, "head": 1, "put": 2, "patch": 3, "delete": 5}
@@ -39,9 +46,19 @@ def validate(document, schema, instance):
     Draft202012Validator(whole, format_checker=FormatChecker()).validate(instance)
 
 
+def undocumented_headers(document, operation, status, headers):
+    """What a reply has and its response in the document does not; nothing of a status that is not documented itself."""
+    if str(status) not in operation["responses"]:
+        return set()
+    response = resolve(document, operation["responses"][str(status)])
+    return {name.lower() for name in headers} - {name.lower() for name in response.get("headers", {})} - OF_THE_WIRE
+
+
 def check_answer(document, operation, reply, name):
     documented = operation["responses"]
     assert str(reply.status_code) in documented, f"{name}: {reply.status_code} is not documented: {reply.text[:300]}"
+    unknown = undocumented_headers(document, operation, reply.status_code, reply.headers)
+    assert not unknown, f"{name}: {reply.status_code} with {unknown}, which is not documented"
     response = resolve(document, documented[str(reply.status_code)])
     for header, given in response.get("headers", {}).items():
         if header in reply.headers:
@@ -121,9 +138,84 @@ class Client:
         return sent
 
 
-def gateway(url, key):
-    client = Client(url, {"X-API-Key": key})
+def without_app(value):
+    if isinstance(value, dict):
+        return {name: without_app(member) for name, member in value.items() if name not in NAMES_OF_APPS}
+    if isinstance(value, list):
+        return [without_app(element) for element in value]
+    return value
+
+
+def is_valid(document, schema, instance):
+    try:
+        validate(document, schema, instance)
+    except ValidationError:
+        return False
+    return True
+
+
+def check_apps(client, asks_for_keys):
+    """Who names no app is taken in where a key says which it is, and nowhere else; the document says the same."""
     sent = 0
+    for path, method, operation in client.operations():
+        for media_type, media in operation.get("requestBody", {}).get("content", {}).items():
+            for example in media.get("examples", {}).values():
+                value = example["value"]
+                if isinstance(value, str):
+                    value = "".join(f"{json.dumps(without_app(json.loads(line)))}\n" for line in value.splitlines())
+                elif without_app(value) == value:
+                    continue
+                else:
+                    value = without_app(value)
+                    assert is_valid(client.document, media["schema"], value) == asks_for_keys, f"{path} {media_type} {value}"
+                headers = {**client.headers, "Content-Type": media_type}
+                reply = requests.request(method, client.url + path, headers=headers, data=encode(media_type, value), timeout=60)
+                name = f"{path} {media_type} without an app"
+                check_answer(client.document, operation, reply, name)
+                accepted = reply.status_code == 200 and not reply.json().get("rejectedCount")
+                assert accepted == asks_for_keys, f"{name}: {reply.status_code} {reply.text[:300]}"
+                assert ("X-Quarantined" in reply.headers) != asks_for_keys, f"{name}: {reply.headers}"
+                sent += 1
+    return sent
+
+
+def check_binary_mode(client, asks_for_keys):
+    """A CloudEvent whose attributes are headers, with each of them, and without each that is needed."""
+    content = client.document["paths"]["/v1/events/ingest"]["post"]["requestBody"]["content"]
+    event = content["application/cloudevents+json"]["examples"]["orderPaid"]["value"]
+    attributes = {f"ce-{name}": text for name, text in event.items() if not name.startswith("data")}
+    more = ("ce-subject", "ce-dataschema", "ce-userid", "ce-sessionid", "ce-correlationid")
+    attributes.update({name: "x" for name in more})
+    needed = {"ce-id", "ce-source", "ce-type"} | (set() if asks_for_keys else {"ce-appid"})
+    sent = 0
+    for path in ("/v1/events/ingest", "/v1/events/batch"):
+        operation = client.document["paths"][path]["post"]
+        documented = {one["name"]: one for one in operation["parameters"]}
+        assert set(attributes) == {name for name in documented if name.startswith("ce-")}, documented.keys()
+        about = documented["ce-specversion"]["description"]
+        assert {name for name in attributes if f"`{name}`" in about} == needed, about
+        for left_out in (None, *attributes):
+            headers = {name: text for name, text in attributes.items() if name != left_out}
+            headers.update(client.headers, **{"Content-Type": "application/json"})
+            reply = requests.post(client.url + path, headers=headers, data=json.dumps(event["data"]), timeout=60)
+            name = f"{path} in the binary mode without {left_out}"
+            check_answer(client.document, operation, reply, name)
+            # Without a version it is no CloudEvent, and no event either.
+            taken_in = left_out not in needed | {"ce-specversion"}
+            assert (reply.status_code == 200) == taken_in, f"{name}: {reply.status_code} {reply.text[:300]}"
+            sent += 1
+    return sent
+
+
+def open_gateway(url):
+    client = Client(url, {"Origin": "https://shop.example"})
+    sent = sum(client.send(path, method, operation) for path, method, operation in client.operations())
+    return sent + check_apps(client, False) + check_binary_mode(client, False)
+
+
+def gateway(url, key):
+    client = Client(url, {"X-API-Key": key, "Origin": "https://shop.example"})
+    sent = check_apps(client, True) + check_binary_mode(client, True)
     for path, method, operation in client.operations():
         # What only protobuf has no example for is sent by the other tests.
         sent += client.send(path, method, operation)
@@ -186,4 +278,4 @@ def make_delivery(client, gateway_url, key):
 
 
 if __name__ == "__main__":
-    print({"gateway": gateway, "admin": admin}[sys.argv[1]](*sys.argv[2:]))
+    print({"gateway": gateway, "open": open_gateway, "admin": admin}[sys.argv[1]](*sys.argv[2:]))
