@@ -50,40 +50,57 @@ fn message(name: &str) -> Value {
 
 pub(super) fn add_schemas(document: &mut Document) {
     let text = || json!({"type": ["string", "null"]});
-    let integer =
-        || json!({"type": ["integer", "string", "null"], "format": "int64", "pattern": "^-?(0|[1-9][0-9]{0,17})$"});
+    // A number, or the same as text; null stands for a field that is not set.
+    let number = |of: &str, format: &str, pattern: &str| json!({"type": [of, "string", "null"], "format": format, "pattern": pattern});
+    let integer = || {
+        let mut schema = number("integer", "int64", "^-?(0|[1-9][0-9]{0,17})$");
+        schema["minimum"] = i64::MIN.into();
+        schema["maximum"] = i64::MAX.into();
+        schema
+    };
+    let unsigned = |format: &str, digits: usize, max: u64| {
+        let mut schema = number("integer", format, &format!("^(0|[1-9][0-9]{{0,{}}})$", digits - 1));
+        schema["minimum"] = 0.into();
+        schema["maximum"] = max.into();
+        schema
+    };
     let time = || {
-        json!({
-            "type": ["integer", "string", "null"],
-            "format": "uint64",
-            "minimum": 0,
-            "pattern": "^(0|[1-9][0-9]{0,18})$",
-            "description": "Nanoseconds since the Unix epoch.",
-        })
+        let mut schema = unsigned("uint64", 19, u64::MAX);
+        schema["description"] = "Nanoseconds since the Unix epoch.".into();
+        schema
     };
     let hex = || json!({"type": ["string", "null"], "pattern": "^([0-9A-Fa-f]{2})*$"});
     let attributes = || json!({"type": ["array", "null"], "items": reference("KeyValue")});
     let object = |properties: Value| json!({"type": "object", "properties": properties});
-    document.schema("AnyValue", object(json!({
-        "stringValue": text(),
-        "boolValue": {"type": ["boolean", "null"]},
-        "intValue": integer(),
-        "doubleValue": {"type": ["number", "null"]},
-        "arrayValue": {"type": "object", "properties": {"values": {"type": ["array", "null"], "items": reference("AnyValue")}}},
-        "kvlistValue": {"type": "object", "properties": {"values": attributes()}},
-        "bytesValue": {"type": ["string", "null"], "contentEncoding": "base64", "pattern": "^([A-Za-z0-9+/]{4})*$"},
-    })));
-    document.schema("KeyValue", object(json!({"key": text(), "value": reference("AnyValue")})));
+    // As a field; what a list has in it is there.
+    let or_null = |schema: Value| json!({"anyOf": [schema, {"type": "null"}]});
+    let value = || or_null(reference("AnyValue"));
+    let values = |of: &str| or_null(object(json!({"values": {"type": ["array", "null"], "items": reference(of)}})));
+    let mut severity = integer();
+    severity["description"] = "1 to 24; 0 when it is not known.".into();
+    document.schema(
+        "AnyValue",
+        object(json!({
+            "stringValue": text(),
+            "boolValue": {"type": ["boolean", "null"]},
+            "intValue": integer(),
+            "doubleValue": number("number", "double", r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"),
+            "arrayValue": values("AnyValue"),
+            "kvlistValue": values("KeyValue"),
+            "bytesValue": {"type": ["string", "null"], "contentEncoding": "base64", "pattern": "^([A-Za-z0-9+/]{4})*$"},
+        })),
+    );
+    document.schema("KeyValue", object(json!({"key": text(), "value": value()})));
     let mut record = object(json!({
         "timeUnixNano": time(),
         "observedTimeUnixNano": time(),
-        "severityNumber": {"type": ["integer", "null"], "minimum": 0, "maximum": 24},
+        "severityNumber": severity,
         "severityText": text(),
         "eventName": {"type": ["string", "null"], "description": "The name of the custom event; `log` when absent."},
-        "body": reference("AnyValue"),
+        "body": value(),
         "attributes": attributes(),
         "droppedAttributesCount": integer(),
-        "flags": {"type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX},
+        "flags": unsigned("uint32", 9, u32::MAX.into()),
         "traceId": hex(),
         "spanId": hex(),
     }));
@@ -92,7 +109,12 @@ pub(super) fn add_schemas(document: &mut Document) {
     document.schema(
         "ScopeLogs",
         object(json!({
-            "scope": object(json!({"name": text(), "version": text(), "attributes": attributes()})),
+            "scope": or_null(object(json!({
+                "name": text(),
+                "version": text(),
+                "attributes": attributes(),
+                "droppedAttributesCount": integer(),
+            }))),
             "logRecords": {"type": ["array", "null"], "items": reference("LogRecord")},
             "schemaUrl": text(),
         })),
@@ -100,7 +122,7 @@ pub(super) fn add_schemas(document: &mut Document) {
     document.schema(
         "ResourceLogs",
         object(json!({
-            "resource": object(json!({"attributes": attributes()})),
+            "resource": or_null(object(json!({"attributes": attributes(), "droppedAttributesCount": integer()}))),
             "scopeLogs": {"type": ["array", "null"], "items": reference("ScopeLogs")},
             "schemaUrl": text(),
         })),
