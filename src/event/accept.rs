@@ -3,6 +3,8 @@
 
 use std::cell::RefCell;
 
+use data_encoding::HEXLOWER;
+use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -151,6 +153,16 @@ pub fn check_names(event: &EventRef<'_>) -> Result<(), DecodeError> {
 /// Whether an event may have this for an id, of itself, a device, a user, a session, or as its idempotency key.
 pub fn is_id(text: &str) -> bool {
     is_allowed(own(1).rules, text.as_bytes())
+}
+
+/// Stands for an id that an event cannot have.
+pub(super) fn hashed(id: &str) -> String {
+    format!("sha256:{}", HEXLOWER.encode(digest(&SHA256, id.as_bytes()).as_ref()))
+}
+
+/// Whether an event may have happened at this time.
+pub(super) fn is_time(milliseconds: i64) -> bool {
+    milliseconds > 0 && own(4).rules.max.is_none_or(|max| milliseconds <= max)
 }
 
 /// Whether events and keys may belong to an app of this name.

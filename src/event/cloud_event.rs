@@ -7,12 +7,11 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use data_encoding::HEXLOWER;
-use ring::digest::{SHA256, digest};
 
-use super::accept::Arrival;
+use super::accept::{Arrival, hashed, is_id, is_time};
+use super::decimal;
 use super::invalid::{FieldError, Path};
-use super::json_read::{DUPLICATE, JsonReader};
+use super::json_read::{DUPLICATE, HALF_A_PAIR, JsonReader};
 use super::json_text::{Malformed, Token};
 use super::json_view::map_entry;
 use super::limits::ID_BYTES_MAX;
@@ -32,6 +31,8 @@ const VERSION: &str = "1.0";
 enum Attribute<'a> {
     Text(Cow<'a, str>),
     Number(f64),
+    /// A number that a double does not hold.
+    Large(&'a str),
     Bool(bool),
 }
 
@@ -39,7 +40,7 @@ impl Attribute<'_> {
     fn timestamp_ms(&self) -> Option<i64> {
         match self {
             Self::Text(text) => text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond),
-            Self::Number(_) | Self::Bool(_) => None,
+            Self::Number(_) | Self::Large(_) | Self::Bool(_) => None,
         }
     }
 }
@@ -120,6 +121,7 @@ pub fn accept_binary<'a>(
 
 fn json_reader(body: &[u8]) -> Result<JsonReader<'_>, Refused> {
     let mut reader = JsonReader::new(json_text(body)?);
+    reader.exact = true;
     reader.json.skip_mark();
     Ok(reader)
 }
@@ -167,13 +169,23 @@ fn read<'a>(reader: &mut JsonReader<'a>) -> Result<CloudEvent<'a>, Malformed> {
             Token::String => {
                 let value = match reader.json.string()? {
                     plain if !plain.escaped => Cow::Borrowed(plain.raw),
-                    escaped => Cow::Owned(String::from_utf8_lossy(&escaped.plain()).into_owned()),
+                    escaped => {
+                        let mut text = Vec::with_capacity(escaped.raw.len());
+                        if !escaped.unescape(&mut text) {
+                            event.note(&at.pointer(), HALF_A_PAIR);
+                        }
+                        Cow::Owned(String::from_utf8_lossy(&text).into_owned())
+                    }
                 };
                 event.set(name, Attribute::Text(value));
             }
             Token::Number if !is_data => {
-                let number = reader.json.number()?.parse().unwrap_or(f64::NAN);
-                event.set(name, Attribute::Number(number));
+                let number = reader.json.number()?;
+                let value = match decimal::needs_text(number) {
+                    true => Attribute::Large(number),
+                    false => Attribute::Number(number.parse().unwrap_or(f64::NAN)),
+                };
+                event.set(name, value);
             }
             Token::True | Token::False if !is_data => {
                 reader.json.word(token)?;
@@ -257,7 +269,7 @@ impl<'a> CloudEvent<'a> {
         }
         let device = ["deviceid", "subject", "source"].into_iter().find(|name| self.text(name).is_some());
         let device = device.unwrap_or("source");
-        let bytes = self.encode(device, time);
+        let bytes = self.encode(self.text(device).unwrap_or_default(), time);
         accepted.add_encoded(&bytes, arrival, |error| rename(error, device));
     }
 
@@ -280,7 +292,9 @@ impl<'a> CloudEvent<'a> {
             None => {}
             Some(Attribute::Text(text)) if text.is_empty() => {}
             Some(time) => match time.timestamp_ms() {
-                Some(time) => milliseconds = time,
+                // One that an event cannot have is told by the attribute alone.
+                Some(time) if is_time(time) => milliseconds = time,
+                Some(_) => {}
                 None => errors.push(FieldError::new("/time", "must be a time as RFC 3339 has it")),
             },
         }
@@ -292,16 +306,18 @@ impl<'a> CloudEvent<'a> {
         let mut out = Vec::with_capacity(2 * self.bytes.len() + 512);
         let text = |name| self.text(name).unwrap_or_default();
         let key = idempotency_key(text("source"), text("id"));
-        for (number, value) in [
-            (2, text("appid")),
-            (3, text(device)),
-            (5, text("correlationid")),
-            (7, &key),
-            (8, text("userid")),
-            (9, text("sessionid")),
-        ] {
-            if !value.is_empty() {
-                put_bytes(&mut out, number, value.as_bytes());
+        let app = text("appid");
+        if !app.is_empty() {
+            put_bytes(&mut out, 2, app.as_bytes());
+        }
+        for (number, value) in
+            [(3, device), (5, text("correlationid")), (7, &*key), (8, text("userid")), (9, text("sessionid"))]
+        {
+            // What cannot be an id is told by its attribute; the event has its hash.
+            match is_id(value) {
+                true if value.is_empty() => {}
+                true => put_bytes(&mut out, number, value.as_bytes()),
+                false => put_bytes(&mut out, number, hashed(value).as_bytes()),
             }
         }
         if time != 0 {
@@ -322,6 +338,7 @@ impl<'a> CloudEvent<'a> {
                 Attribute::Text(_) if matches!(&**name, "type" | "specversion") => {}
                 Attribute::Text(text) => properties::put_text(&mut own, name, text),
                 Attribute::Number(number) => properties::put_float(&mut own, name, *number),
+                Attribute::Large(number) => properties::put_text(&mut own, name, number),
                 Attribute::Bool(value) => properties::put_bool(&mut own, name, *value),
             }
         }
@@ -349,8 +366,7 @@ fn idempotency_key(source: &str, id: &str) -> String {
         // A URI has no space: no other pair reads the same.
         return format!("{source} {id}");
     }
-    let digest = digest(&SHA256, format!("{}:{source}{id}", source.len()).as_bytes());
-    format!("sha256:{}", HEXLOWER.encode(digest.as_ref()))
+    hashed(&format!("{}:{source}{id}", source.len()))
 }
 
 /// Where the sender finds what is wrong with the event that was made of its CloudEvent.

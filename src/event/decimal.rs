@@ -1,5 +1,17 @@
 //! Decimal text to integers, exactly: never by way of a double.
 
+/// From here on a double does not hold every integer: `2^53 + 1`.
+pub(super) const EXACT_ABOVE: u64 = (1 << 53) + 1;
+
+/// Whether a JSON number is written as an integer that a double does not hold, or is none that a double is.
+pub(super) fn needs_text(number: &str) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    match digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => digits.parse().is_ok_and(|integer: u64| integer >= EXACT_ABOVE) || digits.len() > 19,
+        false => number.parse().is_ok_and(|number: f64| number.is_infinite()),
+    }
+}
+
 /// The integer that a JSON number is, whatever its form: `1e18`, `5.0` and `1200e-2` are integers too. `None` when it
 /// is none, or not one of 64 bits.
 pub(super) fn integer(number: &str) -> Option<i64> {
@@ -43,6 +55,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_a_double_does_not_hold_needs_text() {
+        for (number, expected) in [
+            ("9007199254740992", false),
+            ("9007199254740993", true),
+            ("-9007199254740993", true),
+            ("18446744073709551616", true),
+            ("100000000000000000000000", true),
+            ("1e400", true),
+            ("-1e400", true),
+            ("1e300", false),
+            ("1234567890123456789.5", false),
+            ("0", false),
+        ] {
+            assert_eq!(needs_text(number), expected, "{number}");
+        }
+    }
 
     #[test]
     fn every_form_of_an_integer_is_exact() {

@@ -17,6 +17,7 @@ use super::wire::{LENGTH_DELIMITED, put_bytes, put_double, put_float, put_key, p
 
 pub(super) const UNKNOWN: &str = "unknown field";
 pub(super) const DUPLICATE: &str = "must not come twice";
+pub(super) const HALF_A_PAIR: &str = "must not have half of a surrogate pair";
 const TOO_DEEP: &str = "must not nest deeper than the 64 levels of a body";
 
 /// Fields that are named where an unknown one is refused, at most.
@@ -34,6 +35,8 @@ pub(super) struct JsonReader<'a> {
     /// Values of the `properties` that are being read, and the objects and arrays that are open in them.
     values: usize,
     levels: usize,
+    /// Numbers in `properties` that a double does not hold are text.
+    pub(super) exact: bool,
 }
 
 impl<'a> JsonReader<'a> {
@@ -51,6 +54,7 @@ impl<'a> JsonReader<'a> {
             keys: Vec::new(),
             values: 0,
             levels: 0,
+            exact: false,
         }
     }
 
@@ -322,8 +326,12 @@ impl<'a> JsonReader<'a> {
                 self.put_number(1, 0, true);
             }
             Token::Number => {
-                let number = self.json.number()?.parse().unwrap_or(f64::NAN);
-                put_double(&mut self.out, 2, number);
+                let number = self.json.number()?;
+                if self.exact && decimal::needs_text(number) {
+                    put_bytes(&mut self.out, 3, number.as_bytes());
+                } else {
+                    put_double(&mut self.out, 2, number.parse().unwrap_or(f64::NAN));
+                }
             }
             Token::String => self.string(3, true, at)?,
             token @ (Token::True | Token::False) => {
@@ -423,7 +431,7 @@ impl<'a> JsonReader<'a> {
         }
         self.text.clear();
         if !string.unescape(&mut self.text) {
-            self.errors.add(*at, "must not have half of a surrogate pair");
+            self.errors.add(*at, HALF_A_PAIR);
         }
         put_bytes(&mut self.out, number, &self.text);
     }

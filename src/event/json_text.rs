@@ -326,7 +326,7 @@ fn zero_bytes(word: u64) -> u64 {
 }
 
 impl<'a> Quoted<'a> {
-    /// What the string stands for; half of a surrogate pair is left out.
+    /// What the string stands for; half of a surrogate pair is U+FFFD.
     pub(super) fn plain(&self) -> Cow<'a, [u8]> {
         if !self.escaped {
             return Cow::Borrowed(self.raw.as_bytes());
@@ -336,8 +336,8 @@ impl<'a> Quoted<'a> {
         Cow::Owned(out)
     }
 
-    /// Appends what the string stands for. False when half of a surrogate pair was left out,
-    /// which no UTF-8 text can hold.
+    /// Appends what the string stands for. False when it has half of a surrogate pair, which no UTF-8 text can hold:
+    /// U+FFFD stands for it.
     pub(super) fn unescape(&self, out: &mut Vec<u8>) -> bool {
         let mut whole = true;
         let mut rest = self.raw;
@@ -347,10 +347,10 @@ impl<'a> Quoted<'a> {
             rest = rest.get(position + 2..).unwrap_or_default();
             let plain = match escape {
                 b'u' => {
-                    match unescape_unicode(&mut rest) {
-                        Some(letter) => out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
-                        None => whole = false,
-                    }
+                    let letter = unescape_unicode(&mut rest);
+                    whole &= letter.is_some();
+                    let letter = letter.unwrap_or(char::REPLACEMENT_CHARACTER);
+                    out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
                     continue;
                 }
                 b'b' => 8,
@@ -465,9 +465,10 @@ mod tests {
     fn half_a_surrogate_pair_is_noticed() {
         for (raw, whole, text) in [
             (r"\ud83e\udd80", true, "🦀"),
-            (r"a\ud83e", false, "a"),
-            (r"\ud83e\u0041", false, "A"),
-            (r"\udd80b", false, "b"),
+            (r"a\ud83e", false, "a\u{fffd}"),
+            (r"\ud83e\u0041", false, "\u{fffd}A"),
+            (r"\udd80b", false, "\u{fffd}b"),
+            (r"\ud83e\ud83e\udd80", false, "\u{fffd}🦀"),
             (r"\u0000\/\\", true, "\0/\\"),
         ] {
             let mut out = Vec::new();

@@ -51,7 +51,8 @@ impl Reason {
             return Self::OtherApp;
         }
         match error.detail.as_str() {
-            REQUIRED | NO_PAYLOAD => Self::Required,
+            NO_PAYLOAD => Self::Required,
+            detail if detail.starts_with(REQUIRED) => Self::Required,
             OTHER_APP => Self::OtherApp,
             MALFORMED | NOT_UTF8 | DUPLICATE => Self::Malformed,
             detail if detail.starts_with(UNKNOWN) => Self::UnknownField,
@@ -72,8 +73,7 @@ impl Reason {
 }
 
 const UNREADABLE: [&str; 2] = ["is not UTF-8", "is not well-formed"];
-const LIMITS: [&str; 5] =
-    ["must have at most", "must have 1 to", "must not nest", "is nested too deep", "the key must have at most"];
+const LIMITS: [&str; 4] = ["must have at most", "must have 1 to", "must not nest", "the key must have at most"];
 const LIMITS_OF_BODIES: [&str; 2] = ["more than", "too large"];
 
 #[cfg(test)]

@@ -79,6 +79,17 @@ impl Accepted {
         self.items.push(Err(errors.into()));
     }
 
+    /// Takes back the last event if it was refused; what is wrong with it.
+    pub(super) fn take_refused(&mut self) -> Option<Vec<FieldError>> {
+        match self.items.pop()? {
+            Err(rejected) => Some(rejected.errors),
+            valid => {
+                self.items.push(valid);
+                None
+            }
+        }
+    }
+
     /// Says where in the body the last event stands, if it was refused.
     pub(super) fn set_source(&mut self, source: impl FnOnce() -> Range<usize>) {
         if let Some(Err(rejected)) = self.items.last_mut() {

@@ -47,15 +47,19 @@ pub fn segment(path: &str, headers: &HeaderMap, body: &[u8], show: impl FnOnce(&
     head.headers.clone_from(headers);
     let exchange = Exchange::begin(&head, gateway.pages.of(&head));
     let mut body_bytes_max = usize::MAX;
-    let answered = match segment::read(call, body, gateway.batch_events_max) {
+    let answered = match segment::read(call, body) {
         Err(refused) => Err(Problem::new(StatusCode::BAD_REQUEST, refused.detail)),
         Ok(mut messages) => {
             let app = segment::named_app(headers, &messages);
-            let accepted = messages.accept(body, call, &app, &gateway.arrival(&exchange.caller));
+            body_bytes_max = segment::reply_bytes(messages.len());
+            let mut accepted = Accepted::default();
+            while !messages.is_empty() {
+                accepted.append(messages.next(100, body, call, &app, &gateway.arrival(&exchange.caller)));
+            }
             show(&accepted);
             let (verdicts, _) = gateway.judge(accepted);
-            body_bytes_max = segment::reply_bytes(&verdicts);
-            segment::answer(&verdicts)
+            let mut tally = segment::Tally::of(call.is_some());
+            tally.add(&verdicts).and_then(|()| tally.answer())
         }
     };
     let (head, body) = answered.unwrap_or_else(Problem::into_reply).into_parts();

@@ -16,10 +16,11 @@ use super::intake::{Verdict, Verdicts};
 use super::quarantine::Origin;
 use super::{Gateway, reply};
 use crate::bus::BusErrorKind;
-use crate::event::otlp::{self, Export};
+use crate::event::otlp::{self, Export, RECORDS_MAX};
 use crate::event::request::Refused;
 use crate::event::{FieldError, cut};
 use crate::http::{Coding, Inbound, Problem};
+use crate::metrics::GatewayVerdicts;
 use crate::quarantine::Form as Kept;
 
 /// How an export is written; its reply is written the same way.
@@ -112,6 +113,7 @@ impl Gateway {
         let mut export =
             Export::open(&body).map_err(|refused| self.refuse_export(refused, &origin(Kept::Otlp), &body, exchange))?;
         self.count_events(export.len(), exchange)?;
+        inbound.hold_for_reply(body.len() + export.keys_bytes())?;
         let mut tally = Tally::default();
         // A batch at a time, as other requests bring them: what the records grow to is not all held at once.
         while let Some(accepted) = export.next(self.batch_events_max, &self.arrival(&exchange.caller)) {
@@ -122,7 +124,18 @@ impl Gateway {
             self.publish(&mut verdicts, batch, exchange).await;
             tally.add(&verdicts)?;
         }
+        self.leave_out(export.left_out(), &mut tally);
         Ok(success(form, tally.rejected, tally.message(export.len()).as_deref()))
+    }
+
+    /// Counts the records that were not read, since there were so many.
+    fn leave_out(&self, records: usize, tally: &mut Tally) {
+        if records == 0 {
+            return;
+        }
+        self.events.add(GatewayVerdicts { rejected: records as u64, ..GatewayVerdicts::default() });
+        tally.rejected += records;
+        tally.first.get_or_insert_with(|| format!("it comes after {RECORDS_MAX} others"));
     }
 
     fn refuse_export(&self, refused: Refused, origin: &Origin, body: &Bytes, exchange: &mut Exchange) -> Problem {

@@ -346,6 +346,7 @@ fn app_in(form: Form, data: &[u8]) -> Option<String> {
         Form::Protobuf => app_of(event_of(data)?).map(str::to_owned),
         Form::ProtobufEvent => app_of(data).map(str::to_owned),
         Form::CloudEvent => serde_json::from_slice::<OfCloudEvent>(data).ok()?.appid,
+        Form::Otlp => otlp::app_of(data),
         _ => None,
     };
     app.filter(|app| is_app_id(app))

@@ -43,7 +43,16 @@ impl TestGateway {
         Self::start_with_room(settings, 1 << 30).await
     }
 
+    /// Stores nothing.
+    pub(super) async fn discarding(settings: Settings) -> Self {
+        Self::start_to(settings, 1 << 20, |_| Destination::Discard).await
+    }
+
     pub(super) async fn start_with_room(settings: Settings, bus_bytes_max: u64) -> Self {
+        Self::start_to(settings, bus_bytes_max, Destination::Bus).await
+    }
+
+    async fn start_to(settings: Settings, bus_bytes_max: u64, destination: fn(Bus) -> Destination) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bus = Bus::open_embedded(EmbeddedSettings {
             dir: dir.path().to_owned(),
@@ -58,7 +67,7 @@ impl TestGateway {
         let address = listener.local_addr().unwrap();
         let (stop, readiness) = (CancellationToken::new(), Readiness::new());
         let (done, drained) = oneshot::channel();
-        let serving = serve(listener, settings, Destination::Bus(bus.clone()), readiness.clone(), stop.clone());
+        let serving = serve(listener, settings, destination(bus.clone()), readiness.clone(), stop.clone());
         Tasks::default().spawn(async move {
             let _ = done.send(serving.await);
         });

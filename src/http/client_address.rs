@@ -1,4 +1,5 @@
-//! Whose request it is, by address: the peer's, or behind proxies that are trusted the address that they tell.
+//! Whose request it is, by address: the peer's, or behind proxies that are trusted the address that they tell; and by
+//! which scheme and host it was sent to them.
 //!
 //! Invariant: nothing that a client writes itself is believed. Each proxy appends the address of its own peer, so a list
 //! is read from its right end: the first address that is no trusted proxy's is the client's. An entry that is no
@@ -9,9 +10,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
+use http::uri::Authority;
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// A longer list of addresses is not read.
 const LIST_BYTES_MAX: usize = 4 * 1024;
 
@@ -48,6 +52,35 @@ impl TrustedProxies {
             // A proxy sets one of them and passes the other on as the client sent it: nobody can tell which.
             (Some(_), Some(_)) => peer,
         }
+    }
+
+    /// How the client sent its request, as the proxies in front tell; nothing of what they do not, and of what two
+    /// headers tell differently.
+    pub fn sent_to(&self, peer: IpAddr, headers: &HeaderMap) -> SentTo {
+        if !self.trusts(peer) {
+            return SentTo::default();
+        }
+        let by_forwarded = self.forwarded_to(headers);
+        let scheme = last_entry(headers, &X_FORWARDED_PROTO).and_then(|text| Scheme::of(&text));
+        let host = last_entry(headers, &X_FORWARDED_HOST).and_then(|text| host_of(&text));
+        SentTo { scheme: agreed(by_forwarded.scheme, scheme), host: agreed(by_forwarded.host, host) }
+    }
+
+    /// By the elements of `Forwarded`, from the right: that of the proxy that the client itself sent to counts most.
+    fn forwarded_to(&self, headers: &HeaderMap) -> SentTo {
+        let mut told = SentTo::default();
+        for line in headers.get_all(FORWARDED).iter().rev() {
+            let line = line.to_str().ok().filter(|line| line.len() <= LIST_BYTES_MAX);
+            let Some(elements) = line.and_then(elements) else { return told };
+            for element in elements.into_iter().rev() {
+                told.scheme = element.scheme.or(told.scheme);
+                told.host = element.host.or(told.host);
+                if !matches!(element.hop, Hop::Known(address) if self.trusts(address)) {
+                    return told;
+                }
+            }
+        }
+        told
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -108,17 +141,74 @@ fn x_forwarded_for(line: &str) -> Option<Vec<Hop>> {
     Some(line.split(',').map(|entry| Hop::of(entry.trim())).collect())
 }
 
-/// The `for` of each element of a `Forwarded` header (RFC 7239); nothing when its syntax is wrong.
+/// The scheme and the host that a client sent its request to, as far as they are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SentTo {
+    pub scheme: Option<Scheme>,
+    /// With its port, where it has one.
+    pub host: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    fn of(text: &str) -> Option<Self> {
+        [("https", Self::Https), ("http", Self::Http)]
+            .into_iter()
+            .find_map(|(name, scheme)| text.eq_ignore_ascii_case(name).then_some(scheme))
+    }
+}
+
+/// A host with or without a port.
+fn host_of(text: &str) -> Option<String> {
+    let authority = text.parse::<Authority>().ok()?;
+    (!authority.host().is_empty() && !text.contains('@')).then(|| text.to_owned())
+}
+
+/// What one of two tells, or both.
+fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => (one == other).then_some(one),
+        (one, other) => one.or(other),
+    }
+}
+
+/// The last entry of a list: the one that the nearest proxy told.
+fn last_entry(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let line = headers.get_all(name).iter().next_back()?.to_str().ok()?;
+    Some(line.rsplit(',').next().unwrap_or(line).trim().to_owned())
+}
+
+/// What one proxy tells in a `Forwarded` header.
+struct Element {
+    hop: Hop,
+    scheme: Option<Scheme>,
+    host: Option<String>,
+}
+
+/// The `for` of each element of a `Forwarded` header; nothing when its syntax is wrong.
 fn forwarded(line: &str) -> Option<Vec<Hop>> {
-    let mut hops = Vec::new();
+    Some(elements(line)?.into_iter().map(|element| element.hop).collect())
+}
+
+/// The elements of a `Forwarded` header (RFC 7239); nothing when its syntax is wrong.
+fn elements(line: &str) -> Option<Vec<Element>> {
+    let mut elements = Vec::new();
     let mut rest = line.trim();
     loop {
-        let mut hop = Hop::Unknown;
+        let mut element = Element { hop: Hop::Unknown, scheme: None, host: None };
         loop {
             let (name, after) = rest.split_once('=')?;
             let (value, after) = value(after)?;
-            if name.trim().eq_ignore_ascii_case("for") {
-                hop = Hop::of(&value);
+            match name.trim() {
+                name if name.eq_ignore_ascii_case("for") => element.hop = Hop::of(&value),
+                name if name.eq_ignore_ascii_case("proto") => element.scheme = Scheme::of(&value),
+                name if name.eq_ignore_ascii_case("host") => element.host = host_of(&value),
+                _ => {}
             }
             rest = after.trim_start();
             match rest.strip_prefix(';') {
@@ -126,10 +216,10 @@ fn forwarded(line: &str) -> Option<Vec<Hop>> {
                 None => break,
             }
         }
-        hops.push(hop);
+        elements.push(element);
         match rest.strip_prefix(',') {
             Some(after) => rest = after,
-            None if rest.is_empty() => return Some(hops),
+            None if rest.is_empty() => return Some(elements),
             None => return None,
         }
     }
@@ -216,6 +306,46 @@ mod tests {
             (";;;", "10.0.0.1"),
         ] {
             assert_eq!(client("10.0.0.1", &[("forwarded", list)]), expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn scheme_and_host_are_those_of_the_outermost_trusted_proxy() {
+        let proxies = TrustedProxies::parse(["10.0.0.0/8"]).unwrap();
+        let sent_to = |peer: &str, lines: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, value.parse().unwrap());
+            }
+            let SentTo { scheme, host } = proxies.sent_to(peer.parse().unwrap(), &headers);
+            (scheme, host.unwrap_or_default())
+        };
+        let https = Some(Scheme::Https);
+        let proto = ("x-forwarded-proto", "https");
+        for (lines, scheme, host) in [
+            (&[proto] as &[_], https, ""),
+            (
+                &[("x-forwarded-proto", "http, HTTPS"), ("x-forwarded-host", "a.test, b.test:8443")],
+                https,
+                "b.test:8443",
+            ),
+            (&[("x-forwarded-proto", "httpsx"), ("x-forwarded-host", "user@a.test")], None, ""),
+            (&[("forwarded", "for=203.0.113.7;proto=https;host=a.test")], https, "a.test"),
+            (&[("forwarded", "for=203.0.113.7;proto=https, for=10.0.0.2;proto=http;host=\"in:80\"")], https, "in:80"),
+            // What stands to the left of the client's address is the client's own word.
+            (
+                &[("forwarded", "for=1.1.1.1;proto=https;host=evil.test, for=203.0.113.7;proto=http")],
+                Some(Scheme::Http),
+                "",
+            ),
+            (&[("forwarded", "for=1.1.1.1;proto=https, for=_hidden")], None, ""),
+            (&[("forwarded", "proto=https;host=\"a b\"")], https, ""),
+            (&[("forwarded", "proto")], None, ""),
+            (&[proto, ("forwarded", "for=203.0.113.7;proto=https")], https, ""),
+            (&[proto, ("forwarded", "for=203.0.113.7;proto=http")], None, ""),
+        ] {
+            assert_eq!(sent_to("10.0.0.1", lines), (scheme, host.to_owned()), "{lines:?}");
+            assert_eq!(sent_to("203.0.113.7", lines), (None, String::new()), "{lines:?} of a stranger");
         }
     }
 

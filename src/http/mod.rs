@@ -44,7 +44,7 @@ use std::time::Duration;
 use crate::supervisor::StopBudget;
 
 pub use body::{BodyError, Inbound, InboundError, read_body};
-pub use client_address::TrustedProxies;
+pub use client_address::{Scheme, SentTo, TrustedProxies};
 pub use coding::{Coding, read_coded};
 pub use drain::drain;
 pub use dress::Dress;

@@ -90,7 +90,7 @@ fn read_again(input: &Input, settings: ReadSettings) -> Result<Accepted, Refused
             });
             cloud_event::accept_binary(attributes, input.attribute("content-type"), data, &arrival)
         }
-        Form::SegmentMessage | Form::SegmentBatch => segment(form, input, events_max, &arrival),
+        Form::SegmentMessage | Form::SegmentBatch => segment(form, input, &arrival),
         Form::Otlp => logs(data, input, &arrival),
         Form::OtlpJson => otlp::from_json(data).and_then(|protobuf| logs(&protobuf, input, &arrival)),
     }?
@@ -102,17 +102,37 @@ fn read_again(input: &Input, settings: ReadSettings) -> Result<Accepted, Refused
     Ok(accepted)
 }
 
-fn segment(form: Form, input: &Input, events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+fn segment(form: Form, input: &Input, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut body = match form {
-        Form::SegmentBatch => Body::of_batch(&input.data, events_max)?,
+        Form::SegmentBatch => Body::of_batch(&input.data)?,
         _ => Body::of_message(&input.data)?,
     };
     if form == Form::SegmentMessage {
-        body = body.with_around(Around::read(|name| input.attribute(name)));
+        let mut around = input.attribute("around").map(Around::read).unwrap_or_default();
+        // As they were kept once.
+        for name in ["context", "integrations", "sentAt"] {
+            input.attribute(name).into_iter().for_each(|text| around.add(name, text));
+        }
+        body = body.with_around(around);
     }
     let call = input.attribute("call").and_then(Call::named);
     let app = if arrival.key_app.is_some() { "" } else { input.app.as_str() };
-    Ok(body.accept(&input.data, call, app, arrival))
+    let mut accepted = Accepted::default();
+    while !body.is_empty() {
+        accepted.append(body.next(usize::MAX, &input.data, call, app, arrival));
+        check_replayed(&accepted)?;
+    }
+    Ok(accepted)
+}
+
+/// What the events of one input may have together: they are held at once.
+const REPLAYED_BYTES_MAX: usize = 64 << 20;
+
+fn check_replayed(accepted: &Accepted) -> Result<(), Refused> {
+    match accepted.bytes_len() <= REPLAYED_BYTES_MAX {
+        true => Ok(()),
+        false => Err(Refused::new("Its events are too large together to be read again at once.")),
+    }
 }
 
 /// All records of an export; or one of those that said the same, which is told from the others by how many came before.
@@ -122,8 +142,12 @@ fn logs(data: &[u8], input: &Input, arrival: &Arrival<'_>) -> Result<Accepted, R
     let mut accepted = Accepted::default();
     while let Some(more) = export.next(usize::MAX, arrival) {
         accepted.append(more);
+        check_replayed(&accepted)?;
     }
-    Ok(accepted)
+    match export.left_out() {
+        0 => Ok(accepted),
+        _ => Err(Refused::new(format!("It has more than {} log records.", otlp::RECORDS_MAX))),
+    }
 }
 
 /// The same for the same place of the same input, and no other's.

@@ -13,31 +13,47 @@ mod record;
 mod values;
 
 use super::accept::Arrival;
+use super::invalid::FieldError;
 use super::request::{Accepted, Refused, place_in};
 use super::wire::{DecodeError, Reader, Value};
 pub use part::parts;
 use record::{Resource, Scope, Seen};
 
-/// Log records of one request. The largest batches that the OpenTelemetry Collector makes by default have 8,192.
-const RECORDS_MAX: usize = 10_000;
-/// How many times the size of a body its events may have together: each record repeats its resource and its scope.
-const GROWTH_MAX: usize = 16;
-/// Bodies up to this size may grow by more.
-const GROWTH_FREE_BYTES: usize = 256 * 1024;
+/// Log records of one request that are read. Batches of the OpenTelemetry Collector have 8,192 by default, and more
+/// where nothing splits them.
+pub const RECORDS_MAX: usize = 100_000;
+/// What the events of one request may have together: each repeats its resource and its scope. Never held at once.
+const EVENTS_BYTES_MAX: usize = 256 << 20;
+/// What the events that are held at once have together, but for the last of them: as much as the body, within these.
+const PORTION_BYTES_MIN: usize = 256 << 10;
+const PORTION_BYTES_MAX: usize = 2 << 20;
+
+/// What is said of the records that come once [`EVENTS_BYTES_MAX`] is used up.
+const TOO_MUCH: &str =
+    "must have at most 256 MiB together with the records before it, each with its resource and its scope";
 
 /// The log records of one request, in the protobuf form.
 #[derive(Debug)]
 pub struct Export<'a> {
     body: &'a [u8],
     records: usize,
+    /// Records that were not read yet, and what their events may have together.
+    records_left: usize,
+    bytes_left: usize,
     /// The resource and scope of what is read next.
     resources: Reader<'a>,
     scopes: Reader<'a>,
     in_scope: Reader<'a>,
     resource: Resource<'a>,
-    scope: Scope<'a>,
+    scope: Scope,
     /// How often a record came before in this request.
     seen: Seen,
+}
+
+/// The app of the first record of an export, where no API key says which.
+pub fn app_of(body: &[u8]) -> Option<String> {
+    let resource_logs = next_of(&mut Reader::new(body), EXPORT_RESOURCE_LOGS)?;
+    Resource::of(resource_logs).app()
 }
 
 /// The JSON form as the protobuf form.
@@ -48,22 +64,13 @@ pub fn from_json(body: &[u8]) -> Result<Vec<u8>, Refused> {
 impl<'a> Export<'a> {
     /// Reads the body to its last record, and makes nothing of it yet.
     pub fn open(body: &'a [u8]) -> Result<Self, Refused> {
-        let (mut records, mut bytes) = (0, 0);
-        measure(body, |of_record| {
-            records += 1;
-            bytes += of_record;
-        })
-        .map_err(|_| Refused::new("The body is not a well-formed protobuf message."))?;
-        if records > RECORDS_MAX {
-            return Err(Refused::new(format!("The request has more than {RECORDS_MAX} log records.")));
-        }
-        if bytes > GROWTH_FREE_BYTES && bytes / GROWTH_MAX > body.len() {
-            return Err(Refused::new("The resource and the scope are too large to be kept with so many log records."));
-        }
+        let records = count(body).map_err(|_| Refused::new("The body is not a well-formed protobuf message."))?;
         let empty = Reader::new(&[]);
         Ok(Self {
             body,
             records,
+            records_left: records.min(RECORDS_MAX),
+            bytes_left: EVENTS_BYTES_MAX,
             resources: Reader::new(body),
             scopes: empty,
             in_scope: empty,
@@ -88,17 +95,43 @@ impl<'a> Export<'a> {
         self.records == 0
     }
 
+    /// How many records come after the last one that is read: they have no verdict.
+    pub fn left_out(&self) -> usize {
+        self.records.saturating_sub(RECORDS_MAX)
+    }
+
+    /// What is held of all records at once, to tell them apart.
+    pub fn keys_bytes(&self) -> usize {
+        self.records.min(RECORDS_MAX) * Seen::BYTES
+    }
+
     /// The next events, at most so many, each with its verdict; nothing after the last. Together they are not much
     /// larger than the body.
     pub fn next(&mut self, events_max: usize, arrival: &Arrival<'_>) -> Option<Accepted> {
-        let bytes_max = self.body.len().max(GROWTH_FREE_BYTES);
+        let bytes_max = self.body.len().clamp(PORTION_BYTES_MIN, PORTION_BYTES_MAX);
         let mut accepted = Accepted::default();
-        while accepted.len() < events_max && accepted.bytes_len() < bytes_max {
+        while accepted.len() < events_max && accepted.bytes_len() < bytes_max && self.records_left > 0 {
             let Some(record) = self.next_record() else { break };
-            record::add(&mut accepted, record, &self.resource, &self.scope, &mut self.seen, arrival);
+            self.records_left -= 1;
+            self.add(&mut accepted, record, arrival);
             accepted.set_source(|| place_in(self.body, record));
         }
         (!accepted.is_empty()).then_some(accepted)
+    }
+
+    /// Judges a record. What must be refused for what is around it is not put together first: it would cost as much as
+    /// what is stored.
+    fn add(&mut self, accepted: &mut Accepted, record: &[u8], arrival: &Arrival<'_>) {
+        let around = self.resource.bytes_len() + self.scope.bytes_len();
+        if around > arrival.event_bytes_max {
+            let detail = format!("must have at most {} bytes with its resource and its scope", arrival.event_bytes_max);
+            return accepted.add_refused(vec![FieldError::new("", detail)]);
+        }
+        match self.bytes_left.checked_sub(around + record.len()) {
+            Some(left) => self.bytes_left = left,
+            None => return accepted.add_refused(vec![FieldError::new("", TOO_MUCH)]),
+        }
+        record::add(accepted, record, &self.resource, &self.scope, &mut self.seen, arrival);
     }
 
     /// The body was read to its end before: what cannot be read does not come here.
@@ -108,7 +141,7 @@ impl<'a> Export<'a> {
                 return Some(record);
             }
             if let Some(scope_logs) = next_of(&mut self.scopes, RESOURCE_LOGS_SCOPE_LOGS) {
-                self.scope = Scope::of(scope_logs);
+                self.scope = Scope::of(scope_logs, &self.resource);
                 self.in_scope = Reader::new(scope_logs);
                 continue;
             }
@@ -133,47 +166,30 @@ fn next_of<'a>(reader: &mut Reader<'a>, wanted: u32) -> Option<&'a [u8]> {
     None
 }
 
-/// Calls `each` with about the size of the event of each record.
-fn measure(body: &[u8], mut each: impl FnMut(usize)) -> Result<(), DecodeError> {
+/// How many records there are, each of them read to its end.
+fn count(body: &[u8]) -> Result<usize, DecodeError> {
+    let mut records = 0;
     let mut resources = Reader::new(body);
-    while let Some((number, value)) = resources.next()? {
-        if number != EXPORT_RESOURCE_LOGS {
-            continue;
-        }
-        let resource_logs = value.bytes()?;
-        // All that is there but the records, which is no less than the resource.
-        let scopes_bytes = total(resource_logs, RESOURCE_LOGS_SCOPE_LOGS)?;
-        let resource_bytes = resource_logs.len() - scopes_bytes;
+    while let Some(resource_logs) = next_message(&mut resources, EXPORT_RESOURCE_LOGS)? {
         let mut scopes = Reader::new(resource_logs);
-        while let Some((number, value)) = scopes.next()? {
-            if number != RESOURCE_LOGS_SCOPE_LOGS {
-                continue;
-            }
-            let scope_logs = value.bytes()?;
-            let scope_bytes = scope_logs.len() - total(scope_logs, SCOPE_LOGS_RECORD)?;
-            let mut records = Reader::new(scope_logs);
-            while let Some((number, value)) = records.next()? {
-                if number == SCOPE_LOGS_RECORD {
-                    let record = value.bytes()?;
-                    // To its end, so that what follows is known to be one.
-                    let mut fields = Reader::new(record);
-                    while fields.next()?.is_some() {}
-                    each(resource_bytes + scope_bytes + record.len());
-                }
+        while let Some(scope_logs) = next_message(&mut scopes, RESOURCE_LOGS_SCOPE_LOGS)? {
+            let mut in_scope = Reader::new(scope_logs);
+            while let Some(record) = next_message(&mut in_scope, SCOPE_LOGS_RECORD)? {
+                let mut fields = Reader::new(record);
+                while fields.next()?.is_some() {}
+                records += 1;
             }
         }
     }
-    Ok(())
+    Ok(records)
 }
 
-/// The bytes in the fields of this number together.
-fn total(message: &[u8], wanted: u32) -> Result<usize, DecodeError> {
-    let mut bytes = 0;
-    let mut reader = Reader::new(message);
+/// The next field of this number, which must be a message.
+fn next_message<'a>(reader: &mut Reader<'a>, wanted: u32) -> Result<Option<&'a [u8]>, DecodeError> {
     while let Some((number, value)) = reader.next()? {
         if number == wanted {
-            bytes += value.bytes()?.len();
+            return value.bytes().map(Some);
         }
     }
-    Ok(bytes)
+    Ok(None)
 }

@@ -71,7 +71,9 @@ mod tests {
 
     #[test]
     fn a_part_is_its_record_with_what_is_around_it() {
-        let record = |name: &str| message(&[(3, b"INFO"), (12, name.as_bytes())]);
+        // What is long is refused.
+        let severity = |name: &str| if name.len() > 1 { b"\xff" as &[u8] } else { b"INFO" };
+        let record = |name: &str| message(&[(3, severity(name)), (12, name.as_bytes())]);
         let scope = |version: &str, names: &[&str]| {
             let mut out = message(&[(1, &message(&[(1, b"lib"), (2, version.as_bytes())])), (3, b"https://schema")]);
             names.iter().for_each(|name| put_bytes(&mut out, 2, &record(name)));

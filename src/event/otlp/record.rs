@@ -7,7 +7,7 @@ use data_encoding::HEXLOWER;
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest};
 
 use super::values::{NOT_UTF8, Values, fields, for_each, pair_of, text_of};
-use crate::event::accept::Arrival;
+use crate::event::accept::{Arrival, is_id};
 use crate::event::invalid::FieldError;
 use crate::event::limits::APP_ID_BYTES_MAX;
 use crate::event::properties;
@@ -16,6 +16,8 @@ use crate::event::wire::{Value, put_bytes, put_number};
 
 /// The name of a record that has none.
 const LOG: &str = "log";
+/// What the SDKs call a service that has no name.
+const NO_SERVICE: &str = "unknown_service";
 const NANOS_IN_MILLI: u64 = 1_000_000;
 const CUSTOM_EVENT: u32 = 900;
 const FINGERPRINT_BYTES: usize = 16;
@@ -32,6 +34,9 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// What the table takes for each record at most, while it grows.
+    pub(super) const BYTES: usize = 4 * (size_of::<(Fingerprint, u32)>() + 1);
+
     /// Counts a record; answers how many like it came before.
     fn count(&mut self, fingerprint: Fingerprint) -> u32 {
         let count = self.counts.entry(fingerprint).or_insert(self.before);
@@ -49,7 +54,9 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
+    /// What cannot be an id is an attribute and nothing else.
     fn set(&mut self, key: &str, text: Option<&'a str>) {
+        let text = text.filter(|text| is_id(text));
         *match key {
             "device.id" => &mut self.device_id,
             "user.id" => &mut self.user_id,
@@ -100,7 +107,7 @@ impl<'a> Resource<'a> {
 
     fn set(&mut self, key: &str, text: Option<&'a str>) {
         match key {
-            "service.instance.id" => self.instance = text,
+            "service.instance.id" => self.instance = text.filter(|text| is_id(text)),
             "service.name" => self.service = text,
             "service.namespace" => self.namespace = text,
             _ => self.known.set(key, text),
@@ -124,13 +131,20 @@ impl<'a> Resource<'a> {
         put_bytes(&mut self.device, number, text.as_bytes());
     }
 
+    /// What each of its records repeats of it.
+    pub(super) fn bytes_len(&self) -> usize {
+        self.members.len() + self.device.len()
+    }
+
     /// The app of a sender without an API key: a name that an app may have.
-    fn app(&self) -> Option<String> {
-        let name = self.namespace.or(self.service)?;
+    pub(super) fn app(&self) -> Option<String> {
         let plain = |letter: char| if letter.is_ascii_alphanumeric() || ".-".contains(letter) { letter } else { '_' };
-        let name: String = name.chars().map(plain).take(APP_ID_BYTES_MAX).collect();
-        let name = name.trim_start_matches(|letter: char| !letter.is_ascii_alphanumeric());
-        (!name.is_empty()).then(|| name.to_owned())
+        let app = |name: &str| {
+            let name: String = name.chars().map(plain).take(APP_ID_BYTES_MAX).collect();
+            let name = name.trim_start_matches(|letter: char| !letter.is_ascii_alphanumeric());
+            (!name.is_empty()).then(|| name.to_owned())
+        };
+        self.namespace.and_then(app).or_else(|| self.service.and_then(app))
     }
 }
 
@@ -146,19 +160,26 @@ fn platform(os: &str) -> Option<u64> {
 
 /// The library that emits records.
 #[derive(Debug, Default)]
-pub(super) struct Scope<'a> {
-    bytes: &'a [u8],
+pub(super) struct Scope {
+    /// Of its resource and of itself, taken once for all records.
+    digest: [u8; SHA256_OUTPUT_LEN],
     members: Vec<u8>,
     values: Values,
 }
 
-impl<'a> Scope<'a> {
-    /// Of a `ScopeLogs`.
-    pub(super) fn of(scope_logs: &'a [u8]) -> Self {
+impl Scope {
+    /// Of a `ScopeLogs` of a resource.
+    pub(super) fn of(scope_logs: &[u8], resource: &Resource<'_>) -> Self {
         let mut this = Self::default();
         let [scope, schema_url] = fields(scope_logs, [1, 3]);
+        let bytes = if let Some(Value::Bytes(scope)) = scope { scope } else { &[] };
+        let mut hash = Context::new(&SHA256);
+        hash.update(&resource.digest);
+        // With its length, so that no two sequences read the same.
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+        this.digest = hash.finish().as_ref().try_into().unwrap_or_default();
         if let Some(Value::Bytes(scope)) = scope {
-            this.bytes = scope;
             let (mut own, mut attributes) = (Vec::new(), Vec::new());
             let [name, version] = fields(scope, [1, 2]);
             put_text(&mut own, "name", name, &mut this.values);
@@ -173,6 +194,11 @@ impl<'a> Scope<'a> {
         }
         put_text(&mut this.members, "schema_url", schema_url, &mut this.values);
         this
+    }
+
+    /// What each of its records repeats of it.
+    pub(super) fn bytes_len(&self) -> usize {
+        self.members.len()
     }
 }
 
@@ -197,7 +223,7 @@ impl<'a> Record<'a> {
         for_each(record, 6, |pair| {
             match pair_of(pair) {
                 Ok(("event.name", value)) => attribute_name = text_of(value),
-                Ok(("log.record.uid", value)) => this.uid = text_of(value),
+                Ok(("log.record.uid", value)) => this.uid = text_of(value).filter(|uid| is_id(uid)),
                 Ok((key, value)) => this.known.set(key, text_of(value)),
                 Err(_) => {}
             }
@@ -237,11 +263,13 @@ impl<'a> Record<'a> {
         }
         if let Some(Value::Bytes(name)) = name {
             match std::str::from_utf8(name) {
-                Ok(name) => field_name = Some(name).filter(|name| !name.is_empty()),
+                Ok(name) if is_id(name) => field_name = Some(name).filter(|name| !name.is_empty()),
+                // An event cannot be called so.
+                Ok(name) => properties::put_text(out, "event_name", name),
                 Err(_) => values.note(NOT_UTF8),
             }
         }
-        this.name = field_name.or(attribute_name);
+        this.name = field_name.or(attribute_name.filter(|name| is_id(name)));
         this
     }
 }
@@ -251,7 +279,7 @@ pub(super) fn add(
     accepted: &mut Accepted,
     bytes: &[u8],
     resource: &Resource<'_>,
-    scope: &Scope<'_>,
+    scope: &Scope,
     seen: &mut Seen,
     arrival: &Arrival<'_>,
 ) {
@@ -265,21 +293,16 @@ pub(super) fn add(
         Some(uid) => uid.to_owned(),
         // Without a time two records that say the same may well be two.
         None if record.time_ns == 0 && record.observed_ns == 0 => String::new(),
-        None => idempotency_key(bytes, resource, scope, seen),
+        None => idempotency_key(bytes, scope, seen),
     };
     let event = encode(&record, resource, scope, &key, arrival);
     accepted.add_encoded(&event, arrival, rename);
 }
 
-fn encode(
-    record: &Record<'_>,
-    resource: &Resource<'_>,
-    scope: &Scope<'_>,
-    key: &str,
-    arrival: &Arrival<'_>,
-) -> Vec<u8> {
+fn encode(record: &Record<'_>, resource: &Resource<'_>, scope: &Scope, key: &str, arrival: &Arrival<'_>) -> Vec<u8> {
     let app = if arrival.key_app.is_none() { resource.app() } else { None };
-    let device = record.known.device_id.or(resource.known.device_id).or(resource.instance).or(resource.service);
+    let device = record.known.device_id.or(resource.known.device_id).or(resource.instance);
+    let device = device.or(resource.service.filter(|name| is_id(name))).or(Some(NO_SERVICE));
     let mut out = Vec::with_capacity(record.properties.len() + resource.members.len() + scope.members.len() + 512);
     for (number, text) in [
         (2, app.as_deref()),
@@ -309,12 +332,9 @@ fn encode(
 
 /// The same for the same record of the same request, however often that is sent; another one for each record of a
 /// request, also of those that say the same.
-fn idempotency_key(record: &[u8], resource: &Resource<'_>, scope: &Scope<'_>, seen: &mut Seen) -> String {
+fn idempotency_key(record: &[u8], scope: &Scope, seen: &mut Seen) -> String {
     let mut hash = Context::new(&SHA256);
-    hash.update(&resource.digest);
-    // With its length, so that no two sequences read the same.
-    hash.update(&(scope.bytes.len() as u64).to_le_bytes());
-    hash.update(scope.bytes);
+    hash.update(&scope.digest);
     hash.update(record);
     let digest = hash.finish();
     let fingerprint: Fingerprint = digest.as_ref().first_chunk().copied().unwrap_or_default();

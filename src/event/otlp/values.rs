@@ -8,13 +8,12 @@ use std::collections::HashSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use crate::event::decimal::EXACT_ABOVE;
 use crate::event::limits::{PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 use crate::event::properties;
 use crate::event::rules::{MALFORMED, PROPERTIES_TOO_DEEP, TOO_MANY_VALUES};
 use crate::event::wire::{Reader, Value, put_bytes, put_double, put_number};
 
-/// Whole numbers up to here are exact in a double.
-const EXACT_MAX: u64 = 1 << 53;
 pub(super) const NOT_UTF8: &str = "must be UTF-8";
 
 /// Writes values, no more of them than an event may have.
@@ -176,7 +175,7 @@ fn last_value(any_value: &[u8]) -> Result<Option<(u32, Value<'_>)>, ()> {
 }
 
 fn put_integer(out: &mut Vec<u8>, value: i64) {
-    if value.unsigned_abs() <= EXACT_MAX {
+    if value.unsigned_abs() < EXACT_ABOVE {
         put_double(out, 2, value as f64);
     } else {
         put_bytes(out, 3, value.to_string().as_bytes());

@@ -3,112 +3,98 @@
 //! Messages of a batch are read one after another: as values they take many times their text. Their number is bounded
 //! while they are found, not afterwards.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
+use std::vec::IntoIter;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json::{Object, Value};
-use super::message::{Call, Surroundings, event_of};
+use super::batch::Around;
+use super::json::{Name, Object, Read, Value};
+use super::mend::{Mended, mend};
+use super::message::{Call, Keep, Surroundings, event_of};
 use crate::event::FieldError;
 use crate::event::accept::Arrival;
 use crate::event::request::{Accepted, Refused, place_in};
 
 /// Of one message: what Segment takes.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
+/// Of a batch: what Segment takes.
+pub const MESSAGES_MAX: usize = 2_500;
+/// Of what a batch says of all its messages: each repeats it.
+const AROUND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// What the events that are held at once have together, but for the last of them.
+const PORTION_BYTES_MAX: usize = 2 << 20;
 
 /// A request's messages, and what it says of all of them.
 #[derive(Debug, Default)]
 pub struct Body<'a> {
     messages: Messages<'a>,
-    write_key: Option<Value<'a>>,
+    write_key: Option<Cow<'a, str>>,
     around: Around<'a>,
-}
-
-/// What a batch says of all its messages.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Around<'a> {
-    sent_at: Option<Value<'a>>,
-    context: Option<Object<'a>>,
-    integrations: Option<Value<'a>>,
-}
-
-impl<'a> Around<'a> {
-    /// Its members by name, as JSON.
-    pub fn texts(&self) -> Vec<(&'static str, String)> {
-        let text = |value: Option<Result<String, serde_json::Error>>| value.and_then(Result::ok);
-        [
-            ("sentAt", text(self.sent_at.as_ref().map(serde_json::to_string))),
-            ("context", text(self.context.as_ref().map(serde_json::to_string))),
-            ("integrations", text(self.integrations.as_ref().map(serde_json::to_string))),
-        ]
-        .into_iter()
-        .filter_map(|(name, text)| Some((name, text?)))
-        .collect()
-    }
-
-    /// What [`Self::texts`] gave, found by name.
-    pub fn read(text: impl Fn(&str) -> Option<&'a str>) -> Self {
-        Self {
-            sent_at: text("sentAt").and_then(|text| serde_json::from_str(text).ok()),
-            context: text("context").and_then(|text| serde_json::from_str(text).ok()),
-            integrations: text("integrations").and_then(|text| serde_json::from_str(text).ok()),
-        }
-    }
 }
 
 #[derive(Debug)]
 enum Messages<'a> {
-    /// It was read to find its write key.
-    One(Message<'a>),
-    Many(Vec<&'a RawValue>),
+    /// Its text; it was read to find its write key, if it could be.
+    One(&'a str, Option<Object<'a>>),
+    Many(IntoIter<&'a RawValue>),
 }
 
 impl Default for Messages<'_> {
     fn default() -> Self {
-        Self::Many(Vec::new())
+        Self::Many(Vec::new().into_iter())
     }
 }
-
-/// The text of a message, and what it is or what is wrong with it.
-type Message<'a> = (&'a str, Result<Object<'a>, FieldError>);
 
 impl<'a> Body<'a> {
     pub fn of_message(text: &'a [u8]) -> Result<Self, Refused> {
         let text = std::str::from_utf8(without_mark(text))
             .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
-        let message = match serde_json::from_str(text) {
-            Ok(Value::Object(_)) if text.len() > MESSAGE_BYTES_MAX => Err(too_large()),
-            Ok(Value::Object(message)) => Ok(message),
+        let (message, write_key) = match serde_json::from_str(text) {
+            Ok(Value::Object(message)) => {
+                let write_key = write_key_of(message.get("writeKey"));
+                (Some(message), write_key)
+            }
             Ok(_) => return Err(not("an object")),
             // What can be passed over is JSON all the same.
             Err(error) => match serde_json::from_str::<IgnoredAny>(text) {
-                Ok(_) => Err(too_deep()),
+                Ok(_) => {
+                    let mended = mend(text);
+                    let message = read_mended(&mended).ok_or_else(|| not("an object"))?;
+                    (None, write_key_of(message.get("writeKey")).map(|key| key.into_owned().into()))
+                }
                 Err(_) => return Err(not_json(&error)),
             },
         };
-        let write_key = message.as_ref().ok().and_then(|message: &Object<'a>| message.get("writeKey").cloned());
-        Ok(Self { messages: Messages::One((text, message)), write_key, ..Self::default() })
+        Ok(Self { messages: Messages::One(text, message), write_key, ..Self::default() })
     }
 
-    pub fn of_batch(text: &'a [u8], messages_max: usize) -> Result<Self, Refused> {
-        let read = BatchOf { messages_max, too_many: Cell::new(false) };
+    pub fn of_batch(text: &'a [u8]) -> Result<Self, Refused> {
+        let read = BatchOf { too_many: Cell::new(false) };
         let mut json = serde_json::Deserializer::from_slice(without_mark(text));
         let body = (&read).deserialize(&mut json).and_then(|body| json.end().map(|()| body));
-        body.map_err(|error| match () {
+        let (body, around_bytes) = body.map_err(|error| match () {
             () if read.too_many.get() => {
-                let detail = format!("must have at most {messages_max} messages");
+                let detail = format!("must have at most {MESSAGES_MAX} messages");
                 Refused::invalid(FieldError::new("/batch", detail))
             }
             () if error.is_data() => not("an object with the array batch"),
             () => not_json(&error),
-        })
+        })?;
+        if around_bytes > AROUND_BYTES_MAX {
+            let detail = format!("The body has more than {AROUND_BYTES_MAX} bytes beside its messages.");
+            return Err(Refused::new(detail));
+        }
+        Ok(body)
     }
 
+    /// The messages that have no verdict yet.
     pub fn len(&self) -> usize {
         match &self.messages {
-            Messages::One(_) => 1,
+            Messages::One(..) => 1,
             Messages::Many(texts) => texts.len(),
         }
     }
@@ -118,7 +104,7 @@ impl<'a> Body<'a> {
     }
 
     pub fn write_key(&self) -> Option<&str> {
-        self.write_key.as_ref()?.as_str()
+        self.write_key.as_deref()
     }
 
     /// What a batch says of all its messages.
@@ -131,51 +117,134 @@ impl<'a> Body<'a> {
         Self { around, ..self }
     }
 
-    /// Its messages, each judged alone. `call` is what the path says that a message is; `app` is theirs where no API key
-    /// says which. `text` is what the body was read from.
-    pub fn accept(&mut self, text: &[u8], call: Option<Call>, app: &str, arrival: &Arrival<'_>) -> Accepted {
-        let (one, many) = match std::mem::take(&mut self.messages) {
-            Messages::One(message) => (Some(message), Vec::new()),
-            Messages::Many(texts) => (None, texts),
-        };
-        let around = Surroundings {
-            context: self.around.context.as_ref(),
-            integrations: self.around.integrations.as_ref(),
-            sent_at: self.around.sent_at.as_ref(),
-            received_at_ms: arrival.received_at_ms,
-            app,
-        };
+    /// The next messages, at most so many, each judged alone; together they are not much larger than a portion. `call` is
+    /// what the path says that a message is; `app` is theirs where no API key says which. `text` is what the body was read
+    /// from.
+    pub fn next(
+        &mut self,
+        messages_max: usize,
+        text: &[u8],
+        call: Option<Call>,
+        app: &str,
+        arrival: &Arrival<'_>,
+    ) -> Accepted {
+        let around = Surroundings { batch: &self.around, received_at_ms: arrival.received_at_ms, app };
         let mut accepted = Accepted::default();
-        for (own, message) in one.into_iter().chain(many.into_iter().map(message_of)) {
-            match message.and_then(|message| event_of(call, message, own, &around)) {
-                Ok(event) => accepted.add_encoded(&event, arrival, |_| {}),
-                Err(error) => accepted.add_refused(vec![error]),
-            }
+        while accepted.len() < messages_max && accepted.bytes_len() < PORTION_BYTES_MAX {
+            let (own, message) = match &mut self.messages {
+                Messages::One(text, message) => {
+                    let one = (*text, message.take());
+                    self.messages = Messages::default();
+                    one
+                }
+                Messages::Many(texts) => match texts.next() {
+                    Some(raw) => (raw.get(), None),
+                    None => break,
+                },
+            };
+            judge(&mut accepted, own, message, call, &around, arrival);
             accepted.set_source(|| place_in(text, own.as_bytes()));
         }
         accepted
     }
 }
 
-fn message_of(raw: &RawValue) -> Message<'_> {
-    let text = raw.get();
-    if text.len() > MESSAGE_BYTES_MAX {
-        return (text, Err(too_large()));
+fn write_key_of<'a>(value: Option<&Value<'a>>) -> Option<Cow<'a, str>> {
+    match value {
+        Some(Value::String(key)) => Some(key.clone()),
+        _ => None,
     }
-    let message = match serde_json::from_str(text) {
-        Ok(Value::Object(message)) => Ok(message),
-        Ok(_) => Err(FieldError::new("", "must be an object")),
-        Err(_) => Err(too_deep()),
+}
+
+fn read_mended(mended: &Mended) -> Option<Object<'_>> {
+    let mut json = serde_json::Deserializer::from_str(&mended.text);
+    match (Read { rounded: true }).deserialize(&mut json) {
+        Ok(Value::Object(message)) => Some(message),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Judges a message, which was read already or is to be read.
+fn judge<'a>(
+    accepted: &mut Accepted,
+    text: &'a str,
+    message: Option<Object<'a>>,
+    call: Option<Call>,
+    around: &Surroundings<'a>,
+    arrival: &Arrival<'_>,
+) {
+    if text.len() > MESSAGE_BYTES_MAX {
+        return accepted.add_refused(vec![too_large()]);
+    }
+    let message = match message {
+        Some(message) => Ok(Value::Object(message)),
+        None => serde_json::from_str(text),
     };
-    (text, message)
+    let event = match message {
+        Ok(Value::Object(message)) => event_of(call, message, text, Keep::Members, around),
+        Ok(_) => Err(FieldError::new("", "must be an object")),
+        Err(_) => return judge_mended(accepted, text, Keep::Members, call, around, arrival),
+    };
+    match event {
+        Ok(event) => accepted.add_encoded(&event, arrival, rename),
+        Err(error) => return accepted.add_refused(vec![error]),
+    }
+    // A value that an event cannot have is no reason to refuse its message.
+    if let Some(errors) = accepted.take_refused() {
+        if errors.iter().any(|error| is_of_message(error)) {
+            return accepted.add_refused(errors);
+        }
+        judge_mended(accepted, text, Keep::Text, call, around, arrival);
+    }
+}
+
+/// The same of one that cannot be read as it is, or not be kept so.
+#[cold]
+fn judge_mended(
+    accepted: &mut Accepted,
+    text: &str,
+    keep: Keep,
+    call: Option<Call>,
+    around: &Surroundings<'_>,
+    arrival: &Arrival<'_>,
+) {
+    let mended = mend(text);
+    let Some(message) = read_mended(&mended) else {
+        return accepted.add_refused(vec![FieldError::new("", "must be an object")]);
+    };
+    let keep = if keep == Keep::Members && mended.lossy { Keep::MembersAndText } else { keep };
+    match event_of(call, message, text, keep, around) {
+        Ok(event) => accepted.add_encoded(&event, arrival, rename),
+        Err(error) => accepted.add_refused(vec![error]),
+    }
+}
+
+/// Whether it is about the message as a whole: what it belongs to, whose it is, or how large it is.
+fn is_of_message(error: &FieldError) -> bool {
+    ["", "/writeKey", "/anonymousId"].contains(&error.pointer.as_str())
+}
+
+/// Where the sender finds what is wrong with the event that was made of its message.
+fn rename(error: &mut FieldError) {
+    for (made, sent) in [
+        ("/appId", "/writeKey"),
+        ("/deviceId", "/anonymousId"),
+        ("/idempotencyKey", "/messageId"),
+        ("/timestampMs", "/timestamp"),
+        ("/sessionId", "/context/sessionId"),
+        ("/deviceContext", "/context"),
+        ("/customEvent/eventName", "/event"),
+        ("/customEvent/properties", "/properties"),
+    ] {
+        if let Some(rest) = error.pointer.strip_prefix(made) {
+            error.pointer = format!("{sent}{rest}");
+            return;
+        }
+    }
 }
 
 fn too_large() -> FieldError {
     FieldError::new("", format!("must have at most {MESSAGE_BYTES_MAX} bytes"))
-}
-
-fn too_deep() -> FieldError {
-    FieldError::new("", "is nested too deep")
 }
 
 fn without_mark(text: &[u8]) -> &[u8] {
@@ -191,45 +260,48 @@ fn not_json(error: &serde_json::Error) -> Refused {
     Refused::new(format!("The body is not JSON: line {}, column {}.", error.line(), error.column()))
 }
 
-/// Reads a batch of at most so many messages.
+/// Reads a batch, and how much it says beside its messages.
 struct BatchOf {
-    messages_max: usize,
     /// Why reading failed.
     too_many: Cell<bool>,
 }
 
 impl<'de> DeserializeSeed<'de> for &BatchOf {
-    type Value = Body<'de>;
+    type Value = (Body<'de>, usize);
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Body<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for &BatchOf {
-    type Value = Body<'de>;
+    type Value = (Body<'de>, usize);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with the array batch")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Body<'de>, A::Error> {
-        let (mut body, mut found) = (Body::default(), false);
-        while let Some(name) = members.next_key::<String>()? {
-            match name.as_str() {
-                "batch" if found => return Err(A::Error::duplicate_field("batch")),
-                "batch" => {
-                    found = true;
-                    body.messages = Messages::Many(members.next_value_seed(TextsOf(self))?);
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let (mut body, mut found, mut around_bytes) = (Body::default(), false, 0);
+        while let Some(Name(name)) = members.next_key()? {
+            if name == "batch" {
+                if std::mem::replace(&mut found, true) {
+                    return Err(A::Error::duplicate_field("batch"));
                 }
-                "writeKey" => body.write_key = members.next_value()?,
-                "sentAt" => body.around.sent_at = members.next_value()?,
-                "context" => body.around.context = members.next_value()?,
-                "integrations" => body.around.integrations = members.next_value()?,
-                _ => drop(members.next_value::<IgnoredAny>()?),
+                body.messages = Messages::Many(members.next_value_seed(TextsOf(self))?.into_iter());
+                continue;
+            }
+            let text = members.next_value::<&'de RawValue>()?.get();
+            if name == "writeKey" {
+                body.write_key = serde_json::from_str(text).ok().and_then(|value| write_key_of(Some(&value)));
+                continue;
+            }
+            around_bytes += name.len() + text.len();
+            if around_bytes <= AROUND_BYTES_MAX {
+                body.around.add(&name, text);
             }
         }
-        if found { Ok(body) } else { Err(A::Error::missing_field("batch")) }
+        if found { Ok((body, around_bytes)) } else { Err(A::Error::missing_field("batch")) }
     }
 }
 
@@ -254,7 +326,7 @@ impl<'de> Visitor<'de> for TextsOf<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
         let mut texts = Vec::new();
         while let Some(text) = elements.next_element()? {
-            if texts.len() == self.0.messages_max {
+            if texts.len() == MESSAGES_MAX {
                 self.0.too_many.set(true);
                 return Err(A::Error::custom("too many messages"));
             }

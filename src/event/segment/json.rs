@@ -1,12 +1,13 @@
 //! JSON values of messages. Texts are borrowed from the body where they can be, and objects are lists: a message is read
 //! once, has few members, and is taken apart right away.
 //!
-//! Invariant: an object has a name once. Of those that were sent under one name it has the last.
+//! Invariant: an object has a name once. Of those that were sent under one name it has the last. Numbers are those that
+//! were sent: an integer that a 64-bit one cannot hold is not read unless it is asked for.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Number;
 
@@ -141,19 +142,35 @@ impl Serialize for Object<'_> {
 
 impl<'de> Deserialize<'de> for Value<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
+        deserializer.deserialize_any(Read { rounded: false })
     }
 }
 
 impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor)
+        deserializer.deserialize_map(ObjectVisitor(Read { rounded: false }))
     }
 }
 
-struct ValueVisitor;
+/// From here on a double may stand for an integer that was written out and that it does not hold.
+const LARGE: f64 = (1u64 << 63) as f64;
 
-impl<'de> Visitor<'de> for ValueVisitor {
+/// How values are read.
+#[derive(Clone, Copy)]
+pub(super) struct Read {
+    /// Numbers of 64 bits and more are taken as what a double makes of them.
+    pub(super) rounded: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Read {
+    type Value = Value<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Read {
     type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,6 +194,9 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<Value<'de>, E> {
+        if number.abs() >= LARGE && !self.rounded {
+            return Err(E::custom("the number may be an integer that is too large"));
+        }
         Ok(Number::from_f64(number).map_or(Value::Null, Value::Number))
     }
 
@@ -190,18 +210,18 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value<'de>, A::Error> {
         let mut array = Vec::new();
-        while let Some(element) = elements.next_element()? {
+        while let Some(element) = elements.next_element_seed(self)? {
             array.push(element);
         }
         Ok(Value::Array(array))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Value<'de>, A::Error> {
-        ObjectVisitor.visit_map(members).map(Value::Object)
+        ObjectVisitor(self).visit_map(members).map(Value::Object)
     }
 }
 
-struct ObjectVisitor;
+struct ObjectVisitor(Read);
 
 impl<'de> Visitor<'de> for ObjectVisitor {
     type Value = Object<'de>;
@@ -212,15 +232,15 @@ impl<'de> Visitor<'de> for ObjectVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Object<'de>, A::Error> {
         let mut list = Vec::new();
-        while let Some((Name(name), value)) = members.next_entry()? {
-            list.push((name, value));
+        while let Some(Name(name)) = members.next_key()? {
+            list.push((name, members.next_value_seed(self.0)?));
         }
         Ok(Object::of(list))
     }
 }
 
 /// The name of a member.
-struct Name<'a>(Cow<'a, str>);
+pub(super) struct Name<'a>(pub(super) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -281,7 +301,9 @@ mod tests {
 
     #[test]
     fn what_is_no_json_or_too_deep_is_refused() {
-        for text in ["", "{", "[1]", "{\"a\": 1e999}", "{\"a\": \"\\ud800\"}", "{\"a\" 1}"] {
+        for text in
+            ["", "{", "[1]", "{\"a\": 1e999}", "{\"a\": \"\\ud800\"}", "{\"a\" 1}", "{\"a\": -18446744073709551615}"]
+        {
             assert!(serde_json::from_str::<Object<'_>>(text).is_err(), "{text}");
         }
         let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));

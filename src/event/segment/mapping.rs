@@ -2,7 +2,7 @@
 //! all others are custom events (<https://segment.com/docs/connections/spec/>).
 
 use super::json::{Object, Value};
-use super::value::{cents, count, text, whole};
+use super::value::{cents, count, currency, is_text, text, whole};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{
     AddToCart, AppBackground, AppCrash, AppForeground, AppStart, CheckoutStart, CheckoutStep, ProductView,
@@ -18,7 +18,6 @@ const PRODUCT_NAME: &[&str] = &["name", "product_name"];
 const CART_ID: &[&str] = &["cart_id", "checkout_id"];
 const PRICE: &[&str] = &["price"];
 const QUANTITY: &[&str] = &["quantity"];
-const CURRENCY: &[&str] = &["currency"];
 const PAYMENT_METHOD: &[&str] = &["payment_method"];
 const METHOD: &[&str] = &["method", "type"];
 
@@ -53,11 +52,7 @@ pub(super) fn known(name: &str, properties: &mut Object<'_>, user_id: &str) -> O
 
 /// Whether text or a number is there under one of the names.
 fn has(properties: &Object<'_>, names: &[&str]) -> bool {
-    names.iter().any(|name| match properties.get(name) {
-        Some(Value::String(text)) => !text.is_empty(),
-        Some(Value::Number(_)) => true,
-        _ => false,
-    })
+    names.iter().any(|name| is_text(properties.get(name)))
 }
 
 fn product_viewed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
@@ -67,7 +62,7 @@ fn product_viewed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
             product_name: text(of, PRODUCT_NAME),
             category: text(of, &["category"]),
             price_cents: cents(of, PRICE),
-            currency: text(of, CURRENCY),
+            currency: currency(of),
             source: text(of, &["source"]),
             properties: None,
         })
@@ -81,7 +76,7 @@ fn product_added(of: &mut Object<'_>, _: &str) -> Option<Payload> {
             product_name: text(of, PRODUCT_NAME),
             quantity: count(of, QUANTITY),
             price_cents: cents(of, PRICE),
-            currency: text(of, CURRENCY),
+            currency: currency(of),
             cart_id: text(of, CART_ID),
             properties: None,
         })
@@ -105,7 +100,7 @@ fn checkout_started(of: &mut Object<'_>, _: &str) -> Option<Payload> {
         cart_id: text(of, &["cart_id", "checkout_id", "order_id", "orderId"]),
         item_count: pieces(of.get("products")),
         total_cents: cents(of, &["total", "value", "revenue"]),
-        currency: text(of, CURRENCY),
+        currency: currency(of),
         properties: None,
     }))
 }
@@ -127,7 +122,7 @@ fn order_completed(of: &mut Object<'_>, _: &str) -> Option<Payload> {
             cart_id: text(of, CART_ID),
             item_count: pieces(of.get("products")),
             total_cents: cents(of, &["total", "revenue", "value"]),
-            currency: text(of, CURRENCY),
+            currency: currency(of),
             payment_method: text(of, PAYMENT_METHOD),
             items: items(of),
             properties: None,

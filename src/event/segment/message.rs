@@ -3,23 +3,30 @@
 //! Nothing that was sent is lost: what has no field of its own goes to the event's `properties`, what is not a property
 //! itself under [`REST`] there.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use prost::Message as _;
 
+use super::batch::{Around, BATCH};
 use super::device::device_of;
 use super::json::{Object, Value};
 use super::mapping;
+use super::mend::without;
 use super::value::{properties, text};
+use crate::event::accept::{hashed, is_time};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{CustomEvent, EventEnvelope, ScreenView, UserProfileUpdate};
+use crate::event::rules::REQUIRED;
 use crate::event::struct_writer::{StructWriter, put_payload};
 use crate::event::{FieldError, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, is_id};
 
 /// The property that holds what was sent beside the properties.
 const REST: &str = "$segment";
+/// The member of it that holds the text that was sent, where members do not say all of it.
+const TEXT: &str = "message";
+/// What a message of a type that is not known is called where it cannot be called by that.
+const OTHER: &str = "message";
+const NO_IDENTITY: &str = "is required when there is no userId";
 /// Fields that a profile update names.
 const FIELDS_MAX: usize = 1_000;
 /// A number of at least this many is of milliseconds, a smaller one of seconds: the year 1973 and the year 5138.
@@ -51,16 +58,16 @@ impl Call {
         }
     }
 
+    /// Whatever its letters' case.
     pub fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "track" => Self::Track,
-            "identify" => Self::Identify,
-            "page" => Self::Page,
-            "screen" => Self::Screen,
-            "group" => Self::Group,
-            "alias" => Self::Alias,
-            _ => return None,
-        })
+        [Self::Track, Self::Identify, Self::Page, Self::Screen, Self::Group, Self::Alias]
+            .into_iter()
+            .find(|call| call.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Whether an event that it became can be nothing else.
+    fn is_told(self) -> bool {
+        matches!(self, Self::Track | Self::Identify)
     }
 
     /// The member that holds what the message is about.
@@ -75,12 +82,21 @@ impl Call {
 /// What a message does not say itself.
 pub(super) struct Surroundings<'a> {
     /// Of a batch; a message's own members come first.
-    pub(super) context: Option<&'a Object<'a>>,
-    pub(super) integrations: Option<&'a Value<'a>>,
-    pub(super) sent_at: Option<&'a Value<'a>>,
+    pub(super) batch: &'a Around<'a>,
     pub(super) received_at_ms: i64,
     /// The app where no API key says which.
     pub(super) app: &'a str,
+}
+
+/// How what was sent is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// In typed fields and properties.
+    Members,
+    /// And as its text, which says more than they can.
+    MembersAndText,
+    /// As its text alone.
+    Text,
 }
 
 /// The event that a message is, encoded. `raw` is its JSON text: where an event cannot hold as many properties, they are
@@ -89,13 +105,14 @@ pub(super) fn event_of<'a>(
     call: Option<Call>,
     mut message: Object<'a>,
     raw: &'a str,
+    keep: Keep,
     around: &Surroundings<'a>,
 ) -> Result<Vec<u8>, FieldError> {
-    let call = match (call, message.get("type").and_then(Value::as_str)) {
-        (Some(call), _) => call,
-        (None, Some(named)) => Call::named(named)
-            .ok_or_else(|| FieldError::new("/type", "must be track, identify, page, screen, group or alias"))?,
-        (None, None) => return Err(FieldError::new("/type", "is required")),
+    let kind = match (call, message.get("type")) {
+        (Some(call), _) => Some(call),
+        (None, None | Some(Value::Null)) => return Err(FieldError::new("/type", REQUIRED)),
+        // What is no kind that is known is kept all the same.
+        (None, Some(named)) => named.as_str().and_then(Call::named),
     };
     // The app and the key were read from it already; it is no property.
     message.remove("writeKey");
@@ -107,19 +124,28 @@ pub(super) fn event_of<'a>(
         timestamp_ms: take_time(&mut message, around),
         ..EventEnvelope::default()
     };
-    let mut context = take_context(&mut message, around.context);
-    if let (None, Some(integrations)) = (message.get("integrations"), around.integrations) {
-        message.insert("integrations", integrations.clone());
+    let mut context = around.batch.join(&mut message);
+    if event.device_id.is_empty() {
+        event.device_id = other_device_id(&context, &event.user_id, &message);
     }
     if event.device_id.is_empty() {
-        event.device_id = other_device_id(&context, &event.user_id);
+        return Err(FieldError::new("/anonymousId", NO_IDENTITY));
     }
-    event.session_id = session_id(&mut context);
+    event.session_id = take_id(&mut context, "sessionId");
     event.device_context = device_of(&mut context);
     if !context.is_empty() {
         message.insert("context", Value::Object(context));
     }
-    let (payload, properties) = payload(call, message, &event.user_id, raw);
+    keep_type(kind, &mut message);
+    let text = Text { raw, kind, batch: around.batch };
+    let (payload, properties) = match keep {
+        Keep::Members => payload(kind, message, &event.user_id, &text),
+        Keep::MembersAndText => {
+            message.insert(TEXT, Value::String(without(raw, "writeKey").into_owned().into()));
+            payload(kind, message, &event.user_id, &text)
+        }
+        Keep::Text => (custom(kind.map_or(OTHER, Call::name)), text.properties()),
+    };
     let mut encoded = Vec::with_capacity(raw.len() + EVENT_BYTES);
     // Encoding to a vector does not run out of room.
     let _ = event.encode(&mut encoded);
@@ -127,35 +153,43 @@ pub(super) fn event_of<'a>(
     Ok(encoded)
 }
 
+/// Leaves the type in the message where its event does not say it.
+fn keep_type(kind: Option<Call>, message: &mut Object<'_>) {
+    let Some(call) = kind else { return };
+    let sent = message.get("type").filter(|sent| **sent != Value::Null);
+    match sent {
+        Some(sent) if call.is_told() && sent.as_str() == Some(call.name()) => _ = message.remove("type"),
+        Some(_) => {}
+        None if call.is_told() => _ = message.remove("type"),
+        None => _ = message.insert("type", Value::String(call.name().into())),
+    }
+}
+
 /// The payload, and the members of its properties.
-fn payload<'a>(call: Call, mut message: Object<'a>, user_id: &str, raw: &str) -> (Payload, Vec<u8>) {
-    message.remove("type");
-    let subject = message.remove(call.subject());
+fn payload<'a>(kind: Option<Call>, mut message: Object<'a>, user_id: &str, sent: &Text<'_>) -> (Payload, Vec<u8>) {
+    let subject_name = kind.map_or("properties", Call::subject);
+    let subject = message.remove(subject_name);
     let mut own = match subject {
         Some(Value::Object(own)) => own,
         None | Some(Value::Null) => Object::default(),
         Some(other) => {
-            message.insert(call.subject(), other);
+            message.insert(subject_name, other);
             Object::default()
         }
     };
-    let payload = match call {
-        Call::Track => {
-            let name = text(&mut message, &["event"]);
-            let known = mapping::known(&name, &mut own, user_id);
-            if known.is_some() {
-                message.insert("event", Value::String(name.clone().into()));
-            }
-            known.unwrap_or_else(|| custom(if name.is_empty() { "track" } else { &name }))
-        }
-        Call::Identify => Payload::UserProfileUpdate(UserProfileUpdate {
+    let payload = match kind {
+        Some(Call::Track) => track(&mut message, &mut own, user_id),
+        Some(Call::Identify) => Payload::UserProfileUpdate(UserProfileUpdate {
             user_id: user_id.to_owned(),
             fields_updated: own.iter().take(FIELDS_MAX).map(|(name, _)| name.clone().into_owned()).collect(),
             properties: None,
         }),
-        Call::Page | Call::Screen => screen(call, &mut message, &own),
-        Call::Group => custom("group"),
-        Call::Alias => custom("alias"),
+        Some(call @ (Call::Page | Call::Screen)) => screen(call, &mut message, &own),
+        Some(call @ (Call::Group | Call::Alias)) => custom(call.name()),
+        None => {
+            let named = message.get("type").and_then(Value::as_str);
+            custom(named.filter(|name| !name.is_empty() && is_id(name)).unwrap_or(OTHER))
+        }
     };
     message.retain(|value| *value != Value::Null);
     if !message.is_empty()
@@ -170,30 +204,51 @@ fn payload<'a>(call: Call, mut message: Object<'a>, user_id: &str, raw: &str) ->
         rest.insert(REST, taken);
     }
     let kept = properties(&own, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX);
-    (payload, kept.unwrap_or_else(|| as_sent(raw)))
+    (payload, kept.unwrap_or_else(|| sent.properties()))
 }
 
-/// The text of a message without its write key, which is a secret.
-fn without_key(raw: &str) -> Cow<'_, str> {
-    let Ok(mut message) = serde_json::from_str::<serde_json::Map<_, _>>(raw) else { return raw.into() };
-    match message.remove("writeKey") {
-        Some(_) => serde_json::Value::Object(message).to_string().into(),
-        None => raw.into(),
+/// The name stays in the message where the event cannot say it.
+fn track(message: &mut Object<'_>, own: &mut Object<'_>, user_id: &str) -> Payload {
+    let name = text(message, &["event"]);
+    let known = mapping::known(&name, own, user_id);
+    let is_said = known.is_none() && is_id(&name);
+    let payload = known.unwrap_or_else(|| custom(if is_said && !name.is_empty() { &name } else { Call::Track.name() }));
+    if !is_said {
+        message.insert("event", Value::String(name.into()));
     }
+    payload
 }
 
-/// The message as the text that it was, but for its write key.
-fn as_sent(raw: &str) -> Vec<u8> {
-    let mut members = Vec::with_capacity(raw.len() + EVENT_BYTES);
-    let mut writer = StructWriter::new(&mut members);
-    let rest = writer.begin_member(REST);
-    let object = writer.begin_object();
-    let message = writer.begin_member("message");
-    writer.text(&without_key(raw));
-    writer.end_member(message);
-    writer.end(object);
-    writer.end_member(rest);
-    members
+/// A message as the text that it was.
+struct Text<'a> {
+    raw: &'a str,
+    kind: Option<Call>,
+    batch: &'a Around<'a>,
+}
+
+impl Text<'_> {
+    /// Its text but for its write key, which is a secret, and what neither that nor the event says.
+    fn properties(&self) -> Vec<u8> {
+        let mut members = Vec::with_capacity(self.raw.len() + EVENT_BYTES);
+        let mut writer = StructWriter::new(&mut members);
+        let rest = writer.begin_member(REST);
+        let object = writer.begin_object();
+        let mut put = |name, text: &str| {
+            let member = writer.begin_member(name);
+            writer.text(text);
+            writer.end_member(member);
+        };
+        put(TEXT, &without(self.raw, "writeKey"));
+        if let Some(call) = self.kind.filter(|call| !call.is_told()) {
+            put("type", call.name());
+        }
+        if let Some(batch) = self.batch.text() {
+            put(BATCH, &batch);
+        }
+        writer.end(object);
+        writer.end_member(rest);
+        members
+    }
 }
 
 fn custom(name: &str) -> Payload {
@@ -212,24 +267,29 @@ fn screen(call: Call, message: &mut Object<'_>, own: &Object<'_>) -> Payload {
     Payload::ScreenView(ScreenView { screen_name, screen_class, ..ScreenView::default() })
 }
 
-/// A text, or a number written out, that can be an id. Another one stays in the message.
+/// A text, or a number written out. Of one that cannot be an id it is the hash, and the id stays in the message.
 fn take_id(message: &mut Object<'_>, name: &str) -> String {
-    let fits = match message.get(name) {
-        Some(Value::String(id)) => is_id(id),
-        Some(Value::Number(_)) => true,
-        _ => false,
-    };
-    if fits { text(message, &[name]) } else { String::new() }
+    match message.get(name) {
+        Some(Value::String(id)) if id.is_empty() => {
+            message.remove(name);
+            String::new()
+        }
+        Some(Value::String(id)) if !is_id(id) => hashed(id),
+        _ => text(message, &[name]),
+    }
 }
 
-/// When it happened by this server's clock: the sender's clock is told by when it says that it sent.
+/// When it happened by this server's clock: the sender's clock is told by when it says that it sent. A time that an event
+/// cannot have stays in the message.
 fn take_time(message: &mut Object<'_>, around: &Surroundings<'_>) -> i64 {
-    let sent_at = message.get("sentAt").or(around.sent_at).and_then(time_ms);
+    let sent_at = message.get("sentAt").and_then(time_ms).or_else(|| around.batch.sent_at().and_then(time_ms));
     for name in ["originalTimestamp", "timestamp"] {
         let Some(happened_at) = message.get(name).and_then(time_ms) else { continue };
-        message.remove(name);
         let corrected = sent_at.map_or(happened_at, |sent_at| around.received_at_ms - (sent_at - happened_at));
-        return if corrected > 0 { corrected } else { happened_at.max(0) };
+        if let Some(time) = [corrected, happened_at].into_iter().find(|time| is_time(*time)) {
+            message.remove(name);
+            return time;
+        }
     }
     0
 }
@@ -252,29 +312,16 @@ fn time_ms(value: &Value<'_>) -> Option<i64> {
     }
 }
 
-fn take_context<'a>(message: &mut Object<'a>, of_batch: Option<&Object<'a>>) -> Object<'a> {
-    let mut context = match message.remove("context") {
-        Some(Value::Object(context)) => context,
-        Some(other) => {
-            message.insert("context", other);
-            return Object::default();
-        }
-        None => Object::default(),
-    };
-    for (name, value) in of_batch.into_iter().flat_map(Object::iter) {
-        if !context.contains(name) {
-            context.insert(name.clone(), value.clone());
-        }
+/// The device that the context names, or else the user; or else whatever was sent in the place of an id.
+fn other_device_id(context: &Object<'_>, user_id: &str, message: &Object<'_>) -> String {
+    match context.get("device").and_then(|device| device.get("id")) {
+        Some(Value::String(id)) if is_id(id) && !id.is_empty() => return id.clone().into_owned(),
+        Some(Value::String(id)) if !id.is_empty() => return hashed(id),
+        Some(Value::Number(id)) => return id.to_string(),
+        _ if !user_id.is_empty() => return user_id.to_owned(),
+        _ => {}
     }
-    context
-}
-
-fn other_device_id(context: &Object<'_>, user_id: &str) -> String {
-    let of_device = context.get("device").and_then(|device| device.get("id")).and_then(Value::as_str);
-    of_device.filter(|id| !id.is_empty() && is_id(id)).unwrap_or(user_id).to_owned()
-}
-
-/// As RudderStack's SDKs call it.
-fn session_id(context: &mut Object<'_>) -> String {
-    take_id(context, "sessionId")
+    let sent = ["anonymousId", "userId"].into_iter().filter_map(|name| message.get(name));
+    let sent = sent.filter(|value| **value != Value::Null).find_map(|value| serde_json::to_string(value).ok());
+    sent.map(|text| hashed(&text)).unwrap_or_default()
 }

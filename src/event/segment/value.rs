@@ -2,12 +2,16 @@
 //!
 //! Invariant: a value leaves the properties only when the typed field says all of it.
 
+use serde_json::Number;
+
 use super::json::{Object, Value};
+use crate::event::decimal::EXACT_ABOVE;
+use crate::event::pattern::Pattern;
 use crate::event::struct_writer::StructWriter;
 
 /// Takes the first of these that is text, or a number written out.
 pub(super) fn text(object: &mut Object<'_>, names: &[&str]) -> String {
-    let found = names.iter().find(|name| matches!(object.get(name), Some(Value::String(_) | Value::Number(_))));
+    let found = names.iter().find(|name| is_text(object.get(name)));
     match found.and_then(|name| object.remove(name)) {
         Some(Value::String(text)) => text.into_owned(),
         Some(Value::Number(number)) => number.to_string(),
@@ -15,11 +19,29 @@ pub(super) fn text(object: &mut Object<'_>, names: &[&str]) -> String {
     }
 }
 
+/// Whether it is text that says something, or a number.
+pub(super) fn is_text(value: Option<&Value<'_>>) -> bool {
+    match value {
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Number(_)) => true,
+        _ => false,
+    }
+}
+
+/// Takes the code of a currency; what a typed field may not have stays.
+pub(super) fn currency(object: &mut Object<'_>) -> String {
+    const NAME: &str = "currency";
+    let is_code =
+        object.get(NAME).and_then(Value::as_str).is_some_and(|code| Pattern::Currency.allows(code.as_bytes()));
+    if is_code { text(object, &[NAME]) } else { String::new() }
+}
+
 /// Takes the first of these that is a whole number from 0 to `max`.
 pub(super) fn whole(object: &mut Object<'_>, names: &[&str], max: i64) -> Option<i64> {
     let read = |value: &Value<'_>| match value {
         Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.parse().ok(),
+        // As it is written out again.
+        Value::String(text) => text.parse().ok().filter(|number: &i64| number.to_string() == **text),
         _ => None,
     };
     names.iter().find_map(|name| {
@@ -97,7 +119,7 @@ impl Limits {
         match value {
             Value::Null => writer.null(),
             Value::Bool(is) => writer.bool(*is),
-            Value::Number(number) => writer.number(number.as_f64()?),
+            Value::Number(number) => put_number(number, writer)?,
             Value::String(text) => writer.text(text),
             Value::Array(elements) => {
                 let depth = depth.checked_sub(1)?;
@@ -117,6 +139,16 @@ impl Limits {
         }
         Some(())
     }
+}
+
+/// An integer that a double does not hold is text, as in the other protocols.
+fn put_number(number: &Number, writer: &mut StructWriter<'_>) -> Option<()> {
+    let integer = number.as_i64().map(i64::unsigned_abs).or_else(|| number.as_u64());
+    match integer {
+        Some(EXACT_ABOVE..) => writer.text(&number.to_string()),
+        _ => writer.number(number.as_f64()?),
+    }
+    Some(())
 }
 
 #[cfg(test)]
@@ -142,7 +174,7 @@ mod tests {
             (json!(19.999), 2_000, 1),
             (json!(-5), 0, 1),
             (json!("free"), 0, 1),
-            (json!(1e300), 0, 1),
+            (json!(1e15), 0, 1),
             (json!(null), 0, 1),
         ] {
             let text = json!({"price": amount}).to_string();
@@ -163,6 +195,28 @@ mod tests {
         }
         assert_eq!((text(&mut of, &["x", "c"]), text(&mut of, &["f"])), ("7.5".to_owned(), String::new()));
         assert_eq!(of.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["d", "e", "f", "g"]);
+    }
+
+    #[test]
+    fn what_a_typed_field_may_not_have_stays() {
+        for value in [r#""USD ""#, r#""EURO""#, r#""€""#, r#""US Dollar""#, "840", r#""""#, "null", r#"["USD"]"#] {
+            let text = format!(r#"{{"currency": {value}}}"#);
+            let mut of = object(&text);
+            assert_eq!((currency(&mut of), of), (String::new(), object(&text)));
+        }
+        let mut of = object(r#"{"currency": "usd", "a": "007", "b": "+7", "c": "", "d": "d"}"#);
+        assert_eq!((currency(&mut of), text(&mut of, &["c", "d"])), ("usd".to_owned(), "d".to_owned()));
+        assert_eq!((count(&mut of, &["a"]), count(&mut of, &["b"])), (0, 0));
+        assert_eq!(of, object(r#"{"a": "007", "b": "+7", "c": ""}"#));
+    }
+
+    #[test]
+    fn integers_are_exact() {
+        let of = r#"{"a": 9007199254740992, "b": 9007199254740993, "c": -9007199254740993, "d": 18446744073709551615}"#;
+        let whole = Struct::decode(&*properties(&object(of), 9, 9, 8).unwrap_or_default()).unwrap();
+        let expected = json!({"a": 9007199254740992.0, "b": "9007199254740993", "c": "-9007199254740993",
+            "d": "18446744073709551615"});
+        assert_eq!(serde_json::to_value(&whole).unwrap(), expected);
     }
 
     #[test]

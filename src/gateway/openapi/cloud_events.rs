@@ -52,14 +52,7 @@ pub(super) fn binary(operation: Operation, shown: Shown) -> Operation {
 
 pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
     let text = |about: &str| json!({"type": ["string", "null"], "description": about});
-    let id = |about: &str| {
-        json!({
-            "type": ["string", "null"],
-            "maxLength": 256,
-            "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
-            "description": about,
-        })
-    };
+    let some = |about: &str| json!({"type": "string", "minLength": 1, "description": about});
     let required = |about: &str| {
         json!({
             "type": "string",
@@ -75,20 +68,20 @@ pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
         "required": shown.required("appid", &["specversion", "id", "source", "type"]),
         "properties": {
             "specversion": {"const": "1.0"},
-            "id": {"type": "string", "minLength": 1, "description": "With `source` it is the idempotency key."},
-            "source": required("With `id` it is the idempotency key. The device id, where neither `deviceid` nor `subject` is one."),
+            "id": some("With `source` it is the idempotency key."),
+            "source": some("With `id` it is the idempotency key. The device id, where neither `deviceid` nor `subject` is one."),
             "type": required("The name of the custom event."),
             "time": {"type": ["string", "null"], "format": "date-time"},
-            "subject": id("The device id, where `deviceid` is absent."),
+            "subject": text("The device id, where `deviceid` is absent."),
             "datacontenttype": text("What `data` is."),
             "dataschema": text("Kept."),
             "data": {"description": "Any JSON; an object becomes the properties. Its limits are those of `Properties`."},
             "appid": {"type": ["string", "null"], "maxLength": 128, "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]*)?$",
                 "description": "The app; the API key's when absent."},
-            "deviceid": id("The device."),
-            "userid": id("The user."),
-            "sessionid": id("The session."),
-            "correlationid": id("What the event belongs to."),
+            "deviceid": text("The device."),
+            "userid": text("The user."),
+            "sessionid": text("The session."),
+            "correlationid": text("What the event belongs to."),
         },
         "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
         "maxProperties": 100,

@@ -128,7 +128,8 @@ pub(super) fn add_schemas(document: &mut Document) {
         })),
     );
     let mut request = object(json!({"resourceLogs": {"type": ["array", "null"], "items": reference("ResourceLogs")}}));
-    request["description"] = "OTLP 1.x in JSON. Unknown members are passed over; at most 10,000 records.".into();
+    request["description"] =
+        "OTLP 1.x in JSON. Unknown members are passed over; records after the first 100,000 are rejected.".into();
     document.schema(REQUEST, request);
     let rejected = json!({"type": "string", "format": "int64", "pattern": "^[0-9]+$"});
     document.schema(

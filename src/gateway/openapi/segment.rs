@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{SEGMENT, Shown, takes_events};
-use crate::event::segment::Call;
+use crate::event::segment::{Call, MESSAGES_MAX};
 use crate::gateway::segment::Asked;
 use crate::openapi::{CACHE_CONTROL, Document, Operation, reference};
 
@@ -94,16 +94,15 @@ fn settings() -> Operation {
 }
 
 pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
-    const NO_CONTROL: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
     // What is of another type than it should be is kept as it was sent: there are hardly any types here.
     let member = |about: &str| json!({"description": about});
     let time = || member("RFC 3339, or seconds or milliseconds since the Unix epoch.");
-    let who = json!({"type": ["string", "number"], "minLength": 1, "maxLength": 256, "pattern": NO_CONTROL});
+    let something = json!({"not": {"enum": [null, ""]}});
     let properties = json!({
         "type": member("The kind of message: needed in a batch."),
-        "event": {"maxLength": 256, "pattern": NO_CONTROL, "description": "What was done, in a message of the kind `track`."},
+        "event": member("What was done, in a message of the kind `track`."),
         "name": member("Of a page or screen."),
-        "messageId": member("The idempotency key, a string of at most 256 bytes."),
+        "messageId": member("The idempotency key."),
         "userId": member("The user; the device, too, where there is no other."),
         "anonymousId": member("The device."),
         "properties": member("An object: the properties of the event, or its typed fields."),
@@ -114,7 +113,7 @@ pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
         "originalTimestamp": time(),
         "sentAt": time(),
     });
-    let with = |name: &str| json!({"properties": {name: who}, "required": [name]});
+    let with = |name: &str| json!({"properties": {name: something}, "required": [name]});
     document.schema(
         MESSAGE,
         json!({
@@ -135,7 +134,10 @@ pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
         "required": shown.required("writeKey", &[]),
     });
     document.schema(REQUEST, request);
-    let kinds = json!({"type": {"enum": ["track", "identify", "page", "screen", "group", "alias"]}});
+    let kinds = json!({"type": {
+        "not": {"const": null},
+        "description": "track, identify, page, screen, group or alias; another one is kept as a custom event.",
+    }});
     let of_batch = json!({"allOf": [reference(MESSAGE)], "properties": kinds, "required": ["type"]});
     document.schema(
         BATCH,
@@ -143,8 +145,8 @@ pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
             "type": "object",
             "required": shown.required("writeKey", &["batch"]),
             "properties": {
-                "batch": {"type": "array", "items": of_batch, "maxItems": shown.batch_events_max},
-                "context": {"type": ["object", "null"], "description": "For messages without one."},
+                "batch": {"type": "array", "items": of_batch, "maxItems": MESSAGES_MAX},
+                "context": member("For messages without one."),
                 "integrations": member("For messages without any."),
                 "sentAt": time(),
                 "writeKey": write_key,

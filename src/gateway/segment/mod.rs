@@ -21,9 +21,9 @@ use super::intake::{Verdict, Verdicts};
 use super::quarantine::Origin;
 use super::reply;
 use crate::bus::BusErrorKind;
-use crate::event::request::Refused;
+use crate::event::request::{Accepted, Refused};
 use crate::event::segment::{Around, Body, Call, MESSAGE_BYTES_MAX};
-use crate::event::{FieldError, is_app_id};
+use crate::event::{FieldError, cut, is_app_id};
 use crate::http::{Coding, Inbound, Problem};
 use crate::quarantine::Form as Kept;
 use crate::store::key_hash;
@@ -32,8 +32,10 @@ use crate::store::key_hash;
 pub(super) const BATCH_BYTES_MAX: usize = 500 * 1024;
 /// Messages that are told of in a reply.
 const TOLD_MAX: usize = 16;
-/// What is told of one message, but for what is wrong with it.
-const TOLD_BYTES: usize = 48;
+/// A place and what is wrong there, each.
+const TOLD_TEXT_MAX: usize = 120;
+/// What is told of one message: a character may be escaped by six, and a text that is cut ends with one of three bytes.
+const TOLD_BYTES: usize = 2 * 6 * (TOLD_TEXT_MAX + 3) + 48;
 /// What stands around that, in a problem more than in a success.
 const HEAD_BYTES: usize = 160;
 const TOO_LARGE: &str = "is too large to be stored";
@@ -99,7 +101,8 @@ impl Gateway {
             Asked::Settings | Asked::OwnMetrics => {
                 self.count(Caller::Anyone, body.peer(), &head.headers, exchange)?;
                 let is_settings = asked == Asked::Settings;
-                return Ok(if is_settings { settings::reply(&head, self.tls) } else { success(&[]) });
+                let sent_to = || self.trusted_proxies.sent_to(body.peer(), &head.headers);
+                return Ok(if is_settings { settings::reply(&head, self.tls, sent_to()) } else { success(&[]) });
             }
         };
         let by_headers = self.access.admit_if_named(&head.headers, started)?;
@@ -110,7 +113,7 @@ impl Gateway {
         let bytes_max = if call.is_some() { MESSAGE_BYTES_MAX } else { BATCH_BYTES_MAX };
         let peer = body.peer();
         let text = self.read_whole(body, coding, bytes_max).await.map_err(|problem| too_large(problem, bytes_max))?;
-        let mut messages = match read(call, &text, self.batch_events_max) {
+        let mut messages = match read(call, &text) {
             Ok(messages) => messages,
             Err(refused) => {
                 // Of a body that cannot be read nobody knows whose it is, unless its headers say it.
@@ -136,31 +139,48 @@ impl Gateway {
             Some(_) => String::new(),
             None => named_app(&head.headers, &messages),
         };
-        let accepted = messages.accept(&text, call, &app, &self.arrival(&exchange.caller));
-        if self.quarantines() && accepted.refused().next().is_some() {
-            let origin = origin_in(messages.around(), origin(&head.headers, call)).of_app(&app);
-            self.note_refused(&origin, &text, Ok(&accepted), exchange);
-        }
-        drop(text);
-        let (mut verdicts, batch) = self.judge(accepted);
         // Once something is stored there is no way back: the reply's room is made sure of before.
-        body.hold_for_reply(reply_bytes(&verdicts))?;
+        body.hold_for_reply(reply_bytes(messages.len()))?;
+        let mut tally = Tally::of(call.is_some());
+        // As many at a time as other requests bring, since each repeats what the batch says of all.
+        let last = loop {
+            let accepted = messages.next(self.batch_events_max, &text, call, &app, &self.arrival(&exchange.caller));
+            if self.quarantines() && accepted.refused().next().is_some() {
+                let origin = origin_in(messages.around(), origin(&head.headers, call));
+                let app = if is_app_id(&app) { app.as_str() } else { "" };
+                self.note_refused(&origin.of_app(app), &text, Ok(&accepted), exchange);
+            }
+            if messages.is_empty() {
+                break accepted;
+            }
+            self.store(accepted, &mut tally, exchange).await?;
+        };
+        drop(text);
+        self.store(last, &mut tally, exchange).await?;
+        tally.answer()
+    }
+
+    async fn store(&self, accepted: Accepted, tally: &mut Tally, exchange: &Exchange) -> Result<(), Problem> {
+        let (mut verdicts, batch) = self.judge(accepted);
         self.publish(&mut verdicts, batch, exchange).await;
-        answer(&verdicts)
+        tally.add(&verdicts)
     }
 }
 
-pub(super) fn read(call: Option<Call>, text: &[u8], messages_max: usize) -> Result<Body<'_>, Refused> {
+pub(super) fn read(call: Option<Call>, text: &[u8]) -> Result<Body<'_>, Refused> {
     match call {
         Some(_) => Body::of_message(text),
-        None => Body::of_batch(text, messages_max),
+        None => Body::of_batch(text),
     }
 }
 
-/// The app that the write key is the name of, wherever in the request it stands; empty when it is none.
+/// Stands for a write key that cannot be the name of an app, which is told from none.
+const NO_APP: &str = "?";
+
+/// The app that the write key is the name of, wherever in the request it stands; empty when there is none.
 pub(super) fn named_app(headers: &HeaderMap, messages: &Body<'_>) -> String {
     let named = super::credentials::named(headers).or(messages.write_key().map(str::to_owned));
-    named.filter(|app| is_app_id(app)).unwrap_or_default()
+    named.map(|app| if app.is_empty() || is_app_id(&app) { app } else { NO_APP.to_owned() }).unwrap_or_default()
 }
 
 /// What the body is and the path says of it, to be kept with what is refused.
@@ -173,7 +193,10 @@ fn origin(headers: &HeaderMap, call: Option<Call>) -> Origin {
 
 /// The same with what a batch says of all its messages.
 fn origin_in(around: &Around<'_>, origin: Origin) -> Origin {
-    around.texts().into_iter().fold(origin, |origin, (name, text)| origin.with(name, text))
+    match around.text() {
+        Some(text) => origin.with("around", text),
+        None => origin,
+    }
 }
 
 /// Segment answers 400 where others answer 413, and its SDKs know what to do with that.
@@ -186,42 +209,60 @@ fn too_large(problem: Problem, bytes_max: usize) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail).closing()
 }
 
-/// One word for the whole: when the bus stored less than it should have, the whole is to be sent again, and what was
-/// stored is told by its `messageId`.
-pub(super) fn answer(verdicts: &Verdicts) -> Result<Response<Full<Bytes>>, Problem> {
-    let mut refused = Vec::new();
-    for (index, verdict) in verdicts.iter().enumerate() {
-        match verdict {
-            Verdict::Stored { .. } => {}
-            Verdict::Invalid(errors) => {
-                let told = errors.iter().map(|error| error.clone().under(&format!("/batch/{index}")));
-                refused.extend(told.take(1));
-            }
-            Verdict::NotStored { kind: BusErrorKind::Invalid, .. } => {
-                refused.push(FieldError::new(format!("/batch/{index}"), TOO_LARGE));
-            }
-            Verdict::NotStored { kind, .. } => return Err(reply::not_stored(kind)),
-            Verdict::Pending { .. } => return Err(reply::not_stored(BusErrorKind::Unavailable)),
-        }
-    }
-    if refused.len() == verdicts.len() && !refused.is_empty() {
-        refused.truncate(TOLD_MAX);
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "No message is valid.").with_errors(refused));
-    }
-    refused.truncate(TOLD_MAX);
-    Ok(success(&refused))
+/// What became of the messages so far.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// It came alone: there is no batch in which it has a place.
+    is_single: bool,
+    messages: usize,
+    refused: usize,
+    told: Vec<FieldError>,
 }
 
-/// What the reply takes at most, whatever the bus answers.
-pub(super) fn reply_bytes(verdicts: &Verdicts) -> usize {
-    let each = verdicts.iter().map(|verdict| match verdict {
-        // Quotes in texts are escaped.
-        Verdict::Invalid(errors) => {
-            TOLD_BYTES + errors.first().map_or(0, |error| 2 * (error.pointer.len() + error.detail.len()))
+impl Tally {
+    pub(super) fn of(is_single: bool) -> Self {
+        Self { is_single, ..Self::default() }
+    }
+
+    /// One word for the whole: when the bus stored less than it should have, the whole is to be sent again, and what was
+    /// stored is told by its `messageId`.
+    pub(super) fn add(&mut self, verdicts: &Verdicts) -> Result<(), Problem> {
+        for verdict in verdicts.iter() {
+            match verdict {
+                Verdict::Stored { .. } => {}
+                Verdict::Invalid(errors) => self.refuse(errors.first().cloned()),
+                Verdict::NotStored { kind: BusErrorKind::Invalid, .. } => {
+                    self.refuse(Some(FieldError::new("", TOO_LARGE)));
+                }
+                Verdict::NotStored { kind, .. } => return Err(reply::not_stored(kind)),
+                Verdict::Pending { .. } => return Err(reply::not_stored(BusErrorKind::Unavailable)),
+            }
+            self.messages += 1;
         }
-        _ => TOLD_BYTES + TOO_LARGE.len(),
-    });
-    HEAD_BYTES + each.take(TOLD_MAX).sum::<usize>()
+        Ok(())
+    }
+
+    fn refuse(&mut self, error: Option<FieldError>) {
+        self.refused += 1;
+        if let Some(error) = error.filter(|_| self.told.len() < TOLD_MAX) {
+            let place = if self.is_single { String::new() } else { format!("/batch/{}", self.messages) };
+            let FieldError { pointer, detail } = error.under(&place);
+            self.told.push(FieldError::new(cut(pointer, TOLD_TEXT_MAX), cut(detail, TOLD_TEXT_MAX)));
+        }
+    }
+
+    pub(super) fn answer(self) -> Result<Response<Full<Bytes>>, Problem> {
+        if self.refused < self.messages || self.refused == 0 {
+            return Ok(success(&self.told));
+        }
+        let detail = if self.is_single { "The message is not valid." } else { "No message is valid." };
+        Err(Problem::new(StatusCode::BAD_REQUEST, detail).with_errors(self.told))
+    }
+}
+
+/// What the reply to so many messages takes at most, whatever becomes of them.
+pub(super) fn reply_bytes(messages: usize) -> usize {
+    HEAD_BYTES + messages.min(TOLD_MAX) * TOLD_BYTES
 }
 
 /// As Segment says it; beside that the messages that were refused while others of the batch were stored.
@@ -257,23 +298,25 @@ mod tests {
         };
         let too_large = Err(BusError::new(BusErrorKind::Invalid, "publish message"));
         let stored = Ok(Published { sequence: 1, duplicate: false, original: Default::default() });
-        for (errors, goods) in [(0, 1), (1, 0), (10, 10), (0, 20), (300, 0), (300, 300)] {
-            for answer in [&too_large, &stored] {
-                let mut accepted = Accepted::default();
-                (0..errors)
-                    .for_each(|_| accepted.add_refused(vec![FieldError::new("\"".repeat(300), "\"".repeat(2_000))]));
-                (0..goods).for_each(|_| accepted.add(&good, &arrival));
-                let (mut verdicts, _) = judge(accepted);
-                let held = reply_bytes(&verdicts);
-                verdicts.settle(&vec![answer.clone(); goods]);
-                let reply = answer_of(&verdicts);
+        for (errors, goods) in [(0, 0), (0, 1), (1, 0), (10, 10), (0, 20), (300, 0), (300, 300)] {
+            for (answer, is_single) in [(&too_large, false), (&stored, false), (&stored, true)] {
+                let mut tally = Tally::of(is_single);
+                for _ in 0..2 {
+                    let mut accepted = Accepted::default();
+                    (0..errors).for_each(|_| {
+                        accepted.add_refused(vec![FieldError::new("\"".repeat(300), "\u{1}".repeat(2_000))])
+                    });
+                    (0..goods).for_each(|_| accepted.add(&good, &arrival));
+                    let (mut verdicts, _) = judge(accepted);
+                    verdicts.settle(&vec![answer.clone(); goods]);
+                    tally.add(&verdicts).unwrap();
+                }
+                let reply = tally.answer().unwrap_or_else(Problem::into_reply);
+                let refused = errors > 0 && (goods == 0 || answer.is_err()) || goods > 0 && answer.is_err();
+                assert_eq!(reply.status(), if refused { 400 } else { 200 }, "{errors} {goods} {answer:?}");
                 let length = reply.into_body().collect().await.unwrap().to_bytes().len();
-                assert!(length <= held, "{errors} {goods} {answer:?}: {length} of {held}");
+                assert!(length <= reply_bytes(2 * (errors + goods)), "{errors} {goods} {answer:?}: {length}");
             }
         }
-    }
-
-    fn answer_of(verdicts: &Verdicts) -> Response<Full<Bytes>> {
-        answer(verdicts).unwrap_or_else(Problem::into_reply)
     }
 }

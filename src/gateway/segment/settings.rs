@@ -8,21 +8,21 @@ use http::{HeaderValue, Response};
 use http_body_util::Full;
 use serde_json::json;
 
-pub(super) fn reply(head: &Parts, tls: bool) -> Response<Full<Bytes>> {
+use crate::http::{Scheme, SentTo};
+
+pub(super) fn reply(head: &Parts, tls: bool, sent_to: SentTo) -> Response<Full<Bytes>> {
     let key = head.uri.path().split('/').nth(3).unwrap_or_default();
-    let host = head.uri.authority().map(|authority| authority.as_str().to_owned()).or_else(|| {
-        let host = head.headers.get(HOST)?;
-        host.to_str().ok().map(str::to_owned)
-    });
-    // Whoever lies about it only leads himself astray.
-    let by_proxy = head.headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().starts_with(b"https"));
+    let own = || head.uri.authority().map(|authority| authority.as_str().to_owned());
+    let named = || head.headers.get(HOST)?.to_str().ok().map(str::to_owned);
+    let host = sent_to.host.or_else(own).or_else(named).unwrap_or_default();
+    let is_https = sent_to.scheme.map_or(tls, |scheme| scheme == Scheme::Https);
     let all = json!({"enabled": true, "integrations": {}});
     let settings = json!({
         "integrations": {
             "Segment.io": {
                 "apiKey": key,
-                "apiHost": format!("{}/v1", host.unwrap_or_default()),
-                "protocol": if tls || by_proxy { "https" } else { "http" },
+                "apiHost": format!("{host}/v1"),
+                "protocol": if is_https { "https" } else { "http" },
                 "unbundledIntegrations": [],
                 "addBundledMetadata": true,
                 "maybeBundledConfigIds": {},
@@ -40,6 +40,7 @@ pub(super) fn reply(head: &Parts, tls: bool) -> Response<Full<Bytes>> {
     });
     let mut reply = Response::new(Full::new(settings.to_string().into()));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=120"));
+    // What proxies tell of the request makes a difference, and no cache of theirs would know which.
+    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=120"));
     reply
 }
