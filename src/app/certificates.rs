@@ -127,13 +127,19 @@ impl Certificates {
                 let files = tls.clone();
                 match tokio::task::spawn_blocking(move || files.reload()).await? {
                     Reload::Unchanged => {}
-                    Reload::Changed => {
-                        let expires = tls.validity().end();
-                        info!(listener = settings.listener, expires, "the certificate was exchanged");
+                    Reload::Changed { certificate, client_ca } => {
+                        let listener = settings.listener;
+                        if certificate {
+                            let expires = tls.validity().end();
+                            info!(listener, expires, "the certificate was exchanged");
+                        }
+                        if client_ca {
+                            info!(listener, "the authorities of clients were exchanged");
+                        }
                     }
                     Reload::Failed(error) => {
                         let setting = settings.name_of(&error);
-                        error!(listener = settings.listener, setting, %error, "cannot exchange the certificate: the one of before stays in use");
+                        error!(listener = settings.listener, setting, %error, "cannot use the new TLS files: those of before stay in use");
                     }
                 }
                 metrics::tls_not_after(settings.listener, tls.validity().not_after);

@@ -144,6 +144,14 @@ impl Contents {
         fingerprint(&[&self.certificate, &self.key, self.client_ca.as_deref().unwrap_or_default()])
     }
 
+    pub(super) fn pair_digest(&self) -> Digest {
+        fingerprint(&[&self.certificate, &self.key])
+    }
+
+    pub(super) fn client_ca_digest(&self) -> Digest {
+        fingerprint(&[self.client_ca.as_deref().unwrap_or_default()])
+    }
+
     pub(super) fn configure(&self, files: &TlsFiles) -> Result<(Arc<ServerConfig>, Validity), TlsError> {
         let chain = certificates(&self.certificate)
             .map_err(|why| TlsError::new(TlsFile::Certificate, &files.certificate, why))?;

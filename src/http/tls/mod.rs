@@ -43,10 +43,20 @@ struct Inner {
 struct Current {
     config: Arc<ServerConfig>,
     validity: Validity,
-    /// What the files held that are in use.
+    /// What the files held that are in use: all of them, the certificate with its key, the authorities of clients.
     in_use: Digest,
+    pair: Digest,
+    client_ca: Digest,
     /// Other contents that cannot be used, as they were found last.
     broken: Option<Broken>,
+}
+
+impl Current {
+    fn of(contents: &Contents, files: &TlsFiles) -> Result<Self, TlsError> {
+        let (config, validity) = contents.configure(files)?;
+        let (pair, client_ca) = (contents.pair_digest(), contents.client_ca_digest());
+        Ok(Self { config, validity, in_use: contents.digest(), pair, client_ca, broken: None })
+    }
 }
 
 struct Broken {
@@ -59,8 +69,11 @@ struct Broken {
 #[derive(Debug)]
 pub enum Reload {
     Unchanged,
-    /// They are in use.
-    Changed,
+    /// They are in use. Either may have stayed as it was.
+    Changed {
+        certificate: bool,
+        client_ca: bool,
+    },
     /// They cannot be used: those of before stay in use. Told once of the same files.
     Failed(TlsError),
 }
@@ -69,8 +82,7 @@ impl Tls {
     /// Reads the files; blocks.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
-        let (config, validity) = contents.configure(&files)?;
-        let current = Current { config, validity, in_use: contents.digest(), broken: None };
+        let current = Current::of(&contents, &files)?;
         Ok(Self(Arc::new(Inner { files, current: Mutex::new(current), handshakes: Handshakes::default() })))
     }
 
@@ -90,12 +102,13 @@ impl Tls {
                 found_before => found_before.is_some(),
             }
         };
-        let loaded = read.and_then(|contents| contents.configure(&self.0.files));
+        let loaded = read.and_then(|contents| Current::of(&contents, &self.0.files));
         let mut current = self.current();
         match loaded {
-            Ok((config, validity)) => {
-                *current = Current { config, validity, in_use: found, broken: None };
-                Reload::Changed
+            Ok(loaded) => {
+                let (certificate, client_ca) = (loaded.pair != current.pair, loaded.client_ca != current.client_ca);
+                *current = loaded;
+                Reload::Changed { certificate, client_ca }
             }
             Err(error) => {
                 let why = found_before.then(|| error.clone());

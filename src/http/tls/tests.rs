@@ -191,7 +191,7 @@ async fn a_new_certificate_is_used_and_a_broken_one_is_not() {
     assert!(matches!(tls.reload(), Reload::Unchanged));
 
     point_to(&second);
-    assert!(matches!(tls.reload(), Reload::Changed));
+    assert!(matches!(tls.reload(), Reload::Changed { certificate: true, client_ca: false }));
     assert!(matches!(tls.reload(), Reload::Unchanged));
     assert_eq!(asks(&server, config(&first.authority, b"http/1.1", None)).await, None);
     assert_eq!(asks(&server, config(&second.authority, b"http/1.1", None)).await, Some(200));
@@ -210,9 +210,28 @@ async fn a_new_certificate_is_used_and_a_broken_one_is_not() {
     assert_eq!(tls.fault().unwrap().file, TlsFile::Certificate);
 
     point_to(&first);
-    assert!(matches!(tls.reload(), Reload::Changed));
+    assert!(matches!(tls.reload(), Reload::Changed { certificate: true, client_ca: false }));
     assert!(tls.fault().is_none());
     assert_eq!(asks(&server, config(&first.authority, b"http/1.1", None)).await, Some(200));
+}
+
+#[test]
+fn what_was_exchanged_is_told() {
+    let (site, other) = (Site::new(), Site::new());
+    let (clients, others) = (Authority::new(), Authority::new());
+    let files = TlsFiles { client_ca: Some(clients.file()), ..site.files() };
+    let tls = Tls::load(files.clone()).unwrap();
+    let copy = |from: std::path::PathBuf, to: &std::path::Path| std::fs::copy(from, to).unwrap();
+    let client_ca = files.client_ca.as_deref().unwrap();
+    copy(others.file(), client_ca);
+    assert!(matches!(tls.reload(), Reload::Changed { certificate: false, client_ca: true }));
+    copy(other.files().certificate, &files.certificate);
+    copy(other.files().key, &files.key);
+    assert!(matches!(tls.reload(), Reload::Changed { certificate: true, client_ca: false }));
+    site.write(&site.authority.issue(NAMES));
+    copy(site.authority.file(), client_ca);
+    assert!(matches!(tls.reload(), Reload::Changed { certificate: true, client_ca: true }));
+    assert!(matches!(tls.reload(), Reload::Unchanged));
 }
 
 #[tokio::test]
