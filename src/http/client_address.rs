@@ -83,6 +83,11 @@ impl TrustedProxies {
         told
     }
 
+    /// Whether a proxy that is trusted says that it has a request from somebody else, whoever that is.
+    pub fn is_forwarded(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+        self.trusts(peer) && [FORWARDED, X_FORWARDED_FOR].iter().any(|name| headers.contains_key(name))
+    }
+
     fn trusts(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
@@ -137,8 +142,9 @@ impl Hop {
     }
 }
 
+/// Empty elements of a list are none (RFC 9110, 5.6.1).
 fn x_forwarded_for(line: &str) -> Option<Vec<Hop>> {
-    Some(line.split(',').map(|entry| Hop::of(entry.trim())).collect())
+    Some(line.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Hop::of).collect())
 }
 
 /// The scheme and the host that a client sent its request to, as far as they are known.
@@ -180,7 +186,7 @@ fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T> {
 /// The last entry of a list: the one that the nearest proxy told.
 fn last_entry(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let line = headers.get_all(name).iter().next_back()?.to_str().ok()?;
-    Some(line.rsplit(',').next().unwrap_or(line).trim().to_owned())
+    line.rsplit(',').map(str::trim).find(|entry| !entry.is_empty()).map(str::to_owned)
 }
 
 /// What one proxy tells in a `Forwarded` header.
@@ -201,22 +207,30 @@ fn elements(line: &str) -> Option<Vec<Element>> {
     let mut rest = line.trim();
     loop {
         let mut element = Element { hop: Hop::Unknown, scheme: None, host: None };
+        let mut is_empty = true;
         loop {
-            let (name, after) = rest.split_once('=')?;
-            let (value, after) = value(after)?;
-            match name.trim() {
-                name if name.eq_ignore_ascii_case("for") => element.hop = Hop::of(&value),
-                name if name.eq_ignore_ascii_case("proto") => element.scheme = Scheme::of(&value),
-                name if name.eq_ignore_ascii_case("host") => element.host = host_of(&value),
-                _ => {}
+            rest = rest.trim_start();
+            // A pair may be left out, and an element without any is none.
+            if !rest.is_empty() && !rest.starts_with([',', ';']) {
+                is_empty = false;
+                let (name, after) = rest.split_once('=')?;
+                let (value, after) = value(after)?;
+                match name.trim() {
+                    name if name.eq_ignore_ascii_case("for") => element.hop = Hop::of(&value),
+                    name if name.eq_ignore_ascii_case("proto") => element.scheme = Scheme::of(&value),
+                    name if name.eq_ignore_ascii_case("host") => element.host = host_of(&value),
+                    _ => {}
+                }
+                rest = after.trim_start();
             }
-            rest = after.trim_start();
             match rest.strip_prefix(';') {
                 Some(after) => rest = after,
                 None => break,
             }
         }
-        elements.push(element);
+        if !is_empty {
+            elements.push(element);
+        }
         match rest.strip_prefix(',') {
             Some(after) => rest = after,
             None if rest.is_empty() => return Some(elements),
@@ -273,8 +287,11 @@ mod tests {
             ("203.0.113.7, unknown", "10.0.0.1"),
             ("203.0.113.7, unknown, 10.3.3.3", "10.3.3.3"),
             ("203.0.113.7, 999.1.1.1", "10.0.0.1"),
-            ("203.0.113.7,", "10.0.0.1"),
             ("", "10.0.0.1"),
+            // Empty elements are none.
+            ("203.0.113.7,", "203.0.113.7"),
+            (",203.0.113.7, ,\t,10.1.1.1,,", "203.0.113.7"),
+            (" , ,", "10.0.0.1"),
             ("203.0.113.7 198.51.100.1", "10.0.0.1"),
         ] {
             assert_eq!(client("10.0.0.1", &[("x-forwarded-for", list)]), expected, "{list}");
@@ -283,6 +300,8 @@ mod tests {
         assert_eq!(client("10.0.0.1", &[("x-forwarded-for", &long)]), "10.0.0.1", "too long to read");
         let two = [("x-forwarded-for", "203.0.113.7"), ("x-forwarded-for", "198.51.100.9, 10.4.4.4")];
         assert_eq!(client("10.0.0.1", &two), "198.51.100.9", "the last line was added last");
+        let empty = [("x-forwarded-for", "203.0.113.7"), ("x-forwarded-for", " ")];
+        assert_eq!(client("10.0.0.1", &empty), "203.0.113.7", "lines are one list");
         assert_eq!(client("127.0.0.1", &[("x-forwarded-for", "203.0.113.7")]), "203.0.113.7");
     }
 
@@ -302,8 +321,13 @@ mod tests {
             ("for=\"203.0.113.7", "10.0.0.1"),
             ("for=203.0.113.7 for=198.51.100.1", "10.0.0.1"),
             ("for=\"203.0.113.7\"x", "10.0.0.1"),
-            ("for=203.0.113.7,", "10.0.0.1"),
+            ("for=203.0.113.7,=", "10.0.0.1"),
+            // Empty elements are none, and pairs may be left out.
+            ("for=203.0.113.7,", "203.0.113.7"),
+            (", for=203.0.113.7 ,, for=10.0.0.2;,;,", "203.0.113.7"),
+            ("for=203.0.113.7;;proto=https; , ", "203.0.113.7"),
             (";;;", "10.0.0.1"),
+            ("", "10.0.0.1"),
         ] {
             assert_eq!(client("10.0.0.1", &[("forwarded", list)]), expected, "{list}");
         }
