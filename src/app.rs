@@ -12,6 +12,7 @@ mod listeners;
 mod settings;
 mod signals;
 mod starting;
+mod told;
 mod watched;
 
 use std::os::unix::fs::DirBuilderExt;
@@ -46,6 +47,7 @@ use certificates::Certificates;
 use engines::{Choice, Engines};
 use listeners::{Listeners, bind, rebind};
 use signals::{Signals, serve_on};
+use told::{tell_access, warn_of_weaknesses};
 use watched::Watched;
 
 /// How often acknowledged events are looked for that may be purged, and gauges are set.
@@ -117,7 +119,8 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let probes = |metrics| {
         let asked = if metrics { admin_access::settings(config) } else { admin_access::of_gateway(config) };
         let access = admin::Access::new(asked, None);
-        admin::starting_router(start_probes(&readiness, &limits.memory, &prometheus), &access, metrics)
+        let router = admin::starting_router(start_probes(&readiness, &limits.memory, &prometheus), &access, metrics);
+        settings::admin_service(config, router)
     };
     let gateway_limits = settings::gateway(config, &limits).http;
     let listeners = gateway_listener.iter().map(|listener| (listener, probes(false), gateway_limits.clone()));
@@ -181,32 +184,6 @@ fn start_probes(readiness: &Readiness, memory: &MemoryBudget, prometheus: &Prome
             prometheus.render()
         }),
         status: Arc::new(|| json!({})),
-    }
-}
-
-/// Says who may send events.
-fn tell_access(choice: &Choice, addresses: &Addresses, config: &Config) {
-    let Some(http) = addresses.http else { return };
-    if choice.keys {
-        info!(%http, "events are taken with an API key (auth_enabled)");
-    } else if config.http_addr.is_loopback() {
-        info!(%http, "events are taken from everyone on this machine, without an API key (auth_enabled)");
-    } else {
-        warn!(%http, "anyone who reaches this address can send events: no API key is asked for (auth_enabled)");
-    }
-}
-
-fn warn_of_weaknesses(plan: &Plan, engines: &Engines, addresses: &Addresses) {
-    let config = &plan.loaded.config;
-    if !config.admin_addr.is_loopback() && config.admin_token.is_none() {
-        warn!(
-            admin = %addresses.admin,
-            "the admin API asks for tokens beyond loopback, and ADMIN_TOKEN is not set: only tokens that were made \
-             before give access"
-        );
-    }
-    if let Some(weakness) = weakness(plan, engines) {
-        warn!(weakness, "{WEAK}");
     }
 }
 
@@ -429,13 +406,12 @@ fn start_admin(
     };
     supervisor.stage("admin", settings::Budgets::of(config).admin);
     let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
-    let (proxies, body_timeout) = (settings::trusted_proxies(config), config.http_read_timeout.0);
+    let service = settings::admin_service(config, router);
     let limits =
         http::Limits { drain_timeout: supervisor.stop_budget(), ..settings::admin_limits(config, facts.limits) };
     supervisor.supervise("admin", move |stop| {
         let (address, listener) = (address.clone(), listener.take());
-        let service = admin::AdminService::new(router.clone(), proxies.clone(), body_timeout);
-        let service = TowerToHyperService::new(service);
+        let service = TowerToHyperService::new(service.clone());
         let limits = limits.clone();
         async move {
             let listener = rebind(listener, &address, "admin_addr").await?;

@@ -6,6 +6,7 @@
 
 mod choice;
 mod cors;
+mod exposure;
 mod file_url;
 mod nats;
 mod rate_limit;
@@ -22,12 +23,14 @@ use figment::{Figment, Metadata, Profile, Provider};
 
 pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
 pub use cors::{Origins, Seconds, Tokens};
+pub use exposure::Exposure;
 use file_url::directory_of;
 pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
 pub use rate_limit::Rate;
-pub use token::Token;
+use redaction::shown;
+pub use token::{Replaced, Token};
 pub use value::{
-    Address, Attempts, Count, Factor, Flag, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
+    Address, Attempts, Count, Factor, Flag, Limit, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
 };
 
 /// The built-in defaults, commented: also the documentation of every setting.
@@ -158,7 +161,7 @@ settings! {
     rate_limit_enabled: Flag,
     rate_limit_per_key_rps: Count,
     rate_limit_per_key_burst: Count,
-    rate_limit_events_per_second: Count,
+    rate_limit_events_per_second: Limit,
     cors_allowed_origins: Origins,
     nats_url: Url,
     nats_credentials_file: String,
@@ -181,7 +184,7 @@ settings! {
     webhook_client_cert_file: String,
     webhook_client_key_file: String,
     secrets_key: SecretKey,
-    secrets_key_replaced: Flag,
+    secrets_key_replaced: Replaced,
 }
 
 /// The largest event that can be allowed: what NATS advises as the limit of a message, and what one process can have
@@ -455,12 +458,9 @@ fn read_one<T: Setting>(layers: &Figment, name: &str, required: bool, wrong: &mu
     };
     match T::parse(&text) {
         Ok(parsed) => Some(parsed),
-        // Shown as T shows it: a secret is redacted even when it is wrong.
+        // What is secret is so although it is wrong.
         Err(allowed) => {
-            let named = ["secret", "password", "token", "key"].iter().any(|word| name.contains(word));
-            // A URL in the wrong place, or with a slip in it, still holds its password.
-            let url = text.contains(['@', '?', '#']) || text.contains("://");
-            let shown = if T::CONFIDENTIAL || named || url { "***".into() } else { text };
+            let shown = if T::CONFIDENTIAL { "***".into() } else { shown(&text) };
             wrong.push(refuse(Some(shown), allowed));
             None
         }
@@ -521,11 +521,6 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Whether the gateway asks for API keys.
-    pub fn asks_for_keys(&self) -> bool {
-        self.auth_enabled.map_or_else(|| !self.http_addr.is_loopback(), |enabled| enabled.0)
-    }
-
     /// The directory that `warehouse_url` names, when it names one.
     pub fn warehouse_directory(&self) -> Option<PathBuf> {
         directory_of(&self.warehouse_url.as_ref()?.0)?.ok()
@@ -638,21 +633,6 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_asked_for_beyond_loopback_unless_the_setting_says_otherwise() {
-        for (environment, asks) in [
-            (&[][..], false),
-            (&[("HTTP_ADDR", "localhost:0")][..], false),
-            (&[("HTTP_ADDR", ":8080")][..], true),
-            (&[("HTTP_ADDR", "192.0.2.1:80")][..], true),
-            (&[("HTTP_ADDR", ":8080"), ("AUTH_ENABLED", "false")][..], false),
-            (&[("AUTH_ENABLED", "true")][..], true),
-        ] {
-            assert_eq!(load_env(environment).unwrap().config.asks_for_keys(), asks, "{environment:?}");
-        }
-        assert!(load_env(&[("AUTH_ENABLED", "maybe")]).unwrap_err().to_string().contains("auth_enabled"));
-    }
-
-    #[test]
     fn the_size_of_an_event_has_bounds() {
         for wrong in ["0", "999", "8000001", "1GiB"] {
             let error = load_env(&[("MAX_EVENT_BYTES", wrong)]).unwrap_err().to_string();
@@ -703,8 +683,53 @@ mod tests {
                 assert!(error.contains(&name.to_ascii_lowercase()) && !error.contains("hunter2"), "{error}");
             }
         }
-        let error = load_env(&[("HTTP_ADDR", "http://hunter2")]).unwrap_err().to_string();
-        assert!(error.contains("http_addr") && !error.contains("hunter2"), "{error}");
+        // A URL in the wrong place still holds its password.
+        for text in
+            ["http://u:hunter2@h:80", "u:hunter2@h:80", "http://u:hunter2", "http://h?token=hunter2", "h#hunter2"]
+        {
+            for name in ["HTTP_ADDR", "RATE_LIMIT_PER_KEY_RPS", "CORS_ALLOWED_ORIGINS"] {
+                let error = load_env(&[(name, text)]).unwrap_err().to_string();
+                assert!(error.contains(&name.to_ascii_lowercase()) && !error.contains("hunter2"), "{error}");
+            }
+        }
+        for name in ["SECRETS_KEY_REPLACED", "ADMIN_TOKEN", "METRICS_TOKEN"] {
+            let error = load_env(&[(name, "hunter2")]).unwrap_err().to_string();
+            assert!(error.contains(&name.to_ascii_lowercase()) && !error.contains("hunter2"), "{error}");
+        }
+        let misplaced = load_env(&[("DATABASE_HOST", "postgres://u:hunter2@h/db")]).unwrap();
+        assert!(!format!("{:?}", misplaced.config.show()).contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_shown_when_it_is_wrong() {
+        for (name, value) in [
+            ("RATE_LIMIT_PER_KEY_RPS", "abc"),
+            ("RATE_LIMIT_PER_KEY_BURST", "-1"),
+            ("CORS_ALLOWED_ORIGINS", "https://*"),
+            ("CORS_ALLOWED_ORIGINS", "https://app.example.com:8443,https://*.com"),
+            ("CORS_ALLOWED_ORIGINS", "https://example.com/path"),
+            ("HTTP_ADDR", "http://localhost:8080"),
+            ("TRUSTED_PROXIES", "http://10.0.0.1"),
+        ] {
+            let error = load_env(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(&format!("= {value:?} ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_hidden_where_a_right_one_is() {
+        // Either all of a setting's values are hidden, or none: `show` and the error go by the same list.
+        let token = "a1".repeat(16);
+        let right = [("ADMIN_TOKEN", &*token), ("DATABASE_PASSWORD", "hunter2"), ("RATE_LIMIT_PER_KEY_RPS", "7")];
+        let shown = load_env(&right).unwrap().config.show();
+        for (name, value) in right {
+            let (_, told) = shown.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).unwrap();
+            let is_hidden = told.as_deref() == Some("***");
+            assert!(is_hidden || told.as_deref() == Some(value), "{name}: {told:?}");
+            if let Err(error) = load_env(&[(name, "x")]) {
+                assert_eq!(error.to_string().contains("***"), is_hidden, "{error}");
+            }
+        }
     }
 
     #[test]

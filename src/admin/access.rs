@@ -20,7 +20,7 @@ use super::Shared;
 use super::attempts::Attempts;
 use super::refusal::of_store;
 use super::refused::Refused;
-use crate::http::Problem;
+use crate::http::{Problem, RequestIds};
 use crate::metrics;
 use crate::store::{AdminRole, Caller, Store, TokenHash, hash_token, is_token};
 
@@ -34,6 +34,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const FIRST_ADMIN: &str = "ADMIN_TOKEN";
 /// Who needs no token, in the audit log.
 pub(super) const LOOPBACK: &str = "loopback";
+
+const FORWARDED: &str = "Without ADMIN_TOKEN the admin API answers this machine alone, and this request came through a \
+                         proxy (TRUSTED_PROXIES). Set ADMIN_TOKEN.";
 
 /// What is asked of those who send requests.
 #[derive(Clone, Debug)]
@@ -74,6 +77,8 @@ struct Gate {
     /// Good tokens with when their use was noted. Their holders are let in whoever else fails at their address.
     known: Mutex<HashMap<TokenHash, Instant>>,
     refused: Refused,
+    /// Held while a token from an address that has failed too often is looked for: one at a time.
+    doubted: tokio::sync::Semaphore,
 }
 
 /// Who sends a request.
@@ -84,15 +89,22 @@ pub(super) struct Identity {
     pub(super) role: AdminRole,
 }
 
-/// The address that a request came from: the client's behind proxies that are trusted.
+/// Where a request came from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) IpAddr);
+pub(super) struct Peer {
+    /// The client's behind proxies that are trusted.
+    pub(super) address: IpAddr,
+    /// Such a proxy says that it passes on somebody's request.
+    pub(super) is_forwarded: bool,
+}
 
 /// Why a request is not answered.
 enum Refusal {
     Missing,
     Invalid,
     Expired,
+    /// It asks for no token, and so answers this machine alone, and the request came through a proxy.
+    Forwarded,
     /// The address has failed too often.
     Throttled(Duration),
     /// The store cannot say.
@@ -102,7 +114,14 @@ enum Refusal {
 impl Access {
     pub fn new(settings: AccessSettings, store: Option<Store>) -> Self {
         let attempts = Mutex::new(Attempts::new(settings.failures_burst));
-        Self(Arc::new(Gate { settings, store, attempts, known: Mutex::default(), refused: Refused::default() }))
+        Self(Arc::new(Gate {
+            settings,
+            store,
+            attempts,
+            known: Mutex::default(),
+            refused: Refused::default(),
+            doubted: tokio::sync::Semaphore::new(1),
+        }))
     }
 
     /// Whether the API asks for tokens at all.
@@ -118,15 +137,19 @@ impl Access {
     }
 
     /// Whether somebody who asks how the process is hears why.
-    pub(super) async fn shows_details(&self, headers: &HeaderMap, address: IpAddr) -> bool {
-        !self.0.settings.required
-            || (headers.contains_key(AUTHORIZATION) && self.0.identify(headers, address).await.is_ok())
+    pub(super) async fn shows_details(&self, headers: &HeaderMap, peer: Peer) -> bool {
+        let may_know = !self.0.settings.required || headers.contains_key(AUTHORIZATION);
+        may_know && self.0.identify(headers, peer).await.is_ok()
     }
 }
 
 impl Gate {
-    async fn identify(&self, headers: &HeaderMap, address: IpAddr) -> Result<Identity, Refusal> {
+    async fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<Identity, Refusal> {
+        let address = peer.address;
         if !self.settings.required {
+            if peer.is_forwarded {
+                return Err(Refusal::Forwarded);
+            }
             return Ok(Identity { token_id: None, name: LOOPBACK.to_owned(), role: AdminRole::Admin });
         }
         let token = match bearer(headers) {
@@ -137,8 +160,12 @@ impl Gate {
         let hash = token.map(hash_token);
         let now = Instant::now();
         let is_known = hash.is_some_and(|hash| lock(&self.known).contains_key(&hash));
-        if !is_known && let Some(wait) = lock(&self.attempts).wait(address, now) {
-            return Err(Refusal::Throttled(wait));
+        let wait = if is_known { None } else { lock(&self.attempts).wait(address, now) };
+        if let Some(wait) = wait {
+            return match (token, hash) {
+                (Some(token), Some(hash)) => self.look_up_doubted(token, hash, wait, now).await,
+                _ => Err(Refusal::Throttled(wait)),
+            };
         }
         let found = match (token, hash) {
             (Some(token), Some(hash)) => self.look_up(token, hash).await,
@@ -157,10 +184,36 @@ impl Gate {
         found
     }
 
+    /// Of an address that has failed too often. Nobody guesses a token of the store's, so a good one is let in; one that
+    /// is not is answered as if nobody had looked. `ADMIN_TOKEN` was made up by somebody, and is not compared.
+    async fn look_up_doubted(
+        &self,
+        token: &str,
+        hash: TokenHash,
+        wait: Duration,
+        now: Instant,
+    ) -> Result<Identity, Refusal> {
+        let throttled = |refusal| match refusal {
+            Refusal::Unknown(problem) => Refusal::Unknown(problem),
+            _ => Refusal::Throttled(wait),
+        };
+        if self.store.is_none() || !is_token(token) {
+            return Err(Refusal::Throttled(wait));
+        }
+        let _one_at_a_time = self.doubted.acquire().await.map_err(|_| Refusal::Throttled(wait))?;
+        let identity = self.look_up_stored(token, hash).await.map_err(throttled)?;
+        self.note_use(hash, identity.token_id, now).await;
+        Ok(identity)
+    }
+
     async fn look_up(&self, token: &str, hash: TokenHash) -> Result<Identity, Refusal> {
         if self.settings.admin_token.is_some_and(|admin| are_equal(&admin, &hash)) {
             return Ok(Identity { token_id: None, name: FIRST_ADMIN.to_owned(), role: AdminRole::Admin });
         }
+        self.look_up_stored(token, hash).await
+    }
+
+    async fn look_up_stored(&self, token: &str, hash: TokenHash) -> Result<Identity, Refusal> {
         let Some(store) = self.store.as_ref().filter(|_| is_token(token)) else { return Err(Refusal::Invalid) };
         let found = store.admin_token_by_hash(hash).await.map_err(|error| Refusal::Unknown(of_store(error)))?;
         match found {
@@ -203,6 +256,7 @@ impl Gate {
             Refusal::Missing => "missing",
             Refusal::Invalid => "invalid",
             Refusal::Expired => "expired",
+            Refusal::Forwarded => "forwarded",
             Refusal::Throttled(_) => "throttled",
             Refusal::Unknown(problem) => return problem.clone().into_response(),
         };
@@ -218,6 +272,7 @@ impl Gate {
         const INVALID: &str = r#"Bearer realm="causality", error="invalid_token""#;
         match refusal {
             Refusal::Missing => unauthorized(r#"Bearer realm="causality""#, self.missing()),
+            Refusal::Forwarded => Problem::new(StatusCode::FORBIDDEN, FORWARDED).into_response(),
             Refusal::Expired => unauthorized(INVALID, "The token has expired."),
             Refusal::Throttled(wait) => {
                 let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
@@ -241,13 +296,13 @@ impl Gate {
 
 /// Finds out who sends a request, or refuses it.
 pub(super) async fn authenticate(State(access): State<Access>, mut request: Request, next: Next) -> Response {
-    let address = address_of(request.extensions());
-    match access.0.identify(request.headers(), address).await {
+    let peer = peer_of(request.extensions());
+    match access.0.identify(request.headers(), peer).await {
         Ok(identity) => {
             request.extensions_mut().insert(identity);
             next.run(request).await
         }
-        Err(refusal) => access.0.refuse(refusal, address).await,
+        Err(refusal) => access.0.refuse(refusal, peer.address).await,
     }
 }
 
@@ -264,7 +319,7 @@ pub(super) async fn require(
         return next.run(request).await;
     }
     metrics::admin_refused("role");
-    access.0.refused.add("role", Some(&identity.name), address_of(request.extensions()));
+    access.0.refused.add("role", Some(&identity.name), peer_of(request.extensions()).address);
     if let Some(store) = &access.0.store {
         access.0.refused.write_when_due(store).await;
     }
@@ -276,7 +331,7 @@ pub(super) async fn require(
 
 /// Metrics are read by those who may read anything, and by the holder of a token of their own.
 pub(super) async fn admit_to_metrics(State(access): State<Access>, request: Request, next: Next) -> Response {
-    let (gate, address) = (&access.0, address_of(request.extensions()));
+    let (gate, peer) = (&access.0, peer_of(request.extensions()));
     let settings = &gate.settings;
     let is_own = match (bearer(request.headers()), settings.metrics_token) {
         (Bearer::Token(token), Some(own)) => are_equal(&own, &hash_token(token)),
@@ -285,9 +340,9 @@ pub(super) async fn admit_to_metrics(State(access): State<Access>, request: Requ
     if settings.metrics_open || is_own {
         return next.run(request).await;
     }
-    match gate.identify(request.headers(), address).await {
+    match gate.identify(request.headers(), peer).await {
         Ok(_) => next.run(request).await,
-        Err(refusal) => gate.refuse(refusal, address).await,
+        Err(refusal) => gate.refuse(refusal, peer.address).await,
     }
 }
 
@@ -303,8 +358,9 @@ impl FromRequestParts<Arc<Shared>> for Acting {
         Ok(Self(shared.state.store.on_behalf_of(Caller {
             token_id: identity.token_id,
             name: identity.name.clone(),
-            address: parts.extensions.get::<Peer>().map(|peer| peer.0),
+            address: parts.extensions.get::<Peer>().map(|peer| peer.address),
             method: parts.method.to_string(),
+            request_id: parts.extensions.get::<RequestIds>().map(|ids| ids.request().to_owned()),
         })))
     }
 }
@@ -337,8 +393,9 @@ fn are_equal(one: &TokenHash, other: &TokenHash) -> bool {
 }
 
 /// Who is not known to have an address shares one.
-pub(super) fn address_of(extensions: &axum::http::Extensions) -> IpAddr {
-    extensions.get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0)
+pub(super) fn peer_of(extensions: &axum::http::Extensions) -> Peer {
+    let unknown = Peer { address: Ipv4Addr::UNSPECIFIED.into(), is_forwarded: false };
+    extensions.get().copied().unwrap_or(unknown)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -17,7 +17,7 @@ pub(super) async fn list(
     mut params: Params,
 ) -> Result<Json<Page<AuditRecord>>, Problem> {
     let filter =
-        AuditFilter { actor: params.text("actor"), kind: params.text("kind"), since_ms: params.time_ms("since")? };
+        AuditFilter { actor: params.text("actor"), kind: params.word("kind")?, since_ms: params.time_ms("since")? };
     let page = params.page()?;
     shared.state.access.write_refused().await;
     shared.state.store.audit(filter, page).await.map(Json).map_err(of_store)

@@ -23,10 +23,10 @@ use crate::bus::{Bus, DeadLetter};
 use crate::event::{EventRef, Reason, subject};
 use crate::http::Problem;
 use crate::quarantine::{self, Input, Replayed};
-use crate::store::{AuditOutcome, Change, Page};
+use crate::store::{AuditKind, AuditOutcome, Change, Page};
 
 /// In the audit log.
-const KIND: &str = "dead_letter";
+const KIND: AuditKind = AuditKind::DeadLetter;
 
 /// Dead letters that are looked at for one page of a list with filters.
 const LOOKED_AT_MAX: usize = 10_000;

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use serde::de::DeserializeSeed as _;
 use serde_json::{Map, Value};
 
 use super::form::pointer;
 use super::refusal::wrong;
 use crate::event::{FieldError, UniqueWithin};
-use crate::http::{BodyError, Problem, read_body};
+use crate::http::{BodyError, Coding, Problem, read_body};
 use crate::store::OWN_MEMBERS;
 
 /// The largest document.
@@ -38,6 +38,7 @@ pub(super) async fn read_json(request: Request) -> Result<Value, Problem> {
 
 /// Reads a body of JSON as it comes, up to so many bytes.
 pub(super) async fn read_text(request: Request, bytes_max: usize) -> Result<Bytes, Problem> {
+    check_coding(request.headers())?;
     if let Some(content_type) = request.headers().get(CONTENT_TYPE)
         && !content_type.to_str().is_ok_and(is_json)
     {
@@ -46,6 +47,16 @@ pub(super) async fn read_text(request: Request, bytes_max: usize) -> Result<Byte
     let timeout = request.extensions().get().map_or(BODY_TIMEOUT, |BodyTimeout(timeout)| *timeout);
     let body = read_body(request.into_body(), bytes_max, timeout).await;
     body.map_err(|error| unread(error, bytes_max))
+}
+
+/// Documents are small: they come as they are, and a coding that is not looked at would make them unreadable.
+fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    if matches!(Coding::of(headers), Ok(Coding::Identity)) {
+        return Ok(());
+    }
+    let detail = "The admin API takes bodies without Content-Encoding.";
+    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
+    Err(problem.with_header(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
 /// Any JSON of so many values at most.

@@ -9,7 +9,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::access::address_of;
+use super::access::peer_of;
 use super::{Access, Probes, Shared};
 
 pub(super) async fn health() -> Response {
@@ -19,7 +19,7 @@ pub(super) async fn health() -> Response {
 /// Who is not known hears whether, and not why: names of servers and what ails them help an attacker.
 pub(super) async fn ready(State((probes, access)): State<(Probes, Access)>, request: Request) -> Response {
     let (ready, mut document) = (probes.ready)();
-    if !access.shows_details(request.headers(), address_of(request.extensions())).await {
+    if !access.shows_details(request.headers(), peer_of(request.extensions())).await {
         document = json!({"status": document["status"]});
     }
     uncached(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, document)

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::{FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -41,7 +43,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
     }
 }
 
-/// The parameters of a list; each is taken once, and what is left over is refused.
+/// Refuses every parameter of a request that has none: whoever wrote one meant something by it.
+pub(super) async fn none(params: Params, request: Request, next: Next) -> Response {
+    match params.no_more() {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// The parameters of a request; each is taken once, and what is left over is refused.
 pub(super) struct Params(BTreeMap<String, String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Params {
@@ -106,7 +116,7 @@ impl Params {
     /// Refuses what was not taken.
     pub(super) fn no_more(self) -> Result<(), Problem> {
         match self.0.into_keys().next() {
-            Some(name) => Err(bad_query(&name, "is not a parameter of this list")),
+            Some(name) => Err(bad_query(&name, "is not a parameter of this request")),
             None => Ok(()),
         }
     }

@@ -1,4 +1,5 @@
-//! Requests that were refused, as the audit log tells them: counted, in one record a minute at most.
+//! Requests that were refused, as the audit log tells them: counted, in one record a minute at most and one when the log is
+//! read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::store::{AuditEntry, AuditOutcome, Store};
+use crate::store::{AuditEntry, AuditKind, AuditOutcome, Store};
 
 /// How often a record of refusals may be written.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -72,8 +73,9 @@ impl Refused {
             actor_id: None,
             address: None,
             method: NOBODY.to_owned(),
+            request_id: None,
             action: "refuse".to_owned(),
-            kind: "access".to_owned(),
+            kind: AuditKind::Access,
             object_id: None,
             name: None,
             outcome: AuditOutcome::Refused,

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::handler::Handler;
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::access::{self, Access};
 use super::documents::{self, Resource};
 use super::pages::{self, Pages};
 use super::{
-    BASE, Probes, Shared, anomaly_events, apply, audit, dead_letters, deliveries, guard, keys, probes, tokens,
+    BASE, Probes, Shared, anomaly_events, apply, audit, dead_letters, deliveries, guard, keys, probes, query, tokens,
 };
 use crate::http::Problem;
 use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
@@ -46,13 +46,15 @@ pub(super) struct Route<S = ()> {
     pub(super) verb: Verb,
     pub(super) path: String,
     pub(super) least: Least,
+    /// Whether its handler looks at the query string.
+    has_query: bool,
     handler: MethodRouter<S>,
 }
 
 impl<S: Clone + Send + Sync + 'static> Route<S> {
     pub(super) fn over(self, state: &S) -> Route {
-        let Self { verb, path, least, handler } = self;
-        Route { verb, path, least, handler: handler.with_state(state.clone()) }
+        let Self { verb, path, least, has_query, handler } = self;
+        Route { verb, path, least, has_query, handler: handler.with_state(state.clone()) }
     }
 
     /// What it is, without what it does.
@@ -101,8 +103,21 @@ impl<S: Clone + Send + Sync + 'static> Table<S> {
             verb,
             path: format!("{}{path}", self.base),
             least,
+            has_query: false,
             handler: on(verb.filter(), handler),
         });
+    }
+
+    /// A route whose handler takes its query string apart, and refuses what it does not know.
+    fn add_with_query<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
+    where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        self.add(verb, path, least, handler);
+        if let Some(route) = self.routes.last_mut() {
+            route.has_query = true;
+        }
     }
 }
 
@@ -136,28 +151,28 @@ pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
     of_documents::<NewWebhook>(&mut table);
     of_documents::<NewRule>(&mut table);
     of_documents::<NewAnomalyConfig>(&mut table);
-    table.add(Post, "/apply", OPERATOR, apply::apply);
-    table.add(Get, "/deliveries", VIEWER, deliveries::list);
+    table.add_with_query(Post, "/apply", OPERATOR, apply::apply);
+    table.add_with_query(Get, "/deliveries", VIEWER, deliveries::list);
     table.add(Post, "/deliveries/retry", OPERATOR, deliveries::retry_all);
     table.add(Get, "/deliveries/{id}", VIEWER, deliveries::show);
     table.add(Delete, "/deliveries/{id}", OPERATOR, deliveries::delete);
     table.add(Post, "/deliveries/{id}/retry", OPERATOR, deliveries::retry);
-    table.add(Get, "/anomaly-events", VIEWER, anomaly_events::list);
-    table.add(Get, "/dead-letters", VIEWER, dead_letters::list);
-    table.add(Delete, "/dead-letters", OPERATOR, dead_letters::purge);
-    table.add(Get, "/dead-letters/counts", VIEWER, dead_letters::counts);
+    table.add_with_query(Get, "/anomaly-events", VIEWER, anomaly_events::list);
+    table.add_with_query(Get, "/dead-letters", VIEWER, dead_letters::list);
+    table.add_with_query(Delete, "/dead-letters", OPERATOR, dead_letters::purge);
+    table.add_with_query(Get, "/dead-letters/counts", VIEWER, dead_letters::counts);
     table.add(Get, "/dead-letters/{id}", VIEWER, dead_letters::show);
     table.add(Delete, "/dead-letters/{id}", OPERATOR, dead_letters::delete);
     table.add(Post, "/dead-letters/{id}/replay", OPERATOR, dead_letters::replay);
-    table.add(Get, "/keys", ADMIN, keys::list);
+    table.add_with_query(Get, "/keys", ADMIN, keys::list);
     table.add(Post, "/keys", ADMIN, keys::create);
     table.add(Get, "/keys/{id}", ADMIN, keys::show);
     table.add(Delete, "/keys/{id}", ADMIN, keys::revoke);
-    table.add(Get, "/tokens", ADMIN, tokens::list);
+    table.add_with_query(Get, "/tokens", ADMIN, tokens::list);
     table.add(Post, "/tokens", ADMIN, tokens::create);
     table.add(Get, "/tokens/{id}", ADMIN, tokens::show);
     table.add(Delete, "/tokens/{id}", ADMIN, tokens::revoke);
-    table.add(Get, "/audit", ADMIN, audit::list);
+    table.add_with_query(Get, "/audit", ADMIN, audit::list);
     table.add(Get, "/status", VIEWER, probes::status);
     table.routes
 }
@@ -166,7 +181,7 @@ pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
 fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
     let (read, write) = (Least::Role(AdminRole::Viewer), Least::Role(AdminRole::Operator));
     let (all, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
-    table.add(Verb::Get, &all, read, documents::list::<R>);
+    table.add_with_query(Verb::Get, &all, read, documents::list::<R>);
     table.add(Verb::Post, &all, write, documents::create::<R>);
     table.add(Verb::Get, &one, read, documents::show::<R>);
     table.add(Verb::Put, &one, write, documents::replace::<R>);
@@ -183,7 +198,9 @@ pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<super
             Least::Anyone | Least::Metrics | Least::Page => others.push(route),
             Least::Role(least) => {
                 let role = from_fn_with_state((access.clone(), least), access::require);
-                asked = asked.route(&route.path, route.handler.route_layer(role));
+                let handler =
+                    if route.has_query { route.handler } else { route.handler.route_layer(from_fn(query::none)) };
+                asked = asked.route(&route.path, handler.route_layer(role));
             }
         }
     }

@@ -1,20 +1,23 @@
-//! The router as a service of the listener: it learns where each request comes from.
+//! The router as a service of the listener: it learns where each request comes from and by which ids it is told from
+//! others.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
-use axum::routing::future::RouteFuture;
 use tower_service::Service;
+use tracing::Instrument as _;
 
 use super::access::Peer;
 use super::document::BodyTimeout;
-use crate::http::{Inbound, TrustedProxies};
+use crate::http::{Inbound, RequestIds, TrustedProxies};
 
-/// Puts the address of the client, and how long its body may take, where the router finds them.
+/// Puts the address of the client, the ids of the request, and how long its body may take, where the router finds
+/// them.
 #[derive(Clone)]
 pub struct AdminService {
     router: Router,
@@ -32,16 +35,32 @@ impl AdminService {
 impl Service<Request<Inbound>> for AdminService {
     type Response = Response;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<Inbound>) -> Self::Future {
-        let client = self.proxies.client(request.body().peer(), request.headers());
-        request.extensions_mut().insert(Peer(client));
-        request.extensions_mut().insert(BodyTimeout(self.body_timeout));
-        self.router.call(request)
+        let (peer, headers) = (request.body().peer(), request.headers());
+        let is_forwarded = self.proxies.is_forwarded(peer, headers);
+        let peer = Peer { address: self.proxies.client(peer, headers), is_forwarded };
+        let ids = RequestIds::of(headers);
+        // At this level the ids stand in every line that is logged about the request.
+        let (request_id, correlation_id) = (ids.request(), ids.correlation());
+        let span = tracing::error_span!("admin", request_id, correlation_id);
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let extensions = request.extensions_mut();
+        extensions.insert(peer);
+        extensions.insert(ids.clone());
+        extensions.insert(BodyTimeout(self.body_timeout));
+        let answered = self.router.call(request);
+        let answered = async move {
+            let mut reply = answered.await?;
+            tracing::debug!(%method, path, status = reply.status().as_u16(), "answered");
+            ids.write(reply.headers_mut());
+            Ok(reply)
+        };
+        Box::pin(answered.instrument(span))
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn settings(config: &Config) -> AccessSettings {
 
 /// While it starts, the gateway's port says what it waits for as it will say later what ails it.
 pub(super) fn of_gateway(config: &Config) -> AccessSettings {
-    AccessSettings { required: !config.http_addr.is_loopback(), ..AccessSettings::default() }
+    AccessSettings { required: config.exposure().is_public(), ..AccessSettings::default() }
 }
 
 pub(super) fn is_required(config: &Config) -> bool {

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use super::{Addresses, Choice, Plan, admin_access, settings};
-use crate::config::{Period, Setting};
+use crate::config::{Exposure, Period, Setting};
 use crate::telemetry;
 
 /// Prints where everything is and what to try; only for people.
@@ -27,10 +27,11 @@ fn render(plan: &Plan, choice: &Choice, addresses: &Addresses) -> String {
         line("roles", plan.roles.to_string());
     }
     if let Some(http) = addresses.http {
-        let access = match (choice.keys, config.http_addr.is_loopback()) {
+        let access = match (choice.keys, config.exposure()) {
             (true, _) => "with an API key",
-            (false, true) => "open to everyone on this machine: no API key is asked for",
-            (false, false) => "OPEN TO EVERYONE who reaches it: no API key is asked for",
+            (false, Exposure::Machine) => "open to everyone on this machine: no API key is asked for",
+            (false, Exposure::Proxies) => "OPEN TO EVERYONE whom the proxies let through: no API key is asked for",
+            (false, Exposure::Network) => "OPEN TO EVERYONE who reaches it: no API key is asked for",
         };
         line("events", format!("{scheme}://{http}   {access}"));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::engines::Choice;
 use super::listeners::Listeners;
+use crate::admin::AdminService;
 use crate::backoff::Backoff;
 use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 use crate::config::{self, Codec, Config, Publishing, Storage};
@@ -162,18 +163,19 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
             // Whoever waits for load balancers has clients that keep their connections.
             last_call: config.shutdown_delay.0.min(LAST_CALL),
             drain_timeout: config.http_shutdown_timeout.0.into(),
+            dress: http::Dress::request_ids(),
             ..http::Limits::default()
         },
         body_bytes_max: config.max_body_size.0 as usize,
         body_timeout: config.http_read_timeout.0,
         batch_events_max: config.max_batch_events.0,
         event_bytes_max: config.max_event_bytes.0 as usize,
-        loopback: config.http_addr.is_loopback(),
+        loopback: !config.exposure().is_public(),
         access: gateway::Access::Open,
         cors: cors(config),
         rate_limits: rate_limits(config),
         trusted_proxies: trusted_proxies(config),
-        ready_details: config.http_addr.is_loopback(),
+        ready_details: !config.exposure().is_public(),
         quarantine_bytes_max: config.quarantine.0.then_some(config.quarantine_max_bytes.0),
     }
 }
@@ -197,7 +199,7 @@ fn cors(config: &Config) -> Option<gateway::CorsSettings> {
     // A page that somebody visits reaches a laptop, too: there it needs to be allowed by name.
     let origins = match &config.cors_allowed_origins {
         Some(origins) => origins.0.clone(),
-        None if config.http_addr.is_loopback() => Vec::new(),
+        None if !config.exposure().is_public() => Vec::new(),
         None => vec!["*".to_owned()],
     };
     config.cors_enabled.0.then(|| gateway::CorsSettings {
@@ -216,7 +218,7 @@ fn rate_limits(config: &Config) -> Option<gateway::RateLimitSettings> {
     config.is_rate_limited().then(|| gateway::RateLimitSettings {
         global: quota(config.rate_limit()),
         each: quota(config.rate_limit_per_key()),
-        events_per_second: config.rate_limit_events_per_second.map(|count| number(count.0)),
+        events_per_second: config.rate_limit_events().map(number),
     })
 }
 
@@ -224,6 +226,10 @@ pub(super) fn trusted_proxies(config: &Config) -> gateway::TrustedProxies {
     let networks = config.trusted_proxies.iter().flat_map(|networks| &networks.0);
     // They were checked when they were read. Nobody is trusted by mistake.
     gateway::TrustedProxies::parse(networks.map(String::as_str)).unwrap_or_default()
+}
+
+pub(super) fn admin_service(config: &Config, router: axum::Router) -> AdminService {
+    AdminService::new(router, trusted_proxies(config), config.http_read_timeout.0)
 }
 
 pub(super) fn admin_limits(config: &Config, listeners: &Listeners) -> http::Limits {
@@ -290,7 +296,7 @@ pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> 
     let allowed_networks = match &config.webhook_allowed_networks {
         Some(networks) => AllowedNetworks::parse(networks.0.iter().map(String::as_str)).map_err(anyhow::Error::msg)?,
         // Whoever can set webhooks here can reach this machine's own services anyway.
-        None if config.http_addr.is_loopback() && config.admin_addr.is_loopback() => AllowedNetworks::loopback(),
+        None if !config.exposure().is_public() && config.admin_addr.is_loopback() => AllowedNetworks::loopback(),
         None => AllowedNetworks::default(),
     };
     Ok(DispatcherSettings {

@@ -7,26 +7,26 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use axum::Router;
 use futures_util::future::join_all;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::AdminService;
 use crate::http;
 
 /// Answers take no time here: whoever is cut after this was not asking anything.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
-/// Runs `opening` to its end, and serves each router on its listener meanwhile.
+/// Runs `opening` to its end, and serves each service on its listener meanwhile.
 pub(super) async fn serve_during<T>(
-    listeners: impl IntoIterator<Item = (&TcpListener, Router, http::Limits)>,
+    listeners: impl IntoIterator<Item = (&TcpListener, AdminService, http::Limits)>,
     opening: impl Future<Output = T>,
 ) -> io::Result<T> {
     let opened = CancellationToken::new();
-    let serve = |(listener, router, limits): (&TcpListener, Router, http::Limits)| {
+    let serve = |(listener, service, limits): (&TcpListener, AdminService, http::Limits)| {
         let limits = http::Limits { drain_timeout: DRAIN_MAX.into(), ..limits };
-        let service = TowerToHyperService::new(router);
+        let service = TowerToHyperService::new(service);
         Ok(http::serve(twin(listener)?, service, limits, opened.clone()))
     };
     let serving = listeners.into_iter().map(serve).collect::<io::Result<Vec<_>>>()?;

@@ -15,7 +15,7 @@ use super::table::Table;
 #[command(after_long_help = "\
 Each record tells who (the name of a token, ADMIN_TOKEN, or loopback where no token is asked for),
 when, from where, what was done to what, and with --json what it was before and after, secrets masked.
-Requests that were refused for want of a token or a role are counted, in one record a minute at most.
+Requests that were refused for want of a token or a role are counted, in one record a minute at most and one when the log is read.
 
 Examples:
   causality audit --since 7d

@@ -113,7 +113,7 @@ pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)
                            for whoever visits it";
             refuse("cors_allowed_origins", origins.show(), allowed);
         }
-        None if !config.http_addr.is_loopback() => {
+        None if config.exposure().is_public() => {
             let allowed = "false, or set together with cors_allowed_origins, which is * otherwise";
             refuse("cors_allow_credentials", config.cors_allow_credentials.show(), allowed);
         }

@@ -1,7 +1,7 @@
 //! The settings of rate limits, as they complete one another, and what they must hold together.
 
 use super::Config;
-use super::value::{Count, Setting};
+use super::value::{Count, Limit, Setting};
 
 /// Requests a second, and at once.
 pub struct Rate {
@@ -13,11 +13,6 @@ pub struct Rate {
 const REFILLS_MAX: usize = 100;
 
 impl Config {
-    /// Whether there are rate limits: what only this machine reaches has none unless somebody says so.
-    pub fn is_rate_limited(&self) -> bool {
-        self.rate_limit_enabled.map_or_else(|| !self.http_addr.is_loopback(), |enabled| enabled.0)
-    }
-
     /// Of all callers together.
     pub fn rate_limit(&self) -> Rate {
         Rate { per_second: self.rate_limit_requests_per_second.0, burst: self.rate_limit_burst_size.0 }
@@ -31,6 +26,11 @@ impl Config {
             Some(Count(per_second)) => Rate { per_second, burst: burst.unwrap_or(2 * per_second) },
             None => Rate { burst: burst.unwrap_or(all.burst), ..all },
         }
+    }
+
+    /// Events a second of each key or address, where they are limited.
+    pub fn rate_limit_events(&self) -> Option<usize> {
+        self.rate_limit_events_per_second.and_then(|Limit(per_second)| per_second)
     }
 }
 
@@ -69,6 +69,19 @@ mod tests {
         assert_eq!(limits(&[(rps, "50")]).1, [1_000, 2_000, 50, 100]);
         assert_eq!(limits(&[(rps, "50"), (burst, "60")]).1, [1_000, 2_000, 50, 60]);
         assert_eq!(limits(&[(burst, "60")]).1, [1_000, 2_000, 1_000, 60]);
+    }
+
+    #[test]
+    fn events_have_no_limit_unless_there_is_a_rate() {
+        let rate = |value: &str| load_env(&[("RATE_LIMIT_EVENTS_PER_SECOND", value)]).map(|loaded| loaded.config);
+        assert_eq!(load_env(&[]).unwrap().config.rate_limit_events(), None);
+        // The environment has no other word to take back what a file says.
+        assert_eq!(rate("0").unwrap().rate_limit_events(), None);
+        assert_eq!(rate("10000").unwrap().rate_limit_events(), Some(10_000));
+        for wrong in ["-1", "off", "1.5", "1000000001"] {
+            let error = rate(wrong).unwrap_err().to_string();
+            assert!(error.contains("rate_limit_events_per_second") && error.contains("0 for none"), "{error}");
+        }
     }
 
     #[test]

@@ -27,6 +27,18 @@ pub(super) fn redacted(url: &str) -> String {
     }
 }
 
+/// A value that is no secret where it belongs. It may be a URL in the wrong place, with the password in it.
+pub(super) fn shown(text: &str) -> String {
+    if text.contains('#') || !text.contains("://") && text.contains(['@', '?']) {
+        return "***".to_owned();
+    }
+    if text.contains(['@', '?']) {
+        return redacted(text);
+    }
+    let part = |part: &str| if part.contains("://") { redacted(part) } else { part.to_owned() };
+    text.split(',').map(part).collect::<Vec<_>>().join(",")
+}
+
 /// Query parameters that hold a secret, by a part of their name: `password`, `sslpassword`, `sig` of Azure, and so on.
 const SECRET_PARAMETERS: [&str; 6] = ["password", "passwd", "token", "secret", "sig", "key"];
 

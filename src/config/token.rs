@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::value::Setting;
+use super::value::{Flag, Setting};
 
 /// Shorter ones could be guessed.
 const CHARS_MIN: usize = 32;
@@ -36,6 +36,22 @@ impl Setting for Token {
 
     fn show(&self) -> String {
         "***".into()
+    }
+}
+
+/// Whether `secrets_key` replaces another key. Some write that key here: it is not repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced(pub bool);
+
+impl Setting for Replaced {
+    const CONFIDENTIAL: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Flag::parse(text).map(|flag| Self(flag.0))
+    }
+
+    fn show(&self) -> String {
+        Flag(self.0).show()
     }
 }
 

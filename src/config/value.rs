@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::redaction::redacted;
+use super::redaction::{redacted, shown};
 
 /// A value that is written as text in the environment, a file or a flag.
 pub trait Setting: Sized {
@@ -229,7 +229,8 @@ impl Setting for String {
     }
 
     fn show(&self) -> String {
-        self.clone()
+        // A URL in the place of a host or a name.
+        if self.contains("://") { shown(self) } else { self.clone() }
     }
 }
 
@@ -245,6 +246,23 @@ impl Setting for Count {
 
     fn show(&self) -> String {
         self.0.to_string()
+    }
+}
+
+/// A whole number from 1; 0 for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<usize>);
+
+impl Setting for Limit {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.trim() == "0" {
+            return Ok(Self(None));
+        }
+        Count::parse(text).map(|count| Self(Some(count.0))).map_err(|allowed| format!("{allowed}, or 0 for none"))
+    }
+
+    fn show(&self) -> String {
+        self.0.unwrap_or_default().to_string()
     }
 }
 

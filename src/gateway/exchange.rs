@@ -7,7 +7,7 @@ use super::caller::Caller;
 use super::cors::Page;
 use super::quarantine::Waiting;
 use super::rate_limit::{Counted, Standing};
-use super::request_id::RequestIds;
+use crate::http::RequestIds;
 
 #[derive(Debug)]
 pub(super) struct Exchange {

@@ -12,13 +12,12 @@ use super::exchange::Exchange;
 use super::form::{self, Form};
 use super::intake::{Verdict, Verdicts, count, judge, judge_only};
 use super::quarantine::Origin;
-use super::request_id::RequestIds;
 use super::{Destination, Gateway, idempotency_key, reply};
 use crate::bus::{Batch, Bus, BusError, BusErrorKind, Original, Published};
 use crate::causes::chain;
 use crate::event::request::{self, Accepted, Refused};
 use crate::event::{Arrival, EventRef, check_names, is_of_other_app};
-use crate::http::{Coding, Inbound, Problem, read_body, read_coded};
+use crate::http::{Coding, Inbound, Problem, RequestIds, read_body, read_coded};
 use crate::metrics::GatewayVerdicts;
 use crate::quarantine;
 

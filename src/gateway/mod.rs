@@ -25,7 +25,6 @@ mod quarantine;
 mod rate_limit;
 mod refusals;
 mod reply;
-mod request_id;
 mod route;
 mod segment;
 #[cfg(test)]

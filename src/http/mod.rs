@@ -24,6 +24,7 @@ pub(crate) mod raw_client;
 mod raw_reply;
 mod readiness;
 mod reply;
+mod request_id;
 mod serve;
 mod session;
 mod share;
@@ -52,6 +53,7 @@ pub use head::{header_value, header_values};
 pub use memory::MemoryBudget;
 pub use problem::Problem;
 pub use readiness::{Readiness, ReadinessWatch, Scope};
+pub use request_id::RequestIds;
 pub use serve::{Drained, SPARE_CONNECTIONS, serve};
 pub use tls::{Reload, Tls, TlsError, TlsFile, TlsFiles, Validity};
 

@@ -28,6 +28,47 @@ pub(super) const RECORDS_MAX: i64 = 1_000_000;
 /// Records forgotten in one transaction, so that nobody waits long behind it.
 pub(super) const FORGET_ROWS_MAX: i64 = 1_000;
 
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditKind {
+    Webhook,
+    Rule,
+    Anomaly,
+    Key,
+    Token,
+    Delivery,
+    DeadLetter,
+    Access,
+}
+
+impl AuditKind {
+    pub const ALL: [Self; 8] = [
+        Self::Webhook,
+        Self::Rule,
+        Self::Anomaly,
+        Self::Key,
+        Self::Token,
+        Self::Delivery,
+        Self::DeadLetter,
+        Self::Access,
+    ];
+
+    /// As it is written and stored.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Rule => "rule",
+            Self::Anomaly => "anomaly",
+            Self::Key => "key",
+            Self::Token => "token",
+            Self::Delivery => "delivery",
+            Self::DeadLetter => "dead_letter",
+            Self::Access => "access",
+        }
+    }
+}
+
 /// Who asks for changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -38,6 +79,8 @@ pub struct Caller {
     pub address: Option<IpAddr>,
     /// Of the request.
     pub method: String,
+    /// The request's, by which the log tells of it too.
+    pub request_id: Option<String>,
 }
 
 /// What became of a change.
@@ -61,10 +104,12 @@ pub struct AuditEntry {
     pub actor_id: Option<Uuid>,
     pub address: Option<IpAddr>,
     pub method: String,
+    /// The request's `X-Request-ID`; null of refusals, which are of many.
+    #[serde(default)]
+    pub request_id: Option<String>,
     /// `create`, `replace`, `delete`, `retry`, `replay`, `purge` or `refuse`.
     pub action: String,
-    /// `webhook`, `rule`, `anomaly`, `key`, `token`, `delivery`, `dead_letter` or `access`.
-    pub kind: String,
+    pub kind: AuditKind,
     pub object_id: Option<String>,
     pub name: Option<String>,
     pub outcome: AuditOutcome,
@@ -87,14 +132,14 @@ pub struct AuditRecord {
 pub struct AuditFilter {
     /// A token's id, or who by name.
     pub actor: Option<String>,
-    pub kind: Option<String>,
+    pub kind: Option<AuditKind>,
     pub since_ms: Option<i64>,
 }
 
 /// A change as the use case that makes it describes it.
 #[derive(Clone, Debug)]
 pub struct Change {
-    kind: &'static str,
+    kind: AuditKind,
     action: &'static str,
     object_id: Option<String>,
     name: Option<String>,
@@ -105,7 +150,7 @@ pub struct Change {
 
 /// What is stored under an id and a name.
 pub(super) trait Audited: Serialize {
-    const KIND: &'static str;
+    const KIND: AuditKind;
 
     fn id(&self) -> Uuid;
     fn name(&self) -> &str;
@@ -117,7 +162,7 @@ pub(super) trait Audited: Serialize {
 }
 
 impl Change {
-    pub fn of(kind: &'static str, action: &'static str) -> Self {
+    pub fn of(kind: AuditKind, action: &'static str) -> Self {
         Self { kind, action, object_id: None, name: None, before: None, after: None, note: None }
     }
 
@@ -176,7 +221,7 @@ impl Change {
                 "rule_id": delivery.rule_id, "anomaly_config_id": delivery.anomaly_config_id,
                 "event_id": delivery.event_id})
         };
-        let mut change = Self::of("delivery", action).with_id(id);
+        let mut change = Self::of(AuditKind::Delivery, action).with_id(id);
         if let Some(before) = before {
             change = change.with_before(shown(before));
         }
@@ -188,7 +233,7 @@ impl Change {
 
     pub(super) fn of_retries(filter: &RetryFilter, retried: u64) -> Self {
         let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
-        Self::of("delivery", "retry").with_after(json!({"retried": retried, "since": time(filter.since_ms),
+        Self::of(AuditKind::Delivery, "retry").with_after(json!({"retried": retried, "since": time(filter.since_ms),
             "until": time(filter.until_ms), "statuses": filter.status_texts(), "webhook_id": filter.webhook_id,
             "rule_id": filter.rule_id}))
     }
@@ -199,8 +244,9 @@ impl Change {
             actor_id: caller.token_id,
             address: caller.address,
             method: caller.method.clone(),
+            request_id: caller.request_id.clone(),
             action: self.action.to_owned(),
-            kind: self.kind.to_owned(),
+            kind: self.kind,
             object_id: self.object_id,
             name: self.name,
             outcome,
@@ -242,7 +288,7 @@ pub(super) fn of_set(applied: &AppliedSet) -> Vec<Change> {
 }
 
 impl Audited for Webhook {
-    const KIND: &'static str = "webhook";
+    const KIND: AuditKind = AuditKind::Webhook;
 
     fn id(&self) -> Uuid {
         self.id
@@ -263,9 +309,9 @@ impl Audited for Webhook {
 }
 
 macro_rules! audited {
-    ($type:ty, $kind:literal, $name:expr) => {
+    ($type:ty, $kind:ident, $name:expr) => {
         impl Audited for $type {
-            const KIND: &'static str = $kind;
+            const KIND: AuditKind = AuditKind::$kind;
 
             fn id(&self) -> Uuid {
                 self.id
@@ -279,10 +325,10 @@ macro_rules! audited {
     };
 }
 
-audited!(Rule, "rule", |rule| &rule.document.name);
-audited!(AnomalyConfig, "anomaly", |config| &config.document.name);
-audited!(ApiKey, "key", |key| &key.name);
-audited!(AdminToken, "token", |token| &token.name);
+audited!(Rule, Rule, |rule| &rule.document.name);
+audited!(AnomalyConfig, Anomaly, |config| &config.document.name);
+audited!(ApiKey, Key, |key| &key.name);
+audited!(AdminToken, Token, |token| &token.name);
 
 impl Store {
     /// The same store, whose changes are recorded as made by this caller.
@@ -353,6 +399,18 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_are_written_one_way_and_records_of_before_are_read() {
+        for kind in AuditKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.text());
+        }
+        let before = json!({"actor": "ops", "actor_id": null, "address": null, "method": "POST", "action": "create",
+            "kind": "dead_letter", "object_id": null, "name": null, "outcome": "done", "before": null, "after": null,
+            "note": null});
+        let entry: AuditEntry = serde_json::from_value(before).unwrap();
+        assert_eq!((entry.kind, entry.request_id), (AuditKind::DeadLetter, None));
+    }
 
     #[test]
     fn a_large_value_is_told_by_its_hash() {

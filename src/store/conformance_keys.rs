@@ -40,9 +40,13 @@ pub(super) async fn keys_have_an_expiry_limits_and_a_last_use(store: Store) {
         store.keys_used(&[(stored.id, minute_ms), (Uuid::now_v7(), minute_ms)]).await.unwrap();
         store.key("ios").await.unwrap().unwrap().last_used_at.unwrap().as_millisecond()
     };
-    assert_eq!(used(120_000).await, 120_000);
-    assert_eq!(used(60_000).await, 120_000, "another process knows of a later use");
-    assert_eq!(used(180_000).await, 180_000);
+    let created = stored.created_at.as_millisecond();
+    let minute = created - created % 60_000;
+    assert_eq!(used(minute).await, created, "no key was used before there was one");
+    assert_eq!(used(minute).await, created);
+    assert_eq!(used(minute + 120_000).await, minute + 120_000);
+    assert_eq!(used(minute + 60_000).await, minute + 120_000, "another process knows of a later use");
+    assert_eq!(used(minute + 180_000).await, minute + 180_000);
     store.keys_used(&[]).await.unwrap();
     assert_eq!(store.keys(first_page(10)).await.unwrap().items[1], plain);
 }

@@ -45,7 +45,7 @@ use uuid::Uuid;
 use crate::metrics;
 
 pub use anomaly::{AnomalyConfig, AnomalyEvent, AnomalyState, Detection, NewAnomalyConfig};
-pub use audit::{AuditEntry, AuditFilter, AuditOutcome, AuditRecord, Caller, Change};
+pub use audit::{AuditEntry, AuditFilter, AuditKind, AuditOutcome, AuditRecord, Caller, Change};
 pub use delivery::{
     ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GivenUp, NewDelivery, OutboxMessage,
     OwedBounds, RETRIES_MAX, RetryFilter,

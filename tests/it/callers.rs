@@ -97,6 +97,7 @@ fn limits_are_for_each_client_behind_a_proxy() {
         ("RATE_LIMIT_PER_KEY_RPS", "1"),
         ("RATE_LIMIT_PER_KEY_BURST", "2"),
         ("TRUSTED_PROXIES", "loopback"),
+        ("AUTH_ENABLED", "false"),
     ];
     let server = Server::start(dir.path(), &environment);
     let from = |address: &str| post(&server, &[("x-forwarded-for", address)]);

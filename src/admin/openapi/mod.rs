@@ -22,7 +22,7 @@ an `admin` also manages keys and tokens and reads the audit log. On loopback, wi
 **Documents** are JSON in snake_case. `{id}` is an id or a name. Times are RFC 3339 in UTC. Secrets read back as `***`, \
 and sending that back keeps them. A document that is refused stores nothing, and the answer names all of its mistakes.
 
-**Lists** answer `items` and `next`, the `cursor` of the next page or null. An unknown parameter is refused.
+**Lists** answer `items` and `next`, the `cursor` of the next page or null. An unknown parameter of any request is refused.
 
 `HEAD` is answered where `GET` is, as `GET` without the body. Another method than those listed is answered 405 with `Allow`, another path 404.";
 

@@ -8,6 +8,7 @@ use crate::admin::BASE;
 use crate::admin::routes::{Listed, Verb};
 use crate::event::Reason;
 use crate::openapi::{CACHE_CONTROL, Operation, reference};
+use crate::store::AuditKind;
 
 const DOCUMENTS: &str = "documents";
 const DELIVERIES: &str = "deliveries";
@@ -243,7 +244,12 @@ fn of_access(verb: Verb, path: &str) -> Option<Operation> {
         (Verb::Get, "/audit") => {
             let list = new("listAudit", "List changes, the latest first")
                 .parameter(query("actor", "A token's id or name.", text(), None))
-                .parameter(query("kind", "Of what was changed.", text(), Some(json!("rule"))))
+                .parameter(query(
+                    "kind",
+                    "Of what was changed.",
+                    json!({"enum": AuditKind::ALL.map(AuditKind::text)}),
+                    None,
+                ))
                 .parameter(since());
             paged(list, "AuditRecord")
         }

@@ -55,9 +55,9 @@ pub(super) const ALL: &[Refusal] = &[
     Refusal {
         status: 415,
         name: "UnsupportedMediaType",
-        description: "The body is not called JSON.",
+        description: "The body is not called JSON, or has a Content-Encoding.",
         example: "Send the document as application/json.",
-        headers: &[],
+        headers: &["Accept-Encoding"],
     },
     Refusal {
         status: 422,
@@ -114,6 +114,7 @@ pub(super) fn add_headers(document: &mut Document) {
         "Seconds until it is worth sending again.",
         json!({"type": "integer", "minimum": 0}),
     );
+    document.header("Accept-Encoding", "The content codings that are taken, where the coding was the reason.", text());
     document.header("Location", "The path of what was created.", text());
     for (name, description) in PAGE_HEADERS {
         document.header(name, description, text());

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::admin::routes::{self, Verb};
-use crate::store::{DeliveryOutcome, DeliveryStatus, Effects, NewDelivery};
+use crate::store::{AuditKind, DeliveryOutcome, DeliveryStatus, Effects, NewDelivery};
 
 /// Takes one route, and sees that the log tells it.
 struct Steps {
@@ -143,6 +143,10 @@ async fn what_changes_nothing_leaves_no_record_and_lists_are_filtered() {
         assert_eq!(admin.count(&format!("/api/admin/audit{query}")).await, count, "{query}");
     }
     assert_eq!(admin.get("/api/admin/audit?kinds=rule").await.status, 400);
+    let unknown = admin.get("/api/admin/audit?kind=rules").await;
+    let (pointer, detail) = unknown.error();
+    assert_eq!((unknown.status.as_u16(), pointer.as_str()), (400, "/kind"));
+    assert!(AuditKind::ALL.iter().all(|kind| detail.contains(kind.text())), "{detail}");
     let page = admin.get("/api/admin/audit?limit=3").await.json();
     assert_eq!(page["items"][0]["kind"], "webhook");
     let next = page["next"].as_str().unwrap();

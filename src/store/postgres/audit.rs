@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Engine, damaged, failed, is_keepable, timestamp};
 use crate::store::audit::{AuditEntry, Caller, Change, FORGET_ROWS_MAX, RECORDS_MAX};
-use crate::store::{AuditFilter, AuditOutcome, AuditRecord, Page, PageRequest, StoreError, cursor};
+use crate::store::{AuditFilter, AuditKind, AuditOutcome, AuditRecord, Page, PageRequest, StoreError, cursor};
 
 const LIST: u8 = b'u';
 
@@ -80,11 +80,12 @@ impl Engine {
     ) -> Result<Page<AuditRecord>, StoreError> {
         let context = "list audit records";
         let before = cursor::after::<i64>(LIST, &page)?;
-        if ![&filter.actor, &filter.kind].iter().all(|text| text.as_deref().is_none_or(is_keepable)) {
+        if !filter.actor.as_deref().is_none_or(is_keepable) {
             return Ok(cursor::page(LIST, &page, Vec::<(i64, AuditRecord)>::new()));
         }
         let actor_id = filter.actor.as_deref().and_then(|actor| Uuid::try_parse(actor).ok());
         let actor = filter.actor.filter(|_| actor_id.is_none());
+        let kind = filter.kind.map(AuditKind::text);
         self.call(context, async {
             let mut client = self.client(context).await?;
             let sql = "SELECT seq, at, document FROM audit
@@ -93,7 +94,7 @@ impl Engine {
                            AND ($5::bigint IS NULL OR seq < $5)
                        ORDER BY seq DESC LIMIT $6";
             let limit = page.limit as i64 + 1;
-            let rows = client.query(sql, &[&actor, &actor_id, &filter.kind, &filter.since_ms, &before, &limit]).await;
+            let rows = client.query(sql, &[&actor, &actor_id, &kind, &filter.since_ms, &before, &limit]).await;
             let rows = rows.map_err(failed(context))?;
             client.whole = true;
             let rows: Result<Vec<_>, StoreError> = rows.iter().map(record).collect();
@@ -132,7 +133,7 @@ async fn insert(client: &impl GenericClient, entry: &AuditEntry) -> Result<i64, 
     let document = serde_json::to_string(entry).map_err(|error| damaged(context, error))?;
     let sql = "INSERT INTO audit (at, actor, actor_id, kind, document)
                VALUES (causality_now_ms(), $1, $2, $3, $4) RETURNING seq";
-    let row = client.query_one(sql, &[&entry.actor, &entry.actor_id, &entry.kind, &document]).await;
+    let row = client.query_one(sql, &[&entry.actor, &entry.actor_id, &entry.kind.text(), &document]).await;
     Ok(row.map_err(failed(context))?.get(0))
 }
 
@@ -147,9 +148,8 @@ fn record(row: &Row) -> Result<(i64, AuditRecord), StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::store::Store;
-    use crate::store::conformance::{first_page, rule};
+    use crate::store::conformance::{caller, first_page, rule};
     use crate::store::postgres::tests::{cluster, settings};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,8 +157,7 @@ mod tests {
         let server = cluster();
         let database = server.database();
         let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
-        let caller = Caller { token_id: None, name: "ops".to_owned(), address: None, method: "POST".to_owned() };
-        let ops = store.on_behalf_of(caller);
+        let ops = store.on_behalf_of(caller("ops"));
         ops.create_rule(rule("before", &[])).await.unwrap();
         server.sql(&database, "ALTER TABLE audit RENAME TO gone");
         ops.create_rule(rule("big", &[])).await.unwrap_err();

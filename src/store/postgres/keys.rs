@@ -149,7 +149,7 @@ impl Engine {
             let sql = "WITH used AS (SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS u (id, at)),
                             free AS (SELECT k.id, used.at FROM api_keys k JOIN used USING (id)
                                      WHERE coalesce(k.last_used_at, 0) < used.at FOR NO KEY UPDATE OF k SKIP LOCKED)
-                       UPDATE api_keys SET last_used_at = free.at FROM free WHERE free.id = api_keys.id";
+                       UPDATE api_keys SET last_used_at = greatest(free.at, created_at) FROM free WHERE free.id = api_keys.id";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             client.execute(&statement, &[&ids, &minutes]).await.map_err(failed(context))?;
             client.whole = true;

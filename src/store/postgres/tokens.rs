@@ -115,7 +115,7 @@ impl Engine {
         let context = "note use of admin token";
         self.call(context, async {
             let mut client = self.client(context).await?;
-            let sql = "UPDATE admin_tokens SET last_used_at = minute
+            let sql = "UPDATE admin_tokens SET last_used_at = greatest(minute, created_at)
                        FROM (SELECT causality_now_ms() / 60000 * 60000 AS minute) now
                        WHERE id = $1 AND coalesce(last_used_at, 0) < minute";
             client.execute(sql, &[&id]).await.map_err(failed(context))?;

@@ -85,7 +85,7 @@ impl Engine {
                 Some((name, Err(_))) => wheres.push(("actor = ?", Box::new(name.to_owned()))),
             }
             if let Some(kind) = filter.kind {
-                wheres.push(("kind = ?", Box::new(kind)));
+                wheres.push(("kind = ?", Box::new(kind.text())));
             }
             if let Some(since_ms) = filter.since_ms {
                 wheres.push(("at >= ?", Box::new(since_ms)));
@@ -127,7 +127,7 @@ fn insert(connection: &Connection, entry: &AuditEntry) -> Result<i64, StoreError
     let mut statement = connection
         .prepare_cached("INSERT INTO audit (at, actor, actor_id, kind, document) VALUES (?1, ?2, ?3, ?4, ?5)")
         .map_err(failed(context))?;
-    let row = params![now_ms(), entry.actor, entry.actor_id.map(Uuid::into_bytes), entry.kind, document];
+    let row = params![now_ms(), entry.actor, entry.actor_id.map(Uuid::into_bytes), entry.kind.text(), document];
     statement.insert(row).map_err(failed(context))
 }
 
@@ -143,7 +143,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<(i64, AuditRecord)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::conformance::{first_page, rule};
+    use crate::store::conformance::{caller, first_page, rule};
     use crate::store::{SqliteSettings, Store};
 
     #[tokio::test]
@@ -151,8 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
         let store = Store::open_sqlite(settings).unwrap();
-        let caller = Caller { token_id: None, name: "ops".to_owned(), address: None, method: "POST".to_owned() };
-        let ops = store.on_behalf_of(caller);
+        let ops = store.on_behalf_of(caller("ops"));
         ops.create_rule(rule("before", &[])).await.unwrap();
         let connection = Connection::open(dir.path().join("store.db")).unwrap();
         connection.execute_batch("ALTER TABLE audit RENAME TO gone").unwrap();

@@ -149,7 +149,8 @@ impl Engine {
     pub(in crate::store) async fn keys_used(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
         let (used, context) = (used.to_vec(), "note use of keys");
         self.write(Wake::Nobody, context, move |connection| {
-            let sql = "UPDATE api_keys SET last_used_at = ?2 WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
+            let sql = "UPDATE api_keys SET last_used_at = max(?2, created_at)
+                       WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
             let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
             for (id, minute_ms) in used {
                 statement.execute(params![id.into_bytes(), minute_ms]).map_err(failed(context))?;

@@ -101,7 +101,8 @@ impl Engine {
     pub(in crate::store) async fn use_admin_token(&self, id: Uuid) -> Result<(), StoreError> {
         let context = "note use of admin token";
         self.write(Wake::Nobody, context, move |connection| {
-            let sql = "UPDATE admin_tokens SET last_used_at = ?2 WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
+            let sql = "UPDATE admin_tokens SET last_used_at = max(?2, created_at)
+                       WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
             connection.execute(sql, params![id.into_bytes(), minute_of(now_ms())]).map(drop).map_err(failed(context))
         })
         .await

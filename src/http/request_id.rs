@@ -8,41 +8,49 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
+use super::{Dress, header_values};
 use crate::event::new_id;
-use crate::http::header_values;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 /// The longest id that is taken; a longer one is replaced.
 const ID_BYTES_MAX: usize = 128;
 
-#[derive(Debug)]
-pub(super) struct RequestIds {
+/// The ids of one request.
+#[derive(Clone, Debug)]
+pub struct RequestIds {
     request: HeaderValue,
     /// Without one of its own a request is correlated by its own id.
     correlation: Option<HeaderValue>,
 }
 
 impl RequestIds {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub fn of(headers: &HeaderMap) -> Self {
         Self {
             request: taken(headers, X_REQUEST_ID).unwrap_or_else(made),
             correlation: taken(headers, X_CORRELATION_ID),
         }
     }
 
-    pub(super) fn request(&self) -> &str {
+    pub fn request(&self) -> &str {
         text(&self.request)
     }
 
-    pub(super) fn correlation(&self) -> &str {
+    pub fn correlation(&self) -> &str {
         text(self.correlation.as_ref().unwrap_or(&self.request))
     }
 
-    pub(super) fn write(self, headers: &mut HeaderMap) {
+    pub fn write(self, headers: &mut HeaderMap) {
         let correlation = self.correlation.unwrap_or_else(|| self.request.clone());
         headers.insert(X_REQUEST_ID, self.request);
         headers.insert(X_CORRELATION_ID, correlation);
+    }
+}
+
+impl Dress {
+    /// Of a listener whose replies have the ids of their requests and no more.
+    pub fn request_ids() -> Self {
+        Self::new(|head, headers| RequestIds::of(&head.headers).write(headers))
     }
 }
 
