@@ -51,7 +51,7 @@ fn guarded(operation: Operation, least: Least, asks_for_tokens: bool) -> Operati
     match least {
         Least::Anyone => operation.security(json!([])),
         Least::Page => operation.security(json!([])).refused(&[403]),
-        Least::Metrics => operation.security(ways).refused(&[401, 429]),
+        Least::Metrics => operation.security(ways).refused(&[401, 403, 429]),
         Least::Role(role) => {
             operation.security(ways).extension("x-least-role", role.text()).refused(&[401, 403, 429, 500])
         }

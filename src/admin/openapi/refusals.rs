@@ -24,7 +24,7 @@ pub(super) const ALL: &[Refusal] = &[
         status: 403,
         name: "Forbidden",
         description: "The token's role is not enough; or a web page of another origin sent the request, or it came \
-                      under a name that is not this machine's.",
+                      under a name that is not this machine's, or through a proxy where no token is asked for.",
         example: "This request needs a token with the role operator; this one's is viewer.",
         headers: &["WWW-Authenticate"],
     },
@@ -108,6 +108,9 @@ pub(super) fn with_page_headers(operation: Operation) -> Operation {
 
 pub(super) fn add_headers(document: &mut Document) {
     let text = || json!({"type": "string"});
+    document.header("X-Request-ID", "Names the request, here, in the log and in the audit log.", text());
+    document.header("X-Correlation-ID", "As it was sent, or the request's own id.", text());
+    document.common_headers(&["X-Request-ID", "X-Correlation-ID"]);
     document.header("WWW-Authenticate", "How to send a token, or the role that is needed.", text());
     document.header(
         "Retry-After",
