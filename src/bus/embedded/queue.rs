@@ -154,7 +154,9 @@ pub(super) struct Queue {
 struct Waiting {
     publishes: std::collections::VecDeque<Publish>,
     chores: Vec<Chore>,
-    /// Batches at which the writer wants to be woken.
+    /// The writer sleeps and nobody has woken it: to wake it is a system call, which is made once.
+    writer_sleeps: bool,
+    /// Batches at which it wants to be woken.
     wanted: usize,
     closed: bool,
 }
@@ -177,9 +179,9 @@ impl Queue {
             return Err(BusError::new(BusErrorKind::Closed, "queue batch"));
         }
         waiting.publishes.push_back(publish);
-        let enough = waiting.publishes.len() >= waiting.wanted;
+        let wakes = waiting.publishes.len() >= waiting.wanted && std::mem::take(&mut waiting.writer_sleeps);
         drop(waiting);
-        if enough {
+        if wakes {
             self.filled.notify_one();
         }
         Ok(())
@@ -192,8 +194,11 @@ impl Queue {
             return Err(Box::new(chore));
         }
         waiting.chores.push(chore);
+        let wakes = std::mem::take(&mut waiting.writer_sleeps);
         drop(waiting);
-        self.filled.notify_one();
+        if wakes {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -216,11 +221,13 @@ impl Queue {
                 return None;
             }
             waiting.wanted = if rest.is_zero() { 1 } else { opening.batches };
+            waiting.writer_sleeps = true;
             waiting = if rest.is_zero() {
                 self.filled.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner())
             } else {
                 self.filled.wait_timeout(waiting, rest).unwrap_or_else(|poisoned| poisoned.into_inner()).0
             };
+            waiting.writer_sleeps = false;
         };
         let mut bytes = 0;
         let count = waiting.publishes.iter().take_while(|publish| {
