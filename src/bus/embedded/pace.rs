@@ -6,9 +6,10 @@
 //! larger groups then; acknowledgements do not wait.
 //!
 //! A commit of one batch costs about as much beside its bytes as one of fifty, and publishers that send as fast as
-//! they are answered come again soon: so a commit waits for as many batches as the one before it had. Where they take
-//! longer to come again than a commit takes, the processor would be idle during the commit and the disk between two:
-//! there a commit waits for half of them, so that one half is answered and comes again while the other is stored.
+//! they are answered come again soon: so a commit waits for as many batches as the one before it had. The processor is
+//! idle during such a commit, and the disk between two: where commits of half of them, with one half answered and coming
+//! again while the other is stored, store more in the same time, commits are of halves. Which is faster depends on the
+//! disk, the processor and the size of the batches, so both ways are tried now and then, and the faster one is kept.
 //!
 //! Invariant: both waits are bounded by the time of the commit before them; there is none for a consumer that stands
 //! still, and none where batches come one by one. Knows positions and times, nothing of threads or files.
@@ -29,9 +30,14 @@ const GATHER_MAX: Duration = Duration::from_millis(10);
 
 /// Fewer publishers than this are not halved.
 const HALVED_MIN: usize = 8;
-/// Commits in a row that it takes to halve publishers, and to join the halves again.
-const HALVE_AFTER: u32 = 4;
-const JOIN_AFTER: u32 = 32;
+/// Commits over which the two ways are compared, and those before them in which publishers fall into step.
+const TRIAL_COMMITS: u32 = 24;
+const SETTLING_COMMITS: u32 = 6;
+/// How much more, in percent, the other way has to store to be kept.
+const BETTER_PERCENT: u128 = 103;
+/// Commits until the other way is tried: at first and after a change, and after many trials that were no better.
+const UNTIL_TRIAL_MIN: u32 = 96;
+const UNTIL_TRIAL_MAX: u32 = 3_072;
 
 /// When the batches of the next commit are taken.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +47,8 @@ pub(super) struct Opening {
     /// Nor before then, unless so many batches wait.
     gather_until: Instant,
     pub(super) batches: usize,
+    /// No more than that are taken.
+    pub(super) batches_max: usize,
 }
 
 /// Where a consumer is.
@@ -72,35 +80,100 @@ pub(super) struct Pace {
 }
 
 /// How many batches a commit waits for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Gathering {
-    /// The batches of the commit before, while publishers are in two halves.
-    other_half: Option<usize>,
-    /// Commits in a row after which the other way would have been better.
-    doubts: u32,
+    halved: bool,
+    /// The batches of the commit before the last.
+    before: usize,
+    /// Commits since the way was changed.
+    commits: u32,
+    /// What the last of them, up to `TRIAL_COMMITS`, have stored, and in what time.
+    measured: Measured,
+    /// Of the way before this one, while this one is on trial.
+    challenged: Option<Measured>,
+    until_trial: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Measured {
+    commits: u32,
+    batches: usize,
+    time: Duration,
+}
+
+impl Measured {
+    /// Whether it is better than `other` by so much that it can be no accident.
+    fn is_better_than(&self, other: &Self) -> bool {
+        let (own, others) = (self.batches as u128, other.batches as u128);
+        own * other.time.as_nanos() * 100 > others * self.time.as_nanos() * BETTER_PERCENT
+    }
+}
+
+impl Default for Gathering {
+    fn default() -> Self {
+        let measured = Measured::default();
+        Self { halved: false, before: 0, commits: 0, measured, challenged: None, until_trial: UNTIL_TRIAL_MIN }
+    }
 }
 
 impl Gathering {
-    fn wanted(&mut self, round: Round) -> usize {
-        let Round { batches, gathered, busy } = round;
-        let (doubted, doubts_max) = match self.other_half {
-            None => (batches >= HALVED_MIN && gathered > busy, HALVE_AFTER),
-            // All of the other half was there as soon as this one was stored: the disk is what they wait for.
-            Some(_) => (gathered < busy / 4, JOIN_AFTER),
-        };
-        self.doubts = if doubted { self.doubts + 1 } else { 0 };
-        let changes = self.doubts == doubts_max;
-        if changes {
-            self.doubts = 0;
+    /// How many batches the next commit waits for, and how many it takes at most.
+    fn wanted(&mut self, round: Round) -> (usize, usize) {
+        let before = std::mem::replace(&mut self.before, round.batches);
+        let publishers = if self.halved { round.batches + before } else { round.batches };
+        if publishers < HALVED_MIN {
+            *self = Self { before: round.batches, ..Self::default() };
+            return (round.batches, usize::MAX);
         }
-        let (other_half, wanted) = match (self.other_half, changes) {
-            (None, false) => (None, batches),
-            (None, true) => (Some(batches / 2), batches / 2),
-            (Some(other), false) => (Some(batches), usize::midpoint(batches, other)),
-            (Some(other), true) => (None, batches + other),
+        self.measure(round);
+        if self.commits >= SETTLING_COMMITS + TRIAL_COMMITS {
+            self.compare();
+        }
+        let half = publishers / 2;
+        // Some more than a half, so that more publishers can be halved, too.
+        if self.halved { (half, half + half / 4 + 1) } else { (publishers, usize::MAX) }
+    }
+
+    fn measure(&mut self, round: Round) {
+        // Publishers that were away say nothing of either way.
+        if round.gathered > GATHER_MAX {
+            return;
+        }
+        self.commits += 1;
+        if self.measured.commits == TRIAL_COMMITS {
+            self.measured = Measured::default();
+        }
+        if self.commits > SETTLING_COMMITS {
+            let Measured { commits, batches, time } = self.measured;
+            let time = time + round.gathered + round.busy;
+            self.measured = Measured { commits: commits + 1, batches: batches + round.batches, time };
+        }
+    }
+
+    /// Ends a trial, or begins one, when it is time.
+    fn compare(&mut self) {
+        if self.measured.commits < TRIAL_COMMITS {
+            return;
+        }
+        let change = match self.challenged.take() {
+            Some(other) if self.measured.is_better_than(&other) => {
+                self.until_trial = UNTIL_TRIAL_MIN;
+                false
+            }
+            Some(_) => {
+                self.until_trial = (self.until_trial * 2).min(UNTIL_TRIAL_MAX);
+                true
+            }
+            None if self.commits >= self.until_trial => {
+                self.challenged = Some(self.measured);
+                true
+            }
+            None => false,
         };
-        self.other_half = other_half;
-        wanted
+        if change {
+            self.halved = !self.halved;
+            (self.commits, self.measured) = (0, Measured::default());
+        }
     }
 }
 
@@ -108,7 +181,7 @@ impl Opening {
     /// Of the first commit.
     pub(super) fn at_once() -> Self {
         let now = Instant::now();
-        Self { from: now, gather_until: now, batches: 1 }
+        Self { from: now, gather_until: now, batches: 1, batches_max: usize::MAX }
     }
 
     /// When it is, while so many batches wait.
@@ -122,7 +195,8 @@ impl Pace {
     pub(super) fn opening(&mut self, round: Round, now: Instant, consumers: impl Iterator<Item = Standing>) -> Opening {
         let gather_until = now + (round.busy * GATHER_COMMITS).min(GATHER_MAX);
         let from = now + self.rest(round.busy, now, consumers);
-        Opening { from, gather_until, batches: self.gathering.wanted(round) }
+        let (batches, batches_max) = self.gathering.wanted(round);
+        Opening { from, gather_until, batches, batches_max }
     }
 
     /// How long to rest after a commit that took `busy`; nothing once nobody is behind, since to rest longer would leave
@@ -179,21 +253,40 @@ mod tests {
         assert_eq!(wait_ms(100, 1, 1), 0, "batches come one by one");
     }
 
+    /// So many commits of what 64 publishers send, of which `per_ms` are stored in a millisecond, whole and halved. How
+    /// many of the commits were of halves.
+    fn halved_of(gathering: &mut Gathering, commits: usize, (whole, halved): (u32, u32)) -> usize {
+        let mut batches = 64;
+        let sizes = (0..commits).map(|_| {
+            let per_ms = if gathering.halved { halved } else { whole };
+            let busy = Duration::from_millis(1) * batches as u32 / per_ms;
+            let (wanted, _) = gathering.wanted(Round { batches, gathered: Duration::ZERO, busy });
+            batches = wanted;
+            usize::from(wanted <= 32)
+        });
+        sizes.sum()
+    }
+
     #[test]
-    fn publishers_that_take_longer_than_a_commit_are_halved_and_joined_again() {
-        let (mut gathering, ms) = (Gathering::default(), Duration::from_millis);
-        let mut rounds = |count, batches, gathered_ms| -> usize {
-            let round = Round { batches, gathered: ms(gathered_ms), busy: ms(4) };
-            (0..count).map(|_| gathering.wanted(round)).last().unwrap()
-        };
-        assert_eq!(rounds(HALVE_AFTER - 1, 64, 5), 64);
-        assert_eq!(rounds(1, 64, 5), 32, "the disk is idle for longer than it is busy");
-        assert_eq!(rounds(1, 36, 2), 34, "halves of one size");
-        assert_eq!(rounds(JOIN_AFTER, 32, 2), 32);
-        assert_eq!(rounds(JOIN_AFTER - 1, 32, 0), 32);
-        assert_eq!(rounds(1, 32, 0), 64, "nobody has to be waited for");
-        assert_eq!(rounds(100, 64, 3), 64, "the disk is busy most of the time");
-        assert_eq!(rounds(100, HALVED_MIN - 1, 5), HALVED_MIN - 1);
+    fn publishers_are_halved_where_that_is_faster_and_joined_where_it_is_not() {
+        let mut gathering = Gathering::default();
+        let trial = (TRIAL_COMMITS + SETTLING_COMMITS) as usize;
+        assert_eq!(halved_of(&mut gathering, UNTIL_TRIAL_MIN as usize - 1, (32, 40)), 0);
+        assert!(halved_of(&mut gathering, 1_000, (32, 40)) > 1_000 - TRIAL_COMMITS as usize, "halves are faster");
+        let halved = halved_of(&mut gathering, 10_000, (40, 32));
+        assert!((trial..10 * trial).contains(&halved), "whole is faster again: {halved} of 10,000 commits of halves");
+        // The wait between trials grows: what is no better costs next to nothing.
+        assert!(halved_of(&mut gathering, 10_000, (40, 40)) <= 2 * trial);
+    }
+
+    #[test]
+    fn halves_take_in_more_publishers_and_fewer() {
+        let mut gathering = Gathering { halved: true, before: 32, ..Gathering::default() };
+        let round = |batches| Round { batches, gathered: Duration::ZERO, busy: BUSY };
+        assert_eq!(gathering.wanted(round(32)), (32, 41));
+        assert_eq!(gathering.wanted(round(41)), (36, 46));
+        assert_eq!(gathering.wanted(round(5)), (23, 29));
+        assert_eq!(gathering.wanted(round(2)), (2, usize::MAX), "too few to be halved");
     }
 
     #[test]

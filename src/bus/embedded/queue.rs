@@ -235,7 +235,7 @@ impl Queue {
             bytes += publish.records.len();
             fits
         });
-        let count = count.count();
+        let count = count.take(if waiting.closed { usize::MAX } else { opening.batches_max }).count();
         let publishes = waiting.publishes.drain(..count).collect();
         let count = waiting.chores.len().min(CHORES_PER_COMMIT_MAX);
         Some(Work { publishes, chores: waiting.chores.drain(..count).collect() })
