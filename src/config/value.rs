@@ -153,7 +153,7 @@ impl Setting for Address {
         let (host, port) = text.trim().rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| wrong())?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if host.contains(|c: char| c.is_whitespace() || c == '/') {
+        if host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#')) {
             return Err(wrong());
         }
         Ok(Self { host: host.to_owned(), port })
