@@ -22,6 +22,10 @@ fn scaled_integer(number: &str) -> Option<i64> {
     let (negative, number) = number.strip_prefix('-').map_or((false, number), |number| (true, number));
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let exponent = saturating(exponent)?;
+    if whole.is_empty() {
+        return None;
+    }
     let digits = whole.bytes().chain(fraction.bytes());
     let zeros = digits.clone().rev().take_while(|digit| *digit == b'0').count();
     let significant = whole.len() + fraction.len() - zeros;
@@ -29,7 +33,7 @@ fn scaled_integer(number: &str) -> Option<i64> {
         return Some(0);
     }
     // The value is the significant digits, of which the last is not zero, times ten to this power.
-    let power = saturating(exponent)?.saturating_sub(i64::try_from(fraction.len()).ok()?);
+    let power = exponent.saturating_sub(i64::try_from(fraction.len()).ok()?);
     let power = power.saturating_add(i64::try_from(zeros).ok()?);
     let scale = 10_u64.checked_pow(u32::try_from(power).ok()?)?;
     let mut value = 0_u64;
@@ -102,6 +106,12 @@ mod tests {
             ("15e-1", None),
             ("9007199254740992.5", None),
             (&small, Some(12)),
+            ("", None),
+            ("-", None),
+            (".", None),
+            ("e5", None),
+            ("0e", None),
+            ("0ex", None),
             ("NaN", None),
             ("Infinity", None),
             ("-Infinity", None),
