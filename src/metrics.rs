@@ -92,6 +92,8 @@ pub enum RateLimited {
     Address,
     KeyEvents,
     AddressEvents,
+    /// Requests of an address without a valid key.
+    Unauthorized,
     /// All callers together.
     Global,
 }
@@ -110,6 +112,7 @@ pub fn gateway_rate_limited(why: RateLimited) {
         RateLimited::Address => "address",
         RateLimited::KeyEvents => "key_events",
         RateLimited::AddressEvents => "address_events",
+        RateLimited::Unauthorized => "unauthorized",
         RateLimited::Global => "global",
     };
     counter!("causality_gateway_rate_limited_total", "limit" => limit).increment(1);
@@ -171,6 +174,11 @@ pub fn tls_not_after(listener: &'static str, seconds: u64) {
 /// Counts a request or connection that was refused, by what there was too little of.
 pub fn http_refused(reason: &'static str) {
     counter!("causality_http_refused_total", "reason" => reason).increment(1);
+}
+
+/// Counts a connection that was ended for frames that it had no use for.
+pub fn http_flood() {
+    counter!("causality_http_floods_total").increment(1);
 }
 
 /// Counts requests and connections that were ended because they were slow while memory was short.
@@ -394,7 +402,8 @@ const HELP: &[(Kind, &str, &str)] = {
         (
             Counter,
             "causality_gateway_rate_limited_total",
-            "Requests refused for their rate, by limit: key, address (requests), key_events, address_events, global.",
+            "Requests refused for their rate, by limit: key, address (requests), key_events, address_events, \
+             unauthorized, global.",
         ),
         (
             Counter,
@@ -419,6 +428,11 @@ const HELP: &[(Kind, &str, &str)] = {
             Counter,
             "causality_http_refused_total",
             "Requests and connections refused for want of room, by reason: memory, requests, body_bytes, connections.",
+        ),
+        (
+            Counter,
+            "causality_http_floods_total",
+            "Connections of HTTP/2 that were ended for frames that carry nothing of a request.",
         ),
         (Gauge, "causality_http_connections", "Open connections of all listeners."),
         (Gauge, "causality_http_requests_in_flight", "Requests whose reply has not left."),

@@ -28,7 +28,8 @@ pub fn start_logs(level: LogLevel, format: LogFormat) {
         LogLevel::Warn | LogLevel::Info => "warn",
         LogLevel::Debug | LogLevel::Trace => "info",
     };
-    let filter = EnvFilter::new(format!("{others},causality={own}"));
+    // Of HTTP/2 it warns of what its peer does, and a peer can do so again and again.
+    let filter = EnvFilter::new(format!("{others},h2=error,causality={own}"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if is_text(format) {
         logs.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use super::logs::{self, LogsForm};
 use super::openapi;
 use super::rate_limit::Counted;
 use super::segment::Asked;
-use crate::http::{Inbound, Problem, Scope, drain};
+use crate::http::{Inbound, Problem, Scope};
 use crate::metrics::GatewayRoute;
 
 type Reply = Response<Full<Bytes>>;
@@ -151,7 +151,6 @@ impl Gateway {
         let started = Instant::now();
         let route = Route::of(request.uri().path());
         let (head, mut body) = request.into_parts();
-        let multiplexed = head.version == Version::HTTP_2;
         let mut exchange = Exchange::begin(&head, self.pages.of(&head));
         let refusal = Refusals::of(route, &head);
         let (metrics, mut reply) = match self.pages.preflight(&exchange.page, &head) {
@@ -167,9 +166,6 @@ impl Gateway {
         }
         metrics.add(reply.status().as_u16(), started.elapsed());
         self.dress(exchange, metrics.name(), &mut reply);
-        if multiplexed && !reply.status().is_success() {
-            drain(&mut body).await;
-        }
         reply
     }
 

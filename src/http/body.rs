@@ -73,7 +73,8 @@ impl From<BodyError> for Problem {
 /// The body of a request, counted as it comes.
 #[derive(Debug)]
 pub struct Inbound {
-    body: Incoming,
+    /// Present until the drop.
+    body: Option<Incoming>,
     share: Arc<Share>,
 }
 
@@ -89,7 +90,7 @@ pub enum InboundError {
 
 impl Inbound {
     pub(super) fn new(body: Incoming, share: Arc<Share>) -> Self {
-        Self { body, share }
+        Self { body: Some(body), share }
     }
 
     /// The address that the request came from: the client's, or that of a proxy in front of it.
@@ -138,7 +139,8 @@ impl Body for Inbound {
         if self.share.is_evicted() {
             return Poll::Ready(Some(Err(InboundError::Slow)));
         }
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
             self.share.waits_for_body(cx.waker());
             return Poll::Pending;
         };
@@ -159,24 +161,30 @@ impl Body for Inbound {
             Some(Err(error)) => Some(Err(InboundError::Connection(error))),
             None => None,
         };
-        if !matches!(counted, Some(Ok(_))) || self.body.is_end_stream() {
+        if !matches!(counted, Some(Ok(_))) || self.is_end_stream() {
             self.share.body_ended();
         }
         Poll::Ready(counted)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
 impl Drop for Inbound {
     fn drop(&mut self) {
         self.share.body_ended();
+        if self.share.is_multiplexed()
+            && let Some(body) = self.body.take()
+            && !body.is_end_stream()
+        {
+            self.share.leave_unread(body);
+        }
     }
 }
 

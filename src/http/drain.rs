@@ -3,29 +3,42 @@
 //! In HTTP/1.1 the stream sees to it once the reply is out. In HTTP/2 the reply ends the request's stream, and common
 //! clients that are still sending then give up without a look at the reply: there it has to wait.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
+
+use super::share::Share;
 
 /// Bytes that are read over; none of them is kept.
 const DRAINED_BYTES_MAX: usize = 32 * 1024 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads to the end of a body, or to a limit.
-pub async fn drain<B: Body<Data = Bytes>>(body: B) {
-    let mut body = pin!(body);
+/// Reads to the end of the body of a share, to a limit, or until the room of the request is needed for others.
+pub(super) async fn drain(mut body: Incoming, share: &Share) {
     let mut drained = 0;
-    let reading = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            drained += frame.data_ref().map_or(0, Bytes::len);
-            if drained > DRAINED_BYTES_MAX {
-                return;
+    let reading = poll_fn(|cx| {
+        while !share.is_evicted() {
+            match Pin::new(&mut body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    drained += frame.data_ref().map_or(0, Bytes::len);
+                    if drained > DRAINED_BYTES_MAX {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    share.waits_for_body(cx.waker());
+                    return Poll::Pending;
+                }
             }
         }
-    };
+        Poll::Ready(())
+    });
     // A client that is slower than this sends too much to wait for.
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, reading).await;
+    share.body_ended();
 }

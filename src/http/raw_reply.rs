@@ -10,6 +10,12 @@ use super::Problem;
 pub(super) const HTTP2_GO_AWAY: &[u8] =
     &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
 
+/// GOAWAY with ENHANCE_YOUR_CALM, on a connection that has begun; streams up to that one may have been served.
+pub(super) fn http2_enhance_your_calm(last_stream: u32) -> Bytes {
+    let head: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0];
+    [head, &last_stream.to_be_bytes(), &[0, 0, 0, 11]].concat().into()
+}
+
 /// The last reply of a connection.
 pub(super) fn http1(problem: Problem) -> Bytes {
     let (head, body) = problem.closing().into_reply().into_parts();

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Watch;
 use super::connections::{Connections, ROOM_CONNECTIONS_MAX};
+use super::drain::drain;
 use super::drive::{bounded, drive};
 use super::memory::{CONNECTION_BYTES, TLS_CONNECTION_BYTES};
 use super::reply::{Asked, outbound, refusal};
@@ -182,7 +183,17 @@ impl Server {
             };
             async move {
                 let mut reply = match answering {
-                    Ok((reply, share)) => outbound(reply.await?, asked, share),
+                    Ok((reply, share)) => {
+                        let reply = reply.await?;
+                        if multiplexed
+                            && let Some(unread) = share.take_unread()
+                            && !reply.status().is_success()
+                        {
+                            // In a box: few requests need it.
+                            Box::pin(drain(unread, &share)).await;
+                        }
+                        outbound(reply, asked, share)
+                    }
                     Err((reply, cut)) => {
                         if cut {
                             in_flight.0.cut();

@@ -2,11 +2,12 @@
 //! there is too little.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::connection::Watch;
@@ -79,6 +80,8 @@ pub(super) struct Share {
     /// When the phase began, in the time of the watch.
     since: AtomicU64,
     reader: AtomicWaker,
+    /// The rest of a body that nobody wanted to read, in HTTP/2.
+    unread: Mutex<Option<Incoming>>,
     /// Which replies of the connection it is counted among, once it has one.
     pub(super) era: AtomicU32,
 }
@@ -117,6 +120,7 @@ impl Share {
             phase: AtomicU8::new(HANDLING),
             since: AtomicU64::new(watch.now()),
             reader: AtomicWaker::new(),
+            unread: Mutex::default(),
             era: AtomicU32::new(0),
         });
         watch.list(&share);
@@ -180,6 +184,19 @@ impl Share {
 
     pub(super) fn body_ended(&self) {
         let _ = self.phase.compare_exchange(READING, HANDLING, Relaxed, Relaxed);
+    }
+
+    pub(super) fn leave_unread(&self, body: Incoming) {
+        *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+    }
+
+    /// What was left unread. What was read of it is held no more.
+    pub(super) fn take_unread(&self) -> Option<Incoming> {
+        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let held = self.bytes.load(Relaxed).min(self.base);
+        let _ = self.hold_exactly(held, 0, false);
+        self.give_back_body();
+        Some(unread)
     }
 
     /// The client was too slow while memory was short.

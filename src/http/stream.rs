@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::connection::Watch;
+use super::control_frames::ControlFrames;
 use super::memory::Short;
 use super::raw_reply;
 use super::socket::Socket;
+use crate::metrics;
 
 /// How long a client may take to read a refusal while what it still sends is thrown away.
 const LINGER: Duration = Duration::from_secs(1);
@@ -48,8 +50,8 @@ pub(super) struct WatchedStream {
     ahead: Bytes,
     /// What the client is told when the protocol cannot tell it.
     farewell: Bytes,
-    /// The watch knows of HTTP/2.
-    told: bool,
+    /// Counts what comes over HTTP/2, once it is known that it is that.
+    frames: Option<Box<ControlFrames>>,
 }
 
 impl Leftover {
@@ -93,7 +95,7 @@ async fn throw_away(mut tcp: TcpStream) -> io::Result<()> {
 
 impl WatchedStream {
     pub(super) fn new(socket: Socket, watch: Arc<Watch>, leftover: Leftover) -> Self {
-        Self { socket: Some(socket), watch, leftover, ahead: Bytes::new(), farewell: Bytes::new(), told: false }
+        Self { socket: Some(socket), watch, leftover, ahead: Bytes::new(), farewell: Bytes::new(), frames: None }
     }
 
     /// Waits for the first bytes, and tells what they are of. They are read again by the protocol. They are not asked
@@ -107,8 +109,8 @@ impl WatchedStream {
                 None => (came == HTTP2_PREFACE.len()).then_some(Version::Http2),
             };
             let is_http2 = version == Some(Version::Http2) || (version.is_none() && came >= HTTP2_TOLD);
-            if is_http2 && !self.told {
-                self.told = true;
+            if is_http2 && self.frames.is_none() {
+                self.frames = Some(Box::new(ControlFrames::new(self.watch.now())));
                 if let Err(short) = self.watch.speaks_http2() {
                     return Poll::Ready(Err(self.refuse(short, Bytes::from_static(raw_reply::HTTP2_GO_AWAY))));
                 }
@@ -145,7 +147,7 @@ impl WatchedStream {
             && let Err(short) = self.watch.bytes_came(count)
         {
             // Into the middle of a reply nothing can be said.
-            let can_tell = self.watch.is_flushed() && !self.told;
+            let can_tell = self.watch.is_flushed() && self.frames.is_none();
             let farewell = if can_tell { raw_reply::http1(short.problem()) } else { Bytes::new() };
             return Poll::Ready(Err(self.refuse(short, farewell)));
         }
@@ -159,10 +161,27 @@ impl WatchedStream {
         io::ErrorKind::OutOfMemory.into()
     }
 
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Hands bytes to the protocol; an error where they are one frame too many that it has no use for.
+    fn hand_over(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(frames) = &mut self.frames else { return Ok(()) };
+        let Err(flood) = frames.came(bytes, self.watch.now()) else { return Ok(()) };
+        metrics::http_flood();
+        // Into the middle of another frame nothing can be said.
+        if self.watch.is_flushed() {
+            self.farewell = flood.farewell();
+        }
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Pending => self.watch.write_blocked(),
-            Poll::Ready(_) => self.watch.wrote(),
+            Poll::Ready(written) => {
+                self.watch.wrote();
+                if let (Some(frames), Ok(count)) = (&mut self.frames, written) {
+                    frames.left(*count);
+                }
+            }
         }
         written
     }
@@ -182,9 +201,9 @@ impl Read for WatchedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let count = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead[..count]);
-            self.ahead.advance(count);
-            return Poll::Ready(Ok(()));
+            let ahead = self.ahead.split_to(count);
+            buf.put_slice(&ahead);
+            return Poll::Ready(self.hand_over(&ahead));
         }
         let most = self.watch.read_bytes_max();
         // SAFETY: nothing but the reader of the socket, which only ever initializes, writes to these bytes.
@@ -193,6 +212,7 @@ impl Read for WatchedStream {
         let mut part = ReadBuf::uninit(&mut room[..most]);
         ready!(self.poll_socket(cx, &mut part))?;
         let count = part.filled().len();
+        self.hand_over(part.filled())?;
         // SAFETY: the socket has initialized this many bytes.
         unsafe { buf.advance(count) };
         Poll::Ready(Ok(()))
