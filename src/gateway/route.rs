@@ -196,8 +196,8 @@ impl Gateway {
         route.check_method(request.method())?;
         exchange.page.check(request.method())?;
         if !route.is_open() {
-            let caller = self.access.admit(request.headers(), started)?;
-            self.count(caller, request.body().peer(), request.headers(), exchange)?;
+            let admitted = self.access.admit(request.headers(), started);
+            self.enter(admitted, request.body().peer(), request.headers(), exchange)?;
         }
         match route {
             Route::Ingest => self.ingest(request, exchange).await,
@@ -214,6 +214,26 @@ impl Gateway {
     fn openapi(&self, request: &Request<&mut Inbound>, exchange: &mut Exchange) -> Result<Reply, Problem> {
         self.count(Caller::Anyone, request.body().peer(), request.headers(), exchange)?;
         Ok(self.document.get_or_init(|| openapi::served(&self.shown)).reply(request.headers()))
+    }
+
+    /// Counts a request of a caller that was admitted, or one that was not.
+    pub(super) fn enter(
+        &self,
+        admitted: Result<Caller, Problem>,
+        peer: IpAddr,
+        headers: &HeaderMap,
+        exchange: &mut Exchange,
+    ) -> Result<(), Problem> {
+        let refused = match admitted {
+            Ok(caller) => return self.count(caller, peer, headers, exchange),
+            Err(refused) => refused,
+        };
+        if let Some(limits) = &self.rate_limits
+            && refused.status() == StatusCode::UNAUTHORIZED
+        {
+            limits.admit_stranger(self.trusted_proxies.client(peer, headers), &mut exchange.standing)?;
+        }
+        Err(refused)
     }
 
     /// Counts a request among those of its caller, who is known from here on.

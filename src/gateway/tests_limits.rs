@@ -86,9 +86,40 @@ async fn keys_are_counted_apart_and_may_have_limits_of_their_own() {
     let refused = refused.expect("30 requests are more than 1 a second");
     assert_eq!(refused.json()["detail"], "This API key sends more requests than it may; send again later.");
     assert_eq!(refused.header("ratelimit-policy"), Some("\"requests\";q=3;w=3"));
-    for _ in 0..10 {
-        let reply = post(&"0".repeat(64)).await;
-        assert_eq!((reply.status, fields(&reply)), (401, [None; 4]), "who is not known is not counted");
+    let reply = post(&"0".repeat(64)).await;
+    assert_eq!((reply.status, fields(&reply)), (401, [None; 4]), "nobody's limits are told");
+}
+
+#[tokio::test]
+async fn requests_without_a_valid_key_are_counted_by_address() {
+    let keyed = Keyed::start_with(limited(Quota { per_second: 1, burst: 3 })).await;
+    let unknown = format!("x-api-key: {}", "0".repeat(64));
+    let segment = r#"{"writeKey":"wrong","event":"e","anonymousId":"a"}"#;
+    for (path, header, body) in [
+        (INGEST, &*unknown, &*single("d1")),
+        (INGEST, "x-other: 1", &*single("d1")),
+        (INGEST, "x-api-key: short", &*single("d1")),
+        ("/v1/track", "authorization: Basic d3Jvbmc6", segment),
+        ("/v1/track", "x-other: 1", segment),
+        ("/v1/logs", &*unknown, "{}"),
+    ] {
+        let mut last = keyed.post(path, header, JSON, body.as_bytes()).await;
+        for _ in 0..30 {
+            if last.status != 401 {
+                break;
+            }
+            assert_eq!(fields(&last), [None; 4]);
+            last = keyed.post(path, header, JSON, body.as_bytes()).await;
+        }
+        assert_eq!(last.status, 429, "{path} {header}: 30 requests are more than 1 a second");
+        assert_eq!(fields(&last)[1..], [Some("\"requests\";q=3;w=3"), Some("1"), Some("1")], "{path} {header}");
+        let text = String::from_utf8_lossy(&last.body).into_owned();
+        assert!(text.contains("This address sends too many requests without a valid API key"), "{text}");
+    }
+    let known = keyed.key(NewApiKey { burst: Some(500), ..new("shop", "known") }).await;
+    for _ in 0..20 {
+        let reply = keyed.post(INGEST, &format!("x-api-key: {known}"), JSON, single("d1").as_bytes()).await;
+        assert_eq!(reply.status, 200, "whoever has a key is not held up by others at the same address");
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A caller is an API key, or an address where keys are off. Its requests are counted before anything of them is read,
 //! its events once the body is. What a caller was refused is not counted among what all send together, so that nobody
-//! uses up the share of others with requests of his own that are over his limit.
+//! uses up the share of others with requests of his own that are over his limit. Requests without a valid key are
+//! counted apart, by address: they use up nothing of what callers have, those at the same address included.
 //!
 //! Invariant: bounded memory, whoever calls; see [`table`].
 
@@ -44,6 +45,8 @@ pub(super) enum Counted {
         own: KeyLimits,
     },
     Address(IpAddr),
+    /// Whoever has no valid key, at an address.
+    Stranger(IpAddr),
 }
 
 pub(super) struct RateLimits {
@@ -108,6 +111,18 @@ impl RateLimits {
         Ok(())
     }
 
+    /// Counts a request that is refused for its key. It is told of its limit once that is used up.
+    pub(super) fn admit_stranger(&self, address: IpAddr, standing: &mut Standing) -> Result<(), Problem> {
+        let (taken, left, wait) = self.callers.with(id_of(&Counted::Stranger(address)), self.each, |bucket| {
+            (bucket.requests.take(1), bucket.requests.left(), bucket.requests.wait_seconds(1))
+        });
+        if taken {
+            return Ok(());
+        }
+        standing.0.refuse(self.each_policy.clone(), left, wait);
+        Err(refusal(RateLimited::Unauthorized, wait))
+    }
+
     /// Counts the events of a request that was admitted.
     pub(super) fn charge(&self, caller: &Counted, events: usize, standing: &mut Standing) -> Result<(), Problem> {
         let quotas = self.quotas(caller);
@@ -154,6 +169,9 @@ fn events_quota(per_second: u32, batch_events_max: usize) -> Quota {
     Quota { per_second, burst: per_second.saturating_mul(2).max(batch) }
 }
 
+/// Sets the bucket of whoever has no valid key apart from that of the callers at its address.
+const STRANGER: u8 = 0x80;
+
 fn is_key(caller: &Counted) -> bool {
     matches!(caller, Counted::Key { .. })
 }
@@ -166,7 +184,7 @@ fn id_of(caller: &Counted) -> CallerId {
             id[0] = 1;
             id[1..].copy_from_slice(key.as_bytes());
         }
-        Counted::Address(address) => match address.to_canonical() {
+        Counted::Address(address) | Counted::Stranger(address) => match address.to_canonical() {
             IpAddr::V4(address) => {
                 id[0] = 4;
                 id[1..5].copy_from_slice(&address.octets());
@@ -176,6 +194,9 @@ fn id_of(caller: &Counted) -> CallerId {
                 id[1..9].copy_from_slice(&address.octets()[..8]);
             }
         },
+    }
+    if let Counted::Stranger(_) = caller {
+        id[0] |= STRANGER;
     }
     id
 }
@@ -187,6 +208,7 @@ fn refusal(why: RateLimited, wait: u32) -> Problem {
         RateLimited::Address => "This address sends more requests than it may; send again later.",
         RateLimited::KeyEvents => "This API key sends more events than it may; send again later.",
         RateLimited::AddressEvents => "This address sends more events than it may; send again later.",
+        RateLimited::Unauthorized => "This address sends too many requests without a valid API key; send again later.",
         RateLimited::Global => "All clients together send more requests than the server takes; send again later.",
     };
     Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_retry_after(wait)
@@ -241,6 +263,22 @@ mod tests {
         assert_eq!(admitted(&limits, &key(3, own(None, Some(5))), 200), 5);
         assert_eq!(admitted(&limits, &key(3, own(None, Some(7))), 200), 7, "changed while it runs");
         assert_eq!(admitted(&limits, &key(4, own(Some(0), Some(0))), 5), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_use_up_nothing_but_their_own() {
+        let global = Quota { per_second: 10, burst: 50 };
+        let limits = RateLimits::new(&RateLimitSettings { global, ..SETTINGS }, 1_000);
+        let strange = |text: &str, requests: usize| {
+            let address = text.parse().unwrap();
+            (0..requests).filter(|_| limits.admit_stranger(address, &mut Standing::default()).is_ok()).count()
+        };
+        assert_eq!(strange("203.0.113.7", 1_000), 20);
+        assert_eq!(strange("203.0.113.8", 1_000), 20);
+        assert_eq!((strange("2001:db8::1", 15), strange("2001:db8::2", 15)), (15, 5), "one network");
+        assert_eq!(admitted(&limits, &address("203.0.113.7"), 30), 20);
+        assert_eq!(admitted(&limits, &address("2001:db8::1"), 30), 20);
+        assert_eq!(admitted(&limits, &key(1, KeyLimits::default()), 30), 10, "what is left of all");
     }
 
     #[tokio::test(start_paused = true)]

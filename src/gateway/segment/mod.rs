@@ -105,9 +105,10 @@ impl Gateway {
                 return Ok(if is_settings { settings::reply(&head, self.tls, sent_to()) } else { success(&[]) });
             }
         };
-        let by_headers = self.access.admit_if_named(&head.headers, started)?;
-        if let Some(caller) = &by_headers {
-            self.count(caller.clone(), body.peer(), &head.headers, exchange)?;
+        let by_headers = self.access.admit_if_named(&head.headers, started).transpose();
+        let is_named = by_headers.is_some();
+        if let Some(admitted) = by_headers {
+            self.enter(admitted, body.peer(), &head.headers, exchange)?;
         }
         let coding = Coding::of(&head.headers)?;
         let bytes_max = if call.is_some() { MESSAGE_BYTES_MAX } else { BATCH_BYTES_MAX };
@@ -117,21 +118,18 @@ impl Gateway {
             Ok(messages) => messages,
             Err(refused) => {
                 // Of a body that cannot be read nobody knows whose it is, unless its headers say it.
-                if self.quarantines() && by_headers.is_some() {
+                if self.quarantines() && is_named {
                     self.note_refused(&origin(&head.headers, call), &text, Err(&refused), exchange);
                 }
                 return Err(self.refuse(refused, 0, exchange));
             }
         };
-        if by_headers.is_none() {
+        if !is_named {
             let admitted = match messages.write_key() {
                 Some(key) => self.access.admit_key(&key_hash(key.as_bytes()), started),
                 None => self.access.admit(&head.headers, started),
             };
-            // Who guesses keys is counted, too.
-            let caller = admitted.as_ref().unwrap_or(&Caller::Anyone).clone();
-            self.count(caller, peer, &head.headers, exchange)?;
-            admitted?;
+            self.enter(admitted, peer, &head.headers, exchange)?;
         }
         self.count_events(messages.len(), exchange)?;
         // Where nobody is asked for a key, the write key says which app it is.
