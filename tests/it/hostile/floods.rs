@@ -1,5 +1,5 @@
-//! Floods of HTTP/2 frames, and clients that keep their windows shut: each ends with an exact code, within a bound, or
-//! costs nothing and is served on.
+//! Floods of HTTP/2 frames, and clients that keep their windows shut: each ends with an exact code, within a bound. What
+//! clients may have a use for is served on.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
@@ -50,6 +50,8 @@ enum End {
     Served(&'static [(&'static str, usize)]),
     /// Cut without a word, once the time is over.
     Cut,
+    /// The connection ends; why is not read.
+    Closed,
 }
 
 fn odd(count: u32) -> impl Iterator<Item = u32> {
@@ -72,6 +74,7 @@ fn many(count: usize, frame: Vec<u8>) -> Vec<u8> {
 fn floods(port: Port) -> Vec<(&'static str, Vec<u8>, End)> {
     const CALM: End = End::GoAway("ENHANCE_YOUR_CALM");
     const SERVED: End = End::Served(&[]);
+    let ping = frame(PING, 0, 0, b"12345678");
     let each_stream = |count, frames: &dyn Fn(u32) -> Vec<u8>| odd(count).flat_map(frames).collect::<Vec<_>>();
     let behind_post = |frames: Vec<u8>| [post(port, 1), frames].concat();
     let open_head = frame(HEADERS, END_STREAM, 1, &request("GET", "/health"));
@@ -108,17 +111,23 @@ fn floods(port: Port) -> Vec<(&'static str, Vec<u8>, End)> {
         ("empty DATA", behind_post(many(20_000, frame(DATA, 0, 1, &[]))), CALM),
         ("DATA of padding alone", behind_post(many(5_000, frame(DATA, 8, 1, &[&[255][..], &[0; 255]].concat()))), CALM),
         // CVE-2019-9515, CVE-2019-9512, with answers that are read.
-        ("SETTINGS", many(2_000, settings(&[])), SERVED),
-        ("PING", many(2_000, frame(PING, 0, 0, b"12345678")), SERVED),
-        ("answers to no PING", many(2_000, frame(PING, 1, 0, b"12345678")), SERVED),
+        ("SETTINGS", many(2_000, settings(&[])), CALM),
+        ("PING", many(2_000, ping.clone()), CALM),
+        ("PINGs that one may send", many(900, ping.clone()), SERVED),
+        (
+            "PINGs that go with requests",
+            each_stream(100, &|stream| [get(stream), many(18, ping.clone())].concat()),
+            End::Served(&[("200", 100)]),
+        ),
+        ("answers to no PING", many(2_000, frame(PING, 1, 0, b"12345678")), CALM),
         ("acknowledgements of no SETTINGS", many(2_000, frame(SETTINGS, 1, 0, &[])), End::GoAway("PROTOCOL_ERROR")),
         // CVE-2019-9513.
-        ("PRIORITY", each_stream(20_000, &|stream| frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 16])), SERVED),
-        ("WINDOW_UPDATE", many(20_000, frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])), SERVED),
-        ("frames that nobody knows", many(20_000, frame(99, 0, 0, b"x")), SERVED),
+        ("PRIORITY", each_stream(20_000, &|stream| frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 16])), CALM),
+        ("WINDOW_UPDATE", many(20_000, frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])), CALM),
+        ("frames that nobody knows", many(20_000, frame(99, 0, 0, b"x")), CALM),
         // CVE-2019-9514.
-        ("RST_STREAM of one stream", behind_post(many(20_000, reset(1))), SERVED),
-        ("GOAWAY", many(1_000, frame(GO_AWAY, 0, 0, &[0; 8])), End::GoAway("NO_ERROR")),
+        ("RST_STREAM of one stream", behind_post(many(20_000, reset(1))), CALM),
+        ("GOAWAY", many(900, frame(GO_AWAY, 0, 0, &[0; 8])), End::GoAway("NO_ERROR")),
         (
             "more streams than are allowed",
             [each_stream(300, &|stream| post(port, stream)), reset(1)].concat(),
@@ -150,8 +159,8 @@ fn stayers() -> Vec<Stayer> {
     vec![
         ("PINGs without a request", vec![], again(&ping, slowly), true, End::Cut),
         ("PINGs behind a request", get(1), again(&ping, slowly), true, End::GoAway("NO_ERROR")),
-        ("PINGs whose answers are not read", vec![], again(&many(1_000, ping), now), false, End::Cut),
-        ("SETTINGS whose answers are not read", vec![], again(&many(1_000, settings(&[])), now), false, End::Cut),
+        ("PINGs whose answers are not read", vec![], again(&many(1_000, ping), now), false, End::Closed),
+        ("SETTINGS whose answers are not read", vec![], again(&many(1_000, settings(&[])), now), false, End::Closed),
         (
             "a head that goes on",
             open_head,
@@ -218,10 +227,11 @@ fn judge(row: &Row, server: &Server) -> Result<(), String> {
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| write_on(writer, row));
         match &row.end {
-            End::Served(_) => {
+            End::Served(expected) => {
                 writing.join().unwrap();
                 let _ = line.tcp.write_all(&get(PROBE_STREAM));
-                line.read_until(probed);
+                let count: usize = expected.iter().map(|(_, count)| count).sum();
+                line.read_until(|came| probed(came) && ends(&frames(came)).0.values().sum::<usize>() >= count);
             }
             _ if row.reads => line.read_to_end(),
             // Nothing is read until the server has cut: writing fails then.
@@ -237,6 +247,7 @@ fn judge(row: &Row, server: &Server) -> Result<(), String> {
             let expected: BTreeMap<_, _> = expected.iter().map(|(end, count)| ((*end).to_owned(), *count)).collect();
             probed(&line.came) && go_away.is_none() && found == expected
         }
+        End::Closed => line.ended,
         End::Cut => line.ended && go_away.is_none() && took + Duration::from_millis(100) >= TIMEOUT,
     };
     let stays = if line.ended { "" } else { ", and stays" };
@@ -258,4 +269,6 @@ fn floods_end_and_leave_nothing() {
     }
     println!("{} rows, {} times", rows.len(), rounds());
     before.is_regained_by(&server);
+    // Whoever floods a process does not flood its log.
+    server.expect_quiet_log(&[]);
 }

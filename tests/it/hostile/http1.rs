@@ -76,8 +76,11 @@ fn head(port: Port) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
 }
 
-pub(super) fn path(port: Port) -> &'static str {
-    if port == Port::Gateway { "/v1/events/ingest" } else { "/api/admin/webhooks" }
+pub(super) const fn path(port: Port) -> &'static str {
+    match port {
+        Port::Gateway => "/v1/events/ingest",
+        Port::Admin => "/api/admin/webhooks",
+    }
 }
 
 fn whole(port: Port, app: &str, id: &str) -> String {

@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod process;
 mod slow;
+mod upload;
 mod wire;
 
 use std::path::Path;

@@ -34,6 +34,11 @@ impl Standing {
         Self { rss_kb: rss_kb(server), descriptors: descriptors(server) }
     }
 
+    /// With so much more memory.
+    pub(super) fn with_kb(self, more: u64) -> Self {
+        Self { rss_kb: self.rss_kb + more, ..self }
+    }
+
     /// The process answers on both ports, has closed what it had open, and holds what it held.
     pub(super) fn is_regained_by(&self, server: &Server) {
         wait_until("both ports are healthy", || {
