@@ -191,7 +191,7 @@ fn judge<'a>(
     }
     // A value that an event cannot have is no reason to refuse its message.
     if let Some(errors) = accepted.take_refused() {
-        if errors.iter().any(|error| is_of_message(error)) {
+        if errors.iter().any(is_of_message) {
             return accepted.add_refused(errors);
         }
         judge_mended(accepted, text, Keep::Text, call, around, arrival);

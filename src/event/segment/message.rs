@@ -166,7 +166,7 @@ fn keep_type(kind: Option<Call>, message: &mut Object<'_>) {
 }
 
 /// The payload, and the members of its properties.
-fn payload<'a>(kind: Option<Call>, mut message: Object<'a>, user_id: &str, sent: &Text<'_>) -> (Payload, Vec<u8>) {
+fn payload(kind: Option<Call>, mut message: Object<'_>, user_id: &str, sent: &Text<'_>) -> (Payload, Vec<u8>) {
     let subject_name = kind.map_or("properties", Call::subject);
     let subject = message.remove(subject_name);
     let mut own = match subject {
