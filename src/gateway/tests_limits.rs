@@ -86,13 +86,12 @@ async fn keys_are_counted_apart_and_may_have_limits_of_their_own() {
     let refused = refused.expect("30 requests are more than 1 a second");
     assert_eq!(refused.json()["detail"], "This API key sends more requests than it may; send again later.");
     assert_eq!(refused.header("ratelimit-policy"), Some("\"requests\";q=3;w=3"));
-    let reply = post(&"0".repeat(64)).await;
-    assert_eq!((reply.status, fields(&reply)), (401, [None; 4]), "nobody's limits are told");
 }
 
 #[tokio::test]
 async fn requests_without_a_valid_key_are_counted_by_address() {
     let keyed = Keyed::start_with(limited(Quota { per_second: 1, burst: 3 })).await;
+    let known = keyed.key(NewApiKey { burst: Some(500), ..new("shop", "known") }).await;
     let unknown = format!("x-api-key: {}", "0".repeat(64));
     let segment = r#"{"writeKey":"wrong","event":"e","anonymousId":"a"}"#;
     for (path, header, body) in [
@@ -116,7 +115,6 @@ async fn requests_without_a_valid_key_are_counted_by_address() {
         let text = String::from_utf8_lossy(&last.body).into_owned();
         assert!(text.contains("This address sends too many requests without a valid API key"), "{text}");
     }
-    let known = keyed.key(NewApiKey { burst: Some(500), ..new("shop", "known") }).await;
     for _ in 0..20 {
         let reply = keyed.post(INGEST, &format!("x-api-key: {known}"), JSON, single("d1").as_bytes()).await;
         assert_eq!(reply.status, 200, "whoever has a key is not held up by others at the same address");
