@@ -83,7 +83,10 @@ fn check_again(bytes: &[u8], view: &Value) {
     assert_eq!(only_view(accept_binary_single(&body, &arrival())), *view, "as protobuf");
     let message = EventEnvelope::decode(bytes).expect("another reader decodes it");
     let mut body = br#"{"event":"#.to_vec();
-    serde_json::to_writer(&mut body, &message).expect("another writer writes it");
+    if let Err(error) = serde_json::to_writer(&mut body, &message) {
+        // Enums are open in protobuf, and have names only in the other writer's JSON.
+        return assert!(error.to_string().starts_with("Invalid variant "), "another writer writes it: {error}");
+    }
     body.push(b'}');
     assert_eq!(only_view(accept_json_single(&body, &arrival())), *view, "as JSON");
 }
