@@ -80,12 +80,17 @@ fn check_event(event: &EventRef<'_>) -> Value {
 fn check_again(bytes: &[u8], view: &Value) {
     let mut body = Vec::with_capacity(bytes.len() + 8);
     prost::encoding::bytes::encode(1, &bytes.to_vec(), &mut body);
-    assert_eq!(only_view(accept_binary_single(&body, &arrival())), *view, "as protobuf");
+    // It says which app it belongs to.
+    let arrival = Arrival { key_app: None, ..arrival() };
+    assert_eq!(only_view(accept_binary_single(&body, &arrival)), *view, "as protobuf");
     let message = EventEnvelope::decode(bytes).expect("another reader decodes it");
     let mut body = br#"{"event":"#.to_vec();
-    serde_json::to_writer(&mut body, &message).expect("another writer writes it");
+    if let Err(error) = serde_json::to_writer(&mut body, &message) {
+        // Enums are open in protobuf, and have names only in the other writer's JSON.
+        return assert!(error.to_string().starts_with("Invalid variant "), "another writer writes it: {error}");
+    }
     body.push(b'}');
-    assert_eq!(only_view(accept_json_single(&body, &arrival())), *view, "as JSON");
+    assert_eq!(only_view(accept_json_single(&body, &arrival)), *view, "as JSON");
 }
 
 fn only_view(result: Result<Accepted, Refused>) -> Value {

@@ -67,7 +67,21 @@ fn deflate(coded: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
     let is_zlib = method & 0x0f == 8 && u16::from_be_bytes([method, flags]).is_multiple_of(31);
     let format = if is_zlib { DataFormat::Zlib } else { DataFormat::Raw };
     let (plain, read) = inflated(format, coded, bytes_max)?;
+    // It lets some wrong checksums pass.
+    if is_zlib && coded[..read].last_chunk() != Some(&adler32(&plain).to_be_bytes()) {
+        return Err("wrong checksum".into());
+    }
     if read == coded.len() { Ok(plain) } else { Err("something follows".into()) }
+}
+
+/// RFC 1950 §9.
+fn adler32(bytes: &[u8]) -> u32 {
+    let (mut sum, mut sums) = (1, 0);
+    for byte in bytes {
+        sum = (sum + u32::from(*byte)) % 65_521;
+        sums = (sums + sum) % 65_521;
+    }
+    sums << 16 | sum
 }
 
 /// What is inflated, and the bytes that were read of it.
