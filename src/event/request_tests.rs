@@ -300,6 +300,24 @@ fn groups_are_unknown_fields_wherever_they_stand() {
 }
 
 #[test]
+fn a_field_has_a_number_of_29_bits() {
+    let event = b"\x12\x04shop\x1a\x01d\xc2\x0c\x03\x0a\x01b".to_vec();
+    for (number, allowed) in [((1_u64 << 29) - 1, true), (1 << 29, false), (1 << 32, false), (0, false)] {
+        let mut field = Vec::new();
+        prost::encoding::encode_varint(number << 3, &mut field);
+        field.push(0);
+        let event = [event.clone(), field.clone()].concat();
+        let item = [vec![0x0a, event.len() as u8], event.clone()].concat();
+        assert_eq!(request::accept_binary_single(&item, &ARRIVAL).is_ok(), allowed, "{number} in an event");
+        let body = [item, field].concat();
+        assert_eq!(request::accept_binary_single(&body, &ARRIVAL).is_ok(), allowed, "{number} in a request");
+        assert_eq!(request::accept_binary_batch(&body, 2, &ARRIVAL).is_ok(), allowed, "{number} in a batch");
+        assert_eq!(EventRef::decode(&event).is_ok(), allowed, "{number} on the bus");
+        assert_eq!(EventEnvelope::decode(&*event).is_ok(), allowed, "{number} for another reader");
+    }
+}
+
+#[test]
 fn the_gateway_fills_id_time_and_app() {
     let body = json!({"event": {"deviceId": "d", "customEvent": {"eventName": "Sign-Up"}}}).to_string();
     let arrival = Arrival { key_app: Some("shop"), ..ARRIVAL };

@@ -122,11 +122,9 @@ impl<'a> Reader<'a> {
 
     #[inline(always)]
     fn key(&mut self) -> Result<(u32, u64), DecodeError> {
-        let key = self.varint()?;
-        match u32::try_from(key >> 3) {
-            Ok(number) if number != 0 => Ok((number, key & 7)),
-            _ => Err(BAD_KEY),
-        }
+        // A number has 29 bits and the wire type 3: a key is one of 32.
+        let key = u32::try_from(self.varint()?).map_err(|_| BAD_KEY)?;
+        if key >> 3 == 0 { Err(BAD_KEY) } else { Ok((key >> 3, u64::from(key & 7))) }
     }
 
     #[inline(always)]
