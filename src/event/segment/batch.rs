@@ -50,18 +50,15 @@ impl<'a> Around<'a> {
     /// What [`Self::text`] gave.
     pub fn read(text: &'a str) -> Self {
         let mut this = Self::default();
-        match serde_json::from_str(text) {
-            Ok(Value::Object(members)) => {
-                for (name, value) in members {
-                    match (&*name, value) {
-                        ("sentAt", value) => this.sent_at = Some(value),
-                        ("integrations", value) => this.integrations = Some(value),
-                        ("context", Value::Object(context)) => this.context = Some(context),
-                        (_, value) => _ = this.rest.insert(name, value),
-                    }
+        if let Ok(Value::Object(members)) = serde_json::from_str(text) {
+            for (name, value) in members {
+                match (&*name, value) {
+                    ("sentAt", value) => this.sent_at = Some(value),
+                    ("integrations", value) => this.integrations = Some(value),
+                    ("context", Value::Object(context)) => this.context = Some(context),
+                    (_, value) => _ = this.rest.insert(name, value),
                 }
             }
-            Ok(_) | Err(_) => {}
         }
         this
     }
