@@ -372,7 +372,7 @@ fn idempotency_key(source: &str, id: &str) -> String {
 /// Where the sender finds what is wrong with the event that was made of its CloudEvent.
 fn rename(error: &mut FieldError, device: &str) {
     let own = format!("/customEvent/properties/{OWN}");
-    for (made, sent) in [
+    error.rename(&[
         ("/customEvent/eventName", "/type"),
         (&own, ""),
         ("/customEvent/properties", "/data"),
@@ -382,12 +382,7 @@ fn rename(error: &mut FieldError, device: &str) {
         ("/userId", "/userid"),
         ("/sessionId", "/sessionid"),
         ("/correlationId", "/correlationid"),
-    ] {
-        if let Some(rest) = error.pointer.strip_prefix(made) {
-            error.pointer = format!("{sent}{rest}");
-            return;
-        }
-    }
+    ]);
 }
 
 fn has_member(members: &[u8], name: &str) -> bool {

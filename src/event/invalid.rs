@@ -28,6 +28,15 @@ impl FieldError {
         self.pointer.insert_str(0, prefix);
         self
     }
+
+    /// Says where the sender finds what is wrong with an event that was made of another document: `names` have what was
+    /// made, and what it was made of. The first that the pointer begins with counts.
+    pub(super) fn rename(&mut self, names: &[(&str, &str)]) {
+        let begins = |(made, sent): &(&str, &str)| Some(format!("{sent}{}", self.pointer.strip_prefix(made)?));
+        if let Some(pointer) = names.iter().find_map(begins) {
+            self.pointer = pointer;
+        }
+    }
 }
 
 impl fmt::Display for FieldError {

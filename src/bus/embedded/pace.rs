@@ -127,7 +127,7 @@ impl Gathering {
         }
         let half = publishers / 2;
         self.measure(round);
-        if self.commits >= SETTLING_COMMITS + TRIAL_COMMITS && self.changes() {
+        if self.changes() {
             self.halved = !self.halved;
             (self.commits, self.measured, self.before) = (0, Measured::default(), half);
         }

@@ -179,10 +179,8 @@ impl Queue {
             return Err(BusError::new(BusErrorKind::Closed, "queue batch"));
         }
         waiting.publishes.push_back(publish);
-        let wakes = waiting.publishes.len() >= waiting.wanted && std::mem::take(&mut waiting.writer_sleeps);
-        drop(waiting);
-        if wakes {
-            self.filled.notify_one();
+        if waiting.publishes.len() >= waiting.wanted {
+            self.wake_writer(waiting);
         }
         Ok(())
     }
@@ -194,12 +192,16 @@ impl Queue {
             return Err(Box::new(chore));
         }
         waiting.chores.push(chore);
+        self.wake_writer(waiting);
+        Ok(())
+    }
+
+    fn wake_writer(&self, mut waiting: MutexGuard<'_, Waiting>) {
         let wakes = std::mem::take(&mut waiting.writer_sleeps);
         drop(waiting);
         if wakes {
             self.filled.notify_one();
         }
-        Ok(())
     }
 
     /// Blocks until there is something; then all of it, up to `bytes_max` of batches (at least one). Batches wait

@@ -358,7 +358,7 @@ fn put_text(out: &mut Vec<u8>, key: &str, field: Option<Value<'_>>, values: &mut
 
 /// Where the sender finds what is wrong with the event that was made of its record.
 fn rename(error: &mut FieldError) {
-    for (made, sent) in [
+    error.rename(&[
         ("/customEvent/eventName", "/eventName"),
         ("/customEvent/properties", ""),
         ("/deviceContext", "/resource"),
@@ -368,10 +368,5 @@ fn rename(error: &mut FieldError) {
         ("/userId", "/attributes/user.id"),
         ("/sessionId", "/attributes/session.id"),
         ("/idempotencyKey", "/attributes/log.record.uid"),
-    ] {
-        if let Some(rest) = error.pointer.strip_prefix(made) {
-            error.pointer = format!("{sent}{rest}");
-            return;
-        }
-    }
+    ]);
 }

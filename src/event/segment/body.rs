@@ -226,7 +226,7 @@ fn is_of_message(error: &FieldError) -> bool {
 
 /// Where the sender finds what is wrong with the event that was made of its message.
 fn rename(error: &mut FieldError) {
-    for (made, sent) in [
+    error.rename(&[
         ("/appId", "/writeKey"),
         ("/deviceId", "/anonymousId"),
         ("/idempotencyKey", "/messageId"),
@@ -235,12 +235,7 @@ fn rename(error: &mut FieldError) {
         ("/deviceContext", "/context"),
         ("/customEvent/eventName", "/event"),
         ("/customEvent/properties", "/properties"),
-    ] {
-        if let Some(rest) = error.pointer.strip_prefix(made) {
-            error.pointer = format!("{sent}{rest}");
-            return;
-        }
-    }
+    ]);
 }
 
 fn too_large() -> FieldError {
