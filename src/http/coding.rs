@@ -16,12 +16,11 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use zstd::stream::raw;
-use zstd::stream::zio;
 
 use super::body::{BodyError, Inbound, fault};
 use super::head::header_values;
 use super::problem::Problem;
+use super::zstd_frames::ZstdFrames;
 
 /// The codings that requests may have, as `Accept-Encoding` says it.
 const ACCEPTED: &str = "gzip, deflate, br, zstd";
@@ -29,8 +28,6 @@ const ACCEPTED: &str = "gzip, deflate, br, zstd";
 pub(super) const RATIO_MAX: usize = 250;
 /// Bodies up to this size may inflate by more.
 pub(super) const RATIO_FREE_BYTES: usize = 64 * 1024;
-/// The largest window of zstd, as a power of two: what RFC 9659 asks of every decoder, and no more.
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Coded bytes between two looks at the memory, and the buffer of the brotli decoder.
 const STEP_BYTES: usize = 4 * 1024;
 
@@ -177,7 +174,7 @@ enum Decoder {
     Zlib(ZlibDecoder<Output>),
     Deflate(DeflateDecoder<Output>),
     Brotli(Box<DecompressorWriter<Output>>),
-    Zstd(Box<zio::Writer<Output, raw::Decoder<'static>>>),
+    Zstd(Box<ZstdFrames<Output>>),
 }
 
 impl Decoder {
@@ -186,12 +183,7 @@ impl Decoder {
             Coding::Identity | Coding::Deflate => Self::Undecided { first: None, output },
             Coding::Gzip => Self::Gzip(MultiGzDecoder::new(output)),
             Coding::Brotli => Self::Brotli(Box::new(DecompressorWriter::new(output, STEP_BYTES))),
-            Coding::Zstd => {
-                let mut decoder = raw::Decoder::new().map_err(|_| BodyError::Busy)?;
-                let limit = raw::DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX);
-                decoder.set_parameter(limit).map_err(|_| BodyError::Busy)?;
-                Self::Zstd(Box::new(zio::Writer::new(output, decoder)))
-            }
+            Coding::Zstd => Self::Zstd(Box::new(ZstdFrames::new(output).map_err(|_| BodyError::Busy)?)),
         })
     }
 
@@ -266,7 +258,7 @@ impl Decoder {
             Self::Zlib(decoder) => decoder.get_mut(),
             Self::Deflate(decoder) => decoder.get_mut(),
             Self::Brotli(decoder) => decoder.get_mut(),
-            Self::Zstd(decoder) => decoder.writer_mut(),
+            Self::Zstd(decoder) => decoder.get_mut(),
         }
     }
 }
@@ -284,6 +276,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 
+    use super::super::zstd_frames::WINDOW_LOG_MAX;
     use super::*;
 
     const BYTES_MAX: usize = 1 << 20;
@@ -445,7 +438,7 @@ mod tests {
             assert_eq!(result, Err(BodyError::Busy), "{name}, {taken}");
         }
         let long = lines(60_000);
-        assert!(whole(Coding::Zstd, &zstd(&long, ZSTD_WINDOW_LOG_MAX)).is_ok());
+        assert!(whole(Coding::Zstd, &zstd(&long, WINDOW_LOG_MAX)).is_ok());
         assert_eq!(whole(Coding::Zstd, &zstd(&long, 27)), Err(BodyError::NotItsCoding));
     }
 

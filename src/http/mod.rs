@@ -40,6 +40,7 @@ mod tests_idle;
 #[cfg(test)]
 mod tests_shedding;
 mod tls;
+mod zstd_frames;
 
 use std::time::Duration;
 
