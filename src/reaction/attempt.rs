@@ -58,7 +58,7 @@ pub(super) async fn send(client: &HttpClient, endpoint: &Endpoint, delivery: Uui
             read_out(body).await;
             return Answer::Status { code: head.status, retry_after };
         }
-        Ok(Err(error)) => Answer::Nothing(describe(&error)),
+        Ok(Err(error)) => Answer::Nothing(describe(&error, endpoint.is_https())),
         Err(_) => Answer::Nothing(format!("no answer within {} ms", endpoint.timeout.as_millis())),
     };
     metrics::dispatcher_attempt("none", started.elapsed());
@@ -165,7 +165,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// The causes from the outermost to the innermost; none of them holds the URL or a header.
-fn describe(error: &hyper_util::client::legacy::Error) -> String {
+fn describe(error: &hyper_util::client::legacy::Error, is_https: bool) -> String {
     let mut text = if error.is_connect() { "connect".to_owned() } else { "send".to_owned() };
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -181,8 +181,9 @@ fn describe(error: &hyper_util::client::legacy::Error) -> String {
         text.push_str("; webhook_ca_file must hold the authority that signed it");
     } else if text.contains("CertificateRequired") {
         text.push_str("; the endpoint asks for a certificate: see webhook_client_cert_file");
-    } else if text.contains("connection was not ready") {
-        // In TLS 1.3 the refusal of a client comes after the handshake, and is lost when the request comes before it.
+    } else if is_https && !error.is_connect() {
+        // In TLS 1.3 a server refuses a client after the handshake. Its alert is lost when it closes the connection
+        // before it has read the request: the request fails as if the connection had broken, in any of several ways.
         text.push_str("; an https endpoint that asks for a certificate may do that: see webhook_client_cert_file");
     }
     text

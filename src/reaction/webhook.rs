@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
 use url::Url;
@@ -115,6 +116,10 @@ fn is_json(content_type: &str) -> bool {
 }
 
 impl Endpoint {
+    pub(super) fn is_https(&self) -> bool {
+        self.uri.scheme() == Some(&Scheme::HTTPS)
+    }
+
     /// The error is a clause that never holds a secret.
     pub(super) fn new(webhook: &Webhook, timeout_max: Duration) -> Result<Self, String> {
         let document = &webhook.document;
