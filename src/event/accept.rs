@@ -11,7 +11,7 @@ use uuid::fmt::Hyphenated;
 
 use super::invalid::{Errors, FieldError, Path};
 use super::pattern::Pattern;
-use super::rules::{MALFORMED, REQUIRED, check_integer, check_message, check_text};
+use super::rules::{MALFORMED, REQUIRED, Unchecked, check_integer, check_message, check_text};
 use super::schema::{DEVICE_CONTEXT, EVENT_ENVELOPE, Field, Rules};
 use super::stored::{Envelope, EventRef};
 use super::wire::{DecodeError, put_bytes, put_number};
@@ -31,7 +31,14 @@ pub struct Arrival<'a> {
 
 /// Checks the encoded event that begins at `start` and, when nothing is wrong with it, appends
 /// the fields that the gateway assigns.
-pub(super) fn admit(bytes: &mut Vec<u8>, start: usize, arrival: &Arrival<'_>, at: &Path<'_>, errors: &mut Errors) {
+pub(super) fn admit(
+    bytes: &mut Vec<u8>,
+    start: usize,
+    unchecked: Unchecked,
+    arrival: &Arrival<'_>,
+    at: &Path<'_>,
+    errors: &mut Errors,
+) {
     let Ok(event) = Envelope::read(&bytes[start..]) else {
         return errors.add(*at, MALFORMED);
     };
@@ -39,10 +46,12 @@ pub(super) fn admit(bytes: &mut Vec<u8>, start: usize, arrival: &Arrival<'_>, at
     head.app(event.app_id, arrival.key_app);
     head.check(&event);
     if let Some(device) = event.device {
-        check_message(&DEVICE_CONTEXT, device, &Path::Field(at, "deviceContext"), errors);
+        check_message(&DEVICE_CONTEXT, device, unchecked, &Path::Field(at, "deviceContext"), errors);
     }
     match event.payload {
-        Some((kind, payload)) => check_message(kind.message, payload, &Path::Field(at, kind.json_name), errors),
+        Some((kind, payload)) => {
+            check_message(kind.message, payload, unchecked, &Path::Field(at, kind.json_name), errors);
+        }
         None => errors.add(*at, NO_PAYLOAD),
     }
     if !errors.is_empty() {

@@ -18,7 +18,7 @@ use super::limits::ID_BYTES_MAX;
 use super::pattern::has_control;
 use super::properties;
 use super::request::{Accepted, Refused, json_text};
-use super::rules::REQUIRED;
+use super::rules::{REQUIRED, Unchecked};
 use super::wire::{Reader, Value, put_bytes, put_number};
 
 /// The member of `properties` for what is not a member of the data.
@@ -270,7 +270,7 @@ impl<'a> CloudEvent<'a> {
         let device = ["deviceid", "subject", "source"].into_iter().find(|name| self.text(name).is_some());
         let device = device.unwrap_or("source");
         let bytes = self.encode(self.text(device).unwrap_or_default(), time);
-        accepted.add_encoded(&bytes, arrival, |error| rename(error, device));
+        accepted.add_encoded(&bytes, Unchecked::All, arrival, |error| rename(error, device));
     }
 
     /// Notes what is wrong with the attributes; answers the time in milliseconds, 0 when there is none.

@@ -237,6 +237,14 @@ impl<'a> JsonText<'a> {
         }
     }
 
+    /// Passes the next value; its text.
+    pub(super) fn value_text(&mut self) -> Result<&'a str, Malformed> {
+        self.skip_space();
+        let start = self.at;
+        self.skip()?;
+        Ok(&self.text[start..self.at])
+    }
+
     /// Whether something passed since the last call nested deeper than a body may.
     pub(super) fn take_too_deep(&mut self) -> bool {
         std::mem::take(&mut self.too_deep)

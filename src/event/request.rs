@@ -15,7 +15,7 @@ use super::invalid::{Errors, FieldError, Path};
 use super::json_read::{DUPLICATE, JsonReader, UNKNOWN};
 use super::json_text::{Malformed, Token};
 use super::proto::EventEnvelope;
-use super::rules::{MALFORMED, REQUIRED};
+use super::rules::{MALFORMED, REQUIRED, Unchecked};
 use super::schema::EVENT_ENVELOPE;
 use super::stored::EventRef;
 use super::wire::{DecodeError, Reader, put_bytes};
@@ -63,15 +63,21 @@ impl Accepted {
         let start = self.bytes.len();
         // Encoding to a vector does not run out of room.
         let _ = event.encode(&mut self.bytes);
-        self.admit_last(start, arrival, |_| {});
+        self.admit_last(start, Unchecked::All, arrival, |_| {});
     }
 
     /// The same of an event that this program has encoded, with one payload and all of its text in UTF-8; `rename` says
     /// what the form calls a thing that is wrong.
-    pub fn add_encoded(&mut self, event: &[u8], arrival: &Arrival<'_>, rename: impl Fn(&mut FieldError)) {
+    pub fn add_encoded(
+        &mut self,
+        event: &[u8],
+        unchecked: Unchecked,
+        arrival: &Arrival<'_>,
+        rename: impl Fn(&mut FieldError),
+    ) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(event);
-        self.admit_last(start, arrival, rename);
+        self.admit_last(start, unchecked, arrival, rename);
     }
 
     /// Adds the place of an event that could not be made of what came.
@@ -125,9 +131,15 @@ impl Accepted {
         self.items.extend(other.items.into_iter().map(|item| item.map(|at| at.start + moved..at.end + moved)));
     }
 
-    fn admit_last(&mut self, start: usize, arrival: &Arrival<'_>, rename: impl Fn(&mut FieldError)) {
+    fn admit_last(
+        &mut self,
+        start: usize,
+        unchecked: Unchecked,
+        arrival: &Arrival<'_>,
+        rename: impl Fn(&mut FieldError),
+    ) {
         let mut errors = Errors::default();
-        admit(&mut self.bytes, start, arrival, &Path::Root, &mut errors);
+        admit(&mut self.bytes, start, unchecked, arrival, &Path::Root, &mut errors);
         self.items.push(match errors.into_item_result() {
             Ok(()) => Ok(start..self.bytes.len()),
             Err(mut errors) => {
@@ -176,7 +188,7 @@ impl Accepted {
 pub fn accept_json_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut reader = json_body(body, "event", |reader| Ok(reader.message(&EVENT_ENVELOPE, &EVENT)?))?;
     if reader.errors.is_empty() {
-        admit(&mut reader.out, 0, arrival, &EVENT, &mut reader.errors);
+        admit(&mut reader.out, 0, Unchecked::All, arrival, &EVENT, &mut reader.errors);
     }
     reader.errors.into_result().map_err(Refused::invalid_event)?;
     Ok(Accepted { items: vec![Ok(0..reader.out.len())], bytes: reader.out })
@@ -355,7 +367,7 @@ fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item,
     let from = reader.json.position();
     reader.message(&EVENT_ENVELOPE, &Path::Root)?;
     if reader.errors.is_empty() {
-        admit(&mut reader.out, start, arrival, &Path::Root, &mut reader.errors);
+        admit(&mut reader.out, start, Unchecked::All, arrival, &Path::Root, &mut reader.errors);
     }
     let verdict = std::mem::take(&mut reader.errors).into_item_result();
     if verdict.is_err() {
@@ -398,7 +410,7 @@ fn binary_item(
             Ok(event) => {
                 // Encoding to a vector does not run out of room.
                 let _ = event.encode(out);
-                admit(out, start, arrival, at, &mut errors);
+                admit(out, start, Unchecked::All, arrival, at, &mut errors);
             }
             Err(_) => note_faults(bytes, at, &mut errors),
         }

@@ -29,7 +29,15 @@ static PROPERTY: Rules = Rules {
     key_bytes_max: Some(KEY_BYTES_MAX),
 };
 
-pub(super) fn check_message(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
+/// What of an event has not been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unchecked {
+    All,
+    /// Whoever wrote the `properties` has kept to the rules for them.
+    AllButProperties,
+}
+
+pub(super) fn check_message(message: &Message, bytes: &[u8], unchecked: Unchecked, at: &Path<'_>, errors: &mut Errors) {
     let mut filled = 0_u64;
     let mut counts = [0; FIELDS_MAX];
     let mut reader = Reader::new(bytes);
@@ -54,10 +62,10 @@ pub(super) fn check_message(message: &Message, bytes: &[u8], at: &Path<'_>, erro
         match field.shape {
             Shape::List(element) => {
                 let index = counts[position % FIELDS_MAX] - 1;
-                check_value(element, value, &Path::Index(&here, index), errors);
+                check_value(element, value, unchecked, &Path::Index(&here, index), errors);
             }
-            Shape::Map(entry) => check_entry(field.rules, entry, value, &here, errors),
-            _ => check_value(field, value, &here, errors),
+            Shape::Map(entry) => check_entry(field.rules, entry, value, unchecked, &here, errors),
+            _ => check_value(field, value, unchecked, &here, errors),
         }
         let bit = 1 << (position % FIELDS_MAX);
         filled = if matches!(value, Value::Bytes([])) { filled & !bit } else { filled | bit };
@@ -74,7 +82,7 @@ pub(super) fn too_many(elements_max: usize) -> String {
     format!("must have at most {elements_max} elements")
 }
 
-fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+fn check_value(field: &Field, value: Value<'_>, unchecked: Unchecked, at: &Path<'_>, errors: &mut Errors) {
     match (&field.shape, value) {
         (Shape::String, Value::Bytes(bytes)) => check_text(field.rules, bytes, at, errors),
         (Shape::Int32 | Shape::Int64, Value::Varint(number)) => {
@@ -86,8 +94,9 @@ fn check_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Erro
         (Shape::Float, Value::Fixed32(bits)) => check_finite(field.rules, f64::from(f32::from_bits(bits)), at, errors),
         (Shape::Double, Value::Fixed64(bits)) => check_finite(field.rules, f64::from_bits(bits), at, errors),
         (Shape::Message(message) | Shape::Payload(message), Value::Bytes(bytes)) => {
-            check_message(message, bytes, at, errors)
+            check_message(message, bytes, unchecked, at, errors)
         }
+        (Shape::Struct, Value::Bytes(_)) if unchecked == Unchecked::AllButProperties => {}
         (Shape::Struct, Value::Bytes(bytes)) => {
             let mut properties = Properties { values: 0, errors };
             properties.check_struct(bytes, at, PROPERTIES_DEPTH_MAX);
@@ -136,7 +145,14 @@ fn check_key(rules: &Rules, key: &str, at: &Path<'_>, errors: &mut Errors) {
 }
 
 /// An entry of a map that has these rules.
-fn check_entry(rules: &Rules, entry: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+fn check_entry(
+    rules: &Rules,
+    entry: &Field,
+    value: Value<'_>,
+    unchecked: Unchecked,
+    at: &Path<'_>,
+    errors: &mut Errors,
+) {
     let Value::Bytes(bytes) = value else {
         return errors.add(*at, MALFORMED);
     };
@@ -147,7 +163,7 @@ fn check_entry(rules: &Rules, entry: &Field, value: Value<'_>, at: &Path<'_>, er
     let here = Path::Field(at, key);
     check_key(rules, key, &here, errors);
     if let Some(value) = value {
-        check_value(entry, value, &here, errors);
+        check_value(entry, value, unchecked, &here, errors);
     }
 }
 

@@ -278,8 +278,8 @@ async fn a_message_is_read_whole_or_refused_as_before() {
     let mut client = gateway.client().await;
     for (body, detail) in [
         (r#"[{"event":"E"}]"#, "The body must be an object."),
-        (r#"{"event":"E""#, "The body is not JSON: line 1, column 12."),
-        (r#"{"event":"E"} {}"#, "The body is not JSON: line 1, column 15."),
+        (r#"{"event":"E""#, "The body is not well-formed JSON at byte 12."),
+        (r#"{"event":"E"} {}"#, "The body is not well-formed JSON at byte 14."),
         (r#"{"event":"E"}"#, "The message is not valid."),
     ] {
         let reply = client.post("/v1/t", JSON, body.as_bytes()).await;

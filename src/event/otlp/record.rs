@@ -12,6 +12,7 @@ use crate::event::invalid::FieldError;
 use crate::event::limits::APP_ID_BYTES_MAX;
 use crate::event::properties;
 use crate::event::request::Accepted;
+use crate::event::rules::Unchecked;
 use crate::event::wire::{Value, put_bytes, put_number};
 
 /// The name of a record that has none.
@@ -296,7 +297,7 @@ pub(super) fn add(
         None => idempotency_key(bytes, scope, seen),
     };
     let event = encode(&record, resource, scope, &key, arrival);
-    accepted.add_encoded(&event, arrival, rename);
+    accepted.add_encoded(&event, Unchecked::All, arrival, rename);
 }
 
 fn encode(record: &Record<'_>, resource: &Resource<'_>, scope: &Scope, key: &str, arrival: &Arrival<'_>) -> Vec<u8> {

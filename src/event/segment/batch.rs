@@ -19,7 +19,7 @@ pub struct Around<'a> {
 impl<'a> Around<'a> {
     /// Adds the member that has this text. What types do not hold is kept as that.
     pub fn add(&mut self, name: &str, text: &'a str) {
-        let value = serde_json::from_str(text).unwrap_or(Value::String(text.into()));
+        let value = Value::read(text).unwrap_or(Value::String(text.into()));
         match (name, value) {
             (_, Value::Null) => {}
             ("sentAt", value) => self.sent_at = Some(value),
@@ -50,7 +50,7 @@ impl<'a> Around<'a> {
     /// What [`Self::text`] gave.
     pub fn read(text: &'a str) -> Self {
         let mut this = Self::default();
-        if let Ok(Value::Object(members)) = serde_json::from_str(text) {
+        if let Some(Value::Object(members)) = Value::read(text) {
             for (name, value) in members {
                 match (&*name, value) {
                     ("sentAt", value) => this.sent_at = Some(value),
@@ -115,11 +115,8 @@ impl<'a> Around<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::json::object;
     use super::*;
-
-    fn object(text: &str) -> Object<'_> {
-        serde_json::from_str(text).unwrap()
-    }
 
     fn around(members: &[(&str, &'static str)]) -> Around<'static> {
         let mut around = Around::default();

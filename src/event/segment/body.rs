@@ -4,19 +4,15 @@
 //! while they are found, not afterwards.
 
 use std::borrow::Cow;
-use std::cell::Cell;
-use std::fmt;
 use std::vec::IntoIter;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-
 use super::batch::Around;
-use super::json::{Name, Object, Read, Value};
+use super::json::{Object, Value};
 use super::mend::{Mended, mend};
 use super::message::{Call, Keep, Surroundings, event_of};
 use crate::event::FieldError;
 use crate::event::accept::Arrival;
+use crate::event::json_text::{JsonText, Token};
 use crate::event::request::{Accepted, Refused, place_in};
 
 /// Of one message: what Segment takes.
@@ -40,7 +36,7 @@ pub struct Body<'a> {
 enum Messages<'a> {
     /// Its text; it was read to find its write key, if it could be.
     One(&'a str, Option<Object<'a>>),
-    Many(IntoIter<&'a RawValue>),
+    Many(IntoIter<&'a str>),
 }
 
 impl Default for Messages<'_> {
@@ -51,39 +47,54 @@ impl Default for Messages<'_> {
 
 impl<'a> Body<'a> {
     pub fn of_message(text: &'a [u8]) -> Result<Self, Refused> {
-        let text = std::str::from_utf8(without_mark(text))
-            .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
-        let (message, write_key) = match serde_json::from_str(text) {
-            Ok(Value::Object(message)) => {
+        let mut json = reader(text)?;
+        let text = json.value_text()?;
+        json.end()?;
+        let (message, write_key) = match Value::read(text) {
+            Some(Value::Object(message)) => {
                 let write_key = write_key_of(message.get("writeKey"));
                 (Some(message), write_key)
             }
-            Ok(_) => return Err(not("an object")),
-            // What can be passed over is JSON all the same.
-            Err(error) => match serde_json::from_str::<IgnoredAny>(text) {
-                Ok(_) => {
-                    let mended = mend(text);
-                    let message = read_mended(&mended).ok_or_else(|| not("an object"))?;
-                    (None, write_key_of(message.get("writeKey")).map(|key| key.into_owned().into()))
-                }
-                Err(_) => return Err(not_json(&error)),
-            },
+            Some(_) => return Err(not("an object")),
+            None => {
+                let mended = mend(text);
+                let message = read_mended(&mended).ok_or_else(|| not("an object"))?;
+                (None, write_key_of(message.get("writeKey")).map(|key| key.into_owned().into()))
+            }
         };
         Ok(Self { messages: Messages::One(text, message), write_key, ..Self::default() })
     }
 
     pub fn of_batch(text: &'a [u8]) -> Result<Self, Refused> {
-        let read = BatchOf { too_many: Cell::new(false) };
-        let mut json = serde_json::Deserializer::from_slice(without_mark(text));
-        let body = (&read).deserialize(&mut json).and_then(|body| json.end().map(|()| body));
-        let (body, around_bytes) = body.map_err(|error| match () {
-            () if read.too_many.get() => {
-                let detail = format!("must have at most {MESSAGES_MAX} messages");
-                Refused::invalid(FieldError::new("/batch", detail))
+        let no_batch = || not("an object with the array batch");
+        let mut json = reader(text)?;
+        if json.peek()? != Token::Object {
+            return Err(no_batch());
+        }
+        json.enter();
+        let (mut body, mut messages, mut around_bytes, mut first) = (Self::default(), None, 0, true);
+        while let Some(name) = json.member(first)? {
+            first = false;
+            let name = name.plain();
+            if *name == *b"batch" {
+                if messages.is_some() || json.peek()? != Token::Array {
+                    return Err(no_batch());
+                }
+                messages = Some(texts(&mut json)?);
+                continue;
             }
-            () if error.is_data() => not("an object with the array batch"),
-            () => not_json(&error),
-        })?;
+            let value = json.value_text()?;
+            if *name == *b"writeKey" {
+                body.write_key = Value::read(value).and_then(|value| write_key_of(Some(&value)));
+                continue;
+            }
+            around_bytes += name.len() + value.len();
+            if around_bytes <= AROUND_BYTES_MAX {
+                body.around.add(&String::from_utf8_lossy(&name), value);
+            }
+        }
+        json.end()?;
+        body.messages = Messages::Many(messages.ok_or_else(no_batch)?.into_iter());
         if around_bytes > AROUND_BYTES_MAX {
             let detail = format!("The body has more than {AROUND_BYTES_MAX} bytes beside its messages.");
             return Err(Refused::new(detail));
@@ -138,7 +149,7 @@ impl<'a> Body<'a> {
                     one
                 }
                 Messages::Many(texts) => match texts.next() {
-                    Some(raw) => (raw.get(), None),
+                    Some(text) => (text, None),
                     None => break,
                 },
             };
@@ -157,10 +168,9 @@ fn write_key_of<'a>(value: Option<&Value<'a>>) -> Option<Cow<'a, str>> {
 }
 
 fn read_mended(mended: &Mended) -> Option<Object<'_>> {
-    let mut json = serde_json::Deserializer::from_str(&mended.text);
-    match (Read { rounded: true }).deserialize(&mut json) {
-        Ok(Value::Object(message)) => Some(message),
-        Ok(_) | Err(_) => None,
+    match Value::read(&mended.text) {
+        Some(Value::Object(message)) => Some(message),
+        Some(_) | None => None,
     }
 }
 
@@ -177,16 +187,16 @@ fn judge<'a>(
         return accepted.add_refused(vec![too_large()]);
     }
     let message = match message {
-        Some(message) => Ok(Value::Object(message)),
-        None => serde_json::from_str(text),
+        Some(message) => Some(Value::Object(message)),
+        None => Value::read(text),
     };
     let event = match message {
-        Ok(Value::Object(message)) => event_of(call, message, text, Keep::Members, around),
-        Ok(_) => Err(FieldError::new("", "must be an object")),
-        Err(_) => return judge_mended(accepted, text, Keep::Members, call, around, arrival),
+        Some(Value::Object(message)) => event_of(call, message, text, Keep::Members, around),
+        Some(_) => Err(FieldError::new("", "must be an object")),
+        None => return judge_mended(accepted, text, Keep::Members, call, around, arrival),
     };
     match event {
-        Ok(event) => accepted.add_encoded(&event, arrival, rename),
+        Ok(event) => accepted.add_encoded(&event.bytes, event.unchecked, arrival, rename),
         Err(error) => return accepted.add_refused(vec![error]),
     }
     // A value that an event cannot have is no reason to refuse its message.
@@ -214,7 +224,7 @@ fn judge_mended(
     };
     let keep = if keep == Keep::Members && mended.lossy { Keep::MembersAndText } else { keep };
     match event_of(call, message, text, keep, around) {
-        Ok(event) => accepted.add_encoded(&event, arrival, rename),
+        Ok(event) => accepted.add_encoded(&event.bytes, event.unchecked, arrival, rename),
         Err(error) => accepted.add_refused(vec![error]),
     }
 }
@@ -242,91 +252,29 @@ fn too_large() -> FieldError {
     FieldError::new("", format!("must have at most {MESSAGE_BYTES_MAX} bytes"))
 }
 
-fn without_mark(text: &[u8]) -> &[u8] {
-    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
-}
-
 fn not(wanted: &str) -> Refused {
     Refused::new(format!("The body must be {wanted}."))
 }
 
-/// Only where: the parser's own words may repeat the input.
-fn not_json(error: &serde_json::Error) -> Refused {
-    Refused::new(format!("The body is not JSON: line {}, column {}.", error.line(), error.column()))
+/// Of the whole body, but for a byte order mark.
+fn reader(text: &[u8]) -> Result<JsonText<'_>, Refused> {
+    let text = std::str::from_utf8(text)
+        .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
+    let mut json = JsonText::new(text);
+    json.skip_mark();
+    Ok(json)
 }
 
-/// Reads a batch, and how much it says beside its messages.
-struct BatchOf {
-    /// Why reading failed.
-    too_many: Cell<bool>,
-}
-
-impl<'de> DeserializeSeed<'de> for &BatchOf {
-    type Value = (Body<'de>, usize);
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for &BatchOf {
-    type Value = (Body<'de>, usize);
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with the array batch")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let (mut body, mut found, mut around_bytes) = (Body::default(), false, 0);
-        while let Some(Name(name)) = members.next_key()? {
-            if name == "batch" {
-                if std::mem::replace(&mut found, true) {
-                    return Err(A::Error::duplicate_field("batch"));
-                }
-                body.messages = Messages::Many(members.next_value_seed(TextsOf(self))?.into_iter());
-                continue;
-            }
-            let text = members.next_value::<&'de RawValue>()?.get();
-            if name == "writeKey" {
-                body.write_key = serde_json::from_str(text).ok().and_then(|value| write_key_of(Some(&value)));
-                continue;
-            }
-            around_bytes += name.len() + text.len();
-            if around_bytes <= AROUND_BYTES_MAX {
-                body.around.add(&name, text);
-            }
+/// The texts of the messages in the array that is next.
+fn texts<'a>(json: &mut JsonText<'a>) -> Result<Vec<&'a str>, Refused> {
+    json.enter();
+    let mut texts = Vec::new();
+    while json.element(texts.is_empty())? {
+        if texts.len() == MESSAGES_MAX {
+            let detail = format!("must have at most {MESSAGES_MAX} messages");
+            return Err(Refused::invalid(FieldError::new("/batch", detail)));
         }
-        if found { Ok((body, around_bytes)) } else { Err(A::Error::missing_field("batch")) }
+        texts.push(json.value_text()?);
     }
-}
-
-/// The texts of the messages.
-struct TextsOf<'b>(&'b BatchOf);
-
-impl<'de> DeserializeSeed<'de> for TextsOf<'_> {
-    type Value = Vec<&'de RawValue>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TextsOf<'_> {
-    type Value = Vec<&'de RawValue>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of messages")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let mut texts = Vec::new();
-        while let Some(text) = elements.next_element()? {
-            if texts.len() == MESSAGES_MAX {
-                self.0.too_many.set(true);
-                return Err(A::Error::custom("too many messages"));
-            }
-            texts.push(text);
-        }
-        Ok(texts)
-    }
+    Ok(texts)
 }

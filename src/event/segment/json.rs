@@ -2,17 +2,23 @@
 //! once, has few members, and is taken apart right away.
 //!
 //! Invariant: an object has a name once. Of those that were sent under one name it has the last. Numbers are those that
-//! were sent: an integer that a 64-bit one cannot hold is not read unless it is asked for.
+//! were sent: a text with an integer of more than 64 bits is not read.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::iter::FilterMap;
+use std::vec::IntoIter;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Number;
 
+use crate::event::json_text::{JsonText, Malformed, Quoted, Token};
+
+/// Objects and arrays within each other.
+const DEPTH_MAX: usize = 128;
 /// Up to so many members are compared with each other; more of them are sorted.
 const COMPARED_MAX: usize = 16;
+/// What most objects have at most.
+const MEMBERS_EXPECTED: usize = 8;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value<'a> {
@@ -25,6 +31,13 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// The value that the whole text is; nothing when it is not JSON, or has what this cannot hold.
+    pub(super) fn read(text: &'a str) -> Option<Self> {
+        let mut json = JsonText::new(text);
+        let value = value(&mut json, DEPTH_MAX).ok()?;
+        json.end().is_ok().then_some(value)
+    }
+
     pub(super) fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -45,53 +58,62 @@ impl<'a> Value<'a> {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Object<'a>(Vec<(Cow<'a, str>, Value<'a>)>);
+/// A member that was removed leaves its place empty: the others stay where they are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Object<'a>(Vec<Member<'a>>);
+
+type Member<'a> = (Cow<'a, str>, Option<Value<'a>>);
 
 impl<'a> Object<'a> {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.iter().next().is_none()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Cow<'a, str>, &Value<'a>)> {
-        self.0.iter().map(|(name, value)| (name, value))
+        self.0.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)))
     }
 
     pub(super) fn contains(&self, name: &str) -> bool {
-        self.position(name).is_some()
+        self.get(name).is_some()
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Value<'a>> {
-        self.position(name).map(|position| &self.0[position].1)
+        self.0.iter().find(|(own, _)| own == name)?.1.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Value<'a>> {
-        self.position(name).map(|position| &mut self.0[position].1)
+        self.place(name)?.as_mut()
     }
 
     /// Gives a member another value, or adds it; the value that it had.
     pub(super) fn insert(&mut self, name: impl Into<Cow<'a, str>>, value: Value<'a>) -> Option<Value<'a>> {
         let name = name.into();
-        if let Some(old) = self.get_mut(&name) {
-            return Some(std::mem::replace(old, value));
+        if let Some(place) = self.place(&name) {
+            return place.replace(value);
         }
-        self.0.push((name, value));
+        self.0.push((name, Some(value)));
         None
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Option<Value<'a>> {
-        self.position(name).map(|position| self.0.remove(position).1)
+        self.place(name)?.take()
+    }
+
+    /// Removes a member if it is such a one.
+    pub(super) fn remove_if(&mut self, name: &str, is_it: impl FnOnce(&mut Value<'a>) -> bool) -> Option<Value<'a>> {
+        self.place(name)?.take_if(is_it)
     }
 
     pub(super) fn retain(&mut self, keep: impl Fn(&Value<'a>) -> bool) {
-        self.0.retain(|(_, value)| keep(value));
+        self.0.retain(|(_, value)| value.as_ref().is_some_and(&keep));
     }
 
-    fn position(&self, name: &str) -> Option<usize> {
-        self.0.iter().position(|(own, _)| own == name)
+    /// Of a member that is there, or was.
+    fn place(&mut self, name: &str) -> Option<&mut Option<Value<'a>>> {
+        self.0.iter_mut().find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
-    fn of(mut members: Vec<(Cow<'a, str>, Value<'a>)>) -> Self {
+    fn of(mut members: Vec<Member<'a>>) -> Self {
         if members.len() > COMPARED_MAX {
             // Stable: of equal names the last stays last, and first once all is turned round.
             members.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -112,12 +134,18 @@ impl<'a> Object<'a> {
     }
 }
 
+impl PartialEq for Object<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
 impl<'a> IntoIterator for Object<'a> {
     type Item = (Cow<'a, str>, Value<'a>);
-    type IntoIter = std::vec::IntoIter<Self::Item>;
+    type IntoIter = FilterMap<IntoIter<Member<'a>>, fn(Member<'a>) -> Option<Self::Item>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.0.into_iter().filter_map(|(name, value)| Some((name, value?)))
     }
 }
 
@@ -140,139 +168,78 @@ impl Serialize for Object<'_> {
     }
 }
 
-impl<'de> Deserialize<'de> for Value<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Read { rounded: false })
-    }
-}
-
-impl<'de> Deserialize<'de> for Object<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor(Read { rounded: false }))
-    }
-}
-
-/// From here on a double may stand for an integer that was written out and that it does not hold.
-const LARGE: f64 = (1u64 << 63) as f64;
-
-/// How values are read.
-#[derive(Clone, Copy)]
-pub(super) struct Read {
-    /// Numbers of 64 bits and more are taken as what a double makes of them.
-    pub(super) rounded: bool,
-}
-
-impl<'de> DeserializeSeed<'de> for Read {
-    type Value = Value<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Read {
-    type Value = Value<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Value<'de>, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E: Error>(self, is: bool) -> Result<Value<'de>, E> {
-        Ok(Value::Bool(is))
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(number.into()))
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Value<'de>, E> {
-        Ok(Value::Number(number.into()))
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Value<'de>, E> {
-        if number.abs() >= LARGE && !self.rounded {
-            return Err(E::custom("the number may be an integer that is too large"));
+/// Reads the next value. `depth` is how many levels it may still nest.
+fn value<'a>(json: &mut JsonText<'a>, depth: usize) -> Result<Value<'a>, NotHeld> {
+    Ok(match json.peek()? {
+        Token::String => Value::String(text(json.string()?)?),
+        Token::Number => Value::Number(number(json.number()?)?),
+        Token::Object => {
+            let depth = depth.checked_sub(1).ok_or(NotHeld)?;
+            json.enter();
+            let mut members = Vec::with_capacity(MEMBERS_EXPECTED);
+            while let Some(name) = json.member(members.is_empty())? {
+                members.push((text(name)?, Some(value(json, depth)?)));
+            }
+            Value::Object(Object::of(members))
         }
-        Ok(Number::from_f64(number).map_or(Value::Null, Value::Number))
-    }
-
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Value<'de>, E> {
-        Ok(Value::String(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Value<'de>, E> {
-        Ok(Value::String(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value<'de>, A::Error> {
-        let mut array = Vec::new();
-        while let Some(element) = elements.next_element_seed(self)? {
-            array.push(element);
+        Token::Array => {
+            let depth = depth.checked_sub(1).ok_or(NotHeld)?;
+            json.enter();
+            let mut elements = Vec::new();
+            while json.element(elements.is_empty())? {
+                elements.push(value(json, depth)?);
+            }
+            Value::Array(elements)
         }
-        Ok(Value::Array(array))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Value<'de>, A::Error> {
-        ObjectVisitor(self).visit_map(members).map(Value::Object)
-    }
-}
-
-struct ObjectVisitor(Read);
-
-impl<'de> Visitor<'de> for ObjectVisitor {
-    type Value = Object<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Object<'de>, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Name(name)) = members.next_key()? {
-            list.push((name, members.next_value_seed(self.0)?));
+        word => {
+            json.word(word)?;
+            if word == Token::Null { Value::Null } else { Value::Bool(word == Token::True) }
         }
-        Ok(Object::of(list))
+    })
+}
+
+/// The text is not JSON, or has something that a [`Value`] cannot hold.
+#[derive(Debug)]
+struct NotHeld;
+
+impl From<Malformed> for NotHeld {
+    fn from(_: Malformed) -> Self {
+        Self
     }
 }
 
-/// The name of a member.
-pub(super) struct Name<'a>(pub(super) Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(NameVisitor)
+fn text(quoted: Quoted<'_>) -> Result<Cow<'_, str>, NotHeld> {
+    if !quoted.escaped {
+        return Ok(quoted.raw.into());
     }
+    let mut plain = Vec::with_capacity(quoted.raw.len());
+    if !quoted.unescape(&mut plain) {
+        return Err(NotHeld);
+    }
+    String::from_utf8(plain).map(Cow::Owned).map_err(|_| NotHeld)
 }
 
-struct NameVisitor;
-
-impl<'de> Visitor<'de> for NameVisitor {
-    type Value = Name<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
+fn number(text: &str) -> Result<Number, NotHeld> {
+    let is_integer = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
+    // An integer has no negative zero.
+    if is_integer && text != "-0" {
+        let negative = text.parse::<i64>().map(Number::from);
+        return negative.or_else(|_| text.parse::<u64>().map(Number::from)).map_err(|_| NotHeld);
     }
+    text.parse().ok().and_then(Number::from_f64).ok_or(NotHeld)
+}
 
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Name<'de>, E> {
-        Ok(Name(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Name<'de>, E> {
-        Ok(Name(Cow::Owned(text.to_owned())))
+#[cfg(test)]
+pub(super) fn object(text: &str) -> Object<'_> {
+    match Value::read(text) {
+        Some(Value::Object(object)) => object,
+        other => panic!("{other:?} of {text}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn object(text: &str) -> Object<'_> {
-        serde_json::from_str(text).unwrap()
-    }
 
     #[test]
     fn the_last_of_a_name_counts() {
@@ -300,13 +267,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_or_too_deep_is_refused() {
-        for text in
-            ["", "{", "[1]", "{\"a\": 1e999}", "{\"a\": \"\\ud800\"}", "{\"a\" 1}", "{\"a\": -18446744073709551615}"]
-        {
-            assert!(serde_json::from_str::<Object<'_>>(text).is_err(), "{text}");
+    fn what_is_no_json_or_is_not_held_is_not_read() {
+        let deep = |levels| format!("{{\"a\": {}{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(Value::read(&deep(DEPTH_MAX - 1)).is_some() && Value::read(&deep(DEPTH_MAX)).is_none());
+        assert!(Value::read(&deep(1_000_000)).is_none());
+        for text in [
+            "",
+            "{",
+            "{\"a\" 1}",
+            "{\"a\": 1,}",
+            "[1 2]",
+            "{} {}",
+            "[1e999]",
+            "[-1e999]",
+            "[\"\\ud800\"]",
+            "{\"\\udc00\": 1}",
+            "[18446744073709551616]",
+            "[-9223372036854775809]",
+            "[01]",
+            "[tru]",
+        ] {
+            assert!(Value::read(text).is_none(), "{text}");
         }
-        let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));
-        assert!(serde_json::from_str::<Object<'_>>(&deep).is_err());
+    }
+
+    #[test]
+    fn values_are_those_of_the_text() {
+        let text =
+            r#" {"a": [true, false, null, -0, 1e300, 12.5, 18446744073709551615, -7], "é\n": "\u00e9\ud83d\ude00/"} "#;
+        let read = serde_json::to_value(Value::read(text).unwrap()).unwrap();
+        assert_eq!(read, serde_json::from_str::<serde_json::Value>(text).unwrap());
     }
 }

@@ -129,9 +129,7 @@ fn rest_of(text: &str, name: &str) -> Result<Option<String>, Malformed> {
     rest.push('{');
     while let Some(key) = json.member(first)? {
         first = false;
-        json.peek()?;
-        let start = json.position();
-        json.skip()?;
+        let value = json.value_text()?;
         if *key.plain() == *name.as_bytes() {
             found = true;
             continue;
@@ -139,7 +137,7 @@ fn rest_of(text: &str, name: &str) -> Result<Option<String>, Malformed> {
         if rest.len() > 1 {
             rest.push(',');
         }
-        rest.extend(["\"", key.raw, "\":", &text[start..json.position()]]);
+        rest.extend(["\"", key.raw, "\":", value]);
     }
     rest.push('}');
     Ok(found.then_some(rest))

@@ -16,7 +16,7 @@ use super::value::{properties, text};
 use crate::event::accept::{hashed, is_time};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{CustomEvent, EventEnvelope, ScreenView, UserProfileUpdate};
-use crate::event::rules::REQUIRED;
+use crate::event::rules::{REQUIRED, Unchecked};
 use crate::event::struct_writer::{StructWriter, put_payload};
 use crate::event::{FieldError, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, is_id};
 
@@ -99,6 +99,13 @@ pub(super) enum Keep {
     Text,
 }
 
+/// The event that a message is.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) bytes: Vec<u8>,
+    pub(super) unchecked: Unchecked,
+}
+
 /// The event that a message is, encoded. `raw` is its JSON text: where an event cannot hold as many properties, they are
 /// kept as that.
 pub(super) fn event_of<'a>(
@@ -107,7 +114,7 @@ pub(super) fn event_of<'a>(
     raw: &'a str,
     keep: Keep,
     around: &Surroundings<'a>,
-) -> Result<Vec<u8>, FieldError> {
+) -> Result<Encoded, FieldError> {
     let kind = match (call, message.get("type")) {
         (Some(call), _) => Some(call),
         (None, None | Some(Value::Null)) => return Err(FieldError::new("/type", REQUIRED)),
@@ -138,19 +145,21 @@ pub(super) fn event_of<'a>(
     }
     keep_type(kind, &mut message);
     let text = Text { raw, kind, batch: around.batch };
-    let (payload, properties) = match keep {
-        Keep::Members => payload(kind, message, &event.user_id, &text),
+    let (payload, kept) = match keep {
+        Keep::Members => payload(kind, message, &event.user_id),
         Keep::MembersAndText => {
             message.insert(TEXT, Value::String(without(raw, "writeKey").into_owned().into()));
-            payload(kind, message, &event.user_id, &text)
+            payload(kind, message, &event.user_id)
         }
-        Keep::Text => (custom(kind.map_or(OTHER, Call::name)), text.properties()),
+        Keep::Text => (custom(kind.map_or(OTHER, Call::name)), None),
     };
-    let mut encoded = Vec::with_capacity(raw.len() + EVENT_BYTES);
+    let unchecked = if kept.is_some() { Unchecked::AllButProperties } else { Unchecked::All };
+    let properties = kept.unwrap_or_else(|| text.properties());
+    let mut bytes = Vec::with_capacity(raw.len() + EVENT_BYTES);
     // Encoding to a vector does not run out of room.
-    let _ = event.encode(&mut encoded);
-    put_payload(&mut encoded, &payload, &properties);
-    Ok(encoded)
+    let _ = event.encode(&mut bytes);
+    put_payload(&mut bytes, &payload, &properties);
+    Ok(Encoded { bytes, unchecked })
 }
 
 /// Leaves the type in the message where its event does not say it.
@@ -165,8 +174,8 @@ fn keep_type(kind: Option<Call>, message: &mut Object<'_>) {
     }
 }
 
-/// The payload, and the members of its properties.
-fn payload(kind: Option<Call>, mut message: Object<'_>, user_id: &str, sent: &Text<'_>) -> (Payload, Vec<u8>) {
+/// The payload, and the members of its properties; none when an event may not have them.
+fn payload(kind: Option<Call>, mut message: Object<'_>, user_id: &str) -> (Payload, Option<Vec<u8>>) {
     let subject_name = kind.map_or("properties", Call::subject);
     let subject = message.remove(subject_name);
     let mut own = match subject {
@@ -203,8 +212,7 @@ fn payload(kind: Option<Call>, mut message: Object<'_>, user_id: &str, sent: &Te
         };
         rest.insert(REST, taken);
     }
-    let kept = properties(&own, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX);
-    (payload, kept.unwrap_or_else(|| sent.properties()))
+    (payload, properties(&own, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX))
 }
 
 /// The name stays in the message where the event cannot say it.
@@ -269,13 +277,19 @@ fn screen(call: Call, message: &mut Object<'_>, own: &Object<'_>) -> Payload {
 
 /// A text, or a number written out. Of one that cannot be an id it is the hash, and the id stays in the message.
 fn take_id(message: &mut Object<'_>, name: &str) -> String {
-    match message.get(name) {
-        Some(Value::String(id)) if id.is_empty() => {
-            message.remove(name);
-            String::new()
+    let mut hash = None;
+    let taken = message.remove_if(name, |value| match value {
+        Value::String(id) if !is_id(id) => {
+            hash = Some(hashed(id));
+            false
         }
-        Some(Value::String(id)) if !is_id(id) => hashed(id),
-        _ => text(message, &[name]),
+        Value::String(_) | Value::Number(_) => true,
+        _ => false,
+    });
+    match taken {
+        Some(Value::String(id)) => id.into_owned(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => hash.unwrap_or_default(),
     }
 }
 

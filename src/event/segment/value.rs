@@ -6,13 +6,13 @@ use serde_json::Number;
 
 use super::json::{Object, Value};
 use crate::event::decimal::EXACT_ABOVE;
-use crate::event::pattern::Pattern;
+use crate::event::limits::TEXT_BYTES_MAX;
+use crate::event::pattern::{Pattern, has_control};
 use crate::event::struct_writer::StructWriter;
 
 /// Takes the first of these that is text, or a number written out.
 pub(super) fn text(object: &mut Object<'_>, names: &[&str]) -> String {
-    let found = names.iter().find(|name| is_text(object.get(name)));
-    match found.and_then(|name| object.remove(name)) {
+    match names.iter().find_map(|name| object.remove_if(name, |value| is_text(Some(value)))) {
         Some(Value::String(text)) => text.into_owned(),
         Some(Value::Number(number)) => number.to_string(),
         _ => String::new(),
@@ -78,8 +78,8 @@ pub(super) fn cents(object: &mut Object<'_>, names: &[&str]) -> i64 {
     0
 }
 
-/// The members of an object as those of `properties`; none when there are more values, or they are nested deeper, than
-/// an event may have.
+/// The members of an object as those of `properties`; none when an event may not have them: every rule of
+/// `rules::Properties` is kept here.
 pub(super) fn properties(
     object: &Object<'_>,
     values_max: usize,
@@ -104,7 +104,7 @@ impl Limits {
     fn object(&mut self, object: &Object<'_>, depth: usize, writer: &mut StructWriter<'_>) -> Option<()> {
         let depth = depth.checked_sub(1)?;
         for (key, value) in object.iter() {
-            if key.len() > self.key_bytes_max || key.chars().any(char::is_control) {
+            if key.len() > self.key_bytes_max || has_control(key.as_bytes()) {
                 return None;
             }
             let member = writer.begin_member(key);
@@ -120,6 +120,7 @@ impl Limits {
             Value::Null => writer.null(),
             Value::Bool(is) => writer.bool(*is),
             Value::Number(number) => put_number(number, writer)?,
+            Value::String(text) if text.len() > TEXT_BYTES_MAX => return None,
             Value::String(text) => writer.text(text),
             Value::Array(elements) => {
                 let depth = depth.checked_sub(1)?;
@@ -157,11 +158,8 @@ mod tests {
     use prost::Message as _;
     use serde_json::json;
 
+    use super::super::json::object;
     use super::*;
-
-    fn object(text: &str) -> Object<'_> {
-        serde_json::from_str(text).unwrap()
-    }
 
     #[test]
     fn money_is_read_in_hundredths_and_kept_where_that_is_not_all() {
