@@ -8,6 +8,7 @@ mod banner;
 mod certificates;
 mod engines;
 mod given_up;
+mod lake;
 mod listeners;
 mod settings;
 mod signals;
@@ -42,6 +43,7 @@ use crate::warehouse::Warehouse;
 use crate::{admin, descriptors, gateway, http, metrics, reaction, sink};
 
 pub use engines::{How, StartFailure, migrate};
+pub use lake::init_lake;
 
 use certificates::Certificates;
 use engines::{Choice, Engines};
@@ -307,6 +309,9 @@ fn start_sink(
             Ok(())
         }
     });
+    if warehouse.has_log() {
+        lake::adopt(supervisor, warehouse);
+    }
     for worker in sink::workers(settings, bus, warehouse, status) {
         supervisor.supervise("sink", move |stop| {
             let worker = worker.clone();

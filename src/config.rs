@@ -123,6 +123,8 @@ settings! {
     batch_worker_count: Count,
     parquet_compression: Codec,
     parquet_row_group_size: Count,
+    delta_enabled: Flag,
+    delta_log_retention: Period,
     database_port: Count,
     database_user: String,
     database_name: String,
@@ -319,6 +321,10 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     }
     if config.warehouse_timeout.0 < std::time::Duration::from_secs(1) {
         refuse("warehouse_timeout", config.warehouse_timeout.show(), "a duration from 1s");
+    }
+    // A process that stands still must not find the log's latest commits cleaned up.
+    if config.delta_log_retention.0 < std::time::Duration::from_secs(3_600) {
+        refuse("delta_log_retention", config.delta_log_retention.show(), "a duration from 1h");
     }
     if config.s3_access_key_id.is_some() != config.s3_secret_access_key.is_some() {
         let missing = if config.s3_access_key_id.is_some() { "s3_secret_access_key" } else { "s3_access_key_id" };

@@ -12,3 +12,15 @@ pub fn end_process_on(variable: &str, payload: &[u8]) {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn end_process_on(_variable: &str, _payload: &[u8]) {}
+
+/// Ends the process at once when `CAUSALITY_FAULT_AT` names this place.
+#[cfg(debug_assertions)]
+pub fn end_process_at(place: &str) {
+    if std::env::var("CAUSALITY_FAULT_AT").is_ok_and(|fault| fault == place) {
+        std::process::abort();
+    }
+}
+
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn end_process_at(_place: &str) {}

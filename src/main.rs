@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cli::run::execute(args),
         Command::Config(args) => cli::config::execute(&args),
         Command::Migrate(args) => cli::migrate::execute(&args),
+        Command::Lake(args) => cli::lake::execute(&args),
         Command::Openapi(args) => cli::openapi::execute(&args),
         Command::Client(command) => command.execute(),
     };

@@ -271,6 +271,29 @@ pub fn sink_store_failures(kind: &'static str) {
     counter!("causality_sink_store_failures_total", "kind" => kind).increment(1);
 }
 
+/// Records one commit of the Delta log: its version, its files, and the time that it took with what others committed first.
+pub fn delta_committed(version: i64, files: usize, elapsed: Duration) {
+    counter!("causality_delta_commits_total").increment(1);
+    counter!("causality_delta_files_total").increment(files as u64);
+    histogram!("causality_delta_commit_seconds").record(elapsed.as_secs_f64());
+    delta_version(version);
+}
+
+/// The version that the Delta log has, as far as this process read it.
+pub fn delta_version(version: i64) {
+    gauge!("causality_delta_version").set(version as f64);
+}
+
+/// Counts attempts to commit that found the version taken.
+pub fn delta_conflict() {
+    counter!("causality_delta_conflicts_total").increment(1);
+}
+
+/// Counts checkpoints of the Delta log, written or not.
+pub fn delta_checkpoint(written: bool) {
+    counter!("causality_delta_checkpoints_total", "written" => if written { "true" } else { "false" }).increment(1);
+}
+
 /// Counts messages that went to the dead letters, by why: `refused`, `failed` or `fatal`.
 pub fn bus_dead_lettered(consumer: &str, reason: &'static str, count: u64) {
     counter!("causality_bus_dead_lettered_total", "consumer" => consumer.to_owned(), "reason" => reason)
@@ -485,6 +508,12 @@ const HELP: &[(Kind, &str, &str)] = {
         (Counter, "causality_sink_file_bytes_total", "Bytes of the Parquet files stored."),
         (Histogram, "causality_sink_store_seconds", "Time to store one Parquet file."),
         (Counter, "causality_sink_store_failures_total", "Attempts to store a file that failed, by kind of failure."),
+        (Counter, "causality_delta_commits_total", "Commits of the Delta log by this process."),
+        (Counter, "causality_delta_files_total", "Files that they added or removed."),
+        (Counter, "causality_delta_conflicts_total", "Attempts to commit that found the version taken by another."),
+        (Counter, "causality_delta_checkpoints_total", "Checkpoints of the Delta log, written or not."),
+        (Histogram, "causality_delta_commit_seconds", "Time of one commit of the Delta log."),
+        (Gauge, "causality_delta_version", "The latest version of the Delta log that this process knows."),
         (
             Counter,
             "causality_bus_dead_lettered_total",

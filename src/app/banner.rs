@@ -81,7 +81,7 @@ Send an event:
             "
 Find it, at most {flush} later:
 
-  duckdb -c \"SELECT * FROM read_parquet('{warehouse}/**/*.parquet', hive_partitioning = true)\"
+  duckdb -c \"SELECT * FROM read_parquet('{warehouse}/**/events_*.parquet', hive_partitioning = true)\"
 "
         ));
     }

@@ -16,7 +16,7 @@ use crate::config::{Config, Loaded};
 use crate::http::Readiness;
 use crate::role::{Role, RoleSet};
 use crate::store::{Store, StoreErrorKind};
-use crate::warehouse::{Warehouse, WarehouseErrorKind};
+use crate::warehouse::{DeltaSettings, Warehouse, WarehouseErrorKind};
 
 /// How long a backend that cannot be reached is waited for at the start.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -37,12 +37,10 @@ impl Choice {
     /// Refuses what cannot be, in one sentence.
     pub(super) fn of(loaded: &Loaded, roles: &RoleSet) -> Self {
         let config = &loaded.config;
-        let local_url = config.warehouse_directory().is_some();
         Self {
             nats: config.nats_url.is_some() || !roles.is_all(),
             postgres: config.database_url.is_some() || config.database_host.is_some() || !roles.is_all(),
-            objects: !local_url
-                && (config.warehouse_url.is_some() || config.s3_bucket.is_some() || config.s3_endpoint.is_some()),
+            objects: in_objects(config),
             reaction: roles.has(Role::Reaction),
             keys: roles.has(Role::Gateway) && config.asks_for_keys(),
             needs_warehouse: roles.has(Role::Sink),
@@ -84,6 +82,12 @@ impl Choice {
     pub(super) fn needs_directory(&self) -> bool {
         !self.nats || (self.needs_store() && !self.postgres) || (self.needs_warehouse && !self.objects)
     }
+}
+
+/// Whether the warehouse is in an object store.
+pub(super) fn in_objects(config: &Config) -> bool {
+    config.warehouse_directory().is_none()
+        && (config.warehouse_url.is_some() || config.s3_bucket.is_some() || config.s3_endpoint.is_some())
 }
 
 /// The engines that the roles of this process need.
@@ -150,19 +154,7 @@ impl Engines {
             false => None,
             true => Some(
                 open(("warehouse", setting), readiness, || async {
-                    let directory = || config.warehouse_directory().unwrap_or_else(|| data_dir.join("warehouse"));
-                    let opened = match choice.objects {
-                        true => Warehouse::open_objects(settings::objects(config)).await,
-                        false => Warehouse::open_local(directory()),
-                    };
-                    opened.map_err(|error| {
-                        let how = match error.kind {
-                            WarehouseErrorKind::Refused => How::Refused,
-                            WarehouseErrorKind::Unavailable if choice.objects => How::Unreachable,
-                            _ => How::Failed,
-                        };
-                        StartFailure::new(how, place(choice.objects, "warehouse", "the object store", data_dir), &error)
-                    })
+                    open_warehouse(config, data_dir, choice.objects, settings::delta(config)).await
                 })
                 .await?,
             ),
@@ -176,6 +168,32 @@ impl Engines {
             store.close().await;
         }
     }
+}
+
+/// With the log that the settings want.
+pub(super) async fn open_warehouse(
+    config: &Config,
+    data_dir: &Path,
+    objects: bool,
+    delta: Option<DeltaSettings>,
+) -> Result<Warehouse, StartFailure> {
+    let directory = || config.warehouse_directory().unwrap_or_else(|| data_dir.join("warehouse"));
+    let opened = match objects {
+        true => Warehouse::open_objects(settings::objects(config)).await,
+        false => Warehouse::open_local(directory()),
+    };
+    let opened = match (opened, delta) {
+        (Ok(warehouse), Some(delta)) => warehouse.keep_log(delta).await,
+        (opened, _) => opened,
+    };
+    opened.map_err(|error| {
+        let how = match error.kind {
+            WarehouseErrorKind::Refused => How::Refused,
+            WarehouseErrorKind::Unavailable if objects => How::Unreachable,
+            _ => How::Failed,
+        };
+        StartFailure::new(how, place(objects, "warehouse", "the object store", data_dir), &error)
+    })
 }
 
 fn place(remote: bool, port: &str, server: &str, data_dir: &Path) -> String {

@@ -12,7 +12,7 @@ use crate::config::{self, Codec, Config, Publishing, Storage};
 use crate::quarantine::ReadSettings;
 use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, TlsFiles, claim_lease};
 use crate::store::{OwedBounds, PostgresSettings, SqliteSettings, SslMode};
-use crate::warehouse::{Compression, ObjectSettings};
+use crate::warehouse::{Compression, DeltaSettings, ObjectSettings};
 use crate::{gateway, http, sink};
 
 /// Recent events kept in memory for consumers near the head.
@@ -128,6 +128,11 @@ pub(super) fn objects(config: &Config) -> ObjectSettings {
         prefix: config.s3_prefix.clone(),
         silence_max: config.warehouse_timeout.0,
     }
+}
+
+/// None when no log is kept.
+pub(super) fn delta(config: &Config) -> Option<DeltaSettings> {
+    config.delta_enabled.0.then_some(DeltaSettings { retention: config.delta_log_retention.0 })
 }
 
 pub(super) fn bus(config: &Config, data_dir: &Path) -> EmbeddedSettings {

@@ -60,6 +60,7 @@ impl Watched {
             self.ask("warehouse", &stop, || async {
                 if let Some(warehouse) = &self.warehouse {
                     self.readiness.set_warning("unreadable files", warehouse.damage());
+                    self.readiness.set_warning("delta log", warehouse.log_trouble());
                 }
                 sink.trouble().map_or(Ok(()), Err)
             })

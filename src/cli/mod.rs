@@ -1,11 +1,12 @@
 //! The command line: what a person types, and the commands that are clients of a running process.
 //!
-//! Invariant: everything here but `run`, `config` and `openapi` talks to the product over HTTP, as any other
+//! Invariant: everything here but `run`, `config`, `lake` and `openapi` talks to the product over HTTP, as any other
 //! client would, so a command works the same against this machine and another one. Must not know
 //! the store, the bus or a role.
 
 pub mod apply;
 pub mod config;
+pub mod lake;
 pub mod migrate;
 pub mod openapi;
 pub mod run;
@@ -58,6 +59,7 @@ pub enum Command {
     Run(run::Args),
     Config(config::Args),
     Migrate(migrate::Args),
+    Lake(lake::Args),
     Openapi(openapi::Args),
     #[command(flatten)]
     Client(Box<ClientCommand>),
@@ -147,6 +149,8 @@ mod tests {
             "causality config --config c.toml",
             "causality migrate --config c.toml",
             "causality openapi",
+            "causality lake init",
+            "causality lake init --config c.toml --data-dir /tmp/d",
             "causality openapi gateway",
             "causality openapi admin",
             "causality apply -f a.yaml -f dir -f -",

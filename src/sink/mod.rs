@@ -1,7 +1,7 @@
 //! From the bus into the warehouse: pull, batch, encode, store, acknowledge.
 //!
-//! Invariants: a message is acknowledged only after the file with its row is durable; a
-//! message that may have been stored before is looked up before it is written again; what
+//! Invariants: a message is acknowledged only after the file with its row is durable and, where the warehouse keeps a
+//! log, committed to it; a message that may have been stored before is looked up before it is written again; what
 //! is open and what is being written stays under the memory limit, whatever the warehouse
 //! does. Knows nothing of HTTP, rules or the store.
 //!
@@ -18,6 +18,7 @@ mod batches;
 mod cold;
 mod error;
 mod fetch;
+mod flush;
 mod kept;
 mod late_files;
 mod lease;
@@ -436,11 +437,12 @@ impl Sink {
         if !taken.unreadable.is_empty() {
             self.bury(taken.unreadable);
         }
-        for closed in taken.closed {
+        let parts = flush::flush(taken.closed.len());
+        for (closed, part) in taken.closed.into_iter().zip(parts) {
             self.writing_files += 1;
             self.writing_bytes += closed.file.len() + UPLOAD_BYTES;
             let (warehouse, acker) = (self.warehouse.clone(), self.acker.clone());
-            let upload = upload::upload(closed, warehouse, acker, self.writers.clone(), self.status.clone());
+            let upload = upload::upload(closed, part, warehouse, acker, self.writers.clone(), self.status.clone());
             self.uploads.push(Box::pin(upload));
         }
         Ok(())

@@ -1,6 +1,6 @@
-//! One closed file on its way: stored, then acknowledged.
+//! One closed file on its way: stored, then committed to the warehouse's log where one is kept, then acknowledged.
 //!
-//! Invariant: nothing is acknowledged before its file is durable; no file is made visible once
+//! Invariant: nothing is acknowledged before its file is durable and committed; no file is made visible once
 //! the leases of its messages may have lapsed, and one that became visible later all the same
 //! (the process stood still) is compared with what others stored meanwhile.
 
@@ -14,11 +14,13 @@ use tracing::{debug, error, warn};
 
 use crate::backoff::{Backoff, random_unit};
 use crate::bus::{Acker, BusErrorKind, Fate};
+use crate::faults;
 use crate::metrics;
 use crate::steps;
 use crate::warehouse::{LateFile, Warehouse, WarehouseError, WarehouseErrorKind};
 
 use super::batches::Closed;
+use super::flush::Part;
 use super::late_files;
 use super::lease::{DOUBT_PAUSE, Lapsed};
 use super::status::WorkerStatus;
@@ -43,6 +45,7 @@ pub(super) struct Uploaded {
 /// error is one that another attempt would only hide.
 pub(super) async fn upload(
     closed: Closed,
+    part: Part,
     warehouse: Warehouse,
     acker: Acker,
     writers: Arc<Semaphore>,
@@ -57,11 +60,21 @@ pub(super) async fn upload(
         Err(Lapsed) if begun.load(Ordering::Acquire) => Ok(storing.await),
         kept => kept,
     };
-    if begun.load(Ordering::Acquire) && !closed.lease.holds(steps::now()) {
+    let late = begun.load(Ordering::Acquire) && !closed.lease.holds(steps::now());
+    let part = (!late).then_some(part);
+    if late {
         settle_late_file(&closed, &warehouse, &name).await;
     }
+    let kept = match (kept, part) {
+        // Of a late file, settling has seen to the log.
+        (Ok(Ok(true)), Some(part)) if warehouse.has_log() => {
+            commit(&closed, part, &warehouse, &name, &acker, &status).await
+        }
+        (kept, _) => kept,
+    };
     let result = match kept {
         Ok(Ok(true)) => {
+            faults::end_process_at("committed");
             // Another stream has given the sequences to other messages.
             if closed.lease.fate(steps::now()) != Fate::Gone {
                 acknowledge(&closed, &acker).await;
@@ -82,6 +95,45 @@ pub(super) async fn upload(
         }
     };
     Uploaded { file_bytes, result }
+}
+
+/// Commits the stored file together with the others of its flush, however long the warehouse refuses. Leases may lapse
+/// meanwhile: whoever gets the messages then finds them in the file, and commits it.
+async fn commit(
+    closed: &Closed,
+    part: Part,
+    warehouse: &Warehouse,
+    name: &str,
+    acker: &Acker,
+    status: &WorkerStatus,
+) -> Result<Result<bool, WarehouseError>, Lapsed> {
+    faults::end_process_at("stored");
+    let file = (closed.partition.clone(), name.to_owned(), closed.file.clone());
+    let mut committing = pin!(async {
+        let committing = part.commit(warehouse, file).await;
+        let mut attempt = 0;
+        while let Err(error) = committing.attempt().await {
+            attempt += 1;
+            metrics::sink_store_failures(error.kind.name());
+            if matches!(error.kind, WarehouseErrorKind::Fsync | WarehouseErrorKind::Encode) {
+                error!(%error, "file could not be committed");
+                return Err(error);
+            }
+            if attempt == 1 {
+                warn!(%error, rows = closed.receipts.len(), name, "file could not be committed, trying again");
+            }
+            status.update(|figures| figures.trouble = Some(error.to_string()));
+            tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
+        }
+        if attempt > 0 {
+            status.recovered();
+        }
+        Ok(true)
+    });
+    match closed.lease.keep(acker, &closed.receipts, &mut committing).await {
+        Err(Lapsed) => Ok(committing.await),
+        kept => kept,
+    }
 }
 
 /// False when the leases lapsed first. While it is in doubt whether the messages come again nothing is stored.

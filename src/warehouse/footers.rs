@@ -65,6 +65,14 @@ impl PartitionFooters {
         self
     }
 
+    pub(super) fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    pub(super) fn name(&self, place: usize) -> Option<&str> {
+        self.files.get(place).map(|file| file.file.name.as_str())
+    }
+
     /// One file, if it is there.
     pub(super) fn listed(&self, name: &str) -> Option<&Listed> {
         self.files.iter().map(|file| &file.file).find(|file| file.name == name)
@@ -210,21 +218,33 @@ impl FooterCache {
         }
     }
 
-    /// Which of the messages are in a file: its ranges hold the sequence, and its rows the id.
+    /// Which of the messages are in a file.
     pub(super) fn holds(
         &self,
         objects: &Objects,
         footers: &PartitionFooters,
         messages: &[Suspect],
     ) -> Result<Vec<bool>, WarehouseError> {
+        Ok(self.holders(objects, footers, messages)?.iter().map(Option::is_some).collect())
+    }
+
+    /// In which file each of the messages is, by its place in `footers`: the file's ranges hold the sequence, and its
+    /// rows the id.
+    pub(super) fn holders(
+        &self,
+        objects: &Objects,
+        footers: &PartitionFooters,
+        messages: &[Suspect],
+    ) -> Result<Vec<Option<usize>>, WarehouseError> {
         let hashes: Vec<u128> = messages.iter().map(|message| self.id_hash(&message.id)).collect();
-        let mut held = vec![false; messages.len()];
-        let within = |file: &Footer, held: &[bool]| -> Vec<usize> {
+        let mut held = vec![None; messages.len()];
+        let within = |file: &Footer, held: &[Option<usize>]| -> Vec<usize> {
             let messages = messages.iter().enumerate().zip(held);
-            let within = messages.filter(|((_, message), held)| !**held && file.ranges.contains(message.sequence));
+            let within =
+                messages.filter(|((_, message), held)| held.is_none() && file.ranges.contains(message.sequence));
             within.map(|((place, _), _)| place).collect()
         };
-        for files in footers.files.chunks(IDS_TOGETHER) {
+        for (first, files) in (0..).step_by(IDS_TOGETHER).zip(footers.files.chunks(IDS_TOGETHER)) {
             let wanted: Vec<&Listed> =
                 files.iter().filter(|file| !within(file, &held).is_empty()).map(|file| &file.file).collect();
             if wanted.is_empty() {
@@ -232,9 +252,10 @@ impl FooterCache {
             }
             let directory = &footers.directory;
             let sets = self.one_reader(directory, || self.id_sets(objects, directory, wanted))?;
-            for (file, set) in files.iter().filter_map(|file| Some((file, sets.get(&file.file.name)?))) {
+            for (at, file) in files.iter().enumerate() {
+                let Some(set) = sets.get(&file.file.name) else { continue };
                 for place in within(file, &held) {
-                    held[place] = set.ids.contains(&hashes[place]);
+                    held[place] = set.ids.contains(&hashes[place]).then_some(first + at);
                 }
             }
         }

@@ -31,6 +31,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
 
 use super::damaged::Damaged;
+use super::delta::Delta;
 use super::error::WarehouseErrorKind;
 use super::footers::{FooterCache, PartitionFooters};
 use super::layout::Partition;
@@ -114,13 +115,14 @@ pub(super) fn abandoned(
     damaged: &Damaged,
     seen: &SeenMarks,
     patience: Duration,
+    gone: &dyn Fn(&Partition, &str) -> Result<(), WarehouseError>,
 ) -> Result<Vec<LateFile>, WarehouseError> {
     let mut marks = objects.list(MARKS)?;
     marks.retain(|mark| marked_by(&mark.name).is_some());
     damaged.keep(MARKS, &marks);
     let mut abandoned = Vec::new();
     for mark in seen.older_than(patience, marks) {
-        match abandoned_by(objects, &mark) {
+        match abandoned_by(objects, &mark, gone) {
             Ok(late) => abandoned.extend(late),
             // Neither does it say where its file is, nor does it hold the others up.
             Err(error) if error.kind == WarehouseErrorKind::Corrupt => damaged.note(MARKS, &mark, &error),
@@ -130,8 +132,12 @@ pub(super) fn abandoned(
     Ok(abandoned)
 }
 
-/// The file that a mark is for; none when it is not there, and then the mark goes too.
-fn abandoned_by(objects: &Objects, marked: &Listed) -> Result<Option<LateFile>, WarehouseError> {
+/// The file that a mark is for; none when it is not there, and then the mark goes too, after `gone` knows.
+fn abandoned_by(
+    objects: &Objects,
+    marked: &Listed,
+    gone: &dyn Fn(&Partition, &str) -> Result<(), WarehouseError>,
+) -> Result<Option<LateFile>, WarehouseError> {
     let Some(name) = marked_by(&marked.name) else { return Ok(None) };
     let text = read_whole(objects, MARKS, marked)?;
     let mark: Mark = serde_json::from_slice(&text)
@@ -142,6 +148,7 @@ fn abandoned_by(objects: &Objects, marked: &Listed) -> Result<Option<LateFile>, 
     }
     let Some(file) = objects.list(&partition.path())?.into_iter().find(|file| file.name == name) else {
         // Never stored, or removed and the mark not yet.
+        gone(&partition, name)?;
         objects.remove(MARKS, &marked.name)?;
         return Ok(None);
     };
@@ -160,6 +167,7 @@ fn read_whole(objects: &Objects, directory: &str, file: &Listed) -> Result<Bytes
 pub(super) fn settle(
     objects: &Objects,
     footers: &FooterCache,
+    log: Option<&Delta>,
     late: &LateFile,
     patient: bool,
 ) -> Result<Settled, WarehouseError> {
@@ -173,7 +181,7 @@ pub(super) fn settle(
         None => Settled::Alone,
         Some(file) => {
             let decided = judge(objects, footers, late, &all, &marked)
-                .and_then(|verdict| carry_out(objects, late, &verdict, patient));
+                .and_then(|verdict| carry_out(objects, log, late, &verdict, patient));
             match decided {
                 Ok(Settled::MustWait { rows }) => return Ok(Settled::MustWait { rows }),
                 // Others that are damaged count as holding nothing: it is the late file itself.
@@ -185,6 +193,11 @@ pub(super) fn settle(
             }
         }
     };
+    if let Some(log) = log {
+        // An earlier attempt may have replaced it.
+        let replaced = !matches!(settled, Settled::Removed { .. } | Settled::Unreadable);
+        log.settle(objects, &footers.damaged, &late.partition, &late.name, replaced)?;
+    }
     objects.remove(MARKS, &mark_of(&late.name))?;
     Ok(settled)
 }
@@ -210,7 +223,13 @@ fn judge(
     })
 }
 
-fn carry_out(objects: &Objects, late: &LateFile, verdict: &Verdict, patient: bool) -> Result<Settled, WarehouseError> {
+fn carry_out(
+    objects: &Objects,
+    log: Option<&Delta>,
+    late: &LateFile,
+    verdict: &Verdict,
+    patient: bool,
+) -> Result<Settled, WarehouseError> {
     let (directory, Verdict { kept, given_up, contested }) = (late.partition.path(), verdict);
     let (given_up, contested) = (*given_up, *contested);
     if contested > 0 && patient {
@@ -220,6 +239,8 @@ fn carry_out(objects: &Objects, late: &LateFile, verdict: &Verdict, patient: boo
         return Ok(Settled::Alone);
     }
     if given_up == kept.len() {
+        // Readers of the log are not to look for it.
+        log.map_or(Ok(()), |log| log.forget(objects, &late.partition, &late.name))?;
         objects.remove(&directory, &late.name)?;
         return Ok(Settled::Removed { rows: given_up });
     }

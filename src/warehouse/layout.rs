@@ -5,6 +5,7 @@
 //! always meets the files that may hold it already.
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -41,16 +42,27 @@ pub fn is_path_safe(app_id: &str) -> bool {
 impl Partition {
     /// The directory below the warehouse's root: `app_id=a/year=2026/month=01/day=31/hour=23`.
     pub fn path(&self) -> String {
+        let (year, month, day, hour) = self.date();
+        format!("app_id={}/year={year:04}/month={month:02}/day={day:02}/hour={hour:02}", self.app_id)
+    }
+
+    /// Year, month, day and hour.
+    pub(super) fn date(&self) -> (i16, i16, i16, i16) {
         let second = self.hour.saturating_mul(HOUR_MS / 1_000);
         let time = Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::UTC);
-        format!(
-            "app_id={}/year={:04}/month={:02}/day={:02}/hour={:02}",
-            self.app_id,
-            time.year(),
-            time.month(),
-            time.day(),
-            time.hour()
-        )
+        (time.year(), time.month().into(), time.day().into(), time.hour().into())
+    }
+
+    /// The partition of a directory below the warehouse's root; none when it is no partition of ours.
+    pub(super) fn parse(directory: &str) -> Option<Self> {
+        let mut parts = directory.split('/');
+        let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
+        let app_id = part("app_id").filter(|app_id| is_path_safe(app_id))?.to_owned();
+        let date = (part("year")?.parse().ok()?, part("month")?.parse().ok()?, part("day")?.parse().ok()?);
+        let time = DateTime::new(date.0, date.1, date.2, part("hour")?.parse().ok()?, 0, 0, 0).ok()?;
+        let hour = time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second().div_euclid(HOUR_MS / 1_000);
+        let partition = Self { app_id, hour };
+        (partition.path() == directory).then_some(partition)
     }
 }
 
@@ -77,6 +89,25 @@ mod tests {
         for timestamp in [0, -1, i64::MIN, i64::MAX, TIMESTAMP_MIN_MS - 1, NOW + AHEAD_MAX_MS + 1, 253_402_300_799_000]
         {
             assert_eq!(path(timestamp), path(NOW), "{timestamp}");
+        }
+    }
+
+    #[test]
+    fn a_partition_is_known_by_its_directory() {
+        for hour in [0, 262_968, 490_886, 500_000] {
+            let partition = Partition { app_id: "1e5".into(), hour };
+            assert_eq!(Partition::parse(&partition.path()), Some(partition));
+        }
+        for other in [
+            "",
+            "_late",
+            "app_id=shop",
+            "app_id=shop/year=2026/month=1/day=01/hour=00",
+            "app_id=shop/year=2026/month=02/day=30/hour=00",
+            "app_id=shop/year=2026/month=02/day=03/hour=00/more",
+            "x/app_id=shop/year=2026/month=02/day=03/hour=00",
+        ] {
+            assert_eq!(Partition::parse(other), None, "{other}");
         }
     }
 

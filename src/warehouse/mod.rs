@@ -29,6 +29,8 @@ mod scan;
 mod keep;
 mod late;
 
+mod delta;
+
 mod error;
 
 #[cfg(test)]
@@ -40,14 +42,16 @@ mod tests_damage;
 #[cfg(test)]
 mod tests_late;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 pub use compression::Compression;
+pub use delta::{Adopted, DeltaSettings};
 pub use encode::{EncodeSettings, Encoder, OpenFile};
 pub use error::{WarehouseError, WarehouseErrorKind};
 pub use footers::PartitionFooters;
@@ -57,6 +61,7 @@ pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
 pub use scan::{scan_ids, scan_keys};
 
+use delta::{Delta, Entry};
 use footers::FooterCache;
 use late::SeenMarks;
 use objects::Objects;
@@ -69,6 +74,15 @@ struct Shared {
     objects: Objects,
     footers: FooterCache,
     marks: SeenMarks,
+    /// None where the files are all that there is.
+    delta: OnceLock<Delta>,
+}
+
+/// Files that are to be committed to the log together. Cheap to clone; whoever has it may bring it about.
+#[derive(Clone)]
+pub struct Commit {
+    warehouse: Warehouse,
+    entry: Arc<Entry>,
 }
 
 /// Where an object store is and how it is reached.
@@ -127,7 +141,52 @@ impl Warehouse {
     }
 
     fn of(objects: Objects) -> Self {
-        Self(Arc::new(Shared { objects, footers: FooterCache::default(), marks: SeenMarks::default() }))
+        let (footers, marks, delta) = (FooterCache::default(), SeenMarks::default(), OnceLock::new());
+        Self(Arc::new(Shared { objects, footers, marks, delta }))
+    }
+
+    /// Keeps a Delta log of the files from now on; begins it when there is none. To be called before anything is stored.
+    pub async fn keep_log(self, settings: DeltaSettings) -> Result<Self, WarehouseError> {
+        let keep = move |shared: &Shared| {
+            let delta = Delta::open(&shared.objects, settings)?;
+            // Whoever asks a second time has the first one's.
+            let _ = shared.delta.set(delta);
+            Ok(())
+        };
+        self.blocking(keep).await?;
+        Ok(self)
+    }
+
+    pub fn has_log(&self) -> bool {
+        self.0.delta.get().is_some()
+    }
+
+    /// Lets stored files wait for the next commit to the log; none where no log is kept.
+    pub async fn begin_commit(&self, files: Vec<(Partition, String, Bytes)>) -> Result<Option<Commit>, WarehouseError> {
+        if !self.has_log() {
+            return Ok(None);
+        }
+        let entry = self.blocking(|shared| shared.delta.get().map(|delta| delta.enqueue(files)).transpose()).await?;
+        Ok(entry.map(|entry| Commit { warehouse: self.clone(), entry }))
+    }
+
+    /// Adds the files from before the log to the table, as long as `go_on` says so. None where no log is kept, or when it
+    /// has them and `again` is not set.
+    pub async fn adopt_files(
+        &self,
+        again: bool,
+        go_on: impl Fn() -> bool + Send + 'static,
+        tell: impl Fn(Adopted) + Send + 'static,
+    ) -> Result<Option<Adopted>, WarehouseError> {
+        let adopt = move |shared: &Shared| match shared.delta.get() {
+            Some(delta) if again || !delta.has_adopted() => {
+                let adopted = delta.adopt(&shared.objects, &shared.footers.damaged, go_on, tell);
+                delta.checkpoint(&shared.objects);
+                adopted.map(Some)
+            }
+            _ => Ok(None),
+        };
+        self.blocking(adopt).await
     }
 
     /// A name that no other file has.
@@ -155,13 +214,30 @@ impl Warehouse {
         self.blocking(move |shared| shared.footers.list(&shared.objects, &partition)).await
     }
 
-    /// Which of the suspects' ids are in the files that their sequences point to.
+    /// Which of the suspects' ids are in the files that their sequences point to. Where a log is kept these files are in
+    /// it afterwards: whoever stored them may have been killed before.
     pub async fn confirm(
         &self,
         footers: PartitionFooters,
         suspects: Vec<Suspect>,
     ) -> Result<Vec<bool>, WarehouseError> {
-        self.blocking(move |shared| shared.footers.holds(&shared.objects, &footers, &suspects)).await
+        let confirm = move |shared: &Shared| {
+            let holders = shared.footers.holders(&shared.objects, &footers, &suspects)?;
+            if let Some(delta) = shared.delta.get()
+                && let Some(partition) = Partition::parse(footers.directory())
+            {
+                let places: BTreeSet<usize> = holders.iter().copied().flatten().collect();
+                let names: Vec<&str> = places.into_iter().filter_map(|place| footers.name(place)).collect();
+                delta.ensure(&shared.objects, &shared.footers.damaged, &partition, &names)?;
+            }
+            Ok(holders.iter().map(Option::is_some).collect())
+        };
+        self.blocking(confirm).await
+    }
+
+    /// What people are to be told of the log; none when all is well.
+    pub fn log_trouble(&self) -> Option<String> {
+        self.0.delta.get().and_then(Delta::trouble)
     }
 
     /// What people are to be told of stored files that nobody can read; none when there are none.
@@ -178,8 +254,15 @@ impl Warehouse {
     /// The late files that have been waiting for their process to settle them for longer than `patience`, since this
     /// process first saw them.
     pub async fn abandoned_late_files(&self, patience: Duration) -> Result<Vec<LateFile>, WarehouseError> {
-        self.blocking(move |shared| late::abandoned(&shared.objects, &shared.footers.damaged, &shared.marks, patience))
-            .await
+        let log = |shared: &Shared, late: &Partition, name: &str| match shared.delta.get() {
+            Some(delta) => delta.settle(&shared.objects, &shared.footers.damaged, late, name, false),
+            None => Ok(()),
+        };
+        self.blocking(move |shared| {
+            let gone = |partition: &Partition, name: &str| log(shared, partition, name);
+            late::abandoned(&shared.objects, &shared.footers.damaged, &shared.marks, patience, &gone)
+        })
+        .await
     }
 
     /// Gives up those rows of a file that was perhaps stored late which others hold too: somebody else had its
@@ -187,7 +270,8 @@ impl Warehouse {
     /// are in both stay.
     pub async fn settle_late_file(&self, late: &LateFile, patient: bool) -> Result<Settled, WarehouseError> {
         let late = late.clone();
-        self.blocking(move |shared| late::settle(&shared.objects, &shared.footers, &late, patient)).await
+        self.blocking(move |shared| late::settle(&shared.objects, &shared.footers, shared.delta.get(), &late, patient))
+            .await
     }
 
     /// Removes what a crash left half written before this process started, as long as `go_on` says so.
@@ -204,6 +288,34 @@ impl Warehouse {
         done.unwrap_or_else(|error| {
             Err(WarehouseError::caused(WarehouseErrorKind::Unavailable, "wait for disk", error))
         })
+    }
+}
+
+impl Commit {
+    /// Commits the files, if nobody did. May be called again when it fails.
+    pub async fn bring_about(&self) -> Result<(), WarehouseError> {
+        let Self { warehouse, entry } = self;
+        let Some(delta) = warehouse.0.delta.get() else { return Ok(()) };
+        let _turn = delta.turn.lock().await;
+        if entry.is_committed() {
+            return Ok(());
+        }
+        let entry = entry.clone();
+        let committed = warehouse.blocking(move |shared| match shared.delta.get() {
+            Some(delta) => delta.commit(&shared.objects, &entry),
+            None => Ok(()),
+        });
+        committed.await?;
+        if delta.is_checkpoint_due() {
+            let shared = warehouse.0.clone();
+            // Nobody waits for it.
+            tokio::task::spawn_blocking(move || {
+                if let Some(delta) = shared.delta.get() {
+                    delta.checkpoint(&shared.objects);
+                }
+            });
+        }
+        Ok(())
     }
 }
 

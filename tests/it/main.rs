@@ -12,6 +12,7 @@ mod cluster;
 mod command_line;
 mod constraints;
 mod crowds;
+mod delta;
 mod draining;
 mod encrypted;
 mod faults;

@@ -18,9 +18,9 @@ is_emulator sdk_version payload_json received_at_ms idempotency_key stream_seque
 
 def read(directory, columns):
     # DuckDB takes a pattern without a file for an error.
-    if not any(pathlib.Path(directory).rglob("*.parquet")):
+    if not any(pathlib.Path(directory).rglob("events_*.parquet")):
         return []
-    source = f"read_parquet('{directory}/**/*.parquet', hive_partitioning = true, hive_types_autocast = false, filename = true)"
+    source = f"read_parquet('{directory}/**/events_*.parquet', hive_partitioning = true, hive_types_autocast = false, filename = true)"
     rows = duckdb.sql(f"SELECT {', '.join(columns)} FROM {source}").fetchall()
     return [dict(zip(columns, row)) for row in rows]
 

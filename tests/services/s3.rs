@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub(crate) struct S3Server {
 
 #[derive(Default)]
 struct Shared {
+    /// Has a directory for each bucket.
+    root: PathBuf,
     /// Of PUT, POST and DELETE.
     writes: Faults,
     /// Of GET and HEAD.
@@ -65,6 +67,10 @@ struct Shared {
     heads: Mutex<VecDeque<Head>>,
     /// What whoever deletes is told; then nothing is.
     deletes_refused: Mutex<Option<u16>>,
+    /// Whether it is an older server, that puts an object although the request says only if there is none.
+    ignores_conditions: AtomicBool,
+    /// Held while a conditional put is carried out: the server below looks first and then puts.
+    conditional: tokio::sync::Mutex<()>,
     /// What everybody is told, with the code of an S3 error.
     refused: Mutex<Option<(u16, &'static str)>>,
 }
@@ -137,7 +143,8 @@ impl S3Server {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(BUCKET)).unwrap();
         let port = super::free_port();
-        let mut server = Self { port, dir, domain, shared: Arc::default(), stop: None, thread: None };
+        let shared = Arc::new(Shared { root: dir.path().to_owned(), ..Shared::default() });
+        let mut server = Self { port, dir, domain, shared, stop: None, thread: None };
         server.restart();
         server
     }
@@ -179,6 +186,11 @@ impl S3Server {
     /// that names the object as one that may not be deleted.
     pub(crate) fn refuse_deletes(&self, status: u16) {
         *self.shared.deletes_refused.lock().unwrap() = Some(status);
+    }
+
+    /// Knows nothing of `If-None-Match`.
+    pub(crate) fn ignore_conditions(&self) {
+        self.shared.ignores_conditions.store(true, Ordering::Relaxed);
     }
 
     /// Answers everything with this.
@@ -285,13 +297,13 @@ async fn answer(service: S3Service, shared: Arc<Shared>, request: Request<Incomi
         _ => shared.reads.meet(),
     };
     match fault {
-        None => perform(service, request).await,
+        None => perform(service, &shared, request).await,
         Some(Fault::FailAfterStoring) => {
-            perform(service, request).await?;
+            perform(service, &shared, request).await?;
             Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"))
         }
         Some(Fault::HangAfterStoring) => {
-            perform(service, request).await?;
+            perform(service, &shared, request).await?;
             tokio::time::sleep(Duration::from_secs(600)).await;
             Err("hung".into())
         }
@@ -300,17 +312,23 @@ async fn answer(service: S3Service, shared: Arc<Shared>, request: Request<Incomi
             read_half(request.into_body()).await?;
             Err("closed".into())
         }
-        Some(Fault::CloseInAnswer) => half_of(perform(service, request).await?).await,
+        Some(Fault::CloseInAnswer) => half_of(perform(service, &shared, request).await?).await,
         Some(Fault::SlowDown) => Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
         Some(Fault::Slow) => {
-            let answer = perform(service, request).await;
+            let answer = perform(service, &shared, request).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
             answer
         }
     }
 }
 
-async fn perform(service: S3Service, request: Request<Incoming>) -> Result<Answer, BoxError> {
+async fn perform(service: S3Service, shared: &Shared, request: Request<Incoming>) -> Result<Answer, BoxError> {
+    let is_conditional = request.headers().contains_key("if-none-match");
+    let _conditional = if is_conditional { Some(shared.conditional.lock().await) } else { None };
+    if is_conditional && shared.ignores_conditions.load(Ordering::Relaxed) {
+        // The header is part of what is signed: what it asks for is made so.
+        let _ = std::fs::remove_file(shared.root.join(request.uri().path().trim_start_matches('/')));
+    }
     let answer = service.call(request.map(s3s::Body::from)).await.map_err(|error| format!("{error:?}"))?;
     Ok(answer.map(BodyExt::boxed_unsync))
 }

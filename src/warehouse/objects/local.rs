@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Listed, direct};
-use crate::warehouse::WarehouseError;
+use bytes::Bytes;
+
+use super::{Listed, Walked, direct, no_create};
+use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 /// Ends the name of a file that is being written.
 const TEMPORARY: &str = ".tmp";
@@ -52,6 +54,62 @@ impl Local {
         let directory = self.root.join(directory);
         let stored = self.write(&directory, name, bytes, commit);
         stored.map_err(|error| error.at(directory.join(name).display().to_string()))
+    }
+
+    /// A link is made or not, whoever else tries.
+    pub(super) fn create(&self, directory: &str, name: &str, bytes: &[u8]) -> Result<bool, WarehouseError> {
+        let directory = self.root.join(directory);
+        let target = directory.join(name);
+        let created = self.ensure(&directory).and_then(|()| self.check_device()).and_then(|()| {
+            let temporary = directory.join(format!(".{name}.{}{TEMPORARY}", uuid::Uuid::now_v7()));
+            let linked = write_temporary(&temporary, bytes).map(|()| fs::hard_link(&temporary, &target));
+            // Best effort: a temporary file that stays is removed at the next start.
+            let _ = fs::remove_file(&temporary);
+            match linked? {
+                Ok(()) => sync_directory(&directory).and_then(|()| self.check_device()).map(|()| true),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                Err(error) => Err(WarehouseError::io("link file", error, false)),
+            }
+        });
+        created.map_err(|error| error.at(target.display().to_string()))
+    }
+
+    pub(super) fn check_create(&self) -> Result<(), WarehouseError> {
+        let name = format!(".{}{TEMPORARY}", uuid::Uuid::now_v7());
+        let tried = self.create("", &name, b"").and_then(|_| self.create("", &name, b""));
+        let _ = fs::remove_file(self.root.join(&name));
+        match tried {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(no_create("the file system links a name that is taken")),
+            Err(error) if error.kind == WarehouseErrorKind::Unavailable => {
+                Err(no_create(&format!("the file system of the warehouse makes no links ({error})")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn read_whole(&self, directory: &str, name: &str) -> Result<Option<Bytes>, WarehouseError> {
+        let path = self.root.join(directory).join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(WarehouseError::io("read file", error, false).at(path.display().to_string())),
+        }
+    }
+
+    pub(super) fn walk(
+        &self,
+        each: &mut dyn FnMut(&Walked) -> Result<bool, WarehouseError>,
+    ) -> Result<(), WarehouseError> {
+        walk(&self.root, &mut |path| {
+            let directory = path.parent().and_then(|parent| parent.strip_prefix(&self.root).ok()?.to_str());
+            let name = path.file_name().and_then(|name| name.to_str());
+            let (Some(directory), Some(name)) = (directory, name) else { return Ok(true) };
+            let Ok(metadata) = fs::metadata(path) else { return Ok(true) };
+            let modified_ms = metadata.modified().map_or(0, unix_ms);
+            let file = Listed { name: name.to_owned(), modified_ms, bytes: metadata.len() };
+            each(&Walked { directory: directory.to_owned(), file })
+        })
     }
 
     /// The files of a directory; none when it does not exist.

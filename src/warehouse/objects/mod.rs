@@ -46,6 +46,22 @@ pub(super) struct Listed {
     pub(super) bytes: u64,
 }
 
+/// One file of the whole.
+#[derive(Clone, Debug)]
+pub(super) struct Walked {
+    /// Below the root.
+    pub(super) directory: String,
+    pub(super) file: Listed,
+}
+
+/// What people are told where nobody can be kept from replacing a commit.
+fn no_create(what: &str) -> WarehouseError {
+    let why = format!(
+        "{what}: two processes could write the same commit of the Delta log; use a store with conditional puts          (If-None-Match), or set delta_enabled to false"
+    );
+    WarehouseError::caused(WarehouseErrorKind::Refused, "begin Delta log", why)
+}
+
 impl Objects {
     /// Files below `root`, which is created.
     pub(super) fn local(root: PathBuf) -> Result<Self, WarehouseError> {
@@ -69,6 +85,41 @@ impl Objects {
         match &self.0 {
             Inner::Local(local) => local.store(directory, name, bytes, commit),
             Inner::Remote(remote) => remote.store(directory, name, bytes, commit),
+        }
+    }
+
+    /// Stores a file unless the name is taken: then the answer is false. Of any number who try, one is told true.
+    pub(super) fn create(&self, directory: &str, name: &str, bytes: &Bytes) -> Result<bool, WarehouseError> {
+        match &self.0 {
+            Inner::Local(local) => local.create(directory, name, bytes),
+            Inner::Remote(remote) => remote.create(directory, name, bytes),
+        }
+    }
+
+    /// Fails when [`Objects::create`] cannot be relied on here.
+    pub(super) fn check_create(&self) -> Result<(), WarehouseError> {
+        match &self.0 {
+            Inner::Local(local) => local.check_create(),
+            Inner::Remote(remote) => remote.check_create(),
+        }
+    }
+
+    /// A small file; none when it is not there.
+    pub(super) fn read_whole(&self, directory: &str, name: &str) -> Result<Option<Bytes>, WarehouseError> {
+        match &self.0 {
+            Inner::Local(local) => local.read_whole(directory, name),
+            Inner::Remote(remote) => remote.read_whole(directory, name),
+        }
+    }
+
+    /// Calls `each` with every file, one directory's after another's, until it answers false.
+    pub(super) fn walk(
+        &self,
+        each: &mut dyn FnMut(&Walked) -> Result<bool, WarehouseError>,
+    ) -> Result<(), WarehouseError> {
+        match &self.0 {
+            Inner::Local(local) => local.walk(each),
+            Inner::Remote(remote) => remote.walk(each),
         }
     }
 

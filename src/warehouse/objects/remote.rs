@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use object_store::path::Path;
-use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -21,7 +21,7 @@ use tracing::warn;
 use super::advice::{Place, advice, chain, is_final};
 use super::client::{Client, client};
 use super::delete::Deleter;
-use super::{Failure, Listed};
+use super::{Failure, Listed, Walked, no_create};
 use crate::warehouse::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 
 /// Files above this are uploaded in parts: below, one request costs less than their beginning, parts and end.
@@ -125,6 +125,77 @@ impl Remote {
             let _ = upload.abort().await;
         }
         done
+    }
+
+    /// An attempt whose answer is lost may have stored it, and the next is told that the name is taken.
+    pub(super) fn create(&self, directory: &str, name: &str, bytes: &Bytes) -> Result<bool, WarehouseError> {
+        let path = self.path(directory, name)?;
+        match self.runtime.block_on(self.put_new(&path, bytes.clone())) {
+            Ok(created) => Ok(created),
+            Err(error) => Err(failed("create object", &error).at(path.to_string())),
+        }
+    }
+
+    async fn put_new(&self, path: &Path, bytes: Bytes) -> Result<bool, Error> {
+        match self.store.put_opts(path, PutPayload::from_bytes(bytes), PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores that do not know the condition put the object again, or refuse the request.
+    pub(super) fn check_create(&self) -> Result<(), WarehouseError> {
+        let path = self.path("", PROBE)?;
+        let tried = self.runtime.block_on(async {
+            self.store.put(&path, PutPayload::from_static(b"")).await?;
+            let created = self.put_new(&path, Bytes::new()).await;
+            // It was told at the start that objects cannot be deleted.
+            let _ = self.delete(&path).await;
+            created
+        });
+        match tried {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(no_create("the object store replaces an object that must be absent")),
+            Err(error) if is_unimplemented(&error) => {
+                Err(no_create(&format!("the object store does not take conditional puts ({})", chain(&error))))
+            }
+            Err(error) => Err(failed("try out conditional put", &error).at(path.to_string())),
+        }
+    }
+
+    pub(super) fn read_whole(&self, directory: &str, name: &str) -> Result<Option<Bytes>, WarehouseError> {
+        let path = self.path(directory, name)?;
+        let read = self.runtime.block_on(async {
+            // What is not asked for by its range is taken for an answer in XML.
+            let whole = GetOptions::new().with_range(Some(GetRange::Offset(0)));
+            self.store.get_opts(&path, whole).await?.bytes().await
+        });
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("read object", &error).at(path.to_string())),
+        }
+    }
+
+    pub(super) fn walk(
+        &self,
+        each: &mut dyn FnMut(&Walked) -> Result<bool, WarehouseError>,
+    ) -> Result<(), WarehouseError> {
+        let root = Path::from(self.prefix.as_str());
+        let mut all = self.store.list(Some(&root));
+        while let Some(object) = self.runtime.block_on(all.next()) {
+            let object = object.map_err(|error| failed("list objects", &error).at(root.to_string()))?;
+            let Some(below) = object.location.prefix_match(&root) else { continue };
+            let parts: Vec<String> = below.map(|part| part.as_ref().to_owned()).collect();
+            let Some((name, directories)) = parts.split_last() else { continue };
+            let modified_ms = object.last_modified.timestamp_millis();
+            let file = Listed { name: name.clone(), modified_ms, bytes: object.size };
+            if !each(&Walked { directory: directories.join("/"), file })? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn list(&self, directory: &str) -> Result<Vec<Listed>, WarehouseError> {
@@ -290,4 +361,11 @@ impl Read for Sequential {
 fn failed(context: &'static str, error: &Error) -> WarehouseError {
     let kind = if is_final(error) { WarehouseErrorKind::Refused } else { WarehouseErrorKind::Unavailable };
     WarehouseError::caused(kind, context, chain(error))
+}
+
+/// Whether a store says that it does not have a request.
+fn is_unimplemented(error: &Error) -> bool {
+    let text = chain(error);
+    matches!(error, Error::NotImplemented { .. } | Error::NotSupported { .. })
+        || ["NotImplemented", "501 Not Implemented", "UnsupportedHeader"].iter().any(|sign| text.contains(sign))
 }

@@ -1,0 +1,59 @@
+//! The table over the lake's files: the files that are older than its log.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::How;
+use super::engines::{StartFailure, in_objects, open_warehouse};
+use crate::backoff::{Backoff, random_unit};
+use crate::config::Config;
+use crate::supervisor::Supervisor;
+use crate::warehouse::{Adopted, DeltaSettings, Warehouse};
+
+const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
+
+/// Adds them in the background, once in the life of a log.
+pub(super) fn adopt(supervisor: &mut Supervisor, warehouse: &Warehouse) {
+    let warehouse = warehouse.clone();
+    supervisor.supervise("lake init", move |stop| {
+        let warehouse = warehouse.clone();
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = adopt_all(&warehouse, &stop) => stop.cancelled().await,
+            }
+            Ok(())
+        }
+    });
+}
+
+async fn adopt_all(warehouse: &Warehouse, stop: &CancellationToken) {
+    let mut attempt = 0;
+    loop {
+        let going_on = stop.clone();
+        match warehouse.adopt_files(false, move || !going_on.is_cancelled(), |_| {}).await {
+            Ok(None) => return,
+            Ok(Some(Adopted { added, known, unreadable, elsewhere })) => {
+                return info!(added, known, unreadable, elsewhere, "files from before the Delta log are in its table");
+            }
+            Err(error) => {
+                attempt += 1;
+                warn!(%error, attempt, "files from before the Delta log could not be added, trying again");
+                tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
+            }
+        }
+    }
+}
+
+/// Adds every stored file that the log does not name, and begins the log when there is none.
+pub async fn init_lake(config: &Config, tell: impl Fn(Adopted) + Send + 'static) -> Result<Adopted, StartFailure> {
+    let delta = DeltaSettings { retention: config.delta_log_retention.0 };
+    let data_dir = Path::new(&config.data_dir);
+    let warehouse = open_warehouse(config, data_dir, in_objects(config), Some(delta)).await?;
+    let adopted = warehouse.adopt_files(true, || true, tell).await;
+    let failed = |error| StartFailure::new(How::Failed, "add files to the Delta log".to_owned(), &error);
+    adopted.map(Option::unwrap_or_default).map_err(failed)
+}

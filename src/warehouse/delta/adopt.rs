@@ -1,0 +1,137 @@
+//! Files from before the log: all that are stored and that no commit names become part of the table.
+
+use std::collections::HashSet;
+
+use super::Delta;
+use super::action::Action;
+use super::seen::Fate;
+use super::table::TableFile;
+use crate::warehouse::damaged::Damaged;
+use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::layout::Partition;
+use crate::warehouse::objects::{Listed, Objects, Walked};
+use crate::warehouse::{WarehouseError, footer, is_data_file, late};
+
+use super::tail::now_ms;
+
+/// Files that one commit adds.
+const COMMIT_FILES: usize = 500;
+/// Files that are opened together, and what is read of their ends.
+const TOGETHER: usize = 64;
+const FOOTER_READ_BYTES: usize = 64 << 10;
+
+/// What became of the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    pub added: u64,
+    /// The log had named them.
+    pub known: u64,
+    pub unreadable: u64,
+    /// Names of our files in directories that are none of our partitions.
+    pub elsewhere: u64,
+}
+
+impl Delta {
+    /// Whether the table has the files from before the log.
+    pub(in crate::warehouse) fn has_adopted(&self) -> bool {
+        self.tail().adopted
+    }
+
+    /// Adds what is stored and not named, as long as `go_on` says so. `tell` is told of every step.
+    pub(in crate::warehouse) fn adopt(
+        &self,
+        objects: &Objects,
+        damaged: &Damaged,
+        go_on: impl Fn() -> bool,
+        tell: impl Fn(Adopted),
+    ) -> Result<Adopted, WarehouseError> {
+        let mut adopted = Adopted::default();
+        let mut batch: Vec<(TableFile, Listed)> = Vec::new();
+        let mut finished = true;
+        objects.walk(&mut |walked: &Walked| {
+            if is_data_file(&walked.file.name) {
+                match Partition::parse(&walked.directory) {
+                    Some(partition) => {
+                        let file = TableFile { partition, name: walked.file.name.clone() };
+                        batch.push((file, walked.file.clone()));
+                    }
+                    None => adopted.elsewhere += 1,
+                }
+            }
+            if batch.len() == COMMIT_FILES {
+                self.adopt_batch(objects, damaged, std::mem::take(&mut batch), &mut adopted)?;
+                tell(adopted);
+            }
+            finished = go_on();
+            Ok(finished)
+        })?;
+        if !finished {
+            return Ok(adopted);
+        }
+        self.adopt_batch(objects, damaged, batch, &mut adopted)?;
+        tell(adopted);
+        self.append(objects, &mut self.tail(), "ADOPT", |tail| {
+            let done = (!tail.adopted).then(|| Action::from(super::adopted(now_ms())));
+            Ok(done.into_iter().collect())
+        })?;
+        Ok(adopted)
+    }
+
+    fn adopt_batch(
+        &self,
+        objects: &Objects,
+        damaged: &Damaged,
+        batch: Vec<(TableFile, Listed)>,
+        adopted: &mut Adopted,
+    ) -> Result<(), WarehouseError> {
+        let paths: Vec<String> = batch.iter().map(|(file, _)| file.path()).collect();
+        let fates = self.tail().fates(objects, &paths)?;
+        let named = fates.iter().filter(|fate| **fate != Fate::Unnamed).count();
+        // Whoever settles those sees to the log.
+        let late: HashSet<String> = objects.list(late::MARKS)?.into_iter().map(|mark| mark.name).collect();
+        let unnamed = batch.into_iter().zip(fates).filter(|(_, fate)| *fate == Fate::Unnamed).map(|(file, _)| file);
+        let unnamed = unnamed.filter(|(file, _)| !late.contains(&late::mark_of(&file.name)));
+        let actions = read_adds(objects, damaged, unnamed.collect(), adopted)?;
+        adopted.known += named as u64;
+        let mut added = 0;
+        self.append(objects, &mut self.tail(), "ADOPT", |tail| {
+            let unnamed = |action: &&Action| {
+                let fate = action.file().map(|(path, _)| tail.seen.fate(path));
+                matches!(fate, Some(Fate::Unnamed | Fate::Unknown))
+            };
+            let actions: Vec<Action> = actions.iter().filter(unnamed).cloned().collect();
+            added = added.max(actions.len() as u64);
+            Ok(actions)
+        })?;
+        adopted.added += added;
+        Ok(())
+    }
+}
+
+fn read_adds(
+    objects: &Objects,
+    damaged: &Damaged,
+    files: Vec<(TableFile, Listed)>,
+    adopted: &mut Adopted,
+) -> Result<Vec<Action>, WarehouseError> {
+    let mut actions = Vec::with_capacity(files.len());
+    // They come directory by directory.
+    for files in files.chunk_by(|(one, _), (other, _)| one.partition == other.partition) {
+        let directory = files[0].0.partition.path();
+        for files in files.chunks(TOGETHER) {
+            let listed: Vec<Listed> = files.iter().map(|(_, listed)| listed.clone()).collect();
+            let sources = objects.open_together(&directory, &listed, FOOTER_READ_BYTES);
+            for ((file, listed), source) in files.iter().zip(sources) {
+                match source.and_then(|source| source.read_with(|source| footer::read(&source))) {
+                    Ok(metadata) => actions.push(file.add(&metadata, listed.bytes, listed.modified_ms).into()),
+                    Err(error) if error.kind == WarehouseErrorKind::Corrupt => {
+                        damaged.note(&directory, listed, &error);
+                        adopted.unreadable += 1;
+                    }
+                    Err(error) => return Err(error.at(format!("{directory}/{}", file.name))),
+                }
+            }
+        }
+    }
+    Ok(actions)
+}

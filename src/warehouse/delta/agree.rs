@@ -1,0 +1,177 @@
+//! Brings the log to agree with what is stored, of some files: what a crash left uncommitted is added, what was given
+//! up as stored late is removed.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Delta;
+use super::action::Action;
+use super::seen::Fate;
+use super::table::TableFile;
+use super::tail::{Tail, now_ms};
+use crate::warehouse::damaged::Damaged;
+use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::layout::Partition;
+use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::{WarehouseError, footer};
+
+/// Times that files or the log may change while they are looked at.
+const ROUNDS_MAX: usize = 200;
+
+/// What one call knows beside the log.
+#[derive(Default)]
+struct Known {
+    /// Not named by the log as of the first look; what is committed later is noted by the log's end.
+    unnamed: HashSet<String>,
+    /// Bytes of what this call added.
+    added: HashMap<String, u64>,
+}
+
+impl Delta {
+    /// Makes sure that the log names the files, which are stored: rows in them were found.
+    pub(in crate::warehouse) fn ensure(
+        &self,
+        objects: &Objects,
+        damaged: &Damaged,
+        partition: &Partition,
+        names: &[&str],
+    ) -> Result<(), WarehouseError> {
+        let file = |name: &&str| TableFile { partition: partition.clone(), name: (*name).to_owned() };
+        let is_named = |file: &TableFile| matches!(self.tail().seen.fate(&file.path()), Fate::Added | Fate::Removed);
+        let files: Vec<TableFile> = names.iter().map(file).filter(|file| !is_named(file)).collect();
+        if files.is_empty() { Ok(()) } else { self.agree(objects, damaged, &files, false) }
+    }
+
+    /// Like [`Delta::ensure`], of a file that was perhaps removed, or replaced by one with fewer rows.
+    pub(in crate::warehouse) fn settle(
+        &self,
+        objects: &Objects,
+        damaged: &Damaged,
+        partition: &Partition,
+        name: &str,
+        replaced: bool,
+    ) -> Result<(), WarehouseError> {
+        let file = TableFile { partition: partition.clone(), name: name.to_owned() };
+        self.agree(objects, damaged, &[file], replaced)
+    }
+
+    /// Removes a file from the table, before it is removed from the store.
+    pub(in crate::warehouse) fn forget(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        name: &str,
+    ) -> Result<(), WarehouseError> {
+        let file = TableFile { partition: partition.clone(), name: name.to_owned() };
+        let mut tail = self.tail();
+        self.refresh(objects, &mut tail)?;
+        tail.catch_up(objects)?;
+        self.append(objects, &mut tail, "DELETE", |tail| {
+            let is_there = tail.fates(objects, &[file.path()])?.contains(&Fate::Added);
+            Ok(is_there.then(|| Action::from(file.remove(now_ms()))).into_iter().collect())
+        })
+    }
+
+    /// Looks again after each change: whoever removes or replaces a file does it before it looks at the log, and this
+    /// commits before it looks at the files, so that the later of both sees what the other did.
+    fn agree(
+        &self,
+        objects: &Objects,
+        damaged: &Damaged,
+        files: &[TableFile],
+        replaced: bool,
+    ) -> Result<(), WarehouseError> {
+        let mut known = Known::default();
+        let mut tail = self.tail();
+        for _ in 0..ROUNDS_MAX {
+            self.refresh(objects, &mut tail)?;
+            tail.catch_up(objects)?;
+            let (actions, added) = differences(objects, damaged, &mut tail, files, replaced, &mut known)?;
+            if actions.is_empty() {
+                return Ok(());
+            }
+            let began = std::time::Instant::now();
+            if tail.append(objects, "WRITE", &actions)? {
+                known.added.extend(added);
+                self.committed(&tail, actions.len(), began.elapsed());
+            }
+        }
+        let why = format!("they changed {ROUNDS_MAX} times");
+        Err(WarehouseError::caused(WarehouseErrorKind::Unavailable, "commit stored files", why))
+    }
+}
+
+type Added = Vec<(String, u64)>;
+
+fn differences(
+    objects: &Objects,
+    damaged: &Damaged,
+    tail: &mut Tail,
+    files: &[TableFile],
+    replaced: bool,
+    known: &mut Known,
+) -> Result<(Vec<Action>, Added), WarehouseError> {
+    let (mut actions, mut added) = (Vec::new(), Vec::new());
+    let Some(partition) = files.first().map(|file| file.partition.path()) else { return Ok((actions, added)) };
+    let listed = objects.list(&partition)?;
+    let fates = fates(objects, tail, files, known)?;
+    for (file, fate) in files.iter().zip(fates) {
+        let (path, there) = (file.path(), listed.iter().find(|there| there.name == file.name));
+        match (there, fate) {
+            (None, Fate::Added) => actions.push(file.remove(now_ms()).into()),
+            (Some(there), Fate::Unnamed | Fate::Unknown) => {
+                actions.extend(add(objects, damaged, file, there, true)?);
+                added.push((path, there.bytes));
+            }
+            (Some(there), Fate::Added) => {
+                let is_other = known.added.get(&path).is_none_or(|bytes| *bytes != there.bytes);
+                if is_other && (replaced || known.added.contains_key(&path)) {
+                    actions.extend(add(objects, damaged, file, there, false)?);
+                    added.push((path, there.bytes));
+                }
+            }
+            (None, _) | (_, Fate::Removed) => {}
+        }
+    }
+    Ok((actions, added))
+}
+
+/// The log is read back once.
+fn fates(
+    objects: &Objects,
+    tail: &mut Tail,
+    files: &[TableFile],
+    known: &mut Known,
+) -> Result<Vec<Fate>, WarehouseError> {
+    let paths: Vec<String> = files.iter().map(TableFile::path).collect();
+    let unknown = |path: &String| tail.seen.fate(path) == Fate::Unknown && !known.unnamed.contains(path);
+    if paths.iter().any(unknown) {
+        let fates = tail.fates(objects, &paths)?;
+        let unnamed = paths.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Unnamed);
+        known.unnamed.extend(unnamed.map(|(path, _)| path.clone()));
+        return Ok(fates);
+    }
+    Ok(paths.iter().map(|path| tail.seen.fate(path)).collect())
+}
+
+/// None of a file that nobody can read.
+fn add(
+    objects: &Objects,
+    damaged: &Damaged,
+    file: &TableFile,
+    there: &Listed,
+    data_change: bool,
+) -> Result<Option<Action>, WarehouseError> {
+    let directory = file.partition.path();
+    match objects.open(&directory, there)?.read_with(|source| footer::read(&source)) {
+        Ok(metadata) => {
+            let mut add = file.add(&metadata, there.bytes, there.modified_ms);
+            add.data_change = data_change;
+            Ok(Some(add.into()))
+        }
+        Err(error) if error.kind == WarehouseErrorKind::Corrupt => {
+            damaged.note(&directory, there, &error);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,151 @@
+//! The log's files: their names, which of them there are, and reading one.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::action::{self, Action};
+use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::{WarehouseError, WarehouseErrorKind};
+
+/// The directory at the root of the table.
+pub(super) const LOG: &str = "_delta_log";
+const HINT: &str = "_last_checkpoint";
+/// Digits of a version in a name.
+const DIGITS: usize = 20;
+
+/// What a file of the log is by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Commit(i64),
+    /// One file, or one of so many.
+    Checkpoint(i64, u32),
+}
+
+pub(super) fn commit_name(version: i64) -> String {
+    format!("{version:020}.json")
+}
+
+pub(super) fn checkpoint_name(version: i64) -> String {
+    format!("{version:020}.checkpoint.parquet")
+}
+
+pub(super) fn kind(name: &str) -> Option<Kind> {
+    let (digits, rest) = name.split_at_checked(DIGITS)?;
+    let version: i64 = digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    if rest == ".json" {
+        return Some(Kind::Commit(version));
+    }
+    let part = rest.strip_prefix(".checkpoint.")?.strip_suffix("parquet")?;
+    match part.strip_suffix('.') {
+        None => part.is_empty().then_some(Kind::Checkpoint(version, 1)),
+        Some(part) => {
+            let (of, parts) = part.split_once('.')?;
+            let (_, parts): (u32, u32) = (of.parse().ok()?, parts.parse().ok()?);
+            Some(Kind::Checkpoint(version, parts))
+        }
+    }
+}
+
+/// One listing of the log.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The latest version.
+    pub(super) latest: Option<i64>,
+    pub(super) commits: BTreeMap<i64, Listed>,
+    /// By version, those that have all their files.
+    pub(super) checkpoints: BTreeMap<i64, Vec<Listed>>,
+}
+
+impl Listing {
+    pub(super) fn read(objects: &Objects) -> Result<Self, WarehouseError> {
+        let mut listing = Self::default();
+        let mut parts: BTreeMap<(i64, u32), Vec<Listed>> = BTreeMap::new();
+        for file in objects.list(LOG)? {
+            match kind(&file.name) {
+                Some(Kind::Commit(version)) => drop(listing.commits.insert(version, file)),
+                Some(Kind::Checkpoint(version, of)) => parts.entry((version, of)).or_default().push(file),
+                None => {}
+            }
+        }
+        for ((version, of), mut files) in parts {
+            if files.len() == of as usize {
+                files.sort_by(|one, other| one.name.cmp(&other.name));
+                listing.checkpoints.insert(version, files);
+            }
+        }
+        let commit = listing.commits.last_key_value().map(|(version, _)| *version);
+        listing.latest = commit.max(listing.checkpoints.last_key_value().map(|(version, _)| *version));
+        Ok(listing)
+    }
+
+    /// The newest checkpoint that is not newer than `version`.
+    pub(super) fn checkpoint(&self, version: i64) -> Option<(i64, &[Listed])> {
+        let (at, files) = self.checkpoints.range(..=version).next_back()?;
+        Some((*at, files))
+    }
+}
+
+/// None when there is no such version yet.
+pub(super) fn read_commit(objects: &Objects, version: i64) -> Result<Option<Vec<Action>>, WarehouseError> {
+    let name = commit_name(version);
+    let Some(text) = objects.read_whole(LOG, &name)? else { return Ok(None) };
+    action::decode(&text).map(Some).map_err(|error| error.at(format!("{LOG}/{name}")))
+}
+
+/// Like [`read_commit`], of one that must be there.
+pub(super) fn read_known(objects: &Objects, version: i64) -> Result<Vec<Action>, WarehouseError> {
+    let missing = || WarehouseError::new(WarehouseErrorKind::Corrupt, "find commit").at(commit_name(version));
+    read_commit(objects, version)?.ok_or_else(missing)
+}
+
+/// Where readers find the newest checkpoint without listing.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Hint {
+    pub(super) version: i64,
+    /// Actions in it.
+    pub(super) size: i64,
+    pub(super) size_in_bytes: i64,
+    pub(super) num_of_add_files: i64,
+}
+
+/// Points readers to a checkpoint, unless they are pointed to a newer one.
+pub(super) fn write_hint(objects: &Objects, hint: &Hint) -> Result<(), WarehouseError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: i64,
+    }
+    let there = objects.read_whole(LOG, HINT)?;
+    let there: Option<Version> = there.and_then(|text| serde_json::from_slice(&text).ok());
+    if there.is_some_and(|there| there.version >= hint.version) {
+        return Ok(());
+    }
+    let text = serde_json::to_vec(hint)
+        .map_err(|error| WarehouseError::caused(WarehouseErrorKind::Encode, "write checkpoint's hint", error))?;
+    objects.store(LOG, HINT, &Bytes::from(text), || true).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_log_are_known_by_their_names() {
+        for (name, known) in [
+            ("00000000000000000012.json", Some(Kind::Commit(12))),
+            ("00000000000000000100.checkpoint.parquet", Some(Kind::Checkpoint(100, 1))),
+            ("00000000000000000100.checkpoint.0000000001.0000000003.parquet", Some(Kind::Checkpoint(100, 3))),
+            ("00000000000000000100.checkpoint.3a0d65cd-4056-49b8-937b-95f9e3ee90e5.parquet", None),
+            ("00000000000000000012.crc", None),
+            ("_last_checkpoint", None),
+            ("+0000000000000000012.json", None),
+            (".00000000000000000012.json.tmp", None),
+        ] {
+            assert_eq!(kind(name), known, "{name}");
+        }
+        assert_eq!(kind(&commit_name(7)), Some(Kind::Commit(7)));
+        assert_eq!(kind(&checkpoint_name(7)), Some(Kind::Checkpoint(7, 1)));
+    }
+}

@@ -1,0 +1,98 @@
+//! Which files the log names, as far as this process has seen it, in bounded memory.
+//!
+//! Invariant: the latest commit that names a file wins. What is forgotten is what was seen longest ago; until
+//! something is, and once all was read, a file that is not here is not in the log.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+/// Files of one of the two halves: 16 bytes each, and nobody outside can make two of them meet.
+const HALF_FILES_MAX: usize = 500_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// By a keyed hash of the path, whether the file is there (true) or was removed.
+    young: HashMap<u128, bool>,
+    old: HashMap<u128, bool>,
+    complete: bool,
+    has_forgotten: bool,
+    keys: (RandomState, RandomState),
+}
+
+/// What becomes of a file by the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Added,
+    Removed,
+    Unnamed,
+    /// It may be named further back.
+    Unknown,
+}
+
+impl Seen {
+    pub(super) fn note(&mut self, path: &str, is_there: bool) {
+        let key = self.key(path);
+        if self.young.len() >= HALF_FILES_MAX && !self.young.contains_key(&key) {
+            self.has_forgotten |= !self.old.is_empty();
+            self.complete &= !self.has_forgotten;
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, is_there);
+    }
+
+    /// Takes note of what was further back than all that was noted so far.
+    pub(super) fn note_earlier(&mut self, path: &str, is_there: bool) {
+        let key = self.key(path);
+        if !self.young.contains_key(&key) {
+            self.old.entry(key).or_insert(is_there);
+        }
+    }
+
+    /// All was noted.
+    pub(super) fn completed(&mut self) {
+        self.complete = !self.has_forgotten;
+    }
+
+    /// Whether so many more can be noted without forgetting any.
+    pub(super) fn has_room(&self, files: usize) -> bool {
+        self.old.len() + files <= HALF_FILES_MAX
+    }
+
+    pub(super) fn fate(&self, path: &str) -> Fate {
+        let key = self.key(path);
+        match self.young.get(&key).or_else(|| self.old.get(&key)) {
+            Some(true) => Fate::Added,
+            Some(false) => Fate::Removed,
+            None if self.complete => Fate::Unnamed,
+            None => Fate::Unknown,
+        }
+    }
+
+    fn key(&self, path: &str) -> u128 {
+        u128::from(self.keys.0.hash_one(path)) << 64 | u128::from(self.keys.1.hash_one(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_last_is_remembered_and_nothing_forgotten_is_called_unnamed() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.fate("a"), Fate::Unknown);
+        seen.note("a", true);
+        seen.note("b", true);
+        seen.note("b", false);
+        seen.note_earlier("b", true);
+        seen.note_earlier("c", true);
+        seen.completed();
+        let fates = ["a", "b", "c", "d"].map(|path| seen.fate(path));
+        assert_eq!(fates, [Fate::Added, Fate::Removed, Fate::Added, Fate::Unnamed]);
+        for n in 0..HALF_FILES_MAX + HALF_FILES_MAX / 2 {
+            seen.note(&n.to_string(), true);
+        }
+        assert_eq!((seen.fate("c"), seen.fate("0")), (Fate::Unknown, Fate::Added));
+        assert!(seen.young.len() <= HALF_FILES_MAX && seen.old.len() <= HALF_FILES_MAX);
+    }
+}

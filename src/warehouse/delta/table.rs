@@ -1,0 +1,166 @@
+//! The table that the log describes: its columns, its partition columns, how a file is named and valued in it.
+//!
+//! The partition columns have types of their own in the log, whatever their values look like in the path: no reader has
+//! to guess whether `007` is a number.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use parquet::basic::Type as Physical;
+
+use super::action::{Add, Format, Metadata, Remove, Texts};
+use super::stats;
+use crate::warehouse::layout::Partition;
+use crate::warehouse::schema::schema;
+use crate::warehouse::{WarehouseError, WarehouseErrorKind};
+use parquet::file::metadata::ParquetMetaData;
+
+/// With their types. Numbers, so that `month = 3` finds what is in `month=03`.
+const PARTITION_COLUMNS: [(&str, &str); 5] =
+    [("app_id", "string"), ("year", "integer"), ("month", "integer"), ("day", "integer"), ("hour", "integer")];
+
+/// A file of the table.
+#[derive(Clone, Debug)]
+pub(super) struct TableFile {
+    pub(super) partition: Partition,
+    pub(super) name: String,
+}
+
+impl TableFile {
+    pub(super) fn path(&self) -> String {
+        encode_path(&format!("{}/{}", self.partition.path(), self.name))
+    }
+
+    pub(super) fn add(&self, metadata: &ParquetMetaData, bytes: u64, modified_ms: i64) -> Add {
+        Add {
+            path: self.path(),
+            partition_values: values(&self.partition),
+            size: bytes as i64,
+            modification_time: modified_ms,
+            data_change: true,
+            stats: Some(stats::of(metadata)),
+        }
+    }
+
+    pub(super) fn remove(&self, now_ms: i64) -> Remove {
+        Remove {
+            path: self.path(),
+            deletion_timestamp: Some(now_ms),
+            data_change: true,
+            extended_file_metadata: None,
+            partition_values: None,
+            size: None,
+        }
+    }
+}
+
+fn values(partition: &Partition) -> Texts {
+    let (year, month, day, hour) = partition.date();
+    let numbers = [("year", year), ("month", month), ("day", day), ("hour", hour)];
+    let numbers = numbers.map(|(name, number)| (name.to_owned(), Some(number.to_string())));
+    let app = ("app_id".to_owned(), Some(partition.app_id.clone()));
+    std::iter::once(app).chain(numbers).collect()
+}
+
+/// The log has URIs.
+fn encode_path(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'=' | b'.' | b'_' | b'-' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// Of a new table.
+pub(super) fn metadata(now_ms: i64) -> Metadata {
+    Metadata {
+        id: Uuid::now_v7().to_string(),
+        name: Some("events".to_owned()),
+        description: None,
+        format: Format { provider: "parquet".to_owned(), options: Texts::new() },
+        schema_string: json!({"type": "struct", "fields": fields()}).to_string(),
+        partition_columns: PARTITION_COLUMNS.map(|(name, _)| name.to_owned()).into(),
+        configuration: Texts::new(),
+        created_time: Some(now_ms),
+    }
+}
+
+/// The metadata of a table to which an older version of ours, or somebody else, gave it, with what it lacks; none when
+/// it lacks nothing.
+pub(super) fn widened(metadata: &Metadata) -> Result<Option<Metadata>, WarehouseError> {
+    let refused = |what: String| Err(WarehouseError::caused(WarehouseErrorKind::Refused, "use Delta table", what));
+    let ours = PARTITION_COLUMNS.map(|(name, _)| name);
+    if metadata.partition_columns != ours {
+        return refused(format!("it is partitioned by {:?} and not by {ours:?}", metadata.partition_columns));
+    }
+    let mut schema: Value = serde_json::from_str(&metadata.schema_string)
+        .map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, "read table's schema", error))?;
+    let Some(there) = schema.get_mut("fields").and_then(Value::as_array_mut) else {
+        return Err(WarehouseError::new(WarehouseErrorKind::Corrupt, "find columns in table's schema"));
+    };
+    let before = there.len();
+    for field in fields() {
+        match there.iter().find(|there| there["name"] == field["name"]) {
+            None => there.push(field),
+            Some(there) if there["type"] == field["type"] => {}
+            Some(there) => {
+                return refused(format!("its column {} is {} and not {}", there["name"], there["type"], field["type"]));
+            }
+        }
+    }
+    let wider = there.len() > before;
+    Ok(wider.then(|| Metadata { schema_string: schema.to_string(), ..metadata.clone() }))
+}
+
+/// Every column may be null: files from before a column was added do not have it.
+fn fields() -> Vec<Value> {
+    let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
+    let columns = schema().columns().iter().map(|column| {
+        let kind = match column.physical_type() {
+            Physical::BOOLEAN => "boolean",
+            Physical::INT32 => "integer",
+            Physical::INT64 => "long",
+            _ => "string",
+        };
+        field(column.name(), kind)
+    });
+    columns.chain(PARTITION_COLUMNS.iter().map(|(name, kind)| field(name, kind))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_by_its_path_and_valued_without_zeros() {
+        let partition = Partition { app_id: "007".to_owned(), hour: 491_000 };
+        let file = TableFile { partition, name: "events_1.parquet".to_owned() };
+        assert_eq!(file.path(), "app_id=007/year=2026/month=01/day=05/hour=08/events_1.parquet");
+        let values = values(&file.partition);
+        let texts: Vec<_> = values.iter().map(|(name, value)| (name.as_str(), value.as_deref().unwrap())).collect();
+        assert_eq!(texts, [("app_id", "007"), ("day", "5"), ("hour", "8"), ("month", "1"), ("year", "2026")]);
+        assert_eq!(encode_path("a b%/é"), "a%20b%25/%C3%A9");
+    }
+
+    #[test]
+    fn a_table_of_an_older_version_gets_the_columns_that_it_lacks() {
+        let whole = metadata(0);
+        assert_eq!(widened(&whole).unwrap(), None);
+        let mut schema: Value = serde_json::from_str(&whole.schema_string).unwrap();
+        schema["fields"].as_array_mut().unwrap().remove(3);
+        let older = Metadata { schema_string: schema.to_string(), ..whole.clone() };
+        let wider = widened(&older).unwrap().unwrap();
+        assert_eq!(wider.id, whole.id);
+        assert!(wider.schema_string.contains("correlation_id") && widened(&wider).unwrap().is_none());
+
+        schema["fields"][2]["type"] = "string".into();
+        let other = Metadata { schema_string: schema.to_string(), ..whole.clone() };
+        assert_eq!(widened(&other).unwrap_err().kind, WarehouseErrorKind::Refused);
+        let other = Metadata { partition_columns: vec!["app_id".to_owned()], ..whole };
+        assert_eq!(widened(&other).unwrap_err().kind, WarehouseErrorKind::Refused);
+    }
+}

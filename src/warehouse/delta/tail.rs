@@ -1,0 +1,232 @@
+//! The end of the log, as far as this process has read it, and the next commit.
+//!
+//! Invariant: a version is put only when every version before it was read, so that whoever commits knows all that
+//! others have committed before.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::action::{self, Action, Metadata, Protocol};
+use super::log::{self, LOG, Listing};
+use super::rows::{self, Columns};
+use super::seen::{Fate, Seen};
+use crate::warehouse::objects::Objects;
+use crate::warehouse::{WarehouseError, WarehouseErrorKind};
+
+/// Names this product in the log, for whoever keeps track of it by [`action::Txn`].
+pub(super) const ADOPTED: &str = "causality.files_before_the_log";
+
+#[derive(Debug)]
+pub(super) struct Tail {
+    pub(super) version: i64,
+    pub(super) metadata: Metadata,
+    /// The files from before the log are in the table.
+    pub(super) adopted: bool,
+    pub(super) seen: Seen,
+    /// When nothing newer than `version` was there.
+    read_at: Moment,
+}
+
+/// By two clocks: one does not go on while the machine sleeps, the other may be set.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
+
+    fn age(self) -> Duration {
+        // A clock that was set back says nothing.
+        self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or_default())
+    }
+}
+
+impl Tail {
+    /// None when there is no log.
+    pub(super) fn open(objects: &Objects) -> Result<Option<Self>, WarehouseError> {
+        let read_at = Moment::now();
+        let listing = Listing::read(objects)?;
+        let Some(latest) = listing.latest else { return Ok(None) };
+        let mut read = Opening::default();
+        let mut version = -1;
+        if let Some((at, files)) = listing.checkpoint(latest) {
+            for file in files {
+                rows::read(objects, file, Columns::AllButFiles, &mut |actions| {
+                    actions.iter().for_each(|action| read.note(action));
+                    Ok(())
+                })?;
+            }
+            version = at;
+        }
+        let (mut seen, from) = (Seen::default(), version + 1);
+        for version in from..=latest {
+            let actions = log::read_known(objects, version)?;
+            actions.iter().for_each(|action| read.note(action));
+            note_files(&mut seen, &actions);
+        }
+        if from == 0 {
+            seen.completed();
+        }
+        let corrupt = |what| WarehouseError::new(WarehouseErrorKind::Corrupt, what).at(LOG);
+        let metadata = read.metadata.ok_or_else(|| corrupt("find metadata in log"))?;
+        check(read.protocol.ok_or_else(|| corrupt("find protocol in log"))?)?;
+        Ok(Some(Self { version: latest, metadata, adopted: read.adopted, seen, read_at }))
+    }
+
+    /// Reads what was committed since. False when there was nothing.
+    pub(super) fn catch_up(&mut self, objects: &Objects) -> Result<bool, WarehouseError> {
+        let before = self.version;
+        loop {
+            let read_at = Moment::now();
+            let Some(actions) = log::read_commit(objects, self.version + 1)? else {
+                self.read_at = read_at;
+                return Ok(self.version > before);
+            };
+            self.take_in(&actions)?;
+        }
+    }
+
+    /// Puts the next version. False when somebody else did.
+    pub(super) fn append(
+        &mut self,
+        objects: &Objects,
+        operation: &str,
+        actions: &[Action],
+    ) -> Result<bool, WarehouseError> {
+        let mut lines = vec![info(operation)];
+        lines.extend_from_slice(actions);
+        let read_at = Moment::now();
+        let created = objects.create(LOG, &log::commit_name(self.version + 1), &action::encode(&lines)?)?;
+        if created {
+            self.take_in(actions)?;
+            self.read_at = read_at;
+        }
+        Ok(created)
+    }
+
+    /// True when versions may have come and gone again since the log's end was read: one that is put now could be one
+    /// that was there.
+    pub(super) fn is_outdated(&self, retention: Duration) -> bool {
+        self.read_at.age() > retention / 2
+    }
+
+    /// Which of the files the log names. What is not remembered is read.
+    pub(super) fn fates(&mut self, objects: &Objects, paths: &[String]) -> Result<Vec<Fate>, WarehouseError> {
+        let unknown: Vec<&String> = paths.iter().filter(|path| self.seen.fate(path) == Fate::Unknown).collect();
+        if !unknown.is_empty() {
+            self.look_back(objects, &unknown)?;
+        }
+        let fate = |path: &String| match self.seen.fate(path) {
+            Fate::Unknown => Fate::Unnamed,
+            known => known,
+        };
+        Ok(paths.iter().map(fate).collect())
+    }
+
+    /// Takes note of all files that the log names, or of those that are wanted when they are too many.
+    fn look_back(&mut self, objects: &Objects, wanted: &[&String]) -> Result<(), WarehouseError> {
+        let wanted: HashSet<&str> = wanted.iter().map(|path| path.as_str()).collect();
+        let listing = Listing::read(objects)?;
+        let (version, files) = listing.checkpoint(self.version).unwrap_or((-1, &[]));
+        let rows: usize = files.iter().map(|file| rows::count(objects, file)).sum::<Result<_, _>>()?;
+        let all = self.seen.has_room(rows);
+        let mut noted = 0;
+        let seen = &mut self.seen;
+        let mut note = |actions: &[Action]| {
+            for (path, is_there) in actions.iter().filter_map(Action::file) {
+                if all || wanted.contains(path) {
+                    seen.note_earlier(path, is_there);
+                    noted += 1;
+                }
+            }
+        };
+        // The newest first: what is noted stays.
+        for version in (version + 1..=self.version).rev() {
+            note(&log::read_known(objects, version)?);
+        }
+        for file in files {
+            rows::read(objects, file, Columns::Files, &mut |actions| {
+                note(&actions);
+                Ok(())
+            })?;
+        }
+        if all {
+            self.seen.completed();
+        }
+        tracing::debug!(files = noted, version = self.version, "log read");
+        Ok(())
+    }
+
+    fn take_in(&mut self, actions: &[Action]) -> Result<(), WarehouseError> {
+        let mut read = Opening { adopted: self.adopted, ..Opening::default() };
+        actions.iter().for_each(|action| read.note(action));
+        if let Some(protocol) = read.protocol {
+            check(protocol)?;
+        }
+        self.metadata = read.metadata.unwrap_or_else(|| self.metadata.clone());
+        self.adopted = read.adopted;
+        note_files(&mut self.seen, actions);
+        self.version += 1;
+        Ok(())
+    }
+}
+
+/// What there is one of in a table.
+#[derive(Default)]
+struct Opening {
+    protocol: Option<Protocol>,
+    metadata: Option<Metadata>,
+    adopted: bool,
+}
+
+impl Opening {
+    fn note(&mut self, action: &Action) {
+        self.protocol = action.protocol.or(self.protocol);
+        if let Some(metadata) = &action.meta_data {
+            self.metadata = Some(metadata.clone());
+        }
+        self.adopted |= action.txn.as_ref().is_some_and(|txn| txn.app_id == ADOPTED);
+    }
+}
+
+fn note_files(seen: &mut Seen, actions: &[Action]) {
+    for (path, is_there) in actions.iter().filter_map(Action::file) {
+        seen.note(path, is_there);
+    }
+}
+
+fn check(protocol: Protocol) -> Result<(), WarehouseError> {
+    if protocol.is_ours() {
+        return Ok(());
+    }
+    let Protocol { min_reader_version, min_writer_version } = protocol;
+    let what = format!(
+        "the table's protocol asks for reader version {min_reader_version} and writer version {min_writer_version}, \
+         this program has 1 and 2: undo what upgraded the table, or set delta_enabled to false"
+    );
+    Err(WarehouseError::caused(WarehouseErrorKind::Refused, "use Delta table", what))
+}
+
+fn info(operation: &str) -> Action {
+    let info = json!({
+        "timestamp": now_ms(),
+        "operation": operation,
+        "operationParameters": {"mode": "Append"},
+        "isBlindAppend": true,
+        "engineInfo": concat!("causality/", env!("CARGO_PKG_VERSION")),
+        "txnId": Uuid::now_v7(),
+    });
+    Action { commit_info: Some(info), ..Action::default() }
+}
+
+pub(super) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

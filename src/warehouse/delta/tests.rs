@@ -1,0 +1,292 @@
+//! The log over a real directory, read back as its files say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::log::Listing;
+use super::rows::{self, Columns};
+use super::*;
+use crate::event::EventRef;
+use crate::event::proto::event_envelope::Payload;
+use crate::event::proto::{EventEnvelope, ScreenView};
+use crate::warehouse::{EncodeSettings, Encoder, LateFile, Origin, Partition, Settled, Suspect, Warehouse};
+use prost::Message as _;
+
+const HOUR: i64 = 491_000;
+
+fn settings() -> DeltaSettings {
+    DeltaSettings { retention: Duration::from_secs(24 * 3_600) }
+}
+
+fn partition(app: &str) -> Partition {
+    Partition { app_id: app.to_owned(), hour: HOUR }
+}
+
+/// A file with an event for each sequence, whose id is its number.
+fn file(sequences: std::ops::Range<u64>) -> Bytes {
+    let settings = EncodeSettings {
+        compression: crate::warehouse::Compression::Snappy,
+        row_group_rows_max: 100,
+        stream: "S".to_owned(),
+    };
+    let mut encoder = Encoder::new(settings).unwrap();
+    let mut open = encoder.open();
+    for sequence in sequences.clone() {
+        let event = EventEnvelope {
+            id: format!("{sequence}"),
+            app_id: "shop".to_owned(),
+            timestamp_ms: HOUR * 3_600_000,
+            payload: Some(Payload::ScreenView(ScreenView::default())),
+            ..EventEnvelope::default()
+        };
+        let bytes = event.encode_to_vec();
+        let event = EventRef::decode_admitted(&bytes).unwrap();
+        encoder.push(&mut open, &event, Origin { sequence, received_at_ms: 0 }).unwrap();
+    }
+    encoder.finish(open, sequences).unwrap()
+}
+
+async fn open(dir: &TempDir) -> Warehouse {
+    Warehouse::open_local(dir.path().to_owned()).unwrap().keep_log(settings()).await.unwrap()
+}
+
+async fn store(warehouse: &Warehouse, app: &str, file: &Bytes) -> String {
+    let name = Warehouse::new_file_name();
+    assert!(warehouse.store(&partition(app), &name, file.clone(), || true).await.unwrap());
+    name
+}
+
+async fn commit(warehouse: &Warehouse, files: &[(&str, &str, &Bytes)]) {
+    let file = |(app, name, bytes): &(&str, &str, &Bytes)| (partition(app), (*name).to_owned(), (*bytes).clone());
+    let commit = warehouse.begin_commit(files.iter().map(file).collect()).await.unwrap().unwrap();
+    commit.bring_about().await.unwrap();
+}
+
+/// The files of the table, with their sizes and rows, by reading the log from its beginning or its newest checkpoint; and
+/// its version.
+fn table(dir: &TempDir) -> (BTreeMap<String, (i64, u64)>, i64) {
+    let objects = Objects::local(dir.path().to_owned()).unwrap();
+    let listing = Listing::read(&objects).unwrap();
+    let latest = listing.latest.unwrap();
+    let mut actions = Vec::new();
+    let (version, files) = listing.checkpoint(latest).unwrap_or((-1, &[]));
+    for file in files {
+        let each = &mut |some: Vec<Action>| {
+            actions.extend(some);
+            Ok(())
+        };
+        rows::read(&objects, file, Columns::All, each).unwrap();
+    }
+    for version in version + 1..=latest {
+        actions.extend(log::read_known(&objects, version).unwrap());
+    }
+    let mut table = BTreeMap::new();
+    for action in actions {
+        if let Some(add) = action.add {
+            let stats: serde_json::Value = serde_json::from_str(&add.stats.unwrap()).unwrap();
+            table.insert(add.path, (add.size, stats["numRecords"].as_u64().unwrap()));
+        } else if let Some(remove) = action.remove {
+            table.remove(&remove.path);
+        }
+    }
+    (table, latest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_names_its_files_once_whoever_repeats_it() {
+    let dir = TempDir::new().unwrap();
+    let (one, other) = (open(&dir).await, open(&dir).await);
+    let bytes = file(0..3);
+    let (a, b) = (store(&one, "shop", &bytes).await, store(&one, "007", &bytes).await);
+    commit(&one, &[("shop", &a, &bytes), ("007", &b, &bytes)]).await;
+    commit(&one, &[("shop", &a, &bytes)]).await;
+    commit(&other, &[("shop", &a, &bytes), ("007", &b, &bytes)]).await;
+    let (files, version) = table(&dir);
+    assert_eq!((files.len(), version), (2, 1));
+    assert_eq!(files.values().map(|(_, rows)| rows).sum::<u64>(), 6);
+    // Read anew, too.
+    commit(&open(&dir).await, &[("shop", &a, &bytes)]).await;
+    assert_eq!(table(&dir).1, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_at_once_lose_no_file_and_make_checkpoints() {
+    let dir = TempDir::new().unwrap();
+    let bytes = file(0..2);
+    let one = async || {
+        let warehouse = open(&dir).await;
+        let mut names = Vec::new();
+        for _ in 0..30 {
+            let name = store(&warehouse, "shop", &bytes).await;
+            commit(&warehouse, &[("shop", &name, &bytes)]).await;
+            names.push(name);
+        }
+        names
+    };
+    let names = futures_util::future::join_all((0..8).map(|_| one())).await.concat();
+    let (files, version) = table(&dir);
+    let stored: BTreeSet<_> = files.keys().map(|path| path.rsplit('/').next().unwrap().to_owned()).collect();
+    assert_eq!(stored, names.into_iter().collect());
+    assert_eq!(version, 240, "one commit each");
+    let objects = Objects::local(dir.path().to_owned()).unwrap();
+    let started = std::time::Instant::now();
+    while Listing::read(&objects).unwrap().checkpoints.len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(60), "no two checkpoints");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(table(&dir).0, files);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_uncommitted_is_committed_when_its_rows_are_found() {
+    let dir = TempDir::new().unwrap();
+    let bytes = file(10..20);
+    let plain = Warehouse::open_local(dir.path().to_owned()).unwrap();
+    let name = store(&open(&dir).await, "shop", &bytes).await;
+    for _ in 0..2 {
+        let warehouse = open(&dir).await;
+        assert!(table(&dir).0.len() <= 1);
+        let footers = warehouse.footers(&partition("shop")).await.unwrap();
+        let suspects =
+            [(12, "12"), (12, "x"), (30, "30")].map(|(sequence, id)| Suspect { sequence, id: id.to_owned() });
+        assert_eq!(warehouse.confirm(footers, suspects.into()).await.unwrap(), [true, false, false]);
+        let (files, version) = table(&dir);
+        assert_eq!((files.len(), version), (1, 1));
+        assert!(files.keys().all(|path| path.ends_with(&name)));
+    }
+    assert!(!plain.has_log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_made_of_the_files_that_are_there() {
+    let dir = TempDir::new().unwrap();
+    let plain = Warehouse::open_local(dir.path().to_owned()).unwrap();
+    let bytes = file(0..5);
+    for app in ["a", "b", "b"] {
+        store(&plain, app, &bytes).await;
+    }
+    std::fs::write(dir.path().join(partition("b").path()).join("events_broken.parquet"), b"no").unwrap();
+    std::fs::create_dir(dir.path().join("other")).unwrap();
+    std::fs::write(dir.path().join("other/events_1.parquet"), &bytes).unwrap();
+    let warehouse = open(&dir).await;
+    assert_eq!(table(&dir).0.len(), 0);
+    let adopted = warehouse.adopt_files(false, || true, |_| {}).await.unwrap().unwrap();
+    assert_eq!(adopted, Adopted { added: 3, known: 0, unreadable: 1, elsewhere: 1 });
+    assert_eq!(table(&dir).0.values().map(|(_, rows)| rows).sum::<u64>(), 15);
+    assert_eq!(warehouse.adopt_files(false, || true, |_| {}).await.unwrap(), None);
+    assert_eq!(open(&dir).await.adopt_files(false, || true, |_| {}).await.unwrap(), None);
+    store(&plain, "c", &bytes).await;
+    let again = open(&dir).await.adopt_files(true, || true, |_| {}).await.unwrap().unwrap();
+    assert_eq!(again, Adopted { added: 1, known: 3, unreadable: 1, elsewhere: 1 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_file_that_is_settled_is_settled_in_the_log() {
+    let dir = TempDir::new().unwrap();
+    let warehouse = open(&dir).await;
+    let late = |name: &str, bytes: &Bytes| LateFile {
+        partition: partition("shop"),
+        name: name.to_owned(),
+        bytes: bytes.clone(),
+    };
+    // Others have its first half: the rest stays, under its name and with its size.
+    let (first, whole) = (file(0..5), file(0..10));
+    let (a, b) = (store(&warehouse, "shop", &first).await, store(&warehouse, "shop", &whole).await);
+    commit(&warehouse, &[("shop", &a, &first), ("shop", &b, &whole)]).await;
+    let settled = warehouse.settle_late_file(&late(&b, &whole), true).await.unwrap();
+    assert_eq!(settled, Settled::Replaced { given_up: 5, kept: 5, doubled: 0 });
+    let agrees = || {
+        for (path, (size, _)) in table(&dir).0 {
+            assert_eq!(std::fs::metadata(dir.path().join(path)).unwrap().len(), size as u64);
+        }
+    };
+    agrees();
+    assert_eq!(table(&dir).0.values().map(|(_, rows)| rows).sum::<u64>(), 10);
+    // Others have all of it: it goes.
+    let again = store(&warehouse, "shop", &first).await;
+    commit(&warehouse, &[("shop", &again, &first)]).await;
+    let settled = warehouse.settle_late_file(&late(&again, &first), true).await.unwrap();
+    assert_eq!(settled, Settled::Removed { rows: 5 });
+    agrees();
+    assert_eq!(table(&dir).0.len(), 2);
+    // Nobody committed a file that stays.
+    let alone = file(50..60);
+    let name = store(&warehouse, "shop", &alone).await;
+    assert_eq!(warehouse.settle_late_file(&late(&name, &alone), true).await.unwrap(), Settled::Alone);
+    assert_eq!(table(&dir).0.len(), 3);
+    agrees();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_asks_for_more_is_refused() {
+    let dir = TempDir::new().unwrap();
+    drop(open(&dir).await);
+    let newer = Action::from(Protocol { min_reader_version: 3, min_writer_version: 7 });
+    std::fs::write(dir.path().join(LOG).join(log::commit_name(1)), action::encode(&[newer]).unwrap()).unwrap();
+    let refused = Warehouse::open_local(dir.path().to_owned()).unwrap().keep_log(settings()).await.err().unwrap();
+    assert_eq!(refused.kind, WarehouseErrorKind::Refused);
+    assert!(refused.to_string().contains("delta_enabled"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_with_a_gap_is_not_gone_on_with() {
+    let dir = TempDir::new().unwrap();
+    let (warehouse, bytes) = (open(&dir).await, file(0..1));
+    for _ in 0..3 {
+        let name = store(&warehouse, "shop", &bytes).await;
+        commit(&warehouse, &[("shop", &name, &bytes)]).await;
+    }
+    std::fs::remove_file(dir.path().join(LOG).join(log::commit_name(2))).unwrap();
+    let corrupt = Warehouse::open_local(dir.path().to_owned()).unwrap().keep_log(settings()).await.err().unwrap();
+    assert_eq!(corrupt.kind, WarehouseErrorKind::Corrupt);
+    assert!(corrupt.to_string().contains("00000000000000000002"), "{corrupt}");
+}
+
+#[test]
+fn rows_of_a_checkpoint_come_back_as_they_were() {
+    let texts = |pairs: &[(&str, Option<&str>)]| {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect()
+    };
+    let add = action::Add {
+        path: "p".to_owned(),
+        partition_values: texts(&[("app_id", Some("null")), ("hour", None)]),
+        size: 1,
+        modification_time: 2,
+        data_change: true,
+        stats: Some("{}".to_owned()),
+    };
+    let remove = action::Remove {
+        path: "q".to_owned(),
+        deletion_timestamp: Some(3),
+        data_change: false,
+        extended_file_metadata: Some(true),
+        partition_values: Some(texts(&[("app_id", Some("x"))])),
+        size: Some(4),
+    };
+    let actions: Vec<Action> = vec![
+        Protocol::OURS.into(),
+        table::metadata(5).into(),
+        adopted(6).into(),
+        add.clone().into(),
+        action::Add { stats: None, partition_values: texts(&[]), ..add }.into(),
+        remove.clone().into(),
+        action::Remove { deletion_timestamp: None, partition_values: None, size: None, ..remove }.into(),
+    ];
+    let dir = TempDir::new().unwrap();
+    let objects = Objects::local(dir.path().to_owned()).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), rows::schema(), None).unwrap();
+    writer.write(&rows::encode(&actions).unwrap()).unwrap();
+    let bytes = Bytes::from(writer.into_inner().unwrap());
+    objects.store(LOG, &log::checkpoint_name(7), &bytes, || true).unwrap();
+    let file = objects.list(LOG).unwrap().remove(0);
+    let mut read = Vec::new();
+    rows::read(&objects, &file, Columns::All, &mut |some| {
+        read.extend(some);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(read, actions);
+    assert_eq!(action::decode(&action::encode(&actions).unwrap()).unwrap(), actions);
+}
