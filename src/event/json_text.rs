@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::limits::JSON_DEPTH_MAX;
+use super::plain::plain_length;
 
 /// The text is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +86,24 @@ impl<'a> JsonText<'a> {
     }
 
     /// The key of the object's next member, its colon passed; `None` after the closing brace.
-    #[inline]
+    #[inline(always)]
     pub(super) fn member(&mut self, first: bool) -> Result<Option<Quoted<'a>>, Malformed> {
+        // As most senders write it: no white space, and no escape in the key.
+        let bytes = self.text.as_bytes();
+        let quote = self.at + usize::from(!first);
+        if (first || self.byte() == Some(b',')) && bytes.get(quote) == Some(&b'"') {
+            let start = quote + 1;
+            let end = start + plain_length(&bytes[start..]);
+            if let Some([b'"', b':']) = bytes.get(end..end + 2) {
+                self.at = end + 2;
+                return Ok(Some(Quoted { raw: &self.text[start..end], escaped: false }));
+            }
+        }
+        self.member_of_any_form(first)
+    }
+
+    #[inline(never)]
+    fn member_of_any_form(&mut self, first: bool) -> Result<Option<Quoted<'a>>, Malformed> {
         if !self.more(first, b'}')? {
             return Ok(None);
         }
@@ -303,34 +320,6 @@ impl Brackets {
     fn pop(&mut self) {
         self.depth -= 1;
     }
-}
-
-/// How many bytes come before the first quote, backslash or control character.
-#[inline]
-pub(super) fn plain_length(bytes: &[u8]) -> usize {
-    let mut length = 0;
-    // Eight bytes at a time: a byte's high bit is set in `found` when the byte ends the run. Borrows may set
-    // it in later bytes too, so only the first is looked at.
-    for chunk in bytes.chunks_exact(8) {
-        let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
-        let below_space = word.wrapping_sub(EACH * 0x20) & !word;
-        let quote = zero_bytes(word ^ (EACH * u64::from(b'"')));
-        let backslash = zero_bytes(word ^ (EACH * u64::from(b'\\')));
-        let found = (below_space | quote | backslash) & (EACH * 0x80);
-        if found != 0 {
-            return length + (found.trailing_zeros() / 8) as usize;
-        }
-        length += 8;
-    }
-    let rest = &bytes[length..];
-    length + rest.iter().position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\')).unwrap_or(rest.len())
-}
-
-const EACH: u64 = 0x0101_0101_0101_0101;
-
-#[inline]
-fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(EACH) & !word
 }
 
 impl<'a> Quoted<'a> {

@@ -8,7 +8,7 @@
 //! One pass over the bytes and no allocation but the output's. Reads only what
 //! [`EventRef::decode`] has checked; what it did not check would be left out, not panic.
 
-use super::json_text::plain_length;
+use super::plain::plain_length;
 use super::schema::{DEVICE_CONTEXT, FIELDS_MAX, Field, Message, Shape};
 use super::stored::EventRef;
 use super::wire::{Reader, Value};

@@ -10,6 +10,7 @@ mod schema;
 pub mod describe;
 mod json_schema;
 mod pattern;
+mod plain;
 
 mod accept;
 mod binary;

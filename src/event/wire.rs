@@ -84,9 +84,6 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
         // Most fields are short texts with a low number: one byte of key and one of length.
         if let [key, length, rest @ ..] = self.rest
             && *key & 0x87 == LENGTH_DELIMITED as u8
@@ -97,6 +94,12 @@ impl<'a> Reader<'a> {
             self.rest = rest;
             return Ok(Some((u32::from(*key >> 3), Value::Bytes(text))));
         }
+        if self.rest.is_empty() { Ok(None) } else { self.next_of_any_form() }
+    }
+
+    /// Kept out of the way, so that the common form is read in place.
+    #[inline(never)]
+    fn next_of_any_form(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
         let (number, wire_type) = self.key()?;
         match wire_type {
             START_GROUP => self.next_after_group(number),

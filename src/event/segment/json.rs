@@ -34,7 +34,8 @@ impl<'a> Value<'a> {
     /// The value that the whole text is; nothing when it is not JSON, or has what this cannot hold.
     pub(super) fn read(text: &'a str) -> Option<Self> {
         let mut json = JsonText::new(text);
-        let value = value(&mut json, DEPTH_MAX).ok()?;
+        let mut value = Self::Null;
+        read(&mut json, DEPTH_MAX, &mut value).ok()?;
         json.end().is_ok().then_some(value)
     }
 
@@ -168,34 +169,44 @@ impl Serialize for Object<'_> {
     }
 }
 
-/// Reads the next value. `depth` is how many levels it may still nest.
-fn value<'a>(json: &mut JsonText<'a>, depth: usize) -> Result<Value<'a>, NotHeld> {
-    Ok(match json.peek()? {
-        Token::String => Value::String(text(json.string()?)?),
-        Token::Number => Value::Number(number(json.number()?)?),
+/// Reads the next value into its place: handed from one function to the next it would be moved at each level, which
+/// costs more than to read it. `depth` is how many levels it may still nest.
+fn read<'a>(json: &mut JsonText<'a>, depth: usize, place: &mut Value<'a>) -> Result<(), NotHeld> {
+    match json.peek()? {
+        Token::String => *place = Value::String(text(json.string()?)?),
+        Token::Number => *place = Value::Number(number(json.number()?)?),
         Token::Object => {
             let depth = depth.checked_sub(1).ok_or(NotHeld)?;
             json.enter();
-            let mut members = Vec::with_capacity(MEMBERS_EXPECTED);
+            let mut members: Vec<Member<'a>> = Vec::with_capacity(MEMBERS_EXPECTED);
             while let Some(name) = json.member(members.is_empty())? {
-                members.push((text(name)?, Some(value(json, depth)?)));
+                members.push((text(name)?, Some(Value::Null)));
+                if let Some((_, Some(place))) = members.last_mut() {
+                    read(json, depth, place)?;
+                }
             }
-            Value::Object(Object::of(members))
+            *place = Value::Object(Object::of(members));
         }
         Token::Array => {
             let depth = depth.checked_sub(1).ok_or(NotHeld)?;
             json.enter();
             let mut elements = Vec::new();
             while json.element(elements.is_empty())? {
-                elements.push(value(json, depth)?);
+                elements.push(Value::Null);
+                if let Some(place) = elements.last_mut() {
+                    read(json, depth, place)?;
+                }
             }
-            Value::Array(elements)
+            *place = Value::Array(elements);
         }
         word => {
             json.word(word)?;
-            if word == Token::Null { Value::Null } else { Value::Bool(word == Token::True) }
+            if word != Token::Null {
+                *place = Value::Bool(word == Token::True);
+            }
         }
-    })
+    }
+    Ok(())
 }
 
 /// The text is not JSON, or has something that a [`Value`] cannot hold.
@@ -208,10 +219,13 @@ impl From<Malformed> for NotHeld {
     }
 }
 
+#[inline(always)]
 fn text(quoted: Quoted<'_>) -> Result<Cow<'_, str>, NotHeld> {
-    if !quoted.escaped {
-        return Ok(quoted.raw.into());
-    }
+    if quoted.escaped { unescaped(quoted) } else { Ok(Cow::Borrowed(quoted.raw)) }
+}
+
+#[cold]
+fn unescaped(quoted: Quoted<'_>) -> Result<Cow<'_, str>, NotHeld> {
     let mut plain = Vec::with_capacity(quoted.raw.len());
     if !quoted.unescape(&mut plain) {
         return Err(NotHeld);
