@@ -125,7 +125,13 @@ impl Certificates {
         loop {
             for (settings, tls) in &listeners {
                 let files = tls.clone();
-                match tokio::task::spawn_blocking(move || files.reload()).await? {
+                let look = tokio::task::spawn_blocking(move || files.reload());
+                // A network file system may not answer; that does not hold up the end.
+                let found = tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    found = look => found?,
+                };
+                match found {
                     Reload::Unchanged => {}
                     Reload::Changed { certificate, client_ca } => {
                         let listener = settings.listener;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -212,7 +213,11 @@ impl Contents {
 fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |error: std::io::Error| TlsError::new(file, path, format!("cannot be read: {error}"));
     let mut bytes = Vec::new();
-    let opened = std::fs::File::open(path).map_err(unreadable)?;
+    // Opening and reading a pipe would wait for whoever writes to it.
+    let opened = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    if !opened.metadata().map_err(unreadable)?.is_file() {
+        return Err(TlsError::new(file, path, "is not a regular file"));
+    }
     opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(TlsError::new(file, path, "is too large to be a PEM file of certificates or a key"));

@@ -1,6 +1,7 @@
 //! TLS over real sockets: what clients agree on with a listener, and what those get who do not.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -167,6 +168,12 @@ fn what_is_wrong_is_told_by_file() {
     let (file, text) = wrong(&of(&vec![b'x'; 2 << 20], &first.key));
     assert!(file == TlsFile::Certificate && text.contains("too large"), "{text}");
     site.write(&first);
+    let pipe = site.dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for other in [pipe, site.dir.path().to_owned()] {
+        let wrong = Tls::load(TlsFiles { certificate: other, ..site.files() }).unwrap_err();
+        assert!(wrong.file == TlsFile::Certificate && wrong.to_string().contains("not a regular file"), "{wrong}");
+    }
     let missing = Tls::load(TlsFiles { key: site.dir.path().join("none"), ..site.files() }).unwrap_err();
     assert!(missing.file == TlsFile::Key && missing.to_string().contains("cannot be read"), "{missing}");
     let authorities = Some(site.dir.path().join("tls.key"));
