@@ -73,7 +73,7 @@ impl From<BodyError> for Problem {
 /// The body of a request, counted as it comes.
 #[derive(Debug)]
 pub struct Inbound {
-    /// Present until the drop.
+    /// Present until its end, or the drop.
     body: Option<Incoming>,
     share: Arc<Share>,
 }
@@ -159,7 +159,10 @@ impl Body for Inbound {
                 }
             },
             Some(Err(error)) => Some(Err(InboundError::Connection(error))),
-            None => None,
+            None => {
+                self.body = None;
+                None
+            }
         };
         if !matches!(counted, Some(Ok(_))) || self.is_end_stream() {
             self.share.body_ended();
@@ -179,8 +182,7 @@ impl Body for Inbound {
 impl Drop for Inbound {
     fn drop(&mut self) {
         self.share.body_ended();
-        if self.share.is_multiplexed()
-            && let Some(body) = self.body.take()
+        if let Some(body) = self.body.take()
             && !body.is_end_stream()
         {
             self.share.leave_unread(body);

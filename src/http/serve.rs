@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Watch;
 use super::connections::{Connections, ROOM_CONNECTIONS_MAX};
-use super::drain::drain;
+use super::drain::{IN_HTTP1, IN_HTTP2, drain};
 use super::drive::{bounded, drive};
 use super::memory::{CONNECTION_BYTES, TLS_CONNECTION_BYTES};
 use super::reply::{Asked, outbound, refusal};
@@ -162,6 +162,7 @@ impl Server {
         let watched = service_fn(move |request: Request<Incoming>| {
             let multiplexed = request.version() == Version::HTTP_2;
             let has_body = !multiplexed && !request.body().is_end_stream();
+            let expects = has_body && request.headers().contains_key(EXPECT);
             let in_flight = InFlight::begin(Arc::clone(&on_request), multiplexed);
             let asked = Asked {
                 head: request.method() == Method::HEAD,
@@ -182,15 +183,13 @@ impl Server {
                 }
             };
             async move {
+                let mut ends = admitted == Admitted::Probes;
                 let mut reply = match answering {
                     Ok((reply, share)) => {
                         let reply = reply.await?;
-                        if multiplexed
-                            && let Some(unread) = share.take_unread()
-                            && !reply.status().is_success()
-                        {
-                            // In a box: few requests need it.
-                            Box::pin(drain(unread, &share)).await;
+                        if has_body || multiplexed {
+                            let is_final = expects || reply.headers().contains_key(CONNECTION);
+                            ends |= !settle(reply.status(), is_final, &share).await;
                         }
                         outbound(reply, asked, share)
                     }
@@ -201,10 +200,10 @@ impl Server {
                         *reply
                     }
                 };
-                if has_body && !reply.status().is_success() {
+                if has_body && (ends || !reply.status().is_success()) {
                     in_flight.0.left_body_unread();
                 }
-                if (admitted == Admitted::Probes || in_flight.0.is_draining()) && !multiplexed {
+                if (ends || in_flight.0.is_draining()) && !multiplexed {
                     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(reply)
@@ -243,6 +242,20 @@ impl Server {
         }
         Drained { cut }
     }
+}
+
+/// Sees to what the service left of the body. False when the connection cannot go on behind the reply. `is_final` when
+/// it shall not: the reply says so, or the client waits for a word before it sends the body.
+async fn settle(status: StatusCode, is_final: bool, share: &Share) -> bool {
+    let Some(unread) = share.take_unread() else { return true };
+    // In boxes: few requests need them.
+    if share.is_multiplexed() {
+        if !status.is_success() {
+            Box::pin(drain(unread, share, &IN_HTTP2)).await;
+        }
+        return true;
+    }
+    !is_final && Box::pin(drain(unread, share, &IN_HTTP1)).await
 }
 
 fn is_probe<B>(request: &Request<B>) -> bool {

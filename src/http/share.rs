@@ -80,7 +80,7 @@ pub(super) struct Share {
     /// When the phase began, in the time of the watch.
     since: AtomicU64,
     reader: AtomicWaker,
-    /// The rest of a body that nobody wanted to read, in HTTP/2.
+    /// The rest of a body that nobody wanted to read.
     unread: Mutex<Option<Incoming>>,
     /// Which replies of the connection it is counted among, once it has one.
     pub(super) era: AtomicU32,

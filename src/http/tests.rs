@@ -57,6 +57,9 @@ async fn answer(request: Request<Inbound>) -> Result<Response<Full<Bytes>>, Infa
     if path == "/peer" {
         return Ok(Response::new(Full::new(Bytes::from(request.body().peer().to_string()))));
     }
+    if path == "/refused" {
+        return Ok(Problem::new(StatusCode::UNAUTHORIZED, "No.").into_reply());
+    }
     if path == "/big" {
         return Ok(Response::new(Full::new(Bytes::from(vec![0; BIG_REPLY_BYTES]))));
     }
@@ -188,6 +191,35 @@ async fn a_refused_upload_sees_its_reply() {
         let reply = client.post("/a", "text/plain", vec![b'x'; 4 * BODY_BYTES_MAX]).await;
         assert_eq!(reply.status, 413);
         assert_eq!(reply.header("connection"), Some("close"));
+        assert!(client.closed().await);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_a_body_that_is_on_its_way_and_else_says_that_the_connection_ends() {
+    let server = TestServer::start(Limits::default()).await;
+    let mut client = server.client().await;
+    let head = |more: &str| format!("POST /refused HTTP/1.1\r\nhost: test\r\n{more}\r\n\r\n");
+    for more in ["content-length: 2", "transfer-encoding: chunked"] {
+        client.send(head(more)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        client.send(if more.starts_with('c') { "hi" } else { "2\r\nhi\r\n0\r\n\r\n" }).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.header("connection")), (401, None), "{more}");
+    }
+    assert_eq!(client.post("/a", "text/plain", "123").await.body, b"/a 3");
+    let large = "x".repeat(BODY_BYTES_MAX);
+    let trailers = "2\r\nhi\r\n0\r\na: b\r\n\r\n";
+    for (more, body) in [
+        ("content-length: 2", "h"),
+        ("content-length: 1048576", &large),
+        ("content-length: 2\r\nexpect: 100-continue", ""),
+        ("transfer-encoding: chunked", trailers),
+    ] {
+        let mut client = server.client().await;
+        client.send(head(more) + body).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.header("connection")), (401, Some("close")), "{more}");
         assert!(client.closed().await);
     }
 }
