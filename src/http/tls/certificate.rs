@@ -21,7 +21,7 @@ use super::TlsFiles;
 
 /// A larger file holds something else.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// A certificate is about to expire when less than this is left, or less than this part of its whole time.
+/// A certificate is about to expire when less than this is left, and less than this part of its whole time.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3_600);
 const EXPIRES_SOON_PART: u32 = 3;
 /// What a client and a listener can agree on (ALPN), the better first.
