@@ -195,7 +195,8 @@ pub(super) fn settle(
     };
     if let Some(log) = log {
         // An earlier attempt may have replaced it.
-        let replaced = !matches!(settled, Settled::Removed { .. } | Settled::Unreadable);
+        let is_other = all.listed(&late.name).is_some_and(|file| file.bytes != late.bytes.len() as u64);
+        let replaced = is_other || matches!(settled, Settled::Replaced { .. });
         log.settle(objects, &footers.damaged, &late.partition, &late.name, replaced)?;
     }
     objects.remove(MARKS, &mark_of(&late.name))?;

@@ -27,6 +27,8 @@ mod tail;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_s3;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,7 +68,7 @@ pub(super) struct Delta {
     /// The version that a checkpoint is due of, or -1.
     checkpoint_due: AtomicI64,
     checkpointing: AtomicBool,
-    /// Why the last checkpoint was not written.
+    /// Why the last checkpoint was not written, or old commits not removed.
     trouble: Mutex<Option<String>>,
 }
 
@@ -106,15 +108,21 @@ impl Delta {
         if due < 0 || self.checkpointing.swap(true, Ordering::AcqRel) {
             return;
         }
-        let done = checkpoint::write(objects, due)
-            .and_then(|()| checkpoint::clean_up(objects, self.settings.retention))
-            .map(|removed| tracing::debug!(version = due, removed, "checkpoint of the Delta log written"));
+        let written = checkpoint::write(objects, due);
+        metrics::delta_checkpoint(written.is_ok());
+        let failed = |what: &str, error: WarehouseError| {
+            tracing::warn!(%error, version = due, "{what}, with the next checkpoint it is tried again");
+            format!("{what}: {error}")
+        };
+        let trouble = match written.map(|()| checkpoint::clean_up(objects, self.settings.retention)) {
+            Ok(Ok(removed)) => {
+                tracing::debug!(version = due, removed, "checkpoint of the Delta log written");
+                None
+            }
+            Ok(Err(error)) => Some(failed("old commits of the Delta log cannot be removed", error)),
+            Err(error) => Some(failed("a checkpoint of the Delta log was not written", error)),
+        };
         self.checkpointing.store(false, Ordering::Release);
-        metrics::delta_checkpoint(done.is_ok());
-        if let Err(error) = &done {
-            tracing::warn!(%error, version = due, "checkpoint of the Delta log not written, the next one may be");
-        }
-        let trouble = done.err().map(|error| format!("the last checkpoint of the Delta log failed: {error}"));
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 

@@ -16,16 +16,16 @@ use prost::Message as _;
 
 const HOUR: i64 = 491_000;
 
-fn settings() -> DeltaSettings {
+pub(super) fn settings() -> DeltaSettings {
     DeltaSettings { retention: Duration::from_secs(24 * 3_600) }
 }
 
-fn partition(app: &str) -> Partition {
+pub(super) fn partition(app: &str) -> Partition {
     Partition { app_id: app.to_owned(), hour: HOUR }
 }
 
 /// A file with an event for each sequence, whose id is its number.
-fn file(sequences: std::ops::Range<u64>) -> Bytes {
+pub(super) fn file(sequences: std::ops::Range<u64>) -> Bytes {
     let settings = EncodeSettings {
         compression: crate::warehouse::Compression::Snappy,
         row_group_rows_max: 100,
@@ -52,13 +52,13 @@ async fn open(dir: &TempDir) -> Warehouse {
     Warehouse::open_local(dir.path().to_owned()).unwrap().keep_log(settings()).await.unwrap()
 }
 
-async fn store(warehouse: &Warehouse, app: &str, file: &Bytes) -> String {
+pub(super) async fn store(warehouse: &Warehouse, app: &str, file: &Bytes) -> String {
     let name = Warehouse::new_file_name();
     assert!(warehouse.store(&partition(app), &name, file.clone(), || true).await.unwrap());
     name
 }
 
-async fn commit(warehouse: &Warehouse, files: &[(&str, &str, &Bytes)]) {
+pub(super) async fn commit(warehouse: &Warehouse, files: &[(&str, &str, &Bytes)]) {
     let file = |(app, name, bytes): &(&str, &str, &Bytes)| (partition(app), (*name).to_owned(), (*bytes).clone());
     let commit = warehouse.begin_commit(files.iter().map(file).collect()).await.unwrap().unwrap();
     commit.bring_about().await.unwrap();

@@ -36,6 +36,8 @@ const READ_AHEAD_BYTES: usize = 1 << 20;
 const ENDS_AT_ONCE: usize = 32;
 /// The object that is written and removed to see whether that is allowed.
 const PROBE: &str = ".causality-probe";
+/// The object that is put under the condition that there is none.
+const CONDITION_PROBE: &str = ".causality-condition";
 
 #[derive(Debug)]
 pub(super) struct Remote {
@@ -146,13 +148,10 @@ impl Remote {
 
     /// Stores that do not know the condition put the object again, or refuse the request.
     pub(super) fn check_create(&self) -> Result<(), WarehouseError> {
-        let path = self.path("", PROBE)?;
+        let path = self.path("", CONDITION_PROBE)?;
         let tried = self.runtime.block_on(async {
-            self.store.put(&path, PutPayload::from_static(b"")).await?;
-            let created = self.put_new(&path, Bytes::new()).await;
-            // It was told at the start that objects cannot be deleted.
-            let _ = self.delete(&path).await;
-            created
+            // It stays, or another process that starts would be told that it is new.
+            Ok(self.put_new(&path, Bytes::new()).await? && self.put_new(&path, Bytes::new()).await?)
         });
         match tried {
             Ok(false) => Ok(()),
