@@ -36,7 +36,7 @@ impl Delta {
         names: &[&str],
     ) -> Result<(), WarehouseError> {
         let file = |name: &&str| TableFile { partition: partition.clone(), name: (*name).to_owned() };
-        let is_named = |file: &TableFile| matches!(self.tail().seen.fate(&file.path()), Fate::Added | Fate::Removed);
+        let is_named = |file: &TableFile| matches!(self.seen.fate(&file.path()), Fate::Added | Fate::Removed);
         let files: Vec<TableFile> = names.iter().map(file).filter(|file| !is_named(file)).collect();
         if files.is_empty() { Ok(()) } else { self.agree(objects, damaged, &files, false) }
     }

@@ -120,12 +120,14 @@ impl Delta {
             return Ok(());
         }
         let missing = || WarehouseError::new(WarehouseErrorKind::Corrupt, "find log").at(super::LOG);
-        let fresh = Tail::open(objects)?.ok_or_else(missing)?;
+        let mut fresh = Tail::open(objects)?.ok_or_else(missing)?;
         if fresh.version < tail.version {
             return Err(
                 WarehouseError::new(WarehouseErrorKind::Corrupt, "find the log's latest commits").at(super::LOG)
             );
         }
+        self.seen.replace(&fresh.seen);
+        fresh.seen = self.seen.clone();
         *tail = fresh;
         let waiting = self.waiting().clone();
         let paths: Vec<String> = waiting.iter().flat_map(|entry| &entry.adds).map(|add| add.path.clone()).collect();

@@ -40,6 +40,7 @@ use super::{WarehouseError, is_data_file};
 use crate::metrics;
 use action::{Action, Protocol, Txn};
 use log::LOG;
+use seen::Seen;
 use tail::{ADOPTED, Tail, now_ms};
 
 pub use adopt::Adopted;
@@ -61,6 +62,8 @@ pub(super) struct Delta {
     settings: DeltaSettings,
     /// Locked while something is committed.
     tail: Mutex<Tail>,
+    /// The tail's own.
+    seen: Seen,
     /// What waits for the next commit.
     queue: Mutex<Vec<Arc<Entry>>>,
     /// Whoever waits for it waits without a thread.
@@ -83,6 +86,7 @@ impl Delta {
         metrics::delta_version(tail.version);
         let delta = Self {
             settings,
+            seen: tail.seen.clone(),
             tail: Mutex::new(tail),
             queue: Mutex::default(),
             turn: tokio::sync::Mutex::default(),

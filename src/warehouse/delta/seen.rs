@@ -5,12 +5,18 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Files of one of the two halves: 16 bytes each, and nobody outside can make two of them meet.
 const HALF_FILES_MAX: usize = 500_000;
 
+/// Cheap to clone; all clones know the same. It is never locked for long, so that whoever asks for a file that is known
+/// does not wait for a commit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen(Arc<Mutex<Files>>);
+
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+struct Files {
     /// By a keyed hash of the path, whether the file is there (true) or was removed.
     young: HashMap<u128, bool>,
     old: HashMap<u128, bool>,
@@ -30,44 +36,60 @@ pub(super) enum Fate {
 }
 
 impl Seen {
-    pub(super) fn note(&mut self, path: &str, is_there: bool) {
-        let key = self.key(path);
-        if self.young.len() >= HALF_FILES_MAX && !self.young.contains_key(&key) {
-            self.has_forgotten |= !self.old.is_empty();
-            self.complete &= !self.has_forgotten;
-            self.old = std::mem::take(&mut self.young);
+    pub(super) fn note(&self, path: &str, is_there: bool) {
+        let mut files = self.files();
+        let key = files.key(path);
+        if files.young.len() >= HALF_FILES_MAX && !files.young.contains_key(&key) {
+            files.has_forgotten |= !files.old.is_empty();
+            files.complete &= !files.has_forgotten;
+            files.old = std::mem::take(&mut files.young);
         }
-        self.young.insert(key, is_there);
+        files.young.insert(key, is_there);
     }
 
     /// Takes note of what was further back than all that was noted so far.
-    pub(super) fn note_earlier(&mut self, path: &str, is_there: bool) {
-        let key = self.key(path);
-        if !self.young.contains_key(&key) {
-            self.old.entry(key).or_insert(is_there);
+    pub(super) fn note_earlier(&self, path: &str, is_there: bool) {
+        let mut files = self.files();
+        let key = files.key(path);
+        if !files.young.contains_key(&key) {
+            files.old.entry(key).or_insert(is_there);
         }
     }
 
     /// All was noted.
-    pub(super) fn completed(&mut self) {
-        self.complete = !self.has_forgotten;
+    pub(super) fn completed(&self) {
+        let mut files = self.files();
+        files.complete = !files.has_forgotten;
     }
 
     /// Whether so many more can be noted without forgetting any.
     pub(super) fn has_room(&self, files: usize) -> bool {
-        self.old.len() + files <= HALF_FILES_MAX
+        self.files().old.len() + files <= HALF_FILES_MAX
     }
 
     pub(super) fn fate(&self, path: &str) -> Fate {
-        let key = self.key(path);
-        match self.young.get(&key).or_else(|| self.old.get(&key)) {
+        let files = self.files();
+        let key = files.key(path);
+        match files.young.get(&key).or_else(|| files.old.get(&key)) {
             Some(true) => Fate::Added,
             Some(false) => Fate::Removed,
-            None if self.complete => Fate::Unnamed,
+            None if files.complete => Fate::Unnamed,
             None => Fate::Unknown,
         }
     }
 
+    /// Knows from now on what another one knows, and nothing else.
+    pub(super) fn replace(&self, other: &Self) {
+        let other = std::mem::take(&mut *other.files());
+        *self.files() = other;
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Files {
     fn key(&self, path: &str) -> u128 {
         u128::from(self.keys.0.hash_one(path)) << 64 | u128::from(self.keys.1.hash_one(path))
     }
@@ -79,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_was_seen_last_is_remembered_and_nothing_forgotten_is_called_unnamed() {
-        let mut seen = Seen::default();
+        let seen = Seen::default();
         assert_eq!(seen.fate("a"), Fate::Unknown);
         seen.note("a", true);
         seen.note("b", true);
@@ -93,6 +115,7 @@ mod tests {
             seen.note(&n.to_string(), true);
         }
         assert_eq!((seen.fate("c"), seen.fate("0")), (Fate::Unknown, Fate::Added));
-        assert!(seen.young.len() <= HALF_FILES_MAX && seen.old.len() <= HALF_FILES_MAX);
+        let files = seen.files();
+        assert!(files.young.len() <= HALF_FILES_MAX && files.old.len() <= HALF_FILES_MAX);
     }
 }

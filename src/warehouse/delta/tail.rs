@@ -65,11 +65,11 @@ impl Tail {
             }
             version = at;
         }
-        let (mut seen, from) = (Seen::default(), version + 1);
+        let (seen, from) = (Seen::default(), version + 1);
         for version in from..=latest {
             let actions = log::read_known(objects, version)?;
             actions.iter().for_each(|action| read.note(action));
-            note_files(&mut seen, &actions);
+            note_files(&seen, &actions);
         }
         if from == 0 {
             seen.completed();
@@ -138,7 +138,7 @@ impl Tail {
         let rows: usize = files.iter().map(|file| rows::count(objects, file)).sum::<Result<_, _>>()?;
         let all = self.seen.has_room(rows);
         let mut noted = 0;
-        let seen = &mut self.seen;
+        let seen = &self.seen;
         let mut note = |actions: &[Action]| {
             for (path, is_there) in actions.iter().filter_map(Action::file) {
                 if all || wanted.contains(path) {
@@ -172,7 +172,7 @@ impl Tail {
         }
         self.metadata = read.metadata.unwrap_or_else(|| self.metadata.clone());
         self.adopted = read.adopted;
-        note_files(&mut self.seen, actions);
+        note_files(&self.seen, actions);
         self.version += 1;
         Ok(())
     }
@@ -196,7 +196,7 @@ impl Opening {
     }
 }
 
-fn note_files(seen: &mut Seen, actions: &[Action]) {
+fn note_files(seen: &Seen, actions: &[Action]) {
     for (path, is_there) in actions.iter().filter_map(Action::file) {
         seen.note(path, is_there);
     }

@@ -112,6 +112,24 @@ async fn a_commit_names_its_files_once_whoever_repeats_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_known_does_not_wait_for_a_commit() {
+    let dir = TempDir::new().unwrap();
+    let (warehouse, bytes) = (open(&dir).await, file(0..3));
+    let name = store(&warehouse, "shop", &bytes).await;
+    commit(&warehouse, &[("shop", &name, &bytes)]).await;
+    let asking = warehouse.clone();
+    let committing = warehouse.0.delta.get().unwrap().tail();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let shared = &asking.0;
+        let log = shared.delta.get().unwrap();
+        tell.send(log.ensure(&shared.objects, &shared.footers.damaged, &partition("shop"), &[&name])).unwrap();
+    });
+    told.recv_timeout(Duration::from_secs(60)).expect("an answer while a commit is under way").unwrap();
+    drop(committing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn eight_at_once_lose_no_file_and_make_checkpoints() {
     let dir = TempDir::new().unwrap();
     let bytes = file(0..2);
