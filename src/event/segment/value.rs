@@ -160,6 +160,14 @@ mod tests {
 
     use super::super::json::object;
     use super::*;
+    use crate::event::invalid::{Errors, Path};
+    use crate::event::proto::CustomEvent;
+    use crate::event::proto::event_envelope::Payload;
+    use crate::event::rules::{Unchecked, check_message};
+    use crate::event::schema::Kind;
+    use crate::event::struct_writer::put_payload;
+    use crate::event::wire::Reader;
+    use crate::event::{KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 
     #[test]
     fn money_is_read_in_hundredths_and_kept_where_that_is_not_all() {
@@ -225,5 +233,41 @@ mod tests {
         assert_eq!(serde_json::to_value(&whole).unwrap(), json!({"a": [1.0, {"b": null}], "c": "x"}));
         assert!(of(nested, 4, 3).is_none() && of(nested, 5, 2).is_none());
         assert!(of(r#"{"123456789": 1}"#, 5, 3).is_none() && of(r#"{"a\n": 1}"#, 5, 3).is_none());
+    }
+
+    #[test]
+    fn what_is_written_needs_no_second_check() {
+        let written = |of: &Object<'_>| properties(of, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX);
+        let of = |members: Vec<(String, Value<'static>)>| {
+            let mut object = Object::default();
+            members.into_iter().for_each(|(name, value)| _ = object.insert(name, value));
+            object
+        };
+        let text = |length: usize| Value::String("x".repeat(length).into());
+        let deep = |levels: usize| (0..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+        let many = |count: usize| of((0..count).map(|n| (n.to_string(), Value::Null)).collect());
+        for (allowed, refused) in [
+            (
+                of(vec![("k".repeat(KEY_BYTES_MAX), Value::Null)]),
+                of(vec![("k".repeat(KEY_BYTES_MAX + 1), Value::Null)]),
+            ),
+            (of(vec![("a".into(), text(TEXT_BYTES_MAX))]), of(vec![("a".into(), text(TEXT_BYTES_MAX + 1))])),
+            (
+                of(vec![("a".into(), deep(PROPERTIES_DEPTH_MAX - 1))]),
+                of(vec![("a".into(), deep(PROPERTIES_DEPTH_MAX))]),
+            ),
+            (many(PROPERTIES_VALUES_MAX), many(PROPERTIES_VALUES_MAX + 1)),
+        ] {
+            let members = written(&allowed).expect("it is allowed");
+            let payload = Payload::CustomEvent(CustomEvent { event_name: "e".into(), ..CustomEvent::default() });
+            let mut event = Vec::new();
+            put_payload(&mut event, &payload, &members);
+            let (_, body) = Reader::new(&event).next().unwrap().unwrap();
+            let mut errors = Errors::default();
+            let message = Kind::of(&payload).message;
+            check_message(message, body.bytes().unwrap(), Unchecked::All, &Path::Root, &mut errors);
+            assert!(errors.is_empty());
+            assert!(written(&refused).is_none());
+        }
     }
 }
