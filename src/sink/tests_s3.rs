@@ -5,24 +5,14 @@ use std::collections::BTreeSet;
 use super::CHUNKS_MAX;
 use super::*;
 use crate::event::proto::EventEnvelope;
-use crate::services::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
+use crate::services::s3::{Fault, S3Server};
 use crate::sink::tests::{Bench, events, settings, store_unacknowledged};
 use crate::warehouse::{ObjectSettings, Partition, Suspect, WarehouseErrorKind, hour_of, scan_ids};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(super) fn objects(server: &S3Server) -> ObjectSettings {
-    ObjectSettings {
-        endpoint: Some(server.url()),
-        region: Some("us-east-1".to_owned()),
-        bucket: Some(BUCKET.to_owned()),
-        access_key_id: Some(ACCESS_KEY.to_owned()),
-        secret_access_key: Some(SECRET_KEY.to_owned()),
-        path_style: Some(true),
-        prefix: Some("raw".to_owned()),
-        silence_max: Duration::from_secs(1),
-        ..ObjectSettings::default()
-    }
+    ObjectSettings { prefix: Some("raw".to_owned()), ..ObjectSettings::of_test(server) }
 }
 
 fn stored(server: &S3Server) -> Vec<String> {

@@ -61,6 +61,8 @@ pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
 pub use scan::{scan_ids, scan_keys};
 
+#[cfg(test)]
+use crate::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use delta::{Delta, Entry};
 use footers::FooterCache;
 use late::SeenMarks;
@@ -288,6 +290,23 @@ impl Warehouse {
         done.unwrap_or_else(|error| {
             Err(WarehouseError::caused(WarehouseErrorKind::Unavailable, "wait for disk", error))
         })
+    }
+}
+
+#[cfg(test)]
+impl ObjectSettings {
+    /// Of a server that the test runs.
+    pub(crate) fn of_test(server: &S3Server) -> Self {
+        Self {
+            endpoint: Some(server.url()),
+            region: Some("us-east-1".to_owned()),
+            bucket: Some(BUCKET.to_owned()),
+            access_key_id: Some(ACCESS_KEY.to_owned()),
+            secret_access_key: Some(SECRET_KEY.to_owned()),
+            path_style: Some(true),
+            silence_max: Duration::from_secs(1),
+            ..Self::default()
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::event::proto::EventEnvelope;
 use crate::event::proto::event_envelope::Payload;
 use crate::event::{EventRef, proto::UserLogin};
-use crate::services::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
+use crate::services::s3::{Fault, S3Server};
 
 /// One warehouse that several processes have open.
 pub(super) enum Place {
@@ -26,18 +26,7 @@ impl Place {
     pub(super) async fn open(&self) -> Warehouse {
         match self {
             Self::Local(dir) => Warehouse::open_local(dir.path().to_owned()).unwrap(),
-            Self::S3(server) => Warehouse::open_objects(ObjectSettings {
-                endpoint: Some(server.url()),
-                region: Some("us-east-1".to_owned()),
-                bucket: Some(BUCKET.to_owned()),
-                access_key_id: Some(ACCESS_KEY.to_owned()),
-                secret_access_key: Some(SECRET_KEY.to_owned()),
-                path_style: Some(true),
-                silence_max: Duration::from_secs(1),
-                ..ObjectSettings::default()
-            })
-            .await
-            .unwrap(),
+            Self::S3(server) => Warehouse::open_objects(ObjectSettings::of_test(server)).await.unwrap(),
         }
     }
 

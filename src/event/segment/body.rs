@@ -13,7 +13,7 @@ use super::message::{Call, Keep, Surroundings, event_of};
 use crate::event::FieldError;
 use crate::event::accept::Arrival;
 use crate::event::json_text::{JsonText, Token};
-use crate::event::request::{Accepted, Refused, place_in};
+use crate::event::request::{Accepted, Refused, json_text, place_in};
 
 /// Of one message: what Segment takes.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
@@ -47,9 +47,9 @@ impl Default for Messages<'_> {
 
 impl<'a> Body<'a> {
     pub fn of_message(text: &'a [u8]) -> Result<Self, Refused> {
-        let mut json = reader(text)?;
-        let text = json.value_text()?;
-        json.end()?;
+        let whole = json_text(text)?;
+        let mut json = reader(whole);
+        let text = &whole[json.position()..];
         let (message, write_key) = match Value::read(text) {
             Some(Value::Object(message)) => {
                 let write_key = write_key_of(message.get("writeKey"));
@@ -57,6 +57,9 @@ impl<'a> Body<'a> {
             }
             Some(_) => return Err(not("an object")),
             None => {
+                // What can be passed over is JSON all the same.
+                json.skip()?;
+                json.end()?;
                 let mended = mend(text);
                 let message = read_mended(&mended).ok_or_else(|| not("an object"))?;
                 (None, write_key_of(message.get("writeKey")).map(|key| key.into_owned().into()))
@@ -67,7 +70,7 @@ impl<'a> Body<'a> {
 
     pub fn of_batch(text: &'a [u8]) -> Result<Self, Refused> {
         let no_batch = || not("an object with the array batch");
-        let mut json = reader(text)?;
+        let mut json = reader(json_text(text)?);
         if json.peek()? != Token::Object {
             return Err(no_batch());
         }
@@ -257,12 +260,10 @@ fn not(wanted: &str) -> Refused {
 }
 
 /// Of the whole body, but for a byte order mark.
-fn reader(text: &[u8]) -> Result<JsonText<'_>, Refused> {
-    let text = std::str::from_utf8(text)
-        .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))?;
+fn reader(text: &str) -> JsonText<'_> {
     let mut json = JsonText::new(text);
     json.skip_mark();
-    Ok(json)
+    json
 }
 
 /// The texts of the messages in the array that is next.

@@ -4,21 +4,11 @@ use std::collections::BTreeSet;
 
 use super::tests::{commit, file, partition, settings, store};
 use super::*;
-use crate::services::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
+use crate::services::s3::{Fault, S3Server};
 use crate::warehouse::{ObjectSettings, Warehouse};
 
 async fn open(server: &S3Server) -> Warehouse {
-    let objects = ObjectSettings {
-        endpoint: Some(server.url()),
-        region: Some("us-east-1".to_owned()),
-        bucket: Some(BUCKET.to_owned()),
-        access_key_id: Some(ACCESS_KEY.to_owned()),
-        secret_access_key: Some(SECRET_KEY.to_owned()),
-        path_style: Some(true),
-        prefix: Some("raw".to_owned()),
-        silence_max: Duration::from_secs(1),
-        ..ObjectSettings::default()
-    };
+    let objects = ObjectSettings { prefix: Some("raw".to_owned()), ..ObjectSettings::of_test(server) };
     Warehouse::open_objects(objects).await.unwrap().keep_log(settings()).await.unwrap()
 }
 
