@@ -75,7 +75,7 @@ fn payload_json(events: &[Vec<u8>]) {
 fn parquet(events: &[Vec<u8>], compression: Compression) -> usize {
     let settings = EncodeSettings { compression, row_group_rows_max: 1_000_000, stream: "EVENTS".into() };
     let mut encoder = Encoder::new(settings).expect("encoder");
-    let mut file = encoder.open();
+    let mut file = encoder.open("shop");
     for (event, sequence) in events.iter().zip(1..) {
         let event = EventRef::decode(event).expect("decode");
         encoder.push(&mut file, &event, Origin { sequence, received_at_ms: 1_767_225_600_000 }).expect("push");

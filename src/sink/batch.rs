@@ -23,8 +23,8 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new(encoder: &Encoder, partition: Partition, lease: Lease) -> Self {
         Self {
+            file: encoder.open(&partition.app_id),
             partition,
-            file: encoder.open(),
             receipts: Vec::new(),
             lease,
             opened_at: Instant::now(),

@@ -134,7 +134,7 @@ mod tests {
         let settings =
             EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 10, stream: "S".to_owned() };
         let mut encoder = Encoder::new(settings).unwrap();
-        let file = encoder.finish(encoder.open(), std::iter::empty()).unwrap();
+        let file = encoder.finish(encoder.open("shop"), std::iter::empty()).unwrap();
         let mut parts = flush(4);
         let given_up = parts.pop();
         let each = parts.into_iter().enumerate().map(async |(n, part)| {

@@ -58,7 +58,7 @@ async fn look(warehouse: &Warehouse, patience: Duration) {
     match warehouse.abandoned_late_files(patience).await {
         Ok(abandoned) => {
             for late in abandoned {
-                warn!(name = late.name, partition = %late.partition.path(), "late file of a sink that is gone");
+                warn!(name = late.name, partition = %late.partition, "late file of a sink that is gone");
                 settle(&late, warehouse).await;
             }
         }

@@ -227,7 +227,7 @@ async fn rows_go_to_the_directory_of_their_own_app_and_hour() {
         event("shop", "last", y9999),
     ];
     bench.publish(&events).await;
-    let received = crate::warehouse::Partition { app_id: "shop".into(), hour: now_ms() / HOUR_MS }.path();
+    let received = crate::warehouse::Partition { app_id: "shop".into(), hour: now_ms() / HOUR_MS }.to_string();
     let running = bench.start(settings());
     running.stop().await;
     let found = directories(&bench.root());

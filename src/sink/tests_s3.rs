@@ -249,7 +249,7 @@ async fn large_files_go_up_in_parts_whatever_fails() {
     let partition = Partition { app_id: "shop".to_owned(), hour: 490_000 };
     let bytes: Vec<u8> = (0..40u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let file = bytes::Bytes::from(bytes);
-    let path = |name: &str| server.bucket().join("raw").join(partition.path()).join(name);
+    let path = |name: &str| server.bucket().join("raw").join(partition.to_string()).join(name);
     let name = Warehouse::new_file_name();
     assert!(!warehouse.store(&partition, &name, file.clone(), || false).await.unwrap());
     assert!(!path(&name).exists(), "nothing is visible without the commit");

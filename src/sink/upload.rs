@@ -89,7 +89,7 @@ pub(super) async fn upload(
         Ok(Err(error)) => Err(error),
         Ok(Ok(false)) | Err(_) => {
             let rows = closed.receipts.len();
-            warn!(rows, partition = %closed.partition.path(), "file given up: the leases of its messages lapsed");
+            warn!(rows, partition = %closed.partition, "file given up: the leases of its messages lapsed");
             metrics::sink_lapsed_rows(rows as u64);
             Ok(())
         }
@@ -204,7 +204,7 @@ async fn settle_late_file(closed: &Closed, warehouse: &Warehouse, name: &str) {
 fn report(closed: &Closed, began: Instant) {
     let (rows, bytes) = (closed.receipts.len(), closed.file.len());
     metrics::sink_file_stored(closed.reason.name(), rows as u64, bytes as u64, began.elapsed());
-    debug!(rows, bytes, reason = closed.reason.name(), partition = %closed.partition.path(), "file stored");
+    debug!(rows, bytes, reason = closed.reason.name(), partition = %closed.partition, "file stored");
 }
 
 async fn acknowledge(closed: &Closed, acker: &Acker) {

@@ -44,8 +44,9 @@ pub struct Encoder {
     seed: u64,
 }
 
-/// A file while rows are added to it.
+/// A file of one app while rows are added to it.
 pub struct OpenFile {
+    app_id: Box<str>,
     group: RowGroup,
     /// The row groups that are closed.
     closed: Option<SerializedFileWriter<AlignedFile>>,
@@ -63,8 +64,8 @@ impl Encoder {
         Ok(Self { settings, properties: Arc::new(properties), compressor, seed })
     }
 
-    pub fn open(&self) -> OpenFile {
-        OpenFile { group: RowGroup::new(self.seed), closed: None, closed_rows: 0 }
+    pub fn open(&self, app_id: &str) -> OpenFile {
+        OpenFile { app_id: app_id.into(), group: RowGroup::new(self.seed), closed: None, closed_rows: 0 }
     }
 
     pub fn push(&mut self, file: &mut OpenFile, event: &EventRef<'_>, origin: Origin) -> Result<(), WarehouseError> {
@@ -99,7 +100,7 @@ impl Encoder {
         }
         let Some(mut writer) = file.closed else { return Ok(Bytes::new()) };
         let ranges = SequenceRanges::of(sequences);
-        for (key, value) in footer::entries(&ranges, &self.settings.stream) {
+        for (key, value) in footer::entries(&ranges, &file.app_id, &self.settings.stream) {
             writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
         let mut file = writer.into_inner().map_err(WarehouseError::encode)?;

@@ -13,6 +13,7 @@ use super::error::WarehouseErrorKind;
 use super::ranges::SequenceRanges;
 
 const SEQUENCES_KEY: &str = "causality.sequences";
+pub(super) const APP_KEY: &str = "causality.app_id";
 pub(super) const STREAM_KEY: &str = "causality.stream";
 const FORMAT_KEY: &str = "causality.format";
 const FORMAT: &str = "1";
@@ -30,9 +31,10 @@ const MAGIC: &[u8; 4] = b"PAR1";
 const TAIL_BYTES: usize = 8;
 
 /// The entries for a file's footer; the last one is filled in by [`seal`].
-pub(super) fn entries(ranges: &SequenceRanges, stream: &str) -> [(&'static str, String); 4] {
+pub(super) fn entries(ranges: &SequenceRanges, app_id: &str, stream: &str) -> [(&'static str, String); 5] {
     [
         (FORMAT_KEY, FORMAT.to_owned()),
+        (APP_KEY, app_id.to_owned()),
         (STREAM_KEY, stream.to_owned()),
         (SEQUENCES_KEY, ranges.encode()),
         (CHECKSUM_KEY, NO_CHECKSUM.to_owned()),

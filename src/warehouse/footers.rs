@@ -121,7 +121,7 @@ struct State {
 impl FooterCache {
     /// Lists the partition and reads the footers that are not yet known.
     pub(super) fn list(&self, objects: &Objects, partition: &Partition) -> Result<PartitionFooters, WarehouseError> {
-        let directory = partition.path();
+        let directory = objects.directory(partition);
         let mut listed = objects.list(&directory)?;
         listed.retain(|file| is_data_file(&file.name));
         self.damaged.keep(&directory, &listed);
@@ -134,7 +134,7 @@ impl FooterCache {
         partition: &Partition,
         listed: Vec<Listed>,
     ) -> Result<PartitionFooters, WarehouseError> {
-        let directory = partition.path();
+        let directory = objects.directory(partition);
         let known: HashMap<String, Arc<Footer>> = {
             let state = self.state();
             let files = state.partitions.get(partition).map(Vec::as_slice).unwrap_or_default();

@@ -146,13 +146,13 @@ fn abandoned_by(
     if !is_path_safe(&partition.app_id) {
         return Err(WarehouseError::new(WarehouseErrorKind::Corrupt, "find the file of a mark"));
     }
-    let Some(file) = objects.list(&partition.path())?.into_iter().find(|file| file.name == name) else {
+    let Some(file) = objects.list(&objects.directory(&partition))?.into_iter().find(|file| file.name == name) else {
         // Never stored, or removed and the mark not yet.
         gone(&partition, name)?;
         objects.remove(MARKS, &marked.name)?;
         return Ok(None);
     };
-    let bytes = read_whole(objects, &partition.path(), &file)?;
+    let bytes = read_whole(objects, &objects.directory(&partition), &file)?;
     Ok(Some(LateFile { name: name.to_owned(), bytes, partition }))
 }
 
@@ -186,7 +186,7 @@ pub(super) fn settle(
                 Ok(Settled::MustWait { rows }) => return Ok(Settled::MustWait { rows }),
                 // Others that are damaged count as holding nothing: it is the late file itself.
                 Err(error) if error.kind == WarehouseErrorKind::Corrupt => {
-                    footers.damaged.note(&late.partition.path(), file, &error);
+                    footers.damaged.note(&objects.directory(&late.partition), file, &error);
                     Settled::Unreadable
                 }
                 decided => decided?,
@@ -231,7 +231,7 @@ fn carry_out(
     verdict: &Verdict,
     patient: bool,
 ) -> Result<Settled, WarehouseError> {
-    let (directory, Verdict { kept, given_up, contested }) = (late.partition.path(), verdict);
+    let (directory, Verdict { kept, given_up, contested }) = (objects.directory(&late.partition), verdict);
     let (given_up, contested) = (*given_up, *contested);
     if contested > 0 && patient {
         return Ok(Settled::MustWait { rows: contested });
@@ -247,7 +247,7 @@ fn carry_out(
     }
     if given_up > 0 {
         // The same name: readers see the one content or the other, and no row twice or not at all.
-        objects.store(&directory, &late.name, &keep::keep(&late.bytes, kept)?, || true)?;
+        objects.store(&directory, &late.name, &keep::keep(&late.bytes, &late.partition.app_id, kept)?, || true)?;
     }
     Ok(Settled::Replaced { given_up, kept: kept.len() - given_up, doubled: contested })
 }

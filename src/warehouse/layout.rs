@@ -4,6 +4,8 @@
 //! stored it, never on the clock of whoever writes it, so that a redelivered message
 //! always meets the files that may hold it already.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -39,30 +41,77 @@ pub fn is_path_safe(app_id: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-impl Partition {
+/// How an app id names a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// As it is.
+    #[default]
+    Plain,
+    /// For a file system that takes `Shop` and `shop` for one name: capital letters as `%53`, which readers of Hive
+    /// partitions decode.
+    FoldedCase,
+}
+
+impl Naming {
     /// The directory below the warehouse's root: `app_id=a/year=2026/month=01/day=31/hour=23`.
-    pub fn path(&self) -> String {
-        let (year, month, day, hour) = self.date();
-        format!("app_id={}/year={year:04}/month={month:02}/day={day:02}/hour={hour:02}", self.app_id)
+    pub(super) fn directory(self, partition: &Partition) -> String {
+        let (year, month, day, hour) = partition.date();
+        let mut directory = String::with_capacity(64);
+        directory.push_str("app_id=");
+        match self {
+            Self::Plain => directory.push_str(&partition.app_id),
+            Self::FoldedCase => partition.app_id.chars().for_each(|c| match c {
+                'A'..='Z' => directory.push_str(&format!("%{:02X}", u32::from(c))),
+                c => directory.push(c),
+            }),
+        }
+        directory.push_str(&format!("/year={year:04}/month={month:02}/day={day:02}/hour={hour:02}"));
+        directory
     }
 
+    /// The partition of a directory below the warehouse's root; none when it is no partition of ours.
+    pub(super) fn partition(self, directory: &str) -> Option<Partition> {
+        let mut parts = directory.split('/');
+        let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
+        let app_id = match self {
+            Self::Plain => part("app_id")?.to_owned(),
+            Self::FoldedCase => unescape(part("app_id")?)?,
+        };
+        let date = (part("year")?.parse().ok()?, part("month")?.parse().ok()?, part("day")?.parse().ok()?);
+        let time = DateTime::new(date.0, date.1, date.2, part("hour")?.parse().ok()?, 0, 0, 0).ok()?;
+        let hour = time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second().div_euclid(HOUR_MS / 1_000);
+        let partition = Partition { app_id, hour };
+        let named = self.directory(&partition);
+        // Some of these file systems list names in small letters.
+        let is_it = if self == Self::Plain { named == directory } else { named.eq_ignore_ascii_case(directory) };
+        (is_path_safe(&partition.app_id) && is_it).then_some(partition)
+    }
+}
+
+fn unescape(name: &str) -> Option<String> {
+    let mut parts = name.split('%');
+    let mut plain = parts.next()?.to_owned();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(2)?;
+        plain.push(char::from(u8::from_str_radix(code, 16).ok()?));
+        plain.push_str(rest);
+    }
+    Some(plain)
+}
+
+/// For people; where files go is for [`Naming`] to say.
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Naming::Plain.directory(self))
+    }
+}
+
+impl Partition {
     /// Year, month, day and hour.
     pub(super) fn date(&self) -> (i16, i16, i16, i16) {
         let second = self.hour.saturating_mul(HOUR_MS / 1_000);
         let time = Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::UTC);
         (time.year(), time.month().into(), time.day().into(), time.hour().into())
-    }
-
-    /// The partition of a directory below the warehouse's root; none when it is no partition of ours.
-    pub(super) fn parse(directory: &str) -> Option<Self> {
-        let mut parts = directory.split('/');
-        let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
-        let app_id = part("app_id").filter(|app_id| is_path_safe(app_id))?.to_owned();
-        let date = (part("year")?.parse().ok()?, part("month")?.parse().ok()?, part("day")?.parse().ok()?);
-        let time = DateTime::new(date.0, date.1, date.2, part("hour")?.parse().ok()?, 0, 0, 0).ok()?;
-        let hour = time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second().div_euclid(HOUR_MS / 1_000);
-        let partition = Self { app_id, hour };
-        (partition.path() == directory).then_some(partition)
     }
 }
 
@@ -73,7 +122,7 @@ mod tests {
     const NOW: i64 = 1_767_225_599_999; // 2025-12-31T23:59:59.999Z
 
     fn path(timestamp_ms: i64) -> String {
-        Partition { app_id: "shop".into(), hour: hour_of(timestamp_ms, NOW) }.path()
+        Partition { app_id: "shop".into(), hour: hour_of(timestamp_ms, NOW) }.to_string()
     }
 
     #[test]
@@ -95,8 +144,10 @@ mod tests {
     #[test]
     fn a_partition_is_known_by_its_directory() {
         for hour in [0, 262_968, 490_886, 500_000] {
-            let partition = Partition { app_id: "1e5".into(), hour };
-            assert_eq!(Partition::parse(&partition.path()), Some(partition));
+            for naming in [Naming::Plain, Naming::FoldedCase] {
+                let partition = Partition { app_id: "My-App_1.2".into(), hour };
+                assert_eq!(naming.partition(&naming.directory(&partition)), Some(partition));
+            }
         }
         for other in [
             "",
@@ -106,9 +157,29 @@ mod tests {
             "app_id=shop/year=2026/month=02/day=30/hour=00",
             "app_id=shop/year=2026/month=02/day=03/hour=00/more",
             "x/app_id=shop/year=2026/month=02/day=03/hour=00",
+            "app_id=%2E%2E/year=2026/month=02/day=03/hour=00",
+            "app_id=%2/year=2026/month=02/day=03/hour=00",
+            "app_id=%C3%A9/year=2026/month=02/day=03/hour=00",
+            "app_id=%73hop/year=2026/month=02/day=03/hour=00",
         ] {
-            assert_eq!(Partition::parse(other), None, "{other}");
+            for naming in [Naming::Plain, Naming::FoldedCase] {
+                assert_eq!(naming.partition(other), None, "{other}");
+            }
         }
+    }
+
+    #[test]
+    fn apps_that_differ_in_case_are_told_apart_where_the_file_system_does_not() {
+        let directory = |app: &str| Naming::FoldedCase.directory(&Partition { app_id: app.into(), hour: 0 });
+        assert_eq!(directory("SHop"), "app_id=%53%48op/year=1970/month=01/day=01/hour=00");
+        let apps = ["shop", "Shop", "sHop", "SHOP", "jZ", "Jz", "4a", "4A"];
+        let folded: std::collections::HashSet<String> =
+            apps.iter().map(|app| directory(app).to_ascii_lowercase()).collect();
+        assert_eq!(folded.len(), apps.len());
+        let partition = |directory: &str| Naming::FoldedCase.partition(directory).map(|partition| partition.app_id);
+        assert_eq!(partition("app_id=%4aane/year=1970/month=01/day=01/hour=00").as_deref(), Some("Jane"));
+        // Stored by a version that did not escape: of either app.
+        assert_eq!(partition("app_id=Shop/year=1970/month=01/day=01/hour=00"), None);
     }
 
     #[test]

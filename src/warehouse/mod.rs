@@ -168,7 +168,9 @@ impl Warehouse {
         if !self.has_log() {
             return Ok(None);
         }
-        let entry = self.blocking(|shared| shared.delta.get().map(|delta| delta.enqueue(files)).transpose()).await?;
+        let entry = self
+            .blocking(|shared| shared.delta.get().map(|delta| delta.enqueue(&shared.objects, files)).transpose())
+            .await?;
         Ok(entry.map(|entry| Commit { warehouse: self.clone(), entry }))
     }
 
@@ -206,8 +208,9 @@ impl Warehouse {
         file: Bytes,
         commit: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<bool, WarehouseError> {
-        let (directory, name) = (partition.path(), name.to_owned());
-        self.blocking(move |shared| shared.objects.store(&directory, &name, &file, commit)).await
+        let (partition, name) = (partition.clone(), name.to_owned());
+        self.blocking(move |shared| shared.objects.store(&shared.objects.directory(&partition), &name, &file, commit))
+            .await
     }
 
     /// Lists what `partition` holds now.
@@ -226,7 +229,7 @@ impl Warehouse {
         let confirm = move |shared: &Shared| {
             let holders = shared.footers.holders(&shared.objects, &footers, &suspects)?;
             if let Some(delta) = shared.delta.get()
-                && let Some(partition) = Partition::parse(footers.directory())
+                && let Some(partition) = shared.objects.partition(footers.directory())
             {
                 let places: BTreeSet<usize> = holders.iter().copied().flatten().collect();
                 let names: Vec<&str> = places.into_iter().filter_map(|place| footers.name(place)).collect();

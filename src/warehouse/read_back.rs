@@ -22,7 +22,7 @@ use crate::event::{EventRef, Kind, samples};
 fn encode(events: &[Vec<u8>], compression: Compression, row_group_rows_max: usize) -> Bytes {
     let settings = EncodeSettings { compression, row_group_rows_max, stream: "EVENTS".into() };
     let mut encoder = Encoder::new(settings).unwrap();
-    let mut file = encoder.open();
+    let mut file = encoder.open("shop");
     for (event, n) in events.iter().zip(1..) {
         let event = EventRef::decode(event).unwrap();
         encoder.push(&mut file, &event, origin(n)).unwrap();
@@ -223,7 +223,7 @@ fn a_file_with_fewer_rows_is_like_any_other() {
     for compression in [Compression::Snappy, Compression::Gzip, Compression::Zstd, Compression::None] {
         let (whole, fewer) = {
             let whole = encode(&events, compression, 100);
-            (whole.clone(), keep::keep(&whole, &kept).unwrap())
+            (whole.clone(), keep::keep(&whole, "shop", &kept).unwrap())
         };
         let mut numbers = (0..events.len()).filter(|n| kept[*n]);
         for batch in ParquetRecordBatchReaderBuilder::try_new(fewer.clone()).unwrap().build().unwrap() {
@@ -243,7 +243,7 @@ fn a_file_with_fewer_rows_is_like_any_other() {
             SerializedFileReader::new_with_options(file, options).unwrap()
         };
         let (whole, fewer) = (open(whole), open(fewer));
-        for key in ["causality.format", "causality.stream"] {
+        for key in ["causality.format", "causality.app_id", "causality.stream"] {
             assert_eq!(footer::entry(fewer.metadata(), key), footer::entry(whole.metadata(), key));
         }
         let ranges = SequenceRanges::decode(footer::entry(fewer.metadata(), "causality.sequences").unwrap()).unwrap();

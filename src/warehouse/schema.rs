@@ -1,6 +1,7 @@
 //! The columns of every file, in order. Partition columns are in the path only.
 //!
-//! All integers are signed: unsigned ones are not read by every engine.
+//! All integers are signed: unsigned ones are not read by every engine. A column's field id is its place, from 1: new
+//! columns come last.
 
 use std::sync::{Arc, LazyLock};
 
@@ -52,21 +53,18 @@ pub(super) fn schema() -> &'static SchemaDescPtr {
 }
 
 fn root() -> TypePtr {
-    let required = |columns: &[(&str, Physical)]| fields(columns, Repetition::REQUIRED);
-    let mut all = required(&BEFORE_DEVICE);
-    all.extend(fields(&DEVICE, Repetition::OPTIONAL));
-    all.extend(required(&AFTER_DEVICE));
+    let (required, optional) = (Repetition::REQUIRED, Repetition::OPTIONAL);
+    let groups: [(&[_], _); 3] = [(&BEFORE_DEVICE, required), (&DEVICE, optional), (&AFTER_DEVICE, required)];
+    let columns = groups.iter().flat_map(|(columns, repetition)| columns.iter().map(|column| (column, *repetition)));
+    let all = columns.zip(1..).map(|((column, repetition), id)| field(column, repetition, id)).collect();
     let root = Type::group_type_builder("event").with_fields(all).build();
     Arc::new(root.expect("the columns above make a valid schema"))
 }
 
-fn fields(columns: &[(&str, Physical)], repetition: Repetition) -> Vec<TypePtr> {
-    let field = |(name, physical): &(&str, Physical)| {
-        let text = (*physical == Physical::BYTE_ARRAY).then_some(LogicalType::String);
-        let field = Type::primitive_type_builder(name, *physical).with_repetition(repetition).with_logical_type(text);
-        Arc::new(field.build().expect("the columns above make valid fields"))
-    };
-    columns.iter().map(field).collect()
+fn field((name, physical): &(&str, Physical), repetition: Repetition, id: i32) -> TypePtr {
+    let text = (*physical == Physical::BYTE_ARRAY).then_some(LogicalType::String);
+    let field = Type::primitive_type_builder(name, *physical).with_repetition(repetition).with_logical_type(text);
+    Arc::new(field.with_id(Some(id)).build().expect("the columns above make valid fields"))
 }
 
 #[cfg(test)]
@@ -81,6 +79,8 @@ mod tests {
             carrier is_jailbroken is_emulator sdk_version payload_json received_at_ms idempotency_key stream_sequence \
             user_id session_id";
         assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
+        let ids = schema().columns().iter().map(|column| column.self_type().get_basic_info().id());
+        assert_eq!(ids.collect::<Vec<_>>(), (1..=27).collect::<Vec<i32>>());
     }
 
     #[test]

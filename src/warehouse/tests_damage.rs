@@ -102,7 +102,7 @@ fn pages_carry_checksums() {
     for compression in [Compression::Snappy, Compression::None, Compression::Zstd, Compression::Gzip] {
         let settings = EncodeSettings { compression, row_group_rows_max: 1_000, stream: "EVENTS".to_owned() };
         let mut encoder = Encoder::new(settings).unwrap();
-        let mut open = encoder.open();
+        let mut open = encoder.open("shop");
         let event = |n: u64| EventEnvelope {
             id: id_of(n),
             app_id: "shop".to_owned(),

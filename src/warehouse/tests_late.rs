@@ -38,7 +38,7 @@ impl Place {
     }
 
     pub(super) fn directory(&self) -> PathBuf {
-        self.root().join(partition().path())
+        self.root().join(partition().to_string())
     }
 
     fn names(&self) -> Vec<String> {
@@ -95,7 +95,7 @@ pub(super) fn file(sequences: impl Iterator<Item = u64> + Clone) -> Bytes {
     let settings =
         EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 40, stream: "EVENTS".to_owned() };
     let mut encoder = Encoder::new(settings).unwrap();
-    let mut open = encoder.open();
+    let mut open = encoder.open("shop");
     for sequence in sequences.clone() {
         let event = EventEnvelope {
             id: id_of(sequence),

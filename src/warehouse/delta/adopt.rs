@@ -8,7 +8,6 @@ use super::seen::Fate;
 use super::table::TableFile;
 use crate::warehouse::damaged::Damaged;
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::layout::Partition;
 use crate::warehouse::objects::{Listed, Objects, Walked};
 use crate::warehouse::{WarehouseError, footer, is_data_file, late};
 
@@ -50,9 +49,9 @@ impl Delta {
         let mut finished = true;
         objects.walk(&mut |walked: &Walked| {
             if is_data_file(&walked.file.name) {
-                match Partition::parse(&walked.directory) {
+                match objects.partition(&walked.directory) {
                     Some(partition) => {
-                        let file = TableFile { partition, name: walked.file.name.clone() };
+                        let file = TableFile::new(objects, &partition, &walked.file.name);
                         batch.push((file, walked.file.clone()));
                     }
                     None => adopted.elsewhere += 1,
@@ -117,7 +116,7 @@ fn read_adds(
     let mut actions = Vec::with_capacity(files.len());
     // They come directory by directory.
     for files in files.chunk_by(|(one, _), (other, _)| one.partition == other.partition) {
-        let directory = files[0].0.partition.path();
+        let directory = files[0].0.directory.clone();
         for files in files.chunks(TOGETHER) {
             let listed: Vec<Listed> = files.iter().map(|(_, listed)| listed.clone()).collect();
             let sources = objects.open_together(&directory, &listed, FOOTER_READ_BYTES);

@@ -35,7 +35,7 @@ impl Delta {
         partition: &Partition,
         names: &[&str],
     ) -> Result<(), WarehouseError> {
-        let file = |name: &&str| TableFile { partition: partition.clone(), name: (*name).to_owned() };
+        let file = |name: &&str| TableFile::new(objects, partition, name);
         let is_named = |file: &TableFile| matches!(self.seen.fate(&file.path()), Fate::Added | Fate::Removed);
         let files: Vec<TableFile> = names.iter().map(file).filter(|file| !is_named(file)).collect();
         if files.is_empty() { Ok(()) } else { self.agree(objects, damaged, &files, false) }
@@ -50,7 +50,7 @@ impl Delta {
         name: &str,
         replaced: bool,
     ) -> Result<(), WarehouseError> {
-        let file = TableFile { partition: partition.clone(), name: name.to_owned() };
+        let file = TableFile::new(objects, partition, name);
         self.agree(objects, damaged, &[file], replaced)
     }
 
@@ -61,7 +61,7 @@ impl Delta {
         partition: &Partition,
         name: &str,
     ) -> Result<(), WarehouseError> {
-        let file = TableFile { partition: partition.clone(), name: name.to_owned() };
+        let file = TableFile::new(objects, partition, name);
         let mut tail = self.tail();
         self.refresh(objects, &mut tail)?;
         tail.catch_up(objects)?;
@@ -111,7 +111,7 @@ fn differences(
     known: &mut Known,
 ) -> Result<(Vec<Action>, Added), WarehouseError> {
     let (mut actions, mut added) = (Vec::new(), Vec::new());
-    let Some(partition) = files.first().map(|file| file.partition.path()) else { return Ok((actions, added)) };
+    let Some(partition) = files.first().map(|file| file.directory.clone()) else { return Ok((actions, added)) };
     let listed = objects.list(&partition)?;
     let fates = fates(objects, tail, files, known)?;
     for (file, fate) in files.iter().zip(fates) {
@@ -161,15 +161,14 @@ fn add(
     there: &Listed,
     data_change: bool,
 ) -> Result<Option<Action>, WarehouseError> {
-    let directory = file.partition.path();
-    match objects.open(&directory, there)?.read_with(|source| footer::read(&source)) {
+    match objects.open(&file.directory, there)?.read_with(|source| footer::read(&source)) {
         Ok(metadata) => {
             let mut add = file.add(&metadata, there.bytes, there.modified_ms);
             add.data_change = data_change;
             Ok(Some(add.into()))
         }
         Err(error) if error.kind == WarehouseErrorKind::Corrupt => {
-            damaged.note(&directory, there, &error);
+            damaged.note(&file.directory, there, &error);
             Ok(None)
         }
         Err(error) => Err(error),

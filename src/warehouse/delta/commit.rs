@@ -40,11 +40,12 @@ impl Delta {
     /// Puts files in the queue for the next commit. `files` are partitions, names and contents.
     pub(in crate::warehouse) fn enqueue(
         &self,
+        objects: &Objects,
         files: Vec<(Partition, String, Bytes)>,
     ) -> Result<Arc<Entry>, WarehouseError> {
         let add = |(partition, name, bytes): (Partition, String, Bytes)| {
             let metadata = footer::read(&bytes)?;
-            Ok(TableFile { partition, name }.add(&metadata, bytes.len() as u64, now_ms()))
+            Ok(TableFile::new(objects, &partition, &name).add(&metadata, bytes.len() as u64, now_ms()))
         };
         let adds = files.into_iter().map(add).collect::<Result<_, WarehouseError>>()?;
         let entry = Arc::new(Entry { adds, committed: AtomicBool::new(false) });

@@ -11,6 +11,7 @@ use parquet::basic::Type as Physical;
 use super::action::{Add, Format, Metadata, Remove, Texts};
 use super::stats;
 use crate::warehouse::layout::Partition;
+use crate::warehouse::objects::Objects;
 use crate::warehouse::schema::schema;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 use parquet::file::metadata::ParquetMetaData;
@@ -23,12 +24,17 @@ const PARTITION_COLUMNS: [(&str, &str); 5] =
 #[derive(Clone, Debug)]
 pub(super) struct TableFile {
     pub(super) partition: Partition,
+    pub(super) directory: String,
     pub(super) name: String,
 }
 
 impl TableFile {
+    pub(super) fn new(objects: &Objects, partition: &Partition, name: &str) -> Self {
+        Self { partition: partition.clone(), directory: objects.directory(partition), name: name.to_owned() }
+    }
+
     pub(super) fn path(&self) -> String {
-        encode_path(&format!("{}/{}", self.partition.path(), self.name))
+        encode_path(&format!("{}/{}", self.directory, self.name))
     }
 
     pub(super) fn add(&self, metadata: &ParquetMetaData, bytes: u64, modified_ms: i64) -> Add {
@@ -138,7 +144,8 @@ mod tests {
     #[test]
     fn a_file_is_named_by_its_path_and_valued_without_zeros() {
         let partition = Partition { app_id: "007".to_owned(), hour: 491_000 };
-        let file = TableFile { partition, name: "events_1.parquet".to_owned() };
+        let directory = partition.to_string();
+        let file = TableFile { partition, directory, name: "events_1.parquet".to_owned() };
         assert_eq!(file.path(), "app_id=007/year=2026/month=01/day=05/hour=08/events_1.parquet");
         let values = values(&file.partition);
         let texts: Vec<_> = values.iter().map(|(name, value)| (name.as_str(), value.as_deref().unwrap())).collect();

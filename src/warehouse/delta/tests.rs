@@ -32,7 +32,7 @@ pub(super) fn file(sequences: std::ops::Range<u64>) -> Bytes {
         stream: "S".to_owned(),
     };
     let mut encoder = Encoder::new(settings).unwrap();
-    let mut open = encoder.open();
+    let mut open = encoder.open("shop");
     for sequence in sequences.clone() {
         let event = EventEnvelope {
             id: format!("{sequence}"),
@@ -178,6 +178,33 @@ async fn what_a_crash_left_uncommitted_is_committed_when_its_rows_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn apps_that_differ_in_case_are_different_partitions_where_the_file_system_folds_case() {
+    let dir = TempDir::new().unwrap();
+    let folding = || Warehouse::of(Objects::local_that_folds_case(dir.path().to_owned()).unwrap());
+    let warehouse = folding().keep_log(settings()).await.unwrap();
+    let (one, other) = (file(0..5), file(5..12));
+    let (a, b) = (store(&warehouse, "shop", &one).await, store(&warehouse, "Shop", &other).await);
+    commit(&warehouse, &[("shop", &a, &one)]).await;
+    for (app, sequence) in [("shop", 3), ("Shop", 7)] {
+        let footers = warehouse.footers(&partition(app)).await.unwrap();
+        let suspects = [3, 7].map(|sequence: u64| Suspect { sequence, id: sequence.to_string() });
+        let expected = [3, 7].map(|there| there == sequence);
+        assert_eq!(warehouse.confirm(footers, suspects.into()).await.unwrap(), expected, "{app}");
+    }
+    let mut directories: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    directories.sort();
+    assert_eq!(directories, ["_delta_log", "app_id=%53hop", "app_id=shop"]);
+    let (files, _) = table(&dir);
+    let rows = |path: &str| files.iter().find(|(file, _)| file.starts_with(path)).map(|(_, (_, rows))| *rows);
+    // The log has URIs.
+    assert_eq!((rows("app_id=shop/"), rows("app_id=%2553hop/")), (Some(5), Some(7)));
+    assert!(files.keys().any(|path| path.ends_with(&b)));
+    let adopted = folding().keep_log(settings()).await.unwrap().adopt_files(true, || true, |_| {}).await.unwrap();
+    assert_eq!(adopted, Some(Adopted { added: 0, known: 2, unreadable: 0, elsewhere: 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_made_of_the_files_that_are_there() {
     let dir = TempDir::new().unwrap();
     let plain = Warehouse::open_local(dir.path().to_owned()).unwrap();
@@ -185,7 +212,7 @@ async fn a_log_is_made_of_the_files_that_are_there() {
     for app in ["a", "b", "b"] {
         store(&plain, app, &bytes).await;
     }
-    std::fs::write(dir.path().join(partition("b").path()).join("events_broken.parquet"), b"no").unwrap();
+    std::fs::write(dir.path().join(partition("b").to_string()).join("events_broken.parquet"), b"no").unwrap();
     std::fs::create_dir(dir.path().join("other")).unwrap();
     std::fs::write(dir.path().join("other/events_1.parquet"), &bytes).unwrap();
     let warehouse = open(&dir).await;

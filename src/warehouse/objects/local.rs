@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::{Listed, Walked, direct, no_create};
+use crate::warehouse::layout::Naming;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 /// Ends the name of a file that is being written.
@@ -31,6 +32,7 @@ pub(super) struct Local {
     /// Directories that are known to survive a power cut. The lock is held while one is
     /// created, so that no second writer takes it for durable too early.
     durable: Mutex<HashSet<PathBuf>>,
+    naming: Naming,
     /// When this was opened by the clock of the file system, which may be another machine's. None when it did not say.
     opened_at: Option<SystemTime>,
 }
@@ -39,9 +41,19 @@ impl Local {
     /// Files below `root`, which is created.
     pub(super) fn open(root: PathBuf) -> Result<Self, WarehouseError> {
         make_durable(&root, Path::new("")).map_err(|error| error.at(root.display().to_string()))?;
-        let opened_at = clock_of(&root).ok();
+        let (opened_at, naming) = probe(&root).map_or((None, Naming::Plain), |(at, naming)| (Some(at), naming));
         let device = device(&root).map_err(|error| error.at(root.display().to_string()))?;
-        Ok(Self { root, device, durable: Mutex::default(), opened_at })
+        Ok(Self { root, device, durable: Mutex::default(), naming, opened_at })
+    }
+
+    pub(super) fn naming(&self) -> Naming {
+        self.naming
+    }
+
+    #[cfg(test)]
+    pub(super) fn as_if_it_folded_case(mut self) -> Self {
+        self.naming = Naming::FoldedCase;
+        self
     }
 
     pub(super) fn store(
@@ -176,12 +188,15 @@ impl Local {
     }
 }
 
-/// The time that the file system gives to a file that is made now.
-fn clock_of(root: &Path) -> io::Result<SystemTime> {
-    let probe = root.join(format!(".{}{TEMPORARY}", uuid::Uuid::now_v7()));
+/// The time that the file system gives to a file that is made now, and whether it finds it by capital letters too.
+fn probe(root: &Path) -> io::Result<(SystemTime, Naming)> {
+    let name = format!(".{}{TEMPORARY}", uuid::Uuid::now_v7());
+    let probe = root.join(&name);
     let made = File::create(&probe).and_then(|file| file.metadata()?.modified());
+    let folds = root.join(name.to_uppercase()).exists();
     let removed = fs::remove_file(&probe);
-    made.and_then(|at| removed.map(|()| at))
+    let naming = if folds { Naming::FoldedCase } else { Naming::Plain };
+    made.and_then(|at| removed.map(|()| (at, naming)))
 }
 
 /// Calls `each` with every file below `root`, until it answers false; with none when `root` does not exist.

@@ -24,6 +24,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 pub(super) use local::walk;
 
+use super::layout::{Naming, Partition};
 use super::{ObjectSettings, WarehouseError, WarehouseErrorKind};
 use local::Local;
 use remote::Remote;
@@ -68,9 +69,32 @@ impl Objects {
         Ok(Self(Inner::Local(Local::open(root)?)))
     }
 
+    /// As on a file system that takes `Shop` and `shop` for one name.
+    #[cfg(test)]
+    pub(super) fn local_that_folds_case(root: PathBuf) -> Result<Self, WarehouseError> {
+        Ok(Self(Inner::Local(Local::open(root)?.as_if_it_folded_case())))
+    }
+
     /// An object store, which is tried out. Must be called where the runtime is.
     pub(super) async fn remote(settings: &ObjectSettings) -> Result<Self, WarehouseError> {
         Ok(Self(Inner::Remote(Remote::open(settings).await?)))
+    }
+
+    /// Where the files of a partition are.
+    pub(super) fn directory(&self, partition: &Partition) -> String {
+        self.naming().directory(partition)
+    }
+
+    /// The partition of a directory; none when it is no partition of ours.
+    pub(super) fn partition(&self, directory: &str) -> Option<Partition> {
+        self.naming().partition(directory)
+    }
+
+    fn naming(&self) -> Naming {
+        match &self.0 {
+            Inner::Local(local) => local.naming(),
+            Inner::Remote(_) => Naming::Plain,
+        }
     }
 
     /// Stores a file under `directory`; the same name again replaces it. `commit` is asked last, when all that
