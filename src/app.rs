@@ -8,6 +8,7 @@ mod banner;
 mod certificates;
 mod engines;
 mod given_up;
+mod import;
 mod lake;
 mod listeners;
 mod settings;
@@ -43,6 +44,7 @@ use crate::warehouse::Warehouse;
 use crate::{admin, descriptors, gateway, http, metrics, reaction, sink};
 
 pub use engines::{How, StartFailure, migrate};
+pub use import::{Import, import_files};
 pub use lake::init_lake;
 
 use certificates::Certificates;

@@ -77,6 +77,7 @@ pub mod http;
 pub mod openapi;
 
 pub mod gateway;
+pub mod import;
 pub mod sink;
 
 pub mod reaction;

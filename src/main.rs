@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Config(args) => cli::config::execute(&args),
         Command::Migrate(args) => cli::migrate::execute(&args),
         Command::Lake(args) => cli::lake::execute(&args),
+        Command::Import(args) => cli::import::execute(*args),
         Command::Openapi(args) => cli::openapi::execute(&args),
         Command::Client(command) => command.execute(),
     };

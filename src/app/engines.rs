@@ -246,6 +246,10 @@ impl StartFailure {
         let text = append_new(format!("{place}: {error}"), error);
         Self { how, text }
     }
+
+    pub(super) fn said(how: How, text: String) -> Self {
+        Self { how, text }
+    }
 }
 
 impl fmt::Display for StartFailure {

@@ -271,7 +271,7 @@ pub(super) fn sink(config: &Config, choice: &Choice) -> sink::Settings {
     }
 }
 
-fn compression(codec: Codec) -> Compression {
+pub(super) fn compression(codec: Codec) -> Compression {
     match codec {
         Codec::Snappy => Compression::Snappy,
         Codec::Gzip => Compression::Gzip,

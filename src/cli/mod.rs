@@ -1,11 +1,12 @@
 //! The command line: what a person types, and the commands that are clients of a running process.
 //!
-//! Invariant: everything here but `run`, `config`, `lake` and `openapi` talks to the product over HTTP, as any other
+//! Invariant: everything here but `run`, `config`, `import`, `lake` and `openapi` talks to the product over HTTP, as any other
 //! client would, so a command works the same against this machine and another one. Must not know
 //! the store, the bus or a role.
 
 pub mod apply;
 pub mod config;
+pub mod import;
 pub mod lake;
 pub mod migrate;
 pub mod openapi;
@@ -60,6 +61,7 @@ pub enum Command {
     Config(config::Args),
     Migrate(migrate::Args),
     Lake(lake::Args),
+    Import(Box<import::Args>),
     Openapi(openapi::Args),
     #[command(flatten)]
     Client(Box<ClientCommand>),
@@ -151,6 +153,8 @@ mod tests {
             "causality openapi",
             "causality lake init",
             "causality lake init --config c.toml --data-dir /tmp/d",
+            "causality import a.jsonl.gz b.csv --app shop --column sku=customEvent.properties.sku --column x=",
+            "causality import - --format segment --app shop --rejects r.jsonl --dry-run --data-dir d",
             "causality openapi gateway",
             "causality openapi admin",
             "causality apply -f a.yaml -f dir -f -",
@@ -199,6 +203,9 @@ mod tests {
             "causality",
             "causality fly",
             "causality run --port 1",
+            "causality import",
+            "causality import a.jsonl --format xml",
+            "causality import a.csv --column sku",
             "causality keys create --app shop",
             "causality apply",
             "causality tokens create --name ops --role root",

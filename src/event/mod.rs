@@ -41,7 +41,7 @@ pub use json_view::Int64;
 pub use limits::{EVENT_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 pub use pattern::Pattern;
 pub use reason::Reason;
-pub use schema::{Kind, Rules};
+pub use schema::{Holds, Kind, Rules, field_holds};
 pub use stored::{DeviceRef, EventRef};
 pub use unique::{Unique, UniqueWithin};
 pub use wire::DecodeError;

@@ -80,13 +80,19 @@ impl Accepted {
         self.admit_last(start, unchecked, arrival, rename);
     }
 
+    /// Adds the event that a line of JSON is.
+    pub fn add_json_line(&mut self, line: &[u8], arrival: &Arrival<'_>) {
+        let item = json_line(line, &mut self.bytes, arrival);
+        self.items.push(item);
+    }
+
     /// Adds the place of an event that could not be made of what came.
     pub fn add_refused(&mut self, errors: Vec<FieldError>) {
         self.items.push(Err(errors.into()));
     }
 
     /// Takes back the last event if it was refused; what is wrong with it.
-    pub(super) fn take_refused(&mut self) -> Option<Vec<FieldError>> {
+    pub fn take_refused(&mut self) -> Option<Vec<FieldError>> {
         match self.items.pop()? {
             Err(rejected) => Some(rejected.errors),
             valid => {

@@ -137,4 +137,41 @@ impl Kind {
     }
 }
 
+/// What a field of an event holds, for whoever has text to put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Strings and names of enum values.
+    Text,
+    Number,
+    Bool,
+    /// Messages, lists and what is below `properties`.
+    Json,
+}
+
+/// By the names along the way to it, as in proto3 JSON; none when an event has no such field.
+pub fn field_holds(path: &[&str]) -> Option<Holds> {
+    holds(&EVENT_ENVELOPE, path)
+}
+
+fn holds(message: &Message, path: &[&str]) -> Option<Holds> {
+    let (name, below) = path.split_first()?;
+    let field = message.fields.iter().find(|field| field.json_name == *name || field.name == *name)?;
+    match (&field.shape, below) {
+        (Shape::String | Shape::Enum(_), []) => Some(Holds::Text),
+        (Shape::Bool, []) => Some(Holds::Bool),
+        (Shape::Int32 | Shape::Int64 | Shape::Float | Shape::Double, []) => Some(Holds::Number),
+        (Shape::Message(_) | Shape::Payload(_) | Shape::Struct | Shape::List(_) | Shape::Map(_), []) => {
+            Some(Holds::Json)
+        }
+        (Shape::Message(message) | Shape::Payload(message), below) => holds(message, below),
+        (Shape::Struct, _) => Some(Holds::Json),
+        (Shape::Map(value), [_]) => match &value.shape {
+            Shape::String | Shape::Enum(_) => Some(Holds::Text),
+            Shape::Bool => Some(Holds::Bool),
+            _ => Some(Holds::Number),
+        },
+        _ => None,
+    }
+}
+
 include!(concat!(env!("OUT_DIR"), "/tables.rs"));

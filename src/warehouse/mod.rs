@@ -31,6 +31,8 @@ mod late;
 
 mod delta;
 
+mod imported;
+
 mod error;
 
 #[cfg(test)]
@@ -55,6 +57,7 @@ pub use delta::{Adopted, DeltaSettings};
 pub use encode::{EncodeSettings, Encoder, OpenFile};
 pub use error::{WarehouseError, WarehouseErrorKind};
 pub use footers::PartitionFooters;
+pub use imported::ImportedFile;
 pub use late::{LateFile, Settled};
 pub use layout::{Partition, hour_of, is_path_safe};
 pub use ranges::{MalformedRanges, SequenceRanges};

@@ -56,6 +56,19 @@ fn each_text(file: impl ChunkReader + 'static, column: &str, mut each: impl FnMu
     })
 }
 
+/// Calls `each` with the id and the idempotency key of every row of one file.
+pub(super) fn each_identity(
+    file: impl ChunkReader + 'static,
+    mut each: impl FnMut(&str, &str),
+) -> Result<(), WarehouseError> {
+    each_batch(file, &["id", "idempotency_key"], |batch| {
+        let keys = batch.columns().last().and_then(|column| column.as_string_opt::<i32>());
+        let keys = keys.ok_or_else(|| missing("find the idempotency_key column"))?;
+        texts(batch)?.iter().zip(keys).for_each(|(id, key)| each(id.unwrap_or_default(), key.unwrap_or_default()));
+        Ok(())
+    })
+}
+
 /// The stream sequence and the id of every row of one file.
 pub(super) fn rows(file: impl ChunkReader + 'static) -> Result<Vec<(u64, String)>, WarehouseError> {
     let mut rows = Vec::new();

@@ -46,7 +46,7 @@ fn read(table: &Path, what: &str) -> Value {
 }
 
 /// The table holds these events, each once, and every file that is stored: no orphan.
-fn holds_exactly(table: &Path, ids: &BTreeSet<String>) {
+pub(crate) fn holds_exactly(table: &Path, ids: &BTreeSet<String>) {
     let read = read(table, "ids");
     let found: Vec<String> = serde_json::from_value(read["ids"].clone()).unwrap();
     let unique: BTreeSet<String> = found.iter().cloned().collect();
@@ -57,7 +57,7 @@ fn holds_exactly(table: &Path, ids: &BTreeSet<String>) {
     assert_eq!(&stored(table), ids, "by the files alone");
 }
 
-fn files(root: &Path, directory: &Path) -> BTreeSet<String> {
+pub(crate) fn files(root: &Path, directory: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

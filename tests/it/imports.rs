@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["event", "metrics", "supervisor"]),
     ("openapi", &["event", "http"]),
     ("gateway", &["bus", "quarantine", "store", "http", "openapi", "event", "metrics", "causes", "supervisor"]),
+    ("import", &["event", "warehouse"]),
     ("sink", &["bus", "warehouse", "event", "faults", "metrics", "backoff", "steps", "supervisor", "wait"]),
     ("reaction", &["bus", "store", "event", "faults", "metrics", "nearest", "backoff", "steps", "supervisor"]),
     (
@@ -58,6 +59,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "event",
             "gateway",
             "http",
+            "import",
             "metrics",
             "quarantine",
             "reaction",
@@ -70,7 +72,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "backoff",
         ],
     ),
-    ("cli", &["app", "causes", "config", "event", "moment", "role", "store", "supervisor", "telemetry", "warehouse"]),
+    (
+        "cli",
+        &[
+            "app",
+            "causes",
+            "config",
+            "event",
+            "import",
+            "moment",
+            "role",
+            "store",
+            "supervisor",
+            "telemetry",
+            "warehouse",
+        ],
+    ),
     ("main", &["cli", "memory"]),
 ];
 

@@ -21,6 +21,7 @@ mod faulty_disk;
 mod full_stream;
 mod harness;
 mod hostile;
+mod import;
 mod imports;
 mod keys;
 mod killed;

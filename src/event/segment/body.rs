@@ -30,6 +30,7 @@ pub struct Body<'a> {
     messages: Messages<'a>,
     write_key: Option<Cow<'a, str>>,
     around: Around<'a>,
+    exported: bool,
 }
 
 #[derive(Debug)]
@@ -126,6 +127,11 @@ impl<'a> Body<'a> {
         &self.around
     }
 
+    /// Says that Segment took the message in before: its size is no matter any more, and its time was corrected.
+    pub fn exported(self) -> Self {
+        Self { exported: true, ..self }
+    }
+
     /// Says what a batch said that this message was a part of.
     pub fn with_around(self, around: Around<'a>) -> Self {
         Self { around, ..self }
@@ -142,7 +148,8 @@ impl<'a> Body<'a> {
         app: &str,
         arrival: &Arrival<'_>,
     ) -> Accepted {
-        let around = Surroundings { batch: &self.around, received_at_ms: arrival.received_at_ms, app };
+        let (received_at_ms, exported) = (arrival.received_at_ms, self.exported);
+        let around = Surroundings { batch: &self.around, received_at_ms, app, exported };
         let mut accepted = Accepted::default();
         while accepted.len() < messages_max && accepted.bytes_len() < PORTION_BYTES_MAX {
             let (own, message) = match &mut self.messages {
@@ -186,7 +193,7 @@ fn judge<'a>(
     around: &Surroundings<'a>,
     arrival: &Arrival<'_>,
 ) {
-    if text.len() > MESSAGE_BYTES_MAX {
+    if text.len() > MESSAGE_BYTES_MAX && !around.exported {
         return accepted.add_refused(vec![too_large()]);
     }
     let message = match message {

@@ -86,6 +86,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) received_at_ms: i64,
     /// The app where no API key says which.
     pub(super) app: &'a str,
+    /// Segment took the message in before.
+    pub(super) exported: bool,
 }
 
 /// How what was sent is kept.
@@ -296,6 +298,12 @@ fn take_id(message: &mut Object<'_>, name: &str) -> String {
 /// When it happened by this server's clock: the sender's clock is told by when it says that it sent. A time that an event
 /// cannot have stays in the message.
 fn take_time(message: &mut Object<'_>, around: &Surroundings<'_>) -> i64 {
+    if around.exported
+        && let Some(time) = message.get("timestamp").and_then(time_ms).filter(|time| is_time(*time))
+    {
+        message.remove("timestamp");
+        return time;
+    }
     let sent_at = message.get("sentAt").and_then(time_ms).or_else(|| around.batch.sent_at().and_then(time_ms));
     for name in ["originalTimestamp", "timestamp"] {
         let Some(happened_at) = message.get(name).and_then(time_ms) else { continue };

@@ -31,7 +31,7 @@ pub(super) struct Action {
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Add {
+pub(in crate::warehouse) struct Add {
     /// Relative to the table's root, percent-encoded.
     pub(super) path: String,
     pub(super) partition_values: Texts,
@@ -89,7 +89,8 @@ pub(super) struct Protocol {
     pub(super) min_writer_version: i32,
 }
 
-/// How far an application is: ours notes there that the table has the files from before its log.
+/// How far an application is: ours notes there that the table has the files from before its log, and how many rows of
+/// each import.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Txn {

@@ -18,6 +18,7 @@ mod adopt;
 mod agree;
 mod checkpoint;
 mod commit;
+mod import;
 mod log;
 mod rows;
 mod seen;
@@ -43,6 +44,7 @@ use log::LOG;
 use seen::Seen;
 use tail::{ADOPTED, Tail, now_ms};
 
+pub(in crate::warehouse) use action::Add;
 pub use adopt::Adopted;
 pub(super) use commit::Entry;
 

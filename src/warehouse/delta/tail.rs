@@ -3,7 +3,7 @@
 //! Invariant: a version is put only when every version before it was read, so that whoever commits knows all that
 //! others have committed before.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
@@ -18,6 +18,8 @@ use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 /// Names this product in the log, for whoever keeps track of it by [`action::Txn`].
 pub(super) const ADOPTED: &str = "causality.files_before_the_log";
+/// The same of imports; what follows says which.
+pub(super) const IMPORT: &str = "causality.import.";
 
 #[derive(Debug)]
 pub(super) struct Tail {
@@ -25,6 +27,8 @@ pub(super) struct Tail {
     pub(super) metadata: Metadata,
     /// The files from before the log are in the table.
     pub(super) adopted: bool,
+    /// How far each import has come.
+    pub(super) imports: BTreeMap<String, i64>,
     pub(super) seen: Seen,
     /// When nothing newer than `version` was there.
     read_at: Moment,
@@ -77,7 +81,8 @@ impl Tail {
         let corrupt = |what| WarehouseError::new(WarehouseErrorKind::Corrupt, what).at(LOG);
         let metadata = read.metadata.ok_or_else(|| corrupt("find metadata in log"))?;
         check(read.protocol.ok_or_else(|| corrupt("find protocol in log"))?)?;
-        Ok(Some(Self { version: latest, metadata, adopted: read.adopted, seen, read_at }))
+        let Opening { adopted, imports, .. } = read;
+        Ok(Some(Self { version: latest, metadata, adopted, imports, seen, read_at }))
     }
 
     /// Reads what was committed since. False when there was nothing.
@@ -172,6 +177,7 @@ impl Tail {
         }
         self.metadata = read.metadata.unwrap_or_else(|| self.metadata.clone());
         self.adopted = read.adopted;
+        self.imports.append(&mut read.imports);
         note_files(&self.seen, actions);
         self.version += 1;
         Ok(())
@@ -184,6 +190,7 @@ struct Opening {
     protocol: Option<Protocol>,
     metadata: Option<Metadata>,
     adopted: bool,
+    imports: BTreeMap<String, i64>,
 }
 
 impl Opening {
@@ -192,7 +199,12 @@ impl Opening {
         if let Some(metadata) = &action.meta_data {
             self.metadata = Some(metadata.clone());
         }
-        self.adopted |= action.txn.as_ref().is_some_and(|txn| txn.app_id == ADOPTED);
+        if let Some(txn) = &action.txn {
+            self.adopted |= txn.app_id == ADOPTED;
+            if let Some(import) = txn.app_id.strip_prefix(IMPORT) {
+                self.imports.insert(import.to_owned(), txn.version);
+            }
+        }
     }
 }
 

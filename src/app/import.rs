@@ -1,0 +1,62 @@
+//! `causality import`: files straight into the table.
+
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use anyhow::Context as _;
+use tokio::runtime::Runtime;
+
+use super::How;
+use super::engines::{StartFailure, in_objects, open_warehouse};
+use super::settings;
+use crate::config::Config;
+use crate::import::{self, Format, Progress};
+use crate::warehouse::{DeltaSettings, EncodeSettings};
+
+/// What is imported, beside the settings.
+#[derive(Clone, Debug)]
+pub struct Import {
+    pub files: Vec<PathBuf>,
+    pub format: Option<Format>,
+    pub app: Option<String>,
+    pub columns: Vec<(String, Option<String>)>,
+    pub rejects: Option<PathBuf>,
+    pub chunk_bytes: usize,
+    pub dry_run: bool,
+}
+
+/// Imports the files, one after another. Blocks; `tell` is told of each and how far it is.
+pub fn import_files(
+    runtime: &Runtime,
+    config: &Config,
+    import: &Import,
+    mut tell: impl FnMut(&Path, &Progress, bool),
+) -> anyhow::Result<()> {
+    if !config.delta_enabled.0 {
+        let what = "import needs the Delta log, which keeps rows from being there twice: set delta_enabled to true";
+        return Err(StartFailure::said(How::Refused, what.to_owned()).into());
+    }
+    let delta = DeltaSettings { retention: config.delta_log_retention.0 };
+    let data_dir = Path::new(&config.data_dir);
+    let warehouse = runtime.block_on(open_warehouse(config, data_dir, in_objects(config), Some(delta)))?;
+    let settings = import::Settings {
+        format: import.format,
+        app: import.app.clone(),
+        columns: import.columns.clone(),
+        rejects: import.rejects.clone(),
+        dry_run: import.dry_run,
+        chunk_bytes: import.chunk_bytes,
+        event_bytes_max: config.max_event_bytes.0 as usize,
+        encode: EncodeSettings {
+            compression: settings::compression(config.parquet_compression),
+            row_group_rows_max: config.parquet_row_group_size.0,
+            stream: config.nats_stream_name.clone(),
+        },
+        threads: available_parallelism().map_or(1, usize::from),
+    };
+    for file in &import.files {
+        let done = import::import(&warehouse, file, &settings, &mut |progress| tell(file, progress, false));
+        tell(file, &done.with_context(|| format!("cannot import {}", file.display()))?, true);
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Rows of a chunk as events, each checked as the gateway checks it, by all cores.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use uuid::{Builder, Uuid};
+
+use super::identities::Keys;
+use super::source::{Chunk, Format};
+use crate::event::request::Accepted;
+use crate::event::segment::Body;
+use crate::event::{Arrival, FieldError, is_of_other_app};
+use crate::warehouse::hour_of;
+
+/// Of text, that a core judges at a time.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// What an event without a timestamp gets for one, and none can bring. The time at which it is imported would be another
+/// one each time.
+const NO_TIME: i64 = -1;
+
+/// What is the same for all rows.
+pub(super) struct Judging {
+    pub(super) app: Option<String>,
+    pub(super) format: Format,
+    pub(super) event_bytes_max: usize,
+    pub(super) now_ms: i64,
+    pub(super) import: String,
+    pub(super) threads: usize,
+    pub(super) keys: Keys,
+}
+
+/// A chunk's events and what was refused, in order.
+pub(super) struct Judged {
+    pub(super) blocks: Vec<Block>,
+    text: Vec<u8>,
+}
+
+#[derive(Default)]
+pub(super) struct Block {
+    bytes: Vec<u8>,
+    pub(super) rows: Vec<Row>,
+    pub(super) apps: Vec<String>,
+    refused: Vec<Refused>,
+}
+
+/// An event of a block.
+pub(super) struct Row {
+    pub(super) at: Range<u32>,
+    pub(super) app: u32,
+    pub(super) hour: i64,
+    pub(super) timestamp_ms: i64,
+    pub(super) id: u128,
+    /// Nothing when the event has none.
+    pub(super) key: Option<u128>,
+}
+
+/// A row that is no event.
+pub(super) struct Refused {
+    /// From 1.
+    pub(super) row: u64,
+    pub(super) errors: Vec<FieldError>,
+    at: Range<usize>,
+}
+
+impl Block {
+    pub(super) fn event(&self, row: &Row) -> &[u8] {
+        &self.bytes[row.at.start as usize..row.at.end as usize]
+    }
+}
+
+impl Judged {
+    /// What was refused, with the text of the row.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&Refused, &[u8])> {
+        self.blocks.iter().flat_map(|block| &block.refused).map(|refused| (refused, &self.text[refused.at.clone()]))
+    }
+}
+
+impl Judging {
+    pub(super) fn judge(&self, chunk: Chunk) -> Judged {
+        let Chunk { text, first_row, faults, .. } = chunk;
+        let places = blocks(&text, first_row);
+        let blocks: Vec<Mutex<Block>> = places.iter().map(|_| Mutex::default()).collect();
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..self.threads.min(places.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((at, first_row)) = places.get(n) else { return };
+                        let block = self.judge_block(&text, at.clone(), *first_row, &faults);
+                        *blocks[n].lock().unwrap_or_else(PoisonError::into_inner) = block;
+                    }
+                });
+            }
+        });
+        let blocks = blocks.into_iter().map(|block| block.into_inner().unwrap_or_else(PoisonError::into_inner));
+        Judged { blocks: blocks.collect(), text }
+    }
+
+    fn judge_block(&self, text: &[u8], at: Range<usize>, first_row: u64, faults: &HashMap<u64, &str>) -> Block {
+        let mut block = Block::default();
+        let mut accepted = Accepted::default();
+        let mut lines: Vec<(u64, Range<usize>)> = Vec::new();
+        let mut row = first_row;
+        let mut start = at.start;
+        while start < at.end {
+            let length = text[start..at.end].iter().position(|byte| *byte == b'\n').unwrap_or(at.end - start);
+            let line = start..start + length;
+            start += length + 1;
+            row += 1;
+            let bytes = &text[line.clone()];
+            if bytes.trim_ascii().is_empty() {
+                continue;
+            }
+            match faults.get(&row) {
+                Some(fault) => accepted.add_refused(vec![FieldError::new("", *fault)]),
+                None => self.judge_line(bytes, row, &mut accepted),
+            }
+            match accepted.take_refused() {
+                Some(errors) => block.refused.push(Refused { row, errors: told(errors), at: line }),
+                None => lines.push((row, line)),
+            }
+        }
+        self.place(&accepted, lines, &mut block);
+        block
+    }
+
+    fn judge_line(&self, line: &[u8], row: u64, accepted: &mut Accepted) {
+        let arrival = Arrival {
+            received_at_ms: NO_TIME,
+            key_app: self.app.as_deref(),
+            event_bytes_max: self.event_bytes_max,
+            assigned_id: Some(self.id_of(row)),
+        };
+        if self.format != Format::Segment {
+            return accepted.add_json_line(line, &arrival);
+        }
+        match Body::of_message(line) {
+            Ok(body) => {
+                let app = self.app.as_deref().unwrap_or_default();
+                accepted.append(body.exported().next(1, line, None, app, &arrival));
+            }
+            Err(refused) => accepted.add_refused(refused.told().into_owned()),
+        }
+    }
+
+    /// Of a row that brings none: the same whenever the file is imported.
+    fn id_of(&self, row: u64) -> Uuid {
+        let import = u128::from_str_radix(&self.import, 16).unwrap_or_default();
+        Builder::from_custom_bytes((import ^ u128::from(row).rotate_left(64)).to_be_bytes()).into_uuid()
+    }
+
+    fn place(&self, accepted: &Accepted, lines: Vec<(u64, Range<usize>)>, block: &mut Block) {
+        let mut apps: HashMap<&str, u32> = HashMap::new();
+        for (event, (row, line)) in accepted.iter().zip(lines) {
+            let Ok(event) = event else { continue };
+            if event.timestamp_ms == NO_TIME {
+                let errors = vec![FieldError::new("/timestampMs", "is required of an event that is imported")];
+                block.refused.push(Refused { row, errors, at: line });
+                continue;
+            }
+            let next = apps.len() as u32;
+            let app = *apps.entry(event.app_id).or_insert(next);
+            if app == next {
+                block.apps.push(event.app_id.to_owned());
+            }
+            let start = block.bytes.len() as u32;
+            block.bytes.extend_from_slice(event.bytes);
+            block.rows.push(Row {
+                at: start..block.bytes.len() as u32,
+                app,
+                hour: hour_of(event.timestamp_ms, self.now_ms),
+                timestamp_ms: event.timestamp_ms,
+                id: self.keys.of_id(event.id),
+                key: (!event.idempotency_key.is_empty()).then(|| self.keys.of_key(event.idempotency_key)),
+            });
+        }
+        block.refused.sort_by_key(|refused| refused.row);
+    }
+}
+
+/// The text in parts that end with a line, each with the number of rows before it.
+fn blocks(text: &[u8], first_row: u64) -> Vec<(Range<usize>, u64)> {
+    let (mut blocks, mut start, mut row) = (Vec::new(), 0, first_row);
+    while start < text.len() {
+        let near = (start + BLOCK_BYTES).min(text.len());
+        let end = text[near..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |more| near + more + 1);
+        blocks.push((start..end, row));
+        row += text[start..end].iter().filter(|byte| **byte == b'\n').count() as u64;
+        start = end;
+    }
+    blocks
+}
+
+fn told(mut errors: Vec<FieldError>) -> Vec<FieldError> {
+    if is_of_other_app(&errors) {
+        errors.iter_mut().filter(|error| error.pointer == "/appId").for_each(|error| {
+            error.detail = "must be the app that --app, or the file's path, names".into();
+        });
+    }
+    errors
+}

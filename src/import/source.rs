@@ -1,0 +1,362 @@
+//! A file as chunks of JSON lines, whatever it holds.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use data_encoding::HEXLOWER;
+use flate2::read::MultiGzDecoder;
+use ring::digest::{Context, SHA256};
+
+use super::Settings;
+use super::table::{CsvRows, ParquetRows};
+
+/// Of one row.
+const ROW_BYTES_MAX: u64 = 16 << 20;
+/// What is read of either end of a file to know it again.
+const ENDS_BYTES: u64 = 64 << 10;
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One event a line, as a batch of JSON lines has them.
+    JsonLines,
+    /// A header and a row an event.
+    Csv,
+    /// A row an event: files of a lake of this product, or others by their columns.
+    Parquet,
+    /// One message a line, as Segment exports them.
+    Segment,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "json-lines" => Ok(Self::JsonLines),
+            "csv" => Ok(Self::Csv),
+            "parquet" => Ok(Self::Parquet),
+            "segment" => Ok(Self::Segment),
+            _ => Err("must be json-lines, csv, parquet or segment".to_owned()),
+        }
+    }
+}
+
+impl Format {
+    fn of(path: &Path) -> Result<Self> {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let bare = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+        match bare.rsplit_once('.').map(|(_, extension)| extension) {
+            Some("jsonl" | "ndjson" | "json") => Ok(Self::JsonLines),
+            Some("csv") => Ok(Self::Csv),
+            Some("parquet") => Ok(Self::Parquet),
+            _ => bail!("its name does not say what it holds: give --format json-lines, csv, parquet or segment"),
+        }
+    }
+}
+
+/// Some rows, each as a line of JSON.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub(super) text: Vec<u8>,
+    /// Rows of the file before these.
+    pub(super) first_row: u64,
+    pub(super) rows: u64,
+    /// What is wrong with rows that could not be made a line of; from 1.
+    pub(super) faults: HashMap<u64, &'static str>,
+}
+
+/// Bytes of the file that were read, for whoever shows it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BytesRead(Arc<AtomicU64>);
+
+impl BytesRead {
+    pub(super) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Counted<R>(R, BytesRead);
+
+pub(super) fn counted(read: impl Read, bytes_read: BytesRead) -> impl Read {
+    Counted(read, bytes_read)
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        self.1.add(read as u64);
+        Ok(read)
+    }
+}
+
+pub(super) struct Source {
+    rows: Rows,
+    format: Format,
+    identity: String,
+    bytes_total: u64,
+    bytes_read: BytesRead,
+    next_row: u64,
+    chunk_bytes: usize,
+    app: Option<String>,
+    is_stream: bool,
+    /// Locked as long as it is imported: two imports of one file would each take the other's work for their own.
+    _file: Option<File>,
+}
+
+enum Rows {
+    Lines(Box<dyn BufRead + Send>),
+    Csv(Box<CsvRows>),
+    Parquet(Box<ParquetRows>),
+}
+
+impl Source {
+    pub(super) fn open(path: &Path, settings: &Settings) -> Result<Self> {
+        let is_stream = path == Path::new("-");
+        let format = match settings.format {
+            Some(format) => format,
+            None if is_stream => Format::JsonLines,
+            None => Format::of(path)?,
+        };
+        if format == Format::Segment && settings.app.is_none() {
+            bail!("Segment's messages do not say whose they are: give --app");
+        }
+        let bytes_read = BytesRead::default();
+        let (reader, file): (Box<dyn Read + Send>, _) = if is_stream {
+            (Box::new(io::stdin()), None)
+        } else {
+            let file = File::open(path)?;
+            if !file.metadata()?.is_file() {
+                bail!("it is not a file");
+            }
+            if file.try_lock().is_err() {
+                bail!("another import of it is running");
+            }
+            (Box::new(file.try_clone()?), Some(file))
+        };
+        let bytes_total = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
+        let app = app_of(path);
+        let identity = match &file {
+            Some(file) => {
+                identity(file, bytes_total, &format!("{format:?} {app:?} {:?} {:?}", settings.app, settings.columns))?
+            }
+            None => uuid::Uuid::now_v7().simple().to_string(),
+        };
+        let rows = match (format, &file) {
+            (Format::Parquet, Some(file)) => {
+                Rows::Parquet(Box::new(ParquetRows::open(file.try_clone()?, settings, bytes_read.clone())?))
+            }
+            (Format::Parquet, None) => bail!("Parquet is read from a file, not from a pipe"),
+            (format, _) => {
+                let lines = inflated(Counted(reader, bytes_read.clone()))?;
+                match format {
+                    Format::Csv => Rows::Csv(Box::new(CsvRows::open(lines, settings)?)),
+                    _ => Rows::Lines(lines),
+                }
+            }
+        };
+        Ok(Self {
+            rows,
+            format,
+            identity,
+            bytes_total,
+            bytes_read,
+            next_row: 0,
+            chunk_bytes: settings.chunk_bytes,
+            app,
+            is_stream,
+            _file: file,
+        })
+    }
+
+    /// The same of the same file, read in the same way.
+    pub(super) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The app that the path names, as a lake's does.
+    pub(super) fn app(&self) -> Option<&str> {
+        self.app.as_deref()
+    }
+
+    pub(super) fn bytes_total(&self) -> u64 {
+        self.bytes_total
+    }
+
+    pub(super) fn bytes_read(&self) -> BytesRead {
+        self.bytes_read.clone()
+    }
+
+    /// Passes over rows.
+    pub(super) fn skip(&mut self, rows: u64) -> Result<()> {
+        let mut row = Chunk::default();
+        while self.next_row < rows {
+            row.text.clear();
+            row.faults.clear();
+            if !self.next_row(&mut row)? {
+                bail!("it has fewer rows than were imported of it");
+            }
+        }
+        Ok(())
+    }
+
+    /// None at the end.
+    pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>> {
+        let mut chunk = Chunk { first_row: self.next_row, ..Chunk::default() };
+        chunk.text.reserve(self.bytes_total.min(self.chunk_bytes as u64) as usize);
+        while chunk.text.len() < self.chunk_bytes && self.next_row(&mut chunk)? {
+            chunk.rows += 1;
+        }
+        Ok((chunk.rows > 0).then_some(chunk))
+    }
+
+    /// Appends the next row as a line. False at the end.
+    fn next_row(&mut self, chunk: &mut Chunk) -> Result<bool> {
+        let out = &mut chunk.text;
+        let next = match &mut self.rows {
+            Rows::Lines(lines) => next_line(lines, out).map_err(anyhow::Error::from),
+            Rows::Csv(rows) => rows.next(out),
+            Rows::Parquet(rows) => rows.next(out),
+        };
+        let next = next.with_context(|| format!("it cannot be read after row {}", self.next_row))?;
+        let Some(Next { fault }) = next else { return Ok(false) };
+        self.next_row += 1;
+        if let Some(fault) = fault {
+            chunk.faults.insert(self.next_row, fault);
+        }
+        Ok(true)
+    }
+}
+
+/// A row, and what is wrong with it as such.
+#[derive(Debug, Default)]
+pub(super) struct Next {
+    pub(super) fault: Option<&'static str>,
+}
+
+/// Lines end with a newline afterwards, the last one too. Of one that is too long the beginning is kept.
+fn next_line(lines: &mut dyn BufRead, out: &mut Vec<u8>) -> io::Result<Option<Next>> {
+    let (start, mut next) = (out.len(), Next::default());
+    if (&mut *lines).take(ROW_BYTES_MAX).read_until(b'\n', out)? == 0 {
+        return Ok(None);
+    }
+    if out.last() != Some(&b'\n') {
+        if (out.len() - start) as u64 == ROW_BYTES_MAX {
+            out.truncate(start + 1_024);
+            skip_line(lines)?;
+            next.fault = Some("must have at most 16 MiB");
+        }
+        out.push(b'\n');
+    }
+    Ok(Some(next))
+}
+
+fn skip_line(lines: &mut dyn BufRead) -> io::Result<()> {
+    loop {
+        let buffer = lines.fill_buf()?;
+        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let used = end.map_or(buffer.len(), |end| end + 1);
+        lines.consume(used);
+        if end.is_some() || used == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// What the first bytes say, whatever the name.
+fn inflated(file: impl Read + Send + 'static) -> Result<Box<dyn BufRead + Send>> {
+    let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
+    let head = file.fill_buf()?;
+    let (is_gzip, is_zstd) = (head.starts_with(&[0x1f, 0x8b]), head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
+    let has_mark = head.starts_with(b"\xef\xbb\xbf");
+    Ok(if is_gzip {
+        without_mark(Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file))))?
+    } else if is_zstd {
+        let decoder = zstd::Decoder::with_buffer(file)?;
+        without_mark(Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder)))?
+    } else {
+        if has_mark {
+            file.consume(3);
+        }
+        Box::new(file)
+    })
+}
+
+fn without_mark(mut text: Box<dyn BufRead + Send>) -> Result<Box<dyn BufRead + Send>> {
+    if text.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+        text.consume(3);
+    }
+    Ok(text)
+}
+
+/// A file that grew is another one: its rows are all looked at again, and those that are there are known by their ids.
+fn identity(file: &File, bytes: u64, how: &str) -> Result<String> {
+    let mut file = file;
+    let mut digest = Context::new(&SHA256);
+    digest.update(format!("{bytes} {how} ").as_bytes());
+    let mut end = Vec::new();
+    for start in [0, bytes.saturating_sub(ENDS_BYTES)] {
+        file.seek(SeekFrom::Start(start))?;
+        end.clear();
+        file.take(ENDS_BYTES).read_to_end(&mut end)?;
+        digest.update(&end);
+    }
+    file.seek(SeekFrom::Start(0))?;
+    Ok(HEXLOWER.encode(&digest.finish().as_ref()[..16]))
+}
+
+fn app_of(path: &Path) -> Option<String> {
+    path.iter().rev().find_map(|part| part.to_str()?.strip_prefix("app_id=")).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_whatever_their_length_and_end() {
+        let long = "x".repeat(ROW_BYTES_MAX as usize + 5);
+        let text = format!("{{}}\r\n\n{long}\n{{\"a\":1}}");
+        let (mut lines, mut out) = (text.as_bytes(), Vec::new());
+        let mut faults = Vec::new();
+        while let Some(next) = next_line(&mut lines, &mut out).unwrap() {
+            faults.push(next.fault.is_some());
+        }
+        assert_eq!(faults, [false, false, true, false]);
+        let lines: Vec<usize> = out.split(|byte| *byte == b'\n').map(<[u8]>::len).collect();
+        assert_eq!(lines, [3, 0, 1_024, 7, 0]);
+    }
+
+    #[test]
+    fn names_say_what_is_in_a_file() {
+        for (name, format) in [
+            ("a.jsonl", Format::JsonLines),
+            ("b/C.NDJSON.gz", Format::JsonLines),
+            ("a.csv.zst", Format::Csv),
+            ("events_1.parquet", Format::Parquet),
+        ] {
+            assert_eq!(Format::of(Path::new(name)).unwrap(), format, "{name}");
+        }
+        assert!(Format::of(Path::new("a.gz")).is_err() && Format::of(Path::new("a")).is_err());
+        assert_eq!(app_of(Path::new("/l/app_id=shop/year=2026/events_1.parquet")).as_deref(), Some("shop"));
+    }
+}

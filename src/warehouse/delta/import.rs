@@ -1,0 +1,69 @@
+//! The files of an import: committed with how far it has come, so that whoever goes on with it knows what is there.
+
+use bytes::Bytes;
+
+use super::Delta;
+use super::action::{Action, Add, Txn};
+use super::seen::Fate;
+use super::table::TableFile;
+use super::tail::{IMPORT, now_ms};
+use crate::warehouse::layout::Partition;
+use crate::warehouse::objects::Objects;
+use crate::warehouse::{WarehouseError, footer};
+
+impl Delta {
+    /// The rows that an import has done with, as of now.
+    pub(in crate::warehouse) fn import_position(
+        &self,
+        objects: &Objects,
+        import: &str,
+    ) -> Result<Option<i64>, WarehouseError> {
+        let mut tail = self.tail();
+        self.refresh(objects, &mut tail)?;
+        tail.catch_up(objects)?;
+        Ok(tail.imports.get(import).copied())
+    }
+
+    /// What the table has to know of a stored file.
+    pub(in crate::warehouse) fn describe(
+        objects: &Objects,
+        partition: &Partition,
+        name: &str,
+        bytes: &Bytes,
+    ) -> Result<Add, WarehouseError> {
+        Ok(TableFile::new(objects, partition, name).add(&footer::read(bytes)?, bytes.len() as u64, now_ms()))
+    }
+
+    /// Adds the files, unless the import has come as far already: an attempt whose answer was lost has added them.
+    pub(in crate::warehouse) fn commit_import(
+        &self,
+        objects: &Objects,
+        files: &[Add],
+        import: &str,
+        position: i64,
+    ) -> Result<(), WarehouseError> {
+        self.append(objects, &mut self.tail(), "IMPORT", |tail| {
+            if tail.imports.get(import).is_some_and(|done| *done >= position) {
+                return Ok(Vec::new());
+            }
+            let mut actions: Vec<Action> = files.iter().cloned().map(Action::from).collect();
+            let txn = Txn { app_id: format!("{IMPORT}{import}"), version: position, last_updated: Some(now_ms()) };
+            actions.push(txn.into());
+            Ok(actions)
+        })
+    }
+
+    /// Of stored files of a partition those that are in the table.
+    pub(in crate::warehouse) fn in_table(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        names: &[String],
+    ) -> Result<Vec<bool>, WarehouseError> {
+        let paths: Vec<String> = names.iter().map(|name| TableFile::new(objects, partition, name).path()).collect();
+        let mut tail = self.tail();
+        self.refresh(objects, &mut tail)?;
+        tail.catch_up(objects)?;
+        Ok(tail.fates(objects, &paths)?.into_iter().map(|fate| fate == Fate::Added).collect())
+    }
+}
