@@ -23,6 +23,16 @@ fmt:
 bench *ARGS:
     cargo bench {{ARGS}}
 
+# Compaction of one partition against copying its row groups unchanged: MB/s, bytes before and after, memory
+compaction files="400" rows="5000" codec="snappy" into="snappy":
+    COMPACTION_FILES={{files}} COMPACTION_ROWS={{rows}} COMPACTION_CODEC={{codec}} COMPACTION_INTO={{into}} \
+        cargo bench --bench compaction
+
+# So many kills of compactions, vacuums and sinks in turn while events come
+compaction-kills rounds="100":
+    .ci/setup --tests
+    CAUSALITY_COMPACTION_KILLS={{rounds}} cargo test --test it -- --nocapture compaction::kills
+
 # So many kills (of servers that sync and that do not, with clocks hours apart), freezes and full streams, keys sent to two gateways at once, damaged logs, removed files, deleted streams and consumers
 chaos cycles="100" rounds="10" keys="2000":
     .ci/setup --tests

@@ -45,7 +45,7 @@ use crate::{admin, descriptors, gateway, http, metrics, reaction, sink};
 
 pub use engines::{How, StartFailure, migrate};
 pub use import::{Import, import_files};
-pub use lake::init_lake;
+pub use lake::{Lake, init_lake, open_lake};
 
 use certificates::Certificates;
 use engines::{Choice, Engines};
@@ -235,6 +235,9 @@ fn start_roles(
         supervisor.stage("sink", budgets.sink);
         let settings = settings::sink(config, choice);
         start_sink(settings, &engines.bus, warehouse, &status, supervisor);
+        if config.compaction_enabled.0 {
+            lake::compact(supervisor, config, warehouse, &status);
+        }
     }
     let reaction_store = engines.store.as_ref().filter(|_| choice.reaction);
     if let Some(store) = reaction_store {

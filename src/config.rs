@@ -5,6 +5,7 @@
 //! settings of each part.
 
 mod choice;
+mod compaction;
 mod cors;
 mod exposure;
 mod file_url;
@@ -125,6 +126,13 @@ settings! {
     parquet_row_group_size: Count,
     delta_enabled: Flag,
     delta_log_retention: Period,
+    compaction_enabled: Flag,
+    compaction_schedule: Period,
+    compaction_target_size: Size,
+    compaction_min_files: Count,
+    compaction_min_age: Period,
+    compaction_keep_replaced: Flag,
+    vacuum_retention: Period,
     database_port: Count,
     database_user: String,
     database_name: String,
@@ -200,14 +208,11 @@ const PARALLEL_MAX: usize = 64;
 /// Names that other versions have and this one does not, with what to do instead: a value that would silently be
 /// ignored is refused. A name that ends with `_` stands for all that begin with it. A flag that is off asks for what is
 /// the case anyway, and with `..._ENABLED` off the other settings of that feature ask for nothing.
-const UNSUPPORTED: &[(&str, &str)] = &[
-    ("COMPACTION_", "false for COMPACTION_ENABLED: files are not compacted yet"),
-    ("HTTP_TLS_", "TLS_CERT_FILE and TLS_KEY_FILE in its place"),
-];
+const UNSUPPORTED: &[(&str, &str)] = &[("HTTP_TLS_", "TLS_CERT_FILE and TLS_KEY_FILE in its place")];
 
 /// What is to be set instead of a name that this version does not have; nothing for a name that asks for nothing.
 fn unsupported(name: &str, value: &str, environment: &[(String, String)]) -> Option<&'static str> {
-    // Kubernetes tells every pod of every service: one that is called compaction-proxy is no setting.
+    // Kubernetes tells every pod of every service: one that is called http-tls-proxy is no setting.
     let of_service = name.contains("_SERVICE_") || name.contains("_PORT");
     let matches = |unsupported: &str| {
         name == unsupported || (unsupported.ends_with('_') && name.starts_with(unsupported) && !of_service)
@@ -326,6 +331,7 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
     if config.delta_log_retention.0 < std::time::Duration::from_secs(3_600) {
         refuse("delta_log_retention", config.delta_log_retention.show(), "a duration from 1h");
     }
+    compaction::check(config, &mut refuse);
     if config.s3_access_key_id.is_some() != config.s3_secret_access_key.is_some() {
         let missing = if config.s3_access_key_id.is_some() { "s3_secret_access_key" } else { "s3_access_key_id" };
         refuse(missing, String::new(), "set together with the other half of the credentials, or neither");
@@ -616,7 +622,7 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_not_ignored() {
-        let of_prefixes = ["COMPACTION_TARGET_SIZE", "HTTP_TLS_KEY_FILE"];
+        let of_prefixes = ["HTTP_TLS_KEY_FILE"];
         let whole = UNSUPPORTED.iter().map(|(name, _)| *name).filter(|name| !name.ends_with('_'));
         for name in whole.chain(of_prefixes) {
             let error = load_env(&[(name, "7")]).unwrap_err().to_string();
@@ -624,15 +630,15 @@ mod tests {
             load_env(&[(name, "")]).unwrap();
         }
         for off in ["false", "False", "0", "no", "off"] {
-            load_env(&[("COMPACTION_ENABLED", off)]).unwrap();
+            load_env(&[("HTTP_TLS_ENABLED", off)]).unwrap();
         }
         for on in ["true", "1", "maybe"] {
-            load_env(&[("COMPACTION_ENABLED", on)]).unwrap_err();
+            load_env(&[("HTTP_TLS_ENABLED", on)]).unwrap_err();
         }
-        load_env(&[("COMPACTION_ENABLED", "no"), ("COMPACTION_MIN_FILES", "5")]).unwrap();
-        load_env(&[("COMPACTION_ENABLED", "yes"), ("COMPACTION_MIN_FILES", "5")]).unwrap_err();
-        load_env(&[("COMPACTIONS", "5"), ("MY_COMPACTION_MIN_FILES", "5")]).unwrap();
-        load_env(&[("COMPACTION_UI_SERVICE_HOST", "10.0.0.1"), ("COMPACTION_UI_PORT_80_TCP", "tcp://10.0.0.1:80")])
+        load_env(&[("HTTP_TLS_ENABLED", "no"), ("HTTP_TLS_PORT", "5")]).unwrap();
+        load_env(&[("HTTP_TLS_ENABLED", "yes"), ("HTTP_TLS_KEY_FILE", "5")]).unwrap_err();
+        load_env(&[("HTTP_TLSX", "5"), ("MY_HTTP_TLS_KEY_FILE", "5")]).unwrap();
+        load_env(&[("HTTP_TLS_UI_SERVICE_HOST", "10.0.0.1"), ("HTTP_TLS_UI_PORT_80_TCP", "tcp://10.0.0.1:80")])
             .unwrap();
         let error = load_env(&[("S3_ACCESS_KEY_ID", "a")]).unwrap_err().to_string();
         assert!(error.contains("s3_secret_access_key"), "{error}");

@@ -294,6 +294,34 @@ pub fn delta_checkpoint(written: bool) {
     counter!("causality_delta_checkpoints_total", "written" => if written { "true" } else { "false" }).increment(1);
 }
 
+/// Counts partitions that were compacted, or not: `done`, `damaged`, `overtaken` or `failed`.
+pub fn compaction_run(outcome: &'static str) {
+    counter!("causality_compaction_runs_total", "outcome" => outcome).increment(1);
+}
+
+/// Records what the compaction of one partition read and wrote.
+pub fn compacted(files_read: u64, bytes_read: u64, files_written: u64, bytes_written: u64, elapsed: Duration) {
+    counter!("causality_compaction_files_total", "kind" => "read").increment(files_read);
+    counter!("causality_compaction_files_total", "kind" => "written").increment(files_written);
+    counter!("causality_compaction_bytes_total", "kind" => "read").increment(bytes_read);
+    counter!("causality_compaction_bytes_total", "kind" => "written").increment(bytes_written);
+    histogram!("causality_compaction_seconds").record(elapsed.as_secs_f64());
+}
+
+/// Sets what the lake was made of when it was last looked through.
+pub fn lake(files: u64, bytes: u64, small_files: u64, due_partitions: u64) {
+    gauge!("causality_lake_files").set(files as f64);
+    gauge!("causality_lake_bytes").set(bytes as f64);
+    gauge!("causality_lake_small_files").set(small_files as f64);
+    gauge!("causality_lake_due_partitions").set(due_partitions as f64);
+}
+
+/// Counts files that a vacuum removed, and the bytes of those that others had replaced.
+pub fn vacuum_removed(files: u64, bytes: u64) {
+    counter!("causality_vacuum_files_total").increment(files);
+    counter!("causality_vacuum_bytes_total").increment(bytes);
+}
+
 /// Counts messages that went to the dead letters, by why: `refused`, `failed` or `fatal`.
 pub fn bus_dead_lettered(consumer: &str, reason: &'static str, count: u64) {
     counter!("causality_bus_dead_lettered_total", "consumer" => consumer.to_owned(), "reason" => reason)
@@ -513,6 +541,16 @@ const HELP: &[(Kind, &str, &str)] = {
         (Counter, "causality_delta_conflicts_total", "Attempts to commit that found the version taken by another."),
         (Counter, "causality_delta_checkpoints_total", "Checkpoints of the Delta log, written or not."),
         (Histogram, "causality_delta_commit_seconds", "Time of one commit of the Delta log."),
+        (Counter, "causality_compaction_runs_total", "Partitions compacted, or not: done, damaged, overtaken, failed."),
+        (Counter, "causality_compaction_files_total", "Files that compaction read and wrote."),
+        (Counter, "causality_compaction_bytes_total", "Bytes of the files that compaction read and wrote."),
+        (Histogram, "causality_compaction_seconds", "Time to compact one partition."),
+        (Gauge, "causality_lake_files", "Files of the lake, when it was last looked through."),
+        (Gauge, "causality_lake_bytes", "Bytes of these files."),
+        (Gauge, "causality_lake_small_files", "Those under half of compaction_target_size."),
+        (Gauge, "causality_lake_due_partitions", "Partitions to be compacted."),
+        (Counter, "causality_vacuum_files_total", "Files that vacuums removed."),
+        (Counter, "causality_vacuum_bytes_total", "Bytes of replaced files that vacuums removed."),
         (Gauge, "causality_delta_version", "The latest version of the Delta log that this process knows."),
         (
             Counter,

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::How;
 use super::engines::{StartFailure, in_objects, open_warehouse};
+use super::{EXIT_IO, How, settings};
 use crate::backoff::{Backoff, random_unit};
 use crate::config::Config;
+use crate::sink::{Compactor, SinkStatus};
 use crate::supervisor::Supervisor;
-use crate::warehouse::{Adopted, DeltaSettings, Warehouse};
+use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Warehouse};
 
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
 
@@ -46,6 +47,46 @@ async fn adopt_all(warehouse: &Warehouse, stop: &CancellationToken) {
             }
         }
     }
+}
+
+/// The lake, for whoever works on its files by hand.
+pub struct Lake {
+    pub warehouse: Warehouse,
+    pub settings: CompactionSettings,
+    pub vacuum_retention: Duration,
+}
+
+/// Opens the lake where the settings say, with its log when it is to have one.
+pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
+    let data_dir = Path::new(&config.data_dir);
+    let warehouse = open_warehouse(config, data_dir, in_objects(config), settings::delta(config)).await?;
+    let settings = settings::compaction(config, data_dir);
+    Ok(Lake { warehouse, settings, vacuum_retention: config.vacuum_retention.0 })
+}
+
+/// Compacts in the background.
+pub(super) fn compact(supervisor: &mut Supervisor, config: &Config, warehouse: &Warehouse, status: &SinkStatus) {
+    let compactor = Compactor {
+        warehouse: warehouse.clone(),
+        settings: settings::compaction(config, Path::new(&config.data_dir)),
+        every: config.compaction_schedule.0,
+        vacuum_retention: config.vacuum_retention.0,
+        sink_bytes_max: config.batch_memory_max.0 as usize,
+        sink: status.clone(),
+    };
+    supervisor.supervise("compaction", move |stop| {
+        let compactor = compactor.clone();
+        async move {
+            let ended = compactor.run(stop).await;
+            if let Err(error) = ended.as_ref()
+                && error.is_fsync()
+            {
+                error!(error = ?error, "a failed fsync: what is on disk is unknown, ending the process");
+                std::process::exit(EXIT_IO);
+            }
+            ended.map_err(Into::into)
+        }
+    });
 }
 
 /// Adds every stored file that the log does not name, and begins the log when there is none.

@@ -12,7 +12,7 @@ use crate::config::{self, Codec, Config, Publishing, Storage};
 use crate::quarantine::ReadSettings;
 use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, TlsFiles, claim_lease};
 use crate::store::{OwedBounds, PostgresSettings, SqliteSettings, SslMode};
-use crate::warehouse::{Compression, DeltaSettings, ObjectSettings};
+use crate::warehouse::{CompactionSettings, Compression, DeltaSettings, ObjectSettings};
 use crate::{gateway, http, sink};
 
 /// Recent events kept in memory for consumers near the head.
@@ -133,6 +133,19 @@ pub(super) fn objects(config: &Config) -> ObjectSettings {
 /// None when no log is kept.
 pub(super) fn delta(config: &Config) -> Option<DeltaSettings> {
     config.delta_enabled.0.then_some(DeltaSettings { retention: config.delta_log_retention.0 })
+}
+
+/// How files are compacted.
+pub(super) fn compaction(config: &Config, data_dir: &Path) -> CompactionSettings {
+    CompactionSettings {
+        target_bytes: config.compaction_target_size.0,
+        files_min: config.compaction_min_files.0,
+        age_min: config.compaction_min_age.0,
+        keep_replaced: config.compaction_keep_replaced.0,
+        compression: compression(config.parquet_compression),
+        row_group_rows: config.parquet_row_group_size.0,
+        scratch: data_dir.join("compaction"),
+    }
 }
 
 pub(super) fn bus(config: &Config, data_dir: &Path) -> EmbeddedSettings {

@@ -2,9 +2,11 @@
 
 use clap::Subcommand;
 
+use super::lake_work::{CompactArgs, StatusArgs, VacuumArgs};
 use super::run::Layers;
-use super::{Failure, output};
+use super::{Failure, lake_work, output};
 use crate::app;
+use crate::config::Config;
 use crate::telemetry;
 use crate::warehouse::Adopted;
 
@@ -26,25 +28,55 @@ enum Command {
         #[command(flatten)]
         layers: Layers,
     },
+    /// Make small files into few large ones, sorted by time and device, with the same rows
+    ///
+    /// Of partitions that have compaction_min_files small files and to which nothing was added for
+    /// compaction_min_age. Sinks and other compactions may run meanwhile.
+    Compact(CompactArgs),
+    /// Remove files that compaction replaced, once they are older than vacuum_retention, and what
+    /// interrupted compactions left
+    Vacuum(VacuumArgs),
+    /// Files, bytes, small files, and the oldest hour that is to be compacted
+    Status(StatusArgs),
 }
 
 pub fn execute(args: &Args) -> Result<(), Failure> {
-    let Command::Init { layers } = &args.command;
+    let layers = match &args.command {
+        Command::Init { layers } => layers,
+        Command::Compact(args) => args.layers(),
+        Command::Vacuum(args) => args.layers(),
+        Command::Status(args) => args.layers(),
+    };
     let loaded = layers.load()?;
     telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-    let tell = |done: Adopted| tracing::debug!(added = done.added, known = done.known, "files added to the Delta log");
-    match runtime.block_on(app::init_lake(&loaded.config, tell)) {
-        Ok(done) => output::print(&report(done)),
-        Err(failure) => Err(match failure.how {
-            app::How::Refused => Failure::refused(failure.to_string()),
-            app::How::Unreachable => Failure::unreachable(failure.to_string()),
-            app::How::Failed => Failure::failed(failure.to_string()),
-        }),
+    runtime.block_on(async {
+        let config = &loaded.config;
+        let open = async || app::open_lake(config).await.map_err(failure);
+        match &args.command {
+            Command::Init { .. } => init(config).await,
+            Command::Compact(args) => lake_work::compact(args, &open().await?).await,
+            Command::Vacuum(_) => lake_work::vacuum(&open().await?).await,
+            Command::Status(args) => lake_work::status(args, &open().await?).await,
+        }
+    })
+}
+
+fn failure(failure: app::StartFailure) -> Failure {
+    match failure.how {
+        app::How::Refused => Failure::refused(failure.to_string()),
+        app::How::Unreachable => Failure::unreachable(failure.to_string()),
+        app::How::Failed => Failure::failed(failure.to_string()),
     }
+}
+
+async fn init(config: &Config) -> Result<(), Failure> {
+    let tell = |done: Adopted| tracing::debug!(added = done.added, known = done.known, "files added to the Delta log");
+    let done = app::init_lake(config, tell).await.map_err(failure)?;
+    output::print(&report(done))
 }
 
 fn report(done: Adopted) -> String {

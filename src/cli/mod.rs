@@ -8,6 +8,7 @@ pub mod apply;
 pub mod config;
 pub mod import;
 pub mod lake;
+mod lake_work;
 pub mod migrate;
 pub mod openapi;
 pub mod run;
@@ -155,6 +156,10 @@ mod tests {
             "causality lake init --config c.toml --data-dir /tmp/d",
             "causality import a.jsonl.gz b.csv --app shop --column sku=customEvent.properties.sku --column x=",
             "causality import - --format segment --app shop --rejects r.jsonl --dry-run --data-dir d",
+            "causality lake compact",
+            "causality lake compact --app shop --from 7d --to 2026-01-31T09:00:00Z --dry-run --config c.toml",
+            "causality lake vacuum --data-dir /tmp/d",
+            "causality lake status --json",
             "causality openapi gateway",
             "causality openapi admin",
             "causality apply -f a.yaml -f dir -f -",
@@ -219,6 +224,8 @@ mod tests {
             "causality deliveries retry --since 1",
             "causality dead-letters purge --before yesterday",
             "causality rules list --admin-url nonsense",
+            "causality lake compact --app ../x",
+            "causality lake compact --from yesterday",
             "causality bench --batch 0",
             "causality bench --duration 10s --count 5",
             "causality bench --webhook-listen 127.0.0.1:0",

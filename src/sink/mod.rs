@@ -16,6 +16,7 @@ mod alone;
 mod batch;
 mod batches;
 mod cold;
+mod compaction;
 mod error;
 mod fetch;
 mod flush;
@@ -65,6 +66,7 @@ use batches::{Limits, OpenBatches, Taken};
 use fetch::{Chunk, Fetched};
 use upload::{UPLOAD_BYTES, Uploaded};
 
+pub use compaction::Compactor;
 pub use error::SinkError;
 pub use late_files::settle_abandoned;
 pub use settings::{SERVER_FETCH_BYTES_MAX, Settings};

@@ -42,6 +42,12 @@ impl SinkStatus {
         self.lock().iter().find_map(|figures| figures.trouble.clone())
     }
 
+    /// Whether the sink is short of memory, or waits for the warehouse: whoever can wait should.
+    pub fn is_pressed(&self, bytes_max: usize) -> bool {
+        let figures = total(&self.lock());
+        figures.trouble.is_some() || figures.open_bytes + figures.writing_bytes > bytes_max / 2
+    }
+
     pub fn snapshot(&self) -> Value {
         let workers = self.lock().len();
         let figures = total(&self.lock());

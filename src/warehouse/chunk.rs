@@ -1,5 +1,7 @@
 //! Finished pages, their bounds, and the column chunk that they make in a file.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use parquet::basic::{BoundaryOrder, Encoding, Type as Physical};
 use parquet::bloom_filter::Sbbf;
@@ -14,7 +16,6 @@ use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::ColumnDescPtr;
 
 use super::WarehouseError;
-use super::aligned::AlignedFile;
 use super::compression::{Compression, Compressor};
 use super::page_header::write_page;
 
@@ -153,9 +154,9 @@ pub(super) struct Chunk {
 
 impl Chunk {
     /// Appends the chunk to the row group as its next column.
-    pub(super) fn append_to(
+    pub(super) fn append_to<W: Write + Send>(
         self,
-        group: &mut SerializedRowGroupWriter<'_, AlignedFile>,
+        group: &mut SerializedRowGroupWriter<'_, W>,
         column: &ColumnDescPtr,
         compressor: &mut Compressor,
     ) -> Result<(), ParquetError> {

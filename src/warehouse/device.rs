@@ -11,6 +11,8 @@ use super::WarehouseError;
 use super::chunk::Chunk;
 use super::column::{BooleanColumn, DictionaryColumn, IntegerColumn, hash, slice_of};
 use super::compression::Compressor;
+use super::error::WarehouseErrorKind;
+use super::ranges::{put_varint, take_text};
 
 /// The nullable columns.
 ///
@@ -42,6 +44,47 @@ pub(super) struct Device {
 pub(super) struct StoredDevice<'a> {
     pub(super) texts: [&'a str; DEVICE_TEXTS],
     pub(super) plain: PlainDevice,
+}
+
+/// Where a stored row's device context comes from.
+pub(super) enum RowDevice<'a> {
+    Read(StoredDevice<'a>),
+    /// As [`StoredDevice::pack`] wrote it.
+    Packed(&'a [u8]),
+}
+
+impl StoredDevice<'_> {
+    /// Appends the context as bytes that [`Device::push_packed`] takes.
+    pub(super) fn pack(&self, out: &mut Vec<u8>) {
+        let PlainDevice { screen_width, screen_height, is_jailbroken, is_emulator } = self.plain;
+        out.extend_from_slice(&screen_width.to_le_bytes());
+        out.extend_from_slice(&screen_height.to_le_bytes());
+        out.push(u8::from(is_jailbroken) | u8::from(is_emulator) << 1);
+        for text in self.texts {
+            put_varint(out, text.len() as u64);
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+impl<'a> StoredDevice<'a> {
+    fn unpack(mut packed: &'a [u8]) -> Option<Self> {
+        let mut take = |bytes: usize| {
+            let (taken, rest) = packed.split_at_checked(bytes)?;
+            packed = rest;
+            Some(taken)
+        };
+        let screen_width = i32::from_le_bytes(take(4)?.try_into().ok()?);
+        let screen_height = i32::from_le_bytes(take(4)?.try_into().ok()?);
+        let flags = take(1)?[0];
+        let mut texts = [""; DEVICE_TEXTS];
+        for text in &mut texts {
+            *text = take_text(&mut packed)?;
+        }
+        let plain =
+            PlainDevice { screen_width, screen_height, is_jailbroken: flags & 1 != 0, is_emulator: flags & 2 != 0 };
+        packed.is_empty().then_some(Self { texts, plain })
+    }
 }
 
 impl Device {
@@ -95,6 +138,24 @@ impl Device {
             is_jailbroken: device.is_jailbroken,
             is_emulator: device.is_emulator,
         };
+        self.push_new(hash, bytes, StoredDevice { texts, plain }, seed);
+    }
+
+    /// Adds a context that [`StoredDevice::pack`] wrote.
+    pub(super) fn push_packed(&mut self, packed: &[u8], seed: u64) -> Result<(), WarehouseError> {
+        let hash = hash(packed, seed);
+        if let Some(position) = self.seen.find(hash, packed) {
+            self.picked.push(position);
+            return Ok(());
+        }
+        let malformed = || WarehouseError::new(WarehouseErrorKind::Encode, "unpack device context");
+        let device = StoredDevice::unpack(packed).ok_or_else(malformed)?;
+        self.push_new(hash, packed, device, seed);
+        Ok(())
+    }
+
+    fn push_new(&mut self, hash: u64, bytes: &[u8], device: StoredDevice<'_>, seed: u64) {
+        let StoredDevice { texts, plain } = device;
         if let Some(keys) = self.keys_of(texts, plain, seed) {
             if !self.seen.has_room(bytes) {
                 self.settle_picked();

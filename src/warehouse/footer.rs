@@ -4,9 +4,14 @@
 //! `causality.footer_crc32` is the CRC-32 (eight hex digits) of the footer's bytes with these eight digits as
 //! zeros. A footer without the entry, of an older version or of somebody else, is read without that check.
 
+use std::collections::HashSet;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use bytes::Bytes;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::ChunkReader;
+use twox_hash::XxHash64;
 
 use super::WarehouseError;
 use super::error::WarehouseErrorKind;
@@ -17,6 +22,8 @@ pub(super) const APP_KEY: &str = "causality.app_id";
 pub(super) const STREAM_KEY: &str = "causality.stream";
 const FORMAT_KEY: &str = "causality.format";
 const FORMAT: &str = "1";
+const REPLACES_KEY: &str = "causality.replaces";
+const OUTPUTS_KEY: &str = "causality.outputs";
 const CHECKSUM_KEY: &str = "causality.footer_crc32";
 const NO_CHECKSUM: &str = "00000000";
 
@@ -39,6 +46,76 @@ pub(super) fn entries(ranges: &SequenceRanges, app_id: &str, stream: &str) -> [(
         (SEQUENCES_KEY, ranges.encode()),
         (CHECKSUM_KEY, NO_CHECKSUM.to_owned()),
     ]
+}
+
+/// What a compacted file's outputs are to the files of before: in the footer of the last of them.
+///
+/// Names are kept as hashes of eight bytes. It holds when the log is gone, or has forgotten the files that it removed.
+#[derive(Debug, Default)]
+pub(super) struct Replaces {
+    /// Files whose rows are in the outputs.
+    files: Vec<u64>,
+    /// The other outputs: together they hold all the rows, and one alone does not.
+    outputs: Vec<u64>,
+}
+
+impl Replaces {
+    pub(super) fn of(files: &[&str], outputs: &[&str]) -> Self {
+        let hashes = |names: &[&str]| {
+            let mut hashes: Vec<u64> = names.iter().map(|name| name_hash(name)).collect();
+            hashes.sort_unstable();
+            hashes
+        };
+        Self { files: hashes(files), outputs: hashes(outputs) }
+    }
+
+    /// None in a footer that does not say.
+    pub(super) fn read(metadata: &ParquetMetaData) -> Result<Option<Self>, WarehouseError> {
+        let hashes = |key: &str| -> Result<Option<Vec<u64>>, WarehouseError> {
+            let Some(text) = entry(metadata, key) else { return Ok(None) };
+            let bytes = BASE64.decode(text).map_err(|error| corrupt(error.to_string()))?;
+            Ok(Some(bytes.chunks_exact(8).filter_map(|hash| Some(u64::from_le_bytes(hash.try_into().ok()?))).collect()))
+        };
+        let Some(files) = hashes(REPLACES_KEY)? else { return Ok(None) };
+        Ok(Some(Self { files, outputs: hashes(OUTPUTS_KEY)?.unwrap_or_default() }))
+    }
+
+    pub(super) fn has_file(&self, name: &str) -> bool {
+        self.files.binary_search(&name_hash(name)).is_ok()
+    }
+
+    /// Whether all outputs are among the names.
+    pub(super) fn is_complete<'a>(&self, names: impl Iterator<Item = &'a str>) -> bool {
+        let there: HashSet<u64> = names.map(name_hash).collect();
+        self.outputs.iter().all(|output| there.contains(output))
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        (self.files.capacity() + self.outputs.capacity()) * size_of::<u64>()
+    }
+}
+
+fn name_hash(name: &str) -> u64 {
+    XxHash64::oneshot(0, name.as_bytes())
+}
+
+/// The entries for a compacted file's footer; the last one is filled in by [`seal`].
+pub(super) fn compacted_entries(
+    ranges: &SequenceRanges,
+    app_id: &str,
+    stream: &str,
+    replaces: Option<&Replaces>,
+) -> Vec<(&'static str, String)> {
+    let mut entries = Vec::from(entries(ranges, app_id, stream));
+    let encode = |hashes: &[u64]| {
+        let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+        BASE64.encode(bytes)
+    };
+    if let Some(replaces) = replaces {
+        let more = [(REPLACES_KEY, encode(&replaces.files)), (OUTPUTS_KEY, encode(&replaces.outputs))];
+        entries.splice(0..0, more);
+    }
+    entries
 }
 
 /// One entry of a file's footer.

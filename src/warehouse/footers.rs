@@ -14,7 +14,7 @@ use super::error::WarehouseErrorKind;
 use super::layout::Partition;
 use super::objects::{Listed, Objects, Source};
 use super::ranges::SequenceRanges;
-use super::{Suspect, WarehouseError, footer, is_data_file, scan};
+use super::{Suspect, WarehouseError, footer, is_compacted, is_data_file, scan};
 
 /// Memory that remembered footers may take, over all partitions.
 const FOOTER_BYTES_MAX: usize = 64 << 20;
@@ -38,11 +38,13 @@ struct Footer {
     file: Listed,
     /// None of a file that cannot be read.
     ranges: SequenceRanges,
+    /// Of a compacted file.
+    replaces: Option<footer::Replaces>,
 }
 
 impl Footer {
     fn memory_bytes(&self) -> usize {
-        FOOTER_BYTES + self.ranges.memory_bytes()
+        FOOTER_BYTES + self.ranges.memory_bytes() + self.replaces.as_ref().map_or(0, footer::Replaces::memory_bytes)
     }
 }
 
@@ -69,8 +71,16 @@ impl PartitionFooters {
         &self.directory
     }
 
-    pub(super) fn name(&self, place: usize) -> Option<&str> {
-        self.files.get(place).map(|file| file.file.name.as_str())
+    /// The name of a file that was not compacted, and is not held by one that was.
+    pub(super) fn original(&self, place: usize) -> Option<&str> {
+        let name = self.files.get(place)?.file.name.as_str();
+        let is_replaced = self.files.iter().filter_map(|file| file.replaces.as_ref()).any(|by| by.has_file(name));
+        (!is_compacted(name) && !is_replaced).then_some(name)
+    }
+
+    /// The names of compacted files.
+    pub(super) fn compacted(&self) -> Vec<&str> {
+        self.files.iter().map(|file| file.file.name.as_str()).filter(|name| is_compacted(name)).collect()
     }
 
     /// One file, if it is there.
@@ -180,9 +190,12 @@ impl FooterCache {
             let together = unknown.split_off(unknown.len().saturating_sub(FOOTERS_TOGETHER));
             let sources = objects.open_together(directory, &together, FOOTER_READ_BYTES);
             for (file, source) in together.into_iter().zip(sources) {
-                let ranges = |source: Source| footer::sequences(&footer::read(&source)?);
-                let ranges = self.unless_damaged(directory, &file, source, ranges)?.unwrap_or_default();
-                files.push(Arc::new(Footer { file, ranges }));
+                let read = |source: Source| {
+                    let metadata = footer::read(&source)?;
+                    Ok((footer::sequences(&metadata)?, footer::Replaces::read(&metadata)?))
+                };
+                let (ranges, replaces) = self.unless_damaged(directory, &file, source, read)?.unwrap_or_default();
+                files.push(Arc::new(Footer { file, ranges, replaces }));
             }
         }
         Ok(())

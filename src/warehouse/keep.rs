@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::ParquetMetaData;
 
-use super::device::{DEVICE_TEXTS, PlainDevice, StoredDevice};
+use super::device::{DEVICE_TEXTS, PlainDevice, RowDevice, StoredDevice};
 use super::error::WarehouseErrorKind;
 use super::rows::StoredRow;
 use super::{Compression, EncodeSettings, Encoder, WarehouseError, footer};
@@ -60,7 +60,7 @@ fn malformed(context: &'static str) -> WarehouseError {
 }
 
 /// The columns of one batch.
-struct Columns<'b> {
+pub(super) struct Columns<'b> {
     id: &'b StringArray,
     device_id: &'b StringArray,
     timestamp_ms: &'b Int64Array,
@@ -96,7 +96,7 @@ const DEVICE_TEXT_NAMES: [&str; DEVICE_TEXTS] = [
 ];
 
 impl<'b> Columns<'b> {
-    fn of(batch: &'b RecordBatch) -> Result<Self, WarehouseError> {
+    pub(super) fn of(batch: &'b RecordBatch) -> Result<Self, WarehouseError> {
         let find = |name: &str| batch.column_by_name(name);
         let wrong = || malformed("find the file's columns");
         let text = |name: &str| find(name).and_then(|column| column.as_string_opt::<i32>()).ok_or_else(wrong);
@@ -129,16 +129,18 @@ impl<'b> Columns<'b> {
         })
     }
 
-    fn row(&self, row: usize) -> StoredRow<'b> {
+    pub(super) fn row(&self, row: usize) -> StoredRow<'b> {
         // A device context is there whole or not at all.
-        let device = self.device_texts[0].is_valid(row).then(|| StoredDevice {
-            texts: self.device_texts.map(|column| column.value(row)),
-            plain: PlainDevice {
-                screen_width: self.screen_width.value(row),
-                screen_height: self.screen_height.value(row),
-                is_jailbroken: self.is_jailbroken.value(row),
-                is_emulator: self.is_emulator.value(row),
-            },
+        let device = self.device_texts[0].is_valid(row).then(|| {
+            RowDevice::Read(StoredDevice {
+                texts: self.device_texts.map(|column| column.value(row)),
+                plain: PlainDevice {
+                    screen_width: self.screen_width.value(row),
+                    screen_height: self.screen_height.value(row),
+                    is_jailbroken: self.is_jailbroken.value(row),
+                    is_emulator: self.is_emulator.value(row),
+                },
+            })
         });
         StoredRow {
             id: self.id.value(row),

@@ -31,7 +31,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
 
 use super::damaged::Damaged;
-use super::delta::Delta;
+use super::delta::{Delta, Named};
 use super::error::WarehouseErrorKind;
 use super::footers::{FooterCache, PartitionFooters};
 use super::layout::Partition;
@@ -176,6 +176,8 @@ pub(super) fn settle(
     let listed = objects.list(MARKS)?;
     let marked: HashSet<&str> = listed.iter().filter_map(|file| marked_by(&file.name)).collect();
     let all = footers.list(objects, &late.partition)?;
+    let unfinished = unfinished(objects, log, &late.partition, &all)?;
+    let all = all.only(|name| !unfinished.contains(name));
     let settled = match all.listed(&late.name).filter(|file| file.bytes == late.bytes.len() as u64) {
         // Never stored, or settled by an earlier attempt whose answer was lost.
         None => Settled::Alone,
@@ -201,6 +203,20 @@ pub(super) fn settle(
     }
     objects.remove(MARKS, &mark_of(&late.name))?;
     Ok(settled)
+}
+
+/// Compacted files that are not in the table, or not yet: no row may be given up for one that may be given up itself.
+fn unfinished(
+    objects: &Objects,
+    log: Option<&Delta>,
+    partition: &Partition,
+    all: &PartitionFooters,
+) -> Result<HashSet<String>, WarehouseError> {
+    let names = all.compacted();
+    let Some(log) = log.filter(|_| !names.is_empty()) else { return Ok(HashSet::new()) };
+    let named = log.named(objects, partition, &names)?;
+    let unfinished = names.into_iter().zip(named).filter(|(_, named)| *named != Named::InTable);
+    Ok(unfinished.map(|(name, _)| name.to_owned()).collect())
 }
 
 fn judge(

@@ -31,6 +31,7 @@ mod late;
 
 mod delta;
 
+mod compaction;
 mod imported;
 
 mod error;
@@ -52,6 +53,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use compaction::{
+    Candidate, Compacted, CompactionFilter, CompactionOutcome, CompactionProgress, CompactionSettings, LakeStatus,
+    Pace, Vacuumed,
+};
 pub use compression::Compression;
 pub use delta::{Adopted, DeltaSettings};
 pub use encode::{EncodeSettings, Encoder, OpenFile};
@@ -66,6 +71,7 @@ pub use scan::{scan_ids, scan_keys};
 
 #[cfg(test)]
 use crate::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use compaction::SeenLeases;
 use delta::{Delta, Entry};
 use footers::FooterCache;
 use late::SeenMarks;
@@ -79,6 +85,7 @@ struct Shared {
     objects: Objects,
     footers: FooterCache,
     marks: SeenMarks,
+    leases: SeenLeases,
     /// None where the files are all that there is.
     delta: OnceLock<Delta>,
 }
@@ -146,8 +153,13 @@ impl Warehouse {
     }
 
     fn of(objects: Objects) -> Self {
-        let (footers, marks, delta) = (FooterCache::default(), SeenMarks::default(), OnceLock::new());
-        Self(Arc::new(Shared { objects, footers, marks, delta }))
+        Self(Arc::new(Shared {
+            objects,
+            footers: FooterCache::default(),
+            marks: SeenMarks::default(),
+            leases: SeenLeases::default(),
+            delta: OnceLock::new(),
+        }))
     }
 
     /// Keeps a Delta log of the files from now on; begins it when there is none. To be called before anything is stored.
@@ -235,7 +247,8 @@ impl Warehouse {
                 && let Some(partition) = shared.objects.partition(footers.directory())
             {
                 let places: BTreeSet<usize> = holders.iter().copied().flatten().collect();
-                let names: Vec<&str> = places.into_iter().filter_map(|place| footers.name(place)).collect();
+                // A compacted file is committed by whoever made it, or never; what it replaces has been.
+                let names: Vec<&str> = places.into_iter().filter_map(|place| footers.original(place)).collect();
                 delta.ensure(&shared.objects, &shared.footers.damaged, &partition, &names)?;
             }
             Ok(holders.iter().map(Option::is_some).collect())
@@ -342,6 +355,17 @@ impl Commit {
         }
         Ok(())
     }
+}
+
+/// Of a file that holds the rows of others. It begins as all data files do, so that patterns find it.
+fn new_compacted_name() -> String {
+    format!("{COMPACTED}{}.parquet", Uuid::now_v7())
+}
+
+const COMPACTED: &str = "events_compacted_";
+
+fn is_compacted(name: &str) -> bool {
+    name.starts_with(COMPACTED) && is_data_file(name)
 }
 
 /// True for the names that this product gives to its files.

@@ -109,6 +109,21 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// A text with its length before it; none when the bytes are something else.
+pub(super) fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    // Most are shorter than 128 bytes.
+    let length = match bytes.split_first() {
+        Some((first, rest)) if *first < 0x80 => {
+            *bytes = rest;
+            usize::from(*first)
+        }
+        _ => usize::try_from(take_varint(bytes).ok()?).ok()?,
+    };
+    let (text, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    std::str::from_utf8(text).ok()
+}
+
 fn take_varint(bytes: &mut &[u8]) -> Result<u64, MalformedRanges> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {

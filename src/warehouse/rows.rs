@@ -1,16 +1,17 @@
 //! The open row group: every column of the schema, fed from one event at a time.
 
+use std::io::Write;
+
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedRowGroupWriter;
 
 use crate::event::EventRef;
 
 use super::WarehouseError;
-use super::aligned::AlignedFile;
 use super::chunk::Chunk;
 use super::column::{IntegerColumn, PAGE_ROWS_MAX, TextColumn};
 use super::compression::Compressor;
-use super::device::{Device, StoredDevice};
+use super::device::{Device, RowDevice};
 use super::encodings::put_hybrid;
 use super::kind::KindColumns;
 use super::schema::schema;
@@ -31,7 +32,7 @@ pub(super) struct StoredRow<'a> {
     pub(super) correlation_id: &'a str,
     pub(super) event_category: &'a str,
     pub(super) event_type: &'a str,
-    pub(super) device: Option<StoredDevice<'a>>,
+    pub(super) device: Option<RowDevice<'a>>,
     pub(super) payload_json: &'a str,
     pub(super) received_at_ms: i64,
     pub(super) idempotency_key: &'a str,
@@ -123,8 +124,10 @@ impl RowGroup {
         self.timestamp_ms.push(row.timestamp_ms);
         self.correlation_id.push(row.correlation_id, compressor)?;
         self.kind.push_texts(row.event_category, row.event_type, seed);
-        if let Some(device) = &row.device {
-            self.device.push_plain(device.texts, device.plain, seed);
+        match &row.device {
+            None => {}
+            Some(RowDevice::Read(device)) => self.device.push_plain(device.texts, device.plain, seed),
+            Some(RowDevice::Packed(packed)) => self.device.push_packed(packed, seed)?,
         }
         self.present.push(u16::from(row.device.is_some()));
         self.payload_json.push_with(|out| out.extend_from_slice(row.payload_json.as_bytes()), compressor)?;
@@ -167,9 +170,9 @@ impl RowGroup {
         texts + integers + self.kind.encoded_bytes() + self.device.encoded_bytes()
     }
 
-    pub(super) fn append_to(
+    pub(super) fn append_to<W: Write + Send>(
         mut self,
-        group: &mut SerializedRowGroupWriter<'_, AlignedFile>,
+        group: &mut SerializedRowGroupWriter<'_, W>,
         compressor: &mut Compressor,
     ) -> Result<(), WarehouseError> {
         if !self.present.is_empty() {

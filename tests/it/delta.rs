@@ -17,7 +17,7 @@ const OFTEN: (&str, &str) = ("BATCH_FLUSH_INTERVAL", "50ms");
 /// Names that readers take for something else when they guess.
 const APPS: [&str; 8] = ["007", "07", "7", "NaN", "null", "1e5", "true", "2026-01-01"];
 
-fn event(app: &str, n: usize) -> Value {
+pub(crate) fn event(app: &str, n: usize) -> Value {
     let mut event = json!({"id": format!("{app}-{n}"), "appId": app, "deviceId": "d", "userLogin": {}});
     if n.is_multiple_of(2) {
         event["deviceContext"] = json!({"screenWidth": n, "platform": "PLATFORM_IOS"});
@@ -26,22 +26,22 @@ fn event(app: &str, n: usize) -> Value {
 }
 
 /// The ids of the events that were accepted; none when there was no answer.
-fn try_send(server: &Server, events: &[Value]) -> Option<BTreeSet<String>> {
+pub(crate) fn try_send(server: &Server, events: &[Value]) -> Option<BTreeSet<String>> {
     let (status, reply) = server.send("/v1/events/batch", &json!({"events": events}))?;
     assert_eq!(status, 200, "{reply}");
     Some(ids_of(events))
 }
 
-fn ids_of(events: &[Value]) -> BTreeSet<String> {
+pub(crate) fn ids_of(events: &[Value]) -> BTreeSet<String> {
     events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
 }
 
-fn send(server: &Server, app: &str, ids: std::ops::Range<usize>) -> BTreeSet<String> {
+pub(crate) fn send(server: &Server, app: &str, ids: std::ops::Range<usize>) -> BTreeSet<String> {
     let events: Vec<Value> = ids.map(|n| event(app, n)).collect();
     try_send(server, &events).expect("an answer")
 }
 
-fn read(table: &Path, what: &str) -> Value {
+pub(crate) fn read(table: &Path, what: &str) -> Value {
     serde_json::from_str(&python("read_delta.py", &[table.to_str().unwrap(), what], "")).unwrap()
 }
 

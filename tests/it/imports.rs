@@ -23,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("supervisor", &["backoff", "metrics"]),
     ("bus", &["event", "metrics", "backoff", "causes", "sqlite", "steps", "supervisor", "wait"]),
     ("store", &["event", "metrics", "backoff", "causes", "sqlite", "steps", "supervisor"]),
-    ("warehouse", &["event", "metrics", "backoff", "causes", "supervisor"]),
+    ("warehouse", &["event", "faults", "metrics", "backoff", "causes", "supervisor"]),
     ("quarantine", &["bus", "event"]),
     ("http", &["event", "metrics", "supervisor"]),
     ("openapi", &["event", "http"]),

@@ -10,6 +10,7 @@ mod chaos;
 mod clocks;
 mod cluster;
 mod command_line;
+mod compaction;
 mod constraints;
 mod crowds;
 mod delta;

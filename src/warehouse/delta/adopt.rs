@@ -6,10 +6,11 @@ use super::Delta;
 use super::action::Action;
 use super::seen::Fate;
 use super::table::TableFile;
+use crate::warehouse::compaction::Hidden;
 use crate::warehouse::damaged::Damaged;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::objects::{Listed, Objects, Walked};
-use crate::warehouse::{WarehouseError, footer, is_data_file, late};
+use crate::warehouse::{WarehouseError, footer, is_compacted, is_data_file, late};
 
 use super::tail::now_ms;
 
@@ -89,8 +90,9 @@ impl Delta {
         // Whoever settles those sees to the log.
         let late: HashSet<String> = objects.list(late::MARKS)?.into_iter().map(|mark| mark.name).collect();
         let unnamed = batch.into_iter().zip(fates).filter(|(_, fate)| *fate == Fate::Unnamed).map(|(file, _)| file);
-        let unnamed = unnamed.filter(|(file, _)| !late.contains(&late::mark_of(&file.name)));
-        let actions = read_adds(objects, damaged, unnamed.collect(), adopted)?;
+        let unnamed = unnamed.filter(|(file, _)| !late.contains(&late::mark_of(&file.name))).collect();
+        let unnamed = without_hidden(objects, unnamed, !self.has_adopted())?;
+        let actions = read_adds(objects, damaged, unnamed, adopted)?;
         adopted.known += named as u64;
         let mut added = 0;
         self.append(objects, &mut self.tail(), "ADOPT", |tail| {
@@ -105,6 +107,27 @@ impl Delta {
         adopted.added += added;
         Ok(())
     }
+}
+
+/// Without what compacted files hold. They come directory by directory.
+fn without_hidden(
+    objects: &Objects,
+    files: Vec<(TableFile, Listed)>,
+    is_new: bool,
+) -> Result<Vec<(TableFile, Listed)>, WarehouseError> {
+    let mut kept = Vec::with_capacity(files.len());
+    let ends = [files.first(), files.last()].map(|file| file.map(|(file, _)| file.partition.clone()));
+    for files in files.chunk_by(|(one, _), (other, _)| one.partition == other.partition) {
+        let partition = &files[0].0.partition;
+        // A directory within the batch is there as a whole.
+        let is_cut = ends.iter().flatten().any(|end| end == partition);
+        let hidden = match !is_new || is_cut || files.iter().any(|(file, _)| is_compacted(&file.name)) {
+            true => Hidden::read(objects, partition, is_new)?,
+            false => Hidden::default(),
+        };
+        kept.extend(files.iter().filter(|(file, _)| !hidden.has(&file.name)).cloned());
+    }
+    Ok(kept)
 }
 
 fn read_adds(

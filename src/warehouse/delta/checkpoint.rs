@@ -22,7 +22,7 @@ use crate::warehouse::objects::{Listed, Objects};
 
 /// How long a checkpoint names files that were removed: who reads an older version may still look for them, and a
 /// process that stood still must not add them again.
-const TOMBSTONES_MS: i64 = 7 * 24 * 3_600 * 1_000;
+const TOMBSTONES_MS: i64 = 14 * 24 * 3_600 * 1_000;
 /// Files of the log that one pass removes.
 const REMOVED_MAX: usize = 2_000;
 

@@ -20,6 +20,7 @@ mod checkpoint;
 mod commit;
 mod import;
 mod log;
+mod replace;
 mod rows;
 mod seen;
 mod stats;
@@ -42,11 +43,13 @@ use crate::metrics;
 use action::{Action, Protocol, Txn};
 use log::LOG;
 use seen::Seen;
-use tail::{ADOPTED, Tail, now_ms};
+use tail::{ADOPTED, Tail};
 
 pub(in crate::warehouse) use action::Add;
 pub use adopt::Adopted;
 pub(super) use commit::Entry;
+pub(super) use replace::{Named, NewFile};
+pub(super) use tail::now_ms;
 
 /// Commits between two checkpoints.
 const CHECKPOINT_COMMITS: i64 = 100;

@@ -27,6 +27,8 @@ pub(super) enum Columns {
     All,
     /// Paths alone.
     Files,
+    /// Paths, and when files were removed.
+    Removals,
     AllButFiles,
 }
 
@@ -53,6 +55,7 @@ pub(super) fn read(
         let names: &[&str] = match columns {
             Columns::All => &["protocol", "metaData", "txn", "add", "remove"],
             Columns::Files => &["add.path", "remove.path"],
+            Columns::Removals => &["add.path", "remove.path", "remove.deletionTimestamp"],
             Columns::AllButFiles => &["protocol", "metaData", "txn"],
         };
         let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());

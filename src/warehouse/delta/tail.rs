@@ -227,18 +227,19 @@ fn check(protocol: Protocol) -> Result<(), WarehouseError> {
 }
 
 fn info(operation: &str) -> Action {
+    let adds_only = matches!(operation, "WRITE" | "ADOPT");
     let info = json!({
         "timestamp": now_ms(),
         "operation": operation,
-        "operationParameters": {"mode": "Append"},
-        "isBlindAppend": true,
+        "operationParameters": if adds_only { json!({"mode": "Append"}) } else { json!({}) },
+        "isBlindAppend": adds_only,
         "engineInfo": concat!("causality/", env!("CARGO_PKG_VERSION")),
         "txnId": Uuid::now_v7(),
     });
     Action { commit_info: Some(info), ..Action::default() }
 }
 
-pub(super) fn now_ms() -> i64 {
+pub(in crate::warehouse) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -152,6 +152,33 @@ impl Local {
         Ok(files)
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn now_ms(&self) -> Result<i64, WarehouseError> {
+        probe(&self.root)
+            .map(|(at, _)| unix_ms(at))
+            .map_err(|error| WarehouseError::io("read file system's clock", error, false))
+    }
+
+    pub(super) fn sync(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {
+        let path = self.root.join(directory).join(name);
+        let file = File::open(&path).map_err(|error| WarehouseError::io("open file", error, false));
+        file.and_then(|file| file.sync_all().map_err(|error| WarehouseError::io("sync file", error, true)))
+            .map_err(|error| error.at(path.display().to_string()))
+    }
+
+    pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), WarehouseError> {
+        let directory = self.root.join(to.0);
+        let (from, to) = (self.root.join(from.0).join(from.1), directory.join(to.1));
+        let renamed = self.ensure(&directory).and_then(|()| self.check_device()).and_then(|()| {
+            fs::rename(&from, &to).map_err(|error| WarehouseError::io("rename file", error, false))?;
+            sync_directory(&directory)
+        });
+        renamed.map_err(|error| error.at(to.display().to_string()))
+    }
+
     pub(super) fn read(&self, directory: &str, name: &str) -> Result<File, WarehouseError> {
         let path = self.root.join(directory).join(name);
         File::open(&path).map_err(|error| WarehouseError::io("open file", error, false).at(path.display().to_string()))

@@ -15,7 +15,7 @@ mod requests;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -184,6 +184,39 @@ impl Objects {
         match &self.0 {
             Inner::Local(local) => local.remove(directory, name),
             Inner::Remote(remote) => remote.remove(directory, name),
+        }
+    }
+
+    /// The time by the clock that gives files theirs.
+    pub(super) fn now_ms(&self) -> Result<i64, WarehouseError> {
+        match &self.0 {
+            Inner::Local(local) => local.now_ms(),
+            Inner::Remote(remote) => remote.now_ms(),
+        }
+    }
+
+    /// Where files are made that will be stored under `directory`: the same place where that is on this machine, so that
+    /// they are stored by their name alone, and else `elsewhere`.
+    pub(super) fn workshop(&self, directory: &str, elsewhere: &Path) -> PathBuf {
+        match &self.0 {
+            Inner::Local(local) => local.root().join(directory),
+            Inner::Remote(_) => elsewhere.to_owned(),
+        }
+    }
+
+    /// Stores a file that was made in the workshop, durably, under its name there.
+    pub(super) fn bring(&self, workshop: &Path, directory: &str, name: &str) -> Result<(), WarehouseError> {
+        match &self.0 {
+            Inner::Local(local) => local.sync(directory, name),
+            Inner::Remote(remote) => remote.bring(&workshop.join(name), directory, name),
+        }
+    }
+
+    /// Gives a stored file another directory and name, durably. An object store copies it, on its own side.
+    pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), WarehouseError> {
+        match &self.0 {
+            Inner::Local(local) => local.rename(from, to),
+            Inner::Remote(remote) => remote.rename(from, to),
         }
     }
 

@@ -5,6 +5,7 @@
 //! nothing; what is read of an object is of one content. Uploads that a crash cut short stay
 //! invisible; a lifecycle rule of the bucket clears them away.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -233,6 +234,56 @@ impl Remote {
         });
         self.runtime.block_on(futures_util::future::join_all(ahead));
         readings
+    }
+
+    pub(super) fn now_ms(&self) -> Result<i64, WarehouseError> {
+        let path = self.path("", PROBE)?;
+        let now = self.runtime.block_on(async {
+            self.store.put(&path, PutPayload::from_static(b"")).await?;
+            let now = self.store.head(&path).await?.last_modified.timestamp_millis();
+            // Best effort: it is put again.
+            let _ = self.delete(&path).await;
+            Ok(now)
+        });
+        now.map_err(|error| failed("read object store's clock", &error).at(path.to_string()))
+    }
+
+    /// Uploads a file from this machine's disk, a part at a time.
+    pub(super) fn bring(&self, file: &std::path::Path, directory: &str, name: &str) -> Result<(), WarehouseError> {
+        let path = self.path(directory, name)?;
+        let io = |error| WarehouseError::io("read file to upload", error, false).at(file.display().to_string());
+        let mut open = File::open(file).map_err(io)?;
+        let bytes = open.metadata().map_err(io)?.len() as usize;
+        let mut next = |length: usize| {
+            let mut part = vec![0; length];
+            open.read_exact(&mut part).map(|()| PutPayload::from(part)).map_err(io)
+        };
+        let failed = |error| failed("store object", &error).at(path.to_string());
+        if bytes <= PART_BYTES {
+            let whole = next(bytes)?;
+            return self.runtime.block_on(self.store.put(&path, whole)).map(drop).map_err(failed);
+        }
+        let mut upload = self.runtime.block_on(self.store.put_multipart(&path)).map_err(failed)?;
+        let sent = (0..bytes).step_by(PART_BYTES).try_for_each(|start| {
+            let part = next(PART_BYTES.min(bytes - start))?;
+            self.runtime.block_on(upload.put_part(part)).map_err(failed)
+        });
+        let done = sent.and_then(|()| self.runtime.block_on(upload.complete()).map(drop).map_err(failed));
+        if done.is_err() {
+            // Best effort: what stays is invisible, and the bucket's lifecycle rule removes it.
+            let _ = self.runtime.block_on(upload.abort());
+        }
+        done
+    }
+
+    /// A copy first: when this is cut short both are there.
+    pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), WarehouseError> {
+        let (from, to) = (self.path(from.0, from.1)?, self.path(to.0, to.1)?);
+        let renamed = self.runtime.block_on(async {
+            self.store.copy(&from, &to).await?;
+            self.delete(&from).await
+        });
+        renamed.map_err(|error| failed("rename object", &error).at(to.to_string()))
     }
 
     pub(super) fn remove(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {

@@ -1,0 +1,215 @@
+//! Sorted rows in, files near the target size out.
+//!
+//! A file goes to disk row group by row group. Bounds: [`GROUP_BYTES_MAX`] encoded bytes of the open row group, which is
+//! held once more while it is laid out, and [`ROWS_MAX`] sequences of eight bytes.
+
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
+
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::writer::SerializedFileWriter;
+
+use super::record;
+use super::scratch::Scratch;
+use crate::warehouse::compression::Compressor;
+use crate::warehouse::ranges::SequenceRanges;
+use crate::warehouse::rows::RowGroup;
+use crate::warehouse::schema::schema;
+use crate::warehouse::{Compression, WarehouseError, footer, new_compacted_name};
+
+/// A row group is closed at this size, whatever its rows are.
+const GROUP_BYTES_MAX: usize = 24 << 20;
+/// Rows of one file.
+const ROWS_MAX: usize = 4 << 20;
+/// Rows between two looks at sizes.
+const LOOK_ROWS: usize = 1_024;
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// How the files are written.
+#[derive(Clone, Debug)]
+pub(super) struct OutputSettings {
+    pub(super) compression: Compression,
+    pub(super) row_group_rows: usize,
+    pub(super) target_bytes: u64,
+    /// The streams of the rows' sequences.
+    pub(super) stream: String,
+    pub(super) app_id: String,
+}
+
+/// A file that is complete, in the scratch directory.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// What it will be called.
+    pub(super) name: String,
+    pub(super) part: String,
+    pub(super) bytes: u64,
+    pub(super) metadata: ParquetMetaData,
+}
+
+/// The outputs of one job.
+pub(super) struct Outputs<'a> {
+    settings: OutputSettings,
+    scratch: &'a Scratch,
+    properties: WriterPropertiesPtr,
+    compressor: Compressor,
+    seed: u64,
+    open: Option<Open>,
+    done: Vec<Output>,
+    pub(super) rows: u64,
+    /// Rows that repeat both sequence and id of the row before.
+    pub(super) repeated: u64,
+    last: (i64, String),
+}
+
+struct Open {
+    name: String,
+    part: String,
+    writer: SerializedFileWriter<BufWriter<File>>,
+    group: RowGroup,
+    sequences: Vec<u64>,
+    rows: usize,
+    full: bool,
+}
+
+impl<'a> Outputs<'a> {
+    pub(super) fn new(settings: OutputSettings, scratch: &'a Scratch) -> Result<Self, WarehouseError> {
+        let properties = WriterProperties::builder()
+            .set_compression(settings.compression.codec())
+            .set_created_by(footer::CREATED_BY.to_owned())
+            .build();
+        Ok(Self {
+            compressor: Compressor::new(settings.compression)?,
+            settings,
+            scratch,
+            properties: Arc::new(properties),
+            seed: RandomState::new().hash_one(0u8),
+            open: None,
+            done: Vec::new(),
+            rows: 0,
+            repeated: 0,
+            last: (i64::MIN, String::new()),
+        })
+    }
+
+    /// Takes the next record.
+    pub(super) fn push(&mut self, record: &[u8]) -> Result<(), WarehouseError> {
+        let row = record::row(record)?;
+        if self.last.0 == row.stream_sequence && self.last.1 == row.id {
+            self.repeated += 1;
+            return Ok(());
+        }
+        self.last.0 = row.stream_sequence;
+        self.last.1.clear();
+        self.last.1.push_str(row.id);
+        if let Some(open) = self.open.take_if(|open| open.full) {
+            let output = self.close(open, None)?;
+            self.done.push(output);
+        }
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.begin()?,
+        };
+        open.group.push_stored(&row, &mut self.compressor)?;
+        // Imported rows have none.
+        open.sequences.extend(u64::try_from(row.stream_sequence).ok().filter(|sequence| *sequence > 0));
+        open.rows += 1;
+        self.rows += 1;
+        let rows = open.group.rows();
+        if rows >= self.settings.row_group_rows || rows.is_multiple_of(LOOK_ROWS) {
+            self.look(&mut open)?;
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    fn look(&mut self, open: &mut Open) -> Result<(), WarehouseError> {
+        open.group.relieve(&mut self.compressor)?;
+        let encoded = open.group.encoded_bytes();
+        let bytes = (open.writer.bytes_written() + encoded) as u64;
+        open.full = bytes >= self.settings.target_bytes || open.rows >= ROWS_MAX;
+        if open.full || encoded >= GROUP_BYTES_MAX || open.group.rows() >= self.settings.row_group_rows {
+            self.close_group(open)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<Open, WarehouseError> {
+        let (part, file) = self.scratch.part()?;
+        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+        let writer = SerializedFileWriter::new(file, schema().root_schema_ptr(), self.properties.clone());
+        Ok(Open {
+            name: new_compacted_name(),
+            part,
+            writer: writer.map_err(failed)?,
+            group: RowGroup::new(self.seed),
+            sequences: Vec::new(),
+            rows: 0,
+            full: false,
+        })
+    }
+
+    fn close_group(&mut self, open: &mut Open) -> Result<(), WarehouseError> {
+        let group = std::mem::replace(&mut open.group, RowGroup::new(self.seed));
+        if group.rows() == 0 {
+            return Ok(());
+        }
+        let mut out = open.writer.next_row_group().map_err(failed)?;
+        group.append_to(&mut out, &mut self.compressor)?;
+        out.close().map(drop).map_err(failed)
+    }
+
+    /// The last output says what all of them replace.
+    fn close(&mut self, mut open: Open, replaces: Option<&footer::Replaces>) -> Result<Output, WarehouseError> {
+        self.close_group(&mut open)?;
+        let ranges = SequenceRanges::of(std::mem::take(&mut open.sequences).into_iter());
+        for (key, value) in footer::compacted_entries(&ranges, &self.settings.app_id, &self.settings.stream, replaces) {
+            open.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        let file = open.writer.into_inner().map_err(failed)?;
+        let file = file.into_inner().map_err(|error| io(error.into_error()))?;
+        let (metadata, bytes) = seal(file)?;
+        Ok(Output { name: open.name, part: open.part, bytes, metadata })
+    }
+
+    /// The files, in the order of their rows. `replaced` are the names of those that they replace.
+    pub(super) fn finish(mut self, replaced: &[&str]) -> Result<Vec<Output>, WarehouseError> {
+        if let Some(open) = self.open.take() {
+            let outputs: Vec<&str> = self.done.iter().map(|output| output.name.as_str()).collect();
+            let replaces = footer::Replaces::of(replaced, &outputs);
+            let output = self.close(open, Some(&replaces))?;
+            self.done.push(output);
+        }
+        Ok(self.done)
+    }
+}
+
+/// Writes the checksum into the footer of a file that is otherwise complete.
+fn seal(mut file: File) -> Result<(ParquetMetaData, u64), WarehouseError> {
+    let bytes = file.metadata().map_err(io)?.len();
+    let mut length = [0; 4];
+    file.seek(SeekFrom::Start(bytes - 8)).and_then(|_| file.read_exact(&mut length)).map_err(io)?;
+    let from = bytes - 8 - u64::from(u32::from_le_bytes(length));
+    let mut end = vec![0; (bytes - from) as usize];
+    file.seek(SeekFrom::Start(from)).and_then(|_| file.read_exact(&mut end)).map_err(io)?;
+    footer::seal(&mut end);
+    file.seek(SeekFrom::Start(from)).and_then(|_| file.write_all(&end)).map_err(io)?;
+    Ok((footer::read(&file)?, bytes))
+}
+
+fn io(error: std::io::Error) -> WarehouseError {
+    WarehouseError::io("write compacted file", error, false)
+}
+
+/// An I/O error of the file that is written stays one.
+fn failed(error: parquet::errors::ParquetError) -> WarehouseError {
+    match error {
+        parquet::errors::ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+            Ok(error) => io(*error),
+            Err(source) => WarehouseError::encode(parquet::errors::ParquetError::External(source)),
+        },
+        error => WarehouseError::encode(error),
+    }
+}

@@ -1,0 +1,117 @@
+//! Reads the rows of the files that are compacted.
+
+use std::sync::Arc;
+
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::ParquetMetaData;
+
+use super::Halt;
+use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::keep::Columns;
+use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::rows::StoredRow;
+use crate::warehouse::schema::schema;
+use crate::warehouse::{WarehouseError, footer};
+
+const CONTEXT: &str = "read rows of file";
+/// Rows that are decoded at once.
+const BATCH_ROWS: usize = 2_048;
+/// What is read of a file's end to learn what it is.
+const FOOTER_READ_BYTES: usize = 64 << 10;
+const FOOTERS_TOGETHER: usize = 64;
+
+/// A file that is to be compacted.
+#[derive(Clone, Debug)]
+pub(super) struct Input {
+    pub(super) file: Listed,
+    pub(super) rows: u64,
+    stream: Option<String>,
+}
+
+/// Reads footers. Files with other columns than ours are left out: an older version wrote them, or somebody else.
+pub(super) fn inputs(
+    objects: &Objects,
+    directory: &str,
+    files: &[Listed],
+    tick: &mut dyn FnMut() -> Result<(), Halt>,
+) -> Result<Vec<Input>, Halt> {
+    let mut inputs = Vec::with_capacity(files.len());
+    for files in files.chunks(FOOTERS_TOGETHER) {
+        tick()?;
+        let sources = objects.open_together(directory, files, FOOTER_READ_BYTES);
+        for (file, source) in files.iter().zip(sources) {
+            let metadata = source.and_then(|source| source.read_with(|source| footer::read(&source)));
+            let metadata = metadata.map_err(|error| Halt::of(error, directory, file))?;
+            if !is_of_our_columns(&metadata) {
+                continue;
+            }
+            let rows = metadata.file_metadata().num_rows().max(0) as u64;
+            let stream = footer::entry(&metadata, footer::STREAM_KEY).map(str::to_owned);
+            inputs.push(Input { file: file.clone(), rows, stream });
+        }
+    }
+    Ok(inputs)
+}
+
+fn is_of_our_columns(metadata: &ParquetMetaData) -> bool {
+    let (theirs, ours) = (metadata.file_metadata().schema_descr().columns(), schema().columns());
+    let same = |(one, other): (&parquet::schema::types::ColumnDescPtr, &parquet::schema::types::ColumnDescPtr)| {
+        one.name() == other.name()
+            && one.physical_type() == other.physical_type()
+            && one.max_def_level() == other.max_def_level()
+    };
+    theirs.len() == ours.len() && theirs.iter().zip(ours).all(same)
+}
+
+/// The streams that the files' sequences are of.
+pub(super) fn streams(inputs: &[Input]) -> String {
+    let mut streams: Vec<&str> =
+        inputs.iter().filter_map(|input| input.stream.as_deref()).flat_map(|all| all.split(',')).collect();
+    streams.sort_unstable();
+    streams.dedup();
+    streams.join(",")
+}
+
+/// Calls `each` with every row of the file.
+pub(super) fn each_row(
+    objects: &Objects,
+    directory: &str,
+    input: &Input,
+    mut each: impl FnMut(&StoredRow<'_>) -> Result<(), WarehouseError>,
+    tick: &mut dyn FnMut() -> Result<(), Halt>,
+) -> Result<(), Halt> {
+    let file = &input.file;
+    let mut halted = None;
+    let read = objects.open(directory, file).and_then(|source| {
+        source.read_with(|source| {
+            let parquet = |error| WarehouseError::parquet(CONTEXT, error);
+            let metadata = Arc::new(footer::read(&source)?);
+            let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()).map_err(parquet)?;
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata);
+            let mut rows = 0;
+            for batch in builder.with_batch_size(BATCH_ROWS).build().map_err(parquet)? {
+                if let Err(halt) = tick() {
+                    halted = Some(halt);
+                    return Ok(());
+                }
+                let batch =
+                    batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?;
+                let columns = Columns::of(&batch)?;
+                for row in 0..batch.num_rows() {
+                    each(&columns.row(row))?;
+                }
+                rows += batch.num_rows() as u64;
+            }
+            // The header of a page has no checksum, and says how many values follow.
+            if rows != input.rows {
+                let short = format!("{rows} rows instead of {}", input.rows);
+                return Err(WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, short));
+            }
+            Ok(())
+        })
+    });
+    match halted {
+        Some(halt) => Err(halt),
+        None => read.map_err(|error| Halt::of(error, directory, file)),
+    }
+}

@@ -1,0 +1,199 @@
+//! What the lake is made of, partition by partition: which are to be compacted, and figures for people.
+
+use std::time::Duration;
+
+use super::lease;
+use super::{CompactionSettings, data_files, is_orphan};
+use crate::warehouse::delta::Named;
+use crate::warehouse::layout::Partition;
+use crate::warehouse::objects::{Listed, Objects, Walked};
+use crate::warehouse::{Shared, Warehouse, WarehouseError, is_compacted};
+
+/// Partitions that one survey names; the rest are named by the next, when these are done.
+const CANDIDATES_MAX: usize = 10_000;
+
+/// Which partitions are looked at.
+#[derive(Clone, Debug, Default)]
+pub struct CompactionFilter {
+    pub app_id: Option<String>,
+    /// Hours since the Unix epoch.
+    pub from_hour: Option<i64>,
+    /// Not itself.
+    pub to_hour: Option<i64>,
+}
+
+impl CompactionFilter {
+    fn takes(&self, partition: &Partition) -> bool {
+        self.app_id.as_ref().is_none_or(|app_id| *app_id == partition.app_id)
+            && self.from_hour.is_none_or(|from| partition.hour >= from)
+            && self.to_hour.is_none_or(|to| partition.hour < to)
+    }
+}
+
+/// A partition that is to be compacted, or tidied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub partition: Partition,
+    /// Of its small files.
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// Figures of the whole lake, or of what the filter takes.
+#[derive(Clone, Debug, Default)]
+pub struct LakeStatus {
+    pub partitions: u64,
+    /// Files of the table.
+    pub files: u64,
+    pub bytes: u64,
+    pub small_files: u64,
+    pub small_bytes: u64,
+    pub compacted_files: u64,
+    /// Files that are not in the table any more: a vacuum removes them.
+    pub replaced_files: u64,
+    pub replaced_bytes: u64,
+    /// Outputs of compactions that were interrupted.
+    pub orphans: u64,
+    /// Stored and not in the table, or not yet.
+    pub unnamed_files: u64,
+    /// Other files in partitions: nobody touches them.
+    pub foreign_files: u64,
+    /// The oldest first.
+    pub candidates: Vec<Candidate>,
+}
+
+impl LakeStatus {
+    /// Partitions that are to be compacted, of those that are named.
+    pub fn due_partitions(&self) -> usize {
+        self.candidates.iter().filter(|candidate| candidate.files > 0).count()
+    }
+
+    /// The oldest hour that is to be compacted.
+    pub fn oldest(&self) -> Option<&Partition> {
+        self.candidates.iter().filter(|candidate| candidate.files > 0).map(|c| &c.partition).min_by_key(|p| p.hour)
+    }
+}
+
+impl Warehouse {
+    /// Walks through the lake, as long as `go_on` says so.
+    pub async fn survey(
+        &self,
+        settings: &CompactionSettings,
+        filter: &CompactionFilter,
+        go_on: impl Fn(&LakeStatus) -> bool + Send + 'static,
+    ) -> Result<LakeStatus, WarehouseError> {
+        let (settings, filter) = (settings.clone(), filter.clone());
+        self.quietly(move |shared| survey(shared, &settings, &filter, &go_on)).await
+    }
+}
+
+pub(super) fn is_small(file: &Listed, target_bytes: u64) -> bool {
+    file.bytes < target_bytes / 2
+}
+
+/// Whether no sink has stored anything here lately, by the clock that gave the files their times.
+pub(super) fn is_cold(listed: &[Listed], now_ms: i64, age_min: Duration) -> bool {
+    let stored = listed.iter().filter(|file| !is_compacted(&file.name)).map(|file| file.modified_ms).max();
+    let age_min = i64::try_from(age_min.as_millis()).unwrap_or(i64::MAX);
+    stored.is_none_or(|stored| now_ms.saturating_sub(stored) >= age_min)
+}
+
+fn survey(
+    shared: &Shared,
+    settings: &CompactionSettings,
+    filter: &CompactionFilter,
+    go_on: &dyn Fn(&LakeStatus) -> bool,
+) -> Result<LakeStatus, WarehouseError> {
+    let (objects, delta) = (&shared.objects, shared.delta.get());
+    if let Some(delta) = delta {
+        // Reads the log, so that each file's place in it is remembered.
+        delta.named(objects, &Partition { app_id: "x".to_owned(), hour: 0 }, &["none"])?;
+    }
+    let now_ms = objects.now_ms()?;
+    let mut status = LakeStatus::default();
+    each_partition(objects, filter, &mut |partition, listed| {
+        let named = |partition: &Partition, name: &str| {
+            delta.map_or(Some(Named::InTable), |delta| delta.remembered(objects, partition, name))
+        };
+        tally(&mut status, &named, settings, now_ms, partition, listed);
+        Ok(go_on(&status))
+    })?;
+    status.candidates.sort_by(|one, other| {
+        let key = |candidate: &Candidate| (candidate.partition.hour, candidate.partition.app_id.clone());
+        key(one).cmp(&key(other))
+    });
+    Ok(status)
+}
+
+/// Calls `each` with every partition that the filter takes, until it answers false.
+pub(super) fn each_partition(
+    objects: &Objects,
+    filter: &CompactionFilter,
+    each: &mut dyn FnMut(Partition, Vec<Listed>) -> Result<bool, WarehouseError>,
+) -> Result<(), WarehouseError> {
+    let mut open: Option<(String, Vec<Listed>)> = None;
+    let mut close = |open: Option<(String, Vec<Listed>)>| match open {
+        Some((directory, files)) if !directory.starts_with(lease::DIRECTORY) => match objects.partition(&directory) {
+            Some(partition) if filter.takes(&partition) => each(partition, files),
+            _ => Ok(true),
+        },
+        _ => Ok(true),
+    };
+    // Files come directory by directory.
+    objects.walk(&mut |walked: &Walked| match &mut open {
+        Some((directory, files)) if *directory == walked.directory => {
+            files.push(walked.file.clone());
+            Ok(true)
+        }
+        _ => {
+            let before = open.replace((walked.directory.clone(), vec![walked.file.clone()]));
+            close(before)
+        }
+    })?;
+    close(open).map(drop)
+}
+
+fn tally(
+    status: &mut LakeStatus,
+    named: &dyn Fn(&Partition, &str) -> Option<Named>,
+    settings: &CompactionSettings,
+    now_ms: i64,
+    partition: Partition,
+    listed: Vec<Listed>,
+) {
+    let all = listed.len();
+    let files = data_files(listed);
+    status.partitions += 1;
+    status.foreign_files += (all - files.len()) as u64;
+    let (mut small, mut small_bytes, mut debris) = (0, 0, 0);
+    for file in &files {
+        match named(&partition, &file.name) {
+            Some(Named::Removed) => {
+                status.replaced_files += 1;
+                status.replaced_bytes += file.bytes;
+                debris += u64::from(!settings.keep_replaced);
+            }
+            Some(named) if is_orphan(&file.name, named) => {
+                status.orphans += 1;
+                debris += 1;
+            }
+            Some(Named::No) => status.unnamed_files += 1,
+            Some(Named::InTable) | None => {
+                status.files += 1;
+                status.bytes += file.bytes;
+                status.compacted_files += u64::from(is_compacted(&file.name));
+                if is_small(file, settings.target_bytes) {
+                    small += 1;
+                    small_bytes += file.bytes;
+                }
+            }
+        }
+    }
+    status.small_files += small;
+    status.small_bytes += small_bytes;
+    let is_due = small as usize >= settings.files_min.max(2) && is_cold(&files, now_ms, settings.age_min);
+    if (is_due || debris > 0) && status.candidates.len() < CANDIDATES_MAX {
+        let (files, bytes) = if is_due { (small, small_bytes) } else { (0, 0) };
+        status.candidates.push(Candidate { partition, files, bytes });
+    }
+}

@@ -1,0 +1,91 @@
+//! What workers that were killed, or came second, left in a partition and in the scratch directories.
+//!
+//! Only for whoever has the partition's lease: then outputs that are not in the table are nobody's, or of a worker whose
+//! lease is over. That one cannot commit them any more once the log says that they were given up.
+
+use std::path::Path;
+
+use super::lease::{self, SeenLeases};
+use super::{data_files, is_orphan, scratch};
+use crate::warehouse::WarehouseError;
+use crate::warehouse::delta::{Delta, Named};
+use crate::warehouse::footers::FooterCache;
+use crate::warehouse::layout::Partition;
+use crate::warehouse::objects::{Listed, Objects};
+
+/// Removes outputs that never came into the table and, unless they are kept, files that others replaced. Returns the data
+/// files that are left.
+pub(super) fn tidy(
+    objects: &Objects,
+    delta: &Delta,
+    footers: &FooterCache,
+    partition: &Partition,
+    keep_replaced: bool,
+) -> Result<Vec<Listed>, WarehouseError> {
+    let directory = objects.directory(partition);
+    let listed = data_files(objects.list(&directory)?);
+    let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
+    let named = delta.named(objects, partition, &names)?;
+    let orphans = names.iter().zip(&named).filter(|(name, named)| is_orphan(name, **named)).map(|(name, _)| *name);
+    let mut gone = give_up(objects, delta, partition, orphans)?;
+    if !keep_replaced {
+        for (file, named) in listed.iter().zip(&named) {
+            if *named == Named::Removed && !footers.damaged.has(&directory, file) {
+                objects.remove(&directory, &file.name)?;
+                gone.push(file.name.clone());
+            }
+        }
+    }
+    if !gone.is_empty() {
+        tracing::info!(files = gone.len(), directory, "files of an interrupted compaction removed");
+    }
+    Ok(listed.into_iter().filter(|file| !gone.contains(&file.name)).collect())
+}
+
+/// Removes files that are not in the table, after the log says that they never will be. Returns which.
+pub(super) fn give_up<'a>(
+    objects: &Objects,
+    delta: &Delta,
+    partition: &Partition,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<Vec<String>, WarehouseError> {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let named = delta.give_up(objects, partition, &names)?;
+    let mut gone = Vec::new();
+    for (name, named) in names.into_iter().zip(named) {
+        if named != Named::InTable {
+            objects.remove(&objects.directory(partition), name)?;
+            gone.push(name.to_owned());
+        }
+    }
+    Ok(gone)
+}
+
+/// Removes what jobs that do not run any more left in the making. Returns how many files.
+pub(super) fn sweep(objects: &Objects, seen: &SeenLeases, elsewhere: &Path) -> Result<u64, WarehouseError> {
+    let mut left = objects.list(lease::DIRECTORY)?;
+    left.retain(|file| scratch::job_of(&file.name).is_some());
+    let workshop = objects.workshop(lease::DIRECTORY, elsewhere);
+    let here: Vec<String> = match std::fs::read_dir(&workshop) {
+        Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect(),
+        Err(_) => Vec::new(),
+    };
+    if left.is_empty() && here.iter().all(|name| scratch::job_of(name).is_none()) {
+        return Ok(0);
+    }
+    // After the files: whoever has made one has its lease before.
+    let running = lease::running(objects, seen)?;
+    let is_left = |name: &str| scratch::job_of(name).is_some_and(|job| !running.contains(&job));
+    let mut removed = 0;
+    for file in left.iter().filter(|file| is_left(&file.name)) {
+        objects.remove(lease::DIRECTORY, &file.name)?;
+        removed += 1;
+    }
+    for name in here.iter().filter(|name| is_left(name)) {
+        removed += u64::from(std::fs::remove_file(workshop.join(name)).is_ok());
+    }
+    Ok(removed)
+}

@@ -1,0 +1,170 @@
+//! Files in the place of others, with the same rows: one commit, or none when somebody else was first.
+
+use std::collections::HashMap;
+
+use super::Delta;
+use super::action::Action;
+use super::log::{self, Listing};
+use super::rows::{self, Columns};
+use super::seen::Fate;
+use super::table::TableFile;
+use super::tail::now_ms;
+use crate::warehouse::WarehouseError;
+use crate::warehouse::layout::Partition;
+use crate::warehouse::objects::Objects;
+use parquet::file::metadata::ParquetMetaData;
+
+/// A file that comes into the table.
+pub(in crate::warehouse) struct NewFile<'a> {
+    pub(in crate::warehouse) name: &'a str,
+    pub(in crate::warehouse) metadata: &'a ParquetMetaData,
+    pub(in crate::warehouse) bytes: u64,
+}
+
+/// What the log says of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::warehouse) enum Named {
+    InTable,
+    Removed,
+    No,
+}
+
+impl From<Fate> for Named {
+    fn from(fate: Fate) -> Self {
+        match fate {
+            Fate::Added => Self::InTable,
+            Fate::Removed => Self::Removed,
+            Fate::Unnamed | Fate::Unknown => Self::No,
+        }
+    }
+}
+
+impl Delta {
+    /// Puts `new` files in the place of `old` ones, in one commit that changes no data. False, and nothing is committed,
+    /// when an old one is not in the table any more, or a new one was given up by others (see [`Delta::give_up`]).
+    /// May be called again when it fails.
+    pub(in crate::warehouse) fn replace(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        old: &[&str],
+        new: &[NewFile<'_>],
+    ) -> Result<bool, WarehouseError> {
+        let file = |name: &str| TableFile::new(objects, partition, name);
+        let now = now_ms();
+        let adds = new.iter().map(|new| {
+            let mut add = file(new.name).add(new.metadata, new.bytes, now);
+            add.data_change = false;
+            Action::from(add)
+        });
+        let removes = old.iter().map(|name| {
+            let mut remove = file(name).remove(now);
+            remove.data_change = false;
+            Action::from(remove)
+        });
+        let actions: Vec<Action> = removes.chain(adds).collect();
+        let paths =
+            |names: &mut dyn Iterator<Item = &str>| names.map(|name| file(name).path()).collect::<Vec<String>>();
+        let old = paths(&mut old.iter().copied());
+        let new = paths(&mut new.iter().map(|new| new.name));
+        let mut replaced = false;
+        self.append(objects, &mut self.tail(), "OPTIMIZE", |tail| {
+            let all = |fates: &[Fate], fate: Fate| fates.iter().all(|found| *found == fate);
+            let (theirs, ours) = (tail.fates(objects, &old)?, tail.fates(objects, &new)?);
+            let is_ours_already = all(&ours, Fate::Added) && !ours.is_empty();
+            let may = all(&theirs, Fate::Added) && all(&ours, Fate::Unnamed);
+            replaced = is_ours_already || may;
+            Ok(if may { actions.clone() } else { Vec::new() })
+        })?;
+        if self.is_checkpoint_due() {
+            self.checkpoint(objects);
+        }
+        Ok(replaced)
+    }
+
+    /// Notes in the log that files which it does not name are none of the table's, so that whoever stored them cannot
+    /// commit them any more. Returns what the log says of each then.
+    pub(in crate::warehouse) fn give_up(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        names: &[&str],
+    ) -> Result<Vec<Named>, WarehouseError> {
+        let files: Vec<TableFile> = names.iter().map(|name| TableFile::new(objects, partition, name)).collect();
+        let paths: Vec<String> = files.iter().map(TableFile::path).collect();
+        let mut tail = self.tail();
+        self.refresh(objects, &mut tail)?;
+        tail.catch_up(objects)?;
+        self.append(objects, &mut tail, "VACUUM START", |tail| {
+            let fates = tail.fates(objects, &paths)?;
+            let unnamed = files.iter().zip(fates).filter(|(_, fate)| *fate == Fate::Unnamed);
+            let action = |file: &TableFile| {
+                let mut remove = file.remove(now_ms());
+                remove.data_change = false;
+                Action::from(remove)
+            };
+            Ok(unnamed.map(|(file, _)| action(file)).collect())
+        })?;
+        Ok(tail.fates(objects, &paths)?.into_iter().map(Named::from).collect())
+    }
+
+    /// What the log says of the files now.
+    pub(in crate::warehouse) fn named(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        names: &[&str],
+    ) -> Result<Vec<Named>, WarehouseError> {
+        let path = |name: &&str| TableFile::new(objects, partition, name).path();
+        let paths: Vec<String> = names.iter().map(path).collect();
+        let mut tail = self.tail();
+        self.refresh(objects, &mut tail)?;
+        tail.catch_up(objects)?;
+        Ok(tail.fates(objects, &paths)?.into_iter().map(Named::from).collect())
+    }
+
+    /// The same as far as this process knows; none when it would have to look.
+    pub(in crate::warehouse) fn remembered(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        name: &str,
+    ) -> Option<Named> {
+        let file = TableFile::new(objects, partition, name);
+        match self.seen.fate(&file.path()) {
+            Fate::Unknown => None,
+            fate => Some(fate.into()),
+        }
+    }
+
+    /// When, by the clock of who did it, the files were removed from the table: milliseconds since the Unix epoch, of
+    /// those of which the log still says so.
+    pub(in crate::warehouse) fn removed_at(
+        &self,
+        objects: &Objects,
+        wanted: &[(Partition, String)],
+    ) -> Result<Vec<Option<i64>>, WarehouseError> {
+        let path = |(partition, name): &(Partition, String)| TableFile::new(objects, partition, name).path();
+        let places: HashMap<String, usize> = wanted.iter().map(path).zip(0..).collect();
+        let mut removed = vec![None; wanted.len()];
+        let listing = Listing::read(objects)?;
+        let Some(latest) = listing.latest else { return Ok(removed) };
+        let (at, files) = listing.checkpoint(latest).unwrap_or((-1, &[]));
+        let mut note = |actions: &[Action]| {
+            for action in actions {
+                let Some(place) = action.file().and_then(|(path, _)| places.get(path)) else { continue };
+                removed[*place] = action.remove.as_ref().and_then(|remove| remove.deletion_timestamp);
+            }
+        };
+        for file in files {
+            rows::read(objects, file, Columns::Removals, &mut |actions| {
+                note(&actions);
+                Ok(())
+            })?;
+        }
+        for version in at + 1..=latest {
+            note(&log::read_known(objects, version)?);
+        }
+        Ok(removed)
+    }
+}
