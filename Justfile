@@ -75,6 +75,13 @@ openapi examples="60":
     .ci/setup --tests
     CAUSALITY_OPENAPI_EXAMPLES={{examples}} cargo test --test it -- --nocapture --test-threads=1 openapi::
 
+# The lake and the queries of deploy/redash through a real Trino 476 and metastores 4.0.0 and 4.0.1. Apart from the other
+# tests for what it would cost them: 820 MB to load (100 s), 11 s to unpack, 25 to 50 s to start on 2 cores, 800 MB of memory beside
+# theirs, and a Java 24 that distributions do not have
+trino:
+    .ci/setup --trino
+    cargo test --test it -- --ignored --nocapture trino::
+
 # Each parser, or those named (fuzz/README.md lists them), is fuzzed for so long; a finding ends it
 fuzz seconds="600" *TARGETS:
     .ci/setup

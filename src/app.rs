@@ -231,7 +231,10 @@ fn start_roles(
         let settings = gateway::Settings { access, ..settings::gateway(config, limits) };
         start_gateway(config, settings, engines.bus.clone(), readiness.clone(), supervisor, listener);
     }
+    let mut metastore = None;
     if let Some(warehouse) = &engines.warehouse {
+        let told = settings::metastore(config, std::path::Path::new(&config.data_dir))?;
+        metastore = told.map(|told| (warehouse, warehouse.note_for_metastore(told)));
         supervisor.stage("sink", budgets.sink);
         let settings = settings::sink(config, choice);
         start_sink(settings, &engines.bus, warehouse, &status, supervisor);
@@ -249,6 +252,10 @@ fn start_roles(
         admin_access::forget_old_records(supervisor, store, config.audit_retention.0);
     } else {
         supervisor.stage("janitor", budgets.reaction);
+    }
+    // After the sink, whose last files may be in new partitions.
+    if let Some((warehouse, metastore)) = &metastore {
+        lake::register(supervisor, warehouse, metastore);
     }
     if let Some(key_ring) = key_ring {
         supervisor.supervise("keys", move |stop| {

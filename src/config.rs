@@ -9,6 +9,7 @@ mod compaction;
 mod cors;
 mod exposure;
 mod file_url;
+mod hive;
 mod nats;
 mod rate_limit;
 mod redaction;
@@ -26,6 +27,7 @@ pub use choice::{Codec, LogFormat, LogLevel, Publishing, SslMode, Storage};
 pub use cors::{Origins, Seconds, Tokens};
 pub use exposure::Exposure;
 use file_url::directory_of;
+pub use hive::{HiveName, Metastores};
 pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
 pub use rate_limit::Rate;
 use redaction::shown;
@@ -133,6 +135,8 @@ settings! {
     compaction_min_age: Period,
     compaction_keep_replaced: Flag,
     vacuum_retention: Period,
+    hive_database: HiveName,
+    hive_table: HiveName,
     database_port: Count,
     database_user: String,
     database_name: String,
@@ -185,6 +189,8 @@ settings! {
     s3_use_path_style: Flag,
     s3_prefix: String,
     batch_flush_interval: Period,
+    hive_metastore_uri: Metastores,
+    hive_location: Url,
     database_url: Url,
     database_host: String,
     database_password: Secret,
@@ -332,6 +338,11 @@ fn check(config: &Config, layers: &Figment, wrong: &mut Vec<Wrong>) {
         refuse("delta_log_retention", config.delta_log_retention.show(), "a duration from 1h");
     }
     compaction::check(config, &mut refuse);
+    if config.hive_metastore_uri.is_some()
+        && let Err(allowed) = config.lake_location()
+    {
+        refuse("hive_location", String::new(), allowed);
+    }
     if config.s3_access_key_id.is_some() != config.s3_secret_access_key.is_some() {
         let missing = if config.s3_access_key_id.is_some() { "s3_secret_access_key" } else { "s3_access_key_id" };
         refuse(missing, String::new(), "set together with the other half of the credentials, or neither");

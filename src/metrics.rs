@@ -322,6 +322,21 @@ pub fn vacuum_removed(files: u64, bytes: u64) {
     counter!("causality_vacuum_bytes_total").increment(bytes);
 }
 
+/// Counts partitions that the Hive Metastore was told.
+pub fn hive_registered(partitions: usize) {
+    counter!("causality_hive_partitions_total").increment(partitions as u64);
+}
+
+/// Sets how many partitions the Hive Metastore has still to be told.
+pub fn hive_waiting(partitions: usize) {
+    gauge!("causality_hive_waiting_partitions").set(partitions as f64);
+}
+
+/// Counts attempts to tell the Hive Metastore of the lake that failed, by the kind of failure.
+pub fn hive_failure(kind: &'static str) {
+    counter!("causality_hive_failures_total", "kind" => kind).increment(1);
+}
+
 /// Counts messages that went to the dead letters, by why: `refused`, `failed` or `fatal`.
 pub fn bus_dead_lettered(consumer: &str, reason: &'static str, count: u64) {
     counter!("causality_bus_dead_lettered_total", "consumer" => consumer.to_owned(), "reason" => reason)
@@ -552,6 +567,13 @@ const HELP: &[(Kind, &str, &str)] = {
         (Counter, "causality_vacuum_files_total", "Files that vacuums removed."),
         (Counter, "causality_vacuum_bytes_total", "Bytes of replaced files that vacuums removed."),
         (Gauge, "causality_delta_version", "The latest version of the Delta log that this process knows."),
+        (Counter, "causality_hive_partitions_total", "Partitions that the Hive Metastore was told by this process."),
+        (Gauge, "causality_hive_waiting_partitions", "Partitions that the Hive Metastore has still to be told."),
+        (
+            Counter,
+            "causality_hive_failures_total",
+            "Attempts to tell the Hive Metastore of the lake that failed, by kind of failure.",
+        ),
         (
             Counter,
             "causality_bus_dead_lettered_total",

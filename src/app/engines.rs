@@ -4,7 +4,7 @@
 //! production engine at its usual address when roles run apart.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -170,6 +170,11 @@ impl Engines {
     }
 }
 
+/// Of a warehouse that is in no object store.
+pub(super) fn warehouse_directory(config: &Config, data_dir: &Path) -> PathBuf {
+    config.warehouse_directory().unwrap_or_else(|| data_dir.join("warehouse"))
+}
+
 /// With the log that the settings want.
 pub(super) async fn open_warehouse(
     config: &Config,
@@ -177,10 +182,9 @@ pub(super) async fn open_warehouse(
     objects: bool,
     delta: Option<DeltaSettings>,
 ) -> Result<Warehouse, StartFailure> {
-    let directory = || config.warehouse_directory().unwrap_or_else(|| data_dir.join("warehouse"));
     let opened = match objects {
         true => Warehouse::open_objects(settings::objects(config)).await,
-        false => Warehouse::open_local(directory()),
+        false => Warehouse::open_local(warehouse_directory(config, data_dir)),
     };
     let opened = match (opened, delta) {
         (Ok(warehouse), Some(delta)) => warehouse.keep_log(delta).await,

@@ -5,6 +5,7 @@ use std::thread::available_parallelism;
 
 use anyhow::Context as _;
 use tokio::runtime::Runtime;
+use tracing::warn;
 
 use super::How;
 use super::engines::{StartFailure, in_objects, open_warehouse};
@@ -39,7 +40,7 @@ pub fn import_files(
     let delta = DeltaSettings { retention: config.delta_log_retention.0 };
     let data_dir = Path::new(&config.data_dir);
     let warehouse = runtime.block_on(open_warehouse(config, data_dir, in_objects(config), Some(delta)))?;
-    let settings = import::Settings {
+    let importing = import::Settings {
         format: import.format,
         app: import.app.clone(),
         columns: import.columns.clone(),
@@ -55,8 +56,13 @@ pub fn import_files(
         threads: available_parallelism().map_or(1, usize::from),
     };
     for file in &import.files {
-        let done = import::import(&warehouse, file, &settings, &mut |progress| tell(file, progress, false));
+        let done = import::import(&warehouse, file, &importing, &mut |progress| tell(file, progress, false));
         tell(file, &done.with_context(|| format!("cannot import {}", file.display()))?, true);
+    }
+    if let Some(told) = settings::metastore(config, data_dir)?.filter(|_| !import.dry_run)
+        && let Err(reason) = runtime.block_on(warehouse.note_for_metastore(told).register_all(&warehouse))
+    {
+        warn!(reason, "the Hive Metastore does not know the new partitions; the next sink that starts tells it");
     }
     Ok(())
 }

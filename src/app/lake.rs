@@ -1,4 +1,4 @@
-//! The table over the lake's files: the files that are older than its log.
+//! The tables over the lake's files: the files that are older than the Delta log, and what the Hive Metastore is told.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::backoff::{Backoff, random_unit};
 use crate::config::Config;
 use crate::sink::{Compactor, SinkStatus};
 use crate::supervisor::Supervisor;
-use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Warehouse};
+use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Metastore, Warehouse};
 
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
 
@@ -26,6 +26,18 @@ pub(super) fn adopt(supervisor: &mut Supervisor, warehouse: &Warehouse) {
                 () = stop.cancelled() => {}
                 () = adopt_all(&warehouse, &stop) => stop.cancelled().await,
             }
+            Ok(())
+        }
+    });
+}
+
+/// Tells a metastore of what the sink stores.
+pub(super) fn register(supervisor: &mut Supervisor, warehouse: &Warehouse, metastore: &Metastore) {
+    let (warehouse, metastore) = (warehouse.clone(), metastore.clone());
+    supervisor.supervise("hive metastore", move |stop| {
+        let (warehouse, metastore) = (warehouse.clone(), metastore.clone());
+        async move {
+            metastore.keep_registered(&warehouse, &stop).await;
             Ok(())
         }
     });

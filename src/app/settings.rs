@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use super::engines::Choice;
 use super::listeners::Listeners;
 use crate::admin::AdminService;
@@ -12,7 +14,7 @@ use crate::config::{self, Codec, Config, Publishing, Storage};
 use crate::quarantine::ReadSettings;
 use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, TlsFiles, claim_lease};
 use crate::store::{OwedBounds, PostgresSettings, SqliteSettings, SslMode};
-use crate::warehouse::{CompactionSettings, Compression, DeltaSettings, ObjectSettings};
+use crate::warehouse::{CompactionSettings, Compression, DeltaSettings, MetastoreSettings, ObjectSettings};
 use crate::{gateway, http, sink};
 
 /// Recent events kept in memory for consumers near the head.
@@ -146,6 +148,25 @@ pub(super) fn compaction(config: &Config, data_dir: &Path) -> CompactionSettings
         row_group_rows: config.parquet_row_group_size.0,
         scratch: data_dir.join("compaction"),
     }
+}
+
+/// None when no metastore is told of the lake. The warehouse is open: its directory is there.
+pub(super) fn metastore(config: &Config, data_dir: &Path) -> anyhow::Result<Option<MetastoreSettings>> {
+    let Some(metastores) = &config.hive_metastore_uri else { return Ok(None) };
+    let location = match config.lake_location().map_err(anyhow::Error::msg)? {
+        Some(location) => location,
+        None => {
+            let directory = super::engines::warehouse_directory(config, data_dir).canonicalize()?;
+            let path = directory.to_str().context("the path of the lake is not UTF-8, as a metastore wants it")?;
+            format!("file://{path}")
+        }
+    };
+    Ok(Some(MetastoreSettings {
+        addresses: metastores.0.clone(),
+        database: config.hive_database.0.clone(),
+        table: config.hive_table.0.clone(),
+        location,
+    }))
 }
 
 pub(super) fn bus(config: &Config, data_dir: &Path) -> EmbeddedSettings {

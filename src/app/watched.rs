@@ -61,6 +61,7 @@ impl Watched {
                 if let Some(warehouse) = &self.warehouse {
                     self.readiness.set_warning("unreadable files", warehouse.damage());
                     self.readiness.set_warning("delta log", warehouse.log_trouble());
+                    self.readiness.set_warning("hive metastore", warehouse.metastore_trouble());
                 }
                 sink.trouble().map_or(Ok(()), Err)
             })

@@ -30,6 +30,7 @@ mod keep;
 mod late;
 
 mod delta;
+mod metastore;
 
 mod compaction;
 mod imported;
@@ -65,6 +66,7 @@ pub use footers::PartitionFooters;
 pub use imported::ImportedFile;
 pub use late::{LateFile, Settled};
 pub use layout::{Partition, hour_of, is_path_safe};
+pub use metastore::{Metastore, MetastoreSettings};
 pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
 pub use scan::{scan_ids, scan_keys};
@@ -88,6 +90,8 @@ struct Shared {
     leases: SeenLeases,
     /// None where the files are all that there is.
     delta: OnceLock<Delta>,
+    /// None where no metastore is told of the files.
+    metastore: OnceLock<Metastore>,
 }
 
 /// Files that are to be committed to the log together. Cheap to clone; whoever has it may bring it about.
@@ -159,6 +163,7 @@ impl Warehouse {
             marks: SeenMarks::default(),
             leases: SeenLeases::default(),
             delta: OnceLock::new(),
+            metastore: OnceLock::new(),
         }))
     }
 
@@ -223,9 +228,14 @@ impl Warehouse {
         file: Bytes,
         commit: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<bool, WarehouseError> {
-        let (partition, name) = (partition.clone(), name.to_owned());
-        self.blocking(move |shared| shared.objects.store(&shared.objects.directory(&partition), &name, &file, commit))
-            .await
+        let (place, name) = (partition.clone(), name.to_owned());
+        let store =
+            move |shared: &Shared| shared.objects.store(&shared.objects.directory(&place), &name, &file, commit);
+        let stored = self.blocking(store).await?;
+        if stored && let Some(metastore) = self.0.metastore.get() {
+            metastore.note(partition);
+        }
+        Ok(stored)
     }
 
     /// Lists what `partition` holds now.

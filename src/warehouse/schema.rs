@@ -52,6 +52,21 @@ pub(super) fn schema() -> &'static SchemaDescPtr {
     &SCHEMA
 }
 
+/// The columns with their types in Hive.
+pub(super) fn hive_columns() -> Vec<(&'static str, &'static str)> {
+    let all = BEFORE_DEVICE.iter().chain(&DEVICE).chain(&AFTER_DEVICE);
+    let typed = |(name, physical): &(&'static str, Physical)| {
+        let kind = match *physical {
+            Physical::BOOLEAN => "boolean",
+            Physical::INT32 => "int",
+            Physical::INT64 => "bigint",
+            _ => "string",
+        };
+        (*name, kind)
+    };
+    all.map(typed).collect()
+}
+
 fn root() -> TypePtr {
     let (required, optional) = (Repetition::REQUIRED, Repetition::OPTIONAL);
     let groups: [(&[_], _); 3] = [(&BEFORE_DEVICE, required), (&DEVICE, optional), (&AFTER_DEVICE, required)];

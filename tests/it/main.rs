@@ -29,6 +29,7 @@ mod killed;
 mod load;
 mod lost_files;
 mod main_job;
+mod metastore;
 mod object_faults;
 mod objects_gone;
 mod openapi;
@@ -42,6 +43,7 @@ mod starting;
 mod stopping;
 mod tidy;
 mod tls;
+mod trino;
 mod warehouse_places;
 
 #[allow(dead_code, reason = "each test binary uses its own part")]

@@ -4,10 +4,12 @@
 
 pub(crate) mod certificates;
 pub(crate) mod clouds;
+pub(crate) mod metastore;
 pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod s3;
+pub(crate) mod trino;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,0 +1,68 @@
+//! What can go wrong with a metastore, sorted by what people can do about it.
+
+use std::fmt;
+
+/// Of a text that the server sends, what is shown.
+const SHOWN_CHARS_MAX: usize = 300;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) kind: FailureKind,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FailureKind {
+    /// It does not answer, or not in time.
+    Unreachable,
+    /// What answers is no metastore, or asks for an authentication that is not supported.
+    Protocol,
+    /// It lacks a call.
+    Old,
+    /// It has a table of the name that is not ours.
+    Conflict,
+    /// It has no such database, table or partition.
+    Missing,
+    /// It has one already.
+    Exists,
+    /// It refuses the call, or failed in it.
+    Refused,
+    /// The warehouse could not be listed.
+    Warehouse,
+}
+
+impl FailureKind {
+    /// A metric label.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Protocol => "protocol",
+            Self::Old => "old",
+            Self::Conflict => "conflict",
+            Self::Missing | Self::Exists | Self::Refused => "refused",
+            Self::Warehouse => "warehouse",
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn new(kind: FailureKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A text of the server on one line, cut short.
+pub(super) fn shown(text: &str) -> String {
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let mut shown: String = text.trim().chars().take(SHOWN_CHARS_MAX).map(printable).collect();
+    if text.trim().chars().nth(SHOWN_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}

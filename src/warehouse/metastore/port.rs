@@ -1,0 +1,43 @@
+//! What the metastore asks of the warehouse, and the warehouse of it.
+
+use super::{Metastore, MetastoreSettings};
+use crate::warehouse::layout::Partition;
+use crate::warehouse::{Warehouse, WarehouseError, is_data_file, schema};
+
+impl Warehouse {
+    /// Notes from now on for a Hive Metastore what is stored. Whoever has the answer tells it. To be called after
+    /// [`Warehouse::keep_log`].
+    pub fn note_for_metastore(&self, settings: MetastoreSettings) -> Metastore {
+        let made = || Metastore::new(settings, schema::hive_columns(), self.has_log());
+        self.0.metastore.get_or_init(made).clone()
+    }
+
+    /// What people are to be told of the Hive Metastore; none when all is well.
+    pub fn metastore_trouble(&self) -> Option<String> {
+        self.0.metastore.get().and_then(Metastore::trouble)
+    }
+
+    /// Calls `each` with every partition that has a file, until it answers false. Those of one app and year come one
+    /// after another; some may come more than once.
+    pub(super) async fn list_partitions(
+        &self,
+        mut each: impl FnMut(Partition) -> bool + Send + 'static,
+    ) -> Result<(), WarehouseError> {
+        self.blocking(move |shared| {
+            let mut last = String::new();
+            shared.objects.walk(&mut |walked| {
+                if walked.directory == last || !is_data_file(&walked.file.name) {
+                    return Ok(true);
+                }
+                last.clone_from(&walked.directory);
+                Ok(shared.objects.partition(&last).is_none_or(&mut each))
+            })
+        })
+        .await
+    }
+
+    /// Below the root.
+    pub(super) fn directory_of(&self, partition: &Partition) -> String {
+        self.0.objects.directory(partition)
+    }
+}

@@ -1,0 +1,78 @@
+//! Finds the partitions of the lake that the metastore does not have, and adds them.
+//!
+//! Invariant: at most one app's year is held at a time, and the lake is listed no faster than the metastore answers.
+
+use std::collections::HashSet;
+
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::Registrar;
+use super::error::{Failure, FailureKind};
+use crate::warehouse::Warehouse;
+use crate::warehouse::layout::Partition;
+
+/// Partitions that are listed before somebody takes them.
+const AHEAD_MAX: usize = 1_000;
+/// Refusals of some partitions after which the others are not tried either.
+const REFUSALS_MAX: usize = 10;
+
+impl Registrar {
+    pub(super) async fn reconcile(&mut self, warehouse: &Warehouse) -> Result<(), Failure> {
+        let (found, mut coming) = mpsc::channel(AHEAD_MAX);
+        let listing = async {
+            let listed = warehouse.list_partitions(move |partition| found.blocking_send(partition).is_ok()).await;
+            listed.map_err(Failure::from)
+        };
+        let comparing = async move {
+            let (mut group, mut total, mut missing, mut refusals) = (Vec::new(), 0, 0, 0);
+            loop {
+                let partition = coming.recv().await;
+                let ends = |group: &[Partition], next: &Partition| {
+                    group.first().is_some_and(|first| year(first) != year(next))
+                };
+                if partition.as_ref().is_none_or(|next| ends(&group, next)) {
+                    total += group.len();
+                    missing += self.add_missing(warehouse, &group, &mut refusals).await?;
+                    group.clear();
+                }
+                match partition {
+                    Some(partition) => group.push(partition),
+                    None => return Ok::<_, Failure>((total, missing)),
+                }
+            }
+        };
+        let ((), (total, missing)) = tokio::try_join!(listing, comparing)?;
+        info!(partitions = total, missing, "partitions of the lake compared with the Hive Metastore");
+        Ok(())
+    }
+
+    /// How many of one app's year were missing.
+    async fn add_missing(
+        &mut self,
+        warehouse: &Warehouse,
+        group: &[Partition],
+        refusals: &mut usize,
+    ) -> Result<usize, Failure> {
+        let Some(first) = group.first() else { return Ok(0) };
+        let shared = self.shared.clone();
+        let (lake, (app_id, year)) = (&shared.lake, year(first));
+        let values = [app_id.to_owned(), format!("{year:04}"), String::new(), String::new(), String::new()];
+        let names = self.client.partition_names(&lake.database, &lake.table, values.into()).await?;
+        let there: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let (known, missing): (Vec<_>, Vec<_>) =
+            group.iter().cloned().partition(|partition| there.contains(partition.to_string().as_str()));
+        shared.waiting.registered(&known);
+        missing.iter().for_each(|partition| shared.waiting.note(partition));
+        // With them what was stored meanwhile: to compare a large lake takes long.
+        match self.add_waiting(warehouse).await {
+            Err(failure) if failure.kind == FailureKind::Refused && *refusals < REFUSALS_MAX => *refusals += 1,
+            added => added?,
+        }
+        Ok(missing.len())
+    }
+}
+
+fn year(partition: &Partition) -> (&str, i16) {
+    (&partition.app_id, partition.date().0)
+}

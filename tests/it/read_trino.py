@@ -1,0 +1,42 @@
+"""Asks Trino about the lake, through its own client.
+
+    read_trino.py PORT CATALOG.SCHEMA.TABLE lake        {"counts": {app: rows}, "filtered": the same by filters,
+                                                        "types": {column: type}, "rows": [[...], ...], "march": rows}
+    read_trino.py PORT CATALOG.SCHEMA.TABLE query FILE  [[...], ...], the file's `FROM events` replaced by the table
+"""
+
+import json
+import pathlib
+import sys
+
+import trino
+
+port, table, what, *files = sys.argv[1:]
+catalog, schema, name = table.split(".")
+connection = trino.dbapi.connect(host="127.0.0.1", port=int(port), user="test", catalog=catalog, schema=schema)
+
+
+def rows(statement):
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    return cursor.fetchall()
+
+
+def lake():
+    counts = dict(rows(f"SELECT app_id, count(*) FROM {name} GROUP BY app_id"))
+    quoted = lambda app: "'" + app.replace("'", "''") + "'"
+    filtered = {app: rows(f"SELECT count(*) FROM {name} WHERE app_id = {quoted(app)}")[0][0] for app in counts}
+    types = {row[0]: row[1] for row in rows(f"DESCRIBE {name}")}
+    columns = "app_id, year, month, day, hour, device_id, timestamp_ms, screen_width, is_emulator, user_id, payload_json"
+    whole = rows(f"SELECT {columns} FROM {name} ORDER BY id")
+    march = rows(f"SELECT count(*) FROM {name} WHERE year = 2026 AND month = 3 AND hour = 5")[0][0]
+    return {"counts": counts, "filtered": filtered, "types": types, "rows": whole, "march": march}
+
+
+def query(file):
+    text = pathlib.Path(file).read_text()
+    assert "FROM events\n" in text
+    return rows(text.replace("FROM events\n", f"FROM {name}\n"))
+
+
+print(json.dumps({"lake": lake, "query": query}[what](*files)))
