@@ -45,6 +45,25 @@ impl Delta {
         go_on: impl Fn() -> bool,
         tell: impl Fn(Adopted),
     ) -> Result<Adopted, WarehouseError> {
+        let Some(adopted) = self.adopt_found(objects, damaged, &go_on, &tell)? else { return Ok(Adopted::default()) };
+        // Processes of an older version may have stored files meanwhile, where this one had looked already.
+        let tell_more = |more: Adopted| tell(Adopted { added: adopted.added + more.added, ..adopted });
+        let Some(more) = self.adopt_found(objects, damaged, &go_on, &tell_more)? else { return Ok(adopted) };
+        self.append(objects, &mut self.tail(), "ADOPT", |tail| {
+            let done = (!tail.adopted).then(|| Action::from(super::adopted(now_ms())));
+            Ok(done.into_iter().collect())
+        })?;
+        Ok(Adopted { added: adopted.added + more.added, ..adopted })
+    }
+
+    /// Walks over all files once. None when it was told to stop.
+    fn adopt_found(
+        &self,
+        objects: &Objects,
+        damaged: &Damaged,
+        go_on: &impl Fn() -> bool,
+        tell: &impl Fn(Adopted),
+    ) -> Result<Option<Adopted>, WarehouseError> {
         let mut adopted = Adopted::default();
         let mut batch: Vec<(TableFile, Listed)> = Vec::new();
         let mut finished = true;
@@ -61,20 +80,18 @@ impl Delta {
             if batch.len() == COMMIT_FILES {
                 self.adopt_batch(objects, damaged, std::mem::take(&mut batch), &mut adopted)?;
                 tell(adopted);
+                // There may be nobody else who commits.
+                self.checkpoint(objects);
             }
             finished = go_on();
             Ok(finished)
         })?;
         if !finished {
-            return Ok(adopted);
+            return Ok(None);
         }
         self.adopt_batch(objects, damaged, batch, &mut adopted)?;
         tell(adopted);
-        self.append(objects, &mut self.tail(), "ADOPT", |tail| {
-            let done = (!tail.adopted).then(|| Action::from(super::adopted(now_ms())));
-            Ok(done.into_iter().collect())
-        })?;
-        Ok(adopted)
+        Ok(Some(adopted))
     }
 
     fn adopt_batch(

@@ -1,21 +1,25 @@
 //! Checkpoints: the state of the table at one version, so that readers need not read the log from its beginning; and
 //! the removal of what a checkpoint makes superfluous.
 //!
-//! Invariants: a checkpoint is the one before it with the commits since, read as a stream, so that its actions are never
-//! all in memory; nothing goes that a reader of the last [`Delta`](super::Delta) retention may still want, by the
-//! clock of the store that gave the files their times.
+//! Invariants: a checkpoint is the one before it with the commits since, read as a stream and written in parts, so that
+//! what is in memory is one part, one commit, and a key for each file that was committed since; a version is written by
+//! whoever committed it and by nobody else; nothing goes that a reader of the last [`Delta`](super::Delta) retention
+//! may still want, by the clock of the store that gave the files their times.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 
 use super::action::Action;
 use super::log::{self, Hint, LOG, Listing};
 use super::rows::{self, BATCH_ROWS, Columns};
+use super::seen::Keys;
 use super::tail::now_ms;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::objects::{Listed, Objects};
@@ -25,6 +29,10 @@ use crate::warehouse::objects::{Listed, Objects};
 const TOMBSTONES_MS: i64 = 14 * 24 * 3_600 * 1_000;
 /// Files of the log that one pass removes.
 const REMOVED_MAX: usize = 2_000;
+/// Actions in one file of a checkpoint: with what they say of their files about 40 MB, and a fraction of that compressed.
+const PART_ACTIONS_MAX: usize = 20_000;
+/// Actions in one row group, which is encoded in memory.
+const GROUP_ACTIONS: usize = 2 * BATCH_ROWS;
 
 /// Writes the checkpoint of `version`, which was committed.
 pub(super) fn write(objects: &Objects, version: i64) -> Result<(), WarehouseError> {
@@ -33,42 +41,63 @@ pub(super) fn write(objects: &Objects, version: i64) -> Result<(), WarehouseErro
         return Ok(());
     }
     let (before, files) = listing.checkpoint(version).unwrap_or((-1, &[]));
-    let mut since = Since::default();
-    for version in before + 1..=version {
-        log::read_known(objects, version)?.into_iter().for_each(|action| since.note(action));
-    }
-    let mut out = Writer::new()?;
-    for file in files {
-        rows::read(objects, file, Columns::All, &mut |actions| {
-            actions.into_iter().filter(|action| !since.replaces(action)).try_for_each(|action| out.push(action))
-        })?;
-    }
-    since.into_actions().try_for_each(|action| out.push(action))?;
-    let (bytes, hint) = out.finish(version)?;
-    objects.store(LOG, &log::checkpoint_name(version), &bytes, || true)?;
-    log::write_hint(objects, &hint)
+    let state = State::read(objects, files, before + 1..=version)?;
+    let mut out = Writer::new(objects, version, state.count()?)?;
+    state.each(&mut |action| out.push(action))?;
+    log::write_hint(objects, &out.finish()?)
 }
 
-/// The latest of what each action is about.
-#[derive(Default)]
-struct Since {
+/// The table at one version: a checkpoint, and what the commits since replace of it or add to it.
+struct State<'a> {
+    objects: &'a Objects,
+    checkpoint: &'a [Listed],
+    commits: RangeInclusive<i64>,
+    tombstones_from_ms: i64,
+    /// Of the commits: the latest of what there is one of.
     protocol: Option<Action>,
     metadata: Option<Action>,
     txns: BTreeMap<String, Action>,
-    files: HashMap<String, Action>,
+    /// Of the commits: the latest that names a file.
+    files: HashMap<u128, Latest>,
+    keys: Keys,
 }
 
-impl Since {
-    fn note(&mut self, mut action: Action) {
+/// The last action about a file: its version, its place there, and whether a checkpoint has it.
+struct Latest {
+    version: i64,
+    place: u32,
+    is_kept: bool,
+}
+
+impl<'a> State<'a> {
+    fn read(
+        objects: &'a Objects,
+        checkpoint: &'a [Listed],
+        commits: RangeInclusive<i64>,
+    ) -> Result<Self, WarehouseError> {
+        let mut state = Self {
+            objects,
+            checkpoint,
+            commits: commits.clone(),
+            tombstones_from_ms: now_ms() - TOMBSTONES_MS,
+            protocol: None,
+            metadata: None,
+            txns: BTreeMap::new(),
+            files: HashMap::new(),
+            keys: Keys::default(),
+        };
+        for version in commits {
+            for (place, action) in (0..).zip(log::read_known(objects, version)?) {
+                state.note(version, place, action);
+            }
+        }
+        Ok(state)
+    }
+
+    fn note(&mut self, version: i64, place: u32, action: Action) {
         if let Some((path, _)) = action.file() {
-            let path = path.to_owned();
-            if let Some(add) = &mut action.add {
-                add.data_change = false;
-            }
-            if let Some(remove) = &mut action.remove {
-                remove.data_change = false;
-            }
-            self.files.insert(path, action);
+            let latest = Latest { version, place, is_kept: self.is_kept(&action) };
+            self.files.insert(self.keys.of(path), latest);
         } else if action.protocol.is_some() {
             self.protocol = Some(action);
         } else if action.meta_data.is_some() {
@@ -78,51 +107,112 @@ impl Since {
         }
     }
 
-    fn replaces(&self, action: &Action) -> bool {
-        match action.file() {
-            Some((path, _)) => self.files.contains_key(path),
+    /// False of a file that was removed long ago.
+    fn is_kept(&self, action: &Action) -> bool {
+        let removed_at = action.remove.as_ref().and_then(|remove| remove.deletion_timestamp);
+        removed_at.is_none_or(|at| at >= self.tombstones_from_ms)
+    }
+
+    /// Whether an action of the checkpoint is of this state, too.
+    fn stays(&self, action: &Action) -> bool {
+        let is_replaced = match action.file() {
+            Some((path, _)) => self.files.contains_key(&self.keys.of(path)),
             None => {
                 action.protocol.is_some() && self.protocol.is_some()
                     || action.meta_data.is_some() && self.metadata.is_some()
                     || action.txn.as_ref().is_some_and(|txn| self.txns.contains_key(&txn.app_id))
             }
-        }
+        };
+        !is_replaced && self.is_kept(action)
     }
 
-    fn into_actions(self) -> impl Iterator<Item = Action> {
-        let few = self.protocol.into_iter().chain(self.metadata).chain(self.txns.into_values());
-        few.chain(self.files.into_values())
+    fn few(&self) -> impl Iterator<Item = &Action> {
+        self.protocol.iter().chain(&self.metadata).chain(self.txns.values())
+    }
+
+    fn count(&self) -> Result<usize, WarehouseError> {
+        let mut count = self.few().count() + self.files.values().filter(|latest| latest.is_kept).count();
+        for file in self.checkpoint {
+            rows::read(self.objects, file, Columns::Names, &mut |actions| {
+                count += actions.iter().filter(|action| self.stays(action)).count();
+                Ok(())
+            })?;
+        }
+        Ok(count)
+    }
+
+    /// First what is not of files, so that it is found without reading the rest.
+    fn each(&self, out: &mut dyn FnMut(Action) -> Result<(), WarehouseError>) -> Result<(), WarehouseError> {
+        self.few().cloned().try_for_each(&mut *out)?;
+        for file in self.checkpoint {
+            rows::read(self.objects, file, Columns::All, &mut |actions| {
+                actions.into_iter().filter(|action| self.stays(action)).try_for_each(&mut *out)
+            })?;
+        }
+        for version in self.commits.clone() {
+            for (place, action) in (0..).zip(log::read_known(self.objects, version)?) {
+                let latest = action.file().and_then(|(path, _)| self.files.get(&self.keys.of(path)));
+                if latest.is_some_and(|latest| latest.is_kept && (latest.version, latest.place) == (version, place)) {
+                    out(without_change(action))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-struct Writer {
+/// What a checkpoint says changes nothing.
+fn without_change(mut action: Action) -> Action {
+    if let Some(add) = &mut action.add {
+        add.data_change = false;
+    }
+    if let Some(remove) = &mut action.remove {
+        remove.data_change = false;
+    }
+    action
+}
+
+/// The files of one checkpoint, one after another.
+struct Writer<'a> {
+    objects: &'a Objects,
+    version: i64,
+    parts: usize,
+    /// Actions in each, but for the last.
+    part_actions: usize,
+    /// The number of the one that is being written, from 1, and its actions.
+    part: usize,
+    written: usize,
     writer: ArrowWriter<Vec<u8>>,
     batch: Vec<Action>,
-    rows: i64,
-    adds: i64,
-    tombstones_from_ms: i64,
+    hint: Hint,
 }
 
-impl Writer {
-    fn new() -> Result<Self, WarehouseError> {
-        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-        let writer = ArrowWriter::try_new(Vec::new(), rows::schema(), Some(properties));
+impl<'a> Writer<'a> {
+    fn new(objects: &'a Objects, version: i64, actions: usize) -> Result<Self, WarehouseError> {
+        let parts = actions.div_ceil(PART_ACTIONS_MAX).max(1);
+        let hint_parts = (parts > 1).then_some(parts);
         Ok(Self {
-            writer: writer.map_err(WarehouseError::encode)?,
+            objects,
+            version,
+            parts,
+            part_actions: actions.div_ceil(parts),
+            part: 1,
+            written: 0,
+            writer: arrow_writer()?,
             batch: Vec::with_capacity(BATCH_ROWS),
-            rows: 0,
-            adds: 0,
-            tombstones_from_ms: now_ms() - TOMBSTONES_MS,
+            hint: Hint { version, size: 0, parts: hint_parts, size_in_bytes: 0, num_of_add_files: 0 },
         })
     }
 
     fn push(&mut self, action: Action) -> Result<(), WarehouseError> {
-        let is_old = |at: Option<i64>| at.is_some_and(|at| at < self.tombstones_from_ms);
-        if action.remove.as_ref().is_some_and(|remove| is_old(remove.deletion_timestamp)) {
-            return Ok(());
+        if self.written == self.part_actions && self.part < self.parts {
+            self.finish_part()?;
+            self.writer = arrow_writer()?;
+            (self.part, self.written) = (self.part + 1, 0);
         }
-        self.rows += 1;
-        self.adds += i64::from(action.add.is_some());
+        self.written += 1;
+        self.hint.size += 1;
+        self.hint.num_of_add_files += i64::from(action.add.is_some());
         self.batch.push(action);
         if self.batch.len() == BATCH_ROWS { self.write_batch() } else { Ok(()) }
     }
@@ -133,12 +223,31 @@ impl Writer {
         written.map_err(WarehouseError::encode)
     }
 
-    fn finish(mut self, version: i64) -> Result<(Bytes, Hint), WarehouseError> {
+    fn finish_part(&mut self) -> Result<(), WarehouseError> {
         self.write_batch()?;
-        let bytes = Bytes::from(self.writer.into_inner().map_err(WarehouseError::encode)?);
-        let hint = Hint { version, size: self.rows, size_in_bytes: bytes.len() as i64, num_of_add_files: self.adds };
-        Ok((bytes, hint))
+        self.writer.finish().map_err(WarehouseError::encode)?;
+        let bytes = Bytes::from(std::mem::take(self.writer.inner_mut()));
+        self.hint.size_in_bytes += bytes.len() as i64;
+        let name = log::checkpoint_name(self.version, self.part, self.parts);
+        self.objects.store(LOG, &name, &bytes, || true).map(drop)
     }
+
+    fn finish(mut self) -> Result<Hint, WarehouseError> {
+        self.finish_part()?;
+        Ok(self.hint)
+    }
+}
+
+fn arrow_writer() -> Result<ArrowWriter<Vec<u8>>, WarehouseError> {
+    let of_add = |name: &str| ColumnPath::new(vec!["add".to_owned(), name.to_owned()]);
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_max_row_group_row_count(Some(GROUP_ACTIONS))
+        // No two are the same.
+        .set_column_dictionary_enabled(of_add("path"), false)
+        .set_column_dictionary_enabled(of_add("stats"), false)
+        .build();
+    ArrowWriter::try_new(Vec::new(), rows::schema(), Some(properties)).map_err(WarehouseError::encode)
 }
 
 /// Removes commits and checkpoints that are older than a checkpoint which is itself older than `retention`, some of
@@ -163,7 +272,8 @@ fn expired(listing: &Listing, retention: Duration) -> Vec<String> {
     // The oldest first: whoever is interrupted leaves a log without gaps.
     let commits = listing.commits.range(..kept_from).map(|(_, file)| file);
     let checkpoints = listing.checkpoints.range(..kept_from).flat_map(|(_, files)| files);
-    commits.chain(checkpoints).take(REMOVED_MAX).map(|file| file.name.clone()).collect()
+    let strays = listing.strays.iter().filter(|(version, _)| *version < kept_from).map(|(_, file)| file);
+    commits.chain(checkpoints).chain(strays).take(REMOVED_MAX).map(|file| file.name.clone()).collect()
 }
 
 #[cfg(test)]
@@ -178,13 +288,17 @@ mod tests {
             listing.commits.insert(version, file(log::commit_name(version), version * 10));
         }
         for version in [10, 20, 30] {
-            listing.checkpoints.insert(version, vec![file(log::checkpoint_name(version), version * 10 + 1)]);
+            listing.checkpoints.insert(version, vec![file(log::checkpoint_name(version, 1, 1), version * 10 + 1)]);
         }
         assert!(expired(&listing, Duration::from_secs(201)).is_empty());
         let names = expired(&listing, Duration::from_secs(150));
         assert_eq!((names.len(), names[0].clone()), (10, log::commit_name(0)));
         let names = expired(&listing, Duration::from_secs(100));
-        assert_eq!((names.len(), names[20].clone()), (21, log::checkpoint_name(10)));
+        assert_eq!((names.len(), names[20].clone()), (21, log::checkpoint_name(10, 1, 1)));
         assert_eq!(expired(&listing, Duration::ZERO).len(), 32);
+        // Of a process that was killed meanwhile.
+        listing.strays = [5, 31].map(|at| (at, file(log::checkpoint_name(at, 1, 2), 0))).into();
+        let names = expired(&listing, Duration::from_secs(100));
+        assert_eq!((names.len(), names[21].clone()), (22, log::checkpoint_name(5, 1, 2)));
     }
 }

@@ -27,8 +27,12 @@ pub(super) fn commit_name(version: i64) -> String {
     format!("{version:020}.json")
 }
 
-pub(super) fn checkpoint_name(version: i64) -> String {
-    format!("{version:020}.checkpoint.parquet")
+/// Of the part with this number, from 1, of so many.
+pub(super) fn checkpoint_name(version: i64, part: usize, parts: usize) -> String {
+    match parts {
+        1 => format!("{version:020}.checkpoint.parquet"),
+        _ => format!("{version:020}.checkpoint.{part:010}.{parts:010}.parquet"),
+    }
 }
 
 pub(super) fn kind(name: &str) -> Option<Kind> {
@@ -56,6 +60,8 @@ pub(super) struct Listing {
     pub(super) commits: BTreeMap<i64, Listed>,
     /// By version, those that have all their files.
     pub(super) checkpoints: BTreeMap<i64, Vec<Listed>>,
+    /// Files of checkpoints that lack others, with their versions: whoever wrote or removed them was killed.
+    pub(super) strays: Vec<(i64, Listed)>,
 }
 
 impl Listing {
@@ -73,6 +79,8 @@ impl Listing {
             if files.len() == of as usize {
                 files.sort_by(|one, other| one.name.cmp(&other.name));
                 listing.checkpoints.insert(version, files);
+            } else {
+                listing.strays.extend(files.into_iter().map(|file| (version, file)));
             }
         }
         let commit = listing.commits.last_key_value().map(|(version, _)| *version);
@@ -107,6 +115,9 @@ pub(super) struct Hint {
     pub(super) version: i64,
     /// Actions in it.
     pub(super) size: i64,
+    /// Files of it, when they are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parts: Option<usize>,
     pub(super) size_in_bytes: i64,
     pub(super) num_of_add_files: i64,
 }
@@ -146,6 +157,7 @@ mod tests {
             assert_eq!(kind(name), known, "{name}");
         }
         assert_eq!(kind(&commit_name(7)), Some(Kind::Commit(7)));
-        assert_eq!(kind(&checkpoint_name(7)), Some(Kind::Checkpoint(7, 1)));
+        assert_eq!(kind(&checkpoint_name(7, 1, 1)), Some(Kind::Checkpoint(7, 1)));
+        assert_eq!(kind(&checkpoint_name(7, 2, 3)), Some(Kind::Checkpoint(7, 3)));
     }
 }

@@ -11,6 +11,9 @@ use arrow_array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordB
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::reader::ChunkReader;
+use parquet::file::statistics::Statistics;
 
 use super::action::{Action, Add, Format, Metadata, Protocol, Remove, Texts, Txn};
 use super::log::LOG;
@@ -29,8 +32,14 @@ pub(super) enum Columns {
     Files,
     /// Paths, and when files were removed.
     Removals,
+    /// The same, and all that is not of files.
+    Names,
     AllButFiles,
 }
+
+/// Files of a checkpoint that are not larger are read at once: one column after another would be asked of an object
+/// store with many requests.
+const WHOLE_BYTES_MAX: u64 = 32 << 20;
 
 /// How many actions a checkpoint's file has.
 pub(super) fn count(objects: &Objects, file: &Listed) -> Result<usize, WarehouseError> {
@@ -45,28 +54,51 @@ pub(super) fn read(
     columns: Columns,
     each: &mut dyn FnMut(Vec<Action>) -> Result<(), WarehouseError>,
 ) -> Result<(), WarehouseError> {
-    let source = objects.open(LOG, file)?;
-    let read = source.read_with(|source| {
-        let parquet = |error| WarehouseError::parquet(CONTEXT, error);
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let metadata = Arc::new(crate::warehouse::footer::read(&source)?);
-        let metadata = ArrowReaderMetadata::try_new(metadata, options).map_err(parquet)?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata);
-        let names: &[&str] = match columns {
-            Columns::All => &["protocol", "metaData", "txn", "add", "remove"],
-            Columns::Files => &["add.path", "remove.path"],
-            Columns::Removals => &["add.path", "remove.path", "remove.deletionTimestamp"],
-            Columns::AllButFiles => &["protocol", "metaData", "txn"],
-        };
-        let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
-        let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(parquet)?;
-        for batch in batches {
-            let corrupt = |error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error);
-            each(decode(&batch.map_err(corrupt)?))?;
-        }
-        Ok(())
-    });
+    let read = if columns != Columns::AllButFiles && file.bytes <= WHOLE_BYTES_MAX {
+        let missing = || WarehouseError::new(WarehouseErrorKind::Unavailable, "find checkpoint");
+        objects.read_whole(LOG, &file.name).and_then(|whole| read_from(whole.ok_or_else(missing)?, columns, each))
+    } else {
+        objects.open(LOG, file)?.read_with(|source| read_from(source, columns, each))
+    };
     read.map_err(|error| error.at(format!("{LOG}/{}", file.name)))
+}
+
+fn read_from<R: ChunkReader + 'static>(
+    source: R,
+    columns: Columns,
+    each: &mut dyn FnMut(Vec<Action>) -> Result<(), WarehouseError>,
+) -> Result<(), WarehouseError> {
+    let parquet = |error| WarehouseError::parquet(CONTEXT, error);
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let metadata = Arc::new(crate::warehouse::footer::read(&source)?);
+    let groups: Vec<usize> = (0..metadata.num_row_groups())
+        .filter(|group| columns != Columns::AllButFiles || has_other_than_files(metadata.row_group(*group)))
+        .collect();
+    let metadata = ArrowReaderMetadata::try_new(metadata, options).map_err(parquet)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata).with_row_groups(groups);
+    let names: &[&str] = match columns {
+        Columns::All => &["protocol", "metaData", "txn", "add", "remove"],
+        Columns::Files => &["add.path", "remove.path"],
+        Columns::Removals => &["add.path", "remove.path", "remove.deletionTimestamp"],
+        Columns::Names => &["protocol", "metaData", "txn", "add.path", "remove.path", "remove.deletionTimestamp"],
+        Columns::AllButFiles => &["protocol", "metaData", "txn"],
+    };
+    let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
+    let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(parquet)?;
+    for batch in batches {
+        let corrupt = |error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error);
+        each(decode(&batch.map_err(corrupt)?))?;
+    }
+    Ok(())
+}
+
+/// False when its statistics say that all of it is files.
+fn has_other_than_files(group: &RowGroupMetaData) -> bool {
+    group.columns().iter().any(|column| {
+        let is_file = matches!(column.column_path().parts().first().map(String::as_str), Some("add" | "remove"));
+        let nulls = column.statistics().and_then(Statistics::null_count_opt);
+        !is_file && nulls.is_none_or(|nulls| nulls < group.num_rows() as u64)
+    })
 }
 
 /// The schema of what [`encode`] makes.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Files of one of the two halves: 16 bytes each, and nobody outside can make two of them meet.
+/// Files of one of the two halves, at 32 bytes each.
 const HALF_FILES_MAX: usize = 500_000;
 
 /// Cheap to clone; all clones know the same. It is never locked for long, so that whoever asks for a file that is known
@@ -22,8 +22,12 @@ struct Files {
     old: HashMap<u128, bool>,
     complete: bool,
     has_forgotten: bool,
-    keys: (RandomState, RandomState),
+    keys: Keys,
 }
+
+/// Makes short keys of paths, of which nobody outside can make two meet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keys(RandomState, RandomState);
 
 /// What becomes of a file by the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +42,7 @@ pub(super) enum Fate {
 impl Seen {
     pub(super) fn note(&self, path: &str, is_there: bool) {
         let mut files = self.files();
-        let key = files.key(path);
+        let key = files.keys.of(path);
         if files.young.len() >= HALF_FILES_MAX && !files.young.contains_key(&key) {
             files.has_forgotten |= !files.old.is_empty();
             files.complete &= !files.has_forgotten;
@@ -50,7 +54,7 @@ impl Seen {
     /// Takes note of what was further back than all that was noted so far.
     pub(super) fn note_earlier(&self, path: &str, is_there: bool) {
         let mut files = self.files();
-        let key = files.key(path);
+        let key = files.keys.of(path);
         if !files.young.contains_key(&key) {
             files.old.entry(key).or_insert(is_there);
         }
@@ -69,7 +73,7 @@ impl Seen {
 
     pub(super) fn fate(&self, path: &str) -> Fate {
         let files = self.files();
-        let key = files.key(path);
+        let key = files.keys.of(path);
         match files.young.get(&key).or_else(|| files.old.get(&key)) {
             Some(true) => Fate::Added,
             Some(false) => Fate::Removed,
@@ -89,9 +93,9 @@ impl Seen {
     }
 }
 
-impl Files {
-    fn key(&self, path: &str) -> u128 {
-        u128::from(self.keys.0.hash_one(path)) << 64 | u128::from(self.keys.1.hash_one(path))
+impl Keys {
+    pub(super) fn of(&self, path: &str) -> u128 {
+        u128::from(self.0.hash_one(path)) << 64 | u128::from(self.1.hash_one(path))
     }
 }
 

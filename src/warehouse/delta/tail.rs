@@ -221,7 +221,7 @@ fn check(protocol: Protocol) -> Result<(), WarehouseError> {
     let Protocol { min_reader_version, min_writer_version } = protocol;
     let what = format!(
         "the table's protocol asks for reader version {min_reader_version} and writer version {min_writer_version}, \
-         this program has 1 and 2: undo what upgraded the table, or set delta_enabled to false"
+         this program has 1 and 2: undo what upgraded the table, or set DELTA_ENABLED=false (delta_enabled in a file)"
     );
     Err(WarehouseError::caused(WarehouseErrorKind::Refused, "use Delta table", what))
 }

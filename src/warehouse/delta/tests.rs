@@ -228,6 +228,80 @@ async fn a_log_is_made_of_the_files_that_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_an_older_process_stores_meanwhile_is_adopted_too() {
+    let dir = TempDir::new().unwrap();
+    let (plain, bytes) = (Warehouse::open_local(dir.path().to_owned()).unwrap(), file(0..5));
+    store(&plain, "b", &bytes).await;
+    let warehouse = open(&dir).await;
+    let (older, late) = (partition("a").to_string(), dir.path().to_owned());
+    let (bytes, name) = (bytes.clone(), Warehouse::new_file_name());
+    // The first walk is past it.
+    let tell = move |adopted: Adopted| {
+        if adopted.added == 1 && !late.join(&older).exists() {
+            std::fs::create_dir_all(late.join(&older)).unwrap();
+            std::fs::write(late.join(&older).join(&name), &bytes).unwrap();
+        }
+    };
+    let adopted = warehouse.adopt_files(false, || true, tell).await.unwrap().unwrap();
+    assert_eq!(adopted, Adopted { added: 2, ..Adopted::default() });
+    assert_eq!(table(&dir).0.len(), 2);
+    assert_eq!(warehouse.adopt_files(false, || true, |_| {}).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_replaced_and_one_that_was_removed_are_so_in_the_checkpoint() {
+    let dir = TempDir::new().unwrap();
+    let warehouse = open(&dir).await;
+    let log = warehouse.0.delta.get().unwrap();
+    let objects = Objects::local(dir.path().to_owned()).unwrap();
+    let add = |path: &str, size: i64| action::Add {
+        path: path.to_owned(),
+        partition_values: action::Texts::new(),
+        size,
+        modification_time: 1,
+        data_change: true,
+        stats: Some(r#"{"numRecords":1}"#.to_owned()),
+    };
+    let remove = |path: &str, at: i64| action::Remove {
+        path: path.to_owned(),
+        deletion_timestamp: Some(at),
+        data_change: true,
+        extended_file_metadata: None,
+        partition_values: None,
+        size: None,
+    };
+    let put = |actions: &[Action]| {
+        let mut tail = log.tail();
+        assert!(tail.append(&objects, "WRITE", actions).unwrap());
+        tail.version
+    };
+    put(&["a", "b", "c", "d"].map(|path| add(path, 1).into()));
+    let first = put(&[add("b", 2).into(), remove("c", now_ms()).into()]);
+    checkpoint::write(&objects, first).unwrap();
+    let before = table(&dir);
+    put(&[add("a", 3).into(), remove("d", 5).into(), add("e", 4).into()]);
+    let second = put(&[add("e", 5).into()]);
+    checkpoint::write(&objects, second).unwrap();
+    assert_eq!(before.0, [("a", 1), ("b", 2), ("d", 1)].map(|(path, size)| (path.to_owned(), (size, 1))).into());
+    let expected = [("a", 3), ("b", 2), ("e", 5)].map(|(path, size)| (path.to_owned(), (size, 1)));
+    assert_eq!(table(&dir), (expected.into(), second));
+    // The files alone, each once; of those removed only the one that readers may still look for.
+    let (mut actions, checkpoint) = (Vec::new(), Listing::read(&objects).unwrap().checkpoints[&second].clone());
+    let mut all = |some: Vec<Action>| {
+        actions.extend(some);
+        Ok(())
+    };
+    checkpoint.iter().for_each(|file| rows::read(&objects, file, Columns::All, &mut all).unwrap());
+    let mut named: Vec<_> = actions.iter().filter_map(Action::file).collect();
+    named.sort_unstable();
+    assert_eq!(named, [("a", true), ("b", true), ("c", false), ("e", true)]);
+    assert!(actions.iter().filter_map(|action| action.add.as_ref()).all(|add| !add.data_change));
+    assert_eq!((actions.iter().filter(|action| action.protocol.is_some()).count(), actions.len()), (1, 7));
+    let reopened = Tail::open(&objects).unwrap().unwrap();
+    assert!(reopened.adopted && reopened.version == second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_late_file_that_is_settled_is_settled_in_the_log() {
     let dir = TempDir::new().unwrap();
     let warehouse = open(&dir).await;
@@ -272,7 +346,7 @@ async fn a_table_that_asks_for_more_is_refused() {
     std::fs::write(dir.path().join(LOG).join(log::commit_name(1)), action::encode(&[newer]).unwrap()).unwrap();
     let refused = Warehouse::open_local(dir.path().to_owned()).unwrap().keep_log(settings()).await.err().unwrap();
     assert_eq!(refused.kind, WarehouseErrorKind::Refused);
-    assert!(refused.to_string().contains("delta_enabled"), "{refused}");
+    assert!(refused.to_string().contains("DELTA_ENABLED=false"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,7 +398,7 @@ fn rows_of_a_checkpoint_come_back_as_they_were() {
     let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), rows::schema(), None).unwrap();
     writer.write(&rows::encode(&actions).unwrap()).unwrap();
     let bytes = Bytes::from(writer.into_inner().unwrap());
-    objects.store(LOG, &log::checkpoint_name(7), &bytes, || true).unwrap();
+    objects.store(LOG, &log::checkpoint_name(7, 1, 1), &bytes, || true).unwrap();
     let file = objects.list(LOG).unwrap().remove(0);
     let mut read = Vec::new();
     rows::read(&objects, &file, Columns::All, &mut |some| {

@@ -1,6 +1,7 @@
 //! The log in a bucket: many who commit at once, and requests that fail after they were carried out.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::tests::{commit, file, partition, settings, store};
 use super::*;
@@ -49,25 +50,77 @@ async fn eight_sinks_commit_to_one_bucket() {
     assert_eq!(files.into_iter().collect::<BTreeSet<_>>(), names.into_iter().collect());
 }
 
+/// Every way in which a put of a commit may end otherwise than with an answer that is true.
+const FAULTS: [Fault; 11] = [
+    Fault::FailAfterStoring,
+    Fault::HangAfterStoring,
+    Fault::Hang,
+    Fault::CloseInAnswer,
+    Fault::SlowDown,
+    Fault::Close,
+    Fault::StoreLate,
+    Fault::Conflict { done: false },
+    Fault::Conflict { done: true },
+    Fault::Precondition { done: false },
+    Fault::Precondition { done: true },
+];
+/// Longer than a request waits that is carried out late.
+const LATEST: Duration = Duration::from_millis(500);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_is_not_repeated() {
     let server = S3Server::start();
     let warehouse = open(&server).await;
     let (bytes, mut names) = (file(0..2), BTreeSet::new());
-    for fault in [Fault::FailAfterStoring, Fault::HangAfterStoring, Fault::CloseInAnswer, Fault::SlowDown, Fault::Close]
-    {
+    for fault in FAULTS {
         let name = store(&warehouse, "shop", &bytes).await;
         let waiting = vec![(partition("shop"), name.clone(), bytes.clone())];
         let waiting = warehouse.begin_commit(waiting).await.unwrap().unwrap();
+        let met = server.faulty_writes();
         server.fail(fault, 1);
+        let healed = async {
+            tokio::time::sleep(LATEST).await;
+            server.heal();
+        };
         // It may fail, having been carried out or not; or find that it was.
-        let _ = waiting.bring_about().await;
-        server.heal();
+        let _ = tokio::join!(waiting.bring_about(), healed);
+        assert!(server.faulty_writes() > met, "{fault:?}");
         waiting.bring_about().await.unwrap();
         waiting.bring_about().await.unwrap();
+        tokio::time::sleep(LATEST).await;
         names.insert(name);
         let (files, version) = table(&server);
         assert_eq!((files.len(), version), (names.len(), names.len() as i64), "{fault:?}");
         assert_eq!(files.into_iter().collect::<BTreeSet<_>>(), names, "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_sinks_that_meet_in_a_failing_bucket_lose_and_double_nothing() {
+    const COMMITS: usize = 3;
+    let server = S3Server::start();
+    let bytes = file(0..2);
+    let sinks = [open(&server).await, open(&server).await, open(&server).await, open(&server).await];
+    let one = async |warehouse: &Warehouse| {
+        let mut names = Vec::new();
+        for _ in 0..COMMITS {
+            let name = Warehouse::new_file_name();
+            while !matches!(warehouse.store(&partition("shop"), &name, bytes.clone(), || true).await, Ok(true)) {}
+            let file = vec![(partition("shop"), name.clone(), bytes.clone())];
+            let waiting = warehouse.begin_commit(file).await.unwrap().unwrap();
+            while waiting.bring_about().await.is_err() {}
+            names.push(name);
+        }
+        names
+    };
+    let mut all = BTreeSet::new();
+    for fault in FAULTS {
+        server.fail(fault, 3);
+        all.extend(futures_util::future::join_all(sinks.iter().map(&one)).await.concat());
+        server.heal();
+        tokio::time::sleep(LATEST).await;
+        let (files, _) = table(&server);
+        assert_eq!(files.len(), all.len(), "{fault:?}: each file once");
+        assert_eq!(files.into_iter().collect::<BTreeSet<_>>(), all, "{fault:?}");
     }
 }

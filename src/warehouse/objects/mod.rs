@@ -58,7 +58,8 @@ pub(super) struct Walked {
 /// What people are told where nobody can be kept from replacing a commit.
 fn no_create(what: &str) -> WarehouseError {
     let why = format!(
-        "{what}: two processes could write the same commit of the Delta log; use a store with conditional puts          (If-None-Match), or set delta_enabled to false"
+        "{what}: two processes could write the same commit of the Delta log; use a store with conditional puts \
+         (If-None-Match), or set DELTA_ENABLED=false (delta_enabled in a file)"
     );
     WarehouseError::caused(WarehouseErrorKind::Refused, "begin Delta log", why)
 }
