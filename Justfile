@@ -86,3 +86,14 @@ trino:
 fuzz seconds="600" *TARGETS:
     .ci/setup
     fuzz/run {{seconds}} {{TARGETS}}
+
+# The lines by which docs/warehouse.md opens the lake in Spark, against the other readers
+spark:
+    .ci/setup --tests
+    .ci/setup --spark
+    cargo test --test it -- --nocapture --ignored delta::spark
+
+# The Delta log: so many kills around commits and at any moment, read by deltalake after each; checkpoints of so many files
+delta kills="100" files="200000":
+    .ci/setup --tests
+    CAUSALITY_DELTA_KILLS={{kills}} CAUSALITY_DELTA_FILES={{files}} cargo test --test it -- --nocapture delta::kills delta_log::

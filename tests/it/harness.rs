@@ -330,9 +330,14 @@ pub(crate) fn post_bytes(url: &str, body: &[u8], content_type: &str) -> Option<(
 
 /// Runs a Python script of this folder with the interpreter that has DuckDB; its standard output.
 pub(crate) fn python(script: &str, arguments: &[&str], input: &str) -> String {
+    python_in("target/python", ".ci/setup --tests", script, arguments, input)
+}
+
+/// The same with the interpreter of an environment that `setup` lays.
+pub(crate) fn python_in(environment: &str, setup: &str, script: &str, arguments: &[&str], input: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let interpreter = root.join("target/python/bin/python");
-    assert!(interpreter.exists(), "DuckDB for Python is missing: run .ci/setup --tests");
+    let interpreter = root.join(environment).join("bin/python");
+    assert!(interpreter.exists(), "{} is missing: run {setup}", interpreter.display());
     let mut child = Command::new(interpreter)
         .arg(root.join("tests/it").join(script))
         .args(arguments)

@@ -14,6 +14,7 @@ mod compaction;
 mod constraints;
 mod crowds;
 mod delta;
+mod delta_log;
 mod draining;
 mod encrypted;
 mod faults;

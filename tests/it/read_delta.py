@@ -1,90 +1,204 @@
-"""Reads the Delta table with readers that share no code with the product.
+"""Reads the lake with readers that share no code with the product.
 
-    read_delta.py DIR readers   {reader: {"counts": {app: rows}, "filtered": the same by filters, "types": {column: type},
-                                "kinds": [Python type, ...], "rows": hash}}
+    read_delta.py DIR readers   opens it with each line of docs/warehouse.md, except Spark's
+    read_delta.py DIR spark     the same with Spark's lines, in an interpreter that has PySpark, with what is in jars beside it
+                                {"reader, by": {"counts": {app: rows}, "filtered": the same by filters,
+                                "types": {partition column: text or integer}, "kinds": [Python type, ...], "rows": hash}}
     read_delta.py DIR ids       {"rows": N, "ids": [...], "files": [...], "version": N} by deltalake
+    read_delta.py DIR versions  {version: rows} by deltalake, of those that the standard input lists and that can be read
+    read_delta.py DIR count     {"named": files of app many, "others": other files, "version": N} by deltalake
 """
 
 import hashlib
 import json
 import os
+import pathlib
+import re
 import sys
 
-import deltalake
-
 PARTITIONS = ["app_id", "year", "month", "day", "hour"]
+COLUMNS = ["id", "app_id", "month", "timestamp_ms", "screen_width", "stream_sequence"]
+DOCS = pathlib.Path(__file__).parents[2] / "docs/warehouse.md"
+SAMPLE = "causality-data/warehouse"
+TYPES = {
+    "text": ["string", "String", "VARCHAR"],
+    "integer": ["int32", "Int32", "INTEGER", "int", "integer"],
+}
 
 
-def summary(rows, types):
-    """Of rows (id, app_id, month, timestamp_ms, screen_width, stream_sequence)."""
-    rows = sorted([list(row) for row in rows])
+def documented(uri):
+    """[(reader, "files" or "Delta", the line)] with the lake's place in it."""
+    lines = re.findall(r"^\| (\w+) \| (Delta|files) \| `(.+)` \|$", DOCS.read_text(), re.MULTILINE)
+    assert len(lines) == 8 and all(SAMPLE in line for _, _, line in lines), lines
+    return [(reader, by, line.replace(SAMPLE, uri)) for reader, by, line in lines]
+
+
+class DuckDb:
+    def __init__(self, line):
+        import duckdb
+        import duckdb_extension_delta
+
+        self.line = line
+        self.database = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+        (extension,) = pathlib.Path(duckdb_extension_delta.__file__).parent.rglob("*.duckdb_extension")
+        self.database.execute(f"LOAD '{extension}'")
+
+    def rows(self):
+        return self.database.sql(f"SELECT {', '.join(COLUMNS)} {self.line}").fetchall()
+
+    def types(self):
+        described = self.database.sql(f"DESCRIBE SELECT {', '.join(PARTITIONS)} {self.line}").fetchall()
+        return {row[0]: row[1] for row in described}
+
+    def count(self, app):
+        return self.database.execute(f"SELECT count(*) {self.line} WHERE app_id = ?", [app]).fetchone()[0]
+
+
+class DeltaLake:
+    def __init__(self, line):
+        import deltalake
+
+        self.table = eval(line)
+
+    def read(self, columns, **how):
+        return self.table.to_pyarrow_table(columns=columns, **how)
+
+    def rows(self):
+        return rows_of(self.read(COLUMNS))
+
+    def types(self):
+        return {field.name: str(field.type) for field in self.read(PARTITIONS).schema}
+
+    def count(self, app):
+        return self.read(["id"], filters=[("app_id", "=", app)]).num_rows
+
+
+class Polars:
+    def __init__(self, line):
+        import polars
+
+        self.polars, self.frame = polars, eval(line)
+
+    def rows(self):
+        return self.frame.select(COLUMNS).collect().rows()
+
+    def types(self):
+        schema = self.frame.select(PARTITIONS).collect_schema()
+        return {name: str(kind) for name, kind in schema.items()}
+
+    def count(self, app):
+        polars = self.polars
+        return self.frame.filter(polars.col("app_id") == app).select(polars.len()).collect().item()
+
+
+class PyArrow:
+    def __init__(self, line):
+        import pyarrow
+        import pyarrow.dataset
+
+        self.field, self.dataset = pyarrow.dataset.field, eval(line)
+
+    def rows(self):
+        return rows_of(self.dataset.to_table(columns=COLUMNS))
+
+    def types(self):
+        return {name: str(self.dataset.schema.field(name).type) for name in PARTITIONS}
+
+    def count(self, app):
+        return self.dataset.count_rows(filter=self.field("app_id") == app)
+
+
+class PySpark:
+    def __init__(self, line):
+        import pyspark.sql
+
+        delta = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+        settings = {
+            "spark.jars": ",".join(map(str, (pathlib.Path(sys.prefix) / "jars").glob("*.jar"))),
+            "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+            "spark.sql.catalog.spark_catalog": delta,
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.sql.shuffle.partitions": "1",
+            "spark.databricks.delta.snapshotPartitions": "1",
+        }
+        spark = pyspark.sql.SparkSession.builder.master("local[2]").config(map=settings).getOrCreate()
+        spark.sparkContext.setLogLevel("ERROR")
+        self.frame = eval(line)
+
+    def rows(self):
+        return [tuple(row) for row in self.frame.select(COLUMNS).collect()]
+
+    def types(self):
+        return dict(self.frame.select(PARTITIONS).dtypes)
+
+    def count(self, app):
+        return self.frame.where(self.frame.app_id == app).count()
+
+
+READERS = {"DuckDB": DuckDb, "deltalake": DeltaLake, "Polars": Polars, "pyarrow": PyArrow, "PySpark": PySpark}
+
+
+def rows_of(table):
+    return list(zip(*(table.column(name).to_pylist() for name in COLUMNS)))
+
+
+def summary(reader):
+    rows = sorted([list(row) for row in reader.rows()])
     counts = {}
     for row in rows:
         counts[row[1]] = counts.get(row[1], 0) + 1
-    kinds = [type(value).__name__ for value in rows[0]] if rows else []
-    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    return {"counts": counts, "kinds": kinds, "types": types, "rows": digest}
+    types = {name: next(known for known, names in TYPES.items() if kind in names) for name, kind in reader.types().items()}
+    return {
+        "counts": counts,
+        # Filters go another way than whole reads: by the log's partition values and statistics, or by the paths.
+        "filtered": {app: reader.count(app) for app in counts},
+        "types": types,
+        "kinds": [type(value).__name__ for value in rows[0]] if rows else [],
+        "rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+    }
 
 
-COLUMNS = ["id", "app_id", "month", "timestamp_ms", "screen_width", "stream_sequence"]
-
-
-def with_deltalake(uri):
-    table = deltalake.DeltaTable(uri)
-    data = table.to_pyarrow_table(columns=COLUMNS)
-    types = {field.name: str(field.type) for field in deltalake.DeltaTable(uri).to_pyarrow_table(columns=PARTITIONS).schema}
-    return summary(zip(*(data.column(name).to_pylist() for name in COLUMNS)), types), lambda app: table.to_pyarrow_table(
-        columns=["id"], filters=[("app_id", "=", app)]
-    ).num_rows
-
-
-def with_duckdb(uri):
-    import duckdb
-    import duckdb_extension_delta
-    import pathlib
-
-    database = duckdb.connect(config={"allow_unsigned_extensions": "true"})
-    (extension,) = pathlib.Path(duckdb_extension_delta.__file__).parent.rglob("*.duckdb_extension")
-    database.execute(f"LOAD '{extension}'")
-    source = f"delta_scan('{uri}')"
-    rows = database.sql(f"SELECT {', '.join(COLUMNS)} FROM {source}").fetchall()
-    described = database.sql(f"DESCRIBE SELECT {', '.join(PARTITIONS)} FROM {source}").fetchall()
-    count = lambda app: database.execute(f"SELECT count(*) FROM {source} WHERE app_id = ?", [app]).fetchone()[0]
-    return summary(rows, {row[0]: row[1] for row in described}), count
-
-
-def with_polars(uri):
-    import polars
-
-    table = polars.scan_delta(uri)
-    schema = table.select(PARTITIONS).collect_schema()
-    rows = table.select(COLUMNS).collect().rows()
-    count = lambda app: table.filter(polars.col("app_id") == app).select(polars.len()).collect().item()
-    return summary(rows, {name: str(kind) for name, kind in schema.items()}), count
-
-
-def readers(uri):
-    answers = {}
-    for name, read in [("deltalake", with_deltalake), ("duckdb", with_duckdb), ("polars", with_polars)]:
-        answer, count = read(uri)
-        # Filters go another way than whole reads: by the log's partition values and statistics.
-        answer["filtered"] = {app: count(app) for app in answer["counts"]}
-        answers[name] = answer
-    print(json.dumps(answers))
+def readers(uri, spark=False):
+    lines = [line for line in documented(uri) if (line[0] == "PySpark") == spark]
+    print(json.dumps({f"{reader}, {by}": summary(READERS[reader](line)) for reader, by, line in lines}))
 
 
 def ids(uri):
+    import deltalake
+
     table = deltalake.DeltaTable(uri)
     found = table.to_pyarrow_table(columns=["id"]).column("id").to_pylist()
-    files = [uri.removeprefix("/") for uri in relative(table, uri)]
+    files = [file.removeprefix("file://").removeprefix(uri).removeprefix("/") for file in table.file_uris()]
     print(json.dumps({"rows": len(found), "ids": found, "files": files, "version": table.version()}))
 
 
-def relative(table, root):
-    return [file.removeprefix("file://").removeprefix(root) for file in table.file_uris()]
+def versions(uri):
+    import deltalake
+
+    rows = {}
+    for version in json.load(sys.stdin):
+        try:
+            rows[version] = deltalake.DeltaTable(uri, version=version).to_pyarrow_table(columns=["id"]).num_rows
+        except (deltalake.exceptions.DeltaError, OSError):
+            continue
+    print(json.dumps(rows))
 
 
-{"readers": readers, "ids": ids}[sys.argv[2]](sys.argv[1].rstrip("/"))
+def count(uri):
+    import deltalake
+
+    table = deltalake.DeltaTable(uri)
+    files = table.file_uris()
+    named = sum("app_id=many/" in file for file in files)
+    assert len(set(files)) == len(files)
+    print(json.dumps({"named": named, "others": len(files) - named, "version": table.version()}))
+
+
+WHAT = {"readers": readers, "spark": lambda uri: readers(uri, spark=True), "ids": ids, "versions": versions, "count": count}
+WHAT[sys.argv[2]](sys.argv[1].rstrip("/"))
 sys.stdout.flush()
 # Threads of the libraries may end the interpreter otherwise than it ends itself.
 os._exit(0)

@@ -267,10 +267,13 @@ fn a_machine_without_credentials_says_what_to_set() {
     assert!(names.iter().all(|name| waiting[0].contains(name)), "{waiting:?}");
 }
 
-/// The probe was written and taken away, and after it the event's file below the prefix.
+/// The probe was written and taken away, and after it the event's file below the prefix, which is in the Delta log.
 fn landed_at(cloud: &Cloud, container: &str) {
     let asked = cloud.asked();
-    let put: Vec<_> = asked.iter().filter(|asked| asked.method == "PUT").collect();
+    let log = format!("{container}/raw/_delta_log/");
+    let condition = format!("{container}/raw/.causality-condition");
+    let put = asked.iter().filter(|asked| asked.method == "PUT" && asked.path != condition);
+    let (commits, put): (Vec<_>, Vec<_>) = put.partition(|asked| asked.path.starts_with(&log));
     let removed = asked.iter().filter(|asked| asked.method == "DELETE" || asked.query.contains("comp=batch"));
     let probe = format!("{container}/raw/.causality-probe");
     assert!(put[0].path == probe && put[0].body.is_empty(), "{:?}", put[0]);
@@ -278,6 +281,10 @@ fn landed_at(cloud: &Cloud, container: &str) {
     let [_, file] = put[..] else { panic!("{} objects", put.len()) };
     let partition = format!("{container}/raw/app_id=shop/year=");
     assert!(file.path.starts_with(&partition) && file.path.ends_with(".parquet"), "{}", file.path);
+    let [begun, added] = commits[..] else { panic!("{} commits", commits.len()) };
+    assert!(begun.path.ends_with("00000000000000000000.json") && added.path.ends_with("00000000000000000001.json"));
+    let (commit, name) = (String::from_utf8(added.body.to_vec()).unwrap(), file.path.rsplit('/').next().unwrap());
+    assert!(commit.contains("\"add\"") && commit.contains(name), "{commit}");
     // As it was sent, it is a file.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(file.path.strip_prefix(&format!("{container}/raw/")).unwrap());

@@ -1,6 +1,7 @@
 //! What no test can have for real: Google Cloud Storage, Azure Blob Storage, and the metadata service
 //! of an EC2 instance, as far as the warehouse speaks to them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -53,19 +54,40 @@ impl Cloud {
 
     /// Cloud Storage, by its XML interface.
     pub(crate) fn google() -> Self {
-        Self::answering(|asked| match asked.method.as_str() {
-            "GET" => text(200, "<ListBucketResult></ListBucketResult>"),
-            "PUT" => stored(200),
-            "DELETE" => text(204, ""),
+        let objects = Kept::default();
+        Self::answering(move |asked| match asked.method.as_str() {
+            "GET" if asked.query.contains("prefix=") => objects.list(asked, |key, bytes| {
+                format!(
+                    "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
+                     <Size>{bytes}</Size><ETag>\"1\"</ETag></Contents>"
+                )
+            }),
+            "GET" => objects.get(asked),
+            "PUT" => {
+                let must_be_new = asked.headers.get("x-goog-if-generation-match").is_some_and(|value| value == "0");
+                if objects.put(asked, must_be_new) { stored(200) } else { text(412, "") }
+            }
+            "DELETE" => text(if objects.remove(asked) { 204 } else { 404 }, ""),
             _ => text(405, ""),
         })
     }
 
     /// Blob Storage.
     pub(crate) fn azure() -> Self {
-        Self::answering(|asked| match asked.method.as_str() {
-            "GET" => text(200, "<EnumerationResults><Blobs></Blobs></EnumerationResults>"),
-            "PUT" => stored(201),
+        let objects = Kept::default();
+        Self::answering(move |asked| match asked.method.as_str() {
+            "GET" if asked.query.contains("comp=list") => objects.list(asked, |key, bytes| {
+                format!(
+                    "<Blob><Name>{key}</Name><Properties><Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified>\
+                     <Content-Length>{bytes}</Content-Length><Content-Type>application/octet-stream</Content-Type>\
+                     <Etag>\"1\"</Etag></Properties></Blob>"
+                )
+            }),
+            "GET" => objects.get(asked),
+            "PUT" => {
+                let must_be_new = asked.headers.get("if-none-match").is_some_and(|value| value == "*");
+                if objects.put(asked, must_be_new) { stored(201) } else { text(409, "") }
+            }
             "POST" if asked.query.contains("comp=batch") => {
                 let body = "--b\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\n\
                             HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n\r\n--b--\r\n";
@@ -101,6 +123,57 @@ impl Cloud {
 
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
+    }
+}
+
+/// The objects of a cloud, by the path that they are asked for with: the container and the key.
+#[derive(Default)]
+struct Kept(Mutex<BTreeMap<String, Bytes>>);
+
+impl Kept {
+    /// False when it must be new and is not.
+    fn put(&self, asked: &Asked, must_be_new: bool) -> bool {
+        let mut objects = self.0.lock().unwrap();
+        if must_be_new && objects.contains_key(&asked.path) {
+            return false;
+        }
+        objects.insert(asked.path.clone(), asked.body.clone());
+        true
+    }
+
+    fn remove(&self, asked: &Asked) -> bool {
+        self.0.lock().unwrap().remove(&asked.path).is_some()
+    }
+
+    /// A range, as the warehouse asks for it.
+    fn get(&self, asked: &Asked) -> Response<Body> {
+        let objects = self.0.lock().unwrap();
+        let Some(object) = objects.get(&asked.path) else { return text(404, "") };
+        let range = asked.headers.get("range").unwrap().to_str().unwrap();
+        let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let (from, end) = (from.parse().unwrap(), to.parse().map_or(object.len(), |to: usize| to + 1));
+        let answer = Response::builder().status(206).header("etag", "\"1\"");
+        let answer = answer.header("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT");
+        let answer = answer.header("content-range", format!("bytes {from}-{}/{}", end - 1, object.len()));
+        answer.body(object.slice(from..end).into()).unwrap()
+    }
+
+    /// Those below the prefix, and where there is a delimiter none that is deeper.
+    fn list(&self, asked: &Asked, object: impl Fn(&str, usize) -> String) -> Response<Body> {
+        let parameter =
+            |name: &str| asked.query.split('&').find_map(|pair| pair.strip_prefix(name)).unwrap_or_default();
+        let (prefix, is_flat) = (parameter("prefix="), !parameter("delimiter=").is_empty());
+        let mut listed = String::new();
+        for (path, bytes) in &*self.0.lock().unwrap() {
+            let Some(key) = path.strip_prefix(&format!("{}/", asked.path)) else { continue };
+            if key.strip_prefix(prefix).is_some_and(|below| !(is_flat && below.contains('/'))) {
+                listed.push_str(&object(key, bytes.len()));
+            }
+        }
+        match asked.query.contains("comp=list") {
+            true => text(200, &format!("<EnumerationResults><Blobs>{listed}</Blobs></EnumerationResults>")),
+            false => text(200, &format!("<ListBucketResult>{listed}</ListBucketResult>")),
+        }
     }
 }
 

@@ -23,6 +23,8 @@ use tokio::sync::oneshot;
 pub(crate) const ACCESS_KEY: &str = "causality-key";
 pub(crate) const SECRET_KEY: &str = "causality-secret";
 pub(crate) const BUCKET: &str = "events";
+/// When a write is carried out that nobody waits for any more.
+const LATE: Duration = Duration::from_millis(300);
 /// How many of the latest requests are kept.
 const HEADS_MAX: usize = 1_000;
 
@@ -33,6 +35,8 @@ pub(crate) enum Fault {
     FailAfterStoring,
     /// Done, and then not answered at all for longer than any client waits.
     HangAfterStoring,
+    /// Not done, and not answered for longer than any client waits.
+    Hang,
     /// Not done: the connection is closed at once.
     Close,
     /// Not done: the connection is closed in the middle of the request's body.
@@ -43,6 +47,21 @@ pub(crate) enum Fault {
     SlowDown,
     /// Done, and answered after a second.
     Slow,
+    /// Not done: the connection is closed at once; and done all the same, when the client has asked again.
+    StoreLate,
+    /// A conditional put alone: answered 409 or 412, having been done or not. 409 is what S3 says of two that meet.
+    Conflict {
+        done: bool,
+    },
+    Precondition {
+        done: bool,
+    },
+}
+
+impl Fault {
+    fn is_of_conditions(self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Precondition { .. })
+    }
 }
 
 /// A running endpoint with an empty bucket; stops when dropped.
@@ -117,8 +136,9 @@ impl Faults {
     }
 
     /// The fault of the request that just came, if it meets one.
-    fn meet(&self) -> Option<Fault> {
-        let (fault, every) = (*self.fault.lock().unwrap())?;
+    fn meet(&self, is_conditional: bool) -> Option<Fault> {
+        let (fault, every) =
+            (*self.fault.lock().unwrap()).filter(|(fault, _)| is_conditional || !fault.is_of_conditions())?;
         let spared = self.spared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if spared.is_ok() {
             return None;
@@ -293,11 +313,21 @@ async fn answer(service: S3Service, shared: Arc<Shared>, request: Request<Incomi
         return Ok(failure(StatusCode::from_u16(status)?, code));
     }
     let fault = match *request.method() {
-        Method::PUT | Method::POST | Method::DELETE => shared.writes.meet(),
-        _ => shared.reads.meet(),
+        Method::PUT | Method::POST | Method::DELETE => {
+            shared.writes.meet(request.headers().contains_key("if-none-match"))
+        }
+        _ => shared.reads.meet(false),
+    };
+    let request = match fault {
+        // Cut in the middle of what is still to come.
+        Some(Fault::CloseInRequest) => {
+            read_half(request.into_body()).await?;
+            return Err("closed".into());
+        }
+        _ => request.map(s3s::Body::from),
     };
     match fault {
-        None => perform(service, &shared, request).await,
+        None | Some(Fault::CloseInRequest) => perform(service, &shared, request).await,
         Some(Fault::FailAfterStoring) => {
             perform(service, &shared, request).await?;
             Ok(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"))
@@ -307,10 +337,28 @@ async fn answer(service: S3Service, shared: Arc<Shared>, request: Request<Incomi
             tokio::time::sleep(Duration::from_secs(600)).await;
             Err("hung".into())
         }
+        Some(Fault::Hang) => {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            Err("hung".into())
+        }
         Some(Fault::Close) => Err("closed".into()),
-        Some(Fault::CloseInRequest) => {
-            read_half(request.into_body()).await?;
+        Some(Fault::StoreLate) => {
+            let (head, body) = request.into_parts();
+            let body = BodyExt::collect(body).await?.to_bytes();
+            tokio::runtime::Handle::current().spawn(async move {
+                tokio::time::sleep(LATE).await;
+                let _ = perform(service, &shared, Request::from_parts(head, body.into())).await;
+            });
             Err("closed".into())
+        }
+        Some(Fault::Conflict { done } | Fault::Precondition { done }) => {
+            if done {
+                perform(service, &shared, request).await?;
+            }
+            match fault {
+                Some(Fault::Conflict { .. }) => Ok(failure(StatusCode::CONFLICT, "ConditionalRequestConflict")),
+                _ => Ok(failure(StatusCode::PRECONDITION_FAILED, "PreconditionFailed")),
+            }
         }
         Some(Fault::CloseInAnswer) => half_of(perform(service, &shared, request).await?).await,
         Some(Fault::SlowDown) => Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
@@ -322,14 +370,14 @@ async fn answer(service: S3Service, shared: Arc<Shared>, request: Request<Incomi
     }
 }
 
-async fn perform(service: S3Service, shared: &Shared, request: Request<Incoming>) -> Result<Answer, BoxError> {
+async fn perform(service: S3Service, shared: &Shared, request: Request<s3s::Body>) -> Result<Answer, BoxError> {
     let is_conditional = request.headers().contains_key("if-none-match");
     let _conditional = if is_conditional { Some(shared.conditional.lock().await) } else { None };
     if is_conditional && shared.ignores_conditions.load(Ordering::Relaxed) {
         // The header is part of what is signed: what it asks for is made so.
         let _ = std::fs::remove_file(shared.root.join(request.uri().path().trim_start_matches('/')));
     }
-    let answer = service.call(request.map(s3s::Body::from)).await.map_err(|error| format!("{error:?}"))?;
+    let answer = service.call(request).await.map_err(|error| format!("{error:?}"))?;
     Ok(answer.map(BodyExt::boxed_unsync))
 }
 
