@@ -165,6 +165,7 @@ settings! {
     admin_token: Token,
     metrics_token: Token,
     http_body_memory_max: Size,
+    warehouse_columns: List,
     tls_cert_file: String,
     tls_key_file: String,
     admin_tls_cert_file: String,

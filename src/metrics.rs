@@ -285,6 +285,10 @@ pub fn delta_version(version: i64) {
 }
 
 /// Counts attempts to commit that found the version taken.
+pub fn column_mismatches(column: &str, values: u64) {
+    counter!("causality_warehouse_column_mismatches_total", "column" => column.to_owned()).increment(values);
+}
+
 pub fn delta_conflict() {
     counter!("causality_delta_conflicts_total").increment(1);
 }
@@ -553,6 +557,11 @@ const HELP: &[(Kind, &str, &str)] = {
         (Counter, "causality_sink_store_failures_total", "Attempts to store a file that failed, by kind of failure."),
         (Counter, "causality_delta_commits_total", "Commits of the Delta log by this process."),
         (Counter, "causality_delta_files_total", "Files that they added or removed."),
+        (
+            Counter,
+            "causality_warehouse_column_mismatches_total",
+            "Values that are not of their promoted column's type.",
+        ),
         (Counter, "causality_delta_conflicts_total", "Attempts to commit that found the version taken by another."),
         (Counter, "causality_delta_checkpoints_total", "Checkpoints of the Delta log, written or not."),
         (Histogram, "causality_delta_commit_seconds", "Time of one commit of the Delta log."),

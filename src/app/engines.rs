@@ -182,10 +182,13 @@ pub(super) async fn open_warehouse(
     objects: bool,
     delta: Option<DeltaSettings>,
 ) -> Result<Warehouse, StartFailure> {
+    let columns = settings::columns(config)
+        .map_err(|what| StartFailure::said(How::Refused, format!("warehouse_columns: {what}")))?;
     let opened = match objects {
         true => Warehouse::open_objects(settings::objects(config)).await,
         false => Warehouse::open_local(warehouse_directory(config, data_dir)),
     };
+    let opened = opened.map(|warehouse| warehouse.promote(columns));
     let opened = match (opened, delta) {
         (Ok(warehouse), Some(delta)) => warehouse.keep_log(delta).await,
         (opened, _) => opened,

@@ -14,7 +14,9 @@ use crate::config::{self, Codec, Config, Publishing, Storage};
 use crate::quarantine::ReadSettings;
 use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, TlsFiles, claim_lease};
 use crate::store::{OwedBounds, PostgresSettings, SqliteSettings, SslMode};
-use crate::warehouse::{CompactionSettings, Compression, DeltaSettings, MetastoreSettings, ObjectSettings};
+use crate::warehouse::{
+    CompactionSettings, Compression, DeltaSettings, MetastoreSettings, ObjectSettings, PromotedColumns,
+};
 use crate::{gateway, http, sink};
 
 /// Recent events kept in memory for consumers near the head.
@@ -130,6 +132,11 @@ pub(super) fn objects(config: &Config) -> ObjectSettings {
         prefix: config.s3_prefix.clone(),
         silence_max: config.warehouse_timeout.0,
     }
+}
+
+/// What is wrong names the column.
+pub(super) fn columns(config: &Config) -> Result<PromotedColumns, String> {
+    PromotedColumns::parse(config.warehouse_columns.iter().flat_map(|columns| &columns.0).map(String::as_str))
 }
 
 /// None when no log is kept.

@@ -108,7 +108,7 @@ impl Writing<'_> {
     }
 
     fn write_some(&self, judged: &Judged, fresh: &Fresh, next: &AtomicUsize) -> Result<Vec<ImportedFile>> {
-        let mut encoder = Encoder::new(self.settings.encode.clone())?;
+        let mut encoder = Encoder::new(self.settings.encode.clone())?.promoting(self.warehouse.promoted());
         let received_at_ms = super::now_ms();
         let mut stored = Vec::new();
         loop {

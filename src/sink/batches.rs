@@ -14,7 +14,7 @@ use crate::bus::{Delivery, Fate, Leased, Receipt};
 use crate::event::EventRef;
 use crate::faults;
 use crate::steps;
-use crate::warehouse::{EncodeSettings, Encoder, Origin, Partition, WarehouseError, hour_of, is_path_safe};
+use crate::warehouse::{Encoder, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
 use super::batch::Batch;
 use super::cold::{Cold, ColdRows};
@@ -106,10 +106,10 @@ pub(super) struct OpenBatches {
 }
 
 impl OpenBatches {
-    pub(super) fn new(limits: Limits, settings: EncodeSettings) -> Result<Self, WarehouseError> {
-        Ok(Self {
+    pub(super) fn new(limits: Limits, encoder: Encoder) -> Self {
+        Self {
             limits,
-            encoder: Encoder::new(settings)?,
+            encoder,
             slots: Vec::new(),
             free: Vec::new(),
             apps: HashMap::new(),
@@ -117,7 +117,7 @@ impl OpenBatches {
             memory_bytes: 0,
             cold: Cold::default(),
             kept: Kept::default(),
-        })
+        }
     }
 
     /// What is kept in doubt apart.

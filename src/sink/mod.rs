@@ -59,7 +59,7 @@ use tracing::{error, warn};
 use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
 use crate::wait::sleep_until;
-use crate::warehouse::{EncodeSettings, Warehouse, WarehouseError};
+use crate::warehouse::{EncodeSettings, Encoder, Warehouse, WarehouseError};
 
 use alone::Alone;
 use batches::{Limits, OpenBatches, Taken};
@@ -207,6 +207,7 @@ impl Sink {
             row_group_rows_max: settings.row_group_rows,
             stream: settings.stream.clone(),
         };
+        let batches = OpenBatches::new(limits, Encoder::new(encode)?.promoting(warehouse.promoted()));
         Ok(Self {
             acker: subscription.acker(),
             warehouse,
@@ -218,7 +219,7 @@ impl Sink {
             waiting: VecDeque::new(),
             alone: None,
             last_fetched: 0,
-            batches: Some(OpenBatches::new(limits, encode)?),
+            batches: Some(batches),
             job: None,
             open_bytes: 0,
             woke_at: None,

@@ -17,7 +17,7 @@ use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};
 use crate::event::subject::write_event_subject;
 use crate::supervisor::Tasks;
-use crate::warehouse::{Compression, scan_ids};
+use crate::warehouse::{Compression, Encoder, scan_ids};
 
 const HOUR_MS: i64 = 3_600_000;
 /// Longer than any test.
@@ -257,7 +257,7 @@ async fn each_limit_closes_files() {
     let take = |limits: &Limits| {
         let encode =
             EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 1_000, stream: "EVENTS".into() };
-        let mut batches = OpenBatches::new(limits.clone(), encode).unwrap();
+        let mut batches = OpenBatches::new(limits.clone(), Encoder::new(encode).unwrap());
         let taken = batches.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
         assert!(taken.unreadable.is_empty() && taken.lapsed_rows == 0);
         let closed: Vec<_> =
@@ -336,7 +336,7 @@ pub(super) async fn store_unacknowledged(warehouse: &Warehouse, deliveries: &[De
         ack_wait: NEVER,
     };
     let encode = EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 70, stream: "EVENTS".into() };
-    let mut batches = OpenBatches::new(limits, encode).unwrap();
+    let mut batches = OpenBatches::new(limits, Encoder::new(encode).unwrap());
     assert!(batches.take(deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap().closed.is_empty());
     for closed in batches.close_all().unwrap().closed {
         let name = Warehouse::new_file_name();
@@ -392,11 +392,11 @@ async fn lapsed_batches_are_not_written() {
         ack_wait,
     };
     let encode = EncodeSettings { compression: Compression::None, row_group_rows_max: 70, stream: "EVENTS".into() };
-    let mut batches = OpenBatches::new(limits.clone(), encode.clone()).unwrap();
+    let mut batches = OpenBatches::new(limits.clone(), Encoder::new(encode.clone()).unwrap());
     batches.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
     // They come again, and so prove that the first batch has lost them.
     let again = subscription.fetch(10, usize::MAX).await.unwrap();
-    let mut patient = OpenBatches::new(Limits { ack_wait: NEVER, ..limits }, encode).unwrap();
+    let mut patient = OpenBatches::new(Limits { ack_wait: NEVER, ..limits }, Encoder::new(encode).unwrap());
     patient.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
     let taken = patient.take(&again, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
     assert_eq!((taken.lapsed_rows, patient.rows()), (10, 10));

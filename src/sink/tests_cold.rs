@@ -66,7 +66,7 @@ async fn their_memory_is_bounded_and_what_is_written_first_has_the_most_rows() {
     };
     let encode =
         EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 1_000, stream: "EVENTS".into() };
-    let mut batches = OpenBatches::new(limits, encode).unwrap();
+    let mut batches = OpenBatches::new(limits, Encoder::new(encode).unwrap());
     let mut closed = Vec::new();
     let mut most = 0;
     for some in deliveries.chunks(100) {
@@ -105,7 +105,7 @@ async fn a_partition_with_many_rows_gets_a_file_and_what_comes_again_is_given_up
     };
     let encode =
         EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 9_000, stream: "EVENTS".into() };
-    let mut batches = OpenBatches::new(limits, encode).unwrap();
+    let mut batches = OpenBatches::new(limits, Encoder::new(encode).unwrap());
     let leased = Leased::since(Instant::now());
     let taken = batches.take(&deliveries, &leased, &HashSet::new()).unwrap();
     let closed: Vec<_> = taken.closed.iter().map(|closed| (closed.reason, closed.receipts.len())).collect();

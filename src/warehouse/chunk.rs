@@ -291,6 +291,7 @@ impl Layout {
         let less = |a: &[u8], b: &[u8]| match self.physical {
             Physical::INT32 => int32(a) < int32(b),
             Physical::INT64 => int64(a) < int64(b),
+            Physical::DOUBLE => double(a) < double(b),
             _ => a < b,
         };
         match &mut self.bounds.min_max {
@@ -317,6 +318,9 @@ impl Layout {
             }
             Physical::INT64 => {
                 Statistics::Int64(ValueStatistics::new(min.map(int64), max.map(int64), None, nulls, false))
+            }
+            Physical::DOUBLE => {
+                Statistics::Double(ValueStatistics::new(min.map(double), max.map(double), None, nulls, false))
             }
             _ => {
                 let text = |b: &[u8]| ByteArray::from(b.to_vec());
@@ -361,6 +365,10 @@ impl Layout {
 
 fn int32(bytes: &[u8]) -> i32 {
     bytes.try_into().map_or(0, i32::from_le_bytes)
+}
+
+fn double(bytes: &[u8]) -> f64 {
+    bytes.try_into().map_or(0.0, f64::from_le_bytes)
 }
 
 fn int64(bytes: &[u8]) -> i64 {

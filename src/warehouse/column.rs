@@ -337,6 +337,51 @@ impl IntegerColumn {
     }
 }
 
+/// Floating-point numbers; PLAIN.
+#[derive(Default)]
+pub(super) struct DoubleColumn {
+    values: Vec<f64>,
+    pages: Pages,
+}
+
+impl DoubleColumn {
+    pub(super) fn push(&mut self, value: f64) {
+        self.values.push(value);
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.values.capacity() * 8 + self.pages.bytes()
+    }
+
+    pub(super) fn encoded_bytes(&self) -> usize {
+        self.pages.bytes() + self.values.len() * 8
+    }
+
+    /// JSON has no NaN, so that the smallest and the largest are those of all.
+    pub(super) fn close_page(
+        &mut self,
+        levels: &[u8],
+        rows: usize,
+        compressor: &mut Compressor,
+    ) -> Result<(), WarehouseError> {
+        let mut raw = levels.to_vec();
+        self.values.iter().for_each(|value| raw.extend_from_slice(&value.to_le_bytes()));
+        let min = self.values.iter().copied().reduce(f64::min);
+        let max = self.values.iter().copied().reduce(f64::max);
+        // By the format, zeros are bounded by both of them.
+        let min = min.map(|min| if min == 0.0 { -0.0 } else { min }.to_le_bytes().to_vec());
+        let max = max.map(|max| if max == 0.0 { 0.0 } else { max }.to_le_bytes().to_vec());
+        let nulls = rows - self.values.len();
+        self.values.clear();
+        let facts = Facts { rows, nulls, bounds: Bounds::of_numbers(min.zip(max)), text_bytes: None };
+        self.pages.add(&raw, Encoding::PLAIN, facts, compressor)
+    }
+
+    pub(super) fn close(self) -> Chunk {
+        Chunk { pages: self.pages, dictionary: None, filter: None }
+    }
+}
+
 /// Truth values; PLAIN bits.
 #[derive(Default)]
 pub(super) struct BooleanColumn {

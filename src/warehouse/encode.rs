@@ -10,14 +10,16 @@ use bytes::Bytes;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::SchemaDescPtr;
 
 use crate::event::EventRef;
 
 use super::aligned::AlignedFile;
 use super::compression::{Compression, Compressor};
+use super::promoted::PromotedColumns;
 use super::ranges::SequenceRanges;
 use super::rows::{Origin, RowGroup, StoredRow};
-use super::schema::schema;
+use super::schema::{schema, schema_with};
 use super::{WarehouseError, footer};
 
 /// Rows between two looks at whether a page has grown too large.
@@ -42,6 +44,8 @@ pub struct Encoder {
     properties: Arc<WriterProperties>,
     compressor: Compressor,
     seed: u64,
+    columns: PromotedColumns,
+    schema: SchemaDescPtr,
 }
 
 /// A file of one app while rows are added to it.
@@ -61,11 +65,19 @@ impl Encoder {
             .build();
         let compressor = Compressor::new(settings.compression)?;
         let seed = RandomState::new().hash_one(0u8);
-        Ok(Self { settings, properties: Arc::new(properties), compressor, seed })
+        let (columns, schema) = (PromotedColumns::default(), schema().clone());
+        Ok(Self { settings, properties: Arc::new(properties), compressor, seed, columns, schema })
+    }
+
+    /// The same with columns for fields of payloads.
+    pub fn promoting(mut self, columns: &PromotedColumns) -> Self {
+        self.schema = schema_with(columns);
+        self.columns = columns.clone();
+        self
     }
 
     pub fn open(&self, app_id: &str) -> OpenFile {
-        OpenFile { app_id: app_id.into(), group: RowGroup::new(self.seed), closed: None, closed_rows: 0 }
+        OpenFile { app_id: app_id.into(), group: RowGroup::new(self.seed, &self.columns), closed: None, closed_rows: 0 }
     }
 
     pub fn push(&mut self, file: &mut OpenFile, event: &EventRef<'_>, origin: Origin) -> Result<(), WarehouseError> {
@@ -109,18 +121,18 @@ impl Encoder {
     }
 
     fn close_group(&mut self, file: &mut OpenFile) -> Result<(), WarehouseError> {
-        let group = std::mem::replace(&mut file.group, RowGroup::new(self.seed));
+        let group = std::mem::replace(&mut file.group, RowGroup::new(self.seed, &self.columns));
         let rows = group.rows();
         if file.closed.is_none() {
             // Most files have one group. What is not written takes no memory, while growing would copy it all.
             let bytes = group.encoded_bytes() * 9 / 8 + FOOTER_BYTES;
             let memory = AlignedFile::with_capacity(bytes);
-            let writer = SerializedFileWriter::new(memory, schema().root_schema_ptr(), self.properties.clone());
+            let writer = SerializedFileWriter::new(memory, self.schema.root_schema_ptr(), self.properties.clone());
             file.closed = Some(writer.map_err(WarehouseError::encode)?);
         }
         let Some(writer) = &mut file.closed else { return Ok(()) };
         let mut out = writer.next_row_group().map_err(WarehouseError::encode)?;
-        group.append_to(&mut out, &mut self.compressor)?;
+        group.append_to(&mut out, &self.schema, &mut self.compressor)?;
         out.close().map_err(WarehouseError::encode)?;
         file.closed_rows += rows;
         Ok(())

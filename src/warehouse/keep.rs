@@ -14,18 +14,24 @@ use parquet::file::metadata::ParquetMetaData;
 
 use super::device::{DEVICE_TEXTS, PlainDevice, RowDevice, StoredDevice};
 use super::error::WarehouseErrorKind;
+use super::promoted::PromotedColumns;
 use super::rows::StoredRow;
 use super::{Compression, EncodeSettings, Encoder, WarehouseError, footer};
 
 const CONTEXT: &str = "read rows of file";
 
 /// `file`, which is of the app, with those of its rows for which `kept`, in the order of the file, says so.
-pub(super) fn keep(file: &Bytes, app_id: &str, kept: &[bool]) -> Result<Bytes, WarehouseError> {
+pub(super) fn keep(
+    file: &Bytes,
+    app_id: &str,
+    columns: &PromotedColumns,
+    kept: &[bool],
+) -> Result<Bytes, WarehouseError> {
     let parquet = |error| WarehouseError::parquet(CONTEXT, error);
     let metadata = Arc::new(footer::read(file)?);
     let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()).map_err(parquet)?;
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata);
-    let mut encoder = Encoder::new(settings_of(builder.metadata())?)?;
+    let mut encoder = Encoder::new(settings_of(builder.metadata())?)?.promoting(columns);
     let mut out = encoder.open(app_id);
     let mut sequences = Vec::new();
     let mut kept = kept.iter();

@@ -36,6 +36,7 @@ use super::error::WarehouseErrorKind;
 use super::footers::{FooterCache, PartitionFooters};
 use super::layout::Partition;
 use super::objects::{Listed, Objects};
+use super::promoted::PromotedColumns;
 use super::{Suspect, WarehouseError, is_data_file, is_path_safe, keep, scan};
 
 /// Where the marks are. Query engines skip names that begin with an underscore.
@@ -168,6 +169,7 @@ pub(super) fn settle(
     objects: &Objects,
     footers: &FooterCache,
     log: Option<&Delta>,
+    columns: &PromotedColumns,
     late: &LateFile,
     patient: bool,
 ) -> Result<Settled, WarehouseError> {
@@ -183,7 +185,7 @@ pub(super) fn settle(
         None => Settled::Alone,
         Some(file) => {
             let decided = judge(objects, footers, late, &all, &marked)
-                .and_then(|verdict| carry_out(objects, log, late, &verdict, patient));
+                .and_then(|verdict| carry_out(objects, log, columns, late, &verdict, patient));
             match decided {
                 Ok(Settled::MustWait { rows }) => return Ok(Settled::MustWait { rows }),
                 // Others that are damaged count as holding nothing: it is the late file itself.
@@ -243,6 +245,7 @@ fn judge(
 fn carry_out(
     objects: &Objects,
     log: Option<&Delta>,
+    columns: &PromotedColumns,
     late: &LateFile,
     verdict: &Verdict,
     patient: bool,
@@ -263,7 +266,8 @@ fn carry_out(
     }
     if given_up > 0 {
         // The same name: readers see the one content or the other, and no row twice or not at all.
-        objects.store(&directory, &late.name, &keep::keep(&late.bytes, &late.partition.app_id, kept)?, || true)?;
+        let fewer = keep::keep(&late.bytes, &late.partition.app_id, columns, kept)?;
+        objects.store(&directory, &late.name, &fewer, || true)?;
     }
     Ok(Settled::Replaced { given_up, kept: kept.len() - given_up, doubled: contested })
 }

@@ -34,6 +34,7 @@ mod metastore;
 
 mod compaction;
 mod imported;
+mod promoted;
 
 mod error;
 
@@ -67,6 +68,7 @@ pub use imported::ImportedFile;
 pub use late::{LateFile, Settled};
 pub use layout::{Partition, hour_of, is_path_safe};
 pub use metastore::{Metastore, MetastoreSettings};
+pub use promoted::{ColumnType, PromotedColumn, PromotedColumns};
 pub use ranges::{MalformedRanges, SequenceRanges};
 pub use rows::Origin;
 pub use scan::{scan_ids, scan_keys};
@@ -88,6 +90,7 @@ struct Shared {
     footers: FooterCache,
     marks: SeenMarks,
     leases: SeenLeases,
+    columns: OnceLock<PromotedColumns>,
     /// None where the files are all that there is.
     delta: OnceLock<Delta>,
     /// None where no metastore is told of the files.
@@ -162,15 +165,28 @@ impl Warehouse {
             footers: FooterCache::default(),
             marks: SeenMarks::default(),
             leases: SeenLeases::default(),
+            columns: OnceLock::new(),
             delta: OnceLock::new(),
             metastore: OnceLock::new(),
         }))
     }
 
+    /// Gives fields of payloads columns of their own. To be called before the log is opened.
+    pub fn promote(self, columns: PromotedColumns) -> Self {
+        // Whoever asks a second time has the first one's.
+        let _ = self.0.columns.set(columns);
+        self
+    }
+
+    /// What was promoted.
+    pub fn promoted(&self) -> &PromotedColumns {
+        self.0.columns.get_or_init(PromotedColumns::default)
+    }
+
     /// Keeps a Delta log of the files from now on; begins it when there is none. To be called before anything is stored.
     pub async fn keep_log(self, settings: DeltaSettings) -> Result<Self, WarehouseError> {
         let keep = move |shared: &Shared| {
-            let delta = Delta::open(&shared.objects, settings)?;
+            let delta = Delta::open(&shared.objects, settings, shared.columns.get_or_init(PromotedColumns::default))?;
             // Whoever asks a second time has the first one's.
             let _ = shared.delta.set(delta);
             Ok(())
@@ -301,8 +317,12 @@ impl Warehouse {
     /// are in both stay.
     pub async fn settle_late_file(&self, late: &LateFile, patient: bool) -> Result<Settled, WarehouseError> {
         let late = late.clone();
-        self.blocking(move |shared| late::settle(&shared.objects, &shared.footers, shared.delta.get(), &late, patient))
-            .await
+        self.blocking(move |shared| {
+            let Shared { objects, footers, delta, .. } = shared;
+            let columns = shared.columns.get_or_init(PromotedColumns::default);
+            late::settle(objects, footers, delta.get(), columns, &late, patient)
+        })
+        .await
     }
 
     /// Removes what a crash left half written before this process started, as long as `go_on` says so.

@@ -223,7 +223,7 @@ fn a_file_with_fewer_rows_is_like_any_other() {
     for compression in [Compression::Snappy, Compression::Gzip, Compression::Zstd, Compression::None] {
         let (whole, fewer) = {
             let whole = encode(&events, compression, 100);
-            (whole.clone(), keep::keep(&whole, "shop", &kept).unwrap())
+            (whole.clone(), keep::keep(&whole, "shop", &PromotedColumns::default(), &kept).unwrap())
         };
         let mut numbers = (0..events.len()).filter(|n| kept[*n]);
         for batch in ParquetRecordBatchReaderBuilder::try_new(fewer.clone()).unwrap().build().unwrap() {

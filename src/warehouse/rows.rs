@@ -4,8 +4,9 @@ use std::io::Write;
 
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedRowGroupWriter;
+use parquet::schema::types::SchemaDescPtr;
 
-use crate::event::EventRef;
+use crate::event::{EventRef, Kind};
 
 use super::WarehouseError;
 use super::chunk::Chunk;
@@ -14,7 +15,7 @@ use super::compression::Compressor;
 use super::device::{Device, RowDevice};
 use super::encodings::put_hybrid;
 use super::kind::KindColumns;
-use super::schema::schema;
+use super::promoted::{Promoted, PromotedColumns};
 
 /// What a row carries beside the event: how the bus knows it.
 #[derive(Clone, Copy, Debug)]
@@ -60,11 +61,14 @@ pub(super) struct RowGroup {
     stream_sequence: IntegerColumn,
     user_id: TextColumn,
     session_id: TextColumn,
+    promoted: Promoted,
+    /// The payload's JSON, where a promoted column may be in it.
+    payload: Vec<u8>,
 }
 
 impl RowGroup {
     /// `seed` keeps the dictionaries' hashes from being guessed.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, columns: &PromotedColumns) -> Self {
         Self {
             rows: 0,
             present: Vec::new(),
@@ -81,6 +85,8 @@ impl RowGroup {
             stream_sequence: IntegerColumn::int64(),
             user_id: TextColumn::new(true, false),
             session_id: TextColumn::new(true, false),
+            promoted: Promoted::new(columns),
+            payload: Vec::new(),
         }
     }
 
@@ -104,7 +110,15 @@ impl RowGroup {
             self.device.push(event, seed);
         }
         self.present.push(u16::from(event.device_bytes.is_some()));
-        self.payload_json.push_with(|out| event.write_payload_json(out), compressor)?;
+        if self.promoted.columns().are_of(event.kind.field) {
+            self.payload.clear();
+            event.write_payload_json(&mut self.payload);
+            self.promoted.push(event.kind.field, &self.payload, seed);
+            self.payload_json.push_with(|out| out.extend_from_slice(&self.payload), compressor)?;
+        } else {
+            self.promoted.push("", &[], seed);
+            self.payload_json.push_with(|out| event.write_payload_json(out), compressor)?;
+        }
         self.received_at_ms.push(origin.received_at_ms);
         self.idempotency_key.push(event.idempotency_key, compressor)?;
         self.stream_sequence.push(origin.sequence as i64);
@@ -131,6 +145,9 @@ impl RowGroup {
         }
         self.present.push(u16::from(row.device.is_some()));
         self.payload_json.push_with(|out| out.extend_from_slice(row.payload_json.as_bytes()), compressor)?;
+        if !self.promoted.columns().is_empty() {
+            self.promoted.push(field_of(row), row.payload_json.as_bytes(), seed);
+        }
         self.received_at_ms.push(row.received_at_ms);
         self.idempotency_key.push(row.idempotency_key, compressor)?;
         self.stream_sequence.push(row.stream_sequence);
@@ -146,7 +163,9 @@ impl RowGroup {
 
     /// Closes the open page early when unusually long values have made it large.
     pub(super) fn relieve(&mut self, compressor: &mut Compressor) -> Result<(), WarehouseError> {
-        let heavy = self.kind.is_heavy() || self.device.dictionaries().iter().any(|column| column.is_heavy());
+        let heavy = self.kind.is_heavy()
+            || self.promoted.is_heavy()
+            || self.device.dictionaries().iter().any(|column| column.is_heavy());
         if heavy && !self.present.is_empty() { self.close_page(compressor) } else { Ok(()) }
     }
 
@@ -160,6 +179,8 @@ impl RowGroup {
             + integers
             + self.kind.memory_bytes()
             + self.device.memory_bytes()
+            + self.promoted.memory_bytes()
+            + self.payload.capacity()
     }
 
     /// About what the group will add to the file if it closes now.
@@ -167,18 +188,19 @@ impl RowGroup {
         let texts = self.texts().iter().map(|column| column.encoded_bytes()).sum::<usize>();
         let integers = [&self.timestamp_ms, &self.received_at_ms, &self.stream_sequence];
         let integers = integers.iter().map(|column| column.encoded_bytes()).sum::<usize>();
-        texts + integers + self.kind.encoded_bytes() + self.device.encoded_bytes()
+        texts + integers + self.kind.encoded_bytes() + self.device.encoded_bytes() + self.promoted.encoded_bytes()
     }
 
     pub(super) fn append_to<W: Write + Send>(
         mut self,
         group: &mut SerializedRowGroupWriter<'_, W>,
+        schema: &SchemaDescPtr,
         compressor: &mut Compressor,
     ) -> Result<(), WarehouseError> {
         if !self.present.is_empty() {
             self.close_page(compressor)?;
         }
-        let mut chunks = Vec::with_capacity(schema().num_columns());
+        let mut chunks = Vec::with_capacity(schema.num_columns());
         chunks.push(self.id.close(compressor)?);
         chunks.push(self.device_id.close(compressor)?);
         chunks.push(self.timestamp_ms.close());
@@ -191,8 +213,9 @@ impl RowGroup {
         chunks.push(self.stream_sequence.close());
         chunks.push(self.user_id.close(compressor)?);
         chunks.push(self.session_id.close(compressor)?);
+        self.promoted.close_into(&mut chunks, compressor)?;
         let append = |(chunk, column): (Chunk, _)| chunk.append_to(group, column, compressor);
-        let appended: Result<(), ParquetError> = chunks.into_iter().zip(schema().columns()).try_for_each(append);
+        let appended: Result<(), ParquetError> = chunks.into_iter().zip(schema.columns()).try_for_each(append);
         appended.map_err(WarehouseError::encode)
     }
 
@@ -204,6 +227,7 @@ impl RowGroup {
             column.close_page(&[], rows, compressor)?;
         }
         self.kind.close_page(rows, compressor)?;
+        self.promoted.close_page(compressor)?;
         self.device.close_page(&levels, rows, compressor)
     }
 
@@ -220,8 +244,15 @@ impl RowGroup {
     }
 }
 
+/// The payload's field in the envelope; nothing of a kind that is not known here.
+fn field_of(row: &StoredRow<'_>) -> &'static str {
+    let is_it =
+        |kind: &&Kind| kind.category == row.event_category && (kind.is_custom() || kind.event_type == row.event_type);
+    Kind::all().iter().find(is_it).map_or("", |kind| kind.field)
+}
+
 /// The definition levels of a page: their length in bytes, then the levels.
-fn levels(present: &[u16]) -> Vec<u8> {
+pub(super) fn levels(present: &[u16]) -> Vec<u8> {
     let mut levels = vec![0; 4];
     put_hybrid(&mut levels, present, 1);
     let length = (levels.len() - 4) as u32;

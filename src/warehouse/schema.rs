@@ -6,7 +6,9 @@
 use std::sync::{Arc, LazyLock};
 
 use parquet::basic::{LogicalType, Repetition, Type as Physical};
-use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
+use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
+
+use super::promoted::PromotedColumns;
 
 /// The columns of the device context, NULL when the event came without one.
 const DEVICE: [(&str, Physical); 15] = [
@@ -47,24 +49,54 @@ const AFTER_DEVICE: [(&str, Physical); 6] = [
 
 static SCHEMA: LazyLock<SchemaDescPtr> = LazyLock::new(|| Arc::new(SchemaDescriptor::new(root())));
 
+/// Columns of the path.
+pub(super) const OF_THE_PATH: [&str; 5] = ["app_id", "year", "month", "day", "hour"];
+/// The field ids of promoted columns begin here.
+const PROMOTED_ID_MIN: u32 = 1_000;
+
 /// The schema, described column by column.
 pub(super) fn schema() -> &'static SchemaDescPtr {
     &SCHEMA
 }
 
 /// The columns with their types in Hive.
-pub(super) fn hive_columns() -> Vec<(&'static str, &'static str)> {
-    let all = BEFORE_DEVICE.iter().chain(&DEVICE).chain(&AFTER_DEVICE);
-    let typed = |(name, physical): &(&'static str, Physical)| {
-        let kind = match *physical {
+pub(super) fn hive_columns(promoted: &PromotedColumns) -> Vec<(String, &'static str)> {
+    let typed = |column: &ColumnDescPtr| {
+        let kind = match column.physical_type() {
             Physical::BOOLEAN => "boolean",
             Physical::INT32 => "int",
             Physical::INT64 => "bigint",
+            Physical::DOUBLE => "double",
             _ => "string",
         };
-        (*name, kind)
+        (column.name().to_owned(), kind)
     };
-    all.map(typed).collect()
+    schema_with(promoted).columns().iter().map(typed).collect()
+}
+
+/// The same with promoted columns, which come last. Their field ids are made of their names, whatever others there are.
+pub(super) fn schema_with(columns: &PromotedColumns) -> SchemaDescPtr {
+    if columns.is_empty() {
+        return schema().clone();
+    }
+    let mut all = schema().root_schema().get_fields().to_vec();
+    all.extend(columns.iter().map(|column| {
+        let id = PROMOTED_ID_MIN + crc32fast::hash(column.name.as_bytes()) % (i32::MAX as u32 - PROMOTED_ID_MIN);
+        field(&(column.name.as_str(), column.of.physical()), Repetition::OPTIONAL, id as i32)
+    }));
+    let root = Type::group_type_builder("event").with_fields(all).build();
+    Arc::new(SchemaDescriptor::new(Arc::new(root.expect("checked names make a valid schema"))))
+}
+
+/// Whether a column that a file has beside ours is a promoted one.
+pub(super) fn is_promoted(column: &ColumnDescriptor) -> bool {
+    let info = column.self_type().get_basic_info();
+    info.has_id() && info.id().cast_unsigned() >= PROMOTED_ID_MIN
+}
+
+/// Whether files or their paths have a column of this name.
+pub(super) fn is_taken(name: &str) -> bool {
+    OF_THE_PATH.contains(&name) || schema().columns().iter().any(|column| column.name() == name)
 }
 
 fn root() -> TypePtr {

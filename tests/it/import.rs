@@ -115,7 +115,8 @@ fn every_form_lands_once() {
 
     let query = "SELECT event_type, timestamp_ms, os_version, idempotency_key, payload_json FROM events \
         WHERE hour = 5 ORDER BY event_type, idempotency_key";
-    let rows: Value = serde_json::from_str(&python("read_rows.py", &[table.to_str().unwrap()], query)).unwrap();
+    let rows: Value =
+        serde_json::from_str(&python("read_columns.py", &[table.to_str().unwrap(), "deltalake"], query)).unwrap();
     let row = |n: usize| (rows[n][0].as_str().unwrap(), rows[n][1].as_u64().unwrap() - FROM_MS - 5 * HOUR_MS);
     assert_eq!([row(0), row(1)], [("paid, \"all\"", 1_000), ("purchase_complete", 600_000)]);
     assert_eq!([row(2), row(3)], [("purchase_complete", 600_000), ("signed up", 0)]);

@@ -34,6 +34,7 @@ mod metastore;
 mod object_faults;
 mod objects_gone;
 mod openapi;
+mod promoted;
 mod protocols;
 mod quarantined;
 mod roles;

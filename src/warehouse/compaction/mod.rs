@@ -43,6 +43,7 @@ use super::error::WarehouseErrorKind;
 use super::footers::FooterCache;
 use super::layout::Partition;
 use super::objects::{Listed, Objects};
+use super::promoted::PromotedColumns;
 use super::{Compression, Shared, Warehouse, WarehouseError, is_compacted, is_data_file, late};
 use crate::backoff::{Backoff, random_unit};
 use crate::faults;
@@ -221,6 +222,7 @@ fn compact(
         objects,
         footers: &shared.footers,
         delta,
+        promoted: shared.columns.get_or_init(PromotedColumns::default),
         partition,
         directory: &directory,
         settings,
@@ -249,6 +251,7 @@ struct Job<'a> {
     objects: &'a Objects,
     footers: &'a FooterCache,
     delta: &'a Delta,
+    promoted: &'a PromotedColumns,
     partition: &'a Partition,
     directory: &'a str,
     settings: &'a CompactionSettings,
@@ -339,6 +342,7 @@ impl Job<'_> {
             target_bytes: self.settings.target_bytes,
             stream: read::streams(inputs),
             app_id: self.partition.app_id.clone(),
+            promoted: self.promoted.clone(),
         };
         let mut outputs = Outputs::new(settings, scratch)?;
         sorter.finish(|record| -> Result<(), Halt> {

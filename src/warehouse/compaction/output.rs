@@ -11,13 +11,15 @@ use std::sync::Arc;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::SchemaDescPtr;
 
 use super::record;
 use super::scratch::Scratch;
 use crate::warehouse::compression::Compressor;
+use crate::warehouse::promoted::PromotedColumns;
 use crate::warehouse::ranges::SequenceRanges;
 use crate::warehouse::rows::RowGroup;
-use crate::warehouse::schema::schema;
+use crate::warehouse::schema::schema_with;
 use crate::warehouse::{Compression, WarehouseError, footer, new_compacted_name};
 
 /// A row group is closed at this size, whatever its rows are.
@@ -37,6 +39,7 @@ pub(super) struct OutputSettings {
     /// The streams of the rows' sequences.
     pub(super) stream: String,
     pub(super) app_id: String,
+    pub(super) promoted: PromotedColumns,
 }
 
 /// A file that is complete, in the scratch directory.
@@ -52,6 +55,7 @@ pub(super) struct Output {
 /// The outputs of one job.
 pub(super) struct Outputs<'a> {
     settings: OutputSettings,
+    schema: SchemaDescPtr,
     scratch: &'a Scratch,
     properties: WriterPropertiesPtr,
     compressor: Compressor,
@@ -82,6 +86,7 @@ impl<'a> Outputs<'a> {
             .build();
         Ok(Self {
             compressor: Compressor::new(settings.compression)?,
+            schema: schema_with(&settings.promoted),
             settings,
             scratch,
             properties: Arc::new(properties),
@@ -139,12 +144,12 @@ impl<'a> Outputs<'a> {
     fn begin(&self) -> Result<Open, WarehouseError> {
         let (part, file) = self.scratch.part()?;
         let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        let writer = SerializedFileWriter::new(file, schema().root_schema_ptr(), self.properties.clone());
+        let writer = SerializedFileWriter::new(file, self.schema.root_schema_ptr(), self.properties.clone());
         Ok(Open {
             name: new_compacted_name(),
             part,
             writer: writer.map_err(failed)?,
-            group: RowGroup::new(self.seed),
+            group: RowGroup::new(self.seed, &self.settings.promoted),
             sequences: Vec::new(),
             rows: 0,
             full: false,
@@ -152,12 +157,12 @@ impl<'a> Outputs<'a> {
     }
 
     fn close_group(&mut self, open: &mut Open) -> Result<(), WarehouseError> {
-        let group = std::mem::replace(&mut open.group, RowGroup::new(self.seed));
+        let group = std::mem::replace(&mut open.group, RowGroup::new(self.seed, &self.settings.promoted));
         if group.rows() == 0 {
             return Ok(());
         }
         let mut out = open.writer.next_row_group().map_err(failed)?;
-        group.append_to(&mut out, &mut self.compressor)?;
+        group.append_to(&mut out, &self.schema, &mut self.compressor)?;
         out.close().map(drop).map_err(failed)
     }
 

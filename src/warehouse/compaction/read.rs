@@ -10,7 +10,7 @@ use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::keep::Columns;
 use crate::warehouse::objects::{Listed, Objects};
 use crate::warehouse::rows::StoredRow;
-use crate::warehouse::schema::schema;
+use crate::warehouse::schema::{self, schema};
 use crate::warehouse::{WarehouseError, footer};
 
 const CONTEXT: &str = "read rows of file";
@@ -53,6 +53,7 @@ pub(super) fn inputs(
     Ok(inputs)
 }
 
+/// And perhaps promoted ones, which are made again of the payloads.
 fn is_of_our_columns(metadata: &ParquetMetaData) -> bool {
     let (theirs, ours) = (metadata.file_metadata().schema_descr().columns(), schema().columns());
     let same = |(one, other): (&parquet::schema::types::ColumnDescPtr, &parquet::schema::types::ColumnDescPtr)| {
@@ -60,7 +61,9 @@ fn is_of_our_columns(metadata: &ParquetMetaData) -> bool {
             && one.physical_type() == other.physical_type()
             && one.max_def_level() == other.max_def_level()
     };
-    theirs.len() == ours.len() && theirs.iter().zip(ours).all(same)
+    theirs.len() >= ours.len()
+        && theirs.iter().zip(ours).all(same)
+        && theirs[ours.len()..].iter().all(|column| schema::is_promoted(column))
 }
 
 /// The streams that the files' sequences are of.

@@ -239,6 +239,7 @@ async fn large_partitions_become_several_files_near_the_target() {
     let scratch = tempfile::tempdir_in(dir.path()).unwrap();
     let scratch = Scratch::new(scratch.path().to_owned(), Uuid::now_v7()).unwrap();
     let output = OutputSettings {
+        promoted: PromotedColumns::default(),
         compression: Compression::Snappy,
         row_group_rows: 5_000,
         target_bytes: target,

@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use super::error::WarehouseErrorKind;
 use super::objects::{Objects, Walked};
+use super::promoted::PromotedColumns;
 use super::{WarehouseError, is_data_file};
 use crate::metrics;
 use action::{Action, Protocol, Txn};
@@ -82,11 +83,15 @@ pub(super) struct Delta {
 
 impl Delta {
     /// Reads the log, or begins it.
-    pub(super) fn open(objects: &Objects, settings: DeltaSettings) -> Result<Self, WarehouseError> {
+    pub(super) fn open(
+        objects: &Objects,
+        settings: DeltaSettings,
+        columns: &PromotedColumns,
+    ) -> Result<Self, WarehouseError> {
         objects.check_create()?;
         let tail = match Tail::open(objects)? {
             Some(tail) => tail,
-            None => begin(objects)?,
+            None => begin(objects, columns)?,
         };
         metrics::delta_version(tail.version);
         let delta = Self {
@@ -99,14 +104,14 @@ impl Delta {
             checkpointing: AtomicBool::new(false),
             trouble: Mutex::default(),
         };
-        delta.widen(objects)?;
+        delta.widen(objects, columns)?;
         Ok(delta)
     }
 
     /// Adds the columns that this version writes and the table does not have.
-    fn widen(&self, objects: &Objects) -> Result<(), WarehouseError> {
+    fn widen(&self, objects: &Objects, columns: &PromotedColumns) -> Result<(), WarehouseError> {
         self.append(objects, &mut self.tail(), "ADD COLUMNS", |tail| {
-            Ok(table::widened(&tail.metadata)?.map(Action::from).into_iter().collect())
+            Ok(table::widened(&tail.metadata, columns)?.map(Action::from).into_iter().collect())
         })
     }
 
@@ -150,14 +155,14 @@ impl Delta {
 }
 
 /// Version 0. Somebody else may be faster: then it is theirs.
-fn begin(objects: &Objects) -> Result<Tail, WarehouseError> {
+fn begin(objects: &Objects, columns: &PromotedColumns) -> Result<Tail, WarehouseError> {
     let mut has_files = false;
     objects.walk(&mut |walked: &Walked| {
         has_files |= is_data_file(&walked.file.name);
         Ok(!has_files)
     })?;
     let now = now_ms();
-    let mut actions = vec![Action::from(Protocol::OURS), table::metadata(now).into()];
+    let mut actions = vec![Action::from(Protocol::OURS), table::metadata(columns, now).into()];
     if !has_files {
         actions.push(adopted(now).into());
     }

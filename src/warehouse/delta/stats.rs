@@ -42,16 +42,19 @@ fn bounds(groups: &[RowGroupMetaData], place: usize) -> Option<(Option<Value>, O
         let (min, max) = Bound::pair(statistics)?;
         all = Some(match all {
             None => (min, max),
-            Some((smallest, largest)) => (smallest.min(min), largest.max(max)),
+            Some((smallest, largest)) => {
+                (if min < smallest { min } else { smallest }, if max > largest { max } else { largest })
+            }
         });
     }
     let (min, max) = all?;
     Some((min.at_most(), max.at_least()))
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, PartialOrd)]
 enum Bound {
     Number(i64),
+    Double(f64),
     /// UTF-8 is ordered as its characters are.
     Text(String),
 }
@@ -64,6 +67,7 @@ impl Bound {
                 Some((Self::Number((*values.min_opt()?).into()), Self::Number((*values.max_opt()?).into())))
             }
             Statistics::Int64(values) => Some((Self::Number(*values.min_opt()?), Self::Number(*values.max_opt()?))),
+            Statistics::Double(values) => Some((Self::Double(*values.min_opt()?), Self::Double(*values.max_opt()?))),
             Statistics::ByteArray(values) => {
                 let exact = values.min_is_exact() && values.max_is_exact();
                 let bounds = (text(values.min_bytes_opt()?)?, text(values.max_bytes_opt()?)?);
@@ -76,6 +80,7 @@ impl Bound {
     fn at_most(self) -> Option<Value> {
         match self {
             Self::Number(number) => Some(number.into()),
+            Self::Double(number) => Some(number.into()),
             Self::Text(text) => Some(text.chars().take(BOUND_CHARACTERS_MAX).collect::<String>().into()),
         }
     }
@@ -84,6 +89,7 @@ impl Bound {
     fn at_least(self) -> Option<Value> {
         let text = match self {
             Self::Number(number) => return Some(number.into()),
+            Self::Double(number) => return Some(number.into()),
             Self::Text(text) => text,
         };
         let Some((end, _)) = text.char_indices().nth(BOUND_CHARACTERS_MAX) else { return Some(text.into()) };

@@ -12,7 +12,8 @@ use super::action::{Add, Format, Metadata, Remove, Texts};
 use super::stats;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::objects::Objects;
-use crate::warehouse::schema::schema;
+use crate::warehouse::promoted::PromotedColumns;
+use crate::warehouse::schema::schema_with;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 use parquet::file::metadata::ParquetMetaData;
 
@@ -82,13 +83,13 @@ fn encode_path(path: &str) -> String {
 }
 
 /// Of a new table.
-pub(super) fn metadata(now_ms: i64) -> Metadata {
+pub(super) fn metadata(columns: &PromotedColumns, now_ms: i64) -> Metadata {
     Metadata {
         id: Uuid::now_v7().to_string(),
         name: Some("events".to_owned()),
         description: None,
         format: Format { provider: "parquet".to_owned(), options: Texts::new() },
-        schema_string: json!({"type": "struct", "fields": fields()}).to_string(),
+        schema_string: json!({"type": "struct", "fields": fields(columns)}).to_string(),
         partition_columns: PARTITION_COLUMNS.map(|(name, _)| name.to_owned()).into(),
         configuration: Texts::new(),
         created_time: Some(now_ms),
@@ -97,7 +98,7 @@ pub(super) fn metadata(now_ms: i64) -> Metadata {
 
 /// The metadata of a table to which an older version of ours, or somebody else, gave it, with what it lacks; none when
 /// it lacks nothing.
-pub(super) fn widened(metadata: &Metadata) -> Result<Option<Metadata>, WarehouseError> {
+pub(super) fn widened(metadata: &Metadata, promoted: &PromotedColumns) -> Result<Option<Metadata>, WarehouseError> {
     let refused = |what: String| Err(WarehouseError::caused(WarehouseErrorKind::Refused, "use Delta table", what));
     let ours = PARTITION_COLUMNS.map(|(name, _)| name);
     if metadata.partition_columns != ours {
@@ -109,7 +110,7 @@ pub(super) fn widened(metadata: &Metadata) -> Result<Option<Metadata>, Warehouse
         return Err(WarehouseError::new(WarehouseErrorKind::Corrupt, "find columns in table's schema"));
     };
     let before = there.len();
-    for field in fields() {
+    for field in fields(promoted) {
         match there.iter().find(|there| there["name"] == field["name"]) {
             None => there.push(field),
             Some(there) if there["type"] == field["type"] => {}
@@ -123,13 +124,15 @@ pub(super) fn widened(metadata: &Metadata) -> Result<Option<Metadata>, Warehouse
 }
 
 /// Every column may be null: files from before a column was added do not have it.
-fn fields() -> Vec<Value> {
+fn fields(promoted: &PromotedColumns) -> Vec<Value> {
     let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
-    let columns = schema().columns().iter().map(|column| {
+    let schema = schema_with(promoted);
+    let columns = schema.columns().iter().map(|column| {
         let kind = match column.physical_type() {
             Physical::BOOLEAN => "boolean",
             Physical::INT32 => "integer",
             Physical::INT64 => "long",
+            Physical::DOUBLE => "double",
             _ => "string",
         };
         field(column.name(), kind)
@@ -155,19 +158,20 @@ mod tests {
 
     #[test]
     fn a_table_of_an_older_version_gets_the_columns_that_it_lacks() {
-        let whole = metadata(0);
-        assert_eq!(widened(&whole).unwrap(), None);
+        let none = PromotedColumns::default;
+        let whole = metadata(&PromotedColumns::default(), 0);
+        assert_eq!(widened(&whole, &none()).unwrap(), None);
         let mut schema: Value = serde_json::from_str(&whole.schema_string).unwrap();
         schema["fields"].as_array_mut().unwrap().remove(3);
         let older = Metadata { schema_string: schema.to_string(), ..whole.clone() };
-        let wider = widened(&older).unwrap().unwrap();
+        let wider = widened(&older, &none()).unwrap().unwrap();
         assert_eq!(wider.id, whole.id);
-        assert!(wider.schema_string.contains("correlation_id") && widened(&wider).unwrap().is_none());
+        assert!(wider.schema_string.contains("correlation_id") && widened(&wider, &none()).unwrap().is_none());
 
         schema["fields"][2]["type"] = "string".into();
         let other = Metadata { schema_string: schema.to_string(), ..whole.clone() };
-        assert_eq!(widened(&other).unwrap_err().kind, WarehouseErrorKind::Refused);
+        assert_eq!(widened(&other, &none()).unwrap_err().kind, WarehouseErrorKind::Refused);
         let other = Metadata { partition_columns: vec!["app_id".to_owned()], ..whole };
-        assert_eq!(widened(&other).unwrap_err().kind, WarehouseErrorKind::Refused);
+        assert_eq!(widened(&other, &none()).unwrap_err().kind, WarehouseErrorKind::Refused);
     }
 }

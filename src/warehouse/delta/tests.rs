@@ -386,7 +386,7 @@ fn rows_of_a_checkpoint_come_back_as_they_were() {
     };
     let actions: Vec<Action> = vec![
         Protocol::OURS.into(),
-        table::metadata(5).into(),
+        table::metadata(&PromotedColumns::default(), 5).into(),
         adopted(6).into(),
         add.clone().into(),
         action::Add { stats: None, partition_values: texts(&[]), ..add }.into(),

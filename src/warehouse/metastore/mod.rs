@@ -74,7 +74,7 @@ struct Shared {
 
 impl Metastore {
     /// `columns` with their types in Hive; `delta` says that there is a log.
-    pub(super) fn new(settings: MetastoreSettings, columns: Vec<(&'static str, &'static str)>, delta: bool) -> Self {
+    pub(super) fn new(settings: MetastoreSettings, columns: Vec<(String, &'static str)>, delta: bool) -> Self {
         let MetastoreSettings { addresses, database, table, location } = settings;
         let lake = Lake { database, table, location, columns, delta };
         Self(Arc::new(Shared { addresses, lake, waiting: Waiting::default(), trouble: Mutex::default() }))

@@ -8,7 +8,7 @@ impl Warehouse {
     /// Notes from now on for a Hive Metastore what is stored. Whoever has the answer tells it. To be called after
     /// [`Warehouse::keep_log`].
     pub fn note_for_metastore(&self, settings: MetastoreSettings) -> Metastore {
-        let made = || Metastore::new(settings, schema::hive_columns(), self.has_log());
+        let made = || Metastore::new(settings, schema::hive_columns(self.promoted()), self.has_log());
         self.0.metastore.get_or_init(made).clone()
     }
 

@@ -42,7 +42,7 @@ pub(super) struct Lake {
     /// Where readers find it.
     pub(super) location: String,
     /// The columns of the files with their types in Hive.
-    pub(super) columns: Vec<(&'static str, &'static str)>,
+    pub(super) columns: Vec<(String, &'static str)>,
     /// Whether there is a Delta log, and a table is to be made of it.
     pub(super) delta: bool,
 }
@@ -261,12 +261,16 @@ fn same_place(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn typed(columns: &[(&str, &'static str)]) -> Vec<(String, &'static str)> {
+        columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect()
+    }
+
     fn lake() -> Lake {
         Lake {
             database: "causality".to_owned(),
             table: "events".to_owned(),
             location: "s3a://lake/raw".to_owned(),
-            columns: vec![("id", "string"), ("timestamp_ms", "bigint")],
+            columns: typed(&[("id", "string"), ("timestamp_ms", "bigint")]),
             delta: true,
         }
     }
@@ -295,7 +299,7 @@ mod tests {
         let older = lake();
         let mut there = files_table(&older);
         there.insert(99, Value::text("of a later version"));
-        let columns = vec![("id", "string"), ("timestamp_ms", "bigint"), ("user_id", "string")];
+        let columns = typed(&[("id", "string"), ("timestamp_ms", "bigint"), ("user_id", "string")]);
         let newer = Lake { columns, ..older };
         let wider = widened(&newer, &there).unwrap().unwrap();
         assert_eq!(wider[&99], Value::text("of a later version"));
@@ -310,7 +314,7 @@ mod tests {
     fn another_table_of_the_name_is_told_with_the_difference() {
         let lake = lake();
         let elsewhere = Lake { location: "s3a://other".to_owned(), ..lake.clone() };
-        let typed = Lake { columns: vec![("timestamp_ms", "string")], ..lake.clone() };
+        let typed = Lake { columns: typed(&[("timestamp_ms", "string")]), ..lake.clone() };
         let mut unpartitioned = files_table(&lake);
         unpartitioned.insert(PARTITION_KEYS, Value::structs([]));
         for (there, what) in [
