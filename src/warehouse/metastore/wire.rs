@@ -446,7 +446,7 @@ mod tests {
         assert!(matches!(read(&with(&[&[11, 0, 0], &huge])), Err(WireError::TooLarge)));
         assert!(matches!(read(&with(&[&[15, 0, 0, 12], &huge])), Err(WireError::Io(_))));
         assert!(matches!(read(&with(&[&[15, 0, 0, 2], &huge, &[1; 1_000_000]])), Err(WireError::TooLarge)));
-        assert!(matches!(read(&with(&[&[13, 0, 0, 11, 11], &huge, &[0; 1_000_000]])), Err(WireError::TooLarge)));
+        assert!(matches!(read(&with(&[&[13, 0, 0, 11, 11], &huge, &[0; 4_000_000]])), Err(WireError::TooLarge)));
         assert!(matches!(read(&with(&[&[12, 0, 0].repeat(100_000)])), Err(WireError::TooLarge)));
         assert!(matches!(read(&with(&[&[15, 0, 0], &[15, 0, 0, 0, 1].repeat(100)])), Err(WireError::TooLarge)));
         assert!(matches!(read(&with(&[&[15, 0, 0, 8, 255, 255, 255, 255]])), Err(WireError::Malformed(_))));
