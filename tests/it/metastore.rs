@@ -69,6 +69,7 @@ fn the_lake_is_in_the_metastore() {
         a_metastore_that_is_away_holds_nothing_up(&mut metastore, &server);
         what_was_stored_without_it_is_found(&metastore, &mut server);
         a_lost_column_comes_back(&metastore, &mut server);
+        partitions_that_are_there_twice_are_told(&metastore, &mut server);
         a_dropped_table_is_made_again(&metastore, &mut server);
         server.expect_quiet_log(&["the Hive Metastore does not know the lake as it is"]);
         let log = std::fs::read_to_string(dir.path().join("log.jsonl")).unwrap();
@@ -82,7 +83,7 @@ fn tables_and_partitions_are_there(metastore: &MetastoreServer, server: &Server)
     server.wait_drained();
     wait_for_partitions(metastore, 2 * APPS.len());
     let found = partitions(metastore);
-    assert_eq!(found["app_id=007/year=2026/month=03/day=04/hour=05"], ["007", "2026", "03", "04", "05"]);
+    assert_eq!(found["app_id=007/year=2026/month=03/day=04/hour=05"], ["007", "2026", "3", "4", "5"]);
     let tables = ask(metastore, &["tables", "causality"]);
     let location = format!("file://{}", server.warehouse().canonicalize().unwrap().display());
     let plain = |location: &Value| location.as_str().unwrap().replace("file:///", "file:/");
@@ -100,6 +101,12 @@ fn tables_and_partitions_are_there(metastore: &MetastoreServer, server: &Server)
     assert_eq!((&delta["path"], &delta["type"]), (&json!(location), &json!("EXTERNAL_TABLE")));
     assert_eq!(delta["parameters"]["spark.sql.sources.provider"], "delta");
     assert_eq!(warning(server), "");
+    // As Spark and Hive ask for them.
+    for (filter, count) in
+        [("year = 2026 and month = 3 and hour = 5", APPS.len()), ("app_id = '007'", 2), ("month = 4", 0)]
+    {
+        assert_eq!(ask(metastore, &["filtered", "causality", "events", filter]), json!(count), "{filter}");
+    }
 }
 
 /// Standing still, then gone: events are accepted, stored and acknowledged, and the partitions are there afterwards.
@@ -145,13 +152,22 @@ fn a_lost_column_comes_back(metastore: &MetastoreServer, server: &mut Server) {
     });
 }
 
+/// A repair command finds directories whose names are none of partitions.
+fn partitions_that_are_there_twice_are_told(metastore: &MetastoreServer, server: &mut Server) {
+    ask(metastore, &["repair", "causality", "events"]);
+    server.kill_and_restart();
+    wait_until("the warning is there", || warning(server).contains("1 partitions of causality.events are there twice"));
+}
+
 /// With all its partitions.
 fn a_dropped_table_is_made_again(metastore: &MetastoreServer, server: &mut Server) {
+    // By their directories: the doubled one counts once.
     let before = partitions(metastore).len();
     ask(metastore, &["drop", "causality", "events"]);
     send(server, "again", 0..1);
     wait_until("the table is there", || ask(metastore, &["tables", "causality"]).get("events").is_some());
     wait_for_partitions(metastore, before + 1);
+    wait_until("the warning is gone", || warning(server).is_empty());
     assert!(server.warehouse().join("app_id=007").is_dir(), "the files stay");
 }
 

@@ -3,6 +3,8 @@
     read_metastore.py PORT tables DB          {table: {"columns": {name: type}, "keys": {name: type}, "location": ..., "type": ...,
                                               "parameters": {...}, "path": ...}}
     read_metastore.py PORT partitions DB T    {directory: values}
+    read_metastore.py PORT filtered DB T F    how many partitions the metastore finds by a filter
+    read_metastore.py PORT repair DB T        adds a partition once more, by its path, as commands do that look for directories
     read_metastore.py PORT drop DB T
     read_metastore.py PORT foreign DB T       makes a database with a table of that name that has nothing to do with ours
     read_metastore.py PORT narrow DB T        takes the last two columns from a table
@@ -71,11 +73,19 @@ def narrow(name):
     client.alter_table_req(AlterTableRequest(dbName=database, tableName=name, table=table))
 
 
+def repair(name):
+    partition = client.get_partitions(database, name, 1)[0]
+    partition.values = [part.split("=")[1] for part in partition.sd.location.split("/")[-5:]]
+    client.add_partition(partition)
+
+
 answers = {
     "tables": lambda: {name: described(get(name)) for name in client.get_all_tables(database)},
     "partitions": lambda name: {
         "/".join(partition.sd.location.split("/")[-5:]): partition.values for partition in client.get_partitions(database, name, -1)
     },
+    "filtered": lambda name, by: len(client.get_partitions_by_filter(database, name, by, -1)),
+    "repair": repair,
     "drop": lambda name: client.drop_table(database, name, False),
     "foreign": foreign,
     "narrow": narrow,

@@ -163,6 +163,8 @@ struct Registrar {
     batch: usize,
     /// What is wrong with the Delta table, which holds no partition up.
     complaint: Option<Failure>,
+    /// Partitions that somebody added by their paths, beside ours.
+    doubled: usize,
 }
 
 type Identity = (Option<Value>, Option<Value>);
@@ -170,7 +172,7 @@ type Identity = (Option<Value>, Option<Value>);
 impl Registrar {
     fn new(shared: Arc<Shared>) -> Self {
         let client = Client::new(shared.addresses.clone());
-        Self { shared, client, checked_at: None, reconciled: None, batch: BATCH_MAX, complaint: None }
+        Self { shared, client, checked_at: None, reconciled: None, batch: BATCH_MAX, complaint: None, doubled: 0 }
     }
 
     /// Sees to the tables when that is due, then to the partitions. Answers what is wrong and holds nothing up.
@@ -188,7 +190,19 @@ impl Registrar {
             self.checked_at = Some(Instant::now());
         }
         self.add_waiting(warehouse).await?;
-        Ok(self.complaint.clone())
+        Ok(self.complaint.clone().or_else(|| self.told_of_doubled()))
+    }
+
+    fn told_of_doubled(&self) -> Option<Failure> {
+        let Lake { database, table, .. } = &self.shared.lake;
+        let text = || {
+            format!(
+                "{} partitions of {database}.{table} are there twice, so that their rows are counted twice: a repair \
+                 command added them by their paths; drop the table, and it is made again as it should be",
+                self.doubled
+            )
+        };
+        (self.doubled > 0).then(|| Failure::new(FailureKind::Conflict, text()))
     }
 
     async fn add_waiting(&mut self, warehouse: &Warehouse) -> Result<(), Failure> {

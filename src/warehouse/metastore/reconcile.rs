@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::Registrar;
 use super::error::{Failure, FailureKind};
+use super::table;
 use crate::warehouse::Warehouse;
 use crate::warehouse::layout::Partition;
 
@@ -19,6 +20,7 @@ const REFUSALS_MAX: usize = 10;
 
 impl Registrar {
     pub(super) async fn reconcile(&mut self, warehouse: &Warehouse) -> Result<(), Failure> {
+        self.doubled = 0;
         let (found, mut coming) = mpsc::channel(AHEAD_MAX);
         let listing = async {
             let listed = warehouse.list_partitions(move |partition| found.blocking_send(partition).is_ok()).await;
@@ -57,11 +59,16 @@ impl Registrar {
         let Some(first) = group.first() else { return Ok(0) };
         let shared = self.shared.clone();
         let (lake, (app_id, year)) = (&shared.lake, year(first));
-        let values = [app_id.to_owned(), format!("{year:04}"), String::new(), String::new(), String::new()];
+        let values = [app_id.to_owned(), year.to_string(), String::new(), String::new(), String::new()];
         let names = self.client.partition_names(&lake.database, &lake.table, values.into()).await?;
         let there: HashSet<&str> = names.iter().map(String::as_str).collect();
-        let (known, missing): (Vec<_>, Vec<_>) =
-            group.iter().cloned().partition(|partition| there.contains(partition.to_string().as_str()));
+        let is_there = |partition: &Partition| there.contains(table::partition_name(partition).as_str());
+        let (known, missing): (Vec<_>, Vec<_>) = group.iter().cloned().partition(is_there);
+        let by_path = |partition: &&Partition| {
+            let name = table::name_by_path(partition);
+            there.contains(name.as_str()) && name != table::partition_name(partition)
+        };
+        self.doubled += group.iter().filter(by_path).count();
         shared.waiting.registered(&known);
         missing.iter().for_each(|partition| shared.waiting.note(partition));
         // With them what was stored meanwhile: to compare a large lake takes long.

@@ -56,7 +56,8 @@ pub(super) fn delta_name(lake: &Lake) -> String {
 pub(super) fn files_table(lake: &Lake) -> Struct {
     let descriptor = parquet(lake, lake.location.clone());
     // To drop the table must not remove the files.
-    let parameters = [("EXTERNAL", "TRUE"), ("external.table.purge", "false")];
+    // Nor is anybody to look for partitions: those that are there need no repair.
+    let parameters = [("EXTERNAL", "TRUE"), ("external.table.purge", "false"), ("discover.partitions", "false")];
     table(lake, &lake.table, descriptor, columns(&PARTITION_COLUMNS), &parameters)
 }
 
@@ -73,12 +74,11 @@ pub(super) fn delta_table(lake: &Lake) -> Struct {
     table(lake, &delta_name(lake), descriptor, columns(&[]), &parameters)
 }
 
-/// A partition of the table of the files. Its values are as they are in its path, so that commands that look for
-/// directories without a partition find none.
+/// A partition of the table of the files: its values are the numbers themselves, not `03` as in its path, for a metastore
+/// compares `month = 3` with the text that it was given.
 pub(super) fn partition(lake: &Lake, partition: &Partition, directory: &str) -> Struct {
     let (year, month, day, hour) = partition.date();
-    let date = [format!("{year:04}"), format!("{month:02}"), format!("{day:02}"), format!("{hour:02}")];
-    let values = std::iter::once(partition.app_id.clone()).chain(date);
+    let values = std::iter::once(partition.app_id.clone()).chain([year, month, day, hour].map(|n| n.to_string()));
     Struct::from([
         (1, Value::texts(values)),
         (2, Value::text(&lake.database)),
@@ -201,6 +201,17 @@ pub(super) fn check_delta(lake: &Lake, there: &Struct) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the metastore calls a partition.
+pub(super) fn partition_name(partition: &Partition) -> String {
+    let (year, month, day, hour) = partition.date();
+    format!("app_id={}/year={year}/month={month}/day={day}/hour={hour}", partition.app_id)
+}
+
+/// The name that a partition has when somebody added it by its path.
+pub(super) fn name_by_path(partition: &Partition) -> String {
+    partition.to_string()
+}
+
 /// What tells a table from another one of the same name that came after it.
 pub(super) fn identity(table: &Struct) -> (Option<Value>, Option<Value>) {
     // The time of its creation, and where the metastore tells it an id.
@@ -276,11 +287,11 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_has_the_values_of_its_path() {
+    fn a_partition_has_the_numbers_of_its_path() {
         let partition = Partition { app_id: "007".to_owned(), hour: 491_000 };
         let partition = super::partition(&lake(), &partition, "app_id=007/year=2026/month=01/day=05/hour=08");
         let values: Vec<&str> = partition[&1].as_items().iter().filter_map(Value::as_text).collect();
-        assert_eq!(values, ["007", "2026", "01", "05", "08"]);
+        assert_eq!(values, ["007", "2026", "1", "5", "8"]);
         let location = partition[&6].as_struct().unwrap()[&LOCATION].as_text().unwrap();
         assert_eq!(location, "s3a://lake/raw/app_id=007/year=2026/month=01/day=05/hour=08");
     }
