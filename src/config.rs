@@ -133,6 +133,7 @@ settings! {
     compaction_target_size: Size,
     compaction_min_files: Count,
     compaction_min_age: Period,
+    compaction_compression: Codec,
     compaction_keep_replaced: Flag,
     vacuum_retention: Period,
     hive_database: HiveName,

@@ -151,7 +151,7 @@ pub(super) fn compaction(config: &Config, data_dir: &Path) -> CompactionSettings
         files_min: config.compaction_min_files.0,
         age_min: config.compaction_min_age.0,
         keep_replaced: config.compaction_keep_replaced.0,
-        compression: compression(config.parquet_compression),
+        compression: compression(config.compaction_compression),
         row_group_rows: config.parquet_row_group_size.0,
         scratch: data_dir.join("compaction"),
     }

@@ -1,9 +1,8 @@
 //! From the bus into the warehouse: pull, batch, encode, store, acknowledge.
 //!
 //! Invariants: a message is acknowledged only after the file with its row is durable and, where the warehouse keeps a
-//! log, committed to it; a message that may have been stored before is looked up before it is written again; what
-//! is open and what is being written stays under the memory limit, whatever the warehouse
-//! does. Knows nothing of HTTP, rules or the store.
+//! log, committed to it; a message that may have been stored before is looked up before it is written again; what is open
+//! and what is being written stays under the memory limit, whatever the warehouse does. Knows nothing of HTTP or rules.
 //!
 //! Four things go on at once: the next fetch, the look-ups of what the last ones brought, one
 //! job of encoding on a blocking thread, and the uploads. Chunks are encoded in the order in which
