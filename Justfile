@@ -97,3 +97,10 @@ spark:
 delta kills="100" files="200000":
     .ci/setup --tests
     CAUSALITY_DELTA_KILLS={{kills}} CAUSALITY_DELTA_FILES={{files}} cargo test --test it -- --nocapture delta::kills delta_log::
+
+# Ten questions to a lake of so many events in so many small files, by DuckDB through Delta, before and after compaction
+questions events="50000000" files="10000" dir="target/questions":
+    .ci/setup --tests
+    cargo build --release
+    mkdir -p {{dir}}
+    target/python/bin/python tests/questions/questions.py target/release/causality {{dir}} {{events}} {{files}}

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use memchr::{memchr, memchr_iter};
 use uuid::{Builder, Uuid};
 
 use super::identities::Keys;
@@ -74,6 +75,11 @@ impl Block {
 }
 
 impl Judged {
+    /// The chunk's text, to be used again.
+    pub(super) fn into_text(self) -> Vec<u8> {
+        self.text
+    }
+
     /// What was refused, with the text of the row.
     pub(super) fn refused(&self) -> impl Iterator<Item = (&Refused, &[u8])> {
         self.blocks.iter().flat_map(|block| &block.refused).map(|refused| (refused, &self.text[refused.at.clone()]))
@@ -109,7 +115,7 @@ impl Judging {
         let mut row = first_row;
         let mut start = at.start;
         while start < at.end {
-            let length = text[start..at.end].iter().position(|byte| *byte == b'\n').unwrap_or(at.end - start);
+            let length = memchr(b'\n', &text[start..at.end]).unwrap_or(at.end - start);
             let line = start..start + length;
             start += length + 1;
             row += 1;
@@ -189,9 +195,9 @@ fn blocks(text: &[u8], first_row: u64) -> Vec<(Range<usize>, u64)> {
     let (mut blocks, mut start, mut row) = (Vec::new(), 0, first_row);
     while start < text.len() {
         let near = (start + BLOCK_BYTES).min(text.len());
-        let end = text[near..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |more| near + more + 1);
+        let end = memchr(b'\n', &text[near..]).map_or(text.len(), |more| near + more + 1);
         blocks.push((start..end, row));
-        row += text[start..end].iter().filter(|byte| **byte == b'\n').count() as u64;
+        row += memchr_iter(b'\n', &text[start..end]).count() as u64;
         start = end;
     }
     blocks

@@ -17,7 +17,7 @@ mod source;
 mod table;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -94,10 +94,12 @@ pub fn import(
         keys: identities.keys(),
     };
     let (sender, chunks) = sync_channel(0);
+    // Memory that is new costs more than memory that is used again.
+    let (used, used_texts) = channel();
     thread::scope(|scope| {
         scope.spawn(move || {
             loop {
-                let next = source.next_chunk();
+                let next = source.next_chunk(used_texts.try_recv().unwrap_or_default());
                 let is_last = !matches!(next, Ok(Some(_)));
                 if sender.send(next).is_err() || is_last {
                     return;
@@ -120,6 +122,8 @@ pub fn import(
             progress.rejected = rejects.rows();
             progress.bytes = bytes_read.get();
             tell(&progress);
+            // At the end nobody wants it.
+            let _ = used.send(judged.into_text());
         }
         Ok::<(), anyhow::Error>(())
     })?;

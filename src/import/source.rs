@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result, bail};
 use data_encoding::HEXLOWER;
 use flate2::read::MultiGzDecoder;
+use memchr::memchr;
 use ring::digest::{Context, SHA256};
 
 use super::Settings;
@@ -219,9 +220,10 @@ impl Source {
         Ok(())
     }
 
-    /// None at the end.
-    pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>> {
-        let mut chunk = Chunk { first_row: self.next_row, ..Chunk::default() };
+    /// None at the end. `text` is room for it.
+    pub(super) fn next_chunk(&mut self, mut text: Vec<u8>) -> Result<Option<Chunk>> {
+        text.clear();
+        let mut chunk = Chunk { text, first_row: self.next_row, ..Chunk::default() };
         chunk.text.reserve(self.bytes_total.min(self.chunk_bytes as u64) as usize);
         while chunk.text.len() < self.chunk_bytes && self.next_row(&mut chunk)? {
             chunk.rows += 1;
@@ -273,7 +275,7 @@ fn next_line(lines: &mut dyn BufRead, out: &mut Vec<u8>) -> io::Result<Option<Ne
 fn skip_line(lines: &mut dyn BufRead) -> io::Result<()> {
     loop {
         let buffer = lines.fill_buf()?;
-        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let end = memchr(b'\n', buffer);
         let used = end.map_or(buffer.len(), |end| end + 1);
         lines.consume(used);
         if end.is_some() || used == 0 {
