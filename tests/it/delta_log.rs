@@ -178,12 +178,14 @@ fn name_files(log: &Path, files: usize, latest: i64) -> usize {
         .unwrap();
     let each = files / (latest - 1) as usize;
     for version in 2..=latest {
-        let lines = (0..each).map(|n| {
-            add["add"]["path"] =
-                json!(format!("app_id=many/year=2026/month=01/day=01/hour=00/events_{version}-{n}.parquet"));
-            format!("{add}\n")
-        });
-        fs::write(log.join(format!("{version:020}.json")), lines.collect::<String>()).unwrap();
+        let mut commit = String::new();
+        for n in 0..each {
+            let path = format!("app_id=many/year=2026/month=01/day=01/hour=00/events_{version}-{n}.parquet");
+            add["add"]["path"] = json!(path);
+            commit.push_str(&add.to_string());
+            commit.push('\n');
+        }
+        fs::write(log.join(format!("{version:020}.json")), commit).unwrap();
     }
     each * (latest - 1) as usize
 }
