@@ -47,14 +47,14 @@ impl Writing<'_> {
     pub(super) fn choose(&self, judged: &Judged, identities: &mut Identities) -> Result<Fresh> {
         let mut by_partition: HashMap<(&str, i64), Vec<(i64, Place)>> = HashMap::new();
         for (b, block) in judged.blocks.iter().enumerate() {
-            let mut last: Option<((u32, i64), &mut Vec<(i64, Place)>)> = None;
+            let mut last: Option<(_, &mut Vec<(i64, Place)>)> = None;
             for (r, row) in block.rows.iter().enumerate() {
                 let place = (row.timestamp_ms, (b as u32, r as u32));
                 match &mut last {
                     Some((partition, rows)) if *partition == (row.app, row.hour) => rows.push(place),
                     _ => {
                         // Borrowed anew: the one before is done with.
-                        drop(last.take());
+                        let _ = last.take();
                         let rows = by_partition.entry((&block.apps[row.app as usize], row.hour)).or_default();
                         rows.push(place);
                         last = Some(((row.app, row.hour), rows));

@@ -51,7 +51,7 @@ impl Local {
     }
 
     #[cfg(test)]
-    pub(super) fn as_if_it_folded_case(mut self) -> Self {
+    pub(super) fn folding_case(mut self) -> Self {
         self.naming = Naming::FoldedCase;
         self
     }

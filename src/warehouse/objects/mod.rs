@@ -73,7 +73,7 @@ impl Objects {
     /// As on a file system that takes `Shop` and `shop` for one name.
     #[cfg(test)]
     pub(super) fn local_that_folds_case(root: PathBuf) -> Result<Self, WarehouseError> {
-        Ok(Self(Inner::Local(Local::open(root)?.as_if_it_folded_case())))
+        Ok(Self(Inner::Local(Local::open(root)?.folding_case())))
     }
 
     /// An object store, which is tried out. Must be called where the runtime is.
