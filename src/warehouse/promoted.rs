@@ -161,7 +161,7 @@ struct OpenColumn {
 }
 
 enum Values {
-    String(DictionaryColumn),
+    String(Box<DictionaryColumn>),
     Int64(IntegerColumn),
     Double(DoubleColumn),
     Boolean(BooleanColumn),
@@ -173,7 +173,7 @@ impl Promoted {
             present: Vec::new(),
             mismatches: 0,
             values: match column.of {
-                ColumnType::String => Values::String(DictionaryColumn::new()),
+                ColumnType::String => Values::String(Box::new(DictionaryColumn::new())),
                 ColumnType::Int64 => Values::Int64(IntegerColumn::int64()),
                 ColumnType::Double => Values::Double(DoubleColumn::default()),
                 ColumnType::Boolean => Values::Boolean(BooleanColumn::default()),
