@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
 use super::run::Layers;
@@ -152,6 +152,9 @@ impl Totals {
 pub(super) async fn compact(args: &CompactArgs, lake: &Lake) -> Result<(), Failure> {
     lake.warehouse.check_compaction().await.map_err(|error| failed(&error))?;
     let status = survey(lake, &args.filter()).await?;
+    if status.candidates.is_empty() {
+        return output::print(&nothing_due(&status, lake));
+    }
     if args.dry_run {
         return output::print(&plan(&status));
     }
@@ -207,6 +210,20 @@ fn report(totals: &Totals) -> String {
     }
     if totals.busy > 0 {
         text.push_str(&format!("{} partitions left to the workers that have them\n", totals.busy));
+    }
+    text
+}
+
+fn nothing_due(status: &LakeStatus, lake: &Lake) -> String {
+    let (files_min, age_min) = (lake.settings.files_min, lake.settings.age_min);
+    let mut text = "no partition is due\n".to_owned();
+    if status.small_files > 0 {
+        text.push_str(&format!(
+            "{} small files are in partitions with fewer than {files_min} of them (compaction_min_files), or in which \
+             one was stored in the last {} (compaction_min_age)\n",
+            status.small_files,
+            HumanDuration(age_min),
+        ));
     }
     text
 }

@@ -231,7 +231,11 @@ fn compact(
         began: (Instant::now(), SystemTime::now()),
         progress: CompactionProgress::default(),
     };
-    let done = job.run(id);
+    let mut done = job.run(id);
+    // A worker that stood still finds its inputs gone: somebody else has compacted them.
+    if matches!(done, Err(Halt::Failed(_))) && job.lease.is_ours(objects).is_ok_and(|ours| !ours) {
+        done = Err(Halt::With(CompactionOutcome::Overtaken));
+    }
     if let Err(error) = job.lease.release(objects) {
         tracing::debug!(%error, "the lease of a partition was not given back, it ends by itself");
     }
