@@ -8,6 +8,7 @@
 import json
 import pathlib
 import sys
+import time
 
 import trino
 
@@ -18,8 +19,16 @@ connection = trino.dbapi.connect(host="127.0.0.1", port=int(port), user="test", 
 
 def rows(statement):
     cursor = connection.cursor()
-    cursor.execute(statement)
-    return cursor.fetchall()
+    for _ in range(60):
+        try:
+            cursor.execute(statement)
+            return cursor.fetchall()
+        except trino.exceptions.TrinoQueryError as error:
+            # It answers before it has found itself.
+            if error.error_name != "NO_NODES_AVAILABLE":
+                raise
+            time.sleep(1)
+    raise TimeoutError("Trino has no node")
 
 
 def lake():
