@@ -127,6 +127,11 @@ impl Kind {
         position_of_number(number).map(|position| &KINDS[position])
     }
 
+    /// By what the columns of a stored event say; a custom one has a type of its own.
+    pub fn named(category: &str, event_type: &str) -> Option<&'static Kind> {
+        KINDS.iter().find(|kind| kind.category == category && (kind.is_custom() || kind.event_type == event_type))
+    }
+
     pub fn of(payload: &Payload) -> &'static Kind {
         &KINDS[position(payload)]
     }

@@ -72,9 +72,8 @@ impl Columns {
             }
         }
         if let Some(payload) = payload {
-            let is_it = |kind: &&Kind| kind.category == category && (kind.is_custom() || kind.event_type == event_type);
             // Of a kind that is not known here: the gateway's refusal names it.
-            let field = Kind::all().iter().find(is_it).map_or(event_type.as_str(), |kind| kind.json_name);
+            let field = Kind::named(&category, &event_type).map_or(event_type.as_str(), |kind| kind.json_name);
             event.insert(field.to_owned(), payload);
         }
         serde_json::to_writer(&mut *out, &event)?;

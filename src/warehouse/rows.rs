@@ -246,9 +246,7 @@ impl RowGroup {
 
 /// The payload's field in the envelope; nothing of a kind that is not known here.
 fn field_of(row: &StoredRow<'_>) -> &'static str {
-    let is_it =
-        |kind: &&Kind| kind.category == row.event_category && (kind.is_custom() || kind.event_type == row.event_type);
-    Kind::all().iter().find(is_it).map_or("", |kind| kind.field)
+    Kind::named(row.event_category, row.event_type).map_or("", |kind| kind.field)
 }
 
 /// The definition levels of a page: their length in bytes, then the levels.
