@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::ArgAction;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::run::Layers;
+use super::run::{self, Layers};
 use super::{Failure, output};
-use crate::app::{self, How, Import, StartFailure};
+use crate::app::{self, Import};
 use crate::import::{Format, Progress, column};
 use crate::telemetry;
 
@@ -79,11 +79,7 @@ pub fn execute(args: Args) -> Result<(), Failure> {
         }
     });
     shown.clear();
-    done.map_err(|error| match error.downcast_ref::<StartFailure>().map(|failure| failure.how) {
-        Some(How::Refused) => Failure::refused(error.to_string()),
-        Some(How::Unreachable) => Failure::unreachable(error.to_string()),
-        _ => Failure::failed(format!("{error:#}")),
-    })?;
+    done.map_err(|error| run::failure(&error))?;
     if rejected > 0 {
         return Err(Failure::failed(format!("{rejected} rows were rejected")));
     }

@@ -55,11 +55,16 @@ pub fn execute(args: Args) -> Result<(), Failure> {
     let ended = runtime.block_on(app::run(plan, metrics));
     // What an orderly stop left behind must not keep the process.
     runtime.shutdown_background();
-    ended.map_err(|error| match error.downcast_ref::<StartFailure>().map(|failure| failure.how) {
+    ended.map_err(|error| failure(&error))
+}
+
+/// With the exit status that a failed start has.
+pub(super) fn failure(error: &anyhow::Error) -> Failure {
+    match error.downcast_ref::<StartFailure>().map(|failure| failure.how) {
         Some(How::Refused) => Failure::refused(error.to_string()),
         Some(How::Unreachable) => Failure::unreachable(error.to_string()),
         _ => Failure::failed(format!("{error:#}")),
-    })
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {
