@@ -66,6 +66,8 @@ pub struct Lake {
     pub warehouse: Warehouse,
     pub settings: CompactionSettings,
     pub vacuum_retention: Duration,
+    /// How long commits of the log stay.
+    pub log_retention: Duration,
 }
 
 /// Opens the lake where the settings say, with its log when it is to have one.
@@ -73,7 +75,8 @@ pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
     let data_dir = Path::new(&config.data_dir);
     let warehouse = open_warehouse(config, data_dir, in_objects(config), settings::delta(config)).await?;
     let settings = settings::compaction(config, data_dir);
-    Ok(Lake { warehouse, settings, vacuum_retention: config.vacuum_retention.0 })
+    let (vacuum_retention, log_retention) = (config.vacuum_retention.0, config.delta_log_retention.0);
+    Ok(Lake { warehouse, settings, vacuum_retention, log_retention })
 }
 
 /// Compacts in the background.

@@ -2,9 +2,10 @@
 
 use clap::Subcommand;
 
+use super::lake_erase::EraseArgs;
 use super::lake_work::{CompactArgs, StatusArgs, VacuumArgs};
 use super::run::Layers;
-use super::{Failure, lake_work, output};
+use super::{Failure, lake_erase, lake_work, output};
 use crate::app;
 use crate::config::Config;
 use crate::telemetry;
@@ -36,16 +37,23 @@ enum Command {
     /// Remove files that compaction replaced, once they are older than vacuum_retention, and what
     /// interrupted compactions left
     Vacuum(VacuumArgs),
+    /// Remove every event of one device or user, from the bus, the store and the lake
+    ///
+    /// Asks the running processes through the admin API first, waits until what is on its way has
+    /// arrived, then replaces each file of the lake that holds such rows. May be stopped and given
+    /// again at any time. Exits 1 when something could not be erased, and names it.
+    Erase(Box<EraseArgs>),
     /// Files, bytes, small files, and the oldest hour that is to be compacted
     Status(StatusArgs),
 }
 
 pub fn execute(args: &Args) -> Result<(), Failure> {
     let layers = match &args.command {
-        Command::Init { layers } => layers,
-        Command::Compact(args) => args.layers(),
-        Command::Vacuum(args) => args.layers(),
-        Command::Status(args) => args.layers(),
+        Command::Init { layers } => layers.clone(),
+        Command::Compact(args) => args.layers().clone(),
+        Command::Vacuum(args) => args.layers().clone(),
+        Command::Erase(args) => args.layers(),
+        Command::Status(args) => args.layers().clone(),
     };
     let loaded = layers.load()?;
     telemetry::start_logs(loaded.config.log_level, loaded.config.log_format);
@@ -60,6 +68,7 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
             Command::Init { .. } => init(config).await,
             Command::Compact(args) => lake_work::compact(args, &open().await?).await,
             Command::Vacuum(_) => lake_work::vacuum(&open().await?).await,
+            Command::Erase(args) => lake_erase::erase(args, &open().await?).await,
             Command::Status(args) => lake_work::status(args, &open().await?).await,
         }
     })

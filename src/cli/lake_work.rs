@@ -52,7 +52,7 @@ pub(super) struct StatusArgs {
     layers: Layers,
 }
 
-fn app_id(text: &str) -> Result<String, String> {
+pub(super) fn app_id(text: &str) -> Result<String, String> {
     if event::is_app_id(text) { Ok(text.to_owned()) } else { Err("is no app id".to_owned()) }
 }
 
@@ -84,7 +84,7 @@ impl StatusArgs {
     }
 }
 
-fn failed(error: &WarehouseError) -> Failure {
+pub(super) fn failed(error: &WarehouseError) -> Failure {
     match error.kind {
         WarehouseErrorKind::Refused => Failure::refused(error.to_string()),
         _ => Failure::failed(error.to_string()),

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod config;
 pub mod import;
 pub mod lake;
+mod lake_erase;
 mod lake_work;
 pub mod migrate;
 pub mod openapi;
@@ -159,6 +160,9 @@ mod tests {
             "causality lake compact",
             "causality lake compact --app shop --from 7d --to 2026-01-31T09:00:00Z --dry-run --config c.toml",
             "causality lake vacuum --data-dir /tmp/d",
+            "causality lake erase --device d1 --app shop --wait 5m --json --data-dir /tmp/d",
+            "causality lake erase --user u1 --lake-only --config c.toml",
+            "causality lake erase --user u1 --dry-run",
             "causality lake status --json",
             "causality openapi gateway",
             "causality openapi admin",
@@ -225,6 +229,10 @@ mod tests {
             "causality dead-letters purge --before yesterday",
             "causality rules list --admin-url nonsense",
             "causality lake compact --app ../x",
+            "causality lake erase",
+            "causality lake erase --device",
+            "causality lake erase --device a --user b",
+            "causality lake erase --device a --wait soon",
             "causality lake compact --from yesterday",
             "causality bench --batch 0",
             "causality bench --duration 10s --count 5",

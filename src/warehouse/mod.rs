@@ -33,6 +33,7 @@ mod delta;
 mod metastore;
 
 mod compaction;
+mod erasure;
 mod imported;
 mod promoted;
 
@@ -62,6 +63,7 @@ pub use compaction::{
 pub use compression::Compression;
 pub use delta::{Adopted, DeltaSettings};
 pub use encode::{EncodeSettings, Encoder, OpenFile};
+pub use erasure::{Erased, ErasureOutcome, Person, PersonSearch, PersonalFiles};
 pub use error::{WarehouseError, WarehouseErrorKind};
 pub use footers::PartitionFooters;
 pub use imported::ImportedFile;

@@ -211,6 +211,7 @@ fn footers_bounds_and_filters_tell_the_truth() {
         for row in &rows {
             assert!(group.get_column_bloom_filter(0).unwrap().check(row.id));
             assert!(group.get_column_bloom_filter(1).unwrap().check(row.device_id));
+            assert!(group.get_column_bloom_filter(25).unwrap().check(row.user_id));
         }
         assert!(group.get_column_bloom_filter(3).is_none());
     }

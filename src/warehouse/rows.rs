@@ -83,7 +83,7 @@ impl RowGroup {
             received_at_ms: IntegerColumn::int64(),
             idempotency_key: TextColumn::new(true, false),
             stream_sequence: IntegerColumn::int64(),
-            user_id: TextColumn::new(true, false),
+            user_id: TextColumn::new(true, true),
             session_id: TextColumn::new(true, false),
             promoted: Promoted::new(columns),
             payload: Vec::new(),

@@ -19,6 +19,7 @@
 //! Who reads the directories sees rows twice from the first rename of step 2 to the last removal of step 4.
 
 mod hidden;
+mod job;
 mod lease;
 mod output;
 mod read;
@@ -30,39 +31,28 @@ mod tidy;
 mod vacuum;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use uuid::Uuid;
-
-use super::delta::{Delta, Named, NewFile};
+use super::delta::{Change, Delta, Named};
 use super::error::WarehouseErrorKind;
-use super::footers::FooterCache;
 use super::layout::Partition;
-use super::objects::{Listed, Objects};
-use super::promoted::PromotedColumns;
+use super::objects::Listed;
 use super::{Compression, Shared, Warehouse, WarehouseError, is_compacted, is_data_file, late};
-use crate::backoff::{Backoff, random_unit};
-use crate::faults;
-use lease::Lease;
-use output::{Output, OutputSettings, Outputs};
-use read::Input;
-use scratch::Scratch;
 use sort::Sorter;
 
 pub(super) use hidden::Hidden;
+pub(super) use job::{Halt, Job, leased};
 pub(super) use lease::SeenLeases;
+pub(super) use output::{Output, OutputSettings, Outputs};
+pub(super) use read::{Input, each_row, streams};
+pub(super) use scratch::Scratch;
+pub(super) use survey::each_partition;
 pub use survey::{Candidate, CompactionFilter, LakeStatus};
 pub use vacuum::Vacuumed;
 
-/// How often a commit is tried of which nobody knows whether it arrived.
-const COMMIT_ATTEMPTS_MAX: u32 = 5;
-const RETRY: Backoff = Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(5) };
-/// Who takes longer for one partition has stood still: what it noted in the log may be forgotten there.
-const JOB_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Rows between two looks at whether to go on.
 const TICK_ROWS: u64 = 4_096;
 
@@ -124,30 +114,6 @@ pub struct Compacted {
     pub repeated: u64,
 }
 
-/// Why the work ends early.
-#[derive(Debug)]
-enum Halt {
-    With(CompactionOutcome),
-    Damaged { file: Listed, error: WarehouseError },
-    Failed(WarehouseError),
-}
-
-impl From<WarehouseError> for Halt {
-    fn from(error: WarehouseError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl Halt {
-    /// An error about a stored file.
-    fn of(error: WarehouseError, directory: &str, file: &Listed) -> Self {
-        match error.kind {
-            WarehouseErrorKind::Corrupt => Self::Damaged { file: file.clone(), error },
-            _ => Self::Failed(error.at(format!("{directory}/{}", file.name))),
-        }
-    }
-}
-
 impl Warehouse {
     /// Compacts one partition. Only where a log is kept that has all files.
     pub async fn compact(
@@ -166,7 +132,7 @@ impl Warehouse {
     }
 
     /// Runs `work` on a thread of its own that leaves the processor to others.
-    async fn quietly<T: Send + 'static>(
+    pub(super) async fn quietly<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, WarehouseError> + Send + 'static,
     ) -> Result<T, WarehouseError> {
@@ -196,8 +162,8 @@ fn give_way() {
 #[cfg(not(target_os = "linux"))]
 fn give_way() {}
 
-fn log_of(shared: &Shared) -> Result<&Delta, WarehouseError> {
-    let refused = |why: &str| WarehouseError::caused(WarehouseErrorKind::Refused, "compact files", why.to_owned());
+pub(super) fn log_of(shared: &Shared) -> Result<&Delta, WarehouseError> {
+    let refused = |why: &str| WarehouseError::caused(WarehouseErrorKind::Refused, "replace files", why.to_owned());
     let delta = shared.delta.get().ok_or_else(|| refused("it takes a Delta log: set delta_enabled to true"))?;
     if delta.has_adopted() {
         return Ok(delta);
@@ -212,226 +178,93 @@ fn compact(
     settings: &CompactionSettings,
     pace: Pace<'_>,
 ) -> Result<CompactionOutcome, WarehouseError> {
-    let objects = &shared.objects;
-    let id = Uuid::now_v7();
-    let Some(lease) = Lease::acquire(objects, &shared.leases, partition, id)? else {
-        return Ok(CompactionOutcome::Busy);
-    };
-    let directory = objects.directory(partition);
-    let mut job = Job {
-        objects,
-        footers: &shared.footers,
-        delta,
-        promoted: shared.columns.get_or_init(PromotedColumns::default),
-        partition,
-        directory: &directory,
-        settings,
-        pace,
-        lease,
-        began: (Instant::now(), SystemTime::now()),
-        progress: CompactionProgress::default(),
-    };
-    let mut done = job.run(id);
-    // A worker that stood still finds its inputs gone: somebody else has compacted them.
-    if matches!(done, Err(Halt::Failed(_))) && job.lease.is_ours(objects).is_ok_and(|ours| !ours) {
-        done = Err(Halt::With(CompactionOutcome::Overtaken));
-    }
-    if let Err(error) = job.lease.release(objects) {
-        tracing::debug!(%error, "the lease of a partition was not given back, it ends by itself");
-    }
-    match done {
-        Ok(compacted) => Ok(CompactionOutcome::Done(compacted)),
-        Err(Halt::With(outcome)) => Ok(outcome),
-        Err(Halt::Failed(error)) => Err(error),
-        Err(Halt::Damaged { file, error }) => {
-            shared.footers.damaged.note(&directory, &file, &error);
-            Ok(CompactionOutcome::Damaged { file: format!("{directory}/{}", file.name) })
-        }
-    }
-}
-
-/// The work on one partition.
-struct Job<'a> {
-    objects: &'a Objects,
-    footers: &'a FooterCache,
-    delta: &'a Delta,
-    promoted: &'a PromotedColumns,
-    partition: &'a Partition,
-    directory: &'a str,
-    settings: &'a CompactionSettings,
-    pace: Pace<'a>,
-    lease: Lease,
-    began: (Instant, SystemTime),
-    progress: CompactionProgress,
-}
-
-impl Job<'_> {
-    fn run(&mut self, id: Uuid) -> Result<Compacted, Halt> {
-        let listed = tidy::tidy(self.objects, self.delta, self.footers, self.partition, self.settings.keep_replaced)?;
-        let candidates = self.candidates(&listed)?;
-        let (objects, directory) = (self.objects, self.directory);
-        let inputs = read::inputs(objects, directory, &candidates, &mut || self.tick())?;
-        if inputs.len() < self.settings.files_min.max(2) {
+    let done = leased(shared, delta, partition, settings, pace, |job| {
+        let listed = job.tidied()?;
+        let candidates = candidates(job, &listed)?;
+        let inputs = job.inputs(&candidates)?;
+        if inputs.len() < settings.files_min.max(2) {
             return Err(Halt::With(CompactionOutcome::Nothing));
         }
-        let workshop = objects.workshop(lease::DIRECTORY, &self.settings.scratch);
-        let scratch = Scratch::new(workshop, id)?;
-        let (outputs, compacted) = self.rewrite(&inputs, &scratch)?;
-        for output in &outputs {
-            self.tick()?;
-            objects.bring(&scratch.directory, lease::DIRECTORY, &output.part)?;
-        }
-        faults::end_process_at("compaction written");
-        self.check_unchanged(&inputs)?;
-        self.publish(&inputs, &outputs)?;
+        let scratch = job.scratch()?;
+        let (outputs, compacted) = rewrite(job, &inputs, &scratch)?;
+        job.replace(&inputs, &outputs, &scratch, Change::Layout)?;
         Ok(compacted)
-    }
+    })?;
+    Ok(done.map_or_else(|outcome| outcome, CompactionOutcome::Done))
+}
 
-    /// To be called often. Ends the work when it is told to, or when the lease is lost.
-    fn tick(&mut self) -> Result<(), Halt> {
-        if !(self.pace)(self.progress) {
-            return Err(Halt::With(CompactionOutcome::Stopped));
-        }
-        let age = self.began.0.elapsed().max(self.began.1.elapsed().unwrap_or_default());
-        if age > JOB_MAX || !self.lease.keep(self.objects)? {
-            return Err(Halt::With(CompactionOutcome::Overtaken));
-        }
-        Ok(())
+/// The small files of the table, when the partition is to be compacted at all.
+fn candidates(job: &Job<'_>, listed: &[Listed]) -> Result<Vec<Listed>, Halt> {
+    let damaged = &job.footers.damaged;
+    damaged.keep(job.directory, listed);
+    if let Some(file) = listed.iter().find(|file| damaged.has(job.directory, file)) {
+        let file = format!("{}/{}", job.directory, file.name);
+        return Err(Halt::With(CompactionOutcome::Damaged { file }));
     }
+    if !survey::is_cold(listed, job.objects.now_ms()?, job.settings.age_min) {
+        return Err(Halt::With(CompactionOutcome::Warm));
+    }
+    let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
+    let named = job.delta.named(job.objects, job.partition, &names)?;
+    let late = job.late_files()?;
+    let is_candidate = |(file, named): &(&Listed, Named)| {
+        *named == Named::InTable
+            && survey::is_small(file, job.settings.target_bytes)
+            && !late.contains(&late::mark_of(&file.name))
+    };
+    let mut candidates: Vec<Listed> =
+        listed.iter().zip(named).filter(is_candidate).map(|(file, _)| file.clone()).collect();
+    if candidates.len() < job.settings.files_min.max(2) {
+        return Err(Halt::With(CompactionOutcome::Nothing));
+    }
+    candidates.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(candidates)
+}
 
-    /// The small files of the table, when the partition is to be compacted at all.
-    fn candidates(&self, listed: &[Listed]) -> Result<Vec<Listed>, Halt> {
-        let damaged = &self.footers.damaged;
-        damaged.keep(self.directory, listed);
-        if let Some(file) = listed.iter().find(|file| damaged.has(self.directory, file)) {
-            let file = format!("{}/{}", self.directory, file.name);
-            return Err(Halt::With(CompactionOutcome::Damaged { file }));
-        }
-        if !survey::is_cold(listed, self.objects.now_ms()?, self.settings.age_min) {
-            return Err(Halt::With(CompactionOutcome::Warm));
-        }
-        let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
-        let named = self.delta.named(self.objects, self.partition, &names)?;
-        let late = self.late_files()?;
-        let is_candidate = |(file, named): &(&Listed, Named)| {
-            *named == Named::InTable
-                && survey::is_small(file, self.settings.target_bytes)
-                && !late.contains(&late::mark_of(&file.name))
-        };
-        let mut candidates: Vec<Listed> =
-            listed.iter().zip(named).filter(is_candidate).map(|(file, _)| file.clone()).collect();
-        if candidates.len() < self.settings.files_min.max(2) {
-            return Err(Halt::With(CompactionOutcome::Nothing));
-        }
-        candidates.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(candidates)
+/// All rows of the inputs, sorted, into files of the scratch directory.
+fn rewrite(job: &mut Job<'_>, inputs: &[Input], scratch: &Scratch) -> Result<(Vec<Output>, Compacted), Halt> {
+    job.progress.bytes = inputs.iter().map(|input| input.file.bytes).sum();
+    let (objects, directory) = (job.objects, job.directory);
+    let mut sorter = Sorter::new(scratch, sort::ROWS_BYTES_MAX);
+    for input in inputs {
+        read::each_row(objects, directory, input, |row| sorter.push(row), &mut || job.tick())?;
+        job.progress.bytes_read += input.file.bytes;
     }
-
-    fn late_files(&self) -> Result<HashSet<String>, WarehouseError> {
-        Ok(self.objects.list(late::MARKS)?.into_iter().map(|mark| mark.name).collect())
+    let settings = OutputSettings {
+        compression: job.settings.compression,
+        row_group_rows: job.settings.row_group_rows,
+        target_bytes: job.settings.target_bytes,
+        stream: read::streams(inputs),
+        app_id: job.partition.app_id.clone(),
+        promoted: job.promoted.clone(),
+    };
+    let mut outputs = Outputs::new(settings, scratch)?;
+    sorter.finish(|record| -> Result<(), Halt> {
+        outputs.push(record)?;
+        job.progress.rows_written = outputs.rows;
+        if outputs.rows.is_multiple_of(TICK_ROWS) { job.tick() } else { Ok(()) }
+    })?;
+    let (rows, repeated) = (outputs.rows, outputs.repeated);
+    let expected: u64 = inputs.iter().map(|input| input.rows).sum();
+    if rows + repeated != expected {
+        let what = format!("{rows} rows and {repeated} repeated ones came out of {expected}");
+        return Err(WarehouseError::caused(WarehouseErrorKind::Encode, "compact files", what).into());
     }
-
-    /// All rows of the inputs, sorted, into files of the scratch directory.
-    fn rewrite(&mut self, inputs: &[Input], scratch: &Scratch) -> Result<(Vec<Output>, Compacted), Halt> {
-        self.progress.bytes = inputs.iter().map(|input| input.file.bytes).sum();
-        let (objects, directory) = (self.objects, self.directory);
-        let mut sorter = Sorter::new(scratch, sort::ROWS_BYTES_MAX);
-        for input in inputs {
-            read::each_row(objects, directory, input, |row| sorter.push(row), &mut || self.tick())?;
-            self.progress.bytes_read += input.file.bytes;
-        }
-        let settings = OutputSettings {
-            compression: self.settings.compression,
-            row_group_rows: self.settings.row_group_rows,
-            target_bytes: self.settings.target_bytes,
-            stream: read::streams(inputs),
-            app_id: self.partition.app_id.clone(),
-            promoted: self.promoted.clone(),
-        };
-        let mut outputs = Outputs::new(settings, scratch)?;
-        sorter.finish(|record| -> Result<(), Halt> {
-            outputs.push(record)?;
-            self.progress.rows_written = outputs.rows;
-            if outputs.rows.is_multiple_of(TICK_ROWS) { self.tick() } else { Ok(()) }
-        })?;
-        let (rows, repeated) = (outputs.rows, outputs.repeated);
-        let expected: u64 = inputs.iter().map(|input| input.rows).sum();
-        if rows + repeated != expected {
-            let what = format!("{rows} rows and {repeated} repeated ones came out of {expected}");
-            return Err(WarehouseError::caused(WarehouseErrorKind::Encode, "compact files", what).into());
-        }
-        let replaced: Vec<&str> = inputs.iter().map(|input| input.file.name.as_str()).collect();
-        let outputs = outputs.finish(&replaced)?;
-        let compacted = Compacted {
-            files_read: inputs.len() as u64,
-            bytes_read: self.progress.bytes,
-            files_written: outputs.len() as u64,
-            bytes_written: outputs.iter().map(|output| output.bytes).sum(),
-            rows,
-            repeated,
-        };
-        Ok((outputs, compacted))
-    }
-
-    /// Nobody may have touched the inputs since they were read.
-    fn check_unchanged(&self, inputs: &[Input]) -> Result<(), Halt> {
-        let listed = self.objects.list(self.directory)?;
-        let (there, late) = (listed.iter().collect::<Vec<_>>(), self.late_files()?);
-        let names: Vec<&str> = inputs.iter().map(|input| input.file.name.as_str()).collect();
-        let named = self.delta.named(self.objects, self.partition, &names)?;
-        let is_same = |(input, named): (&Input, Named)| {
-            named == Named::InTable && there.contains(&&input.file) && !late.contains(&late::mark_of(&input.file.name))
-        };
-        let same = inputs.iter().zip(named).all(is_same);
-        if same && self.lease.is_ours(self.objects)? {
-            return Ok(());
-        }
-        Err(Halt::With(CompactionOutcome::Overtaken))
-    }
-
-    /// From here on readers see something of it.
-    fn publish(&self, inputs: &[Input], outputs: &[Output]) -> Result<(), Halt> {
-        let objects = self.objects;
-        for output in outputs {
-            objects.rename((lease::DIRECTORY, &output.part), (self.directory, &output.name))?;
-        }
-        faults::end_process_at("compaction published");
-        let old: Vec<&str> = inputs.iter().map(|input| input.file.name.as_str()).collect();
-        let new: Vec<NewFile<'_>> = outputs
-            .iter()
-            .map(|output| NewFile { name: &output.name, metadata: &output.metadata, bytes: output.bytes })
-            .collect();
-        if !self.commit(&old, &new)? {
-            tidy::give_up(objects, self.delta, self.partition, outputs.iter().map(|output| output.name.as_str()))?;
-            return Err(Halt::With(CompactionOutcome::Overtaken));
-        }
-        faults::end_process_at("compaction committed");
-        if !self.settings.keep_replaced {
-            for name in old {
-                objects.remove(self.directory, name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// An attempt whose answer was lost may have committed: the next one sees it.
-    fn commit(&self, old: &[&str], new: &[NewFile<'_>]) -> Result<bool, WarehouseError> {
-        let mut attempt = 1;
-        loop {
-            match self.delta.replace(self.objects, self.partition, old, new) {
-                Err(error) if attempt < COMMIT_ATTEMPTS_MAX && error.kind != WarehouseErrorKind::Fsync => {
-                    tracing::warn!(%error, attempt, "a compaction could not be committed, trying again");
-                    std::thread::sleep(RETRY.delay(attempt, random_unit()));
-                    attempt += 1;
-                }
-                done => return done,
-            }
-        }
-    }
+    let replaced: Vec<&str> = inputs.iter().map(|input| input.file.name.as_str()).collect();
+    let outputs = outputs.finish(&replaced)?;
+    let compacted = Compacted {
+        files_read: inputs.len() as u64,
+        bytes_read: job.progress.bytes,
+        files_written: outputs.len() as u64,
+        bytes_written: outputs.iter().map(|output| output.bytes).sum(),
+        rows,
+        repeated,
+    };
+    Ok((outputs, compacted))
 }
 
 /// Files of ours among those that were listed.
-fn data_files(mut listed: Vec<Listed>) -> Vec<Listed> {
+pub(super) fn data_files(mut listed: Vec<Listed>) -> Vec<Listed> {
     listed.retain(|file| is_data_file(&file.name));
     listed
 }

@@ -18,7 +18,7 @@ use super::scratch::Scratch;
 use crate::warehouse::compression::Compressor;
 use crate::warehouse::promoted::PromotedColumns;
 use crate::warehouse::ranges::SequenceRanges;
-use crate::warehouse::rows::RowGroup;
+use crate::warehouse::rows::{RowGroup, StoredRow};
 use crate::warehouse::schema::schema_with;
 use crate::warehouse::{Compression, WarehouseError, footer, new_compacted_name};
 
@@ -32,28 +32,28 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// How the files are written.
 #[derive(Clone, Debug)]
-pub(super) struct OutputSettings {
-    pub(super) compression: Compression,
-    pub(super) row_group_rows: usize,
-    pub(super) target_bytes: u64,
+pub(in crate::warehouse) struct OutputSettings {
+    pub(in crate::warehouse) compression: Compression,
+    pub(in crate::warehouse) row_group_rows: usize,
+    pub(in crate::warehouse) target_bytes: u64,
     /// The streams of the rows' sequences.
-    pub(super) stream: String,
-    pub(super) app_id: String,
-    pub(super) promoted: PromotedColumns,
+    pub(in crate::warehouse) stream: String,
+    pub(in crate::warehouse) app_id: String,
+    pub(in crate::warehouse) promoted: PromotedColumns,
 }
 
 /// A file that is complete, in the scratch directory.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(in crate::warehouse) struct Output {
     /// What it will be called.
-    pub(super) name: String,
+    pub(in crate::warehouse) name: String,
     pub(super) part: String,
-    pub(super) bytes: u64,
+    pub(in crate::warehouse) bytes: u64,
     pub(super) metadata: ParquetMetaData,
 }
 
 /// The outputs of one job.
-pub(super) struct Outputs<'a> {
+pub(in crate::warehouse) struct Outputs<'a> {
     settings: OutputSettings,
     schema: SchemaDescPtr,
     scratch: &'a Scratch,
@@ -62,7 +62,7 @@ pub(super) struct Outputs<'a> {
     seed: u64,
     open: Option<Open>,
     done: Vec<Output>,
-    pub(super) rows: u64,
+    pub(in crate::warehouse) rows: u64,
     /// Rows that repeat both sequence and id of the row before.
     pub(super) repeated: u64,
     last: (i64, String),
@@ -79,7 +79,7 @@ struct Open {
 }
 
 impl<'a> Outputs<'a> {
-    pub(super) fn new(settings: OutputSettings, scratch: &'a Scratch) -> Result<Self, WarehouseError> {
+    pub(in crate::warehouse) fn new(settings: OutputSettings, scratch: &'a Scratch) -> Result<Self, WarehouseError> {
         let properties = WriterProperties::builder()
             .set_compression(settings.compression.codec())
             .set_created_by(footer::CREATED_BY.to_owned())
@@ -109,6 +109,11 @@ impl<'a> Outputs<'a> {
         self.last.0 = row.stream_sequence;
         self.last.1.clear();
         self.last.1.push_str(row.id);
+        self.push_row(&row)
+    }
+
+    /// Takes the next row, whatever came before it.
+    pub(in crate::warehouse) fn push_row(&mut self, row: &StoredRow<'_>) -> Result<(), WarehouseError> {
         if let Some(open) = self.open.take_if(|open| open.full) {
             let output = self.close(open, None)?;
             self.done.push(output);
@@ -117,7 +122,7 @@ impl<'a> Outputs<'a> {
             Some(open) => open,
             None => self.begin()?,
         };
-        open.group.push_stored(&row, &mut self.compressor)?;
+        open.group.push_stored(row, &mut self.compressor)?;
         // Imported rows have none.
         open.sequences.extend(u64::try_from(row.stream_sequence).ok().filter(|sequence| *sequence > 0));
         open.rows += 1;
@@ -180,7 +185,7 @@ impl<'a> Outputs<'a> {
     }
 
     /// The files, in the order of their rows. `replaced` are the names of those that they replace.
-    pub(super) fn finish(mut self, replaced: &[&str]) -> Result<Vec<Output>, WarehouseError> {
+    pub(in crate::warehouse) fn finish(mut self, replaced: &[&str]) -> Result<Vec<Output>, WarehouseError> {
         if let Some(open) = self.open.take() {
             let outputs: Vec<&str> = self.done.iter().map(|output| output.name.as_str()).collect();
             let replaces = footer::Replaces::of(replaced, &outputs);

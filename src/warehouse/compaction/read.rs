@@ -11,7 +11,7 @@ use crate::warehouse::keep::Columns;
 use crate::warehouse::objects::{Listed, Objects};
 use crate::warehouse::rows::StoredRow;
 use crate::warehouse::schema::{self, schema};
-use crate::warehouse::{WarehouseError, footer};
+use crate::warehouse::{Compression, WarehouseError, footer};
 
 const CONTEXT: &str = "read rows of file";
 /// Rows that are decoded at once.
@@ -20,11 +20,13 @@ const BATCH_ROWS: usize = 2_048;
 const FOOTER_READ_BYTES: usize = 64 << 10;
 const FOOTERS_TOGETHER: usize = 64;
 
-/// A file that is to be compacted.
+/// A file whose rows will be in others.
 #[derive(Clone, Debug)]
-pub(super) struct Input {
-    pub(super) file: Listed,
-    pub(super) rows: u64,
+pub(in crate::warehouse) struct Input {
+    pub(in crate::warehouse) file: Listed,
+    pub(in crate::warehouse) rows: u64,
+    /// None of a codec that this product does not write.
+    pub(in crate::warehouse) compression: Option<Compression>,
     stream: Option<String>,
 }
 
@@ -47,7 +49,9 @@ pub(super) fn inputs(
             }
             let rows = metadata.file_metadata().num_rows().max(0) as u64;
             let stream = footer::entry(&metadata, footer::STREAM_KEY).map(str::to_owned);
-            inputs.push(Input { file: file.clone(), rows, stream });
+            let codec = metadata.row_groups().first().map(|group| group.column(0).compression());
+            let compression = codec.and_then(Compression::of_codec);
+            inputs.push(Input { file: file.clone(), rows, compression, stream });
         }
     }
     Ok(inputs)
@@ -67,7 +71,7 @@ fn is_of_our_columns(metadata: &ParquetMetaData) -> bool {
 }
 
 /// The streams that the files' sequences are of.
-pub(super) fn streams(inputs: &[Input]) -> String {
+pub(in crate::warehouse) fn streams(inputs: &[Input]) -> String {
     let mut streams: Vec<&str> =
         inputs.iter().filter_map(|input| input.stream.as_deref()).flat_map(|all| all.split(',')).collect();
     streams.sort_unstable();
@@ -76,7 +80,7 @@ pub(super) fn streams(inputs: &[Input]) -> String {
 }
 
 /// Calls `each` with every row of the file.
-pub(super) fn each_row(
+pub(in crate::warehouse) fn each_row(
     objects: &Objects,
     directory: &str,
     input: &Input,

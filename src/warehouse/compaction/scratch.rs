@@ -20,7 +20,7 @@ pub(super) const PART: &str = ".part";
 
 /// Of one job; what it made and did not give away goes when it is dropped.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(in crate::warehouse) struct Scratch {
     pub(super) directory: PathBuf,
     pub(super) job: Uuid,
     files: AtomicUsize,

@@ -126,7 +126,7 @@ fn survey(
 }
 
 /// Calls `each` with every partition that the filter takes, until it answers false.
-pub(super) fn each_partition(
+pub(in crate::warehouse) fn each_partition(
     objects: &Objects,
     filter: &CompactionFilter,
     each: &mut dyn FnMut(Partition, Vec<Listed>) -> Result<bool, WarehouseError>,

@@ -9,19 +9,21 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use prost::Message;
+use uuid::Uuid;
 
 use super::*;
 use crate::event::EventRef;
 use crate::event::proto::{DeviceContext, EventEnvelope, UserLogin, event_envelope::Payload};
-use crate::warehouse::{DeltaSettings, EncodeSettings, Encoder, Origin, Suspect};
+use crate::warehouse::delta::NewFile;
+use crate::warehouse::{DeltaSettings, EncodeSettings, Encoder, Origin, PromotedColumns, Suspect};
 
 const HOUR: i64 = 491_000;
 
-fn partition() -> Partition {
+pub(in crate::warehouse) fn partition() -> Partition {
     Partition { app_id: "shop".to_owned(), hour: HOUR }
 }
 
-fn settings() -> CompactionSettings {
+pub(in crate::warehouse) fn settings() -> CompactionSettings {
     CompactionSettings {
         target_bytes: 128 << 20,
         files_min: 2,
@@ -33,7 +35,7 @@ fn settings() -> CompactionSettings {
     }
 }
 
-async fn open(dir: &Path) -> Warehouse {
+pub(in crate::warehouse) async fn open(dir: &Path) -> Warehouse {
     let warehouse = Warehouse::open_local(dir.to_owned()).unwrap();
     let delta = DeltaSettings { retention: Duration::from_secs(3_600) };
     warehouse.keep_log(delta).await.unwrap()
@@ -56,6 +58,13 @@ fn encoded(sequence: u64) -> Vec<u8> {
 }
 
 fn file(sequences: impl Iterator<Item = u64> + Clone) -> bytes::Bytes {
+    file_of(sequences, encoded)
+}
+
+pub(in crate::warehouse) fn file_of(
+    sequences: impl Iterator<Item = u64> + Clone,
+    encoded: impl Fn(u64) -> Vec<u8>,
+) -> bytes::Bytes {
     let encode = EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 700, stream: "EVENTS".into() };
     let mut encoder = Encoder::new(encode).unwrap();
     let mut file = encoder.open("shop");
@@ -68,19 +77,23 @@ fn file(sequences: impl Iterator<Item = u64> + Clone) -> bytes::Bytes {
 }
 
 /// Stores and commits a file, as the sink does.
-async fn store(warehouse: &Warehouse, sequences: impl Iterator<Item = u64> + Clone) -> String {
-    let (name, bytes) = (Warehouse::new_file_name(), file(sequences));
+pub(in crate::warehouse) async fn store(warehouse: &Warehouse, sequences: impl Iterator<Item = u64> + Clone) -> String {
+    store_file(warehouse, file(sequences)).await
+}
+
+pub(in crate::warehouse) async fn store_file(warehouse: &Warehouse, bytes: bytes::Bytes) -> String {
+    let name = Warehouse::new_file_name();
     assert!(warehouse.store(&partition(), &name, bytes.clone(), || true).await.unwrap());
     let commit = warehouse.begin_commit(vec![(partition(), name.clone(), bytes)]).await.unwrap();
     commit.unwrap().bring_about().await.unwrap();
     name
 }
 
-async fn compact(warehouse: &Warehouse, settings: &CompactionSettings) -> CompactionOutcome {
+pub(in crate::warehouse) async fn compact(warehouse: &Warehouse, settings: &CompactionSettings) -> CompactionOutcome {
     warehouse.compact(&partition(), settings, |_| true).await.unwrap()
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(in crate::warehouse) fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir.join(partition().to_string())).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -88,7 +101,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// By the log alone: sequence and id of every row of the table, in the order of its files.
-fn table(dir: &Path) -> Vec<(i64, String)> {
+pub(in crate::warehouse) fn table(dir: &Path) -> Vec<(i64, String)> {
     let mut files: BTreeMap<String, bool> = BTreeMap::new();
     let mut commits: Vec<PathBuf> =
         std::fs::read_dir(dir.join("_delta_log")).unwrap().map(|e| e.unwrap().path()).collect();
@@ -108,7 +121,7 @@ fn table(dir: &Path) -> Vec<(i64, String)> {
     there.flat_map(|path| rows(&dir.join(path))).collect()
 }
 
-fn rows(path: &Path) -> Vec<(i64, String)> {
+pub(in crate::warehouse) fn rows(path: &Path) -> Vec<(i64, String)> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap().build().unwrap();
     let mut rows = Vec::new();
     for batch in reader {
@@ -124,7 +137,7 @@ fn expected(sequences: impl Iterator<Item = u64>) -> Vec<(i64, String)> {
     sequences.map(|sequence| (sequence as i64, format!("id-{sequence}"))).collect()
 }
 
-fn sorted<T: Ord>(mut rows: Vec<T>) -> Vec<T> {
+pub(in crate::warehouse) fn sorted<T: Ord>(mut rows: Vec<T>) -> Vec<T> {
     rows.sort();
     rows
 }
@@ -161,7 +174,7 @@ async fn small_files_become_one_that_is_sorted_and_holds_every_row() {
 }
 
 /// All columns of all rows, as text.
-fn full_rows(path: &Path) -> Vec<Vec<String>> {
+pub(in crate::warehouse) fn full_rows(path: &Path) -> Vec<Vec<String>> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap().build().unwrap();
     let mut rows = Vec::new();
     for batch in reader {
@@ -467,6 +480,6 @@ async fn outputs_of_a_worker_that_is_gone_are_removed_and_never_committed() {
     let new = [NewFile { name: &name, metadata: &metadata, bytes: bytes.len() as u64 }];
     let old = old.each_ref().map(String::as_str);
     let delta = warehouse.0.delta.get().unwrap();
-    assert!(!delta.replace(&warehouse.0.objects, &partition(), &old, &new).unwrap());
+    assert!(!delta.replace(&warehouse.0.objects, &partition(), &old, &new, Change::Layout).unwrap());
     assert_eq!(sorted(table(dir.path())), expected(0..200));
 }

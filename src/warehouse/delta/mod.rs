@@ -49,7 +49,7 @@ use tail::{ADOPTED, Tail};
 pub(in crate::warehouse) use action::Add;
 pub use adopt::Adopted;
 pub(super) use commit::Entry;
-pub(super) use replace::{Named, NewFile};
+pub(super) use replace::{Change, Named, NewFile};
 pub(super) use tail::now_ms;
 
 /// Commits between two checkpoints.

@@ -1,4 +1,4 @@
-//! Files in the place of others, with the same rows: one commit, or none when somebody else was first.
+//! Files in the place of others: one commit, or none when somebody else was first.
 
 use std::collections::HashMap;
 
@@ -13,6 +13,15 @@ use crate::warehouse::WarehouseError;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::objects::Objects;
 use parquet::file::metadata::ParquetMetaData;
+
+/// What files take the place of others for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::warehouse) enum Change {
+    /// The same rows in other files: who follows the table has nothing to learn from it.
+    Layout,
+    /// Some of the rows are gone.
+    Rows,
+}
 
 /// A file that comes into the table.
 pub(in crate::warehouse) struct NewFile<'a> {
@@ -40,7 +49,7 @@ impl From<Fate> for Named {
 }
 
 impl Delta {
-    /// Puts `new` files in the place of `old` ones, in one commit that changes no data. False, and nothing is committed,
+    /// Puts `new` files in the place of `old` ones, in one commit. False, and nothing is committed,
     /// when an old one is not in the table any more, or a new one was given up by others (see [`Delta::give_up`]).
     /// May be called again when it fails.
     pub(in crate::warehouse) fn replace(
@@ -49,17 +58,18 @@ impl Delta {
         partition: &Partition,
         old: &[&str],
         new: &[NewFile<'_>],
+        change: Change,
     ) -> Result<bool, WarehouseError> {
         let file = |name: &str| TableFile::new(objects, partition, name);
         let now = now_ms();
         let adds = new.iter().map(|new| {
             let mut add = file(new.name).add(new.metadata, new.bytes, now);
-            add.data_change = false;
+            add.data_change = change == Change::Rows;
             Action::from(add)
         });
         let removes = old.iter().map(|name| {
             let mut remove = file(name).remove(now);
-            remove.data_change = false;
+            remove.data_change = change == Change::Rows;
             Action::from(remove)
         });
         let actions: Vec<Action> = removes.chain(adds).collect();
@@ -68,7 +78,11 @@ impl Delta {
         let old = paths(&mut old.iter().copied());
         let new = paths(&mut new.iter().map(|new| new.name));
         let mut replaced = false;
-        self.append(objects, &mut self.tail(), "OPTIMIZE", |tail| {
+        let operation = match change {
+            Change::Layout => "OPTIMIZE",
+            Change::Rows => "DELETE",
+        };
+        self.append(objects, &mut self.tail(), operation, |tail| {
             let all = |fates: &[Fate], fate: Fate| fates.iter().all(|found| *found == fate);
             let (theirs, ours) = (tail.fates(objects, &old)?, tail.fates(objects, &new)?);
             let is_ours_already = all(&ours, Fate::Added) && !ours.is_empty();

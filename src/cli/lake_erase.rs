@@ -1,0 +1,422 @@
+//! `causality lake erase`: one person's events go, from the bus, the store and the lake.
+//!
+//! Invariant: the lake comes last, after the running processes say that nothing of the person is on its way there any more.
+//! Every step may be repeated; whoever is stopped begins anew and finds less to do.
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::client::{AdminArgs, AdminClient};
+use super::failure::ExitStatus;
+use super::lake_work::{app_id, failed};
+use super::run::Layers;
+use super::{Failure, output};
+use crate::app::Lake;
+use crate::warehouse::{
+    CompactionFilter, CompactionProgress, Erased, ErasureOutcome, Person, PersonSearch, PersonalFiles, WarehouseError,
+};
+
+/// Between two questions whether what was on its way has arrived.
+const SETTLE_PAUSE: Duration = Duration::from_millis(500);
+/// How long a partition is waited for that another worker has, or a worker that is gone: its lease ends within this.
+const BUSY_PATIENCE: Duration = Duration::from_secs(45);
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// Times that one partition is begun anew because others changed its files.
+const ATTEMPTS_MAX: u32 = 5;
+/// Partitions that are worked on at once, where the processor has as many threads.
+const TOGETHER_MAX: usize = 8;
+
+/// Irreversible. Says what it removed, and when the last old file is gone: that is the receipt.
+#[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("person").required(true))]
+pub(super) struct EraseArgs {
+    /// The events of this device
+    #[arg(long, value_name = "ID", group = "person", value_parser = id)]
+    device: Option<String>,
+    /// The events of this user
+    #[arg(long, value_name = "ID", group = "person", value_parser = id)]
+    user: Option<String>,
+    /// Only this app's
+    #[arg(long, value_name = "APP", value_parser = app_id)]
+    app: Option<String>,
+    /// Say what is in the lake, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave out the bus and the store: for a lake that no process writes to any more
+    #[arg(long, conflicts_with = "dry_run")]
+    lake_only: bool,
+    /// How long events that are on their way into the lake are waited for
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = wait)]
+    wait: Duration,
+    /// Where the bus, the store and the warehouse keep their files
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+fn id(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    let duration: jiff::SignedDuration = text.parse().map_err(|_| "must be a duration such as 15m".to_owned())?;
+    Duration::try_from(duration).map_err(|_| "must not be negative".to_owned())
+}
+
+impl EraseArgs {
+    pub(super) fn layers(&self) -> Layers {
+        Layers { config: self.admin.config.clone(), data_dir: self.data_dir.clone() }
+    }
+
+    fn person(&self) -> Person {
+        match (&self.device, &self.user) {
+            (Some(device), _) => Person::Device(device.clone()),
+            (None, user) => Person::User(user.clone().unwrap_or_default()),
+        }
+    }
+
+    /// As the admin API is asked.
+    fn document(&self) -> Value {
+        let mut document = json!({});
+        let members = [("device_id", &self.device), ("user_id", &self.user), ("app_id", &self.app)];
+        for (name, value) in members {
+            if let Some(value) = value {
+                document[name] = value.clone().into();
+            }
+        }
+        document
+    }
+}
+
+/// What the running processes removed.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct OfProcesses {
+    events: u64,
+    dead_letters: u64,
+    deliveries: u64,
+    anomaly_records: u64,
+}
+
+/// One step's answer.
+#[derive(Debug, Deserialize)]
+struct Step {
+    scanned_through: u64,
+    through_sequence: u64,
+    is_scanned: bool,
+    is_settled: bool,
+    #[serde(flatten)]
+    removed: OfProcesses,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct OfLake {
+    files_searched: u64,
+    partitions: u64,
+    files_replaced: u64,
+    files_written: u64,
+    rows_removed: u64,
+    /// Files out of the table that still hold the rows.
+    files_waiting: u64,
+    /// When the last of them is gone, given a vacuum after that.
+    old_files_gone_by: Option<Timestamp>,
+    /// Commits of the Delta log name the smallest and the largest ids of files that were replaced.
+    old_commits_gone_by: Option<Timestamp>,
+}
+
+#[derive(Debug, Serialize)]
+struct Receipt {
+    device_id: Option<String>,
+    user_id: Option<String>,
+    app_id: Option<String>,
+    requested_at: Timestamp,
+    finished_at: Timestamp,
+    /// None where they were left out.
+    processes: Option<OfProcesses>,
+    lake: OfLake,
+    is_complete: bool,
+    /// What may still hold something, with the reason.
+    left: Vec<String>,
+}
+
+pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> {
+    let (person, requested_at) = (args.person(), Timestamp::now());
+    if args.dry_run {
+        return output::print(&plan(&search(args, lake, &person).await?));
+    }
+    let mut left = Vec::new();
+    let processes = match args.lake_only {
+        true => None,
+        false => Some(ask_processes(args, &mut left).await?),
+    };
+    let found = search(args, lake, &person).await?;
+    left.extend(found.unreadable.iter().map(|file| format!("{file}: it cannot be read")));
+    let erased = erase_all(lake, &person, &found.found, &mut left).await;
+    let finished_at = Timestamp::now();
+    let after = |wait: Duration| finished_at.checked_add(wait).ok();
+    let waits = erased.files_waiting > 0;
+    left.extend(erased.left);
+    left.sort();
+    left.dedup();
+    let receipt = Receipt {
+        device_id: args.device.clone(),
+        user_id: args.user.clone(),
+        app_id: args.app.clone(),
+        requested_at,
+        finished_at,
+        processes,
+        lake: OfLake {
+            files_searched: found.files,
+            partitions: found.found.len() as u64,
+            files_replaced: erased.files_replaced,
+            files_written: erased.files_written,
+            rows_removed: erased.rows_erased,
+            files_waiting: erased.files_waiting,
+            old_files_gone_by: if waits { after(lake.vacuum_retention) } else { Some(finished_at) },
+            old_commits_gone_by: if erased.files_replaced > 0 { after(lake.log_retention) } else { Some(finished_at) },
+        },
+        is_complete: left.is_empty(),
+        left,
+    };
+    if args.admin.json {
+        output::print_json(&receipt)?
+    } else {
+        output::print(&text(&receipt))?
+    }
+    if receipt.is_complete {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("not everything could be erased:\n  {}", receipt.left.join("\n  "))))
+}
+
+fn bar(template: &str) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
+/// Step by step, until all is looked through and nothing is on its way any more.
+async fn ask_processes(args: &EraseArgs, left: &mut Vec<String>) -> Result<OfProcesses, Failure> {
+    let client = AdminClient::new(&args.admin)?;
+    let (mut removed, mut document) = (OfProcesses::default(), args.document());
+    let bar = bar("{elapsed:>4} [{bar:32}] {msg}");
+    let mut waiting: Option<Instant> = None;
+    loop {
+        let answer = client.post("erasures", Some(&document)).await.map_err(|failure| match failure.status {
+            ExitStatus::Unreachable => {
+                failure.followed_by("--lake-only erases from the lake alone, once nothing runs any more")
+            }
+            _ => failure,
+        })?;
+        let step: Step = serde_json::from_value(answer).map_err(|error| {
+            Failure::failed(format!("the server's answer is no erasure ({error}); is it another version?"))
+        })?;
+        removed.events += step.removed.events;
+        removed.dead_letters += step.removed.dead_letters;
+        removed.deliveries += step.removed.deliveries;
+        removed.anomaly_records += step.removed.anomaly_records;
+        bar.set_length(step.through_sequence);
+        bar.set_position(step.scanned_through);
+        bar.set_message(if step.is_scanned {
+            "waits for what is on its way into the lake"
+        } else {
+            "events of the bus"
+        });
+        if step.is_scanned && step.is_settled {
+            break;
+        }
+        document["after_sequence"] = step.scanned_through.into();
+        document["through_sequence"] = step.through_sequence.into();
+        if step.is_scanned {
+            let since = *waiting.get_or_insert_with(Instant::now);
+            if since.elapsed() >= args.wait {
+                left.push(format!(
+                    "events up to number {} of the bus: after {} s some are still on their way, see /ready; do this again when \
+                     they have arrived",
+                    step.through_sequence,
+                    args.wait.as_secs()
+                ));
+                break;
+            }
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(removed)
+}
+
+async fn search(args: &EraseArgs, lake: &Lake, person: &Person) -> Result<PersonSearch, Failure> {
+    let bar = bar("{elapsed:>4} {spinner} {msg}");
+    let shown = bar.clone();
+    let show = move |done: &PersonSearch| {
+        let rows: u64 = done.found.iter().map(|found| found.rows).sum();
+        shown.set_message(format!("{} files searched, {} rows found", HumanCount(done.files), HumanCount(rows)));
+        shown.tick();
+        true
+    };
+    let filter = CompactionFilter { app_id: args.app.clone(), ..CompactionFilter::default() };
+    let found = lake.warehouse.find_person(person, &filter, show).await;
+    bar.finish_and_clear();
+    found.map_err(|error| failed(&error))
+}
+
+/// Of all partitions that have rows of the person, several at once.
+async fn erase_all(lake: &Lake, person: &Person, found: &[PersonalFiles], left: &mut Vec<String>) -> Erased {
+    let bar = bar("{elapsed:>4} [{bar:32}] {bytes}/{total_bytes} {msg}");
+    bar.set_length(found.iter().map(|found| found.bytes).sum());
+    let together = std::thread::available_parallelism().map_or(1, usize::from).min(TOGETHER_MAX);
+    let all = Arc::new(Mutex::new((Erased::default(), Vec::new())));
+    let one = async |found: &PersonalFiles| {
+        bar.set_message(found.partition.to_string());
+        let done = erase_one(lake, person, found, &bar).await;
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        match done {
+            Ok(erased) => all.0.add(erased),
+            Err(why) => all.1.push(format!("{}: {why}", found.partition)),
+        }
+    };
+    stream::iter(found).for_each_concurrent(together, one).await;
+    bar.finish_and_clear();
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    left.append(&mut all.1);
+    std::mem::take(&mut all.0)
+}
+
+/// Waits for a lease that is not over yet.
+async fn erase_one(lake: &Lake, person: &Person, found: &PersonalFiles, bar: &ProgressBar) -> Result<Erased, String> {
+    let (began, mut attempt) = (Instant::now(), 1);
+    let told = Arc::new(AtomicU64::new(0));
+    loop {
+        let (shown, told) = (bar.clone(), told.clone());
+        let pace = move |progress: CompactionProgress| {
+            let before = told.fetch_max(progress.bytes_read, Ordering::Relaxed);
+            shown.inc(progress.bytes_read.saturating_sub(before));
+            true
+        };
+        let outcome = lake.warehouse.erase(&found.partition, person, &lake.settings, pace).await;
+        match outcome.map_err(|error: WarehouseError| error.to_string())? {
+            ErasureOutcome::Done(erased) => return Ok(erased),
+            ErasureOutcome::Busy if began.elapsed() < BUSY_PATIENCE => tokio::time::sleep(BUSY_PAUSE).await,
+            ErasureOutcome::Overtaken if attempt < ATTEMPTS_MAX => attempt += 1,
+            ErasureOutcome::Busy | ErasureOutcome::Overtaken => {
+                return Err("another worker has it all the time: do this again".to_owned());
+            }
+            ErasureOutcome::Stopped => return Err("stopped".to_owned()),
+        }
+    }
+}
+
+fn plan(search: &PersonSearch) -> String {
+    let mut text = String::new();
+    for found in &search.found {
+        text.push_str(&format!(
+            "{}: {} rows in {} files, {}\n",
+            found.partition,
+            HumanCount(found.rows),
+            found.files,
+            HumanBytes(found.bytes)
+        ));
+    }
+    for file in &search.unreadable {
+        text.push_str(&format!("{file} cannot be read\n"));
+    }
+    let (rows, files) =
+        search.found.iter().fold((0, 0), |(rows, files), found| (rows + found.rows, files + found.files));
+    text.push_str(&format!(
+        "{} rows in {} of {} files would be erased, and what is in the bus and the store\n",
+        HumanCount(rows),
+        HumanCount(files),
+        HumanCount(search.files)
+    ));
+    text
+}
+
+fn text(receipt: &Receipt) -> String {
+    let Receipt { lake, processes, .. } = receipt;
+    let mut text = format!(
+        "requested            {}\nfinished             {}\nlake                 {} rows of {} files removed, in {} partitions; {} \
+         files searched\n",
+        receipt.requested_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        receipt.finished_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        HumanCount(lake.rows_removed),
+        HumanCount(lake.files_replaced),
+        HumanCount(lake.partitions),
+        HumanCount(lake.files_searched),
+    );
+    match processes {
+        None => text.push_str("bus and store        not asked\n"),
+        Some(removed) => text.push_str(&format!(
+            "bus                  {} events removed\ndead letters         {}\ndeliveries           {}\nanomaly records      {}\n",
+            HumanCount(removed.events),
+            HumanCount(removed.dead_letters),
+            HumanCount(removed.deliveries),
+            HumanCount(removed.anomaly_records)
+        )),
+    }
+    let date = |at: Option<Timestamp>| {
+        at.map_or_else(|| "never".to_owned(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    };
+    text.push_str(&match lake.files_waiting {
+        0 => "old files            gone\n".to_owned(),
+        files => format!(
+            "old files            {} stay for readers of older versions; a vacuum after {} removes the last\n",
+            HumanCount(files),
+            date(lake.old_files_gone_by)
+        ),
+    });
+    if lake.files_replaced > 0 {
+        text.push_str(&format!(
+            "old commits          name ids at the bounds of replaced files; they go with the checkpoint after {}\n",
+            date(lake.old_commits_gone_by)
+        ));
+    }
+    text.push_str(if receipt.is_complete { "complete\n" } else { "not complete\n" });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_receipt_says_what_is_gone_and_when_the_rest_goes() {
+        let at: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let lake = OfLake {
+            rows_removed: 1_234,
+            files_waiting: 2,
+            files_replaced: 2,
+            old_files_gone_by: Some(at),
+            old_commits_gone_by: Some(at),
+            ..OfLake::default()
+        };
+        let mut receipt = Receipt {
+            device_id: Some("d".into()),
+            user_id: None,
+            app_id: None,
+            requested_at: at,
+            finished_at: at,
+            processes: None,
+            lake,
+            is_complete: true,
+            left: Vec::new(),
+        };
+        let shown = text(&receipt);
+        for part in ["1,234 rows of 2 files", "not asked", "a vacuum after 2026-03-01T12:00:00Z", "\ncomplete\n"] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+        receipt.processes = Some(OfProcesses { events: 7, ..OfProcesses::default() });
+        receipt.is_complete = false;
+        let shown = text(&receipt);
+        assert!(shown.contains("7 events removed") && shown.ends_with("not complete\n"), "{shown}");
+    }
+}

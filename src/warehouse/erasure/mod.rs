@@ -1,0 +1,315 @@
+//! The rows of one person leave the lake: every file that holds some is replaced by one without them.
+//!
+//! ```text
+//! every file:  footer ── bounds of the column ── Bloom filter ── the column itself      which hold rows of the person
+//! every partition that has one:  lease, the files again without these rows, one commit, the old files removed
+//! ```
+//!
+//! Invariants: a reader of the log sees a file with all of the person's rows or with none; the other rows of a file are in
+//! the table all the time, each once, and keep their sequences in the footer. It may be killed at any moment and begun anew:
+//! what is done stays done. Nothing is known of the bus: what is on its way there goes into the lake later, so whoever erases
+//! sees to the bus first.
+
+mod search;
+
+#[cfg(test)]
+mod tests;
+
+use super::compaction::{
+    CompactionFilter, CompactionOutcome, CompactionProgress, CompactionSettings, Halt, Input, Job, Output,
+    OutputSettings, Outputs, Pace, Scratch, data_files, each_partition, each_row, leased, log_of, streams,
+};
+use super::delta::{Change, Delta, Named};
+use super::error::WarehouseErrorKind;
+use super::layout::Partition;
+use super::objects::Listed;
+use super::rows::StoredRow;
+use super::{Shared, Warehouse, WarehouseError, late};
+
+/// Files that one commit replaces: the footers of the new ones are in memory until then.
+const COMMIT_FILES_MAX: usize = 256;
+/// How often a partition is looked at again whose files others replaced meanwhile.
+const SEARCH_ATTEMPTS_MAX: u32 = 5;
+
+/// Whose rows they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Person {
+    Device(String),
+    User(String),
+}
+
+impl Person {
+    fn column(&self) -> &'static str {
+        match self {
+            Self::Device(_) => "device_id",
+            Self::User(_) => "user_id",
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Self::Device(id) | Self::User(id) => id,
+        }
+    }
+
+    fn is_of(&self, row: &StoredRow<'_>) -> bool {
+        match self {
+            Self::Device(id) => row.device_id == id,
+            Self::User(id) => row.user_id == id,
+        }
+    }
+}
+
+/// A partition that holds rows of the person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersonalFiles {
+    pub partition: Partition,
+    pub files: u64,
+    pub bytes: u64,
+    pub rows: u64,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, Default)]
+pub struct PersonSearch {
+    pub partitions: u64,
+    pub files: u64,
+    pub found: Vec<PersonalFiles>,
+    /// Files that cannot be read: whether they hold rows of the person is not known.
+    pub unreadable: Vec<String>,
+}
+
+/// What became of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ErasureOutcome {
+    Done(Erased),
+    /// Another worker is at it.
+    Busy,
+    /// Others changed its files meanwhile: nothing was done.
+    Overtaken,
+    Stopped,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    pub files_replaced: u64,
+    pub bytes_read: u64,
+    pub files_written: u64,
+    pub bytes_written: u64,
+    pub rows_erased: u64,
+    pub rows_kept: u64,
+    /// Files out of the table that still hold rows of the person: a vacuum removes them.
+    pub files_waiting: u64,
+    /// Files that hold rows of the person, or may, and stay: each with the reason.
+    pub left: Vec<String>,
+}
+
+impl Erased {
+    pub fn add(&mut self, other: Self) {
+        self.files_replaced += other.files_replaced;
+        self.bytes_read += other.bytes_read;
+        self.files_written += other.files_written;
+        self.bytes_written += other.bytes_written;
+        self.rows_erased += other.rows_erased;
+        self.rows_kept += other.rows_kept;
+        self.files_waiting += other.files_waiting;
+        self.left.extend(other.left);
+    }
+}
+
+impl Warehouse {
+    /// Looks through the lake for the rows of a person, as long as `go_on` says so.
+    pub async fn find_person(
+        &self,
+        person: &Person,
+        filter: &CompactionFilter,
+        go_on: impl Fn(&PersonSearch) -> bool + Send + Sync + 'static,
+    ) -> Result<PersonSearch, WarehouseError> {
+        let (person, filter) = (person.clone(), filter.clone());
+        self.quietly(move |shared| {
+            log_of(shared)?;
+            find(shared, &person, &filter, &go_on)
+        })
+        .await
+    }
+
+    /// Erases the rows of a person from one partition.
+    pub async fn erase(
+        &self,
+        partition: &Partition,
+        person: &Person,
+        settings: &CompactionSettings,
+        pace: impl Fn(CompactionProgress) -> bool + Send + Sync + 'static,
+    ) -> Result<ErasureOutcome, WarehouseError> {
+        let (partition, person, settings) = (partition.clone(), person.clone(), settings.clone());
+        self.quietly(move |shared| erase(shared, log_of(shared)?, &partition, &person, &settings, &pace)).await
+    }
+}
+
+fn find(
+    shared: &Shared,
+    person: &Person,
+    filter: &CompactionFilter,
+    go_on: &dyn Fn(&PersonSearch) -> bool,
+) -> Result<PersonSearch, WarehouseError> {
+    let objects = &shared.objects;
+    let mut done = PersonSearch::default();
+    each_partition(objects, filter, &mut |partition, listed| {
+        let directory = objects.directory(&partition);
+        let (mut files, mut attempt) = (data_files(listed), 1);
+        let looked = loop {
+            match search::look(objects, &directory, &files, person, &mut || Ok(())) {
+                Ok(looked) => break looked,
+                // Others replace files at any time.
+                Err(Halt::Failed(error))
+                    if attempt < SEARCH_ATTEMPTS_MAX && error.kind == WarehouseErrorKind::Unavailable =>
+                {
+                    attempt += 1;
+                    files = data_files(objects.list(&directory)?);
+                }
+                Err(Halt::Failed(error)) => return Err(error),
+                Err(Halt::With(_) | Halt::Damaged { .. }) => break Vec::new(),
+            }
+        };
+        done.partitions += 1;
+        done.files += files.len() as u64;
+        let mut found = PersonalFiles { partition, files: 0, bytes: 0, rows: 0 };
+        for (file, looked) in files.iter().zip(looked) {
+            match looked {
+                Ok(0) => {}
+                Ok(rows) => {
+                    found.files += 1;
+                    found.bytes += file.bytes;
+                    found.rows += rows;
+                }
+                Err(error) => {
+                    shared.footers.damaged.note(&directory, file, &error);
+                    done.unreadable.push(format!("{directory}/{}", file.name));
+                }
+            }
+        }
+        if found.files > 0 {
+            done.found.push(found);
+        }
+        Ok(go_on(&done))
+    })?;
+    Ok(done)
+}
+
+fn erase(
+    shared: &Shared,
+    delta: &Delta,
+    partition: &Partition,
+    person: &Person,
+    settings: &CompactionSettings,
+    pace: Pace<'_>,
+) -> Result<ErasureOutcome, WarehouseError> {
+    let done = leased(shared, delta, partition, settings, pace, |job| {
+        let mut erased = Erased::default();
+        let files = personal_files(job, person, &mut erased)?;
+        let inputs = job.inputs(&files)?;
+        for file in files.iter().filter(|file| !inputs.iter().any(|input| input.file == **file)) {
+            erased.left.push(left(job, file, "it has columns that are not this version's"));
+        }
+        job.progress.bytes = inputs.iter().map(|input| input.file.bytes).sum();
+        for inputs in inputs.chunks(COMMIT_FILES_MAX) {
+            let scratch = job.scratch()?;
+            let mut outputs = Vec::new();
+            for input in inputs {
+                outputs.extend(without(job, input, person, &scratch, &mut erased)?);
+            }
+            job.replace(inputs, &outputs, &scratch, Change::Rows)?;
+            erased.files_replaced += inputs.len() as u64;
+            erased.files_waiting += if settings.keep_replaced { inputs.len() as u64 } else { 0 };
+            erased.files_written += outputs.len() as u64;
+            erased.bytes_written += outputs.iter().map(|output| output.bytes).sum::<u64>();
+        }
+        Ok(erased)
+    })?;
+    Ok(match done {
+        Ok(erased) => ErasureOutcome::Done(erased),
+        Err(CompactionOutcome::Busy) => ErasureOutcome::Busy,
+        Err(CompactionOutcome::Stopped) => ErasureOutcome::Stopped,
+        Err(CompactionOutcome::Damaged { file }) => {
+            let left = vec![format!("{file}: it cannot be read")];
+            ErasureOutcome::Done(Erased { left, ..Erased::default() })
+        }
+        Err(_) => ErasureOutcome::Overtaken,
+    })
+}
+
+/// The files of the table that hold rows of the person. The others that do are noted.
+fn personal_files(job: &mut Job<'_>, person: &Person, erased: &mut Erased) -> Result<Vec<Listed>, Halt> {
+    let listed = job.tidied()?;
+    let (objects, directory) = (job.objects, job.directory);
+    let looked = search::look(objects, directory, &listed, person, &mut || job.tick())?;
+    let names: Vec<&str> = listed.iter().map(|file| file.name.as_str()).collect();
+    let named = job.delta.named(objects, job.partition, &names)?;
+    let late = job.late_files()?;
+    let mut files = Vec::new();
+    for ((file, looked), named) in listed.iter().zip(looked).zip(named) {
+        match (looked, named) {
+            (Ok(0), _) => {}
+            (Ok(_), Named::Removed) => erased.files_waiting += 1,
+            (Ok(_), Named::No) => {
+                erased.left.push(left(
+                    job,
+                    file,
+                    "it is not in the table yet: run causality lake init, and this again",
+                ));
+            }
+            (Ok(_), Named::InTable) if late.contains(&late::mark_of(&file.name)) => {
+                erased.left.push(left(
+                    job,
+                    file,
+                    "it was stored late and waits to be settled by a sink: try again then",
+                ));
+            }
+            (Ok(_), Named::InTable) => files.push(file.clone()),
+            (Err(error), _) => {
+                job.footers.damaged.note(directory, file, &error);
+                erased.left.push(left(job, file, "it cannot be read"));
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn left(job: &Job<'_>, file: &Listed, why: &str) -> String {
+    format!("{}/{}: {why}", job.directory, file.name)
+}
+
+/// The file once more without the person's rows; no file when it has no others.
+fn without(
+    job: &mut Job<'_>,
+    input: &Input,
+    person: &Person,
+    scratch: &Scratch,
+    erased: &mut Erased,
+) -> Result<Vec<Output>, Halt> {
+    let settings = OutputSettings {
+        compression: input.compression.unwrap_or(job.settings.compression),
+        row_group_rows: job.settings.row_group_rows,
+        target_bytes: job.settings.target_bytes.max(input.file.bytes),
+        stream: streams(std::slice::from_ref(input)),
+        app_id: job.partition.app_id.clone(),
+        promoted: job.promoted.clone(),
+    };
+    let mut outputs = Outputs::new(settings, scratch)?;
+    let mut rows = 0;
+    let (objects, directory) = (job.objects, job.directory);
+    let each = |row: &StoredRow<'_>| {
+        if person.is_of(row) {
+            rows += 1;
+            return Ok(());
+        }
+        outputs.push_row(row)
+    };
+    each_row(objects, directory, input, each, &mut || job.tick())?;
+    job.progress.bytes_read += input.file.bytes;
+    job.progress.rows_written += outputs.rows;
+    erased.rows_erased += rows;
+    erased.rows_kept += outputs.rows;
+    erased.bytes_read += input.file.bytes;
+    Ok(outputs.finish(&[&input.file.name])?)
+}

@@ -1,0 +1,97 @@
+//! Which files hold rows of a person: asked of the bounds, then of the Bloom filter, and only then of the values.
+//!
+//! Reads the end of each file, and of nearly all nothing more. Knows nothing of what is done with the answer.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::bloom_filter::Sbbf;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::reader::ChunkReader;
+
+use super::{Halt, Person};
+use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::{WarehouseError, footer};
+
+const CONTEXT: &str = "look for rows of a person";
+/// Files that are opened together, and what is read of their ends: footer and filters of most files.
+const FILES_TOGETHER: usize = 64;
+const END_BYTES: usize = 128 << 10;
+const BATCH_ROWS: usize = 8_192;
+
+/// The rows of the person in each file; an error of those that are damaged.
+pub(super) fn look(
+    objects: &Objects,
+    directory: &str,
+    files: &[Listed],
+    person: &Person,
+    tick: &mut dyn FnMut() -> Result<(), Halt>,
+) -> Result<Vec<Result<u64, WarehouseError>>, Halt> {
+    let mut looked = Vec::with_capacity(files.len());
+    for files in files.chunks(FILES_TOGETHER) {
+        tick()?;
+        let sources = objects.open_together(directory, files, END_BYTES);
+        for (file, source) in files.iter().zip(sources) {
+            let rows = source.and_then(|source| source.read_with(|source| rows_in(source, person)));
+            match rows {
+                Err(error) if error.kind != WarehouseErrorKind::Corrupt => {
+                    return Err(Halt::of(error, directory, file));
+                }
+                rows => looked.push(rows),
+            }
+        }
+    }
+    Ok(looked)
+}
+
+fn rows_in<R: ChunkReader + 'static>(source: R, person: &Person) -> Result<u64, WarehouseError> {
+    let metadata = footer::read(&source)?;
+    let columns = metadata.file_metadata().schema_descr().columns();
+    // Files of before the column was there hold no such ids.
+    let Some(column) = columns.iter().position(|column| column.name() == person.column()) else { return Ok(0) };
+    let mut groups = Vec::new();
+    for (place, group) in metadata.row_groups().iter().enumerate() {
+        if may_hold(&source, group.column(column), person.id())? {
+            groups.push(place);
+        }
+    }
+    if groups.is_empty() { Ok(0) } else { count(source, metadata, groups, person) }
+}
+
+/// False when bounds or filter rule it out.
+fn may_hold(source: &impl ChunkReader, chunk: &ColumnChunkMetaData, id: &str) -> Result<bool, WarehouseError> {
+    if let Some(statistics) = chunk.statistics()
+        && let (Some(min), Some(max)) = (statistics.min_bytes_opt(), statistics.max_bytes_opt())
+        // Bounds that were cut short may be too wide and never too narrow.
+        && !(min <= id.as_bytes() && id.as_bytes() <= max)
+    {
+        return Ok(false);
+    }
+    let filter = Sbbf::read_from_column_chunk(chunk, source);
+    let filter = filter.map_err(|error| WarehouseError::parquet(CONTEXT, error))?;
+    Ok(filter.is_none_or(|filter| filter.check(id)))
+}
+
+fn count<R: ChunkReader + 'static>(
+    source: R,
+    metadata: ParquetMetaData,
+    groups: Vec<usize>,
+    person: &Person,
+) -> Result<u64, WarehouseError> {
+    let parquet = |error| WarehouseError::parquet(CONTEXT, error);
+    let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()).map_err(parquet)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata);
+    let mask = ProjectionMask::columns(builder.parquet_schema(), [person.column()]);
+    let builder = builder.with_projection(mask).with_row_groups(groups).with_batch_size(BATCH_ROWS);
+    let mut rows = 0;
+    for batch in builder.build().map_err(parquet)? {
+        let batch = batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?;
+        let ids = batch.columns().first().and_then(|column| column.as_string_opt::<i32>());
+        let ids = ids.ok_or_else(|| WarehouseError::new(WarehouseErrorKind::Corrupt, "find a column of text"))?;
+        rows += ids.iter().filter(|id| *id == Some(person.id())).count() as u64;
+    }
+    Ok(rows)
+}
