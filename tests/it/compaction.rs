@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::delta::{event, holds_exactly, ids_of, read, send, try_send};
 use crate::harness::{PATIENCE, Server, binary, get, wait_until};
 
 /// Everything is due at once.
-const SETTINGS: [(&str, &str); 4] = [
+pub(crate) const SETTINGS: [(&str, &str); 4] = [
     ("DELTA_ENABLED", "true"),
     ("BATCH_FLUSH_INTERVAL", "20ms"),
     ("COMPACTION_MIN_AGE", "0s"),
@@ -20,14 +20,20 @@ const SETTINGS: [(&str, &str); 4] = [
 const APPS: [&str; 3] = ["shop", "007", "null"];
 
 /// Work on the lake of a server whose directory is `dir`.
-fn lake(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+pub(crate) fn lake(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut words = vec!["lake".to_owned()];
+    words.extend(arguments.iter().map(|word| (*word).to_owned()));
+    command(dir, &words, environment)
+}
+
+fn command(dir: &Path, arguments: &[String], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary());
-    command.arg("lake").args(arguments).env_clear().env("DATA_DIR", dir.join("data"));
+    command.args(arguments).env_clear().env("DATA_DIR", dir.join("data"));
     command.envs(SETTINGS).envs(environment.iter().copied()).stdin(Stdio::null());
     command
 }
 
-fn done(output: Output) -> String {
+pub(crate) fn done(output: Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -47,13 +53,13 @@ fn flush(server: &Server, from: usize) -> BTreeSet<String> {
     sent
 }
 
-fn in_the_making(table: &Path) -> Vec<PathBuf> {
+pub(crate) fn in_the_making(table: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(table.join("_compaction")).map(|entries| entries.map(|e| e.unwrap().path()));
     entries.map(Iterator::collect).unwrap_or_default()
 }
 
 /// As if whoever was killed had been gone for longer than that.
-fn let_leases_end(table: &Path) {
+pub(crate) fn let_leases_end(table: &Path) {
     for lease in in_the_making(table).iter().filter(|path| path.extension().is_some_and(|end| end == "lease")) {
         std::fs::remove_file(lease).unwrap();
     }
@@ -158,14 +164,15 @@ fn a_compaction_that_is_killed_loses_and_doubles_nothing() {
     server.expect_quiet_log(&[]);
 }
 
-/// Compactions, vacuums and the sink are killed at any moment, in turn, while events come.
+/// Compactions, erasures, vacuums, imports and the sink are killed at any moment, in turn, while events come.
 #[test]
 fn kills_at_any_moment_leave_nothing_behind() {
-    let rounds: usize = std::env::var("CAUSALITY_COMPACTION_KILLS").map_or(6, |rounds| rounds.parse().unwrap());
+    let rounds: usize = std::env::var("CAUSALITY_COMPACTION_KILLS").map_or(7, |rounds| rounds.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(dir.path(), &SETTINGS);
     let table = server.warehouse();
     let mut ids = BTreeSet::new();
+    let mut again: Vec<Vec<String>> = Vec::new();
     let keeping = [("COMPACTION_KEEP_REPLACED", "true"), ("VACUUM_RETENTION", "0s")];
     for round in 0..rounds {
         for part in 0..3 {
@@ -173,10 +180,30 @@ fn kills_at_any_moment_leave_nothing_behind() {
             ids.extend(APPS.iter().flat_map(|app| send(&server, app, from..from + 5)).collect::<Vec<_>>());
             std::thread::sleep(Duration::from_millis(30));
         }
+        let what: Vec<String> = match round % 7 {
+            2 => words("lake vacuum"),
+            3 | 6 => {
+                let person = format!("person-{round}");
+                try_send(&server, &of_device(&person, 60)).expect("an answer");
+                server.wait_drained();
+                again.push(words(&format!("lake erase --lake-only --device {person}")));
+                again[again.len() - 1].clone()
+            }
+            5 => {
+                let file = dir.path().join(format!("{round}.jsonl"));
+                let mut events = of_device(&format!("import-{round}"), 400);
+                events.iter_mut().for_each(|event| event["timestampMs"] = json!(1_767_225_600_000u64));
+                let lines: Vec<String> = events.iter().map(Value::to_string).collect();
+                std::fs::write(&file, lines.join("\n")).unwrap();
+                ids.extend(ids_of(&events));
+                again.push(words(&format!("import --chunk-bytes 4096 {}", file.display())));
+                again[again.len() - 1].clone()
+            }
+            _ => words("lake compact"),
+        };
         let environment = if round % 2 == 0 { &keeping[..] } else { &[] };
-        let what = if round % 4 == 2 { "vacuum" } else { "compact" };
-        let mut worker =
-            lake(dir.path(), &[what], environment).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut worker = command(dir.path(), &what, environment);
+        let mut worker = worker.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis((round * 37 % 200) as u64));
         if round % 3 == 2 {
             server.kill_and_restart();
@@ -190,10 +217,23 @@ fn kills_at_any_moment_leave_nothing_behind() {
         }
     }
     server.wait_drained();
+    for what in again {
+        done(command(dir.path(), &what, &[]).output().unwrap());
+    }
     compact(dir.path());
     done(lake(dir.path(), &["vacuum"], &keeping).output().unwrap());
     holds_exactly(&table, &ids);
     assert_eq!(in_the_making(&table), Vec::<PathBuf>::new());
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Events of one device in one hour.
+pub(crate) fn of_device(device: &str, count: usize) -> Vec<Value> {
+    let of = |n| json!({"id": format!("{device}-{n}"), "appId": "shop", "deviceId": device, "userLogin": {}});
+    (0..count).map(of).collect()
 }
 
 fn signal(child: &Child, signal: &str) {

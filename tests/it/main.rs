@@ -17,6 +17,7 @@ mod delta;
 mod delta_log;
 mod draining;
 mod encrypted;
+mod erasure;
 mod faults;
 #[cfg(target_os = "linux")]
 mod faulty_disk;

@@ -1,0 +1,144 @@
+//! Erasure under real readers: the rows of one person are gone at once, everybody else's are there all the time.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::compaction::{SETTINGS, done, in_the_making, lake, let_leases_end, of_device};
+use crate::delta::{event, holds_exactly, ids_of, read, send, try_send};
+use crate::harness::{Server, python};
+
+/// Of a person who is erased.
+const EVENTS: usize = 200;
+
+fn erase(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Value {
+    let arguments: Vec<&str> = ["erase", "--lake-only", "--json"].iter().chain(arguments).copied().collect();
+    serde_json::from_str(&done(lake(dir, &arguments, environment).output().unwrap())).unwrap()
+}
+
+#[test]
+fn every_reader_sees_everybody_else_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &SETTINGS);
+    let table = server.warehouse();
+    let mut ids = BTreeSet::new();
+    for part in 0..3 {
+        for app in ["shop", "007", "null"] {
+            ids.extend(send(&server, app, part * 20..(part + 1) * 20));
+        }
+        let mut events: Vec<Value> = (1_000 + part * 50..1_050 + part * 50).map(|n| event("shop", n)).collect();
+        ids.extend(ids_of(&events));
+        events.extend(of_device("gone", (part + 1) * 50).into_iter().skip(part * 50));
+        try_send(&server, &events).expect("an answer");
+        server.wait_drained();
+    }
+    let plan = done(lake(dir.path(), &["erase", "--device", "gone", "--dry-run"], &[]).output().unwrap());
+    assert!(plan.contains("150 rows in 3 of"), "{plan}");
+    let other = erase(dir.path(), &["--device", "gone", "--app", "007"], &[]);
+    assert_eq!(other["lake"]["rows_removed"], 0, "{other}");
+    let receipt = erase(dir.path(), &["--device", "gone"], &[]);
+    assert_eq!((&receipt["lake"]["rows_removed"], &receipt["is_complete"]), (&150.into(), &true.into()), "{receipt}");
+    assert_eq!(receipt["lake"]["old_files_gone_by"], receipt["finished_at"], "they are gone: {receipt}");
+    holds_exactly(&table, &ids);
+    let readers = read(&table, "readers");
+    let readers = readers.as_object().unwrap();
+    assert_eq!(readers.len(), 6);
+    for (reader, answer) in readers {
+        assert_eq!(answer["counts"]["shop"], 210, "{reader}");
+        assert_eq!(answer["rows"], readers["deltalake, Delta"]["rows"], "{reader}");
+    }
+    assert_eq!(erase(dir.path(), &["--device", "gone"], &[])["lake"]["rows_removed"], 0);
+    server.expect_quiet_log(&[]);
+}
+
+/// Killed where it matters, and done by whoever is told again.
+#[test]
+fn an_erasure_that_is_killed_is_done_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &SETTINGS);
+    let table = server.warehouse();
+    let mut ids = BTreeSet::new();
+    for (round, place) in ["compaction written", "compaction published", "compaction committed"].iter().enumerate() {
+        let person = format!("person-{round}");
+        let mut events: Vec<Value> = (round * 50..(round + 1) * 50).map(|n| event("shop", n)).collect();
+        ids.extend(ids_of(&events));
+        events.extend(of_device(&person, EVENTS));
+        try_send(&server, &events).expect("an answer");
+        server.wait_drained();
+        let arguments = ["erase", "--lake-only", "--device", &person];
+        let output = lake(dir.path(), &arguments, &[("CAUSALITY_FAULT_AT", place)]).output().unwrap();
+        assert!(!output.status.success(), "{place}");
+        let found: BTreeSet<String> = serde_json::from_value(read(&table, "ids")["ids"].clone()).unwrap();
+        assert!(found.is_superset(&ids), "{place}");
+        if round > 0 {
+            let_leases_end(&table);
+        }
+        // The first time, by waiting until the lease of the killed one is over.
+        let removed = erase(dir.path(), &["--device", &person], &[])["lake"]["rows_removed"].clone();
+        assert_eq!(removed, if *place == "compaction committed" { 0 } else { EVENTS }, "{place}");
+        done(lake(dir.path(), &["vacuum"], &[]).output().unwrap());
+        holds_exactly(&table, &ids);
+        assert!(in_the_making(&table).is_empty(), "{place}");
+    }
+    server.expect_quiet_log(&[]);
+}
+
+/// `CAUSALITY_READS` asks for more reads.
+#[test]
+fn no_reader_sees_a_state_in_between() {
+    let reads = std::env::var("CAUSALITY_READS").unwrap_or_else(|_| "60".to_owned());
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = SETTINGS.to_vec();
+    settings.extend([
+        ("COMPACTION_ENABLED", "true"),
+        ("COMPACTION_SCHEDULE", "1s"),
+        ("COMPACTION_KEEP_REPLACED", "true"),
+    ]);
+    let server = Server::start(dir.path(), &settings);
+    let table = server.warehouse();
+    let keeping = [("COMPACTION_KEEP_REPLACED", "true"), ("VACUUM_RETENTION", "10s")];
+    let over = AtomicBool::new(false);
+    let mut ids = send(&server, "shop", 0..10);
+    server.wait_drained();
+    let (told, live) = std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            let mut live = BTreeSet::new();
+            for round in 0.. {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let person = format!("person-{round}");
+                let mut events: Vec<Value> = (0..10).map(|n| event("shop", 10 + round * 10 + n)).collect();
+                live.extend(ids_of(&events));
+                events.extend(of_device(&person, EVENTS));
+                try_send(&server, &events).expect("an answer");
+                server.wait_drained();
+                std::thread::sleep(Duration::from_millis(100));
+                let receipt = erase(dir.path(), &["--device", &person], &keeping);
+                assert_eq!(receipt["lake"]["rows_removed"], EVENTS, "{receipt}");
+                if round % 10 == 9 {
+                    done(lake(dir.path(), &["vacuum"], &keeping).output().unwrap());
+                }
+            }
+            live
+        });
+        let told = std::panic::catch_unwind(|| python("read_changes.py", &[table.to_str().unwrap(), &reads], ""));
+        over.store(true, Ordering::Relaxed);
+        (told, work.join().unwrap())
+    });
+    let told: Value = serde_json::from_str(&told.expect("every read was one state of the table")).unwrap();
+    eprintln!("{told}");
+    assert!(told["persons"].as_u64() > Some(0) && told["versions"].as_u64() > Some(2), "{told}");
+    ids.extend(live);
+    server.wait_drained();
+    drop(server);
+    done(
+        lake(dir.path(), &["vacuum"], &[("COMPACTION_KEEP_REPLACED", "true"), ("VACUUM_RETENTION", "0s")])
+            .output()
+            .unwrap(),
+    );
+    holds_exactly(&table, &ids);
+}
