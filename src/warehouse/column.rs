@@ -8,12 +8,12 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 use parquet::basic::{Encoding, Type as Physical};
 use parquet::column::page::{CompressedPage, Page};
-use twox_hash::XxHash64;
 
+use super::WarehouseError;
+use super::bloom::Hashes;
 use super::chunk::{Bounds, Chunk, Facts, Pages};
 use super::compression::Compressor;
 use super::encodings::{bit_width, put_booleans, put_deltas, put_hybrid};
-use super::{WarehouseError, bloom};
 
 /// Bytes of values at which a page of text is closed: two of snappy's blocks, so that the
 /// page is still in the cache when it is compressed.
@@ -33,26 +33,22 @@ pub(super) struct TextColumn {
     page_rows: usize,
     bounds: Bounds,
     pages: Pages,
-    /// Hashes for the Bloom filter, when the column has one.
-    hashes: Option<Vec<u64>>,
+    /// For the Bloom filter, when the column has one.
+    hashes: Option<Hashes>,
 }
 
 impl TextColumn {
     /// `searched` columns get bounds; `bloom` ones also get a Bloom filter.
     pub(super) fn new(searched: bool, bloom: bool) -> Self {
         let bounds = if searched { Bounds::default() } else { Bounds::unknown() };
-        Self { page: Vec::new(), page_rows: 0, bounds, pages: Pages::default(), hashes: bloom.then(Vec::new) }
+        Self { page: Vec::new(), page_rows: 0, bounds, pages: Pages::default(), hashes: bloom.then(Hashes::default) }
     }
 
     pub(super) fn push(&mut self, value: &str, compressor: &mut Compressor) -> Result<(), WarehouseError> {
         put_text(&mut self.page, value.as_bytes());
         self.bounds.include(value.as_bytes());
         if let Some(hashes) = &mut self.hashes {
-            let hash = XxHash64::oneshot(bloom::SEED, value.as_bytes());
-            // Where nobody has a user's id the filter is as small as one can be.
-            if hashes.last() != Some(&hash) {
-                hashes.push(hash);
-            }
+            hashes.push(value.as_bytes());
         }
         self.row_done(compressor)
     }
@@ -72,7 +68,7 @@ impl TextColumn {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.page.capacity() + self.pages.bytes() + self.hashes.as_ref().map_or(0, |h| h.capacity() * 8)
+        self.page.capacity() + self.pages.bytes() + self.hashes.as_ref().map_or(0, Hashes::memory_bytes)
     }
 
     /// What the column adds to the file so far, its open page taken as it is.
@@ -82,7 +78,7 @@ impl TextColumn {
 
     pub(super) fn close(mut self, compressor: &mut Compressor) -> Result<Chunk, WarehouseError> {
         self.close_page(compressor)?;
-        let filter = self.hashes.as_deref().map(bloom::filter);
+        let filter = self.hashes.as_ref().map(Hashes::filter);
         Ok(Chunk { pages: self.pages, dictionary: None, filter })
     }
 
