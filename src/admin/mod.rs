@@ -14,6 +14,7 @@ mod dead_letters;
 mod deliveries;
 mod document;
 mod documents;
+mod erasures;
 mod form;
 mod guard;
 mod keys;
@@ -154,6 +155,8 @@ struct Shared {
     patching: tokio::sync::Mutex<()>,
     /// Held while a set of documents is checked and applied: they are large, and one at a time is enough.
     applying: tokio::sync::Mutex<()>,
+    /// Held while somebody's data is looked for and erased, which reads all that there is.
+    erasing: tokio::sync::Mutex<()>,
     /// Documents that are checked at once.
     checking: Arc<tokio::sync::Semaphore>,
 }
@@ -164,6 +167,7 @@ const CHECKS_MAX: usize = 2;
 impl Shared {
     fn new(state: State) -> Self {
         let checking = Arc::new(tokio::sync::Semaphore::new(CHECKS_MAX));
-        Self { state, patching: tokio::sync::Mutex::new(()), applying: tokio::sync::Mutex::new(()), checking }
+        let one = || tokio::sync::Mutex::new(());
+        Self { state, patching: one(), applying: one(), erasing: one(), checking }
     }
 }

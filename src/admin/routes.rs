@@ -14,7 +14,8 @@ use super::access::{self, Access};
 use super::documents::{self, Resource};
 use super::pages::{self, Pages};
 use super::{
-    BASE, Probes, Shared, anomaly_events, apply, audit, dead_letters, deliveries, guard, keys, probes, query, tokens,
+    BASE, Probes, Shared, anomaly_events, apply, audit, dead_letters, deliveries, erasures, guard, keys, probes, query,
+    tokens,
 };
 use crate::http::Problem;
 use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
@@ -172,6 +173,7 @@ pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
     table.add(Post, "/tokens", ADMIN, tokens::create);
     table.add(Get, "/tokens/{id}", ADMIN, tokens::show);
     table.add(Delete, "/tokens/{id}", ADMIN, tokens::revoke);
+    table.add(Post, "/erasures", ADMIN, erasures::erase);
     table.add_with_query(Get, "/audit", ADMIN, audit::list);
     table.add(Get, "/status", VIEWER, probes::status);
     table.routes

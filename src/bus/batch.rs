@@ -28,6 +28,8 @@ pub(super) const BATCH_BYTES_MAX: usize = 48 << 20;
 
 /// The record is for the one consumer that its message id names; all others pass over it.
 pub(super) const FLAG_REPLAY: u8 = 1;
+/// The record stands in the place of a message that was erased: it holds nothing, and all consumers pass over it.
+pub(super) const FLAG_ERASED: u8 = 2;
 
 /// Messages to publish together, in one buffer however many there are.
 #[derive(Debug)]
@@ -143,6 +145,11 @@ pub(super) fn write_record(
     out.len() - payload <= PAYLOAD_BYTES_MAX && out.len() <= u32::MAX as usize
 }
 
+/// Appends what stands in the place of a record that was erased.
+pub(super) fn write_erased(out: &mut Vec<u8>) {
+    write_record(out, FLAG_ERASED, b"", b"", |_| ());
+}
+
 /// Where the parts of one record lie in the buffer that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -189,7 +196,7 @@ pub(super) fn starts(records: &[u8], count: usize) -> Option<(Vec<u32>, Beginnin
     for _ in 0..count {
         starts.push(u32::try_from(at).ok()?);
         let record = layout(records, at)?;
-        beginning = beginning.and(match record.flags & FLAG_REPLAY {
+        beginning = beginning.and(match record.flags & (FLAG_REPLAY | FLAG_ERASED) {
             0 => Beginning::of(&records[record.subject.clone()]),
             _ => Beginning::UNKNOWN,
         });

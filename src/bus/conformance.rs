@@ -156,7 +156,7 @@ async fn assert_silent(subscription: &mut Subscription) {
     assert!(fetched.is_err(), "nothing is due, but {fetched:?} came");
 }
 
-fn receipts(deliveries: &[Delivery]) -> Vec<super::Receipt> {
+pub(crate) fn receipts(deliveries: &[Delivery]) -> Vec<super::Receipt> {
     deliveries.iter().map(|delivery| delivery.receipt).collect()
 }
 
@@ -705,6 +705,12 @@ pub(crate) async fn a_closed_bus_says_so(fixture: Fixture) {
     assert_eq!(bus.purge_acknowledged().await.unwrap_err().kind, BusErrorKind::Closed);
 }
 
+pub(crate) use super::conformance_erase::{
+    a_range_in_flight_of_which_some_is_erased_holds_nobody_up, a_range_in_hand_is_not_settled,
+    an_erased_message_leaves_no_dead_letter, dead_letters_are_erased_by_what_they_hold, erasing_is_bounded_and_goes_on,
+    what_is_erased_is_delivered_to_nobody, what_is_in_flight_and_erased_holds_nobody_up,
+    what_is_in_hand_is_not_settled,
+};
 pub(crate) use super::conformance_input::{input_is_amended, input_is_kept_within_its_room, input_is_resubmitted_once};
 
 /// One test a case, each on a fresh fixture.
@@ -738,6 +744,14 @@ macro_rules! suite {
                 s.dead_letter_age_max = std::time::Duration::from_millis(200);
             },
             nothing_unread_is_dropped_and_a_full_bus_recovers => |s| s.bytes_max = 4 << 20,
+            what_is_erased_is_delivered_to_nobody => |_| {},
+            erasing_is_bounded_and_goes_on => |_| {},
+            what_is_in_flight_and_erased_holds_nobody_up => |_| {},
+            what_is_in_hand_is_not_settled => |_| {},
+            a_range_in_flight_of_which_some_is_erased_holds_nobody_up => |_| {},
+            a_range_in_hand_is_not_settled => |_| {},
+            an_erased_message_leaves_no_dead_letter => |_| {},
+            dead_letters_are_erased_by_what_they_hold => |_| {},
             a_closed_bus_says_so => |_| {},
         }
     };

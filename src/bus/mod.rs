@@ -9,8 +9,11 @@ mod buffers;
 #[cfg(test)]
 pub(crate) mod conformance;
 #[cfg(test)]
+pub(crate) mod conformance_erase;
+#[cfg(test)]
 pub(crate) mod conformance_input;
 mod embedded;
+mod erase;
 mod error;
 mod input;
 mod nats;
@@ -26,6 +29,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use batch::Batch;
+pub use erase::{Erased, Matches, Span, settled_through};
 pub use error::{BusError, BusErrorKind};
 pub use input::{KeptInput, RefusedInput};
 use receiving::Receiving;

@@ -30,6 +30,7 @@ pub mod struct_writer;
 pub mod subject;
 
 mod json_view;
+mod person;
 mod stored;
 mod unique;
 mod wire;
@@ -40,6 +41,7 @@ pub use json_schema::json_schemas;
 pub use json_view::Int64;
 pub use limits::{EVENT_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 pub use pattern::Pattern;
+pub use person::{GROUP_BYTES_MAX, Person, PersonId};
 pub use reason::Reason;
 pub use schema::{Holds, Kind, Rules, field_holds};
 pub use stored::{DeviceRef, EventRef};

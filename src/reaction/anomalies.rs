@@ -25,8 +25,8 @@ use super::ruleset::Call;
 use super::subjects::Template;
 use super::view::View;
 use super::window::Window;
-use crate::event::FieldError;
 use crate::event::describe::ViewType;
+use crate::event::{FieldError, GROUP_BYTES_MAX};
 use crate::nearest::suggestion;
 use crate::store::{Detection, NewAnomalyConfig, Operator};
 
@@ -34,8 +34,6 @@ use crate::store::{Detection, NewAnomalyConfig, Operator};
 const WINDOW_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 /// Seconds of a cooldown: thirty days.
 const COOLDOWN_SECONDS_MAX: u64 = 30 * 24 * 3_600;
-/// Bytes of a group's text; a longer one is measured under its SHA-256.
-const GROUP_BYTES_MAX: usize = 256;
 
 /// A compiled config, ready to measure events.
 #[derive(Debug)]

@@ -230,6 +230,7 @@ impl<'a> Evaluation<'a> {
             event_type: event.event_type().into_owned(),
             event_id: event.id.to_owned(),
             device_id: event.device_id.to_owned(),
+            user_id: event.user_id.to_owned(),
             timestamp_ms: event.timestamp_ms,
             details,
             detected_at: self.now,

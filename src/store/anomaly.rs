@@ -72,6 +72,9 @@ pub struct AnomalyEvent {
     pub event_type: String,
     pub event_id: String,
     pub device_id: String,
+    /// Empty where the event has none, and in records of earlier versions.
+    #[serde(default)]
+    pub user_id: String,
     pub timestamp_ms: i64,
     /// The measured value, the bound, and `group`.
     pub details: Value,

@@ -39,11 +39,13 @@ pub enum AuditKind {
     Token,
     Delivery,
     DeadLetter,
+    /// Of a person's data.
+    Erasure,
     Access,
 }
 
 impl AuditKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Webhook,
         Self::Rule,
         Self::Anomaly,
@@ -51,6 +53,7 @@ impl AuditKind {
         Self::Token,
         Self::Delivery,
         Self::DeadLetter,
+        Self::Erasure,
         Self::Access,
     ];
 
@@ -64,6 +67,7 @@ impl AuditKind {
             Self::Token => "token",
             Self::Delivery => "delivery",
             Self::DeadLetter => "dead_letter",
+            Self::Erasure => "erasure",
             Self::Access => "access",
         }
     }
@@ -107,7 +111,7 @@ pub struct AuditEntry {
     /// The request's `X-Request-ID`; null of refusals, which are of many.
     #[serde(default)]
     pub request_id: Option<String>,
-    /// `create`, `replace`, `delete`, `retry`, `replay`, `purge` or `refuse`.
+    /// `create`, `replace`, `delete`, `retry`, `replay`, `purge`, `erase` or `refuse`.
     pub action: String,
     pub kind: AuditKind,
     pub object_id: Option<String>,

@@ -764,6 +764,7 @@ pub(super) async fn anomaly_events_are_filtered_newest_first(store: Store) {
         event_type: "purchase_complete".to_owned(),
         event_id: "e".to_owned(),
         device_id: "d".to_owned(),
+        user_id: "u".to_owned(),
         timestamp_ms: detected_ms,
         details: json!({"value": 3, "max_per_minute": 2, "group": null}),
         detected_at: Timestamp::from_millisecond(detected_ms).unwrap(),

@@ -19,6 +19,7 @@ mod cursor;
 mod delivery;
 mod document;
 mod effects;
+mod erasure;
 mod error;
 mod hidden;
 mod key;
@@ -52,6 +53,7 @@ pub use delivery::{
 };
 pub use document::OWN_MEMBERS;
 pub use effects::{Cause, Effects, Recorded};
+pub use erasure::ErasedRecords;
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{ApiKey, HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, KeyLimits, NewApiKey, Revocations, key_hash};
 pub use page::{Page, PageRequest};

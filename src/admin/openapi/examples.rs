@@ -36,6 +36,10 @@ pub(super) fn anomaly() -> Value {
     })
 }
 
+pub(super) fn erasure() -> Value {
+    json!({"device_id": "phone-1", "app_id": "shop", "after_sequence": 0})
+}
+
 pub(super) fn set() -> Value {
     json!({"webhooks": [webhook()], "rules": [rule()], "anomalies": [anomaly()]})
 }

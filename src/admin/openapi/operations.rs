@@ -253,6 +253,15 @@ fn of_access(verb: Verb, path: &str) -> Option<Operation> {
                 .parameter(since());
             paged(list, "AuditRecord")
         }
+        (Verb::Post, "/erasures") => new("erasePerson", "Erase what is stored of a person, one step of it")
+            .about(
+                "Erases events of the bus, dead letters, deliveries and anomaly events of a device or a user; the \
+                 lake is not touched. A call takes seconds. Repeat it with `after_sequence` as `scanned_through` says and \
+                 the same `through_sequence` until `is_scanned` and `is_settled`.",
+            )
+            .body(input("ErasureRequest", &examples::erasure()))
+            .answer(200, "How far it has come.", json_of("Erasure"))
+            .refused(BODY),
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::admin::{apply, dead_letters, deliveries, keys, tokens};
+use crate::admin::{apply, dead_letters, deliveries, erasures, keys, tokens};
 use crate::bus::{BusStatus, ConsumerStatus};
 use crate::openapi::{Document, reference, schema_of_input, schema_of_output};
 use crate::store::{
@@ -35,6 +35,8 @@ pub(super) fn add(document: &mut Document) {
     document.schema("NewAdminToken", schema_of_input::<NewAdminToken>());
     document.schema("AdminToken", schema_of_output::<AdminToken>());
     document.schema("CreatedAdminToken", schema_of_output::<tokens::Created>());
+    document.schema("ErasureRequest", schema_of_input::<erasures::ErasureRequest>());
+    document.schema("Erasure", schema_of_output::<erasures::Erasure>());
     document.schema("AuditRecord", schema_of_output::<AuditRecord>());
     document.schema("DocumentSet", set());
     document.schema("AppliedSet", schema_of_output::<apply::Items>());

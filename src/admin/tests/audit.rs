@@ -106,6 +106,9 @@ async fn every_route_that_changes_something_leaves_a_record() {
     let purged = steps.take(Delete, "/dead-letters", "", Value::Null).await;
     assert_eq!(purged["after"], json!({"deleted": 1}));
 
+    let erased = steps.take(Post, "/erasures", "", json!({"device_id": "phone"})).await;
+    assert_eq!((&erased["action"], &erased["after"]["is_scanned"]), (&json!("erase"), &json!(true)));
+
     steps.take(Post, "/keys", "", json!({"app_id": "shop", "name": "ios"})).await;
     steps.take(Delete, "/keys/{id}", "ios", Value::Null).await;
     let made = steps.take(Post, "/tokens", "", json!({"name": "ci", "role": "viewer"})).await;

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod documents;
+mod erasures;
 mod facing;
 mod operations;
 mod sets;

@@ -14,7 +14,7 @@ use super::group::Group;
 use super::position::Position;
 use super::tail::{self, Tail};
 use super::window::{Slot, State, Window};
-use crate::bus::batch::{self, FLAG_REPLAY};
+use crate::bus::batch::{self, FLAG_ERASED, FLAG_REPLAY};
 use crate::bus::subject::Filter;
 use crate::bus::trials::{Book, SUSPECT_AFTER, TrialEnd};
 use crate::bus::{ConsumerSpec, Delivery, Interest, Receipt};
@@ -219,6 +219,11 @@ impl Mind {
             let found = current.take().filter(|group| group.record(sequence).is_some());
             let Some(group) = found.or_else(|| self.find(request.tail, sequence)) else { return Some(sequence) };
             let record = group.record(sequence)?;
+            if group.is_erased(sequence) {
+                self.pass_erased(sequence);
+                current = Some(group);
+                continue;
+            }
             if !room.admits(record.len(), out.is_empty()) {
                 return None;
             }
@@ -277,10 +282,26 @@ impl Mind {
 
     fn wants(&self, name: &str, data: &[u8], start: usize) -> bool {
         let Some(layout) = batch::layout(data, start) else { return false };
-        match layout.flags & FLAG_REPLAY {
+        match layout.flags & (FLAG_REPLAY | FLAG_ERASED) {
             0 => self.filter.matches(&data[layout.subject]),
-            _ => &data[layout.message_id] == name.as_bytes(),
+            FLAG_REPLAY => &data[layout.message_id] == name.as_bytes(),
+            _ => false,
         }
+    }
+
+    /// A message that was to be delivered again is not there any more.
+    fn pass_erased(&mut self, sequence: u64) {
+        self.window.settle(sequence);
+        self.window.advance();
+        if !self.trials.book.is_empty() {
+            self.trials.book.forget(self.window.floor(), &[sequence]);
+            self.trials.unstored = true;
+        }
+    }
+
+    /// Groups have others in their places: what was read before is read anew.
+    pub(super) fn forget_loaded(&mut self) {
+        self.loaded.clear();
     }
 
     fn find(&self, tail: &Mutex<Tail>, sequence: u64) -> Option<Arc<Group>> {

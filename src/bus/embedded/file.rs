@@ -117,11 +117,19 @@ pub(super) fn open(path: &Path) -> Result<Connection, BusError> {
     Ok(connection)
 }
 
+/// Whether what is deleted is overwritten wherever it was, or only where that costs nothing.
+pub(super) fn erasing(connection: &Connection, everywhere: bool) -> rusqlite::Result<()> {
+    let sql = if everywhere { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = FAST" };
+    connection.query_row(sql, [], |_| Ok(()))
+}
+
 fn prepare(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
     // Checkpoints are the checkpointer's: one in the middle of a commit would make publishers wait.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     // A group is written whole in its commit, and no page of it twice.
     connection.pragma_update(None, "cache_spill", false)?;
+    // What is deleted is overwritten where its page is written anyway.
+    erasing(connection, false)?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     if application == APPLICATION_ID && version == SCHEMA_VERSION {
@@ -318,6 +326,23 @@ pub(super) fn insert_group(connection: &Connection, draft: &Draft, packer: &mut 
         blob.close()?;
     }
     Ok(data.len() + draft.keys.len())
+}
+
+/// Puts the bytes in the place of those of the group; its sequences, its time and its keys are as they were.
+pub(super) fn replace_group(
+    connection: &Connection,
+    group: &Group,
+    raw: &[u8],
+    packer: &mut Packer,
+) -> rusqlite::Result<()> {
+    let keys = connection
+        .prepare_cached("SELECT keys FROM groups WHERE first_sequence = ?1")?
+        .query_row([group.first_sequence], |row| row.get::<_, Vec<u8>>(0))?;
+    let Packed { raw_bytes, data } = packer.pack(raw);
+    let (first, count) = (group.first_sequence, group.last_sequence() + 1 - group.first_sequence);
+    let checksum = group::checksum(first, count, group.published_at_ms, &keys, data);
+    let sql = "UPDATE groups SET checksum = ?2, raw_bytes = ?3, data = ?4 WHERE first_sequence = ?1";
+    connection.prepare_cached(sql)?.execute(params![first, checksum, raw_bytes as u64, data]).map(drop)
 }
 
 pub(super) fn corrupt(path: &Path, context: &'static str, damage: impl std::fmt::Display) -> BusError {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::dedup::Key;
-use crate::bus::batch::{self, Layout};
+use crate::bus::batch::{self, FLAG_ERASED, Layout};
 use crate::bus::buffers::{self, Buffer};
 use crate::bus::subject::Beginning;
 
@@ -59,6 +59,24 @@ impl Group {
 
     pub(super) fn data(&self) -> &Bytes {
         &self.data
+    }
+
+    /// Whether the message was erased.
+    pub(super) fn is_erased(&self, sequence: u64) -> bool {
+        self.layout(sequence).is_some_and(|layout| layout.flags & FLAG_ERASED != 0)
+    }
+
+    /// The bytes of the group without those messages: something that holds nothing is in the place of each.
+    pub(super) fn without(&self, erased: &[u64]) -> Vec<u8> {
+        let mut data = Vec::with_capacity(self.data.len());
+        for sequence in self.first_sequence..=self.last_sequence() {
+            match self.record(sequence) {
+                Some(_) if erased.binary_search(&sequence).is_ok() => batch::write_erased(&mut data),
+                Some(record) => data.extend_from_slice(&self.data[record]),
+                None => {}
+            }
+        }
+        data
     }
 }
 

@@ -13,6 +13,7 @@ mod checkpoint;
 mod consumer;
 mod dead_letter;
 mod dedup;
+mod erase;
 mod file;
 mod group;
 mod health;
@@ -93,6 +94,8 @@ struct Shared {
     dead_letters: AtomicU64,
     /// Held by the trial that is under way.
     trial_turn: Arc<Semaphore>,
+    /// How often groups in the file were given others in their places: raised before those in memory are forgotten.
+    erasures: AtomicU64,
     refused: Mutex<Option<BusError>>,
     /// The first damage that was read from the file.
     damage: Mutex<Option<String>>,
@@ -135,6 +138,7 @@ impl Engine {
             used_bytes: AtomicU64::new(file::used_bytes(&connection).map_err(failed)?),
             dead_letters: AtomicU64::new(dead_letter::count(&connection).map_err(failed)?),
             trial_turn: Arc::new(Semaphore::new(1)),
+            erasures: AtomicU64::new(0),
             refused: Mutex::default(),
             damage: Mutex::default(),
             watch,

@@ -93,6 +93,15 @@ pub(super) enum Chore {
     Purge {
         reply: Reply<Purged>,
     },
+    /// Puts something that holds nothing in the places of messages, in ascending order; answers how many there were.
+    Erase {
+        sequences: Vec<u64>,
+        reply: Reply<u64>,
+    },
+    /// Empties the log, which holds pages as they were before.
+    Wipe {
+        reply: Reply<()>,
+    },
     KeepInput {
         inputs: Vec<RefusedInput>,
         bytes_max: u64,

@@ -3,6 +3,7 @@
 //! Invariant: nothing polls. A fetch that finds nothing sleeps until the head moves, a message is given back,
 //! or the earliest deadline passes. What was taken stays with the subscription if a fetch is cancelled.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -104,12 +105,17 @@ impl Subscription {
                     }
                 }
                 Found::Load(sequence) => {
+                    let erasures = shared.erasures.load(Ordering::Acquire);
                     let groups = shared.read_groups(sequence).await?;
                     if groups.is_empty() {
                         let missing = format!("no group holds sequence {sequence} or one after it");
                         return Err(file::corrupt(&shared.path, "read group", missing));
                     }
-                    consumer.lock().load(sequence, groups);
+                    let mut mind = consumer.lock();
+                    // What was read may hold what was erased meanwhile.
+                    if shared.erasures.load(Ordering::Acquire) == erasures {
+                        mind.load(sequence, groups);
+                    }
                 }
                 Found::Nothing(due) => {
                     let due = due.map(|tick| shared.started + consumer::moment(tick));

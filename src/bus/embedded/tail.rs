@@ -29,6 +29,17 @@ impl Tail {
         }
     }
 
+    /// Puts another group in the place of the one with its sequences, when that is here.
+    pub(super) fn replace(&mut self, group: &Arc<Group>) {
+        let index = self.groups.partition_point(|held| held.first_sequence < group.first_sequence);
+        if let Some(held) = self.groups.get_mut(index)
+            && held.first_sequence == group.first_sequence
+        {
+            self.bytes = self.bytes - held.bytes() + group.bytes();
+            *held = group.clone();
+        }
+    }
+
     /// The first sequence of the newer half: who is below it will soon not be found here.
     pub(super) fn middle(&self) -> u64 {
         self.groups.get(self.groups.len() / 2).map_or(0, |group| group.first_sequence)

@@ -5,6 +5,7 @@
 
 mod burial;
 mod chores;
+mod erasure;
 mod refusals;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::consumer::Consumer;
 use super::dead_letter;
 use super::dedup::{self, Dedup};
 use super::group::Draft;
+use super::group::Group;
 use super::input::InputBytes;
 use super::pace::{Opening, Pace, Round, Standing};
 use super::pack::Packer;
@@ -75,6 +77,10 @@ enum Done {
     Flag(bool),
     Kept(KeptInput),
     Resubmitted(Option<Stored>),
+    /// How many dead letters were made.
+    Buried(u64),
+    /// The groups that are in the places of others now, and how many messages they lack.
+    Erased(Vec<Arc<Group>>, u64),
 }
 
 pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<JoinHandle<()>>, BusError> {
@@ -141,8 +147,8 @@ impl Writer {
 
     fn round(&mut self, work: Work) {
         let Work { mut publishes, chores } = work;
-        let (purges, chores): (Vec<Chore>, Vec<Chore>) =
-            chores.into_iter().partition(|chore| matches!(chore, Chore::Purge { .. }));
+        let (alone, chores): (Vec<Chore>, Vec<Chore>) =
+            chores.into_iter().partition(|chore| matches!(chore, Chore::Purge { .. } | Chore::Wipe { .. }));
         let chores = match self.misplaced {
             true => self.keep_out(&mut publishes, chores),
             false => chores,
@@ -157,9 +163,11 @@ impl Writer {
             Ok(outcome) => self.settle(publishes, chores, outcome),
             Err(error) => self.isolate(publishes, chores, error),
         }
-        for chore in purges {
-            if let Chore::Purge { reply } = chore {
-                let _ = reply.send(self.purge(0));
+        for chore in alone {
+            match chore {
+                Chore::Purge { reply } => drop(reply.send(self.purge(0))),
+                Chore::Wipe { reply } => drop(reply.send(self.wipe())),
+                _ => {}
             }
         }
     }
@@ -363,10 +371,9 @@ impl Writer {
         }
         for (chore, done) in chores.into_iter().zip(outcome.done) {
             match (chore, done) {
-                (Chore::Settle(settle), _) => {
+                (Chore::Settle(settle), done) => {
                     settle.consumer.lock().settled(&settle.sequences);
-                    if let Some((why, _)) = &settle.reason {
-                        let count = settle.sequences.len() as u64;
+                    if let (Some((why, _)), Done::Buried(count)) = (&settle.reason, done) {
                         self.shared.dead_letters.fetch_add(count, Ordering::Relaxed);
                         metrics::bus_dead_lettered(&settle.consumer.name, why.name(), count);
                     }
@@ -395,6 +402,11 @@ impl Writer {
                     self.shared.dead_letters_gone(u64::from(stored.is_some()));
                     drop(reply.send(Ok(stored)));
                 }
+                (Chore::Erase { reply, .. }, Done::Erased(groups, messages)) => {
+                    self.make_known(&groups);
+                    drop(reply.send(Ok(messages)));
+                }
+                (Chore::Erase { .. } | Chore::Wipe { .. }, _) => {}
                 (Chore::Register { .. } | Chore::Replay { .. } | Chore::DeleteDeadLetter { .. }, _) => {}
                 (Chore::PurgeDeadLetters { .. } | Chore::Purge { .. }, _) => {}
                 (Chore::KeepInput { .. } | Chore::AmendInput { .. } | Chore::Resubmit { .. }, _) => {}

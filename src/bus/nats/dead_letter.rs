@@ -67,7 +67,7 @@ pub(super) async fn list(shared: &Shared, before: Option<u64>, limit: usize) -> 
     let mut found = Vec::new();
     let mut looked_at = 0;
     while next > 0 && next >= state.first_sequence && found.len() < limit && looked_at < LOOKED_AT_MAX {
-        found.extend(raw(&shared.dead_letters, next).await?.map(read));
+        found.extend(raw(&shared.dead_letters, next).await?.map(read_raw));
         next -= 1;
         looked_at += 1;
     }
@@ -75,7 +75,7 @@ pub(super) async fn list(shared: &Shared, before: Option<u64>, limit: usize) -> 
 }
 
 pub(super) async fn find(shared: &Shared, id: u64) -> Result<Option<DeadLetter>, BusError> {
-    Ok(raw(&shared.dead_letters, id).await?.map(read))
+    Ok(raw(&shared.dead_letters, id).await?.map(read_raw))
 }
 
 /// Publishes it again for the consumer that gave it up; a repeat within the deduplication window stores it once.
@@ -161,18 +161,22 @@ pub(super) fn found(
     }
 }
 
-fn read(message: StreamMessage) -> DeadLetter {
-    let text = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+fn read_raw(message: StreamMessage) -> DeadLetter {
+    read(message.sequence, &message.headers, unix_ms_of(message.time), message.payload)
+}
+
+pub(super) fn read(id: u64, headers: &HeaderMap, dead_at_ms: i64, payload: bytes::Bytes) -> DeadLetter {
+    let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
     let number = |name: &str| text(name).parse().unwrap_or_default();
     DeadLetter {
-        id: message.sequence,
+        id,
         consumer: text(CONSUMER),
         subject: text(SUBJECT),
         sequence: number(SEQUENCE),
         reason: text(REASON),
         delivery_count: number(DELIVERY_COUNT) as u32,
         published_at_ms: number(PUBLISHED_AT_MS) as i64,
-        dead_at_ms: unix_ms_of(message.time),
-        payload: message.payload,
+        dead_at_ms,
+        payload,
     }
 }

@@ -8,6 +8,7 @@ mod atomic;
 mod calls;
 mod consumers;
 mod dead_letter;
+mod erase;
 mod input;
 mod keeper;
 mod link;

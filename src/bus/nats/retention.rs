@@ -144,7 +144,7 @@ fn place(consumer: &ConsumerInfo, state: &State) -> Place {
     Place { name: consumer.name.clone(), acknowledged_to, backlog, pending }
 }
 
-async fn durable(stream: &Stream) -> Result<Vec<ConsumerInfo>, BusError> {
+pub(super) async fn durable(stream: &Stream) -> Result<Vec<ConsumerInfo>, BusError> {
     let durable = |consumer: &ConsumerInfo| consumer.config.durable_name.is_some();
     let mut all = stream.consumers();
     let mut found = Vec::new();

@@ -11,6 +11,7 @@ mod connect;
 mod deliveries;
 mod documents;
 mod effects;
+mod erasure;
 mod keys;
 mod listen;
 mod schema;

@@ -9,6 +9,7 @@ mod clock;
 mod deliveries;
 mod documents;
 mod effects;
+mod erasure;
 mod health;
 mod keys;
 mod schema;
@@ -93,6 +94,8 @@ impl Engine {
         let mut connection = open_writer(&path).map_err(named)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(named)?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT).map_err(named)?;
+        // It holds what people did and what lets others in: what is deleted is gone.
+        connection.pragma_update(None, "secure_delete", true).map_err(named)?;
         connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS_MAX);
         schema::migrate(&mut connection, &path)?;
         let sealed = webhooks::count_sealed(&connection)?;

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior, ffi};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock;
@@ -26,6 +26,8 @@ const CHECKPOINT_ROWS: u64 = 1_000;
 
 pub(super) enum Command {
     Run(Job),
+    /// Empties the log, which holds pages as they were before, once what is queued is committed.
+    Wipe(oneshot::Sender<Result<(), StoreError>>),
     /// Runs what is queued, then ends.
     Close,
 }
@@ -116,11 +118,13 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
     let mut checkpointed = 0;
     let mut group = Vec::new();
     let mut clock = ClockSteps::default();
+    let mut wipes = Vec::new();
     while let Some(first) = commands.blocking_recv() {
         let mut next = Some(first);
         while let Some(command) = next.take() {
             match command {
                 Command::Run(job) => group.push(job),
+                Command::Wipe(done) => wipes.push(done),
                 Command::Close => commands.close(),
             }
             if group.len() < GROUP_JOBS_MAX {
@@ -137,6 +141,14 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
         if !stored || changed.saturating_sub(checkpointed) >= CHECKPOINT_ROWS {
             checkpoint(&connection);
             checkpointed = changed;
+        }
+        if !wipes.is_empty() {
+            let emptied = empty_log(&connection);
+            for done in wipes.drain(..) {
+                let again = emptied.as_ref().map_err(|error| Refusal::of(error, "empty log", health));
+                // The caller may have gone away.
+                let _ = done.send(again.copied().map_err(|refusal| refusal.as_error("empty log")));
+            }
         }
     }
     checkpoint(&connection);
@@ -196,6 +208,13 @@ fn commit(
         refused = refusal.or(refused);
     }
     refused
+}
+
+/// Fails when a reader does not let it, after as long as SQLite waits for one.
+fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
+    let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    let held = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some("a reader holds it".into()));
+    if busy { Err(held()) } else { Ok(()) }
 }
 
 /// Copies the log into the file. Done here and not by SQLite itself, which would hide a failed fsync.

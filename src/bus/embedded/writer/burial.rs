@@ -13,11 +13,16 @@ use crate::bus::{BusError, KeptInput};
 use crate::steps::unix_ms;
 
 impl Writer {
-    /// Stores dead letters for messages that are given up.
-    pub(super) fn bury(&mut self, settle: &Settle) -> Result<(), BusError> {
-        let Some((_, reason)) = &settle.reason else { return Ok(()) };
+    /// Stores dead letters for messages that are given up, but for those that were erased meanwhile; answers how many.
+    pub(super) fn bury(&mut self, settle: &Settle) -> Result<u64, BusError> {
+        let Some((_, reason)) = &settle.reason else { return Ok(0) };
+        let mut buried = 0;
         for sequence in &settle.sequences {
             let group = self.group_of(*sequence)?;
+            if group.is_erased(*sequence) {
+                continue;
+            }
+            buried += 1;
             let delivery_count = settle.consumer.lock().delivery_count(*sequence);
             let verdict = Verdict { consumer: &settle.consumer.name, reason, delivery_count, dead_at_ms: unix_ms() };
             let inserted = self
@@ -27,7 +32,7 @@ impl Writer {
                 return Err(file::corrupt(&self.shared.path, "bury message", missing));
             }
         }
-        Ok(())
+        Ok(buried)
     }
 
     /// Keeps refused input while it has room, in its own share and in the file.

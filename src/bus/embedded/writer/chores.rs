@@ -18,8 +18,7 @@ impl Writer {
             let done = match chore {
                 Chore::Settle(settle) => {
                     settle.consumer.lock().settling(&settle.sequences);
-                    self.bury(settle)?;
-                    Done::Nothing
+                    Done::Buried(self.bury(settle)?)
                 }
                 Chore::Register { name, filter, .. } => Done::Sequence(self.write("add consumer", |writer| {
                     let floor = file::bounds(&writer.connection)?.map_or(writer.next_sequence, |(first, _)| first) - 1;
@@ -43,7 +42,9 @@ impl Writer {
                 })?),
                 Chore::DeleteDeadLetter { id, .. } => {
                     self.input_bytes.changed();
-                    Done::Flag(self.write("delete dead letter", |writer| dead_letter::delete(&writer.connection, *id))?)
+                    // Who deletes one may do so for what it holds.
+                    let deleted = self.leaving_nothing(|connection| dead_letter::delete(connection, *id));
+                    Done::Flag(self.write("delete dead letter", |_| deleted)?)
                 }
                 Chore::KeepInput { inputs, bytes_max, .. } => Done::Kept(self.keep_input(inputs, *bytes_max)?),
                 Chore::AmendInput { id, input, .. } => {
@@ -64,7 +65,11 @@ impl Writer {
                         dead_letter::delete_some_before(&writer.connection, *before_ms)
                     })? as u64)
                 }
-                Chore::Record { .. } | Chore::Purge { .. } => Done::Nothing,
+                Chore::Erase { sequences, .. } => {
+                    let (groups, messages) = self.erase(sequences)?;
+                    Done::Erased(groups, messages)
+                }
+                Chore::Record { .. } | Chore::Purge { .. } | Chore::Wipe { .. } => Done::Nothing,
             };
             outcome.done.push(done);
         }

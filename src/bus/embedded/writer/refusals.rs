@@ -37,8 +37,8 @@ impl Writer {
         }
         let done = std::mem::take(&mut outcome.done);
         let (kept, refused): (Vec<_>, Vec<_>) = chores.into_iter().zip(done).partition(|(chore, _)| {
-            // An acknowledgement cannot be taken back once it is committed.
-            chore.lets_go() || matches!(chore, Chore::Settle(_))
+            // Neither an acknowledgement nor an erasure can be taken back once it is committed.
+            chore.lets_go() || matches!(chore, Chore::Settle(_) | Chore::Erase { .. })
         });
         refused.into_iter().for_each(|(chore, _)| self.fail(chore, &error));
         let (chores, done) = kept.into_iter().unzip();
@@ -73,6 +73,8 @@ impl Writer {
             Chore::Register { reply, .. } | Chore::PurgeDeadLetters { reply, .. } => drop(reply.send(Err(error))),
             Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. } => drop(reply.send(Err(error))),
             Chore::Purge { reply } => drop(reply.send(Err(error))),
+            Chore::Erase { reply, .. } => drop(reply.send(Err(error))),
+            Chore::Wipe { reply } => drop(reply.send(Err(error))),
             Chore::KeepInput { reply, .. } => drop(reply.send(Err(error))),
             Chore::AmendInput { reply, .. } => drop(reply.send(Err(error))),
             Chore::Resubmit { reply, .. } => drop(reply.send(Err(error))),

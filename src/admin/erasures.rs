@@ -1,0 +1,192 @@
+//! Erasing what is stored of a person, one step a request: in the bus, among the dead letters and in the store.
+//!
+//! Invariants: a step is bounded and can be repeated, so that nothing needs to be remembered of one that was cut off; no
+//! record and no log line holds the id. Knows nothing of the lake, which has the events that were in flight.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use data_encoding::HEXLOWER;
+use ring::digest::{SHA256, digest};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::access::Acting;
+use super::audit::recorded;
+use super::document::read_json;
+use super::form::fit;
+use super::refusal::{of_bus, of_store, wrong};
+use crate::bus::{DeadLetter, Matches, Span, settled_through};
+use crate::event::{FieldError, Person, PersonId, is_app_id, is_id};
+use crate::http::Problem;
+use crate::quarantine::{Form, Input};
+use crate::store::{AuditKind, AuditOutcome, Change};
+
+/// How long one step looks at events of the bus, and at how many.
+const SCAN_TIME_MAX: Duration = Duration::from_secs(5);
+const SCAN_MESSAGES_MAX: u64 = 5_000_000;
+
+/// Exactly one of the ids.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ErasureRequest {
+    device_id: Option<String>,
+    user_id: Option<String>,
+    /// In this app alone; in all of them when absent.
+    app_id: Option<String>,
+    /// Events up to here were looked at before: `scanned_through` of the last answer.
+    #[serde(default)]
+    after_sequence: u64,
+    /// Events up to here; up to the last one that there is now, when absent.
+    through_sequence: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Erasure {
+    scanned_through: u64,
+    through_sequence: u64,
+    /// Every event up to `through_sequence` was looked at, and so was all that follows from them.
+    is_scanned: bool,
+    /// Nothing up to `through_sequence` is on its way to the lake or to deliveries any more.
+    is_settled: bool,
+    /// Messages of the bus that this step erased.
+    events: u64,
+    dead_letters: u64,
+    deliveries: u64,
+    anomaly_records: u64,
+}
+
+pub(super) async fn erase(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    request: Request,
+) -> Result<Json<Erasure>, Problem> {
+    let fitted = fit::<ErasureRequest>(read_json(request).await?).check(ErasureRequest::check);
+    let request = fitted.whole().map_err(wrong)?;
+    let last = shared.state.bus.status().await.map_err(of_bus)?.last_sequence;
+    let through = request.through_sequence.unwrap_or(last);
+    if through > last {
+        let detail = format!("is behind the last event, {last}: begin anew");
+        return Err(wrong(vec![FieldError::new("/through_sequence", detail)]));
+    }
+    if request.after_sequence > through {
+        let detail = format!("is behind the last event, {last}: begin anew");
+        return Err(wrong(vec![FieldError::new("/after_sequence", detail)]));
+    }
+    let Some(person) = request.person() else { return Err(wrong(request.check())) };
+    let change = Change::of(AuditKind::Erasure, "erase").with_before(json!({
+        "id_kind": person.id.field(),
+        "id_sha256": HEXLOWER.encode(digest(&SHA256, person.id.text().as_bytes()).as_ref()),
+        "app_id": person.app_id,
+        "after_sequence": request.after_sequence,
+        "through_sequence": through,
+    }));
+    let told = |erasure: &Erasure| (AuditOutcome::Done, serde_json::to_value(erasure).unwrap_or_default());
+    // One after the other: each reads all that there is.
+    let _turn = shared.erasing.lock().await;
+    let step = step(&shared, &person, request.after_sequence, through);
+    recorded(&store, change, step, told).await.map(Json)
+}
+
+impl ErasureRequest {
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        match (&self.device_id, &self.user_id) {
+            (Some(_), Some(_)) => errors.push(FieldError::new("/user_id", "cannot be given together with `device_id`")),
+            (None, None) => errors.push(FieldError::new("", "needs `device_id` or `user_id`")),
+            _ => {}
+        }
+        for (pointer, id) in [("/device_id", &self.device_id), ("/user_id", &self.user_id)] {
+            if id.as_ref().is_some_and(|id| id.is_empty() || !is_id(id)) {
+                let detail = "must have from 1 to 256 bytes and no control characters, as ids of events have";
+                errors.push(FieldError::new(pointer, detail));
+            }
+        }
+        if self.app_id.as_ref().is_some_and(|app| !is_app_id(app)) {
+            errors.push(FieldError::new("/app_id", "must match [A-Za-z0-9][A-Za-z0-9._-]{0,127}"));
+        }
+        if self.through_sequence.is_some_and(|through| through < self.after_sequence) {
+            errors.push(FieldError::new("/through_sequence", "must not be below `after_sequence`"));
+        }
+        errors
+    }
+
+    /// None when it has not exactly one id.
+    fn person(&self) -> Option<Person> {
+        let id = match (&self.device_id, &self.user_id) {
+            (Some(id), None) => PersonId::Device(id.clone()),
+            (None, Some(id)) => PersonId::User(id.clone()),
+            _ => return None,
+        };
+        Some(Person { id, app_id: self.app_id.clone() })
+    }
+}
+
+async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Result<Erasure, Problem> {
+    let (bus, store) = (&shared.state.bus, &shared.state.store);
+    let matches: Matches = {
+        let person = person.clone();
+        Arc::new(move |subject, payload| has_message(&person, subject, payload))
+    };
+    let span = Span { after, through, messages_max: SCAN_MESSAGES_MAX, time_max: SCAN_TIME_MAX };
+    let scanned = bus.erase(span, &matches).await.map_err(of_bus)?;
+    let mut erasure = Erasure {
+        scanned_through: scanned.scanned_through,
+        through_sequence: through,
+        is_scanned: false,
+        is_settled: false,
+        events: scanned.messages,
+        dead_letters: 0,
+        deliveries: 0,
+        anomaly_records: 0,
+    };
+    if scanned.scanned_through < through {
+        return Ok(erasure);
+    }
+    // Looked at first: what in-flight events lead to is stored before they are acknowledged.
+    erasure.is_settled = settled_through(&bus.status().await.map_err(of_bus)?, through);
+    let records = store.erase_person(person).await.map_err(of_store)?;
+    (erasure.deliveries, erasure.anomaly_records) = (records.deliveries, records.anomaly_records);
+    erasure.dead_letters = bus.erase_dead_letters(&|letter| has_letter(person, letter)).await.map_err(of_bus)?;
+    store.wipe().await.map_err(of_store)?;
+    bus.wipe().await.map_err(of_bus)?;
+    erasure.is_scanned = true;
+    Ok(erasure)
+}
+
+/// Whether a message of the bus is an event of theirs, or tells of one.
+fn has_message(person: &Person, subject: &[u8], payload: &[u8]) -> bool {
+    if !subject.starts_with(b"events.") {
+        return person.has_document(payload);
+    }
+    person.has_event(payload).unwrap_or_else(|| named_in(person, payload))
+}
+
+fn has_letter(person: &Person, letter: &DeadLetter) -> bool {
+    if !letter.is_input() {
+        return has_message(person, letter.subject.as_bytes(), &letter.payload) || named_in(person, &letter.payload);
+    }
+    let Some(input) = Input::read(&letter.payload) else { return named_in(person, &letter.payload) };
+    if !input.app.is_empty() && !person.is_in_app(input.app.as_bytes()) {
+        return false;
+    }
+    let attribute = |name: &str, value: &str| person.id.is_called(name) && value == person.id.text();
+    if input.attributes.iter().any(|known| attribute(&known.name, &known.value)) {
+        return true;
+    }
+    match Form::named(&input.form) {
+        Some(Form::ProtobufEvent) => person.has_event(&input.data).unwrap_or_else(|| person.is_in_message(&input.data)),
+        Some(Form::Protobuf | Form::ProtobufBatch | Form::Otlp) => person.is_in_message(&input.data),
+        _ => named_in(person, &input.data),
+    }
+}
+
+/// In JSON, or in lines of it.
+fn named_in(person: &Person, data: &[u8]) -> bool {
+    let named = |text: &[u8]| serde_json::from_slice::<Value>(text).is_ok_and(|value| person.is_named_in(&value));
+    named(data) || data.split(|byte| *byte == b'\n').any(named)
+}

@@ -1,0 +1,225 @@
+//! The part of the conformance suite that is about erasing messages.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::conformance::{Fixture, fetch, payloads, publish, publish_numbers, receipts, spec};
+use super::{Bus, ConsumerSpec, Erased, Matches, RefusedInput, Span, Subscription, settled_through};
+
+/// Matches what ends with these digits.
+fn ending(digits: &'static str) -> Matches {
+    Arc::new(move |_, payload| payload.ends_with(digits.as_bytes()))
+}
+
+fn span(after: u64, through: u64) -> Span {
+    Span { after, through, messages_max: u64::MAX, time_max: Duration::from_secs(60) }
+}
+
+/// Fetches and acknowledges until nothing more comes.
+async fn drain(subscription: &mut Subscription) -> Vec<String> {
+    let mut all = Vec::new();
+    while let Ok(fetched) =
+        tokio::time::timeout(Duration::from_millis(800), subscription.fetch(1_000, usize::MAX)).await
+    {
+        let fetched = fetched.unwrap();
+        subscription.acker().ack(&receipts(&fetched)).await.unwrap();
+        all.extend(payloads(&fetched));
+    }
+    all
+}
+
+async fn until_settled(bus: &Bus, sequence: u64) {
+    let began = Instant::now();
+    loop {
+        let status = bus.status().await.unwrap();
+        if settled_through(&status, sequence) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn without(digits: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
+    numbers.map(|n| n.to_string()).filter(|n| !n.ends_with(digits)).collect()
+}
+
+pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) {
+    let bus = &fixture.bus;
+    let mut early = bus.subscribe(spec("early", ">")).await.unwrap();
+    bus.bring(&ConsumerSpec { coarse: true, takes_most: true, ..spec("coarse", ">") }).await.unwrap();
+    for start in (0..1_000).step_by(100) {
+        publish_numbers(bus, start..start + 100).await;
+    }
+    let first = fetch(&mut early, 50).await;
+    early.acker().ack(&receipts(&first)).await.unwrap();
+    let erased = bus.erase(span(0, 1_000), &ending("7")).await.unwrap();
+    assert_eq!(erased, Erased { scanned_through: 1_000, messages: 100 });
+    bus.wipe().await.unwrap();
+    let again = bus.erase(span(0, 1_000), &ending("7")).await.unwrap();
+    assert_eq!(again, Erased { scanned_through: 1_000, messages: 0 }, "repeating it changes nothing");
+    assert!(!settled_through(&bus.status().await.unwrap(), 1_000), "others have not read");
+    // The last one of the stream, and one that is stored later.
+    publish_numbers(bus, 1_000..1_008).await;
+    assert_eq!(bus.erase(span(1_000, 1_008), &ending("7")).await.unwrap().messages, 1);
+    publish_numbers(bus, 1_008..1_020).await;
+    assert_eq!(
+        drain(&mut early).await,
+        without("7", 50..1_008).into_iter().chain(without("-", 1_008..1_020)).collect::<Vec<_>>()
+    );
+    drop(early);
+    fixture.reopen().await;
+    let bus = &fixture.bus;
+    let expected: Vec<String> = without("7", 0..1_008).into_iter().chain(without("-", 1_008..1_020)).collect();
+    for coarse in [false, true] {
+        let name = if coarse { "coarse" } else { "late" };
+        let consumer = ConsumerSpec { coarse, takes_most: coarse, ..spec(name, ">") };
+        let mut subscription = bus.subscribe(consumer).await.unwrap();
+        assert_eq!(drain(&mut subscription).await, expected, "{name}");
+    }
+    until_settled(bus, 1_020).await;
+    assert_eq!(bus.status().await.unwrap().last_sequence, 1_020, "no sequence is given to another message");
+}
+
+pub(crate) async fn erasing_is_bounded_and_goes_on(fixture: Fixture) {
+    let bus = &fixture.bus;
+    for start in (0..600).step_by(20) {
+        publish_numbers(bus, start..start + 20).await;
+    }
+    assert_eq!(bus.erase(span(0, 0), &ending("7")).await.unwrap(), Erased { scanned_through: 0, messages: 0 });
+    let none = Span { time_max: Duration::ZERO, ..span(0, 600) };
+    assert_eq!(bus.erase(none, &ending("7")).await.unwrap().scanned_through, 0);
+    let (mut reached, mut messages) = (100, 0);
+    while reached < 500 {
+        let erased = bus.erase(Span { messages_max: 30, ..span(reached, 500) }, &ending("7")).await.unwrap();
+        assert!(erased.scanned_through > reached && erased.scanned_through <= 500, "{erased:?}");
+        (reached, messages) = (erased.scanned_through, messages + erased.messages);
+    }
+    assert_eq!(messages, 40);
+    let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
+    let kept = [without("-", 0..100), without("7", 100..500), without("-", 500..600)].concat();
+    assert_eq!(drain(&mut subscription).await, kept, "what is outside of the span stays");
+}
+
+/// Erases until all is looked at, while a subscription goes on; answers how many, and what the subscription got.
+async fn erase_while_draining(bus: &Bus, through: u64, subscription: &mut Subscription) -> (u64, Vec<String>) {
+    let (mut seen, mut messages, began) = (Vec::new(), 0, Instant::now());
+    loop {
+        let erased = bus.erase(span(0, through), &ending("7")).await.unwrap();
+        messages += erased.messages;
+        seen.extend(drain(subscription).await);
+        if erased.scanned_through == through && settled_through(&bus.status().await.unwrap(), through) {
+            return (messages, seen);
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{erased:?} {:?}", bus.status().await);
+    }
+}
+
+/// Delivered and answered, given back, never answered: none of them holds the others up.
+async fn in_flight_holds_nobody_up(fixture: Fixture, coarse: bool) {
+    let bus = &fixture.bus;
+    let short = ConsumerSpec { ack_wait: Duration::from_secs(2), coarse, takes_most: coarse, ..spec("c", ">") };
+    let mut subscription = bus.subscribe(short).await.unwrap();
+    publish_numbers(bus, 0..40).await;
+    let held = fetch(&mut subscription, 10).await;
+    let acker = subscription.acker();
+    acker.nak(&[held[7].receipt], Duration::from_millis(100), "later").await.unwrap();
+    let erased = bus.erase(span(0, 40), &ending("7")).await.unwrap();
+    let settled = settled_through(&bus.status().await.unwrap(), 40);
+    assert!(!(erased.scanned_through == 40 && settled), "some is in hand");
+    acker.ack(&receipts(&held[..5])).await.unwrap();
+    let (messages, seen) = erase_while_draining(bus, 40, &mut subscription).await;
+    assert_eq!(erased.messages + messages, 4);
+    let mut seen: Vec<String> = payloads(&held[..5]).into_iter().chain(seen).filter(|n| !n.ends_with('7')).collect();
+    seen.sort_by_key(|n| n.parse::<u64>().unwrap());
+    if coarse {
+        // A range comes again whole.
+        seen.dedup();
+    }
+    assert_eq!(seen, without("7", 0..40));
+    let mut late = bus.subscribe(spec("late", ">")).await.unwrap();
+    assert_eq!(drain(&mut late).await, without("7", 0..40));
+}
+
+pub(crate) async fn what_is_in_flight_and_erased_holds_nobody_up(fixture: Fixture) {
+    in_flight_holds_nobody_up(fixture, false).await;
+}
+
+pub(crate) async fn a_range_in_flight_of_which_some_is_erased_holds_nobody_up(fixture: Fixture) {
+    in_flight_holds_nobody_up(fixture, true).await;
+}
+
+/// What a subscription has in hand is not both looked at and settled before it is answered.
+async fn in_hand_is_not_settled(fixture: Fixture, coarse: bool) {
+    let bus = &fixture.bus;
+    let consumer = ConsumerSpec { coarse, takes_most: coarse, ..spec("c", ">") };
+    let mut subscription = bus.subscribe(consumer).await.unwrap();
+    publish_numbers(bus, 7..8).await;
+    let held = fetch(&mut subscription, 1).await;
+    let mut messages = 0;
+    for _ in 0..5 {
+        let erased = bus.erase(span(0, 1), &ending("7")).await.unwrap();
+        messages += erased.messages;
+        let status = bus.status().await.unwrap();
+        assert!(!(erased.scanned_through == 1 && settled_through(&status, 1)), "{erased:?} {status:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(payloads(&held), ["7"]);
+    subscription.acker().ack(&receipts(&held)).await.unwrap();
+    let (more, seen) = erase_while_draining(bus, 1, &mut subscription).await;
+    assert_eq!((messages + more, seen), (1, Vec::new()));
+}
+
+pub(crate) async fn what_is_in_hand_is_not_settled(fixture: Fixture) {
+    in_hand_is_not_settled(fixture, false).await;
+}
+
+pub(crate) async fn a_range_in_hand_is_not_settled(fixture: Fixture) {
+    in_hand_is_not_settled(fixture, true).await;
+}
+
+pub(crate) async fn an_erased_message_leaves_no_dead_letter(fixture: Fixture) {
+    let bus = &fixture.bus;
+    publish(bus, &[("a.b", Some("one"), "7"), ("a.b", Some("two"), "8")]).await;
+    let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
+    let held = fetch(&mut subscription, 2).await;
+    bus.erase(span(0, 2), &ending("7")).await.unwrap();
+    for delivery in &held {
+        subscription.acker().dead_letter(delivery.receipt, "cannot be read").await.unwrap();
+    }
+    // Where it stayed until now, it has a dead letter, which is erased as others are.
+    erase_while_draining(bus, 2, &mut subscription).await;
+    bus.erase_dead_letters(&|letter| letter.payload.ends_with(b"7")).await.unwrap();
+    let letters = bus.dead_letters(None, 10).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| &letter.payload[..]).collect::<Vec<_>>(), [b"8"]);
+    assert_eq!(bus.dead_letter_count().await.unwrap(), 1);
+    // Its id is seen all the same, and leads to nothing.
+    let duplicate = publish(bus, &[("a.b", Some("one"), "9")]).await.remove(0);
+    assert!(duplicate.duplicate);
+    let original = bus.originals(vec![duplicate.original], |payload| Some(payload.len())).await.unwrap();
+    assert_eq!(original, [None]);
+}
+
+pub(crate) async fn dead_letters_are_erased_by_what_they_hold(fixture: Fixture) {
+    let bus = &fixture.bus;
+    publish_numbers(bus, 0..100).await;
+    let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
+    for delivery in &fetch(&mut subscription, 100).await {
+        subscription.acker().dead_letter(delivery.receipt, "cannot be read").await.unwrap();
+    }
+    let input = |payload: &'static str| RefusedInput {
+        subject: "quarantine.shop.value".to_owned(),
+        reason: "wrong".to_owned(),
+        received_at_ms: 1,
+        payload: Bytes::from_static(payload.as_bytes()),
+    };
+    bus.keep_input(vec![input("input 7"), input("input 8")], 1 << 20).await.unwrap();
+    let erased = bus.erase_dead_letters(&|letter| letter.payload.ends_with(b"7")).await.unwrap();
+    assert_eq!(erased, 11);
+    let left = bus.dead_letters(None, 1_000).await.unwrap();
+    assert_eq!((left.len(), bus.dead_letter_count().await.unwrap()), (91, 91));
+    assert!(left.iter().all(|letter| !letter.payload.ends_with(b"7")));
+    assert_eq!(bus.erase_dead_letters(&|letter| letter.payload.ends_with(b"7")).await.unwrap(), 0);
+}

@@ -1,0 +1,80 @@
+//! Erasing messages: one after the other is looked at, and what matches leaves the bus for good.
+//!
+//! Invariants: a call is bounded, and repeating it changes nothing more; the sequences of other messages stay, and their
+//! consumers get them as before, each once. A message that a subscription has in hand is in flight, and is delivered:
+//! once [`settled_through`] it is not. On a server it is erased only then, and the scan waits for it. Knows nothing of
+//! whose a message is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Bus, BusError, BusStatus, DeadLetter, Inner};
+
+/// Whether a message is to be erased, by its subject and its payload.
+pub type Matches = Arc<dyn Fn(&[u8], &[u8]) -> bool + Send + Sync>;
+
+/// The same of a dead letter.
+pub(super) type MatchesLetter<'a> = dyn Fn(&DeadLetter) -> bool + Send + Sync + 'a;
+
+/// Dead letters that are read at once; each may be of the largest size.
+const LETTERS_AT_ONCE: usize = 32;
+
+/// What one call looks at: messages behind one and up to another, as many as one of the bounds lets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub after: u64,
+    pub through: u64,
+    pub messages_max: u64,
+    pub time_max: Duration,
+}
+
+/// What one call did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    pub scanned_through: u64,
+    pub messages: u64,
+}
+
+impl Bus {
+    /// Erases what matches in the span, from the beginning of it.
+    pub async fn erase(&self, span: Span, matches: &Matches) -> Result<Erased, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.erase(span, matches).await,
+            Inner::Nats(engine) => engine.erase(span, matches).await,
+        }
+    }
+
+    /// Erases the dead letters that match; answers how many.
+    pub async fn erase_dead_letters(&self, matches: &MatchesLetter<'_>) -> Result<u64, BusError> {
+        match &self.0 {
+            Inner::Nats(engine) => engine.erase_dead_letters(matches).await,
+            Inner::Embedded(_) => {
+                let (mut before, mut erased) = (None, 0);
+                loop {
+                    let letters = self.dead_letters(before, LETTERS_AT_ONCE).await?;
+                    for letter in letters.iter().filter(|letter| matches(letter)) {
+                        erased += u64::from(self.delete_dead_letter(letter.id).await?);
+                    }
+                    match letters.last() {
+                        Some(oldest) => before = Some(oldest.id),
+                        None => return Ok(erased),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Leaves nothing of what was erased in files of this process.
+    pub async fn wipe(&self) -> Result<(), BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.wipe().await,
+            // The server overwrites what it erases.
+            Inner::Nats(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether every durable consumer has acknowledged all that there is up to this sequence.
+pub fn settled_through(status: &BusStatus, sequence: u64) -> bool {
+    status.consumers.iter().all(|consumer| consumer.backlog == 0 || consumer.ack_floor >= sequence)
+}

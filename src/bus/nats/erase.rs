@@ -1,0 +1,220 @@
+//! Erasing on the server: messages are read by a consumer of this call alone, and deleted with what the server overwrites
+//! them with.
+//!
+//! Invariants: what the leader has up to the end of a scan was looked at; nothing is acknowledged, so durable consumers
+//! keep their places; a message that a consumer may have in hand stays until it is acknowledged, and the scan with it.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info as ConsumerInfo, PullConsumer, pull::Config};
+use async_nats::jetstream::stream::Stream;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::dead_letter::{self, read};
+use super::streams::failed;
+use super::{Engine, Shared, retention, unix_ms_of};
+use crate::bus::BusError;
+use crate::bus::erase::{Erased, Matches, MatchesLetter, Span};
+
+/// The server forgets a consumer that has asked for nothing for this long.
+const INACTIVE_MAX: Duration = Duration::from_secs(60);
+/// Messages that are read at once, and bytes of them.
+const READ_MESSAGES: usize = 1_000;
+const READ_BYTES: usize = 4 << 20;
+/// Deletions that are asked for at once.
+const AT_ONCE_MAX: usize = 32;
+/// Messages that a consumer may be sent between a look at it and a deletion.
+const DELIVERED_SOON_MAX: u64 = 100_000;
+
+/// One message as it is looked at.
+struct Seen {
+    sequence: u64,
+    subject: String,
+    headers: HeaderMap,
+    stored_at_ms: i64,
+    payload: Bytes,
+}
+
+#[derive(Deserialize)]
+struct Deleted {
+    #[serde(default)]
+    success: bool,
+}
+
+impl Engine {
+    pub(in crate::bus) async fn erase(&self, span: Span, matches: &Matches) -> Result<Erased, BusError> {
+        self.0.check_open("erase messages")?;
+        let found = |seen: &Seen| matches(seen.subject.as_bytes(), &seen.payload);
+        scan(&self.0, &self.0.stream, span, found).await
+    }
+
+    pub(in crate::bus) async fn erase_dead_letters(&self, matches: &MatchesLetter<'_>) -> Result<u64, BusError> {
+        self.0.check_open("erase dead letters")?;
+        let state = self.0.dead_letters.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
+        let after = state.first_sequence.max(1) - 1;
+        let span = Span { after, through: state.last_sequence, messages_max: u64::MAX, time_max: Duration::MAX };
+        let found = |seen: &Seen| {
+            let Seen { sequence, headers, stored_at_ms, payload, .. } = seen;
+            matches(&read(*sequence, headers, *stored_at_ms, payload.clone()))
+        };
+        Ok(scan(&self.0, &self.0.dead_letters, span, found).await?.messages)
+    }
+}
+
+/// What a scan has done so far.
+struct Scan<'a, F> {
+    shared: &'a Shared,
+    stream: &'a Stream,
+    consumer: PullConsumer,
+    through: u64,
+    /// Looked at up to here.
+    reached: u64,
+    looked_at: u64,
+    erased: u64,
+    /// The first message that is to be erased and may be in flight.
+    deferred: Option<u64>,
+    found: F,
+}
+
+async fn scan(shared: &Shared, stream: &Stream, span: Span, found: impl Fn(&Seen) -> bool) -> Result<Erased, BusError> {
+    if span.after >= span.through {
+        return Ok(Erased { scanned_through: span.after, messages: 0 });
+    }
+    let config = Config {
+        description: Some("erases messages".to_owned()),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: span.after + 1 },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: INACTIVE_MAX,
+        memory_storage: true,
+        num_replicas: 1,
+        ..Config::default()
+    };
+    let consumer = stream.create_consumer(config).await.map_err(|error| failed("create consumer", error))?;
+    let (through, reached) = (span.through, span.after);
+    let mut scan = Scan { shared, stream, consumer, through, reached, looked_at: 0, erased: 0, deferred: None, found };
+    let began = Instant::now();
+    let mut done = Ok(());
+    while done.is_ok()
+        && scan.reached < through
+        && scan.looked_at < span.messages_max
+        && began.elapsed() < span.time_max
+    {
+        done = scan.step().await;
+    }
+    // The server does it by itself when this fails.
+    let _ = stream.delete_consumer(&scan.consumer.cached_info().name).await;
+    let scanned_through = scan.deferred.map_or(scan.reached, |deferred| deferred - 1);
+    done.map(|()| Erased { scanned_through, messages: scan.erased })
+}
+
+impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
+    /// Looks at some messages and erases those that are found.
+    async fn step(&mut self) -> Result<(), BusError> {
+        let (shared, stream, before) = (self.shared, self.stream, self.reached);
+        shared.link.check(&shared.client, "read messages")?;
+        let mut found = self.read().await?;
+        if self.reached == before {
+            // In a cluster the consumer may be on a server that is behind: only the leader says what is not there.
+            match dead_letter::raw_from(stream, self.reached + 1).await? {
+                Some(message) if message.sequence <= self.through => {
+                    let seen = Seen {
+                        sequence: message.sequence,
+                        subject: message.subject.to_string(),
+                        stored_at_ms: unix_ms_of(message.time),
+                        headers: message.headers,
+                        payload: message.payload,
+                    };
+                    self.look(&seen, &mut found);
+                }
+                _ => self.reached = self.through,
+            }
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        let in_flight = in_flight(stream).await?;
+        let (deferred, found): (Vec<u64>, Vec<u64>) =
+            found.into_iter().partition(|sequence| in_flight.iter().any(|range| range.contains(sequence)));
+        self.deferred = self.deferred.or(deferred.first().copied());
+        self.erased += delete(shared, stream, &found).await?;
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<Vec<u64>, BusError> {
+        let error = |error: String| failed("read messages", error);
+        let fetch = self.consumer.fetch().max_messages(READ_MESSAGES).max_bytes(READ_BYTES);
+        let messages = fetch.expires(self.shared.settings.timeout).messages().await;
+        let mut messages = messages.map_err(|cause| error(cause.to_string()))?;
+        let mut found = Vec::new();
+        while let Some(message) = messages.next().await {
+            let message = message.map_err(|cause| error(cause.to_string()))?;
+            let info = message.info().map_err(|cause| error(cause.to_string()))?;
+            let (sequence, stored_at_ms) = (info.stream_sequence, unix_ms_of(info.published));
+            let async_nats::Message { subject, headers, payload, .. } = message.message;
+            let (subject, headers) = (subject.to_string(), headers.unwrap_or_default());
+            self.look(&Seen { sequence, subject, headers, stored_at_ms, payload }, &mut found);
+        }
+        Ok(found)
+    }
+
+    fn look(&mut self, seen: &Seen, found: &mut Vec<u64>) {
+        self.looked_at += 1;
+        // Read by the leader before, or behind the end.
+        if seen.sequence <= self.reached || seen.sequence > self.through {
+            self.reached = self.reached.max(seen.sequence.min(self.through));
+            return;
+        }
+        self.reached = seen.sequence;
+        if (self.found)(seen) {
+            found.push(seen.sequence);
+        }
+    }
+}
+
+/// Sequences that may be in hand of subscriptions, or will be before they are deleted. The server takes what is deleted for
+/// acknowledged, so that nobody could see any more when it is; and what else its consumer has in hand it delivers again
+/// late, or not at all. Those of consumers that lease ranges are acknowledged elsewhere.
+async fn in_flight(stream: &Stream) -> Result<Vec<RangeInclusive<u64>>, BusError> {
+    let consumers = retention::durable(stream).await?;
+    let active = consumers.iter().filter(|consumer| consumer.num_waiting > 0 || consumer.num_ack_pending > 0);
+    let range = |consumer: &ConsumerInfo| {
+        let delivered = consumer.delivered.stream_sequence;
+        consumer.ack_floor.stream_sequence + 1..=delivered.saturating_add(DELIVERED_SOON_MAX)
+    };
+    Ok(active.map(range).collect())
+}
+
+/// Answers how many were there.
+async fn delete(shared: &Shared, stream: &Stream, sequences: &[u64]) -> Result<u64, BusError> {
+    let subject = format!("$JS.API.STREAM.MSG.DELETE.{}", stream.cached_info().config.name);
+    let mut deleted = 0;
+    for some in sequences.chunks(AT_ONCE_MAX) {
+        shared.link.check(&shared.client, "erase messages")?;
+        let call = shared.calls.call(&shared.link, some.len());
+        for (index, sequence) in some.iter().enumerate() {
+            // Without `no_erase` the server overwrites what it deletes.
+            let request = json!({"seq": sequence}).to_string();
+            let sent = shared.client.publish_with_reply(subject.clone(), call.reply_to(index), request.into()).await;
+            sent.map_err(|error| failed("erase messages", error))?;
+        }
+        let (answers, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
+        if let Some(why) = why {
+            return Err(why);
+        }
+        for (sequence, answer) in some.iter().zip(answers) {
+            let payload = answer.map(|answer| answer.payload).unwrap_or_default();
+            let done = serde_json::from_slice::<Deleted>(&payload).is_ok_and(|deleted| deleted.success);
+            if done {
+                deleted += 1;
+            } else if dead_letter::raw(stream, *sequence).await?.is_some() {
+                return Err(failed("erase messages", String::from_utf8_lossy(&payload).into_owned()));
+            }
+        }
+    }
+    Ok(deleted)
+}

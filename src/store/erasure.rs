@@ -1,0 +1,34 @@
+//! What the store holds of a person, erased.
+//!
+//! Invariants: what goes is found by what the rows themselves say, each row judged whole; a call that is repeated goes on
+//! where one before was cut off. A delivery that is being sent just now goes too, and its outcome is of nothing then.
+
+use super::{Inner, Store, StoreError};
+use crate::event::Person;
+
+/// What a call erased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErasedRecords {
+    pub deliveries: u64,
+    pub anomaly_records: u64,
+}
+
+impl Store {
+    /// Erases the deliveries, whatever became of them, the anomaly events and what is owed to the bus that are of events of
+    /// this person, and the windows that are measured for them. In transactions of a bounded size.
+    pub async fn erase_person(&self, person: &Person) -> Result<ErasedRecords, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.erase_person(person).await,
+            Inner::Postgres(engine) => engine.erase_person(person).await,
+        }
+    }
+
+    /// Leaves nothing of what was erased in files of this process.
+    pub async fn wipe(&self) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.wipe().await,
+            // What is dead there is the server's to vacuum.
+            Inner::Postgres(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Erases what is of a person: the server sends what may be theirs, and deletes by their sequences, which it gives to no
+//! other row.
+
+use super::{Engine, failed};
+use crate::event::Person;
+use crate::store::StoreError;
+use crate::store::erasure::ErasedRecords;
+
+/// Rows that are looked at in one statement: of those that cannot be theirs nothing is sent, unless the id is written in
+/// more than one way.
+const LOOKED_AT_MAX: i64 = 1_000;
+const LOOKED_AT_WHOLE_MAX: i64 = 32;
+const CONTEXT: &str = "erase person";
+
+struct Table {
+    name: &'static str,
+    /// By which a row is somebody's.
+    column: &'static str,
+    /// Finds `$2` in it.
+    holds: &'static str,
+}
+
+const OUTBOX: Table =
+    Table { name: "outbox", column: "payload", holds: "position(convert_to($2::text, 'UTF8') IN payload) > 0" };
+const DELIVERIES: Table =
+    Table { name: "deliveries", column: "convert_to(payload, 'UTF8')", holds: "strpos(payload, $2::text) > 0" };
+const ANOMALY_EVENTS: Table =
+    Table { name: "anomaly_events", column: "convert_to(document, 'UTF8')", holds: "strpos(document, $2::text) > 0" };
+
+impl Engine {
+    pub(in crate::store) async fn erase_person(&self, person: &Person) -> Result<ErasedRecords, StoreError> {
+        self.erase_of(OUTBOX, person).await?;
+        let deliveries = self.erase_of(DELIVERIES, person).await?;
+        let anomaly_records = self.erase_of(ANOMALY_EVENTS, person).await?;
+        let (group, app) = (person.group(), &person.app_id);
+        self.retrying(CONTEXT, || async {
+            let mut client = self.client(CONTEXT).await?;
+            let sql = "DELETE FROM anomaly_states WHERE group_value = $1 AND ($2::text IS NULL OR app_id = $2)";
+            client.execute(sql, &[&group, app]).await.map_err(failed(CONTEXT))?;
+            client.whole = true;
+            Ok(())
+        })
+        .await?;
+        Ok(ErasedRecords { deliveries, anomaly_records })
+    }
+
+    async fn erase_of(&self, Table { name, column, holds }: Table, person: &Person) -> Result<u64, StoreError> {
+        let id = person.id_as_it_is_written();
+        let limit = if id.is_some() { LOOKED_AT_MAX } else { LOOKED_AT_WHOLE_MAX };
+        let select = format!(
+            "SELECT seq, CASE WHEN $2::text IS NULL OR {holds} THEN {column} END
+             FROM (SELECT * FROM {name} WHERE seq > $1 ORDER BY seq LIMIT $3) some ORDER BY seq"
+        );
+        let delete = format!("DELETE FROM {name} WHERE seq = ANY($1)");
+        let (mut after, mut erased) = (i64::MIN, 0);
+        loop {
+            let (last, deleted) = self
+                .retrying(CONTEXT, || async {
+                    let mut client = self.client(CONTEXT).await?;
+                    let rows = client.query(&select, &[&after, &id, &limit]).await.map_err(failed(CONTEXT))?;
+                    let theirs = |row: &&tokio_postgres::Row| {
+                        row.get::<_, Option<&[u8]>>(1).is_some_and(|document| person.has_document(document))
+                    };
+                    let found: Vec<i64> = rows.iter().filter(theirs).map(|row| row.get(0)).collect();
+                    let mut deleted = 0;
+                    if !found.is_empty() {
+                        deleted = client.execute(&delete, &[&found]).await.map_err(failed(CONTEXT))?;
+                    }
+                    client.whole = true;
+                    Ok((rows.last().map(|row| row.get::<_, i64>(0)), deleted))
+                })
+                .await?;
+            erased += deleted;
+            match last {
+                Some(last) => after = last,
+                None => return Ok(erased),
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Erases what is of a person: found by a reader, judged again and deleted by the writer, which overwrites what it deletes.
+
+use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
+
+use super::writer::Command;
+use super::{Engine, Wake, failed};
+use crate::event::Person;
+use crate::store::erasure::ErasedRecords;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Rows that are looked at by one read; each is in memory alone.
+const LOOKED_AT_MAX: i64 = 20_000;
+/// Rows that are deleted in one transaction.
+const DELETED_MAX: usize = 500;
+const CONTEXT: &str = "erase person";
+
+/// A table, and the column by which a row is somebody's.
+#[derive(Clone, Copy)]
+struct Table {
+    select: &'static str,
+    find: &'static str,
+    delete: &'static str,
+}
+
+const DELIVERIES: Table = Table {
+    select: "SELECT seq, payload FROM deliveries WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    find: "SELECT payload FROM deliveries WHERE seq = ?1",
+    delete: "DELETE FROM deliveries WHERE seq = ?1",
+};
+const ANOMALY_EVENTS: Table = Table {
+    select: "SELECT seq, document FROM anomaly_events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    find: "SELECT document FROM anomaly_events WHERE seq = ?1",
+    delete: "DELETE FROM anomaly_events WHERE seq = ?1",
+};
+const OUTBOX: Table = Table {
+    select: "SELECT seq, payload FROM outbox WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    find: "SELECT payload FROM outbox WHERE seq = ?1",
+    delete: "DELETE FROM outbox WHERE seq = ?1",
+};
+
+/// Those of the rows that are the person's, and the last one that was looked at; none when there was no row.
+struct Looked {
+    found: Vec<i64>,
+    last: Option<i64>,
+}
+
+impl Engine {
+    pub(in crate::store) async fn erase_person(&self, person: &Person) -> Result<ErasedRecords, StoreError> {
+        self.erase_of(OUTBOX, person).await?;
+        let deliveries = self.erase_of(DELIVERIES, person).await?;
+        let anomaly_records = self.erase_of(ANOMALY_EVENTS, person).await?;
+        let (group, app) = (person.group(), person.app_id.clone());
+        self.write(Wake::Nobody, CONTEXT, move |connection| {
+            let sql = "DELETE FROM anomaly_states WHERE group_value = ?1 AND (?2 IS NULL OR app_id = ?2)";
+            connection.execute(sql, params![group, app]).map_err(failed(CONTEXT))
+        })
+        .await?;
+        Ok(ErasedRecords { deliveries, anomaly_records })
+    }
+
+    async fn erase_of(&self, table: Table, person: &Person) -> Result<u64, StoreError> {
+        let (mut after, mut erased) = (0, 0);
+        loop {
+            let of = person.clone();
+            let looked = self
+                .read(CONTEXT, move |connection| look(connection, table.select, after, &of).map_err(failed(CONTEXT)));
+            let Looked { found, last } = looked.await?;
+            for some in found.chunks(DELETED_MAX) {
+                let (some, of) = (some.to_vec(), person.clone());
+                erased += self
+                    .write(Wake::Nobody, CONTEXT, move |connection| {
+                        delete(connection, table, &some, &of).map_err(failed(CONTEXT))
+                    })
+                    .await?;
+            }
+            match last {
+                Some(last) => after = last,
+                None => return Ok(erased),
+            }
+        }
+    }
+
+    pub(in crate::store) async fn wipe(&self) -> Result<(), StoreError> {
+        let closed = || StoreError::new(StoreErrorKind::Closed, CONTEXT);
+        let (done, answer) = oneshot::channel();
+        self.0.commands.send(Command::Wipe(done)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+fn look(connection: &Connection, select: &str, after: i64, person: &Person) -> rusqlite::Result<Looked> {
+    let mut looked = Looked { found: Vec::new(), last: None };
+    let mut statement = connection.prepare_cached(select)?;
+    let mut rows = statement.query([after, LOOKED_AT_MAX])?;
+    while let Some(row) = rows.next()? {
+        let seq = row.get(0)?;
+        if person.has_document(row.get_ref(1)?.as_bytes()?) {
+            looked.found.push(seq);
+        }
+        looked.last = Some(seq);
+    }
+    Ok(looked)
+}
+
+/// A sequence may have been given to another row meanwhile.
+fn delete(connection: &Connection, table: Table, found: &[i64], person: &Person) -> rusqlite::Result<u64> {
+    let mut find = connection.prepare_cached(table.find)?;
+    let mut delete = connection.prepare_cached(table.delete)?;
+    let mut deleted = 0;
+    for seq in found {
+        let theirs = {
+            let mut rows = find.query([seq])?;
+            match rows.next()? {
+                Some(row) => person.has_document(row.get_ref(0)?.as_bytes()?),
+                None => false,
+            }
+        };
+        if theirs {
+            deleted += delete.execute([seq])? as u64;
+        }
+    }
+    Ok(deleted)
+}
