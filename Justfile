@@ -33,6 +33,11 @@ compaction-kills rounds="100":
     .ci/setup --tests
     CAUSALITY_COMPACTION_KILLS={{rounds}} cargo test --test it -- --nocapture compaction::kills
 
+# So many kills of expiries, compactions and sinks in turn while events of all ages come
+retention-kills rounds="100":
+    .ci/setup --tests
+    CAUSALITY_RETENTION_KILLS={{rounds}} cargo test --test it -- --nocapture retention::kills
+
 # So many kills (of servers that sync and that do not, with clocks hours apart), freezes and full streams, keys sent to two gateways at once, damaged logs, removed files, deleted streams and consumers
 chaos cycles="100" rounds="10" keys="2000":
     .ci/setup --tests

@@ -11,6 +11,7 @@ mod given_up;
 mod import;
 mod lake;
 mod listeners;
+mod retention;
 mod settings;
 mod signals;
 mod starting;
@@ -231,7 +232,7 @@ fn start_roles(
         let settings = gateway::Settings { access, ..settings::gateway(config, limits) };
         start_gateway(config, settings, engines.bus.clone(), readiness.clone(), supervisor, listener);
     }
-    let mut metastore = None;
+    let (mut metastore, mut retention) = (None, None);
     if let Some(warehouse) = &engines.warehouse {
         let told = settings::metastore(config, std::path::Path::new(&config.data_dir))?;
         metastore = told.map(|told| (warehouse, warehouse.note_for_metastore(told)));
@@ -241,6 +242,7 @@ fn start_roles(
         if config.compaction_enabled.0 {
             lake::compact(supervisor, config, warehouse, &status);
         }
+        retention = lake::expire(supervisor, config, warehouse, engines.store.clone());
     }
     let reaction_store = engines.store.as_ref().filter(|_| choice.reaction);
     if let Some(store) = reaction_store {
@@ -275,6 +277,7 @@ fn start_roles(
         store: reaction_store.cloned().map(|store| (if choice.postgres { "postgres" } else { "store" }, store)),
         sink: engines.warehouse.is_some().then(|| status.clone()),
         warehouse: engines.warehouse.clone(),
+        retention,
         dead_letters: (engines.warehouse.is_some() || choice.reaction).then(|| engines.bus.clone()),
         memory: limits.memory.clone(),
         readiness: readiness.clone(),

@@ -13,6 +13,7 @@ mod hive;
 mod nats;
 mod rate_limit;
 mod redaction;
+mod retention;
 mod token;
 mod value;
 
@@ -31,6 +32,7 @@ pub use hive::{HiveName, Metastores};
 pub use nats::{READER_REACTION, READER_SINK, SINK_CONSUMER};
 pub use rate_limit::Rate;
 use redaction::shown;
+pub use retention::Retention;
 pub use token::{Replaced, Token};
 pub use value::{
     Address, Attempts, Count, Factor, Flag, Limit, List, Networks, Period, Secret, SecretKey, Setting, Size, Url,
@@ -167,6 +169,7 @@ settings! {
     metrics_token: Token,
     http_body_memory_max: Size,
     warehouse_columns: List,
+    warehouse_retention: Retention,
     tls_cert_file: String,
     tls_key_file: String,
     admin_tls_cert_file: String,

@@ -326,6 +326,18 @@ pub fn vacuum_removed(files: u64, bytes: u64) {
     counter!("causality_vacuum_bytes_total").increment(bytes);
 }
 
+/// Counts what went because it was older than its retention.
+pub fn retention_removed(files: u64, bytes: u64) {
+    counter!("causality_retention_partitions_total").increment(1);
+    counter!("causality_retention_files_total").increment(files);
+    counter!("causality_retention_bytes_total").increment(bytes);
+}
+
+/// Counts partitions that are older than their retention and could not be removed.
+pub fn retention_failed() {
+    counter!("causality_retention_failures_total").increment(1);
+}
+
 /// Counts partitions that the Hive Metastore was told.
 pub fn hive_registered(partitions: usize) {
     counter!("causality_hive_partitions_total").increment(partitions as u64);
@@ -575,6 +587,10 @@ const HELP: &[(Kind, &str, &str)] = {
         (Gauge, "causality_lake_due_partitions", "Partitions to be compacted."),
         (Counter, "causality_vacuum_files_total", "Files that vacuums removed."),
         (Counter, "causality_vacuum_bytes_total", "Bytes of replaced files that vacuums removed."),
+        (Counter, "causality_retention_partitions_total", "Partitions removed because of warehouse_retention."),
+        (Counter, "causality_retention_files_total", "Files of these partitions."),
+        (Counter, "causality_retention_bytes_total", "Bytes of these files."),
+        (Counter, "causality_retention_failures_total", "Attempts to remove such partitions that failed."),
         (Gauge, "causality_delta_version", "The latest version of the Delta log that this process knows."),
         (Counter, "causality_hive_partitions_total", "Partitions that the Hive Metastore was told by this process."),
         (Gauge, "causality_hive_waiting_partitions", "Partitions that the Hive Metastore has still to be told."),

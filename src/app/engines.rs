@@ -30,6 +30,8 @@ pub(super) struct Choice {
     pub(super) reaction: bool,
     /// A gateway that asks for API keys.
     pub(super) keys: bool,
+    /// A sink that has to record what it removes, and where.
+    retention: bool,
     needs_warehouse: bool,
 }
 
@@ -43,12 +45,15 @@ impl Choice {
             objects: in_objects(config),
             reaction: roles.has(Role::Reaction),
             keys: roles.has(Role::Gateway) && config.asks_for_keys(),
+            retention: roles.has(Role::Sink)
+                && settings::retention(config).is_some()
+                && (config.database_url.is_some() || config.database_host.is_some()),
             needs_warehouse: roles.has(Role::Sink),
         }
     }
 
     fn needs_store(&self) -> bool {
-        self.reaction || self.keys
+        self.reaction || self.keys || self.retention
     }
 
     pub(super) fn bus_name(&self) -> &'static str {
@@ -142,7 +147,11 @@ impl Engines {
                             StoreErrorKind::Unavailable if choice.postgres => How::Unreachable,
                             _ => How::Failed,
                         };
-                        let port = if choice.reaction { "store" } else { "store of the API keys (auth_enabled)" };
+                        let port = match (choice.reaction, choice.keys) {
+                            (true, _) => "store",
+                            (false, true) => "store of the API keys (auth_enabled)",
+                            (false, false) => "store of the audit record (warehouse_retention)",
+                        };
                         StartFailure::new(how, place(choice.postgres, port, "PostgreSQL", data_dir), &error)
                     })
                 })

@@ -7,12 +7,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::engines::{StartFailure, in_objects, open_warehouse};
+use super::retention::{Expirer, RetentionStatus};
 use super::{EXIT_IO, How, settings};
 use crate::backoff::{Backoff, random_unit};
 use crate::config::Config;
 use crate::sink::{Compactor, SinkStatus};
+use crate::store::Store;
 use crate::supervisor::Supervisor;
-use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Metastore, Warehouse};
+use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Metastore, RetentionSettings, Warehouse};
 
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
 
@@ -68,15 +70,46 @@ pub struct Lake {
     pub vacuum_retention: Duration,
     /// How long commits of the log stay.
     pub log_retention: Duration,
+    /// None: everything is kept for ever.
+    pub retention: Option<RetentionSettings>,
 }
 
 /// Opens the lake where the settings say, with its log when it is to have one.
 pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
     let data_dir = Path::new(&config.data_dir);
     let warehouse = open_warehouse(config, data_dir, in_objects(config), settings::delta(config)).await?;
+    let failed = |error: anyhow::Error| StartFailure::said(How::Refused, format!("{error:#}"));
+    if let Some(told) = settings::metastore(config, data_dir).map_err(failed)? {
+        warehouse.note_for_metastore(told);
+    }
+    let retention = settings::retention(config);
     let settings = settings::compaction(config, data_dir);
     let (vacuum_retention, log_retention) = (config.vacuum_retention.0, config.delta_log_retention.0);
-    Ok(Lake { warehouse, settings, vacuum_retention, log_retention })
+    Ok(Lake { warehouse, settings, vacuum_retention, log_retention, retention })
+}
+
+/// Removes in the background what is older than its retention; what people are to be told of it.
+pub(super) fn expire(
+    supervisor: &mut Supervisor,
+    config: &Config,
+    warehouse: &Warehouse,
+    store: Option<Store>,
+) -> Option<RetentionStatus> {
+    let settings = settings::retention(config)?;
+    let status = RetentionStatus::default();
+    // Else compaction does it.
+    let vacuums = settings.keep_removed && !config.compaction_enabled.0;
+    let compaction = settings::compaction(config, Path::new(&config.data_dir));
+    let expirer = Expirer {
+        warehouse: warehouse.clone(),
+        settings,
+        every: config.compaction_schedule.0,
+        vacuum: vacuums.then(|| (compaction, config.vacuum_retention.0)),
+        store,
+        status: status.clone(),
+    };
+    expirer.start(supervisor);
+    Some(status)
 }
 
 /// Compacts in the background.

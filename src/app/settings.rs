@@ -15,7 +15,8 @@ use crate::quarantine::ReadSettings;
 use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, TlsFiles, claim_lease};
 use crate::store::{OwedBounds, PostgresSettings, SqliteSettings, SslMode};
 use crate::warehouse::{
-    CompactionSettings, Compression, DeltaSettings, MetastoreSettings, ObjectSettings, PromotedColumns,
+    CompactionSettings, Compression, DeltaSettings, MetastoreSettings, ObjectSettings, PromotedColumns, RetentionRules,
+    RetentionSettings,
 };
 use crate::{gateway, http, sink};
 
@@ -155,6 +156,13 @@ pub(super) fn compaction(config: &Config, data_dir: &Path) -> CompactionSettings
         row_group_rows: config.parquet_row_group_size.0,
         scratch: data_dir.join("compaction"),
     }
+}
+
+/// None when everything is kept for ever.
+pub(super) fn retention(config: &Config) -> Option<RetentionSettings> {
+    let retention = config.warehouse_retention.as_ref().filter(|retention| retention.is_finite())?;
+    let rules = RetentionRules { all: retention.all, apps: retention.apps.clone() };
+    Some(RetentionSettings { rules, keep_removed: config.compaction_keep_replaced.0 && config.delta_enabled.0 })
 }
 
 /// None when no metastore is told of the lake. The warehouse is open: its directory is there.

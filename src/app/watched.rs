@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::retention::RetentionStatus;
 use crate::bus::Bus;
 use crate::causes::chain;
 use crate::http::{MemoryBudget, Readiness};
@@ -28,6 +29,7 @@ pub(super) struct Watched {
     pub(super) store: Option<(&'static str, Store)>,
     pub(super) sink: Option<SinkStatus>,
     pub(super) warehouse: Option<Warehouse>,
+    pub(super) retention: Option<RetentionStatus>,
     /// The bus of a process that may give messages up.
     pub(super) dead_letters: Option<Bus>,
     /// What requests hold.
@@ -62,6 +64,9 @@ impl Watched {
                     self.readiness.set_warning("unreadable files", warehouse.damage());
                     self.readiness.set_warning("delta log", warehouse.log_trouble());
                     self.readiness.set_warning("hive metastore", warehouse.metastore_trouble());
+                }
+                if let Some(retention) = &self.retention {
+                    self.readiness.set_warning("retention", retention.trouble());
                 }
                 sink.trouble().map_or(Ok(()), Err)
             })

@@ -24,7 +24,7 @@ pub struct Args {
     /// Only of this token, by its name or id
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
-    /// Only of this kind: webhook, rule, anomaly, key, token, delivery, dead_letter, erasure, access
+    /// Only of this kind: webhook, rule, anomaly, key, token, delivery, dead_letter, erasure, access, retention
     #[arg(long)]
     kind: Option<String>,
     /// Only since then: how long ago, a date (UTC) or RFC 3339

@@ -3,9 +3,10 @@
 use clap::Subcommand;
 
 use super::lake_erase::EraseArgs;
+use super::lake_expire::ExpireArgs;
 use super::lake_work::{CompactArgs, StatusArgs, VacuumArgs};
 use super::run::Layers;
-use super::{Failure, lake_erase, lake_work, output};
+use super::{Failure, lake_erase, lake_expire, lake_work, output};
 use crate::app;
 use crate::config::Config;
 use crate::telemetry;
@@ -43,6 +44,10 @@ enum Command {
     /// arrived, then replaces each file of the lake that holds such rows. May be stopped and given
     /// again at any time. Exits 1 when something could not be erased, and names it.
     Erase(Box<EraseArgs>),
+    /// Remove partitions whose hour is older than warehouse_retention
+    ///
+    /// From the Hive Metastore and the Delta table first. Sinks may run meanwhile.
+    Expire(ExpireArgs),
     /// Files, bytes, small files, and the oldest hour that is to be compacted
     Status(StatusArgs),
 }
@@ -53,6 +58,7 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
         Command::Compact(args) => args.layers().clone(),
         Command::Vacuum(args) => args.layers().clone(),
         Command::Erase(args) => args.layers(),
+        Command::Expire(args) => args.layers().clone(),
         Command::Status(args) => args.layers().clone(),
     };
     let loaded = layers.load()?;
@@ -69,6 +75,7 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
             Command::Compact(args) => lake_work::compact(args, &open().await?).await,
             Command::Vacuum(_) => lake_work::vacuum(&open().await?).await,
             Command::Erase(args) => lake_erase::erase(args, &open().await?).await,
+            Command::Expire(args) => lake_expire::expire(args, &open().await?).await,
             Command::Status(args) => lake_work::status(args, &open().await?).await,
         }
     })

@@ -7,12 +7,12 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyl
 use jiff::Timestamp;
 
 use super::run::Layers;
-use super::{Failure, moment, output};
+use super::{Failure, lake_expire, moment, output};
 use crate::app::Lake;
 use crate::event;
 use crate::warehouse::{
-    Candidate, Compacted, CompactionFilter, CompactionOutcome, CompactionProgress, LakeStatus, Partition, Vacuumed,
-    WarehouseError, WarehouseErrorKind,
+    Candidate, Compacted, CompactionFilter, CompactionOutcome, CompactionProgress, LakeStatus, OldPartitions,
+    Partition, Vacuumed, WarehouseError, WarehouseErrorKind,
 };
 
 /// How long a partition is waited for that another worker has, or a worker that is gone: its lease ends within this.
@@ -92,7 +92,7 @@ pub(super) fn failed(error: &WarehouseError) -> Failure {
 }
 
 /// Only a terminal is shown it.
-fn bar(total: Option<u64>, template: &str) -> ProgressBar {
+pub(super) fn bar(total: Option<u64>, template: &str) -> ProgressBar {
     let bar = match (std::io::stderr().is_terminal(), total) {
         (false, _) => ProgressBar::hidden(),
         (true, Some(total)) => ProgressBar::new(total),
@@ -238,7 +238,7 @@ fn plan(status: &LakeStatus) -> String {
     text
 }
 
-fn document(status: &LakeStatus) -> serde_json::Value {
+fn document(status: &LakeStatus, old: &OldPartitions) -> serde_json::Value {
     serde_json::json!({
         "partitions": status.partitions,
         "files": status.files,
@@ -253,10 +253,13 @@ fn document(status: &LakeStatus) -> serde_json::Value {
         "foreign_files": status.foreign_files,
         "due_partitions": status.due_partitions(),
         "oldest_uncompacted": status.oldest().map(ToString::to_string),
+        "expired_partitions": old.partitions.len(),
+        "expired_files": old.files(),
+        "expired_bytes": old.bytes(),
     })
 }
 
-fn text(status: &LakeStatus) -> String {
+fn text(status: &LakeStatus, old: &OldPartitions) -> String {
     let mut text = format!(
         "files                {} in {} partitions, {}\nsmall files          {}, {}\ncompacted files      {}\n",
         HumanCount(status.files),
@@ -268,6 +271,11 @@ fn text(status: &LakeStatus) -> String {
     );
     let oldest = status.oldest().map_or_else(|| "none".to_owned(), ToString::to_string);
     text.push_str(&format!("partitions due       {}\noldest uncompacted   {oldest}\n", status.due_partitions()));
+    if !old.partitions.is_empty() {
+        let (partitions, files) = (HumanCount(old.partitions.len() as u64), HumanCount(old.files()));
+        let bytes = HumanBytes(old.bytes());
+        text.push_str(&format!("older than retention {partitions} partitions, {files} files, {bytes}\n"));
+    }
     let rare = [
         ("replaced files", status.replaced_files, "not in the table any more, a vacuum removes them"),
         ("orphans", status.orphans, "of interrupted compactions, a vacuum removes them"),
@@ -299,10 +307,11 @@ pub(super) async fn vacuum(lake: &Lake) -> Result<(), Failure> {
 
 pub(super) async fn status(args: &StatusArgs, lake: &Lake) -> Result<(), Failure> {
     let status = survey(lake, &CompactionFilter::default()).await?;
+    let old = lake_expire::old_partitions(lake, None, bar(None, "{elapsed:>4} {spinner} {msg}")).await?;
     if args.json {
-        return output::print_json(&document(&status));
+        return output::print_json(&document(&status, &old));
     }
-    output::print(&text(&status))
+    output::print(&text(&status, &old))
 }
 
 #[cfg(test)]
@@ -315,12 +324,13 @@ mod tests {
         let candidates = vec![Candidate { partition: partition.clone(), files: 9, bytes: 1 << 20 }];
         let status =
             LakeStatus { partitions: 2, files: 1_234, small_files: 9, orphans: 3, candidates, ..LakeStatus::default() };
-        let text = text(&status);
+        let none = OldPartitions::default();
+        let text = text(&status, &none);
         for part in ["1,234 in 2 partitions", "orphans              3,", &format!("oldest uncompacted   {partition}")] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(!text.contains("foreign"));
-        let document = document(&status);
+        let document = document(&status, &none);
         assert_eq!((document["files"].as_u64(), document["due_partitions"].as_u64()), (Some(1_234), Some(1)));
         assert_eq!(document["oldest_uncompacted"].as_str(), Some(partition.to_string().as_str()));
         assert!(plan(&status).starts_with(&format!("{partition}: 9 files, 1.00 MiB\n1 partitions")));

@@ -9,6 +9,7 @@ pub mod config;
 pub mod import;
 pub mod lake;
 mod lake_erase;
+mod lake_expire;
 mod lake_work;
 pub mod migrate;
 pub mod openapi;

@@ -42,10 +42,11 @@ pub enum AuditKind {
     /// Of a person's data.
     Erasure,
     Access,
+    Retention,
 }
 
 impl AuditKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Webhook,
         Self::Rule,
         Self::Anomaly,
@@ -55,6 +56,7 @@ impl AuditKind {
         Self::DeadLetter,
         Self::Erasure,
         Self::Access,
+        Self::Retention,
     ];
 
     /// As it is written and stored.
@@ -69,6 +71,7 @@ impl AuditKind {
             Self::DeadLetter => "dead_letter",
             Self::Erasure => "erasure",
             Self::Access => "access",
+            Self::Retention => "retention",
         }
     }
 }
@@ -111,7 +114,7 @@ pub struct AuditEntry {
     /// The request's `X-Request-ID`; null of refusals, which are of many.
     #[serde(default)]
     pub request_id: Option<String>,
-    /// `create`, `replace`, `delete`, `retry`, `replay`, `purge`, `erase` or `refuse`.
+    /// `create`, `replace`, `delete`, `retry`, `replay`, `purge`, `erase`, `refuse` or `expire`.
     pub action: String,
     pub kind: AuditKind,
     pub object_id: Option<String>,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-const HOUR_MS: i64 = 3_600_000;
+pub(super) const HOUR_MS: i64 = 3_600_000;
 /// 2000-01-01T00:00:00Z: a device clock before it was never set.
 const TIMESTAMP_MIN_MS: i64 = 946_684_800_000;
 /// How far a device clock may run ahead and still choose the partition.
@@ -107,6 +107,12 @@ impl fmt::Display for Partition {
 }
 
 impl Partition {
+    /// The hour, for people: `2026-01-31T09Z`.
+    pub fn hour_text(&self) -> String {
+        let (year, month, day, hour) = self.date();
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}Z")
+    }
+
     /// Year, month, day and hour.
     pub(super) fn date(&self) -> (i16, i16, i16, i16) {
         let second = self.hour.saturating_mul(HOUR_MS / 1_000);

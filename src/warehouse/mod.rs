@@ -36,6 +36,7 @@ mod compaction;
 mod erasure;
 mod imported;
 mod promoted;
+mod retention;
 
 mod error;
 
@@ -72,6 +73,7 @@ pub use layout::{Partition, hour_of, is_path_safe};
 pub use metastore::{Metastore, MetastoreSettings};
 pub use promoted::{ColumnType, PromotedColumn, PromotedColumns};
 pub use ranges::{MalformedRanges, SequenceRanges};
+pub use retention::{Expired, Expiry, OldPartition, OldPartitions, RetentionRules, RetentionSettings};
 pub use rows::Origin;
 pub use scan::{scan_ids, scan_keys};
 

@@ -38,6 +38,7 @@ mod openapi;
 mod promoted;
 mod protocols;
 mod quarantined;
+mod retention;
 mod roles;
 mod sdks;
 mod settings;

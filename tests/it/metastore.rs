@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::compaction::{done, lake};
+use crate::delta::files;
 use crate::harness::{Server, free_port, get, python, signal, wait_until};
 use crate::services::metastore::{MetastoreServer, VERSIONS};
 
@@ -71,6 +73,7 @@ fn the_lake_is_in_the_metastore() {
         a_lost_column_comes_back(&metastore, &mut server);
         partitions_that_are_there_twice_are_told(&metastore, &mut server);
         a_dropped_table_is_made_again(&metastore, &mut server);
+        old_partitions_are_dropped(&mut metastore, &server);
         server.expect_quiet_log(&["the Hive Metastore does not know the lake as it is"]);
         let log = std::fs::read_to_string(dir.path().join("log.jsonl")).unwrap();
         assert_eq!(log.matches("database created in the Hive Metastore").count(), 1);
@@ -169,6 +172,38 @@ fn a_dropped_table_is_made_again(metastore: &MetastoreServer, server: &mut Serve
     wait_for_partitions(metastore, before + 1);
     wait_until("the warning is gone", || warning(server).is_empty());
     assert!(server.warehouse().join("app_id=007").is_dir(), "the files stay");
+}
+
+/// Those of one app, which is not there afterwards; with the metastore away nothing goes.
+fn old_partitions_are_dropped(metastore: &mut MetastoreServer, server: &Server) {
+    let before = partitions(metastore);
+    let of_app = |found: &BTreeMap<String, Vec<String>>| found.values().filter(|values| values[0] == "without").count();
+    assert_eq!(of_app(&before), 30);
+    let uri = metastore.uri();
+    let retention = [("WAREHOUSE_RETENTION", "30d"), ("HIVE_METASTORE_URI", uri.as_str())];
+    let expire = || lake(&server.dir, &["expire", "--app", "without"], &retention).output().unwrap();
+    let directory = server.warehouse().join("app_id=without");
+    let count = || files(&server.warehouse(), &directory).len();
+    let stored = count();
+    metastore.kill9();
+    let output = expire();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && said.contains("cannot be reached") && said.contains("app_id=without"),
+        "{said}"
+    );
+    assert_eq!(count(), stored);
+    metastore.restart();
+    let said = done(expire());
+    assert!(said.starts_with("30 partitions"), "{said}");
+    let after = partitions(metastore);
+    assert_eq!((of_app(&after), after.len()), (0, before.len() - 30));
+    assert!(!directory.exists());
+    // To drop what is not there is no failure.
+    send(server, "without", 0..1);
+    server.wait_drained();
+    assert!(done(expire()).starts_with("1 partitions with 1 files"));
+    assert_eq!(of_app(&partitions(metastore)), 0);
 }
 
 fn another_table_of_the_name_is_told(metastore: &MetastoreServer) {

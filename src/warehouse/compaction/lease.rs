@@ -60,7 +60,7 @@ impl SeenLeases {
 
 /// A lease of ours. It is given back when it is released, and else when others have waited for it.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(in crate::warehouse) struct Lease {
     name: String,
     job: Uuid,
     beat: u64,
@@ -69,7 +69,7 @@ pub(super) struct Lease {
 
 impl Lease {
     /// None when somebody else has it.
-    pub(super) fn acquire(
+    pub(in crate::warehouse) fn acquire(
         objects: &Objects,
         seen: &SeenLeases,
         partition: &Partition,
@@ -92,7 +92,7 @@ impl Lease {
     }
 
     /// Renews the lease when it is time to. False when somebody else has it now.
-    pub(super) fn keep(&mut self, objects: &Objects) -> Result<bool, WarehouseError> {
+    pub(in crate::warehouse) fn keep(&mut self, objects: &Objects) -> Result<bool, WarehouseError> {
         if self.renewed_at.elapsed() < RENEWED_AFTER {
             return Ok(true);
         }
@@ -104,11 +104,11 @@ impl Lease {
         objects.store(DIRECTORY, &self.name, &self.content()?, || true).map(|_| true)
     }
 
-    pub(super) fn is_ours(&self, objects: &Objects) -> Result<bool, WarehouseError> {
+    pub(in crate::warehouse) fn is_ours(&self, objects: &Objects) -> Result<bool, WarehouseError> {
         Ok(job_of(objects, &self.name)? == Some(self.job))
     }
 
-    pub(super) fn release(self, objects: &Objects) -> Result<(), WarehouseError> {
+    pub(in crate::warehouse) fn release(self, objects: &Objects) -> Result<(), WarehouseError> {
         if self.is_ours(objects)? { objects.remove(DIRECTORY, &self.name) } else { Ok(()) }
     }
 

@@ -45,12 +45,13 @@ use sort::Sorter;
 
 pub(super) use hidden::Hidden;
 pub(super) use job::{Halt, Job, leased};
-pub(super) use lease::SeenLeases;
+pub(super) use lease::{Lease, SeenLeases};
 pub(super) use output::{Output, OutputSettings, Outputs};
 pub(super) use read::{Input, each_row, streams};
 pub(super) use scratch::Scratch;
 pub(super) use survey::each_partition;
 pub use survey::{Candidate, CompactionFilter, LakeStatus};
+pub(super) use tidy::tidy;
 pub use vacuum::Vacuumed;
 
 /// Rows between two looks at whether to go on.
@@ -269,6 +270,6 @@ pub(super) fn data_files(mut listed: Vec<Listed>) -> Vec<Listed> {
     listed
 }
 
-fn is_orphan(name: &str, named: Named) -> bool {
+pub(super) fn is_orphan(name: &str, named: Named) -> bool {
     is_compacted(name) && named == Named::No
 }

@@ -15,7 +15,7 @@ use crate::warehouse::objects::{Listed, Objects};
 
 /// Removes outputs that never came into the table and, unless they are kept, files that others replaced. Returns the data
 /// files that are left.
-pub(super) fn tidy(
+pub(in crate::warehouse) fn tidy(
     objects: &Objects,
     delta: &Delta,
     footers: &FooterCache,

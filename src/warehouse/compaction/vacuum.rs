@@ -102,6 +102,8 @@ fn remove(
         let is_over = removed_at.is_some_and(|at| now_ms.saturating_sub(at) >= retention_ms);
         if is_over && !shared.footers.damaged.has(&directory, &file) {
             shared.objects.remove(&directory, &file.name)?;
+            // Of a whole partition that was removed.
+            shared.objects.remove_empty(&directory);
             done.files += 1;
             done.bytes += file.bytes;
         } else {

@@ -96,6 +96,32 @@ impl Delta {
         Ok(replaced)
     }
 
+    /// Takes those of the files that are in the table out of it, with their rows, in one commit. Returns what the log says
+    /// of each then.
+    pub(in crate::warehouse) fn expire(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        names: &[&str],
+    ) -> Result<Vec<Named>, WarehouseError> {
+        let files: Vec<TableFile> = names.iter().map(|name| TableFile::new(objects, partition, name)).collect();
+        let paths: Vec<String> = files.iter().map(TableFile::path).collect();
+        let mut tail = self.tail();
+        self.refresh(objects, &mut tail)?;
+        tail.catch_up(objects)?;
+        self.append(objects, &mut tail, "DELETE", |tail| {
+            let fates = tail.fates(objects, &paths)?;
+            let there = files.iter().zip(fates).filter(|(_, fate)| *fate == Fate::Added);
+            Ok(there.map(|(file, _)| Action::from(file.remove(now_ms()))).collect())
+        })?;
+        let named = tail.fates(objects, &paths)?.into_iter().map(Named::from).collect();
+        drop(tail);
+        if self.is_checkpoint_due() {
+            self.checkpoint(objects);
+        }
+        Ok(named)
+    }
+
     /// Notes in the log that files which it does not name are none of the table's, so that whoever stored them cannot
     /// commit them any more. Returns what the log says of each then.
     pub(in crate::warehouse) fn give_up(

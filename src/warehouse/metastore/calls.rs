@@ -18,6 +18,8 @@ const PARTITION_NAMES: Call =
     Call { name: "get_partition_names_ps_req", throws: &[FailureKind::Refused, FailureKind::Missing] };
 const ADD_PARTITIONS: Call =
     Call { name: "add_partitions_req", throws: &[FailureKind::Missing, FailureKind::Exists, FailureKind::Refused] };
+const DROP_PARTITIONS: Call =
+    Call { name: "drop_partitions_req", throws: &[FailureKind::Missing, FailureKind::Refused] };
 
 /// The catalog that every metastore has. Only the call for a database does not take it for granted.
 const CATALOG: &str = "hive";
@@ -109,6 +111,25 @@ impl Client {
             (5, Value::Bool(false)),
         ]);
         self.call(&ADD_PARTITIONS, argument(request)).await.map(|_| ())
+    }
+
+    /// Drops those that are there, by their names. Their files stay.
+    pub(super) async fn drop_partitions(
+        &mut self,
+        database: &str,
+        table: &str,
+        names: Vec<String>,
+    ) -> Result<(), Failure> {
+        let request = Struct::from([
+            (1, Value::text(database)),
+            (2, Value::text(table)),
+            (3, Value::Struct(Struct::from([(1, Value::texts(names))]))),
+            // No files, if they are there, and without an answer that repeats them.
+            (4, Value::Bool(false)),
+            (5, Value::Bool(true)),
+            (8, Value::Bool(false)),
+        ]);
+        found(self.call(&DROP_PARTITIONS, argument(request)).await).map(|_| ())
     }
 }
 

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::layout::Partition;
-use super::{Warehouse, WarehouseError};
+use super::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::backoff::{Backoff, random_unit};
 use crate::metrics;
 use client::Client;
@@ -112,6 +112,23 @@ impl Metastore {
         let round = Registrar::new(self.0.clone()).round(warehouse).await;
         let complaint = round.map_err(|failure| failure.to_string())?;
         complaint.map_or(Ok(()), |complaint| Err(complaint.to_string()))
+    }
+
+    /// Drops a partition whose files go. Nothing to be done when it is not there.
+    pub(super) async fn drop_partition(&self, partition: &Partition) -> Result<(), WarehouseError> {
+        let lake = &self.0.lake;
+        // Under the other name a repair command may have added it.
+        let mut names = vec![table::partition_name(partition), table::name_by_path(partition)];
+        names.dedup();
+        let mut client = Client::new(self.0.addresses.clone());
+        let dropped = client.drop_partitions(&lake.database, &lake.table, names).await;
+        dropped.map_err(|failure| {
+            metrics::hive_failure(failure.kind.name());
+            let (kind, text) = (WarehouseErrorKind::Unavailable, failure.to_string());
+            WarehouseError::caused(kind, "drop partition in the Hive Metastore", text)
+        })?;
+        self.0.waiting.dropped(partition);
+        Ok(())
     }
 
     async fn register_for_ever(&self, registrar: &mut Registrar, warehouse: &Warehouse) {

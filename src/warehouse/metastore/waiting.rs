@@ -70,6 +70,14 @@ impl Waiting {
         metrics::hive_waiting(sets.waiting.len());
     }
 
+    /// The metastore does not have it any more: it is told of it once more when it is written to.
+    pub(super) fn dropped(&self, partition: &Partition) {
+        let mut sets = self.sets();
+        sets.known.remove(partition);
+        sets.waiting.remove(partition);
+        metrics::hive_waiting(sets.waiting.len());
+    }
+
     /// The metastore may have none of them any more.
     pub(super) fn forget(&self) {
         self.sets().known.clear();
@@ -108,6 +116,10 @@ mod tests {
         waiting.forget();
         waiting.note(&partition(1));
         assert_eq!(waiting.len(), 2);
+        waiting.registered(&[partition(1), partition(2)]);
+        waiting.dropped(&partition(2));
+        [1, 2].into_iter().for_each(|hour| waiting.note(&partition(hour)));
+        assert_eq!(waiting.some(9), [partition(2)]);
     }
 
     #[test]

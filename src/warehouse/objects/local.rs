@@ -192,9 +192,21 @@ impl Local {
             }
             _ => Ok(()),
         };
+        let directory = self.root.join(directory);
         removed
-            .and_then(|()| sync_directory(&self.root.join(directory)))
+            .and_then(|()| match sync_directory(&directory) {
+                // Somebody else removed it, empty.
+                Err(_) if !directory.exists() => Ok(()),
+                synced => synced,
+            })
             .map_err(|error| error.at(path.display().to_string()))
+    }
+
+    /// What fails is left: a directory without files holds no rows.
+    pub(super) fn remove_empty(&self, directory: &str) {
+        let empty = Path::new(directory).ancestors().take_while(|path| !path.as_os_str().is_empty());
+        // The first that has something in it ends it.
+        let _ = empty.map(|path| fs::remove_dir(self.root.join(path))).find(Result::is_err);
     }
 
     /// Removes temporary files that are older than this: a crash left them. Returns how many.

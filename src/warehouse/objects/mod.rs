@@ -188,6 +188,14 @@ impl Objects {
         }
     }
 
+    /// Removes a directory, and those above it, as far as they are empty. An object store has none.
+    pub(super) fn remove_empty(&self, directory: &str) {
+        match &self.0 {
+            Inner::Local(local) => local.remove_empty(directory),
+            Inner::Remote(_) => {}
+        }
+    }
+
     /// The time by the clock that gives files theirs.
     pub(super) fn now_ms(&self) -> Result<i64, WarehouseError> {
         match &self.0 {

@@ -1,0 +1,219 @@
+//! Removes what is older than its retention, beside the sink.
+//!
+//! Invariant: what was removed is in the audit record of the store, if the process has one: a record that could not be
+//! written is written by a later pass, as long as the process lives. Any number of processes may do this on one lake.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::EXIT_IO;
+use crate::backoff::random_unit;
+use crate::metrics;
+use crate::store::{AuditEntry, AuditKind, AuditOutcome, Store};
+use crate::supervisor::Supervisor;
+use crate::warehouse::{
+    CompactionSettings, Expired, Expiry, OldPartition, OldPartitions, RetentionSettings, Warehouse, WarehouseError,
+    WarehouseErrorKind,
+};
+
+/// Passes that fail before people are told.
+const FAILURES_TOLD: u32 = 2;
+/// Records that wait for a store that does not answer; the log has what more there is.
+const RECORDS_MAX: usize = 1_000;
+/// Who removes, in the audit record.
+const ACTOR: &str = "warehouse_retention";
+
+/// What people are to be told. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RetentionStatus(Arc<Mutex<Option<String>>>);
+
+impl RetentionStatus {
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, trouble: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// Removes old partitions of one lake. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Expirer {
+    pub(super) warehouse: Warehouse,
+    pub(super) settings: RetentionSettings,
+    /// Between two looks.
+    pub(super) every: Duration,
+    /// How files that are kept go, where nobody else sees to that.
+    pub(super) vacuum: Option<(CompactionSettings, Duration)>,
+    /// None: what was removed is in the log alone.
+    pub(super) store: Option<Store>,
+    pub(super) status: RetentionStatus,
+}
+
+/// How a look at all partitions ended.
+struct Pass {
+    /// Why the last of them failed that did.
+    failed: Option<String>,
+    /// There are more than were named.
+    goes_on: bool,
+}
+
+/// What a pass removed of one app.
+struct Removed {
+    app_id: String,
+    partitions: u64,
+    files: u64,
+    bytes: u64,
+    /// Hours as they are named by their directories.
+    oldest: String,
+    newest: String,
+}
+
+impl Expirer {
+    pub(super) fn start(self, supervisor: &mut Supervisor) {
+        supervisor.supervise("retention", move |stop| {
+            let expirer = self.clone();
+            async move {
+                expirer.run(stop).await;
+                Ok(())
+            }
+        });
+    }
+
+    async fn run(self, stop: CancellationToken) {
+        let (mut failures, mut records) = (0, Vec::new());
+        // Processes that were started together do not look together.
+        let mut wait = self.every.mul_f64(random_unit());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = self.every;
+            let failed = match self.pass(&stop, &mut records).await {
+                // As a rule, that the files from before the log are still being added to it.
+                Err(error) if error.kind == WarehouseErrorKind::Refused => {
+                    debug!(%error, "nothing is removed yet");
+                    Some(error.to_string())
+                }
+                Err(error) => {
+                    end_on_fsync(&error);
+                    warn!(%error, "the lake could not be looked through for what is older than its retention, trying again later");
+                    Some(error.to_string())
+                }
+                Ok(Pass { failed, goes_on }) => {
+                    if goes_on {
+                        wait = Duration::ZERO;
+                    }
+                    failed
+                }
+            };
+            let unrecorded = self.record(&mut records).await;
+            let failed = failed.or(unrecorded);
+            failures = if failed.is_some() { failures + 1 } else { 0 };
+            let told = failed.filter(|_| failures >= FAILURES_TOLD);
+            self.status.set(told.map(|why| format!("warehouse_retention: what is too old is not all removed: {why}")));
+        }
+    }
+
+    async fn pass(&self, stop: &CancellationToken, records: &mut Vec<AuditEntry>) -> Result<Pass, WarehouseError> {
+        let going_on = stop.clone();
+        let found = self.warehouse.old_partitions(&self.settings, None, move |_| !going_on.is_cancelled()).await?;
+        let OldPartitions { partitions, more, .. } = found;
+        let (mut failed, mut some) = (None, false);
+        for of_app in partitions.chunk_by(|one, other| one.partition.app_id == other.partition.app_id) {
+            let mut removed: Option<Removed> = None;
+            for old in of_app.iter().take_while(|_| !stop.is_cancelled()) {
+                match self.warehouse.expire(old, &self.settings).await {
+                    Ok(Expiry::Done(done)) => add(&mut removed, old, &done),
+                    Ok(Expiry::Busy) => {
+                        debug!(partition = %old.partition, "somebody else works on a partition that is too old")
+                    }
+                    Ok(Expiry::Nothing) => {}
+                    Err(error) => {
+                        end_on_fsync(&error);
+                        metrics::retention_failed();
+                        warn!(%error, partition = %old.partition, "partition could not be removed, trying again later");
+                        failed = Some(format!("{}: {error}", old.partition));
+                    }
+                }
+            }
+            some |= removed.is_some();
+            records.extend(removed.map(|removed| entry(&removed)).filter(|_| self.store.is_some()));
+            records.truncate(RECORDS_MAX);
+        }
+        if let Some((settings, retention)) = &self.vacuum {
+            let going_on = stop.clone();
+            let done = self.warehouse.vacuum(settings, *retention, move |_| !going_on.is_cancelled()).await?;
+            metrics::vacuum_removed(done.files + done.orphans, done.bytes);
+        }
+        Ok(Pass { goes_on: more && some && failed.is_none(), failed })
+    }
+
+    /// Why records could not be written, which go on waiting.
+    async fn record(&self, records: &mut Vec<AuditEntry>) -> Option<String> {
+        let store = self.store.as_ref()?;
+        while let Some(record) = records.last() {
+            if let Err(error) = store.add_audit(record.clone()).await {
+                warn!(%error, "the audit record of what was removed could not be written, trying again later");
+                return Some(format!("the audit record could not be written: {error}"));
+            }
+            records.pop();
+        }
+        None
+    }
+}
+
+/// What another attempt would only hide.
+fn end_on_fsync(error: &WarehouseError) {
+    if error.kind == WarehouseErrorKind::Fsync {
+        error!(error = ?error, "a failed fsync: what is on disk is unknown, ending the process");
+        std::process::exit(EXIT_IO);
+    }
+}
+
+fn add(removed: &mut Option<Removed>, old: &OldPartition, done: &Expired) {
+    let (partition, Expired { files, bytes, left }) = (&old.partition, done);
+    metrics::retention_removed(*files, *bytes);
+    let left = (!left.is_empty()).then(|| left.join(", "));
+    info!(%partition, files, bytes, left, "partition removed: it is older than its retention");
+    let removed = removed.get_or_insert_with(|| Removed {
+        app_id: partition.app_id.clone(),
+        partitions: 0,
+        files: 0,
+        bytes: 0,
+        // The oldest comes first.
+        oldest: partition.hour_text(),
+        newest: String::new(),
+    });
+    removed.partitions += 1;
+    removed.files += files;
+    removed.bytes += bytes;
+    removed.newest = partition.hour_text();
+}
+
+fn entry(removed: &Removed) -> AuditEntry {
+    let Removed { app_id, partitions, files, bytes, oldest, newest } = removed;
+    AuditEntry {
+        actor: ACTOR.to_owned(),
+        actor_id: None,
+        address: None,
+        method: "-".to_owned(),
+        request_id: None,
+        action: "expire".to_owned(),
+        kind: AuditKind::Retention,
+        object_id: Some(app_id.clone()),
+        name: None,
+        outcome: AuditOutcome::Done,
+        before: None,
+        after: Some(json!({
+            "app_id": app_id, "hours_from": oldest, "hours_to": newest, "partitions": partitions, "files": files, "bytes": bytes,
+        })),
+        note: None,
+    }
+}

@@ -1,0 +1,211 @@
+//! Retention under real readers, kills and a sink that goes on: old hours go as a whole, and no other row does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::compaction::{done, in_the_making, lake, let_leases_end};
+use crate::delta::{files, holds_exactly, read, try_send};
+use crate::harness::{PATIENCE, Server, get, wait_until};
+
+const OFTEN: (&str, &str) = ("BATCH_FLUSH_INTERVAL", "20ms");
+const RETENTION: (&str, &str) = ("WAREHOUSE_RETENTION", "10d, 007: forever");
+const APPS: [&str; 3] = ["shop", "007", "null"];
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
+}
+
+/// Events of an hour so many days ago, in a file of their own.
+fn flush(server: &Server, app: &str, days_ago: i64, ids: std::ops::Range<usize>) -> BTreeSet<String> {
+    let sent = send(server, app, days_ago, ids);
+    server.wait_drained();
+    sent
+}
+
+fn send(server: &Server, app: &str, days_ago: i64, ids: std::ops::Range<usize>) -> BTreeSet<String> {
+    let at = now_ms() - days_ago * 24 * 3_600_000;
+    let event = |n| {
+        json!({"id": format!("{app}-{days_ago}-{n}"), "appId": app, "deviceId": "d", "timestampMs": at.to_string(),
+            "userLogin": {}})
+    };
+    let events: Vec<Value> = ids.map(event).collect();
+    try_send(server, &events).expect("an answer")
+}
+
+fn status(server: &Server) -> Value {
+    serde_json::from_str(&done(lake(&server.dir, &["status", "--json"], &[RETENTION]).output().unwrap())).unwrap()
+}
+
+fn expire(server: &Server, arguments: &[&str]) -> String {
+    let arguments: Vec<&str> = std::iter::once("expire").chain(arguments.iter().copied()).collect();
+    done(lake(&server.dir, &arguments, &[RETENTION]).output().unwrap())
+}
+
+/// What each reader of the documentation counts by app.
+fn counts(server: &Server) -> BTreeMap<String, Value> {
+    let readers: BTreeMap<String, Value> = serde_json::from_value(read(&server.warehouse(), "readers")).unwrap();
+    assert!(readers.len() > 5);
+    readers.into_iter().map(|(reader, answer)| (reader, answer["counts"].clone())).collect()
+}
+
+#[test]
+fn every_reader_sees_old_hours_go_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[OFTEN]);
+    let mut stays = BTreeSet::new();
+    for app in APPS {
+        stays.extend(flush(&server, app, 0, 0..5));
+        for (days_ago, ids) in [(20, 0..10), (20, 10..20), (21, 0..3)] {
+            let old = flush(&server, app, days_ago, ids);
+            stays.extend(old.into_iter().filter(|_| app == "007"));
+        }
+    }
+    for (reader, counts) in counts(&server) {
+        assert_eq!(counts, json!({"shop": 28, "007": 28, "null": 28}), "{reader}");
+    }
+    let found = status(&server);
+    // An hour may have ended between two of the flushes.
+    let partitions = found["expired_partitions"].as_u64().unwrap();
+    assert!((4..=6).contains(&partitions) && found["expired_files"] == 6, "{found}");
+    let plan = expire(&server, &["--dry-run"]);
+    assert!(plan.contains("shop: ") && plan.contains("null: ") && !plan.contains("007: "), "{plan}");
+    assert!(plan.contains("with 6 files") && plan.contains("would be removed"), "{plan}");
+    assert_eq!(status(&server), found);
+
+    let one = expire(&server, &["--app", "shop"]);
+    assert!(one.contains("with 3 files"), "{one}");
+    for (reader, counts) in counts(&server) {
+        assert_eq!(counts, json!({"shop": 5, "007": 28, "null": 28}), "{reader}");
+    }
+    assert!(expire(&server, &[]).contains("with 3 files"));
+    assert!(expire(&server, &[]).starts_with("no partition is older"));
+    for (reader, counts) in counts(&server) {
+        assert_eq!(counts, json!({"shop": 5, "007": 28, "null": 5}), "{reader}");
+    }
+    holds_exactly(&server.warehouse(), &stays);
+    assert_eq!(status(&server)["expired_partitions"], 0);
+    // The server stores into these hours again; that goes as well.
+    let late = flush(&server, "shop", 20, 20..25);
+    holds_exactly(&server.warehouse(), &stays.union(&late).cloned().collect());
+    assert!(expire(&server, &[]).contains("1 partitions with 1 files"));
+    holds_exactly(&server.warehouse(), &stays);
+    server.expect_quiet_log(&[]);
+}
+
+#[test]
+fn without_the_log_the_files_go_and_a_wrong_value_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[OFTEN, ("DELTA_ENABLED", "false")]);
+    flush(&server, "shop", 20, 0..5);
+    flush(&server, "shop", 0, 0..5);
+    let plain = [RETENTION, ("DELTA_ENABLED", "false")];
+    let said = done(lake(dir.path(), &["expire"], &plain).output().unwrap());
+    assert!(said.starts_with("1 partitions with 1 files"), "{said}");
+    let left = files(&server.warehouse(), &server.warehouse());
+    assert_eq!(left.len(), 1, "{left:?}");
+    let unset = done(lake(dir.path(), &["expire"], &[]).output().unwrap());
+    assert!(unset.contains("warehouse_retention is not set"), "{unset}");
+    let wrong = lake(dir.path(), &["expire"], &[("WAREHOUSE_RETENTION", "400")]).output().unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(64));
+    assert!(said.contains("warehouse_retention") && said.contains("400") && said.contains("from 1d"), "{said}");
+    server.expect_quiet_log(&[]);
+}
+
+/// In the background, also where nothing is compacted.
+#[test]
+fn the_sink_removes_old_hours_by_itself_and_records_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[OFTEN, RETENTION, ("COMPACTION_SCHEDULE", "1s")]);
+    let stays: BTreeSet<String> = APPS.iter().flat_map(|app| send(&server, app, 2, 0..10)).collect();
+    for part in 0..3 {
+        let ids = part * 10..(part + 1) * 10;
+        ["shop", "null"].iter().for_each(|app| drop(send(&server, app, 30 + part as i64, ids.clone())));
+    }
+    server.wait_drained();
+    wait_until("only young hours are there", || read(&server.warehouse(), "ids")["rows"] == 30);
+    wait_until("nobody is at work", || in_the_making(&server.warehouse()).is_empty());
+    holds_exactly(&server.warehouse(), &stays);
+    let mut records = Vec::new();
+    wait_until("both apps have a record", || {
+        let list = server.admin_get("/audit?kind=retention");
+        records = list["items"].as_array().cloned().unwrap_or_default();
+        let apps: BTreeSet<&str> = records.iter().filter_map(|record| record["object_id"].as_str()).collect();
+        apps == BTreeSet::from(["null", "shop"])
+    });
+    let total = |name: &str| records.iter().map(|record| record["after"][name].as_u64().unwrap()).sum::<u64>();
+    assert!(total("partitions") >= 6 && total("files") >= 6 && total("bytes") > 1_000, "{records:?}");
+    for record in &records {
+        assert_eq!((&record["actor"], &record["action"]), (&json!("warehouse_retention"), &json!("expire")));
+        assert!(record["after"]["hours_from"].as_str().unwrap().ends_with('Z') && record["outcome"] == "done");
+    }
+    let (_, metrics) = get(&format!("{}/metrics", server.admin)).unwrap();
+    let counted = format!("causality_retention_files_total {}", total("files"));
+    assert!(metrics.contains(&counted), "{counted} in {metrics}");
+    let (_, ready) = get(&format!("{}/ready", server.admin)).unwrap();
+    assert!(!ready.contains("warehouse_retention"), "{ready}");
+    server.expect_quiet_log(&[]);
+}
+
+/// Killed where it matters, and the next one does the rest.
+#[test]
+fn an_expiry_that_is_killed_is_finished_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[OFTEN]);
+    let stays = flush(&server, "shop", 1, 0..10);
+    for (round, place) in ["retention unregistered", "retention committed"].iter().enumerate() {
+        let old = flush(&server, "shop", 20, round * 10..(round + 1) * 10);
+        let output = lake(dir.path(), &["expire"], &[RETENTION, ("CAUSALITY_FAULT_AT", place)]).output().unwrap();
+        assert!(!output.status.success(), "{place}");
+        // All of it or nothing.
+        let found: BTreeSet<String> = serde_json::from_value(read(&server.warehouse(), "ids")["ids"].clone()).unwrap();
+        let both = stays.union(&old).cloned().collect();
+        assert_eq!(found, if round == 0 { both } else { stays.clone() }, "{place}");
+        let_leases_end(&server.warehouse());
+        assert!(expire(&server, &[]).contains("1 partitions with 1 files"), "{place}");
+        holds_exactly(&server.warehouse(), &stays);
+        assert_eq!(in_the_making(&server.warehouse()), Vec::<PathBuf>::new(), "{place}");
+    }
+    server.expect_quiet_log(&[]);
+}
+
+/// Expiries, compactions and the sink are killed at any moment, in turn, while events of all ages come.
+#[test]
+fn kills_at_any_moment_take_no_young_row_and_leave_no_old_one() {
+    let rounds: usize = std::env::var("CAUSALITY_RETENTION_KILLS").map_or(6, |rounds| rounds.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &[OFTEN]);
+    let mut stays = BTreeSet::new();
+    for round in 0..rounds {
+        for part in 0..3 {
+            let ids = (round * 3 + part) * 5..(round * 3 + part + 1) * 5;
+            stays.extend(APPS.iter().flat_map(|app| send(&server, app, 3, ids.clone())).collect::<Vec<_>>());
+            ["shop", "null"].iter().for_each(|app| drop(send(&server, app, 20 + part as i64, ids.clone())));
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        let what = if round % 4 == 3 { "compact" } else { "expire" };
+        let mut worker = lake(dir.path(), &[what], &[RETENTION]);
+        let mut worker = worker.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis((round * 37 % 200) as u64));
+        if round % 3 == 2 {
+            server.kill_and_restart();
+        }
+        // It may have come to its end.
+        let _ = worker.kill();
+        worker.wait().unwrap();
+        let_leases_end(&server.warehouse());
+        if round % 5 == 0 {
+            read(&server.warehouse(), "ids");
+        }
+    }
+    server.wait_drained();
+    expire(&server, &[]);
+    done(lake(dir.path(), &["vacuum"], &[]).output().unwrap());
+    holds_exactly(&server.warehouse(), &stays);
+    assert_eq!(in_the_making(&server.warehouse()), Vec::<PathBuf>::new());
+    server.terminate(PATIENCE);
+}
