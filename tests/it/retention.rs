@@ -127,7 +127,8 @@ fn the_sink_removes_old_hours_by_itself_and_records_it() {
         ["shop", "null"].iter().for_each(|app| drop(send(&server, app, 30 + part as i64, ids.clone())));
     }
     server.wait_drained();
-    wait_until("only young hours are there", || read(&server.warehouse(), "ids")["rows"] == 30);
+    // Not by a reader of the table, which may have begun with files that go.
+    wait_until("only young hours are there", || status(&server)["expired_files"] == 0);
     wait_until("nobody is at work", || in_the_making(&server.warehouse()).is_empty());
     holds_exactly(&server.warehouse(), &stays);
     let mut records = Vec::new();
