@@ -104,7 +104,7 @@ pub(super) fn expire(
         warehouse: warehouse.clone(),
         settings,
         every: config.compaction_schedule.0,
-        vacuum: vacuums.then(|| (compaction, config.vacuum_retention.0)),
+        vacuum: vacuums.then_some((compaction, config.vacuum_retention.0)),
         store,
         status: status.clone(),
     };
