@@ -4,7 +4,7 @@
 //! record and no log line holds the id. Knows nothing of the lake, which has the events that were in flight.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -29,6 +29,12 @@ use crate::store::{AuditKind, AuditOutcome, Change};
 /// How long one step looks at events of the bus, and at how many.
 const SCAN_TIME_MAX: Duration = Duration::from_secs(5);
 const SCAN_MESSAGES_MAX: u64 = 5_000_000;
+/// The same for what was published about them since.
+const DERIVED_TIME_MAX: Duration = Duration::from_secs(15);
+/// How long one step overwrites what is left in the bus's file.
+const WIPE_TIME_MAX: Duration = Duration::from_secs(5);
+/// What subjects of events begin with.
+const EVENTS: &[u8] = b"events.";
 
 /// Exactly one of the ids.
 #[derive(Clone, Deserialize, JsonSchema)]
@@ -144,23 +150,37 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
         deliveries: 0,
         anomaly_records: 0,
     };
-    if scanned.scanned_through < through {
+    if scanned.reached < through {
         return Ok(erasure);
     }
     // Looked at first: what in-flight events lead to is stored before they are acknowledged.
-    erasure.is_settled = settled_through(&bus.status().await.map_err(of_bus)?, through);
+    let status = bus.status().await.map_err(of_bus)?;
+    erasure.is_settled = scanned.scanned_through >= through && settled_through(&status, through);
     let records = store.erase_person(person).await.map_err(of_store)?;
     (erasure.deliveries, erasure.anomaly_records) = (records.deliveries, records.anomaly_records);
     erasure.dead_letters = bus.erase_dead_letters(&|letter| has_letter(person, letter)).await.map_err(of_bus)?;
-    store.wipe().await.map_err(of_store)?;
-    bus.wipe().await.map_err(of_bus)?;
-    erasure.is_scanned = true;
+    if erasure.is_settled {
+        // What in-flight events led to was published behind them.
+        let span = Span { after: through, through: status.last_sequence, time_max: DERIVED_TIME_MAX, ..span };
+        let derived = bus.erase(span, &derived(person)).await.map_err(of_bus)?;
+        erasure.events += derived.messages;
+        erasure.is_settled = derived.scanned_through >= status.last_sequence;
+    }
+    let (of_store, of_bus) =
+        (store.wipe().await.map_err(of_store)?, bus.wipe(Instant::now() + WIPE_TIME_MAX).await.map_err(of_bus)?);
+    erasure.is_scanned = of_store && of_bus;
     Ok(erasure)
+}
+
+/// Messages that tell of events of theirs, and not those events.
+fn derived(person: &Person) -> Matches {
+    let person = person.clone();
+    Arc::new(move |subject, payload| !subject.starts_with(EVENTS) && has_message(&person, subject, payload))
 }
 
 /// Whether a message of the bus is an event of theirs, or tells of one.
 fn has_message(person: &Person, subject: &[u8], payload: &[u8]) -> bool {
-    if !subject.starts_with(b"events.") {
+    if !subject.starts_with(EVENTS) {
         return person.has_document(payload);
     }
     person.has_event(payload).unwrap_or_else(|| named_in(person, payload))

@@ -70,7 +70,7 @@ impl Fixture {
     }
 
     /// Whether the engine itself sees that a lease was lost, and purges when it is full: a server does neither.
-    fn is_embedded(&self) -> bool {
+    pub(crate) fn is_embedded(&self) -> bool {
         matches!(self.over, Over::Embedded { .. })
     }
 
@@ -709,7 +709,7 @@ pub(crate) use super::conformance_erase::{
     a_range_in_flight_of_which_some_is_erased_holds_nobody_up, a_range_in_hand_is_not_settled,
     an_erased_message_leaves_no_dead_letter, dead_letters_are_erased_by_what_they_hold, erasing_is_bounded_and_goes_on,
     what_is_erased_is_delivered_to_nobody, what_is_in_flight_and_erased_holds_nobody_up,
-    what_is_in_hand_is_not_settled,
+    what_is_in_hand_is_not_settled, who_reads_other_subjects_holds_nothing_up,
 };
 pub(crate) use super::conformance_input::{input_is_amended, input_is_kept_within_its_room, input_is_resubmitted_once};
 
@@ -745,6 +745,7 @@ macro_rules! suite {
             },
             nothing_unread_is_dropped_and_a_full_bus_recovers => |s| s.bytes_max = 4 << 20,
             what_is_erased_is_delivered_to_nobody => |_| {},
+            who_reads_other_subjects_holds_nothing_up => |_| {},
             erasing_is_bounded_and_goes_on => |_| {},
             what_is_in_flight_and_erased_holds_nobody_up => |_| {},
             what_is_in_hand_is_not_settled => |_| {},

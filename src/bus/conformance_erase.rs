@@ -56,10 +56,10 @@ pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) 
     let first = fetch(&mut early, 50).await;
     early.acker().ack(&receipts(&first)).await.unwrap();
     let erased = bus.erase(span(0, 1_000), &ending("7")).await.unwrap();
-    assert_eq!(erased, Erased { scanned_through: 1_000, messages: 100 });
-    bus.wipe().await.unwrap();
+    assert_eq!(erased, Erased { scanned_through: 1_000, reached: 1_000, messages: 100 });
+    assert!(bus.wipe(Instant::now() + Duration::from_secs(20)).await.unwrap());
     let again = bus.erase(span(0, 1_000), &ending("7")).await.unwrap();
-    assert_eq!(again, Erased { scanned_through: 1_000, messages: 0 }, "repeating it changes nothing");
+    assert_eq!(again, Erased { scanned_through: 1_000, reached: 1_000, messages: 0 }, "repeating it changes nothing");
     assert!(!settled_through(&bus.status().await.unwrap(), 1_000), "others have not read");
     // The last one of the stream, and one that is stored later.
     publish_numbers(bus, 1_000..1_008).await;
@@ -83,12 +83,30 @@ pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) 
     assert_eq!(bus.status().await.unwrap().last_sequence, 1_020, "no sequence is given to another message");
 }
 
+/// Its floor is where its own last message was.
+pub(crate) async fn who_reads_other_subjects_holds_nothing_up(fixture: Fixture) {
+    let bus = &fixture.bus;
+    let mut others = bus.subscribe(spec("others", "anomalies.>")).await.unwrap();
+    publish(bus, &[("anomalies.a.x", None, "1"), ("anomalies.a.y", None, "2")]).await;
+    assert_eq!(fetch(&mut others, 2).await.len(), 2);
+    publish_numbers(bus, 0..20).await;
+    let erased = bus.erase(span(0, 22), &ending("7")).await.unwrap();
+    assert_eq!(erased, Erased { scanned_through: 22, reached: 22, messages: 2 });
+    // Its own, which it has not answered.
+    let erased = bus.erase(span(0, 22), &ending("1")).await.unwrap();
+    let waits = if fixture.is_embedded() { 22 } else { 0 };
+    assert_eq!((erased.scanned_through, erased.reached), (waits, 22));
+}
+
 pub(crate) async fn erasing_is_bounded_and_goes_on(fixture: Fixture) {
     let bus = &fixture.bus;
     for start in (0..600).step_by(20) {
         publish_numbers(bus, start..start + 20).await;
     }
-    assert_eq!(bus.erase(span(0, 0), &ending("7")).await.unwrap(), Erased { scanned_through: 0, messages: 0 });
+    assert_eq!(
+        bus.erase(span(0, 0), &ending("7")).await.unwrap(),
+        Erased { scanned_through: 0, reached: 0, messages: 0 }
+    );
     let none = Span { time_max: Duration::ZERO, ..span(0, 600) };
     assert_eq!(bus.erase(none, &ending("7")).await.unwrap().scanned_through, 0);
     let (mut reached, mut messages) = (100, 0);

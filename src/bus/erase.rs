@@ -6,7 +6,7 @@
 //! whose a message is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Bus, BusError, BusStatus, DeadLetter, Inner};
 
@@ -31,7 +31,10 @@ pub struct Span {
 /// What one call did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Erased {
+    /// Nothing that matches is left up to here: where the next call goes on.
     pub scanned_through: u64,
+    /// What matches behind that, up to here, is in flight and stays until it is not.
+    pub reached: u64,
     pub messages: u64,
 }
 
@@ -64,12 +67,12 @@ impl Bus {
         }
     }
 
-    /// Leaves nothing of what was erased in files of this process.
-    pub async fn wipe(&self) -> Result<(), BusError> {
+    /// Leaves nothing of what was erased, and purged before, in files of this process. False when there is more to do.
+    pub async fn wipe(&self, until: Instant) -> Result<bool, BusError> {
         match &self.0 {
-            Inner::Embedded(engine) => engine.wipe().await,
+            Inner::Embedded(engine) => engine.wipe(until).await,
             // The server overwrites what it erases.
-            Inner::Nats(_) => Ok(()),
+            Inner::Nats(_) => Ok(true),
         }
     }
 }

@@ -57,6 +57,9 @@ macro_rules! conformance_suite {
             a_set_is_recorded_document_by_document,
             records_are_filtered_newest_first_and_forgotten,
             what_is_changed_elsewhere_is_recorded_before,
+            what_is_of_a_person_is_erased_and_nothing_else,
+            a_delivery_is_erased_while_it_is_sent,
+            many_rows_are_erased_in_steps,
             a_closed_store_answers_closed,
         );
     };
@@ -71,6 +74,7 @@ macro_rules! conformance_suite {
 pub(super) use conformance_suite;
 
 pub(super) use super::conformance_admin::*;
+pub(super) use super::conformance_erasure::*;
 pub(super) use super::conformance_keys::*;
 pub(super) use super::conformance_set::*;
 

@@ -23,12 +23,12 @@ impl Store {
         }
     }
 
-    /// Leaves nothing of what was erased in files of this process.
-    pub async fn wipe(&self) -> Result<(), StoreError> {
+    /// Leaves nothing of what was erased in files of this process. False when a reader does not let it.
+    pub async fn wipe(&self) -> Result<bool, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.wipe().await,
             // What is dead there is the server's to vacuum.
-            Inner::Postgres(_) => Ok(()),
+            Inner::Postgres(_) => Ok(true),
         }
     }
 }

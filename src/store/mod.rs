@@ -12,6 +12,8 @@ mod conformance;
 #[cfg(test)]
 mod conformance_admin;
 #[cfg(test)]
+mod conformance_erasure;
+#[cfg(test)]
 mod conformance_keys;
 #[cfg(test)]
 mod conformance_set;

@@ -82,17 +82,15 @@ impl Checkpoints {
         }
     }
 
-    /// Leaves nothing in the log. Fails when a reader does not let it, after as long as SQLite waits for one.
-    pub(super) fn empty(&mut self, connection: &Connection) -> Result<(), BusError> {
+    /// Leaves nothing in the log. False when a reader does not let it, after as long as SQLite waits for one.
+    pub(super) fn empty(&mut self, connection: &Connection) -> Result<bool, BusError> {
         let busy: bool = connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
             .map_err(|error| file::failure(&self.path, "empty log", error))?;
-        if busy {
-            let why = "a reader holds the log; it is tried again";
-            return Err(BusError::caused(BusErrorKind::Unavailable, "empty log", why));
+        if !busy {
+            self.log_bytes = 0;
         }
-        self.log_bytes = 0;
-        Ok(())
+        Ok(!busy)
     }
 }
 

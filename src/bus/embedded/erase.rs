@@ -15,7 +15,7 @@ impl Engine {
     pub(in crate::bus) async fn erase(&self, span: Span, matches: &Matches) -> Result<Erased, BusError> {
         let shared = &self.0.shared;
         let through = span.through.min(*shared.head.borrow());
-        let mut erased = Erased { scanned_through: span.after, messages: 0 };
+        let mut erased = Erased { scanned_through: span.after, reached: span.after, messages: 0 };
         let until = Instant::now() + span.time_max;
         let mut looked_at = 0;
         while erased.scanned_through < through && looked_at < span.messages_max && Instant::now() < until {
@@ -49,10 +49,17 @@ impl Engine {
         if erased.scanned_through >= through {
             erased.scanned_through = span.through;
         }
+        erased.reached = erased.scanned_through;
         Ok(erased)
     }
 
-    pub(in crate::bus) async fn wipe(&self) -> Result<(), BusError> {
-        self.0.shared.chore(|reply| Chore::Wipe { reply }).await
+    /// False when time was not enough.
+    pub(in crate::bus) async fn wipe(&self, until: Instant) -> Result<bool, BusError> {
+        loop {
+            let is_clean = self.0.shared.chore(|reply| Chore::Wipe { reply }).await?;
+            if is_clean || Instant::now() >= until {
+                return Ok(is_clean);
+            }
+        }
     }
 }

@@ -201,6 +201,12 @@ pub(super) fn bounds(connection: &Connection) -> rusqlite::Result<Option<(u64, u
     Ok(first.zip(last))
 }
 
+/// Bytes of pages that hold nothing.
+pub(super) fn free_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    let pages: u64 = connection.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
+    Ok(pages * u64::from(PAGE_BYTES))
+}
+
 /// Bytes of pages in use: what is on the free list is room.
 pub(super) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let pragma = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, u64>(0));

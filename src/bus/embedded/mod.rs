@@ -32,6 +32,7 @@ mod tests;
 #[cfg(test)]
 mod tests_damage;
 mod window;
+mod wipe;
 mod writer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -123,7 +124,8 @@ impl Engine {
         let path = file::path(&settings.dir);
         let failed = |error| file::failure(&path, "read bus file", error);
         let (first, last) = file::bounds(&connection).map_err(failed)?.unwrap_or((1, 0));
-        books::prepare(&connection).map_err(|error| file::failure(&path, "prepare bus file", error))?;
+        let prepared = books::prepare(&connection).and_then(|()| wipe::prepare(&connection));
+        prepared.map_err(|error| file::failure(&path, "prepare bus file", error))?;
         let consumers = recover_consumers(&connection, &path, last)?;
         let stream_id = file::stream_id(&connection).map_err(failed)?;
         let watch = sqlite::Watch::over(&path, &[file::lock_path(&settings.dir)]);

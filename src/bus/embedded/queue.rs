@@ -98,9 +98,9 @@ pub(super) enum Chore {
         sequences: Vec<u64>,
         reply: Reply<u64>,
     },
-    /// Empties the log, which holds pages as they were before.
+    /// One step of taking what was deleted out of the file and its log; answers whether nothing is left of it.
     Wipe {
-        reply: Reply<()>,
+        reply: Reply<bool>,
     },
     KeepInput {
         inputs: Vec<RefusedInput>,

@@ -26,6 +26,7 @@ use super::pace::{Opening, Pace, Round, Standing};
 use super::pack::Packer;
 use super::queue::{Chore, Duplicate, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
+use super::wipe::Wiping;
 use super::{Shared, books, file, lock};
 use crate::bus::batch;
 use crate::bus::{BusError, BusErrorKind, KeptInput};
@@ -49,6 +50,7 @@ pub(super) struct Writer {
     checkpoints: Checkpoints,
     input_bytes: InputBytes,
     pace: Pace,
+    wiping: Wiping,
     /// The files were not at their paths when they were looked for last.
     misplaced: bool,
 }
@@ -104,6 +106,7 @@ pub(super) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
         checkpoints,
         input_bytes,
         pace,
+        wiping: Wiping::new(),
         misplaced: false,
     };
     let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
@@ -234,7 +237,7 @@ impl Writer {
             let failed = |error| file::failure(&self.shared.path, context, error);
             self.dedup.maintain(&self.connection, dedup::seconds(self.clock.last_ms())).map_err(failed)?;
             // Asked here, where it needs no lock of its own.
-            let used_bytes = file::used_bytes(&self.connection).map_err(failed)?;
+            let used_bytes = file::used_bytes(&self.connection).map_err(failed)?.saturating_sub(self.wiping.bytes);
             self.execute(context, "COMMIT")?;
             self.shared.used_bytes.store(used_bytes, Ordering::Relaxed);
             Ok(done)
@@ -465,6 +468,9 @@ impl Writer {
             })
         })?;
         self.shared.dead_letters_gone(dead as u64);
+        if dead > 0 || step.messages > 0 {
+            self.wiping.freed();
+        }
         if dead > 0 {
             self.input_bytes.changed();
         }

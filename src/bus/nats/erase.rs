@@ -20,6 +20,7 @@ use super::streams::failed;
 use super::{Engine, Shared, retention, unix_ms_of};
 use crate::bus::BusError;
 use crate::bus::erase::{Erased, Matches, MatchesLetter, Span};
+use crate::bus::subject::Filter;
 
 /// The server forgets a consumer that has asked for nothing for this long.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
@@ -38,6 +39,12 @@ struct Seen {
     headers: HeaderMap,
     stored_at_ms: i64,
     payload: Bytes,
+}
+
+/// One that is to be erased.
+struct Found {
+    sequence: u64,
+    subject: String,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +90,7 @@ struct Scan<'a, F> {
 
 async fn scan(shared: &Shared, stream: &Stream, span: Span, found: impl Fn(&Seen) -> bool) -> Result<Erased, BusError> {
     if span.after >= span.through {
-        return Ok(Erased { scanned_through: span.after, messages: 0 });
+        return Ok(Erased { scanned_through: span.after, reached: span.after, messages: 0 });
     }
     let config = Config {
         description: Some("erases messages".to_owned()),
@@ -109,7 +116,7 @@ async fn scan(shared: &Shared, stream: &Stream, span: Span, found: impl Fn(&Seen
     // The server does it by itself when this fails.
     let _ = stream.delete_consumer(&scan.consumer.cached_info().name).await;
     let scanned_through = scan.deferred.map_or(scan.reached, |deferred| deferred - 1);
-    done.map(|()| Erased { scanned_through, messages: scan.erased })
+    done.map(|()| Erased { scanned_through, reached: scan.reached, messages: scan.erased })
 }
 
 impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
@@ -137,15 +144,16 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
         if found.is_empty() {
             return Ok(());
         }
-        let in_flight = in_flight(stream).await?;
-        let (deferred, found): (Vec<u64>, Vec<u64>) =
-            found.into_iter().partition(|sequence| in_flight.iter().any(|range| range.contains(sequence)));
-        self.deferred = self.deferred.or(deferred.first().copied());
+        let hands = hands(stream).await?;
+        let in_flight = |found: &Found| hands.iter().any(|hand| hand.may_hold(found));
+        let (deferred, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(in_flight);
+        self.deferred = self.deferred.or(deferred.first().map(|found| found.sequence));
+        let found: Vec<u64> = found.iter().map(|found| found.sequence).collect();
         self.erased += delete(shared, stream, &found).await?;
         Ok(())
     }
 
-    async fn read(&mut self) -> Result<Vec<u64>, BusError> {
+    async fn read(&mut self) -> Result<Vec<Found>, BusError> {
         let error = |error: String| failed("read messages", error);
         let fetch = self.consumer.fetch().max_messages(READ_MESSAGES).max_bytes(READ_BYTES);
         let messages = fetch.expires(self.shared.settings.timeout).messages().await;
@@ -162,7 +170,7 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
         Ok(found)
     }
 
-    fn look(&mut self, seen: &Seen, found: &mut Vec<u64>) {
+    fn look(&mut self, seen: &Seen, found: &mut Vec<Found>) {
         self.looked_at += 1;
         // Read by the leader before, or behind the end.
         if seen.sequence <= self.reached || seen.sequence > self.through {
@@ -171,22 +179,43 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
         }
         self.reached = seen.sequence;
         if (self.found)(seen) {
-            found.push(seen.sequence);
+            found.push(Found { sequence: seen.sequence, subject: seen.subject.clone() });
         }
     }
 }
 
-/// Sequences that may be in hand of subscriptions, or will be before they are deleted. The server takes what is deleted for
-/// acknowledged, so that nobody could see any more when it is; and what else its consumer has in hand it delivers again
-/// late, or not at all. Those of consumers that lease ranges are acknowledged elsewhere.
-async fn in_flight(stream: &Stream) -> Result<Vec<RangeInclusive<u64>>, BusError> {
-    let consumers = retention::durable(stream).await?;
-    let active = consumers.iter().filter(|consumer| consumer.num_waiting > 0 || consumer.num_ack_pending > 0);
-    let range = |consumer: &ConsumerInfo| {
+/// What a consumer may have in hand, or be sent before it is deleted. The server takes what is deleted for acknowledged, so
+/// that nobody could see any more when it is; and what else its consumer has in hand it may deliver again late.
+struct Hand {
+    sequences: RangeInclusive<u64>,
+    /// The subjects that it takes; all when there are none.
+    filters: Vec<Filter>,
+}
+
+impl Hand {
+    /// None when all that it takes is acknowledged, or nobody reads with it.
+    fn of(consumer: &ConsumerInfo) -> Result<Option<Self>, BusError> {
+        let is_done = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
+        if is_done || (consumer.num_waiting == 0 && consumer.num_ack_pending == 0) {
+            return Ok(None);
+        }
         let delivered = consumer.delivered.stream_sequence;
-        consumer.ack_floor.stream_sequence + 1..=delivered.saturating_add(DELIVERED_SOON_MAX)
-    };
-    Ok(active.map(range).collect())
+        let sequences = consumer.ack_floor.stream_sequence + 1..=delivered.saturating_add(DELIVERED_SOON_MAX);
+        let subjects = std::iter::once(&consumer.config.filter_subject).chain(&consumer.config.filter_subjects);
+        let filters = subjects.filter(|subject| !subject.is_empty()).map(|subject| Filter::parse(subject));
+        Ok(Some(Self { sequences, filters: filters.collect::<Result<_, _>>()? }))
+    }
+
+    fn may_hold(&self, found: &Found) -> bool {
+        let takes = |filter: &Filter| filter.matches(found.subject.as_bytes());
+        self.sequences.contains(&found.sequence) && (self.filters.is_empty() || self.filters.iter().any(takes))
+    }
+}
+
+/// Those of consumers that lease ranges are acknowledged elsewhere.
+async fn hands(stream: &Stream) -> Result<Vec<Hand>, BusError> {
+    let consumers = retention::durable(stream).await?;
+    Ok(consumers.iter().map(Hand::of).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 /// Answers how many were there.

@@ -49,7 +49,7 @@ impl Engine {
         let limit = if id.is_some() { LOOKED_AT_MAX } else { LOOKED_AT_WHOLE_MAX };
         let select = format!(
             "SELECT seq, CASE WHEN $2::text IS NULL OR {holds} THEN {column} END
-             FROM (SELECT * FROM {name} WHERE seq > $1 ORDER BY seq LIMIT $3) some ORDER BY seq"
+             FROM (SELECT * FROM {name} WHERE seq > $1 ORDER BY seq LIMIT $3) AS part ORDER BY seq"
         );
         let delete = format!("DELETE FROM {name} WHERE seq = ANY($1)");
         let (mut after, mut erased) = (i64::MIN, 0);

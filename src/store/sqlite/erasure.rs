@@ -81,7 +81,7 @@ impl Engine {
         }
     }
 
-    pub(in crate::store) async fn wipe(&self) -> Result<(), StoreError> {
+    pub(in crate::store) async fn wipe(&self) -> Result<bool, StoreError> {
         let closed = || StoreError::new(StoreErrorKind::Closed, CONTEXT);
         let (done, answer) = oneshot::channel();
         self.0.commands.send(Command::Wipe(done)).await.map_err(|_| closed())?;

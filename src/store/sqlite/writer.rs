@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, ffi};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock;
@@ -27,7 +27,7 @@ const CHECKPOINT_ROWS: u64 = 1_000;
 pub(super) enum Command {
     Run(Job),
     /// Empties the log, which holds pages as they were before, once what is queued is committed.
-    Wipe(oneshot::Sender<Result<(), StoreError>>),
+    Wipe(oneshot::Sender<Result<bool, StoreError>>),
     /// Runs what is queued, then ends.
     Close,
 }
@@ -210,11 +210,9 @@ fn commit(
     refused
 }
 
-/// Fails when a reader does not let it, after as long as SQLite waits for one.
-fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
-    let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    let held = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some("a reader holds it".into()));
-    if busy { Err(held()) } else { Ok(()) }
+/// False when a reader does not let it, after as long as SQLite waits for one.
+fn empty_log(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map(|busy: bool| !busy)
 }
 
 /// Copies the log into the file. Done here and not by SQLite itself, which would hide a failed fsync.

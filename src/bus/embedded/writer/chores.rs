@@ -38,6 +38,7 @@ impl Writer {
                         out.extend_from_slice(&letter.payload);
                     });
                     draft.extend(&record, 0, &[record.len() as u32], Beginning::UNKNOWN);
+                    writer.wiping.freed();
                     dead_letter::delete(&writer.connection, *id)
                 })?),
                 Chore::DeleteDeadLetter { id, .. } => {
@@ -49,10 +50,12 @@ impl Writer {
                 Chore::KeepInput { inputs, bytes_max, .. } => Done::Kept(self.keep_input(inputs, *bytes_max)?),
                 Chore::AmendInput { id, input, .. } => {
                     self.input_bytes.changed();
+                    self.wiping.freed();
                     Done::Flag(self.write("amend input", |writer| input::amend(&writer.connection, *id, input))?)
                 }
                 Chore::Resubmit { id, publish, .. } => {
                     self.input_bytes.changed();
+                    self.wiping.freed();
                     Done::Resubmitted(self.write("resubmit input", |writer| {
                         let found = dead_letter::delete(&writer.connection, *id)?;
                         let now_s = dedup::seconds(draft.published_at_ms);
@@ -61,6 +64,7 @@ impl Writer {
                 }
                 Chore::PurgeDeadLetters { before_ms, .. } => {
                     self.input_bytes.changed();
+                    self.wiping.freed();
                     Done::Sequence(self.write("purge dead letters", |writer| {
                         dead_letter::delete_some_before(&writer.connection, *before_ms)
                     })? as u64)

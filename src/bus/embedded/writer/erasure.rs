@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use super::Writer;
 use crate::bus::embedded::group::Group;
+use crate::bus::embedded::wipe::Step;
 use crate::bus::embedded::{file, lock};
 use crate::bus::{BusError, BusErrorKind};
 
@@ -65,8 +66,18 @@ impl Writer {
         }
     }
 
-    /// Copies the log into the file and cuts it off: until then it holds pages as they were before.
-    pub(super) fn wipe(&mut self) -> Result<(), BusError> {
-        self.checkpoints.empty(&self.connection)
+    /// One step: overwrites some free pages, or copies the log into the file and cuts it off, since it holds pages as they
+    /// were before. True when nothing is left.
+    pub(super) fn wipe(&mut self) -> Result<bool, BusError> {
+        if !self.wiping.is_needed() {
+            return self.checkpoints.empty(&self.connection);
+        }
+        let step = self.transaction("wipe free pages", |writer| {
+            writer.write("wipe free pages", |writer| writer.wiping.step(&writer.connection))
+        })?;
+        self.wiping.committed(step);
+        let bytes = if let Step::Filled(bytes) = step { bytes } else { 0 };
+        self.committed(bytes);
+        Ok(false)
     }
 }
