@@ -3,6 +3,8 @@
 //! Invariant: a message is settled here only after its acknowledgement is on disk (passing over what the
 //! filter leaves out aside, which can be done again). Decides; the subscription waits and the writer stores.
 
+mod gone;
+
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -289,40 +291,9 @@ impl Mind {
         }
     }
 
-    /// A message that was to be delivered again is not there any more.
-    fn pass_erased(&mut self, sequence: u64) {
-        self.window.settle(sequence);
-        self.window.advance();
-        if !self.trials.book.is_empty() {
-            self.trials.book.forget(self.window.floor(), &[sequence]);
-            self.trials.unstored = true;
-        }
-    }
-
-    /// Groups have others in their places: what was read before is read anew.
-    pub(super) fn forget_loaded(&mut self) {
-        self.loaded.clear();
-    }
-
     fn find(&self, tail: &Mutex<Tail>, sequence: u64) -> Option<Arc<Group>> {
         let recent = tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         recent.find(sequence).or_else(|| tail::find(&self.loaded, sequence)).cloned()
-    }
-
-    /// Takes the groups that were read for a missing sequence. What is not stored any more is passed over.
-    pub(super) fn load(&mut self, sequence: u64, groups: VecDeque<Arc<Group>>) {
-        if let Some(first) = groups.front().map(|group| group.first_sequence)
-            && first > sequence
-        {
-            for gone in sequence..first.min(self.window.next()) {
-                if !matches!(self.window.get(gone).state, State::Settled) {
-                    self.window.settle(gone);
-                }
-            }
-            self.window.skip_to(first);
-            self.window.advance();
-        }
-        self.loaded = groups;
     }
 
     /// Marks acknowledged deliveries as settling. What is settled already is no error: an acknowledgement may be
