@@ -59,8 +59,33 @@ pub(super) struct Expirer {
 struct Pass {
     /// Why the last of them failed that did.
     failed: Option<String>,
+    /// Somebody else works on one of them, or was killed while he did.
+    busy: bool,
     /// There are more than were named.
     goes_on: bool,
+}
+
+/// Passes that failed, one after another.
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    why: String,
+}
+
+impl Failures {
+    fn note(&mut self, failed: Option<String>, busy: bool) {
+        match failed {
+            Some(why) => *self = Self { count: self.count + 1, why },
+            // One that failed may have left its lease behind.
+            None if busy => {}
+            None => *self = Self::default(),
+        }
+    }
+
+    fn told(&self) -> Option<String> {
+        let text = || format!("warehouse_retention: what is too old is not all removed: {}", self.why);
+        (self.count >= FAILURES_TOLD).then(text)
+    }
 }
 
 /// What a pass removed of one app.
@@ -86,7 +111,7 @@ impl Expirer {
     }
 
     async fn run(self, stop: CancellationToken) {
-        let (mut failures, mut records) = (0, Vec::new());
+        let (mut failures, mut records) = (Failures::default(), Vec::new());
         // Processes that were started together do not look together.
         let mut wait = self.every.mul_f64(random_unit());
         loop {
@@ -95,29 +120,27 @@ impl Expirer {
                 () = tokio::time::sleep(wait) => {}
             }
             wait = self.every;
-            let failed = match self.pass(&stop, &mut records).await {
+            let (failed, busy) = match self.pass(&stop, &mut records).await {
                 // As a rule, that the files from before the log are still being added to it.
                 Err(error) if error.kind == WarehouseErrorKind::Refused => {
                     debug!(%error, "nothing is removed yet");
-                    Some(error.to_string())
+                    (Some(error.to_string()), false)
                 }
                 Err(error) => {
                     end_on_fsync(&error);
                     warn!(%error, "the lake could not be looked through for what is older than its retention, trying again later");
-                    Some(error.to_string())
+                    (Some(error.to_string()), false)
                 }
-                Ok(Pass { failed, goes_on }) => {
+                Ok(Pass { failed, busy, goes_on }) => {
                     if goes_on {
                         wait = Duration::ZERO;
                     }
-                    failed
+                    (failed, busy)
                 }
             };
             let unrecorded = self.record(&mut records).await;
-            let failed = failed.or(unrecorded);
-            failures = if failed.is_some() { failures + 1 } else { 0 };
-            let told = failed.filter(|_| failures >= FAILURES_TOLD);
-            self.status.set(told.map(|why| format!("warehouse_retention: what is too old is not all removed: {why}")));
+            failures.note(failed.or(unrecorded), busy);
+            self.status.set(failures.told());
         }
     }
 
@@ -125,13 +148,14 @@ impl Expirer {
         let going_on = stop.clone();
         let found = self.warehouse.old_partitions(&self.settings, None, move |_| !going_on.is_cancelled()).await?;
         let OldPartitions { partitions, more, .. } = found;
-        let (mut failed, mut some) = (None, false);
+        let (mut failed, mut some, mut busy) = (None, false, false);
         for of_app in partitions.chunk_by(|one, other| one.partition.app_id == other.partition.app_id) {
             let mut removed: Option<Removed> = None;
             for old in of_app.iter().take_while(|_| !stop.is_cancelled()) {
                 match self.warehouse.expire(old, &self.settings).await {
                     Ok(Expiry::Done(done)) => add(&mut removed, old, &done),
                     Ok(Expiry::Busy) => {
+                        busy = true;
                         debug!(partition = %old.partition, "somebody else works on a partition that is too old")
                     }
                     Ok(Expiry::Nothing) => {}
@@ -152,7 +176,7 @@ impl Expirer {
             let done = self.warehouse.vacuum(settings, *retention, move |_| !going_on.is_cancelled()).await?;
             metrics::vacuum_removed(done.files + done.orphans, done.bytes);
         }
-        Ok(Pass { goes_on: more && some && failed.is_none(), failed })
+        Ok(Pass { goes_on: more && some && failed.is_none(), failed, busy })
     }
 
     /// Why records could not be written, which go on waiting.
@@ -215,5 +239,45 @@ fn entry(removed: &Removed) -> AuditEntry {
             "app_id": app_id, "hours_from": oldest, "hours_to": newest, "partitions": partitions, "files": files, "bytes": bytes,
         })),
         note: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_when_two_passes_fail_that_only_a_lease_is_between() {
+        let mut failures = Failures::default();
+        let failed = |why: &str| Some(why.to_owned());
+        for (failure, busy, told) in [
+            (failed("one"), false, None),
+            (None, true, None),
+            (failed("two"), true, Some("two")),
+            (None, true, Some("two")),
+            (None, false, None),
+            (failed("three"), false, None),
+        ] {
+            failures.note(failure, busy);
+            assert_eq!(failures.told().is_some(), told.is_some());
+            assert!(failures.told().unwrap_or_default().ends_with(told.unwrap_or_default()));
+        }
+    }
+
+    #[test]
+    fn a_record_has_the_hours_and_what_went() {
+        let mut removed = None;
+        for hour in [491_000, 491_001] {
+            let partition = crate::warehouse::Partition { app_id: "shop".to_owned(), hour };
+            let old = OldPartition { partition, files: 2, bytes: 10 };
+            add(&mut removed, &old, &Expired { files: 2, bytes: 10, left: Vec::new() });
+        }
+        let entry = entry(&removed.unwrap());
+        assert_eq!((entry.kind, entry.object_id.as_deref()), (AuditKind::Retention, Some("shop")));
+        let after = json!({
+            "app_id": "shop", "hours_from": "2026-01-05T08Z", "hours_to": "2026-01-05T09Z", "partitions": 2, "files": 4,
+            "bytes": 20,
+        });
+        assert_eq!(entry.after, Some(after));
     }
 }

@@ -177,7 +177,7 @@ fn kills_at_any_moment_lose_and_double_nothing() {
     holds_exactly(&server.warehouse(), &ids);
 }
 
-fn in_bucket(s3: &S3Server) -> Vec<(String, String)> {
+pub(crate) fn in_bucket(s3: &S3Server) -> Vec<(String, String)> {
     let settings = [
         ("S3_ENDPOINT", s3.url()),
         ("S3_BUCKET", BUCKET.to_owned()),
@@ -189,7 +189,7 @@ fn in_bucket(s3: &S3Server) -> Vec<(String, String)> {
     settings.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
-fn start_in(s3: &S3Server, dir: &Path) -> Server {
+pub(crate) fn start_in(s3: &S3Server, dir: &Path) -> Server {
     let environment = in_bucket(s3);
     let environment: Vec<(&str, &str)> =
         environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

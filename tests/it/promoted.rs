@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::compaction::{done, lake};
 use crate::harness::{Server, binary, get, python};
 
 const DELTA: (&str, &str) = ("DELTA_ENABLED", "true");
@@ -70,6 +71,24 @@ fn columns_come_and_go_while_older_files_stay() {
     }
     assert_eq!(rows("duckdb", "SELECT count(*) FROM events WHERE payload_json LIKE '%\"plan\":5%'"), json!([[1]]));
     drop(server);
+    // What is written again has the columns of today, of events from before them too.
+    let said = done(lake(dir.path(), &["compact"], &[("WAREHOUSE_COLUMNS", &all)]).output().unwrap());
+    assert!(said.contains("10 rows"), "{said}");
+    let expected = json!([
+        ["c1", null, "pro", 1.5, true, null],
+        ["c2", null, "pro", 2.5, true, 7],
+        ["c3", null, null, 3.0, null, null],
+        ["c4", null, null, 0.0, null, null],
+        ["c5", null, "free", null, null, null],
+        ["p1", 100, null, null, null, null],
+        ["p2", 200, null, null, null, null],
+        ["p3", 300, null, null, null, null],
+        ["p4", 400, null, null, null, null],
+        ["p5", 500, null, null, null, null],
+    ]);
+    for source in ["deltalake", "duckdb", "polars", "files"] {
+        assert_eq!(rows(source, query), expected, "{source}");
+    }
 
     for (wrong, expected) in [
         ("cents: string = $.custom_event.event_name", "its column \"cents\" is \"long\" and not \"string\""),

@@ -3,20 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::cluster::Cluster;
 use crate::compaction::{done, in_the_making, lake, let_leases_end};
-use crate::delta::{files, holds_exactly, read, try_send};
-use crate::harness::{PATIENCE, Server, get, wait_until};
+use crate::delta::{files, holds_exactly, in_bucket, read, start_in, try_send};
+use crate::harness::{PATIENCE, Server, free_port, get, wait_until};
+use crate::services::s3::S3Server;
 
 const OFTEN: (&str, &str) = ("BATCH_FLUSH_INTERVAL", "20ms");
 const RETENTION: (&str, &str) = ("WAREHOUSE_RETENTION", "10d, 007: forever");
 const APPS: [&str; 3] = ["shop", "007", "null"];
 
+/// One time for all that these tests send: no hour ends in between.
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
+    static NOW_MS: OnceLock<i64> = OnceLock::new();
+    *NOW_MS.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64)
 }
 
 /// Events of an hour so many days ago, in a file of their own.
@@ -68,9 +73,7 @@ fn every_reader_sees_old_hours_go_as_a_whole() {
         assert_eq!(counts, json!({"shop": 28, "007": 28, "null": 28}), "{reader}");
     }
     let found = status(&server);
-    // An hour may have ended between two of the flushes.
-    let partitions = found["expired_partitions"].as_u64().unwrap();
-    assert!((4..=6).contains(&partitions) && found["expired_files"] == 6, "{found}");
+    assert_eq!((&found["expired_partitions"], &found["expired_files"]), (&json!(4), &json!(6)), "{found}");
     let plan = expire(&server, &["--dry-run"]);
     assert!(plan.contains("shop: ") && plan.contains("null: ") && !plan.contains("007: "), "{plan}");
     assert!(plan.contains("with 6 files") && plan.contains("would be removed"), "{plan}");
@@ -149,6 +152,74 @@ fn the_sink_removes_old_hours_by_itself_and_records_it() {
     assert!(metrics.contains(&counted), "{counted} in {metrics}");
     let (_, ready) = get(&format!("{}/ready", server.admin)).unwrap();
     assert!(!ready.contains("warehouse_retention"), "{ready}");
+    server.expect_quiet_log(&[]);
+}
+
+/// The files stay where they are, since who asks the metastore for them would look for them in vain.
+#[test]
+fn what_cannot_be_removed_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = format!("thrift://127.0.0.1:{}", free_port());
+    let settings = [OFTEN, RETENTION, ("COMPACTION_SCHEDULE", "1s"), ("HIVE_METASTORE_URI", nobody.as_str())];
+    let server = Server::start(dir.path(), &settings);
+    let old = flush(&server, "shop", 20, 0..5);
+    wait_until("the warning is there", || {
+        let (status, ready) = get(&format!("{}/ready", server.admin)).unwrap();
+        status == 200 && ready.contains("warehouse_retention: what is too old is not all removed: app_id=shop")
+    });
+    let (_, metrics) = get(&format!("{}/metrics", server.admin)).unwrap();
+    assert!(metrics.contains("causality_retention_failures_total"), "{metrics}");
+    holds_exactly(&server.warehouse(), &old);
+    server.expect_quiet_log(&[
+        "the Hive Metastore does not know the lake as it is",
+        "partition could not be removed, trying again later",
+    ]);
+}
+
+/// A sink by itself, whose lake is in a bucket, has the audit record of the others.
+#[test]
+fn a_sink_apart_removes_from_its_bucket_and_records_it() {
+    let cluster = Cluster::start(&[RETENTION, ("COMPACTION_SCHEDULE", "1s")]);
+    let others = cluster.role("gateway,reaction", 0);
+    let sink = cluster.role("sink", 1);
+    let stays = send(&others, "shop", 1, 0..10);
+    send(&others, "shop", 20, 0..10);
+    let mut records = json!([]);
+    wait_until("there is a record", || {
+        records = others.admin_get("/audit?kind=retention")["items"].clone();
+        records.as_array().is_some_and(|records| !records.is_empty())
+    });
+    assert_eq!(records[0]["object_id"], "shop", "{records}");
+    cluster.wait_settled(&others);
+    wait_until("the old hour is gone", || files(&cluster.bucket(), &cluster.bucket()).len() == 1);
+    wait_until("nobody is at work", || in_the_making(&cluster.bucket()).is_empty());
+    holds_exactly(&cluster.bucket(), &stays);
+    sink.expect_quiet_log(&[]);
+}
+
+/// By the commands, beside a sink that stores.
+#[test]
+fn a_bucket_is_expired_and_compacted_by_hand() {
+    let s3 = S3Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_in(&s3, dir.path());
+    let mut stays = BTreeSet::new();
+    for part in 0..3 {
+        stays.extend(flush(&server, "shop", 2, part * 10..(part + 1) * 10));
+        flush(&server, "shop", 20, part * 10..(part + 1) * 10);
+    }
+    let environment = in_bucket(&s3);
+    let mut environment: Vec<(&str, &str)> =
+        environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    environment.push(RETENTION);
+    // The store tells its time down to the second, and its files' more exactly.
+    std::thread::sleep(Duration::from_millis(1_100));
+    let compacted = done(lake(dir.path(), &["compact"], &environment).output().unwrap());
+    assert!(compacted.contains("60 rows"), "{compacted}");
+    let expired = done(lake(dir.path(), &["expire"], &environment).output().unwrap());
+    assert!(expired.starts_with("1 partitions with 1 files"), "{expired}");
+    holds_exactly(&s3.bucket(), &stays);
+    assert_eq!(in_the_making(&s3.bucket()), Vec::<PathBuf>::new());
     server.expect_quiet_log(&[]);
 }
 

@@ -32,6 +32,8 @@ mod vacuum;
 
 #[cfg(test)]
 pub(super) mod tests;
+#[cfg(test)]
+mod tests_s3;
 
 use std::path::PathBuf;
 use std::time::Duration;
