@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::{Request, State};
 use data_encoding::HEXLOWER;
+use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,22 @@ pub(super) struct ErasureRequest {
     after_sequence: u64,
     /// Events up to here; up to the last one that there is now, when absent.
     through_sequence: Option<u64>,
+    /// What became of the lake, for the audit record.
+    lake: Option<LakeErasure>,
+}
+
+/// What `causality lake erase` did.
+#[derive(Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LakeErasure {
+    rows_removed: u64,
+    files_replaced: u64,
+    /// Replaced files that stay for readers of older versions of the table.
+    files_waiting: u64,
+    /// When the last of them may be removed.
+    old_files_gone_by: Option<Timestamp>,
+    /// Nothing is left that could not be erased.
+    is_complete: bool,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -84,13 +101,17 @@ pub(super) async fn erase(
         return Err(wrong(vec![FieldError::new("/after_sequence", detail)]));
     }
     let Some(person) = request.person() else { return Err(wrong(request.check())) };
-    let change = Change::of(AuditKind::Erasure, "erase").with_before(json!({
+    let mut asked = json!({
         "id_kind": person.id.field(),
         "id_sha256": HEXLOWER.encode(digest(&SHA256, person.id.text().as_bytes()).as_ref()),
         "app_id": person.app_id,
         "after_sequence": request.after_sequence,
         "through_sequence": through,
-    }));
+    });
+    if let Some(lake) = &request.lake {
+        asked["lake"] = json!(lake);
+    }
+    let change = Change::of(AuditKind::Erasure, "erase").with_before(asked);
     let told = |erasure: &Erasure| (AuditOutcome::Done, serde_json::to_value(erasure).unwrap_or_default());
     // One after the other: each reads all that there is.
     let _turn = shared.erasing.lock().await;

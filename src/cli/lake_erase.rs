@@ -20,9 +20,8 @@ use super::lake_work::{app_id, failed};
 use super::run::Layers;
 use super::{Failure, output};
 use crate::app::Lake;
-use crate::warehouse::{
-    CompactionFilter, CompactionProgress, Erased, ErasureOutcome, Person, PersonSearch, PersonalFiles, WarehouseError,
-};
+use crate::event::{self, Person, PersonId};
+use crate::warehouse::{CompactionProgress, Erased, ErasureOutcome, PersonSearch, PersonalFiles, WarehouseError};
 
 /// Between two questions whether what was on its way has arrived.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
@@ -64,7 +63,10 @@ pub(super) struct EraseArgs {
 }
 
 fn id(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+    if !text.is_empty() && event::is_id(text) {
+        return Ok(text.to_owned());
+    }
+    Err("must have from 1 to 256 bytes and no control characters, as ids of events have".to_owned())
 }
 
 fn wait(text: &str) -> Result<Duration, String> {
@@ -78,10 +80,11 @@ impl EraseArgs {
     }
 
     fn person(&self) -> Person {
-        match (&self.device, &self.user) {
-            (Some(device), _) => Person::Device(device.clone()),
-            (None, user) => Person::User(user.clone().unwrap_or_default()),
-        }
+        let id = match (&self.device, &self.user) {
+            (Some(device), _) => PersonId::Device(device.clone()),
+            (None, user) => PersonId::User(user.clone().unwrap_or_default()),
+        };
+        Person { id, app_id: self.app.clone() }
     }
 
     /// As the admin API is asked.
@@ -150,14 +153,17 @@ struct Receipt {
 pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> {
     let (person, requested_at) = (args.person(), Timestamp::now());
     if args.dry_run {
-        return output::print(&plan(&search(args, lake, &person).await?));
+        return output::print(&plan(&search(lake, &person).await?));
     }
     let mut left = Vec::new();
-    let processes = match args.lake_only {
+    let mut asking = match args.lake_only {
         true => None,
-        false => Some(ask_processes(args, &mut left).await?),
+        false => Some(Asking::new(args)?),
     };
-    let found = search(args, lake, &person).await?;
+    if let Some(asking) = &mut asking {
+        asking.until_settled(args.wait, &mut left).await?;
+    }
+    let found = search(lake, &person).await?;
     left.extend(found.unreadable.iter().map(|file| format!("{file}: it cannot be read")));
     let erased = erase_all(lake, &person, &found.found, &mut left).await;
     let finished_at = Timestamp::now();
@@ -166,13 +172,13 @@ pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> 
     left.extend(erased.left);
     left.sort();
     left.dedup();
-    let receipt = Receipt {
+    let mut receipt = Receipt {
         device_id: args.device.clone(),
         user_id: args.user.clone(),
         app_id: args.app.clone(),
         requested_at,
         finished_at,
-        processes,
+        processes: None,
         lake: OfLake {
             files_searched: found.files,
             partitions: found.found.len() as u64,
@@ -186,6 +192,9 @@ pub(super) async fn erase(args: &EraseArgs, lake: &Lake) -> Result<(), Failure> 
         is_complete: left.is_empty(),
         left,
     };
+    if let Some(asking) = asking {
+        receipt.processes = Some(asking.told_of(&receipt).await?);
+    }
     if args.admin.json {
         output::print_json(&receipt)?
     } else {
@@ -205,57 +214,86 @@ fn bar(template: &str) -> ProgressBar {
     bar
 }
 
-/// Step by step, until all is looked through and nothing is on its way any more.
-async fn ask_processes(args: &EraseArgs, left: &mut Vec<String>) -> Result<OfProcesses, Failure> {
-    let client = AdminClient::new(&args.admin)?;
-    let (mut removed, mut document) = (OfProcesses::default(), args.document());
-    let bar = bar("{elapsed:>4} [{bar:32}] {msg}");
-    let mut waiting: Option<Instant> = None;
-    loop {
-        let answer = client.post("erasures", Some(&document)).await.map_err(|failure| match failure.status {
-            ExitStatus::Unreachable => {
-                failure.followed_by("--lake-only erases from the lake alone, once nothing runs any more")
-            }
-            _ => failure,
-        })?;
+/// The running processes, which are asked step by step.
+struct Asking {
+    client: AdminClient,
+    /// What is asked next.
+    document: Value,
+    removed: OfProcesses,
+}
+
+impl Asking {
+    fn new(args: &EraseArgs) -> Result<Self, Failure> {
+        let client = AdminClient::new(&args.admin)?;
+        Ok(Self { client, document: args.document(), removed: OfProcesses::default() })
+    }
+
+    /// One step.
+    async fn ask(&mut self) -> Result<Step, Failure> {
+        let answer =
+            self.client.post("erasures", Some(&self.document)).await.map_err(|failure| match failure.status {
+                ExitStatus::Unreachable => {
+                    failure.followed_by("--lake-only erases from the lake alone, once nothing runs any more")
+                }
+                _ => failure,
+            })?;
         let step: Step = serde_json::from_value(answer).map_err(|error| {
             Failure::failed(format!("the server's answer is no erasure ({error}); is it another version?"))
         })?;
-        removed.events += step.removed.events;
-        removed.dead_letters += step.removed.dead_letters;
-        removed.deliveries += step.removed.deliveries;
-        removed.anomaly_records += step.removed.anomaly_records;
-        bar.set_length(step.through_sequence);
-        bar.set_position(step.scanned_through);
-        bar.set_message(if step.is_scanned {
-            "waits for what is on its way into the lake"
-        } else {
-            "events of the bus"
-        });
-        if step.is_scanned && step.is_settled {
-            break;
-        }
-        document["after_sequence"] = step.scanned_through.into();
-        document["through_sequence"] = step.through_sequence.into();
-        if step.is_scanned {
-            let since = *waiting.get_or_insert_with(Instant::now);
-            if since.elapsed() >= args.wait {
+        self.removed.events += step.removed.events;
+        self.removed.dead_letters += step.removed.dead_letters;
+        self.removed.deliveries += step.removed.deliveries;
+        self.removed.anomaly_records += step.removed.anomaly_records;
+        self.document["after_sequence"] = step.scanned_through.into();
+        self.document["through_sequence"] = step.through_sequence.into();
+        Ok(step)
+    }
+
+    /// Until all is looked through and nothing is on its way any more, or patience is over.
+    async fn until_settled(&mut self, patience: Duration, left: &mut Vec<String>) -> Result<(), Failure> {
+        let bar = bar("{elapsed:>4} [{bar:32}] {msg}");
+        let began = Instant::now();
+        loop {
+            let step = self.ask().await?;
+            bar.set_length(step.through_sequence);
+            bar.set_position(step.scanned_through);
+            bar.set_message(if step.is_scanned {
+                "waits for what is on its way into the lake"
+            } else {
+                "events of the bus"
+            });
+            if step.is_scanned && step.is_settled {
+                break;
+            }
+            if began.elapsed() >= patience {
                 left.push(format!(
-                    "events up to number {} of the bus: after {} s some are still on their way, see /ready; do this again when \
-                     they have arrived",
+                    "events up to number {} of the bus: after {} s some are still on their way (see /ready); do this \
+                     again when they have arrived",
                     step.through_sequence,
-                    args.wait.as_secs()
+                    patience.as_secs()
                 ));
                 break;
             }
-            tokio::time::sleep(SETTLE_PAUSE).await;
+            // A step that erased nothing waits for whoever has a message in hand.
+            if step.removed.events == 0 {
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
         }
+        bar.finish_and_clear();
+        Ok(())
     }
-    bar.finish_and_clear();
-    Ok(removed)
+
+    /// Once more, with what became of the lake, for the audit record.
+    async fn told_of(mut self, receipt: &Receipt) -> Result<OfProcesses, Failure> {
+        let OfLake { rows_removed, files_replaced, files_waiting, old_files_gone_by, .. } = &receipt.lake;
+        self.document["lake"] = json!({"rows_removed": rows_removed, "files_replaced": files_replaced,
+            "files_waiting": files_waiting, "old_files_gone_by": old_files_gone_by, "is_complete": receipt.is_complete});
+        self.ask().await?;
+        Ok(self.removed)
+    }
 }
 
-async fn search(args: &EraseArgs, lake: &Lake, person: &Person) -> Result<PersonSearch, Failure> {
+async fn search(lake: &Lake, person: &Person) -> Result<PersonSearch, Failure> {
     let bar = bar("{elapsed:>4} {spinner} {msg}");
     let shown = bar.clone();
     let show = move |done: &PersonSearch| {
@@ -264,8 +302,7 @@ async fn search(args: &EraseArgs, lake: &Lake, person: &Person) -> Result<Person
         shown.tick();
         true
     };
-    let filter = CompactionFilter { app_id: args.app.clone(), ..CompactionFilter::default() };
-    let found = lake.warehouse.find_person(person, &filter, show).await;
+    let found = lake.warehouse.find_person(person, show).await;
     bar.finish_and_clear();
     found.map_err(|error| failed(&error))
 }
@@ -303,7 +340,7 @@ async fn erase_one(lake: &Lake, person: &Person, found: &PersonalFiles, bar: &Pr
             shown.inc(progress.bytes_read.saturating_sub(before));
             true
         };
-        let outcome = lake.warehouse.erase(&found.partition, person, &lake.settings, pace).await;
+        let outcome = lake.warehouse.erase(&found.partition, &person.id, &lake.settings, pace).await;
         match outcome.map_err(|error: WarehouseError| error.to_string())? {
             ErasureOutcome::Done(erased) => return Ok(erased),
             ErasureOutcome::Busy if began.elapsed() < BUSY_PATIENCE => tokio::time::sleep(BUSY_PAUSE).await,

@@ -64,7 +64,7 @@ pub use compaction::{
 pub use compression::Compression;
 pub use delta::{Adopted, DeltaSettings};
 pub use encode::{EncodeSettings, Encoder, OpenFile};
-pub use erasure::{Erased, ErasureOutcome, Person, PersonSearch, PersonalFiles};
+pub use erasure::{Erased, ErasureOutcome, PersonSearch, PersonalFiles};
 pub use error::{WarehouseError, WarehouseErrorKind};
 pub use footers::PartitionFooters;
 pub use imported::ImportedFile;

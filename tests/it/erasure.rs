@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::compaction::{SETTINGS, done, in_the_making, lake, let_leases_end, of_device};
 use crate::delta::{event, holds_exactly, ids_of, read, send, try_send};
-use crate::harness::{Server, python};
+use crate::harness::{Server, get, python};
 
 /// Of a person who is erased.
 const EVENTS: usize = 200;
@@ -52,6 +52,35 @@ fn every_reader_sees_everybody_else_as_before() {
     }
     assert_eq!(erase(dir.path(), &["--device", "gone"], &[])["lake"]["rows_removed"], 0);
     server.expect_quiet_log(&[]);
+}
+
+/// While its events are on their way into the lake.
+#[test]
+fn a_running_process_is_asked_first_and_keeps_the_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = SETTINGS.to_vec();
+    settings[1] = ("BATCH_FLUSH_INTERVAL", "2s");
+    let server = Server::start(dir.path(), &settings);
+    let mut events: Vec<Value> = (0..50).map(|n| event("shop", n)).collect();
+    let ids = ids_of(&events);
+    events.extend(of_device("gone", EVENTS));
+    try_send(&server, &events).expect("an answer");
+    let arguments = ["erase", "--json", "--device", "gone", "--admin-url", &server.admin];
+    let receipt: Value = serde_json::from_str(&done(lake(dir.path(), &arguments, &[]).output().unwrap())).unwrap();
+    assert_eq!(receipt["is_complete"], true, "{receipt}");
+    assert_eq!(receipt["processes"]["events"], EVENTS, "{receipt}");
+    server.wait_drained();
+    holds_exactly(&server.warehouse(), &ids);
+    let (_, records) = get(&format!("{}/api/admin/audit?kind=erasure&limit=1", server.admin)).unwrap();
+    let records: Value = serde_json::from_str(&records).unwrap();
+    let told = &records["items"][0]["before"];
+    assert_eq!(told["lake"]["rows_removed"], receipt["lake"]["rows_removed"], "{records}");
+    assert!(!records.to_string().contains("gone\""), "no record holds the id: {records}");
+    server.expect_quiet_log(&[]);
+    let nobody = ["erase", "--device", "gone", "--admin-url", "http://127.0.0.1:1"];
+    let output = lake(dir.path(), &nobody, &[]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(69) && said.contains("--lake-only"), "{said}");
 }
 
 /// Killed where it matters, and done by whoever is told again.

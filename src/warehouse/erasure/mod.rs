@@ -25,40 +25,12 @@ use super::layout::Partition;
 use super::objects::Listed;
 use super::rows::StoredRow;
 use super::{Shared, Warehouse, WarehouseError, late};
+use crate::event::{Person, PersonId};
 
 /// Files that one commit replaces: the footers of the new ones are in memory until then.
 const COMMIT_FILES_MAX: usize = 256;
 /// How often a partition is looked at again whose files others replaced meanwhile.
 const SEARCH_ATTEMPTS_MAX: u32 = 5;
-
-/// Whose rows they are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Person {
-    Device(String),
-    User(String),
-}
-
-impl Person {
-    fn column(&self) -> &'static str {
-        match self {
-            Self::Device(_) => "device_id",
-            Self::User(_) => "user_id",
-        }
-    }
-
-    fn id(&self) -> &str {
-        match self {
-            Self::Device(id) | Self::User(id) => id,
-        }
-    }
-
-    fn is_of(&self, row: &StoredRow<'_>) -> bool {
-        match self {
-            Self::Device(id) => row.device_id == id,
-            Self::User(id) => row.user_id == id,
-        }
-    }
-}
 
 /// A partition that holds rows of the person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,26 +90,25 @@ impl Erased {
 }
 
 impl Warehouse {
-    /// Looks through the lake for the rows of a person, as long as `go_on` says so.
+    /// Looks through the lake for the rows of a person, in the app that is named or in all, as long as `go_on` says so.
     pub async fn find_person(
         &self,
         person: &Person,
-        filter: &CompactionFilter,
         go_on: impl Fn(&PersonSearch) -> bool + Send + Sync + 'static,
     ) -> Result<PersonSearch, WarehouseError> {
-        let (person, filter) = (person.clone(), filter.clone());
+        let person = person.clone();
         self.quietly(move |shared| {
             log_of(shared)?;
-            find(shared, &person, &filter, &go_on)
+            find(shared, &person, &go_on)
         })
         .await
     }
 
-    /// Erases the rows of a person from one partition.
+    /// Erases the rows of a person from one partition, whatever its app is.
     pub async fn erase(
         &self,
         partition: &Partition,
-        person: &Person,
+        person: &PersonId,
         settings: &CompactionSettings,
         pace: impl Fn(CompactionProgress) -> bool + Send + Sync + 'static,
     ) -> Result<ErasureOutcome, WarehouseError> {
@@ -149,16 +120,16 @@ impl Warehouse {
 fn find(
     shared: &Shared,
     person: &Person,
-    filter: &CompactionFilter,
     go_on: &dyn Fn(&PersonSearch) -> bool,
 ) -> Result<PersonSearch, WarehouseError> {
     let objects = &shared.objects;
+    let filter = CompactionFilter { app_id: person.app_id.clone(), ..CompactionFilter::default() };
     let mut done = PersonSearch::default();
-    each_partition(objects, filter, &mut |partition, listed| {
+    each_partition(objects, &filter, &mut |partition, listed| {
         let directory = objects.directory(&partition);
         let (mut files, mut attempt) = (data_files(listed), 1);
         let looked = loop {
-            match search::look(objects, &directory, &files, person, &mut || Ok(())) {
+            match search::look(objects, &directory, &files, &person.id, &mut || Ok(())) {
                 Ok(looked) => break looked,
                 // Others replace files at any time.
                 Err(Halt::Failed(error))
@@ -200,7 +171,7 @@ fn erase(
     shared: &Shared,
     delta: &Delta,
     partition: &Partition,
-    person: &Person,
+    person: &PersonId,
     settings: &CompactionSettings,
     pace: Pace<'_>,
 ) -> Result<ErasureOutcome, WarehouseError> {
@@ -239,7 +210,7 @@ fn erase(
 }
 
 /// The files of the table that hold rows of the person. The others that do are noted.
-fn personal_files(job: &mut Job<'_>, person: &Person, erased: &mut Erased) -> Result<Vec<Listed>, Halt> {
+fn personal_files(job: &mut Job<'_>, person: &PersonId, erased: &mut Erased) -> Result<Vec<Listed>, Halt> {
     let listed = job.tidied()?;
     let (objects, directory) = (job.objects, job.directory);
     let looked = search::look(objects, directory, &listed, person, &mut || job.tick())?;
@@ -279,11 +250,18 @@ fn left(job: &Job<'_>, file: &Listed, why: &str) -> String {
     format!("{}/{}: {why}", job.directory, file.name)
 }
 
+fn is_of(person: &PersonId, row: &StoredRow<'_>) -> bool {
+    match person {
+        PersonId::Device(id) => row.device_id == id,
+        PersonId::User(id) => row.user_id == id,
+    }
+}
+
 /// The file once more without the person's rows; no file when it has no others.
 fn without(
     job: &mut Job<'_>,
     input: &Input,
-    person: &Person,
+    person: &PersonId,
     scratch: &Scratch,
     erased: &mut Erased,
 ) -> Result<Vec<Output>, Halt> {
@@ -299,7 +277,7 @@ fn without(
     let mut rows = 0;
     let (objects, directory) = (job.objects, job.directory);
     let each = |row: &StoredRow<'_>| {
-        if person.is_of(row) {
+        if is_of(person, row) {
             rows += 1;
             return Ok(());
         }

@@ -11,7 +11,8 @@ use parquet::bloom_filter::Sbbf;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::ChunkReader;
 
-use super::{Halt, Person};
+use super::Halt;
+use crate::event::PersonId;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::objects::{Listed, Objects};
 use crate::warehouse::{WarehouseError, footer};
@@ -27,7 +28,7 @@ pub(super) fn look(
     objects: &Objects,
     directory: &str,
     files: &[Listed],
-    person: &Person,
+    person: &PersonId,
     tick: &mut dyn FnMut() -> Result<(), Halt>,
 ) -> Result<Vec<Result<u64, WarehouseError>>, Halt> {
     let mut looked = Vec::with_capacity(files.len());
@@ -47,14 +48,14 @@ pub(super) fn look(
     Ok(looked)
 }
 
-fn rows_in<R: ChunkReader + 'static>(source: R, person: &Person) -> Result<u64, WarehouseError> {
+fn rows_in<R: ChunkReader + 'static>(source: R, person: &PersonId) -> Result<u64, WarehouseError> {
     let metadata = footer::read(&source)?;
     let columns = metadata.file_metadata().schema_descr().columns();
     // Files of before the column was there hold no such ids.
-    let Some(column) = columns.iter().position(|column| column.name() == person.column()) else { return Ok(0) };
+    let Some(column) = columns.iter().position(|column| column.name() == person.field()) else { return Ok(0) };
     let mut groups = Vec::new();
     for (place, group) in metadata.row_groups().iter().enumerate() {
-        if may_hold(&source, group.column(column), person.id())? {
+        if may_hold(&source, group.column(column), person.text())? {
             groups.push(place);
         }
     }
@@ -79,19 +80,19 @@ fn count<R: ChunkReader + 'static>(
     source: R,
     metadata: ParquetMetaData,
     groups: Vec<usize>,
-    person: &Person,
+    person: &PersonId,
 ) -> Result<u64, WarehouseError> {
     let parquet = |error| WarehouseError::parquet(CONTEXT, error);
     let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()).map_err(parquet)?;
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata);
-    let mask = ProjectionMask::columns(builder.parquet_schema(), [person.column()]);
+    let mask = ProjectionMask::columns(builder.parquet_schema(), [person.field()]);
     let builder = builder.with_projection(mask).with_row_groups(groups).with_batch_size(BATCH_ROWS);
     let mut rows = 0;
     for batch in builder.build().map_err(parquet)? {
         let batch = batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?;
         let ids = batch.columns().first().and_then(|column| column.as_string_opt::<i32>());
         let ids = ids.ok_or_else(|| WarehouseError::new(WarehouseErrorKind::Corrupt, "find a column of text"))?;
-        rows += ids.iter().filter(|id| *id == Some(person.id())).count() as u64;
+        rows += ids.iter().filter(|id| *id == Some(person.text())).count() as u64;
     }
     Ok(rows)
 }

@@ -31,15 +31,20 @@ fn row(sequence: u64, device_id: String, user_id: String) -> Vec<u8> {
     event.encode_to_vec()
 }
 
-fn lost() -> Person {
-    Person::Device("lost".to_owned())
+fn lost() -> PersonId {
+    PersonId::Device("lost".to_owned())
 }
 
-async fn find_all(warehouse: &Warehouse, person: &Person) -> PersonSearch {
-    warehouse.find_person(person, &CompactionFilter::default(), |_| true).await.unwrap()
+async fn find_all(warehouse: &Warehouse, person: &PersonId) -> PersonSearch {
+    find_in(warehouse, person, None).await
 }
 
-async fn erase_with(warehouse: &Warehouse, person: &Person, settings: &CompactionSettings) -> Erased {
+async fn find_in(warehouse: &Warehouse, person: &PersonId, app_id: Option<&str>) -> PersonSearch {
+    let person = Person { id: person.clone(), app_id: app_id.map(str::to_owned) };
+    warehouse.find_person(&person, |_| true).await.unwrap()
+}
+
+async fn erase_with(warehouse: &Warehouse, person: &PersonId, settings: &CompactionSettings) -> Erased {
     let outcome = warehouse.erase(&partition(), person, settings, |_| true).await.unwrap();
     let ErasureOutcome::Done(erased) = outcome else { panic!("{outcome:?}") };
     erased
@@ -91,13 +96,12 @@ async fn a_user_is_another_person_than_a_device_of_the_same_name() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     store_file(&warehouse, file_of(0..2_000, mixed)).await;
-    let device = Person::Device("gone".to_owned());
+    let device = PersonId::Device("gone".to_owned());
     assert!(find_all(&warehouse, &device).await.found.is_empty());
-    let user = Person::User("gone".to_owned());
+    let user = PersonId::User("gone".to_owned());
     let erased = erase_with(&warehouse, &user, &settings()).await;
     assert_eq!(erased.rows_erased, (0..2_000).filter(|n| n % 11 == 0).count() as u64);
-    let other = CompactionFilter { app_id: Some("other".to_owned()), ..CompactionFilter::default() };
-    let found = warehouse.find_person(&lost(), &other, |_| true).await.unwrap();
+    let found = find_in(&warehouse, &lost(), Some("other")).await;
     assert_eq!((found.files, found.found.len()), (0, 0), "another app's files are not looked into");
 }
 
@@ -180,7 +184,7 @@ async fn two_workers_of_one_partition_do_no_harm() {
     let outcome = warehouse.erase(&partition(), &lost(), &settings(), pace).await.unwrap();
     assert!(matches!(&outcome, ErasureOutcome::Done(erased) if erased.files_replaced == 3), "{outcome:?}");
     let stopped =
-        warehouse.erase(&partition(), &Person::User("gone".to_owned()), &settings(), |_| false).await.unwrap();
+        warehouse.erase(&partition(), &PersonId::User("gone".to_owned()), &settings(), |_| false).await.unwrap();
     assert_eq!(stopped, ErasureOutcome::Stopped);
     assert_eq!(table(dir.path()).len(), (0..1_500).filter(|n| n % 7 != 0).count());
 }
