@@ -57,10 +57,23 @@ fn send(server: &Server, events: &[Value]) {
 }
 
 fn erase(server: &Server, request: &Value) -> Value {
-    let url = format!("{}/api/admin/erasures", server.admin);
-    let (status, body) = post(&url, request.to_string().as_bytes(), "application/json").unwrap();
+    let (status, body) = try_to_erase(&server.admin, request).unwrap();
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
+}
+
+/// None when the process was killed meanwhile.
+fn try_to_erase(admin: &str, request: &Value) -> Option<(u16, String)> {
+    post(&format!("{admin}/api/admin/erasures"), request.to_string().as_bytes(), "application/json")
+}
+
+/// Rows and ids of each device.
+fn rows(files: &Path) -> Value {
+    let query = format!(
+        "SELECT device_id, count(*), count(DISTINCT id) FROM read_parquet('{}/**/events_*.parquet') GROUP BY 1 ORDER BY 1",
+        files.display()
+    );
+    serde_json::from_str(&python("read_parquet.py", &["", "query"], &query)).unwrap()
 }
 
 #[test]
@@ -111,17 +124,51 @@ fn an_erased_device_is_in_no_file_and_the_others_arrive_once() {
         std::thread::sleep(Duration::from_millis(200));
         step["is_settled"] == true
     });
-    let query = format!(
-        "SELECT device_id, count(*), count(DISTINCT id) FROM read_parquet('{}/**/events_*.parquet') GROUP BY 1 ORDER BY 1",
-        s3.bucket().display()
-    );
-    let rows: Value = serde_json::from_str(&python("read_parquet.py", &["", "query"], &query)).unwrap();
     let fillers = FILLERS * FILLER_EVENTS;
-    assert_eq!(rows, json!([[KEPT, 1, 1], ["filler", fillers, fillers]]));
+    assert_eq!(rows(&s3.bucket()), json!([[KEPT, 1, 1], ["filler", fillers, fillers]]));
     let audit = server.admin_get("/audit?kind=erasure");
     assert!(audit["items"].as_array().is_some_and(|records| !records.is_empty()), "{audit}");
     assert!(server.terminate(Duration::from_secs(30)).success());
     for text in [ERASED, SECRET] {
         assert_eq!(holds(dir.path(), text), Vec::<String>::new(), "after a stop");
     }
+}
+
+/// Each kill falls somewhere in the rewriting of groups; what was in flight to the lake may be there.
+#[test]
+fn an_erasure_that_is_killed_is_finished_by_the_next_and_touches_nobody_else() {
+    const ROUNDS: usize = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &[("BATCH_FLUSH_INTERVAL", "200ms")]);
+    let mut sent = 0;
+    for round in 0..ROUNDS {
+        for _ in 0..10 {
+            let events: Vec<Value> = (sent..sent + 400)
+                .map(|n| event(if n % 2 == 0 { ERASED } else { KEPT }, n, &noise(n as u64, 200)))
+                .collect();
+            send(&server, &events);
+            sent += events.len();
+        }
+        let admin = server.admin.clone();
+        let erasing = std::thread::spawn(move || try_to_erase(&admin, &json!({"device_id": ERASED})));
+        std::thread::sleep(Duration::from_millis(20 * round as u64));
+        server.kill();
+        // It was answered, or it was not.
+        drop(erasing.join().unwrap());
+        server.restart();
+    }
+    let mut request = json!({"device_id": ERASED});
+    wait_until("it is settled", || {
+        let step = erase(&server, &request);
+        request["after_sequence"] = step["scanned_through"].clone();
+        request["through_sequence"] = step["through_sequence"].clone();
+        std::thread::sleep(Duration::from_millis(200));
+        step["is_scanned"] == true && step["is_settled"] == true
+    });
+    let again = erase(&server, &json!({"device_id": ERASED}));
+    assert_eq!((&again["events"], &again["through_sequence"]), (&json!(0), &json!(sent)), "{again}");
+    let kept = json!([KEPT, sent / 2, sent / 2]);
+    wait_until("the others have arrived", || rows(&server.warehouse()).as_array().unwrap().contains(&kept));
+    assert!(server.terminate(Duration::from_secs(30)).success());
+    assert!(rows(&server.warehouse()).as_array().unwrap().contains(&kept), "each once");
 }

@@ -26,6 +26,8 @@ mod trials;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_erase;
+#[cfg(test)]
 mod tests_gone;
 #[cfg(test)]
 mod tests_kept;

@@ -1,0 +1,78 @@
+//! Erasing on three servers that replicate what they store.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::bus::conformance::{fetch, nats_settings, payloads, publish_numbers, receipts, spec};
+use crate::bus::{Bus, Matches, NatsSettings, Span, settled_through};
+use crate::services::nats::{NatsServer, Version};
+use crate::services::signal;
+
+const MESSAGES: u64 = 3_000;
+
+/// Each server stands still in turn, the one that the bus is connected to included, and another one leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_stand_still_keep_nothing_of_what_is_erased() {
+    let servers = NatsServer::start_cluster(Version::Newest);
+    let url = servers.each_ref().map(NatsServer::url).join(",");
+    let settings = NatsSettings { url, replicas: 3, ..nats_settings(&servers[0]) };
+    let began = Instant::now();
+    let bus = loop {
+        match Bus::connect_nats(settings.clone()).await {
+            Ok(bus) => break bus,
+            // They have yet to choose a leader.
+            Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
+        }
+    };
+    for start in (0..MESSAGES).step_by(100) {
+        publish_numbers(&bus, start..start + 100).await;
+    }
+    let matches: Matches = Arc::new(|_, payload| payload.ends_with(b"7"));
+    let erase = async {
+        let (mut after, mut messages, began) = (0, 0, Instant::now());
+        while after < MESSAGES {
+            assert!(began.elapsed() < Duration::from_secs(120), "{after} of {MESSAGES}");
+            let span = Span { after, through: MESSAGES, messages_max: 300, time_max: Duration::from_secs(5) };
+            // What a server that stands still was asked for is asked for again.
+            if let Ok(erased) = bus.erase(span, &matches).await {
+                (after, messages) = (erased.scanned_through, messages + erased.messages);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        messages
+    };
+    let stand_still = async {
+        for server in servers.iter().cycle() {
+            signal(server.pid(), "STOP");
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            signal(server.pid(), "CONT");
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+    };
+    let messages = tokio::select! {
+        messages = erase => messages,
+        () = stand_still => unreachable!("it goes on for ever"),
+    };
+    servers.iter().for_each(|server| signal(server.pid(), "CONT"));
+    // An answer that was lost is of messages that were erased all the same.
+    assert!(messages <= MESSAGES / 10, "{messages}");
+    let all = Span { after: 0, through: MESSAGES, messages_max: u64::MAX, time_max: Duration::from_secs(60) };
+    let began = Instant::now();
+    let again = loop {
+        match bus.erase(all, &matches).await {
+            Ok(again) => break again,
+            Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
+        }
+    };
+    assert_eq!((again.scanned_through, again.messages), (MESSAGES, 0));
+    let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
+    let kept: Vec<String> = (0..MESSAGES).map(|n| n.to_string()).filter(|n| !n.ends_with('7')).collect();
+    let read = fetch(&mut subscription, kept.len()).await;
+    assert_eq!(payloads(&read), kept);
+    subscription.acker().ack(&receipts(&read)).await.unwrap();
+    let began = Instant::now();
+    while !bus.status().await.is_ok_and(|status| settled_through(&status, MESSAGES)) {
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", bus.status().await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
