@@ -164,6 +164,7 @@ mod tests {
             "causality lake erase --device d1 --app shop --wait 5m --json --data-dir /tmp/d",
             "causality lake erase --user u1 --lake-only --config c.toml",
             "causality lake erase --user u1 --dry-run",
+            "causality lake expire --app shop --dry-run --config c.toml",
             "causality lake status --json",
             "causality openapi gateway",
             "causality openapi admin",
