@@ -4,7 +4,7 @@
 //! Every step may be repeated; whoever is stopped begins anew and finds less to do.
 
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,22 +16,17 @@ use serde_json::{Value, json};
 
 use super::client::{AdminArgs, AdminClient};
 use super::failure::ExitStatus;
-use super::lake_work::{app_id, failed};
+use super::lake_work::{BUSY_PATIENCE, BUSY_PAUSE, app_id, failed, partitions_together, shown_on};
 use super::run::Layers;
 use super::{Failure, output};
 use crate::app::Lake;
 use crate::event::{self, Person, PersonId};
-use crate::warehouse::{CompactionProgress, Erased, ErasureOutcome, PersonSearch, PersonalFiles, WarehouseError};
+use crate::warehouse::{Erased, ErasureOutcome, PersonSearch, PersonalFiles, WarehouseError};
 
 /// Between two questions whether what was on its way has arrived.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
-/// How long a partition is waited for that another worker has, or a worker that is gone: its lease ends within this.
-const BUSY_PATIENCE: Duration = Duration::from_secs(45);
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// Times that one partition is begun anew because others changed its files.
 const ATTEMPTS_MAX: u32 = 5;
-/// Partitions that are worked on at once, where the processor has as many threads.
-const TOGETHER_MAX: usize = 8;
 
 /// Irreversible. Says what it removed, and when the last old file is gone: that is the receipt.
 #[derive(Clone, Debug, clap::Args)]
@@ -311,8 +306,7 @@ async fn search(lake: &Lake, person: &Person) -> Result<PersonSearch, Failure> {
 async fn erase_all(lake: &Lake, person: &Person, found: &[PersonalFiles], left: &mut Vec<String>) -> Erased {
     let bar = bar("{elapsed:>4} [{bar:32}] {bytes}/{total_bytes} {msg}");
     bar.set_length(found.iter().map(|found| found.bytes).sum());
-    let together = std::thread::available_parallelism().map_or(1, usize::from).min(TOGETHER_MAX);
-    let all = Arc::new(Mutex::new((Erased::default(), Vec::new())));
+    let all = Mutex::new((Erased::default(), Vec::new()));
     let one = async |found: &PersonalFiles| {
         bar.set_message(found.partition.to_string());
         let done = erase_one(lake, person, found, &bar).await;
@@ -322,7 +316,7 @@ async fn erase_all(lake: &Lake, person: &Person, found: &[PersonalFiles], left: 
             Err(why) => all.1.push(format!("{}: {why}", found.partition)),
         }
     };
-    stream::iter(found).for_each_concurrent(together, one).await;
+    stream::iter(found).for_each_concurrent(partitions_together(), one).await;
     bar.finish_and_clear();
     let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
     left.append(&mut all.1);
@@ -334,13 +328,7 @@ async fn erase_one(lake: &Lake, person: &Person, found: &PersonalFiles, bar: &Pr
     let (began, mut attempt) = (Instant::now(), 1);
     let told = Arc::new(AtomicU64::new(0));
     loop {
-        let (shown, told) = (bar.clone(), told.clone());
-        let pace = move |progress: CompactionProgress| {
-            let before = told.fetch_max(progress.bytes_read, Ordering::Relaxed);
-            shown.inc(progress.bytes_read.saturating_sub(before));
-            true
-        };
-        let outcome = lake.warehouse.erase(&found.partition, &person.id, &lake.settings, pace).await;
+        let outcome = lake.warehouse.erase(&found.partition, &person.id, &lake.settings, shown_on(bar, &told)).await;
         match outcome.map_err(|error: WarehouseError| error.to_string())? {
             ErasureOutcome::Done(erased) => return Ok(erased),
             ErasureOutcome::Busy if began.elapsed() < BUSY_PATIENCE => tokio::time::sleep(BUSY_PAUSE).await,

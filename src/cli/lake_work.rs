@@ -1,8 +1,11 @@
 //! `causality lake compact`, `vacuum` and `status`: what keeps the lake fast, by hand.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt as _, stream};
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
@@ -16,8 +19,10 @@ use crate::warehouse::{
 };
 
 /// How long a partition is waited for that another worker has, or a worker that is gone: its lease ends within this.
-const BUSY_PATIENCE: Duration = Duration::from_secs(45);
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const BUSY_PATIENCE: Duration = Duration::from_secs(45);
+pub(super) const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// Partitions that are worked on at once, where there are as many processors: each takes up to 256 MB.
+const PARTITIONS_TOGETHER_MAX: usize = 4;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct CompactArgs {
@@ -160,15 +165,19 @@ pub(super) async fn compact(args: &CompactArgs, lake: &Lake) -> Result<(), Failu
     }
     let total = status.candidates.iter().map(|candidate| candidate.bytes).sum();
     let bar = bar(Some(total), "{elapsed:>4} [{bar:32}] {bytes}/{total_bytes} {msg}");
-    let mut totals = Totals::default();
-    for candidate in &status.candidates {
+    let totals = Mutex::new(Totals::default());
+    let work = async |candidate: &Candidate| {
         let partition = &candidate.partition;
         bar.set_message(partition.to_string());
-        match one(lake, candidate, &bar).await {
+        let done = one(lake, candidate, &bar).await;
+        let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+        match done {
             Ok(outcome) => totals.add(partition, outcome),
             Err(error) => totals.problems.push(format!("{partition}: {error}")),
         }
-    }
+    };
+    stream::iter(&status.candidates).for_each_concurrent(partitions_together(), work).await;
+    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     bar.finish_and_clear();
     output::print(&report(&totals))?;
     if totals.problems.is_empty() {
@@ -177,21 +186,31 @@ pub(super) async fn compact(args: &CompactArgs, lake: &Lake) -> Result<(), Failu
     Err(Failure::failed(totals.problems.join("\n")))
 }
 
+/// How many are worked on at once.
+pub(super) fn partitions_together() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(PARTITIONS_TOGETHER_MAX)
+}
+
+/// Tells the bar of the bytes that were read, each once however often the work is begun.
+pub(super) fn shown_on(bar: &ProgressBar, told: &Arc<AtomicU64>) -> impl Fn(CompactionProgress) -> bool + use<> {
+    let (bar, told) = (bar.clone(), told.clone());
+    move |progress| {
+        let before = told.fetch_max(progress.bytes_read, Ordering::Relaxed);
+        bar.inc(progress.bytes_read.saturating_sub(before));
+        true
+    }
+}
+
 /// Waits for a lease that is not over yet.
 async fn one(lake: &Lake, candidate: &Candidate, bar: &ProgressBar) -> Result<CompactionOutcome, WarehouseError> {
-    let (before, began) = (bar.position(), std::time::Instant::now());
+    let (told, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
     loop {
-        let shown = bar.clone();
-        let pace = move |progress: CompactionProgress| {
-            shown.set_position(before + progress.bytes_read);
-            true
-        };
-        let outcome = lake.warehouse.compact(&candidate.partition, &lake.settings, pace).await;
+        let outcome = lake.warehouse.compact(&candidate.partition, &lake.settings, shown_on(bar, &told)).await;
         if matches!(outcome, Ok(CompactionOutcome::Busy)) && began.elapsed() < BUSY_PATIENCE {
             tokio::time::sleep(BUSY_PAUSE).await;
             continue;
         }
-        bar.set_position(before + candidate.bytes);
+        bar.inc(candidate.bytes.saturating_sub(told.load(Ordering::Relaxed)));
         return outcome;
     }
 }

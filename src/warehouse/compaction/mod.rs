@@ -56,6 +56,8 @@ pub use survey::{Candidate, CompactionFilter, LakeStatus};
 pub(super) use tidy::tidy;
 pub use vacuum::Vacuumed;
 
+/// The name of every thread that works on files.
+const THREAD: &str = "compaction";
 /// Rows between two looks at whether to go on.
 const TICK_ROWS: u64 = 4_096;
 
@@ -141,7 +143,7 @@ impl Warehouse {
     ) -> Result<T, WarehouseError> {
         let (done, answer) = tokio::sync::oneshot::channel();
         let shared = self.0.clone();
-        let thread = std::thread::Builder::new().name("compaction".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
             give_way();
             // Nobody may wait for it any more.
             let _ = done.send(work(&shared));

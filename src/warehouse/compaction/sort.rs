@@ -1,16 +1,22 @@
 //! Rows in order, however many they are: sorted in memory, and by way of scratch files when they are more than that takes.
 //!
-//! Bounds: [`ROWS_BYTES_MAX`] for the rows that are sorted at once; [`RUNS_TOGETHER`] runs that are merged at once, each
-//! with one block of about [`BLOCK_BYTES`], and that compressed.
+//! What is over is sorted and written by a thread of its own while the next rows come, and runs are merged by one while
+//! their rows are taken away.
+//!
+//! Bounds: twice [`ROWS_BYTES_MAX`] for the rows that are sorted at once; [`RUNS_TOGETHER`] runs that are merged at once, each
+//! with one block of about [`BLOCK_BYTES`], and that compressed; [`AHEAD_BLOCKS`] of [`AHEAD_BYTES`] that are merged ahead.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
 
 use super::record::{self, Key};
 use super::scratch::Scratch;
+use super::{THREAD, give_way};
 use crate::warehouse::WarehouseError;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::rows::StoredRow;
@@ -20,6 +26,9 @@ pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
 /// Sorted runs that are merged at once.
 const RUNS_TOGETHER: usize = 400;
 const BLOCK_BYTES: usize = 64 << 10;
+/// Records that are merged ahead of whoever takes them.
+const AHEAD_BYTES: usize = 256 << 10;
+const AHEAD_BLOCKS: usize = 4;
 /// Memory is taken in pieces of this size: what grows by doubling would need twice its bound.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -72,31 +81,51 @@ impl Rows {
     fn each<E>(&self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.places.iter().try_for_each(|place| each(self.record(place)))
     }
+
+    /// As a run on disk.
+    fn write(mut self, mut run: RunWriter) -> Result<File, WarehouseError> {
+        self.sort();
+        self.each(|record| run.push(record))?;
+        run.finish()
+    }
 }
 
 /// Takes rows in any order and gives them back in theirs.
 pub(super) struct Sorter<'a> {
     rows: Rows,
     rows_bytes_max: usize,
+    /// The run that is being written.
+    writing: Option<JoinHandle<Result<File, WarehouseError>>>,
     runs: Vec<File>,
     scratch: &'a Scratch,
 }
 
 impl<'a> Sorter<'a> {
     pub(super) fn new(scratch: &'a Scratch, rows_bytes_max: usize) -> Self {
-        Self { rows: Rows::default(), rows_bytes_max, runs: Vec::new(), scratch }
+        Self { rows: Rows::default(), rows_bytes_max, writing: None, runs: Vec::new(), scratch }
     }
 
     pub(super) fn push(&mut self, row: &StoredRow<'_>) -> Result<(), WarehouseError> {
         self.rows.push(row);
-        if self.rows.bytes < self.rows_bytes_max {
-            return Ok(());
+        if self.rows.bytes < self.rows_bytes_max { Ok(()) } else { self.write_run() }
+    }
+
+    /// Lets the rows become a run, once the one before is written.
+    fn write_run(&mut self) -> Result<(), WarehouseError> {
+        self.settle()?;
+        let (rows, run) = (std::mem::take(&mut self.rows), RunWriter::new(self.scratch)?);
+        let write = move || {
+            give_way();
+            rows.write(run)
+        };
+        self.writing = Some(Builder::new().name(THREAD.to_owned()).spawn(write).map_err(failed)?);
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), WarehouseError> {
+        if let Some(writing) = self.writing.take() {
+            self.runs.push(writing.join().unwrap_or_else(|_| Err(damaged("the thread that wrote it has died")))?);
         }
-        let mut rows = std::mem::take(&mut self.rows);
-        rows.sort();
-        let mut run = RunWriter::new(self.scratch)?;
-        rows.each(|record| run.push(record))?;
-        self.runs.push(run.finish()?);
         Ok(())
     }
 
@@ -105,22 +134,75 @@ impl<'a> Sorter<'a> {
         mut self,
         mut each: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.rows.sort();
-        if self.runs.is_empty() {
+        if self.writing.is_none() && self.runs.is_empty() {
+            self.rows.sort();
             return self.rows.each(each);
         }
-        let mut run = RunWriter::new(self.scratch)?;
-        self.rows.each(|record| run.push(record))?;
-        self.runs.push(run.finish()?);
-        self.rows = Rows::default();
+        self.write_run()?;
+        self.settle()?;
         while self.runs.len() > RUNS_TOGETHER {
             let together: Vec<File> = self.runs.drain(..RUNS_TOGETHER).collect();
             let mut run = RunWriter::new(self.scratch)?;
             merge(together, |record| run.push(record))?;
             self.runs.push(run.finish()?);
         }
-        merge(self.runs, &mut each)
+        let runs = self.runs;
+        let (filled, blocks) = sync_channel(AHEAD_BLOCKS);
+        std::thread::scope(|scope| {
+            let merging = Builder::new().name(THREAD.to_owned()).spawn_scoped(scope, move || {
+                give_way();
+                merge_ahead(runs, &filled);
+            });
+            merging.map_err(failed)?;
+            take_away(blocks, &mut each)
+        })
     }
+}
+
+/// Merges until all is merged, something fails, or nobody takes the blocks any more.
+fn merge_ahead(runs: Vec<File>, filled: &SyncSender<Result<Vec<u8>, WarehouseError>>) {
+    let mut block = Vec::with_capacity(AHEAD_BYTES + AHEAD_BYTES / 8);
+    let nobody = || damaged("nobody takes the rows any more");
+    let merged = merge(runs, |record| {
+        put_record(&mut block, record);
+        if block.len() < AHEAD_BYTES {
+            return Ok(());
+        }
+        let full = std::mem::replace(&mut block, Vec::with_capacity(AHEAD_BYTES + AHEAD_BYTES / 8));
+        filled.send(Ok(full)).map_err(|_| nobody())
+    });
+    // Whoever ended early does not listen.
+    let _ = filled.send(merged.map(|()| block));
+}
+
+fn take_away<E: From<WarehouseError>>(
+    blocks: Receiver<Result<Vec<u8>, WarehouseError>>,
+    each: &mut impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    for block in blocks {
+        let block = block?;
+        let mut at = 0;
+        while at < block.len() {
+            let (start, end) = record_at(&block, at)?;
+            each(&block[start..end])?;
+            at = end;
+        }
+    }
+    Ok(())
+}
+
+/// A record with its length before it.
+fn put_record(block: &mut Vec<u8>, record: &[u8]) {
+    block.extend_from_slice(&(record.len() as u32).to_le_bytes());
+    block.extend_from_slice(record);
+}
+
+/// Where the record lies whose length is at `at`.
+fn record_at(block: &[u8], at: usize) -> Result<(usize, usize), WarehouseError> {
+    let length = block.get(at..at + LENGTH_BYTES).and_then(|bytes| bytes.try_into().ok());
+    let length = length.map(u32::from_le_bytes).ok_or_else(|| damaged("a block ends within a length"))?;
+    let (start, end) = (at + LENGTH_BYTES, at + LENGTH_BYTES + length as usize);
+    if end > block.len() { Err(damaged("a block ends within a record")) } else { Ok((start, end)) }
 }
 
 /// The next record of a run. Ordered the other way round, for a heap whose greatest comes first.
@@ -187,8 +269,7 @@ impl RunWriter {
     }
 
     fn push(&mut self, record: &[u8]) -> Result<(), WarehouseError> {
-        self.block.extend_from_slice(&(record.len() as u32).to_le_bytes());
-        self.block.extend_from_slice(record);
+        put_record(&mut self.block, record);
         if self.block.len() >= BLOCK_BYTES { self.write_block() } else { Ok(()) }
     }
 
@@ -244,11 +325,8 @@ impl Run {
         if self.end == self.block.len() && !self.read_block()? {
             return Ok(false);
         }
-        let length = self.block.get(self.end..self.end + LENGTH_BYTES).and_then(|bytes| bytes.try_into().ok());
-        let length = length.map(u32::from_le_bytes).ok_or_else(|| damaged("a block ends within a length"))?;
-        self.start = self.end + LENGTH_BYTES;
-        self.end = self.start + length as usize;
-        if self.end > self.block.len() { Err(damaged("a block ends within a record")) } else { Ok(true) }
+        (self.start, self.end) = record_at(&self.block, self.end)?;
+        Ok(true)
     }
 
     fn read_block(&mut self) -> Result<bool, WarehouseError> {
