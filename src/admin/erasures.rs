@@ -30,10 +30,9 @@ use crate::store::{AuditKind, AuditOutcome, Change};
 /// How long one step looks at events of the bus, and at how many.
 const SCAN_TIME_MAX: Duration = Duration::from_secs(5);
 const SCAN_MESSAGES_MAX: u64 = 5_000_000;
-/// The same for what was published about them since.
-const DERIVED_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long one step overwrites what is left in the bus's file.
-const WIPE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long it erases in the store, among the dead letters and of what was published since, and overwrites what is left in
+/// the bus's file: each.
+const REST_TIME_MAX: Duration = Duration::from_secs(5);
 /// What subjects of events begin with.
 const EVENTS: &[u8] = b"events.";
 
@@ -180,19 +179,23 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
     // Looked at first: what in-flight events lead to is stored before they are acknowledged.
     let status = bus.status().await.map_err(of_bus)?;
     erasure.is_settled = scanned.scanned_through >= through && settled_through(&status, through);
-    let records = store.erase_person(person).await.map_err(of_store)?;
+    let records = store.erase_person(person, REST_TIME_MAX).await.map_err(of_store)?;
     (erasure.deliveries, erasure.anomaly_records) = (records.deliveries, records.anomaly_records);
-    erasure.dead_letters = bus.erase_dead_letters(&|letter| has_letter(person, letter)).await.map_err(of_bus)?;
+    let letters = bus.erase_dead_letters(&|letter| has_letter(person, letter), REST_TIME_MAX).await.map_err(of_bus)?;
+    erasure.dead_letters = letters.letters;
+    if !records.is_whole || !letters.is_whole {
+        erasure.is_settled = false;
+        return Ok(erasure);
+    }
     if erasure.is_settled {
         // What in-flight events led to was published behind them.
-        let span = Span { after: through, through: status.last_sequence, time_max: DERIVED_TIME_MAX, ..span };
+        let span = Span { after: through, through: status.last_sequence, time_max: REST_TIME_MAX, ..span };
         let derived = bus.erase(span, &derived(person)).await.map_err(of_bus)?;
         erasure.events += derived.messages;
         erasure.is_settled = derived.scanned_through >= status.last_sequence;
     }
-    let (of_store, of_bus) =
-        (store.wipe().await.map_err(of_store)?, bus.wipe(Instant::now() + WIPE_TIME_MAX).await.map_err(of_bus)?);
-    erasure.is_scanned = of_store && of_bus;
+    let store_is_clean = store.wipe().await.map_err(of_store)?;
+    erasure.is_scanned = bus.wipe(Instant::now() + REST_TIME_MAX).await.map_err(of_bus)? && store_is_clean;
     Ok(erasure)
 }
 

@@ -38,6 +38,14 @@ pub struct Erased {
     pub messages: u64,
 }
 
+/// What one call did among the dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErasedLetters {
+    pub letters: u64,
+    /// All were looked at. Otherwise the next call finds the rest.
+    pub is_whole: bool,
+}
+
 impl Bus {
     /// Erases what matches in the span, from the beginning of it.
     pub async fn erase(&self, span: Span, matches: &Matches) -> Result<Erased, BusError> {
@@ -47,21 +55,29 @@ impl Bus {
         }
     }
 
-    /// Erases the dead letters that match; answers how many.
-    pub async fn erase_dead_letters(&self, matches: &MatchesLetter<'_>) -> Result<u64, BusError> {
+    /// Erases the dead letters that match, all that it finds until this time is over.
+    pub async fn erase_dead_letters(
+        &self,
+        matches: &MatchesLetter<'_>,
+        time_max: Duration,
+    ) -> Result<ErasedLetters, BusError> {
         match &self.0 {
-            Inner::Nats(engine) => engine.erase_dead_letters(matches).await,
+            Inner::Nats(engine) => engine.erase_dead_letters(matches, time_max).await,
             Inner::Embedded(_) => {
-                let (mut before, mut erased) = (None, 0);
+                let (mut before, mut erased, began) = (None, 0, Instant::now());
                 loop {
                     let letters = self.dead_letters(before, LETTERS_AT_ONCE).await?;
+                    let Some(oldest) = letters.last() else {
+                        return Ok(ErasedLetters { letters: erased, is_whole: true });
+                    };
                     for letter in letters.iter().filter(|letter| matches(letter)) {
                         erased += u64::from(self.delete_dead_letter(letter.id).await?);
                     }
-                    match letters.last() {
-                        Some(oldest) => before = Some(oldest.id),
-                        None => return Ok(erased),
+                    // A call that has not erased any goes on: the next one would come no farther.
+                    if erased > 0 && began.elapsed() >= time_max {
+                        return Ok(ErasedLetters { letters: erased, is_whole: false });
                     }
+                    before = Some(oldest.id);
                 }
             }
         }

@@ -29,7 +29,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use batch::Batch;
-pub use erase::{Erased, Matches, Span, settled_through};
+pub use erase::{Erased, ErasedLetters, Matches, Span, settled_through};
 pub use error::{BusError, BusErrorKind};
 pub use input::{KeptInput, RefusedInput};
 use receiving::Receiving;

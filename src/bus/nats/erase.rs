@@ -19,7 +19,7 @@ use super::dead_letter::{self, read};
 use super::streams::failed;
 use super::{Engine, Shared, retention, unix_ms_of};
 use crate::bus::BusError;
-use crate::bus::erase::{Erased, Matches, MatchesLetter, Span};
+use crate::bus::erase::{Erased, ErasedLetters, Matches, MatchesLetter, Span};
 use crate::bus::subject::Filter;
 
 /// The server forgets a consumer that has asked for nothing for this long.
@@ -57,19 +57,25 @@ impl Engine {
     pub(in crate::bus) async fn erase(&self, span: Span, matches: &Matches) -> Result<Erased, BusError> {
         self.0.check_open("erase messages")?;
         let found = |seen: &Seen| matches(seen.subject.as_bytes(), &seen.payload);
-        scan(&self.0, &self.0.stream, span, found).await
+        scan(&self.0, &self.0.stream, span, found, false).await
     }
 
-    pub(in crate::bus) async fn erase_dead_letters(&self, matches: &MatchesLetter<'_>) -> Result<u64, BusError> {
+    pub(in crate::bus) async fn erase_dead_letters(
+        &self,
+        matches: &MatchesLetter<'_>,
+        time_max: Duration,
+    ) -> Result<ErasedLetters, BusError> {
         self.0.check_open("erase dead letters")?;
         let state = self.0.dead_letters.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
         let after = state.first_sequence.max(1) - 1;
-        let span = Span { after, through: state.last_sequence, messages_max: u64::MAX, time_max: Duration::MAX };
+        let span = Span { after, through: state.last_sequence, messages_max: u64::MAX, time_max };
         let found = |seen: &Seen| {
             let Seen { sequence, headers, stored_at_ms, payload, .. } = seen;
             matches(&read(*sequence, headers, *stored_at_ms, payload.clone()))
         };
-        Ok(scan(&self.0, &self.0.dead_letters, span, found).await?.messages)
+        // A call that has not erased any goes on: the next one would come no farther.
+        let erased = scan(&self.0, &self.0.dead_letters, span, found, true).await?;
+        Ok(ErasedLetters { letters: erased.messages, is_whole: erased.scanned_through >= span.through })
     }
 }
 
@@ -78,7 +84,10 @@ struct Scan<'a, F> {
     shared: &'a Shared,
     stream: &'a Stream,
     consumer: PullConsumer,
-    through: u64,
+    span: Span,
+    /// Its time counts once something is erased.
+    until_erased: bool,
+    began: Instant,
     /// Looked at up to here.
     reached: u64,
     looked_at: u64,
@@ -88,7 +97,13 @@ struct Scan<'a, F> {
     found: F,
 }
 
-async fn scan(shared: &Shared, stream: &Stream, span: Span, found: impl Fn(&Seen) -> bool) -> Result<Erased, BusError> {
+async fn scan(
+    shared: &Shared,
+    stream: &Stream,
+    span: Span,
+    found: impl Fn(&Seen) -> bool,
+    until_erased: bool,
+) -> Result<Erased, BusError> {
     if span.after >= span.through {
         return Ok(Erased { scanned_through: span.after, reached: span.after, messages: 0 });
     }
@@ -102,20 +117,26 @@ async fn scan(shared: &Shared, stream: &Stream, span: Span, found: impl Fn(&Seen
         ..Config::default()
     };
     let consumer = stream.create_consumer(config).await.map_err(|error| failed("create consumer", error))?;
-    let (through, reached) = (span.through, span.after);
-    let mut scan = Scan { shared, stream, consumer, through, reached, looked_at: 0, erased: 0, deferred: None, found };
-    let began = Instant::now();
+    let mut scan = Scan {
+        shared,
+        stream,
+        consumer,
+        span,
+        until_erased,
+        began: Instant::now(),
+        reached: span.after,
+        looked_at: 0,
+        erased: 0,
+        deferred: None,
+        found,
+    };
     let mut done = Ok(());
-    while done.is_ok()
-        && scan.reached < through
-        && scan.looked_at < span.messages_max
-        && began.elapsed() < span.time_max
-    {
+    while done.is_ok() && scan.reached < span.through && scan.looked_at < span.messages_max && !scan.is_over() {
         done = scan.step().await;
     }
     // The server does it by itself when this fails.
     let _ = stream.delete_consumer(&scan.consumer.cached_info().name).await;
-    let scanned_through = scan.deferred.map_or(scan.reached, |deferred| deferred - 1);
+    let scanned_through = scan.deferred.map_or(scan.reached, |deferred| scan.reached.min(deferred - 1));
     done.map(|()| Erased { scanned_through, reached: scan.reached, messages: scan.erased })
 }
 
@@ -128,7 +149,7 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
         if self.reached == before {
             // In a cluster the consumer may be on a server that is behind: only the leader says what is not there.
             match dead_letter::raw_from(stream, self.reached + 1).await? {
-                Some(message) if message.sequence <= self.through => {
+                Some(message) if message.sequence <= self.span.through => {
                     let seen = Seen {
                         sequence: message.sequence,
                         subject: message.subject.to_string(),
@@ -138,7 +159,7 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
                     };
                     self.look(&seen, &mut found);
                 }
-                _ => self.reached = self.through,
+                _ => self.reached = self.span.through,
             }
         }
         if found.is_empty() {
@@ -149,8 +170,19 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
         let (deferred, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(in_flight);
         self.deferred = self.deferred.or(deferred.first().map(|found| found.sequence));
         let found: Vec<u64> = found.iter().map(|found| found.sequence).collect();
-        self.erased += delete(shared, stream, &found).await?;
+        for (index, some) in found.chunks(AT_ONCE_MAX).enumerate() {
+            // A server may take long to overwrite: the rest is for the next call.
+            if index > 0 && self.is_over() {
+                self.reached = some[0] - 1;
+                return Ok(());
+            }
+            self.erased += delete(shared, stream, some).await?;
+        }
         Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= self.span.time_max && (self.erased > 0 || !self.until_erased)
     }
 
     async fn read(&mut self) -> Result<Vec<Found>, BusError> {
@@ -173,8 +205,8 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
     fn look(&mut self, seen: &Seen, found: &mut Vec<Found>) {
         self.looked_at += 1;
         // Read by the leader before, or behind the end.
-        if seen.sequence <= self.reached || seen.sequence > self.through {
-            self.reached = self.reached.max(seen.sequence.min(self.through));
+        if seen.sequence <= self.reached || seen.sequence > self.span.through {
+            self.reached = self.reached.max(seen.sequence.min(self.span.through));
             return;
         }
         self.reached = seen.sequence;
@@ -218,31 +250,29 @@ async fn hands(stream: &Stream) -> Result<Vec<Hand>, BusError> {
     Ok(consumers.iter().map(Hand::of).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-/// Answers how many were there.
+/// Deletes some at once; answers how many were there.
 async fn delete(shared: &Shared, stream: &Stream, sequences: &[u64]) -> Result<u64, BusError> {
     let subject = format!("$JS.API.STREAM.MSG.DELETE.{}", stream.cached_info().config.name);
+    shared.link.check(&shared.client, "erase messages")?;
+    let call = shared.calls.call(&shared.link, sequences.len());
+    for (index, sequence) in sequences.iter().enumerate() {
+        // Without `no_erase` the server overwrites what it deletes.
+        let request = json!({"seq": sequence}).to_string();
+        let sent = shared.client.publish_with_reply(subject.clone(), call.reply_to(index), request.into()).await;
+        sent.map_err(|error| failed("erase messages", error))?;
+    }
+    let (answers, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
+    if let Some(why) = why {
+        return Err(why);
+    }
     let mut deleted = 0;
-    for some in sequences.chunks(AT_ONCE_MAX) {
-        shared.link.check(&shared.client, "erase messages")?;
-        let call = shared.calls.call(&shared.link, some.len());
-        for (index, sequence) in some.iter().enumerate() {
-            // Without `no_erase` the server overwrites what it deletes.
-            let request = json!({"seq": sequence}).to_string();
-            let sent = shared.client.publish_with_reply(subject.clone(), call.reply_to(index), request.into()).await;
-            sent.map_err(|error| failed("erase messages", error))?;
-        }
-        let (answers, why) = call.answers(&shared.client, &shared.link, shared.settings.timeout).await;
-        if let Some(why) = why {
-            return Err(why);
-        }
-        for (sequence, answer) in some.iter().zip(answers) {
-            let payload = answer.map(|answer| answer.payload).unwrap_or_default();
-            let done = serde_json::from_slice::<Deleted>(&payload).is_ok_and(|deleted| deleted.success);
-            if done {
-                deleted += 1;
-            } else if dead_letter::raw(stream, *sequence).await?.is_some() {
-                return Err(failed("erase messages", String::from_utf8_lossy(&payload).into_owned()));
-            }
+    for (sequence, answer) in sequences.iter().zip(answers) {
+        let payload = answer.map(|answer| answer.payload).unwrap_or_default();
+        let done = serde_json::from_slice::<Deleted>(&payload).is_ok_and(|deleted| deleted.success);
+        if done {
+            deleted += 1;
+        } else if dead_letter::raw(stream, *sequence).await?.is_some() {
+            return Err(failed("erase messages", String::from_utf8_lossy(&payload).into_owned()));
         }
     }
     Ok(deleted)

@@ -4,7 +4,7 @@
 use super::{Engine, failed};
 use crate::event::Person;
 use crate::store::StoreError;
-use crate::store::erasure::ErasedRecords;
+use crate::store::erasure::{ErasedOfTable, ErasedRecords, Patience};
 
 /// Rows that are looked at in one statement: of those that cannot be theirs nothing is sent, unless the id is written in
 /// more than one way.
@@ -28,10 +28,18 @@ const ANOMALY_EVENTS: Table =
     Table { name: "anomaly_events", column: "convert_to(document, 'UTF8')", holds: "strpos(document, $2::text) > 0" };
 
 impl Engine {
-    pub(in crate::store) async fn erase_person(&self, person: &Person) -> Result<ErasedRecords, StoreError> {
-        self.erase_of(OUTBOX, person).await?;
-        let deliveries = self.erase_of(DELIVERIES, person).await?;
-        let anomaly_records = self.erase_of(ANOMALY_EVENTS, person).await?;
+    pub(in crate::store) async fn erase_person(
+        &self,
+        person: &Person,
+        patience: Patience,
+    ) -> Result<ErasedRecords, StoreError> {
+        let (mut erased, mut is_whole) = ([0; 3], true);
+        for (table, erased) in [OUTBOX, DELIVERIES, ANOMALY_EVENTS].into_iter().zip(&mut erased) {
+            let of_table = self.erase_of(table, person, patience).await?;
+            *erased = of_table.rows;
+            is_whole &= of_table.is_whole;
+        }
+        let [_, deliveries, anomaly_records] = erased;
         let (group, app) = (person.group(), &person.app_id);
         self.retrying(CONTEXT, || async {
             let mut client = self.client(CONTEXT).await?;
@@ -41,10 +49,15 @@ impl Engine {
             Ok(())
         })
         .await?;
-        Ok(ErasedRecords { deliveries, anomaly_records })
+        Ok(ErasedRecords { deliveries, anomaly_records, is_whole })
     }
 
-    async fn erase_of(&self, Table { name, column, holds }: Table, person: &Person) -> Result<u64, StoreError> {
+    async fn erase_of(
+        &self,
+        Table { name, column, holds }: Table,
+        person: &Person,
+        patience: Patience,
+    ) -> Result<ErasedOfTable, StoreError> {
         let id = person.id_as_it_is_written();
         let limit = if id.is_some() { LOOKED_AT_MAX } else { LOOKED_AT_WHOLE_MAX };
         let select = format!(
@@ -72,8 +85,9 @@ impl Engine {
                 .await?;
             erased += deleted;
             match last {
+                None => return Ok(ErasedOfTable { rows: erased, is_whole: true }),
+                Some(_) if patience.is_over(erased) => return Ok(ErasedOfTable { rows: erased, is_whole: false }),
                 Some(last) => after = last,
-                None => return Ok(erased),
             }
         }
     }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::writer::Command;
 use super::{Engine, Wake, failed};
 use crate::event::Person;
-use crate::store::erasure::ErasedRecords;
+use crate::store::erasure::{ErasedOfTable, ErasedRecords, Patience};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Rows that are looked at by one read; each is in memory alone.
@@ -46,20 +46,28 @@ struct Looked {
 }
 
 impl Engine {
-    pub(in crate::store) async fn erase_person(&self, person: &Person) -> Result<ErasedRecords, StoreError> {
-        self.erase_of(OUTBOX, person).await?;
-        let deliveries = self.erase_of(DELIVERIES, person).await?;
-        let anomaly_records = self.erase_of(ANOMALY_EVENTS, person).await?;
+    pub(in crate::store) async fn erase_person(
+        &self,
+        person: &Person,
+        patience: Patience,
+    ) -> Result<ErasedRecords, StoreError> {
+        let (mut erased, mut is_whole) = ([0; 3], true);
+        for (table, erased) in [OUTBOX, DELIVERIES, ANOMALY_EVENTS].into_iter().zip(&mut erased) {
+            let of_table = self.erase_of(table, person, patience).await?;
+            *erased = of_table.rows;
+            is_whole &= of_table.is_whole;
+        }
+        let [_, deliveries, anomaly_records] = erased;
         let (group, app) = (person.group(), person.app_id.clone());
         self.write(Wake::Nobody, CONTEXT, move |connection| {
             let sql = "DELETE FROM anomaly_states WHERE group_value = ?1 AND (?2 IS NULL OR app_id = ?2)";
             connection.execute(sql, params![group, app]).map_err(failed(CONTEXT))
         })
         .await?;
-        Ok(ErasedRecords { deliveries, anomaly_records })
+        Ok(ErasedRecords { deliveries, anomaly_records, is_whole })
     }
 
-    async fn erase_of(&self, table: Table, person: &Person) -> Result<u64, StoreError> {
+    async fn erase_of(&self, table: Table, person: &Person, patience: Patience) -> Result<ErasedOfTable, StoreError> {
         let (mut after, mut erased) = (0, 0);
         loop {
             let of = person.clone();
@@ -73,10 +81,13 @@ impl Engine {
                         delete(connection, table, &some, &of).map_err(failed(CONTEXT))
                     })
                     .await?;
+                if patience.is_over(erased) {
+                    return Ok(ErasedOfTable { rows: erased, is_whole: false });
+                }
             }
             match last {
                 Some(last) => after = last,
-                None => return Ok(erased),
+                None => return Ok(ErasedOfTable { rows: erased, is_whole: true }),
             }
         }
     }
