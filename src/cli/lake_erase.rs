@@ -368,8 +368,13 @@ fn plan(search: &PersonSearch) -> String {
 
 fn text(receipt: &Receipt) -> String {
     let Receipt { lake, processes, .. } = receipt;
+    let whose = match (&receipt.device_id, &receipt.user_id) {
+        (Some(device), _) => format!("device {device}"),
+        (None, user) => format!("user {}", user.as_deref().unwrap_or_default()),
+    };
+    let place = receipt.app_id.as_ref().map_or_else(|| "all apps".to_owned(), |app| format!("app {app}"));
     let mut text = format!(
-        "requested            {}\nfinished             {}\nlake                 {} rows of {} files removed, in {} partitions; {} \
+        "erased               {whose} in {place}\nrequested            {}\nfinished             {}\nlake                 {} rows of {} files removed, in {} partitions; {} \
          files searched\n",
         receipt.requested_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         receipt.finished_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -436,7 +441,13 @@ mod tests {
             left: Vec::new(),
         };
         let shown = text(&receipt);
-        for part in ["1,234 rows of 2 files", "not asked", "a vacuum after 2026-03-01T12:00:00Z", "\ncomplete\n"] {
+        for part in [
+            "device d in all apps",
+            "1,234 rows of 2 files",
+            "not asked",
+            "a vacuum after 2026-03-01T12:00:00Z",
+            "\ncomplete\n",
+        ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         receipt.processes = Some(OfProcesses { events: 7, ..OfProcesses::default() });
