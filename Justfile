@@ -28,7 +28,7 @@ compaction files="400" rows="5000" codec="snappy" into="snappy":
     COMPACTION_FILES={{files}} COMPACTION_ROWS={{rows}} COMPACTION_CODEC={{codec}} COMPACTION_INTO={{into}} \
         cargo bench --bench compaction
 
-# So many kills of compactions, vacuums and sinks in turn while events come
+# So many kills of compactions, erasures, vacuums, imports and sinks in turn while events come
 compaction-kills rounds="100":
     .ci/setup --tests
     CAUSALITY_COMPACTION_KILLS={{rounds}} cargo test --test it -- --nocapture compaction::kills
@@ -37,6 +37,11 @@ compaction-kills rounds="100":
 retention-kills rounds="100":
     .ci/setup --tests
     CAUSALITY_RETENTION_KILLS={{rounds}} cargo test --test it -- --nocapture retention::kills
+
+# So many reads of the table, each anew, while events come, files are compacted and persons erased
+reads count="10000":
+    .ci/setup --tests
+    CAUSALITY_READS={{count}} cargo test --test it -- --nocapture erasure::no_reader
 
 # So many kills (of servers that sync and that do not, with clocks hours apart), freezes and full streams, keys sent to two gateways at once, damaged logs, removed files, deleted streams and consumers
 chaos cycles="100" rounds="10" keys="2000":
