@@ -55,6 +55,23 @@ fn in_the_making(bucket: &Path) -> Vec<String> {
     entries.map(|names| names.map(|name| name.into_string().unwrap()).collect()).unwrap_or_default()
 }
 
+/// The store's clock is read by way of an object, which is the same for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_ask_for_the_time_at_once_do_not_disturb_each_other() {
+    let (server, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let (one, other) = (in_bucket(&server, "").await, in_bucket(&server, "").await);
+    let (settings, all) = (made_in(scratch.path()), CompactionFilter::default());
+    for _ in 0..20 {
+        let ask = |warehouse: &Warehouse| {
+            let (warehouse, settings, all) = (warehouse.clone(), settings.clone(), all.clone());
+            async move { warehouse.survey(&settings, &all, |_| true).await.unwrap() }
+        };
+        tokio::join!(ask(&one), ask(&other), ask(&one), ask(&other));
+        // A process that starts tries the bucket out.
+        tokio::join!(ask(&one), async { in_bucket(&server, "").await });
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_is_compacted_as_a_directory_is() {
     let (server, scratch) = (S3Server::start(), tempfile::tempdir().unwrap());

@@ -37,6 +37,8 @@ const READ_AHEAD_BYTES: usize = 1 << 20;
 const ENDS_AT_ONCE: usize = 32;
 /// The object that is written and removed to see whether that is allowed.
 const PROBE: &str = ".causality-probe";
+/// The object whose time is the store's. It stays: others may be about to look at it.
+const CLOCK: &str = ".causality-clock";
 /// The object that is put under the condition that there is none.
 const CONDITION_PROBE: &str = ".causality-condition";
 
@@ -69,7 +71,10 @@ impl Remote {
         let tried = async {
             self.store.list(Some(&Path::from(self.prefix.as_str()))).take(1).try_collect::<Vec<_>>().await?;
             self.store.put(&probe, PutPayload::from_static(b"")).await?;
-            if let Err(error) = self.delete(&probe).await {
+            // Another process that starts may have deleted it.
+            if let Err(error) = self.delete(&probe).await
+                && !matches!(error, Error::NotFound { .. })
+            {
                 // Deleting is needed in rare repairs only.
                 let reason = chain(&error);
                 warn!(object = %probe, reason, "objects cannot be deleted: a probe stays, and compaction will not work");
@@ -237,13 +242,10 @@ impl Remote {
     }
 
     pub(super) fn now_ms(&self) -> Result<i64, WarehouseError> {
-        let path = self.path("", PROBE)?;
+        let path = self.path("", CLOCK)?;
         let now = self.runtime.block_on(async {
             self.store.put(&path, PutPayload::from_static(b"")).await?;
-            let now = self.store.head(&path).await?.last_modified.timestamp_millis();
-            // Best effort: it is put again.
-            let _ = self.delete(&path).await;
-            Ok(now)
+            Ok(self.store.head(&path).await?.last_modified.timestamp_millis())
         });
         now.map_err(|error| failed("read object store's clock", &error).at(path.to_string()))
     }
