@@ -185,13 +185,27 @@ fn erase(
         job.progress.bytes = inputs.iter().map(|input| input.file.bytes).sum();
         for inputs in inputs.chunks(COMMIT_FILES_MAX) {
             let scratch = job.scratch()?;
-            let mut outputs = Vec::new();
+            let (mut replaced, mut outputs) = (Vec::new(), Vec::new());
             for input in inputs {
-                outputs.extend(without(job, input, person, &scratch, &mut erased)?);
+                match without(job, input, person, &scratch, &mut erased) {
+                    Ok(parts) => {
+                        replaced.push(input.clone());
+                        outputs.extend(parts);
+                    }
+                    // One that cannot be read keeps no other back.
+                    Err(Halt::Damaged { file, error }) => {
+                        job.footers.damaged.note(job.directory, &file, &error);
+                        erased.left.push(left(job, &file, "it cannot be read"));
+                    }
+                    Err(halt) => return Err(halt),
+                }
             }
-            job.replace(inputs, &outputs, &scratch, Change::Rows)?;
-            erased.files_replaced += inputs.len() as u64;
-            erased.files_waiting += if settings.keep_replaced { inputs.len() as u64 } else { 0 };
+            if replaced.is_empty() {
+                continue;
+            }
+            job.replace(&replaced, &outputs, &scratch, Change::Rows)?;
+            erased.files_replaced += replaced.len() as u64;
+            erased.files_waiting += if settings.keep_replaced { replaced.len() as u64 } else { 0 };
             erased.files_written += outputs.len() as u64;
             erased.bytes_written += outputs.iter().map(|output| output.bytes).sum::<u64>();
         }

@@ -164,6 +164,26 @@ async fn what_cannot_be_erased_is_named_and_the_rest_is_done() {
     assert_eq!(erase_with(&warehouse, &lost(), &settings()).await.files_replaced, 1);
 }
 
+/// Its footer and its column of ids are whole, another column is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_page_keeps_no_other_file_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let warehouse = open(dir.path()).await;
+    let damaged = store_file(&warehouse, file_of(0..500, mixed)).await;
+    store_file(&warehouse, file_of(500..1_000, mixed)).await;
+    let path = dir.path().join(partition().to_string()).join(&damaged);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The first page's values, which are those of `id`.
+    bytes[60..400].fill(0xff);
+    std::fs::write(&path, &bytes).unwrap();
+    let found = find_all(&warehouse, &lost()).await;
+    assert_eq!((found.found.len(), found.found[0].files, found.unreadable.len()), (1, 2, 0), "{found:?}");
+    let erased = erase_with(&warehouse, &lost(), &settings()).await;
+    assert_eq!((erased.files_replaced, erased.left.len()), (1, 1), "{erased:?}");
+    assert!(erased.left[0].contains(&damaged), "{erased:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged file stays");
+}
+
 /// From the first look on another worker has the partition, or changes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_of_one_partition_do_no_harm() {
