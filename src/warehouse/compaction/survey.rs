@@ -106,8 +106,7 @@ fn survey(
 ) -> Result<LakeStatus, WarehouseError> {
     let (objects, delta) = (&shared.objects, shared.delta.get());
     if let Some(delta) = delta {
-        // Reads the log, so that each file's place in it is remembered.
-        delta.named(objects, &Partition { app_id: "x".to_owned(), hour: 0 }, &["none"])?;
+        delta.read_all(objects)?;
     }
     let now_ms = objects.now_ms()?;
     let mut status = LakeStatus::default();

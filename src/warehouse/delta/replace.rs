@@ -104,18 +104,7 @@ impl Delta {
         partition: &Partition,
         names: &[&str],
     ) -> Result<Vec<Named>, WarehouseError> {
-        let files: Vec<TableFile> = names.iter().map(|name| TableFile::new(objects, partition, name)).collect();
-        let paths: Vec<String> = files.iter().map(TableFile::path).collect();
-        let mut tail = self.tail();
-        self.refresh(objects, &mut tail)?;
-        tail.catch_up(objects)?;
-        self.append(objects, &mut tail, "DELETE", |tail| {
-            let fates = tail.fates(objects, &paths)?;
-            let there = files.iter().zip(fates).filter(|(_, fate)| *fate == Fate::Added);
-            Ok(there.map(|(file, _)| Action::from(file.remove(now_ms()))).collect())
-        })?;
-        let named = tail.fates(objects, &paths)?.into_iter().map(Named::from).collect();
-        drop(tail);
+        let named = self.remove_those(objects, partition, names, (Fate::Added, Change::Rows), "DELETE")?;
         if self.is_checkpoint_due() {
             self.checkpoint(objects);
         }
@@ -130,22 +119,39 @@ impl Delta {
         partition: &Partition,
         names: &[&str],
     ) -> Result<Vec<Named>, WarehouseError> {
+        self.remove_those(objects, partition, names, (Fate::Unnamed, Change::Layout), "VACUUM START")
+    }
+
+    /// Removes those of the files that the log says this of, in one commit. Returns what it says of each then.
+    fn remove_those(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        names: &[&str],
+        (of, change): (Fate, Change),
+        operation: &str,
+    ) -> Result<Vec<Named>, WarehouseError> {
         let files: Vec<TableFile> = names.iter().map(|name| TableFile::new(objects, partition, name)).collect();
         let paths: Vec<String> = files.iter().map(TableFile::path).collect();
         let mut tail = self.tail();
         self.refresh(objects, &mut tail)?;
         tail.catch_up(objects)?;
-        self.append(objects, &mut tail, "VACUUM START", |tail| {
+        self.append(objects, &mut tail, operation, |tail| {
             let fates = tail.fates(objects, &paths)?;
-            let unnamed = files.iter().zip(fates).filter(|(_, fate)| *fate == Fate::Unnamed);
+            let those = files.iter().zip(fates).filter(|(_, fate)| *fate == of);
             let action = |file: &TableFile| {
                 let mut remove = file.remove(now_ms());
-                remove.data_change = false;
+                remove.data_change = change == Change::Rows;
                 Action::from(remove)
             };
-            Ok(unnamed.map(|(file, _)| action(file)).collect())
+            Ok(those.map(|(file, _)| action(file)).collect())
         })?;
         Ok(tail.fates(objects, &paths)?.into_iter().map(Named::from).collect())
+    }
+
+    /// Reads the log, so that each file's place in it is remembered.
+    pub(in crate::warehouse) fn read_all(&self, objects: &Objects) -> Result<(), WarehouseError> {
+        self.named(objects, &Partition { app_id: "x".to_owned(), hour: 0 }, &["none"]).map(drop)
     }
 
     /// What the log says of the files now.

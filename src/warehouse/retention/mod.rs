@@ -148,8 +148,7 @@ fn look(
         None => None,
     };
     if let Some(log) = log {
-        // Reads the log, so that each file's place in it is remembered.
-        log.named(objects, &Partition { app_id: "x".to_owned(), hour: 0 }, &["none"])?;
+        log.read_all(objects)?;
     }
     let now_ms = now_ms(objects)?;
     let mut found = OldPartitions::default();
