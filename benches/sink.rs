@@ -59,7 +59,7 @@ fn main() {
     if std::env::var_os(SERVE_S3).is_some() {
         return serve_s3();
     }
-    causality::memory::tune();
+    causality::base::memory::tune();
     let from_environment = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let events = from_environment("CAUSALITY_BENCH_EVENTS").unwrap_or(EVENTS).next_multiple_of(BATCH);
     let slices = from_environment("CAUSALITY_BENCH_SLICES").map_or(SLICES, |slices| slices as usize);

@@ -3,6 +3,9 @@
 //! Reads as the life of the process: bind every port, open the engines, start the roles,
 //! wait, stop in order. Maps the configuration onto the settings of each part.
 
+pub mod role;
+pub mod telemetry;
+
 mod admin_access;
 mod banner;
 mod certificates;
@@ -11,6 +14,7 @@ mod given_up;
 mod import;
 mod lake;
 mod listeners;
+pub mod open_files;
 mod retention;
 mod settings;
 mod signals;
@@ -31,18 +35,18 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::app::role::{Role, RoleSet};
+use crate::base::errors::chain;
+use crate::base::supervisor::{Supervisor, Tasks};
 use crate::bus::Bus;
-use crate::causes::chain;
 use crate::config::{Config, Loaded};
 use crate::gateway::{Access, Destination, KeyRing};
 use crate::http::{MemoryBudget, Readiness};
 use crate::reaction::{run_dispatcher, run_engine};
-use crate::role::{Role, RoleSet};
 use crate::sink::SinkStatus;
 use crate::store::Store;
-use crate::supervisor::{Supervisor, Tasks};
 use crate::warehouse::Warehouse;
-use crate::{admin, descriptors, gateway, http, metrics, reaction, sink};
+use crate::{admin, gateway, http, metrics, reaction, sink};
 
 pub use engines::{How, StartFailure, migrate};
 pub use import::{Import, import_files};
@@ -87,7 +91,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let started = Instant::now();
     let config = &plan.loaded.config;
     let mut stop = Signals::install()?;
-    let mut limits = Listeners::of(config, descriptors::raise());
+    let mut limits = Listeners::of(config, open_files::raise());
     limits.certificates = Certificates::load(config, plan.discard || plan.roles.has(Role::Gateway))?;
     limits.warn_if_lowered(config);
     if plan.discard {

@@ -47,22 +47,10 @@
 // What an event is.
 pub mod event;
 
-// Foundations: values and small mechanisms that know nothing of events.
-pub mod backoff;
-pub mod causes;
+// Foundations: values and small mechanisms that know nothing of events, the settings, and every metric.
+pub mod base;
 pub mod config;
-pub mod descriptors;
-pub mod faults;
-pub mod memory;
 pub mod metrics;
-pub mod moment;
-pub mod nearest;
-pub mod role;
-pub mod sqlite;
-pub mod steps;
-pub mod supervisor;
-pub mod telemetry;
-pub mod wait;
 
 // Ports: where things are kept.
 pub mod bus;

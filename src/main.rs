@@ -10,7 +10,7 @@ use causality::cli::{self, Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    causality::memory::tune();
+    causality::base::memory::tune();
     let cli = match Cli::from_process_args() {
         Ok(cli) => cli,
         Err(status) => return status.into(),

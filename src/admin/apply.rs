@@ -19,9 +19,9 @@ use super::documents::{Resource, judge};
 use super::query::Params;
 use super::refusal::{of_set, of_store, wrong};
 use super::{Checks, Shared};
+use crate::base::nearest::nearest;
 use crate::event::FieldError;
 use crate::http::Problem;
-use crate::nearest::nearest;
 use crate::store::{
     Applied, AppliedSet, ApplyOutcome, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, SetFault, StoreErrorKind,
 };

@@ -20,7 +20,7 @@ use super::form::{Fitted, fit};
 use super::query::{Key, Params};
 use super::refusal::{not_found, of_store, wrong};
 use super::{BASE, Checks, Shared};
-use crate::backoff::{Backoff, random_unit};
+use crate::base::backoff::{Backoff, random_unit};
 use crate::event::FieldError;
 use crate::http::Problem;
 use crate::store::{

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
+use crate::base::nearest::nearest;
 use crate::event::FieldError;
-use crate::nearest::nearest;
 
 /// Times that one document is mended; one that is wrong in more places gets the first ones back.
 const MENDINGS_MAX: usize = 64;

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::refusal::{bad_query, not_found};
+use crate::base::time;
 use crate::http::Problem;
-use crate::moment;
 use crate::store::PageRequest;
 
 const LIMIT_DEFAULT: usize = 100;
@@ -23,11 +23,11 @@ const LIMIT_MAX: usize = 1_000;
 
 /// How long ago, a date, or RFC 3339.
 pub(super) fn time_ms(text: &str) -> Option<i64> {
-    moment::parse(text, Timestamp::now()).map(Timestamp::as_millisecond)
+    time::parse(text, Timestamp::now()).map(Timestamp::as_millisecond)
 }
 
 pub(super) fn not_a_time() -> String {
-    format!("must be {}", moment::FORMS)
+    format!("must be {}", time::FORMS)
 }
 
 /// The `{id}` of a path, percent-decoded: an id or a name.

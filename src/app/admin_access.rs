@@ -5,10 +5,10 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::admin::AccessSettings;
-use crate::causes::chain;
+use crate::base::errors::chain;
+use crate::base::supervisor::Supervisor;
 use crate::config::Config;
 use crate::store::{Store, hash_token};
-use crate::supervisor::Supervisor;
 
 /// How often records are looked for that are too old.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);

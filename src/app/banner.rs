@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write};
 
 use super::{Addresses, Choice, Plan, admin_access, settings};
+use crate::app::telemetry;
 use crate::config::{Exposure, Period, Setting};
-use crate::telemetry;
 
 /// Prints where everything is and what to try; only for people.
 pub(super) fn print(plan: &Plan, choice: &Choice, addresses: &Addresses) {

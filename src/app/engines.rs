@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::settings;
+use crate::app::role::{Role, RoleSet};
+use crate::base::errors::append_new;
 use crate::bus::{Bus, BusError, BusErrorKind, ConsumerSpec};
-use crate::causes::append_new;
 use crate::config::{Config, Loaded};
 use crate::http::Readiness;
-use crate::role::{Role, RoleSet};
 use crate::store::{Store, StoreErrorKind};
 use crate::warehouse::{DeltaSettings, Warehouse, WarehouseErrorKind};
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::base::supervisor::Supervisor;
 use crate::http::Readiness;
 use crate::store::{GivenUp, Store};
-use crate::supervisor::Supervisor;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 

@@ -9,11 +9,11 @@ use tracing::{error, info, warn};
 use super::engines::{StartFailure, in_objects, open_warehouse};
 use super::retention::{Expirer, RetentionStatus};
 use super::{EXIT_IO, How, settings};
-use crate::backoff::{Backoff, random_unit};
+use crate::base::backoff::{Backoff, random_unit};
+use crate::base::supervisor::Supervisor;
 use crate::config::Config;
 use crate::sink::{Compactor, SinkStatus};
 use crate::store::Store;
-use crate::supervisor::Supervisor;
 use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Metastore, RetentionSettings, Warehouse};
 
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };

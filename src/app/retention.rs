@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::EXIT_IO;
-use crate::backoff::random_unit;
+use crate::base::backoff::random_unit;
+use crate::base::supervisor::Supervisor;
 use crate::metrics;
 use crate::store::{AuditEntry, AuditKind, AuditOutcome, Store};
-use crate::supervisor::Supervisor;
 use crate::warehouse::{
     CompactionSettings, Expired, Expiry, OldPartition, OldPartitions, RetentionSettings, Warehouse, WarehouseError,
     WarehouseErrorKind,

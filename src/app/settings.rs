@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use super::engines::Choice;
 use super::listeners::Listeners;
 use crate::admin::AdminService;
-use crate::backoff::Backoff;
+use crate::base::backoff::Backoff;
 use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 use crate::config::{self, Codec, Config, Publishing, Storage};
 use crate::quarantine::ReadSettings;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use crate::supervisor::{Failed, Supervisor, Tasks};
+use crate::base::supervisor::{Failed, Supervisor, Tasks};
 
 /// SIGTERM and Ctrl-C: the first stops in order, the second ends `shutdown_delay`, where there is one, and the next ends
 /// the process at once.

@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::retention::RetentionStatus;
+use crate::base::errors::chain;
 use crate::bus::Bus;
-use crate::causes::chain;
 use crate::http::{MemoryBudget, Readiness};
 use crate::sink::SinkStatus;
 use crate::store::Store;

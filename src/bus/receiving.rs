@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{BusError, Delivery, Receipt, TrialEnd, embedded, nats};
-use crate::steps;
+use crate::base::clock;
 
 /// The receiving side of one attachment to a durable consumer.
 pub struct Subscription(pub(super) Receiving);
@@ -124,9 +124,9 @@ impl Leased {
     }
 
     /// How long ago the bus leased, or renewed at `since`. A server's leases end while this machine is suspended; the
-    /// embedded bus is suspended with it. `now` is of [`steps::now`].
+    /// embedded bus is suspended with it. `now` is of [`clock::now`].
     pub fn age(&self, since: Instant, now: Instant) -> Duration {
-        if self.epochs.is_some() { steps::between(since, now) } else { now.saturating_duration_since(since) }
+        if self.epochs.is_some() { clock::between(since, now) } else { now.saturating_duration_since(since) }
     }
 
     /// False once the server may have crashed since: it may deliver the messages to somebody else at any time.

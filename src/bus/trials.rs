@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backoff::random_unit;
+use crate::base::backoff::random_unit;
 
 /// Deliveries that ended without an answer after which a message is tried apart from others.
 pub(super) const SUSPECT_AFTER: u32 = 3;

@@ -8,9 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::run::{self, Layers};
 use super::{Failure, output};
+use crate::app::telemetry;
 use crate::app::{self, Import};
 use crate::import::{Format, Progress, column};
-use crate::telemetry;
 
 /// Put events from files into the table, each once
 ///

@@ -8,8 +8,8 @@ use super::lake_work::{CompactArgs, StatusArgs, VacuumArgs};
 use super::run::Layers;
 use super::{Failure, lake_erase, lake_expire, lake_work, output};
 use crate::app;
+use crate::app::telemetry;
 use crate::config::Config;
-use crate::telemetry;
 use crate::warehouse::Adopted;
 
 /// Work on the Parquet files and their Delta log

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::moment;
+use crate::base::time;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -32,13 +32,13 @@ pub(super) fn duration(seconds: i64) -> String {
 
 /// For arguments: how long ago, a date, or RFC 3339.
 pub(super) fn past(text: &str) -> Result<Timestamp, String> {
-    moment::parse(text, Timestamp::now()).ok_or_else(|| format!("must be {}", moment::FORMS))
+    time::parse(text, Timestamp::now()).ok_or_else(|| format!("must be {}", time::FORMS))
 }
 
 /// For arguments: in how long, a date, or RFC 3339.
 pub(super) fn future(text: &str) -> Result<Timestamp, String> {
     let now = Timestamp::now();
-    let at = moment::parse(text, now).and_then(|at| {
+    let at = time::parse(text, now).and_then(|at| {
         // A span was taken from now; both other forms have their dashes.
         if text.contains('-') { Some(at) } else { now.checked_add(now.duration_since(at)).ok() }
     });

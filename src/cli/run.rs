@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::Failure;
+use crate::app::role::RoleSet;
+use crate::app::telemetry;
 use crate::app::{self, How, Plan, StartFailure};
 use crate::config;
-use crate::role::RoleSet;
-use crate::telemetry;
 
 /// Run the process: everything on this machine, with nothing installed, or some roles of it
 ///

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::Destination;
+use crate::base::errors::chain;
 use crate::bus::{BusError, BusErrorKind, BusStatus, Published};
-use crate::causes::chain;
 use crate::http::Readiness;
 
 const COMPONENT: &str = "bus";

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::caller::KnownKey;
-use crate::causes::chain;
+use crate::base::errors::chain;
 use crate::http::Readiness;
 use crate::metrics;
 use crate::store::{HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, Store, StoreError};

@@ -21,8 +21,8 @@ use tokio::sync::Semaphore;
 
 use super::exchange::Exchange;
 use super::{Destination, Gateway};
+use crate::base::errors::chain;
 use crate::bus::{KeptInput, RefusedInput};
-use crate::causes::chain;
 use crate::event::request::{Accepted, Refused, app_of, event_of};
 use crate::event::{FieldError, Reason, is_app_id, is_of_other_app, new_id, otlp};
 use crate::http::Inbound;

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{Destination, Settings, serve};
+use crate::base::supervisor::Tasks;
 use crate::bus::{Bus, ConsumerSpec, EmbeddedSettings};
 use crate::event::EventRef;
 use crate::event::proto::{
@@ -22,7 +23,6 @@ use crate::event::proto::{
 };
 use crate::http::raw_client::RawClient;
 use crate::http::{Drained, Limits, MemoryBudget, Readiness};
-use crate::supervisor::Tasks;
 
 pub(super) const INGEST: &str = "/v1/events/ingest";
 pub(super) const BATCH: &str = "/v1/events/batch";

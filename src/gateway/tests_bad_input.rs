@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 
 use super::Settings;
 use super::tests::{BATCH, BINARY, INGEST, JSON, TestGateway};
+use crate::base::supervisor::Tasks;
 use crate::event::EventRef;
 use crate::event::proto::{EventEnvelope, IngestEventBatchRequest, IngestEventBatchResponse, IngestEventRequest};
-use crate::supervisor::Tasks;
 
 const BODY_BYTES_MAX: usize = 256 * 1024;
 const NOT_VALID: &str = "The event is not valid.";

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::tests::{BATCH, BINARY, INGEST, JSON, TestGateway};
 use super::{Access, KeyRing, Settings};
+use crate::base::supervisor::Tasks;
 use crate::event::EventRef;
 use crate::event::proto::{
     EventEnvelope, IngestEventBatchRequest, IngestEventBatchResponse, IngestEventRequest, IngestEventResponse,
@@ -19,7 +20,6 @@ use crate::event::proto::{
 use crate::http::Readiness;
 use crate::http::raw_client::{RawClient, RawReply};
 use crate::store::{NewApiKey, SqliteSettings, Store};
-use crate::supervisor::Tasks;
 
 /// A machine that is busy gets more time; all is well in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);

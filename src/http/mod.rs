@@ -44,7 +44,7 @@ mod zstd_frames;
 
 use std::time::Duration;
 
-use crate::supervisor::StopBudget;
+use crate::base::supervisor::StopBudget;
 
 pub use body::{BodyError, Inbound, InboundError, read_body};
 pub use client_address::{Scheme, SentTo, TrustedProxies};

@@ -27,8 +27,8 @@ use super::share::Share;
 use super::socket::Socket;
 use super::stream::{Leftover, WatchedStream};
 use super::{Inbound, Limits, Problem, head};
+use crate::base::supervisor::Tasks;
 use crate::metrics;
-use crate::supervisor::Tasks;
 
 /// The wait after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

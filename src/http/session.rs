@@ -14,7 +14,7 @@ use hyper_util::rt::TokioTimer;
 use super::Limits;
 use super::drive::Protocol;
 use super::stream::{Version, WatchedStream};
-use crate::supervisor::Tasks;
+use crate::base::supervisor::Tasks;
 
 /// What the protocol library reads with at least.
 const HEADER_BYTES_LEAST: usize = 8 * 1024;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::raw_client::RawClient;
 use super::{Drained, Inbound, Limits, Problem, read_body, serve};
-use crate::supervisor::Tasks;
+use crate::base::supervisor::Tasks;
 
 const BODY_BYTES_MAX: usize = 1 << 20;
 pub(super) const BIG_REPLY_BYTES: usize = 32 << 20;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::tests::TestServer;
 use super::{Drained, Limits};
-use crate::supervisor::Tasks;
+use crate::base::supervisor::Tasks;
 
 /// Longer than a connection keeps its buffers.
 const LONG_IDLE: Duration = Duration::from_millis(700);

@@ -25,9 +25,9 @@ use super::ruleset::Call;
 use super::subjects::Template;
 use super::view::View;
 use super::window::Window;
+use crate::base::nearest::suggestion;
 use crate::event::describe::ViewType;
 use crate::event::{FieldError, GROUP_BYTES_MAX};
-use crate::nearest::suggestion;
 use crate::store::{Detection, NewAnomalyConfig, Operator};
 
 /// Seconds of a `count` window: a week.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::connect::HttpClient;
 use super::webhook::Endpoint;
-use crate::backoff::Backoff;
+use crate::base::backoff::Backoff;
 use crate::metrics;
 use crate::store::{Delivery, DeliveryOutcome, DeliveryStatus};
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backoff::Backoff;
+use crate::base::backoff::Backoff;
 
 /// Failures in a row that open the circuit.
 pub(super) const FAILURES_MAX: u32 = 5;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::steps;
+use crate::base::clock;
 use crate::store::{ClaimLimits, Delivery, Store, StoreError};
 
 /// Payload bytes in hand; beyond them only whoever has nothing gets its first.
@@ -53,10 +53,10 @@ impl Held {
         }
     }
 
-    /// `now` is of [`steps::now`]: a server goes on when this machine stands still, and others claim then.
+    /// `now` is of [`clock::now`]: a server goes on when this machine stands still, and others claim then.
     pub(super) fn is_leased(&self, id: Uuid, now: Instant) -> bool {
         self.deliveries.get(&id).is_some_and(|((at, lease), _)| {
-            let age = if self.shared { steps::between(*at, now) } else { now.saturating_duration_since(*at) };
+            let age = if self.shared { clock::between(*at, now) } else { now.saturating_duration_since(*at) };
             age < *lease
         })
     }
@@ -77,7 +77,7 @@ pub(super) struct Claim {
 impl Claim {
     /// Takes what is due, and looks when more will be for those that could take more.
     pub(super) async fn take(store: Store, limits: ClaimLimits) -> Result<Self, StoreError> {
-        let lease = (steps::now(), limits.lease);
+        let lease = (clock::now(), limits.lease);
         let (quotas, per_webhook) = (limits.quotas.clone(), limits.per_webhook);
         let (count_max, bytes_max) = (limits.deliveries, limits.payload_bytes);
         let deliveries = store.claim_due_deliveries(limits).await?;

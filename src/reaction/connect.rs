@@ -33,7 +33,7 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::address::AllowedNetworks;
-use crate::supervisor::Tasks;
+use crate::base::supervisor::Tasks;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -29,12 +29,12 @@ use super::share::Window;
 use super::trust::tls;
 use super::webhook::Endpoint;
 use super::{DispatcherSettings, ReactionError};
-use crate::backoff::{Backoff, random_unit};
+use crate::base::backoff::{Backoff, random_unit};
+use crate::base::clock;
+use crate::base::supervisor::Tasks;
 use crate::bus::Bus;
 use crate::metrics;
-use crate::steps;
 use crate::store::{ClaimLimits, Delivery, DeliveryOutcome, Store, StoreError, Webhook};
-use crate::supervisor::Tasks;
 
 /// How soon what is due and was not claimed is looked for again: another process had its rows locked.
 const CROWDED_POLL: Duration = Duration::from_millis(250);
@@ -199,7 +199,7 @@ impl Dispatcher {
 
     /// Gives back what was claimed and not sent, so that it does not wait for the end of its lease.
     fn release(&mut self, queue: VecDeque<Delivery>) {
-        let now = steps::now();
+        let now = clock::now();
         let mut ids = Vec::with_capacity(queue.len());
         for delivery in queue {
             // One whose lease has lapsed may be somebody else's by now.
@@ -350,7 +350,7 @@ impl Dispatcher {
     /// Sends what an endpoint can take.
     fn pump(&mut self, id: Uuid) {
         let version = *self.changes.borrow_and_update();
-        let now = steps::now();
+        let now = clock::now();
         let lane = self.endpoints.lane(id);
         if lane.queue.is_empty() {
             return;

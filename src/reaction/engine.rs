@@ -25,7 +25,7 @@ use super::evaluate::{Evaluation, Undecodable, cause};
 use super::faults::Ledger;
 use super::ruleset::Ruleset;
 use super::{EngineSettings, ReactionError, off_the_runtime};
-use crate::backoff::{Backoff, random_unit};
+use crate::base::backoff::{Backoff, random_unit};
 use crate::bus::{
     Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription, TrialEnd,
 };

@@ -10,8 +10,8 @@ use super::budget::Budget;
 use super::number::Numeric;
 use super::path::{Places, describe};
 use super::pattern::Pattern;
+use crate::base::nearest::suggestion;
 use crate::event::describe::ViewType;
-use crate::nearest::suggestion;
 use crate::store::Operator;
 
 /// Why none of the places passes the operator with that value.

@@ -3,8 +3,8 @@
 //! Invariant: filters that pass the check can match an event; where they leave one kind or none of the
 //! payloads, what is said about other payloads can never be.
 
+use crate::base::nearest::suggestion;
 use crate::event::{FieldError, Kind, is_app_id};
-use crate::nearest::suggestion;
 
 /// The category of events that apps name themselves.
 const CUSTOM: &str = "custom";

@@ -41,7 +41,7 @@ pub(super) struct Matched {
 
 /// An event that the store can keep the names of: a commit that it refuses for ever would hold up all that follow.
 pub(super) fn read(delivery: &Delivery) -> Result<EventRef<'_>, DecodeError> {
-    crate::faults::end_process_on("CAUSALITY_FAULT_REACTION", delivery.payload());
+    crate::base::faults::end_process_on("CAUSALITY_FAULT_REACTION", delivery.payload());
     let event = EventRef::decode(delivery.payload())?;
     check_names(&event)?;
     Ok(event)

@@ -66,10 +66,10 @@ pub use trust::{TlsFiles, TlsRefused, check_tls_files};
 pub use view::View;
 pub use webhook::check_webhook;
 
-use crate::backoff::Backoff;
+use crate::base::backoff::Backoff;
+use crate::base::supervisor::StopBudget;
 use crate::bus::BusError;
 use crate::store::{OwedBounds, StoreError};
-use crate::supervisor::StopBudget;
 
 /// How events are judged.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::subjects::is_kept;
-use crate::backoff::{Backoff, random_unit};
+use crate::base::backoff::{Backoff, random_unit};
 use crate::bus::{Batch, Bus, BusErrorKind};
 use crate::store::{OutboxMessage, Store, StoreError};
 

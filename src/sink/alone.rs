@@ -13,9 +13,9 @@ use super::fetch;
 use super::lease::Lease;
 use super::upload::Uploaded;
 use super::{Boxed, Sink};
+use crate::base::clock;
 use crate::bus::{Acker, Delivery, Leased, Receipt, TrialEnd};
 use crate::metrics;
-use crate::steps;
 
 /// How long a sink that ends waits until it is on record that what it tried is not to blame.
 const WITHDRAW_MAX: Duration = Duration::from_secs(2);
@@ -102,7 +102,7 @@ impl Sink {
             return;
         }
         let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-        if lease.renew(&self.acker, &receipts).await.is_err() && !lease.is_kept(steps::now()) {
+        if lease.renew(&self.acker, &receipts).await.is_err() && !lease.is_kept(clock::now()) {
             warn!(messages = receipts.len(), "messages given up: their leases lapsed while they waited to be tried");
             metrics::sink_lapsed_rows(receipts.len() as u64);
             self.alone = None;

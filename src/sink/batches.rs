@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::base::clock;
+use crate::base::faults;
 use crate::bus::{Delivery, Fate, Leased, Receipt};
 use crate::event::EventRef;
-use crate::faults;
-use crate::steps;
 use crate::warehouse::{Encoder, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
 use super::batch::Batch;
@@ -179,7 +179,7 @@ impl OpenBatches {
     ) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
         self.settle_doubts(&mut taken)?;
-        self.give_up_lapsed(leased.at.max(steps::now()), deliveries, &mut taken);
+        self.give_up_lapsed(leased.at.max(clock::now()), deliveries, &mut taken);
         for delivery in deliveries.iter().filter(|delivery| !stored.contains(&delivery.sequence())) {
             match read(delivery) {
                 Ok(event) => self.add(delivery, &event, leased, &mut taken)?,
@@ -238,7 +238,7 @@ impl OpenBatches {
 
     /// Forgets the gathered rows when their messages will come again. Returns how many there were.
     pub(super) fn give_up_cold(&mut self) -> usize {
-        self.cold.give_up_lapsed(steps::now(), None)
+        self.cold.give_up_lapsed(clock::now(), None)
     }
 
     /// Forgets a batch whose messages will come again. Returns its rows.
@@ -307,11 +307,11 @@ impl OpenBatches {
 
     /// Opens a file with the gathered rows of a partition. None when there are none that are still ours.
     fn warm_up(&mut self, app_id: &str, hour: i64, taken: &mut Taken) -> Result<Option<usize>, WarehouseError> {
-        if self.cold.lease().is_some_and(|lease| lease.is_kept(steps::now())) {
+        if self.cold.lease().is_some_and(|lease| lease.is_kept(clock::now())) {
             // The next job sees to them.
             return Ok(None);
         }
-        let leased = self.cold.lease().filter(|lease| lease.holds(steps::now())).and_then(Lease::leased);
+        let leased = self.cold.lease().filter(|lease| lease.holds(clock::now())).and_then(Lease::leased);
         let Some(rows) = self.cold.take(app_id, hour) else { return Ok(None) };
         let Some(leased) = leased else {
             taken.lapsed_rows += rows.len();
@@ -402,7 +402,7 @@ impl OpenBatches {
 
     fn close(&mut self, slot: usize, reason: Reason, taken: &mut Taken) -> Result<(), WarehouseError> {
         let Some(batch) = self.remove(slot) else { return Ok(()) };
-        match batch.lease.fate(steps::now()) {
+        match batch.lease.fate(clock::now()) {
             Fate::Leased => {}
             Fate::ComesAgain => {
                 taken.lapsed_rows += batch.file.rows();
@@ -422,7 +422,7 @@ impl OpenBatches {
     /// Sets aside what the bus may have forgotten, and settles what was set aside as soon as it is known whether it comes
     /// again: what does is given up, what never does is closed, as much as one job closes.
     fn settle_doubts(&mut self, taken: &mut Taken) -> Result<(), WarehouseError> {
-        let now = steps::now();
+        let now = clock::now();
         for slot in self.slots_where(|batch| batch.lease.is_kept(now)) {
             if let Some(batch) = self.remove(slot) {
                 taken.kept_rows += self.kept.keep(batch);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{SinkError, SinkStatus};
-use crate::backoff::random_unit;
+use crate::base::backoff::random_unit;
 use crate::metrics;
 use crate::warehouse::{
     Candidate, CompactionFilter, CompactionOutcome, CompactionProgress, CompactionSettings, LakeStatus, Partition,

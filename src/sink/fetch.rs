@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::backoff::random_unit;
+use crate::base::backoff::random_unit;
 use crate::bus::{Acker, BusError, BusErrorKind, Delivery, Leased, Receipt, Subscription, TrialEnd};
 use crate::metrics;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};

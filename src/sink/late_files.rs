@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::upload::RETRY;
-use crate::backoff::random_unit;
+use crate::base::backoff::random_unit;
 use crate::warehouse::{LateFile, Settled, Warehouse};
 
 /// How long a late file waits for others that have to be settled before it; then something is wrong with them.

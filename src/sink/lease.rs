@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::base::clock;
 use crate::bus::{Acker, BusErrorKind, Fate, Leased, Receipt};
-use crate::steps;
 
 /// The least time between two looks at what became of messages in doubt.
 pub(super) const DOUBT_PAUSE: Duration = Duration::from_millis(200);
@@ -33,7 +33,7 @@ impl Lease {
         Self { since: Arc::new(Mutex::new(Some(leased.at))), leased, ack_wait }
     }
 
-    /// `now` is of [`steps::now`], which notices when this machine stood still and the bus did not.
+    /// `now` is of [`clock::now`], which notices when this machine stood still and the bus did not.
     pub(super) fn holds(&self, now: Instant) -> bool {
         let safe = self.ack_wait - self.ack_wait / 4;
         self.leased.is_remembered() && self.since().is_some_and(|since| self.leased.age(since, now) < safe)
@@ -69,7 +69,7 @@ impl Lease {
 
     /// Renews the leases of `receipts`, which are all that this lease is about.
     pub(super) async fn renew(&self, acker: &Acker, receipts: &[Receipt]) -> Result<(), Lapsed> {
-        let asked_at = steps::now();
+        let asked_at = clock::now();
         if self.is_kept(asked_at) {
             return Err(Lapsed);
         }
@@ -82,11 +82,11 @@ impl Lease {
                 Ok(())
             }
             // The bus has begun anew meanwhile.
-            Err(_) if self.is_kept(steps::now()) => Err(Lapsed),
+            Err(_) if self.is_kept(clock::now()) => Err(Lapsed),
             Err(error) if error.kind == BusErrorKind::LeaseLost => Err(self.lapse()),
             Err(error) => {
                 warn!(%error, "leases could not be renewed");
-                if self.holds(steps::now()) { Ok(()) } else { Err(self.lapse()) }
+                if self.holds(clock::now()) { Ok(()) } else { Err(self.lapse()) }
             }
         }
     }
@@ -101,7 +101,7 @@ impl Lease {
     ) -> Result<T, Lapsed> {
         tokio::pin!(work);
         loop {
-            if self.is_kept(steps::now()) {
+            if self.is_kept(clock::now()) {
                 tokio::select! {
                     done = &mut work => return Ok(done),
                     () = tokio::time::sleep(DOUBT_PAUSE) => continue,
@@ -114,7 +114,7 @@ impl Lease {
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep_until(renew_at.into()) => {
                     let renewed = self.renew(acker, receipts).await;
-                    if renewed.is_err() && !self.is_kept(steps::now()) {
+                    if renewed.is_err() && !self.is_kept(clock::now()) {
                         return Err(Lapsed);
                     }
                 }

@@ -55,9 +55,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use crate::base::clock::sleep_until;
 use crate::bus::{Acker, Bus, ConsumerSpec, Receipt, Subscription};
 use crate::metrics;
-use crate::wait::sleep_until;
 use crate::warehouse::{EncodeSettings, Encoder, Warehouse, WarehouseError};
 
 use alone::Alone;

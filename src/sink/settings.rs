@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::supervisor::StopBudget;
+use crate::base::supervisor::StopBudget;
 use crate::warehouse::Compression;
 
 /// Bytes of one fetch from a bus on a server: more than from one in the process, as each costs some round trips there,

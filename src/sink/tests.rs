@@ -12,11 +12,11 @@ use tokio::sync::oneshot;
 
 use super::batches::Reason;
 use super::*;
+use crate::base::supervisor::Tasks;
 use crate::bus::{Batch, Delivery, EmbeddedSettings, Leased};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};
 use crate::event::subject::write_event_subject;
-use crate::supervisor::Tasks;
 use crate::warehouse::{Compression, Encoder, scan_ids};
 
 const HOUR_MS: i64 = 3_600_000;

@@ -3,9 +3,9 @@
 use super::tests::{Bench, PATIENCE, event, now_ms, settings};
 use super::tests_s3::objects;
 use super::*;
+use crate::base::supervisor::Tasks;
 use crate::services::proxy::{Fault, Proxy};
 use crate::services::s3::S3Server;
-use crate::supervisor::Tasks;
 use crate::warehouse::{ObjectSettings, scan_ids};
 
 /// Twice as many as are enough to make a suspect of a message and to give it up.

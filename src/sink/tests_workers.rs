@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::tests::{Bench, PATIENCE, events, ids_of, settings};
 use super::*;
-use crate::supervisor::Tasks;
+use crate::base::supervisor::Tasks;
 
 /// Workers share the consumer as sinks of several processes do: each event is stored once, and each worker has a part.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

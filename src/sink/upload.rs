@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tracing::{debug, error, warn};
 
-use crate::backoff::{Backoff, random_unit};
+use crate::base::backoff::{Backoff, random_unit};
+use crate::base::clock;
+use crate::base::faults;
 use crate::bus::{Acker, BusErrorKind, Fate};
-use crate::faults;
 use crate::metrics;
-use crate::steps;
 use crate::warehouse::{LateFile, Warehouse, WarehouseError, WarehouseErrorKind};
 
 use super::batches::Closed;
@@ -60,7 +60,7 @@ pub(super) async fn upload(
         Err(Lapsed) if begun.load(Ordering::Acquire) => Ok(storing.await),
         kept => kept,
     };
-    let late = begun.load(Ordering::Acquire) && !closed.lease.holds(steps::now());
+    let late = begun.load(Ordering::Acquire) && !closed.lease.holds(clock::now());
     let part = (!late).then_some(part);
     if late {
         settle_late_file(&closed, &warehouse, &name).await;
@@ -76,7 +76,7 @@ pub(super) async fn upload(
         Ok(Ok(true)) => {
             faults::end_process_at("committed");
             // Another stream has given the sequences to other messages.
-            if closed.lease.fate(steps::now()) != Fate::Gone {
+            if closed.lease.fate(clock::now()) != Fate::Gone {
                 acknowledge(&closed, &acker).await;
             }
             status.update(|figures| {
@@ -149,18 +149,18 @@ async fn store(
     let _writer = writers.acquire().await;
     let mut attempt = 0;
     loop {
-        while closed.lease.fate(steps::now()) == Fate::InDoubt {
+        while closed.lease.fate(clock::now()) == Fate::InDoubt {
             tokio::time::sleep(DOUBT_PAUSE).await;
         }
         let began = Instant::now();
         let (lease, begun) = (closed.lease.clone(), begun.clone());
         let commit = move || {
-            let ours = matches!(lease.fate(steps::now()), Fate::Leased | Fate::Gone);
+            let ours = matches!(lease.fate(clock::now()), Fate::Leased | Fate::Gone);
             begun.fetch_or(ours, Ordering::AcqRel);
             ours
         };
         match warehouse.store(&closed.partition, name, closed.file.clone(), commit).await {
-            Ok(false) if closed.lease.is_kept(steps::now()) => {}
+            Ok(false) if closed.lease.is_kept(clock::now()) => {}
             Ok(stored) => {
                 if stored {
                     report(closed, began);

@@ -5,8 +5,8 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::Sink;
+use crate::base::clock;
 use crate::metrics;
-use crate::steps;
 
 impl Sink {
     /// Renews leases and closes what is old enough. A job that runs meanwhile comes first.
@@ -16,14 +16,14 @@ impl Sink {
         self.woke_at = Some(Instant::now());
         let mut lapsed = Vec::new();
         for (slot, lease, receipts) in batches.leases_due(Instant::now()) {
-            if lease.renew(&self.acker, receipts).await.is_err() && !lease.is_kept(steps::now()) {
+            if lease.renew(&self.acker, receipts).await.is_err() && !lease.is_kept(clock::now()) {
                 lapsed.push(slot);
             }
         }
         let mut rows: usize = lapsed.into_iter().map(|slot| batches.give_up(slot)).sum();
         if let Some((lease, receipts)) = batches.cold_lease_due(Instant::now())
             && lease.renew(&self.acker, &receipts).await.is_err()
-            && !lease.is_kept(steps::now())
+            && !lease.is_kept(clock::now())
         {
             rows += batches.give_up_cold();
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use causality::role::{Role, RoleSet};
+use causality::app::role::{Role, RoleSet};
 
 use crate::harness::{Receiver, Server, binary, free_port, get, wait_until};
 

@@ -101,7 +101,7 @@ fn an_idle_connection_keeps_no_buffers() {
     const CONNECTIONS: usize = 2_000;
     // 10,000 of them and the rest of the process have to fit 200 MB.
     const EACH_KB_MAX: i64 = 10;
-    causality::descriptors::raise();
+    causality::app::open_files::raise();
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let before = resident_kb(&server);

@@ -359,11 +359,11 @@ fn text() -> Value {
     json!({"type": "string"})
 }
 
-/// See [`crate::moment::FORMS`].
+/// See [`crate::base::time::FORMS`].
 fn moment() -> Value {
     json!({
         "type": "string",
-        "description": format!("{}, or milliseconds since the Unix epoch.", crate::moment::FORMS),
+        "description": format!("{}, or milliseconds since the Unix epoch.", crate::base::time::FORMS),
     })
 }
 

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::admin::routes::{self, Least, Listed, Route, Verb};
+use crate::base::supervisor::Tasks;
 use crate::http::raw_client::{RawClient, RawReply};
 use crate::http::{Limits, TrustedProxies, serve};
 use crate::store::{AdminRole, NewAdminToken, hash_token};
-use crate::supervisor::Tasks;
 
 const FIRST: &str = "the-first-admin-of-a-test-0123456789";
 const SCRAPER: &str = "the-scraper-of-a-test-0123456789abcd";

@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
+use crate::base::supervisor::Tasks;
 use crate::event;
 use crate::http::raw_client::RawClient;
 use crate::http::{Limits, serve};
 use crate::store::{DeliveryOutcome, DeliveryStatus, Effects, NewDelivery};
-use crate::supervisor::Tasks;
 
 #[tokio::test]
 async fn deliveries_are_listed_filtered_and_retried() {

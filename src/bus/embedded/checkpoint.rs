@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 
 use super::file;
+use crate::base::sqlite::{self, Watch};
 use crate::bus::{BusError, BusErrorKind};
-use crate::sqlite::{self, Watch};
 
 /// Bytes in the log at which the checkpointer is woken.
 const LOG_BYTES_SOFT: u64 = 32 << 20;

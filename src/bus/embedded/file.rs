@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::group::{self, Draft, Group};
 use super::pack::{self, Packed, Packer};
 use super::position::Position;
+use crate::base::sqlite::{self, Fault, lock_file};
 use crate::bus::{BusError, BusErrorKind};
-use crate::sqlite::{self, Fault, lock_file};
 
 const FILE_NAME: &str = "bus.db";
 const LOCK_NAME: &str = "bus.lock";

@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 
 use super::{Engine, Shared, file, lock};
+use crate::base::sqlite;
 use crate::bus::{BusError, BusErrorKind};
-use crate::sqlite;
 
 impl Engine {
     /// Fails when what is stored would not be found again, or nothing can be stored.

@@ -60,8 +60,9 @@ use super::{
     Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, ConsumerStatus, DeadLetter, EmbeddedSettings, Original,
     Published,
 };
-use crate::steps::unix_ms;
-use crate::{metrics, sqlite};
+use crate::base::clock::unix_ms;
+use crate::base::sqlite;
+use crate::metrics;
 
 pub(super) use self::subscription::{Acker, Subscription};
 

@@ -12,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::consumer::{self, Consumer, Found, Request};
 use super::queue::{Chore, Settle};
 use super::{Shared, file, lock};
+use crate::base::clock::sleep_until;
 use crate::bus::trials::{FATAL, TURN_MAX, TrialEnd};
 use crate::bus::{BusError, BusErrorKind, DeadReason, Delivery, Interest, Receipt};
-use crate::wait::sleep_until;
 
 pub(in crate::bus) struct Subscription {
     acker: Acker,

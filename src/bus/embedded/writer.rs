@@ -28,10 +28,10 @@ use super::queue::{Chore, Duplicate, Publish, Purged, Settle, Stored, Work};
 use super::retention::{self, Needs};
 use super::wipe::Wiping;
 use super::{Shared, books, file, lock};
+use crate::base::clock::ClockSteps;
 use crate::bus::batch;
 use crate::bus::{BusError, BusErrorKind, KeptInput};
 use crate::metrics;
-use crate::steps::ClockSteps;
 
 /// Bytes of batches in one group. Groups of one size use each other's memory again; the next comes in meanwhile.
 const GROUP_BYTES_MAX: usize = 2 << 20;

@@ -250,7 +250,7 @@ impl Looks {
     }
 
     fn failed(&mut self, name: &str, error: &BusError) {
-        let text = crate::causes::chain(error);
+        let text = crate::base::errors::chain(error);
         match error.kind {
             BusErrorKind::Refused => {
                 warn!(name, error = text, "what this process needs on NATS is not as it must be");

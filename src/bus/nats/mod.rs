@@ -59,7 +59,7 @@ use super::{
     Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, DeadLetter, NatsSettings, Original, Published,
     StreamStorage,
 };
-use crate::supervisor::Tasks;
+use crate::base::supervisor::Tasks;
 
 pub(super) use acker::Acker;
 pub(super) use ranges::{RangeAcker, RangeSubscription};

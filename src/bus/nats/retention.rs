@@ -11,9 +11,9 @@ use futures_util::TryStreamExt;
 
 use super::streams::failed;
 use super::{Shared, dead_letter, ranges, unix_ms_of};
+use crate::base::clock::unix_ms;
 use crate::bus::{BusError, BusStatus, ConsumerStatus};
 use crate::metrics;
-use crate::steps::unix_ms;
 
 /// Usage of the stream at which acknowledged messages are purged, and what is aimed at.
 const PURGE_AT_PERCENT: u64 = 80;

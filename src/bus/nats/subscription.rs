@@ -22,12 +22,12 @@ use super::publish::REPLAY_FOR;
 use super::seen::Seen;
 use super::suspects::{Suspects, is_suspect};
 use super::trials::Record;
+use crate::base::clock;
+use crate::base::clock::sleep_until;
 use crate::bus::batch::{self, HEADER_BYTES};
 use crate::bus::subject::Filter;
 use crate::bus::trials::TrialEnd;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
-use crate::steps;
-use crate::wait::sleep_until;
 
 /// A pull request ends after this long without having brought all that it asks for.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
@@ -211,8 +211,8 @@ impl Subscription {
     /// The suspects that are to be tried next; those that ended the process too often are given up.
     async fn isolate(&mut self, limits: (usize, usize)) -> Vec<Delivery> {
         let half = self.acker.consumer.ack_wait / 2;
-        let now = steps::now();
-        self.suspects.let_go(|_, leased_at| steps::between(leased_at, now) < half);
+        let now = clock::now();
+        self.suspects.let_go(|_, leased_at| clock::between(leased_at, now) < half);
         let chosen = match self.suspects.choose(&self.acker.record, limits).await {
             Ok(chosen) => chosen,
             Err(error) => {
@@ -315,9 +315,9 @@ impl Subscription {
     /// a gap an empty queue alone says nothing: only a round trip, whose answer comes behind everything
     /// that was sent before it, does.
     async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
-        let seen = steps::now();
+        let seen = clock::now();
         let oldest = if self.ready.is_empty() { self.empty_at } else { self.leased_at };
-        let (gap, ack_wait) = (steps::between(oldest, seen), self.acker.consumer.ack_wait);
+        let (gap, ack_wait) = (clock::between(oldest, seen), self.acker.consumer.ack_wait);
         if gap > ack_wait / 8 {
             self.acker.shared.round_trip().await?;
         }

@@ -66,7 +66,7 @@ impl Setup {
 }
 
 fn why(error: &BusError) -> String {
-    crate::causes::chain(error)
+    crate::base::errors::chain(error)
 }
 
 /// Both kinds of consumers, with the stream that each is on.

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::flights::Flights;
 use super::identity::RunTag;
+use crate::base::supervisor::Tasks;
 use crate::cli::client::{AdminArgs, AdminClient, percent_encoded};
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
-use crate::supervisor::Tasks;
 
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Pause after an accept that failed, as when no file descriptors are left.

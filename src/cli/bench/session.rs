@@ -22,10 +22,10 @@ use super::stock::Stock;
 use super::tally::Tally;
 use super::verify::{Mark, Verification, verify};
 use super::{Api, Args};
+use crate::base::supervisor::Tasks;
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
 use crate::cli::tls;
-use crate::supervisor::Tasks;
 
 /// Where the key says which app it is.
 const APP_DEFAULT: &str = "bench-shop";

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::identity::RunTag;
 use super::marks::Marks;
-use crate::causes::chain;
+use crate::base::errors::chain;
 use crate::warehouse;
 
 /// Between two looks at the files; the sink writes every few seconds.

@@ -19,12 +19,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Reload, Tls, TlsFile, TlsFiles};
+use crate::base::supervisor::Tasks;
 use crate::http::memory::{CONNECTION_BYTES, TLS_CONNECTION_BYTES};
 use crate::http::raw_client::RawClient;
 use crate::http::tests::{TestServer, quick};
 use crate::http::{Drained, Limits, MemoryBudget};
 use crate::services::certificates::{Authority, Certificate};
-use crate::supervisor::Tasks;
 
 const NAMES: &str = "IP:127.0.0.1,DNS:localhost";
 

@@ -3,8 +3,8 @@
 use super::eval::{Comparison, Node};
 use super::types::Type;
 use super::value::Value;
+use crate::base::nearest::suggestion;
 use crate::event::describe::ViewType;
-use crate::nearest::suggestion;
 use crate::reaction::number::Numeric;
 use crate::reaction::path::shown;
 

@@ -2,8 +2,8 @@
 
 use super::Path;
 use super::query::{Comparable, Comparison, Logical, PatternOf, Query, Segment, Selector};
+use crate::base::nearest::suggestion;
 use crate::event::describe::{ViewType, payload};
-use crate::nearest::suggestion;
 use crate::reaction::fitting::{misfit, unmatched};
 use crate::reaction::kinds::Kinds;
 use crate::store::Operator;

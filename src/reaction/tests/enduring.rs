@@ -14,10 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::receiver::{PATIENCE, Receiver};
 use super::{World, custom, dispatcher_settings, purchase};
+use crate::base::supervisor::Tasks;
 use crate::reaction::{DispatcherSettings, TlsFiles, check_tls_files};
 use crate::services::certificates::Authority;
 use crate::store::DeliveryStatus;
-use crate::supervisor::Tasks;
 
 const BODY: &str = r#"{"event_id":"0190"}"#;
 

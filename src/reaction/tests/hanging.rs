@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 
 use super::receiver::Receiver;
 use super::{World, dispatcher_settings};
+use crate::base::supervisor::Tasks;
 use crate::reaction::DispatcherSettings;
 use crate::store::Webhook;
-use crate::supervisor::Tasks;
 
 const HANGING: [usize; 3] = [0, 4, 40];
 /// Deliveries that each hanging endpoint is owed: more than it may hold.

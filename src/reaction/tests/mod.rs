@@ -21,7 +21,8 @@ use uuid::Uuid;
 
 use self::receiver::PATIENCE;
 use super::{AllowedNetworks, DispatcherSettings, EngineSettings, run_dispatcher, run_engine};
-use crate::backoff::Backoff;
+use crate::base::backoff::Backoff;
+use crate::base::supervisor::Tasks;
 use crate::bus::{Batch, Bus, BusError, EmbeddedSettings, Published};
 use crate::event::proto::{CustomEvent, EventEnvelope, PurchaseComplete, event_envelope::Payload};
 use crate::event::{EventRef, subject};
@@ -30,7 +31,6 @@ use crate::store::{
     Delivery, DeliveryStatus, Effects, NewDelivery, NewWebhook, PostgresSettings, SqliteSettings, SslMode, Store,
     Webhook,
 };
-use crate::supervisor::Tasks;
 
 /// Everything that the reaction runs on, in a directory of its own.
 struct World {

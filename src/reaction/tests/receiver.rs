@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::supervisor::Tasks;
+use crate::base::supervisor::Tasks;
 
 /// No test waits longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);

@@ -19,7 +19,7 @@ use tokio_postgres::{Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::silence::Trust;
-use crate::causes::chain;
+use crate::base::errors::chain;
 use crate::store::{PostgresSettings, SslMode, StoreError, StoreErrorKind};
 
 /// Every statement here is made for an index. Left to itself, the planner takes a table that was never analyzed for

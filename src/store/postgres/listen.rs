@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::connect::Reach;
 use super::{bump, failed};
-use crate::backoff::{Backoff, random_unit};
+use crate::base::backoff::{Backoff, random_unit};
 use crate::store::StoreError;
 
 const RECONNECT: Backoff =

@@ -41,7 +41,7 @@ use self::silence::{Silent, Trust, until_silent};
 use super::audit::Caller;
 use super::secrets::Sealer;
 use super::{PostgresSettings, StoreError, StoreErrorKind, StoreStatus};
-use crate::supervisor::Tasks;
+use crate::base::supervisor::Tasks;
 
 pub(super) use schema::migrate;
 

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::connect::Reach;
-use crate::causes::chain;
+use crate::base::errors::chain;
 use crate::store::{Migrated, PostgresSettings, StoreError, StoreErrorKind};
 
 /// A name and what to execute. In order; the version of each is its place, from 1.

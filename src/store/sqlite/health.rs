@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::sqlite::{Fault, Watch};
+use crate::base::sqlite::{Fault, Watch};
 use crate::store::{StoreError, StoreErrorKind};
 
 pub(super) struct Health {

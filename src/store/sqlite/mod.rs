@@ -33,7 +33,7 @@ use uuid::Uuid;
 use super::audit::Caller;
 use super::secrets::{self, Sealer};
 use super::{SqliteSettings, StoreError, StoreErrorKind, StoreStatus};
-use crate::sqlite::{Fault, Watch, explain, fault, lock_file, open_reader, open_writer};
+use crate::base::sqlite::{Fault, Watch, explain, fault, lock_file, open_reader, open_writer};
 use health::{FileFault, Health};
 use writer::Command;
 
@@ -143,7 +143,7 @@ impl Engine {
 
     /// What the file has lost, until that is acknowledged.
     pub(super) fn warning(&self) -> (&'static str, Option<String>) {
-        ("store_lost", crate::sqlite::losses(self.0.health.path()))
+        ("store_lost", crate::base::sqlite::losses(self.0.health.path()))
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {

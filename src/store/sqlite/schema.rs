@@ -60,7 +60,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_consumed_before_messages_had_times_stays_consumed() {
         let dir = tempfile::tempdir().unwrap();
-        let connection = crate::sqlite::open_writer(&dir.path().join("store.db")).unwrap();
+        let connection = crate::base::sqlite::open_writer(&dir.path().join("store.db")).unwrap();
         let sql = "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL)";
         connection.execute_batch(sql).unwrap();
         for (place, (name, sql)) in MIGRATIONS[..3].iter().enumerate() {
@@ -77,7 +77,7 @@ mod tests {
     fn a_newer_schema_is_refused_with_the_files_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.db");
-        let mut connection = crate::sqlite::open_writer(&path).unwrap();
+        let mut connection = crate::base::sqlite::open_writer(&path).unwrap();
         migrate(&mut connection, &path).unwrap();
         migrate(&mut connection, &path).unwrap();
         connection.execute("INSERT INTO schema_migrations VALUES (99, 'later', 0)", []).unwrap();

@@ -156,7 +156,7 @@ async fn another_secrets_key_ends_the_start() {
 async fn what_an_older_version_kept_in_clear_is_sealed() {
     let dir = tempfile::tempdir().unwrap();
     let (file, key) = (dir.path().join("store.db"), "0f".repeat(32));
-    let old = crate::sqlite::open_writer(&file).unwrap();
+    let old = crate::base::sqlite::open_writer(&file).unwrap();
     old.execute_batch(&format!(
         "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL);
          INSERT INTO schema_migrations VALUES (1, '0001_store', 0);
@@ -198,7 +198,7 @@ async fn what_an_older_version_sealed_in_part_is_sealed_whole() {
     store.create_webhook(new).await.unwrap();
     store.close().await;
     let file = dir.path().join("store.db");
-    let raw = crate::sqlite::open_writer(&file).unwrap();
+    let raw = crate::base::sqlite::open_writer(&file).unwrap();
     let (shown, headers) = (url.replace("q=1", "q=***"), r#"{"X-Id":"id:hunter2hunter2hunter2"}"#);
     assert_eq!(raw.execute("UPDATE webhooks SET url = ?1, headers = ?2", [shown.as_str(), headers]).unwrap(), 1);
     drop(raw);

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::clock;
 use super::health::Health;
 use super::{failed, fault_kind};
+use crate::base::clock::ClockSteps;
+use crate::base::sqlite::explain;
 use crate::metrics;
-use crate::sqlite::explain;
-use crate::steps::ClockSteps;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Jobs that wait for the writer; more callers than that wait for a place.

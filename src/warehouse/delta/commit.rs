@@ -11,7 +11,7 @@ use super::seen::Fate;
 use super::table::TableFile;
 use super::tail::{Tail, now_ms};
 use super::{CHECKPOINT_COMMITS, Delta};
-use crate::backoff::random_unit;
+use crate::base::backoff::random_unit;
 use crate::metrics;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::layout::Partition;

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use super::layout::Partition;
 use super::{Warehouse, WarehouseError, WarehouseErrorKind};
-use crate::backoff::{Backoff, random_unit};
+use crate::base::backoff::{Backoff, random_unit};
 use crate::metrics;
 use client::Client;
 use error::{Failure, FailureKind};

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::backoff::random_unit;
+use crate::base::backoff::random_unit;
 use crate::metrics;
 use crate::warehouse::layout::Partition;
 

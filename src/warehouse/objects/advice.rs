@@ -2,7 +2,7 @@
 
 use object_store::Error;
 
-use crate::causes::append_new;
+use crate::base::errors::append_new;
 
 /// The protocols; each takes its credentials from names of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

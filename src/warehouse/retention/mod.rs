@@ -26,7 +26,7 @@ use super::delta::{self, Delta, Named};
 use super::layout::Partition;
 use super::objects::{Listed, Objects};
 use super::{Shared, Warehouse, WarehouseError};
-use crate::faults;
+use crate::base::faults;
 
 pub use rules::RetentionRules;
 

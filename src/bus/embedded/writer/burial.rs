@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Writer;
+use crate::base::clock::unix_ms;
 use crate::bus::embedded::dead_letter::{self, Verdict};
 use crate::bus::embedded::group::Group;
 use crate::bus::embedded::queue::Settle;
 use crate::bus::embedded::{file, lock};
 use crate::bus::input::RefusedInput;
 use crate::bus::{BusError, KeptInput};
-use crate::steps::unix_ms;
 
 impl Writer {
     /// Stores dead letters for messages that are given up, but for those that were erased meanwhile; answers how many.

@@ -8,8 +8,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::base::clock;
 use crate::bus::Receipt;
-use crate::steps;
 
 /// Names one delivery of one range within a subscription.
 pub(super) type Key = u64;
@@ -54,8 +54,8 @@ impl Held {
         leased_at: Instant,
         ack_wait: Duration,
     ) -> Key {
-        let (mut ranges, now) = (self.ranges(), steps::now());
-        ranges.held.retain(|_, range| steps::between(range.leased_at, now) < ack_wait);
+        let (mut ranges, now) = (self.ranges(), clock::now());
+        ranges.held.retain(|_, range| clock::between(range.leased_at, now) < ack_wait);
         ranges.last_key += 1;
         let key = ranges.last_key;
         let open = (sequences.end() + 1).saturating_sub(*sequences.start());

@@ -15,14 +15,14 @@ use super::cutter::{Cut, Cutter, SequenceRange};
 use super::held::{Complete, Held, Key};
 use super::reader::Reader;
 use super::ready::Ready;
+use crate::base::clock;
+use crate::base::clock::sleep_until;
 use crate::bus::nats::Shared;
 use crate::bus::nats::subscription::{NOTE_INTERVAL, REFUSED_PAUSE, Subscription, delivery, record, takes};
 use crate::bus::nats::suspects::{Suspects, is_suspect};
 use crate::bus::subject::Filter;
 use crate::bus::trials::TrialEnd;
 use crate::bus::{BusError, ConsumerSpec, Delivery, Leased, Receipt};
-use crate::steps;
-use crate::wait::sleep_until;
 
 /// Ranges in hand, the one that is read included, below which more are cut and fetched. With more, what has come waits
 /// until it has left the processor's caches.
@@ -264,8 +264,8 @@ impl RangeSubscription {
 
     /// Ranges that waited here for half of their lease come again.
     fn let_go(&mut self) {
-        let (now, half) = (steps::now(), self.spec.ack_wait / 2);
-        let fresh = |leased_at: Option<Instant>| leased_at.is_some_and(|at| steps::between(at, now) < half);
+        let (now, half) = (clock::now(), self.spec.ack_wait / 2);
+        let fresh = |leased_at: Option<Instant>| leased_at.is_some_and(|at| clock::between(at, now) < half);
         let before = self.ranges.len();
         self.ranges.retain(|range| fresh(self.acker.held.leased_at(range.key)));
         let mut let_go = before - self.ranges.len();

@@ -100,7 +100,7 @@ mod tests {
     fn a_file_that_is_not_the_open_one_is_noticed_until_it_is_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
-        let connection = crate::sqlite::open_writer(&path).unwrap();
+        let connection = crate::base::sqlite::open_writer(&path).unwrap();
         connection.execute_batch("CREATE TABLE t(a)").unwrap();
         let watch = Watch::over(&path, &[]).unwrap();
         assert_eq!((watch.check(), watch.check_disk()), (Ok(()), Ok(())));

@@ -1,0 +1,11 @@
+//! Foundations: values and small mechanisms that know nothing of events.
+
+pub mod backoff;
+pub mod clock;
+pub mod errors;
+pub mod faults;
+pub mod memory;
+pub mod nearest;
+pub mod sqlite;
+pub mod supervisor;
+pub mod time;
