@@ -6,7 +6,7 @@ use tracing::warn;
 
 use crate::admin::AccessSettings;
 use crate::base::errors::chain;
-use crate::base::supervisor::Supervisor;
+use crate::base::supervisor::Stage;
 use crate::config::Config;
 use crate::store::{Store, hash_token};
 
@@ -34,9 +34,9 @@ pub(super) fn is_required(config: &Config) -> bool {
 }
 
 /// Until stop.
-pub(super) fn forget_old_records(supervisor: &mut Supervisor, store: &Store, retention: Duration) {
+pub(super) fn forget_old_records(stage: &Stage, store: &Store, retention: Duration) {
     let store = store.clone();
-    supervisor.supervise("audit log", move |stop| {
+    stage.supervise("audit log", move |stop| {
         let store = store.clone();
         async move {
             loop {

@@ -2,8 +2,9 @@
 
 use std::io::{IsTerminal, Write};
 
-use super::{Addresses, Choice, Plan, admin_access, settings};
-use crate::app::telemetry;
+use super::choice::Choice;
+use super::plan::{Addresses, Plan};
+use super::{admin_access, settings, telemetry};
 use crate::config::{Exposure, Period, Setting};
 
 /// Prints where everything is and what to try; only for people.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::engines::{How, StartFailure};
+use super::start_failure::{StartFailure, StartFailureKind};
 use crate::config::Config;
 use crate::http::{Readiness, Reload, Tls, TlsError, TlsFile, TlsFiles};
 use crate::metrics;
@@ -99,7 +99,7 @@ impl Settings<'_> {
 }
 
 fn refused(message: String) -> StartFailure {
-    StartFailure { how: How::Refused, text: message }
+    StartFailure { kind: StartFailureKind::Refused, text: message }
 }
 
 impl Certificates {

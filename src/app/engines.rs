@@ -1,19 +1,15 @@
-//! Which engine stands behind each port, and opening them.
-//!
-//! A port that nothing is said about is embedded when one process plays all roles, and the
-//! production engine at its usual address when roles run apart.
+//! Opens the engines that were chosen, and waits a while for servers that are not up yet.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::choice::{Choice, warehouse_directory};
 use super::settings;
-use crate::app::role::{Role, RoleSet};
-use crate::base::errors::append_new;
+use super::start_failure::{StartFailure, StartFailureKind};
 use crate::bus::{Bus, BusError, BusErrorKind, ConsumerSpec};
-use crate::config::{Config, Loaded};
+use crate::config::Config;
 use crate::http::Readiness;
 use crate::store::{Store, StoreErrorKind};
 use crate::warehouse::{DeltaSettings, Warehouse, WarehouseErrorKind};
@@ -21,79 +17,6 @@ use crate::warehouse::{DeltaSettings, Warehouse, WarehouseErrorKind};
 /// How long a backend that cannot be reached is waited for at the start.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const START_PAUSE: Duration = Duration::from_secs(1);
-
-/// What was chosen, in words; none where the role does not need the port.
-pub(super) struct Choice {
-    pub(super) nats: bool,
-    pub(super) postgres: bool,
-    pub(super) objects: bool,
-    pub(super) reaction: bool,
-    /// A gateway that asks for API keys.
-    pub(super) keys: bool,
-    /// A sink that has to record what it removes, and where.
-    retention: bool,
-    needs_warehouse: bool,
-}
-
-impl Choice {
-    /// Refuses what cannot be, in one sentence.
-    pub(super) fn of(loaded: &Loaded, roles: &RoleSet) -> Self {
-        let config = &loaded.config;
-        Self {
-            nats: config.nats_url.is_some() || !roles.is_all(),
-            postgres: config.database_url.is_some() || config.database_host.is_some() || !roles.is_all(),
-            objects: in_objects(config),
-            reaction: roles.has(Role::Reaction),
-            keys: roles.has(Role::Gateway) && config.asks_for_keys(),
-            retention: roles.has(Role::Sink)
-                && settings::retention(config).is_some()
-                && (config.database_url.is_some() || config.database_host.is_some()),
-            needs_warehouse: roles.has(Role::Sink),
-        }
-    }
-
-    fn needs_store(&self) -> bool {
-        self.reaction || self.keys || self.retention
-    }
-
-    pub(super) fn bus_name(&self) -> &'static str {
-        if self.nats { "nats" } else { "sqlite" }
-    }
-
-    pub(super) fn store_name(&self) -> &'static str {
-        match (self.needs_store(), self.postgres) {
-            (false, _) => "none",
-            (true, true) => "postgres",
-            (true, false) => "sqlite",
-        }
-    }
-
-    pub(super) fn warehouse_name(&self) -> &'static str {
-        match (self.needs_warehouse, self.objects) {
-            (false, _) => "none",
-            (true, true) => "objects",
-            (true, false) => "local",
-        }
-    }
-
-    /// Those that the roles of this process read from.
-    fn consumers(&self, config: &Config) -> Vec<ConsumerSpec> {
-        let sink = self.needs_warehouse.then(|| settings::sink(config, self).consumer());
-        let reaction = self.reaction.then(|| settings::engine(config).consumer());
-        sink.into_iter().chain(reaction).collect()
-    }
-
-    /// Whether anything is kept in the data directory.
-    pub(super) fn needs_directory(&self) -> bool {
-        !self.nats || (self.needs_store() && !self.postgres) || (self.needs_warehouse && !self.objects)
-    }
-}
-
-/// Whether the warehouse is in an object store.
-pub(super) fn in_objects(config: &Config) -> bool {
-    config.warehouse_directory().is_none()
-        && (config.warehouse_url.is_some() || config.s3_bucket.is_some() || config.s3_endpoint.is_some())
-}
 
 /// The engines that the roles of this process need.
 pub(super) struct Engines {
@@ -111,12 +34,12 @@ impl Engines {
         readiness: &Readiness,
     ) -> Result<Self, StartFailure> {
         let failure = |error: BusError| {
-            let how = match error.kind {
-                BusErrorKind::Refused => How::Refused,
-                BusErrorKind::Unavailable if choice.nats => How::Unreachable,
-                _ => How::Failed,
+            let kind = match error.kind {
+                BusErrorKind::Refused => StartFailureKind::Refused,
+                BusErrorKind::Unavailable if choice.nats => StartFailureKind::Unreachable,
+                _ => StartFailureKind::Failed,
             };
-            StartFailure::new(how, place(choice.nats, "bus", "NATS", data_dir), &error)
+            StartFailure::new(kind, place(choice.nats, "bus", "NATS", data_dir), &error)
         };
         let bus = open(("nats", "nats_url"), readiness, || async {
             let opened = if choice.nats {
@@ -128,7 +51,7 @@ impl Engines {
         })
         .await?;
         // Before all else that may fail: what these roles have not read is kept for them from now on.
-        for consumer in choice.consumers(config) {
+        for consumer in consumers(choice, config) {
             let bring = || async { bus.bring(&consumer).await.map_err(failure) };
             open(("nats", "nats_url"), readiness, bring).await?;
         }
@@ -142,17 +65,17 @@ impl Engines {
                         Store::open_sqlite(settings::store(config, data_dir))
                     };
                     opened.map_err(|error| {
-                        let how = match error.kind {
-                            StoreErrorKind::Refused => How::Refused,
-                            StoreErrorKind::Unavailable if choice.postgres => How::Unreachable,
-                            _ => How::Failed,
+                        let kind = match error.kind {
+                            StoreErrorKind::Refused => StartFailureKind::Refused,
+                            StoreErrorKind::Unavailable if choice.postgres => StartFailureKind::Unreachable,
+                            _ => StartFailureKind::Failed,
                         };
                         let port = match (choice.reaction, choice.keys) {
                             (true, _) => "store",
                             (false, true) => "store of the API keys (auth_enabled)",
                             (false, false) => "store of the audit record (warehouse_retention)",
                         };
-                        StartFailure::new(how, place(choice.postgres, port, "PostgreSQL", data_dir), &error)
+                        StartFailure::new(kind, place(choice.postgres, port, "PostgreSQL", data_dir), &error)
                     })
                 })
                 .await?,
@@ -179,11 +102,6 @@ impl Engines {
     }
 }
 
-/// Of a warehouse that is in no object store.
-pub(super) fn warehouse_directory(config: &Config, data_dir: &Path) -> PathBuf {
-    config.warehouse_directory().unwrap_or_else(|| data_dir.join("warehouse"))
-}
-
 /// With the log that the settings want.
 pub(super) async fn open_warehouse(
     config: &Config,
@@ -192,7 +110,7 @@ pub(super) async fn open_warehouse(
     delta: Option<DeltaSettings>,
 ) -> Result<Warehouse, StartFailure> {
     let columns = settings::columns(config)
-        .map_err(|what| StartFailure::said(How::Refused, format!("warehouse_columns: {what}")))?;
+        .map_err(|what| StartFailure::said(StartFailureKind::Refused, format!("warehouse_columns: {what}")))?;
     let opened = match objects {
         true => Warehouse::open_objects(settings::objects(config)).await,
         false => Warehouse::open_local(warehouse_directory(config, data_dir)),
@@ -203,13 +121,20 @@ pub(super) async fn open_warehouse(
         (opened, _) => opened,
     };
     opened.map_err(|error| {
-        let how = match error.kind {
-            WarehouseErrorKind::Refused => How::Refused,
-            WarehouseErrorKind::Unavailable if objects => How::Unreachable,
-            _ => How::Failed,
+        let kind = match error.kind {
+            WarehouseErrorKind::Refused => StartFailureKind::Refused,
+            WarehouseErrorKind::Unavailable if objects => StartFailureKind::Unreachable,
+            _ => StartFailureKind::Failed,
         };
-        StartFailure::new(how, place(objects, "warehouse", "the object store", data_dir), &error)
+        StartFailure::new(kind, place(objects, "warehouse", "the object store", data_dir), &error)
     })
+}
+
+/// The consumers that the roles of this process read from.
+fn consumers(choice: &Choice, config: &Config) -> Vec<ConsumerSpec> {
+    let sink = choice.needs_warehouse.then(|| settings::sink(config, choice).consumer());
+    let reaction = choice.reaction.then(|| settings::engine(config).consumer());
+    sink.into_iter().chain(reaction).collect()
 }
 
 fn place(remote: bool, port: &str, server: &str, data_dir: &Path) -> String {
@@ -225,7 +150,7 @@ async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         match attempt().await {
-            Err(failure) if failure.how == How::Unreachable && Instant::now() < deadline => {
+            Err(failure) if failure.kind == StartFailureKind::Unreachable && Instant::now() < deadline => {
                 warn!(error = %failure, setting, "cannot be reached yet, trying again");
                 readiness.set(component, Err(failure.to_string()));
                 tokio::time::sleep(START_PAUSE).await;
@@ -240,47 +165,15 @@ async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
     }
 }
 
-/// Why the process did not start.
-#[derive(Debug)]
-pub struct StartFailure {
-    pub how: How,
-    pub(super) text: String,
-}
-
-/// What a start failed of; decides the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// A setting, a credential or a schema is wrong.
-    Refused,
-    /// A server does not answer.
-    Unreachable,
-    Failed,
-}
-
-impl StartFailure {
-    pub(super) fn new(how: How, place: String, error: &dyn std::error::Error) -> Self {
-        let text = append_new(format!("{place}: {error}"), error);
-        Self { how, text }
-    }
-
-    pub(super) fn said(how: How, text: String) -> Self {
-        Self { how, text }
-    }
-}
-
-impl fmt::Display for StartFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for StartFailure {}
-
 /// Brings the PostgreSQL schema to this version; the versions before and after.
 pub async fn migrate(config: &Config) -> Result<(u32, u32), StartFailure> {
     let migrated = crate::store::migrate_postgres(settings::postgres(config)).await;
     migrated.map(|migrated| (migrated.from, migrated.to)).map_err(|error| {
-        let how = if error.kind == StoreErrorKind::Unavailable { How::Unreachable } else { How::Refused };
-        StartFailure::new(how, "migrate the store on PostgreSQL".to_owned(), &error)
+        let kind = if error.kind == StoreErrorKind::Unavailable {
+            StartFailureKind::Unreachable
+        } else {
+            StartFailureKind::Refused
+        };
+        StartFailure::new(kind, "migrate the store on PostgreSQL".to_owned(), &error)
     })
 }

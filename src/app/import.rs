@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use tokio::runtime::Runtime;
 use tracing::warn;
 
-use super::How;
-use super::engines::{StartFailure, in_objects, open_warehouse};
+use super::choice::in_objects;
+use super::engines::open_warehouse;
 use super::settings;
+use super::start_failure::{StartFailure, StartFailureKind};
 use crate::config::Config;
 use crate::import::{self, Format, Progress};
 use crate::warehouse::{DeltaSettings, EncodeSettings};
@@ -35,7 +36,7 @@ pub fn import_files(
 ) -> anyhow::Result<()> {
     if !config.delta_enabled.0 {
         let what = "import needs the Delta log, which keeps rows from being there twice: set delta_enabled to true";
-        return Err(StartFailure::said(How::Refused, what.to_owned()).into());
+        return Err(StartFailure::said(StartFailureKind::Refused, what.to_owned()).into());
     }
     let delta = DeltaSettings { retention: config.delta_log_retention.0 };
     let data_dir = Path::new(&config.data_dir);

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::engines::{StartFailure, in_objects, open_warehouse};
+use super::choice::in_objects;
+use super::engines::open_warehouse;
 use super::retention::{Expirer, RetentionStatus};
-use super::{EXIT_IO, How, settings};
+use super::start_failure::{StartFailure, StartFailureKind};
+use super::{fatal, settings};
 use crate::base::backoff::{Backoff, random_unit};
-use crate::base::supervisor::Supervisor;
+use crate::base::supervisor::Stage;
 use crate::config::Config;
 use crate::sink::{Compactor, SinkStatus};
 use crate::store::Store;
@@ -19,9 +21,9 @@ use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Metastore, Re
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
 
 /// Adds them in the background, once in the life of a log.
-pub(super) fn adopt(supervisor: &mut Supervisor, warehouse: &Warehouse) {
+pub(super) fn adopt(stage: &Stage, warehouse: &Warehouse) {
     let warehouse = warehouse.clone();
-    supervisor.supervise("lake init", move |stop| {
+    stage.supervise("lake init", move |stop| {
         let warehouse = warehouse.clone();
         async move {
             tokio::select! {
@@ -34,9 +36,9 @@ pub(super) fn adopt(supervisor: &mut Supervisor, warehouse: &Warehouse) {
 }
 
 /// Tells a metastore of what the sink stores.
-pub(super) fn register(supervisor: &mut Supervisor, warehouse: &Warehouse, metastore: &Metastore) {
+pub(super) fn register(stage: &Stage, warehouse: &Warehouse, metastore: &Metastore) {
     let (warehouse, metastore) = (warehouse.clone(), metastore.clone());
-    supervisor.supervise("hive metastore", move |stop| {
+    stage.supervise("hive metastore", move |stop| {
         let (warehouse, metastore) = (warehouse.clone(), metastore.clone());
         async move {
             metastore.keep_registered(&warehouse, &stop).await;
@@ -78,7 +80,7 @@ pub struct Lake {
 pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
     let data_dir = Path::new(&config.data_dir);
     let warehouse = open_warehouse(config, data_dir, in_objects(config), settings::delta(config)).await?;
-    let failed = |error: anyhow::Error| StartFailure::said(How::Refused, format!("{error:#}"));
+    let failed = |error: anyhow::Error| StartFailure::said(StartFailureKind::Refused, format!("{error:#}"));
     if let Some(told) = settings::metastore(config, data_dir).map_err(failed)? {
         warehouse.note_for_metastore(told);
     }
@@ -90,7 +92,7 @@ pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
 
 /// Removes in the background what is older than its retention; what people are to be told of it.
 pub(super) fn expire(
-    supervisor: &mut Supervisor,
+    stage: &Stage,
     config: &Config,
     warehouse: &Warehouse,
     store: Option<Store>,
@@ -108,12 +110,12 @@ pub(super) fn expire(
         store,
         status: status.clone(),
     };
-    expirer.start(supervisor);
+    expirer.start(stage);
     Some(status)
 }
 
 /// Compacts in the background.
-pub(super) fn compact(supervisor: &mut Supervisor, config: &Config, warehouse: &Warehouse, status: &SinkStatus) {
+pub(super) fn compact(stage: &Stage, config: &Config, warehouse: &Warehouse, status: &SinkStatus) {
     let compactor = Compactor {
         warehouse: warehouse.clone(),
         settings: settings::compaction(config, Path::new(&config.data_dir)),
@@ -122,15 +124,14 @@ pub(super) fn compact(supervisor: &mut Supervisor, config: &Config, warehouse: &
         sink_bytes_max: config.batch_memory_max.0 as usize,
         sink: status.clone(),
     };
-    supervisor.supervise("compaction", move |stop| {
+    stage.supervise("compaction", move |stop| {
         let compactor = compactor.clone();
         async move {
             let ended = compactor.run(stop).await;
             if let Err(error) = ended.as_ref()
                 && error.is_fsync()
             {
-                error!(error = ?error, "a failed fsync: what is on disk is unknown, ending the process");
-                std::process::exit(EXIT_IO);
+                fatal::exit_after_failed_fsync(error);
             }
             ended.map_err(Into::into)
         }
@@ -143,6 +144,6 @@ pub async fn init_lake(config: &Config, tell: impl Fn(Adopted) + Send + 'static)
     let data_dir = Path::new(&config.data_dir);
     let warehouse = open_warehouse(config, data_dir, in_objects(config), Some(delta)).await?;
     let adopted = warehouse.adopt_files(true, || true, tell).await;
-    let failed = |error| StartFailure::new(How::Failed, "add files to the Delta log".to_owned(), &error);
+    let failed = |error| StartFailure::new(StartFailureKind::Failed, "add files to the Delta log".to_owned(), &error);
     adopted.map(Option::unwrap_or_default).map_err(failed)
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use super::EXIT_IO;
+use super::fatal;
 use crate::base::backoff::random_unit;
-use crate::base::supervisor::Supervisor;
+use crate::base::supervisor::Stage;
 use crate::metrics;
 use crate::store::{AuditEntry, AuditKind, AuditOutcome, Store};
 use crate::warehouse::{
@@ -100,8 +100,8 @@ struct Removed {
 }
 
 impl Expirer {
-    pub(super) fn start(self, supervisor: &mut Supervisor) {
-        supervisor.supervise("retention", move |stop| {
+    pub(super) fn start(self, stage: &Stage) {
+        stage.supervise("retention", move |stop| {
             let expirer = self.clone();
             async move {
                 expirer.run(stop).await;
@@ -127,7 +127,7 @@ impl Expirer {
                     (Some(error.to_string()), false)
                 }
                 Err(error) => {
-                    end_on_fsync(&error);
+                    exit_on_fsync(&error);
                     warn!(%error, "the lake could not be looked through for what is older than its retention, trying again later");
                     (Some(error.to_string()), false)
                 }
@@ -160,7 +160,7 @@ impl Expirer {
                     }
                     Ok(Expiry::Nothing) => {}
                     Err(error) => {
-                        end_on_fsync(&error);
+                        exit_on_fsync(&error);
                         metrics::retention_failed();
                         warn!(%error, partition = %old.partition, "partition could not be removed, trying again later");
                         failed = Some(format!("{}: {error}", old.partition));
@@ -193,11 +193,9 @@ impl Expirer {
     }
 }
 
-/// What another attempt would only hide.
-fn end_on_fsync(error: &WarehouseError) {
+fn exit_on_fsync(error: &WarehouseError) {
     if error.kind == WarehouseErrorKind::Fsync {
-        error!(error = ?error, "a failed fsync: what is on disk is unknown, ending the process");
-        std::process::exit(EXIT_IO);
+        fatal::exit_after_failed_fsync(error);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::engines::Choice;
+use super::choice::Choice;
 use super::listeners::Listeners;
 use crate::admin::AdminService;
 use crate::base::backoff::Backoff;
@@ -35,21 +35,29 @@ const ANSWER_SPARE: Duration = Duration::from_secs(15);
 /// How long an idle connection may take to send its last request when the gateway stops.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// How long each stage of a stop has at least; it also has what the stages before it left of `shutdown_timeout`.
+/// How long each stage has to stop, at least. It also gets what earlier stages left of `shutdown_timeout`.
 pub(super) struct Budgets {
     pub(super) gateway: Duration,
     pub(super) sink: Duration,
     pub(super) reaction: Duration,
     pub(super) webhooks: Duration,
+    pub(super) upkeep: Duration,
     pub(super) admin: Duration,
 }
 
 impl Budgets {
-    /// The rest, half of it where one process runs everything, is for who needs it first: that honours the default
-    /// `http_shutdown_timeout`. The sink has the most left to do: what is on the bus, then the open files.
+    /// The rest, about half, goes to the first stage that needs it: that honours the default `http_shutdown_timeout`.
+    /// The sink has the most left to do: it reads what is on the bus and closes the open files.
     pub(super) fn of(config: &Config) -> Self {
         let total = config.shutdown_timeout.0;
-        Self { gateway: Duration::ZERO, sink: total / 4, reaction: total / 16, webhooks: total / 8, admin: total / 16 }
+        Self {
+            gateway: Duration::ZERO,
+            sink: total / 4,
+            reaction: total / 16,
+            webhooks: total / 8,
+            upkeep: total / 32,
+            admin: total / 32,
+        }
     }
 }
 
@@ -171,7 +179,7 @@ pub(super) fn metastore(config: &Config, data_dir: &Path) -> anyhow::Result<Opti
     let location = match config.lake_location().map_err(anyhow::Error::msg)? {
         Some(location) => location,
         None => {
-            let directory = super::engines::warehouse_directory(config, data_dir).canonicalize()?;
+            let directory = super::choice::warehouse_directory(config, data_dir).canonicalize()?;
             let path = directory.to_str().context("the path of the lake is not UTF-8, as a metastore wants it")?;
             format!("file://{path}")
         }
@@ -417,8 +425,8 @@ mod tests {
     #[test]
     fn the_stages_leave_room_for_the_drain_of_the_gateway() {
         let config = config();
-        let Budgets { gateway, sink, reaction, webhooks, admin } = Budgets::of(&config);
-        let room = config.shutdown_timeout.0 - (gateway + sink + reaction + webhooks + admin);
+        let Budgets { gateway, sink, reaction, webhooks, upkeep, admin } = Budgets::of(&config);
+        let room = config.shutdown_timeout.0 - (gateway + sink + reaction + webhooks + upkeep + admin);
         assert!(room.mul_f64(0.9) > config.http_shutdown_timeout.0, "{room:?}");
     }
 }

@@ -1,13 +1,13 @@
-//! The only place that spawns: services that are restarted when they fail, and the
-//! short tasks that they start. Stops them stage by stage.
+//! The only place that spawns tasks: services, which are restarted when they fail, and the short-lived tasks that they
+//! start. Stops them stage by stage.
 //!
-//! Invariant: a service that ends before it was told to is a failure; too many failures
-//! end the process. Knows nothing of what the services do.
+//! Invariant: a service that returns before the stop signal has failed; too many failures end the process. The supervisor
+//! knows nothing of what the services do.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -24,10 +24,10 @@ const RESTARTS_MAX: usize = 8;
 const RESTART_WINDOW: Duration = Duration::from_secs(120);
 const RESTART_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(10) };
-/// How often a stop says what it still waits for.
+/// How often a stop logs the services that it still waits for.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
-/// What a service is told of the time that its stage has: it should end by itself before the stage is cut.
-const TOLD_SHARE: f64 = 0.9;
+/// The share of its stage's time that a service sees, so that it ends by itself before the stage is aborted.
+const SERVICE_SHARE: f64 = 0.9;
 
 type Run = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
@@ -43,7 +43,7 @@ impl Tasks {
         Self { tracker: TaskTracker::new(), stop }
     }
 
-    /// Cancelled when the owner of these tasks is told to stop.
+    /// Cancelled when the owner of these tasks is to stop.
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
     }
@@ -55,7 +55,7 @@ impl Tasks {
         self.tracker.spawn(task);
     }
 
-    /// How many still run.
+    /// The number of tasks that still run.
     pub fn len(&self) -> usize {
         self.tracker.len()
     }
@@ -64,17 +64,17 @@ impl Tasks {
         self.tracker.is_empty()
     }
 
-    /// Returns when all of them have ended; no new ones are expected.
+    /// Waits until all of them have ended. No new ones may be spawned.
     pub async fn wait(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 }
 
-/// How long a service may take to stop. Known only when it is told to: what the stages before it left is added.
+/// How long a service may take to stop. Final only when the stop begins: time that earlier stages left over is added.
 #[derive(Clone, Debug)]
 pub struct StopBudget {
-    /// What it has when nobody tells.
+    /// The budget without a supervisor.
     least: Duration,
     at_most: Duration,
     deadline: Arc<OnceLock<tokio::time::Instant>>,
@@ -85,18 +85,18 @@ impl StopBudget {
         Self { least, at_most, deadline: Arc::default() }
     }
 
-    /// The same, and never more than this.
+    /// Caps the budget.
     pub fn at_most(mut self, at_most: Duration) -> Self {
         self.at_most = at_most;
         self
     }
 
-    /// Ask once, right after the stop.
+    /// The time left. Call it once, right after the stop signal.
     pub fn left(&self) -> Duration {
         let left = self
             .deadline
             .get()
-            .map(|deadline| deadline.saturating_duration_since(tokio::time::Instant::now()).mul_f64(TOLD_SHARE));
+            .map(|deadline| deadline.saturating_duration_since(tokio::time::Instant::now()).mul_f64(SERVICE_SHARE));
         left.unwrap_or(self.least).min(self.at_most)
     }
 }
@@ -107,12 +107,16 @@ impl From<Duration> for StopBudget {
     }
 }
 
-/// What stops together: its services are told at once and share one time budget.
-struct Stage {
+/// Services that stop together and share one time budget. Cheap to clone.
+#[derive(Clone)]
+pub struct Stage(Arc<Shared>);
+
+struct Shared {
     name: &'static str,
     budget: StopBudget,
     stop: CancellationToken,
-    services: Vec<Service>,
+    services: Mutex<Vec<Service>>,
+    failed: mpsc::Sender<Failed>,
 }
 
 struct Service {
@@ -120,7 +124,48 @@ struct Service {
     handle: JoinHandle<()>,
 }
 
-/// Runs services until told to stop, then stops them in the order in which their stages were added.
+impl Stage {
+    /// How long the services of this stage may take to stop.
+    pub fn stop_budget(&self) -> StopBudget {
+        self.0.budget.clone()
+    }
+
+    /// Starts a service. `start` is called again after each failure.
+    pub fn supervise<F, R>(&self, name: &'static str, start: F)
+    where
+        F: FnMut(CancellationToken) -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.keep(name, RESTARTS_MAX, start);
+    }
+
+    /// Starts a service whose first failure ends the process, because no restart can mend it.
+    pub fn supervise_once<F, R>(&self, name: &'static str, start: F)
+    where
+        F: FnMut(CancellationToken) -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.keep(name, 0, start);
+    }
+
+    fn keep<F, R>(&self, name: &'static str, restarts_max: usize, mut start: F)
+    where
+        F: FnMut(CancellationToken) -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let start = move |stop| Box::pin(start(stop)) as Run;
+        let kept = keep_running((name, restarts_max), Box::new(start), self.0.stop.clone(), self.0.failed.clone());
+        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        let handle = tokio::spawn(kept);
+        self.services().push(Service { name, handle });
+    }
+
+    fn services(&self) -> MutexGuard<'_, Vec<Service>> {
+        self.0.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs services until it is told to stop, then stops the stages in the order in which they were added.
 pub struct Supervisor {
     stages: Vec<Stage>,
     failed: mpsc::Sender<Failed>,
@@ -142,56 +187,27 @@ impl std::fmt::Display for Failed {
 
 impl Default for Supervisor {
     fn default() -> Self {
-        // One place is enough: the first failure ends the process.
+        // One slot is enough: the first failure ends the process.
         let (failed, failures) = mpsc::channel(1);
         Self { stages: Vec::new(), failed, failures }
     }
 }
 
 impl Supervisor {
-    /// Adds a stage that has at least this long to stop, however long the stages before it took.
-    pub fn stage(&mut self, name: &'static str, least: Duration) {
-        let budget = StopBudget::new(least, Duration::MAX);
-        self.stages.push(Stage { name, budget, stop: CancellationToken::new(), services: Vec::new() });
+    /// Adds a stage. It has at least `least` to stop, however long the stages before it take.
+    pub fn stage(&mut self, name: &'static str, least: Duration) -> Stage {
+        let stage = Stage(Arc::new(Shared {
+            name,
+            budget: StopBudget::new(least, Duration::MAX),
+            stop: CancellationToken::new(),
+            services: Mutex::default(),
+            failed: self.failed.clone(),
+        }));
+        self.stages.push(stage.clone());
+        stage
     }
 
-    /// What the services of the stage that was added last have to stop.
-    pub fn stop_budget(&self) -> StopBudget {
-        self.stages.last().map_or_else(|| Duration::ZERO.into(), |stage| stage.budget.clone())
-    }
-
-    /// Starts a service in the stage that was added last. `start` is called again after each failure.
-    pub fn supervise<F, R>(&mut self, name: &'static str, start: F)
-    where
-        F: FnMut(CancellationToken) -> R + Send + 'static,
-        R: Future<Output = anyhow::Result<()>> + Send + 'static,
-    {
-        self.keep(name, RESTARTS_MAX, start);
-    }
-
-    /// The same for what no restart can mend: its first failure ends the process.
-    pub fn supervise_once<F, R>(&mut self, name: &'static str, start: F)
-    where
-        F: FnMut(CancellationToken) -> R + Send + 'static,
-        R: Future<Output = anyhow::Result<()>> + Send + 'static,
-    {
-        self.keep(name, 0, start);
-    }
-
-    fn keep<F, R>(&mut self, name: &'static str, restarts_max: usize, mut start: F)
-    where
-        F: FnMut(CancellationToken) -> R + Send + 'static,
-        R: Future<Output = anyhow::Result<()>> + Send + 'static,
-    {
-        let Some(stage) = self.stages.last_mut() else { unreachable!("a service needs a stage") };
-        let start = move |stop| Box::pin(start(stop)) as Run;
-        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-        let handle =
-            tokio::spawn(keep_running((name, restarts_max), Box::new(start), stage.stop.clone(), self.failed.clone()));
-        stage.services.push(Service { name, handle });
-    }
-
-    /// Returns the service that failed too often. Never returns while all is well.
+    /// Waits for a service that failed too often.
     pub async fn failure(&mut self) -> Failed {
         match self.failures.recv().await {
             Some(failed) => failed,
@@ -199,24 +215,26 @@ impl Supervisor {
         }
     }
 
-    /// Stops stage after stage within `total`: each has all the time that is left, except the least of those after it.
-    /// True when all of them ended in time.
+    /// Stops the stages in order within `total`. Each has all the time that is left, minus the minimum of those after it.
+    /// Returns whether all of them ended in time.
     pub async fn stop(self, total: Duration) -> bool {
         let mut all_ended = true;
-        let mut kept: Duration = self.stages.iter().map(|stage| stage.budget.least).sum();
+        let mut reserved: Duration = self.stages.iter().map(|stage| stage.0.budget.least).sum();
         let end = tokio::time::Instant::now() + total;
         for stage in self.stages {
+            let Shared { name, budget, stop, .. } = &*stage.0;
             let started = Instant::now();
-            kept -= stage.budget.least;
+            reserved -= budget.least;
             let left = end.saturating_duration_since(tokio::time::Instant::now());
-            let budget = left.saturating_sub(kept).max(stage.budget.least);
+            let time = left.saturating_sub(reserved).max(budget.least);
             // Set once: a supervisor stops once.
-            let _ = stage.budget.deadline.set(tokio::time::Instant::now() + budget);
-            stage.stop.cancel();
-            let ended = end_services(stage.name, stage.services, budget).await;
+            let _ = budget.deadline.set(tokio::time::Instant::now() + time);
+            stop.cancel();
+            let services = std::mem::take(&mut *stage.services());
+            let ended = end_services(name, services, time).await;
             all_ended &= ended;
             if ended {
-                info!(stage = stage.name, elapsed_ms = started.elapsed().as_millis() as u64, "stage stopped");
+                info!(stage = name, elapsed_ms = started.elapsed().as_millis() as u64, "stage stopped");
             }
         }
         all_ended
@@ -251,7 +269,7 @@ async fn keep_running(
 ) {
     let mut failures: VecDeque<Instant> = VecDeque::new();
     loop {
-        // A task of its own, so that a panic is a failure of this service alone.
+        // In a task of its own, so that a panic fails this service alone.
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
         let run = tokio::spawn(start(stop.clone()));
         let guard = AbortOnDrop(run.abort_handle());
@@ -275,7 +293,7 @@ async fn keep_running(
         }
         if failures.len() > restarts_max {
             error!(service = name, error = cause, restarts = restarts_max, "failed too often, ending the process");
-            // Full means that another service already ends the process.
+            // A full channel means that another service already ends the process.
             let _ = failed.try_send(Failed { service: name, cause });
             return;
         }
@@ -289,7 +307,7 @@ async fn keep_running(
     }
 }
 
-/// Aborting the keeper must abort what it keeps.
+/// Aborting the task that restarts a service must abort the service too.
 struct AbortOnDrop(tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -309,9 +327,9 @@ mod tests {
     async fn a_failing_service_is_restarted() {
         let starts = Arc::new(AtomicUsize::new(0));
         let mut supervisor = Supervisor::default();
-        supervisor.stage("only", Duration::from_secs(5));
+        let stage = supervisor.stage("only", Duration::from_secs(5));
         let seen = starts.clone();
-        supervisor.supervise("flaky", move |stop| {
+        stage.supervise("flaky", move |stop| {
             let start = seen.fetch_add(1, Ordering::SeqCst);
             async move {
                 match start {
@@ -333,8 +351,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn too_many_failures_end_the_process() {
         let mut supervisor = Supervisor::default();
-        supervisor.stage("only", Duration::from_secs(5));
-        supervisor.supervise("hopeless", |_| async { anyhow::bail!("always") });
+        let stage = supervisor.stage("only", Duration::from_secs(5));
+        stage.supervise("hopeless", |_| async { anyhow::bail!("always") });
         let failed = tokio::time::timeout(Duration::from_secs(600), supervisor.failure()).await;
         assert_eq!(failed, Ok(Failed { service: "hopeless", cause: "always".to_owned() }));
     }
@@ -342,8 +360,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_failure_ends_the_process_where_no_restart_can_mend_it() {
         let mut supervisor = Supervisor::default();
-        supervisor.stage("only", Duration::from_secs(5));
-        supervisor.supervise_once("gone", |_| async { anyhow::bail!("away") });
+        let stage = supervisor.stage("only", Duration::from_secs(5));
+        stage.supervise_once("gone", |_| async { anyhow::bail!("away") });
         let failed = tokio::time::timeout(Duration::from_millis(1), supervisor.failure()).await;
         assert_eq!(failed.unwrap().to_string(), "gone failed for good: away");
     }
@@ -353,9 +371,9 @@ mod tests {
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut supervisor = Supervisor::default();
         for name in ["first", "stuck", "last"] {
-            supervisor.stage(name, Duration::from_secs(3));
+            let stage = supervisor.stage(name, Duration::from_secs(3));
             let order = order.clone();
-            supervisor.supervise(name, move |stop| {
+            stage.supervise(name, move |stop| {
                 let order = order.clone();
                 async move {
                     stop.cancelled().await;
@@ -374,12 +392,12 @@ mod tests {
         assert_eq!(*order.lock().unwrap(), ["first", "last"]);
     }
 
-    /// A stage whose one service takes `takes` to stop; answers what it was told that it may take.
+    /// A stage whose one service takes `takes` seconds to stop. Returns the seconds that the service believed it had.
     fn slow(supervisor: &mut Supervisor, name: &'static str, least: u64, takes: u64) -> Arc<OnceLock<u64>> {
-        supervisor.stage(name, Duration::from_secs(least));
-        let (budget, told) = (supervisor.stop_budget(), Arc::new(OnceLock::new()));
+        let stage = supervisor.stage(name, Duration::from_secs(least));
+        let (budget, told) = (stage.stop_budget(), Arc::new(OnceLock::new()));
         let tells = told.clone();
-        supervisor.supervise(name, move |stop| {
+        stage.supervise(name, move |stop| {
             let (budget, tells) = (budget.clone(), tells.clone());
             async move {
                 stop.cancelled().await;

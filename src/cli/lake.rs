@@ -82,10 +82,10 @@ pub fn execute(args: &Args) -> Result<(), Failure> {
 }
 
 fn failure(failure: app::StartFailure) -> Failure {
-    match failure.how {
-        app::How::Refused => Failure::refused(failure.to_string()),
-        app::How::Unreachable => Failure::unreachable(failure.to_string()),
-        app::How::Failed => Failure::failed(failure.to_string()),
+    match failure.kind {
+        app::StartFailureKind::Refused => Failure::refused(failure.to_string()),
+        app::StartFailureKind::Unreachable => Failure::unreachable(failure.to_string()),
+        app::StartFailureKind::Failed => Failure::failed(failure.to_string()),
     }
 }
 

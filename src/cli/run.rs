@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Failure;
 use crate::app::role::RoleSet;
 use crate::app::telemetry;
-use crate::app::{self, How, Plan, StartFailure};
+use crate::app::{self, Plan, StartFailure, StartFailureKind};
 use crate::config;
 
 /// Run the process: everything on this machine, with nothing installed, or some roles of it
@@ -60,9 +60,9 @@ pub fn execute(args: Args) -> Result<(), Failure> {
 
 /// With the exit status that a failed start has.
 pub(super) fn failure(error: &anyhow::Error) -> Failure {
-    match error.downcast_ref::<StartFailure>().map(|failure| failure.how) {
-        Some(How::Refused) => Failure::refused(error.to_string()),
-        Some(How::Unreachable) => Failure::unreachable(error.to_string()),
+    match error.downcast_ref::<StartFailure>().map(|failure| failure.kind) {
+        Some(StartFailureKind::Refused) => Failure::refused(error.to_string()),
+        Some(StartFailureKind::Unreachable) => Failure::unreachable(error.to_string()),
         _ => Failure::failed(format!("{error:#}")),
     }
 }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use crate::base::supervisor::Supervisor;
+use crate::base::supervisor::Stage;
 use crate::http::Readiness;
 use crate::store::{GivenUp, Store};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Looks now and then, until stop.
-pub(super) fn watch(supervisor: &mut Supervisor, store: &Store, readiness: &Readiness) {
+pub(super) fn watch(stage: &Stage, store: &Store, readiness: &Readiness) {
     let (store, readiness) = (store.clone(), readiness.clone());
-    supervisor.supervise("given up deliveries", move |stop| {
+    stage.supervise("given up deliveries", move |stop| {
         let (store, readiness) = (store.clone(), readiness.clone());
         async move {
             loop {

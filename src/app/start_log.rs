@@ -1,13 +1,16 @@
-//! What the log says of a start: who may send events, and what is weaker than it could be.
+//! What the log says at the start: who may send events, and which guarantees are weaker than they could be.
 
 use tracing::{info, warn};
 
-use super::engines::{Choice, Engines};
-use super::{Addresses, Plan, WEAK, weakness};
+use super::choice::Choice;
+use super::plan::Addresses;
 use crate::config::Config;
 
-/// Says who may send events.
-pub(super) fn tell_access(choice: &Choice, addresses: &Addresses, config: &Config) {
+/// What a weakness of the bus means.
+pub(super) const WEAK: &str = "a 2xx is weaker than an event on disk (nats_stream_replicas, nats_stream_storage)";
+
+/// Logs who may send events.
+pub(super) fn access(choice: &Choice, addresses: &Addresses, config: &Config) {
     let Some(http) = addresses.http else { return };
     let (exposure, rate_limits) = (config.exposure(), config.is_rate_limited());
     let from = exposure.text();
@@ -26,8 +29,8 @@ pub(super) fn tell_access(choice: &Choice, addresses: &Addresses, config: &Confi
     }
 }
 
-pub(super) fn warn_of_weaknesses(plan: &Plan, engines: &Engines, addresses: &Addresses) {
-    let config = &plan.loaded.config;
+/// Warns of an admin API that nobody can use, and of the bus's `weakness`.
+pub(super) fn weaknesses(addresses: &Addresses, config: &Config, weakness: Option<&str>) {
     if !config.admin_addr.is_loopback() && config.admin_token.is_none() {
         warn!(
             admin = %addresses.admin,
@@ -35,7 +38,7 @@ pub(super) fn warn_of_weaknesses(plan: &Plan, engines: &Engines, addresses: &Add
              before give access"
         );
     }
-    if let Some(weakness) = weakness(plan, engines) {
+    if let Some(weakness) = weakness {
         warn!(weakness, "{WEAK}");
     }
 }

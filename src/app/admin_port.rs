@@ -1,0 +1,118 @@
+//! The admin port: the admin API, the probes and the metrics.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper_util::service::TowerToHyperService;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::choice::Choice;
+use super::engines::Engines;
+use super::listeners::{Listeners, rebind};
+use super::plan::Plan;
+use super::{admin_access, settings};
+use crate::base::supervisor::Stage;
+use crate::http::{MemoryBudget, Readiness};
+use crate::sink::SinkStatus;
+use crate::{admin, gateway, http, reaction};
+
+/// What `/api/admin/status` shows in addition to the reports of the engines.
+pub(super) struct Facts<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) choice: &'a Choice,
+    pub(super) started: Instant,
+    pub(super) sink_status: SinkStatus,
+    pub(super) data_dir: &'a Path,
+    pub(super) limits: &'a Listeners,
+}
+
+/// The probes while the process starts, before there is a status to show.
+pub(super) fn probes(readiness: &Readiness, memory: &MemoryBudget, prometheus: &PrometheusHandle) -> admin::Probes {
+    let (ready, memory, prometheus) = (readiness.clone(), memory.clone(), prometheus.clone());
+    admin::Probes {
+        ready: Arc::new(move || (ready.ready(), ready.report())),
+        metrics: Arc::new(move || {
+            memory.set_gauges();
+            prometheus.render()
+        }),
+        status: Arc::new(|| json!({})),
+    }
+}
+
+/// Starts the admin API where this process has the role reaction, and otherwise the probes alone.
+pub(super) fn start(
+    stage: &Stage,
+    facts: &Facts<'_>,
+    engines: &Engines,
+    readiness: &Readiness,
+    listener: TcpListener,
+    prometheus: PrometheusHandle,
+) {
+    let config = &facts.plan.loaded.config;
+    let sink_status = facts.sink_status.clone();
+    let (started, roles) = (facts.started, facts.plan.roles.names());
+    let backends = json!({
+        "bus": facts.choice.bus_name(),
+        "store": facts.choice.store_name(),
+        "warehouse": facts.choice.warehouse_name(),
+        "data_dir": facts.choice.needs_directory().then(|| facts.data_dir.display().to_string()),
+    });
+    let probes = admin::Probes {
+        status: Arc::new(move || {
+            json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "roles": roles,
+                "uptime_seconds": started.elapsed().as_secs(),
+                "backends": backends,
+                "sink": sink_status.snapshot(),
+            })
+        }),
+        ..probes(readiness, &facts.limits.memory, &prometheus)
+    };
+    let loopback = config.admin_addr.is_loopback();
+    let access = admin::Access::new(admin_access::settings(config), engines.store.clone());
+    let settings = Arc::new(admin::Settings {
+        loopback,
+        allowed_hosts: Vec::new(),
+        gateway_document: Some(gateway::document(&settings::shown(config))),
+        replays: settings::replays(config),
+    });
+    let router = match engines.store.as_ref().filter(|_| facts.choice.reaction) {
+        Some(store) => admin::router(admin::State {
+            bus: engines.bus.clone(),
+            store: store.clone(),
+            settings,
+            checks: admin::Checks {
+                rule: reaction::check_rule,
+                anomaly: reaction::check_anomaly_config,
+                webhook: reaction::check_webhook,
+            },
+            access,
+            probes,
+        }),
+        None => admin::probes_router(
+            probes,
+            &access,
+            &settings,
+            "The admin API is served by processes with the role reaction.",
+        ),
+    };
+    let (address, mut listener) = (config.admin_addr.clone(), Some(listener));
+    let service = settings::admin_service(config, router);
+    let limits = http::Limits { drain_timeout: stage.stop_budget(), ..settings::admin_limits(config, facts.limits) };
+    stage.supervise("admin", move |stop| {
+        let (address, listener) = (address.clone(), listener.take());
+        let service = TowerToHyperService::new(service.clone());
+        let limits = limits.clone();
+        async move {
+            let listener = rebind(listener, &address, "admin_addr").await?;
+            http::serve(listener, service, limits, stop).await;
+            Ok(())
+        }
+    });
+    let (certificates, config, readiness) = (facts.limits.certificates.clone(), config.clone(), readiness.clone());
+    stage.supervise("certificates", move |stop| certificates.clone().watch(config.clone(), readiness.clone(), stop));
+}

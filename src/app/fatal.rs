@@ -1,0 +1,15 @@
+//! Errors after which the process must not go on.
+
+use std::error::Error;
+
+use tracing::error;
+
+/// The exit code of `sysexits.h` for an input or output error.
+const EXIT_IO: i32 = 74;
+
+/// Ends the process after a failed fsync. Nobody knows what is on disk then, and a retry may succeed although the data is
+/// lost: Linux reports the error once and drops the pages.
+pub(super) fn exit_after_failed_fsync(error: &(dyn Error + 'static)) -> ! {
+    error!(error = ?error, "a failed fsync: what is on disk is unknown, ending the process");
+    std::process::exit(EXIT_IO);
+}

@@ -1,0 +1,126 @@
+//! The life of the process: bind every port, open the engines, start the roles, wait, stop in order.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use super::admin_port::{self, Facts};
+use super::certificates::Certificates;
+use super::choice::Choice;
+use super::engines::Engines;
+use super::listeners::{Listeners, bind};
+use super::plan::{Addresses, Plan};
+use super::role::Role;
+use super::roles::Roles;
+use super::signals::{Signals, serve_on};
+use super::start_log::{self, WEAK};
+use super::{admin_access, banner, null_gateway, open_files, settings, starting};
+use crate::base::supervisor::Supervisor;
+use crate::http::Readiness;
+use crate::{admin, metrics};
+
+/// Runs until a signal, or until a service fails too often.
+pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let config = &plan.loaded.config;
+    let mut stop = Signals::install()?;
+    let mut limits = Listeners::of(config, open_files::raise());
+    limits.certificates = Certificates::load(config, plan.discard || plan.roles.has(Role::Gateway))?;
+    limits.warn_if_lowered(config);
+    if plan.discard {
+        let listener = bind(&config.http_addr, "http_addr").await?;
+        return null_gateway::run(&plan, &limits, listener, stop).await;
+    }
+    let gateway_listener = match plan.roles.has(Role::Gateway) {
+        true => Some(bind(&config.http_addr, "http_addr").await?),
+        false => None,
+    };
+    let admin_listener = bind(&config.admin_addr, "admin_addr").await?;
+    let addresses = Addresses {
+        http: gateway_listener.as_ref().map(TcpListener::local_addr).transpose()?,
+        admin: admin_listener.local_addr()?,
+    };
+
+    let data_dir = PathBuf::from(&config.data_dir);
+    let choice = Choice::of(&plan.loaded, &plan.roles);
+    if choice.needs_directory() {
+        // For its owner alone, when it is new: it holds events and secrets.
+        let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
+        created.with_context(|| format!("create data directory {}", data_dir.display()))?;
+    }
+    let readiness = Readiness::starting();
+    let opening = async {
+        tokio::select! {
+            opened = Engines::open(&choice, config, &data_dir, &readiness) => opened.map(Some),
+            name = stop.first() => {
+                info!(signal = name, "stopped before the start was complete");
+                Ok(None)
+            }
+        }
+    };
+    let probes = |metrics| {
+        let access = if metrics { admin_access::settings(config) } else { admin_access::of_gateway(config) };
+        let access = admin::Access::new(access, None);
+        let router =
+            admin::starting_router(admin_port::probes(&readiness, &limits.memory, &prometheus), &access, metrics);
+        settings::admin_service(config, router)
+    };
+    let gateway_limits = settings::gateway(config, &limits).http;
+    let listeners = gateway_listener.iter().map(|listener| (listener, probes(false), gateway_limits.clone()));
+    let listeners = listeners.chain([(&admin_listener, probes(true), settings::admin_limits(config, &limits))]);
+    let Some(engines) = starting::serve_during(listeners, opening).await?? else { return Ok(()) };
+    let weakness = engines.bus.weakness().filter(|_| plan.roles.has(Role::Gateway));
+    if let Some(weakness) = weakness {
+        readiness.set_warning("durability", Some(format!("{WEAK}: {weakness}")));
+    }
+    let mut supervisor = Supervisor::default();
+    let roles = Roles { config, choice: &choice, engines: &engines, readiness: &readiness, limits: &limits };
+    let sink_status = roles.start(&mut supervisor, gateway_listener)?;
+    let facts = Facts { plan: &plan, choice: &choice, started, sink_status, data_dir: &data_dir, limits: &limits };
+    let admin_stage = supervisor.stage("admin", settings::Budgets::of(config).admin);
+    admin_port::start(&admin_stage, &facts, &engines, &readiness, admin_listener, prometheus);
+
+    readiness.set_started();
+    metrics::ready(true);
+    info!(
+        version = env!("CARGO_PKG_VERSION"), roles = %plan.roles, http = addresses.http.map(tracing::field::display),
+        admin = %addresses.admin, bus = choice.bus_name(), store = choice.store_name(),
+        warehouse = choice.warehouse_name(), data_dir = choice.needs_directory().then(|| data_dir.display().to_string()),
+        elapsed_ms = started.elapsed().as_millis() as u64, "ready",
+    );
+    start_log::access(&choice, &addresses, config);
+    start_log::weaknesses(&addresses, config, weakness);
+    banner::print(&plan, &choice, &addresses);
+
+    let failed = tokio::select! {
+        name = stop.first() => {
+            info!(signal = name, "stopping");
+            None
+        }
+        failed = supervisor.failure() => Some(failed),
+    };
+    readiness.set_draining();
+    metrics::ready(false);
+    let failed = match failed {
+        None => serve_on(config.shutdown_delay.0, &mut stop, &mut supervisor).await,
+        failed => failed,
+    };
+    stop.exit_on_second();
+    let in_time = supervisor.stop(config.shutdown_timeout.0).await;
+    engines.close().await;
+    match failed {
+        Some(failed) => anyhow::bail!("{failed}"),
+        None if !in_time => {
+            anyhow::bail!("not everything ended in time; what was accepted is kept and is handled at the next start")
+        }
+        None => {
+            info!("stopped");
+            Ok(())
+        }
+    }
+}
