@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::detection::{GroupKey, Groups};
+use super::anomalies::detection::{GroupKey, Groups};
+use super::blocking::off_the_runtime;
+use super::error::ReactionError;
 use super::evaluate::{Evaluation, Undecodable, cause};
 use super::faults::Ledger;
 use super::ruleset::Ruleset;
-use super::{EngineSettings, ReactionError, off_the_runtime};
+use super::settings::EngineSettings;
 use crate::base::backoff::{Backoff, random_unit};
 use crate::bus::{
     Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription, TrialEnd,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::rules::Fault;
+use super::rules::rule::Fault;
 use crate::metrics;
 use crate::store::{DocumentFaults, Faults};
 

@@ -9,11 +9,11 @@ use std::thread;
 
 use tokio_util::sync::CancellationToken;
 
-use super::budget::Budget;
-use super::index::Candidates;
-use super::rules::Fault;
+use super::rules::budget::Budget;
+use super::rules::index::Candidates;
+use super::rules::rule::Fault;
+use super::rules::view::View;
 use super::ruleset::ActiveRule;
-use super::view::View;
 use crate::bus::Delivery;
 use crate::event::{DecodeError, EventRef, check_names};
 

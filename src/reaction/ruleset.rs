@@ -11,23 +11,17 @@ use jiff::Timestamp;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::anomalies::{Anomaly, Detector};
-use super::index::{Filters, Index};
-use super::off_the_runtime;
-use super::rules::Matcher;
-use super::subjects::Template;
+use super::anomalies::config::{Anomaly, Detector};
+use super::blocking::off_the_runtime;
+use super::rules::actions::Call;
+use super::rules::index::{Filters, Index};
+use super::rules::rule::Matcher;
+use super::rules::subject_template::Template;
 use crate::event::{FieldError, Int64};
 use crate::store::{Actions, AnomalyConfig, NewRule, Page, PageRequest, Rule, Store, StoreError, Webhook};
 
 /// Documents read from the store at once.
 const PAGE_LIMIT: usize = 1_000;
-
-/// A webhook to call, and how its body has 64-bit integers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Call {
-    pub(super) webhook: Uuid,
-    pub(super) int64: Int64,
-}
 
 /// A rule in force.
 pub(super) struct ActiveRule {

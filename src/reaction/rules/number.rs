@@ -1,0 +1,174 @@
+//! The one comparison of numbers: exact, whatever the two are held in.
+//!
+//! Invariant: two numbers are equal only when they are the same number. An integer is never turned into
+//! a double, which has no place for every integer above 2^53. Conditions, expressions, thresholds, `in`
+//! and the filters of paths all compare here.
+
+use std::cmp::Ordering;
+
+use serde_json::{Number, Value};
+
+use super::budget::{Budget, Exhausted};
+
+/// A number of a view, of a document or of an expression.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::reaction) enum Numeric {
+    Int(i64),
+    Uint(u64),
+    Double(f64),
+}
+
+impl Numeric {
+    pub(in crate::reaction) fn of(number: &Number) -> Self {
+        match (number.as_i64(), number.as_u64()) {
+            (Some(integer), _) => Self::Int(integer),
+            (None, Some(integer)) => Self::Uint(integer),
+            (None, None) => Self::Double(number.as_f64().unwrap_or(f64::NAN)),
+        }
+    }
+
+    pub(in crate::reaction) fn of_value(value: &Value) -> Option<Self> {
+        if let Value::Number(number) = value { Some(Self::of(number)) } else { None }
+    }
+
+    /// `None` when one of them is no number (NaN).
+    pub(in crate::reaction) fn compare(self, other: Self) -> Option<Ordering> {
+        match (self, other) {
+            (Self::Int(a), Self::Int(b)) => Some(a.cmp(&b)),
+            (Self::Double(a), Self::Double(b)) => a.partial_cmp(&b),
+            (Self::Double(a), b) => b.whole().and_then(|b| compare_with_double(b, a)).map(Ordering::reverse),
+            (a, Self::Double(b)) => a.whole().and_then(|a| compare_with_double(a, b)),
+            (a, b) => Some(a.whole()?.cmp(&b.whole()?)),
+        }
+    }
+
+    pub(in crate::reaction) fn equals(self, other: Self) -> bool {
+        self.compare(other) == Some(Ordering::Equal)
+    }
+
+    fn whole(self) -> Option<i128> {
+        match self {
+            Self::Int(integer) => Some(integer.into()),
+            Self::Uint(integer) => Some(integer.into()),
+            Self::Double(_) => None,
+        }
+    }
+
+    /// One text for one number: `1` and `1.0` are the same group.
+    pub(in crate::reaction) fn canonical(self) -> String {
+        match self {
+            Self::Int(integer) => integer.to_string(),
+            Self::Uint(integer) => integer.to_string(),
+            // Whole doubles of this size are exact in an i128, and print as the integer that they equal.
+            Self::Double(double) if double.fract() == 0.0 && double.abs() < 2f64.powi(64) => {
+                (double as i128).to_string()
+            }
+            Self::Double(double) => Number::from_f64(double).map_or_else(|| "null".to_owned(), |n| n.to_string()),
+        }
+    }
+}
+
+fn compare_with_double(integer: i128, double: f64) -> Option<Ordering> {
+    if double.is_nan() {
+        return None;
+    }
+    // The cast saturates far outside of what a 64-bit integer reaches, so the order stays right.
+    let whole = double.trunc();
+    let fraction = double - whole;
+    // An infinity less itself is no number; the whole parts differ then.
+    Some(integer.cmp(&(whole as i128)).then_with(|| 0.0f64.partial_cmp(&fraction).unwrap_or(Ordering::Equal)))
+}
+
+/// Equality as JSON means it: numbers by their value, everything else by type and content.
+pub(in crate::reaction) fn equal(a: &Value, b: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+    budget.step()?;
+    Ok(match (a, b) {
+        (Value::Number(a), Value::Number(b)) => Numeric::of(a).equals(Numeric::of(b)),
+        (Value::String(a), Value::String(b)) => {
+            if a.len() != b.len() {
+                return Ok(false);
+            }
+            budget.bytes(a.len())?;
+            a == b
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            if a.len() != b.len() {
+                return Ok(false);
+            }
+            for (a, b) in a.iter().zip(b) {
+                if !equal(a, b, budget)? {
+                    return Ok(false);
+                }
+            }
+            true
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            if a.len() != b.len() {
+                return Ok(false);
+            }
+            for (key, a) in a {
+                let Some(b) = b.get(key) else { return Ok(false) };
+                if !equal(a, b, budget)? {
+                    return Ok(false);
+                }
+            }
+            true
+        }
+        (Value::Null, Value::Null) => true,
+        (Value::Bool(a), Value::Bool(b)) => a == b,
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn neighbours_beyond_two_to_the_53_differ() {
+        let big = 9_007_199_254_740_992i64;
+        assert!(!Numeric::Int(big + 1).equals(Numeric::Double(big as f64)));
+        assert!(Numeric::Int(big).equals(Numeric::Double(big as f64)));
+        assert_eq!(Numeric::Int(big + 1).compare(Numeric::Double(big as f64)), Some(Ordering::Greater));
+        assert_eq!(Numeric::Double(big as f64).compare(Numeric::Int(big + 1)), Some(Ordering::Less));
+        assert_eq!(Numeric::Uint(u64::MAX).compare(Numeric::Double(2f64.powi(64))), Some(Ordering::Less));
+        assert_eq!(Numeric::Int(i64::MAX).compare(Numeric::Double(2f64.powi(63))), Some(Ordering::Less));
+        assert!(Numeric::Int(i64::MIN).equals(Numeric::Double(-(2f64.powi(63)))));
+        assert_eq!(Numeric::Int(-1).compare(Numeric::Uint(u64::MAX)), Some(Ordering::Less));
+        assert_eq!(Numeric::Int(1).compare(Numeric::Double(f64::NAN)), None);
+        assert_eq!(Numeric::Int(i64::MAX).compare(Numeric::Double(f64::INFINITY)), Some(Ordering::Less));
+        assert_eq!(Numeric::Double(f64::NEG_INFINITY).compare(Numeric::Uint(0)), Some(Ordering::Less));
+        assert!(Numeric::Double(-0.0).equals(Numeric::Int(0)));
+    }
+
+    fn any_numeric() -> impl Strategy<Value = Numeric> {
+        prop_oneof![
+            any::<i64>().prop_map(Numeric::Int),
+            any::<u64>().prop_map(Numeric::Uint),
+            any::<f64>().prop_filter("a number", |n| !n.is_nan()).prop_map(Numeric::Double),
+            (any::<i64>(), -2i64..3).prop_map(|(n, off)| Numeric::Double((n as f64) + off as f64)),
+            (-3i64..3).prop_map(Numeric::Int),
+            (-6i64..6).prop_map(|n| Numeric::Double(n as f64 / 2.0)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_total_order_that_groups_by_value(a in any_numeric(), b in any_numeric(), c in any_numeric()) {
+            let order = |a: Numeric, b: Numeric| a.compare(b).unwrap();
+            prop_assert_eq!(order(a, b), order(b, a).reverse());
+            if order(a, b).is_le() && order(b, c).is_le() {
+                prop_assert!(order(a, c).is_le());
+            }
+            if let (Numeric::Int(a), Numeric::Int(b)) = (a, b) {
+                prop_assert_eq!(order(Numeric::Int(a), Numeric::Int(b)), a.cmp(&b));
+            }
+            let huge = |n: Numeric| matches!(n, Numeric::Double(d) if d.abs() >= 2f64.powi(64));
+            if !huge(a) && !huge(b) {
+                prop_assert_eq!(order(a, b).is_eq(), a.canonical() == b.canonical(), "{:?} {:?}", a, b);
+            }
+        }
+    }
+}

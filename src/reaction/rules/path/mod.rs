@@ -1,0 +1,94 @@
+//! A JSONPath (RFC 9535), compiled once and asked often.
+//!
+//! Invariant: whatever a person writes as a path, compiling it takes time in proportion to its text, and asking
+//! it ends within the budget of whoever asks. Knows nothing of events but what `check` is told of their types.
+
+mod check;
+mod parse;
+mod query;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
+
+use serde_json::Value;
+
+use self::query::{Segment, Selector, Walk};
+use super::budget::{Budget, Exhausted};
+use super::filters::Kinds;
+use super::node_types::Places;
+
+/// Bytes of a path's text.
+pub(in crate::reaction) const PATH_BYTES_MAX: usize = 512;
+
+/// A compiled path.
+#[derive(Debug)]
+pub(in crate::reaction) struct Path {
+    /// `$.a.b.c`: by far the most common, walked without asking what each segment is.
+    fields: Option<Box<[Box<str>]>>,
+    segments: Box<[Segment]>,
+}
+
+impl Path {
+    /// Compiles a path; the error is one clause for the person who wrote it.
+    pub(in crate::reaction) fn compile(source: &str) -> Result<Self, String> {
+        if source.len() > PATH_BYTES_MAX {
+            return Err(format!("must be at most {PATH_BYTES_MAX} bytes long"));
+        }
+        let segments = parse::parse(source).map_err(|wrong| {
+            let column = source.get(..wrong.at).unwrap_or_default().chars().count() + 1;
+            format!("is not a JSONPath (RFC 9535): {}, at column {column}", wrong.what)
+        })?;
+        let name = |segment: &Segment| match segment {
+            Segment::Children(selectors) => match &**selectors {
+                [Selector::Name(name)] => Some(name.clone()),
+                _ => None,
+            },
+            Segment::Descendants(_) => None,
+        };
+        let fields = segments.iter().map(name).collect();
+        Ok(Self { fields, segments })
+    }
+
+    /// What the path finds in events of these kinds; the error says what can never be there.
+    pub(in crate::reaction) fn check(&self, kinds: Kinds<'_>) -> Result<Places, String> {
+        check::check(&self.segments, kinds)
+    }
+
+    /// The first node that passes `test`, in document order.
+    pub(in crate::reaction) fn find<'v>(
+        &self,
+        view: &'v Value,
+        budget: &mut Budget,
+        mut test: impl FnMut(&'v Value, &mut Budget) -> Result<bool, Exhausted>,
+    ) -> Result<Option<&'v Value>, Exhausted> {
+        if let Some(fields) = &self.fields {
+            budget.steps(fields.len())?;
+            let mut node = view;
+            for field in fields {
+                let Some(member) = node.as_object().and_then(|members| members.get(&**field)) else { return Ok(None) };
+                node = member;
+            }
+            return Ok(test(node, budget)?.then_some(node));
+        }
+        let mut passed = None;
+        let mut walk = Walk { root: view, budget };
+        let _ended = walk.find(view, &self.segments, &mut |node, budget| {
+            if test(node, budget)? {
+                passed = Some(node);
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(passed)
+    }
+
+    /// The first node, if there is one.
+    pub(in crate::reaction) fn first<'v>(
+        &self,
+        view: &'v Value,
+        budget: &mut Budget,
+    ) -> Result<Option<&'v Value>, Exhausted> {
+        self.find(view, budget, |_, _| Ok(true))
+    }
+}
