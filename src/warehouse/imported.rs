@@ -4,10 +4,13 @@
 use bytes::Bytes;
 
 use super::delta::{Add, Delta};
+use super::error::WarehouseError;
 use super::error::WarehouseErrorKind;
+use super::file::scan;
+use super::handle::{Shared, Warehouse};
 use super::layout::Partition;
-use super::objects::Listed;
-use super::{Shared, Warehouse, WarehouseError, is_data_file, scan};
+use super::layout::is_data_file;
+use super::storage::Listed;
 
 /// A stored file that is not in the table yet.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use std::fmt;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use uuid::Uuid;
 
 pub(super) const HOUR_MS: i64 = 3_600_000;
 /// 2000-01-01T00:00:00Z: a device clock before it was never set.
@@ -119,6 +120,27 @@ impl Partition {
         let time = Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::UTC);
         (time.year(), time.month().into(), time.day().into(), time.hour().into())
     }
+}
+
+/// A name that no other file has.
+pub(super) fn new_file_name() -> String {
+    format!("events_{}.parquet", Uuid::now_v7())
+}
+
+/// Of a file that holds the rows of others. It begins as all data files do, so that patterns find it.
+pub(super) fn new_compacted_name() -> String {
+    format!("{COMPACTED}{}.parquet", Uuid::now_v7())
+}
+
+const COMPACTED: &str = "events_compacted_";
+
+pub(super) fn is_compacted(name: &str) -> bool {
+    name.starts_with(COMPACTED) && is_data_file(name)
+}
+
+/// True for the names that this product gives to its files.
+pub(super) fn is_data_file(name: &str) -> bool {
+    name.starts_with("events_") && name.ends_with(".parquet")
 }
 
 #[cfg(test)]

@@ -12,8 +12,11 @@ use parquet::file::properties::ReaderProperties;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
 use parquet::file::statistics::Statistics;
+use bytes::Bytes;
 use prost::Message as _;
 
+use super::columns::schema;
+use super::file::{footer, rewrite};
 use super::*;
 use crate::event::proto::EventEnvelope;
 use crate::event::proto::event_envelope::Payload;
@@ -224,7 +227,7 @@ fn a_file_with_fewer_rows_is_like_any_other() {
     for compression in [Compression::Snappy, Compression::Gzip, Compression::Zstd, Compression::None] {
         let (whole, fewer) = {
             let whole = encode(&events, compression, 100);
-            (whole.clone(), keep::keep(&whole, "shop", &PromotedColumns::default(), &kept).unwrap())
+            (whole.clone(), rewrite::keep(&whole, "shop", &PromotedColumns::default(), &kept).unwrap())
         };
         let mut numbers = (0..events.len()).filter(|n| kept[*n]);
         for batch in ParquetRecordBatchReaderBuilder::try_new(fewer.clone()).unwrap().build().unwrap() {

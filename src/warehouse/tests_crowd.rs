@@ -3,7 +3,7 @@
 use futures_util::future::try_join_all;
 use http::Method;
 
-use super::tests_late::{Place, id_of, name, partition, store};
+use super::tests_fenced::{Place, id_of, name, partition, store};
 use super::*;
 use crate::services::s3::S3Server;
 

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use prost::Message as _;
 
-use super::tests_late::{Place, file, holds, id_of, name, partition, store};
+use super::file::{footer, scan};
+use super::tests_fenced::{Place, file, holds, id_of, name, partition, store};
 use super::*;
 use crate::event::EventRef;
 use crate::event::proto::EventEnvelope;
@@ -187,7 +189,7 @@ async fn damage_stops_no_late_file() {
         for late in [&late, &spoilt, &LateFile { name: name(4), ..late.clone() }] {
             dead.mark_late_file(late).await.unwrap();
         }
-        let mark = place.marks_directory().join(late::mark_of(&name(4)));
+        let mark = place.marks_directory().join(fenced::mark_name(&name(4)));
         std::fs::write(&mark, b"{\"app_id\":").unwrap();
         spoil(&place.directory().join(name(6)), "flipped in the ids");
         spoil(&place.directory().join(name(8)), "flipped in the footer");
@@ -201,7 +203,7 @@ async fn damage_stops_no_late_file() {
             damage.starts_with("3 stored files") && damage.contains(&name(6)) && damage.contains(".late"),
             "{damage}"
         );
-        assert_eq!(place.marks(), [late::mark_of(&name(4))], "a mark that cannot be read stays too");
+        assert_eq!(place.marks(), [fenced::mark_name(&name(4))], "a mark that cannot be read stays too");
     }
 }
 
@@ -213,13 +215,13 @@ async fn marks_age_by_the_clock_of_who_looks() {
         for (n, time) in [(1, SystemTime::now() - 10 * HOUR), (2, SystemTime::now() + 10 * HOUR)] {
             let late = store(&dead, n, 1..=10).await;
             dead.mark_late_file(&late).await.unwrap();
-            set_time(&place.marks_directory().join(late::mark_of(&late.name)), time);
+            set_time(&place.marks_directory().join(fenced::mark_name(&late.name)), time);
         }
         assert!(other.abandoned_late_files(HOUR).await.unwrap().is_empty(), "whoever put them may still live");
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(other.abandoned_late_files(Duration::from_millis(10)).await.unwrap().len(), 2);
         // Put again, by somebody who lives.
-        let mark = place.marks_directory().join(late::mark_of(&name(1)));
+        let mark = place.marks_directory().join(fenced::mark_name(&name(1)));
         set_time(&mark, SystemTime::now() - 9 * HOUR);
         assert_eq!(other.abandoned_late_files(Duration::from_millis(10)).await.unwrap().len(), 1);
     }

@@ -3,10 +3,12 @@
 //!
 //! The log says so as long as it is there and remembers what it removed; after that the compacted files' footers do.
 
-use crate::warehouse::footer::{self, Replaces};
+use crate::warehouse::file::footer;
+use crate::warehouse::file::footer::Replaces;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::{Listed, Objects};
-use crate::warehouse::{WarehouseError, WarehouseErrorKind, is_compacted};
+use crate::warehouse::layout::is_compacted;
+use crate::warehouse::storage::{Listed, Objects};
+use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 const FOOTER_READ_BYTES: usize = 64 << 10;
 

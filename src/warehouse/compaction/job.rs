@@ -15,13 +15,14 @@ use super::scratch::Scratch;
 use super::{CompactionOutcome, CompactionProgress, CompactionSettings, Pace, tidy};
 use crate::base::backoff::{Backoff, random_unit};
 use crate::base::faults;
+use crate::warehouse::catalog::footers::FooterCache;
+use crate::warehouse::columns::promoted::PromotedColumns;
 use crate::warehouse::delta::{Change, Delta, Named, NewFile};
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::footers::FooterCache;
+use crate::warehouse::handle::Shared;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::{Listed, Objects};
-use crate::warehouse::promoted::PromotedColumns;
-use crate::warehouse::{Shared, WarehouseError, late};
+use crate::warehouse::storage::{Listed, Objects};
+use crate::warehouse::{WarehouseError, fenced};
 
 /// How often a commit is tried of which nobody knows whether it arrived.
 const COMMIT_ATTEMPTS_MAX: u32 = 5;
@@ -162,7 +163,7 @@ impl Job<'_> {
     }
 
     pub(in crate::warehouse) fn late_files(&self) -> Result<HashSet<String>, WarehouseError> {
-        Ok(self.objects.list(late::MARKS)?.into_iter().map(|mark| mark.name).collect())
+        Ok(self.objects.list(fenced::MARKS)?.into_iter().map(|mark| mark.name).collect())
     }
 
     /// Nobody may have touched the inputs since they were read.
@@ -172,7 +173,9 @@ impl Job<'_> {
         let names: Vec<&str> = inputs.iter().map(|input| input.file.name.as_str()).collect();
         let named = self.delta.named(self.objects, self.partition, &names)?;
         let is_same = |(input, named): (&Input, Named)| {
-            named == Named::InTable && there.contains(&&input.file) && !late.contains(&late::mark_of(&input.file.name))
+            named == Named::InTable
+                && there.contains(&&input.file)
+                && !late.contains(&fenced::mark_name(&input.file.name))
         };
         let same = inputs.iter().zip(named).all(is_same);
         if same && self.lease.is_ours(self.objects)? {

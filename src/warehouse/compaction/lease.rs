@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::storage::{Listed, Objects};
 
 /// Where leases and files in the making are. Query engines skip names that begin with an underscore.
 pub(super) const DIRECTORY: &str = "_compaction";

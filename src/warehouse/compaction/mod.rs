@@ -41,8 +41,11 @@ use std::time::Duration;
 use super::delta::{Change, Delta, Named};
 use super::error::WarehouseErrorKind;
 use super::layout::Partition;
-use super::objects::Listed;
-use super::{Compression, Shared, Warehouse, WarehouseError, is_compacted, is_data_file, late};
+use super::{Compression, Warehouse, WarehouseError};
+use crate::warehouse::fenced;
+use crate::warehouse::handle::Shared;
+use crate::warehouse::layout::{is_compacted, is_data_file};
+use crate::warehouse::storage::Listed;
 use sort::Sorter;
 
 pub(super) use hidden::Hidden;
@@ -215,7 +218,7 @@ fn candidates(job: &Job<'_>, listed: &[Listed]) -> Result<Vec<Listed>, Halt> {
     let is_candidate = |(file, named): &(&Listed, Named)| {
         *named == Named::InTable
             && survey::is_small(file, job.settings.target_bytes)
-            && !late.contains(&late::mark_of(&file.name))
+            && !late.contains(&fenced::mark_name(&file.name))
     };
     let mut candidates: Vec<Listed> =
         listed.iter().zip(named).filter(is_candidate).map(|(file, _)| file.clone()).collect();

@@ -15,12 +15,15 @@ use parquet::schema::types::SchemaDescPtr;
 
 use super::record;
 use super::scratch::Scratch;
-use crate::warehouse::compression::Compressor;
-use crate::warehouse::promoted::PromotedColumns;
-use crate::warehouse::ranges::SequenceRanges;
-use crate::warehouse::rows::{RowGroup, StoredRow};
-use crate::warehouse::schema::schema_with;
-use crate::warehouse::{Compression, WarehouseError, footer, new_compacted_name};
+use crate::warehouse::columns::promoted::PromotedColumns;
+use crate::warehouse::columns::promoted::schema_with;
+use crate::warehouse::columns::row::StoredRow;
+use crate::warehouse::columns::row_group::RowGroup;
+use crate::warehouse::file::footer;
+use crate::warehouse::layout::new_compacted_name;
+use crate::warehouse::pages::compression::Compressor;
+use crate::warehouse::sequence_set::SequenceRanges;
+use crate::warehouse::{Compression, WarehouseError};
 
 /// A row group is closed at this size, whatever its rows are.
 const GROUP_BYTES_MAX: usize = 24 << 20;

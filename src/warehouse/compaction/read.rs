@@ -6,12 +6,14 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use parquet::file::metadata::ParquetMetaData;
 
 use super::Halt;
+use crate::warehouse::columns::row::StoredRow;
+use crate::warehouse::columns::schema;
+use crate::warehouse::columns::schema::schema;
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::keep::Columns;
-use crate::warehouse::objects::{Listed, Objects};
-use crate::warehouse::rows::StoredRow;
-use crate::warehouse::schema::{self, schema};
-use crate::warehouse::{Compression, WarehouseError, footer};
+use crate::warehouse::file::footer;
+use crate::warehouse::file::rewrite::Columns;
+use crate::warehouse::storage::{Listed, Objects};
+use crate::warehouse::{Compression, WarehouseError};
 
 const CONTEXT: &str = "read rows of file";
 /// Rows that are decoded at once.

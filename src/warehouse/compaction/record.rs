@@ -10,10 +10,10 @@
 use std::cmp::Ordering;
 
 use crate::warehouse::WarehouseError;
-use crate::warehouse::device::RowDevice;
+use crate::warehouse::columns::device::RowDevice;
+use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::ranges::{put_varint, take_text};
-use crate::warehouse::rows::StoredRow;
+use crate::warehouse::varint::{put_varint, take_text};
 
 const HEAD_BYTES: usize = 24;
 
@@ -119,7 +119,7 @@ fn ids(record: &[u8]) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::warehouse::device::{DEVICE_TEXTS, PlainDevice, StoredDevice};
+    use crate::warehouse::columns::device::{DEVICE_TEXTS, PlainDevice, StoredDevice};
 
     fn stored<'a>(timestamp_ms: i64, device_id: &'a str, stream_sequence: i64, id: &'a str) -> StoredRow<'a> {
         let plain = PlainDevice { screen_width: -1, screen_height: 7, is_jailbroken: false, is_emulator: true };

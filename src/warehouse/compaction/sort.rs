@@ -18,8 +18,8 @@ use super::record::{self, Key};
 use super::scratch::Scratch;
 use super::{THREAD, give_way};
 use crate::warehouse::WarehouseError;
+use crate::warehouse::columns::row::StoredRow;
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::rows::StoredRow;
 
 /// Rows that are sorted at once, with what is known of each.
 pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;

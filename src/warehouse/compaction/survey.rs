@@ -5,9 +5,11 @@ use std::time::Duration;
 use super::lease;
 use super::{CompactionSettings, data_files, is_orphan};
 use crate::warehouse::delta::Named;
+use crate::warehouse::handle::Shared;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::{Listed, Objects, Walked};
-use crate::warehouse::{Shared, Warehouse, WarehouseError, is_compacted};
+use crate::warehouse::layout::is_compacted;
+use crate::warehouse::storage::{Listed, Objects, Walked};
+use crate::warehouse::{Warehouse, WarehouseError};
 
 /// Partitions that one survey names; the rest are named by the next, when these are done.
 const CANDIDATES_MAX: usize = 10_000;

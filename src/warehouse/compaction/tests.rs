@@ -205,7 +205,7 @@ fn rows_that_do_not_fit_in_memory_are_sorted_all_the_same() {
     for n in 0..400_000u64 {
         let mixed = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
         let (id, device) = (format!("{n}"), format!("device-{}", mixed % 7));
-        let row = crate::warehouse::rows::StoredRow {
+        let row = crate::warehouse::columns::row::StoredRow {
             id: &id,
             device_id: &device,
             timestamp_ms: (mixed / 7 % 5_000) as i64,
@@ -278,7 +278,7 @@ async fn large_partitions_become_several_files_near_the_target() {
         assert!((target / 8..target * 2).contains(&output.bytes), "{}", output.bytes);
     }
     let last = done.last().unwrap();
-    let replaces = crate::warehouse::footer::Replaces::read(&last.metadata).unwrap().unwrap();
+    let replaces = crate::warehouse::file::footer::Replaces::read(&last.metadata).unwrap().unwrap();
     assert!(replaces.has_file("events_1.parquet") && !replaces.has_file("events_2.parquet"));
     assert!(replaces.is_complete(done.iter().map(|output| output.name.as_str())));
     assert!(!replaces.is_complete(done[1..].iter().map(|output| output.name.as_str())));
@@ -459,7 +459,7 @@ async fn outputs_of_a_worker_that_is_gone_are_removed_and_never_committed() {
     let dir = tempfile::tempdir().unwrap();
     let warehouse = open(dir.path()).await;
     let old = [store(&warehouse, 0..100).await, store(&warehouse, 100..200).await];
-    let name = crate::warehouse::new_compacted_name();
+    let name = crate::warehouse::layout::new_compacted_name();
     let bytes = file(0..200);
     warehouse.store(&partition(), &name, bytes.clone(), || true).await.unwrap();
     let part = dir.path().join("_compaction").join(format!("{}.0.part", Uuid::now_v7()));
@@ -476,7 +476,7 @@ async fn outputs_of_a_worker_that_is_gone_are_removed_and_never_committed() {
     let vacuumed = warehouse.vacuum(&settings(), Duration::ZERO, |_| true).await.unwrap();
     assert_eq!(vacuumed, Vacuumed { orphans: 2, ..Vacuumed::default() });
     assert!(!part.exists() && names(dir.path()) == sorted(old.to_vec()));
-    let metadata = crate::warehouse::footer::read(&bytes).unwrap();
+    let metadata = crate::warehouse::file::footer::read(&bytes).unwrap();
     let new = [NewFile { name: &name, metadata: &metadata, bytes: bytes.len() as u64 }];
     let old = old.each_ref().map(String::as_str);
     let delta = warehouse.0.delta.get().unwrap();

@@ -8,10 +8,10 @@ use std::path::Path;
 use super::lease::{self, SeenLeases};
 use super::{data_files, is_orphan, scratch};
 use crate::warehouse::WarehouseError;
+use crate::warehouse::catalog::footers::FooterCache;
 use crate::warehouse::delta::{Delta, Named};
-use crate::warehouse::footers::FooterCache;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::storage::{Listed, Objects};
 
 /// Removes outputs that never came into the table and, unless they are kept, files that others replaced. Returns the data
 /// files that are left.

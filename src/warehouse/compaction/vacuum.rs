@@ -8,9 +8,10 @@ use super::lease::Lease;
 use super::survey::each_partition;
 use super::{CompactionFilter, CompactionSettings, data_files, is_orphan, log_of, tidy};
 use crate::warehouse::delta::{Delta, Named};
+use crate::warehouse::handle::Shared;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::Listed;
-use crate::warehouse::{Shared, Warehouse, WarehouseError};
+use crate::warehouse::storage::Listed;
+use crate::warehouse::{Warehouse, WarehouseError};
 
 /// Files whose times of removal are looked up together.
 const TOGETHER: usize = 20_000;

@@ -6,11 +6,13 @@ use super::Delta;
 use super::action::Action;
 use super::seen::Fate;
 use super::table::TableFile;
+use crate::warehouse::catalog::damaged::Damaged;
 use crate::warehouse::compaction::Hidden;
-use crate::warehouse::damaged::Damaged;
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::objects::{Listed, Objects, Walked};
-use crate::warehouse::{WarehouseError, footer, is_compacted, is_data_file, late};
+use crate::warehouse::file::footer;
+use crate::warehouse::layout::{is_compacted, is_data_file};
+use crate::warehouse::storage::{Listed, Objects, Walked};
+use crate::warehouse::{WarehouseError, fenced};
 
 use super::tail::now_ms;
 
@@ -105,9 +107,9 @@ impl Delta {
         let fates = self.tail().fates(objects, &paths)?;
         let named = fates.iter().filter(|fate| **fate != Fate::Unnamed).count();
         // Whoever settles those sees to the log.
-        let late: HashSet<String> = objects.list(late::MARKS)?.into_iter().map(|mark| mark.name).collect();
+        let late: HashSet<String> = objects.list(fenced::MARKS)?.into_iter().map(|mark| mark.name).collect();
         let unnamed = batch.into_iter().zip(fates).filter(|(_, fate)| *fate == Fate::Unnamed).map(|(file, _)| file);
-        let unnamed = unnamed.filter(|(file, _)| !late.contains(&late::mark_of(&file.name))).collect();
+        let unnamed = unnamed.filter(|(file, _)| !late.contains(&fenced::mark_name(&file.name))).collect();
         let unnamed = without_hidden(objects, unnamed, !self.has_adopted())?;
         let actions = read_adds(objects, damaged, unnamed, adopted)?;
         adopted.known += named as u64;

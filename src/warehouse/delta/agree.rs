@@ -8,11 +8,12 @@ use super::action::Action;
 use super::seen::Fate;
 use super::table::TableFile;
 use super::tail::{Tail, now_ms};
-use crate::warehouse::damaged::Damaged;
+use crate::warehouse::WarehouseError;
+use crate::warehouse::catalog::damaged::Damaged;
 use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::file::footer;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::{Listed, Objects};
-use crate::warehouse::{WarehouseError, footer};
+use crate::warehouse::storage::{Listed, Objects};
 
 /// Times that files or the log may change while they are looked at.
 const ROUNDS_MAX: usize = 200;

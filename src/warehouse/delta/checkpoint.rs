@@ -22,7 +22,7 @@ use super::rows::{self, BATCH_ROWS, Columns};
 use super::seen::Keys;
 use super::tail::now_ms;
 use crate::warehouse::WarehouseError;
-use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::storage::{Listed, Objects};
 
 /// How long a checkpoint names files that were removed: who reads an older version may still look for them, and a
 /// process that stood still must not add them again.

@@ -13,10 +13,11 @@ use super::tail::{Tail, now_ms};
 use super::{CHECKPOINT_COMMITS, Delta};
 use crate::base::backoff::random_unit;
 use crate::metrics;
+use crate::warehouse::WarehouseError;
 use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::file::footer;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::Objects;
-use crate::warehouse::{WarehouseError, footer};
+use crate::warehouse::storage::Objects;
 
 /// Versions that others may put before ours until the caller is told.
 const ATTEMPTS_MAX: usize = 200;

@@ -7,9 +7,10 @@ use super::action::{Action, Add, Txn};
 use super::seen::Fate;
 use super::table::TableFile;
 use super::tail::{IMPORT, now_ms};
+use crate::warehouse::WarehouseError;
+use crate::warehouse::file::footer;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::Objects;
-use crate::warehouse::{WarehouseError, footer};
+use crate::warehouse::storage::Objects;
 
 impl Delta {
     /// The rows that an import has done with, as of now.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::action::{self, Action};
-use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::storage::{Listed, Objects};
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 /// The directory at the root of the table.

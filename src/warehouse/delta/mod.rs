@@ -36,11 +36,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::WarehouseError;
 use super::error::WarehouseErrorKind;
-use super::objects::{Objects, Walked};
-use super::promoted::PromotedColumns;
-use super::{WarehouseError, is_data_file};
 use crate::metrics;
+use crate::warehouse::columns::promoted::PromotedColumns;
+use crate::warehouse::layout::is_data_file;
+use crate::warehouse::storage::{Objects, Walked};
 use action::{Action, Protocol, Txn};
 use log::LOG;
 use seen::Seen;

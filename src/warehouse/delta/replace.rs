@@ -11,7 +11,7 @@ use super::table::TableFile;
 use super::tail::now_ms;
 use crate::warehouse::WarehouseError;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::Objects;
+use crate::warehouse::storage::Objects;
 use parquet::file::metadata::ParquetMetaData;
 
 /// What files take the place of others for.

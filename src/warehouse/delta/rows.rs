@@ -17,7 +17,7 @@ use parquet::file::statistics::Statistics;
 
 use super::action::{Action, Add, Format, Metadata, Protocol, Remove, Texts, Txn};
 use super::log::LOG;
-use crate::warehouse::objects::{Listed, Objects};
+use crate::warehouse::storage::{Listed, Objects};
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 const CONTEXT: &str = "read checkpoint";
@@ -43,7 +43,7 @@ const WHOLE_BYTES_MAX: u64 = 32 << 20;
 
 /// How many actions a checkpoint's file has.
 pub(super) fn count(objects: &Objects, file: &Listed) -> Result<usize, WarehouseError> {
-    let metadata = objects.open(LOG, file)?.read_with(|source| crate::warehouse::footer::read(&source))?;
+    let metadata = objects.open(LOG, file)?.read_with(|source| crate::warehouse::file::footer::read(&source))?;
     Ok(metadata.file_metadata().num_rows() as usize)
 }
 
@@ -70,7 +70,7 @@ fn read_from<R: ChunkReader + 'static>(
 ) -> Result<(), WarehouseError> {
     let parquet = |error| WarehouseError::parquet(CONTEXT, error);
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let metadata = Arc::new(crate::warehouse::footer::read(&source)?);
+    let metadata = Arc::new(crate::warehouse::file::footer::read(&source)?);
     let groups: Vec<usize> = (0..metadata.num_row_groups())
         .filter(|group| columns != Columns::AllButFiles || has_other_than_files(metadata.row_group(*group)))
         .collect();

@@ -10,10 +10,10 @@ use parquet::basic::Type as Physical;
 
 use super::action::{Add, Format, Metadata, Remove, Texts};
 use super::stats;
+use crate::warehouse::columns::promoted::PromotedColumns;
+use crate::warehouse::columns::promoted::schema_with;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::objects::Objects;
-use crate::warehouse::promoted::PromotedColumns;
-use crate::warehouse::schema::schema_with;
+use crate::warehouse::storage::Objects;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 use parquet::file::metadata::ParquetMetaData;
 

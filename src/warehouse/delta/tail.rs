@@ -13,7 +13,7 @@ use super::action::{self, Action, Metadata, Protocol};
 use super::log::{self, LOG, Listing};
 use super::rows::{self, Columns};
 use super::seen::{Fate, Seen};
-use crate::warehouse::objects::Objects;
+use crate::warehouse::storage::Objects;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
 /// Names this product in the log, for whoever keeps track of it by [`action::Txn`].

@@ -22,10 +22,12 @@ use super::compaction::{
 use super::delta::{Change, Delta, Named};
 use super::error::WarehouseErrorKind;
 use super::layout::Partition;
-use super::objects::Listed;
-use super::rows::StoredRow;
-use super::{Shared, Warehouse, WarehouseError, late};
+use super::{Warehouse, WarehouseError};
 use crate::event::{Person, PersonId};
+use crate::warehouse::columns::row::StoredRow;
+use crate::warehouse::fenced;
+use crate::warehouse::handle::Shared;
+use crate::warehouse::storage::Listed;
 
 /// Files that one commit replaces: the footers of the new ones are in memory until then.
 const COMMIT_FILES_MAX: usize = 256;
@@ -243,7 +245,7 @@ fn personal_files(job: &mut Job<'_>, person: &PersonId, erased: &mut Erased) -> 
                     "it is not in the table yet: run causality lake init, and this again",
                 ));
             }
-            (Ok(_), Named::InTable) if late.contains(&late::mark_of(&file.name)) => {
+            (Ok(_), Named::InTable) if late.contains(&fenced::mark_name(&file.name)) => {
                 erased.left.push(left(
                     job,
                     file,

@@ -13,9 +13,10 @@ use parquet::file::reader::ChunkReader;
 
 use super::Halt;
 use crate::event::PersonId;
+use crate::warehouse::WarehouseError;
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::objects::{Listed, Objects};
-use crate::warehouse::{WarehouseError, footer};
+use crate::warehouse::file::footer;
+use crate::warehouse::storage::{Listed, Objects};
 
 const CONTEXT: &str = "look for rows of a person";
 /// Files that are opened together, and what is read of their ends: footer and filters of most files.

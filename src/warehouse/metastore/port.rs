@@ -1,14 +1,16 @@
 //! What the metastore asks of the warehouse, and the warehouse of it.
 
 use super::{Metastore, MetastoreSettings};
+use crate::warehouse::columns::promoted::hive_columns;
 use crate::warehouse::layout::Partition;
-use crate::warehouse::{Warehouse, WarehouseError, is_data_file, schema};
+use crate::warehouse::layout::is_data_file;
+use crate::warehouse::{Warehouse, WarehouseError};
 
 impl Warehouse {
     /// Notes from now on for a Hive Metastore what is stored. Whoever has the answer tells it. To be called after
     /// [`Warehouse::keep_log`].
     pub fn note_for_metastore(&self, settings: MetastoreSettings) -> Metastore {
-        let made = || Metastore::new(settings, schema::hive_columns(self.promoted()), self.has_log());
+        let made = || Metastore::new(settings, hive_columns(self.promoted()), self.has_log());
         self.0.metastore.get_or_init(made).clone()
     }
 

@@ -24,9 +24,10 @@ use uuid::Uuid;
 use super::compaction::{self, CompactionFilter, Lease, data_files, is_orphan, log_of, tidy};
 use super::delta::{self, Delta, Named};
 use super::layout::Partition;
-use super::objects::{Listed, Objects};
-use super::{Shared, Warehouse, WarehouseError};
+use super::{Warehouse, WarehouseError};
 use crate::base::faults;
+use crate::warehouse::handle::Shared;
+use crate::warehouse::storage::{Listed, Objects};
 
 pub use rules::RetentionRules;
 

@@ -1,0 +1,347 @@
+//! What the footers of a partition's files say about the sequences that they hold.
+//!
+//! Asked only about suspects, so a running process reads no footers; after a crash each
+//! file's footer is read once and a message costs a search in memory. Invariants: an answer
+//! is never older than the listing of the directory that the caller asked for; no clock has
+//! a say in it. A file whose size or time is another was replaced, and is read again.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::damaged::Damaged;
+use crate::warehouse::error::WarehouseError;
+use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::file::{footer, scan};
+use crate::warehouse::layout::Partition;
+use crate::warehouse::layout::{is_compacted, is_data_file};
+use crate::warehouse::sequence_set::SequenceRanges;
+use crate::warehouse::storage::{Listed, Objects, Source};
+
+/// Memory that remembered footers may take, over all partitions.
+const FOOTER_BYTES_MAX: usize = 64 << 20;
+/// Of a footer that holds one range, about.
+const FOOTER_BYTES: usize = 256;
+/// Memory that the remembered ids may take; those of one file are remembered whatever they take.
+const IDS_BYTES_MAX: usize = 8 << 20;
+/// Of one id in a hash set, about.
+const ID_BYTES: usize = 2 * size_of::<u128>();
+/// Files that are opened together, and how much of their ends is read ahead. A file that lists long ranges takes one
+/// more request.
+const FOOTERS_TOGETHER: usize = 64;
+const FOOTER_READ_BYTES: usize = 64 << 10;
+/// The same of files whose ids are wanted: most files are smaller than this and come with one request.
+const IDS_TOGETHER: usize = 8;
+const IDS_READ_BYTES: usize = 1 << 20;
+
+/// One message that the warehouse may hold already.
+#[derive(Clone, Debug)]
+pub struct Suspect {
+    pub sequence: u64,
+    pub id: String,
+}
+
+/// The footer of one file.
+#[derive(Debug)]
+struct Footer {
+    file: Listed,
+    /// None of a file that cannot be read.
+    ranges: SequenceRanges,
+    /// Of a compacted file.
+    replaces: Option<footer::Replaces>,
+}
+
+impl Footer {
+    fn memory_bytes(&self) -> usize {
+        FOOTER_BYTES + self.ranges.memory_bytes() + self.replaces.as_ref().map_or(0, footer::Replaces::memory_bytes)
+    }
+}
+
+/// The files of one partition as of one listing.
+#[derive(Clone, Debug)]
+pub struct PartitionFooters {
+    directory: String,
+    files: Vec<Arc<Footer>>,
+}
+
+impl PartitionFooters {
+    /// True when some file may hold the message: its range does.
+    pub fn may_hold(&self, sequence: u64) -> bool {
+        self.files.iter().any(|file| file.ranges.contains(sequence))
+    }
+
+    /// Without the files that hold nothing from `first` to `last`: of a backlog mostly all of them.
+    pub fn reaching(mut self, first: u64, last: u64) -> Self {
+        self.files.retain(|file| file.ranges.span().is_some_and(|(from, to)| from <= last && first <= to));
+        self
+    }
+
+    pub(crate) fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// The name of a file that was not compacted, and is not held by one that was.
+    pub(crate) fn original(&self, place: usize) -> Option<&str> {
+        let name = self.files.get(place)?.file.name.as_str();
+        let is_replaced = self.files.iter().filter_map(|file| file.replaces.as_ref()).any(|by| by.has_file(name));
+        (!is_compacted(name) && !is_replaced).then_some(name)
+    }
+
+    /// The names of compacted files.
+    pub(crate) fn compacted(&self) -> Vec<&str> {
+        self.files.iter().map(|file| file.file.name.as_str()).filter(|name| is_compacted(name)).collect()
+    }
+
+    /// One file, if it is there.
+    pub(crate) fn listed(&self, name: &str) -> Option<&Listed> {
+        self.files.iter().map(|file| &file.file).find(|file| file.name == name)
+    }
+
+    /// The same with those files only whose names are `wanted`.
+    pub(crate) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let files = self.files.iter().filter(|file| wanted(&file.file.name)).cloned().collect();
+        Self { directory: self.directory.clone(), files }
+    }
+}
+
+/// The ids of one file, as keyed 128-bit hashes: 16 bytes each, and nobody outside can
+/// make two of them meet.
+#[derive(Debug)]
+struct IdSet {
+    directory: String,
+    file: Listed,
+    ids: HashSet<u128>,
+}
+
+impl IdSet {
+    fn memory_bytes(&self) -> usize {
+        self.ids.len() * ID_BYTES
+    }
+}
+
+/// Remembers footers and, of the files that suspects fell into, the ids.
+#[derive(Default)]
+pub(crate) struct FooterCache {
+    state: Mutex<State>,
+    /// Held while files of a partition are read: whoever wants the same files waits for them, and reads none twice.
+    reading: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    keys: (RandomState, RandomState),
+    pub(crate) damaged: Damaged,
+}
+
+#[derive(Default)]
+struct State {
+    partitions: HashMap<Partition, Vec<Arc<Footer>>>,
+    bytes: usize,
+    /// The one used last comes last.
+    ids: Vec<Arc<IdSet>>,
+}
+
+impl FooterCache {
+    /// Lists the partition and reads the footers that are not yet known.
+    pub(crate) fn list(&self, objects: &Objects, partition: &Partition) -> Result<PartitionFooters, WarehouseError> {
+        let directory = objects.directory(partition);
+        let mut listed = objects.list(&directory)?;
+        listed.retain(|file| is_data_file(&file.name));
+        self.damaged.keep(&directory, &listed);
+        self.one_reader(&directory, || self.footers_of(objects, partition, listed))
+    }
+
+    fn footers_of(
+        &self,
+        objects: &Objects,
+        partition: &Partition,
+        listed: Vec<Listed>,
+    ) -> Result<PartitionFooters, WarehouseError> {
+        let directory = objects.directory(partition);
+        let known: HashMap<String, Arc<Footer>> = {
+            let state = self.state();
+            let files = state.partitions.get(partition).map(Vec::as_slice).unwrap_or_default();
+            files.iter().map(|file| (file.file.name.clone(), file.clone())).collect()
+        };
+        let (mut files, mut unknown) = (Vec::with_capacity(listed.len()), Vec::new());
+        for file in listed {
+            match known.get(&file.name).filter(|footer| footer.file == file) {
+                Some(footer) => files.push(footer.clone()),
+                None => unknown.push(file),
+            }
+        }
+        let read = self.read_footers(objects, &directory, unknown, &mut files);
+        // What was read is not read again when the store works again.
+        self.remember(partition, files.clone());
+        read?;
+        Ok(PartitionFooters { directory, files })
+    }
+
+    /// Runs `read` while nobody else reads files of the directory.
+    fn one_reader<T>(&self, directory: &str, read: impl FnOnce() -> T) -> T {
+        let turn = lock(&self.reading).entry(directory.to_owned()).or_default().clone();
+        let reading = lock(&turn);
+        let done = read();
+        drop(reading);
+        // Nobody takes a copy while the map is locked: two copies are the map's and this one.
+        let mut all = lock(&self.reading);
+        if Arc::strong_count(&turn) == 2 {
+            all.remove(directory);
+        }
+        done
+    }
+
+    /// Adds the footers to `files`, those too that came before a failure.
+    fn read_footers(
+        &self,
+        objects: &Objects,
+        directory: &str,
+        mut unknown: Vec<Listed>,
+        files: &mut Vec<Arc<Footer>>,
+    ) -> Result<(), WarehouseError> {
+        while !unknown.is_empty() {
+            let together = unknown.split_off(unknown.len().saturating_sub(FOOTERS_TOGETHER));
+            let sources = objects.open_together(directory, &together, FOOTER_READ_BYTES);
+            for (file, source) in together.into_iter().zip(sources) {
+                let read = |source: Source| {
+                    let metadata = footer::read(&source)?;
+                    Ok((footer::sequences(&metadata)?, footer::Replaces::read(&metadata)?))
+                };
+                let (ranges, replaces) = self.unless_damaged(directory, &file, source, read)?.unwrap_or_default();
+                files.push(Arc::new(Footer { file, ranges, replaces }));
+            }
+        }
+        Ok(())
+    }
+
+    /// What `read` finds in a file; none when the file is damaged.
+    fn unless_damaged<T>(
+        &self,
+        directory: &str,
+        file: &Listed,
+        source: Result<Source, WarehouseError>,
+        read: impl FnOnce(Source) -> Result<T, WarehouseError>,
+    ) -> Result<Option<T>, WarehouseError> {
+        match source.and_then(|source| source.read_with(read)) {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.kind == WarehouseErrorKind::Corrupt => {
+                self.damaged.note(directory, file, &error);
+                Ok(None)
+            }
+            Err(error) => Err(error.at(format!("{directory}/{}", file.name))),
+        }
+    }
+
+    fn remember(&self, partition: &Partition, files: Vec<Arc<Footer>>) {
+        let bytes = |files: &[Arc<Footer>]| files.iter().map(|file| file.memory_bytes()).sum::<usize>();
+        let mut state = self.state();
+        let added = bytes(&files);
+        let before = state.partitions.insert(partition.clone(), files).map_or(0, |files| bytes(&files));
+        state.bytes = state.bytes + added - before;
+        if state.bytes > FOOTER_BYTES_MAX {
+            state.partitions.clear();
+            state.bytes = 0;
+        }
+    }
+
+    /// Which of the messages are in a file.
+    pub(crate) fn holds(
+        &self,
+        objects: &Objects,
+        footers: &PartitionFooters,
+        messages: &[Suspect],
+    ) -> Result<Vec<bool>, WarehouseError> {
+        Ok(self.holders(objects, footers, messages)?.iter().map(Option::is_some).collect())
+    }
+
+    /// In which file each of the messages is, by its place in `footers`: the file's ranges hold the sequence, and its
+    /// rows the id.
+    pub(crate) fn holders(
+        &self,
+        objects: &Objects,
+        footers: &PartitionFooters,
+        messages: &[Suspect],
+    ) -> Result<Vec<Option<usize>>, WarehouseError> {
+        let hashes: Vec<u128> = messages.iter().map(|message| self.id_hash(&message.id)).collect();
+        let mut held = vec![None; messages.len()];
+        let within = |file: &Footer, held: &[Option<usize>]| -> Vec<usize> {
+            let messages = messages.iter().enumerate().zip(held);
+            let within =
+                messages.filter(|((_, message), held)| held.is_none() && file.ranges.contains(message.sequence));
+            within.map(|((place, _), _)| place).collect()
+        };
+        for (first, files) in (0..).step_by(IDS_TOGETHER).zip(footers.files.chunks(IDS_TOGETHER)) {
+            let wanted: Vec<&Listed> =
+                files.iter().filter(|file| !within(file, &held).is_empty()).map(|file| &file.file).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let directory = &footers.directory;
+            let sets = self.one_reader(directory, || self.id_sets(objects, directory, wanted))?;
+            for (at, file) in files.iter().enumerate() {
+                let Some(set) = sets.get(&file.file.name) else { continue };
+                for place in within(file, &held) {
+                    held[place] = set.ids.contains(&hashes[place]).then_some(first + at);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// The ids of some files by their names, without those that are damaged.
+    fn id_sets(
+        &self,
+        objects: &Objects,
+        directory: &str,
+        files: Vec<&Listed>,
+    ) -> Result<HashMap<String, Arc<IdSet>>, WarehouseError> {
+        let (mut sets, mut unknown) = (HashMap::new(), Vec::new());
+        for file in files.into_iter().filter(|file| !self.damaged.has(directory, file)) {
+            match self.known_ids(directory, file) {
+                Some(set) => drop(sets.insert(file.name.clone(), set)),
+                None => unknown.push(file.clone()),
+            }
+        }
+        let sources = objects.open_together(directory, &unknown, IDS_READ_BYTES);
+        for (file, source) in unknown.iter().zip(sources) {
+            let Some(ids) = self.unless_damaged(directory, file, source, |source| self.ids(source))? else { continue };
+            let set = Arc::new(IdSet { directory: directory.to_owned(), file: file.clone(), ids });
+            self.remember_ids(set.clone());
+            sets.insert(file.name.clone(), set);
+        }
+        Ok(sets)
+    }
+
+    fn remember_ids(&self, set: Arc<IdSet>) {
+        let mut state = self.state();
+        state.ids.push(set);
+        let mut bytes: usize = state.ids.iter().map(|set| set.memory_bytes()).sum();
+        while bytes > IDS_BYTES_MAX && state.ids.len() > 1 {
+            bytes -= state.ids.remove(0).memory_bytes();
+        }
+    }
+
+    fn known_ids(&self, directory: &str, file: &Listed) -> Option<Arc<IdSet>> {
+        let mut state = self.state();
+        let at = state.ids.iter().position(|set| set.file == *file && set.directory == directory)?;
+        let set = state.ids.remove(at);
+        state.ids.push(set.clone());
+        Some(set)
+    }
+
+    fn ids(&self, source: Source) -> Result<HashSet<u128>, WarehouseError> {
+        let mut ids = HashSet::new();
+        scan::each_id(source, |id| {
+            ids.insert(self.id_hash(id));
+        })?;
+        Ok(ids)
+    }
+
+    fn id_hash(&self, id: &str) -> u128 {
+        u128::from(self.keys.0.hash_one(id)) << 64 | u128::from(self.keys.1.hash_one(id))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

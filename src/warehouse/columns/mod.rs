@@ -1,0 +1,12 @@
+//! The columns of a file: which there are, and how one event or one stored row fills them.
+
+pub(super) mod schema;
+
+pub(super) mod promoted;
+
+pub(super) mod row;
+
+pub(super) mod device;
+pub(super) mod kind;
+pub(super) mod promoted_values;
+pub(super) mod row_group;

@@ -1,0 +1,67 @@
+//! Split-block Bloom filters sized for the rows that a row group really has.
+//!
+//! After the Parquet format specification, "Bloom Filter". The filter is built from
+//! hashes when the row group closes: sized earlier it would be too large or too full.
+
+use parquet::bloom_filter::Sbbf;
+use twox_hash::XxHash64;
+
+/// The specification's seed for xxHash64.
+const SEED: u64 = 0;
+/// False positives that a filter is sized for: one in a hundred, about ten bits a value.
+const BITS_PER_VALUE: usize = 10;
+const BLOCK_BYTES: usize = 32;
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+
+const SALT: [u32; 8] =
+    [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
+
+/// The hashes of a column's values, until its row group closes.
+#[derive(Default)]
+pub(crate) struct Hashes(Vec<u64>);
+
+impl Hashes {
+    pub(crate) fn push(&mut self, value: &[u8]) {
+        let hash = XxHash64::oneshot(SEED, value);
+        // Where nobody has a user's id the filter is as small as one can be.
+        if self.0.last() != Some(&hash) {
+            self.0.push(hash);
+        }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.0.capacity() * size_of::<u64>()
+    }
+
+    /// The filter that holds the values.
+    pub(crate) fn filter(&self) -> Sbbf {
+        let Self(hashes) = self;
+        let bytes = (hashes.len() * BITS_PER_VALUE / 8).next_power_of_two().clamp(BLOCK_BYTES, BYTES_MAX);
+        let blocks = bytes / BLOCK_BYTES;
+        let mut words = vec![[0u32; 8]; blocks];
+        for hash in hashes {
+            let block = &mut words[(((hash >> 32) * blocks as u64) >> 32) as usize];
+            for (word, salt) in block.iter_mut().zip(SALT) {
+                *word |= 1 << ((*hash as u32).wrapping_mul(salt) >> 27);
+            }
+        }
+        let bitset: Vec<u8> = words.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
+        Sbbf::new(&bitset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reader_finds_every_value_and_few_others() {
+        let name = |i: usize| format!("device-{i}");
+        let mut hashes = Hashes::default();
+        (0..10_000).for_each(|i| hashes.push(name(i).as_bytes()));
+        let filter = hashes.filter();
+        assert!((0..10_000).all(|i| filter.check(name(i).as_str())));
+        let wrong = (10_000..20_000).filter(|i| filter.check(name(*i).as_str())).count();
+        assert!(wrong < 200, "{wrong} false positives in 10,000");
+    }
+}

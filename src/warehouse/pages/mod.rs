@@ -1,0 +1,12 @@
+//! The Parquet page writer: values of one column in, encoded and compressed pages out.
+//!
+//! Knows values and bytes, nothing of events.
+
+pub(super) mod column;
+
+pub(super) mod chunk;
+mod page_header;
+
+mod bloom;
+pub(super) mod compression;
+pub(super) mod encodings;

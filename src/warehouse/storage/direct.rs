@@ -1,0 +1,91 @@
+//! Large files go to the disk past the page cache.
+//!
+//! What the sink writes it does not read again: a copy in the page cache costs more of the processor than encoding
+//! some of the columns, and pushes out what others want to keep. Small files, which are read soon after they were
+//! written on a quiet machine, go through the cache.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+#[cfg(target_os = "linux")]
+use super::aligned::ALIGNMENT;
+
+/// Files below this go through the page cache.
+#[cfg(target_os = "linux")]
+const DIRECT_BYTES_MIN: usize = 1 << 20;
+
+/// Creates the file with these bytes, or replaces what it held. Not yet synced.
+pub(super) fn create(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    if bytes.len() >= DIRECT_BYTES_MIN
+        && bytes.as_ptr().addr().is_multiple_of(ALIGNMENT)
+        && let Some(file) = write_direct(path, bytes)?
+    {
+        return Ok(file);
+    }
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// None where the file system does not take direct writes, or wants another alignment.
+#[cfg(target_os = "linux")]
+fn write_direct(path: &Path, bytes: &[u8]) -> io::Result<Option<File>> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let (blocks, rest) = bytes.split_at(bytes.len() - bytes.len() % ALIGNMENT);
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT);
+    // All at once: a thread that waits for the disk piece by piece waits for the processor as often.
+    match options.open(path).and_then(|mut file| file.write_all(blocks)) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+        written => written?,
+    }
+    let mut file = File::options().append(true).open(path)?;
+    file.write_all(rest)?;
+    Ok(Some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warehouse::storage::aligned::AlignedFile;
+
+    fn bytes_of(length: usize) -> bytes::Bytes {
+        let bytes: Vec<u8> = (0..length).map(|i| (i * 31 / 7) as u8).collect();
+        let mut file = AlignedFile::with_capacity(length);
+        file.write_all(&bytes).unwrap();
+        file.into_bytes()
+    }
+
+    #[test]
+    fn files_of_any_length_hold_what_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for length in [3 << 20, 0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (1 << 20) + 4095, (2 << 20) + 4097] {
+            let bytes = bytes_of(length);
+            create(&path, &bytes).unwrap().sync_all().unwrap();
+            assert!(std::fs::read(&path).unwrap() == bytes, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_aligned_is_written_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let bytes = bytes_of(2 << 20).slice(1..);
+        create(&path, &bytes).unwrap();
+        assert!(std::fs::read(&path).unwrap() == bytes);
+    }
+
+    #[test]
+    fn a_file_system_without_direct_writes_is_written_all_the_same() {
+        // Memory file systems refused direct writes until lately; where there is none the other tests say it all.
+        let Ok(directory) = tempfile::tempdir_in("/dev/shm") else { return };
+        let path = directory.path().join("file");
+        let bytes = bytes_of((1 << 20) + 5);
+        create(&path, &bytes).unwrap();
+        assert!(std::fs::read(&path).unwrap() == bytes);
+    }
+}

@@ -1,0 +1,29 @@
+//! What fails in both engines.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
+
+/// Why the store did not give bytes that were asked for, when that is so: the Parquet reader keeps only the text of
+/// it, and would call the file damaged.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ReadFailure(Arc<Mutex<Option<String>>>);
+
+impl ReadFailure {
+    pub(super) fn note(&self, why: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    pub(super) fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What people are told where nobody can be kept from replacing a commit.
+pub(super) fn no_create(what: &str) -> WarehouseError {
+    let why = format!(
+        "{what}: two processes could write the same commit of the Delta log; use a store with conditional puts \
+         (If-None-Match), or set DELTA_ENABLED=false (delta_enabled in a file)"
+    );
+    WarehouseError::caused(WarehouseErrorKind::Refused, "begin Delta log", why)
+}

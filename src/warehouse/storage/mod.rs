@@ -1,0 +1,32 @@
+//! Whole files, in a local directory or in an object store: stored at once and durably, or not at all.
+//!
+//! Everything here blocks: it is called on threads that may. Knows names and bytes, nothing of
+//! what is in a file.
+
+mod settings;
+
+mod listing;
+mod objects;
+mod source;
+
+mod local;
+mod remote;
+
+mod client;
+mod delete;
+mod markup;
+mod profile;
+mod requests;
+
+mod advice;
+mod failure;
+
+mod aligned;
+mod direct;
+
+pub(crate) use aligned::AlignedFile;
+pub(crate) use listing::{Listed, Walked};
+pub(crate) use local::walk;
+pub(crate) use objects::Objects;
+pub use settings::ObjectSettings;
+pub(crate) use source::Source;

@@ -1,0 +1,279 @@
+//! Late files, in a directory and in an object store: no row is lost, and none stays in two files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::file::scan;
+use super::layout::is_data_file;
+use super::*;
+use crate::event::proto::EventEnvelope;
+use crate::event::proto::event_envelope::Payload;
+use crate::event::{EventRef, proto::UserLogin};
+use crate::services::s3::{Fault, S3Server};
+
+/// One warehouse that several processes have open.
+pub(super) enum Place {
+    Local(tempfile::TempDir),
+    S3(S3Server),
+}
+
+impl Place {
+    pub(super) fn both() -> [Self; 2] {
+        [Self::Local(tempfile::tempdir().unwrap()), Self::S3(S3Server::start())]
+    }
+
+    /// As another process sees it, with caches of its own.
+    pub(super) async fn open(&self) -> Warehouse {
+        match self {
+            Self::Local(dir) => Warehouse::open_local(dir.path().to_owned()).unwrap(),
+            Self::S3(server) => Warehouse::open_objects(ObjectSettings::of_test(server)).await.unwrap(),
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        match self {
+            Self::Local(dir) => dir.path().to_owned(),
+            Self::S3(server) => server.bucket(),
+        }
+    }
+
+    pub(super) fn directory(&self) -> PathBuf {
+        self.root().join(partition().to_string())
+    }
+
+    fn names(&self) -> Vec<String> {
+        names_in(&self.directory())
+    }
+
+    pub(super) fn marks_directory(&self) -> PathBuf {
+        self.root().join(fenced::MARKS)
+    }
+
+    pub(super) fn marks(&self) -> Vec<String> {
+        names_in(&self.marks_directory())
+    }
+
+    /// How many files hold each row.
+    fn rows(&self) -> BTreeMap<u64, usize> {
+        let mut rows = BTreeMap::new();
+        for name in self.names().iter().filter(|name| is_data_file(name)) {
+            let file = Bytes::from(std::fs::read(self.directory().join(name)).unwrap());
+            for (sequence, id) in scan::rows(file).unwrap() {
+                assert_eq!(id, id_of(sequence));
+                *rows.entry(sequence).or_default() += 1;
+            }
+        }
+        rows
+    }
+
+    fn assert_each_once(&self, sequences: impl Iterator<Item = u64>) {
+        assert_eq!(self.rows(), sequences.map(|sequence| (sequence, 1)).collect());
+        assert!(self.marks().is_empty(), "no mark stays: {:?}", self.marks());
+    }
+}
+
+fn names_in(directory: &std::path::Path) -> Vec<String> {
+    let files = std::fs::read_dir(directory).into_iter().flatten();
+    let mut names: Vec<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+pub(super) fn partition() -> Partition {
+    Partition { app_id: "shop".to_owned(), hour: 490_000 }
+}
+
+pub(super) fn id_of(sequence: u64) -> String {
+    format!("id-{sequence}")
+}
+
+pub(super) fn name(n: u32) -> String {
+    format!("events_{n:04}.parquet")
+}
+
+pub(super) fn file(sequences: impl Iterator<Item = u64> + Clone) -> Bytes {
+    let settings =
+        EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 40, stream: "EVENTS".to_owned() };
+    let mut encoder = Encoder::new(settings).unwrap();
+    let mut open = encoder.open("shop");
+    for sequence in sequences.clone() {
+        let event = EventEnvelope {
+            id: id_of(sequence),
+            app_id: "shop".to_owned(),
+            payload: Some(Payload::UserLogin(UserLogin::default())),
+            ..Default::default()
+        }
+        .encode_to_vec();
+        let origin = Origin { sequence, received_at_ms: 1 };
+        encoder.push(&mut open, &EventRef::decode(&event).unwrap(), origin).unwrap();
+    }
+    encoder.finish(open, sequences).unwrap()
+}
+
+/// Stores a file as a process would whose lease ended meanwhile, or as any other.
+pub(super) async fn store(warehouse: &Warehouse, n: u32, sequences: impl Iterator<Item = u64> + Clone) -> LateFile {
+    let late = LateFile { partition: partition(), name: name(n), bytes: file(sequences) };
+    assert!(warehouse.store(&late.partition, &late.name, late.bytes.clone(), || true).await.unwrap());
+    late
+}
+
+pub(super) async fn holds(warehouse: &Warehouse, sequence: u64) -> bool {
+    let footers = warehouse.footers(&partition()).await.unwrap();
+    let suspect = Suspect { sequence, id: id_of(sequence) };
+    footers.may_hold(sequence) && warehouse.confirm(footers, vec![suspect]).await.unwrap()[0]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_file_keeps_the_rows_that_nobody_else_holds() {
+    for place in Place::both() {
+        let (ours, theirs) = (place.open().await, place.open().await);
+        let late = store(&ours, 5, 1..=100).await;
+        assert_eq!(ours.settle_late_file(&late, true).await.unwrap(), Settled::Alone, "not its own double");
+        assert_eq!(std::fs::read(place.directory().join(name(5))).unwrap(), late.bytes);
+        store(&theirs, 1, 1..=30).await;
+        store(&theirs, 9, 71..=80).await;
+        // Both know the file as it was.
+        assert!(holds(&ours, 75).await && holds(&theirs, 75).await);
+        let settled = ours.settle_late_file(&late, true).await.unwrap();
+        assert_eq!(settled, Settled::Replaced { given_up: 40, kept: 60, doubled: 0 });
+        place.assert_each_once(1..=100);
+        assert_eq!(ours.settle_late_file(&late, true).await.unwrap(), Settled::Alone, "once more changes nothing");
+        place.assert_each_once(1..=100);
+        // Nobody takes the rows that went for still there.
+        std::fs::remove_file(place.directory().join(name(9))).unwrap();
+        for warehouse in [&ours, &theirs] {
+            assert!(!holds(warehouse, 75).await && holds(warehouse, 81).await && holds(warehouse, 30).await);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_file_whose_rows_others_hold_is_removed() {
+    for place in Place::both() {
+        let warehouse = place.open().await;
+        store(&warehouse, 1, 1..=60).await;
+        store(&warehouse, 9, 61..=90).await;
+        let late = store(&warehouse, 5, 41..=90).await;
+        assert_eq!(warehouse.settle_late_file(&late, true).await.unwrap(), Settled::Removed { rows: 50 });
+        place.assert_each_once(1..=90);
+        // As after an answer that was lost.
+        assert_eq!(warehouse.settle_late_file(&late, true).await.unwrap(), Settled::Alone);
+        assert_eq!(place.names(), [name(1), name(9)], "what is not there is not stored");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_file_waits_for_those_that_are_settled_before_it() {
+    for place in Place::both() {
+        let warehouse = place.open().await;
+        let (first, second) = (store(&warehouse, 1, 1..=60).await, store(&warehouse, 2, 41..=100).await);
+        let mark = |late: &LateFile| place.marks_directory().join(fenced::mark_name(&late.name));
+        warehouse.mark_late_file(&first).await.unwrap();
+        assert_eq!(warehouse.settle_late_file(&second, true).await.unwrap(), Settled::MustWait { rows: 20 });
+        assert!(mark(&second).exists(), "it is settled still");
+        assert_eq!(warehouse.settle_late_file(&first, true).await.unwrap(), Settled::Alone, "the other one waits");
+        let settled = warehouse.settle_late_file(&second, true).await.unwrap();
+        assert_eq!(settled, Settled::Replaced { given_up: 20, kept: 40, doubled: 0 });
+        place.assert_each_once(1..=100);
+
+        let third = store(&warehouse, 3, 91..=120).await;
+        warehouse.mark_late_file(&second).await.unwrap();
+        let settled = warehouse.settle_late_file(&third, false).await.unwrap();
+        assert_eq!(settled, Settled::Replaced { given_up: 0, kept: 30, doubled: 10 }, "doubled rather than lost");
+        assert_eq!(place.rows().len(), 120);
+    }
+}
+
+/// A process marks its late file and dies; another one finds the mark and settles the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_file_of_a_process_that_died_is_settled_by_another() {
+    for place in Place::both() {
+        let (dead, other) = (place.open().await, place.open().await);
+        let late = store(&dead, 5, 1..=100).await;
+        store(&other, 9, 71..=100).await;
+        dead.mark_late_file(&late).await.unwrap();
+        let never_stored = LateFile { name: name(7), ..late };
+        dead.mark_late_file(&never_stored).await.unwrap();
+        assert!(other.abandoned_late_files(Duration::from_secs(3_600)).await.unwrap().is_empty(), "it may still live");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let abandoned = other.abandoned_late_files(Duration::from_millis(40)).await.unwrap();
+        assert_eq!(abandoned.iter().map(|late| late.name.clone()).collect::<Vec<_>>(), [name(5)]);
+        let settled = other.settle_late_file(&abandoned[0], true).await.unwrap();
+        assert_eq!(settled, Settled::Replaced { given_up: 30, kept: 70, doubled: 0 });
+        place.assert_each_once(1..=100);
+    }
+}
+
+fn must_wait(settled: Settled) -> bool {
+    matches!(settled, Settled::MustWait { .. })
+}
+
+/// Three processes wake up at once, each with a late file, and some rows are in files that are not late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_files_that_are_settled_at_once_lose_no_row() {
+    for place in Place::both() {
+        let processes = [place.open().await, place.open().await, place.open().await];
+        let rounds = if matches!(place, Place::Local(_)) { 40 } else { 6 };
+        for round in 0..rounds {
+            let mut state = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(round + 1);
+            let mut random = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            let mut all = std::collections::BTreeSet::new();
+            let mut files = Vec::new();
+            for n in 0..4 {
+                let first = random(60) + 1;
+                let sequences = first..=first + random(60);
+                all.extend(sequences.clone());
+                files.push(store(&processes[0], n, sequences).await);
+            }
+            // Any of the four is the one that is not late.
+            files.remove(random(4) as usize);
+            let settle = async |process: &Warehouse, late: &LateFile, delay: u64| {
+                tokio::time::sleep(Duration::from_micros(delay)).await;
+                // A file that was removed since it was listed is an error, and looked for again.
+                while !matches!(process.settle_late_file(late, true).await, Ok(settled) if !must_wait(settled)) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let delays = [random(2_000), random(2_000), random(2_000)];
+            tokio::join!(
+                settle(&processes[0], &files[0], delays[0]),
+                settle(&processes[1], &files[1], delays[1]),
+                settle(&processes[2], &files[2], delays[2]),
+            );
+            place.assert_each_once(all.into_iter());
+            for name in place.names() {
+                std::fs::remove_file(place.directory().join(name)).unwrap();
+            }
+        }
+    }
+}
+
+/// A settlement that fails half way is made again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_while_a_late_file_is_settled_loses_no_row() {
+    let place = Place::S3(S3Server::start());
+    let Place::S3(server) = &place else { unreachable!() };
+    let warehouse = place.open().await;
+    for fault in [Fault::FailAfterStoring, Fault::CloseInRequest, Fault::CloseInAnswer, Fault::HangAfterStoring] {
+        let late = store(&warehouse, 5, 1..=100).await;
+        store(&warehouse, 9, 51..=60).await;
+        // An attempt makes two requests of each kind: every third falls on another one each time.
+        server.fail(fault, 3);
+        server.fail_reads(fault, 3);
+        let mut attempts = 0;
+        while let Err(error) = warehouse.settle_late_file(&late, true).await {
+            attempts += 1;
+            assert!(attempts < 20, "{fault:?}: {error}");
+        }
+        server.heal();
+        assert_eq!(warehouse.settle_late_file(&late, true).await.unwrap(), Settled::Alone);
+        place.assert_each_once(1..=100);
+    }
+}
