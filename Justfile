@@ -43,6 +43,11 @@ reads count="10000":
     .ci/setup --tests
     CAUSALITY_READS={{count}} cargo test --test it -- --nocapture erasure::no_reader
 
+# The same by Trino, through its Delta catalog
+trino-reads count="500":
+    .ci/setup --trino
+    CAUSALITY_READS={{count}} cargo test --test it -- --ignored --nocapture engines::trino_sees
+
 # So many kills (of servers that sync and that do not, with clocks hours apart), freezes and full streams, keys sent to two gateways at once, damaged logs, removed files, deleted streams and consumers
 chaos cycles="100" rounds="10" keys="2000":
     .ci/setup --tests
@@ -90,18 +95,18 @@ openapi examples="60":
 # theirs, and a Java 24 that distributions do not have
 trino:
     .ci/setup --trino
-    cargo test --test it -- --ignored --nocapture trino::
+    cargo test --test it -- --ignored --nocapture --test-threads=1 trino
 
 # Each parser, or those named (fuzz/README.md lists them), is fuzzed for so long; a finding ends it
 fuzz seconds="600" *TARGETS:
     .ci/setup
     fuzz/run {{seconds}} {{TARGETS}}
 
-# The lines by which docs/warehouse.md opens the lake in Spark, against the other readers
+# The lines by which docs/warehouse.md opens the lake in Spark, and Spark through a metastore, against the other readers
 spark:
     .ci/setup --tests
     .ci/setup --spark
-    cargo test --test it -- --nocapture --ignored delta::spark
+    cargo test --test it -- --nocapture --ignored --test-threads=1 spark
 
 # The Delta log: so many kills around commits and at any moment, read by deltalake after each; checkpoints of so many files
 delta kills="100" files="200000":

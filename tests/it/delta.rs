@@ -91,7 +91,7 @@ fn spark_agrees_with_the_other_readers() {
     let server = oddly_named(dir.path());
     let table = server.warehouse();
     let spark =
-        python_in("target/spark", ".ci/setup --spark", "read_delta.py", &[table.to_str().unwrap(), "spark"], "");
+        python_in("target/spark", ".ci/setup --spark", "read_delta.py", &[table.to_str().unwrap(), "spark", ""], "");
     eprintln!("{spark}");
     let mut all = read(&table, "readers");
     all.as_object_mut().unwrap().extend(serde_json::from_str::<serde_json::Map<_, _>>(&spark).unwrap());

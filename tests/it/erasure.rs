@@ -1,6 +1,7 @@
 //! Erasure under real readers: the rows of one person are gone at once, everybody else's are there all the time.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -120,15 +121,24 @@ fn an_erasure_that_is_killed_is_done_by_the_next() {
 fn no_reader_sees_a_state_in_between() {
     let reads = std::env::var("CAUSALITY_READS").unwrap_or_else(|_| "60".to_owned());
     let dir = tempfile::tempdir().unwrap();
-    let mut settings = SETTINGS.to_vec();
-    settings.extend([
-        ("COMPACTION_ENABLED", "true"),
-        ("COMPACTION_SCHEDULE", "1s"),
-        ("COMPACTION_KEEP_REPLACED", "true"),
-    ]);
-    let server = Server::start(dir.path(), &settings);
+    read_while_it_changes(dir.path(), &[], "10s", |server| {
+        python("read_changes.py", &[server.warehouse().to_str().unwrap(), &reads], "")
+    });
+}
+
+/// Events come, files are compacted, persons erased and replaced files removed after `kept` while `reader` reads; it
+/// returns what `read_changes.py` said.
+pub(crate) fn read_while_it_changes(
+    dir: &Path,
+    settings: &[(&str, &str)],
+    kept: &str,
+    reader: impl FnOnce(&Server) -> String,
+) {
+    let compacting =
+        [("COMPACTION_ENABLED", "true"), ("COMPACTION_SCHEDULE", "1s"), ("COMPACTION_KEEP_REPLACED", "true")];
+    let server = Server::start(dir, &[&SETTINGS, settings, &compacting].concat());
     let table = server.warehouse();
-    let keeping = [("COMPACTION_KEEP_REPLACED", "true"), ("VACUUM_RETENTION", "10s")];
+    let keeping = [("COMPACTION_KEEP_REPLACED", "true"), ("VACUUM_RETENTION", kept)];
     let over = AtomicBool::new(false);
     let mut ids = send(&server, "shop", 0..10);
     server.wait_drained();
@@ -146,15 +156,15 @@ fn no_reader_sees_a_state_in_between() {
                 try_send(&server, &events).expect("an answer");
                 server.wait_drained();
                 std::thread::sleep(Duration::from_millis(100));
-                let receipt = erase(dir.path(), &["--device", &person], &keeping);
+                let receipt = erase(dir, &["--device", &person], &keeping);
                 assert_eq!(receipt["lake"]["rows_removed"], EVENTS, "{receipt}");
                 if round % 10 == 9 {
-                    done(lake(dir.path(), &["vacuum"], &keeping).output().unwrap());
+                    done(lake(dir, &["vacuum"], &keeping).output().unwrap());
                 }
             }
             live
         });
-        let told = std::panic::catch_unwind(|| python("read_changes.py", &[table.to_str().unwrap(), &reads], ""));
+        let told = std::panic::catch_unwind(AssertUnwindSafe(|| reader(&server)));
         over.store(true, Ordering::Relaxed);
         (told, work.join().unwrap())
     });
@@ -164,10 +174,6 @@ fn no_reader_sees_a_state_in_between() {
     ids.extend(live);
     server.wait_drained();
     drop(server);
-    done(
-        lake(dir.path(), &["vacuum"], &[("COMPACTION_KEEP_REPLACED", "true"), ("VACUUM_RETENTION", "0s")])
-            .output()
-            .unwrap(),
-    );
+    done(lake(dir, &["vacuum"], &[("COMPACTION_KEEP_REPLACED", "true"), ("VACUUM_RETENTION", "0s")]).output().unwrap());
     holds_exactly(&table, &ids);
 }

@@ -17,6 +17,7 @@ mod delta;
 mod delta_log;
 mod draining;
 mod encrypted;
+mod engines;
 mod erased_bus;
 mod erasure;
 mod faults;

@@ -17,14 +17,18 @@ const APPS: [&str; 8] = ["007", "07", "7", "NaN", "null", "1e5", "true", "2026-0
 const HOUR: i64 = 1_772_600_400_000;
 const HOUR_MS: i64 = 3_600_000;
 
-fn ask(metastore: &MetastoreServer, arguments: &[&str]) -> Value {
+pub(crate) fn ask(metastore: &MetastoreServer, arguments: &[&str]) -> Value {
     let port = metastore.port().to_string();
     let arguments: Vec<&str> = std::iter::once(port.as_str()).chain(arguments.iter().copied()).collect();
     serde_json::from_str(&python("read_metastore.py", &arguments, "")).unwrap()
 }
 
-fn partitions(metastore: &MetastoreServer) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn partitions(metastore: &MetastoreServer) -> BTreeMap<String, Vec<String>> {
     serde_json::from_value(ask(metastore, &["partitions", "causality", "events"])).unwrap()
+}
+
+pub(crate) fn columns_of_files(metastore: &MetastoreServer) -> Value {
+    ask(metastore, &["tables", "causality"])["events"]["columns"].clone()
 }
 
 fn start(dir: &Path, uri: &str) -> Server {
@@ -148,11 +152,9 @@ fn what_was_stored_without_it_is_found(metastore: &MetastoreServer, server: &mut
 
 fn a_lost_column_comes_back(metastore: &MetastoreServer, server: &mut Server) {
     ask(metastore, &["narrow", "causality", "events"]);
-    assert_eq!(ask(metastore, &["tables", "causality"])["events"]["columns"].as_object().unwrap().len(), 25);
+    assert_eq!(columns_of_files(metastore).as_object().unwrap().len(), 25);
     server.kill_and_restart();
-    wait_until("the columns are there", || {
-        ask(metastore, &["tables", "causality"])["events"]["columns"].as_object().unwrap().len() == 27
-    });
+    wait_until("the columns are there", || columns_of_files(metastore).as_object().unwrap().len() == 27);
 }
 
 /// A repair command finds directories whose names are none of partitions.

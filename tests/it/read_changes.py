@@ -1,10 +1,11 @@
-"""Reads the lake again and again through its Delta log while it changes, by a reader that shares no code with the product.
+"""Reads the lake again and again through its Delta log while it changes, by readers that share no code with the product.
 
-    read_changes.py DIR READS
+    read_changes.py DIR READS                            by deltalake, which opens the table anew for each read
+    read_changes.py trino:PORT:CATALOG.SCHEMA.TABLE READS  by Trino, which reads the ids and counts them by itself in turn
 
-Each read opens the table anew and must be one state of it: no id twice, no event of a device that stays gone again, and the
-events of a person (a device whose name begins with "person-") all there or all gone, once they were there. Prints
-{"reads": N, "versions": N, "persons": N gone, "rows": N}.
+Each read must be one state of the table: no id twice, no event of a device that stays gone again, and the events of a
+person (a device whose name begins with "person-") all there or all gone, once they were there. Prints {"reads": N,
+"versions": N different ones, "persons": N gone, "rows": N}.
 """
 
 import collections
@@ -12,17 +13,38 @@ import json
 import os
 import sys
 
-import deltalake
 
-uri, reads = sys.argv[1].rstrip("/"), int(sys.argv[2])
+def by_deltalake(uri):
+    """(which state it is, {device: rows}, rows, different ids)"""
+    import deltalake
+
+    while True:
+        table = deltalake.DeltaTable(uri)
+        found = table.to_pyarrow_table(columns=["id", "device_id"])
+        yield table.version(), collections.Counter(found.column("device_id").to_pylist()), found.num_rows, len(set(found.column("id").to_pylist()))
+
+
+def by_trino(place):
+    import trino
+
+    _, port, table = place.split(":")
+    catalog, schema, name = table.split(".")
+    cursor = trino.dbapi.connect(host="127.0.0.1", port=int(port), user="test", catalog=catalog, schema=schema).cursor()
+    while True:
+        rows = cursor.execute(f"SELECT device_id, id FROM {name}").fetchall()
+        counts = collections.Counter(row[0] for row in rows)
+        yield tuple(sorted(counts.items())), counts, len(rows), len({row[1] for row in rows})
+        groups = cursor.execute(f"SELECT device_id, count(*), count(DISTINCT id) FROM {name} GROUP BY device_id").fetchall()
+        counts = collections.Counter({row[0]: row[1] for row in groups})
+        yield tuple(sorted(counts.items())), counts, counts.total(), sum(row[2] for row in groups)
+
+
+place, reads = sys.argv[1].rstrip("/"), int(sys.argv[2])
+states = by_trino(place) if place.startswith("trino:") else by_deltalake(place)
 most, gone, versions, rows = collections.Counter(), set(), set(), 0
-for read in range(reads):
-    table = deltalake.DeltaTable(uri)
-    found = table.to_pyarrow_table(columns=["id", "device_id"])
-    ids = found.column("id").to_pylist()
-    at = f"read {read}, version {table.version()}"
-    assert len(set(ids)) == len(ids), f"{at}: an id is there twice"
-    counts = collections.Counter(found.column("device_id").to_pylist())
+for read, (version, counts, rows, different) in zip(range(reads), states):
+    at = f"read {read}, version {version}"
+    assert different == rows, f"{at}: of {rows} rows only {different} have ids of their own"
     for device in most.keys() | counts.keys():
         before, now = most[device], counts[device]
         if now >= before and device not in gone:
@@ -31,8 +53,7 @@ for read in range(reads):
             gone.add(device)
         else:
             raise AssertionError(f"{at}: {device} has {now} rows after {before}{' and none' if device in gone else ''}")
-    versions.add(table.version())
-    rows = len(ids)
+    versions.add(version)
 print(json.dumps({"reads": reads, "versions": len(versions), "persons": len(gone), "rows": rows}))
 sys.stdout.flush()
 # Threads of the libraries may end the interpreter otherwise than it ends itself.

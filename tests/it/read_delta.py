@@ -1,9 +1,13 @@
 """Reads the lake with readers that share no code with the product.
 
-    read_delta.py DIR readers   opens it with each line of docs/warehouse.md, except Spark's
-    read_delta.py DIR spark     the same with Spark's lines, in an interpreter that has PySpark, with what is in jars beside it
+    read_delta.py DIR readers [COLUMN]
+                                opens it with each line of docs/warehouse.md, except Spark's
+    read_delta.py DIR spark METASTORE [COLUMN]
+                                the same with Spark's lines, in an interpreter that has PySpark, with what is in jars beside it,
+                                and through the metastore at that URI, unless it is ""
                                 {"reader, by": {"counts": {app: rows}, "filtered": the same by filters,
-                                "types": {partition column: text or integer}, "kinds": [Python type, ...], "rows": hash}}
+                                "types": {column: text, integer or big}, "kinds": [Python type, ...], "rows": hash}}
+                                COLUMN is one of WAREHOUSE_COLUMNS, an int64
     read_delta.py DIR ids       {"rows": N, "ids": [...], "files": [...], "version": N} by deltalake
     read_delta.py DIR versions  {version: rows} by deltalake, of those that the standard input lists and that can be read
     read_delta.py DIR count     {"named": files of app many, "others": other files, "version": N} by deltalake
@@ -15,14 +19,16 @@ import os
 import pathlib
 import re
 import sys
+import tempfile
 
-PARTITIONS = ["app_id", "year", "month", "day", "hour"]
+TYPED = ["app_id", "year", "month", "day", "hour"]
 COLUMNS = ["id", "app_id", "month", "timestamp_ms", "screen_width", "stream_sequence"]
 DOCS = pathlib.Path(__file__).parents[2] / "docs/warehouse.md"
 SAMPLE = "causality-data/warehouse"
 TYPES = {
-    "text": ["string", "String", "VARCHAR"],
+    "text": ["string", "String", "VARCHAR", "varchar"],
     "integer": ["int32", "Int32", "INTEGER", "int", "integer"],
+    "big": ["int64", "Int64", "BIGINT", "bigint"],
 }
 
 
@@ -31,6 +37,13 @@ def documented(uri):
     lines = re.findall(r"^\| (\w+) \| (Delta|files) \| `(.+)` \|$", DOCS.read_text(), re.MULTILINE)
     assert len(lines) == 8 and all(SAMPLE in line for _, _, line in lines), lines
     return [(reader, by, line.replace(SAMPLE, uri)) for reader, by, line in lines]
+
+
+def documented_column(reader, uri, column):
+    """The line for readers that go by the files and must be told of the column."""
+    (line,) = re.findall(rf"^\| {reader} \| own columns \| `(.+)` \|$", DOCS.read_text(), re.MULTILINE)
+    assert "total_cents" in line, line
+    return line.replace(SAMPLE, uri).replace("total_cents", column)
 
 
 class DuckDb:
@@ -47,7 +60,7 @@ class DuckDb:
         return self.database.sql(f"SELECT {', '.join(COLUMNS)} {self.line}").fetchall()
 
     def types(self):
-        described = self.database.sql(f"DESCRIBE SELECT {', '.join(PARTITIONS)} {self.line}").fetchall()
+        described = self.database.sql(f"DESCRIBE SELECT {', '.join(TYPED)} {self.line}").fetchall()
         return {row[0]: row[1] for row in described}
 
     def count(self, app):
@@ -67,7 +80,7 @@ class DeltaLake:
         return rows_of(self.read(COLUMNS))
 
     def types(self):
-        return {field.name: str(field.type) for field in self.read(PARTITIONS).schema}
+        return {field.name: str(field.type) for field in self.read(TYPED).schema}
 
     def count(self, app):
         return self.read(["id"], filters=[("app_id", "=", app)]).num_rows
@@ -77,18 +90,18 @@ class Polars:
     def __init__(self, line):
         import polars
 
-        self.polars, self.frame = polars, eval(line)
+        self.polars, self.lake = polars, eval(line)
 
     def rows(self):
-        return self.frame.select(COLUMNS).collect().rows()
+        return self.lake.select(COLUMNS).collect().rows()
 
     def types(self):
-        schema = self.frame.select(PARTITIONS).collect_schema()
+        schema = self.lake.select(TYPED).collect_schema()
         return {name: str(kind) for name, kind in schema.items()}
 
     def count(self, app):
         polars = self.polars
-        return self.frame.filter(polars.col("app_id") == app).select(polars.len()).collect().item()
+        return self.lake.filter(polars.col("app_id") == app).select(polars.len()).collect().item()
 
 
 class PyArrow:
@@ -96,20 +109,20 @@ class PyArrow:
         import pyarrow
         import pyarrow.dataset
 
-        self.field, self.dataset = pyarrow.dataset.field, eval(line)
+        self.field, self.lake = pyarrow.dataset.field, eval(line)
 
     def rows(self):
-        return rows_of(self.dataset.to_table(columns=COLUMNS))
+        return rows_of(self.lake.to_table(columns=COLUMNS))
 
     def types(self):
-        return {name: str(self.dataset.schema.field(name).type) for name in PARTITIONS}
+        return {name: str(self.lake.schema.field(name).type) for name in TYPED}
 
     def count(self, app):
-        return self.dataset.count_rows(filter=self.field("app_id") == app)
+        return self.lake.count_rows(filter=self.field("app_id") == app)
 
 
 class PySpark:
-    def __init__(self, line):
+    def __init__(self, line, metastore=""):
         import pyspark.sql
 
         delta = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
@@ -123,19 +136,23 @@ class PySpark:
             "spark.ui.showConsoleProgress": "false",
             "spark.sql.shuffle.partitions": "1",
             "spark.databricks.delta.snapshotPartitions": "1",
+            "spark.sql.warehouse.dir": tempfile.gettempdir(),
         }
-        spark = pyspark.sql.SparkSession.builder.master("local[2]").config(map=settings).getOrCreate()
+        builder = pyspark.sql.SparkSession.builder.master("local[2]").config(map=settings)
+        if metastore:
+            builder = builder.config("spark.hadoop.hive.metastore.uris", metastore).enableHiveSupport()
+        spark = builder.getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
-        self.frame = eval(line)
+        self.lake = eval(line)
 
     def rows(self):
-        return [tuple(row) for row in self.frame.select(COLUMNS).collect()]
+        return [tuple(row) for row in self.lake.select(COLUMNS).collect()]
 
     def types(self):
-        return dict(self.frame.select(PARTITIONS).dtypes)
+        return dict(self.lake.select(TYPED).dtypes)
 
     def count(self, app):
-        return self.frame.where(self.frame.app_id == app).count()
+        return self.lake.where(self.lake.app_id == app).count()
 
 
 READERS = {"DuckDB": DuckDb, "deltalake": DeltaLake, "Polars": Polars, "pyarrow": PyArrow, "PySpark": PySpark}
@@ -146,7 +163,8 @@ def rows_of(table):
 
 
 def summary(reader):
-    rows = sorted([list(row) for row in reader.rows()])
+    # A row may be there twice, from before and after a column was added: values and None do not compare.
+    rows = sorted([list(row) for row in reader.rows()], key=json.dumps)
     counts = {}
     for row in rows:
         counts[row[1]] = counts.get(row[1], 0) + 1
@@ -161,9 +179,37 @@ def summary(reader):
     }
 
 
-def readers(uri, spark=False):
-    lines = [line for line in documented(uri) if (line[0] == "PySpark") == spark]
-    print(json.dumps({f"{reader}, {by}": summary(READERS[reader](line)) for reader, by, line in lines}))
+def widen(column):
+    COLUMNS.append(column)
+    TYPED.append(column)
+
+
+def opened(reader, by, line, uri, column):
+    found = READERS[reader](line)
+    if column and by == "files" and reader in ("Polars", "pyarrow"):
+        import polars
+        import pyarrow
+
+        line = documented_column(reader, uri, column)
+        found.lake = eval(line, {"lake": found.lake, "polars": polars, "pyarrow": pyarrow})
+    return found
+
+
+def readers(uri, column=None):
+    if column:
+        widen(column)
+    lines = [line for line in documented(uri) if line[0] != "PySpark"]
+    print(json.dumps({f"{line[0]}, {line[1]}": summary(opened(*line, uri, column)) for line in lines}))
+
+
+def spark(uri, metastore, column=None):
+    if column:
+        widen(column)
+    lines = [(by, line) for reader, by, line in documented(uri) if reader == "PySpark"]
+    if metastore:
+        lines.append(("Delta in the metastore", 'spark.table("causality.events_delta")'))
+        lines.append(("files in the metastore", 'spark.table("causality.events")'))
+    print(json.dumps({f"PySpark, {by}": summary(PySpark(line, metastore)) for by, line in lines}))
 
 
 def ids(uri):
@@ -197,8 +243,9 @@ def count(uri):
     print(json.dumps({"named": named, "others": len(files) - named, "version": table.version()}))
 
 
-WHAT = {"readers": readers, "spark": lambda uri: readers(uri, spark=True), "ids": ids, "versions": versions, "count": count}
-WHAT[sys.argv[2]](sys.argv[1].rstrip("/"))
-sys.stdout.flush()
-# Threads of the libraries may end the interpreter otherwise than it ends itself.
-os._exit(0)
+WHAT = {"readers": readers, "spark": spark, "ids": ids, "versions": versions, "count": count}
+if __name__ == "__main__":
+    WHAT[sys.argv[2]](sys.argv[1].rstrip("/"), *sys.argv[3:])
+    sys.stdout.flush()
+    # Threads of the libraries may end the interpreter otherwise than it ends itself.
+    os._exit(0)

@@ -2,6 +2,7 @@
 
     read_trino.py PORT CATALOG.SCHEMA.TABLE lake        {"counts": {app: rows}, "filtered": the same by filters,
                                                         "types": {column: type}, "rows": [[...], ...], "march": rows}
+    read_trino.py PORT CATALOG.SCHEMA.TABLE summary [COLUMN]  what read_delta.py says of a reader
     read_trino.py PORT CATALOG.SCHEMA.TABLE query FILE  [[...], ...], the file's `FROM events` replaced by the table
 """
 
@@ -12,7 +13,9 @@ import time
 
 import trino
 
-port, table, what, *files = sys.argv[1:]
+import read_delta
+
+port, table, what, *arguments = sys.argv[1:]
 catalog, schema, name = table.split(".")
 connection = trino.dbapi.connect(host="127.0.0.1", port=int(port), user="test", catalog=catalog, schema=schema)
 
@@ -42,10 +45,28 @@ def lake():
     return {"counts": counts, "filtered": filtered, "types": types, "rows": whole, "march": march}
 
 
+class Reader:
+    def rows(self):
+        return rows(f"SELECT {', '.join(read_delta.COLUMNS)} FROM {name}")
+
+    def types(self):
+        types = {row[0]: row[1] for row in rows(f"DESCRIBE {name}")}
+        return {column: types[column] for column in read_delta.TYPED}
+
+    def count(self, app):
+        return rows(f"SELECT count(*) FROM {name} WHERE app_id = '{app}'")[0][0]
+
+
+def summary(column=None):
+    if column:
+        read_delta.widen(column)
+    return read_delta.summary(Reader())
+
+
 def query(file):
     text = pathlib.Path(file).read_text()
     assert "FROM events\n" in text
     return rows(text.replace("FROM events\n", f"FROM {name}\n"))
 
 
-print(json.dumps({"lake": lake, "query": query}[what](*files)))
+print(json.dumps({"lake": lake, "query": query, "summary": summary}[what](*arguments)))
