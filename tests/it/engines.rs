@@ -15,7 +15,7 @@ use crate::erasure::read_while_it_changes;
 use crate::harness::{PATIENCE, Server, python, python_in, wait_until};
 use crate::metastore::{ask, columns_of_files, partitions};
 use crate::services::metastore::{MetastoreServer, VERSIONS};
-use crate::services::trino::TrinoServer;
+use crate::services::trino::{self, TrinoServer};
 
 /// 2026-03-04T05:00:00Z.
 const HOUR: u64 = 1_772_600_400_000;
@@ -241,11 +241,8 @@ fn spark_agrees_at_every_stage() {
 /// Trino with both catalogs of a lake that a metastore has, called `hive_0` and `delta_0` in the first.
 fn trino_over(metastores: &[MetastoreServer]) -> TrinoServer {
     let catalog = |(n, metastore): (usize, &MetastoreServer)| {
-        [("hive", "hive"), ("delta", "delta_lake")].map(|(name, connector)| {
-            let uri = metastore.uri();
-            let text = format!("connector.name={connector}\nhive.metastore.uri={uri}\nfs.hadoop.enabled=true\n");
-            (format!("{name}_{n}"), text)
-        })
+        [("hive", "hive"), ("delta", "delta_lake")]
+            .map(|(name, connector)| (format!("{name}_{n}"), trino::catalog(connector, &metastore.uri())))
     };
     let catalogs: Vec<(String, String)> = metastores.iter().enumerate().flat_map(catalog).collect();
     let catalogs: Vec<(&str, String)> = catalogs.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();

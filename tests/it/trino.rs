@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Server, python, wait_until};
 use crate::services::metastore::{MetastoreServer, VERSIONS};
-use crate::services::trino::TrinoServer;
+use crate::services::trino::{self, TrinoServer};
 
 const APPS: [&str; 8] = ["007", "07", "7", "NaN", "null", "1e5", "true", "2026-01-01"];
 /// 2026-03-04T05:00:00Z.
@@ -36,7 +36,7 @@ impl Lake {
     }
 
     fn catalog(&self, connector: &str) -> String {
-        format!("connector.name={connector}\nhive.metastore.uri={}\nfs.hadoop.enabled=true\n", self.metastore.uri())
+        trino::catalog(connector, &self.metastore.uri())
     }
 }
 

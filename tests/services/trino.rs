@@ -61,6 +61,15 @@ impl TrinoServer {
     }
 }
 
+/// What a catalog's file says: over the tables of a metastore, with locations in this machine's directories.
+pub(crate) fn catalog(connector: &str, metastore: &str) -> String {
+    // The metastore has ten seconds by default, which is little where tests take all processors.
+    format!(
+        "connector.name={connector}\nhive.metastore.uri={metastore}\nhive.metastore.thrift.client.read-timeout=60s\n\
+         fs.hadoop.enabled=true\n"
+    )
+}
+
 impl Drop for TrinoServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
