@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::Settings;
+use super::state::Settings;
 use crate::http::{Problem, own_origin};
 
 const NOT_OWN_NAME: &str = "The admin API answers to localhost and IP addresses only, so that no web page can reach it \

@@ -4,123 +4,14 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::handler::Handler;
-use axum::http::StatusCode;
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodFilter, MethodRouter, on};
-
-use super::access::{self, Access};
-use super::documents::{self, Resource};
-use super::pages::{self, Pages};
-use super::{
-    BASE, Probes, Shared, anomaly_events, apply, audit, dead_letters, deliveries, erasures, guard, keys, probes, query,
-    tokens,
+use super::access::Access;
+use super::handlers::{
+    Pages, anomaly_events, apply, audit, dead_letters, deliveries, documents, erasures, keys, pages, probes, tokens,
 };
-use crate::http::Problem;
+use super::resource::Resource;
+use super::route::{BASE, Least, Route, Table, Verb};
+use super::state::{Probes, Shared};
 use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
-
-/// Whom a route answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Least {
-    /// Everyone: a probe has no token.
-    Anyone,
-    /// Everyone, under names by which the API is answered: what a browser loads before anybody has typed a token.
-    Page,
-    /// A viewer, the holder of the metrics token, or everyone: as the settings say.
-    Metrics,
-    /// Holders of a token with this role or one that may do more.
-    Role(AdminRole),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Verb {
-    Get,
-    Post,
-    Put,
-    Patch,
-    Delete,
-}
-
-/// A route over a state that it is given later, so that the table can be read without any.
-pub(super) struct Route<S = ()> {
-    pub(super) verb: Verb,
-    pub(super) path: String,
-    pub(super) least: Least,
-    /// Whether its handler looks at the query string.
-    has_query: bool,
-    handler: MethodRouter<S>,
-}
-
-impl<S: Clone + Send + Sync + 'static> Route<S> {
-    pub(super) fn over(self, state: &S) -> Route {
-        let Self { verb, path, least, has_query, handler } = self;
-        Route { verb, path, least, has_query, handler: handler.with_state(state.clone()) }
-    }
-
-    /// What it is, without what it does.
-    pub(super) fn listed(&self) -> Listed {
-        Listed { verb: self.verb, path: self.path.clone(), least: self.least }
-    }
-}
-
-/// What a route is.
-#[derive(Clone, Debug)]
-pub(super) struct Listed {
-    pub(super) verb: Verb,
-    pub(super) path: String,
-    pub(super) least: Least,
-}
-
-impl Verb {
-    fn filter(self) -> MethodFilter {
-        match self {
-            Self::Get => MethodFilter::GET,
-            Self::Post => MethodFilter::POST,
-            Self::Put => MethodFilter::PUT,
-            Self::Patch => MethodFilter::PATCH,
-            Self::Delete => MethodFilter::DELETE,
-        }
-    }
-}
-
-/// Routes as they are listed, below one path.
-struct Table<S> {
-    base: &'static str,
-    routes: Vec<Route<S>>,
-}
-
-impl<S: Clone + Send + Sync + 'static> Table<S> {
-    fn below(base: &'static str) -> Self {
-        Self { base, routes: Vec::new() }
-    }
-
-    fn add<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
-    where
-        H: Handler<T, S>,
-        T: 'static,
-    {
-        self.routes.push(Route {
-            verb,
-            path: format!("{}{path}", self.base),
-            least,
-            has_query: false,
-            handler: on(verb.filter(), handler),
-        });
-    }
-
-    /// A route whose handler takes its query string apart, and refuses what it does not know.
-    fn add_with_query<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
-    where
-        H: Handler<T, S>,
-        T: 'static,
-    {
-        self.add(verb, path, least, handler);
-        if let Some(route) = self.routes.last_mut() {
-            route.has_query = true;
-        }
-    }
-}
 
 /// Health, readiness and metrics, which every process has.
 pub(super) fn of_process() -> Vec<Route<(Probes, Access)>> {
@@ -189,49 +80,4 @@ fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
     table.add(Verb::Put, &one, write, documents::replace::<R>);
     table.add(Verb::Patch, &one, write, documents::patch::<R>);
     table.add(Verb::Delete, &one, write, documents::delete::<R>);
-}
-
-/// The router of all routes. What is at none of them asks for a token as the API does.
-pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<super::Settings>) -> Router {
-    let mut asked = Router::new();
-    let mut others = Vec::new();
-    for route in routes {
-        match route.least {
-            Least::Anyone | Least::Metrics | Least::Page => others.push(route),
-            Least::Role(least) => {
-                let role = from_fn_with_state((access.clone(), least), access::require);
-                let handler =
-                    if route.has_query { route.handler } else { route.handler.route_layer(from_fn(query::none)) };
-                asked = asked.route(&route.path, handler.route_layer(role));
-            }
-        }
-    }
-    let asked = asked
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(access.clone(), access::authenticate))
-        .layer(from_fn_with_state(settings.clone(), guard::admit));
-    // Whatever the Host header says: whoever probes comes by an address or a service's name.
-    open(others, access, settings).merge(asked)
-}
-
-/// The router of those routes that ask for no role.
-pub(super) fn open(routes: Vec<Route>, access: &Access, settings: &Arc<super::Settings>) -> Router {
-    let mut open = Router::new();
-    for Route { path, least, handler, .. } in routes {
-        let handler = match least {
-            Least::Anyone => handler,
-            Least::Page => handler.route_layer(from_fn_with_state(settings.clone(), guard::admit)),
-            Least::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),
-            // Not here, where nobody is asked who they are.
-            Least::Role(_) => continue,
-        };
-        open = open.route(&path, handler);
-    }
-    open.method_not_allowed_fallback(no_such_method)
-}
-
-/// The router itself adds the Allow header.
-async fn no_such_method() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This resource does not have this method.")
 }

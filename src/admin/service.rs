@@ -13,7 +13,7 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::access::Peer;
-use super::document::BodyTimeout;
+use super::input::body::BodyTimeout;
 use crate::http::{Inbound, RequestIds, TrustedProxies};
 
 /// Puts the address of the client, the ids of the request, and how long its body may take, where the router finds

@@ -4,8 +4,6 @@
 //! bus) has its record before it is changed. No record holds a secret: values are written as the API shows them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -14,12 +12,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
-
-use super::set::{Applied, AppliedSet};
-use super::{
-    AdminToken, AnomalyConfig, ApiKey, ApplyOutcome, Delivery, Inner, Page, PageRequest, RetryFilter, Rule, Store,
-    StoreError, Webhook,
-};
 
 /// The largest value that is recorded whole, as JSON; a record has two of them, before and after.
 const VALUE_BYTES_MAX: usize = 32 * 1024;
@@ -216,35 +208,6 @@ impl Change {
         }
     }
 
-    /// Without the payload, which is an event of somebody's.
-    pub(super) fn of_delivery(
-        action: &'static str,
-        id: Uuid,
-        before: Option<&Delivery>,
-        after: Option<&Delivery>,
-    ) -> Self {
-        let shown = |delivery: &Delivery| {
-            json!({"status": delivery.status, "attempts": delivery.attempts, "webhook_id": delivery.webhook_id,
-                "rule_id": delivery.rule_id, "anomaly_config_id": delivery.anomaly_config_id,
-                "event_id": delivery.event_id})
-        };
-        let mut change = Self::of(AuditKind::Delivery, action).with_id(id);
-        if let Some(before) = before {
-            change = change.with_before(shown(before));
-        }
-        if let Some(after) = after {
-            change = change.with_after(shown(after));
-        }
-        change
-    }
-
-    pub(super) fn of_retries(filter: &RetryFilter, retried: u64) -> Self {
-        let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
-        Self::of(AuditKind::Delivery, "retry").with_after(json!({"retried": retried, "since": time(filter.since_ms),
-            "until": time(filter.until_ms), "statuses": filter.status_texts(), "webhook_id": filter.webhook_id,
-            "rule_id": filter.rule_id}))
-    }
-
     pub(super) fn entry(self, caller: &Caller, outcome: AuditOutcome) -> AuditEntry {
         AuditEntry {
             actor: caller.name.clone(),
@@ -277,130 +240,6 @@ fn bounded(value: Value) -> Value {
     }
     let hash = HEXLOWER.encode(digest(&SHA256, text.as_bytes()).as_ref());
     json!({"omitted_bytes": text.len(), "sha256": hash})
-}
-
-/// What a set has changed, document by document.
-pub(super) fn of_set(applied: &AppliedSet) -> Vec<Change> {
-    fn of<T: Audited>(applied: &Applied<T>) -> Option<Change> {
-        let change = match applied.outcome {
-            ApplyOutcome::Unchanged => return None,
-            ApplyOutcome::Created => Change::created(&applied.after),
-            ApplyOutcome::Updated => Change::replaced(applied.before.as_ref(), &applied.after),
-        };
-        Some(change)
-    }
-    let webhooks = applied.webhooks.iter().filter_map(of);
-    let rules = applied.rules.iter().filter_map(of);
-    webhooks.chain(rules).chain(applied.anomalies.iter().filter_map(of)).collect()
-}
-
-impl Audited for Webhook {
-    const KIND: AuditKind = AuditKind::Webhook;
-
-    fn id(&self) -> Uuid {
-        self.id
-    }
-
-    fn name(&self) -> &str {
-        &self.document.name
-    }
-
-    fn has_other_secrets(&self, before: &Self) -> bool {
-        let (new, old) = (&self.document, &before.document);
-        // Where the masked forms differ, the difference shows.
-        let hidden = |differ: bool, shown_alike: bool| differ && shown_alike;
-        hidden(new.auth != old.auth, format!("{:?}", new.auth) == format!("{:?}", old.auth))
-            || hidden(new.url != old.url, new.masked_url() == old.masked_url())
-            || hidden(new.headers != old.headers, new.masked_headers() == old.masked_headers())
-    }
-}
-
-macro_rules! audited {
-    ($type:ty, $kind:ident, $name:expr) => {
-        impl Audited for $type {
-            const KIND: AuditKind = AuditKind::$kind;
-
-            fn id(&self) -> Uuid {
-                self.id
-            }
-
-            fn name(&self) -> &str {
-                let name: fn(&$type) -> &str = $name;
-                name(self)
-            }
-        }
-    };
-}
-
-audited!(Rule, Rule, |rule| &rule.document.name);
-audited!(AnomalyConfig, Anomaly, |config| &config.document.name);
-audited!(ApiKey, Key, |key| &key.name);
-audited!(AdminToken, Token, |token| &token.name);
-
-impl Store {
-    /// The same store, whose changes are recorded as made by this caller.
-    pub fn on_behalf_of(&self, caller: Caller) -> Self {
-        let caller = Some(Arc::new(caller));
-        Self(match &self.0 {
-            Inner::Sqlite(engine) => Inner::Sqlite(engine.on_behalf_of(caller)),
-            Inner::Postgres(engine) => Inner::Postgres(engine.on_behalf_of(caller)),
-        })
-    }
-
-    fn caller(&self) -> Option<Arc<Caller>> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.caller(),
-            Inner::Postgres(engine) => engine.caller(),
-        }
-    }
-
-    /// Newest first.
-    pub async fn audit(&self, filter: AuditFilter, page: PageRequest) -> Result<Page<AuditRecord>, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.audit(filter, page).await,
-            Inner::Postgres(engine) => engine.audit(filter, page).await,
-        }
-    }
-
-    /// Records a change that is about to be made elsewhere; its number, for [`Self::settle_audit`]. None when this store
-    /// acts on nobody's behalf.
-    pub async fn begin_audit(&self, change: Change) -> Result<Option<i64>, StoreError> {
-        match self.caller() {
-            None => Ok(None),
-            Some(caller) => self.add_audit(change.entry(&caller, AuditOutcome::Started)).await.map(Some),
-        }
-    }
-
-    /// Says what became of it.
-    pub async fn settle_audit(
-        &self,
-        id: Option<i64>,
-        outcome: AuditOutcome,
-        after: Option<Value>,
-    ) -> Result<(), StoreError> {
-        let Some(id) = id else { return Ok(()) };
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.settle_audit(id, outcome, after).await,
-            Inner::Postgres(engine) => engine.settle_audit(id, outcome, after).await,
-        }
-    }
-
-    /// A record that is not about a change of the store; its number.
-    pub async fn add_audit(&self, entry: AuditEntry) -> Result<i64, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.add_audit(entry).await,
-            Inner::Postgres(engine) => engine.add_audit(entry).await,
-        }
-    }
-
-    /// Forgets records older than that, and the oldest of too many; answers how many.
-    pub async fn forget_audit(&self, age: Duration) -> Result<u64, StoreError> {
-        let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.forget_audit(age_ms).await,
-            Inner::Postgres(engine) => engine.forget_audit(age_ms).await,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Page, PageRequest, StoreError, StoreErrorKind};
+use super::error::{StoreError, StoreErrorKind};
+use super::page::{Page, PageRequest};
 
 /// A list's key that pages continue after.
 pub(super) trait Key: Sized {

@@ -6,8 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
+
+use super::audit::{AuditKind, Change};
 
 /// A delivery to be recorded with the effects of its event.
 #[derive(Clone, Debug)]
@@ -41,6 +44,25 @@ pub struct Delivery {
     pub last_status_code: Option<u16>,
     pub created_at: Timestamp,
     pub delivered_at: Option<Timestamp>,
+}
+
+impl Delivery {
+    /// The change of one delivery, without the payload, which is an event of somebody's.
+    pub(super) fn change(action: &'static str, id: Uuid, before: Option<&Self>, after: Option<&Self>) -> Change {
+        let view = |delivery: &Self| {
+            json!({"status": delivery.status, "attempts": delivery.attempts, "webhook_id": delivery.webhook_id,
+                "rule_id": delivery.rule_id, "anomaly_config_id": delivery.anomaly_config_id,
+                "event_id": delivery.event_id})
+        };
+        let mut change = Change::of(AuditKind::Delivery, action).with_id(id);
+        if let Some(before) = before {
+            change = change.with_before(view(before));
+        }
+        if let Some(after) = after {
+            change = change.with_after(view(after));
+        }
+        change
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -161,6 +183,14 @@ pub struct RetryFilter {
 }
 
 impl RetryFilter {
+    /// The change that retries these deliveries make.
+    pub(super) fn change(&self, retried: u64) -> Change {
+        let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
+        Change::of(AuditKind::Delivery, "retry").with_after(json!({"retried": retried, "since": time(self.since_ms),
+            "until": time(self.until_ms), "statuses": self.status_texts(), "webhook_id": self.webhook_id,
+            "rule_id": self.rule_id}))
+    }
+
     pub(super) fn status_texts(&self) -> Vec<&'static str> {
         let retryable = |status: &&DeliveryStatus| status.is_retryable();
         self.statuses.iter().filter(retryable).map(|status| status.text()).collect()
@@ -179,12 +209,4 @@ pub struct DeliveryOutcome {
     pub wait_ms: Option<i64>,
     pub status_code: Option<u16>,
     pub error: Option<String>,
-}
-
-/// A bus message that is owed: published after the commit, then forgotten. Its id is the bus's message id.
-#[derive(Clone, Debug)]
-pub struct OutboxMessage {
-    pub id: Uuid,
-    pub subject: String,
-    pub payload: Vec<u8>,
 }

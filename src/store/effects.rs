@@ -1,6 +1,9 @@
 //! What a batch of messages caused, and what names each of them.
 
-use super::{AnomalyEvent, AnomalyState, NewDelivery, OutboxMessage};
+use uuid::Uuid;
+
+use super::delivery::NewDelivery;
+use super::documents::{AnomalyEvent, AnomalyState};
 
 /// A message of the bus. Its sequence alone does not name it: a stream that lost its last messages, in a power cut or
 /// with a copy that was put back, gives their sequences to others.
@@ -48,4 +51,12 @@ pub enum Recorded {
         /// The windows as they are now, of all that the effects change; those that are missing do not exist.
         states: Vec<AnomalyState>,
     },
+}
+
+/// A bus message that is owed: published after the commit, then forgotten. Its id is the bus's message id.
+#[derive(Clone, Debug)]
+pub struct OutboxMessage {
+    pub id: Uuid,
+    pub subject: String,
+    pub payload: Vec<u8>,
 }

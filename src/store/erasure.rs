@@ -5,8 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Inner, Store, StoreError};
-use crate::event::Person;
 
 /// What a call erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,28 +29,11 @@ pub(super) struct Patience {
 }
 
 impl Patience {
+    pub(super) fn new(time_max: Duration) -> Self {
+        Self { began: Instant::now(), time_max }
+    }
+
     pub(super) fn is_over(self, erased: u64) -> bool {
         erased > 0 && self.began.elapsed() >= self.time_max
-    }
-}
-
-impl Store {
-    /// Erases the deliveries, whatever became of them, the anomaly events and what is owed to the bus that are of events of
-    /// this person, and the windows that are measured for them. In transactions of a bounded size, until this time is over.
-    pub async fn erase_person(&self, person: &Person, time_max: Duration) -> Result<ErasedRecords, StoreError> {
-        let patience = Patience { began: Instant::now(), time_max };
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.erase_person(person, patience).await,
-            Inner::Postgres(engine) => engine.erase_person(person, patience).await,
-        }
-    }
-
-    /// Leaves nothing of what was erased in files of this process. False when a reader does not let it.
-    pub async fn wipe(&self) -> Result<bool, StoreError> {
-        match &self.0 {
-            Inner::Sqlite(engine) => engine.wipe().await,
-            // What is dead there is the server's to vacuum.
-            Inner::Postgres(_) => Ok(true),
-        }
     }
 }

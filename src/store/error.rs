@@ -29,7 +29,7 @@ pub enum StoreErrorKind {
         pointers: Vec<String>,
     },
     /// Documents of a set are at fault, and none of the set was stored.
-    Set(Vec<super::SetFault>),
+    Set(Vec<SetFault>),
     /// There are as many API keys as a store holds.
     TooManyKeys,
     /// There are as many tokens of the admin API as a store holds.
@@ -46,6 +46,15 @@ pub enum StoreErrorKind {
     /// Stored bytes are damaged, or a secret does not decrypt with the key at hand.
     Corrupt,
     Closed,
+}
+
+/// What is wrong with one document of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetFault {
+    /// `webhooks`, `rules` or `anomalies`.
+    pub list: &'static str,
+    pub index: usize,
+    pub kind: StoreErrorKind,
 }
 
 impl StoreError {

@@ -13,8 +13,7 @@ const LONGER: &[(&str, &str)] = &[
     ("src/config.rs", "half of it are its tests"),
     ("src/gateway/tests_bad_input.rs", "a table of cases"),
     ("src/metrics.rs", "every metric, and what each of them is"),
-    ("src/store/conformance.rs", "one suite, read from top to bottom"),
-    ("src/store/mod.rs", "one port: each use case with its two engines"),
+    ("src/store/conformance/mod.rs", "one suite, read from top to bottom"),
     ("src/store/sqlite/tests.rs", "one engine's promises, read from top to bottom"),
 ];
 

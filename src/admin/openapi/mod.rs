@@ -9,7 +9,7 @@ mod schemas;
 
 use serde_json::{Value, json};
 
-use super::routes::{Least, Listed};
+use super::route::{Least, Listed};
 use crate::openapi::{Document, Operation};
 
 const ABOUT: &str = "\
@@ -61,7 +61,8 @@ fn guarded(operation: Operation, least: Least, asks_for_tokens: bool) -> Operati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::routes::{self, Route};
+    use crate::admin::route::Route;
+    use crate::admin::routes;
 
     #[test]
     fn every_route_is_documented() {

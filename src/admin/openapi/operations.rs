@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use super::examples;
 use super::refusals::with_page_headers;
-use crate::admin::BASE;
-use crate::admin::routes::{Listed, Verb};
+use crate::admin::route::{BASE, Listed, Verb};
 use crate::event::Reason;
 use crate::openapi::{CACHE_CONTROL, Operation, reference};
 use crate::store::AuditKind;

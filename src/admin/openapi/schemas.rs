@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::admin::{apply, dead_letters, deliveries, erasures, keys, tokens};
+use crate::admin::handlers::{apply, dead_letters, deliveries, erasures, keys, tokens};
 use crate::bus::{BusStatus, ConsumerStatus};
 use crate::openapi::{Document, reference, schema_of_input, schema_of_output};
 use crate::store::{

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::admin::routes::{self, Least, Listed, Route, Verb};
+use crate::admin::route::{Least, Listed, Route, Verb};
+use crate::admin::routes;
 use crate::base::supervisor::Tasks;
 use crate::http::raw_client::{RawClient, RawReply};
 use crate::http::{Limits, TrustedProxies, serve};

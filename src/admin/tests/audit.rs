@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::admin::routes::{self, Verb};
+use crate::admin::route::{BASE, Verb};
+use crate::admin::routes;
 use crate::store::{AuditKind, DeliveryOutcome, DeliveryStatus, Effects, NewDelivery};
 
 /// Takes one route, and sees that the log tells it.

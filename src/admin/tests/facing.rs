@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::access::Listening;
 use super::*;
-use crate::admin::routes::{self, Least, Listed, Route, Verb};
+use crate::admin::route::{Least, Listed, Route, Verb};
+use crate::admin::routes;
 use crate::http::TrustedProxies;
 
 /// What is asked for a role.

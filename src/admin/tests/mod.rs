@@ -20,8 +20,9 @@ use tempfile::TempDir;
 use tower_service::Service;
 
 use super::*;
-use crate::bus::{self, Batch, ConsumerSpec, Subscription};
-use crate::store;
+use crate::bus::{self, Batch, Bus, ConsumerSpec, Subscription};
+use crate::event::FieldError;
+use crate::store::{self, Store};
 
 struct Admin {
     router: Router,

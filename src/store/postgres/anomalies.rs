@@ -4,11 +4,15 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::deliveries::forget_ended;
-use super::effects::{json_text, run};
-use super::{Engine, damaged, failed, is_keepable};
-use crate::store::anomaly::{EVENT_AHEAD_MS_MAX, EVENT_RETENTION_MS};
-use crate::store::{AnomalyEvent, AnomalyState, Page, PageRequest, StoreError, cursor};
+use super::deliveries;
+use super::engine::Engine;
+use super::error::{damaged, failed};
+use super::row::{is_keepable, json_text};
+use super::statement::run;
+use crate::store::cursor;
+use crate::store::documents::{AnomalyEvent, AnomalyState, EVENT_AHEAD_MS_MAX, EVENT_RETENTION_MS};
+use crate::store::error::StoreError;
+use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'e';
 /// Anomaly events forgotten in one statement.
@@ -90,7 +94,7 @@ impl Engine {
                 }
             }
         }
-        Ok(forgotten + forget_ended(self).await?)
+        Ok(forgotten + deliveries::forget_ended(self).await?)
     }
 
     pub(in crate::store) async fn anomaly_events(

@@ -6,9 +6,15 @@ use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::{Engine, damaged, failed, is_keepable, timestamp};
-use crate::store::audit::{AuditEntry, Caller, Change, FORGET_ROWS_MAX, RECORDS_MAX};
-use crate::store::{AuditFilter, AuditKind, AuditOutcome, AuditRecord, Page, PageRequest, StoreError, cursor};
+use super::engine::Engine;
+use super::error::{damaged, failed};
+use super::row::{is_keepable, timestamp};
+use crate::store::audit::{
+    AuditEntry, AuditFilter, AuditKind, AuditOutcome, AuditRecord, Caller, Change, FORGET_ROWS_MAX, RECORDS_MAX,
+};
+use crate::store::cursor;
+use crate::store::error::StoreError;
+use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'u';
 

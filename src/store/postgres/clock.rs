@@ -6,44 +6,14 @@
 //!
 //! Invariant: no due time that has passed is moved. It tells how long a disabled webhook has been owed the delivery.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::{Engine, failed};
-use crate::store::StoreError;
+use super::engine::Engine;
+use super::error::failed;
+use crate::store::error::StoreError;
 
-/// Smaller steps are slewing, or a busy server. Nobody waits noticeably longer for them.
-const STEP_BACK_MS_MIN: i64 = 2_000;
 /// Deliveries brought back in one statement, so that nobody waits long behind it.
 const ROWS_MAX: i64 = 5_000;
-
-/// The server's clock as it was seen last.
-#[derive(Debug, Default)]
-pub(super) struct ServerClock {
-    seen: Mutex<Option<(i64, Instant)>>,
-    /// The longest lease that this process has claimed with.
-    lease_ms: AtomicI64,
-}
-
-impl ServerClock {
-    pub(super) fn claims_for(&self, lease_ms: i64) {
-        self.lease_ms.fetch_max(lease_ms, Ordering::Relaxed);
-    }
-
-    /// Whether the clock was set back, or may have been before the first look. It showed `now_ms` after `asked_at`.
-    fn is_behind(&self, now_ms: i64, asked_at: Instant) -> bool {
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected = |(seen_ms, seen_at): (i64, Instant)| {
-            seen_ms.saturating_add(asked_at.saturating_duration_since(seen_at).as_millis() as i64)
-        };
-        seen.is_none_or(|seen| now_ms.saturating_add(STEP_BACK_MS_MIN) < expected(seen))
-    }
-
-    fn saw(&self, now_ms: i64) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((now_ms, Instant::now()));
-    }
-}
 
 /// Takes note of what the server's clock showed after `asked_at`. True when deliveries had to be brought back.
 pub(super) async fn look(engine: &Engine, now_ms: i64, asked_at: Instant) -> bool {
@@ -80,7 +50,7 @@ async fn bring_back(engine: &Engine) -> Result<u64, StoreError> {
             due_at = least(due_at, now + CASE WHEN status = 'in_progress' THEN $1 WHEN attempts = 0 THEN 0
                                               ELSE greatest(0, due_at - last_attempt_at) END)
         FROM causality_now_ms() now WHERE d.seq IN (SELECT seq FROM ahead)";
-    let lease_ms = match engine.0.clock.lease_ms.load(Ordering::Relaxed) {
+    let lease_ms = match engine.0.clock.lease_ms() {
         0 => i64::MAX / 4,
         lease_ms => lease_ms,
     };
@@ -98,24 +68,5 @@ async fn bring_back(engine: &Engine) -> Result<u64, StoreError> {
         if count == 0 {
             return Ok(moved);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn a_slow_answer_is_no_step_back() {
-        let (clock, start) = (ServerClock::default(), Instant::now());
-        assert!(clock.is_behind(1_000_000, start), "what was before the first look is not known");
-        clock.saw(1_000_000);
-        let later = start + Duration::from_secs(60);
-        assert!(!clock.is_behind(1_060_000, later));
-        assert!(!clock.is_behind(1_090_000, later), "forwards, or answered late");
-        assert!(!clock.is_behind(1_059_000, later));
-        assert!(clock.is_behind(1_050_000, later));
     }
 }

@@ -20,7 +20,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::silence::Trust;
 use crate::base::errors::chain;
-use crate::store::{PostgresSettings, SslMode, StoreError, StoreErrorKind};
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::settings::{PostgresSettings, SslMode};
 
 /// Every statement here is made for an index. Left to itself, the planner takes a table that was never analyzed for
 /// a page or two, walks over it, and keeps that plan while the table grows, or compiles a plan of a few milliseconds

@@ -10,13 +10,19 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::{Engine, Wake, clock, damaged, failed, is_keepable, timestamp};
-use crate::store::audit::Change;
-use crate::store::delivery::{GIVE_UP_ROWS_MAX, RETENTION_MS, WAITED_TOO_LONG};
-use crate::store::{
-    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, OwedBounds, Page, PageRequest, RETRIES_MAX,
-    RetryFilter, StoreError, StoreErrorKind, cursor,
+use super::clock;
+use super::engine::Engine;
+use super::error::{damaged, failed};
+use super::row::{is_keepable, timestamp};
+use super::statement::run;
+use super::wake::Wake;
+use crate::store::cursor;
+use crate::store::delivery::{
+    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GIVE_UP_ROWS_MAX, OwedBounds, RETENTION_MS,
+    RETRIES_MAX, RetryFilter, WAITED_TOO_LONG,
 };
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'd';
 const COLUMNS: &str = "d.seq, d.id, d.webhook_id, d.rule_id, d.anomaly_config_id, d.event_id, d.payload, d.status, \
@@ -109,7 +115,7 @@ impl Engine {
         self.retrying(context, || async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            super::effects::run(&tx, sql, &values, context).await?;
+            run(&tx, sql, &values, context).await?;
             self.commit(tx, Wake::Work, context).await?;
             client.whole = true;
             Ok(())
@@ -176,7 +182,7 @@ impl Engine {
         self.retrying(context, || async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            super::effects::run(&tx, sql, &values, context).await?;
+            run(&tx, sql, &values, context).await?;
             self.commit(tx, if again { Wake::Work } else { Wake::Nobody }, context).await?;
             client.whole = true;
             Ok(())
@@ -264,7 +270,7 @@ impl Engine {
             let before = delivery_in(&*tx, id).await?;
             let row = tx.query_one(&sql, &[&id]).await.map_err(failed(context))?;
             let (_, retried) = delivery(&row)?;
-            self.note(&*tx, || Change::of_delivery("retry", id, before.as_ref(), Some(&retried))).await?;
+            self.note(&*tx, || Delivery::change("retry", id, before.as_ref(), Some(&retried))).await?;
             self.commit(tx, Wake::Work, context).await?;
             client.whole = true;
             Ok(retried)
@@ -289,7 +295,7 @@ impl Engine {
             let values: [&(dyn ToSql + Sync); 6] =
                 [&statuses, &filter.since_ms, &filter.until_ms, &filter.webhook_id, &filter.rule_id, &limit];
             let retried = tx.execute(sql, &values).await.map_err(failed(context))?;
-            self.note(&*tx, || Change::of_retries(&filter, retried)).await?;
+            self.note(&*tx, || filter.change(retried)).await?;
             self.commit(tx, Wake::Work, context).await?;
             client.whole = true;
             Ok(retried)
@@ -306,7 +312,7 @@ impl Engine {
             let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
             if let Some(row) = &row {
                 let (_, deleted) = delivery(row)?;
-                self.note(&*tx, || Change::of_delivery("delete", id, Some(&deleted), None)).await?;
+                self.note(&*tx, || Delivery::change("delete", id, Some(&deleted), None)).await?;
             }
             self.commit(tx, Wake::Nobody, context).await?;
             client.whole = true;
@@ -367,7 +373,7 @@ async fn count_given_up(
     let count: i64 = tx.query_one(&statement, values).await.map_err(failed(context))?.get(0);
     if count > 0 {
         let sql = "UPDATE webhooks SET deliveries_given_up = deliveries_given_up + $2 WHERE id = $1";
-        super::effects::run(tx, sql, &[&webhook, &count], context).await?;
+        run(tx, sql, &[&webhook, &count], context).await?;
     }
     Ok(count as u64)
 }

@@ -6,10 +6,17 @@ use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::{Engine, Wake, damaged, failed, is_keepable, timestamp, webhooks};
+use super::engine::Engine;
+use super::error::{damaged, failed};
+use super::names::{find, name_taken, refuse_taken};
+use super::row::timestamp;
+use super::wake::Wake;
+use super::webhooks;
 use crate::store::audit::Change;
-use crate::store::document::Document;
-use crate::store::{Actions, DocumentFaults, Faults, Page, PageRequest, StoreError, StoreErrorKind, cursor};
+use crate::store::cursor;
+use crate::store::documents::{Actions, Document, DocumentFaults, Faults};
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 
 impl Engine {
     pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
@@ -206,47 +213,6 @@ pub(super) async fn replace_in<D: Document>(
     use_webhooks(client, id, &webhooks).await?;
     forget_faults(client, id).await?;
     Ok(new.stored(id, Faults::default(), timestamp(row.get(0))?, timestamp(row.get(1))?))
-}
-
-/// The id behind an id or a name. An id wins over a name that looks like one. `lock` is `FOR UPDATE` or nothing.
-pub(super) async fn find(
-    client: &impl GenericClient,
-    table: &str,
-    key: &str,
-    lock: &str,
-) -> Result<Option<Uuid>, StoreError> {
-    if !is_keepable(key) {
-        return Ok(None);
-    }
-    let sql =
-        format!("SELECT id FROM {table} WHERE id = $1 OR name = $2 ORDER BY id = $1 DESC NULLS LAST LIMIT 1 {lock}");
-    let id = Uuid::try_parse(key).ok();
-    let row = client.query_opt(&sql, &[&id, &key]).await.map_err(failed("find document"))?;
-    Ok(row.map(|row| row.get(0)))
-}
-
-/// Refuses a name that another document of the table has.
-pub(super) async fn refuse_taken(
-    client: &impl GenericClient,
-    table: &str,
-    name: &str,
-    own: Option<Uuid>,
-) -> Result<(), StoreError> {
-    let sql = format!("SELECT 1 FROM {table} WHERE name = $1 AND id IS DISTINCT FROM $2");
-    match client.query_opt(&sql, &[&name, &own]).await.map_err(failed("check name"))? {
-        Some(_) => Err(StoreError::new(StoreErrorKind::NameTaken, "check name")),
-        None => Ok(()),
-    }
-}
-
-/// The error of a write that another process's name came in the way of.
-pub(super) fn name_taken(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
-    move |error| match error.code() {
-        Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => {
-            StoreError::new(StoreErrorKind::NameTaken, context)
-        }
-        _ => failed(context)(error),
-    }
 }
 
 /// Turns names into ids in place; naming a webhook twice is naming it once. The webhooks stay until the commit.

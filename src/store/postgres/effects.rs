@@ -7,10 +7,15 @@ use futures_util::try_join;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::deliveries::give_up_beyond;
-use super::{Client, Engine, Wake, anomalies, damaged, failed};
+use super::client::Client;
+use super::engine::{Engine, lock};
+use super::error::failed;
+use super::statement::run;
+use super::wake::Wake;
+use super::{anomalies, deliveries};
 use crate::metrics;
-use crate::store::{Cause, Effects, OutboxMessage, Recorded, StoreError};
+use crate::store::effects::{Cause, Effects, OutboxMessage, Recorded};
+use crate::store::error::StoreError;
 
 type Tx<'a> = deadpool_postgres::Transaction<'a>;
 
@@ -61,7 +66,7 @@ impl Engine {
             }
             let mut given_up = 0;
             for webhook in disabled {
-                given_up += give_up_beyond(&tx, webhook, effects.owed_max.unwrap_or(u64::MAX)).await?;
+                given_up += deliveries::give_up_beyond(&tx, webhook, effects.owed_max.unwrap_or(u64::MAX)).await?;
             }
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
             self.commit(tx, if due { Wake::Work } else { Wake::Nobody }, context).await?;
@@ -80,13 +85,13 @@ impl Engine {
 
     /// Makes the row of a consumer's floor, once a process: what is not there cannot be locked.
     async fn make_floor(&self, client: &Client, consumer: &str) -> Result<(), StoreError> {
-        if super::lock(&self.0.floors).contains(consumer) {
+        if lock(&self.0.floors).contains(consumer) {
             return Ok(());
         }
         let context = "make floor";
         let sql = "INSERT INTO consumer_floors (consumer, floor) VALUES ($1, 0) ON CONFLICT DO NOTHING";
         client.execute(sql, &[&consumer]).await.map_err(failed(context))?;
-        super::lock(&self.0.floors).insert(consumer.to_owned());
+        lock(&self.0.floors).insert(consumer.to_owned());
         Ok(())
     }
 
@@ -124,17 +129,6 @@ impl Engine {
         })
         .await
     }
-}
-
-/// Runs one cached statement.
-pub(super) async fn run(
-    tx: &Tx<'_>,
-    sql: &str,
-    values: &[&(dyn ToSql + Sync)],
-    context: &'static str,
-) -> Result<usize, StoreError> {
-    let statement = tx.prepare_cached(sql).await.map_err(failed(context))?;
-    Ok(tx.execute(&statement, values).await.map_err(failed(context))? as usize)
 }
 
 /// Marks the batch's messages; the table's key is what makes a second commit impossible.
@@ -257,9 +251,4 @@ async fn owe_messages(tx: &Tx<'_>, outbox: &[OutboxMessage]) -> Result<(), Store
                SELECT id, subject, payload FROM unnest($1::uuid[], $2::text[], $3::bytea[])
                    WITH ORDINALITY AS m (id, subject, payload, place) ORDER BY place";
     run(tx, sql, &[&ids, &subjects, &payloads], "owe messages").await.map(|_| ())
-}
-
-/// Text that PostgreSQL can keep: its `text` has no NUL.
-pub(super) fn json_text(value: &impl serde::Serialize, context: &'static str) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|error| damaged(context, error))
 }

@@ -1,10 +1,11 @@
 //! Erases what is of a person: the server sends what may be theirs, and deletes by their sequences, which it gives to no
 //! other row.
 
-use super::{Engine, failed};
+use super::engine::Engine;
+use super::error::failed;
 use crate::event::Person;
-use crate::store::StoreError;
 use crate::store::erasure::{ErasedOfTable, ErasedRecords, Patience};
+use crate::store::error::StoreError;
 
 /// Rows that are looked at in one statement: of those that cannot be theirs nothing is sent, unless the id is written in
 /// more than one way.

@@ -3,14 +3,18 @@
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::documents::{find, name_taken};
-use super::{Engine, Wake, damaged, failed, timestamp};
-use crate::store::audit::Change;
-use crate::store::key::{self, KEYS_MAX, KEYS_PAGE, REVOCATIONS_KEPT};
-use crate::store::{
-    ApiKey, HashedKey, KeyHash, KeyLimits, NewApiKey, Page, PageRequest, Revocations, StoreError, StoreErrorKind,
-    cursor,
+use super::engine::Engine;
+use super::error::{damaged, failed};
+use super::names::{find, name_taken};
+use super::row::timestamp;
+use super::wake::Wake;
+use crate::store::access::{
+    ApiKey, HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, KeyLimits, NewApiKey, REVOCATIONS_KEPT, Revocations, generate_key,
 };
+use crate::store::audit::Change;
+use crate::store::cursor;
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 
 const TABLE: &str = "api_keys";
 const LIST: u8 = b'k';
@@ -18,7 +22,7 @@ const LIST: u8 = b'k';
 impl Engine {
     pub(in crate::store) async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
         let context = "create key";
-        let (key, hash) = key::generate()?;
+        let (key, hash) = generate_key()?;
         self.call(context, async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;

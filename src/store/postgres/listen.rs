@@ -12,9 +12,10 @@ use tokio_postgres::AsyncMessage;
 use tracing::{debug, warn};
 
 use super::connect::Reach;
-use super::{bump, failed};
+use super::error::failed;
+use super::wake::bump;
 use crate::base::backoff::{Backoff, random_unit};
-use crate::store::StoreError;
+use crate::store::error::{StoreError, StoreErrorKind};
 
 const RECONNECT: Backoff =
     Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(1) };
@@ -58,7 +59,7 @@ async fn connected(
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(failed("listen")(error)),
                 Poll::Ready(None) => {
-                    let kind = crate::store::StoreErrorKind::Unavailable;
+                    let kind = StoreErrorKind::Unavailable;
                     return Poll::Ready(StoreError::new(kind, "listen"));
                 }
                 Poll::Pending => return Poll::Pending,
@@ -66,7 +67,7 @@ async fn connected(
         }
     });
     let ask = async |sql| {
-        let silent = |_| StoreError::new(crate::store::StoreErrorKind::Unavailable, "probe PostgreSQL");
+        let silent = |_| StoreError::new(StoreErrorKind::Unavailable, "probe PostgreSQL");
         tokio::time::timeout(PROBE_TIMEOUT, client.batch_execute(sql)).await.map_err(silent)?.map_err(failed("listen"))
     };
     let probing = async {

@@ -6,8 +6,11 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::connect::Reach;
+use super::error;
 use crate::base::errors::chain;
-use crate::store::{Migrated, PostgresSettings, StoreError, StoreErrorKind};
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::settings::PostgresSettings;
+use crate::store::status::Migrated;
 
 /// A name and what to execute. In order; the version of each is its place, from 1.
 type Migrations = &'static [(&'static str, &'static str)];
@@ -124,7 +127,7 @@ fn failed(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError
             let detail = format!("{}; database_host must be the primary", chain(&error));
             StoreError::caused(StoreErrorKind::Unavailable, context, detail)
         }
-        _ => super::failed(context)(error),
+        _ => error::failed(context)(error),
     }
 }
 

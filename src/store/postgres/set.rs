@@ -2,11 +2,14 @@
 
 use tokio_postgres::GenericClient;
 
-use super::{Engine, Wake, documents, failed, webhooks};
-use crate::store::audit;
-use crate::store::document::Document;
-use crate::store::set::{Applied, AppliedSet, Collected, DocumentSet};
-use crate::store::{ApplyOutcome, NewWebhook, StoreError, StoreErrorKind, Webhook};
+use super::engine::Engine;
+use super::error::failed;
+use super::wake::Wake;
+use super::{documents, names, webhooks};
+use crate::store::documents::{
+    Applied, AppliedSet, ApplyOutcome, Collected, Document, DocumentSet, NewWebhook, Webhook, changes_of,
+};
+use crate::store::error::{StoreError, StoreErrorKind};
 
 const CONTEXT: &str = "apply documents";
 
@@ -19,7 +22,7 @@ impl Engine {
             let applied = self.apply_all(&*tx, set).await?.finish();
             match applied {
                 Ok(applied) if applied.changed() && !rehearsal => {
-                    for change in audit::of_set(&applied) {
+                    for change in changes_of(&applied) {
                         self.note(&*tx, || change).await?;
                     }
                     self.commit(tx, Wake::Both, CONTEXT).await?;
@@ -57,7 +60,7 @@ impl Engine {
         new: NewWebhook,
     ) -> Result<Applied<Webhook>, StoreError> {
         let name = new.name.clone();
-        let Some(id) = documents::find(client, webhooks::TABLE, &name, "FOR UPDATE").await? else {
+        let Some(id) = names::find(client, webhooks::TABLE, &name, "FOR UPDATE").await? else {
             return Ok(Applied::created(self.create_webhook_in(client, new).await?));
         };
         let before = match self.webhook_in(client, id).await {
@@ -88,7 +91,7 @@ async fn in_savepoint<T>(
 
 async fn apply_document<D: Document>(client: &impl GenericClient, new: D) -> Result<Applied<D::Stored>, StoreError> {
     let name = new.name().to_owned();
-    let Some(id) = documents::find(client, D::TABLE, &name, "FOR UPDATE").await? else {
+    let Some(id) = names::find(client, D::TABLE, &name, "FOR UPDATE").await? else {
         return Ok(Applied::created(documents::create_in(client, new).await?));
     };
     let before = documents::get_in::<D>(client, id).await?;

@@ -4,13 +4,16 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::documents::{find, name_taken};
-use super::{Engine, Wake, damaged, failed, timestamp};
+use super::engine::Engine;
+use super::error::{damaged, failed};
+use super::names::{find, name_taken};
+use super::row::timestamp;
+use super::wake::Wake;
+use crate::store::access::{AdminRole, AdminToken, FoundToken, NewAdminToken, TOKENS_MAX, TokenHash, generate_token};
 use crate::store::audit::Change;
-use crate::store::token::{self, TOKENS_MAX};
-use crate::store::{
-    AdminRole, AdminToken, FoundToken, NewAdminToken, Page, PageRequest, StoreError, StoreErrorKind, TokenHash, cursor,
-};
+use crate::store::cursor;
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 
 const TABLE: &str = "admin_tokens";
 const LIST: u8 = b't';
@@ -22,7 +25,7 @@ impl Engine {
         new: NewAdminToken,
     ) -> Result<(AdminToken, String), StoreError> {
         let context = "create admin token";
-        let (token, hash) = token::generate()?;
+        let (token, hash) = generate_token()?;
         self.call(context, async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;

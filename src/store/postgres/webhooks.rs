@@ -4,11 +4,18 @@ use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::documents::{find, name_taken, refuse_taken};
-use super::{Engine, Wake, damaged, failed, timestamp};
+use super::engine::Engine;
+use super::error::{damaged, failed};
+use super::names::{find, name_taken, refuse_taken};
+use super::row::timestamp;
+use super::wake::Wake;
 use crate::store::audit::Change;
+use crate::store::cursor;
+use crate::store::delivery::GivenUp;
+use crate::store::documents::{Auth, NewWebhook, Webhook};
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 use crate::store::secrets::wrong_key;
-use crate::store::{Auth, GivenUp, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
 
 pub(super) const TABLE: &str = "webhooks";
 const LIST: u8 = b'w';

@@ -4,9 +4,14 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, damaged, deliveries::query_newest, failed, now_ms, uuid};
-use crate::store::anomaly::{EVENT_AHEAD_MS_MAX, EVENT_RETENTION_MS};
-use crate::store::{AnomalyEvent, AnomalyState, Page, PageRequest, StoreError, cursor};
+use super::clock::now_ms;
+use super::engine::{Engine, Wake};
+use super::error::{damaged, failed};
+use super::row::{query_newest, uuid};
+use crate::store::cursor;
+use crate::store::documents::{AnomalyEvent, AnomalyState, EVENT_AHEAD_MS_MAX, EVENT_RETENTION_MS};
+use crate::store::error::StoreError;
+use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'e';
 /// Anomaly events forgotten in one transaction.

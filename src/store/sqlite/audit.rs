@@ -7,9 +7,16 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Engine, Wake, damaged, deliveries::query_newest, failed, now_ms, timestamp};
-use crate::store::audit::{AuditEntry, Caller, Change, FORGET_ROWS_MAX, RECORDS_MAX};
-use crate::store::{AuditFilter, AuditOutcome, AuditRecord, Page, PageRequest, StoreError, cursor};
+use super::clock::now_ms;
+use super::engine::{Engine, Wake};
+use super::error::{damaged, failed};
+use super::row::{query_newest, timestamp};
+use crate::store::audit::{
+    AuditEntry, AuditFilter, AuditOutcome, AuditRecord, Caller, Change, FORGET_ROWS_MAX, RECORDS_MAX,
+};
+use crate::store::cursor;
+use crate::store::error::StoreError;
+use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'u';
 

@@ -7,9 +7,13 @@
 //! Invariant: no due time that has passed is moved. It tells how long a disabled webhook has been owed the delivery, and
 //! each step and each restart would add to that age.
 
+use jiff::Timestamp;
 use rusqlite::Connection;
 
-use super::now_ms;
+/// Milliseconds since the Unix epoch.
+pub(super) fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
 
 /// Moves due times along with the wall clock, which was set by `step_ms` and shows `now_ms`. An attempt that comes early
 /// does no harm, so forwards only claims move.

@@ -5,13 +5,18 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Engine, Wake, clock, damaged, failed, now_ms, timestamp, uuid};
-use crate::store::audit::Change;
-use crate::store::delivery::{GIVE_UP_ROWS_MAX, RETENTION_MS, WAITED_TOO_LONG};
-use crate::store::{
-    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, OwedBounds, Page, PageRequest, RETRIES_MAX,
-    RetryFilter, StoreError, StoreErrorKind, cursor,
+use super::clock;
+use super::clock::now_ms;
+use super::engine::{Engine, Wake};
+use super::error::{damaged, failed};
+use super::row::{query_newest, timestamp, uuid};
+use crate::store::cursor;
+use crate::store::delivery::{
+    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GIVE_UP_ROWS_MAX, OwedBounds, RETENTION_MS,
+    RETRIES_MAX, RetryFilter, WAITED_TOO_LONG,
 };
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'd';
 const COLUMNS: &str = "seq, id, webhook_id, rule_id, anomaly_config_id, event_id, payload, status, attempts, \
@@ -116,7 +121,7 @@ impl Engine {
         self.write(Wake::Work, "retry delivery", move |connection| {
             let before = auditor.before(|| find(connection, id).map_err(failed("retry delivery")))?;
             let retried = retry(connection, id)?;
-            auditor.note(connection, || Change::of_delivery("retry", id, before.as_ref(), Some(&retried)))?;
+            auditor.note(connection, || Delivery::change("retry", id, before.as_ref(), Some(&retried)))?;
             Ok(retried)
         })
         .await
@@ -127,7 +132,7 @@ impl Engine {
         let auditor = self.auditor();
         self.write(Wake::Work, context, move |connection| {
             let retried = retry_all(connection, &filter).map_err(failed(context))?;
-            auditor.note(connection, || Change::of_retries(&filter, retried))?;
+            auditor.note(connection, || filter.change(retried))?;
             Ok(retried)
         })
         .await
@@ -141,7 +146,7 @@ impl Engine {
             let sql = "DELETE FROM deliveries WHERE id = ?1";
             let deleted = connection.execute(sql, [id.into_bytes()]).map_err(failed(context))? > 0;
             if deleted {
-                auditor.note(connection, || Change::of_delivery("delete", id, before.as_ref(), None))?;
+                auditor.note(connection, || Delivery::change("delete", id, before.as_ref(), None))?;
             }
             Ok(deleted)
         })
@@ -322,21 +327,6 @@ fn list(
         wheres.push(("seq < ?", Box::new(before)));
     }
     query_newest(connection, &format!("SELECT {COLUMNS} FROM deliveries"), wheres, limit, delivery)
-}
-
-/// Runs a select with these conditions, newest first.
-pub(super) fn query_newest<T>(
-    connection: &Connection,
-    select: &str,
-    wheres: Vec<(&str, Box<dyn ToSql>)>,
-    limit: usize,
-    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<Vec<T>> {
-    let (conditions, mut values): (Vec<&str>, Vec<Box<dyn ToSql>>) = wheres.into_iter().unzip();
-    let conditions = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
-    values.push(Box::new(limit as i64));
-    let mut statement = connection.prepare_cached(&format!("{select} WHERE {conditions} ORDER BY seq DESC LIMIT ?"))?;
-    statement.query_map(rusqlite::params_from_iter(values), read)?.collect()
 }
 
 fn retry(connection: &Connection, id: Uuid) -> Result<Delivery, StoreError> {

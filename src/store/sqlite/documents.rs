@@ -6,10 +6,17 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, anomalies, damaged, failed, now_ms, timestamp, uuid, webhooks};
+use super::clock::now_ms;
+use super::engine::{Engine, Wake};
+use super::error::{damaged, failed};
+use super::names::{find, refuse_taken};
+use super::row::{timestamp, uuid};
+use super::{anomalies, webhooks};
 use crate::store::audit::Change;
-use crate::store::document::Document;
-use crate::store::{Actions, DocumentFaults, Faults, Page, PageRequest, StoreError, StoreErrorKind, cursor};
+use crate::store::cursor;
+use crate::store::documents::{Actions, Document, DocumentFaults, Faults};
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 
 impl Engine {
     pub(in crate::store) async fn create_document<D: Document>(&self, new: D) -> Result<D::Stored, StoreError> {
@@ -172,37 +179,6 @@ pub(super) fn replace<D: Document>(
     let (created, updated) = replaced.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
     use_webhooks(connection, id, &webhooks).and_then(|()| forget_faults(connection, id)).map_err(failed(context))?;
     Ok(new.stored(id, Faults::default(), created, updated))
-}
-
-/// The id behind an id or a name. An id wins over a name that looks like one.
-pub(super) fn find(connection: &Connection, table: &str, key: &str) -> Result<Option<Uuid>, StoreError> {
-    let context = "find document";
-    let by = |column: &str, value: &dyn rusqlite::ToSql| {
-        let mut statement = connection.prepare_cached(&format!("SELECT id FROM {table} WHERE {column} = ?1"))?;
-        statement.query_row([value], |row| row.get(0).map(uuid)).optional()
-    };
-    if let Ok(id) = Uuid::try_parse(key)
-        && let Some(found) = by("id", &id.into_bytes()).map_err(failed(context))?
-    {
-        return Ok(Some(found));
-    }
-    by("name", &key).map_err(failed(context))
-}
-
-/// Refuses a name that another document of the table has.
-pub(super) fn refuse_taken(
-    connection: &Connection,
-    table: &str,
-    name: &str,
-    own: Option<Uuid>,
-) -> Result<(), StoreError> {
-    let mut statement =
-        connection.prepare_cached(&format!("SELECT id FROM {table} WHERE name = ?1")).map_err(failed("check name"))?;
-    let holder = statement.query_row([name], |row| row.get(0).map(uuid)).optional().map_err(failed("check name"))?;
-    match holder {
-        Some(holder) if Some(holder) != own => Err(StoreError::new(StoreErrorKind::NameTaken, "check name")),
-        _ => Ok(()),
-    }
 }
 
 /// Turns names into ids in place; naming a webhook twice is naming it once.

@@ -5,9 +5,15 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, anomalies, deliveries, failed, now_ms, uuid};
+use super::clock::now_ms;
+use super::engine::{Engine, Wake};
+use super::error::failed;
+use super::row::uuid;
+use super::{anomalies, deliveries};
 use crate::metrics;
-use crate::store::{Cause, Effects, NewDelivery, OutboxMessage, Recorded, StoreError};
+use crate::store::delivery::NewDelivery;
+use crate::store::effects::{Cause, Effects, OutboxMessage, Recorded};
+use crate::store::error::StoreError;
 
 impl Engine {
     pub(in crate::store) async fn consumed(&self, consumer: &str, causes: &[Cause]) -> Result<Vec<Cause>, StoreError> {

@@ -3,11 +3,12 @@
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
+use super::engine::{Engine, Wake};
+use super::error::failed;
 use super::writer::Command;
-use super::{Engine, Wake, failed};
 use crate::event::Person;
 use crate::store::erasure::{ErasedOfTable, ErasedRecords, Patience};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::error::{StoreError, StoreErrorKind};
 
 /// Rows that are looked at by one read; each is in memory alone.
 const LOOKED_AT_MAX: i64 = 20_000;

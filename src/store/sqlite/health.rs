@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::error::FileFault;
 use crate::base::sqlite::{Fault, Watch};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::error::{StoreError, StoreErrorKind};
 
 pub(super) struct Health {
     path: PathBuf,
@@ -16,21 +17,6 @@ pub(super) struct Health {
     /// The first damage that was met.
     damage: Mutex<Option<String>>,
 }
-
-/// A failure of the file, in words.
-#[derive(Debug)]
-pub(super) struct FileFault {
-    pub(super) fault: Fault,
-    pub(super) text: String,
-}
-
-impl std::fmt::Display for FileFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for FileFault {}
 
 impl Health {
     pub(super) fn new(path: PathBuf, watch: Watch) -> Self {

@@ -3,13 +3,18 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, documents, failed, now_ms, timestamp, uuid};
-use crate::store::audit::Change;
-use crate::store::key::{self, KEYS_MAX, KEYS_PAGE, REVOCATIONS_KEPT};
-use crate::store::{
-    ApiKey, HashedKey, KeyHash, KeyLimits, NewApiKey, Page, PageRequest, Revocations, StoreError, StoreErrorKind,
-    cursor,
+use super::clock::now_ms;
+use super::engine::{Engine, Wake};
+use super::error::failed;
+use super::names;
+use super::row::{timestamp, uuid};
+use crate::store::access::{
+    ApiKey, HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, KeyLimits, NewApiKey, REVOCATIONS_KEPT, Revocations, generate_key,
 };
+use crate::store::audit::Change;
+use crate::store::cursor;
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 
 const TABLE: &str = "api_keys";
 const LIST: u8 = b'k';
@@ -17,11 +22,11 @@ const LIST: u8 = b'k';
 impl Engine {
     pub(in crate::store) async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
         let context = "create key";
-        let (key, hash) = key::generate()?;
+        let (key, hash) = generate_key()?;
         let auditor = self.auditor();
         let stored = self
             .write(Wake::Changes, context, move |connection| {
-                documents::refuse_taken(connection, TABLE, &new.name, None)?;
+                names::refuse_taken(connection, TABLE, &new.name, None)?;
                 let raise = "UPDATE api_keys_state SET version = version + 1, keys = keys + 1 WHERE keys < ?1
                              RETURNING version";
                 let version = connection.query_row(raise, [KEYS_MAX as i64], |row| row.get::<_, i64>(0)).optional();
@@ -85,7 +90,7 @@ impl Engine {
 
     pub(in crate::store) async fn key(&self, key: &str) -> Result<Option<ApiKey>, StoreError> {
         let key = key.to_owned();
-        self.read("read key", move |connection| match documents::find(connection, TABLE, &key)? {
+        self.read("read key", move |connection| match names::find(connection, TABLE, &key)? {
             Some(id) => get(connection, id),
             None => Ok(None),
         })
@@ -95,7 +100,7 @@ impl Engine {
     pub(in crate::store) async fn revoke_key(&self, key: &str) -> Result<bool, StoreError> {
         let (key, auditor, context) = (key.to_owned(), self.auditor(), "revoke key");
         self.write(Wake::Changes, context, move |connection| {
-            let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(false) };
+            let Some(id) = names::find(connection, TABLE, &key)? else { return Ok(false) };
             let before = auditor.before(|| get(connection, id))?;
             auditor.note(connection, || Change::deleted(id, before.as_ref()))?;
             let run = || {

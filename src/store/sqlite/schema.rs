@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::failed;
-use crate::store::{StoreError, StoreErrorKind};
+use super::clock::now_ms;
+use super::error::failed;
+use crate::store::error::{StoreError, StoreErrorKind};
 
 /// In order; the version of each is its place, from 1. Never edited after a release.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -43,7 +44,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
         tx.execute_batch(sql).map_err(failed(context))?;
         tx.execute(
             "INSERT INTO schema_migrations (version, name, applied_at) VALUES (?1, ?2, ?3)",
-            (place as i64 + 1, name, super::now_ms()),
+            (place as i64 + 1, name, now_ms()),
         )
         .map_err(failed(context))?;
     }

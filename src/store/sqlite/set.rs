@@ -2,12 +2,14 @@
 
 use rusqlite::Connection;
 
-use super::{Engine, Wake, documents, failed, webhooks};
-use crate::store::audit;
-use crate::store::document::Document;
+use super::engine::{Engine, Wake};
+use super::error::failed;
+use super::{documents, names, webhooks};
+use crate::store::documents::{
+    Applied, AppliedSet, ApplyOutcome, Collected, Document, DocumentSet, NewWebhook, Webhook, changes_of,
+};
+use crate::store::error::StoreError;
 use crate::store::secrets::Sealer;
-use crate::store::set::{Applied, AppliedSet, Collected, DocumentSet};
-use crate::store::{ApplyOutcome, NewWebhook, StoreError, Webhook};
 
 const CONTEXT: &str = "apply documents";
 
@@ -20,7 +22,7 @@ impl Engine {
             if rehearsal {
                 savepoint(connection, "ROLLBACK TO whole_set")?;
             } else {
-                audit::of_set(&applied).into_iter().try_for_each(|change| auditor.note(connection, || change))?;
+                changes_of(&applied).into_iter().try_for_each(|change| auditor.note(connection, || change))?;
             }
             savepoint(connection, "RELEASE whole_set")?;
             Ok(applied)
@@ -66,7 +68,7 @@ fn in_savepoint<T>(
 
 fn apply_webhook(connection: &Connection, sealer: &Sealer, new: NewWebhook) -> Result<Applied<Webhook>, StoreError> {
     let name = new.name.clone();
-    let Some(id) = documents::find(connection, webhooks::TABLE, &name)? else {
+    let Some(id) = names::find(connection, webhooks::TABLE, &name)? else {
         return Ok(Applied::created(webhooks::create(connection, sealer, new)?));
     };
     let before = webhooks::readable(webhooks::get(connection, sealer, id))?;
@@ -76,7 +78,7 @@ fn apply_webhook(connection: &Connection, sealer: &Sealer, new: NewWebhook) -> R
 
 fn apply_document<D: Document>(connection: &Connection, new: D) -> Result<Applied<D::Stored>, StoreError> {
     let name = new.name().to_owned();
-    let Some(id) = documents::find(connection, D::TABLE, &name)? else {
+    let Some(id) = names::find(connection, D::TABLE, &name)? else {
         return Ok(Applied::created(documents::create(connection, new)?));
     };
     let before = documents::get::<D>(connection, id)?;

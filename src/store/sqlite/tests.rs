@@ -7,7 +7,9 @@ use serde_json::value::RawValue;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::engine::{Engine, Wake};
 use crate::store::conformance::{conformance_suite, consumed};
+use crate::store::port::Inner;
 use crate::store::*;
 
 /// A program that another test starts just now holds the lock too, until it is itself.
@@ -476,37 +478,38 @@ async fn a_clock_that_is_set_to_and_fro_ages_nothing() {
     assert_eq!(due().await, before);
 }
 
-impl super::Engine {
+impl Engine {
     async fn follow_step(&self, now_ms: i64, step_ms: i64) {
-        let follow =
-            move |connection: &_| super::clock::follow(connection, now_ms, step_ms).map_err(super::failed("follow"));
-        self.write(super::Wake::Nobody, "follow", follow).await.unwrap();
+        let follow = move |connection: &_| {
+            super::clock::follow(connection, now_ms, step_ms).map_err(super::error::failed("follow"))
+        };
+        self.write(Wake::Nobody, "follow", follow).await.unwrap();
     }
 
     /// Moves every time of every delivery into the past.
     async fn age_deliveries_by(&self, age_ms: i64) {
-        self.write(super::Wake::Nobody, "age deliveries", move |connection| {
+        self.write(Wake::Nobody, "age deliveries", move |connection| {
             let sql = "UPDATE deliveries SET due_at = due_at - ?1, last_attempt_at = last_attempt_at - ?1,
                            created_at = created_at - ?1, finished_at = finished_at - ?1";
-            connection.execute(sql, [age_ms]).map_err(super::failed("age deliveries"))
+            connection.execute(sql, [age_ms]).map_err(super::error::failed("age deliveries"))
         })
         .await
         .unwrap();
     }
 
     async fn limit_pages(&self, pages: i64) {
-        self.write(super::Wake::Nobody, "limit pages", move |connection| {
-            connection.pragma_update(None, "max_page_count", pages).map_err(super::failed("limit pages"))
+        self.write(Wake::Nobody, "limit pages", move |connection| {
+            connection.pragma_update(None, "max_page_count", pages).map_err(super::error::failed("limit pages"))
         })
         .await
         .unwrap();
     }
 
     async fn age_deliveries(&self, age: Duration) {
-        self.write(super::Wake::Nobody, "age deliveries", move |connection| {
+        self.write(Wake::Nobody, "age deliveries", move |connection| {
             connection
                 .execute("UPDATE deliveries SET finished_at = finished_at - ?1", [age.as_millis() as i64])
-                .map_err(super::failed("age deliveries"))
+                .map_err(super::error::failed("age deliveries"))
         })
         .await
         .unwrap();

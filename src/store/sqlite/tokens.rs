@@ -3,12 +3,18 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, damaged, documents, failed, now_ms, timestamp, uuid};
-use crate::store::audit::Change;
-use crate::store::token::{self, TOKENS_MAX, minute_of};
-use crate::store::{
-    AdminRole, AdminToken, FoundToken, NewAdminToken, Page, PageRequest, StoreError, StoreErrorKind, TokenHash, cursor,
+use super::clock::now_ms;
+use super::engine::{Engine, Wake};
+use super::error::{damaged, failed};
+use super::names;
+use super::row::{timestamp, uuid};
+use crate::store::access::{
+    AdminRole, AdminToken, FoundToken, NewAdminToken, TOKENS_MAX, TokenHash, generate_token, minute_of,
 };
+use crate::store::audit::Change;
+use crate::store::cursor;
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 
 const TABLE: &str = "admin_tokens";
 const LIST: u8 = b't';
@@ -20,11 +26,11 @@ impl Engine {
         new: NewAdminToken,
     ) -> Result<(AdminToken, String), StoreError> {
         let context = "create admin token";
-        let (token, hash) = token::generate()?;
+        let (token, hash) = generate_token()?;
         let auditor = self.auditor();
         let stored = self
             .write(Wake::Nobody, context, move |connection| {
-                documents::refuse_taken(connection, TABLE, &new.name, None)?;
+                names::refuse_taken(connection, TABLE, &new.name, None)?;
                 let sql = format!(
                     "INSERT INTO admin_tokens (id, name, role, hash, expires_at, created_at)
                      SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE (SELECT count(*) FROM admin_tokens) < {TOKENS_MAX}
@@ -59,7 +65,7 @@ impl Engine {
 
     pub(in crate::store) async fn admin_token(&self, key: &str) -> Result<Option<AdminToken>, StoreError> {
         let key = key.to_owned();
-        self.read("read admin token", move |connection| match documents::find(connection, TABLE, &key)? {
+        self.read("read admin token", move |connection| match names::find(connection, TABLE, &key)? {
             Some(id) => get(connection, id),
             None => Ok(None),
         })
@@ -71,7 +77,7 @@ impl Engine {
         let auditor = self.auditor();
         let context = "revoke admin token";
         self.write(Wake::Nobody, context, move |connection| {
-            let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(false) };
+            let Some(id) = names::find(connection, TABLE, &key)? else { return Ok(false) };
             let before = get(connection, id)?;
             connection.execute("DELETE FROM admin_tokens WHERE id = ?1", [id.into_bytes()]).map_err(failed(context))?;
             auditor.note(connection, || Change::deleted(id, before.as_ref()))?;

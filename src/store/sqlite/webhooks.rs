@@ -4,10 +4,18 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::{Engine, Wake, damaged, deliveries, documents, failed, now_ms, timestamp, uuid};
+use super::clock::now_ms;
+use super::engine::{Engine, Wake};
+use super::error::{damaged, failed};
+use super::row::{timestamp, uuid};
+use super::{deliveries, names};
 use crate::store::audit::Change;
+use crate::store::cursor;
+use crate::store::delivery::GivenUp;
+use crate::store::documents::{Auth, NewWebhook, Webhook};
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::page::{Page, PageRequest};
 use crate::store::secrets::{Sealer, wrong_key};
-use crate::store::{Auth, GivenUp, NewWebhook, Page, PageRequest, StoreError, StoreErrorKind, Webhook, cursor};
 
 pub(super) const TABLE: &str = "webhooks";
 const LIST: u8 = b'w';
@@ -30,7 +38,7 @@ impl Engine {
 
     pub(in crate::store) async fn webhook(&self, key: &str) -> Result<Option<Webhook>, StoreError> {
         let (key, sealer) = (key.to_owned(), self.0.sealer.clone());
-        self.read("read webhook", move |connection| match documents::find(connection, TABLE, &key)? {
+        self.read("read webhook", move |connection| match names::find(connection, TABLE, &key)? {
             Some(id) => get(connection, &sealer, id),
             None => Ok(None),
         })
@@ -65,7 +73,7 @@ impl Engine {
         let (key, sealer, auditor) = (key.to_owned(), self.0.sealer.clone(), self.auditor());
         // One that is enabled again makes due what it is owed.
         self.write(Wake::Both, "replace webhook", move |connection| {
-            let before = auditor.before(|| match documents::find(connection, TABLE, &key)? {
+            let before = auditor.before(|| match names::find(connection, TABLE, &key)? {
                 Some(id) => readable(get(connection, &sealer, id)),
                 None => Ok(None),
             })?;
@@ -80,7 +88,7 @@ impl Engine {
         let (key, sealer, auditor) = (key.to_owned(), self.0.sealer.clone(), self.auditor());
         let context = "delete webhook";
         self.write(Wake::Changes, context, move |connection| {
-            let Some(id) = documents::find(connection, TABLE, &key)? else { return Ok(false) };
+            let Some(id) = names::find(connection, TABLE, &key)? else { return Ok(false) };
             let users = users(connection, id).map_err(failed(context))?;
             if !users.is_empty() {
                 return Err(StoreError::new(StoreErrorKind::InUse(users), context));
@@ -135,7 +143,7 @@ pub(super) fn readable(read: Result<Option<Webhook>, StoreError>) -> Result<Opti
 }
 
 pub(super) fn create(connection: &Connection, sealer: &Sealer, mut new: NewWebhook) -> Result<Webhook, StoreError> {
-    documents::refuse_taken(connection, TABLE, &new.name, None)?;
+    names::refuse_taken(connection, TABLE, &new.name, None)?;
     new.keep_secrets(None)?;
     let (id, now) = (Uuid::now_v7(), now_ms());
     let created = timestamp(now).map_err(failed("create webhook"))?;
@@ -160,8 +168,8 @@ pub(super) fn replace(
 ) -> Result<Webhook, StoreError> {
     let context = "replace webhook";
     let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
-    let id = documents::find(connection, TABLE, key)?.ok_or_else(not_found)?;
-    documents::refuse_taken(connection, TABLE, &new.name, Some(id))?;
+    let id = names::find(connection, TABLE, key)?.ok_or_else(not_found)?;
+    names::refuse_taken(connection, TABLE, &new.name, Some(id))?;
     // What was sealed with a lost key can still be written over as a whole.
     if new.keeps_secrets() {
         let old = get(connection, sealer, id)?.ok_or_else(not_found)?;

@@ -9,12 +9,12 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock;
+use super::error::{failed, fault_kind, stop_at_fsync_fault};
 use super::health::Health;
-use super::{failed, fault_kind};
 use crate::base::clock::ClockSteps;
 use crate::base::sqlite::explain;
 use crate::metrics;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::error::{StoreError, StoreErrorKind};
 
 /// Jobs that wait for the writer; more callers than that wait for a place.
 pub(super) const QUEUE_JOBS_MAX: usize = 1_024;
@@ -53,7 +53,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn of(error: &rusqlite::Error, context: &'static str, health: &Health) -> Self {
-        super::stop_at_fsync_fault(error, context);
+        stop_at_fsync_fault(error, context);
         let detail = format!("{}: {context}: {}", health.path().display(), explain(error));
         Self { kind: fault_kind(error), detail }
     }
@@ -219,7 +219,7 @@ fn empty_log(connection: &Connection) -> rusqlite::Result<bool> {
 fn checkpoint(connection: &Connection) {
     let outcome = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     if let Err(error) = outcome {
-        super::stop_at_fsync_fault(&error, "checkpoint store");
+        stop_at_fsync_fault(&error, "checkpoint store");
         tracing::warn!(%error, "the store's log could not be copied into its file; it is kept and tried again");
     }
 }

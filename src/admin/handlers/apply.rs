@@ -1,0 +1,229 @@
+//! A whole set of documents at once: `POST /apply` stores all of them or none, and answers whatever is wrong
+//! with any of them.
+//!
+//! A pointer's first two parts say which document it is about: `/rules/3/conditions/0/path`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::admin::acting::Acting;
+use crate::admin::input::body::{parse_json, read_text};
+use crate::admin::input::query::Params;
+use crate::admin::problem::{of_set, of_store, wrong};
+use crate::admin::resource::{Resource, judge};
+use crate::admin::state::{Checks, Shared};
+use crate::base::nearest::nearest;
+use crate::event::FieldError;
+use crate::http::Problem;
+use crate::store::{
+    Applied, AppliedSet, ApplyOutcome, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, SetFault, StoreErrorKind,
+};
+
+/// The largest set.
+const SET_BYTES_MAX: usize = 16 << 20;
+const SET_DOCUMENTS_MAX: usize = 10_000;
+/// Values in a set. At its worst, each second one an object, a set takes about ten times its largest text.
+const SET_VALUES_MAX: usize = 500_000;
+/// Errors that one set is answered with.
+const ERRORS_MAX: usize = 1_000;
+
+/// What became of one document; of a rehearsal, what would.
+#[derive(Serialize, JsonSchema)]
+pub(in crate::admin) struct Item {
+    kind: &'static str,
+    name: String,
+    outcome: ApplyOutcome,
+    before: Option<Value>,
+    after: Value,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(in crate::admin) struct Items {
+    items: Vec<Item>,
+}
+
+pub(in crate::admin) async fn apply(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    mut params: Params,
+    request: Request,
+) -> Result<Json<Items>, Problem> {
+    let rehearsal = params.flag("dry_run")?;
+    params.no_more()?;
+    let body = read_text(request, SET_BYTES_MAX).await?;
+    // One set is read at a time: it takes many times its text.
+    let _applying = shared.applying.lock().await;
+    let checks = shared.state.checks;
+    // Compiling thousands of rules takes its time, on a thread that serves nobody.
+    let read = tokio::task::spawn_blocking(move || {
+        let document = parse_json(&body, SET_VALUES_MAX)?;
+        drop(body);
+        Ok::<_, Problem>(Reading::of(document, &checks))
+    });
+    let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
+    let mut reading = read.await.map_err(unread)??;
+    let _patching = shared.patching.lock().await;
+    // What can be read of a faulty set is rehearsed, so that the answer has what only the store knows.
+    let faulty = !reading.errors.is_empty();
+    let set = if faulty { reading.set.clone() } else { std::mem::take(&mut reading.set) };
+    let applied = store.apply(set, rehearsal || faulty).await;
+    match applied {
+        Err(error) => match error.kind {
+            StoreErrorKind::Set(faults) => reading.note(&faults),
+            _ => return Err(of_store(error)),
+        },
+        Ok(applied) if reading.errors.is_empty() => return Ok(Json(Items { items: items(applied)? })),
+        Ok(_) => {}
+    }
+    reading.errors.truncate(ERRORS_MAX);
+    Err(wrong(reading.errors))
+}
+
+/// A set as far as it can be read, and what is wrong with it.
+#[derive(Default)]
+struct Reading {
+    set: DocumentSet,
+    /// Where each document of the set stands in the list that was sent.
+    places: [Vec<usize>; 3],
+    count: usize,
+    /// The names of the webhooks that were sent, readable or not.
+    webhooks: HashSet<String>,
+    errors: Vec<FieldError>,
+}
+
+impl Reading {
+    fn of(document: Value, checks: &Checks) -> Self {
+        let mut reading = Self::default();
+        let Value::Object(lists) = document else {
+            reading.errors.push(FieldError::new("", "must be an object"));
+            return reading;
+        };
+        for (list, items) in lists {
+            let items = match (list.as_str(), items) {
+                (NewWebhook::PATH | NewRule::PATH | NewAnomalyConfig::PATH, Value::Array(items)) => items,
+                (NewWebhook::PATH | NewRule::PATH | NewAnomalyConfig::PATH, Value::Null) => continue,
+                (known, _) => {
+                    reading.errors.push(not_a_list(known));
+                    continue;
+                }
+            };
+            match list.as_str() {
+                NewWebhook::PATH => {
+                    let names = items.iter().filter_map(|item| item["name"].as_str());
+                    reading.webhooks = names.map(str::to_owned).collect();
+                    (reading.set.webhooks, reading.places[0]) = reading.list(items, checks);
+                }
+                NewRule::PATH => (reading.set.rules, reading.places[1]) = reading.list(items, checks),
+                _ => (reading.set.anomalies, reading.places[2]) = reading.list(items, checks),
+            }
+        }
+        if reading.count > SET_DOCUMENTS_MAX {
+            let detail = format!("must have at most {SET_DOCUMENTS_MAX} documents; the others were not looked at");
+            reading.errors.insert(0, FieldError::new("", detail));
+        }
+        reading
+    }
+
+    fn list<R: Resource>(&mut self, items: Vec<Value>, checks: &Checks) -> (Vec<R>, Vec<usize>) {
+        let (mut documents, mut places) = (Vec::new(), Vec::new());
+        let mut names = HashSet::new();
+        let room = SET_DOCUMENTS_MAX.saturating_sub(self.count);
+        self.count += items.len();
+        for (index, item) in items.into_iter().take(room).enumerate() {
+            if self.errors.len() >= ERRORS_MAX {
+                break;
+            }
+            let (new, mut errors) = judge::<R>(item, None, checks).parts();
+            let named = errors.iter().all(|error| !matches!(error.pointer.as_str(), "" | "/name"));
+            if let Some(new) = new.filter(|_| named) {
+                if !names.insert(new.name().to_owned()) {
+                    errors.push(FieldError::new("/name", "is the name of another one of the set"));
+                } else if errors.is_empty() || R::REHEARSED_IN_PARTS {
+                    documents.push(new);
+                    places.push(index);
+                }
+            }
+            let prefix = format!("/{}/{index}", R::PATH);
+            self.errors.extend(errors.into_iter().map(|error| error.under(&prefix)));
+        }
+        (documents, places)
+    }
+
+    /// Adds what the store found, but for what follows from the other errors.
+    fn note(&mut self, faults: &[SetFault]) {
+        let told: HashSet<String> = self.errors.iter().map(|error| error.pointer.clone()).collect();
+        // Its own place, or one that it is in.
+        let is_told = |error: &FieldError| {
+            let ends = error.pointer.match_indices('/').map(|(end, _)| end).chain([error.pointer.len()]);
+            ends.skip(1).any(|end| told.contains(&error.pointer[..end]))
+        };
+        for fault in faults {
+            let places = match fault.list {
+                NewWebhook::PATH => &self.places[0],
+                NewRule::PATH => &self.places[1],
+                _ => &self.places[2],
+            };
+            let Some(index) = places.get(fault.index).copied() else { continue };
+            let named = self.webhooks_of(fault);
+            let mut fault = SetFault { index, ..fault.clone() };
+            if let StoreErrorKind::UnknownWebhooks { indexes } = &mut fault.kind {
+                // Those that are in the set have their own errors.
+                indexes.retain(|action| named.get(*action).is_none_or(|name| !self.webhooks.contains(name)));
+                if indexes.is_empty() {
+                    continue;
+                }
+            }
+            let found = of_set(&fault);
+            self.errors.extend(found.into_iter().filter(|error| !is_told(error)));
+        }
+    }
+
+    /// The webhooks that a document of the set asks for.
+    fn webhooks_of(&self, fault: &SetFault) -> &[String] {
+        let actions = match fault.list {
+            NewRule::PATH => self.set.rules.get(fault.index).map(|rule| &rule.actions),
+            NewAnomalyConfig::PATH => self.set.anomalies.get(fault.index).map(|config| &config.actions),
+            _ => None,
+        };
+        actions.map_or(&[], |actions| actions.webhooks.as_slice())
+    }
+}
+
+fn not_a_list(name: &str) -> FieldError {
+    const LISTS: [&str; 3] = [NewWebhook::PATH, NewRule::PATH, NewAnomalyConfig::PATH];
+    let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+    if LISTS.contains(&name) {
+        return FieldError::new(pointer, "must be an array");
+    }
+    let near = nearest(name, &LISTS).map_or_else(String::new, |list| format!(" (did you mean `{list}`?)"));
+    FieldError::new(pointer, format!("is not a known field{near}; the fields here are {}", LISTS.join(", ")))
+}
+
+fn items(applied: AppliedSet) -> Result<Vec<Item>, Problem> {
+    let mut items = Vec::new();
+    add(&mut items, "webhook", applied.webhooks)?;
+    add(&mut items, "rule", applied.rules)?;
+    add(&mut items, "anomaly", applied.anomalies)?;
+    Ok(items)
+}
+
+fn add<T: Serialize>(items: &mut Vec<Item>, kind: &'static str, applied: Vec<Applied<T>>) -> Result<(), Problem> {
+    let shown = |document: &T| serde_json::to_value(document).map_err(|_| unwritable());
+    for Applied { before, after, outcome } in applied {
+        let after = shown(&after)?;
+        let name = after["name"].as_str().unwrap_or_default().to_owned();
+        items.push(Item { kind, name, outcome, before: before.as_ref().map(shown).transpose()?, after });
+    }
+    Ok(())
+}
+
+fn unwritable() -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written.")
+}

@@ -1,0 +1,348 @@
+//! Dead letters of the bus: listed, shown with their payload, replayed, deleted one by one or all. Beside the messages
+//! that a consumer gave up they are the input that the gateway refused.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::audit::recorded;
+use crate::admin::acting::Acting;
+use crate::admin::input::query::{Key, Params};
+use crate::admin::problem::{bad_query, not_found, of_bus};
+use crate::admin::state::Shared;
+use crate::bus::{Bus, DeadLetter};
+use crate::event::{EventRef, Reason, subject};
+use crate::http::Problem;
+use crate::quarantine::{self, Input, Replayed};
+use crate::store::{AuditKind, AuditOutcome, Change, Page};
+
+/// In the audit log.
+const KIND: AuditKind = AuditKind::DeadLetter;
+
+/// Dead letters that are looked at for one page of a list with filters.
+const LOOKED_AT_MAX: usize = 10_000;
+/// So many at once.
+const LOOKED_AT_ONCE: usize = 100;
+/// Pairs of an app and a reason that are counted; of others only that there are some.
+const COUNTS_MAX: usize = 1_000;
+
+#[derive(Serialize, JsonSchema)]
+pub(in crate::admin) struct Shown {
+    #[serde(flatten)]
+    letter: DeadLetter,
+    kind: Kind,
+    app_id: Option<String>,
+    /// Of input: why it was refused, as one of a few words.
+    reason_code: Option<String>,
+    published_at: Option<Timestamp>,
+    dead_at: Option<Timestamp>,
+    #[serde(flatten)]
+    payload: Option<Payload>,
+}
+
+/// The payload in the best form that it has.
+#[derive(Serialize, JsonSchema)]
+enum Payload {
+    /// The rule view of an event, or the JSON that the message is.
+    #[serde(rename = "payload")]
+    Json(Value),
+    #[serde(rename = "payload_base64")]
+    Bytes(String),
+    #[serde(rename = "input")]
+    Input(Box<ShownInput>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// A consumer gave it up.
+    Message,
+    /// The gateway refused it.
+    Input,
+}
+
+/// Refused input as it came, and what is known of it.
+#[derive(Serialize, JsonSchema)]
+struct ShownInput {
+    form: String,
+    content_type: String,
+    request_id: String,
+    correlation_id: String,
+    errors: Vec<Wrong>,
+    attributes: BTreeMap<String, String>,
+    #[serde(flatten)]
+    data: Data,
+}
+
+/// What was wrong, and where.
+#[derive(Serialize, JsonSchema)]
+struct Wrong {
+    pointer: String,
+    detail: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+enum Data {
+    #[serde(rename = "text")]
+    Text(String),
+    #[serde(rename = "base64")]
+    Bytes(String),
+}
+
+/// What a list is narrowed to.
+#[derive(Default)]
+struct Filter {
+    kind: Option<Kind>,
+    consumer: Option<String>,
+    app_id: Option<String>,
+    reason_code: Option<String>,
+}
+
+impl Filter {
+    fn of(params: &mut Params) -> Result<Self, Problem> {
+        let reason_code = params.text("reason_code");
+        if reason_code.as_deref().is_some_and(|code| Reason::named(code).is_none()) {
+            let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+            return Err(bad_query("reason_code", format!("must be one of {}", names.join(", "))));
+        }
+        let (consumer, app_id) = (params.text("consumer"), params.text("app_id"));
+        Ok(Self { kind: params.word("kind")?, consumer, app_id, reason_code })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kind.is_none() && self.consumer.is_none() && self.app_id.is_none() && self.reason_code.is_none()
+    }
+
+    fn takes(&self, shown: &Shown) -> bool {
+        let is = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|it| found == Some(it));
+        self.kind.is_none_or(|kind| kind == shown.kind)
+            && is(&self.consumer, Some(&shown.letter.consumer))
+            && is(&self.app_id, shown.app_id.as_deref())
+            && is(&self.reason_code, shown.reason_code.as_deref())
+    }
+}
+
+pub(in crate::admin) async fn list(
+    State(shared): State<Arc<Shared>>,
+    mut params: Params,
+) -> Result<Json<Page<Shown>>, Problem> {
+    let filter = Filter::of(&mut params)?;
+    let page = params.page()?;
+    let before = match &page.cursor {
+        None => None,
+        Some(cursor) => Some(cursor.parse().map_err(|_| bad_query("cursor", "is not a cursor of this list"))?),
+    };
+    if !filter.is_empty() {
+        return filtered(&shared.state.bus, &filter, before, page.limit).await.map(Json);
+    }
+    let mut letters = shared.state.bus.dead_letters(before, page.limit + 1).await.map_err(of_bus)?;
+    let more = letters.len() > page.limit;
+    letters.truncate(page.limit);
+    let next = letters.last().filter(|_| more).map(|letter| letter.id.to_string());
+    Ok(Json(Page { items: letters.into_iter().map(|letter| shown(letter, false)).collect(), next }))
+}
+
+/// Goes through a bounded number of them: a page may hold fewer than its limit, or none, and still not be the last.
+async fn filtered(bus: &Bus, filter: &Filter, mut before: Option<u64>, limit: usize) -> Result<Page<Shown>, Problem> {
+    let mut items = Vec::new();
+    for _ in 0..LOOKED_AT_MAX / LOOKED_AT_ONCE {
+        let letters = bus.dead_letters(before, LOOKED_AT_ONCE).await.map_err(of_bus)?;
+        let is_last = letters.len() < LOOKED_AT_ONCE;
+        for letter in letters {
+            let (id, shown) = (letter.id, shown(letter, false));
+            if filter.takes(&shown) {
+                if items.len() == limit {
+                    return Ok(Page { items, next: before.map(|id| id.to_string()) });
+                }
+                items.push(shown);
+            }
+            before = Some(id);
+        }
+        if is_last {
+            return Ok(Page { items, next: None });
+        }
+    }
+    Ok(Page { items, next: before.map(|id| id.to_string()) })
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(in crate::admin) struct Counts {
+    items: Vec<Count>,
+    /// There are more pairs than are listed: those with the most are.
+    more: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Count {
+    app_id: String,
+    reason_code: String,
+    count: u64,
+}
+
+/// How much refused input there is of each app for each reason, the most first.
+pub(in crate::admin) async fn counts(
+    State(shared): State<Arc<Shared>>,
+    params: Params,
+) -> Result<Json<Counts>, Problem> {
+    params.no_more()?;
+    let mut subjects = shared.state.bus.input_counts(COUNTS_MAX + 1).await.map_err(of_bus)?;
+    let more = subjects.len() > COUNTS_MAX;
+    subjects.truncate(COUNTS_MAX);
+    let count = |(subject, count): &(String, u64)| {
+        let (app_id, reason_code) = subject::parse_refused_subject(subject)?;
+        Some(Count { app_id: app_id.into_owned(), reason_code: reason_code.to_owned(), count: *count })
+    };
+    Ok(Json(Counts { items: subjects.iter().filter_map(count).collect(), more }))
+}
+
+pub(in crate::admin) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Json<Shown>, Problem> {
+    let letter = shared.state.bus.dead_letter(id(&key)?).await.map_err(of_bus)?.ok_or_else(not_found)?;
+    Ok(Json(shown(letter, true)))
+}
+
+pub(in crate::admin) async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    Key(key): Key,
+) -> Result<StatusCode, Problem> {
+    let id = id(&key)?;
+    let delete = async { shared.state.bus.delete_dead_letter(id).await.map_err(of_bus) };
+    done(recorded(&store, Change::of(KIND, "delete").with_id(id), delete, whether_found).await?)
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(in crate::admin) struct Deleted {
+    deleted: u64,
+}
+
+/// All of them, or with `before` those that died before then.
+pub(in crate::admin) async fn purge(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    mut params: Params,
+) -> Result<Json<Deleted>, Problem> {
+    let before_ms = params.time_ms("before")?;
+    params.no_more()?;
+    let before = before_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let change = Change::of(KIND, "purge").with_before(json!({"died_before": before}));
+    let purge = async { shared.state.bus.purge_dead_letters(before_ms).await.map_err(of_bus) };
+    let told = |deleted: &u64| (AuditOutcome::Done, json!({"deleted": deleted}));
+    let deleted = recorded(&store, change, purge, told).await?;
+    Ok(Json(Deleted { deleted }))
+}
+
+pub(in crate::admin) async fn replay(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    Key(key): Key,
+) -> Result<StatusCode, Problem> {
+    let id = id(&key)?;
+    let (bus, settings) = (&shared.state.bus, shared.state.settings.replays);
+    let replay = async {
+        let found = bus.dead_letter(id).await.map_err(of_bus)?;
+        match found {
+            None => Ok(Replayed::Gone),
+            Some(letter) if letter.is_input() => quarantine::replay(bus, &letter, settings).await.map_err(of_bus),
+            Some(_) => match bus.replay_dead_letter(id).await.map_err(of_bus)? {
+                true => Ok(Replayed::Accepted { events: 1, duplicates: 0 }),
+                false => Ok(Replayed::Gone),
+            },
+        }
+    };
+    match recorded(&store, Change::of(KIND, "replay").with_id(id), replay, what_became).await? {
+        Replayed::Accepted { .. } => Ok(StatusCode::NO_CONTENT),
+        Replayed::Gone => Err(not_found()),
+        Replayed::StillInvalid { detail, errors } => {
+            let detail = format!("It is still refused, and stays: {detail}");
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_errors(errors))
+        }
+        Replayed::Unreadable => {
+            let detail = "It cannot be read as what it was kept as, and stays.";
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+        }
+    }
+}
+
+fn what_became(replayed: &Replayed) -> (AuditOutcome, Value) {
+    match replayed {
+        Replayed::Accepted { .. } => (AuditOutcome::Done, json!({"found": true})),
+        Replayed::Gone => (AuditOutcome::Failed, json!({"found": false})),
+        Replayed::StillInvalid { .. } | Replayed::Unreadable => {
+            (AuditOutcome::Failed, json!({"found": true, "valid": false}))
+        }
+    }
+}
+
+fn whether_found(found: &bool) -> (AuditOutcome, Value) {
+    (if *found { AuditOutcome::Done } else { AuditOutcome::Failed }, json!({"found": found}))
+}
+
+fn id(key: &str) -> Result<u64, Problem> {
+    key.parse().map_err(|_| not_found())
+}
+
+fn done(found: bool) -> Result<StatusCode, Problem> {
+    if found { Ok(StatusCode::NO_CONTENT) } else { Err(not_found()) }
+}
+
+fn shown(letter: DeadLetter, with_payload: bool) -> Shown {
+    let payload = with_payload.then(|| payload(&letter));
+    let (app_id, reason_code) = match letter.is_input() {
+        true => match subject::parse_refused_subject(&letter.subject) {
+            Some((app, reason)) => (Some(app.into_owned()), Some(reason.to_owned())),
+            None => (None, None),
+        },
+        false => (subject::parse_event_subject(&letter.subject).map(|subject| subject.app.into_owned()), None),
+    };
+    Shown {
+        published_at: Timestamp::from_millisecond(letter.published_at_ms).ok(),
+        dead_at: Timestamp::from_millisecond(letter.dead_at_ms).ok(),
+        kind: if letter.is_input() { Kind::Input } else { Kind::Message },
+        app_id: app_id.filter(|app| !app.is_empty()),
+        reason_code,
+        letter,
+        payload,
+    }
+}
+
+fn input(payload: &[u8]) -> Option<Payload> {
+    let input = Input::read(payload)?;
+    let errors = input.errors.into_iter().map(|fault| Wrong { pointer: fault.pointer, detail: fault.detail });
+    let attributes = input.attributes.into_iter().map(|attribute| (attribute.name, attribute.value));
+    let data = match std::str::from_utf8(&input.data) {
+        Ok(text) => Data::Text(text.to_owned()),
+        Err(_) => Data::Bytes(STANDARD.encode(&input.data)),
+    };
+    Some(Payload::Input(Box::new(ShownInput {
+        form: input.form,
+        content_type: input.content_type,
+        request_id: input.request_id,
+        correlation_id: input.correlation_id,
+        errors: errors.collect(),
+        attributes: attributes.collect(),
+        data,
+    })))
+}
+
+fn payload(letter: &DeadLetter) -> Payload {
+    if letter.is_input()
+        && let Some(input) = input(&letter.payload)
+    {
+        return input;
+    }
+    let view = if letter.subject.starts_with("events.") {
+        EventRef::decode(&letter.payload).ok().map(|event| event.view())
+    } else {
+        serde_json::from_slice(&letter.payload).ok()
+    };
+    view.map_or_else(|| Payload::Bytes(STANDARD.encode(&letter.payload)), Payload::Json)
+}

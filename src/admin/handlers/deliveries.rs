@@ -1,0 +1,144 @@
+//! Deliveries: what webhooks are and were owed.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::admin::acting::Acting;
+use crate::admin::input::body::read_json;
+use crate::admin::input::decode::fit;
+use crate::admin::input::query::{self, Key, Params};
+use crate::admin::problem::{bad_query, not_found, of_store, wrong};
+use crate::admin::state::Shared;
+use crate::event::FieldError;
+use crate::http::Problem;
+use crate::store::{Delivery, DeliveryFilter, DeliveryStatus, Page, RETRIES_MAX, RetryFilter};
+
+pub(in crate::admin) async fn list(
+    State(shared): State<Arc<Shared>>,
+    mut params: Params,
+) -> Result<Json<Page<Delivery>>, Problem> {
+    let store = &shared.state.store;
+    let webhook_id = match params.text("webhook_id") {
+        None => None,
+        Some(key) => Some(id_or(&key, "webhook_id", store.webhook(&key).await.map_err(of_store)?.map(|w| w.id))?),
+    };
+    let rule_id = match params.text("rule_id") {
+        None => None,
+        Some(key) => Some(id_or(&key, "rule_id", store.rule(&key).await.map_err(of_store)?.map(|r| r.id))?),
+    };
+    let filter =
+        DeliveryFilter { status: params.word("status")?, webhook_id, rule_id, event_id: params.text("event_id") };
+    store.deliveries(filter, params.page()?).await.map(Json).map_err(of_store)
+}
+
+pub(in crate::admin) async fn show(
+    State(shared): State<Arc<Shared>>,
+    Key(key): Key,
+) -> Result<Json<Delivery>, Problem> {
+    let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
+    shared.state.store.delivery(id).await.map_err(of_store)?.map(Json).ok_or_else(not_found)
+}
+
+pub(in crate::admin) async fn delete(Acting(store): Acting, Key(key): Key) -> Result<StatusCode, Problem> {
+    let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
+    let deleted = store.delete_delivery(id).await.map_err(of_store)?;
+    if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(not_found()) }
+}
+
+pub(in crate::admin) async fn retry(Acting(store): Acting, Key(key): Key) -> Result<Json<Delivery>, Problem> {
+    let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
+    store.retry_delivery(id).await.map(Json).map_err(of_store)
+}
+
+/// Which deliveries are to be sent again, as a person writes it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::admin) struct RetryRequest {
+    /// Of the deliveries' creation.
+    since: String,
+    /// Now, when absent.
+    until: Option<String>,
+    /// Failed and dead, when absent.
+    status: Option<DeliveryStatus>,
+    webhook_id: Option<String>,
+    rule_id: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(in crate::admin) struct Retried {
+    retried: u64,
+    /// There may be more than one call sends again.
+    more: bool,
+}
+
+pub(in crate::admin) async fn retry_all(Acting(store): Acting, request: Request) -> Result<Json<Retried>, Problem> {
+    let (request, mut errors) = fit::<RetryRequest>(read_json(request).await?).check(RetryRequest::check).parts();
+    let Some(request) = request else { return Err(wrong(errors)) };
+    let mut found = |field: &str, key: &str, found: Option<Uuid>| {
+        let id = found.or_else(|| Uuid::try_parse(key).ok());
+        if id.is_none() && errors.iter().all(|error| error.pointer != field) {
+            errors.push(FieldError::new(field, "is neither an id nor the name of one that exists"));
+        }
+        id
+    };
+    let webhook_id = match &request.webhook_id {
+        None => None,
+        Some(key) => {
+            let webhook = store.webhook(key).await.map_err(of_store)?;
+            found("/webhook_id", key, webhook.map(|webhook| webhook.id))
+        }
+    };
+    let rule_id = match &request.rule_id {
+        None => None,
+        Some(key) => found("/rule_id", key, store.rule(key).await.map_err(of_store)?.map(|rule| rule.id)),
+    };
+    if !errors.is_empty() {
+        return Err(wrong(errors));
+    }
+    let filter = RetryFilter {
+        since_ms: query::time_ms(&request.since).unwrap_or(i64::MAX),
+        until_ms: request.until.as_deref().and_then(query::time_ms).unwrap_or(i64::MAX),
+        statuses: request
+            .status
+            .map_or(vec![DeliveryStatus::Failed, DeliveryStatus::DeadLetter], |status| vec![status]),
+        webhook_id,
+        rule_id,
+    };
+    let retried = store.retry_deliveries(filter).await.map_err(of_store)?;
+    Ok(Json(Retried { retried, more: retried == RETRIES_MAX }))
+}
+
+impl RetryRequest {
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let since = query::time_ms(&self.since);
+        let until = self.until.as_deref().map(query::time_ms);
+        if since.is_none() {
+            errors.push(FieldError::new("/since", query::not_a_time()));
+        }
+        match (since, until) {
+            (_, Some(None)) => errors.push(FieldError::new("/until", query::not_a_time())),
+            (Some(since), Some(Some(until))) if until < since => {
+                errors.push(FieldError::new("/until", "must be after `since`: no delivery was created between them"));
+            }
+            _ => {}
+        }
+        if self.status.is_some_and(|status| !status.is_retryable()) {
+            errors.push(FieldError::new("/status", "must be failed, dead_letter or cancelled"));
+        }
+        errors
+    }
+}
+
+/// A filter by a document: the one that was found, or an id, whose document may be gone by now.
+pub(in crate::admin) fn id_or(key: &str, name: &str, found: Option<Uuid>) -> Result<Uuid, Problem> {
+    found
+        .or_else(|| Uuid::try_parse(key).ok())
+        .ok_or_else(|| bad_query(name, "is neither an id nor the name of one that exists"))
+}

@@ -1,0 +1,129 @@
+//! Webhooks, rules and anomaly configs: the same methods over three kinds of documents.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use crate::admin::acting::Acting;
+use crate::admin::input::body::{merge, read_json};
+use crate::admin::input::query::{Key, Params};
+use crate::admin::problem::{not_found, of_store, wrong};
+use crate::admin::resource::{Resource, judge};
+use crate::admin::route::BASE;
+use crate::admin::state::Shared;
+use crate::base::backoff::{Backoff, random_unit};
+use crate::http::Problem;
+use crate::store::StoreErrorKind;
+
+/// Times that a patch is made anew because another process changed the document meanwhile.
+const PATCH_RETRIES_MAX: u32 = 16;
+/// Who waits a random while does not meet the same one again and again.
+const PATCH_BACKOFF: Backoff =
+    Backoff { initial: Duration::from_millis(2), multiplier: 2.0, max: Duration::from_millis(100) };
+
+pub(in crate::admin) async fn list<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    params: Params,
+) -> Result<Response, Problem> {
+    let page = R::list(&shared.state.store, params.page()?).await.map_err(of_store)?;
+    Ok(Json(page).into_response())
+}
+
+pub(in crate::admin) async fn create<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    request: Request,
+) -> Result<Response, Problem> {
+    let new: R = read(read_json(request).await?, None, &shared).await?;
+    let stored = new.create(&store).await.map_err(of_store)?;
+    let location = format!("{BASE}/{}/{}", R::PATH, R::id(&stored));
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(stored)).into_response())
+}
+
+pub(in crate::admin) async fn show<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Key(key): Key,
+) -> Result<Response, Problem> {
+    let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+    Ok(Json(stored).into_response())
+}
+
+pub(in crate::admin) async fn replace<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    Key(key): Key,
+    request: Request,
+) -> Result<Response, Problem> {
+    let document = read_json(request).await?;
+    let _patching = shared.patching.lock().await;
+    let id = match document.get("id") {
+        None => None,
+        Some(_) => {
+            let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+            Some(R::id(&stored).to_string())
+        }
+    };
+    let new: R = read(document, id, &shared).await?;
+    Ok(Json(new.replace(&store, &key, None).await.map_err(of_store)?).into_response())
+}
+
+pub(in crate::admin) async fn patch<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    Key(key): Key,
+    request: Request,
+) -> Result<Response, Problem> {
+    let patch = read_json(request).await?;
+    let _patching = shared.patching.lock().await;
+    let mut attempt = 0;
+    loop {
+        let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+        let id = R::id(&stored).to_string();
+        let mut document = serde_json::to_value(&stored)
+            .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
+        merge(&mut document, patch.clone());
+        let new: R = read(document, Some(id.clone()), &shared).await?;
+        // By id, for the patch may rename it.
+        match new.replace(&store, &id, Some(R::updated_at(&stored))).await {
+            // Another process was first: its change stays, and this one comes on top of it.
+            Err(error) if error.kind == StoreErrorKind::Changed && attempt < PATCH_RETRIES_MAX => {
+                attempt += 1;
+                tokio::time::sleep(PATCH_BACKOFF.delay(attempt, random_unit())).await;
+            }
+            done => return Ok(Json(done.map_err(of_store)?).into_response()),
+        }
+    }
+}
+
+pub(in crate::admin) async fn delete<R: Resource>(
+    State(shared): State<Arc<Shared>>,
+    Acting(store): Acting,
+    Key(key): Key,
+) -> Result<StatusCode, Problem> {
+    let _patching = shared.patching.lock().await;
+    match R::delete(&store, &key).await.map_err(of_store)? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(not_found()),
+    }
+}
+
+/// Reads and checks a document, which may have no other id than this one. Compiling what a person wrote may take long,
+/// so it is done on threads that serve nobody, a few at once.
+async fn read<R: Resource>(document: Value, id: Option<String>, shared: &Shared) -> Result<R, Problem> {
+    let closed = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is stopping.");
+    let permit = shared.checking.clone().acquire_owned().await.map_err(closed)?;
+    let checks = shared.state.checks;
+    let checked = tokio::task::spawn_blocking(move || {
+        // Held to the end of the check, whether or not somebody still waits for it.
+        let _permit = permit;
+        judge(document, id.as_deref(), &checks).whole()
+    });
+    let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The document could not be checked.");
+    checked.await.map_err(failed)?.map_err(wrong)
+}

@@ -1,0 +1,69 @@
+//! Tokens of the admin API itself: the only place and the only moment at which one is shown.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, LOCATION};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::admin::access::{FIRST_ADMIN, LOOPBACK};
+use crate::admin::acting::Acting;
+use crate::admin::input::body::{check_name, read_json};
+use crate::admin::input::decode::fit;
+use crate::admin::input::query::{Key, Params};
+use crate::admin::problem::{not_found, of_store, wrong};
+use crate::admin::route::BASE;
+use crate::admin::state::Shared;
+use crate::event::FieldError;
+use crate::http::Problem;
+use crate::store::{AdminToken, NewAdminToken, Page};
+
+#[derive(Serialize, JsonSchema)]
+pub(in crate::admin) struct Created {
+    #[serde(flatten)]
+    stored: AdminToken,
+    token: String,
+}
+
+pub(in crate::admin) async fn list(
+    State(shared): State<Arc<Shared>>,
+    params: Params,
+) -> Result<Json<Page<AdminToken>>, Problem> {
+    shared.state.store.admin_tokens(params.page()?).await.map(Json).map_err(of_store)
+}
+
+pub(in crate::admin) async fn show(
+    State(shared): State<Arc<Shared>>,
+    Key(key): Key,
+) -> Result<Json<AdminToken>, Problem> {
+    shared.state.store.admin_token(&key).await.map_err(of_store)?.map(Json).ok_or_else(not_found)
+}
+
+pub(in crate::admin) async fn create(Acting(store): Acting, request: Request) -> Result<Response, Problem> {
+    let fitted = fit::<NewAdminToken>(read_json(request).await?);
+    let new = fitted.check(|new| check(new, Timestamp::now())).whole().map_err(wrong)?;
+    let (stored, token) = store.create_admin_token(new).await.map_err(of_store)?;
+    let headers = [(LOCATION, format!("{BASE}/tokens/{}", stored.id)), (CACHE_CONTROL, "no-store".to_owned())];
+    Ok((StatusCode::CREATED, headers, Json(Created { stored, token })).into_response())
+}
+
+pub(in crate::admin) async fn revoke(Acting(store): Acting, Key(key): Key) -> Result<StatusCode, Problem> {
+    match store.revoke_admin_token(&key).await.map_err(of_store)? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(not_found()),
+    }
+}
+
+fn check(new: &NewAdminToken, now: Timestamp) -> Vec<FieldError> {
+    // The audit log has these for who has no token of the store's.
+    let is_reserved = [FIRST_ADMIN, LOOPBACK, "-"].contains(&new.name.as_str());
+    let reserved = is_reserved.then(|| FieldError::new("/name", "stands for somebody else in the audit log"));
+    let past = new.expires_at.is_some_and(|at| at <= now);
+    let past = past.then(|| FieldError::new("/expires_at", "must be in the future"));
+    check_name(&new.name).into_iter().chain(reserved).chain(past).collect()
+}

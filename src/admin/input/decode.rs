@@ -1,0 +1,392 @@
+//! Fitting a document to its form so that everything that is wrong with it is found at once.
+//!
+//! serde knows the form, and stops at the first mistake. So each mistake is noted and mended in the document, with a
+//! value that fits, until the rest has been read too.
+//!
+//! Invariant: a document with a mistake is never stored; what stands in for a mistake is judged by nobody.
+
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
+
+use crate::base::nearest::nearest;
+use crate::event::FieldError;
+
+/// Times that one document is mended; one that is wrong in more places gets the first ones back.
+const MENDINGS_MAX: usize = 64;
+/// Times that one place is: an absent member becomes null, the null a text, the text one of a few words.
+const MENDINGS_OF_PLACE_MAX: usize = 4;
+/// Members, and the members beside them that cannot be judged without them.
+const DEPENDENTS: [(&str, &[&str]); 4] = [
+    ("operator", &["value"]),
+    ("path", &["operator", "value"]),
+    ("detection_type", &["config"]),
+    ("auth_type", &["auth_config"]),
+];
+
+/// A document as far as it fits, and what of it does not.
+pub(in crate::admin) struct Fitted<T> {
+    document: Option<T>,
+    errors: Vec<FieldError>,
+    /// Pointers to what does not say what its writer meant.
+    unknown: Vec<String>,
+}
+
+impl<T> Fitted<T> {
+    /// The document when nothing is wrong with it.
+    pub(in crate::admin) fn whole(self) -> Result<T, Vec<FieldError>> {
+        match self.document {
+            Some(document) if self.errors.is_empty() => Ok(document),
+            _ => Err(self.errors),
+        }
+    }
+
+    /// With everything that is wrong with it. The document then has values of nobody's.
+    pub(in crate::admin) fn parts(self) -> (Option<T>, Vec<FieldError>) {
+        (self.document, self.errors)
+    }
+
+    /// Makes something of the document, and finds what is wrong with that.
+    pub(in crate::admin) fn map<U>(mut self, make: impl FnOnce(T) -> (U, Vec<FieldError>)) -> Fitted<U> {
+        let document = self.document.take().map(|document| {
+            let (made, found) = make(document);
+            self.note(found);
+            made
+        });
+        Fitted { document, errors: self.errors, unknown: self.unknown }
+    }
+
+    /// Adds what is wrong with what could be read.
+    pub(in crate::admin) fn check(mut self, check: impl FnOnce(&T) -> Vec<FieldError>) -> Self {
+        let found = self.document.as_ref().map(check).unwrap_or_default();
+        self.note(found);
+        self
+    }
+
+    fn note(&mut self, found: Vec<FieldError>) {
+        let follows = |error: &FieldError| self.unknown.iter().any(|unknown| is_at_or_under(&error.pointer, unknown));
+        let found: Vec<_> = found.into_iter().filter(|error| !follows(error)).collect();
+        // Whoever checks next has no more to say of them.
+        self.unknown.extend(found.iter().map(|error| error.pointer.clone()).filter(|pointer| !pointer.is_empty()));
+        self.errors.extend(found);
+    }
+}
+
+/// Fits a document to a form.
+pub(in crate::admin) fn fit<T: DeserializeOwned>(mut document: Value) -> Fitted<T> {
+    let mut mending = Mending::default();
+    mending.mend_lists(&mut document);
+    for _ in 0..MENDINGS_MAX {
+        let error = match serde_path_to_error::deserialize(&document) {
+            Ok(read) => return mending.fitted(Some(read)),
+            Err(error) => error,
+        };
+        if !mending.mend(&mut document, pointer(error.path()), &error.inner().to_string()) {
+            break;
+        }
+    }
+    mending.fitted(None)
+}
+
+#[derive(Default)]
+struct Mending {
+    errors: Vec<FieldError>,
+    /// Pointers to what stands in for something else.
+    mended: Vec<String>,
+    /// Pointers to what fits, and may still not be what its writer meant.
+    doubted: Vec<String>,
+    /// How often each place was mended.
+    times: HashMap<String, usize>,
+}
+
+impl Mending {
+    fn fitted<T>(self, document: Option<T>) -> Fitted<T> {
+        let unknown = self.mended.into_iter().chain(self.doubted).collect();
+        Fitted { document, errors: self.errors, unknown }
+    }
+
+    /// Notes the mistake, but for what only follows from another one.
+    fn note(&mut self, pointer: &str, detail: impl Into<String>) {
+        if self.mended.iter().any(|mended| is_at_or_under(pointer, mended)) {
+            return;
+        }
+        self.errors.push(FieldError::new(pointer, detail));
+        self.mended.push(pointer.to_owned());
+        let Some((parent, name)) = pointer.rsplit_once('/') else { return };
+        let dependents = DEPENDENTS.iter().find(|(member, _)| *member == name).map_or(&[][..], |(_, all)| all);
+        self.doubted.extend(dependents.iter().map(|dependent| format!("{parent}/{dependent}")));
+    }
+
+    /// serde takes a list for the fields of a struct in their order; nobody who writes a document means that.
+    fn mend_lists(&mut self, document: &mut Value) {
+        let conditions = document.get("conditions").and_then(Value::as_array).map_or(0, Vec::len);
+        let conditions = (0..conditions).map(|index| format!("/conditions/{index}"));
+        let places = [String::new(), "/actions".to_owned(), "/auth_config".to_owned()].into_iter().chain(conditions);
+        for place in places.collect::<Vec<_>>() {
+            if let Some(value) = document.pointer_mut(&place).filter(|value| value.is_array()) {
+                *value = Value::Object(Map::new());
+                self.note(&place, "must be an object");
+            }
+        }
+    }
+
+    /// Whether another reading may get further.
+    fn mend(&mut self, document: &mut Value, pointer: String, message: &str) -> bool {
+        let expected = message.rsplit_once(", expected ").map(|(_, expected)| expected);
+        if message.starts_with("unknown field") {
+            return self.remove_unknown(document, &pointer, expected.unwrap_or_default());
+        }
+        let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+        let (pointer, stand_in) = match missing {
+            Some(field) => (format!("{pointer}/{}", escaped(field)), Some(Value::Null)),
+            None => (pointer, expected.and_then(stand_in)),
+        };
+        match missing {
+            Some(_) => self.note(&pointer, "is required"),
+            None => self.note(&pointer, reworded(message, expected)),
+        }
+        let times = self.times.entry(pointer.clone()).or_default();
+        *times += 1;
+        // Nothing can be said of a document that is none.
+        !pointer.is_empty()
+            && *times <= MENDINGS_OF_PLACE_MAX
+            && stand_in.is_some_and(|stand_in| put(document, &pointer, stand_in))
+    }
+
+    /// Takes out every member that the object cannot have.
+    fn remove_unknown(&mut self, document: &mut Value, pointer: &str, expected: &str) -> bool {
+        let known: Vec<&str> = quoted(expected).collect();
+        let Some((parent, _)) = pointer.rsplit_once('/') else { return false };
+        let Some(Value::Object(members)) = document.pointer_mut(parent) else { return false };
+        let unknown: Vec<String> = members.keys().filter(|name| !known.contains(&name.as_str())).cloned().collect();
+        for name in &unknown {
+            members.remove(name);
+            let meant = nearest(name, &known);
+            let near = meant.map_or_else(String::new, |meant| format!(" (did you mean `{meant}`?)"));
+            let fields =
+                if known.is_empty() { String::new() } else { format!("; the fields here are {}", listed(expected)) };
+            self.note(&format!("{parent}/{}", escaped(name)), format!("is not a known field{near}{fields}"));
+            if let Some(meant) = meant {
+                self.doubted.push(format!("{parent}/{meant}"));
+            }
+        }
+        !unknown.is_empty()
+    }
+}
+
+/// Puts a value where one is, or adds it as a member.
+fn put(document: &mut Value, pointer: &str, value: Value) -> bool {
+    if let Some(place) = document.pointer_mut(pointer) {
+        *place = value;
+        return true;
+    }
+    let Some((parent, name)) = pointer.rsplit_once('/') else { return false };
+    let Some(Value::Object(members)) = document.pointer_mut(parent) else { return false };
+    members.insert(name.replace("~1", "/").replace("~0", "~"), value);
+    true
+}
+
+/// A value of the kind that serde expects, in its own words.
+fn stand_in(expected: &str) -> Option<Value> {
+    Some(match expected {
+        "a string" | "string or map" => Value::from(""),
+        "a map" => Value::Object(Map::new()),
+        "a sequence" => Value::Array(Vec::new()),
+        "a boolean" => Value::Bool(false),
+        "i64" | "u64" | "u32" => Value::from(0),
+        _ if expected.starts_with("struct ") => Value::Object(Map::new()),
+        // The first of a few words.
+        _ => Value::from(quoted(expected).next()?),
+    })
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn is_at_or_under(pointer: &str, place: &str) -> bool {
+    pointer.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// RFC 6901.
+pub(in crate::admin) fn pointer(path: &serde_path_to_error::Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", escaped(key))),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+/// The parser's message without the value that it quotes.
+fn reworded(message: &str, expected: Option<&str>) -> String {
+    let Some(expected) = expected else { return "is not valid here".to_owned() };
+    let wanted = match expected {
+        "a map" => "an object",
+        "a sequence" => "an array",
+        // What serde calls a word of a few.
+        "string or map" => "a string",
+        "i64" | "u64" | "u32" => "an integer",
+        _ if expected.starts_with("struct ") => "an object",
+        _ => listed(expected),
+    };
+    if message.starts_with("unknown variant") {
+        format!("must be one of {wanted}")
+    } else {
+        format!("must be {wanted}")
+    }
+}
+
+fn listed(expected: &str) -> &str {
+    expected.strip_prefix("one of ").unwrap_or(expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::{NewAnomalyConfig, NewApiKey, NewRule, WebhookDocument};
+
+    #[test]
+    fn what_is_wrong_has_a_pointer_and_does_not_repeat_the_value() {
+        let rule = |document: Value| fit::<NewRule>(document).whole().unwrap_err().remove(0);
+        let cases = [
+            (json!({}), "/name", "is required"),
+            (json!(["n"]), "", "must be an object"),
+            (json!({"name": "n", "actions": [["ops"]]}), "/actions", "must be an object"),
+            (
+                json!({"name": "n", "conditions": [{"path": "$", "operator": "eq"}, ["$", "eq"]]}),
+                "/conditions/1",
+                "must be an object",
+            ),
+            (json!("hunter2, expected hunter2"), "", "must be an object"),
+            (json!({"name": 5}), "/name", "must be a string"),
+            (
+                json!({"name": "n", "prioritty": "hunter2"}),
+                "/prioritty",
+                "is not a known field (did you mean `priority`?); the fields here are `name`,",
+            ),
+            (json!({"name": "n", "priority": "hunter2"}), "/priority", "must be an integer"),
+            (json!({"name": "n", "actions": {"a/b~c": 1}}), "/actions/a~1b~0c", "is not a known field"),
+            (json!({"name": "n", "actions": {"webhooks": ["a", 2]}}), "/actions/webhooks/1", "must be a string"),
+            (json!({"name": "n", "conditions": {}}), "/conditions", "must be an array"),
+            (
+                json!({"name": "n", "conditions": [{"path": "$", "operator": "hunter2"}]}),
+                "/conditions/0/operator",
+                "must be one of `eq`, `ne`, `gt`",
+            ),
+            (json!({"name": "n", "conditions": [{"path": "$"}]}), "/conditions/0/operator", "is required"),
+        ];
+        for (document, pointer, detail) in cases {
+            let error = rule(document.clone());
+            assert_eq!(error.pointer, pointer, "{document} {error}");
+            assert!(error.detail.starts_with(detail), "{document} {error}");
+            assert!(!error.detail.contains("hunter2"), "{error}");
+        }
+        let auth = json!({"name": "n", "url": "u", "auth_config": {"secret": ["hunter2"]}});
+        let error = fit::<WebhookDocument>(auth).whole().err().unwrap().remove(0);
+        assert_eq!(error, FieldError::new("/auth_config/secret", "must be a string"));
+        let error = fit::<NewApiKey>(json!({"name": "n", "app_id": null})).whole().unwrap_err().remove(0);
+        assert_eq!(error, FieldError::new("/app_id", "must be a string"));
+    }
+
+    fn pointers<T: DeserializeOwned>(document: Value) -> Vec<String> {
+        let Err(errors) = fit::<T>(document).whole() else { return Vec::new() };
+        assert!(errors.iter().all(|error| !error.detail.contains("hunter2")), "{errors:?}");
+        let mut pointers: Vec<_> = errors.into_iter().map(|error| error.pointer).collect();
+        pointers.sort_unstable();
+        pointers
+    }
+
+    #[test]
+    fn every_mistake_of_form_is_said_at_every_level() {
+        let rule = json!({
+            "name": 5, "prioritty": "hunter2", "expresion": "true", "priority": "hunter2", "enabled": "yes", "app_id": [],
+            "conditions": [
+                {"path": "$.a", "operater": "eq", "valeu": 1},
+                {"path": 7, "operator": "hunter2"},
+                "hunter2",
+                ["$.a", "eq"],
+                {"path": "$.a", "operator": 4},
+            ],
+            "actions": {"webhooks": ["a", 2, 3], "webhoks": [], "publish_subjects": "a"},
+        });
+        assert_eq!(
+            pointers::<NewRule>(rule),
+            [
+                "/actions/publish_subjects",
+                "/actions/webhoks",
+                "/actions/webhooks/1",
+                "/actions/webhooks/2",
+                "/app_id",
+                "/conditions/0/operater",
+                "/conditions/0/operator",
+                "/conditions/0/valeu",
+                "/conditions/1/operator",
+                "/conditions/1/path",
+                "/conditions/2",
+                "/conditions/3",
+                "/conditions/4/operator",
+                "/enabled",
+                "/expresion",
+                "/name",
+                "/prioritty",
+                "/priority",
+            ]
+        );
+        let webhook = json!({"urll": "hunter2", "timeout_ms": -1, "headers": {"X-A": 1, "X-B": 2}, "auth_type": "basc",
+            "auth_config": {"usrname": "hunter2", "password": 1}});
+        assert_eq!(
+            pointers::<WebhookDocument>(webhook),
+            [
+                "/auth_config/password",
+                "/auth_config/usrname",
+                "/auth_type",
+                "/headers/X-A",
+                "/headers/X-B",
+                "/name",
+                "/timeout_ms",
+                "/url",
+                "/urll"
+            ]
+        );
+        let anomaly = json!({"name": "n", "detection_type": "hunter2", "cooldown_seconds": 1.5, "colour": 1});
+        assert_eq!(
+            pointers::<NewAnomalyConfig>(anomaly),
+            ["/colour", "/config", "/cooldown_seconds", "/detection_type"]
+        );
+        assert_eq!(pointers::<NewRule>(json!({"name": "n"})), [""; 0]);
+        assert_eq!(pointers::<NewRule>(json!(7)), [""]);
+    }
+
+    #[test]
+    fn a_document_that_is_wrong_all_over_is_answered() {
+        let conditions: Vec<Value> = (0..10_000).map(|n| json!({"path": n, "operator": n})).collect();
+        let errors = fit::<NewRule>(json!({"name": "n", "conditions": conditions})).whole().unwrap_err();
+        assert!((MENDINGS_MAX / 2..=MENDINGS_MAX).contains(&errors.len()), "{}", errors.len());
+    }
+
+    #[test]
+    fn what_stands_in_for_a_mistake_is_not_judged() {
+        let document =
+            json!({"name": "n", "conditions": [{"path": "$", "operator": "eqq", "value": 1}], "expresion": "x"});
+        let fitted = fit::<NewRule>(document).check(|rule| {
+            assert_eq!((rule.conditions.len(), rule.expression.as_deref()), (1, None));
+            let found = ["/conditions/0/operator", "/conditions/0/value", "/expression", "/conditions/0/path", "/name"];
+            found.map(|pointer| FieldError::new(pointer, "is wrong")).to_vec()
+        });
+        let said: Vec<_> = fitted.whole().unwrap_err().into_iter().map(|error| error.pointer).collect();
+        assert_eq!(said, ["/conditions/0/operator", "/expresion", "/conditions/0/path", "/name"]);
+    }
+}

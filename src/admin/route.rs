@@ -1,0 +1,111 @@
+//! What a route is: its method, its path, and whom it answers.
+
+use axum::handler::Handler;
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use crate::store::AdminRole;
+
+/// The path that every resource is under.
+pub(super) const BASE: &str = "/api/admin";
+
+/// Whom a route answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Least {
+    /// Everyone: a probe has no token.
+    Anyone,
+    /// Everyone, under names by which the API is answered: what a browser loads before anybody has typed a token.
+    Page,
+    /// A viewer, the holder of the metrics token, or everyone: as the settings say.
+    Metrics,
+    /// Holders of a token with this role or one that may do more.
+    Role(AdminRole),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Verb {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+/// A route over a state that it is given later, so that the table can be read without any.
+pub(super) struct Route<S = ()> {
+    pub(super) verb: Verb,
+    pub(super) path: String,
+    pub(super) least: Least,
+    /// Whether its handler looks at the query string.
+    pub(super) has_query: bool,
+    pub(super) handler: MethodRouter<S>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Route<S> {
+    pub(super) fn over(self, state: &S) -> Route {
+        let Self { verb, path, least, has_query, handler } = self;
+        Route { verb, path, least, has_query, handler: handler.with_state(state.clone()) }
+    }
+
+    /// What it is, without what it does.
+    pub(super) fn listed(&self) -> Listed {
+        Listed { verb: self.verb, path: self.path.clone(), least: self.least }
+    }
+}
+
+/// What a route is.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) verb: Verb,
+    pub(super) path: String,
+    pub(super) least: Least,
+}
+
+impl Verb {
+    fn filter(self) -> MethodFilter {
+        match self {
+            Self::Get => MethodFilter::GET,
+            Self::Post => MethodFilter::POST,
+            Self::Put => MethodFilter::PUT,
+            Self::Patch => MethodFilter::PATCH,
+            Self::Delete => MethodFilter::DELETE,
+        }
+    }
+}
+
+/// Routes as they are listed, below one path.
+pub(super) struct Table<S> {
+    base: &'static str,
+    pub(super) routes: Vec<Route<S>>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Table<S> {
+    pub(super) fn below(base: &'static str) -> Self {
+        Self { base, routes: Vec::new() }
+    }
+
+    pub(super) fn add<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
+    where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        self.routes.push(Route {
+            verb,
+            path: format!("{}{path}", self.base),
+            least,
+            has_query: false,
+            handler: on(verb.filter(), handler),
+        });
+    }
+
+    /// A route whose handler takes its query string apart, and refuses what it does not know.
+    pub(super) fn add_with_query<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
+    where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        self.add(verb, path, least, handler);
+        if let Some(route) = self.routes.last_mut() {
+            route.has_query = true;
+        }
+    }
+}

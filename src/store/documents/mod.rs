@@ -1,0 +1,17 @@
+//! What operators write: webhooks, rules and anomaly configs, one by one or as a set.
+
+mod anomaly;
+mod document;
+mod rule;
+mod set;
+mod webhook;
+mod webhook_secrets;
+
+pub use anomaly::{AnomalyConfig, AnomalyEvent, AnomalyState, Detection, NewAnomalyConfig};
+pub(super) use anomaly::{EVENT_AHEAD_MS_MAX, EVENT_RETENTION_MS};
+pub(super) use document::Document;
+pub use document::OWN_MEMBERS;
+pub use rule::{Actions, Condition, DocumentFaults, Faults, NewRule, Operator, Rule};
+pub use set::{Applied, AppliedSet, ApplyOutcome, DocumentSet};
+pub(super) use set::{Collected, changes_of};
+pub use webhook::{Auth, NewWebhook, Webhook, WebhookDocument};

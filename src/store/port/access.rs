@@ -1,0 +1,113 @@
+//! API keys and tokens of the admin API.
+
+use uuid::Uuid;
+
+use super::store::{Inner, Store};
+use crate::store::access::{
+    AdminToken, ApiKey, FoundToken, HashedKey, NewAdminToken, NewApiKey, Revocations, TokenHash,
+};
+use crate::store::error::StoreError;
+use crate::store::page::{Page, PageRequest};
+
+impl Store {
+    /// The new key (64 hex characters) is in the answer and nowhere else.
+    pub async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.create_key(new).await,
+            Inner::Postgres(engine) => engine.create_key(new).await,
+        }
+    }
+
+    pub async fn keys(&self, page: PageRequest) -> Result<Page<ApiKey>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.keys(page).await,
+            Inner::Postgres(engine) => engine.keys(page).await,
+        }
+    }
+
+    pub async fn key(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.key(id).await,
+            Inner::Postgres(engine) => engine.key(id).await,
+        }
+    }
+
+    pub async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.revoke_key(id).await,
+            Inner::Postgres(engine) => engine.revoke_key(id).await,
+        }
+    }
+
+    /// What was revoked since a version of the keys; bounded, see [`Revocations::complete`].
+    pub async fn revocations(&self, since: u64) -> Result<Revocations, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.revocations(since).await,
+            Inner::Postgres(engine) => engine.revocations(since).await,
+        }
+    }
+
+    /// The keys that were created after a version and are still there, in that order: at most [`KEYS_PAGE`].
+    pub async fn keys_after(&self, version: u64) -> Result<Vec<HashedKey>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.keys_after(version).await,
+            Inner::Postgres(engine) => engine.keys_after(version).await,
+        }
+    }
+
+    /// Notes in which minute (its start, in milliseconds) keys were last used, where that is later than what is known.
+    pub async fn keys_used(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.keys_used(used).await,
+            Inner::Postgres(engine) => engine.keys_used(used).await,
+        }
+    }
+}
+
+impl Store {
+    /// The new token is in the answer and nowhere else.
+    pub async fn create_admin_token(&self, new: NewAdminToken) -> Result<(AdminToken, String), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.create_admin_token(new).await,
+            Inner::Postgres(engine) => engine.create_admin_token(new).await,
+        }
+    }
+
+    pub async fn admin_tokens(&self, page: PageRequest) -> Result<Page<AdminToken>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.admin_tokens(page).await,
+            Inner::Postgres(engine) => engine.admin_tokens(page).await,
+        }
+    }
+
+    /// By its id or name.
+    pub async fn admin_token(&self, key: &str) -> Result<Option<AdminToken>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.admin_token(key).await,
+            Inner::Postgres(engine) => engine.admin_token(key).await,
+        }
+    }
+
+    /// False when there is none.
+    pub async fn revoke_admin_token(&self, key: &str) -> Result<bool, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.revoke_admin_token(key).await,
+            Inner::Postgres(engine) => engine.revoke_admin_token(key).await,
+        }
+    }
+
+    pub async fn admin_token_by_hash(&self, hash: TokenHash) -> Result<Option<FoundToken>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.admin_token_by_hash(hash).await,
+            Inner::Postgres(engine) => engine.admin_token_by_hash(hash).await,
+        }
+    }
+
+    /// Notes that the token is used in this minute.
+    pub async fn use_admin_token(&self, id: Uuid) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.use_admin_token(id).await,
+            Inner::Postgres(engine) => engine.use_admin_token(id).await,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The effects of events, and what follows from them on the bus.
+
+use uuid::Uuid;
+
+use super::store::{Inner, Store};
+use crate::store::documents::{AnomalyEvent, AnomalyState};
+use crate::store::effects::{Cause, Effects, OutboxMessage, Recorded};
+use crate::store::error::StoreError;
+use crate::store::page::{Page, PageRequest};
+
+impl Store {
+    /// Which of these messages the consumer has already committed effects for, in order.
+    pub async fn consumed(&self, consumer: &str, causes: &[Cause]) -> Result<Vec<Cause>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.consumed(consumer, causes).await,
+            Inner::Postgres(engine) => engine.consumed(consumer, causes).await,
+        }
+    }
+
+    /// Commits the effects of one batch; refuses all of them when those of any cause were committed before, or any window
+    /// is no longer at the version that was read.
+    pub async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.record_effects(effects).await,
+            Inner::Postgres(engine) => engine.record_effects(effects).await,
+        }
+    }
+
+    pub async fn anomaly_states(&self, configs: &[Uuid]) -> Result<Vec<AnomalyState>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.anomaly_states(configs).await,
+            Inner::Postgres(engine) => engine.anomaly_states(configs).await,
+        }
+    }
+
+    pub async fn anomaly_events(
+        &self,
+        config: Option<Uuid>,
+        app_id: Option<&str>,
+        since_ms: Option<i64>,
+        page: PageRequest,
+    ) -> Result<Page<AnomalyEvent>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.anomaly_events(config, app_id, since_ms, page).await,
+            Inner::Postgres(engine) => engine.anomaly_events(config, app_id, since_ms, page).await,
+        }
+    }
+
+    pub async fn outbox(&self, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.outbox(limit).await,
+            Inner::Postgres(engine) => engine.outbox(limit).await,
+        }
+    }
+
+    pub async fn forget_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.forget_outbox(ids).await,
+            Inner::Postgres(engine) => engine.forget_outbox(ids).await,
+        }
+    }
+
+    /// Deletes states untouched since then, and what outlived its retention: deliveries that ended (delivered 7 days,
+    /// others 30) and anomaly events (90 days).
+    pub async fn forget_stale(&self, before_ms: i64) -> Result<u64, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(engine) => engine.forget_stale(before_ms).await,
+            Inner::Postgres(engine) => engine.forget_stale(before_ms).await,
+        }
+    }
+}

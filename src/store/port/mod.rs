@@ -1,0 +1,13 @@
+//! The port itself: [`Store`], and its use cases by what they are about.
+
+mod access;
+mod audit;
+mod deliveries;
+mod documents;
+mod effects;
+mod erasure;
+mod store;
+
+#[cfg(test)]
+pub(super) use store::Inner;
+pub use store::{Store, migrate_postgres};

@@ -1,0 +1,35 @@
+//! A connection borrowed from the pool.
+
+use std::ops::{Deref, DerefMut};
+
+use deadpool_postgres::Object;
+
+/// A connection of the pool; it goes back only when whoever used it says that its use came to its end.
+pub(super) struct Client {
+    pub(super) object: Option<Object>,
+    pub(super) whole: bool,
+}
+
+impl Deref for Client {
+    type Target = deadpool_postgres::ClientWrapper;
+
+    fn deref(&self) -> &Self::Target {
+        self.object.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.object.as_mut().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take()
+            && !self.whole
+        {
+            drop(Object::take(object));
+        }
+    }
+}

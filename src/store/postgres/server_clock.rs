@@ -1,0 +1,59 @@
+//! The server's clock as it was last seen, compared with the monotonic clock of this process.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Smaller steps are slewing, or a busy server. Nobody waits noticeably longer for them.
+const STEP_BACK_MS_MIN: i64 = 2_000;
+
+/// The server's clock as it was seen last.
+#[derive(Debug, Default)]
+pub(super) struct ServerClock {
+    seen: Mutex<Option<(i64, Instant)>>,
+    /// The longest lease that this process has claimed with.
+    lease_ms: AtomicI64,
+}
+
+impl ServerClock {
+    pub(super) fn claims_for(&self, lease_ms: i64) {
+        self.lease_ms.fetch_max(lease_ms, Ordering::Relaxed);
+    }
+
+    /// The longest lease that this process has claimed with; 0 before its first claim.
+    pub(super) fn lease_ms(&self) -> i64 {
+        self.lease_ms.load(Ordering::Relaxed)
+    }
+
+    /// Whether the clock was set back, or may have been before the first look. It showed `now_ms` after `asked_at`.
+    pub(super) fn is_behind(&self, now_ms: i64, asked_at: Instant) -> bool {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected = |(seen_ms, seen_at): (i64, Instant)| {
+            seen_ms.saturating_add(asked_at.saturating_duration_since(seen_at).as_millis() as i64)
+        };
+        seen.is_none_or(|seen| now_ms.saturating_add(STEP_BACK_MS_MIN) < expected(seen))
+    }
+
+    pub(super) fn saw(&self, now_ms: i64) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((now_ms, Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_slow_answer_is_no_step_back() {
+        let (clock, start) = (ServerClock::default(), Instant::now());
+        assert!(clock.is_behind(1_000_000, start), "what was before the first look is not known");
+        clock.saw(1_000_000);
+        let later = start + Duration::from_secs(60);
+        assert!(!clock.is_behind(1_060_000, later));
+        assert!(!clock.is_behind(1_090_000, later), "forwards, or answered late");
+        assert!(!clock.is_behind(1_059_000, later));
+        assert!(clock.is_behind(1_050_000, later));
+    }
+}

@@ -1,0 +1,29 @@
+//! Waking those who wait for changes, in this process and in others.
+
+use tokio::sync::watch;
+
+/// Whom a commit wakes, in every process that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    Nobody,
+    /// Those who hold compiled rules.
+    Changes,
+    /// Those who send deliveries.
+    Work,
+    Both,
+}
+
+impl Wake {
+    pub(super) fn sql(self) -> Option<&'static str> {
+        match self {
+            Self::Nobody => None,
+            Self::Changes => Some("NOTIFY causality_changes"),
+            Self::Work => Some("NOTIFY causality_work"),
+            Self::Both => Some("NOTIFY causality_changes; NOTIFY causality_work"),
+        }
+    }
+}
+
+pub(super) fn bump(channel: &watch::Sender<u64>) {
+    channel.send_modify(|version| *version += 1);
+}

@@ -1,0 +1,9 @@
+//! Secrets of webhooks: recognizing and masking them, and sealing them at rest.
+
+mod masking;
+mod sealer;
+mod secret_text;
+
+pub(super) use masking::{MASK, is_secret_header, keeps_url, kept_url, masked_url, same_origin};
+pub(super) use sealer::{KEY_FILE, Sealer, wrong_key};
+pub(super) use secret_text::looks_secret;

@@ -1,0 +1,183 @@
+//! The engine's handle: it queues writes for the writer thread and lends connections to readers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::error::failed;
+use super::health::Health;
+use super::writer;
+use super::writer::Command;
+use crate::store::audit::Caller;
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::secrets::Sealer;
+use crate::store::status::StoreStatus;
+
+#[derive(Clone)]
+pub(in crate::store) struct Engine(
+    pub(super) Arc<Shared>,
+    /// On whose behalf it changes what is stored.
+    pub(super) Option<Arc<Caller>>,
+);
+
+pub(super) struct Shared {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) writer: Mutex<Option<JoinHandle<()>>>,
+    pub(super) readers: Mutex<Vec<Connection>>,
+    pub(super) reading: Arc<Semaphore>,
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) health: Arc<Health>,
+    pub(super) changes: Arc<watch::Sender<u64>>,
+    pub(super) work: Arc<watch::Sender<u64>>,
+}
+
+/// Whom a commit wakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    Nobody,
+    /// Those who hold compiled rules.
+    Changes,
+    /// Those who send deliveries.
+    Work,
+    Both,
+}
+
+impl Engine {
+    /// What the file has lost, until that is acknowledged.
+    pub(in crate::store) fn warning(&self) -> (&'static str, Option<String>) {
+        ("store_lost", crate::base::sqlite::losses(self.0.health.path()))
+    }
+
+    pub(in crate::store) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    pub(in crate::store) fn work(&self) -> watch::Receiver<u64> {
+        self.0.work.subscribe()
+    }
+
+    /// Runs a use case on the writer thread and answers when it is on the disk.
+    pub(super) async fn write<T, F>(&self, wake: Wake, context: &'static str, run: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.write_waking(context, run, move |_| wake).await
+    }
+
+    /// As [`Self::write`], when only the outcome tells whom it wakes.
+    pub(super) async fn write_waking<T, F, W>(&self, context: &'static str, run: F, wake: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        W: FnOnce(&T) -> Wake + Send + 'static,
+    {
+        let (changes, work) = (self.0.changes.clone(), self.0.work.clone());
+        let done = move |value: &T| {
+            let wake = wake(value);
+            if matches!(wake, Wake::Changes | Wake::Both) {
+                changes.send_modify(|count| *count += 1);
+            }
+            if matches!(wake, Wake::Work | Wake::Both) {
+                work.send_modify(|count| *count += 1);
+            }
+        };
+        let (job, answer) = writer::job(context, run, done);
+        let closed = |_| StoreError::new(StoreErrorKind::Closed, context);
+        self.0.commands.send(Command::Run(job)).await.map_err(|_| StoreError::new(StoreErrorKind::Closed, context))?;
+        answer.await.map_err(closed)?.map_err(|error| self.0.health.name(error, context))
+    }
+
+    /// Runs a query on one of the readers.
+    pub(super) async fn read<T, F>(&self, context: &'static str, run: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let closed = || StoreError::new(StoreErrorKind::Closed, context);
+        let permit = self.0.reading.clone().acquire_owned().await.map_err(|_| closed())?;
+        let shared = self.0.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let connection = shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = connection.ok_or_else(|| StoreError::new(StoreErrorKind::Closed, context))?;
+            let result = run(&connection).map_err(|error| shared.health.name(error, context));
+            shared.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            drop(permit);
+            result
+        });
+        reading.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))?
+    }
+
+    /// Fails when what is stored would not be found again, or nothing can be stored.
+    pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
+        let (context, health) = ("check store files", self.0.health.clone());
+        let asked = tokio::task::spawn_blocking(move || health.check());
+        asked.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))??;
+        if self.0.health.is_refusing() {
+            // Only a write shows that writing works again.
+            let sql = "UPDATE schema_migrations SET name = name WHERE version = 1";
+            self.write(Wake::Nobody, context, move |connection| {
+                connection.execute(sql, []).map(drop).map_err(failed(context))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::store) async fn status(&self) -> Result<StoreStatus, StoreError> {
+        let context = "count store";
+        self.read(context, move |connection| {
+            let count = |sql: &str| -> Result<u64, StoreError> {
+                let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
+                let count: i64 = statement.query_row([], |row| row.get(0)).map_err(failed(context))?;
+                Ok(count as u64)
+            };
+            Ok(StoreStatus {
+                engine: "sqlite".to_owned(),
+                deliveries_pending: count(
+                    "SELECT count(*) FROM deliveries WHERE status IN ('pending', 'in_progress')",
+                )?,
+                deliveries_dead: count("SELECT count(*) FROM deliveries WHERE status IN ('dead_letter', 'failed')")?,
+                deliveries_given_up: count("SELECT coalesce(sum(deliveries_given_up), 0) FROM webhooks")?,
+                webhooks: count("SELECT count(*) FROM webhooks")?,
+                rules: count("SELECT count(*) FROM rules")?,
+                anomaly_configs: count("SELECT count(*) FROM anomaly_configs")?,
+            })
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn close(&self) {
+        // Readers first: the last connection to close tidies the file up.
+        self.0.reading.close();
+        let shared = self.0.clone();
+        let closing = tokio::task::spawn_blocking(move || {
+            shared.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            let writer = shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // A full queue only means that the writer has yet to come to the command.
+            if let Some(writer) = writer
+                && (shared.commands.blocking_send(Command::Close).is_err() | writer.join().is_err())
+            {
+                tracing::error!("the store's writer ended before it was told to");
+            }
+        });
+        if closing.await.is_err() {
+            tracing::error!("closing the store failed");
+        }
+    }
+}
+
+impl Drop for Shared {
+    /// Ends the writer of a store that nobody closed: without a sender its queue ends.
+    fn drop(&mut self) {
+        self.commands = mpsc::channel(1).0;
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
