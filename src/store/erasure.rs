@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-
 /// What a call erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErasedRecords {
