@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::Destination;
+use super::settings::Destination;
 use crate::base::errors::chain;
 use crate::bus::{BusError, BusErrorKind, BusStatus, Published};
 use crate::http::Readiness;

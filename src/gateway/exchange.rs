@@ -3,10 +3,10 @@
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::caller::Caller;
-use super::cors::Page;
-use super::quarantine::Waiting;
-use super::rate_limit::{Counted, Standing};
+use super::auth::caller::Caller;
+use super::cors::pages::Page;
+use super::quarantine::pending::Waiting;
+use super::rate_limit::limits::{Counted, Standing};
 use crate::http::RequestIds;
 
 #[derive(Debug)]

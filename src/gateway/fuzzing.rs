@@ -7,10 +7,12 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 
-use super::cloud_events::{Mode, attributes};
+use super::events::cloud_events::{Mode, attributes};
 use super::exchange::Exchange;
-use super::segment::{self, Asked};
-use super::{Destination, Gateway, Settings};
+use super::segment::messages;
+use super::segment::route::Asked;
+use super::settings::{Destination, Settings};
+use super::state::Gateway;
 use crate::event::Arrival;
 use crate::event::cloud_event;
 use crate::event::request::{Accepted, Refused};
@@ -36,7 +38,7 @@ pub struct SegmentReply {
 pub fn segment(path: &str, headers: &HeaderMap, body: &[u8], show: impl FnOnce(&Accepted)) -> Option<SegmentReply> {
     let (call, bytes_max) = match Asked::of(path)? {
         Asked::Message(call) => (Some(call), MESSAGE_BYTES_MAX),
-        Asked::Batch => (None, segment::BATCH_BYTES_MAX),
+        Asked::Batch => (None, messages::BATCH_BYTES_MAX),
         Asked::OwnMetrics | Asked::Settings => return None,
     };
     if body.len() > bytes_max {
@@ -47,18 +49,18 @@ pub fn segment(path: &str, headers: &HeaderMap, body: &[u8], show: impl FnOnce(&
     head.headers.clone_from(headers);
     let exchange = Exchange::begin(&head, gateway.pages.of(&head));
     let mut body_bytes_max = usize::MAX;
-    let answered = match segment::read(call, body) {
+    let answered = match messages::read(call, body) {
         Err(refused) => Err(Problem::new(StatusCode::BAD_REQUEST, refused.detail)),
         Ok(mut messages) => {
-            let app = segment::named_app(headers, &messages);
-            body_bytes_max = segment::reply_bytes(messages.len());
+            let app = messages::named_app(headers, &messages);
+            body_bytes_max = messages::reply_bytes(messages.len());
             let mut accepted = Accepted::default();
             while !messages.is_empty() {
                 accepted.append(messages.next(100, body, call, &app, &gateway.arrival(&exchange.caller)));
             }
             show(&accepted);
             let (verdicts, _) = gateway.judge(accepted);
-            let mut tally = segment::Tally::of(call.is_some());
+            let mut tally = messages::Tally::of(call.is_some());
             tally.add(&verdicts).and_then(|()| tally.answer())
         }
     };

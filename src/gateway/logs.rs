@@ -10,11 +10,12 @@ use http_body_util::Full;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use serde_json::json;
 
+use super::events::content_type;
 use super::exchange::Exchange;
-use super::form;
-use super::intake::{Verdict, Verdicts};
-use super::quarantine::Origin;
-use super::{Gateway, reply};
+use super::intake::not_stored::not_stored;
+use super::intake::outcome::{Verdict, Verdicts};
+use super::quarantine::pending::Origin;
+use super::state::Gateway;
 use crate::bus::BusErrorKind;
 use crate::event::otlp::{self, Export, RECORDS_MAX};
 use crate::event::request::Refused;
@@ -32,7 +33,7 @@ pub(super) enum LogsForm {
 
 impl LogsForm {
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let media_type = form::media_type(headers);
+        let media_type = content_type::media_type(headers);
         [("application/x-protobuf", Self::Protobuf), ("application/json", Self::Json)]
             .into_iter()
             .find_map(|(name, form)| media_type.eq_ignore_ascii_case(name.as_bytes()).then_some(form))
@@ -75,7 +76,7 @@ impl Tally {
             self.rejected += 1;
             self.first.get_or_insert(why);
         }
-        failed.map_or(Ok(()), |kind| Err(reply::not_stored(kind)))
+        failed.map_or(Ok(()), |kind| Err(not_stored(kind)))
     }
 
     fn message(&self, records: usize) -> Option<String> {

@@ -10,13 +10,14 @@ use futures_util::stream::iter;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 
-use super::coding::{self, Coding};
+use super::request::body_error;
+use super::request::coding::{self, Coding};
 
-pub use super::body::BodyError;
+pub use super::request::body_error::BodyError;
 
 /// Bodies that inflate to no more are not judged by their ratio.
 pub const RATIO_FREE_BYTES: usize = coding::RATIO_FREE_BYTES;
-pub const RATIO_MAX: usize = coding::RATIO_MAX;
+pub const RATIO_MAX: usize = body_error::RATIO_MAX;
 
 /// Inflates a body that comes in these parts, with so much memory; answers how much of it was taken, too.
 pub fn inflate<'a>(

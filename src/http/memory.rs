@@ -1,30 +1,30 @@
 //! The memory that peers can make the process hold, on all its listeners together.
 //!
-//! Each request has a [`Share`](super::share::Share) from its head until the last byte of its reply has left: a fixed part, its head, the
+//! Each request has a [`Share`](super::connection::share::Share) from its head until the last byte of its reply has left: a fixed part, its head, the
 //! body bytes that came, then the bytes of its reply. A connection has a charge of its own for a head that is not
 //! complete and for what HTTP/2 keeps. Nothing is counted on a peer's word. Requests and the bytes of their bodies have
 //! bounds of their own within the budget. When one of the three is short, the slowest pay: bodies that wait for their
 //! client, replies and connections that wait for their reader, oldest first.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Problem;
-use super::connections::Connections;
+use super::reply::problem::Problem;
 use crate::metrics;
 
 /// A part of what any connection takes: many connections leave less for their requests.
-pub(super) const CONNECTION_BYTES: usize = 3 * 1024;
+pub(crate) const CONNECTION_BYTES: usize = 3 * 1024;
 /// A part of what its TLS session takes: no more, or as many idle connections as there may be would leave nothing for
 /// requests.
-pub(super) const TLS_CONNECTION_BYTES: usize = 1024;
+pub(crate) const TLS_CONNECTION_BYTES: usize = 1024;
 /// What a TLS handshake takes until it has ended.
-pub(super) const HANDSHAKE_BYTES: usize = 16 * 1024;
+pub(crate) const HANDSHAKE_BYTES: usize = 16 * 1024;
 /// What an HTTP/2 connection takes by itself: frame buffers, header tables, a header block in the making.
-pub(super) const HTTP2_BYTES: usize = 64 * 1024;
+pub(crate) const HTTP2_BYTES: usize = 64 * 1024;
 /// Only a connection's first request may take the last part of the budget: many streams, or large bodies, leave
 /// room for small requests.
 const RESERVE_PART: usize = 8;
@@ -51,7 +51,7 @@ struct Inner {
     refused: AtomicU64,
     open: AtomicUsize,
     started: Instant,
-    listeners: Mutex<Vec<Weak<Connections>>>,
+    listeners: Mutex<Vec<Weak<dyn Holders>>>,
 }
 
 /// What requests may hold of one thing.
@@ -63,30 +63,59 @@ struct Account {
     next_search: AtomicU64,
 }
 
-/// There is no room, and nobody slow to take it from.
+/// What a budget limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Short {
+pub(crate) enum Resource {
     Memory,
     Requests,
     BodyBytes,
 }
 
-impl Short {
-    /// As metrics name it.
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Requests => "requests",
-            Self::BodyBytes => "body_bytes",
+/// A resource is used up, and no slow holder could be evicted to free enough of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted(pub(crate) Resource);
+
+impl Exhausted {
+    /// The reason as metrics name it.
+    pub(crate) fn reason(self) -> &'static str {
+        match self.0 {
+            Resource::Memory => "memory",
+            Resource::Requests => "requests",
+            Resource::BodyBytes => "body_bytes",
         }
     }
 
-    pub(super) fn problem(self) -> Problem {
-        match self {
-            Self::Memory | Self::BodyBytes => Problem::short_of_memory(),
-            Self::Requests => Problem::too_many_requests_in_flight(),
+    pub(crate) fn problem(self) -> Problem {
+        match self.0 {
+            Resource::Memory | Resource::BodyBytes => Problem::short_of_memory(),
+            Resource::Requests => Problem::too_many_requests_in_flight(),
         }
     }
+}
+
+/// A request or a connection that holds part of a budget and can be evicted.
+pub(crate) trait Holder: fmt::Debug + Send + Sync {
+    /// Since when the process has waited for this holder's client; `None` when it does not wait, or nothing is held.
+    fn waits_since(&self) -> Option<Instant>;
+
+    /// How much of a resource it holds.
+    fn holds(&self, resource: Resource) -> usize;
+
+    /// Releases everything it holds; the memory itself is freed once its task has run. Returns `false` when it was
+    /// released in the meantime.
+    fn evict(&self) -> bool;
+}
+
+/// A holder that the process waits for.
+pub(crate) struct Candidate {
+    pub(crate) since: Instant,
+    pub(crate) holder: Arc<dyn Holder>,
+}
+
+/// The holders of one listener.
+pub(crate) trait Holders: fmt::Debug + Send + Sync {
+    /// Appends those that the process waits for.
+    fn candidates(&self, candidates: &mut Vec<Candidate>);
 }
 
 impl Account {
@@ -111,7 +140,7 @@ impl Account {
         fits
     }
 
-    fn give_back(&self, count: usize) {
+    fn release(&self, count: usize) {
         self.used.fetch_sub(count, Relaxed);
     }
 }
@@ -157,83 +186,84 @@ impl MemoryBudget {
     }
 
     /// The connections of a listener: those that can be made to pay.
-    pub(super) fn add_listener(&self, connections: &Arc<Connections>) {
+    pub(crate) fn add_listener(&self, listener: Weak<dyn Holders>) {
         let mut listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|listener| listener.strong_count() > 0);
-        listeners.push(Arc::downgrade(connections));
+        listeners.push(listener);
     }
 
-    pub(super) fn connection_opened(&self, bytes: usize) {
+    pub(crate) fn connection_opened(&self, bytes: usize) {
         self.0.open.fetch_add(1, Relaxed);
         self.overdraw(bytes);
     }
 
-    pub(super) fn connection_closed(&self, bytes: usize) {
+    pub(crate) fn connection_closed(&self, bytes: usize) {
         self.0.open.fetch_sub(1, Relaxed);
-        self.give_back(bytes);
+        self.release(bytes);
     }
 
     /// Those that are open, of all listeners.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.0.open.load(Relaxed)
     }
 
     /// How much a connection may read at once. One less than a power of two: the protocol library doubles a buffer
     /// that a read has filled.
-    pub(super) fn read_bytes_max(&self) -> usize {
+    pub(crate) fn read_bytes_max(&self) -> usize {
         let each = READ_BUFFERS_BYTES / self.0.open.load(Relaxed).max(1);
         (1 << each.clamp(READ_BUFFER_LEAST, READ_BUFFER_MOST).ilog2()) - 1
     }
 
     /// Takes `bytes`, from the slow when there is no other way.
-    pub(super) fn take(&self, bytes: usize, may_use_reserve: bool) -> Result<(), Short> {
-        self.take_of(Short::Memory, bytes, may_use_reserve)
+    pub(crate) fn take(&self, bytes: usize, may_use_reserve: bool) -> Result<(), Exhausted> {
+        self.take_of(Resource::Memory, bytes, may_use_reserve)
     }
 
-    fn account(&self, what: Short) -> &Account {
-        match what {
-            Short::Memory => &self.0.bytes,
-            Short::Requests => &self.0.requests,
-            Short::BodyBytes => &self.0.body_bytes,
+    fn account(&self, resource: Resource) -> &Account {
+        match resource {
+            Resource::Memory => &self.0.bytes,
+            Resource::Requests => &self.0.requests,
+            Resource::BodyBytes => &self.0.body_bytes,
         }
     }
 
-    pub(super) fn take_of(&self, what: Short, count: usize, may_use_reserve: bool) -> Result<(), Short> {
-        let account = self.account(what);
+    pub(crate) fn take_of(&self, resource: Resource, count: usize, may_use_reserve: bool) -> Result<(), Exhausted> {
+        let account = self.account(resource);
         let limit = account.limit(may_use_reserve);
         let missing = || (account.used() + count).saturating_sub(limit);
-        let taken = account.try_take(count, limit) || (self.collect(what, missing()) && account.try_take(count, limit));
-        if taken { Ok(()) } else { Err(what) }
+        let taken =
+            account.try_take(count, limit) || (self.evict_slow(resource, missing()) && account.try_take(count, limit));
+        if taken { Ok(()) } else { Err(Exhausted(resource)) }
     }
 
     /// Takes what is held whether there is room or not.
-    pub(super) fn overdraw(&self, bytes: usize) {
+    pub(crate) fn overdraw(&self, bytes: usize) {
         self.0.bytes.used.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn give_back(&self, bytes: usize) {
-        self.give_back_of(Short::Memory, bytes);
+    pub(crate) fn release(&self, bytes: usize) {
+        self.release_of(Resource::Memory, bytes);
     }
 
-    pub(super) fn give_back_of(&self, what: Short, count: usize) {
+    pub(crate) fn release_of(&self, resource: Resource, count: usize) {
         if count > 0 {
-            self.account(what).give_back(count);
+            self.account(resource).release(count);
         }
     }
 
-    pub(super) fn count_refusal(&self, reason: &'static str) {
+    pub(crate) fn count_refusal(&self, reason: &'static str) {
         self.0.refused.fetch_add(1, Relaxed);
         metrics::http_refused(reason);
     }
 
     /// More refusals wait to be read than there should be.
-    pub(super) fn overdrawn(&self) -> bool {
+    pub(crate) fn overdrawn(&self) -> bool {
         self.bytes_used() > self.0.bytes.max + self.0.bytes.max / RESERVE_PART
     }
 
     /// Makes the slow pay, oldest first; false when there was nobody to ask.
-    fn collect(&self, what: Short, missing: usize) -> bool {
-        let account = self.account(what);
+    fn evict_slow(&self, resource: Resource, missing: usize) -> bool {
+        let account = self.account(resource);
         let now = self.0.started.elapsed().as_millis() as u64;
         if now < account.next_search.load(Relaxed) {
             return false;
@@ -243,22 +273,18 @@ impl MemoryBudget {
             let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.iter().filter_map(Weak::upgrade).collect()
         };
-        let mut debtors = Vec::new();
-        for listener in listeners {
-            for watch in listener.all() {
-                watch.add_debtors(&mut debtors);
-            }
-        }
-        debtors.retain(|debtor| debtor.since + SLOW_AFTER <= Instant::now() && debtor.owes(what) > 0);
-        debtors.sort_unstable_by_key(|debtor| debtor.since);
+        let mut candidates = Vec::new();
+        listeners.iter().for_each(|listener| listener.candidates(&mut candidates));
+        candidates.retain(|one| one.since + SLOW_AFTER <= Instant::now() && one.holder.holds(resource) > 0);
+        candidates.sort_unstable_by_key(|candidate| candidate.since);
         let (mut freed, mut cut) = (0, 0);
-        for debtor in debtors {
+        for Candidate { holder, .. } in candidates {
             if freed >= goal {
                 break;
             }
-            let owed = debtor.owes(what);
-            if debtor.pay() {
-                freed += owed;
+            let held = holder.holds(resource);
+            if holder.evict() {
+                freed += held;
                 cut += 1;
             }
         }

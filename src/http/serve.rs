@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,17 +16,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Watch;
-use super::connections::{Connections, ROOM_CONNECTIONS_MAX};
-use super::drain::{IN_HTTP1, IN_HTTP2, drain};
-use super::drive::{bounded, drive};
+use super::connection::drain::{IN_HTTP1, IN_HTTP2, drain};
+use super::connection::drive::{bounded, drive};
+use super::connection::open_connections::{Connections, ROOM_CONNECTIONS_MAX};
+use super::connection::outbound::{Asked, outbound, refusal};
+use super::connection::session::{Protocols, Session};
+use super::connection::share::Share;
+use super::connection::socket::Socket;
+use super::connection::stream::{Leftover, WatchedStream};
+use super::connection::watch::Watch;
+use super::limits::Limits;
 use super::memory::{CONNECTION_BYTES, TLS_CONNECTION_BYTES};
-use super::reply::{Asked, outbound, refusal};
-use super::session::{Protocols, Session};
-use super::share::Share;
-use super::socket::Socket;
-use super::stream::{Leftover, WatchedStream};
-use super::{Inbound, Limits, Problem, head};
+use super::reply::problem::Problem;
+use super::request::body::Inbound;
+use super::request::head;
+use super::tls::handshake::Handshakes;
 use crate::base::supervisor::Tasks;
 use crate::metrics;
 
@@ -63,8 +67,15 @@ where
 {
     let tasks = Tasks::new(stop.clone());
     let open = Arc::new(Connections::default());
-    limits.memory.add_listener(&open);
-    let server = Arc::new(Server { protocols: Protocols::new(&limits, &tasks), open, left: Notify::new(), limits });
+    let holders: Weak<Connections> = Arc::downgrade(&open);
+    limits.memory.add_listener(holders);
+    let server = Arc::new(Server {
+        protocols: Protocols::new(&limits, &tasks),
+        handshakes: Handshakes::default(),
+        open,
+        left: Notify::new(),
+        limits,
+    });
     let mut id = 0;
     loop {
         let accepted = async {
@@ -94,6 +105,7 @@ where
 struct Server {
     protocols: Protocols,
     limits: Limits,
+    handshakes: Handshakes,
     open: Arc<Connections>,
     /// A connection has left.
     left: Notify,
@@ -217,7 +229,7 @@ impl Server {
     async fn socket(&self, tcp: TcpStream, watch: &Arc<Watch>) -> Option<Socket> {
         let Some(tls) = &self.limits.tls else { return Some(Socket::Plain(tcp)) };
         // In a box: an open connection has no use for its room.
-        let opened = bounded(Box::pin(tls.open(tcp, watch)), watch, &self.limits).await;
+        let opened = bounded(Box::pin(self.handshakes.accept(tls, tcp, watch)), watch, &self.limits).await;
         if opened.is_none() && watch.handshake_since().is_some() && !watch.is_draining() {
             metrics::http_tls_handshake("timed_out");
         }
@@ -270,11 +282,11 @@ fn begin(watch: &Arc<Watch>, request: &Request<Incoming>, admitted: Admitted) ->
     let share = match Share::take(watch, head::size(request)) {
         Ok(share) => share,
         // A process that has no room for requests is alive all the same.
-        Err(short) => match Share::beyond(watch) {
+        Err(exhausted) => match Share::beyond(watch) {
             Some(share) if is_probe => share,
             share => {
-                watch.memory().count_refusal(short.reason());
-                return Err((short.problem(), share));
+                watch.memory().count_refusal(exhausted.reason());
+                return Err((exhausted.problem(), share));
             }
         },
     };

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Refusal, header_reference, headers};
+use super::reference::{PROBLEM_TYPE, header_reference, headers};
+use super::refusal::Refusal;
 
 /// An operation in the making.
 pub struct Operation {
@@ -107,7 +108,7 @@ impl Operation {
             // An answer of its own has this status as well, or other forms.
             if let Some(own) = self.answers.get(&status.to_string()) {
                 response = own.clone();
-                response["content"][super::PROBLEM_TYPE] = refusal.content();
+                response["content"][PROBLEM_TYPE] = refusal.content();
                 if let (Value::Object(own), Value::Object(more)) =
                     (&mut response["headers"], &mut refusal.response(common_headers)["headers"])
                 {

@@ -8,7 +8,8 @@ use http_body_util::Full;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::Operation;
+use super::operation::Operation;
+use super::reference;
 
 /// Bytes of the hash that are its tag.
 const TAG_BYTES: usize = 16;
@@ -69,7 +70,7 @@ impl Operation {
         }))
         .answer_with(200, response)
         .answer_without_body(304, "The client has it already.")
-        .headers(&[200, 304], &[super::ETAG, super::CACHE_CONTROL])
+        .headers(&[200, 304], &[reference::ETAG, reference::CACHE_CONTROL])
     }
 }
 

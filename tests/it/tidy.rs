@@ -11,7 +11,7 @@ const LONGER: &[(&str, &str)] = &[
     ("src/bus/embedded/dedup.rs", "half of it are its tests"),
     ("src/bus/nats/subscription.rs", "one loop and the state that it alone changes"),
     ("src/config.rs", "half of it are its tests"),
-    ("src/gateway/tests_bad_input.rs", "a table of cases"),
+    ("src/gateway/tests/bad_input.rs", "a table of cases"),
     ("src/metrics.rs", "every metric, and what each of them is"),
     ("src/store/conformance/mod.rs", "one suite, read from top to bottom"),
     ("src/store/sqlite/tests.rs", "one engine's promises, read from top to bottom"),

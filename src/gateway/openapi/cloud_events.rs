@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Shown;
+use super::options::Shown;
 use crate::openapi::{Document, Operation, reference};
 
 const EVENT: &str = "CloudEvent";

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::cloud_events;
-use super::{EVENTS, Shown, takes_events};
+use super::options::{EVENTS, Shown, takes_events};
 use crate::openapi::{Document, Operation, reference};
 
 const REQUEST: &str = "IngestEventRequest";

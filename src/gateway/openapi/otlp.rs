@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{OPENTELEMETRY, Shown, takes_events};
+use super::options::{OPENTELEMETRY, Shown, takes_events};
 use crate::openapi::{Document, Operation, reference};
 
 const REQUEST: &str = "ExportLogsServiceRequest";

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Shown;
+use super::options::{QUARANTINED, Shown};
 use crate::openapi::{Document, Refusal};
 
 pub(super) const ALL: &[Refusal] = &[
@@ -73,9 +73,6 @@ const COMMON_HEADERS: &[&str] = &[
     "Access-Control-Allow-Credentials",
     "Access-Control-Expose-Headers",
 ];
-/// How many inputs are kept.
-pub(super) const QUARANTINED: &str = "X-Quarantined";
-
 pub(super) fn add_headers(document: &mut Document, shown: Shown) {
     let text = || json!({"type": "string"});
     let seconds = || json!({"type": "integer", "minimum": 0});

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{SEGMENT, Shown, takes_events};
+use super::options::{SEGMENT, Shown, takes_events};
 use crate::event::segment::{Call, MESSAGES_MAX};
-use crate::gateway::segment::Asked;
+use crate::gateway::segment::route::Asked;
 use crate::openapi::{CACHE_CONTROL, Document, Operation, reference};
 
 const MESSAGE: &str = "SegmentMessage";

@@ -17,38 +17,38 @@ const WINDOW_SECONDS: u32 = 1;
 
 /// A limit by its name, and as `RateLimit-Policy` has it.
 #[derive(Clone, Debug)]
-pub(super) struct Policy {
+pub(crate) struct Policy {
     name: &'static str,
     text: HeaderValue,
 }
 
 impl Policy {
     /// What fits at once, and the seconds in which as much comes again.
-    pub(super) fn of(name: &'static str, quota: Quota) -> Self {
+    pub(crate) fn of(name: &'static str, quota: Quota) -> Self {
         Self { name, text: value(format!("\"{name}\";q={};w={}", quota.burst, quota.window_seconds())) }
     }
 }
 
 /// The headers of one reply.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(crate) struct Fields {
     limits: [Option<(Policy, usize)>; 2],
     refused: Option<(Policy, usize, u32)>,
 }
 
 impl Fields {
-    pub(super) fn admit(&mut self, policy: Policy, left: usize) {
+    pub(crate) fn admit(&mut self, policy: Policy, left: usize) {
         if let Some(free) = self.limits.iter_mut().find(|limit| limit.is_none()) {
             *free = Some((policy, left));
         }
     }
 
-    pub(super) fn refuse(&mut self, policy: Policy, left: usize, wait_seconds: u32) {
+    pub(crate) fn refuse(&mut self, policy: Policy, left: usize, wait_seconds: u32) {
         self.refused = Some((policy, left, wait_seconds));
     }
 
     /// A refusal tells of the limit that was broken alone.
-    pub(super) fn write(self, headers: &mut HeaderMap) {
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
         if let Some((policy, left, wait)) = self.refused {
             headers.insert(RATE_LIMIT, value(format!("\"{}\";r={left};t={wait}", policy.name)));
             headers.insert(RATE_LIMIT_POLICY, policy.text);

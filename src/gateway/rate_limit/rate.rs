@@ -36,20 +36,20 @@ impl Quota {
     }
 
     /// Seconds after which an empty bucket is full again.
-    pub(super) fn window_seconds(self) -> u32 {
+    pub(crate) fn window_seconds(self) -> u32 {
         self.burst.div_ceil(self.per_second.max(1)).max(1)
     }
 }
 
 /// The tokens of one caller, or of all together.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     limiter: RateLimiter,
     per_second: u32,
 }
 
 impl Bucket {
-    pub(super) fn full(quota: Quota) -> Self {
+    pub(crate) fn full(quota: Quota) -> Self {
         let quota = Quota { per_second: quota.per_second.max(1), burst: quota.burst.max(1) };
         let (refill, interval_ms) = quota.refill();
         let limiter = RateLimiter::builder()
@@ -61,27 +61,27 @@ impl Bucket {
         Self { limiter, per_second: quota.per_second }
     }
 
-    pub(super) fn quota(&self) -> Quota {
+    pub(crate) fn quota(&self) -> Quota {
         Quota { per_second: self.per_second, burst: self.limiter.max() as u32 }
     }
 
-    pub(super) fn take(&self, tokens: usize) -> bool {
+    pub(crate) fn take(&self, tokens: usize) -> bool {
         self.limiter.try_acquire(tokens)
     }
 
     /// Whether nothing is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.refresh();
         self.left() == 0
     }
 
     /// What was left at the last [`Bucket::take`].
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.limiter.balance()
     }
 
     /// Milliseconds until it is full again, about.
-    pub(super) fn full_in_ms(&self) -> u64 {
+    pub(crate) fn full_in_ms(&self) -> u64 {
         self.refresh();
         let missing = self.limiter.max().saturating_sub(self.limiter.balance());
         missing as u64 * 1_000 / u64::from(self.per_second)
@@ -93,7 +93,7 @@ impl Bucket {
     }
 
     /// Seconds until so many tokens are there, at least one. For buckets that hold as many.
-    pub(super) fn wait_seconds(&self, tokens: usize) -> u32 {
+    pub(crate) fn wait_seconds(&self, tokens: usize) -> u32 {
         let missing = tokens.saturating_sub(self.limiter.balance()).max(1);
         let intervals = missing.div_ceil(self.limiter.refill()) as u64;
         let wait_ms = intervals.saturating_mul(self.limiter.interval().as_millis() as u64);

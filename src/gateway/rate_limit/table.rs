@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use super::rate::{Bucket, Quota};
 
 /// Buckets of all parts together.
-pub(super) const CALLERS_MAX: usize = 1 << 20;
+pub(crate) const CALLERS_MAX: usize = 1 << 20;
 const PARTS: usize = 64;
 const PART_CALLERS_MAX: usize = CALLERS_MAX / PARTS;
 /// Buckets that are looked at when one comes in, and when one comes in that has no room.
@@ -25,23 +25,23 @@ const SHRINK_SHARE: usize = 8;
 const ROOM_MIN: usize = 64;
 
 /// Who is counted, in few bytes: a key's id, or an address.
-pub(super) type CallerId = [u8; 17];
+pub(crate) type CallerId = [u8; 17];
 
 /// What one caller has left.
-pub(super) struct Caller {
+pub(crate) struct Caller {
     id: CallerId,
-    pub(super) requests: Bucket,
-    pub(super) events: Option<Box<Bucket>>,
+    pub(crate) requests: Bucket,
+    pub(crate) events: Option<Box<Bucket>>,
 }
 
 /// What one caller may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Quotas {
-    pub(super) requests: Quota,
-    pub(super) events: Option<Quota>,
+pub(crate) struct Quotas {
+    pub(crate) requests: Quota,
+    pub(crate) events: Option<Quota>,
 }
 
-pub(super) struct Table {
+pub(crate) struct Table {
     hasher: RandomState,
     parts: Box<[Mutex<Part>]>,
 }
@@ -67,7 +67,7 @@ impl Table {
     }
 
     /// Asks the buckets of a caller, new ones if it was not active lately.
-    pub(super) fn with<T>(&self, id: CallerId, quotas: Quotas, ask: impl FnOnce(&Caller) -> T) -> T {
+    pub(crate) fn with<T>(&self, id: CallerId, quotas: Quotas, ask: impl FnOnce(&Caller) -> T) -> T {
         let hash = self.hasher.hash_one(id);
         // The index of a part uses the lowest and the highest bits.
         let part = &self.parts[(hash >> 32) as usize % self.parts.len()];
@@ -82,7 +82,7 @@ impl Table {
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.lock().unwrap().callers.len()).sum()
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::http::{Scheme, SentTo};
 
-pub(super) fn reply(head: &Parts, tls: bool, sent_to: SentTo) -> Response<Full<Bytes>> {
+pub(crate) fn reply(head: &Parts, tls: bool, sent_to: SentTo) -> Response<Full<Bytes>> {
     let key = head.uri.path().split('/').nth(3).unwrap_or_default();
     let own = || head.uri.authority().map(|authority| authority.as_str().to_owned());
     let named = || head.headers.get(HOST)?.to_str().ok().map(str::to_owned);

@@ -4,40 +4,40 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
 
-use super::super::memory::{HANDSHAKE_BYTES, Short};
-use super::Watch;
+use super::watch::Watch;
+use crate::http::memory::{Exhausted, HANDSHAKE_BYTES};
 
 impl Watch {
     /// The first bytes of a TLS handshake are there. `Err` when there is no memory for it.
-    pub(in crate::http) fn handshake_began(&self) -> Result<(), Short> {
+    pub(crate) fn handshake_began(&self) -> Result<(), Exhausted> {
         self.memory.take(HANDSHAKE_BYTES, true)?;
         self.own_bytes.fetch_add(HANDSHAKE_BYTES, Relaxed);
         self.handshake.store(self.now(), Relaxed);
         Ok(())
     }
 
-    pub(in crate::http) fn handshake_ended(&self) {
+    pub(crate) fn handshake_ended(&self) {
         self.handshake.store(0, Relaxed);
-        self.give_back_own();
+        self.release_own();
     }
 
     /// Since when a TLS handshake has been under way.
-    pub(in crate::http) fn handshake_since(&self) -> Option<Instant> {
+    pub(crate) fn handshake_since(&self) -> Option<Instant> {
         let mark = self.handshake.load(Relaxed);
         (mark != 0).then(|| self.instant(mark))
     }
 
-    pub(in crate::http) fn handshake_answered(&self) {
+    pub(crate) fn handshake_answered(&self) {
         self.handshake_answered.store(true, Relaxed);
     }
 
     /// The client has all that it needs to end the handshake.
-    pub(in crate::http) fn is_handshake_answered(&self) -> bool {
+    pub(crate) fn is_handshake_answered(&self) -> bool {
         self.handshake_answered.load(Relaxed)
     }
 
     /// TLS records hold this much until they are complete. `Err` when there is no memory for it.
-    pub(in crate::http) fn records_hold(&self, bytes: usize) -> Result<(), Short> {
+    pub(crate) fn records_hold(&self, bytes: usize) -> Result<(), Exhausted> {
         let missing = bytes.saturating_sub(self.record_bytes.load(Relaxed));
         if missing > 0 {
             self.memory.take(missing, true)?;
@@ -47,7 +47,7 @@ impl Watch {
     }
 
     /// The same for records that have to be sent whether there is memory or not.
-    pub(in crate::http) fn records_wait(&self, bytes: usize) {
+    pub(crate) fn records_wait(&self, bytes: usize) {
         let missing = bytes.saturating_sub(self.record_bytes.load(Relaxed));
         if missing > 0 {
             self.memory.overdraw(missing);
@@ -55,9 +55,9 @@ impl Watch {
         }
     }
 
-    pub(in crate::http) fn records_left(&self) {
+    pub(crate) fn records_left(&self) {
         if self.record_bytes.load(Relaxed) > 0 {
-            self.memory.give_back(self.record_bytes.swap(0, Relaxed));
+            self.memory.release(self.record_bytes.swap(0, Relaxed));
         }
     }
 }

@@ -1,13 +1,8 @@
 //! From files to what TLS is configured with, and everything that can be wrong with them.
 
-use std::fmt;
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ring::digest::{SHA256, digest};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
@@ -17,50 +12,13 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use x509_cert::der::Decode as _;
 
-use super::TlsFiles;
+use super::files::{Digest, TlsError, TlsFile, TlsFiles, fingerprint, read};
 
-/// A larger file holds something else.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A certificate is about to expire when less than this is left, and less than this part of its whole time.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3_600);
 const EXPIRES_SOON_PART: u32 = 3;
 /// What a client and a listener can agree on (ALPN), the better first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
-
-/// Which of the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsFile {
-    Certificate,
-    Key,
-    ClientCa,
-}
-
-/// Why files cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsError {
-    pub file: TlsFile,
-    path: PathBuf,
-    detail: String,
-}
-
-impl TlsError {
-    fn new(file: TlsFile, path: &Path, detail: impl Into<String>) -> Self {
-        Self { file, path: path.to_owned(), detail: detail.into() }
-    }
-
-    /// Of files that cannot be read: the same failure is the same state.
-    pub(super) fn digest(&self) -> Digest {
-        fingerprint(&[self.to_string().as_bytes()])
-    }
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.path.display(), self.detail)
-    }
-}
-
-impl std::error::Error for TlsError {}
 
 /// When a certificate is valid, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,30 +68,15 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Tells contents apart without keeping a key.
-pub(super) type Digest = [u8; 32];
-
-/// Each with its length, so that no two sets of files are the same bytes.
-fn fingerprint(parts: &[&[u8]]) -> Digest {
-    let mut joined = Vec::new();
-    for part in parts {
-        joined.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        joined.extend_from_slice(part);
-    }
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, &joined).as_ref());
-    out
-}
-
 /// What the files hold.
-pub(super) struct Contents {
+pub(crate) struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
     client_ca: Option<Vec<u8>>,
 }
 
 impl Contents {
-    pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+    pub(crate) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         Ok(Self {
             certificate: read(TlsFile::Certificate, &files.certificate)?,
             key: read(TlsFile::Key, &files.key)?,
@@ -141,19 +84,19 @@ impl Contents {
         })
     }
 
-    pub(super) fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         fingerprint(&[&self.certificate, &self.key, self.client_ca.as_deref().unwrap_or_default()])
     }
 
-    pub(super) fn pair_digest(&self) -> Digest {
+    pub(crate) fn pair_digest(&self) -> Digest {
         fingerprint(&[&self.certificate, &self.key])
     }
 
-    pub(super) fn client_ca_digest(&self) -> Digest {
+    pub(crate) fn client_ca_digest(&self) -> Digest {
         fingerprint(&[self.client_ca.as_deref().unwrap_or_default()])
     }
 
-    pub(super) fn configure(&self, files: &TlsFiles) -> Result<(Arc<ServerConfig>, Validity), TlsError> {
+    pub(crate) fn configure(&self, files: &TlsFiles) -> Result<(Arc<ServerConfig>, Validity), TlsError> {
         let chain = certificates(&self.certificate)
             .map_err(|why| TlsError::new(TlsFile::Certificate, &files.certificate, why))?;
         let wrong_certificate = |why: String| TlsError::new(TlsFile::Certificate, &files.certificate, why);
@@ -208,21 +151,6 @@ impl Contents {
             .map(|verifier| verifier as Arc<dyn ClientCertVerifier>)
             .map_err(|error| wrong(format!("cannot be used: {error}")))
     }
-}
-
-fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
-    let unreadable = |error: std::io::Error| TlsError::new(file, path, format!("cannot be read: {error}"));
-    let mut bytes = Vec::new();
-    // Opening and reading a pipe would wait for whoever writes to it.
-    let opened = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
-    if !opened.metadata().map_err(unreadable)?.is_file() {
-        return Err(TlsError::new(file, path, "is not a regular file"));
-    }
-    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(TlsError::new(file, path, "is too large to be a PEM file of certificates or a key"));
-    }
-    Ok(bytes)
 }
 
 /// At least one.

@@ -9,11 +9,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use super::Tls;
-use crate::http::connection::Watch;
-use crate::http::socket::{Socket, UNSENT_BYTES_MAX, Wire};
-use crate::http::stream::close_with;
-use crate::http::{Problem, raw_reply};
+use super::reload::Tls;
+use crate::http::connection::socket::{Socket, UNSENT_BYTES_MAX, Wire};
+use crate::http::connection::stream::close_with;
+use crate::http::connection::watch::Watch;
+use crate::http::reply::problem::Problem;
+use crate::http::reply::raw_reply;
 use crate::metrics;
 
 /// Handshakes of one listener at the same time; others wait for their turn, which costs next to nothing.
@@ -27,9 +28,30 @@ const TURN_PAUSE: Duration = Duration::from_millis(20);
 /// The type of the record that every client begins with (RFC 8446, 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
-impl Tls {
+/// Those that are under way, the oldest first.
+#[derive(Default)]
+pub(crate) struct Handshakes(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    watches: BTreeMap<u64, Arc<Watch>>,
+}
+
+fn is_slow(watch: &Watch) -> bool {
+    let allowed = if watch.is_handshake_answered() { SLOW_AFTER } else { INCOMPLETE_AFTER };
+    watch.handshake_since().is_some_and(|since| Instant::now() >= since + allowed)
+}
+
+/// A place among them, given back when it is dropped.
+struct Turn<'a> {
+    handshakes: &'a Handshakes,
+    id: u64,
+}
+
+impl Handshakes {
     /// Encrypts a new connection. `None` when it has ended: clients that fail are their own affair, and are counted.
-    pub(in crate::http) async fn open(&self, tcp: TcpStream, watch: &Arc<Watch>) -> Option<Socket> {
+    pub(crate) async fn accept(&self, tls: &Tls, tcp: TcpStream, watch: &Arc<Watch>) -> Option<Socket> {
         // A client that says nothing waits here, and holds nothing but its connection.
         let mut first = [0];
         if !matches!(tcp.peek(&mut first).await, Ok(1)) {
@@ -43,12 +65,12 @@ impl Tls {
             }
             return None;
         }
-        let _turn = self.0.handshakes.turn(watch).await;
-        if let Err(short) = watch.handshake_began() {
-            watch.memory().count_refusal(short.reason());
+        let _turn = self.turn(watch).await;
+        if let Err(exhausted) = watch.handshake_began() {
+            watch.memory().count_refusal(exhausted.reason());
             return None;
         }
-        let config = Arc::clone(&self.current().config);
+        let config = tls.config();
         let wire = Wire::new(tcp, Arc::clone(watch));
         let accepting = TlsAcceptor::from(config)
             // A reply that nobody reads is held by HTTP, which counts it.
@@ -69,30 +91,7 @@ impl Tls {
             }
         }
     }
-}
 
-/// Those that are under way, the oldest first.
-#[derive(Default)]
-pub(super) struct Handshakes(Mutex<Open>);
-
-#[derive(Default)]
-struct Open {
-    next: u64,
-    watches: BTreeMap<u64, Arc<Watch>>,
-}
-
-fn is_slow(watch: &Watch) -> bool {
-    let allowed = if watch.is_handshake_answered() { SLOW_AFTER } else { INCOMPLETE_AFTER };
-    watch.handshake_since().is_some_and(|since| Instant::now() >= since + allowed)
-}
-
-/// A place among them, given back when it is dropped.
-struct Turn<'a> {
-    handshakes: &'a Handshakes,
-    id: u64,
-}
-
-impl Handshakes {
     async fn turn(&self, watch: &Arc<Watch>) -> Turn<'_> {
         loop {
             if let Some(turn) = self.try_turn(watch) {

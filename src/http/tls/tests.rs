@@ -18,7 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Reload, Tls, TlsFile, TlsFiles};
+use super::files::{TlsFile, TlsFiles};
+use super::reload::{Reload, Tls};
 use crate::base::supervisor::Tasks;
 use crate::http::memory::{CONNECTION_BYTES, TLS_CONNECTION_BYTES};
 use crate::http::raw_client::RawClient;

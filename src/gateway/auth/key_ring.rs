@@ -1,0 +1,311 @@
+//! A gateway's copy of all API keys, and what it learns of their use.
+//!
+//! Invariants: a request is never answered by asking the store, neither with a key that is known nor with one that is
+//! not; while the store cannot be read the copy stays as it is; a change is known at the store's signal, and within
+//! `REFRESH_INTERVAL` where that gets lost.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use subtle::ConstantTimeEq as _;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::caller::KnownKey;
+use crate::base::errors::chain;
+use crate::http::Readiness;
+use crate::metrics;
+use crate::store::{HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, Store, StoreError};
+
+/// How often the store is asked for changes that nobody has told of.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+/// The least time between two questions, however many changes there are.
+const REFRESH_PAUSE: Duration = Duration::from_millis(50);
+/// How long uses are gathered before they are noted.
+const USED_INTERVAL: Duration = Duration::from_secs(10);
+/// Keys whose use is noted in one transaction.
+const USED_BATCH: usize = 1_000;
+/// What noting uses may still take when the process stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+const MINUTE_MS: i64 = 60_000;
+/// The component of readiness, and its warning.
+const COMPONENT: &str = "keys";
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct KeyRing(Arc<Ring>);
+
+struct Ring {
+    store: Store,
+    readiness: Readiness,
+    keys: RwLock<Keys>,
+    /// Whether the keys have ever been read.
+    read: AtomicBool,
+    clock: StoreClock,
+    /// Keys and the minute of their last use, to be noted. Holds a key once, so no more of them than there are.
+    used: Mutex<HashMap<Uuid, i64>>,
+    first_used: Notify,
+}
+
+/// By the first half of their hashes: what is compared in constant time is the whole.
+type Keys = HashMap<[u8; 16], Arc<KnownKey>>;
+
+/// Why there is no caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    NoSuchKey,
+    Expired,
+    /// No key is known yet, since the store could never be read.
+    NothingRead,
+}
+
+/// Up to where the copy is that of the store.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    version: u64,
+    /// Another store may answer next: everything is read again.
+    lost: bool,
+}
+
+impl KeyRing {
+    /// Unready until [`KeyRing::follow`] has read the keys.
+    pub fn new(store: Store, readiness: Readiness) -> Self {
+        readiness.set(COMPONENT, Err("API keys are not read yet".to_owned()));
+        Self(Arc::new(Ring {
+            store,
+            readiness,
+            keys: RwLock::default(),
+            read: AtomicBool::new(false),
+            clock: StoreClock::new(),
+            used: Mutex::default(),
+            first_used: Notify::new(),
+        }))
+    }
+
+    /// The key with this hash, whose use at `now` is noted.
+    pub(crate) fn find(&self, hash: &KeyHash, now: Instant) -> Result<Arc<KnownKey>, Unknown> {
+        let ring = &*self.0;
+        let found = ring.keys.read().unwrap_or_else(PoisonError::into_inner).get(&prefix(hash)).cloned();
+        let Some(key) = found.filter(|key| bool::from(key.hash.ct_eq(hash))) else {
+            return Err(if ring.read.load(Relaxed) { Unknown::NoSuchKey } else { Unknown::NothingRead });
+        };
+        let now_ms = ring.clock.at(now);
+        if key.expires_at_ms.is_some_and(|expires_at_ms| expires_at_ms <= now_ms) {
+            return Err(Unknown::Expired);
+        }
+        let minute = now_ms - now_ms.rem_euclid(MINUTE_MS);
+        if key.used_minute.load(Relaxed) < minute && key.used_minute.fetch_max(minute, Relaxed) < minute {
+            self.note(key.id, minute);
+        }
+        Ok(key)
+    }
+
+    /// Keeps the copy current and notes the use of keys, until `stop`. Tells readiness how that goes.
+    pub async fn follow(&self, stop: CancellationToken) {
+        tokio::join!(self.follow_changes(&stop), self.note_uses(&stop));
+    }
+
+    async fn follow_changes(&self, stop: &CancellationToken) {
+        let (mut changes, mut place) = (self.0.store.changes(), Place::default());
+        let (mut read_at, mut failing) = (None, false);
+        loop {
+            changes.mark_unchanged();
+            let Some(refreshed) = stop.run_until_cancelled(self.refresh(&mut place)).await else { return };
+            match refreshed {
+                Ok(()) => {
+                    read_at = Some(Instant::now());
+                    self.tell_read();
+                    if std::mem::take(&mut failing) {
+                        tracing::info!("API keys are read again");
+                    }
+                }
+                Err(error) => {
+                    place.lost = true;
+                    self.tell_failure(&chain(&error), read_at);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(error = chain(&error), "API keys cannot be read, going on from the copy");
+                    }
+                }
+            }
+            let next = async {
+                tokio::time::sleep(REFRESH_PAUSE).await;
+                tokio::select! {
+                    Ok(()) = changes.changed() => {}
+                    () = tokio::time::sleep(REFRESH_INTERVAL) => {}
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = next => {}
+            }
+        }
+    }
+
+    /// Brings the copy up to what the store holds now.
+    async fn refresh(&self, place: &mut Place) -> Result<(), StoreError> {
+        let ring = &*self.0;
+        let news = ring.store.revocations(place.version).await?;
+        ring.clock.set(news.now_ms);
+        let whole = place.lost || !news.complete || !ring.read.load(Relaxed);
+        if whole {
+            let mut keys = Keys::default();
+            self.read_after(0, |page| add(&mut keys, page)).await?;
+            // The old ones are dropped when nobody waits for it.
+            self.write_keys(|held| std::mem::swap(held, &mut keys));
+            ring.read.store(true, Relaxed);
+        } else if news.version != place.version {
+            self.write_keys(|keys| news.revoked.iter().for_each(|hash| drop(keys.remove(&prefix(hash)))));
+            self.read_after(place.version, |page| self.write_keys(|keys| add(keys, page))).await?;
+        }
+        // What was created meanwhile is read once more, and what was revoked meanwhile is told next time.
+        *place = Place { version: news.version, lost: false };
+        Ok(())
+    }
+
+    async fn read_after(&self, mut version: u64, mut add: impl FnMut(Vec<HashedKey>)) -> Result<(), StoreError> {
+        loop {
+            let page = self.0.store.keys_after(version).await?;
+            let (read, last) = (page.len(), page.last().map(|key| key.version));
+            add(page);
+            match last {
+                Some(last) if read == KEYS_PAGE => version = last,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn write_keys(&self, change: impl FnOnce(&mut Keys)) {
+        change(&mut self.0.keys.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn tell_read(&self) {
+        let readiness = &self.0.readiness;
+        readiness.set(COMPONENT, Ok(()));
+        let count = self.0.keys.read().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        metrics::gateway_api_keys(count);
+        let warning = match count {
+            0 => {
+                Some("there are no API keys, and requests without one are refused: `causality keys create`".to_owned())
+            }
+            KEYS_MAX.. => Some(format!("there are {KEYS_MAX} API keys, the most that there can be")),
+            _ => None,
+        };
+        readiness.set_warning(COMPONENT, warning);
+    }
+
+    fn tell_failure(&self, reason: &str, read_at: Option<Instant>) {
+        match read_at {
+            Some(read_at) => {
+                let age = read_at.elapsed().as_secs();
+                let text = format!("API keys are those of {age}s ago, since the store cannot be read: {reason}");
+                self.0.readiness.set_warning(COMPONENT, Some(text));
+            }
+            None => self.0.readiness.set(COMPONENT, Err(format!("API keys could not be read yet: {reason}"))),
+        }
+    }
+
+    fn note(&self, id: Uuid, minute_ms: i64) {
+        let mut used = self.used();
+        let first = used.is_empty();
+        if (used.len() as u64) < KEYS_MAX {
+            used.insert(id, minute_ms);
+        }
+        if first {
+            self.0.first_used.notify_one();
+        }
+    }
+
+    async fn note_uses(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.0.first_used.notified() => {
+                    let _ = tokio::time::timeout(USED_INTERVAL, stop.cancelled()).await;
+                }
+            }
+            let stopped = async {
+                stop.cancelled().await;
+                tokio::time::sleep(STOP_TIMEOUT).await;
+            };
+            tokio::select! {
+                noted = self.write_uses() => if noted.is_err() {
+                    // What could not be noted is tried again together with what comes.
+                    self.0.first_used.notify_one();
+                },
+                () = stopped => {}
+            }
+        }
+    }
+
+    async fn write_uses(&self) -> Result<(), StoreError> {
+        let taken: Vec<(Uuid, i64)> = std::mem::take(&mut *self.used()).into_iter().collect();
+        for (index, batch) in taken.chunks(USED_BATCH).enumerate() {
+            if let Err(error) = self.0.store.keys_used(batch).await {
+                tracing::debug!(error = chain(&error), "the last use of keys could not be noted");
+                let mut used = self.used();
+                for (id, minute_ms) in &taken[index * USED_BATCH..] {
+                    used.entry(*id).or_insert(*minute_ms);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn used(&self) -> MutexGuard<'_, HashMap<Uuid, i64>> {
+        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyRing")
+    }
+}
+
+fn add(keys: &mut Keys, page: Vec<HashedKey>) {
+    for key in page {
+        let prefix = prefix(&key.hash);
+        // A key that is known keeps what is known of its use.
+        if (keys.len() as u64) < KEYS_MAX && !keys.contains_key(&prefix) {
+            keys.insert(prefix, Arc::new(key.into()));
+        }
+    }
+}
+
+fn prefix(hash: &KeyHash) -> [u8; 16] {
+    let mut prefix = [0; 16];
+    prefix.copy_from_slice(&hash[..16]);
+    prefix
+}
+
+/// The store's clock, which decides when keys expire: gateways whose own clocks differ agree.
+struct StoreClock {
+    base: Instant,
+    /// The store's time at `base`.
+    base_ms: AtomicI64,
+}
+
+impl StoreClock {
+    /// As this machine's clock until the store was asked.
+    fn new() -> Self {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Self { base: Instant::now(), base_ms: AtomicI64::new(i64::try_from(now_ms).unwrap_or(i64::MAX)) }
+    }
+
+    fn set(&self, now_ms: i64) {
+        self.base_ms.store(now_ms - self.since(Instant::now()), Relaxed);
+    }
+
+    fn at(&self, now: Instant) -> i64 {
+        self.base_ms.load(Relaxed) + self.since(now)
+    }
+
+    fn since(&self, now: Instant) -> i64 {
+        now.saturating_duration_since(self.base).as_millis() as i64
+    }
+}

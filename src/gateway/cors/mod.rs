@@ -1,0 +1,4 @@
+//! CORS: which web pages may send events.
+
+pub(crate) mod origins;
+pub(crate) mod pages;

@@ -1,0 +1,35 @@
+//! What a client is told of events that the bus did not store.
+
+use http::StatusCode;
+
+use crate::bus::BusErrorKind;
+use crate::http::Problem;
+
+/// How long a client should wait before it sends again what was not stored.
+const RETRY_AFTER_SECONDS: u32 = 2;
+
+/// The reply when the bus stored nothing.
+pub(crate) fn not_stored(kind: BusErrorKind) -> Problem {
+    let status = status_of(kind);
+    let problem = Problem::new(status, why(kind));
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.with_retry_after(RETRY_AFTER_SECONDS) } else { problem }
+}
+
+pub(crate) fn status_of(kind: BusErrorKind) -> StatusCode {
+    match kind {
+        // The one thing that the bus finds wrong with a valid event.
+        BusErrorKind::Invalid => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+pub(crate) fn why(kind: BusErrorKind) -> &'static str {
+    match kind {
+        BusErrorKind::Full => "The event store is full; send again later.",
+        BusErrorKind::Closed => "The server is stopping; send again later.",
+        BusErrorKind::Invalid => "The event cannot be stored: it is too large.",
+        BusErrorKind::Unavailable | BusErrorKind::Refused | BusErrorKind::Corrupt | BusErrorKind::LeaseLost => {
+            "The event store is unavailable; send again later, with the same idempotency key."
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Refused input on its way to the dead letters.
+
+pub(crate) mod keep;
+pub(crate) mod pending;

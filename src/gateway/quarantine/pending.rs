@@ -1,0 +1,103 @@
+//! The quarantine's bounds, and the inputs of one request that wait to be kept.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use prost::Message as _;
+use tokio::sync::Semaphore;
+
+use crate::quarantine::{Attribute, Form, INPUT_BYTES_MAX, Input};
+
+/// Inputs of one request that are kept; with more of them they are the sender's to keep.
+const INPUTS_MAX: usize = 1_000;
+/// Requests whose inputs are being kept at once.
+const TURNS: usize = 4;
+/// How long nothing is tried once something could not be kept.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A media type that is longer is cut.
+const CONTENT_TYPE_BYTES_MAX: usize = 128;
+
+/// How much refused input is kept, and how that goes.
+pub(crate) struct Quarantine {
+    pub(super) bytes_max: u64,
+    pub(super) turns: Semaphore,
+    pub(super) failing: AtomicBool,
+    /// When something could not be kept last: for a moment nothing more is tried, so that refusals stay cheap.
+    pub(super) failed_at: Mutex<Option<Instant>>,
+}
+
+/// What a body is, and what came beside it.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(super) whole: Form,
+    /// Of one event in it; nothing when it is one.
+    pub(super) each: Option<Form>,
+    pub(super) content_type: String,
+    pub(super) attributes: Vec<Attribute>,
+    /// Where no key says which: the app that the sender stands for.
+    pub(super) app: String,
+}
+
+impl Origin {
+    pub(crate) fn of(headers: &HeaderMap, whole: Form, each: Option<Form>) -> Self {
+        let content_type =
+            headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let content_type = crate::event::cut(content_type.unwrap_or_default(), CONTENT_TYPE_BYTES_MAX);
+        Self { whole, each, content_type, attributes: Vec::new(), app: String::new() }
+    }
+
+    pub(crate) fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.attributes.push(Attribute::new(name, value));
+        self
+    }
+
+    pub(crate) fn of_app(self, app: &str) -> Self {
+        Self { app: app.to_owned(), ..self }
+    }
+}
+
+/// What of a request is to be kept.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(super) inputs: Vec<Input>,
+    pub(super) bytes: usize,
+    pub(super) too_large: u64,
+    /// How often log records among them said the same.
+    pub(super) repeats: HashMap<u64, u32>,
+}
+
+impl Waiting {
+    /// Whether there may be more.
+    pub(super) fn push(&mut self, input: Input, bytes_max: usize) -> bool {
+        let bytes = input.encoded_len();
+        if self.inputs.len() == INPUTS_MAX || self.bytes + bytes > bytes_max {
+            self.too_large += 1;
+            return false;
+        }
+        if bytes > INPUT_BYTES_MAX {
+            self.too_large += 1;
+            return true;
+        }
+        self.bytes += bytes;
+        self.inputs.push(input);
+        true
+    }
+}
+
+impl Quarantine {
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, turns: Semaphore::new(TURNS), failing: AtomicBool::new(false), failed_at: Mutex::default() }
+    }
+
+    pub(super) fn pauses(&self) -> bool {
+        self.failing.load(Relaxed) && self.failed_at().is_some_and(|at| at.elapsed() < PAUSE)
+    }
+
+    pub(super) fn failed_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

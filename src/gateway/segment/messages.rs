@@ -1,0 +1,275 @@
+//! Segment's HTTP API, so that its SDKs send to this gateway when nothing but their host is changed
+//! (<https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/>).
+//!
+//! Invariants: 200 is said of a message only once its event is stored; a message that is sent again with its
+//! `messageId` is stored once. The content type says nothing: bodies are JSON whatever they are called, since browsers
+//! and some SDKs call them what they like.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+
+use super::route::Asked;
+use super::settings;
+use crate::bus::BusErrorKind;
+use crate::event::request::{Accepted, Refused};
+use crate::event::segment::{Around, Body, Call, MESSAGE_BYTES_MAX};
+use crate::event::{FieldError, cut, is_app_id};
+use crate::gateway::auth::caller::Caller;
+use crate::gateway::auth::credentials;
+use crate::gateway::exchange::Exchange;
+use crate::gateway::intake::not_stored::not_stored;
+use crate::gateway::intake::outcome::{Verdict, Verdicts};
+use crate::gateway::quarantine::pending::Origin;
+use crate::gateway::state::Gateway;
+use crate::http::{Coding, Inbound, Problem};
+use crate::quarantine::Form as Kept;
+use crate::store::key_hash;
+
+/// Of a batch: what Segment takes.
+pub(crate) const BATCH_BYTES_MAX: usize = 500 * 1024;
+/// Messages that are told of in a reply.
+const TOLD_MAX: usize = 16;
+/// A place and what is wrong there, each.
+const TOLD_TEXT_MAX: usize = 120;
+/// What is told of one message: a character may be escaped by six, and a text that is cut ends with one of three bytes.
+const TOLD_BYTES: usize = 2 * 6 * (TOLD_TEXT_MAX + 3) + 48;
+/// What stands around that, in a problem more than in a success.
+const HEAD_BYTES: usize = 160;
+const TOO_LARGE: &str = "is too large to be stored";
+
+impl Gateway {
+    pub(crate) async fn segment(
+        &self,
+        asked: Asked,
+        request: Request<&mut Inbound>,
+        exchange: &mut Exchange,
+        started: Instant,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
+        let (head, body) = request.into_parts();
+        let call = match asked {
+            Asked::Message(call) => Some(call),
+            Asked::Batch => None,
+            Asked::Settings | Asked::OwnMetrics => {
+                self.count(Caller::Anyone, body.peer(), &head.headers, exchange)?;
+                let is_settings = asked == Asked::Settings;
+                let sent_to = || self.trusted_proxies.sent_to(body.peer(), &head.headers);
+                return Ok(if is_settings { settings::reply(&head, self.tls, sent_to()) } else { success(&[]) });
+            }
+        };
+        let by_headers = self.access.admit_if_named(&head.headers, started).transpose();
+        let is_named = by_headers.is_some();
+        if let Some(admitted) = by_headers {
+            self.enter(admitted, body.peer(), &head.headers, exchange)?;
+        }
+        let coding = Coding::of(&head.headers)?;
+        let bytes_max = if call.is_some() { MESSAGE_BYTES_MAX } else { BATCH_BYTES_MAX };
+        let peer = body.peer();
+        let text = self.read_whole(body, coding, bytes_max).await.map_err(|problem| too_large(problem, bytes_max))?;
+        let mut messages = match read(call, &text) {
+            Ok(messages) => messages,
+            Err(refused) => {
+                // Of a body that cannot be read nobody knows whose it is, unless its headers say it.
+                if self.quarantines() && is_named {
+                    self.note_refused(&origin(&head.headers, call), &text, Err(&refused), exchange);
+                }
+                return Err(self.refuse(refused, 0, exchange));
+            }
+        };
+        if !is_named {
+            let admitted = match messages.write_key() {
+                Some(key) => self.access.admit_key(&key_hash(key.as_bytes()), started),
+                None => self.access.admit(&head.headers, started),
+            };
+            self.enter(admitted, peer, &head.headers, exchange)?;
+        }
+        self.count_events(messages.len(), exchange)?;
+        // Where nobody is asked for a key, the write key says which app it is.
+        let app = match exchange.caller.app() {
+            Some(_) => String::new(),
+            None => named_app(&head.headers, &messages),
+        };
+        // Once something is stored there is no way back: the reply's room is made sure of before.
+        body.hold_for_reply(reply_bytes(messages.len()))?;
+        let mut tally = Tally::of(call.is_some());
+        // As many at a time as other requests bring, since each repeats what the batch says of all.
+        let last = loop {
+            let accepted = messages.next(self.batch_events_max, &text, call, &app, &self.arrival(&exchange.caller));
+            if self.quarantines() && accepted.refused().next().is_some() {
+                let origin = origin_in(messages.around(), origin(&head.headers, call));
+                let app = if is_app_id(&app) { app.as_str() } else { "" };
+                self.note_refused(&origin.of_app(app), &text, Ok(&accepted), exchange);
+            }
+            if messages.is_empty() {
+                break accepted;
+            }
+            self.store(accepted, &mut tally, exchange).await?;
+        };
+        drop(text);
+        self.store(last, &mut tally, exchange).await?;
+        tally.answer()
+    }
+
+    async fn store(&self, accepted: Accepted, tally: &mut Tally, exchange: &Exchange) -> Result<(), Problem> {
+        let (mut verdicts, batch) = self.judge(accepted);
+        self.publish(&mut verdicts, batch, exchange).await;
+        tally.add(&verdicts)
+    }
+}
+
+pub(crate) fn read(call: Option<Call>, text: &[u8]) -> Result<Body<'_>, Refused> {
+    match call {
+        Some(_) => Body::of_message(text),
+        None => Body::of_batch(text),
+    }
+}
+
+/// Stands for a write key that cannot be the name of an app, which is told from none.
+const NO_APP: &str = "?";
+
+/// The app that the write key is the name of, wherever in the request it stands; empty when there is none.
+pub(crate) fn named_app(headers: &HeaderMap, messages: &Body<'_>) -> String {
+    let named = credentials::named(headers).or(messages.write_key().map(str::to_owned));
+    named.map(|app| if app.is_empty() || is_app_id(&app) { app } else { NO_APP.to_owned() }).unwrap_or_default()
+}
+
+/// What the body is and the path says of it, to be kept with what is refused.
+fn origin(headers: &HeaderMap, call: Option<Call>) -> Origin {
+    match call {
+        Some(call) => Origin::of(headers, Kept::SegmentMessage, Some(Kept::SegmentMessage)).with("call", call.name()),
+        None => Origin::of(headers, Kept::SegmentBatch, Some(Kept::SegmentMessage)),
+    }
+}
+
+/// The same with what a batch says of all its messages.
+fn origin_in(around: &Around<'_>, origin: Origin) -> Origin {
+    match around.text() {
+        Some(text) => origin.with("around", text),
+        None => origin,
+    }
+}
+
+/// Segment answers 400 where others answer 413, and its SDKs know what to do with that.
+fn too_large(problem: Problem, bytes_max: usize) -> Problem {
+    if problem.status() != StatusCode::PAYLOAD_TOO_LARGE {
+        return problem;
+    }
+    let detail =
+        format!("A message has at most {MESSAGE_BYTES_MAX} bytes, a batch {BATCH_BYTES_MAX}; here {bytes_max}.");
+    Problem::new(StatusCode::BAD_REQUEST, detail).closing()
+}
+
+/// What became of the messages so far.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// It came alone: there is no batch in which it has a place.
+    is_single: bool,
+    messages: usize,
+    refused: usize,
+    told: Vec<FieldError>,
+}
+
+impl Tally {
+    pub(crate) fn of(is_single: bool) -> Self {
+        Self { is_single, ..Self::default() }
+    }
+
+    /// One word for the whole: when the bus stored less than it should have, the whole is to be sent again, and what was
+    /// stored is told by its `messageId`.
+    pub(crate) fn add(&mut self, verdicts: &Verdicts) -> Result<(), Problem> {
+        for verdict in verdicts.iter() {
+            match verdict {
+                Verdict::Stored { .. } => {}
+                Verdict::Invalid(errors) => self.refuse(errors.first().cloned()),
+                Verdict::NotStored { kind: BusErrorKind::Invalid, .. } => {
+                    self.refuse(Some(FieldError::new("", TOO_LARGE)));
+                }
+                Verdict::NotStored { kind, .. } => return Err(not_stored(kind)),
+                Verdict::Pending { .. } => return Err(not_stored(BusErrorKind::Unavailable)),
+            }
+            self.messages += 1;
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, error: Option<FieldError>) {
+        self.refused += 1;
+        if let Some(error) = error.filter(|_| self.told.len() < TOLD_MAX) {
+            let place = if self.is_single { String::new() } else { format!("/batch/{}", self.messages) };
+            let FieldError { pointer, detail } = error.under(&place);
+            self.told.push(FieldError::new(cut(pointer, TOLD_TEXT_MAX), cut(detail, TOLD_TEXT_MAX)));
+        }
+    }
+
+    pub(crate) fn answer(self) -> Result<Response<Full<Bytes>>, Problem> {
+        if self.refused < self.messages || self.refused == 0 {
+            return Ok(success(&self.told));
+        }
+        let detail = if self.is_single { "The message is not valid." } else { "No message is valid." };
+        Err(Problem::new(StatusCode::BAD_REQUEST, detail).with_errors(self.told))
+    }
+}
+
+/// What the reply to so many messages takes at most, whatever becomes of them.
+pub(crate) fn reply_bytes(messages: usize) -> usize {
+    HEAD_BYTES + messages.min(TOLD_MAX) * TOLD_BYTES
+}
+
+/// As Segment says it; beside that the messages that were refused while others of the batch were stored.
+fn success(refused: &[FieldError]) -> Response<Full<Bytes>> {
+    let body = match refused {
+        [] => r#"{"success":true}"#.to_owned(),
+        refused => serde_json::json!({"success": true, "errors": refused}).to_string(),
+    };
+    let mut reply = Response::new(Full::new(body.into()));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::bus::{BusError, Published};
+    use crate::event::proto::EventEnvelope;
+    use crate::event::request::Accepted;
+    use crate::event::{Arrival, EVENT_BYTES_MAX};
+    use crate::gateway::intake::outcome::judge;
+
+    #[tokio::test]
+    async fn a_reply_takes_no_more_than_is_held_for_it() {
+        let arrival = Arrival { received_at_ms: 1, key_app: None, event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
+        let good = EventEnvelope {
+            app_id: "shop".into(),
+            device_id: "d".into(),
+            payload: Some(crate::event::proto::event_envelope::Payload::AppStart(Default::default())),
+            ..EventEnvelope::default()
+        };
+        let too_large = Err(BusError::new(BusErrorKind::Invalid, "publish message"));
+        let stored = Ok(Published { sequence: 1, duplicate: false, original: Default::default() });
+        for (errors, goods) in [(0, 0), (0, 1), (1, 0), (10, 10), (0, 20), (300, 0), (300, 300)] {
+            for (answer, is_single) in [(&too_large, false), (&stored, false), (&stored, true)] {
+                let mut tally = Tally::of(is_single);
+                for _ in 0..2 {
+                    let mut accepted = Accepted::default();
+                    (0..errors).for_each(|_| {
+                        accepted.add_refused(vec![FieldError::new("\"".repeat(300), "\u{1}".repeat(2_000))])
+                    });
+                    (0..goods).for_each(|_| accepted.add(&good, &arrival));
+                    let (mut verdicts, _) = judge(accepted);
+                    verdicts.settle(&vec![answer.clone(); goods]);
+                    tally.add(&verdicts).unwrap();
+                }
+                let reply = tally.answer().unwrap_or_else(Problem::into_reply);
+                let refused = errors > 0 && (goods == 0 || answer.is_err()) || goods > 0 && answer.is_err();
+                assert_eq!(reply.status(), if refused { 400 } else { 200 }, "{errors} {goods} {answer:?}");
+                let length = reply.into_body().collect().await.unwrap().to_bytes().len();
+                assert!(length <= reply_bytes(2 * (errors + goods)), "{errors} {goods} {answer:?}: {length}");
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A bound on the frames of HTTP/2 that carry nothing of a request: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM,
+//! GOAWAY, empty DATA, and frames that nobody knows.
+//!
+//! The protocol library takes them in, and answers PING and SETTINGS, for as long as a client sends them and reads the
+//! answers (CVE-2019-9512 and those after it). Here each uses up a part of its connection's allowance, which comes back
+//! with what makes clients send such frames: requests, replies and time.
+//!
+//! Knows nothing of frames but the nine bytes that each begins with (RFC 9113, 4.1).
+
+use bytes::Bytes;
+
+use crate::http::reply::raw_reply;
+
+/// What a connection may send at once.
+const BURST: u32 = 1_000;
+/// What comes back with each request: its windows, its reset, its priority, and more than one ping.
+const FOR_REQUEST: u32 = 10;
+/// One comes back in this time.
+const EACH_MS: u64 = 100;
+/// One comes back with as many bytes of replies, whose reader opens windows. The answer to a PING has 17 bytes.
+const REPLY_BYTES: usize = 1024;
+
+/// What stands before the first frame.
+const PREFACE_BYTES: usize = 24;
+const HEAD_BYTES: usize = 9;
+// RFC 9113, 6.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+
+/// The frames of one connection, as its bytes come.
+pub(crate) struct ControlFrames {
+    /// The head of a frame, as far as it has come.
+    head: [u8; HEAD_BYTES],
+    head_bytes: usize,
+    /// Bytes of the preface, or of a payload, that are still to come.
+    payload_bytes: usize,
+    /// How many may come.
+    allowance: u32,
+    /// Up to when time has given its part, in milliseconds.
+    counted_ms: u64,
+    /// Bytes of replies that have not given theirs.
+    reply_bytes: usize,
+    /// The last stream that the client opened.
+    last_stream: u32,
+}
+
+/// A client sends more of them than it has any use for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Flood {
+    last_stream: u32,
+}
+
+impl Flood {
+    /// What the client is told.
+    pub(crate) fn farewell(&self) -> Bytes {
+        raw_reply::http2_enhance_your_calm(self.last_stream)
+    }
+}
+
+impl ControlFrames {
+    pub(crate) fn new(now_ms: u64) -> Self {
+        Self {
+            head: [0; HEAD_BYTES],
+            head_bytes: 0,
+            payload_bytes: PREFACE_BYTES,
+            allowance: BURST,
+            counted_ms: now_ms,
+            reply_bytes: 0,
+            last_stream: 0,
+        }
+    }
+
+    /// Counts what is in bytes that came.
+    pub(crate) fn came(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Flood> {
+        loop {
+            let skipped = self.payload_bytes.min(bytes.len());
+            self.payload_bytes -= skipped;
+            bytes = &bytes[skipped..];
+            let missing = &mut self.head[self.head_bytes..];
+            let part = missing.len().min(bytes.len());
+            missing[..part].copy_from_slice(&bytes[..part]);
+            self.head_bytes += part;
+            bytes = &bytes[part..];
+            if self.head_bytes < HEAD_BYTES {
+                return Ok(());
+            }
+            self.head_bytes = 0;
+            self.begin(now_ms)?;
+        }
+    }
+
+    /// Counts bytes of replies that left.
+    pub(crate) fn left(&mut self, bytes: usize) {
+        self.reply_bytes += bytes;
+    }
+
+    /// Counts the frame whose head has come.
+    fn begin(&mut self, now_ms: u64) -> Result<(), Flood> {
+        let [a, b, c, kind, flags, stream @ ..] = self.head;
+        self.payload_bytes = u32::from_be_bytes([0, a, b, c]) as usize;
+        match kind {
+            CONTINUATION => Ok(()),
+            DATA if self.payload_bytes > 0 || flags & END_STREAM != 0 => Ok(()),
+            HEADERS => {
+                self.give(FOR_REQUEST);
+                self.last_stream = self.last_stream.max(u32::from_be_bytes(stream) & !(1 << 31));
+                Ok(())
+            }
+            _ => self.take(now_ms),
+        }
+    }
+
+    fn take(&mut self, now_ms: u64) -> Result<(), Flood> {
+        if self.allowance == 0 {
+            let of_time = now_ms.saturating_sub(self.counted_ms) / EACH_MS;
+            self.counted_ms += of_time * EACH_MS;
+            let of_replies = self.reply_bytes / REPLY_BYTES;
+            self.reply_bytes %= REPLY_BYTES;
+            self.give(u32::try_from(of_time).unwrap_or(BURST));
+            self.give(u32::try_from(of_replies).unwrap_or(BURST));
+        }
+        self.allowance = self.allowance.checked_sub(1).ok_or(Flood { last_stream: self.last_stream })?;
+        Ok(())
+    }
+
+    fn give(&mut self, frames: u32) {
+        self.allowance = self.allowance.saturating_add(frames).min(BURST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
+        let length = (payload as u32).to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), &vec![0xff; payload][..]].concat()
+    }
+
+    fn opened() -> ControlFrames {
+        let mut frames = ControlFrames::new(0);
+        frames.came(&[b'P'; PREFACE_BYTES], 0).unwrap();
+        frames
+    }
+
+    /// How many of so many are let in.
+    fn taken(frames: &mut ControlFrames, many: usize, frame: &[u8], now_ms: u64) -> usize {
+        let count = (0..many).take_while(|_| frames.came(frame, now_ms).is_ok()).count();
+        // The rest of a frame that was not let in; a connection has none.
+        frames.payload_bytes = 0;
+        count
+    }
+
+    #[test]
+    fn a_burst_and_what_requests_replies_and_time_give_back() {
+        let (mut frames, ping) = (opened(), frame(PING, 0, 0, 8));
+        assert_eq!(taken(&mut frames, 2_000, &ping, 0), 1_000);
+        assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 20, "two seconds");
+        frames.came(&frame(HEADERS, 5, 7, 20), 2_000).unwrap();
+        assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 10, "a request");
+        frames.left(5 * REPLY_BYTES);
+        assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 5, "replies");
+        assert_eq!(taken(&mut frames, 2_000, &ping, 3_600_000), 1_000, "an hour, and no more than a burst");
+        assert_eq!(frames.came(&ping, 3_600_000), Err(Flood { last_stream: 7 }));
+    }
+
+    #[test]
+    fn answers_to_pings_give_nothing_worth_it_back() {
+        let (mut frames, ping) = (opened(), frame(PING, 0, 0, 8));
+        let count = (0..1_000_000)
+            .take_while(|_| {
+                frames.left(ping.len());
+                frames.came(&ping, 0).is_ok()
+            })
+            .count();
+        assert!(count < 1_100, "{count}");
+    }
+
+    #[test]
+    fn what_is_part_of_a_request_is_not_counted() {
+        let mut frames = opened();
+        let request =
+            [frame(HEADERS, 0, 1, 40), frame(CONTINUATION, 4, 1, 40), frame(DATA, 0, 1, 1), frame(DATA, 1, 1, 0)];
+        assert_eq!(taken(&mut frames, 5_000, &request.concat(), 0), 5_000);
+        for kind in (0..=255).filter(|kind| !matches!(*kind, HEADERS | CONTINUATION)) {
+            assert_eq!(taken(&mut opened(), 5_000, &frame(kind, 0, 1, 0), 0), 1_000, "{kind}");
+        }
+    }
+
+    #[test]
+    fn how_bytes_are_cut_changes_nothing() {
+        let sent = [&frame(SETTINGS, 0, 0, 6)[..], &frame(DATA, 0, 1, 16_384), &frame(PING, 0, 0, 8)].concat();
+        for size in [1, 2, 8, 9, 10, 1_000, 1 << 20] {
+            let mut frames = opened();
+            let many = sent.repeat(249);
+            assert!(many.chunks(size).all(|part| frames.came(part, 0).is_ok()), "{size}");
+            assert_eq!(frames.allowance, 1_000 - 2 * 249, "{size}");
+        }
+    }
+}

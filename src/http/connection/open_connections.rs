@@ -1,0 +1,70 @@
+//! The open connections of one listener.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::watch::Watch;
+use crate::http::memory::{Candidate, Holders};
+
+/// A connection that has been idle for less is not closed to make room.
+const IDLE_LEAST: Duration = Duration::from_secs(1);
+/// Making room closes up to this part of the connections, so that it is not done for each one that comes.
+const ROOM_PART: usize = 64;
+/// And no more than this.
+pub(crate) const ROOM_CONNECTIONS_MAX: usize = 32;
+
+/// Those that are not told to end at once.
+#[derive(Debug, Default)]
+pub(crate) struct Connections(Mutex<HashMap<u64, Arc<Watch>>>);
+
+impl Connections {
+    pub(crate) fn enter(&self, id: u64, watch: Arc<Watch>) {
+        self.open().insert(id, watch);
+    }
+
+    pub(crate) fn leave(&self, id: u64) {
+        self.open().remove(&id);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open().len()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Watch>> {
+        self.open().values().cloned().collect()
+    }
+
+    /// Cuts those that have been idle for longest, first those that never sent a request; false when none is idle.
+    pub(crate) fn make_room(&self) -> bool {
+        let mut open = self.open();
+        let now = Instant::now();
+        let idle = |(id, watch): (&u64, &Arc<Watch>)| {
+            let (served_any, since) = watch.idle_since()?;
+            (now.duration_since(since) >= IDLE_LEAST).then_some((served_any, since, *id))
+        };
+        let mut idle: Vec<_> = open.iter().filter_map(idle).collect();
+        idle.sort_unstable();
+        let count = (open.len() / ROOM_PART).clamp(1, ROOM_CONNECTIONS_MAX);
+        for (_, _, id) in idle.iter().take(count) {
+            if let Some(watch) = open.remove(id) {
+                watch.cut();
+            }
+        }
+        !idle.is_empty()
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, Arc<Watch>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Holders for Connections {
+    fn candidates(&self, candidates: &mut Vec<Candidate>) {
+        for watch in self.all() {
+            watch.candidates(candidates);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The protocol of one connection: told by its first bytes, taken apart while the connection is idle, and put together
+//! again when the client sends.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use hyper::body::{Body, Incoming};
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::HttpService;
+use hyper_util::rt::TokioTimer;
+
+use super::drive::Protocol;
+use super::stream::WatchedStream;
+use super::version::Version;
+use crate::base::supervisor::Tasks;
+use crate::http::limits::Limits;
+
+/// What the protocol library reads with at least.
+const HEADER_BYTES_LEAST: usize = 8 * 1024;
+/// The largest head in HTTP/2, where a few bytes can stand for many headers.
+const HTTP2_HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// How a listener speaks.
+pub(crate) struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<OnTasks>,
+}
+
+impl Protocols {
+    pub(crate) fn new(limits: &Limits, tasks: &Tasks) -> Self {
+        // The watch of each connection sees to the time for headers. `pipeline_flush` stays off: it keeps a reply back
+        // while any part of a next request is in the buffer, and the refusal of headers that are too large for ever.
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            // Whoever closes its own side behind a request still hears what became of it.
+            .half_close(true)
+            // Headers must fit the read buffer: its size is their limit.
+            .max_buf_size(limits.header_bytes_max.max(HEADER_BYTES_LEAST));
+        let mut http2 = http2::Builder::new(OnTasks(tasks.clone()));
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_max)
+            // A header block in the making is part of what the connection is charged for.
+            .max_header_list_size(limits.header_bytes_max.min(HTTP2_HEADER_BYTES_MAX) as u32);
+        Self { http1, http2 }
+    }
+}
+
+/// Runs the streams of HTTP/2 connections where the connections themselves run.
+#[derive(Clone, Debug)]
+pub(crate) struct OnTasks(Tasks);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for OnTasks {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+pub(crate) struct Session<'a, S: HttpService<Incoming>> {
+    protocols: &'a Protocols,
+    state: State<S>,
+}
+
+/// In boxes, so that an idle connection has none of them.
+enum State<S: HttpService<Incoming>> {
+    /// Nothing of a request is there.
+    Quiet {
+        stream: WatchedStream,
+        service: S,
+        /// What is spoken, where that is known before its first bytes.
+        agreed: Option<Version>,
+    },
+    Http1(Box<http1::Connection<WatchedStream, S>>),
+    Http2(Box<http2::Connection<WatchedStream, S, OnTasks>>),
+    Ended,
+}
+
+// Nothing in it is ever pinned but what stands in a box.
+impl<S: HttpService<Incoming>> Unpin for Session<'_, S> {}
+
+impl<'a, S, B> Session<'a, S>
+where
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// `agreed`: what the two sides have agreed on; nothing, and the first bytes tell.
+    pub(crate) fn new(protocols: &'a Protocols, stream: WatchedStream, service: S, agreed: Option<Version>) -> Self {
+        Self { protocols, state: State::Quiet { stream, service, agreed } }
+    }
+
+    fn open(&mut self, version: Version) {
+        self.state = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Quiet { stream, service, .. } => match version {
+                Version::Http1 => State::Http1(Box::new(self.protocols.http1.serve_connection(stream, service))),
+                Version::Http2 => State::Http2(Box::new(self.protocols.http2.serve_connection(stream, service))),
+            },
+            open => open,
+        };
+    }
+}
+
+impl<S, B> Future for Session<'_, S>
+where
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            let version = match &mut this.state {
+                State::Quiet { stream, agreed, .. } => ready!(stream.poll_version(cx, *agreed)),
+                State::Http1(connection) => return Pin::new(&mut **connection).poll(cx).map(drop),
+                State::Http2(connection) => return Pin::new(&mut **connection).poll(cx).map(drop),
+                State::Ended => return Poll::Ready(()),
+            };
+            match version {
+                Ok(version) => this.open(version),
+                Err(_) => this.state = State::Ended,
+            }
+        }
+    }
+}
+
+impl<S, B> Protocol for Session<'_, S>
+where
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        let this = self.get_mut();
+        // The protocol library knows how to close.
+        this.open(Version::Http1);
+        match &mut this.state {
+            State::Http1(connection) => Pin::new(&mut **connection).graceful_shutdown(),
+            State::Http2(connection) => Pin::new(&mut **connection).graceful_shutdown(),
+            State::Quiet { .. } | State::Ended => {}
+        }
+    }
+
+    fn park(self: Pin<&mut Self>) -> bool {
+        let this = self.get_mut();
+        match std::mem::replace(&mut this.state, State::Ended) {
+            State::Http1(connection) => {
+                let parts = connection.into_parts();
+                let (mut stream, service) = (parts.io, parts.service);
+                stream.put_back(&parts.read_buf);
+                this.state = State::Quiet { stream, service, agreed: Some(Version::Http1) };
+                true
+            }
+            other => {
+                this.state = other;
+                false
+            }
+        }
+    }
+}

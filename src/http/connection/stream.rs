@@ -1,0 +1,251 @@
+//! A client's stream that tells its connection's watch what goes in and out, and that can be
+//! closed so that a client still sending reads the reply first.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::control_frames::ControlFrames;
+use super::socket::Socket;
+use super::version::Version;
+use super::watch::Watch;
+use crate::http::memory::Exhausted;
+use crate::http::reply::raw_reply;
+use crate::metrics;
+
+/// How long a client may take to read a refusal while what it still sends is thrown away.
+const LINGER: Duration = Duration::from_secs(1);
+/// What is thrown away of one connection at most.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+const SCRAP_BYTES: usize = 16 * 1024;
+
+/// How HTTP/2 begins (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// No method of HTTP/1.1 begins with this many bytes of it.
+const HTTP2_TOLD: usize = 4;
+
+/// Where a stream ends up when the protocol drops it with bytes of the client still to come, or of ours.
+#[derive(Clone, Default)]
+pub(crate) struct Leftover(Arc<Mutex<Option<(Socket, Bytes)>>>);
+
+pub(crate) struct WatchedStream {
+    /// Present until the drop.
+    socket: Option<Socket>,
+    watch: Arc<Watch>,
+    leftover: Leftover,
+    /// What was read before there was a protocol to read it.
+    ahead: Bytes,
+    /// What the client is told when the protocol cannot tell it.
+    farewell: Bytes,
+    /// Counts what comes over HTTP/2, once it is known that it is that.
+    frames: Option<Box<ControlFrames>>,
+}
+
+impl Leftover {
+    /// Closing a socket with received bytes unread makes the kernel send a reset, which can overtake the reply:
+    /// throws away what comes until the client has seen the reply and closed.
+    pub(crate) async fn close(self) {
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((mut socket, farewell)) = left else { return };
+        let closing = async {
+            if !farewell.is_empty() {
+                socket.write_all(&farewell).await?;
+            }
+            socket.shutdown().await?;
+            throw_away(socket.into_tcp()).await
+        };
+        let _ = tokio::time::timeout(LINGER, closing).await;
+    }
+}
+
+/// Says the last words to a client that has no connection of a protocol, and closes.
+pub(crate) async fn close_with(mut tcp: TcpStream, farewell: &[u8]) {
+    let closing = async {
+        tcp.write_all(farewell).await?;
+        tcp.shutdown().await?;
+        throw_away(tcp).await
+    };
+    let _ = tokio::time::timeout(LINGER, closing).await;
+}
+
+async fn throw_away(mut tcp: TcpStream) -> io::Result<()> {
+    let mut scrap = vec![0; SCRAP_BYTES];
+    let mut thrown_away = 0;
+    while thrown_away < LINGER_BYTES_MAX {
+        match tcp.read(&mut scrap).await? {
+            0 => break,
+            count => thrown_away += count,
+        }
+    }
+    Ok(())
+}
+
+impl WatchedStream {
+    pub(crate) fn new(socket: Socket, watch: Arc<Watch>, leftover: Leftover) -> Self {
+        Self { socket: Some(socket), watch, leftover, ahead: Bytes::new(), farewell: Bytes::new(), frames: None }
+    }
+
+    /// Waits for the first bytes, and tells what they are of. They are read again by the protocol. They are not asked
+    /// where it is `agreed` what is spoken.
+    pub(crate) fn poll_version(&mut self, cx: &mut Context<'_>, agreed: Option<Version>) -> Poll<io::Result<Version>> {
+        loop {
+            let came = self.ahead.len();
+            let version = match agreed {
+                Some(agreed) => (came > 0).then_some(agreed),
+                None if !HTTP2_PREFACE.starts_with(&self.ahead) => Some(Version::Http1),
+                None => (came == HTTP2_PREFACE.len()).then_some(Version::Http2),
+            };
+            let is_http2 = version == Some(Version::Http2) || (version.is_none() && came >= HTTP2_TOLD);
+            if is_http2 && self.frames.is_none() {
+                self.frames = Some(Box::new(ControlFrames::new(self.watch.now())));
+                if let Err(exhausted) = self.watch.speaks_http2() {
+                    return Poll::Ready(Err(self.refuse(exhausted, Bytes::from_static(raw_reply::HTTP2_GO_AWAY))));
+                }
+            }
+            if let Some(version) = version {
+                return Poll::Ready(Ok(version));
+            }
+            let mut space = [MaybeUninit::uninit(); HTTP2_PREFACE.len()];
+            let mut part = ReadBuf::uninit(&mut space[came..]);
+            ready!(self.poll_socket(cx, &mut part))?;
+            if part.filled().is_empty() {
+                return Poll::Ready(Ok(agreed.unwrap_or(Version::Http1)));
+            }
+            self.ahead = [&self.ahead[..], part.filled()].concat().into();
+        }
+    }
+
+    /// What a protocol read and did not use.
+    pub(crate) fn put_back(&mut self, unused: &[u8]) {
+        if !unused.is_empty() {
+            self.ahead = Bytes::copy_from_slice(unused);
+        }
+    }
+
+    fn socket(&mut self) -> io::Result<Pin<&mut Socket>> {
+        self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Reads, and tells the watch; an error where there is no memory for what came.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, part: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.socket()?.poll_read(cx, part))?;
+        let count = part.filled().len();
+        if count > 0
+            && let Err(exhausted) = self.watch.bytes_came(count)
+        {
+            // Into the middle of a reply nothing can be said.
+            let can_tell = self.watch.is_flushed() && self.frames.is_none();
+            let farewell = if can_tell { raw_reply::http1(exhausted.problem()) } else { Bytes::new() };
+            return Poll::Ready(Err(self.refuse(exhausted, farewell)));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// There is no memory for what came: the connection ends, and its client is told why.
+    fn refuse(&mut self, exhausted: Exhausted, farewell: Bytes) -> io::Error {
+        self.watch.memory().count_refusal(exhausted.reason());
+        self.farewell = farewell;
+        io::ErrorKind::OutOfMemory.into()
+    }
+
+    /// Hands bytes to the protocol; an error where they are one frame too many that it has no use for.
+    fn hand_over(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(frames) = &mut self.frames else { return Ok(()) };
+        let Err(flood) = frames.came(bytes, self.watch.now()) else { return Ok(()) };
+        metrics::http_flood();
+        // Into the middle of another frame nothing can be said.
+        if self.watch.is_flushed() {
+            self.farewell = flood.farewell();
+        }
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Pending => self.watch.write_blocked(),
+            Poll::Ready(written) => {
+                self.watch.wrote();
+                if let (Some(frames), Ok(count)) = (&mut self.frames, written) {
+                    frames.left(*count);
+                }
+            }
+        }
+        written
+    }
+}
+
+impl Drop for WatchedStream {
+    fn drop(&mut self) {
+        if (self.watch.leaves_unread() || !self.farewell.is_empty()) && !self.watch.is_cut() {
+            let left = self.socket.take().map(|socket| (socket, std::mem::take(&mut self.farewell)));
+            *self.leftover.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
+        }
+    }
+}
+
+impl Read for WatchedStream {
+    #[expect(unsafe_code, reason = "only a part of the buffer may be filled, and what came has to be seen")]
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buf.remaining());
+            let ahead = self.ahead.split_to(count);
+            buf.put_slice(&ahead);
+            return Poll::Ready(self.hand_over(&ahead));
+        }
+        let most = self.watch.read_bytes_max();
+        // SAFETY: nothing but the reader of the socket, which only ever initializes, writes to these bytes.
+        let room = unsafe { buf.as_mut() };
+        let most = most.min(room.len());
+        let mut part = ReadBuf::uninit(&mut room[..most]);
+        ready!(self.poll_socket(cx, &mut part))?;
+        let count = part.filled().len();
+        self.hand_over(part.filled())?;
+        // SAFETY: the socket has initialized this many bytes.
+        unsafe { buf.advance(count) };
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for WatchedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.socket()?.poll_write(cx, buf);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.socket()?.poll_write_vectored(cx, bufs);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// The protocol flushes when its own buffer is empty: only then has the client read enough.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.socket()?.poll_flush(cx);
+        // TLS has a buffer of its own.
+        if flushed.is_pending() {
+            self.watch.write_blocked()
+        } else {
+            self.watch.all_written()
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket()?.poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,123 @@
+//! The TLS configuration of one listener, reloaded from its files while it serves.
+//!
+//! Invariant: open connections keep the certificate that they began with.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::ServerConfig;
+
+use super::certificate::{Contents, Validity};
+use super::files::{Digest, TlsError, TlsFiles};
+
+/// The TLS of one listener. Clones share it.
+#[derive(Clone)]
+pub struct Tls(Arc<Inner>);
+
+struct Inner {
+    files: TlsFiles,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    validity: Validity,
+    /// What the files held that are in use: all of them, the certificate with its key, the authorities of clients.
+    in_use: Digest,
+    pair: Digest,
+    client_ca: Digest,
+    /// Other contents that cannot be used, as they were found last.
+    broken: Option<Broken>,
+}
+
+impl Current {
+    fn of(contents: &Contents, files: &TlsFiles) -> Result<Self, TlsError> {
+        let (config, validity) = contents.configure(files)?;
+        let (pair, client_ca) = (contents.pair_digest(), contents.client_ca_digest());
+        Ok(Self { config, validity, in_use: contents.digest(), pair, client_ca, broken: None })
+    }
+}
+
+struct Broken {
+    found: Digest,
+    /// Once they were found twice.
+    why: Option<TlsError>,
+}
+
+/// What a look at the files found.
+#[derive(Debug)]
+pub enum Reload {
+    Unchanged,
+    /// They are in use. Either may have stayed as it was.
+    Changed {
+        certificate: bool,
+        client_ca: bool,
+    },
+    /// They cannot be used: those of before stay in use. Told once of the same files.
+    Failed(TlsError),
+}
+
+impl Tls {
+    /// Reads the files; blocks.
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let contents = Contents::read(&files)?;
+        let current = Current::of(&contents, &files)?;
+        Ok(Self(Arc::new(Inner { files, current: Mutex::new(current) })))
+    }
+
+    /// Reads the files again, and uses them when they have changed; blocks. Files that cannot be used have to be the
+    /// same in two looks before that is told: a certificate and its key are rarely replaced in one moment.
+    pub fn reload(&self) -> Reload {
+        let read = Contents::read(&self.0.files);
+        let found = read.as_ref().map_or_else(TlsError::digest, Contents::digest);
+        let found_before = {
+            let mut current = self.current();
+            if current.in_use == found {
+                current.broken = None;
+                return Reload::Unchanged;
+            }
+            match current.broken.as_ref().filter(|broken| broken.found == found) {
+                Some(Broken { why: Some(_), .. }) => return Reload::Unchanged,
+                found_before => found_before.is_some(),
+            }
+        };
+        let loaded = read.and_then(|contents| Current::of(&contents, &self.0.files));
+        let mut current = self.current();
+        match loaded {
+            Ok(loaded) => {
+                let (certificate, client_ca) = (loaded.pair != current.pair, loaded.client_ca != current.client_ca);
+                *current = loaded;
+                Reload::Changed { certificate, client_ca }
+            }
+            Err(error) => {
+                let why = found_before.then(|| error.clone());
+                current.broken = Some(Broken { found, why });
+                if found_before { Reload::Failed(error) } else { Reload::Unchanged }
+            }
+        }
+    }
+
+    /// Why the files as they are now cannot be used, if so: those of before are.
+    pub fn fault(&self) -> Option<TlsError> {
+        self.current().broken.as_ref().and_then(|broken| broken.why.clone())
+    }
+
+    /// From when to when the certificate in use is valid.
+    pub fn validity(&self) -> Validity {
+        self.current().validity
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current().config)
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("files", &self.0.files).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,22 @@
+//! References to the components of a document, and the names that several of its parts use.
+
+use serde_json::{Value, json};
+
+pub const SCHEMAS: &str = "#/components/schemas/";
+pub(super) const PROBLEM: &str = "Problem";
+pub const CACHE_CONTROL: &str = "Cache-Control";
+pub(super) const ETAG: &str = "ETag";
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+/// A schema of the document, by its name.
+pub fn reference(name: &str) -> Value {
+    json!({"$ref": format!("{SCHEMAS}{name}")})
+}
+
+pub(super) fn headers<'n>(names: impl Iterator<Item = &'n &'n str>) -> Value {
+    Value::Object(names.map(|name| ((*name).to_owned(), header_reference(name))).collect())
+}
+
+pub(super) fn header_reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/headers/{name}")})
+}
