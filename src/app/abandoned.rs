@@ -1,4 +1,4 @@
-//! Tells what disabled webhooks have lost: a warning of readiness.
+//! Warns, through readiness, of deliveries to disabled webhooks that were abandoned.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::store::{GivenUp, Store};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks now and then, until stop.
+/// Checks for abandoned deliveries until the stop.
 pub(super) fn watch(stage: &Stage, store: &Store, readiness: &Readiness) {
     let (store, readiness) = (store.clone(), readiness.clone());
     stage.supervise("given up deliveries", move |stop| {
         let (store, readiness) = (store.clone(), readiness.clone());
         async move {
             loop {
-                // A store that does not answer is told of elsewhere.
+                // `readiness` reports a store that does not answer.
                 if let Ok(given_up) = store.given_up().await {
                     readiness.set_warning("webhooks", warning(&given_up));
                 }

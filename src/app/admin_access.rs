@@ -1,4 +1,4 @@
-//! What the admin listener asks of its clients, and keeping its audit log within its retention.
+//! Which credentials the admin port requires, and the retention of its audit log.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::base::supervisor::Stage;
 use crate::config::Config;
 use crate::store::{Store, hash_token};
 
-/// How often records are looked for that are too old.
+/// How often expired records are deleted.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Without a token on loopback alone, where nobody else can reach it.
+/// No token is required on loopback only, where no other machine can reach the port.
 pub(super) fn settings(config: &Config) -> AccessSettings {
     AccessSettings {
         required: is_required(config),
@@ -24,7 +24,7 @@ pub(super) fn settings(config: &Config) -> AccessSettings {
     }
 }
 
-/// While it starts, the gateway's port says what it waits for as it will say later what ails it.
+/// The gateway's port answers readiness probes during the start under the same rules as later.
 pub(super) fn of_gateway(config: &Config) -> AccessSettings {
     AccessSettings { required: config.exposure().is_public(), ..AccessSettings::default() }
 }
@@ -33,7 +33,7 @@ pub(super) fn is_required(config: &Config) -> bool {
     config.admin_token.is_some() || !config.admin_addr.is_loopback()
 }
 
-/// Until stop.
+/// Deletes expired audit records until the stop.
 pub(super) fn forget_old_records(stage: &Stage, store: &Store, retention: Duration) {
     let store = store.clone();
     stage.supervise("audit log", move |stop| {

@@ -1,4 +1,4 @@
-//! What a newcomer needs to see at the start, on a terminal.
+//! The banner that a terminal shows at the start: where everything is, and what to try.
 
 use std::io::{IsTerminal, Write};
 
@@ -7,14 +7,14 @@ use super::plan::{Addresses, Plan};
 use super::{admin_access, settings, telemetry};
 use crate::config::{Exposure, Period, Setting};
 
-/// Prints where everything is and what to try; only for people.
+/// Prints the banner if standard output is a terminal and logs are text.
 pub(super) fn print(plan: &Plan, choice: &Choice, addresses: &Addresses) {
     let config = &plan.loaded.config;
     if !std::io::stdout().is_terminal() || !telemetry::is_text(config.log_format) {
         return;
     }
     let text = render(plan, choice, addresses);
-    // Nobody reads a closed terminal.
+    // A closed terminal is no failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
@@ -94,7 +94,7 @@ fn scheme(certificate: Option<&String>) -> &'static str {
     if certificate.is_some() { "https" } else { "http" }
 }
 
-/// An engine by its name, with where the choice came from.
+/// Describes an engine and the source of the choice.
 fn backend(plan: &Plan, name: &str, setting: &str, embedded: &str) -> String {
     let title = match name {
         "nats" => "NATS JetStream",

@@ -1,4 +1,4 @@
-//! The certificates of the listeners: read at the start, exchanged when their files change, and told of before they
+//! The certificates of the listeners. Reads them at the start, reloads them when their files change, and warns before they
 //! expire.
 
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::http::{Readiness, Reload, Tls, TlsError, TlsFile, TlsFiles};
 use crate::metrics;
 
-/// How often the files are looked at. All of them are read: a secret of Kubernetes is exchanged by a symbolic link, and
-/// not every file system tells times that differ.
+/// How often the files are read. Their times are not enough: Kubernetes replaces a secret through a symbolic link, and
+/// not every file system reports a new time.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The TLS of each listener that has one.
@@ -25,9 +25,9 @@ pub(super) struct Certificates {
 
 /// The settings of one listener.
 struct Settings<'a> {
-    /// As metrics and logs name it.
+    /// Its name in metrics and logs.
     listener: &'static str,
-    /// The key of its warning in readiness.
+    /// The key of its readiness warning.
     warning: &'static str,
     certificate: (&'static str, &'a Option<String>),
     key: (&'static str, &'a Option<String>),
@@ -82,7 +82,7 @@ impl Settings<'_> {
         }
     }
 
-    /// What is to be known of a certificate, if anything.
+    /// The readiness warning about a certificate.
     fn warning(&self, tls: &Tls) -> Option<String> {
         if let Some(error) = tls.fault() {
             return Some(format!("{}: {error}; the files of before are in use", self.name_of(&error)));
@@ -103,12 +103,12 @@ fn refused(message: String) -> StartFailure {
 }
 
 impl Certificates {
-    /// Reads those that the settings name; a wrong one refuses the start.
+    /// Reads the files that the settings name. A bad file refuses the start.
     pub(super) fn load(config: &Config, has_gateway: bool) -> Result<Self, StartFailure> {
         Ok(Self { gateway: if has_gateway { gateway(config).load()? } else { None }, admin: admin(config).load()? })
     }
 
-    /// Looks at the files until `stop`.
+    /// Reloads changed files until `stop`.
     pub(super) async fn watch(
         self,
         config: Config,
@@ -126,7 +126,7 @@ impl Certificates {
             for (settings, tls) in &listeners {
                 let files = tls.clone();
                 let look = tokio::task::spawn_blocking(move || files.reload());
-                // A network file system may not answer; that does not hold up the end.
+                // A network file system may hang; that must not delay the stop.
                 let found = tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     found = look => found?,

@@ -14,7 +14,7 @@ use crate::http::Readiness;
 use crate::store::{Store, StoreErrorKind};
 use crate::warehouse::{DeltaSettings, Warehouse, WarehouseErrorKind};
 
-/// How long a backend that cannot be reached is waited for at the start.
+/// How long a start waits for a server that does not answer.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const START_PAUSE: Duration = Duration::from_secs(1);
 
@@ -26,7 +26,7 @@ pub(super) struct Engines {
 }
 
 impl Engines {
-    /// A backend that is waited for is told to `readiness`.
+    /// Opens them. `readiness` names a server that is not up yet.
     pub(super) async fn open(
         choice: &Choice,
         config: &Config,
@@ -50,10 +50,10 @@ impl Engines {
             opened.map_err(failure)
         })
         .await?;
-        // Before all else that may fail: what these roles have not read is kept for them from now on.
+        // Before anything else that may fail: from now on the bus keeps unread events for these roles.
         for consumer in consumers(choice, config) {
-            let bring = || async { bus.bring(&consumer).await.map_err(failure) };
-            open(("nats", "nats_url"), readiness, bring).await?;
+            let ensure = || async { bus.bring(&consumer).await.map_err(failure) };
+            open(("nats", "nats_url"), readiness, ensure).await?;
         }
         let store = match choice.needs_store() {
             false => None,
@@ -102,7 +102,7 @@ impl Engines {
     }
 }
 
-/// With the log that the settings want.
+/// Opens the warehouse, with the Delta log if `delta` is set.
 pub(super) async fn open_warehouse(
     config: &Config,
     data_dir: &Path,
@@ -141,7 +141,7 @@ fn place(remote: bool, port: &str, server: &str, data_dir: &Path) -> String {
     if remote { format!("open the {port} on {server}") } else { format!("open the {port} in {}", data_dir.display()) }
 }
 
-/// Tries until it works, until it cannot work, or until patience ends.
+/// Retries while a server is unreachable, for [`START_PATIENCE`].
 async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
     (component, setting): (&'static str, &'static str),
     readiness: &Readiness,
@@ -165,7 +165,7 @@ async fn open<T, F: Future<Output = Result<T, StartFailure>>>(
     }
 }
 
-/// Brings the PostgreSQL schema to this version; the versions before and after.
+/// Migrates the PostgreSQL schema to this version. Returns the versions before and after.
 pub async fn migrate(config: &Config) -> Result<(u32, u32), StartFailure> {
     let migrated = crate::store::migrate_postgres(settings::postgres(config)).await;
     migrated.map(|migrated| (migrated.from, migrated.to)).map_err(|error| {

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::import::{self, Format, Progress};
 use crate::warehouse::{DeltaSettings, EncodeSettings};
 
-/// What is imported, beside the settings.
+/// What to import.
 #[derive(Clone, Debug)]
 pub struct Import {
     pub files: Vec<PathBuf>,
@@ -27,12 +27,12 @@ pub struct Import {
     pub dry_run: bool,
 }
 
-/// Imports the files, one after another. Blocks; `tell` is told of each and how far it is.
+/// Imports the files one after another. Blocks. Calls `progress` with each file and its progress.
 pub fn import_files(
     runtime: &Runtime,
     config: &Config,
     import: &Import,
-    mut tell: impl FnMut(&Path, &Progress, bool),
+    mut progress: impl FnMut(&Path, &Progress, bool),
 ) -> anyhow::Result<()> {
     if !config.delta_enabled.0 {
         let what = "import needs the Delta log, which keeps rows from being there twice: set delta_enabled to true";
@@ -57,11 +57,11 @@ pub fn import_files(
         threads: available_parallelism().map_or(1, usize::from),
     };
     for file in &import.files {
-        let done = import::import(&warehouse, file, &importing, &mut |progress| tell(file, progress, false));
-        tell(file, &done.with_context(|| format!("cannot import {}", file.display()))?, true);
+        let done = import::import(&warehouse, file, &importing, &mut |done| progress(file, done, false));
+        progress(file, &done.with_context(|| format!("cannot import {}", file.display()))?, true);
     }
-    if let Some(told) = settings::metastore(config, data_dir)?.filter(|_| !import.dry_run)
-        && let Err(reason) = runtime.block_on(warehouse.note_for_metastore(told).register_all(&warehouse))
+    if let Some(metastore) = settings::metastore(config, data_dir)?.filter(|_| !import.dry_run)
+        && let Err(reason) = runtime.block_on(warehouse.note_for_metastore(metastore).register_all(&warehouse))
     {
         warn!(reason, "the Hive Metastore does not know the new partitions; the next sink that starts tells it");
     }

@@ -1,4 +1,4 @@
-//! The tables over the lake's files: the files that are older than the Delta log, and what the Hive Metastore is told.
+//! Services on the lake: adding older files to the Delta log, registering partitions, compaction, retention.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::warehouse::{Adopted, CompactionSettings, DeltaSettings, Metastore, Re
 
 const RETRY: Backoff = Backoff { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60) };
 
-/// Adds them in the background, once in the life of a log.
+/// Adds files that are older than the Delta log to it in the background, once in the life of a log.
 pub(super) fn adopt(stage: &Stage, warehouse: &Warehouse) {
     let warehouse = warehouse.clone();
     stage.supervise("lake init", move |stop| {
@@ -35,7 +35,7 @@ pub(super) fn adopt(stage: &Stage, warehouse: &Warehouse) {
     });
 }
 
-/// Tells a metastore of what the sink stores.
+/// Registers the sink's partitions with a Hive Metastore.
 pub(super) fn register(stage: &Stage, warehouse: &Warehouse, metastore: &Metastore) {
     let (warehouse, metastore) = (warehouse.clone(), metastore.clone());
     stage.supervise("hive metastore", move |stop| {
@@ -65,18 +65,18 @@ async fn adopt_all(warehouse: &Warehouse, stop: &CancellationToken) {
     }
 }
 
-/// The lake, for whoever works on its files by hand.
+/// The lake, for commands that work on its files.
 pub struct Lake {
     pub warehouse: Warehouse,
     pub settings: CompactionSettings,
     pub vacuum_retention: Duration,
-    /// How long commits of the log stay.
+    /// How long commits stay in the log.
     pub log_retention: Duration,
-    /// None: everything is kept for ever.
+    /// `None` keeps everything for ever.
     pub retention: Option<RetentionSettings>,
 }
 
-/// Opens the lake where the settings say, with its log when it is to have one.
+/// Opens the lake, with its log unless the settings turn it off.
 pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
     let data_dir = Path::new(&config.data_dir);
     let warehouse = open_warehouse(config, data_dir, in_objects(config), settings::delta(config)).await?;
@@ -90,7 +90,7 @@ pub async fn open_lake(config: &Config) -> Result<Lake, StartFailure> {
     Ok(Lake { warehouse, settings, vacuum_retention, log_retention, retention })
 }
 
-/// Removes in the background what is older than its retention; what people are to be told of it.
+/// Removes expired partitions in the background. Returns the status for readiness.
 pub(super) fn expire(
     stage: &Stage,
     config: &Config,
@@ -99,7 +99,7 @@ pub(super) fn expire(
 ) -> Option<RetentionStatus> {
     let settings = settings::retention(config)?;
     let status = RetentionStatus::default();
-    // Else compaction does it.
+    // Otherwise compaction vacuums.
     let vacuums = settings.keep_removed && !config.compaction_enabled.0;
     let compaction = settings::compaction(config, Path::new(&config.data_dir));
     let expirer = Expirer {
@@ -114,7 +114,7 @@ pub(super) fn expire(
     Some(status)
 }
 
-/// Compacts in the background.
+/// Compacts partitions in the background.
 pub(super) fn compact(stage: &Stage, config: &Config, warehouse: &Warehouse, status: &SinkStatus) {
     let compactor = Compactor {
         warehouse: warehouse.clone(),
@@ -138,7 +138,7 @@ pub(super) fn compact(stage: &Stage, config: &Config, warehouse: &Warehouse, sta
     });
 }
 
-/// Adds every stored file that the log does not name, and begins the log when there is none.
+/// Adds every stored file that the log does not name. Creates the log if there is none.
 pub async fn init_lake(config: &Config, tell: impl Fn(Adopted) + Send + 'static) -> Result<Adopted, StartFailure> {
     let delta = DeltaSettings { retention: config.delta_log_retention.0 };
     let data_dir = Path::new(&config.data_dir);

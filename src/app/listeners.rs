@@ -1,4 +1,4 @@
-//! The listeners of the process, and what they share: the memory for requests, file descriptors and certificates.
+//! The listeners of the process, and the resources that they share: memory for requests, file descriptors, certificates.
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -8,15 +8,15 @@ use super::certificates::Certificates;
 use crate::config::{Address, Config};
 use crate::http::{self, MemoryBudget};
 
-/// Admin connections; people and scrapers, not apps.
+/// The limit of admin connections. They come from people and scrapers, not from apps.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
-/// The part of all connections that the admin listener has where there are few.
+/// With few descriptors, the admin listener gets one part in this many of all connections.
 const ADMIN_PART: usize = 8;
-/// Files of the bus and the store, Parquet files in the making, connections to servers and to object stores.
+/// Descriptors for files of the bus and the store, open Parquet files, and connections to servers and object stores.
 const OWN_DESCRIPTORS: usize = 192;
-/// Bodies have this part of the memory where nothing is said, of four.
+/// Without a setting, bodies get this many quarters of the memory.
 const BODY_PARTS: usize = 3;
-/// The process's own descriptors are never more than this part of all where there are few.
+/// With few descriptors, the process keeps at most one part in this many for itself.
 const OWN_PART: usize = 3;
 
 pub(super) struct Listeners {
@@ -28,12 +28,12 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// What is left of so many descriptors beside those that the process needs itself.
+    /// Divides the descriptors that the process does not need itself.
     pub(super) fn of(config: &Config, descriptors: u64) -> Self {
         let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let own = OWN_DESCRIPTORS + config.database_max_open_conns.0 + 2 * config.dispatcher_workers.0;
         let left = all - own.min(all / OWN_PART);
-        // Beside its connections each listener serves probes.
+        // Each listener also keeps spare connections for probes.
         let left = left.saturating_sub(2 * http::SPARE_CONNECTIONS).max(2);
         let admin = ADMIN_CONNECTIONS_MAX.min((left / ADMIN_PART).max(1));
         Self {
@@ -69,7 +69,7 @@ pub(super) async fn bind(address: &Address, setting: &str) -> anyhow::Result<Tcp
     TcpListener::bind(&text).await.with_context(|| format!("cannot listen on {text} ({setting})"))
 }
 
-/// The listener that was bound at the start, or after a failure a new one at the same address.
+/// Returns the listener that was bound at the start or, after a failure, a new one at the same address.
 pub(super) async fn rebind(
     listener: Option<TcpListener>,
     address: &Address,

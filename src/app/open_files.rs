@@ -1,7 +1,7 @@
-//! How many files and connections the process may have open.
+//! The limit of open files and connections of the process.
 
-/// Raises the soft limit to the hard one, which many systems set a thousand times higher, and returns what holds
-/// then. The soft limit is a matter of programs that use `select`.
+/// Raises the soft limit to the hard one, which many systems set a thousand times higher, and returns the result. The low
+/// soft limit only protects programs that use `select`.
 #[expect(unsafe_code, reason = "the process's limits have no safe interface")]
 pub fn raise() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

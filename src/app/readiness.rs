@@ -1,4 +1,4 @@
-//! Asks the backends how they are, and tells readiness.
+//! Polls the backends and updates readiness.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::sink::SinkStatus;
 use crate::store::Store;
 use crate::warehouse::Warehouse;
 
-/// How often a server is asked whether it is there.
+/// How often a server is pinged.
 const SERVER_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the files of an embedded engine are looked at: what happens to them is told within two seconds.
+/// How often the files of an embedded engine are checked. Readiness reports a fault within two seconds.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
 
-const SHORT_OF_ROOM: &str = "some requests are refused: there are too many, or they hold all the memory that they may \
+const REFUSALS: &str = "some requests are refused: there are too many, or they hold all the memory that they may \
     (causality_http_refused_total tells of which: http_memory_max, http_max_requests, http_body_memory_max, http_max_connections)";
 
-/// The backends whose state readiness tells: servers can be away while the process is there, and files can be removed,
-/// their disk be full or damaged, while nothing is written.
+/// The backends whose state readiness reports. A server can be away while this process runs; files can be removed, and
+/// their disk can fill up or fail, while nothing is written.
 #[derive(Clone)]
 pub(super) struct Watched {
     pub(super) bus: (&'static str, Bus),
@@ -30,26 +30,26 @@ pub(super) struct Watched {
     pub(super) sink: Option<SinkStatus>,
     pub(super) warehouse: Option<Warehouse>,
     pub(super) retention: Option<RetentionStatus>,
-    /// The bus of a process that may give messages up.
+    /// The bus, if this process may dead-letter messages.
     pub(super) dead_letters: Option<Bus>,
-    /// What requests hold.
+    /// The memory that requests use.
     pub(super) memory: MemoryBudget,
     pub(super) readiness: Readiness,
 }
 
 impl Watched {
-    /// Each by itself, so that one that does not answer keeps none of the others from being told.
+    /// Polls each backend independently, so that one that hangs does not hide the others.
     pub(super) async fn watch(self, stop: CancellationToken) -> anyhow::Result<()> {
         let (name, bus) = &self.bus;
-        let bus = self.ask(name, &stop, || async {
+        let bus = self.poll(name, &stop, || async {
             let answer = bus.ping().await.map_err(|error| chain(&error));
             bus.warnings().into_iter().for_each(|(key, text)| self.readiness.set_warning(key, text));
-            self.tell_dead_letters().await;
+            self.warn_of_dead_letters().await;
             answer
         });
         let store = async {
             let Some((name, store)) = &self.store else { return };
-            self.ask(name, &stop, || async {
+            self.poll(name, &stop, || async {
                 if let Some((key, text)) = store.warning() {
                     self.readiness.set_warning(key, text);
                 }
@@ -59,7 +59,7 @@ impl Watched {
         };
         let warehouse = async {
             let Some(sink) = &self.sink else { return };
-            self.ask("warehouse", &stop, || async {
+            self.poll("warehouse", &stop, || async {
                 if let Some(warehouse) = &self.warehouse {
                     self.readiness.set_warning("unreadable files", warehouse.damage());
                     self.readiness.set_warning("delta log", warehouse.log_trouble());
@@ -72,19 +72,19 @@ impl Watched {
             })
             .await;
         };
-        tokio::join!(bus, store, warehouse, self.tell_shortage(&stop));
+        tokio::join!(bus, store, warehouse, self.warn_of_refusals(&stop));
         Ok(())
     }
 
-    async fn ask<F: Future<Output = Result<(), String>>>(
+    async fn poll<F: Future<Output = Result<(), String>>>(
         &self,
         component: &'static str,
         stop: &CancellationToken,
-        question: impl Fn() -> F,
+        check: impl Fn() -> F,
     ) {
         let interval = if matches!(component, "bus_file" | "store") { FILES_INTERVAL } else { SERVER_INTERVAL };
         loop {
-            self.tell(component, question().await);
+            self.set(component, check().await);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(interval) => {}
@@ -92,12 +92,12 @@ impl Watched {
         }
     }
 
-    /// Whether requests were refused since the last look.
-    async fn tell_shortage(&self, stop: &CancellationToken) {
+    /// Warns if requests were refused since the last interval.
+    async fn warn_of_refusals(&self, stop: &CancellationToken) {
         let mut refused = self.memory.refused();
         loop {
             let before = std::mem::replace(&mut refused, self.memory.refused());
-            self.readiness.set_warning("http_memory", (refused > before).then(|| SHORT_OF_ROOM.to_owned()));
+            self.readiness.set_warning("http_memory", (refused > before).then(|| REFUSALS.to_owned()));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(SERVER_INTERVAL) => {}
@@ -105,8 +105,8 @@ impl Watched {
         }
     }
 
-    /// While they cannot be counted, what was said last stands.
-    async fn tell_dead_letters(&self) {
+    /// Keeps the last warning while the dead letters cannot be counted.
+    async fn warn_of_dead_letters(&self) {
         if let Some(bus) = &self.dead_letters
             && let Ok(count) = bus.dead_letter_count().await
         {
@@ -115,7 +115,7 @@ impl Watched {
         }
     }
 
-    fn tell(&self, component: &'static str, state: Result<(), String>) {
+    fn set(&self, component: &'static str, state: Result<(), String>) {
         match (self.readiness.failing(component), &state) {
             (false, Err(reason)) => warn!(component, reason, "unready"),
             (true, Ok(())) => info!(component, "ready again"),

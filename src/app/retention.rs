@@ -1,7 +1,7 @@
-//! Removes what is older than its retention, beside the sink.
+//! Removes expired partitions while the sink runs.
 //!
-//! Invariant: what was removed is in the audit record of the store, if the process has one: a record that could not be
-//! written is written by a later pass, as long as the process lives. Any number of processes may do this on one lake.
+//! Invariant: every removal is in the audit log of the store, if the process has one. A record that could not be written is
+//! retried by later passes while the process lives. Any number of processes may do this on one lake.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,14 +20,14 @@ use crate::warehouse::{
     WarehouseErrorKind,
 };
 
-/// Passes that fail before people are told.
-const FAILURES_TOLD: u32 = 2;
-/// Records that wait for a store that does not answer; the log has what more there is.
+/// The number of failed passes after which readiness warns.
+const FAILURES_MIN: u32 = 2;
+/// The most records that wait for a store that does not answer. The process log has the others.
 const RECORDS_MAX: usize = 1_000;
-/// Who removes, in the audit record.
+/// The actor in the audit log.
 const ACTOR: &str = "warehouse_retention";
 
-/// What people are to be told. Cheap to clone.
+/// The readiness warning. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RetentionStatus(Arc<Mutex<Option<String>>>);
 
@@ -41,31 +41,31 @@ impl RetentionStatus {
     }
 }
 
-/// Removes old partitions of one lake. Cheap to clone.
+/// Removes expired partitions of one lake. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Expirer {
     pub(super) warehouse: Warehouse,
     pub(super) settings: RetentionSettings,
-    /// Between two looks.
+    /// The pause between passes.
     pub(super) every: Duration,
-    /// How files that are kept go, where nobody else sees to that.
+    /// How to vacuum files that are kept for older versions, unless compaction does it.
     pub(super) vacuum: Option<(CompactionSettings, Duration)>,
-    /// None: what was removed is in the log alone.
+    /// Without a store, only the process log records removals.
     pub(super) store: Option<Store>,
     pub(super) status: RetentionStatus,
 }
 
-/// How a look at all partitions ended.
+/// The result of a pass over all partitions.
 struct Pass {
-    /// Why the last of them failed that did.
+    /// The last failure.
     failed: Option<String>,
-    /// Somebody else works on one of them, or was killed while he did.
+    /// Another process works on one of them, or was killed while it did.
     busy: bool,
-    /// There are more than were named.
+    /// More partitions are left than one pass takes.
     goes_on: bool,
 }
 
-/// Passes that failed, one after another.
+/// Consecutive failed passes.
 #[derive(Default)]
 struct Failures {
     count: u32,
@@ -76,25 +76,25 @@ impl Failures {
     fn note(&mut self, failed: Option<String>, busy: bool) {
         match failed {
             Some(why) => *self = Self { count: self.count + 1, why },
-            // One that failed may have left its lease behind.
+            // A failed pass may have left its lease behind.
             None if busy => {}
             None => *self = Self::default(),
         }
     }
 
-    fn told(&self) -> Option<String> {
+    fn warning(&self) -> Option<String> {
         let text = || format!("warehouse_retention: what is too old is not all removed: {}", self.why);
-        (self.count >= FAILURES_TOLD).then(text)
+        (self.count >= FAILURES_MIN).then(text)
     }
 }
 
-/// What a pass removed of one app.
+/// The partitions of one app that a pass removed.
 struct Removed {
     app_id: String,
     partitions: u64,
     files: u64,
     bytes: u64,
-    /// Hours as they are named by their directories.
+    /// The hours, as in the names of their directories.
     oldest: String,
     newest: String,
 }
@@ -140,7 +140,7 @@ impl Expirer {
             };
             let unrecorded = self.record(&mut records).await;
             failures.note(failed.or(unrecorded), busy);
-            self.status.set(failures.told());
+            self.status.set(failures.warning());
         }
     }
 
@@ -179,7 +179,7 @@ impl Expirer {
         Ok(Pass { goes_on: more && some && failed.is_none(), failed, busy })
     }
 
-    /// Why records could not be written, which go on waiting.
+    /// Writes the audit records. Returns the reason if some could not be written; they keep waiting.
     async fn record(&self, records: &mut Vec<AuditEntry>) -> Option<String> {
         let store = self.store.as_ref()?;
         while let Some(record) = records.last() {
@@ -209,7 +209,7 @@ fn add(removed: &mut Option<Removed>, old: &OldPartition, done: &Expired) {
         partitions: 0,
         files: 0,
         bytes: 0,
-        // The oldest comes first.
+        // Partitions come oldest first.
         oldest: partition.hour_text(),
         newest: String::new(),
     });
@@ -257,8 +257,8 @@ mod tests {
             (failed("three"), false, None),
         ] {
             failures.note(failure, busy);
-            assert_eq!(failures.told().is_some(), told.is_some());
-            assert!(failures.told().unwrap_or_default().ends_with(told.unwrap_or_default()));
+            assert_eq!(failures.warning().is_some(), told.is_some());
+            assert!(failures.warning().unwrap_or_default().ends_with(told.unwrap_or_default()));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The configuration mapped onto the settings of each part.
+//! Maps the configuration to the settings of each part.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,17 +22,17 @@ use crate::{gateway, http, sink};
 
 /// Recent events kept in memory for consumers near the head.
 const TAIL_BYTES_MAX: usize = 24 << 20;
-/// Where the servers are when roles run apart and nothing else is said.
+/// The default servers when roles run as separate processes.
 const NATS_URL: &str = "nats://localhost:4222";
 const DATABASE_HOST: &str = "localhost";
 const FLUSH_LOCAL: Duration = Duration::from_secs(5);
 const FLUSH_REMOTE: Duration = Duration::from_secs(300);
 
-/// How long a request may take to be published and answered once its body is there, beside what the bus may take: a
+/// How long publishing and answering a request may take after its body has arrived, in addition to the time of the bus: a
 /// publish through NATS ends after three times `nats_timeout`.
 const ANSWER_SPARE: Duration = Duration::from_secs(15);
 
-/// How long an idle connection may take to send its last request when the gateway stops.
+/// How long an idle connection may take to send a last request when the gateway stops.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How long each stage has to stop, at least. It also gets what earlier stages left of `shutdown_timeout`.
@@ -92,7 +92,7 @@ pub(super) fn nats(config: &Config) -> NatsSettings {
     }
 }
 
-/// The consumers of the roles that this deployment has, whichever of them this process plays.
+/// The consumers of all roles of this deployment, not only of this process.
 fn readers(config: &Config) -> Vec<String> {
     let of_role = |role: &String| match role.as_str() {
         config::READER_SINK => Some(config::SINK_CONSUMER.to_owned()),
@@ -143,17 +143,16 @@ pub(super) fn objects(config: &Config) -> ObjectSettings {
     }
 }
 
-/// What is wrong names the column.
+/// The error names the column.
 pub(super) fn columns(config: &Config) -> Result<PromotedColumns, String> {
     PromotedColumns::parse(config.warehouse_columns.iter().flat_map(|columns| &columns.0).map(String::as_str))
 }
 
-/// None when no log is kept.
+/// `None` if the Delta log is off.
 pub(super) fn delta(config: &Config) -> Option<DeltaSettings> {
     config.delta_enabled.0.then_some(DeltaSettings { retention: config.delta_log_retention.0 })
 }
 
-/// How files are compacted.
 pub(super) fn compaction(config: &Config, data_dir: &Path) -> CompactionSettings {
     CompactionSettings {
         target_bytes: config.compaction_target_size.0,
@@ -166,14 +165,14 @@ pub(super) fn compaction(config: &Config, data_dir: &Path) -> CompactionSettings
     }
 }
 
-/// None when everything is kept for ever.
+/// `None` if everything is kept for ever.
 pub(super) fn retention(config: &Config) -> Option<RetentionSettings> {
     let retention = config.warehouse_retention.as_ref().filter(|retention| retention.is_finite())?;
     let rules = RetentionRules { all: retention.all, apps: retention.apps.clone() };
     Some(RetentionSettings { rules, keep_removed: config.compaction_keep_replaced.0 && config.delta_enabled.0 })
 }
 
-/// None when no metastore is told of the lake. The warehouse is open: its directory is there.
+/// `None` without a metastore. Call it after the warehouse is open: its directory exists then.
 pub(super) fn metastore(config: &Config, data_dir: &Path) -> anyhow::Result<Option<MetastoreSettings>> {
     let Some(metastores) = &config.hive_metastore_uri else { return Ok(None) };
     let location = match config.lake_location().map_err(anyhow::Error::msg)? {
@@ -222,7 +221,7 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
             idle_timeout: config.http_idle_timeout.0,
             request_timeout: config.http_read_timeout.0 + 3 * config.nats_timeout.0 + ANSWER_SPARE,
             tls: listeners.certificates.gateway.clone(),
-            // Whoever waits for load balancers has clients that keep their connections.
+            // Behind load balancers, clients keep their connections.
             last_call: config.shutdown_delay.0.min(LAST_CALL),
             drain_timeout: config.http_shutdown_timeout.0.into(),
             dress: http::Dress::request_ids(),
@@ -242,7 +241,7 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
     }
 }
 
-/// What the gateway's OpenAPI document says of the settings.
+/// The settings that the gateway's OpenAPI document shows.
 pub(super) fn shown(config: &Config) -> gateway::Shown {
     gateway::Shown {
         keys: config.asks_for_keys(),
@@ -251,14 +250,14 @@ pub(super) fn shown(config: &Config) -> gateway::Shown {
     }
 }
 
-/// By which refused input is read again.
+/// The limits under which quarantined input is replayed.
 pub(super) fn replays(config: &Config) -> ReadSettings {
     let (batch_events_max, event_bytes_max) = (config.max_batch_events.0, config.max_event_bytes.0 as usize);
     ReadSettings { batch_events_max, event_bytes_max }
 }
 
 fn cors(config: &Config) -> Option<gateway::CorsSettings> {
-    // A page that somebody visits reaches a laptop, too: there it needs to be allowed by name.
+    // Any page in a browser can reach a server on the same laptop, so there each origin needs to be allowed by name.
     let origins = match &config.cors_allowed_origins {
         Some(origins) => origins.0.clone(),
         None if !config.exposure().is_public() => Vec::new(),
@@ -286,7 +285,7 @@ fn rate_limits(config: &Config) -> Option<gateway::RateLimitSettings> {
 
 pub(super) fn trusted_proxies(config: &Config) -> gateway::TrustedProxies {
     let networks = config.trusted_proxies.iter().flat_map(|networks| &networks.0);
-    // They were checked when they were read. Nobody is trusted by mistake.
+    // They were validated when the configuration was read; the fallback trusts no proxy.
     gateway::TrustedProxies::parse(networks.map(String::as_str)).unwrap_or_default()
 }
 
@@ -304,7 +303,7 @@ pub(super) fn admin_limits(config: &Config, listeners: &Listeners) -> http::Limi
     }
 }
 
-/// A file is closed at this age: soon where a person looks, later where each file costs requests.
+/// The age at which a file is closed: short for a local directory, longer where each file costs requests.
 pub(super) fn flush_interval(config: &Config, local: bool) -> Duration {
     config.batch_flush_interval.map_or(if local { FLUSH_LOCAL } else { FLUSH_REMOTE }, |interval| interval.0)
 }
@@ -357,7 +356,7 @@ pub(super) fn engine(config: &Config) -> EngineSettings {
 pub(super) fn dispatcher(config: &Config) -> anyhow::Result<DispatcherSettings> {
     let allowed_networks = match &config.webhook_allowed_networks {
         Some(networks) => AllowedNetworks::parse(networks.0.iter().map(String::as_str)).map_err(anyhow::Error::msg)?,
-        // Whoever can set webhooks here can reach this machine's own services anyway.
+        // A client that can create webhooks here can reach this machine's services anyway.
         None if !config.exposure().is_public() && config.admin_addr.is_loopback() => AllowedNetworks::loopback(),
         None => AllowedNetworks::default(),
     };
@@ -396,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_arrives_in_time_has_time_for_its_reply() {
+    fn a_request_that_arrives_in_time_has_time_for_its_response() {
         for seconds in [1, 30, 600] {
             let config = Config { http_read_timeout: Period(Duration::from_secs(seconds)), ..config() };
             let listeners = Listeners::of(&config, u64::MAX);
@@ -409,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_cannot_be_given_the_consumer_of_the_sinks() {
+    fn the_sinks_use_a_consumer_name_that_rules_cannot_have() {
         assert_eq!(sink(&config(), &choice()).consumer().name, config::SINK_CONSUMER);
     }
 

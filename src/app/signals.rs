@@ -1,4 +1,4 @@
-//! The signals that stop the process, and the time between the first of them and the stop.
+//! The signals that stop the process, and the delay between the first of them and the stop.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use tracing::{error, info};
 
 use crate::base::supervisor::{Failed, Supervisor, Tasks};
 
-/// SIGTERM and Ctrl-C: the first stops in order, the second ends `shutdown_delay`, where there is one, and the next ends
-/// the process at once.
+/// SIGTERM and Ctrl-C. The first stops the process in order, the second cuts `shutdown_delay` short if there is one, and
+/// the next exits immediately.
 pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -30,13 +30,13 @@ impl Signals {
         Tasks::default().spawn(async move {
             let name = self.first().await;
             error!(signal = name, "second signal: ending at once");
-            // Nothing that unwinds may run: it could wait for what is stuck.
+            // No destructor may run: it could wait for the part that is stuck.
             std::process::exit(130);
         });
     }
 }
 
-/// Goes on for so long, unready, until load balancers have noticed: unless another signal comes, or a service fails.
+/// Keeps serving while unready, for `delay`, until load balancers have noticed. Another signal or a failed service ends it.
 pub(super) async fn serve_on(delay: Duration, stop: &mut Signals, supervisor: &mut Supervisor) -> Option<Failed> {
     if delay.is_zero() {
         return None;

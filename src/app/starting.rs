@@ -1,6 +1,6 @@
-//! What the ports answer while the backends are opened: that the process lives, and what it waits for.
+//! Serves the probes while the backends are being opened: the process is alive, and waits for this or that.
 //!
-//! Invariant: the listeners stay open throughout, so that no connection is refused between this and the roles.
+//! Invariant: the listeners stay open throughout, so that no connection is refused before the roles take over.
 
 use std::future::Future;
 use std::io;
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::AdminService;
 use crate::http;
 
-/// Answers take no time here: whoever is cut after this was not asking anything.
+/// Answers are immediate here, so a connection that is closed after this time had no request.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
-/// Runs `opening` to its end, and serves each service on its listener meanwhile.
+/// Runs `opening` to completion and serves each service on its listener meanwhile.
 pub(super) async fn serve_during<T>(
     listeners: impl IntoIterator<Item = (&TcpListener, AdminService, http::Limits)>,
     opening: impl Future<Output = T>,
@@ -27,7 +27,7 @@ pub(super) async fn serve_during<T>(
     let serve = |(listener, service, limits): (&TcpListener, AdminService, http::Limits)| {
         let limits = http::Limits { drain_timeout: DRAIN_MAX.into(), ..limits };
         let service = TowerToHyperService::new(service);
-        Ok(http::serve(twin(listener)?, service, limits, opened.clone()))
+        Ok(http::serve(duplicate(listener)?, service, limits, opened.clone()))
     };
     let serving = listeners.into_iter().map(serve).collect::<io::Result<Vec<_>>>()?;
     let opening = async {
@@ -38,7 +38,7 @@ pub(super) async fn serve_during<T>(
     Ok(tokio::join!(opening, join_all(serving)).0)
 }
 
-/// The same socket once more: it goes on listening when one of both is closed.
-fn twin(listener: &TcpListener) -> io::Result<TcpListener> {
+/// Duplicates the socket. It keeps listening when one of the two is closed.
+fn duplicate(listener: &TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?))
 }

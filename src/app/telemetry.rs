@@ -1,4 +1,4 @@
-//! Logs to standard error and the metrics recorder. Set up once, by `main`.
+//! Sets up logging to standard error and the metrics recorder, once, from the command line.
 
 use std::io::IsTerminal;
 
@@ -7,11 +7,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, LogLevel, Setting};
 
-/// Seconds; fine where the stated limits are (20 ms reactions), coarse at the ends.
+/// Histogram buckets in seconds: fine around the stated limits (20 ms for reactions), coarse at the ends.
 const SECONDS_BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
-/// True when logs are for people: `text`, or `auto` on a terminal.
+/// Whether logs are text: `text`, or `auto` on a terminal.
 pub fn is_text(format: LogFormat) -> bool {
     match format {
         LogFormat::Text => true,
@@ -20,7 +20,7 @@ pub fn is_text(format: LogFormat) -> bool {
     }
 }
 
-/// Starts logging. Our own messages at `level`, other crates' at `warn` unless `level` is finer than `info`.
+/// Starts logging. Messages of this crate appear from `level`, those of other crates from `warn`, or from `info` if `level` is finer.
 pub fn start_logs(level: LogLevel, format: LogFormat) {
     let own = level.show();
     let others = match level {
@@ -28,7 +28,7 @@ pub fn start_logs(level: LogLevel, format: LogFormat) {
         LogLevel::Warn | LogLevel::Info => "warn",
         LogLevel::Debug | LogLevel::Trace => "info",
     };
-    // Of HTTP/2 it warns of what its peer does, and a peer can do so again and again.
+    // h2 warns about misbehaving peers, and a peer can misbehave without end.
     let filter = EnvFilter::new(format!("{others},h2=error,causality={own}"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if is_text(format) {
@@ -38,7 +38,7 @@ pub fn start_logs(level: LogLevel, format: LogFormat) {
     }
 }
 
-/// Installs the recorder behind `metrics.rs`; the handle renders the Prometheus text format.
+/// Installs the recorder behind `metrics.rs`. The handle renders the Prometheus text format.
 pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?

@@ -1,4 +1,4 @@
-//! Exponential backoff with jitter over the upper half of each wait, as plain values: no clock, no sleeping.
+//! Exponential backoff with jitter over the upper half of each wait. Pure functions: no clock, no sleeping.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! What the monotonic clock alone does not tell: when the wall clock is set, and when the machine stood still.
+//! Detects two things that the monotonic clock hides: steps of the wall clock, and stalls of the whole machine.
 //!
-//! `Instant` does not count the time that a machine is suspended. A server goes on meanwhile and ends our leases, so the
-//! age of a lease is asked of [`between`], which counts the time that was slept and, for a virtual machine that was
-//! paused from outside, by how much its wall clock is set forward afterwards. A clock that a person sets forward looks
-//! the same: then a lease counts as older than it is.
+//! `Instant` does not count the time that a machine is suspended. A server keeps running meanwhile and expires our leases,
+//! so [`between`] computes the age of a lease. It adds the time that the machine slept and, for a virtual machine that was
+//! paused from outside, the step of the wall clock afterwards. A wall clock that a person sets forward looks the same: a
+//! lease then counts as older than it is, which is the safe side.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Differences below this are slewing, scheduling or a leap second.
 const STEP_MS_MIN: u64 = 2_000;
 
-/// A shorter standstill is within what every lease has to spare.
-const STANDSTILL_MIN: Duration = Duration::from_secs(1);
-/// Standstills that are remembered one by one.
-const STANDSTILLS_MAX: usize = 32;
-/// Readings of three clocks that took longer are of different moments.
+/// Every lease has enough slack for shorter stalls.
+const STALL_MIN: Duration = Duration::from_secs(1);
+/// Stalls that are kept one by one; older ones are added up.
+const STALLS_MAX: usize = 32;
+/// If reading the three clocks takes longer, the readings belong to different times.
 const READING_MAX: Duration = Duration::from_millis(100);
 
-/// Both clocks, as of the last look.
+/// The wall clock and the monotonic clock at the last reading.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockSteps {
     wall_ms: i64,
@@ -34,13 +34,13 @@ impl Default for ClockSteps {
 }
 
 impl ClockSteps {
-    /// What the wall clock showed at the last look.
+    /// The wall clock at the last reading.
     pub fn last_ms(&self) -> i64 {
         self.wall_ms
     }
 
-    /// What the wall clock shows now, and by how much it was set since the last look. A machine that was suspended
-    /// looks like one whose clock was set forward.
+    /// Reads the wall clock. Returns it with the step since the last reading, in milliseconds. A machine that was
+    /// suspended looks like one whose clock was set forward.
     pub fn look(&mut self) -> (i64, i64) {
         let now = Self::default();
         let elapsed_ms = i64::try_from(now.at.duration_since(self.at).as_millis()).unwrap_or(i64::MAX);
@@ -56,21 +56,21 @@ pub fn unix_ms() -> i64 {
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
-static STANDSTILLS: Mutex<Option<Standstills>> = Mutex::new(None);
-/// Whether there was one since the process started.
+static STALLS: Mutex<Option<Stalls>> = Mutex::new(None);
+/// Whether any stall was noticed since the process started.
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// The monotonic clock, after a look whether the machine stood still. The first look sees nothing that was before it.
+/// Reads the monotonic clock and checks for a stall since the last call. The first call cannot notice earlier stalls.
 pub fn now() -> Instant {
     let clocks = Clocks::read();
-    let mut standstills = STANDSTILLS.lock().unwrap_or_else(PoisonError::into_inner);
-    match &mut *standstills {
-        None => *standstills = Some(Standstills::since(clocks)),
-        Some(standstills) => {
-            if let Some(stood_still) = standstills.look(clocks) {
+    let mut stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    match &mut *stalls {
+        None => *stalls = Some(Stalls::since(clocks)),
+        Some(stalls) => {
+            if let Some(stalled_for) = stalls.look(clocks) {
                 ANY.store(true, Ordering::Release);
                 tracing::warn!(
-                    seconds = stood_still.as_secs(),
+                    seconds = stalled_for.as_secs(),
                     "the machine stood still or its clock was set forward: leases of before count as so much older"
                 );
             }
@@ -79,23 +79,23 @@ pub fn now() -> Instant {
     clocks.at
 }
 
-/// How long after `since` `now` is, of which `now` was answered by [`now`]. What was noticed after `since` counts in
-/// full, since it may have been after it in full.
+/// The time from `since` to `now`, with stalls; `now` comes from [`now()`](now). A stall that was noticed after `since`
+/// counts in full, because all of it may lie after `since`.
 pub fn between(since: Instant, now: Instant) -> Duration {
     let elapsed = now.saturating_duration_since(since);
     if !ANY.load(Ordering::Acquire) {
         return elapsed;
     }
-    let standstills = STANDSTILLS.lock().unwrap_or_else(PoisonError::into_inner);
-    elapsed.saturating_add(standstills.as_ref().map_or(Duration::ZERO, |standstills| standstills.after(since)))
+    let stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    elapsed.saturating_add(stalls.as_ref().map_or(Duration::ZERO, |stalls| stalls.after(since)))
 }
 
 /// The three clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 struct Clocks {
     at: Instant,
-    /// Counts the time that the machine sleeps.
-    awake_or_not: Duration,
+    /// Includes the time that the machine sleeps.
+    since_boot: Duration,
     wall_ms: i64,
 }
 
@@ -103,71 +103,71 @@ impl Clocks {
     fn read() -> Self {
         let mut before = Instant::now();
         for _ in 0..3 {
-            let (awake_or_not, wall_ms, at) = (awake_or_not(), unix_ms(), Instant::now());
+            let (since_boot, wall_ms, at) = (boot_time(), unix_ms(), Instant::now());
             if at.duration_since(before) < READING_MAX {
-                return Self { at, awake_or_not, wall_ms };
+                return Self { at, since_boot, wall_ms };
             }
             before = at;
         }
-        // On a machine this busy the others may seem further ahead than they are, which is the safe side.
-        Self { at: Instant::now(), awake_or_not: awake_or_not(), wall_ms: unix_ms() }
+        // On a machine this busy the other clocks may seem too far ahead, which is the safe side.
+        Self { at: Instant::now(), since_boot: boot_time(), wall_ms: unix_ms() }
     }
 }
 
 #[derive(Debug)]
-struct Standstills {
-    /// Where the clock that sleep does not stop is measured from: until a standstill is noticed it stays, so that many
-    /// short ones add up.
+struct Stalls {
+    /// The reference for the clock that includes sleep. It stays until a stall is noticed, so that many short ones
+    /// add up.
     awake_since: Clocks,
-    /// Where the wall clock is measured from: the last look, since it is slewed all the time.
+    /// The reference for the wall clock. It is the last reading, because the wall clock is slewed all the time.
     last: Clocks,
-    /// When each was noticed, and how long it was.
+    /// When each stall was noticed, and its length.
     noticed: VecDeque<(Instant, Duration)>,
 }
 
-impl Standstills {
+impl Stalls {
     fn since(clocks: Clocks) -> Self {
         Self { awake_since: clocks, last: clocks, noticed: VecDeque::new() }
     }
 
-    /// How long the machine stood still since the last look, if it did.
+    /// The length of the stall since the last reading, if there was one.
     fn look(&mut self, now: Clocks) -> Option<Duration> {
         let ahead = |passed: Duration, since: Instant| passed.saturating_sub(now.at.saturating_duration_since(since));
-        let slept = now.awake_or_not.saturating_sub(self.awake_since.awake_or_not);
+        let slept = now.since_boot.saturating_sub(self.awake_since.since_boot);
         let slept = ahead(slept, self.awake_since.at);
         let wall = u64::try_from(now.wall_ms.saturating_sub(self.last.wall_ms)).unwrap_or(0);
         let set = ahead(Duration::from_millis(wall), self.last.at);
-        // Who looked first was overtaken.
+        // Otherwise a thread that read the clocks later got here first.
         if now.at > self.last.at {
             self.last = now;
         }
-        let stood_still = slept.max(set);
-        if stood_still < STANDSTILL_MIN {
+        let stalled_for = slept.max(set);
+        if stalled_for < STALL_MIN {
             return None;
         }
-        if slept >= STANDSTILL_MIN {
+        if slept >= STALL_MIN {
             self.awake_since = now;
         }
-        if self.noticed.len() == STANDSTILLS_MAX
+        if self.noticed.len() == STALLS_MAX
             && let Some((_, oldest)) = self.noticed.pop_front()
             && let Some((_, next)) = self.noticed.front_mut()
         {
             *next = next.saturating_add(oldest);
         }
-        self.noticed.push_back((now.at, stood_still));
-        Some(stood_still)
+        self.noticed.push_back((now.at, stalled_for));
+        Some(stalled_for)
     }
 
-    /// Of those that were noticed after that moment.
+    /// The sum of the stalls that were noticed after `since`.
     fn after(&self, since: Instant) -> Duration {
-        self.noticed.iter().filter(|(at, _)| *at > since).map(|(_, stood_still)| *stood_still).sum()
+        self.noticed.iter().filter(|(at, _)| *at > since).map(|(_, stalled_for)| *stalled_for).sum()
     }
 }
 
-/// A clock that goes on while the machine sleeps. On Linux `Instant` does not; elsewhere the system's own monotonic
-/// clock does.
+/// A clock that keeps running while the machine sleeps. On Linux `Instant` stops then; on other systems the monotonic
+/// clock includes sleep.
 #[expect(unsafe_code, reason = "the standard library does not ask for this clock")]
-fn awake_or_not() -> Duration {
+fn boot_time() -> Duration {
     #[cfg(target_os = "linux")]
     const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
     #[cfg(not(target_os = "linux"))]
@@ -180,10 +180,10 @@ fn awake_or_not() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Sleeps until `moment`, as one arm of a `select!`; without one it never ends.
-pub async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+/// Sleeps until `deadline`, as one arm of a `select!`. Without a deadline it never returns.
+pub async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
 }
@@ -194,46 +194,46 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn clocks(start: Instant, monotonic_s: u64, awake_or_not_s: u64, wall_s: i64) -> Clocks {
-        let awake_or_not = Duration::from_secs(awake_or_not_s);
-        Clocks { at: start + monotonic_s as u32 * SECOND, awake_or_not, wall_ms: 1_700_000_000_000 + wall_s * 1_000 }
+    fn clocks(start: Instant, monotonic_s: u64, since_boot_s: u64, wall_s: i64) -> Clocks {
+        let since_boot = Duration::from_secs(since_boot_s);
+        Clocks { at: start + monotonic_s as u32 * SECOND, since_boot, wall_ms: 1_700_000_000_000 + wall_s * 1_000 }
     }
 
     #[test]
-    fn what_was_slept_or_paused_counts_for_what_began_before() {
+    fn sleep_and_pauses_count_for_leases_that_began_before_them() {
         let start = Instant::now();
-        let mut standstills = Standstills::since(clocks(start, 0, 50, 0));
-        assert_eq!(standstills.look(clocks(start, 10, 60, 10)), None);
-        // Asleep for ninety seconds: both other clocks say so, and it counts once.
-        assert_eq!(standstills.look(clocks(start, 12, 152, 102)), Some(90 * SECOND));
-        assert_eq!(standstills.look(clocks(start, 13, 153, 103)), None);
+        let mut stalls = Stalls::since(clocks(start, 0, 50, 0));
+        assert_eq!(stalls.look(clocks(start, 10, 60, 10)), None);
+        // The machine slept for ninety seconds. Both other clocks show it; it counts once.
+        assert_eq!(stalls.look(clocks(start, 12, 152, 102)), Some(90 * SECOND));
+        assert_eq!(stalls.look(clocks(start, 13, 153, 103)), None);
         // Paused from outside: the wall clock is set afterwards.
-        assert_eq!(standstills.look(clocks(start, 20, 160, 170)), Some(60 * SECOND));
+        assert_eq!(stalls.look(clocks(start, 20, 160, 170)), Some(60 * SECOND));
         let at = |seconds: u32| start + seconds * SECOND;
-        assert_eq!(standstills.after(at(11)), 150 * SECOND);
-        assert_eq!(standstills.after(at(15)), 60 * SECOND);
-        assert_eq!(standstills.after(at(20)), Duration::ZERO);
-        // Set back, nothing stood still; and set right again, something may have.
-        assert_eq!(standstills.look(clocks(start, 21, 161, -3_000)), None);
-        assert_eq!(standstills.look(clocks(start, 22, 162, 172)), Some(3_171 * SECOND));
+        assert_eq!(stalls.after(at(11)), 150 * SECOND);
+        assert_eq!(stalls.after(at(15)), 60 * SECOND);
+        assert_eq!(stalls.after(at(20)), Duration::ZERO);
+        // A clock that is set back shows no stall; when it is set right again, it may hide one.
+        assert_eq!(stalls.look(clocks(start, 21, 161, -3_000)), None);
+        assert_eq!(stalls.look(clocks(start, 22, 162, 172)), Some(3_171 * SECOND));
     }
 
     #[test]
-    fn short_standstills_add_up_and_many_are_summed() {
+    fn short_stalls_add_up_and_none_is_forgotten() {
         let start = Instant::now();
-        let mut standstills = Standstills::since(clocks(start, 0, 0, 0));
+        let mut stalls = Stalls::since(clocks(start, 0, 0, 0));
         let half = |n: u32| Clocks {
             at: start + n * SECOND,
-            awake_or_not: n * (SECOND + SECOND / 2),
+            since_boot: n * (SECOND + SECOND / 2),
             wall_ms: i64::from(n) * 1_500,
         };
-        assert_eq!(standstills.look(half(1)), None);
-        assert_eq!(standstills.look(half(2)), Some(SECOND));
+        assert_eq!(stalls.look(half(1)), None);
+        assert_eq!(stalls.look(half(2)), Some(SECOND));
         for n in 3..200 {
-            standstills.look(half(n));
+            stalls.look(half(n));
         }
-        assert_eq!(standstills.noticed.len(), STANDSTILLS_MAX);
-        assert!(standstills.after(start) >= 98 * SECOND, "none is forgotten: {:?}", standstills.after(start));
+        assert_eq!(stalls.noticed.len(), STALLS_MAX);
+        assert!(stalls.after(start) >= 98 * SECOND, "none is forgotten: {:?}", stalls.after(start));
     }
 
     #[test]
@@ -241,6 +241,6 @@ mod tests {
         let before = now();
         std::thread::sleep(Duration::from_millis(20));
         assert!(between(before, now()) >= Duration::from_millis(20));
-        assert!(Clocks::read().awake_or_not > Duration::ZERO);
+        assert!(Clocks::read().since_boot > Duration::ZERO);
     }
 }

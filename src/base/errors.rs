@@ -1,4 +1,4 @@
-//! Errors in words, with all that led to them: most say little by themselves.
+//! Formats errors with their causes: the top one alone says little.
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Appends the causes of an error whose text, or what stands for it, is there; those that it repeats are left out.
+/// Appends the causes of an error to `text`, except those whose text it already contains.
 pub fn append_new(mut text: String, error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,6 +1,6 @@
-//! Faults that tests ask for by the environment. A release build has none of them.
+//! Faults that tests inject through environment variables. Release builds have none of them.
 
-/// Ends the process at once, as a crash would, when the variable is set and the payload holds its text.
+/// Aborts the process, as a crash would, if the variable is set and the payload contains its text.
 #[cfg(debug_assertions)]
 pub fn end_process_on(variable: &str, payload: &[u8]) {
     let Some(text) = std::env::var(variable).ok().filter(|text| !text.is_empty()) else { return };
@@ -13,7 +13,7 @@ pub fn end_process_on(variable: &str, payload: &[u8]) {
 #[inline(always)]
 pub fn end_process_on(_variable: &str, _payload: &[u8]) {}
 
-/// Ends the process at once when `CAUSALITY_FAULT_AT` names this place.
+/// Aborts the process if `CAUSALITY_FAULT_AT` names this place.
 #[cfg(debug_assertions)]
 pub fn end_process_at(place: &str) {
     if std::env::var("CAUSALITY_FAULT_AT").is_ok_and(|fault| fault == place) {

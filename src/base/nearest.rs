@@ -1,9 +1,9 @@
-//! The name that was probably meant.
+//! Suggests the name that the user probably meant.
 
-/// Names that are listed when none is near.
+/// The most names that are listed when none is similar.
 const LISTED_MAX: usize = 12;
 
-/// ` (did you mean ...?)`, or what there is when nothing is near and the list is short.
+/// ` (did you mean ...?)`, or the list of names if none is similar and the list is short.
 pub(crate) fn suggestion<'n>(written: &str, names: impl IntoIterator<Item = &'n str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     match nearest(written, &names) {
@@ -13,12 +13,12 @@ pub(crate) fn suggestion<'n>(written: &str, names: impl IntoIterator<Item = &'n 
     }
 }
 
-/// The name with the fewest edits, if they are few for its length.
+/// The name with the fewest edits, if they are few compared to its length.
 pub(crate) fn nearest<'n>(written: &str, names: &[&'n str]) -> Option<&'n str> {
     let written = written.to_lowercase();
     let close = |name: &&'n str| {
         let plain = name.to_lowercase();
-        // `IOS` is meant to be `PLATFORM_IOS`, `total` to be `total_cents`.
+        // `IOS` means `PLATFORM_IOS`, and `total` means `total_cents`.
         let part = plain.ends_with(&format!("_{written}")) || plain.starts_with(&format!("{written}_"));
         (if part && written.len() >= 2 { 0 } else { edits(&written, &plain) }, *name)
     };
@@ -26,7 +26,7 @@ pub(crate) fn nearest<'n>(written: &str, names: &[&'n str]) -> Option<&'n str> {
     (edits <= 1 + name.len().min(written.len()) / 4).then_some(name)
 }
 
-/// Levenshtein's distance, with a swap of neighbours as one edit.
+/// The Levenshtein distance, with a swap of neighbours as one edit.
 fn edits(a: &str, b: &str) -> usize {
     // Nobody means a name by a text of another order of length.
     if a.len().abs_diff(b.len()) > 32 || a.len() > 256 {

@@ -1,8 +1,7 @@
-//! Opening SQLite files the one way this product does, and telling its failures apart.
+//! Opens SQLite files the same way everywhere, and classifies SQLite's errors.
 //!
-//! Invariants: every writing connection is in WAL mode with `synchronous=FULL`, so a
-//! committed transaction survives a power cut; a file is opened only if its log holds what was
-//! committed. Knows nothing of events or rules.
+//! Invariants: every writing connection uses WAL mode with `synchronous=FULL`, so a committed transaction survives a power
+//! cut; a file is opened only if its log still holds every committed transaction. Knows nothing of events or rules.
 
 mod log;
 mod loss;
@@ -19,23 +18,23 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-use log::{Damage, Remedy, Verdict};
+use log::{Damage, LogState, Remedy};
 
-pub use loss::told as losses;
+pub use loss::recorded as losses;
 pub use watch::Watch;
 
-/// How long a connection waits for another one's lock before `SQLITE_BUSY`.
+/// How long a connection waits for a lock of another before it fails with `SQLITE_BUSY`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long another holder of a lock file is waited for, and how often it is tried.
+/// How long and how often a lock file is tried while another process holds it.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long the pages of a file are checked when it is opened; a larger file is checked in part.
+/// The time limit for checking the pages of a file when it is opened. A larger file is checked in part.
 const CHECK_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// Opens (and creates) a file for its single writer, in a process that has no connection to it yet: closing a
-/// descriptor of a file ends the locks that this process has on it.
+/// Opens or creates a file for its single writer. The process must have no connection to it yet: closing any descriptor
+/// of a file releases all locks that the process has on it.
 pub fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     check_log(path)?;
     let connection = writer(create_private(path)?)?;
@@ -43,7 +42,7 @@ pub fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The same; a file that is new gets pages of this size.
+/// Like [`open_writer`], but a new file gets pages of this size.
 pub fn open_writer_with_pages(path: &Path, page_bytes: u32) -> rusqlite::Result<Connection> {
     check_log(path)?;
     let connection = create_private(path)?;
@@ -53,19 +52,19 @@ pub fn open_writer_with_pages(path: &Path, page_bytes: u32) -> rusqlite::Result<
     Ok(connection)
 }
 
-/// Opens a file that this process has open, for writing beside its writer.
+/// Opens a second writing connection to a file that this process already has open.
 pub fn open_second_writer(path: &Path) -> rusqlite::Result<Connection> {
     writer(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?)
 }
 
-/// Fails when committed transactions in the log beside the file would not be recovered.
+/// Fails if SQLite would not recover committed transactions from the write-ahead log.
 fn check_log(path: &Path) -> rusqlite::Result<()> {
     let name = log::beside(path, "-wal");
     let name = name.display();
     let unreadable = |error: io::Error| failure(ffi::SQLITE_CANTOPEN, format!("cannot read {name}: {error}"));
     let frames = match log::examine(path).map_err(unreadable)? {
-        Verdict::Sound { frames } => frames,
-        Verdict::CutOff { frames, committed } => {
+        LogState::Sound { frames } => frames,
+        LogState::Truncated { frames, committed } => {
             tracing::error!(
                 log = %name, frames, committed,
                 "the write-ahead log ends before the last commits; what they stored is missing"
@@ -73,7 +72,7 @@ fn check_log(path: &Path) -> rusqlite::Result<()> {
             loss::note(path, frames, committed);
             frames
         }
-        Verdict::Damaged(Damage { offset, proof, remedy }) => {
+        LogState::Damaged(Damage { offset, proof, remedy }) => {
             let advice = advice(remedy, offset, &name.to_string());
             let text = format!(
                 "{name} is damaged at byte {offset} ({proof}), and committed transactions would be lost from there on: \
@@ -99,11 +98,11 @@ fn check_log(path: &Path) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What there is to do for those who have no snapshot.
+/// What an operator without a snapshot can do.
 fn advice(remedy: Remedy, offset: u64, log: &str) -> String {
     match remedy {
-        Remedy::CutOff => format!(", or keep a copy of it and give them up by `truncate -s {offset} {log}`"),
-        Remedy::CutOffBlindly => format!(
+        Remedy::Truncate => format!(", or keep a copy of it and give them up by `truncate -s {offset} {log}`"),
+        Remedy::TruncateUnverified => format!(
             "; without one, keep a copy of it and give them up by `truncate -s {offset} {log}`, but whether the database \
              has taken in later pages is not known, and with them it would be inconsistent"
         ),
@@ -116,7 +115,7 @@ fn advice(remedy: Remedy, offset: u64, log: &str) -> String {
     }
 }
 
-/// Fails when the tree of pages is damaged, as far as can be seen in `CHECK_TIME_MAX`.
+/// Fails if the tree of pages is damaged, as far as a check of [`CHECK_TIME_MAX`] finds out.
 fn check_pages(connection: &Connection) -> rusqlite::Result<()> {
     let interrupt = connection.get_interrupt_handle();
     let (done, waiting) = channel::<()>();
@@ -145,10 +144,10 @@ fn failure(code: i32, text: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(text))
 }
 
-/// A file that is new is for its owner alone, and what SQLite puts beside it too: they hold events and secrets.
+/// Makes a new file readable for its owner only. SQLite gives its log and index the same mode. They hold events and secrets.
 fn create_private(path: &Path) -> rusqlite::Result<Connection> {
-    // An error is told better by what opens the file next. A file that exists is not touched: closing a second
-    // descriptor of it would end the locks of this process.
+    // Opening the file below reports errors better. An existing file is not opened here: closing a second descriptor
+    // of it would release the locks of this process.
     let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     Connection::open(path)
 }
@@ -160,20 +159,20 @@ fn writer(connection: Connection) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Opens an existing file for reading beside its writer.
+/// Opens a reading connection to a file that a writer has open.
 pub fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     configure(&connection)?;
-    // SQLite opens the log with the first read, by its path, and creates it when it is missing. By then the log may
-    // have been moved away: the connection would read an empty one for good.
+    // SQLite opens the log at the first read, by path, and creates a missing one. If the log were moved away before that,
+    // this connection would read an empty log for good. So read now.
     connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
     Ok(connection)
 }
 
-/// Locks a file, created when it is missing, for this process alone; the lock ends with the file that is returned.
-/// Waits a moment for another holder: a process that is ending, or one that is being started by this process and
-/// has its descriptors until it runs its own program.
+/// Locks a file for this process, creating it if it is missing. Dropping the returned file releases the lock. Waits
+/// briefly for another holder: a process that is exiting, or a child of this process, which shares its descriptors until
+/// it executes its own program.
 pub fn lock_file(path: &Path) -> Result<File, TryLockError> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(TryLockError::Error)?;
     let started = Instant::now();
@@ -192,30 +191,30 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "temp_store", "MEMORY")
 }
 
-/// What a SQLite error means for the one who has to go on.
+/// What a SQLite error means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// No room: nothing was stored; the same write succeeds when there is room again.
+    /// The disk is full. Nothing was stored; the same write succeeds when there is room again.
     Full,
-    /// An fsync failed: what the kernel holds is unknown, so the process must end.
+    /// An fsync failed. The state of the disk is unknown, so the process must end.
     Fsync,
-    /// The file is damaged: never guess, stop with its name.
+    /// The file is damaged. Never guess: stop and name the file.
     Corrupt,
     /// Another process holds the file.
     Busy,
     /// A unique or foreign key constraint refused the write.
     Constraint,
-    /// Anything else of the disk or of SQLite.
+    /// Any other error of the disk or of SQLite.
     Other,
 }
 
-/// Sorts an error by what has to be done about it.
+/// Classifies an error by what the caller has to do about it.
 pub fn fault(error: &rusqlite::Error) -> Fault {
     let rusqlite::Error::SqliteFailure(cause, _) = error else { return Fault::Other };
     match (cause.code, cause.extended_code) {
         (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => Fault::Fsync,
         (ErrorCode::DiskFull, _) => Fault::Full,
-        // SQLite takes only ENOSPC of some calls for a full disk.
+        // SQLite recognizes a full disk only by ENOSPC, and only from some calls.
         (ErrorCode::SystemIoFailure, _) if is_no_room(&io::Error::last_os_error()) => Fault::Full,
         (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Fault::Corrupt,
         (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Fault::Busy,
@@ -228,8 +227,8 @@ fn is_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// The error in words, with that of the system below it. Like [`fault`] only of an error that has just come, on its
-/// thread: SQLite leaves the system's where the last failed call put it.
+/// The error's text with the operating system's error below it. As with [`fault`], call it right after the error and on the
+/// same thread: SQLite leaves the system's error in `errno`.
 pub fn explain(error: &rusqlite::Error) -> String {
     let system = io::Error::last_os_error();
     match error {
@@ -249,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_file_is_for_its_owner_alone() {
+    fn only_its_owner_can_read_a_new_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new.db");
         let writer = open_writer(&path).unwrap();
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_not_read_yet_reads_the_log_that_was_there_when_it_was_opened() {
+    fn a_reader_reads_the_log_that_existed_when_it_was_opened() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         let writer = open_writer(&path).unwrap();
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_let_go_of_in_a_moment_is_waited_for() {
+    fn locking_waits_for_a_lock_that_is_released_soon() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.lock");
         let held = lock_file(&path).unwrap();

@@ -1,15 +1,15 @@
-//! Times as people write them: how long ago, a date, or RFC 3339. Knows no clock; the caller says what time it is.
+//! Parses times as people write them: how long ago, a date, or RFC 3339. Reads no clock; the caller passes the current time.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// What [`parse`] takes, for messages and help.
+/// The formats that [`parse`] accepts, for messages and help.
 pub const FORMS: &str = "how long ago (30m, 1h, 7d), a date (2026-01-31, UTC) or RFC 3339 (2026-01-31T09:00:00Z)";
 
 const SECONDS_OF_UNITS: [(char, i64); 5] = [('s', 1), ('m', 60), ('h', 3_600), ('d', 86_400), ('w', 604_800)];
 
-/// The moment that the text says: a span before `now`, or a [`date`].
+/// Parses a span before `now`, or a [`date`].
 pub fn parse(text: &str, now: Timestamp) -> Option<Timestamp> {
     date(text).or_else(|| now.checked_sub(span(text)?).ok())
 }
@@ -19,12 +19,12 @@ fn date(text: &str) -> Option<Timestamp> {
     if let Ok(at) = text.parse() {
         return Some(at);
     }
-    // A civil time is refused rather than cut to its day: it does not say where.
+    // A time without an offset is refused rather than truncated to its day: it names no time zone.
     let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-01-31".len())?;
     Some(day.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// Whole numbers with their units, the largest unit first: `90s`, `1h30m`.
+/// Parses whole numbers with their units, the largest unit first: `90s`, `1h30m`.
 fn span(text: &str) -> Option<SignedDuration> {
     let (mut seconds, mut rest, mut unit_before) = (0_i64, text, i64::MAX);
     while !rest.is_empty() {

@@ -1,84 +1,84 @@
-//! Tells a damaged write-ahead log from one with a torn tail, before SQLite opens it.
+//! Distinguishes a damaged write-ahead log from one with a torn tail, before SQLite opens it.
 //!
-//! SQLite recovers a log up to the last commit in front of the first frame that does not verify, and silently
-//! forgets the rest: right after a crash, wrong after a flipped bit. Here the frames behind the first bad one
-//! are read too. Damage is proven when
+//! SQLite recovers a log up to the last commit before the first frame that does not verify, and silently drops the rest.
+//! That is right after a crash and wrong after a flipped bit. This module reads the frames after the first bad one too.
+//! Any of these proves damage:
 //!
-//! - a frame behind it continues a commit: with `synchronous=FULL` a transaction is written only once the one
-//!   before it is on the disk;
-//! - the bad frame is right but for one bit (or for its salts), and its transaction is complete otherwise: a torn
-//!   write loses whole sectors;
-//! - the index beside the log (`-shm`, which a killed process leaves behind) counts more committed frames;
-//! - the header does not verify, although frames follow: it is synced before the first of them is written.
+//! - A later frame continues after a commit. With `synchronous=FULL` a transaction is written only when the previous one
+//!   is on disk.
+//! - The bad frame differs in one bit (or in its salts), and its transaction is complete otherwise. A torn write loses
+//!   whole sectors.
+//! - The index beside the log (`-shm`, which a killed process leaves behind) counts more committed frames.
+//! - The header does not verify although frames follow. It is synced before the first frame is written.
 //!
-//! What a log is cut off at decides whether the rest of it may be laid over the database. A checkpoint may have copied
-//! frames behind that place; then the log that is left holds older pages than the file, and SQLite would prefer them.
+//! Where a log is truncated decides whether the rest may be applied to the database. A checkpoint may have copied later
+//! frames already; the rest of the log then holds older pages than the file, and SQLite would prefer them.
 //!
-//! Invariant: what a crash or a power cut leaves behind is not called damage (but for a sector that was not written and
-//! held, by chance, the same bytes except for one bit). Reads only; the format is that of
-//! <https://sqlite.org/fileformat2.html#walformat>. Knows nothing of what the pages hold.
+//! Invariant: the leftovers of a crash or a power cut never count as damage (except for a sector that was not written and
+//! happened to hold the same bytes but for one bit). Read-only. The format is documented at
+//! <https://sqlite.org/fileformat2.html#walformat>. Knows nothing of the content of the pages.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-/// Bytes of the log's header, and of a frame's.
+/// The sizes of the header of the log and of a frame.
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
-/// The last bit says whether checksums are over big-endian words.
+/// The last bit selects checksums over big-endian words.
 const MAGIC: u32 = 0x377f_0682;
 const READ_BYTES: usize = 256 << 10;
-/// Bytes of one copy of the index's header; two copies follow one another, and then what checkpoints have done.
+/// The size of one copy of the index header. Two copies follow each other, then the state of checkpoints.
 const INDEX_HEADER_BYTES: usize = 48;
-/// Where the number of frames that are in the database is, and of those that a checkpoint began to copy.
+/// The offset of the number of frames that a checkpoint has copied, and of the number that it may have begun to copy.
 const COPIED_AT: usize = INDEX_HEADER_BYTES * 2;
 const ATTEMPTED_AT: usize = COPIED_AT + 32;
 const INDEX_BYTES: usize = ATTEMPTED_AT + 4;
 const INDEX_VERSION: u32 = 3_007_000;
 
-/// What a log is worth.
+/// The state of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// SQLite recovers all that was committed, as far as can be seen.
+pub(super) enum LogState {
+    /// SQLite recovers every commit, as far as one can see.
     Sound { frames: u64 },
-    /// The log was cut off: it ends before frames that were committed. The rest of it and the database fit together.
-    CutOff { frames: u64, committed: u64 },
-    /// Committed frames are damaged, or are gone and what is left does not fit together.
+    /// The log ends before frames that were committed. The rest of it and the database are consistent.
+    Truncated { frames: u64, committed: u64 },
+    /// Committed frames are damaged, or are missing and the rest is inconsistent.
     Damaged(Damage),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
-    /// Where the first bad frame begins; what is in front of it is whole.
+    /// The offset of the first bad frame. Everything before it is intact.
     pub(super) offset: u64,
     pub(super) proof: &'static str,
     pub(super) remedy: Remedy,
 }
 
-/// What is left to do without a snapshot.
+/// What an operator without a snapshot can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remedy {
-    /// To cut the log off where the damage begins: the database has taken in nothing from behind it.
-    CutOff,
-    /// The same, but whether the database has is not known.
-    CutOffBlindly,
-    /// To remove the log: all that it held is in the database.
+    /// Truncate the log where the damage begins: the database contains no later frame.
+    Truncate,
+    /// Truncate it, without knowing whether the database contains later frames.
+    TruncateUnverified,
+    /// Remove the log: the database contains all of it.
     RemoveLog,
-    /// Nothing: the database has taken in some pages of what is damaged and not others. A checkpoint leaves out those
-    /// that the log holds later versions of.
+    /// Nothing: the database contains some pages of the damaged part and not others. A checkpoint skips pages of which
+    /// the log holds later versions.
     None,
 }
 
-/// The file beside a database with this ending.
+/// The file beside a database with the given suffix.
 pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(ending);
     PathBuf::from(name)
 }
 
-/// Reads the log of a database that nobody has open. What it finds is on the disk afterwards: of a process that was
-/// killed between a write and its sync, SQLite recovers what a power cut could still take away.
-pub(super) fn examine(database: &Path) -> io::Result<Verdict> {
+/// Reads the log of a database that no process has open, after syncing it: if a process was killed between a write and
+/// its sync, SQLite would recover frames that a power cut could still take away.
+pub(super) fn examine(database: &Path) -> io::Result<LogState> {
     let index = Index::read(&beside(database, "-shm"))?;
     let file = match File::open(beside(database, "-wal")) {
         Ok(file) => file,
@@ -90,28 +90,28 @@ pub(super) fn examine(database: &Path) -> io::Result<Verdict> {
     walk(BufReader::with_capacity(READ_BYTES, file), bytes, index)
 }
 
-/// Without a log, or with an empty one: what the index counts and no checkpoint has copied is lost.
-fn gone(index: Option<Index>) -> Verdict {
-    let Some(index) = index.filter(|index| index.frames > index.copied) else { return Verdict::Sound { frames: 0 } };
+/// The state without a log, or with an empty one: frames that the index counts and no checkpoint copied are lost.
+fn gone(index: Option<Index>) -> LogState {
+    let Some(index) = index.filter(|index| index.frames > index.copied) else { return LogState::Sound { frames: 0 } };
     match index.reached() {
-        0 => Verdict::CutOff { frames: 0, committed: u64::from(index.frames) },
-        _ => Verdict::Damaged(Damage { offset: 0, proof: "it is gone", remedy: Remedy::None }),
+        0 => LogState::Truncated { frames: 0, committed: u64::from(index.frames) },
+        _ => LogState::Damaged(Damage { offset: 0, proof: "it is gone", remedy: Remedy::None }),
     }
 }
 
-/// What to do with a log of which so many frames are left.
+/// The remedy for a log of which `frames` frames are left.
 fn remedy(index: Option<Index>, salts: [u8; 8], frames: u64) -> Remedy {
     match index {
-        Some(index) if index.salts == salts && index.reached() <= frames => Remedy::CutOff,
+        Some(index) if index.salts == salts && index.reached() <= frames => Remedy::Truncate,
         Some(index) if index.salts == salts && index.copied == index.frames => Remedy::RemoveLog,
         Some(index) if index.salts == salts => Remedy::None,
-        // The log was about to start over, all of it being in the database.
+        // The log was about to start over because the database contains all of it.
         Some(index) if index.frames == 0 => Remedy::RemoveLog,
-        Some(_) | None => Remedy::CutOffBlindly,
+        Some(_) | None => Remedy::TruncateUnverified,
     }
 }
 
-pub(super) fn walk(mut log: impl Read, bytes: u64, index: Option<Index>) -> io::Result<Verdict> {
+pub(super) fn walk(mut log: impl Read, bytes: u64, index: Option<Index>) -> io::Result<LogState> {
     let mut header = [0; HEADER_BYTES];
     if bytes < HEADER_BYTES as u64 {
         return Ok(gone(index));
@@ -120,10 +120,10 @@ pub(super) fn walk(mut log: impl Read, bytes: u64, index: Option<Index>) -> io::
     let Some(format) = Format::read(&header) else {
         return Ok(match holds_anything(log)? {
             true => {
-                let remedy = index.map_or(Remedy::CutOffBlindly, |index| remedy(Some(index), index.salts, 0));
-                Verdict::Damaged(Damage { offset: 0, proof: "its header does not verify", remedy })
+                let remedy = index.map_or(Remedy::TruncateUnverified, |index| remedy(Some(index), index.salts, 0));
+                LogState::Damaged(Damage { offset: 0, proof: "its header does not verify", remedy })
             }
-            false => Verdict::Sound { frames: 0 },
+            false => LogState::Sound { frames: 0 },
         });
     };
     let frame_bytes = (FRAME_HEADER_BYTES + format.page_bytes) as u64;
@@ -133,22 +133,22 @@ pub(super) fn walk(mut log: impl Read, bytes: u64, index: Option<Index>) -> io::
     for number in 0..present {
         log.read_exact(&mut frame)?;
         if let Some(proof) = walk.step(number, &frame) {
-            return Ok(Verdict::Damaged(walk.damage(frame_bytes, proof, index)));
+            return Ok(LogState::Damaged(walk.damage(frame_bytes, proof, index)));
         }
     }
     let frames = walk.committed;
     let counted = index.filter(|index| index.salts == format.salts).map_or(0, |index| u64::from(index.frames));
     if counted <= frames {
-        return Ok(Verdict::Sound { frames });
+        return Ok(LogState::Sound { frames });
     }
     let proof = match counted > present {
-        true if remedy(index, format.salts, frames) == Remedy::CutOff => {
-            return Ok(Verdict::CutOff { frames, committed: counted });
+        true if remedy(index, format.salts, frames) == Remedy::Truncate => {
+            return Ok(LogState::Truncated { frames, committed: counted });
         }
         true => "it ends there, and the database has taken in more of it",
         false => "its index counts more committed frames",
     };
-    Ok(Verdict::Damaged(walk.damage(frame_bytes, proof, index)))
+    Ok(LogState::Damaged(walk.damage(frame_bytes, proof, index)))
 }
 
 fn holds_anything(mut log: impl Read) -> io::Result<bool> {
@@ -162,18 +162,18 @@ fn holds_anything(mut log: impl Read) -> io::Result<bool> {
     }
 }
 
-/// What the header says of all frames.
+/// The properties that all frames share, from the header.
 #[derive(Clone, Copy, Debug)]
 struct Format {
     big_endian: bool,
     page_bytes: usize,
     salts: [u8; 8],
-    /// What the checksum of the first frame goes on from.
+    /// The checksum that the first frame continues.
     seed: Sum,
 }
 
 impl Format {
-    /// None when it does not verify: SQLite takes such a log for an empty one.
+    /// `None` if it does not verify. SQLite treats such a log as empty.
     fn read(header: &[u8; HEADER_BYTES]) -> Option<Self> {
         let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (magic, page_bytes) = (word(0), word(8) as usize);
@@ -212,20 +212,20 @@ fn words(pair: &[u8; 8], big_endian: bool) -> (u32, u32) {
     }
 }
 
-/// The frames as they come, with what has been learned of them.
+/// The state of the walk over the frames.
 struct Walk {
     format: Format,
-    /// The checksum that the next frame goes on from.
+    /// The checksum that the next frame continues.
     seed: Sum,
-    /// Another one that it may go on from: of a bad frame, what it says and what it holds give two.
+    /// An alternative: a bad frame yields its stored and its computed checksum.
     other_seed: Sum,
-    /// Frames up to the last commit in front of the first bad one.
+    /// The number of frames up to the last commit before the first bad one.
     committed: u64,
     /// The first bad frame.
     bad: Option<u64>,
-    /// One bit is wrong in the bad frame, and all that follow it verify.
+    /// The bad frame differs in one bit, and all later frames verify.
     whole_but_one_bit: bool,
-    /// The frame before this one says that it is a commit.
+    /// The previous frame is marked as a commit.
     after_commit: bool,
 }
 
@@ -247,7 +247,7 @@ impl Walk {
         Damage { offset, proof, remedy: remedy(index, self.format.salts, self.committed) }
     }
 
-    /// Takes the next frame; answers what it proves of the first bad one.
+    /// Takes the next frame. Returns the proof that the first bad frame is damaged, if this frame gives one.
     fn step(&mut self, number: u64, frame: &[u8]) -> Option<&'static str> {
         let (head, page) = frame.split_at(FRAME_HEADER_BYTES);
         let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -287,11 +287,11 @@ impl Walk {
     }
 }
 
-/// Whether a frame was a commit before one bit of it changed; none when it differs in more.
+/// Whether a frame was a commit before one bit of it flipped. `None` if it differs in more than one bit.
 fn repair(frame: &[u8], format: &Format, sum: Sum, stored: Sum) -> Option<bool> {
     let is_commit = frame[4..8] != [0; 4];
     if frame[8..16] != format.salts {
-        // The salts are the one thing that the checksum does not cover.
+        // The checksum does not cover the salts.
         return (sum == stored).then_some(is_commit);
     }
     let change = |excess: Sum, pair: &[u8; 8]| {
@@ -302,8 +302,8 @@ fn repair(frame: &[u8], format: &Format, sum: Sum, stored: Sum) -> Option<bool> 
             _ => None,
         }
     };
-    // Which bit it was is not always clear, since a high one makes the same difference in several places: in the
-    // checksum itself, or in any word that it covers. What one of these adds, those behind it multiply.
+    // The position of the bit is ambiguous: a high bit makes the same difference in several places, in the checksum itself
+    // or in any word that it covers. The words after a changed one multiply its contribution.
     let wrong = (u64::from(sum.0 ^ stored.0) << 32) | u64::from(sum.1 ^ stored.1);
     let mut found = wrong.is_power_of_two();
     let mut excess = Sum(sum.0.wrapping_sub(stored.0), sum.1.wrapping_sub(stored.1));
@@ -313,12 +313,12 @@ fn repair(frame: &[u8], format: &Format, sum: Sum, stored: Sum) -> Option<bool> 
     }
     let head = frame.first_chunk()?;
     let in_head = change(excess, head);
-    // The second word is the size of the database, and 0 unless the frame is a commit.
+    // The second word is the size of the database after a commit, and 0 in any other frame.
     let was_commit = matches!(in_head, Some((4, bit)) if words(head, format.big_endian).1 != 1 << bit);
     (found || in_head.is_some()).then_some(is_commit || was_commit)
 }
 
-/// The bit whose change made `word` larger by `excess`.
+/// The bit whose flip increased `word` by `excess`.
 fn flipped(word: u32, excess: u32) -> Option<u32> {
     let added = excess.is_power_of_two() && word & excess != 0;
     let removed = excess.wrapping_neg();
@@ -331,25 +331,25 @@ fn flipped(word: u32, excess: u32) -> Option<u32> {
     }
 }
 
-/// What the index of a log counts.
+/// The counters in the index of a log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Index {
-    /// Committed, and thus synced, frames.
+    /// The number of committed, and therefore synced, frames.
     frames: u32,
-    /// Those of them that are in the database.
+    /// The number of those that the database contains.
     copied: u32,
-    /// Of those up to here any may be in it.
+    /// The database may contain any of the frames up to here.
     attempted: u32,
     salts: [u8; 8],
 }
 
 impl Index {
-    /// Frames up to here may be in the database.
+    /// The last frame that the database may contain.
     fn reached(&self) -> u64 {
         u64::from(self.copied.max(self.attempted))
     }
 
-    /// None when there is none, or none that verifies: it is never synced.
+    /// `None` without an index, or with one that does not verify: SQLite never syncs it.
     fn read(path: &Path) -> io::Result<Option<Self>> {
         let mut bytes = [0; INDEX_BYTES];
         let read = File::open(path).and_then(|mut file| file.read_exact(&mut bytes));

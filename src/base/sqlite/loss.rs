@@ -1,7 +1,7 @@
-//! What a file is known to have lost, kept beside it until somebody has seen it.
+//! Records that a database has lost committed transactions, in a file beside it, until an operator removes that file.
 //!
-//! Invariant: a loss that a start has found is told from then on, by later starts too, until its file is removed. The
-//! database itself cannot say it: once it is open, what is missing has left no trace.
+//! Invariant: every start reports a recorded loss until its file is removed. The database itself cannot report it: once
+//! it is open, the missing transactions have left no trace.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ use super::log::beside;
 
 const ENDING: &str = "-lost";
 
-/// Puts on record that of so many committed frames of the log only the first are left.
+/// Records that only the first `frames` of the `committed` frames of the log are left.
 pub(super) fn note(database: &Path, frames: u64, committed: u64) {
     let line = format!("{:.0} {committed} frames were committed, {frames} are left\n", Timestamp::now());
     let path = beside(database, ENDING);
@@ -22,14 +22,14 @@ pub(super) fn note(database: &Path, frames: u64, committed: u64) {
         file.write_all(line.as_bytes())?;
         file.sync_all()
     });
-    // Whoever is woken at night wants the process up: the log has said it.
+    // An operator wants the process up. The loss is in the log in any case.
     if let Err(error) = noted {
         tracing::error!(%error, file = %path.display(), "the loss is not on record");
     }
 }
 
-/// What was lost, and how to say that it has been seen; none when nothing is on record.
-pub fn told(database: &Path) -> Option<String> {
+/// Describes the recorded losses and how to acknowledge them. Returns `None` if there are none.
+pub fn recorded(database: &Path) -> Option<String> {
     let path = beside(database, ENDING);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,

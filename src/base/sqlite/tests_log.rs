@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::log::{self, Index, Verdict};
+use super::log::{self, Index, LogState};
 use super::{Fault, fault, open_writer, open_writer_with_pages};
 
 const PAGE_BYTES: usize = 512;
@@ -77,7 +77,7 @@ impl Crashed {
         path
     }
 
-    fn judge(&self, log: &[u8], index: bool) -> Verdict {
+    fn judge(&self, log: &[u8], index: bool) -> LogState {
         let index = index.then(|| Index::parse(self.index.first_chunk().unwrap()).expect("the index verifies"));
         log::walk(log, log.len() as u64, index).unwrap()
     }
@@ -144,7 +144,7 @@ fn what_a_killed_process_leaves_is_sound() {
         let crashed = Crashed::new(fresh);
         for index in [true, false] {
             let verdict = crashed.judge(&crashed.log, index);
-            assert_eq!(verdict, Verdict::Sound { frames: crashed.frames() });
+            assert_eq!(verdict, LogState::Sound { frames: crashed.frames() });
             assert_eq!(crashed.open(&crashed.log, index), Some(TRANSACTIONS));
         }
     }
@@ -166,11 +166,11 @@ fn every_flipped_bit_is_found_where_it_is() {
             }
             for bit in if in_page { numbers.below(8)..numbers.below(8) + 1 } else { 0..8 } {
                 match crashed.judge(&flipped(&crashed.log, byte, bit), false) {
-                    Verdict::Damaged(damage) if byte < crashed.live() => {
+                    LogState::Damaged(damage) if byte < crashed.live() => {
                         let frame = byte.checked_sub(HEADER_BYTES).map(|behind| (behind / FRAME_BYTES) as u64);
                         assert_eq!(damage.offset, frame.map_or(0, Crashed::at) as u64, "byte {byte}, bit {bit}");
                     }
-                    Verdict::Sound { frames } if byte >= crashed.live() => assert_eq!(frames, crashed.frames()),
+                    LogState::Sound { frames } if byte >= crashed.live() => assert_eq!(frames, crashed.frames()),
                     verdict => panic!("byte {byte}, bit {bit}: {verdict:?}"),
                 }
             }
@@ -207,7 +207,7 @@ fn larger_damage_to_committed_frames_is_found() {
             continue;
         }
         let verdict = crashed.judge(&log, with_index);
-        assert!(matches!(verdict, Verdict::Damaged(_)), "from byte {start}, index {with_index}: {verdict:?}");
+        assert!(matches!(verdict, LogState::Damaged(_)), "from byte {start}, index {with_index}: {verdict:?}");
     }
 }
 
@@ -218,12 +218,12 @@ fn a_log_that_is_cut_off_anywhere_starts() {
             let frames = (bytes.saturating_sub(HEADER_BYTES) / FRAME_BYTES) as u64;
             let committed = crashed.ends.iter().copied().filter(|end| *end <= frames).max().unwrap_or(0);
             let log = &crashed.log[..bytes];
-            assert_eq!(crashed.judge(log, false), Verdict::Sound { frames: committed }, "{bytes} bytes");
+            assert_eq!(crashed.judge(log, false), LogState::Sound { frames: committed }, "{bytes} bytes");
             let counted = crashed.judge(log, true);
             if frames < crashed.frames() && bytes >= HEADER_BYTES {
-                assert_eq!(counted, Verdict::CutOff { frames: committed, committed: crashed.frames() });
+                assert_eq!(counted, LogState::Truncated { frames: committed, committed: crashed.frames() });
             } else {
-                assert!(!matches!(counted, Verdict::Damaged(_)), "{bytes} bytes: {counted:?}");
+                assert!(!matches!(counted, LogState::Damaged(_)), "{bytes} bytes: {counted:?}");
             }
         }
         for bytes in [0, 31, 32, 600, crashed.live() - 1] {
@@ -258,7 +258,7 @@ fn a_torn_last_transaction_starts() {
             let verdict = crashed.judge(&log, false);
             let all = log == crashed.log;
             let frames = if all { crashed.frames() } else { crashed.before_last() };
-            assert_eq!(verdict, Verdict::Sound { frames });
+            assert_eq!(verdict, LogState::Sound { frames });
             if round % 30 == 0 {
                 assert_eq!(crashed.open(&log, false), Some(TRANSACTIONS - u64::from(!all)));
             }
@@ -345,7 +345,7 @@ fn a_long_log_is_read_in_little_time() {
     let started = std::time::Instant::now();
     let verdict = log::examine(&path).unwrap();
     println!("64 MB of log in {:?}", started.elapsed());
-    assert!(matches!(verdict, Verdict::Sound { frames } if frames > 3_900), "{verdict:?}");
+    assert!(matches!(verdict, LogState::Sound { frames } if frames > 3_900), "{verdict:?}");
 }
 
 /// A crash after a checkpoint that a reader held up: the first transactions are in the file, all are in the log.

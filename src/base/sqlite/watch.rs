@@ -1,7 +1,7 @@
-//! Whether the files that are open are still those at their paths, and whether their disk takes writes.
+//! Checks that the open files are still the ones at their paths, and that their disk accepts writes.
 //!
-//! A file that was removed or replaced stays writable for who has it open, and a restart does not find it.
-//! Invariant: never opens a file, since closing a descriptor of one would end SQLite's locks on it.
+//! A file that was removed or replaced stays writable for the process that has it open, but a restart does not find it.
+//! Invariant: never opens a file, because closing a descriptor of one would release SQLite's locks on it.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::log::beside;
 
-/// Free bytes under which a disk is called full: a commit of one group may not fit.
+/// With fewer free bytes a disk counts as full: the commit of one group may not fit.
 const FREE_BYTES_MIN: u64 = 1 << 20;
 
 /// The files of one database, as they were when it was opened.
@@ -19,14 +19,14 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Over a database that is open, its log, the log's index, and the other files that a restart needs.
+    /// Watches an open database, its log, the index of the log, and the other files that a restart needs.
     pub fn over(database: &Path, others: &[PathBuf]) -> std::io::Result<Self> {
         let own = [database.to_owned(), beside(database, "-wal"), beside(database, "-shm")];
         let files = own.iter().chain(others).map(|path| Ok((path.clone(), identity(&std::fs::metadata(path)?))));
         Ok(Self { files: files.collect::<std::io::Result<_>>()? })
     }
 
-    /// Fails when a file is not at its path any more. Costs a system call a file.
+    /// Fails if a file is no longer at its path. Costs one system call per file.
     pub fn check(&self) -> Result<(), String> {
         for (path, opened) in &self.files {
             let what = match std::fs::metadata(path) {
@@ -44,7 +44,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Fails when the disk is full or takes no writes.
+    /// Fails if the disk is full or read-only.
     pub fn check_disk(&self) -> Result<(), String> {
         let Some(dir) = self.files.first().and_then(|(path, _)| path.parent()) else { return Ok(()) };
         let Some(disk) = Disk::of(dir) else { return Ok(()) };
@@ -68,26 +68,26 @@ struct Disk {
 }
 
 impl Disk {
-    /// None when the system does not tell.
+    /// `None` if the system does not report it.
     #[expect(unsafe_code, reason = "the standard library does not ask for this")]
     fn of(dir: &Path) -> Option<Self> {
         use std::os::unix::ffi::OsStrExt;
         let path = std::ffi::CString::new(if dir.as_os_str().is_empty() { b"." } else { dir.as_os_str().as_bytes() });
         let path = path.ok()?;
-        let mut told = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
         // SAFETY: the path ends with a zero byte, and the structure is as large as the call expects.
-        let told = unsafe {
-            if libc::statvfs(path.as_ptr(), told.as_mut_ptr()) != 0 {
+        let stat = unsafe {
+            if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
                 return None;
             }
-            told.assume_init()
+            stat.assume_init()
         };
-        let free_bytes = told.f_bavail.saturating_mul(told.f_frsize);
-        // Some file systems do not count.
-        let counts = told.f_blocks > 0;
+        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        // Some file systems report no blocks at all.
+        let counts = stat.f_blocks > 0;
         Some(Self {
             free_bytes: if counts { free_bytes } else { u64::MAX },
-            read_only: told.f_flag & libc::ST_RDONLY != 0,
+            read_only: stat.f_flag & libc::ST_RDONLY != 0,
         })
     }
 }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_not_the_open_one_is_noticed_until_it_is_back() {
+    fn a_moved_or_replaced_file_is_reported_until_it_is_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         let connection = crate::base::sqlite::open_writer(&path).unwrap();
