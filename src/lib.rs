@@ -1,5 +1,5 @@
-//! Causality takes in app events over HTTP, keeps every one it said yes to, lands them as
-//! Parquet that any engine reads, and reacts to them in milliseconds.
+//! Causality ingests app events over HTTP, keeps every event it accepts, writes them as Parquet that any engine reads, and
+//! reacts to them within milliseconds.
 //!
 //! ```text
 //!  apps, SDKs, curl                     ┌──────────── sink ────────────┐
@@ -16,35 +16,32 @@
 //!     admin ──── health, metrics, REST API ─────────┘ ◄── cli
 //! ```
 //!
-//! Each port has two engines: the bus SQLite or NATS JetStream, the store SQLite or PostgreSQL,
-//! the warehouse a directory or an object store. With the servers the three roles run as
-//! separate processes, several of each.
+//! Each port has two engines: SQLite or NATS JetStream for the bus, SQLite or PostgreSQL for the store, a directory or an
+//! object store for the warehouse. With the servers, the three roles run as separate processes, any number of each.
+//! `docs/architecture.md` follows one event through the rooms and describes the byte formats.
 //!
 //! # Invariants
 //!
 //! 1. A 2xx is sent only after the event is durable ([`bus::Bus::publish`]).
-//! 2. An idempotency key is stored once within the window, and a failed publish marks none.
-//! 3. Every accepted event is in the warehouse exactly once: files carry the stream
-//!    sequences that they hold, what may have been stored before is looked up, nothing is
-//!    stored without a lease, and the sink acknowledges only what is stored.
-//! 4. The effects of a batch of events and the sequences that caused them are one
-//!    transaction of the store, which refuses what another process committed first; a
-//!    delivery keeps its `webhook-id` over all its attempts.
-//! 5. What a consumer has not acknowledged is never dropped; ingest answers 503 instead.
+//! 2. An idempotency key is stored once within the window. A failed publish stores none.
+//! 3. Every accepted event is in the warehouse exactly once: each file carries the stream sequences of its rows, the sink
+//!    looks possibly redelivered messages up there, stores only under a lease, and acknowledges only stored messages.
+//! 4. The effects of a batch of events and the sequences that caused them are one transaction of the store, which refuses
+//!    a batch that another process committed first. A delivery keeps its `webhook-id` over all its attempts.
+//! 5. The bus never drops unacknowledged messages. Ingest answers 503 instead.
 //! 6. Every queue, body, batch, retry and cache has a named bound.
-//! 7. A service that ends is restarted; one that keeps ending ends the process. A failed
-//!    fsync ends it at once.
-//! 8. Stopping is ordered: gateway, sink, reaction, webhooks, admin, then the files close.
+//! 7. A service that fails is restarted; one that keeps failing ends the process. A failed fsync ends it immediately.
+//! 8. Stopping is ordered: gateway, sink, reaction, webhooks, upkeep, admin, then the files close.
 //!
-//! # Who may import whom
+//! # Imports
 //!
 //! [`event`] imports nothing of ours. The ports ([`bus`], [`store`], [`warehouse`]) import the
 //! event and the foundations. The roles ([`gateway`], [`sink`], [`reaction`], [`admin`]) import
-//! ports, never one another. Only [`app`] sees everything. A test holds this.
+//! ports, never one another. Only [`app`] sees everything. Tests hold this, and that no file is in an import circle.
 //!
 //! The modules, in reading order:
 
-// What an event is.
+// The event model.
 pub mod event;
 
 // Foundations: values and small mechanisms that know nothing of events, the settings, and every metric.
@@ -52,15 +49,15 @@ pub mod base;
 pub mod config;
 pub mod metrics;
 
-// Ports: where things are kept.
+// Ports: durable state.
 pub mod bus;
 pub mod store;
 pub mod warehouse;
 
-// What the gateway refuses and the admin API reads again.
+// Refused input: kept by the gateway, replayed by the admin API.
 pub mod quarantine;
 
-// Roles: what is done.
+// Roles, and the HTTP that two of them share.
 pub mod http;
 pub mod openapi;
 
@@ -72,11 +69,11 @@ pub mod reaction;
 
 pub mod admin;
 
-// The whole: engines and roles put together, and the command line.
+// The composition of engines and roles, and the command line.
 pub mod app;
 pub mod cli;
 
-/// The fuzz targets: their seeds are replayed among the tests. They call this crate by its name.
+/// The fuzz targets. Tests replay their seeds. They refer to this crate by name.
 #[cfg(test)]
 #[allow(unreachable_pub, reason = "it is a crate of its own for the fuzzer")]
 #[path = "../fuzz/src/lib.rs"]
@@ -84,7 +81,7 @@ mod fuzz;
 #[cfg(test)]
 extern crate self as causality;
 
-/// The servers that the conformance suites run against; also part of `tests/it`.
+/// The servers that the conformance suites use; also part of `tests/it`.
 #[cfg(test)]
 #[allow(dead_code, reason = "each test binary uses its own part")]
 #[path = "../tests/services/mod.rs"]
