@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     write_tables(&descriptors, &compiler.descriptor_pool(), &out_dir.join("tables.rs"))
 }
 
-/// Rust source for the statics of `src/event/schema.rs`.
+/// Rust source for the statics of `src/event/schema/tables.rs`.
 fn write_tables(descriptors: &FileDescriptorSet, pool: &DescriptorPool, path: &Path) -> Result<()> {
     let mut tables = Tables { pool, out: String::new(), messages: Vec::new(), patterns: Vec::new() };
     for file in &descriptors.file {
@@ -111,7 +111,7 @@ impl Tables<'_> {
         fields.sort_by_key(|field| field.number());
         let own = fields.iter().filter(|field| field.oneof_index.is_none()).map(|field| field.number());
         if name == "EventEnvelope" && !own.eq(1..=9) {
-            return Err("src/event/accept.rs checks the fields 1 to 9 of EventEnvelope, and no others".into());
+            return Err("src/event/intake/admit.rs checks the fields 1 to 9 of EventEnvelope, and no others".into());
         }
         let mut required = 0_u64;
         for (position, field) in fields.into_iter().enumerate() {
@@ -127,7 +127,7 @@ impl Tables<'_> {
         }
         writeln!(
             self.out,
-            "pub(in crate::event) static {}: Message = Message {{ name: {name:?}, fields: &[{rows}], required: {required} }};",
+            "pub(crate) static {}: Message = Message {{ name: {name:?}, fields: &[{rows}], required: {required} }};",
             static_name(name)
         )?;
         Ok(())
@@ -148,7 +148,7 @@ fn field_row(message: &DescriptorProto, field: &FieldDescriptorProto, rules: &Ru
     }
     if !matches!(field.r#type(), Type::String | Type::Message) {
         let path = format!("{}.{}", message.name(), field.name());
-        return Err(format!("{path}: packed fields are not supported by src/event/wire.rs").into());
+        return Err(format!("{path}: packed fields are not supported by src/event/codec/wire.rs").into());
     }
     Ok(row(field, &format!("Shape::List(&{})", row(field, &shape, members)), rules))
 }
@@ -200,11 +200,7 @@ fn write_enum(out: &mut String, enumeration: &EnumDescriptorProto) -> Result<()>
         return Err(format!("{}: enum numbers must count up from 0", enumeration.name()).into());
     }
     let names: Vec<_> = names.into_iter().map(|(_, name)| name).collect();
-    writeln!(
-        out,
-        "pub(in crate::event) static {}: Enum = Enum {{ names: &{names:?} }};",
-        static_name(enumeration.name())
-    )?;
+    writeln!(out, "pub(crate) static {}: Enum = Enum {{ names: &{names:?} }};", static_name(enumeration.name()))?;
     Ok(())
 }
 

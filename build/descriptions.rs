@@ -1,4 +1,4 @@
-//! What the proto files say in comments, as Rust source: the statics of `src/event/json_schema.rs`.
+//! What the proto files say in comments, as Rust source: the statics of `src/event/schema/json_schema.rs`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -9,7 +9,7 @@ use prost_reflect::{
 
 use crate::Result;
 
-/// Patterns that the checker has a function for, with that function's name among `Pattern` in `src/event/pattern.rs`.
+/// Patterns that the checker has a function for, with that function's name among `Pattern` in `src/event/schema/pattern.rs`.
 pub(crate) const PATTERNS: &[(&str, &str)] =
     &[(r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$", "AppId"), (r"^\P{Cc}*$", "NoControl"), (r"^([A-Za-z]{3})?$", "Currency")];
 /// The one that bounds the length by itself.

@@ -4,37 +4,26 @@
 //! client would, so a command works the same against this machine and another one. Must not know
 //! the store, the bus or a role.
 
-pub mod apply;
+mod failure;
+mod human_time;
+mod output;
+mod table;
+
 pub mod config;
 pub mod import;
 pub mod lake;
-mod lake_erase;
-mod lake_expire;
-mod lake_work;
 pub mod migrate;
 pub mod openapi;
 pub mod run;
 
-mod admin_token;
-mod audit;
+mod admin;
 mod bench;
 mod client;
-mod dead_letters;
-mod deliveries;
-mod documents;
-mod failure;
-mod keys;
-mod moment;
-mod output;
-#[cfg(test)]
-mod scripted_peer;
-mod status;
-mod table;
-mod tls;
-mod tokens;
 
 use clap::{Parser, Subcommand};
 
+pub use admin::apply;
+use admin::{audit, dead_letters, deliveries, documents, keys, status, tokens};
 pub use failure::{ExitStatus, Failure};
 
 /// Takes in app events over HTTP, keeps every one it accepts, lands them as Parquet and reacts to

@@ -8,18 +8,18 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::accept::{Arrival, hashed, is_id, is_time};
-use super::decimal;
-use super::invalid::{FieldError, Path};
-use super::json_read::{DUPLICATE, HALF_A_PAIR, JsonReader};
-use super::json_text::{Malformed, Token};
-use super::json_view::map_entry;
-use super::limits::ID_BYTES_MAX;
-use super::pattern::has_control;
-use super::properties;
-use super::request::{Accepted, Refused, json_text};
-use super::rules::{REQUIRED, Unchecked};
-use super::wire::{Reader, Value, put_bytes, put_number};
+use super::codec::decimal;
+use super::codec::json_text::{Malformed, Token};
+use super::codec::struct_members;
+use super::codec::wire::{Reader, Value, map_entry, put_bytes, put_number};
+use super::intake::admit::Arrival;
+use super::intake::field_error::{FieldError, Path};
+use super::intake::json_reader::{DUPLICATE, HALF_A_PAIR, JsonReader};
+use super::intake::request::{Accepted, Refused, json_text};
+use super::intake::validate::{REQUIRED, Unchecked};
+use super::model::ids::{hashed, is_id, is_time};
+use super::schema::limits::ID_BYTES_MAX;
+use super::schema::pattern::has_control;
 
 /// The member of `properties` for what is not a member of the data.
 const OWN: &str = "cloudevent";
@@ -336,25 +336,25 @@ impl<'a> CloudEvent<'a> {
             match value {
                 // The event's name, and what every event has.
                 Attribute::Text(_) if matches!(&**name, "type" | "specversion") => {}
-                Attribute::Text(text) => properties::put_text(&mut own, name, text),
-                Attribute::Number(number) => properties::put_float(&mut own, name, *number),
-                Attribute::Large(number) => properties::put_text(&mut own, name, number),
-                Attribute::Bool(value) => properties::put_bool(&mut own, name, *value),
+                Attribute::Text(text) => struct_members::put_text(&mut own, name, text),
+                Attribute::Number(number) => struct_members::put_float(&mut own, name, *number),
+                Attribute::Large(number) => struct_members::put_text(&mut own, name, number),
+                Attribute::Bool(value) => struct_members::put_bool(&mut own, name, *value),
             }
         }
         let whole = self.data == Data::Object && !has_member(&self.bytes, OWN);
         match self.data {
             Data::Absent => {}
             Data::Object if whole => {}
-            Data::Object => properties::put_object(&mut own, "data", &self.bytes),
-            Data::Other => properties::put_value(&mut own, "data", &self.bytes),
+            Data::Object => struct_members::put_object(&mut own, "data", &self.bytes),
+            Data::Other => struct_members::put_value(&mut own, "data", &self.bytes),
             Data::Base64 => {
                 let text = std::str::from_utf8(&self.bytes).unwrap_or_default();
-                properties::put_text(&mut own, "data_base64", text);
+                struct_members::put_text(&mut own, "data_base64", text);
             }
         }
         let mut members = if whole { self.bytes.clone() } else { Vec::new() };
-        properties::put_object(&mut members, OWN, &own);
+        struct_members::put_object(&mut members, OWN, &own);
         members
     }
 }

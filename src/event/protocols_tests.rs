@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::cloud_event::{accept_batched, accept_binary, accept_structured};
+use super::intake::request::{Accepted, Refused};
 use super::otlp::{Export, from_json};
-use super::request::{Accepted, Refused};
 use super::{Arrival, EVENT_BYTES_MAX, EventRef};
 
 const ARRIVAL: Arrival<'static> = Arrival {

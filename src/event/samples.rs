@@ -5,10 +5,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use prost::Message as _;
 
-use super::pattern::Pattern;
+use super::codec::wire::{put_bytes, put_double, put_float, put_number};
 use super::proto::EventEnvelope;
-use super::schema::{DEVICE_CONTEXT, Field, Kind, Message, Rules, Shape};
-use super::wire::{put_bytes, put_double, put_float, put_number};
+use super::schema::pattern::Pattern;
+use super::schema::tables::{DEVICE_CONTEXT, Field, Kind, Message, Rules, Shape};
 
 /// An event that `accept` takes, of the kind at `position` in [`Kind::all`].
 pub(crate) fn event(position: usize, seed: [u8; 32]) -> EventEnvelope {

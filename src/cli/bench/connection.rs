@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,26 +15,20 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::load::{Load, now_ms};
-use super::pool::Form;
-
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEAD_BYTES_MAX: usize = 32 << 10;
 const BODY_BYTES_MAX: usize = 8 << 20;
 const READ_BYTES: usize = 16 << 10;
-/// Blanks before a header's value mean nothing, so the length is written right-aligned into them.
-const LENGTH_DIGITS: usize = 10;
-
 /// A server under load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) url: String,
     /// `host:port`, to connect to.
-    authority: String,
+    pub(super) authority: String,
     /// Whom its certificate must name; nothing without TLS.
     server_name: Option<ServerName<'static>>,
     /// What stands before `/v1` in the path.
-    base_path: String,
+    pub(super) base_path: String,
 }
 
 impl Target {
@@ -72,63 +64,6 @@ impl Target {
     pub(super) async fn resolve(&self) -> io::Result<SocketAddr> {
         let mut addresses = tokio::net::lookup_host(&self.authority).await?;
         addresses.next().ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the name has no address"))
-    }
-}
-
-/// A request being built in a buffer that is used again and again.
-pub(super) struct RequestBuffer {
-    bytes: Vec<u8>,
-    head_len: usize,
-    length_end: usize,
-    single: bool,
-}
-
-impl RequestBuffer {
-    pub(super) fn new(target: &Target, load: &Load) -> Self {
-        let (form, single) = (load.pool.form(), load.single());
-        let path = match form {
-            Form::Segment => "/v1/batch",
-            Form::Json | Form::Binary if single => "/v1/events/ingest",
-            Form::Json | Form::Binary => "/v1/events/batch",
-        };
-        let content_type = match form {
-            Form::Json | Form::Segment => "application/json",
-            Form::Binary => "application/x-protobuf",
-        };
-        let key = match (form, load.api_key.as_deref()) {
-            (Form::Segment, key) => {
-                let user = format!("{}:", key.unwrap_or(&load.app_id));
-                format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(user))
-            }
-            (Form::Json | Form::Binary, Some(key)) => format!("X-API-Key: {key}\r\n"),
-            (Form::Json | Form::Binary, None) => String::new(),
-        };
-        let encoding = load.stock.as_ref().map(|stock| format!("Content-Encoding: {}\r\n", stock.encoding.name()));
-        let encoding = encoding.unwrap_or_default();
-        let mut head = format!(
-            "POST {}{path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\n{encoding}{key}Content-Length: {:LENGTH_DIGITS$}",
-            target.base_path, target.authority, 0
-        );
-        let length_end = head.len();
-        head.push_str("\r\n\r\n");
-        Self { head_len: head.len(), length_end, bytes: head.into_bytes(), single }
-    }
-
-    pub(super) fn fill(&mut self, load: &Load, first: u64, count: usize) {
-        self.bytes.truncate(self.head_len);
-        match &load.stock {
-            Some(stock) => self.bytes.extend_from_slice(stock.body(first)),
-            None => load.pool.write_body(&mut self.bytes, first, count, now_ms(), self.single),
-        }
-        let mut length = self.bytes.len() - self.head_len;
-        for position in (self.length_end - LENGTH_DIGITS..self.length_end).rev() {
-            self.bytes[position] = if length == 0 { b' ' } else { b'0' + (length % 10) as u8 };
-            length /= 10;
-        }
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
@@ -280,7 +215,7 @@ mod tests {
         assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("[::1]:80", "/api"));
         let target = Target::parse("https://[::1]/api/").unwrap();
         assert_eq!((target.authority.as_str(), target.base_path.as_str()), ("[::1]:443", "/api"));
-        let config = Arc::new(crate::cli::tls::TlsArgs::default().client_config().unwrap());
+        let config = Arc::new(crate::cli::client::tls::TlsArgs::default().client_config().unwrap());
         assert!(target.security(&config).is_some());
         assert!(Target::parse("http://[::1]/api/").unwrap().security(&config).is_none());
         assert!(!target.has_user() && Target::parse("http://u:p@a").unwrap().has_user());

@@ -4,6 +4,7 @@
 //! 40 bits of the event's number. So a run of up to 2^40 events can tell its own from others' by the
 //! id alone, without remembering ids.
 
+use super::patch::write_hex;
 use super::random::SplitMix64;
 
 /// Characters of a UUID.
@@ -64,13 +65,6 @@ pub(super) fn patch_id(id: &mut [u8], time: &IdTime, number: u64) {
     id[TIME_HIGH].copy_from_slice(&time.0[..8]);
     id[TIME_LOW].copy_from_slice(&time.0[8..]);
     write_hex(&mut id[NUMBER], number);
-}
-
-pub(super) fn write_hex(out: &mut [u8], mut value: u64) {
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(value & 0xf) as usize];
-        value >>= 4;
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 use prost::Message as _;
 use serde::Serialize as _;
 
-use super::identity::{ID_LEN, IdTime, RunTag, patch_id, write_hex};
+use super::identity::{ID_LEN, IdTime, RunTag, patch_id};
+use super::patch::{write_decimal, write_hex, write_varint};
 use super::random::SplitMix64;
 use super::sample;
 use super::segment::{self, TEXT_TIME_LEN, TextTimes};
@@ -186,23 +187,6 @@ impl Pool {
 
 fn blank_key(run: RunTag) -> String {
     format!("{}-k{:010}", run.name(), 0)
-}
-
-pub(super) fn write_decimal(out: &mut [u8], mut value: u64) {
-    for digit in out.iter_mut().rev() {
-        *digit = b'0' + (value % 10) as u8;
-        value /= 10;
-    }
-}
-
-/// A varint of exactly `out.len()` bytes.
-fn write_varint(out: &mut [u8], mut value: u64) {
-    let last = out.len() - 1;
-    for byte in &mut out[..last] {
-        *byte = value as u8 | 0x80;
-        value >>= 7;
-    }
-    out[last] = value as u8 & 0x7f;
 }
 
 #[cfg(test)]

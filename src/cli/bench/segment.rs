@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 
-use super::pool::write_decimal;
+use super::patch::write_decimal;
 use crate::event::EventRef;
 use crate::event::proto::{DeviceContext, EventEnvelope, NetworkType, Platform};
 

@@ -11,7 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
+use super::args::{Api, Args};
 use super::connection::{Connection, Target};
+use super::driver;
 use super::flights::Flights;
 use super::hooks::{Listener, Registration};
 use super::identity::RunTag;
@@ -21,11 +23,10 @@ use super::report::{Compressed, Report, ServerReport};
 use super::stock::Stock;
 use super::tally::Tally;
 use super::verify::{Mark, Verification, verify};
-use super::{Api, Args};
 use crate::base::supervisor::Tasks;
+use crate::cli::client::tls;
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
-use crate::cli::tls;
 
 /// Where the key says which app it is.
 const APP_DEFAULT: &str = "bench-shop";
@@ -195,7 +196,7 @@ async fn slice(
     });
     let workers = (0..load.threads).map(|thread| {
         let (load, slice) = (load.clone(), slice.clone());
-        tokio::task::spawn_blocking(move || load.work(&slice, thread))
+        tokio::task::spawn_blocking(move || driver::work(&load, &slice, thread))
     });
     let mut workers = try_join_all(workers);
     let mut ticks = tokio::time::interval(PROGRESS_PERIOD);

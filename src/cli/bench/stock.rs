@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-use super::load::now_ms;
+use super::clock::now_ms;
 use super::pool::Pool;
 
 /// What is held in memory: some 100 bytes an event.

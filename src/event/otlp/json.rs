@@ -6,11 +6,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::event::decimal;
-use crate::event::invalid::{FieldError, Path};
-use crate::event::json_text::{JsonText, Malformed, Token};
-use crate::event::request::{Refused, json_text};
-use crate::event::wire::{put_bytes, put_double, put_fixed32, put_fixed64, put_number};
+use crate::event::codec::decimal;
+use crate::event::codec::json_text::{JsonText, Malformed, Token};
+use crate::event::codec::wire::{put_bytes, put_double, put_fixed32, put_fixed64, put_number};
+use crate::event::intake::field_error::{FieldError, Path};
+use crate::event::intake::request::{Refused, json_text};
 
 /// Messages within each other; bodies of records nest no deeper than `properties` may.
 const DEPTH_MAX: usize = 100;
@@ -83,7 +83,8 @@ static ANY_VALUE: [Field; 7] = [
 static ARRAY_VALUE: [Field; 1] = [field(1, "values", Shape::List(&ANY_VALUE))];
 static KEY_VALUES: [Field; 1] = [field(1, "values", Shape::List(&KEY_VALUE))];
 
-pub(super) fn export(body: &[u8]) -> Result<Vec<u8>, Refused> {
+/// The JSON form as the protobuf form.
+pub fn from_json(body: &[u8]) -> Result<Vec<u8>, Refused> {
     let mut json = JsonText::new(json_text(body)?);
     json.skip_mark();
     let mut out = Vec::with_capacity(body.len());

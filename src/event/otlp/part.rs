@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::{EXPORT_RESOURCE_LOGS, RESOURCE_LOGS_SCOPE_LOGS, SCOPE_LOGS_RECORD, next_of};
-use crate::event::request::place_in;
-use crate::event::wire::{Reader, Value, put_bytes, put_fixed32, put_fixed64, put_number};
+use super::messages::{EXPORT_RESOURCE_LOGS, RESOURCE_LOGS_SCOPE_LOGS, SCOPE_LOGS_RECORD, next_of};
+use crate::event::codec::wire::{Reader, Value, put_bytes, put_fixed32, put_fixed64, put_number};
+use crate::event::intake::request::place_in;
 
 /// The records that stand at these places of an export, in their order, each with its resource and its scope. One pass:
 /// what records share is read once. Ends when `each` answers false.

@@ -7,13 +7,14 @@ use data_encoding::HEXLOWER;
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest};
 
 use super::values::{NOT_UTF8, Values, fields, for_each, pair_of, text_of};
-use crate::event::accept::{Arrival, is_id};
-use crate::event::invalid::FieldError;
-use crate::event::limits::APP_ID_BYTES_MAX;
-use crate::event::properties;
-use crate::event::request::Accepted;
-use crate::event::rules::Unchecked;
-use crate::event::wire::{Value, put_bytes, put_number};
+use crate::event::codec::struct_members;
+use crate::event::codec::wire::{Value, put_bytes, put_number};
+use crate::event::intake::admit::Arrival;
+use crate::event::intake::field_error::FieldError;
+use crate::event::intake::request::Accepted;
+use crate::event::intake::validate::Unchecked;
+use crate::event::model::ids::is_id;
+use crate::event::schema::limits::APP_ID_BYTES_MAX;
 
 /// The name of a record that has none.
 const LOG: &str = "log";
@@ -93,7 +94,7 @@ impl<'a> Resource<'a> {
             let mut attributes = Vec::new();
             this.values.members(&mut attributes, resource, 1);
             if !attributes.is_empty() {
-                properties::put_object(&mut this.members, "resource", &attributes);
+                struct_members::put_object(&mut this.members, "resource", &attributes);
             }
             for_each(resource, 1, |pair| {
                 if let Ok((key, value)) = pair_of(pair) {
@@ -187,10 +188,10 @@ impl Scope {
             put_text(&mut own, "version", version, &mut this.values);
             this.values.members(&mut attributes, scope, 3);
             if !attributes.is_empty() {
-                properties::put_object(&mut own, "attributes", &attributes);
+                struct_members::put_object(&mut own, "attributes", &attributes);
             }
             if !own.is_empty() {
-                properties::put_object(&mut this.members, "scope", &own);
+                struct_members::put_object(&mut this.members, "scope", &own);
             }
         }
         put_text(&mut this.members, "schema_url", schema_url, &mut this.values);
@@ -232,7 +233,7 @@ impl<'a> Record<'a> {
         });
         let Self { properties: out, values, time_ns, observed_ns, .. } = &mut this;
         if !attributes.is_empty() {
-            properties::put_object(out, "attributes", &attributes);
+            struct_members::put_object(out, "attributes", &attributes);
         }
         let [time, observed, severity, severity_text, body, dropped, flags, trace, span, name] =
             fields(record, [1, 11, 2, 3, 5, 7, 8, 9, 10, 12]);
@@ -240,33 +241,33 @@ impl<'a> Record<'a> {
             values.member(out, "body", body);
         }
         if let Some(Value::Varint(number)) = severity {
-            properties::put_float(out, "severity_number", f64::from(number as i32));
+            struct_members::put_float(out, "severity_number", f64::from(number as i32));
         }
         put_text(out, "severity_text", severity_text, values);
         for (key, id) in [("trace_id", trace), ("span_id", span)] {
             if let Some(Value::Bytes(id @ [_, ..])) = id {
-                properties::put_text(out, key, &HEXLOWER.encode(id));
+                struct_members::put_text(out, key, &HEXLOWER.encode(id));
             }
         }
         if let Some(Value::Fixed32(flags @ 1..)) = flags {
-            properties::put_float(out, "flags", f64::from(flags));
+            struct_members::put_float(out, "flags", f64::from(flags));
         }
         if let Some(Value::Varint(count @ 1..)) = dropped {
-            properties::put_float(out, "dropped_attributes_count", f64::from(count as u32));
+            struct_members::put_float(out, "dropped_attributes_count", f64::from(count as u32));
         }
         for (key, field, time) in
             [("time_unix_nano", time, time_ns), ("observed_time_unix_nano", observed, observed_ns)]
         {
             if let Some(Value::Fixed64(nanoseconds @ 1..)) = field {
                 *time = nanoseconds;
-                properties::put_text(out, key, &nanoseconds.to_string());
+                struct_members::put_text(out, key, &nanoseconds.to_string());
             }
         }
         if let Some(Value::Bytes(name)) = name {
             match std::str::from_utf8(name) {
                 Ok(name) if is_id(name) => field_name = Some(name).filter(|name| !name.is_empty()),
                 // An event cannot be called so.
-                Ok(name) => properties::put_text(out, "event_name", name),
+                Ok(name) => struct_members::put_text(out, "event_name", name),
                 Err(_) => values.note(NOT_UTF8),
             }
         }
@@ -352,7 +353,7 @@ fn idempotency_key(record: &[u8], scope: &Scope, seen: &mut Seen) -> String {
 fn put_text(out: &mut Vec<u8>, key: &str, field: Option<Value<'_>>, values: &mut Values) {
     let Some(Value::Bytes(text @ [_, ..])) = field else { return };
     match std::str::from_utf8(text) {
-        Ok(text) => properties::put_text(out, key, text),
+        Ok(text) => struct_members::put_text(out, key, text),
         Err(_) => values.note(NOT_UTF8),
     }
 }

@@ -8,11 +8,11 @@ use std::collections::HashSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::event::decimal::EXACT_ABOVE;
-use crate::event::limits::{PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
-use crate::event::properties;
-use crate::event::rules::{MALFORMED, PROPERTIES_TOO_DEEP, TOO_MANY_VALUES};
-use crate::event::wire::{Reader, Value, put_bytes, put_double, put_number};
+use crate::event::codec::decimal::EXACT_ABOVE;
+use crate::event::codec::struct_members;
+use crate::event::codec::wire::{Reader, Value, put_bytes, put_double, put_number};
+use crate::event::intake::validate::{MALFORMED, PROPERTIES_TOO_DEEP, TOO_MANY_VALUES};
+use crate::event::schema::limits::{PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 
 pub(super) const NOT_UTF8: &str = "must be UTF-8";
 
@@ -40,7 +40,7 @@ impl Values {
     pub(super) fn member(&mut self, out: &mut Vec<u8>, key: &str, any_value: &[u8]) {
         let mut value = Vec::new();
         self.any(&mut value, any_value, PROPERTIES_DEPTH_MAX);
-        properties::put_value(out, key, &value);
+        struct_members::put_value(out, key, &value);
     }
 
     fn pairs(&mut self, out: &mut Vec<u8>, message: &[u8], number: u32, depth: usize) {
@@ -64,7 +64,7 @@ impl Values {
         for (key, any_value) in pairs {
             value.clear();
             self.any(&mut value, any_value, depth);
-            properties::put_value(out, key, &value);
+            struct_members::put_value(out, key, &value);
         }
     }
 

@@ -11,9 +11,9 @@ use super::json::{Object, Value};
 use super::mend::{Mended, mend};
 use super::message::{Call, Keep, Surroundings, event_of};
 use crate::event::FieldError;
-use crate::event::accept::Arrival;
-use crate::event::json_text::{JsonText, Token};
-use crate::event::request::{Accepted, Refused, json_text, place_in};
+use crate::event::codec::json_text::{JsonText, Token};
+use crate::event::intake::admit::Arrival;
+use crate::event::intake::request::{Accepted, Refused, json_text, place_in};
 
 /// Of one message: what Segment takes.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;

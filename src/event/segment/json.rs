@@ -11,7 +11,7 @@ use std::vec::IntoIter;
 use serde::ser::{Serialize, Serializer};
 use serde_json::Number;
 
-use crate::event::json_text::{JsonText, Malformed, Quoted, Token};
+use crate::event::codec::json_text::{JsonText, Malformed, Quoted, Token};
 
 /// Objects and arrays within each other.
 const DEPTH_MAX: usize = 128;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::event::json_text::{JsonText, Malformed, Token};
+use crate::event::codec::json_text::{JsonText, Malformed, Token};
 
 /// Objects and arrays within each other; the parser's limit is 128.
 const DEPTH_MAX: usize = 100;

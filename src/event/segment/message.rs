@@ -13,11 +13,11 @@ use super::json::{Object, Value};
 use super::mapping;
 use super::mend::without;
 use super::value::{properties, text};
-use crate::event::accept::{hashed, is_time};
+use crate::event::codec::struct_writer::{StructWriter, put_payload};
+use crate::event::intake::validate::{REQUIRED, Unchecked};
+use crate::event::model::ids::{hashed, is_time};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{CustomEvent, EventEnvelope, ScreenView, UserProfileUpdate};
-use crate::event::rules::{REQUIRED, Unchecked};
-use crate::event::struct_writer::{StructWriter, put_payload};
 use crate::event::{FieldError, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, is_id};
 
 /// The property that holds what was sent beside the properties.

@@ -5,10 +5,10 @@
 use serde_json::Number;
 
 use super::json::{Object, Value};
-use crate::event::decimal::EXACT_ABOVE;
-use crate::event::limits::TEXT_BYTES_MAX;
-use crate::event::pattern::{Pattern, has_control};
-use crate::event::struct_writer::StructWriter;
+use crate::event::codec::decimal::EXACT_ABOVE;
+use crate::event::codec::struct_writer::StructWriter;
+use crate::event::schema::limits::TEXT_BYTES_MAX;
+use crate::event::schema::pattern::{Pattern, has_control};
 
 /// Takes the first of these that is text, or a number written out.
 pub(super) fn text(object: &mut Object<'_>, names: &[&str]) -> String {
@@ -160,13 +160,13 @@ mod tests {
 
     use super::super::json::object;
     use super::*;
-    use crate::event::invalid::{Errors, Path};
+    use crate::event::codec::struct_writer::put_payload;
+    use crate::event::codec::wire::Reader;
+    use crate::event::intake::field_error::{Errors, Path};
+    use crate::event::intake::validate::{Unchecked, check_message};
     use crate::event::proto::CustomEvent;
     use crate::event::proto::event_envelope::Payload;
-    use crate::event::rules::{Unchecked, check_message};
-    use crate::event::schema::Kind;
-    use crate::event::struct_writer::put_payload;
-    use crate::event::wire::Reader;
+    use crate::event::schema::tables::Kind;
     use crate::event::{KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 
     #[test]

@@ -1,0 +1,69 @@
+//! The requests of a run, written over and over into one buffer.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::clock::now_ms;
+use super::connection::Target;
+use super::load::Load;
+use super::pool::Form;
+
+/// Blanks before a header's value mean nothing, so the length is written right-aligned into them.
+const LENGTH_DIGITS: usize = 10;
+
+/// A request being built in a buffer that is used again and again.
+pub(super) struct RequestBuffer {
+    bytes: Vec<u8>,
+    head_len: usize,
+    length_end: usize,
+    single: bool,
+}
+
+impl RequestBuffer {
+    pub(super) fn new(target: &Target, load: &Load) -> Self {
+        let (form, single) = (load.pool.form(), load.single());
+        let path = match form {
+            Form::Segment => "/v1/batch",
+            Form::Json | Form::Binary if single => "/v1/events/ingest",
+            Form::Json | Form::Binary => "/v1/events/batch",
+        };
+        let content_type = match form {
+            Form::Json | Form::Segment => "application/json",
+            Form::Binary => "application/x-protobuf",
+        };
+        let key = match (form, load.api_key.as_deref()) {
+            (Form::Segment, key) => {
+                let user = format!("{}:", key.unwrap_or(&load.app_id));
+                format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(user))
+            }
+            (Form::Json | Form::Binary, Some(key)) => format!("X-API-Key: {key}\r\n"),
+            (Form::Json | Form::Binary, None) => String::new(),
+        };
+        let encoding = load.stock.as_ref().map(|stock| format!("Content-Encoding: {}\r\n", stock.encoding.name()));
+        let encoding = encoding.unwrap_or_default();
+        let mut head = format!(
+            "POST {}{path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\n{encoding}{key}Content-Length: {:LENGTH_DIGITS$}",
+            target.base_path, target.authority, 0
+        );
+        let length_end = head.len();
+        head.push_str("\r\n\r\n");
+        Self { head_len: head.len(), length_end, bytes: head.into_bytes(), single }
+    }
+
+    pub(super) fn fill(&mut self, load: &Load, first: u64, count: usize) {
+        self.bytes.truncate(self.head_len);
+        match &load.stock {
+            Some(stock) => self.bytes.extend_from_slice(stock.body(first)),
+            None => load.pool.write_body(&mut self.bytes, first, count, now_ms(), self.single),
+        }
+        let mut length = self.bytes.len() - self.head_len;
+        for position in (self.length_end - LENGTH_DIGITS..self.length_end).rev() {
+            self.bytes[position] = if length == 0 { b' ' } else { b'0' + (length % 10) as u8 };
+            length /= 10;
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}

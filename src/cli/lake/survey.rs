@@ -1,0 +1,40 @@
+//! What is in the lake, with a progress bar while it is looked through.
+
+use indicatif::ProgressBar;
+
+use super::partitions::failed;
+use super::progress::bar;
+use crate::app::Lake;
+use crate::cli::Failure;
+use crate::warehouse::{CompactionFilter, LakeStatus, OldPartitions};
+
+pub(super) async fn survey(lake: &Lake, filter: &CompactionFilter) -> Result<LakeStatus, Failure> {
+    let bar = bar(None, "{elapsed:>4} {spinner} {msg}");
+    let shown = bar.clone();
+    let show = move |status: &LakeStatus| {
+        shown.set_message(format!("{} files in {} partitions", status.files, status.partitions));
+        shown.tick();
+        true
+    };
+    let status = lake.warehouse.survey(&lake.settings, filter, show).await;
+    bar.finish_and_clear();
+    status.map_err(|error| failed(&error))
+}
+
+/// What is over by the settings; nothing where everything is kept.
+pub(super) async fn old_partitions(
+    lake: &Lake,
+    app_id: Option<&str>,
+    bar: ProgressBar,
+) -> Result<OldPartitions, Failure> {
+    let Some(retention) = &lake.retention else { return Ok(OldPartitions::default()) };
+    let shown = bar.clone();
+    let show = move |found: &OldPartitions| {
+        shown.set_message(format!("{} partitions are too old", found.partitions.len()));
+        shown.tick();
+        true
+    };
+    let found = lake.warehouse.old_partitions(retention, app_id, show).await;
+    bar.finish_and_clear();
+    found.map_err(|error| failed(&error))
+}

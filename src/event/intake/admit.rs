@@ -1,0 +1,130 @@
+//! Whether an event may enter, and what it gets at the door: an id, a timestamp and the
+//! app of the key it came with.
+
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
+
+use super::field_error::{Errors, FieldError, Path};
+use super::validate::{MALFORMED, REQUIRED, Unchecked, check_integer, check_message, check_text};
+use crate::event::codec::wire::{put_bytes, put_number};
+use crate::event::model::envelope::Envelope;
+use crate::event::model::ids::{is_app_id, new_id};
+use crate::event::schema::pattern::Pattern;
+use crate::event::schema::tables::{DEVICE_CONTEXT, envelope_field};
+
+/// When an event arrived, for whom, and how large it may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// Milliseconds since the Unix epoch; the timestamp of an event without one.
+    pub received_at_ms: i64,
+    /// The app of the API key that the event came with.
+    pub key_app: Option<&'a str>,
+    /// Of the event as it is stored.
+    pub event_bytes_max: usize,
+    /// What an event without an id gets for one; nothing: a new one each.
+    pub assigned_id: Option<Uuid>,
+}
+
+/// Checks the encoded event that begins at `start` and, when nothing is wrong with it, appends
+/// the fields that the gateway assigns.
+pub(crate) fn admit(
+    bytes: &mut Vec<u8>,
+    start: usize,
+    unchecked: Unchecked,
+    arrival: &Arrival<'_>,
+    at: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let Ok(event) = Envelope::read(&bytes[start..]) else {
+        return errors.add(*at, MALFORMED);
+    };
+    let mut head = Head { at, errors };
+    head.app(event.app_id, arrival.key_app);
+    head.check(&event);
+    if let Some(device) = event.device {
+        check_message(&DEVICE_CONTEXT, device, unchecked, &Path::Field(at, "deviceContext"), errors);
+    }
+    match event.payload {
+        Some((kind, payload)) => {
+            check_message(kind.message, payload, unchecked, &Path::Field(at, kind.json_name), errors);
+        }
+        None => errors.add(*at, NO_PAYLOAD),
+    }
+    if !errors.is_empty() {
+        return;
+    }
+    let (id, app, timestamp) = (event.id.is_empty(), event.app_id.is_empty(), event.timestamp_ms == 0);
+    if id {
+        let id = arrival.assigned_id.map_or_else(|| new_id(arrival.received_at_ms), Uuid::hyphenated);
+        put_bytes(bytes, 1, id.encode_lower(&mut [0; Hyphenated::LENGTH]).as_bytes());
+    }
+    if let (true, Some(app)) = (app, arrival.key_app) {
+        put_bytes(bytes, 2, app.as_bytes());
+    }
+    if timestamp {
+        put_number(bytes, 4, arrival.received_at_ms.cast_unsigned());
+    }
+    if let Err(detail) = check_size(bytes.len() - start, arrival) {
+        errors.add(*at, detail);
+    }
+}
+
+/// Whether an event of this size may be stored.
+pub(crate) fn check_size(size: usize, arrival: &Arrival<'_>) -> Result<(), String> {
+    let size_max = arrival.event_bytes_max;
+    if size <= size_max {
+        return Ok(());
+    }
+    Err(format!("must have at most {size_max} bytes when it is encoded, and has {size}"))
+}
+
+pub(crate) const OTHER_APP: &str = "must be the app of the API key";
+
+/// Whether an event was refused for belonging to another app than the key that it came with.
+pub fn is_of_other_app(errors: &[FieldError]) -> bool {
+    errors.iter().any(|error| error.detail == OTHER_APP)
+}
+
+pub(crate) const NO_PAYLOAD: &str = "exactly one payload is required";
+
+/// Checks the envelope's own fields.
+struct Head<'p, 'e> {
+    at: &'p Path<'p>,
+    errors: &'e mut Errors,
+}
+
+impl Head<'_, '_> {
+    fn app(&mut self, app_id: &[u8], key_app: Option<&str>) {
+        match key_app {
+            Some(_) if app_id.is_empty() => {}
+            None if app_id.is_empty() => self.refuse("appId", REQUIRED),
+            Some(app) if app.as_bytes() != app_id => self.refuse("appId", OTHER_APP),
+            _ if !is_app_id(app_id) => self.refuse("appId", Pattern::AppId.detail()),
+            _ => {}
+        }
+    }
+
+    fn check(&mut self, event: &Envelope<'_>) {
+        let field = envelope_field(4);
+        check_integer(field.rules, event.timestamp_ms, &Path::Field(self.at, field.json_name), self.errors);
+        for (number, text) in [
+            (1, event.id),
+            (3, event.device_id),
+            (5, event.correlation_id),
+            (7, event.idempotency_key),
+            (8, event.user_id),
+            (9, event.session_id),
+        ] {
+            let field = envelope_field(number);
+            if field.rules.required && text.is_empty() {
+                self.refuse(field.json_name, REQUIRED);
+            } else {
+                check_text(field.rules, text, &Path::Field(self.at, field.json_name), self.errors);
+            }
+        }
+    }
+
+    fn refuse(&mut self, name: &str, detail: impl Into<String>) {
+        self.errors.add(Path::Field(self.at, name), detail);
+    }
+}

@@ -1,0 +1,475 @@
+//! From proto3 JSON straight to protobuf bytes, by the field tables and in one pass.
+//!
+//! Invariant: without errors the bytes are one valid message; with errors the text is still
+//! read to its end, so that what is not JSON is told from what is only wrong. What exceeds a limit is
+//! passed, not written. Knows what proto3 JSON allows, not what an event must have.
+
+use std::ops::Range;
+
+use super::binary::MORE_THAN_ONE_PAYLOAD;
+use super::field_error::{Errors, Path};
+use super::validate::{PROPERTIES_TOO_DEEP, TOO_MANY_VALUES, too_many};
+use crate::event::codec::decimal;
+use crate::event::codec::json_text::{JsonText, Malformed, Quoted, Token};
+use crate::event::codec::wire::{LENGTH_DELIMITED, put_bytes, put_double, put_float, put_key, put_number, put_varint};
+use crate::event::schema::limits::{PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
+use crate::event::schema::tables::{Field, Message, Shape};
+
+pub(crate) const UNKNOWN: &str = "unknown field";
+pub(crate) const DUPLICATE: &str = "must not come twice";
+pub(crate) const HALF_A_PAIR: &str = "must not have half of a surrogate pair";
+const TOO_DEEP: &str = "must not nest deeper than the 64 levels of a body";
+
+/// Fields that are named where an unknown one is refused, at most.
+const FIELDS_NAMED_MAX: usize = 5;
+
+/// Reads values of one body. The buffers are kept from event to event.
+pub(crate) struct JsonReader<'a> {
+    pub(crate) json: JsonText<'a>,
+    pub(crate) out: Vec<u8>,
+    pub(crate) errors: Errors,
+    /// An unescaped string on its way to `out`.
+    text: Vec<u8>,
+    /// Where in `out` the keys of the maps that are being read stand.
+    keys: Vec<Range<usize>>,
+    /// Values of the `properties` that are being read, and the objects and arrays that are open in them.
+    values: usize,
+    levels: usize,
+    /// Numbers in `properties` that a double does not hold are text.
+    pub(crate) exact: bool,
+}
+
+impl<'a> JsonReader<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self::onto(Vec::with_capacity(text.len()), text)
+    }
+
+    /// Appends what it reads to `out`.
+    pub(crate) fn onto(out: Vec<u8>, text: &'a str) -> Self {
+        Self {
+            json: JsonText::new(text),
+            out,
+            errors: Errors::default(),
+            text: Vec::new(),
+            keys: Vec::new(),
+            values: 0,
+            levels: 0,
+            exact: false,
+        }
+    }
+
+    /// Appends the fields of the message that the next value holds.
+    pub(crate) fn message(&mut self, message: &'static Message, at: &Path<'_>) -> Result<(), Malformed> {
+        if !self.expect(Token::Object, "must be an object", at)? {
+            return Ok(());
+        }
+        self.json.enter();
+        let mut seen = 0u64;
+        let mut payload = false;
+        // Senders mostly keep the order of the numbers: the search begins after the field before.
+        let mut next = 0;
+        let mut first = true;
+        while let Some(key) = self.json.member(first)? {
+            first = false;
+            let Some(position) = self.position(message, key, next) else {
+                self.unknown(message, key, at);
+                self.skip(&Path::Field(at, key.raw))?;
+                continue;
+            };
+            let field = &message.fields[position];
+            let here = Path::Field(at, field.json_name);
+            next = position + 1;
+            if seen & (1 << position) != 0 {
+                self.errors.add(here, DUPLICATE);
+                self.skip(&here)?;
+                continue;
+            }
+            seen |= 1 << position;
+            match self.json.peek()? {
+                // Null stands for a field that is not set.
+                Token::Null => self.json.word(Token::Null)?,
+                _ if payload && matches!(field.shape, Shape::Payload(_)) => {
+                    self.errors.add(here, MORE_THAN_ONE_PAYLOAD);
+                    self.skip(&here)?;
+                }
+                _ => {
+                    payload |= matches!(field.shape, Shape::Payload(_));
+                    self.value(field, false, &here)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the members of a `google.protobuf.Struct` when the next value is an object, and else what its
+    /// `google.protobuf.Value` holds. Answers which.
+    pub(crate) fn free_value(&mut self, at: &Path<'_>) -> Result<bool, Malformed> {
+        (self.values, self.levels) = (0, 0);
+        let is_object = self.json.peek()? == Token::Object;
+        if is_object {
+            self.object(at)?
+        } else {
+            self.any(at)?
+        }
+        if self.values > PROPERTIES_VALUES_MAX {
+            self.errors.add(*at, TOO_MANY_VALUES);
+        }
+        Ok(is_object)
+    }
+
+    fn position(&self, message: &Message, key: Quoted<'_>, next: usize) -> Option<usize> {
+        let name = key.plain();
+        // A call to compare bytes costs more than to see that the first ones differ.
+        let is = |known: &str| {
+            known.len() == name.len() && known.as_bytes().first() == name.first() && known.as_bytes() == &*name
+        };
+        let is_named = |field: &Field| is(field.json_name) || is(field.name);
+        let (before, after) = message.fields.split_at(next);
+        match after.iter().position(is_named) {
+            Some(position) => Some(next + position),
+            None => before.iter().position(is_named),
+        }
+    }
+
+    fn unknown(&mut self, message: &Message, key: Quoted<'_>, at: &Path<'_>) {
+        let mut detail = UNKNOWN.to_owned();
+        if message.fields.len() <= FIELDS_NAMED_MAX {
+            let names: Vec<_> = message.fields.iter().map(|field| field.json_name).collect();
+            detail = format!("{UNKNOWN}: expected {}", names.join(", "));
+        }
+        self.errors.add(Path::Field(at, key.raw), detail);
+    }
+
+    /// Appends the field with the next value. A `member` of a list or map is not null and is written
+    /// even when it is the default.
+    fn value(&mut self, field: &Field, member: bool, at: &Path<'_>) -> Result<(), Malformed> {
+        match &field.shape {
+            Shape::String => self.string(field.number, member, at),
+            Shape::Bool => match self.json.peek()? {
+                token @ (Token::True | Token::False) => {
+                    self.json.word(token)?;
+                    self.put_number(field.number, u64::from(token == Token::True), member);
+                    Ok(())
+                }
+                _ => self.wrong("must be true or false", at),
+            },
+            Shape::Int32 => match self.integer(at)? {
+                Some(number) if i32::try_from(number).is_ok() => {
+                    self.put_number(field.number, number.cast_unsigned(), member);
+                    Ok(())
+                }
+                _ => self.refuse("must be a 32-bit integer", at),
+            },
+            Shape::Int64 => match self.integer(at)? {
+                Some(number) => {
+                    self.put_number(field.number, number.cast_unsigned(), member);
+                    Ok(())
+                }
+                None => self.refuse("must be a 64-bit integer", at),
+            },
+            Shape::Float => match self.float::<f32>(at)? {
+                Some(number) => {
+                    if member || number != 0.0 {
+                        put_float(&mut self.out, field.number, number);
+                    }
+                    Ok(())
+                }
+                None => self.refuse("must be a number", at),
+            },
+            Shape::Double => match self.float::<f64>(at)? {
+                Some(number) => {
+                    if member || number != 0.0 {
+                        put_double(&mut self.out, field.number, number);
+                    }
+                    Ok(())
+                }
+                None => self.refuse("must be a number", at),
+            },
+            Shape::Enum(names) => {
+                let number = match self.json.peek()? {
+                    Token::String => {
+                        let name = self.json.string()?.plain();
+                        let position = names.names.iter().position(|known| known.as_bytes() == &*name);
+                        position.map(|position| position as i64)
+                    }
+                    _ => {
+                        let number = self.integer(at)?;
+                        number.filter(|number| usize::try_from(*number).is_ok_and(|n| n < names.names.len()))
+                    }
+                };
+                match number {
+                    Some(number) => {
+                        self.put_number(field.number, number.cast_unsigned(), member);
+                        Ok(())
+                    }
+                    None => self.refuse(format!("must be one of {}", names.names.join(", ")), at),
+                }
+            }
+            Shape::Message(message) | Shape::Payload(message) => {
+                let start = self.begin(field.number);
+                self.message(message, at)?;
+                self.end(start);
+                Ok(())
+            }
+            Shape::Struct => {
+                if self.expect(Token::Object, "must be an object", at)? {
+                    let start = self.begin(field.number);
+                    (self.values, self.levels) = (0, 0);
+                    self.object(at)?;
+                    self.end(start);
+                    if self.values > PROPERTIES_VALUES_MAX {
+                        self.errors.add(*at, TOO_MANY_VALUES);
+                    }
+                }
+                Ok(())
+            }
+            Shape::List(element) => self.list(element, elements_max(field), at),
+            Shape::Map(entry) => {
+                if self.expect(Token::Object, "must be an object", at)? {
+                    let max = elements_max(field);
+                    let count = self.members(field.number, max, at, |reader, at| reader.value(entry, true, at))?;
+                    if count > max {
+                        self.errors.add(*at, too_many(max));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn list(&mut self, element: &Field, elements_max: usize, at: &Path<'_>) -> Result<(), Malformed> {
+        if !self.expect(Token::Array, "must be an array", at)? {
+            return Ok(());
+        }
+        self.json.enter();
+        let mut index = 0;
+        while self.json.element(index == 0)? {
+            let here = Path::Index(at, index);
+            if index < elements_max {
+                self.value(element, true, &here)?;
+            } else {
+                self.skip(&here)?;
+            }
+            index += 1;
+        }
+        if index > elements_max {
+            self.errors.add(*at, too_many(elements_max));
+        }
+        Ok(())
+    }
+
+    /// Appends an entry `number` for each member of the object, up to `count_max`; `value` appends the entry's
+    /// value. Answers how many members there are.
+    fn members(
+        &mut self,
+        number: u32,
+        count_max: usize,
+        at: &Path<'_>,
+        value: impl Fn(&mut Self, &Path<'_>) -> Result<(), Malformed>,
+    ) -> Result<usize, Malformed> {
+        self.json.enter();
+        let keys_before = self.keys.len();
+        let mut count = 0;
+        while let Some(key) = self.json.member(count == 0)? {
+            count += 1;
+            let here = Path::Field(at, key.raw);
+            if count > count_max {
+                self.skip(&here)?;
+                continue;
+            }
+            let entry = self.begin(number);
+            self.put_text(1, key, &here);
+            let key_end = self.out.len();
+            let key_start = key_end - if key.escaped { self.text.len() } else { key.raw.len() };
+            value(self, &here)?;
+            let shift = self.end(entry);
+            self.keys.push(key_start + shift..key_end + shift);
+        }
+        let (keys, out) = (&mut self.keys[keys_before..], &self.out);
+        keys.sort_unstable_by_key(|range| &out[range.clone()]);
+        if keys.windows(2).any(|pair| out[pair[0].clone()] == out[pair[1].clone()]) {
+            self.errors.add(*at, "keys must not come twice");
+        }
+        self.keys.truncate(keys_before);
+        Ok(count)
+    }
+
+    /// Appends the members of an object in `properties`, that itself included.
+    fn object(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
+        self.levels += 1;
+        let count = self.members(1, PROPERTIES_VALUES_MAX, at, |reader, at| reader.member_of_struct(at))?;
+        self.levels -= 1;
+        // Those that were passed count too.
+        self.values += count.saturating_sub(PROPERTIES_VALUES_MAX);
+        Ok(())
+    }
+
+    fn member_of_struct(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
+        let start = self.begin(2);
+        self.any(at)?;
+        self.end(start);
+        Ok(())
+    }
+
+    /// Appends the content of a `google.protobuf.Value`.
+    fn any(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
+        self.values += 1;
+        if self.values > PROPERTIES_VALUES_MAX {
+            return self.skip(at);
+        }
+        match self.json.peek()? {
+            Token::Object | Token::Array if self.levels == PROPERTIES_DEPTH_MAX => {
+                return self.wrong(PROPERTIES_TOO_DEEP, at);
+            }
+            Token::Null => {
+                self.json.word(Token::Null)?;
+                self.put_number(1, 0, true);
+            }
+            Token::Number => {
+                let number = self.json.number()?;
+                if self.exact && decimal::needs_text(number) {
+                    put_bytes(&mut self.out, 3, number.as_bytes());
+                } else {
+                    put_double(&mut self.out, 2, number.parse().unwrap_or(f64::NAN));
+                }
+            }
+            Token::String => self.string(3, true, at)?,
+            token @ (Token::True | Token::False) => {
+                self.json.word(token)?;
+                self.put_number(4, u64::from(token == Token::True), true);
+            }
+            Token::Object => {
+                let start = self.begin(5);
+                self.object(at)?;
+                self.end(start);
+            }
+            Token::Array => {
+                let start = self.begin(6);
+                self.levels += 1;
+                self.json.enter();
+                let mut index = 0;
+                while self.json.element(index == 0)? {
+                    let element = self.begin(1);
+                    self.any(&Path::Index(at, index))?;
+                    self.end(element);
+                    index += 1;
+                }
+                self.levels -= 1;
+                self.end(start);
+            }
+        }
+        Ok(())
+    }
+
+    fn string(&mut self, number: u32, member: bool, at: &Path<'_>) -> Result<(), Malformed> {
+        if self.expect(Token::String, "must be a string", at)? {
+            let string = self.json.string()?;
+            if member || !string.raw.is_empty() {
+                self.put_text(number, string, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// The integer that the next value is, as a number or as a string; passes the value in any case.
+    fn integer(&mut self, at: &Path<'_>) -> Result<Option<i64>, Malformed> {
+        Ok(self.digits(at)?.and_then(decimal::integer))
+    }
+
+    fn float<F: std::str::FromStr>(&mut self, at: &Path<'_>) -> Result<Option<F>, Malformed> {
+        Ok(self.digits(at)?.and_then(|digits| digits.parse().ok()))
+    }
+
+    /// The text of a number, with or without quotes.
+    fn digits(&mut self, at: &Path<'_>) -> Result<Option<&'a str>, Malformed> {
+        match self.json.peek()? {
+            Token::Number => self.json.number().map(Some),
+            Token::String => {
+                let raw = self.json.string()?.raw;
+                // The three words are numbers by the mapping; whether they are allowed is not decided here.
+                let is_word = matches!(raw, "NaN" | "Infinity" | "-Infinity");
+                let mut number = JsonText::new(raw);
+                let is_number = !raw.starts_with([' ', '\t', '\n', '\r'])
+                    && number.peek() == Ok(Token::Number)
+                    && number.number().is_ok_and(|digits| digits.len() == raw.len());
+                Ok((is_word || is_number).then_some(raw))
+            }
+            _ => self.skip(at).map(|()| None),
+        }
+    }
+
+    /// Whether the next value is what it must be; if not, it is passed and noted.
+    fn expect(&mut self, token: Token, detail: &str, at: &Path<'_>) -> Result<bool, Malformed> {
+        if self.json.peek()? == token {
+            return Ok(true);
+        }
+        self.wrong(detail, at).map(|()| false)
+    }
+
+    pub(crate) fn wrong(&mut self, detail: &str, at: &Path<'_>) -> Result<(), Malformed> {
+        self.skip(at)?;
+        self.refuse(detail, at)
+    }
+
+    /// Passes the next value.
+    fn skip(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
+        self.json.skip()?;
+        if self.json.take_too_deep() {
+            self.errors.add(*at, TOO_DEEP);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, detail: impl Into<String>, at: &Path<'_>) -> Result<(), Malformed> {
+        self.errors.add(*at, detail);
+        Ok(())
+    }
+
+    fn put_text(&mut self, number: u32, string: Quoted<'_>, at: &Path<'_>) {
+        if !string.escaped {
+            return put_bytes(&mut self.out, number, string.raw.as_bytes());
+        }
+        self.text.clear();
+        if !string.unescape(&mut self.text) {
+            self.errors.add(*at, HALF_A_PAIR);
+        }
+        put_bytes(&mut self.out, number, &self.text);
+    }
+
+    #[inline]
+    fn put_number(&mut self, number: u32, value: u64, member: bool) {
+        if member || value != 0 {
+            put_number(&mut self.out, number, value);
+        }
+    }
+
+    /// Opens a field whose length is not known yet; closed by [`Self::end`].
+    fn begin(&mut self, number: u32) -> usize {
+        put_key(&mut self.out, number, LENGTH_DELIMITED);
+        self.out.push(0);
+        self.out.len()
+    }
+
+    /// Returns by how many bytes the content moved, to make room for its length.
+    fn end(&mut self, start: usize) -> usize {
+        let length = self.out.len() - start;
+        if length < 0x80 {
+            self.out[start - 1] = length as u8;
+            return 0;
+        }
+        // The varint is written at the end, its last byte into the room kept before the content; turning
+        // the whole brings the others before it.
+        let end = self.out.len();
+        put_varint(&mut self.out, length as u64);
+        let size = self.out.len() - end;
+        if let Some(last) = self.out.pop() {
+            self.out[start - 1] = last;
+        }
+        self.out[start - 1..].rotate_right(size - 1);
+        size - 1
+    }
+}
+
+fn elements_max(field: &Field) -> usize {
+    field.rules.elements_max.unwrap_or(usize::MAX)
+}

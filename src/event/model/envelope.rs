@@ -1,0 +1,47 @@
+//! The envelope of an encoded event, read in place.
+//!
+//! Knows where the fields are, not whether their values are valid.
+
+use crate::event::codec::wire::{DecodeError, Reader};
+use crate::event::schema::tables::Kind;
+
+/// The envelope's own fields as they stand; what is nested in it is not looked at, nor whether texts are UTF-8.
+#[derive(Default)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) id: &'a [u8],
+    pub(crate) app_id: &'a [u8],
+    pub(crate) device_id: &'a [u8],
+    pub(crate) timestamp_ms: i64,
+    pub(crate) correlation_id: &'a [u8],
+    pub(crate) idempotency_key: &'a [u8],
+    pub(crate) user_id: &'a [u8],
+    pub(crate) session_id: &'a [u8],
+    pub(crate) device: Option<&'a [u8]>,
+    pub(crate) payload: Option<(&'static Kind, &'a [u8])>,
+}
+
+impl<'a> Envelope<'a> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut envelope = Self::default();
+        let mut reader = Reader::new(bytes);
+        while let Some((number, value)) = reader.next()? {
+            match number {
+                1 => envelope.id = value.bytes()?,
+                2 => envelope.app_id = value.bytes()?,
+                3 => envelope.device_id = value.bytes()?,
+                4 => envelope.timestamp_ms = value.varint()?.cast_signed(),
+                5 => envelope.correlation_id = value.bytes()?,
+                6 => envelope.device = Some(value.bytes()?),
+                7 => envelope.idempotency_key = value.bytes()?,
+                8 => envelope.user_id = value.bytes()?,
+                9 => envelope.session_id = value.bytes()?,
+                _ => {
+                    if let Some(kind) = Kind::by_number(number) {
+                        envelope.payload = Some((kind, value.bytes()?));
+                    }
+                }
+            }
+        }
+        Ok(envelope)
+    }
+}

@@ -1,0 +1,270 @@
+//! From protobuf bytes to the rule view: JSON in snake_case with enum names, 64-bit
+//! integers as numbers, and every field of a message present, in the order of its numbers, but for
+//! messages that were not sent, which are absent.
+//!
+//! A view takes at most six times the bytes of its event (text of control characters) and what
+//! the names of the fields take, which the limits of lists and maps bound.
+//!
+//! One pass over the bytes and no allocation but the output's. Reads only what
+//! [`EventRef::decode`] has checked; what it did not check would be left out, not panic.
+
+use super::event_ref::EventRef;
+use crate::event::codec::unescaped::plain_length;
+use crate::event::codec::wire::{Reader, Value, map_entry};
+use crate::event::schema::tables::{DEVICE_CONTEXT, FIELDS_MAX, Field, Message, Shape};
+
+/// How 64-bit integers are written: some readers of JSON take every number for a double.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Int64 {
+    #[default]
+    AsNumber,
+    AsString,
+}
+
+/// Whole numbers up to here are exact in a double.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+impl EventRef<'_> {
+    /// Appends the payload's object in the rule view: snake_case, enum names, defaults included. A message
+    /// that was not sent is absent.
+    pub fn write_payload_json(&self, out: &mut Vec<u8>) {
+        write_message::<false>(out, self.kind.message, self.payload);
+    }
+
+    /// Appends the whole rule view. Messages that were not sent (`device_context`, those of the payload) are
+    /// absent; every other field of the envelope and of its payload is there, the payload under its field's name.
+    pub fn write_view_json(&self, out: &mut Vec<u8>) {
+        self.write_view_json_with(out, Int64::AsNumber);
+    }
+
+    /// The same with 64-bit integers as the reader needs them.
+    pub fn write_view_json_with(&self, out: &mut Vec<u8>, int64: Int64) {
+        match int64 {
+            Int64::AsNumber => write_envelope::<false>(out, self),
+            Int64::AsString => write_envelope::<true>(out, self),
+        }
+    }
+
+    /// The rule view as a value.
+    pub fn view(&self) -> serde_json::Value {
+        let mut json = Vec::with_capacity(2 * self.payload.len() + 1024);
+        self.write_view_json(&mut json);
+        serde_json::from_slice(&json).unwrap_or_default()
+    }
+}
+
+fn write_envelope<const QUOTED: bool>(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    for (key, text) in [("{\"id\":", event.id), (",\"app_id\":", event.app_id), (",\"device_id\":", event.device_id)] {
+        out.extend_from_slice(key.as_bytes());
+        write_string(out, text.as_bytes());
+    }
+    out.extend_from_slice(b",\"timestamp_ms\":");
+    write_int64::<QUOTED>(out, event.timestamp_ms);
+    out.extend_from_slice(b",\"correlation_id\":");
+    write_string(out, event.correlation_id.as_bytes());
+    if let Some(device) = event.device_bytes {
+        out.extend_from_slice(b",\"device_context\":");
+        write_message::<QUOTED>(out, &DEVICE_CONTEXT, device);
+    }
+    for (key, text) in [
+        (",\"idempotency_key\":", event.idempotency_key),
+        (",\"user_id\":", event.user_id),
+        (",\"session_id\":", event.session_id),
+    ] {
+        out.extend_from_slice(key.as_bytes());
+        write_string(out, text.as_bytes());
+    }
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(event.kind.field.as_bytes());
+    out.extend_from_slice(b"\":");
+    write_message::<QUOTED>(out, event.kind.message, event.payload);
+    out.push(b'}');
+}
+
+fn write_message<const QUOTED: bool>(out: &mut Vec<u8>, message: &Message, bytes: &[u8]) {
+    // The last value of each field; of a repeated one its mere presence, since its elements are read again.
+    let mut last = [None; FIELDS_MAX];
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let Some((position, _)) = message.field(number)
+            && let Some(slot) = last.get_mut(position)
+        {
+            *slot = Some(value);
+        }
+    }
+    let start = out.len();
+    for (field, value) in message.fields.iter().zip(last) {
+        if value.is_none() && matches!(field.shape, Shape::Message(_) | Shape::Payload(_) | Shape::Struct) {
+            continue;
+        }
+        out.extend_from_slice(field.view_key.as_bytes());
+        match (&field.shape, value) {
+            (Shape::List(element), Some(_)) => write_list::<QUOTED>(out, element, bytes),
+            (Shape::Map(entry), Some(_)) => write_map::<QUOTED>(out, field.number, entry, bytes),
+            (shape, value) => write_value::<QUOTED>(out, shape, value),
+        }
+    }
+    open_with(out, start, b'{');
+    out.push(b'}');
+}
+
+fn write_value<const QUOTED: bool>(out: &mut Vec<u8>, shape: &Shape, value: Option<Value<'_>>) {
+    match (shape, value) {
+        (Shape::String, Some(Value::Bytes(text))) => write_string(out, text),
+        (Shape::String, _) => out.extend_from_slice(b"\"\""),
+        (Shape::Bool, Some(Value::Varint(1..))) => out.extend_from_slice(b"true"),
+        (Shape::Bool, _) => out.extend_from_slice(b"false"),
+        (Shape::Int32, Some(Value::Varint(number))) => write_integer(out, i64::from(number as i32)),
+        (Shape::Int64, Some(Value::Varint(number))) => write_int64::<QUOTED>(out, number as i64),
+        (Shape::Enum(names), value) => {
+            let number = if let Some(Value::Varint(number)) = value { number as i32 } else { 0 };
+            match names.name(number) {
+                Some(name) => write_string(out, name.as_bytes()),
+                None => write_integer(out, i64::from(number)),
+            }
+        }
+        (Shape::Float, Some(Value::Fixed32(bits))) => write_float(out, f32::from_bits(bits)),
+        (Shape::Double, Some(Value::Fixed64(bits))) => write_float(out, f64::from_bits(bits)),
+        (Shape::Float | Shape::Double, _) => out.extend_from_slice(b"0.0"),
+        (Shape::Int32, _) => out.push(b'0'),
+        (Shape::Int64, _) => write_int64::<QUOTED>(out, 0),
+        (Shape::Message(message) | Shape::Payload(message), Some(Value::Bytes(bytes))) => {
+            write_message::<QUOTED>(out, message, bytes)
+        }
+        (Shape::Struct, Some(Value::Bytes(bytes))) => write_struct(out, bytes),
+        (Shape::Message(_) | Shape::Payload(_) | Shape::Struct, _) => out.extend_from_slice(b"null"),
+        (Shape::List(_), _) => out.extend_from_slice(b"[]"),
+        (Shape::Map(_), _) => out.extend_from_slice(b"{}"),
+    }
+}
+
+fn write_list<const QUOTED: bool>(out: &mut Vec<u8>, element: &Field, bytes: &[u8]) {
+    let start = out.len();
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if number == element.number {
+            out.push(b',');
+            write_value::<QUOTED>(out, &element.shape, Some(value));
+        }
+    }
+    open_with(out, start, b'[');
+    out.push(b']');
+}
+
+fn write_map<const QUOTED: bool>(out: &mut Vec<u8>, number_of_map: u32, entry: &Field, bytes: &[u8]) {
+    let start = out.len();
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let (true, Value::Bytes(bytes)) = (number == number_of_map, value) {
+            let (key, value) = map_entry(bytes);
+            out.push(b',');
+            write_string(out, key);
+            out.push(b':');
+            write_value::<QUOTED>(out, &entry.shape, value);
+        }
+    }
+    open_with(out, start, b'{');
+    out.push(b'}');
+}
+
+/// A `google.protobuf.Struct` as the plain object it stands for.
+fn write_struct(out: &mut Vec<u8>, bytes: &[u8]) {
+    let start = out.len();
+    let mut reader = Reader::new(bytes);
+    while let Ok(Some((number, value))) = reader.next() {
+        if let (1, Value::Bytes(bytes)) = (number, value) {
+            let (key, value) = map_entry(bytes);
+            out.push(b',');
+            write_string(out, key);
+            out.push(b':');
+            write_any(out, value);
+        }
+    }
+    open_with(out, start, b'{');
+    out.push(b'}');
+}
+
+/// A `google.protobuf.Value`.
+fn write_any(out: &mut Vec<u8>, value: Option<Value<'_>>) {
+    let mut last = None;
+    if let Some(Value::Bytes(bytes)) = value {
+        let mut reader = Reader::new(bytes);
+        while let Ok(Some(member)) = reader.next() {
+            last = Some(member);
+        }
+    }
+    match last {
+        Some((2, Value::Fixed64(bits))) => match f64::from_bits(bits) {
+            number if number.fract() == 0.0 && number.abs() <= EXACT_MAX => write_integer(out, number as i64),
+            number => write_float(out, number),
+        },
+        Some((3, Value::Bytes(text))) => write_string(out, text),
+        Some((4, Value::Varint(number))) => out.extend_from_slice(if number == 0 { b"false" } else { b"true" }),
+        Some((5, Value::Bytes(bytes))) => write_struct(out, bytes),
+        Some((6, Value::Bytes(bytes))) => {
+            let start = out.len();
+            let mut reader = Reader::new(bytes);
+            while let Ok(Some((number, value))) = reader.next() {
+                if number == 1 {
+                    out.push(b',');
+                    write_any(out, Some(value));
+                }
+            }
+            open_with(out, start, b'[');
+            out.push(b']');
+        }
+        _ => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Turns the comma before the first of some members, if there are any, into the bracket.
+fn open_with(out: &mut Vec<u8>, start: usize, bracket: u8) {
+    match out.get_mut(start) {
+        Some(comma) => *comma = bracket,
+        None => out.push(bracket),
+    }
+}
+
+fn write_int64<const QUOTED: bool>(out: &mut Vec<u8>, number: i64) {
+    if QUOTED {
+        out.push(b'"');
+        write_integer(out, number);
+        out.push(b'"');
+    } else {
+        write_integer(out, number);
+    }
+}
+
+fn write_integer(out: &mut Vec<u8>, number: i64) {
+    // Writing to a vector does not fail.
+    let _ = serde_json::to_writer(out, &number);
+}
+
+/// The shortest digits that read back as the same float; `null` for what JSON has no number for.
+fn write_float(out: &mut Vec<u8>, number: impl serde::Serialize) {
+    let _ = serde_json::to_writer(out, &number);
+}
+
+fn write_string(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    let mut rest = text;
+    loop {
+        let (plain, special) = rest.split_at(plain_length(rest));
+        out.extend_from_slice(plain);
+        let Some((special, after)) = special.split_first() else { break };
+        match *special {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),
+            byte => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&digits);
+            }
+        }
+        rest = after;
+    }
+    out.push(b'"');
+}

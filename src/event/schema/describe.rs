@@ -1,0 +1,236 @@
+//! What the rule view of an event can hold, for those who check what a person wrote about it; and what each message
+//! may hold, for documents about it.
+//!
+//! Invariant: it is told from the same tables that events are checked and written by, so the two cannot differ.
+
+use super::tables::{self, DEVICE_CONTEXT, Field, Kind, Message, Rules, Shape};
+
+/// What stands at one place of the rule view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewType {
+    /// The whole event.
+    Event,
+    String,
+    Bool,
+    /// A whole number, of 32 or 64 bits.
+    Int {
+        min: i64,
+        max: i64,
+    },
+    Double,
+    /// One of these names; a number where a newer client sent one without a name.
+    Enum(&'static [&'static str]),
+    Message(ViewMessage),
+    /// Any JSON object.
+    Struct,
+    List(ViewElement),
+    /// Names that the sender chose, with one type of value.
+    Map(ViewElement),
+}
+
+/// A message's fields.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewMessage(&'static Message);
+
+/// What a list or a map has in it.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewElement(&'static Field);
+
+/// A field of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewField(&'static Field);
+
+/// The fields that every event has, but for its device context and its payload.
+const OWN: [(&str, ViewType); 8] = [
+    ("id", ViewType::String),
+    ("app_id", ViewType::String),
+    ("device_id", ViewType::String),
+    ("timestamp_ms", ViewType::INT64),
+    ("correlation_id", ViewType::String),
+    ("idempotency_key", ViewType::String),
+    ("user_id", ViewType::String),
+    ("session_id", ViewType::String),
+];
+const DEVICE: &str = "device_context";
+
+impl PartialEq for ViewMessage {
+    fn eq(&self, other: &Self) -> bool {
+        // There is one table for each message.
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for ViewMessage {}
+
+impl PartialEq for ViewElement {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for ViewElement {}
+
+impl ViewType {
+    const INT64: Self = Self::Int { min: i64::MIN, max: i64::MAX };
+
+    /// The field of that name; `None` when there is none, or this is nothing that has fields by name.
+    pub fn field(self, name: &str) -> Option<Self> {
+        match self {
+            Self::Event if name == DEVICE => Some(Self::Message(ViewMessage(&DEVICE_CONTEXT))),
+            Self::Event => {
+                let own = OWN.iter().find(|(own, _)| *own == name).map(|(_, holds)| *holds);
+                own.or_else(|| payload(name).map(|kind| Self::Message(ViewMessage(kind.message))))
+            }
+            Self::Message(ViewMessage(message)) => {
+                message.fields.iter().find(|field| field.name == name).map(|field| Self::of(&field.shape))
+            }
+            _ => None,
+        }
+    }
+
+    /// The names of its fields.
+    pub fn fields(self) -> Vec<&'static str> {
+        match self {
+            Self::Event => {
+                let own = OWN.iter().map(|(name, _)| *name);
+                own.chain([DEVICE]).chain(Kind::all().iter().map(|kind| kind.field)).collect()
+            }
+            Self::Message(ViewMessage(message)) => message.fields.iter().map(|field| field.name).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn of(shape: &'static Shape) -> Self {
+        match shape {
+            Shape::String => Self::String,
+            Shape::Bool => Self::Bool,
+            Shape::Int32 => Self::Int { min: i32::MIN as i64, max: i32::MAX as i64 },
+            Shape::Int64 => Self::INT64,
+            Shape::Float | Shape::Double => Self::Double,
+            Shape::Enum(names) => Self::Enum(names.names),
+            Shape::Message(message) | Shape::Payload(message) => Self::Message(ViewMessage(message)),
+            Shape::Struct => Self::Struct,
+            Shape::List(element) => Self::List(ViewElement(element)),
+            Shape::Map(value) => Self::Map(ViewElement(value)),
+        }
+    }
+}
+
+impl ViewMessage {
+    /// `ScreenView`, as the proto files name it.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// In the order of their numbers.
+    pub fn fields(self) -> impl Iterator<Item = ViewField> {
+        self.0.fields.iter().map(ViewField)
+    }
+}
+
+impl ViewField {
+    pub fn number(self) -> u32 {
+        self.0.number
+    }
+
+    /// `screen_name`
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// `screenName`
+    pub fn json_name(self) -> &'static str {
+        self.0.json_name
+    }
+
+    pub fn holds(self) -> ViewType {
+        ViewType::of(&self.0.shape)
+    }
+
+    /// Of one of these messages an event has exactly one.
+    pub fn is_payload(self) -> bool {
+        matches!(self.0.shape, Shape::Payload(_))
+    }
+
+    /// What is allowed in it.
+    pub fn rules(self) -> &'static Rules {
+        self.0.rules
+    }
+}
+
+impl ViewElement {
+    pub fn holds(self) -> ViewType {
+        ViewType::of(&self.0.shape)
+    }
+
+    /// What is allowed in each element, or in the value of each entry.
+    pub fn rules(self) -> &'static Rules {
+        self.0.rules
+    }
+}
+
+/// Every message of `proto/`: of events, requests and replies.
+pub fn messages() -> impl Iterator<Item = ViewMessage> {
+    tables::messages().iter().copied().map(ViewMessage)
+}
+
+/// The kind of event whose payload the rule view has under this name.
+pub fn payload(field: &str) -> Option<&'static Kind> {
+    Kind::all().iter().find(|kind| kind.field == field)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::event::EventRef;
+    use crate::event::samples;
+
+    /// Every field that a view has is described, with the type that it has.
+    #[test]
+    fn the_description_fits_the_views() {
+        let mut checked = 0;
+        for (position, seed) in (0..Kind::all().len()).flat_map(|position| (0..8u8).map(move |seed| (position, seed))) {
+            let event = samples::event(position, [seed; 32]).encode_to_vec();
+            let view = EventRef::decode(&event).unwrap().view();
+            fits(&view, ViewType::Event, "$", &mut checked);
+        }
+        assert!(checked > 1_000, "{checked}");
+    }
+
+    fn fits(value: &Value, holds: ViewType, at: &str, checked: &mut usize) {
+        *checked += 1;
+        let good = match (holds, value) {
+            (ViewType::Event | ViewType::Message(_), Value::Object(members)) => {
+                for (name, member) in members {
+                    let field = holds.field(name).unwrap_or_else(|| panic!("{at}.{name} is not described"));
+                    assert!(holds.fields().contains(&name.as_str()), "{at}.{name}");
+                    fits(member, field, &format!("{at}.{name}"), checked);
+                }
+                true
+            }
+            (ViewType::Enum(names), Value::String(name)) => names.contains(&name.as_str()),
+            (ViewType::List(element), Value::Array(elements)) => {
+                elements.iter().for_each(|value| fits(value, element.holds(), at, checked));
+                true
+            }
+            (ViewType::Map(element), Value::Object(members)) => {
+                members.values().for_each(|value| fits(value, element.holds(), at, checked));
+                true
+            }
+            (ViewType::String, Value::String(_))
+            | (ViewType::Bool, Value::Bool(_))
+            | (ViewType::Struct, Value::Object(_))
+            // A message that was not sent.
+            | (ViewType::Message(_) | ViewType::Struct, Value::Null) => true,
+            (ViewType::Int { min, max }, Value::Number(number)) => {
+                number.as_i64().is_some_and(|number| (min..=max).contains(&number))
+            }
+            (ViewType::Double, Value::Number(number)) => number.is_f64(),
+            _ => false,
+        };
+        assert!(good, "{at}: {value} is not {holds:?}");
+    }
+}

@@ -1,0 +1,188 @@
+//! The messages as tables: which fields there are, what they hold and what is allowed
+//! in them. Generated from the same descriptors as the prost types, so they cannot differ, and
+//! from the `buf.validate` options of each field.
+//!
+//! What checks, reads and writes events walks these tables; it holds no field names itself.
+
+use super::pattern::Pattern;
+use crate::event::proto::event_envelope::Payload;
+
+/// Fields that a message other than the envelope may have; the build holds it.
+pub(crate) const FIELDS_MAX: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) name: &'static str,
+    /// In the order of their numbers.
+    pub(crate) fields: &'static [Field],
+    /// A bit for each required field, by its position.
+    pub(crate) required: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) number: u32,
+    pub(crate) name: &'static str,
+    pub(crate) json_name: &'static str,
+    /// The name as a further member of a JSON object: `,"name":`.
+    pub(crate) view_key: &'static str,
+    pub(crate) shape: Shape,
+    /// Rarely looked at: apart, so that a search through the fields passes less memory.
+    pub(crate) rules: &'static Rules,
+}
+
+/// What is allowed in a field, as its `buf.validate` options in `proto/` say. `None` where there is no such rule.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// A string that must not be empty, or a message that must be there.
+    pub required: bool,
+    /// Bytes of a string in UTF-8.
+    pub bytes_max: Option<usize>,
+    /// What a string must look like.
+    pub pattern: Option<Pattern>,
+    /// The least and the greatest integer.
+    pub min: Option<i64>,
+    pub max: Option<i64>,
+    /// A floating-point number that is neither infinite nor NaN.
+    pub finite: bool,
+    /// Elements of a list, entries of a map.
+    pub elements_min: Option<usize>,
+    pub elements_max: Option<usize>,
+    /// Bytes of each key of a map.
+    pub key_bytes_max: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Shape {
+    String,
+    Bool,
+    Int32,
+    Int64,
+    Float,
+    Double,
+    Enum(&'static Enum),
+    Message(&'static Message),
+    /// One of the messages of which an event has exactly one.
+    Payload(&'static Message),
+    /// `google.protobuf.Struct`: any JSON object.
+    Struct,
+    /// Repeated; the row describes one element.
+    List(&'static Field),
+    /// String keys; the row describes one value.
+    Map(&'static Field),
+}
+
+#[derive(Debug)]
+pub(crate) struct Enum {
+    /// Indexed by number.
+    pub(crate) names: &'static [&'static str],
+}
+
+impl Enum {
+    pub(crate) fn name(&self, number: i32) -> Option<&'static str> {
+        self.names.get(usize::try_from(number).ok()?).copied()
+    }
+}
+
+impl Message {
+    /// The field's position and row.
+    pub(crate) fn field(&self, number: u32) -> Option<(usize, &'static Field)> {
+        // Nearly every message numbers its fields 1, 2, 3.
+        let guess = (number as usize).wrapping_sub(1);
+        match self.fields.get(guess) {
+            Some(field) if field.number == number => Some((guess, field)),
+            _ => {
+                let position = self.fields.binary_search_by_key(&number, |field| field.number).ok()?;
+                Some((position, &self.fields[position]))
+            }
+        }
+    }
+}
+
+/// The messages of events, requests and replies.
+pub(crate) fn messages() -> &'static [&'static Message] {
+    &MESSAGES
+}
+
+/// What an event is about, told by which payload is set.
+#[derive(Debug)]
+pub struct Kind {
+    /// The payload's field in the envelope, which also names it in the rule view: `purchase_complete`.
+    pub field: &'static str,
+    /// The same in proto3 JSON: `purchaseComplete`.
+    pub json_name: &'static str,
+    pub number: u32,
+    pub category: &'static str,
+    /// Empty for a custom event, whose type is its `event_name`.
+    pub event_type: &'static str,
+    pub(crate) message: &'static Message,
+}
+
+impl Kind {
+    pub fn all() -> &'static [Kind] {
+        &KINDS
+    }
+
+    pub fn by_number(number: u32) -> Option<&'static Kind> {
+        position_of_number(number).map(|position| &KINDS[position])
+    }
+
+    /// By what the columns of a stored event say; a custom one has a type of its own.
+    pub fn named(category: &str, event_type: &str) -> Option<&'static Kind> {
+        KINDS.iter().find(|kind| kind.category == category && (kind.is_custom() || kind.event_type == event_type))
+    }
+
+    pub fn of(payload: &Payload) -> &'static Kind {
+        &KINDS[position(payload)]
+    }
+
+    /// True for the kind whose type is a name that the sender chose.
+    pub fn is_custom(&self) -> bool {
+        self.event_type.is_empty()
+    }
+}
+
+/// What a field of an event holds, for whoever has text to put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Strings and names of enum values.
+    Text,
+    Number,
+    Bool,
+    /// Messages, lists and what is below `properties`.
+    Json,
+}
+
+/// By the names along the way to it, as in proto3 JSON; none when an event has no such field.
+pub fn field_holds(path: &[&str]) -> Option<Holds> {
+    holds(&EVENT_ENVELOPE, path)
+}
+
+fn holds(message: &Message, path: &[&str]) -> Option<Holds> {
+    let (name, below) = path.split_first()?;
+    let field = message.fields.iter().find(|field| field.json_name == *name || field.name == *name)?;
+    match (&field.shape, below) {
+        (Shape::String | Shape::Enum(_), []) => Some(Holds::Text),
+        (Shape::Bool, []) => Some(Holds::Bool),
+        (Shape::Int32 | Shape::Int64 | Shape::Float | Shape::Double, []) => Some(Holds::Number),
+        (Shape::Message(_) | Shape::Payload(_) | Shape::Struct | Shape::List(_) | Shape::Map(_), []) => {
+            Some(Holds::Json)
+        }
+        (Shape::Message(message) | Shape::Payload(message), below) => holds(message, below),
+        (Shape::Struct, _) => Some(Holds::Json),
+        (Shape::Map(value), [_]) => match &value.shape {
+            Shape::String | Shape::Enum(_) => Some(Holds::Text),
+            Shape::Bool => Some(Holds::Bool),
+            _ => Some(Holds::Number),
+        },
+        _ => None,
+    }
+}
+
+/// One of the envelope's own fields: they stand before the payloads, numbered from one.
+#[inline]
+pub(crate) fn envelope_field(number: usize) -> &'static Field {
+    &EVENT_ENVELOPE.fields[number - 1]
+}
+
+include!(concat!(env!("OUT_DIR"), "/tables.rs"));
