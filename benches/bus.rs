@@ -121,8 +121,8 @@ async fn read_all(bus: &Bus, name: String, messages: u64) -> Duration {
     let spec = ConsumerSpec {
         name,
         filter: "events.>".into(),
-        takes_most: true,
-        coarse: false,
+        matches_most: true,
+        coarse_acks: false,
         ack_wait: Duration::from_secs(60),
         max_deliver: 5,
         pending_max: 500_000,

@@ -52,7 +52,7 @@ impl Engines {
         .await?;
         // Before anything else that may fail: from now on the bus keeps unread events for these roles.
         for consumer in consumers(choice, config) {
-            let ensure = || async { bus.bring(&consumer).await.map_err(failure) };
+            let ensure = || async { bus.ensure_consumer(&consumer).await.map_err(failure) };
             open(("nats", "nats_url"), readiness, ensure).await?;
         }
         let store = match choice.needs_store() {

@@ -22,7 +22,7 @@ pub(super) fn start(stage: &Stage, bus: &Bus) {
 /// Fails when the connection to the bus is closed for good: nothing in this process would ever work again.
 async fn connection(bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
-        error = bus.until_given_up() => Err(error.into()),
+        error = bus.until_reconnects_exhausted() => Err(error.into()),
         () = stop.cancelled() => Ok(()),
     }
 }

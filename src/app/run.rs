@@ -74,7 +74,7 @@ pub async fn run(plan: Plan, prometheus: PrometheusHandle) -> anyhow::Result<()>
     let listeners = gateway_listener.iter().map(|listener| (listener, probes(false), gateway_limits.clone()));
     let listeners = listeners.chain([(&admin_listener, probes(true), settings::admin_limits(config, &limits))]);
     let Some(engines) = starting::serve_during(listeners, opening).await?? else { return Ok(()) };
-    let weakness = engines.bus.weakness().filter(|_| plan.roles.has(Role::Gateway));
+    let weakness = engines.bus.durability_warning().filter(|_| plan.roles.has(Role::Gateway));
     if let Some(weakness) = weakness {
         readiness.set_warning("durability", Some(format!("{WEAK}: {weakness}")));
     }

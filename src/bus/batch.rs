@@ -111,7 +111,7 @@ impl Batch {
 
     /// The same for a message that need not be kept: a bus that does not keep its subject hands it to whoever listens
     /// at the time.
-    pub fn push_passing(&mut self, subject: &str, message_id: Option<&str>, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub fn push_transient(&mut self, subject: &str, message_id: Option<&str>, encode: impl FnOnce(&mut Vec<u8>)) {
         self.passing.push(self.ends.len() as u32);
         self.push(subject, message_id, encode);
     }

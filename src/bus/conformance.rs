@@ -113,8 +113,8 @@ pub(crate) fn spec(name: &str, filter: &str) -> ConsumerSpec {
     ConsumerSpec {
         name: name.into(),
         filter: filter.into(),
-        takes_most: false,
-        coarse: false,
+        matches_most: false,
+        coarse_acks: false,
         ack_wait: Duration::from_secs(30),
         max_deliver: 3,
         pending_max: 100_000,
@@ -172,7 +172,7 @@ pub(crate) async fn delivers_in_order_and_only_once(fixture: Fixture) {
     assert_eq!([payloads(&first), payloads(&rest)].concat(), expected);
     let sequences: Vec<u64> = first.iter().chain(&rest).map(Delivery::sequence).collect();
     assert_eq!(sequences, (1..=1_000).collect::<Vec<_>>());
-    assert!(first.iter().all(|d| d.delivery_count == 1 && !d.suspect && d.subject() == b"a.b"));
+    assert!(first.iter().all(|d| d.delivery_count == 1 && !d.possibly_redelivered && d.subject() == b"a.b"));
     subscription.acker().ack(&receipts(&first)).await.unwrap();
     subscription.acker().ack(&receipts(&rest)).await.unwrap();
     subscription.acker().ack(&receipts(&rest)).await.expect("acknowledging twice is no error");
@@ -221,7 +221,7 @@ pub(crate) async fn filters_by_subject(fixture: Fixture) {
     let mut logins = bus.subscribe(spec("logins", "events.*.user.login")).await.unwrap();
     // The same consumer, before it was known that it takes most.
     drop(bus.subscribe(spec("sink", "events.>")).await.unwrap());
-    let most = ConsumerSpec { takes_most: true, ..spec("sink", "events.>") };
+    let most = ConsumerSpec { matches_most: true, ..spec("sink", "events.>") };
     let mut events = bus.subscribe(most).await.unwrap();
     let messages = [
         ("events.a.user.login", None, "1"),
@@ -260,7 +260,7 @@ pub(crate) async fn redelivers_what_is_not_acknowledged(fixture: Fixture) {
     let again = fetch(&mut subscription, 3).await;
     assert!(began.elapsed() >= Duration::from_millis(150), "redelivered after {:?}", began.elapsed());
     assert_eq!(payloads(&again), ["0", "2", "3"]);
-    assert!(again.iter().all(|delivery| delivery.delivery_count == 2 && delivery.suspect));
+    assert!(again.iter().all(|delivery| delivery.delivery_count == 2 && delivery.possibly_redelivered));
     let late = subscription.acker().ack(&receipts(&first)).await;
     if fixture.is_embedded() {
         assert_eq!(late.map_err(|error| error.kind), Err(BusErrorKind::LeaseLost));
@@ -389,7 +389,7 @@ pub(crate) async fn a_trial_that_is_withdrawn_does_not_count(mut fixture: Fixtur
             isolated += 1;
             subscription.acker().begin_trial(&receipts(&one)).await;
             match round % 2 {
-                0 => subscription.acker().end_trial(crate::bus::TrialEnd::Withdrawn).await,
+                0 => subscription.acker().end_trial(crate::bus::TrialOutcome::Withdrawn).await,
                 _ => fixture.reopen().await,
             }
         }
@@ -579,7 +579,7 @@ pub(crate) async fn positions_survive_a_reopen(mut fixture: Fixture) {
     let all = fetch(&mut ahead, 10).await;
     ahead.acker().ack(&receipts(&all)).await.unwrap();
     let some = fetch(&mut subscription, 7).await;
-    assert!(some.iter().all(|delivery| delivery.suspect), "they were stored before the subscription");
+    assert!(some.iter().all(|delivery| delivery.possibly_redelivered), "they were stored before the subscription");
     subscription.acker().ack(&[some[0].receipt, some[1].receipt, some[4].receipt]).await.unwrap();
     drop((subscription, ahead));
     fixture.reopen().await;
@@ -594,10 +594,10 @@ pub(crate) async fn positions_survive_a_reopen(mut fixture: Fixture) {
     assert_eq!(counts[..4], [2; 4], "what was delivered before counts");
     // A server may have sent the others to the subscription that is gone.
     assert!(!fixture.is_embedded() || counts[4..] == [1; 3], "{counts:?}");
-    assert!(rest.iter().all(|delivery| delivery.suspect));
+    assert!(rest.iter().all(|delivery| delivery.possibly_redelivered));
     publish_numbers(&fixture.bus, 10..11).await;
     let fresh = fetch(&mut subscription, 1).await;
-    assert!(!fresh[0].suspect && fresh[0].sequence() == 11);
+    assert!(!fresh[0].possibly_redelivered && fresh[0].sequence() == 11);
     let mut ahead = fixture.bus.subscribe(spec("ahead", ">")).await.unwrap();
     assert_eq!(payloads(&fetch(&mut ahead, 1).await), ["10"]);
 }

@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::conformance::{Fixture, fetch, payloads, publish, publish_numbers, receipts, spec};
-use super::{Bus, ConsumerSpec, Erased, ErasedLetters, Matches, RefusedInput, Span, Subscription, settled_through};
+use super::{
+    Bus, ConsumerSpec, ErasePredicate, EraseSpan, Erased, ErasedDeadLetters, RefusedInput, Subscription, acked_through,
+};
 
 /// More than any of it takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Matches what ends with these digits.
-fn ending(digits: &'static str) -> Matches {
+fn ending(digits: &'static str) -> ErasePredicate {
     Arc::new(move |_, payload| payload.ends_with(digits.as_bytes()))
 }
 
-fn span(after: u64, through: u64) -> Span {
-    Span { after, through, messages_max: u64::MAX, time_max: PATIENCE }
+fn span(after: u64, through: u64) -> EraseSpan {
+    EraseSpan { after, through, messages_max: u64::MAX, time_max: PATIENCE }
 }
 
 /// Fetches and acknowledges until nothing more comes.
@@ -37,7 +39,7 @@ async fn until_settled(bus: &Bus, sequence: u64) {
     let began = Instant::now();
     loop {
         let status = bus.status().await.unwrap();
-        if settled_through(&status, sequence) {
+        if acked_through(&status, sequence) {
             return;
         }
         assert!(began.elapsed() < Duration::from_secs(20), "{status:?}");
@@ -52,7 +54,7 @@ fn without(digits: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
 pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) {
     let bus = &fixture.bus;
     let mut early = bus.subscribe(spec("early", ">")).await.unwrap();
-    bus.bring(&ConsumerSpec { coarse: true, takes_most: true, ..spec("coarse", ">") }).await.unwrap();
+    bus.ensure_consumer(&ConsumerSpec { coarse_acks: true, matches_most: true, ..spec("coarse", ">") }).await.unwrap();
     for start in (0..1_000).step_by(100) {
         publish_numbers(bus, start..start + 100).await;
     }
@@ -63,7 +65,7 @@ pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) 
     assert!(bus.wipe(Instant::now() + Duration::from_secs(20)).await.unwrap());
     let again = bus.erase(span(0, 1_000), &ending("7")).await.unwrap();
     assert_eq!(again, Erased { scanned_through: 1_000, reached: 1_000, messages: 0 }, "repeating it changes nothing");
-    assert!(!settled_through(&bus.status().await.unwrap(), 1_000), "others have not read");
+    assert!(!acked_through(&bus.status().await.unwrap(), 1_000), "others have not read");
     // The last one of the stream, and one that is stored later.
     publish_numbers(bus, 1_000..1_008).await;
     assert_eq!(bus.erase(span(1_000, 1_008), &ending("7")).await.unwrap().messages, 1);
@@ -78,7 +80,7 @@ pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) 
     let expected: Vec<String> = without("7", 0..1_008).into_iter().chain(without("-", 1_008..1_020)).collect();
     for coarse in [false, true] {
         let name = if coarse { "coarse" } else { "late" };
-        let consumer = ConsumerSpec { coarse, takes_most: coarse, ..spec(name, ">") };
+        let consumer = ConsumerSpec { coarse_acks: coarse, matches_most: coarse, ..spec(name, ">") };
         let mut subscription = bus.subscribe(consumer).await.unwrap();
         assert_eq!(drain(&mut subscription).await, expected, "{name}");
     }
@@ -110,11 +112,11 @@ pub(crate) async fn erasing_is_bounded_and_goes_on(fixture: Fixture) {
         bus.erase(span(0, 0), &ending("7")).await.unwrap(),
         Erased { scanned_through: 0, reached: 0, messages: 0 }
     );
-    let none = Span { time_max: Duration::ZERO, ..span(0, 600) };
+    let none = EraseSpan { time_max: Duration::ZERO, ..span(0, 600) };
     assert_eq!(bus.erase(none, &ending("7")).await.unwrap().scanned_through, 0);
     let (mut reached, mut messages) = (100, 0);
     while reached < 500 {
-        let erased = bus.erase(Span { messages_max: 30, ..span(reached, 500) }, &ending("7")).await.unwrap();
+        let erased = bus.erase(EraseSpan { messages_max: 30, ..span(reached, 500) }, &ending("7")).await.unwrap();
         assert!(erased.scanned_through > reached && erased.scanned_through <= 500, "{erased:?}");
         (reached, messages) = (erased.scanned_through, messages + erased.messages);
     }
@@ -131,7 +133,7 @@ async fn erase_while_draining(bus: &Bus, through: u64, subscription: &mut Subscr
         let erased = bus.erase(span(0, through), &ending("7")).await.unwrap();
         messages += erased.messages;
         seen.extend(drain(subscription).await);
-        if erased.scanned_through == through && settled_through(&bus.status().await.unwrap(), through) {
+        if erased.scanned_through == through && acked_through(&bus.status().await.unwrap(), through) {
             return (messages, seen);
         }
         assert!(began.elapsed() < Duration::from_secs(30), "{erased:?} {:?}", bus.status().await);
@@ -141,14 +143,15 @@ async fn erase_while_draining(bus: &Bus, through: u64, subscription: &mut Subscr
 /// Delivered and answered, given back, never answered: none of them holds the others up.
 async fn in_flight_holds_nobody_up(fixture: Fixture, coarse: bool) {
     let bus = &fixture.bus;
-    let short = ConsumerSpec { ack_wait: Duration::from_secs(2), coarse, takes_most: coarse, ..spec("c", ">") };
+    let short =
+        ConsumerSpec { ack_wait: Duration::from_secs(2), coarse_acks: coarse, matches_most: coarse, ..spec("c", ">") };
     let mut subscription = bus.subscribe(short).await.unwrap();
     publish_numbers(bus, 0..40).await;
     let held = fetch(&mut subscription, 10).await;
     let acker = subscription.acker();
     acker.nak(&[held[7].receipt], Duration::from_millis(100), "later").await.unwrap();
     let erased = bus.erase(span(0, 40), &ending("7")).await.unwrap();
-    let settled = settled_through(&bus.status().await.unwrap(), 40);
+    let settled = acked_through(&bus.status().await.unwrap(), 40);
     assert!(!(erased.scanned_through == 40 && settled), "some is in hand");
     acker.ack(&receipts(&held[..5])).await.unwrap();
     let (messages, seen) = erase_while_draining(bus, 40, &mut subscription).await;
@@ -175,7 +178,7 @@ pub(crate) async fn a_range_in_flight_of_which_some_is_erased_holds_nobody_up(fi
 /// What a subscription has in hand is not both looked at and settled before it is answered.
 async fn in_hand_is_not_settled(fixture: Fixture, coarse: bool) {
     let bus = &fixture.bus;
-    let consumer = ConsumerSpec { coarse, takes_most: coarse, ..spec("c", ">") };
+    let consumer = ConsumerSpec { coarse_acks: coarse, matches_most: coarse, ..spec("c", ">") };
     let mut subscription = bus.subscribe(consumer).await.unwrap();
     publish_numbers(bus, 7..8).await;
     let held = fetch(&mut subscription, 1).await;
@@ -184,7 +187,7 @@ async fn in_hand_is_not_settled(fixture: Fixture, coarse: bool) {
         let erased = bus.erase(span(0, 1), &ending("7")).await.unwrap();
         messages += erased.messages;
         let status = bus.status().await.unwrap();
-        assert!(!(erased.scanned_through == 1 && settled_through(&status, 1)), "{erased:?} {status:?}");
+        assert!(!(erased.scanned_through == 1 && acked_through(&status, 1)), "{erased:?} {status:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(payloads(&held), ["7"]);
@@ -244,7 +247,7 @@ pub(crate) async fn dead_letters_are_erased_by_what_they_hold(fixture: Fixture) 
     loop {
         let erased = erase(Duration::ZERO).await;
         letters += erased.letters;
-        if erased.is_whole {
+        if erased.is_complete {
             break;
         }
         assert!(erased.letters > 0, "{erased:?}");
@@ -253,5 +256,5 @@ pub(crate) async fn dead_letters_are_erased_by_what_they_hold(fixture: Fixture) 
     let left = bus.dead_letters(None, 1_000).await.unwrap();
     assert_eq!((left.len(), bus.dead_letter_count().await.unwrap()), (91, 91));
     assert!(left.iter().all(|letter| !letter.payload.ends_with(b"7")));
-    assert_eq!(erase(PATIENCE).await, ErasedLetters { letters: 0, is_whole: true });
+    assert_eq!(erase(PATIENCE).await, ErasedDeadLetters { letters: 0, is_complete: true });
 }

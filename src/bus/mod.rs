@@ -29,13 +29,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use batch::Batch;
-pub use erase::{Erased, ErasedLetters, Matches, Span, settled_through};
+pub use erase::{ErasePredicate, EraseSpan, Erased, ErasedDeadLetters, acked_through};
 pub use error::{BusError, BusErrorKind};
 pub use input::{KeptInput, RefusedInput};
 use receiving::Receiving;
-pub use receiving::{Acker, Fate, Interest, Leased, Subscription};
+pub use receiving::{Acker, Interest, LeaseGrant, LeaseState, Subscription};
 pub use settings::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
-pub use trials::TrialEnd;
+pub use trials::TrialOutcome;
 
 /// The bus, over the engine that the configuration chose. Cheap to clone.
 #[derive(Clone)]
@@ -80,10 +80,10 @@ pub struct ConsumerSpec {
     /// A subject filter: tokens, `*` for one, a closing `>` for one or more.
     pub filter: String,
     /// Nearly every message in the stream passes the filter.
-    pub takes_most: bool,
+    pub matches_most: bool,
     /// What is acknowledged may come again, as suspect, together with neighbours that are not: for a consumer that
     /// recognizes what it has handled. Its leases and acknowledgements are cheaper where the bus is a server.
-    pub coarse: bool,
+    pub coarse_acks: bool,
     /// A delivered message that is neither acknowledged nor renewed for this long is delivered again.
     pub ack_wait: Duration,
     /// A message that failed (see [`Acker::nak`]) this many times goes to the dead letters. A delivery that ended without
@@ -106,7 +106,7 @@ pub struct Delivery {
     pub delivery_count: u32,
     /// True when an earlier delivery may have been handled without the bus knowing it:
     /// the message is redelivered, or was already stored when this process connected.
-    pub suspect: bool,
+    pub possibly_redelivered: bool,
     /// True for all messages of a fetch or for none: earlier deliveries may have ended the processes that had them, so
     /// these are to be tried apart from others. See [`Acker::begin_trial`].
     pub isolated: bool,
@@ -246,7 +246,7 @@ impl Bus {
     pub async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => Ok(Subscription(Receiving::Embedded(engine.subscribe(spec).await?))),
-            Inner::Nats(engine) if spec.coarse => {
+            Inner::Nats(engine) if spec.coarse_acks => {
                 Ok(Subscription(Receiving::NatsRanges(Box::new(engine.subscribe_to_ranges(spec).await?))))
             }
             Inner::Nats(engine) => Ok(Subscription(Receiving::Nats(Box::new(engine.subscribe(spec).await?)))),
@@ -255,26 +255,26 @@ impl Bus {
 
     /// Creates the durable consumer that `subscribe` would attach to, or changes it to what the spec says: from then on
     /// nothing leaves the bus that it has not acknowledged.
-    pub async fn bring(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+    pub async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         match &self.0 {
-            Inner::Embedded(engine) => engine.bring(spec).await,
-            Inner::Nats(engine) => engine.bring(spec).await.map(drop),
+            Inner::Embedded(engine) => engine.ensure_consumer(spec).await,
+            Inner::Nats(engine) => engine.ensure_consumer(spec).await.map(drop),
         }
     }
 
     /// Returns when the server was given up for good; nothing works from then on.
-    pub async fn until_given_up(&self) -> BusError {
+    pub async fn until_reconnects_exhausted(&self) -> BusError {
         match &self.0 {
             Inner::Embedded(_) => std::future::pending().await,
-            Inner::Nats(engine) => engine.until_given_up().await,
+            Inner::Nats(engine) => engine.until_reconnects_exhausted().await,
         }
     }
 
     /// What makes a 2xx weaker than an event on disk, as far as can be seen from here.
-    pub fn weakness(&self) -> Option<&'static str> {
+    pub fn durability_warning(&self) -> Option<&'static str> {
         match &self.0 {
             Inner::Embedded(_) => None,
-            Inner::Nats(engine) => engine.weakness(),
+            Inner::Nats(engine) => engine.durability_warning(),
         }
     }
 

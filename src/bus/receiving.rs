@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::{BusError, Delivery, Receipt, TrialEnd, embedded, nats};
+use super::{BusError, Delivery, Receipt, TrialOutcome, embedded, nats};
 use crate::base::clock;
 
 /// The receiving side of one attachment to a durable consumer.
@@ -20,10 +20,10 @@ pub(super) enum Receiving {
 /// Whether a consumer wants messages at all. Asked before new ones are delivered, after it is known which they are.
 pub trait Interest: Send + Sync {
     /// False: nothing that is on the bus by now and was not delivered yet is wanted. It is passed over.
-    fn is_any(&self) -> bool;
+    fn has_interest(&self) -> bool;
 
     /// So many messages were passed over.
-    fn passed(&self, messages: u64);
+    fn skipped(&self, messages: u64);
 }
 
 impl Subscription {
@@ -48,14 +48,14 @@ impl Subscription {
 
     /// For a consumer that ends with nothing under way: what was fetched ahead for it, or belongs together with it, is
     /// delivered again at once, not when its lease ends. The embedded bus fetches nothing ahead. Withdraws a trial.
-    pub async fn give_back(&mut self) -> Result<(), BusError> {
+    pub async fn release(&mut self) -> Result<(), BusError> {
         match &mut self.0 {
             Receiving::Embedded(subscription) => {
-                subscription.give_back().await;
+                subscription.release().await;
                 Ok(())
             }
-            Receiving::Nats(subscription) => subscription.give_back().await,
-            Receiving::NatsRanges(subscription) => subscription.give_back().await,
+            Receiving::Nats(subscription) => subscription.release().await,
+            Receiving::NatsRanges(subscription) => subscription.release().await,
         }
     }
 
@@ -77,19 +77,19 @@ impl Subscription {
     }
 
     /// The lease of what the last fetch brought; ask right after it.
-    pub fn leased(&self) -> Leased {
+    pub fn lease_grant(&self) -> LeaseGrant {
         match &self.0 {
             // The engine leases in the fetch itself, and forgets nothing before the process does.
-            Receiving::Embedded(_) => Leased { at: Instant::now(), epochs: None, stream: None },
-            Receiving::Nats(subscription) => subscription.leased(),
-            Receiving::NatsRanges(subscription) => subscription.leased(),
+            Receiving::Embedded(_) => LeaseGrant { at: Instant::now(), epochs: None, stream: None },
+            Receiving::Nats(subscription) => subscription.lease_grant(),
+            Receiving::NatsRanges(subscription) => subscription.lease_grant(),
         }
     }
 }
 
 /// Since when, and under what condition, messages are ours for an `ack_wait`.
 #[derive(Clone, Debug)]
-pub struct Leased {
+pub struct LeaseGrant {
     /// No later than the moment at which the bus leased the oldest of them.
     pub at: Instant,
     /// Moves when the bus may have forgotten leases that have not lapsed; with the value that they were taken at.
@@ -100,18 +100,18 @@ pub struct Leased {
 
 /// What is known of messages that were leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum LeaseState {
     /// The bus remembers the lease; the clock may have ended it.
-    Leased,
+    Active,
     /// The bus may have forgotten the lease, and nobody has seen since whether it still has the messages.
     InDoubt,
     /// The bus may have forgotten the lease, and will deliver what was not acknowledged again.
-    ComesAgain,
+    Lost,
     /// The stream that had them is no more: they never come again.
-    Gone,
+    StreamGone,
 }
 
-impl Leased {
+impl LeaseGrant {
     /// Takes the clock's word for it that the bus remembers.
     #[cfg(test)]
     pub(crate) fn since(at: Instant) -> Self {
@@ -134,16 +134,18 @@ impl Leased {
         self.epochs.as_ref().is_none_or(|(now, taken)| *now.borrow() == *taken)
     }
 
-    pub fn fate(&self) -> Fate {
-        let Some((epochs, _)) = self.epochs.as_ref().filter(|_| !self.is_remembered()) else { return Fate::Leased };
-        let Some((seen, life)) = &self.stream else { return Fate::ComesAgain };
+    pub fn state(&self) -> LeaseState {
+        let Some((epochs, _)) = self.epochs.as_ref().filter(|_| !self.is_remembered()) else {
+            return LeaseState::Active;
+        };
+        let Some((seen, life)) = &self.stream else { return LeaseState::Lost };
         // In this order: who sees another life moves the epoch after it.
         let now = *epochs.borrow();
         let (seen, epoch) = &*seen.borrow();
         match seen == life {
-            false => Fate::Gone,
-            true if *epoch == now => Fate::ComesAgain,
-            true => Fate::InDoubt,
+            false => LeaseState::StreamGone,
+            true if *epoch == now => LeaseState::Lost,
+            true => LeaseState::InDoubt,
         }
     }
 }
@@ -202,7 +204,7 @@ impl Acker {
     }
 
     /// Ends the trial under way, if one is.
-    pub async fn end_trial(&self, end: TrialEnd) {
+    pub async fn end_trial(&self, end: TrialOutcome) {
         match &self.0 {
             Answering::Embedded(acker) => acker.end_trial(end).await,
             Answering::Nats(acker) => acker.end_trial(end).await,

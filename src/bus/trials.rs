@@ -62,7 +62,7 @@ struct Trial {
 
 /// How a trial that began ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TrialEnd {
+pub enum TrialOutcome {
     /// The process has done what the messages make it do.
     Survived,
     /// It was not carried through, for a reason outside the messages: it does not count.
@@ -147,19 +147,19 @@ impl Book {
         self.trials.push(Trial { messages: runs_of(messages), rest, attempts });
     }
 
-    pub(super) fn end(&mut self, messages: &[u64], end: TrialEnd) {
+    pub(super) fn end(&mut self, messages: &[u64], end: TrialOutcome) {
         let runs = runs_of(messages);
         let Some(trial) = self.trials.iter_mut().find(|trial| trial.messages == runs) else {
-            return if end == TrialEnd::Survived {
+            return if end == TrialOutcome::Survived {
                 self.remove(messages)
             };
         };
         let rest = std::mem::take(&mut trial.rest);
         match end {
-            TrialEnd::Survived => (trial.messages, trial.attempts) = (rest, 0),
-            TrialEnd::Withdrawn if trial.attempts > 1 => trial.attempts -= 1,
-            TrialEnd::Withdrawn if rest.is_empty() => trial.messages.clear(),
-            TrialEnd::Withdrawn => {
+            TrialOutcome::Survived => (trial.messages, trial.attempts) = (rest, 0),
+            TrialOutcome::Withdrawn if trial.attempts > 1 => trial.attempts -= 1,
+            TrialOutcome::Withdrawn if rest.is_empty() => trial.messages.clear(),
+            TrialOutcome::Withdrawn => {
                 let all: BTreeSet<u64> = trial.messages.iter().chain(&rest).flat_map(|run| run.0..=run.1).collect();
                 (trial.messages, trial.attempts) = (runs_of(&all.into_iter().collect::<Vec<_>>()), 0);
             }
@@ -278,7 +278,7 @@ mod tests {
                 rested.clear();
                 continue;
             }
-            book.end(&choice.next, TrialEnd::Survived);
+            book.end(&choice.next, TrialOutcome::Survived);
             due.retain(|message| !choice.next.contains(message));
         }
         assert!(book.is_empty(), "{book:?}");
@@ -301,17 +301,17 @@ mod tests {
         let mut book = Book::default();
         for _ in 0..10 {
             book.begin(&[5]);
-            book.end(&[5], TrialEnd::Withdrawn);
+            book.end(&[5], TrialOutcome::Withdrawn);
         }
         assert!(book.is_empty());
         book.begin(&[5]);
         book.begin(&[5]);
         book.begin(&[5]);
-        book.end(&[5], TrialEnd::Withdrawn);
+        book.end(&[5], TrialOutcome::Withdrawn);
         assert_eq!(book.choose(&[5], &HashSet::from([5])).next, [5], "two attempts count");
         book.begin(&[5]);
         assert_eq!(book.choose(&[5], &HashSet::new()).fatal, [5]);
-        book.end(&[5], TrialEnd::Survived);
+        book.end(&[5], TrialOutcome::Survived);
         assert!(book.is_empty());
     }
 

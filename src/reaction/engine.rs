@@ -29,7 +29,8 @@ use super::ruleset::Ruleset;
 use super::settings::EngineSettings;
 use crate::base::backoff::{Backoff, random_unit};
 use crate::bus::{
-    Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription, TrialEnd,
+    Acker, Bus, BusError, BusErrorKind, BusStatus, ConsumerSpec, Delivery, Interest, Receipt, Subscription,
+    TrialOutcome,
 };
 use crate::metrics;
 use crate::store::{Cause, Effects, Recorded, Store, StoreError, StoreErrorKind};
@@ -52,8 +53,8 @@ impl EngineSettings {
         ConsumerSpec {
             name: self.consumer_name.clone(),
             filter: "events.>".to_owned(),
-            takes_most: true,
-            coarse: false,
+            matches_most: true,
+            coarse_acks: false,
             ack_wait: self.ack_wait,
             max_deliver: self.max_deliver,
             pending_max: self.fetch_messages_max.saturating_mul(BESIDE_MAX + 2),
@@ -105,7 +106,7 @@ pub async fn run_engine(
     }
     engine.tell_faults();
     engine.finish_beside().await;
-    if let Err(error) = subscription.give_back().await {
+    if let Err(error) = subscription.release().await {
         warn!(%error, "messages read ahead are not given back, they come again when their leases end");
     }
     Ok(())
@@ -152,11 +153,11 @@ struct Needs {
 }
 
 impl Interest for Needs {
-    fn is_any(&self) -> bool {
+    fn has_interest(&self) -> bool {
         *self.changes.borrow() != self.none_as_of.load(Ordering::Acquire)
     }
 
-    fn passed(&self, messages: u64) {
+    fn skipped(&self, messages: u64) {
         metrics::reaction_events(messages, 0, 0, 0);
     }
 }
@@ -233,7 +234,7 @@ impl Engine {
             };
             // That the store fails says nothing against a message.
             if std::mem::take(&mut self.trying) {
-                self.acker.end_trial(TrialEnd::Withdrawn).await;
+                self.acker.end_trial(TrialOutcome::Withdrawn).await;
             }
             // What was judged in vain is still in the groups: they come from the store again, and what may
             // have been committed after all is asked for.
@@ -325,7 +326,8 @@ impl Engine {
     async fn already_consumed(&mut self, batch: &[Delivery], ask_all: bool) -> Result<HashSet<Cause>, StoreError> {
         let mut asked = Vec::new();
         for delivery in batch {
-            if (delivery.suspect || ask_all) && self.ruleset.index.candidates(delivery.subject()).is_some() {
+            if (delivery.possibly_redelivered || ask_all) && self.ruleset.index.candidates(delivery.subject()).is_some()
+            {
                 asked.push(cause(delivery));
             }
         }

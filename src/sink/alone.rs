@@ -14,7 +14,7 @@ use super::lease::Lease;
 use super::upload::Uploaded;
 use super::{Boxed, Sink};
 use crate::base::clock;
-use crate::bus::{Acker, Delivery, Leased, Receipt, TrialEnd};
+use crate::bus::{Acker, Delivery, LeaseGrant, Receipt, TrialOutcome};
 use crate::metrics;
 
 /// How long a sink that ends waits until it is on record that what it tried is not to blame.
@@ -24,7 +24,7 @@ const WITHDRAW_MAX: Duration = Duration::from_secs(2);
 #[expect(clippy::large_enum_variant, reason = "there is one of them at a time")]
 pub(super) enum Alone {
     /// Everything that was fetched before them is written out first.
-    Waiting { deliveries: Vec<Delivery>, lease: Lease, leased: Leased },
+    Waiting { deliveries: Vec<Delivery>, lease: Lease, leased: LeaseGrant },
     /// They are looked up and encoded.
     Tried,
     /// They are on their way into the warehouse.
@@ -32,7 +32,7 @@ pub(super) enum Alone {
 }
 
 impl Alone {
-    pub(super) fn new(deliveries: Vec<Delivery>, leased: Leased, ack_wait: Duration) -> Self {
+    pub(super) fn new(deliveries: Vec<Delivery>, leased: LeaseGrant, ack_wait: Duration) -> Self {
         let lease = Lease::new(leased.clone(), ack_wait);
         Self::Waiting { deliveries, lease, leased }
     }
@@ -47,7 +47,7 @@ impl Alone {
 
 /// To be called when a sink ends that has met with trouble outside the messages.
 pub(super) async fn withdraw(acker: &Acker) {
-    let _ = tokio::time::timeout(WITHDRAW_MAX, acker.end_trial(TrialEnd::Withdrawn)).await;
+    let _ = tokio::time::timeout(WITHDRAW_MAX, acker.end_trial(TrialOutcome::Withdrawn)).await;
 }
 
 impl Sink {
@@ -66,7 +66,7 @@ impl Sink {
             Some(Alone::Tried) => {
                 let acker = self.acker.clone();
                 self.uploads.push(Box::pin(async move {
-                    acker.end_trial(TrialEnd::Survived).await;
+                    acker.end_trial(TrialOutcome::Survived).await;
                     Uploaded { file_bytes: 0, result: Ok(()) }
                 }));
                 Some(Alone::Stored)
@@ -85,7 +85,7 @@ impl Sink {
         &self,
         deliveries: Vec<Delivery>,
         lease: Lease,
-        leased: Leased,
+        leased: LeaseGrant,
     ) -> Boxed<Result<fetch::Chunk, SinkError>> {
         info!(messages = deliveries.len(), "messages that may have ended the process are tried apart from others");
         let (acker, ack_wait) = (self.acker.clone(), self.settings.ack_wait);

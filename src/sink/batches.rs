@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::base::clock;
 use crate::base::faults;
-use crate::bus::{Delivery, Fate, Leased, Receipt};
+use crate::bus::{Delivery, LeaseGrant, LeaseState, Receipt};
 use crate::event::EventRef;
 use crate::warehouse::{Encoder, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
@@ -174,7 +174,7 @@ impl OpenBatches {
     pub(super) fn take(
         &mut self,
         deliveries: &[Delivery],
-        leased: &Leased,
+        leased: &LeaseGrant,
         stored: &HashSet<u64>,
     ) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
@@ -250,7 +250,7 @@ impl OpenBatches {
         &mut self,
         delivery: &Delivery,
         event: &EventRef<'_>,
-        leased: &Leased,
+        leased: &LeaseGrant,
         taken: &mut Taken,
     ) -> Result<(), WarehouseError> {
         let received_at_ms = delivery.published_at_ms;
@@ -291,7 +291,7 @@ impl OpenBatches {
         &mut self,
         delivery: &Delivery,
         (app_id, hour): (&str, i64),
-        leased: &Leased,
+        leased: &LeaseGrant,
         taken: &mut Taken,
     ) -> Result<(), WarehouseError> {
         let (rows, bytes) = self.cold.push((app_id, hour), delivery, leased, self.limits.ack_wait);
@@ -352,7 +352,7 @@ impl OpenBatches {
         Ok(())
     }
 
-    fn open(&mut self, app_id: &str, hour: i64, leased: &Leased) -> usize {
+    fn open(&mut self, app_id: &str, hour: i64, leased: &LeaseGrant) -> usize {
         let lease = Lease::new(leased.clone(), self.limits.ack_wait);
         let batch = Batch::new(&self.encoder, Partition { app_id: app_id.to_owned(), hour }, lease);
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -402,13 +402,13 @@ impl OpenBatches {
 
     fn close(&mut self, slot: usize, reason: Reason, taken: &mut Taken) -> Result<(), WarehouseError> {
         let Some(batch) = self.remove(slot) else { return Ok(()) };
-        match batch.lease.fate(clock::now()) {
-            Fate::Leased => {}
-            Fate::ComesAgain => {
+        match batch.lease.state(clock::now()) {
+            LeaseState::Active => {}
+            LeaseState::Lost => {
                 taken.lapsed_rows += batch.file.rows();
                 return Ok(());
             }
-            Fate::InDoubt | Fate::Gone => {
+            LeaseState::InDoubt | LeaseState::StreamGone => {
                 taken.kept_rows += self.kept.keep(batch);
                 return Ok(());
             }

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::bus::{Delivery, Leased, Receipt};
+use crate::bus::{Delivery, LeaseGrant, Receipt};
 use crate::warehouse::Partition;
 
 use super::lease::Lease;
@@ -68,7 +68,7 @@ impl Cold {
         &mut self,
         (app_id, hour): (&str, i64),
         delivery: &Delivery,
-        leased: &Leased,
+        leased: &LeaseGrant,
         ack_wait: Duration,
     ) -> (usize, usize) {
         match &self.lease {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::base::backoff::random_unit;
-use crate::bus::{Acker, BusError, BusErrorKind, Delivery, Leased, Receipt, Subscription, TrialEnd};
+use crate::bus::{Acker, BusError, BusErrorKind, Delivery, LeaseGrant, Receipt, Subscription, TrialOutcome};
 use crate::metrics;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
@@ -24,7 +24,7 @@ const LINGER: Duration = Duration::from_millis(5);
 /// Messages that came together.
 pub(super) struct Chunk {
     pub(super) deliveries: Vec<Delivery>,
-    pub(super) leased: Leased,
+    pub(super) leased: LeaseGrant,
     /// The sequences whose rows the warehouse holds.
     pub(super) stored: HashSet<u64>,
 }
@@ -71,13 +71,13 @@ async fn deliveries(subscription: &mut Subscription, limits: (usize, usize)) -> 
 /// long that takes and whatever ends the process meanwhile, it says nothing against them.
 pub(super) async fn look_up(
     deliveries: Vec<Delivery>,
-    leased: Leased,
+    leased: LeaseGrant,
     ack_wait: Duration,
     acker: Acker,
     (warehouse, status): (Warehouse, WorkerStatus),
 ) -> Result<Chunk, SinkError> {
     let isolated = deliveries.first().is_some_and(|delivery| delivery.isolated);
-    if !isolated && !deliveries.iter().any(|delivery| delivery.suspect) {
+    if !isolated && !deliveries.iter().any(|delivery| delivery.possibly_redelivered) {
         return Ok(Chunk { deliveries, leased, stored: HashSet::new() });
     }
     let lease = Lease::new(leased.clone(), ack_wait);
@@ -95,7 +95,7 @@ pub(super) async fn look_up(
             warn!(messages = deliveries.len(), "messages given up: their leases lapsed while they were looked up");
             metrics::sink_lapsed_rows(deliveries.len() as u64);
             if isolated {
-                acker.end_trial(TrialEnd::Withdrawn).await;
+                acker.end_trial(TrialOutcome::Withdrawn).await;
             }
             Ok(Chunk { deliveries: Vec::new(), leased, stored: HashSet::new() })
         }

@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use crate::bus::{Fate, Receipt};
+use crate::bus::{LeaseState, Receipt};
 use crate::warehouse::{Encoder, WarehouseError};
 
 use super::batch::Batch;
@@ -56,8 +56,8 @@ impl Kept {
     pub(super) fn give_up_what_comes_again(&mut self, now: Instant) -> usize {
         self.looked_at = Some(Instant::now());
         let before = self.rows();
-        self.batches.retain(|batch| batch.lease.fate(now) != Fate::ComesAgain);
-        self.cold.retain(|cold| cold.lease().is_some_and(|lease| lease.fate(now) != Fate::ComesAgain));
+        self.batches.retain(|batch| batch.lease.state(now) != LeaseState::Lost);
+        self.cold.retain(|cold| cold.lease().is_some_and(|lease| lease.state(now) != LeaseState::Lost));
         before - self.rows()
     }
 
@@ -68,7 +68,7 @@ impl Kept {
         now: Instant,
         unreadable: &mut Vec<(Receipt, String)>,
     ) -> Result<Option<Batch>, WarehouseError> {
-        let is_gone = |lease: &Lease| lease.fate(now) == Fate::Gone;
+        let is_gone = |lease: &Lease| lease.state(now) == LeaseState::StreamGone;
         if let Some(at) = self.batches.iter().position(|batch| is_gone(&batch.lease)) {
             return Ok(Some(self.batches.swap_remove(at)));
         }

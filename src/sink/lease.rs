@@ -1,6 +1,6 @@
 //! How long the messages of a batch are certainly ours.
 //!
-//! Invariants: what will not come again is never taken for lapsed ([`Lease::fate`]); [`Lease::holds`] is false before the bus may deliver any of the messages to
+//! Invariants: what will not come again is never taken for lapsed ([`Lease::state`]); [`Lease::holds`] is false before the bus may deliver any of the messages to
 //! somebody else, with a quarter of the acknowledgement wait to spare; also once the bus may
 //! have forgotten the lease in a crash.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::base::clock;
-use crate::bus::{Acker, BusErrorKind, Fate, Leased, Receipt};
+use crate::bus::{Acker, BusErrorKind, LeaseGrant, LeaseState, Receipt};
 
 /// The least time between two looks at what became of messages in doubt.
 pub(super) const DOUBT_PAUSE: Duration = Duration::from_millis(200);
@@ -20,7 +20,7 @@ pub(super) const DOUBT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     since: Arc<Mutex<Option<Instant>>>,
-    leased: Leased,
+    leased: LeaseGrant,
     ack_wait: Duration,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Lease {
 pub(super) struct Lapsed;
 
 impl Lease {
-    pub(super) fn new(leased: Leased, ack_wait: Duration) -> Self {
+    pub(super) fn new(leased: LeaseGrant, ack_wait: Duration) -> Self {
         Self { since: Arc::new(Mutex::new(Some(leased.at))), leased, ack_wait }
     }
 
@@ -39,17 +39,17 @@ impl Lease {
         self.leased.is_remembered() && self.since().is_some_and(|since| self.leased.age(since, now) < safe)
     }
 
-    /// `ComesAgain` when the lease has ended by the clock alone, too.
-    pub(super) fn fate(&self, now: Instant) -> Fate {
-        match self.leased.fate() {
-            Fate::Leased if !self.holds(now) => Fate::ComesAgain,
-            fate => fate,
+    /// `Lost` when the lease has ended by the clock alone, too.
+    pub(super) fn state(&self, now: Instant) -> LeaseState {
+        match self.leased.state() {
+            LeaseState::Active if !self.holds(now) => LeaseState::Lost,
+            state => state,
         }
     }
 
     /// Whether the messages are to be kept although they are not leased: it may be that nobody else ever gets them.
     pub(super) fn is_kept(&self, now: Instant) -> bool {
-        matches!(self.fate(now), Fate::InDoubt | Fate::Gone)
+        matches!(self.state(now), LeaseState::InDoubt | LeaseState::StreamGone)
     }
 
     pub(super) fn ack_wait(&self) -> Duration {
@@ -123,7 +123,7 @@ impl Lease {
     }
 
     /// As it is after renewals; none when the lease lapsed.
-    pub(super) fn leased(&self) -> Option<Leased> {
+    pub(super) fn leased(&self) -> Option<LeaseGrant> {
         Some(self.leased.clone().renewed(self.since()?))
     }
 
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_lease_is_given_up_before_the_bus_takes_it_back() {
         let start = Instant::now();
-        let lease = Lease::new(Leased::since(start + Duration::from_secs(8)), Duration::from_secs(40));
+        let lease = Lease::new(LeaseGrant::since(start + Duration::from_secs(8)), Duration::from_secs(40));
         lease.include(start);
         assert!(lease.holds(start + Duration::from_secs(29)));
         assert!(!lease.holds(start + Duration::from_secs(30)));

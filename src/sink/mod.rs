@@ -123,8 +123,8 @@ impl Settings {
         ConsumerSpec {
             name: CONSUMER.to_owned(),
             filter: FILTER.to_owned(),
-            takes_most: true,
-            coarse: true,
+            matches_most: true,
+            coarse_acks: true,
             ack_wait: self.ack_wait,
             max_deliver: self.max_deliver,
             pending_max: self.pending_max,
@@ -256,7 +256,7 @@ impl Sink {
             self.subscription = Some(fetch.await.subscription);
         }
         if let Some(subscription) = &mut self.subscription
-            && let Err(error) = subscription.give_back().await
+            && let Err(error) = subscription.release().await
         {
             warn!(%error, "messages read ahead are not given back, they come again when their leases end");
         }
@@ -377,7 +377,7 @@ impl Sink {
     }
 
     fn fetched(&mut self, fetched: Fetched) -> Result<(), SinkError> {
-        let leased = fetched.subscription.leased();
+        let leased = fetched.subscription.lease_grant();
         self.subscription = Some(fetched.subscription);
         let deliveries = fetched.deliveries?;
         self.last_fetched = deliveries.len();

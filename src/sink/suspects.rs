@@ -56,7 +56,7 @@ fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery
     let mut places: HashMap<PartitionKey, usize> = HashMap::new();
     // Neighbours mostly share a partition.
     let mut last = None;
-    for delivery in deliveries.iter().filter(|delivery| delivery.suspect) {
+    for delivery in deliveries.iter().filter(|delivery| delivery.possibly_redelivered) {
         // What cannot be read was never written. Of what can be, no more is read than says where to look.
         let Ok((app_id, timestamp_ms)) = EventRef::place(delivery.payload()) else { continue };
         let key = (app_id, hour_of(timestamp_ms, delivery.published_at_ms));

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::batches::Reason;
 use super::*;
 use crate::base::supervisor::Tasks;
-use crate::bus::{Batch, Delivery, EmbeddedSettings, Leased};
+use crate::bus::{Batch, Delivery, EmbeddedSettings, LeaseGrant};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};
 use crate::event::subject::write_event_subject;
@@ -80,8 +80,8 @@ impl Bench {
         let spec = ConsumerSpec {
             name: CONSUMER.into(),
             filter: FILTER.into(),
-            takes_most: false,
-            coarse: false,
+            matches_most: false,
+            coarse_acks: false,
             ack_wait,
             max_deliver: 100,
             pending_max: 100_000,
@@ -258,7 +258,7 @@ async fn each_limit_closes_files() {
         let encode =
             EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 1_000, stream: "EVENTS".into() };
         let mut batches = OpenBatches::new(limits.clone(), Encoder::new(encode).unwrap());
-        let taken = batches.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
+        let taken = batches.take(&deliveries, &LeaseGrant::since(Instant::now()), &HashSet::new()).unwrap();
         assert!(taken.unreadable.is_empty() && taken.lapsed_rows == 0);
         let closed: Vec<_> =
             taken.closed.iter().map(|c| (c.partition.app_id.clone(), c.reason, c.receipts.len())).collect();
@@ -337,7 +337,7 @@ pub(super) async fn store_unacknowledged(warehouse: &Warehouse, deliveries: &[De
     };
     let encode = EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 70, stream: "EVENTS".into() };
     let mut batches = OpenBatches::new(limits, Encoder::new(encode).unwrap());
-    assert!(batches.take(deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap().closed.is_empty());
+    assert!(batches.take(deliveries, &LeaseGrant::since(Instant::now()), &HashSet::new()).unwrap().closed.is_empty());
     for closed in batches.close_all().unwrap().closed {
         let name = Warehouse::new_file_name();
         assert!(warehouse.store(&closed.partition, &name, closed.file, || true).await.unwrap());
@@ -393,12 +393,12 @@ async fn lapsed_batches_are_not_written() {
     };
     let encode = EncodeSettings { compression: Compression::None, row_group_rows_max: 70, stream: "EVENTS".into() };
     let mut batches = OpenBatches::new(limits.clone(), Encoder::new(encode.clone()).unwrap());
-    batches.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
+    batches.take(&deliveries, &LeaseGrant::since(Instant::now()), &HashSet::new()).unwrap();
     // They come again, and so prove that the first batch has lost them.
     let again = subscription.fetch(10, usize::MAX).await.unwrap();
     let mut patient = OpenBatches::new(Limits { ack_wait: NEVER, ..limits }, Encoder::new(encode).unwrap());
-    patient.take(&deliveries, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
-    let taken = patient.take(&again, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
+    patient.take(&deliveries, &LeaseGrant::since(Instant::now()), &HashSet::new()).unwrap();
+    let taken = patient.take(&again, &LeaseGrant::since(Instant::now()), &HashSet::new()).unwrap();
     assert_eq!((taken.lapsed_rows, patient.rows()), (10, 10));
     let closed = batches.close_all().unwrap();
     assert_eq!((closed.closed.len(), closed.lapsed_rows), (0, 10));

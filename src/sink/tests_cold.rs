@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::tests::{Bench, NEVER, event, ids_of, now_ms, settings};
 use super::*;
-use crate::bus::Leased;
+use crate::bus::LeaseGrant;
 use crate::event::proto::EventEnvelope;
 use crate::sink::batches::Reason;
 use crate::warehouse::Compression;
@@ -70,7 +70,7 @@ async fn their_memory_is_bounded_and_what_is_written_first_has_the_most_rows() {
     let mut closed = Vec::new();
     let mut most = 0;
     for some in deliveries.chunks(100) {
-        let taken = batches.take(some, &Leased::since(Instant::now()), &HashSet::new()).unwrap();
+        let taken = batches.take(some, &LeaseGrant::since(Instant::now()), &HashSet::new()).unwrap();
         closed.extend(taken.closed);
         most = most.max(batches.memory_bytes());
     }
@@ -106,7 +106,7 @@ async fn a_partition_with_many_rows_gets_a_file_and_what_comes_again_is_given_up
     let encode =
         EncodeSettings { compression: Compression::Snappy, row_group_rows_max: 9_000, stream: "EVENTS".into() };
     let mut batches = OpenBatches::new(limits, Encoder::new(encode).unwrap());
-    let leased = Leased::since(Instant::now());
+    let leased = LeaseGrant::since(Instant::now());
     let taken = batches.take(&deliveries, &leased, &HashSet::new()).unwrap();
     let closed: Vec<_> = taken.closed.iter().map(|closed| (closed.reason, closed.receipts.len())).collect();
     assert_eq!((closed, batches.len(), batches.cold_partitions()), (vec![(Reason::Partitions, 1)], 2, 1));

@@ -15,7 +15,7 @@ use tracing::{debug, error, warn};
 use crate::base::backoff::{Backoff, random_unit};
 use crate::base::clock;
 use crate::base::faults;
-use crate::bus::{Acker, BusErrorKind, Fate};
+use crate::bus::{Acker, BusErrorKind, LeaseState};
 use crate::metrics;
 use crate::warehouse::{LateFile, Warehouse, WarehouseError, WarehouseErrorKind};
 
@@ -76,7 +76,7 @@ pub(super) async fn upload(
         Ok(Ok(true)) => {
             faults::end_process_at("committed");
             // Another stream has given the sequences to other messages.
-            if closed.lease.fate(clock::now()) != Fate::Gone {
+            if closed.lease.state(clock::now()) != LeaseState::StreamGone {
                 acknowledge(&closed, &acker).await;
             }
             status.update(|figures| {
@@ -149,13 +149,13 @@ async fn store(
     let _writer = writers.acquire().await;
     let mut attempt = 0;
     loop {
-        while closed.lease.fate(clock::now()) == Fate::InDoubt {
+        while closed.lease.state(clock::now()) == LeaseState::InDoubt {
             tokio::time::sleep(DOUBT_PAUSE).await;
         }
         let began = Instant::now();
         let (lease, begun) = (closed.lease.clone(), begun.clone());
         let commit = move || {
-            let ours = matches!(lease.fate(clock::now()), Fate::Leased | Fate::Gone);
+            let ours = matches!(lease.state(clock::now()), LeaseState::Active | LeaseState::StreamGone);
             begun.fetch_or(ours, Ordering::AcqRel);
             ours
         };

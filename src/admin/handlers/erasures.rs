@@ -21,7 +21,7 @@ use crate::admin::input::body::read_json;
 use crate::admin::input::decode::fit;
 use crate::admin::problem::{of_bus, of_store, wrong};
 use crate::admin::state::Shared;
-use crate::bus::{DeadLetter, Matches, Span, settled_through};
+use crate::bus::{DeadLetter, ErasePredicate, EraseSpan, acked_through};
 use crate::event::{FieldError, Person, PersonId, is_app_id, is_id};
 use crate::http::Problem;
 use crate::quarantine::{Form, Input};
@@ -154,11 +154,11 @@ impl ErasureRequest {
 
 async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Result<Erasure, Problem> {
     let (bus, store) = (&shared.state.bus, &shared.state.store);
-    let matches: Matches = {
+    let matches: ErasePredicate = {
         let person = person.clone();
         Arc::new(move |subject, payload| has_message(&person, subject, payload))
     };
-    let span = Span { after, through, messages_max: SCAN_MESSAGES_MAX, time_max: SCAN_TIME_MAX };
+    let span = EraseSpan { after, through, messages_max: SCAN_MESSAGES_MAX, time_max: SCAN_TIME_MAX };
     let began = Instant::now();
     let scanned = bus.erase(span, &matches).await.map_err(of_bus)?;
     let mut erasure = Erasure {
@@ -178,18 +178,18 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
     }
     // Looked at first: what in-flight events lead to is stored before they are acknowledged.
     let status = bus.status().await.map_err(of_bus)?;
-    erasure.is_settled = scanned.scanned_through >= through && settled_through(&status, through);
+    erasure.is_settled = scanned.scanned_through >= through && acked_through(&status, through);
     let records = store.erase_person(person, REST_TIME_MAX).await.map_err(of_store)?;
     (erasure.deliveries, erasure.anomaly_records) = (records.deliveries, records.anomaly_records);
     let letters = bus.erase_dead_letters(&|letter| has_letter(person, letter), REST_TIME_MAX).await.map_err(of_bus)?;
     erasure.dead_letters = letters.letters;
-    if !records.is_whole || !letters.is_whole {
+    if !records.is_whole || !letters.is_complete {
         erasure.is_settled = false;
         return Ok(erasure);
     }
     if erasure.is_settled {
         // What in-flight events led to was published behind them.
-        let span = Span { after: through, through: status.last_sequence, time_max: REST_TIME_MAX, ..span };
+        let span = EraseSpan { after: through, through: status.last_sequence, time_max: REST_TIME_MAX, ..span };
         let derived = bus.erase(span, &derived(person)).await.map_err(of_bus)?;
         erasure.events += derived.messages;
         erasure.is_settled = derived.scanned_through >= status.last_sequence;
@@ -200,7 +200,7 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
 }
 
 /// Messages that tell of events of theirs, and not those events.
-fn derived(person: &Person) -> Matches {
+fn derived(person: &Person) -> ErasePredicate {
     let person = person.clone();
     Arc::new(move |subject, payload| !subject.starts_with(EVENTS) && has_message(&person, subject, payload))
 }

@@ -141,8 +141,8 @@ impl Admin {
         let spec = ConsumerSpec {
             name: "giver-up".to_owned(),
             filter: filter.to_owned(),
-            takes_most: false,
-            coarse: false,
+            matches_most: false,
+            coarse_acks: false,
             ack_wait: Duration::from_secs(30),
             max_deliver: 3,
             pending_max: 100,

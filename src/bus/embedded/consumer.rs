@@ -18,7 +18,7 @@ use super::tail::{self, Tail};
 use super::window::{Slot, State, Window};
 use crate::bus::batch::{self, FLAG_ERASED, FLAG_REPLAY};
 use crate::bus::subject::Filter;
-use crate::bus::trials::{Book, SUSPECT_AFTER, TrialEnd};
+use crate::bus::trials::{Book, SUSPECT_AFTER, TrialOutcome};
 use crate::bus::{ConsumerSpec, Delivery, Interest, Receipt};
 
 /// The unit of deadlines: 2.7 years fit.
@@ -240,7 +240,7 @@ impl Mind {
 
     /// The sequence whose group is missing, if one is.
     fn take_new(&mut self, name: &str, request: &Request<'_>, room: &mut Room, out: &mut Vec<Delivery>) -> Option<u64> {
-        if let Some(interest) = request.interest.filter(|interest| !interest.is_any()) {
+        if let Some(interest) = request.interest.filter(|interest| !interest.has_interest()) {
             self.pass_over(request.head, interest);
             return None;
         }
@@ -278,7 +278,7 @@ impl Mind {
             self.window.advance();
             self.loaded.clear();
             self.passed_to = head;
-            interest.passed(passed);
+            interest.skipped(passed);
         }
     }
 
@@ -386,12 +386,12 @@ impl Mind {
     }
 
     /// False when no such trial is under way any more.
-    pub(super) fn end_trial(&mut self, messages: &[u64], end: TrialEnd) -> bool {
+    pub(super) fn end_trial(&mut self, messages: &[u64], end: TrialOutcome) -> bool {
         let Some(at) = self.trials.open.iter().position(|open| open == messages) else { return false };
         self.trials.open.swap_remove(at);
         self.trials.book.end(messages, end);
         self.trials.unstored = true;
-        if end == TrialEnd::Survived {
+        if end == TrialOutcome::Survived {
             for sequence in messages {
                 let slot = self.window.get(*sequence);
                 if matches!(slot.state, State::Leased | State::Waiting) {
@@ -405,7 +405,7 @@ impl Mind {
     /// The process ends in order: no trial that is under way counts. True when there is one.
     pub(super) fn withdraw_trials(&mut self) -> bool {
         let open = std::mem::take(&mut self.trials.open);
-        open.iter().for_each(|messages| self.trials.book.end(messages, TrialEnd::Withdrawn));
+        open.iter().for_each(|messages| self.trials.book.end(messages, TrialOutcome::Withdrawn));
         self.trials.unstored |= !open.is_empty();
         !open.is_empty()
     }
@@ -479,7 +479,7 @@ fn delivery(group: &Group, sequence: u64, record: Range<usize>, delivery_count: 
         record: group.data().slice(record),
         published_at_ms: group.published_at_ms,
         delivery_count,
-        suspect: delivery_count > 1 || sequence <= suspect_to,
+        possibly_redelivered: delivery_count > 1 || sequence <= suspect_to,
         isolated: false,
     }
 }

@@ -9,10 +9,10 @@ use super::queue::Chore;
 use super::{Engine, READ_BYTES, file};
 use crate::bus::BusError;
 use crate::bus::batch::FLAG_ERASED;
-use crate::bus::erase::{Erased, Matches, Span};
+use crate::bus::erase::{ErasePredicate, EraseSpan, Erased};
 
 impl Engine {
-    pub(in crate::bus) async fn erase(&self, span: Span, matches: &Matches) -> Result<Erased, BusError> {
+    pub(in crate::bus) async fn erase(&self, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
         let shared = &self.0.shared;
         let through = span.through.min(*shared.head.borrow());
         let mut erased = Erased { scanned_through: span.after, reached: span.after, messages: 0 };

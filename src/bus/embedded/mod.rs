@@ -204,7 +204,7 @@ impl Engine {
         Ok(Subscription::new(self.0.shared.clone(), consumer))
     }
 
-    pub(super) async fn bring(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
+    pub(super) async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         self.consumer(spec).await.map(drop)
     }
 

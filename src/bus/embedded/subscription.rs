@@ -13,7 +13,7 @@ use super::consumer::{self, Consumer, Found, Request};
 use super::queue::{Chore, Settle};
 use super::{Shared, file, lock};
 use crate::base::clock::sleep_until;
-use crate::bus::trials::{FATAL, TURN_MAX, TrialEnd};
+use crate::bus::trials::{FATAL, TURN_MAX, TrialOutcome};
 use crate::bus::{BusError, BusErrorKind, DeadReason, Delivery, Interest, Receipt};
 
 pub(in crate::bus) struct Subscription {
@@ -69,7 +69,7 @@ impl Subscription {
     ) -> Result<Vec<Delivery>, BusError> {
         let Acker { shared, consumer, .. } = self.acker.clone();
         // Who comes back for more has lived through it.
-        self.acker.end_trial(TrialEnd::Survived).await;
+        self.acker.end_trial(TrialOutcome::Survived).await;
         loop {
             if shared.closed.is_cancelled() {
                 return Err(BusError::new(BusErrorKind::Closed, "fetch messages"));
@@ -135,8 +135,8 @@ impl Subscription {
         self.acker.clone()
     }
 
-    pub(in crate::bus) async fn give_back(&mut self) {
-        self.acker.end_trial(TrialEnd::Withdrawn).await;
+    pub(in crate::bus) async fn release(&mut self) {
+        self.acker.end_trial(TrialOutcome::Withdrawn).await;
     }
 }
 
@@ -196,7 +196,7 @@ impl Acker {
     }
 
     /// Nothing when none is under way.
-    pub(in crate::bus) async fn end_trial(&self, end: TrialEnd) {
+    pub(in crate::bus) async fn end_trial(&self, end: TrialOutcome) {
         let Some(trial) = lock(&self.trial).take() else { return };
         let ended = {
             let mut mind = self.consumer.lock();

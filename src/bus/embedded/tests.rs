@@ -58,11 +58,11 @@ struct Mood {
 }
 
 impl Interest for Mood {
-    fn is_any(&self) -> bool {
+    fn has_interest(&self) -> bool {
         self.wants.load(Ordering::Acquire)
     }
 
-    fn passed(&self, messages: u64) {
+    fn skipped(&self, messages: u64) {
         self.passed.fetch_add(messages, Ordering::Relaxed);
     }
 }

@@ -17,7 +17,7 @@ use super::streams::Role;
 use super::trials::Record;
 use super::{Shared, dead_letter};
 use crate::bus::subject::Filter;
-use crate::bus::trials::{FATAL, TrialEnd};
+use crate::bus::trials::{FATAL, TrialOutcome};
 use crate::bus::{BusError, BusErrorKind, DeadReason, Receipt};
 
 /// Acknowledgements that one confirmation covers.
@@ -110,7 +110,7 @@ impl Acker {
         self.record.begin_trial(receipts.iter().map(|receipt| receipt.sequence).collect()).await;
     }
 
-    pub(in crate::bus) async fn end_trial(&self, end: TrialEnd) {
+    pub(in crate::bus) async fn end_trial(&self, end: TrialOutcome) {
         self.record.end_trial(end).await;
     }
 

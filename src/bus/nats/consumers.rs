@@ -89,7 +89,7 @@ pub(super) async fn find(stream: &Stream, name: &str) -> Result<Option<Info>, Bu
 }
 
 /// Creates the durable consumer, or changes it to what is needed.
-pub(super) async fn bring(stream: &Stream, needed: &Needed) -> Result<Info, BusError> {
+pub(super) async fn ensure_consumer(stream: &Stream, needed: &Needed) -> Result<Info, BusError> {
     let mut info = create(stream, needed).await?;
     if info.delivered.stream_sequence > 0 {
         let end = stream.get_info().await.map_err(|error| failed("read stream", error))?;

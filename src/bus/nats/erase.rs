@@ -19,7 +19,7 @@ use super::dead_letter::{self, read};
 use super::streams::failed;
 use super::{Engine, Shared, retention, unix_ms_of};
 use crate::bus::BusError;
-use crate::bus::erase::{Erased, ErasedLetters, Matches, MatchesLetter, Span};
+use crate::bus::erase::{DeadLetterPredicate, ErasePredicate, EraseSpan, Erased, ErasedDeadLetters};
 use crate::bus::subject::Filter;
 
 /// The server forgets a consumer that has asked for nothing for this long.
@@ -54,7 +54,7 @@ struct Deleted {
 }
 
 impl Engine {
-    pub(in crate::bus) async fn erase(&self, span: Span, matches: &Matches) -> Result<Erased, BusError> {
+    pub(in crate::bus) async fn erase(&self, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
         self.0.check_open("erase messages")?;
         let found = |seen: &Seen| matches(seen.subject.as_bytes(), &seen.payload);
         scan(&self.0, &self.0.stream, span, found, false).await
@@ -62,20 +62,20 @@ impl Engine {
 
     pub(in crate::bus) async fn erase_dead_letters(
         &self,
-        matches: &MatchesLetter<'_>,
+        matches: &DeadLetterPredicate<'_>,
         time_max: Duration,
-    ) -> Result<ErasedLetters, BusError> {
+    ) -> Result<ErasedDeadLetters, BusError> {
         self.0.check_open("erase dead letters")?;
         let state = self.0.dead_letters.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
         let after = state.first_sequence.max(1) - 1;
-        let span = Span { after, through: state.last_sequence, messages_max: u64::MAX, time_max };
+        let span = EraseSpan { after, through: state.last_sequence, messages_max: u64::MAX, time_max };
         let found = |seen: &Seen| {
             let Seen { sequence, headers, stored_at_ms, payload, .. } = seen;
             matches(&read(*sequence, headers, *stored_at_ms, payload.clone()))
         };
         // A call that has not erased any goes on: the next one would come no farther.
         let erased = scan(&self.0, &self.0.dead_letters, span, found, true).await?;
-        Ok(ErasedLetters { letters: erased.messages, is_whole: erased.scanned_through >= span.through })
+        Ok(ErasedDeadLetters { letters: erased.messages, is_complete: erased.scanned_through >= span.through })
     }
 }
 
@@ -84,7 +84,7 @@ struct Scan<'a, F> {
     shared: &'a Shared,
     stream: &'a Stream,
     consumer: PullConsumer,
-    span: Span,
+    span: EraseSpan,
     /// Its time counts once something is erased.
     until_erased: bool,
     began: Instant,
@@ -100,7 +100,7 @@ struct Scan<'a, F> {
 async fn scan(
     shared: &Shared,
     stream: &Stream,
-    span: Span,
+    span: EraseSpan,
     found: impl Fn(&Seen) -> bool,
     until_erased: bool,
 ) -> Result<Erased, BusError> {

@@ -207,7 +207,7 @@ impl Looks {
             Some(found) if consumers::is_safe(&found.config) => found,
             Some(_) => {
                 warn!(consumer = name, "the consumer was changed on NATS, it is changed back");
-                consumers::bring(stream, needed).await?
+                consumers::ensure_consumer(stream, needed).await?
             }
             None => {
                 lock(&shared.keeper.seen).remove(name);
@@ -218,7 +218,7 @@ impl Looks {
                 if !self.is_gone("consumer", name, CONSUMER_GONE_FOR) {
                     return Ok(());
                 }
-                let brought = consumers::bring(stream, needed).await?;
+                let brought = consumers::ensure_consumer(stream, needed).await?;
                 self.is_back(name);
                 info!(consumer = name, "created anew: what the stream holds is read once more");
                 brought

@@ -106,7 +106,7 @@ impl Link {
     }
 
     /// Returns when the connection is given up for good, or was closed by ourselves.
-    pub(super) async fn until_given_up(&self) -> BusError {
+    pub(super) async fn until_reconnects_exhausted(&self) -> BusError {
         let mut epochs = self.epochs();
         while !self.ended.load(Ordering::Relaxed) {
             // The sender is ours.

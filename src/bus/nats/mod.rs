@@ -191,12 +191,12 @@ impl Engine {
     }
 
     pub(super) async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
-        let filter = self.bring(&spec).await?;
+        let filter = self.ensure_consumer(&spec).await?;
         Subscription::open(self.0.clone(), &self.0.settings.stream, spec, (filter, true)).await
     }
 
     pub(super) async fn subscribe_to_ranges(&self, spec: ConsumerSpec) -> Result<RangeSubscription, BusError> {
-        let filter = self.bring(&spec).await?;
+        let filter = self.ensure_consumer(&spec).await?;
         RangeSubscription::open(self.0.clone(), spec, filter).await
     }
 
@@ -211,26 +211,26 @@ impl Engine {
     }
 
     /// Creates the durable consumer, or changes it to what the spec says; answers its filter.
-    pub(super) async fn bring(&self, spec: &ConsumerSpec) -> Result<Filter, BusError> {
+    pub(super) async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<Filter, BusError> {
         let filter = self.admit(spec)?;
-        let (role, needed) = if spec.coarse {
+        let (role, needed) = if spec.coarse_acks {
             let subject = self.0.settings.range_subject(&spec.name);
             (Role::Ranges, Needed::of(spec, &subject, spec.pending_max.min(ranges::PENDING_MAX)))
         } else {
             // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
             // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass
             // are cheaper to get and to leave.
-            let filter = if spec.takes_most { "" } else { &spec.filter };
+            let filter = if spec.matches_most { "" } else { &spec.filter };
             (Role::Events, Needed::of(spec, filter, spec.pending_max))
         };
-        consumers::bring(keeper::stream_of(&self.0, role), &needed).await?;
+        consumers::ensure_consumer(keeper::stream_of(&self.0, role), &needed).await?;
         self.0.keeper.needs(role, needed);
         Ok(filter)
     }
 
     /// Returns when the connection was given up for good.
-    pub(super) async fn until_given_up(&self) -> BusError {
-        self.0.link.until_given_up().await
+    pub(super) async fn until_reconnects_exhausted(&self) -> BusError {
+        self.0.link.until_reconnects_exhausted().await
     }
 
     pub(super) async fn ping(&self) -> Result<(), BusError> {
@@ -261,7 +261,7 @@ impl Engine {
     }
 
     /// What makes a 2xx weaker than an event on disk, as far as the streams show it.
-    pub(super) fn weakness(&self) -> Option<&'static str> {
+    pub(super) fn durability_warning(&self) -> Option<&'static str> {
         match (self.0.settings.storage, self.0.settings.replicas) {
             (_, 2..) => None,
             (StreamStorage::Memory, _) => {

@@ -158,7 +158,7 @@ pub(super) async fn create(
 }
 
 /// Changes the stream that was found to what the settings say.
-async fn bring(
+async fn ensure_stream(
     context: &Context,
     settings: &NatsSettings,
     (role, found): (Role, Info),
@@ -198,12 +198,12 @@ async fn change(context: &Context, found: Info, wanted: impl Fn(Config) -> Confi
 
 /// Creates or corrects all streams; answers what the server says of them, in the order of [`Role::ALL`].
 pub(super) async fn reconcile(context: &Context, settings: &NatsSettings, atomic: bool) -> Result<[Info; 3], BusError> {
-    let bring = async |role: Role| match find(context, &role.stream(settings)).await? {
+    let ensure = async |role: Role| match find(context, &role.stream(settings)).await? {
         None => create(context, settings, role, atomic).await,
-        Some(found) => bring(context, settings, (role, found), atomic).await,
+        Some(found) => ensure_stream(context, settings, (role, found), atomic).await,
     };
     let [dead_letters, ranges, events] = Role::ALL;
-    Ok([bring(dead_letters).await?, bring(ranges).await?, bring(events).await?])
+    Ok([ensure(dead_letters).await?, ensure(ranges).await?, ensure(events).await?])
 }
 
 /// The fields in which two configurations differ, as the server names them: `max_msgs = 5 (must be -1)`.

@@ -26,8 +26,8 @@ use crate::base::clock;
 use crate::base::clock::sleep_until;
 use crate::bus::batch::{self, HEADER_BYTES};
 use crate::bus::subject::Filter;
-use crate::bus::trials::TrialEnd;
-use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, Leased, Receipt};
+use crate::bus::trials::TrialOutcome;
+use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, LeaseGrant, Receipt};
 
 /// A pull request ends after this long without having brought all that it asks for.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
@@ -126,10 +126,10 @@ impl Subscription {
         self.acker.clone()
     }
 
-    pub(in crate::bus) fn leased(&self) -> Leased {
+    pub(in crate::bus) fn lease_grant(&self) -> LeaseGrant {
         let shared = &self.acker.shared;
         let stream = (shared.keeper.stream(), self.stream_id.clone());
-        Leased { at: self.leased_at, epochs: Some((shared.link.epochs(), self.epoch)), stream: Some(stream) }
+        LeaseGrant { at: self.leased_at, epochs: Some((shared.link.epochs(), self.epoch)), stream: Some(stream) }
     }
 
     pub(in crate::bus) async fn fetch(
@@ -141,7 +141,7 @@ impl Subscription {
         let note_interval = NOTE_INTERVAL.min(self.acker.consumer.ack_wait / 8);
         let mut pause_until: Option<tokio::time::Instant> = None;
         // Who comes back for more has lived through it.
-        self.acker.end_trial(TrialEnd::Survived).await;
+        self.acker.end_trial(TrialOutcome::Survived).await;
         loop {
             shared.check_open("fetch messages")?;
             let moved = self.epochs.has_changed().unwrap_or(true) || self.suspect_to.is_none();
@@ -225,8 +225,8 @@ impl Subscription {
         chosen.next
     }
 
-    pub(in crate::bus) async fn give_back(&mut self) -> Result<(), BusError> {
-        self.acker.end_trial(TrialEnd::Withdrawn).await;
+    pub(in crate::bus) async fn release(&mut self) -> Result<(), BusError> {
+        self.acker.end_trial(TrialOutcome::Withdrawn).await;
         let (shared, context) = (self.acker.shared.clone(), "give messages back");
         shared.link.check(&shared.client, context)?;
         // First, or the standing pull request would get them again; what was sent before it ended is taken.
@@ -485,8 +485,8 @@ pub(super) fn takes(consumer: &str, filter: &Filter, message: &Message) -> bool 
 
 pub(super) fn delivery(record: Bytes, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
     let delivery_count = receipt.delivery_count;
-    let suspect = delivery_count > 1 || receipt.sequence <= suspect_to;
-    Delivery { receipt, record, published_at_ms, delivery_count, suspect, isolated: false }
+    let possibly_redelivered = delivery_count > 1 || receipt.sequence <= suspect_to;
+    Delivery { receipt, record, published_at_ms, delivery_count, possibly_redelivered, isolated: false }
 }
 
 /// Copied, so that one message that is kept does not keep all that was read from the socket with it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bus::conformance::{fetch, nats_settings, payloads, publish_numbers, receipts, spec};
-use crate::bus::{Bus, Matches, NatsSettings, Span, settled_through};
+use crate::bus::{Bus, ErasePredicate, EraseSpan, NatsSettings, acked_through};
 use crate::services::nats::{NatsServer, Version};
 use crate::services::signal;
 
@@ -27,12 +27,12 @@ async fn replicas_that_stand_still_keep_nothing_of_what_is_erased() {
     for start in (0..MESSAGES).step_by(100) {
         publish_numbers(&bus, start..start + 100).await;
     }
-    let matches: Matches = Arc::new(|_, payload| payload.ends_with(b"7"));
+    let matches: ErasePredicate = Arc::new(|_, payload| payload.ends_with(b"7"));
     let erase = async {
         let (mut after, mut messages, began) = (0, 0, Instant::now());
         while after < MESSAGES {
             assert!(began.elapsed() < Duration::from_secs(120), "{after} of {MESSAGES}");
-            let span = Span { after, through: MESSAGES, messages_max: 300, time_max: Duration::from_secs(5) };
+            let span = EraseSpan { after, through: MESSAGES, messages_max: 300, time_max: Duration::from_secs(5) };
             // What a server that stands still was asked for is asked for again.
             if let Ok(erased) = bus.erase(span, &matches).await {
                 (after, messages) = (erased.scanned_through, messages + erased.messages);
@@ -56,7 +56,7 @@ async fn replicas_that_stand_still_keep_nothing_of_what_is_erased() {
     servers.iter().for_each(|server| signal(server.pid(), "CONT"));
     // An answer that was lost is of messages that were erased all the same.
     assert!(messages <= MESSAGES / 10, "{messages}");
-    let all = Span { after: 0, through: MESSAGES, messages_max: u64::MAX, time_max: Duration::from_secs(60) };
+    let all = EraseSpan { after: 0, through: MESSAGES, messages_max: u64::MAX, time_max: Duration::from_secs(60) };
     let began = Instant::now();
     let again = loop {
         match bus.erase(all, &matches).await {
@@ -71,7 +71,7 @@ async fn replicas_that_stand_still_keep_nothing_of_what_is_erased() {
     assert_eq!(payloads(&read), kept);
     subscription.acker().ack(&receipts(&read)).await.unwrap();
     let began = Instant::now();
-    while !bus.status().await.is_ok_and(|status| settled_through(&status, MESSAGES)) {
+    while !bus.status().await.is_ok_and(|status| acked_through(&status, MESSAGES)) {
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", bus.status().await);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

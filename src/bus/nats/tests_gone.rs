@@ -75,8 +75,8 @@ fn specs() -> [(ConsumerSpec, &'static str); 2] {
     let (ack_wait, spec) =
         (Duration::from_secs(2), |name: &str, filter: &str| ConsumerSpec { max_deliver: 1_000, ..spec(name, filter) });
     [
-        (ConsumerSpec { takes_most: true, ack_wait, ..spec("engine", ">") }, "TESTS"),
-        (ConsumerSpec { takes_most: true, coarse: true, ack_wait, ..spec("sink", ">") }, "TESTS_RANGES"),
+        (ConsumerSpec { matches_most: true, ack_wait, ..spec("engine", ">") }, "TESTS"),
+        (ConsumerSpec { matches_most: true, coarse_acks: true, ack_wait, ..spec("sink", ">") }, "TESTS_RANGES"),
     ]
 }
 
@@ -112,7 +112,11 @@ async fn fetch_all(subscription: &mut Subscription, wanted: std::ops::Range<u64>
     let mut all = Vec::new();
     while !missing.is_empty() {
         for delivery in fetch_some(subscription, 1_000).await {
-            assert!(delivery.suspect || delivery.sequence() > handled, "{} is not suspect", delivery.sequence());
+            assert!(
+                delivery.possibly_redelivered || delivery.sequence() > handled,
+                "{} is not suspect",
+                delivery.sequence()
+            );
             missing.remove(std::str::from_utf8(delivery.payload()).unwrap());
             all.push(delivery);
         }
@@ -155,12 +159,12 @@ async fn a_consumer_that_is_replaced_behind_ones_back_is_noticed() {
                 fetch_from_either(&mut mine, &mut theirs, 10).await;
             }
             setup.delete_consumer(stream, &spec.name).await;
-            other.bring(&spec).await.unwrap();
+            other.ensure_consumer(&spec).await.unwrap();
             let mut again = HashSet::new();
             let first = handled - 59;
             while again.len() < 60 {
                 for delivery in fetch_from_either(&mut mine, &mut theirs, 7).await {
-                    assert!(delivery.suspect, "round {round}: {} is not suspect", delivery.sequence());
+                    assert!(delivery.possibly_redelivered, "round {round}: {} is not suspect", delivery.sequence());
                     again.extend((delivery.sequence() >= first).then_some(delivery.sequence()));
                 }
             }

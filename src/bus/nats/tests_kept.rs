@@ -14,7 +14,7 @@ fn batch(passing: bool) -> Batch {
     for n in 0..10_u8 {
         batch.push("events.shop.user.login", None, |out| out.push(n));
         match passing {
-            true => batch.push_passing("events.other.user.login", None, |out| out.push(n)),
+            true => batch.push_transient("events.other.user.login", None, |out| out.push(n)),
             false => batch.push("events.other.user.login", None, |out| out.push(n)),
         }
     }
@@ -77,11 +77,11 @@ async fn nothing_is_purged_before_a_reader_that_was_never_there() {
         [("early", early), ("late", late), ("late-sink", sink)].map(|(name, n)| (name.to_owned(), n))
     };
     assert_eq!(backlogs().await, wanted(4, 4, 4));
-    let sink = ConsumerSpec { coarse: true, takes_most: true, ..spec("late-sink", ">") };
+    let sink = ConsumerSpec { coarse_acks: true, matches_most: true, ..spec("late-sink", ">") };
     let mut left = [4, 4, 4];
     for (reader, spec) in [spec("early", ">"), spec("late", ">"), sink].into_iter().enumerate() {
         assert_eq!(bus.purge_acknowledged().await.unwrap(), 0, "{} has read nothing", spec.name);
-        bus.bring(&spec).await.unwrap();
+        bus.ensure_consumer(&spec).await.unwrap();
         assert_eq!(bus.purge_acknowledged().await.unwrap(), 0, "{} has read nothing yet", spec.name);
         let mut subscription = bus.subscribe(spec).await.unwrap();
         let all = fetch(&mut subscription, 4).await;

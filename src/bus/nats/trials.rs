@@ -14,7 +14,7 @@ use super::publish::PubAck;
 use super::ranges::{EXPECTED_LAST, WRONG_LAST};
 use super::streams::failed;
 use super::{Shared, dead_letter, lock};
-use crate::bus::trials::{Book, TURN_MAX, TrialEnd};
+use crate::bus::trials::{Book, TURN_MAX, TrialOutcome};
 use crate::bus::{BusError, BusErrorKind, NatsSettings};
 
 /// Times that a change is made anew because another process was first.
@@ -126,7 +126,7 @@ impl Record {
     }
 
     /// Nothing when none is under way.
-    pub(super) async fn end_trial(&self, end: TrialEnd) {
+    pub(super) async fn end_trial(&self, end: TrialOutcome) {
         let Some(Trial { messages, _turn }) = lock(&self.open).take() else { return };
         lock(&self.shared.open_trials).retain(|open| open.consumer != self.consumer || open.messages != messages);
         if let Err(error) = self.change(|book| book.end(&messages, end)).await {
@@ -145,7 +145,7 @@ pub(super) async fn withdraw_all(shared: &Arc<Shared>) {
     let open = std::mem::take(&mut *lock(&shared.open_trials));
     for OpenTrial { consumer, messages } in open {
         let record = Record::new(shared.clone(), consumer);
-        let withdrawn = record.change(|book| book.end(&messages, TrialEnd::Withdrawn));
+        let withdrawn = record.change(|book| book.end(&messages, TrialOutcome::Withdrawn));
         if !matches!(tokio::time::timeout(shared.settings.timeout, withdrawn).await, Ok(Ok(()))) {
             warn!(consumer = record.consumer, "an unfinished attempt with suspects counts as one that failed");
         }

@@ -98,8 +98,8 @@ impl TestGateway {
         let spec = ConsumerSpec {
             name: "test".into(),
             filter: "events.>".into(),
-            takes_most: false,
-            coarse: false,
+            matches_most: false,
+            coarse_acks: false,
             ack_wait: Duration::from_secs(60),
             max_deliver: 5,
             pending_max: 10_000,

@@ -287,8 +287,8 @@ async fn take(world: &World, filter: &str, count: usize) -> Vec<(String, Value)>
     let spec = ConsumerSpec {
         name: "test".to_owned(),
         filter: filter.to_owned(),
-        takes_most: false,
-        coarse: false,
+        matches_most: false,
+        coarse_acks: false,
         ack_wait: Duration::from_secs(60),
         max_deliver: 1,
         pending_max: 1_000,

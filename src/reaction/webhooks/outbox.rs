@@ -60,7 +60,7 @@ async fn publish_some(store: &Store, bus: &Bus) -> Result<usize, String> {
         let (id, encode) = (id.to_string(), |out: &mut Vec<u8>| out.extend_from_slice(payload));
         match is_kept(subject) {
             true => batch.push(subject, Some(&id), encode),
-            false => batch.push_passing(subject, Some(&id), encode),
+            false => batch.push_transient(subject, Some(&id), encode),
         }
     }
     let mut done: Vec<Uuid> = Vec::with_capacity(messages.len());

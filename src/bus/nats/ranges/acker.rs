@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::held::{Complete, Held};
 use crate::bus::nats::{acker, dead_letter};
-use crate::bus::trials::{FATAL, TrialEnd};
+use crate::bus::trials::{FATAL, TrialOutcome};
 use crate::bus::{BusError, BusErrorKind, DeadReason, Receipt};
 
 #[derive(Clone)]
@@ -53,7 +53,7 @@ impl RangeAcker {
         self.queue.begin_trial(receipts).await;
     }
 
-    pub(in crate::bus) async fn end_trial(&self, end: TrialEnd) {
+    pub(in crate::bus) async fn end_trial(&self, end: TrialOutcome) {
         self.queue.end_trial(end).await;
     }
 

@@ -86,7 +86,7 @@ impl Held {
     }
 
     /// Everything that is held, to come again at once where something is open.
-    pub(super) fn give_back(&self) -> Vec<Complete> {
+    pub(super) fn release_all(&self) -> Vec<Complete> {
         let again = |range: &HeldRange| if range.open > 0 { Some(Duration::ZERO) } else { range.again };
         let given =
             |(key, range): (&Key, &HeldRange)| Complete { key: *key, receipt: range.receipt, again: again(range) };

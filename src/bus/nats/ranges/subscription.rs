@@ -21,8 +21,8 @@ use crate::bus::nats::Shared;
 use crate::bus::nats::subscription::{NOTE_INTERVAL, REFUSED_PAUSE, Subscription, delivery, record, takes};
 use crate::bus::nats::suspects::{Suspects, is_suspect};
 use crate::bus::subject::Filter;
-use crate::bus::trials::TrialEnd;
-use crate::bus::{BusError, ConsumerSpec, Delivery, Leased, Receipt};
+use crate::bus::trials::TrialOutcome;
+use crate::bus::{BusError, ConsumerSpec, Delivery, LeaseGrant, Receipt};
 
 /// Ranges in hand, the one that is read included, below which more are cut and fetched. With more, what has come waits
 /// until it has left the processor's caches.
@@ -126,9 +126,9 @@ impl RangeSubscription {
         self.queue.stream_id()
     }
 
-    pub(in crate::bus) fn leased(&self) -> Leased {
+    pub(in crate::bus) fn lease_grant(&self) -> LeaseGrant {
         let stream = (self.shared.keeper.stream(), self.queue.stream_id().to_owned());
-        Leased {
+        LeaseGrant {
             at: self.leased_at,
             epochs: Some((self.shared.link.epochs(), self.queue.epoch())),
             stream: Some(stream),
@@ -142,7 +142,7 @@ impl RangeSubscription {
     ) -> Result<Vec<Delivery>, BusError> {
         let note_interval = NOTE_INTERVAL.min(self.spec.ack_wait / 8);
         // Who comes back for more has lived through it.
-        self.acker.end_trial(TrialEnd::Survived).await;
+        self.acker.end_trial(TrialOutcome::Survived).await;
         loop {
             self.shared.check_open("fetch messages")?;
             // What was asked for over a connection that is lost is not waited for.
@@ -186,14 +186,14 @@ impl RangeSubscription {
         }
     }
 
-    pub(in crate::bus) async fn give_back(&mut self) -> Result<(), BusError> {
+    pub(in crate::bus) async fn release(&mut self) -> Result<(), BusError> {
         // A range stored meanwhile would be sent to whom is just about to go.
         if let Some(cutting) = self.cutting.take() {
             let _ = tokio::time::timeout(self.shared.settings.timeout, cutting).await;
         }
         self.suspects.clear();
-        self.queue.give_back().await?;
-        self.acker.answer(self.acker.held.give_back()).await
+        self.queue.release().await?;
+        self.acker.answer(self.acker.held.release_all()).await
     }
 
     /// The suspects that are to be tried next, once all of their range is here; those that ended the process too often
@@ -436,7 +436,7 @@ impl RangeSubscription {
             return;
         }
         self.cut_ahead = 0;
-        let leased_at = self.queue.leased().at;
+        let leased_at = self.queue.lease_grant().at;
         for delivery in fetched {
             let Some(range) = SequenceRange::read(delivery.payload()) else {
                 warn!(sequence = delivery.sequence(), consumer = self.spec.name, "not a range, passed over");

@@ -8,7 +8,7 @@ use crate::bus::{Bus, ConsumerSpec, Delivery, Receipt, Subscription};
 use crate::services::nats::{NatsServer, Version};
 
 pub(super) fn coarse(filter: &str) -> ConsumerSpec {
-    ConsumerSpec { takes_most: true, coarse: true, ..spec("sink", filter) }
+    ConsumerSpec { matches_most: true, coarse_acks: true, ..spec("sink", filter) }
 }
 
 pub(super) fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {
@@ -44,13 +44,13 @@ async fn all_come_in_order_and_once() {
         let mut all = Vec::new();
         while all.len() < 1_000 {
             let some = subscription.fetch(300, usize::MAX).await.unwrap();
-            assert!(some.len() <= 300 && some.iter().all(|delivery| delivery.suspect));
+            assert!(some.len() <= 300 && some.iter().all(|delivery| delivery.possibly_redelivered));
             all.extend(some);
         }
         for start in (1_000..2_000).step_by(100) {
             publish_numbers(bus, start..start + 100).await;
             let some = fetch(&mut subscription, 100).await;
-            assert!(some.iter().all(|delivery| !delivery.suspect && delivery.delivery_count == 1));
+            assert!(some.iter().all(|delivery| !delivery.possibly_redelivered && delivery.delivery_count == 1));
             all.extend(some);
         }
         assert_eq!(sequences(&all), (1..=2_000).collect::<Vec<_>>());
@@ -156,7 +156,7 @@ async fn what_is_not_acknowledged_comes_again_with_its_range() {
         let again = fetch(&mut subscription, 10).await;
         assert!(began.elapsed() > Duration::from_millis(2_600), "{:?}", began.elapsed());
         assert_eq!(sequences(&again), (1..=10).collect::<Vec<_>>());
-        assert!(again.iter().all(|delivery| delivery.suspect && delivery.delivery_count == 2));
+        assert!(again.iter().all(|delivery| delivery.possibly_redelivered && delivery.delivery_count == 2));
         let lost = acker.renew(&receipts(&all)).await.unwrap_err();
         assert_eq!(lost.kind, crate::bus::BusErrorKind::LeaseLost);
         drop(subscription);
@@ -181,13 +181,13 @@ async fn what_is_given_back_comes_again_at_once() {
         subscription.acker().ack(&receipts(&some[..40])).await.unwrap();
         // What the server is just about to send comes again when its lease ends.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        subscription.give_back().await.unwrap();
+        subscription.release().await.unwrap();
         drop(subscription);
         let mut subscription = bus.subscribe(waits("sink")).await.unwrap();
         let began = Instant::now();
         let again = fetch(&mut subscription, 300).await;
         assert_eq!(sequences(&again).into_iter().collect::<HashSet<_>>(), (1..=300).collect());
-        assert!(again.iter().all(|delivery| delivery.suspect) && began.elapsed() < Duration::from_secs(5));
+        assert!(again.iter().all(|delivery| delivery.possibly_redelivered) && began.elapsed() < Duration::from_secs(5));
     }
 }
 
@@ -370,7 +370,7 @@ async fn messages_under_sequences_that_were_read_before_are_read_too() {
         let mut again = HashSet::new();
         while again.len() < 30 {
             let some = fetch(&mut subscription, 1).await;
-            assert!(some[0].suspect);
+            assert!(some[0].possibly_redelivered);
             again.extend(sequences(&some));
             subscription.acker().ack(&receipts(&some)).await.unwrap();
         }
@@ -438,8 +438,8 @@ async fn a_killed_server_takes_no_message_with_it() {
     for round in 1..=4_u64 {
         publish_numbers(&bus, 0..500).await;
         let some = fetch(&mut subscription, 100).await;
-        assert!(subscription.leased().is_remembered());
-        let leased = subscription.leased();
+        assert!(subscription.lease_grant().is_remembered());
+        let leased = subscription.lease_grant();
         server.kill9();
         // It may be sent again to the new server, and then they do not come again.
         seen.extend(sequences(&some));

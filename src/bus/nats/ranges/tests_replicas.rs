@@ -62,7 +62,7 @@ async fn what_a_replica_has_not_taken_in_yet_is_not_passed_over() {
             read.lock().unwrap().extend(sequences(&some));
             subscription.acker().ack(&receipts(&some)).await?;
         }
-        subscription.give_back().await
+        subscription.release().await
     };
     // Begins anew again and again: each time a consumer is made, on any of the servers.
     let reading = async || {
