@@ -70,7 +70,7 @@ fn check_event(event: &EventRef<'_>) -> Value {
     let mut quoted = Vec::new();
     read.write_view_json_with(&mut quoted, Int64::AsString);
     serde_json::from_slice::<Value>(&quoted).expect("a view with quoted integers is JSON");
-    assert_eq!(EventRef::place(event.bytes), Ok((read.app_id, read.timestamp_ms)));
+    assert_eq!(EventRef::app_and_timestamp(event.bytes), Ok((read.app_id, read.timestamp_ms)));
     check_again(event.bytes, &view);
     view
 }

@@ -44,7 +44,7 @@ fn events(body: &[u8], events_max: usize, received_at_ms: i64) -> Option<Views> 
         assert!((1..=events_max).contains(&accepted.len()));
         views.extend(check_events(&accepted));
     }
-    assert_eq!(views.len() + export.left_out(), export.len(), "each record has a verdict");
+    assert_eq!(views.len() + export.unread_records(), export.len(), "each record has a verdict");
     Some(views)
 }
 

@@ -36,7 +36,7 @@ pub(crate) mod samples;
 mod protocols_tests;
 
 pub use codec::struct_writer;
-pub use codec::unique_keys::{Unique, UniqueWithin};
+pub use codec::unique_keys::{UniqueKeys, UniqueKeysSeed};
 pub use codec::wire::DecodeError;
 pub use intake::admit::{Arrival, is_of_other_app};
 pub use intake::field_error::{FieldError, cut};
@@ -52,4 +52,4 @@ pub use schema::describe;
 pub use schema::json_schema::json_schemas;
 pub use schema::limits::{EVENT_BYTES_MAX, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 pub use schema::pattern::Pattern;
-pub use schema::tables::{Holds, Kind, Rules, field_holds};
+pub use schema::tables::{FieldType, Kind, Rules, field_type};

@@ -114,7 +114,7 @@ impl Gateway {
         let mut export =
             Export::open(&body).map_err(|refused| self.refuse_export(refused, &origin(Kept::Otlp), &body, exchange))?;
         self.count_events(export.len(), exchange)?;
-        inbound.hold_for_reply(body.len() + export.keys_bytes())?;
+        inbound.hold_for_reply(body.len() + export.seen_bytes())?;
         let mut tally = Tally::default();
         // A batch at a time, as other requests bring them: what the records grow to is not all held at once.
         while let Some(accepted) = export.next(self.batch_events_max, &self.arrival(&exchange.caller)) {
@@ -125,7 +125,7 @@ impl Gateway {
             self.publish(&mut verdicts, batch, exchange).await;
             tally.add(&verdicts)?;
         }
-        self.leave_out(export.left_out(), &mut tally);
+        self.leave_out(export.unread_records(), &mut tally);
         Ok(success(form, tally.rejected, tally.message(export.len()).as_deref()))
     }
 

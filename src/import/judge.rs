@@ -151,7 +151,7 @@ impl Judging {
                 let app = self.app.as_deref().unwrap_or_default();
                 accepted.append(body.exported().next(1, line, None, app, &arrival));
             }
-            Err(refused) => accepted.add_refused(refused.told().into_owned()),
+            Err(refused) => accepted.add_refused(refused.field_errors().into_owned()),
         }
     }
 

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 use super::Settings;
 use super::source::{BytesRead, Next};
-use crate::event::{Holds, Kind, field_holds};
+use crate::event::{FieldType, Kind, field_type};
 
 /// Rows of a Parquet file that are decoded together.
 const BATCH_ROWS: usize = 1_024;
@@ -34,7 +34,7 @@ const OF_THE_PATH: [&str; 4] = ["year", "month", "day", "hour"];
 
 /// Where the values of a column go.
 enum Target {
-    Field { path: Vec<String>, holds: Holds, is_time: bool },
+    Field { path: Vec<String>, holds: FieldType, is_time: bool },
     Category,
     Type,
     Payload,
@@ -67,7 +67,7 @@ impl Columns {
                 Target::Field { path, holds, is_time } => put(&mut event, path, cell.into_value(*holds, *is_time)),
                 Target::Category => category = cell.into_text(),
                 Target::Type => event_type = cell.into_text(),
-                Target::Payload => payload = Some(cell.into_value(Holds::Json, false)),
+                Target::Payload => payload = Some(cell.into_value(FieldType::Json, false)),
                 Target::Nowhere => {}
             }
         }
@@ -97,9 +97,9 @@ fn target(name: &str, is_lake: bool, settings: &Settings) -> Result<Target> {
     };
     let path: Vec<&str> = field.split('.').collect();
     let of_device = ["deviceContext", field];
-    let (path, holds) = match field_holds(&path) {
+    let (path, holds) = match field_type(&path) {
         Some(holds) => (path, holds),
-        None if is_lake && named.is_none() => match field_holds(&of_device) {
+        None if is_lake && named.is_none() => match field_type(&of_device) {
             Some(holds) => (of_device.to_vec(), holds),
             None => return Err(unknown(name, field)),
         },
@@ -144,15 +144,15 @@ impl Cell {
         }
     }
 
-    fn into_value(self, holds: Holds, is_time: bool) -> Value {
+    fn into_value(self, holds: FieldType, is_time: bool) -> Value {
         match (self, holds) {
-            (Self::Text(text), Holds::Number) if is_time => moment(&text).map_or(Value::String(text), Value::from),
+            (Self::Text(text), FieldType::Number) if is_time => moment(&text).map_or(Value::String(text), Value::from),
             // What is not of the field's type is refused with the row's other faults.
-            (Self::Text(text), Holds::Number | Holds::Bool | Holds::Json) => {
+            (Self::Text(text), FieldType::Number | FieldType::Bool | FieldType::Json) => {
                 serde_json::from_str(&text).unwrap_or(Value::String(text))
             }
-            (Self::Moment(ms), Holds::Number) => ms.into(),
-            (Self::Value(value), Holds::Number | Holds::Bool | Holds::Json) => value,
+            (Self::Moment(ms), FieldType::Number) => ms.into(),
+            (Self::Value(value), FieldType::Number | FieldType::Bool | FieldType::Json) => value,
             (cell, _) => Value::String(cell.into_text()),
         }
     }
@@ -331,12 +331,12 @@ mod tests {
     #[test]
     fn a_cell_becomes_what_its_field_holds() {
         let value = |text: &str, holds| Cell::Text(text.to_owned()).into_value(holds, false).to_string();
-        assert_eq!(value("12", Holds::Text), "\"12\"");
-        assert_eq!(value("12", Holds::Json), "12");
-        assert_eq!(value("012", Holds::Json), "\"012\"");
-        assert_eq!(value("true", Holds::Bool), "true");
-        assert_eq!(value("much", Holds::Number), "\"much\"");
-        assert_eq!(Cell::Value(7.into()).into_value(Holds::Text, false), Value::from("7"));
-        assert_eq!(Cell::Moment(0).into_value(Holds::Number, true), Value::from(0));
+        assert_eq!(value("12", FieldType::Text), "\"12\"");
+        assert_eq!(value("12", FieldType::Json), "12");
+        assert_eq!(value("012", FieldType::Json), "\"012\"");
+        assert_eq!(value("true", FieldType::Bool), "true");
+        assert_eq!(value("much", FieldType::Number), "\"much\"");
+        assert_eq!(Cell::Value(7.into()).into_value(FieldType::Text, false), Value::from("7"));
+        assert_eq!(Cell::Moment(0).into_value(FieldType::Number, true), Value::from(0));
     }
 }

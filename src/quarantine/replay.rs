@@ -10,7 +10,7 @@ use super::input::{Form, Input};
 use crate::bus::{Batch, Bus, BusError, DeadLetter};
 use crate::event::otlp::{self, Export};
 use crate::event::request::{self, Accepted, Refused};
-use crate::event::segment::{Around, Body, Call};
+use crate::event::segment::{BatchFields, Body, Call};
 use crate::event::{Arrival, EVENT_BYTES_MAX, FieldError, Reason, cloud_event, subject};
 
 /// The rules of today that are settings.
@@ -53,7 +53,7 @@ pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> R
         Err(refused) => refused,
     };
     let before = input.clone();
-    input.set_errors(Reason::of_whole(&refused), &refused.told());
+    input.set_errors(Reason::of_body(&refused), &refused.field_errors());
     if input != before {
         // It was not too large before; texts alone have changed.
         let Some(amended) = input.into_refused() else { return Ok(Replayed::Unreadable) };
@@ -98,7 +98,7 @@ fn read_again(input: &Input, settings: ReadSettings) -> Result<Accepted, Refused
     if let (Form::Json | Form::Protobuf, Some(key)) = (form, input.attribute("idempotency-key")) {
         accepted.set_idempotency_key(key, &arrival)?;
     }
-    accepted.tell_apart(&input.id, |place| derived_id(&input.id, place));
+    accepted.assign_distinct_ids(&input.id, |place| derived_id(&input.id, place));
     Ok(accepted)
 }
 
@@ -108,12 +108,12 @@ fn segment(form: Form, input: &Input, arrival: &Arrival<'_>) -> Result<Accepted,
         _ => Body::of_message(&input.data)?,
     };
     if form == Form::SegmentMessage {
-        let mut around = input.attribute("around").map(Around::read).unwrap_or_default();
+        let mut around = input.attribute("around").map(BatchFields::read).unwrap_or_default();
         // As they were kept once.
         for name in ["context", "integrations", "sentAt"] {
             input.attribute(name).into_iter().for_each(|text| around.add(name, text));
         }
-        body = body.with_around(around);
+        body = body.with_batch_fields(around);
     }
     let call = input.attribute("call").and_then(Call::named);
     let app = if arrival.key_app.is_some() { "" } else { input.app.as_str() };
@@ -144,7 +144,7 @@ fn logs(data: &[u8], input: &Input, arrival: &Arrival<'_>) -> Result<Accepted, R
         accepted.append(more);
         check_replayed(&accepted)?;
     }
-    match export.left_out() {
+    match export.unread_records() {
         0 => Ok(accepted),
         _ => Err(Refused::new(format!("It has more than {} log records.", otlp::RECORDS_MAX))),
     }

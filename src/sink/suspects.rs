@@ -58,7 +58,7 @@ fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery
     let mut last = None;
     for delivery in deliveries.iter().filter(|delivery| delivery.possibly_redelivered) {
         // What cannot be read was never written. Of what can be, no more is read than says where to look.
-        let Ok((app_id, timestamp_ms)) = EventRef::place(delivery.payload()) else { continue };
+        let Ok((app_id, timestamp_ms)) = EventRef::app_and_timestamp(delivery.payload()) else { continue };
         let key = (app_id, hour_of(timestamp_ms, delivery.published_at_ms));
         let place = match last {
             Some((known, place)) if known == key => place,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::admin::input::decode::pointer;
 use crate::admin::problem::wrong;
-use crate::event::{FieldError, UniqueWithin};
+use crate::event::{FieldError, UniqueKeysSeed};
 use crate::http::{BodyError, Coding, Problem, read_body};
 use crate::store::OWN_MEMBERS;
 
@@ -65,7 +65,7 @@ pub(in crate::admin) fn parse_json(body: &[u8], values_max: usize) -> Result<Val
     let mut reader = serde_json::Deserializer::from_slice(text);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
-    let read = UniqueWithin::values(values_max).deserialize(tracked);
+    let read = UniqueKeysSeed::with_values_max(values_max).deserialize(tracked);
     let read = read.map_err(|error| (pointer(&track.path()), error));
     let whole = reader.end().map_err(|error| (String::new(), error));
     read.and_then(|value| whole.map(|()| value)).map_err(|(pointer, error)| {

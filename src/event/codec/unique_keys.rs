@@ -14,29 +14,29 @@ const KEY_CHARS_MAX: usize = 128;
 
 /// Any value; reading it fails at the second of two equal keys, naming the key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Unique(pub Value);
+pub struct UniqueKeys(pub Value);
 
-impl<'de> Deserialize<'de> for Unique {
+impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        UniqueWithin::values(usize::MAX).deserialize(deserializer).map(Self)
+        UniqueKeysSeed::with_values_max(usize::MAX).deserialize(deserializer).map(Self)
     }
 }
 
-/// Reads what [`Unique`] reads, and fails at the first value too many: two bytes of text can become a hundred times
+/// Reads what [`UniqueKeys`] reads, and fails at the first value too many: two bytes of text can become a hundred times
 /// as many in memory. Objects, lists and what is in them each count.
 #[derive(Debug)]
-pub struct UniqueWithin {
+pub struct UniqueKeysSeed {
     values_max: usize,
     read: Cell<usize>,
 }
 
-impl UniqueWithin {
-    pub fn values(values_max: usize) -> Self {
+impl UniqueKeysSeed {
+    pub fn with_values_max(values_max: usize) -> Self {
         Self { values_max, read: Cell::new(0) }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &UniqueWithin {
+impl<'de> DeserializeSeed<'de> for &UniqueKeysSeed {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -48,7 +48,7 @@ impl<'de> DeserializeSeed<'de> for &UniqueWithin {
     }
 }
 
-impl<'de> Visitor<'de> for &UniqueWithin {
+impl<'de> Visitor<'de> for &UniqueKeysSeed {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,14 +123,14 @@ mod tests {
     #[test]
     fn reads_what_a_value_reads() {
         let text = r#"{"a": [1, -2, 3.5, "x", true, null, {"b": {}}], "c": 18446744073709551615}"#;
-        assert_eq!(serde_json::from_str::<Unique>(text).unwrap().0, serde_json::from_str::<Value>(text).unwrap());
+        assert_eq!(serde_json::from_str::<UniqueKeys>(text).unwrap().0, serde_json::from_str::<Value>(text).unwrap());
     }
 
     #[test]
     fn a_value_too_many_is_not_read() {
         let within = |values_max: usize, text: &str| {
             let mut reader = serde_json::Deserializer::from_str(text);
-            UniqueWithin::values(values_max).deserialize(&mut reader).map_err(|error| error.to_string())
+            UniqueKeysSeed::with_values_max(values_max).deserialize(&mut reader).map_err(|error| error.to_string())
         };
         let text = r#"{"a": [1, {"b": null}], "c": "x"}"#;
         assert_eq!(within(6, text), Ok(serde_json::from_str(text).unwrap()));
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn names_the_key_that_comes_twice() {
         for text in [r#"{"a": {"name": 1, "name": 1}}"#, r#"[{"name": 1, "b": 2, "n\u0061me": null}]"#] {
-            let error = serde_json::from_str::<Unique>(text).unwrap_err();
+            let error = serde_json::from_str::<UniqueKeys>(text).unwrap_err();
             assert!(error.is_data() && error.to_string().starts_with("the key \"name\" comes twice"), "{error}");
         }
     }

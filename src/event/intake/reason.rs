@@ -63,7 +63,7 @@ impl Reason {
     }
 
     /// Of a body that is refused as a whole.
-    pub fn of_whole(refused: &Refused) -> Self {
+    pub fn of_body(refused: &Refused) -> Self {
         match refused.errors.is_empty() {
             true if LIMITS_OF_BODIES.iter().any(|part| refused.detail.contains(part)) => Self::Limit,
             true => Self::Malformed,
@@ -115,6 +115,6 @@ mod tests {
             assert_eq!(Reason::named(reason.name()), Some(reason));
         }
         let malformed = accept_json_single(b"{\"event\":", &arrival).unwrap_err();
-        assert_eq!(Reason::of_whole(&malformed), Reason::Malformed);
+        assert_eq!(Reason::of_body(&malformed), Reason::Malformed);
     }
 }

@@ -29,7 +29,7 @@ pub struct Refused {
 
 impl Refused {
     /// What is wrong, each with its place: the whole body's where nothing of it is named.
-    pub fn told(&self) -> Cow<'_, [FieldError]> {
+    pub fn field_errors(&self) -> Cow<'_, [FieldError]> {
         match self.errors.is_empty() {
             true => vec![FieldError::new("", self.detail.clone())].into(),
             false => self.errors.as_slice().into(),
@@ -115,7 +115,7 @@ impl Accepted {
     }
 
     /// Of the events that were given `assigned` for an id, those after the first get `id_of` their place instead.
-    pub fn tell_apart(&mut self, assigned: &str, id_of: impl Fn(usize) -> String) {
+    pub fn assign_distinct_ids(&mut self, assigned: &str, id_of: impl Fn(usize) -> String) {
         let bytes = std::mem::take(&mut self.bytes);
         for (place, item) in self.items.iter_mut().enumerate() {
             let Ok(range) = item else { continue };

@@ -88,7 +88,7 @@ impl<'a> EventRef<'a> {
     }
 
     /// The app id and the timestamp, which [`EventRef::decode_admitted`] would read as well.
-    pub fn place(bytes: &'a [u8]) -> Result<(&'a str, i64), DecodeError> {
+    pub fn app_and_timestamp(bytes: &'a [u8]) -> Result<(&'a str, i64), DecodeError> {
         let (mut app_id, mut timestamp_ms) = ("", 0);
         let mut reader = Reader::new(bytes);
         while let Some((number, value)) = reader.next()? {

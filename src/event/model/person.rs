@@ -70,7 +70,7 @@ impl Person {
     /// Whether a document that the product itself wrote is of an event of theirs: what a rule or an anomaly sends to
     /// webhooks and subjects, or an event in the rule view.
     pub fn has_document(&self, json: &[u8]) -> bool {
-        if self.id_as_it_is_written().is_some_and(|id| !contains(json, id.as_bytes())) {
+        if self.unescaped_id().is_some_and(|id| !contains(json, id.as_bytes())) {
             return false;
         }
         let Ok(document) = serde_json::from_slice::<Value>(json) else { return false };
@@ -130,7 +130,7 @@ impl Person {
     }
 
     /// The id, when documents of ours hold these very bytes: nothing in it is escaped in JSON.
-    pub fn id_as_it_is_written(&self) -> Option<&str> {
+    pub fn unescaped_id(&self) -> Option<&str> {
         let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\' && byte < 0x7f;
         Some(self.id.text()).filter(|id| id.bytes().all(plain))
     }

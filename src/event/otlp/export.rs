@@ -79,12 +79,12 @@ impl<'a> Export<'a> {
     }
 
     /// How many records come after the last one that is read: they have no verdict.
-    pub fn left_out(&self) -> usize {
+    pub fn unread_records(&self) -> usize {
         self.records.saturating_sub(RECORDS_MAX)
     }
 
     /// What is held of all records at once, to tell them apart.
-    pub fn keys_bytes(&self) -> usize {
+    pub fn seen_bytes(&self) -> usize {
         self.records.min(RECORDS_MAX) * Seen::BYTES
     }
 

@@ -143,7 +143,7 @@ impl ViewField {
         self.0.json_name
     }
 
-    pub fn holds(self) -> ViewType {
+    pub fn view_type(self) -> ViewType {
         ViewType::of(&self.0.shape)
     }
 
@@ -159,7 +159,7 @@ impl ViewField {
 }
 
 impl ViewElement {
-    pub fn holds(self) -> ViewType {
+    pub fn view_type(self) -> ViewType {
         ViewType::of(&self.0.shape)
     }
 
@@ -213,11 +213,11 @@ mod tests {
             }
             (ViewType::Enum(names), Value::String(name)) => names.contains(&name.as_str()),
             (ViewType::List(element), Value::Array(elements)) => {
-                elements.iter().for_each(|value| fits(value, element.holds(), at, checked));
+                elements.iter().for_each(|value| fits(value, element.view_type(), at, checked));
                 true
             }
             (ViewType::Map(element), Value::Object(members)) => {
-                members.values().for_each(|value| fits(value, element.holds(), at, checked));
+                members.values().for_each(|value| fits(value, element.view_type(), at, checked));
                 true
             }
             (ViewType::String, Value::String(_))

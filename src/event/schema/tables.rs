@@ -144,7 +144,7 @@ impl Kind {
 
 /// What a field of an event holds, for whoever has text to put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holds {
+pub enum FieldType {
     /// Strings and names of enum values.
     Text,
     Number,
@@ -154,26 +154,26 @@ pub enum Holds {
 }
 
 /// By the names along the way to it, as in proto3 JSON; none when an event has no such field.
-pub fn field_holds(path: &[&str]) -> Option<Holds> {
+pub fn field_type(path: &[&str]) -> Option<FieldType> {
     holds(&EVENT_ENVELOPE, path)
 }
 
-fn holds(message: &Message, path: &[&str]) -> Option<Holds> {
+fn holds(message: &Message, path: &[&str]) -> Option<FieldType> {
     let (name, below) = path.split_first()?;
     let field = message.fields.iter().find(|field| field.json_name == *name || field.name == *name)?;
     match (&field.shape, below) {
-        (Shape::String | Shape::Enum(_), []) => Some(Holds::Text),
-        (Shape::Bool, []) => Some(Holds::Bool),
-        (Shape::Int32 | Shape::Int64 | Shape::Float | Shape::Double, []) => Some(Holds::Number),
+        (Shape::String | Shape::Enum(_), []) => Some(FieldType::Text),
+        (Shape::Bool, []) => Some(FieldType::Bool),
+        (Shape::Int32 | Shape::Int64 | Shape::Float | Shape::Double, []) => Some(FieldType::Number),
         (Shape::Message(_) | Shape::Payload(_) | Shape::Struct | Shape::List(_) | Shape::Map(_), []) => {
-            Some(Holds::Json)
+            Some(FieldType::Json)
         }
         (Shape::Message(message) | Shape::Payload(message), below) => holds(message, below),
-        (Shape::Struct, _) => Some(Holds::Json),
+        (Shape::Struct, _) => Some(FieldType::Json),
         (Shape::Map(value), [_]) => match &value.shape {
-            Shape::String | Shape::Enum(_) => Some(Holds::Text),
-            Shape::Bool => Some(Holds::Bool),
-            _ => Some(Holds::Number),
+            Shape::String | Shape::Enum(_) => Some(FieldType::Text),
+            Shape::Bool => Some(FieldType::Bool),
+            _ => Some(FieldType::Number),
         },
         _ => None,
     }

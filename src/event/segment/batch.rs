@@ -9,14 +9,14 @@ pub(super) const BATCH: &str = "batch";
 
 /// The members of a batch beside its messages and its write key.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Around<'a> {
+pub struct BatchFields<'a> {
     sent_at: Option<Value<'a>>,
     context: Option<Object<'a>>,
     integrations: Option<Value<'a>>,
     rest: Object<'a>,
 }
 
-impl<'a> Around<'a> {
+impl<'a> BatchFields<'a> {
     /// Adds the member that has this text. What types do not hold is kept as that.
     pub fn add(&mut self, name: &str, text: &'a str) {
         let value = Value::read(text).unwrap_or(Value::String(text.into()));
@@ -118,8 +118,8 @@ mod tests {
     use super::super::json::object;
     use super::*;
 
-    fn around(members: &[(&str, &'static str)]) -> Around<'static> {
-        let mut around = Around::default();
+    fn around(members: &[(&str, &'static str)]) -> BatchFields<'static> {
+        let mut around = BatchFields::default();
         members.iter().for_each(|(name, text)| around.add(name, text));
         around
     }
@@ -150,15 +150,15 @@ mod tests {
         assert!(around(&[("context", "7")]).join(&mut odd).is_empty());
         assert_eq!(odd, object(r#"{"batch": {"context": 7}}"#));
         let mut untouched = object(r#"{"a": 1}"#);
-        assert!(Around::default().join(&mut untouched).is_empty());
-        assert_eq!((untouched, Around::default().text()), (object(r#"{"a": 1}"#), None));
+        assert!(BatchFields::default().join(&mut untouched).is_empty());
+        assert_eq!((untouched, BatchFields::default().text()), (object(r#"{"a": 1}"#), None));
     }
 
     #[test]
     fn it_is_read_back() {
         let all = around(&[("sentAt", "1"), ("context", r#"{"a": 2}"#), ("integrations", "3"), ("extra", "4")]);
         let text = all.text().unwrap();
-        assert_eq!(Around::read(&text), all);
-        assert_eq!(Around::read("["), Around::default());
+        assert_eq!(BatchFields::read(&text), all);
+        assert_eq!(BatchFields::read("["), BatchFields::default());
     }
 }

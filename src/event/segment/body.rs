@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::vec::IntoIter;
 
-use super::batch::Around;
+use super::batch::BatchFields;
 use super::json::{Object, Value};
 use super::mend::{Mended, mend};
 use super::message::{Call, Keep, Surroundings, event_of};
@@ -29,7 +29,7 @@ const PORTION_BYTES_MAX: usize = 2 << 20;
 pub struct Body<'a> {
     messages: Messages<'a>,
     write_key: Option<Cow<'a, str>>,
-    around: Around<'a>,
+    around: BatchFields<'a>,
     exported: bool,
 }
 
@@ -123,7 +123,7 @@ impl<'a> Body<'a> {
     }
 
     /// What a batch says of all its messages.
-    pub fn around(&self) -> &Around<'a> {
+    pub fn batch_fields(&self) -> &BatchFields<'a> {
         &self.around
     }
 
@@ -133,7 +133,7 @@ impl<'a> Body<'a> {
     }
 
     /// Says what a batch said that this message was a part of.
-    pub fn with_around(self, around: Around<'a>) -> Self {
+    pub fn with_batch_fields(self, around: BatchFields<'a>) -> Self {
         Self { around, ..self }
     }
 

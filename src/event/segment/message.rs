@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use prost::Message as _;
 
-use super::batch::{Around, BATCH};
+use super::batch::{BATCH, BatchFields};
 use super::device::device_of;
 use super::json::{Object, Value};
 use super::mapping;
@@ -82,7 +82,7 @@ impl Call {
 /// What a message does not say itself.
 pub(super) struct Surroundings<'a> {
     /// Of a batch; a message's own members come first.
-    pub(super) batch: &'a Around<'a>,
+    pub(super) batch: &'a BatchFields<'a>,
     pub(super) received_at_ms: i64,
     /// The app where no API key says which.
     pub(super) app: &'a str,
@@ -233,7 +233,7 @@ fn track(message: &mut Object<'_>, own: &mut Object<'_>, user_id: &str) -> Paylo
 struct Text<'a> {
     raw: &'a str,
     kind: Option<Call>,
-    batch: &'a Around<'a>,
+    batch: &'a BatchFields<'a>,
 }
 
 impl Text<'_> {

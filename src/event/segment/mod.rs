@@ -13,6 +13,6 @@ mod mend;
 mod message;
 mod value;
 
-pub use batch::Around;
+pub use batch::BatchFields;
 pub use body::{Body, MESSAGE_BYTES_MAX, MESSAGES_MAX};
 pub use message::Call;

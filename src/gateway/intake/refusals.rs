@@ -81,7 +81,7 @@ impl Refusals {
 
     /// Of a body that was refused as a whole.
     pub(crate) fn note_whole(&self, refused: &Refused, exchange: &Exchange) {
-        self.add(place(Reason::of_whole(refused)), 1, refused.errors.first(), exchange);
+        self.add(place(Reason::of_body(refused)), 1, refused.errors.first(), exchange);
     }
 
     fn add(&self, place: usize, count: u64, first: Option<&FieldError>, exchange: &Exchange) {

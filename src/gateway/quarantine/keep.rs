@@ -49,7 +49,7 @@ impl Gateway {
         match judged {
             Err(refused) if is_of_other_app(&refused.errors) => {}
             Err(refused) => {
-                let (reason, errors) = (Reason::of_whole(refused), refused.told());
+                let (reason, errors) = (Reason::of_body(refused), refused.field_errors());
                 let input = self.input(origin, origin.whole, reason, &errors, body.clone(), exchange);
                 exchange.waiting.get_or_insert_default().push(input, self.body_bytes_max);
             }

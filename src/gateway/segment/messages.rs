@@ -16,7 +16,7 @@ use super::route::Asked;
 use super::settings;
 use crate::bus::BusErrorKind;
 use crate::event::request::{Accepted, Refused};
-use crate::event::segment::{Around, Body, Call, MESSAGE_BYTES_MAX};
+use crate::event::segment::{BatchFields, Body, Call, MESSAGE_BYTES_MAX};
 use crate::event::{FieldError, cut, is_app_id};
 use crate::gateway::auth::caller::Caller;
 use crate::gateway::auth::credentials;
@@ -99,7 +99,7 @@ impl Gateway {
         let last = loop {
             let accepted = messages.next(self.batch_events_max, &text, call, &app, &self.arrival(&exchange.caller));
             if self.quarantines() && accepted.refused().next().is_some() {
-                let origin = origin_in(messages.around(), origin(&head.headers, call));
+                let origin = origin_in(messages.batch_fields(), origin(&head.headers, call));
                 let app = if is_app_id(&app) { app.as_str() } else { "" };
                 self.note_refused(&origin.of_app(app), &text, Ok(&accepted), exchange);
             }
@@ -145,7 +145,7 @@ fn origin(headers: &HeaderMap, call: Option<Call>) -> Origin {
 }
 
 /// The same with what a batch says of all its messages.
-fn origin_in(around: &Around<'_>, origin: Origin) -> Origin {
+fn origin_in(around: &BatchFields<'_>, origin: Origin) -> Origin {
     match around.text() {
         Some(text) => origin.with("around", text),
         None => origin,

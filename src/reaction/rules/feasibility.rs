@@ -75,7 +75,7 @@ fn misfit_at(place: ViewType, operator: Operator, value: &Value) -> Option<Strin
                 }
             }
             (ViewType::String | ViewType::Enum(_), _) => is("this is no string"),
-            (ViewType::List(element), value) => misfit_at(element.holds(), Operator::Eq, value),
+            (ViewType::List(element), value) => misfit_at(element.view_type(), Operator::Eq, value),
             _ => is("only strings and lists contain something"),
         },
         // Their values are of the operator and not of the place.
@@ -101,10 +101,10 @@ fn unequal(place: ViewType, value: &Value) -> Option<&'static str> {
         },
         (ViewType::Int { min, max }, Value::Number(number)) => no_integer(number, min, max),
         (ViewType::List(element), Value::Array(values)) => {
-            (!values.iter().all(|value| equal(element.holds(), value))).then_some("none has such an element")
+            (!values.iter().all(|value| equal(element.view_type(), value))).then_some("none has such an element")
         }
         (ViewType::Map(element), Value::Object(members)) => {
-            (!members.values().all(|value| equal(element.holds(), value))).then_some("none has such a value")
+            (!members.values().all(|value| equal(element.view_type(), value))).then_some("none has such a value")
         }
         (ViewType::Event | ViewType::Message(_), Value::Object(members)) => {
             let known = |(name, value): (&String, &Value)| place.field(name).is_some_and(|field| equal(field, value));

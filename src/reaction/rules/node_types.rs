@@ -55,7 +55,7 @@ impl Places {
 pub(in crate::reaction) fn member(place: ViewType, name: &str, kinds: Kinds<'_>) -> Result<Place, String> {
     match place {
         ViewType::Struct => Ok(None),
-        ViewType::Map(value) => Ok(Some(value.holds())),
+        ViewType::Map(value) => Ok(Some(value.view_type())),
         ViewType::Event | ViewType::Message(_) => {
             let Some(field) = place.field(name) else {
                 return Err(format!("names an unknown field `{}`{}", shown(name), suggestion(name, place.fields())));

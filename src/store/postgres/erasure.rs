@@ -59,7 +59,7 @@ impl Engine {
         person: &Person,
         patience: Patience,
     ) -> Result<ErasedOfTable, StoreError> {
-        let id = person.id_as_it_is_written();
+        let id = person.unescaped_id();
         let limit = if id.is_some() { LOOKED_AT_MAX } else { LOOKED_AT_WHOLE_MAX };
         let select = format!(
             "SELECT seq, CASE WHEN $2::text IS NULL OR {holds} THEN {column} END

@@ -11,7 +11,7 @@ use parquet::basic::{Repetition, Type as Physical};
 use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr, SchemaDescriptor, Type};
 
 use super::schema::{self, PROMOTED_ID_MIN, field, schema};
-use crate::event::{Holds, Kind, field_holds};
+use crate::event::{FieldType, Kind, field_type};
 
 /// Each costs memory in every open file.
 const COLUMNS_MAX: usize = 64;
@@ -36,12 +36,12 @@ impl ColumnType {
         }
     }
 
-    fn may_hold(self, holds: Holds) -> bool {
+    fn may_hold(self, holds: FieldType) -> bool {
         match holds {
-            Holds::Text => self == Self::String,
-            Holds::Number => matches!(self, Self::Int64 | Self::Double),
-            Holds::Bool => self == Self::Boolean,
-            Holds::Json => true,
+            FieldType::Text => self == Self::String,
+            FieldType::Number => matches!(self, Self::Int64 | Self::Double),
+            FieldType::Bool => self == Self::Boolean,
+            FieldType::Json => true,
         }
     }
 }
@@ -117,7 +117,7 @@ impl FromStr for PromotedColumn {
         let path = path.strip_prefix("$.").ok_or_else(form)?;
         let parts: Vec<&str> = path.split('.').collect();
         let kind = Kind::all().iter().find(|kind| kind.field == parts[0]);
-        let (Some(kind), Some(holds)) = (kind, field_holds(&parts)) else {
+        let (Some(kind), Some(holds)) = (kind, field_type(&parts)) else {
             return Err(format!("column {name}: no event has {path}, such as purchase_complete.total_cents"));
         };
         if parts.len() < 2 || !of.may_hold(holds) {

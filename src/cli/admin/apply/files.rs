@@ -9,7 +9,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::event::Unique;
+use crate::event::UniqueKeys;
 
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const STDIN: &str = "-";
@@ -53,11 +53,11 @@ impl Document {
 #[serde(deny_unknown_fields)]
 struct Lists {
     #[serde(default)]
-    webhooks: Option<Vec<Unique>>,
+    webhooks: Option<Vec<UniqueKeys>>,
     #[serde(default)]
-    rules: Option<Vec<Unique>>,
+    rules: Option<Vec<UniqueKeys>>,
     #[serde(default)]
-    anomalies: Option<Vec<Unique>>,
+    anomalies: Option<Vec<UniqueKeys>>,
 }
 
 /// The lists, from nothing but an object: serde would take an array for the fields in their order.
@@ -156,7 +156,7 @@ impl Contents {
             (List::Rules, "rules", lists.rules),
             (List::Anomalies, "anomalies", lists.anomalies),
         ] {
-            for (index, Unique(body)) in bodies.unwrap_or_default().into_iter().enumerate() {
+            for (index, UniqueKeys(body)) in bodies.unwrap_or_default().into_iter().enumerate() {
                 let of = if number > 1 { format!(" of document {number}") } else { String::new() };
                 let place = format!("/{key}/{index}{of}");
                 self.documents.push(Document { file: file.to_owned(), list, place, body, is_repeated: false });

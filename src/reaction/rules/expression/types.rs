@@ -34,8 +34,8 @@ impl Type {
             ViewType::Bool => Self::Bool,
             ViewType::Int { .. } => Self::Int,
             ViewType::Double => Self::Double,
-            ViewType::List(element) => Self::List(Box::new(Self::of(element.holds()))),
-            ViewType::Map(value) => Self::Map(Box::new(Self::String), Box::new(Self::of(value.holds()))),
+            ViewType::List(element) => Self::List(Box::new(Self::of(element.view_type()))),
+            ViewType::Map(value) => Self::Map(Box::new(Self::String), Box::new(Self::of(value.view_type()))),
             ViewType::Struct => Self::Map(Box::new(Self::String), Box::new(Self::Dyn)),
             ViewType::Event | ViewType::Message(_) | ViewType::Enum(_) => Self::View(place),
         }

@@ -47,7 +47,7 @@ impl Checker<'_> {
             Selector::Name(name) => self.named(places, name),
             Selector::Index(_) | Selector::Slice { .. } => {
                 let elements = |place| match place {
-                    ViewType::List(element) => vec![Some(element.holds())],
+                    ViewType::List(element) => vec![Some(element.view_type())],
                     _ => Vec::new(),
                 };
                 inside(places, elements)
@@ -108,7 +108,7 @@ impl Checker<'_> {
     /// What a place has inside; `None` stands for anything.
     fn children(&self, place: ViewType) -> Vec<Place> {
         match place {
-            ViewType::List(element) | ViewType::Map(element) => vec![Some(element.holds())],
+            ViewType::List(element) | ViewType::Map(element) => vec![Some(element.view_type())],
             ViewType::Struct => vec![None],
             ViewType::Event | ViewType::Message(_) => {
                 self.fields(place).into_iter().map(|name| place.field(name)).collect()
