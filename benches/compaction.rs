@@ -105,7 +105,7 @@ async fn fill(root: &Path, files: usize, rows: usize) -> Warehouse {
         waiting.push((partition(), name, bytes));
         if waiting.len() == COMMIT_FILES || file + 1 == files {
             let commit = warehouse.begin_commit(std::mem::take(&mut waiting)).await.expect("begin");
-            commit.expect("a log").bring_about().await.expect("commit");
+            commit.expect("a log").ensure_committed().await.expect("commit");
         }
     }
     warehouse

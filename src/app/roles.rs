@@ -118,7 +118,7 @@ impl Roles<'_> {
         stage.supervise("late files", move |stop| {
             let warehouse = late_in.clone();
             async move {
-                sink::settle_abandoned(warehouse, ack_wait, stop).await;
+                sink::reconcile_abandoned(warehouse, ack_wait, stop).await;
                 Ok(())
             }
         });

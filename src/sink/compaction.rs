@@ -1,14 +1,15 @@
-//! Compaction beside the sink: on a schedule, one partition at a time, and only as fast as the sink can spare.
+//! Scheduled compaction in the sink's process, one partition at a time and throttled by the sink's load.
 //!
-//! Invariant: a sink that is short of memory, or whose warehouse refuses, is not competed with. Any number of processes
-//! may do this on one lake: a partition has one worker at a time.
+//! Invariant: compaction pauses while the sink is short of memory or its warehouse fails. Any number of processes
+//! may compact one lake: a partition has one worker at a time.
 
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{SinkError, SinkStatus};
+use super::error::SinkError;
+use super::status::SinkStatus;
 use crate::base::backoff::random_unit;
 use crate::metrics;
 use crate::warehouse::{
@@ -16,10 +17,10 @@ use crate::warehouse::{
     Vacuumed, Warehouse, WarehouseError, WarehouseErrorKind,
 };
 
-/// The longest pause for the sink between two steps of a few thousand rows: less than a lease.
+/// The longest pause between two steps of a few thousand rows. Less than a lease.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
-/// Replaced files are looked for this often.
+/// The interval of removing replaced files.
 const VACUUM_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Compacts the lake of one process. Cheap to clone.
@@ -27,18 +28,18 @@ const VACUUM_EVERY: Duration = Duration::from_secs(3_600);
 pub struct Compactor {
     pub warehouse: Warehouse,
     pub settings: CompactionSettings,
-    /// Between two looks for partitions to be compacted.
+    /// The interval between surveys for partitions to compact.
     pub every: Duration,
     pub vacuum_retention: Duration,
-    /// The memory of the sink beside.
+    /// The memory limit of the sink in this process.
     pub sink_bytes_max: usize,
     pub sink: SinkStatus,
 }
 
 impl Compactor {
-    /// Runs until `stop`. An error is one that another attempt would only hide.
+    /// Runs until `stop`. Returns only errors that a retry would hide.
     pub async fn run(self, stop: CancellationToken) -> Result<(), SinkError> {
-        // Processes that were started together do not look together.
+        // Jitter, so that processes that start together do not survey together.
         let mut wait = self.every.mul_f64(random_unit());
         let mut vacuum_at = Instant::now();
         loop {
@@ -49,7 +50,7 @@ impl Compactor {
             wait = self.every;
             match self.pass(&stop, &mut vacuum_at).await {
                 Err(error) if error.kind == WarehouseErrorKind::Fsync => return Err(error.into()),
-                // The files from before the log are being added to it.
+                // Files that are older than the log are still being added to it.
                 Err(error) if error.kind == WarehouseErrorKind::Refused => debug!(%error, "nothing is compacted yet"),
                 Err(error) => {
                     metrics::compaction_run("failed");
@@ -95,14 +96,14 @@ impl Compactor {
     async fn compact(&self, candidate: &Candidate, stop: &CancellationToken) -> Result<(), WarehouseError> {
         let began = Instant::now();
         let (going_on, sink, sink_bytes_max) = (stop.clone(), self.sink.clone(), self.sink_bytes_max);
-        let pace = move |_: CompactionProgress| {
+        let throttle = move |_: CompactionProgress| {
             let began = Instant::now();
             while sink.is_pressed(sink_bytes_max) && began.elapsed() < PAUSE_MAX && !going_on.is_cancelled() {
                 std::thread::sleep(PAUSE);
             }
             !going_on.is_cancelled()
         };
-        match self.warehouse.compact(&candidate.partition, &self.settings, pace).await {
+        match self.warehouse.compact(&candidate.partition, &self.settings, throttle).await {
             Ok(outcome) => tell(&candidate.partition, outcome, began.elapsed()),
             Err(error) if matches!(error.kind, WarehouseErrorKind::Fsync | WarehouseErrorKind::Refused) => {
                 return Err(error);

@@ -1,9 +1,9 @@
-//! What ends the sink, or keeps it from finishing.
+//! Errors that end the sink or keep it from finishing.
 
 use crate::bus::BusError;
 use crate::warehouse::{WarehouseError, WarehouseErrorKind};
 
-/// Why the sink ended before it was told to, or could not finish.
+/// Why the sink ended early or could not finish.
 #[derive(Debug)]
 pub enum SinkError {
     Bus(BusError),
@@ -12,17 +12,17 @@ pub enum SinkError {
     StopTimedOut {
         rows: usize,
     },
-    /// A job of encoding panicked.
+    /// An encoding job panicked.
     Defect,
 }
 
 impl SinkError {
-    /// Whether what is on disk is unknown now, so that the process must end.
+    /// Whether the state on disk is unknown, so that the process must end.
     pub fn is_fsync(&self) -> bool {
         matches!(self, Self::Warehouse(error) if error.kind == WarehouseErrorKind::Fsync)
     }
 
-    /// Whether what the messages hold may be the cause.
+    /// Whether the content of messages may be the cause.
     pub(super) fn is_of_messages(&self) -> bool {
         match self {
             Self::Defect => true,

@@ -1,4 +1,4 @@
-//! The next messages, with what of them the warehouse holds already.
+//! Fetches messages and looks up which of them the warehouse already holds.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,31 +11,31 @@ use crate::bus::{Acker, BusError, BusErrorKind, Delivery, LeaseGrant, Receipt, S
 use crate::metrics;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
-use super::SinkError;
+use super::error::SinkError;
 use super::lease::Lease;
+use super::redelivery;
+use super::retry::RETRY;
 use super::status::WorkerStatus;
-use super::suspects;
-use super::upload::RETRY;
 
-/// When little comes, waiting this long lets more come together. No longer than the encoder is busy with what came
-/// before: of a backlog, too, a server brings little at a time to those who ask often.
+/// When little arrives, waiting this long makes larger fetches. It is no longer than the encoder is busy with the previous
+/// chunk: even from a backlog, a server returns little per request to a client that asks often.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// Messages that came together.
+/// Messages of one fetch.
 pub(super) struct Chunk {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) leased: LeaseGrant,
-    /// The sequences whose rows the warehouse holds.
+    /// The sequences that the warehouse already holds.
     pub(super) stored: HashSet<u64>,
 }
 
-/// The subscription back from a fetch, with what it brought.
+/// The subscription returned by a fetch, with its result.
 pub(super) struct Fetched {
     pub(super) subscription: Subscription,
     pub(super) deliveries: Result<Vec<Delivery>, BusError>,
 }
 
-/// Waits for messages, or until `ended`. `limits` are messages and bytes.
+/// Waits for messages or for `ended`. `limits` are messages and bytes.
 pub(super) async fn fetch(
     mut subscription: Subscription,
     limits: (usize, usize),
@@ -66,9 +66,9 @@ async fn deliveries(subscription: &mut Subscription, limits: (usize, usize)) -> 
     }
 }
 
-/// Looks the suspects up, renewing the leases of all meanwhile. To begin only when the messages are here: whoever had
-/// them before has stored them by now, if at all. The trial of isolated ones begins when they are looked up: however
-/// long that takes and whatever ends the process meanwhile, it says nothing against them.
+/// Looks up the possibly redelivered messages, renewing the leases of all of them meanwhile. Must start after the messages
+/// have arrived: their previous consumer has stored them by now, if at all. The trial of isolated messages begins only
+/// after the look-up: whatever ends the process before that is not held against them.
 pub(super) async fn look_up(
     deliveries: Vec<Delivery>,
     leased: LeaseGrant,
@@ -102,7 +102,7 @@ pub(super) async fn look_up(
     }
 }
 
-/// Asks until the warehouse answers: what cannot be looked up must not be written.
+/// Retries until the warehouse answers: a message that cannot be looked up must not be written.
 async fn stored(
     warehouse: &Warehouse,
     deliveries: &[Delivery],
@@ -110,7 +110,7 @@ async fn stored(
 ) -> Result<HashSet<u64>, SinkError> {
     let mut attempt = 0;
     loop {
-        match suspects::stored(warehouse, deliveries).await {
+        match redelivery::stored(warehouse, deliveries).await {
             Ok(stored) => {
                 if attempt > 0 {
                     status.recovered();

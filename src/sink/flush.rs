@@ -1,7 +1,7 @@
-//! The files that closed together, on their way into one commit of the warehouse's log.
+//! Files that closed together, and go into one commit of the warehouse's log.
 //!
-//! Invariant: a file takes part in exactly one commit, after it is stored. Those that are given up hold nobody up, and
-//! neither do those that cannot be stored for long.
+//! Invariant: a file is part of exactly one commit, after it is stored. Abandoned files, and files that cannot be stored
+//! for a long time, do not block the others.
 
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,42 +18,44 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A file that is stored and not committed.
 type Stored = (Partition, String, Bytes);
 
-/// One file's part in its flush. Dropped, the file takes no part any more.
+/// One file's part in its flush. Dropping it removes the file from the flush.
 pub(super) struct Part {
     flush: Arc<Flush>,
-    /// Told when none of the files is on its way to the store.
-    settled: watch::Receiver<bool>,
+    /// True once none of the files is still being stored.
+    drained: watch::Receiver<bool>,
 }
 
 struct Flush {
     state: Mutex<State>,
-    settle: watch::Sender<bool>,
-    /// Held while the stored files become a commit.
-    beginning: tokio::sync::Mutex<()>,
+    drained: watch::Sender<bool>,
+    /// Held while the stored files are turned into a commit.
+    begin_lock: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
-    on_their_way: usize,
-    /// With the place that each has among all.
+    /// Files that are still being stored.
+    pending: usize,
+    /// With the index of each file in the flush.
     stored: Vec<(usize, Stored)>,
-    /// Which commit each of the files is in, by its place.
+    /// The commit of each file, by its index.
     commits: Vec<Option<Commit>>,
 }
 
-/// A part for each of so many files.
+/// Starts a flush of `files` files and returns a part for each.
 pub(super) fn flush(files: usize) -> Vec<Part> {
-    let (settle, settled) = watch::channel(files == 0);
-    let state = State { on_their_way: files, ..State::default() };
-    let flush = Arc::new(Flush { state: Mutex::new(state), settle, beginning: tokio::sync::Mutex::default() });
-    (0..files).map(|_| Part { flush: flush.clone(), settled: settled.clone() }).collect()
+    let (sender, drained) = watch::channel(files == 0);
+    let state = State { pending: files, ..State::default() };
+    let flush =
+        Arc::new(Flush { state: Mutex::new(state), drained: sender, begin_lock: tokio::sync::Mutex::default() });
+    (0..files).map(|_| Part { flush: flush.clone(), drained: drained.clone() }).collect()
 }
 
 impl Part {
-    /// Waits for the others, and then for the commit with the file. What it answers is of this attempt: another may
-    /// follow. Nothing to be done where the warehouse keeps no log.
+    /// Waits for the other files of the flush. The result commits the file, and may be retried. Committing does nothing
+    /// if the warehouse keeps no log.
     pub(super) async fn commit(self, warehouse: &Warehouse, file: Stored) -> Committing {
-        let (flush, mut settled) = (self.flush.clone(), self.settled.clone());
+        let (flush, mut drained) = (self.flush.clone(), self.drained.clone());
         let place = {
             let mut state = flush.state();
             state.commits.push(None);
@@ -62,8 +64,8 @@ impl Part {
             place
         };
         drop(self);
-        // The sender is in the flush.
-        let _ = tokio::time::timeout(PATIENCE, settled.wait_for(|settled| *settled)).await;
+        // The flush owns the sender, so it is not dropped.
+        let _ = tokio::time::timeout(PATIENCE, drained.wait_for(|drained| *drained)).await;
         Committing { flush, place, warehouse: warehouse.clone() }
     }
 }
@@ -71,14 +73,14 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let mut state = self.flush.state();
-        state.on_their_way -= 1;
-        if state.on_their_way == 0 {
-            self.flush.settle.send_replace(true);
+        state.pending -= 1;
+        if state.pending == 0 {
+            self.flush.drained.send_replace(true);
         }
     }
 }
 
-/// A stored file before its commit.
+/// A stored file that is not committed yet.
 pub(super) struct Committing {
     flush: Arc<Flush>,
     place: usize,
@@ -86,16 +88,16 @@ pub(super) struct Committing {
 }
 
 impl Committing {
-    /// Brings the commit about, with all files of the flush that are stored by now.
+    /// Commits the file, together with all files of the flush that are stored by now.
     pub(super) async fn attempt(&self) -> Result<(), WarehouseError> {
-        match self.begun().await? {
-            Some(commit) => commit.bring_about().await,
+        match self.commit().await? {
+            Some(commit) => commit.ensure_committed().await,
             None => Ok(()),
         }
     }
 
-    async fn begun(&self) -> Result<Option<Commit>, WarehouseError> {
-        let _beginning = self.flush.beginning.lock().await;
+    async fn commit(&self) -> Result<Option<Commit>, WarehouseError> {
+        let _beginning = self.flush.begin_lock.lock().await;
         if let Some(commit) = self.flush.state().commits[self.place].clone() {
             return Ok(Some(commit));
         }

@@ -1,8 +1,8 @@
-//! How long the messages of a batch are certainly ours.
+//! How long the messages of a batch are certainly leased to this process.
 //!
-//! Invariants: what will not come again is never taken for lapsed ([`Lease::state`]); [`Lease::holds`] is false before the bus may deliver any of the messages to
-//! somebody else, with a quarter of the acknowledgement wait to spare; also once the bus may
-//! have forgotten the lease in a crash.
+//! Invariants: messages that will not be redelivered are never treated as lapsed ([`Lease::state`]); [`Lease::holds`] turns
+//! false before the bus may deliver any of the messages to another consumer, with a quarter of the
+//! acknowledgement wait to spare, and also once the bus may have lost the lease in a crash.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,10 +13,10 @@ use tracing::warn;
 use crate::base::clock;
 use crate::bus::{Acker, BusErrorKind, LeaseGrant, LeaseState, Receipt};
 
-/// The least time between two looks at what became of messages in doubt.
+/// The minimum interval between checks of messages whose redelivery is in doubt.
 pub(super) const DOUBT_PAUSE: Duration = Duration::from_millis(200);
 
-/// When the oldest of some deliveries was leased; shared with whoever is about to act on them.
+/// When the oldest of some deliveries was leased. Clones share the state.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     since: Arc<Mutex<Option<Instant>>>,
@@ -24,7 +24,7 @@ pub(super) struct Lease {
     ack_wait: Duration,
 }
 
-/// The messages may be somebody else's by now: they will come again.
+/// The lease has lapsed: the messages will be redelivered, possibly to another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lapsed;
 
@@ -33,7 +33,8 @@ impl Lease {
         Self { since: Arc::new(Mutex::new(Some(leased.at))), leased, ack_wait }
     }
 
-    /// `now` is of [`clock::now`], which notices when this machine stood still and the bus did not.
+    /// Whether the messages are still leased. `now` comes from [`clock::now`], which accounts for time in which this
+    /// machine was suspended and the bus was not.
     pub(super) fn holds(&self, now: Instant) -> bool {
         let safe = self.ack_wait - self.ack_wait / 4;
         self.leased.is_remembered() && self.since().is_some_and(|since| self.leased.age(since, now) < safe)
@@ -56,18 +57,18 @@ impl Lease {
         self.ack_wait
     }
 
-    /// When to renew: early enough for a slow bus to be asked twice more.
+    /// When to renew: early enough for two more attempts if the bus is slow.
     pub(super) fn renew_at(&self) -> Option<Instant> {
         self.since().map(|since| since + self.ack_wait / 4)
     }
 
-    /// Takes in messages that were leased at `since`, in the same life of the bus's connection or a later one.
+    /// Includes messages that were leased at `since`, in the same life of the bus connection or a later one.
     pub(super) fn include(&self, since: Instant) {
         let mut oldest = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         *oldest = oldest.map(|oldest| oldest.min(since));
     }
 
-    /// Renews the leases of `receipts`, which are all that this lease is about.
+    /// Renews the leases of `receipts`, which must be all messages of this lease.
     pub(super) async fn renew(&self, acker: &Acker, receipts: &[Receipt]) -> Result<(), Lapsed> {
         let asked_at = clock::now();
         if self.is_kept(asked_at) {
@@ -81,7 +82,7 @@ impl Lease {
                 *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked_at);
                 Ok(())
             }
-            // The bus has begun anew meanwhile.
+            // The bus has restarted meanwhile.
             Err(_) if self.is_kept(clock::now()) => Err(Lapsed),
             Err(error) if error.kind == BusErrorKind::LeaseLost => Err(self.lapse()),
             Err(error) => {
@@ -91,8 +92,8 @@ impl Lease {
         }
     }
 
-    /// Runs `work`, renewing as often as it takes; also while what became of the messages is in doubt, or when they
-    /// will not come again.
+    /// Runs `work`, renewing the lease as often as needed. Continues while redelivery is in doubt, and when the messages
+    /// will never be redelivered.
     pub(super) async fn keep<T>(
         &self,
         acker: &Acker,
@@ -108,7 +109,7 @@ impl Lease {
                 }
             }
             let Some(renew_at) = self.renew_at() else { return Err(Lapsed) };
-            // A renewal that fails for now is tried again a little later.
+            // Retry a failed renewal a little later.
             let renew_at = renew_at.max(Instant::now() + self.ack_wait / 16);
             tokio::select! {
                 done = &mut work => return Ok(done),
@@ -122,7 +123,7 @@ impl Lease {
         }
     }
 
-    /// As it is after renewals; none when the lease lapsed.
+    /// The lease as of its last renewal; `None` if it lapsed.
     pub(super) fn leased(&self) -> Option<LeaseGrant> {
         Some(self.leased.clone().renewed(self.since()?))
     }
@@ -142,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_is_given_up_before_the_bus_takes_it_back() {
+    fn a_lease_lapses_before_the_bus_redelivers() {
         let start = Instant::now();
         let lease = Lease::new(LeaseGrant::since(start + Duration::from_secs(8)), Duration::from_secs(40));
         lease.include(start);
@@ -151,6 +152,6 @@ mod tests {
         assert_eq!(lease.renew_at(), Some(start + Duration::from_secs(10)));
         lease.lapse();
         lease.include(start + Duration::from_secs(50));
-        assert!(!lease.holds(start), "what lapsed once never holds again");
+        assert!(!lease.holds(start), "a lapsed lease never holds again");
     }
 }

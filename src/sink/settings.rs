@@ -1,12 +1,12 @@
-//! What an operator may choose about the sink.
+//! Settings of the sink.
 
 use std::time::Duration;
 
 use crate::base::supervisor::StopBudget;
 use crate::warehouse::Compression;
 
-/// Bytes of one fetch from a bus on a server: more than from one in the process, as each costs some round trips there,
-/// and one more in a remote warehouse.
+/// Bytes of one fetch from a bus server. More than from the embedded bus, because each fetch costs some round trips to
+/// the server and another to a remote warehouse.
 pub const SERVER_FETCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Clone, Debug)]
@@ -17,23 +17,23 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Encoded bytes at which a file closes.
     pub file_bytes_max: usize,
-    /// Open files, rows that wait for one, and files being written, together; at half of it the largest of the first two
-    /// are written, at all of it fetching waits.
+    /// Memory of open files, rows gathered for one, and uploads, in total. When the first two take half of it, the largest
+    /// are closed; when all three reach it, fetching waits.
     pub memory_bytes_max: usize,
-    /// Files open at once; rows of further partitions are gathered until there are enough for a file.
+    /// Files open at the same time. Rows of further partitions are gathered until there are enough for a file.
     pub open_partitions_max: usize,
     pub fetch_messages_max: usize,
     pub fetch_bytes_max: usize,
     pub ack_wait: Duration,
-    /// Deliveries after which the bus gives a message up.
+    /// Deliveries after which the bus dead-letters a message.
     pub max_deliver: u32,
-    /// Messages fetched and not yet acknowledged at which the bus holds back.
+    /// Messages in flight at which the bus stops delivering.
     pub pending_max: usize,
     pub row_group_rows: usize,
     pub compression: Compression,
-    /// Files written at once by all workers of the process.
+    /// Concurrent uploads of all workers of the process.
     pub max_concurrent_writes: usize,
-    /// Loops that fetch and encode beside one another. What is bounded by memory is divided among them.
+    /// Loops that fetch and encode in parallel. Limits on memory are divided among them.
     pub workers: usize,
     /// The stream's name, for the files' footers.
     pub stream: String,

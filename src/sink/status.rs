@@ -1,15 +1,15 @@
-//! What the sink's workers are doing, for readiness and the admin API.
+//! Figures of the sink's workers, for readiness and the admin API.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-/// Readable from anywhere while the workers write it. Cheap to clone.
+/// The status of all workers. Cheap to clone; readable while the workers update it.
 #[derive(Clone, Debug, Default)]
 pub struct SinkStatus(Arc<Mutex<Vec<Figures>>>);
 
-/// One worker's part of it.
+/// One worker's part of the status.
 #[derive(Clone, Debug)]
 pub(super) struct WorkerStatus {
     all: SinkStatus,
@@ -42,7 +42,7 @@ impl SinkStatus {
         self.lock().iter().find_map(|figures| figures.trouble.clone())
     }
 
-    /// Whether the sink is short of memory, or waits for the warehouse: whoever can wait should.
+    /// Whether the sink is short of memory or waits for the warehouse. Work that can wait should.
     pub fn is_pressed(&self, bytes_max: usize) -> bool {
         let figures = total(&self.lock());
         figures.trouble.is_some() || figures.open_bytes + figures.writing_bytes > bytes_max / 2
@@ -68,7 +68,7 @@ impl SinkStatus {
         })
     }
 
-    /// A part for one more worker.
+    /// Adds a worker.
     pub(super) fn worker(&self) -> WorkerStatus {
         let mut workers = self.lock();
         workers.push(Figures::default());
@@ -81,19 +81,19 @@ impl SinkStatus {
 }
 
 impl WorkerStatus {
-    /// Changes this worker's figures; answers those of all.
+    /// Updates this worker's figures and returns the totals.
     pub(super) fn update(&self, change: impl FnOnce(&mut Figures)) -> Figures {
         let mut workers = self.all.lock();
         change(&mut workers[self.place]);
         total(&workers)
     }
 
-    /// The warehouse answers again, whoever it was that asked.
+    /// The warehouse works again: clears the trouble of all workers.
     pub(super) fn recovered(&self) {
         self.all.lock().iter_mut().for_each(|figures| figures.trouble = None);
     }
 
-    /// What it had open is gone; what it has stored stays.
+    /// Resets the figures of open files and uploads, and keeps the counts of stored ones.
     pub(super) fn stopped(&self) {
         self.update(|figures| {
             let Figures { stored_files, stored_rows, stored_bytes, .. } = *figures;

@@ -1,8 +1,8 @@
-//! One closed file on its way: stored, then committed to the warehouse's log where one is kept, then acknowledged.
+//! One closed file: stores it, commits it to the warehouse's log if there is one, then acknowledges its messages.
 //!
-//! Invariant: nothing is acknowledged before its file is durable and committed; no file is made visible once
-//! the leases of its messages may have lapsed, and one that became visible later all the same
-//! (the process stood still) is compared with what others stored meanwhile.
+//! Invariant: messages are acknowledged only after their file is durable and committed. No file is made visible once
+//! the leases of its messages may have lapsed; one that becomes visible late all the same, because
+//! the process stalled, is a fenced write and is reconciled with the files that others stored meanwhile.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,37 +12,34 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tracing::{debug, error, warn};
 
-use crate::base::backoff::{Backoff, random_unit};
+use crate::base::backoff::random_unit;
 use crate::base::clock;
 use crate::base::faults;
 use crate::bus::{Acker, BusErrorKind, LeaseState};
 use crate::metrics;
-use crate::warehouse::{LateFile, Warehouse, WarehouseError, WarehouseErrorKind};
+use crate::warehouse::{FencedWrite, Warehouse, WarehouseError, WarehouseErrorKind};
 
-use super::batches::Closed;
+use super::fenced_writes;
 use super::flush::Part;
-use super::late_files;
 use super::lease::{DOUBT_PAUSE, Lapsed};
+use super::open::Closed;
+use super::retry::RETRY;
 use super::status::WorkerStatus;
 
-/// How a warehouse that refuses is asked again. The longest wait and the longest silence of a request together are
-/// less than the ten seconds in which work resumes after a fault.
-pub(super) const RETRY: Backoff =
-    Backoff { initial: Duration::from_millis(200), multiplier: 2.0, max: Duration::from_secs(1) };
-/// Attempts to acknowledge what is stored; after that the messages come again and are found.
+/// Attempts to acknowledge stored messages. After that, they are redelivered and found in the warehouse.
 const ACK_ATTEMPTS_MAX: u32 = 16;
 
-/// What a file on its way takes beside its bytes.
+/// Memory of an upload in addition to the bytes of its file.
 pub(super) const UPLOAD_BYTES: usize = 4 * 1024;
 
-/// What became of one file.
+/// The outcome of one upload.
 pub(super) struct Uploaded {
     pub(super) file_bytes: usize,
     pub(super) result: Result<(), WarehouseError>,
 }
 
-/// Stores the file and acknowledges its messages, however long the warehouse refuses. An
-/// error is one that another attempt would only hide.
+/// Stores the file and acknowledges its messages, retrying for as long as the warehouse fails. Returns only
+/// errors that a retry would hide.
 pub(super) async fn upload(
     closed: Closed,
     part: Part,
@@ -56,17 +53,17 @@ pub(super) async fn upload(
     let begun = Arc::new(AtomicBool::new(false));
     let mut storing = pin!(store(&closed, &warehouse, &name, &begun, &writers, &status));
     let kept = match closed.lease.keep(&acker, &closed.receipts, &mut storing).await {
-        // A request that is on its way cannot be called back: what becomes of it is waited for.
+        // A request in flight cannot be cancelled, so wait for its outcome.
         Err(Lapsed) if begun.load(Ordering::Acquire) => Ok(storing.await),
         kept => kept,
     };
     let late = begun.load(Ordering::Acquire) && !closed.lease.holds(clock::now());
     let part = (!late).then_some(part);
     if late {
-        settle_late_file(&closed, &warehouse, &name).await;
+        reconcile_fenced_write(&closed, &warehouse, &name).await;
     }
     let kept = match (kept, part) {
-        // Of a late file, settling has seen to the log.
+        // Reconciling has updated the log for a fenced write.
         (Ok(Ok(true)), Some(part)) if warehouse.has_log() => {
             commit(&closed, part, &warehouse, &name, &acker, &status).await
         }
@@ -75,7 +72,7 @@ pub(super) async fn upload(
     let result = match kept {
         Ok(Ok(true)) => {
             faults::end_process_at("committed");
-            // Another stream has given the sequences to other messages.
+            // In a new stream, these sequences belong to other messages.
             if closed.lease.state(clock::now()) != LeaseState::StreamGone {
                 acknowledge(&closed, &acker).await;
             }
@@ -97,8 +94,8 @@ pub(super) async fn upload(
     Uploaded { file_bytes, result }
 }
 
-/// Commits the stored file together with the others of its flush, however long the warehouse refuses. Leases may lapse
-/// meanwhile: whoever gets the messages then finds them in the file, and commits it.
+/// Commits the stored file together with the others of its flush, retrying for as long as the warehouse fails. Leases may
+/// lapse meanwhile: the process that then receives the messages finds them in the file, and commits it.
 async fn commit(
     closed: &Closed,
     part: Part,
@@ -136,7 +133,8 @@ async fn commit(
     }
 }
 
-/// False when the leases lapsed first. While it is in doubt whether the messages come again nothing is stored.
+/// Stores the file. Returns false if the leases lapsed first. Waits while it is unknown whether the messages will be
+/// redelivered.
 async fn store(
     closed: &Closed,
     warehouse: &Warehouse,
@@ -185,20 +183,21 @@ async fn store(
     }
 }
 
-/// A process that stood still between asking for the lease and the end of the request may have stored what somebody
-/// else was given meanwhile, and has stored as well. Whoever that is looked for our file before, or found it and left
-/// the rows to us: after a lease's time its files are there too, and ours gives up what they hold.
-async fn settle_late_file(closed: &Closed, warehouse: &Warehouse, name: &str) {
+/// A process that stalled between checking the lease and the end of the request may have stored messages that were
+/// delivered to another process meanwhile, which has stored them too. That process either looked before our file
+/// existed, or found it and left the rows to us. After a lease's time its files are visible, and ours drops the rows
+/// that they hold.
+async fn reconcile_fenced_write(closed: &Closed, warehouse: &Warehouse, name: &str) {
     warn!(rows = closed.receipts.len(), name, "file was perhaps stored late, looking for others with the same rows");
-    let late = LateFile { partition: closed.partition.clone(), name: name.to_owned(), bytes: closed.file.clone() };
+    let write = FencedWrite { partition: closed.partition.clone(), name: name.to_owned(), bytes: closed.file.clone() };
     let mut attempt = 0;
-    while let Err(error) = warehouse.mark_late_file(&late).await {
+    while let Err(error) = warehouse.mark_fenced_write(&write).await {
         attempt += 1;
         warn!(%error, attempt, "late file could not be marked, trying again");
         tokio::time::sleep(RETRY.delay(attempt, random_unit())).await;
     }
     tokio::time::sleep(closed.lease.ack_wait()).await;
-    late_files::settle(&late, warehouse).await;
+    fenced_writes::reconcile(&write, warehouse).await;
 }
 
 fn report(closed: &Closed, began: Instant) {
@@ -211,7 +210,7 @@ async fn acknowledge(closed: &Closed, acker: &Acker) {
     for attempt in 1..=ACK_ATTEMPTS_MAX {
         match acker.ack(&closed.receipts).await {
             Ok(()) => return,
-            // They come again, and are found in the file.
+            // They are redelivered, and found in the file.
             Err(error) if matches!(error.kind, BusErrorKind::LeaseLost | BusErrorKind::Closed) => {
                 warn!(%error, rows = closed.receipts.len(), "rows are stored but not all acknowledged");
                 return;

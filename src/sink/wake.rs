@@ -1,17 +1,17 @@
-//! What the clock asks of a sink.
+//! Timed work of a sink: renewing leases and closing old files.
 
 use std::time::Instant;
 
 use tracing::warn;
 
-use super::Sink;
+use super::pipeline::Sink;
 use crate::base::clock;
 use crate::metrics;
 
 impl Sink {
-    /// Renews leases and closes what is old enough. A job that runs meanwhile comes first.
+    /// Renews leases and closes files that are old enough. Does nothing while a job owns the batches.
     pub(super) async fn wake(&mut self) {
-        self.renew_alone().await;
+        self.renew_isolated().await;
         let Some(batches) = &mut self.batches else { return };
         self.woke_at = Some(Instant::now());
         let mut lapsed = Vec::new();
@@ -20,12 +20,12 @@ impl Sink {
                 lapsed.push(slot);
             }
         }
-        let mut rows: usize = lapsed.into_iter().map(|slot| batches.give_up(slot)).sum();
+        let mut rows: usize = lapsed.into_iter().map(|slot| batches.drop_batch(slot)).sum();
         if let Some((lease, receipts)) = batches.cold_lease_due(Instant::now())
             && lease.renew(&self.acker, &receipts).await.is_err()
             && !lease.is_kept(clock::now())
         {
-            rows += batches.give_up_cold();
+            rows += batches.drop_cold();
         }
         if rows > 0 {
             warn!(rows, "rows given up: the leases of their messages lapsed");

@@ -1,29 +1,29 @@
-//! What can go wrong in the warehouse, sorted by what the caller should do.
+//! Errors of the warehouse, classified by what the caller should do.
 
 use std::io;
 use std::sync::Arc;
 
 use parquet::errors::ParquetError;
 
-/// A failure of the warehouse: what kind, and what lay under it.
+/// A failure of the warehouse: its kind and its source.
 #[derive(Clone, Debug)]
 pub struct WarehouseError {
     pub kind: WarehouseErrorKind,
     context: &'static str,
-    /// The file or directory in question, when there is one.
+    /// The file or directory concerned, if there is one.
     path: Option<String>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WarehouseErrorKind {
-    /// No room: nothing was stored; the same write succeeds when there is room again.
+    /// No space left: nothing was stored. The same write succeeds once there is space.
     Full,
     /// The file system refused or failed: the same call may succeed later.
     Unavailable,
-    /// The object store refuses what the settings ask of it: a setting must change.
+    /// The object store refuses the configured operation: a setting must change.
     Refused,
-    /// An fsync failed: what the kernel holds is unknown, so the process must end.
+    /// An fsync failed: the state of the page cache is unknown, so the process must end.
     Fsync,
     /// A stored file is damaged.
     Corrupt,
@@ -59,7 +59,7 @@ impl WarehouseError {
         Self { kind, context, path: None, source: Some(Arc::from(source.into())) }
     }
 
-    /// Sorts an I/O error; `fsync` says that it came from making bytes durable.
+    /// Classifies an I/O error. `fsync` marks one that came from making bytes durable.
     pub(crate) fn io(context: &'static str, error: io::Error, fsync: bool) -> Self {
         let full = matches!(
             error.kind(),
@@ -77,7 +77,7 @@ impl WarehouseError {
         Self::caused(WarehouseErrorKind::Encode, "encode Parquet", error)
     }
 
-    /// A file that cannot be read as Parquet: I/O errors stay what they are.
+    /// Classifies a failure to read Parquet: I/O errors keep their kind, anything else is corruption.
     pub(crate) fn parquet(context: &'static str, error: ParquetError) -> Self {
         match error {
             ParquetError::External(source) => match source.downcast::<io::Error>() {

@@ -1,4 +1,4 @@
-//! The warehouse: one handle on the files, what is remembered of them, and the log of the table.
+//! The handle on the warehouse: the files, the caches of their footers, and the log of the table.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::catalog::footers::{FooterCache, PartitionFooters, Suspect};
+use super::catalog::footers::{FooterCache, PartitionFooters, RowId};
 use super::columns::promoted::PromotedColumns;
 use super::compaction::SeenLeases;
 use super::delta::{Adopted, Delta, DeltaSettings, Entry};
 use super::error::{WarehouseError, WarehouseErrorKind};
-use super::fenced::{self, LateFile, SeenMarks, Settled};
+use super::fenced::{self, FencedWrite, Reconciled, SeenMarks};
 use super::layout::{self, Partition};
 use super::metastore::Metastore;
 use super::storage::{ObjectSettings, Objects};
@@ -27,13 +27,13 @@ pub(crate) struct Shared {
     pub(super) marks: SeenMarks,
     pub(super) leases: SeenLeases,
     pub(super) columns: OnceLock<PromotedColumns>,
-    /// None where the files are all that there is.
+    /// Absent when no Delta log is kept.
     pub(super) delta: OnceLock<Delta>,
-    /// None where no metastore is told of the files.
+    /// Absent when no Hive Metastore is registered with.
     pub(super) metastore: OnceLock<Metastore>,
 }
 
-/// Files that are to be committed to the log together. Cheap to clone; whoever has it may bring it about.
+/// A pending commit of stored files to the log. Cheap to clone; any holder may carry it out.
 #[derive(Clone)]
 pub struct Commit {
     warehouse: Warehouse,
@@ -41,12 +41,12 @@ pub struct Commit {
 }
 
 impl Warehouse {
-    /// A directory on this machine, created when it is missing. Blocks for the disk.
+    /// Opens a directory on this machine and creates it if it is missing. Blocks for the disk.
     pub fn open_local(root: PathBuf) -> Result<Self, WarehouseError> {
         Ok(Self::of(Objects::local(root)?))
     }
 
-    /// An object store; checks that the bucket is there and may be written.
+    /// Opens an object store. Checks that the bucket exists and is writable.
     pub async fn open_objects(settings: ObjectSettings) -> Result<Self, WarehouseError> {
         Ok(Self::of(Objects::remote(&settings).await?))
     }
@@ -63,23 +63,23 @@ impl Warehouse {
         }))
     }
 
-    /// Gives fields of payloads columns of their own. To be called before the log is opened.
+    /// Promotes payload fields to columns. Call it before [`Warehouse::keep_log`].
     pub fn promote(self, columns: PromotedColumns) -> Self {
-        // Whoever asks a second time has the first one's.
+        // A second call has no effect.
         let _ = self.0.columns.set(columns);
         self
     }
 
-    /// What was promoted.
+    /// The promoted columns.
     pub fn promoted(&self) -> &PromotedColumns {
         self.0.columns.get_or_init(PromotedColumns::default)
     }
 
-    /// Keeps a Delta log of the files from now on; begins it when there is none. To be called before anything is stored.
+    /// Keeps a Delta log of the files from now on, and creates it if there is none. Call it before storing anything.
     pub async fn keep_log(self, settings: DeltaSettings) -> Result<Self, WarehouseError> {
         let keep = move |shared: &Shared| {
             let delta = Delta::open(&shared.objects, settings, shared.columns.get_or_init(PromotedColumns::default))?;
-            // Whoever asks a second time has the first one's.
+            // A second call has no effect.
             let _ = shared.delta.set(delta);
             Ok(())
         };
@@ -91,7 +91,7 @@ impl Warehouse {
         self.0.delta.get().is_some()
     }
 
-    /// Lets stored files wait for the next commit to the log; none where no log is kept.
+    /// Queues stored files for the next commit to the log. Returns `None` when no log is kept.
     pub async fn begin_commit(&self, files: Vec<(Partition, String, Bytes)>) -> Result<Option<Commit>, WarehouseError> {
         if !self.has_log() {
             return Ok(None);
@@ -102,8 +102,8 @@ impl Warehouse {
         Ok(entry.map(|entry| Commit { warehouse: self.clone(), entry }))
     }
 
-    /// Adds the files from before the log to the table, as long as `go_on` says so. None where no log is kept, or when it
-    /// has them and `again` is not set.
+    /// Adds files that are older than the log to the table, until `go_on` returns false. Returns `None` when no log is
+    /// kept, or when it already has them and `again` is false.
     pub async fn adopt_files(
         &self,
         again: bool,
@@ -121,14 +121,14 @@ impl Warehouse {
         self.blocking(adopt).await
     }
 
-    /// A name that no other file has.
+    /// A unique file name.
     pub fn new_file_name() -> String {
         layout::new_file_name()
     }
 
-    /// Stores one file of `partition`, durably. Whoever tries again uses the same name: an attempt that seemed to
-    /// fail may have stored it. `commit` is asked at the last moment at which nothing is visible yet; when it says
-    /// no, nothing is stored and the answer is false.
+    /// Stores one file of `partition`, durably. Retry under the same name: an attempt that seemed to fail may have
+    /// stored the file. `commit` runs last, just before the file becomes visible; if it returns false, nothing is
+    /// stored and the result is false.
     pub async fn store(
         &self,
         partition: &Partition,
@@ -146,26 +146,23 @@ impl Warehouse {
         Ok(stored)
     }
 
-    /// Lists what `partition` holds now.
+    /// Lists the files of `partition` and reads their footers.
     pub async fn footers(&self, partition: &Partition) -> Result<PartitionFooters, WarehouseError> {
         let partition = partition.clone();
         self.blocking(move |shared| shared.footers.list(&shared.objects, &partition)).await
     }
 
-    /// Which of the suspects' ids are in the files that their sequences point to. Where a log is kept these files are in
-    /// it afterwards: whoever stored them may have been killed before.
-    pub async fn confirm(
-        &self,
-        footers: PartitionFooters,
-        suspects: Vec<Suspect>,
-    ) -> Result<Vec<bool>, WarehouseError> {
+    /// Looks up which of the messages are stored: a message is if its id is in a file whose sequences include its own.
+    /// Where a log is kept, the files found are committed to it if they are not yet: the process that stored them may
+    /// have been killed before it did.
+    pub async fn confirm(&self, footers: PartitionFooters, messages: Vec<RowId>) -> Result<Vec<bool>, WarehouseError> {
         let confirm = move |shared: &Shared| {
-            let holders = shared.footers.holders(&shared.objects, &footers, &suspects)?;
+            let holders = shared.footers.holders(&shared.objects, &footers, &messages)?;
             if let Some(delta) = shared.delta.get()
                 && let Some(partition) = shared.objects.partition(footers.directory())
             {
                 let places: BTreeSet<usize> = holders.iter().copied().flatten().collect();
-                // A compacted file is committed by whoever made it, or never; what it replaces has been.
+                // Only its compaction commits a compacted file; the files it replaces were committed before.
                 let names: Vec<&str> = places.into_iter().filter_map(|place| footers.original(place)).collect();
                 delta.ensure(&shared.objects, &shared.footers.damaged, &partition, &names)?;
             }
@@ -174,27 +171,27 @@ impl Warehouse {
         self.blocking(confirm).await
     }
 
-    /// What people are to be told of the log; none when all is well.
+    /// A warning about the log for operators, if there is one.
     pub fn log_trouble(&self) -> Option<String> {
         self.0.delta.get().and_then(Delta::trouble)
     }
 
-    /// What people are to be told of stored files that nobody can read; none when there are none.
+    /// A warning about unreadable files for operators, if there are any.
     pub fn damage(&self) -> Option<String> {
         self.0.footers.damaged.warning()
     }
 
-    /// Notes durably that a file was perhaps stored late, so that it is settled whatever becomes of this process.
-    pub async fn mark_late_file(&self, late: &LateFile) -> Result<(), WarehouseError> {
-        let late = late.clone();
-        self.blocking(move |shared| fenced::mark(&shared.objects, &late)).await
+    /// Records durably that a write may have outlived its lease, so that it is reconciled even if this process dies.
+    pub async fn mark_fenced_write(&self, write: &FencedWrite) -> Result<(), WarehouseError> {
+        let write = write.clone();
+        self.blocking(move |shared| fenced::mark(&shared.objects, &write)).await
     }
 
-    /// The late files that have been waiting for their process to settle them for longer than `patience`, since this
-    /// process first saw them.
-    pub async fn abandoned_late_files(&self, patience: Duration) -> Result<Vec<LateFile>, WarehouseError> {
-        let log = |shared: &Shared, late: &Partition, name: &str| match shared.delta.get() {
-            Some(delta) => delta.settle(&shared.objects, &shared.footers.damaged, late, name, false),
+    /// The fenced writes that this process has seen unreconciled for longer than `patience`: the processes that made them
+    /// are gone.
+    pub async fn abandoned_fenced_writes(&self, patience: Duration) -> Result<Vec<FencedWrite>, WarehouseError> {
+        let log = |shared: &Shared, partition: &Partition, name: &str| match shared.delta.get() {
+            Some(delta) => delta.settle(&shared.objects, &shared.footers.damaged, partition, name, false),
             None => Ok(()),
         };
         self.blocking(move |shared| {
@@ -204,20 +201,23 @@ impl Warehouse {
         .await
     }
 
-    /// Gives up those rows of a file that was perhaps stored late which others hold too: somebody else had its
-    /// messages. With `patient` nothing is done while another late file has to be waited for; without, the rows that
-    /// are in both stay.
-    pub async fn settle_late_file(&self, late: &LateFile, patient: bool) -> Result<Settled, WarehouseError> {
-        let late = late.clone();
+    /// Removes the rows of a fenced write that other files hold too: its messages were delivered to another process. If
+    /// `patient`, does nothing while another fenced write has to be reconciled first; otherwise rows in both stay.
+    pub async fn reconcile_fenced_write(
+        &self,
+        write: &FencedWrite,
+        patient: bool,
+    ) -> Result<Reconciled, WarehouseError> {
+        let write = write.clone();
         self.blocking(move |shared| {
             let Shared { objects, footers, delta, .. } = shared;
             let columns = shared.columns.get_or_init(PromotedColumns::default);
-            fenced::settle(objects, footers, delta.get(), columns, &late, patient)
+            fenced::reconcile(objects, footers, delta.get(), columns, &write, patient)
         })
         .await
     }
 
-    /// Removes what a crash left half written before this process started, as long as `go_on` says so.
+    /// Removes temporary files that a crash left before this process started, until `go_on` returns false.
     pub async fn remove_temporary(&self, go_on: impl Fn() -> bool + Send + 'static) -> Result<u64, WarehouseError> {
         self.blocking(move |shared| shared.objects.remove_temporary(go_on)).await
     }
@@ -235,8 +235,8 @@ impl Warehouse {
 }
 
 impl Commit {
-    /// Commits the files, if nobody did. May be called again when it fails.
-    pub async fn bring_about(&self) -> Result<(), WarehouseError> {
+    /// Commits the files unless that has been done. May be retried.
+    pub async fn ensure_committed(&self) -> Result<(), WarehouseError> {
         let Self { warehouse, entry } = self;
         let Some(delta) = warehouse.0.delta.get() else { return Ok(()) };
         let _turn = delta.turn.lock().await;
@@ -251,7 +251,7 @@ impl Commit {
         committed.await?;
         if delta.is_checkpoint_due() {
             let shared = warehouse.0.clone();
-            // Nobody waits for it.
+            // The commit does not wait for it.
             tokio::task::spawn_blocking(move || {
                 if let Some(delta) = shared.delta.get() {
                     delta.checkpoint(&shared.objects);

@@ -1,5 +1,5 @@
-//! What an import asks of the warehouse: files of rows that no stream has brought. Everything here blocks, and needs the
-//! Delta log.
+//! The warehouse's API for imports: files of rows that did not come from the stream. Everything here blocks, and
+//! requires the Delta log.
 
 use bytes::Bytes;
 
@@ -17,13 +17,13 @@ use super::storage::Listed;
 pub struct ImportedFile(Add);
 
 impl Warehouse {
-    /// The rows that an import has done with; none when it has not begun.
+    /// The number of rows that an import has processed; `None` if it has not started.
     pub fn import_position(&self, import: &str) -> Result<Option<u64>, WarehouseError> {
         let position = log_of(&self.0)?.import_position(&self.0.objects, import)?;
         Ok(position.and_then(|rows| u64::try_from(rows).ok()))
     }
 
-    /// Calls `each` with the id and the idempotency key of every row of the partition that is in the table.
+    /// Calls `each` with the id and the idempotency key of every row of the partition's files that are in the table.
     pub fn each_identity(&self, partition: &Partition, mut each: impl FnMut(&str, &str)) -> Result<(), WarehouseError> {
         let Shared { objects, .. } = &*self.0;
         let directory = objects.directory(partition);
@@ -53,7 +53,7 @@ impl Warehouse {
         Delta::describe(objects, partition, name, bytes).map(ImportedFile)
     }
 
-    /// Puts the files into the table, and with them how many rows the import has done with.
+    /// Commits the files to the table, together with the number of rows that the import has processed.
     pub fn commit_import(&self, files: Vec<ImportedFile>, import: &str, rows: u64) -> Result<(), WarehouseError> {
         let (delta, objects) = (log_of(&self.0)?, &self.0.objects);
         let adds: Vec<Add> = files.into_iter().map(|ImportedFile(add)| add).collect();

@@ -1,8 +1,8 @@
-//! Where a row lives: one directory per app and UTC hour.
+//! Where a row is stored: one directory per app and UTC hour; and the names of files.
 //!
 //! Invariant: the partition of an event depends on the event and on the time the bus
-//! stored it, never on the clock of whoever writes it, so that a redelivered message
-//! always meets the files that may hold it already.
+//! stored it, never on the writer's clock, so a redelivered message always
+//! maps to the directory that may already hold it.
 
 use std::fmt;
 
@@ -12,11 +12,11 @@ use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 pub(super) const HOUR_MS: i64 = 3_600_000;
-/// 2000-01-01T00:00:00Z: a device clock before it was never set.
+/// 2000-01-01T00:00:00Z: an earlier device clock was never set.
 const TIMESTAMP_MIN_MS: i64 = 946_684_800_000;
-/// How far a device clock may run ahead and still choose the partition.
+/// How far a device clock may run ahead and still determine the partition.
 const AHEAD_MAX_MS: i64 = 24 * HOUR_MS;
-/// The longest app id that becomes a directory.
+/// The longest app id that can name a directory.
 const APP_ID_BYTES_MAX: usize = 128;
 
 /// One directory of the warehouse.
@@ -27,14 +27,14 @@ pub struct Partition {
     pub hour: i64,
 }
 
-/// The hour that partitions an event, from its own clock when that can be believed and
-/// from the receive time when not.
+/// The hour that an event is partitioned by: of its own timestamp if that is plausible, otherwise of the
+/// receive time.
 pub fn hour_of(timestamp_ms: i64, received_at_ms: i64) -> i64 {
     let believable = (TIMESTAMP_MIN_MS..=received_at_ms.saturating_add(AHEAD_MAX_MS)).contains(&timestamp_ms);
     (if believable { timestamp_ms } else { received_at_ms }).div_euclid(HOUR_MS)
 }
 
-/// True for an app id that can be a directory name as it is.
+/// True if an app id can be used as a directory name unchanged.
 pub fn is_path_safe(app_id: &str) -> bool {
     let bytes = app_id.as_bytes();
     bytes.first().is_some_and(u8::is_ascii_alphanumeric)
@@ -42,14 +42,14 @@ pub fn is_path_safe(app_id: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// How an app id names a directory.
+/// How app ids become directory names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Naming {
-    /// As it is.
+    /// Unchanged.
     #[default]
     Plain,
-    /// For a file system that takes `Shop` and `shop` for one name: capital letters as `%53`, which readers of Hive
-    /// partitions decode.
+    /// For case-insensitive file systems: capital letters are written as `%53`, which readers of Hive partitions
+    /// decode.
     FoldedCase,
 }
 
@@ -70,7 +70,7 @@ impl Naming {
         directory
     }
 
-    /// The partition of a directory below the warehouse's root; none when it is no partition of ours.
+    /// The partition of a directory below the warehouse's root, if it is one of ours.
     pub(super) fn partition(self, directory: &str) -> Option<Partition> {
         let mut parts = directory.split('/');
         let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
@@ -83,7 +83,7 @@ impl Naming {
         let hour = time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second().div_euclid(HOUR_MS / 1_000);
         let partition = Partition { app_id, hour };
         let named = self.directory(&partition);
-        // Some of these file systems list names in small letters.
+        // Some of these file systems list names in lower case.
         let is_it = if self == Self::Plain { named == directory } else { named.eq_ignore_ascii_case(directory) };
         (is_path_safe(&partition.app_id) && is_it).then_some(partition)
     }
@@ -100,7 +100,7 @@ fn unescape(name: &str) -> Option<String> {
     Some(plain)
 }
 
-/// For people; where files go is for [`Naming`] to say.
+/// For messages; [`Naming`] decides where files go.
 impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&Naming::Plain.directory(self))
@@ -108,7 +108,7 @@ impl fmt::Display for Partition {
 }
 
 impl Partition {
-    /// The hour, for people: `2026-01-31T09Z`.
+    /// The hour, for messages: `2026-01-31T09Z`.
     pub fn hour_text(&self) -> String {
         let (year, month, day, hour) = self.date();
         format!("{year:04}-{month:02}-{day:02}T{hour:02}Z")
@@ -122,12 +122,12 @@ impl Partition {
     }
 }
 
-/// A name that no other file has.
+/// A unique name for a data file.
 pub(super) fn new_file_name() -> String {
     format!("events_{}.parquet", Uuid::now_v7())
 }
 
-/// Of a file that holds the rows of others. It begins as all data files do, so that patterns find it.
+/// A unique name for a compacted file. It starts as all data files do, so that patterns match it.
 pub(super) fn new_compacted_name() -> String {
     format!("{COMPACTED}{}.parquet", Uuid::now_v7())
 }
@@ -138,7 +138,7 @@ pub(super) fn is_compacted(name: &str) -> bool {
     name.starts_with(COMPACTED) && is_data_file(name)
 }
 
-/// True for the names that this product gives to its files.
+/// True for the names that this product gives to data files.
 pub(super) fn is_data_file(name: &str) -> bool {
     name.starts_with("events_") && name.ends_with(".parquet")
 }
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(folded.len(), apps.len());
         let partition = |directory: &str| Naming::FoldedCase.partition(directory).map(|partition| partition.app_id);
         assert_eq!(partition("app_id=%4aane/year=1970/month=01/day=01/hour=00").as_deref(), Some("Jane"));
-        // Stored by a version that did not escape: of either app.
+        // Written by a version that did not escape: it could be either app's.
         assert_eq!(partition("app_id=Shop/year=1970/month=01/day=01/hour=00"), None);
     }
 

@@ -1,7 +1,17 @@
 //! Events as Parquet files, one directory per app and hour, for any engine to read.
 //!
-//! Invariants: a file that can be seen is complete and durable; its footer names the
-//! stream sequences that it holds. Knows events and files, nothing of consumers and acks.
+//! ```text
+//!  sink, import ──► handle ──► file (encode, footer) ──► columns ──► pages
+//!                     │                │
+//!                     │                └──► storage (directory or object store)
+//!                     ├──► catalog  which messages the stored files hold
+//!                     ├──► delta    the log that makes one table of the files
+//!                     └──► fenced   writes that may have outlived their lease
+//!  compaction, erasure, retention, metastore work on stored files through the handle
+//! ```
+//!
+//! Invariants: a visible file is complete and durable; its footer lists the stream sequences of
+//! its rows. Knows events and files, but nothing of consumers and acks.
 
 mod handle;
 
@@ -39,7 +49,7 @@ mod tests_damage;
 #[cfg(test)]
 mod tests_fenced;
 
-pub use catalog::footers::{PartitionFooters, Suspect};
+pub use catalog::footers::{PartitionFooters, RowId};
 pub use columns::promoted::{ColumnType, PromotedColumn, PromotedColumns};
 pub use columns::row::Origin;
 pub use compaction::{
@@ -49,7 +59,7 @@ pub use compaction::{
 pub use delta::{Adopted, DeltaSettings};
 pub use erasure::{Erased, ErasureOutcome, PersonSearch, PersonalFiles};
 pub use error::{WarehouseError, WarehouseErrorKind};
-pub use fenced::{LateFile, Settled};
+pub use fenced::{FencedWrite, Reconciled};
 pub use file::encode::{EncodeSettings, Encoder, OpenFile};
 pub use file::scan::{scan_ids, scan_keys};
 pub use handle::{Commit, Warehouse};
@@ -58,5 +68,5 @@ pub use layout::{Partition, hour_of, is_path_safe};
 pub use metastore::{Metastore, MetastoreSettings};
 pub use pages::compression::Compression;
 pub use retention::{Expired, Expiry, OldPartition, OldPartitions, RetentionRules, RetentionSettings};
-pub use sequence_set::{MalformedRanges, SequenceRanges};
+pub use sequence_set::{MalformedSequenceSet, SequenceSet};
 pub use storage::ObjectSettings;

@@ -199,7 +199,7 @@ fn footers_bounds_and_filters_tell_the_truth() {
     let entry = |key: &str| entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.clone());
     assert_eq!(entry("causality.format").as_deref(), Some("1"));
     assert_eq!(entry("causality.stream").as_deref(), Some("EVENTS"));
-    let ranges = SequenceRanges::decode(&entry("causality.sequences").unwrap()).unwrap();
+    let ranges = SequenceSet::decode(&entry("causality.sequences").unwrap()).unwrap();
     assert_eq!(ranges.iter().collect::<Vec<_>>(), [(1, events.len() as u64)]);
 
     for (g, rows) in events.chunks(50).enumerate() {
@@ -227,7 +227,7 @@ fn a_file_with_fewer_rows_is_like_any_other() {
     for compression in [Compression::Snappy, Compression::Gzip, Compression::Zstd, Compression::None] {
         let (whole, fewer) = {
             let whole = encode(&events, compression, 100);
-            (whole.clone(), rewrite::keep(&whole, "shop", &PromotedColumns::default(), &kept).unwrap())
+            (whole.clone(), rewrite::keep_rows(&whole, "shop", &PromotedColumns::default(), &kept).unwrap())
         };
         let mut numbers = (0..events.len()).filter(|n| kept[*n]);
         for batch in ParquetRecordBatchReaderBuilder::try_new(fewer.clone()).unwrap().build().unwrap() {
@@ -250,8 +250,8 @@ fn a_file_with_fewer_rows_is_like_any_other() {
         for key in ["causality.format", "causality.app_id", "causality.stream"] {
             assert_eq!(footer::entry(fewer.metadata(), key), footer::entry(whole.metadata(), key));
         }
-        let ranges = SequenceRanges::decode(footer::entry(fewer.metadata(), "causality.sequences").unwrap()).unwrap();
-        let sequences = SequenceRanges::of((0..events.len()).filter(|n| kept[*n]).map(|n| n as u64 + 1));
+        let ranges = SequenceSet::decode(footer::entry(fewer.metadata(), "causality.sequences").unwrap()).unwrap();
+        let sequences = SequenceSet::of((0..events.len()).filter(|n| kept[*n]).map(|n| n as u64 + 1));
         assert_eq!(ranges, sequences);
         let (group, like) = (fewer.get_row_group(0).unwrap(), whole.get_row_group(0).unwrap());
         assert!(group.metadata().num_rows() <= 100);

@@ -1,7 +1,7 @@
-//! Sets of stream sequences, and the bytes that a file's footer keeps of them.
+//! Sets of stream sequences, and their encoding in a file's footer.
 //!
-//! Format, version 1: for each range in ascending order a LEB128 varint of the gap since
-//! the end of the previous range (the first counts from 0) and one of the range's length
+//! Format, version 1: for each range in ascending order, a LEB128 varint of the gap since
+//! the end of the previous range (the first gap counts from 0), then one of the range's length
 //! minus one. Ranges neither touch nor overlap, so every set has exactly one encoding.
 
 use base64::Engine;
@@ -9,29 +9,29 @@ use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
 use super::varint::{put_varint, take_varint};
 
-/// Ranges that a footer may hold at most: a file of 16 million rows, each alone.
+/// The most ranges in a footer: a file of 16 million rows with no two adjacent sequences.
 const RANGES_MAX: usize = 1 << 24;
 
-/// Sequences as ascending inclusive ranges.
+/// A set of sequences, as ascending inclusive ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SequenceRanges {
+pub struct SequenceSet {
     ranges: Vec<(u64, u64)>,
 }
 
-/// Bytes that are not a set of ranges.
+/// The text is not an encoded sequence set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MalformedRanges;
+pub struct MalformedSequenceSet;
 
-impl std::fmt::Display for MalformedRanges {
+impl std::fmt::Display for MalformedSequenceSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("malformed sequence ranges")
     }
 }
 
-impl std::error::Error for MalformedRanges {}
+impl std::error::Error for MalformedSequenceSet {}
 
-impl SequenceRanges {
-    /// Takes sequences in any order, repeats allowed.
+impl SequenceSet {
+    /// Builds the set from sequences in any order; duplicates are allowed.
     pub fn of(sequences: impl Iterator<Item = u64>) -> Self {
         let mut all: Vec<u64> = sequences.collect();
         if !all.is_sorted() {
@@ -56,12 +56,12 @@ impl SequenceRanges {
         self.ranges.is_empty()
     }
 
-    /// The first and the last of them.
+    /// The first and the last sequence.
     pub fn span(&self) -> Option<(u64, u64)> {
         Some((self.ranges.first()?.0, self.ranges.last()?.1))
     }
 
-    /// What they take.
+    /// The memory that the ranges take.
     pub(super) fn memory_bytes(&self) -> usize {
         self.ranges.capacity() * size_of::<(u64, u64)>()
     }
@@ -70,7 +70,7 @@ impl SequenceRanges {
         self.ranges.iter().copied()
     }
 
-    /// The footer's text: base64 of the format above.
+    /// The footer's text: the format above in base64.
     pub fn encode(&self) -> String {
         let mut bytes = Vec::with_capacity(self.ranges.len() * 3);
         let mut end = 0;
@@ -82,18 +82,19 @@ impl SequenceRanges {
         BASE64.encode(bytes)
     }
 
-    pub fn decode(text: &str) -> Result<Self, MalformedRanges> {
-        let bytes = BASE64.decode(text).map_err(|_| MalformedRanges)?;
+    pub fn decode(text: &str) -> Result<Self, MalformedSequenceSet> {
+        let bytes = BASE64.decode(text).map_err(|_| MalformedSequenceSet)?;
         let mut rest = bytes.as_slice();
         let mut ranges = Vec::new();
         let mut end = 0u64;
         while !rest.is_empty() {
-            let gap = take_varint(&mut rest).ok_or(MalformedRanges)?;
-            let first = end.checked_add(gap).ok_or(MalformedRanges)?;
-            let last = first.checked_add(take_varint(&mut rest).ok_or(MalformedRanges)?).ok_or(MalformedRanges)?;
-            // A gap of one would have been part of the range before.
+            let gap = take_varint(&mut rest).ok_or(MalformedSequenceSet)?;
+            let first = end.checked_add(gap).ok_or(MalformedSequenceSet)?;
+            let last =
+                first.checked_add(take_varint(&mut rest).ok_or(MalformedSequenceSet)?).ok_or(MalformedSequenceSet)?;
+            // A gap of one would have extended the previous range.
             if !ranges.is_empty() && gap < 2 || ranges.len() == RANGES_MAX {
-                return Err(MalformedRanges);
+                return Err(MalformedSequenceSet);
             }
             ranges.push((first, last));
             end = last;
@@ -109,29 +110,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stored_form_of_version_1_is_still_read() {
-        let ranges = SequenceRanges::of([1, 2, 3, 10, 300, 301].into_iter());
+    fn the_encoding_of_version_1_is_still_read() {
+        let ranges = SequenceSet::of([1, 2, 3, 10, 300, 301].into_iter());
         assert_eq!(ranges.encode(), "AQIHAKICAQ");
-        assert_eq!(SequenceRanges::decode("AQIHAKICAQ"), Ok(ranges));
-        assert_eq!(SequenceRanges::decode(""), Ok(SequenceRanges::default()));
+        assert_eq!(SequenceSet::decode("AQIHAKICAQ"), Ok(ranges));
+        assert_eq!(SequenceSet::decode(""), Ok(SequenceSet::default()));
     }
 
     #[test]
     fn damaged_text_is_refused() {
         for text in ["AQ", "gA", "!", "AQIBAA", "/////////////wEA"] {
-            assert_eq!(SequenceRanges::decode(text), Err(MalformedRanges), "{text}");
+            assert_eq!(SequenceSet::decode(text), Err(MalformedSequenceSet), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_encoded_comes_back_and_holds_its_members_only(
+        fn an_encoded_set_decodes_to_itself_and_contains_only_its_members(
             dense in proptest::collection::vec(0u64..200, 0..150),
             wide in proptest::collection::vec(any::<u64>(), 0..20),
         ) {
             let set: std::collections::BTreeSet<u64> = dense.iter().chain(&wide).copied().collect();
-            let ranges = SequenceRanges::of(dense.into_iter().chain(wide));
-            prop_assert_eq!(&SequenceRanges::decode(&ranges.encode()).unwrap(), &ranges);
+            let ranges = SequenceSet::of(dense.into_iter().chain(wide));
+            prop_assert_eq!(&SequenceSet::decode(&ranges.encode()).unwrap(), &ranges);
             for probe in (0..202).chain(set.iter().flat_map(|s| [s.saturating_sub(1), *s, s.saturating_add(1)])) {
                 prop_assert_eq!(ranges.contains(probe), set.contains(&probe));
             }
@@ -139,8 +140,8 @@ mod tests {
 
         #[test]
         fn any_text_is_decoded_or_refused(text in "[A-Za-z0-9+/]{0,40}") {
-            if let Ok(ranges) = SequenceRanges::decode(&text) {
-                prop_assert_eq!(SequenceRanges::decode(&ranges.encode()).unwrap(), ranges);
+            if let Ok(ranges) = SequenceSet::decode(&text) {
+                prop_assert_eq!(SequenceSet::decode(&ranges.encode()).unwrap(), ranges);
             }
         }
     }

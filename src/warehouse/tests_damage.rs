@@ -43,16 +43,16 @@ async fn sequences_that_come_a_second_time_are_told_by_their_ids() {
             store(&warehouse, n, (0..50).map(move |row| row * 20 + u64::from(n))).await;
         }
         let footers = warehouse.footers(&partition()).await.unwrap().reaching(0, 999);
-        let ours = |sequence: u64| Suspect { sequence, id: id_of(sequence) };
-        let anew = |sequence: u64| Suspect { sequence, id: format!("anew-{sequence}") };
-        let suspects: Vec<Suspect> = (0..1_000).flat_map(|sequence| [ours(sequence), anew(sequence)]).collect();
+        let ours = |sequence: u64| RowId { sequence, id: id_of(sequence) };
+        let anew = |sequence: u64| RowId { sequence, id: format!("anew-{sequence}") };
+        let suspects: Vec<RowId> = (0..1_000).flat_map(|sequence| [ours(sequence), anew(sequence)]).collect();
         let held = warehouse.confirm(footers, suspects).await.unwrap();
         assert!(held.chunks(2).all(|pair| pair == [true, false]));
     }
 }
 
 /// What is in a file of one row, by the way that suspects are looked up.
-fn looked_into(bytes: &[u8]) -> Result<(SequenceRanges, Vec<String>), WarehouseError> {
+fn looked_into(bytes: &[u8]) -> Result<(SequenceSet, Vec<String>), WarehouseError> {
     let bytes = Bytes::copy_from_slice(bytes);
     let ranges = footer::sequences(&footer::read(&bytes)?)?;
     let mut ids = Vec::new();
@@ -186,18 +186,18 @@ async fn damage_stops_no_late_file() {
         store(&other, 9, 71..=100).await;
         // One that holds rows of the late file, and of which nobody can tell.
         store(&other, 8, 1..=10).await;
-        for late in [&late, &spoilt, &LateFile { name: name(4), ..late.clone() }] {
-            dead.mark_late_file(late).await.unwrap();
+        for late in [&late, &spoilt, &FencedWrite { name: name(4), ..late.clone() }] {
+            dead.mark_fenced_write(late).await.unwrap();
         }
         let mark = place.marks_directory().join(fenced::mark_name(&name(4)));
         std::fs::write(&mark, b"{\"app_id\":").unwrap();
         spoil(&place.directory().join(name(6)), "flipped in the ids");
         spoil(&place.directory().join(name(8)), "flipped in the footer");
-        let abandoned = other.abandoned_late_files(Duration::ZERO).await.unwrap();
+        let abandoned = other.abandoned_fenced_writes(Duration::ZERO).await.unwrap();
         assert_eq!(abandoned.iter().map(|late| late.name.clone()).collect::<Vec<_>>(), [name(5), name(6)]);
-        let settled = other.settle_late_file(&abandoned[0], true).await.unwrap();
-        assert_eq!(settled, Settled::Replaced { given_up: 30, kept: 70, doubled: 0 });
-        assert_eq!(other.settle_late_file(&abandoned[1], true).await.unwrap(), Settled::Unreadable);
+        let settled = other.reconcile_fenced_write(&abandoned[0], true).await.unwrap();
+        assert_eq!(settled, Reconciled::Replaced { removed: 30, kept: 70, duplicated: 0 });
+        assert_eq!(other.reconcile_fenced_write(&abandoned[1], true).await.unwrap(), Reconciled::Unreadable);
         let damage = other.damage().unwrap();
         assert!(
             damage.starts_with("3 stored files") && damage.contains(&name(6)) && damage.contains(".late"),
@@ -214,15 +214,15 @@ async fn marks_age_by_the_clock_of_who_looks() {
         let (dead, other) = (place.open().await, place.open().await);
         for (n, time) in [(1, SystemTime::now() - 10 * HOUR), (2, SystemTime::now() + 10 * HOUR)] {
             let late = store(&dead, n, 1..=10).await;
-            dead.mark_late_file(&late).await.unwrap();
+            dead.mark_fenced_write(&late).await.unwrap();
             set_time(&place.marks_directory().join(fenced::mark_name(&late.name)), time);
         }
-        assert!(other.abandoned_late_files(HOUR).await.unwrap().is_empty(), "whoever put them may still live");
+        assert!(other.abandoned_fenced_writes(HOUR).await.unwrap().is_empty(), "whoever put them may still live");
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(other.abandoned_late_files(Duration::from_millis(10)).await.unwrap().len(), 2);
+        assert_eq!(other.abandoned_fenced_writes(Duration::from_millis(10)).await.unwrap().len(), 2);
         // Put again, by somebody who lives.
         let mark = place.marks_directory().join(fenced::mark_name(&name(1)));
         set_time(&mark, SystemTime::now() - 9 * HOUR);
-        assert_eq!(other.abandoned_late_files(Duration::from_millis(10)).await.unwrap().len(), 1);
+        assert_eq!(other.abandoned_fenced_writes(Duration::from_millis(10)).await.unwrap().len(), 1);
     }
 }

@@ -115,15 +115,15 @@ pub(super) fn file(sequences: impl Iterator<Item = u64> + Clone) -> Bytes {
 }
 
 /// Stores a file as a process would whose lease ended meanwhile, or as any other.
-pub(super) async fn store(warehouse: &Warehouse, n: u32, sequences: impl Iterator<Item = u64> + Clone) -> LateFile {
-    let late = LateFile { partition: partition(), name: name(n), bytes: file(sequences) };
+pub(super) async fn store(warehouse: &Warehouse, n: u32, sequences: impl Iterator<Item = u64> + Clone) -> FencedWrite {
+    let late = FencedWrite { partition: partition(), name: name(n), bytes: file(sequences) };
     assert!(warehouse.store(&late.partition, &late.name, late.bytes.clone(), || true).await.unwrap());
     late
 }
 
 pub(super) async fn holds(warehouse: &Warehouse, sequence: u64) -> bool {
     let footers = warehouse.footers(&partition()).await.unwrap();
-    let suspect = Suspect { sequence, id: id_of(sequence) };
+    let suspect = RowId { sequence, id: id_of(sequence) };
     footers.may_hold(sequence) && warehouse.confirm(footers, vec![suspect]).await.unwrap()[0]
 }
 
@@ -132,16 +132,24 @@ async fn a_late_file_keeps_the_rows_that_nobody_else_holds() {
     for place in Place::both() {
         let (ours, theirs) = (place.open().await, place.open().await);
         let late = store(&ours, 5, 1..=100).await;
-        assert_eq!(ours.settle_late_file(&late, true).await.unwrap(), Settled::Alone, "not its own double");
+        assert_eq!(
+            ours.reconcile_fenced_write(&late, true).await.unwrap(),
+            Reconciled::Unchanged,
+            "not its own double"
+        );
         assert_eq!(std::fs::read(place.directory().join(name(5))).unwrap(), late.bytes);
         store(&theirs, 1, 1..=30).await;
         store(&theirs, 9, 71..=80).await;
         // Both know the file as it was.
         assert!(holds(&ours, 75).await && holds(&theirs, 75).await);
-        let settled = ours.settle_late_file(&late, true).await.unwrap();
-        assert_eq!(settled, Settled::Replaced { given_up: 40, kept: 60, doubled: 0 });
+        let settled = ours.reconcile_fenced_write(&late, true).await.unwrap();
+        assert_eq!(settled, Reconciled::Replaced { removed: 40, kept: 60, duplicated: 0 });
         place.assert_each_once(1..=100);
-        assert_eq!(ours.settle_late_file(&late, true).await.unwrap(), Settled::Alone, "once more changes nothing");
+        assert_eq!(
+            ours.reconcile_fenced_write(&late, true).await.unwrap(),
+            Reconciled::Unchanged,
+            "once more changes nothing"
+        );
         place.assert_each_once(1..=100);
         // Nobody takes the rows that went for still there.
         std::fs::remove_file(place.directory().join(name(9))).unwrap();
@@ -158,10 +166,10 @@ async fn a_late_file_whose_rows_others_hold_is_removed() {
         store(&warehouse, 1, 1..=60).await;
         store(&warehouse, 9, 61..=90).await;
         let late = store(&warehouse, 5, 41..=90).await;
-        assert_eq!(warehouse.settle_late_file(&late, true).await.unwrap(), Settled::Removed { rows: 50 });
+        assert_eq!(warehouse.reconcile_fenced_write(&late, true).await.unwrap(), Reconciled::Removed { rows: 50 });
         place.assert_each_once(1..=90);
         // As after an answer that was lost.
-        assert_eq!(warehouse.settle_late_file(&late, true).await.unwrap(), Settled::Alone);
+        assert_eq!(warehouse.reconcile_fenced_write(&late, true).await.unwrap(), Reconciled::Unchanged);
         assert_eq!(place.names(), [name(1), name(9)], "what is not there is not stored");
     }
 }
@@ -171,19 +179,23 @@ async fn a_late_file_waits_for_those_that_are_settled_before_it() {
     for place in Place::both() {
         let warehouse = place.open().await;
         let (first, second) = (store(&warehouse, 1, 1..=60).await, store(&warehouse, 2, 41..=100).await);
-        let mark = |late: &LateFile| place.marks_directory().join(fenced::mark_name(&late.name));
-        warehouse.mark_late_file(&first).await.unwrap();
-        assert_eq!(warehouse.settle_late_file(&second, true).await.unwrap(), Settled::MustWait { rows: 20 });
+        let mark = |late: &FencedWrite| place.marks_directory().join(fenced::mark_name(&late.name));
+        warehouse.mark_fenced_write(&first).await.unwrap();
+        assert_eq!(warehouse.reconcile_fenced_write(&second, true).await.unwrap(), Reconciled::Blocked { rows: 20 });
         assert!(mark(&second).exists(), "it is settled still");
-        assert_eq!(warehouse.settle_late_file(&first, true).await.unwrap(), Settled::Alone, "the other one waits");
-        let settled = warehouse.settle_late_file(&second, true).await.unwrap();
-        assert_eq!(settled, Settled::Replaced { given_up: 20, kept: 40, doubled: 0 });
+        assert_eq!(
+            warehouse.reconcile_fenced_write(&first, true).await.unwrap(),
+            Reconciled::Unchanged,
+            "the other one waits"
+        );
+        let settled = warehouse.reconcile_fenced_write(&second, true).await.unwrap();
+        assert_eq!(settled, Reconciled::Replaced { removed: 20, kept: 40, duplicated: 0 });
         place.assert_each_once(1..=100);
 
         let third = store(&warehouse, 3, 91..=120).await;
-        warehouse.mark_late_file(&second).await.unwrap();
-        let settled = warehouse.settle_late_file(&third, false).await.unwrap();
-        assert_eq!(settled, Settled::Replaced { given_up: 0, kept: 30, doubled: 10 }, "doubled rather than lost");
+        warehouse.mark_fenced_write(&second).await.unwrap();
+        let settled = warehouse.reconcile_fenced_write(&third, false).await.unwrap();
+        assert_eq!(settled, Reconciled::Replaced { removed: 0, kept: 30, duplicated: 10 }, "doubled rather than lost");
         assert_eq!(place.rows().len(), 120);
     }
 }
@@ -195,21 +207,24 @@ async fn a_late_file_of_a_process_that_died_is_settled_by_another() {
         let (dead, other) = (place.open().await, place.open().await);
         let late = store(&dead, 5, 1..=100).await;
         store(&other, 9, 71..=100).await;
-        dead.mark_late_file(&late).await.unwrap();
-        let never_stored = LateFile { name: name(7), ..late };
-        dead.mark_late_file(&never_stored).await.unwrap();
-        assert!(other.abandoned_late_files(Duration::from_secs(3_600)).await.unwrap().is_empty(), "it may still live");
+        dead.mark_fenced_write(&late).await.unwrap();
+        let never_stored = FencedWrite { name: name(7), ..late };
+        dead.mark_fenced_write(&never_stored).await.unwrap();
+        assert!(
+            other.abandoned_fenced_writes(Duration::from_secs(3_600)).await.unwrap().is_empty(),
+            "it may still live"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let abandoned = other.abandoned_late_files(Duration::from_millis(40)).await.unwrap();
+        let abandoned = other.abandoned_fenced_writes(Duration::from_millis(40)).await.unwrap();
         assert_eq!(abandoned.iter().map(|late| late.name.clone()).collect::<Vec<_>>(), [name(5)]);
-        let settled = other.settle_late_file(&abandoned[0], true).await.unwrap();
-        assert_eq!(settled, Settled::Replaced { given_up: 30, kept: 70, doubled: 0 });
+        let settled = other.reconcile_fenced_write(&abandoned[0], true).await.unwrap();
+        assert_eq!(settled, Reconciled::Replaced { removed: 30, kept: 70, duplicated: 0 });
         place.assert_each_once(1..=100);
     }
 }
 
-fn must_wait(settled: Settled) -> bool {
-    matches!(settled, Settled::MustWait { .. })
+fn must_wait(settled: Reconciled) -> bool {
+    matches!(settled, Reconciled::Blocked { .. })
 }
 
 /// Three processes wake up at once, each with a late file, and some rows are in files that are not late.
@@ -234,10 +249,10 @@ async fn late_files_that_are_settled_at_once_lose_no_row() {
             }
             // Any of the four is the one that is not late.
             files.remove(random(4) as usize);
-            let settle = async |process: &Warehouse, late: &LateFile, delay: u64| {
+            let settle = async |process: &Warehouse, late: &FencedWrite, delay: u64| {
                 tokio::time::sleep(Duration::from_micros(delay)).await;
                 // A file that was removed since it was listed is an error, and looked for again.
-                while !matches!(process.settle_late_file(late, true).await, Ok(settled) if !must_wait(settled)) {
+                while !matches!(process.reconcile_fenced_write(late, true).await, Ok(settled) if !must_wait(settled)) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             };
@@ -268,12 +283,12 @@ async fn a_store_that_fails_while_a_late_file_is_settled_loses_no_row() {
         server.fail(fault, 3);
         server.fail_reads(fault, 3);
         let mut attempts = 0;
-        while let Err(error) = warehouse.settle_late_file(&late, true).await {
+        while let Err(error) = warehouse.reconcile_fenced_write(&late, true).await {
             attempts += 1;
             assert!(attempts < 20, "{fault:?}: {error}");
         }
         server.heal();
-        assert_eq!(warehouse.settle_late_file(&late, true).await.unwrap(), Settled::Alone);
+        assert_eq!(warehouse.reconcile_fenced_write(&late, true).await.unwrap(), Reconciled::Unchanged);
         place.assert_each_once(1..=100);
     }
 }

@@ -1,4 +1,4 @@
-//! Unsigned LEB128 varints, and texts with their length before them.
+//! Unsigned LEB128 varints and length-prefixed strings.
 
 /// Appends an unsigned LEB128 varint.
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -9,9 +9,9 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// A text with its length before it; none when the bytes are something else.
+/// Takes a length-prefixed string from the front of `bytes`; `None` if there is no valid one.
 pub(super) fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
-    // Most are shorter than 128 bytes.
+    // Most strings are shorter than 128 bytes.
     let length = match bytes.split_first() {
         Some((first, rest)) if *first < 0x80 => {
             *bytes = rest;
@@ -24,7 +24,7 @@ pub(super) fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(text).ok()
 }
 
-/// A varint; none when the bytes are something else.
+/// Takes a varint from the front of `bytes`; `None` if there is no valid one.
 pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {

@@ -1,7 +1,7 @@
-//! Stored files that nobody can read, by name.
+//! Unreadable stored files, by name.
 //!
-//! Such a file is told of once, stays where it is, and counts as holding nothing: what may have been in it is
-//! written again. Only damage gets here. A store that fails is asked again.
+//! Such a file is reported once, stays where it is, and counts as empty: its messages are
+//! written again if they are redelivered. This is for damage only; a failing store is retried.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,17 +12,17 @@ use crate::metrics;
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::storage::Listed;
 
-/// Files that are remembered; of a disk that damages more, those are told of again.
+/// Files that are remembered. Any beyond that are reported again.
 const DAMAGED_MAX: usize = 10_000;
-/// Files that are named to people.
+/// Files that a warning names.
 const NAMED_MAX: usize = 3;
 
-/// By directory and name, what the file was when it could not be read.
+/// The unreadable files by directory and name, as they were listed.
 #[derive(Debug, Default)]
 pub(crate) struct Damaged(Mutex<BTreeMap<(String, String), Listed>>);
 
 impl Damaged {
-    /// Takes note of a file that cannot be read.
+    /// Records and reports an unreadable file.
     pub(crate) fn note(&self, directory: &str, file: &Listed, error: &WarehouseError) {
         let mut files = self.files();
         let key = (directory.to_owned(), file.name.clone());
@@ -44,7 +44,7 @@ impl Damaged {
         !files.is_empty() && files.get(&(directory.to_owned(), file.name.clone())) == Some(file)
     }
 
-    /// Forgets those of a directory that are not there any more, or were replaced.
+    /// Forgets the files of a directory that no longer exist or were replaced.
     pub(crate) fn keep(&self, directory: &str, listed: &[Listed]) {
         let mut files = self.files();
         if files.is_empty() {
@@ -57,7 +57,7 @@ impl Damaged {
         }
     }
 
-    /// What people are told; none when all is well.
+    /// A warning for operators, if there are unreadable files.
     pub(crate) fn warning(&self) -> Option<String> {
         let files = self.files();
         let named: Vec<String> =

@@ -1,9 +1,9 @@
-//! What the footers of a partition's files say about the sequences that they hold.
+//! The footers of a partition's files, and the sequences that they list.
 //!
-//! Asked only about suspects, so a running process reads no footers; after a crash each
-//! file's footer is read once and a message costs a search in memory. Invariants: an answer
-//! is never older than the listing of the directory that the caller asked for; no clock has
-//! a say in it. A file whose size or time is another was replaced, and is read again.
+//! Used only for possibly redelivered messages, so in normal operation no footers are read. After a crash, each
+//! footer is read once, and a message costs a search in memory. Invariants: a result
+//! is never older than the directory listing that the caller requested; clocks play
+//! no part. A file whose size or time has changed was replaced, and is read again.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -15,28 +15,28 @@ use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::file::{footer, scan};
 use crate::warehouse::layout::Partition;
 use crate::warehouse::layout::{is_compacted, is_data_file};
-use crate::warehouse::sequence_set::SequenceRanges;
+use crate::warehouse::sequence_set::SequenceSet;
 use crate::warehouse::storage::{Listed, Objects, Source};
 
-/// Memory that remembered footers may take, over all partitions.
+/// Memory of cached footers, over all partitions.
 const FOOTER_BYTES_MAX: usize = 64 << 20;
-/// Of a footer that holds one range, about.
+/// Roughly the memory of a footer with one range.
 const FOOTER_BYTES: usize = 256;
-/// Memory that the remembered ids may take; those of one file are remembered whatever they take.
+/// Memory of cached ids. The ids of one file are cached even if they exceed it.
 const IDS_BYTES_MAX: usize = 8 << 20;
-/// Of one id in a hash set, about.
+/// Roughly the memory of one id in a hash set.
 const ID_BYTES: usize = 2 * size_of::<u128>();
-/// Files that are opened together, and how much of their ends is read ahead. A file that lists long ranges takes one
-/// more request.
+/// Files that are opened together, and the prefetch at their ends. A file with a long sequence set takes another
+/// request.
 const FOOTERS_TOGETHER: usize = 64;
 const FOOTER_READ_BYTES: usize = 64 << 10;
-/// The same of files whose ids are wanted: most files are smaller than this and come with one request.
+/// The same for reading ids: most files are smaller than this and take a single request.
 const IDS_TOGETHER: usize = 8;
 const IDS_READ_BYTES: usize = 1 << 20;
 
-/// One message that the warehouse may hold already.
+/// The identity of a row: the sequence of its message and the id of its event.
 #[derive(Clone, Debug)]
-pub struct Suspect {
+pub struct RowId {
     pub sequence: u64,
     pub id: String,
 }
@@ -45,9 +45,9 @@ pub struct Suspect {
 #[derive(Debug)]
 struct Footer {
     file: Listed,
-    /// None of a file that cannot be read.
-    ranges: SequenceRanges,
-    /// Of a compacted file.
+    /// Empty for an unreadable file.
+    ranges: SequenceSet,
+    /// Set for a compacted file.
     replaces: Option<footer::Replaces>,
 }
 
@@ -57,7 +57,7 @@ impl Footer {
     }
 }
 
-/// The files of one partition as of one listing.
+/// The files of a partition as of one listing.
 #[derive(Clone, Debug)]
 pub struct PartitionFooters {
     directory: String,
@@ -65,12 +65,12 @@ pub struct PartitionFooters {
 }
 
 impl PartitionFooters {
-    /// True when some file may hold the message: its range does.
+    /// Whether some file may hold the message, because its sequence set contains it.
     pub fn may_hold(&self, sequence: u64) -> bool {
         self.files.iter().any(|file| file.ranges.contains(sequence))
     }
 
-    /// Without the files that hold nothing from `first` to `last`: of a backlog mostly all of them.
+    /// Drops the files without sequences from `first` to `last`: for a backlog, nearly all of them.
     pub fn reaching(mut self, first: u64, last: u64) -> Self {
         self.files.retain(|file| file.ranges.span().is_some_and(|(from, to)| from <= last && first <= to));
         self
@@ -80,32 +80,32 @@ impl PartitionFooters {
         &self.directory
     }
 
-    /// The name of a file that was not compacted, and is not held by one that was.
+    /// The name of the file, unless it is a compacted one or was replaced by one.
     pub(crate) fn original(&self, place: usize) -> Option<&str> {
         let name = self.files.get(place)?.file.name.as_str();
         let is_replaced = self.files.iter().filter_map(|file| file.replaces.as_ref()).any(|by| by.has_file(name));
         (!is_compacted(name) && !is_replaced).then_some(name)
     }
 
-    /// The names of compacted files.
+    /// The names of the compacted files.
     pub(crate) fn compacted(&self) -> Vec<&str> {
         self.files.iter().map(|file| file.file.name.as_str()).filter(|name| is_compacted(name)).collect()
     }
 
-    /// One file, if it is there.
+    /// The listing entry of a file, if it exists.
     pub(crate) fn listed(&self, name: &str) -> Option<&Listed> {
         self.files.iter().map(|file| &file.file).find(|file| file.name == name)
     }
 
-    /// The same with those files only whose names are `wanted`.
+    /// Only the files whose names are `wanted`.
     pub(crate) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
         let files = self.files.iter().filter(|file| wanted(&file.file.name)).cloned().collect();
         Self { directory: self.directory.clone(), files }
     }
 }
 
-/// The ids of one file, as keyed 128-bit hashes: 16 bytes each, and nobody outside can
-/// make two of them meet.
+/// The ids of one file, as keyed 128-bit hashes: 16 bytes each, and clients cannot
+/// make two of them collide.
 #[derive(Debug)]
 struct IdSet {
     directory: String,
@@ -119,11 +119,11 @@ impl IdSet {
     }
 }
 
-/// Remembers footers and, of the files that suspects fell into, the ids.
+/// Caches footers, and the ids of files that had to be searched.
 #[derive(Default)]
 pub(crate) struct FooterCache {
     state: Mutex<State>,
-    /// Held while files of a partition are read: whoever wants the same files waits for them, and reads none twice.
+    /// Held while files of a directory are read, so that concurrent callers wait instead of reading them twice.
     reading: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     keys: (RandomState, RandomState),
     pub(crate) damaged: Damaged,
@@ -133,18 +133,18 @@ pub(crate) struct FooterCache {
 struct State {
     partitions: HashMap<Partition, Vec<Arc<Footer>>>,
     bytes: usize,
-    /// The one used last comes last.
+    /// The most recently used set is last.
     ids: Vec<Arc<IdSet>>,
 }
 
 impl FooterCache {
-    /// Lists the partition and reads the footers that are not yet known.
+    /// Lists the partition and reads the footers that are not cached.
     pub(crate) fn list(&self, objects: &Objects, partition: &Partition) -> Result<PartitionFooters, WarehouseError> {
         let directory = objects.directory(partition);
         let mut listed = objects.list(&directory)?;
         listed.retain(|file| is_data_file(&file.name));
         self.damaged.keep(&directory, &listed);
-        self.one_reader(&directory, || self.footers_of(objects, partition, listed))
+        self.exclusively(&directory, || self.footers_of(objects, partition, listed))
     }
 
     fn footers_of(
@@ -167,19 +167,19 @@ impl FooterCache {
             }
         }
         let read = self.read_footers(objects, &directory, unknown, &mut files);
-        // What was read is not read again when the store works again.
+        // Cache what was read even if the store failed midway.
         self.remember(partition, files.clone());
         read?;
         Ok(PartitionFooters { directory, files })
     }
 
-    /// Runs `read` while nobody else reads files of the directory.
-    fn one_reader<T>(&self, directory: &str, read: impl FnOnce() -> T) -> T {
+    /// Runs `read` while no other thread reads files of the directory.
+    fn exclusively<T>(&self, directory: &str, read: impl FnOnce() -> T) -> T {
         let turn = lock(&self.reading).entry(directory.to_owned()).or_default().clone();
         let reading = lock(&turn);
         let done = read();
         drop(reading);
-        // Nobody takes a copy while the map is locked: two copies are the map's and this one.
+        // No clone is made while the map is locked: a count of two is the map's and this one.
         let mut all = lock(&self.reading);
         if Arc::strong_count(&turn) == 2 {
             all.remove(directory);
@@ -187,7 +187,7 @@ impl FooterCache {
         done
     }
 
-    /// Adds the footers to `files`, those too that came before a failure.
+    /// Adds the footers to `files`, including those read before a failure.
     fn read_footers(
         &self,
         objects: &Objects,
@@ -210,7 +210,7 @@ impl FooterCache {
         Ok(())
     }
 
-    /// What `read` finds in a file; none when the file is damaged.
+    /// The result of `read`; `None` if the file is damaged.
     fn unless_damaged<T>(
         &self,
         directory: &str,
@@ -240,23 +240,23 @@ impl FooterCache {
         }
     }
 
-    /// Which of the messages are in a file.
+    /// Whether each of the rows is in a file.
     pub(crate) fn holds(
         &self,
         objects: &Objects,
         footers: &PartitionFooters,
-        messages: &[Suspect],
+        messages: &[RowId],
     ) -> Result<Vec<bool>, WarehouseError> {
         Ok(self.holders(objects, footers, messages)?.iter().map(Option::is_some).collect())
     }
 
-    /// In which file each of the messages is, by its place in `footers`: the file's ranges hold the sequence, and its
+    /// The file that holds each of the rows, as an index into `footers`: its sequence set contains the sequence, and its
     /// rows the id.
     pub(crate) fn holders(
         &self,
         objects: &Objects,
         footers: &PartitionFooters,
-        messages: &[Suspect],
+        messages: &[RowId],
     ) -> Result<Vec<Option<usize>>, WarehouseError> {
         let hashes: Vec<u128> = messages.iter().map(|message| self.id_hash(&message.id)).collect();
         let mut held = vec![None; messages.len()];
@@ -273,7 +273,7 @@ impl FooterCache {
                 continue;
             }
             let directory = &footers.directory;
-            let sets = self.one_reader(directory, || self.id_sets(objects, directory, wanted))?;
+            let sets = self.exclusively(directory, || self.id_sets(objects, directory, wanted))?;
             for (at, file) in files.iter().enumerate() {
                 let Some(set) = sets.get(&file.file.name) else { continue };
                 for place in within(file, &held) {
@@ -284,7 +284,7 @@ impl FooterCache {
         Ok(held)
     }
 
-    /// The ids of some files by their names, without those that are damaged.
+    /// The ids of some files by name, without the damaged ones.
     fn id_sets(
         &self,
         objects: &Objects,

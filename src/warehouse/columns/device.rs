@@ -1,7 +1,7 @@
-//! The columns of the device context, which are NULL where an event came without one.
+//! The columns of the device context, which are NULL for events without one.
 //!
-//! Invariant: every row that has a context is in all of these columns when its page closes, in the
-//! order of the rows. Knows the columns, nothing of the other ones.
+//! Invariant: when a page closes, every row with a context is in all of these columns, in row
+//! order. Knows nothing of the other columns.
 
 use hashbrown::HashTable;
 
@@ -16,13 +16,13 @@ use crate::warehouse::varint::{put_varint, take_text};
 
 /// The nullable columns.
 ///
-/// The events of one device carry the same context again and again, to the byte: a context
-/// that was seen before is not decoded, and a row only notes which one it has. The columns get
-/// their values when the page closes, one column after the other.
-pub(crate) struct Device {
+/// Events of one device repeat the same context byte by byte. A known context
+/// is not decoded again; the row only records its position. The columns get
+/// their values when the page closes, column by column.
+pub(crate) struct DeviceColumns {
     seen: SeenDevices,
-    /// The context of each row of the open page, as its position in `seen`.
-    picked: Vec<u16>,
+    /// The context of each row of the open page, as a position in `seen`.
+    pending: Vec<u16>,
     platform: DictionaryColumn,
     os_version: DictionaryColumn,
     app_version: DictionaryColumn,
@@ -40,7 +40,7 @@ pub(crate) struct Device {
     sdk_version: DictionaryColumn,
 }
 
-/// A device context as a file holds it, its texts in the order of the columns.
+/// A device context as stored, with its texts in column order.
 pub(crate) struct StoredDevice<'a> {
     pub(crate) texts: [&'a str; DEVICE_TEXTS],
     pub(crate) plain: PlainDevice,
@@ -49,12 +49,12 @@ pub(crate) struct StoredDevice<'a> {
 /// Where a stored row's device context comes from.
 pub(crate) enum RowDevice<'a> {
     Read(StoredDevice<'a>),
-    /// As [`StoredDevice::pack`] wrote it.
+    /// As written by [`StoredDevice::pack`].
     Packed(&'a [u8]),
 }
 
 impl StoredDevice<'_> {
-    /// Appends the context as bytes that [`Device::push_packed`] takes.
+    /// Appends the context in the encoding of [`DeviceColumns::push_packed`].
     pub(crate) fn pack(&self, out: &mut Vec<u8>) {
         let PlainDevice { screen_width, screen_height, is_jailbroken, is_emulator } = self.plain;
         out.extend_from_slice(&screen_width.to_le_bytes());
@@ -87,11 +87,11 @@ impl<'a> StoredDevice<'a> {
     }
 }
 
-impl Device {
+impl DeviceColumns {
     pub(crate) fn new() -> Self {
         Self {
             seen: SeenDevices::default(),
-            picked: Vec::new(),
+            pending: Vec::new(),
             platform: DictionaryColumn::new(),
             os_version: DictionaryColumn::new(),
             app_version: DictionaryColumn::new(),
@@ -114,7 +114,7 @@ impl Device {
         let bytes = event.device_bytes.unwrap_or_default();
         let hash = hash(bytes, seed);
         if let Some(position) = self.seen.find(hash, bytes) {
-            self.picked.push(position);
+            self.pending.push(position);
             return;
         }
         let device = event.device().unwrap_or_default();
@@ -141,11 +141,11 @@ impl Device {
         self.push_new(hash, bytes, StoredDevice { texts, plain }, seed);
     }
 
-    /// Adds a context that [`StoredDevice::pack`] wrote.
+    /// Adds a context written by [`StoredDevice::pack`].
     pub(crate) fn push_packed(&mut self, packed: &[u8], seed: u64) -> Result<(), WarehouseError> {
         let hash = hash(packed, seed);
         if let Some(position) = self.seen.find(hash, packed) {
-            self.picked.push(position);
+            self.pending.push(position);
             return Ok(());
         }
         let malformed = || WarehouseError::new(WarehouseErrorKind::Encode, "unpack device context");
@@ -158,17 +158,17 @@ impl Device {
         let StoredDevice { texts, plain } = device;
         if let Some(keys) = self.keys_of(texts, plain, seed) {
             if !self.seen.has_room(bytes) {
-                self.settle_picked();
+                self.flush_pending();
                 self.seen.forget();
             }
-            self.picked.push(self.seen.add(hash, bytes, SeenDevice { keys, plain }, seed));
+            self.pending.push(self.seen.add(hash, bytes, SeenDevice { keys, plain }, seed));
         }
     }
 
-    /// The keys of the texts. None once a dictionary was given up: then the values are in the columns.
+    /// The keys of the texts. If a column no longer has a dictionary, adds the values to the columns and returns `None`.
     fn keys_of(&mut self, texts: [&str; DEVICE_TEXTS], plain: PlainDevice, seed: u64) -> Option<[u16; DEVICE_TEXTS]> {
         if self.dictionaries().iter().any(|column| column.is_plain()) {
-            // Nothing is picked any more since then, so the order of the rows holds.
+            // No rows are pending from then on, so the row order is preserved.
             self.push_plain(texts, plain, seed);
             return None;
         }
@@ -179,23 +179,23 @@ impl Device {
         Some(keys)
     }
 
-    /// Gives the columns the values of the rows that were picked.
-    fn settle_picked(&mut self) {
-        let picked = std::mem::take(&mut self.picked);
+    /// Adds the values of the pending rows to the columns.
+    fn flush_pending(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
         let seen = std::mem::take(&mut self.seen);
         let mut rows_of = vec![0; seen.rows.len()];
-        picked.iter().for_each(|position| rows_of[usize::from(*position)] += 1);
+        pending.iter().for_each(|position| rows_of[usize::from(*position)] += 1);
         let row = |position: &u16| &seen.rows[usize::from(*position)];
         for (index, column) in self.dictionaries_mut().into_iter().enumerate() {
             let counts = seen.rows.iter().zip(&rows_of).map(|(row, rows)| (row.keys[index], *rows));
-            column.push_keys(picked.iter().map(|position| row(position).keys[index]), counts);
+            column.push_keys(pending.iter().map(|position| row(position).keys[index]), counts);
         }
-        self.screen_width.extend(picked.iter().map(|position| i64::from(row(position).plain.screen_width)));
-        self.screen_height.extend(picked.iter().map(|position| i64::from(row(position).plain.screen_height)));
-        self.is_jailbroken.extend(picked.iter().map(|position| row(position).plain.is_jailbroken));
-        self.is_emulator.extend(picked.iter().map(|position| row(position).plain.is_emulator));
-        (self.picked, self.seen) = (picked, seen);
-        self.picked.clear();
+        self.screen_width.extend(pending.iter().map(|position| i64::from(row(position).plain.screen_width)));
+        self.screen_height.extend(pending.iter().map(|position| i64::from(row(position).plain.screen_height)));
+        self.is_jailbroken.extend(pending.iter().map(|position| row(position).plain.is_jailbroken));
+        self.is_emulator.extend(pending.iter().map(|position| row(position).plain.is_emulator));
+        (self.pending, self.seen) = (pending, seen);
+        self.pending.clear();
     }
 
     pub(crate) fn push_plain(&mut self, texts: [&str; DEVICE_TEXTS], plain: PlainDevice, seed: u64) {
@@ -245,7 +245,7 @@ impl Device {
             + self.is_jailbroken.memory_bytes()
             + self.is_emulator.memory_bytes()
             + self.seen.memory_bytes()
-            + self.picked.capacity() * 2
+            + self.pending.capacity() * 2
     }
 
     pub(crate) fn encoded_bytes(&self) -> usize {
@@ -254,7 +254,7 @@ impl Device {
             + self.screen_height.encoded_bytes()
             + self.is_jailbroken.encoded_bytes()
             + self.is_emulator.encoded_bytes()
-            + self.picked.len() * DEVICE_TEXTS
+            + self.pending.len() * DEVICE_TEXTS
     }
 
     pub(crate) fn close_page(
@@ -263,7 +263,7 @@ impl Device {
         rows: usize,
         compressor: &mut Compressor,
     ) -> Result<(), WarehouseError> {
-        self.settle_picked();
+        self.flush_pending();
         for column in self.dictionaries_mut() {
             column.close_page(levels, rows, compressor)?;
         }
@@ -298,12 +298,12 @@ impl Device {
 
 /// The text columns of a device context.
 pub(crate) const DEVICE_TEXTS: usize = 11;
-/// Distinct device contexts remembered per open row group.
+/// The most device contexts remembered per open row group.
 const SEEN_DEVICES_MAX: usize = 4096;
-/// Their encoded bytes, all together.
+/// The most bytes of remembered contexts, encoded.
 const SEEN_BYTES_MAX: usize = 512 * 1024;
 
-/// What a device context puts into the columns, but for its texts.
+/// The values of a device context that are not texts.
 #[derive(Clone, Copy)]
 pub(crate) struct PlainDevice {
     pub(crate) screen_width: i32,
@@ -312,25 +312,25 @@ pub(crate) struct PlainDevice {
     pub(crate) is_emulator: bool,
 }
 
-/// A device context as its columns know it.
+/// A device context by its dictionary keys and plain values.
 #[derive(Clone, Copy)]
 struct SeenDevice {
     keys: [u16; DEVICE_TEXTS],
     plain: PlainDevice,
 }
 
-/// Device contexts by their encoded bytes. Valid while every text column has its dictionary.
+/// Device contexts by their encoded bytes. Valid while every text column has a dictionary.
 #[derive(Default)]
 struct SeenDevices {
     index: HashTable<u16>,
     rows: Vec<SeenDevice>,
     bytes: Vec<u8>,
-    /// Where each one's bytes end in `bytes`.
+    /// The end of each context in `bytes`.
     ends: Vec<u32>,
 }
 
 impl SeenDevices {
-    /// The position of a context that was seen before.
+    /// The position of a known context.
     fn find(&self, hash: u64, bytes: &[u8]) -> Option<u16> {
         self.index.find(hash, |position| self.bytes_of(*position) == bytes).copied()
     }
@@ -339,7 +339,7 @@ impl SeenDevices {
         self.rows.is_empty() || (self.rows.len() < SEEN_DEVICES_MAX && self.bytes.len() + bytes.len() <= SEEN_BYTES_MAX)
     }
 
-    /// Answers the context's position.
+    /// Adds a context and returns its position.
     fn add(&mut self, hash: u64, bytes: &[u8], row: SeenDevice, seed: u64) -> u16 {
         let position = self.rows.len() as u16;
         self.rows.push(row);

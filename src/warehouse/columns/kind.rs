@@ -1,6 +1,6 @@
-//! The columns that say what an event is about: its category and its type.
+//! The category and type columns.
 //!
-//! All but custom events have one of a few pairs of them, so the dictionaries are asked once for each kind.
+//! Except for custom events, each kind has a fixed category and type, so their dictionary keys are looked up once per kind.
 
 use crate::event::{EventRef, Kind};
 
@@ -12,7 +12,7 @@ use crate::warehouse::pages::compression::Compressor;
 pub(crate) struct KindColumns {
     category: DictionaryColumn,
     event_type: DictionaryColumn,
-    /// The keys of category and type, by the number of the kind.
+    /// The keys of category and type, indexed by the number of the kind.
     known: Vec<Option<(DictionaryKey, DictionaryKey)>>,
 }
 

@@ -1,4 +1,4 @@
-//! The columns of a file: which there are, and how one event or one stored row fills them.
+//! The columns of a file: their schema, and how an event or a stored row fills them.
 
 pub(super) mod schema;
 

@@ -1,7 +1,7 @@
-//! Fields of payloads as columns of their own, as the configuration says.
+//! Promoted columns: payload fields that the configuration makes columns.
 //!
-//! Invariant: a column's value is what `payload_json` has at its path, so that whoever writes a row again gives it the
-//! columns of today; what is of another type is NULL there, counted, and still in `payload_json`.
+//! Invariant: a column's value is the value at its path in `payload_json`, so rewriting a row gives it the
+//! currently configured columns. A value of another type becomes NULL, is counted, and stays in `payload_json`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,11 +13,11 @@ use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr, SchemaDescriptor, Typ
 use super::schema::{self, PROMOTED_ID_MIN, field, schema};
 use crate::event::{FieldType, Kind, field_type};
 
-/// Each costs memory in every open file.
+/// Each column takes memory in every open file.
 const COLUMNS_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 64;
 
-/// What a column holds.
+/// The type of a promoted column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnType {
     String,
@@ -46,23 +46,23 @@ impl ColumnType {
     }
 }
 
-/// A field of one kind of payload, and the column that it is in: `total_cents: int64 = $.purchase_complete.total_cents`.
+/// A payload field and its column, for example `total_cents: int64 = $.purchase_complete.total_cents`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromotedColumn {
     pub name: String,
     pub of: ColumnType,
-    /// The payload's field.
+    /// The payload's field in the envelope.
     pub(super) kind: &'static str,
-    /// Within the payload.
+    /// The path within the payload.
     pub(super) path: Vec<String>,
 }
 
-/// Cheap to clone.
+/// The configured promoted columns. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromotedColumns(Arc<[PromotedColumn]>);
 
 impl PromotedColumns {
-    /// What is wrong names the column.
+    /// Parses the columns. Errors name the column.
     pub fn parse<'t>(texts: impl Iterator<Item = &'t str>) -> Result<Self, String> {
         let columns: Vec<PromotedColumn> = texts.map(str::parse).collect::<Result<_, _>>()?;
         if columns.len() > COLUMNS_MAX {
@@ -84,7 +84,7 @@ impl PromotedColumns {
         self.0.is_empty()
     }
 
-    /// Whether an event with this payload may have a value in one of them.
+    /// Whether an event of this kind may have a value in one of the columns.
     pub(crate) fn are_of(&self, kind: &str) -> bool {
         self.0.iter().any(|column| column.kind == kind)
     }
@@ -139,7 +139,7 @@ impl fmt::Display for ColumnType {
     }
 }
 
-/// The columns with their types in Hive.
+/// The columns with their Hive types.
 pub(crate) fn hive_columns(promoted: &PromotedColumns) -> Vec<(String, &'static str)> {
     let typed = |column: &ColumnDescPtr| {
         let kind = match column.physical_type() {
@@ -154,7 +154,8 @@ pub(crate) fn hive_columns(promoted: &PromotedColumns) -> Vec<(String, &'static 
     schema_with(promoted).columns().iter().map(typed).collect()
 }
 
-/// The same with promoted columns, which come last. Their field ids are made of their names, whatever others there are.
+/// The schema with promoted columns, which come last. Their field ids are hashes of their names, so that they do not depend
+/// on each other.
 pub(crate) fn schema_with(columns: &PromotedColumns) -> SchemaDescPtr {
     if columns.is_empty() {
         return schema().clone();
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_column_says_its_name_its_type_and_where_its_value_is() {
+    fn a_column_has_a_name_a_type_and_a_path() {
         let column: PromotedColumn = "total_cents:int64=$.purchase_complete.total_cents".parse().unwrap();
         assert_eq!((column.kind, &column.path[..]), ("purchase_complete", &["total_cents".to_owned()][..]));
         for right in [

@@ -1,4 +1,4 @@
-//! The promoted columns of an open row group: their values are looked up in the payload's JSON.
+//! The values of promoted columns in an open row group, taken from the payload's JSON.
 
 use std::fmt;
 
@@ -12,17 +12,17 @@ use crate::warehouse::pages::column::{BooleanColumn, DictionaryColumn, DoubleCol
 use crate::warehouse::pages::compression::Compressor;
 use crate::warehouse::pages::encodings::definition_levels;
 
-/// Integers up to here are the same as doubles.
+/// The largest integer up to which every integer is exact as a double.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
-/// The columns of an open row group.
+/// The promoted columns of an open row group.
 pub(crate) struct Promoted {
     columns: PromotedColumns,
     open: Vec<OpenColumn>,
 }
 
 struct OpenColumn {
-    /// Which rows of the open page have a value.
+    /// Whether each row of the open page has a value.
     present: Vec<u16>,
     values: Values,
     mismatches: u64,
@@ -131,7 +131,7 @@ impl OpenColumn {
                 column.push(number);
                 true
             }
-            // Numbers in `properties` are doubles, whatever was sent.
+            // All numbers in `properties` are doubles.
             (Values::Int64(column), Found::Double(number)) if number.fract() == 0.0 && number.abs() <= EXACT_MAX => {
                 column.push(number as i64);
                 true
@@ -157,7 +157,7 @@ impl OpenColumn {
     }
 }
 
-/// What is at a path.
+/// The value at a path.
 #[derive(Clone, Debug, PartialEq)]
 enum Found {
     /// Nothing or null.
@@ -169,7 +169,7 @@ enum Found {
     Other,
 }
 
-/// JSON of ours: what cannot be read is not there.
+/// Finds the value at a path. Our own JSON is valid; if it cannot be read, the value counts as absent.
 fn find(json: &[u8], path: &[String]) -> Found {
     let mut json = serde_json::Deserializer::from_slice(json);
     Path(path).deserialize(&mut json).unwrap_or(Found::Nothing)
@@ -187,7 +187,7 @@ impl<'de> DeserializeSeed<'de> for Path<'_> {
 }
 
 impl Path<'_> {
-    /// What is found where the path ends.
+    /// `found` if the path ends here.
     fn end(self, found: Found) -> Found {
         if self.0.is_empty() { found } else { Found::Nothing }
     }

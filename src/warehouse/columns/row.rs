@@ -1,8 +1,8 @@
-//! One row: what comes with the event, and a row as a file has it.
+//! One row, as it comes from the bus and as a file holds it.
 
 use super::device::RowDevice;
 
-/// What a row carries beside the event: how the bus knows it.
+/// Where an event comes from: its place in the stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     pub sequence: u64,

@@ -1,4 +1,4 @@
-//! The open row group: every column of the schema, fed from one event at a time.
+//! The open row group: all columns of the schema, filled one event at a time.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use parquet::schema::types::SchemaDescPtr;
 
 use crate::event::{EventRef, Kind};
 
-use super::device::{Device, RowDevice};
+use super::device::{DeviceColumns, RowDevice};
 use super::kind::KindColumns;
 use super::promoted::PromotedColumns;
 use super::promoted_values::Promoted;
@@ -19,11 +19,11 @@ use crate::warehouse::pages::column::{IntegerColumn, PAGE_ROWS_MAX, TextColumn};
 use crate::warehouse::pages::compression::Compressor;
 use crate::warehouse::pages::encodings::definition_levels;
 
-/// Rows on their way into one row group.
+/// An open row group.
 pub(crate) struct RowGroup {
     rows: usize,
-    /// Which rows of the open page have a device context. All columns but the plain text
-    /// ones close their pages together, so the levels are encoded once for all of them.
+    /// Whether each row of the open page has a device context. All columns except for plain text
+    /// close their pages together, so the levels are encoded once for all of them.
     present: Vec<u16>,
     seed: u64,
     id: TextColumn,
@@ -31,7 +31,7 @@ pub(crate) struct RowGroup {
     timestamp_ms: IntegerColumn,
     correlation_id: TextColumn,
     kind: KindColumns,
-    device: Device,
+    device: DeviceColumns,
     payload_json: TextColumn,
     received_at_ms: IntegerColumn,
     idempotency_key: TextColumn,
@@ -39,12 +39,12 @@ pub(crate) struct RowGroup {
     user_id: TextColumn,
     session_id: TextColumn,
     promoted: Promoted,
-    /// The payload's JSON, where a promoted column may be in it.
+    /// The payload's JSON, if it may contain a promoted column.
     payload: Vec<u8>,
 }
 
 impl RowGroup {
-    /// `seed` keeps the dictionaries' hashes from being guessed.
+    /// `seed` makes the hashes of dictionary values unpredictable.
     pub(crate) fn new(seed: u64, columns: &PromotedColumns) -> Self {
         Self {
             rows: 0,
@@ -55,7 +55,7 @@ impl RowGroup {
             timestamp_ms: IntegerColumn::int64(),
             correlation_id: TextColumn::new(true, false),
             kind: KindColumns::new(),
-            device: Device::new(),
+            device: DeviceColumns::new(),
             payload_json: TextColumn::new(false, false),
             received_at_ms: IntegerColumn::int64(),
             idempotency_key: TextColumn::new(true, false),
@@ -138,7 +138,7 @@ impl RowGroup {
         if self.present.len() == PAGE_ROWS_MAX { self.close_page(compressor) } else { Ok(()) }
     }
 
-    /// Closes the open page early when unusually long values have made it large.
+    /// Closes the open page early if unusually long values have made it large.
     pub(crate) fn relieve(&mut self, compressor: &mut Compressor) -> Result<(), WarehouseError> {
         let heavy = self.kind.is_heavy()
             || self.promoted.is_heavy()
@@ -160,7 +160,7 @@ impl RowGroup {
             + self.payload.capacity()
     }
 
-    /// About what the group will add to the file if it closes now.
+    /// Roughly the bytes that the group would add to the file if it closed now.
     pub(crate) fn encoded_bytes(&self) -> usize {
         let texts = self.texts().iter().map(|column| column.encoded_bytes()).sum::<usize>();
         let integers = [&self.timestamp_ms, &self.received_at_ms, &self.stream_sequence];
@@ -221,7 +221,7 @@ impl RowGroup {
     }
 }
 
-/// The payload's field in the envelope; nothing of a kind that is not known here.
+/// The payload's field in the envelope; empty for an unknown kind.
 fn field_of(row: &StoredRow<'_>) -> &'static str {
     Kind::named(row.event_category, row.event_type).map_or("", |kind| kind.field)
 }

@@ -1,14 +1,14 @@
 //! The columns of every file, in order. Partition columns are in the path only.
 //!
-//! All integers are signed: unsigned ones are not read by every engine. A column's field id is its place, from 1: new
-//! columns come last.
+//! All integers are signed, since not every engine reads unsigned ones. A column's field id is its position, from 1, so
+//! new columns must be added at the end.
 
 use std::sync::{Arc, LazyLock};
 
 use parquet::basic::{LogicalType, Repetition, Type as Physical};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 
-/// The columns of the device context, NULL when the event came without one.
+/// The columns of the device context, NULL if the event has none.
 const DEVICE: [(&str, Physical); 15] = [
     ("platform", Physical::BYTE_ARRAY),
     ("os_version", Physical::BYTE_ARRAY),
@@ -47,23 +47,23 @@ const AFTER_DEVICE: [(&str, Physical); 6] = [
 
 static SCHEMA: LazyLock<SchemaDescPtr> = LazyLock::new(|| Arc::new(SchemaDescriptor::new(root())));
 
-/// Columns of the path.
+/// Partition columns, which are in the path.
 pub(crate) const OF_THE_PATH: [&str; 5] = ["app_id", "year", "month", "day", "hour"];
-/// The field ids of promoted columns begin here.
+/// The smallest field id of a promoted column.
 pub(super) const PROMOTED_ID_MIN: u32 = 1_000;
 
-/// The schema, described column by column.
+/// The schema without promoted columns.
 pub(crate) fn schema() -> &'static SchemaDescPtr {
     &SCHEMA
 }
 
-/// Whether a column that a file has beside ours is a promoted one.
+/// Whether an additional column of a file is a promoted one.
 pub(crate) fn is_promoted(column: &ColumnDescriptor) -> bool {
     let info = column.self_type().get_basic_info();
     info.has_id() && info.id().cast_unsigned() >= PROMOTED_ID_MIN
 }
 
-/// Whether files or their paths have a column of this name.
+/// Whether every file, or its path, has a column of this name.
 pub(crate) fn is_taken(name: &str) -> bool {
     OF_THE_PATH.contains(&name) || schema().columns().iter().any(|column| column.name() == name)
 }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_columns_are_those_that_engines_were_told() {
+    fn the_columns_and_their_field_ids_do_not_change() {
         let names: Vec<&str> = schema().columns().iter().map(|column| column.name()).collect();
         let expected = "id device_id timestamp_ms correlation_id event_category event_type platform os_version \
             app_version build_number device_model manufacturer screen_width screen_height locale timezone network_type \
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn only_device_columns_may_be_null() {
+    fn only_device_columns_are_nullable() {
         for column in schema().columns() {
             let device = DEVICE.iter().any(|(name, _)| *name == column.name());
             assert_eq!(column.max_def_level() == 1, device, "{}", column.name());

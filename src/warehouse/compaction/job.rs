@@ -130,7 +130,7 @@ impl Job<'_> {
     }
 
     pub(in crate::warehouse) fn scratch(&self) -> Result<Scratch, WarehouseError> {
-        Scratch::new(self.objects.workshop(lease::DIRECTORY, &self.settings.scratch), self.id)
+        Scratch::new(self.objects.staging_directory(lease::DIRECTORY, &self.settings.scratch), self.id)
     }
 
     /// Puts the outputs in the place of the inputs.
@@ -143,7 +143,7 @@ impl Job<'_> {
     ) -> Result<(), Halt> {
         for output in outputs {
             self.tick()?;
-            self.objects.bring(&scratch.directory, lease::DIRECTORY, &output.part)?;
+            self.objects.store_staged(&scratch.directory, lease::DIRECTORY, &output.part)?;
         }
         faults::end_process_at("compaction written");
         self.check_unchanged(inputs)?;

@@ -22,7 +22,7 @@ use crate::warehouse::columns::row_group::RowGroup;
 use crate::warehouse::file::footer;
 use crate::warehouse::layout::new_compacted_name;
 use crate::warehouse::pages::compression::Compressor;
-use crate::warehouse::sequence_set::SequenceRanges;
+use crate::warehouse::sequence_set::SequenceSet;
 use crate::warehouse::{Compression, WarehouseError};
 
 /// A row group is closed at this size, whatever its rows are.
@@ -177,7 +177,7 @@ impl<'a> Outputs<'a> {
     /// The last output says what all of them replace.
     fn close(&mut self, mut open: Open, replaces: Option<&footer::Replaces>) -> Result<Output, WarehouseError> {
         self.close_group(&mut open)?;
-        let ranges = SequenceRanges::of(std::mem::take(&mut open.sequences).into_iter());
+        let ranges = SequenceSet::of(std::mem::take(&mut open.sequences).into_iter());
         for (key, value) in footer::compacted_entries(&ranges, &self.settings.app_id, &self.settings.stream, replaces) {
             open.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }

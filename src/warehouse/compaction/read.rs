@@ -11,7 +11,7 @@ use crate::warehouse::columns::schema;
 use crate::warehouse::columns::schema::schema;
 use crate::warehouse::error::WarehouseErrorKind;
 use crate::warehouse::file::footer;
-use crate::warehouse::file::rewrite::Columns;
+use crate::warehouse::file::rewrite::StoredColumns;
 use crate::warehouse::storage::{Listed, Objects};
 use crate::warehouse::{Compression, WarehouseError};
 
@@ -105,7 +105,7 @@ pub(in crate::warehouse) fn each_row(
                 }
                 let batch =
                     batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?;
-                let columns = Columns::of(&batch)?;
+                let columns = StoredColumns::of(&batch)?;
                 for row in 0..batch.num_rows() {
                     each(&columns.row(row))?;
                 }

@@ -15,7 +15,7 @@ use super::*;
 use crate::event::EventRef;
 use crate::event::proto::{DeviceContext, EventEnvelope, UserLogin, event_envelope::Payload};
 use crate::warehouse::delta::NewFile;
-use crate::warehouse::{DeltaSettings, EncodeSettings, Encoder, Origin, PromotedColumns, Suspect};
+use crate::warehouse::{DeltaSettings, EncodeSettings, Encoder, Origin, PromotedColumns, RowId};
 
 const HOUR: i64 = 491_000;
 
@@ -85,7 +85,7 @@ pub(in crate::warehouse) async fn store_file(warehouse: &Warehouse, bytes: bytes
     let name = Warehouse::new_file_name();
     assert!(warehouse.store(&partition(), &name, bytes.clone(), || true).await.unwrap());
     let commit = warehouse.begin_commit(vec![(partition(), name.clone(), bytes)]).await.unwrap();
-    commit.unwrap().bring_about().await.unwrap();
+    commit.unwrap().ensure_committed().await.unwrap();
     name
 }
 
@@ -296,7 +296,7 @@ async fn messages_that_come_again_are_found_in_compacted_files() {
         let footers = warehouse.footers(&partition()).await.unwrap();
         assert!(footers.may_hold(5) && footers.may_hold(299) && !footers.may_hold(300));
         let suspects = [(5, "id-5"), (299, "id-299"), (7, "somebody else's")];
-        let suspects = suspects.map(|(sequence, id)| Suspect { sequence, id: id.to_owned() }).into();
+        let suspects = suspects.map(|(sequence, id)| RowId { sequence, id: id.to_owned() }).into();
         assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true, true, false]);
         assert_eq!(sorted(table(dir.path())), expected(0..300));
     }
@@ -327,7 +327,7 @@ async fn replaced_files_stay_for_readers_of_older_versions_until_the_vacuum() {
     assert_eq!((status.files, status.replaced_files, status.candidates.len()), (1, 2, 0));
     // A message that comes again may be found in either; the replaced ones are not added again.
     let footers = warehouse.footers(&partition()).await.unwrap();
-    let suspects = vec![Suspect { sequence: 3, id: "id-3".to_owned() }];
+    let suspects = vec![RowId { sequence: 3, id: "id-3".to_owned() }];
     assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true]);
     let adopted = warehouse.adopt_files(true, || true, |_| {}).await.unwrap().unwrap();
     assert_eq!((adopted.added, adopted.known), (0, 3));
@@ -358,7 +358,7 @@ async fn a_new_log_over_compacted_files_has_every_row_once() {
     assert_eq!(sorted(table(dir.path())), expected(0..250));
     // Neither when a message of them comes again.
     let footers = warehouse.footers(&partition()).await.unwrap();
-    let suspects = (0..200).map(|sequence| Suspect { sequence, id: format!("id-{sequence}") }).collect();
+    let suspects = (0..200).map(|sequence| RowId { sequence, id: format!("id-{sequence}") }).collect();
     assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true; 200]);
     assert_eq!(sorted(table(dir.path())), expected(0..250));
 }
@@ -467,7 +467,7 @@ async fn outputs_of_a_worker_that_is_gone_are_removed_and_never_committed() {
     std::fs::write(&part, "half").unwrap();
     // Messages that come again are found, and the orphan stays out of the table.
     let footers = warehouse.footers(&partition()).await.unwrap();
-    let suspects = vec![Suspect { sequence: 3, id: "id-3".to_owned() }];
+    let suspects = vec![RowId { sequence: 3, id: "id-3".to_owned() }];
     assert_eq!(warehouse.confirm(footers, suspects).await.unwrap(), [true]);
     assert_eq!(warehouse.adopt_files(true, || true, |_| {}).await.unwrap().unwrap().added, 0);
     assert_eq!(sorted(table(dir.path())), expected(0..200));

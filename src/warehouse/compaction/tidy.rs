@@ -68,7 +68,7 @@ pub(super) fn give_up<'a>(
 pub(super) fn sweep(objects: &Objects, seen: &SeenLeases, elsewhere: &Path) -> Result<u64, WarehouseError> {
     let mut left = objects.list(lease::DIRECTORY)?;
     left.retain(|file| scratch::job_of(&file.name).is_some());
-    let workshop = objects.workshop(lease::DIRECTORY, elsewhere);
+    let workshop = objects.staging_directory(lease::DIRECTORY, elsewhere);
     let here: Vec<String> = match std::fs::read_dir(&workshop) {
         Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect(),
         Err(_) => Vec::new(),

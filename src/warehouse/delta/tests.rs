@@ -11,7 +11,7 @@ use super::*;
 use crate::event::EventRef;
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{EventEnvelope, ScreenView};
-use crate::warehouse::{EncodeSettings, Encoder, LateFile, Origin, Partition, Settled, Suspect, Warehouse};
+use crate::warehouse::{EncodeSettings, Encoder, FencedWrite, Origin, Partition, Reconciled, RowId, Warehouse};
 use prost::Message as _;
 
 const HOUR: i64 = 491_000;
@@ -61,7 +61,7 @@ pub(super) async fn store(warehouse: &Warehouse, app: &str, file: &Bytes) -> Str
 pub(super) async fn commit(warehouse: &Warehouse, files: &[(&str, &str, &Bytes)]) {
     let file = |(app, name, bytes): &(&str, &str, &Bytes)| (partition(app), (*name).to_owned(), (*bytes).clone());
     let commit = warehouse.begin_commit(files.iter().map(file).collect()).await.unwrap().unwrap();
-    commit.bring_about().await.unwrap();
+    commit.ensure_committed().await.unwrap();
 }
 
 /// The files of the table, with their sizes and rows, by reading the log from its beginning or its newest checkpoint; and
@@ -167,8 +167,7 @@ async fn what_a_crash_left_uncommitted_is_committed_when_its_rows_are_found() {
         let warehouse = open(&dir).await;
         assert!(table(&dir).0.len() <= 1);
         let footers = warehouse.footers(&partition("shop")).await.unwrap();
-        let suspects =
-            [(12, "12"), (12, "x"), (30, "30")].map(|(sequence, id)| Suspect { sequence, id: id.to_owned() });
+        let suspects = [(12, "12"), (12, "x"), (30, "30")].map(|(sequence, id)| RowId { sequence, id: id.to_owned() });
         assert_eq!(warehouse.confirm(footers, suspects.into()).await.unwrap(), [true, false, false]);
         let (files, version) = table(&dir);
         assert_eq!((files.len(), version), (1, 1));
@@ -187,7 +186,7 @@ async fn apps_that_differ_in_case_are_different_partitions_where_the_file_system
     commit(&warehouse, &[("shop", &a, &one)]).await;
     for (app, sequence) in [("shop", 3), ("Shop", 7)] {
         let footers = warehouse.footers(&partition(app)).await.unwrap();
-        let suspects = [3, 7].map(|sequence: u64| Suspect { sequence, id: sequence.to_string() });
+        let suspects = [3, 7].map(|sequence: u64| RowId { sequence, id: sequence.to_string() });
         let expected = [3, 7].map(|there| there == sequence);
         assert_eq!(warehouse.confirm(footers, suspects.into()).await.unwrap(), expected, "{app}");
     }
@@ -305,7 +304,7 @@ async fn a_file_that_was_replaced_and_one_that_was_removed_are_so_in_the_checkpo
 async fn a_late_file_that_is_settled_is_settled_in_the_log() {
     let dir = TempDir::new().unwrap();
     let warehouse = open(&dir).await;
-    let late = |name: &str, bytes: &Bytes| LateFile {
+    let late = |name: &str, bytes: &Bytes| FencedWrite {
         partition: partition("shop"),
         name: name.to_owned(),
         bytes: bytes.clone(),
@@ -314,8 +313,8 @@ async fn a_late_file_that_is_settled_is_settled_in_the_log() {
     let (first, whole) = (file(0..5), file(0..10));
     let (a, b) = (store(&warehouse, "shop", &first).await, store(&warehouse, "shop", &whole).await);
     commit(&warehouse, &[("shop", &a, &first), ("shop", &b, &whole)]).await;
-    let settled = warehouse.settle_late_file(&late(&b, &whole), true).await.unwrap();
-    assert_eq!(settled, Settled::Replaced { given_up: 5, kept: 5, doubled: 0 });
+    let settled = warehouse.reconcile_fenced_write(&late(&b, &whole), true).await.unwrap();
+    assert_eq!(settled, Reconciled::Replaced { removed: 5, kept: 5, duplicated: 0 });
     let agrees = || {
         for (path, (size, _)) in table(&dir).0 {
             assert_eq!(std::fs::metadata(dir.path().join(path)).unwrap().len(), size as u64);
@@ -326,14 +325,14 @@ async fn a_late_file_that_is_settled_is_settled_in_the_log() {
     // Others have all of it: it goes.
     let again = store(&warehouse, "shop", &first).await;
     commit(&warehouse, &[("shop", &again, &first)]).await;
-    let settled = warehouse.settle_late_file(&late(&again, &first), true).await.unwrap();
-    assert_eq!(settled, Settled::Removed { rows: 5 });
+    let settled = warehouse.reconcile_fenced_write(&late(&again, &first), true).await.unwrap();
+    assert_eq!(settled, Reconciled::Removed { rows: 5 });
     agrees();
     assert_eq!(table(&dir).0.len(), 2);
     // Nobody committed a file that stays.
     let alone = file(50..60);
     let name = store(&warehouse, "shop", &alone).await;
-    assert_eq!(warehouse.settle_late_file(&late(&name, &alone), true).await.unwrap(), Settled::Alone);
+    assert_eq!(warehouse.reconcile_fenced_write(&late(&name, &alone), true).await.unwrap(), Reconciled::Unchanged);
     assert_eq!(table(&dir).0.len(), 3);
     agrees();
 }

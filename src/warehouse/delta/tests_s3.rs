@@ -83,10 +83,10 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated() {
             server.heal();
         };
         // It may fail, having been carried out or not; or find that it was.
-        let _ = tokio::join!(waiting.bring_about(), healed);
+        let _ = tokio::join!(waiting.ensure_committed(), healed);
         assert!(server.faulty_writes() > met, "{fault:?}");
-        waiting.bring_about().await.unwrap();
-        waiting.bring_about().await.unwrap();
+        waiting.ensure_committed().await.unwrap();
+        waiting.ensure_committed().await.unwrap();
         tokio::time::sleep(LATEST).await;
         names.insert(name);
         let (files, version) = table(&server);
@@ -108,7 +108,7 @@ async fn four_sinks_that_meet_in_a_failing_bucket_lose_and_double_nothing() {
             while !matches!(warehouse.store(&partition("shop"), &name, bytes.clone(), || true).await, Ok(true)) {}
             let file = vec![(partition("shop"), name.clone(), bytes.clone())];
             let waiting = warehouse.begin_commit(file).await.unwrap().unwrap();
-            while waiting.bring_about().await.is_err() {}
+            while waiting.ensure_committed().await.is_err() {}
             names.push(name);
         }
         names

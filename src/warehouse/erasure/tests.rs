@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::*;
 use crate::event::proto::{EventEnvelope, UserLogin, event_envelope::Payload};
-use crate::warehouse::Suspect;
+use crate::warehouse::RowId;
 use crate::warehouse::compaction::tests::{
     compact, file_of, full_rows, names, open, partition, settings, sorted, store_file, table,
 };
@@ -114,7 +114,7 @@ async fn messages_that_come_again_are_found_unless_they_were_erased() {
     erase_with(&warehouse, &lost(), &settings()).await;
     for warehouse in [warehouse, open(dir.path()).await] {
         let footers = warehouse.footers(&partition()).await.unwrap();
-        let suspects = (1..100).map(|sequence| Suspect { sequence, id: format!("id-{sequence}") }).collect();
+        let suspects = (1..100).map(|sequence| RowId { sequence, id: format!("id-{sequence}") }).collect();
         let held = warehouse.confirm(footers, suspects).await.unwrap();
         let expected: Vec<bool> = (1..100).map(|sequence| sequence % 7 != 0).collect();
         assert_eq!(held, expected);

@@ -1,4 +1,4 @@
-//! The marks of late files: they say what there is to settle, to every process.
+//! The marks of fenced writes: they tell every process what has to be reconciled.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,38 +8,38 @@ use bytes::Bytes;
 use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
 
-use super::write::LateFile;
+use super::write::FencedWrite;
 use crate::warehouse::catalog::damaged::Damaged;
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::layout::{Partition, is_data_file, is_path_safe};
 use crate::warehouse::storage::{Listed, Objects};
 
-/// Where the marks are. Query engines skip names that begin with an underscore.
+/// The directory of the marks. Query engines skip names that begin with an underscore.
 pub(crate) const MARKS: &str = "_late";
 
-/// What a mark says of its file.
+/// The content of a mark: which partition its file is in.
 #[derive(Deserialize, Serialize)]
 struct Mark {
     app_id: String,
-    /// The hour of the partition, counted from the Unix epoch.
+    /// Hours since the Unix epoch.
     hour: i64,
 }
 
-/// Says that there is a late file to be settled.
-pub(crate) fn mark(objects: &Objects, late: &LateFile) -> Result<(), WarehouseError> {
-    let Partition { app_id, hour } = late.partition.clone();
+/// Puts a mark for a fenced write.
+pub(crate) fn mark(objects: &Objects, write: &FencedWrite) -> Result<(), WarehouseError> {
+    let Partition { app_id, hour } = write.partition.clone();
     let mark = Mark { app_id, hour };
     let text = serde_json::to_vec(&mark)
         .map_err(|error| WarehouseError::caused(WarehouseErrorKind::Encode, "write mark of late file", error))?;
-    objects.store(MARKS, &mark_name(&late.name), &Bytes::from(text), || true).map(drop)
+    objects.store(MARKS, &mark_name(&write.name), &Bytes::from(text), || true).map(drop)
 }
 
-/// The marks that were seen, and since when by this process's own clock. A mark that is put again counts anew.
+/// The marks that this process has seen, and since when by its own clock. The time restarts if a mark is put again.
 #[derive(Debug, Default)]
 pub(crate) struct SeenMarks(Mutex<HashMap<String, (Listed, Instant)>>);
 
 impl SeenMarks {
-    /// Those of the listed marks that have been the same for as long as `patience`.
+    /// The listed marks that have not changed for at least `patience`.
     fn older_than(&self, patience: Duration, listed: Vec<Listed>) -> Vec<Listed> {
         let now = Instant::now();
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,23 +52,23 @@ impl SeenMarks {
     }
 }
 
-/// The late files whose marks this process has seen for longer than `patience`: whoever stored them has died, or
-/// stands still. No times of the store are compared with ours.
+/// The fenced writes whose marks this process has seen for longer than `patience`: the processes that made them have
+/// died or stalled. The store's timestamps are not compared with this machine's clock.
 pub(crate) fn abandoned(
     objects: &Objects,
     damaged: &Damaged,
     seen: &SeenMarks,
     patience: Duration,
     gone: &dyn Fn(&Partition, &str) -> Result<(), WarehouseError>,
-) -> Result<Vec<LateFile>, WarehouseError> {
+) -> Result<Vec<FencedWrite>, WarehouseError> {
     let mut marks = objects.list(MARKS)?;
     marks.retain(|mark| marked_by(&mark.name).is_some());
     damaged.keep(MARKS, &marks);
     let mut abandoned = Vec::new();
     for mark in seen.older_than(patience, marks) {
         match abandoned_by(objects, &mark, gone) {
-            Ok(late) => abandoned.extend(late),
-            // Neither does it say where its file is, nor does it hold the others up.
+            Ok(write) => abandoned.extend(write),
+            // An unreadable mark does not name its partition, and must not block the others.
             Err(error) if error.kind == WarehouseErrorKind::Corrupt => damaged.note(MARKS, &mark, &error),
             Err(error) => return Err(error.at(format!("{MARKS}/{}", mark.name))),
         }
@@ -76,12 +76,12 @@ pub(crate) fn abandoned(
     Ok(abandoned)
 }
 
-/// The file that a mark is for; none when it is not there, and then the mark goes too, after `gone` knows.
+/// The write that a mark is for. If its file does not exist, calls `gone`, removes the mark and returns `None`.
 fn abandoned_by(
     objects: &Objects,
     marked: &Listed,
     gone: &dyn Fn(&Partition, &str) -> Result<(), WarehouseError>,
-) -> Result<Option<LateFile>, WarehouseError> {
+) -> Result<Option<FencedWrite>, WarehouseError> {
     let Some(name) = marked_by(&marked.name) else { return Ok(None) };
     let text = read_whole(objects, MARKS, marked)?;
     let mark: Mark = serde_json::from_slice(&text)
@@ -91,13 +91,13 @@ fn abandoned_by(
         return Err(WarehouseError::new(WarehouseErrorKind::Corrupt, "find the file of a mark"));
     }
     let Some(file) = objects.list(&objects.directory(&partition))?.into_iter().find(|file| file.name == name) else {
-        // Never stored, or removed and the mark not yet.
+        // Never stored, or removed just before its mark.
         gone(&partition, name)?;
         objects.remove(MARKS, &marked.name)?;
         return Ok(None);
     };
     let bytes = read_whole(objects, &objects.directory(&partition), &file)?;
-    Ok(Some(LateFile { name: name.to_owned(), bytes, partition }))
+    Ok(Some(FencedWrite { name: name.to_owned(), bytes, partition }))
 }
 
 fn read_whole(objects: &Objects, directory: &str, file: &Listed) -> Result<Bytes, WarehouseError> {
@@ -107,12 +107,12 @@ fn read_whole(objects: &Objects, directory: &str, file: &Listed) -> Result<Bytes
     })
 }
 
-/// The mark's own name, which no query engine takes for a file of rows.
+/// The name of a file's mark, which query engines do not mistake for a data file.
 pub(crate) fn mark_name(name: &str) -> String {
     format!("{name}.late")
 }
 
-/// The file that a mark is for.
+/// The name of the file that a mark is for.
 pub(super) fn marked_by(mark: &str) -> Option<&str> {
     mark.strip_suffix(".late").filter(|name| is_data_file(name))
 }

@@ -1,10 +1,14 @@
-//! Fenced writes: files that may have been stored after their lease had ended.
+//! Fenced writes: files that may have become visible after the leases of their messages had ended.
+//!
+//! Their rows may be in other files too, because the messages were delivered to other processes.
+//! A mark makes every process aware of such a file, and reconciling it leaves each row in one file.
+
+mod write;
 
 mod marks;
 mod reconcile;
-mod write;
 
 pub(crate) use marks::{MARKS, SeenMarks, abandoned, mark, mark_name};
-pub use reconcile::Settled;
-pub(crate) use reconcile::settle;
-pub use write::LateFile;
+pub use reconcile::Reconciled;
+pub(crate) use reconcile::reconcile;
+pub use write::FencedWrite;

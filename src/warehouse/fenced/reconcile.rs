@@ -1,32 +1,31 @@
-//! Files that were stored late, when others may have stored some of their rows as well: each row
-//! stays in one file.
+//! Reconciling a fenced write: rows that other files hold too stay in one file only.
 //!
-//! Several late files may hold the same rows and be settled at once, and none may give a row up for
-//! a file that gives it up too. So whoever settles a file puts a mark for it, then lists the
+//! Several fenced writes may hold the same rows and be reconciled concurrently, and none may drop a row
+//! for a file that drops it too. So a process puts a mark for its file, then lists the
 //! marks, then the files, and decides row by row:
 //!
-//! 1. The row is in another file without a mark: it goes. Who wrote that file is not settling it.
+//! 1. The row is in another file without a mark: drop it. The writer of that file is not reconciling it.
 //! 2. It is in a marked file with a smaller name: wait until that mark is gone, and look again.
-//! 3. It is in marked files with greater names only: it stays. Those wait for this one.
+//! 3. It is only in marked files with greater names: keep it. Those wait for this one.
 //!
-//! The mark goes when the file is what it shall be. Why no row is lost: had A given a row up for B
-//! and B for A (or round a longer circle), then A saw no mark of B. Either B was done by then, and A
-//! looked into a B without the row; or B's mark came after A's look, hence B's look after A's mark,
-//! and B saw that mark or an A that was done. Each must have looked after the other.
+//! The mark is removed when the file has its final content. Why no row is lost: suppose A dropped a row for B
+//! and B dropped it for A (or likewise round a longer cycle). Then A saw no mark of B. Either B was done by then, and A
+//! looked into a B without the row; or B put its mark after A had looked, so B looked after A put its mark,
+//! and saw either that mark or an A that was done. Each must have looked after the other: a contradiction.
 //!
-//! The mark is put as soon as a process notices that it was late, long before it settles the file: it
-//! says what there is to do, so that any other process does it when this one died meanwhile. Marks lie
-//! in a directory of their own, which is nearly always empty and costs one look.
+//! A process puts the mark as soon as it notices that its write was late, long before it reconciles the file,
+//! so that any other process can do so if this one dies. Marks have a directory
+//! of their own, which is nearly always empty and takes one request to list.
 //!
-//! What is left: a request that was given up and that the store carries out after all, later than a
-//! lease's time, puts the rows back that went; they are doubled then, not lost. So are those of a
-//! process that is killed in the moment between the end of a late request and its mark.
+//! Two cases remain in which rows are duplicated, though never lost: an aborted request that the store still
+//! carries out more than a lease's time later restores dropped rows; and a process may be
+//! killed between the end of a late request and putting its mark.
 
 use std::collections::HashSet;
 
 use super::marks::{self, MARKS, mark_name, marked_by};
-use super::write::LateFile;
-use crate::warehouse::catalog::footers::{FooterCache, PartitionFooters, Suspect};
+use super::write::FencedWrite;
+use crate::warehouse::catalog::footers::{FooterCache, PartitionFooters, RowId};
 use crate::warehouse::columns::promoted::PromotedColumns;
 use crate::warehouse::delta::{Delta, Named};
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
@@ -34,74 +33,74 @@ use crate::warehouse::file::{rewrite, scan};
 use crate::warehouse::layout::Partition;
 use crate::warehouse::storage::Objects;
 
-/// What became of a file that was perhaps stored late.
+/// The outcome of reconciling a fenced write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It is not there, or it was settled before, or no other file holds any of its rows.
-    Alone,
-    /// Others hold all of its rows: it was removed.
+pub enum Reconciled {
+    /// The file does not exist, was reconciled before, or shares no row with another file.
+    Unchanged,
+    /// Other files hold all of its rows, so it was removed.
     Removed { rows: usize },
-    /// It was replaced by one without the rows that others hold. `doubled` are still in both.
-    Replaced { given_up: usize, kept: usize, doubled: usize },
-    /// Another late file with these rows is being settled, and has to be waited for.
-    MustWait { rows: usize },
-    /// It was damaged since it was stored: nobody can tell what it holds.
+    /// It was replaced by a file without the rows that others hold. `duplicated` rows are still in both.
+    Replaced { removed: usize, kept: usize, duplicated: usize },
+    /// Another fenced write with these rows has to be reconciled first.
+    Blocked { rows: usize },
+    /// It was damaged after it was stored, so its rows are unknown.
     Unreadable,
 }
 
-/// Where the rows of a file go.
+/// Which rows of a file stay.
 #[derive(Default)]
-struct Verdict {
+struct RowDecision {
     kept: Vec<bool>,
-    given_up: usize,
-    /// Rows that wait for another late file.
+    dropped: usize,
+    /// Rows that have to wait for another fenced write.
     contested: usize,
 }
 
-/// Gives up the rows that others hold. With `patient` nothing is done while others have to be waited for.
-pub(crate) fn settle(
+/// Drops the rows that other files hold. If `patient`, does nothing while another fenced write has to go first.
+pub(crate) fn reconcile(
     objects: &Objects,
     footers: &FooterCache,
     log: Option<&Delta>,
     columns: &PromotedColumns,
-    late: &LateFile,
+    write: &FencedWrite,
     patient: bool,
-) -> Result<Settled, WarehouseError> {
-    marks::mark(objects, late)?;
-    // The marks first: the proof above needs contents that are not older than them.
+) -> Result<Reconciled, WarehouseError> {
+    marks::mark(objects, write)?;
+    // List the marks first: the proof above requires contents that are not older.
     let listed = objects.list(MARKS)?;
     let marked: HashSet<&str> = listed.iter().filter_map(|file| marked_by(&file.name)).collect();
-    let all = footers.list(objects, &late.partition)?;
-    let unfinished = unfinished(objects, log, &late.partition, &all)?;
+    let all = footers.list(objects, &write.partition)?;
+    let unfinished = unfinished(objects, log, &write.partition, &all)?;
     let all = all.only(|name| !unfinished.contains(name));
-    let settled = match all.listed(&late.name).filter(|file| file.bytes == late.bytes.len() as u64) {
-        // Never stored, or settled by an earlier attempt whose answer was lost.
-        None => Settled::Alone,
+    let outcome = match all.listed(&write.name).filter(|file| file.bytes == write.bytes.len() as u64) {
+        // Never stored, or reconciled by an earlier attempt whose response was lost.
+        None => Reconciled::Unchanged,
         Some(file) => {
-            let decided = judge(objects, footers, late, &all, &marked)
-                .and_then(|verdict| carry_out(objects, log, columns, late, &verdict, patient));
-            match decided {
-                Ok(Settled::MustWait { rows }) => return Ok(Settled::MustWait { rows }),
-                // Others that are damaged count as holding nothing: it is the late file itself.
+            let outcome = decide(objects, footers, write, &all, &marked)
+                .and_then(|decision| apply(objects, log, columns, write, &decision, patient));
+            match outcome {
+                Ok(Reconciled::Blocked { rows }) => return Ok(Reconciled::Blocked { rows }),
+                // Other damaged files count as empty, so it is this file that is damaged.
                 Err(error) if error.kind == WarehouseErrorKind::Corrupt => {
-                    footers.damaged.note(&objects.directory(&late.partition), file, &error);
-                    Settled::Unreadable
+                    footers.damaged.note(&objects.directory(&write.partition), file, &error);
+                    Reconciled::Unreadable
                 }
-                decided => decided?,
+                outcome => outcome?,
             }
         }
     };
     if let Some(log) = log {
         // An earlier attempt may have replaced it.
-        let is_other = all.listed(&late.name).is_some_and(|file| file.bytes != late.bytes.len() as u64);
-        let replaced = is_other || matches!(settled, Settled::Replaced { .. });
-        log.settle(objects, &footers.damaged, &late.partition, &late.name, replaced)?;
+        let is_other = all.listed(&write.name).is_some_and(|file| file.bytes != write.bytes.len() as u64);
+        let replaced = is_other || matches!(outcome, Reconciled::Replaced { .. });
+        log.settle(objects, &footers.damaged, &write.partition, &write.name, replaced)?;
     }
-    objects.remove(MARKS, &mark_name(&late.name))?;
-    Ok(settled)
+    objects.remove(MARKS, &mark_name(&write.name))?;
+    Ok(outcome)
 }
 
-/// Compacted files that are not in the table, or not yet: no row may be given up for one that may be given up itself.
+/// Compacted files that are not in the table (yet): no row may be dropped for a file that may itself be abandoned.
 fn unfinished(
     objects: &Objects,
     log: Option<&Delta>,
@@ -115,53 +114,53 @@ fn unfinished(
     Ok(unfinished.map(|(name, _)| name.to_owned()).collect())
 }
 
-fn judge(
+fn decide(
     objects: &Objects,
     footers: &FooterCache,
-    late: &LateFile,
+    write: &FencedWrite,
     all: &PartitionFooters,
     marked: &HashSet<&str>,
-) -> Result<Verdict, WarehouseError> {
-    let rows = scan::rows(late.bytes.clone())?;
-    let rows: Vec<Suspect> = rows.into_iter().map(|(sequence, id)| Suspect { sequence, id }).collect();
+) -> Result<RowDecision, WarehouseError> {
+    let rows = scan::rows(write.bytes.clone())?;
+    let rows: Vec<RowId> = rows.into_iter().map(|(sequence, id)| RowId { sequence, id }).collect();
     let sequences = || rows.iter().map(|row| row.sequence);
     let all = all.clone().reaching(sequences().min().unwrap_or(0), sequences().max().unwrap_or(0));
-    let safe = all.only(|name| name != late.name && !marked.contains(name));
-    let first = all.only(|name| name < late.name.as_str() && marked.contains(name));
+    let safe = all.only(|name| name != write.name && !marked.contains(name));
+    let first = all.only(|name| name < write.name.as_str() && marked.contains(name));
     let (goes, waits) = (footers.holds(objects, &safe, &rows)?, footers.holds(objects, &first, &rows)?);
-    Ok(Verdict {
-        given_up: goes.iter().filter(|goes| **goes).count(),
+    Ok(RowDecision {
+        dropped: goes.iter().filter(|goes| **goes).count(),
         contested: goes.iter().zip(&waits).filter(|(goes, waits)| !**goes && **waits).count(),
         kept: goes.into_iter().map(|goes| !goes).collect(),
     })
 }
 
-fn carry_out(
+fn apply(
     objects: &Objects,
     log: Option<&Delta>,
     columns: &PromotedColumns,
-    late: &LateFile,
-    verdict: &Verdict,
+    write: &FencedWrite,
+    decision: &RowDecision,
     patient: bool,
-) -> Result<Settled, WarehouseError> {
-    let (directory, Verdict { kept, given_up, contested }) = (objects.directory(&late.partition), verdict);
-    let (given_up, contested) = (*given_up, *contested);
+) -> Result<Reconciled, WarehouseError> {
+    let (directory, RowDecision { kept, dropped, contested }) = (objects.directory(&write.partition), decision);
+    let (dropped, contested) = (*dropped, *contested);
     if contested > 0 && patient {
-        return Ok(Settled::MustWait { rows: contested });
+        return Ok(Reconciled::Blocked { rows: contested });
     }
-    if given_up == 0 && contested == 0 {
-        return Ok(Settled::Alone);
+    if dropped == 0 && contested == 0 {
+        return Ok(Reconciled::Unchanged);
     }
-    if given_up == kept.len() {
-        // Readers of the log are not to look for it.
-        log.map_or(Ok(()), |log| log.forget(objects, &late.partition, &late.name))?;
-        objects.remove(&directory, &late.name)?;
-        return Ok(Settled::Removed { rows: given_up });
+    if dropped == kept.len() {
+        // Readers of the log must not look for it.
+        log.map_or(Ok(()), |log| log.forget(objects, &write.partition, &write.name))?;
+        objects.remove(&directory, &write.name)?;
+        return Ok(Reconciled::Removed { rows: dropped });
     }
-    if given_up > 0 {
-        // The same name: readers see the one content or the other, and no row twice or not at all.
-        let fewer = rewrite::keep(&late.bytes, &late.partition.app_id, columns, kept)?;
-        objects.store(&directory, &late.name, &fewer, || true)?;
+    if dropped > 0 {
+        // Under the same name readers see one content or the other: no row twice, none missing.
+        let fewer = rewrite::keep_rows(&write.bytes, &write.partition.app_id, columns, kept)?;
+        objects.store(&directory, &write.name, &fewer, || true)?;
     }
-    Ok(Settled::Replaced { given_up, kept: kept.len() - given_up, doubled: contested })
+    Ok(Reconciled::Replaced { removed: dropped, kept: kept.len() - dropped, duplicated: contested })
 }

@@ -1,13 +1,14 @@
-//! A file that was perhaps stored after its lease had ended.
+//! A write that may have outlived its lease.
 
 use bytes::Bytes;
 
 use crate::warehouse::layout::Partition;
 
-/// One late file: `bytes` are its content.
+/// A file that may have become visible after the leases of its messages had ended.
 #[derive(Clone, Debug)]
-pub struct LateFile {
+pub struct FencedWrite {
     pub partition: Partition,
     pub name: String,
+    /// The content of the file.
     pub bytes: Bytes,
 }

@@ -1,6 +1,6 @@
-//! Events in, one Parquet file out.
+//! Encodes events into a Parquet file.
 //!
-//! Rows are encoded as they arrive, so that closing a file costs little and an open one
+//! Rows are encoded as they arrive, so that closing a file is cheap and an open file
 //! holds compressed pages. Knows columns and footers, nothing of directories.
 
 use std::hash::{BuildHasher, RandomState};
@@ -22,13 +22,13 @@ use crate::warehouse::columns::row_group::RowGroup;
 use crate::warehouse::columns::schema::schema;
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::pages::compression::{Compression, Compressor};
-use crate::warehouse::sequence_set::SequenceRanges;
+use crate::warehouse::sequence_set::SequenceSet;
 use crate::warehouse::storage::AlignedFile;
 
-/// Rows between two looks at whether a page has grown too large.
+/// Rows between checks whether a page has grown too large.
 const RELIEVE_ROWS: usize = 1_024;
 
-/// Room for Bloom filters, indexes and footer.
+/// Capacity reserved for Bloom filters, indexes and footer.
 const FOOTER_BYTES: usize = 1 << 20;
 
 /// How files are encoded.
@@ -41,7 +41,7 @@ pub struct EncodeSettings {
     pub stream: String,
 }
 
-/// What the files of one thread share: settings and the codec's tables.
+/// The state that the files of a thread share: settings and the codec's tables.
 pub struct Encoder {
     settings: EncodeSettings,
     properties: Arc<WriterProperties>,
@@ -51,11 +51,11 @@ pub struct Encoder {
     schema: SchemaDescPtr,
 }
 
-/// A file of one app while rows are added to it.
+/// An open file of one app, to which rows are added.
 pub struct OpenFile {
     app_id: Box<str>,
     group: RowGroup,
-    /// The row groups that are closed.
+    /// The closed row groups.
     closed: Option<SerializedFileWriter<AlignedFile>>,
     closed_rows: usize,
 }
@@ -72,7 +72,7 @@ impl Encoder {
         Ok(Self { settings, properties: Arc::new(properties), compressor, seed, columns, schema })
     }
 
-    /// The same with columns for fields of payloads.
+    /// Adds promoted columns.
     pub fn promoting(mut self, columns: &PromotedColumns) -> Self {
         self.schema = schema_with(columns);
         self.columns = columns.clone();
@@ -104,7 +104,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Closes the file. `sequences` are those of its rows, in any order.
+    /// Closes the file. `sequences` are the sequences of its rows, in any order.
     pub fn finish(
         &mut self,
         mut file: OpenFile,
@@ -114,7 +114,7 @@ impl Encoder {
             self.close_group(&mut file)?;
         }
         let Some(mut writer) = file.closed else { return Ok(Bytes::new()) };
-        let ranges = SequenceRanges::of(sequences);
+        let ranges = SequenceSet::of(sequences);
         for (key, value) in footer::entries(&ranges, &file.app_id, &self.settings.stream) {
             writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
@@ -127,7 +127,7 @@ impl Encoder {
         let group = std::mem::replace(&mut file.group, RowGroup::new(self.seed, &self.columns));
         let rows = group.rows();
         if file.closed.is_none() {
-            // Most files have one group. What is not written takes no memory, while growing would copy it all.
+            // Most files have one group. Unused capacity takes no physical memory, while growing would copy the file.
             let bytes = group.encoded_bytes() * 9 / 8 + FOOTER_BYTES;
             let memory = AlignedFile::with_capacity(bytes);
             let writer = SerializedFileWriter::new(memory, self.schema.root_schema_ptr(), self.properties.clone());
@@ -147,7 +147,7 @@ impl OpenFile {
         self.closed_rows + self.group.rows()
     }
 
-    /// About the size of the file if it closed now.
+    /// Roughly the size of the file if it closed now.
     pub fn encoded_bytes(&self) -> usize {
         self.closed_bytes() + self.group.encoded_bytes()
     }

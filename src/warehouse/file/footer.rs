@@ -1,8 +1,8 @@
-//! The footer of one file: what this product writes into it, and how it is read and verified.
+//! The footer of a file: our entries, and how it is read and verified.
 //!
-//! Parquet has checksums for pages and none for the footer, so ours carries its own: the entry
-//! `causality.footer_crc32` is the CRC-32 (eight hex digits) of the footer's bytes with these eight digits as
-//! zeros. A footer without the entry, of an older version or of somebody else, is read without that check.
+//! Parquet has checksums for pages but none for the footer, so ours carries its own: the entry
+//! `causality.footer_crc32` is the CRC-32 (eight hex digits) of the footer's bytes, computed with these eight digits
+//! set to zero. A footer without the entry, from an older version or another program, is read without that check.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use twox_hash::XxHash64;
 
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::error::WarehouseErrorKind;
-use crate::warehouse::sequence_set::SequenceRanges;
+use crate::warehouse::sequence_set::SequenceSet;
 
 const SEQUENCES_KEY: &str = "causality.sequences";
 pub(crate) const APP_KEY: &str = "causality.app_id";
@@ -27,18 +27,18 @@ const OUTPUTS_KEY: &str = "causality.outputs";
 const CHECKSUM_KEY: &str = "causality.footer_crc32";
 const NO_CHECKSUM: &str = "00000000";
 
-/// Who wrote a file. Files that another program made out of ours may carry our entries over; their checksum is not
-/// of that file.
+/// The writer of a file. A program that rewrites our files may copy our entries, including the checksum, which is then
+/// not that of the new file.
 pub(crate) const CREATED_BY: &str = concat!("causality ", env!("CARGO_PKG_VERSION"));
 const CREATED_BY_US: &[u8] = b"causality ";
 
 const CONTEXT: &str = "read file footer";
 const MAGIC: &[u8; 4] = b"PAR1";
-/// The length of the footer and the magic bytes, with which a file ends.
+/// The end of a file: the length of the footer and the magic bytes.
 const TAIL_BYTES: usize = 8;
 
 /// The entries for a file's footer; the last one is filled in by [`seal`].
-pub(crate) fn entries(ranges: &SequenceRanges, app_id: &str, stream: &str) -> [(&'static str, String); 5] {
+pub(crate) fn entries(ranges: &SequenceSet, app_id: &str, stream: &str) -> [(&'static str, String); 5] {
     [
         (FORMAT_KEY, FORMAT.to_owned()),
         (APP_KEY, app_id.to_owned()),
@@ -48,14 +48,14 @@ pub(crate) fn entries(ranges: &SequenceRanges, app_id: &str, stream: &str) -> [(
     ]
 }
 
-/// What a compacted file's outputs are to the files of before: in the footer of the last of them.
+/// The files that the outputs of a compaction replace; stored in the footer of the last output.
 ///
-/// Names are kept as hashes of eight bytes. It holds when the log is gone, or has forgotten the files that it removed.
+/// Names are stored as eight-byte hashes. This stays valid when the log is lost, or no longer lists the removed files.
 #[derive(Debug, Default)]
 pub(crate) struct Replaces {
-    /// Files whose rows are in the outputs.
+    /// The files whose rows are in the outputs.
     files: Vec<u64>,
-    /// The other outputs: together they hold all the rows, and one alone does not.
+    /// The other outputs. Only together do the outputs hold all rows.
     outputs: Vec<u64>,
 }
 
@@ -69,7 +69,7 @@ impl Replaces {
         Self { files: hashes(files), outputs: hashes(outputs) }
     }
 
-    /// None in a footer that does not say.
+    /// Reads the entry; `None` if the footer has none.
     pub(crate) fn read(metadata: &ParquetMetaData) -> Result<Option<Self>, WarehouseError> {
         let hashes = |key: &str| -> Result<Option<Vec<u64>>, WarehouseError> {
             let Some(text) = entry(metadata, key) else { return Ok(None) };
@@ -84,7 +84,7 @@ impl Replaces {
         self.files.binary_search(&name_hash(name)).is_ok()
     }
 
-    /// Whether all outputs are among the names.
+    /// Whether `names` contains all outputs.
     pub(crate) fn is_complete<'a>(&self, names: impl Iterator<Item = &'a str>) -> bool {
         let there: HashSet<u64> = names.map(name_hash).collect();
         self.outputs.iter().all(|output| there.contains(output))
@@ -101,7 +101,7 @@ fn name_hash(name: &str) -> u64 {
 
 /// The entries for a compacted file's footer; the last one is filled in by [`seal`].
 pub(crate) fn compacted_entries(
-    ranges: &SequenceRanges,
+    ranges: &SequenceSet,
     app_id: &str,
     stream: &str,
     replaces: Option<&Replaces>,
@@ -124,7 +124,7 @@ pub(crate) fn entry<'a>(metadata: &'a ParquetMetaData, key: &str) -> Option<&'a 
     entries.iter().find(|entry| entry.key == key)?.value.as_deref()
 }
 
-/// Writes the footer's checksum into a file that is otherwise finished.
+/// Writes the footer's checksum into an otherwise finished file.
 pub(crate) fn seal(file: &mut [u8]) {
     let Some(footer) = footer_of(file) else { return };
     if let Some(digits) = digits_in(footer) {
@@ -139,25 +139,25 @@ fn footer_of(file: &mut [u8]) -> Option<&mut [u8]> {
     file.get_mut(end.checked_sub(length)?..end)
 }
 
-/// Where in a footer the checksum's digits are: the entry's key, then the field of the value and its length.
+/// The offset of the checksum's digits in a footer: after the entry's key come the header of the value and its length.
 fn digits_in(footer: &[u8]) -> Option<usize> {
     let key = footer.windows(CHECKSUM_KEY.len()).rposition(|window| window == CHECKSUM_KEY.as_bytes())?;
     let digits = key + CHECKSUM_KEY.len() + 2;
     (digits + NO_CHECKSUM.len() <= footer.len()).then_some(digits)
 }
 
-/// The sequences that the file's rows have; none for a file of somebody else.
-pub(crate) fn sequences(metadata: &ParquetMetaData) -> Result<SequenceRanges, WarehouseError> {
+/// The sequences of the file's rows; empty for a file of another program.
+pub(crate) fn sequences(metadata: &ParquetMetaData) -> Result<SequenceSet, WarehouseError> {
     match entry(metadata, SEQUENCES_KEY) {
-        Some(text) => SequenceRanges::decode(text).map_err(|error| corrupt(error.to_string())),
+        Some(text) => SequenceSet::decode(text).map_err(|error| corrupt(error.to_string())),
         None if metadata.file_metadata().created_by().is_some_and(|by| by.as_bytes().starts_with(CREATED_BY_US)) => {
             Err(corrupt(format!("it has no {SEQUENCES_KEY}")))
         }
-        None => Ok(SequenceRanges::default()),
+        None => Ok(SequenceSet::default()),
     }
 }
 
-/// Reads and verifies the footer. Every reader of stored files begins here.
+/// Reads and verifies the footer. Every read of a stored file starts here.
 pub(crate) fn read(file: &impl ChunkReader) -> Result<ParquetMetaData, WarehouseError> {
     let failed = |error| WarehouseError::parquet(CONTEXT, error);
     let bytes = file.len();

@@ -1,4 +1,4 @@
-//! One Parquet file: written from events or rows, and read back.
+//! One Parquet file: writing it from events or stored rows, and reading it back.
 
 pub(super) mod encode;
 pub(super) mod footer;

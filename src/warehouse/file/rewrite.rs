@@ -1,7 +1,7 @@
-//! A stored file once more, with some of its rows only.
+//! Rewrites a stored file with a subset of its rows.
 //!
-//! The rows go through the same columns as at first, so that encodings, statistics and filters are
-//! those of any other file. Knows one file, nothing of why rows go.
+//! The rows pass through the same columns as when first written, so that encodings, statistics and filters are
+//! like those of any other file. Knows one file, nothing of why rows are dropped.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use crate::warehouse::pages::compression::Compression;
 
 const CONTEXT: &str = "read rows of file";
 
-/// `file`, which is of the app, with those of its rows for which `kept`, in the order of the file, says so.
-pub(crate) fn keep(
+/// Rewrites `file`, which belongs to `app_id`, with the rows that `kept` marks, in file order.
+pub(crate) fn keep_rows(
     file: &Bytes,
     app_id: &str,
     columns: &PromotedColumns,
@@ -40,7 +40,7 @@ pub(crate) fn keep(
     let mut kept = kept.iter();
     for batch in builder.build().map_err(parquet)? {
         let batch = batch.map_err(|error| WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, error))?;
-        let columns = Columns::of(&batch)?;
+        let columns = StoredColumns::of(&batch)?;
         for row in 0..batch.num_rows() {
             if kept.next().is_some_and(|kept| *kept) {
                 let row = columns.row(row);
@@ -55,7 +55,7 @@ pub(crate) fn keep(
     encoder.finish(out, sequences.into_iter())
 }
 
-/// How the file was written.
+/// The settings that the file was written with.
 fn settings_of(metadata: &ParquetMetaData) -> Result<EncodeSettings, WarehouseError> {
     let codec = metadata.row_groups().first().map(|group| group.column(0).compression());
     let compression = codec.and_then(Compression::of_codec).ok_or_else(|| malformed("find the file's codec"))?;
@@ -69,7 +69,7 @@ fn malformed(context: &'static str) -> WarehouseError {
 }
 
 /// The columns of one batch.
-pub(crate) struct Columns<'b> {
+pub(crate) struct StoredColumns<'b> {
     id: &'b StringArray,
     device_id: &'b StringArray,
     timestamp_ms: &'b Int64Array,
@@ -104,7 +104,7 @@ const DEVICE_TEXT_NAMES: [&str; DEVICE_TEXTS] = [
     "sdk_version",
 ];
 
-impl<'b> Columns<'b> {
+impl<'b> StoredColumns<'b> {
     pub(crate) fn of(batch: &'b RecordBatch) -> Result<Self, WarehouseError> {
         let find = |name: &str| batch.column_by_name(name);
         let wrong = || malformed("find the file's columns");
@@ -139,7 +139,7 @@ impl<'b> Columns<'b> {
     }
 
     pub(crate) fn row(&self, row: usize) -> StoredRow<'b> {
-        // A device context is there whole or not at all.
+        // Either all columns of a device context are present, or none.
         let device = self.device_texts[0].is_valid(row).then(|| {
             RowDevice::Read(StoredDevice {
                 texts: self.device_texts.map(|column| column.value(row)),

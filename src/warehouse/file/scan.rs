@@ -1,4 +1,4 @@
-//! Reading ids and keys back, of one file or of a whole tree.
+//! Reads ids, keys and sequences back, from one file or a whole tree.
 
 use std::fs::File;
 use std::path::Path;
@@ -20,13 +20,13 @@ use crate::warehouse::storage::walk;
 const CONTEXT: &str = "read event ids";
 const BATCH_ROWS: usize = 8_192;
 
-/// Calls `each` with the id of every row in every file of this product below `dir`, and
-/// returns the number of files. Nothing but the `id` columns is read.
+/// Calls `each` with the id of every row in every data file below `dir`, and
+/// returns the number of files. Reads only the `id` column.
 pub fn scan_ids(dir: &Path, each: impl FnMut(&str)) -> Result<u64, WarehouseError> {
     scan(dir, "id", each)
 }
 
-/// Like [`scan_ids`], with the idempotency key of every row that has one.
+/// Like [`scan_ids`], for the idempotency key of every row that has one.
 pub fn scan_keys(dir: &Path, each: impl FnMut(&str)) -> Result<u64, WarehouseError> {
     scan(dir, "idempotency_key", each)
 }
@@ -84,7 +84,7 @@ pub(crate) fn rows(file: impl ChunkReader + 'static) -> Result<Vec<(u64, String)
     Ok(rows)
 }
 
-/// The first column that was asked for.
+/// The first projected column.
 fn texts(batch: &RecordBatch) -> Result<&StringArray, WarehouseError> {
     let texts = batch.columns().first().and_then(|column| column.as_string_opt::<i32>());
     texts.ok_or_else(|| missing("find a column of text"))
@@ -112,7 +112,7 @@ fn each_batch(
         read += batch.num_rows() as i64;
         each(&batch)?;
     }
-    // The header of a page has no checksum, and says how many values follow.
+    // Page headers have no checksum, and a damaged one may report fewer values.
     if read != rows {
         let short = format!("{read} rows instead of {rows}");
         return Err(WarehouseError::caused(WarehouseErrorKind::Corrupt, CONTEXT, short));

@@ -1,14 +1,14 @@
-//! Split-block Bloom filters sized for the rows that a row group really has.
+//! Split-block Bloom filters, sized for the actual rows of a row group.
 //!
-//! After the Parquet format specification, "Bloom Filter". The filter is built from
-//! hashes when the row group closes: sized earlier it would be too large or too full.
+//! They follow the Parquet format specification, "Bloom Filter". The filter is built from
+//! hashes when the row group closes, because only then is its size known.
 
 use parquet::bloom_filter::Sbbf;
 use twox_hash::XxHash64;
 
 /// The specification's seed for xxHash64.
 const SEED: u64 = 0;
-/// False positives that a filter is sized for: one in a hundred, about ten bits a value.
+/// Ten bits per value give about one false positive in a hundred.
 const BITS_PER_VALUE: usize = 10;
 const BLOCK_BYTES: usize = 32;
 const BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -23,7 +23,7 @@ pub(crate) struct Hashes(Vec<u64>);
 impl Hashes {
     pub(crate) fn push(&mut self, value: &[u8]) {
         let hash = XxHash64::oneshot(SEED, value);
-        // Where nobody has a user's id the filter is as small as one can be.
+        // Keeps the filter minimal when a column has the same value in all rows, such as an empty user id.
         if self.0.last() != Some(&hash) {
             self.0.push(hash);
         }
@@ -33,7 +33,7 @@ impl Hashes {
         self.0.capacity() * size_of::<u64>()
     }
 
-    /// The filter that holds the values.
+    /// Builds the filter.
     pub(crate) fn filter(&self) -> Sbbf {
         let Self(hashes) = self;
         let bytes = (hashes.len() * BITS_PER_VALUE / 8).next_power_of_two().clamp(BLOCK_BYTES, BYTES_MAX);

@@ -1,4 +1,4 @@
-//! Finished pages, their bounds, and the column chunk that they make in a file.
+//! Finished pages, their bounds, and the column chunk that they form in a file.
 
 use std::io::Write;
 
@@ -19,14 +19,14 @@ use super::compression::{Compression, Compressor};
 use super::page_header::write_page;
 use crate::warehouse::error::WarehouseError;
 
-/// A column with a longer value than this gets no bounds: they would cost more than they save.
+/// Pages with a longer value get no bounds: they would cost more than they save.
 const BOUND_BYTES_MAX: usize = 256;
 
 /// The smallest and the largest value of a page or chunk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bounds {
     min_max: Option<(Vec<u8>, Vec<u8>)>,
-    /// The first bytes of both, as numbers: they settle most comparisons.
+    /// The first bytes of both, as numbers, which decide most comparisons.
     prefixes: (u128, u128),
     unknown: bool,
 }
@@ -37,7 +37,7 @@ impl Bounds {
         Self { unknown: true, ..Self::default() }
     }
 
-    /// Bounds in the column's PLAIN form; `None` for a page of NULLs.
+    /// Bounds in PLAIN encoding; `None` for a page of NULLs.
     pub(crate) fn of_numbers(min_max: Option<(Vec<u8>, Vec<u8>)>) -> Self {
         Self { min_max, ..Self::default() }
     }
@@ -71,15 +71,15 @@ impl Bounds {
         }
     }
 
-    /// These bounds, leaving fresh ones for the next page; unknown ones stay so.
+    /// Takes the bounds and resets them for the next page. Unknown bounds stay unknown.
     pub(crate) fn take(&mut self) -> Self {
         let fresh = Self { unknown: self.unknown, ..Self::default() };
         std::mem::replace(self, fresh)
     }
 }
 
-/// The first sixteen bytes as a number that is ordered as they are; shorter values count as
-/// followed by zeros.
+/// The first sixteen bytes as a number with the same order; shorter values are
+/// padded with zeros.
 #[inline]
 fn prefix(value: &[u8]) -> u128 {
     match value.first_chunk::<16>() {
@@ -97,42 +97,42 @@ fn replace(bound: &mut Vec<u8>, value: &[u8]) {
     bound.extend_from_slice(value);
 }
 
-/// What is known of a page beside its bytes.
-pub(crate) struct Facts {
+/// Statistics of a page.
+pub(crate) struct PageStats {
     pub(crate) rows: usize,
     pub(crate) nulls: usize,
     pub(crate) bounds: Bounds,
-    /// Of a text column, the bytes of its values alone.
+    /// For a text column, the bytes of its values without length prefixes.
     pub(crate) text_bytes: Option<usize>,
 }
 
 /// The finished data pages of one column.
 #[derive(Default)]
 pub(crate) struct Pages {
-    pages: Vec<(CompressedPage, Facts)>,
+    pages: Vec<(CompressedPage, PageStats)>,
     bytes: usize,
 }
 
 impl Pages {
-    /// Compresses one page: `raw` holds its levels, when the column may be NULL, and its values.
+    /// Compresses and adds a page. `raw` holds its definition levels, if the column is nullable, and its values.
     pub(crate) fn add(
         &mut self,
         raw: &[u8],
         encoding: Encoding,
-        facts: Facts,
+        stats: PageStats,
         compressor: &mut Compressor,
     ) -> Result<(), WarehouseError> {
         let buf = compressor.compress(raw)?;
-        self.bytes += buf.len() + size_of::<(CompressedPage, Facts)>();
+        self.bytes += buf.len() + size_of::<(CompressedPage, PageStats)>();
         let page = Page::DataPage {
             buf,
-            num_values: facts.rows as u32,
+            num_values: stats.rows as u32,
             encoding,
             def_level_encoding: Encoding::RLE,
             rep_level_encoding: Encoding::RLE,
             statistics: None,
         };
-        self.pages.push((CompressedPage::new(page, raw.len()), facts));
+        self.pages.push((CompressedPage::new(page, raw.len()), stats));
         Ok(())
     }
 
@@ -163,28 +163,28 @@ impl Chunk {
         compressor.chunk.clear();
         compressor.chunk.reserve(self.pages.bytes() + 1024);
         let out = &mut compressor.chunk;
-        let mut laid_out = Layout::new(column.physical_type());
+        let mut builder = ChunkBuilder::new(column.physical_type());
         if let Some(dictionary) = self.dictionary {
-            laid_out.dictionary(write_page(out, &dictionary)?, dictionary.encoding());
+            builder.dictionary(write_page(out, &dictionary)?, dictionary.encoding());
         }
-        for (page, facts) in self.pages.pages {
-            laid_out.data(write_page(out, &page)?, page.encoding(), &facts);
+        for (page, stats) in self.pages.pages {
+            builder.data(write_page(out, &page)?, page.encoding(), &stats);
         }
-        let close = laid_out.finish(column, compressor.compression, self.filter)?;
-        group.append_column(&LaidOut(out), close)
+        let close = builder.finish(column, compressor.compression, self.filter)?;
+        group.append_column(&ChunkBytes(out), close)
     }
 }
 
-/// A column chunk as it goes into the file, for the library to copy from: its own reader wants to own the bytes.
-struct LaidOut<'a>(&'a [u8]);
+/// The bytes of a column chunk, for the library to copy into the file. Unlike the library's own reader, it borrows them.
+struct ChunkBytes<'a>(&'a [u8]);
 
-impl Length for LaidOut<'_> {
+impl Length for ChunkBytes<'_> {
     fn len(&self) -> u64 {
         self.0.len() as u64
     }
 }
 
-impl<'a> ChunkReader for LaidOut<'a> {
+impl<'a> ChunkReader for ChunkBytes<'a> {
     type T = &'a [u8];
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
@@ -202,10 +202,10 @@ fn shorter() -> ParquetError {
     ParquetError::EOF("the column chunk is shorter".to_owned())
 }
 
-/// The chunk's metadata, gathered page by page.
-struct Layout {
+/// Collects the metadata of a chunk, page by page.
+struct ChunkBuilder {
     physical: Physical,
-    spec: Totals,
+    totals: Totals,
     encodings: Vec<Encoding>,
     encoding_stats: Vec<PageEncodingStats>,
     bounds: Bounds,
@@ -225,11 +225,11 @@ struct Totals {
     text_bytes: Option<i64>,
 }
 
-impl Layout {
+impl ChunkBuilder {
     fn new(physical: Physical) -> Self {
         Self {
             physical,
-            spec: Totals::default(),
+            totals: Totals::default(),
             encodings: vec![Encoding::RLE],
             encoding_stats: Vec::new(),
             bounds: Bounds::default(),
@@ -239,17 +239,17 @@ impl Layout {
     }
 
     fn dictionary(&mut self, spec: PageWriteSpec, encoding: Encoding) {
-        self.spec.dictionary_offset = Some(spec.offset as i64);
+        self.totals.dictionary_offset = Some(spec.offset as i64);
         self.page(&spec, encoding);
     }
 
-    fn data(&mut self, spec: PageWriteSpec, encoding: Encoding, facts: &Facts) {
-        let Facts { rows, nulls, bounds, text_bytes } = facts;
-        self.spec.data_offset.get_or_insert(spec.offset as i64);
-        self.spec.rows += *rows as u64;
-        self.spec.nulls += *nulls as u64;
+    fn data(&mut self, spec: PageWriteSpec, encoding: Encoding, stats: &PageStats) {
+        let PageStats { rows, nulls, bounds, text_bytes } = stats;
+        self.totals.data_offset.get_or_insert(spec.offset as i64);
+        self.totals.rows += *rows as u64;
+        self.totals.nulls += *nulls as u64;
         if let Some(bytes) = text_bytes {
-            *self.spec.text_bytes.get_or_insert(0) += *bytes as i64;
+            *self.totals.text_bytes.get_or_insert(0) += *bytes as i64;
         }
         self.page(&spec, encoding);
         self.offsets.append_row_count(*rows as i64);
@@ -270,9 +270,9 @@ impl Layout {
     }
 
     fn page(&mut self, spec: &PageWriteSpec, encoding: Encoding) {
-        self.spec.compressed += spec.compressed_size as i64;
-        self.spec.uncompressed += spec.uncompressed_size as i64;
-        self.spec.written += spec.bytes_written;
+        self.totals.compressed += spec.compressed_size as i64;
+        self.totals.uncompressed += spec.uncompressed_size as i64;
+        self.totals.written += spec.bytes_written;
         if !self.encodings.contains(&encoding) {
             self.encodings.push(encoding);
         }
@@ -283,7 +283,7 @@ impl Layout {
         }
     }
 
-    /// Takes a page's bound into the chunk's, by the column's own order.
+    /// Widens the chunk's bounds by a page's bound, in the order of the column's type.
     fn widen(&mut self, value: &[u8]) {
         if self.bounds.unknown {
             return;
@@ -307,7 +307,7 @@ impl Layout {
             return None;
         }
         let (min, max) = self.bounds.min_max.as_ref().map(|(min, max)| (min.as_slice(), max.as_slice())).unzip();
-        let nulls = Some(self.spec.nulls);
+        let nulls = Some(self.totals.nulls);
         Some(match self.physical {
             Physical::BOOLEAN => {
                 let truth = |b: &[u8]| b.first().is_some_and(|b| *b != 0);
@@ -336,7 +336,7 @@ impl Layout {
         filter: Option<Sbbf>,
     ) -> Result<ColumnCloseResult, ParquetError> {
         let statistics = self.statistics();
-        let totals = self.spec;
+        let totals = self.totals;
         let mut metadata = ColumnChunkMetaData::builder(column.clone())
             .set_compression(compression.codec())
             .set_encodings(self.encodings)
@@ -382,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_follow_the_values_and_give_up_on_long_ones() {
+    fn bounds_follow_the_values_and_become_unknown_on_long_ones() {
         let mut bounds = Bounds::default();
         for value in ["m", "a", "z", "k"] {
             bounds.include(value.as_bytes());
@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn numbers_are_ordered_as_numbers() {
-        let mut layout = Layout::new(Physical::INT64);
+        let mut layout = ChunkBuilder::new(Physical::INT64);
         for value in [5i64, -3, 300] {
             layout.widen(&value.to_le_bytes());
         }

@@ -1,8 +1,8 @@
-//! One column of a row group while it fills, and the column chunk that it becomes.
+//! The columns of an open row group: each takes values and closes into a column chunk.
 //!
-//! Values go straight into the form that the page will have, so that closing a page is a
-//! compression and no second pass. Invariant: a column never refuses a value; a dictionary
-//! that grows too large goes over to plain values.
+//! Values are appended in the encoding of the page, so that closing a page only has to
+//! compress it. Invariant: a column accepts every value; when a dictionary
+//! grows too large, the column switches to plain values.
 
 use bytes::Bytes;
 use hashbrown::HashTable;
@@ -10,30 +10,30 @@ use parquet::basic::{Encoding, Type as Physical};
 use parquet::column::page::{CompressedPage, Page};
 
 use super::bloom::Hashes;
-use super::chunk::{Bounds, Chunk, Facts, Pages};
+use super::chunk::{Bounds, Chunk, PageStats, Pages};
 use super::compression::Compressor;
 use super::encodings::{bit_width, put_booleans, put_deltas, put_hybrid};
 use crate::warehouse::error::WarehouseError;
 
-/// Bytes of values at which a page of text is closed: two of snappy's blocks, so that the
-/// page is still in the cache when it is compressed.
+/// Bytes of values at which a text page closes: two of snappy's blocks, so that the
+/// page is still in the CPU cache when it is compressed.
 pub(crate) const TEXT_PAGE_BYTES: usize = 128 * 1024;
-/// A dictionary larger than this in either way gains nothing over plain values.
+/// A dictionary that exceeds either limit gains nothing over plain values.
 const DICTIONARY_BYTES_MAX: usize = 256 * 1024;
 const DICTIONARY_ENTRIES_MAX: usize = 1 << 15;
-/// Pages of text hold at most this many rows, however short their values.
+/// Rows at which a page closes, however short its values.
 pub(crate) const PAGE_ROWS_MAX: usize = 20_000;
 
-/// What stands before each PLAIN text.
+/// The length prefix of a PLAIN byte array.
 const LENGTH_BYTES: usize = 4;
 
-/// Text that rarely repeats, never NULL; PLAIN.
+/// A required text column with mostly distinct values; PLAIN.
 pub(crate) struct TextColumn {
     page: Vec<u8>,
     page_rows: usize,
     bounds: Bounds,
     pages: Pages,
-    /// For the Bloom filter, when the column has one.
+    /// For the Bloom filter, if the column has one.
     hashes: Option<Hashes>,
 }
 
@@ -53,7 +53,7 @@ impl TextColumn {
         self.row_done(compressor)
     }
 
-    /// Adds one value that `write` appends to the page itself. For columns without bounds or filter.
+    /// Adds a value that `write` appends to the page directly. Only for columns without bounds and filter.
     pub(crate) fn push_with(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>),
@@ -71,7 +71,7 @@ impl TextColumn {
         self.page.capacity() + self.pages.bytes() + self.hashes.as_ref().map_or(0, Hashes::memory_bytes)
     }
 
-    /// What the column adds to the file so far, its open page taken as it is.
+    /// The bytes that the column adds to the file, counting its open page uncompressed.
     pub(crate) fn encoded_bytes(&self) -> usize {
         self.pages.bytes() + self.page.len()
     }
@@ -94,8 +94,8 @@ impl TextColumn {
         if self.page_rows > 0 {
             let text_bytes = self.page.len() - 4 * self.page_rows;
             let bounds = self.bounds.take();
-            let facts = Facts { rows: self.page_rows, nulls: 0, bounds, text_bytes: Some(text_bytes) };
-            self.pages.add(&self.page, Encoding::PLAIN, facts, compressor)?;
+            let stats = PageStats { rows: self.page_rows, nulls: 0, bounds, text_bytes: Some(text_bytes) };
+            self.pages.add(&self.page, Encoding::PLAIN, stats, compressor)?;
             self.page.clear();
             self.page_rows = 0;
         }
@@ -103,22 +103,22 @@ impl TextColumn {
     }
 }
 
-/// Text with few distinct values; RLE_DICTIONARY.
+/// A text column with few distinct values; RLE_DICTIONARY.
 pub(crate) struct DictionaryColumn {
     keys: Vec<u16>,
-    /// The distinct values as the dictionary page holds them.
+    /// The distinct values, as in the dictionary page.
     dictionary: Vec<u8>,
-    /// Where each one's text ends in `dictionary`.
+    /// The end of each value in `dictionary`.
     ends: Vec<u32>,
     index: HashTable<u16>,
     last: u16,
     page_text_bytes: usize,
-    /// Plain values, once the dictionary has grown too large.
+    /// Plain values, used once the dictionary has grown too large.
     plain: Option<PlainTexts>,
     pages: Pages,
 }
 
-/// A value that a dictionary holds.
+/// The key of a value in a dictionary.
 #[derive(Clone, Copy)]
 pub(crate) struct DictionaryKey {
     key: u16,
@@ -158,7 +158,7 @@ impl DictionaryColumn {
         self.keys.push(key);
     }
 
-    /// The value's key, for [`DictionaryColumn::push_keys`]; only while there is a dictionary.
+    /// The value's key, for [`DictionaryColumn::push_keys`]. Requires that the column still has a dictionary.
     pub(crate) fn key_of(&mut self, value: &str, seed: u64) -> u16 {
         if self.ends.is_empty() || !same(self.entry(self.last), value.as_bytes()) {
             self.last = self.intern(value.as_bytes(), seed);
@@ -166,25 +166,25 @@ impl DictionaryColumn {
         self.last
     }
 
-    /// The value's key with what [`DictionaryColumn::push_known`] needs; only while there is a dictionary.
+    /// The value's key, for [`DictionaryColumn::push_known`]. Requires that the column still has a dictionary.
     pub(crate) fn known_key(&mut self, value: &str, seed: u64) -> DictionaryKey {
         DictionaryKey { key: self.key_of(value, seed), text_bytes: value.len() as u32 }
     }
 
-    /// Adds a value by its key; only while there is a dictionary.
+    /// Adds a value by its key. Requires that the column still has a dictionary.
     pub(crate) fn push_known(&mut self, key: DictionaryKey) {
         self.page_text_bytes += key.text_bytes as usize;
         self.keys.push(key.key);
     }
 
-    /// Adds values that [`DictionaryColumn::key_of`] gave these keys to. `counts` has each key with how many times
-    /// it comes, in any number of parts.
+    /// Adds values by the keys that [`DictionaryColumn::key_of`] returned. `counts` lists how often each key occurs; a key
+    /// may be listed several times.
     pub(crate) fn push_keys(&mut self, keys: impl Iterator<Item = u16>, counts: impl Iterator<Item = (u16, usize)>) {
         self.page_text_bytes += counts.map(|(key, times)| self.entry(key).len() * times).sum::<usize>();
         self.keys.extend(keys);
     }
 
-    /// True once the dictionary has grown too large: there are no keys any more.
+    /// True once the dictionary has grown too large and the column has switched to plain values.
     pub(crate) fn is_plain(&self) -> bool {
         self.plain.is_some()
     }
@@ -203,13 +203,13 @@ impl DictionaryColumn {
         self.pages.bytes() + self.dictionary.len() + self.keys.len()
     }
 
-    /// True when the open page should close before its time: its values are unusually long.
+    /// True if the open page should close early because its values are unusually long.
     pub(crate) fn is_heavy(&self) -> bool {
         let plain = self.plain.as_ref().map_or(0, |plain| plain.bytes.len());
         plain > DICTIONARY_BYTES_MAX || (self.plain.is_none() && self.dictionary.len() > DICTIONARY_BYTES_MAX)
     }
 
-    /// Closes the page of `rows` rows whose levels are `levels` (empty for a column that is never NULL).
+    /// Closes the page of `rows` rows with these definition levels (empty for a required column).
     pub(crate) fn close_page(
         &mut self,
         levels: &[u8],
@@ -223,18 +223,18 @@ impl DictionaryColumn {
             plain.bytes.clear();
             let nulls = rows - std::mem::take(&mut plain.count);
             let bounds = plain.bounds.take();
-            let facts = Facts { rows, nulls, bounds, text_bytes };
-            return self.pages.add(&raw, Encoding::PLAIN, facts, compressor);
+            let stats = PageStats { rows, nulls, bounds, text_bytes };
+            return self.pages.add(&raw, Encoding::PLAIN, stats, compressor);
         }
         let nulls = rows - self.keys.len();
-        // Width 0 is allowed for a single value, but not every reader takes it.
+        // Width 0 is allowed for a single value, but not every reader supports it.
         let width = bit_width(self.ends.len().saturating_sub(1) as u64).max(1);
         raw.push(width);
         put_hybrid(&mut raw, &self.keys, width);
         let bounds = self.page_bounds();
         self.keys.clear();
-        let facts = Facts { rows, nulls, bounds, text_bytes };
-        self.pages.add(&raw, Encoding::RLE_DICTIONARY, facts, compressor)?;
+        let stats = PageStats { rows, nulls, bounds, text_bytes };
+        self.pages.add(&raw, Encoding::RLE_DICTIONARY, stats, compressor)?;
         if self.dictionary.len() > DICTIONARY_BYTES_MAX || self.ends.len() > DICTIONARY_ENTRIES_MAX {
             self.index = HashTable::new();
             self.plain = Some(PlainTexts::default());
@@ -281,7 +281,7 @@ impl DictionaryColumn {
     }
 }
 
-/// Signed integers; DELTA_BINARY_PACKED.
+/// A column of signed integers; DELTA_BINARY_PACKED.
 pub(crate) struct IntegerColumn {
     values: Vec<i64>,
     physical: Physical,
@@ -329,7 +329,12 @@ impl IntegerColumn {
         }));
         let nulls = rows - self.values.len();
         self.values.clear();
-        self.pages.add(&raw, Encoding::DELTA_BINARY_PACKED, Facts { rows, nulls, bounds, text_bytes: None }, compressor)
+        self.pages.add(
+            &raw,
+            Encoding::DELTA_BINARY_PACKED,
+            PageStats { rows, nulls, bounds, text_bytes: None },
+            compressor,
+        )
     }
 
     pub(crate) fn close(self) -> Chunk {
@@ -337,7 +342,7 @@ impl IntegerColumn {
     }
 }
 
-/// Floating-point numbers; PLAIN.
+/// A column of floating-point numbers; PLAIN.
 #[derive(Default)]
 pub(crate) struct DoubleColumn {
     values: Vec<f64>,
@@ -357,7 +362,7 @@ impl DoubleColumn {
         self.pages.bytes() + self.values.len() * 8
     }
 
-    /// JSON has no NaN, so that the smallest and the largest are those of all.
+    /// JSON has no NaN, so minimum and maximum cover all values.
     pub(crate) fn close_page(
         &mut self,
         levels: &[u8],
@@ -368,13 +373,13 @@ impl DoubleColumn {
         self.values.iter().for_each(|value| raw.extend_from_slice(&value.to_le_bytes()));
         let min = self.values.iter().copied().reduce(f64::min);
         let max = self.values.iter().copied().reduce(f64::max);
-        // By the format, zeros are bounded by both of them.
+        // The format requires -0.0 as the minimum and +0.0 as the maximum for zeros.
         let min = min.map(|min| if min == 0.0 { -0.0 } else { min }.to_le_bytes().to_vec());
         let max = max.map(|max| if max == 0.0 { 0.0 } else { max }.to_le_bytes().to_vec());
         let nulls = rows - self.values.len();
         self.values.clear();
-        let facts = Facts { rows, nulls, bounds: Bounds::of_numbers(min.zip(max)), text_bytes: None };
-        self.pages.add(&raw, Encoding::PLAIN, facts, compressor)
+        let stats = PageStats { rows, nulls, bounds: Bounds::of_numbers(min.zip(max)), text_bytes: None };
+        self.pages.add(&raw, Encoding::PLAIN, stats, compressor)
     }
 
     pub(crate) fn close(self) -> Chunk {
@@ -382,7 +387,7 @@ impl DoubleColumn {
     }
 }
 
-/// Truth values; PLAIN bits.
+/// A column of booleans; PLAIN, bit-packed.
 #[derive(Default)]
 pub(crate) struct BooleanColumn {
     values: Vec<bool>,
@@ -416,8 +421,8 @@ impl BooleanColumn {
         });
         let nulls = rows - self.values.len();
         self.values.clear();
-        let facts = Facts { rows, nulls, bounds: Bounds::of_numbers(min_max), text_bytes: None };
-        self.pages.add(&raw, Encoding::PLAIN, facts, compressor)
+        let stats = PageStats { rows, nulls, bounds: Bounds::of_numbers(min_max), text_bytes: None };
+        self.pages.add(&raw, Encoding::PLAIN, stats, compressor)
     }
 
     pub(crate) fn close(self) -> Chunk {
@@ -434,14 +439,14 @@ fn text_of<'a>(dictionary: &'a [u8], ends: &[u32], key: u16) -> &'a [u8] {
     &slice_of(dictionary, ends, key)[LENGTH_BYTES..]
 }
 
-/// The entry at `position` of entries that lie one after the other.
+/// The entry at `position` of concatenated entries.
 pub(crate) fn slice_of<'b>(bytes: &'b [u8], ends: &[u32], position: u16) -> &'b [u8] {
     let position = usize::from(position);
     let start = if position == 0 { 0 } else { ends[position - 1] };
     &bytes[start as usize..ends[position] as usize]
 }
 
-/// Equality of mostly short texts, without a call for those up to sixteen bytes.
+/// Equality of mostly short texts, without a call to `memcmp` for up to sixteen bytes.
 #[inline]
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len()
@@ -459,8 +464,8 @@ fn dictionary_page(raw: &[u8], entries: usize, compressor: &mut Compressor) -> R
     Ok(CompressedPage::new(page, raw.len()))
 }
 
-/// Folds eight bytes at a time through a 64×64→128 multiplication. Seeded, so that nobody
-/// outside can choose values that collide.
+/// Hashes eight bytes at a time by a folded 64×64→128 multiplication. Seeded, so that clients
+/// cannot choose colliding values.
 pub(crate) fn hash(value: &[u8], seed: u64) -> u64 {
     const K: u64 = 0x9E37_79B9_7F4A_7C15;
     let fold = |a: u64, b: u64| {

@@ -1,6 +1,6 @@
-//! The codecs that pages are compressed with.
+//! Page compression.
 //!
-//! One [`Compressor`] serves all the columns and files of a thread: its tables are far
+//! One [`Compressor`] serves all columns and files of a thread, because its tables are far
 //! larger than a page.
 
 use std::io::Write;
@@ -12,7 +12,7 @@ use parquet::basic::Compression as Codec;
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::error::WarehouseErrorKind;
 
-/// zstd's own default, good value for its time.
+/// zstd's default.
 const ZSTD_LEVEL: i32 = 3;
 const GZIP_LEVEL: u32 = 6;
 
@@ -41,7 +41,7 @@ impl FromStr for Compression {
 }
 
 impl Compression {
-    /// The inverse of [`Compression::codec`]; none for a codec that this product does not write.
+    /// The inverse of [`Compression::codec`]; `None` for a codec that is not written here.
     pub(crate) fn of_codec(codec: Codec) -> Option<Self> {
         match codec {
             Codec::SNAPPY => Some(Self::Snappy),
@@ -62,14 +62,14 @@ impl Compression {
     }
 }
 
-/// The working memory of one codec, and of the writing of chunks: fresh memory for each would cost more page faults
-/// than the writing takes.
+/// A codec with its buffers, and the buffer for column chunks. They are reused because the page faults of fresh memory
+/// would cost more than writing the chunk.
 pub(crate) struct Compressor {
     pub(crate) compression: Compression,
     snappy: snap::raw::Encoder,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     scratch: Vec<u8>,
-    /// The column chunk that is on its way into a file.
+    /// The column chunk being written to a file.
     pub(crate) chunk: Vec<u8>,
 }
 

@@ -1,18 +1,18 @@
-//! Parquet's encodings of one page's values, as pure functions from values to bytes.
+//! Parquet encodings of the values of a page, as pure functions from values to bytes.
 //!
-//! After the Parquet format specification, "Encodings": RLE / bit-packing hybrid (3),
-//! DELTA_BINARY_PACKED (5), PLAIN booleans (0). The `parquet` crate reads all of this
-//! back in the tests; its own writers are private to it and hash every value again.
+//! They follow the Parquet format specification, "Encodings": RLE / bit-packing hybrid (3),
+//! DELTA_BINARY_PACKED (5), PLAIN booleans (0). Tests read the result back with the `parquet`
+//! crate, whose own encoders are private and hash every value again.
 
 use crate::warehouse::varint::put_varint;
 
-/// Equal values in a row from which a run is shorter than packed bits.
+/// Length from which a run of equal values is shorter than packed bits.
 const RUN_MIN: usize = 16;
 /// Values in a block of deltas, and in one of its four miniblocks.
 const DELTA_BLOCK: usize = 128;
 const DELTA_MINIBLOCK: usize = 32;
 
-/// Bits that hold every number up to `max`.
+/// The number of bits for values up to `max`.
 pub(crate) fn bit_width(max: u64) -> u8 {
     (u64::BITS - max.leading_zeros()) as u8
 }
@@ -23,7 +23,7 @@ pub(crate) fn put_hybrid(out: &mut Vec<u8>, values: &[u16], width: u8) {
     while at < values.len() {
         let value = values[at];
         let run = values[at..].iter().take_while(|v| **v == value).count();
-        // Packed values come in whole groups, so a run gives up what fills the group before it.
+        // Packed values come in whole groups, so the start of a run fills up the group before it.
         let fill = (packed_from..at).len().next_multiple_of(8) - (at - packed_from);
         if run >= RUN_MIN + fill {
             put_packed_groups(out, &values[packed_from..at + fill], width);
@@ -57,7 +57,7 @@ pub(crate) fn put_booleans(out: &mut Vec<u8>, values: &[bool]) {
     }
 }
 
-/// Appends integers as their differences. `narrow` for a 32-bit column, whose differences wrap at 32 bits.
+/// Appends integers as deltas. `narrow` is for 32-bit columns, whose deltas wrap at 32 bits.
 pub(crate) fn put_deltas(out: &mut Vec<u8>, values: &[i64], narrow: bool) {
     put_varint(out, DELTA_BLOCK as u64);
     put_varint(out, (DELTA_BLOCK / DELTA_MINIBLOCK) as u64);
@@ -118,7 +118,7 @@ fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-/// The definition levels of a page: their length in bytes, then the levels.
+/// The encoded definition levels of a page: their length in bytes, then the levels.
 pub(crate) fn definition_levels(present: &[u16]) -> Vec<u8> {
     let mut levels = vec![0; 4];
     put_hybrid(&mut levels, present, 1);

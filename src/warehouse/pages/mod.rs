@@ -1,4 +1,4 @@
-//! The Parquet page writer: values of one column in, encoded and compressed pages out.
+//! The Parquet page writer: values of a column in, encoded and compressed pages out.
 //!
 //! Knows values and bytes, nothing of events.
 

@@ -1,19 +1,19 @@
-//! The header of a page, as it stands before the page in a file.
+//! The header that precedes each page in a file.
 //!
-//! Written here because the library writes no checksums. Format: `PageHeader` of parquet.thrift in Thrift's compact
-//! protocol. The checksum is the CRC-32 of the page's bytes as they are in the file, for the pages that this product
-//! writes (version 1: levels and values together) of all that follows the header.
+//! It is written here because the library writes no checksums. Format: `PageHeader` of parquet.thrift in Thrift's compact
+//! protocol. The checksum is the CRC-32 of the page's bytes in the file. For the pages written here
+//! (version 1: levels and values together) these are all the bytes after the header.
 
 use parquet::basic::Encoding;
 use parquet::column::page::{CompressedPage, Page, PageWriteSpec};
 use parquet::errors::ParquetError;
 
-/// The compact protocol's type of i32 and enums, and of structs.
+/// Field types of the compact protocol: i32 and enums, and structs.
 const I32: u8 = 5;
 const STRUCT: u8 = 12;
 const STOP: u8 = 0;
 
-/// Appends header and page to `out`, and says where and how large they are.
+/// Appends header and page to `out`, and returns their offset and sizes.
 pub(crate) fn write_page(out: &mut Vec<u8>, page: &CompressedPage) -> Result<PageWriteSpec, ParquetError> {
     let start = out.len();
     let mut header = Fields { out, last: 0 };

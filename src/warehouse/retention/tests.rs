@@ -12,7 +12,7 @@ use crate::event::proto::{EventEnvelope, UserLogin, event_envelope::Payload};
 use crate::warehouse::layout::HOUR_MS;
 use crate::warehouse::{
     CompactionOutcome, CompactionSettings, Compression, DeltaSettings, EncodeSettings, Encoder, ObjectSettings, Origin,
-    S3Server, Suspect, WarehouseErrorKind,
+    RowId, S3Server, WarehouseErrorKind,
 };
 
 const STREAM: &str = "EVENTS";
@@ -66,7 +66,7 @@ async fn store(warehouse: &Warehouse, partition: &Partition, sequence: u64) -> (
 async fn commit(warehouse: &Warehouse, partition: &Partition, (name, bytes): (String, bytes::Bytes)) {
     let commit = warehouse.begin_commit(vec![(partition.clone(), name, bytes)]).await.unwrap();
     if let Some(commit) = commit {
-        commit.bring_about().await.unwrap();
+        commit.ensure_committed().await.unwrap();
     }
 }
 
@@ -262,7 +262,7 @@ async fn whoever_looks_for_a_suspect_meanwhile_looks_again() {
     let old = partition("shop", 20);
     let stored = store(&warehouse, &old, 7).await;
     commit(&warehouse, &old, stored).await;
-    let suspects = || vec![Suspect { sequence: 7, id: "id-7".to_owned() }];
+    let suspects = || vec![RowId { sequence: 7, id: "id-7".to_owned() }];
     let footers = warehouse.footers(&old).await.unwrap();
     assert!(footers.may_hold(7));
     expire_all(&warehouse, &settings()).await;

@@ -1,10 +1,10 @@
-//! What a failure of an object store means: whether waiting helps, and which setting to look at.
+//! Classifies failures of an object store: whether a retry can help, and which setting to check.
 
 use object_store::Error;
 
 use crate::base::errors::append_new;
 
-/// The protocols; each takes its credentials from names of its own.
+/// The supported protocols, each with its own names for credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     S3,
@@ -13,7 +13,7 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    /// The names that say who asks.
+    /// The names of settings and variables for credentials.
     pub(super) fn names(self) -> &'static str {
         match self {
             Self::S3 => {
@@ -28,47 +28,47 @@ impl Protocol {
     }
 }
 
-/// Where requests go, for people.
+/// Where requests go, for error messages.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct StoreLocation {
     pub(super) protocol: Protocol,
     pub(super) bucket: String,
-    /// None: the cloud's own.
+    /// None: the default of the cloud.
     pub(super) endpoint: Option<String>,
-    /// Only S3 has one.
+    /// Only for S3.
     pub(super) region: Option<String>,
 }
 
-/// What to look at.
+/// What to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
+enum Cause {
     Bucket,
     Region,
-    /// The time of a request is too far from the store's.
+    /// The clocks of this machine and the store are too far apart.
     Clock,
     Credentials,
-    /// No setting has credentials, and the machine was asked in vain.
+    /// No credentials are configured, and the instance metadata has none.
     Instance,
-    /// An `http://` address that nobody allowed.
+    /// An `http://` address that is not allowed.
     Plain,
     Answer,
 }
 
-/// Answers and messages of the client that say more than the kind of the error.
-const SIGNS: [(Trouble, &[&str]); 7] = [
-    (Trouble::Bucket, &["NoSuchBucket", "InvalidBucketName", "ContainerNotFound", "InvalidResourceName"]),
+/// Responses and messages that are more specific than the kind of the error.
+const SIGNS: [(Cause, &[&str]); 7] = [
+    (Cause::Bucket, &["NoSuchBucket", "InvalidBucketName", "ContainerNotFound", "InvalidResourceName"]),
     (
-        Trouble::Region,
+        Cause::Region,
         &[
             "AuthorizationHeaderMalformed",
             "PermanentRedirect",
-            // AWS answers so in a region that the bucket is not in, and the client drops what the answer says.
+            // AWS redirects requests to the wrong region, and the client discards the body.
             "redirect without LOCATION",
         ],
     ),
-    // Before the credentials: the status is theirs.
+    // Before the credentials, because the status is the same.
     (
-        Trouble::Clock,
+        Cause::Clock,
         &[
             "RequestTimeTooSkewed",
             "RequestExpired",
@@ -76,13 +76,13 @@ const SIGNS: [(Trouble, &[&str]); 7] = [
             "Signature not yet current",
             // Azure.
             "Request date header",
-            // Google, of the token that is asked for.
+            // Google, when a token is requested.
             "in a reasonable timeframe",
         ],
     ),
-    (Trouble::Instance, &["/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/"]),
+    (Cause::Instance, &["/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/"]),
     (
-        Trouble::Credentials,
+        Cause::Credentials,
         &[
             "403 Forbidden",
             "401 Unauthorized",
@@ -94,17 +94,17 @@ const SIGNS: [(Trouble, &[&str]); 7] = [
             "invalid_client",
         ],
     ),
-    (Trouble::Plain, &["URL scheme is not allowed"]),
-    // Of a list, where the client does not make it a kind of its own.
-    (Trouble::Bucket, &["404 Not Found"]),
+    (Cause::Plain, &["URL scheme is not allowed"]),
+    // For list requests the client has no separate kind of error.
+    (Cause::Bucket, &["404 Not Found"]),
 ];
 
-impl Trouble {
+impl Cause {
     fn of(error: &Error) -> Self {
         let text = chain(error);
         let signs = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
         match SIGNS.iter().find(|(_, texts)| signs(texts)) {
-            Some((trouble, _)) => *trouble,
+            Some((cause, _)) => *cause,
             None => match error {
                 Error::NotFound { .. } => Self::Bucket,
                 Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Self::Credentials,
@@ -114,42 +114,42 @@ impl Trouble {
     }
 }
 
-/// Whether the same request fails until a setting is changed.
+/// Whether the request will fail until a setting is changed.
 pub(super) fn is_final(error: &Error) -> bool {
-    match Trouble::of(error) {
-        Trouble::Bucket | Trouble::Region | Trouble::Credentials | Trouble::Plain => true,
-        // An instance that starts may give credentials out, or get the time, only a moment later.
-        Trouble::Instance | Trouble::Clock | Trouble::Answer => false,
+    match Cause::of(error) {
+        Cause::Bucket | Cause::Region | Cause::Credentials | Cause::Plain => true,
+        // A booting instance may provide credentials, or synchronize its clock, a moment later.
+        Cause::Instance | Cause::Clock | Cause::Answer => false,
     }
 }
 
-/// Which setting to look at.
-pub(super) fn advice(error: &Error, place: &Place) -> String {
-    let Place { protocol, bucket, endpoint, region } = place;
+/// Which setting to check.
+pub(super) fn advice(error: &Error, location: &StoreLocation) -> String {
+    let StoreLocation { protocol, bucket, endpoint, region } = location;
     let names = protocol.names();
-    match Trouble::of(error) {
-        Trouble::Bucket => match protocol {
+    match Cause::of(error) {
+        Cause::Bucket => match protocol {
             Protocol::S3 => format!("is there a bucket {bucket:?}? (s3_bucket, warehouse_url)"),
             Protocol::Google => format!("is there a bucket {bucket:?}? (warehouse_url)"),
             Protocol::Azure => {
                 format!("is there a container {bucket:?} in the account? (warehouse_url, AZURE_STORAGE_ACCOUNT_NAME)")
             }
         },
-        Trouble::Region => {
+        Cause::Region => {
             format!("is the bucket in the region {:?}? (s3_region)", region.as_deref().unwrap_or_default())
         }
-        Trouble::Clock => {
+        Cause::Clock => {
             "this machine's clock and the object store's are too far apart: is the clock right? (NTP)".to_owned()
         }
-        Trouble::Credentials => format!("are the credentials right, and may they list and write? ({names})"),
-        Trouble::Instance => format!("no credentials are set, and this machine gives none out ({names})"),
-        Trouble::Plain => match protocol {
+        Cause::Credentials => format!("are the credentials right, and may they list and write? ({names})"),
+        Cause::Instance => format!("no credentials are set, and this machine gives none out ({names})"),
+        Cause::Plain => match protocol {
             Protocol::S3 => "http:// is not allowed (AWS_ALLOW_HTTP)".to_owned(),
             Protocol::Google => "http:// is not allowed (GOOGLE_ALLOW_HTTP)".to_owned(),
             Protocol::Azure => "http:// is not allowed (AZURE_ALLOW_HTTP)".to_owned(),
         },
-        Trouble::Answer => {
-            // From the environment it may come with a user; what follows the last `@` is the host.
+        Cause::Answer => {
+            // An endpoint from the environment may contain a user; the host follows the last `@`.
             let host = endpoint.as_deref().map(|endpoint| endpoint.rsplit('@').next().unwrap_or_default());
             let endpoint = host.unwrap_or("the object store");
             let names = match protocol {
@@ -162,7 +162,7 @@ pub(super) fn advice(error: &Error, place: &Place) -> String {
     }
 }
 
-/// The error with its causes, which the client keeps apart.
+/// The error with its sources, which the client does not print.
 pub(super) fn chain(error: &Error) -> String {
     append_new(error.to_string(), error)
 }

@@ -1,6 +1,6 @@
-//! A file in memory that begins at a boundary of pages, so that a disk can take it from where it lies.
+//! A page-aligned file in memory, which direct I/O can write without a copy.
 //!
-//! Knows bytes and where they are, nothing of what is in a file.
+//! Knows bytes and their alignment, nothing of the content of a file.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub(crate) const ALIGNMENT: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct AlignedFile {
     memory: Vec<u8>,
-    /// Where the file begins in `memory`.
+    /// The offset of the file in `memory`.
     start: usize,
 }
 
@@ -33,7 +33,7 @@ impl AlignedFile {
         &mut self.memory[self.start..]
     }
 
-    /// What is much shorter than the memory that was made ready for it moves to memory of its own.
+    /// Returns the bytes. Copies them if they use less than half of the memory.
     pub(crate) fn into_bytes(self) -> Bytes {
         let held = &self.memory[self.start..];
         if held.len() < self.memory.capacity() / 2 {
@@ -49,7 +49,7 @@ impl io::Write for AlignedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = self.memory.capacity() - self.memory.len();
         if room < bytes.len() {
-            // Memory that grows may move to where it is not aligned.
+            // Reallocated memory may not be aligned.
             let held = &self.memory[self.start..];
             let mut larger = Self::with_capacity((held.len() + bytes.len()).max(2 * held.len()));
             larger.memory.extend_from_slice(held);

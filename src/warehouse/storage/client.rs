@@ -1,7 +1,7 @@
-//! Which client the settings and the environment make: of which store, where, as whom.
+//! Builds the object-store client from settings and environment: which store, where, with which credentials.
 //!
-//! Invariant: what the settings say wins over the environment, the environment over the AWS profile,
-//! and none of them lends a part of its credentials to another. An empty variable counts as unset.
+//! Invariant: settings take precedence over the environment, and the environment over the AWS profile.
+//! Credentials are never combined from two of them. An empty variable counts as unset.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -14,62 +14,63 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{BackoffConfig, ClientConfigKey, Error, ObjectStore, RetryConfig, StaticCredentialProvider};
 use tracing::warn;
 
-use super::advice::{Place, Protocol, chain};
+use super::advice::{Protocol, StoreLocation, chain};
 use super::delete::Deleter;
 use super::profile::{self, Profile};
 use super::requests::{self, Connector};
 use super::settings::ObjectSettings;
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 
-/// Retries inside one request: a hiccup. Longer faults are the sink's to sit out.
+/// Retries within one request, for short faults. The sink retries longer ones.
 const RETRIES_MAX: usize = 2;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(3);
-/// Of a bucket that nothing is said about.
+/// The region if none is configured.
 const REGION: &str = "us-east-1";
 
-/// A client that has not been tried out.
+/// A client that has not been probed yet.
 pub(super) struct Client {
     pub(super) store: Arc<dyn ObjectStore>,
-    /// Of S3.
+    /// Only for S3.
     pub(super) deleter: Option<Deleter>,
-    /// What the URL names after the bucket.
+    /// The URL's path after the bucket.
     pub(super) prefix: String,
-    pub(super) place: Place,
+    pub(super) location: StoreLocation,
 }
 
-/// Makes the client. Every error names the setting that makes it impossible.
+/// Builds the client. Errors name the setting at fault.
 pub(super) fn client(settings: &ObjectSettings) -> Result<Client, WarehouseError> {
     made(settings).map_err(|error| WarehouseError::caused(WarehouseErrorKind::Refused, "set object store up", error))
 }
 
 fn made(settings: &ObjectSettings) -> Result<Client, String> {
     let address = Address::of(settings)?;
-    let mut place = Place { protocol: address.protocol, bucket: address.bucket, endpoint: None, region: None };
+    let mut location =
+        StoreLocation { protocol: address.protocol, bucket: address.bucket, endpoint: None, region: None };
     let connector = Connector { silence_max: settings.silence_max };
     let mut deleter = None;
-    let store: Result<Arc<dyn ObjectStore>, Error> = match place.protocol {
+    let store: Result<Arc<dyn ObjectStore>, Error> = match location.protocol {
         Protocol::S3 => {
-            let builder = s3(settings, &mut place)?.with_http_connector(connector).with_retry(retries());
+            let builder = s3(settings, &mut location)?.with_http_connector(connector).with_retry(retries());
             let plain = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
             builder.build().and_then(|store| {
                 let store = Arc::new(store);
-                let (region, plain) = (place.region.clone(), plain.is_some_and(|on| requests::is_on(&on)));
+                let (region, plain) = (location.region.clone(), plain.is_some_and(|on| requests::is_on(&on)));
                 deleter = Some(Deleter::new(store.clone(), region.unwrap_or_default(), connector, plain)?);
                 Ok(store as _)
             })
         }
         Protocol::Google => {
-            let builder = google(&mut place).with_http_connector(connector).with_retry(retries());
+            let builder = google(&mut location).with_http_connector(connector).with_retry(retries());
             builder.build().map(|store| Arc::new(store) as _)
         }
         Protocol::Azure => {
             let url = settings.url.as_deref().unwrap_or_default();
-            let builder = azure(url, &mut place)?.with_http_connector(connector).with_retry(retries());
+            let builder = azure(url, &mut location)?.with_http_connector(connector).with_retry(retries());
             builder.build().map(|store| Arc::new(store) as _)
         }
     };
-    let store = store.map_err(|error| format!("{} ({})", chain(&error), place.protocol.names()))?;
-    Ok(Client { store, deleter, prefix: address.prefix, place })
+    let store = store.map_err(|error| format!("{} ({})", chain(&error), location.protocol.names()))?;
+    Ok(Client { store, deleter, prefix: address.prefix, location })
 }
 
 fn retries() -> RetryConfig {
@@ -84,7 +85,7 @@ fn retries() -> RetryConfig {
     }
 }
 
-/// Where the URL or the bucket's setting points to.
+/// The parsed URL, or the bucket setting.
 #[derive(Debug, PartialEq, Eq)]
 struct Address {
     protocol: Protocol,
@@ -93,7 +94,7 @@ struct Address {
 }
 
 impl Address {
-    /// No message shows more of the URL than its scheme: what stands in it by mistake may be secret.
+    /// Error messages show only the scheme of the URL: it may contain a secret by mistake.
     fn of(settings: &ObjectSettings) -> Result<Self, String> {
         let Some(url) = &settings.url else {
             let bucket = settings.bucket.clone().ok_or("s3_endpoint is set and s3_bucket is not")?;
@@ -120,7 +121,7 @@ impl Address {
     }
 }
 
-/// The variables that begin with `prefix` and mean something to a builder.
+/// The environment variables that start with `prefix` and are known to a builder.
 fn environment<K: FromStr>(prefix: &str) -> Vec<(K, String)> {
     let known = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
@@ -134,7 +135,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn s3(settings: &ObjectSettings, place: &mut Place) -> Result<AmazonS3Builder, String> {
+fn s3(settings: &ObjectSettings, location: &mut StoreLocation) -> Result<AmazonS3Builder, String> {
     let mut builder = AmazonS3Builder::new();
     for (key, value) in environment("AWS_") {
         builder = builder.with_config(key, value);
@@ -151,20 +152,20 @@ fn s3(settings: &ObjectSettings, place: &mut Place) -> Result<AmazonS3Builder, S
     }
     if let Some(endpoint) = &endpoint {
         let endpoint = endpoint.trim_end_matches('/');
-        let url = if path_style { endpoint.to_owned() } else { virtual_host(endpoint, &place.bucket)? };
-        // The one that wins over any other.
+        let url = if path_style { endpoint.to_owned() } else { virtual_host(endpoint, &location.bucket)? };
+        // Takes precedence over the other endpoint variables.
         builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, url);
         if endpoint.starts_with("http://") {
             builder = builder.with_allow_http(true);
         }
     }
-    place.endpoint = endpoint;
-    place.region = Some(region.clone());
-    Ok(builder.with_bucket_name(&place.bucket).with_region(region).with_virtual_hosted_style_request(!path_style))
+    location.endpoint = endpoint;
+    location.region = Some(region.clone());
+    Ok(builder.with_bucket_name(&location.bucket).with_region(region).with_virtual_hosted_style_request(!path_style))
 }
 
-/// Those of the settings, or of the profile when neither they nor the environment have any; else the client looks in
-/// the environment and asks the instance.
+/// The credentials of the settings, or of the profile if neither settings nor environment have any. Otherwise the client
+/// uses the environment or asks the instance.
 fn credentials(
     settings: &ObjectSettings,
     builder: &AmazonS3Builder,
@@ -189,7 +190,7 @@ fn credentials(
         return Ok(None);
     }
     match profile.without_keys() {
-        // Whoever names a profile means its credentials, and no others that happen to be there.
+        // An explicitly chosen profile must not be replaced by other credentials.
         Some(why) if profile.chosen => Err(format!("{why} (AWS_PROFILE)")),
         Some(why) => {
             warn!(reason = why, "asking the instance for credentials");
@@ -199,7 +200,7 @@ fn credentials(
     }
 }
 
-/// The endpoint with the bucket before its host.
+/// The endpoint with the bucket prepended to its host.
 fn virtual_host(endpoint: &str, bucket: &str) -> Result<String, String> {
     let (scheme, rest) = endpoint.split_once("://").ok_or("s3_endpoint has no scheme")?;
     let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
@@ -210,7 +211,7 @@ fn virtual_host(endpoint: &str, bucket: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{bucket}.{rest}"))
 }
 
-fn google(place: &mut Place) -> GoogleCloudStorageBuilder {
+fn google(location: &mut StoreLocation) -> GoogleCloudStorageBuilder {
     let mut builder = GoogleCloudStorageBuilder::new();
     if let Some(path) = variable("SERVICE_ACCOUNT") {
         builder = builder.with_service_account_path(path);
@@ -218,11 +219,11 @@ fn google(place: &mut Place) -> GoogleCloudStorageBuilder {
     for (key, value) in environment("GOOGLE_") {
         builder = builder.with_config(key, value);
     }
-    place.endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
-    builder.with_bucket_name(&place.bucket)
+    location.endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    builder.with_bucket_name(&location.bucket)
 }
 
-fn azure(url: &str, place: &mut Place) -> Result<MicrosoftAzureBuilder, String> {
+fn azure(url: &str, location: &mut StoreLocation) -> Result<MicrosoftAzureBuilder, String> {
     let mut builder = MicrosoftAzureBuilder::new();
     for (key, value) in environment("AZURE_") {
         builder = builder.with_config(key, value);
@@ -238,7 +239,7 @@ fn azure(url: &str, place: &mut Place) -> Result<MicrosoftAzureBuilder, String> 
             "warehouse_url is on Azure and does not say of which account: set AZURE_STORAGE_ACCOUNT_NAME".into()
         );
     }
-    place.endpoint = value(AzureConfigKey::Endpoint);
+    location.endpoint = value(AzureConfigKey::Endpoint);
     Ok(builder.with_url(url))
 }
 
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bucket_stands_before_the_host() {
+    fn the_bucket_is_prepended_to_the_host() {
         for (endpoint, url) in [
             ("https://minio.example.com", "https://events.minio.example.com"),
             ("http://minio:9000", "http://events.minio:9000"),

@@ -1,7 +1,7 @@
 //! Deleting single objects from S3.
 //!
-//! The client deletes by the bulk request only, which some servers do not have and some policies do not allow,
-//! while every one has the plain `DELETE`. So that is made here.
+//! The client only supports bulk deletion, which some servers lack and some policies forbid.
+//! Every server supports a plain `DELETE`, so it is implemented here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use object_store::{ClientOptions, Error};
 
 use super::requests::Connector;
 
-/// Of an answer that says no, what is told.
+/// How much of an error response is reported.
 const ANSWER_BYTES_MAX: usize = 1_024;
 
 #[derive(Debug)]
@@ -32,10 +32,10 @@ impl Deleter {
         Ok(Self { store, region, client })
     }
 
-    /// An object that is not there is deleted already.
+    /// Deletes an object. Succeeds if it does not exist.
     pub(super) async fn delete(&self, path: &Path) -> Result<(), Error> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Generic { store: "S3", source };
-        // Only the client knows the address; what it signs there goes into headers, as with its other requests.
+        // Only the client knows the URL. Drop its signed query and sign in headers, as for other requests.
         let mut url = self.store.signed_url(Method::DELETE, path, Duration::from_secs(1)).await?;
         url.set_query(None);
         let request = http::Request::delete(url.as_str()).body(HttpRequestBody::empty());

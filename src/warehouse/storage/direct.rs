@@ -1,8 +1,8 @@
-//! Large files go to the disk past the page cache.
+//! Writes large files directly to disk, bypassing the page cache.
 //!
-//! What the sink writes it does not read again: a copy in the page cache costs more of the processor than encoding
-//! some of the columns, and pushes out what others want to keep. Small files, which are read soon after they were
-//! written on a quiet machine, go through the cache.
+//! The sink does not read its files again. Copying them to the page cache takes more CPU time than encoding
+//! some of the columns, and evicts pages that are in use. Small files, which on a quiet machine are read soon after
+//! they are written, go through the cache.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,11 +11,11 @@ use std::path::Path;
 #[cfg(target_os = "linux")]
 use super::aligned::ALIGNMENT;
 
-/// Files below this go through the page cache.
+/// Smaller files go through the page cache.
 #[cfg(target_os = "linux")]
 const DIRECT_BYTES_MIN: usize = 1 << 20;
 
-/// Creates the file with these bytes, or replaces what it held. Not yet synced.
+/// Creates the file with these bytes, or replaces its content. Does not sync it.
 pub(super) fn create(path: &Path, bytes: &[u8]) -> io::Result<File> {
     #[cfg(target_os = "linux")]
     if bytes.len() >= DIRECT_BYTES_MIN
@@ -29,7 +29,7 @@ pub(super) fn create(path: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// None where the file system does not take direct writes, or wants another alignment.
+/// Returns `None` if the file system does not support direct writes, or requires another alignment.
 #[cfg(target_os = "linux")]
 fn write_direct(path: &Path, bytes: &[u8]) -> io::Result<Option<File>> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -37,7 +37,7 @@ fn write_direct(path: &Path, bytes: &[u8]) -> io::Result<Option<File>> {
     let (blocks, rest) = bytes.split_at(bytes.len() - bytes.len() % ALIGNMENT);
     let mut options = File::options();
     options.write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT);
-    // All at once: a thread that waits for the disk piece by piece waits for the processor as often.
+    // In one call: each wait for the disk is also a wait to be scheduled again.
     match options.open(path).and_then(|mut file| file.write_all(blocks)) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
         written => written?,
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_file_system_without_direct_writes_is_written_all_the_same() {
-        // Memory file systems refused direct writes until lately; where there is none the other tests say it all.
+        // Memory file systems used to reject direct writes. Without one, the other tests cover the rest.
         let Ok(directory) = tempfile::tempdir_in("/dev/shm") else { return };
         let path = directory.path().join("file");
         let bytes = bytes_of((1 << 20) + 5);

@@ -1,11 +1,11 @@
-//! What fails in both engines.
+//! Failures that both engines share.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 
-/// Why the store did not give bytes that were asked for, when that is so: the Parquet reader keeps only the text of
-/// it, and would call the file damaged.
+/// Why the store failed to return requested bytes, if it did. The Parquet reader keeps only the text of an error and
+/// would report the file as damaged.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReadFailure(Arc<Mutex<Option<String>>>);
 
@@ -19,7 +19,7 @@ impl ReadFailure {
     }
 }
 
-/// What people are told where nobody can be kept from replacing a commit.
+/// The error for a store in which creating a file does not fail if it exists: a commit could be replaced.
 pub(super) fn no_create(what: &str) -> WarehouseError {
     let why = format!(
         "{what}: two processes could write the same commit of the Delta log; use a store with conditional puts \

@@ -1,6 +1,6 @@
-//! What a listing of stored files says of each.
+//! The entries of a listing of stored files.
 
-/// One file of a partition.
+/// One file of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) name: String,
@@ -8,10 +8,10 @@ pub(crate) struct Listed {
     pub(crate) bytes: u64,
 }
 
-/// One file of the whole.
+/// One file of the whole store.
 #[derive(Clone, Debug)]
 pub(crate) struct Walked {
-    /// Below the root.
+    /// Relative to the root.
     pub(crate) directory: String,
     pub(crate) file: Listed,
 }

@@ -1,4 +1,4 @@
-//! Whole files in a local directory: stored at once and durably, or not at all.
+//! Whole files in a local directory, stored atomically and durably.
 //!
 //! Invariant: a name without `.tmp` is a complete file whose bytes, name and directories
 //! survive a power cut.
@@ -19,28 +19,28 @@ use super::listing::{Listed, Walked};
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::layout::Naming;
 
-/// Ends the name of a file that is being written.
+/// Suffix of a file that is being written.
 const TEMPORARY: &str = ".tmp";
-/// The deepest tree that is walked: ours has five levels.
+/// The maximum depth of a walk; our tree has five levels.
 const DEPTH_MAX: usize = 16;
-/// Directories that are remembered as durable.
+/// How many directories are remembered as durable.
 const DURABLE_MAX: usize = 20_000;
 
 #[derive(Debug)]
 pub(super) struct Local {
     root: PathBuf,
-    /// The file system of the root when it was opened.
+    /// The device of the root when it was opened.
     device: u64,
     /// Directories that are known to survive a power cut. The lock is held while one is
-    /// created, so that no second writer takes it for durable too early.
+    /// created, so that no other writer considers it durable too early.
     durable: Mutex<HashSet<PathBuf>>,
     naming: Naming,
-    /// When this was opened by the clock of the file system, which may be another machine's. None when it did not say.
+    /// When this was opened, by the clock of the file system, which may be another machine's. None if that is unknown.
     opened_at: Option<SystemTime>,
 }
 
 impl Local {
-    /// Files below `root`, which is created.
+    /// Opens `root`, creating it if missing.
     pub(super) fn open(root: PathBuf) -> Result<Self, WarehouseError> {
         make_durable(&root, Path::new("")).map_err(|error| error.at(root.display().to_string()))?;
         let (opened_at, naming) = probe(&root).map_or((None, Naming::Plain), |(at, naming)| (Some(at), naming));
@@ -70,14 +70,14 @@ impl Local {
         stored.map_err(|error| error.at(directory.join(name).display().to_string()))
     }
 
-    /// A link is made or not, whoever else tries.
+    /// Creates the file by a hard link, which fails if the name exists.
     pub(super) fn create(&self, directory: &str, name: &str, bytes: &[u8]) -> Result<bool, WarehouseError> {
         let directory = self.root.join(directory);
         let target = directory.join(name);
         let created = self.ensure(&directory).and_then(|()| self.check_device()).and_then(|()| {
             let temporary = directory.join(format!(".{name}.{}{TEMPORARY}", uuid::Uuid::now_v7()));
             let linked = write_temporary(&temporary, bytes).map(|()| fs::hard_link(&temporary, &target));
-            // Best effort: a temporary file that stays is removed at the next start.
+            // Best effort: the next start removes leftover temporary files.
             let _ = fs::remove_file(&temporary);
             match linked? {
                 Ok(()) => sync_directory(&directory).and_then(|()| self.check_device()).map(|()| true),
@@ -126,7 +126,7 @@ impl Local {
         })
     }
 
-    /// The files of a directory; none when it does not exist.
+    /// The files of a directory; empty if it does not exist.
     pub(super) fn list(&self, directory: &str) -> Result<Vec<Listed>, WarehouseError> {
         let failed = |error| WarehouseError::io("list partition", error, false).at(directory);
         let entries = match fs::read_dir(self.root.join(directory)) {
@@ -140,13 +140,13 @@ impl Local {
         for entry in entries {
             let entry = entry.map_err(failed)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            // Also of a link's target. What is not a file holds no rows, whatever it is called.
+            // Follows links. Only a file can hold rows, whatever the name.
             match fs::metadata(entry.path())
                 .and_then(|metadata| Ok((metadata.is_file(), metadata.modified()?, metadata.len())))
             {
                 Ok((true, modified, bytes)) => files.push(Listed { name, modified_ms: unix_ms(modified), bytes }),
                 Ok((false, ..)) => {}
-                // A late file that was removed since it was listed.
+                // Removed since the directory was read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(error)),
             }
@@ -197,21 +197,21 @@ impl Local {
         let directory = self.root.join(directory);
         removed
             .and_then(|()| match sync_directory(&directory) {
-                // Somebody else removed it, empty.
+                // Another process removed the empty directory.
                 Err(_) if !directory.exists() => Ok(()),
                 synced => synced,
             })
             .map_err(|error| error.at(path.display().to_string()))
     }
 
-    /// What fails is left: a directory without files holds no rows.
+    /// Ignores failures: an empty directory holds no rows.
     pub(super) fn remove_empty(&self, directory: &str) {
         let empty = Path::new(directory).ancestors().take_while(|path| !path.as_os_str().is_empty());
-        // The first that has something in it ends it.
+        // Stops at the first directory that is not empty.
         let _ = empty.map(|path| fs::remove_dir(self.root.join(path))).find(Result::is_err);
     }
 
-    /// Removes temporary files that are older than this: a crash left them. Returns how many.
+    /// Removes temporary files from before this store was opened, which a crash left. Returns how many.
     pub(super) fn remove_temporary(&self, go_on: impl Fn() -> bool) -> Result<u64, WarehouseError> {
         let Some(opened_at) = self.opened_at else { return Ok(0) };
         let mut removed = 0;
@@ -229,7 +229,7 @@ impl Local {
     }
 }
 
-/// The time that the file system gives to a file that is made now, and whether it finds it by capital letters too.
+/// The timestamp that the file system gives to a new file, and whether it is case-insensitive.
 fn probe(root: &Path) -> io::Result<(SystemTime, Naming)> {
     let name = format!(".{}{TEMPORARY}", uuid::Uuid::now_v7());
     let probe = root.join(&name);
@@ -240,7 +240,7 @@ fn probe(root: &Path) -> io::Result<(SystemTime, Naming)> {
     made.and_then(|at| removed.map(|()| (at, naming)))
 }
 
-/// Calls `each` with every file below `root`, until it answers false; with none when `root` does not exist.
+/// Calls `each` with every file below `root` until it returns false. Does nothing if `root` does not exist.
 pub(crate) fn walk(
     root: &Path,
     each: &mut dyn FnMut(&Path) -> Result<bool, WarehouseError>,
@@ -279,7 +279,7 @@ impl Local {
         let temporary = directory.join(format!(".{name}{TEMPORARY}"));
         let written = write_temporary(&temporary, bytes);
         if written.is_err() || !commit() {
-            // Best effort: a temporary file that stays is removed at the next start.
+            // Best effort: the next start removes leftover temporary files.
             let _ = fs::remove_file(&temporary);
             return written.map(|()| false);
         }
@@ -290,8 +290,8 @@ impl Local {
         Ok(true)
     }
 
-    /// Fails when the root is on another file system than it was: below a mount point that is not mounted any more,
-    /// files would be stored where nobody finds them once it is mounted again.
+    /// Fails if the root is on a different file system than at the start: files written below an unmounted mount point
+    /// would be hidden once it is mounted again.
     fn check_device(&self) -> Result<(), WarehouseError> {
         if device(&self.root)? == self.device {
             return Ok(());
@@ -328,8 +328,8 @@ fn write_temporary(temporary: &Path, bytes: &[u8]) -> Result<(), WarehouseError>
     file.sync_all().map_err(|error| WarehouseError::io("sync file", error, true))
 }
 
-/// Creates what is missing of a path and makes every directory below `root` durable in its
-/// parent, those too that were there: whoever created them may have been killed before.
+/// Creates the missing directories of a path and syncs the parent of every directory below `root`, including
+/// existing ones: the process that created them may have been killed before it synced.
 fn make_durable(path: &Path, root: &Path) -> Result<(), WarehouseError> {
     fs::create_dir_all(path).map_err(|error| WarehouseError::io("create directory", error, false))?;
     for directory in path.ancestors().take_while(|directory| *directory != root) {
@@ -358,7 +358,7 @@ fn unix_ms(time: SystemTime) -> i64 {
 mod tests {
     use super::*;
 
-    /// Only Linux has a second file system for a test.
+    /// Only on Linux is a second file system available to a test.
     #[cfg(target_os = "linux")]
     #[test]
     fn nothing_is_stored_on_another_file_system_than_at_the_start() {
@@ -383,7 +383,7 @@ mod tests {
         assert!(!other.path().join("a/2").exists());
         point_to(&mounted);
         assert!(local.store("a", "2", b"two", || true).unwrap());
-        // Removed as a whole, it is made again.
+        // A removed root is created again.
         fs::remove_dir_all(&mounted).unwrap();
         fs::create_dir(&mounted).unwrap();
         assert!(local.store("a", "3", b"three", || true).unwrap());

@@ -15,13 +15,13 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Reads along with an answer.
 #[derive(Debug, Default)]
 pub(super) struct Markup {
-    place: Place,
+    state: State,
     tag_bytes: usize,
     bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum State {
     #[default]
     Text,
     /// After `<`.
@@ -36,21 +36,21 @@ enum Place {
 
 /// Why an answer is not read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unlikely(&'static str);
+pub(super) struct RefusedMarkup(&'static str);
 
-impl fmt::Display for Unlikely {
+impl fmt::Display for RefusedMarkup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no object store answers so: {}", self.0)
     }
 }
 
-impl std::error::Error for Unlikely {}
+impl std::error::Error for RefusedMarkup {}
 
 impl Markup {
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), Unlikely> {
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), RefusedMarkup> {
         self.bytes += bytes.len();
         if self.bytes > ANSWER_BYTES_MAX {
-            return Err(Unlikely("it is too long"));
+            return Err(RefusedMarkup("it is too long"));
         }
         for byte in bytes {
             self.step(*byte)?;
@@ -58,28 +58,28 @@ impl Markup {
         Ok(())
     }
 
-    fn step(&mut self, byte: u8) -> Result<(), Unlikely> {
-        self.place = match (self.place, byte) {
-            (Place::Text, b'<') => {
+    fn step(&mut self, byte: u8) -> Result<(), RefusedMarkup> {
+        self.state = match (self.state, byte) {
+            (State::Text, b'<') => {
                 self.tag_bytes = 0;
-                Place::Opened
+                State::Opened
             }
-            (Place::Text, _) => Place::Text,
-            (Place::Opened, b'!') => return Err(Unlikely("it has a comment or declaration")),
-            (Place::Opened, b'?') => Place::Declaration(false),
-            (Place::Opened, b'/') => Place::EndTag,
-            (Place::EndTag, b'"' | b'\'') => return Err(Unlikely("it has a quoted end tag")),
-            (Place::Opened | Place::Tag | Place::EndTag, b'>') | (Place::Declaration(true), b'>') => Place::Text,
-            (Place::EndTag, _) => Place::EndTag,
-            (Place::Opened | Place::Tag, b'"' | b'\'') => Place::Quoted(byte),
-            (Place::Opened | Place::Tag, _) => Place::Tag,
-            (Place::Quoted(quote), byte) if byte == quote => Place::Tag,
-            (Place::Quoted(quote), _) => Place::Quoted(quote),
-            (Place::Declaration(_), byte) => Place::Declaration(byte == b'?'),
+            (State::Text, _) => State::Text,
+            (State::Opened, b'!') => return Err(RefusedMarkup("it has a comment or declaration")),
+            (State::Opened, b'?') => State::Declaration(false),
+            (State::Opened, b'/') => State::EndTag,
+            (State::EndTag, b'"' | b'\'') => return Err(RefusedMarkup("it has a quoted end tag")),
+            (State::Opened | State::Tag | State::EndTag, b'>') | (State::Declaration(true), b'>') => State::Text,
+            (State::EndTag, _) => State::EndTag,
+            (State::Opened | State::Tag, b'"' | b'\'') => State::Quoted(byte),
+            (State::Opened | State::Tag, _) => State::Tag,
+            (State::Quoted(quote), byte) if byte == quote => State::Tag,
+            (State::Quoted(quote), _) => State::Quoted(quote),
+            (State::Declaration(_), byte) => State::Declaration(byte == b'?'),
         };
-        self.tag_bytes += usize::from(self.place != Place::Text);
+        self.tag_bytes += usize::from(self.state != State::Text);
         if self.tag_bytes > TAG_BYTES_MAX {
-            return Err(Unlikely("it has a tag that is too long"));
+            return Err(RefusedMarkup("it has a tag that is too long"));
         }
         Ok(())
     }
@@ -89,7 +89,7 @@ impl Markup {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<(), Unlikely> {
+    fn read(text: &str) -> Result<(), RefusedMarkup> {
         let mut markup = Markup::default();
         // However it is cut.
         text.as_bytes().chunks(7).try_for_each(|part| markup.read(part))
@@ -116,11 +116,11 @@ mod tests {
             format!("<?a \" ?><a b='\"'{attributes}>"),
             format!("<x>\"</x><a{attributes}>"),
         ] {
-            assert_eq!(read(&text), Err(Unlikely("it has a tag that is too long")), "{}", &text[..30]);
+            assert_eq!(read(&text), Err(RefusedMarkup("it has a tag that is too long")), "{}", &text[..30]);
         }
         for text in ["<!-- \" -->", "<!DOCTYPE a>", "<a><![CDATA[>]]></a>", "</a \">", "<a></a '>"] {
             assert!(read(text).is_err(), "{text}");
         }
-        assert_eq!(read(&"<a/>".repeat(ANSWER_BYTES_MAX / 4 + 1)), Err(Unlikely("it is too long")));
+        assert_eq!(read(&"<a/>".repeat(ANSWER_BYTES_MAX / 4 + 1)), Err(RefusedMarkup("it is too long")));
     }
 }

@@ -1,7 +1,7 @@
-//! Whole files, in a local directory or in an object store: stored at once and durably, or not at all.
+//! Whole files in a local directory or an object store. A file is stored atomically and durably, or not at all.
 //!
-//! Everything here blocks: it is called on threads that may. Knows names and bytes, nothing of
-//! what is in a file.
+//! Everything here blocks, so call it on threads that may. Knows names and bytes, nothing of
+//! the content of a file.
 
 mod settings;
 

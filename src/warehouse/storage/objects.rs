@@ -1,4 +1,4 @@
-//! The files of the warehouse, over the engine that the configuration chose.
+//! The files of the warehouse, over the configured engine.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::source::Source;
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::layout::{Naming, Partition};
 
-/// Where the files are, over the engine that the configuration chose.
+/// The file store: a local directory or an object store.
 #[derive(Debug)]
 pub(crate) struct Objects(Inner);
 
@@ -23,28 +23,28 @@ enum Inner {
 }
 
 impl Objects {
-    /// Files below `root`, which is created.
+    /// Files below `root`, which is created if missing.
     pub(crate) fn local(root: PathBuf) -> Result<Self, WarehouseError> {
         Ok(Self(Inner::Local(Local::open(root)?)))
     }
 
-    /// As on a file system that takes `Shop` and `shop` for one name.
+    /// As on a case-insensitive file system.
     #[cfg(test)]
     pub(crate) fn local_that_folds_case(root: PathBuf) -> Result<Self, WarehouseError> {
         Ok(Self(Inner::Local(Local::open(root)?.folding_case())))
     }
 
-    /// An object store, which is tried out. Must be called where the runtime is.
+    /// Opens an object store and probes it. Must be called on the runtime.
     pub(crate) async fn remote(settings: &ObjectSettings) -> Result<Self, WarehouseError> {
         Ok(Self(Inner::Remote(Remote::open(settings).await?)))
     }
 
-    /// Where the files of a partition are.
+    /// The directory of a partition's files.
     pub(crate) fn directory(&self, partition: &Partition) -> String {
         self.naming().directory(partition)
     }
 
-    /// The partition of a directory; none when it is no partition of ours.
+    /// The partition of a directory, if it is one of ours.
     pub(crate) fn partition(&self, directory: &str) -> Option<Partition> {
         self.naming().partition(directory)
     }
@@ -56,8 +56,8 @@ impl Objects {
         }
     }
 
-    /// Stores a file under `directory`; the same name again replaces it. `commit` is asked last, when all that
-    /// remains is to make the file visible; when it says no, nothing is stored and the answer is false.
+    /// Stores a file in `directory`, replacing any file of that name. `commit` runs last, when all that remains is to
+    /// make the file visible; if it returns false, nothing is stored and the result is false.
     pub(crate) fn store(
         &self,
         directory: &str,
@@ -71,7 +71,7 @@ impl Objects {
         }
     }
 
-    /// Stores a file unless the name is taken: then the answer is false. Of any number who try, one is told true.
+    /// Stores a file unless the name is taken. Of any number of concurrent attempts, exactly one returns true.
     pub(crate) fn create(&self, directory: &str, name: &str, bytes: &Bytes) -> Result<bool, WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.create(directory, name, bytes),
@@ -79,7 +79,7 @@ impl Objects {
         }
     }
 
-    /// Fails when [`Objects::create`] cannot be relied on here.
+    /// Fails if [`Objects::create`] is not atomic here.
     pub(crate) fn check_create(&self) -> Result<(), WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.check_create(),
@@ -87,7 +87,7 @@ impl Objects {
         }
     }
 
-    /// A small file; none when it is not there.
+    /// Reads a small file; `None` if it does not exist.
     pub(crate) fn read_whole(&self, directory: &str, name: &str) -> Result<Option<Bytes>, WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.read_whole(directory, name),
@@ -95,7 +95,7 @@ impl Objects {
         }
     }
 
-    /// Calls `each` with every file, one directory's after another's, until it answers false.
+    /// Calls `each` with every file, directory by directory, until it returns false.
     pub(crate) fn walk(
         &self,
         each: &mut dyn FnMut(&Walked) -> Result<bool, WarehouseError>,
@@ -106,7 +106,7 @@ impl Objects {
         }
     }
 
-    /// The files of a directory; none when it does not exist.
+    /// The files of a directory; empty if it does not exist.
     pub(crate) fn list(&self, directory: &str) -> Result<Vec<Listed>, WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.list(directory),
@@ -121,8 +121,8 @@ impl Objects {
         }
     }
 
-    /// Opens files of which the last `end_bytes` will be read, or all that the Parquet reader asks for. An object
-    /// store is asked for several of the ends at once.
+    /// Opens files of which the last `end_bytes` will be read, or whatever the Parquet reader asks for. An object store
+    /// prefetches several of these ends concurrently.
     pub(crate) fn open_together(
         &self,
         directory: &str,
@@ -138,7 +138,7 @@ impl Objects {
         }
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file if it exists.
     pub(crate) fn remove(&self, directory: &str, name: &str) -> Result<(), WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.remove(directory, name),
@@ -146,7 +146,7 @@ impl Objects {
         }
     }
 
-    /// Removes a directory, and those above it, as far as they are empty. An object store has none.
+    /// Removes a directory and its parents as far as they are empty. Object stores have no directories.
     pub(crate) fn remove_empty(&self, directory: &str) {
         match &self.0 {
             Inner::Local(local) => local.remove_empty(directory),
@@ -154,7 +154,7 @@ impl Objects {
         }
     }
 
-    /// The time by the clock that gives files theirs.
+    /// The time by the clock that timestamps files.
     pub(crate) fn now_ms(&self) -> Result<i64, WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.now_ms(),
@@ -162,24 +162,24 @@ impl Objects {
         }
     }
 
-    /// Where files are made that will be stored under `directory`: the same place where that is on this machine, so that
-    /// they are stored by their name alone, and else `elsewhere`.
-    pub(crate) fn workshop(&self, directory: &str, elsewhere: &Path) -> PathBuf {
+    /// Where to build files that will be stored in `directory`: that directory itself if it is local, so that a file only
+    /// needs to be synced, otherwise `elsewhere`.
+    pub(crate) fn staging_directory(&self, directory: &str, elsewhere: &Path) -> PathBuf {
         match &self.0 {
             Inner::Local(local) => local.root().join(directory),
             Inner::Remote(_) => elsewhere.to_owned(),
         }
     }
 
-    /// Stores a file that was made in the workshop, durably, under its name there.
-    pub(crate) fn bring(&self, workshop: &Path, directory: &str, name: &str) -> Result<(), WarehouseError> {
+    /// Stores a file that was built in the staging directory, durably and under the same name.
+    pub(crate) fn store_staged(&self, staging: &Path, directory: &str, name: &str) -> Result<(), WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.sync(directory, name),
-            Inner::Remote(remote) => remote.bring(&workshop.join(name), directory, name),
+            Inner::Remote(remote) => remote.upload(&staging.join(name), directory, name),
         }
     }
 
-    /// Gives a stored file another directory and name, durably. An object store copies it, on its own side.
+    /// Moves a stored file to another directory and name, durably. An object store copies it server-side.
     pub(crate) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.rename(from, to),
@@ -187,8 +187,8 @@ impl Objects {
         }
     }
 
-    /// Removes the temporary files that a crash left before these objects were opened. Returns how many. An object
-    /// store has none: what is not complete is not visible.
+    /// Removes temporary files that a crash left before this store was opened, and returns how many. Object stores have
+    /// none: an incomplete object is invisible.
     pub(crate) fn remove_temporary(&self, go_on: impl Fn() -> bool) -> Result<u64, WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.remove_temporary(go_on),

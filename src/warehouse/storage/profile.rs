@@ -1,13 +1,13 @@
-//! Credentials from the AWS profile files, which the object store's client does not read itself.
+//! Credentials from AWS profile files, which the object-store client does not read.
 //!
 //! `~/.aws/credentials` and `~/.aws/config` (or `AWS_SHARED_CREDENTIALS_FILE`, `AWS_CONFIG_FILE`),
 //! section `AWS_PROFILE` or `default`; only keys and region. Single sign-on, roles and helper programs
-//! are told apart, and not followed.
+//! are detected but not supported.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// What makes credentials of a profile that has no keys of its own, for other clients.
+/// Sources of credentials in profiles without keys, which other clients support.
 const OTHER_SOURCES: [&str; 8] = [
     "sso_session",
     "sso_start_url",
@@ -19,13 +19,13 @@ const OTHER_SOURCES: [&str; 8] = [
     "login_session",
 ];
 
-/// What a profile says.
+/// The contents of a profile.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Profile {
     name: String,
-    /// Whether somebody asked for this profile by its name.
+    /// Whether the profile was chosen by name.
     pub(super) chosen: bool,
-    /// Whether any file has it.
+    /// Whether any file contains it.
     found: bool,
     other_source: Option<&'static str>,
     pub(super) access_key_id: Option<String>,
@@ -35,7 +35,7 @@ pub(super) struct Profile {
 }
 
 impl Profile {
-    /// Why there are no keys in it, when one would expect some.
+    /// Why the profile has no keys although some are expected.
     pub(super) fn without_keys(&self) -> Option<String> {
         let name = &self.name;
         let only = "only aws_access_key_id and aws_secret_access_key are read";
@@ -48,7 +48,7 @@ impl Profile {
     }
 }
 
-/// The profile of this process's user; empty without files.
+/// The profile of the user; empty if there are no files.
 pub(super) fn read() -> Profile {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let home = variable("HOME").map(PathBuf::from).unwrap_or_default();
@@ -121,6 +121,6 @@ mod tests {
             assert!(why.contains(wanted) && why.contains(&format!("{name:?}")), "{why}");
         }
         assert_eq!(why("region"), None);
-        assert_eq!(parse("", "", "default").without_keys(), None, "nobody has to have a profile");
+        assert_eq!(parse("", "", "default").without_keys(), None, "a profile is optional");
     }
 }

@@ -1,9 +1,9 @@
-//! Files as objects of a bucket: S3 and what speaks its protocol, Google Cloud Storage, Azure.
+//! Files as objects of a bucket: S3 and compatible stores, Google Cloud Storage, Azure.
 //!
-//! Invariants: an object is visible whole or not at all; attempts to store a file put the same
-//! content under the same name, so that a repeated request, or one whose answer was lost, changes
-//! nothing; what is read of an object is of one content. Uploads that a crash cut short stay
-//! invisible; a lifecycle rule of the bucket clears them away.
+//! Invariants: an object is visible as a whole or not at all; every attempt to store a file puts the same
+//! content under the same name, so that a repeated request, or one whose response was lost, changes
+//! nothing; all reads of an object return parts of the same content. Uploads that a crash interrupted stay
+//! invisible; a lifecycle rule of the bucket removes them.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::advice::{Place, advice, chain, is_final};
+use super::advice::{StoreLocation, advice, chain, is_final};
 use super::client::{Client, client};
 use super::delete::Deleter;
 use super::failure::{ReadFailure, no_create};
@@ -27,21 +27,21 @@ use super::listing::{Listed, Walked};
 use super::settings::ObjectSettings;
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 
-/// Files above this are uploaded in parts: below, one request costs less than their beginning, parts and end.
+/// Larger files are uploaded in parts. Below this size, a single request costs less than a multipart upload.
 const WHOLE_BYTES_MAX: usize = 32 << 20;
-/// S3 allows no part below 5 MiB but the last, and at most 10,000.
+/// S3 requires parts of at least 5 MiB except for the last, and allows at most 10,000.
 const PART_BYTES: usize = 16 << 20;
-/// Parts of one file on their way at once.
+/// Concurrent part uploads of one file.
 const PARTS_AT_ONCE: usize = 4;
-/// Bytes that are read at once when a file's metadata or ids are looked at.
+/// Read-ahead when a file's metadata or ids are read.
 const READ_AHEAD_BYTES: usize = 1 << 20;
-/// Ends of files that are read at once, by all who look into this store.
+/// Concurrent reads of file ends, over all users of this store.
 const ENDS_AT_ONCE: usize = 32;
-/// The object that is written and removed to see whether that is allowed.
+/// The object that is written and removed to check permissions.
 const PROBE: &str = ".causality-probe";
-/// The object whose time is the store's. It stays: others may be about to look at it.
+/// The object that is written to read the store's clock. It stays, since other processes may be about to read it.
 const CLOCK: &str = ".causality-clock";
-/// The object that is put under the condition that there is none.
+/// The object that conditional puts are tested with.
 const CONDITION_PROBE: &str = ".causality-condition";
 
 #[derive(Debug)]
@@ -49,35 +49,35 @@ pub(super) struct Remote {
     store: Arc<dyn ObjectStore>,
     prefix: String,
     runtime: Handle,
-    /// Of S3; the others' clients delete one by one.
+    /// For S3; the other clients delete single objects themselves.
     deleter: Option<Deleter>,
     ends: Arc<Semaphore>,
 }
 
 impl Remote {
-    /// Makes the client and tries it out, so that a wrong setting ends the start and not the first file.
+    /// Builds the client and probes the bucket, so that a wrong setting fails the start rather than the first file.
     pub(super) async fn open(settings: &ObjectSettings) -> Result<Self, WarehouseError> {
-        let Client { store, deleter, prefix: url_prefix, place } = client(settings)?;
+        let Client { store, deleter, prefix: url_prefix, location } = client(settings)?;
         let prefixes = [url_prefix.as_str(), settings.prefix.as_deref().unwrap_or_default()];
         let prefix = prefixes.map(|prefix| prefix.trim_matches('/')).into_iter().filter(|prefix| !prefix.is_empty());
         let prefix = prefix.collect::<Vec<_>>().join("/");
         let ends = Arc::new(Semaphore::new(ENDS_AT_ONCE));
         let remote = Self { store, prefix, runtime: Handle::current(), deleter, ends };
-        remote.try_out(&place).await?;
+        remote.probe_bucket(&location).await?;
         Ok(remote)
     }
 
-    async fn try_out(&self, place: &Place) -> Result<(), WarehouseError> {
+    async fn probe_bucket(&self, location: &StoreLocation) -> Result<(), WarehouseError> {
         let context = "try out bucket";
         let probe = self.path("", PROBE)?;
         let tried = async {
             self.store.list(Some(&Path::from(self.prefix.as_str()))).take(1).try_collect::<Vec<_>>().await?;
             self.store.put(&probe, PutPayload::from_static(b"")).await?;
-            // Another process that starts may have deleted it.
+            // Another starting process may have deleted it.
             if let Err(error) = self.delete(&probe).await
                 && !matches!(error, Error::NotFound { .. })
             {
-                // Deleting is needed in rare repairs only.
+                // Ingestion works without it.
                 let reason = chain(&error);
                 warn!(object = %probe, reason, "objects cannot be deleted: a probe stays, and compaction will not work");
             }
@@ -85,7 +85,7 @@ impl Remote {
         };
         tried.await.map_err(|error| {
             let kind = if is_final(&error) { WarehouseErrorKind::Refused } else { WarehouseErrorKind::Unavailable };
-            WarehouseError::caused(kind, context, format!("{}; {}", chain(&error), advice(&error, place)))
+            WarehouseError::caused(kind, context, format!("{}; {}", chain(&error), advice(&error, location)))
         })
     }
 
@@ -109,7 +109,7 @@ impl Remote {
         stored.map_err(|error| failed("store object", &error).at(path.to_string()))
     }
 
-    /// All parts first; the object appears with the last, small request.
+    /// Uploads all parts; a last, small request makes the object visible.
     async fn store_in_parts(&self, path: &Path, bytes: &Bytes, commit: impl FnOnce() -> bool) -> Result<bool, Error> {
         let mut upload = self.store.put_multipart(path).await?;
         let sent = async {
@@ -131,13 +131,13 @@ impl Remote {
             Err(error) => Err(error),
         };
         if !matches!(done, Ok(true)) {
-            // Best effort: what stays is invisible, and the bucket's lifecycle rule removes it.
+            // Best effort: leftover parts are invisible, and the bucket's lifecycle rule removes them.
             let _ = upload.abort().await;
         }
         done
     }
 
-    /// An attempt whose answer is lost may have stored it, and the next is told that the name is taken.
+    /// An attempt whose response is lost may have stored the object; the next one then reports that the name is taken.
     pub(super) fn create(&self, directory: &str, name: &str, bytes: &Bytes) -> Result<bool, WarehouseError> {
         let path = self.path(directory, name)?;
         match self.runtime.block_on(self.put_new(&path, bytes.clone())) {
@@ -154,11 +154,11 @@ impl Remote {
         }
     }
 
-    /// Stores that do not know the condition put the object again, or refuse the request.
+    /// Stores without conditional puts replace the object or reject the request.
     pub(super) fn check_create(&self) -> Result<(), WarehouseError> {
         let path = self.path("", CONDITION_PROBE)?;
         let tried = self.runtime.block_on(async {
-            // It stays, or another process that starts would be told that it is new.
+            // The object stays: otherwise another starting process could create it successfully in between.
             Ok(self.put_new(&path, Bytes::new()).await? && self.put_new(&path, Bytes::new()).await?)
         });
         match tried {
@@ -174,7 +174,7 @@ impl Remote {
     pub(super) fn read_whole(&self, directory: &str, name: &str) -> Result<Option<Bytes>, WarehouseError> {
         let path = self.path(directory, name)?;
         let read = self.runtime.block_on(async {
-            // What is not asked for by its range is taken for an answer in XML.
+            // Responses to requests without a range are checked as XML.
             let whole = GetOptions::new().with_range(Some(GetRange::Offset(0)));
             self.store.get_opts(&path, whole).await?.bytes().await
         });
@@ -230,8 +230,8 @@ impl Remote {
         }
     }
 
-    /// Like [`Remote::read`] of each, with the last `end_bytes` of each read ahead. What could not be read ahead is
-    /// asked for once more when it is wanted.
+    /// Like [`Remote::read`] of each file, with the last `end_bytes` of each prefetched. A failed prefetch is retried
+    /// when the bytes are needed.
     pub(super) fn read_ends(&self, directory: &str, files: &[Listed], end_bytes: usize) -> Vec<Reading> {
         let readings: Vec<Reading> = files.iter().map(|file| self.read(directory, file)).collect();
         let ahead = readings.iter().map(|reading| async {
@@ -253,7 +253,7 @@ impl Remote {
     }
 
     /// Uploads a file from this machine's disk, a part at a time.
-    pub(super) fn bring(&self, file: &std::path::Path, directory: &str, name: &str) -> Result<(), WarehouseError> {
+    pub(super) fn upload(&self, file: &std::path::Path, directory: &str, name: &str) -> Result<(), WarehouseError> {
         let path = self.path(directory, name)?;
         let io = |error| WarehouseError::io("read file to upload", error, false).at(file.display().to_string());
         let mut open = File::open(file).map_err(io)?;
@@ -274,13 +274,13 @@ impl Remote {
         });
         let done = sent.and_then(|()| self.runtime.block_on(upload.complete()).map(drop).map_err(failed));
         if done.is_err() {
-            // Best effort: what stays is invisible, and the bucket's lifecycle rule removes it.
+            // Best effort: leftover parts are invisible, and the bucket's lifecycle rule removes them.
             let _ = self.runtime.block_on(upload.abort());
         }
         done
     }
 
-    /// A copy first: when this is cut short both are there.
+    /// Copies, then deletes: if interrupted, both exist.
     pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), WarehouseError> {
         let (from, to) = (self.path(from.0, from.1)?, self.path(to.0, to.1)?);
         let renamed = self.runtime.block_on(async {
@@ -310,7 +310,7 @@ impl Remote {
     }
 }
 
-/// One object that is being read, a block at a time.
+/// An object that is being read, block by block.
 #[derive(Clone)]
 pub(crate) struct Reading {
     store: Arc<dyn ObjectStore>,
@@ -323,9 +323,9 @@ pub(crate) struct Reading {
 
 #[derive(Default)]
 struct ReadingState {
-    /// The block read last, and where it begins.
+    /// The last block read, and its offset.
     block: (u64, Bytes),
-    /// Which content of the name is being read, when the store says so.
+    /// The ETag of the content being read, if the store sends one.
     tag: Option<String>,
 }
 
@@ -343,7 +343,7 @@ impl Reading {
             if end > self.bytes {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            // The end of a file is read backwards: its footer first.
+            // The end of a file is read backwards, footer first.
             let wanted = length.max(READ_AHEAD_BYTES) as u64;
             let from = if end == self.bytes { start.min(self.bytes.saturating_sub(wanted)) } else { start };
             let to = self.bytes.min(from + wanted.max(end - from));
@@ -363,7 +363,7 @@ impl Reading {
         Ok(bytes.slice(from..from + length))
     }
 
-    /// Refuses a file that was replaced since it was listed: its parts would not belong together.
+    /// Fails if the file was replaced since it was listed: the parts would not belong together.
     async fn get_block(&self, path: &Path, range: Range<u64>, tag: &mut Option<String>) -> Result<Bytes, Error> {
         let got = self.store.get_opts(path, GetOptions::new().with_range(Some(range))).await?;
         let replaced = got.meta.size != self.bytes || tag.is_some() && *tag != got.meta.e_tag;
@@ -375,7 +375,7 @@ impl Reading {
         got.bytes().await
     }
 
-    /// Fills the block with the file's end. A failure shows when the end is asked for.
+    /// Prefetches the end of the file. A failure surfaces when the end is read.
     async fn read_end(&self, bytes: u64) {
         let Ok(path) = &self.path else { return };
         let (from, mut tag) = (self.bytes.saturating_sub(bytes), None);
@@ -387,7 +387,7 @@ impl Reading {
         }
     }
 
-    /// Where a failed request is noted.
+    /// Where failed requests are recorded.
     pub(super) fn noted_failure(&self) -> ReadFailure {
         self.failure.clone()
     }
@@ -417,7 +417,7 @@ fn failed(context: &'static str, error: &Error) -> WarehouseError {
     WarehouseError::caused(kind, context, chain(error))
 }
 
-/// Whether a store says that it does not have a request.
+/// Whether a store reports that it does not support a request.
 fn is_unimplemented(error: &Error) -> bool {
     let text = chain(error);
     matches!(error, Error::NotImplemented { .. } | Error::NotSupported { .. })

@@ -1,8 +1,8 @@
-//! The HTTP client of the object stores: a request on which nothing moves is given up.
+//! The HTTP client of object stores, which aborts requests that stall.
 //!
-//! What is bounded is silence, the time in which no piece of the request left and none of the answer
-//! came. A bound on the whole request would have to fit the largest part over the slowest line, and
-//! one that hangs would hold its file for as long. Knows HTTP, nothing of files.
+//! The bound is on silence: the time in which no piece of the request was sent and none of the response
+//! received. A timeout for the whole request would have to allow for the largest part over the slowest line, and
+//! a hanging request would block its file for as long. Knows HTTP, nothing of files.
 
 use std::fmt;
 use std::future::Future;
@@ -22,13 +22,13 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::markup::Markup;
 
-/// The longest that a request may take although something moves all the time.
+/// The longest duration of a request that keeps making progress.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
-/// Bodies leave in pieces of this size, so that a slow line is told from a silent one.
+/// Bodies are sent in body of this size, to distinguish a slow connection from a silent one.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What the operating system may hold back of a body that it took, and the rate at which it goes out at least: its
-/// way is not seen.
+/// How much of a body the operating system may buffer, and the assumed minimum rate of sending it, which cannot be
+/// observed.
 const HELD_BACK_BYTES_MAX: usize = 4 << 20;
 const HELD_BACK_BYTES_PER_SECOND: usize = 1 << 20;
 
@@ -36,7 +36,7 @@ fn held_back(body_bytes: usize) -> Duration {
     Duration::from_secs_f64(body_bytes.min(HELD_BACK_BYTES_MAX) as f64 / HELD_BACK_BYTES_PER_SECOND as f64)
 }
 
-/// Makes the clients of one object store and of whoever gives out its credentials.
+/// Builds the HTTP clients for an object store and its credential providers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Connector {
     pub(super) silence_max: Duration,
@@ -51,7 +51,7 @@ impl HttpConnector for Connector {
     }
 }
 
-/// Whether a switch of the environment is on, as the object store's client reads it.
+/// Whether an environment variable is true, by the rules of the object-store client.
 pub(super) fn is_on(value: &str) -> bool {
     ["1", "true", "on", "yes", "y"].iter().any(|on| value.eq_ignore_ascii_case(on))
 }
@@ -70,7 +70,7 @@ fn connections(plain: bool, silence_max: Duration) -> reqwest::Result<reqwest::C
 struct Client {
     plain: bool,
     silence_max: Duration,
-    /// Replaced as a whole when one of them falls silent: the others may be as dead as that one.
+    /// Replaced as a whole when one connection stalls, since the others may be dead too.
     connections: Mutex<reqwest::Client>,
 }
 
@@ -90,39 +90,40 @@ impl HttpService for Client {
 impl Client {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
-        // Parts of files are asked for by their range. What else comes is read as XML.
+        // Files are requested by range. Any other response is parsed as XML.
         let is_file = parts.headers.contains_key(http::header::RANGE);
         let url = parts.uri.to_string().parse().map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
-        let moved = Moved::new();
+        let progress = Progress::new();
         let silence_max = self.silence_max + held_back(body.content_length());
         let mut outgoing = reqwest::Request::new(parts.method, url);
         *outgoing.headers_mut() = parts.headers;
         if body.content_length() > 0 {
-            let pieces = Pieces { rest: body, frame: Bytes::new(), moved: moved.clone() };
-            *outgoing.body_mut() = Some(reqwest::Body::wrap(pieces));
+            let body = RequestBody { rest: body, frame: Bytes::new(), progress: progress.clone() };
+            *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
         } else {
-            // With the length 0, which object stores want to be told.
+            // Object stores require an explicit content length of 0.
             *outgoing.body_mut() = Some(Bytes::new().into());
         }
         let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let answered = unless_silent(&moved, silence_max, connections.execute(outgoing)).await.inspect_err(|_| {
-            if let Ok(fresh) = self::connections(self.plain, self.silence_max) {
-                *self.connections.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-            }
-        })?;
+        let answered =
+            unless_stalled(&progress, silence_max, connections.execute(outgoing)).await.inspect_err(|_| {
+                if let Ok(fresh) = self::connections(self.plain, self.silence_max) {
+                    *self.connections.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+                }
+            })?;
         let (parts, body) =
             http::Response::from(answered.map_err(|error| failed(error, HttpErrorKind::Request))?).into_parts();
         let markup = (!is_file && parts.status.is_success()).then(Markup::default);
-        let body = Answer { body, markup, silence: None, silence_max: self.silence_max };
+        let body = ResponseBody { body, markup, silence: None, silence_max: self.silence_max };
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 }
 
-/// When the last piece of a request moved.
+/// The time of a request's last progress.
 #[derive(Clone)]
-struct Moved(Arc<Mutex<Instant>>);
+struct Progress(Arc<Mutex<Instant>>);
 
-impl Moved {
+impl Progress {
     fn new() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
@@ -136,31 +137,35 @@ impl Moved {
     }
 }
 
-async fn unless_silent<T>(moved: &Moved, silence_max: Duration, work: impl Future<Output = T>) -> Result<T, HttpError> {
+async fn unless_stalled<T>(
+    progress: &Progress,
+    silence_max: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, HttpError> {
     let mut work = pin!(work);
     loop {
-        let until = moved.last() + silence_max;
+        let until = progress.last() + silence_max;
         tokio::select! {
-            // What came while this process stood still counts.
+            // Check for a result first: it may have arrived while this process was suspended.
             biased;
             done = &mut work => return Ok(done),
             () = sleep_until(until) => {
-                if moved.last() + silence_max <= until {
-                    return Err(Silent(silence_max).into());
+                if progress.last() + silence_max <= until {
+                    return Err(Stalled(silence_max).into());
                 }
             }
         }
     }
 }
 
-/// A request's body, which notes when it is taken.
-struct Pieces {
+/// A request body that records progress when it is polled.
+struct RequestBody {
     rest: HttpRequestBody,
     frame: Bytes,
-    moved: Moved,
+    progress: Progress,
 }
 
-impl Body for Pieces {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -168,7 +173,7 @@ impl Body for Pieces {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        self.moved.note();
+        self.progress.note();
         while self.frame.is_empty() {
             match ready!(Pin::new(&mut self.rest).poll_frame(context)) {
                 Some(Ok(frame)) => self.frame = frame.into_data().unwrap_or_default(),
@@ -189,17 +194,17 @@ impl Body for Pieces {
     }
 }
 
-/// An answer's body, which fails when the next piece of it does not come.
-struct Answer {
+/// A response body that fails if its next piece does not arrive in time.
+struct ResponseBody {
     body: reqwest::Body,
-    /// Reads along where the answer is not a file.
+    /// Checks the response if it is not a file.
     markup: Option<Markup>,
-    /// Runs while a piece is waited for.
+    /// Runs while waiting for a piece.
     silence: Option<Pin<Box<Sleep>>>,
     silence_max: Duration,
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -211,16 +216,16 @@ impl Body for Answer {
             self.silence = None;
             let frame = frame.map(|frame| frame.map_err(|error| failed(error, HttpErrorKind::Interrupted)));
             if let (Some(Ok(frame)), Some(markup)) = (&frame, &mut self.markup)
-                && let Some(Err(unlikely)) = frame.data_ref().map(|bytes| markup.read(bytes))
+                && let Some(Err(refused)) = frame.data_ref().map(|bytes| markup.read(bytes))
             {
-                return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Decode, unlikely))));
+                return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Decode, refused))));
             }
             return Poll::Ready(frame);
         }
         let silence_max = self.silence_max;
         let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(silence_max)));
         ready!(silence.as_mut().poll(context));
-        Poll::Ready(Some(Err(Silent(silence_max).into())))
+        Poll::Ready(Some(Err(Stalled(silence_max).into())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -232,25 +237,25 @@ impl Body for Answer {
     }
 }
 
-/// Neither did a piece of the request leave nor one of the answer come for so long.
+/// The request made no progress for this long.
 #[derive(Debug)]
-struct Silent(Duration);
+struct Stalled(Duration);
 
-impl fmt::Display for Silent {
+impl fmt::Display for Stalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the object store was silent for {:?}", self.0)
     }
 }
 
-impl std::error::Error for Silent {}
+impl std::error::Error for Stalled {}
 
-impl From<Silent> for HttpError {
-    fn from(silent: Silent) -> Self {
-        Self::new(HttpErrorKind::Timeout, silent)
+impl From<Stalled> for HttpError {
+    fn from(stalled: Stalled) -> Self {
+        Self::new(HttpErrorKind::Timeout, stalled)
     }
 }
 
-/// The client's error; `broken` is the kind of a connection that broke.
+/// Converts the client's error. `broken` is the kind for a broken connection.
 fn failed(error: reqwest::Error, broken: HttpErrorKind) -> HttpError {
     let kind = if error.is_timeout() {
         HttpErrorKind::Timeout
@@ -261,7 +266,7 @@ fn failed(error: reqwest::Error, broken: HttpErrorKind) -> HttpError {
     } else {
         broken
     };
-    // The address is named by whoever asked, unless it is secret.
+    // The caller names the URL unless it is secret.
     HttpError::new(kind, error.without_url())
 }
 
@@ -275,10 +280,10 @@ mod tests {
     const SILENCE_MAX: Duration = Duration::from_millis(700);
     const BODY_BYTES: usize = 32 << 20;
 
-    /// Sends a body to a peer that does `serve`; the answer's body or the error's kind, and after how long.
+    /// Sends a body to a peer that runs `serve`. Returns the response's body or the error's kind, and the duration.
     async fn exchange(serve: impl AsyncFnOnce(TcpStream)) -> (Result<Bytes, HttpErrorKind>, Duration) {
         let socket = TcpSocket::new_v4().unwrap();
-        // What waits in buffers tells nothing of the line.
+        // Buffered bytes say nothing about the connection.
         socket.set_recv_buffer_size(64 << 10).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap();
@@ -311,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_line_is_waited_for() {
+    async fn a_slow_connection_does_not_time_out() {
         let (answered, took) = exchange(async |mut stream| {
             read_slowly(&mut stream, BODY_BYTES).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n").await.unwrap();
@@ -326,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_is_not() {
+    async fn a_silent_connection_times_out() {
         let forever = Duration::from_secs(3_600);
         let (answered, took) = exchange(async |mut stream| {
             read_slowly(&mut stream, BODY_BYTES / 4).await;
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_connection_is_known_as_one() {
+    async fn a_broken_connection_is_reported_as_one() {
         let (answered, _) = exchange(async |mut stream| {
             read_slowly(&mut stream, BODY_BYTES).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();

@@ -1,28 +1,28 @@
-//! Where an object store is and how it is reached.
+//! Where an object store is and how to reach it.
 
 use std::time::Duration;
 
 #[cfg(test)]
 use crate::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 
-/// Where an object store is and how it is reached.
+/// The location of an object store and how to reach it.
 #[derive(Clone, Debug)]
 pub struct ObjectSettings {
-    /// `s3://bucket/prefix`, `gs://`, `az://`; none: S3 by the fields below.
+    /// `s3://bucket/prefix`, `gs://` or `az://`. None: S3, by the fields below.
     pub url: Option<String>,
-    /// Of an S3-compatible server, such as MinIO; none: AWS.
+    /// The address of an S3-compatible server, such as MinIO. None: AWS.
     pub endpoint: Option<String>,
-    /// None: the environment's, the profile's, or us-east-1.
+    /// None: from the environment, else from the profile, else us-east-1.
     pub region: Option<String>,
     pub bucket: Option<String>,
-    /// None: the environment, the profile or the instance has credentials.
+    /// None: credentials come from the environment, the profile or the instance.
     pub access_key_id: Option<String>,
     pub secret_access_key: Option<String>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`. None: when there is an endpoint.
+    /// Whether to use `endpoint/bucket/key` instead of `bucket.endpoint/key`. None: yes if an endpoint is set.
     pub path_style: Option<bool>,
-    /// Put before every key.
+    /// Prepended to every key.
     pub prefix: Option<String>,
-    /// A request on which nothing has moved for this long, in either direction, is given up and made again.
+    /// A request without progress in either direction for this long is aborted and retried.
     pub silence_max: Duration,
 }
 
@@ -44,7 +44,7 @@ impl Default for ObjectSettings {
 
 #[cfg(test)]
 impl ObjectSettings {
-    /// Of a server that the test runs.
+    /// The settings for a server that a test runs.
     pub(crate) fn of_test(server: &S3Server) -> Self {
         Self {
             endpoint: Some(server.url()),

@@ -1,4 +1,4 @@
-//! A stored file as the Parquet reader wants it.
+//! A stored file, as input of the Parquet reader.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -32,7 +32,7 @@ impl Source {
         Self { content: Content::Remote(reading), failure }
     }
 
-    /// Reads the file with `work`. A failure of the store is told from damage to the file.
+    /// Reads the file with `work`. Distinguishes a failure of the store from damage to the file.
     pub(crate) fn read_with<T>(
         self,
         work: impl FnOnce(Self) -> Result<T, WarehouseError>,
@@ -68,7 +68,7 @@ impl ChunkReader for Source {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        // What a damaged file says of lengths is not to be believed.
+        // Do not trust the lengths in a damaged file.
         if start.checked_add(length as u64).is_none_or(|end| end > self.len()) {
             return Err(ParquetError::EOF("the file ends before".to_owned()));
         }
@@ -85,7 +85,7 @@ impl ChunkReader for Source {
     }
 }
 
-/// Takes note of what the operating system cannot read.
+/// Records read errors of the operating system.
 struct Noting<R> {
     read: R,
     failure: ReadFailure,

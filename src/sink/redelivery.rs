@@ -1,7 +1,7 @@
-//! Which messages of a fetch are in the warehouse already.
+//! Looks up which possibly redelivered messages the warehouse already holds.
 //!
-//! The footers' sequence ranges answer for nearly all of them from memory; only a message
-//! that falls into a range costs a look at that file's ids.
+//! The sequence sets of the footers answer for nearly all of them from memory. Only a message
+//! whose sequence is in a set costs a look at that file's ids.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,20 +11,20 @@ use futures_util::stream::{self, StreamExt as _};
 use crate::bus::Delivery;
 use crate::event::EventRef;
 use crate::metrics;
-use crate::warehouse::{Partition, Suspect, Warehouse, WarehouseError, hour_of, is_path_safe};
+use crate::warehouse::{Partition, RowId, Warehouse, WarehouseError, hour_of, is_path_safe};
 
-use super::batches::read;
+use super::open::read;
 
-/// Partitions that are looked into at once: each costs some round trips, and a sink may be behind in hundreds.
+/// Partitions that are looked up concurrently. Each costs some round trips, and a sink may be behind in hundreds.
 const PARTITIONS_AT_ONCE: usize = 8;
 
-/// Of an app, one hour since the Unix epoch.
+/// An app and an hour since the Unix epoch.
 type PartitionKey<'a> = (&'a str, i64);
 
-/// The sequences of those deliveries whose rows the warehouse holds.
+/// The sequences of the deliveries that the warehouse already holds.
 pub(super) async fn stored(warehouse: &Warehouse, deliveries: &[Delivery]) -> Result<HashSet<u64>, WarehouseError> {
-    let look = |((app_id, hour), suspects): (PartitionKey, _)| {
-        stored_in(warehouse, Partition { app_id: app_id.to_owned(), hour }, suspects)
+    let look = |((app_id, hour), redelivered): (PartitionKey, _)| {
+        stored_in(warehouse, Partition { app_id: app_id.to_owned(), hour }, redelivered)
     };
     let looks: Vec<_> = by_partition(deliveries).into_iter().map(look).collect();
     stream::iter(looks).buffer_unordered(PARTITIONS_AT_ONCE).try_concat().await
@@ -33,16 +33,16 @@ pub(super) async fn stored(warehouse: &Warehouse, deliveries: &[Delivery]) -> Re
 async fn stored_in(
     warehouse: &Warehouse,
     partition: Partition,
-    suspects: Vec<&Delivery>,
+    redelivered: Vec<&Delivery>,
 ) -> Result<HashSet<u64>, WarehouseError> {
-    // Listed anew for every fetch: whoever had the message before has stored it, if at
-    // all, before its lease ended, and so before it came to us.
+    // List again for every fetch: the message's previous consumer has stored it, if at
+    // all, before its lease ended, hence before it was delivered to us.
     let footers = warehouse.footers(&partition).await?;
-    let sequences = || suspects.iter().map(|delivery| delivery.sequence());
+    let sequences = || redelivered.iter().map(|delivery| delivery.sequence());
     let footers = footers.reaching(sequences().min().unwrap_or(0), sequences().max().unwrap_or(0));
     let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence());
-    let candidates: Vec<Suspect> = suspects.iter().filter(held).filter_map(|delivery| suspect(delivery)).collect();
-    metrics::sink_suspects(suspects.len() as u64, candidates.len() as u64);
+    let candidates: Vec<RowId> = redelivered.iter().filter(held).filter_map(|delivery| row_id(delivery)).collect();
+    metrics::sink_suspects(redelivered.len() as u64, candidates.len() as u64);
     if candidates.is_empty() {
         return Ok(HashSet::new());
     }
@@ -54,10 +54,10 @@ async fn stored_in(
 fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery>)> {
     let mut partitions: Vec<(PartitionKey, Vec<&Delivery>)> = Vec::new();
     let mut places: HashMap<PartitionKey, usize> = HashMap::new();
-    // Neighbours mostly share a partition.
+    // Adjacent messages mostly share a partition.
     let mut last = None;
     for delivery in deliveries.iter().filter(|delivery| delivery.possibly_redelivered) {
-        // What cannot be read was never written. Of what can be, no more is read than says where to look.
+        // An unreadable message was never written. Decode only the fields that determine the partition.
         let Ok((app_id, timestamp_ms)) = EventRef::app_and_timestamp(delivery.payload()) else { continue };
         let key = (app_id, hour_of(timestamp_ms, delivery.published_at_ms));
         let place = match last {
@@ -74,7 +74,7 @@ fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery
     partitions
 }
 
-fn suspect(delivery: &Delivery) -> Option<Suspect> {
+fn row_id(delivery: &Delivery) -> Option<RowId> {
     let event = read(delivery).ok()?;
-    Some(Suspect { sequence: delivery.sequence(), id: event.id.to_owned() })
+    Some(RowId { sequence: delivery.sequence(), id: event.id.to_owned() })
 }

@@ -1,9 +1,9 @@
-//! The open files, one a partition, and when each of them closes; with more partitions than files may be open, the
-//! rows of the others are gathered first.
+//! The open files, one per partition, and when each of them closes. When there are more partitions than files may be
+//! open, rows of the other partitions are gathered first.
 //!
-//! Invariant: every message that was taken is gathered, in exactly one open batch or in one closed file,
-//! or is named in what [`OpenBatches::take`] returns. Knows nothing of disks and awaits
-//! nothing: the work here is the processor's.
+//! Invariant: every message taken is either gathered, in exactly one open batch, in one closed file,
+//! or reported by [`OpenBatches::take`]. Knows nothing of disks and awaits
+//! nothing: the work here is CPU-bound.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -19,43 +19,43 @@ use crate::warehouse::{Encoder, Origin, Partition, WarehouseError, hour_of, is_p
 use super::batch::Batch;
 use super::cold::{Cold, ColdRows};
 use super::kept::Kept;
-use super::lease::Lease;
+use crate::sink::lease::Lease;
 
-/// Rows and bytes of a partition without an open file at which it gets one.
+/// Gathered rows and bytes at which a partition gets an open file.
 const COLD_ROWS_MAX: usize = 1_000;
 const COLD_BYTES_MAX: usize = 256 * 1024;
-/// Flush intervals that gathered rows wait, when they are of more partitions than files may be open.
+/// Flush intervals that gathered rows wait when their partitions outnumber the files that may be open.
 const COLD_INTERVALS: u32 = 6;
-/// Files and bytes of gathered rows that one job closes: many small files are larger than what they are made of.
+/// Files and bytes of gathered rows that one job closes. Many small files are larger than the rows they are made of.
 const COLD_FILES_MAX: usize = 256;
 const COLD_FILES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// When files close.
 #[derive(Clone, Debug)]
-pub(super) struct Limits {
-    pub(super) rows_max: usize,
-    pub(super) file_bytes_max: usize,
-    pub(super) age_max: Duration,
-    pub(super) open_bytes_max: usize,
-    pub(super) open_partitions_max: usize,
-    pub(super) ack_wait: Duration,
+pub(in crate::sink) struct Limits {
+    pub(in crate::sink) rows_max: usize,
+    pub(in crate::sink) file_bytes_max: usize,
+    pub(in crate::sink) age_max: Duration,
+    pub(in crate::sink) open_bytes_max: usize,
+    pub(in crate::sink) open_partitions_max: usize,
+    pub(in crate::sink) ack_wait: Duration,
 }
 
-/// Which limit closed a file; a metric label.
+/// The limit that closed a file; a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(in crate::sink) enum Reason {
     Rows,
     Bytes,
     Age,
     Memory,
     Partitions,
     Stop,
-    /// The stream that had the messages is gone.
+    /// The stream of the messages is gone.
     StreamLost,
 }
 
 impl Reason {
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::sink) fn name(self) -> &'static str {
         match self {
             Self::Rows => "rows",
             Self::Bytes => "bytes",
@@ -68,45 +68,45 @@ impl Reason {
     }
 }
 
-/// A finished file with what has to be acknowledged when it is stored.
-pub(super) struct Closed {
-    pub(super) partition: Partition,
-    pub(super) file: Bytes,
-    pub(super) receipts: Vec<Receipt>,
-    pub(super) lease: Lease,
-    pub(super) reason: Reason,
+/// A finished file and the messages to acknowledge once it is stored.
+pub(in crate::sink) struct Closed {
+    pub(in crate::sink) partition: Partition,
+    pub(in crate::sink) file: Bytes,
+    pub(in crate::sink) receipts: Vec<Receipt>,
+    pub(in crate::sink) lease: Lease,
+    pub(in crate::sink) reason: Reason,
 }
 
-/// What came of taking some deliveries.
+/// The result of a job.
 #[derive(Default)]
-pub(super) struct Taken {
-    pub(super) closed: Vec<Closed>,
-    /// Messages that no attempt will ever store, and why.
-    pub(super) unreadable: Vec<(Receipt, String)>,
-    /// Rows of batches that were given up because their leases had lapsed.
-    pub(super) lapsed_rows: usize,
-    /// Rows that are kept from now on, until it is known whether their messages come again.
-    pub(super) kept_rows: usize,
-    /// Rows in `closed` whose messages never come again.
-    pub(super) orphaned_rows: usize,
+pub(in crate::sink) struct Taken {
+    pub(in crate::sink) closed: Vec<Closed>,
+    /// Messages that can never be stored, and why.
+    pub(in crate::sink) unreadable: Vec<(Receipt, String)>,
+    /// Rows of batches that were dropped because their leases had lapsed.
+    pub(in crate::sink) lapsed_rows: usize,
+    /// Rows that were set aside until it is known whether their messages will be redelivered.
+    pub(in crate::sink) kept_rows: usize,
+    /// Rows in `closed` whose messages will never be redelivered.
+    pub(in crate::sink) orphaned_rows: usize,
 }
 
-pub(super) struct OpenBatches {
+pub(in crate::sink) struct OpenBatches {
     limits: Limits,
     encoder: Encoder,
     slots: Vec<Option<Batch>>,
     free: Vec<usize>,
-    /// The open hours of each app, with their slots.
+    /// The open hours of each app and their slots.
     apps: HashMap<String, Vec<(i64, usize)>>,
     open: usize,
-    /// Of the open files.
+    /// Memory of the open files.
     memory_bytes: usize,
     cold: Cold,
     kept: Kept,
 }
 
 impl OpenBatches {
-    pub(super) fn new(limits: Limits, encoder: Encoder) -> Self {
+    pub(in crate::sink) fn new(limits: Limits, encoder: Encoder) -> Self {
         Self {
             limits,
             encoder,
@@ -120,41 +120,41 @@ impl OpenBatches {
         }
     }
 
-    /// What is kept in doubt apart.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing is open or gathered. Ignores rows kept in doubt.
+    pub(in crate::sink) fn is_empty(&self) -> bool {
         self.open == 0 && self.cold.rows() == 0
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::sink) fn len(&self) -> usize {
         self.open
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::sink) fn rows(&self) -> usize {
         self.batches().map(|batch| batch.file.rows()).sum::<usize>() + self.cold.rows() + self.kept.rows()
     }
 
-    /// Memory that the open files take, as of the last call of `take`, and the gathered rows.
-    pub(super) fn memory_bytes(&self) -> usize {
+    /// Memory of the open files, as of the last job, and of the gathered and kept rows.
+    pub(in crate::sink) fn memory_bytes(&self) -> usize {
         self.memory_bytes + self.cold.memory_bytes() + self.kept.memory_bytes()
     }
 
-    /// Rows of messages of which it is not known whether they come again.
-    pub(super) fn kept_rows(&self) -> usize {
+    /// Rows of messages whose redelivery is in doubt.
+    pub(in crate::sink) fn kept_rows(&self) -> usize {
         self.kept.rows()
     }
 
-    /// Partitions whose rows are gathered.
+    /// Partitions with gathered rows.
     #[cfg(test)]
-    pub(super) fn cold_partitions(&self) -> usize {
+    pub(in crate::sink) fn cold_partitions(&self) -> usize {
         self.cold.partitions()
     }
 
-    pub(super) fn oldest(&self) -> Option<Instant> {
+    pub(in crate::sink) fn oldest(&self) -> Option<Instant> {
         self.batches().map(|batch| batch.opened_at).chain(self.cold.oldest()).min()
     }
 
-    /// The next moment at which a batch is too old or a lease wants renewal.
-    pub(super) fn wake_at(&self) -> Option<Instant> {
+    /// The next time at which a batch is too old or a lease needs renewal.
+    pub(in crate::sink) fn wake_at(&self) -> Option<Instant> {
         let wake = |batch: &Batch| {
             let closes_at = batch.opened_at + self.limits.age_max;
             batch.lease.renew_at().map_or(closes_at, |renew_at| renew_at.min(closes_at))
@@ -164,22 +164,22 @@ impl OpenBatches {
         self.batches().map(wake).chain(cold_closes_at).chain(cold_renews_at).chain(self.kept.look_at()).min()
     }
 
-    /// The age at which gathered rows are written.
+    /// The age at which gathered rows are closed into files.
     fn cold_age_max(&self) -> Duration {
         let many = self.cold.partitions() > self.limits.open_partitions_max;
         self.limits.age_max * if many { COLD_INTERVALS } else { 1 }
     }
 
-    /// Adds the deliveries, which are ours by `leased`, leaving out those in `stored`.
-    pub(super) fn take(
+    /// Adds the deliveries, leased by `leased`, except for those in `stored`.
+    pub(in crate::sink) fn take(
         &mut self,
         deliveries: &[Delivery],
         leased: &LeaseGrant,
         stored: &HashSet<u64>,
     ) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
-        self.settle_doubts(&mut taken)?;
-        self.give_up_lapsed(leased.at.max(clock::now()), deliveries, &mut taken);
+        self.resolve_doubts(&mut taken)?;
+        self.drop_lapsed(leased.at.max(clock::now()), deliveries, &mut taken);
         for delivery in deliveries.iter().filter(|delivery| !stored.contains(&delivery.sequence())) {
             match read(delivery) {
                 Ok(event) => self.add(delivery, &event, leased, &mut taken)?,
@@ -190,10 +190,10 @@ impl OpenBatches {
         Ok(taken)
     }
 
-    /// Closes what is too old by `now`; of what is gathered as much as one job closes, if there is `room` for it.
-    pub(super) fn close_old(&mut self, now: Instant, room: bool) -> Result<Taken, WarehouseError> {
+    /// Closes batches that are too old at `now`, and as many gathered partitions as one job closes if there is `room`.
+    pub(in crate::sink) fn close_old(&mut self, now: Instant, room: bool) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
-        self.settle_doubts(&mut taken)?;
+        self.resolve_doubts(&mut taken)?;
         let old = |batch: &Batch| now.saturating_duration_since(batch.opened_at) >= self.limits.age_max;
         let old: Vec<usize> = self.slots_where(old);
         for slot in old {
@@ -209,10 +209,10 @@ impl OpenBatches {
         Ok(taken)
     }
 
-    /// All that is open, and as much of what is gathered as one job closes.
-    pub(super) fn close_all(&mut self) -> Result<Taken, WarehouseError> {
+    /// Closes all batches, and as many gathered partitions as one job closes.
+    pub(in crate::sink) fn close_all(&mut self) -> Result<Taken, WarehouseError> {
         let mut taken = Taken::default();
-        self.settle_doubts(&mut taken)?;
+        self.resolve_doubts(&mut taken)?;
         for slot in 0..self.slots.len() {
             self.close(slot, Reason::Stop, &mut taken)?;
         }
@@ -220,8 +220,8 @@ impl OpenBatches {
         Ok(taken)
     }
 
-    /// The leases that want renewal by `now`, with their messages.
-    pub(super) fn leases_due(&self, now: Instant) -> impl Iterator<Item = (usize, &Lease, &[Receipt])> {
+    /// The leases that need renewal at `now`, with their messages.
+    pub(in crate::sink) fn leases_due(&self, now: Instant) -> impl Iterator<Item = (usize, &Lease, &[Receipt])> {
         self.slots.iter().enumerate().filter_map(move |(slot, batch)| {
             let batch = batch.as_ref()?;
             let due = batch.lease.renew_at().is_none_or(|renew_at| renew_at <= now);
@@ -229,20 +229,20 @@ impl OpenBatches {
         })
     }
 
-    /// The lease of the gathered rows, when it wants renewal by `now`, with their messages.
-    pub(super) fn cold_lease_due(&self, now: Instant) -> Option<(&Lease, Vec<Receipt>)> {
+    /// The lease of the gathered rows if it needs renewal at `now`, with their messages.
+    pub(in crate::sink) fn cold_lease_due(&self, now: Instant) -> Option<(&Lease, Vec<Receipt>)> {
         let lease = self.cold.lease()?;
         let due = lease.renew_at().is_none_or(|renew_at| renew_at <= now);
         due.then(|| (lease, self.cold.receipts()))
     }
 
-    /// Forgets the gathered rows when their messages will come again. Returns how many there were.
-    pub(super) fn give_up_cold(&mut self) -> usize {
-        self.cold.give_up_lapsed(clock::now(), None)
+    /// Drops the gathered rows if their messages will be redelivered. Returns how many there were.
+    pub(in crate::sink) fn drop_cold(&mut self) -> usize {
+        self.cold.drop_lapsed(clock::now(), None)
     }
 
-    /// Forgets a batch whose messages will come again. Returns its rows.
-    pub(super) fn give_up(&mut self, slot: usize) -> usize {
+    /// Drops a batch whose messages will be redelivered. Returns the number of its rows.
+    pub(in crate::sink) fn drop_batch(&mut self, slot: usize) -> usize {
         self.remove(slot).map_or(0, |batch| batch.file.rows())
     }
 
@@ -286,7 +286,7 @@ impl OpenBatches {
         hours.iter().find(|(open, _)| *open == hour).map(|(_, slot)| *slot)
     }
 
-    /// Keeps a row for later; its partition gets a file in place of the smallest open one when it has enough.
+    /// Gathers a row. Once its partition has enough rows, it gets a file in place of the smallest open one.
     fn gather(
         &mut self,
         delivery: &Delivery,
@@ -305,10 +305,10 @@ impl OpenBatches {
         self.warm_up(app_id, hour, taken).map(drop)
     }
 
-    /// Opens a file with the gathered rows of a partition. None when there are none that are still ours.
+    /// Opens a file with the gathered rows of a partition. Returns `None` if none of them are still leased.
     fn warm_up(&mut self, app_id: &str, hour: i64, taken: &mut Taken) -> Result<Option<usize>, WarehouseError> {
         if self.cold.lease().is_some_and(|lease| lease.is_kept(clock::now())) {
-            // The next job sees to them.
+            // The next job handles them.
             return Ok(None);
         }
         let leased = self.cold.lease().filter(|lease| lease.holds(clock::now())).and_then(Lease::leased);
@@ -329,7 +329,7 @@ impl OpenBatches {
         Ok(())
     }
 
-    /// Writes gathered partitions, as many as one job closes and `wanted` asks for.
+    /// Closes gathered partitions, as many as one job closes and while `wanted` returns true.
     fn close_cold(
         &mut self,
         partitions: Vec<Partition>,
@@ -382,7 +382,7 @@ impl OpenBatches {
         for slot in full {
             self.close(slot, Reason::Bytes, taken)?;
         }
-        // Gathered rows go first where they take much, some more than must, so that the next job need not look again.
+        // Close gathered rows first if they take much memory, and a few more than needed to spare the next job.
         if self.memory_bytes() > self.limits.open_bytes_max && self.cold.memory_bytes() > self.limits.open_bytes_max / 4
         {
             let enough = self.limits.open_bytes_max - self.limits.open_bytes_max / 8;
@@ -419,9 +419,9 @@ impl OpenBatches {
         Ok(())
     }
 
-    /// Sets aside what the bus may have forgotten, and settles what was set aside as soon as it is known whether it comes
-    /// again: what does is given up, what never does is closed, as much as one job closes.
-    fn settle_doubts(&mut self, taken: &mut Taken) -> Result<(), WarehouseError> {
+    /// Sets aside rows whose leases the bus may have lost. Resolves rows set aside earlier once it is known whether their
+    /// messages will be redelivered: if so they are dropped, if not they are closed, as many as one job closes.
+    fn resolve_doubts(&mut self, taken: &mut Taken) -> Result<(), WarehouseError> {
         let now = clock::now();
         for slot in self.slots_where(|batch| batch.lease.is_kept(now)) {
             if let Some(batch) = self.remove(slot) {
@@ -431,7 +431,7 @@ impl OpenBatches {
         if self.cold.lease().is_some_and(|lease| lease.is_kept(now)) {
             taken.kept_rows += self.kept.keep_cold(std::mem::take(&mut self.cold));
         }
-        taken.lapsed_rows += self.kept.give_up_what_comes_again(now);
+        taken.lapsed_rows += self.kept.drop_redelivered(now);
         let (mut files, mut bytes) = (0, 0);
         while files < COLD_FILES_MAX
             && bytes < COLD_FILES_BYTES_MAX
@@ -446,12 +446,12 @@ impl OpenBatches {
         Ok(())
     }
 
-    /// Gives up batches whose messages the bus may have delivered again: those that lapsed by
-    /// the clock, and those that hold a message that is here a second time.
-    fn give_up_lapsed(&mut self, now: Instant, deliveries: &[Delivery], taken: &mut Taken) {
+    /// Drops batches whose messages the bus may have redelivered: those that lapsed by
+    /// the clock, and those with a message that is delivered here again.
+    fn drop_lapsed(&mut self, now: Instant, deliveries: &[Delivery], taken: &mut Taken) {
         let again: HashSet<u64> =
             deliveries.iter().filter(|delivery| delivery.delivery_count > 1).map(Delivery::sequence).collect();
-        // New messages mostly come after those that are held, so the range settles nearly all.
+        // New messages mostly follow those in open batches, so the range check decides nearly all.
         let range = again.iter().min().zip(again.iter().max()).map(|(first, last)| *first..=*last);
         let repeats =
             |sequence| range.as_ref().is_some_and(|range| range.contains(&sequence)) && again.contains(&sequence);
@@ -459,8 +459,8 @@ impl OpenBatches {
             let repeated = || batch.receipts.iter().any(|receipt| repeats(receipt.sequence));
             !batch.lease.holds(now) || (!again.is_empty() && repeated())
         });
-        taken.lapsed_rows += lapsed.into_iter().map(|slot| self.give_up(slot)).sum::<usize>();
-        taken.lapsed_rows += self.cold.give_up_lapsed(now, (!again.is_empty()).then_some(&again));
+        taken.lapsed_rows += lapsed.into_iter().map(|slot| self.drop_batch(slot)).sum::<usize>();
+        taken.lapsed_rows += self.cold.drop_lapsed(now, (!again.is_empty()).then_some(&again));
     }
 
     fn remove(&mut self, slot: usize) -> Option<Batch> {
@@ -488,8 +488,8 @@ impl OpenBatches {
     }
 }
 
-/// Reads a message's event, or says why nobody can.
-pub(super) fn read(delivery: &Delivery) -> Result<EventRef<'_>, String> {
+/// Decodes a message's event, or returns why it is unreadable.
+pub(in crate::sink) fn read(delivery: &Delivery) -> Result<EventRef<'_>, String> {
     let event = EventRef::decode_admitted(delivery.payload()).map_err(|error| error.to_string())?;
     if !is_path_safe(event.app_id) {
         return Err("the event's app_id cannot name a directory".to_owned());

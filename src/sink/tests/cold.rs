@@ -1,13 +1,15 @@
 //! Rows spread over many more partitions than files may be open.
 
+use crate::sink::Settings;
+use crate::sink::open::{Limits, OpenBatches, Reason};
+use crate::warehouse::{EncodeSettings, Encoder};
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use super::tests::{Bench, NEVER, event, ids_of, now_ms, settings};
-use super::*;
+use super::{Bench, NEVER, event, ids_of, now_ms, settings};
 use crate::bus::LeaseGrant;
 use crate::event::proto::EventEnvelope;
-use crate::sink::batches::Reason;
 use crate::warehouse::Compression;
 
 const HOUR_MS: i64 = 3_600_000;

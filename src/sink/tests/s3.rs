@@ -1,13 +1,15 @@
 //! The sink into an S3 endpoint that fails in every way that it can.
 
+use crate::sink::Settings;
+use crate::sink::pipeline::CHUNKS_MAX;
+use crate::warehouse::Warehouse;
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use super::CHUNKS_MAX;
-use super::*;
+use super::{Bench, events, settings, store_unacknowledged};
 use crate::event::proto::EventEnvelope;
 use crate::services::s3::{Fault, S3Server};
-use crate::sink::tests::{Bench, events, settings, store_unacknowledged};
-use crate::warehouse::{ObjectSettings, Partition, Suspect, WarehouseErrorKind, hour_of, scan_ids};
+use crate::warehouse::{ObjectSettings, Partition, RowId, WarehouseErrorKind, hour_of, scan_ids};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -214,7 +216,7 @@ async fn a_read_that_is_cut_is_no_damage_to_the_file() {
     let (deliveries, _subscription) = bench.fetch(EVENTS, PATIENCE).await;
     store_unacknowledged(&warehouse, &deliveries).await;
     let partition = partition_of(&all[0]);
-    let suspects = vec![Suspect { sequence: 1, id: all[0].id.clone() }];
+    let suspects = vec![RowId { sequence: 1, id: all[0].id.clone() }];
     for fault in [Fault::CloseInAnswer, Fault::FailAfterStoring] {
         // A process that knows nothing of the file yet: list, footer and ids each fail once.
         let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();

@@ -1,4 +1,4 @@
-//! One open file, with the messages whose rows are in it.
+//! One open file and the messages whose rows are in it.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use crate::event::EventRef;
 use crate::warehouse::{Encoder, OpenFile, Origin, Partition, WarehouseError};
 
 use super::cold::ColdRows;
-use super::lease::Lease;
+use crate::sink::lease::Lease;
 
 pub(super) struct Batch {
     pub(super) partition: Partition,
@@ -16,7 +16,7 @@ pub(super) struct Batch {
     pub(super) lease: Lease,
     pub(super) opened_at: Instant,
     pub(super) memory_bytes: usize,
-    /// Rows came since `memory_bytes` was measured.
+    /// Whether rows were added since `memory_bytes` was measured.
     pub(super) grown: bool,
 }
 
@@ -33,7 +33,7 @@ impl Batch {
         }
     }
 
-    /// Takes gathered rows in.
+    /// Adds gathered rows.
     pub(super) fn fill(
         &mut self,
         encoder: &mut Encoder,

@@ -1,13 +1,15 @@
 //! After a crash: what was stored and not acknowledged is found, whatever the clocks say, and damage to one file
 //! stops no other.
 
+use crate::sink::Settings;
+use crate::warehouse::Warehouse;
 use std::fs::File;
 use std::path::Path;
 use std::time::SystemTime;
+use std::time::{Duration, Instant};
 
-use super::tests::{Bench, events, settings, store_unacknowledged};
-use super::tests_s3::{objects, quick};
-use super::*;
+use super::s3::{objects, quick};
+use super::{Bench, events, settings, store_unacknowledged};
 use crate::services::s3::S3Server;
 use crate::warehouse::scan_ids;
 

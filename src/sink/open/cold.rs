@@ -1,9 +1,9 @@
-//! Rows of partitions that have no open file: kept as the bus brought them until there are enough for one.
+//! Rows of partitions without an open file, gathered unencoded until there are enough for one.
 //!
-//! An open file takes tens of kilobytes however few its rows are, and each closed one costs a write, so a stream whose
-//! rows are spread over thousands of partitions must not have a file for each of them every few seconds.
+//! An open file takes tens of kilobytes even with few rows, and each closed file costs a write. A stream whose
+//! rows are spread over thousands of partitions must not produce a file for each of them every few seconds.
 //!
-//! Invariant: `memory_bytes` is what the rows take, the room in their buffers included. Knows nothing of files.
+//! Invariant: `memory_bytes` is the memory of the rows, including spare capacity. Knows nothing of files.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use crate::bus::{Delivery, LeaseGrant, Receipt};
 use crate::warehouse::Partition;
 
-use super::lease::Lease;
+use crate::sink::lease::Lease;
 
-/// What a partition takes beside its rows: its places in the maps and the ends of its buffers.
+/// Memory of a partition in addition to its rows: map entries and buffer headers.
 const PARTITION_BYTES: usize = 256;
 
 #[derive(Default)]
@@ -22,9 +22,9 @@ pub(super) struct Cold {
     partitions: usize,
     rows: usize,
     memory_bytes: usize,
-    /// Of all rows.
+    /// The lease of all rows.
     lease: Option<Lease>,
-    /// No partition's first row came before.
+    /// A lower bound of the arrival of the oldest row.
     oldest: Option<Instant>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct ColdRows {
 }
 
 struct ColdRow {
-    /// Where its payload ends.
+    /// The end of its payload in the buffer.
     end: usize,
     published_at_ms: i64,
     receipt: Receipt,
@@ -63,7 +63,7 @@ impl Cold {
         self.lease.as_ref()
     }
 
-    /// Adds a row; answers how many rows and bytes its partition has.
+    /// Adds a row. Returns the rows and bytes of its partition.
     pub(super) fn push(
         &mut self,
         (app_id, hour): (&str, i64),
@@ -112,7 +112,7 @@ impl Cold {
         Some(rows)
     }
 
-    /// The partitions whose first row came at `since` or before.
+    /// The partitions whose first row arrived at or before `since`.
     pub(super) fn since(&mut self, since: Instant) -> Vec<Partition> {
         let (mut due, mut oldest) = (Vec::new(), None);
         for (partition, rows) in self.each() {
@@ -127,7 +127,7 @@ impl Cold {
         due.into_iter().map(|(_, partition)| partition).collect()
     }
 
-    /// All partitions, those with the most bytes first.
+    /// All partitions, largest first.
     pub(super) fn largest(&self) -> Vec<Partition> {
         let mut all: Vec<_> = self.each().map(|(partition, rows)| (rows.payloads.len(), partition)).collect();
         all.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
@@ -138,9 +138,9 @@ impl Cold {
         self.apps.values().flat_map(HashMap::values).flat_map(ColdRows::receipts).collect()
     }
 
-    /// Forgets rows that will come again: all when their lease does not hold any more, else the partitions with one of
-    /// these messages. Answers how many.
-    pub(super) fn give_up_lapsed(&mut self, now: Instant, repeats: Option<&HashSet<u64>>) -> usize {
+    /// Drops rows whose messages will be redelivered: all of them if their lease no longer holds, otherwise the partitions
+    /// with one of the `repeats`. Returns the number of rows.
+    pub(super) fn drop_lapsed(&mut self, now: Instant, repeats: Option<&HashSet<u64>>) -> usize {
         let before = self.rows;
         if self.lease.as_ref().is_some_and(|lease| !lease.holds(now)) {
             *self = Self::default();
@@ -180,7 +180,7 @@ impl ColdRows {
         self.rows.iter().map(|row| row.receipt)
     }
 
-    /// Payload, time at which the bus got it, and receipt of each row.
+    /// The payload, publish time and receipt of each row.
     pub(super) fn each(&self) -> impl Iterator<Item = (&[u8], i64, Receipt)> {
         let starts = std::iter::once(0).chain(self.rows.iter().map(|row| row.end));
         starts.zip(&self.rows).map(|(start, row)| (&self.payloads[start..row.end], row.published_at_ms, row.receipt))
@@ -191,7 +191,7 @@ impl ColdRows {
     }
 }
 
-/// Grows by a half where a vector would double: thousands of them are half empty at the same time.
+/// Grows by half where a vector would double, because thousands of buffers are partly empty at the same time.
 fn reserve<T>(vector: &mut Vec<T>, more: usize) {
     if vector.capacity() - vector.len() < more {
         vector.reserve_exact(more.max(vector.len() / 2));

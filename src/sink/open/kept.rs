@@ -1,10 +1,10 @@
-//! Rows that the bus may have forgotten the leases of, until it is known whether their messages come again.
+//! Rows whose leases the bus may have lost, kept until it is known whether their messages will be redelivered.
 //!
-//! When the connection to the bus breaks, or a stream is gone, what was fetched is no longer leased. Mostly it comes again,
-//! and is given up here. When the stream has begun another life it never does: then these rows are all that is left of
-//! events that were accepted, and they are written.
+//! When the connection to the bus breaks or a stream disappears, fetched messages are no longer leased. Usually they are
+//! redelivered, and the rows here are dropped. If the stream was created anew, they never are: these rows are then the only
+//! copy of accepted events, and are stored.
 //!
-//! Invariant: nothing that is kept is written before the life that its stream has now was seen. Awaits nothing.
+//! Invariant: kept rows are not stored before the current life of their stream is known. Awaits nothing.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::warehouse::{Encoder, WarehouseError};
 
 use super::batch::Batch;
 use super::cold::Cold;
-use super::lease::{DOUBT_PAUSE, Lease};
+use crate::sink::lease::{DOUBT_PAUSE, Lease};
 
 #[derive(Default)]
 pub(super) struct Kept {
@@ -33,7 +33,7 @@ impl Kept {
             + self.cold.iter().map(Cold::memory_bytes).sum::<usize>()
     }
 
-    /// Answers how many rows that are.
+    /// Returns the number of rows.
     pub(super) fn keep(&mut self, batch: Batch) -> usize {
         let rows = batch.file.rows();
         self.batches.push(batch);
@@ -46,14 +46,14 @@ impl Kept {
         rows
     }
 
-    /// When to see whether anything is known by now.
+    /// When to check again whether the messages will be redelivered.
     pub(super) fn look_at(&self) -> Option<Instant> {
         let is_empty = self.batches.is_empty() && self.cold.is_empty();
         self.looked_at.filter(|_| !is_empty).map(|looked_at| looked_at + DOUBT_PAUSE)
     }
 
-    /// Answers how many rows that were.
-    pub(super) fn give_up_what_comes_again(&mut self, now: Instant) -> usize {
+    /// Drops the rows of messages that will be redelivered, and returns their number.
+    pub(super) fn drop_redelivered(&mut self, now: Instant) -> usize {
         self.looked_at = Some(Instant::now());
         let before = self.rows();
         self.batches.retain(|batch| batch.lease.state(now) != LeaseState::Lost);
@@ -61,7 +61,7 @@ impl Kept {
         before - self.rows()
     }
 
-    /// Rows of one partition whose messages never come again, if there are any.
+    /// Rows of one partition whose messages will never be redelivered, if there are any.
     pub(super) fn orphans(
         &mut self,
         encoder: &mut Encoder,

@@ -1,13 +1,15 @@
 //! What a sink has in hand when the bus loses it.
 
-use super::tests::{Bench, NEVER, PATIENCE, events, ids_of, settings};
-use super::*;
+use super::{Bench, NEVER, PATIENCE, events, ids_of, settings};
+use crate::bus::Bus;
 use crate::bus::conformance::nats_settings;
 use crate::bus::{Batch, NatsSettings};
 use crate::event::proto::EventEnvelope;
 use crate::event::subject::write_event_subject;
 use crate::services::nats::{NatsServer, Version};
+use crate::sink::Settings;
 use prost::Message as _;
+use std::time::{Duration, Instant};
 
 /// Noticing that a stream is gone, making it anew and publishing again take some seconds.
 const SOON: Duration = Duration::from_secs(40);
@@ -30,7 +32,7 @@ async fn publish(bus: &Bus, events: &[EventEnvelope]) {
     }
 }
 
-async fn has_in_hand(running: &super::tests::Running, rows: u64) {
+async fn has_in_hand(running: &super::Running, rows: u64) {
     let started = Instant::now();
     while running.status.snapshot()["open_rows"] != rows {
         assert!(started.elapsed() < PATIENCE, "{}", running.status.snapshot());
@@ -39,7 +41,7 @@ async fn has_in_hand(running: &super::tests::Running, rows: u64) {
 }
 
 /// With rows in open files and gathered ones.
-async fn holds_rows(server: &NatsServer, settings: Settings) -> (Bench, super::tests::Running, Vec<EventEnvelope>) {
+async fn holds_rows(server: &NatsServer, settings: Settings) -> (Bench, super::Running, Vec<EventEnvelope>) {
     let mut bench = Bench::new();
     let nats = NatsSettings { timeout: Duration::from_secs(2), ..nats_settings(server) };
     bench.bus = Bus::connect_nats(nats).await.unwrap();

@@ -1,9 +1,11 @@
 //! Several workers of one process: what one sink promises, they promise together.
 
+use crate::sink::{Settings, SinkStatus, workers};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
-use super::tests::{Bench, PATIENCE, events, ids_of, settings};
-use super::*;
+use super::{Bench, PATIENCE, events, ids_of, settings};
 use crate::base::supervisor::Tasks;
 
 /// Workers share the consumer as sinks of several processes do: each event is stored once, and each worker has a part.

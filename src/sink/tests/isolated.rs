@@ -1,12 +1,15 @@
 //! Messages that are tried apart from others, and what may not be held against them.
 
-use super::tests::{Bench, PATIENCE, event, now_ms, settings};
-use super::tests_s3::objects;
-use super::*;
+use super::s3::objects;
+use super::{Bench, PATIENCE, event, now_ms, settings};
 use crate::base::supervisor::Tasks;
 use crate::services::proxy::{Fault, Proxy};
 use crate::services::s3::S3Server;
+use crate::sink::{Settings, SinkStatus, workers};
+use crate::warehouse::Warehouse;
 use crate::warehouse::{ObjectSettings, scan_ids};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Twice as many as are enough to make a suspect of a message and to give it up.
 const LIVES: usize = 12;
