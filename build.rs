@@ -1,6 +1,6 @@
-//! Compiles `proto/causality/v1` without `protoc`: the prost messages, their proto3 JSON
-//! mapping, and the field tables by which `src/event` checks, reads and writes events.
-//! What is allowed in a field comes from its `buf.validate` options.
+//! Compiles `proto/causality/v1` without `protoc`: the prost messages, their proto3 JSON mapping, and the field tables
+//! with which `src/event` checks, reads and writes events. The constraints on a field come from its `buf.validate`
+//! options.
 
 #[path = "build/descriptions.rs"]
 mod descriptions;
@@ -17,13 +17,13 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 
 use options::Rules;
 
-/// What `src/event` keeps on the stack for the fields of a message.
+/// Array size that `src/event` keeps on the stack for the fields of a message.
 const FIELDS_MAX: usize = 16;
 
 const PACKAGE: &str = ".causality.v1.";
 const WELL_KNOWN: &str = ".google.protobuf.";
 
-/// Kinds whose type is not their field name without the category.
+/// Kinds whose event type is not their field name without the category.
 const TYPE_NAMES: &[(&str, &str)] = &[("swipe_gesture", "swipe"), ("scroll_event", "scroll"), ("custom_event", "")];
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
@@ -84,13 +84,13 @@ fn write_tables(descriptors: &FileDescriptorSet, pool: &DescriptorPool, path: &P
     Ok(())
 }
 
-/// The tables on their way to text.
+/// The source text of the tables under construction.
 struct Tables<'a> {
     pool: &'a DescriptorPool,
     out: String,
     /// References to the tables of our own messages.
     messages: Vec<String>,
-    /// Patterns that a field has.
+    /// Patterns in use.
     patterns: Vec<&'static str>,
 }
 
@@ -101,7 +101,7 @@ impl Tables<'_> {
         if file.package() == "causality.v1" {
             options::check_message(&described)?;
         }
-        // What google.protobuf.Struct may hold cannot be said in options of ours; requests are bounded by their events.
+        // google.protobuf.Struct cannot have our options, and requests are bounded by their events.
         let open = file.package() != "causality.v1" || file.name().ends_with("service.proto");
         let mut rows = String::new();
         let mut fields: Vec<_> = message.field.iter().collect();

@@ -1,4 +1,4 @@
-//! What the proto files say in comments, as Rust source: the statics of `src/event/schema/json_schema.rs`.
+//! The comments of the proto files as Rust source: the statics of `src/event/schema/json_schema.rs`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -8,12 +8,12 @@ use std::{error::Error, fs};
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 const PACKAGE: &str = "causality.v1";
-/// Numbers of fields of the descriptors, of which a location's path is made.
+/// Field numbers in the descriptors that make up the path of a location.
 const MESSAGES: i32 = 4;
 const ENUMS: i32 = 5;
 const FIELDS: i32 = 2;
 
-/// Writes the messages and enums with their names and comments. `static_name` names their tables.
+/// Writes the messages and enums with their names and comments. `static_name` gives the names of their tables.
 pub(crate) fn write(
     descriptors: &FileDescriptorSet,
     path: &Path,
@@ -25,7 +25,7 @@ pub(crate) fn write(
         let comment = |path: &[i32]| comments.get(path).map_or("", String::as_str);
         for (index, message) in file.message_type.iter().enumerate() {
             let index = i32::try_from(index)?;
-            // As the tables have them.
+            // In the order of the tables.
             let mut fields: Vec<_> = message.field.iter().enumerate().collect();
             fields.sort_by_key(|(_, field)| field.number());
             let mut of_fields = Vec::new();
@@ -57,7 +57,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// The comment before each thing of a file, on one line.
+/// The comment before each element of a file, on one line.
 fn comments(file: &FileDescriptorProto) -> HashMap<Vec<i32>, String> {
     let locations = file.source_code_info.iter().flat_map(|info| &info.location);
     locations

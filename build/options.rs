@@ -1,7 +1,7 @@
-//! The `buf.validate` options of the proto files, as far as `src/event` enforces them.
+//! The `buf.validate` options of the proto files that `src/event` enforces.
 //!
-//! Invariant: an option that the checker does not implement stops the build, so no option in a proto file is without
-//! effect. Does not know how the tables look.
+//! Invariant: an option that the validator does not implement fails the build, so every option in a proto file takes
+//! effect. Does not know the format of the tables.
 
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value,
@@ -9,13 +9,13 @@ use prost_reflect::{
 
 use crate::Result;
 
-/// Patterns that the checker has a function for, with that function's name among `Pattern` in `src/event/schema/pattern.rs`.
+/// Patterns that the validator implements, with their variant of `Pattern` in `src/event/schema/pattern.rs`.
 pub(crate) const PATTERNS: &[(&str, &str)] =
     &[(r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$", "AppId"), (r"^\P{Cc}*$", "NoControl"), (r"^([A-Za-z]{3})?$", "Currency")];
-/// The one that bounds the length by itself.
+/// The pattern that also bounds the length.
 const BOUNDED: &str = "Currency";
 
-/// What the options say about one field, and about what is in it when it is a list or a map.
+/// The options of one field, and those of its elements if it is a list or a map.
 #[derive(Default)]
 pub(crate) struct Rules {
     pub(crate) required: bool,
@@ -26,9 +26,9 @@ pub(crate) struct Rules {
     pub(crate) finite: bool,
     pub(crate) elements_min: Option<u64>,
     pub(crate) elements_max: Option<u64>,
-    /// Of the keys of a map.
+    /// Rules for the keys of a map.
     pub(crate) keys: Option<Box<Rules>>,
-    /// Of the elements of a list and of the values of a map.
+    /// Rules for the elements of a list or the values of a map.
     pub(crate) elements: Option<Box<Rules>>,
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn field_rules(field: &FieldDescriptor, open: bool) -> Result<Rules> 
     }
 }
 
-/// Whether the oneofs of a message ask for one of their members; it has no other rule of its own.
+/// Checks that each oneof of a message requires one of its members, and that the message has no other options.
 pub(crate) fn check_message(message: &MessageDescriptor) -> Result<()> {
     if extension(message.name(), &message.options(), "")?.is_some() {
         return Err(format!("{}: options of messages are not implemented", message.name()).into());
@@ -70,7 +70,7 @@ pub(crate) fn check_message(message: &MessageDescriptor) -> Result<()> {
         let path = format!("{}.{}", message.name(), oneof.name());
         let options = extension(&path, &oneof.options(), "buf.validate.oneof")?;
         let given = options.map(|options| leaves(&path, &options)).transpose()?.unwrap_or_default();
-        // The checker wants exactly one payload, whatever the file says.
+        // The validator always requires exactly one payload.
         if !matches!(&given[..], [(option, Value::Bool(true))] if option == "required") {
             return Err(format!("{path}: exactly (buf.validate.oneof).required is implemented").into());
         }
@@ -78,7 +78,7 @@ pub(crate) fn check_message(message: &MessageDescriptor) -> Result<()> {
     Ok(())
 }
 
-/// Fails when the checker has a function for a pattern that no field has.
+/// Fails if no field uses a pattern that the validator implements.
 pub(crate) fn check_patterns(used: &[&str]) -> Result<()> {
     match PATTERNS.iter().find(|(_, name)| !used.contains(name)) {
         Some((pattern, _)) => Err(format!("no field has the pattern {pattern}: take it off the list").into()),
@@ -86,12 +86,12 @@ pub(crate) fn check_patterns(used: &[&str]) -> Result<()> {
     }
 }
 
-/// The files without those that only define options.
+/// Excludes the files that only define options.
 pub(crate) fn is_ours(file: &str) -> bool {
     file.starts_with("causality/") || file == "google/protobuf/struct.proto"
 }
 
-/// The pool's message of that name.
+/// The message with that name.
 pub(crate) fn message(pool: &DescriptorPool, package: &str, name: &str) -> Result<MessageDescriptor> {
     pool.get_message_by_name(&format!("{package}.{name}"))
         .ok_or_else(|| format!("{name} is not in the proto files").into())
@@ -125,7 +125,7 @@ impl Rules {
                 }
                 (Some(("keys", option)), value, _) => {
                     option != "required" && self.keys.get_or_insert_default().set(option, value, &Kind::String)
-                        // Keys have names; a pattern for them has no function yet.
+                        // Patterns for keys are not implemented.
                         && self.keys.as_ref().is_some_and(|keys| keys.pattern.is_none())
                 }
                 (Some(("values", option)), value, Kind::Message(entry)) => {
@@ -133,7 +133,7 @@ impl Rules {
                 }
                 _ => false,
             };
-            // A member is never missing, only empty.
+            // An element is never missing, only empty.
             if !known || self.elements.as_ref().is_some_and(|elements| elements.required) {
                 return Err(not_implemented().into());
             }
@@ -141,7 +141,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Takes in one option of a field of this kind; answers whether there is such a rule.
+    /// Applies one option of a field of this kind. Returns whether it is implemented.
     fn set(&mut self, option: &str, value: &Value, kind: &Kind) -> bool {
         match (option, value, kind) {
             ("required", Value::Bool(required), Kind::String | Kind::Message(_)) => self.required = *required,
@@ -159,22 +159,22 @@ impl Rules {
             | ("double.finite", Value::Bool(finite), Kind::Double) => self.finite = *finite,
             _ => return false,
         }
-        // With the minimum above the maximum, the option would mean what is outside of the two.
+        // With the minimum above the maximum, the option would mean the range outside the two.
         self.min.zip(self.max).is_none_or(|(min, max)| min <= max)
     }
 
-    /// The option that a value of this kind needs and has not.
+    /// The option that bounds a value of this kind, if it is missing.
     fn unbounded(&self, kind: &Kind) -> Option<&'static str> {
         match kind {
             Kind::String if self.bytes_max.is_none() && self.pattern != Some(BOUNDED) => Some("string.max_bytes"),
-            // JSON has no other numbers, and every event is shown as JSON.
+            // JSON has only finite numbers, and every event is shown as JSON.
             Kind::Float | Kind::Double if !self.finite => Some("finite"),
             _ => None,
         }
     }
 }
 
-/// The extension of that name, which must be the only one.
+/// The extension with that name. No other extension may be present.
 fn extension(path: &str, options: &DynamicMessage, name: &str) -> Result<Option<DynamicMessage>> {
     if options.unknown_fields().next().is_some() {
         return Err(format!("{path} has an option that no proto file defines").into());

@@ -1,7 +1,7 @@
-//! CloudEvents 1.0: each becomes a custom event. `docs/protocols.md` says what becomes of which attribute.
+//! CloudEvents 1.0. Each becomes a custom event; `docs/protocols.md` describes the mapping of attributes.
 //!
-//! Invariant: nothing of a CloudEvent that is accepted is lost. Its data, when that is an object, is `properties`; what
-//! it has beside that is the member `cloudevent` of them.
+//! Invariant: an accepted CloudEvent loses nothing. If its data is an object, that becomes `properties`; everything
+//! else is their member `cloudevent`.
 
 use std::borrow::Cow;
 
@@ -17,11 +17,11 @@ use super::intake::field_error::{FieldError, Path};
 use super::intake::json_reader::{DUPLICATE, HALF_A_PAIR, JsonReader};
 use super::intake::request::{Accepted, Refused, json_text};
 use super::intake::validate::{REQUIRED, Unchecked};
-use super::model::ids::{hashed, is_id, is_time};
+use super::model::ids::{hashed_id, is_id, is_timestamp};
 use super::schema::limits::ID_BYTES_MAX;
 use super::schema::pattern::has_control;
 
-/// The member of `properties` for what is not a member of the data.
+/// The member of `properties` for everything outside the data.
 const OWN: &str = "cloudevent";
 const CUSTOM_EVENT: u32 = 900;
 const PROPERTIES: u32 = 6;
@@ -31,7 +31,7 @@ const VERSION: &str = "1.0";
 enum Attribute<'a> {
     Text(Cow<'a, str>),
     Number(f64),
-    /// A number that a double does not hold.
+    /// A number that a double cannot represent.
     Large(&'a str),
     Bool(bool),
 }
@@ -51,23 +51,23 @@ enum Data {
     Absent,
     /// The members of an object.
     Object,
-    /// What a `google.protobuf.Value` holds.
+    /// The content of a `google.protobuf.Value`.
     Other,
-    /// Bytes, in base64.
+    /// Bytes in base64.
     Base64,
 }
 
-/// One CloudEvent as it was read.
+/// One CloudEvent as read.
 #[derive(Default)]
 struct CloudEvent<'a> {
     attributes: Vec<(Cow<'a, str>, Attribute<'a>)>,
     data: Data,
-    /// The data, in the form that `data` says.
+    /// The data, encoded as `data` says.
     bytes: Vec<u8>,
     errors: Vec<FieldError>,
 }
 
-/// One event in the JSON event format (the structured mode).
+/// One event in the JSON event format (structured mode).
 pub fn accept_structured(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut reader = json_reader(body)?;
     let event = read(&mut reader)?;
@@ -77,7 +77,7 @@ pub fn accept_structured(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted,
     accepted.or_refused()
 }
 
-/// Events in the JSON batch format, each judged alone.
+/// Events in the JSON batch format, each validated on its own.
 pub fn accept_batched(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut reader = json_reader(body)?;
     if reader.json.peek()? != Token::Array {
@@ -98,7 +98,7 @@ pub fn accept_batched(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> 
     Ok(accepted)
 }
 
-/// One event whose attributes came beside its data (the binary mode).
+/// One event with its attributes in headers (binary mode).
 pub fn accept_binary<'a>(
     attributes: impl IntoIterator<Item = (&'a str, Cow<'a, str>)>,
     content_type: Option<&'a str>,
@@ -131,7 +131,7 @@ fn invalid(pointer: &str, detail: &str) -> Refused {
     Refused { detail: "The request is not valid.".to_owned(), errors }
 }
 
-/// Reads the next value.
+/// Reads the next value as a CloudEvent.
 fn read<'a>(reader: &mut JsonReader<'a>) -> Result<CloudEvent<'a>, Malformed> {
     let mut event = CloudEvent::default();
     reader.out.clear();
@@ -152,7 +152,7 @@ fn read<'a>(reader: &mut JsonReader<'a>) -> Result<CloudEvent<'a>, Malformed> {
         };
         let is_data = matches!(&*name, "data" | "data_base64");
         match token {
-            // Null stands for what is not there.
+            // Null means absent.
             Token::Null => reader.json.word(token)?,
             _ if is_data && event.data != Data::Absent => reader.wrong("must not come beside other data", &at)?,
             _ if name == "data" => {
@@ -199,9 +199,9 @@ fn read<'a>(reader: &mut JsonReader<'a>) -> Result<CloudEvent<'a>, Malformed> {
     Ok(event)
 }
 
-/// As many as a request may have headers. Each is compared with those before it.
+/// The same as the limit on request headers. Each name is compared with those before it.
 const ATTRIBUTES_MAX: usize = 100;
-/// What one event is told of at most.
+/// Errors reported for one event.
 const ATTRIBUTE_ERRORS_MAX: usize = 4;
 
 impl<'a> CloudEvent<'a> {
@@ -225,7 +225,7 @@ impl<'a> CloudEvent<'a> {
         self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
-    /// The text of an attribute; nothing when it is empty or no text.
+    /// The text of an attribute. `None` if it is empty or not text.
     fn text(&self, name: &str) -> Option<&str> {
         match self.attribute(name) {
             Some(Attribute::Text(text)) if !text.is_empty() => Some(text),
@@ -233,7 +233,7 @@ impl<'a> CloudEvent<'a> {
         }
     }
 
-    /// The data of the binary mode, by its type: JSON, text, or bytes.
+    /// Reads the data of the binary mode by its content type: JSON, text or bytes.
     fn take_data(&mut self, content_type: Option<&str>, body: &[u8]) -> Result<(), Refused> {
         if body.is_empty() {
             return Ok(());
@@ -260,7 +260,7 @@ impl<'a> CloudEvent<'a> {
         Ok(())
     }
 
-    /// Judges the event.
+    /// Validates the event and adds it.
     fn add_to(mut self, accepted: &mut Accepted, arrival: &Arrival<'_>) {
         let time = self.check();
         if !self.errors.is_empty() {
@@ -273,7 +273,7 @@ impl<'a> CloudEvent<'a> {
         accepted.add_encoded(&bytes, Unchecked::All, arrival, |error| rename(error, device));
     }
 
-    /// Notes what is wrong with the attributes; answers the time in milliseconds, 0 when there is none.
+    /// Checks the attributes. Returns the time in milliseconds, or 0 without one.
     fn check(&mut self) -> i64 {
         if !self.errors.is_empty() {
             return 0;
@@ -292,8 +292,8 @@ impl<'a> CloudEvent<'a> {
             None => {}
             Some(Attribute::Text(text)) if text.is_empty() => {}
             Some(time) => match time.timestamp_ms() {
-                // One that an event cannot have is told by the attribute alone.
-                Some(time) if is_time(time) => milliseconds = time,
+                // A time outside the range of an event stays in the attribute only.
+                Some(time) if is_timestamp(time) => milliseconds = time,
                 Some(_) => {}
                 None => errors.push(FieldError::new("/time", "must be a time as RFC 3339 has it")),
             },
@@ -313,11 +313,11 @@ impl<'a> CloudEvent<'a> {
         for (number, value) in
             [(3, device), (5, text("correlationid")), (7, &*key), (8, text("userid")), (9, text("sessionid"))]
         {
-            // What cannot be an id is told by its attribute; the event has its hash.
+            // An invalid id stays in its attribute, and the event has its hash.
             match is_id(value) {
                 true if value.is_empty() => {}
                 true => put_bytes(&mut out, number, value.as_bytes()),
-                false => put_bytes(&mut out, number, hashed(value).as_bytes()),
+                false => put_bytes(&mut out, number, hashed_id(value).as_bytes()),
             }
         }
         if time != 0 {
@@ -334,7 +334,7 @@ impl<'a> CloudEvent<'a> {
         let mut own = Vec::with_capacity(256);
         for (name, value) in &self.attributes {
             match value {
-                // The event's name, and what every event has.
+                // `type` is the event's name, and `specversion` is always the same.
                 Attribute::Text(_) if matches!(&**name, "type" | "specversion") => {}
                 Attribute::Text(text) => struct_members::put_text(&mut own, name, text),
                 Attribute::Number(number) => struct_members::put_float(&mut own, name, *number),
@@ -359,17 +359,17 @@ impl<'a> CloudEvent<'a> {
     }
 }
 
-/// The source and the id together say which event it is.
+/// Source and id together identify an event.
 fn idempotency_key(source: &str, id: &str) -> String {
     let plain = |text: &str| !text.contains(' ') && !has_control(text.as_bytes());
     if source.len() + 1 + id.len() <= ID_BYTES_MAX && plain(source) && !has_control(id.as_bytes()) {
-        // A URI has no space: no other pair reads the same.
+        // A URI has no space, so no other pair gives the same text.
         return format!("{source} {id}");
     }
-    hashed(&format!("{}:{source}{id}", source.len()))
+    hashed_id(&format!("{}:{source}{id}", source.len()))
 }
 
-/// Where the sender finds what is wrong with the event that was made of its CloudEvent.
+/// Translates the pointer of an error to the attribute or the data.
 fn rename(error: &mut FieldError, device: &str) {
     let own = format!("/customEvent/properties/{OWN}");
     error.rename(&[
@@ -395,7 +395,7 @@ fn has_member(members: &[u8], name: &str) -> bool {
     false
 }
 
-/// A media type without its parameters.
+/// A media type without parameters.
 fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }

@@ -1,4 +1,4 @@
-//! Bodies of other protocols, damaged at random: each is read or refused, and what is accepted is an event.
+//! Random damage to bodies of other protocols: each is accepted or refused, and what is accepted is a valid event.
 
 use proptest::prelude::*;
 
@@ -64,7 +64,7 @@ fn check_all(body: &[u8]) -> usize {
 #[test]
 fn seeds_are_events() {
     for seed in SEEDS {
-        // As text and as an image each is the data of a CloudEvent, and as what it is it is more.
+        // Every seed is also the data of a CloudEvent, as text and as an image, in addition to what it is.
         assert!(check_all(seed) > 2, "{}", String::from_utf8_lossy(seed));
     }
 }

@@ -1,5 +1,5 @@
-//! Random events of every kind, for property tests: built by walking the field tables
-//! into protobuf bytes, so that a new field is covered without a word here.
+//! Random events of every kind, for property tests. Walks the field tables and writes protobuf bytes, so new fields are
+//! covered without a change here.
 
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
@@ -10,7 +10,7 @@ use super::proto::EventEnvelope;
 use super::schema::pattern::Pattern;
 use super::schema::tables::{DEVICE_CONTEXT, Field, Kind, Message, Rules, Shape};
 
-/// An event that `accept` takes, of the kind at `position` in [`Kind::all`].
+/// A valid event of the kind at `position` in [`Kind::all`].
 pub(crate) fn event(position: usize, seed: [u8; 32]) -> EventEnvelope {
     let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let kind = &Kind::all()[position];
@@ -112,7 +112,7 @@ fn any_value(depth: u32, rng: &mut TestRng) -> Vec<u8> {
     bytes
 }
 
-/// Of few decimal digits, so that every parser reads back the same bits.
+/// A double with few decimal digits, so that every parser reads back the same bits.
 fn double(rng: &mut TestRng) -> f64 {
     let whole = f64::from(rng.next_u32() as i32);
     [whole, whole / 8.0, whole / 1e6, whole * 1e12][rng.next_u32() as usize % 4]

@@ -1,9 +1,10 @@
-//! Decimal text to integers, exactly: never by way of a double.
+//! Decimal text to integers, exactly: never through a double.
 
-/// From here on a double does not hold every integer: `2^53 + 1`.
+/// From this value on, a double cannot represent every integer: `2^53 + 1`.
 pub(crate) const EXACT_ABOVE: u64 = (1 << 53) + 1;
 
-/// Whether a JSON number is written as an integer that a double does not hold, or is none that a double is.
+/// Whether a JSON number must be kept as text: an integer that a double cannot represent exactly, or a number outside
+/// the range of doubles.
 pub(crate) fn needs_text(number: &str) -> bool {
     let digits = number.strip_prefix('-').unwrap_or(number);
     match digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -12,8 +13,7 @@ pub(crate) fn needs_text(number: &str) -> bool {
     }
 }
 
-/// The integer that a JSON number is, whatever its form: `1e18`, `5.0` and `1200e-2` are integers too. `None` when it
-/// is none, or not one of 64 bits.
+/// The value of a JSON number that is a 64-bit integer in any notation: `1e18`, `5.0` and `1200e-2` are integers too.
 pub(crate) fn integer(number: &str) -> Option<i64> {
     number.parse().ok().or_else(|| scaled_integer(number))
 }
@@ -32,7 +32,7 @@ fn scaled_integer(number: &str) -> Option<i64> {
     if significant == 0 {
         return Some(0);
     }
-    // The value is the significant digits, of which the last is not zero, times ten to this power.
+    // The value is the significant digits, the last of which is not zero, times ten to this power.
     let power = exponent.saturating_sub(i64::try_from(fraction.len()).ok()?);
     let power = power.saturating_add(i64::try_from(zeros).ok()?);
     let scale = 10_u64.checked_pow(u32::try_from(power).ok()?)?;
@@ -45,7 +45,7 @@ fn scaled_integer(number: &str) -> Option<i64> {
     if negative { 0_i64.checked_sub_unsigned(value) } else { i64::try_from(value).ok() }
 }
 
-/// An exponent; one beyond 64 bits is as good as the largest.
+/// Parses an exponent. One that exceeds 64 bits saturates.
 fn saturating(exponent: &str) -> Option<i64> {
     let digits = exponent.trim_start_matches(['+', '-']);
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_double_does_not_hold_needs_text() {
+    fn numbers_outside_a_double_need_text() {
         for (number, expected) in [
             ("9007199254740992", false),
             ("9007199254740993", true),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_an_integer_is_exact() {
+    fn every_notation_of_an_integer_is_exact() {
         let zeros = "0".repeat(100_000);
         let small = format!("12{zeros}e-100000");
         for (text, expected) in [

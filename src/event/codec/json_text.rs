@@ -1,12 +1,12 @@
-//! JSON's grammar, read in place: strings, numbers, members and what to skip.
+//! A JSON tokenizer that reads in place: strings, numbers, members, and skipping of values.
 //!
-//! Invariant: each token is checked as it is passed, so a text that is read to its end was
-//! well-formed. However deep a text nests, passing it does not recurse. Does not know what a value is for.
+//! Invariant: every token is checked when it is consumed, so a text that was read to its end is well-formed. Skipping
+//! does not recurse, however deep the text nests. Does not know what a value is for.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use super::unescaped::plain_length;
+use super::unescaped::unescaped_len;
 use crate::event::schema::limits::JSON_DEPTH_MAX;
 
 /// The text is not JSON.
@@ -21,11 +21,11 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// A string between its quotes.
+/// The text between the quotes of a string.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quoted<'a> {
     pub(crate) raw: &'a str,
-    /// There are escapes, all of them of a known form.
+    /// It has escapes. All of them have a valid form.
     pub(crate) escaped: bool,
 }
 
@@ -52,19 +52,19 @@ impl<'a> JsonText<'a> {
         Self { text, at: 0, depth: 0, too_deep: false }
     }
 
-    /// Passes a byte order mark, if the text begins with one.
+    /// Skips a byte order mark at the start of the text.
     pub(crate) fn skip_mark(&mut self) {
         if self.text.starts_with(BYTE_ORDER_MARK) {
             self.at = BYTE_ORDER_MARK.len_utf8();
         }
     }
 
-    /// The byte that is read next.
+    /// The offset of the next byte.
     pub(crate) fn position(&self) -> usize {
         self.at
     }
 
-    /// What the next value is, by its first byte.
+    /// The type of the next value, by its first byte.
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<Token, Malformed> {
         Ok(match self.skip_space() {
@@ -85,25 +85,25 @@ impl<'a> JsonText<'a> {
         self.depth += 1;
     }
 
-    /// The key of the object's next member, its colon passed; `None` after the closing brace.
+    /// Consumes the key of the object's next member and its colon. `None` after the closing brace.
     #[inline(always)]
     pub(crate) fn member(&mut self, first: bool) -> Result<Option<Quoted<'a>>, Malformed> {
-        // As most senders write it: no white space, and no escape in the key.
+        // Fast path: no white space, and no escape in the key.
         let bytes = self.text.as_bytes();
         let quote = self.at + usize::from(!first);
         if (first || self.byte() == Some(b',')) && bytes.get(quote) == Some(&b'"') {
             let start = quote + 1;
-            let end = start + plain_length(&bytes[start..]);
+            let end = start + unescaped_len(&bytes[start..]);
             if let Some([b'"', b':']) = bytes.get(end..end + 2) {
                 self.at = end + 2;
                 return Ok(Some(Quoted { raw: &self.text[start..end], escaped: false }));
             }
         }
-        self.member_of_any_form(first)
+        self.member_slow(first)
     }
 
     #[inline(never)]
-    fn member_of_any_form(&mut self, first: bool) -> Result<Option<Quoted<'a>>, Malformed> {
+    fn member_slow(&mut self, first: bool) -> Result<Option<Quoted<'a>>, Malformed> {
         if !self.more(first, b'}')? {
             return Ok(None);
         }
@@ -118,7 +118,7 @@ impl<'a> JsonText<'a> {
         Ok(Some(key))
     }
 
-    /// Whether the array has a further element.
+    /// Whether the array has another element.
     pub(crate) fn element(&mut self, first: bool) -> Result<bool, Malformed> {
         self.more(first, b']')
     }
@@ -140,12 +140,12 @@ impl<'a> JsonText<'a> {
         }
     }
 
-    /// The string that [`Self::peek`] saw.
+    /// Consumes the string that [`Self::peek`] saw.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<Quoted<'a>, Malformed> {
         let start = self.at + 1;
         let bytes = self.text.as_bytes();
-        self.at = start + plain_length(&bytes[start..]);
+        self.at = start + unescaped_len(&bytes[start..]);
         if bytes.get(self.at) != Some(&b'"') {
             return self.rest_of_string(start);
         }
@@ -154,7 +154,7 @@ impl<'a> JsonText<'a> {
         Ok(Quoted { raw, escaped: false })
     }
 
-    /// From the first byte that does not stand for itself.
+    /// Continues at the first byte that is not plain text.
     #[cold]
     fn rest_of_string(&mut self, start: usize) -> Result<Quoted<'a>, Malformed> {
         loop {
@@ -163,7 +163,7 @@ impl<'a> JsonText<'a> {
                 Some(b'\\') => self.escape()?,
                 _ => return Err(self.syntax()),
             }
-            self.at += plain_length(&self.text.as_bytes()[self.at..]);
+            self.at += unescaped_len(&self.text.as_bytes()[self.at..]);
         }
         let raw = &self.text[start..self.at];
         self.at += 1;
@@ -180,7 +180,7 @@ impl<'a> JsonText<'a> {
         Ok(())
     }
 
-    /// The digits of the number that [`Self::peek`] saw.
+    /// Consumes the number that [`Self::peek`] saw.
     pub(crate) fn number(&mut self) -> Result<&'a str, Malformed> {
         let start = self.at;
         self.at += usize::from(self.byte() == Some(b'-'));
@@ -209,7 +209,7 @@ impl<'a> JsonText<'a> {
         if self.at == start { Err(self.syntax()) } else { Ok(()) }
     }
 
-    /// `true`, `false` or `null`, as [`Self::peek`] saw.
+    /// Consumes the `true`, `false` or `null` that [`Self::peek`] saw.
     pub(crate) fn word(&mut self, token: Token) -> Result<(), Malformed> {
         let word = match token {
             Token::True => "true",
@@ -224,7 +224,7 @@ impl<'a> JsonText<'a> {
         }
     }
 
-    /// Passes the next value, whatever it is and however deep it nests.
+    /// Skips the next value, of any type and depth.
     pub(crate) fn skip(&mut self) -> Result<(), Malformed> {
         let mut open = Brackets::default();
         loop {
@@ -241,7 +241,7 @@ impl<'a> JsonText<'a> {
                 }
                 word => self.word(word)?,
             }
-            // To the next value of the innermost that has one.
+            // Move to the next value of the innermost open object or array.
             loop {
                 let Some(object) = open.last() else { return Ok(()) };
                 let more = if object { self.member(first)?.is_some() } else { self.element(first)? };
@@ -254,7 +254,7 @@ impl<'a> JsonText<'a> {
         }
     }
 
-    /// Passes the next value; its text.
+    /// Skips the next value and returns its text.
     pub(crate) fn value_text(&mut self) -> Result<&'a str, Malformed> {
         self.skip_space();
         let start = self.at;
@@ -262,12 +262,12 @@ impl<'a> JsonText<'a> {
         Ok(&self.text[start..self.at])
     }
 
-    /// Whether something passed since the last call nested deeper than a body may.
+    /// Whether a value skipped since the last call nested deeper than a body may.
     pub(crate) fn take_too_deep(&mut self) -> bool {
         std::mem::take(&mut self.too_deep)
     }
 
-    /// Nothing but white space may follow.
+    /// Checks that only white space follows.
     pub(crate) fn end(&mut self) -> Result<(), Malformed> {
         if self.skip_space().is_none() { Ok(()) } else { Err(self.syntax()) }
     }
@@ -294,7 +294,7 @@ impl<'a> JsonText<'a> {
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Which brackets are open, a bit each: a body of nothing else takes an eighth of its size.
+/// The open brackets, one bit each: a body of nothing but brackets takes an eighth of its size.
 #[derive(Default)]
 struct Brackets {
     objects: Vec<u64>,
@@ -311,7 +311,7 @@ impl Brackets {
         self.depth += 1;
     }
 
-    /// Whether the innermost is an object; `None` when nothing is open.
+    /// Whether the innermost is an object. `None` when nothing is open.
     fn last(&self) -> Option<bool> {
         let last = self.depth.checked_sub(1)?;
         Some(self.objects[last / 64] >> (last % 64) & 1 == 1)
@@ -323,7 +323,7 @@ impl Brackets {
 }
 
 impl<'a> Quoted<'a> {
-    /// What the string stands for; half of a surrogate pair is U+FFFD.
+    /// The unescaped string. Half of a surrogate pair becomes U+FFFD.
     pub(crate) fn plain(&self) -> Cow<'a, [u8]> {
         if !self.escaped {
             return Cow::Borrowed(self.raw.as_bytes());
@@ -333,8 +333,8 @@ impl<'a> Quoted<'a> {
         Cow::Owned(out)
     }
 
-    /// Appends what the string stands for. False when it has half of a surrogate pair, which no UTF-8 text can hold:
-    /// U+FFFD stands for it.
+    /// Appends the unescaped string. Returns `false` if it has half of a surrogate pair, which UTF-8 cannot represent;
+    /// U+FFFD replaces it.
     pub(crate) fn unescape(&self, out: &mut Vec<u8>) -> bool {
         let mut whole = true;
         let mut rest = self.raw;
@@ -364,7 +364,7 @@ impl<'a> Quoted<'a> {
     }
 }
 
-/// The letter of the four hex digits that begin `rest`, and of the second half if they are a first.
+/// The character of the four hex digits at the start of `rest`, combined with a low surrogate if they are a high one.
 fn unescape_unicode(rest: &mut &str) -> Option<char> {
     let unit = take_unit(rest)?;
     if !(0xd800..0xdc00).contains(&unit) {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nests_too_deep_is_passed_and_noticed() {
+    fn deep_nesting_is_skipped_and_reported() {
         for levels in [1, JSON_DEPTH_MAX, JSON_DEPTH_MAX + 1, 1_000_000] {
             let mut nested = "[{\"a\":".repeat(levels / 2) + &"[".repeat(levels % 2);
             let end = "]".repeat(levels % 2) + &"}]".repeat(levels / 2);
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_surrogate_pair_is_noticed() {
+    fn half_a_surrogate_pair_is_reported() {
         for (raw, whole, text) in [
             (r"\ud83e\udd80", true, "🦀"),
             (r"a\ud83e", false, "a\u{fffd}"),

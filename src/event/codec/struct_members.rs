@@ -1,6 +1,6 @@
-//! Members of `properties`, that is of a `google.protobuf.Struct`, written as bytes in the order in which they come.
+//! Appends members of a `google.protobuf.Struct`, such as `properties`, in order, given their whole values.
 //!
-//! Knows no limits: what is written is checked as a part of its event.
+//! Enforces no limits: the event that the members belong to is validated as a whole.
 
 use super::wire::{LENGTH_DELIMITED, put_bytes, put_double, put_key, put_number, put_varint};
 
@@ -25,13 +25,13 @@ pub(crate) fn put_object(out: &mut Vec<u8>, key: &str, members: &[u8]) {
     put_bytes(out, 5, members);
 }
 
-/// Any value, given what its `google.protobuf.Value` holds.
+/// Any value, given the content of its `google.protobuf.Value`.
 pub(crate) fn put_value(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     begin(out, key, value.len());
     out.extend_from_slice(value);
 }
 
-/// Begins a member whose `Value` has this length.
+/// Begins a member whose `Value` has this length in bytes.
 fn begin(out: &mut Vec<u8>, key: &str, value_length: usize) {
     put_key(out, 1, LENGTH_DELIMITED);
     put_varint(out, (field_length(key.len()) + field_length(value_length)) as u64);
@@ -40,9 +40,9 @@ fn begin(out: &mut Vec<u8>, key: &str, value_length: usize) {
     put_varint(out, value_length as u64);
 }
 
-/// Of a field with a number below 16 and so many bytes.
+/// The encoded length of a field with a number below 16 and this many bytes.
 fn field_length(bytes: usize) -> usize {
-    // Seven bits a byte; zero takes one byte too.
+    // A varint holds seven bits per byte; zero takes one byte.
     1 + (bytes | 1).ilog2() as usize / 7 + 1 + bytes
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_what_was_put() {
+    fn members_read_back_as_written() {
         for length in [0, 1, 127, 128, 16_383, 16_384, 300_000] {
             let long = "x".repeat(length);
             let mut members = Vec::new();

@@ -1,13 +1,13 @@
-//! Writes the members of a `google.protobuf.Struct` with values that nest, in one pass: a length is written when it is
-//! known, over the byte that was left for it.
+//! Writes the members of a `google.protobuf.Struct` with nested values in one pass. It reserves one byte for each
+//! length and fills it in when the length is known.
 //!
-//! Knows no limits: what is written is checked as a part of its event.
+//! Enforces no limits: the event that the members belong to is validated as a whole.
 
 use super::wire::{LENGTH_DELIMITED, Reader, put_bytes, put_double, put_key, put_number, put_varint};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::schema::tables::Kind;
 
-/// Where something begins whose length is not known yet.
+/// The start of a field whose length is not known yet.
 #[must_use]
 #[derive(Debug)]
 pub struct Open(usize);
@@ -30,7 +30,7 @@ impl<'o> StructWriter<'o> {
         Self { out }
     }
 
-    /// One value is to follow, then [`Self::end_member`].
+    /// Write one value next, then call [`Self::end_member`].
     pub fn begin_member(&mut self, key: &str) -> OpenMember {
         let entry = self.begin(1);
         put_bytes(self.out, 1, key.as_bytes());
@@ -58,17 +58,17 @@ impl<'o> StructWriter<'o> {
         put_number(self.out, 4, u64::from(is));
     }
 
-    /// A value; members are to follow, then [`Self::end`].
+    /// A value. Write its members next, then call [`Self::end`].
     pub fn begin_object(&mut self) -> Open {
         self.begin(5)
     }
 
-    /// A value; elements are to follow, then [`Self::end`].
+    /// A value. Write its elements next, then call [`Self::end`].
     pub fn begin_list(&mut self) -> Open {
         self.begin(6)
     }
 
-    /// One value is to follow, then [`Self::end`].
+    /// Write one value next, then call [`Self::end`].
     pub fn begin_element(&mut self) -> Open {
         self.begin(1)
     }
@@ -79,7 +79,7 @@ impl<'o> StructWriter<'o> {
             self.out[start - 1] = byte;
             return;
         }
-        // Seven bits a byte, and one byte was left.
+        // A varint holds seven bits per byte, and one byte was reserved.
         let more = length.ilog2() as usize / 7;
         self.out.resize(start + length + more, 0);
         self.out.copy_within(start..start + length, start + more);
@@ -98,7 +98,7 @@ impl<'o> StructWriter<'o> {
     }
 }
 
-/// Appends the payload of an event; these members are its `properties`, of which it has no others.
+/// Appends the payload of an event with these members as its `properties`. The payload itself must have none.
 pub fn put_payload(out: &mut Vec<u8>, payload: &Payload, properties: &[u8]) {
     if properties.is_empty() {
         return payload.encode(out);
@@ -130,7 +130,7 @@ mod tests {
     use crate::event::proto::{CustomEvent, EventEnvelope, ScreenView};
 
     #[test]
-    fn members_nest_whatever_their_length() {
+    fn members_nest_at_every_length() {
         for length in [0, 1, 100, 127, 128, 129, 16_383, 16_384, 300_000] {
             let long = "x".repeat(length);
             let mut out = Vec::new();
@@ -156,7 +156,7 @@ mod tests {
             writer.number(-0.5);
             writer.end_member(member);
             let read = Struct::decode(&*out).unwrap();
-            // An empty key is left out by other encoders.
+            // Other encoders leave an empty key out.
             assert!(read.encoded_len() == out.len() || length == 0, "{length}");
             let expected = json!({"o": {&long: [long, null, true]}, "n": -0.5});
             assert_eq!(serde_json::to_value(read).unwrap(), expected, "{length}");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_are_those_of_the_payload() {
+    fn properties_become_those_of_the_payload() {
         let mut properties = Vec::new();
         let mut writer = StructWriter::new(&mut properties);
         let member = writer.begin_member("a");

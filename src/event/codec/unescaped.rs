@@ -1,10 +1,10 @@
-//! How far a text goes on that stands for itself between the quotes of JSON.
+//! Finds the part of a string that needs no escape in JSON.
 //!
-//! Strings are short and there are many of them: of what reading and writing JSON costs, this is the largest part.
+//! Events have many short strings, so this is the largest part of the cost of reading and writing JSON.
 
-/// How many bytes come before the first quote, backslash or control character.
+/// The number of bytes before the first quote, backslash or control character.
 #[inline]
-pub(crate) fn plain_length(bytes: &[u8]) -> usize {
+pub(crate) fn unescaped_len(bytes: &[u8]) -> usize {
     let mut rest = bytes;
     while let Some((word, after)) = rest.split_first_chunk() {
         if let Some(position) = first_special(u64::from_le_bytes(*word)) {
@@ -12,7 +12,8 @@ pub(crate) fn plain_length(bytes: &[u8]) -> usize {
         }
         rest = after;
     }
-    // Of what is left the last eight bytes, or twice four, are looked at as one: those that come twice are plain.
+    // The tail is covered by the last eight bytes, or by two overlapping words of four. Bytes that are looked at twice
+    // are known to be unescaped.
     if let (false, Some(last)) = (rest.is_empty(), bytes.last_chunk()) {
         let at = bytes.len() - size_of::<u64>();
         return first_special(u64::from_le_bytes(*last)).map_or(bytes.len(), |position| at + position);
@@ -26,11 +27,11 @@ pub(crate) fn plain_length(bytes: &[u8]) -> usize {
     bytes.len() - rest.len() + rest.iter().position(is_special).unwrap_or(rest.len())
 }
 
-/// Which of eight bytes is the first that is a quote, a backslash or a control character. The first byte is the lowest.
+/// The index of the first quote, backslash or control character among eight bytes, the lowest byte first.
 #[inline]
 fn first_special(word: u64) -> Option<usize> {
-    // A byte's high bit is set in `found` when it is such a one. Borrows may set it in later bytes too, so only the
-    // first is looked at.
+    // `found` has the high bit of each matching byte set. A borrow may also set bits of later bytes, so only the first
+    // counts.
     let below_space = word.wrapping_sub(EACH * 0x20) & !word;
     let quote = zero_bytes(word ^ (EACH * u64::from(b'"')));
     let backslash = zero_bytes(word ^ (EACH * u64::from(b'\\')));
@@ -50,11 +51,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ends_at_the_first_special_byte_wherever_that_is() {
+    fn it_ends_at_the_first_special_byte_at_every_position() {
         let plain = "plain é ~\u{7f}\u{80}\u{2028}".bytes().cycle();
         for length in 0..70 {
             let text: Vec<u8> = plain.clone().take(length).collect();
-            assert_eq!(plain_length(&text), length);
+            assert_eq!(unescaped_len(&text), length);
             for special in [b'"', b'\\', 0, b'\n', 0x1f] {
                 for at in 0..length {
                     let mut text = text.clone();
@@ -62,7 +63,7 @@ mod tests {
                     // Of several the first counts.
                     for later in [at, length - 1] {
                         text[later] = special;
-                        assert_eq!(plain_length(&text), at, "{special} at {at} of {length}");
+                        assert_eq!(unescaped_len(&text), at, "{special} at {at} of {length}");
                     }
                 }
             }

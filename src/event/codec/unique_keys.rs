@@ -1,6 +1,6 @@
-//! JSON and YAML documents in which no key may come twice.
+//! JSON and YAML documents with unique keys.
 //!
-//! The usual readers keep the last of two and say nothing; whoever wrote both meant something else.
+//! The usual readers silently keep the last of two equal keys, which is rarely what the author meant.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,10 +9,10 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
-/// Characters of a key that an error repeats.
+/// Characters of a key that an error quotes.
 const KEY_CHARS_MAX: usize = 128;
 
-/// Any value; reading it fails at the second of two equal keys, naming the key.
+/// Any value. Reading it fails at the second of two equal keys, and the error names the key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UniqueKeys(pub Value);
 
@@ -22,8 +22,8 @@ impl<'de> Deserialize<'de> for UniqueKeys {
     }
 }
 
-/// Reads what [`UniqueKeys`] reads, and fails at the first value too many: two bytes of text can become a hundred times
-/// as many in memory. Objects, lists and what is in them each count.
+/// Like [`UniqueKeys`], but fails once the document has too many values: two bytes of text can take a hundred times as
+/// much memory. Objects, lists and everything in them count.
 #[derive(Debug)]
 pub struct UniqueKeysSeed {
     values_max: usize,
@@ -121,13 +121,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_a_value_reads() {
+    fn reads_the_same_as_a_value() {
         let text = r#"{"a": [1, -2, 3.5, "x", true, null, {"b": {}}], "c": 18446744073709551615}"#;
         assert_eq!(serde_json::from_str::<UniqueKeys>(text).unwrap().0, serde_json::from_str::<Value>(text).unwrap());
     }
 
     #[test]
-    fn a_value_too_many_is_not_read() {
+    fn reading_stops_at_the_bound() {
         let within = |values_max: usize, text: &str| {
             let mut reader = serde_json::Deserializer::from_str(text);
             UniqueKeysSeed::with_values_max(values_max).deserialize(&mut reader).map_err(|error| error.to_string())
@@ -136,12 +136,12 @@ mod tests {
         assert_eq!(within(6, text), Ok(serde_json::from_str(text).unwrap()));
         let error = within(5, text).unwrap_err();
         assert!(error.starts_with("the document must have at most 5 values at line 1 column "), "{error}");
-        // Neither is what follows it.
+        // Nothing after it is read either.
         assert_eq!(within(5, r#"[0,0,0,0,0, no JSON"#).unwrap_err().split(" at ").next(), error.split(" at ").next());
     }
 
     #[test]
-    fn names_the_key_that_comes_twice() {
+    fn a_duplicate_key_is_named() {
         for text in [r#"{"a": {"name": 1, "name": 1}}"#, r#"[{"name": 1, "b": 2, "n\u0061me": null}]"#] {
             let error = serde_json::from_str::<UniqueKeys>(text).unwrap_err();
             assert!(error.is_data() && error.to_string().starts_with("the key \"name\" comes twice"), "{error}");

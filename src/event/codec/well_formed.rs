@@ -8,7 +8,7 @@ use crate::event::schema::tables::{Message, STRUCT, Shape};
 const TOO_MANY_VALUES: DecodeError =
     DecodeError::new("its lists, maps and properties hold more than 50000 values together");
 
-/// Walks a message and all that it holds, which may be so many `values` in lists and maps.
+/// Walks a message and everything in it. Each element of a list or map takes one from `values`.
 pub(crate) fn check_message(
     message: &Message,
     bytes: &[u8],

@@ -1,7 +1,7 @@
 //! The protobuf wire format, read in place and written.
 //!
-//! Invariant: any bytes are either read or refused; nothing here panics, and reading does not allocate.
-//! Knows keys, varints and lengths, not what a field means.
+//! Invariant: any input is either read or rejected. Nothing here panics, and reading does not allocate. Knows keys,
+//! varints and lengths, not the meaning of a field.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// One field's value as it stands on the wire.
+/// The value of one field, as on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Value<'a> {
     Varint(u64),
@@ -63,11 +63,11 @@ pub(crate) const TOO_DEEP: DecodeError = DecodeError("nested too deep");
 const TRUNCATED: DecodeError = DecodeError("the message ends inside a field");
 const BAD_VARINT: DecodeError = DecodeError("a varint is longer than ten bytes");
 const BAD_KEY: DecodeError = DecodeError("a field key is not valid");
-/// Groups within each other; common decoders take as many.
+/// Nesting depth of groups, as in common decoders.
 const GROUP_DEPTH_MAX: usize = 100;
 
-/// The fields of one message, in the order of the wire. Groups, which proto3 does not have, are passed over as the
-/// unknown fields that they are.
+/// Iterates over the fields of one message in wire order. Groups, which proto3 does not have, are skipped as unknown
+/// fields.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
-        // Most fields are short texts with a low number: one byte of key and one of length.
+        // Fast path: most fields are short strings with a low number, so key and length take one byte each.
         if let [key, length, rest @ ..] = self.rest
             && *key & 0x87 == LENGTH_DELIMITED as u8
             && *key > 0x07
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() { Ok(None) } else { self.next_of_any_form() }
     }
 
-    /// Kept out of the way, so that the common form is read in place.
+    /// Out of line, so that the fast path inlines.
     #[inline(never)]
     fn next_of_any_form(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
         let (number, wire_type) = self.key()?;
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next field after a group whose first key was read, and after those that follow it.
+    /// Skips a group whose start key was read, and any groups that follow it, and reads the next field.
     #[cold]
     fn next_after_group(&mut self, mut group: u32) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
         loop {
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
 
     #[inline(always)]
     fn key(&mut self) -> Result<(u32, u64), DecodeError> {
-        // A number has 29 bits and the wire type 3: a key is one of 32.
+        // A field number has 29 bits and the wire type 3, so a key fits in 32.
         let key = u32::try_from(self.varint()?).map_err(|_| BAD_KEY)?;
         if key >> 3 == 0 { Err(BAD_KEY) } else { Ok((key >> 3, u64::from(key & 7))) }
     }
@@ -144,7 +144,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Passes a group whose first key was read, with all that is nested in it.
+    /// Skips a group whose start key was read, with everything nested in it.
     fn skip_group(&mut self, number: u32) -> Result<(), DecodeError> {
         let mut open = [0; GROUP_DEPTH_MAX];
         open[0] = number;
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
     fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let mut number = 0;
         for (position, byte) in self.rest.iter().take(10).enumerate() {
-            // The tenth byte has room for one bit.
+            // The tenth byte holds a single bit.
             if position == 9 && *byte > 1 {
                 return Err(BAD_VARINT);
             }
@@ -206,10 +206,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Key and value of a map entry; both are left out on the wire when they are defaults.
+/// Key and value of a map entry. Encoders leave out either when it is the default.
 pub(crate) fn map_entry(bytes: &[u8]) -> (&[u8], Option<Value<'_>>) {
     let mut reader = Reader::new(bytes);
-    // As nearly every encoder writes it: the key, then the value.
+    // Nearly every encoder writes the key, then the value.
     if let Ok(Some((1, Value::Bytes(key)))) = reader.next()
         && let Ok(Some((2, value))) = reader.next()
         && reader.is_empty()

@@ -1,5 +1,4 @@
-//! Whether an event may enter, and what it gets at the door: an id, a timestamp and the
-//! app of the key it came with.
+//! Validates an event and fills in what the gateway assigns: an id, a timestamp, and the app of the API key.
 
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -12,21 +11,20 @@ use crate::event::model::ids::{is_app_id, new_id};
 use crate::event::schema::pattern::Pattern;
 use crate::event::schema::tables::{DEVICE_CONTEXT, envelope_field};
 
-/// When an event arrived, for whom, and how large it may be.
+/// When an event arrived, for which app, and how large it may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
-    /// Milliseconds since the Unix epoch; the timestamp of an event without one.
+    /// Milliseconds since the Unix epoch. The timestamp of an event without one.
     pub received_at_ms: i64,
-    /// The app of the API key that the event came with.
+    /// The app of the API key that the request had.
     pub key_app: Option<&'a str>,
-    /// Of the event as it is stored.
+    /// Limit on the stored event.
     pub event_bytes_max: usize,
-    /// What an event without an id gets for one; nothing: a new one each.
+    /// The id of an event without one. `None` assigns a new id to each.
     pub assigned_id: Option<Uuid>,
 }
 
-/// Checks the encoded event that begins at `start` and, when nothing is wrong with it, appends
-/// the fields that the gateway assigns.
+/// Validates the encoded event that starts at `start`. If it is valid, appends the fields that the gateway assigns.
 pub(crate) fn admit(
     bytes: &mut Vec<u8>,
     start: usize,
@@ -38,9 +36,9 @@ pub(crate) fn admit(
     let Ok(event) = Envelope::read(&bytes[start..]) else {
         return errors.add(*at, MALFORMED);
     };
-    let mut head = Head { at, errors };
-    head.app(event.app_id, arrival.key_app);
-    head.check(&event);
+    let mut envelope = EnvelopeCheck { at, errors };
+    envelope.app(event.app_id, arrival.key_app);
+    envelope.check(&event);
     if let Some(device) = event.device {
         check_message(&DEVICE_CONTEXT, device, unchecked, &Path::Field(at, "deviceContext"), errors);
     }
@@ -69,7 +67,7 @@ pub(crate) fn admit(
     }
 }
 
-/// Whether an event of this size may be stored.
+/// Checks the size of a stored event.
 pub(crate) fn check_size(size: usize, arrival: &Arrival<'_>) -> Result<(), String> {
     let size_max = arrival.event_bytes_max;
     if size <= size_max {
@@ -80,20 +78,20 @@ pub(crate) fn check_size(size: usize, arrival: &Arrival<'_>) -> Result<(), Strin
 
 pub(crate) const OTHER_APP: &str = "must be the app of the API key";
 
-/// Whether an event was refused for belonging to another app than the key that it came with.
+/// Whether an event was refused because its app is not that of the API key.
 pub fn is_of_other_app(errors: &[FieldError]) -> bool {
     errors.iter().any(|error| error.detail == OTHER_APP)
 }
 
 pub(crate) const NO_PAYLOAD: &str = "exactly one payload is required";
 
-/// Checks the envelope's own fields.
-struct Head<'p, 'e> {
+/// Validates the envelope's own fields.
+struct EnvelopeCheck<'p, 'e> {
     at: &'p Path<'p>,
     errors: &'e mut Errors,
 }
 
-impl Head<'_, '_> {
+impl EnvelopeCheck<'_, '_> {
     fn app(&mut self, app_id: &[u8], key_app: Option<&str>) {
         match key_app {
             Some(_) if app_id.is_empty() => {}

@@ -1,7 +1,7 @@
-//! What is wrong with a binary event that prost does not read, and where; and what prost must not read, since it would
-//! take many times its size or since part of it would be lost: too many elements, and a second payload.
+//! Faults of binary events: where an event that prost cannot decode is broken, and what prost must not decode because
+//! it would take many times its size or lose data: too many elements, and a second payload.
 //!
-//! Walks the bytes as they were sent, by the field tables. Knows nothing of what an event must have.
+//! Walks the bytes as sent, by the field tables. Does not know which fields an event must have.
 
 use super::field_error::{Errors, Path};
 use super::validate::{MALFORMED, PROPERTIES_TOO_DEEP, TOO_MANY_VALUES, too_many};
@@ -12,11 +12,11 @@ use crate::event::schema::tables::{EVENT_ENVELOPE, FIELDS_MAX, Field, Kind, Mess
 
 pub(crate) const MORE_THAN_ONE_PAYLOAD: &str = "more than one payload: exactly one is allowed";
 pub(crate) const NOT_UTF8: &str = "must be UTF-8";
-/// Messages within each other in `properties`: more than the levels that are allowed take, less than prost reads.
+/// Nesting depth of messages in `properties`: more than the allowed levels take, and less than prost decodes.
 const STRUCT_DEPTH_MAX: usize = 95;
 
-/// Refuses every payload after the first, of which prost would keep the last, and whatever has too many elements.
-/// What is not well-formed is left to prost.
+/// Rejects every payload after the first (prost would keep the last) and fields with too many elements. Malformed bytes
+/// are left to prost.
 pub(crate) fn check_counts(event: &[u8], at: &Path<'_>, errors: &mut Errors) {
     let mut payload = false;
     let mut reader = Reader::new(event);
@@ -54,14 +54,14 @@ fn count_elements(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut E
     }
 }
 
-/// The values in a `google.protobuf.Struct`, down to the depth that prost reads.
+/// Counts the values in a `google.protobuf.Struct`, down to the depth that prost decodes.
 fn count_members(bytes: &[u8], depth: usize) -> usize {
     let mut count = 0;
     let mut reader = Reader::new(bytes);
     while let Ok(Some((number, value))) = reader.next() {
         if let (1, Value::Bytes(entry)) = (number, value) {
             count += 1;
-            // An entry may hold its value more than once. Decoders merge messages: every occurrence adds its values.
+            // An entry may contain its value several times. Decoders merge messages, so every occurrence adds values.
             let mut members = Reader::new(entry);
             while let Ok(Some((number, value))) = members.next() {
                 if let (2, Value::Bytes(value)) = (number, value) {
@@ -73,7 +73,7 @@ fn count_members(bytes: &[u8], depth: usize) -> usize {
     count
 }
 
-/// The values within a `google.protobuf.Value`.
+/// Counts the values in a `google.protobuf.Value`.
 fn count_nested(bytes: &[u8], depth: usize) -> usize {
     let Some(depth) = depth.checked_sub(1) else { return 0 };
     let mut count = 0;
@@ -95,15 +95,15 @@ fn count_nested(bytes: &[u8], depth: usize) -> usize {
     count
 }
 
-/// Notes why prost could not read the event; at least one error.
-pub(crate) fn note_faults(event: &[u8], at: &Path<'_>, errors: &mut Errors) {
-    note_message(&EVENT_ENVELOPE, event, at, errors);
+/// Reports why prost could not decode the event. Adds at least one error.
+pub(crate) fn report_faults(event: &[u8], at: &Path<'_>, errors: &mut Errors) {
+    report_message(&EVENT_ENVELOPE, event, at, errors);
     if errors.is_empty() {
         errors.add(*at, MALFORMED);
     }
 }
 
-fn note_message(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
+fn report_message(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut Errors) {
     let mut index = 0;
     let mut reader = Reader::new(bytes);
     loop {
@@ -115,15 +115,15 @@ fn note_message(message: &Message, bytes: &[u8], at: &Path<'_>, errors: &mut Err
         let Some((_, field)) = message.field(number) else { continue };
         let here = Path::Field(at, field.json_name);
         if let Shape::List(element) = field.shape {
-            note_value(element, value, &Path::Index(&here, index), errors);
+            report_value(element, value, &Path::Index(&here, index), errors);
             index += 1;
         } else {
-            note_value(field, value, &here, errors);
+            report_value(field, value, &here, errors);
         }
     }
 }
 
-fn note_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
+fn report_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Errors) {
     match (&field.shape, value) {
         (Shape::String, Value::Bytes(text)) => {
             if std::str::from_utf8(text).is_err() {
@@ -134,10 +134,10 @@ fn note_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Error
         | (Shape::Float, Value::Fixed32(_))
         | (Shape::Double, Value::Fixed64(_)) => {}
         (Shape::Message(message) | Shape::Payload(message), Value::Bytes(bytes)) => {
-            note_message(message, bytes, at, errors)
+            report_message(message, bytes, at, errors)
         }
         (Shape::Struct, Value::Bytes(bytes)) => {
-            // They were counted before.
+            // They were counted before, by `check_counts`.
             let mut values = usize::MAX;
             match well_formed::check_message(&STRUCT, bytes, STRUCT_DEPTH_MAX, &mut values) {
                 Ok(()) => {}
@@ -150,7 +150,7 @@ fn note_value(field: &Field, value: Value<'_>, at: &Path<'_>, errors: &mut Error
             let (key, value) = map_entry(bytes);
             match (std::str::from_utf8(key), value) {
                 (Err(_), _) => errors.add(*at, "keys must be UTF-8"),
-                (Ok(key), Some(value)) => note_value(entry, value, &Path::Field(at, key), errors),
+                (Ok(key), Some(value)) => report_value(entry, value, &Path::Field(at, key), errors),
                 (Ok(_), None) => {}
             }
         }

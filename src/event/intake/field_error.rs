@@ -1,36 +1,36 @@
-//! What is wrong with a document, and where: shared by events and admin documents.
+//! An error in a document and its place, for events and admin documents.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// One thing wrong in a JSON document. Never echoes the input's values.
+/// One error in a JSON document. Never echoes values of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
     /// RFC 6901 JSON pointer from the document's root; empty for the document itself.
     pub pointer: String,
-    /// One clause: what is wrong or what is allowed.
+    /// One clause: what is wrong, or what is allowed.
     pub detail: String,
 }
 
-/// Names in a document can be as long as the document: what is told of them is not.
+/// Names in a document can be as long as the document, so both texts are bounded.
 const POINTER_BYTES_MAX: usize = 256;
 const DETAIL_BYTES_MAX: usize = 1024;
 
 impl FieldError {
-    /// Longer texts are cut, and end with an ellipsis.
+    /// Longer texts are truncated and end with an ellipsis.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: cut(pointer.into(), POINTER_BYTES_MAX), detail: cut(detail.into(), DETAIL_BYTES_MAX) }
     }
 
-    /// The same error seen from a document that holds this one at `prefix`.
+    /// The same error in a document that contains this one at `prefix`.
     pub fn under(mut self, prefix: &str) -> Self {
         self.pointer.insert_str(0, prefix);
         self
     }
 
-    /// Says where the sender finds what is wrong with an event that was made of another document: `names` have what was
-    /// made, and what it was made of. The first that the pointer begins with counts.
+    /// Translates the pointer into an event back to the document that the event was made from. `names` has pairs of
+    /// prefixes: the event's and the document's. The first match counts.
     pub(crate) fn rename(&mut self, names: &[(&str, &str)]) {
         let begins = |(made, sent): &(&str, &str)| Some(format!("{sent}{}", self.pointer.strip_prefix(made)?));
         if let Some(pointer) = names.iter().find_map(begins) {
@@ -45,7 +45,7 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// The text, or its beginning with an ellipsis.
+/// Truncates a text and adds an ellipsis.
 pub fn cut(mut text: String, bytes_max: usize) -> String {
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max));
@@ -55,14 +55,14 @@ pub fn cut(mut text: String, bytes_max: usize) -> String {
     text
 }
 
-/// Errors that one document is answered with; the rest would only repeat the lesson.
+/// Errors reported for one document.
 pub(crate) const ERRORS_MAX: usize = 16;
-/// Errors of one event of a batch, whose events share a reply.
+/// Errors reported for one event of a batch.
 const ITEM_ERRORS_MAX: usize = 4;
-/// Bytes of a name from the input that a pointer repeats.
+/// Bytes of an input name that a pointer repeats.
 const POINTER_NAME_BYTES_MAX: usize = 128;
 
-/// What is wrong so far, up to [`ERRORS_MAX`].
+/// The errors found so far, up to [`ERRORS_MAX`].
 #[derive(Debug, Default)]
 pub(crate) struct Errors(Vec<FieldError>);
 
@@ -77,7 +77,7 @@ impl Errors {
         self.0.is_empty()
     }
 
-    /// Those of one event of a batch.
+    /// Like [`Self::into_result`], with the bound for one event of a batch.
     pub(crate) fn into_item_result(mut self) -> Result<(), Vec<FieldError>> {
         self.0.truncate(ITEM_ERRORS_MAX);
         self.0.shrink_to_fit();
@@ -89,7 +89,7 @@ impl Errors {
     }
 }
 
-/// Where a walk through a document stands: links up the stack, turned into text only when something is wrong.
+/// A position in a document as links up the stack. Becomes text only when there is an error to report.
 #[derive(Clone, Copy)]
 pub(crate) enum Path<'p> {
     Root,
@@ -114,7 +114,7 @@ impl Path<'_> {
                     match letter {
                         '~' => out.push_str("~0"),
                         '/' => out.push_str("~1"),
-                        // Each would take six bytes of a reply.
+                        // A control character would take six bytes of the reply.
                         letter if letter.is_control() => out.push(char::REPLACEMENT_CHARACTER),
                         letter => out.push(letter),
                     }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_a_batch_has_fewer_errors() {
+    fn errors_of_an_event_in_a_batch_are_bounded() {
         let mut errors = Errors::default();
         (0..100).for_each(|index| errors.add(Path::Index(&Path::Root, index), "is wrong"));
         assert_eq!(errors.into_item_result().unwrap_err().len(), ITEM_ERRORS_MAX);

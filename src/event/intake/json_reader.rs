@@ -1,8 +1,8 @@
-//! From proto3 JSON straight to protobuf bytes, by the field tables and in one pass.
+//! Converts proto3 JSON to protobuf bytes directly, by the field tables and in one pass.
 //!
-//! Invariant: without errors the bytes are one valid message; with errors the text is still
-//! read to its end, so that what is not JSON is told from what is only wrong. What exceeds a limit is
-//! passed, not written. Knows what proto3 JSON allows, not what an event must have.
+//! Invariant: without errors, the output is one valid message. With errors, the text is still read to its end, to tell
+//! malformed JSON from invalid values. Values beyond a limit are skipped, not written. Knows what proto3 JSON allows,
+//! not which fields an event must have.
 
 use std::ops::Range;
 
@@ -20,22 +20,22 @@ pub(crate) const DUPLICATE: &str = "must not come twice";
 pub(crate) const HALF_A_PAIR: &str = "must not have half of a surrogate pair";
 const TOO_DEEP: &str = "must not nest deeper than the 64 levels of a body";
 
-/// Fields that are named where an unknown one is refused, at most.
+/// Fields named in the error about an unknown one.
 const FIELDS_NAMED_MAX: usize = 5;
 
-/// Reads values of one body. The buffers are kept from event to event.
+/// Reads the values of one body. Reuses its buffers from event to event.
 pub(crate) struct JsonReader<'a> {
     pub(crate) json: JsonText<'a>,
     pub(crate) out: Vec<u8>,
     pub(crate) errors: Errors,
-    /// An unescaped string on its way to `out`.
+    /// Buffer for an unescaped string.
     text: Vec<u8>,
-    /// Where in `out` the keys of the maps that are being read stand.
+    /// Ranges in `out` of the keys of the maps being read.
     keys: Vec<Range<usize>>,
-    /// Values of the `properties` that are being read, and the objects and arrays that are open in them.
+    /// Number of values and open levels of the `properties` being read.
     values: usize,
     levels: usize,
-    /// Numbers in `properties` that a double does not hold are text.
+    /// Write numbers in `properties` that a double cannot represent as text.
     pub(crate) exact: bool,
 }
 
@@ -44,7 +44,7 @@ impl<'a> JsonReader<'a> {
         Self::onto(Vec::with_capacity(text.len()), text)
     }
 
-    /// Appends what it reads to `out`.
+    /// Appends to `out`.
     pub(crate) fn onto(out: Vec<u8>, text: &'a str) -> Self {
         Self {
             json: JsonText::new(text),
@@ -58,7 +58,7 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Appends the fields of the message that the next value holds.
+    /// Appends the fields of the message that is the next value.
     pub(crate) fn message(&mut self, message: &'static Message, at: &Path<'_>) -> Result<(), Malformed> {
         if !self.expect(Token::Object, "must be an object", at)? {
             return Ok(());
@@ -66,7 +66,7 @@ impl<'a> JsonReader<'a> {
         self.json.enter();
         let mut seen = 0u64;
         let mut payload = false;
-        // Senders mostly keep the order of the numbers: the search begins after the field before.
+        // Senders mostly keep field number order, so the search starts after the previous field.
         let mut next = 0;
         let mut first = true;
         while let Some(key) = self.json.member(first)? {
@@ -86,7 +86,7 @@ impl<'a> JsonReader<'a> {
             }
             seen |= 1 << position;
             match self.json.peek()? {
-                // Null stands for a field that is not set.
+                // Null means an unset field.
                 Token::Null => self.json.word(Token::Null)?,
                 _ if payload && matches!(field.shape, Shape::Payload(_)) => {
                     self.errors.add(here, MORE_THAN_ONE_PAYLOAD);
@@ -101,8 +101,8 @@ impl<'a> JsonReader<'a> {
         Ok(())
     }
 
-    /// Appends the members of a `google.protobuf.Struct` when the next value is an object, and else what its
-    /// `google.protobuf.Value` holds. Answers which.
+    /// If the next value is an object, appends the members of its `google.protobuf.Struct`; otherwise appends the
+    /// content of its `google.protobuf.Value`. Returns whether it is an object.
     pub(crate) fn free_value(&mut self, at: &Path<'_>) -> Result<bool, Malformed> {
         (self.values, self.levels) = (0, 0);
         let is_object = self.json.peek()? == Token::Object;
@@ -119,7 +119,7 @@ impl<'a> JsonReader<'a> {
 
     fn position(&self, message: &Message, key: Quoted<'_>, next: usize) -> Option<usize> {
         let name = key.plain();
-        // A call to compare bytes costs more than to see that the first ones differ.
+        // Comparing the first bytes is cheaper than a call to compare all.
         let is = |known: &str| {
             known.len() == name.len() && known.as_bytes().first() == name.first() && known.as_bytes() == &*name
         };
@@ -140,8 +140,8 @@ impl<'a> JsonReader<'a> {
         self.errors.add(Path::Field(at, key.raw), detail);
     }
 
-    /// Appends the field with the next value. A `member` of a list or map is not null and is written
-    /// even when it is the default.
+    /// Appends the field with the next value. A `member` of a list or map is not null, and is written even if it has
+    /// the default value.
     fn value(&mut self, field: &Field, member: bool, at: &Path<'_>) -> Result<(), Malformed> {
         match &field.shape {
             Shape::String => self.string(field.number, member, at),
@@ -258,8 +258,8 @@ impl<'a> JsonReader<'a> {
         Ok(())
     }
 
-    /// Appends an entry `number` for each member of the object, up to `count_max`; `value` appends the entry's
-    /// value. Answers how many members there are.
+    /// Appends an entry with field number `number` for each member of the object, up to `count_max`. `value` appends
+    /// the entry's value. Returns the number of members.
     fn members(
         &mut self,
         number: u32,
@@ -294,12 +294,12 @@ impl<'a> JsonReader<'a> {
         Ok(count)
     }
 
-    /// Appends the members of an object in `properties`, that itself included.
+    /// Appends the members of an object in `properties`, or of `properties` itself.
     fn object(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
         self.levels += 1;
         let count = self.members(1, PROPERTIES_VALUES_MAX, at, |reader, at| reader.member_of_struct(at))?;
         self.levels -= 1;
-        // Those that were passed count too.
+        // Skipped members count too.
         self.values += count.saturating_sub(PROPERTIES_VALUES_MAX);
         Ok(())
     }
@@ -371,7 +371,7 @@ impl<'a> JsonReader<'a> {
         Ok(())
     }
 
-    /// The integer that the next value is, as a number or as a string; passes the value in any case.
+    /// Reads the next value as an integer, written as a number or a string. Consumes the value in any case.
     fn integer(&mut self, at: &Path<'_>) -> Result<Option<i64>, Malformed> {
         Ok(self.digits(at)?.and_then(decimal::integer))
     }
@@ -380,13 +380,13 @@ impl<'a> JsonReader<'a> {
         Ok(self.digits(at)?.and_then(|digits| digits.parse().ok()))
     }
 
-    /// The text of a number, with or without quotes.
+    /// Reads the text of a number, with or without quotes.
     fn digits(&mut self, at: &Path<'_>) -> Result<Option<&'a str>, Malformed> {
         match self.json.peek()? {
             Token::Number => self.json.number().map(Some),
             Token::String => {
                 let raw = self.json.string()?.raw;
-                // The three words are numbers by the mapping; whether they are allowed is not decided here.
+                // proto3 JSON counts these three as numbers. Whether they are allowed is decided elsewhere.
                 let is_word = matches!(raw, "NaN" | "Infinity" | "-Infinity");
                 let mut number = JsonText::new(raw);
                 let is_number = !raw.starts_with([' ', '\t', '\n', '\r'])
@@ -398,7 +398,7 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Whether the next value is what it must be; if not, it is passed and noted.
+    /// Whether the next value has the expected type. Otherwise skips it and reports the error.
     fn expect(&mut self, token: Token, detail: &str, at: &Path<'_>) -> Result<bool, Malformed> {
         if self.json.peek()? == token {
             return Ok(true);
@@ -411,7 +411,7 @@ impl<'a> JsonReader<'a> {
         self.refuse(detail, at)
     }
 
-    /// Passes the next value.
+    /// Skips the next value.
     fn skip(&mut self, at: &Path<'_>) -> Result<(), Malformed> {
         self.json.skip()?;
         if self.json.take_too_deep() {
@@ -443,22 +443,22 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Opens a field whose length is not known yet; closed by [`Self::end`].
+    /// Opens a field whose length is not known yet. Close it with [`Self::end`].
     fn begin(&mut self, number: u32) -> usize {
         put_key(&mut self.out, number, LENGTH_DELIMITED);
         self.out.push(0);
         self.out.len()
     }
 
-    /// Returns by how many bytes the content moved, to make room for its length.
+    /// Writes the length. Returns by how many bytes the content moved to make room for it.
     fn end(&mut self, start: usize) -> usize {
         let length = self.out.len() - start;
         if length < 0x80 {
             self.out[start - 1] = length as u8;
             return 0;
         }
-        // The varint is written at the end, its last byte into the room kept before the content; turning
-        // the whole brings the others before it.
+        // The varint is appended, then its last byte goes into the byte reserved before the content, and a rotation
+        // moves the others in front of it.
         let end = self.out.len();
         put_varint(&mut self.out, length as u64);
         let size = self.out.len() - end;

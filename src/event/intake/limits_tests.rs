@@ -1,5 +1,5 @@
-//! Each limit at its edge, in both forms of a request: the largest legal value passes, one more is refused with its
-//! pointer. The documentation's table names the same limits.
+//! Each limit at its edge, in both encodings of a request: the largest legal value passes, and one more is refused with
+//! its pointer. The table in the documentation names the same limits.
 
 use prost::Message as _;
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ const ARRIVAL: Arrival<'static> =
 /// Of every list and every map.
 const ELEMENTS_MAX: usize = 1_000;
 
-/// A limit, how it reads in `docs/events.md`, and an event with `n` of what it bounds.
+/// A limit, its text in `docs/events.md`, and an event with `n` of what it limits.
 struct Limit {
     row: &'static str,
     documented: &'static str,
@@ -47,7 +47,7 @@ fn map_of(entries: usize, value: Value) -> Value {
     (0..entries).map(|n| (n.to_string(), value.clone())).collect::<Map<_, _>>().into()
 }
 
-/// An event that is encoded in exactly so many bytes.
+/// An event with exactly this many encoded bytes.
 fn event_of(bytes: usize) -> Value {
     let crash = |rest: usize| {
         let text = "x".repeat(TEXT_BYTES_MAX);
@@ -140,16 +140,16 @@ fn envelope(event: &Value) -> EventEnvelope {
     serde_json::from_value(event.clone()).expect("read JSON")
 }
 
-/// The verdict of the event between two good ones, by the JSON form and by the binary one.
-fn verdicts(judged: &Value) -> [Result<Vec<u8>, Vec<FieldError>>; 2] {
+/// The outcome of the event between two valid ones, in JSON and in binary.
+fn outcomes(event: &Value) -> [Result<Vec<u8>, Vec<FieldError>>; 2] {
     let good = event("appStart", json!({}));
-    let json = json!({"events": [good, judged, good]}).to_string();
-    let events = vec![envelope(&good), envelope(judged), envelope(&good)];
+    let json = json!({"events": [good, event, good]}).to_string();
+    let events = vec![envelope(&good), envelope(event), envelope(&good)];
     let binary = IngestEventBatchRequest { events }.encode_to_vec();
     let of = |accepted: Accepted| {
-        let verdicts: Vec<_> = accepted.iter().collect();
-        assert!(verdicts.len() == 3 && verdicts[0].is_ok() && verdicts[2].is_ok(), "a neighbour was refused");
-        verdicts[1].map(|event| event.bytes.to_vec()).map_err(<[FieldError]>::to_vec)
+        let outcomes: Vec<_> = accepted.iter().collect();
+        assert!(outcomes.len() == 3 && outcomes[0].is_ok() && outcomes[2].is_ok(), "a neighbour was refused");
+        outcomes[1].map(|event| event.bytes.to_vec()).map_err(<[FieldError]>::to_vec)
     };
     [
         of(request::accept_json_batch(json.as_bytes(), 3, &ARRIVAL).expect("read JSON batch")),
@@ -160,15 +160,15 @@ fn verdicts(judged: &Value) -> [Result<Vec<u8>, Vec<FieldError>>; 2] {
 #[test]
 fn the_largest_legal_value_passes_and_one_more_is_refused_with_its_pointer() {
     for limit in LIMITS {
-        for stored in verdicts(&(limit.event)(limit.max)) {
+        for stored in outcomes(&(limit.event)(limit.max)) {
             let stored = stored.unwrap_or_else(|errors| panic!("{} {}: {errors:?}", limit.row, limit.pointer));
             EventRef::decode(&stored).expect("decode");
             EventEnvelope::decode(stored.as_slice()).expect("decode with prost");
         }
-        for refused in verdicts(&(limit.event)(limit.max + 1)) {
+        for refused in outcomes(&(limit.event)(limit.max + 1)) {
             let errors = refused.expect_err(limit.row);
             let [error] = errors.as_slice() else { panic!("{}: {errors:?}", limit.row) };
-            // A pointer repeats long keys in part.
+            // Pointers truncate long keys.
             assert_eq!(error.pointer.trim_end_matches("k"), limit.pointer.trim_end_matches("k"), "{}", limit.row);
             assert_eq!(error.detail, limit.detail, "{}", limit.row);
         }
@@ -198,21 +198,21 @@ fn control_characters_are_refused_in_ids_and_names() {
         for name in ["id", "deviceId", "correlationId", "idempotencyKey", "userId", "sessionId"] {
             let mut event = event("appStart", json!({}));
             event[name] = json!(text);
-            for verdict in verdicts(&event) {
+            for outcome in outcomes(&event) {
                 let expected = FieldError::new(format!("/{name}"), "must not have control characters");
-                assert_eq!(verdict, Err(vec![expected]));
+                assert_eq!(outcome, Err(vec![expected]));
             }
         }
-        for verdict in verdicts(&event("customEvent", json!({"eventName": text}))) {
+        for outcome in outcomes(&event("customEvent", json!({"eventName": text}))) {
             let expected = FieldError::new("/customEvent/eventName", "must not have control characters");
-            assert_eq!(verdict, Err(vec![expected]));
+            assert_eq!(outcome, Err(vec![expected]));
         }
     }
 }
 
 #[test]
-fn what_is_small_in_one_form_and_large_in_another_is_refused_before_it_is_made() {
-    // 1.7 million empty items in 5 MB; as messages they would take hundreds of megabytes.
+fn input_that_would_grow_is_refused_before_decoding() {
+    // 1.7 million empty items in 5 MB. As messages they would take hundreds of megabytes.
     let items = 1_700_000;
     let json = format!(
         r#"{{"event":{{"appId":"a","deviceId":"d","purchaseComplete":{{"orderId":"o","items":[{{}}{}]}}}}}}"#,
@@ -232,17 +232,17 @@ fn what_is_small_in_one_form_and_large_in_another_is_refused_before_it_is_made()
     let body = field(&[0x0a], &event);
     assert_eq!(request::accept_binary_single(&body, &ARRIVAL).expect_err("refuse").errors, expected);
 
-    // Such an event from an older version, or from another publisher, is not taken from the bus either.
+    // Such an event from an older version or another publisher is not read from the bus either.
     for read in [EventRef::decode(&event), EventRef::decode_admitted(&event)] {
         assert!(read.expect_err("refuse").to_string().contains("more than 50000 values"));
     }
-    // In `properties` too, however it is nested; the depth is bounded before anything recurses.
+    // The same in `properties`, however nested. The depth is bounded before anything recurses.
     let value = |inner: &[u8]| field(&[0x32], &field(&[0x0a], inner));
     let list_of = |values: usize| field(&[0x32], &[0x0a, 0].repeat(values));
     let deep = (0..50_000).fold(Vec::new(), |inner, _| value(&inner));
     let too_many = "must have at most 1000 values, at all levels together";
     let too_deep = "must not nest deeper than 30 levels";
-    // The values of an entry, which decoders merge when there are several; and what is wrong with them.
+    // Several values in one entry, which decoders merge, with the error for each.
     let empty = || list_of(0);
     let cases = [
         (vec![list_of(items)], Some(too_many)),
@@ -255,11 +255,11 @@ fn what_is_small_in_one_form_and_large_in_another_is_refused_before_it_is_made()
         (vec![list_of(1_500), empty()], Some(too_many)),
         (vec![empty(), list_of(60_000), Vec::new()], Some(too_many)),
         (vec![list_of(items), empty()], Some(too_many)),
-        // Within one value, too; and what a later member of the `oneof` replaces was there all the same.
+        // The same within one value. Members of the `oneof` that a later one replaces count too.
         (vec![[list_of(1_500), empty()].concat()], Some(too_many)),
         (vec![[list_of(1_500), b"\x1a\x01t".to_vec()].concat()], Some(too_many)),
         (vec![list_of(1_500), b"\x1a\x01t".to_vec()], Some(too_many)),
-        // Objects that are merged, and lists in elements of lists.
+        // Merged objects, and lists in elements of lists.
         (vec![field(&[0x2a], &field(&[0x0a], &field(&[0x12], &list_of(1_500)))), field(&[0x2a], b"")], Some(too_many)),
         (vec![value(&[list_of(1_500), empty()].concat())], Some(too_many)),
     ];
@@ -268,15 +268,15 @@ fn what_is_small_in_one_form_and_large_in_another_is_refused_before_it_is_made()
         let properties = field(&[0x0a], &[b"\x0a\x01k".to_vec(), entry].concat());
         let custom = [b"\x0a\x01e".to_vec(), field(&[0x32], &properties)].concat();
         let event = [b"\x12\x01a\x1a\x01d".to_vec(), field(&[0xa2, 0x38], &custom)].concat();
-        let verdict = request::accept_binary_single(&field(&[0x0a], &event), &ARRIVAL);
-        match (verdict, wrong) {
+        let outcome = request::accept_binary_single(&field(&[0x0a], &event), &ARRIVAL);
+        match (outcome, wrong) {
             (Ok(_), None) => {}
             (Err(refused), Some(detail)) => {
                 assert_eq!(refused.errors, [FieldError::new("/event/customEvent/properties", detail)], "case {case}");
             }
-            (verdict, _) => panic!("case {case}: {:?}", verdict.map(|accepted| accepted.bytes_len())),
+            (outcome, _) => panic!("case {case}: {:?}", outcome.map(|accepted| accepted.bytes_len())),
         }
-        // Before a decoder makes messages of them.
+        // Checked before a decoder builds messages.
         let mut counted = Errors::default();
         check_counts(&event, &Path::Root, &mut counted);
         assert_eq!(counted.is_empty(), wrong.is_none() || wrong == Some(too_deep), "case {case}");
@@ -287,7 +287,7 @@ fn what_is_small_in_one_form_and_large_in_another_is_refused_before_it_is_made()
 }
 
 #[test]
-fn what_is_stored_is_counted_again() {
+fn stored_elements_are_counted_again() {
     let elements = |key: &[u8], count: usize| [key, &[0]].concat().repeat(count);
     let errors_of = |payload: &str, bytes: &[u8]| {
         let kind = Kind::all().iter().find(|kind| kind.json_name == payload).expect("a kind");
@@ -310,9 +310,9 @@ fn what_is_stored_is_counted_again() {
 }
 
 #[test]
-fn what_decoders_merge_holds_no_lists_of_its_own() {
-    // Elements are counted by the occurrence of the message that holds them, and a message that is sent twice is
-    // merged. Payloads and `properties` are counted over all their occurrences; no other message may hold elements.
+fn merged_messages_have_no_lists() {
+    // Elements are counted per occurrence of their message, and decoders merge a message that occurs twice. Payloads
+    // and `properties` are counted over all occurrences, so no other message may have elements.
     fn holds_none(message: &Message) {
         for field in message.fields {
             match &field.shape {
@@ -336,7 +336,7 @@ fn what_decoders_merge_holds_no_lists_of_its_own() {
     }
 }
 
-/// What the names of the fields in a view take at most, the rest being at most six times the event.
+/// Bytes that the names of the fields take in a view. The rest is at most six times the event.
 const VIEW_NAMES_BYTES_MAX: usize = 100_000;
 
 #[test]
@@ -377,7 +377,7 @@ fn a_view_is_bounded_by_the_bytes_of_its_event() {
             custom("properties", (0..30).map(|n| (n.to_string(), nested(19))).collect::<Map<_, _>>().into()),
         ),
     ] {
-        let [json, binary] = verdicts(&event);
+        let [json, binary] = outcomes(&event);
         let stored = json.unwrap_or_else(|errors| panic!("{what}: {errors:?}"));
         assert!(binary.is_ok(), "{what}");
         let read = EventRef::decode(&stored).expect("decode");
@@ -412,9 +412,9 @@ fn an_event_that_nests_too_deep_is_refused_alone() {
         ] {
             let body = format!(r#"{{"events":[{good},{event},{good}]}}"#);
             let accepted = request::accept_json_batch(body.as_bytes(), 3, &ARRIVAL).expect("read batch");
-            let verdicts: Vec<_> = accepted.iter().collect();
-            assert!(verdicts[0].is_ok() && verdicts[2].is_ok(), "{levels} {pointer}");
-            let errors = verdicts[1].expect_err("refuse");
+            let outcomes: Vec<_> = accepted.iter().collect();
+            assert!(outcomes[0].is_ok() && outcomes[2].is_ok(), "{levels} {pointer}");
+            let errors = outcomes[1].expect_err("refuse");
             assert!(errors.iter().all(|error| error.pointer.starts_with(pointer)), "{levels}: {errors:?}");
             assert!(errors.len() <= 2);
         }

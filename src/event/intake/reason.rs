@@ -1,6 +1,6 @@
-//! Why input is refused, as one of a few words: for metrics, logs and the filters of dead letters.
+//! The reason for a refusal as one of a few words, for metrics, logs and filters of dead letters.
 //!
-//! Told from the texts that the checks write, by the first of them: only what is refused pays for it.
+//! Derived from the text of the first error, so that only refused input pays for it.
 
 use super::admit::{NO_PAYLOAD, OTHER_APP};
 use super::binary::NOT_UTF8;
@@ -11,17 +11,17 @@ use super::validate::{MALFORMED, REQUIRED};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// It cannot be read.
+    /// The input is malformed.
     Malformed,
-    /// Something that it must have is missing.
+    /// A required field is missing.
     Required,
-    /// It has a field that there is not.
+    /// A field is unknown.
     UnknownField,
-    /// It belongs to another app than the API key.
+    /// The app is not that of the API key.
     OtherApp,
-    /// It is too large, too deep or too many.
+    /// A size, depth or count exceeds its limit.
     Limit,
-    /// A value is of the wrong type or not one that is allowed.
+    /// A value has the wrong type or is not allowed.
     Value,
 }
 
@@ -44,7 +44,7 @@ impl Reason {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
-    /// Of an event.
+    /// The reason for refusing an event.
     pub fn of(errors: &[FieldError]) -> Self {
         let Some(error) = errors.first() else { return Self::Malformed };
         if super::admit::is_of_other_app(errors) {
@@ -62,7 +62,7 @@ impl Reason {
         }
     }
 
-    /// Of a body that is refused as a whole.
+    /// The reason for refusing a whole body.
     pub fn of_body(refused: &Refused) -> Self {
         match refused.errors.is_empty() {
             true if LIMITS_OF_BODIES.iter().any(|part| refused.detail.contains(part)) => Self::Limit,
@@ -82,9 +82,9 @@ mod tests {
     use crate::event::intake::request::{accept_json_event, accept_json_single};
     use crate::event::{Arrival, EVENT_BYTES_MAX};
 
-    /// Through the checks themselves: their words may change.
+    /// Runs the real checks, since the reason depends on their wording.
     #[test]
-    fn reasons_are_told_from_what_the_checks_say() {
+    fn reasons_follow_from_the_errors_of_the_checks() {
         let arrival =
             Arrival { received_at_ms: 1, key_app: Some("shop"), event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
         let long = format!(r#"{{"deviceId":"{}","appStart":{{}}}}"#, "d".repeat(300));

@@ -1,8 +1,7 @@
 //! Request bodies: one event or a batch, in proto3 JSON or binary.
 //!
-//! Invariant: a body that can be read as a whole gives every event its own verdict; one bad
-//! event does not touch the others. JSON goes straight to the bytes that are stored, without a
-//! message in between.
+//! Invariant: when a body can be read as a whole, every event gets its own outcome, and an invalid event does not
+//! affect the others. JSON is converted to the stored bytes directly, without building a message.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,7 +9,7 @@ use std::ops::Range;
 use prost::Message as _;
 
 use super::admit::{Arrival, admit, check_size};
-use super::binary::{check_counts, note_faults};
+use super::binary::{check_counts, report_faults};
 use super::field_error::{Errors, FieldError, Path};
 use super::json_reader::{DUPLICATE, JsonReader, UNKNOWN};
 use super::validate::{MALFORMED, REQUIRED, Unchecked};
@@ -28,7 +27,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// What is wrong, each with its place: the whole body's where nothing of it is named.
+    /// The errors with their pointers. A single error about the whole body if there are none.
     pub fn field_errors(&self) -> Cow<'_, [FieldError]> {
         match self.errors.is_empty() {
             true => vec![FieldError::new("", self.detail.clone())].into(),
@@ -37,7 +36,7 @@ impl Refused {
     }
 }
 
-/// Events that passed, encoded as they are to be stored, and what is wrong with those that did not.
+/// The valid events, encoded for storage, and the errors of the others.
 #[derive(Debug, Default)]
 pub struct Accepted {
     bytes: Vec<u8>,
@@ -53,12 +52,12 @@ impl Accepted {
         self.items.is_empty()
     }
 
-    /// The encoded events together.
+    /// Total bytes of the encoded events.
     pub fn bytes_len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Adds an event that came in a body of another form: checked and filled, or with what is wrong with it.
+    /// Adds an event from a body in another format: validated and filled in, or with its errors.
     pub fn add(&mut self, event: &EventEnvelope, arrival: &Arrival<'_>) {
         let start = self.bytes.len();
         // Encoding to a vector does not run out of room.
@@ -66,8 +65,8 @@ impl Accepted {
         self.admit_last(start, Unchecked::All, arrival, |_| {});
     }
 
-    /// The same of an event that this program has encoded, with one payload and all of its text in UTF-8; `rename` says
-    /// what the form calls a thing that is wrong.
+    /// Like [`Self::add`], for an event that this program encoded, with one payload and all text in UTF-8. `rename`
+    /// translates the pointers of errors to the names of the source format.
     pub fn add_encoded(
         &mut self,
         event: &[u8],
@@ -80,18 +79,18 @@ impl Accepted {
         self.admit_last(start, unchecked, arrival, rename);
     }
 
-    /// Adds the event that a line of JSON is.
+    /// Adds the event in a line of JSON.
     pub fn add_json_line(&mut self, line: &[u8], arrival: &Arrival<'_>) {
         let item = json_line(line, &mut self.bytes, arrival);
         self.items.push(item);
     }
 
-    /// Adds the place of an event that could not be made of what came.
+    /// Adds the errors of input that could not be turned into an event.
     pub fn add_refused(&mut self, errors: Vec<FieldError>) {
         self.items.push(Err(errors.into()));
     }
 
-    /// Takes back the last event if it was refused; what is wrong with it.
+    /// Removes the last event if it was refused, and returns its errors.
     pub fn take_refused(&mut self) -> Option<Vec<FieldError>> {
         match self.items.pop()? {
             Err(rejected) => Some(rejected.errors),
@@ -102,19 +101,19 @@ impl Accepted {
         }
     }
 
-    /// Says where in the body the last event stands, if it was refused.
+    /// Sets where in the body the last event is, if it was refused.
     pub(crate) fn set_source(&mut self, source: impl FnOnce() -> Range<usize>) {
         if let Some(Err(rejected)) = self.items.last_mut() {
             rejected.source = source();
         }
     }
 
-    /// What was refused, and where in the body it stands; of what is not known to stand there an empty range.
+    /// Errors of the refused events, with their range in the body. The range is empty if unknown.
     pub fn refused(&self) -> impl Iterator<Item = (&[FieldError], Range<usize>)> {
         self.items.iter().filter_map(|item| item.as_ref().err()).map(|it| (it.errors.as_slice(), it.source.clone()))
     }
 
-    /// Of the events that were given `assigned` for an id, those after the first get `id_of` their place instead.
+    /// Gives each event after the first whose id is `assigned` the id `id_of(position)` instead.
     pub fn assign_distinct_ids(&mut self, assigned: &str, id_of: impl Fn(usize) -> String) {
         let bytes = std::mem::take(&mut self.bytes);
         for (place, item) in self.items.iter_mut().enumerate() {
@@ -123,14 +122,14 @@ impl Accepted {
             let start = self.bytes.len();
             self.bytes.extend_from_slice(event);
             if place > 0 && EventRef::read(event).is_ok_and(|event| event.id == assigned) {
-                // Of two fields the last one counts.
+                // The last of two fields counts.
                 put_bytes(&mut self.bytes, 1, id_of(place).as_bytes());
             }
             *range = start..self.bytes.len();
         }
     }
 
-    /// Adds all events of another body.
+    /// Appends all events of another body.
     pub fn append(&mut self, other: Self) {
         let moved = self.bytes.len();
         self.bytes.extend_from_slice(&other.bytes);
@@ -156,7 +155,7 @@ impl Accepted {
         });
     }
 
-    /// The events of a request that is refused as a whole for an event that is not valid.
+    /// Fails if any event is invalid: for requests that are refused as a whole.
     pub fn or_refused(mut self) -> Result<Self, Refused> {
         match self.items.iter().position(Result::is_err).map(|position| self.items.swap_remove(position)) {
             Some(Err(rejected)) => Err(Refused::invalid_event(rejected.errors)),
@@ -164,8 +163,7 @@ impl Accepted {
         }
     }
 
-    /// Gives the event of a single request the idempotency key that came beside it. One that has another of its own
-    /// is refused.
+    /// Sets the idempotency key of a single request's event from the header. Fails if the event has a different key.
     pub fn set_idempotency_key(&mut self, key: &str, arrival: &Arrival<'_>) -> Result<(), Refused> {
         let [Ok(range)] = self.items.as_mut_slice() else { return Ok(()) };
         let own = EventRef::read(&self.bytes[range.clone()]).map(|event| event.idempotency_key).unwrap_or_default();
@@ -180,17 +178,17 @@ impl Accepted {
             .map_err(|detail| Refused::invalid_event(vec![FieldError::new("/event", detail)]))
     }
 
-    /// In the order of the body. The errors' pointers are relative to their event.
+    /// In body order. Error pointers are relative to the event.
     pub fn iter(&self) -> impl Iterator<Item = Result<EventRef<'_>, &[FieldError]>> {
         self.items.iter().map(|item| match item {
-            // What was admitted was read to its last byte before: decoding does not fail.
+            // Admitted events were read to the last byte before, so decoding cannot fail.
             Ok(range) => EventRef::read(&self.bytes[range.clone()]).map_err(|_| [].as_slice()),
             Err(rejected) => Err(rejected.errors.as_slice()),
         })
     }
 }
 
-/// `{"event": {...}}`, checked and filled.
+/// `{"event": {...}}`, validated and filled in.
 pub fn accept_json_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut reader = json_body(body, "event", |reader| Ok(reader.message(&EVENT_ENVELOPE, &EVENT)?))?;
     if reader.errors.is_empty() {
@@ -200,7 +198,7 @@ pub fn accept_json_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted
     Ok(Accepted { items: vec![Ok(0..reader.out.len())], bytes: reader.out })
 }
 
-/// `{"events": [...]}`, each event checked and filled or with what is wrong with it.
+/// `{"events": [...]}`. Each event is validated and filled in, or has its errors.
 pub fn accept_json_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut items = Vec::new();
     let reader = json_body(body, "events", |reader| {
@@ -217,8 +215,8 @@ pub fn accept_json_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) 
     Ok(Accepted { bytes: reader.out, items })
 }
 
-/// One event a line, each checked and filled or with what is wrong with it. A line that cannot be read touches no other;
-/// empty lines are none.
+/// JSON lines: one event per line, each validated and filled in, or with its errors. An unreadable line does not affect
+/// the others; empty lines are skipped.
 pub fn accept_json_lines(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     check_width(body)?;
     let mut accepted = Accepted { bytes: Vec::with_capacity(body.len()), items: Vec::new() };
@@ -233,7 +231,7 @@ pub fn accept_json_lines(body: &[u8], events_max: usize, arrival: &Arrival<'_>) 
     Ok(accepted)
 }
 
-/// One event of a batch in JSON, checked and filled.
+/// One JSON event of a batch, validated and filled in.
 pub fn accept_json_event(event: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut accepted = Accepted::default();
     let item = json_line(event, &mut accepted.bytes, arrival);
@@ -241,7 +239,7 @@ pub fn accept_json_event(event: &[u8], arrival: &Arrival<'_>) -> Result<Accepted
     accepted.or_refused()
 }
 
-/// One encoded event of a batch, checked and filled.
+/// One encoded event of a batch, validated and filled in.
 pub fn accept_binary_event(event: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut accepted = Accepted::default();
     let item = binary_item(event, &mut accepted.bytes, arrival, &Path::Root, Errors::into_item_result);
@@ -249,7 +247,7 @@ pub fn accept_binary_event(event: &[u8], arrival: &Arrival<'_>) -> Result<Accept
     accepted.or_refused()
 }
 
-/// An encoded `IngestEventRequest`, checked and filled.
+/// An encoded `IngestEventRequest`, validated and filled in.
 pub fn accept_binary_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut event = None;
     let mut reader = Reader::new(body);
@@ -265,27 +263,27 @@ pub fn accept_binary_single(body: &[u8], arrival: &Arrival<'_>) -> Result<Accept
     Ok(Accepted { items: vec![Ok(range)], bytes })
 }
 
-/// An encoded `IngestEventBatchRequest`, each event checked and filled or with what is wrong with it.
+/// An encoded `IngestEventBatchRequest`. Each event is validated and filled in, or has its errors.
 pub fn accept_binary_batch(body: &[u8], events_max: usize, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let mut accepted = Accepted { bytes: Vec::with_capacity(body.len()), items: Vec::new() };
-    // The request by hand, since one event that is not valid must not spoil the others.
+    // Decoded by hand, since one invalid event must not affect the others.
     let mut reader = Reader::new(body);
     while let Some((number, value)) = reader.next().map_err(Refused::not_protobuf)? {
         if number == 1 {
             check_count(accepted.items.len() + 1, events_max)?;
-            let verdict = match value.bytes() {
+            let outcome = match value.bytes() {
                 Ok(event) => binary_item(event, &mut accepted.bytes, arrival, &Path::Root, Errors::into_item_result)
                     .map_err(|rejected| rejected.at(place_in(body, event))),
                 Err(_) => Err(vec![FieldError::new("", MALFORMED)].into()),
             };
-            accepted.items.push(verdict);
+            accepted.items.push(outcome);
         }
     }
     check_count(accepted.items.len(), events_max)?;
     Ok(accepted)
 }
 
-/// The event of an encoded `IngestEventRequest`. Makes no message of it: it may be one that must not be made.
+/// The event in an encoded `IngestEventRequest`, without decoding it: decoding may be unsafe for memory.
 pub fn event_of(request: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader::new(request);
     while let Ok(Some((number, value))) = reader.next() {
@@ -296,7 +294,7 @@ pub fn event_of(request: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// The app that an encoded event says it belongs to, as far as it can be read.
+/// The app id in an encoded event, as far as it can be read.
 pub fn app_of(event: &[u8]) -> Option<&str> {
     let mut app = None;
     let mut reader = Reader::new(event);
@@ -335,12 +333,12 @@ impl From<Malformed> for Refused {
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Where the event of a single request stands.
+/// Pointer to the event of a single request.
 const EVENT: Path<'static> = Path::Field(&Path::Root, "event");
 
 type Item = Result<Range<usize>, Rejected>;
 
-/// What is wrong with an event, and where in the body it stands.
+/// Errors of an event, and its range in the body.
 #[derive(Debug)]
 struct Rejected {
     errors: Vec<FieldError>,
@@ -360,7 +358,7 @@ impl Rejected {
     }
 }
 
-/// Where a part of a body stands in it.
+/// The range of `part` in `body`; empty if `part` is not in it.
 pub(crate) fn place_in(body: &[u8], part: &[u8]) -> Range<usize> {
     let start = (part.as_ptr() as usize).wrapping_sub(body.as_ptr() as usize);
     let range = start..start.saturating_add(part.len());
@@ -375,12 +373,12 @@ fn json_item(reader: &mut JsonReader<'_>, arrival: &Arrival<'_>) -> Result<Item,
     if reader.errors.is_empty() {
         admit(&mut reader.out, start, Unchecked::All, arrival, &Path::Root, &mut reader.errors);
     }
-    let verdict = std::mem::take(&mut reader.errors).into_item_result();
-    if verdict.is_err() {
+    let outcome = std::mem::take(&mut reader.errors).into_item_result();
+    if outcome.is_err() {
         reader.out.truncate(start);
     }
     let rejected = |errors: Vec<FieldError>| Rejected::from(errors).at(from..reader.json.position());
-    Ok(verdict.map_err(rejected).map(|()| start..reader.out.len()))
+    Ok(outcome.map_err(rejected).map(|()| start..reader.out.len()))
 }
 
 fn json_line(line: &[u8], out: &mut Vec<u8>, arrival: &Arrival<'_>) -> Item {
@@ -405,11 +403,11 @@ fn binary_item(
     out: &mut Vec<u8>,
     arrival: &Arrival<'_>,
     at: &Path<'_>,
-    told: fn(Errors) -> Result<(), Vec<FieldError>>,
+    into_result: fn(Errors) -> Result<(), Vec<FieldError>>,
 ) -> Item {
     let start = out.len();
     let mut errors = Errors::default();
-    // Before anything is made of the bytes.
+    // Before the bytes are decoded.
     check_counts(bytes, at, &mut errors);
     if errors.is_empty() {
         match EventEnvelope::decode(bytes) {
@@ -418,14 +416,14 @@ fn binary_item(
                 let _ = event.encode(out);
                 admit(out, start, Unchecked::All, arrival, at, &mut errors);
             }
-            Err(_) => note_faults(bytes, at, &mut errors),
+            Err(_) => report_faults(bytes, at, &mut errors),
         }
     }
-    let verdict = told(errors);
-    if verdict.is_err() {
+    let outcome = into_result(errors);
+    if outcome.is_err() {
         out.truncate(start);
     }
-    verdict.map(|()| start..out.len()).map_err(Rejected::from)
+    outcome.map(|()| start..out.len()).map_err(Rejected::from)
 }
 
 fn check_count(count: usize, events_max: usize) -> Result<(), Refused> {
@@ -435,14 +433,14 @@ fn check_count(count: usize, events_max: usize) -> Result<(), Refused> {
     Err(Refused::invalid(FieldError::new("/events", format!("must have 1 to {events_max} events"))))
 }
 
-/// JSON is UTF-8 (RFC 8259 §8.1).
+/// The body as text. JSON is UTF-8 (RFC 8259 §8.1).
 pub(crate) fn json_text(body: &[u8]) -> Result<&str, Refused> {
     check_width(body)?;
     std::str::from_utf8(body)
         .map_err(|error| Refused::new(format!("The body is not UTF-8 at byte {}.", error.valid_up_to())))
 }
 
-/// Says what is wrong with text of wider units, which would only be called broken UTF-8.
+/// Names UTF-16 and UTF-32, which would otherwise be reported as broken UTF-8.
 fn check_width(body: &[u8]) -> Result<(), Refused> {
     match body {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
@@ -452,7 +450,7 @@ fn check_width(body: &[u8]) -> Result<(), Refused> {
     }
 }
 
-/// Reads an object whose only member is `member`; `value` reads that, unless it is null, which stands for missing.
+/// Reads an object whose only member is `member`. `value` reads it unless it is null, which counts as missing.
 fn json_body<'a>(
     body: &'a [u8],
     member: &str,

@@ -1,4 +1,4 @@
-//! Request bodies: what is read equals what pbjson and prost read, and what is refused names its place.
+//! Request bodies: accepted events equal those that pbjson and prost read, and errors point to their place.
 
 use proptest::prelude::*;
 use prost::Message as _;
@@ -28,16 +28,16 @@ fn payload(name: &str, value: Value) -> Value {
     json!({"appId": "shop", "deviceId": "d", name: value})
 }
 
-/// What is wrong with the one event of a batch, as `pointer: detail`.
-fn verdict(event: &str) -> String {
+/// The error of the single event in a batch, as `pointer: detail`.
+fn error_of(event: &str) -> String {
     let body = format!(r#"{{"events":[{event},{}]}}"#, tap());
     let accepted = request::accept_json_batch(body.as_bytes(), 10, &ARRIVAL).expect("read batch");
-    let verdicts: Vec<_> = accepted.iter().collect();
-    assert_eq!(verdicts.len(), 2);
-    assert!(verdicts[1].is_ok(), "the good event behind {event} was refused: {:?}", verdicts[1]);
-    // A single request says the same, seen from its root.
+    let outcomes: Vec<_> = accepted.iter().collect();
+    assert_eq!(outcomes.len(), 2);
+    assert!(outcomes[1].is_ok(), "the good event behind {event} was refused: {:?}", outcomes[1]);
+    // A single request gives the same error, relative to its root.
     let single = request::accept_json_single(format!(r#"{{"event":{event}}}"#).as_bytes(), &ARRIVAL);
-    match &verdicts[0] {
+    match &outcomes[0] {
         Ok(_) => {
             assert!(single.is_ok(), "{event}");
             "accepted".into()
@@ -51,7 +51,7 @@ fn verdict(event: &str) -> String {
 }
 
 #[test]
-fn each_bad_event_is_told_what_is_wrong_and_where() {
+fn errors_name_the_fault_and_its_place() {
     let deep = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({ "a": inner }));
     let cases = [
         (tap(), "accepted"),
@@ -164,12 +164,12 @@ fn each_bad_event_is_told_what_is_wrong_and_where() {
         ),
     ];
     for (event, expected) in cases {
-        assert_eq!(verdict(&event.to_string()), *expected, "{event}");
+        assert_eq!(error_of(&event.to_string()), *expected, "{event}");
     }
 }
 
 #[test]
-fn what_only_text_can_say_is_refused_too() {
+fn faults_that_only_json_text_can_have_are_refused() {
     for (event, expected) in [
         (r#"{"appId":"a","appId":"b","deviceId":"d","appStart":{}}"#, "/appId: must not come twice"),
         (r#"{"appId":"a","app_id":"b","deviceId":"d","appStart":{}}"#, "/appId: must not come twice"),
@@ -192,7 +192,7 @@ fn what_only_text_can_say_is_refused_too() {
         ),
         (r#"{"\u0061ppId":"a","deviceId":"d","appStart":{"launchDurationMs":9223372036854775807}}"#, "accepted"),
     ] {
-        assert_eq!(verdict(event), expected, "{event}");
+        assert_eq!(error_of(event), expected, "{event}");
     }
 }
 
@@ -252,7 +252,7 @@ fn a_byte_order_mark_is_ignored() {
 }
 
 #[test]
-fn integers_are_read_exactly_in_every_form() {
+fn integers_are_exact_in_every_notation() {
     for (text, exact) in [
         ("1e18", 1_000_000_000_000_000_000),
         ("9007199254740993.0", 9_007_199_254_740_993),
@@ -267,7 +267,7 @@ fn integers_are_read_exactly_in_every_form() {
 }
 
 #[test]
-fn groups_are_unknown_fields_wherever_they_stand() {
+fn groups_are_unknown_fields_everywhere() {
     let group = |inner: &[u8]| [&[0xab, 1][..], inner, &[0xac, 1]].concat(); // field 21
     let nested = group(&[group(b""), vec![0x0a, 1, b'x', 0x08, 0x80, 1, 0x0d, 0, 0, 0, 0]].concat());
     let sent: EventEnvelope = serde_json::from_value(tap()).expect("read JSON");
@@ -340,7 +340,7 @@ fn the_gateway_fills_id_time_and_app() {
 }
 
 #[test]
-fn a_binary_batch_is_judged_item_by_item() {
+fn events_of_a_binary_batch_have_their_own_outcomes() {
     let good: EventEnvelope = serde_json::from_value(tap()).expect("read JSON");
     let no_device = EventEnvelope { device_id: String::new(), ..good.clone() };
     let mut body = IngestEventBatchRequest { events: vec![good.clone(), no_device] }.encode_to_vec();
@@ -349,11 +349,11 @@ fn a_binary_batch_is_judged_item_by_item() {
     body.extend_from_slice(&[8, 1]); // an event that is a number
     body.extend_from_slice(&[0x98, 6, 1]); // an unknown field of the request
     let accepted = request::accept_binary_batch(&body, 10, &ARRIVAL).expect("read batch");
-    let verdicts: Vec<_> = accepted.iter().map(|item| item.map(|event| event.device_id.to_owned())).collect();
-    assert_eq!(verdicts.len(), 5);
-    assert_eq!(verdicts[0], Ok("d".to_owned()));
-    assert_eq!(verdicts[1], Err([FieldError::new("/deviceId", "is required")].as_slice()));
-    assert!(verdicts[2..].iter().all(Result::is_err));
+    let outcomes: Vec<_> = accepted.iter().map(|item| item.map(|event| event.device_id.to_owned())).collect();
+    assert_eq!(outcomes.len(), 5);
+    assert_eq!(outcomes[0], Ok("d".to_owned()));
+    assert_eq!(outcomes[1], Err([FieldError::new("/deviceId", "is required")].as_slice()));
+    assert!(outcomes[2..].iter().all(Result::is_err));
 
     assert!(request::accept_binary_batch(&body[..body.len() - 2], 10, &ARRIVAL).is_err());
     assert!(request::accept_binary_batch(&body, 4, &ARRIVAL).is_err());
@@ -367,7 +367,7 @@ fn a_binary_batch_is_judged_item_by_item() {
     assert_eq!(request::accept_binary_single(&single, &ARRIVAL).expect("accept").len(), 1);
 }
 
-/// The same event with every field in its proto spelling, enums as numbers and integers unquoted.
+/// The same event in proto spelling, with enums as numbers and integers unquoted.
 fn other_spelling(message: &Message, sent: &Value) -> Value {
     let members = message.fields.iter().filter_map(|field| {
         let value = sent.get(field.json_name)?;
@@ -411,7 +411,7 @@ proptest! {
     }
 
     #[test]
-    fn every_way_in_stores_the_same_event(event in any_event()) {
+    fn every_encoding_stores_the_same_event(event in any_event()) {
         let json = serde_json::to_vec(&IngestEventRequest { event: Some(event.clone()) }).expect("write JSON");
         let binary = IngestEventRequest { event: Some(event.clone()) }.encode_to_vec();
         for accepted in [request::accept_json_single(&json, &ARRIVAL), request::accept_binary_single(&binary, &ARRIVAL)] {
@@ -429,7 +429,7 @@ proptest! {
         let position = at.index(body.len());
         body[position] = byte;
         let ours = request::accept_json_batch(&body, 4, &ARRIVAL);
-        // What is not JSON is never taken, and what is JSON never refused for its form.
+        // Malformed JSON is never accepted, and JSON is never refused as malformed.
         if serde_json::from_slice::<&serde_json::value::RawValue>(&body).is_err() {
             prop_assert!(ours.is_err());
         }

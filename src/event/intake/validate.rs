@@ -1,9 +1,8 @@
-//! What is allowed inside a payload and a device context, checked on the encoded bytes
-//! by walking the field tables.
+//! Validates a payload or a device context by walking its encoded bytes along the field tables.
 //!
-//! Invariant: bytes without errors decode with [`super::EventRef::decode`] and with any
-//! protobuf library, given that their text is UTF-8, which both forms of a request have
-//! checked before. Does not know JSON: errors carry pointers in its camelCase names.
+//! Invariant: bytes without errors decode with [`EventRef::decode`](crate::event::EventRef::decode) and with any
+//! protobuf library, provided that their text is UTF-8, which both kinds of request check first. Does not know JSON,
+//! but its error pointers use camelCase names.
 
 use super::field_error::{Errors, Path};
 use crate::event::codec::wire::{Reader, Value, map_entry};
@@ -15,7 +14,7 @@ pub(crate) const TOO_MANY_VALUES: &str = "must have at most 1000 values, at all 
 pub(crate) const MALFORMED: &str = "not well-formed";
 pub(crate) const REQUIRED: &str = "is required";
 
-/// What holds of every value in `properties`, for which there are no options.
+/// Constraints on every value in `properties`, which has no options.
 static PROPERTY: Rules = Rules {
     required: false,
     bytes_max: Some(TEXT_BYTES_MAX),
@@ -28,11 +27,11 @@ static PROPERTY: Rules = Rules {
     key_bytes_max: Some(KEY_BYTES_MAX),
 };
 
-/// What of an event has not been checked.
+/// Which parts of an event still need checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unchecked {
     All,
-    /// Whoever wrote the `properties` has kept to the rules for them.
+    /// The writer of `properties` has enforced its rules.
     AllButProperties,
 }
 
@@ -51,7 +50,7 @@ pub(crate) fn check_message(message: &Message, bytes: &[u8], unchecked: Unchecke
         if let Shape::List(_) | Shape::Map(_) = field.shape {
             let count = &mut counts[position % FIELDS_MAX];
             *count += 1;
-            // Counted before as it was sent; this counts what is stored.
+            // The count of elements as sent was checked before; this counts what is stored.
             if let Some(elements_max) = field.rules.elements_max
                 && *count > elements_max
             {
@@ -76,7 +75,7 @@ pub(crate) fn check_message(message: &Message, bytes: &[u8], unchecked: Unchecke
     }
 }
 
-/// What is said of a list or a map with more than that.
+/// The error detail for a list or map with more elements.
 pub(crate) fn too_many(elements_max: usize) -> String {
     format!("must have at most {elements_max} elements")
 }
@@ -88,7 +87,7 @@ fn check_value(field: &Field, value: Value<'_>, unchecked: Unchecked, at: &Path<
             let number = if let Shape::Int32 = field.shape { i64::from(number as i32) } else { number as i64 };
             check_integer(field.rules, number, at, errors);
         }
-        // A number without a name is a newer sender's: enums of proto3 are open.
+        // A number without a name comes from a newer sender: proto3 enums are open.
         (Shape::Bool | Shape::Enum(_), Value::Varint(_)) => {}
         (Shape::Float, Value::Fixed32(bits)) => check_finite(field.rules, f64::from(f32::from_bits(bits)), at, errors),
         (Shape::Double, Value::Fixed64(bits)) => check_finite(field.rules, f64::from_bits(bits), at, errors),
@@ -143,7 +142,7 @@ fn check_key(rules: &Rules, key: &str, at: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-/// An entry of a map that has these rules.
+/// Checks an entry of a map with these rules.
 fn check_entry(
     rules: &Rules,
     entry: &Field,
@@ -166,7 +165,7 @@ fn check_entry(
     }
 }
 
-/// Checks the values of one `google.protobuf.Struct`, and counts them up to one more than are allowed.
+/// Checks the values of one `google.protobuf.Struct` and counts them, up to one more than allowed.
 struct Properties<'e> {
     values: usize,
     errors: &'e mut Errors,
@@ -193,7 +192,7 @@ impl Properties<'_> {
         }
     }
 
-    /// Answers whether there may be more values.
+    /// Returns whether more values are allowed.
     fn check_any(&mut self, value: Option<Value<'_>>, at: &Path<'_>, depth: usize) -> bool {
         self.values += 1;
         if self.values > PROPERTIES_VALUES_MAX {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::event::codec::wire::{DecodeError, Reader};
 use crate::event::schema::tables::{Enum, NETWORK_TYPE, PLATFORM};
 
-/// The device context, when one was sent.
+/// The fields of a device context.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceRef<'a> {
     pub platform: i32,
@@ -54,7 +54,7 @@ impl<'a> DeviceRef<'a> {
 }
 
 impl DeviceRef<'_> {
-    /// `PLATFORM_IOS` and so on; a number without a name as itself.
+    /// `PLATFORM_IOS` and so on. A number without a name is written as digits.
     pub fn platform_name(&self) -> Cow<'static, str> {
         name_or_number(&PLATFORM, self.platform)
     }

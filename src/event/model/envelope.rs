@@ -5,7 +5,7 @@
 use crate::event::codec::wire::{DecodeError, Reader};
 use crate::event::schema::tables::Kind;
 
-/// The envelope's own fields as they stand; what is nested in it is not looked at, nor whether texts are UTF-8.
+/// The raw fields of the envelope. Nested messages are not read, and text is not checked for UTF-8.
 #[derive(Default)]
 pub(crate) struct Envelope<'a> {
     pub(crate) id: &'a [u8],

@@ -1,7 +1,7 @@
 //! A stored event, read in place from its protobuf bytes.
 //!
-//! Invariant: what [`EventRef::decode`] reads is well-formed down to the last nested value, so
-//! that writing its JSON afterwards cannot fail. A field that comes twice counts as it came last.
+//! Invariant: an event that [`EventRef::decode`] returns is well-formed down to the last nested value, so writing its
+//! JSON cannot fail. When a field occurs twice, the last occurrence counts.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use crate::event::codec::wire::{DecodeError, Reader, text};
 use crate::event::schema::limits::{STORED_BYTES_MAX, STORED_VALUES_MAX};
 use crate::event::schema::tables::{DEVICE_CONTEXT, Kind};
 
-/// Nested messages in one event. Each JSON level of a custom event's `properties` takes up to three.
+/// Nesting depth of messages in one event. Each JSON level of a custom event's `properties` takes up to three.
 const MESSAGE_DEPTH_MAX: usize = 128;
 
-/// Nothing that is smaller can hold more than [`STORED_VALUES_MAX`] values, each of at least two bytes.
+/// A smaller event cannot have more than [`STORED_VALUES_MAX`] values of at least two bytes each.
 const TRUSTED_BYTES_MAX: usize = 64 << 10;
 
 const NO_PAYLOAD: DecodeError = DecodeError::new("no payload");
@@ -31,12 +31,12 @@ pub struct EventRef<'a> {
     pub idempotency_key: &'a str,
     pub user_id: &'a str,
     pub session_id: &'a str,
-    /// The device context's bytes, when one was sent; [`EventRef::device`] reads them.
+    /// Bytes of the device context, if present. [`EventRef::device`] reads them.
     pub device_bytes: Option<&'a [u8]>,
     pub kind: &'static Kind,
     /// The payload message's bytes.
     pub payload: &'a [u8],
-    /// The whole event, as it was decoded from.
+    /// The whole encoded event.
     pub bytes: &'a [u8],
 }
 
@@ -47,9 +47,9 @@ impl<'a> EventRef<'a> {
         Ok(event)
     }
 
-    /// Of bytes that [`crate::event::intake::request`] once accepted: only the envelope is looked at. Checking the
-    /// rest a second time would cost more than all else that is done with most events. What is large is
-    /// checked all the same: older versions and other publishers may have let in what takes many times its size.
+    /// Decodes bytes that [`request`](crate::event::request) once accepted: reads only the envelope. Checking the rest
+    /// again would cost more than all other work on most events. Large events are checked nevertheless: an older
+    /// version or another publisher may have let in one that takes many times its size in memory.
     pub fn decode_admitted(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let event = Self::read(bytes)?;
         if bytes.len() > TRUSTED_BYTES_MAX {
@@ -67,7 +67,7 @@ impl<'a> EventRef<'a> {
         check_message(&DEVICE_CONTEXT, self.device_bytes.unwrap_or_default(), MESSAGE_DEPTH_MAX, &mut values)
     }
 
-    /// Looks at the envelope only.
+    /// Reads only the envelope.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let envelope = Envelope::read(bytes)?;
         let (kind, payload) = envelope.payload.ok_or(NO_PAYLOAD)?;
@@ -87,7 +87,7 @@ impl<'a> EventRef<'a> {
         })
     }
 
-    /// The app id and the timestamp, which [`EventRef::decode_admitted`] would read as well.
+    /// The app id and the timestamp, without the rest of the envelope.
     pub fn app_and_timestamp(bytes: &'a [u8]) -> Result<(&'a str, i64), DecodeError> {
         let (mut app_id, mut timestamp_ms) = ("", 0);
         let mut reader = Reader::new(bytes);
@@ -101,7 +101,7 @@ impl<'a> EventRef<'a> {
         Ok((app_id, timestamp_ms))
     }
 
-    /// The device context, when one was sent.
+    /// The device context, if present.
     pub fn device(&self) -> Option<DeviceRef<'a>> {
         self.device_bytes.map(|bytes| DeviceRef::decode(bytes).unwrap_or_default())
     }
@@ -110,7 +110,7 @@ impl<'a> EventRef<'a> {
         self.kind.category
     }
 
-    /// Of a custom event its lower-cased `event_name`.
+    /// The event type. For a custom event, its `event_name` in lower case.
     pub fn event_type(&self) -> Cow<'a, str> {
         if !self.kind.is_custom() {
             return Cow::Borrowed(self.kind.event_type);
@@ -126,7 +126,7 @@ impl<'a> EventRef<'a> {
     }
 }
 
-/// The type of a custom event called `name`.
+/// The type of a custom event with this name.
 pub(crate) fn lower_case(name: &str) -> Cow<'_, str> {
     if name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
         Cow::Borrowed(name)

@@ -1,4 +1,4 @@
-//! The ids of events, devices, users and apps: which are valid, and new ones.
+//! Ids of events, devices, users and apps: which ones are valid, and new ones.
 
 use std::cell::RefCell;
 
@@ -13,15 +13,15 @@ use crate::event::codec::wire::DecodeError;
 use crate::event::schema::tables::{Rules, envelope_field};
 
 thread_local! {
-    /// Random bytes at hand, and how many of them are used up: one system call serves hundreds of ids.
+    /// A buffer of random bytes and the number of those used: one system call serves hundreds of ids.
     static RANDOM: RefCell<([u8; RANDOM_BYTES], usize)> = const { RefCell::new(([0; RANDOM_BYTES], RANDOM_BYTES)) };
 }
 
 const RANDOM_BYTES: usize = 2560;
 const RANDOM_BYTES_OF_ID: usize = 10;
 
-/// Why the gateway would not have taken an event whose bytes came to the bus by another way. Only of what the stores
-/// keep as text of its own: one of them cannot hold every character, nor index every length.
+/// Rejects an event that another publisher put on the bus and that the gateway would not have accepted. Checks only the
+/// fields that the stores keep as text columns: one of them cannot store every character, nor index every length.
 pub fn check_names(event: &EventRef<'_>) -> Result<(), DecodeError> {
     if !is_app_id(event.app_id) {
         return Err(DecodeError::new("its app_id is not one of an app"));
@@ -32,22 +32,22 @@ pub fn check_names(event: &EventRef<'_>) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Whether an event may have this for an id, of itself, a device, a user, a session, or as its idempotency key.
+/// Whether this is valid as an id of an event, a device, a user or a session, or as an idempotency key.
 pub fn is_id(text: &str) -> bool {
     is_allowed(envelope_field(1).rules, text.as_bytes())
 }
 
-/// Stands for an id that an event cannot have.
-pub(crate) fn hashed(id: &str) -> String {
+/// Replaces an id that an event cannot have.
+pub(crate) fn hashed_id(id: &str) -> String {
     format!("sha256:{}", HEXLOWER.encode(digest(&SHA256, id.as_bytes()).as_ref()))
 }
 
-/// Whether an event may have happened at this time.
-pub(crate) fn is_time(milliseconds: i64) -> bool {
+/// Whether this is a valid timestamp of an event.
+pub(crate) fn is_timestamp(milliseconds: i64) -> bool {
     milliseconds > 0 && envelope_field(4).rules.max.is_none_or(|max| milliseconds <= max)
 }
 
-/// Whether events and keys may belong to an app of this name.
+/// Whether this is a valid app id.
 pub fn is_app_id(text: impl AsRef<[u8]>) -> bool {
     let text = text.as_ref();
     !text.is_empty() && is_allowed(envelope_field(2).rules, text)
@@ -58,7 +58,7 @@ fn is_allowed(rules: &Rules, text: &[u8]) -> bool {
         && rules.pattern.is_none_or(|pattern| pattern.allows(text))
 }
 
-/// A UUIDv7 of the given time.
+/// A new UUIDv7 with this time.
 pub fn new_id(now_ms: i64) -> Hyphenated {
     let id = match random() {
         Some(random) => uuid::Builder::from_unix_timestamp_millis(now_ms.max(0).cast_unsigned(), &random).into_uuid(),

@@ -1,19 +1,19 @@
-//! From protobuf bytes to the rule view: JSON in snake_case with enum names, 64-bit
-//! integers as numbers, and every field of a message present, in the order of its numbers, but for
-//! messages that were not sent, which are absent.
+//! Writes the rule view of an event from its protobuf bytes: JSON with snake_case names, enum names, and 64-bit
+//! integers as numbers. Every field of a message is present, in the order of the field numbers, except messages that
+//! the sender left out.
 //!
-//! A view takes at most six times the bytes of its event (text of control characters) and what
-//! the names of the fields take, which the limits of lists and maps bound.
+//! A view takes at most six times the bytes of its event (for text of control characters) plus the names of the fields,
+//! which the limits on lists and maps bound.
 //!
-//! One pass over the bytes and no allocation but the output's. Reads only what
-//! [`EventRef::decode`] has checked; what it did not check would be left out, not panic.
+//! One pass over the bytes; allocates nothing but the output. Reads only bytes that [`EventRef::decode`] has checked.
+//! Unchecked input would lose fields, not panic.
 
 use super::event_ref::EventRef;
-use crate::event::codec::unescaped::plain_length;
+use crate::event::codec::unescaped::unescaped_len;
 use crate::event::codec::wire::{Reader, Value, map_entry};
 use crate::event::schema::tables::{DEVICE_CONTEXT, FIELDS_MAX, Field, Message, Shape};
 
-/// How 64-bit integers are written: some readers of JSON take every number for a double.
+/// The encoding of 64-bit integers: some JSON readers parse every number as a double.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Int64 {
     #[default]
@@ -21,23 +21,24 @@ pub enum Int64 {
     AsString,
 }
 
-/// Whole numbers up to here are exact in a double.
+/// A double represents every integer up to this one exactly.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 impl EventRef<'_> {
-    /// Appends the payload's object in the rule view: snake_case, enum names, defaults included. A message
-    /// that was not sent is absent.
+    /// Appends the payload as in the rule view: snake_case, enum names, default values included. Messages that the
+    /// sender left out are absent.
     pub fn write_payload_json(&self, out: &mut Vec<u8>) {
         write_message::<false>(out, self.kind.message, self.payload);
     }
 
-    /// Appends the whole rule view. Messages that were not sent (`device_context`, those of the payload) are
-    /// absent; every other field of the envelope and of its payload is there, the payload under its field's name.
+    /// Appends the whole rule view. Messages that the sender left out (`device_context`, those in the payload) are
+    /// absent. Every other field of the envelope and the payload is present; the payload is a member with its field
+    /// name.
     pub fn write_view_json(&self, out: &mut Vec<u8>) {
         self.write_view_json_with(out, Int64::AsNumber);
     }
 
-    /// The same with 64-bit integers as the reader needs them.
+    /// Like [`Self::write_view_json`], with this encoding of 64-bit integers.
     pub fn write_view_json_with(&self, out: &mut Vec<u8>, int64: Int64) {
         match int64 {
             Int64::AsNumber => write_envelope::<false>(out, self),
@@ -82,7 +83,7 @@ fn write_envelope<const QUOTED: bool>(out: &mut Vec<u8>, event: &EventRef<'_>) {
 }
 
 fn write_message<const QUOTED: bool>(out: &mut Vec<u8>, message: &Message, bytes: &[u8]) {
-    // The last value of each field; of a repeated one its mere presence, since its elements are read again.
+    // The last value of each field. For a repeated field only its presence counts, since its elements are read again.
     let mut last = [None; FIELDS_MAX];
     let mut reader = Reader::new(bytes);
     while let Ok(Some((number, value))) = reader.next() {
@@ -167,7 +168,7 @@ fn write_map<const QUOTED: bool>(out: &mut Vec<u8>, number_of_map: u32, entry: &
     out.push(b'}');
 }
 
-/// A `google.protobuf.Struct` as the plain object it stands for.
+/// A `google.protobuf.Struct` as a plain JSON object.
 fn write_struct(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     let mut reader = Reader::new(bytes);
@@ -217,7 +218,7 @@ fn write_any(out: &mut Vec<u8>, value: Option<Value<'_>>) {
     }
 }
 
-/// Turns the comma before the first of some members, if there are any, into the bracket.
+/// Replaces the comma before the first member with the bracket, or appends the bracket if there are no members.
 fn open_with(out: &mut Vec<u8>, start: usize, bracket: u8) {
     match out.get_mut(start) {
         Some(comma) => *comma = bracket,
@@ -240,7 +241,7 @@ fn write_integer(out: &mut Vec<u8>, number: i64) {
     let _ = serde_json::to_writer(out, &number);
 }
 
-/// The shortest digits that read back as the same float; `null` for what JSON has no number for.
+/// The shortest digits that parse to the same float, or `null` for NaN and infinities.
 fn write_float(out: &mut Vec<u8>, number: impl serde::Serialize) {
     let _ = serde_json::to_writer(out, &number);
 }
@@ -249,7 +250,7 @@ fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     let mut rest = text;
     loop {
-        let (plain, special) = rest.split_at(plain_length(rest));
+        let (plain, special) = rest.split_at(unescaped_len(rest));
         out.extend_from_slice(plain);
         let Some((special, after)) = special.split_first() else { break };
         match *special {

@@ -1,7 +1,7 @@
-//! Whose an event is: what is erased with a person.
+//! The person that an event is about, for erasure.
 //!
-//! Invariant: ids are compared whole and to the letter, those of the envelope alone; what a payload says about people
-//! is not looked at. Knows nothing of where events are kept.
+//! Invariant: ids are compared whole and case-sensitively, and only those of the envelope. Payloads are not searched
+//! for mentions of people. Knows nothing about where events are stored.
 
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::envelope::Envelope;
 use crate::event::codec::wire::Reader;
 
-/// Levels of a document of strangers that are looked into.
+/// Nesting depth to which a third party's document is searched.
 const DEPTH_MAX: usize = 128;
-/// A longer value of `group_by` is known by its SHA-256.
+/// A longer value of `group_by` is stored as its SHA-256.
 pub const GROUP_BYTES_MAX: usize = 256;
 
-/// Somebody as events know them, in one app or in all.
+/// A device or user, in one app or in all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Person {
     pub id: PersonId,
@@ -28,7 +28,7 @@ pub enum PersonId {
 }
 
 impl PersonId {
-    /// The field that holds it.
+    /// The envelope field with this id.
     pub fn field(&self) -> &'static str {
         match self {
             Self::Device(_) => "device_id",
@@ -42,12 +42,12 @@ impl PersonId {
         }
     }
 
-    /// Whether clients of some protocol say it by this name.
+    /// Whether a client of any supported protocol uses this name for the id.
     pub fn is_called(&self, name: &str) -> bool {
         self.names().contains(&name)
     }
 
-    /// Fields by which clients of all protocols say it.
+    /// Names of the id in all supported protocols.
     fn names(&self) -> &'static [&'static str] {
         match self {
             Self::Device(_) => &["device_id", "deviceId", "anonymousId", "deviceid", "device.id"],
@@ -57,7 +57,7 @@ impl PersonId {
 }
 
 impl Person {
-    /// Whether a stored event is theirs. None for bytes that are no event.
+    /// Whether a stored event is about this person. `None` if the bytes are not an event.
     pub fn has_event(&self, bytes: &[u8]) -> Option<bool> {
         let envelope = Envelope::read(bytes).ok()?;
         let id = match self.id {
@@ -67,7 +67,7 @@ impl Person {
         Some(id == self.id.text().as_bytes() && self.is_in_app(envelope.app_id))
     }
 
-    /// Whether a document that the product itself wrote is of an event of theirs: what a rule or an anomaly sends to
+    /// Whether a document that this product wrote is about an event of this person: a message of a rule or anomaly to
     /// webhooks and subjects, or an event in the rule view.
     pub fn has_document(&self, json: &[u8]) -> bool {
         if self.unescaped_id().is_some_and(|id| !contains(json, id.as_bytes())) {
@@ -80,8 +80,7 @@ impl Person {
         theirs && document["app_id"].as_str().is_none_or(|app| self.is_in_app(app.as_bytes()))
     }
 
-    /// Whether something in a document of strangers is called as their id is, and is it. What it says of the app counts
-    /// where it says it beside the id.
+    /// Whether a third party's document has this id under one of the names for it. An app id next to it must match too.
     pub fn is_named_in(&self, document: &Value) -> bool {
         self.is_named_within(document, DEPTH_MAX)
     }
@@ -94,7 +93,7 @@ impl Person {
                 let app = text("app_id").or_else(|| text("appId"));
                 let is = |value: Option<&Value>| value.and_then(Value::as_str) == Some(self.id.text());
                 let named = self.id.names().iter().any(|name| is(members.get(*name)));
-                // As OpenTelemetry writes an attribute.
+                // An OpenTelemetry attribute.
                 let told = text("key").is_some_and(|key| self.id.is_called(key))
                     && is(members.get("value").and_then(|value| value.get("stringValue")));
                 ((named || told) && app.is_none_or(|app| self.is_in_app(app.as_bytes())))
@@ -105,7 +104,7 @@ impl Person {
         }
     }
 
-    /// Whether a field of an encoded message, however deep, is their id. What it is called is not known there.
+    /// Whether any field of an encoded message, at any depth, equals the id. Field names are unknown here.
     pub fn is_in_message(&self, bytes: &[u8]) -> bool {
         self.is_within_message(bytes, DEPTH_MAX)
     }
@@ -113,7 +112,7 @@ impl Person {
     fn is_within_message(&self, bytes: &[u8], depth: usize) -> bool {
         let Some(depth) = depth.checked_sub(1) else { return false };
         let id = self.id.text().as_bytes();
-        // Nothing that is shorter can hold it.
+        // A shorter message cannot contain it.
         let mut reader = Reader::new(if bytes.len() > id.len() { bytes } else { b"" });
         while let Ok(Some((_, value))) = reader.next() {
             if let Ok(inner) = value.bytes()
@@ -129,13 +128,13 @@ impl Person {
         self.app_id.as_ref().is_none_or(|app| app.as_bytes() == app_id)
     }
 
-    /// The id, when documents of ours hold these very bytes: nothing in it is escaped in JSON.
+    /// The id, if JSON encodes it without escapes, so that documents contain these exact bytes.
     pub fn unescaped_id(&self) -> Option<&str> {
         let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\' && byte < 0x7f;
         Some(self.id.text()).filter(|id| id.bytes().all(plain))
     }
 
-    /// The text of the group of an anomaly window that is measured for their id.
+    /// The group key of anomaly windows that are grouped by this id.
     pub fn group(&self) -> String {
         let text = Value::from(self.id.text()).to_string();
         if text.len() <= GROUP_BYTES_MAX {
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_of_whom_its_envelope_names() {
+    fn an_event_belongs_to_the_person_in_its_envelope() {
         let bytes = event("shop", "phone", "ann");
         for (person, theirs) in [
             (device("phone"), true),
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_of_ours_is_of_whom_its_event_names() {
+    fn a_document_belongs_to_the_person_of_its_event() {
         let rule =
             json!({"app_id": "shop", "device_id": "phone", "event": {"user_id": "a\"nn", "x": {"device_id": "q"}}});
         let anomaly = json!({"app_id": "shop", "device_id": "other", "user_id": "", "details": {"group": "phone"}});
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_name_people_in_many_ways() {
+    fn ids_are_found_under_the_names_of_all_protocols() {
         let document =
             json!({"batch": [{"anonymousId": "phone", "context": {"user": [{"userId": "ann"}]}}], "appId": "web"});
         assert!(device("phone").is_named_in(&document) && user("ann").is_named_in(&document));
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_any_schema_holds_ids_whole() {
+    fn ids_in_a_message_are_compared_whole() {
         let bytes = [&[0x0a, 42][..], &event("shop", "phone", "ann")].concat();
         let length = bytes.len() - 2;
         let bytes = [&[0x0a, length as u8][..], &bytes[2..]].concat();
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_id_is_a_group_by_its_digest() {
+    fn a_long_id_is_grouped_by_its_digest() {
         assert_eq!(device("a\"b").group(), r#""a\"b""#);
         let long = device(&"x".repeat(256)).group();
         assert!(long.starts_with("\"sha256:") && long.len() == 64 + 9, "{long}");

@@ -1,16 +1,16 @@
 //! Bus subjects of events: `events.{app}.{category}.{type}`.
 //!
-//! Invariant: two different (app, category, type) never share a subject, and each can be
-//! read back from it. A token holds only letters, digits, `-`, `_` and `%`, so it is valid
-//! on every bus whatever the app or the custom event is called.
+//! Invariant: two different (app, category, type) triples never share a subject, and a subject decodes to its triple. A
+//! token has only letters, digits, `-`, `_` and `%`, so it is valid on every bus, whatever the app or custom event is
+//! called.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 const PREFIX: &str = "events.";
-/// Of input that was refused, which no consumer reads.
+/// Prefix for refused input. No consumer reads it.
 const REFUSED_PREFIX: &str = "quarantine.";
-/// Stands for the empty string, which cannot be a token.
+/// Encodes the empty string, which is not a valid token.
 const EMPTY: &str = "%";
 
 /// The parts of an event subject, unescaped.
@@ -31,7 +31,7 @@ pub fn write_event_subject(out: &mut String, app: &str, category: &str, event_ty
     write_token(out, event_type);
 }
 
-/// `None` when it is not an event subject as [`write_event_subject`] writes them.
+/// `None` unless [`write_event_subject`] could have written it.
 pub fn parse_event_subject(subject: &str) -> Option<EventSubject<'_>> {
     let mut tokens = subject.strip_prefix(PREFIX)?.split('.');
     let app = unescape_token(tokens.next()?)?;
@@ -40,18 +40,18 @@ pub fn parse_event_subject(subject: &str) -> Option<EventSubject<'_>> {
     tokens.next().is_none().then_some(EventSubject { app, category, event_type })
 }
 
-/// The subject of input that was refused: `quarantine.{app}.{reason}`. Without an app that is known its token is `%`.
+/// The subject of refused input: `quarantine.{app}.{reason}`. An unknown app becomes the token `%`.
 pub fn refused_subject(app: &str, reason: &str) -> String {
     format!("{REFUSED_PREFIX}{}.{reason}", escape_token(app))
 }
 
-/// The app and the reason of a subject as [`refused_subject`] writes them.
+/// The app and the reason in a subject that [`refused_subject`] wrote.
 pub fn parse_refused_subject(subject: &str) -> Option<(Cow<'_, str>, &str)> {
     let (app, reason) = subject.strip_prefix(REFUSED_PREFIX)?.split_once('.')?;
     Some((unescape_token(app)?, reason))
 }
 
-/// The text as one subject token: bytes other than ASCII letters, digits, `-` and `_` become `%XX`.
+/// Encodes text as one subject token: bytes other than ASCII letters, digits, `-` and `_` become `%XX`.
 pub fn escape_token(text: &str) -> Cow<'_, str> {
     if !text.is_empty() && text.bytes().all(is_plain) {
         return Cow::Borrowed(text);
@@ -61,7 +61,7 @@ pub fn escape_token(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// `None` when [`escape_token`] never writes this token.
+/// `None` if [`escape_token`] never writes this token.
 pub fn unescape_token(token: &str) -> Option<Cow<'_, str>> {
     match token {
         "" => return None,
@@ -75,7 +75,7 @@ pub fn unescape_token(token: &str) -> Option<Cow<'_, str>> {
         match byte {
             b'%' => {
                 let byte = hex(bytes.next()?)? << 4 | hex(bytes.next()?)?;
-                // Only one spelling of each token is read, or two subjects would be one event type.
+                // Each token has one spelling. Otherwise two subjects could name the same event type.
                 if is_plain(byte) {
                     return None;
                 }
@@ -164,7 +164,7 @@ mod tests {
         }
 
         #[test]
-        fn what_unescapes_escapes_to_itself(token in "[a-zA-Z0-9%_.-]{0,12}") {
+        fn unescaping_and_escaping_round_trips(token in "[a-zA-Z0-9%_.-]{0,12}") {
             if let Some(text) = unescape_token(&token) {
                 let again = escape_token(&text);
                 prop_assert_eq!(again.as_ref(), &token);

@@ -1,5 +1,5 @@
-//! The rule view against an independent way to it: decode with prost, write proto3 JSON
-//! with pbjson, then rename, retype and fill in by the tables.
+//! Compares the rule view with an independent implementation: decode with prost, write proto3 JSON with pbjson, then
+//! rename, convert and fill in by the tables.
 
 use proptest::prelude::*;
 use prost::Message as _;
@@ -11,7 +11,7 @@ use crate::event::schema::tables::{DEVICE_CONTEXT, Kind, Message, Shape};
 use crate::event::{EventRef, Int64};
 
 fn expected_view(event: &EventEnvelope) -> Value {
-    // By way of text, since a float32 turned into a double would show digits that it never had.
+    // Through text: a float32 converted to a double would show digits that it never had.
     let text = serde_json::to_string(event).expect("write proto3 JSON");
     let sent: Value = serde_json::from_str(&text).expect("read proto3 JSON");
     let kind = Kind::of(event.payload.as_ref().expect("payload"));
@@ -38,7 +38,7 @@ fn expected_view(event: &EventEnvelope) -> Value {
 fn normal_message(message: &Message, sent: &Value) -> Value {
     let members = message.fields.iter().filter_map(|field| {
         let value = sent.get(field.json_name).cloned();
-        // What has presence and was not sent is absent.
+        // A field with presence that the sender left out is absent.
         let absent = value.is_none() && matches!(field.shape, Shape::Message(_) | Shape::Payload(_) | Shape::Struct);
         (!absent).then(|| (field.name.to_owned(), normal(&field.shape, value.unwrap_or(Value::Null))))
     });
@@ -83,7 +83,7 @@ fn numbers(value: Value) -> Value {
 }
 
 #[test]
-fn every_kind_is_viewed_as_prost_and_pbjson_see_it() {
+fn views_of_every_kind_equal_those_of_prost_and_pbjson() {
     for position in 0..Kind::all().len() {
         for seed in 0..64 {
             let event = event(position, [seed; 32]);
@@ -116,7 +116,7 @@ fn a_small_event_reads_as_documented() {
 }
 
 #[test]
-fn what_was_not_sent_is_absent() {
+fn absent_messages_are_absent_from_the_view() {
     for (payload, sent) in [
         (json!({"buttonTap": {"buttonId": "b"}}), json!({"button_id": "b", "button_text": "", "screen_name": ""})),
         (
@@ -145,7 +145,7 @@ fn what_was_not_sent_is_absent() {
 }
 
 #[test]
-fn int64_reads_as_text_where_that_is_asked_for() {
+fn int64_is_written_as_text_on_request() {
     let event: EventEnvelope = serde_json::from_value(json!({
         "appId": "shop", "deviceId": "d1", "timestampMs": "1700000000000", "id": "e1",
         "deviceContext": {"screenWidth": 7},
@@ -191,7 +191,7 @@ proptest! {
     }
 
     #[test]
-    fn the_last_of_two_counts(one in any_event(), two in any_event()) {
+    fn the_last_of_two_occurrences_counts(one in any_event(), two in any_event()) {
         let mut bytes = one.encode_to_vec();
         let last = two.encode_to_vec();
         bytes.extend_from_slice(&last);

@@ -1,51 +1,52 @@
 //! The log records of one request, as events, a portion at a time.
 
 use super::messages::{EXPORT_RESOURCE_LOGS, RESOURCE_LOGS_SCOPE_LOGS, SCOPE_LOGS_RECORD, count, next_of};
-use super::record::{self, Resource, Scope, Seen};
+use super::record::{self, Resource, Scope, SeenRecords};
 use crate::event::codec::wire::Reader;
 use crate::event::intake::admit::Arrival;
 use crate::event::intake::field_error::FieldError;
 use crate::event::intake::request::{Accepted, Refused, place_in};
 
-/// Log records of one request that are read. Batches of the OpenTelemetry Collector have 8,192 by default, and more
-/// where nothing splits them.
+/// Maximum log records read from one request. The OpenTelemetry Collector sends batches of 8,192 by default, and larger
+/// ones if nothing splits them.
 pub const RECORDS_MAX: usize = 100_000;
-/// What the events of one request may have together: each repeats its resource and its scope. Never held at once.
+/// Total bytes of the events of one request, each of which repeats its resource and scope. They are never in memory
+/// together.
 const EVENTS_BYTES_MAX: usize = 256 << 20;
-/// What the events that are held at once have together, but for the last of them: as much as the body, within these.
+/// Bytes of the events in memory at a time, not counting the last one: the size of the body, within these bounds.
 const PORTION_BYTES_MIN: usize = 256 << 10;
 const PORTION_BYTES_MAX: usize = 2 << 20;
 
-/// What is said of the records that come once [`EVENTS_BYTES_MAX`] is used up.
+/// Error detail for the records after [`EVENTS_BYTES_MAX`] is used up.
 const TOO_MUCH: &str =
     "must have at most 256 MiB together with the records before it, each with its resource and its scope";
 
-/// The log records of one request, in the protobuf form.
+/// The log records of one request in protobuf.
 #[derive(Debug)]
 pub struct Export<'a> {
     body: &'a [u8],
     records: usize,
-    /// Records that were not read yet, and what their events may have together.
+    /// Records not read yet, and the bytes left for their events.
     records_left: usize,
     bytes_left: usize,
-    /// The resource and scope of what is read next.
+    /// Position in the body: the resource and scope of the next record.
     resources: Reader<'a>,
     scopes: Reader<'a>,
     in_scope: Reader<'a>,
     resource: Resource<'a>,
     scope: Scope,
-    /// How often a record came before in this request.
-    seen: Seen,
+    /// How often each record occurred earlier in this request.
+    seen: SeenRecords,
 }
 
-/// The app of the first record of an export, where no API key says which.
+/// The app of the first record of an export, for requests without an API key.
 pub fn app_of(body: &[u8]) -> Option<String> {
     let resource_logs = next_of(&mut Reader::new(body), EXPORT_RESOURCE_LOGS)?;
     Resource::of(resource_logs).app()
 }
 
 impl<'a> Export<'a> {
-    /// Reads the body to its last record, and makes nothing of it yet.
+    /// Checks the whole body and counts its records, without converting any.
     pub fn open(body: &'a [u8]) -> Result<Self, Refused> {
         let records = count(body).map_err(|_| Refused::new("The body is not a well-formed protobuf message."))?;
         let empty = Reader::new(&[]);
@@ -59,17 +60,17 @@ impl<'a> Export<'a> {
             in_scope: empty,
             resource: Resource::default(),
             scope: Scope::default(),
-            seen: Seen::default(),
+            seen: SeenRecords::default(),
         })
     }
 
-    /// Of records that came in a request in which so many that say the same came before each of them.
+    /// Continues a request in which each of these records was preceded by this many equal ones.
     pub fn after(mut self, before: u32) -> Self {
         self.seen.before = before;
         self
     }
 
-    /// All records of the request.
+    /// The number of records in the request.
     pub fn len(&self) -> usize {
         self.records
     }
@@ -78,17 +79,17 @@ impl<'a> Export<'a> {
         self.records == 0
     }
 
-    /// How many records come after the last one that is read: they have no verdict.
+    /// The number of records beyond [`RECORDS_MAX`]. They have no outcome.
     pub fn unread_records(&self) -> usize {
         self.records.saturating_sub(RECORDS_MAX)
     }
 
-    /// What is held of all records at once, to tell them apart.
+    /// Bytes of memory needed to tell all records apart.
     pub fn seen_bytes(&self) -> usize {
-        self.records.min(RECORDS_MAX) * Seen::BYTES
+        self.records.min(RECORDS_MAX) * SeenRecords::BYTES
     }
 
-    /// The next events, at most so many, each with its verdict; nothing after the last. Together they are not much
+    /// The next events, at most `events_max`, each with its outcome. `None` after the last. Together they are not much
     /// larger than the body.
     pub fn next(&mut self, events_max: usize, arrival: &Arrival<'_>) -> Option<Accepted> {
         let bytes_max = self.body.len().clamp(PORTION_BYTES_MIN, PORTION_BYTES_MAX);
@@ -102,8 +103,8 @@ impl<'a> Export<'a> {
         (!accepted.is_empty()).then_some(accepted)
     }
 
-    /// Judges a record. What must be refused for what is around it is not put together first: it would cost as much as
-    /// what is stored.
+    /// Converts and validates a record. If its resource and scope alone are too large, it is refused before they are
+    /// copied, which would cost as much as storing it.
     fn add(&mut self, accepted: &mut Accepted, record: &[u8], arrival: &Arrival<'_>) {
         let around = self.resource.bytes_len() + self.scope.bytes_len();
         if around > arrival.event_bytes_max {
@@ -117,7 +118,7 @@ impl<'a> Export<'a> {
         record::add(accepted, record, &self.resource, &self.scope, &mut self.seen, arrival);
     }
 
-    /// The body was read to its end before: what cannot be read does not come here.
+    /// The body was checked before, so nothing malformed gets here.
     fn next_record(&mut self) -> Option<&'a [u8]> {
         loop {
             if let Some(record) = next_of(&mut self.in_scope, SCOPE_LOGS_RECORD) {

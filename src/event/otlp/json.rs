@@ -1,7 +1,7 @@
-//! The JSON form of an export as its protobuf form: proto3 JSON, but with ids in hex and enums as numbers (OTLP 1.x,
-//! "JSON Protobuf Encoding"). Unknown members are passed over.
+//! Converts the JSON encoding of an export to protobuf: proto3 JSON, but with ids in hex and enums as numbers (OTLP
+//! 1.x, "JSON Protobuf Encoding"). Skips unknown members.
 //!
-//! Invariant: what comes out is well-formed, and no larger than the text.
+//! Invariant: the output is well-formed and no larger than the text.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,7 +12,7 @@ use crate::event::codec::wire::{put_bytes, put_double, put_fixed32, put_fixed64,
 use crate::event::intake::field_error::{FieldError, Path};
 use crate::event::intake::request::{Refused, json_text};
 
-/// Messages within each other; bodies of records nest no deeper than `properties` may.
+/// Nesting depth of messages. Bodies of records may nest no deeper than `properties`.
 const DEPTH_MAX: usize = 100;
 
 enum Shape {
@@ -83,7 +83,7 @@ static ANY_VALUE: [Field; 7] = [
 static ARRAY_VALUE: [Field; 1] = [field(1, "values", Shape::List(&ANY_VALUE))];
 static KEY_VALUES: [Field; 1] = [field(1, "values", Shape::List(&KEY_VALUE))];
 
-/// The JSON form as the protobuf form.
+/// Converts JSON to protobuf.
 pub fn from_json(body: &[u8]) -> Result<Vec<u8>, Refused> {
     let mut json = JsonText::new(json_text(body)?);
     json.skip_mark();
@@ -117,7 +117,7 @@ fn message(
         };
         let here = Path::Field(at, field.name);
         match (json.peek()?, &field.shape) {
-            // Null stands for a field that is not set.
+            // Null means an unset field.
             (Token::Null, _) => json.word(Token::Null)?,
             (Token::Array, Shape::List(fields)) => {
                 json.enter();
@@ -157,7 +157,7 @@ impl From<Malformed> for Fault {
 }
 
 fn scalar(json: &mut JsonText<'_>, token: Token, shape: &Shape, number: u32, out: &mut Vec<u8>) -> Result<(), Fault> {
-    // Numbers may come as text.
+    // Numbers may be strings.
     let digits = match token {
         Token::Number => json.number()?.as_bytes().into(),
         Token::String => json.string()?.plain(),

@@ -6,7 +6,7 @@ pub(super) const EXPORT_RESOURCE_LOGS: u32 = 1;
 pub(super) const RESOURCE_LOGS_SCOPE_LOGS: u32 = 2;
 pub(super) const SCOPE_LOGS_RECORD: u32 = 2;
 
-/// The next field of this number, a message.
+/// The next field with this number that is a message.
 pub(super) fn next_of<'a>(reader: &mut Reader<'a>, wanted: u32) -> Option<&'a [u8]> {
     while let Ok(Some((number, value))) = reader.next() {
         if let (true, Value::Bytes(bytes)) = (number == wanted, value) {
@@ -16,7 +16,7 @@ pub(super) fn next_of<'a>(reader: &mut Reader<'a>, wanted: u32) -> Option<&'a [u
     None
 }
 
-/// How many records there are, each of them read to its end.
+/// Counts the records, checking each one to its end.
 pub(super) fn count(body: &[u8]) -> Result<usize, DecodeError> {
     let mut records = 0;
     let mut resources = Reader::new(body);
@@ -34,7 +34,7 @@ pub(super) fn count(body: &[u8]) -> Result<usize, DecodeError> {
     Ok(records)
 }
 
-/// The next field of this number, which must be a message.
+/// The next field with this number. Fails if it is not a message.
 fn next_message<'a>(reader: &mut Reader<'a>, wanted: u32) -> Result<Option<&'a [u8]>, DecodeError> {
     while let Some((number, value)) = reader.next()? {
         if number == wanted {

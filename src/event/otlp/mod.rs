@@ -1,11 +1,11 @@
-//! Log records of OpenTelemetry (OTLP 1.x): each becomes a custom event. `docs/protocols.md` says what becomes of what.
+//! OpenTelemetry log records (OTLP 1.x). Each becomes a custom event; `docs/protocols.md` describes the mapping.
 //!
-//! The protobuf form is read in place by the public field numbers of `opentelemetry/proto/logs/v1`, without messages in
-//! between: two bytes of an empty record would take a hundred times as much as a message. The JSON form is turned into
-//! it first. Unknown fields are passed over, as the protocol asks.
+//! Protobuf is read in place by the public field numbers of `opentelemetry/proto/logs/v1`, without decoding messages:
+//! two bytes of an empty record would take a hundred times as much memory. JSON is converted to protobuf first. Unknown
+//! fields are skipped, as the protocol requires.
 //!
-//! Invariant: nothing of a record that is accepted is lost, and the same record of the same export has the same
-//! idempotency key whenever it is sent.
+//! Invariant: an accepted record loses nothing, and the same record of the same export has the same idempotency key
+//! every time it is sent.
 
 mod messages;
 

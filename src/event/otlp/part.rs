@@ -1,4 +1,4 @@
-//! Single records of an export, each as an export of its own.
+//! Single records of an export, each as a complete export.
 
 use std::ops::Range;
 
@@ -6,8 +6,8 @@ use super::messages::{EXPORT_RESOURCE_LOGS, RESOURCE_LOGS_SCOPE_LOGS, SCOPE_LOGS
 use crate::event::codec::wire::{Reader, Value, put_bytes, put_fixed32, put_fixed64, put_number};
 use crate::event::intake::request::place_in;
 
-/// The records that stand at these places of an export, in their order, each with its resource and its scope. One pass:
-/// what records share is read once. Ends when `each` answers false.
+/// Extracts the records at these ranges of an export, in order, each with its resource and scope. Makes one pass, and
+/// reads what records share once. Stops when `each` returns `false`.
 pub fn parts(body: &[u8], places: impl IntoIterator<Item = Range<usize>>, mut each: impl FnMut(Vec<u8>) -> bool) {
     let mut places = places.into_iter().peekable();
     let mut resources = Reader::new(body);
@@ -15,7 +15,7 @@ pub fn parts(body: &[u8], places: impl IntoIterator<Item = Range<usize>>, mut ea
         let mut scopes = Reader::new(resource_logs);
         while let Some(scope_logs) = next_of(&mut scopes, RESOURCE_LOGS_SCOPE_LOGS) {
             let scope_place = place_in(body, scope_logs);
-            // Made for the first record alone that is wanted of this scope.
+            // Built only for the first requested record of this scope.
             let mut around: Option<(Vec<u8>, Vec<u8>)> = None;
             while let Some(place) =
                 places.next_if(|place| scope_place.start <= place.start && place.end <= scope_place.end)
@@ -41,7 +41,7 @@ fn part(resource: &[u8], scope: &[u8], record: &[u8]) -> Vec<u8> {
     export
 }
 
-/// All fields but those of this number.
+/// All fields except those with this number.
 fn without(message: &[u8], left_out: u32) -> Vec<u8> {
     let mut out = Vec::new();
     let mut reader = Reader::new(message);
@@ -70,8 +70,8 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_its_record_with_what_is_around_it() {
-        // What is long is refused.
+    fn a_part_has_its_record_resource_and_scope() {
+        // A long severity is refused.
         let severity = |name: &str| if name.len() > 1 { b"\xff" as &[u8] } else { b"INFO" };
         let record = |name: &str| message(&[(3, severity(name)), (12, name.as_bytes())]);
         let scope = |version: &str, names: &[&str]| {

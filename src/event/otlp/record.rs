@@ -1,4 +1,4 @@
-//! One log record with its resource and its scope, as an event.
+//! Converts one log record, with its resource and scope, to an event.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,30 +16,30 @@ use crate::event::intake::validate::Unchecked;
 use crate::event::model::ids::is_id;
 use crate::event::schema::limits::APP_ID_BYTES_MAX;
 
-/// The name of a record that has none.
+/// The event name of a record without one.
 const LOG: &str = "log";
-/// What the SDKs call a service that has no name.
+/// The name that the SDKs give a service without one.
 const NO_SERVICE: &str = "unknown_service";
 const NANOS_IN_MILLI: u64 = 1_000_000;
 const CUSTOM_EVENT: u32 = 900;
 const FINGERPRINT_BYTES: usize = 16;
 
-/// Tells records apart by all that they hold.
+/// Identifies a record by everything in it.
 type Fingerprint = [u8; FINGERPRINT_BYTES];
 
-/// How often a record came before.
+/// How often each record occurred before.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct SeenRecords {
     counts: HashMap<Fingerprint, u32>,
-    /// How often each one came before the first of them.
+    /// Equal records before the first of this request.
     pub(super) before: u32,
 }
 
-impl Seen {
-    /// What the table takes for each record at most, while it grows.
+impl SeenRecords {
+    /// Bytes per record that the table takes at most, while it grows.
     pub(super) const BYTES: usize = 4 * (size_of::<(Fingerprint, u32)>() + 1);
 
-    /// Counts a record; answers how many like it came before.
+    /// Counts a record. Returns how many equal ones came before.
     fn count(&mut self, fingerprint: Fingerprint) -> u32 {
         let count = self.counts.entry(fingerprint).or_insert(self.before);
         *count += 1;
@@ -47,16 +47,16 @@ impl Seen {
     }
 }
 
-/// Texts that are told by attributes of a resource or of a record.
+/// Ids in the attributes of a resource or a record.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known<'a> {
+struct KnownIds<'a> {
     device_id: Option<&'a str>,
     user_id: Option<&'a str>,
     session_id: Option<&'a str>,
 }
 
-impl<'a> Known<'a> {
-    /// What cannot be an id is an attribute and nothing else.
+impl<'a> KnownIds<'a> {
+    /// An invalid id remains an attribute only.
     fn set(&mut self, key: &str, text: Option<&'a str>) {
         let text = text.filter(|text| is_id(text));
         *match key {
@@ -68,24 +68,24 @@ impl<'a> Known<'a> {
     }
 }
 
-/// What emits records, read once for all of them.
+/// The source of records, read once for all of its records.
 #[derive(Debug, Default)]
 pub(super) struct Resource<'a> {
-    known: Known<'a>,
+    known: KnownIds<'a>,
     instance: Option<&'a str>,
     service: Option<&'a str>,
     namespace: Option<&'a str>,
-    /// An encoded `DeviceContext`; empty when nothing of it is known.
+    /// An encoded `DeviceContext`. Empty if nothing is known about it.
     device: Vec<u8>,
-    /// The members of `properties` that are about it.
+    /// Members of `properties` about the resource.
     members: Vec<u8>,
     values: Values,
-    /// Of its attributes.
+    /// Digest of its attributes.
     digest: [u8; SHA256_OUTPUT_LEN],
 }
 
 impl<'a> Resource<'a> {
-    /// Of a `ResourceLogs`.
+    /// Reads a `ResourceLogs`.
     pub(super) fn of(resource_logs: &'a [u8]) -> Self {
         let mut this = Self::default();
         let [resource, schema_url] = fields(resource_logs, [1, 3]);
@@ -133,12 +133,12 @@ impl<'a> Resource<'a> {
         put_bytes(&mut self.device, number, text.as_bytes());
     }
 
-    /// What each of its records repeats of it.
+    /// Bytes that every one of its records repeats.
     pub(super) fn bytes_len(&self) -> usize {
         self.members.len() + self.device.len()
     }
 
-    /// The app of a sender without an API key: a name that an app may have.
+    /// The app of a sender without an API key, mapped to a valid app id.
     pub(super) fn app(&self) -> Option<String> {
         let plain = |letter: char| if letter.is_ascii_alphanumeric() || ".-".contains(letter) { letter } else { '_' };
         let app = |name: &str| {
@@ -150,34 +150,34 @@ impl<'a> Resource<'a> {
     }
 }
 
-/// A number of the enum `Platform`, as the next ones.
+/// Numbers of the enum `Platform`.
 const WEB: u64 = 3;
 
-/// By `os.name`.
+/// The platform for `os.name`.
 fn platform(os: &str) -> Option<u64> {
     [("ios", 1), ("ipados", 1), ("android", 2)]
         .into_iter()
         .find_map(|(name, platform)| os.eq_ignore_ascii_case(name).then_some(platform))
 }
 
-/// The library that emits records.
+/// The instrumentation library that emits records.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
-    /// Of its resource and of itself, taken once for all records.
+    /// Digest of its resource and itself, computed once for all records.
     digest: [u8; SHA256_OUTPUT_LEN],
     members: Vec<u8>,
     values: Values,
 }
 
 impl Scope {
-    /// Of a `ScopeLogs` of a resource.
+    /// Reads a `ScopeLogs` of a resource.
     pub(super) fn of(scope_logs: &[u8], resource: &Resource<'_>) -> Self {
         let mut this = Self::default();
         let [scope, schema_url] = fields(scope_logs, [1, 3]);
         let bytes = if let Some(Value::Bytes(scope)) = scope { scope } else { &[] };
         let mut hash = Context::new(&SHA256);
         hash.update(&resource.digest);
-        // With its length, so that no two sequences read the same.
+        // Includes the length, so that no two sequences hash the same input.
         hash.update(&(bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
         this.digest = hash.finish().as_ref().try_into().unwrap_or_default();
@@ -198,20 +198,20 @@ impl Scope {
         this
     }
 
-    /// What each of its records repeats of it.
+    /// Bytes that every one of its records repeats.
     pub(super) fn bytes_len(&self) -> usize {
         self.members.len()
     }
 }
 
-/// What the fields of a record say.
+/// The fields of a record.
 #[derive(Debug, Default)]
 struct Record<'a> {
     time_ns: u64,
     observed_ns: u64,
     name: Option<&'a str>,
     uid: Option<&'a str>,
-    known: Known<'a>,
+    known: KnownIds<'a>,
     properties: Vec<u8>,
     values: Values,
 }
@@ -266,7 +266,7 @@ impl<'a> Record<'a> {
         if let Some(Value::Bytes(name)) = name {
             match std::str::from_utf8(name) {
                 Ok(name) if is_id(name) => field_name = Some(name).filter(|name| !name.is_empty()),
-                // An event cannot be called so.
+                // Not a valid event name.
                 Ok(name) => struct_members::put_text(out, "event_name", name),
                 Err(_) => values.note(NOT_UTF8),
             }
@@ -276,13 +276,13 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Judges a record.
+/// Converts and validates a record.
 pub(super) fn add(
     accepted: &mut Accepted,
     bytes: &[u8],
     resource: &Resource<'_>,
     scope: &Scope,
-    seen: &mut Seen,
+    seen: &mut SeenRecords,
     arrival: &Arrival<'_>,
 ) {
     let record = Record::of(bytes);
@@ -293,7 +293,7 @@ pub(super) fn add(
     }
     let key = match record.uid {
         Some(uid) => uid.to_owned(),
-        // Without a time two records that say the same may well be two.
+        // Without a time, two equal records may well be distinct.
         None if record.time_ns == 0 && record.observed_ns == 0 => String::new(),
         None => idempotency_key(bytes, scope, seen),
     };
@@ -332,9 +332,9 @@ fn encode(record: &Record<'_>, resource: &Resource<'_>, scope: &Scope, key: &str
     out
 }
 
-/// The same for the same record of the same request, however often that is sent; another one for each record of a
-/// request, also of those that say the same.
-fn idempotency_key(record: &[u8], scope: &Scope, seen: &mut Seen) -> String {
+/// The same key for the same record of the same request, however often it is sent. Equal records within one request get
+/// different keys.
+fn idempotency_key(record: &[u8], scope: &Scope, seen: &mut SeenRecords) -> String {
     let mut hash = Context::new(&SHA256);
     hash.update(&scope.digest);
     hash.update(record);
@@ -349,7 +349,7 @@ fn idempotency_key(record: &[u8], scope: &Scope, seen: &mut Seen) -> String {
     key
 }
 
-/// Appends a field that has text.
+/// Appends a text field unless it is empty.
 fn put_text(out: &mut Vec<u8>, key: &str, field: Option<Value<'_>>, values: &mut Values) {
     let Some(Value::Bytes(text @ [_, ..])) = field else { return };
     match std::str::from_utf8(text) {
@@ -358,7 +358,7 @@ fn put_text(out: &mut Vec<u8>, key: &str, field: Option<Value<'_>>, values: &mut
     }
 }
 
-/// Where the sender finds what is wrong with the event that was made of its record.
+/// Translates the pointer of an error to the record.
 fn rename(error: &mut FieldError) {
     error.rename(&[
         ("/customEvent/eventName", "/eventName"),

@@ -1,7 +1,7 @@
-//! Attributes and bodies (`KeyValue` and `AnyValue`) as members and values of `properties`.
+//! Converts attributes and bodies (`KeyValue` and `AnyValue`) to members and values of `properties`.
 //!
-//! Invariant: what exceeds a limit of `properties` is not written. Types are kept: an integer that a double does not
-//! hold exactly, and what is not finite, become text, and bytes become base64.
+//! Invariant: values beyond a limit of `properties` are not written. Types are preserved, except that integers which a
+//! double cannot represent and non-finite numbers become text, and bytes become base64.
 
 use std::collections::HashSet;
 
@@ -16,11 +16,11 @@ use crate::event::schema::limits::{PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX};
 
 pub(super) const NOT_UTF8: &str = "must be UTF-8";
 
-/// Writes values, no more of them than an event may have.
+/// Writes values, up to the limit of an event.
 #[derive(Debug)]
 pub(super) struct Values {
     left: usize,
-    /// The first thing that is wrong.
+    /// The first fault.
     pub(super) fault: Option<&'static str>,
 }
 
@@ -31,12 +31,12 @@ impl Default for Values {
 }
 
 impl Values {
-    /// Appends the pairs that the field `number` of a message repeats.
+    /// Appends the key-value pairs in the repeated field `number` of a message.
     pub(super) fn members(&mut self, out: &mut Vec<u8>, message: &[u8], number: u32) {
         self.pairs(out, message, number, PROPERTIES_DEPTH_MAX);
     }
 
-    /// Appends one member of any value.
+    /// Appends one member with any value.
     pub(super) fn member(&mut self, out: &mut Vec<u8>, key: &str, any_value: &[u8]) {
         let mut value = Vec::new();
         self.any(&mut value, any_value, PROPERTIES_DEPTH_MAX);
@@ -54,7 +54,7 @@ impl Values {
             self.fault.is_none()
         });
         if pairs.len() > 1 {
-            // Keys should not come twice; of those that do the last one counts.
+            // Keys should be unique. Of duplicates, the last one counts.
             let mut seen = HashSet::with_capacity(pairs.len());
             pairs.reverse();
             pairs.retain(|(key, _)| seen.insert(*key));
@@ -96,7 +96,7 @@ impl Values {
                 put_bytes(out, 5, &members);
             }
             Ok(Some((7, Value::Bytes(bytes)))) => put_bytes(out, 3, BASE64.encode(bytes).as_bytes()),
-            // A value that is not set, or of a kind that is not known yet.
+            // An unset value, or one of an unknown type.
             Ok(None) => put_number(out, 1, 0),
             Ok(Some(_)) | Err(()) => self.note(MALFORMED),
         }
@@ -116,7 +116,7 @@ impl Values {
     }
 }
 
-/// Passes the messages in the fields of this number to `each`, until it says that it is enough.
+/// Calls `each` with the messages in the fields with this number, until it returns `false`.
 pub(super) fn for_each<'a>(message: &'a [u8], wanted: u32, mut each: impl FnMut(&'a [u8]) -> bool) {
     let mut reader = Reader::new(message);
     while let Ok(Some((number, value))) = reader.next() {
@@ -128,7 +128,7 @@ pub(super) fn for_each<'a>(message: &'a [u8], wanted: u32, mut each: impl FnMut(
     }
 }
 
-/// The fields of these numbers; of one that comes twice the last counts.
+/// The fields with these numbers. The last occurrence of each counts.
 pub(super) fn fields<'a, const N: usize>(message: &'a [u8], wanted: [u32; N]) -> [Option<Value<'a>>; N] {
     let mut fields = [None; N];
     let mut reader = Reader::new(message);
@@ -154,7 +154,7 @@ pub(super) fn pair_of(pair: &[u8]) -> Result<(&str, &[u8]), &'static str> {
     std::str::from_utf8(key).map(|key| (key, value)).map_err(|_| NOT_UTF8)
 }
 
-/// The text of an `AnyValue` that is one and not empty.
+/// The text of an `AnyValue`, if it is text and not empty.
 pub(super) fn text_of(any_value: &[u8]) -> Option<&str> {
     match last_value(any_value) {
         Ok(Some((1, Value::Bytes(text)))) => std::str::from_utf8(text).ok().filter(|text| !text.is_empty()),
@@ -162,7 +162,7 @@ pub(super) fn text_of(any_value: &[u8]) -> Option<&str> {
     }
 }
 
-/// Of a `oneof` the last member counts.
+/// The last member of a `oneof` counts.
 fn last_value(any_value: &[u8]) -> Result<Option<(u32, Value<'_>)>, ()> {
     let mut last = None;
     let mut reader = Reader::new(any_value);

@@ -1,30 +1,30 @@
-//! What the rule view of an event can hold, for those who check what a person wrote about it; and what each message
-//! may hold, for documents about it.
+//! The shape of the rule view, for the checks of rules and conditions that people write, and of every message, for
+//! documentation.
 //!
-//! Invariant: it is told from the same tables that events are checked and written by, so the two cannot differ.
+//! Invariant: it reads the same tables that check and write events, so it cannot disagree with them.
 
 use super::tables::{self, DEVICE_CONTEXT, Field, Kind, Message, Rules, Shape};
 
-/// What stands at one place of the rule view.
+/// The type of one place in the rule view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewType {
     /// The whole event.
     Event,
     String,
     Bool,
-    /// A whole number, of 32 or 64 bits.
+    /// A 32-bit or 64-bit integer.
     Int {
         min: i64,
         max: i64,
     },
     Double,
-    /// One of these names; a number where a newer client sent one without a name.
+    /// One of these names. A newer client may send a number that has no name; the view then has that number.
     Enum(&'static [&'static str]),
     Message(ViewMessage),
     /// Any JSON object.
     Struct,
     List(ViewElement),
-    /// Names that the sender chose, with one type of value.
+    /// An object whose keys the sender chooses, with one type of value.
     Map(ViewElement),
 }
 
@@ -32,7 +32,7 @@ pub enum ViewType {
 #[derive(Clone, Copy, Debug)]
 pub struct ViewMessage(&'static Message);
 
-/// What a list or a map has in it.
+/// The elements of a list, or the values of a map.
 #[derive(Clone, Copy, Debug)]
 pub struct ViewElement(&'static Field);
 
@@ -40,7 +40,7 @@ pub struct ViewElement(&'static Field);
 #[derive(Clone, Copy, Debug)]
 pub struct ViewField(&'static Field);
 
-/// The fields that every event has, but for its device context and its payload.
+/// The envelope's own fields, except the device context and the payload.
 const OWN: [(&str, ViewType); 8] = [
     ("id", ViewType::String),
     ("app_id", ViewType::String),
@@ -55,7 +55,7 @@ const DEVICE: &str = "device_context";
 
 impl PartialEq for ViewMessage {
     fn eq(&self, other: &Self) -> bool {
-        // There is one table for each message.
+        // Each message has exactly one table.
         std::ptr::eq(self.0, other.0)
     }
 }
@@ -73,7 +73,7 @@ impl Eq for ViewElement {}
 impl ViewType {
     const INT64: Self = Self::Int { min: i64::MIN, max: i64::MAX };
 
-    /// The field of that name; `None` when there is none, or this is nothing that has fields by name.
+    /// The field with that name. `None` if there is no such field, or this type has no named fields.
     pub fn field(self, name: &str) -> Option<Self> {
         match self {
             Self::Event if name == DEVICE => Some(Self::Message(ViewMessage(&DEVICE_CONTEXT))),
@@ -88,7 +88,7 @@ impl ViewType {
         }
     }
 
-    /// The names of its fields.
+    /// Names of its fields; empty for a type without named fields.
     pub fn fields(self) -> Vec<&'static str> {
         match self {
             Self::Event => {
@@ -122,7 +122,7 @@ impl ViewMessage {
         self.0.name
     }
 
-    /// In the order of their numbers.
+    /// In the order of their field numbers.
     pub fn fields(self) -> impl Iterator<Item = ViewField> {
         self.0.fields.iter().map(ViewField)
     }
@@ -147,12 +147,12 @@ impl ViewField {
         ViewType::of(&self.0.shape)
     }
 
-    /// Of one of these messages an event has exactly one.
+    /// A payload: an event has exactly one of these messages.
     pub fn is_payload(self) -> bool {
         matches!(self.0.shape, Shape::Payload(_))
     }
 
-    /// What is allowed in it.
+    /// Constraints on the field.
     pub fn rules(self) -> &'static Rules {
         self.0.rules
     }
@@ -163,18 +163,18 @@ impl ViewElement {
         ViewType::of(&self.0.shape)
     }
 
-    /// What is allowed in each element, or in the value of each entry.
+    /// Constraints on each element, or on the value of each entry.
     pub fn rules(self) -> &'static Rules {
         self.0.rules
     }
 }
 
-/// Every message of `proto/`: of events, requests and replies.
+/// Every message of `proto/`: events, requests and replies.
 pub fn messages() -> impl Iterator<Item = ViewMessage> {
     tables::messages().iter().copied().map(ViewMessage)
 }
 
-/// The kind of event whose payload the rule view has under this name.
+/// The kind whose payload has this name in the rule view.
 pub fn payload(field: &str) -> Option<&'static Kind> {
     Kind::all().iter().find(|kind| kind.field == field)
 }
@@ -188,9 +188,9 @@ mod tests {
     use crate::event::EventRef;
     use crate::event::samples;
 
-    /// Every field that a view has is described, with the type that it has.
+    /// Every field of a view is described, with the right type.
     #[test]
-    fn the_description_fits_the_views() {
+    fn every_field_of_a_view_is_described() {
         let mut checked = 0;
         for (position, seed) in (0..Kind::all().len()).flat_map(|position| (0..8u8).map(move |seed| (position, seed))) {
             let event = samples::event(position, [seed; 32]).encode_to_vec();
@@ -223,7 +223,7 @@ mod tests {
             (ViewType::String, Value::String(_))
             | (ViewType::Bool, Value::Bool(_))
             | (ViewType::Struct, Value::Object(_))
-            // A message that was not sent.
+            // A message that the sender left out.
             | (ViewType::Message(_) | ViewType::Struct, Value::Null) => true,
             (ViewType::Int { min, max }, Value::Number(number)) => {
                 number.as_i64().is_some_and(|number| (min..=max).contains(&number))

@@ -1,7 +1,7 @@
-//! The messages as JSON Schemas (2020-12) of their JSON form, as the gateway reads it.
+//! The messages as JSON Schemas (2020-12) of the JSON that the gateway reads.
 //!
-//! Invariant: fields, types and bounds are told from the same tables by which events are read and checked, and words
-//! from the comments of `proto/`, so that what is documented cannot differ from what is done.
+//! Invariant: fields, types and bounds come from the tables that read and check events, and descriptions from the
+//! comments in `proto/`, so the documentation cannot disagree with the behaviour.
 
 use serde_json::{Map, Value, json};
 
@@ -13,7 +13,7 @@ struct DescribedMessage {
     name: &'static str,
     comment: &'static str,
     message: &'static Message,
-    /// The comments of its fields, in their order.
+    /// Comments of its fields, in field order.
     fields: &'static [&'static str],
 }
 
@@ -25,13 +25,13 @@ struct DescribedEnum {
 
 include!(concat!(env!("OUT_DIR"), "/descriptions.rs"));
 
-/// As `\P{Cc}` says it, for readers whose regular expressions know no categories of Unicode.
+/// `\P{Cc}` for regular expression engines without Unicode categories.
 const NO_CONTROL: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
-/// A number as text.
+/// A number written as a string.
 const NUMBER: &str = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$";
 const PROPERTIES: &str = "Properties";
 
-/// Every message and enum by its name, for the schemas of a document whose own lie under `prefix`.
+/// A schema for every message and enum, by name. References start with `prefix`.
 pub fn json_schemas(prefix: &str) -> Map<String, Value> {
     let mut schemas = Map::new();
     for described in MESSAGES {
@@ -90,7 +90,7 @@ fn message(described: &DescribedMessage, prefix: &str) -> Value {
     schema
 }
 
-/// A field, which may be null where it may be left out: that is the same.
+/// The schema of a field. Null is allowed where the field may be absent: both mean the same.
 fn of_field(field: &Field, prefix: &str) -> Value {
     let nullable = |schema: Value| {
         if field.rules.required { schema } else { json!({"anyOf": [schema, {"type": "null"}]}) }
@@ -98,7 +98,7 @@ fn of_field(field: &Field, prefix: &str) -> Value {
     let reference = |name: &str| json!({"$ref": format!("{prefix}{name}")});
     match &field.shape {
         Shape::Message(message) => nullable(reference(message.name)),
-        // Null is no payload.
+        // A null payload is no payload.
         Shape::Payload(message) => reference(message.name),
         Shape::Struct => reference(PROPERTIES),
         Shape::Enum(names) => nullable(reference(name_of_enum(names))),
@@ -106,7 +106,7 @@ fn of_field(field: &Field, prefix: &str) -> Value {
             let mut schema = json!({"type": ["array"], "items": of_element(element, prefix)});
             set(&mut schema, "minItems", field.rules.elements_min);
             set(&mut schema, "maxItems", field.rules.elements_max);
-            // What must have elements is not left out.
+            // A list that must have elements cannot be absent.
             if field.rules.elements_min.is_none() { or_null(schema) } else { schema }
         }
         Shape::Map(value) => {
@@ -122,7 +122,7 @@ fn of_field(field: &Field, prefix: &str) -> Value {
     }
 }
 
-/// What a list or a map has in it, which is never null.
+/// An element of a list or a value of a map, which is never null.
 fn of_element(field: &Field, prefix: &str) -> Value {
     match &field.shape {
         Shape::Message(message) | Shape::Payload(message) => json!({"$ref": format!("{prefix}{}", message.name)}),
@@ -131,7 +131,7 @@ fn of_element(field: &Field, prefix: &str) -> Value {
     }
 }
 
-/// A schema whose type is a list.
+/// Adds null to a schema whose `type` is a list.
 fn or_null(mut schema: Value) -> Value {
     if let Some(types) = schema["type"].as_array_mut() {
         types.push("null".into());
@@ -154,7 +154,8 @@ fn scalar(field: &Field) -> Value {
         _ => {
             let mut schema = json!({"type": ["string"]});
             set(&mut schema, "minLength", rules.required.then_some(1));
-            // Characters are counted here, and bytes there: no text with fewer bytes has more characters.
+            // JSON Schema counts characters and we count bytes. No string has more characters than bytes, so this never
+            // rejects a valid one.
             set(&mut schema, "maxLength", rules.bytes_max);
             if let Some(pattern) = rules.pattern {
                 schema["pattern"] = if pattern == Pattern::NoControl { NO_CONTROL } else { pattern.regex() }.into();
@@ -164,8 +165,8 @@ fn scalar(field: &Field) -> Value {
     }
 }
 
-/// An integer as text, of as many digits as always fit. What is a whole number in another form, such as 5.0, is taken as
-/// well.
+/// A pattern for an integer written as a string, with the number of digits that always fits. The gateway also accepts
+/// other forms of a whole number, such as 5.0.
 fn digits(min: i64, max: i64) -> String {
     let sign = if min < 0 { "-?" } else { "" };
     let more = max.to_string().len().saturating_sub(2);
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reference_leads_somewhere_and_comments_are_told() {
+    fn references_resolve_and_comments_become_descriptions() {
         let schemas = json_schemas("#/components/schemas/");
         let mut references = 0;
         fn walk(value: &Value, each: &mut impl FnMut(&str)) {

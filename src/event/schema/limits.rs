@@ -1,12 +1,12 @@
-//! How large an event may be: what comes in small must not grow without bound in any form that it is turned into.
-//! `docs/events.md` has the same table; a test compares the two.
+//! Size limits of an event. A small input must not grow without bound in any representation. `docs/events.md` has the
+//! same table; a test compares the two.
 //!
-//! What can be said of one field is a `buf.validate` option in `proto/`, which the checker reads from the tables. Here
-//! is what cannot be said so, and what code beyond the checker needs to know.
+//! Limits on a single field are `buf.validate` options in `proto/`, which the validator reads from the tables. This
+//! file has the limits that those options cannot express, and those that other code needs.
 
 use super::tables::{EVENT_ENVELOPE, Message};
 
-/// Of an event as it is stored, encoded and with what the gateway assigned, unless the configuration says otherwise.
+/// Bytes of a stored event: encoded, with the fields that the gateway assigns. The default of the setting.
 pub const EVENT_BYTES_MAX: usize = 1_000_000;
 /// `id`, `device_id`, `user_id`, `session_id`, `correlation_id`, `idempotency_key`, and the name of a custom event.
 pub(crate) const ID_BYTES_MAX: usize = bytes_max(&EVENT_ENVELOPE, 1);
@@ -15,21 +15,21 @@ pub(crate) const APP_ID_BYTES_MAX: usize = bytes_max(&EVENT_ENVELOPE, 2);
 pub(crate) const TEXT_BYTES_MAX: usize = 256 << 10;
 /// A key of an object in `properties`, and of a map.
 pub const KEY_BYTES_MAX: usize = 256;
-/// Members and elements in `properties`, at all levels together.
+/// Members and elements in `properties`, over all levels.
 pub const PROPERTIES_VALUES_MAX: usize = 1_000;
-/// Objects and arrays within each other in `properties`, itself included. Each takes up to three protobuf
-/// messages, of which common decoders take 100.
+/// Nesting depth of `properties`, counting the outermost object. Each level takes up to three protobuf messages, and
+/// common decoders allow 100.
 pub const PROPERTIES_DEPTH_MAX: usize = 30;
-/// Objects and arrays within each other in a JSON body. Only what is refused for other reasons could come near.
+/// Nesting depth of a JSON body. A body that nests this deep is invalid for other reasons too.
 pub(crate) const JSON_DEPTH_MAX: usize = 64;
 
-/// Values in lists, maps and `properties` of a stored event that is read. More than any event that is let in today
-/// can have: events of older senders and of other publishers to the bus are read, up to what memory bears.
+/// Values in lists, maps and `properties` of a stored event that is read. More than any event accepted today can have:
+/// events from older versions and from other publishers to the bus are read as far as memory allows.
 pub(crate) const STORED_VALUES_MAX: usize = 50_000;
-/// A stored event that is read, likewise.
+/// Bytes of a stored event that is read, for the same reason.
 pub(crate) const STORED_BYTES_MAX: usize = 16 << 20;
 
-/// What a string field may have.
+/// The limit of a string field.
 const fn bytes_max(message: &'static Message, number: usize) -> usize {
     match message.fields[number - 1].rules.bytes_max {
         Some(bytes_max) => bytes_max,

@@ -1,20 +1,20 @@
-//! What strings must look like: the patterns of the `buf.validate` options, each as a function that is faster than a
-//! regular expression.
+//! The string patterns of the `buf.validate` options, each implemented as a function that is faster than a regular
+//! expression.
 //!
-//! Invariant: a function allows what its regular expression matches; a test compares the two.
+//! Invariant: each function accepts exactly what its regular expression matches. A test compares the two.
 
-/// A pattern that a field of an event can have. The build knows which regular expression each stands for.
+/// A pattern that a field can have. `build.rs` maps each regular expression to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// Empty, or the name of an app.
+    /// Empty, or an app id.
     AppId,
     NoControl,
-    /// Empty, or a code as ISO 4217 has them.
+    /// Empty, or an ISO 4217 currency code.
     Currency,
 }
 
 impl Pattern {
-    /// Whether UTF-8 text looks so.
+    /// Whether UTF-8 text matches the pattern.
     #[inline]
     pub(crate) fn allows(self, text: &[u8]) -> bool {
         match self {
@@ -24,7 +24,7 @@ impl Pattern {
         }
     }
 
-    /// What is said of text that does not.
+    /// The error detail for text that does not match.
     pub(crate) fn detail(self) -> &'static str {
         match self {
             Self::AppId => "must be 1 to 128 ASCII letters, digits, '.', '_' or '-', the first a letter or digit",
@@ -40,11 +40,11 @@ pub(crate) fn is_name(text: &[u8]) -> bool {
         && text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-/// Whether UTF-8 text has characters of Unicode's category Cc.
+/// Whether UTF-8 text has characters of the Unicode category Cc.
 pub(crate) fn has_control(text: &[u8]) -> bool {
-    /// Begins U+0080 to U+00BF, of which those up to U+009F are controls.
+    /// First byte of U+0080 to U+00BF. Those up to U+009F are control characters.
     const LATIN_1: u8 = 0xC2;
-    // One pass that the compiler can make wide; the rare second one looks closer.
+    // The compiler vectorizes this pass. The second, exact pass is rarely needed.
     let suspicious = |byte: &u8| byte.is_ascii_control() || *byte == LATIN_1;
     text.iter().fold(false, |found, byte| found | suspicious(byte))
         && (text.iter().any(u8::is_ascii_control) || text.windows(2).any(|pair| pair[0] == LATIN_1 && pair[1] <= 0x9F))
@@ -59,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_allows_what_its_expression_matches(
+        fn patterns_match_what_their_regular_expressions_match(
             text in prop_oneof![any::<String>(), "[A-Za-z]{0,4}", "[ -~]{0,6}", "[a\u{7f}-\u{a1}]{0,3}", "[A-Z0-9._-]{0,5}\n?"],
         ) {
             for pattern in [Pattern::AppId, Pattern::NoControl, Pattern::Currency] {

@@ -1,13 +1,13 @@
-//! The messages as tables: which fields there are, what they hold and what is allowed
-//! in them. Generated from the same descriptors as the prost types, so they cannot differ, and
-//! from the `buf.validate` options of each field.
+//! The messages as tables: their fields, the types of those, and the constraints on their values. `build.rs` generates
+//! them from the same descriptors as the prost types, so the two cannot disagree, and from the `buf.validate` options
+//! of each field.
 //!
-//! What checks, reads and writes events walks these tables; it holds no field names itself.
+//! The code that checks, reads and writes events walks these tables and names no field itself.
 
 use super::pattern::Pattern;
 use crate::event::proto::event_envelope::Payload;
 
-/// Fields that a message other than the envelope may have; the build holds it.
+/// Most fields of a message other than the envelope. `build.rs` enforces it.
 pub(crate) const FIELDS_MAX: usize = 16;
 
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Message {
     pub(crate) name: &'static str,
     /// In the order of their numbers.
     pub(crate) fields: &'static [Field],
-    /// A bit for each required field, by its position.
+    /// One bit per required field, by position.
     pub(crate) required: u64,
 }
 
@@ -24,28 +24,28 @@ pub(crate) struct Field {
     pub(crate) number: u32,
     pub(crate) name: &'static str,
     pub(crate) json_name: &'static str,
-    /// The name as a further member of a JSON object: `,"name":`.
+    /// The name as a JSON member after the first: `,"name":`.
     pub(crate) view_key: &'static str,
     pub(crate) shape: Shape,
-    /// Rarely looked at: apart, so that a search through the fields passes less memory.
+    /// Behind a reference: constraints are rarely needed, and a search through the fields then touches less memory.
     pub(crate) rules: &'static Rules,
 }
 
-/// What is allowed in a field, as its `buf.validate` options in `proto/` say. `None` where there is no such rule.
+/// Constraints on a field, from its `buf.validate` options in `proto/`. `None` means no constraint.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// A string that must not be empty, or a message that must be there.
+    /// The string must not be empty, or the message must be present.
     pub required: bool,
-    /// Bytes of a string in UTF-8.
+    /// UTF-8 bytes of a string.
     pub bytes_max: Option<usize>,
-    /// What a string must look like.
+    /// Pattern of a string.
     pub pattern: Option<Pattern>,
-    /// The least and the greatest integer.
+    /// Bounds of an integer, inclusive.
     pub min: Option<i64>,
     pub max: Option<i64>,
-    /// A floating-point number that is neither infinite nor NaN.
+    /// A floating-point number must be neither infinite nor NaN.
     pub finite: bool,
-    /// Elements of a list, entries of a map.
+    /// Elements of a list or entries of a map.
     pub elements_min: Option<usize>,
     pub elements_max: Option<usize>,
     /// Bytes of each key of a map.
@@ -62,7 +62,7 @@ pub(crate) enum Shape {
     Double,
     Enum(&'static Enum),
     Message(&'static Message),
-    /// One of the messages of which an event has exactly one.
+    /// A payload: an event has exactly one of these messages.
     Payload(&'static Message),
     /// `google.protobuf.Struct`: any JSON object.
     Struct,
@@ -104,10 +104,10 @@ pub(crate) fn messages() -> &'static [&'static Message] {
     &MESSAGES
 }
 
-/// What an event is about, told by which payload is set.
+/// The kind of an event, determined by the payload that is set.
 #[derive(Debug)]
 pub struct Kind {
-    /// The payload's field in the envelope, which also names it in the rule view: `purchase_complete`.
+    /// The payload's field in the envelope, also its name in the rule view: `purchase_complete`.
     pub field: &'static str,
     /// The same in proto3 JSON: `purchaseComplete`.
     pub json_name: &'static str,
@@ -127,7 +127,7 @@ impl Kind {
         position_of_number(number).map(|position| &KINDS[position])
     }
 
-    /// By what the columns of a stored event say; a custom one has a type of its own.
+    /// Looks up a kind by the columns of a stored event. Custom events have any type.
     pub fn named(category: &str, event_type: &str) -> Option<&'static Kind> {
         KINDS.iter().find(|kind| kind.category == category && (kind.is_custom() || kind.event_type == event_type))
     }
@@ -136,24 +136,24 @@ impl Kind {
         &KINDS[position(payload)]
     }
 
-    /// True for the kind whose type is a name that the sender chose.
+    /// Whether the sender chooses the event type.
     pub fn is_custom(&self) -> bool {
         self.event_type.is_empty()
     }
 }
 
-/// What a field of an event holds, for whoever has text to put there.
+/// The type of a field of an event, as far as a caller with text for it needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldType {
-    /// Strings and names of enum values.
+    /// Strings and enum names.
     Text,
     Number,
     Bool,
-    /// Messages, lists and what is below `properties`.
+    /// Messages, lists and everything below `properties`.
     Json,
 }
 
-/// By the names along the way to it, as in proto3 JSON; none when an event has no such field.
+/// The type of the field at a path of names, in proto3 JSON or proto spelling. `None` if there is no such field.
 pub fn field_type(path: &[&str]) -> Option<FieldType> {
     holds(&EVENT_ENVELOPE, path)
 }
@@ -179,7 +179,7 @@ fn holds(message: &Message, path: &[&str]) -> Option<FieldType> {
     }
 }
 
-/// One of the envelope's own fields: they stand before the payloads, numbered from one.
+/// The envelope's own field with that number. They come before the payloads and are numbered from one.
 #[inline]
 pub(crate) fn envelope_field(number: usize) -> &'static Field {
     &EVENT_ENVELOPE.fields[number - 1]

@@ -1,41 +1,41 @@
-//! What a request of Segment's API holds: one message, or a batch of them.
+//! The body of a Segment request: one message, or a batch.
 //!
-//! Messages of a batch are read one after another: as values they take many times their text. Their number is bounded
-//! while they are found, not afterwards.
+//! Messages of a batch are read one at a time, since their values take many times the size of their text. Their number
+//! is checked while they are found, not afterwards.
 
 use std::borrow::Cow;
 use std::vec::IntoIter;
 
-use super::batch::BatchFields;
+use super::batch_fields::BatchFields;
 use super::json::{Object, Value};
-use super::mend::{Mended, mend};
-use super::message::{Call, Keep, Surroundings, event_of};
+use super::repair::{Repaired, repair};
+use super::message::{Call, Representation, MessageContext, event_of};
 use crate::event::FieldError;
 use crate::event::codec::json_text::{JsonText, Token};
 use crate::event::intake::admit::Arrival;
 use crate::event::intake::request::{Accepted, Refused, json_text, place_in};
 
-/// Of one message: what Segment takes.
+/// Bytes of one message: Segment's own limit.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
-/// Of a batch: what Segment takes.
+/// Messages of a batch: Segment's own limit.
 pub const MESSAGES_MAX: usize = 2_500;
-/// Of what a batch says of all its messages: each repeats it.
-const AROUND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
-/// What the events that are held at once have together, but for the last of them.
+/// Bytes of the fields of a batch besides its messages, which every message repeats.
+const BATCH_FIELDS_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// Bytes of the events in memory at a time, not counting the last one.
 const PORTION_BYTES_MAX: usize = 2 << 20;
 
-/// A request's messages, and what it says of all of them.
+/// The messages of a request, and the fields of their batch.
 #[derive(Debug, Default)]
 pub struct Body<'a> {
     messages: Messages<'a>,
     write_key: Option<Cow<'a, str>>,
-    around: BatchFields<'a>,
+    batch_fields: BatchFields<'a>,
     exported: bool,
 }
 
 #[derive(Debug)]
 enum Messages<'a> {
-    /// Its text; it was read to find its write key, if it could be.
+    /// The text of one message. It has been parsed, if possible, to find its write key.
     One(&'a str, Option<Object<'a>>),
     Many(IntoIter<&'a str>),
 }
@@ -58,11 +58,11 @@ impl<'a> Body<'a> {
             }
             Some(_) => return Err(not("an object")),
             None => {
-                // What can be passed over is JSON all the same.
+                // Skipping it checks that it is JSON nevertheless.
                 json.skip()?;
                 json.end()?;
-                let mended = mend(text);
-                let message = read_mended(&mended).ok_or_else(|| not("an object"))?;
+                let repaired = repair(text);
+                let message = read_repaired(&repaired).ok_or_else(|| not("an object"))?;
                 (None, write_key_of(message.get("writeKey")).map(|key| key.into_owned().into()))
             }
         };
@@ -76,7 +76,7 @@ impl<'a> Body<'a> {
             return Err(no_batch());
         }
         json.enter();
-        let (mut body, mut messages, mut around_bytes, mut first) = (Self::default(), None, 0, true);
+        let (mut body, mut messages, mut fields_bytes, mut first) = (Self::default(), None, 0, true);
         while let Some(name) = json.member(first)? {
             first = false;
             let name = name.plain();
@@ -92,21 +92,21 @@ impl<'a> Body<'a> {
                 body.write_key = Value::read(value).and_then(|value| write_key_of(Some(&value)));
                 continue;
             }
-            around_bytes += name.len() + value.len();
-            if around_bytes <= AROUND_BYTES_MAX {
-                body.around.add(&String::from_utf8_lossy(&name), value);
+            fields_bytes += name.len() + value.len();
+            if fields_bytes <= BATCH_FIELDS_BYTES_MAX {
+                body.batch_fields.add(&String::from_utf8_lossy(&name), value);
             }
         }
         json.end()?;
         body.messages = Messages::Many(messages.ok_or_else(no_batch)?.into_iter());
-        if around_bytes > AROUND_BYTES_MAX {
-            let detail = format!("The body has more than {AROUND_BYTES_MAX} bytes beside its messages.");
+        if fields_bytes > BATCH_FIELDS_BYTES_MAX {
+            let detail = format!("The body has more than {BATCH_FIELDS_BYTES_MAX} bytes beside its messages.");
             return Err(Refused::new(detail));
         }
         Ok(body)
     }
 
-    /// The messages that have no verdict yet.
+    /// The number of messages without an outcome yet.
     pub fn len(&self) -> usize {
         match &self.messages {
             Messages::One(..) => 1,
@@ -122,24 +122,24 @@ impl<'a> Body<'a> {
         self.write_key.as_deref()
     }
 
-    /// What a batch says of all its messages.
+    /// The fields of the batch, which apply to all its messages.
     pub fn batch_fields(&self) -> &BatchFields<'a> {
-        &self.around
+        &self.batch_fields
     }
 
-    /// Says that Segment took the message in before: its size is no matter any more, and its time was corrected.
+    /// Marks a message as exported from Segment: it has no size limit, and its time is already corrected.
     pub fn exported(self) -> Self {
         Self { exported: true, ..self }
     }
 
-    /// Says what a batch said that this message was a part of.
-    pub fn with_batch_fields(self, around: BatchFields<'a>) -> Self {
-        Self { around, ..self }
+    /// Sets the fields of the batch that this message was a part of.
+    pub fn with_batch_fields(self, batch_fields: BatchFields<'a>) -> Self {
+        Self { batch_fields, ..self }
     }
 
-    /// The next messages, at most so many, each judged alone; together they are not much larger than a portion. `call` is
-    /// what the path says that a message is; `app` is theirs where no API key says which. `text` is what the body was read
-    /// from.
+    /// Converts and validates the next messages, at most `messages_max`, each on its own. Together they are not much
+    /// larger than a portion. `call` is the kind that the path names, `app` is the app if no API key determines it, and
+    /// `text` is the body that the messages were read from.
     pub fn next(
         &mut self,
         messages_max: usize,
@@ -149,7 +149,7 @@ impl<'a> Body<'a> {
         arrival: &Arrival<'_>,
     ) -> Accepted {
         let (received_at_ms, exported) = (arrival.received_at_ms, self.exported);
-        let around = Surroundings { batch: &self.around, received_at_ms, app, exported };
+        let context = MessageContext { batch: &self.batch_fields, received_at_ms, app, exported };
         let mut accepted = Accepted::default();
         while accepted.len() < messages_max && accepted.bytes_len() < PORTION_BYTES_MAX {
             let (own, message) = match &mut self.messages {
@@ -163,7 +163,7 @@ impl<'a> Body<'a> {
                     None => break,
                 },
             };
-            judge(&mut accepted, own, message, call, &around, arrival);
+            accept_message(&mut accepted, own, message, call, &context, arrival);
             accepted.set_source(|| place_in(text, own.as_bytes()));
         }
         accepted
@@ -177,23 +177,23 @@ fn write_key_of<'a>(value: Option<&Value<'a>>) -> Option<Cow<'a, str>> {
     }
 }
 
-fn read_mended(mended: &Mended) -> Option<Object<'_>> {
-    match Value::read(&mended.text) {
+fn read_repaired(repaired: &Repaired) -> Option<Object<'_>> {
+    match Value::read(&repaired.text) {
         Some(Value::Object(message)) => Some(message),
         Some(_) | None => None,
     }
 }
 
-/// Judges a message, which was read already or is to be read.
-fn judge<'a>(
+/// Converts and validates a message, which may have been parsed already.
+fn accept_message<'a>(
     accepted: &mut Accepted,
     text: &'a str,
     message: Option<Object<'a>>,
     call: Option<Call>,
-    around: &Surroundings<'a>,
+    context: &MessageContext<'a>,
     arrival: &Arrival<'_>,
 ) {
-    if text.len() > MESSAGE_BYTES_MAX && !around.exported {
+    if text.len() > MESSAGE_BYTES_MAX && !context.exported {
         return accepted.add_refused(vec![too_large()]);
     }
     let message = match message {
@@ -201,50 +201,50 @@ fn judge<'a>(
         None => Value::read(text),
     };
     let event = match message {
-        Some(Value::Object(message)) => event_of(call, message, text, Keep::Members, around),
+        Some(Value::Object(message)) => event_of(call, message, text, Representation::Members, context),
         Some(_) => Err(FieldError::new("", "must be an object")),
-        None => return judge_mended(accepted, text, Keep::Members, call, around, arrival),
+        None => return accept_repaired(accepted, text, Representation::Members, call, context, arrival),
     };
     match event {
         Ok(event) => accepted.add_encoded(&event.bytes, event.unchecked, arrival, rename),
         Err(error) => return accepted.add_refused(vec![error]),
     }
-    // A value that an event cannot have is no reason to refuse its message.
+    // A value that an event cannot represent is no reason to refuse the message.
     if let Some(errors) = accepted.take_refused() {
         if errors.iter().any(is_of_message) {
             return accepted.add_refused(errors);
         }
-        judge_mended(accepted, text, Keep::Text, call, around, arrival);
+        accept_repaired(accepted, text, Representation::Text, call, context, arrival);
     }
 }
 
-/// The same of one that cannot be read as it is, or not be kept so.
+/// Like `accept_message`, for a message that cannot be parsed or represented as it is.
 #[cold]
-fn judge_mended(
+fn accept_repaired(
     accepted: &mut Accepted,
     text: &str,
-    keep: Keep,
+    representation: Representation,
     call: Option<Call>,
-    around: &Surroundings<'_>,
+    context: &MessageContext<'_>,
     arrival: &Arrival<'_>,
 ) {
-    let mended = mend(text);
-    let Some(message) = read_mended(&mended) else {
+    let repaired = repair(text);
+    let Some(message) = read_repaired(&repaired) else {
         return accepted.add_refused(vec![FieldError::new("", "must be an object")]);
     };
-    let keep = if keep == Keep::Members && mended.lossy { Keep::MembersAndText } else { keep };
-    match event_of(call, message, text, keep, around) {
+    let representation = if representation == Representation::Members && repaired.lossy { Representation::MembersAndText } else { representation };
+    match event_of(call, message, text, representation, context) {
         Ok(event) => accepted.add_encoded(&event.bytes, event.unchecked, arrival, rename),
         Err(error) => accepted.add_refused(vec![error]),
     }
 }
 
-/// Whether it is about the message as a whole: what it belongs to, whose it is, or how large it is.
+/// Whether the error concerns the message as a whole: its app, its identity or its size.
 fn is_of_message(error: &FieldError) -> bool {
     ["", "/writeKey", "/anonymousId"].contains(&error.pointer.as_str())
 }
 
-/// Where the sender finds what is wrong with the event that was made of its message.
+/// Translates the pointer of an error to the message.
 fn rename(error: &mut FieldError) {
     error.rename(&[
         ("/appId", "/writeKey"),
@@ -266,14 +266,14 @@ fn not(wanted: &str) -> Refused {
     Refused::new(format!("The body must be {wanted}."))
 }
 
-/// Of the whole body, but for a byte order mark.
+/// A tokenizer for the body, after any byte order mark.
 fn reader(text: &str) -> JsonText<'_> {
     let mut json = JsonText::new(text);
     json.skip_mark();
     json
 }
 
-/// The texts of the messages in the array that is next.
+/// The texts of the messages in the array that is the next value.
 fn texts<'a>(json: &mut JsonText<'a>) -> Result<Vec<&'a str>, Refused> {
     json.enter();
     let mut texts = Vec::new();

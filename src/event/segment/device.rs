@@ -1,12 +1,12 @@
-//! The device that a message's `context` tells of (<https://segment.com/docs/connections/spec/common/#context>).
+//! Reads the device from a message's `context` (<https://segment.com/docs/connections/spec/common/#context>).
 //!
-//! Invariant: what is not in the device context afterwards is still in the message's.
+//! Invariant: everything that does not move to the device context stays in the message's context.
 
 use super::json::{Object, Value};
 use super::value::{count, text};
 use crate::event::proto::{DeviceContext, NetworkType, Platform};
 
-/// Takes what a device context holds out of a message's context.
+/// Moves the fields of a device context out of a message's context.
 pub(super) fn device_of(context: &mut Object<'_>) -> Option<DeviceContext> {
     if context.is_empty() {
         return None;
@@ -33,7 +33,7 @@ pub(super) fn device_of(context: &mut Object<'_>) -> Option<DeviceContext> {
     });
     within(context, "network", |network| {
         device.carrier = text(network, &["carrier"]);
-        // Both may be on: what goes over the one that costs less says nothing of the other, which stays.
+        // Both may be on. Traffic over the cheaper one implies nothing about the other, which stays.
         if network.get("wifi") == Some(&Value::Bool(true)) {
             network.remove("wifi");
             device.network_type = NetworkType::Wifi.into();
@@ -43,7 +43,7 @@ pub(super) fn device_of(context: &mut Object<'_>) -> Option<DeviceContext> {
     (device != DeviceContext::default()).then_some(device)
 }
 
-/// Of the system, the device or the library that sends; none of them is taken away.
+/// The platform, from the operating system, the device or the library. Removes none of them.
 fn platform(context: &Object<'_>) -> Platform {
     let told = |object: &str, name: &str| context.get(object).and_then(|of| of.get(name)).and_then(Value::as_str);
     let is = |text: Option<&str>, known: &[&str]| {
@@ -63,7 +63,7 @@ fn platform(context: &Object<'_>) -> Platform {
     }
 }
 
-/// Looks into an object, and drops it when nothing is left in it.
+/// Reads from an object, and removes it when nothing is left in it.
 fn within(context: &mut Object<'_>, name: &str, look: impl FnOnce(&mut Object<'_>)) {
     if let Some(Value::Object(object)) = context.get_mut(name) {
         let was_empty = object.is_empty();

@@ -1,8 +1,8 @@
-//! JSON values of messages. Texts are borrowed from the body where they can be, and objects are lists: a message is read
-//! once, has few members, and is taken apart right away.
+//! JSON values of messages. Strings borrow from the body where possible, and objects are lists: a message is read once,
+//! has few members, and is taken apart immediately.
 //!
-//! Invariant: an object has a name once. Of those that were sent under one name it has the last. Numbers are those that
-//! were sent: a text with an integer of more than 64 bits is not read.
+//! Invariant: member names of an object are unique; the last duplicate counts. Numbers are exact: an integer of more
+//! than 64 bits fails to parse.
 
 use std::borrow::Cow;
 use std::iter::FilterMap;
@@ -13,11 +13,11 @@ use serde_json::Number;
 
 use crate::event::codec::json_text::{JsonText, Malformed, Quoted, Token};
 
-/// Objects and arrays within each other.
+/// Nesting depth of objects and arrays.
 const DEPTH_MAX: usize = 128;
-/// Up to so many members are compared with each other; more of them are sorted.
+/// Up to this many members, duplicates are found by comparison; beyond it, by sorting.
 const COMPARED_MAX: usize = 16;
-/// What most objects have at most.
+/// Initial capacity of an object.
 const MEMBERS_EXPECTED: usize = 8;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +31,7 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The value that the whole text is; nothing when it is not JSON, or has what this cannot hold.
+    /// Parses the whole text. `None` if it is not JSON or cannot be represented.
     pub(super) fn read(text: &'a str) -> Option<Self> {
         let mut json = JsonText::new(text);
         let mut value = Self::Null;
@@ -53,13 +53,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The member of an object.
+    /// The member of an object with that name.
     pub(super) fn get(&self, name: &str) -> Option<&Self> {
         self.as_object()?.get(name)
     }
 }
 
-/// A member that was removed leaves its place empty: the others stay where they are.
+/// Removing a member leaves an empty slot, so the others do not move.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Object<'a>(Vec<Member<'a>>);
 
@@ -86,7 +86,7 @@ impl<'a> Object<'a> {
         self.place(name)?.as_mut()
     }
 
-    /// Gives a member another value, or adds it; the value that it had.
+    /// Sets a member, or adds it. Returns the previous value.
     pub(super) fn insert(&mut self, name: impl Into<Cow<'a, str>>, value: Value<'a>) -> Option<Value<'a>> {
         let name = name.into();
         if let Some(place) = self.place(&name) {
@@ -100,7 +100,7 @@ impl<'a> Object<'a> {
         self.place(name)?.take()
     }
 
-    /// Removes a member if it is such a one.
+    /// Removes a member if the predicate holds.
     pub(super) fn remove_if(&mut self, name: &str, is_it: impl FnOnce(&mut Value<'a>) -> bool) -> Option<Value<'a>> {
         self.place(name)?.take_if(is_it)
     }
@@ -109,14 +109,14 @@ impl<'a> Object<'a> {
         self.0.retain(|(_, value)| value.as_ref().is_some_and(&keep));
     }
 
-    /// Of a member that is there, or was.
+    /// The slot of a member that is or was present.
     fn place(&mut self, name: &str) -> Option<&mut Option<Value<'a>>> {
         self.0.iter_mut().find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
     fn of(mut members: Vec<Member<'a>>) -> Self {
         if members.len() > COMPARED_MAX {
-            // Stable: of equal names the last stays last, and first once all is turned round.
+            // The sort is stable, so the last of equal names comes first after reversing.
             members.sort_by(|(one, _), (other, _)| one.cmp(other));
             members.reverse();
             members.dedup_by(|(later, _), (kept, _)| later == kept);
@@ -169,14 +169,14 @@ impl Serialize for Object<'_> {
     }
 }
 
-/// Reads the next value into its place: handed from one function to the next it would be moved at each level, which
-/// costs more than to read it. `depth` is how many levels it may still nest.
-fn read<'a>(json: &mut JsonText<'a>, depth: usize, place: &mut Value<'a>) -> Result<(), NotHeld> {
+/// Reads the next value into `place`: returning it would move it at every level, which costs more than reading it.
+/// `depth` is how many more levels it may nest.
+fn read<'a>(json: &mut JsonText<'a>, depth: usize, place: &mut Value<'a>) -> Result<(), Unrepresentable> {
     match json.peek()? {
         Token::String => *place = Value::String(text(json.string()?)?),
         Token::Number => *place = Value::Number(number(json.number()?)?),
         Token::Object => {
-            let depth = depth.checked_sub(1).ok_or(NotHeld)?;
+            let depth = depth.checked_sub(1).ok_or(Unrepresentable)?;
             json.enter();
             let mut members: Vec<Member<'a>> = Vec::with_capacity(MEMBERS_EXPECTED);
             while let Some(name) = json.member(members.is_empty())? {
@@ -188,7 +188,7 @@ fn read<'a>(json: &mut JsonText<'a>, depth: usize, place: &mut Value<'a>) -> Res
             *place = Value::Object(Object::of(members));
         }
         Token::Array => {
-            let depth = depth.checked_sub(1).ok_or(NotHeld)?;
+            let depth = depth.checked_sub(1).ok_or(Unrepresentable)?;
             json.enter();
             let mut elements = Vec::new();
             while json.element(elements.is_empty())? {
@@ -209,38 +209,38 @@ fn read<'a>(json: &mut JsonText<'a>, depth: usize, place: &mut Value<'a>) -> Res
     Ok(())
 }
 
-/// The text is not JSON, or has something that a [`Value`] cannot hold.
+/// The text is not JSON, or a [`Value`] cannot represent it.
 #[derive(Debug)]
-struct NotHeld;
+struct Unrepresentable;
 
-impl From<Malformed> for NotHeld {
+impl From<Malformed> for Unrepresentable {
     fn from(_: Malformed) -> Self {
         Self
     }
 }
 
 #[inline(always)]
-fn text(quoted: Quoted<'_>) -> Result<Cow<'_, str>, NotHeld> {
+fn text(quoted: Quoted<'_>) -> Result<Cow<'_, str>, Unrepresentable> {
     if quoted.escaped { unescaped(quoted) } else { Ok(Cow::Borrowed(quoted.raw)) }
 }
 
 #[cold]
-fn unescaped(quoted: Quoted<'_>) -> Result<Cow<'_, str>, NotHeld> {
+fn unescaped(quoted: Quoted<'_>) -> Result<Cow<'_, str>, Unrepresentable> {
     let mut plain = Vec::with_capacity(quoted.raw.len());
     if !quoted.unescape(&mut plain) {
-        return Err(NotHeld);
+        return Err(Unrepresentable);
     }
-    String::from_utf8(plain).map(Cow::Owned).map_err(|_| NotHeld)
+    String::from_utf8(plain).map(Cow::Owned).map_err(|_| Unrepresentable)
 }
 
-fn number(text: &str) -> Result<Number, NotHeld> {
+fn number(text: &str) -> Result<Number, Unrepresentable> {
     let is_integer = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
     // An integer has no negative zero.
     if is_integer && text != "-0" {
         let negative = text.parse::<i64>().map(Number::from);
-        return negative.or_else(|_| text.parse::<u64>().map(Number::from)).map_err(|_| NotHeld);
+        return negative.or_else(|_| text.parse::<u64>().map(Number::from)).map_err(|_| Unrepresentable);
     }
-    text.parse().ok().and_then(Number::from_f64).ok_or(NotHeld)
+    text.parse().ok().and_then(Number::from_f64).ok_or(Unrepresentable)
 }
 
 #[cfg(test)]
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_of_a_name_counts() {
+    fn the_last_duplicate_counts() {
         let few = object(r#"{"a": 1, "b": 2, "a": 3, "c": {"d": null, "d": [true, "\u00e9"]}}"#);
         assert_eq!(few, object(r#"{"b": 2, "a": 3, "c": {"d": [true, "é"]}}"#));
         let names = |count: usize| (0..count).map(|n| format!(r#""n{n}": {n}, "#)).collect::<String>();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_taken_and_put() {
+    fn members_are_removed_and_inserted() {
         let mut of = object(r#"{"a": 1, "b": -2.5, "c": 18446744073709551615}"#);
         assert_eq!(of.insert("a", Value::Bool(true)), Some(Value::Number(1.into())));
         assert_eq!(of.insert("d".to_owned(), Value::Null), None);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_or_is_not_held_is_not_read() {
+    fn invalid_or_unrepresentable_text_fails() {
         let deep = |levels| format!("{{\"a\": {}{}}}", "[".repeat(levels), "]".repeat(levels));
         assert!(Value::read(&deep(DEPTH_MAX - 1)).is_some() && Value::read(&deep(DEPTH_MAX)).is_none());
         assert!(Value::read(&deep(1_000_000)).is_none());
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_the_text() {
+    fn values_equal_those_of_serde_json() {
         let text =
             r#" {"a": [true, false, null, -0, 1e300, 12.5, 18446744073709551615, -7], "é\n": "\u00e9\ud83d\ude00/"} "#;
         let read = serde_json::to_value(Value::read(text).unwrap()).unwrap();

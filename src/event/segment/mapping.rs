@@ -1,5 +1,5 @@
-//! Which event a track call is: those of Segment's e-commerce, mobile and B2B specifications have kinds of their own,
-//! all others are custom events (<https://segment.com/docs/connections/spec/>).
+//! Maps track calls to kinds of events: names in Segment's e-commerce, mobile and B2B specifications have their own
+//! kinds, all others become custom events (<https://segment.com/docs/connections/spec/>).
 
 use super::json::{Object, Value};
 use super::value::{cents, count, currency, is_text, text, whole};
@@ -9,9 +9,9 @@ use crate::event::proto::{
     PurchaseComplete, PurchaseFailed, PurchaseItem, RemoveFromCart, UserLogin, UserLogout, UserSignup,
 };
 
-/// Products of an order that become items; with more of them all stay in the properties.
+/// Products of an order that become items. If there are more, all stay in the properties.
 const ITEMS_MAX: usize = 1_000;
-// `id` and `orderId` are of the specification's first version, which some SDKs still write (analytics-go).
+// `id` and `orderId` come from the first version of the specification, which some SDKs still use (analytics-go).
 const PRODUCT_ID: &[&str] = &["product_id", "productId", "id"];
 const ORDER_ID: &[&str] = &["order_id", "orderId"];
 const PRODUCT_NAME: &[&str] = &["name", "product_name"];
@@ -42,15 +42,15 @@ const KNOWN: &[(&str, Make)] = &[
     ("Logged Out", signed_out),
 ];
 
-/// The kind of an event by its name, with what it says of the properties taken out of them; nothing when it is none of
-/// the known ones, or lacks what its kind cannot do without.
+/// The payload for an event name, with its fields moved out of the properties. `None` if the name is unknown, or a
+/// field that the kind requires is missing.
 pub(super) fn known(name: &str, properties: &mut Object<'_>, user_id: &str) -> Option<Payload> {
     let name = name.trim();
     let (_, make) = KNOWN.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
     make(properties, user_id)
 }
 
-/// Whether text or a number is there under one of the names.
+/// Whether one of these members is text or a number.
 fn has(properties: &Object<'_>, names: &[&str]) -> bool {
     names.iter().any(|name| is_text(properties.get(name)))
 }
@@ -218,7 +218,7 @@ fn pieces(products: Option<&Value<'_>>) -> i32 {
     i32::try_from(pieces).unwrap_or(i32::MAX)
 }
 
-/// The products of an order; what an item says of them is taken out, and they stay where there is more.
+/// The products of an order as items. Moves the fields of an item out of each product; products with other fields stay.
 fn items(of: &mut Object<'_>) -> Vec<PurchaseItem> {
     let Some(Value::Array(products)) = of.get_mut("products") else { return Vec::new() };
     if products.len() > ITEMS_MAX || products.iter().any(|product| product.as_object().is_none()) {

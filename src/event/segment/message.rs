@@ -1,40 +1,40 @@
-//! One message of Segment's API as an event (<https://segment.com/docs/connections/spec/>).
+//! Converts one message of Segment's API to an event (<https://segment.com/docs/connections/spec/>).
 //!
-//! Nothing that was sent is lost: what has no field of its own goes to the event's `properties`, what is not a property
-//! itself under [`REST`] there.
+//! Nothing is lost: values without a field of their own go to the event's `properties`, and those that are not
+//! properties go under their member [`REST`].
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use prost::Message as _;
 
-use super::batch::{BATCH, BatchFields};
+use super::batch_fields::{BATCH, BatchFields};
 use super::device::device_of;
 use super::json::{Object, Value};
 use super::mapping;
-use super::mend::without;
+use super::repair::without;
 use super::value::{properties, text};
 use crate::event::codec::struct_writer::{StructWriter, put_payload};
 use crate::event::intake::validate::{REQUIRED, Unchecked};
-use crate::event::model::ids::{hashed, is_time};
+use crate::event::model::ids::{hashed_id, is_timestamp};
 use crate::event::proto::event_envelope::Payload;
 use crate::event::proto::{CustomEvent, EventEnvelope, ScreenView, UserProfileUpdate};
 use crate::event::{FieldError, KEY_BYTES_MAX, PROPERTIES_DEPTH_MAX, PROPERTIES_VALUES_MAX, is_id};
 
-/// The property that holds what was sent beside the properties.
+/// The property for everything outside the message's properties.
 const REST: &str = "$segment";
-/// The member of it that holds the text that was sent, where members do not say all of it.
+/// Its member for the original text, if the other members cannot represent all of it.
 const TEXT: &str = "message";
-/// What a message of a type that is not known is called where it cannot be called by that.
+/// The name of an event for a message of unknown type, if the type is not a valid name.
 const OTHER: &str = "message";
 const NO_IDENTITY: &str = "is required when there is no userId";
-/// Fields that a profile update names.
+/// Maximum field names listed in a profile update.
 const FIELDS_MAX: usize = 1_000;
-/// A number of at least this many is of milliseconds, a smaller one of seconds: the year 1973 and the year 5138.
+/// Numbers from here on are milliseconds, smaller ones seconds: the year 1973 in one, 5138 in the other.
 const MILLISECONDS_FROM: f64 = 1e11;
-/// What an event has beside what was sent.
+/// Bytes of an event besides the message.
 const EVENT_BYTES: usize = 256;
 
-/// The kinds of messages.
+/// The kinds of messages, called calls in the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     Track,
@@ -46,7 +46,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// As a message and the paths call it.
+    /// The name in messages and in paths.
     pub fn name(self) -> &'static str {
         match self {
             Self::Track => "track",
@@ -58,19 +58,19 @@ impl Call {
         }
     }
 
-    /// Whatever its letters' case.
+    /// Case-insensitive.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Track, Self::Identify, Self::Page, Self::Screen, Self::Group, Self::Alias]
             .into_iter()
             .find(|call| call.name().eq_ignore_ascii_case(name))
     }
 
-    /// Whether an event that it became can be nothing else.
-    fn is_told(self) -> bool {
+    /// Whether the kind of the event implies this call.
+    fn is_implied(self) -> bool {
         matches!(self, Self::Track | Self::Identify)
     }
 
-    /// The member that holds what the message is about.
+    /// The member with the message's subject.
     fn subject(self) -> &'static str {
         match self {
             Self::Identify | Self::Group => "traits",
@@ -79,61 +79,61 @@ impl Call {
     }
 }
 
-/// What a message does not say itself.
-pub(super) struct Surroundings<'a> {
-    /// Of a batch; a message's own members come first.
+/// Values that apply to a message and come from outside of it.
+pub(super) struct MessageContext<'a> {
+    /// The fields of its batch. The message's own members take precedence.
     pub(super) batch: &'a BatchFields<'a>,
     pub(super) received_at_ms: i64,
-    /// The app where no API key says which.
+    /// The app, if no API key determines it.
     pub(super) app: &'a str,
-    /// Segment took the message in before.
+    /// The message was exported from Segment.
     pub(super) exported: bool,
 }
 
-/// How what was sent is kept.
+/// How the event represents the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
+pub(super) enum Representation {
     /// In typed fields and properties.
     Members,
-    /// And as its text, which says more than they can.
+    /// In members, and as its text, which says more than they can.
     MembersAndText,
-    /// As its text alone.
+    /// As its text only.
     Text,
 }
 
-/// The event that a message is.
+/// An event that was converted from a message.
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) bytes: Vec<u8>,
     pub(super) unchecked: Unchecked,
 }
 
-/// The event that a message is, encoded. `raw` is its JSON text: where an event cannot hold as many properties, they are
-/// kept as that.
+/// Converts a message to an encoded event. `raw` is its JSON text, which is kept if the message has more properties
+/// than an event may have.
 pub(super) fn event_of<'a>(
     call: Option<Call>,
     mut message: Object<'a>,
     raw: &'a str,
-    keep: Keep,
-    around: &Surroundings<'a>,
+    representation: Representation,
+    outer: &MessageContext<'a>,
 ) -> Result<Encoded, FieldError> {
     let kind = match (call, message.get("type")) {
         (Some(call), _) => Some(call),
         (None, None | Some(Value::Null)) => return Err(FieldError::new("/type", REQUIRED)),
-        // What is no kind that is known is kept all the same.
+        // An unknown type is accepted too.
         (None, Some(named)) => named.as_str().and_then(Call::named),
     };
-    // The app and the key were read from it already; it is no property.
+    // The write key was read before. It is not a property.
     message.remove("writeKey");
     let mut event = EventEnvelope {
-        app_id: around.app.to_owned(),
+        app_id: outer.app.to_owned(),
         idempotency_key: take_id(&mut message, "messageId"),
         user_id: take_id(&mut message, "userId"),
         device_id: take_id(&mut message, "anonymousId"),
-        timestamp_ms: take_time(&mut message, around),
+        timestamp_ms: take_time(&mut message, outer),
         ..EventEnvelope::default()
     };
-    let mut context = around.batch.join(&mut message);
+    let mut context = outer.batch.join(&mut message);
     if event.device_id.is_empty() {
         event.device_id = other_device_id(&context, &event.user_id, &message);
     }
@@ -146,14 +146,14 @@ pub(super) fn event_of<'a>(
         message.insert("context", Value::Object(context));
     }
     keep_type(kind, &mut message);
-    let text = Text { raw, kind, batch: around.batch };
-    let (payload, kept) = match keep {
-        Keep::Members => payload(kind, message, &event.user_id),
-        Keep::MembersAndText => {
+    let text = Text { raw, kind, batch: outer.batch };
+    let (payload, kept) = match representation {
+        Representation::Members => payload(kind, message, &event.user_id),
+        Representation::MembersAndText => {
             message.insert(TEXT, Value::String(without(raw, "writeKey").into_owned().into()));
             payload(kind, message, &event.user_id)
         }
-        Keep::Text => (custom(kind.map_or(OTHER, Call::name)), None),
+        Representation::Text => (custom(kind.map_or(OTHER, Call::name)), None),
     };
     let unchecked = if kept.is_some() { Unchecked::AllButProperties } else { Unchecked::All };
     let properties = kept.unwrap_or_else(|| text.properties());
@@ -164,19 +164,19 @@ pub(super) fn event_of<'a>(
     Ok(Encoded { bytes, unchecked })
 }
 
-/// Leaves the type in the message where its event does not say it.
+/// Keeps the type in the message unless the event implies it.
 fn keep_type(kind: Option<Call>, message: &mut Object<'_>) {
     let Some(call) = kind else { return };
     let sent = message.get("type").filter(|sent| **sent != Value::Null);
     match sent {
-        Some(sent) if call.is_told() && sent.as_str() == Some(call.name()) => _ = message.remove("type"),
+        Some(sent) if call.is_implied() && sent.as_str() == Some(call.name()) => _ = message.remove("type"),
         Some(_) => {}
-        None if call.is_told() => _ = message.remove("type"),
+        None if call.is_implied() => _ = message.remove("type"),
         None => _ = message.insert("type", Value::String(call.name().into())),
     }
 }
 
-/// The payload, and the members of its properties; none when an event may not have them.
+/// The payload, and the encoded members of its properties. `None` if they exceed a limit.
 fn payload(kind: Option<Call>, mut message: Object<'_>, user_id: &str) -> (Payload, Option<Vec<u8>>) {
     let subject_name = kind.map_or("properties", Call::subject);
     let subject = message.remove(subject_name);
@@ -207,7 +207,7 @@ fn payload(kind: Option<Call>, mut message: Object<'_>, user_id: &str) -> (Paylo
         && let Some(taken) = own.insert(REST, Value::Object(message))
         && let Some(Value::Object(rest)) = own.get_mut(REST)
     {
-        // A message may have a member of this name beside a property of it.
+        // A message may have both a member and a property of this name.
         let taken = match rest.remove(REST) {
             Some(other) => Value::Array(vec![taken, other]),
             None => taken,
@@ -217,7 +217,7 @@ fn payload(kind: Option<Call>, mut message: Object<'_>, user_id: &str) -> (Paylo
     (payload, properties(&own, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX))
 }
 
-/// The name stays in the message where the event cannot say it.
+/// The payload of a track call. The name stays in the message if the event cannot represent it.
 fn track(message: &mut Object<'_>, own: &mut Object<'_>, user_id: &str) -> Payload {
     let name = text(message, &["event"]);
     let known = mapping::known(&name, own, user_id);
@@ -229,7 +229,7 @@ fn track(message: &mut Object<'_>, own: &mut Object<'_>, user_id: &str) -> Paylo
     payload
 }
 
-/// A message as the text that it was.
+/// The text of a message.
 struct Text<'a> {
     raw: &'a str,
     kind: Option<Call>,
@@ -237,7 +237,8 @@ struct Text<'a> {
 }
 
 impl Text<'_> {
-    /// Its text but for its write key, which is a secret, and what neither that nor the event says.
+    /// Properties with the text of the message, without its write key, which is a secret, and everything that neither
+    /// the text nor the event says.
     fn properties(&self) -> Vec<u8> {
         let mut members = Vec::with_capacity(self.raw.len() + EVENT_BYTES);
         let mut writer = StructWriter::new(&mut members);
@@ -249,7 +250,7 @@ impl Text<'_> {
             writer.end_member(member);
         };
         put(TEXT, &without(self.raw, "writeKey"));
-        if let Some(call) = self.kind.filter(|call| !call.is_told()) {
+        if let Some(call) = self.kind.filter(|call| !call.is_implied()) {
             put("type", call.name());
         }
         if let Some(batch) = self.batch.text() {
@@ -265,7 +266,7 @@ fn custom(name: &str) -> Payload {
     Payload::CustomEvent(CustomEvent { event_name: name.to_owned(), ..CustomEvent::default() })
 }
 
-/// A page without a name is called by its path, title or address.
+/// The payload of a page or screen call. A page without a name gets its path, title or address.
 fn screen(call: Call, message: &mut Object<'_>, own: &Object<'_>) -> Payload {
     let named = text(message, &["name"]);
     let of_page = || ["path", "title", "url"].iter().find_map(|name| own.get(name)?.as_str());
@@ -277,12 +278,12 @@ fn screen(call: Call, message: &mut Object<'_>, own: &Object<'_>) -> Payload {
     Payload::ScreenView(ScreenView { screen_name, screen_class, ..ScreenView::default() })
 }
 
-/// A text, or a number written out. Of one that cannot be an id it is the hash, and the id stays in the message.
+/// Takes an id that is text or a number. For an invalid id, returns its hash and leaves the id in the message.
 fn take_id(message: &mut Object<'_>, name: &str) -> String {
     let mut hash = None;
     let taken = message.remove_if(name, |value| match value {
         Value::String(id) if !is_id(id) => {
-            hash = Some(hashed(id));
+            hash = Some(hashed_id(id));
             false
         }
         Value::String(_) | Value::Number(_) => true,
@@ -295,20 +296,20 @@ fn take_id(message: &mut Object<'_>, name: &str) -> String {
     }
 }
 
-/// When it happened by this server's clock: the sender's clock is told by when it says that it sent. A time that an event
-/// cannot have stays in the message.
-fn take_time(message: &mut Object<'_>, around: &Surroundings<'_>) -> i64 {
-    if around.exported
-        && let Some(time) = message.get("timestamp").and_then(time_ms).filter(|time| is_time(*time))
+/// The time of the message by this server's clock. The difference to the sender's clock follows from the time at which
+/// it says it sent the message. A time that an event cannot have stays in the message.
+fn take_time(message: &mut Object<'_>, outer: &MessageContext<'_>) -> i64 {
+    if outer.exported
+        && let Some(time) = message.get("timestamp").and_then(time_ms).filter(|time| is_timestamp(*time))
     {
         message.remove("timestamp");
         return time;
     }
-    let sent_at = message.get("sentAt").and_then(time_ms).or_else(|| around.batch.sent_at().and_then(time_ms));
+    let sent_at = message.get("sentAt").and_then(time_ms).or_else(|| outer.batch.sent_at().and_then(time_ms));
     for name in ["originalTimestamp", "timestamp"] {
         let Some(happened_at) = message.get(name).and_then(time_ms) else { continue };
-        let corrected = sent_at.map_or(happened_at, |sent_at| around.received_at_ms - (sent_at - happened_at));
-        if let Some(time) = [corrected, happened_at].into_iter().find(|time| is_time(*time)) {
+        let corrected = sent_at.map_or(happened_at, |sent_at| outer.received_at_ms - (sent_at - happened_at));
+        if let Some(time) = [corrected, happened_at].into_iter().find(|time| is_timestamp(*time)) {
             message.remove(name);
             return time;
         }
@@ -321,7 +322,7 @@ fn time_ms(value: &Value<'_>) -> Option<i64> {
         Value::String(text) => {
             let text = text.trim();
             let at = text.parse::<Timestamp>().ok().or_else(|| {
-                // Without an offset it is UTC.
+                // Without an offset, the time is UTC.
                 text.parse::<DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
             });
             at.map(Timestamp::as_millisecond)
@@ -334,16 +335,16 @@ fn time_ms(value: &Value<'_>) -> Option<i64> {
     }
 }
 
-/// The device that the context names, or else the user; or else whatever was sent in the place of an id.
+/// The device id in the context, else the user id, else a hash of whatever was sent as an id.
 fn other_device_id(context: &Object<'_>, user_id: &str, message: &Object<'_>) -> String {
     match context.get("device").and_then(|device| device.get("id")) {
         Some(Value::String(id)) if is_id(id) && !id.is_empty() => return id.clone().into_owned(),
-        Some(Value::String(id)) if !id.is_empty() => return hashed(id),
+        Some(Value::String(id)) if !id.is_empty() => return hashed_id(id),
         Some(Value::Number(id)) => return id.to_string(),
         _ if !user_id.is_empty() => return user_id.to_owned(),
         _ => {}
     }
     let sent = ["anonymousId", "userId"].into_iter().filter_map(|name| message.get(name));
     let sent = sent.filter(|value| **value != Value::Null).find_map(|value| serde_json::to_string(value).ok());
-    sent.map(|text| hashed(&text)).unwrap_or_default()
+    sent.map(|text| hashed_id(&text)).unwrap_or_default()
 }

@@ -1,18 +1,19 @@
-//! Messages of Segment's API as events (<https://segment.com/docs/connections/spec/>). `docs/segment.md` says what becomes
-//! of what.
+//! Converts messages of Segment's API to events (<https://segment.com/docs/connections/spec/>). `docs/segment.md`
+//! describes the mapping.
 //!
-//! Invariants: nothing of a message that is accepted is lost, and no value of a field is a reason to refuse one: what does
-//! not fit where it belongs is kept beside it, and what JSON can say and an event cannot as the text that was sent. Knows nothing of HTTP, nor of who may send.
+//! Invariants: an accepted message loses nothing, and no value of a field is a reason to refuse one. A value that does
+//! not fit its field is kept in `properties`, and JSON that an event cannot represent is kept as the original text.
+//! Knows nothing about HTTP, nor who may send.
 
-mod batch;
+mod batch_fields;
 mod body;
 mod device;
 mod json;
 mod mapping;
-mod mend;
+mod repair;
 mod message;
 mod value;
 
-pub use batch::BatchFields;
+pub use batch_fields::BatchFields;
 pub use body::{Body, MESSAGE_BYTES_MAX, MESSAGES_MAX};
 pub use message::Call;

@@ -1,6 +1,6 @@
-//! JSON values as `properties` and typed fields take them.
+//! Converts JSON values to `properties` and to typed fields.
 //!
-//! Invariant: a value leaves the properties only when the typed field says all of it.
+//! Invariant: a value leaves the properties only if the typed field represents all of it.
 
 use serde_json::Number;
 
@@ -10,7 +10,7 @@ use crate::event::codec::struct_writer::StructWriter;
 use crate::event::schema::limits::TEXT_BYTES_MAX;
 use crate::event::schema::pattern::{Pattern, has_control};
 
-/// Takes the first of these that is text, or a number written out.
+/// Takes the first of these members that is text, or a number as text.
 pub(super) fn text(object: &mut Object<'_>, names: &[&str]) -> String {
     match names.iter().find_map(|name| object.remove_if(name, |value| is_text(Some(value)))) {
         Some(Value::String(text)) => text.into_owned(),
@@ -19,7 +19,7 @@ pub(super) fn text(object: &mut Object<'_>, names: &[&str]) -> String {
     }
 }
 
-/// Whether it is text that says something, or a number.
+/// Whether a value is non-empty text, or a number.
 pub(super) fn is_text(value: Option<&Value<'_>>) -> bool {
     match value {
         Some(Value::String(text)) => !text.is_empty(),
@@ -28,7 +28,7 @@ pub(super) fn is_text(value: Option<&Value<'_>>) -> bool {
     }
 }
 
-/// Takes the code of a currency; what a typed field may not have stays.
+/// Takes a valid currency code. An invalid one stays.
 pub(super) fn currency(object: &mut Object<'_>) -> String {
     const NAME: &str = "currency";
     let is_code =
@@ -36,11 +36,11 @@ pub(super) fn currency(object: &mut Object<'_>) -> String {
     if is_code { text(object, &[NAME]) } else { String::new() }
 }
 
-/// Takes the first of these that is a whole number from 0 to `max`.
+/// Takes the first of these members that is an integer from 0 to `max`.
 pub(super) fn whole(object: &mut Object<'_>, names: &[&str], max: i64) -> Option<i64> {
     let read = |value: &Value<'_>| match value {
         Value::Number(number) => number.as_i64(),
-        // As it is written out again.
+        // Only if it formats to the same text.
         Value::String(text) => text.parse().ok().filter(|number: &i64| number.to_string() == **text),
         _ => None,
     };
@@ -55,8 +55,7 @@ pub(super) fn count(object: &mut Object<'_>, names: &[&str]) -> i32 {
     whole(object, names, i32::MAX.into()).and_then(|count| i32::try_from(count).ok()).unwrap_or_default()
 }
 
-/// An amount of money in hundredths of its unit. The amount stays in the properties when it is not a whole number of
-/// hundredths.
+/// An amount of money in hundredths of its unit. It stays in the properties unless it is a whole number of hundredths.
 pub(super) fn cents(object: &mut Object<'_>, names: &[&str]) -> i64 {
     let read = |value: &Value<'_>| match value {
         Value::Number(number) => number.as_f64(),
@@ -78,8 +77,8 @@ pub(super) fn cents(object: &mut Object<'_>, names: &[&str]) -> i64 {
     0
 }
 
-/// The members of an object as those of `properties`; none when an event may not have them: every rule of
-/// `rules::Properties` is kept here.
+/// Encodes the members of an object as those of `properties`. `None` if they exceed a limit: every rule of
+/// `validate::Properties` is enforced here.
 pub(super) fn properties(
     object: &Object<'_>,
     values_max: usize,
@@ -92,7 +91,7 @@ pub(super) fn properties(
     Some(members)
 }
 
-/// What most need.
+/// Initial capacity, enough for most messages.
 const MEMBERS_BYTES: usize = 512;
 
 struct Limits {
@@ -142,7 +141,7 @@ impl Limits {
     }
 }
 
-/// An integer that a double does not hold is text, as in the other protocols.
+/// An integer that a double cannot represent becomes text, as in the other protocols.
 fn put_number(number: &Number, writer: &mut StructWriter<'_>) -> Option<()> {
     let integer = number.as_i64().map(i64::unsigned_abs).or_else(|| number.as_u64());
     match integer {
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_needs_no_second_check() {
+    fn encoded_properties_need_no_second_check() {
         let written = |of: &Object<'_>| properties(of, PROPERTIES_VALUES_MAX, PROPERTIES_DEPTH_MAX, KEY_BYTES_MAX);
         let of = |members: Vec<(String, Value<'static>)>| {
             let mut object = Object::default();

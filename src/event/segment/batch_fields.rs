@@ -1,13 +1,13 @@
-//! What a batch says of all its messages.
+//! The fields of a batch that apply to all its messages.
 //!
-//! Invariant: it is in each of their events, where a message says something else itself under [`BATCH`].
+//! Invariant: every event gets them. Where a message has its own value, the batch's value goes under [`BATCH`].
 
 use super::json::{Object, Value};
 
-/// The member of `$segment` for what is not a member of the message.
+/// The member of `$segment` for batch fields that the message overrides.
 pub(super) const BATCH: &str = "batch";
 
-/// The members of a batch beside its messages and its write key.
+/// The members of a batch besides its messages and its write key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BatchFields<'a> {
     sent_at: Option<Value<'a>>,
@@ -17,7 +17,7 @@ pub struct BatchFields<'a> {
 }
 
 impl<'a> BatchFields<'a> {
-    /// Adds the member that has this text. What types do not hold is kept as that.
+    /// Adds a member with this JSON text. A value that cannot be represented is kept as text.
     pub fn add(&mut self, name: &str, text: &'a str) {
         let value = Value::read(text).unwrap_or(Value::String(text.into()));
         match (name, value) {
@@ -33,7 +33,7 @@ impl<'a> BatchFields<'a> {
         self.sent_at.as_ref()
     }
 
-    /// All of it as JSON; nothing when there is none.
+    /// The fields as JSON; `None` if there are none.
     pub fn text(&self) -> Option<String> {
         let mut all = self.rest.clone();
         for (name, value) in [("sentAt", &self.sent_at), ("integrations", &self.integrations)] {
@@ -47,7 +47,7 @@ impl<'a> BatchFields<'a> {
         (!all.is_empty()).then(|| serde_json::to_string(&all).unwrap_or_default())
     }
 
-    /// What [`Self::text`] gave.
+    /// Parses the output of [`Self::text`].
     pub fn read(text: &'a str) -> Self {
         let mut this = Self::default();
         if let Some(Value::Object(members)) = Value::read(text) {
@@ -63,7 +63,7 @@ impl<'a> BatchFields<'a> {
         this
     }
 
-    /// Adds it to a message, whose context is taken out.
+    /// Merges the fields into a message. Takes the context out of the message and returns it.
     pub(super) fn join(&self, message: &mut Object<'a>) -> Object<'a> {
         let mut over = self.rest.clone();
         let mut context = match message.remove("context") {
@@ -118,15 +118,15 @@ mod tests {
     use super::super::json::object;
     use super::*;
 
-    fn around(members: &[(&str, &'static str)]) -> BatchFields<'static> {
-        let mut around = BatchFields::default();
-        members.iter().for_each(|(name, text)| around.add(name, text));
-        around
+    fn fields(members: &[(&str, &'static str)]) -> BatchFields<'static> {
+        let mut fields = BatchFields::default();
+        members.iter().for_each(|(name, text)| fields.add(name, text));
+        fields
     }
 
     #[test]
-    fn what_a_message_says_itself_comes_first_and_nothing_is_lost() {
-        let of_batch = around(&[
+    fn fields_of_the_message_take_precedence_and_nothing_is_lost() {
+        let of_batch = fields(&[
             ("sentAt", "\"s\""),
             ("context", r#"{"ip": "1", "os": {"name": "x"}}"#),
             ("integrations", r#"{"All": true}"#),
@@ -144,10 +144,10 @@ mod tests {
             "batch": [1, {"extra": "[1, 1e400]", "context": {"ip": "1"}, "sentAt": "s"}]}"#;
         assert_eq!(own, object(expected));
         let mut odd = object(r#"{"context": "text"}"#);
-        assert!(around(&[("context", r#"{"ip": "1"}"#)]).join(&mut odd).is_empty());
+        assert!(fields(&[("context", r#"{"ip": "1"}"#)]).join(&mut odd).is_empty());
         assert_eq!(odd, object(r#"{"context": "text", "batch": {"context": {"ip": "1"}}}"#));
         let mut odd = object("{}");
-        assert!(around(&[("context", "7")]).join(&mut odd).is_empty());
+        assert!(fields(&[("context", "7")]).join(&mut odd).is_empty());
         assert_eq!(odd, object(r#"{"batch": {"context": 7}}"#));
         let mut untouched = object(r#"{"a": 1}"#);
         assert!(BatchFields::default().join(&mut untouched).is_empty());
@@ -155,8 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_back() {
-        let all = around(&[("sentAt", "1"), ("context", r#"{"a": 2}"#), ("integrations", "3"), ("extra", "4")]);
+    fn text_round_trips() {
+        let all = fields(&[("sentAt", "1"), ("context", r#"{"a": 2}"#), ("integrations", "3"), ("extra", "4")]);
         let text = all.text().unwrap();
         assert_eq!(BatchFields::read(&text), all);
         assert_eq!(BatchFields::read("["), BatchFields::default());
