@@ -8,8 +8,8 @@ use std::vec::IntoIter;
 
 use super::batch_fields::BatchFields;
 use super::json::{Object, Value};
+use super::message::{Call, MessageContext, Representation, event_of};
 use super::repair::{Repaired, repair};
-use super::message::{Call, Representation, MessageContext, event_of};
 use crate::event::FieldError;
 use crate::event::codec::json_text::{JsonText, Token};
 use crate::event::intake::admit::Arrival;
@@ -232,7 +232,11 @@ fn accept_repaired(
     let Some(message) = read_repaired(&repaired) else {
         return accepted.add_refused(vec![FieldError::new("", "must be an object")]);
     };
-    let representation = if representation == Representation::Members && repaired.lossy { Representation::MembersAndText } else { representation };
+    let representation = if representation == Representation::Members && repaired.lossy {
+        Representation::MembersAndText
+    } else {
+        representation
+    };
     match event_of(call, message, text, representation, context) {
         Ok(event) => accepted.add_encoded(&event.bytes, event.unchecked, arrival, rename),
         Err(error) => accepted.add_refused(vec![error]),

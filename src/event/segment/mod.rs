@@ -10,8 +10,8 @@ mod body;
 mod device;
 mod json;
 mod mapping;
-mod repair;
 mod message;
+mod repair;
 mod value;
 
 pub use batch_fields::BatchFields;
