@@ -40,7 +40,7 @@ impl Lease {
         self.leased.is_remembered() && self.since().is_some_and(|since| self.leased.age(since, now) < safe)
     }
 
-    /// `Lost` when the lease has ended by the clock alone, too.
+    /// The state of the lease. It is `Lost` as well once the lease has ended by the clock.
     pub(super) fn state(&self, now: Instant) -> LeaseState {
         match self.leased.state() {
             LeaseState::Active if !self.holds(now) => LeaseState::Lost,
@@ -48,7 +48,7 @@ impl Lease {
         }
     }
 
-    /// Whether the messages are to be kept although they are not leased: it may be that nobody else ever gets them.
+    /// Whether to keep the messages although they are not leased, because they may never be redelivered.
     pub(super) fn is_kept(&self, now: Instant) -> bool {
         matches!(self.state(now), LeaseState::InDoubt | LeaseState::StreamGone)
     }

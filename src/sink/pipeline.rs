@@ -174,7 +174,7 @@ impl Sink {
         }
     }
 
-    /// Stores everything that was fetched. Returns true if a fetch in flight brought more.
+    /// Stores everything that was fetched. Returns true if the fetch in flight returned more.
     async fn flush(&mut self) -> Result<bool, SinkError> {
         let mut gathered = false;
         while self.job.is_some() || self.chunks() > 0 || self.isolated.is_some() {

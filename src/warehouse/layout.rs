@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn unbelievable_clocks_fall_back_to_the_receive_time() {
+    fn implausible_clocks_fall_back_to_the_receive_time() {
         for timestamp in [0, -1, i64::MIN, i64::MAX, TIMESTAMP_MIN_MS - 1, NOW + AHEAD_MAX_MS + 1, 253_402_300_799_000]
         {
             assert_eq!(path(timestamp), path(NOW), "{timestamp}");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_is_known_by_its_directory() {
+    fn a_directory_parses_to_its_partition() {
         for hour in [0, 262_968, 490_886, 500_000] {
             for naming in [Naming::Plain, Naming::FoldedCase] {
                 let partition = Partition { app_id: "My-App_1.2".into(), hour };
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn apps_that_differ_in_case_are_told_apart_where_the_file_system_does_not() {
+    fn apps_that_differ_in_case_are_distinct_on_a_case_insensitive_file_system() {
         let directory = |app: &str| Naming::FoldedCase.directory(&Partition { app_id: app.into(), hour: 0 });
         assert_eq!(directory("SHop"), "app_id=%53%48op/year=1970/month=01/day=01/hour=00");
         let apps = ["shop", "Shop", "sHop", "SHOP", "jZ", "Jz", "4a", "4A"];

@@ -41,13 +41,7 @@ mod imported;
 mod retention;
 
 #[cfg(test)]
-mod read_back;
-#[cfg(test)]
-mod tests_crowd;
-#[cfg(test)]
-mod tests_damage;
-#[cfg(test)]
-mod tests_fenced;
+mod tests;
 
 pub use catalog::footers::{PartitionFooters, RowId};
 pub use columns::promoted::{ColumnType, PromotedColumn, PromotedColumns};

@@ -365,7 +365,7 @@ impl OpenBatches {
         slot
     }
 
-    /// Measures what has grown and closes what is too large, the largest first.
+    /// Measures batches that have grown and closes those that are too large, largest first.
     fn close_large(&mut self, taken: &mut Taken) -> Result<(), WarehouseError> {
         let mut full = Vec::new();
         for (slot, batch) in self.slots.iter_mut().enumerate() {

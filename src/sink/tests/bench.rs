@@ -1,4 +1,4 @@
-//! What the sink's tests run: a bus and a directory of their own, and a sink that can be stopped.
+//! The bench of the sink's tests: a separate bus and directory, and a sink that can be stopped.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -72,7 +72,7 @@ impl Bench {
         assert!(self.bus.publish(batch).await.iter().all(Result::is_ok));
     }
 
-    /// All messages of the stream, as the sink's consumer gets them.
+    /// Fetches all messages of the stream as the sink's consumer.
     pub(super) async fn fetch(&self, count: usize, ack_wait: Duration) -> (Vec<Delivery>, Subscription) {
         let spec = ConsumerSpec {
             name: CONSUMER.into(),
@@ -111,13 +111,13 @@ impl Bench {
         tokio::time::timeout(PATIENCE, waited).await.expect("in time");
     }
 
-    /// As after a crash of the bus: what is not acknowledged may have been stored.
+    /// Reopens the bus as after a crash: unacknowledged messages may have been stored.
     pub(super) async fn reopen_bus(&mut self) {
         self.bus.close().await;
         self.bus = open_bus(&self.dir.path().join("bus"));
     }
 
-    /// As when the process dies: nothing is said to the bus.
+    /// Drops the bus as when the process dies, without closing it.
     pub(super) fn crash_bus(&mut self) {
         let dir = self.dir.path().join("bus");
         drop(std::mem::replace(&mut self.bus, open_bus(&self.dir.path().join("meanwhile"))));
@@ -130,7 +130,7 @@ impl Bench {
 }
 
 impl Running {
-    /// Bytes in open files and files being written.
+    /// Bytes in open files and uploads.
     pub(super) fn held_bytes(&self) -> u64 {
         let snapshot = self.status.snapshot();
         snapshot["open_bytes"].as_u64().unwrap() + snapshot["writing_bytes"].as_u64().unwrap()

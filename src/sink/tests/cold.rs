@@ -1,4 +1,4 @@
-//! Rows spread over many more partitions than files may be open.
+//! Rows in many more partitions than files may be open.
 
 use crate::sink::Settings;
 use crate::sink::open::{Limits, OpenBatches, Reason};
@@ -14,7 +14,7 @@ use crate::warehouse::Compression;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// One row for each of so many hours of one app, so many times.
+/// `times` rows for each of `hours` hours of one app.
 fn spread(hours: i64, times: usize) -> Vec<EventEnvelope> {
     let at = |hour: i64| now_ms() - (hour + 1) * HOUR_MS;
     let round = |time: usize| (0..hours).map(move |hour| event("shop", format!("{time}-{hour}"), at(hour)));
@@ -30,7 +30,7 @@ fn parquet_files(dir: &Path) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn they_are_gathered_into_few_files_under_renewed_leases() {
+async fn rows_are_gathered_into_few_files_under_renewed_leases() {
     const HOURS: i64 = 60;
     let bench = Bench::new();
     let ack_wait = Duration::from_millis(800);
@@ -50,7 +50,7 @@ async fn they_are_gathered_into_few_files_under_renewed_leases() {
 }
 
 #[tokio::test]
-async fn their_memory_is_bounded_and_what_is_written_first_has_the_most_rows() {
+async fn memory_is_bounded_and_the_largest_partitions_are_written_first() {
     let bench = Bench::new();
     let mut all = spread(400, 3);
     all.extend(spread(20, 30).into_iter().map(|event| EventEnvelope { id: format!("more-{}", event.id), ..event }));
@@ -91,7 +91,7 @@ async fn their_memory_is_bounded_and_what_is_written_first_has_the_most_rows() {
 }
 
 #[tokio::test]
-async fn a_partition_with_many_rows_gets_a_file_and_what_comes_again_is_given_up() {
+async fn a_partition_with_many_rows_gets_a_file_and_redelivered_rows_are_dropped() {
     let bench = Bench::new();
     let mut all = spread(3, 1);
     all.extend((0..1_200).map(|n| event("busy", format!("busy-{n}"), now_ms())));

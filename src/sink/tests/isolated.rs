@@ -1,4 +1,4 @@
-//! Messages that are tried apart from others, and what may not be held against them.
+//! Messages that are tried in isolation, and crashes that must not be held against them.
 
 use super::s3::objects;
 use super::{Bench, PATIENCE, event, now_ms, settings};
@@ -11,10 +11,10 @@ use crate::warehouse::{ObjectSettings, scan_ids};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Twice as many as are enough to make a suspect of a message and to give it up.
+/// Twice as many crashes as it takes to isolate and dead-letter a message.
 const LIVES: usize = 12;
 
-/// The process ends each time while the warehouse is being asked whether it has the event, for a reason of its own.
+/// The process ends each time during the look-up, for an unrelated reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_look_up_is_not_held_against_the_messages() {
     let server = S3Server::start();

@@ -1,4 +1,4 @@
-//! What a sink has in hand when the bus loses it.
+//! Messages in flight when the bus loses them.
 
 use super::{Bench, NEVER, PATIENCE, events, ids_of, settings};
 use crate::bus::Bus;
@@ -11,11 +11,11 @@ use crate::sink::Settings;
 use prost::Message as _;
 use std::time::{Duration, Instant};
 
-/// Noticing that a stream is gone, making it anew and publishing again take some seconds.
+/// Detecting that a stream is gone, recreating it and publishing again take some seconds.
 const SOON: Duration = Duration::from_secs(40);
 const ACK_WAIT: Duration = Duration::from_secs(2);
 
-/// Publishes until it works; an event is stored once however often that is tried.
+/// Publishes with retries. An event is stored once, however many attempts it takes.
 async fn publish(bus: &Bus, events: &[EventEnvelope]) {
     let started = Instant::now();
     for event in events {
@@ -40,7 +40,7 @@ async fn has_in_hand(running: &super::Running, rows: u64) {
     }
 }
 
-/// With rows in open files and gathered ones.
+/// With rows both in open files and gathered.
 async fn holds_rows(server: &NatsServer, settings: Settings) -> (Bench, super::Running, Vec<EventEnvelope>) {
     let mut bench = Bench::new();
     let nats = NatsSettings { timeout: Duration::from_secs(2), ..nats_settings(server) };
@@ -57,7 +57,7 @@ fn patient() -> Settings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_a_stream_that_is_lost_are_written_once() {
+async fn rows_of_a_lost_stream_are_written_once() {
     let mut server = NatsServer::start(Version::Newest);
     let (bench, running, mut all) = holds_rows(&server, patient()).await;
     server.kill9();
@@ -81,7 +81,7 @@ async fn rows_of_a_stream_that_is_lost_are_written_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_a_stream_that_is_deleted_are_written_once() {
+async fn rows_of_a_deleted_stream_are_written_once() {
     let server = NatsServer::start(Version::Oldest);
     let (bench, running, all) = holds_rows(&server, patient()).await;
     tokio::task::block_in_place(|| {
@@ -97,7 +97,7 @@ async fn rows_of_a_stream_that_is_deleted_are_written_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_a_stream_that_is_still_there_come_again_and_are_written_once() {
+async fn rows_of_a_surviving_stream_are_redelivered_and_written_once() {
     let mut server = NatsServer::start(Version::Newest);
     let (bench, running, mut all) = holds_rows(&server, patient()).await;
     server.kill9();

@@ -51,7 +51,7 @@ fn directories(root: &Path) -> BTreeMap<String, Vec<String>> {
 }
 
 #[tokio::test]
-async fn rows_go_to_the_directory_of_their_own_app_and_hour() {
+async fn rows_go_to_the_directory_of_their_app_and_hour() {
     let bench = Bench::new();
     let hour = 1_709_251_200_000; // 2024-03-01T00:00:00Z
     let y9999 = 253_370_764_800_000;
@@ -146,7 +146,7 @@ async fn a_stop_stores_what_is_left_on_the_bus() {
 }
 
 #[tokio::test]
-async fn a_crash_between_store_and_ack_doubles_nothing() {
+async fn a_crash_between_store_and_ack_duplicates_nothing() {
     let mut bench = Bench::new();
     let (stored, open) = (events("shop", 0..200), events("shop", 200..300));
     bench.publish(&stored).await;
@@ -162,7 +162,7 @@ async fn a_crash_between_store_and_ack_doubles_nothing() {
     assert_eq!((bench.ids(), bench.backlog().await), (ids_of(&all), 0));
 }
 
-/// What a sink does up to the moment at which the file is durable.
+/// Does what a sink does up to the point at which the file is durable.
 pub(super) async fn store_unacknowledged(warehouse: &Warehouse, deliveries: &[Delivery]) {
     let limits = Limits {
         rows_max: usize::MAX,
@@ -197,7 +197,7 @@ async fn a_recreated_stream_that_reuses_sequences_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_batch_whose_leases_lapsed_is_given_up_and_its_messages_come_again() {
+async fn a_batch_whose_leases_lapsed_is_dropped_and_its_messages_are_redelivered() {
     let bench = Bench::new();
     let all = events("shop", 0..100);
     bench.publish(&all).await;
@@ -231,7 +231,7 @@ async fn lapsed_batches_are_not_written() {
     let encode = EncodeSettings { compression: Compression::None, row_group_rows_max: 70, stream: "EVENTS".into() };
     let mut batches = OpenBatches::new(limits.clone(), Encoder::new(encode.clone()).unwrap());
     batches.take(&deliveries, &LeaseGrant::since(Instant::now()), &HashSet::new()).unwrap();
-    // They come again, and so prove that the first batch has lost them.
+    // Their redelivery proves that the first batch has lost them.
     let again = subscription.fetch(10, usize::MAX).await.unwrap();
     let mut patient = OpenBatches::new(Limits { ack_wait: NEVER, ..limits }, Encoder::new(encode).unwrap());
     patient.take(&deliveries, &LeaseGrant::since(Instant::now()), &HashSet::new()).unwrap();
@@ -242,7 +242,7 @@ async fn lapsed_batches_are_not_written() {
 }
 
 #[tokio::test]
-async fn a_warehouse_that_refuses_is_asked_again_until_it_takes() {
+async fn a_failing_warehouse_is_retried_until_it_recovers() {
     let bench = Bench::new();
     let all = events("shop", 0..40);
     let root = bench.root();
@@ -265,7 +265,7 @@ async fn a_warehouse_that_refuses_is_asked_again_until_it_takes() {
 }
 
 #[tokio::test]
-async fn memory_stays_under_its_limit_while_the_warehouse_refuses() {
+async fn memory_stays_under_its_limit_while_the_warehouse_fails() {
     let bench = Bench::new();
     std::fs::create_dir_all(bench.root()).unwrap();
     std::fs::write(bench.root().join("app_id=shop"), b"in the way").unwrap();
@@ -288,7 +288,7 @@ async fn memory_stays_under_its_limit_while_the_warehouse_refuses() {
 }
 
 #[tokio::test]
-async fn what_nobody_can_read_goes_to_the_dead_letters_with_the_reason() {
+async fn unreadable_messages_are_dead_lettered_with_the_reason() {
     let bench = Bench::new();
     let mut batch = Batch::new();
     batch.push("events.shop.screen.view", None, |out| out.extend_from_slice(b"\xff\xff\xff"));

@@ -1,5 +1,5 @@
-//! After a crash: what was stored and not acknowledged is found, whatever the clocks say, and damage to one file
-//! stops no other.
+//! After a crash, stored but unacknowledged messages are found, whatever the clocks say, and damage to one file
+//! does not affect the others.
 
 use crate::sink::Settings;
 use crate::warehouse::Warehouse;
@@ -49,7 +49,7 @@ async fn wait_for_acks(bench: &Bench) {
     }
 }
 
-/// The machine and the store disagree about the time by hours, in either direction.
+/// The clocks of the machine and the store are hours apart, in either direction.
 async fn finds_its_files(warehouse: Warehouse, root: &Path, skew: impl Fn(SystemTime) -> SystemTime) {
     let mut bench = Bench::new();
     bench.publish(&events("shop", 0..EVENTS)).await;
@@ -71,7 +71,7 @@ async fn finds_its_files(warehouse: Warehouse, root: &Path, skew: impl Fn(System
 const HOURS: Duration = Duration::from_secs(5 * 3_600);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_whose_clock_is_hours_off_doubles_nothing() {
+async fn a_directory_whose_clock_is_hours_off_duplicates_nothing() {
     for skew in [|now| now - HOURS, |now| now + HOURS] {
         let dir = tempfile::tempdir().unwrap();
         finds_its_files(Warehouse::open_local(dir.path().to_owned()).unwrap(), dir.path(), skew).await;
@@ -79,7 +79,7 @@ async fn a_directory_whose_clock_is_hours_off_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_store_whose_clock_is_hours_off_doubles_nothing() {
+async fn an_object_store_whose_clock_is_hours_off_duplicates_nothing() {
     for skew in [|now| now - HOURS, |now| now + HOURS] {
         let server = S3Server::start();
         let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
@@ -88,7 +88,7 @@ async fn an_object_store_whose_clock_is_hours_off_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_file_stops_no_other() {
+async fn a_damaged_file_does_not_affect_others() {
     let mut bench = Bench::new();
     let warehouse = Warehouse::open_local(bench.root()).unwrap();
     bench.publish(&events("shop", 0..EVENTS)).await;
@@ -114,7 +114,7 @@ async fn a_damaged_file_stops_no_other() {
     let damage = warehouse.damage().unwrap();
     assert!(damage.contains(damaged.file_name().unwrap().to_str().unwrap()), "{damage}");
     assert!(std::fs::read(&damaged).unwrap() == bytes, "it is left as it is");
-    // Its rows were written again; nobody can read them in it.
+    // The rows were written again, because they are unreadable in this file.
     std::fs::remove_file(&damaged).unwrap();
     assert_each_once(&bench.root(), 3 * EVENTS);
 }

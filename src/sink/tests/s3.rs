@@ -1,4 +1,4 @@
-//! The sink into an S3 endpoint that fails in every way that it can.
+//! The sink with an S3 endpoint that fails in every possible way.
 
 use crate::sink::Settings;
 use crate::sink::pipeline::CHUNKS_MAX;
@@ -23,7 +23,7 @@ fn stored(server: &S3Server) -> Vec<String> {
     ids
 }
 
-/// The promise: work resumes within this time of the fault's end.
+/// The guarantee: work resumes within this time after a fault ends.
 const RESUME_MAX: Duration = Duration::from_secs(10);
 const MEMORY_BYTES_MAX: usize = 1_000_000;
 
@@ -39,7 +39,7 @@ async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Publishes events while writes fail, at last all of them, heals, and expects every event once.
+/// Publishes events while writes fail, in the end all of them, then heals the store and expects every event once.
 async fn sits_out(fault: Fault) {
     const EVENTS: usize = 2_000;
     let server = S3Server::start();
@@ -75,13 +75,13 @@ async fn sits_out(fault: Fault) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_after_storing_doubles_nothing() {
+async fn an_error_after_storing_duplicates_nothing() {
     sits_out(Fault::FailAfterStoring).await;
 }
 
-/// Files that are there, and of which nobody said so: the client gives up, and stores them under their names again.
+/// Files are stored but the response never arrives: the client times out and stores them again under the same names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_never_answers_after_storing_doubles_nothing() {
+async fn a_store_that_never_responds_after_storing_duplicates_nothing() {
     sits_out(Fault::HangAfterStoring).await;
 }
 
@@ -96,12 +96,12 @@ async fn a_connection_closed_in_the_middle_of_an_upload_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_to_slow_down_loses_nothing() {
+async fn a_slow_down_response_loses_nothing() {
     sits_out(Fault::SlowDown).await;
 }
 
-/// What a crash left unacknowledged is looked up while reads and lists fail: nothing is written before they answer,
-/// and no file is called damaged because the store was.
+/// Messages left unacknowledged by a crash are looked up while reads and lists fail: nothing is written before they
+/// succeed, and no file is reported as damaged because the store failed.
 async fn looks_up(fault: Fault) {
     let server = S3Server::start();
     let mut bench = Bench::new();
@@ -132,28 +132,28 @@ async fn looks_up(fault: Fault) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_that_fail_double_nothing() {
+async fn failing_reads_duplicate_nothing() {
     looks_up(Fault::FailAfterStoring).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_that_hang_double_nothing() {
+async fn hanging_reads_duplicate_nothing() {
     looks_up(Fault::HangAfterStoring).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_cut_in_the_middle_of_the_answer_double_nothing() {
+async fn reads_cut_in_the_middle_of_the_response_duplicate_nothing() {
     looks_up(Fault::CloseInAnswer).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_reads_double_nothing() {
+async fn slow_reads_duplicate_nothing() {
     looks_up(Fault::Slow).await;
 }
 
-/// Messages that were let go during the look would stay leased, and come again only when their leases are over.
+/// Messages dropped during the look-up would stay leased, and be redelivered only after their leases end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_waits_for_what_is_looked_up() {
+async fn a_stop_waits_for_look_ups() {
     let server = S3Server::start();
     let mut bench = Bench::new();
     let patient = ObjectSettings { silence_max: Duration::from_secs(5), ..objects(&server) };
@@ -167,10 +167,10 @@ async fn a_stop_waits_for_what_is_looked_up() {
     assert_eq!((bench.backlog().await, stored(&server).len()), (0, 300));
 }
 
-/// More looks begin while the first one hangs, as many as may wait for the encoder. Whichever is answered first, rows
+/// While the first look-up hangs, others start, as many as may wait for the encoder. Whichever completes first, rows
 /// are stored in the order of the fetches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn looks_go_on_beside_one_another_and_end_in_order() {
+async fn look_ups_run_concurrently_and_complete_in_order() {
     let silence_max = Duration::from_secs(4);
     let server = S3Server::start();
     let mut bench = Bench::new();
@@ -198,17 +198,17 @@ async fn looks_go_on_beside_one_another_and_end_in_order() {
     assert_eq!(bench.backlog().await, 0);
 }
 
-/// A read that fails is told from damage wherever in the file it fails: the Parquet reader in between keeps only the
-/// text.
+/// A failed read is distinguished from damage wherever in the file it fails, although the Parquet reader in between keeps
+/// only the error's text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_that_is_cut_is_no_damage_to_the_file() {
+async fn an_interrupted_read_is_not_damage_to_the_file() {
     const EVENTS: usize = 20_000;
     let server = S3Server::start();
     let bench = Bench::new();
     let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
     let mut all = events("shop", 0..EVENTS);
     for event in &mut all {
-        // So that the file is more than what one request brings.
+        // So that the file takes more than one request.
         event.device_id = uuid::Uuid::now_v7().to_string();
         event.correlation_id = uuid::Uuid::now_v7().to_string();
     }
@@ -243,9 +243,9 @@ fn partition_of(event: &EventEnvelope) -> Partition {
     Partition { app_id: event.app_id.clone(), hour: hour_of(event.timestamp_ms, event.timestamp_ms) }
 }
 
-/// Each of the five requests of an upload in parts meets each fault.
+/// Each of the five requests of a multipart upload meets each fault.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_files_go_up_in_parts_whatever_fails() {
+async fn large_files_are_uploaded_in_parts_whatever_fails() {
     let server = S3Server::start();
     let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
     let partition = Partition { app_id: "shop".to_owned(), hour: 490_000 };
@@ -277,7 +277,7 @@ async fn large_files_go_up_in_parts_whatever_fails() {
     }
 }
 
-/// Each ends the start with a message that names the setting.
+/// Each fails the start with a message that names the setting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_setting_is_named() {
     let server = S3Server::start();

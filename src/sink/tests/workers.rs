@@ -1,4 +1,4 @@
-//! Several workers of one process: what one sink promises, they promise together.
+//! Several workers of one process give the guarantees of a single sink.
 
 use crate::sink::{Settings, SinkStatus, workers};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Bench, PATIENCE, events, ids_of, settings};
 use crate::base::supervisor::Tasks;
 
-/// Workers share the consumer as sinks of several processes do: each event is stored once, and each worker has a part.
+/// Workers share the consumer like sinks of separate processes: each event is stored once, and each worker gets a share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_workers_store_each_event_once_within_the_memory_of_one() {
     const EVENTS: usize = 6_000;
@@ -46,7 +46,7 @@ async fn several_workers_store_each_event_once_within_the_memory_of_one() {
     assert!(whole <= memory_bytes_max && workers.iter().all(|worker| worker.writers.available_permits() == 1));
 }
 
-/// A worker that dies with events in hand: another one of the process gets them, and stores what was not stored.
+/// A worker dies with events in flight: another worker of the process receives them and stores the missing ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_leaves_its_events_to_the_others() {
     const EVENTS: usize = 2_000;
@@ -75,7 +75,7 @@ async fn a_worker_that_dies_leaves_its_events_to_the_others() {
         let events = events("shop", part as usize * EVENTS / 10..(part as usize + 1) * EVENTS / 10);
         bench.publish(&events).await;
         sent.extend(events);
-        // Dropped wherever it stands.
+        // Dropped at an arbitrary await point.
         let life = Duration::from_millis(10 + part * 11);
         let _ = tokio::time::timeout(life, dying.clone().run(CancellationToken::new())).await;
     }

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reader_finds_every_value_and_few_others() {
+    fn the_filter_finds_every_value_and_few_others() {
         let name = |i: usize| format!("device-{i}");
         let mut hashes = Hashes::default();
         (0..10_000).for_each(|i| hashes.push(name(i).as_bytes()));

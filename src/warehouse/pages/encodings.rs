@@ -133,7 +133,7 @@ mod tests {
 
     /// The examples of the format specification, byte for byte.
     #[test]
-    fn the_specifications_examples_come_out() {
+    fn the_examples_of_the_specification_are_reproduced() {
         let mut out = Vec::new();
         put_hybrid(&mut out, &[0, 1, 2, 3, 4, 5, 6, 7], 3);
         assert_eq!(out, [3, 0b1000_1000, 0b1100_0110, 0b1111_1010]);

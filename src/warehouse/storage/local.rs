@@ -361,7 +361,7 @@ mod tests {
     /// Only on Linux is a second file system available to a test.
     #[cfg(target_os = "linux")]
     #[test]
-    fn nothing_is_stored_on_another_file_system_than_at_the_start() {
+    fn a_store_fails_if_the_root_is_on_another_file_system_than_at_the_start() {
         let (disk, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
         if device(disk.path()).unwrap() == device(other.path()).unwrap() {
             return;

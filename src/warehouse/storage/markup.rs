@@ -1,18 +1,18 @@
-//! What an object store may answer with where an answer is read as XML.
+//! Restricts the responses of an object store that are parsed as XML.
 //!
-//! The XML reader of the client (quick-xml before 0.41, RUSTSEC-2026-0194 and -0195) takes time that is quadratic in
-//! the attributes of one tag, and memory for each namespace of it. Answers of object stores have small tags with
-//! hardly an attribute, and no comments, no document types, no CDATA. Anything else is refused before it is parsed:
-//! then the length of a tag bounds both.
+//! The client's XML parser (quick-xml before 0.41, RUSTSEC-2026-0194 and -0195) takes time that is quadratic in
+//! the attributes of a tag, and memory for each of its namespaces. Responses of object stores have small tags with
+//! few attributes, and no comments, document types or CDATA. Anything else is rejected before it is parsed, so that
+//! the maximum length of a tag bounds both.
 
 use std::fmt;
 
-/// The longest tag.
+/// The maximum length of a tag.
 const TAG_BYTES_MAX: usize = 4 << 10;
-/// The longest answer: a list of a thousand keys of the greatest length is a fraction of it.
+/// The maximum length of a response: a list of a thousand keys of maximum length is a fraction of it.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Reads along with an answer.
+/// Checks a response as it is received.
 #[derive(Debug, Default)]
 pub(super) struct Markup {
     state: State,
@@ -27,14 +27,14 @@ enum State {
     /// After `<`.
     Opened,
     Tag,
-    /// In a value of a tag's attribute.
+    /// In a quoted attribute value.
     Quoted(u8),
     EndTag,
     /// `<?xml ... ?>`; true after a `?`.
     Declaration(bool),
 }
 
-/// Why an answer is not read on.
+/// Why a response is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RefusedMarkup(&'static str);
 
@@ -91,12 +91,12 @@ mod tests {
 
     fn read(text: &str) -> Result<(), RefusedMarkup> {
         let mut markup = Markup::default();
-        // However it is cut.
+        // Split at arbitrary positions.
         text.as_bytes().chunks(7).try_for_each(|part| markup.read(part))
     }
 
     #[test]
-    fn answers_of_object_stores_pass() {
+    fn responses_of_object_stores_pass() {
         let object = "<Contents><Key>a/b's &quot;c&quot;</Key><ETag>\"d41d\"</ETag><Size>1</Size></Contents>";
         let list = format!(
             "<?xml version=\"1.0\" encoding='UTF-8'?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{}\
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_the_reader_much_is_refused() {
+    fn markup_that_is_expensive_to_parse_is_refused() {
         let attributes: String = (0..2_000).map(|n| format!(" a{n}=\">\"")).collect();
         for text in [
             format!("<a{attributes}/>"),

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_is_its_sections_of_both_files() {
+    fn a_profile_combines_its_sections_of_both_files() {
         let credentials = "[default]\naws_access_key_id = A\n[ci]\n aws_access_key_id=B\n# aws_session_token=no\n\
              aws_secret_access_key = s=/+\n";
         let config = "[default]\nregion = eu-west-1\n[profile ci]\nregion=us-east-2\n";

@@ -1,4 +1,4 @@
-//! Late files, in a directory and in an object store: no row is lost, and none stays in two files.
+//! Fenced writes in a directory and in an object store: no row is lost, and none stays in two files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -7,15 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::file::scan;
-use super::layout::is_data_file;
-use super::*;
 use crate::event::proto::EventEnvelope;
 use crate::event::proto::event_envelope::Payload;
 use crate::event::{EventRef, proto::UserLogin};
 use crate::services::s3::{Fault, S3Server};
+use crate::warehouse::file::scan;
+use crate::warehouse::layout::is_data_file;
+use crate::warehouse::*;
 
-/// One warehouse that several processes have open.
+/// A warehouse that several processes have open.
 pub(super) enum Place {
     Local(tempfile::TempDir),
     S3(S3Server),
@@ -26,7 +26,7 @@ impl Place {
         [Self::Local(tempfile::tempdir().unwrap()), Self::S3(S3Server::start())]
     }
 
-    /// As another process sees it, with caches of its own.
+    /// Opens it as another process would, with separate caches.
     pub(super) async fn open(&self) -> Warehouse {
         match self {
             Self::Local(dir) => Warehouse::open_local(dir.path().to_owned()).unwrap(),
@@ -57,7 +57,7 @@ impl Place {
         names_in(&self.marks_directory())
     }
 
-    /// How many files hold each row.
+    /// The number of files that hold each row.
     fn rows(&self) -> BTreeMap<u64, usize> {
         let mut rows = BTreeMap::new();
         for name in self.names().iter().filter(|name| is_data_file(name)) {
@@ -114,7 +114,7 @@ pub(super) fn file(sequences: impl Iterator<Item = u64> + Clone) -> Bytes {
     encoder.finish(open, sequences).unwrap()
 }
 
-/// Stores a file as a process would whose lease ended meanwhile, or as any other.
+/// Stores a file, and returns it as the fenced write of a process whose lease ended meanwhile.
 pub(super) async fn store(warehouse: &Warehouse, n: u32, sequences: impl Iterator<Item = u64> + Clone) -> FencedWrite {
     let late = FencedWrite { partition: partition(), name: name(n), bytes: file(sequences) };
     assert!(warehouse.store(&late.partition, &late.name, late.bytes.clone(), || true).await.unwrap());
@@ -128,7 +128,7 @@ pub(super) async fn holds(warehouse: &Warehouse, sequence: u64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_file_keeps_the_rows_that_nobody_else_holds() {
+async fn a_fenced_write_keeps_the_rows_that_no_other_file_holds() {
     for place in Place::both() {
         let (ours, theirs) = (place.open().await, place.open().await);
         let late = store(&ours, 5, 1..=100).await;
@@ -140,7 +140,7 @@ async fn a_late_file_keeps_the_rows_that_nobody_else_holds() {
         assert_eq!(std::fs::read(place.directory().join(name(5))).unwrap(), late.bytes);
         store(&theirs, 1, 1..=30).await;
         store(&theirs, 9, 71..=80).await;
-        // Both know the file as it was.
+        // Both have cached the original file.
         assert!(holds(&ours, 75).await && holds(&theirs, 75).await);
         let settled = ours.reconcile_fenced_write(&late, true).await.unwrap();
         assert_eq!(settled, Reconciled::Replaced { removed: 40, kept: 60, duplicated: 0 });
@@ -151,7 +151,7 @@ async fn a_late_file_keeps_the_rows_that_nobody_else_holds() {
             "once more changes nothing"
         );
         place.assert_each_once(1..=100);
-        // Nobody takes the rows that went for still there.
+        // Neither still finds the dropped rows.
         std::fs::remove_file(place.directory().join(name(9))).unwrap();
         for warehouse in [&ours, &theirs] {
             assert!(!holds(warehouse, 75).await && holds(warehouse, 81).await && holds(warehouse, 30).await);
@@ -160,7 +160,7 @@ async fn a_late_file_keeps_the_rows_that_nobody_else_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_file_whose_rows_others_hold_is_removed() {
+async fn a_fenced_write_whose_rows_others_hold_is_removed() {
     for place in Place::both() {
         let warehouse = place.open().await;
         store(&warehouse, 1, 1..=60).await;
@@ -168,14 +168,14 @@ async fn a_late_file_whose_rows_others_hold_is_removed() {
         let late = store(&warehouse, 5, 41..=90).await;
         assert_eq!(warehouse.reconcile_fenced_write(&late, true).await.unwrap(), Reconciled::Removed { rows: 50 });
         place.assert_each_once(1..=90);
-        // As after an answer that was lost.
+        // As after a lost response.
         assert_eq!(warehouse.reconcile_fenced_write(&late, true).await.unwrap(), Reconciled::Unchanged);
         assert_eq!(place.names(), [name(1), name(9)], "what is not there is not stored");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_file_waits_for_those_that_are_settled_before_it() {
+async fn a_fenced_write_waits_for_those_that_are_reconciled_first() {
     for place in Place::both() {
         let warehouse = place.open().await;
         let (first, second) = (store(&warehouse, 1, 1..=60).await, store(&warehouse, 2, 41..=100).await);
@@ -200,9 +200,9 @@ async fn a_late_file_waits_for_those_that_are_settled_before_it() {
     }
 }
 
-/// A process marks its late file and dies; another one finds the mark and settles the file.
+/// A process marks its fenced write and dies. Another one finds the mark and reconciles the file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_file_of_a_process_that_died_is_settled_by_another() {
+async fn a_fenced_write_of_a_dead_process_is_reconciled_by_another() {
     for place in Place::both() {
         let (dead, other) = (place.open().await, place.open().await);
         let late = store(&dead, 5, 1..=100).await;
@@ -227,9 +227,9 @@ fn must_wait(settled: Reconciled) -> bool {
     matches!(settled, Reconciled::Blocked { .. })
 }
 
-/// Three processes wake up at once, each with a late file, and some rows are in files that are not late.
+/// Three processes resume at the same time, each with a fenced write, and some rows are in ordinary files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn late_files_that_are_settled_at_once_lose_no_row() {
+async fn fenced_writes_that_are_reconciled_concurrently_lose_no_row() {
     for place in Place::both() {
         let processes = [place.open().await, place.open().await, place.open().await];
         let rounds = if matches!(place, Place::Local(_)) { 40 } else { 6 };
@@ -247,11 +247,11 @@ async fn late_files_that_are_settled_at_once_lose_no_row() {
                 all.extend(sequences.clone());
                 files.push(store(&processes[0], n, sequences).await);
             }
-            // Any of the four is the one that is not late.
+            // One of the four files is an ordinary one.
             files.remove(random(4) as usize);
             let settle = async |process: &Warehouse, late: &FencedWrite, delay: u64| {
                 tokio::time::sleep(Duration::from_micros(delay)).await;
-                // A file that was removed since it was listed is an error, and looked for again.
+                // A file that is removed after it was listed causes an error; retry.
                 while !matches!(process.reconcile_fenced_write(late, true).await, Ok(settled) if !must_wait(settled)) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -270,16 +270,16 @@ async fn late_files_that_are_settled_at_once_lose_no_row() {
     }
 }
 
-/// A settlement that fails half way is made again.
+/// Reconciling that fails midway is retried.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_fails_while_a_late_file_is_settled_loses_no_row() {
+async fn a_store_that_fails_during_reconciling_loses_no_row() {
     let place = Place::S3(S3Server::start());
     let Place::S3(server) = &place else { unreachable!() };
     let warehouse = place.open().await;
     for fault in [Fault::FailAfterStoring, Fault::CloseInRequest, Fault::CloseInAnswer, Fault::HangAfterStoring] {
         let late = store(&warehouse, 5, 1..=100).await;
         store(&warehouse, 9, 51..=60).await;
-        // An attempt makes two requests of each kind: every third falls on another one each time.
+        // An attempt makes two requests of each kind, so every third one is a different request each time.
         server.fail(fault, 3);
         server.fail_reads(fault, 3);
         let mut attempts = 0;

@@ -1,4 +1,4 @@
-//! Files that nobody can read, and times that nobody agrees on: the other files answer as ever.
+//! Unreadable files and diverging clocks do not affect look-ups in other files.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::file::{footer, scan};
-use super::tests_fenced::{Place, file, holds, id_of, name, partition, store};
-use super::*;
+use super::fenced_writes::{Place, file, holds, id_of, name, partition, store};
 use crate::event::EventRef;
 use crate::event::proto::EventEnvelope;
 use crate::event::proto::event_envelope::Payload;
+use crate::warehouse::file::{footer, scan};
+use crate::warehouse::*;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -20,7 +20,7 @@ fn set_time(path: &Path, time: SystemTime) {
     File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
 }
 
-/// Whatever the store's clock says, a message is found in the file that holds it.
+/// A message is found in its file whatever the store's clock says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_may_be_hours_apart() {
     for place in Place::both() {
@@ -34,9 +34,9 @@ async fn clocks_may_be_hours_apart() {
     }
 }
 
-/// The ids decide where a stream that was made anew counts from the beginning, and files reach over one another.
+/// If a recreated stream reuses sequences, so that the sequence sets of files overlap, the ids decide.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sequences_that_come_a_second_time_are_told_by_their_ids() {
+async fn reused_sequences_are_distinguished_by_their_ids() {
     for place in Place::both() {
         let warehouse = place.open().await;
         for n in 0..20 {
@@ -51,7 +51,7 @@ async fn sequences_that_come_a_second_time_are_told_by_their_ids() {
     }
 }
 
-/// What is in a file of one row, by the way that suspects are looked up.
+/// The sequences and ids of a file, read as a look-up reads them.
 fn looked_into(bytes: &[u8]) -> Result<(SequenceSet, Vec<String>), WarehouseError> {
     let bytes = Bytes::copy_from_slice(bytes);
     let ranges = footer::sequences(&footer::read(&bytes)?)?;
@@ -60,9 +60,9 @@ fn looked_into(bytes: &[u8]) -> Result<(SequenceSet, Vec<String>), WarehouseErro
     Ok((ranges, ids))
 }
 
-/// No damage of a single byte is taken for other sequences or ids, nor does it end the process.
+/// Damage to a single byte never yields other sequences or ids, nor a panic.
 #[test]
-fn each_damaged_byte_is_noticed_or_does_not_matter() {
+fn each_damaged_byte_is_detected_or_harmless() {
     let whole = file(7..19);
     let right = looked_into(&whole).unwrap();
     let footer_bytes = u32::from_le_bytes(whole[whole.len() - 8..whole.len() - 4].try_into().unwrap()) as usize;
@@ -84,7 +84,7 @@ fn each_damaged_byte_is_noticed_or_does_not_matter() {
             }
         }
     }
-    // Of a page, its header is not under the checksum; of the footer, what says that there is one.
+    // The checksums do not cover the header of a page, nor the mark of the footer that it has a checksum.
     assert!(in_ids < 40 && in_footer < 80, "unnoticed in the ids {in_ids}, in the footer {in_footer}");
     for bytes in 0..whole.len() {
         let error = looked_into(&whole[..bytes]).unwrap_err();
@@ -92,7 +92,7 @@ fn each_damaged_byte_is_noticed_or_does_not_matter() {
     }
 }
 
-/// Every page of every column carries its checksum, and a reader that checks them all finds each damaged byte.
+/// Every page of every column has a checksum, and a reader that verifies them detects each damaged byte.
 #[test]
 fn pages_carry_checksums() {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -121,7 +121,7 @@ fn pages_carry_checksums() {
         let metadata = footer::read(&whole).unwrap();
         for column in metadata.row_group(0).columns() {
             let (start, length) = column.byte_range();
-            // The last byte of the chunk is one of its last page's.
+            // The last byte of the chunk belongs to its last page.
             let mut damaged = whole.to_vec();
             damaged[(start + length - 1) as usize] ^= 0x10;
             let error = rows(damaged.into()).unwrap_err();
@@ -130,7 +130,7 @@ fn pages_carry_checksums() {
     }
 }
 
-/// Makes what is at `path` unreadable.
+/// Makes the file at `path` unreadable.
 fn spoil(path: &Path, how: &str) {
     let mut bytes = std::fs::read(path).unwrap();
     match how {
@@ -152,7 +152,7 @@ fn spoil(path: &Path, how: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_file_is_named_and_holds_nothing() {
+async fn a_damaged_file_is_reported_and_counts_as_empty() {
     for place in Place::both() {
         for how in ["cut", "emptied", "flipped in the footer", "flipped in the ids", "foreign"] {
             let warehouse = place.open().await;
@@ -170,7 +170,7 @@ async fn a_damaged_file_is_named_and_holds_nothing() {
             let damage = warehouse.damage().unwrap();
             assert!(damage.starts_with("1 stored file cannot be read") && damage.contains(&name(2)), "{damage}");
             assert!(std::fs::read(&path).unwrap() == spoilt, "it is left as it is");
-            // Who takes it away or mends it has no more to hear of it.
+            // The warning ends when the file is removed or repaired.
             store(&warehouse, 2, 20..27).await;
             assert!(holds(&warehouse, 22).await, "{how}");
             assert_eq!(warehouse.damage(), None);
@@ -179,12 +179,12 @@ async fn a_damaged_file_is_named_and_holds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damage_stops_no_late_file() {
+async fn damage_does_not_block_fenced_writes() {
     for place in Place::both() {
         let (dead, other) = (place.open().await, place.open().await);
         let (late, spoilt) = (store(&dead, 5, 1..=100).await, store(&dead, 6, 200..=210).await);
         store(&other, 9, 71..=100).await;
-        // One that holds rows of the late file, and of which nobody can tell.
+        // An unreadable file that holds rows of the fenced write.
         store(&other, 8, 1..=10).await;
         for late in [&late, &spoilt, &FencedWrite { name: name(4), ..late.clone() }] {
             dead.mark_fenced_write(late).await.unwrap();
@@ -207,9 +207,9 @@ async fn damage_stops_no_late_file() {
     }
 }
 
-/// How old a mark is tells this process's own clock, not that of the store.
+/// The age of a mark is measured by this process's clock, not by the store's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn marks_age_by_the_clock_of_who_looks() {
+async fn marks_age_by_the_local_clock() {
     for place in Place::both() {
         let (dead, other) = (place.open().await, place.open().await);
         for (n, time) in [(1, SystemTime::now() - 10 * HOUR), (2, SystemTime::now() + 10 * HOUR)] {
@@ -220,7 +220,7 @@ async fn marks_age_by_the_clock_of_who_looks() {
         assert!(other.abandoned_fenced_writes(HOUR).await.unwrap().is_empty(), "whoever put them may still live");
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(other.abandoned_fenced_writes(Duration::from_millis(10)).await.unwrap().len(), 2);
-        // Put again, by somebody who lives.
+        // Put again by a process that is alive.
         let mark = place.marks_directory().join(fenced::mark_name(&name(1)));
         set_time(&mark, SystemTime::now() - 9 * HOUR);
         assert_eq!(other.abandoned_fenced_writes(Duration::from_millis(10)).await.unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! What is encoded is read back by the `parquet` crate's reader, every column of every row.
+//! Encoded files are read back by the `parquet` crate, every column of every row.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
@@ -15,12 +15,12 @@ use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader}
 use parquet::file::statistics::Statistics;
 use prost::Message as _;
 
-use super::columns::schema;
-use super::file::{footer, rewrite};
-use super::*;
 use crate::event::proto::EventEnvelope;
 use crate::event::proto::event_envelope::Payload;
 use crate::event::{EventRef, Kind, samples};
+use crate::warehouse::columns::schema;
+use crate::warehouse::file::{footer, rewrite};
+use crate::warehouse::*;
 
 fn encode(events: &[Vec<u8>], compression: Compression, row_group_rows_max: usize) -> Bytes {
     let settings = EncodeSettings { compression, row_group_rows_max, stream: "EVENTS".into() };
@@ -168,11 +168,11 @@ fn many_pages_and_a_dictionary_that_overflows_read_back() {
 }
 
 #[test]
-fn devices_that_come_again_read_back_also_when_too_many_are_remembered() {
+fn repeated_devices_read_back_even_if_there_are_too_many_to_remember() {
     let mut event = samples::event(3, [9; 32]);
     let mut events = Vec::new();
     // Twice round more devices than are remembered, and a carrier that outgrows its dictionary
-    // in the first page: what was remembered until then must not be used after it.
+    // in the first page: contexts remembered until then must not be used afterwards.
     for n in 0..45_000u32 {
         event.id = format!("id-{n}");
         let device = event.device_context.get_or_insert_default();
@@ -189,7 +189,7 @@ fn devices_that_come_again_read_back_also_when_too_many_are_remembered() {
 }
 
 #[test]
-fn footers_bounds_and_filters_tell_the_truth() {
+fn footers_bounds_and_filters_are_correct() {
     let events = events(10);
     let file = encode(&events, Compression::Snappy, 50);
     let properties = ReaderProperties::builder().set_read_bloom_filter(true).build();
@@ -269,7 +269,7 @@ fn a_file_with_fewer_rows_is_like_any_other() {
 }
 
 #[test]
-fn an_absent_device_is_null_and_a_sent_but_empty_one_is_not() {
+fn an_absent_device_is_null_and_an_empty_one_is_not() {
     let payload = Payload::UserLogin(Default::default());
     let mut event = EventEnvelope { id: "a".into(), app_id: "x".into(), payload: Some(payload), ..Default::default() };
     let absent = event.encode_to_vec();

@@ -1,19 +1,19 @@
-//! Many who look into one partition at once.
+//! Many concurrent look-ups in one partition.
 
 use futures_util::future::try_join_all;
 use http::Method;
 
-use super::tests_fenced::{Place, id_of, name, partition, store};
-use super::*;
+use super::fenced_writes::{Place, id_of, name, partition, store};
 use crate::services::s3::S3Server;
+use crate::warehouse::*;
 
 const FILES: u32 = 20;
 const ROWS: u64 = 10;
-/// As many as look things up at once when a sink of a few workers comes back.
+/// As many concurrent look-ups as when a sink with a few workers restarts.
 const CROWD: usize = 12;
 
-/// A sink that starts behind an outage has all of its look-ups under way at once. Were each to read every file, the
-/// first answer would take as long as all of them together.
+/// After an outage, a sink runs all of its look-ups concurrently. If each read every file, the first result would take as
+/// long as all of them together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_reads_each_file_once() {
     let server = S3Server::start();
