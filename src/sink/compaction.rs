@@ -104,7 +104,7 @@ impl Compactor {
             !going_on.is_cancelled()
         };
         match self.warehouse.compact(&candidate.partition, &self.settings, throttle).await {
-            Ok(outcome) => tell(&candidate.partition, outcome, began.elapsed()),
+            Ok(outcome) => report(&candidate.partition, outcome, began.elapsed()),
             Err(error) if matches!(error.kind, WarehouseErrorKind::Fsync | WarehouseErrorKind::Refused) => {
                 return Err(error);
             }
@@ -117,7 +117,7 @@ impl Compactor {
     }
 }
 
-fn tell(partition: &Partition, outcome: CompactionOutcome, elapsed: Duration) {
+fn report(partition: &Partition, outcome: CompactionOutcome, elapsed: Duration) {
     match outcome {
         CompactionOutcome::Done(done) => {
             metrics::compaction_run("done");

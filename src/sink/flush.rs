@@ -138,7 +138,7 @@ mod tests {
         let mut encoder = Encoder::new(settings).unwrap();
         let file = encoder.finish(encoder.open("shop"), std::iter::empty()).unwrap();
         let mut parts = flush(4);
-        let given_up = parts.pop();
+        let abandoned = parts.pop();
         let each = parts.into_iter().enumerate().map(async |(n, part)| {
             let partition = Partition { app_id: format!("app{n}"), hour: 491_000 };
             // One is slower to be stored than the others.
@@ -150,7 +150,7 @@ mod tests {
                 .unwrap();
         });
         let all = futures_util::future::join_all(each);
-        drop(given_up);
+        drop(abandoned);
         all.await;
         let log = dir.path().join("_delta_log");
         let commit = std::fs::read_to_string(log.join("00000000000000000001.json")).unwrap();

@@ -41,7 +41,7 @@ impl Sink {
             }
             isolated if !self.uploads.is_empty() => isolated,
             Some(Isolated::Waiting { deliveries, lease, leased }) => {
-                self.looks.push_back(self.try_isolated(deliveries, lease, leased));
+                self.look_ups.push_back(self.try_isolated(deliveries, lease, leased));
                 Some(Isolated::Tried)
             }
             Some(Isolated::Stored) | None => None,

@@ -51,7 +51,7 @@ pub(super) struct Sink {
     /// Ends the fetch in flight.
     ended: CancellationToken,
     /// Fetched chunks that are being looked up; they complete in the order of the fetches.
-    pub(super) looks: FuturesOrdered<Boxed<Result<Chunk, SinkError>>>,
+    pub(super) look_ups: FuturesOrdered<Boxed<Result<Chunk, SinkError>>>,
     /// Chunks looked up while a job was running, oldest first.
     waiting: VecDeque<Chunk>,
     /// Messages to be tried in isolation; nothing is fetched meanwhile.
@@ -106,7 +106,7 @@ impl Sink {
             subscription: Some(subscription),
             fetch: None,
             ended: CancellationToken::new(),
-            looks: FuturesOrdered::new(),
+            look_ups: FuturesOrdered::new(),
             waiting: VecDeque::new(),
             isolated: None,
             last_fetched: 0,
@@ -219,7 +219,7 @@ impl Sink {
                 self.fetched(fetched)?;
                 Step::Fetched
             }
-            Some(chunk) = self.looks.next(), if !self.looks.is_empty() => {
+            Some(chunk) = self.look_ups.next(), if !self.look_ups.is_empty() => {
                 self.looked_up(chunk?);
                 Step::Other
             }
@@ -261,7 +261,7 @@ impl Sink {
 
     /// Chunks that no job has taken yet.
     pub(super) fn chunks(&self) -> usize {
-        self.looks.len() + self.waiting.len()
+        self.look_ups.len() + self.waiting.len()
     }
 
     fn start_fetch(&mut self) {
@@ -282,8 +282,8 @@ impl Sink {
             return Ok(());
         }
         let stored_in = (self.warehouse.clone(), self.status.clone());
-        let look = fetch::look_up(deliveries, leased, self.settings.ack_wait, self.acker.clone(), stored_in);
-        self.looks.push_back(Box::pin(look));
+        let look_up = fetch::look_up(deliveries, leased, self.settings.ack_wait, self.acker.clone(), stored_in);
+        self.look_ups.push_back(Box::pin(look_up));
         Ok(())
     }
 

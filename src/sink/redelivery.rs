@@ -23,11 +23,11 @@ type PartitionKey<'a> = (&'a str, i64);
 
 /// The sequences of the deliveries that the warehouse already holds.
 pub(super) async fn stored(warehouse: &Warehouse, deliveries: &[Delivery]) -> Result<HashSet<u64>, WarehouseError> {
-    let look = |((app_id, hour), redelivered): (PartitionKey, _)| {
+    let look_up = |((app_id, hour), redelivered): (PartitionKey, _)| {
         stored_in(warehouse, Partition { app_id: app_id.to_owned(), hour }, redelivered)
     };
-    let looks: Vec<_> = by_partition(deliveries).into_iter().map(look).collect();
-    stream::iter(looks).buffer_unordered(PARTITIONS_AT_ONCE).try_concat().await
+    let look_ups: Vec<_> = by_partition(deliveries).into_iter().map(look_up).collect();
+    stream::iter(look_ups).buffer_unordered(PARTITIONS_AT_ONCE).try_concat().await
 }
 
 async fn stored_in(
@@ -40,15 +40,16 @@ async fn stored_in(
     let footers = warehouse.footers(&partition).await?;
     let sequences = || redelivered.iter().map(|delivery| delivery.sequence());
     let footers = footers.reaching(sequences().min().unwrap_or(0), sequences().max().unwrap_or(0));
-    let held = |delivery: &&&Delivery| footers.may_hold(delivery.sequence());
-    let candidates: Vec<RowId> = redelivered.iter().filter(held).filter_map(|delivery| row_id(delivery)).collect();
+    let may_be_stored = |delivery: &&&Delivery| footers.may_hold(delivery.sequence());
+    let candidates: Vec<RowId> =
+        redelivered.iter().filter(may_be_stored).filter_map(|delivery| row_id(delivery)).collect();
     metrics::sink_suspects(redelivered.len() as u64, candidates.len() as u64);
     if candidates.is_empty() {
         return Ok(HashSet::new());
     }
     let sequences: Vec<u64> = candidates.iter().map(|candidate| candidate.sequence).collect();
     let confirmed = warehouse.confirm(footers, candidates).await?;
-    Ok(sequences.into_iter().zip(confirmed).filter(|(_, held)| *held).map(|(sequence, _)| sequence).collect())
+    Ok(sequences.into_iter().zip(confirmed).filter(|(_, is_stored)| *is_stored).map(|(sequence, _)| sequence).collect())
 }
 
 fn by_partition(deliveries: &[Delivery]) -> Vec<(PartitionKey<'_>, Vec<&Delivery>)> {

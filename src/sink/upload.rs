@@ -57,9 +57,9 @@ pub(super) async fn upload(
         Err(Lapsed) if begun.load(Ordering::Acquire) => Ok(storing.await),
         kept => kept,
     };
-    let late = begun.load(Ordering::Acquire) && !closed.lease.holds(clock::now());
-    let part = (!late).then_some(part);
-    if late {
+    let fenced = begun.load(Ordering::Acquire) && !closed.lease.holds(clock::now());
+    let part = (!fenced).then_some(part);
+    if fenced {
         reconcile_fenced_write(&closed, &warehouse, &name).await;
     }
     let kept = match (kept, part) {

@@ -17,7 +17,7 @@ use super::layout::{self, Partition};
 use super::metastore::Metastore;
 use super::storage::{ObjectSettings, Objects};
 
-/// The warehouse, over the engine that the configuration chose. Cheap to clone.
+/// The warehouse, over the configured engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Warehouse(pub(super) Arc<Shared>);
 

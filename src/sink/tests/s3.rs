@@ -216,7 +216,7 @@ async fn an_interrupted_read_is_not_damage_to_the_file() {
     let (deliveries, _subscription) = bench.fetch(EVENTS, PATIENCE).await;
     store_unacknowledged(&warehouse, &deliveries).await;
     let partition = partition_of(&all[0]);
-    let suspects = vec![RowId { sequence: 1, id: all[0].id.clone() }];
+    let rows = vec![RowId { sequence: 1, id: all[0].id.clone() }];
     for fault in [Fault::CloseInAnswer, Fault::FailAfterStoring] {
         // A process that knows nothing of the file yet: list, footer and ids each fail once.
         let warehouse = Warehouse::open_objects(objects(&server)).await.unwrap();
@@ -225,7 +225,7 @@ async fn an_interrupted_read_is_not_damage_to_the_file() {
             server.fail_reads_after(failures, fault);
             let looked = async {
                 let footers = warehouse.footers(&partition).await?;
-                warehouse.confirm(footers, suspects.clone()).await
+                warehouse.confirm(footers, rows.clone()).await
             };
             match looked.await {
                 Err(error) => assert_eq!(error.kind, WarehouseErrorKind::Unavailable, "{fault:?}: {error}"),

@@ -259,16 +259,16 @@ impl FooterCache {
         messages: &[RowId],
     ) -> Result<Vec<Option<usize>>, WarehouseError> {
         let hashes: Vec<u128> = messages.iter().map(|message| self.id_hash(&message.id)).collect();
-        let mut held = vec![None; messages.len()];
-        let within = |file: &Footer, held: &[Option<usize>]| -> Vec<usize> {
-            let messages = messages.iter().enumerate().zip(held);
+        let mut found = vec![None; messages.len()];
+        let within = |file: &Footer, found: &[Option<usize>]| -> Vec<usize> {
+            let messages = messages.iter().enumerate().zip(found);
             let within =
-                messages.filter(|((_, message), held)| held.is_none() && file.ranges.contains(message.sequence));
+                messages.filter(|((_, message), found)| found.is_none() && file.ranges.contains(message.sequence));
             within.map(|((place, _), _)| place).collect()
         };
         for (first, files) in (0..).step_by(IDS_TOGETHER).zip(footers.files.chunks(IDS_TOGETHER)) {
             let wanted: Vec<&Listed> =
-                files.iter().filter(|file| !within(file, &held).is_empty()).map(|file| &file.file).collect();
+                files.iter().filter(|file| !within(file, &found).is_empty()).map(|file| &file.file).collect();
             if wanted.is_empty() {
                 continue;
             }
@@ -276,12 +276,12 @@ impl FooterCache {
             let sets = self.exclusively(directory, || self.id_sets(objects, directory, wanted))?;
             for (at, file) in files.iter().enumerate() {
                 let Some(set) = sets.get(&file.file.name) else { continue };
-                for place in within(file, &held) {
-                    held[place] = set.ids.contains(&hashes[place]).then_some(first + at);
+                for place in within(file, &found) {
+                    found[place] = set.ids.contains(&hashes[place]).then_some(first + at);
                 }
             }
         }
-        Ok(held)
+        Ok(found)
     }
 
     /// The ids of some files by name, without the damaged ones.

@@ -94,9 +94,9 @@ impl FromStr for PromotedColumn {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = || format!("`{text}` is not of the form name: int64 = $.purchase_complete.total_cents");
-        let (head, path) = text.split_once('=').ok_or_else(form)?;
-        let (name, of) = head.split_once(':').ok_or_else(form)?;
+        let malformed = || format!("`{text}` is not of the form name: int64 = $.purchase_complete.total_cents");
+        let (head, path) = text.split_once('=').ok_or_else(malformed)?;
+        let (name, of) = head.split_once(':').ok_or_else(malformed)?;
         let (name, of, path) = (name.trim(), of.trim(), path.trim());
         let of = match of {
             "string" => ColumnType::String,
@@ -114,7 +114,7 @@ impl FromStr for PromotedColumn {
         if schema::is_taken(name) {
             return Err(format!("column {name}: every file has a column of this name"));
         }
-        let path = path.strip_prefix("$.").ok_or_else(form)?;
+        let path = path.strip_prefix("$.").ok_or_else(malformed)?;
         let parts: Vec<&str> = path.split('.').collect();
         let kind = Kind::all().iter().find(|kind| kind.field == parts[0]);
         let (Some(kind), Some(holds)) = (kind, field_type(&parts)) else {
@@ -197,8 +197,8 @@ mod tests {
             ("a: string = $.purchase_complete.total_cents", "is no string"),
             ("a: int64 = $.purchase_complete", "is no int64"),
         ] {
-            let told = wrong.parse::<PromotedColumn>().unwrap_err();
-            assert!(told.contains(expected), "{wrong}: {told}");
+            let error = wrong.parse::<PromotedColumn>().unwrap_err();
+            assert!(error.contains(expected), "{wrong}: {error}");
         }
         let twice = "a: int64 = $.purchase_complete.total_cents";
         assert!(PromotedColumns::parse([twice, twice].into_iter()).unwrap_err().contains("twice"));

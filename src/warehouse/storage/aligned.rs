@@ -35,10 +35,10 @@ impl AlignedFile {
 
     /// Returns the bytes. Copies them if they use less than half of the memory.
     pub(crate) fn into_bytes(self) -> Bytes {
-        let held = &self.memory[self.start..];
-        if held.len() < self.memory.capacity() / 2 {
-            let mut exact = Self::with_capacity(held.len());
-            exact.memory.extend_from_slice(held);
+        let content = &self.memory[self.start..];
+        if content.len() < self.memory.capacity() / 2 {
+            let mut exact = Self::with_capacity(content.len());
+            exact.memory.extend_from_slice(content);
             return Bytes::from(exact.memory).slice(exact.start..);
         }
         Bytes::from(self.memory).slice(self.start..)
@@ -50,9 +50,9 @@ impl io::Write for AlignedFile {
         let room = self.memory.capacity() - self.memory.len();
         if room < bytes.len() {
             // Reallocated memory may not be aligned.
-            let held = &self.memory[self.start..];
-            let mut larger = Self::with_capacity((held.len() + bytes.len()).max(2 * held.len()));
-            larger.memory.extend_from_slice(held);
+            let content = &self.memory[self.start..];
+            let mut larger = Self::with_capacity((content.len() + bytes.len()).max(2 * content.len()));
+            larger.memory.extend_from_slice(content);
             *self = larger;
         }
         self.memory.extend_from_slice(bytes);

@@ -71,7 +71,7 @@ impl Objects {
         }
     }
 
-    /// Stores a file unless the name is taken. Of any number of concurrent attempts, exactly one returns true.
+    /// Stores a file unless the name is taken. Of any number of attempts, at most one returns true.
     pub(crate) fn create(&self, directory: &str, name: &str, bytes: &Bytes) -> Result<bool, WarehouseError> {
         match &self.0 {
             Inner::Local(local) => local.create(directory, name, bytes),

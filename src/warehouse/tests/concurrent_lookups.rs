@@ -31,8 +31,8 @@ async fn a_crowd_reads_each_file_once() {
     assert!(of_footers <= FILES as usize, "{of_footers} reads of {FILES} footers");
 
     let sequences = 1..=u64::from(FILES) * ROWS;
-    let suspects: Vec<RowId> = sequences.map(|sequence| RowId { sequence, id: id_of(sequence) }).collect();
-    let confirmed = try_join_all(footers.into_iter().map(|footers| warehouse.confirm(footers, suspects.clone()))).await;
+    let rows: Vec<RowId> = sequences.map(|sequence| RowId { sequence, id: id_of(sequence) }).collect();
+    let confirmed = try_join_all(footers.into_iter().map(|footers| warehouse.confirm(footers, rows.clone()))).await;
     assert!(confirmed.unwrap().into_iter().flatten().all(|held| held));
     let of_ids = reads(&place) - before - of_footers;
     assert!(of_ids <= FILES as usize, "{of_ids} reads of the ids of {FILES} files");

@@ -45,8 +45,8 @@ async fn reused_sequences_are_distinguished_by_their_ids() {
         let footers = warehouse.footers(&partition()).await.unwrap().reaching(0, 999);
         let ours = |sequence: u64| RowId { sequence, id: id_of(sequence) };
         let anew = |sequence: u64| RowId { sequence, id: format!("anew-{sequence}") };
-        let suspects: Vec<RowId> = (0..1_000).flat_map(|sequence| [ours(sequence), anew(sequence)]).collect();
-        let held = warehouse.confirm(footers, suspects).await.unwrap();
+        let rows: Vec<RowId> = (0..1_000).flat_map(|sequence| [ours(sequence), anew(sequence)]).collect();
+        let held = warehouse.confirm(footers, rows).await.unwrap();
         assert!(held.chunks(2).all(|pair| pair == [true, false]));
     }
 }
@@ -182,21 +182,21 @@ async fn a_damaged_file_is_reported_and_counts_as_empty() {
 async fn damage_does_not_block_fenced_writes() {
     for place in Place::both() {
         let (dead, other) = (place.open().await, place.open().await);
-        let (late, spoilt) = (store(&dead, 5, 1..=100).await, store(&dead, 6, 200..=210).await);
+        let (write, spoilt) = (store(&dead, 5, 1..=100).await, store(&dead, 6, 200..=210).await);
         store(&other, 9, 71..=100).await;
         // An unreadable file that holds rows of the fenced write.
         store(&other, 8, 1..=10).await;
-        for late in [&late, &spoilt, &FencedWrite { name: name(4), ..late.clone() }] {
-            dead.mark_fenced_write(late).await.unwrap();
+        for write in [&write, &spoilt, &FencedWrite { name: name(4), ..write.clone() }] {
+            dead.mark_fenced_write(write).await.unwrap();
         }
         let mark = place.marks_directory().join(fenced::mark_name(&name(4)));
         std::fs::write(&mark, b"{\"app_id\":").unwrap();
         spoil(&place.directory().join(name(6)), "flipped in the ids");
         spoil(&place.directory().join(name(8)), "flipped in the footer");
         let abandoned = other.abandoned_fenced_writes(Duration::ZERO).await.unwrap();
-        assert_eq!(abandoned.iter().map(|late| late.name.clone()).collect::<Vec<_>>(), [name(5), name(6)]);
-        let settled = other.reconcile_fenced_write(&abandoned[0], true).await.unwrap();
-        assert_eq!(settled, Reconciled::Replaced { removed: 30, kept: 70, duplicated: 0 });
+        assert_eq!(abandoned.iter().map(|write| write.name.clone()).collect::<Vec<_>>(), [name(5), name(6)]);
+        let outcome = other.reconcile_fenced_write(&abandoned[0], true).await.unwrap();
+        assert_eq!(outcome, Reconciled::Replaced { removed: 30, kept: 70, duplicated: 0 });
         assert_eq!(other.reconcile_fenced_write(&abandoned[1], true).await.unwrap(), Reconciled::Unreadable);
         let damage = other.damage().unwrap();
         assert!(
@@ -213,9 +213,9 @@ async fn marks_age_by_the_local_clock() {
     for place in Place::both() {
         let (dead, other) = (place.open().await, place.open().await);
         for (n, time) in [(1, SystemTime::now() - 10 * HOUR), (2, SystemTime::now() + 10 * HOUR)] {
-            let late = store(&dead, n, 1..=10).await;
-            dead.mark_fenced_write(&late).await.unwrap();
-            set_time(&place.marks_directory().join(fenced::mark_name(&late.name)), time);
+            let write = store(&dead, n, 1..=10).await;
+            dead.mark_fenced_write(&write).await.unwrap();
+            set_time(&place.marks_directory().join(fenced::mark_name(&write.name)), time);
         }
         assert!(other.abandoned_fenced_writes(HOUR).await.unwrap().is_empty(), "whoever put them may still live");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -116,37 +116,37 @@ pub(super) fn file(sequences: impl Iterator<Item = u64> + Clone) -> Bytes {
 
 /// Stores a file, and returns it as the fenced write of a process whose lease ended meanwhile.
 pub(super) async fn store(warehouse: &Warehouse, n: u32, sequences: impl Iterator<Item = u64> + Clone) -> FencedWrite {
-    let late = FencedWrite { partition: partition(), name: name(n), bytes: file(sequences) };
-    assert!(warehouse.store(&late.partition, &late.name, late.bytes.clone(), || true).await.unwrap());
-    late
+    let write = FencedWrite { partition: partition(), name: name(n), bytes: file(sequences) };
+    assert!(warehouse.store(&write.partition, &write.name, write.bytes.clone(), || true).await.unwrap());
+    write
 }
 
 pub(super) async fn holds(warehouse: &Warehouse, sequence: u64) -> bool {
     let footers = warehouse.footers(&partition()).await.unwrap();
-    let suspect = RowId { sequence, id: id_of(sequence) };
-    footers.may_hold(sequence) && warehouse.confirm(footers, vec![suspect]).await.unwrap()[0]
+    let row = RowId { sequence, id: id_of(sequence) };
+    footers.may_hold(sequence) && warehouse.confirm(footers, vec![row]).await.unwrap()[0]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fenced_write_keeps_the_rows_that_no_other_file_holds() {
     for place in Place::both() {
         let (ours, theirs) = (place.open().await, place.open().await);
-        let late = store(&ours, 5, 1..=100).await;
+        let write = store(&ours, 5, 1..=100).await;
         assert_eq!(
-            ours.reconcile_fenced_write(&late, true).await.unwrap(),
+            ours.reconcile_fenced_write(&write, true).await.unwrap(),
             Reconciled::Unchanged,
             "not its own double"
         );
-        assert_eq!(std::fs::read(place.directory().join(name(5))).unwrap(), late.bytes);
+        assert_eq!(std::fs::read(place.directory().join(name(5))).unwrap(), write.bytes);
         store(&theirs, 1, 1..=30).await;
         store(&theirs, 9, 71..=80).await;
         // Both have cached the original file.
         assert!(holds(&ours, 75).await && holds(&theirs, 75).await);
-        let settled = ours.reconcile_fenced_write(&late, true).await.unwrap();
-        assert_eq!(settled, Reconciled::Replaced { removed: 40, kept: 60, duplicated: 0 });
+        let outcome = ours.reconcile_fenced_write(&write, true).await.unwrap();
+        assert_eq!(outcome, Reconciled::Replaced { removed: 40, kept: 60, duplicated: 0 });
         place.assert_each_once(1..=100);
         assert_eq!(
-            ours.reconcile_fenced_write(&late, true).await.unwrap(),
+            ours.reconcile_fenced_write(&write, true).await.unwrap(),
             Reconciled::Unchanged,
             "once more changes nothing"
         );
@@ -165,11 +165,11 @@ async fn a_fenced_write_whose_rows_others_hold_is_removed() {
         let warehouse = place.open().await;
         store(&warehouse, 1, 1..=60).await;
         store(&warehouse, 9, 61..=90).await;
-        let late = store(&warehouse, 5, 41..=90).await;
-        assert_eq!(warehouse.reconcile_fenced_write(&late, true).await.unwrap(), Reconciled::Removed { rows: 50 });
+        let write = store(&warehouse, 5, 41..=90).await;
+        assert_eq!(warehouse.reconcile_fenced_write(&write, true).await.unwrap(), Reconciled::Removed { rows: 50 });
         place.assert_each_once(1..=90);
         // As after a lost response.
-        assert_eq!(warehouse.reconcile_fenced_write(&late, true).await.unwrap(), Reconciled::Unchanged);
+        assert_eq!(warehouse.reconcile_fenced_write(&write, true).await.unwrap(), Reconciled::Unchanged);
         assert_eq!(place.names(), [name(1), name(9)], "what is not there is not stored");
     }
 }
@@ -179,7 +179,7 @@ async fn a_fenced_write_waits_for_those_that_are_reconciled_first() {
     for place in Place::both() {
         let warehouse = place.open().await;
         let (first, second) = (store(&warehouse, 1, 1..=60).await, store(&warehouse, 2, 41..=100).await);
-        let mark = |late: &FencedWrite| place.marks_directory().join(fenced::mark_name(&late.name));
+        let mark = |write: &FencedWrite| place.marks_directory().join(fenced::mark_name(&write.name));
         warehouse.mark_fenced_write(&first).await.unwrap();
         assert_eq!(warehouse.reconcile_fenced_write(&second, true).await.unwrap(), Reconciled::Blocked { rows: 20 });
         assert!(mark(&second).exists(), "it is settled still");
@@ -188,14 +188,14 @@ async fn a_fenced_write_waits_for_those_that_are_reconciled_first() {
             Reconciled::Unchanged,
             "the other one waits"
         );
-        let settled = warehouse.reconcile_fenced_write(&second, true).await.unwrap();
-        assert_eq!(settled, Reconciled::Replaced { removed: 20, kept: 40, duplicated: 0 });
+        let outcome = warehouse.reconcile_fenced_write(&second, true).await.unwrap();
+        assert_eq!(outcome, Reconciled::Replaced { removed: 20, kept: 40, duplicated: 0 });
         place.assert_each_once(1..=100);
 
         let third = store(&warehouse, 3, 91..=120).await;
         warehouse.mark_fenced_write(&second).await.unwrap();
-        let settled = warehouse.reconcile_fenced_write(&third, false).await.unwrap();
-        assert_eq!(settled, Reconciled::Replaced { removed: 0, kept: 30, duplicated: 10 }, "doubled rather than lost");
+        let outcome = warehouse.reconcile_fenced_write(&third, false).await.unwrap();
+        assert_eq!(outcome, Reconciled::Replaced { removed: 0, kept: 30, duplicated: 10 }, "doubled rather than lost");
         assert_eq!(place.rows().len(), 120);
     }
 }
@@ -205,10 +205,10 @@ async fn a_fenced_write_waits_for_those_that_are_reconciled_first() {
 async fn a_fenced_write_of_a_dead_process_is_reconciled_by_another() {
     for place in Place::both() {
         let (dead, other) = (place.open().await, place.open().await);
-        let late = store(&dead, 5, 1..=100).await;
+        let write = store(&dead, 5, 1..=100).await;
         store(&other, 9, 71..=100).await;
-        dead.mark_fenced_write(&late).await.unwrap();
-        let never_stored = FencedWrite { name: name(7), ..late };
+        dead.mark_fenced_write(&write).await.unwrap();
+        let never_stored = FencedWrite { name: name(7), ..write };
         dead.mark_fenced_write(&never_stored).await.unwrap();
         assert!(
             other.abandoned_fenced_writes(Duration::from_secs(3_600)).await.unwrap().is_empty(),
@@ -216,15 +216,15 @@ async fn a_fenced_write_of_a_dead_process_is_reconciled_by_another() {
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
         let abandoned = other.abandoned_fenced_writes(Duration::from_millis(40)).await.unwrap();
-        assert_eq!(abandoned.iter().map(|late| late.name.clone()).collect::<Vec<_>>(), [name(5)]);
-        let settled = other.reconcile_fenced_write(&abandoned[0], true).await.unwrap();
-        assert_eq!(settled, Reconciled::Replaced { removed: 30, kept: 70, duplicated: 0 });
+        assert_eq!(abandoned.iter().map(|write| write.name.clone()).collect::<Vec<_>>(), [name(5)]);
+        let outcome = other.reconcile_fenced_write(&abandoned[0], true).await.unwrap();
+        assert_eq!(outcome, Reconciled::Replaced { removed: 30, kept: 70, duplicated: 0 });
         place.assert_each_once(1..=100);
     }
 }
 
-fn must_wait(settled: Reconciled) -> bool {
-    matches!(settled, Reconciled::Blocked { .. })
+fn must_wait(outcome: Reconciled) -> bool {
+    matches!(outcome, Reconciled::Blocked { .. })
 }
 
 /// Three processes resume at the same time, each with a fenced write, and some rows are in ordinary files.
@@ -249,18 +249,18 @@ async fn fenced_writes_that_are_reconciled_concurrently_lose_no_row() {
             }
             // One of the four files is an ordinary one.
             files.remove(random(4) as usize);
-            let settle = async |process: &Warehouse, late: &FencedWrite, delay: u64| {
+            let reconcile = async |process: &Warehouse, write: &FencedWrite, delay: u64| {
                 tokio::time::sleep(Duration::from_micros(delay)).await;
                 // A file that is removed after it was listed causes an error; retry.
-                while !matches!(process.reconcile_fenced_write(late, true).await, Ok(settled) if !must_wait(settled)) {
+                while !matches!(process.reconcile_fenced_write(write, true).await, Ok(outcome) if !must_wait(outcome)) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             };
             let delays = [random(2_000), random(2_000), random(2_000)];
             tokio::join!(
-                settle(&processes[0], &files[0], delays[0]),
-                settle(&processes[1], &files[1], delays[1]),
-                settle(&processes[2], &files[2], delays[2]),
+                reconcile(&processes[0], &files[0], delays[0]),
+                reconcile(&processes[1], &files[1], delays[1]),
+                reconcile(&processes[2], &files[2], delays[2]),
             );
             place.assert_each_once(all.into_iter());
             for name in place.names() {
@@ -277,18 +277,18 @@ async fn a_store_that_fails_during_reconciling_loses_no_row() {
     let Place::S3(server) = &place else { unreachable!() };
     let warehouse = place.open().await;
     for fault in [Fault::FailAfterStoring, Fault::CloseInRequest, Fault::CloseInAnswer, Fault::HangAfterStoring] {
-        let late = store(&warehouse, 5, 1..=100).await;
+        let write = store(&warehouse, 5, 1..=100).await;
         store(&warehouse, 9, 51..=60).await;
         // An attempt makes two requests of each kind, so every third one is a different request each time.
         server.fail(fault, 3);
         server.fail_reads(fault, 3);
         let mut attempts = 0;
-        while let Err(error) = warehouse.reconcile_fenced_write(&late, true).await {
+        while let Err(error) = warehouse.reconcile_fenced_write(&write, true).await {
             attempts += 1;
             assert!(attempts < 20, "{fault:?}: {error}");
         }
         server.heal();
-        assert_eq!(warehouse.reconcile_fenced_write(&late, true).await.unwrap(), Reconciled::Unchanged);
+        assert_eq!(warehouse.reconcile_fenced_write(&write, true).await.unwrap(), Reconciled::Unchanged);
         place.assert_each_once(1..=100);
     }
 }
