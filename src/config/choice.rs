@@ -1,8 +1,8 @@
-//! Settings that are one of a few words.
+//! Settings with a fixed set of values.
 
 use super::value::Setting;
 
-/// Declares a setting that is one of a few words.
+/// Declares a setting with a fixed set of values.
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -25,7 +25,7 @@ macro_rules! choice {
 }
 
 choice! {
-    /// The least severe level that is logged.
+    /// The least severe level to log.
     LogLevel { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" }
 }
 choice! {

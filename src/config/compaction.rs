@@ -1,17 +1,18 @@
-//! What the settings of compaction must hold together.
+//! Checks the settings of compaction.
 
 use std::time::Duration;
 
-use super::{Config, Setting};
+use super::settings::Config;
+use super::value::Setting;
 
-/// Less is what row groups have.
+/// Smaller files would be the size of a row group.
 const TARGET_BYTES_LEAST: u64 = 1 << 20;
-/// More than readers share among themselves, and than one request copies in an object store.
+/// Beyond this, readers do not split a file among themselves, and an object store does not copy it in one request.
 const TARGET_BYTES_MAX: u64 = 1 << 30;
-/// The log forgets what it removed after twice that.
+/// The Delta log drops removed files after twice this time.
 const RETENTION_MAX: Duration = Duration::from_secs(10 * 24 * 3_600);
 
-/// Refuses by key, value and what is allowed.
+/// Calls `refuse` with key, value and allowed values.
 pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)) {
     if config.compaction_enabled.0 && !config.delta_enabled.0 {
         let allowed = "false as long as delta_enabled is false: the Delta log is what makes compaction safe";

@@ -1,11 +1,10 @@
-//! The settings of CORS: origins, lists of methods and headers, and what they must hold together.
+//! The settings of CORS: origins, and lists of methods and headers.
 //!
-//! Invariant: what is parsed is written as browsers write it, so that the gateway compares letter by letter.
+//! Invariant: parsed values are normalized to the form that browsers send, so that the gateway compares byte by byte.
 
-use super::Config;
 use super::value::{Period, Setting};
 
-/// Allowed origins: `*`, `https://app.example.com:8443`, or `https://*.example.com` for all hosts below one.
+/// Allowed origins: `*`, `https://app.example.com:8443`, or `https://*.example.com` for all subdomains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origins(pub Vec<String>);
 
@@ -26,7 +25,7 @@ impl Setting for Origins {
     }
 }
 
-/// In lower case, without the default port and the slash at the end.
+/// Normalizes an origin: lower case, without the default port and the trailing slash.
 fn origin(text: &str) -> Option<String> {
     if text == "*" {
         return Some(text.to_owned());
@@ -49,7 +48,7 @@ fn origin(text: &str) -> Option<String> {
     (is_scheme && is_host(host)).then(|| format!("{scheme}://{host}{port}"))
 }
 
-/// A name, an address, or `*.` and a name of more than one label.
+/// A host name, an IPv6 address, or `*.` before a name of at least two labels.
 fn is_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return address.parse::<std::net::Ipv6Addr>().is_ok();
@@ -61,7 +60,7 @@ fn is_host(host: &str) -> bool {
     (name.split('.').count() >= labels_min || name == "localhost") && name.split('.').all(is_label)
 }
 
-/// A comma-separated list of HTTP tokens: methods or names of headers; `*` stands for any.
+/// A comma-separated list of HTTP tokens: methods or header names; `*` matches any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens(pub Vec<String>);
 
@@ -80,12 +79,12 @@ impl Setting for Tokens {
     }
 }
 
-/// RFC 9110, 5.6.2.
+/// RFC 9110, section 5.6.2.
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// A time that is sent in seconds: `86400`, or as other durations `24h`.
+/// A duration that is sent in seconds, written as `86400` or `24h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seconds(pub u64);
 
@@ -101,42 +100,12 @@ impl Setting for Seconds {
     }
 }
 
-/// Refuses by key, value and what is allowed.
-pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)) {
-    if !config.cors_enabled.0 || !config.cors_allow_credentials.0 {
-        return;
-    }
-    let any = |list: &[String]| list.iter().any(|item| item == "*");
-    match &config.cors_allowed_origins {
-        Some(origins) if any(&origins.0) => {
-            let allowed = "origins by name or pattern where cors_allow_credentials is true: with * any page could act \
-                           for whoever visits it";
-            refuse("cors_allowed_origins", origins.show(), allowed);
-        }
-        None if config.exposure().is_public() => {
-            let allowed = "false, or set together with cors_allowed_origins, which is * otherwise";
-            refuse("cors_allow_credentials", config.cors_allow_credentials.show(), allowed);
-        }
-        _ => {}
-    }
-    for (key, list) in [
-        ("cors_allowed_methods", &config.cors_allowed_methods),
-        ("cors_allowed_headers", &config.cors_allowed_headers),
-        ("cors_exposed_headers", &config.cors_exposed_headers),
-    ] {
-        if any(&list.0) {
-            refuse(key, list.show(), "names where cors_allow_credentials is true: * is a name like others then");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::load_env;
     use super::*;
 
     #[test]
-    fn origins_are_written_as_browsers_write_them() {
+    fn origins_are_normalized_as_browsers_send_them() {
         for (text, shown) in [
             ("*", "*"),
             ("https://App.Example.com", "https://app.example.com"),
@@ -175,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_seconds_are_checked() {
+    fn lists_and_seconds_are_validated() {
         assert_eq!(Tokens::parse("GET, X-API-Key,*").unwrap().show(), "GET,X-API-Key,*");
         for wrong in ["", ",", "X API", "a:b", "a\r\nb", "é"] {
             assert!(Tokens::parse(wrong).is_err(), "{wrong:?}");
@@ -184,21 +153,5 @@ mod tests {
         for wrong in ["", "-1", "soon"] {
             assert!(Seconds::parse(wrong).is_err(), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn credentials_need_origins_by_name() {
-        let refused = |environment: &[(&str, &str)], key: &str| {
-            let error = load_env(environment).unwrap_err().to_string();
-            assert!(error.contains(key), "{error}");
-        };
-        let (on, origins) = (("CORS_ALLOW_CREDENTIALS", "true"), ("CORS_ALLOWED_ORIGINS", "https://a.test"));
-        refused(&[on, ("CORS_ALLOWED_ORIGINS", "https://a.test,*")], "cors_allowed_origins");
-        refused(&[on, ("HTTP_ADDR", ":8080")], "cors_allow_credentials");
-        refused(&[on, origins, ("CORS_ALLOWED_HEADERS", "*")], "cors_allowed_headers");
-        load_env(&[on, origins, ("HTTP_ADDR", ":8080")]).unwrap();
-        load_env(&[on]).unwrap();
-        load_env(&[on, ("CORS_ALLOWED_ORIGINS", "*"), ("CORS_ENABLED", "false")]).unwrap();
-        load_env(&[("CORS_ALLOWED_ORIGINS", "*"), ("CORS_ALLOWED_HEADERS", "*")]).unwrap();
     }
 }

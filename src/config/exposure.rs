@@ -1,20 +1,20 @@
-//! Who reaches the gateway. The defaults of keys, limits, web pages and details hang on this one answer.
+//! Who can reach the gateway, which decides the defaults of API keys, rate limits, CORS and error details.
 
-use super::Config;
+use super::settings::Config;
 
-/// From where requests reach the gateway, as far as the settings tell.
+/// Where requests to the gateway come from, according to the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
-    /// Only from this machine: a laptop.
+    /// Only from this machine, such as a laptop.
     Machine,
-    /// From this machine, by proxies that serve others: `trusted_proxies` says so.
+    /// From proxies on this machine that serve others, as `trusted_proxies` says.
     Proxies,
     /// From other machines.
     Network,
 }
 
 impl Exposure {
-    /// For the log.
+    /// The text for the log.
     pub fn text(self) -> &'static str {
         match self {
             Self::Machine => "this machine",
@@ -23,7 +23,7 @@ impl Exposure {
         }
     }
 
-    /// Whether requests come from others than those who are logged in to this machine.
+    /// Whether requests can come from anyone but the users of this machine.
     pub fn is_public(self) -> bool {
         self != Self::Machine
     }
@@ -39,12 +39,12 @@ impl Config {
         }
     }
 
-    /// Whether the gateway asks for API keys.
+    /// Whether the gateway requires API keys.
     pub fn asks_for_keys(&self) -> bool {
         self.auth_enabled.map_or_else(|| self.exposure().is_public(), |enabled| enabled.0)
     }
 
-    /// Whether there are rate limits: what only this machine reaches has none unless somebody says so.
+    /// Whether rate limits apply: by default not when only this machine reaches the gateway.
     pub fn is_rate_limited(&self) -> bool {
         self.rate_limit_enabled.map_or_else(|| self.exposure().is_public(), |enabled| enabled.0)
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_and_limits_are_for_whoever_is_not_on_this_machine_unless_the_settings_say_otherwise() {
+    fn keys_and_limits_apply_to_other_machines_unless_the_settings_say_otherwise() {
         let (everywhere, proxied) = (("HTTP_ADDR", ":8080"), ("TRUSTED_PROXIES", "loopback"));
         let (no_keys, no_limits) = (("AUTH_ENABLED", "false"), ("RATE_LIMIT_ENABLED", "false"));
         let (keys, limits) = (("AUTH_ENABLED", "true"), ("RATE_LIMIT_ENABLED", "true"));

@@ -1,10 +1,10 @@
-//! `file://` URLs, after RFC 8089: a host that is this machine, and a path in which `%` escapes bytes.
+//! `file://` URLs (RFC 8089) that name a directory of this machine, with a percent-encoded path.
 
 use std::path::PathBuf;
 
 const ALLOWED: &str = "file:///directory, with no host other than localhost";
 
-/// The directory that a `file://` URL names; none for another scheme. The error says what is allowed.
+/// The directory that a `file://` URL names; `None` for another scheme. The error says what is allowed.
 pub(super) fn directory_of(url: &str) -> Option<Result<PathBuf, &'static str>> {
     let rest = url.strip_prefix("file://")?;
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

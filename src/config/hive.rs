@@ -1,14 +1,13 @@
-//! Where the Hive Metastore is, and what it is told of the lake.
+//! The settings of the Hive Metastore.
 
-use super::Config;
 use super::value::Setting;
 
-/// The port of a URI that names none.
+/// The default port.
 const PORT: u16 = 9083;
-/// `{name}_delta` must fit too.
+/// Characters of a name; `{name}_delta` must fit, too.
 const NAME_CHARS_MAX: usize = 120;
 
-/// `host:port` of metastores of which any will do.
+/// `host:port` of one or more equivalent metastores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metastores(pub Vec<String>);
 
@@ -34,7 +33,7 @@ impl Setting for Metastores {
     }
 }
 
-/// The name of a database or of a table: Hive knows no capitals.
+/// The name of a database or a table. Hive names are lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HiveName(pub String);
 
@@ -53,35 +52,9 @@ impl Setting for HiveName {
     }
 }
 
-impl Config {
-    /// Where readers find the lake when it is in an object store; none when it is a directory. The error says what to set.
-    pub fn lake_location(&self) -> Result<Option<String>, &'static str> {
-        let location = match (&self.hive_location, &self.warehouse_url, &self.s3_bucket) {
-            (Some(location), _, _) => location.0.clone(),
-            (None, Some(url), _) => match url.0.split_once("://") {
-                // By the name that Hadoop has for S3; Trino knows it too.
-                Some(("s3" | "s3a", place)) => format!("s3a://{place}"),
-                Some(("gs" | "abfss", _)) => url.0.clone(),
-                Some(("file", _)) => return Ok(None),
-                _ => {
-                    return Err(
-                        "set to where readers find the lake, such as abfss://container@account.dfs.core.windows.net",
-                    );
-                }
-            },
-            (None, None, Some(bucket)) => {
-                format!("s3a://{bucket}/{}", self.s3_prefix.as_deref().unwrap_or_default().trim_start_matches('/'))
-            }
-            (None, None, None) => return Ok(None),
-        };
-        Ok(Some(location.trim_end_matches('/').to_owned()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests::load_env;
 
     #[test]
     fn metastores_have_addresses() {
@@ -109,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_hive_keeps() {
+    fn names_are_valid_in_hive() {
         for name in ["events", "_1", "lake_2026"] {
             assert!(HiveName::parse(name).is_ok(), "{name}");
         }
@@ -117,26 +90,5 @@ mod tests {
         for name in ["", "Events", "a-b", "a.b", "ä", long.as_str()] {
             assert!(HiveName::parse(name).is_err(), "{name}");
         }
-    }
-
-    #[test]
-    fn readers_find_the_lake_where_it_is() {
-        let location = |environment: &[(&str, &str)]| load_env(environment).unwrap().config.lake_location();
-        assert_eq!(location(&[]), Ok(None));
-        assert_eq!(location(&[("WAREHOUSE_URL", "file:///srv/lake")]), Ok(None));
-        for (environment, place) in [
-            (vec![("WAREHOUSE_URL", "s3://events/raw/")], "s3a://events/raw"),
-            (vec![("S3_BUCKET", "events")], "s3a://events"),
-            (vec![("S3_BUCKET", "events"), ("S3_PREFIX", "/raw/x/")], "s3a://events/raw/x"),
-            (vec![("WAREHOUSE_URL", "gs://events")], "gs://events"),
-            (
-                vec![("WAREHOUSE_URL", "az://c/p"), ("HIVE_LOCATION", "abfss://c@a.dfs.core.windows.net/p")],
-                "abfss://c@a.dfs.core.windows.net/p",
-            ),
-        ] {
-            assert_eq!(location(&environment), Ok(Some(place.to_owned())), "{environment:?}");
-        }
-        let unknown = [("WAREHOUSE_URL", "az://c/p"), ("HIVE_METASTORE_URI", "thrift://hms")];
-        assert!(load_env(&unknown).unwrap_err().to_string().contains("hive_location"));
     }
 }

@@ -1,22 +1,22 @@
-//! What the settings of the bus must hold beyond the form of each value: what the server would take, and
-//! what would lose events, is refused here.
+//! Checks the settings of the bus: values that the server would refuse, and subjects that would lose events.
 //!
-//! Knows how subjects are filtered on NATS, and which the product publishes to.
+//! Knows the subject filters of NATS and the subjects that the product publishes to.
 
-use super::{Config, Setting};
+use super::settings::Config;
+use super::value::Setting;
 
-/// All that is published to them must be kept: events, and the anomalies found in them.
+/// Subjects that the stream must retain: events, and the anomalies found in them.
 const KEPT: [&str; 2] = ["events.>", "anomalies.>"];
 
-/// The durable consumer of the sinks. Rules that shared it would see only a part of the events.
+/// The durable consumer of the sinks. If rules shared it, they would see only a part of the events.
 pub const SINK_CONSUMER: &str = "warehouse-sink";
-/// The roles that may be named as readers of the stream.
+/// The roles that can be readers of the stream.
 pub const READER_SINK: &str = "sink";
 pub const READER_REACTION: &str = "reaction";
-/// The longest name of a stream or a consumer.
+/// Bytes of the name of a stream or a consumer.
 const NAME_BYTES_MAX: usize = 200;
 
-/// Refuses by key, value and what is allowed.
+/// Calls `refuse` with key, value and allowed values.
 pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)) {
     if !matches!(config.nats_stream_replicas.0, 1 | 3 | 5) {
         refuse("nats_stream_replicas", config.nats_stream_replicas.show(), "1, 3 or 5");
@@ -51,13 +51,14 @@ pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)
     }
 }
 
-/// What the server takes for the name of a stream or a consumer; names are tokens of subjects, too.
+/// Whether the server accepts this name of a stream or a consumer, which is also a token of subjects.
 fn is_name(text: &str) -> bool {
     let allowed = |c: char| c > ' ' && !matches!(c, '.' | '*' | '>' | '/' | '\\' | '\x7f');
     !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.chars().all(|c| allowed(c) && !c.is_whitespace())
 }
 
-/// Tokens that are not empty and without blanks; `*` and, at the end, `>` stand for tokens only as a whole.
+/// Checks a subject filter: nonempty tokens without blanks, where `*` and a final `>` are wildcards only as whole
+/// tokens.
 fn is_filter(text: &str) -> bool {
     let count = text.split('.').count();
     text.split('.').enumerate().all(|(index, token)| match token {
@@ -67,14 +68,14 @@ fn is_filter(text: &str) -> bool {
     })
 }
 
-/// Whether every subject that passes `wanted` passes `filter`.
+/// Whether every subject that matches `wanted` also matches `filter`.
 fn covers(filter: &str, wanted: &str) -> bool {
     let mut wanted = wanted.split('.');
     for token in filter.split('.') {
         let covered = match (token, wanted.next()) {
             (_, None) => false,
             (">", Some(_)) => return true,
-            // One token is fewer than one or more.
+            // `*` matches one token, `>` one or more.
             ("*", Some(next)) => next != ">",
             (literal, Some(next)) => literal == next,
         };
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_covers_another_when_nothing_passes_that_one_alone() {
+    fn a_filter_covers_another_that_matches_a_subset() {
         for (filter, wanted, expected) in [
             ("events.>", "events.>", true),
             (">", "events.>", true),
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_server_takes_are_refused() {
+    fn names_that_no_server_accepts_are_refused() {
         let long = "n".repeat(NAME_BYTES_MAX + 1);
         for name in ["CONSUMER_NAME", "NATS_STREAM_NAME", "NATS_STREAM_DLQ_STREAM_NAME"] {
             for wrong in ["a.b", "a*", ">", "a b", "a/b", "a\\b", "a\tb", &long] {
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_no_server_takes_are_refused() {
+    fn numbers_that_no_server_accepts_are_refused() {
         for wrong in ["0", "2", "4", "6"] {
             refused("NATS_STREAM_REPLICAS", wrong);
         }

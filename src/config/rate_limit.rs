@@ -1,24 +1,25 @@
-//! The settings of rate limits, as they complete one another, and what they must hold together.
+//! The settings of rate limits with their mutual defaults, and checks on them.
 
-use super::Config;
+use super::settings::Config;
 use super::value::{Count, Limit, Setting};
 
-/// Requests a second, and at once.
+/// Requests per second, and the burst.
 pub struct Rate {
     pub per_second: usize,
     pub burst: usize,
 }
 
-/// Tokens are added no more often than this many times a second: what does not fit a burst then is lost.
+/// Refills of the token bucket per second: tokens of one refill that exceed the burst are lost.
 const REFILLS_MAX: usize = 100;
 
 impl Config {
-    /// Of all callers together.
+    /// The limit on all callers together.
     pub fn rate_limit(&self) -> Rate {
         Rate { per_second: self.rate_limit_requests_per_second.0, burst: self.rate_limit_burst_size.0 }
     }
 
-    /// Of each key or address: as of all together where nothing else is said; twice the rate at once where only that is.
+    /// The limit on each key or address. Defaults to the limit on all callers; if only the rate is set, the burst is
+    /// twice the rate.
     pub fn rate_limit_per_key(&self) -> Rate {
         let all = self.rate_limit();
         let burst = self.rate_limit_per_key_burst.map(|burst| burst.0);
@@ -28,13 +29,13 @@ impl Config {
         }
     }
 
-    /// Events a second of each key or address, where they are limited.
+    /// Events per second of each key or address, if limited.
     pub fn rate_limit_events(&self) -> Option<usize> {
         self.rate_limit_events_per_second.and_then(|Limit(per_second)| per_second)
     }
 }
 
-/// Refuses by key, value and what is allowed.
+/// Calls `refuse` with key, value and allowed values.
 pub(super) fn check(config: &Config, refuse: &mut impl FnMut(&str, String, &str)) {
     let too_small = |rate: &Rate| rate.burst.saturating_mul(REFILLS_MAX) < rate.per_second;
     if too_small(&config.rate_limit()) {
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_complete_one_another() {
+    fn limits_default_to_one_another() {
         let everywhere = ("HTTP_ADDR", ":8080");
         let (rps, burst) = ("RATE_LIMIT_PER_KEY_RPS", "RATE_LIMIT_PER_KEY_BURST");
         assert_eq!(limits(&[]), (false, [1_000, 2_000, 1_000, 2_000]), "a laptop has none");
@@ -72,10 +73,10 @@ mod tests {
     }
 
     #[test]
-    fn events_have_no_limit_unless_there_is_a_rate() {
+    fn events_are_unlimited_by_default() {
         let rate = |value: &str| load_env(&[("RATE_LIMIT_EVENTS_PER_SECOND", value)]).map(|loaded| loaded.config);
         assert_eq!(load_env(&[]).unwrap().config.rate_limit_events(), None);
-        // The environment has no other word to take back what a file says.
+        // In the environment, 0 is the only way to undo a file's limit.
         assert_eq!(rate("0").unwrap().rate_limit_events(), None);
         assert_eq!(rate("10000").unwrap().rate_limit_events(), Some(10_000));
         for wrong in ["-1", "off", "1.5", "1000000001"] {
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_that_no_rate_comes_through_is_refused() {
+    fn a_burst_too_small_for_its_rate_is_refused() {
         for (name, value) in [("RATE_LIMIT_BURST_SIZE", "9"), ("RATE_LIMIT_PER_KEY_BURST", "9")] {
             let error = load_env(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(&name.to_ascii_lowercase()) && error.contains("hundredth"), "{error}");

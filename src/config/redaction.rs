@@ -1,9 +1,9 @@
-//! URLs as they may be printed.
+//! Redacts URLs for display.
 //!
-//! Invariant: what could be a part of a password is not shown, at the cost of a host or a path that could not be told
-//! from one.
+//! Invariant: text that could be part of a password is never shown, at the cost of hiding hosts or paths that cannot
+//! be told apart from one.
 
-/// Schemes of object stores: a bucket and a key, in which an `@` is a letter like others.
+/// Schemes with a bucket and a key, where `@` is an ordinary character.
 const BUCKET_SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "file"];
 
 /// `scheme://user:***@host?password=***`.
@@ -11,14 +11,14 @@ pub(super) fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
     let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
     let is_bucket = BUCKET_SCHEMES.contains(&scheme) && !authority.contains(':');
-    // A password may hold anything, unescaped too: it ends at the last `@`, wherever that stands.
+    // A password may contain anything, even unescaped: it ends at the last `@`.
     let user_end = if is_bucket { authority.rfind('@') } else { rest.rfind('@') };
     if let Some(end) = user_end {
         let user = rest[..end].split_once(':').map(|(user, _)| user).filter(|user| !user.contains(['/', '?', '#']));
         let user = user.map_or("***".to_owned(), |user| format!("{user}:***"));
         return format!("{scheme}://{user}@{}", redacted_query(&rest[end + 1..]));
     }
-    // What stands for a port and is none is a password whose host was forgotten.
+    // An invalid port is a password whose host is missing.
     match authority.rsplit_once(':') {
         Some((user, port)) if !authority.ends_with(']') && !port.bytes().all(|byte| byte.is_ascii_digit()) => {
             format!("{scheme}://{}:***", user.split(':').next().unwrap_or_default())
@@ -27,7 +27,7 @@ pub(super) fn redacted(url: &str) -> String {
     }
 }
 
-/// A value that is no secret where it belongs. It may be a URL in the wrong place, with the password in it.
+/// Shows a value that is not secret in its own setting, but may be a misplaced URL with a password.
 pub(super) fn shown(text: &str) -> String {
     if text.contains('#') || !text.contains("://") && text.contains(['@', '?']) {
         return "***".to_owned();
@@ -39,16 +39,16 @@ pub(super) fn shown(text: &str) -> String {
     text.split(',').map(part).collect::<Vec<_>>().join(",")
 }
 
-/// Query parameters that hold a secret, by a part of their name: `password`, `sslpassword`, `sig` of Azure, and so on.
+/// Parts of the names of secret query parameters: `password`, `sslpassword`, Azure's `sig`, and so on.
 const SECRET_PARAMETERS: [&str; 6] = ["password", "passwd", "token", "secret", "sig", "key"];
 
-/// What follows the `?`, its secrets masked.
+/// The query with its secrets masked.
 fn redacted_query(url: &str) -> String {
     let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
     let redact = |parameter: &str| {
         let (name, _) = parameter.split_once('=').unwrap_or((parameter, ""));
         let lower = name.to_ascii_lowercase();
-        // An escaped name may spell any of them.
+        // An escaped name may spell any of these.
         let secret = lower.contains('%') || SECRET_PARAMETERS.iter().any(|part| lower.contains(part));
         if secret { format!("{name}=***") } else { parameter.to_owned() }
     };

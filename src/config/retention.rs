@@ -1,4 +1,4 @@
-//! How long events are kept: for all apps, and for some of them otherwise.
+//! How long events are kept, by default and for single apps.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use super::value::{Period, Setting};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
-/// Keeps events for ever.
+/// Keeps events forever.
 const FOREVER: &str = "forever";
 
-/// `400d, shop: 90d, 007: forever`. None is for ever.
+/// `400d, shop: 90d, 007: forever`. `None` is forever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Of apps that are not named.
+    /// The default of all other apps.
     pub all: Option<Duration>,
     pub apps: BTreeMap<String, Option<Duration>>,
 }
 
 impl Retention {
-    /// Whether anything goes at all.
+    /// Whether any events expire.
     pub fn is_finite(&self) -> bool {
         self.all.is_some() || self.apps.values().any(Option::is_some)
     }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_one_is_told_with_what_is_allowed() {
+    fn invalid_retentions_are_reported_with_the_allowed_ones() {
         for wrong in
             ["400", "23h", "1d, 2d", "shop: 1d, shop: 2d", "shop", "shop: ", ": 1d", "a b: 1d", "x/y: 1d", "never"]
         {

@@ -1,15 +1,15 @@
-//! Tokens that give access, as text that is never printed.
+//! Access tokens, which are never printed.
 
 use std::fmt;
 
 use super::value::{Flag, Setting};
 
-/// Shorter ones could be guessed.
+/// Shorter tokens could be guessed.
 const CHARS_MIN: usize = 32;
-/// Longer ones do not fit a header.
+/// Longer tokens do not fit a header.
 const CHARS_MAX: usize = 512;
 
-/// What a client sends as `Authorization: Bearer`.
+/// A token that clients send as `Authorization: Bearer`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(pub String);
 
@@ -39,7 +39,8 @@ impl Setting for Token {
     }
 }
 
-/// Whether `secrets_key` replaces another key. Some write that key here: it is not repeated.
+/// Whether `secrets_key` replaces another key. Users may enter that key here by mistake, so errors do not repeat the
+/// value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaced(pub bool);
 

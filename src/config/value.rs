@@ -1,7 +1,7 @@
-//! How a setting's text becomes a value: durations, sizes, addresses, lists, choices.
+//! Parses settings: durations, sizes, addresses, lists, choices.
 //!
-//! Invariant: `parse` of what `Display` prints gives the same value. Every error says
-//! what is allowed, never what other settings hold.
+//! Invariant: parsing the output of `show` gives the same value, except for secrets. Every error says what is allowed,
+//! and nothing about other settings.
 
 use std::fmt;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -12,9 +12,9 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::redaction::{redacted, shown};
 
-/// A value that is written as text in the environment, a file or a flag.
+/// A value written as text in the environment, a file or a flag.
 pub trait Setting: Sized {
-    /// Holds a password or a key, or may: what does not parse is not repeated either.
+    /// Whether it may contain a password or a key; errors then do not repeat the text.
     const CONFIDENTIAL: bool = false;
 
     /// The error is a clause that says what is allowed.
@@ -22,7 +22,7 @@ pub trait Setting: Sized {
     fn show(&self) -> String;
 }
 
-/// A span of time such as `30s`, `5m`, `1h30m` or `500ms`.
+/// A duration such as `30s`, `5m`, `1h30m` or `500ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period(pub Duration);
 
@@ -51,7 +51,7 @@ impl Setting for Period {
     fn show(&self) -> String {
         let mut rest = self.0.as_millis() as u64;
         let mut out = String::new();
-        // Days are read but not written: `168h` is how people write a week here.
+        // Days are parsed but not printed: a week is commonly written as `168h` here.
         for (name, size) in &UNITS[1..] {
             if rest >= *size {
                 out.push_str(&format!("{}{name}", rest / size));
@@ -102,7 +102,7 @@ impl Setting for Size {
     }
 }
 
-/// Where to listen: `host:port`, or `:port` for every interface.
+/// A listen address: `host:port`, or `:port` for all interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     host: String,
@@ -110,7 +110,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// For binding.
+    /// The address to bind.
     pub fn host_port(&self) -> String {
         match &*self.host {
             "" => format!("0.0.0.0:{}", self.port),
@@ -119,7 +119,7 @@ impl Address {
         }
     }
 
-    /// For connecting from this machine: what is bound to every interface is reached by loopback.
+    /// The address to connect to from this machine: loopback if bound to all interfaces.
     pub fn to_connect(&self) -> String {
         match &*self.host {
             "" | "0.0.0.0" => format!("127.0.0.1:{}", self.port),
@@ -128,7 +128,7 @@ impl Address {
         }
     }
 
-    /// True when only this machine can reach it.
+    /// Whether only this machine can reach it.
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
             Ok(address) => address.is_loopback(),
@@ -164,7 +164,7 @@ impl Setting for Address {
     }
 }
 
-/// A key of 32 bytes, as text that is never printed.
+/// A 32-byte key, which is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretKey(pub String);
 
@@ -229,12 +229,12 @@ impl Setting for String {
     }
 
     fn show(&self) -> String {
-        // A URL in the place of a host or a name.
+        // A misplaced URL in the setting of a host or a name.
         if self.contains("://") { shown(self) } else { self.clone() }
     }
 }
 
-/// A whole number from 1.
+/// An integer from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count(pub usize);
 
@@ -249,7 +249,7 @@ impl Setting for Count {
     }
 }
 
-/// A whole number from 1; 0 for none.
+/// An integer from 1, or 0 for no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(pub Option<usize>);
 
@@ -299,7 +299,7 @@ impl Setting for Flag {
     }
 }
 
-/// Attempts, or -1 for as many as it takes.
+/// A number of attempts, or -1 for no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempts(pub Option<usize>);
 
@@ -307,7 +307,7 @@ impl Setting for Attempts {
     fn parse(text: &str) -> Result<Self, String> {
         match text.trim().parse::<i64>() {
             Ok(-1) => Ok(Self(None)),
-            // The client takes 0 for no limit.
+            // The client treats 0 as no limit.
             Ok(count) if count > 0 => Ok(Self(Some(count as usize))),
             _ => Err("a whole number from 1, or -1 for no limit".into()),
         }
@@ -318,7 +318,7 @@ impl Setting for Attempts {
     }
 }
 
-/// A comma-separated list, at least one.
+/// A comma-separated list with at least one element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List(pub Vec<String>);
 
@@ -333,7 +333,7 @@ impl Setting for List {
     }
 }
 
-/// A text that is never printed.
+/// A secret text, which is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -355,7 +355,7 @@ impl Setting for Secret {
     }
 }
 
-/// One or more URLs, separated by commas, whose passwords are never printed.
+/// One or more URLs, separated by commas. Passwords are never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(pub String);
 
@@ -378,7 +378,7 @@ impl Setting for Url {
         }
     }
 
-    /// `scheme://user:***@host?password=***`; a lone user is a token, and as secret.
+    /// `scheme://user:***@host?password=***`; a user without a password is a token, and secret.
     fn show(&self) -> String {
         self.0.split(',').map(|url| redacted(url.trim())).collect::<Vec<_>>().join(",")
     }
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_and_keys_are_checked() {
+    fn networks_and_keys_are_validated() {
         assert_eq!(Networks::parse("10.0.0.0/8, loopback,::1").unwrap().0, ["10.0.0.0/8", "loopback", "::1"]);
         for wrong in ["10.0.0.0/33", "everything", "10.0.0/8", "::1/129"] {
             assert!(Networks::parse(wrong).is_err(), "{wrong:?}");

@@ -10,7 +10,6 @@ const LONGER: &[(&str, &str)] = &[
     ("src/bus/conformance.rs", "one suite, read from top to bottom"),
     ("src/bus/embedded/dedup.rs", "half of it are its tests"),
     ("src/bus/nats/subscription.rs", "one loop and the state that it alone changes"),
-    ("src/config.rs", "half of it are its tests"),
     ("src/gateway/tests/bad_input.rs", "a table of cases"),
     ("src/metrics.rs", "every metric, and what each of them is"),
     ("src/store/conformance/mod.rs", "one suite, read from top to bottom"),
