@@ -79,14 +79,14 @@ fn bench_match(c: &mut Criterion) {
     group.bench_function("1 event, 1,000 rules spread over apps and types", |b| {
         b.iter_batched(
             || View::from(value.clone()),
-            |view| few.iter().filter(|matcher| matcher.judge(black_box(&view)) == Ok(true)).count(),
+            |view| few.iter().filter(|matcher| matcher.matches(black_box(&view)) == Ok(true)).count(),
             criterion::BatchSize::SmallInput,
         );
     });
     group.bench_function("1 event, 1,000 rules without filters", |b| {
         b.iter_batched(
             || View::from(value.clone()),
-            |view| all.iter().filter(|matcher| matcher.judge(black_box(&view)) == Ok(true)).count(),
+            |view| all.iter().filter(|matcher| matcher.matches(black_box(&view)) == Ok(true)).count(),
             criterion::BatchSize::SmallInput,
         );
     });
@@ -98,7 +98,7 @@ fn bench_match(c: &mut Criterion) {
     group.bench_function("1 event, 10 expressions", |b| {
         b.iter_batched(
             || View::from(value.clone()),
-            |view| expressions.iter().filter(|matcher| matcher.judge(black_box(&view)) == Ok(true)).count(),
+            |view| expressions.iter().filter(|matcher| matcher.matches(black_box(&view)) == Ok(true)).count(),
             criterion::BatchSize::SmallInput,
         );
     });
@@ -108,7 +108,7 @@ fn bench_match(c: &mut Criterion) {
     let deep = compile(std::iter::once(deep));
     group.bench_function("1 event, 1 JSONPath filter", |b| {
         let view = View::from(value.clone());
-        b.iter(|| deep[0].judge(black_box(&view)));
+        b.iter(|| deep[0].matches(black_box(&view)));
     });
     // What the evaluator of our own is measured against.
     let library = jsonpath_rust::parser::parse_json_path("$.purchase_complete.items[?@.quantity > 1].product_id");

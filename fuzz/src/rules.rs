@@ -29,7 +29,7 @@ fn try_rule(document: Value) {
         assert!(!refusal.detail.is_empty());
     }
     match Matcher::compile(&rule) {
-        Ok(matcher) => drop(matcher.judge(&View::from(view()))),
+        Ok(matcher) => drop(matcher.matches(&View::from(view()))),
         Err(errors) => assert!(!errors.is_empty() && !refusals.is_empty(), "what cannot be compiled is refused"),
     }
 }

@@ -1,9 +1,9 @@
-//! The engine: messages in, effects out, acknowledged in between.
+//! The engine: fetches messages, commits their effects, then acknowledges them.
 //!
-//! Invariants: the effects of a message are committed with its sequence before it is
-//! acknowledged, so each happens once however often the message comes; the rules that judge
-//! a batch are those in force when it was fetched or later ones. With the store away the
-//! batch in hand waits under a renewed lease and nothing more is fetched.
+//! Invariants: the effects of a message are committed together with its sequence before it is acknowledged, so each
+//! happens once however often the message is redelivered; a batch is evaluated with the rules in force when it was
+//! fetched, or later ones. While the store is unavailable, the current batch waits under a renewed lease and nothing
+//! more is fetched.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -24,7 +24,7 @@ use super::anomalies::detection::{GroupKey, Groups};
 use super::blocking::off_the_runtime;
 use super::error::ReactionError;
 use super::evaluate::{Evaluation, Undecodable, cause};
-use super::faults::Ledger;
+use super::faults::FaultCounts;
 use super::ruleset::Ruleset;
 use super::settings::EngineSettings;
 use crate::base::backoff::{Backoff, random_unit};
@@ -35,15 +35,15 @@ use crate::bus::{
 use crate::metrics;
 use crate::store::{Cause, Effects, Recorded, Store, StoreError, StoreErrorKind};
 
-/// Acknowledgements and other work on their way while the next batches are judged.
-const BESIDE_MAX: usize = 8;
-/// How often faults of rules are handed to the store.
+/// Acks and other background operations that may be outstanding while the next batches are evaluated.
+const BACKGROUND_MAX: usize = 8;
+/// How often rule faults are written to the store.
 const FAULTS_INTERVAL: Duration = Duration::from_secs(1);
-/// How a batch waits for a store that fails.
+/// Backoff of a batch while the store fails.
 const STORE_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(50), multiplier: 2.0, max: Duration::from_secs(2) };
 
-/// How a batch waits when another engine has written the windows that it changes: about as long as a commit takes.
+/// Backoff of a batch after another engine has written the windows that it changes: about one commit.
 const REFUSED_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(2), multiplier: 2.0, max: Duration::from_millis(100) };
 
@@ -57,12 +57,12 @@ impl EngineSettings {
             coarse_acks: false,
             ack_wait: self.ack_wait,
             max_deliver: self.max_deliver,
-            pending_max: self.fetch_messages_max.saturating_mul(BESIDE_MAX + 2),
+            pending_max: self.fetch_messages_max.saturating_mul(BACKGROUND_MAX + 2),
         }
     }
 }
 
-/// Runs until `stop`; then waits for the acknowledgements on their way.
+/// Runs until `stop`, then waits for outstanding acks.
 pub async fn run_engine(
     settings: EngineSettings,
     bus: Bus,
@@ -70,10 +70,10 @@ pub async fn run_engine(
     stop: CancellationToken,
 ) -> Result<(), ReactionError> {
     let mut subscription = bus.subscribe(settings.consumer()).await?;
-    let needs = Arc::new(Needs { changes: store.changes(), none_as_of: AtomicU64::new(u64::MAX) });
-    subscription.set_interest(needs.clone());
+    let interest = Arc::new(RuleInterest { changes: store.changes(), empty_as_of: AtomicU64::new(u64::MAX) });
+    subscription.set_interest(interest.clone());
     let mut engine = Engine {
-        needs,
+        interest,
         groups: Groups::new(settings.groups_max),
         acker: subscription.acker(),
         consumer: String::new(),
@@ -81,31 +81,31 @@ pub async fn run_engine(
         loaded: None,
         latest_ms: 0,
         acknowledged: None,
-        told: None,
-        floor_at: Instant::now(),
-        beside: FuturesUnordered::new(),
-        faults: Ledger::default(),
-        faults_at: Instant::now(),
+        recorded_ack: None,
+        floor_requested_at: Instant::now(),
+        background: FuturesUnordered::new(),
+        faults: FaultCounts::default(),
+        flush_faults_at: Instant::now(),
         cleanup_at: Instant::now() + settings.state_cleanup_interval,
         settings,
         bus,
         store,
         stop,
-        trying: false,
+        trial_running: false,
     };
-    // Rules are compiled before the first event, so that it does not pay for them.
-    engine.bring_up_to_date().await?;
+    // Compile the rules before the first event, so that it does not pay for them.
+    engine.refresh_rules().await?;
     info!(rules = engine.ruleset.rules.len(), anomalies = engine.ruleset.anomalies.len(), "engine started");
     while let Some(batch) = engine.fetch(&mut subscription).await? {
-        engine.follow(&subscription.stream_id());
+        engine.follow_stream(&subscription.stream_id());
         if batch.first().is_some_and(|delivery| delivery.isolated) {
             info!(messages = batch.len(), "messages that may have ended the process are tried apart from others");
-            engine.finish_beside().await;
+            engine.drain_background().await;
         }
-        engine.settle(&batch).await?;
+        engine.process(&batch).await?;
     }
-    engine.tell_faults();
-    engine.finish_beside().await;
+    engine.flush_faults();
+    engine.drain_background().await;
     if let Err(error) = subscription.release().await {
         warn!(%error, "messages read ahead are not given back, they come again when their leases end");
     }
@@ -116,45 +116,45 @@ struct Engine {
     settings: EngineSettings,
     bus: Bus,
     store: Store,
-    /// The consumer in this life of the stream: sequences of another stream are others.
+    /// The consumer name with the stream's id: sequences of a recreated stream start over.
     consumer: String,
     acker: Acker,
     stop: CancellationToken,
-    needs: Arc<Needs>,
+    interest: Arc<RuleInterest>,
     ruleset: Ruleset,
-    /// The version of the changes that `ruleset` holds, and when it was read. `None`: it must be read, and the
-    /// groups with it.
+    /// The change version that `ruleset` reflects, and when it was loaded. `None` forces a reload of the rules and of
+    /// the groups.
     loaded: Option<(u64, Instant)>,
     groups: Groups,
-    /// The latest time of a message with effects.
+    /// The latest publish time of a message with effects.
     latest_ms: i64,
     /// See [`Effects::acknowledged`].
     acknowledged: Option<Cause>,
-    /// The same, as the store knows it.
-    told: Option<Cause>,
-    /// When the floor was last asked for.
-    floor_at: Instant,
-    /// What goes on beside the judging.
-    beside: FuturesUnordered<BoxFuture<'static, Beside>>,
-    /// What rules failed at since the store was last told.
-    faults: Ledger,
-    /// When the store may be told next.
-    faults_at: Instant,
+    /// The value that the store last recorded.
+    recorded_ack: Option<Cause>,
+    /// When the ack floor was last requested.
+    floor_requested_at: Instant,
+    /// Background operations, polled while messages are fetched and evaluated.
+    background: FuturesUnordered<BoxFuture<'static, Completion>>,
+    /// Rule faults since the last write to the store.
+    faults: FaultCounts,
+    /// When they may be written next.
+    flush_faults_at: Instant,
     cleanup_at: Instant,
-    /// A trial of isolated messages is under way.
-    trying: bool,
+    /// A trial of isolated messages is running.
+    trial_running: bool,
 }
 
-/// What the bus is asked for.
-struct Needs {
+/// Tells the bus whether any message is of interest.
+struct RuleInterest {
     changes: watch::Receiver<u64>,
-    /// The version of the changes in which there is nothing to judge by.
-    none_as_of: AtomicU64,
+    /// The change version at which no rule or anomaly config was in force.
+    empty_as_of: AtomicU64,
 }
 
-impl Interest for Needs {
+impl Interest for RuleInterest {
     fn has_interest(&self) -> bool {
-        *self.changes.borrow() != self.none_as_of.load(Ordering::Acquire)
+        *self.changes.borrow() != self.empty_as_of.load(Ordering::Acquire)
     }
 
     fn skipped(&self, messages: u64) {
@@ -162,17 +162,17 @@ impl Interest for Needs {
     }
 }
 
-/// Something beside the judging has ended.
-enum Beside {
-    Acknowledged(Result<(), BusError>),
+/// A background operation has completed.
+enum Completion {
+    Acked(Result<(), BusError>),
     CleanedUp(Result<u64, StoreError>),
-    Told(Result<(), StoreError>),
-    /// Asked for this consumer in this life of the stream, when no later message had effects.
+    FaultsStored(Result<(), StoreError>),
+    /// The consumer name at the time of the request, and the latest publish time of a message with effects by then.
     Status(String, i64, Result<BusStatus, BusError>),
 }
 
 impl Engine {
-    /// The next messages; `None` on stop.
+    /// Fetches the next messages; `None` on stop.
     async fn fetch(&mut self, subscription: &mut Subscription) -> Result<Option<Vec<Delivery>>, ReactionError> {
         let stop = self.stop.clone();
         let mut fetch = pin!(subscription.fetch(self.settings.fetch_messages_max, self.settings.fetch_bytes_max));
@@ -181,50 +181,51 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(None),
-                Some(ended) = self.beside.next(), if !self.beside.is_empty() => self.ended(ended),
+                Some(completion) = self.background.next(), if !self.background.is_empty() => self.completed(completion),
                 batch = &mut fetch => return Ok(Some(batch?)),
-                () = sleep_until(self.faults_at), if !self.faults.is_empty() => self.tell_faults(),
+                () = sleep_until(self.flush_faults_at), if !self.faults.is_empty() => self.flush_faults(),
                 () = sleep_until(self.cleanup_at) => {
                     self.cleanup_at = Instant::now() + self.settings.state_cleanup_interval;
                     self.clean_up();
                 }
-                // Messages that are passed over do not bring the rules up to date.
+                // Skipped messages never trigger a reload.
                 () = sleep_until(refresh_at), if self.ruleset.is_empty() => {
-                    if let Err(error) = self.bring_up_to_date().await {
+                    if let Err(error) = self.refresh_rules().await {
                         warn!(error = %describe(&error), "rules could not be read, the next event tries again");
                         self.loaded = None;
-                        self.needs.none_as_of.store(u64::MAX, Ordering::Release);
+                        self.interest.empty_as_of.store(u64::MAX, Ordering::Release);
                     }
                 }
             }
         }
     }
 
-    /// Sequences count anew in another life of the stream: the store keeps them apart by it.
-    fn follow(&mut self, stream_id: &str) {
+    /// Starts over when the stream was recreated: its sequences restart, and the store keeps the two apart by the
+    /// stream's id.
+    fn follow_stream(&mut self, stream_id: &str) {
         let is_known = self.consumer.strip_suffix(stream_id).is_some_and(|before| before.ends_with('@'));
         if !is_known {
             self.consumer = format!("{}@{stream_id}", self.settings.consumer_name);
             self.groups.follow(stream_id);
-            (self.acknowledged, self.told) = (None, None);
-            // The first status asked for is of this life.
-            self.floor_at = Instant::now();
+            (self.acknowledged, self.recorded_ack) = (None, None);
+            // Request the status of the new stream immediately.
+            self.floor_requested_at = Instant::now();
         }
     }
 
-    /// Carries a batch through: effects committed, then acknowledged. Returns early when its lease was lost
-    /// or on stop; the bus brings it again then.
-    async fn settle(&mut self, batch: &[Delivery]) -> Result<(), ReactionError> {
+    /// Commits the effects of a batch and acknowledges it. Returns early on stop or when the lease was lost; the bus
+    /// then redelivers the rest.
+    async fn process(&mut self, batch: &[Delivery]) -> Result<(), ReactionError> {
         let mut undecodable = Vec::new();
-        let mut settled = 0;
-        let mut ask_all = false;
+        let mut done = 0;
+        let mut check_all = false;
         let mut failures = 0;
-        while settled < batch.len() {
-            let error = match self.commit_some(&batch[settled..], ask_all, &mut undecodable).await {
+        while done < batch.len() {
+            let error = match self.commit_next(&batch[done..], check_all, &mut undecodable).await {
                 Ok(taken) => {
-                    settled += taken;
+                    done += taken;
                     failures = 0;
-                    // What is left comes again: nothing of it is committed.
+                    // The rest is redelivered: none of it is committed.
                     if self.stop.is_cancelled() {
                         break;
                     }
@@ -232,15 +233,15 @@ impl Engine {
                 }
                 Err(error) => error,
             };
-            // That the store fails says nothing against a message.
-            if std::mem::take(&mut self.trying) {
+            // A store failure is no evidence against a message.
+            if std::mem::take(&mut self.trial_running) {
                 self.acker.end_trial(TrialOutcome::Withdrawn).await;
             }
-            // What was judged in vain is still in the groups: they come from the store again, and what may
-            // have been committed after all is asked for.
+            // The groups still contain the failed evaluation, so reload them, and look up whether the commit succeeded
+            // after all.
             self.loaded = None;
-            ask_all = true;
-            undecodable.retain(|found: &Undecodable| batch[..settled].iter().any(|d| d.receipt == found.receipt));
+            check_all = true;
+            undecodable.retain(|found: &Undecodable| batch[..done].iter().any(|d| d.receipt == found.receipt));
             if matches!(error.kind, StoreErrorKind::Closed | StoreErrorKind::Corrupt) {
                 return Err(error.into());
             }
@@ -250,44 +251,46 @@ impl Engine {
                 () = self.stop.cancelled() => return Ok(()),
                 () = sleep(STORE_BACKOFF.delay(failures, random_unit())) => {}
             }
-            if !self.renew(&batch[settled..]).await {
+            if !self.renew(&batch[done..]).await {
                 break;
             }
         }
-        // The next fetch ends it.
-        self.trying = false;
-        self.answer(&batch[..settled], undecodable).await;
+        // The next fetch ends the trial.
+        self.trial_running = false;
+        self.acknowledge(&batch[..done], undecodable).await;
         Ok(())
     }
 
-    /// Waits for the acknowledgements on their way.
-    async fn finish_beside(&mut self) {
-        while let Some(ended) = self.beside.next().await {
-            self.ended(ended);
+    /// Waits for all background operations.
+    async fn drain_background(&mut self) {
+        while let Some(completion) = self.background.next().await {
+            self.completed(completion);
         }
     }
 
-    /// Has it on record that isolated messages are tried.
+    /// Records that a trial of isolated messages begins.
     async fn begin_trial(&mut self, batch: &[Delivery]) {
-        if batch.first().is_some_and(|delivery| delivery.isolated) && !std::mem::replace(&mut self.trying, true) {
+        if batch.first().is_some_and(|delivery| delivery.isolated) && !std::mem::replace(&mut self.trial_running, true)
+        {
             let receipts: Vec<Receipt> = batch.iter().map(|delivery| delivery.receipt).collect();
             self.acker.begin_trial(&receipts).await;
         }
     }
 
-    /// Judges the head of the messages and commits its effects; answers how many messages that were.
-    async fn commit_some(
+    /// Evaluates messages from the front of the batch and commits their effects. Returns the number of messages
+    /// consumed.
+    async fn commit_next(
         &mut self,
         batch: &[Delivery],
-        ask_all: bool,
+        check_all: bool,
         undecodable: &mut Vec<Undecodable>,
     ) -> Result<usize, StoreError> {
-        self.bring_up_to_date().await?;
-        let mut consumed = self.already_consumed(batch, ask_all).await?;
+        self.refresh_rules().await?;
+        let mut consumed = self.already_consumed(batch, check_all).await?;
         self.begin_trial(batch).await;
         let decodable = undecodable.len();
         let mut refusals = 0;
-        let acknowledged = self.acknowledged.filter(|acknowledged| self.told != Some(*acknowledged));
+        let acknowledged = self.acknowledged.filter(|acknowledged| self.recorded_ack != Some(*acknowledged));
         loop {
             undecodable.truncate(decodable);
             let effects = Effects { consumer: self.consumer.clone(), acknowledged, ..Effects::default() };
@@ -309,37 +312,38 @@ impl Engine {
                     debug!(refusals, messages = theirs.len(), windows = states.len(), "another engine was first");
                     self.groups.restore(&written, states, &self.ruleset.detectors());
                     consumed.extend(theirs);
-                    // Who waits a random while does not meet the same one again and again.
+                    // The random delay keeps two engines from colliding again and again.
                     sleep(REFUSED_BACKOFF.delay(refusals, random_unit())).await;
                     continue;
                 }
                 self.latest_ms = latest_ms;
-                self.told = self.acknowledged;
-                self.ask_for_floor();
+                self.recorded_ack = self.acknowledged;
+                self.request_ack_floor();
             }
             metrics::reaction_events(taken as u64, evaluated, matches, found);
             return Ok(taken);
         }
     }
 
-    /// Those whose effects were committed in an earlier life of the message. Asked only where it can be.
-    async fn already_consumed(&mut self, batch: &[Delivery], ask_all: bool) -> Result<HashSet<Cause>, StoreError> {
-        let mut asked = Vec::new();
+    /// The messages whose effects were committed on an earlier delivery. Looked up only where that is possible.
+    async fn already_consumed(&mut self, batch: &[Delivery], check_all: bool) -> Result<HashSet<Cause>, StoreError> {
+        let mut lookups = Vec::new();
         for delivery in batch {
-            if (delivery.possibly_redelivered || ask_all) && self.ruleset.index.candidates(delivery.subject()).is_some()
+            if (delivery.possibly_redelivered || check_all)
+                && self.ruleset.index.candidates(delivery.subject()).is_some()
             {
-                asked.push(cause(delivery));
+                lookups.push(cause(delivery));
             }
         }
-        if asked.is_empty() {
+        if lookups.is_empty() {
             return Ok(HashSet::new());
         }
-        Ok(self.store.consumed(&self.consumer, &asked).await?.into_iter().collect())
+        Ok(self.store.consumed(&self.consumer, &lookups).await?.into_iter().collect())
     }
 
-    /// Reads the rules anew when something changed since they were read, or the interval has passed.
-    async fn bring_up_to_date(&mut self) -> Result<(), StoreError> {
-        let version = *self.needs.changes.borrow();
+    /// Reloads the rules when something has changed or the refresh interval has passed.
+    async fn refresh_rules(&mut self) -> Result<(), StoreError> {
+        let version = *self.interest.changes.borrow();
         if let Some((loaded, at)) = self.loaded
             && loaded == version
             && at.elapsed() < self.settings.refresh_interval
@@ -361,10 +365,10 @@ impl Engine {
         let in_force = |id: &Uuid| {
             ruleset.rules.iter().any(|rule| rule.id == *id) || ruleset.anomalies.iter().any(|known| known.id == *id)
         };
-        self.faults.keep(in_force);
+        self.faults.retain(in_force);
         self.ruleset = ruleset;
         self.loaded = Some((version, Instant::now()));
-        self.needs.none_as_of.store(if self.ruleset.is_empty() { version } else { u64::MAX }, Ordering::Release);
+        self.interest.empty_as_of.store(if self.ruleset.is_empty() { version } else { u64::MAX }, Ordering::Release);
         debug!(version, rules = self.ruleset.rules.len(), "rules are up to date");
         Ok(())
     }
@@ -376,7 +380,7 @@ impl Engine {
         )
     }
 
-    /// False when the lease is gone.
+    /// Returns `false` when the lease was lost.
     async fn renew(&mut self, batch: &[Delivery]) -> bool {
         let receipts: Vec<Receipt> = batch.iter().map(|delivery| delivery.receipt).collect();
         match self.acker.renew(&receipts).await {
@@ -388,9 +392,10 @@ impl Engine {
         }
     }
 
-    /// Acknowledges what is settled, without waiting for it to be durable, and gives up what cannot be decoded.
-    async fn answer(&mut self, settled: &[Delivery], undecodable: Vec<Undecodable>) {
-        let mut receipts: Vec<Receipt> = settled.iter().map(|delivery| delivery.receipt).collect();
+    /// Acknowledges committed messages without waiting until the acks are durable, and dead-letters messages that
+    /// cannot be decoded.
+    async fn acknowledge(&mut self, done: &[Delivery], undecodable: Vec<Undecodable>) {
+        let mut receipts: Vec<Receipt> = done.iter().map(|delivery| delivery.receipt).collect();
         for found in undecodable {
             receipts.retain(|receipt| *receipt != found.receipt);
             metrics::reaction_dead_letters(1);
@@ -402,66 +407,67 @@ impl Engine {
             return;
         }
         let acker = self.acker.clone();
-        self.beside.push(Box::pin(async move { Beside::Acknowledged(acker.ack(&receipts).await) }));
-        // A future runs only when it is asked: the first poll hands the acknowledgement to the bus.
-        if let std::task::Poll::Ready(Some(ended)) = futures_util::poll!(self.beside.next()) {
-            self.ended(ended);
+        self.background.push(Box::pin(async move { Completion::Acked(acker.ack(&receipts).await) }));
+        // Futures are lazy: the first poll hands the ack to the bus.
+        if let std::task::Poll::Ready(Some(completion)) = futures_util::poll!(self.background.next()) {
+            self.completed(completion);
         }
-        while self.beside.len() >= BESIDE_MAX {
-            if let Some(ended) = self.beside.next().await {
-                self.ended(ended);
+        while self.background.len() >= BACKGROUND_MAX {
+            if let Some(completion) = self.background.next().await {
+                self.completed(completion);
             }
         }
     }
 
-    fn ended(&mut self, ended: Beside) {
-        match ended {
-            Beside::Acknowledged(Ok(())) | Beside::CleanedUp(Ok(_)) | Beside::Told(Ok(())) => {}
-            Beside::Acknowledged(Err(error)) if error.kind == BusErrorKind::Closed => {
+    fn completed(&mut self, completion: Completion) {
+        match completion {
+            Completion::Acked(Ok(())) | Completion::CleanedUp(Ok(_)) | Completion::FaultsStored(Ok(())) => {}
+            Completion::Acked(Err(error)) if error.kind == BusErrorKind::Closed => {
                 debug!("bus closed before the acknowledgement");
             }
-            // It costs a redelivery, which the store recognizes.
-            Beside::Acknowledged(Err(error)) => {
+            // The cost is a redelivery, which the store detects.
+            Completion::Acked(Err(error)) => {
                 warn!(%error, "acknowledgement was not stored, the bus brings the messages again");
             }
-            Beside::Told(Err(error)) => warn!(error = %describe(&error), "faults of rules were not stored"),
-            Beside::CleanedUp(Err(error)) => warn!(error = %describe(&error), "stale state was not forgotten"),
-            // The floor of one life of the stream says nothing in the next.
-            Beside::Status(consumer, _, Ok(_)) if consumer != self.consumer => {}
-            Beside::Status(_, asked_ms, Ok(status)) => {
+            Completion::FaultsStored(Err(error)) => warn!(error = %describe(&error), "faults of rules were not stored"),
+            Completion::CleanedUp(Err(error)) => warn!(error = %describe(&error), "stale state was not forgotten"),
+            // The ack floor of the previous stream is meaningless for this one.
+            Completion::Status(consumer, _, Ok(_)) if consumer != self.consumer => {}
+            Completion::Status(_, latest_ms, Ok(status)) => {
                 let consumer = status.consumers.iter().find(|consumer| consumer.name == self.settings.consumer_name);
                 let floor = consumer.map_or(0, |consumer| consumer.ack_floor.min(status.last_sequence));
-                self.acknowledged = (floor > 0).then(|| Cause::new(floor, asked_ms)).or(self.acknowledged);
+                self.acknowledged = (floor > 0).then(|| Cause::new(floor, latest_ms)).or(self.acknowledged);
             }
-            Beside::Status(_, _, Err(error)) => debug!(%error, "bus did not tell how far it has acknowledged"),
+            Completion::Status(_, _, Err(error)) => debug!(%error, "bus did not tell how far it has acknowledged"),
         }
     }
 
-    /// Hands the faults to the store, which shows them on their documents.
-    fn tell_faults(&mut self) {
+    /// Writes the faults to the store, which shows them on their documents.
+    fn flush_faults(&mut self) {
         if self.faults.is_empty() {
             return;
         }
-        self.faults_at = Instant::now() + FAULTS_INTERVAL;
+        self.flush_faults_at = Instant::now() + FAULTS_INTERVAL;
         let (store, faults) = (self.store.clone(), self.faults.take());
-        self.beside.push(Box::pin(async move { Beside::Told(store.add_faults(faults).await) }));
+        self.background.push(Box::pin(async move { Completion::FaultsStored(store.add_faults(faults).await) }));
     }
 
-    fn ask_for_floor(&mut self) {
-        if self.floor_at.elapsed() < self.settings.floor_interval {
+    fn request_ack_floor(&mut self) {
+        if self.floor_requested_at.elapsed() < self.settings.floor_interval {
             return;
         }
-        self.floor_at = Instant::now();
-        let (bus, consumer, asked_ms) = (self.bus.clone(), self.consumer.clone(), self.latest_ms);
-        self.beside.push(Box::pin(async move { Beside::Status(consumer, asked_ms, bus.status().await) }));
+        self.floor_requested_at = Instant::now();
+        let (bus, consumer, latest_ms) = (self.bus.clone(), self.consumer.clone(), self.latest_ms);
+        self.background.push(Box::pin(async move { Completion::Status(consumer, latest_ms, bus.status().await) }));
     }
 
-    /// Forgets windows that nobody touched for long, and gives up what disabled webhooks were owed for too long.
+    /// Deletes windows that were not touched for `state_retention`, and abandons deliveries that exceed the bounds of
+    /// disabled webhooks.
     fn clean_up(&mut self) {
         let retention_ms = i64::try_from(self.settings.state_retention.as_millis()).unwrap_or(i64::MAX);
         let before_ms = Timestamp::now().as_millisecond().saturating_sub(retention_ms);
         let (store, disabled_owed) = (self.store.clone(), self.settings.disabled_owed);
-        self.beside.push(Box::pin(async move {
+        self.background.push(Box::pin(async move {
             let forgotten = store.forget_stale(before_ms).await;
             match store.give_up_owed(disabled_owed).await {
                 Ok(0) => {}
@@ -470,7 +476,7 @@ impl Engine {
                 }
                 Err(error) => warn!(error = %describe(&error), "what disabled webhooks are owed was not bounded"),
             }
-            Beside::CleanedUp(forgotten)
+            Completion::CleanedUp(forgotten)
         }));
     }
 }

@@ -1,18 +1,18 @@
-//! The errors that end the engine or the dispatcher.
+//! Errors that end the engine or the dispatcher.
 
 use std::fmt;
 
-use super::webhooks::TlsRefused;
+use super::webhooks::TlsFilesError;
 use crate::bus::BusError;
 use crate::store::StoreError;
 
-/// What ends the engine or the dispatcher before it was told to.
+/// Why the engine or the dispatcher ended before it was stopped.
 #[derive(Debug)]
 pub enum ReactionError {
     Bus(BusError),
     Store(StoreError),
     /// TLS could not be set up.
-    Tls(TlsRefused),
+    Tls(TlsFilesError),
 }
 
 impl fmt::Display for ReactionError {
@@ -47,8 +47,8 @@ impl From<StoreError> for ReactionError {
     }
 }
 
-impl From<TlsRefused> for ReactionError {
-    fn from(error: TlsRefused) -> Self {
+impl From<TlsFilesError> for ReactionError {
+    fn from(error: TlsFilesError) -> Self {
         Self::Tls(error)
     }
 }

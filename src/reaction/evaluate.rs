@@ -1,7 +1,7 @@
-//! From a batch of messages to its effects: a function of values, without IO.
+//! Turns a batch of messages into effects: a function of values, without I/O.
 //!
-//! Invariant: a message that nothing asks for is neither decoded nor copied. The payloads are
-//! what the admin API's contract says a webhook receives.
+//! Invariant: a message without candidates is neither decoded nor copied. The payloads are those that the admin API's
+//! contract promises to webhooks.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -13,14 +13,14 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::anomalies::config::Anomaly;
-use super::anomalies::detection::{Groups, Observed};
-use super::anomalies::stream_order::Published;
-use super::faults::{Failed, Ledger};
-use super::matching::{self, Asked, Matched};
-use super::rules::actions::Call;
-use super::rules::rule::Fault;
-use super::rules::subject_template::{Template, anomaly_subject};
+use super::anomalies::config::ActiveAnomaly;
+use super::anomalies::detection::{Groups, Observation};
+use super::anomalies::stream_order::StreamPosition;
+use super::faults::{FailedDocument, FaultCounts};
+use super::matching::{self, CandidateMessage, MatchResult};
+use super::rules::actions::WebhookCall;
+use super::rules::rule::RuleFault;
+use super::rules::subject_template::{SubjectTemplate, anomaly_subject};
 use super::rules::view::View;
 use super::ruleset::{ActiveRule, Ruleset};
 use super::settings::EngineSettings;
@@ -28,24 +28,24 @@ use crate::bus::{Delivery, Receipt};
 use crate::event::{EventRef, Int64};
 use crate::store::{AnomalyEvent, Cause, Effects, NewDelivery, OutboxMessage};
 
-/// Effects that are committed together; a batch that causes more is committed in parts.
+/// Effects in one commit; a batch that causes more is committed in parts.
 const EFFECTS_MAX: usize = 4_096;
-/// Messages whose rules are matched before the first of their effects: as many as may be matched in vain when the
-/// effects of the first few fill a commit.
+/// Messages matched ahead of the first effect: the upper bound of wasted matching when the effects of the first few
+/// fill a commit.
 const WINDOW_MESSAGES: usize = 1_024;
-/// Payload bytes that are committed together.
+/// Payload bytes in one commit.
 const EFFECT_BYTES_MAX: usize = 16 << 20;
 
-/// What evaluation needs besides the messages.
+/// The state of one evaluation.
 pub(super) struct Evaluation<'a> {
     pub(super) ruleset: &'a mut Ruleset,
     pub(super) groups: &'a mut Groups,
-    pub(super) faults: &'a mut Ledger,
-    /// Ends evaluation between two messages, or after a rule that took long.
+    pub(super) faults: &'a mut FaultCounts,
+    /// Stops the evaluation between two messages, or after an expensive rule.
     stop: CancellationToken,
     pub(super) now: Timestamp,
     pub(super) max_attempts: u32,
-    /// That match rules.
+    /// Threads that match rules.
     threads: usize,
     pub(super) effects: Effects,
     bytes: usize,
@@ -53,7 +53,7 @@ pub(super) struct Evaluation<'a> {
     pub(super) matches: u64,
 }
 
-/// What names a message to the store.
+/// Identifies a message in the store.
 pub(super) fn cause(delivery: &Delivery) -> Cause {
     Cause::new(delivery.sequence(), delivery.published_at_ms)
 }
@@ -69,7 +69,7 @@ impl<'a> Evaluation<'a> {
     pub(super) fn new(
         ruleset: &'a mut Ruleset,
         groups: &'a mut Groups,
-        faults: &'a mut Ledger,
+        faults: &'a mut FaultCounts,
         stop: &CancellationToken,
         effects: Effects,
         settings: &EngineSettings,
@@ -91,8 +91,8 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Evaluates messages until they end, the effects are enough for one commit, or it is stopped; answers how many
-    /// it took.
+    /// Evaluates messages until none is left, the effects fill one commit, or the engine stops. Returns the number of
+    /// messages consumed.
     pub(super) fn take(
         &mut self,
         deliveries: &[Delivery],
@@ -101,22 +101,22 @@ impl<'a> Evaluation<'a> {
     ) -> usize {
         for start in (0..deliveries.len()).step_by(WINDOW_MESSAGES) {
             let window = start..deliveries.len().min(start + WINDOW_MESSAGES);
-            let mut asked = self.asked(deliveries, window, consumed);
-            matching::look_ahead(&self.ruleset.rules, &mut asked, self.threads, &self.stop);
-            for mut asked in asked {
+            let mut messages = self.candidate_messages(deliveries, window, consumed);
+            matching::match_in_parallel(&self.ruleset.rules, &mut messages, self.threads, &self.stop);
+            for mut message in messages {
                 if self.is_full() || self.stop.is_cancelled() {
-                    return asked.place;
+                    return message.index;
                 }
-                match matching::read(asked.delivery) {
+                match matching::decode(message.delivery) {
                     Ok(event) => {
                         let view = View::of(&event);
                         let rules =
-                            || matching::matches(&self.ruleset.rules, &asked.candidates.rules, &view, &self.stop);
-                        let Some(matched) = asked.matched.take().or_else(rules) else { return asked.place };
-                        self.event(&event, &view, &asked, matched);
+                            || matching::matches(&self.ruleset.rules, &message.candidates.rules, &view, &self.stop);
+                        let Some(matched) = message.matched.take().or_else(rules) else { return message.index };
+                        self.event(&event, &view, &message, matched);
                     }
                     Err(error) => {
-                        let receipt = asked.delivery.receipt;
+                        let receipt = message.delivery.receipt;
                         undecodable.push(Undecodable { receipt, reason: error.to_string() });
                     }
                 }
@@ -125,25 +125,25 @@ impl<'a> Evaluation<'a> {
         deliveries.len()
     }
 
-    /// The messages of the window that something may match, without those that are consumed.
-    fn asked<'d>(
+    /// The messages of the window that have candidates and were not consumed before.
+    fn candidate_messages<'d>(
         &mut self,
         deliveries: &'d [Delivery],
         window: Range<usize>,
         consumed: &HashSet<Cause>,
-    ) -> Vec<Asked<'d>> {
-        let mut asked = Vec::new();
-        for place in window {
-            let delivery = &deliveries[place];
+    ) -> Vec<CandidateMessage<'d>> {
+        let mut messages = Vec::new();
+        for index in window {
+            let delivery = &deliveries[index];
             let Some(candidates) = self.ruleset.index.candidates(delivery.subject()) else { continue };
             if !consumed.contains(&cause(delivery)) {
-                asked.push(Asked { place, delivery, candidates: Arc::clone(candidates), matched: None });
+                messages.push(CandidateMessage { index, delivery, candidates: Arc::clone(candidates), matched: None });
             }
         }
-        asked
+        messages
     }
 
-    /// The effects, with the changed states of the groups.
+    /// Returns the effects with the changed states of the groups.
     pub(super) fn finish(mut self) -> Effects {
         self.effects.anomaly_states = self.groups.take_changed();
         self.effects
@@ -155,15 +155,16 @@ impl<'a> Evaluation<'a> {
         count >= EFFECTS_MAX || self.bytes >= EFFECT_BYTES_MAX
     }
 
-    fn event(&mut self, event: &EventRef<'_>, view: &View<'_>, asked: &Asked<'_>, matched: Matched) {
+    fn event(&mut self, event: &EventRef<'_>, view: &View<'_>, message: &CandidateMessage<'_>, matched: MatchResult) {
         self.evaluated += 1;
-        let (delivery, candidates) = (asked.delivery, &asked.candidates);
+        let (delivery, candidates) = (message.delivery, &message.candidates);
         let mut json = EventJson::default();
         let mut had_effect = false;
         for (position, fault) in matched.faults {
             let rule = &self.ruleset.rules[position as usize];
-            let failed = Failed { kind: "rule", id: rule.id, name: &rule.document.name, as_of: rule.updated_at };
-            self.faults.note(failed, &fault, self.now);
+            let failed =
+                FailedDocument { kind: "rule", id: rule.id, name: &rule.document.name, as_of: rule.updated_at };
+            self.faults.record(failed, &fault, self.now);
         }
         for position in matched.rules {
             let rule = Arc::clone(&self.ruleset.rules[position as usize]);
@@ -177,13 +178,13 @@ impl<'a> Evaluation<'a> {
         for position in &candidates.anomalies {
             let anomaly = Arc::clone(&self.ruleset.anomalies[*position as usize]);
             let now_ms = self.now.as_millisecond();
-            let published = Published { at_ms: delivery.published_at_ms, sequence: delivery.sequence() };
+            let published = StreamPosition { at_ms: delivery.published_at_ms, sequence: delivery.sequence() };
             let observed = self.groups.observe(&anomaly, event.app_id, published, now_ms, view);
             let observed = observed.unwrap_or_else(|exhausted| {
                 let (id, as_of) = (anomaly.id, anomaly.updated_at);
-                let failed = Failed { kind: "anomaly", id, name: &anomaly.document.name, as_of };
-                self.faults.note(failed, &Fault::from(exhausted), self.now);
-                Observed::default()
+                let failed = FailedDocument { kind: "anomaly", id, name: &anomaly.document.name, as_of };
+                self.faults.record(failed, &RuleFault::from(exhausted), self.now);
+                Observation::default()
             });
             had_effect |= observed.changed;
             if let Some(details) = observed.detected {
@@ -204,7 +205,7 @@ impl<'a> Evaluation<'a> {
                 event_id: event.id,
                 app_id: event.app_id,
                 device_id: event.device_id,
-                timestamp_ms: Integer(event.timestamp_ms, int64),
+                timestamp_ms: Int64Value(event.timestamp_ms, int64),
                 correlation_id: event.correlation_id,
                 event: json.get(event, int64),
                 triggered_at,
@@ -213,13 +214,13 @@ impl<'a> Evaluation<'a> {
         };
         // Strings, numbers and valid JSON always serialize.
         let Ok(numbers) = payload(Int64::AsNumber) else { return };
-        let strings = has_strings(&rule.webhooks).then(|| payload(Int64::AsString)).and_then(Result::ok);
+        let strings = wants_strings(&rule.webhooks).then(|| payload(Int64::AsString)).and_then(Result::ok);
         let bodies = Bodies { numbers: &numbers, strings: strings.as_deref() };
         self.deliver(&rule.webhooks, Some(rule.id), None, event, &bodies);
         self.publish(&rule.publish, event, &numbers);
     }
 
-    fn detected(&mut self, anomaly: &Anomaly, event: &EventRef<'_>, details: serde_json::Value) {
+    fn detected(&mut self, anomaly: &ActiveAnomaly, event: &EventRef<'_>, details: serde_json::Value) {
         let document = &anomaly.document;
         let record = AnomalyEvent {
             id: Uuid::now_v7(),
@@ -237,10 +238,10 @@ impl<'a> Evaluation<'a> {
             detected_at: self.now,
         };
         if let Ok(payload) = to_raw_value(&record) {
-            let strings = has_strings(&anomaly.webhooks).then(|| with_strings(&record)).flatten();
+            let strings = wants_strings(&anomaly.webhooks).then(|| with_strings(&record)).flatten();
             let bodies = Bodies { numbers: &payload, strings: strings.as_deref() };
             self.deliver(&anomaly.webhooks, None, Some(anomaly.id), event, &bodies);
-            self.owe(anomaly_subject(event.app_id, &document.name), &payload);
+            self.push_outbox(anomaly_subject(event.app_id, &document.name), &payload);
             self.publish(&anomaly.publish, event, &payload);
         }
         self.effects.anomaly_events.push(record);
@@ -248,7 +249,7 @@ impl<'a> Evaluation<'a> {
 
     fn deliver(
         &mut self,
-        calls: &[Call],
+        calls: &[WebhookCall],
         rule_id: Option<Uuid>,
         anomaly_config_id: Option<Uuid>,
         event: &EventRef<'_>,
@@ -269,20 +270,20 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn publish(&mut self, templates: &[Template], event: &EventRef<'_>, payload: &RawValue) {
+    fn publish(&mut self, templates: &[SubjectTemplate], event: &EventRef<'_>, payload: &RawValue) {
         for template in templates {
-            self.owe(template.fill(event.app_id, event.category(), &event.event_type()), payload);
+            self.push_outbox(template.fill(event.app_id, event.category(), &event.event_type()), payload);
         }
     }
 
-    fn owe(&mut self, subject: String, payload: &RawValue) {
+    fn push_outbox(&mut self, subject: String, payload: &RawValue) {
         self.bytes += payload.get().len();
         let payload = payload.get().as_bytes().to_vec();
         self.effects.outbox.push(OutboxMessage { id: Uuid::now_v7(), subject, payload });
     }
 }
 
-/// What a webhook receives from a rule.
+/// The webhook payload of a rule.
 #[derive(Serialize)]
 struct RulePayload<'a> {
     rule_id: Uuid,
@@ -290,16 +291,16 @@ struct RulePayload<'a> {
     event_id: &'a str,
     app_id: &'a str,
     device_id: &'a str,
-    timestamp_ms: Integer,
+    timestamp_ms: Int64Value,
     correlation_id: &'a str,
     event: &'a RawValue,
     triggered_at: Timestamp,
 }
 
-/// A 64-bit integer as a webhook wants it.
-struct Integer(i64, Int64);
+/// A 64-bit integer in the representation that a webhook asks for.
+struct Int64Value(i64, Int64);
 
-impl Serialize for Integer {
+impl Serialize for Int64Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.1 {
             Int64::AsNumber => serializer.serialize_i64(self.0),
@@ -308,7 +309,7 @@ impl Serialize for Integer {
     }
 }
 
-/// One body in both forms; the second is there when a webhook wants it.
+/// One payload in both integer representations; the second only when a webhook asks for it.
 struct Bodies<'a> {
     numbers: &'a RawValue,
     strings: Option<&'a RawValue>,
@@ -323,18 +324,18 @@ impl Bodies<'_> {
     }
 }
 
-fn has_strings(calls: &[Call]) -> bool {
+fn wants_strings(calls: &[WebhookCall]) -> bool {
     calls.iter().any(|call| call.int64 == Int64::AsString)
 }
 
-/// What a webhook receives from an anomaly, its only 64-bit integer of an event as a string.
+/// The webhook payload of an anomaly with its only 64-bit event integer as a string.
 fn with_strings(record: &AnomalyEvent) -> Option<Box<RawValue>> {
     let mut document = serde_json::to_value(record).ok()?;
     document["timestamp_ms"] = record.timestamp_ms.to_string().into();
     to_raw_value(&document).ok()
 }
 
-/// The rule view as text, each form written once however many rules match.
+/// The rule view as JSON, written at most once for each integer representation.
 #[derive(Default)]
 struct EventJson {
     numbers: Option<Box<RawValue>>,
@@ -343,11 +344,11 @@ struct EventJson {
 
 impl EventJson {
     fn get(&mut self, event: &EventRef<'_>, int64: Int64) -> &RawValue {
-        let form = match int64 {
+        let json = match int64 {
             Int64::AsNumber => &mut self.numbers,
             Int64::AsString => &mut self.strings,
         };
-        form.get_or_insert_with(|| {
+        json.get_or_insert_with(|| {
             let mut json = Vec::with_capacity(1_024 + 2 * event.payload.len());
             event.write_view_json_with(&mut json, int64);
             let text = String::from_utf8(json).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! What rules and anomaly configs failed at, until the store has it.
+//! Counts the faults of rules and anomaly configs until they are written to the store.
 //!
-//! Invariant: bounded by the number of documents in force. A fault says what of the document failed, never a
-//! value of an event.
+//! Invariant: bounded by the number of documents in force. A fault describes the part of the document that failed,
+//! never a value of an event.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,18 +9,18 @@ use jiff::Timestamp;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::rules::rule::Fault;
+use super::rules::rule::RuleFault;
 use crate::metrics;
 use crate::store::{DocumentFaults, Faults};
 
-/// Documents that have a metric of their own; those beyond share one.
+/// Documents with their own metric label; all others share one.
 const NAMED_MAX: usize = 100;
-/// What they share.
+/// The shared label.
 const OTHERS: &str = "(others)";
 
 /// The document that failed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Failed<'d> {
+pub(super) struct FailedDocument<'d> {
     pub(super) kind: &'static str,
     pub(super) id: Uuid,
     pub(super) name: &'d str,
@@ -28,33 +28,33 @@ pub(super) struct Failed<'d> {
     pub(super) as_of: Timestamp,
 }
 
-/// Counts since they were last taken.
+/// Fault counts since they were last taken.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
-    /// By id, with the time of the document that failed: what replaced it has not.
-    open: HashMap<Uuid, (Timestamp, Faults)>,
-    /// Those whose first fault was logged: the document tells of the others.
+pub(super) struct FaultCounts {
+    /// By id, with the change time of the failed document: its successor starts from zero.
+    counts: HashMap<Uuid, (Timestamp, Faults)>,
+    /// Documents whose first fault was logged; later ones are shown on the document only.
     logged: HashSet<Uuid>,
     named: HashSet<String>,
 }
 
-impl Ledger {
+impl FaultCounts {
     pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.counts.is_empty()
     }
 
-    pub(super) fn note(&mut self, failed: Failed<'_>, fault: &Fault, now: Timestamp) {
-        let Failed { kind, id, name, as_of } = failed;
+    pub(super) fn record(&mut self, failed: FailedDocument<'_>, fault: &RuleFault, now: Timestamp) {
+        let FailedDocument { kind, id, name, as_of } = failed;
         let reason = match fault {
-            Fault::Budget => "budget",
-            Fault::Failed(_) => "failed",
+            RuleFault::Budget => "budget",
+            RuleFault::Failed(_) => "failed",
         };
         if self.named.len() < NAMED_MAX && !self.named.contains(name) {
             self.named.insert(name.to_owned());
         }
         let label = self.named.get(name).map_or(OTHERS, String::as_str);
         metrics::reaction_fault(kind, label, reason);
-        let (of, entry) = self.open.entry(id).or_default();
+        let (of, entry) = self.counts.entry(id).or_default();
         if std::mem::replace(of, as_of) != as_of {
             *entry = Faults::default();
         }
@@ -68,13 +68,13 @@ impl Ledger {
         }
     }
 
-    /// Forgets what concerns documents that are not in force any more.
-    pub(super) fn keep(&mut self, is_in_force: impl Fn(&Uuid) -> bool) {
-        self.open.retain(|id, _| is_in_force(id));
+    /// Drops documents that are no longer in force.
+    pub(super) fn retain(&mut self, is_in_force: impl Fn(&Uuid) -> bool) {
+        self.counts.retain(|id, _| is_in_force(id));
         self.logged.retain(|id| is_in_force(id));
     }
 
     pub(super) fn take(&mut self) -> Vec<DocumentFaults> {
-        self.open.drain().map(|(id, (as_of, faults))| DocumentFaults { id, as_of, faults }).collect()
+        self.counts.drain().map(|(id, (as_of, faults))| DocumentFaults { id, as_of, faults }).collect()
     }
 }

@@ -1,8 +1,8 @@
-//! Which rules match which events: the costly part of judging, and the one whose order does not
-//! matter. Several threads share a window of messages; what comes of a match is done by one.
+//! Matches rules against events: the expensive part of the evaluation, and the one whose order does not matter.
+//! Several threads share a window of messages; a single thread turns the matches into effects.
 //!
-//! Invariant: the answer is the same however many threads there are, and what a thread could not
-//! be started for is simply not answered yet.
+//! Invariant: the result does not depend on the number of threads. When a thread cannot be started, its messages
+//! simply stay unmatched.
 
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::rules::budget::Budget;
 use super::rules::index::Candidates;
-use super::rules::rule::Fault;
+use super::rules::rule::RuleFault;
 use super::rules::view::View;
 use super::ruleset::ActiveRule;
 use crate::bus::Delivery;
@@ -19,45 +19,46 @@ use crate::event::{DecodeError, EventRef, check_names};
 
 /// Fewer messages than this are not worth a thread: starting one costs as much as matching them.
 const THREAD_MESSAGES_MIN: usize = 64;
-/// A rule that took so many steps is a reason to ask whether to stop.
+/// A rule that takes this many steps is followed by a check for cancellation.
 const COSTLY_STEPS: u32 = 10_000;
 
-/// A message that some rule or anomaly config may match.
-pub(super) struct Asked<'d> {
-    /// Its place in the batch.
-    pub(super) place: usize,
+/// A message with candidates.
+pub(super) struct CandidateMessage<'d> {
+    /// Its index in the batch.
+    pub(super) index: usize,
     pub(super) delivery: &'d Delivery,
     pub(super) candidates: Arc<Candidates>,
-    /// What the rules said; `None` until somebody has looked.
-    pub(super) matched: Option<Matched>,
+    /// The result, `None` until the message was matched.
+    pub(super) matched: Option<MatchResult>,
 }
 
-/// What the candidates said of one event: positions of rules, in order.
+/// The matching rules of one event, by position and in order, and the faults.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Matched {
+pub(super) struct MatchResult {
     pub(super) rules: Vec<u32>,
-    pub(super) faults: Vec<(u32, Fault)>,
+    pub(super) faults: Vec<(u32, RuleFault)>,
 }
 
-/// An event that the store can keep the names of: a commit that it refuses for ever would hold up all that follow.
-pub(super) fn read(delivery: &Delivery) -> Result<EventRef<'_>, DecodeError> {
+/// Decodes an event, and refuses names that the store cannot hold: a commit that the store always refuses would block
+/// all later ones.
+pub(super) fn decode(delivery: &Delivery) -> Result<EventRef<'_>, DecodeError> {
     crate::base::faults::end_process_on("CAUSALITY_FAULT_REACTION", delivery.payload());
     let event = EventRef::decode(delivery.payload())?;
     check_names(&event)?;
     Ok(event)
 }
 
-/// Asks the candidates; `None` when it was stopped on the way.
+/// Matches the candidates; `None` when cancelled.
 pub(super) fn matches(
     rules: &[Arc<ActiveRule>],
     candidates: &[u32],
     view: &View<'_>,
     stop: &CancellationToken,
-) -> Option<Matched> {
-    let mut matched = Matched::default();
+) -> Option<MatchResult> {
+    let mut matched = MatchResult::default();
     for position in candidates {
         let mut budget = Budget::full();
-        match rules[*position as usize].matcher.judge_within(view, &mut budget) {
+        match rules[*position as usize].matcher.matches_within(view, &mut budget) {
             Ok(true) => matched.rules.push(*position),
             Ok(false) => {}
             Err(fault) => matched.faults.push((*position, fault)),
@@ -69,37 +70,39 @@ pub(super) fn matches(
     Some(matched)
 }
 
-/// Looks at all of them, on up to so many threads. One thread alone leaves it to whoever comes to each message.
-pub(super) fn look_ahead(
+/// Matches all messages on up to `threads_max` threads. With fewer than two, each message is matched later, when its
+/// turn comes.
+pub(super) fn match_in_parallel(
     rules: &[Arc<ActiveRule>],
-    asked: &mut [Asked<'_>],
+    messages: &mut [CandidateMessage<'_>],
     threads_max: usize,
     stop: &CancellationToken,
 ) {
-    let threads = threads_max.min(asked.len() / THREAD_MESSAGES_MIN);
+    let threads = threads_max.min(messages.len() / THREAD_MESSAGES_MIN);
     if threads < 2 {
         return;
     }
-    let share = asked.len().div_ceil(threads);
+    let share = messages.len().div_ceil(threads);
     thread::scope(|scope| {
-        let mut parts = asked.chunks_mut(share);
+        let mut parts = messages.chunks_mut(share);
         let own = parts.next();
         for part in parts {
-            // Without a thread its messages are looked at later, one by one.
-            let _ =
-                thread::Builder::new().name("rules".to_owned()).spawn_scoped(scope, move || look_at(rules, part, stop));
+            // If the thread cannot be started, its messages are matched later, one by one.
+            let _ = thread::Builder::new()
+                .name("rules".to_owned())
+                .spawn_scoped(scope, move || match_part(rules, part, stop));
         }
-        look_at(rules, own.unwrap_or_default(), stop);
+        match_part(rules, own.unwrap_or_default(), stop);
     });
 }
 
-fn look_at(rules: &[Arc<ActiveRule>], part: &mut [Asked<'_>], stop: &CancellationToken) {
-    for asked in part {
+fn match_part(rules: &[Arc<ActiveRule>], part: &mut [CandidateMessage<'_>], stop: &CancellationToken) {
+    for message in part {
         if stop.is_cancelled() {
             return;
         }
-        // What cannot be read is told by whoever comes to it.
-        let event = read(asked.delivery).ok();
-        asked.matched = event.and_then(|event| matches(rules, &asked.candidates.rules, &View::of(&event), stop));
+        // Decoding errors are reported when the message's turn comes.
+        let event = decode(message.delivery).ok();
+        message.matched = event.and_then(|event| matches(rules, &message.candidates.rules, &View::of(&event), stop));
     }
 }

@@ -1,4 +1,4 @@
-//! Reacts to events: rules and anomaly configs decide, webhooks are called, subjects published.
+//! Reacts to events: rules and anomaly configs are evaluated, webhooks called, subjects published.
 //!
 //! ```text
 //!             ┌ engine ───────────────────────────┐            ┌ dispatcher ───────────────┐
@@ -7,10 +7,10 @@
 //!             └────────────── then acknowledge ───┘            └───────────────────────────┘
 //! ```
 //!
-//! Invariants: reactions happen exactly once in the store and at least once on the wire; an
-//! event that no rule can match costs a hash of its subject; whatever a person writes is
-//! refused when written or evaluates in bounded time; a webhook reaches no address that it may
-//! not. Must not know how events arrive or where they are kept.
+//! Invariants: a reaction is recorded exactly once in the store and sent at least once; an event that no rule can
+//! match costs one hash of its subject; every user-written document is either refused when it is written or evaluated
+//! in bounded time; a webhook reaches only addresses that are allowed. Must not know how events arrive or where they
+//! are stored.
 
 mod error;
 mod settings;
@@ -36,10 +36,10 @@ pub use anomalies::config::check_anomaly_config;
 pub use engine::run_engine;
 pub use error::ReactionError;
 pub use rules::index::{Candidates, Filters, Index};
-pub use rules::rule::{Fault, Matcher, check_rule};
+pub use rules::rule::{Matcher, RuleFault, check_rule};
 pub use rules::view::View;
 pub use settings::EngineSettings;
 pub use webhooks::{
-    AllowedNetworks, DispatcherSettings, TlsFiles, TlsRefused, check_tls_files, check_webhook, claim_lease,
+    AllowedNetworks, DispatcherSettings, TlsFiles, TlsFilesError, check_tls_files, check_webhook, claim_lease,
     run_dispatcher,
 };

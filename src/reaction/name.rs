@@ -1,4 +1,4 @@
-//! The name of a rule, an anomaly config or a webhook.
+//! Validates the name of a rule, an anomaly config or a webhook.
 
 use crate::event::FieldError;
 

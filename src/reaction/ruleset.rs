@@ -1,8 +1,7 @@
 //! The rules and anomaly configs in force, compiled and indexed.
 //!
-//! Invariant: a set is built from one reading of the store and never changes; what did not
-//! change since the last set is not compiled again. A document that no longer compiles is
-//! left out and named in the log, and the rest stays in force.
+//! Invariant: a set is built from one read of the store and never changes; unchanged documents are not recompiled. A
+//! document that no longer compiles is left out and logged, and the rest stays in force.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,16 +10,16 @@ use jiff::Timestamp;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::anomalies::config::{Anomaly, Detector};
+use super::anomalies::config::{ActiveAnomaly, Detector};
 use super::blocking::off_the_runtime;
-use super::rules::actions::Call;
+use super::rules::actions::WebhookCall;
 use super::rules::index::{Filters, Index};
 use super::rules::rule::Matcher;
-use super::rules::subject_template::Template;
+use super::rules::subject_template::SubjectTemplate;
 use crate::event::{FieldError, Int64};
 use crate::store::{Actions, AnomalyConfig, NewRule, Page, PageRequest, Rule, Store, StoreError, Webhook};
 
-/// Documents read from the store at once.
+/// Documents in one page of the store.
 const PAGE_LIMIT: usize = 1_000;
 
 /// A rule in force.
@@ -29,9 +28,9 @@ pub(super) struct ActiveRule {
     pub(super) document: NewRule,
     pub(super) updated_at: Timestamp,
     pub(super) matcher: Matcher,
-    /// Those that there are. What a disabled one is owed waits until it is enabled.
-    pub(super) webhooks: Vec<Call>,
-    pub(super) publish: Vec<Template>,
+    /// Existing webhooks only. Deliveries to a disabled one wait until it is enabled.
+    pub(super) webhooks: Vec<WebhookCall>,
+    pub(super) publish: Vec<SubjectTemplate>,
 }
 
 /// Everything in force.
@@ -39,21 +38,21 @@ pub(super) struct ActiveRule {
 pub(super) struct Ruleset {
     pub(super) index: Index,
     pub(super) rules: Vec<Arc<ActiveRule>>,
-    pub(super) anomalies: Vec<Arc<Anomaly>>,
+    pub(super) anomalies: Vec<Arc<ActiveAnomaly>>,
 }
 
 impl Ruleset {
-    /// No event can have an effect.
+    /// Whether no event can have an effect.
     pub(super) fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.anomalies.is_empty()
     }
 
-    /// Reads everything and compiles what `previous` does not hold.
+    /// Loads all documents and compiles those that `previous` does not hold.
     pub(super) async fn load(store: &Store, previous: &Self) -> Result<Self, StoreError> {
         let webhooks = Webhooks::of(read_all(|page| store.webhooks(page)).await?);
         let rules = read_all(|page| store.rules(page)).await?;
         let configs = read_all(|page| store.anomaly_configs(page)).await?;
-        // Compiling thousands of rules takes a while, which whoever is served on this thread must not wait for.
+        // Compiling thousands of rules takes a while and must not block other tasks of this thread.
         Ok(off_the_runtime(|| Self::compile(previous, &webhooks, rules, configs)))
     }
 
@@ -61,38 +60,39 @@ impl Ruleset {
         let mut set = Self::default();
         let known: HashMap<Uuid, &Arc<ActiveRule>> = previous.rules.iter().map(|rule| (rule.id, rule)).collect();
         for rule in rules.into_iter().filter(|rule| rule.document.enabled) {
-            let called = webhooks.called(&rule.document.actions);
+            let calls = webhooks.calls_of(&rule.document.actions);
             match known.get(&rule.id) {
                 Some(same)
                     if same.updated_at == rule.updated_at
                         && same.document == rule.document
-                        && same.webhooks == called =>
+                        && same.webhooks == calls =>
                 {
                     set.rules.push(Arc::clone(same));
                 }
-                _ => set.rules.extend(compile_rule(rule, called)),
+                _ => set.rules.extend(compile_rule(rule, calls)),
             }
         }
-        let known: HashMap<Uuid, &Arc<Anomaly>> = previous.anomalies.iter().map(|known| (known.id, known)).collect();
+        let known: HashMap<Uuid, &Arc<ActiveAnomaly>> =
+            previous.anomalies.iter().map(|known| (known.id, known)).collect();
         for config in configs.into_iter().filter(|config| config.document.enabled) {
-            let called = webhooks.called(&config.document.actions);
+            let calls = webhooks.calls_of(&config.document.actions);
             match known.get(&config.id) {
                 Some(same)
                     if same.updated_at == config.updated_at
                         && same.document == config.document
-                        && same.webhooks == called =>
+                        && same.webhooks == calls =>
                 {
                     set.anomalies.push(Arc::clone(same));
                 }
-                _ => set.anomalies.extend(compile_anomaly(config, called)),
+                _ => set.anomalies.extend(compile_anomaly(config, calls)),
             }
         }
-        set.arrange();
+        set.sort_and_index();
         set
     }
 
-    /// Higher priority first, ties by name; then the index knows them by their position.
-    fn arrange(&mut self) {
+    /// Sorts by descending priority, then name, and indexes the documents by their position.
+    fn sort_and_index(&mut self) {
         self.rules.sort_by(|a, b| {
             let (a, b) = (&a.document, &b.document);
             b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name))
@@ -119,54 +119,55 @@ fn filters<'d>(app: &'d Option<String>, category: &'d Option<String>, event_type
     Filters { app: app.as_deref(), category: category.as_deref(), event_type: event_type.as_deref() }
 }
 
-fn compile_rule(rule: Rule, webhooks: Vec<Call>) -> Option<Arc<ActiveRule>> {
+fn compile_rule(rule: Rule, webhooks: Vec<WebhookCall>) -> Option<Arc<ActiveRule>> {
     let Rule { id, document, updated_at, .. } = rule;
     let compiled = Matcher::compile(&document).and_then(|matcher| Ok((matcher, templates(&document.actions)?)));
-    let (matcher, publish) = compiled.map_err(|errors| left_out("rule", id, &document.name, &errors)).ok()?;
-    // It was stored before it was checked so: it stays in force, and what it cannot do becomes a fault of it.
+    let (matcher, publish) = compiled.map_err(|errors| log_left_out("rule", id, &document.name, &errors)).ok()?;
+    // It was stored before this check existed: it stays in force, and evaluating the impossible part is a fault.
     if let Some(error) = matcher.check(&document).first() {
         warn!(%id, name = document.name, reason = %error, "stored rule asks for what no event has");
     }
     Some(Arc::new(ActiveRule { id, document, updated_at, matcher, webhooks, publish }))
 }
 
-fn compile_anomaly(config: AnomalyConfig, webhooks: Vec<Call>) -> Option<Arc<Anomaly>> {
+fn compile_anomaly(config: AnomalyConfig, webhooks: Vec<WebhookCall>) -> Option<Arc<ActiveAnomaly>> {
     let AnomalyConfig { id, document, updated_at, .. } = config;
     let compiled = Detector::compile(&document).and_then(|detector| Ok((detector, templates(&document.actions)?)));
-    let (detector, publish) = compiled.map_err(|errors| left_out("anomaly", id, &document.name, &errors)).ok()?;
+    let (detector, publish) = compiled.map_err(|errors| log_left_out("anomaly", id, &document.name, &errors)).ok()?;
     let cooldown_ms = i64::try_from(document.cooldown_seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
-    Some(Arc::new(Anomaly { id, document, updated_at, detector, cooldown_ms, webhooks, publish }))
+    Some(Arc::new(ActiveAnomaly { id, document, updated_at, detector, cooldown_ms, webhooks, publish }))
 }
 
-fn templates(actions: &Actions) -> Result<Vec<Template>, Vec<FieldError>> {
-    let compiled = actions.publish_subjects.iter().map(|source| Template::compile(source)).collect::<Result<_, _>>();
+fn templates(actions: &Actions) -> Result<Vec<SubjectTemplate>, Vec<FieldError>> {
+    let compiled =
+        actions.publish_subjects.iter().map(|source| SubjectTemplate::compile(source)).collect::<Result<_, _>>();
     compiled.map_err(|detail| vec![FieldError::new("/actions/publish_subjects", detail)])
 }
 
-fn left_out(kind: &str, id: Uuid, name: &str, errors: &[FieldError]) {
+fn log_left_out(kind: &str, id: Uuid, name: &str, errors: &[FieldError]) {
     let reason = errors.first().map(ToString::to_string).unwrap_or_default();
     error!(%id, name, reason, "stored {kind} does not compile and is not in force");
 }
 
-/// The webhooks that there are, by id and by name.
+/// All webhooks, by id and by name.
 struct Webhooks {
     ids: HashMap<String, Uuid>,
-    calls: HashMap<Uuid, Call>,
+    calls: HashMap<Uuid, WebhookCall>,
 }
 
 impl Webhooks {
     fn of(webhooks: Vec<Webhook>) -> Self {
         let call = |webhook: &Webhook| {
             let int64 = if webhook.document.int64_as_string { Int64::AsString } else { Int64::AsNumber };
-            (webhook.id, Call { webhook: webhook.id, int64 })
+            (webhook.id, WebhookCall { webhook: webhook.id, int64 })
         };
         let calls = webhooks.iter().map(call).collect();
         let ids = webhooks.into_iter().map(|webhook| (webhook.document.name, webhook.id)).collect();
         Self { ids, calls }
     }
 
-    /// Each once, in the order in which they were written.
-    fn called(&self, actions: &Actions) -> Vec<Call> {
+    /// The webhooks of a document, without duplicates, in the order of the document.
+    fn calls_of(&self, actions: &Actions) -> Vec<WebhookCall> {
         let mut found = Vec::new();
         for key in &actions.webhooks {
             let id = key.parse().ok().or_else(|| self.ids.get(key).copied());

@@ -4,33 +4,33 @@ use std::time::Duration;
 
 use crate::store::OwedBounds;
 
-/// How events are judged.
+/// How events are evaluated.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
     /// The durable consumer.
     pub consumer_name: String,
-    /// Rules are read again at least so often, besides at once when they change in this process.
+    /// Rules are reloaded at least this often. Changes made in this process are seen immediately.
     pub refresh_interval: Duration,
     pub fetch_messages_max: usize,
     pub fetch_bytes_max: usize,
-    /// How long a batch may take before the bus delivers it again.
+    /// Redelivery timeout of a batch.
     pub ack_wait: Duration,
-    /// After so many deliveries an event goes to the dead letters.
+    /// Deliveries after which an event is dead-lettered.
     pub max_deliver: u32,
-    /// How often the engine learns how far the bus has acknowledged, while effects are committed: with the next commit
-    /// the store makes one record of those so far.
+    /// How often the engine asks the bus for its ack floor while effects are committed. The next commit lets the store
+    /// compact its records up to that floor.
     pub floor_interval: Duration,
-    /// Attempts that a new delivery gets.
+    /// Attempts allowed for a new delivery.
     pub max_attempts: u32,
-    /// What each disabled webhook is owed at most.
+    /// Bounds on the pending deliveries of each disabled webhook.
     pub disabled_owed: OwedBounds,
-    /// Threads that match rules, of events that came together.
+    /// Threads that match rules against one batch.
     pub evaluations_max: usize,
-    /// Groups that are remembered of one anomaly config; the stalest are forgotten first.
+    /// Groups kept for one anomaly config; the least recently touched are evicted first.
     pub groups_max: usize,
-    /// How often stale anomaly state is looked for.
+    /// How often stale anomaly state is deleted.
     pub state_cleanup_interval: Duration,
-    /// How long anomaly state that nobody touched is kept.
+    /// How long untouched anomaly state is kept.
     pub state_retention: Duration,
 }
 

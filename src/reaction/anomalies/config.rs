@@ -1,12 +1,11 @@
-//! Anomaly configs: checked when they are written, compiled when they are loaded.
+//! Anomaly configs: validated when they are written, compiled when they are loaded.
 //!
-//! Invariant: a config that [`check_anomaly_config`] lets through compiles.
+//! Invariant: a config that passes [`check_anomaly_config`] compiles.
 //!
-//! `threshold {path, min, max}` measures the first number at the path that lies outside of
-//! the bounds; `rate {max_per_minute}` and `count {window_seconds, max_count}` count events
-//! over a sliding window and detect when there are **more** than the bound. Each app is
-//! measured by itself and, with `group_by`, each value found there; an event without one
-//! (nothing found, or null) is not measured.
+//! `threshold {path, min, max}` detects the first number at the path that lies outside the bounds; `rate
+//! {max_per_minute}` and `count {window_seconds, max_count}` count events over a sliding window and detect when the
+//! count is **above** the bound. Each app is measured separately and, with `group_by`, each value found there; an
+//! event without such a value (nothing found, or null) is not measured.
 
 use std::cmp::Ordering;
 
@@ -20,32 +19,32 @@ use crate::base::nearest::suggestion;
 use crate::event::describe::ViewType;
 use crate::event::{FieldError, GROUP_BYTES_MAX};
 use crate::reaction::name::check_name;
-use crate::reaction::rules::actions::{Call, check_actions};
+use crate::reaction::rules::actions::{WebhookCall, check_actions};
 use crate::reaction::rules::budget::{Budget, Exhausted};
-use crate::reaction::rules::feasibility::misfit;
-use crate::reaction::rules::filters::{Kinds, check_filters};
-use crate::reaction::rules::node_types::{Places, describe};
+use crate::reaction::rules::feasibility::impossible_comparison;
+use crate::reaction::rules::filters::{EventKinds, check_filters};
+use crate::reaction::rules::node_types::{NodeTypes, describe};
 use crate::reaction::rules::number::Numeric;
 use crate::reaction::rules::path::Path;
-use crate::reaction::rules::subject_template::Template;
+use crate::reaction::rules::subject_template::SubjectTemplate;
 use crate::reaction::rules::view::View;
 use crate::store::{Detection, NewAnomalyConfig, Operator};
 
-/// Seconds of a `count` window: a week.
+/// Seconds of a `count` window: one week.
 const WINDOW_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 /// Seconds of a cooldown: thirty days.
 const COOLDOWN_SECONDS_MAX: u64 = 30 * 24 * 3_600;
 
-/// A compiled config, ready to measure events.
+/// An anomaly config in force, compiled.
 #[derive(Debug)]
-pub(in crate::reaction) struct Anomaly {
+pub(in crate::reaction) struct ActiveAnomaly {
     pub(in crate::reaction) id: Uuid,
     pub(in crate::reaction) document: NewAnomalyConfig,
     pub(in crate::reaction) updated_at: Timestamp,
     pub(in crate::reaction) detector: Detector,
     pub(in crate::reaction) cooldown_ms: i64,
-    pub(in crate::reaction) webhooks: Vec<Call>,
-    pub(in crate::reaction) publish: Vec<Template>,
+    pub(in crate::reaction) webhooks: Vec<WebhookCall>,
+    pub(in crate::reaction) publish: Vec<SubjectTemplate>,
 }
 
 #[derive(Debug)]
@@ -61,12 +60,12 @@ enum Measure {
     Count { window_seconds: u64, max_count: u64 },
 }
 
-/// Everything that is wrong with an anomaly config; empty when it can be stored.
+/// Validates an anomaly config. Returns every error; empty when the config can be stored.
 pub fn check_anomaly_config(config: &NewAnomalyConfig) -> Vec<FieldError> {
     let mut errors = Vec::from_iter(check_name(&config.name));
     errors.extend(check_filters(&config.app_id, &config.event_category, &config.event_type));
     match Detector::compile(config) {
-        Ok(detector) => errors.extend(detector.check(Kinds::of(&config.event_category, &config.event_type))),
+        Ok(detector) => errors.extend(detector.check(EventKinds::of(&config.event_category, &config.event_type))),
         Err(found) => errors.extend(found),
     }
     if config.cooldown_seconds > COOLDOWN_SECONDS_MAX {
@@ -81,16 +80,16 @@ impl Detector {
         let Value::Object(members) = &config.config else {
             return Err(vec![FieldError::new("/config", "must be an object")]);
         };
-        let mut form = Form { members, errors: Vec::new() };
+        let mut reader = FieldReader { members, errors: Vec::new() };
         let (measure, fields): (_, &[&str]) = match config.detection_type {
-            Detection::Threshold => (form.threshold(), &["path", "min", "max"]),
+            Detection::Threshold => (reader.threshold(), &["path", "min", "max"]),
             Detection::Rate => {
-                let max = form.integer("max_per_minute", 1, u64::MAX);
+                let max = reader.integer("max_per_minute", 1, u64::MAX);
                 (max.map(|max_per_minute| Measure::Rate { max_per_minute }), &["max_per_minute"])
             }
             Detection::Count => {
-                let window = form.integer("window_seconds", 1, WINDOW_SECONDS_MAX);
-                let max = form.integer("max_count", 0, u64::MAX);
+                let window = reader.integer("window_seconds", 1, WINDOW_SECONDS_MAX);
+                let max = reader.integer("max_count", 0, u64::MAX);
                 let both = window.zip(max);
                 (
                     both.map(|(window_seconds, max_count)| Measure::Count { window_seconds, max_count }),
@@ -98,25 +97,25 @@ impl Detector {
                 )
             }
         };
-        let group_by = if members.contains_key("group_by") { form.path("group_by") } else { None };
+        let group_by = if members.contains_key("group_by") { reader.path("group_by") } else { None };
         for name in members.keys().filter(|name| *name != "group_by" && !fields.contains(&name.as_str())) {
             let pointer = format!("/config/{}", name.replace('~', "~0").replace('/', "~1"));
             let known = fields.iter().copied().chain(["group_by"]);
             let detail = format!("is not a field of this detection type{}", suggestion(name, known));
-            form.errors.push(FieldError::new(pointer, detail));
+            reader.errors.push(FieldError::new(pointer, detail));
         }
         match measure {
-            Some(measure) if form.errors.is_empty() => Ok(Self { measure, group_by }),
-            _ => Err(form.errors),
+            Some(measure) if reader.errors.is_empty() => Ok(Self { measure, group_by }),
+            _ => Err(reader.errors),
         }
     }
 
-    /// What compiles and yet finds nothing in any event of these kinds.
-    fn check(&self, kinds: Kinds<'_>) -> Vec<FieldError> {
+    /// Reports the parts that compile but find nothing in any event of these kinds.
+    fn check(&self, kinds: EventKinds<'_>) -> Vec<FieldError> {
         let mut errors = Vec::new();
         if let Measure::Threshold { path, min, max } = &self.measure {
             match path.check(kinds) {
-                Ok(places) => errors.extend(check_bounds(&places, min.as_ref(), max.as_ref())),
+                Ok(types) => errors.extend(check_bounds(&types, min.as_ref(), max.as_ref())),
                 Err(detail) => errors.push(FieldError::new("/config/path", detail)),
             }
         }
@@ -126,7 +125,7 @@ impl Detector {
         errors
     }
 
-    /// A fresh window for one group; `None` when nothing is counted.
+    /// An empty window for one group; `None` when nothing is counted.
     pub(super) fn window(&self) -> Option<Window> {
         self.window_ms().map(Window::new)
     }
@@ -139,12 +138,12 @@ impl Detector {
         }
     }
 
-    /// The group's JSON text, empty without `group_by`. `None` when the event is not to be measured.
+    /// The group as JSON text, empty without `group_by`. `None` when the event is not measured.
     pub(in crate::reaction) fn group(&self, view: &View<'_>, budget: &mut Budget) -> Result<Option<String>, Exhausted> {
         let Some(path) = &self.group_by else { return Ok(Some(String::new())) };
         let Some(value) = path.first(view.value(), budget)?.filter(|value| !value.is_null()) else { return Ok(None) };
         let text = match value {
-            // `1` and `1.0` are one group, as they are one number everywhere else.
+            // `1` and `1.0` are one group, as they are equal everywhere else.
             Value::Number(number) => Numeric::of(number).canonical(),
             other => {
                 let bytes = size(other, budget)?;
@@ -160,7 +159,7 @@ impl Detector {
         Ok(Some(format!("\"sha256:{}\"", HEXLOWER.encode(digest.as_ref()))))
     }
 
-    /// The first number out of bounds, for a threshold.
+    /// The first number out of bounds, for thresholds.
     pub(in crate::reaction) fn out_of_bounds(
         &self,
         view: &View<'_>,
@@ -176,7 +175,7 @@ impl Detector {
         Ok(found.cloned())
     }
 
-    /// Whether so many events in the window are too many.
+    /// Whether this count exceeds the bound.
     pub(in crate::reaction) fn too_many(&self, count: u64) -> bool {
         match self.measure {
             Measure::Threshold { .. } => false,
@@ -185,7 +184,7 @@ impl Detector {
         }
     }
 
-    /// The `details` of a detection: what was measured, the bound, and the group.
+    /// The `details` of a detection: the measured value, the bound and the group.
     pub(in crate::reaction) fn details(&self, value: Value, group: &str) -> Value {
         let group: Value = serde_json::from_str(group).unwrap_or_default();
         match &self.measure {
@@ -200,27 +199,27 @@ impl Detector {
     }
 }
 
-/// What is wrong with a threshold of what stands at these places: something must be able to pass one of the bounds.
-fn check_bounds(places: &Places, min: Option<&Number>, max: Option<&Number>) -> Vec<FieldError> {
-    let number = |place: &ViewType| matches!(place, ViewType::Int { .. } | ViewType::Double);
-    let Some(known) = places.known() else { return Vec::new() };
+/// Validates the bounds of a threshold on nodes of these types: at least one bound must be reachable.
+fn check_bounds(types: &NodeTypes, min: Option<&Number>, max: Option<&Number>) -> Vec<FieldError> {
+    let number = |node: &ViewType| matches!(node, ViewType::Int { .. } | ViewType::Double);
+    let Some(known) = types.known() else { return Vec::new() };
     if !known.iter().any(number) {
-        let found = known.first().map_or("nothing", |place| describe(*place));
+        let found = known.first().map_or("nothing", |node| describe(*node));
         let detail = format!("finds {found}, and a threshold is of a number");
         return vec![FieldError::new("/config/path", detail)];
     }
     let bounds = [("min", Operator::Lt, min), ("max", Operator::Gt, max)];
     let bounds = bounds.into_iter().filter_map(|(name, operator, bound)| Some((name, operator, bound?)));
-    let judged: Vec<_> = bounds
+    let errors: Vec<_> = bounds
         .map(|(name, operator, bound)| {
-            let never = misfit(places, operator, &Value::Number(bound.clone()));
+            let never = impossible_comparison(types, operator, &Value::Number(bound.clone()));
             never.map(|detail| FieldError::new(format!("/config/{name}"), detail))
         })
         .collect();
-    if judged.iter().all(Option::is_some) { judged.into_iter().flatten().collect() } else { Vec::new() }
+    if errors.iter().all(Option::is_some) { errors.into_iter().flatten().collect() } else { Vec::new() }
 }
 
-/// About how many bytes the value's text has, found without writing it.
+/// The approximate size of the value's text in bytes, without serializing it.
 fn size(value: &Value, budget: &mut Budget) -> Result<usize, Exhausted> {
     budget.step()?;
     let mut bytes = 2;
@@ -241,13 +240,13 @@ fn size(value: &Value, budget: &mut Budget) -> Result<usize, Exhausted> {
     Ok(bytes)
 }
 
-/// Reads the fields of `config` and gathers what is wrong with them.
-struct Form<'d> {
+/// Reads the fields of `config` and collects the errors.
+struct FieldReader<'d> {
     members: &'d Map<String, Value>,
     errors: Vec<FieldError>,
 }
 
-impl Form<'_> {
+impl FieldReader<'_> {
     fn threshold(&mut self) -> Option<Measure> {
         let path = self.path("path");
         let (min, max) = (self.number("min"), self.number("max"));

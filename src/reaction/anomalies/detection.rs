@@ -1,10 +1,9 @@
-//! The memory of anomaly detection: one window and one cooldown for each config, app and group.
+//! The state of anomaly detection: one window and one cooldown for each config, app and group.
 //!
-//! Invariants: what is in memory is what the store holds plus the changes of the batch in
-//! hand, which [`Groups::take_changed`] hands over to be committed with it; if the store refuses
-//! them the owner gives back what the store holds ([`Groups::restore`]), and if the commit fails
-//! it loads the groups anew. At most `groups_max` groups a config outlive a batch; the
-//! ones untouched for longest go first. Knows no clock: the caller brings the time.
+//! Invariants: memory holds the state of the store plus the changes of the current batch, which
+//! [`Groups::take_changed`] returns to be committed with it. If the store refuses them, the owner restores the store's
+//! state ([`Groups::restore`]); if the commit fails, it reloads the groups. At most `groups_max` groups per config
+//! outlive a batch; the least recently touched are evicted first. Reads no clock: the caller passes the time.
 
 use std::collections::HashMap;
 
@@ -12,32 +11,32 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::config::{Anomaly, Detector};
-use super::stream_order::{Published, Seen};
+use super::config::{ActiveAnomaly, Detector};
+use super::stream_order::{StreamPosition, StreamProgress};
 use super::window::Window;
 use crate::reaction::rules::budget::{Budget, Exhausted};
 use crate::reaction::rules::view::View;
 use crate::store::AnomalyState;
 
-/// The member of a stored state beside those of its window.
+/// The member of a stored state that holds the stream progress, next to the members of the window.
 const SEEN: &str = "seen";
-/// When there are too many groups, so many more than needed go at once: one in this many.
+/// Eviction removes an extra share of the groups, one in this many, so that it runs rarely.
 const EVICTION_SHARE: usize = 10;
 
 /// All groups of all configs.
 #[derive(Debug)]
 pub(in crate::reaction) struct Groups {
     groups_max: usize,
-    configs: HashMap<Uuid, Config>,
+    configs: HashMap<Uuid, ConfigGroups>,
     changed: Vec<(Uuid, Box<str>, Box<str>)>,
-    /// The life of the stream that events are of.
+    /// The hash of the stream's id, which changes when the stream is recreated.
     stream: u32,
-    /// Counts what touches groups. A clock would not do: it may be set back.
+    /// Counts touches. A clock would not do, since it may be set back.
     touches: u64,
 }
 
 #[derive(Debug, Default)]
-struct Config {
+struct ConfigGroups {
     apps: HashMap<Box<str>, HashMap<Box<str>, Group>>,
     count: usize,
 }
@@ -46,15 +45,15 @@ struct Config {
 struct Group {
     window: Option<Window>,
     cooldown_until_ms: i64,
-    seen: Seen,
+    seen: StreamProgress,
     touched: u64,
     touched_ms: i64,
-    /// Of the state in the store that this one continues; 0 when there is none.
+    /// The version of the stored state that this one replaces; 0 when there is none.
     version: u64,
     changed: bool,
 }
 
-/// Names one group.
+/// Identifies one group.
 #[derive(Clone, Debug)]
 pub(in crate::reaction) struct GroupKey {
     config_id: Uuid,
@@ -68,10 +67,10 @@ impl GroupKey {
     }
 }
 
-/// What one event did to one config.
+/// The effect of one event on one config.
 #[derive(Debug, Default, PartialEq)]
-pub(in crate::reaction) struct Observed {
-    /// Something has to be committed.
+pub(in crate::reaction) struct Observation {
+    /// Whether a state must be committed.
     pub(in crate::reaction) changed: bool,
     /// The `details` of a detection.
     pub(in crate::reaction) detected: Option<Value>,
@@ -82,12 +81,12 @@ impl Groups {
         Self { groups_max, configs: HashMap::new(), changed: Vec::new(), stream: 0, touches: 0 }
     }
 
-    /// From now on events are of this life of the stream.
+    /// Sets the stream that later events belong to.
     pub(in crate::reaction) fn follow(&mut self, stream_id: &str) {
         self.stream = crc32fast::hash(stream_id.as_bytes());
     }
 
-    /// Takes what the store holds; a window of another length starts anew.
+    /// Loads the states of the store. A window whose length has changed starts empty.
     pub(in crate::reaction) fn load(&mut self, mut states: Vec<AnomalyState>, detectors: &HashMap<Uuid, &Detector>) {
         self.configs.clear();
         self.changed.clear();
@@ -96,7 +95,7 @@ impl Groups {
         self.evict();
     }
 
-    /// Replaces what [`Groups::take_changed`] handed over as `written` by what the store holds of it.
+    /// Replaces the groups that [`Groups::take_changed`] returned as `written` with the states of the store.
     pub(in crate::reaction) fn restore(
         &mut self,
         written: &[GroupKey],
@@ -119,25 +118,25 @@ impl Groups {
         }
     }
 
-    /// Measures one event. Its time is the bus's, `now_ms` the clock's.
+    /// Measures one event. Its time is the bus's publish time; `now_ms` is the local clock.
     pub(in crate::reaction) fn observe(
         &mut self,
-        anomaly: &Anomaly,
+        anomaly: &ActiveAnomaly,
         app: &str,
-        event: Published,
+        event: StreamPosition,
         now_ms: i64,
         view: &View<'_>,
-    ) -> Result<Observed, Exhausted> {
+    ) -> Result<Observation, Exhausted> {
         let detector = &anomaly.detector;
         let mut budget = Budget::full();
         let out_of_bounds = detector.out_of_bounds(view, &mut budget)?;
-        // A threshold that is kept leaves no trace.
+        // A value within the threshold changes nothing.
         if detector.window_ms().is_none() && out_of_bounds.is_none() {
-            return Ok(Observed::default());
+            return Ok(Observation::default());
         }
-        let Some(name) = detector.group(view, &mut budget)? else { return Ok(Observed::default()) };
+        let Some(name) = detector.group(view, &mut budget)? else { return Ok(Observation::default()) };
         let group = self.configs.entry(anomaly.id).or_default().group(app, &name, detector);
-        group.place(event, anomaly, self.stream);
+        group.check_clock(event, anomaly, self.stream);
         let measured = match (&mut group.window, out_of_bounds) {
             (Some(_), _) if group.seen.is_outdated(event) => None,
             (Some(window), _) => {
@@ -150,7 +149,7 @@ impl Groups {
         if detected.is_some() {
             group.cooldown_until_ms = event.at_ms.saturating_add(anomaly.cooldown_ms);
         } else if group.window.is_none() {
-            return Ok(Observed::default());
+            return Ok(Observation::default());
         }
         self.touches += 1;
         group.seen.see(event);
@@ -158,10 +157,10 @@ impl Groups {
         if !std::mem::replace(&mut group.changed, true) {
             self.changed.push((anomaly.id, app.into(), name.as_str().into()));
         }
-        Ok(Observed { changed: true, detected: detected.map(|value| detector.details(value, &name)) })
+        Ok(Observation { changed: true, detected: detected.map(|value| detector.details(value, &name)) })
     }
 
-    /// The states to commit; afterwards nothing counts as changed, and the bound holds again.
+    /// Returns the states to commit, marks all groups unchanged, and evicts down to the bound.
     pub(in crate::reaction) fn take_changed(&mut self) -> Vec<AnomalyState> {
         let mut states = Vec::with_capacity(self.changed.len());
         for (config_id, app, name) in std::mem::take(&mut self.changed) {
@@ -193,20 +192,20 @@ impl Groups {
 }
 
 impl Group {
-    /// Begins anew where the clock was set back: what the group holds is of a time that is yet to come again. An event
-    /// that is only late changes nothing.
-    fn place(&mut self, event: Published, anomaly: &Anomaly, stream: u32) {
+    /// Restarts the window and the cooldown when the bus's clock was set back: they refer to a time that is yet to
+    /// come again. A late event changes nothing.
+    fn check_clock(&mut self, event: StreamPosition, anomaly: &ActiveAnomaly, stream: u32) {
         self.seen.follow(stream);
-        if !self.seen.is_later(event) {
+        if !self.seen.is_ahead(event) {
             return;
         }
         if self.cooldown_until_ms > event.at_ms.saturating_add(anomaly.cooldown_ms) {
             self.cooldown_until_ms = 0;
-            self.seen.begin_with(event);
+            self.seen.clock_set_back_before(event);
         }
         if self.window.as_ref().is_some_and(|window| window.is_past(event.at_ms)) {
             self.window = anomaly.detector.window();
-            self.seen.begin_with(event);
+            self.seen.clock_set_back_before(event);
         }
     }
 
@@ -219,7 +218,7 @@ impl Group {
     }
 }
 
-impl Config {
+impl ConfigGroups {
     fn group(&mut self, app: &str, name: &str, detector: &Detector) -> &mut Group {
         if !self.apps.contains_key(app) {
             self.apps.insert(app.into(), HashMap::new());
@@ -231,7 +230,7 @@ impl Config {
             let fresh = Group {
                 window,
                 cooldown_until_ms: 0,
-                seen: Seen::default(),
+                seen: StreamProgress::default(),
                 touched: 0,
                 touched_ms: 0,
                 version: 0,
@@ -242,7 +241,7 @@ impl Config {
         groups.get_mut(name).unwrap_or_else(|| unreachable!("inserted above"))
     }
 
-    /// Takes over a stored state; a window of another length starts anew.
+    /// Loads a stored state. A window whose length has changed starts empty.
     fn put(&mut self, state: AnomalyState, detector: &Detector, touched: u64) {
         let window = detector
             .window_ms()
@@ -250,7 +249,7 @@ impl Config {
         let group = Group {
             window,
             cooldown_until_ms: state.cooldown_until_ms,
-            seen: state.window.get(SEEN).and_then(|seen| Seen::deserialize(seen).ok()).unwrap_or_default(),
+            seen: state.window.get(SEEN).and_then(|seen| StreamProgress::deserialize(seen).ok()).unwrap_or_default(),
             touched,
             touched_ms: state.updated_at_ms,
             version: state.version,
@@ -267,7 +266,7 @@ impl Config {
         }
     }
 
-    /// Drops the `surplus` groups that were touched least recently.
+    /// Evicts the `surplus` least recently touched groups.
     fn evict(&mut self, surplus: usize) {
         let mut touched: Vec<u64> = self.apps.values().flat_map(HashMap::values).map(|group| group.touched).collect();
         let surplus = surplus.min(touched.len());
@@ -291,9 +290,9 @@ mod tests {
     use super::super::config::tests::config;
     use super::*;
 
-    fn anomaly(detection: &str, body: Value, cooldown_seconds: i64) -> Anomaly {
+    fn anomaly(detection: &str, body: Value, cooldown_seconds: i64) -> ActiveAnomaly {
         let document = config(detection, body);
-        Anomaly {
+        ActiveAnomaly {
             id: Uuid::now_v7(),
             detector: Detector::compile(&document).unwrap(),
             document,
@@ -304,9 +303,9 @@ mod tests {
         }
     }
 
-    /// Of a bus whose clock was never set.
-    fn at(at_ms: i64) -> Published {
-        Published { at_ms, sequence: 0 }
+    /// A position on a bus whose clock was never set.
+    fn at(at_ms: i64) -> StreamPosition {
+        StreamPosition { at_ms, sequence: 0 }
     }
 
     fn view(device: &str, value: i64) -> View<'static> {
@@ -317,21 +316,21 @@ mod tests {
     fn a_threshold_fires_once_and_cools_down() {
         let anomaly = anomaly("threshold", json!({"path": "$.battery_change.battery_level", "min": 10}), 60);
         let mut groups = Groups::new(10);
-        assert_eq!(groups.observe(&anomaly, "a", at(0), 0, &view("d", 50)).unwrap(), Observed::default());
+        assert_eq!(groups.observe(&anomaly, "a", at(0), 0, &view("d", 50)).unwrap(), Observation::default());
         let fired = groups.observe(&anomaly, "a", at(1_000), 0, &view("d", 5)).unwrap();
         assert_eq!(fired.detected, Some(json!({"value": 5, "min": 10, "max": null, "group": null})));
-        assert_eq!(groups.observe(&anomaly, "a", at(60_999), 0, &view("d", 4)).unwrap(), Observed::default());
+        assert_eq!(groups.observe(&anomaly, "a", at(60_999), 0, &view("d", 4)).unwrap(), Observation::default());
         assert!(groups.observe(&anomaly, "b", at(2_000), 0, &view("d", 4)).unwrap().detected.is_some());
         assert!(groups.observe(&anomaly, "a", at(61_000), 0, &view("d", 4)).unwrap().detected.is_some());
         assert_eq!(groups.take_changed().len(), 2);
     }
 
     #[test]
-    fn a_rate_is_of_the_bus_time_and_by_app() {
+    fn rates_use_bus_time_and_count_by_app() {
         let anomaly = anomaly("rate", json!({"max_per_minute": 3}), 300);
         let mut groups = Groups::new(10);
         let mut detect = |app: &str, ms| groups.observe(&anomaly, app, at(ms), 0, &view("d", 1)).unwrap().detected;
-        // A backlog of an hour, read in an instant: never more than 3 a minute.
+        // A backlog of an hour, read in an instant, never exceeds 3 a minute.
         assert!((0..60).all(|minute| detect("backlog", minute * 60_000).is_none()));
         assert!((0..3).all(|n| detect("a", n).is_none() && detect("b", n).is_none()));
         assert_eq!(detect("a", 4), Some(json!({"value": 4, "max_per_minute": 3, "group": null})));
@@ -339,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_count_apart_and_survive_a_restart() {
+    fn groups_count_separately_and_survive_a_restart() {
         let anomaly = anomaly("count", json!({"window_seconds": 10, "max_count": 1, "group_by": "$.device_id"}), 5);
         let mut groups = Groups::new(10);
         assert!(groups.observe(&anomaly, "a", at(1_000), 7, &view("d1", 1)).unwrap().changed);
@@ -359,13 +358,13 @@ mod tests {
         assert!(cooled.observe(&anomaly, "a", at(7_000), 9, &view("d1", 1)).unwrap().detected.is_some());
     }
 
-    /// As the store has them once they are written.
+    /// The states as the store returns them after a write.
     fn stored(states: Vec<AnomalyState>) -> Vec<AnomalyState> {
         states.into_iter().map(|state| AnomalyState { version: state.version + 1, ..state }).collect()
     }
 
     #[test]
-    fn what_another_process_wrote_replaces_what_was_judged_in_vain() {
+    fn states_of_another_process_replace_refused_ones() {
         let anomaly = anomaly("count", json!({"window_seconds": 10, "max_count": 3, "group_by": "$.device_id"}), 5);
         let detectors = HashMap::from([(anomaly.id, &anomaly.detector)]);
         let (mut ours, mut theirs) = (Groups::new(10), Groups::new(10));
@@ -391,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stalest_groups_go_first() {
+    fn the_least_recently_touched_groups_are_evicted_first() {
         let anomaly = anomaly("rate", json!({"max_per_minute": 1, "group_by": "$.device_id"}), 0);
         let mut groups = Groups::new(20);
         for n in 0..50i64 {
@@ -399,12 +398,13 @@ mod tests {
         }
         assert_eq!(groups.take_changed().len(), 50);
         assert_eq!(groups.configs[&anomaly.id].count, 18);
-        // The newest is remembered, so a second event is one too many; the oldest starts anew.
+        // The newest group is kept, so a second event exceeds the bound; the oldest starts over.
         assert!(groups.observe(&anomaly, "a", at(0), 50, &view("49", 1)).unwrap().detected.is_some());
         assert!(groups.observe(&anomaly, "a", at(0), 50, &view("0", 1)).unwrap().detected.is_none());
     }
 
-    /// The bus's clock is set back by three hours: each kind of detection goes on at once, after a restart too.
+    /// The bus's clock is set back by three hours: every kind of detection continues immediately, also after a
+    /// restart.
     #[test]
     fn a_clock_that_was_set_back_silences_nothing() {
         const STEP_MS: i64 = 3 * 3_600_000;
@@ -417,7 +417,7 @@ mod tests {
             let mut sequence = 0;
             let mut detect = |groups: &mut Groups, at_ms: i64| {
                 sequence += 1;
-                let event = Published { at_ms, sequence };
+                let event = StreamPosition { at_ms, sequence };
                 [&rate, &threshold]
                     .map(|anomaly| groups.observe(anomaly, "a", event, 0, &view("d", 1)).unwrap().detected.is_some())
             };
@@ -434,8 +434,8 @@ mod tests {
             let after: Vec<_> = (0..4).map(|n| detect(&mut groups, back + n)).collect();
             assert_eq!(after, before, "restart: {restart}");
 
-            // What was published before and is late is neither counted nor takes the window with it.
-            let late = Published { at_ms: start + 5, sequence: 4 };
+            // A late event from before the clock change is neither counted nor moves the window.
+            let late = StreamPosition { at_ms: start + 5, sequence: 4 };
             assert!(groups.observe(&rate, "a", late, 0, &view("d", 1)).unwrap().detected.is_none());
             let later: Vec<_> = (0..3).map(|n| detect(&mut groups, back + 61_000 + n)[0]).collect();
             assert_eq!(later, [false, false, true], "a minute later");
@@ -443,25 +443,25 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_is_late_begins_nothing_anew() {
+    fn late_events_restart_nothing() {
         let rate = anomaly("rate", json!({"max_per_minute": 2}), 60);
         let threshold = anomaly("threshold", json!({"path": "$.battery_change.battery_level", "min": 10}), 60);
         let mut groups = Groups::new(10);
         groups.follow("stream:1");
-        let event = |at_ms, sequence| Published { at_ms, sequence };
-        let detects = |groups: &mut Groups, anomaly: &Anomaly, event| {
+        let event = |at_ms, sequence| StreamPosition { at_ms, sequence };
+        let detects = |groups: &mut Groups, anomaly: &ActiveAnomaly, event| {
             groups.observe(anomaly, "a", event, 0, &view("d", 1)).unwrap().detected.is_some()
         };
         assert!(!detects(&mut groups, &rate, event(10_000_000, 100)));
         assert!(!detects(&mut groups, &rate, event(10_000_001, 101)));
         assert!(detects(&mut groups, &threshold, event(10_000_000, 100)));
-        // Delivered again, or another process had them.
+        // Redelivered, or handled by another process.
         for sequence in 1..50 {
             let late = event(1_000_000 + sequence as i64, sequence);
             assert!(!detects(&mut groups, &rate, late) && !detects(&mut groups, &threshold, late));
         }
         assert!(detects(&mut groups, &rate, event(10_000_002, 102)));
-        // Sequences count anew in a stream that was created anew.
+        // Sequences restart in a recreated stream.
         groups.follow("stream:2");
         assert!(!detects(&mut groups, &rate, event(1_000_000, 1)));
         assert!(!detects(&mut groups, &rate, event(1_000_001, 2)));

@@ -1,6 +1,6 @@
-//! Anomaly detection: configs are validated and compiled, and their windows are kept by app and group.
+//! Anomaly detection: configs are validated and compiled, and a window is kept for each app and group.
 //!
-//! Must not know how events arrive, nor how the state of the windows is committed.
+//! Must not know how events arrive or how the state is committed.
 
 pub(super) mod config;
 pub(super) mod detection;

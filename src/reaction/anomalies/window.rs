@@ -1,23 +1,23 @@
-//! Counting events over a sliding window, in constant space.
+//! Counts events over a sliding window in constant space.
 //!
-//! The window is cut into [`BUCKETS`] equal pieces, so its start is exact to one of them.
-//! Time is the bus's `published_at_ms`, given by the caller: what was published in one
-//! minute counts as one minute however late it is read.
+//! The window is divided into [`BUCKETS`] equal buckets, which is also its precision. Time is the bus's
+//! `published_at_ms`, passed by the caller: events published within one minute count as one minute however late they
+//! are read.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Pieces of a window.
+/// Buckets of a window.
 const BUCKETS: usize = 60;
 
-/// Counts by time; serializes to a small JSON object.
+/// Counts by bucket; serializes to a small JSON object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Window {
-    /// The length of one piece.
+    /// The length of one bucket.
     bucket_ms: i64,
-    /// The number of the newest piece since the epoch; the last of `counts`.
+    /// The number of the newest bucket since the epoch; the last of `counts`.
     newest: i64,
     counts: VecDeque<u64>,
     #[serde(skip)]
@@ -29,7 +29,7 @@ impl Window {
         Self { bucket_ms: bucket_ms(window_ms), newest: 0, counts: VecDeque::new(), total: 0 }
     }
 
-    /// Reads what [`Window::to_json`] wrote. `None` for anything else, another window length included.
+    /// Reads the output of [`Window::to_json`]. `None` for anything else, including another window length.
     pub(super) fn from_json(value: &Value, window_ms: i64) -> Option<Self> {
         let mut window = Self::deserialize(value).ok()?;
         window.total = window.counts.iter().try_fold(0u64, |sum, count| sum.checked_add(*count))?;
@@ -40,8 +40,8 @@ impl Window {
         serde_json::to_value(self).unwrap_or_default()
     }
 
-    /// Counts one event and answers how many the window ending with the newest event holds. An event that is
-    /// older than that window is not counted.
+    /// Counts one event and returns the count of the window that ends with the newest event. An event older than that
+    /// window is not counted.
     pub(super) fn add(&mut self, at_ms: i64) -> u64 {
         let bucket = at_ms.div_euclid(self.bucket_ms);
         if self.counts.is_empty() {
@@ -62,7 +62,7 @@ impl Window {
         self.total
     }
 
-    /// Whether a time is before everything that the window holds.
+    /// Whether a time is before the whole window.
     pub(super) fn is_past(&self, at_ms: i64) -> bool {
         let bucket = at_ms.div_euclid(self.bucket_ms);
         !self.counts.is_empty() && self.newest.saturating_sub(bucket) >= BUCKETS as i64

@@ -1,8 +1,8 @@
-//! What follows from a match: webhooks to call and subjects to publish to.
+//! The actions of a match: webhooks to call and subjects to publish to.
 
 use uuid::Uuid;
 
-use super::subject_template::Template;
+use super::subject_template::SubjectTemplate;
 use crate::event::{FieldError, Int64};
 use crate::store::Actions;
 
@@ -11,9 +11,9 @@ const WEBHOOKS_MAX: usize = 32;
 /// Subjects of one rule or anomaly config.
 const SUBJECTS_MAX: usize = 16;
 
-/// A webhook to call, and how its body has 64-bit integers.
+/// A webhook to call, and the representation of 64-bit integers in its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::reaction) struct Call {
+pub(in crate::reaction) struct WebhookCall {
     pub(in crate::reaction) webhook: Uuid,
     pub(in crate::reaction) int64: Int64,
 }
@@ -29,7 +29,7 @@ pub(in crate::reaction) fn check_actions(actions: &Actions) -> Vec<FieldError> {
         }
     }
     for (index, source) in actions.publish_subjects.iter().take(SUBJECTS_MAX).enumerate() {
-        if let Err(detail) = Template::compile(source) {
+        if let Err(detail) = SubjectTemplate::compile(source) {
             errors.push(FieldError::new(format!("/actions/publish_subjects/{index}"), detail));
         }
     }

@@ -1,15 +1,15 @@
-//! What one rule may cost on one event.
+//! Bounds the cost of one rule on one event.
 //!
-//! A step is about 10 ns: one node of an expression, one node that a path visits, 32 bytes of text. What
-//! allocates is charged by its size, so the budget bounds memory as well as time. Evaluation beyond the
-//! budget is given up, which is a fault of that rule alone.
+//! A step takes about 10 ns: one node of an expression, one node visited by a path, 32 bytes of text. Allocations are
+//! charged by size, so the budget bounds memory as well as time. An evaluation that exceeds its budget is abandoned,
+//! which is a fault of that rule alone.
 
-/// Steps of one rule, or one anomaly config, on one event.
+/// Steps that one rule or anomaly config may take on one event.
 pub(in crate::reaction) const STEPS_MAX: u32 = 200_000;
-/// Bytes of text that are looked through in a step.
+/// Bytes of text scanned in one step.
 const STEP_BYTES: usize = 32;
 
-/// Steps that are left.
+/// The remaining steps.
 #[derive(Debug)]
 pub(in crate::reaction) struct Budget {
     left: u32,
@@ -35,14 +35,14 @@ impl Budget {
                 Ok(())
             }
             None => {
-                // What is given up stays given up.
+                // An abandoned evaluation stays abandoned.
                 self.left = 0;
                 Err(Exhausted)
             }
         }
     }
 
-    /// Text that is looked through once, or copied.
+    /// Charges for text that is scanned or copied once.
     pub(in crate::reaction) fn bytes(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.steps(bytes / STEP_BYTES + 1)
     }

@@ -1,8 +1,7 @@
 //! One condition of a rule: a path, an operator and a value.
 //!
-//! What the operators mean. A path may find several nodes; a condition holds when **any** of
-//! them passes, except for `ne` and `not_exists`, which are the negations of `eq` and
-//! `exists`.
+//! A path may find several nodes. A condition holds when **any** of them passes, except for `ne` and `not_exists`,
+//! which negate `eq` and `exists`.
 //!
 //! | operator | value | holds when |
 //! |---|---|---|
@@ -15,8 +14,7 @@
 //! | `exists` | none | the path finds something, even null |
 //! | `not_exists` | none | the path finds nothing |
 //!
-//! A node of a type that the operator does not speak of never passes; nothing is an error
-//! once the condition is compiled.
+//! A node whose type the operator does not apply to never passes. A compiled condition never fails.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -24,32 +22,32 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::budget::{Budget, Exhausted};
-use super::feasibility::{misfit, unmatched};
-use super::filters::Kinds;
+use super::feasibility::{impossible_comparison, impossible_match};
+use super::filters::EventKinds;
 use super::number::{Numeric, equal};
 use super::path::Path;
 use super::pattern::Pattern;
 use crate::event::FieldError;
 use crate::store::{Condition, Operator};
 
-/// Elements of the list of `in`.
+/// Elements of the list of an `in` condition.
 const CHOICES_MAX: usize = 1_000;
 
 /// A compiled condition.
 #[derive(Debug)]
-pub(super) struct Compiled {
+pub(super) struct CompiledCondition {
     path: Path,
-    test: Test,
+    test: Predicate,
 }
 
 #[derive(Debug)]
-enum Test {
+enum Predicate {
     Equal(Value),
     NotEqual(Value),
     Ordered(fn(Ordering) -> bool, Bound),
     Contains(Value),
     Matches(Pattern),
-    /// Strings apart, since long lists are lists of strings.
+    /// Strings are kept apart, since long lists are lists of strings.
     In(HashSet<Box<str>>, Vec<Value>),
     Exists,
     NotExists,
@@ -61,11 +59,11 @@ enum Bound {
     Text(Box<str>),
 }
 
-impl Compiled {
-    /// Compiles a condition; pointers are relative to it.
+impl CompiledCondition {
+    /// Compiles a condition. The errors' pointers are relative to it.
     pub(super) fn compile(condition: &Condition) -> Result<Self, Vec<FieldError>> {
         let path = Path::compile(&condition.path).map_err(|detail| FieldError::new("/path", detail));
-        let test = compile_test(condition.operator, condition.value.as_ref())
+        let test = compile_predicate(condition.operator, condition.value.as_ref())
             .map_err(|detail| FieldError::new("/value", detail));
         match (path, test) {
             (Ok(path), Ok(test)) => Ok(Self { path, test }),
@@ -75,8 +73,8 @@ impl Compiled {
 
     pub(super) fn holds(&self, view: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
         match &self.test {
-            Test::Equal(value) => self.any(view, budget, |node, budget| equal(node, value, budget)),
-            Test::NotEqual(value) => {
+            Predicate::Equal(value) => self.any(view, budget, |node, budget| equal(node, value, budget)),
+            Predicate::NotEqual(value) => {
                 let mut found = false;
                 let same = self.any(view, budget, |node, budget| {
                     found = true;
@@ -84,28 +82,28 @@ impl Compiled {
                 })?;
                 Ok(found && !same)
             }
-            Test::Ordered(passes, bound) => {
+            Predicate::Ordered(passes, bound) => {
                 self.any(view, budget, |node, budget| Ok(order(node, bound, budget)?.is_some_and(passes)))
             }
-            Test::Contains(value) => self.any(view, budget, |node, budget| contains(node, value, budget)),
-            Test::Matches(pattern) => self.any(view, budget, |node, budget| {
+            Predicate::Contains(value) => self.any(view, budget, |node, budget| contains(node, value, budget)),
+            Predicate::Matches(pattern) => self.any(view, budget, |node, budget| {
                 node.as_str().map_or(Ok(false), |text| pattern.is_match(text, budget))
             }),
-            Test::In(texts, others) => self.any(view, budget, |node, budget| match node {
+            Predicate::In(texts, others) => self.any(view, budget, |node, budget| match node {
                 Value::String(text) => {
                     budget.bytes(text.len())?;
                     Ok(texts.contains(text.as_str()))
                 }
                 _ => any_equal(others, node, budget),
             }),
-            Test::Exists => self.any(view, budget, |_, _| Ok(true)),
-            Test::NotExists => self.any(view, budget, |_, _| Ok(true)).map(|found| !found),
+            Predicate::Exists => self.any(view, budget, |_, _| Ok(true)),
+            Predicate::NotExists => self.any(view, budget, |_, _| Ok(true)).map(|found| !found),
         }
     }
 
-    /// What its pattern takes at most.
+    /// The upper bound of its compiled pattern's size.
     pub(super) fn pattern_bytes(&self) -> usize {
-        if let Test::Matches(pattern) = &self.test { pattern.bytes_max() } else { 0 }
+        if let Predicate::Matches(pattern) = &self.test { pattern.bytes_max() } else { 0 }
     }
 
     fn any<'v>(
@@ -117,36 +115,37 @@ impl Compiled {
         Ok(self.path.find(view, budget, test)?.is_some())
     }
 
-    /// What can never hold in an event of these kinds; pointers are relative to the condition.
-    pub(super) fn check(&self, condition: &Condition, kinds: Kinds<'_>) -> Vec<FieldError> {
-        let places = match self.path.check(kinds) {
-            Ok(places) => places,
+    /// Reports why the condition can never hold for events of these kinds. The errors' pointers are relative to the
+    /// condition.
+    pub(super) fn check(&self, condition: &Condition, kinds: EventKinds<'_>) -> Vec<FieldError> {
+        let types = match self.path.check(kinds) {
+            Ok(types) => types,
             Err(detail) => return vec![FieldError::new("/path", detail)],
         };
         let of_value = |detail: String| FieldError::new("/value", detail);
         let wrong = match (&self.test, &condition.value) {
-            (Test::In(..), Some(Value::Array(choices))) if choices.is_empty() => {
+            (Predicate::In(..), Some(Value::Array(choices))) if choices.is_empty() => {
                 Some(of_value("can never hold: the list has no element".to_owned()))
             }
-            (Test::In(..), Some(Value::Array(choices))) => {
+            (Predicate::In(..), Some(Value::Array(choices))) => {
                 let wrong = |(index, choice): (usize, &Value)| {
-                    let detail = misfit(&places, Operator::Eq, choice)?;
+                    let detail = impossible_comparison(&types, Operator::Eq, choice)?;
                     Some(FieldError::new(format!("/value/{index}"), detail))
                 };
                 return choices.iter().enumerate().filter_map(wrong).take(WRONG_CHOICES_MAX).collect();
             }
-            (Test::Matches(pattern), _) => unmatched(&places, Some(pattern)).map(of_value),
-            (_, Some(value)) => misfit(&places, condition.operator, value).map(of_value),
+            (Predicate::Matches(pattern), _) => impossible_match(&types, Some(pattern)).map(of_value),
+            (_, Some(value)) => impossible_comparison(&types, condition.operator, value).map(of_value),
             (_, None) => None,
         };
         wrong.into_iter().collect()
     }
 }
 
-/// Elements of a list that are named when they are wrong.
+/// Invalid list elements that are reported.
 const WRONG_CHOICES_MAX: usize = 8;
 
-fn compile_test(operator: Operator, value: Option<&Value>) -> Result<Test, String> {
+fn compile_predicate(operator: Operator, value: Option<&Value>) -> Result<Predicate, String> {
     let given = || value.ok_or_else(|| "is needed by this operator and must not be null".to_owned());
     let bound = || match given()? {
         Value::Number(number) => Ok(Bound::Number(Numeric::of(number))),
@@ -155,17 +154,17 @@ fn compile_test(operator: Operator, value: Option<&Value>) -> Result<Test, Strin
     };
     let none = |test| if value.is_none() { Ok(test) } else { Err("must be left out for this operator".to_owned()) };
     Ok(match operator {
-        Operator::Eq => Test::Equal(given()?.clone()),
-        Operator::Ne => Test::NotEqual(given()?.clone()),
-        Operator::Gt => Test::Ordered(Ordering::is_gt, bound()?),
-        Operator::Gte => Test::Ordered(Ordering::is_ge, bound()?),
-        Operator::Lt => Test::Ordered(Ordering::is_lt, bound()?),
-        Operator::Lte => Test::Ordered(Ordering::is_le, bound()?),
-        Operator::Contains => Test::Contains(given()?.clone()),
-        Operator::Regex => Test::Matches(compile_pattern(given()?)?),
+        Operator::Eq => Predicate::Equal(given()?.clone()),
+        Operator::Ne => Predicate::NotEqual(given()?.clone()),
+        Operator::Gt => Predicate::Ordered(Ordering::is_gt, bound()?),
+        Operator::Gte => Predicate::Ordered(Ordering::is_ge, bound()?),
+        Operator::Lt => Predicate::Ordered(Ordering::is_lt, bound()?),
+        Operator::Lte => Predicate::Ordered(Ordering::is_le, bound()?),
+        Operator::Contains => Predicate::Contains(given()?.clone()),
+        Operator::Regex => Predicate::Matches(compile_pattern(given()?)?),
         Operator::In => compile_choices(given()?)?,
-        Operator::Exists => none(Test::Exists)?,
-        Operator::NotExists => none(Test::NotExists)?,
+        Operator::Exists => none(Predicate::Exists)?,
+        Operator::NotExists => none(Predicate::NotExists)?,
     })
 }
 
@@ -174,7 +173,7 @@ fn compile_pattern(value: &Value) -> Result<Pattern, String> {
     Pattern::compile(pattern)
 }
 
-fn compile_choices(value: &Value) -> Result<Test, String> {
+fn compile_choices(value: &Value) -> Result<Predicate, String> {
     let Value::Array(choices) = value else { return Err("must be a list for this operator".to_owned()) };
     if choices.len() > CHOICES_MAX {
         return Err(format!("must have at most {CHOICES_MAX} elements"));
@@ -188,7 +187,7 @@ fn compile_choices(value: &Value) -> Result<Test, String> {
             other => others.push(other.clone()),
         }
     }
-    Ok(Test::In(texts, others))
+    Ok(Predicate::In(texts, others))
 }
 
 fn order(node: &Value, bound: &Bound, budget: &mut Budget) -> Result<Option<Ordering>, Exhausted> {
@@ -241,7 +240,10 @@ mod tests {
             "n": 10, "f": 2.5, "neg": -3, "big": 9_007_199_254_740_993i64, "max": u64::MAX, "s": "banana", "e": "", "t": true, "nil": null,
             "list": ["a", "b", 3], "o": {"k": [1, 2.0]},
         });
-        Compiled::compile(&condition(path, operator, value)).unwrap().holds(&view, &mut Budget::full()).unwrap()
+        CompiledCondition::compile(&condition(path, operator, value))
+            .unwrap()
+            .holds(&view, &mut Budget::full())
+            .unwrap()
     }
 
     #[test]
@@ -311,9 +313,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_refused_with_its_place() {
+    fn invalid_values_are_refused_with_their_pointer() {
         let refused = |operator, value| {
-            let errors = Compiled::compile(&condition("$.a", operator, value)).unwrap_err();
+            let errors = CompiledCondition::compile(&condition("$.a", operator, value)).unwrap_err();
             assert_eq!(errors.len(), 1);
             assert_eq!(errors[0].pointer, "/value");
             errors[0].detail.clone()
@@ -337,17 +339,17 @@ mod tests {
     }
 
     #[test]
-    fn both_mistakes_of_a_condition_are_named() {
-        let errors = Compiled::compile(&condition("nope", "in", json!(1))).unwrap_err();
+    fn all_errors_of_a_condition_are_reported() {
+        let errors = CompiledCondition::compile(&condition("nope", "in", json!(1))).unwrap_err();
         let pointers: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();
         assert_eq!(pointers, ["/path", "/value"]);
     }
 
     #[test]
-    fn what_can_never_hold_is_refused_with_the_nearest_name() {
+    fn impossible_conditions_are_refused_with_the_nearest_name() {
         let check = |path: &str, operator: &str, value: Value| {
             let condition = condition(path, operator, value);
-            let errors = Compiled::compile(&condition).unwrap().check(&condition, Kinds::default());
+            let errors = CompiledCondition::compile(&condition).unwrap().check(&condition, EventKinds::default());
             errors.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         for (path, operator, value) in [

@@ -1,29 +1,29 @@
-//! Which kinds of events a rule or an anomaly config is for, as its filters say.
+//! The filters of a rule or an anomaly config, and the kinds of events that pass them.
 //!
-//! Invariant: filters that pass the check can match an event; where they leave one kind or none of the
-//! payloads, what is said about other payloads can never be.
+//! Invariant: valid filters can match an event. When they leave only some payloads, a document that names any other
+//! payload can never match.
 
 use crate::base::nearest::suggestion;
 use crate::event::{FieldError, Kind, is_app_id};
 
-/// The category of events that apps name themselves.
+/// The category of custom events, which apps name themselves.
 const CUSTOM: &str = "custom";
 /// Bytes of a custom event's name.
 const TYPE_BYTES_MAX: usize = 256;
 
-/// What the filters of a document let through.
+/// The events that pass the filters of a document.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::reaction) struct Kinds<'d> {
+pub(in crate::reaction) struct EventKinds<'d> {
     category: Option<&'d str>,
     event_type: Option<&'d str>,
 }
 
-impl<'d> Kinds<'d> {
+impl<'d> EventKinds<'d> {
     pub(in crate::reaction) fn of(category: &'d Option<String>, event_type: &'d Option<String>) -> Self {
         Self { category: category.as_deref(), event_type: event_type.as_deref() }
     }
 
-    /// Whether such an event may be of this kind.
+    /// Whether an event that passes may be of this kind.
     pub(in crate::reaction) fn include(&self, kind: &Kind) -> bool {
         let category = self.category.is_none_or(|category| category == kind.category);
         let of_type = |wanted: &str| kind.is_custom() || wanted == kind.event_type;
@@ -31,7 +31,7 @@ impl<'d> Kinds<'d> {
     }
 }
 
-/// What is wrong with the filters.
+/// Validates the filters.
 pub(in crate::reaction) fn check_filters(
     app_id: &Option<String>,
     category: &Option<String>,
@@ -48,7 +48,7 @@ pub(in crate::reaction) fn check_filters(
     {
         let near = suggestion(category, categories);
         errors.push(FieldError::new("/event_category", format!("is not a category of events{near}")));
-        // What the type should be is not known then.
+        // Without a category, the expected types are unknown.
         return errors;
     }
     if let Some(event_type) = event_type.as_deref()
@@ -68,7 +68,7 @@ fn wrong_type(category: Option<&str>, event_type: &str) -> Option<String> {
     if types().any(|known| known == event_type) {
         return None;
     }
-    // Any name can be that of a custom event; its type is in lower case, however the app writes it.
+    // A custom event can have any name; its type is lower case whatever the app writes.
     let lower = event_type.to_lowercase();
     let custom = category.is_none_or(|category| category == CUSTOM);
     if custom && lower == event_type {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_can_be_filtered_for_and_custom_types_are_free() {
+    fn every_kind_can_be_filtered_and_custom_types_are_free() {
         for kind in Kind::all().iter().filter(|kind| !kind.is_custom()) {
             assert_eq!(check(None, Some(kind.category), Some(kind.event_type)), [""; 0]);
             assert_eq!(check(None, None, Some(kind.event_type)), [""; 0]);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_match_is_refused_with_the_nearest_name() {
+    fn impossible_filters_are_refused_with_the_nearest_name() {
         for (category, event_type, expected) in [
             (Some("commerse"), None, "/event_category: is not a category of events (did you mean `commerce`?)"),
             (Some("Commerce"), None, "/event_category: is not a category of events (did you mean `commerce`?)"),

@@ -1,42 +1,41 @@
-//! Which rules and anomaly configs can match an event, told from its subject alone.
+//! Finds the rules and anomaly configs that can match an event, from its subject alone.
 //!
-//! Invariant: an event of which no filter speaks costs one hash of its subject, no
-//! allocation and no decoding.
+//! Invariant: an event that no filter matches costs one hash of its subject, without allocation or decoding.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::event::subject::parse_event_subject;
 
-/// Subjects that are remembered with their answer; the whole memory is dropped when it is full.
+/// Cached subjects; the whole cache is cleared when it is full.
 const SUBJECTS_MAX: usize = 8_192;
 
-/// What a document asks of an event's subject; `None` is any.
+/// The filters of a document on the event's subject; `None` matches any value.
 #[derive(Clone, Copy, Debug)]
 pub struct Filters<'d> {
     pub app: Option<&'d str>,
     pub category: Option<&'d str>,
-    /// Types are lower case, whatever a custom event was called.
+    /// Lower case, as the types of custom events always are.
     pub event_type: Option<&'d str>,
 }
 
-/// Positions of the rules and of the anomaly configs that can match, in their order.
+/// The positions of the rules and anomaly configs that can match, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Candidates {
     pub rules: Vec<u32>,
     pub anomalies: Vec<u32>,
 }
 
-/// The answer for a subject that nothing can match.
-const NOTHING: u32 = u32::MAX;
+/// Marks a subject that nothing can match.
+const NO_CANDIDATES: u32 = u32::MAX;
 
-/// Answers for subjects. The documents' positions are the order in which they were added.
+/// An index of documents by their filters, with a cache by subject. Positions follow the order of insertion.
 #[derive(Default)]
 pub struct Index {
-    /// By the joined filters of [`join`].
+    /// Candidates by filter key.
     filters: HashMap<Box<str>, Candidates>,
-    /// Positions in `lists`, or [`NOTHING`].
-    answers: HashMap<Box<[u8]>, u32>,
+    /// Cached answers: positions in `lists`, or [`NO_CANDIDATES`].
+    cache: HashMap<Box<[u8]>, u32>,
     lists: Vec<Arc<Candidates>>,
     scratch: String,
 }
@@ -55,38 +54,38 @@ impl Index {
         if self.filters.is_empty() {
             return None;
         }
-        let answer = match self.answers.get(subject) {
-            Some(answer) => *answer,
-            None => self.remember(subject),
+        let cached = match self.cache.get(subject) {
+            Some(cached) => *cached,
+            None => self.add_to_cache(subject),
         };
-        self.lists.get(answer as usize)
+        self.lists.get(cached as usize)
     }
 
-    fn remember(&mut self, subject: &[u8]) -> u32 {
-        if self.answers.len() >= SUBJECTS_MAX {
-            self.forget();
+    fn add_to_cache(&mut self, subject: &[u8]) -> u32 {
+        if self.cache.len() >= SUBJECTS_MAX {
+            self.clear_cache();
         }
-        let answer = match self.look_up(subject) {
+        let cached = match self.look_up(subject) {
             Some(found) => {
                 self.lists.push(Arc::new(found));
                 self.lists.len() as u32 - 1
             }
-            None => NOTHING,
+            None => NO_CANDIDATES,
         };
-        self.answers.insert(subject.into(), answer);
-        answer
+        self.cache.insert(subject.into(), cached);
+        cached
     }
 
-    fn forget(&mut self) {
-        self.answers.clear();
+    fn clear_cache(&mut self) {
+        self.cache.clear();
         self.lists.clear();
     }
 
     fn entry(&mut self, filters: Filters<'_>) -> &mut Candidates {
-        self.forget();
+        self.clear_cache();
         let lower = filters.event_type.map(str::to_lowercase);
         let mut key = String::new();
-        join(&mut key, filters.app, filters.category, lower.as_deref());
+        filter_key(&mut key, filters.app, filters.category, lower.as_deref());
         self.filters.entry(key.into()).or_default()
     }
 
@@ -96,7 +95,12 @@ impl Index {
         for mask in 0..8u8 {
             let given = |bit: u8, text| (mask & bit != 0).then_some(text);
             self.scratch.clear();
-            join(&mut self.scratch, given(1, &*parts.app), given(2, &*parts.category), given(4, &*parts.event_type));
+            filter_key(
+                &mut self.scratch,
+                given(1, &*parts.app),
+                given(2, &*parts.category),
+                given(4, &*parts.event_type),
+            );
             if let Some(candidates) = self.filters.get(self.scratch.as_str()) {
                 found.rules.extend(&candidates.rules);
                 found.anomalies.extend(&candidates.anomalies);
@@ -108,8 +112,8 @@ impl Index {
     }
 }
 
-/// One key for three filters. Only the type can hold any character, and it comes last.
-fn join(key: &mut String, app: Option<&str>, category: Option<&str>, event_type: Option<&str>) {
+/// Joins three filters to one key. Only the type can contain any character, so it comes last.
+fn filter_key(key: &mut String, app: Option<&str>, category: Option<&str>, event_type: Option<&str>) {
     for filter in [app, category, event_type] {
         match filter {
             Some(text) => {
@@ -139,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_meets_only_what_can_match_it_in_order() {
+    fn candidates_are_those_that_can_match_in_order() {
         let mut index = Index::default();
         for (position, filter) in [
             filters("shop", "commerce", "purchase_complete"),
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_known_is_nothing_found() {
+    fn an_empty_index_finds_nothing() {
         let mut index = Index::default();
         assert!(index.candidates(b"events.a.b.c").is_none());
         index.add_rule(0, filters("a", "b", "d"));
@@ -175,12 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_subjects_is_bounded() {
+    fn the_cache_of_subjects_is_bounded() {
         let mut index = Index::default();
         index.add_rule(0, filters("a", "", ""));
         for n in 0..SUBJECTS_MAX * 2 + 10 {
             assert!(index.candidates(format!("events.b.custom.t{n}").as_bytes()).is_none());
-            assert!(index.answers.len() <= SUBJECTS_MAX);
+            assert!(index.cache.len() <= SUBJECTS_MAX);
         }
         assert_eq!(rules(&mut index, "events.a.custom.x"), [0]);
     }

@@ -1,7 +1,7 @@
-//! Rules: their documents are validated when they are written, compiled when they are loaded, and matched
-//! against events within a budget.
+//! Rules: documents are validated when they are written, compiled when they are loaded, and matched against events
+//! within a budget.
 //!
-//! Invariant: matching depends on the event alone. Must not know the bus, nor what follows from a match.
+//! Invariant: whether a rule matches depends on the event alone. Must not know the bus, or what follows from a match.
 
 pub(super) mod budget;
 pub(super) mod number;

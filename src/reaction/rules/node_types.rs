@@ -1,28 +1,28 @@
 //! The types of the nodes that a path can find, known before any event is there.
 
-use super::filters::Kinds;
+use super::filters::EventKinds;
 use crate::base::nearest::suggestion;
 use crate::event::describe::{ViewType, payload};
 
-/// What stands at a place of the view, if that is known.
-pub(in crate::reaction) type Place = Option<ViewType>;
+/// The type of a node of the view; `None` when it can be anything.
+pub(in crate::reaction) type NodeType = Option<ViewType>;
 
-/// What can stand at the nodes that a path finds.
+/// The possible types of the nodes that a path finds.
 #[derive(Clone, Debug, Default)]
-pub(in crate::reaction) struct Places {
+pub(in crate::reaction) struct NodeTypes {
     pub(in crate::reaction) known: Vec<ViewType>,
-    /// Anything else, too: what is in `properties` is the app's own.
+    /// Any other type as well: apps choose the contents of `properties`.
     pub(in crate::reaction) open: bool,
-    /// Whether an event may have no such node.
+    /// Whether an event may lack such a node.
     pub(in crate::reaction) optional: bool,
 }
 
-impl Places {
-    pub(in crate::reaction) fn one(place: ViewType) -> Self {
-        Self { known: vec![place], ..Self::default() }
+impl NodeTypes {
+    pub(in crate::reaction) fn one(node: ViewType) -> Self {
+        Self { known: vec![node], ..Self::default() }
     }
 
-    /// All that can stand there; `None` when anything can.
+    /// All possible types; `None` when any type is possible.
     pub(in crate::reaction) fn known(&self) -> Option<&[ViewType]> {
         (!self.open).then_some(self.known.as_slice())
     }
@@ -31,36 +31,36 @@ impl Places {
         self.known.is_empty() && !self.open
     }
 
-    pub(in crate::reaction) fn add(&mut self, place: Place) {
-        match place {
-            Some(place) if self.known.contains(&place) => {}
-            Some(place) => self.known.push(place),
+    pub(in crate::reaction) fn add(&mut self, node: NodeType) {
+        match node {
+            Some(node) if self.known.contains(&node) => {}
+            Some(node) => self.known.push(node),
             None => self.open = true,
         }
     }
 
     pub(in crate::reaction) fn join(&mut self, other: Self) {
-        other.known.into_iter().for_each(|place| self.add(Some(place)));
+        other.known.into_iter().for_each(|node| self.add(Some(node)));
         self.open |= other.open;
         self.optional |= other.optional;
     }
 
-    /// In the words of its owner.
+    /// The first type in the words of the document's author.
     pub(in crate::reaction) fn describe(&self) -> &'static str {
-        self.known.first().map_or("any value", |place| describe(*place))
+        self.known.first().map_or("any value", |node| describe(*node))
     }
 }
 
-/// What the member of that name holds; the error says why there is none.
-pub(in crate::reaction) fn member(place: ViewType, name: &str, kinds: Kinds<'_>) -> Result<Place, String> {
-    match place {
+/// The type of the member with this name. The error says why there is none.
+pub(in crate::reaction) fn member(node: ViewType, name: &str, kinds: EventKinds<'_>) -> Result<NodeType, String> {
+    match node {
         ViewType::Struct => Ok(None),
         ViewType::Map(value) => Ok(Some(value.view_type())),
         ViewType::Event | ViewType::Message(_) => {
-            let Some(field) = place.field(name) else {
-                return Err(format!("names an unknown field `{}`{}", shown(name), suggestion(name, place.fields())));
+            let Some(field) = node.field(name) else {
+                return Err(format!("names an unknown field `{}`{}", shown(name), suggestion(name, node.fields())));
             };
-            if let (ViewType::Event, Some(kind)) = (place, payload(name))
+            if let (ViewType::Event, Some(kind)) = (node, payload(name))
                 && !kinds.include(kind)
             {
                 return Err(format!("names `{name}`, which events of this category and type never have"));
@@ -71,15 +71,15 @@ pub(in crate::reaction) fn member(place: ViewType, name: &str, kinds: Kinds<'_>)
     }
 }
 
-/// A name from the document, short enough to be repeated.
+/// Shortens a name from the document for an error message.
 pub(in crate::reaction) fn shown(name: &str) -> String {
     const CHARS_MAX: usize = 64;
     name.chars().filter(|c| !c.is_control()).take(CHARS_MAX).collect()
 }
 
-/// A type in the words of its owner.
-pub(in crate::reaction) fn describe(place: ViewType) -> &'static str {
-    match place {
+/// A type in the words of the document's author.
+pub(in crate::reaction) fn describe(node: ViewType) -> &'static str {
+    match node {
         ViewType::Event => "the event",
         ViewType::String => "a string",
         ViewType::Bool => "a bool",

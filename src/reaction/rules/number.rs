@@ -1,8 +1,8 @@
-//! The one comparison of numbers: exact, whatever the two are held in.
+//! Exact comparison of numbers across integer and floating-point types.
 //!
-//! Invariant: two numbers are equal only when they are the same number. An integer is never turned into
-//! a double, which has no place for every integer above 2^53. Conditions, expressions, thresholds, `in`
-//! and the filters of paths all compare here.
+//! Invariant: two numbers are equal only when they are the same number. An integer is never converted to a double,
+//! which cannot represent every integer above 2^53. Conditions, expressions, thresholds, `in` and the filters of paths
+//! all compare here.
 
 use std::cmp::Ordering;
 
@@ -10,7 +10,7 @@ use serde_json::{Number, Value};
 
 use super::budget::{Budget, Exhausted};
 
-/// A number of a view, of a document or of an expression.
+/// A number from a view, a document or an expression.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::reaction) enum Numeric {
     Int(i64),
@@ -31,7 +31,7 @@ impl Numeric {
         if let Value::Number(number) = value { Some(Self::of(number)) } else { None }
     }
 
-    /// `None` when one of them is no number (NaN).
+    /// `None` when either is NaN.
     pub(in crate::reaction) fn compare(self, other: Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Int(a), Self::Int(b)) => Some(a.cmp(&b)),
@@ -54,12 +54,12 @@ impl Numeric {
         }
     }
 
-    /// One text for one number: `1` and `1.0` are the same group.
+    /// Equal numbers have equal text, so that `1` and `1.0` form one group.
     pub(in crate::reaction) fn canonical(self) -> String {
         match self {
             Self::Int(integer) => integer.to_string(),
             Self::Uint(integer) => integer.to_string(),
-            // Whole doubles of this size are exact in an i128, and print as the integer that they equal.
+            // Integral doubles of this size are exact as `i128`, and print as the integer that they equal.
             Self::Double(double) if double.fract() == 0.0 && double.abs() < 2f64.powi(64) => {
                 (double as i128).to_string()
             }
@@ -72,14 +72,14 @@ fn compare_with_double(integer: i128, double: f64) -> Option<Ordering> {
     if double.is_nan() {
         return None;
     }
-    // The cast saturates far outside of what a 64-bit integer reaches, so the order stays right.
+    // The cast saturates far outside the 64-bit range, so the order stays right.
     let whole = double.trunc();
     let fraction = double - whole;
-    // An infinity less itself is no number; the whole parts differ then.
+    // Infinity minus itself is NaN, but then the integral parts already differ.
     Some(integer.cmp(&(whole as i128)).then_with(|| 0.0f64.partial_cmp(&fraction).unwrap_or(Ordering::Equal)))
 }
 
-/// Equality as JSON means it: numbers by their value, everything else by type and content.
+/// JSON equality: numbers by value, everything else by type and content.
 pub(in crate::reaction) fn equal(a: &Value, b: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
     budget.step()?;
     Ok(match (a, b) {

@@ -1,7 +1,7 @@
-//! Regular expressions that a person, or an event, brings.
+//! Regular expressions from rules and from events.
 //!
-//! Invariant: compiling one is bounded by its size, and matching is charged for what it can cost at worst:
-//! the length of the text times the size of the pattern.
+//! Invariant: compilation is bounded by the size of the pattern, and matching is charged at its worst case: the length
+//! of the text times the size of the pattern.
 
 use std::fmt::Write as _;
 
@@ -9,16 +9,15 @@ use regex::{Regex, RegexBuilder};
 
 use super::budget::{Budget, Exhausted};
 
-/// Bytes of a pattern's text.
+/// Bytes of a pattern's source.
 pub(super) const PATTERN_BYTES_MAX: usize = 1_024;
-/// Bytes that a compiled pattern may take, in the sizes in which it is tried, with the steps that it costs to match
-/// each of them with a KiB of text.
-const CLASSES: [(usize, usize); 4] = [(16 << 10, 128), (64 << 10, 512), (256 << 10, 2_048), (1 << 20, 8_192)];
-/// Bytes that all compiled patterns of one rule may take.
+/// Size classes of compiled patterns, tried in order: bytes, and the steps charged for matching one KiB of text.
+const SIZE_CLASSES: [(usize, usize); 4] = [(16 << 10, 128), (64 << 10, 512), (256 << 10, 2_048), (1 << 20, 8_192)];
+/// Bytes of all compiled patterns of one rule.
 pub(super) const COMPILED_BYTES_MAX: usize = 4 << 20;
-/// Bytes of a pattern that is not in the rule but comes from the event.
+/// Bytes of a pattern that comes from the event rather than from the rule.
 const DYNAMIC_BYTES_MAX: usize = 256;
-/// Steps to compile such a pattern.
+/// Steps charged for compiling such a pattern.
 const DYNAMIC_STEPS: usize = 5_000;
 
 /// A compiled pattern.
@@ -26,35 +25,35 @@ const DYNAMIC_STEPS: usize = 5_000;
 pub(super) struct Pattern {
     regex: Regex,
     steps_a_kib: usize,
-    /// What it takes at most once it is compiled.
+    /// The upper bound of its compiled size.
     bytes_max: usize,
 }
 
 impl Pattern {
-    /// Compiles a pattern; the error is one clause for the person who wrote it.
+    /// Compiles a pattern. The error is one clause for its author.
     pub(super) fn compile(source: &str) -> Result<Self, String> {
         if source.len() > PATTERN_BYTES_MAX {
             return Err(format!("must be at most {PATTERN_BYTES_MAX} bytes long"));
         }
-        Self::build(source, &CLASSES)
+        Self::build(source, &SIZE_CLASSES)
     }
 
-    /// A pattern that an event brought: `None` when it is no regular expression, or too large a one.
+    /// Compiles a pattern from an event. `None` when it is not a regular expression or is too large.
     pub(super) fn dynamic(source: &str, budget: &mut Budget) -> Result<Option<Self>, Exhausted> {
         budget.steps(DYNAMIC_STEPS)?;
         if source.len() > DYNAMIC_BYTES_MAX {
             return Ok(None);
         }
-        Ok(Self::build(source, &CLASSES[..1]).ok())
+        Ok(Self::build(source, &SIZE_CLASSES[..1]).ok())
     }
 
-    /// Compiles an I-Regexp (RFC 9485) that a person wrote, as JSONPath's `match` (the `whole` text) and `search` have it.
+    /// Compiles an I-Regexp (RFC 9485) from a rule, for JSONPath's `match` (the `whole` text) or `search`.
     pub(super) fn compile_i_regexp(source: &str, whole: bool) -> Result<Self, String> {
         let bare = Self::compile(&from_i_regexp(source))?;
         if whole { Self::compile(&anchored(&from_i_regexp(source))) } else { Ok(bare) }
     }
 
-    /// The same of one that an event brought.
+    /// Like `compile_i_regexp`, for a pattern from an event.
     pub(super) fn dynamic_i_regexp(source: &str, whole: bool, budget: &mut Budget) -> Result<Option<Self>, Exhausted> {
         let source = from_i_regexp(source);
         match Self::dynamic(&source, budget)? {
@@ -70,7 +69,7 @@ impl Pattern {
                     return Ok(Self { regex, steps_a_kib: *steps_a_kib, bytes_max: *compiled_bytes_max });
                 }
                 Err(regex::Error::CompiledTooBig(_)) => {}
-                // The message repeats the pattern and ends in a line that names the mistake.
+                // The message repeats the pattern; its last line names the mistake.
                 Err(other) => {
                     let message = other.to_string();
                     let reason = message.lines().last().unwrap_or_default();
@@ -92,12 +91,12 @@ impl Pattern {
     }
 }
 
-/// Matches the whole text. Only of what compiles by itself: a bracket too many would close ours.
+/// Anchors a pattern to the whole text. The pattern must compile by itself: a surplus bracket would close ours.
 fn anchored(pattern: &str) -> String {
     format!(r"\A(?:{pattern})\z")
 }
 
-/// An I-Regexp in the syntax of [`Pattern`].
+/// Translates an I-Regexp to the syntax of [`Pattern`].
 fn from_i_regexp(source: &str) -> String {
     let mut out = String::with_capacity(source.len() + 16);
     let mut in_class = false;
@@ -116,9 +115,9 @@ fn from_i_regexp(source: &str) -> String {
                 in_class = false;
                 out.push(c);
             }
-            // It matches neither of the two ends of lines.
+            // `.` matches neither of the two line terminators.
             '.' if !in_class => out.push_str(r"[^\n\r]"),
-            // In an I-Regexp these are characters like any other.
+            // These are ordinary characters in an I-Regexp.
             '^' | '$' if !in_class => {
                 let _ = write!(out, "\\{c}");
             }
@@ -135,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_compile_to_much_is_refused_quickly() {
+    fn oversized_patterns_are_refused_quickly() {
         for source in [r"((\w{9}){9}){9}", "(a{1000}){1000}", r"(?i)((\pL{5}){50}){50}", "((((a{9}){9}){9}){9}){9}"] {
             let started = Instant::now();
             assert!(Pattern::compile(source).unwrap_err().starts_with("compiles to more than"), "{source}");
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_i_regexp_reads_as_its_standard_says() {
+    fn i_regexps_follow_the_standard() {
         let matches = |source: &str, whole: bool, text: &str| {
             let written = Pattern::compile_i_regexp(source, whole).unwrap();
             let brought = Pattern::dynamic_i_regexp(source, whole, &mut Budget::full()).unwrap().unwrap();
@@ -170,7 +169,7 @@ mod tests {
             assert_eq!(brought.is_match(text, &mut Budget::full()), Ok(matches), "{source}");
             matches
         };
-        // What is no regular expression by itself is none within brackets.
+        // A pattern that is invalid by itself stays invalid inside a group.
         for source in ["a)|(b", "a)|(?:b", ")(", "(?x)a#"] {
             let written = Pattern::compile_i_regexp(source, true);
             let brought = Pattern::dynamic_i_regexp(source, true, &mut Budget::full()).unwrap();

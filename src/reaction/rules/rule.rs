@@ -1,15 +1,15 @@
-//! Rules: checked when they are written, compiled when they are loaded.
+//! Rules: validated when they are written, compiled when they are loaded.
 //!
-//! Invariant: a rule that [`check_rule`] lets through compiles, and names nothing that no event has. Compiled it
-//! judges every event within a budget; what it cannot judge is a fault of that rule and of no other.
+//! Invariant: a rule that passes [`check_rule`] compiles and names only what an event can have. A compiled rule
+//! evaluates every event within a budget; a failure is a fault of that rule and of no other.
 
 use serde_json::Value;
 
 use super::actions::check_actions;
 use super::budget::{Budget, Exhausted};
-use super::condition;
-use super::expression::{self, Expression};
-use super::filters::{Kinds, check_filters};
+use super::condition::CompiledCondition;
+use super::expression::{Expression, ExpressionFault};
+use super::filters::{EventKinds, check_filters};
 use super::pattern::COMPILED_BYTES_MAX;
 use super::view::View;
 use crate::event::FieldError;
@@ -18,24 +18,24 @@ use crate::store::NewRule;
 
 /// Conditions of one rule.
 const CONDITIONS_MAX: usize = 64;
-/// A compiled rule: what it asks of an event that its filters let through.
+/// A compiled rule, matched against events that pass its filters.
 #[derive(Debug)]
 pub struct Matcher {
-    conditions: Vec<condition::Compiled>,
+    conditions: Vec<CompiledCondition>,
     expression: Option<Expression>,
 }
 
-/// Why a rule gave no verdict on an event; that counts as no match.
+/// Why a rule could not be evaluated on an event. It counts as no match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It would have cost more than one rule may on one event.
+pub enum RuleFault {
+    /// It exceeded the budget of one rule on one event.
     Budget,
-    /// The expression cannot be evaluated over the event. Says what of it, without a value of the event.
+    /// The expression cannot be evaluated over the event. Names the failing part, never a value of the event.
     Failed(String),
 }
 
-impl Fault {
-    /// One clause, for the person who wrote the rule.
+impl RuleFault {
+    /// One clause for the author of the rule.
     pub fn describe(&self) -> &str {
         match self {
             Self::Budget => "costs more than one rule may on one event",
@@ -44,23 +44,23 @@ impl Fault {
     }
 }
 
-impl From<Exhausted> for Fault {
+impl From<Exhausted> for RuleFault {
     fn from(_: Exhausted) -> Self {
         Self::Budget
     }
 }
 
-impl From<expression::Fault> for Fault {
-    fn from(fault: expression::Fault) -> Self {
+impl From<ExpressionFault> for RuleFault {
+    fn from(fault: ExpressionFault) -> Self {
         match fault {
-            expression::Fault::Budget => Self::Budget,
-            expression::Fault::Failed(what) => Self::Failed(what.into_owned()),
+            ExpressionFault::Budget => Self::Budget,
+            ExpressionFault::Failed(what) => Self::Failed(what.into_owned()),
         }
     }
 }
 
 impl Matcher {
-    /// Compiles the conditions and the expression. A rule that an earlier version took compiles although
+    /// Compiles the conditions and the expression. A rule that an earlier version accepted still compiles even if
     /// [`check_rule`] would refuse it now.
     pub fn compile(rule: &NewRule) -> Result<Self, Vec<FieldError>> {
         let mut errors = Vec::new();
@@ -69,17 +69,17 @@ impl Matcher {
             errors.push(FieldError::new("/conditions", format!("must have at most {CONDITIONS_MAX} elements")));
         }
         for (index, document) in rule.conditions.iter().take(CONDITIONS_MAX).enumerate() {
-            match condition::Compiled::compile(document) {
+            match CompiledCondition::compile(document) {
                 Ok(compiled) => conditions.push(compiled),
                 Err(found) => errors.extend(found.into_iter().map(|e| e.under(&format!("/conditions/{index}")))),
             }
         }
-        if conditions.iter().map(condition::Compiled::pattern_bytes).sum::<usize>() > COMPILED_BYTES_MAX {
+        if conditions.iter().map(CompiledCondition::pattern_bytes).sum::<usize>() > COMPILED_BYTES_MAX {
             let detail = format!("have patterns that compile to more than {COMPILED_BYTES_MAX} bytes together");
             errors.push(FieldError::new("/conditions", detail));
         }
         let mut expression = None;
-        // An empty expression is how a form says that there is none.
+        // Web forms send an empty expression for none.
         if let Some(source) = rule.expression.as_deref().filter(|source| !source.trim().is_empty()) {
             match Expression::compile(source, kinds(rule)) {
                 Ok(compiled) => expression = Some(compiled),
@@ -89,7 +89,7 @@ impl Matcher {
         if errors.is_empty() { Ok(Self { conditions, expression }) } else { Err(errors) }
     }
 
-    /// What compiles and yet can never hold.
+    /// Reports the parts that compile but can never hold.
     pub(in crate::reaction) fn check(&self, rule: &NewRule) -> Vec<FieldError> {
         let mut errors = Vec::new();
         for (index, (compiled, document)) in self.conditions.iter().zip(&rule.conditions).enumerate() {
@@ -101,12 +101,12 @@ impl Matcher {
         errors
     }
 
-    /// All conditions and the expression hold.
-    pub fn judge(&self, view: &View<'_>) -> Result<bool, Fault> {
-        self.judge_within(view, &mut Budget::full())
+    /// Whether all conditions and the expression hold.
+    pub fn matches(&self, view: &View<'_>) -> Result<bool, RuleFault> {
+        self.matches_within(view, &mut Budget::full())
     }
 
-    pub(in crate::reaction) fn judge_within(&self, view: &View<'_>, budget: &mut Budget) -> Result<bool, Fault> {
+    pub(in crate::reaction) fn matches_within(&self, view: &View<'_>, budget: &mut Budget) -> Result<bool, RuleFault> {
         if self.conditions.is_empty() && self.expression.is_none() {
             return Ok(true);
         }
@@ -123,12 +123,11 @@ impl Matcher {
     }
 }
 
-fn kinds(rule: &NewRule) -> Kinds<'_> {
-    Kinds::of(&rule.event_category, &rule.event_type)
+fn kinds(rule: &NewRule) -> EventKinds<'_> {
+    EventKinds::of(&rule.event_category, &rule.event_type)
 }
 
-/// Everything that is wrong with a rule; empty when it can be stored. Webhooks are looked up
-/// by the store.
+/// Validates a rule. Returns every error; empty when the rule can be stored. The store looks up the webhooks.
 pub fn check_rule(rule: &NewRule) -> Vec<FieldError> {
     let mut errors = Vec::from_iter(check_name(&rule.name));
     errors.extend(check_filters(&rule.app_id, &rule.event_category, &rule.event_type));
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn names_everything_that_is_wrong_at_once() {
+    fn all_errors_are_reported_together() {
         let errors = check_rule(&rule(json!({
             "name": " x", "app_id": "", "event_type": "t".repeat(300),
             "conditions": [
@@ -194,14 +193,14 @@ mod tests {
         }));
         assert_eq!(check_rule(&both), []);
         let matcher = Matcher::compile(&both).unwrap();
-        assert_eq!(matcher.judge(&view(99)), Ok(false));
-        assert_eq!(matcher.judge(&view(100)), Ok(true));
-        assert_eq!(matcher.judge(&view(200)), Ok(false));
+        assert_eq!(matcher.matches(&view(99)), Ok(false));
+        assert_eq!(matcher.matches(&view(100)), Ok(true));
+        assert_eq!(matcher.matches(&view(200)), Ok(false));
     }
 
     #[test]
-    fn nothing_asked_is_everything_matched() {
+    fn an_empty_rule_matches_everything() {
         let matcher = Matcher::compile(&rule(json!({"name": "all", "expression": "  "}))).unwrap();
-        assert_eq!(matcher.judge(&View::from(json!({}))), Ok(true));
+        assert_eq!(matcher.matches(&View::from(json!({}))), Ok(true));
     }
 }

@@ -1,18 +1,18 @@
-//! The bus subjects that a match is published to.
+//! Templates of the bus subjects that a match is published to.
 //!
-//! Invariant: whatever the app, the category or the type is called, a filled template is a
-//! valid subject, and never one under `events.`: a rule that published there would feed itself.
+//! Invariant: whatever the names of the app, the category and the type, a filled template is a valid subject and never
+//! one under `events.`, where it would feed its own rule.
 
 use crate::event::subject::escape_token;
 
 /// Bytes of a template.
 const TEMPLATE_BYTES_MAX: usize = 256;
-/// First tokens that are not for rules: the input itself, and what the bus keeps for itself.
+/// Reserved first tokens: the input itself, and subjects of the bus.
 const RESERVED: [&str; 3] = ["events", "dlq", "_INBOX"];
 
-/// A subject with `{app_id}`, `{category}` and `{type}` left open.
+/// A subject with the placeholders `{app_id}`, `{category}` and `{type}`.
 #[derive(Debug)]
-pub(in crate::reaction) struct Template(Vec<Part>);
+pub(in crate::reaction) struct SubjectTemplate(Vec<Part>);
 
 #[derive(Debug)]
 enum Part {
@@ -22,8 +22,8 @@ enum Part {
     Type,
 }
 
-impl Template {
-    /// Compiles a template; the error is one clause for the person who wrote it.
+impl SubjectTemplate {
+    /// Compiles a template. The error is one clause for its author.
     pub(in crate::reaction) fn compile(source: &str) -> Result<Self, String> {
         if source.is_empty() || source.len() > TEMPLATE_BYTES_MAX {
             return Err(format!("must be from 1 to {TEMPLATE_BYTES_MAX} bytes long"));
@@ -85,16 +85,16 @@ impl Template {
     }
 }
 
-/// What the subjects of anomalies begin with.
+/// The prefix of anomaly subjects.
 const ANOMALIES: &str = "anomalies.";
 
-/// Where an anomaly is always published.
+/// The subject to which every anomaly is published.
 pub(in crate::reaction) fn anomaly_subject(app: &str, name: &str) -> String {
     format!("{ANOMALIES}{}.{}", escape_token(app), escape_token(name))
 }
 
-/// Whether the bus must keep what is published there. Rules may publish to subjects of others, for whoever listens.
-pub(in crate::reaction) fn is_kept(subject: &str) -> bool {
+/// Whether the bus must retain messages on this subject. Subjects that rules publish to may have no stream.
+pub(in crate::reaction) fn must_be_retained(subject: &str) -> bool {
     subject.starts_with(ANOMALIES)
 }
 
@@ -104,14 +104,14 @@ mod tests {
 
     #[test]
     fn fills_escaped_tokens() {
-        let template = Template::compile("alerts.{app_id}.{category}-{type}.x").unwrap();
+        let template = SubjectTemplate::compile("alerts.{app_id}.{category}-{type}.x").unwrap();
         assert_eq!(template.fill("shop", "custom", "a.b c"), "alerts.shop.custom-a%2Eb%20c.x");
-        assert_eq!(Template::compile("alerts").unwrap().fill("a", "b", "c"), "alerts");
+        assert_eq!(SubjectTemplate::compile("alerts").unwrap().fill("a", "b", "c"), "alerts");
         assert_eq!(anomaly_subject("com.shop", "too many"), "anomalies.com%2Eshop.too%20many");
     }
 
     #[test]
-    fn refuses_loops_and_what_is_no_subject() {
+    fn loops_and_invalid_subjects_are_refused() {
         for source in [
             "",
             "events",
@@ -134,9 +134,9 @@ mod tests {
             "alerts.{app_id",
             "alerts.app_id}",
         ] {
-            assert!(Template::compile(source).is_err(), "{source}");
+            assert!(SubjectTemplate::compile(source).is_err(), "{source}");
         }
-        assert!(Template::compile(&"a".repeat(TEMPLATE_BYTES_MAX + 1)).is_err());
-        assert!(Template::compile("events_alerts.{type}").is_ok());
+        assert!(SubjectTemplate::compile(&"a".repeat(TEMPLATE_BYTES_MAX + 1)).is_err());
+        assert!(SubjectTemplate::compile("events_alerts.{type}").is_ok());
     }
 }

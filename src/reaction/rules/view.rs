@@ -1,4 +1,4 @@
-//! One event as rules see it, made only when somebody asks.
+//! The view of one event that rules match against, built on first use.
 
 use std::cell::OnceCell;
 

@@ -1,4 +1,4 @@
-//! What the dispatcher does with endpoints that answer, refuse, vanish or hang.
+//! The dispatcher against endpoints that respond, fail, vanish or hang.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::store::DeliveryStatus;
 const BODY: &str = r#"{"event_id":"0190","total":12500}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_way_to_authenticate_arrives() {
+async fn every_auth_type_is_sent() {
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |_| (204, None)).await;
     world.run_dispatcher(dispatcher_settings());
@@ -34,8 +34,8 @@ async fn every_way_to_authenticate_arrives() {
                 "auth_type": auth_type, "auth_config": auth_config,
             }))
             .await;
-        let id = world.owe(webhook.id, BODY).await;
-        let delivered = world.ended(id).await;
+        let id = world.add_delivery(webhook.id, BODY).await;
+        let delivered = world.finished(id).await;
         assert_eq!((delivered.status, delivered.attempts), (DeliveryStatus::Delivered, 1));
         assert_eq!(delivered.last_status_code, Some(204));
 
@@ -73,8 +73,8 @@ async fn retries_keep_one_id_until_it_is_delivered() {
         Receiver::start(&world.tasks, |n| ([500, 302, 200][n.min(2)], Some(("location", "/elsewhere")))).await;
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("ops", &receiver.url()).await;
-    let id = world.owe(webhook.id, BODY).await;
-    let delivered = world.ended(id).await;
+    let id = world.add_delivery(webhook.id, BODY).await;
+    let delivered = world.finished(id).await;
     assert_eq!((delivered.status, delivered.attempts), (DeliveryStatus::Delivered, 3));
     assert_eq!(delivered.last_error, None);
     let requests = receiver.wait_for(3).await;
@@ -93,8 +93,8 @@ async fn retry_after_is_honoured() {
         Receiver::start(&world.tasks, |n| if n == 0 { (503, Some(("retry-after", "1"))) } else { (200, None) }).await;
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("ops", &receiver.url()).await;
-    let id = world.owe(webhook.id, BODY).await;
-    assert_eq!(world.ended(id).await.status, DeliveryStatus::Delivered);
+    let id = world.add_delivery(webhook.id, BODY).await;
+    assert_eq!(world.finished(id).await.status, DeliveryStatus::Delivered);
     let requests = receiver.wait_for(2).await;
     let waited = requests[1].at - requests[0].at;
     assert!(waited >= Duration::from_millis(995) && waited < Duration::from_secs(3), "{waited:?}");
@@ -106,13 +106,13 @@ async fn the_last_attempt_ends_in_a_dead_letter_that_can_be_retried_by_hand() {
     let receiver = Receiver::start(&world.tasks, |n| (if n < 3 { 404 } else { 200 }, None)).await;
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("ops", &receiver.url()).await;
-    let id = world.owe(webhook.id, BODY).await;
-    let dead = world.ended(id).await;
+    let id = world.add_delivery(webhook.id, BODY).await;
+    let dead = world.finished(id).await;
     assert_eq!((dead.status, dead.attempts), (DeliveryStatus::DeadLetter, 3));
     assert_eq!((dead.last_status_code, dead.last_error.as_deref()), (Some(404), Some("HTTP 404 Not Found")));
     assert_eq!(receiver.all().len(), 3);
     world.store.retry_delivery(id).await.unwrap();
-    assert_eq!(world.ended(id).await.status, DeliveryStatus::Delivered);
+    assert_eq!(world.finished(id).await.status, DeliveryStatus::Delivered);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,65 +121,65 @@ async fn gone_disables_the_webhook() {
     let receiver = Receiver::start(&world.tasks, |_| (410, None)).await;
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("ops", &receiver.url()).await;
-    let id = world.owe(webhook.id, BODY).await;
-    let failed = world.ended(id).await;
+    let id = world.add_delivery(webhook.id, BODY).await;
+    let failed = world.finished(id).await;
     assert_eq!((failed.status, failed.attempts), (DeliveryStatus::Failed, 1));
     let deadline = Instant::now() + Duration::from_secs(5);
     while world.store.webhook("ops").await.unwrap().unwrap().document.enabled {
         assert!(Instant::now() < deadline, "the webhook is still enabled");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    world.owe(webhook.id, BODY).await;
+    world.add_delivery(webhook.id, BODY).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(receiver.all().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_endpoint_holds_nobody_else_up() {
+async fn a_dead_endpoint_does_not_delay_others() {
     let world = World::open();
-    // Accepts in the kernel, and nobody ever answers.
+    // Accepts in the kernel and never responds.
     let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let hanging = world.webhook("hanging", &format!("http://{}/", silent.local_addr().unwrap())).await;
     let refusing = world.webhook("refusing", "http://127.0.0.1:1/").await;
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
     let alive = world.webhook("alive", &receiver.url()).await;
-    world.owe_many(hanging.id, BODY, 1_000).await;
-    world.owe_many(refusing.id, BODY, 1_000).await;
+    world.add_deliveries(hanging.id, BODY, 1_000).await;
+    world.add_deliveries(refusing.id, BODY, 1_000).await;
     world.run_dispatcher(DispatcherSettings { workers: 32, ..dispatcher_settings() });
     tokio::time::sleep(Duration::from_millis(300)).await;
     let started = Instant::now();
     for sent in 1..=20 {
-        world.owe(alive.id, BODY).await;
+        world.add_delivery(alive.id, BODY).await;
         receiver.wait_for(sent).await;
     }
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endpoint_that_comes_back_gets_what_it_is_owed() {
+async fn a_recovered_endpoint_gets_its_pending_deliveries() {
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |n| (if n < 12 { 503 } else { 200 }, None)).await;
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("ops", &receiver.url()).await;
-    let ids = world.owe_many(webhook.id, BODY, 40).await;
+    let ids = world.add_deliveries(webhook.id, BODY, 40).await;
     let mut delivered = 0;
     for id in ids {
-        delivered += usize::from(world.ended(id).await.status == DeliveryStatus::Delivered);
+        delivered += usize::from(world.finished(id).await.status == DeliveryStatus::Delivered);
     }
     // Twelve failures can use up the attempts of four deliveries at most.
     assert!(delivered >= 36, "{delivered}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn addresses_that_are_not_public_are_not_connected_to() {
+async fn private_addresses_are_not_connected_to() {
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
     let port = receiver.address.port();
     world.run_dispatcher(DispatcherSettings { allowed_networks: AllowedNetworks::default(), ..dispatcher_settings() });
     for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "0.0.0.0"] {
         let webhook = world.webhook(host, &format!("http://{host}:{port}/hook")).await;
-        let id = world.owe(webhook.id, BODY).await;
-        let dead = world.ended(id).await;
+        let id = world.add_delivery(webhook.id, BODY).await;
+        let dead = world.finished(id).await;
         assert_eq!(dead.status, DeliveryStatus::DeadLetter, "{host}");
         let error = dead.last_error.unwrap();
         assert!(error.contains("the address is not public"), "{host}: {error}");
@@ -188,28 +188,28 @@ async fn addresses_that_are_not_public_are_not_connected_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_of_the_webhook_takes_effect_at_once() {
+async fn webhook_changes_take_effect_immediately() {
     let world = World::open();
     let (before, after) =
         (Receiver::start(&world.tasks, |_| (200, None)).await, Receiver::start(&world.tasks, |_| (200, None)).await);
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("ops", &before.url()).await;
-    let id = world.owe(webhook.id, BODY).await;
-    world.ended(id).await;
+    let id = world.add_delivery(webhook.id, BODY).await;
+    world.finished(id).await;
     let mut document = webhook.document.clone();
     document.url = after.url();
     world.store.replace_webhook("ops", document, None).await.unwrap();
-    let id = world.owe(webhook.id, BODY).await;
-    world.ended(id).await;
+    let id = world.add_delivery(webhook.id, BODY).await;
+    world.finished(id).await;
     assert_eq!((before.all().len(), after.all().len()), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stop_waits_for_requests_on_their_way_and_leaves_the_rest() {
+async fn stop_waits_for_outstanding_requests_and_releases_the_rest() {
     let world = World::open();
     let receiver = Receiver::start_slow(&world.tasks, Duration::from_millis(300), |_| (200, None)).await;
     let webhook = world.webhook("ops", &receiver.url()).await;
-    let ids = world.owe_many(webhook.id, BODY, 10).await;
+    let ids = world.add_deliveries(webhook.id, BODY, 10).await;
     let stop = CancellationToken::new();
     let settings = DispatcherSettings { endpoint_concurrency_max: 2, ..dispatcher_settings() };
     let dispatcher =
@@ -231,13 +231,13 @@ async fn stop_waits_for_requests_on_their_way_and_leaves_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_does_not_come_in_time_is_a_failure() {
+async fn a_timeout_is_a_failure() {
     let world = World::open();
     let receiver = Receiver::start_slow(&world.tasks, Duration::from_secs(60), |_| (200, None)).await;
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook_with(json!({"name": "slow", "url": receiver.url(), "timeout_ms": 100})).await;
-    let id = world.owe(webhook.id, BODY).await;
-    let dead = world.ended(id).await;
+    let id = world.add_delivery(webhook.id, BODY).await;
+    let dead = world.finished(id).await;
     assert_eq!((dead.status, dead.attempts, dead.last_status_code), (DeliveryStatus::DeadLetter, 3, None));
     assert_eq!(dead.last_error.as_deref(), Some("no answer within 100 ms"));
 }

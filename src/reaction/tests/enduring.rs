@@ -1,4 +1,4 @@
-//! What must not be booked against an endpoint, or against the others.
+//! Failures that must not count against an endpoint, or affect other endpoints.
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::store::DeliveryStatus;
 
 const BODY: &str = r#"{"event_id":"0190"}"#;
 
-/// Reads one request with [`BODY`]; false at the end of the connection.
+/// Reads one request with [`BODY`]. Returns `false` at the end of the connection.
 async fn read_request(tcp: &mut TcpStream) -> bool {
     let (mut read, mut buffer) = (Vec::new(), [0; 4_096]);
     while !read.ends_with(BODY.as_bytes()) {
@@ -33,7 +33,7 @@ async fn read_request(tcp: &mut TcpStream) -> bool {
     true
 }
 
-/// A server that does this with each connection.
+/// A server that runs `handle` for each connection.
 async fn serve<F>(tasks: &Tasks, handle: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
@@ -51,7 +51,7 @@ where
     address
 }
 
-/// Answers whatever is asked, and leaves the connection open.
+/// Sends `text` for any request and leaves the connection open.
 async fn answer(mut tcp: TcpStream, text: &'static str) {
     if read_request(&mut tcp).await {
         let _ = tcp.write_all(text.as_bytes()).await;
@@ -60,7 +60,7 @@ async fn answer(mut tcp: TcpStream, text: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_status_line_is_the_verdict_whatever_the_body_does() {
+async fn the_status_decides_whatever_the_body_does() {
     let world = World::open();
     let stalls =
         serve(&world.tasks, |tcp| answer(tcp, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome of it")).await;
@@ -74,8 +74,8 @@ async fn the_status_line_is_the_verdict_whatever_the_body_does() {
         let url = format!("http://{address}/");
         let webhook = world.webhook_with(json!({"name": name, "url": url, "timeout_ms": 5_000})).await;
         let started = Instant::now();
-        let id = world.owe(webhook.id, BODY).await;
-        let delivered = world.ended(id).await;
+        let id = world.add_delivery(webhook.id, BODY).await;
+        let delivered = world.finished(id).await;
         assert_eq!((delivered.status, delivered.attempts), (DeliveryStatus::Delivered, 1), "{name}");
         assert_eq!(delivered.last_status_code, Some(code));
         assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
@@ -83,11 +83,11 @@ async fn the_status_line_is_the_verdict_whatever_the_body_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kept_connection_that_ends_without_a_word_is_no_attempt() {
+async fn a_reused_connection_that_closes_without_a_response_is_no_attempt() {
     let world = World::open();
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = connections.clone();
-    // Answers, then reads the next request on the same connection and closes.
+    // Responds, then reads the next request on the same connection and closes it.
     let closing = serve(&world.tasks, move |tcp| {
         counted.fetch_add(1, Ordering::Relaxed);
         answer(tcp, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -96,20 +96,20 @@ async fn a_kept_connection_that_ends_without_a_word_is_no_attempt() {
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("closing", &format!("http://{closing}/")).await;
     for _ in 0..10 {
-        let id = world.owe(webhook.id, BODY).await;
-        let delivered = world.ended(id).await;
+        let id = world.add_delivery(webhook.id, BODY).await;
+        let delivered = world.finished(id).await;
         assert_eq!((delivered.status, delivered.attempts), (DeliveryStatus::Delivered, 1));
         assert_eq!(delivered.last_error, None);
     }
-    let ids = world.owe_many(webhook.id, BODY, 100).await;
+    let ids = world.add_deliveries(webhook.id, BODY, 100).await;
     for id in ids {
-        assert_eq!(world.ended(id).await.attempts, 1);
+        assert_eq!(world.finished(id).await.attempts, 1);
     }
     assert!(connections.load(Ordering::Relaxed) > 10, "the connections were never used again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_connection_that_ends_without_a_word_is_an_attempt() {
+async fn a_new_connection_that_closes_without_a_response_is_an_attempt() {
     let world = World::open();
     let rude = serve(&world.tasks, |mut tcp| async move {
         read_request(&mut tcp).await;
@@ -117,13 +117,13 @@ async fn a_new_connection_that_ends_without_a_word_is_an_attempt() {
     .await;
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("rude", &format!("http://{rude}/")).await;
-    let id = world.owe(webhook.id, BODY).await;
-    let dead = world.ended(id).await;
+    let id = world.add_delivery(webhook.id, BODY).await;
+    let dead = world.finished(id).await;
     assert_eq!((dead.status, dead.attempts), (DeliveryStatus::DeadLetter, 3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_after_date_of_any_form_pauses_the_endpoint() {
+async fn a_retry_after_date_in_any_format_pauses_the_endpoint() {
     let world = World::open();
     // RFC 850, two seconds after the answer's own date, years ago.
     let text = "HTTP/1.1 503 Busy\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sunday, 06-Nov-94 08:49:39 GMT\r\n\
@@ -138,7 +138,7 @@ async fn a_retry_after_date_of_any_form_pauses_the_endpoint() {
     world.run_dispatcher(dispatcher_settings());
     let webhook = world.webhook("busy", &format!("http://{busy}/")).await;
     let started = jiff::Timestamp::now();
-    let id = world.owe(webhook.id, BODY).await;
+    let id = world.add_delivery(webhook.id, BODY).await;
     let deadline = Instant::now() + PATIENCE;
     let waiting = loop {
         let delivery = world.store.delivery(id).await.unwrap().unwrap();
@@ -150,19 +150,19 @@ async fn a_retry_after_date_of_any_form_pauses_the_endpoint() {
     };
     let wait = waiting.next_attempt_at.unwrap().duration_since(started).as_millis();
     assert!((1_990..30_000).contains(&wait), "{wait}");
-    // Others to the same endpoint wait as well.
-    world.owe_many(webhook.id, BODY, 5).await;
+    // Other deliveries to the same endpoint wait as well.
+    world.add_deliveries(webhook.id, BODY, 5).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(requests.load(Ordering::Relaxed), 1);
 }
 
-/// The waits of single deliveries, sorted.
+/// The latencies of single deliveries, sorted.
 async fn waits(world: &World, receiver: &Receiver, webhook: uuid::Uuid, count: usize) -> Vec<Duration> {
     let mut waits = Vec::new();
     for _ in 0..count {
         let before = receiver.all().len();
         let started = Instant::now();
-        world.owe(webhook, BODY).await;
+        world.add_delivery(webhook, BODY).await;
         receiver.wait_for(before + 1).await;
         waits.push(started.elapsed());
     }
@@ -171,34 +171,34 @@ async fn waits(world: &World, receiver: &Receiver, webhook: uuid::Uuid, count: u
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn however_many_endpoints_hang_the_others_are_called_at_once() {
+async fn hanging_endpoints_do_not_delay_others() {
     const HANGING: usize = 40;
     let world = World::open();
-    // Accepts, and never answers.
+    // Accepts and never responds.
     let silent = serve(&world.tasks, |mut tcp| async move { while read_request(&mut tcp).await {} }).await;
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
     let alive = world.webhook("alive", &receiver.url()).await;
-    // Fewer workers than endpoints that hang, and little room to claim.
+    // Fewer workers than hanging endpoints, and a small claim batch.
     world.run_dispatcher(DispatcherSettings { workers: 16, batch_size: 32, ..dispatcher_settings() });
     let before = waits(&world, &receiver, alive.id, 50).await;
     for n in 0..HANGING {
         let hanging = world.webhook(&format!("hanging {n}"), &format!("http://{silent}/{n}")).await;
-        world.owe_many(hanging.id, BODY, 50).await;
+        world.add_deliveries(hanging.id, BODY, 50).await;
     }
     let during = waits(&world, &receiver, alive.id, 50).await;
-    // A busy machine delays single ones; what waits for a hanging endpoint waits for seconds.
+    // A busy machine delays single deliveries; one that waited for a hanging endpoint would take seconds.
     let (was, is) = (before[44], during[44]);
     assert!(is < was * 2 + Duration::from_millis(100), "90th of 100: {was:?} before, {is:?} during");
-    let ids = world.owe_many(alive.id, BODY, 500).await;
+    let ids = world.add_deliveries(alive.id, BODY, 500).await;
     let started = Instant::now();
     for id in ids {
-        assert_eq!(world.ended(id).await.status, DeliveryStatus::Delivered);
+        assert_eq!(world.finished(id).await.status, DeliveryStatus::Delivered);
     }
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_disabled_webhook_is_owed_goes_out_when_it_is_enabled() {
+async fn pending_deliveries_of_a_disabled_webhook_are_sent_when_it_is_enabled() {
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |n| (if n == 0 { 410 } else { 200 }, None)).await;
     let webhook = world.webhook("ops", &receiver.url()).await;
@@ -225,7 +225,7 @@ async fn what_a_disabled_webhook_is_owed_goes_out_when_it_is_enabled() {
     let name =
         |place: usize| received[place].json()["event"]["custom_event"]["event_name"].as_str().unwrap().to_owned();
     let mut names: Vec<String> = (1..21).map(name).collect();
-    // A few are on their way at once.
+    // A few are sent concurrently.
     assert!(names[..6].contains(&"e0".to_owned()) && names[10..].contains(&"e19".to_owned()), "{names:?}");
     names.sort();
     names.dedup();
@@ -233,7 +233,7 @@ async fn what_a_disabled_webhook_is_owed_goes_out_when_it_is_enabled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_reads_numbers_as_doubles_gets_them_as_strings() {
+async fn webhooks_can_receive_64_bit_integers_as_strings() {
     const CENTS: i64 = 9_007_199_254_740_993;
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
@@ -260,7 +260,7 @@ async fn whoever_reads_numbers_as_doubles_gets_them_as_strings() {
     }
 }
 
-/// An HTTPS server whose clients must show a certificate of this authority; answers 200 to everyone who does.
+/// An HTTPS server that requires a client certificate from this authority and responds with 200.
 fn https(authority: &Authority) -> SocketAddr {
     let certificate = authority.issue("DNS:localhost,IP:127.0.0.1");
     let chain = CertificateDer::pem_slice_iter(&certificate.chain).collect::<Result<Vec<_>, _>>().unwrap();
@@ -298,7 +298,7 @@ fn https(authority: &Authority) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_authority_of_ones_own_and_a_client_certificate_are_used() {
+async fn custom_authorities_and_client_certificates_are_used() {
     let authority = Authority::new();
     let address = https(&authority);
     let dir = tempfile::tempdir().unwrap();
@@ -320,8 +320,8 @@ async fn an_authority_of_ones_own_and_a_client_certificate_are_used() {
         let world = World::open();
         world.run_dispatcher(DispatcherSettings { tls, ..dispatcher_settings() });
         let webhook = world.webhook("secure", &format!("https://localhost:{}/", address.port())).await;
-        let id = world.owe(webhook.id, BODY).await;
-        let ended = world.ended(id).await;
+        let id = world.add_delivery(webhook.id, BODY).await;
+        let ended = world.finished(id).await;
         match error {
             None => assert_eq!(ended.status, DeliveryStatus::Delivered, "{:?}", ended.last_error),
             Some(error) => assert!(ended.last_error.as_ref().unwrap().contains(error), "{:?}", ended.last_error),

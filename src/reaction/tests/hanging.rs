@@ -1,8 +1,8 @@
-//! However many endpoints hang, the others are called as quickly as without them.
+//! However many endpoints hang, other endpoints are called as quickly as without them.
 //!
-//! Three dispatchers in one process, each with its own store and one endpoint that answers: beside it none, four or forty
-//! that never do. One delivery after the other is measured in turn at each of them, so that whatever else the machine
-//! does meets all three alike.
+//! Three dispatchers in one process, each with its own store and one healthy endpoint, next to zero, four or forty
+//! hanging ones. Deliveries are measured one by one in turn on each dispatcher, so that other load on the machine
+//! affects all three alike.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use crate::reaction::DispatcherSettings;
 use crate::store::Webhook;
 
 const HANGING: [usize; 3] = [0, 4, 40];
-/// Deliveries that each hanging endpoint is owed: more than it may hold.
+/// Pending deliveries of each hanging endpoint: more than its share.
 const OWED: usize = 50;
-/// Measured at each dispatcher in the default run; `CAUSALITY_HANGING_SAMPLES` asks for more.
+/// Samples for each dispatcher by default; `CAUSALITY_HANGING_SAMPLES` overrides it.
 const SAMPLES: usize = 200;
-/// From so many on a 99th percentile is steady enough to be held to the promise.
+/// With this many samples the 99th percentile is stable enough to check the bound.
 const SAMPLES_OF_PROMISE: usize = 2_000;
-/// By how much it may be longer with endpoints that hang.
+/// The allowed ratio of the 99th percentile with and without hanging endpoints.
 const PROMISED: f64 = 1.10;
 
 struct Measured {
@@ -44,7 +44,7 @@ impl Measured {
         let silent = silent(&world.tasks).await;
         for n in 0..hanging {
             let webhook = world.webhook(&format!("hanging {n}"), &format!("http://{silent}/{n}")).await;
-            world.owe_many(webhook.id, "{}", OWED).await;
+            world.add_deliveries(webhook.id, "{}", OWED).await;
         }
         Self { world, receiver, alive, waits: Vec::new() }
     }
@@ -52,7 +52,7 @@ impl Measured {
     async fn measure(&mut self) {
         let before = self.receiver.all().len();
         let started = Instant::now();
-        self.world.owe(self.alive.id, "{}").await;
+        self.world.add_delivery(self.alive.id, "{}").await;
         let received = self.receiver.wait_for(before + 1).await;
         self.waits.push(received[before].at.saturating_duration_since(started));
     }
@@ -64,7 +64,7 @@ impl Measured {
     }
 }
 
-/// An endpoint that takes everything and never answers.
+/// An endpoint that accepts everything and never responds.
 async fn silent(tasks: &Tasks) -> std::net::SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -83,13 +83,13 @@ async fn silent(tasks: &Tasks) -> std::net::SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_99th_percentile_of_the_others_stays_where_it_is() {
+async fn hanging_endpoints_do_not_raise_the_99th_percentile_of_others() {
     let samples = std::env::var("CAUSALITY_HANGING_SAMPLES").map_or(SAMPLES, |text| text.parse().unwrap());
     let mut all = Vec::new();
     for hanging in HANGING {
         all.push(Measured::start(hanging).await);
     }
-    // Everybody has begun to hang, and connections are open.
+    // All hanging endpoints have begun to hang, and connections are open.
     for measured in &mut all {
         for _ in 0..10 {
             measured.measure().await;
@@ -97,7 +97,7 @@ async fn the_99th_percentile_of_the_others_stays_where_it_is() {
         measured.waits.clear();
     }
     for sample in 0..samples {
-        // None is always the first after a pause.
+        // Rotate, so that none is always first after a pause.
         for place in 0..all.len() {
             let turn = (place + sample) % all.len();
             all[turn].measure().await;
@@ -113,7 +113,7 @@ async fn the_99th_percentile_of_the_others_stays_where_it_is() {
         if samples >= SAMPLES_OF_PROMISE {
             assert!(ratio < PROMISED, "{hanging} hang: p99 {p99:?}, and {alone:?} without them");
         } else {
-            // The second longest of two hundred, on a machine that does other things.
+            // This is the second longest of two hundred, on a busy machine.
             let bound = alone * 3 + Duration::from_millis(100);
             assert!(p99 < bound, "{hanging} hang: p99 {p99:?}, and {alone:?} without them");
         }

@@ -1,4 +1,4 @@
-//! How long an event takes to become a request.
+//! The latency from an event to a webhook request.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::World;
 use super::purchase;
 use super::receiver::Receiver;
 
-/// Far above what a quiet machine needs, and far below what any polling would cost.
+/// Far above the latency on a quiet machine, and far below any poll interval.
 const SLOWEST_OF_MOST: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! A stream that lost its last messages gives their sequences to others under the same name: these are judged too.
+//! A stream that lost its tail reuses the sequences for new messages: these are evaluated too.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,15 +15,15 @@ use crate::bus::conformance::nats_settings;
 use crate::services::nats::{NatsServer, Version};
 use crate::services::postgres::PostgresServer;
 
-/// Noticing that a server is back may take seconds.
+/// Reconnecting to a restarted server may take seconds.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Learns soon how far the bus has acknowledged.
+/// Settings that request the ack floor often.
 fn engine_settings() -> EngineSettings {
     EngineSettings { floor_interval: Duration::from_millis(50), ..EngineSettings::default() }
 }
 
-/// Publishes `count` events one after another; answers the ids of those that were accepted.
+/// Publishes `count` events one after another. Returns the ids of the accepted ones.
 async fn publish(world: &World, bus: &Bus, count: usize) -> Vec<String> {
     let mut accepted = Vec::new();
     let started = Instant::now();
@@ -39,7 +39,7 @@ async fn publish(world: &World, bus: &Bus, count: usize) -> Vec<String> {
     accepted
 }
 
-/// Waits until each of these events has called the webhook, and checks that none has twice.
+/// Waits until each of these events has called the webhook, and checks that none called it twice.
 async fn each_called_once(receiver: &Receiver, ids: &[String]) {
     let started = Instant::now();
     loop {
@@ -74,7 +74,7 @@ async fn ready_to_call(world: &World) -> Receiver {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_copy_of_the_bus_file_loses_nothing_that_is_accepted_on_it() {
+async fn an_older_copy_of_the_bus_file_loses_no_event_accepted_on_it() {
     let mut world = World::open();
     let receiver = ready_to_call(&world).await;
     let (dir, copy) = (world.dir.path().to_owned(), tempfile::tempdir().unwrap());
@@ -83,7 +83,7 @@ async fn an_older_copy_of_the_bus_file_loses_nothing_that_is_accepted_on_it() {
         let kill = CancellationToken::new();
         let engine = world.run_engine_with(engine_settings(), kill.clone());
         let id = world.bus.stream_id();
-        // The sequences of the lives after the first are those of events that are gone.
+        // Each recreated stream reuses the sequences of lost events.
         for _ in 0..3 {
             ids.extend(publish(&world, &world.bus, 10).await);
             each_called_once(&receiver, &ids).await;
@@ -108,7 +108,7 @@ fn put_back(copy: &Path, dir: &Path) {
     fs::copy(copy.join("bus.db"), dir.join("bus.db")).unwrap();
 }
 
-/// Two reaction processes, which see the server come back with less than it had acknowledged.
+/// Two reaction processes see the server return with fewer messages than it had acknowledged.
 async fn a_power_cut_of_the_server(version: Version) {
     let mut server = NatsServer::start(version);
     let settings = crate::bus::NatsSettings { timeout: Duration::from_secs(2), ..nats_settings(&server) };
@@ -144,11 +144,11 @@ async fn a_power_cut_of_the_server(version: Version) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_power_cut_of_the_newest_server_keeps_no_accepted_event_from_the_rules() {
+async fn a_power_cut_of_the_newest_server_hides_no_accepted_event_from_the_rules() {
     a_power_cut_of_the_server(Version::Newest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_power_cut_of_the_oldest_server_keeps_no_accepted_event_from_the_rules() {
+async fn a_power_cut_of_the_oldest_server_hides_no_accepted_event_from_the_rules() {
     a_power_cut_of_the_server(Version::Oldest).await;
 }

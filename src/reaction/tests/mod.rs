@@ -1,4 +1,4 @@
-//! The reaction as a whole: a real bus, a real store, real HTTP.
+//! End-to-end tests of reactions: a real bus, a real store, real HTTP.
 
 mod delivering;
 mod enduring;
@@ -32,7 +32,7 @@ use crate::store::{
     Webhook,
 };
 
-/// Everything that the reaction runs on, in a directory of its own.
+/// Everything that reactions run on, in a temporary directory.
 struct World {
     dir: TempDir,
     bus: Bus,
@@ -84,11 +84,11 @@ impl World {
         Self { dir, bus, store, tasks: Tasks::new(CancellationToken::new()) }
     }
 
-    /// The engine and the dispatcher, until the world ends.
+    /// Runs the engine and the dispatcher until the world is dropped.
     async fn run(&self) {
         self.run_engine(self.tasks.stop().clone());
         self.run_dispatcher(dispatcher_settings());
-        // Subscribed: what is published from now on is seen.
+        // Wait for the subscription, so that later events are seen.
         let deadline = Instant::now() + PATIENCE;
         while self.bus.status().await.unwrap().consumers.is_empty() {
             assert!(Instant::now() < deadline, "the engine did not subscribe");
@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    /// The engine, dropped wherever it stands when `kill` is cancelled.
+    /// Runs the engine and drops it at any point when `kill` is cancelled.
     fn run_engine(&self, kill: CancellationToken) {
         self.run_engine_with(EngineSettings::default(), kill);
     }
@@ -105,7 +105,7 @@ impl World {
         self.run_engine_on(self.bus.clone(), settings, kill)
     }
 
-    /// Answers when it has ended.
+    /// The receiver resolves when the engine has ended.
     fn run_engine_on(&self, bus: Bus, settings: EngineSettings, kill: CancellationToken) -> oneshot::Receiver<()> {
         let settings = EngineSettings { ack_wait: Duration::from_millis(500), ..settings };
         let engine = run_engine(settings, bus, self.store.clone(), self.tasks.stop().clone());
@@ -159,12 +159,12 @@ impl World {
         bus.publish(batch).await
     }
 
-    /// A delivery with this body, as a rule would have left it behind.
-    async fn owe(&self, webhook: Uuid, body: &str) -> Uuid {
-        self.owe_many(webhook, body, 1).await[0]
+    /// Stores a delivery with this body, as a rule does.
+    async fn add_delivery(&self, webhook: Uuid, body: &str) -> Uuid {
+        self.add_deliveries(webhook, body, 1).await[0]
     }
 
-    async fn owe_many(&self, webhook_id: Uuid, body: &str, count: usize) -> Vec<Uuid> {
+    async fn add_deliveries(&self, webhook_id: Uuid, body: &str, count: usize) -> Vec<Uuid> {
         let delivery = || NewDelivery {
             id: Uuid::now_v7(),
             webhook_id,
@@ -180,8 +180,8 @@ impl World {
         ids
     }
 
-    /// Waits until the delivery has ended.
-    async fn ended(&self, id: Uuid) -> Delivery {
+    /// Waits until the delivery has a final status.
+    async fn finished(&self, id: Uuid) -> Delivery {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let delivery = self.store.delivery(id).await.unwrap().unwrap();
@@ -206,7 +206,7 @@ fn open_bus(dir: &Path) -> Bus {
     .unwrap()
 }
 
-/// Whether it takes less than a second. Asked again when it does not, since a busy machine stops anybody.
+/// Whether it takes less than a second. Retried, since a busy machine may delay any run.
 pub(super) fn is_quick(run: impl Fn()) -> bool {
     (0..3).any(|_| {
         let started = Instant::now();
@@ -215,7 +215,7 @@ pub(super) fn is_quick(run: impl Fn()) -> bool {
     })
 }
 
-/// Quick retries, and this machine's own addresses.
+/// Quick retries, and loopback allowed.
 fn dispatcher_settings() -> DispatcherSettings {
     DispatcherSettings {
         backoff: Backoff { initial: Duration::from_millis(20), multiplier: 2.0, max: Duration::from_millis(200) },

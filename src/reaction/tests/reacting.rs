@@ -101,14 +101,14 @@ async fn every_detection_fires_once_and_cools_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_of_rules_take_effect_at_once() {
+async fn rule_changes_take_effect_immediately() {
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
     world.webhook("ops", &receiver.url()).await;
     world.run().await;
     let rule = |name: &str, event_type: &str| json!({"name": name, "event_type": event_type, "priority": 1, "actions": {"webhooks": ["ops"]}});
     for n in 0..20 {
-        // Names of their own, since what is still unread may meet the next rule.
+        // Unique names, since unread events may meet the next rule.
         let (name, probe, other) = (format!("rule {n}"), format!("probe{n}"), format!("other{n}"));
         world.rule(rule(&name, &probe)).await;
         world.publish(vec![custom("shop", &probe)]).await;
@@ -126,7 +126,7 @@ async fn changes_of_rules_take_effect_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_decoded_goes_to_the_dead_letters() {
+async fn undecodable_messages_are_dead_lettered() {
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
     world.webhook("ops", &receiver.url()).await;
@@ -142,9 +142,9 @@ async fn what_cannot_be_decoded_goes_to_the_dead_letters() {
     assert!(dead[0].reason.starts_with("decode event: "), "{}", dead[0].reason);
 }
 
-/// What the gateway would have refused, published by somebody else; PostgreSQL would refuse the commit for ever.
+/// An event that the gateway would refuse, published by another client. PostgreSQL would refuse its commit forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_that_a_store_cannot_keep_go_to_the_dead_letters() {
+async fn events_with_names_that_a_store_cannot_hold_are_dead_lettered() {
     let server = PostgresServer::start();
     let world = World::over_postgres(&server).await;
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
@@ -164,7 +164,7 @@ async fn names_that_a_store_cannot_keep_go_to_the_dead_letters() {
     assert_eq!(receiver.wait_for(2).await.len(), 2);
     let dead = dead_letters(&world, 3).await;
     assert!(dead.iter().all(|letter| letter.reason.contains("id")), "{dead:?}");
-    // Asked for by whoever comes with a NUL in a name, the store has nothing.
+    // A name with a NUL byte finds nothing in the store.
     assert!(world.store.rule("a\0").await.unwrap().is_none());
     let filter = DeliveryFilter { event_id: Some("a\0b".to_owned()), ..DeliveryFilter::default() };
     assert!(world.store.deliveries(filter, FIRST_PAGE).await.unwrap().items.is_empty());
@@ -172,7 +172,7 @@ async fn names_that_a_store_cannot_keep_go_to_the_dead_letters() {
     assert!(world.store.key("\0").await.unwrap().is_none());
 }
 
-/// Waits until there are so many.
+/// Waits until there are `count` dead letters.
 async fn dead_letters(world: &World, count: usize) -> Vec<DeadLetter> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -187,7 +187,7 @@ async fn dead_letters(world: &World, count: usize) -> Vec<DeadLetter> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_engine_that_dies_again_and_again_doubles_nothing_and_loses_nothing() {
+async fn repeated_crashes_neither_lose_nor_duplicate_effects() {
     const EVENTS: usize = 600;
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
@@ -206,7 +206,7 @@ async fn an_engine_that_dies_again_and_again_doubles_nothing_and_loses_nothing()
     }
     world.run_engine(world.tasks.stop().clone());
     receiver.wait_for(EVENTS).await;
-    // Anything that comes twice comes within the lease.
+    // A redelivery would happen within the lease.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let requests = receiver.all();
     let mut events: Vec<String> = requests.iter().map(|r| r.json()["event_id"].as_str().unwrap().to_owned()).collect();
@@ -215,15 +215,15 @@ async fn an_engine_that_dies_again_and_again_doubles_nothing_and_loses_nothing()
     assert_eq!((requests.len(), events.len()), (EVENTS, EVENTS));
     let filter = DeliveryFilter { status: Some(DeliveryStatus::Delivered), ..DeliveryFilter::default() };
     assert_eq!(world.store.deliveries(filter, FIRST_PAGE).await.unwrap().items.len(), EVENTS);
-    // The window counted each event once: exactly the last one was one too many.
+    // The window counted each event once: only the last one exceeded the bound.
     let anomalies = world.store.anomaly_events(None, None, None, FIRST_PAGE).await.unwrap().items;
     assert_eq!(anomalies.len(), 1);
     assert_eq!(anomalies[0].details["value"], EVENTS);
 }
 
-/// However many threads match rules, the same comes of the same events, in the same order.
+/// The same events have the same effects in the same order, however many threads match rules.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_threads_come_to_what_one_comes_to() {
+async fn the_number_of_threads_does_not_change_the_effects() {
     const EVENTS: i64 = 3_000;
     let mut events: Vec<EventEnvelope> = (0..EVENTS).map(|n| purchase("shop", n * 7 % 1_000)).collect();
     events.iter_mut().step_by(5).for_each(|event| *event = custom("shop", "tick"));
@@ -282,7 +282,7 @@ async fn many_threads_come_to_what_one_comes_to() {
     assert!(one == four, "{} and {} deliveries, {} anomalies", one.0.len(), four.0.len(), four.1.len());
 }
 
-/// Takes so many messages off a subject.
+/// Consumes `count` messages from a subject.
 async fn take(world: &World, filter: &str, count: usize) -> Vec<(String, Value)> {
     let spec = ConsumerSpec {
         name: "test".to_owned(),
@@ -305,9 +305,9 @@ async fn take(world: &World, filter: &str, count: usize) -> Vec<(String, Value)>
     taken
 }
 
-/// A rule whose evaluation would not end: its own fault, and nobody else's.
+/// A rule whose evaluation would not end is its own fault and affects no other rule.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rule_that_fails_or_costs_too_much_says_so_and_holds_nobody_up() {
+async fn failing_and_expensive_rules_are_reported_and_delay_nothing() {
     let world = World::open();
     let receiver = Receiver::start(&world.tasks, |_| (200, None)).await;
     world.webhook("ops", &receiver.url()).await;
@@ -349,9 +349,9 @@ async fn a_rule_that_fails_or_costs_too_much_says_so_and_holds_nobody_up() {
     assert_eq!(world.store.rule("good").await.unwrap().unwrap().faults.count, 0);
 }
 
-/// Evaluation is stopped between two rules; what was not judged comes again.
+/// Evaluation stops between two rules; unprocessed messages are redelivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn costly_rules_do_not_hold_up_a_stop() {
+async fn expensive_rules_do_not_delay_a_stop() {
     let world = World::open();
     let all = "event.custom_event.string_params.all";
     for n in 0..50 {
@@ -372,6 +372,6 @@ async fn costly_rules_do_not_hold_up_a_stop() {
     let started = Instant::now();
     stop.cancel();
     ended.await.unwrap().unwrap();
-    // 50,000 evaluations of some milliseconds each were left.
+    // 50,000 evaluations of a few milliseconds each were pending.
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::base::supervisor::Tasks;
 
-/// No test waits longer.
+/// The longest wait of any test.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// One request as it arrived.
@@ -39,7 +39,7 @@ impl Received {
     }
 }
 
-/// Answers the n-th request, from 0: status and one header.
+/// The response to the n-th request, from 0: status and one header.
 pub(super) type Script = fn(usize) -> (u16, Option<(&'static str, &'static str)>);
 
 #[derive(Clone)]
@@ -53,7 +53,7 @@ impl Receiver {
         Self::start_slow(tasks, Duration::ZERO, script).await
     }
 
-    /// One that takes its time before each answer.
+    /// A receiver that delays each response.
     pub(super) async fn start_slow(tasks: &Tasks, delay: Duration, script: Script) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let receiver = Self { address: listener.local_addr().unwrap(), received: Arc::default() };
@@ -93,7 +93,7 @@ impl Receiver {
         if let Some((name, value)) = header {
             response = response.header(name, value);
         }
-        // More than anybody reads.
+        // More than any client reads.
         Ok(response.body(Full::new(Bytes::from(vec![b'x'; 40_000]))).unwrap())
     }
 
@@ -105,7 +105,7 @@ impl Receiver {
         self.received.lock().unwrap().clone()
     }
 
-    /// Waits until so many requests have arrived.
+    /// Waits until `count` requests have arrived.
     pub(super) async fn wait_for(&self, count: usize) -> Vec<Received> {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -1,13 +1,13 @@
-//! Which addresses webhooks may reach.
+//! Decides which addresses webhooks may reach.
 //!
-//! Invariant: an address that is not of the public internet is refused unless a network that
-//! holds it was allowed by name, whatever IPv6 form it is wrapped in. Names are resolved by
-//! the connector; this judges single addresses.
+//! Invariant: an address outside the public internet is refused unless a network that contains it was explicitly
+//! allowed, whatever IPv6 form it is wrapped in. The connector resolves names; this module decides about single
+//! addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Networks that webhooks may reach although they are not public.
+/// Non-public networks that webhooks may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedNetworks(Vec<Network>);
 
@@ -18,7 +18,7 @@ struct Network {
 }
 
 impl AllowedNetworks {
-    /// From elements such as `10.0.0.0/8`, `fd00::/8`, `192.168.1.7` or `loopback`.
+    /// Parses elements such as `10.0.0.0/8`, `fd00::/8`, `192.168.1.7` or `loopback`.
     pub fn parse<'t>(elements: impl IntoIterator<Item = &'t str>) -> Result<Self, String> {
         let mut networks = Vec::new();
         for element in elements.into_iter().map(str::trim).filter(|element| !element.is_empty()) {
@@ -32,14 +32,14 @@ impl AllowedNetworks {
         Ok(Self(networks))
     }
 
-    /// What a laptop uses: its own services.
+    /// The networks allowed on a laptop: its own services.
     pub fn loopback() -> Self {
         Self::parse(["loopback"]).unwrap_or_default()
     }
 
     /// Whether a webhook may be sent to this address.
     pub(super) fn permits(&self, address: IpAddr) -> bool {
-        // The plain form of a mapped address counts, so that `::ffff:127.0.0.1` is loopback, allowed or not.
+        // A mapped address counts as its plain form: `::ffff:127.0.0.1` is loopback, allowed or not.
         let address = address.to_canonical();
         if self.0.iter().any(|network| network.holds(address)) {
             return true;
@@ -80,7 +80,7 @@ impl FromStr for Network {
     }
 }
 
-/// The special-purpose registry of IANA (RFC 6890 and its updates), and multicast.
+/// The IANA special-purpose registry (RFC 6890 and its updates), and multicast.
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let special = match a {
@@ -103,8 +103,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !special
 }
 
-/// Global unicast, `2000::/3`, without what is set apart in it. Everything that carries an IPv4 address outside of
-/// it (compatible, mapped, NAT64 `64:ff9b::/96` and `64:ff9b:1::/48`) is refused with the rest.
+/// Global unicast, `2000::/3`, without its special-purpose blocks. Everything outside it that carries an IPv4 address
+/// (compatible, mapped, NAT64 `64:ff9b::/96` and `64:ff9b:1::/48`) is refused with the rest.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [a, b, ..] = address.segments();
     let global_unicast = a & 0xe000 == 0x2000;
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_exactly_what_was_named() {
+    fn only_named_networks_are_allowed() {
         assert!(permitted(&["loopback"], "127.9.9.9"));
         assert!(permitted(&["loopback"], "::1"));
         assert!(permitted(&["loopback"], "::ffff:127.0.0.1"));

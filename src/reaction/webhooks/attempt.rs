@@ -1,7 +1,7 @@
-//! One attempt to deliver a webhook, and what follows from it.
+//! One attempt to deliver a webhook, and its consequences.
 //!
-//! Invariant: only a 2xx is a delivery. Sending is a few lines; what an answer means for the
-//! delivery and for the endpoint is decided by plain functions.
+//! Invariant: only a 2xx is a delivery. Sending is a few lines; pure functions decide what a response means for the
+//! delivery and for the endpoint.
 
 use std::error::Error;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,25 +20,25 @@ use crate::base::backoff::Backoff;
 use crate::metrics;
 use crate::store::{Delivery, DeliveryOutcome, DeliveryStatus};
 
-/// Bytes of an answer's body that are read, so that the connection can be used again; a longer one ends it.
-const ANSWER_BYTES_MAX: usize = 16 * 1024;
-/// How long an answer's body is read.
-const ANSWER_BODY_TIMEOUT: Duration = Duration::from_millis(250);
-/// Characters of an error that are kept.
+/// Bytes of a response body that are read so that the connection can be reused; a longer body closes it.
+const RESPONSE_BYTES_MAX: usize = 16 * 1024;
+/// How long a response body is read.
+const RESPONSE_BODY_TIMEOUT: Duration = Duration::from_millis(250);
+/// Characters kept of an error.
 const ERROR_CHARS_MAX: usize = 300;
 
-/// How an attempt ended.
+/// The result of an attempt.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum AttemptResult {
     Status {
         code: StatusCode,
         retry_after: Option<Duration>,
     },
-    /// No answer: not connected, cut off, timed out.
-    Nothing(String),
+    /// No response: not connected, disconnected, or timed out.
+    NoResponse(String),
 }
 
-/// How retries are spread.
+/// The timing of retries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetryPlan {
     pub(super) backoff: Backoff,
@@ -46,32 +46,32 @@ pub(super) struct RetryPlan {
     pub(super) retry_after_max: Duration,
 }
 
-/// Sends one request and waits for the head of its answer, at most as long as the endpoint's timeout.
-pub(super) async fn send(client: &HttpClient, endpoint: &Endpoint, delivery: Uuid, body: Bytes) -> Answer {
+/// Sends one request and waits for the response head, up to the endpoint's timeout.
+pub(super) async fn send(client: &HttpClient, endpoint: &Endpoint, delivery: Uuid, body: Bytes) -> AttemptResult {
     let started = Instant::now();
     let request = endpoint.request(delivery, Timestamp::now().as_second(), body);
-    let answer = match tokio::time::timeout(endpoint.timeout, client.exchange(request)).await {
+    let result = match tokio::time::timeout(endpoint.timeout, client.exchange(request)).await {
         Ok(Ok(response)) => {
             let (head, body) = response.into_parts();
             metrics::dispatcher_attempt(class(head.status), started.elapsed());
             let retry_after = retry_after(&head.headers, SystemTime::now());
-            read_out(body).await;
-            return Answer::Status { code: head.status, retry_after };
+            drain_body(body).await;
+            return AttemptResult::Status { code: head.status, retry_after };
         }
-        Ok(Err(error)) => Answer::Nothing(describe(&error, endpoint.is_https())),
-        Err(_) => Answer::Nothing(format!("no answer within {} ms", endpoint.timeout.as_millis())),
+        Ok(Err(error)) => AttemptResult::NoResponse(describe(&error, endpoint.is_https())),
+        Err(_) => AttemptResult::NoResponse(format!("no answer within {} ms", endpoint.timeout.as_millis())),
     };
     metrics::dispatcher_attempt("none", started.elapsed());
-    answer
+    result
 }
 
-/// Reads a short body to its end, which keeps the connection usable. The verdict was in the head: whatever happens
-/// here changes nothing.
-async fn read_out(body: Incoming) {
-    let _ = tokio::time::timeout(ANSWER_BODY_TIMEOUT, Limited::new(body, ANSWER_BYTES_MAX).collect()).await;
+/// Drains a short body, which keeps the connection reusable. The result is already known from the head, so errors are
+/// ignored.
+async fn drain_body(body: Incoming) {
+    let _ = tokio::time::timeout(RESPONSE_BODY_TIMEOUT, Limited::new(body, RESPONSE_BYTES_MAX).collect()).await;
 }
 
-/// A status as the metrics name it.
+/// The status class as a metric label.
 fn class(code: StatusCode) -> &'static str {
     match code.as_u16() {
         200..=299 => "2xx",
@@ -81,25 +81,25 @@ fn class(code: StatusCode) -> &'static str {
     }
 }
 
-impl Answer {
+impl AttemptResult {
     pub(super) fn delivered(&self) -> bool {
         matches!(self, Self::Status { code, .. } if code.is_success())
     }
 
-    /// The endpoint says that it is gone for good.
-    pub(super) fn gone(&self) -> bool {
+    /// Whether the endpoint says that it is permanently gone.
+    pub(super) fn is_gone(&self) -> bool {
         matches!(self, Self::Status { code: StatusCode::GONE, .. })
     }
 
-    /// Whether the endpoint itself is in trouble, rather than this one request.
+    /// Whether the endpoint itself failed, rather than this one request.
     pub(super) fn endpoint_failed(&self) -> bool {
         match self {
             Self::Status { code, .. } => code.is_server_error() || *code == StatusCode::TOO_MANY_REQUESTS,
-            Self::Nothing(_) => true,
+            Self::NoResponse(_) => true,
         }
     }
 
-    /// How long the endpoint asks to be left alone: with 429 and 503 it speaks of itself, not of the one request.
+    /// How long the endpoint asks for a pause: 429 and 503 concern the endpoint, not the single request.
     pub(super) fn pause(&self, longest: Duration) -> Option<Duration> {
         match self {
             Self::Status { code: StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, retry_after } => {
@@ -114,46 +114,46 @@ impl Answer {
             Self::Status { code, .. } if code.is_success() => None,
             Self::Status { code, .. } if code.is_redirection() => Some(format!("HTTP {code}: not followed")),
             Self::Status { code, .. } => Some(format!("HTTP {code}")),
-            Self::Nothing(error) => Some(error.clone()),
+            Self::NoResponse(error) => Some(error.clone()),
         }
     }
 }
 
-/// What becomes of a delivery after this answer.
+/// The outcome of a delivery after this attempt.
 pub(super) fn outcome(
     delivery: &Delivery,
-    answer: &Answer,
+    result: &AttemptResult,
     attempted_at_ms: i64,
     plan: &RetryPlan,
     random: f64,
 ) -> DeliveryOutcome {
     let attempts = delivery.attempts.saturating_add(1);
     let mut wait_ms = None;
-    let status = if answer.delivered() {
+    let status = if result.delivered() {
         DeliveryStatus::Delivered
-    } else if answer.gone() {
+    } else if result.is_gone() {
         DeliveryStatus::Failed
     } else if attempts >= delivery.max_attempts {
         DeliveryStatus::DeadLetter
     } else {
-        let asked = match answer {
-            Answer::Status { retry_after, .. } => retry_after.unwrap_or_default().min(plan.retry_after_max),
-            Answer::Nothing(_) => Duration::ZERO,
+        let asked = match result {
+            AttemptResult::Status { retry_after, .. } => retry_after.unwrap_or_default().min(plan.retry_after_max),
+            AttemptResult::NoResponse(_) => Duration::ZERO,
         };
         let wait = plan.backoff.delay(attempts, random).max(asked);
         wait_ms = Some(wait.as_millis() as i64);
         DeliveryStatus::Pending
     };
-    let status_code = match answer {
-        Answer::Status { code, .. } => Some(code.as_u16()),
-        Answer::Nothing(_) => None,
+    let status_code = match result {
+        AttemptResult::Status { code, .. } => Some(code.as_u16()),
+        AttemptResult::NoResponse(_) => None,
     };
-    let error = answer.error();
+    let error = result.error();
     DeliveryOutcome { id: delivery.id, status, attempts, attempted_at_ms, wait_ms, status_code, error }
 }
 
-/// `Retry-After` as seconds, however many, or as a date in any of the three forms of RFC 9110. A date is compared with
-/// the answer's own `Date`, which is of the same clock.
+/// `Retry-After` as seconds or as a date in any of the three formats of RFC 9110. A date is compared with the
+/// response's own `Date`, which comes from the same clock.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -164,7 +164,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(asked.duration_since(date(DATE).unwrap_or(now)).unwrap_or_default())
 }
 
-/// The causes from the outermost to the innermost; none of them holds the URL or a header.
+/// The error chain from the outermost to the innermost cause; none contains the URL or a header.
 fn describe(error: &hyper_util::client::legacy::Error, is_https: bool) -> String {
     let mut text = if error.is_connect() { "connect".to_owned() } else { "send".to_owned() };
     let mut cause = error.source();
@@ -182,8 +182,9 @@ fn describe(error: &hyper_util::client::legacy::Error, is_https: bool) -> String
     } else if text.contains("CertificateRequired") {
         text.push_str("; the endpoint asks for a certificate: see webhook_client_cert_file");
     } else if is_https && !error.is_connect() {
-        // In TLS 1.3 a server refuses a client after the handshake. Its alert is lost when it closes the connection
-        // before it has read the request: the request fails as if the connection had broken, in any of several ways.
+        // In TLS 1.3 a server refuses a client after the handshake. The alert is lost when the server closes the
+        // connection before reading the request: the request then fails as if the connection had broken, in any of
+        // several ways.
         text.push_str("; an https endpoint that asks for a certificate may do that: see webhook_client_cert_file");
     }
     text
@@ -222,7 +223,7 @@ mod tests {
 
     fn after(attempts: u32, code: u16, retry_after: Option<u64>) -> DeliveryOutcome {
         let code = StatusCode::from_u16(code).unwrap();
-        let answer = Answer::Status { code, retry_after: retry_after.map(Duration::from_secs) };
+        let answer = AttemptResult::Status { code, retry_after: retry_after.map(Duration::from_secs) };
         outcome(&delivery(attempts), &answer, 1_000, &PLAN, 1.0)
     }
 
@@ -272,7 +273,7 @@ mod tests {
         assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(read("4294967296"), Some(Duration::from_secs(4_294_967_296)));
         assert_eq!(read(&"9".repeat(40)), Some(Duration::from_secs(u64::MAX)));
-        let huge = Answer::Status { code: StatusCode::SERVICE_UNAVAILABLE, retry_after: read(&"9".repeat(40)) };
+        let huge = AttemptResult::Status { code: StatusCode::SERVICE_UNAVAILABLE, retry_after: read(&"9".repeat(40)) };
         assert_eq!(outcome(&delivery(0), &huge, 1_000, &PLAN, 1.0).wait_ms, Some(3_600_000));
         assert_eq!(huge.pause(PLAN.retry_after_max), Some(PLAN.retry_after_max));
         for text in ["-1", "soon", "", "1.5", "+5"] {
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_compared_with_the_clock_that_it_was_read_from() {
+    fn retry_after_dates_are_compared_with_the_servers_clock() {
         let mut headers = HeaderMap::new();
         headers.insert(DATE, "Sun, 06 Nov 1994 06:00:00 GMT".parse().unwrap());
         headers.insert(RETRY_AFTER, "Sun, 06 Nov 1994 06:01:00 GMT".parse().unwrap());

@@ -1,17 +1,17 @@
-//! One endpoint's circuit breaker: after several failures in a row it is left alone, then
-//! tried with a single request. As plain values: the caller brings the time.
+//! The circuit breaker of one endpoint: after several consecutive failures it pauses, then probes with a single
+//! request. A plain value: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
 use crate::base::backoff::Backoff;
 
-/// Failures in a row that open the circuit.
+/// Consecutive failures that open the circuit.
 pub(super) const FAILURES_MAX: u32 = 5;
 
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     failures: u32,
-    /// How often it opened without a success between.
+    /// How often it has opened since the last success.
     openings: u32,
     open_until: Option<Instant>,
     probing: bool,
@@ -23,30 +23,29 @@ impl Circuit {
         self.open_until.is_none_or(|until| now >= until && !self.probing)
     }
 
-    /// When the next request may be sent, while the circuit is open and none is on its way.
+    /// When the next request may be sent, while the circuit is open and no probe is outstanding.
     pub(super) fn reopens_at(&self) -> Option<Instant> {
         self.open_until.filter(|_| !self.probing)
     }
 
-    /// Notes that a request was sent; true when it is the one that probes.
+    /// Records a sent request. Returns `true` when it is the probe.
     pub(super) fn sent(&mut self) -> bool {
         self.probing |= self.open_until.is_some();
         self.probing
     }
 
-    /// The endpoint answered as a living one does.
+    /// The endpoint responded and did not fail.
     pub(super) fn alive(&mut self) {
         *self = Self::default();
     }
 
-    /// The endpoint asked to be left alone for so long; then one request shows whether it means it.
+    /// The endpoint asked for a pause; afterwards one request probes it.
     pub(super) fn pause(&mut self, now: Instant, pause: Duration) {
         self.open_until = self.open_until.max(Some(now + pause));
         self.probing = false;
     }
 
-    /// The endpoint could not be reached or is failing. What was sent before the circuit opened does not
-    /// prolong it.
+    /// The endpoint was unreachable or failed. Requests sent before the circuit opened do not prolong it.
     pub(super) fn failed(&mut self, probe: bool, now: Instant, backoff: &Backoff, random: f64) {
         self.failures = self.failures.saturating_add(1);
         let opens = probe || (self.open_until.is_none() && self.failures >= FAILURES_MAX);
@@ -79,7 +78,7 @@ mod tests {
             circuit.failed(false, start, &BACKOFF, 1.0);
         }
         assert!(!circuit.permits(start));
-        // Stragglers do not prolong it.
+        // Late failures do not prolong it.
         circuit.failed(false, start + Duration::from_millis(900), &BACKOFF, 1.0);
         let reopened = start + Duration::from_secs(1);
         assert_eq!(circuit.reopens_at(), Some(reopened));
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_was_asked_for_is_kept() {
+    fn requested_pauses_are_kept() {
         let start = Instant::now();
         let mut circuit = Circuit::default();
         circuit.pause(start, Duration::from_secs(60));

@@ -1,6 +1,6 @@
-//! What the dispatcher has taken from the store: one claim, and all that is held.
+//! The deliveries that the dispatcher has claimed from the store.
 //!
-//! Invariant: what is held is counted, in deliveries and in bytes, from its claim to the commit of its outcome.
+//! Invariant: a claimed delivery counts, in deliveries and in bytes, from its claim to the commit of its outcome.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,29 +10,29 @@ use uuid::Uuid;
 use crate::base::clock;
 use crate::store::{ClaimLimits, Delivery, Store, StoreError};
 
-/// Payload bytes in hand; beyond them only whoever has nothing gets its first.
-pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
+/// Payload bytes of claimed deliveries; beyond that only webhooks without a claimed delivery get one.
+pub(super) const CLAIMED_BYTES_MAX: usize = 32 << 20;
 
 /// Claimed deliveries whose outcome is not committed, with their lease and the bytes of their payloads.
-pub(super) struct Held {
+pub(super) struct ClaimedDeliveries {
     deliveries: HashMap<Uuid, (ClaimLease, usize)>,
     bytes: usize,
     /// Other processes claim from the same store.
     shared: bool,
 }
 
-/// When a claim was asked for, and for how long.
+/// When a claim was requested, and for how long it holds.
 pub(super) type ClaimLease = (Instant, Duration);
 
-impl Held {
+impl ClaimedDeliveries {
     pub(super) fn new(shared: bool) -> Self {
         Self { deliveries: HashMap::new(), bytes: 0, shared }
     }
 
-    /// False when it is here already.
+    /// Returns `false` when the delivery was claimed before.
     pub(super) fn insert(&mut self, delivery: &Delivery, lease: ClaimLease) -> bool {
         let bytes = delivery.payload.get().len();
-        // One that is here had its lease lapse and was claimed again: its payload is the same.
+        // Its lease expired and it was claimed again: the payload is the same.
         let known = self.deliveries.get(&delivery.id).map(|(_, bytes)| *bytes);
         self.deliveries.insert(delivery.id, (lease, known.unwrap_or(bytes)));
         self.bytes += if known.is_none() { bytes } else { 0 };
@@ -53,7 +53,7 @@ impl Held {
         }
     }
 
-    /// `now` is of [`clock::now`]: a server goes on when this machine stands still, and others claim then.
+    /// `now` comes from [`clock::now`]: while this machine is suspended a server goes on, and other processes claim.
     pub(super) fn is_leased(&self, id: Uuid, now: Instant) -> bool {
         self.deliveries.get(&id).is_some_and(|((at, lease), _)| {
             let age = if self.shared { clock::between(*at, now) } else { now.saturating_duration_since(*at) };
@@ -62,20 +62,20 @@ impl Held {
     }
 }
 
-/// What a claim brought.
+/// The result of one claim.
 pub(super) struct Claim {
     pub(super) lease: ClaimLease,
-    /// Of those that were asked for, and of every other one.
+    /// The quotas of the webhooks that had one; `per_webhook` applies to all others.
     quotas: HashMap<Uuid, usize>,
     per_webhook: usize,
-    /// More may be due than there was room for.
+    /// More deliveries may be due than the claim had capacity for.
     pub(super) full: bool,
     pub(super) deliveries: Vec<Delivery>,
     pub(super) next_due_ms: Option<i64>,
 }
 
 impl Claim {
-    /// Takes what is due, and looks when more will be for those that could take more.
+    /// Claims due deliveries, and looks up when the next one is due for webhooks that could take more.
     pub(super) async fn take(store: Store, limits: ClaimLimits) -> Result<Self, StoreError> {
         let lease = (clock::now(), limits.lease);
         let (quotas, per_webhook) = (limits.quotas.clone(), limits.per_webhook);
@@ -91,7 +91,7 @@ impl Claim {
         Ok(claim)
     }
 
-    /// Each webhook, and whether it may be owed more than it got.
+    /// Each webhook, and whether more of its deliveries may be due.
     pub(super) fn counts(&self) -> impl Iterator<Item = (Uuid, bool)> {
         let mut counts: HashMap<Uuid, usize> = self.quotas.keys().map(|id| (*id, 0)).collect();
         for delivery in &self.deliveries {

@@ -1,10 +1,9 @@
-//! The HTTP client of webhooks, which connects only where it may.
+//! The HTTP client of webhooks, which connects only to permitted addresses.
 //!
-//! Invariants: every connection goes to an address that [`AllowedNetworks`] permits, judged
-//! after the name was resolved; the connection is made to that very address, so a name that
-//! resolves differently a moment later changes nothing. A connection that was used before and
-//! ends without an answer says nothing about the endpoint: the request goes out again at once,
-//! on a new one.
+//! Invariants: every connection goes to an address that [`AllowedNetworks`] permits, checked after name resolution;
+//! the connection is made to exactly that address, so a name that resolves differently a moment later changes nothing.
+//! When a reused connection closes without a response, this says nothing about the endpoint: the request is sent again
+//! immediately on a new connection.
 
 use std::fmt;
 use std::future::Future;
@@ -35,33 +34,33 @@ use tower_service::Service;
 use super::address::AllowedNetworks;
 use crate::base::supervisor::Tasks;
 
-/// How long a connection may take to be made.
+/// Timeout for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an unused connection is kept.
+/// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Unused connections kept for one host.
+/// Idle connections kept for one host.
 const IDLE_PER_HOST_MAX: usize = 32;
 
-/// Silence after which the operating system asks whether the peer of a connection is still there.
+/// Idle time after which TCP keepalive probes are sent.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long sent bytes may stay unacknowledged.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What the head of an answer may take, and an HTTP/2 peer may send before we read it.
+/// Bytes of a response head, and of the HTTP/2 receive window.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-type Pool = Client<HttpsConnector<Guarded>, Full<Bytes>>;
+type Pool = Client<HttpsConnector<GuardedConnector>, Full<Bytes>>;
 
 /// Sends requests over HTTP/1.1, and HTTP/2 where TLS agrees on it.
 #[derive(Clone)]
 pub(super) struct HttpClient {
     pooled: Pool,
-    /// Makes a connection for every request.
+    /// Opens a new connection for every request.
     fresh: Pool,
 }
 
-/// Whether a connection has brought an answer before.
+/// Whether a connection has carried a response before.
 #[derive(Clone, Default)]
-struct Answered(Arc<AtomicBool>);
+struct HasResponded(Arc<AtomicBool>);
 
 impl HttpClient {
     pub(super) fn new(allowed: AllowedNetworks, tls: ClientConfig, tasks: Tasks) -> Self {
@@ -70,9 +69,9 @@ impl HttpClient {
             .https_or_http()
             .enable_http1()
             .enable_http2()
-            .wrap_connector(Guarded::new(allowed));
+            .wrap_connector(GuardedConnector::new(allowed));
         let build = |idle_max: usize| {
-            Client::builder(Spawner(tasks.clone()))
+            Client::builder(TaskExecutor(tasks.clone()))
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .pool_max_idle_per_host(idle_max)
                 .pool_timer(TokioTimer::new())
@@ -86,37 +85,38 @@ impl HttpClient {
         Self { pooled: build(IDLE_PER_HOST_MAX), fresh: build(0) }
     }
 
-    /// The answer to one request. It is sent a second time when a connection that had answered before ended without
-    /// a word: the endpoint had closed it, or is going away, before the request came.
+    /// Sends one request. It is sent a second time when a reused connection closes without a response: the endpoint
+    /// had closed it, or is going away, before the request arrived.
     pub(super) async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         let again = request.clone();
         let connection = capture_connection(&mut request);
         match self.pooled.request(request).await {
             Ok(response) => {
-                if let Some(Answered(answered)) = answered(&connection) {
-                    answered.store(true, Ordering::Relaxed);
+                if let Some(HasResponded(responded)) = responded(&connection) {
+                    responded.store(true, Ordering::Relaxed);
                 }
                 Ok(response)
             }
             Err(error) => {
-                let reused = answered(&connection).is_some_and(|Answered(answered)| answered.load(Ordering::Relaxed));
+                let reused =
+                    responded(&connection).is_some_and(|HasResponded(responded)| responded.load(Ordering::Relaxed));
                 if reused && !error.is_connect() { self.fresh.request(again).await } else { Err(error) }
             }
         }
     }
 }
 
-fn answered(connection: &CaptureConnection) -> Option<Answered> {
+fn responded(connection: &CaptureConnection) -> Option<HasResponded> {
     let mut extras = Extensions::new();
     connection.connection_metadata().as_ref()?.get_extras(&mut extras);
     extras.remove()
 }
 
-/// Runs connections as tasks that the supervisor knows.
+/// Runs connections as supervised tasks.
 #[derive(Clone)]
-struct Spawner(Tasks);
+struct TaskExecutor(Tasks);
 
-impl<F> hyper::rt::Executor<F> for Spawner
+impl<F> hyper::rt::Executor<F> for TaskExecutor
 where
     F: Future + Send + 'static,
 {
@@ -127,18 +127,18 @@ where
     }
 }
 
-/// Connects over TCP to addresses that are permitted.
+/// Connects over TCP to permitted addresses.
 #[derive(Clone)]
-pub(super) struct Guarded {
+pub(super) struct GuardedConnector {
     allowed: Arc<AllowedNetworks>,
-    tcp: HttpConnector<Resolver>,
+    tcp: HttpConnector<PermittedResolver>,
 }
 
-/// Resolves names to addresses that are permitted.
+/// Resolves names to permitted addresses.
 #[derive(Clone)]
-pub(super) struct Resolver(Arc<AllowedNetworks>);
+pub(super) struct PermittedResolver(Arc<AllowedNetworks>);
 
-/// The host has no address that a webhook may reach.
+/// The host has no permitted address.
 #[derive(Debug)]
 pub(super) struct AddressRefused;
 
@@ -150,10 +150,10 @@ impl fmt::Display for AddressRefused {
 
 impl std::error::Error for AddressRefused {}
 
-impl Guarded {
+impl GuardedConnector {
     fn new(allowed: AllowedNetworks) -> Self {
         let allowed = Arc::new(allowed);
-        let mut tcp = HttpConnector::new_with_resolver(Resolver(Arc::clone(&allowed)));
+        let mut tcp = HttpConnector::new_with_resolver(PermittedResolver(Arc::clone(&allowed)));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -166,8 +166,8 @@ impl Guarded {
     }
 }
 
-impl Service<Uri> for Guarded {
-    type Response = Remembered;
+impl Service<Uri> for GuardedConnector {
+    type Response = TrackedConnection;
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -176,7 +176,7 @@ impl Service<Uri> for Guarded {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        // A literal address never reaches the resolver.
+        // A literal address bypasses the resolver.
         let host = uri.host().unwrap_or_default();
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         if literal.is_ok_and(|address| !self.allowed.permits(address)) {
@@ -185,30 +185,30 @@ impl Service<Uri> for Guarded {
         let connection = self.tcp.call(uri);
         Box::pin(async move {
             let tcp = connection.await?;
-            Ok(Remembered { tcp, answered: Answered::default() })
+            Ok(TrackedConnection { tcp, responded: HasResponded::default() })
         })
     }
 }
 
-/// A connection that tells whether it has been of use.
-pub(super) struct Remembered {
+/// A connection that records whether it has carried a response.
+pub(super) struct TrackedConnection {
     tcp: TokioIo<TcpStream>,
-    answered: Answered,
+    responded: HasResponded,
 }
 
-impl Connection for Remembered {
+impl Connection for TrackedConnection {
     fn connected(&self) -> Connected {
-        self.tcp.connected().extra(self.answered.clone())
+        self.tcp.connected().extra(self.responded.clone())
     }
 }
 
-impl Read for Remembered {
+impl Read for TrackedConnection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_read(context, into)
     }
 }
 
-impl Write for Remembered {
+impl Write for TrackedConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tcp).poll_write(context, bytes)
     }
@@ -234,7 +234,7 @@ impl Write for Remembered {
     }
 }
 
-impl Service<Name> for Resolver {
+impl Service<Name> for PermittedResolver {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;

@@ -1,10 +1,9 @@
-//! The dispatcher: claims what is due, sends it, records what became of it.
+//! The dispatcher: claims due deliveries, sends them, and commits their outcomes.
 //!
-//! Invariants: a delivery is on its way at most once in this process; an attempt is over only
-//! when its outcome is committed; a delivery whose outcome was not committed is due again when
-//! its lease ends, or at once when the store is opened again after a crash. Nothing here
-//! waits for one endpoint: everything that takes time is a future beside the others, and what
-//! an endpoint may hold of them is its share (see `share`).
+//! Invariants: a delivery has at most one outstanding request in this process; an attempt is over only when its
+//! outcome is committed; a delivery without a committed outcome is due again when its lease expires, or immediately
+//! when the embedded store is reopened after a crash. Nothing here waits for a single endpoint: everything that takes
+//! time is a future of its own, and `concurrency` limits how many of them one endpoint may use.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -20,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::attempt::{Answer, RetryPlan, outcome, send};
-use super::claim::{Claim, HELD_BYTES_MAX, Held};
+use super::attempt::{AttemptResult, RetryPlan, outcome, send};
+use super::claim::{CLAIMED_BYTES_MAX, Claim, ClaimedDeliveries};
+use super::concurrency::ConcurrencyWindow;
 use super::connect::HttpClient;
 use super::endpoint::Endpoint;
-use super::endpoints::{Endpoints, Room, Target};
+use super::endpoint_state::{Capacity, EndpointStates, LoadState};
 use super::outbox::run_outbox;
 use super::settings::DispatcherSettings;
-use super::share::Window;
-use super::tls::tls;
+use super::tls::client_config;
 use crate::base::backoff::{Backoff, random_unit};
 use crate::base::clock;
 use crate::base::supervisor::Tasks;
@@ -37,15 +36,15 @@ use crate::metrics;
 use crate::reaction::error::ReactionError;
 use crate::store::{ClaimLimits, Delivery, DeliveryOutcome, Store, StoreError, Webhook};
 
-/// How soon what is due and was not claimed is looked for again: another process had its rows locked.
-const CROWDED_POLL: Duration = Duration::from_millis(250);
-/// Webhooks that get their first delivery at a time when there is no room for more.
-const FIRSTS_MAX: usize = 16;
-/// How the store is tried again.
+/// Poll delay for due deliveries that were not claimed because another process had their rows locked.
+const LOCKED_POLL_DELAY: Duration = Duration::from_millis(250);
+/// Webhooks that get a first delivery from one claim when there is no free capacity.
+const FIRST_DELIVERIES_MAX: usize = 16;
+/// Backoff of operations on the store.
 const STORE_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(2) };
 
-/// Runs until `stop`; then waits for requests on their way, at most as long as the budget.
+/// Runs until `stop`, then waits for outstanding requests within the stop budget.
 pub async fn run_dispatcher(
     settings: DispatcherSettings,
     store: Store,
@@ -53,17 +52,17 @@ pub async fn run_dispatcher(
     tasks: Tasks,
     stop: CancellationToken,
 ) -> Result<(), ReactionError> {
-    let client = HttpClient::new(settings.allowed_networks.clone(), tls(&settings.tls)?, tasks);
+    let client = HttpClient::new(settings.allowed_networks.clone(), client_config(&settings.tls)?, tasks);
     let poll_interval = settings.poll_interval;
     let mut dispatcher = Dispatcher {
         plan: RetryPlan { backoff: settings.backoff, retry_after_max: settings.retry_after_max },
         changes: store.changes(),
-        endpoints: Endpoints::default(),
-        held: Held::new(store.is_shared()),
-        ended: Vec::new(),
-        steps: FuturesUnordered::new(),
+        endpoints: EndpointStates::default(),
+        claimed: ClaimedDeliveries::new(store.is_shared()),
+        outcomes: Vec::new(),
+        background: FuturesUnordered::new(),
         in_flight: 0,
-        aside: 0,
+        side_tasks: 0,
         blocked: false,
         claiming: false,
         finishing: false,
@@ -84,25 +83,25 @@ struct Dispatcher {
     store: Store,
     client: HttpClient,
     changes: watch::Receiver<u64>,
-    endpoints: Endpoints,
-    held: Held,
-    /// Outcomes that wait for the next commit.
-    ended: Vec<DeliveryOutcome>,
-    steps: FuturesUnordered<BoxFuture<'static, Step>>,
+    endpoints: EndpointStates,
+    claimed: ClaimedDeliveries,
+    /// Outcomes waiting for the next commit.
+    outcomes: Vec<DeliveryOutcome>,
+    background: FuturesUnordered<BoxFuture<'static, Completion>>,
     in_flight: usize,
-    /// Webhooks that are being disabled, and releases.
-    aside: usize,
-    /// An endpoint has something to send, and others have what it would need.
+    /// Releases and disabling of webhooks in progress.
+    side_tasks: usize,
+    /// An endpoint has queued deliveries but no capacity to send them.
     blocked: bool,
     claiming: bool,
     finishing: bool,
-    /// Something may be due that was not claimed.
+    /// Deliveries may be due that were not claimed.
     due: bool,
     store_failures: u32,
 }
 
-/// Something that took time has ended.
-enum Step {
+/// A future has completed.
+enum Completion {
     Claimed(Result<Claim, StoreError>),
     Loaded {
         id: Uuid,
@@ -111,13 +110,13 @@ enum Step {
     },
     Sent {
         delivery: Box<Delivery>,
-        answer: Answer,
+        result: AttemptResult,
         attempted_at_ms: i64,
         probe: bool,
     },
     Finished(Vec<Uuid>),
-    /// A webhook was disabled, or deliveries were given back.
-    Aside,
+    /// A webhook was disabled, or deliveries were released.
+    SideTask,
 }
 
 impl Dispatcher {
@@ -129,8 +128,8 @@ impl Dispatcher {
             self.finish();
             tokio::select! {
                 () = stop.cancelled() => {}
-                Some(step) = self.steps.next(), if !self.steps.is_empty() => {
-                    if let Some(at) = self.handle(step) {
+                Some(completion) = self.background.next(), if !self.background.is_empty() => {
+                    if let Some(at) = self.handle(completion) {
                         wake_at = at;
                     }
                 }
@@ -138,99 +137,103 @@ impl Dispatcher {
                 () = sleep_until(wake_at.into()) => {
                     wake_at = Instant::now() + self.settings.poll_interval;
                     self.due = true;
-                    self.pump_all();
+                    self.send_all_queued();
                 }
             }
         }
         self.drain().await;
     }
 
-    /// Waits for what is on its way; what waits in a queue is given back.
+    /// Releases queued deliveries and waits for outstanding requests.
     async fn drain(&mut self) {
         let deadline = Instant::now() + self.settings.stop_budget.left();
         for id in self.endpoints.waiting() {
-            let queue = std::mem::take(&mut self.endpoints.lane(id).queue);
+            let queue = std::mem::take(&mut self.endpoints.state(id).queue);
             self.release(queue);
         }
-        while self.in_flight + self.aside > 0 || self.finishing || !self.ended.is_empty() {
+        while self.in_flight + self.side_tasks > 0 || self.finishing || !self.outcomes.is_empty() {
             self.finish();
             tokio::select! {
-                Some(step) = self.steps.next() => {
-                    // What a claim still brings is left alone.
-                    if !matches!(step, Step::Claimed(_) | Step::Loaded { .. }) {
-                        self.handle(step);
+                Some(completion) = self.background.next() => {
+                    // Ignore deliveries that a late claim returns.
+                    if !matches!(completion, Completion::Claimed(_) | Completion::Loaded { .. }) {
+                        self.handle(completion);
                     }
                 }
                 () = sleep_until(deadline.into()) => {
-                    warn!(requests = self.in_flight, outcomes = self.ended.len(), "dispatcher stops before its requests end");
+                    warn!(requests = self.in_flight, outcomes = self.outcomes.len(), "dispatcher stops before its requests end");
                     return;
                 }
             }
         }
     }
 
-    fn room(&self) -> Room {
+    fn capacity(&self) -> Capacity {
         let (workers, batch) = (self.settings.workers, self.settings.batch_size);
-        let free = workers.saturating_add(batch).saturating_sub(self.held.len());
-        Room {
+        let free = workers.saturating_add(batch).saturating_sub(self.claimed.len());
+        Capacity {
             active_max: self.settings.endpoint_concurrency_max,
             batch,
-            hand_free: if self.held.bytes() >= HELD_BYTES_MAX { 0 } else { free },
+            claimable: if self.claimed.bytes() >= CLAIMED_BYTES_MAX { 0 } else { free },
         }
     }
 
-    /// Starts a claim, when something may be due. Without room, whoever has nothing still gets its first.
+    /// Starts a claim when deliveries may be due. Even without free capacity, webhooks without a claimed delivery get
+    /// their first.
     fn claim(&mut self) {
         if !self.due || self.claiming {
             return;
         }
         self.due = false;
         self.claiming = true;
-        let room = self.room();
+        let capacity = self.capacity();
         let limits = ClaimLimits {
-            deliveries: room.batch.min(room.hand_free).max(FIRSTS_MAX),
-            payload_bytes: HELD_BYTES_MAX.saturating_sub(self.held.bytes()),
-            per_webhook: Window::default().hand(room.active_max, room.batch).min(room.hand_free).max(1),
-            quotas: self.endpoints.quotas(Instant::now(), room),
+            deliveries: capacity.batch.min(capacity.claimable).max(FIRST_DELIVERIES_MAX),
+            payload_bytes: CLAIMED_BYTES_MAX.saturating_sub(self.claimed.bytes()),
+            per_webhook: ConcurrencyWindow::default()
+                .claim_target(capacity.active_max, capacity.batch)
+                .min(capacity.claimable)
+                .max(1),
+            quotas: self.endpoints.quotas(Instant::now(), capacity),
             lease: self.settings.lease,
         };
         let store = self.store.clone();
-        self.steps.push(Box::pin(async move { Step::Claimed(Claim::take(store, limits).await) }));
+        self.background.push(Box::pin(async move { Completion::Claimed(Claim::take(store, limits).await) }));
     }
 
-    /// Gives back what was claimed and not sent, so that it does not wait for the end of its lease.
+    /// Releases claimed deliveries that were not sent, so that they do not wait for the end of their lease.
     fn release(&mut self, queue: VecDeque<Delivery>) {
         let now = clock::now();
         let mut ids = Vec::with_capacity(queue.len());
         for delivery in queue {
-            // One whose lease has lapsed may be somebody else's by now.
-            if self.held.is_leased(delivery.id, now) {
+            // A delivery whose lease has expired may belong to another process by now.
+            if self.claimed.is_leased(delivery.id, now) {
                 ids.push(delivery.id);
             }
-            self.held.remove(delivery.id);
+            self.claimed.remove(delivery.id);
         }
         if ids.is_empty() {
             return;
         }
         let store = self.store.clone();
-        self.aside += 1;
-        self.steps.push(Box::pin(async move {
+        self.side_tasks += 1;
+        self.background.push(Box::pin(async move {
             if let Err(error) = store.release_deliveries(ids).await {
                 warn!(%error, "deliveries were not given back; they are due again when their leases end");
             }
-            Step::Aside
+            Completion::SideTask
         }));
     }
 
-    /// Starts a commit of the outcomes that have gathered, one at a time. It does not end before it succeeds.
+    /// Starts a commit of the collected outcomes, one commit at a time. It retries until it succeeds.
     fn finish(&mut self) {
-        if self.finishing || self.ended.is_empty() {
+        if self.finishing || self.outcomes.is_empty() {
             return;
         }
         self.finishing = true;
-        let outcomes = std::mem::take(&mut self.ended);
+        let outcomes = std::mem::take(&mut self.outcomes);
         let store = self.store.clone();
-        self.steps.push(Box::pin(async move {
+        self.background.push(Box::pin(async move {
             let ids = outcomes.iter().map(|outcome| outcome.id).collect();
             let mut failures = 0;
             while let Err(error) = store.finish_deliveries(outcomes.clone()).await {
@@ -238,30 +241,30 @@ impl Dispatcher {
                 warn!(%error, failures, "outcomes of deliveries were not committed, trying again");
                 sleep(STORE_BACKOFF.delay(failures, random_unit())).await;
             }
-            Step::Finished(ids)
+            Completion::Finished(ids)
         }));
     }
 
-    /// Answers when to look again, where the step tells it.
-    fn handle(&mut self, step: Step) -> Option<Instant> {
-        match step {
-            Step::Claimed(result) => return self.claimed(result),
-            Step::Loaded { id, version, result } => self.loaded(id, version, result),
-            Step::Sent { delivery, answer, attempted_at_ms, probe } => {
-                self.sent(&delivery, &answer, attempted_at_ms, probe);
+    /// Handles a completed future. Returns when to poll next, if known.
+    fn handle(&mut self, completion: Completion) -> Option<Instant> {
+        match completion {
+            Completion::Claimed(result) => return self.on_claimed(result),
+            Completion::Loaded { id, version, result } => self.on_loaded(id, version, result),
+            Completion::Sent { delivery, result, attempted_at_ms, probe } => {
+                self.on_sent(&delivery, &result, attempted_at_ms, probe);
             }
-            Step::Finished(ids) => {
+            Completion::Finished(ids) => {
                 self.finishing = false;
                 for id in ids {
-                    self.held.remove(id);
+                    self.claimed.remove(id);
                 }
             }
-            Step::Aside => self.aside -= 1,
+            Completion::SideTask => self.side_tasks -= 1,
         }
         None
     }
 
-    fn claimed(&mut self, result: Result<Claim, StoreError>) -> Option<Instant> {
+    fn on_claimed(&mut self, result: Result<Claim, StoreError>) -> Option<Instant> {
         self.claiming = false;
         let claim = match result {
             Ok(claim) => claim,
@@ -276,175 +279,175 @@ impl Dispatcher {
         let now = Instant::now();
         metrics::dispatcher_state(self.in_flight, self.endpoints.circuits_open(now));
         for (id, more) in claim.counts() {
-            self.endpoints.lane(id).more = more;
+            self.endpoints.state(id).more = more;
         }
-        let mut lanes = Vec::new();
+        let mut touched = Vec::new();
         for delivery in claim.deliveries {
             let id = delivery.webhook_id;
-            // One that is here already had its lease lapse: it is claimed again, and not sent again.
-            if self.held.insert(&delivery, claim.lease) {
-                self.endpoints.lane(id).queue.push_back(delivery);
-                if !lanes.contains(&id) {
-                    lanes.push(id);
+            // A delivery that is already here was claimed again after its lease expired: it is not sent twice.
+            if self.claimed.insert(&delivery, claim.lease) {
+                self.endpoints.state(id).queue.push_back(delivery);
+                if !touched.contains(&id) {
+                    touched.push(id);
                 }
             }
         }
         self.endpoints.forget_idle(*self.changes.borrow());
-        for id in lanes {
-            self.pump(id);
+        for id in touched {
+            self.send_queued(id);
         }
-        Some(self.next_look(claim.next_due_ms))
+        Some(self.next_poll_at(claim.next_due_ms))
     }
 
-    /// When something becomes due, or an endpoint may be tried again, or at the latest the poll interval.
-    fn next_look(&self, next_due_ms: Option<i64>) -> Instant {
+    /// When the next delivery is due or the next endpoint may be probed, at the latest after the poll interval.
+    fn next_poll_at(&self, next_due_ms: Option<i64>) -> Instant {
         let now = Instant::now();
         let mut at = now + self.settings.poll_interval;
         if let Some(due_ms) = next_due_ms {
             let wait_ms = u64::try_from(due_ms - Timestamp::now().as_millisecond()).unwrap_or(0);
             let wait = Duration::from_millis(wait_ms);
-            at = at.min(now + if wait.is_zero() { CROWDED_POLL } else { wait });
+            at = at.min(now + if wait.is_zero() { LOCKED_POLL_DELAY } else { wait });
         }
         self.endpoints.next_reopening(now).map_or(at, |reopening| at.min(reopening))
     }
 
-    fn loaded(&mut self, id: Uuid, version: u64, result: Result<Option<Webhook>, StoreError>) {
-        let lane = self.endpoints.lane(id);
-        lane.target = Target::Unknown;
+    fn on_loaded(&mut self, id: Uuid, version: u64, result: Result<Option<Webhook>, StoreError>) {
+        let state = self.endpoints.state(id);
+        state.load = LoadState::NotLoaded;
         let invalid = match result {
             Ok(Some(webhook)) => match Endpoint::new(&webhook, self.settings.request_timeout) {
                 Ok(endpoint) if endpoint.enabled => {
-                    lane.target = Target::Known(version, endpoint.into());
-                    self.pump(id);
+                    state.load = LoadState::Loaded(version, endpoint.into());
+                    self.send_queued(id);
                     return;
                 }
                 Ok(_) => None,
                 Err(reason) => Some(reason),
             },
             Ok(None) => None,
-            // Tried again when the queue is next looked at.
+            // Loaded again when the queue is processed next.
             Err(error) => {
                 warn!(webhook_id = %id, %error, "webhook was not read");
                 return;
             }
         };
-        let queue = std::mem::take(&mut lane.queue);
+        let queue = std::mem::take(&mut state.queue);
         match invalid {
-            // They wait until it is enabled, or were cancelled with it.
+            // They wait until the webhook is enabled, or were cancelled with it.
             None => self.release(queue),
-            // Due again when their leases end: given back, they would be claimed again at once.
+            // They are due again when their leases expire: released, they would be claimed again immediately.
             Some(reason) => {
                 warn!(webhook_id = %id, reason, deliveries = queue.len(), "webhook cannot be called as it is stored");
                 for delivery in queue {
-                    self.held.remove(delivery.id);
+                    self.claimed.remove(delivery.id);
                 }
             }
         }
     }
 
-    fn pump_all(&mut self) {
+    fn send_all_queued(&mut self) {
         for id in self.endpoints.waiting() {
-            self.pump(id);
+            self.send_queued(id);
         }
     }
 
-    /// Sends what an endpoint can take.
-    fn pump(&mut self, id: Uuid) {
+    /// Sends as many queued deliveries as the endpoint can take.
+    fn send_queued(&mut self, id: Uuid) {
         let version = *self.changes.borrow_and_update();
         let now = clock::now();
-        let lane = self.endpoints.lane(id);
-        if lane.queue.is_empty() {
+        let state = self.endpoints.state(id);
+        if state.queue.is_empty() {
             return;
         }
-        let Some(endpoint) = lane.current(version) else {
-            if !matches!(lane.target, Target::Loading) {
-                lane.target = Target::Loading;
+        let Some(endpoint) = state.current(version) else {
+            if !matches!(state.load, LoadState::Loading) {
+                state.load = LoadState::Loading;
                 let store = self.store.clone();
-                self.steps.push(Box::pin(async move {
-                    Step::Loaded { id, version, result: store.webhook(&id.to_string()).await }
+                self.background.push(Box::pin(async move {
+                    Completion::Loaded { id, version, result: store.webhook(&id.to_string()).await }
                 }));
             }
             return;
         };
         loop {
             let free = self.settings.workers.saturating_sub(self.in_flight);
-            let Some(mut delivery) = lane.next(now, self.settings.endpoint_concurrency_max, free) else {
-                // Whoever ends next may make room for it.
-                self.blocked |= !lane.queue.is_empty();
+            let Some(mut delivery) = state.next(now, self.settings.endpoint_concurrency_max, free) else {
+                // The next completed request may free capacity.
+                self.blocked |= !state.queue.is_empty();
                 return;
             };
-            // Somebody else may have claimed it.
-            if !self.held.is_leased(delivery.id, now) {
-                self.held.remove(delivery.id);
+            // Another process may have claimed it.
+            if !self.claimed.is_leased(delivery.id, now) {
+                self.claimed.remove(delivery.id);
                 continue;
             }
-            let probe = lane.circuit.sent();
-            lane.active += 1;
+            let probe = state.circuit.sent();
+            state.active += 1;
             self.in_flight += 1;
             let (client, endpoint) = (self.client.clone(), endpoint.clone());
-            self.steps.push(Box::pin(async move {
+            self.background.push(Box::pin(async move {
                 let attempted_at_ms = Timestamp::now().as_millisecond();
                 let payload = std::mem::replace(&mut delivery.payload, RawValue::NULL.to_owned());
                 let body = Bytes::from(Box::<str>::from(payload).into_boxed_bytes());
-                let answer = send(&client, &endpoint, delivery.id, body).await;
-                Step::Sent { delivery: delivery.into(), answer, attempted_at_ms, probe }
+                let result = send(&client, &endpoint, delivery.id, body).await;
+                Completion::Sent { delivery: delivery.into(), result, attempted_at_ms, probe }
             }));
         }
     }
 
-    fn sent(&mut self, delivery: &Delivery, answer: &Answer, attempted_at_ms: i64, probe: bool) {
+    fn on_sent(&mut self, delivery: &Delivery, result: &AttemptResult, attempted_at_ms: i64, probe: bool) {
         let id = delivery.webhook_id;
         self.in_flight -= 1;
-        let (now, room) = (Instant::now(), self.room());
-        let lane = self.endpoints.lane(id);
-        lane.active -= 1;
-        match answer {
-            Answer::Status { .. } => lane.window.answered(room.active_max),
-            Answer::Nothing(_) => lane.window.unanswered(),
+        let (now, capacity) = (Instant::now(), self.capacity());
+        let state = self.endpoints.state(id);
+        state.active -= 1;
+        match result {
+            AttemptResult::Status { .. } => state.window.answered(capacity.active_max),
+            AttemptResult::NoResponse(_) => state.window.unanswered(),
         }
-        if answer.endpoint_failed() {
-            lane.circuit.failed(probe, now, &self.settings.backoff, random_unit());
+        if result.endpoint_failed() {
+            state.circuit.failed(probe, now, &self.settings.backoff, random_unit());
         } else {
-            lane.circuit.alive();
+            state.circuit.alive();
         }
-        if let Some(pause) = answer.pause(self.plan.retry_after_max) {
-            lane.circuit.pause(now, pause);
+        if let Some(pause) = result.pause(self.plan.retry_after_max) {
+            state.circuit.pause(now, pause);
         }
-        // It could not take more until now, so nothing was claimed for it; or it is left alone from now on, and
-        // the time to try it again is found with the next claim.
-        self.due |= (lane.more && lane.hungry(now, room)) || answer.endpoint_failed();
-        let left_alone = !lane.circuit.permits(now) && lane.active == 0;
-        let queue = if left_alone { std::mem::take(&mut lane.queue) } else { VecDeque::new() };
+        // Nothing was claimed while the endpoint was at capacity, so claim now. After a failure, the next claim also
+        // computes when to probe the endpoint.
+        self.due |= (state.more && state.wants_more(now, capacity)) || result.endpoint_failed();
+        let left_alone = !state.circuit.permits(now) && state.active == 0;
+        let queue = if left_alone { std::mem::take(&mut state.queue) } else { VecDeque::new() };
         self.release(queue);
-        let outcome = outcome(delivery, answer, attempted_at_ms, &self.plan, random_unit());
+        let outcome = outcome(delivery, result, attempted_at_ms, &self.plan, random_unit());
         if let Some(error) = &outcome.error {
             let (attempt, status) = (outcome.attempts, outcome.status);
             warn!(delivery_id = %delivery.id, webhook_id = %id, attempt, ?status, error, "webhook was not delivered");
         }
-        self.ended.push(outcome);
-        if answer.gone() {
+        self.outcomes.push(outcome);
+        if result.is_gone() {
             self.disable(id);
         }
         if std::mem::take(&mut self.blocked) {
-            self.pump_all();
+            self.send_all_queued();
         } else {
-            self.pump(id);
+            self.send_queued(id);
         }
     }
 
-    /// The endpoint said that it is gone: nobody calls it until a person enables it again.
+    /// The endpoint is gone: it is not called until a user enables the webhook again.
     fn disable(&mut self, id: Uuid) {
-        let lane = self.endpoints.lane(id);
-        lane.target = Target::Unknown;
-        let queue = std::mem::take(&mut lane.queue);
+        let state = self.endpoints.state(id);
+        state.load = LoadState::NotLoaded;
+        let queue = std::mem::take(&mut state.queue);
         let store = self.store.clone();
-        self.aside += 1;
-        self.steps.push(Box::pin(async move {
+        self.side_tasks += 1;
+        self.background.push(Box::pin(async move {
             match store.disable_webhook(id, "the endpoint answered 410 Gone").await {
                 Ok(()) => warn!(webhook_id = %id, "webhook answered 410 Gone and was disabled"),
                 Err(error) => warn!(webhook_id = %id, %error, "webhook answered 410 Gone and was not disabled"),
             }
-            Step::Aside
+            Completion::SideTask
         }));
         self.release(queue);
     }

@@ -1,7 +1,7 @@
-//! Webhooks: checked when they are written, turned into requests when they are called.
+//! Webhooks: validated when they are written, turned into requests when they are called.
 //!
-//! Invariant: a webhook that [`check_webhook`] lets through makes a request; its address is
-//! judged when it is connected to, never here.
+//! Invariant: a webhook that passes [`check_webhook`] yields a valid request. Its address is checked on connecting,
+//! never here.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -25,15 +25,15 @@ const URL_BYTES_MAX: usize = 2_048;
 const HEADERS_MAX: usize = 32;
 /// Bytes of one custom header's value, and of a secret.
 const VALUE_BYTES_MAX: usize = 4_096;
-/// Milliseconds that one attempt may take.
+/// Milliseconds of one attempt's timeout.
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 100..=120_000;
-/// What a secret reads as, and what is sent back to keep it.
+/// How a secret is shown, and what clients send back to keep it.
 const KEPT_SECRET: &str = "***";
 
 const AGENT: &str = concat!("causality/", env!("CARGO_PKG_VERSION"));
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
-/// Headers that belong to the connection, to the body or to us.
+/// Headers set by the connection, by the body or by us.
 const RESERVED_HEADERS: [&str; 14] = [
     "connection",
     "content-encoding",
@@ -51,7 +51,7 @@ const RESERVED_HEADERS: [&str; 14] = [
     "upgrade",
 ];
 
-/// A webhook, ready to be called.
+/// A webhook, prepared for requests.
 pub(super) struct Endpoint {
     pub(super) enabled: bool,
     pub(super) timeout: Duration,
@@ -61,7 +61,7 @@ pub(super) struct Endpoint {
     signer: Signer,
 }
 
-/// Everything that is wrong with a webhook; empty when it can be stored.
+/// Validates a webhook. Returns every error; empty when the webhook can be stored.
 pub fn check_webhook(webhook: &NewWebhook) -> Vec<FieldError> {
     let mut errors = Vec::from_iter(check_name(&webhook.name));
     if let Err(detail) = parse_url(&webhook.url) {
@@ -91,7 +91,7 @@ pub fn check_webhook(webhook: &NewWebhook) -> Vec<FieldError> {
     errors
 }
 
-/// Whether a header can be sent with this value, beside what else the webhook sends.
+/// Checks that a header with this value can be sent together with the webhook's other headers.
 fn check_header(name: &HeaderName, value: &str, webhook: &NewWebhook) -> Result<(), String> {
     if value.len() > VALUE_BYTES_MAX || !value.is_ascii() || HeaderValue::from_str(value).is_err() {
         return Err(format!("must be at most {VALUE_BYTES_MAX} bytes, of visible ASCII characters and spaces"));
@@ -120,7 +120,7 @@ impl Endpoint {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
-    /// The error is a clause that never holds a secret.
+    /// The error is a clause that never contains a secret.
     pub(super) fn new(webhook: &Webhook, timeout_max: Duration) -> Result<Self, String> {
         let document = &webhook.document;
         let mut headers = HeaderMap::with_capacity(document.headers.len() + 6);
@@ -128,7 +128,7 @@ impl Endpoint {
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         for (name, value) in &document.headers {
             let mut value = HeaderValue::from_str(value).map_err(|_| format!("header {name} cannot be carried"))?;
-            // It stays out of what is printed and of the tables of HTTP/2.
+            // Keep it out of debug output and of HPACK tables.
             value.set_sensitive(true);
             headers.insert(parse_header_name(name)?, value);
         }
@@ -142,7 +142,7 @@ impl Endpoint {
         })
     }
 
-    /// The request of one attempt: the same `webhook-id` every time, a timestamp and signature of its own.
+    /// The request of one attempt: the same `webhook-id` each time, with a new timestamp and signature.
     pub(super) fn request(&self, delivery: Uuid, timestamp_seconds: i64, body: Bytes) -> Request<Full<Bytes>> {
         let mut text = Uuid::encode_buffer();
         let id: &str = delivery.hyphenated().encode_lower(&mut text);
@@ -159,8 +159,8 @@ impl Endpoint {
     }
 }
 
-/// The URL as it is sent: its host in ASCII, its path and query percent-encoded. What the URL standard would quietly
-/// mend is refused, since whoever wrote it meant something else.
+/// Parses a URL to the form that is sent: host in ASCII, path and query percent-encoded. Input that the URL standard
+/// would silently repair is refused, since its author meant something else.
 fn parse_url(text: &str) -> Result<Uri, String> {
     if text.len() > URL_BYTES_MAX {
         return Err(format!("must be at most {URL_BYTES_MAX} bytes long"));
@@ -201,7 +201,7 @@ fn parse_url(text: &str) -> Result<Uri, String> {
     sent.parse().map_err(|_| "is not a URL".to_owned())
 }
 
-/// Percent-encodes what RFC 3986 has no place for in a path or query and the URL standard leaves as it is.
+/// Percent-encodes characters that RFC 3986 does not allow in a path or query and the URL standard leaves as they are.
 fn write_encoded(out: &mut String, text: &str) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte) {
@@ -213,7 +213,7 @@ fn write_encoded(out: &mut String, text: &str) {
     }
 }
 
-/// What carries a body.
+/// Only methods that carry a body are allowed.
 fn parse_method(text: &str) -> Option<Method> {
     [Method::POST, Method::PUT, Method::PATCH].into_iter().find(|method| method.as_str() == text)
 }
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_ascii() {
+    fn requests_are_ascii() {
         for (written, sent) in [
             ("http://ops.example.com/größe?q=ü&r= x", "http://ops.example.com/gr%C3%B6%C3%9Fe?q=%C3%BC&r=%20x"),
             ("https://bücher.example/", "https://xn--bcher-kva.example/"),

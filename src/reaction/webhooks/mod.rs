@@ -1,6 +1,6 @@
-//! Webhooks and published subjects: due deliveries are claimed from the store, sent, and their outcomes committed.
+//! Webhooks and published subjects: due deliveries are claimed from the store and sent, and their outcomes committed.
 //!
-//! Invariant: a webhook reaches no address that it may not. Must not know what made a delivery due.
+//! Invariant: a webhook reaches only addresses that are allowed. Must not know why a delivery was made.
 
 mod settings;
 
@@ -13,8 +13,8 @@ mod tls;
 
 mod attempt;
 mod circuit;
-mod endpoints;
-mod share;
+mod concurrency;
+mod endpoint_state;
 
 mod claim;
 mod dispatcher;
@@ -24,4 +24,4 @@ pub use address::AllowedNetworks;
 pub use dispatcher::run_dispatcher;
 pub use endpoint::check_webhook;
 pub use settings::{DispatcherSettings, claim_lease};
-pub use tls::{TlsFiles, TlsRefused, check_tls_files};
+pub use tls::{TlsFiles, TlsFilesError, check_tls_files};

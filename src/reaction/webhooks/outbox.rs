@@ -1,7 +1,7 @@
-//! Publishes what matches owe to the bus.
+//! Publishes the store's outbox to the bus.
 //!
-//! Invariant: a message is forgotten only after the bus has it, and is published under its
-//! own id, so that one that was published and not yet forgotten is not stored twice.
+//! Invariant: a message is deleted only after the bus has stored it, and is published under its own id, so that a
+//! message that was published but not yet deleted is not stored twice.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use uuid::Uuid;
 
 use crate::base::backoff::{Backoff, random_unit};
 use crate::bus::{Batch, Bus, BusErrorKind};
-use crate::reaction::rules::subject_template::is_kept;
+use crate::reaction::rules::subject_template::must_be_retained;
 use crate::store::{OutboxMessage, Store, StoreError};
 
-/// Messages published together.
+/// Messages in one publish.
 const BATCH_MESSAGES_MAX: usize = 512;
 const FAILURE_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(2) };
 
-/// Publishes whatever the outbox holds, woken by the store, until `stop`.
+/// Publishes the outbox until `stop`, woken by the store.
 pub(super) async fn run_outbox(store: &Store, bus: &Bus, poll_interval: Duration, stop: &CancellationToken) {
     let mut work = store.work();
     let mut failures = 0;
@@ -48,7 +48,7 @@ pub(super) async fn run_outbox(store: &Store, bus: &Bus, poll_interval: Duration
     }
 }
 
-/// Publishes the oldest messages; answers how many were taken off.
+/// Publishes the oldest messages. Returns the number removed from the outbox.
 async fn publish_some(store: &Store, bus: &Bus) -> Result<usize, String> {
     let failed = |error: StoreError| error.to_string();
     let messages = store.outbox(BATCH_MESSAGES_MAX).await.map_err(failed)?;
@@ -58,7 +58,7 @@ async fn publish_some(store: &Store, bus: &Bus) -> Result<usize, String> {
     let mut batch = Batch::new();
     for OutboxMessage { id, subject, payload } in &messages {
         let (id, encode) = (id.to_string(), |out: &mut Vec<u8>| out.extend_from_slice(payload));
-        match is_kept(subject) {
+        match must_be_retained(subject) {
             true => batch.push(subject, Some(&id), encode),
             false => batch.push_transient(subject, Some(&id), encode),
         }
@@ -68,7 +68,7 @@ async fn publish_some(store: &Store, bus: &Bus) -> Result<usize, String> {
     for (message, result) in messages.iter().zip(bus.publish(batch).await) {
         match result {
             Ok(_) => done.push(message.id),
-            // It will never be valid, and must not hold up the rest.
+            // It will never be valid and must not block the rest.
             Err(error) if error.kind == BusErrorKind::Invalid => {
                 error!(%error, subject = message.subject, "outbox message is not valid and was dropped");
                 done.push(message.id);

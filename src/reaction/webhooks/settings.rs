@@ -7,10 +7,10 @@ use super::tls::TlsFiles;
 use crate::base::backoff::Backoff;
 use crate::base::supervisor::StopBudget;
 
-/// How long a claimed delivery may wait for its request, beyond a request before it and its own.
+/// How long a claimed delivery may wait for its request, in addition to one preceding request and its own.
 const CLAIM_SPARE: Duration = Duration::from_secs(5);
 
-/// How long a claim holds where a request may take `request_timeout`.
+/// The lease of a claim when a request may take `request_timeout`.
 pub fn claim_lease(request_timeout: Duration) -> Duration {
     2 * request_timeout + CLAIM_SPARE
 }
@@ -18,28 +18,28 @@ pub fn claim_lease(request_timeout: Duration) -> Duration {
 /// How webhooks are called.
 #[derive(Clone, Debug)]
 pub struct DispatcherSettings {
-    /// Requests on their way at once, beside the first of each webhook, which no other one keeps waiting.
+    /// Concurrent requests, not counting the first of each webhook, which is never delayed by other webhooks.
     pub workers: usize,
-    /// How often due deliveries are looked for when nothing announced them.
+    /// How often the store is polled for due deliveries when nothing announces them.
     pub poll_interval: Duration,
-    /// Deliveries claimed at once.
+    /// Deliveries in one claim.
     pub batch_size: usize,
-    /// How the attempts of one delivery, and the probes of a dead endpoint, spread.
+    /// Backoff between the attempts of one delivery, and between the probes of a failing endpoint.
     pub backoff: Backoff,
     /// The longest `Retry-After` that is honoured.
     pub retry_after_max: Duration,
-    /// The longest that one attempt may take; a webhook's own timeout can be shorter.
+    /// The timeout of one attempt; a webhook's own timeout can be shorter.
     pub request_timeout: Duration,
-    /// How long a claim holds. Must be longer than `request_timeout` where several processes claim. After a crash
-    /// the embedded store releases the claims of its previous life when it opens, so nothing waits for this.
+    /// The lease of a claim. Must be longer than `request_timeout` where several processes claim. After a crash the
+    /// embedded store releases the claims of the previous process when it opens, so no delivery waits for this.
     pub lease: Duration,
-    /// Requests on their way to one webhook at once.
+    /// Concurrent requests to one webhook.
     pub endpoint_concurrency_max: usize,
-    /// Whom TLS trusts, and what it shows.
+    /// Trusted authorities and the client certificate.
     pub tls: TlsFiles,
-    /// Networks that webhooks may reach although they are not public.
+    /// Non-public networks that webhooks may reach.
     pub allowed_networks: AllowedNetworks,
-    /// How long requests on their way may take to end after stop.
+    /// How long outstanding requests may take to finish after stop.
     pub stop_budget: StopBudget,
 }
 

@@ -1,9 +1,9 @@
-//! How a webhook request proves where it comes from.
+//! Signs webhook requests.
 //!
-//! `hmac`: base64 of HMAC-SHA256 (RFC 2104) over the body, the secret's bytes as they are.
-//! `standard`: [Standard Webhooks](https://www.standardwebhooks.com), `v1,` and the base64 of
-//! HMAC-SHA256 over `id.timestamp.body` under the decoded secret; two secrets while rotating
-//! give two signatures, so that a receiver that knows either is content.
+//! `hmac`: base64 of HMAC-SHA256 (RFC 2104) over the body, keyed with the secret's bytes as they are. `standard`:
+//! [Standard Webhooks](https://www.standardwebhooks.com), `v1,` and the base64 of HMAC-SHA256 over
+//! `id.timestamp.body`, keyed with the decoded secret. While secrets rotate, the request carries two signatures, so
+//! that receivers accept it with either secret.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,12 +13,12 @@ use ring::hmac;
 
 use crate::store::Auth;
 
-/// How a Standard Webhooks secret begins.
+/// The prefix of a Standard Webhooks secret.
 const STANDARD_PREFIX: &str = "whsec_";
-/// Bytes of a decoded Standard Webhooks secret, as the specification bounds them.
+/// Bytes of a decoded Standard Webhooks secret, from the specification.
 const STANDARD_KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// Keys and header values, made once for a webhook. `Debug` is not there on purpose.
+/// Keys and header values, prepared once per webhook. Deliberately without `Debug`.
 pub(super) enum Signer {
     None,
     Header(HeaderName, HeaderValue),
@@ -27,7 +27,7 @@ pub(super) enum Signer {
 }
 
 impl Signer {
-    /// The error is a clause that never holds the secret.
+    /// The error is a clause that never contains the secret.
     pub(super) fn new(auth: &Auth) -> Result<Self, &'static str> {
         match auth {
             Auth::None => Ok(Self::None),
@@ -46,7 +46,7 @@ impl Signer {
         }
     }
 
-    /// Adds what proves the origin of this body.
+    /// Adds the authentication headers for this body.
     pub(super) fn sign(&self, headers: &mut HeaderMap, id: &str, timestamp_seconds: i64, body: &[u8]) {
         match self {
             Self::None => {}

@@ -1,23 +1,23 @@
-//! Whole numbers as CEL computes with them: what overflows is a fault.
+//! CEL integer arithmetic: an overflow is a fault.
 
-use super::stop::Stop;
+use super::error::EvalError;
 use super::tree::Arithmetic;
 use super::value::Value;
 use crate::reaction::rules::number::Numeric;
 
-pub(super) fn negate<'e>(value: &Value<'e>) -> Result<Value<'e>, Stop> {
+pub(super) fn negate<'e>(value: &Value<'e>) -> Result<Value<'e>, EvalError> {
     match value {
         Value::Number(Numeric::Int(integer)) => {
-            integer.checked_neg().map(Value::int).ok_or_else(|| Stop::fault("an int overflows"))
+            integer.checked_neg().map(Value::int).ok_or_else(|| EvalError::fault("an int overflows"))
         }
         Value::Number(Numeric::Double(double)) => Ok(Value::double(-double)),
-        other => Err(Stop::Fault(format!("a {} has no negative", other.type_name()).into())),
+        other => Err(EvalError::Fault(format!("a {} has no negative", other.type_name()).into())),
     }
 }
 
-pub(super) fn whole<T>(arithmetic: Arithmetic, by_zero: bool, done: Option<T>) -> Result<T, Stop> {
+pub(super) fn whole<T>(arithmetic: Arithmetic, by_zero: bool, done: Option<T>) -> Result<T, EvalError> {
     let divides = matches!(arithmetic, Arithmetic::Divide | Arithmetic::Remainder);
-    done.ok_or_else(|| Stop::fault(if divides && by_zero { "divides by zero" } else { "an int overflows" }))
+    done.ok_or_else(|| EvalError::fault(if divides && by_zero { "divides by zero" } else { "an int overflows" }))
 }
 
 pub(super) fn int_operation(arithmetic: Arithmetic) -> fn(i64, i64) -> Option<i64> {

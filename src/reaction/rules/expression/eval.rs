@@ -1,7 +1,7 @@
-//! Evaluating a compiled expression over one view.
+//! Evaluates a compiled expression over one view.
 //!
-//! Invariant: every node is a step of the budget, so that evaluation ends; `&&` and `||` give their answer
-//! when one side decides it, whatever becomes of the other.
+//! Invariant: every node costs a step of the budget, so evaluation ends. `&&` and `||` return a result when one side
+//! decides it, even if the other side fails.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::arithmetic::{int_operation, negate, uint_operation, whole};
+use super::error::EvalError;
 use super::functions::Function;
-use super::stop::Stop;
 use super::tree::{Arithmetic, Comparison, Field, Macro, MacroKind, Node};
 use super::value::{Value, equal, order};
 use crate::event::describe::ViewType;
@@ -19,23 +19,23 @@ use crate::reaction::rules::budget::Budget;
 use crate::reaction::rules::number::Numeric;
 use crate::reaction::rules::pattern::Pattern;
 
-type Done<'e> = Result<Value<'e>, Stop>;
+type Evaluated<'e> = Result<Value<'e>, EvalError>;
 
 /// One evaluation.
-pub(super) struct Run<'e, 'b> {
+pub(super) struct Evaluator<'e, 'b> {
     pub(super) event: &'e Json,
     pub(super) variables: Vec<Value<'e>>,
     pub(super) budget: &'b mut Budget,
 }
 
-impl<'e> Run<'e, '_> {
-    pub(super) fn eval(&mut self, node: &'e Node) -> Done<'e> {
+impl<'e> Evaluator<'e, '_> {
+    pub(super) fn eval(&mut self, node: &'e Node) -> Evaluated<'e> {
         self.budget.step()?;
         match node {
             Node::Constant(value) => Ok(value.clone()),
             Node::Event(fields) => self.event_field(fields),
             Node::Variable(slot) => {
-                self.variables.get(*slot).cloned().ok_or_else(|| Stop::fault("a variable has no value"))
+                self.variables.get(*slot).cloned().ok_or_else(|| EvalError::fault("a variable has no value"))
             }
             Node::Select(operand, field) => {
                 let operand = self.eval(operand)?;
@@ -44,7 +44,7 @@ impl<'e> Run<'e, '_> {
             Node::Has(operand, name) => {
                 let operand = self.eval(operand)?;
                 if operand.map_length().is_none() {
-                    return Err(Stop::Fault(format!("has() looks into a {}", operand.type_name()).into()));
+                    return Err(EvalError::Fault(format!("has() looks into a {}", operand.type_name()).into()));
                 }
                 Ok(Value::Bool(operand.entry(&Value::Borrowed(name), self.budget)?.is_some()))
             }
@@ -79,18 +79,18 @@ impl<'e> Run<'e, '_> {
             }
             Node::Map(entries) => self.map(entries),
             Node::Macro(inner) => self.over_range(inner),
-            Node::Wrong(reason) => Err(Stop::Fault(reason.to_string().into())),
+            Node::Wrong(reason) => Err(EvalError::Fault(reason.to_string().into())),
         }
     }
 
-    pub(super) fn bool(&mut self, node: &'e Node) -> Result<bool, Stop> {
+    pub(super) fn bool(&mut self, node: &'e Node) -> Result<bool, EvalError> {
         match self.eval(node)? {
             Value::Bool(value) => Ok(value),
-            other => Err(Stop::Fault(format!("is a {} where a bool is needed", other.type_name()).into())),
+            other => Err(EvalError::Fault(format!("is a {} where a bool is needed", other.type_name()).into())),
         }
     }
 
-    fn event_field(&mut self, fields: &'e [Field]) -> Done<'e> {
+    fn event_field(&mut self, fields: &'e [Field]) -> Evaluated<'e> {
         let mut json = self.event;
         for field in fields {
             match json.get(&*field.name) {
@@ -101,29 +101,29 @@ impl<'e> Run<'e, '_> {
         Ok(Value::of(json))
     }
 
-    fn select(&mut self, operand: &Value<'e>, field: &'e Field) -> Done<'e> {
+    fn select(&mut self, operand: &Value<'e>, field: &'e Field) -> Evaluated<'e> {
         match operand.entry(&Value::Borrowed(&field.name), self.budget)? {
             Some(value) => Ok(value),
             None if operand.map_length().is_some() => missing(field),
-            None => Err(Stop::Fault(format!("a {} has no field `{}`", operand.type_name(), field.name).into())),
+            None => Err(EvalError::Fault(format!("a {} has no field `{}`", operand.type_name(), field.name).into())),
         }
     }
 
-    fn field_of(&mut self, operand: &'e Node, name: &'e Node, place: ViewType) -> Done<'e> {
+    fn field_of(&mut self, operand: &'e Node, name: &'e Node, place: ViewType) -> Evaluated<'e> {
         let (operand, name) = (self.eval(operand)?, self.eval(name)?);
         if let Some(value) = operand.entry(&name, self.budget)? {
             return Ok(value);
         }
         match name.as_str().and_then(|name| place.field(name)) {
-            Some(ViewType::Message(_) | ViewType::Struct) => Err(Stop::Absent),
-            _ => Err(Stop::fault("there is no field of that name")),
+            Some(ViewType::Message(_) | ViewType::Struct) => Err(EvalError::Absent),
+            _ => Err(EvalError::fault("there is no field of that name")),
         }
     }
 
-    fn index(&mut self, operand: &'e Node, index: &'e Node) -> Done<'e> {
+    fn index(&mut self, operand: &'e Node, index: &'e Node) -> Evaluated<'e> {
         let (operand, index) = (self.eval(operand)?, self.eval(index)?);
         if operand.map_length().is_some() {
-            return operand.entry(&index, self.budget)?.ok_or_else(|| Stop::fault("a map has no such key"));
+            return operand.entry(&index, self.budget)?.ok_or_else(|| EvalError::fault("a map has no such key"));
         }
         let place = match index {
             Value::Number(Numeric::Int(place)) => usize::try_from(place).ok(),
@@ -131,36 +131,40 @@ impl<'e> Run<'e, '_> {
             Value::Number(Numeric::Double(place)) if place.fract() == 0.0 && (0.0..1e15).contains(&place) => {
                 Some(place as usize)
             }
-            _ => return Err(Stop::Fault(format!("a {} indexes a {}", index.type_name(), operand.type_name()).into())),
+            _ => {
+                return Err(EvalError::Fault(
+                    format!("a {} indexes a {}", index.type_name(), operand.type_name()).into(),
+                ));
+            }
         };
         match operand.list_length() {
-            Some(_) => {
-                place.and_then(|place| operand.element(place)).ok_or_else(|| Stop::fault("a list has no such index"))
-            }
-            None => Err(Stop::Fault(format!("a {} has no index", operand.type_name()).into())),
+            Some(_) => place
+                .and_then(|place| operand.element(place))
+                .ok_or_else(|| EvalError::fault("a list has no such index")),
+            None => Err(EvalError::Fault(format!("a {} has no index", operand.type_name()).into())),
         }
     }
 
     /// `&&` (decided by false) and `||` (decided by true).
-    fn decide(&mut self, both: &'e [Node; 2], by: bool) -> Done<'e> {
+    fn decide(&mut self, both: &'e [Node; 2], by: bool) -> Evaluated<'e> {
         let left = match self.bool(&both[0]) {
             Ok(value) if value == by => return Ok(Value::Bool(by)),
-            Err(Stop::Exhausted) => return Err(Stop::Exhausted),
+            Err(EvalError::Exhausted) => return Err(EvalError::Exhausted),
             left => left,
         };
         match self.bool(&both[1]) {
             Ok(value) if value == by => Ok(Value::Bool(by)),
             Ok(_) => left.map(Value::Bool),
-            Err(Stop::Exhausted) => Err(Stop::Exhausted),
-            // A fault says more than something absent.
+            Err(EvalError::Exhausted) => Err(EvalError::Exhausted),
+            // A fault is more informative than a missing message.
             Err(right) => match left {
-                Err(Stop::Fault(text)) => Err(Stop::Fault(text)),
+                Err(EvalError::Fault(text)) => Err(EvalError::Fault(text)),
                 _ => Err(right),
             },
         }
     }
 
-    fn compare(&mut self, comparison: Comparison, a: &'e Node, b: &'e Node) -> Done<'e> {
+    fn compare(&mut self, comparison: Comparison, a: &'e Node, b: &'e Node) -> Evaluated<'e> {
         let (a, b) = (self.eval(a)?, self.eval(b)?);
         let passes: fn(Ordering) -> bool = match comparison {
             Comparison::Equal => return Ok(Value::Bool(equal(&a, &b, self.budget)?)),
@@ -176,7 +180,7 @@ impl<'e> Run<'e, '_> {
         }
     }
 
-    fn compute(&mut self, arithmetic: Arithmetic, a: Value<'e>, b: Value<'e>) -> Done<'e> {
+    fn compute(&mut self, arithmetic: Arithmetic, a: Value<'e>, b: Value<'e>) -> Evaluated<'e> {
         if arithmetic == Arithmetic::Add {
             if let (Some(left), Some(right)) = (a.as_str(), b.as_str()) {
                 self.budget.bytes(left.len() + right.len())?;
@@ -213,7 +217,7 @@ impl<'e> Run<'e, '_> {
         }
     }
 
-    fn is_in(&mut self, value: &'e Node, within: &'e Node) -> Done<'e> {
+    fn is_in(&mut self, value: &'e Node, within: &'e Node) -> Evaluated<'e> {
         let (value, within) = (self.eval(value)?, self.eval(within)?);
         if within.map_length().is_some() {
             if !is_key(&value) {
@@ -232,7 +236,7 @@ impl<'e> Run<'e, '_> {
         Ok(Value::Bool(false))
     }
 
-    fn among(&mut self, inner: &'e Node, texts: &HashSet<Box<str>>, others: &[Value<'static>]) -> Done<'e> {
+    fn among(&mut self, inner: &'e Node, texts: &HashSet<Box<str>>, others: &[Value<'static>]) -> Evaluated<'e> {
         let value = self.eval(inner)?;
         if let Some(text) = value.as_str() {
             self.budget.bytes(text.len())?;
@@ -246,18 +250,18 @@ impl<'e> Run<'e, '_> {
         Ok(Value::Bool(false))
     }
 
-    fn matches_found(&mut self, text: &'e Node, pattern: &'e Node) -> Done<'e> {
+    fn matches_found(&mut self, text: &'e Node, pattern: &'e Node) -> Evaluated<'e> {
         let (text, pattern) = (self.eval(text)?, self.eval(pattern)?);
         let source = pattern.as_str().ok_or_else(|| not_text("matches", &pattern))?;
         let text = text.as_str().ok_or_else(|| not_text("matches", &text))?;
         match Pattern::dynamic(source, self.budget)? {
             Some(pattern) => Ok(Value::Bool(pattern.is_match(text, self.budget)?)),
-            None => Err(Stop::fault("matches() was given no regular expression, or too large a one")),
+            None => Err(EvalError::fault("matches() was given no regular expression, or too large a one")),
         }
     }
 
-    fn call(&mut self, function: Function, arguments: &'e [Node]) -> Done<'e> {
-        // No function takes more than two.
+    fn call(&mut self, function: Function, arguments: &'e [Node]) -> Evaluated<'e> {
+        // No function takes more than two arguments.
         match arguments {
             [one] => {
                 let one = [self.eval(one)?];
@@ -271,14 +275,14 @@ impl<'e> Run<'e, '_> {
         }
     }
 
-    fn map(&mut self, entries: &'e [(Node, Node)]) -> Done<'e> {
+    fn map(&mut self, entries: &'e [(Node, Node)]) -> Evaluated<'e> {
         let mut map: Vec<(Value<'e>, Value<'e>)> = Vec::with_capacity(entries.len());
         for (key, value) in entries {
             let (key, value) = (self.eval(key)?, self.eval(value)?);
             if !is_key(&key) || matches!(key, Value::Number(Numeric::Double(_))) {
-                return Err(Stop::Fault(format!("a {} is the key of a map", key.type_name()).into()));
+                return Err(EvalError::Fault(format!("a {} is the key of a map", key.type_name()).into()));
             }
-            // The last one of equal keys stays.
+            // The last of several equal keys wins.
             let mut kept = Vec::with_capacity(map.len() + 1);
             for entry in map {
                 if !equal(&entry.0, &key, self.budget)? {
@@ -291,12 +295,12 @@ impl<'e> Run<'e, '_> {
         Ok(Value::Map(map.into()))
     }
 
-    fn over_range(&mut self, each: &'e Macro) -> Done<'e> {
+    fn over_range(&mut self, each: &'e Macro) -> Evaluated<'e> {
         let range = self.eval(&each.range)?;
         let Some(items) = range.items(self.budget)? else {
-            return Err(Stop::Fault(format!("a macro ranges over a {}", range.type_name()).into()));
+            return Err(EvalError::Fault(format!("a macro ranges over a {}", range.type_name()).into()));
         };
-        // Variables are numbered by how deep they stand.
+        // Variables are numbered by nesting depth.
         self.variables.truncate(each.variable);
         self.variables.push(Value::Null);
         let done = match each.kind {
@@ -314,21 +318,21 @@ impl<'e> Run<'e, '_> {
         self.variables.push(item);
     }
 
-    fn decided(&mut self, each: &'e Macro, items: Vec<Value<'e>>, by: bool) -> Done<'e> {
+    fn decided(&mut self, each: &'e Macro, items: Vec<Value<'e>>, by: bool) -> Evaluated<'e> {
         let mut stop = None;
         for item in items {
             self.with(each, item);
             match self.bool(&each.body) {
                 Ok(value) if value == by => return Ok(Value::Bool(by)),
                 Ok(_) => {}
-                Err(Stop::Exhausted) => return Err(Stop::Exhausted),
+                Err(EvalError::Exhausted) => return Err(EvalError::Exhausted),
                 Err(other) => stop = stop.or(Some(other)),
             }
         }
         stop.map_or(Ok(Value::Bool(!by)), Err)
     }
 
-    fn exactly_one(&mut self, each: &'e Macro, items: Vec<Value<'e>>) -> Done<'e> {
+    fn exactly_one(&mut self, each: &'e Macro, items: Vec<Value<'e>>) -> Evaluated<'e> {
         let mut count = 0;
         for item in items {
             self.with(each, item);
@@ -337,7 +341,7 @@ impl<'e> Run<'e, '_> {
         Ok(Value::Bool(count == 1))
     }
 
-    fn mapped(&mut self, each: &'e Macro, items: Vec<Value<'e>>) -> Done<'e> {
+    fn mapped(&mut self, each: &'e Macro, items: Vec<Value<'e>>) -> Evaluated<'e> {
         let mut mapped = Vec::new();
         for item in items {
             self.with(each, item);
@@ -352,22 +356,22 @@ impl<'e> Run<'e, '_> {
     }
 }
 
-/// What can be asked of a map.
+/// Whether a value can be a key of a map.
 fn is_key(value: &Value<'_>) -> bool {
     matches!(value, Value::Bool(_) | Value::Number(_)) || value.as_str().is_some()
 }
 
-fn missing<'e>(field: &Field) -> Done<'e> {
+fn missing<'e>(field: &Field) -> Evaluated<'e> {
     if field.optional {
-        return Err(Stop::Absent);
+        return Err(EvalError::Absent);
     }
-    Err(Stop::Fault(format!("there is no `{}`", field.name).into()))
+    Err(EvalError::Fault(format!("there is no `{}`", field.name).into()))
 }
 
-fn not_text(what: &str, value: &Value<'_>) -> Stop {
-    Stop::Fault(format!("{what}() takes strings, not a {}", value.type_name()).into())
+fn not_text(what: &str, value: &Value<'_>) -> EvalError {
+    EvalError::Fault(format!("{what}() takes strings, not a {}", value.type_name()).into())
 }
 
-fn no_overload(what: &str, a: &Value<'_>, b: &Value<'_>) -> Stop {
-    Stop::Fault(format!("{what} a {} with a {}", a.type_name(), b.type_name()).into())
+fn no_overload(what: &str, a: &Value<'_>, b: &Value<'_>) -> EvalError {
+    EvalError::Fault(format!("{what} a {} with a {}", a.type_name(), b.type_name()).into())
 }

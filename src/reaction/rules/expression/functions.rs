@@ -1,12 +1,12 @@
-//! The functions of expressions: what they take, what they give, and how they compute it.
+//! The functions of expressions: their arguments, results and implementation.
 
-use super::stop::Stop;
+use super::error::EvalError;
 use super::types::Type;
 use super::value::Value;
 use crate::reaction::rules::budget::Budget;
 use crate::reaction::rules::number::Numeric;
 
-/// A function that is computed from its arguments alone.
+/// A pure function of its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Function {
     Bool,
@@ -33,7 +33,7 @@ enum Style {
     Both,
 }
 
-/// By name: how it is called, and how many arguments it takes with what it is called on.
+/// Name, call style, number of arguments including the receiver.
 const FUNCTIONS: [(&str, Style, usize, Function); 12] = [
     ("bool", Style::Free, 1, Function::Bool),
     ("bytes", Style::Free, 1, Function::Bytes),
@@ -48,7 +48,7 @@ const FUNCTIONS: [(&str, Style, usize, Function); 12] = [
     ("type", Style::Free, 1, Function::Type),
     ("uint", Style::Free, 1, Function::Uint),
 ];
-/// Known to the compiler or to the parser alone.
+/// Handled by the compiler or by the parser.
 const OTHERS: [(&str, Style, usize); 7] = [
     ("matches", Style::Both, 2),
     ("has", Style::Free, 1),
@@ -64,7 +64,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     FUNCTIONS.iter().map(|(name, ..)| *name).chain(OTHERS.iter().map(|(name, ..)| *name))
 }
 
-/// Checks name, style and number of arguments (with the target); the error completes `calls ...`.
+/// Checks name, style and number of arguments (including the receiver). The error completes `calls ...`.
 pub(super) fn find(name: &str, has_target: bool, arguments: usize) -> Result<Option<Function>, String> {
     let known = FUNCTIONS.iter().map(|(name, style, count, function)| (*name, *style, *count, Some(*function)));
     let others = OTHERS.iter().map(|(name, style, count)| (*name, *style, *count, None));
@@ -84,7 +84,7 @@ pub(super) fn find(name: &str, has_target: bool, arguments: usize) -> Result<Opt
 }
 
 impl Function {
-    /// The type of the result, or the place of the argument that it cannot take and what it takes.
+    /// The type of the result, or the index of an invalid argument and the expected type.
     pub(super) fn result(self, arguments: &[Type]) -> Result<Type, (usize, &'static str)> {
         let first = arguments.first().unwrap_or(&Type::Dyn);
         let takes = |good: bool, what, gives| if good { Ok(gives) } else { Err((0, what)) };
@@ -118,8 +118,8 @@ impl Function {
     }
 
     /// Computes it.
-    pub(super) fn call<'e>(self, arguments: &[Value<'e>], budget: &mut Budget) -> Result<Value<'e>, Stop> {
-        let [first, rest @ ..] = arguments else { return Err(Stop::fault("calls a function without arguments")) };
+    pub(super) fn call<'e>(self, arguments: &[Value<'e>], budget: &mut Budget) -> Result<Value<'e>, EvalError> {
+        let [first, rest @ ..] = arguments else { return Err(EvalError::fault("calls a function without arguments")) };
         let second = rest.first().and_then(Value::as_str);
         budget.bytes(first.as_str().map_or(0, str::len) + second.map_or(0, str::len))?;
         let texts = first.as_str().zip(second);
@@ -138,7 +138,7 @@ impl Function {
             (Self::Uint, value) => uint_of(value).map(|integer| Value::Number(Numeric::Uint(integer))),
             (Self::String, value) => text_of(value),
         };
-        done.ok_or_else(|| Stop::Fault(format!("{} cannot take this {}", self.name(), first.type_name()).into()))
+        done.ok_or_else(|| EvalError::Fault(format!("{} cannot take this {}", self.name(), first.type_name()).into()))
     }
 }
 
@@ -166,7 +166,7 @@ fn double_of(value: &Value<'_>) -> Option<f64> {
     }
 }
 
-/// 2^63 and 2^64, which no integer of that many bits reaches.
+/// 2^63 and 2^64, just beyond the 64-bit ranges.
 const INT_END: f64 = 9_223_372_036_854_775_808.0;
 const UINT_END: f64 = 18_446_744_073_709_551_616.0;
 
@@ -174,7 +174,7 @@ fn int_of(value: &Value<'_>) -> Option<i64> {
     match value {
         Value::Number(Numeric::Int(integer)) => Some(*integer),
         Value::Number(Numeric::Uint(integer)) => i64::try_from(*integer).ok(),
-        // Both ends are left out, as the specification has it.
+        // Both ends are exclusive, as in the specification.
         Value::Number(Numeric::Double(double)) => (*double > -INT_END && *double < INT_END).then_some(*double as i64),
         _ => value.as_str()?.parse().ok(),
     }

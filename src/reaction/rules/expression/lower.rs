@@ -1,7 +1,7 @@
-//! From the parser's tree to nodes that can be evaluated, checking names, numbers of arguments and types.
+//! Lowers the parser's tree to evaluable nodes, checking names, argument counts and types.
 //!
-//! Invariant: what a tree can never do is a problem with its place in the text. A rule that was stored all the
-//! same still compiles: such a node is a fault when it is reached.
+//! Invariant: a part that can never work is reported as a problem with its position in the text. A rule that was
+//! stored before the check existed still compiles: such a node is a fault when it is reached.
 
 use cel_interpreter::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, MapExpr, SelectExpr, SourceInfo, operators,
@@ -15,40 +15,40 @@ use super::types::{Type, constant};
 use super::value::Value;
 use crate::base::nearest::suggestion;
 use crate::event::describe::ViewType;
-use crate::reaction::rules::filters::Kinds;
+use crate::reaction::rules::filters::EventKinds;
 use crate::reaction::rules::node_types::{member, shown};
 use crate::reaction::rules::pattern::{COMPILED_BYTES_MAX, Pattern};
 
-/// Operators and calls inside of one another.
+/// Nesting depth of operators and calls.
 const DEPTH_MAX: usize = 64;
-/// Macros inside of macros.
+/// Nesting depth of macros.
 const MACRO_DEPTH_MAX: usize = 4;
-/// Problems of one expression that are told.
+/// Reported problems of one expression.
 const PROBLEMS_MAX: usize = 8;
 /// The identifiers that name types: `type(event.x) == int`.
 const TYPES: [&str; 10] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
 
-/// What an expression can see.
+/// The state of lowering one expression.
 pub(super) struct Lower<'a> {
     source: &'a SourceInfo,
-    kinds: Kinds<'a>,
-    /// The variables of the macros around the node.
+    kinds: EventKinds<'a>,
+    /// The variables of the enclosing macros.
     scope: Vec<(&'a str, Type)>,
     depth: usize,
     problems: Vec<String>,
-    /// What the patterns take at most.
+    /// The upper bound of the compiled patterns' size.
     pattern_bytes: usize,
 }
 
-/// A node with its type; the error is a bound that was passed.
+/// A node with its type. The error names an exceeded bound.
 type Lowered = Result<(Node, Type), String>;
 
 impl<'a> Lower<'a> {
-    /// Lowers a whole expression; the second are its problems.
+    /// Lowers a whole expression. Returns the root and the problems.
     pub(super) fn whole(
         tree: &'a IdedExpr,
         source: &'a SourceInfo,
-        kinds: Kinds<'a>,
+        kinds: EventKinds<'a>,
     ) -> Result<(Node, Vec<String>), String> {
         let mut lower = Self { source, kinds, scope: Vec::new(), depth: 0, problems: Vec::new(), pattern_bytes: 0 };
         let (node, gives) = lower.node(tree)?;
@@ -120,8 +120,8 @@ impl<'a> Lower<'a> {
         if !select.test {
             return Ok(self.field(tree, operand, name));
         }
-        // To ask whether an event has what its filters exclude is allowed.
-        match self.holds(&operand.1, name, Kinds::default()) {
+        // `has()` may name a payload that the filters exclude.
+        match self.holds(&operand.1, name, EventKinds::default()) {
             Ok(_) => Ok((Node::Has(Box::new(operand.0), name.into()), Type::Bool)),
             Err(detail) => Ok(self.problem(tree, detail)),
         }
@@ -141,8 +141,8 @@ impl<'a> Lower<'a> {
         (node, holds)
     }
 
-    /// What a field holds, and whether events may lack it.
-    fn holds(&self, of: &Type, name: &str, kinds: Kinds<'_>) -> Result<(Type, bool), String> {
+    /// The type of a field, and whether events may lack it.
+    fn holds(&self, of: &Type, name: &str, kinds: EventKinds<'_>) -> Result<(Type, bool), String> {
         match of {
             Type::View(place @ (ViewType::Event | ViewType::Message(_))) => {
                 let found = member(*place, name, kinds)?;
@@ -292,10 +292,10 @@ impl<'a> Lower<'a> {
             Type::List(element) => (**element).clone(),
             Type::Map(key, _) => (**key).clone(),
             Type::View(place @ (ViewType::Event | ViewType::Message(_))) => {
-                // As `has()` asks it.
+                // Equivalent to `has()`.
                 if let Node::Constant(name) = &a.0
                     && let Some(name) = name.as_str()
-                    && let Err(detail) = member(*place, name, Kinds::default())
+                    && let Err(detail) = member(*place, name, EventKinds::default())
                 {
                     return self.problem(tree, detail);
                 }
@@ -325,7 +325,7 @@ impl<'a> Lower<'a> {
 
     fn index(&mut self, tree: &IdedExpr, a: (Node, Type), b: (Node, Type)) -> (Node, Type) {
         let gives = match (&a.1, &b.0) {
-            // A name that is written out is a field like any other.
+            // A literal name is a field access.
             (Type::View(ViewType::Event | ViewType::Message(_)), Node::Constant(name))
                 if let Some(name) = name.as_str() =>
             {

@@ -1,10 +1,10 @@
-//! Macros, which the parser has expanded before anybody sees them, recognized by what they are expanded to.
+//! Recognizes macros by their expansion: the parser expands them before we see the tree.
 
 use cel_interpreter::common::ast::{ComprehensionExpr, Expr, IdedExpr, operators};
 
 use super::tree::MacroKind;
 
-/// Which macro the parser has expanded to this, its body, and the test of `map` and `filter`.
+/// The macro that the parser expanded to this comprehension, its body, and the predicate of `map` and `filter`.
 pub(super) fn form(each: &ComprehensionExpr) -> Option<(MacroKind, &IdedExpr, Option<&IdedExpr>)> {
     let is_result = |node: &IdedExpr| matches!(&node.expr, Expr::Ident(name) if *name == each.accu_var);
     let Expr::Call(step) = &each.loop_step.expr else { return None };

@@ -1,13 +1,14 @@
 //! A rule's CEL expression over `event`, the rule view.
 //!
-//! The parser is the `cel` package's; what it reads is checked and evaluated here. So an expression is refused
-//! for what it names and not for what it once did, it costs no more than its budget, numbers compare exactly,
-//! and the view is not converted for it.
+//! The `cel` package parses; checking and evaluating happen here. So an expression is refused for the names that it
+//! uses rather than for how an evaluation happened to go, costs no more than its budget, compares numbers exactly, and
+//! needs no conversion of the view.
 //!
-//! Invariant: compiling is quick whatever is written, and evaluating ends within the budget. An expression that
-//! asks for a message that the event does not have is no match; one that fails otherwise is no match and a fault.
+//! Invariant: compiling any text is quick, and evaluating ends within the budget. An expression that accesses a
+//! message that the event lacks does not match; one that fails otherwise does not match and is a fault.
 
 mod arithmetic;
+mod error;
 mod eval;
 mod functions;
 mod lower;
@@ -16,7 +17,6 @@ mod nesting;
 mod never;
 #[cfg(test)]
 mod package_tests;
-mod stop;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -28,38 +28,38 @@ use std::borrow::Cow;
 use cel_interpreter::parser::{ParseErrors, Parser};
 use serde_json::Value as Json;
 
-use self::eval::Run;
+use self::error::EvalError;
+use self::eval::Evaluator;
 use self::lower::Lower;
-use self::stop::Stop;
 use self::tree::Node;
 use super::budget::Budget;
-use super::filters::Kinds;
+use super::filters::EventKinds;
 
-/// Bytes of an expression's text.
+/// Bytes of an expression's source.
 pub(super) const EXPRESSION_BYTES_MAX: usize = 4_096;
-/// Characters of the parser's own message that are passed on.
+/// Characters kept of the parser's own message.
 const MESSAGE_CHARS_MAX: usize = 200;
 
 /// A compiled expression.
 #[derive(Debug)]
 pub(super) struct Expression {
     root: Node,
-    /// What of it can never work; a rule that is written now must have none.
+    /// The parts that can never work; a newly written rule must have none.
     pub(super) problems: Vec<String>,
 }
 
-/// Why an evaluation gave no verdict.
+/// Why an evaluation has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// It would have cost more than its budget.
+pub(super) enum ExpressionFault {
+    /// It exceeded its budget.
     Budget,
-    /// A type that does not fit, a key that is not there, a division by zero.
+    /// A type mismatch, a missing key, a division by zero.
     Failed(Cow<'static, str>),
 }
 
 impl Expression {
-    /// Compiles an expression for events of these kinds; the error is one clause for the person who wrote it.
-    pub(super) fn compile(source: &str, kinds: Kinds<'_>) -> Result<Self, String> {
+    /// Compiles an expression for events of these kinds. The error is one clause for its author.
+    pub(super) fn compile(source: &str, kinds: EventKinds<'_>) -> Result<Self, String> {
         if source.len() > EXPRESSION_BYTES_MAX {
             return Err(format!("must be at most {EXPRESSION_BYTES_MAX} bytes long"));
         }
@@ -70,13 +70,13 @@ impl Expression {
         Ok(Self { root, problems })
     }
 
-    /// The verdict over a view; false when the event lacks a message that is asked for.
-    pub(super) fn evaluate(&self, view: &Json, budget: &mut Budget) -> Result<bool, Fault> {
-        match (Run { event: view, variables: Vec::new(), budget }).bool(&self.root) {
+    /// Evaluates the expression over a view. The result is false when the event lacks a message that is accessed.
+    pub(super) fn evaluate(&self, view: &Json, budget: &mut Budget) -> Result<bool, ExpressionFault> {
+        match (Evaluator { event: view, variables: Vec::new(), budget }).bool(&self.root) {
             Ok(verdict) => Ok(verdict),
-            Err(Stop::Absent) => Ok(false),
-            Err(Stop::Exhausted) => Err(Fault::Budget),
-            Err(Stop::Fault(text)) => Err(Fault::Failed(text)),
+            Err(EvalError::Absent) => Ok(false),
+            Err(EvalError::Exhausted) => Err(ExpressionFault::Budget),
+            Err(EvalError::Fault(text)) => Err(ExpressionFault::Failed(text)),
         }
     }
 }

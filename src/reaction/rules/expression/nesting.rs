@@ -1,10 +1,10 @@
-//! Bounds on an expression's text, held before the parser sees it.
+//! Bounds on an expression's text, enforced before parsing.
 //!
-//! Invariant: what passes makes the parser neither recurse deeply nor take long.
+//! Invariant: accepted text makes the parser neither recurse deeply nor take long.
 
-/// How deep brackets, parentheses and braces may stand in one another.
+/// Nesting depth of brackets, parentheses and braces.
 pub(super) const NESTING_MAX: usize = 12;
-/// Brackets, parentheses and braces in all: a chain of calls takes the parser long.
+/// Total brackets, parentheses and braces: long call chains parse slowly.
 const BRACKETS_MAX: usize = 256;
 /// Unary signs in a row and `?` in one expression: each makes the parser recurse.
 const RECURSION_MAX: usize = 24;
@@ -45,7 +45,7 @@ pub(super) fn bound(source: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The index of the last byte of the string literal that opens at `open`: brackets in it are data.
+/// The index of the last byte of the string literal that opens at `open`; brackets inside are ignored.
 fn string_end(bytes: &[u8], open: usize) -> usize {
     let quote = bytes[open];
     // `r'..'`, `br'..'`, `rb'..'`: a backslash escapes nothing.

@@ -1,4 +1,4 @@
-//! Comparisons with a constant that no value of the other side's type passes.
+//! Detects comparisons with a constant that can never hold for the other side's type.
 
 use super::tree::{Comparison, Node};
 use super::types::Type;
@@ -8,7 +8,7 @@ use crate::event::describe::ViewType;
 use crate::reaction::rules::node_types::shown;
 use crate::reaction::rules::number::Numeric;
 
-/// Why a comparison never holds, or why `!=` always does; either side may be the constant.
+/// Why a comparison never holds, or why `!=` always holds. Either side may be the constant.
 pub(super) fn compared(comparison: Comparison, a: &(Node, Type), b: &(Node, Type)) -> Option<String> {
     let turned = match comparison {
         Comparison::Less => Comparison::Greater,
@@ -38,7 +38,7 @@ fn with_constant(comparison: Comparison, holds: &(Node, Type), other: &(Node, Ty
     (!passes).then(|| format!("compares an int with `{}`, and no int is so {size}", number.canonical()))
 }
 
-/// Why nothing on that side is equal to the constant.
+/// Why no value of that type equals the constant.
 pub(super) fn equals(holds: &(Node, Type), value: &Value<'_>) -> Option<String> {
     if let Node::Constant(_) = holds.0 {
         return None;
@@ -58,7 +58,7 @@ pub(super) fn equals(holds: &(Node, Type), value: &Value<'_>) -> Option<String> 
             let integer = match number {
                 Numeric::Int(_) => true,
                 Numeric::Uint(unsigned) => i64::try_from(*unsigned).is_ok(),
-                // Both ends are powers of two, which doubles hold exactly.
+                // Both ends are powers of two, which doubles represent exactly.
                 Numeric::Double(double) => {
                     double.fract() == 0.0 && *double >= i64::MIN as f64 && *double < -(i64::MIN as f64)
                 }

@@ -12,8 +12,8 @@ use serde_json::json;
 use super::tests::compile;
 use super::*;
 
-/// The `cel` package's own interpreter, whose verdicts ours must equal.
-fn by_the_package(source: &str, view: &Json) -> Option<Result<bool, ()>> {
+/// The result of the `cel` package's own interpreter, which ours must equal.
+fn evaluate_with_package(source: &str, view: &Json) -> Option<Result<bool, ()>> {
     static ROOT: LazyLock<Context<'static, 'static>> = LazyLock::new(Context::default);
     let program = Program::compile(source).ok()?;
     let mut scope = ROOT.new_inner_scope();
@@ -21,7 +21,7 @@ fn by_the_package(source: &str, view: &Json) -> Option<Result<bool, ()>> {
     Some(match program.execute(&scope) {
         Ok(CelValue::Bool(verdict)) => Ok(verdict),
         Ok(_) => Err(()),
-        // Types and names are checked before, here.
+        // We check types and names before evaluation.
         Err(ExecutionError::UndeclaredReference(_)) => return None,
         Err(_) => Err(()),
     })
@@ -56,10 +56,10 @@ fn same_cases(cases: u32) -> ProptestConfig {
     }
 }
 
-/// A dynamic place, so that nothing is refused before it is evaluated.
+/// A dynamic field, so that nothing is refused before evaluation.
 const P: &str = "event.custom_event.properties";
 
-/// A scalar, a list or a map, of the event or written out.
+/// A scalar, a list or a map, from the event or literal.
 fn any_term() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         prop::sample::select(vec![
@@ -134,21 +134,21 @@ fn any_term() -> impl Strategy<Value = String> {
 
 proptest! {
     #![proptest_config(same_cases(2_000))]
-    /// Where both give a verdict it is the same, and where one fails the other does.
+    /// Both return the same result, or both fail.
     #[test]
-    fn verdicts_are_those_of_the_package(term in any_term(), other in any_term(), sign in prop::sample::select(vec!["", "==", "<", "in"])) {
+    fn results_equal_those_of_the_package(term in any_term(), other in any_term(), sign in prop::sample::select(vec!["", "==", "<", "in"])) {
         let source = if sign.is_empty() { term } else { format!("{term} {sign} {other}") };
         prop_assume!(source.len() < EXPRESSION_BYTES_MAX);
         let properties = json!({"n": 1, "m": -7, "d": 1.5, "w": 2.0, "s": "abc", "e": "", "t": true, "z": null,
             "l": [1, 2.0, "a", true, null], "ls": ["a", "b"], "o": {"a": 1, "b": {"c": [1]}}});
         let view = json!({"custom_event": {"properties": properties}});
-        if let (Ok(expression), Some(expected)) = (compile(&source), by_the_package(&source, &view)) {
-            // What is refused when it is written is not compared.
+        if let (Ok(expression), Some(expected)) = (compile(&source), evaluate_with_package(&source, &view)) {
+            // Expressions that are refused on writing are not compared.
             prop_assume!(expression.problems.is_empty());
             let ours = expression.evaluate(&view, &mut Budget::full());
-            prop_assume!(ours != Err(Fault::Budget));
-            // The package adds the keys of a map to a list, which CEL does not have.
-            prop_assume!(ours != Err(Fault::Failed("computes a list with a map".into())));
+            prop_assume!(ours != Err(ExpressionFault::Budget));
+            // The package adds the keys of a map to a list, which is not CEL.
+            prop_assume!(ours != Err(ExpressionFault::Failed("computes a list with a map".into())));
             prop_assert_eq!(ours.clone().map_err(|_| ()), expected, "{} {:?} {:?}", source, ours, expression.problems);
         }
     }

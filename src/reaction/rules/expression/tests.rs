@@ -1,4 +1,4 @@
-//! Expressions by example, and what they may cost.
+//! Expressions by example, and bounds on their cost.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -8,10 +8,10 @@ use super::*;
 use crate::reaction::tests::is_quick;
 
 pub(super) fn compile(source: &str) -> Result<Expression, String> {
-    Expression::compile(source, Kinds::default())
+    Expression::compile(source, EventKinds::default())
 }
 
-/// The first thing that is wrong.
+/// The first error.
 fn refusal(source: &str) -> String {
     match compile(source) {
         Err(error) => error,
@@ -19,7 +19,7 @@ fn refusal(source: &str) -> String {
     }
 }
 
-fn over(source: &str, view: &Json) -> Result<bool, Fault> {
+fn over(source: &str, view: &Json) -> Result<bool, ExpressionFault> {
     let expression = compile(source).unwrap_or_else(|error| panic!("{source}: {error}"));
     expression.evaluate(view, &mut Budget::full())
 }
@@ -36,7 +36,7 @@ fn purchase() -> Json {
 }
 
 #[test]
-fn speaks_about_the_event() {
+fn evaluates_fields_of_the_event() {
     let view = purchase();
     for (source, expected) in [
         ("event.device_context.platform == 'PLATFORM_IOS'", true),
@@ -77,7 +77,7 @@ fn speaks_about_the_event() {
         ("(event.app_id == 'shop' ? 1 : 2) == 1", true),
         ("string(event.purchase_complete.total_cents) + '!' == '12500!'", true),
         ("double(event.purchase_complete.total_cents) * 1.5 == 18750.0", true),
-        // Another payload is not there, which is no fault.
+        // The other payload is absent, which is not a fault.
         ("event.user_login.method == 'x'", false),
         ("!(event.user_login.method == 'x')", false),
         ("event.user_login.method == 'x' || event.app_id == 'shop'", true),
@@ -86,7 +86,7 @@ fn speaks_about_the_event() {
         ("event['user_login']['method'] == 'x'", false),
         ("event['user_login'].method == 'x' || event.app_id == 'shop'", true),
         ("event['purchase_complete']['total_cents'] == 12500", true),
-        // Also by a name that is not written out.
+        // Also by a computed name.
         ("event[event.app_id == 'shop' ? 'user_login' : 'app_id'].method == 'x'", false),
         ("['user_login', 'purchase_complete'].exists(k, event[k].currency == 'EUR')", true),
         ("event[event.app_id == 'shop' ? 'app_id' : 'user_login'] == 'shop'", true),
@@ -101,7 +101,7 @@ fn speaks_about_the_event() {
 }
 
 #[test]
-fn what_fails_is_a_fault_that_says_what() {
+fn failures_are_faults_with_a_reason() {
     let view = purchase();
     for (source, expected) in [
         ("event.custom_event.string_params.colour == 'red'", "there is no `colour`"),
@@ -115,12 +115,12 @@ fn what_fails_is_a_fault_that_says_what() {
         ("'b'.matches('a)|(b' + event.app_id)", "matches() was given no regular expression, or too large a one"),
         ("'shop'.matches(event.app_id + '(')", "matches() was given no regular expression, or too large a one"),
     ] {
-        assert_eq!(over(source, &view), Err(Fault::Failed(expected.into())), "{source}");
+        assert_eq!(over(source, &view), Err(ExpressionFault::Failed(expected.into())), "{source}");
     }
 }
 
 #[test]
-fn refuses_what_cannot_be_with_its_place() {
+fn impossible_expressions_are_refused_with_their_position() {
     for (source, part) in [
         ("", "is not a CEL expression"),
         ("event.a ==", "is not a CEL expression: line 1"),
@@ -199,20 +199,22 @@ fn refuses_what_cannot_be_with_its_place() {
         assert!(error.starts_with(part), "{source}: {error}");
         assert!(error.matches("at line").count() <= 1, "{error}");
     }
-    // All at once.
+    // All problems are reported together.
     let expression = compile("event.nope == 1 || event.app_id == 2 || frob(event)").unwrap();
     assert_eq!(expression.problems.len(), 3, "{:?}", expression.problems);
-    // What was stored before it was checked is a fault where it is reached.
+    // A part that was stored before the check existed is a fault when it is reached.
     assert_eq!(
-        expression.evaluate(&purchase(), &mut Budget::full()).map_err(|fault| matches!(fault, Fault::Failed(_))),
+        expression
+            .evaluate(&purchase(), &mut Budget::full())
+            .map_err(|fault| matches!(fault, ExpressionFault::Failed(_))),
         Err(true)
     );
 }
 
 #[test]
-fn another_payload_than_the_filters_let_through_is_refused() {
+fn payloads_excluded_by_the_filters_are_refused() {
     let (category, event_type) = (Some("commerce".to_owned()), Some("purchase_complete".to_owned()));
-    let kinds = Kinds::of(&category, &event_type);
+    let kinds = EventKinds::of(&category, &event_type);
     let problems = |source: &str| Expression::compile(source, kinds).unwrap().problems;
     assert_eq!(problems("event.purchase_complete.total_cents > 1 || has(event.user_login)"), [""; 0]);
     assert_eq!(problems("'user_login' in event"), [""; 0]);
@@ -223,7 +225,7 @@ fn another_payload_than_the_filters_let_through_is_refused() {
 }
 
 #[test]
-fn what_would_be_expensive_to_read_is_answered_quickly() {
+fn text_that_is_expensive_to_parse_is_handled_quickly() {
     for source in [
         "(".repeat(2_000),
         "[".repeat(4_000),
@@ -252,7 +254,7 @@ fn what_would_be_expensive_to_read_is_answered_quickly() {
 
 /// Each would take minutes, or all memory, without the budget.
 #[test]
-fn what_would_be_expensive_to_answer_is_given_up() {
+fn expensive_evaluations_are_abandoned() {
     let many: Vec<usize> = (0..1_000).collect();
     let view =
         json!({"app_id": "a".repeat(150_000), "custom_event": {"properties": {"l": many, "s": "a".repeat(150_000)}}});
@@ -271,13 +273,13 @@ fn what_would_be_expensive_to_answer_is_given_up() {
     ] {
         let expression = compile(&source).unwrap_or_else(|error| panic!("{source}: {error}"));
         assert_eq!(expression.problems, [""; 0], "{source}");
-        assert_eq!(expression.evaluate(&view, &mut Budget::full()), Err(Fault::Budget), "{source}");
+        assert_eq!(expression.evaluate(&view, &mut Budget::full()), Err(ExpressionFault::Budget), "{source}");
         assert!(is_quick(|| drop(expression.evaluate(&view, &mut Budget::full()))), "{source}");
     }
 }
 
 #[test]
-fn brackets_in_strings_and_comments_are_data() {
+fn brackets_in_strings_and_comments_are_ignored() {
     let deep = "(".repeat(NESTING_MAX + 1);
     for source in [
         format!("event.app_id == '{deep}'"),
@@ -303,9 +305,9 @@ fn the_deepest_allowed_nesting_compiles_quickly() {
 }
 
 proptest! {
-    /// Tokens thrown together: most do not compile, none may panic or take long.
+    /// Random tokens: most do not compile, none may panic or take long.
     #[test]
-    fn whatever_is_written_is_answered_quickly(
+    fn any_text_is_handled_quickly(
         tokens in prop::collection::vec(prop::sample::select(TOKENS.as_slice()), 0..40)
     ) {
         let view = json!({"a": [1, -9_223_372_036_854_775_808i64, "x"], "b": {"a": 0.5, "b": null}});

@@ -11,14 +11,14 @@ use crate::reaction::rules::pattern::Pattern;
 #[derive(Debug)]
 pub(super) enum Node {
     Constant(Value<'static>),
-    /// A field of a field of the event, walked without making values on the way.
+    /// A chain of fields of the event, walked without intermediate values.
     Event(Box<[Field]>),
     /// The variable of a macro.
     Variable(usize),
     Select(Box<Node>, Field),
     Has(Box<Node>, Box<str>),
     Index(Box<[Node; 2]>),
-    /// A field of a part of the event, by a name that only the event tells.
+    /// A field of a message, by a name that is known only at evaluation.
     FieldOf(Box<[Node; 2]>, ViewType),
     Not(Box<Node>),
     Negate(Box<Node>),
@@ -28,7 +28,7 @@ pub(super) enum Node {
     Compare(Comparison, Box<[Node; 2]>),
     Compute(Arithmetic, Box<[Node; 2]>),
     In(Box<[Node; 2]>),
-    /// `in` a list that is written out.
+    /// `in` with a literal list.
     Among(Box<Node>, HashSet<Box<str>>, Box<[Value<'static>]>),
     Matches(Box<Node>, Pattern),
     MatchesFound(Box<[Node; 2]>),
@@ -36,14 +36,14 @@ pub(super) enum Node {
     List(Box<[Node]>),
     Map(Box<[(Node, Node)]>),
     Macro(Box<Macro>),
-    /// What cannot be evaluated; only a rule that was stored before it was checked has it.
+    /// A node that cannot be evaluated. Only rules stored before this check existed have one.
     Wrong(Box<str>),
 }
 
 #[derive(Debug)]
 pub(super) struct Field {
     pub(super) name: Box<str>,
-    /// A message that events may lack: to lack it is no fault.
+    /// A message that events may lack; its absence is not a fault.
     pub(super) optional: bool,
 }
 
@@ -71,9 +71,9 @@ pub(super) struct Macro {
     pub(super) kind: MacroKind,
     pub(super) range: Node,
     pub(super) variable: usize,
-    /// The test of an element, or of `map` what an element becomes.
+    /// The predicate for an element, or for `map` the transformation of an element.
     pub(super) body: Node,
-    /// The test of `map` with three arguments.
+    /// The predicate of the three-argument `map`.
     pub(super) filter: Option<Node>,
 }
 

@@ -1,4 +1,4 @@
-//! The types of expressions, as far as they are known before any event is there.
+//! The static types of expressions.
 
 use cel_interpreter::common::ast::LiteralValue;
 
@@ -7,7 +7,7 @@ use crate::event::describe::ViewType;
 use crate::reaction::rules::node_types::describe;
 use crate::reaction::rules::number::Numeric;
 
-/// A type; `Dyn` is one that only the event knows.
+/// A static type; `Dyn` is known only at evaluation.
 #[derive(Clone, Debug)]
 pub(super) enum Type {
     Dyn,
@@ -23,7 +23,7 @@ pub(super) enum Type {
     List(Box<Type>),
     /// Keys and values.
     Map(Box<Type>, Box<Type>),
-    /// The event, a message of it, or a name of a fixed set.
+    /// The event, one of its messages, or an enum.
     View(ViewType),
 }
 
@@ -42,7 +42,7 @@ impl Type {
     }
 
     pub(super) fn is_number(&self) -> bool {
-        // A name of a fixed set that has no name is a number.
+        // An enum value without a name is a number.
         matches!(self, Self::Dyn | Self::Int | Self::Uint | Self::Double | Self::View(ViewType::Enum(_)))
     }
 
@@ -58,7 +58,7 @@ impl Type {
         matches!(self, Self::Dyn | Self::List(_))
     }
 
-    /// Something that has entries.
+    /// Whether values of this type have entries.
     pub(super) fn is_map(&self) -> bool {
         matches!(self, Self::Dyn | Self::Map(..)) || self.is_object()
     }
@@ -71,7 +71,7 @@ impl Type {
     pub(super) fn can_equal(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Dyn, _) | (_, Self::Dyn) => true,
-            // What was not sent is absent; to ask whether it is null is harmless.
+            // A missing field is absent rather than null; comparing it with null is harmless.
             (Self::Null, other) | (other, Self::Null) => matches!(other, Self::Null) || other.is_map(),
             (Self::List(a), Self::List(b)) => a.can_equal(b),
             (Self::Kind, Self::Kind) | (Self::Bytes, Self::Bytes) | (Self::Bool, Self::Bool) => true,
@@ -83,7 +83,7 @@ impl Type {
         }
     }
 
-    /// Whether one of them can be less than the other.
+    /// Whether values of the two types can be ordered.
     pub(super) fn has_order_with(&self, other: &Self) -> bool {
         (self.is_number() && other.is_number())
             || (self.is_string() && other.is_string())
@@ -91,7 +91,7 @@ impl Type {
             || (matches!(self, Self::Dyn | Self::Bytes) && matches!(other, Self::Dyn | Self::Bytes))
     }
 
-    /// The type of something that is either of the two.
+    /// The type of a value of either type.
     pub(super) fn joined(self, other: Self) -> Self {
         match (self, other) {
             (Self::List(a), Self::List(b)) => Self::List(Box::new(a.joined(*b))),
@@ -104,7 +104,7 @@ impl Type {
         }
     }
 
-    /// In the words of its owner.
+    /// The type in the words of the rule's author.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Dyn => "any value",

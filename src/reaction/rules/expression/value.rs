@@ -1,6 +1,6 @@
-//! The values of expressions: borrowed from the view and from the expression, or made on the way.
+//! The values of expressions: borrowed from the view or the expression, or computed.
 //!
-//! Invariant: a clone costs no more than a pointer's count, and comparing is charged by what is looked at.
+//! Invariant: a clone costs at most a reference count, and comparing is charged by the amount of data compared.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl<'e> Value<'e> {
         }
     }
 
-    /// The name of its type, which is also how the type is written in an expression.
+    /// The name of its type, as written in an expression.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "null_type",
@@ -99,7 +99,7 @@ impl<'e> Value<'e> {
         }
     }
 
-    /// What a map has under the key; `None` when it has nothing, or this is no map.
+    /// The entry of a map; `None` when there is none or this is not a map.
     pub(super) fn entry(&self, key: &Value<'e>, budget: &mut Budget) -> Result<Option<Value<'e>>, Exhausted> {
         match self {
             Self::Json(Json::Object(members)) => Ok(key.as_str().and_then(|key| members.get(key)).map(Value::of)),
@@ -128,7 +128,7 @@ impl<'e> Value<'e> {
     }
 }
 
-/// Equality: numbers by their value, everything else by type and content.
+/// Equality: numbers by value, everything else by type and content.
 pub(super) fn equal(a: &Value<'_>, b: &Value<'_>, budget: &mut Budget) -> Result<bool, Exhausted> {
     budget.step()?;
     match (a, b) {
@@ -143,7 +143,7 @@ pub(super) fn equal(a: &Value<'_>, b: &Value<'_>, budget: &mut Budget) -> Result
         (Value::Json(a), Value::Json(b)) => crate::reaction::rules::number::equal(a, b, budget),
         _ => {
             if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {
-                // Of different lengths they differ at once.
+                // Texts of different lengths differ without a comparison.
                 budget.bytes(if a.len() == b.len() { a.len() } else { 0 })?;
                 return Ok(a == b);
             }
@@ -179,7 +179,7 @@ fn equal_maps(a: &Value<'_>, b: &Value<'_>, budget: &mut Budget) -> Result<bool,
     Ok(true)
 }
 
-/// The order of two values, if they have one.
+/// The order of two values, if they are comparable.
 pub(super) fn order(a: &Value<'_>, b: &Value<'_>, budget: &mut Budget) -> Result<Option<Ordering>, Exhausted> {
     Ok(match (a, b) {
         (Value::Number(a), Value::Number(b)) => a.compare(*b),

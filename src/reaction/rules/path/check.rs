@@ -1,75 +1,75 @@
-//! A path against the form of events: what it names must be able to be there, and its filters able to hold.
+//! Checks a path against the schema of events: the names must be able to exist, and the filters able to hold.
 
 use super::query::{Comparable, Comparison, Logical, PatternOf, Query, Segment, Selector};
 use crate::base::nearest::suggestion;
 use crate::event::describe::{ViewType, payload};
-use crate::reaction::rules::feasibility::{misfit, unmatched};
-use crate::reaction::rules::filters::Kinds;
-use crate::reaction::rules::node_types::{Place, Places, member, shown};
+use crate::reaction::rules::feasibility::{impossible_comparison, impossible_match};
+use crate::reaction::rules::filters::EventKinds;
+use crate::reaction::rules::node_types::{NodeType, NodeTypes, member, shown};
 use crate::store::Operator;
 
-/// What the path finds in events of these kinds; the error says what can never be there.
-pub(super) fn check(segments: &[Segment], kinds: Kinds<'_>) -> Result<Places, String> {
-    Checker { kinds }.segments(Places::one(ViewType::Event), segments)
+/// The types that the segments find in events of these kinds. The error says what can never exist.
+pub(super) fn check(segments: &[Segment], kinds: EventKinds<'_>) -> Result<NodeTypes, String> {
+    Checker { kinds }.segments(NodeTypes::one(ViewType::Event), segments)
 }
 
 struct Checker<'d> {
-    kinds: Kinds<'d>,
+    kinds: EventKinds<'d>,
 }
 
-/// A side of a comparison.
+/// One side of a comparison.
 enum Side<'q> {
     Literal(&'q serde_json::Value),
-    Found(Places),
+    Found(NodeTypes),
 }
 
 impl Checker<'_> {
-    fn segments(&self, mut places: Places, segments: &[Segment]) -> Result<Places, String> {
+    fn segments(&self, mut types: NodeTypes, segments: &[Segment]) -> Result<NodeTypes, String> {
         for segment in segments {
-            places = match segment {
-                Segment::Children(selectors) => self.selectors(&places, selectors)?,
-                Segment::Descendants(selectors) => self.selectors(&self.with_descendants(places), selectors)?,
+            types = match segment {
+                Segment::Children(selectors) => self.selectors(&types, selectors)?,
+                Segment::Descendants(selectors) => self.selectors(&self.with_descendants(types), selectors)?,
             };
         }
-        Ok(places)
+        Ok(types)
     }
 
-    fn selectors(&self, places: &Places, selectors: &[Selector]) -> Result<Places, String> {
-        let mut found = Places::default();
+    fn selectors(&self, types: &NodeTypes, selectors: &[Selector]) -> Result<NodeTypes, String> {
+        let mut found = NodeTypes::default();
         for selector in selectors {
-            found.join(self.selector(places, selector)?);
+            found.join(self.selector(types, selector)?);
         }
         Ok(found)
     }
 
-    fn selector(&self, places: &Places, selector: &Selector) -> Result<Places, String> {
+    fn selector(&self, types: &NodeTypes, selector: &Selector) -> Result<NodeTypes, String> {
         match selector {
-            Selector::Name(name) => self.named(places, name),
+            Selector::Name(name) => self.named(types, name),
             Selector::Index(_) | Selector::Slice { .. } => {
-                let elements = |place| match place {
+                let elements = |node| match node {
                     ViewType::List(element) => vec![Some(element.view_type())],
                     _ => Vec::new(),
                 };
-                inside(places, elements)
-                    .ok_or_else(|| format!("takes an element by its index of {}, which is no list", places.describe()))
+                inside(types, elements)
+                    .ok_or_else(|| format!("takes an element by its index of {}, which is no list", types.describe()))
             }
-            Selector::Wildcard => self.each(places),
+            Selector::Wildcard => self.each(types),
             Selector::Filter(filter) => {
-                let elements = self.each(places)?;
+                let elements = self.each(types)?;
                 self.logical(&elements, filter)?;
                 Ok(elements)
             }
         }
     }
 
-    fn named(&self, places: &Places, name: &str) -> Result<Places, String> {
-        let mut found = Places { known: Vec::new(), open: places.open, optional: places.optional || places.open };
+    fn named(&self, types: &NodeTypes, name: &str) -> Result<NodeTypes, String> {
+        let mut found = NodeTypes { known: Vec::new(), open: types.open, optional: types.optional || types.open };
         let mut wrong = None;
-        for place in &places.known {
-            match member(*place, name, self.kinds) {
+        for node in &types.known {
+            match member(*node, name, self.kinds) {
                 Ok(holds) => {
-                    // Messages and the entries of maps may be missing.
-                    found.optional |= matches!(place, ViewType::Map(_) | ViewType::Struct);
+                    // Messages and map entries may be missing.
+                    found.optional |= matches!(node, ViewType::Map(_) | ViewType::Struct);
                     found.optional |= matches!(holds, Some(ViewType::Message(_) | ViewType::Struct));
                     found.add(holds);
                 }
@@ -80,60 +80,59 @@ impl Checker<'_> {
             }
         }
         match wrong {
-            Some(detail) if found.is_empty() && places.known.len() == 1 => Err(detail),
+            Some(detail) if found.is_empty() && types.known.len() == 1 => Err(detail),
             _ if found.is_empty() => {
-                let names = places.known.iter().flat_map(|place| self.fields(*place));
+                let names = types.known.iter().flat_map(|node| self.fields(*node));
                 Err(format!("names a field `{}` that nothing there has{}", shown(name), suggestion(name, names)))
             }
             _ => Ok(found),
         }
     }
 
-    /// What `*` and filters range over.
-    fn each(&self, places: &Places) -> Result<Places, String> {
-        inside(places, |place| self.children(place))
-            .ok_or_else(|| format!("looks for members of {}", places.describe()))
+    /// The types that `*` and filters range over.
+    fn each(&self, types: &NodeTypes) -> Result<NodeTypes, String> {
+        inside(types, |node| self.children(node)).ok_or_else(|| format!("looks for members of {}", types.describe()))
     }
 
-    fn with_descendants(&self, mut places: Places) -> Places {
-        places.optional = true;
+    fn with_descendants(&self, mut types: NodeTypes) -> NodeTypes {
+        types.optional = true;
         let mut at = 0;
-        while let Some(place) = places.known.get(at).copied() {
-            self.children(place).into_iter().for_each(|child| places.add(child));
+        while let Some(node) = types.known.get(at).copied() {
+            self.children(node).into_iter().for_each(|child| types.add(child));
             at += 1;
         }
-        places
+        types
     }
 
-    /// What a place has inside; `None` stands for anything.
-    fn children(&self, place: ViewType) -> Vec<Place> {
-        match place {
+    /// The types of the children of a node.
+    fn children(&self, node: ViewType) -> Vec<NodeType> {
+        match node {
             ViewType::List(element) | ViewType::Map(element) => vec![Some(element.view_type())],
             ViewType::Struct => vec![None],
             ViewType::Event | ViewType::Message(_) => {
-                self.fields(place).into_iter().map(|name| place.field(name)).collect()
+                self.fields(node).into_iter().map(|name| node.field(name)).collect()
             }
             _ => Vec::new(),
         }
     }
 
-    /// The names of the fields that events of these kinds have there.
-    fn fields(&self, place: ViewType) -> Vec<&'static str> {
-        let mut names = place.fields();
-        if let ViewType::Event = place {
+    /// The field names of this type in events of these kinds.
+    fn fields(&self, node: ViewType) -> Vec<&'static str> {
+        let mut names = node.fields();
+        if let ViewType::Event = node {
             names.retain(|name| payload(name).is_none_or(|kind| self.kinds.include(kind)));
         }
         names
     }
 
-    fn logical(&self, node: &Places, logical: &Logical) -> Result<(), String> {
+    fn logical(&self, node: &NodeTypes, logical: &Logical) -> Result<(), String> {
         match logical {
             Logical::Any(parts) | Logical::All(parts) => parts.iter().try_for_each(|part| self.logical(node, part)),
             Logical::Not(inner) => self.logical(node, inner),
             Logical::Exists(query) => self.query(node, query).map(|_| ()),
             Logical::Compare(left, comparison, right) => match (self.side(node, left)?, self.side(node, right)?) {
-                (Side::Found(places), Side::Literal(value)) => against_literal(&places, *comparison, value),
-                (Side::Literal(value), Side::Found(places)) => against_literal(&places, turned(*comparison), value),
+                (Side::Found(types), Side::Literal(value)) => against_literal(&types, *comparison, value),
+                (Side::Literal(value), Side::Found(types)) => against_literal(&types, turned(*comparison), value),
                 (Side::Found(left), Side::Found(right)) => against_each_other(&left, *comparison, &right),
                 (Side::Literal(_), Side::Literal(_)) => Ok(()),
             },
@@ -146,7 +145,7 @@ impl Checker<'_> {
                 let sides = [Some((self.side(node, subject)?, known)), found.map(|side| (side, None))];
                 for (side, known) in sides.into_iter().flatten() {
                     let wrong = match side {
-                        Side::Found(places) => unmatched(&places, known),
+                        Side::Found(types) => impossible_match(&types, known),
                         Side::Literal(value) if value.is_string() => None,
                         Side::Literal(_) => Some("takes strings".to_owned()),
                     };
@@ -159,24 +158,24 @@ impl Checker<'_> {
         }
     }
 
-    fn side<'q>(&self, node: &Places, comparable: &'q Comparable) -> Result<Side<'q>, String> {
-        let number = Places { optional: true, ..Places::one(ViewType::Int { min: 0, max: i64::MAX }) };
+    fn side<'q>(&self, node: &NodeTypes, comparable: &'q Comparable) -> Result<Side<'q>, String> {
+        let number = NodeTypes { optional: true, ..NodeTypes::one(ViewType::Int { min: 0, max: i64::MAX }) };
         match comparable {
             Comparable::Literal(value) => Ok(Side::Literal(value)),
             Comparable::Singular(query) => self.query(node, query).map(Side::Found),
             Comparable::ValueOf(query) => {
                 let found = self.query(node, query)?;
-                Ok(Side::Found(Places { optional: true, ..found }))
+                Ok(Side::Found(NodeTypes { optional: true, ..found }))
             }
             Comparable::Count(query) => {
                 self.query(node, query)?;
-                Ok(Side::Found(Places { optional: false, ..number }))
+                Ok(Side::Found(NodeTypes { optional: false, ..number }))
             }
             Comparable::Length(of) => {
-                let without = |place: &ViewType| classes_of(*place) & (TEXT | OBJECT | LIST) == 0;
+                let without = |node: &ViewType| classes_of(*node) & (TEXT | OBJECT | LIST) == 0;
                 match self.side(node, of)? {
-                    Side::Found(places) if places.known().is_some_and(|known| known.iter().all(without)) => {
-                        Err(format!("takes the `length` of {}, which has none", places.describe()))
+                    Side::Found(types) if types.known().is_some_and(|known| known.iter().all(without)) => {
+                        Err(format!("takes the `length` of {}, which has none", types.describe()))
                     }
                     Side::Literal(value) if !value.is_string() => {
                         Err(format!("takes the `length` of `{}`, which has none", shown(&value.to_string())))
@@ -187,21 +186,21 @@ impl Checker<'_> {
         }
     }
 
-    fn query(&self, node: &Places, query: &Query) -> Result<Places, String> {
-        let from = if query.from_root { Places::one(ViewType::Event) } else { node.clone() };
-        // The node in hand is there.
-        self.segments(Places { optional: false, ..from }, &query.segments)
+    fn query(&self, node: &NodeTypes, query: &Query) -> Result<NodeTypes, String> {
+        let from = if query.from_root { NodeTypes::one(ViewType::Event) } else { node.clone() };
+        // The current node exists.
+        self.segments(NodeTypes { optional: false, ..from }, &query.segments)
     }
 }
 
-/// What is inside of the places, of those that have something inside.
-fn inside(places: &Places, of: impl Fn(ViewType) -> Vec<Place>) -> Option<Places> {
-    let mut found = Places { known: Vec::new(), open: places.open, optional: true };
-    places.known.iter().flat_map(|place| of(*place)).for_each(|inner| found.add(inner));
+/// The types of the children, of those types that have children.
+fn inside(types: &NodeTypes, of: impl Fn(ViewType) -> Vec<NodeType>) -> Option<NodeTypes> {
+    let mut found = NodeTypes { known: Vec::new(), open: types.open, optional: true };
+    types.known.iter().flat_map(|node| of(*node)).for_each(|inner| found.add(inner));
     (!found.is_empty()).then_some(found)
 }
 
-/// The comparison with its sides exchanged.
+/// The comparison with its sides swapped.
 fn turned(comparison: Comparison) -> Comparison {
     match comparison {
         Comparison::Below => Comparison::Above,
@@ -212,9 +211,9 @@ fn turned(comparison: Comparison) -> Comparison {
     }
 }
 
-fn against_literal(places: &Places, comparison: Comparison, value: &serde_json::Value) -> Result<(), String> {
-    let wrong = |operator| misfit(places, operator, value);
-    // `<=` and `>=` hold for what is equal, even where it has no order.
+fn against_literal(types: &NodeTypes, comparison: Comparison, value: &serde_json::Value) -> Result<(), String> {
+    let wrong = |operator| impossible_comparison(types, operator, value);
+    // `<=` and `>=` hold for equal values even when these have no order.
     let unless_equal = |detail: Option<String>| detail.filter(|_| wrong(Operator::Eq).is_some());
     let detail = match comparison {
         Comparison::Equal => wrong(Operator::Eq),
@@ -230,11 +229,11 @@ fn against_literal(places: &Places, comparison: Comparison, value: &serde_json::
     }
 }
 
-fn against_each_other(left: &Places, comparison: Comparison, right: &Places) -> Result<(), String> {
+fn against_each_other(left: &NodeTypes, comparison: Comparison, right: &NodeTypes) -> Result<(), String> {
     let both = classes(left) & classes(right);
     let (possible, why) = match comparison {
         Comparison::Below | Comparison::Above => (both & (TEXT | NUMBER) != 0, "which have no order"),
-        // Two that are missing are equal.
+        // Two missing nodes are equal.
         _ => (both != 0 || (left.optional && right.optional), "which are never equal"),
     };
     if possible { Ok(()) } else { Err(format!("compares {} with {}, {why}", left.describe(), right.describe())) }
@@ -246,16 +245,16 @@ const BOOL: u8 = 4;
 const OBJECT: u8 = 8;
 const LIST: u8 = 16;
 
-/// Only values of one class can be equal.
-fn classes(places: &Places) -> u8 {
-    match places.known() {
-        Some(known) => known.iter().fold(0, |all, place| all | classes_of(*place)),
+/// The classes of values; only values of the same class can be equal.
+fn classes(types: &NodeTypes) -> u8 {
+    match types.known() {
+        Some(known) => known.iter().fold(0, |all, node| all | classes_of(*node)),
         None => TEXT | NUMBER | BOOL | OBJECT | LIST,
     }
 }
 
-fn classes_of(place: ViewType) -> u8 {
-    match place {
+fn classes_of(node: ViewType) -> u8 {
+    match node {
         ViewType::String => TEXT,
         ViewType::Enum(_) => TEXT | NUMBER,
         ViewType::Int { .. } | ViewType::Double => NUMBER,

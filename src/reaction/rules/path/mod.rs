@@ -1,7 +1,7 @@
-//! A JSONPath (RFC 9535), compiled once and asked often.
+//! JSONPath (RFC 9535), compiled once and evaluated often.
 //!
-//! Invariant: whatever a person writes as a path, compiling it takes time in proportion to its text, and asking
-//! it ends within the budget of whoever asks. Knows nothing of events but what `check` is told of their types.
+//! Invariant: compiling a path takes time in proportion to its text, and evaluating it ends within the caller's
+//! budget. Knows of events only the types that `check` is given.
 
 mod check;
 mod parse;
@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use self::query::{Segment, Selector, Walk};
 use super::budget::{Budget, Exhausted};
-use super::filters::Kinds;
-use super::node_types::Places;
+use super::filters::EventKinds;
+use super::node_types::NodeTypes;
 
 /// Bytes of a path's text.
 pub(in crate::reaction) const PATH_BYTES_MAX: usize = 512;
@@ -24,13 +24,13 @@ pub(in crate::reaction) const PATH_BYTES_MAX: usize = 512;
 /// A compiled path.
 #[derive(Debug)]
 pub(in crate::reaction) struct Path {
-    /// `$.a.b.c`: by far the most common, walked without asking what each segment is.
+    /// `$.a.b.c`, by far the most common form, evaluated without inspecting each segment.
     fields: Option<Box<[Box<str>]>>,
     segments: Box<[Segment]>,
 }
 
 impl Path {
-    /// Compiles a path; the error is one clause for the person who wrote it.
+    /// Compiles a path. The error is one clause for its author.
     pub(in crate::reaction) fn compile(source: &str) -> Result<Self, String> {
         if source.len() > PATH_BYTES_MAX {
             return Err(format!("must be at most {PATH_BYTES_MAX} bytes long"));
@@ -50,8 +50,8 @@ impl Path {
         Ok(Self { fields, segments })
     }
 
-    /// What the path finds in events of these kinds; the error says what can never be there.
-    pub(in crate::reaction) fn check(&self, kinds: Kinds<'_>) -> Result<Places, String> {
+    /// The types that the path finds in events of these kinds. The error says what can never exist.
+    pub(in crate::reaction) fn check(&self, kinds: EventKinds<'_>) -> Result<NodeTypes, String> {
         check::check(&self.segments, kinds)
     }
 
@@ -83,7 +83,7 @@ impl Path {
         Ok(passed)
     }
 
-    /// The first node, if there is one.
+    /// The first node, if any.
     pub(in crate::reaction) fn first<'v>(
         &self,
         view: &'v Value,

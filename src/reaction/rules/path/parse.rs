@@ -1,28 +1,28 @@
-//! The text of a JSONPath to its segments: the grammar of RFC 9535, read once from left to right.
+//! Parses JSONPath text into segments by the grammar of RFC 9535, in one pass from left to right.
 //!
-//! Invariant: reading takes time in proportion to the text, recursion is bounded by [`NESTING_MAX`], and
-//! what is accepted is well-typed as the standard says (section 2.4.3).
+//! Invariant: parsing takes time in proportion to the text, recursion is bounded by [`NESTING_MAX`], and every
+//! accepted path is well-typed (section 2.4.3).
 
 use serde_json::{Number, Value};
 
 use super::query::{Comparable, Comparison, Logical, PatternOf, Query, Segment, Selector};
 use crate::reaction::rules::pattern::Pattern;
 
-/// How deep filters, parentheses and functions may stand in one another.
+/// Nesting depth of filters, parentheses and functions.
 pub(super) const NESTING_MAX: usize = 16;
-/// The largest index: 2^53 - 1, as I-JSON has it.
+/// The largest index: 2^53 - 1, the limit of I-JSON.
 const INDEX_MAX: i64 = 9_007_199_254_740_991;
 
 type Read<T> = Result<T, Wrong>;
 
-/// What is wrong, and at which byte.
+/// A syntax error and its byte offset.
 #[derive(Debug)]
 pub(super) struct Wrong {
     pub(super) at: usize,
     pub(super) what: String,
 }
 
-/// Reads a whole path.
+/// Parses a whole path.
 pub(super) fn parse(source: &str) -> Read<Box<[Segment]>> {
     let mut reader = Reader { source, at: 0, depth: 0 };
     if !reader.take("$") {
@@ -41,7 +41,7 @@ struct Reader<'s> {
     depth: usize,
 }
 
-/// What can stand on a side of a comparison, or alone as a test.
+/// An operand of a comparison, or a test by itself.
 enum Term {
     Comparable(Comparable),
     Query(Query),
@@ -102,7 +102,7 @@ impl<'s> Reader<'s> {
             } else if self.peek() == Some('[') {
                 segments.push(Segment::Children(self.bracketed()?));
             } else {
-                // Blank space belongs to a path only between two segments.
+                // Blank space is part of a path only between two segments.
                 self.at = before;
                 return Ok(segments.into());
             }
@@ -186,7 +186,7 @@ impl<'s> Reader<'s> {
         Ok(Selector::Slice { start, end, step: step.unwrap_or(1) })
     }
 
-    /// A whole number without leading zeros, if one stands here.
+    /// Parses an integer without leading zeros, if there is one.
     fn index(&mut self) -> Read<Option<i64>> {
         let start = self.at;
         let rest = self.rest();
@@ -209,7 +209,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// A string in quotes.
+    /// Parses a quoted string.
     fn text(&mut self) -> Read<String> {
         let Some(quote) = self.peek().filter(|c| matches!(c, '\'' | '"')) else {
             return self.wrong("expected a string in quotes");
@@ -250,7 +250,7 @@ impl<'s> Reader<'s> {
         Ok(plain)
     }
 
-    /// What follows `\u`: four hexadecimal digits, or two times four for a surrogate pair.
+    /// Parses the rest of `\u`: four hexadecimal digits, or two escapes for a surrogate pair.
     fn unicode(&mut self) -> Read<char> {
         let first = self.hex()?;
         let code = match first {
@@ -292,7 +292,7 @@ impl<'s> Reader<'s> {
         Ok(if all.len() == 1 { all.swap_remove(0) } else { Logical::All(all.into()) })
     }
 
-    /// Takes the operator with the blank space around it, or nothing.
+    /// Consumes the operator and the blank space around it, or nothing.
     fn operator(&mut self, text: &str) -> bool {
         let before = self.at;
         self.blank();
@@ -428,7 +428,7 @@ impl<'s> Reader<'s> {
             }
             end += 1 + sign + exponent;
         }
-        // Exact where it can be; what is beyond every double is no number here.
+        // Exact where possible; a number beyond the range of a double is refused.
         match self.rest()[..end].parse::<Number>() {
             Ok(number) => {
                 self.at += end;
@@ -483,7 +483,7 @@ impl<'s> Reader<'s> {
     }
 }
 
-/// A pattern that is written out is compiled here and now.
+/// A literal pattern is compiled immediately.
 fn pattern(pattern: Comparable, whole: bool) -> Result<PatternOf, String> {
     match pattern {
         Comparable::Literal(Value::String(source)) => {

@@ -1,7 +1,7 @@
-//! What a path is once it is read, and what it finds.
+//! The segments of a parsed path and their evaluation.
 //!
-//! Invariant: each node that is looked at is a step of the budget, whatever the path and the document are,
-//! so that finding ends. Nodes come in the order of RFC 9535; members of an object in that of their names.
+//! Invariant: every visited node costs a step of the budget, so evaluation ends whatever the path and the document
+//! are. Nodes come in the order of RFC 9535; members of an object in the order of their names.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
@@ -37,7 +37,7 @@ pub(super) enum Logical {
     Matches { subject: Comparable, pattern: PatternOf, whole: bool },
 }
 
-/// A path inside of a filter: from the node in hand (`@`) or from the root (`$`).
+/// A path inside a filter: from the current node (`@`) or from the root (`$`).
 #[derive(Debug)]
 pub(super) struct Query {
     pub(super) from_root: bool,
@@ -70,7 +70,7 @@ pub(super) enum Comparison {
 }
 
 impl Query {
-    /// It finds one node at most.
+    /// Whether it finds at most one node.
     pub(super) fn is_singular(&self) -> bool {
         self.segments.iter().all(|segment| match segment {
             Segment::Children(selectors) => matches!(&**selectors, [Selector::Name(_) | Selector::Index(_)]),
@@ -79,7 +79,7 @@ impl Query {
     }
 }
 
-/// A value that is compared: of the document, or made on the way.
+/// A value to compare: borrowed from the document, or computed.
 enum Found<'v> {
     Node(&'v Value),
     Number(u64),
@@ -96,7 +96,7 @@ impl Found<'_> {
     }
 }
 
-/// Walks from a root. Whoever asks ends the walk by breaking.
+/// Walks from a root. The caller ends the walk by breaking.
 pub(super) struct Walk<'v, 'b> {
     pub(super) root: &'v Value,
     pub(super) budget: &'b mut Budget,
@@ -106,7 +106,7 @@ type Flow = Result<ControlFlow<()>, Exhausted>;
 
 const GO_ON: Flow = Ok(ControlFlow::Continue(()));
 
-/// Ends the function when the walk is to end.
+/// Returns from the function when the walk ends.
 macro_rules! go {
     ($flow:expr) => {
         if $flow?.is_break() {
@@ -116,7 +116,7 @@ macro_rules! go {
 }
 
 impl<'v> Walk<'v, '_> {
-    /// Gives every node that the segments find from `node` to `found`.
+    /// Calls `found` with every node that the segments select from `node`.
     pub(super) fn find(
         &mut self,
         node: &'v Value,
@@ -310,13 +310,13 @@ fn each(node: &Value) -> impl Iterator<Item = &Value> {
     elements.into_iter().flatten().chain(members.into_iter().flat_map(|members| members.values()))
 }
 
-/// An index from the front, or from the back when it is negative.
+/// Resolves an index, which counts from the back when it is negative.
 fn place(index: i64, length: usize) -> Option<usize> {
     let index = if index < 0 { index + length as i64 } else { index };
     usize::try_from(index).ok()
 }
 
-/// The places that a slice selects, by section 2.3.4.2.
+/// The indices that a slice selects (section 2.3.4.2).
 fn slice(start: Option<i64>, end: Option<i64>, step: i64, length: usize) -> impl Iterator<Item = usize> {
     let length = length as i64;
     let normal = |place: i64| if place >= 0 { place } else { length + place };
@@ -325,7 +325,7 @@ fn slice(start: Option<i64>, end: Option<i64>, step: i64, length: usize) -> impl
         (bound(start.unwrap_or(0)), bound(end.unwrap_or(length)))
     } else {
         let bound = |place: i64| normal(place).clamp(-1, length - 1);
-        // Without an end it goes down past the first element.
+        // Without an end, the slice runs down past the first element.
         (start.map_or(length - 1, bound), end.map_or(-1, bound))
     };
     std::iter::from_fn(move || {

@@ -1,10 +1,10 @@
-//! Paths by example, against an independent implementation, and what they may cost.
+//! Paths by example, against an independent implementation, and bounds on their cost.
 
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::reaction::rules::filters::Kinds;
+use crate::reaction::rules::filters::EventKinds;
 use crate::reaction::tests::is_quick;
 
 fn all<'v>(path: &Path, view: &'v Value) -> Vec<&'v Value> {
@@ -18,7 +18,7 @@ fn all<'v>(path: &Path, view: &'v Value) -> Vec<&'v Value> {
 }
 
 #[test]
-fn the_plain_form_answers_as_the_walk_does() {
+fn plain_paths_find_what_the_walk_finds() {
     let view = json!({"a": {"b": {"c": 1, "_d9": null}, "list": [{"c": 2}], "text": "x"}, "": 3});
     for source in
         ["$", "$.a", "$.a.b", "$.a.b.c", "$['a'].b._d9", "$.a.list", "$.a.list.c", "$.a.text.c", "$.b", "$['']"]
@@ -31,7 +31,7 @@ fn the_plain_form_answers_as_the_walk_does() {
 }
 
 #[test]
-fn finds_what_the_standard_says() {
+fn finds_the_nodes_of_the_standard() {
     let view = json!({"items": [{"p": 1, "q": 5}, {"p": 2}], "my key": 7, "deep": {"items": [{"p": 9}]},
         "lists": [[0, 1], [2, 3], []], "big": 9_007_199_254_740_993i64, "s": "a.b", "pattern": "a.*", "broken": "b)|(a"});
     for (source, expected) in [
@@ -46,7 +46,7 @@ fn finds_what_the_standard_says() {
         ("$.items[?!@.q].p", vec![json!(2)]),
         ("$.deep..p", vec![json!(9)]),
         ("$.nothing[*]", vec![]),
-        // A filter inside of a filter tests that something is found.
+        // A nested filter tests for existence.
         ("$.lists[?@[?@>1]]", vec![json!([2, 3])]),
         ("$.lists[?@[?@>0]]", vec![json!([0, 1]), json!([2, 3])]),
         ("$.items[?$.deep]", vec![json!({"p": 1, "q": 5}), json!({"p": 2})]),
@@ -55,7 +55,7 @@ fn finds_what_the_standard_says() {
         ("$[?match(@, '[a-z]')]", vec![]),
         ("$[?search(@, '[.]')]", vec![json!("a.*"), json!("a.b")]),
         ("$[?match(@, $.pattern)]", vec![json!("a.*"), json!("a.b")]),
-        // What is brought is no regular expression, in brackets or without.
+        // The event's pattern is not a regular expression, with or without a group.
         ("$[?match(@, $.broken)]", vec![]),
         ("$[?search(@, $.broken)]", vec![]),
         ("$[?@ == 9007199254740992]", vec![]),
@@ -77,7 +77,7 @@ fn finds_what_the_standard_says() {
 }
 
 #[test]
-fn refuses_what_is_no_path() {
+fn invalid_paths_are_refused() {
     for source in [
         "",
         "a.b",
@@ -140,7 +140,7 @@ fn refuses_what_is_no_path() {
 }
 
 #[test]
-fn what_would_be_expensive_to_read_is_answered_quickly() {
+fn text_that_is_expensive_to_parse_is_handled_quickly() {
     let sources = [
         format!("$.{}", "a".repeat(PATH_BYTES_MAX)),
         format!("$[?{}@.a{}]", "(".repeat(100), ")".repeat(100)),
@@ -158,7 +158,7 @@ fn what_would_be_expensive_to_read_is_answered_quickly() {
 }
 
 #[test]
-fn what_would_be_expensive_to_answer_is_given_up() {
+fn expensive_evaluations_are_abandoned() {
     let leaf = json!({"a": vec![json!([1, 2, 3]); 30], "b": "x".repeat(1_000)});
     let deep = (0..8).fold(leaf.clone(), |inner, _| json!([inner]));
     let view = json!({"deep": deep, "wide": vec![leaf.clone(); 300]});
@@ -171,7 +171,7 @@ fn what_would_be_expensive_to_answer_is_given_up() {
         "$..[?search(@.b, 'x')]..[?search($.wide[0].b, '(a|b|x)*y')]",
         "$.wide[?@.a[?$.wide[?$.wide == $.wide]]]",
     ] {
-        // What cannot be compiled is fine as well.
+        // A compile error is fine as well.
         let Ok(path) = Path::compile(source) else { continue };
         let mut budget = Budget::full();
         assert_eq!(path.find(&view, &mut budget, |_, _| Ok(false)), Err(Exhausted), "{source}");
@@ -180,9 +180,9 @@ fn what_would_be_expensive_to_answer_is_given_up() {
 }
 
 #[test]
-fn a_path_to_what_no_event_has_is_refused() {
+fn paths_to_nonexistent_fields_are_refused() {
     let commerce = (Some("commerce".to_owned()), Some("purchase_complete".to_owned()));
-    let kinds = Kinds::of(&commerce.0, &commerce.1);
+    let kinds = EventKinds::of(&commerce.0, &commerce.1);
     let check = |source: &str| Path::compile(source).unwrap().check(kinds).map(|_| ());
     for source in [
         "$",
@@ -195,7 +195,7 @@ fn a_path_to_what_no_event_has_is_refused() {
         "$.purchase_complete.items[0]",
         "$['user_id','device_id']",
         "$..total_cents",
-        // Every payload has properties, and any name can be in them.
+        // Every payload has properties, which can contain any name.
         "$..total_cennts",
         "$..[?@.total_cennts > 5]",
         "$.purchase_complete..quantitty",
@@ -289,19 +289,19 @@ fn a_path_to_what_no_event_has_is_refused() {
     ] {
         assert_eq!(check(source), Err(expected.to_owned()), "{source}");
     }
-    // Where what is the app's own can be reached, any name can be there.
+    // Wherever app-defined data can be reached, any name is possible.
     for source in
         ["$..total_cennts", "$.*.*.total_cennts", "$.custom_event..x", "$.custom_event.properties[?@.a == 'x']"]
     {
         let path = Path::compile(source).unwrap();
-        assert!(path.check(Kinds::default()).is_ok(), "{source}");
+        assert!(path.check(EventKinds::default()).is_ok(), "{source}");
     }
 }
 
 proptest! {
-    /// Tokens thrown together: most do not compile, none may panic or take long.
+    /// Random tokens: most do not compile, none may panic or take long.
     #[test]
-    fn whatever_is_written_is_answered_quickly(
+    fn any_text_is_handled_quickly(
         tokens in prop::collection::vec(prop::sample::select(TOKENS.as_slice()), 0..30)
     ) {
         let view = json!({"a": [1, [2, {"a": [3]}], "x"], "b": {"a": 0.5, "b": null}});
@@ -350,14 +350,14 @@ const TOKENS: [&str; 33] = [
     "é",
 ];
 
-/// What is refused although the standard has it, by the words that say so. All of it is documented.
+/// Documented deviations from the standard, by the words of their errors.
 const REFUSED: [&str; 4] =
     ["must be at most", "must not nest deeper", "beyond what a double holds", "is not a regular expression"];
 /// Cases of an independent implementation, `jsonpath-rfc9535` from PyPI.
 const CASES: &str = "4000";
 
 #[test]
-fn answers_as_an_independent_implementation_does() {
+fn agrees_with_an_independent_implementation() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let interpreter = root.join("target/python/bin/python");
     assert!(interpreter.exists(), "jsonpath-rfc9535 for Python is missing: run .ci/setup --tests");
@@ -373,7 +373,7 @@ fn answers_as_an_independent_implementation_does() {
             (Err(error), _) if REFUSED.iter().any(|reason| error.contains(reason)) => refused += 1,
             (Ok(path), Value::Array(expected)) => {
                 let found = all(&path, &case["document"]);
-                // Exactly: a document's `1` and `1.0` are different values although they are equal numbers.
+                // Compare exactly: `1` and `1.0` are different JSON values although equal numbers.
                 if found.iter().copied().eq(expected) {
                     answered += 1;
                 } else {

@@ -1,25 +1,25 @@
-//! Why an evaluation has no value.
+//! Why an evaluation ends without a value.
 
 use std::borrow::Cow;
 
 use crate::reaction::rules::budget::Exhausted;
 
-/// Why there is no value.
+/// Why an evaluation ends without a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(super) enum EvalError {
     Exhausted,
-    /// Something that an event may lack is not there.
+    /// A message that events may lack is absent.
     Absent,
     Fault(Cow<'static, str>),
 }
 
-impl Stop {
+impl EvalError {
     pub(super) fn fault(text: &'static str) -> Self {
         Self::Fault(text.into())
     }
 }
 
-impl From<Exhausted> for Stop {
+impl From<Exhausted> for EvalError {
     fn from(_: Exhausted) -> Self {
         Self::Exhausted
     }
