@@ -52,9 +52,9 @@ pub(super) fn flush(files: usize) -> Vec<Part> {
 }
 
 impl Part {
-    /// Waits for the other files of the flush. The result commits the file, and may be retried. Committing does nothing
+    /// Waits for the other files of the flush. The result commits the file, and may be retried. PendingCommit does nothing
     /// if the warehouse keeps no log.
-    pub(super) async fn commit(self, warehouse: &Warehouse, file: Stored) -> Committing {
+    pub(super) async fn commit(self, warehouse: &Warehouse, file: Stored) -> PendingCommit {
         let (flush, mut drained) = (self.flush.clone(), self.drained.clone());
         let place = {
             let mut state = flush.state();
@@ -66,7 +66,7 @@ impl Part {
         drop(self);
         // The flush owns the sender, so it is not dropped.
         let _ = tokio::time::timeout(PATIENCE, drained.wait_for(|drained| *drained)).await;
-        Committing { flush, place, warehouse: warehouse.clone() }
+        PendingCommit { flush, place, warehouse: warehouse.clone() }
     }
 }
 
@@ -81,13 +81,13 @@ impl Drop for Part {
 }
 
 /// A stored file that is not committed yet.
-pub(super) struct Committing {
+pub(super) struct PendingCommit {
     flush: Arc<Flush>,
     place: usize,
     warehouse: Warehouse,
 }
 
-impl Committing {
+impl PendingCommit {
     /// Commits the file, together with all files of the flush that are stored by now.
     pub(super) async fn attempt(&self) -> Result<(), WarehouseError> {
         match self.commit().await? {

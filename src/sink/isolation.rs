@@ -13,7 +13,7 @@ use super::isolated::Isolated;
 use super::lease::Lease;
 use super::open::OpenBatches;
 use super::pipeline::{Boxed, Sink};
-use super::upload::Uploaded;
+use super::upload::UploadOutcome;
 use crate::base::clock;
 use crate::bus::{Delivery, LeaseGrant, Receipt, TrialOutcome};
 use crate::metrics;
@@ -35,7 +35,7 @@ impl Sink {
                 let acker = self.acker.clone();
                 self.uploads.push(Box::pin(async move {
                     acker.end_trial(TrialOutcome::Survived).await;
-                    Uploaded { file_bytes: 0, result: Ok(()) }
+                    UploadOutcome { file_bytes: 0, result: Ok(()) }
                 }));
                 Some(Isolated::Stored)
             }
@@ -70,7 +70,7 @@ impl Sink {
             return;
         }
         let receipts: Vec<Receipt> = deliveries.iter().map(|delivery| delivery.receipt).collect();
-        if lease.renew(&self.acker, &receipts).await.is_err() && !lease.is_kept(clock::now()) {
+        if lease.renew(&self.acker, &receipts).await.is_err() && !lease.must_keep(clock::now()) {
             warn!(messages = receipts.len(), "messages given up: their leases lapsed while they waited to be tried");
             metrics::sink_lapsed_rows(receipts.len() as u64);
             self.isolated = None;

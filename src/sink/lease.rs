@@ -49,7 +49,7 @@ impl Lease {
     }
 
     /// Whether to keep the messages although they are not leased, because they may never be redelivered.
-    pub(super) fn is_kept(&self, now: Instant) -> bool {
+    pub(super) fn must_keep(&self, now: Instant) -> bool {
         matches!(self.state(now), LeaseState::InDoubt | LeaseState::StreamGone)
     }
 
@@ -71,7 +71,7 @@ impl Lease {
     /// Renews the leases of `receipts`, which must be all messages of this lease.
     pub(super) async fn renew(&self, acker: &Acker, receipts: &[Receipt]) -> Result<(), Lapsed> {
         let asked_at = clock::now();
-        if self.is_kept(asked_at) {
+        if self.must_keep(asked_at) {
             return Err(Lapsed);
         }
         if !self.holds(asked_at) {
@@ -83,7 +83,7 @@ impl Lease {
                 Ok(())
             }
             // The bus has restarted meanwhile.
-            Err(_) if self.is_kept(clock::now()) => Err(Lapsed),
+            Err(_) if self.must_keep(clock::now()) => Err(Lapsed),
             Err(error) if error.kind == BusErrorKind::LeaseLost => Err(self.lapse()),
             Err(error) => {
                 warn!(%error, "leases could not be renewed");
@@ -102,7 +102,7 @@ impl Lease {
     ) -> Result<T, Lapsed> {
         tokio::pin!(work);
         loop {
-            if self.is_kept(clock::now()) {
+            if self.must_keep(clock::now()) {
                 tokio::select! {
                     done = &mut work => return Ok(done),
                     () = tokio::time::sleep(DOUBT_PAUSE) => continue,
@@ -115,7 +115,7 @@ impl Lease {
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep_until(renew_at.into()) => {
                     let renewed = self.renew(acker, receipts).await;
-                    if renewed.is_err() && !self.is_kept(clock::now()) {
+                    if renewed.is_err() && !self.must_keep(clock::now()) {
                         return Err(Lapsed);
                     }
                 }

@@ -16,10 +16,10 @@ use super::error::SinkError;
 use super::fetch::{self, Chunk, Fetched};
 use super::flush;
 use super::isolated::Isolated;
-use super::open::{Limits, OpenBatches, Taken};
+use super::open::{JobOutcome, Limits, OpenBatches};
 use super::settings::Settings;
 use super::status::WorkerStatus;
-use super::upload::{self, UPLOAD_BYTES, Uploaded};
+use super::upload::{self, UPLOAD_BYTES, UploadOutcome};
 use crate::base::clock::sleep_until;
 use crate::bus::{Acker, Receipt, Subscription};
 use crate::metrics;
@@ -36,7 +36,7 @@ const DRAINED_AFTER: Duration = Duration::from_millis(100);
 const WAKE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The batches returned by a job, with its result.
-type Worked = Result<(OpenBatches, Result<Taken, WarehouseError>), tokio::task::JoinError>;
+type JobResult = Result<(OpenBatches, Result<JobOutcome, WarehouseError>), tokio::task::JoinError>;
 pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// One worker's messages, from the fetch to the acknowledgement.
@@ -60,11 +60,11 @@ pub(super) struct Sink {
     last_fetched: usize,
     /// Absent while a job owns them.
     pub(super) batches: Option<OpenBatches>,
-    pub(super) job: Option<Boxed<Worked>>,
+    pub(super) job: Option<Boxed<JobResult>>,
     open_bytes: usize,
     /// When ages and leases were last checked.
     pub(super) woke_at: Option<Instant>,
-    pub(super) uploads: FuturesUnordered<Boxed<Uploaded>>,
+    pub(super) uploads: FuturesUnordered<Boxed<UploadOutcome>>,
     writing_files: usize,
     writing_bytes: usize,
     writers: Arc<Semaphore>,
@@ -186,10 +186,10 @@ impl Sink {
                 gathered |= self.step(false).await? == Step::Fetched;
             }
             if self.chunks() > 0 || self.batches.as_ref().is_none_or(OpenBatches::is_empty) {
-                let kept = self.batches.as_ref().map_or(0, OpenBatches::kept_rows);
-                if kept > 0 && self.chunks() == 0 {
+                let in_doubt = self.batches.as_ref().map_or(0, OpenBatches::in_doubt_rows);
+                if in_doubt > 0 && self.chunks() == 0 {
                     warn!(
-                        rows = kept,
+                        rows = in_doubt,
                         "rows given up: the sink stops before the bus says whether it has their messages"
                     );
                 }
@@ -297,7 +297,7 @@ impl Sink {
                 if let Err(error) = acker.ack(&receipts).await {
                     warn!(%error, rows = receipts.len(), "rows stored before are not acknowledged");
                 }
-                Uploaded { file_bytes: 0, result: Ok(()) }
+                UploadOutcome { file_bytes: 0, result: Ok(()) }
             }));
         }
         self.waiting.push_back(chunk);
@@ -306,40 +306,43 @@ impl Sink {
     /// Hands the batches to a blocking thread, unless a job owns them.
     pub(super) fn start_job(
         &mut self,
-        work: impl FnOnce(&mut OpenBatches) -> Result<Taken, WarehouseError> + Send + 'static,
+        work: impl FnOnce(&mut OpenBatches) -> Result<JobOutcome, WarehouseError> + Send + 'static,
     ) {
         if let Some(mut batches) = self.batches.take() {
             self.job = Some(Box::pin(tokio::task::spawn_blocking(move || {
-                let taken = work(&mut batches);
-                (batches, taken)
+                let outcome = work(&mut batches);
+                (batches, outcome)
             })));
         }
     }
 
-    fn worked(&mut self, done: Worked) -> Result<(), SinkError> {
-        let (batches, taken) = done.map_err(|error| {
+    fn worked(&mut self, done: JobResult) -> Result<(), SinkError> {
+        let (batches, outcome) = done.map_err(|error| {
             error!(%error, "encoding failed");
             SinkError::Defect
         })?;
         self.open_bytes = batches.memory_bytes();
         self.batches = Some(batches);
-        let taken = taken?;
-        if taken.lapsed_rows > 0 {
-            warn!(rows = taken.lapsed_rows, "rows given up: the leases of their messages lapsed");
-            metrics::sink_lapsed_rows(taken.lapsed_rows as u64);
+        let outcome = outcome?;
+        if outcome.lapsed_rows > 0 {
+            warn!(rows = outcome.lapsed_rows, "rows given up: the leases of their messages lapsed");
+            metrics::sink_lapsed_rows(outcome.lapsed_rows as u64);
         }
-        if taken.kept_rows > 0 {
-            warn!(rows = taken.kept_rows, "rows are kept until it is known whether the bus still has their messages");
+        if outcome.in_doubt_rows > 0 {
+            warn!(
+                rows = outcome.in_doubt_rows,
+                "rows are kept until it is known whether the bus still has their messages"
+            );
         }
-        if taken.orphaned_rows > 0 {
-            let (rows, files) = (taken.orphaned_rows, taken.closed.len());
+        if outcome.orphaned_rows > 0 {
+            let (rows, files) = (outcome.orphaned_rows, outcome.closed.len());
             warn!(rows, files, "the stream that had them is gone: rows that were kept are written");
         }
-        if !taken.unreadable.is_empty() {
-            self.dead_letter(taken.unreadable);
+        if !outcome.unreadable.is_empty() {
+            self.dead_letter(outcome.unreadable);
         }
-        let parts = flush::flush(taken.closed.len());
-        for (closed, part) in taken.closed.into_iter().zip(parts) {
+        let parts = flush::flush(outcome.closed.len());
+        for (closed, part) in outcome.closed.into_iter().zip(parts) {
             self.writing_files += 1;
             self.writing_bytes += closed.file.len() + UPLOAD_BYTES;
             let (warehouse, acker) = (self.warehouse.clone(), self.acker.clone());
@@ -359,7 +362,7 @@ impl Sink {
                     warn!(%error, sequence = receipt.sequence, "message not moved to the dead letters");
                 }
             }
-            Uploaded { file_bytes: 0, result: Ok(()) }
+            UploadOutcome { file_bytes: 0, result: Ok(()) }
         }));
     }
 
@@ -385,7 +388,7 @@ impl Sink {
                 Ok(files) => warn!(files, "temporary files of an earlier run removed"),
                 Err(error) => warn!(%error, "temporary files not removed"),
             }
-            Uploaded { file_bytes: 0, result: Ok(()) }
+            UploadOutcome { file_bytes: 0, result: Ok(()) }
         }));
     }
 }

@@ -22,7 +22,7 @@ use crate::warehouse::{FencedWrite, Warehouse, WarehouseError, WarehouseErrorKin
 use super::fenced_writes;
 use super::flush::Part;
 use super::lease::{DOUBT_PAUSE, Lapsed};
-use super::open::Closed;
+use super::open::ClosedFile;
 use super::retry::RETRY;
 use super::status::WorkerStatus;
 
@@ -33,7 +33,7 @@ const ACK_ATTEMPTS_MAX: u32 = 16;
 pub(super) const UPLOAD_BYTES: usize = 4 * 1024;
 
 /// The outcome of one upload.
-pub(super) struct Uploaded {
+pub(super) struct UploadOutcome {
     pub(super) file_bytes: usize,
     pub(super) result: Result<(), WarehouseError>,
 }
@@ -41,13 +41,13 @@ pub(super) struct Uploaded {
 /// Stores the file and acknowledges its messages, retrying for as long as the warehouse fails. Returns only
 /// errors that a retry would hide.
 pub(super) async fn upload(
-    closed: Closed,
+    closed: ClosedFile,
     part: Part,
     warehouse: Warehouse,
     acker: Acker,
     writers: Arc<Semaphore>,
     status: WorkerStatus,
-) -> Uploaded {
+) -> UploadOutcome {
     let file_bytes = closed.file.len();
     let name = Warehouse::new_file_name();
     let begun = Arc::new(AtomicBool::new(false));
@@ -91,13 +91,13 @@ pub(super) async fn upload(
             Ok(())
         }
     };
-    Uploaded { file_bytes, result }
+    UploadOutcome { file_bytes, result }
 }
 
 /// Commits the stored file together with the others of its flush, retrying for as long as the warehouse fails. Leases may
 /// lapse meanwhile: the process that then receives the messages finds them in the file, and commits it.
 async fn commit(
-    closed: &Closed,
+    closed: &ClosedFile,
     part: Part,
     warehouse: &Warehouse,
     name: &str,
@@ -136,7 +136,7 @@ async fn commit(
 /// Stores the file. Returns false if the leases lapsed first. Waits while it is unknown whether the messages will be
 /// redelivered.
 async fn store(
-    closed: &Closed,
+    closed: &ClosedFile,
     warehouse: &Warehouse,
     name: &str,
     begun: &Arc<AtomicBool>,
@@ -158,7 +158,7 @@ async fn store(
             ours
         };
         match warehouse.store(&closed.partition, name, closed.file.clone(), commit).await {
-            Ok(false) if closed.lease.is_kept(clock::now()) => {}
+            Ok(false) if closed.lease.must_keep(clock::now()) => {}
             Ok(stored) => {
                 if stored {
                     report(closed, began);
@@ -187,7 +187,7 @@ async fn store(
 /// delivered to another process meanwhile, which has stored them too. That process either looked before our file
 /// existed, or found it and left the rows to us. After a lease's time its files are visible, and ours drops the rows
 /// that they hold.
-async fn reconcile_fenced_write(closed: &Closed, warehouse: &Warehouse, name: &str) {
+async fn reconcile_fenced_write(closed: &ClosedFile, warehouse: &Warehouse, name: &str) {
     warn!(rows = closed.receipts.len(), name, "file was perhaps stored late, looking for others with the same rows");
     let write = FencedWrite { partition: closed.partition.clone(), name: name.to_owned(), bytes: closed.file.clone() };
     let mut attempt = 0;
@@ -200,13 +200,13 @@ async fn reconcile_fenced_write(closed: &Closed, warehouse: &Warehouse, name: &s
     fenced_writes::reconcile(&write, warehouse).await;
 }
 
-fn report(closed: &Closed, began: Instant) {
+fn report(closed: &ClosedFile, began: Instant) {
     let (rows, bytes) = (closed.receipts.len(), closed.file.len());
     metrics::sink_file_stored(closed.reason.name(), rows as u64, bytes as u64, began.elapsed());
     debug!(rows, bytes, reason = closed.reason.name(), partition = %closed.partition, "file stored");
 }
 
-async fn acknowledge(closed: &Closed, acker: &Acker) {
+async fn acknowledge(closed: &ClosedFile, acker: &Acker) {
     for attempt in 1..=ACK_ATTEMPTS_MAX {
         match acker.ack(&closed.receipts).await {
             Ok(()) => return,

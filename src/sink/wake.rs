@@ -16,14 +16,14 @@ impl Sink {
         self.woke_at = Some(Instant::now());
         let mut lapsed = Vec::new();
         for (slot, lease, receipts) in batches.leases_due(Instant::now()) {
-            if lease.renew(&self.acker, receipts).await.is_err() && !lease.is_kept(clock::now()) {
+            if lease.renew(&self.acker, receipts).await.is_err() && !lease.must_keep(clock::now()) {
                 lapsed.push(slot);
             }
         }
         let mut rows: usize = lapsed.into_iter().map(|slot| batches.drop_batch(slot)).sum();
         if let Some((lease, receipts)) = batches.cold_lease_due(Instant::now())
             && lease.renew(&self.acker, &receipts).await.is_err()
-            && !lease.is_kept(clock::now())
+            && !lease.must_keep(clock::now())
         {
             rows += batches.drop_cold();
         }

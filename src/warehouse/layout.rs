@@ -19,6 +19,9 @@ const AHEAD_MAX_MS: i64 = 24 * HOUR_MS;
 /// The longest app id that can name a directory.
 const APP_ID_BYTES_MAX: usize = 128;
 
+/// The directory of the marks of fenced writes. Query engines skip names that begin with an underscore.
+pub(super) const MARKS: &str = "_late";
+
 /// One directory of the warehouse.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Partition {
@@ -141,6 +144,11 @@ pub(super) fn is_compacted(name: &str) -> bool {
 /// True for the names that this product gives to data files.
 pub(super) fn is_data_file(name: &str) -> bool {
     name.starts_with("events_") && name.ends_with(".parquet")
+}
+
+/// The name of a fenced write's mark, which query engines do not mistake for a data file.
+pub(super) fn mark_name(name: &str) -> String {
+    format!("{name}.late")
 }
 
 #[cfg(test)]

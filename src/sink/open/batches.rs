@@ -17,8 +17,8 @@ use crate::event::EventRef;
 use crate::warehouse::{Encoder, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
 use super::batch::Batch;
-use super::cold::{Cold, ColdRows};
-use super::kept::Kept;
+use super::cold::{ColdPartitions, ColdRows};
+use super::in_doubt::InDoubt;
 use crate::sink::lease::Lease;
 
 /// Gathered rows and bytes at which a partition gets an open file.
@@ -69,7 +69,7 @@ impl Reason {
 }
 
 /// A finished file and the messages to acknowledge once it is stored.
-pub(in crate::sink) struct Closed {
+pub(in crate::sink) struct ClosedFile {
     pub(in crate::sink) partition: Partition,
     pub(in crate::sink) file: Bytes,
     pub(in crate::sink) receipts: Vec<Receipt>,
@@ -79,14 +79,14 @@ pub(in crate::sink) struct Closed {
 
 /// The result of a job.
 #[derive(Default)]
-pub(in crate::sink) struct Taken {
-    pub(in crate::sink) closed: Vec<Closed>,
+pub(in crate::sink) struct JobOutcome {
+    pub(in crate::sink) closed: Vec<ClosedFile>,
     /// Messages that can never be stored, and why.
     pub(in crate::sink) unreadable: Vec<(Receipt, String)>,
     /// Rows of batches that were dropped because their leases had lapsed.
     pub(in crate::sink) lapsed_rows: usize,
     /// Rows that were set aside until it is known whether their messages will be redelivered.
-    pub(in crate::sink) kept_rows: usize,
+    pub(in crate::sink) in_doubt_rows: usize,
     /// Rows in `closed` whose messages will never be redelivered.
     pub(in crate::sink) orphaned_rows: usize,
 }
@@ -101,8 +101,8 @@ pub(in crate::sink) struct OpenBatches {
     open: usize,
     /// Memory of the open files.
     memory_bytes: usize,
-    cold: Cold,
-    kept: Kept,
+    cold: ColdPartitions,
+    in_doubt: InDoubt,
 }
 
 impl OpenBatches {
@@ -115,12 +115,12 @@ impl OpenBatches {
             apps: HashMap::new(),
             open: 0,
             memory_bytes: 0,
-            cold: Cold::default(),
-            kept: Kept::default(),
+            cold: ColdPartitions::default(),
+            in_doubt: InDoubt::default(),
         }
     }
 
-    /// Whether nothing is open or gathered. Ignores rows kept in doubt.
+    /// Whether nothing is open or gathered. Ignores rows in doubt.
     pub(in crate::sink) fn is_empty(&self) -> bool {
         self.open == 0 && self.cold.rows() == 0
     }
@@ -130,17 +130,17 @@ impl OpenBatches {
     }
 
     pub(in crate::sink) fn rows(&self) -> usize {
-        self.batches().map(|batch| batch.file.rows()).sum::<usize>() + self.cold.rows() + self.kept.rows()
+        self.batches().map(|batch| batch.file.rows()).sum::<usize>() + self.cold.rows() + self.in_doubt.rows()
     }
 
-    /// Memory of the open files, as of the last job, and of the gathered and kept rows.
+    /// Memory of the open files, as of the last job, and of the gathered rows and those in doubt.
     pub(in crate::sink) fn memory_bytes(&self) -> usize {
-        self.memory_bytes + self.cold.memory_bytes() + self.kept.memory_bytes()
+        self.memory_bytes + self.cold.memory_bytes() + self.in_doubt.memory_bytes()
     }
 
     /// Rows of messages whose redelivery is in doubt.
-    pub(in crate::sink) fn kept_rows(&self) -> usize {
-        self.kept.rows()
+    pub(in crate::sink) fn in_doubt_rows(&self) -> usize {
+        self.in_doubt.rows()
     }
 
     /// Partitions with gathered rows.
@@ -161,7 +161,7 @@ impl OpenBatches {
         };
         let cold_closes_at = self.cold.oldest().map(|oldest| oldest + self.cold_age_max());
         let cold_renews_at = self.cold.lease().and_then(Lease::renew_at);
-        self.batches().map(wake).chain(cold_closes_at).chain(cold_renews_at).chain(self.kept.look_at()).min()
+        self.batches().map(wake).chain(cold_closes_at).chain(cold_renews_at).chain(self.in_doubt.look_at()).min()
     }
 
     /// The age at which gathered rows are closed into files.
@@ -176,48 +176,48 @@ impl OpenBatches {
         deliveries: &[Delivery],
         leased: &LeaseGrant,
         stored: &HashSet<u64>,
-    ) -> Result<Taken, WarehouseError> {
-        let mut taken = Taken::default();
-        self.resolve_doubts(&mut taken)?;
-        self.drop_lapsed(leased.at.max(clock::now()), deliveries, &mut taken);
+    ) -> Result<JobOutcome, WarehouseError> {
+        let mut outcome = JobOutcome::default();
+        self.resolve_doubts(&mut outcome)?;
+        self.drop_lapsed(leased.at.max(clock::now()), deliveries, &mut outcome);
         for delivery in deliveries.iter().filter(|delivery| !stored.contains(&delivery.sequence())) {
             match read(delivery) {
-                Ok(event) => self.add(delivery, &event, leased, &mut taken)?,
-                Err(reason) => taken.unreadable.push((delivery.receipt, reason)),
+                Ok(event) => self.add(delivery, &event, leased, &mut outcome)?,
+                Err(reason) => outcome.unreadable.push((delivery.receipt, reason)),
             }
         }
-        self.close_large(&mut taken)?;
-        Ok(taken)
+        self.close_large(&mut outcome)?;
+        Ok(outcome)
     }
 
     /// Closes batches that are too old at `now`, and as many gathered partitions as one job closes if there is `room`.
-    pub(in crate::sink) fn close_old(&mut self, now: Instant, room: bool) -> Result<Taken, WarehouseError> {
-        let mut taken = Taken::default();
-        self.resolve_doubts(&mut taken)?;
+    pub(in crate::sink) fn close_old(&mut self, now: Instant, room: bool) -> Result<JobOutcome, WarehouseError> {
+        let mut outcome = JobOutcome::default();
+        self.resolve_doubts(&mut outcome)?;
         let old = |batch: &Batch| now.saturating_duration_since(batch.opened_at) >= self.limits.age_max;
         let old: Vec<usize> = self.slots_where(old);
         for slot in old {
-            self.close(slot, Reason::Age, &mut taken)?;
+            self.close(slot, Reason::Age, &mut outcome)?;
         }
         if room
             && let Some(since) = now.checked_sub(self.cold_age_max())
             && self.cold.oldest().is_some_and(|oldest| oldest <= since)
         {
             let due = self.cold.since(since);
-            self.close_cold(due, Reason::Age, &mut taken, |_| true)?;
+            self.close_cold(due, Reason::Age, &mut outcome, |_| true)?;
         }
-        Ok(taken)
+        Ok(outcome)
     }
 
     /// Closes all batches, and as many gathered partitions as one job closes.
-    pub(in crate::sink) fn close_all(&mut self) -> Result<Taken, WarehouseError> {
-        let mut taken = Taken::default();
-        self.resolve_doubts(&mut taken)?;
+    pub(in crate::sink) fn close_all(&mut self) -> Result<JobOutcome, WarehouseError> {
+        let mut outcome = JobOutcome::default();
+        self.resolve_doubts(&mut outcome)?;
         for slot in 0..self.slots.len() {
-            self.close(slot, Reason::Stop, &mut taken)?;
+            self.close(slot, Reason::Stop, &mut outcome)?;
         }
-        self.close_cold(self.cold.largest(), Reason::Stop, &mut taken, |_| true)?;
-        Ok(taken)
+        self.close_cold(self.cold.largest(), Reason::Stop, &mut outcome, |_| true)?;
+        Ok(outcome)
     }
 
     /// The leases that need renewal at `now`, with their messages.
@@ -251,16 +251,16 @@ impl OpenBatches {
         delivery: &Delivery,
         event: &EventRef<'_>,
         leased: &LeaseGrant,
-        taken: &mut Taken,
+        outcome: &mut JobOutcome,
     ) -> Result<(), WarehouseError> {
         let received_at_ms = delivery.published_at_ms;
         let hour = hour_of(event.timestamp_ms, received_at_ms);
         let slot = match self.slot_of(event.app_id, hour) {
             Some(slot) => slot,
             None if self.open >= self.limits.open_partitions_max => {
-                return self.gather(delivery, (event.app_id, hour), leased, taken);
+                return self.gather(delivery, (event.app_id, hour), leased, outcome);
             }
-            None if self.cold.holds(event.app_id, hour) => match self.warm_up(event.app_id, hour, taken)? {
+            None if self.cold.holds(event.app_id, hour) => match self.warm_up(event.app_id, hour, outcome)? {
                 Some(slot) => slot,
                 None => self.open(event.app_id, hour, leased),
             },
@@ -276,7 +276,7 @@ impl OpenBatches {
             batch.lease.include(leased.at);
         }
         if batch.receipts.len() >= self.limits.rows_max {
-            self.close(slot, Reason::Rows, taken)?;
+            self.close(slot, Reason::Rows, outcome)?;
         }
         Ok(())
     }
@@ -292,7 +292,7 @@ impl OpenBatches {
         delivery: &Delivery,
         (app_id, hour): (&str, i64),
         leased: &LeaseGrant,
-        taken: &mut Taken,
+        outcome: &mut JobOutcome,
     ) -> Result<(), WarehouseError> {
         let (rows, bytes) = self.cold.push((app_id, hour), delivery, leased, self.limits.ack_wait);
         if rows < COLD_ROWS_MAX.min(self.limits.rows_max) && bytes < COLD_BYTES_MAX {
@@ -300,31 +300,31 @@ impl OpenBatches {
         }
         let rows_of = |slot: &usize| self.slots[*slot].as_ref().map(|batch| batch.file.rows());
         if let Some(smallest) = self.slots_where(|_| true).into_iter().min_by_key(rows_of) {
-            self.close(smallest, Reason::Partitions, taken)?;
+            self.close(smallest, Reason::Partitions, outcome)?;
         }
-        self.warm_up(app_id, hour, taken).map(drop)
+        self.warm_up(app_id, hour, outcome).map(drop)
     }
 
     /// Opens a file with the gathered rows of a partition. Returns `None` if none of them are still leased.
-    fn warm_up(&mut self, app_id: &str, hour: i64, taken: &mut Taken) -> Result<Option<usize>, WarehouseError> {
-        if self.cold.lease().is_some_and(|lease| lease.is_kept(clock::now())) {
+    fn warm_up(&mut self, app_id: &str, hour: i64, outcome: &mut JobOutcome) -> Result<Option<usize>, WarehouseError> {
+        if self.cold.lease().is_some_and(|lease| lease.must_keep(clock::now())) {
             // The next job handles them.
             return Ok(None);
         }
         let leased = self.cold.lease().filter(|lease| lease.holds(clock::now())).and_then(Lease::leased);
         let Some(rows) = self.cold.take(app_id, hour) else { return Ok(None) };
         let Some(leased) = leased else {
-            taken.lapsed_rows += rows.len();
+            outcome.lapsed_rows += rows.len();
             return Ok(None);
         };
         let slot = self.open(app_id, hour, &leased);
-        self.fill(slot, &rows, taken)?;
+        self.fill(slot, &rows, outcome)?;
         Ok(Some(slot))
     }
 
-    fn fill(&mut self, slot: usize, rows: &ColdRows, taken: &mut Taken) -> Result<(), WarehouseError> {
+    fn fill(&mut self, slot: usize, rows: &ColdRows, outcome: &mut JobOutcome) -> Result<(), WarehouseError> {
         let Some(batch) = &mut self.slots[slot] else { return Ok(()) };
-        batch.fill(&mut self.encoder, rows, &mut taken.unreadable)?;
+        batch.fill(&mut self.encoder, rows, &mut outcome.unreadable)?;
         batch.grown = true;
         Ok(())
     }
@@ -334,7 +334,7 @@ impl OpenBatches {
         &mut self,
         partitions: Vec<Partition>,
         reason: Reason,
-        taken: &mut Taken,
+        outcome: &mut JobOutcome,
         wanted: impl Fn(&Self) -> bool,
     ) -> Result<(), WarehouseError> {
         let (mut files, mut bytes) = (0, 0);
@@ -342,12 +342,12 @@ impl OpenBatches {
             if files == COLD_FILES_MAX || bytes >= COLD_FILES_BYTES_MAX || !wanted(self) {
                 break;
             }
-            let closed = taken.closed.len();
-            if let Some(slot) = self.warm_up(&app_id, hour, taken)? {
-                self.close(slot, reason, taken)?;
+            let closed = outcome.closed.len();
+            if let Some(slot) = self.warm_up(&app_id, hour, outcome)? {
+                self.close(slot, reason, outcome)?;
             }
             files += 1;
-            bytes += taken.closed[closed..].iter().map(|closed| closed.file.len()).sum::<usize>();
+            bytes += outcome.closed[closed..].iter().map(|closed| closed.file.len()).sum::<usize>();
         }
         Ok(())
     }
@@ -366,7 +366,7 @@ impl OpenBatches {
     }
 
     /// Measures batches that have grown and closes those that are too large, largest first.
-    fn close_large(&mut self, taken: &mut Taken) -> Result<(), WarehouseError> {
+    fn close_large(&mut self, outcome: &mut JobOutcome) -> Result<(), WarehouseError> {
         let mut full = Vec::new();
         for (slot, batch) in self.slots.iter_mut().enumerate() {
             let Some(batch) = batch.as_mut().filter(|batch| batch.grown) else { continue };
@@ -380,13 +380,13 @@ impl OpenBatches {
             }
         }
         for slot in full {
-            self.close(slot, Reason::Bytes, taken)?;
+            self.close(slot, Reason::Bytes, outcome)?;
         }
         // Close gathered rows first if they take much memory, and a few more than needed to spare the next job.
         if self.memory_bytes() > self.limits.open_bytes_max && self.cold.memory_bytes() > self.limits.open_bytes_max / 4
         {
             let enough = self.limits.open_bytes_max - self.limits.open_bytes_max / 8;
-            self.close_cold(self.cold.largest(), Reason::Memory, taken, |batches| batches.memory_bytes() > enough)?;
+            self.close_cold(self.cold.largest(), Reason::Memory, outcome, |batches| batches.memory_bytes() > enough)?;
         }
         if self.memory_bytes > self.limits.open_bytes_max {
             let mut largest = self.slots_where(|_| true);
@@ -394,61 +394,61 @@ impl OpenBatches {
             while self.memory_bytes > self.limits.open_bytes_max
                 && let Some(slot) = largest.pop()
             {
-                self.close(slot, Reason::Memory, taken)?;
+                self.close(slot, Reason::Memory, outcome)?;
             }
         }
         Ok(())
     }
 
-    fn close(&mut self, slot: usize, reason: Reason, taken: &mut Taken) -> Result<(), WarehouseError> {
+    fn close(&mut self, slot: usize, reason: Reason, outcome: &mut JobOutcome) -> Result<(), WarehouseError> {
         let Some(batch) = self.remove(slot) else { return Ok(()) };
         match batch.lease.state(clock::now()) {
             LeaseState::Active => {}
             LeaseState::Lost => {
-                taken.lapsed_rows += batch.file.rows();
+                outcome.lapsed_rows += batch.file.rows();
                 return Ok(());
             }
             LeaseState::InDoubt | LeaseState::StreamGone => {
-                taken.kept_rows += self.kept.keep(batch);
+                outcome.in_doubt_rows += self.in_doubt.add(batch);
                 return Ok(());
             }
         }
         let Batch { partition, file, receipts, lease, .. } = batch;
         let file = self.encoder.finish(file, receipts.iter().map(|receipt| receipt.sequence))?;
-        taken.closed.push(Closed { partition, file, receipts, lease, reason });
+        outcome.closed.push(ClosedFile { partition, file, receipts, lease, reason });
         Ok(())
     }
 
     /// Sets aside rows whose leases the bus may have lost. Resolves rows set aside earlier once it is known whether their
     /// messages will be redelivered: if so they are dropped, if not they are closed, as many as one job closes.
-    fn resolve_doubts(&mut self, taken: &mut Taken) -> Result<(), WarehouseError> {
+    fn resolve_doubts(&mut self, outcome: &mut JobOutcome) -> Result<(), WarehouseError> {
         let now = clock::now();
-        for slot in self.slots_where(|batch| batch.lease.is_kept(now)) {
+        for slot in self.slots_where(|batch| batch.lease.must_keep(now)) {
             if let Some(batch) = self.remove(slot) {
-                taken.kept_rows += self.kept.keep(batch);
+                outcome.in_doubt_rows += self.in_doubt.add(batch);
             }
         }
-        if self.cold.lease().is_some_and(|lease| lease.is_kept(now)) {
-            taken.kept_rows += self.kept.keep_cold(std::mem::take(&mut self.cold));
+        if self.cold.lease().is_some_and(|lease| lease.must_keep(now)) {
+            outcome.in_doubt_rows += self.in_doubt.add_cold(std::mem::take(&mut self.cold));
         }
-        taken.lapsed_rows += self.kept.drop_redelivered(now);
+        outcome.lapsed_rows += self.in_doubt.drop_redelivered(now);
         let (mut files, mut bytes) = (0, 0);
         while files < COLD_FILES_MAX
             && bytes < COLD_FILES_BYTES_MAX
-            && let Some(orphans) = self.kept.orphans(&mut self.encoder, now, &mut taken.unreadable)?
+            && let Some(orphans) = self.in_doubt.orphans(&mut self.encoder, now, &mut outcome.unreadable)?
         {
             let Batch { partition, file, receipts, lease, .. } = orphans;
-            taken.orphaned_rows += receipts.len();
+            outcome.orphaned_rows += receipts.len();
             let file = self.encoder.finish(file, receipts.iter().map(|receipt| receipt.sequence))?;
             (files, bytes) = (files + 1, bytes + file.len());
-            taken.closed.push(Closed { partition, file, receipts, lease, reason: Reason::StreamLost });
+            outcome.closed.push(ClosedFile { partition, file, receipts, lease, reason: Reason::StreamLost });
         }
         Ok(())
     }
 
     /// Drops batches whose messages the bus may have redelivered: those that lapsed by
     /// the clock, and those with a message that is delivered here again.
-    fn drop_lapsed(&mut self, now: Instant, deliveries: &[Delivery], taken: &mut Taken) {
+    fn drop_lapsed(&mut self, now: Instant, deliveries: &[Delivery], outcome: &mut JobOutcome) {
         let again: HashSet<u64> =
             deliveries.iter().filter(|delivery| delivery.delivery_count > 1).map(Delivery::sequence).collect();
         // New messages mostly follow those in open batches, so the range check decides nearly all.
@@ -459,8 +459,8 @@ impl OpenBatches {
             let repeated = || batch.receipts.iter().any(|receipt| repeats(receipt.sequence));
             !batch.lease.holds(now) || (!again.is_empty() && repeated())
         });
-        taken.lapsed_rows += lapsed.into_iter().map(|slot| self.drop_batch(slot)).sum::<usize>();
-        taken.lapsed_rows += self.cold.drop_lapsed(now, (!again.is_empty()).then_some(&again));
+        outcome.lapsed_rows += lapsed.into_iter().map(|slot| self.drop_batch(slot)).sum::<usize>();
+        outcome.lapsed_rows += self.cold.drop_lapsed(now, (!again.is_empty()).then_some(&again));
     }
 
     fn remove(&mut self, slot: usize) -> Option<Batch> {

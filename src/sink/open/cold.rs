@@ -17,7 +17,7 @@ use crate::sink::lease::Lease;
 const PARTITION_BYTES: usize = 256;
 
 #[derive(Default)]
-pub(super) struct Cold {
+pub(super) struct ColdPartitions {
     apps: HashMap<String, HashMap<i64, ColdRows>>,
     partitions: usize,
     rows: usize,
@@ -42,7 +42,7 @@ struct ColdRow {
     receipt: Receipt,
 }
 
-impl Cold {
+impl ColdPartitions {
     pub(super) fn partitions(&self) -> usize {
         self.partitions
     }

@@ -4,8 +4,8 @@ mod batches;
 
 mod batch;
 mod cold;
-mod kept;
+mod in_doubt;
 
 #[cfg(test)]
 pub(super) use batches::Reason;
-pub(super) use batches::{Closed, Limits, OpenBatches, Taken, read};
+pub(super) use batches::{ClosedFile, JobOutcome, Limits, OpenBatches, read};

@@ -11,11 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::write::FencedWrite;
 use crate::warehouse::catalog::damaged::Damaged;
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
-use crate::warehouse::layout::{Partition, is_data_file, is_path_safe};
+use crate::warehouse::layout::{MARKS, Partition, is_data_file, is_path_safe, mark_name};
 use crate::warehouse::storage::{Listed, Objects};
-
-/// The directory of the marks. Query engines skip names that begin with an underscore.
-pub(crate) const MARKS: &str = "_late";
 
 /// The content of a mark: which partition its file is in.
 #[derive(Deserialize, Serialize)]
@@ -105,11 +102,6 @@ fn read_whole(objects: &Objects, directory: &str, file: &Listed) -> Result<Bytes
         let read = source.get_bytes(0, source.len() as usize);
         read.map_err(|error| WarehouseError::parquet("read late file", error))
     })
-}
-
-/// The name of a file's mark, which query engines do not mistake for a data file.
-pub(crate) fn mark_name(name: &str) -> String {
-    format!("{name}.late")
 }
 
 /// The name of the file that a mark is for.

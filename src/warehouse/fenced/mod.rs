@@ -8,7 +8,9 @@ mod write;
 mod marks;
 mod reconcile;
 
-pub(crate) use marks::{MARKS, SeenMarks, abandoned, mark, mark_name};
+pub(crate) use marks::{SeenMarks, abandoned, mark};
 pub use reconcile::Reconciled;
 pub(crate) use reconcile::reconcile;
 pub use write::FencedWrite;
+
+pub(super) use super::layout::{MARKS, mark_name};

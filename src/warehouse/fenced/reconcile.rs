@@ -23,14 +23,14 @@
 
 use std::collections::HashSet;
 
-use super::marks::{self, MARKS, mark_name, marked_by};
+use super::marks::{self, marked_by};
 use super::write::FencedWrite;
 use crate::warehouse::catalog::footers::{FooterCache, PartitionFooters, RowId};
 use crate::warehouse::columns::promoted::PromotedColumns;
 use crate::warehouse::delta::{Delta, Named};
 use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::file::{rewrite, scan};
-use crate::warehouse::layout::Partition;
+use crate::warehouse::layout::{MARKS, Partition, mark_name};
 use crate::warehouse::storage::Objects;
 
 /// The outcome of reconciling a fenced write.

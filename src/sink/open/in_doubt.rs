@@ -4,7 +4,7 @@
 //! redelivered, and the rows here are dropped. If the stream was created anew, they never are: these rows are then the only
 //! copy of accepted events, and are stored.
 //!
-//! Invariant: kept rows are not stored before the current life of their stream is known. Awaits nothing.
+//! Invariant: these rows are not stored before the current life of their stream is known. Awaits nothing.
 
 use std::time::Instant;
 
@@ -12,35 +12,35 @@ use crate::bus::{LeaseState, Receipt};
 use crate::warehouse::{Encoder, WarehouseError};
 
 use super::batch::Batch;
-use super::cold::Cold;
+use super::cold::ColdPartitions;
 use crate::sink::lease::{DOUBT_PAUSE, Lease};
 
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct InDoubt {
     batches: Vec<Batch>,
-    cold: Vec<Cold>,
+    cold: Vec<ColdPartitions>,
     looked_at: Option<Instant>,
 }
 
-impl Kept {
+impl InDoubt {
     pub(super) fn rows(&self) -> usize {
         self.batches.iter().map(|batch| batch.file.rows()).sum::<usize>()
-            + self.cold.iter().map(Cold::rows).sum::<usize>()
+            + self.cold.iter().map(ColdPartitions::rows).sum::<usize>()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.batches.iter().map(|batch| batch.memory_bytes).sum::<usize>()
-            + self.cold.iter().map(Cold::memory_bytes).sum::<usize>()
+            + self.cold.iter().map(ColdPartitions::memory_bytes).sum::<usize>()
     }
 
     /// Returns the number of rows.
-    pub(super) fn keep(&mut self, batch: Batch) -> usize {
+    pub(super) fn add(&mut self, batch: Batch) -> usize {
         let rows = batch.file.rows();
         self.batches.push(batch);
         rows
     }
 
-    pub(super) fn keep_cold(&mut self, cold: Cold) -> usize {
+    pub(super) fn add_cold(&mut self, cold: ColdPartitions) -> usize {
         let rows = cold.rows();
         self.cold.push(cold);
         rows
