@@ -6,16 +6,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::base::backoff::random_unit;
-use crate::bus::{Acker, BusError, BusErrorKind, Delivery, LeaseGrant, Receipt, Subscription, TrialOutcome};
-use crate::metrics;
-use crate::warehouse::{Warehouse, WarehouseErrorKind};
-
 use super::error::SinkError;
 use super::lease::Lease;
 use super::redelivery;
 use super::retry::RETRY;
 use super::status::WorkerStatus;
+use crate::base::backoff::random_unit;
+use crate::bus::{Acker, BusError, BusErrorKind, Delivery, LeaseGrant, Receipt, Subscription, TrialOutcome};
+use crate::metrics;
+use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
 /// When little arrives, waiting this long makes larger fetches. It is no longer than the encoder is busy with the previous
 /// chunk: even from a backlog, a server returns little per request to a client that asks often.

@@ -8,12 +8,11 @@ use std::collections::{HashMap, HashSet};
 use futures_util::TryStreamExt as _;
 use futures_util::stream::{self, StreamExt as _};
 
+use super::open::read;
 use crate::bus::Delivery;
 use crate::event::EventRef;
 use crate::metrics;
 use crate::warehouse::{Partition, RowId, Warehouse, WarehouseError, hour_of, is_path_safe};
-
-use super::open::read;
 
 /// Partitions that are looked up concurrently. Each costs some round trips, and a sink may be behind in hundreds.
 const PARTITIONS_AT_ONCE: usize = 8;

@@ -12,19 +12,17 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 use tracing::{debug, error, warn};
 
-use crate::base::backoff::random_unit;
-use crate::base::clock;
-use crate::base::faults;
-use crate::bus::{Acker, BusErrorKind, LeaseState};
-use crate::metrics;
-use crate::warehouse::{FencedWrite, Warehouse, WarehouseError, WarehouseErrorKind};
-
 use super::fenced_writes;
 use super::flush::Part;
 use super::lease::{DOUBT_PAUSE, Lapsed};
 use super::open::ClosedFile;
 use super::retry::RETRY;
 use super::status::WorkerStatus;
+use crate::base::backoff::random_unit;
+use crate::base::{clock, faults};
+use crate::bus::{Acker, BusErrorKind, LeaseState};
+use crate::metrics;
+use crate::warehouse::{FencedWrite, Warehouse, WarehouseError, WarehouseErrorKind};
 
 /// Attempts to acknowledge stored messages. After that, they are redelivered and found in the warehouse.
 const ACK_ATTEMPTS_MAX: u32 = 16;

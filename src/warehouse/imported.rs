@@ -4,12 +4,10 @@
 use bytes::Bytes;
 
 use super::delta::{Add, Delta};
-use super::error::WarehouseError;
-use super::error::WarehouseErrorKind;
+use super::error::{WarehouseError, WarehouseErrorKind};
 use super::file::scan;
 use super::handle::{Shared, Warehouse};
-use super::layout::Partition;
-use super::layout::is_data_file;
+use super::layout::{Partition, is_data_file};
 use super::storage::Listed;
 
 /// A stored file that is not in the table yet.

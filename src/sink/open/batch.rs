@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
+use super::cold::ColdRows;
 use crate::bus::Receipt;
 use crate::event::EventRef;
-use crate::warehouse::{Encoder, OpenFile, Origin, Partition, WarehouseError};
-
-use super::cold::ColdRows;
 use crate::sink::lease::Lease;
+use crate::warehouse::{Encoder, OpenFile, Origin, Partition, WarehouseError};
 
 pub(super) struct Batch {
     pub(super) partition: Partition,

@@ -10,16 +10,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::base::clock;
-use crate::base::faults;
-use crate::bus::{Delivery, LeaseGrant, LeaseState, Receipt};
-use crate::event::EventRef;
-use crate::warehouse::{Encoder, Origin, Partition, WarehouseError, hour_of, is_path_safe};
-
 use super::batch::Batch;
 use super::cold::{ColdPartitions, ColdRows};
 use super::in_doubt::InDoubt;
+use crate::base::{clock, faults};
+use crate::bus::{Delivery, LeaseGrant, LeaseState, Receipt};
+use crate::event::EventRef;
 use crate::sink::lease::Lease;
+use crate::warehouse::{Encoder, Origin, Partition, WarehouseError, hour_of, is_path_safe};
 
 /// Gathered rows and bytes at which a partition gets an open file.
 const COLD_ROWS_MAX: usize = 1_000;

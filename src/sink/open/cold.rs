@@ -9,9 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::bus::{Delivery, LeaseGrant, Receipt};
-use crate::warehouse::Partition;
-
 use crate::sink::lease::Lease;
+use crate::warehouse::Partition;
 
 /// Memory of a partition in addition to its rows: map entries and buffer headers.
 const PARTITION_BYTES: usize = 256;

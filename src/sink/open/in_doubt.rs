@@ -8,12 +8,11 @@
 
 use std::time::Instant;
 
-use crate::bus::{LeaseState, Receipt};
-use crate::warehouse::{Encoder, WarehouseError};
-
 use super::batch::Batch;
 use super::cold::ColdPartitions;
+use crate::bus::{LeaseState, Receipt};
 use crate::sink::lease::{DOUBT_PAUSE, Lease};
+use crate::warehouse::{Encoder, WarehouseError};
 
 #[derive(Default)]
 pub(super) struct InDoubt {

@@ -1,8 +1,5 @@
 //! Rows in many more partitions than files may be open.
 
-use crate::sink::Settings;
-use crate::sink::open::{Limits, OpenBatches, Reason};
-use crate::warehouse::{EncodeSettings, Encoder};
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +7,9 @@ use std::time::{Duration, Instant};
 use super::{Bench, NEVER, event, ids_of, now_ms, settings};
 use crate::bus::LeaseGrant;
 use crate::event::proto::EventEnvelope;
-use crate::warehouse::Compression;
+use crate::sink::Settings;
+use crate::sink::open::{Limits, OpenBatches, Reason};
+use crate::warehouse::{Compression, EncodeSettings, Encoder};
 
 const HOUR_MS: i64 = 3_600_000;
 

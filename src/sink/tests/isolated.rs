@@ -1,15 +1,16 @@
 //! Messages that are tried in isolation, and crashes that must not be held against them.
 
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
 use super::s3::objects;
 use super::{Bench, PATIENCE, event, now_ms, settings};
 use crate::base::supervisor::Tasks;
 use crate::services::proxy::{Fault, Proxy};
 use crate::services::s3::S3Server;
 use crate::sink::{Settings, SinkStatus, workers};
-use crate::warehouse::Warehouse;
-use crate::warehouse::{ObjectSettings, scan_ids};
-use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
+use crate::warehouse::{ObjectSettings, Warehouse, scan_ids};
 
 /// Twice as many crashes as it takes to isolate and dead-letter a message.
 const LIVES: usize = 12;

@@ -1,15 +1,16 @@
 //! Messages in flight when the bus loses them.
 
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+
 use super::{Bench, NEVER, PATIENCE, events, ids_of, settings};
-use crate::bus::Bus;
 use crate::bus::conformance::nats_settings;
-use crate::bus::{Batch, NatsSettings};
+use crate::bus::{Batch, Bus, NatsSettings};
 use crate::event::proto::EventEnvelope;
 use crate::event::subject::write_event_subject;
 use crate::services::nats::{NatsServer, Version};
 use crate::sink::Settings;
-use prost::Message as _;
-use std::time::{Duration, Instant};
 
 /// Detecting that a stream is gone, recreating it and publishing again take some seconds.
 const SOON: Duration = Duration::from_secs(40);

@@ -1,17 +1,15 @@
 //! After a crash, stored but unacknowledged messages are found, whatever the clocks say, and damage to one file
 //! does not affect the others.
 
-use crate::sink::Settings;
-use crate::warehouse::Warehouse;
 use std::fs::File;
 use std::path::Path;
-use std::time::SystemTime;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::s3::{objects, quick};
 use super::{Bench, events, settings, store_unacknowledged};
 use crate::services::s3::S3Server;
-use crate::warehouse::scan_ids;
+use crate::sink::Settings;
+use crate::warehouse::{Warehouse, scan_ids};
 
 const EVENTS: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(60);

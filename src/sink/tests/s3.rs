@@ -1,15 +1,14 @@
 //! The sink with an S3 endpoint that fails in every possible way.
 
-use crate::sink::Settings;
-use crate::sink::pipeline::CHUNKS_MAX;
-use crate::warehouse::Warehouse;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::{Bench, events, settings, store_unacknowledged};
 use crate::event::proto::EventEnvelope;
 use crate::services::s3::{Fault, S3Server};
-use crate::warehouse::{ObjectSettings, Partition, RowId, WarehouseErrorKind, hour_of, scan_ids};
+use crate::sink::Settings;
+use crate::sink::pipeline::CHUNKS_MAX;
+use crate::warehouse::{ObjectSettings, Partition, RowId, Warehouse, WarehouseErrorKind, hour_of, scan_ids};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 

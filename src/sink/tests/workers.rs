@@ -1,12 +1,13 @@
 //! Several workers of one process give the guarantees of a single sink.
 
-use crate::sink::{Settings, SinkStatus, workers};
 use std::time::Duration;
+
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{Bench, PATIENCE, events, ids_of, settings};
 use crate::base::supervisor::Tasks;
+use crate::sink::{Settings, SinkStatus, workers};
 
 /// Workers share the consumer like sinks of separate processes: each event is stored once, and each worker gets a share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

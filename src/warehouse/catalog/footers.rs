@@ -10,11 +10,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::damaged::Damaged;
-use crate::warehouse::error::WarehouseError;
-use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::file::{footer, scan};
-use crate::warehouse::layout::Partition;
-use crate::warehouse::layout::{is_compacted, is_data_file};
+use crate::warehouse::layout::{Partition, is_compacted, is_data_file};
 use crate::warehouse::sequence_set::SequenceSet;
 use crate::warehouse::storage::{Listed, Objects, Source};
 

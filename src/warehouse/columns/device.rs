@@ -6,9 +6,7 @@
 use hashbrown::HashTable;
 
 use crate::event::EventRef;
-
-use crate::warehouse::error::WarehouseError;
-use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::pages::chunk::Chunk;
 use crate::warehouse::pages::column::{BooleanColumn, DictionaryColumn, IntegerColumn, hash, slice_of};
 use crate::warehouse::pages::compression::Compressor;

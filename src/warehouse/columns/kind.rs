@@ -3,7 +3,6 @@
 //! Except for custom events, each kind has a fixed category and type, so their dictionary keys are looked up once per kind.
 
 use crate::event::{EventRef, Kind};
-
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::pages::chunk::Chunk;
 use crate::warehouse::pages::column::{DictionaryColumn, DictionaryKey};

@@ -6,13 +6,12 @@ use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::SchemaDescPtr;
 
-use crate::event::{EventRef, Kind};
-
 use super::device::{DeviceColumns, RowDevice};
 use super::kind::KindColumns;
 use super::promoted::PromotedColumns;
 use super::promoted_values::Promoted;
 use super::row::{Origin, StoredRow};
+use crate::event::{EventRef, Kind};
 use crate::warehouse::error::WarehouseError;
 use crate::warehouse::pages::chunk::Chunk;
 use crate::warehouse::pages::column::{IntegerColumn, PAGE_ROWS_MAX, TextColumn};

@@ -12,11 +12,9 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::SchemaDescPtr;
 
-use crate::event::EventRef;
-
 use super::footer;
-use crate::warehouse::columns::promoted::PromotedColumns;
-use crate::warehouse::columns::promoted::schema_with;
+use crate::event::EventRef;
+use crate::warehouse::columns::promoted::{PromotedColumns, schema_with};
 use crate::warehouse::columns::row::{Origin, StoredRow};
 use crate::warehouse::columns::row_group::RowGroup;
 use crate::warehouse::columns::schema::schema;

@@ -13,8 +13,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::ChunkReader;
 use twox_hash::XxHash64;
 
-use crate::warehouse::error::WarehouseError;
-use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::sequence_set::SequenceSet;
 
 const SEQUENCES_KEY: &str = "causality.sequences";

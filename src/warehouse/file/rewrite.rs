@@ -17,8 +17,7 @@ use super::footer;
 use crate::warehouse::columns::device::{DEVICE_TEXTS, PlainDevice, RowDevice, StoredDevice};
 use crate::warehouse::columns::promoted::PromotedColumns;
 use crate::warehouse::columns::row::StoredRow;
-use crate::warehouse::error::WarehouseError;
-use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::pages::compression::Compression;
 
 const CONTEXT: &str = "read rows of file";

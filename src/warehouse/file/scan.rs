@@ -12,8 +12,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use parquet::file::reader::ChunkReader;
 
 use super::footer;
-use crate::warehouse::error::WarehouseError;
-use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 use crate::warehouse::layout::is_data_file;
 use crate::warehouse::storage::walk;
 

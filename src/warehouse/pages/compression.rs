@@ -9,8 +9,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use parquet::basic::Compression as Codec;
 
-use crate::warehouse::error::WarehouseError;
-use crate::warehouse::error::WarehouseErrorKind;
+use crate::warehouse::error::{WarehouseError, WarehouseErrorKind};
 
 /// zstd's default.
 const ZSTD_LEVEL: i32 = 3;
