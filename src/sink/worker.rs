@@ -67,10 +67,11 @@ impl Settings {
 impl Worker {
     /// Runs until `stop`, then takes the remaining messages from the bus, stores everything and returns.
     pub async fn run(self, stop: CancellationToken) -> Result<(), SinkError> {
-        let subscription = self.bus.subscribe(self.settings.consumer()).await?;
-        let status = self.status.clone();
-        let Self { settings, warehouse, status: of_sink, writers, .. } = self;
-        let mut sink = Sink::new(settings, warehouse, of_sink, writers, subscription)?;
+        let Self { settings, bus, warehouse, status, writers } = self;
+        let subscription = bus.subscribe(settings.consumer()).await?;
+        // From here on, the subscription is all that the sink uses of the bus.
+        drop(bus);
+        let mut sink = Sink::new(settings, warehouse, status.clone(), writers, subscription)?;
         sink.tidy(stop.clone());
         status.update(|figures| figures.running = true);
         let ended = sink.run(&stop).await;
