@@ -44,14 +44,14 @@ pub struct RowId {
 struct Footer {
     file: Listed,
     /// Empty for an unreadable file.
-    ranges: SequenceSet,
+    sequences: SequenceSet,
     /// Set for a compacted file.
     replaces: Option<footer::Replaces>,
 }
 
 impl Footer {
     fn memory_bytes(&self) -> usize {
-        FOOTER_BYTES + self.ranges.memory_bytes() + self.replaces.as_ref().map_or(0, footer::Replaces::memory_bytes)
+        FOOTER_BYTES + self.sequences.memory_bytes() + self.replaces.as_ref().map_or(0, footer::Replaces::memory_bytes)
     }
 }
 
@@ -65,12 +65,12 @@ pub struct PartitionFooters {
 impl PartitionFooters {
     /// Whether some file may hold the message, because its sequence set contains it.
     pub fn may_hold(&self, sequence: u64) -> bool {
-        self.files.iter().any(|file| file.ranges.contains(sequence))
+        self.files.iter().any(|file| file.sequences.contains(sequence))
     }
 
     /// Drops the files without sequences from `first` to `last`: for a backlog, nearly all of them.
     pub fn reaching(mut self, first: u64, last: u64) -> Self {
-        self.files.retain(|file| file.ranges.span().is_some_and(|(from, to)| from <= last && first <= to));
+        self.files.retain(|file| file.sequences.span().is_some_and(|(from, to)| from <= last && first <= to));
         self
     }
 
@@ -201,8 +201,8 @@ impl FooterCache {
                     let metadata = footer::read(&source)?;
                     Ok((footer::sequences(&metadata)?, footer::Replaces::read(&metadata)?))
                 };
-                let (ranges, replaces) = self.unless_damaged(directory, &file, source, read)?.unwrap_or_default();
-                files.push(Arc::new(Footer { file, ranges, replaces }));
+                let (sequences, replaces) = self.unless_damaged(directory, &file, source, read)?.unwrap_or_default();
+                files.push(Arc::new(Footer { file, sequences, replaces }));
             }
         }
         Ok(())
@@ -261,7 +261,7 @@ impl FooterCache {
         let within = |file: &Footer, found: &[Option<usize>]| -> Vec<usize> {
             let messages = messages.iter().enumerate().zip(found);
             let within =
-                messages.filter(|((_, message), found)| found.is_none() && file.ranges.contains(message.sequence));
+                messages.filter(|((_, message), found)| found.is_none() && file.sequences.contains(message.sequence));
             within.map(|((place, _), _)| place).collect()
         };
         for (first, files) in (0..).step_by(IDS_TOGETHER).zip(footers.files.chunks(IDS_TOGETHER)) {

@@ -112,8 +112,8 @@ impl Encoder {
             self.close_group(&mut file)?;
         }
         let Some(mut writer) = file.closed else { return Ok(Bytes::new()) };
-        let ranges = SequenceSet::of(sequences);
-        for (key, value) in footer::entries(&ranges, &file.app_id, &self.settings.stream) {
+        let sequences = SequenceSet::of(sequences);
+        for (key, value) in footer::entries(&sequences, &file.app_id, &self.settings.stream) {
             writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
         let mut file = writer.into_inner().map_err(WarehouseError::encode)?;

@@ -37,12 +37,12 @@ const MAGIC: &[u8; 4] = b"PAR1";
 const TAIL_BYTES: usize = 8;
 
 /// The entries for a file's footer; the last one is filled in by [`seal`].
-pub(crate) fn entries(ranges: &SequenceSet, app_id: &str, stream: &str) -> [(&'static str, String); 5] {
+pub(crate) fn entries(sequences: &SequenceSet, app_id: &str, stream: &str) -> [(&'static str, String); 5] {
     [
         (FORMAT_KEY, FORMAT.to_owned()),
         (APP_KEY, app_id.to_owned()),
         (STREAM_KEY, stream.to_owned()),
-        (SEQUENCES_KEY, ranges.encode()),
+        (SEQUENCES_KEY, sequences.encode()),
         (CHECKSUM_KEY, NO_CHECKSUM.to_owned()),
     ]
 }
@@ -100,12 +100,12 @@ fn name_hash(name: &str) -> u64 {
 
 /// The entries for a compacted file's footer; the last one is filled in by [`seal`].
 pub(crate) fn compacted_entries(
-    ranges: &SequenceSet,
+    sequences: &SequenceSet,
     app_id: &str,
     stream: &str,
     replaces: Option<&Replaces>,
 ) -> Vec<(&'static str, String)> {
-    let mut entries = Vec::from(entries(ranges, app_id, stream));
+    let mut entries = Vec::from(entries(sequences, app_id, stream));
     let encode = |hashes: &[u64]| {
         let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
         BASE64.encode(bytes)

@@ -54,10 +54,10 @@ async fn reused_sequences_are_distinguished_by_their_ids() {
 /// The sequences and ids of a file, read as a look-up reads them.
 fn looked_into(bytes: &[u8]) -> Result<(SequenceSet, Vec<String>), WarehouseError> {
     let bytes = Bytes::copy_from_slice(bytes);
-    let ranges = footer::sequences(&footer::read(&bytes)?)?;
+    let sequences = footer::sequences(&footer::read(&bytes)?)?;
     let mut ids = Vec::new();
     scan::each_id(bytes, |id| ids.push(id.to_owned()))?;
-    Ok((ranges, ids))
+    Ok((sequences, ids))
 }
 
 /// Damage to a single byte never yields other sequences or ids, nor a panic.
