@@ -46,7 +46,7 @@ pub struct Batch {
 }
 
 /// What a batch is made of, for the engine that stores it.
-pub(super) struct Parts {
+pub(crate) struct Parts {
     pub(super) records: Buffer,
     pub(super) ends: Vec<u32>,
     pub(super) beginning: Beginning,
@@ -152,7 +152,7 @@ pub(super) fn write_erased(out: &mut Vec<u8>) {
 
 /// Where the parts of one record lie in the buffer that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     pub(super) flags: u8,
     pub(super) subject: Range<usize>,
     pub(super) message_id: Range<usize>,

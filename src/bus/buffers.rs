@@ -15,7 +15,7 @@ pub(super) static GROUPS: Pool = Pool::new(16 << 20);
 /// Buffers below this are the allocator's: it has them at hand.
 const BUFFER_BYTES_MIN: usize = 16 << 10;
 
-pub(super) struct Pool {
+pub(crate) struct Pool {
     bytes_max: usize,
     idle: Mutex<Idle>,
 }
@@ -28,7 +28,7 @@ struct Idle {
 }
 
 /// A buffer on loan; given back when dropped.
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     bytes: Vec<u8>,
     pool: &'static Pool,
 }

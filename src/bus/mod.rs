@@ -6,36 +6,50 @@
 
 mod batch;
 mod buffers;
+mod consumer;
+mod dead_letter;
+mod delivery;
+mod erase;
+mod error;
+mod input;
+mod lease;
+mod published;
+mod settings;
+mod status;
+mod subject;
+mod trials;
+
+mod embedded;
+mod nats;
+mod subscription;
+
 #[cfg(test)]
 pub(crate) mod conformance;
 #[cfg(test)]
 pub(crate) mod conformance_erase;
 #[cfg(test)]
 pub(crate) mod conformance_input;
-mod embedded;
-mod erase;
-mod error;
-mod input;
-mod nats;
-mod receiving;
-mod settings;
-mod subject;
-mod trials;
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use schemars::JsonSchema;
-use serde::Serialize;
+use std::time::{Duration, Instant};
 
 pub use batch::Batch;
-pub use erase::{ErasePredicate, EraseSpan, Erased, ErasedDeadLetters, acked_through};
+pub use consumer::{ConsumerSpec, Interest};
+pub use dead_letter::DeadLetter;
+pub use delivery::{Delivery, Receipt};
+use erase::DeadLetterPredicate;
+pub use erase::{ErasePredicate, EraseSpan, Erased, ErasedDeadLetters};
 pub use error::{BusError, BusErrorKind};
 pub use input::{KeptInput, RefusedInput};
-use receiving::Receiving;
-pub use receiving::{Acker, Interest, LeaseGrant, LeaseState, Subscription};
+pub use lease::{LeaseGrant, LeaseState};
+pub use published::{Original, Published};
 pub use settings::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
+pub use status::{BusStatus, ConsumerStatus, acked_through};
+use subscription::Receiving;
+pub use subscription::{Acker, Subscription};
 pub use trials::TrialOutcome;
+
+/// Dead letters that are read at once; each may be of the largest size.
+const LETTERS_AT_ONCE: usize = 32;
 
 /// The bus, over the engine that the configuration chose. Cheap to clone.
 #[derive(Clone)]
@@ -45,159 +59,6 @@ pub struct Bus(Inner);
 enum Inner {
     Embedded(embedded::Engine),
     Nats(nats::Engine),
-}
-
-/// The fate of one published message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// The stream sequence, from 1; 0 of a duplicate, and of a message that need not be kept and is not.
-    pub sequence: u64,
-    /// True when the message id was seen within the window: nothing was stored now.
-    pub duplicate: bool,
-    /// Of a duplicate: where the first message of its id is.
-    pub original: Original,
-}
-
-impl Published {
-    fn new(sequence: u64) -> Self {
-        Self { sequence, duplicate: false, original: Original::default() }
-    }
-}
-
-/// Where a message is that was published before: see [`Bus::originals`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Original {
-    /// Of the message, or the first of the group that it is in; 0 when it is not known.
-    sequence: u64,
-    /// Tells it from the others of its group.
-    key: [u8; 16],
-}
-
-/// A durable consumer: its position survives restarts under its name.
-#[derive(Clone, Debug)]
-pub struct ConsumerSpec {
-    pub name: String,
-    /// A subject filter: tokens, `*` for one, a closing `>` for one or more.
-    pub filter: String,
-    /// Nearly every message in the stream passes the filter.
-    pub matches_most: bool,
-    /// What is acknowledged may come again, as suspect, together with neighbours that are not: for a consumer that
-    /// recognizes what it has handled. Its leases and acknowledgements are cheaper where the bus is a server.
-    pub coarse_acks: bool,
-    /// A delivered message that is neither acknowledged nor renewed for this long is delivered again.
-    pub ack_wait: Duration,
-    /// A message that failed (see [`Acker::nak`]) this many times goes to the dead letters. A delivery that ended without
-    /// an answer is no failure.
-    pub max_deliver: u32,
-    /// Delivered and unacknowledged messages at which `fetch` waits.
-    pub pending_max: usize,
-}
-
-/// One message as a consumer gets it.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    /// Names this delivery to [`Acker`]; from 1, unique in the stream.
-    pub receipt: Receipt,
-    /// A whole record as `batch` lays it out: one share of the buffer that it came in.
-    record: Bytes,
-    /// When the bus stored the message, milliseconds since the Unix epoch.
-    pub published_at_ms: i64,
-    /// 1 for the first delivery.
-    pub delivery_count: u32,
-    /// True when an earlier delivery may have been handled without the bus knowing it:
-    /// the message is redelivered, or was already stored when this process connected.
-    pub possibly_redelivered: bool,
-    /// True for all messages of a fetch or for none: earlier deliveries may have ended the processes that had them, so
-    /// these are to be tried apart from others. See [`Acker::begin_trial`].
-    pub isolated: bool,
-}
-
-impl Delivery {
-    pub fn subject(&self) -> &[u8] {
-        batch::layout(&self.record, 0).map_or(&[], |layout| &self.record[layout.subject])
-    }
-
-    pub fn payload(&self) -> &[u8] {
-        batch::layout(&self.record, 0).map_or(&[], |layout| &self.record[layout.payload])
-    }
-
-    pub fn sequence(&self) -> u64 {
-        self.receipt.sequence
-    }
-}
-
-/// Names one delivery of one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Receipt {
-    pub(crate) sequence: u64,
-    /// Counts the deliveries of the consumer; 0 on an engine that needs none.
-    pub(crate) consumer_sequence: u64,
-    pub(crate) delivery_count: u32,
-}
-
-/// What the bus holds, for readiness, status and metrics.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct BusStatus {
-    pub engine: &'static str,
-    pub messages: u64,
-    pub bytes: u64,
-    pub bytes_max: u64,
-    pub last_sequence: u64,
-    /// Publishing is refused for want of room; why.
-    pub full: Option<String>,
-    pub dead_letters: u64,
-    /// Publishing was refused last, for whatever reason.
-    #[serde(skip)]
-    pub refused: Option<String>,
-    pub consumers: Vec<ConsumerStatus>,
-}
-
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct ConsumerStatus {
-    pub name: String,
-    /// Messages not yet acknowledged.
-    pub backlog: u64,
-    /// Delivered, not yet acknowledged.
-    pub pending: u64,
-    /// Age of the oldest message not yet acknowledged.
-    pub oldest_age_ms: Option<u64>,
-    pub ack_floor: u64,
-}
-
-/// A message that could not be handled, kept with the reason.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct DeadLetter {
-    pub id: u64,
-    pub consumer: String,
-    pub subject: String,
-    pub sequence: u64,
-    pub reason: String,
-    pub delivery_count: u32,
-    pub published_at_ms: i64,
-    pub dead_at_ms: i64,
-    #[serde(skip)]
-    pub payload: Bytes,
-}
-
-/// Why a message is a dead letter; a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DeadReason {
-    /// A consumer said that no attempt will ever succeed.
-    Refused,
-    /// It failed `max_deliver` times.
-    Failed,
-    /// It ended the process each time that it was tried alone.
-    Fatal,
-}
-
-impl DeadReason {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Fatal => "fatal",
-        }
-    }
 }
 
 impl Bus {
@@ -358,6 +219,90 @@ impl Bus {
         match &self.0 {
             Inner::Embedded(engine) => engine.purge_acknowledged().await,
             Inner::Nats(engine) => engine.purge_acknowledged().await,
+        }
+    }
+
+    /// Keeps refused input with the dead letters, while all of it together is not more than `bytes_max`; answers once
+    /// it is durable. A call that is cancelled may still keep it.
+    pub async fn keep_input(&self, inputs: Vec<RefusedInput>, bytes_max: u64) -> Result<KeptInput, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.keep_input(inputs, bytes_max).await,
+            Inner::Nats(engine) => engine.keep_input(inputs, bytes_max).await,
+        }
+    }
+
+    /// Publishes what a dead letter has become and removes it. In one step where the bus is a file; on a server one after
+    /// the other, so that the messages need ids: repeated within the window, it stores them once. None when there is no
+    /// such letter. After an error it may be there or not.
+    pub async fn resubmit_input(
+        &self,
+        id: u64,
+        batch: Batch,
+    ) -> Result<Option<Vec<Result<Published, BusError>>>, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.resubmit_input(id, batch).await,
+            Inner::Nats(engine) => engine.resubmit_input(id, batch).await,
+        }
+    }
+
+    /// Says anew what is wrong with an input. On a server it gets another id by that. False when there is none.
+    pub async fn amend_input(&self, id: u64, input: RefusedInput) -> Result<bool, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.amend_input(id, input).await,
+            Inner::Nats(engine) => engine.amend_input(id, input).await,
+        }
+    }
+
+    /// How many inputs are kept under each subject, up to so many subjects.
+    pub async fn input_counts(&self, subjects_max: usize) -> Result<Vec<(String, u64)>, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.input_counts(subjects_max).await,
+            Inner::Nats(engine) => engine.input_counts(subjects_max).await,
+        }
+    }
+
+    /// Erases what matches in the span, from the beginning of it.
+    pub async fn erase(&self, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.erase(span, matches).await,
+            Inner::Nats(engine) => engine.erase(span, matches).await,
+        }
+    }
+
+    /// Erases the dead letters that match, all that it finds until this time is over.
+    pub async fn erase_dead_letters(
+        &self,
+        matches: &DeadLetterPredicate<'_>,
+        time_max: Duration,
+    ) -> Result<ErasedDeadLetters, BusError> {
+        match &self.0 {
+            Inner::Nats(engine) => engine.erase_dead_letters(matches, time_max).await,
+            Inner::Embedded(_) => {
+                let (mut before, mut erased, began) = (None, 0, Instant::now());
+                loop {
+                    let letters = self.dead_letters(before, LETTERS_AT_ONCE).await?;
+                    let Some(oldest) = letters.last() else {
+                        return Ok(ErasedDeadLetters { letters: erased, is_complete: true });
+                    };
+                    for letter in letters.iter().filter(|letter| matches(letter)) {
+                        erased += u64::from(self.delete_dead_letter(letter.id).await?);
+                    }
+                    // A call that has not erased any goes on: the next one would come no farther.
+                    if erased > 0 && began.elapsed() >= time_max {
+                        return Ok(ErasedDeadLetters { letters: erased, is_complete: false });
+                    }
+                    before = Some(oldest.id);
+                }
+            }
+        }
+    }
+
+    /// Leaves nothing of what was erased, and purged before, in files of this process. False when there is more to do.
+    pub async fn wipe(&self, until: Instant) -> Result<bool, BusError> {
+        match &self.0 {
+            Inner::Embedded(engine) => engine.wipe(until).await,
+            // The server overwrites what it erases.
+            Inner::Nats(_) => Ok(true),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a filter matches the same subjects on every engine. Knows nothing of what tokens mean.
 
-use super::{BusError, BusErrorKind};
+use super::error::{BusError, BusErrorKind};
 
 /// True for a subject that can be published to: tokens that are not empty, without blanks or wildcards.
 #[inline]
@@ -19,7 +19,7 @@ pub(super) fn is_valid(subject: &str) -> bool {
 
 /// A compiled subject filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Filter {
+pub(crate) enum Filter {
     /// `>`
     All,
     /// `events.>`, kept as `events.`: a compare of a prefix.
@@ -31,7 +31,7 @@ pub(super) enum Filter {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     Literal(Box<[u8]>),
     One,
     Rest,
@@ -83,7 +83,7 @@ impl Filter {
 /// What some subjects begin with, all of them: up to sixteen bytes. Most filters can be asked once for many messages
 /// with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Beginning {
+pub(crate) struct Beginning {
     /// The first byte is the lowest.
     bytes: u128,
     len: usize,

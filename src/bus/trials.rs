@@ -40,7 +40,7 @@ const FAILURES_MAX: usize = 10_000;
 
 /// What is on record about the messages of one consumer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Book {
+pub(crate) struct Book {
     /// Trials that began and are not known to have been survived; no message is in two of them.
     #[serde(default)]
     trials: Vec<Trial>,
@@ -71,7 +71,7 @@ pub enum TrialOutcome {
 
 /// What to do with suspects that are due.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Choice {
+pub(crate) struct Choice {
     /// To be tried next, ascending.
     pub(super) next: Vec<u64>,
     /// To be given up.

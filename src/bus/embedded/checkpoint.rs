@@ -27,7 +27,7 @@ const PASSES_MAX: usize = 3;
 const FRAMES_LEFT_MAX: i64 = 256;
 
 /// The writer's side.
-pub(super) struct Checkpoints {
+pub(crate) struct Checkpoints {
     path: PathBuf,
     wake: Option<SyncSender<()>>,
     /// The checkpointer is done with what it was woken for.

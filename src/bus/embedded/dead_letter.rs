@@ -15,7 +15,7 @@ const REASON_CHARS_MAX: usize = 2_000;
 const PURGE_ROWS_MAX: i64 = 1_000;
 
 /// What is stored beside the message.
-pub(super) struct Verdict<'a> {
+pub(crate) struct Verdict<'a> {
     pub(super) consumer: &'a str,
     pub(super) reason: &'a str,
     pub(super) delivery_count: u32,

@@ -11,9 +11,9 @@ use rusqlite::blob::ZeroBlob;
 use rusqlite::{Connection, MAIN_DB, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
+use super::consumer::position::Position;
 use super::group::{self, Draft, Group};
 use super::pack::{self, Packed, Packer};
-use super::position::Position;
 use crate::base::sqlite::{self, Fault, lock_file};
 use crate::bus::{BusError, BusErrorKind};
 
@@ -76,7 +76,7 @@ const GROUP_COLUMNS: &str = "first_sequence, count, published_at_ms, checksum, k
 
 /// The one process that may use the directory.
 #[derive(Debug)]
-pub(super) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock")] File);
+pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl DirectoryLock {
     pub(super) fn take(dir: &Path) -> Result<Self, BusError> {

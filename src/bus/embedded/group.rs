@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::dedup::Key;
+use super::dedup::key::Key;
 use crate::bus::batch::{self, FLAG_ERASED, Layout};
 use crate::bus::buffers::{self, Buffer};
 use crate::bus::subject::Beginning;
@@ -18,7 +18,7 @@ const GROUP_OVERHEAD_BYTES: usize = 160;
 
 /// A committed group.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     pub(super) first_sequence: u64,
     pub(super) published_at_ms: i64,
     data: Bytes,
@@ -81,7 +81,7 @@ impl Group {
 }
 
 /// A group that is being put together, before it is committed.
-pub(super) struct Draft {
+pub(crate) struct Draft {
     pub(super) first_sequence: u64,
     pub(super) published_at_ms: i64,
     pub(super) data: Buffer,

@@ -3,13 +3,13 @@
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
-use super::queue::{Chore, Publish, Reply};
-use super::{Engine, Shared, expand, keys_of};
+use super::queue::{Publish, Reply};
+use super::shared::{Shared, keys_of};
 use crate::bus::input::{KeptInput, OVERHEAD_BYTES, REFUSED_BY, RefusedInput};
-use crate::bus::{Batch, BusError, BusErrorKind, Published};
+use crate::bus::{Batch, BusError, BusErrorKind};
 
 /// The bytes that inputs take, by the writer's books: never too few.
-pub(super) struct InputBytes {
+pub(crate) struct InputBytes {
     known: u64,
     /// Some may have gone since they were counted.
     stale: bool,
@@ -77,7 +77,7 @@ pub(super) fn amend(connection: &Connection, id: u64, input: &RefusedInput) -> r
     Ok(connection.prepare_cached(sql)?.execute(values)? > 0)
 }
 
-fn counts(connection: &Connection, subjects_max: usize) -> rusqlite::Result<Vec<(String, u64)>> {
+pub(super) fn counts(connection: &Connection, subjects_max: usize) -> rusqlite::Result<Vec<(String, u64)>> {
     let sql = "SELECT subject, count(*) AS kept FROM dead_letters WHERE sequence = 0
         GROUP BY subject ORDER BY kept DESC, subject LIMIT ?1";
     let mut statement = connection.prepare_cached(sql)?;
@@ -86,38 +86,8 @@ fn counts(connection: &Connection, subjects_max: usize) -> rusqlite::Result<Vec<
     rows.collect()
 }
 
-impl Engine {
-    pub(in crate::bus) async fn keep_input(
-        &self,
-        inputs: Vec<RefusedInput>,
-        bytes_max: u64,
-    ) -> Result<KeptInput, BusError> {
-        self.0.shared.chore(|reply| Chore::KeepInput { inputs, bytes_max, reply }).await
-    }
-
-    pub(in crate::bus) async fn resubmit_input(
-        &self,
-        id: u64,
-        batch: Batch,
-    ) -> Result<Option<Vec<Result<Published, BusError>>>, BusError> {
-        let count = batch.len();
-        let shared = &self.0.shared;
-        let publish = Box::new(queued(shared, batch).await?);
-        let stored = shared.chore(|reply| Chore::Resubmit { id, publish, reply }).await?;
-        Ok(stored.map(|stored| expand(count, &stored)))
-    }
-
-    pub(in crate::bus) async fn amend_input(&self, id: u64, input: RefusedInput) -> Result<bool, BusError> {
-        self.0.shared.chore(|reply| Chore::AmendInput { id, input, reply }).await
-    }
-
-    pub(in crate::bus) async fn input_counts(&self, subjects_max: usize) -> Result<Vec<(String, u64)>, BusError> {
-        self.0.shared.read("count refused input", move |connection| counts(connection, subjects_max)).await
-    }
-}
-
 /// A batch all of which can be stored, as the writer takes it; the answer comes by another way.
-async fn queued(shared: &Shared, batch: Batch) -> Result<Publish, BusError> {
+pub(super) async fn queued(shared: &Shared, batch: Batch) -> Result<Publish, BusError> {
     let parts = batch.into_parts();
     if parts.refused > 0 {
         return Err(BusError::new(BusErrorKind::Invalid, "publish message"));

@@ -8,7 +8,6 @@
 //!
 //! Invariant: what is answered is on disk; what is delivered is what was stored. Knows nothing of events.
 
-mod books;
 mod checkpoint;
 mod consumer;
 mod dead_letter;
@@ -16,44 +15,42 @@ mod dedup;
 mod erase;
 mod file;
 mod group;
-mod health;
 mod input;
 mod original;
 mod pace;
 mod pack;
-mod position;
 mod queue;
+mod recover;
 mod retention;
-mod run;
+mod shared;
 mod subscription;
 mod tail;
+mod wipe;
+mod writer;
+
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_damage;
-mod window;
-mod wipe;
-mod writer;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::consumer::Consumer;
-use self::dedup::Key;
+use self::consumer::window::Window;
+use self::consumer::{Consumer, books};
 use self::file::DirectoryLock;
-use self::group::Group;
-use self::health::reason;
-use self::queue::{Chore, Publish, Queue, Reply, Stored};
+use self::queue::{Chore, Queue};
+use self::shared::{Shared, lock, reason};
 use self::tail::Tail;
 use super::batch::{self, BATCH_BYTES_MAX, Parts};
+use super::erase::{ErasePredicate, EraseSpan, Erased};
+use super::input::{KeptInput, RefusedInput};
 use super::subject::Filter;
 use super::trials::Book;
 use super::{
@@ -66,51 +63,13 @@ use crate::metrics;
 
 pub(super) use self::subscription::{Acker, Subscription};
 
-/// Bytes that a consumer behind the tail reads from the file at once.
-const READ_BYTES: usize = 4 << 20;
-/// Reading connections kept open.
-const READERS_MAX: usize = 4;
-
 /// A handle on the engine; the last one closes it.
 #[derive(Clone)]
-pub(super) struct Engine(Arc<Handle>);
+pub(crate) struct Engine(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// What the writer, the subscriptions and the handle have in common.
-struct Shared {
-    path: PathBuf,
-    stream_id: String,
-    settings: EmbeddedSettings,
-    queue: Queue,
-    tail: Mutex<Tail>,
-    /// The last committed sequence.
-    head: watch::Sender<u64>,
-    /// The first stored sequence, and the bytes in use, as of the last commit.
-    first: AtomicU64,
-    used_bytes: AtomicU64,
-    /// Why publishing was refused last, until it succeeds.
-    dead_letters: AtomicU64,
-    /// Held by the trial that is under way.
-    trial_turn: Arc<Semaphore>,
-    /// How often groups in the file were given others in their places: raised before those in memory are forgotten.
-    erasures: AtomicU64,
-    refused: Mutex<Option<BusError>>,
-    /// The first damage that was read from the file.
-    damage: Mutex<Option<String>>,
-    /// Whether the files are where a restart looks for them.
-    watch: sqlite::Watch,
-    consumers: Mutex<BTreeMap<String, Arc<Consumer>>>,
-    readers: Mutex<Vec<Connection>>,
-    started: Instant,
-    /// The last sequence when the file was opened: messages up to it may have been delivered by a process that
-    /// crashed.
-    recovered_to: u64,
-    closed: CancellationToken,
-    lock: Mutex<Option<DirectoryLock>>,
 }
 
 impl Engine {
@@ -127,7 +86,7 @@ impl Engine {
         let (first, last) = file::bounds(&connection).map_err(failed)?.unwrap_or((1, 0));
         let prepared = books::prepare(&connection).and_then(|()| wipe::prepare(&connection));
         prepared.map_err(|error| file::failure(&path, "prepare bus file", error))?;
-        let consumers = recover_consumers(&connection, &path, last)?;
+        let consumers = recover::consumers(&connection, &path, last)?;
         let stream_id = file::stream_id(&connection).map_err(failed)?;
         let watch = sqlite::Watch::over(&path, &[file::lock_path(&settings.dir)]);
         let watch = watch.map_err(|error| {
@@ -172,7 +131,7 @@ impl Engine {
         }
         if parts.refused == 0 {
             return match self.0.shared.store(parts).await {
-                Ok(stored) => expand(count, &stored),
+                Ok(stored) => queue::expand(count, &stored),
                 Err(error) => vec![Err(error); count],
             };
         }
@@ -183,7 +142,7 @@ impl Engine {
         let refused = parts.refused;
         let stored = self.0.shared.store(Parts { ends, ..parts }).await;
         let mut answers = match stored {
-            Ok(stored) => expand(count - refused, &stored),
+            Ok(stored) => queue::expand(count - refused, &stored),
             Err(error) => vec![Err(error); count - refused],
         }
         .into_iter();
@@ -222,7 +181,7 @@ impl Engine {
                 let (name, text) = (spec.name.clone(), spec.filter.clone());
                 let floor = shared.chore(|reply| Chore::Register { name, filter: text, reply }).await?;
                 let fresh = || {
-                    let window = window::Window::new(floor);
+                    let window = Window::new(floor);
                     Consumer::new(spec.name.clone(), (spec.filter.clone(), filter.clone()), window, Book::default())
                 };
                 shared.consumers().entry(spec.name.clone()).or_insert_with(fresh).clone()
@@ -315,6 +274,53 @@ impl Engine {
         }
     }
 
+    pub(super) async fn erase(&self, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
+        erase::erase(&self.0.shared, span, matches).await
+    }
+
+    /// False when time was not enough.
+    pub(super) async fn wipe(&self, until: Instant) -> Result<bool, BusError> {
+        loop {
+            let is_clean = self.0.shared.chore(|reply| Chore::Wipe { reply }).await?;
+            if is_clean || Instant::now() >= until {
+                return Ok(is_clean);
+            }
+        }
+    }
+
+    pub(super) async fn keep_input(&self, inputs: Vec<RefusedInput>, bytes_max: u64) -> Result<KeptInput, BusError> {
+        self.0.shared.chore(|reply| Chore::KeepInput { inputs, bytes_max, reply }).await
+    }
+
+    pub(super) async fn resubmit_input(
+        &self,
+        id: u64,
+        batch: Batch,
+    ) -> Result<Option<Vec<Result<Published, BusError>>>, BusError> {
+        let count = batch.len();
+        let shared = &self.0.shared;
+        let publish = Box::new(input::queued(shared, batch).await?);
+        let stored = shared.chore(|reply| Chore::Resubmit { id, publish, reply }).await?;
+        Ok(stored.map(|stored| queue::expand(count, &stored)))
+    }
+
+    pub(super) async fn amend_input(&self, id: u64, input: RefusedInput) -> Result<bool, BusError> {
+        self.0.shared.chore(|reply| Chore::AmendInput { id, input, reply }).await
+    }
+
+    pub(super) async fn input_counts(&self, subjects_max: usize) -> Result<Vec<(String, u64)>, BusError> {
+        self.0.shared.read("count refused input", move |connection| input::counts(connection, subjects_max)).await
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), BusError> {
+        self.0.shared.ping().await
+    }
+
+    /// What the file has lost, until that is acknowledged.
+    pub(super) fn warning(&self) -> (&'static str, Option<String>) {
+        ("bus_file_lost", sqlite::losses(&self.0.shared.path))
+    }
+
     pub(super) async fn close(&self) {
         for consumer in self.0.shared.each_consumer() {
             let withdrawn = consumer.lock().withdraw_trials();
@@ -349,142 +355,4 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-impl Shared {
-    async fn store(&self, parts: Parts) -> Result<Stored, BusError> {
-        let Parts { records, ends, beginning, keyed, .. } = parts;
-        let keys = if keyed == 0 { Vec::new() } else { keys_of(&records, keyed) };
-        let _room = self.queue.room(records.len()).await?;
-        let (reply, answer) = oneshot::channel();
-        self.queue.publish(Publish { records, ends, beginning, keys, reply, _room })?;
-        answer.await.unwrap_or_else(|_| Err(BusError::new(BusErrorKind::Closed, "publish batch")))
-    }
-
-    async fn chore<T>(&self, make: impl FnOnce(Reply<T>) -> Chore) -> Result<T, BusError> {
-        let (reply, answer) = oneshot::channel();
-        let closed = || BusError::new(BusErrorKind::Closed, "reach bus writer");
-        self.queue.chore(make(reply)).map_err(|_| closed())?;
-        answer.await.unwrap_or_else(|_| Err(closed()))
-    }
-
-    /// Runs a query on a reading connection, on a blocking thread.
-    async fn read<T: Send + 'static>(
-        self: &Arc<Self>,
-        context: &'static str,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, BusError> {
-        self.blocking(move |shared, connection| {
-            query(connection).map_err(|error| file::failure(&shared.path, context, error))
-        })
-        .await
-    }
-
-    async fn blocking<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Self, &Connection) -> Result<T, BusError> + Send + 'static,
-    ) -> Result<T, BusError> {
-        if self.closed.is_cancelled() {
-            return Err(BusError::new(BusErrorKind::Closed, "read bus file"));
-        }
-        let shared = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let kept = lock(&shared.readers).pop();
-            let connection = kept.map_or_else(|| shared.open_reader(), Ok)?;
-            let answer = work(&shared, &connection);
-            shared.note_damage(answer.as_ref().err());
-            let mut readers = lock(&shared.readers);
-            if readers.len() < READERS_MAX && !shared.closed.is_cancelled() {
-                readers.push(connection);
-            }
-            answer
-        });
-        let failed = |error| Err(BusError::caused(BusErrorKind::Unavailable, "read bus file", error));
-        done.await.unwrap_or_else(failed)
-    }
-
-    async fn read_groups(self: &Arc<Self>, sequence: u64) -> Result<VecDeque<Arc<Group>>, BusError> {
-        self.blocking(move |shared, connection| file::read_groups(connection, &shared.path, sequence, READ_BYTES)).await
-    }
-
-    /// When a message was stored; of one that is gone, the next one.
-    async fn published_at_ms(self: &Arc<Self>, sequence: u64) -> Result<Option<i64>, BusError> {
-        let recent = lock(&self.tail).find(sequence).map(|group| group.published_at_ms);
-        match recent {
-            Some(at) => Ok(Some(at)),
-            None => self.read("read group time", move |connection| file::published_at_ms(connection, sequence)).await,
-        }
-    }
-
-    fn dead_letters_gone(&self, count: u64) {
-        let _ = self
-            .dead_letters
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| Some(kept.saturating_sub(count)));
-    }
-
-    fn consumers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Consumer>>> {
-        lock(&self.consumers)
-    }
-
-    /// All of them by name, to be locked one by one without the lock on the map.
-    fn each_consumer(&self) -> Vec<Arc<Consumer>> {
-        self.consumers().values().cloned().collect()
-    }
-
-    /// Ticks since the engine's start.
-    fn now(&self) -> u32 {
-        consumer::tick(self.started.elapsed())
-    }
-}
-
-fn recover_consumers(
-    connection: &Connection,
-    path: &std::path::Path,
-    last: u64,
-) -> Result<BTreeMap<String, Arc<Consumer>>, BusError> {
-    let rows = file::read_consumers(connection).map_err(|error| file::failure(path, "read consumers", error))?;
-    let mut consumers = BTreeMap::new();
-    for (name, filter, position) in rows {
-        let damaged = |what: &str| file::corrupt(path, "recover consumer", format!("{what} of consumer {name}"));
-        let compiled = Filter::parse(&filter).map_err(|_| damaged("the filter"))?;
-        let window = position.recover().filter(|window| window.next() <= last + 1);
-        let window = window.ok_or_else(|| damaged("the position"))?;
-        let book = books::read(connection, &name).map_err(|error| file::failure(path, "read consumers", error))?;
-        let mut book = book.ok_or_else(|| damaged("the record of suspects"))?;
-        book.forget(window.floor(), &[]);
-        consumers.insert(name.clone(), Consumer::new(name, (filter, compiled), window, book));
-    }
-    Ok(consumers)
-}
-
-/// The keys of the records that carry a message id.
-fn keys_of(records: &[u8], keyed: usize) -> Vec<Key> {
-    let mut keys = Vec::with_capacity(keyed);
-    let mut at = 0;
-    while let Some(layout) = batch::layout(records, at) {
-        at = layout.end();
-        if !layout.message_id.is_empty() {
-            keys.push(Key::of(&records[layout.message_id]));
-        }
-    }
-    keys
-}
-
-/// One answer a message.
-fn expand(count: usize, stored: &Stored) -> Vec<Result<Published, BusError>> {
-    let mut duplicates = stored.duplicates.iter().peekable();
-    let mut sequence = stored.first_sequence;
-    let answer = |index: u32| {
-        if let Some(duplicate) = duplicates.next_if(|duplicate| duplicate.index == index) {
-            let original = Original { sequence: duplicate.group, key: duplicate.key.0 };
-            return Ok(Published { sequence: 0, duplicate: true, original });
-        }
-        sequence += 1;
-        Ok(Published::new(sequence - 1))
-    };
-    (0..count as u32).map(answer).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::Connection;
 
-use super::dedup::Key;
+use super::dedup::key::Key;
+use super::file;
 use super::group::Group;
-use super::{Shared, file, lock};
+use super::shared::{Shared, lock};
 use crate::bus::batch::FLAG_REPLAY;
 use crate::bus::{BusError, Original};
 

@@ -41,7 +41,7 @@ const UNTIL_TRIAL_MAX: u32 = 3_072;
 
 /// When the batches of the next commit are taken.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Opening {
+pub(crate) struct Opening {
     /// Not before then: consumers come first.
     pub(super) from: Instant,
     /// Nor before then, unless so many batches wait.
@@ -53,7 +53,7 @@ pub(super) struct Opening {
 
 /// Where a consumer is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// The next sequence that it looks at.
     pub(super) next: u64,
     /// It will soon have to read from the file.
@@ -62,7 +62,7 @@ pub(super) struct Standing {
 
 /// What a commit was like.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Round {
+pub(crate) struct Round {
     pub(super) batches: usize,
     /// How long its batches were waited for, once publishers could be served.
     pub(super) gathered: Duration,
@@ -71,7 +71,7 @@ pub(super) struct Round {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Where each consumer was last, and since when.
     seen: Vec<(u64, Instant)>,
     /// In eighths of the time of a commit.

@@ -24,14 +24,14 @@ const PACKED_BYTES_MIN: usize = 4 << 10;
 const RAW_BYTES_MAX: usize = 256 << 20;
 
 /// The writer's tables, kept from group to group.
-pub(super) struct Packer {
+pub(crate) struct Packer {
     compressor: Compressor<'static>,
     packed: Vec<u8>,
 }
 
 /// A group's bytes as they are stored.
 #[derive(Clone, Copy)]
-pub(super) struct Packed<'a> {
+pub(crate) struct Packed<'a> {
     /// What they were before; 0 when they were left as they are.
     pub(super) raw_bytes: usize,
     pub(super) data: &'a [u8],

@@ -9,12 +9,13 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::consumer::Consumer;
-use super::dedup::Key;
+use super::dedup::key::Key;
 use super::pace::Opening;
 use crate::bus::buffers::Buffer;
+use crate::bus::dead_letter::DeadReason;
 use crate::bus::input::{KeptInput, RefusedInput};
 use crate::bus::subject::{Beginning, Filter};
-use crate::bus::{BusError, BusErrorKind, DeadReason};
+use crate::bus::{BusError, BusErrorKind, Original, Published};
 
 /// Published bytes that wait for their commit.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
@@ -22,10 +23,10 @@ const QUEUED_BYTES_MAX: usize = 64 << 20;
 /// Chores that are done in one commit; each may write a message of the largest size.
 const CHORES_PER_COMMIT_MAX: usize = 32;
 
-pub(super) type Reply<T> = oneshot::Sender<Result<T, BusError>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, BusError>>;
 
 /// A batch on its way into the next group.
-pub(super) struct Publish {
+pub(crate) struct Publish {
     pub(super) records: Buffer,
     pub(super) ends: Vec<u32>,
     /// What their subjects begin with.
@@ -39,16 +40,31 @@ pub(super) struct Publish {
 
 /// The answer to one published batch.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// Of the first message that is not a duplicate; those that follow it count up.
     pub(super) first_sequence: u64,
     /// The messages that were seen before, in their order.
     pub(super) duplicates: Vec<Duplicate>,
 }
 
+/// One answer a message.
+pub(super) fn expand(count: usize, stored: &Stored) -> Vec<Result<Published, BusError>> {
+    let mut duplicates = stored.duplicates.iter().peekable();
+    let mut sequence = stored.first_sequence;
+    let answer = |index: u32| {
+        if let Some(duplicate) = duplicates.next_if(|duplicate| duplicate.index == index) {
+            let original = Original { sequence: duplicate.group, key: duplicate.key.0 };
+            return Ok(Published { sequence: 0, duplicate: true, original });
+        }
+        sequence += 1;
+        Ok(Published::new(sequence - 1))
+    };
+    (0..count as u32).map(answer).collect()
+}
+
 /// A message that was seen before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Duplicate {
+pub(crate) struct Duplicate {
     /// Its place in the batch.
     pub(super) index: u32,
     /// The first sequence of the group that holds the first message; 0 when that is not known.
@@ -57,7 +73,7 @@ pub(super) struct Duplicate {
 }
 
 /// Everything else that the writer does, in the same commit where it can.
-pub(super) enum Chore {
+pub(crate) enum Chore {
     /// Makes acknowledgements durable, burying those that are given up. The consumer has marked them.
     Settle(Settle),
     /// Makes a consumer's delivery counts durable.
@@ -131,7 +147,7 @@ impl Chore {
     }
 }
 
-pub(super) struct Settle {
+pub(crate) struct Settle {
     pub(super) consumer: Arc<Consumer>,
     pub(super) sequences: Vec<u64>,
     /// Set when they are given up: why.
@@ -141,19 +157,19 @@ pub(super) struct Settle {
 
 /// What one step of a purge did.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Purged {
+pub(crate) struct Purged {
     pub(super) messages: u64,
     pub(super) more: bool,
 }
 
 /// What the writer takes at once.
 #[derive(Default)]
-pub(super) struct Work {
+pub(crate) struct Work {
     pub(super) publishes: Vec<Publish>,
     pub(super) chores: Vec<Chore>,
 }
 
-pub(super) struct Queue {
+pub(crate) struct Queue {
     waiting: Mutex<Waiting>,
     filled: Condvar,
     room: Arc<Semaphore>,

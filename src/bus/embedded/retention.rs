@@ -17,7 +17,7 @@ const PRESSING_FROM_PERCENT: u64 = 90;
 const STEP_BYTES_MAX: u64 = 64 << 20;
 
 /// Why and how far to purge.
-pub(super) struct Needs {
+pub(crate) struct Needs {
     /// Every consumer has acknowledged up to here.
     pub(super) acknowledged_to: u64,
     pub(super) used_bytes: u64,
@@ -33,7 +33,7 @@ pub(super) struct Needs {
 
 /// What one step found to purge.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// The first sequence of the last group to go.
     pub(super) upto: Option<u64>,
     pub(super) messages: u64,

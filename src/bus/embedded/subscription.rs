@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::consumer::{self, Consumer, Found, Request};
+use super::consumer::ticks::moment;
+use super::consumer::{Consumer, Found, Request};
+use super::file;
 use super::queue::{Chore, Settle};
-use super::{Shared, file, lock};
+use super::shared::{Shared, lock};
 use crate::base::clock::sleep_until;
+use crate::bus::dead_letter::DeadReason;
 use crate::bus::trials::{FATAL, TURN_MAX, TrialOutcome};
-use crate::bus::{BusError, BusErrorKind, DeadReason, Delivery, Interest, Receipt};
+use crate::bus::{BusError, BusErrorKind, Delivery, Interest, Receipt};
 
-pub(in crate::bus) struct Subscription {
+pub(crate) struct Subscription {
     acker: Acker,
     head: watch::Receiver<u64>,
     /// The last sequence when this subscription began: messages up to it are suspect.
@@ -33,7 +36,7 @@ pub(in crate::bus) struct Subscription {
 const RECORD_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
-pub(in crate::bus) struct Acker {
+pub(crate) struct Acker {
     shared: Arc<Shared>,
     consumer: Arc<Consumer>,
     /// The trial that this subscription has begun.
@@ -54,19 +57,15 @@ impl Subscription {
         Self { acker, head, suspect_to, ready: Vec::new(), interest: None, record_at: None }
     }
 
-    pub(in crate::bus) fn stream_id(&self) -> String {
+    pub(crate) fn stream_id(&self) -> String {
         self.acker.shared.stream_id.clone()
     }
 
-    pub(in crate::bus) fn set_interest(&mut self, interest: Arc<dyn Interest>) {
+    pub(crate) fn set_interest(&mut self, interest: Arc<dyn Interest>) {
         self.interest = Some(interest);
     }
 
-    pub(in crate::bus) async fn fetch(
-        &mut self,
-        messages_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Delivery>, BusError> {
+    pub(crate) async fn fetch(&mut self, messages_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BusError> {
         let Acker { shared, consumer, .. } = self.acker.clone();
         // Who comes back for more has lived through it.
         self.acker.end_trial(TrialOutcome::Survived).await;
@@ -118,7 +117,7 @@ impl Subscription {
                     }
                 }
                 Found::Nothing(due) => {
-                    let due = due.map(|tick| shared.started + consumer::moment(tick));
+                    let due = due.map(|tick| shared.started + moment(tick));
                     let until = [due, self.record_at].into_iter().flatten().min();
                     tokio::select! {
                         () = woken => {}
@@ -131,11 +130,11 @@ impl Subscription {
         }
     }
 
-    pub(in crate::bus) fn acker(&self) -> Acker {
+    pub(crate) fn acker(&self) -> Acker {
         self.acker.clone()
     }
 
-    pub(in crate::bus) async fn release(&mut self) {
+    pub(crate) async fn release(&mut self) {
         self.acker.end_trial(TrialOutcome::Withdrawn).await;
     }
 }
@@ -150,39 +149,34 @@ impl Drop for Subscription {
 }
 
 impl Acker {
-    pub(in crate::bus) async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+    pub(crate) async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
         let answered = self.consumer.lock().acknowledge(receipts);
         self.settle(answered.settling, None).await?;
         self.consumer.wake.notify_one();
         lease(answered.lost, "acknowledge messages")
     }
 
-    pub(in crate::bus) async fn nak(
-        &self,
-        receipts: &[Receipt],
-        delay: Duration,
-        reason: &str,
-    ) -> Result<(), BusError> {
+    pub(crate) async fn nak(&self, receipts: &[Receipt], delay: Duration, reason: &str) -> Result<(), BusError> {
         let answered = self.consumer.lock().give_back(receipts, self.shared.now(), delay);
         self.consumer.wake.notify_one();
         self.settle(answered.settling, Some((DeadReason::Failed, reason))).await?;
         lease(answered.lost, "give messages back")
     }
 
-    pub(in crate::bus) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
+    pub(crate) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
         let answered = self.consumer.lock().acknowledge(&[receipt]);
         self.settle(answered.settling, Some((DeadReason::Refused, reason))).await?;
         self.consumer.wake.notify_one();
         lease(answered.lost, "bury message")
     }
 
-    pub(in crate::bus) async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+    pub(crate) async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
         let lost = self.consumer.lock().renew(receipts, self.shared.now());
         lease(lost, "renew leases")
     }
 
     /// Records that these messages are tried, which nothing else that is under way may be blamed for.
-    pub(in crate::bus) async fn begin_trial(&self, receipts: &[Receipt]) {
+    pub(crate) async fn begin_trial(&self, receipts: &[Receipt]) {
         drop(lock(&self.trial).take());
         let turn = tokio::time::timeout(TURN_MAX, self.shared.trial_turn.clone().acquire_owned()).await;
         let messages: Vec<u64> = receipts.iter().map(|receipt| receipt.sequence).collect();
@@ -196,7 +190,7 @@ impl Acker {
     }
 
     /// Nothing when none is under way.
-    pub(in crate::bus) async fn end_trial(&self, end: TrialOutcome) {
+    pub(crate) async fn end_trial(&self, end: TrialOutcome) {
         let Some(trial) = lock(&self.trial).take() else { return };
         let ended = {
             let mut mind = self.consumer.lock();

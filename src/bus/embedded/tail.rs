@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::group::Group;
 
-pub(super) struct Tail {
+pub(crate) struct Tail {
     groups: VecDeque<Arc<Group>>,
     bytes: usize,
     bytes_max: usize,

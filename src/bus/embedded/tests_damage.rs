@@ -55,7 +55,7 @@ async fn last_sequence(dir: &Path) -> Result<u64, String> {
         }
         Err(error) => {
             assert_eq!(error.kind, BusErrorKind::Corrupt, "{error}");
-            Err(super::health::reason(&error))
+            Err(super::shared::reason(&error))
         }
     }
 }
@@ -107,10 +107,10 @@ async fn nothing_is_accepted_into_files_that_a_restart_does_not_find() {
             let mut batch = crate::bus::Batch::new();
             batch.push("a.b", None, |out| out.extend_from_slice(what.as_bytes()));
             let refused = fixture.bus.publish(batch).await.remove(0).expect_err(what);
-            let reason = super::health::reason(&refused);
+            let reason = super::shared::reason(&refused);
             assert_eq!(refused.kind, BusErrorKind::Unavailable, "{reason}");
             assert!(reason.contains(file) && reason.contains(what), "{reason}");
-            let asked = super::health::reason(&fixture.bus.ping().await.unwrap_err());
+            let asked = super::shared::reason(&fixture.bus.ping().await.unwrap_err());
             assert!(asked.contains(file) && asked.contains(what), "{asked}");
         };
         expect_refused("was removed").await;
@@ -165,5 +165,5 @@ async fn damage_that_is_met_while_running_is_said() {
     assert_eq!(failed.expect("a page is damaged").kind, BusErrorKind::Corrupt);
     let said = fixture.bus.ping().await.unwrap_err();
     assert_eq!(said.kind, BusErrorKind::Corrupt);
-    assert!(super::health::reason(&said).contains("bus.db"), "{}", super::reason(&said));
+    assert!(super::shared::reason(&said).contains("bus.db"), "{}", super::shared::reason(&said));
 }

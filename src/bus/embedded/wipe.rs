@@ -13,7 +13,7 @@ const STEP_BYTES_MAX: u64 = 16 << 20;
 /// Rows that one step deletes.
 const STEP_ROWS: u64 = 4;
 
-pub(super) struct Wiping {
+pub(crate) struct Wiping {
     /// Pages have been freed as they were.
     needed: bool,
     /// No page was free: the table is being emptied.
@@ -24,7 +24,7 @@ pub(super) struct Wiping {
 
 /// What a step changes once it is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Filled(u64),
     Emptied(u64),
     Done,

@@ -4,10 +4,11 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, Stream};
 
-use super::publish::{MESSAGE_ID, REPLAY_FOR};
-use super::streams::failed;
-use super::{Shared, unix_ms_of};
-use crate::bus::{BusError, DeadLetter, DeadReason, Receipt};
+use super::failed::failed;
+use super::publish::messages::{MESSAGE_ID, REPLAY_FOR};
+use super::shared::{Shared, unix_ms_of};
+use crate::bus::dead_letter::DeadReason;
+use crate::bus::{BusError, DeadLetter, Receipt};
 use crate::metrics;
 
 pub(super) const REASON: &str = "Causality-Reason";

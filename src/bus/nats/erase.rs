@@ -16,8 +16,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::dead_letter::{self, read};
-use super::streams::failed;
-use super::{Engine, Shared, retention, unix_ms_of};
+use super::failed::failed;
+use super::progress;
+use super::shared::{Shared, unix_ms_of};
 use crate::bus::BusError;
 use crate::bus::erase::{DeadLetterPredicate, ErasePredicate, EraseSpan, Erased, ErasedDeadLetters};
 use crate::bus::subject::Filter;
@@ -53,30 +54,28 @@ struct Deleted {
     success: bool,
 }
 
-impl Engine {
-    pub(in crate::bus) async fn erase(&self, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
-        self.0.check_open("erase messages")?;
-        let found = |seen: &Seen| matches(seen.subject.as_bytes(), &seen.payload);
-        scan(&self.0, &self.0.stream, span, found, false).await
-    }
+pub(super) async fn erase(shared: &Shared, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
+    shared.check_open("erase messages")?;
+    let found = |seen: &Seen| matches(seen.subject.as_bytes(), &seen.payload);
+    scan(shared, &shared.stream, span, found, false).await
+}
 
-    pub(in crate::bus) async fn erase_dead_letters(
-        &self,
-        matches: &DeadLetterPredicate<'_>,
-        time_max: Duration,
-    ) -> Result<ErasedDeadLetters, BusError> {
-        self.0.check_open("erase dead letters")?;
-        let state = self.0.dead_letters.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
-        let after = state.first_sequence.max(1) - 1;
-        let span = EraseSpan { after, through: state.last_sequence, messages_max: u64::MAX, time_max };
-        let found = |seen: &Seen| {
-            let Seen { sequence, headers, stored_at_ms, payload, .. } = seen;
-            matches(&read(*sequence, headers, *stored_at_ms, payload.clone()))
-        };
-        // A call that has not erased any goes on: the next one would come no farther.
-        let erased = scan(&self.0, &self.0.dead_letters, span, found, true).await?;
-        Ok(ErasedDeadLetters { letters: erased.messages, is_complete: erased.scanned_through >= span.through })
-    }
+pub(super) async fn erase_dead_letters(
+    shared: &Shared,
+    matches: &DeadLetterPredicate<'_>,
+    time_max: Duration,
+) -> Result<ErasedDeadLetters, BusError> {
+    shared.check_open("erase dead letters")?;
+    let state = shared.dead_letters.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
+    let after = state.first_sequence.max(1) - 1;
+    let span = EraseSpan { after, through: state.last_sequence, messages_max: u64::MAX, time_max };
+    let found = |seen: &Seen| {
+        let Seen { sequence, headers, stored_at_ms, payload, .. } = seen;
+        matches(&read(*sequence, headers, *stored_at_ms, payload.clone()))
+    };
+    // A call that has not erased any goes on: the next one would come no farther.
+    let erased = scan(shared, &shared.dead_letters, span, found, true).await?;
+    Ok(ErasedDeadLetters { letters: erased.messages, is_complete: erased.scanned_through >= span.through })
 }
 
 /// What a scan has done so far.
@@ -246,7 +245,7 @@ impl Hand {
 
 /// Those of consumers that lease ranges are acknowledged elsewhere.
 async fn hands(stream: &Stream) -> Result<Vec<Hand>, BusError> {
-    let consumers = retention::durable(stream).await?;
+    let consumers = progress::durable(stream).await?;
     Ok(consumers.iter().map(Hand::of).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 

@@ -2,129 +2,94 @@
 //!
 //! Its messages look like those of dead letters; what tells them apart is that they have no sequence.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_nats::HeaderMap;
 use futures_util::{StreamExt, TryStreamExt};
 
-use super::dead_letter::{CONSUMER, DELIVERY_COUNT, PUBLISHED_AT_MS, REASON, SEQUENCE, SUBJECT, delete, reason, send};
-use super::streams::failed;
-use super::{Engine, Shared, lock};
+use super::dead_letter::{
+    CONSUMER, DELIVERY_COUNT, PUBLISHED_AT_MS, REASON, SEQUENCE, SUBJECT, delete, find, reason, send,
+};
+use super::failed::failed;
+use super::input_room::Room;
+use super::lock::lock;
+use super::shared::Shared;
 use crate::bus::input::{KeptInput, REFUSED_BY, RefusedInput};
 use crate::bus::{Batch, BusError, BusErrorKind, Published};
 
 /// Messages on their way at once.
 const AT_ONCE_MAX: usize = 32;
-/// How old the stream's own figure may be.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// This share of the room may be used up between two looks, so that several gateways pass the limit by little.
-const LOOK_SHARE: u64 = 64;
 /// Whatever is counted; the subjects begin with what the caller chose.
 const ALL: &str = "dlq.quarantine.>";
 const PREFIX: &str = "dlq.";
 
-/// What the stream of dead letters holds, as of the last look, with what was put there since.
-#[derive(Debug, Default)]
-pub(super) struct Room {
-    looked_at: Option<Instant>,
-    bytes: u64,
-    since: u64,
+pub(super) async fn keep(
+    shared: &Shared,
+    mut inputs: Vec<RefusedInput>,
+    bytes_max: u64,
+) -> Result<KeptInput, BusError> {
+    shared.check_open("keep refused input")?;
+    shared.link.check(&shared.client, "keep refused input")?;
+    let count = inputs.len();
+    let is_old = lock(&shared.input_room).is_old(bytes_max);
+    if is_old {
+        look(shared).await?;
+    }
+    let fits = lock(&shared.input_room).take(&inputs, bytes_max);
+    inputs.truncate(fits);
+    let mut answers = futures_util::stream::iter(inputs).map(|input| put(shared, input)).buffer_unordered(AT_ONCE_MAX);
+    let (mut kept, mut failure) = (0, None);
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(()) => kept += 1,
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    match failure {
+        Some(error) if kept == 0 && error.kind != BusErrorKind::Full => Err(error),
+        failure => {
+            Ok(KeptInput { kept, full: fits < count || failure.is_some_and(|it| it.kind == BusErrorKind::Full) })
+        }
+    }
 }
 
-impl Room {
-    fn is_old(&self, bytes_max: u64) -> bool {
-        self.looked_at.is_none_or(|at| at.elapsed() > LOOK_INTERVAL) || self.since > bytes_max / LOOK_SHARE
+pub(super) async fn resubmit(
+    shared: &Shared,
+    id: u64,
+    batch: Batch,
+) -> Result<Option<Vec<Result<Published, BusError>>>, BusError> {
+    shared.check_open("resubmit input")?;
+    if find(shared, id).await?.is_none_or(|letter| !letter.is_input()) {
+        return Ok(None);
     }
-
-    /// Takes room for as many as fit.
-    fn take(&mut self, inputs: &[RefusedInput], bytes_max: u64) -> usize {
-        let fits = inputs.iter().take_while(|input| {
-            let bytes = input.stored_bytes();
-            let fits = self.bytes.saturating_add(bytes) <= bytes_max;
-            if fits {
-                self.bytes += bytes;
-                self.since += bytes;
-            }
-            fits
-        });
-        fits.count()
+    let answers = shared.publish(batch).await;
+    if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+        return Err(error.clone());
     }
+    delete(shared, id).await?;
+    Ok(Some(answers))
 }
 
-impl Engine {
-    pub(in crate::bus) async fn keep_input(
-        &self,
-        mut inputs: Vec<RefusedInput>,
-        bytes_max: u64,
-    ) -> Result<KeptInput, BusError> {
-        let shared = &self.0;
-        shared.check_open("keep refused input")?;
-        shared.link.check(&shared.client, "keep refused input")?;
-        let count = inputs.len();
-        let is_old = lock(&shared.input_room).is_old(bytes_max);
-        if is_old {
-            look(shared).await?;
-        }
-        let fits = lock(&shared.input_room).take(&inputs, bytes_max);
-        inputs.truncate(fits);
-        let mut answers =
-            futures_util::stream::iter(inputs).map(|input| put(shared, input)).buffer_unordered(AT_ONCE_MAX);
-        let (mut kept, mut failure) = (0, None);
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(()) => kept += 1,
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        match failure {
-            Some(error) if kept == 0 && error.kind != BusErrorKind::Full => Err(error),
-            failure => {
-                Ok(KeptInput { kept, full: fits < count || failure.is_some_and(|it| it.kind == BusErrorKind::Full) })
-            }
-        }
+pub(super) async fn amend(shared: &Shared, id: u64, input: RefusedInput) -> Result<bool, BusError> {
+    shared.check_open("amend input")?;
+    if find(shared, id).await?.is_none_or(|letter| !letter.is_input()) {
+        return Ok(false);
     }
+    // Rather there twice than not at all.
+    put(shared, input).await?;
+    delete(shared, id).await
+}
 
-    pub(in crate::bus) async fn resubmit_input(
-        &self,
-        id: u64,
-        batch: Batch,
-    ) -> Result<Option<Vec<Result<Published, BusError>>>, BusError> {
-        let shared = &self.0;
-        shared.check_open("resubmit input")?;
-        if super::dead_letter::find(shared, id).await?.is_none_or(|letter| !letter.is_input()) {
-            return Ok(None);
-        }
-        let answers = shared.publish(batch).await;
-        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
-            return Err(error.clone());
-        }
-        delete(shared, id).await?;
-        Ok(Some(answers))
-    }
-
-    pub(in crate::bus) async fn amend_input(&self, id: u64, input: RefusedInput) -> Result<bool, BusError> {
-        let shared = &self.0;
-        shared.check_open("amend input")?;
-        if super::dead_letter::find(shared, id).await?.is_none_or(|letter| !letter.is_input()) {
-            return Ok(false);
-        }
-        // Rather there twice than not at all.
-        put(shared, input).await?;
-        delete(shared, id).await
-    }
-
-    pub(in crate::bus) async fn input_counts(&self, subjects_max: usize) -> Result<Vec<(String, u64)>, BusError> {
-        self.0.check_open("count refused input")?;
-        let failed = |error| failed("count refused input", error);
-        let subjects = self.0.dead_letters.info_with_subjects(ALL).await.map_err(failed)?;
-        let subject = |(subject, count): (String, usize)| {
-            (subject.strip_prefix(PREFIX).unwrap_or(&subject).to_owned(), count as u64)
-        };
-        let mut counts: Vec<(String, u64)> = subjects.map_ok(subject).try_collect().await.map_err(failed)?;
-        counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        counts.truncate(subjects_max);
-        Ok(counts)
-    }
+pub(super) async fn counts(shared: &Shared, subjects_max: usize) -> Result<Vec<(String, u64)>, BusError> {
+    shared.check_open("count refused input")?;
+    let failed = |error| failed("count refused input", error);
+    let subjects = shared.dead_letters.info_with_subjects(ALL).await.map_err(failed)?;
+    let subject =
+        |(subject, count): (String, usize)| (subject.strip_prefix(PREFIX).unwrap_or(&subject).to_owned(), count as u64);
+    let mut counts: Vec<(String, u64)> = subjects.map_ok(subject).try_collect().await.map_err(failed)?;
+    counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    counts.truncate(subjects_max);
+    Ok(counts)
 }
 
 async fn look(shared: &Shared) -> Result<(), BusError> {

@@ -3,25 +3,23 @@
 //! Invariants: as those of the bus; what one process promises holds whatever the others do,
 //! since everything that they share (streams, consumers, deduplication) lives on the server.
 
-mod acker;
-mod atomic;
-mod calls;
-mod consumers;
+mod failed;
+mod lock;
+mod shared;
+
+mod connection;
+mod topology;
+
 mod dead_letter;
 mod erase;
 mod input;
-mod keeper;
-mod link;
-mod original;
-mod place;
+mod input_room;
+mod progress;
+mod retention;
+
+mod consume;
 mod publish;
 mod ranges;
-mod retention;
-mod seen;
-mod streams;
-mod subscription;
-mod suspects;
-mod trials;
 
 #[cfg(test)]
 mod tests;
@@ -39,21 +37,26 @@ mod tests_strange;
 mod tests_tls;
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::jetstream::stream::{Info, Stream};
-use async_nats::jetstream::{self, Context, context::ContextBuilder, context::RequestErrorKind};
+use async_nats::jetstream::{self, context::ContextBuilder};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::atomic::Chooser;
-use self::calls::Calls;
-use self::consumers::Needed;
-use self::keeper::Keeper;
-use self::link::Link;
-use self::streams::Role;
+use self::connection::calls::Calls;
+use self::connection::link::Link;
+use self::consume::trials;
+use self::failed::failed;
+use self::publish::chooser::Chooser;
+use self::publish::{atomic, messages, original, queue};
+use self::shared::Shared;
+use self::topology::consumers::{self, Needed};
+use self::topology::reconciler;
+use self::topology::state::{Keeper, stream_id};
+use self::topology::streams::{self, Role};
+use super::erase::{DeadLetterPredicate, ErasePredicate, EraseSpan, Erased, ErasedDeadLetters};
+use super::input::{KeptInput, RefusedInput};
 use super::subject::Filter;
 use super::{
     Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, DeadLetter, NatsSettings, Original, Published,
@@ -61,9 +64,9 @@ use super::{
 };
 use crate::base::supervisor::Tasks;
 
-pub(super) use acker::Acker;
-pub(super) use ranges::{RangeAcker, RangeSubscription};
-pub(super) use subscription::Subscription;
+pub(super) use self::consume::acker::Acker;
+pub(super) use self::consume::subscription::Subscription;
+pub(super) use self::ranges::{RangeAcker, RangeSubscription};
 
 /// The oldest server that has what is used here.
 const SERVER_MIN: (i64, i64, i64) = (2, 10, 0);
@@ -73,41 +76,7 @@ const SERVER_ATOMIC: (i64, i64, i64) = (2, 12, 0);
 const PING_ANSWER_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
-pub(super) struct Engine(Arc<Shared>);
-
-struct Shared {
-    settings: NatsSettings,
-    client: Client,
-    link: Arc<Link>,
-    calls: Arc<Calls>,
-    context: Context,
-    /// The server has atomic batches.
-    atomic: bool,
-    stream: Stream,
-    dead_letters: Stream,
-    /// Ranges of the stream, as consumers lease them.
-    ranges: Stream,
-    keeper: Arc<Keeper>,
-    /// The subjects that the stream takes.
-    covered: Vec<Filter>,
-    in_flight: Semaphore,
-    /// Of refused input.
-    input_room: Mutex<input::Room>,
-    /// One at a time reads the first messages of duplicates.
-    reading: Semaphore,
-    /// Held by the trial of suspects that is under way.
-    trial_turn: Arc<Semaphore>,
-    open_trials: Mutex<Vec<trials::OpenTrial>>,
-    chooser: Chooser,
-    batches: atomic::Queue,
-    full: Mutex<Option<String>>,
-    /// The consumers that have acknowledged nothing of a stream that fills up.
-    held_by: Mutex<Option<String>>,
-    /// Whether `full` holds something: looked at by every publish.
-    is_full: AtomicBool,
-    closing: CancellationToken,
-    tasks: Tasks,
-}
+pub(crate) struct Engine(Arc<Shared>);
 
 impl Engine {
     pub(super) async fn connect(settings: NatsSettings) -> Result<Self, BusError> {
@@ -130,15 +99,15 @@ impl Engine {
             receiving.await;
             over.ends();
         });
-        let failed = |error: jetstream::context::GetStreamError| streams::failed("read stream", error);
+        let failed = |error: jetstream::context::GetStreamError| failed("read stream", error);
         tracing::info!(version, stream = settings.stream, "connected to NATS");
         let chooser = Chooser::new(settings.publish, atomic);
-        let (batches, jobs) = atomic::queue();
+        let (batches, jobs) = queue::queue();
         let shared = Arc::new(Shared {
             stream: context.get_stream(&settings.stream).await.map_err(failed)?,
             dead_letters: context.get_stream(&settings.dead_letter_stream).await.map_err(failed)?,
             ranges: context.get_stream(settings.range_stream()).await.map_err(failed)?,
-            keeper: Arc::new(Keeper::new(keeper::stream_id(&infos[2]))),
+            keeper: Arc::new(Keeper::new(stream_id(&infos[2]))),
             context,
             atomic,
             settings,
@@ -147,7 +116,7 @@ impl Engine {
             calls,
             covered,
             input_room: Mutex::default(),
-            in_flight: Semaphore::new(publish::IN_FLIGHT_BYTES_MAX),
+            in_flight: Semaphore::new(messages::IN_FLIGHT_BYTES_MAX),
             reading: Semaphore::new(1),
             trial_turn: Arc::new(Semaphore::new(1)),
             open_trials: Mutex::default(),
@@ -162,7 +131,7 @@ impl Engine {
         for _ in 0..atomic::BATCHES_AT_ONCE {
             shared.run_until_closed(atomic::commit_queued(Arc::downgrade(&shared), jobs.clone()));
         }
-        shared.run_until_closed(keeper::keep(Arc::downgrade(&shared), infos));
+        shared.run_until_closed(reconciler::keep(Arc::downgrade(&shared), infos));
         let engine = Self(shared);
         if let [(_, Some(warning)), _] = engine.warnings() {
             tracing::warn!(warning, "NATS");
@@ -223,7 +192,7 @@ impl Engine {
             let filter = if spec.matches_most { "" } else { &spec.filter };
             (Role::Events, Needed::of(spec, filter, spec.pending_max))
         };
-        consumers::ensure_consumer(keeper::stream_of(&self.0, role), &needed).await?;
+        consumers::ensure_consumer(self.0.stream_of(role), &needed).await?;
         self.0.keeper.needs(role, needed);
         Ok(filter)
     }
@@ -316,6 +285,38 @@ impl Engine {
         retention::purge_acknowledged(&self.0).await
     }
 
+    pub(super) async fn erase(&self, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
+        erase::erase(&self.0, span, matches).await
+    }
+
+    pub(super) async fn erase_dead_letters(
+        &self,
+        matches: &DeadLetterPredicate<'_>,
+        time_max: Duration,
+    ) -> Result<ErasedDeadLetters, BusError> {
+        erase::erase_dead_letters(&self.0, matches, time_max).await
+    }
+
+    pub(super) async fn keep_input(&self, inputs: Vec<RefusedInput>, bytes_max: u64) -> Result<KeptInput, BusError> {
+        input::keep(&self.0, inputs, bytes_max).await
+    }
+
+    pub(super) async fn resubmit_input(
+        &self,
+        id: u64,
+        batch: Batch,
+    ) -> Result<Option<Vec<Result<Published, BusError>>>, BusError> {
+        input::resubmit(&self.0, id, batch).await
+    }
+
+    pub(super) async fn amend_input(&self, id: u64, input: RefusedInput) -> Result<bool, BusError> {
+        input::amend(&self.0, id, input).await
+    }
+
+    pub(super) async fn input_counts(&self, subjects_max: usize) -> Result<Vec<(String, u64)>, BusError> {
+        input::counts(&self.0, subjects_max).await
+    }
+
     pub(super) async fn close(&self) {
         trials::withdraw_all(&self.0).await;
         self.0.closing.cancel();
@@ -323,49 +324,4 @@ impl Engine {
         let _ = tokio::time::timeout(self.0.settings.timeout, self.0.client.drain()).await;
         let _ = tokio::time::timeout(self.0.settings.timeout, self.0.tasks.wait()).await;
     }
-}
-
-impl Shared {
-    fn check_open(&self, context: &'static str) -> Result<(), BusError> {
-        if self.closing.is_cancelled() {
-            Err(BusError::new(BusErrorKind::Closed, context))
-        } else {
-            self.link.check_given_up(context)
-        }
-    }
-
-    fn run_until_closed(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let closing = self.closing.clone();
-        self.tasks.spawn(async move {
-            closing.run_until_cancelled(task).await;
-        });
-    }
-
-    async fn stream_info(&self) -> Result<Info, BusError> {
-        self.stream_info_within(self.settings.timeout).await
-    }
-
-    async fn stream_info_within(&self, limit: Duration) -> Result<Info, BusError> {
-        // The client's own limit may be as long as ours: either may be the first to pass.
-        let asked = tokio::time::timeout(limit, self.stream.get_info()).await;
-        match asked {
-            Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => Err(streams::failed("read stream", error)),
-            Ok(Ok(info)) => {
-                self.link.answered();
-                Ok(info)
-            }
-            Ok(Err(_)) | Err(_) => {
-                self.link.unanswered(&self.client).await;
-                Err(streams::failed("read stream", format!("NATS did not answer within {limit:?}")))
-            }
-        }
-    }
-}
-
-fn unix_ms_of(time: async_nats::datetime::DateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

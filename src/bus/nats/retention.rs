@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
-use async_nats::jetstream::stream::{State, Stream};
-use futures_util::TryStreamExt;
+use async_nats::jetstream::stream::State;
 
-use super::streams::failed;
-use super::{Shared, dead_letter, ranges, unix_ms_of};
+use super::failed::failed;
+use super::lock::lock;
+use super::progress::{Place, durable};
+use super::shared::{Shared, unix_ms_of};
+use super::{dead_letter, ranges};
 use crate::base::clock::unix_ms;
 use crate::bus::{BusError, BusStatus, ConsumerStatus};
 use crate::metrics;
@@ -18,28 +20,6 @@ use crate::metrics;
 /// Usage of the stream at which acknowledged messages are purged, and what is aimed at.
 const PURGE_AT_PERCENT: u64 = 80;
 const PURGE_TO_PERCENT: u64 = 60;
-/// Consumers of one stream that are looked at.
-const CONSUMERS_MAX: usize = 1_000;
-
-/// How far a durable consumer has come in the stream.
-pub(super) struct Place {
-    pub(super) name: String,
-    /// Everything up to here is acknowledged.
-    pub(super) acknowledged_to: u64,
-    /// Not acknowledged.
-    pub(super) backlog: u64,
-    /// Delivered and not acknowledged.
-    pub(super) pending: u64,
-}
-
-impl Place {
-    /// Of a consumer that has read nothing.
-    pub(super) fn at_the_start(name: String, state: &State) -> Self {
-        let backlog = (state.last_sequence + 1).saturating_sub(state.first_sequence.max(1));
-        Self { name, acknowledged_to: 0, backlog, pending: 0 }
-    }
-}
-
 /// Purges; answers how many messages went.
 pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError> {
     // Read before the consumers: what is stored in between counts as not acknowledged.
@@ -61,14 +41,14 @@ pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError>
     learn_held(shared, None);
     let purged = shared.stream.purge().sequence(upto + 1).await.map_err(|error| failed("purge stream", error))?;
     for consumer in durable(&shared.ranges).await? {
-        ranges::purge(shared, &consumer.name, upto + 1).await?;
+        ranges::place::purge(shared, &consumer.name, upto + 1).await?;
     }
     Ok(purged.purged)
 }
 
 /// Remembers who keeps a filling stream from being purged, and says so once.
 fn learn_held(shared: &Shared, by: Option<String>) {
-    let mut held = super::lock(&shared.held_by);
+    let mut held = lock(&shared.held_by);
     if let (Some(consumers), true) = (&by, *held != by) {
         tracing::warn!(
             consumers,
@@ -80,8 +60,8 @@ fn learn_held(shared: &Shared, by: Option<String>) {
 
 /// Why publishing is refused, with the consumers that have not read what fills the stream.
 fn full(shared: &Shared) -> Option<String> {
-    let full = super::lock(&shared.full).clone()?;
-    Some(match &*super::lock(&shared.held_by) {
+    let full = lock(&shared.full).clone()?;
+    Some(match &*lock(&shared.held_by) {
         Some(consumers) => format!("{full}; not acknowledged by {consumers}"),
         None => full,
     })
@@ -124,7 +104,7 @@ fn before_ms(age: Duration) -> i64 {
 async fn places(shared: &Shared, state: &State) -> Result<Vec<Place>, BusError> {
     let mut places: Vec<Place> = durable(&shared.stream).await?.iter().map(|consumer| place(consumer, state)).collect();
     for consumer in durable(&shared.ranges).await? {
-        places.push(ranges::place(shared, consumer.name, state).await?);
+        places.push(ranges::place::place(shared, consumer.name, state).await?);
     }
     for name in &shared.settings.readers {
         if !places.iter().any(|place| place.name == *name) {
@@ -142,18 +122,6 @@ fn place(consumer: &ConsumerInfo, state: &State) -> Place {
     let backlog = consumer.num_pending + pending;
     let acknowledged_to = if backlog == 0 { state.last_sequence } else { consumer.ack_floor.stream_sequence };
     Place { name: consumer.name.clone(), acknowledged_to, backlog, pending }
-}
-
-pub(super) async fn durable(stream: &Stream) -> Result<Vec<ConsumerInfo>, BusError> {
-    let durable = |consumer: &ConsumerInfo| consumer.config.durable_name.is_some();
-    let mut all = stream.consumers();
-    let mut found = Vec::new();
-    while let Some(consumer) = all.try_next().await.map_err(|error| failed("list consumers", error))? {
-        if durable(&consumer) && found.len() < CONSUMERS_MAX {
-            found.push(consumer);
-        }
-    }
-    Ok(found)
 }
 
 pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {

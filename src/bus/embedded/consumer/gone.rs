@@ -5,13 +5,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Mind;
+use super::state::Mind;
+use super::window::State;
 use crate::bus::embedded::group::Group;
-use crate::bus::embedded::window::State;
 
 impl Mind {
     /// Takes the groups that were read for a missing sequence. What is not stored any more is passed over.
-    pub(in crate::bus::embedded) fn load(&mut self, sequence: u64, groups: VecDeque<Arc<Group>>) {
+    pub(crate) fn load(&mut self, sequence: u64, groups: VecDeque<Arc<Group>>) {
         if let Some(first) = groups.front().map(|group| group.first_sequence)
             && first > sequence
         {
@@ -37,7 +37,7 @@ impl Mind {
     }
 
     /// Groups have others in their places: what was read before is read anew.
-    pub(in crate::bus::embedded) fn forget_loaded(&mut self) {
+    pub(crate) fn forget_loaded(&mut self) {
         self.loaded.clear();
     }
 }

@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
-use super::Writer;
+use super::thread::Writer;
+use crate::bus::embedded::file;
 use crate::bus::embedded::group::Group;
+use crate::bus::embedded::shared::lock;
 use crate::bus::embedded::wipe::Step;
-use crate::bus::embedded::{file, lock};
 use crate::bus::{BusError, BusErrorKind};
 
 impl Writer {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::held::{Complete, Held};
-use crate::bus::nats::{acker, dead_letter};
+use crate::bus::dead_letter::DeadReason;
+use crate::bus::nats::consume::acker;
+use crate::bus::nats::dead_letter;
 use crate::bus::trials::{FATAL, TrialOutcome};
-use crate::bus::{BusError, BusErrorKind, DeadReason, Receipt};
+use crate::bus::{BusError, BusErrorKind, Receipt};
 
 #[derive(Clone)]
-pub(in crate::bus) struct RangeAcker {
+pub(crate) struct RangeAcker {
     /// Answers ranges.
     pub(super) queue: acker::Acker,
     pub(super) held: Arc<Held>,
@@ -17,16 +19,11 @@ pub(in crate::bus) struct RangeAcker {
 
 impl RangeAcker {
     /// What of it completes no range is not on the server yet, and comes again should this process end.
-    pub(in crate::bus) async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+    pub(crate) async fn ack(&self, receipts: &[Receipt]) -> Result<(), BusError> {
         self.answer(self.held.settle(receipts, None)).await
     }
 
-    pub(in crate::bus) async fn nak(
-        &self,
-        receipts: &[Receipt],
-        delay: Duration,
-        reason: &str,
-    ) -> Result<(), BusError> {
+    pub(crate) async fn nak(&self, receipts: &[Receipt], delay: Duration, reason: &str) -> Result<(), BusError> {
         let (exhausted, again) = self.queue.failed(receipts).await?;
         for receipt in exhausted {
             self.bury(receipt, (DeadReason::Failed, reason)).await?;
@@ -34,7 +31,7 @@ impl RangeAcker {
         self.answer(self.held.settle(&again, Some(delay))).await
     }
 
-    pub(in crate::bus) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
+    pub(crate) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
         self.bury(receipt, (DeadReason::Refused, reason)).await
     }
 
@@ -49,15 +46,15 @@ impl RangeAcker {
         self.ack(&[receipt]).await
     }
 
-    pub(in crate::bus) async fn begin_trial(&self, receipts: &[Receipt]) {
+    pub(crate) async fn begin_trial(&self, receipts: &[Receipt]) {
         self.queue.begin_trial(receipts).await;
     }
 
-    pub(in crate::bus) async fn end_trial(&self, end: TrialOutcome) {
+    pub(crate) async fn end_trial(&self, end: TrialOutcome) {
         self.queue.end_trial(end).await;
     }
 
-    pub(in crate::bus) async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
+    pub(crate) async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
         let Some(ranges) = self.held.ranges_of(receipts) else {
             return Err(BusError::new(BusErrorKind::LeaseLost, "renew leases"));
         };

@@ -14,22 +14,19 @@ use async_nats::jetstream::stream::{Info, RawMessageError};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::bus::nats::publish::PubAck;
-use crate::bus::nats::streams::failed;
-use crate::bus::nats::subscription::REFUSED_PAUSE;
-use crate::bus::nats::{Shared, dead_letter};
+use crate::bus::nats::consume::pull::REFUSED_PAUSE;
+use crate::bus::nats::dead_letter;
+use crate::bus::nats::failed::failed;
+use crate::bus::nats::publish::messages::{EXPECTED_LAST, PubAck, WRONG_LAST};
+use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, BusErrorKind};
 
-/// The publish is refused unless the last message of its subject is this one.
-pub(in crate::bus::nats) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
-/// JetStream's code for that (`JSStreamWrongLastSequenceErrF`).
-pub(in crate::bus::nats) const WRONG_LAST: u64 = 10_071;
 /// How long the stream may be behind its own ranges before it is taken for one that lost messages.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 
 /// One message of the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct SequenceRange {
+pub(crate) struct SequenceRange {
     pub(super) first: u64,
     pub(super) last: u64,
     /// When the stream stored the last message, nanoseconds since the Unix epoch; tells another message under its
@@ -39,7 +36,7 @@ pub(super) struct SequenceRange {
     stream_created: i64,
 }
 
-pub(super) struct Cutter {
+pub(crate) struct Cutter {
     shared: Arc<Shared>,
     consumer: String,
     known: Option<Known>,
@@ -66,7 +63,7 @@ struct StreamEnd {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(crate) enum Cut {
     /// One range; there is more.
     Full,
     /// All that there was.

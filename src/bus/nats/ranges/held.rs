@@ -12,10 +12,10 @@ use crate::base::clock;
 use crate::bus::Receipt;
 
 /// Names one delivery of one range within a subscription.
-pub(super) type Key = u64;
+pub(crate) type Key = u64;
 
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<Ranges>);
+pub(crate) struct Held(Mutex<Ranges>);
 
 #[derive(Debug, Default)]
 struct Ranges {
@@ -39,7 +39,7 @@ struct HeldRange {
 
 /// A range of which nothing is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Complete {
+pub(crate) struct Complete {
     pub(super) key: Key,
     pub(super) receipt: Receipt,
     pub(super) again: Option<Duration>,

@@ -16,7 +16,7 @@
 mod acker;
 mod cutter;
 mod held;
-mod place;
+pub(super) mod place;
 mod reader;
 mod ready;
 mod subscription;
@@ -29,8 +29,5 @@ mod tests_replicas;
 /// Ranges that may be leased at once: little comes with each where little comes at all.
 pub(super) const PENDING_MAX: usize = 65_536;
 
-pub(in crate::bus) use acker::RangeAcker;
-pub(super) use cutter::{EXPECTED_LAST, WRONG_LAST};
-pub(super) use place::{place, purge};
-
-pub(in crate::bus) use subscription::RangeSubscription;
+pub(crate) use acker::RangeAcker;
+pub(crate) use subscription::RangeSubscription;

@@ -4,13 +4,13 @@ use async_nats::jetstream::stream::State;
 
 use super::cutter::{last_range, range_from};
 use crate::bus::BusError;
-use crate::bus::nats::Shared;
-use crate::bus::nats::retention::Place;
-use crate::bus::nats::streams::failed;
+use crate::bus::nats::failed::failed;
+use crate::bus::nats::progress::Place;
+use crate::bus::nats::shared::Shared;
 
 /// Where a consumer of the queue is in the stream. Its ranges in hand count with the mean length of those since
 /// its floor: exact as soon as it has acknowledged nothing, or everything, behind that.
-pub(in crate::bus::nats) async fn place(shared: &Shared, name: String, state: &State) -> Result<Place, BusError> {
+pub(crate) async fn place(shared: &Shared, name: String, state: &State) -> Result<Place, BusError> {
     // Read before what is open: a range that is cut in between counts as not acknowledged.
     let last = last_range(shared, &name).await?;
     let consumer = shared.ranges.consumer_info(&name).await.map_err(|error| failed("read consumer", error))?;
@@ -47,7 +47,7 @@ fn figures(
 }
 
 /// Purges the ranges of messages that the stream no longer holds, but for the last, behind which the next is cut.
-pub(in crate::bus::nats) async fn purge(shared: &Shared, consumer: &str, first_sequence: u64) -> Result<(), BusError> {
+pub(crate) async fn purge(shared: &Shared, consumer: &str, first_sequence: u64) -> Result<(), BusError> {
     let Some((last, _)) = last_range(shared, consumer).await? else { return Ok(()) };
     let Some((first, range)) = range_from(shared, consumer, 0).await? else { return Ok(()) };
     if range.last >= first_sequence || first.sequence >= last.sequence {

@@ -11,10 +11,11 @@ use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use tracing::debug;
 
-use crate::bus::nats::acker::AckSubject;
-use crate::bus::nats::streams::failed;
-use crate::bus::nats::subscription::{SILENCE_MAX, Wanted, at_hand, open_inbox, pull};
-use crate::bus::nats::{Shared, dead_letter};
+use crate::bus::nats::consume::acker::AckSubject;
+use crate::bus::nats::consume::pull::{SILENCE_MAX, Wanted, at_hand, open_inbox, pull};
+use crate::bus::nats::dead_letter;
+use crate::bus::nats::failed::failed;
+use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, Receipt};
 
 /// The server forgets a consumer that has asked for nothing for this long.
@@ -26,7 +27,7 @@ const SKIPPED_MAX: u64 = 1_000;
 /// The least time between two consumers, where one finds nothing of what must be there: its server is behind.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-pub(super) struct Reader {
+pub(crate) struct Reader {
     shared: Arc<Shared>,
     /// Whom it reads for, as its consumers are described on the server.
     reads_for: String,
@@ -59,7 +60,7 @@ struct Consumer {
 }
 
 /// A message and what its delivery says of it.
-pub(super) struct Read {
+pub(crate) struct Read {
     pub(super) message: Message,
     pub(super) sequence: u64,
     pub(super) published_at_ms: i64,

@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use super::held::Key;
 use crate::bus::buffers::{self, Buffer};
-use crate::bus::nats::subscription::{delivery, write_record};
+use crate::bus::nats::consume::pull::{delivery, write_record};
 use crate::bus::{Delivery, Receipt};
 
 /// What is handed out together lies in one buffer, as it is let go together: to allocate each message and free it
 /// on another thread costs more than to copy it.
 #[derive(Default)]
-pub(super) struct Ready {
+pub(crate) struct Ready {
     /// Without their records yet.
     deliveries: Vec<Delivery>,
     records: Option<Buffer>,

@@ -17,9 +17,10 @@ use super::reader::Reader;
 use super::ready::Ready;
 use crate::base::clock;
 use crate::base::clock::sleep_until;
-use crate::bus::nats::Shared;
-use crate::bus::nats::subscription::{NOTE_INTERVAL, REFUSED_PAUSE, Subscription, delivery, record, takes};
-use crate::bus::nats::suspects::{Suspects, is_suspect};
+use crate::bus::nats::consume::pull::{NOTE_INTERVAL, REFUSED_PAUSE, delivery, record, takes};
+use crate::bus::nats::consume::subscription::Subscription;
+use crate::bus::nats::consume::suspects::{Suspects, is_suspect};
+use crate::bus::nats::shared::Shared;
 use crate::bus::subject::Filter;
 use crate::bus::trials::TrialOutcome;
 use crate::bus::{BusError, ConsumerSpec, Delivery, LeaseGrant, Receipt};
@@ -41,7 +42,7 @@ const READ_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 type Cutting = oneshot::Receiver<(Cutter, Result<Cut, BusError>)>;
 
-pub(in crate::bus) struct RangeSubscription {
+pub(crate) struct RangeSubscription {
     acker: RangeAcker,
     shared: Arc<Shared>,
     spec: ConsumerSpec,
@@ -82,11 +83,7 @@ struct InHand {
 }
 
 impl RangeSubscription {
-    pub(in crate::bus::nats) async fn open(
-        shared: Arc<Shared>,
-        spec: ConsumerSpec,
-        filter: Filter,
-    ) -> Result<Self, BusError> {
+    pub(crate) async fn open(shared: Arc<Shared>, spec: ConsumerSpec, filter: Filter) -> Result<Self, BusError> {
         let subject = shared.settings.range_subject(&spec.name);
         let queued = ConsumerSpec { filter: subject.clone(), ..spec.clone() };
         let stream = shared.settings.range_stream();
@@ -118,15 +115,15 @@ impl RangeSubscription {
         })
     }
 
-    pub(in crate::bus) fn acker(&self) -> RangeAcker {
+    pub(crate) fn acker(&self) -> RangeAcker {
         self.acker.clone()
     }
 
-    pub(in crate::bus) fn stream_id(&self) -> &str {
+    pub(crate) fn stream_id(&self) -> &str {
         self.queue.stream_id()
     }
 
-    pub(in crate::bus) fn lease_grant(&self) -> LeaseGrant {
+    pub(crate) fn lease_grant(&self) -> LeaseGrant {
         let stream = (self.shared.keeper.stream(), self.queue.stream_id().to_owned());
         LeaseGrant {
             at: self.leased_at,
@@ -135,11 +132,7 @@ impl RangeSubscription {
         }
     }
 
-    pub(in crate::bus) async fn fetch(
-        &mut self,
-        messages_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Delivery>, BusError> {
+    pub(crate) async fn fetch(&mut self, messages_max: usize, bytes_max: usize) -> Result<Vec<Delivery>, BusError> {
         let note_interval = NOTE_INTERVAL.min(self.spec.ack_wait / 8);
         // Who comes back for more has lived through it.
         self.acker.end_trial(TrialOutcome::Survived).await;
@@ -186,7 +179,7 @@ impl RangeSubscription {
         }
     }
 
-    pub(in crate::bus) async fn release(&mut self) -> Result<(), BusError> {
+    pub(crate) async fn release(&mut self) -> Result<(), BusError> {
         // A range stored meanwhile would be sent to whom is just about to go.
         if let Some(cutting) = self.cutting.take() {
             let _ = tokio::time::timeout(self.shared.settings.timeout, cutting).await;

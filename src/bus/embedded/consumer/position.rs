@@ -1,0 +1,213 @@
+//! A consumer's durable position as bytes: what is settled above the floor, and delivery counts.
+//!
+//! This file owns both formats. `settled` is a tag byte and then either run lengths (LEB128, alternating,
+//! the first one of unsettled messages) or a bitmap (bit set: settled; lowest bit first), whichever is
+//! shorter; it covers the sequences above the floor up to the highest one delivered. `counts` is a list of
+//! LEB128 triples: distance from the previous sequence (from the floor at first), deliveries, those of the
+//! last that were not answered; a message that is not in it was delivered once. Knows nothing of SQLite.
+
+use super::window::{Slot, State, Window};
+
+const TAG_RUNS: u8 = 0;
+const TAG_BITMAP: u8 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) floor: u64,
+    /// The highest sequence that was delivered or passed over.
+    pub(crate) high: u64,
+    pub(crate) settled: Vec<u8>,
+    pub(crate) counts: Vec<u8>,
+}
+
+impl Position {
+    /// The window as it is once everything that is settling is settled.
+    pub(crate) fn of(window: &Window) -> Self {
+        let floor = window.floor();
+        let high = window.next() - 1;
+        let unsettled = || window.unsettled_slots().filter(|(_, slot)| slot.state != State::Settling);
+        let mut counts = Vec::new();
+        let mut previous = floor;
+        for (sequence, slot) in unsettled().filter(|(_, slot)| slot.count > 1 || slot.unanswered > 0) {
+            write_leb128(&mut counts, sequence - previous);
+            write_leb128(&mut counts, u64::from(slot.count));
+            write_leb128(&mut counts, u64::from(slot.unanswered));
+            previous = sequence;
+        }
+        let sequences = || unsettled().map(|(sequence, _)| sequence);
+        let bitmap_bytes = (high - floor).div_ceil(8) as usize;
+        let settled = match runs(floor, high, sequences(), bitmap_bytes) {
+            Some(runs) => runs,
+            None => bitmap(floor, high, sequences()),
+        };
+        Self { floor, high, settled, counts }
+    }
+
+    /// The window as a process finds it that starts: whatever was delivered and not settled waits to be
+    /// delivered again at once, with one more delivery that was not answered. None when the bytes are damaged.
+    pub(crate) fn recover(&self) -> Option<Window> {
+        let mut counts = read_counts(self.floor, &self.counts)?.into_iter().peekable();
+        let mut window = Window::new(self.floor);
+        let mut look = |settled: bool| {
+            let sequence = window.next();
+            if settled {
+                window.pass();
+                return;
+            }
+            while counts.next_if(|(counted, ..)| *counted < sequence).is_some() {}
+            let (_, count, unanswered) = counts.next_if(|(counted, ..)| *counted == sequence).unwrap_or((0, 1, 0));
+            window.push(Slot { state: State::Waiting, unanswered: unanswered.saturating_add(1), count, deadline: 0 });
+        };
+        let span = self.high.checked_sub(self.floor)?;
+        match self.settled.split_first() {
+            None if span == 0 => {}
+            Some((&TAG_RUNS, mut rest)) => {
+                let (mut covered, mut settled) = (0, false);
+                while !rest.is_empty() {
+                    let run = read_leb128(&mut rest)?;
+                    covered = Some(covered + run).filter(|covered| *covered <= span)?;
+                    (0..run).for_each(|_| look(settled));
+                    settled = !settled;
+                }
+                (covered == span).then_some(())?;
+            }
+            Some((&TAG_BITMAP, bits)) if bits.len() as u64 == span.div_ceil(8) => {
+                (0..span).for_each(|bit| look(bits[(bit / 8) as usize] >> (bit % 8) & 1 == 1));
+            }
+            _ => return None,
+        }
+        Some(window)
+    }
+}
+
+/// None when they are longer than `bytes_max`.
+fn runs(floor: u64, high: u64, unsettled: impl Iterator<Item = u64>, bytes_max: usize) -> Option<Vec<u8>> {
+    let mut out = vec![TAG_RUNS];
+    // The run of unsettled messages under way covers `start..end`.
+    let (mut start, mut end) = (floor + 1, floor + 1);
+    for sequence in unsettled {
+        if sequence != end {
+            write_leb128(&mut out, end - start);
+            write_leb128(&mut out, sequence - end);
+            start = sequence;
+        }
+        end = sequence + 1;
+        if out.len() > bytes_max.max(16) {
+            return None;
+        }
+    }
+    write_leb128(&mut out, end - start);
+    if end <= high {
+        write_leb128(&mut out, high + 1 - end);
+    }
+    Some(out)
+}
+
+fn bitmap(floor: u64, high: u64, unsettled: impl Iterator<Item = u64>) -> Vec<u8> {
+    let span = high - floor;
+    let mut out = vec![0xff; span.div_ceil(8) as usize + 1];
+    out[0] = TAG_BITMAP;
+    for sequence in unsettled {
+        let bit = sequence - floor - 1;
+        out[1 + (bit / 8) as usize] &= !(1 << (bit % 8));
+    }
+    out
+}
+
+fn read_counts(floor: u64, mut bytes: &[u8]) -> Option<Vec<(u64, u16, u8)>> {
+    let mut counts = Vec::new();
+    let mut sequence = floor;
+    while !bytes.is_empty() {
+        sequence = sequence.checked_add(read_leb128(&mut bytes)?)?;
+        let count = u16::try_from(read_leb128(&mut bytes)?).ok()?;
+        let unanswered = u8::try_from(read_leb128(&mut bytes)?).ok()?;
+        counts.push((sequence, count, unanswered));
+    }
+    Some(counts)
+}
+
+fn write_leb128(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn read_leb128(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn window(floor: u64, settled: &[bool]) -> Window {
+        let mut window = Window::new(floor);
+        for _ in settled {
+            window.push(Slot { state: State::Leased, unanswered: 0, count: 1, deadline: 9 });
+        }
+        for (sequence, _) in (floor + 1..).zip(settled).filter(|(_, settled)| **settled) {
+            window.settle(sequence);
+        }
+        window.advance();
+        window
+    }
+
+    #[test]
+    fn the_first_version_is_still_read_and_written() {
+        let mut runs = window(100, &[false, false, true, true, true, false]);
+        runs.update(102, Slot { state: State::Leased, unanswered: 1, count: 300, deadline: 0 });
+        let stored = Position { floor: 100, high: 106, settled: vec![0, 2, 3, 1], counts: vec![2, 0xac, 0x02, 1] };
+        assert_eq!(Position::of(&runs), stored);
+        let slot = stored.recover().unwrap().get(102);
+        assert_eq!((slot.count, slot.unanswered, slot.state), (300, 2, State::Waiting));
+
+        let alternating: Vec<bool> = (0..160).map(|n| n % 2 == 1).collect();
+        let bitmap = Position::of(&window(0, &alternating));
+        assert_eq!((bitmap.settled.len(), &bitmap.settled[..2]), (21, &[1, 0b1010_1010][..]));
+    }
+
+    #[test]
+    fn damage_is_seen() {
+        let good = Position::of(&window(10, &[false, true, false, true, false]));
+        assert!(good.recover().is_some());
+        let damaged = [
+            Position { settled: vec![], ..good.clone() },
+            Position { settled: vec![7, 1], ..good.clone() },
+            Position { settled: vec![TAG_BITMAP], ..good.clone() },
+            Position { settled: vec![TAG_RUNS, 0xff], ..good.clone() },
+            Position { settled: vec![TAG_RUNS, 100], ..good.clone() },
+            Position { high: good.high + 1, ..good.clone() },
+            Position { high: 3, ..good.clone() },
+            Position { counts: vec![1, 1], ..good.clone() },
+        ];
+        for position in damaged {
+            assert!(position.recover().is_none(), "{position:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_was_written_is_recovered(floor in 0u64..5_000, settled in prop::collection::vec(any::<bool>(), 0..3_000)) {
+            let before = window(floor, &settled);
+            let after = Position::of(&before).recover().unwrap();
+            prop_assert_eq!((after.floor(), after.next()), (before.floor(), before.next()));
+            let sequences = |window: &Window| window.unsettled_slots().map(|(s, _)| s).collect::<Vec<_>>();
+            prop_assert_eq!(sequences(&after), sequences(&before));
+        }
+    }
+}

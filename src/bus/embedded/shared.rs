@@ -1,0 +1,206 @@
+//! What the writer, the subscriptions and the handle have in common, and how they reach the file.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::consumer::Consumer;
+use super::consumer::ticks::tick;
+use super::dedup::key::Key;
+use super::file::{self, DirectoryLock};
+use super::group::Group;
+use super::queue::{Chore, Publish, Queue, Reply, Stored};
+use super::tail::Tail;
+use crate::base::sqlite;
+use crate::bus::batch::{self, Parts};
+use crate::bus::{BusError, BusErrorKind, EmbeddedSettings};
+
+/// Bytes that a consumer behind the tail reads from the file at once.
+pub(super) const READ_BYTES: usize = 4 << 20;
+/// Reading connections kept open.
+const READERS_MAX: usize = 4;
+
+/// What the writer, the subscriptions and the handle have in common.
+pub(crate) struct Shared {
+    pub(super) path: PathBuf,
+    pub(super) stream_id: String,
+    pub(super) settings: EmbeddedSettings,
+    pub(super) queue: Queue,
+    pub(super) tail: Mutex<Tail>,
+    /// The last committed sequence.
+    pub(super) head: watch::Sender<u64>,
+    /// The first stored sequence, and the bytes in use, as of the last commit.
+    pub(super) first: AtomicU64,
+    pub(super) used_bytes: AtomicU64,
+    /// Why publishing was refused last, until it succeeds.
+    pub(super) dead_letters: AtomicU64,
+    /// Held by the trial that is under way.
+    pub(super) trial_turn: Arc<Semaphore>,
+    /// How often groups in the file were given others in their places: raised before those in memory are forgotten.
+    pub(super) erasures: AtomicU64,
+    pub(super) refused: Mutex<Option<BusError>>,
+    /// The first damage that was read from the file.
+    pub(super) damage: Mutex<Option<String>>,
+    /// Whether the files are where a restart looks for them.
+    pub(super) watch: sqlite::Watch,
+    pub(super) consumers: Mutex<BTreeMap<String, Arc<Consumer>>>,
+    pub(super) readers: Mutex<Vec<Connection>>,
+    pub(super) started: Instant,
+    /// The last sequence when the file was opened: messages up to it may have been delivered by a process that
+    /// crashed.
+    pub(super) recovered_to: u64,
+    pub(super) closed: CancellationToken,
+    pub(super) lock: Mutex<Option<DirectoryLock>>,
+}
+
+impl Shared {
+    pub(super) async fn store(&self, parts: Parts) -> Result<Stored, BusError> {
+        let Parts { records, ends, beginning, keyed, .. } = parts;
+        let keys = if keyed == 0 { Vec::new() } else { keys_of(&records, keyed) };
+        let _room = self.queue.room(records.len()).await?;
+        let (reply, answer) = oneshot::channel();
+        self.queue.publish(Publish { records, ends, beginning, keys, reply, _room })?;
+        answer.await.unwrap_or_else(|_| Err(BusError::new(BusErrorKind::Closed, "publish batch")))
+    }
+
+    pub(super) async fn chore<T>(&self, make: impl FnOnce(Reply<T>) -> Chore) -> Result<T, BusError> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || BusError::new(BusErrorKind::Closed, "reach bus writer");
+        self.queue.chore(make(reply)).map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Runs a query on a reading connection, on a blocking thread.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        context: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BusError> {
+        self.blocking(move |shared, connection| {
+            query(connection).map_err(|error| file::failure(&shared.path, context, error))
+        })
+        .await
+    }
+
+    pub(super) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self, &Connection) -> Result<T, BusError> + Send + 'static,
+    ) -> Result<T, BusError> {
+        if self.closed.is_cancelled() {
+            return Err(BusError::new(BusErrorKind::Closed, "read bus file"));
+        }
+        let shared = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let kept = lock(&shared.readers).pop();
+            let connection = kept.map_or_else(|| shared.open_reader(), Ok)?;
+            let answer = work(&shared, &connection);
+            shared.note_damage(answer.as_ref().err());
+            let mut readers = lock(&shared.readers);
+            if readers.len() < READERS_MAX && !shared.closed.is_cancelled() {
+                readers.push(connection);
+            }
+            answer
+        });
+        let failed = |error| Err(BusError::caused(BusErrorKind::Unavailable, "read bus file", error));
+        done.await.unwrap_or_else(failed)
+    }
+
+    pub(super) async fn read_groups(self: &Arc<Self>, sequence: u64) -> Result<VecDeque<Arc<Group>>, BusError> {
+        self.blocking(move |shared, connection| file::read_groups(connection, &shared.path, sequence, READ_BYTES)).await
+    }
+
+    /// When a message was stored; of one that is gone, the next one.
+    pub(super) async fn published_at_ms(self: &Arc<Self>, sequence: u64) -> Result<Option<i64>, BusError> {
+        let recent = lock(&self.tail).find(sequence).map(|group| group.published_at_ms);
+        match recent {
+            Some(at) => Ok(Some(at)),
+            None => self.read("read group time", move |connection| file::published_at_ms(connection, sequence)).await,
+        }
+    }
+
+    pub(super) fn dead_letters_gone(&self, count: u64) {
+        let _ = self
+            .dead_letters
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| Some(kept.saturating_sub(count)));
+    }
+
+    pub(super) fn consumers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Consumer>>> {
+        lock(&self.consumers)
+    }
+
+    /// All of them by name, to be locked one by one without the lock on the map.
+    pub(super) fn each_consumer(&self) -> Vec<Arc<Consumer>> {
+        self.consumers().values().cloned().collect()
+    }
+
+    /// Ticks since the engine's start.
+    pub(super) fn now(&self) -> u32 {
+        tick(self.started.elapsed())
+    }
+
+    pub(super) fn open_reader(&self) -> Result<Connection, BusError> {
+        self.check_files()?;
+        let opened = sqlite::open_reader(&self.path);
+        let reader = opened.map_err(|error| file::failure(&self.path, "open bus reader", error))?;
+        // They may have been moved away meanwhile.
+        self.check_files()?;
+        Ok(reader)
+    }
+
+    /// Fails when a restart would not find the files that are open.
+    pub(super) fn check_files(&self) -> Result<(), BusError> {
+        self.watch.check().map_err(|text| BusError::caused(BusErrorKind::Unavailable, "check bus files", text))
+    }
+
+    /// Remembers damage for readiness: whoever meets it may not meet it again.
+    pub(super) fn note_damage(&self, error: Option<&BusError>) {
+        if let Some(error) = error.filter(|error| error.kind == BusErrorKind::Corrupt) {
+            lock(&self.damage).get_or_insert_with(|| reason(error));
+        }
+    }
+
+    /// Fails when what is stored would not be found again, or nothing can be stored.
+    pub(super) async fn ping(self: &Arc<Self>) -> Result<(), BusError> {
+        let shared = self.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let failed = |kind| move |text| BusError::caused(kind, "check bus files", text);
+            shared.watch.check().map_err(failed(BusErrorKind::Unavailable))?;
+            if let Some(damage) = lock(&shared.damage).clone() {
+                return Err(failed(BusErrorKind::Corrupt)(damage));
+            }
+            shared.watch.check_disk().map_err(failed(BusErrorKind::Unavailable))
+        });
+        asked.await.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "check bus files", error))?
+    }
+}
+
+/// The keys of the records that carry a message id.
+pub(super) fn keys_of(records: &[u8], keyed: usize) -> Vec<Key> {
+    let mut keys = Vec::with_capacity(keyed);
+    let mut at = 0;
+    while let Some(layout) = batch::layout(records, at) {
+        at = layout.end();
+        if !layout.message_id.is_empty() {
+            keys.push(Key::of(&records[layout.message_id]));
+        }
+    }
+    keys
+}
+
+/// An error with what caused it, in one line.
+pub(super) fn reason(error: &BusError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

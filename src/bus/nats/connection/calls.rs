@@ -1,0 +1,146 @@
+//! Requests on their way and the answers that come back, many to one subscription.
+//!
+//! Invariant: a call ends when all its answers are here, when its time is up, or when the
+//! connection is lost; then nothing of it is kept, so unanswered requests do not pile up.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subscriber};
+use futures_util::StreamExt;
+use tokio::sync::{Notify, watch};
+
+use super::link::Link;
+use crate::bus::nats::failed::failed;
+use crate::bus::{BusError, BusErrorKind};
+
+/// The calls of one connection.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    inbox: String,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Call>>>,
+}
+
+/// Requests that are awaited together.
+#[derive(Debug)]
+struct Call {
+    state: Mutex<State>,
+    done: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    answers: Vec<Option<Message>>,
+    missing: usize,
+}
+
+/// One call until it ends; dropping it forgets it.
+pub(crate) struct Awaited<'a> {
+    calls: &'a Calls,
+    id: u64,
+    call: Arc<Call>,
+    /// Seen before the first request was sent.
+    connections: watch::Receiver<u64>,
+}
+
+impl Calls {
+    pub(crate) async fn open(client: &Client) -> Result<(Arc<Self>, Subscriber), BusError> {
+        let inbox = client.new_inbox();
+        let answers =
+            client.subscribe(format!("{inbox}.*.*")).await.map_err(|error| failed("subscribe to answers", error))?;
+        Ok((Arc::new(Self { inbox, next: AtomicU64::new(1), open: Mutex::default() }), answers))
+    }
+
+    /// Hands answers out until the connection is closed.
+    pub(crate) async fn receive(self: Arc<Self>, mut answers: Subscriber) {
+        while let Some(message) = answers.next().await {
+            let tokens = message.subject.as_str().strip_prefix(&self.inbox).and_then(|rest| rest[1..].split_once('.'));
+            let Some((id, index)) = tokens else { continue };
+            let (Ok(id), Ok(index)) = (id.parse::<u64>(), index.parse::<usize>()) else { continue };
+            let call = self.calls().get(&id).cloned();
+            // Of a call that has ended nobody waits for an answer.
+            if let Some(call) = call {
+                call.answered(index, message);
+            }
+        }
+    }
+
+    /// Opens a call of so many requests, at least one.
+    pub(crate) fn call(&self, link: &Link, requests: usize) -> Awaited<'_> {
+        let connections = link.connections();
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let answers = (0..requests).map(|_| None).collect();
+        let call = Arc::new(Call { state: Mutex::new(State { answers, missing: requests }), done: Notify::new() });
+        self.calls().insert(id, call.clone());
+        Awaited { calls: self, id, call, connections }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<Call>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Call {
+    fn answered(&self, index: usize, message: Message) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.answers.get_mut(index) {
+            Some(answer) if answer.is_none() => *answer = Some(message),
+            _ => return,
+        }
+        state.missing -= 1;
+        if state.missing == 0 {
+            self.done.notify_one();
+        }
+    }
+}
+
+impl Awaited<'_> {
+    /// Where the answer to one request of the call is to be sent.
+    pub(crate) fn reply_to(&self, index: usize) -> String {
+        format!("{}.{}.{index}", self.calls.inbox, self.id)
+    }
+
+    /// No answer will come to this one: it was not sent.
+    pub(crate) fn forgo(&self, index: usize) {
+        let mut state = self.call.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.answers.get(index).is_some_and(Option::is_none) {
+            state.missing -= 1;
+        }
+        if state.missing == 0 {
+            self.call.done.notify_one();
+        }
+    }
+
+    /// Waits for all answers; those that did not come are none, and why is the second part.
+    pub(crate) async fn answers(
+        mut self,
+        client: &Client,
+        link: &Link,
+        timeout: Duration,
+    ) -> (Vec<Option<Message>>, Option<BusError>) {
+        let why = tokio::select! {
+            biased;
+            () = self.call.done.notified() => {
+                link.answered();
+                None
+            }
+            _ = self.connections.changed() => Some("the connection to NATS was lost before the answer"),
+            () = tokio::time::sleep(timeout) => {
+                link.unanswered(client).await;
+                Some("NATS did not answer within nats_timeout")
+            }
+        };
+        let why = why.map(|why| BusError::caused(BusErrorKind::Unavailable, "wait for NATS", why));
+        let answers = std::mem::take(&mut self.call.state.lock().unwrap_or_else(PoisonError::into_inner).answers);
+        (answers, why)
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.calls.calls().remove(&self.id);
+    }
+}

@@ -1,0 +1,95 @@
+//! Pull requests, and the messages that they bring.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde_json::json;
+
+use crate::bus::batch::{self, HEADER_BYTES};
+use crate::bus::nats::failed::failed;
+use crate::bus::nats::publish::messages::REPLAY_FOR;
+use crate::bus::nats::shared::Shared;
+use crate::bus::subject::Filter;
+use crate::bus::{BusError, Delivery, Receipt};
+
+/// A pull request ends after this long without having brought all that it asks for.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// The server says at least so often that an idle pull request is still known.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Silence after which a pull request is taken for lost.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How often a waiting fetch notes that nothing is here: what comes later was leased later.
+pub(crate) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait before the next pull request when the server refused one.
+pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// What a pull request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// What is in the stream: the request ends where the stream does. The server does not look at the clock for each
+    /// message, as it does where a request may expire or be silent.
+    AtHand,
+    /// Also what is yet to be stored.
+    ToCome,
+}
+
+/// Asks a consumer of a stream for so many messages and bytes, to be sent to the inbox.
+pub(crate) async fn pull(
+    shared: &Shared,
+    (stream, consumer): (&str, &str),
+    inbox: &str,
+    (messages_max, bytes_max): (usize, usize),
+    wanted: Wanted,
+) -> Result<(), BusError> {
+    let mut payload = json!({
+        "batch": messages_max,
+        // Any one message must fit, or the server would refuse to deliver it for ever.
+        "max_bytes": bytes_max.max(2 * shared.client.server_info().max_payload).min(i32::MAX as usize),
+    });
+    match wanted {
+        Wanted::AtHand => payload["no_wait"] = true.into(),
+        Wanted::ToCome => {
+            payload["expires"] = (PULL_EXPIRES.as_nanos() as u64).into();
+            payload["idle_heartbeat"] = (HEARTBEAT.as_nanos() as u64).into();
+        }
+    }
+    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+    let sent = shared.client.publish_with_reply(subject, inbox.to_owned(), payload.to_string().into()).await;
+    sent.map_err(|error| failed("request messages", error))
+}
+
+/// What has arrived already. Without the runtime's budget, which would make a queue look empty that is not.
+pub(crate) fn at_hand(incoming: &mut Subscriber) -> Option<Message> {
+    tokio::task::unconstrained(incoming.next()).now_or_never().flatten()
+}
+
+/// False for another subject, and for a replay to another consumer.
+pub(crate) fn takes(consumer: &str, filter: &Filter, message: &Message) -> bool {
+    let others = |headers: &HeaderMap| headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != consumer);
+    filter.matches(message.subject.as_bytes()) && !message.headers.as_ref().is_some_and(others)
+}
+
+pub(crate) fn delivery(record: Bytes, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
+    let delivery_count = receipt.delivery_count;
+    let possibly_redelivered = delivery_count > 1 || receipt.sequence <= suspect_to;
+    Delivery { receipt, record, published_at_ms, delivery_count, possibly_redelivered, isolated: false }
+}
+
+/// Copied, so that one message that is kept does not keep all that was read from the socket with it.
+pub(crate) fn record(message: &Message) -> Bytes {
+    let mut record = Vec::with_capacity(HEADER_BYTES + message.subject.len() + message.payload.len());
+    write_record(&mut record, message);
+    record.into()
+}
+
+/// Appends a message as deliveries hold it.
+pub(crate) fn write_record(records: &mut Vec<u8>, message: &Message) {
+    batch::write_record(records, 0, message.subject.as_bytes(), b"", |out| out.extend_from_slice(&message.payload));
+}
+
+pub(crate) async fn open_inbox(shared: &Shared) -> Result<(String, Subscriber), BusError> {
+    let inbox = shared.client.new_inbox();
+    let incoming = shared.client.subscribe(inbox.clone()).await;
+    Ok((inbox, incoming.map_err(|error| failed("subscribe to inbox", error))?))
+}

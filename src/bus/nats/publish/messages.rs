@@ -1,0 +1,347 @@
+//! Publishing: every message acknowledged by the right stream, or answered with why not.
+//!
+//! Invariant: an answer is `Ok` only when the server said that the stream holds the message, or, of a
+//! message that need not be kept and whose subject the stream does not take, that it has it. What is in
+//! flight is bounded in bytes; a call that is cancelled may still store messages.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, PublishError, PublishErrorKind, StatusCode, Subject};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::bus::batch::{self, Batch, FLAG_REPLAY, Layout};
+use crate::bus::nats::failed::failed;
+use crate::bus::nats::lock::lock;
+use crate::bus::nats::shared::Shared;
+use crate::bus::{BusError, BusErrorKind, Original, Published};
+
+/// Bytes of messages on their way to the server, all calls together.
+pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+/// The least that a message counts for.
+const MESSAGE_BYTES_MIN: usize = 64;
+/// Names the message to the server's deduplication.
+pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// The header of a replayed dead letter: it is for this consumer alone.
+pub(crate) const REPLAY_FOR: &str = "Causality-Replay-For";
+/// The publish is refused unless the last message of its subject is this one.
+pub(crate) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+/// JetStream's code for that (`JSStreamWrongLastSequenceErrF`).
+pub(crate) const WRONG_LAST: u64 = 10_071;
+/// What is kept free of the server's limit for the headers: a message's id, or what a dead letter says of it.
+pub(crate) const HEADERS_BYTES_MAX: usize = 4_096;
+/// JetStream's codes for a message, and for headers, that the stream never takes.
+const TOO_LARGE: [u64; 2] = [10_054, 10_097];
+/// JetStream's code for a stream that has reached a limit (`JSStreamStoreFailedF`).
+const STORE_FAILED: u64 = 10_077;
+/// The account's or the server's resources are used up.
+const RESOURCES: [u64; 4] = [10_002, 10_023, 10_028, 10_047];
+
+/// What JetStream answers to a publish.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PubAck {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    /// Messages of an atomic batch.
+    #[serde(default)]
+    pub(crate) count: u64,
+    pub(crate) error: Option<ApiError>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ApiError {
+    #[serde(default)]
+    pub(crate) err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Stream,
+    /// The stream does not take its subject, and it need not be kept.
+    Listeners,
+    /// The stream does not take its subject, and it must be kept.
+    Nowhere,
+    /// The server does not take a message of this size.
+    TooLarge,
+}
+
+impl Shared {
+    pub(crate) async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
+        let count = batch.len();
+        let refused = || Err(BusError::new(BusErrorKind::Invalid, "publish message"));
+        let parts = batch.into_parts();
+        let records = Bytes::from_owner(parts.records);
+        let starts = std::iter::once(0).chain(parts.ends.iter().map(|end| *end as usize));
+        let layouts: Vec<Option<Layout>> = starts
+            .zip(&parts.ends)
+            .map(|(start, end)| if start < *end as usize { batch::layout(&records, start) } else { None })
+            .collect();
+        let payload_max = self.payload_max();
+        let way = |(index, layout): (usize, &Option<Layout>)| {
+            let layout = layout.as_ref()?;
+            if layout.payload.len() > payload_max {
+                return Some(Way::TooLarge);
+            }
+            Some(self.way(&records[layout.subject.clone()], parts.passing.binary_search(&(index as u32)).is_ok()))
+        };
+        let ways: Vec<Way> = layouts.iter().enumerate().filter_map(way).collect();
+        let kept: Vec<&Layout> = layouts.iter().flatten().collect();
+        if kept.is_empty() {
+            return (0..count).map(|_| refused()).collect();
+        }
+        let mut answers = self.publish_kept(&records, &kept, &ways).await.into_iter();
+        layouts
+            .iter()
+            .map(|layout| if layout.is_some() { answers.next().unwrap_or_else(refused) } else { refused() })
+            .collect()
+    }
+
+    async fn publish_kept(&self, records: &Bytes, kept: &[&Layout], ways: &[Way]) -> Vec<Result<Published, BusError>> {
+        let all = |error: BusError| kept.iter().map(|_| Err(error.clone())).collect();
+        if let Err(error) = self.link.check(&self.client, "publish messages") {
+            return all(error);
+        }
+        let bytes = (records.len() + kept.len() * MESSAGE_BYTES_MIN).min(IN_FLIGHT_BYTES_MAX) as u32;
+        // The semaphore is never closed.
+        let _room = self.in_flight.acquire_many(bytes).await;
+        // Those who waited for room behind a connection that died need not find that out one after the other.
+        if let Err(error) = self.link.check(&self.client, "publish messages") {
+            return all(error);
+        }
+        let going = |way: Way| kept.iter().zip(ways).filter(move |(_, own)| **own == way).map(|(layout, _)| *layout);
+        if ways.contains(&Way::Listeners)
+            && let Err(error) = self.send_to_listeners(records, going(Way::Listeners)).await
+        {
+            return all(error);
+        }
+        let streamed: Vec<&Layout> = going(Way::Stream).collect();
+        let streamed = match self.publish_atomically(records, &streamed).await {
+            Some(answers) => answers,
+            None => {
+                let messages: Vec<(&Bytes, &Layout)> = streamed.iter().map(|layout| (records, *layout)).collect();
+                self.publish_singly(&messages).await
+            }
+        };
+        let mut streamed = streamed.into_iter();
+        let lost = || Err(BusError::new(BusErrorKind::Unavailable, "publish messages"));
+        let answer = |(way, layout): (&Way, &&Layout)| match way {
+            Way::Stream => streamed.next().unwrap_or_else(lost),
+            Way::Listeners => Ok(Published::new(0)),
+            Way::Nowhere => Err(self.not_kept(&records[layout.subject.clone()])),
+            Way::TooLarge => Err(self.too_large(layout.payload.len())),
+        };
+        let answers: Vec<_> = ways.iter().zip(kept).map(answer).collect();
+        self.learn_room(&answers);
+        answers
+    }
+
+    /// Each with an acknowledgement of its own, all on their way at once.
+    pub(crate) async fn publish_singly(&self, messages: &[(&Bytes, &Layout)]) -> Vec<Result<Published, BusError>> {
+        if messages.is_empty() {
+            return Vec::new();
+        }
+        let all = |error: BusError| messages.iter().map(|_| Err(error.clone())).collect();
+        self.chooser.began(messages.len());
+        let sending = async {
+            let call = self.calls.call(&self.link, messages.len());
+            let mut refused = Vec::new();
+            for (index, (records, layout)) in messages.iter().enumerate() {
+                match self.send(records, layout, Some(call.reply_to(index))).await {
+                    // A verdict on this message alone.
+                    Err(error) if error.kind == BusErrorKind::Invalid => {
+                        call.forgo(index);
+                        refused.push((index, error));
+                    }
+                    sent => sent?,
+                }
+            }
+            let (answers, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
+            Ok((answers, why, refused))
+        };
+        // Sending alone can take long: a connection that takes nothing holds everybody up.
+        let sent = tokio::time::timeout(2 * self.settings.timeout, sending).await;
+        let arrived = match &sent {
+            Ok(Ok((answers, ..))) => answers.iter().flatten().count(),
+            _ => 0,
+        };
+        self.chooser.ended(messages.len(), arrived);
+        let (answers, why, refused) = match sent {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(error)) => return all(error),
+            Err(_) => {
+                self.link.unanswered(&self.client).await;
+                return all(BusError::caused(BusErrorKind::Unavailable, "publish messages", "NATS takes no messages"));
+            }
+        };
+        let lost = why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, "publish messages"));
+        let mut refused = refused.into_iter().peekable();
+        let answer = |(index, answer): (usize, Option<Message>)| match answer {
+            Some(message) => self.acknowledged(&message, &self.settings.stream),
+            None => Err(refused.next_if(|(own, _)| *own == index).map_or_else(|| lost.clone(), |(_, error)| error)),
+        };
+        answers.into_iter().enumerate().map(answer).collect()
+    }
+
+    /// The server has them when it answers the ping behind them.
+    async fn send_to_listeners<'a>(
+        &self,
+        records: &Bytes,
+        layouts: impl Iterator<Item = &'a Layout>,
+    ) -> Result<(), BusError> {
+        for layout in layouts {
+            self.send(records, layout, None).await?;
+        }
+        self.round_trip().await
+    }
+
+    /// Returns when the server has taken everything that was sent so far, and everything that it had sent before is
+    /// here: a message to ourselves, which passes both queues in their order. The client's own `flush` only hands
+    /// its buffer to the operating system.
+    pub(crate) async fn round_trip(&self) -> Result<(), BusError> {
+        self.round_trip_within(self.settings.timeout).await
+    }
+
+    pub(crate) async fn round_trip_within(&self, limit: Duration) -> Result<(), BusError> {
+        self.link.check(&self.client, "reach NATS")?;
+        let call = self.calls.call(&self.link, 1);
+        // Where the connection takes nothing, handing the message over takes as long.
+        let sent = tokio::time::timeout(limit, self.client.publish(call.reply_to(0), Bytes::new())).await;
+        let sent = sent.map_err(|_| failed("reach NATS", "NATS takes no messages"))?;
+        sent.map_err(|error| failed("reach NATS", error))?;
+        let (_, why) = call.answers(&self.client, &self.link, limit).await;
+        why.map_or(Ok(()), Err)
+    }
+
+    async fn send(&self, records: &Bytes, layout: &Layout, reply: Option<String>) -> Result<(), BusError> {
+        // Subjects were checked when the batch was built: they are text.
+        let subject = Subject::from_utf8(records.slice(layout.subject.clone()))
+            .map_err(|error| BusError::caused(BusErrorKind::Invalid, "publish message", error))?;
+        let payload = records.slice(layout.payload.clone());
+        let mut headers = None;
+        if !layout.message_id.is_empty() && layout.flags & FLAG_REPLAY == 0 {
+            let id = String::from_utf8_lossy(&records[layout.message_id.clone()]);
+            let mut map = HeaderMap::new();
+            map.insert(MESSAGE_ID, id.as_ref());
+            headers = Some(map);
+        }
+        let sent = match (headers, reply) {
+            (None, Some(reply)) => self.client.publish_with_reply(subject, reply, payload).await,
+            (Some(headers), Some(reply)) => {
+                self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+            }
+            (None, None) => self.client.publish(subject, payload).await,
+            (Some(headers), None) => self.client.publish_with_headers(subject, headers, payload).await,
+        };
+        sent.map_err(|error| not_sent("publish message", &error))
+    }
+
+    /// Publishes one message that is ours, and awaits what the server says of it.
+    pub(crate) async fn publish_one(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+        context: &'static str,
+    ) -> Result<Message, BusError> {
+        self.link.check(&self.client, context)?;
+        let call = self.calls.call(&self.link, 1);
+        let sent = self.client.publish_with_reply_and_headers(subject, call.reply_to(0), headers, payload).await;
+        sent.map_err(|error| failed(context, error))?;
+        let (answers, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
+        let lost = || why.unwrap_or_else(|| BusError::new(BusErrorKind::Unavailable, context));
+        answers.into_iter().next().flatten().ok_or_else(lost)
+    }
+
+    /// What the answer to one publish says.
+    pub(crate) fn acknowledged(&self, message: &Message, stream: &str) -> Result<Published, BusError> {
+        let unavailable = |why: String| Err(BusError::caused(BusErrorKind::Unavailable, "publish message", why));
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            self.keeper.doubt();
+            return unavailable(format!("no stream takes the subject: is stream {stream} gone?"));
+        }
+        let ack: PubAck = match serde_json::from_slice(&message.payload) {
+            Ok(ack) => ack,
+            Err(error) => return unavailable(format!("the answer is not an acknowledgement: {error}")),
+        };
+        match ack.error {
+            Some(error) if error.err_code == STORE_FAILED || RESOURCES.contains(&error.err_code) => {
+                Err(BusError::caused(BusErrorKind::Full, "publish message", error.description))
+            }
+            Some(error) if TOO_LARGE.contains(&error.err_code) => {
+                Err(BusError::caused(BusErrorKind::Invalid, "publish message", error.description))
+            }
+            Some(error) => unavailable(error.description),
+            None if ack.stream != stream => {
+                unavailable(format!("stream {} took the message instead of {stream}", ack.stream))
+            }
+            None if ack.duplicate => {
+                let original = Original { sequence: ack.seq, ..Original::default() };
+                Ok(Published { sequence: 0, duplicate: true, original })
+            }
+            None => Ok(Published::new(ack.seq)),
+        }
+    }
+
+    /// The largest payload that the server takes now; it may say otherwise with each connection.
+    pub(crate) fn payload_max(&self) -> usize {
+        self.client.max_payload().saturating_sub(HEADERS_BYTES_MAX)
+    }
+
+    fn too_large(&self, bytes: usize) -> BusError {
+        let (most, limit) = (self.payload_max(), self.client.max_payload());
+        let why =
+            format!("{bytes} bytes, and NATS takes at most {most} beside the headers (its max_payload is {limit})");
+        BusError::caused(BusErrorKind::Invalid, "publish message", why)
+    }
+
+    fn way(&self, subject: &[u8], passing: bool) -> Way {
+        match self.covered.iter().any(|filter| filter.matches(subject)) {
+            true => Way::Stream,
+            false if passing => Way::Listeners,
+            false => Way::Nowhere,
+        }
+    }
+
+    fn not_kept(&self, subject: &[u8]) -> BusError {
+        let (stream, subject) = (&self.settings.stream, String::from_utf8_lossy(subject));
+        let why = format!("stream {stream} does not take subject {subject} (nats_stream_subjects)");
+        BusError::caused(BusErrorKind::Refused, "publish message", why)
+    }
+
+    /// Remembers a full stream until a publish succeeds.
+    fn learn_room(&self, answers: &[Result<Published, BusError>]) {
+        let full = answers.iter().find_map(|answer| match answer {
+            Err(error) if error.kind == BusErrorKind::Full => Some(error),
+            _ => None,
+        });
+        match full {
+            Some(error) => {
+                let cause = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
+                *lock(&self.full) =
+                    Some(format!("stream {} is full: {cause} (nats_stream_max_bytes)", self.settings.stream));
+                self.is_full.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            None if self.is_full.load(std::sync::atomic::Ordering::Relaxed) && answers.iter().any(Result::is_ok) => {
+                *lock(&self.full) = None;
+                self.is_full.store(false, std::sync::atomic::Ordering::Relaxed);
+            }
+            None => {}
+        }
+    }
+}
+
+/// Why a message was not handed to the connection: for what it is, or for now.
+pub(crate) fn not_sent(context: &'static str, error: &PublishError) -> BusError {
+    let kind = match error.kind() {
+        PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => BusErrorKind::Invalid,
+        PublishErrorKind::Send => BusErrorKind::Unavailable,
+    };
+    BusError::caused(kind, context, error.to_string())
+}

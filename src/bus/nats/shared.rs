@@ -1,0 +1,113 @@
+//! What the engine's publishers, subscriptions and background tasks have in common.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::{Context, context::RequestErrorKind};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::calls::Calls;
+use super::connection::link::Link;
+use super::failed::failed;
+use super::input_room::Room;
+use super::publish::chooser::Chooser;
+use super::publish::queue::Queue;
+use super::topology::state::Keeper;
+use super::topology::streams::Role;
+use crate::base::supervisor::Tasks;
+use crate::bus::subject::Filter;
+use crate::bus::{BusError, BusErrorKind, NatsSettings};
+
+pub(crate) struct Shared {
+    pub(super) settings: NatsSettings,
+    pub(super) client: Client,
+    pub(super) link: Arc<Link>,
+    pub(super) calls: Arc<Calls>,
+    pub(super) context: Context,
+    /// The server has atomic batches.
+    pub(super) atomic: bool,
+    pub(super) stream: Stream,
+    pub(super) dead_letters: Stream,
+    /// Ranges of the stream, as consumers lease them.
+    pub(super) ranges: Stream,
+    pub(super) keeper: Arc<Keeper>,
+    /// The subjects that the stream takes.
+    pub(super) covered: Vec<Filter>,
+    pub(super) in_flight: Semaphore,
+    /// Of refused input.
+    pub(super) input_room: Mutex<Room>,
+    /// One at a time reads the first messages of duplicates.
+    pub(super) reading: Semaphore,
+    /// Held by the trial of suspects that is under way.
+    pub(super) trial_turn: Arc<Semaphore>,
+    pub(super) open_trials: Mutex<Vec<OpenTrial>>,
+    pub(super) chooser: Chooser,
+    pub(super) batches: Queue,
+    pub(super) full: Mutex<Option<String>>,
+    /// The consumers that have acknowledged nothing of a stream that fills up.
+    pub(super) held_by: Mutex<Option<String>>,
+    /// Whether `full` holds something: looked at by every publish.
+    pub(super) is_full: AtomicBool,
+    pub(super) closing: CancellationToken,
+    pub(super) tasks: Tasks,
+}
+
+/// A trial that this process has begun, as whoever closes the bus sees it.
+pub(crate) struct OpenTrial {
+    pub(super) consumer: String,
+    pub(super) messages: Vec<u64>,
+}
+
+impl Shared {
+    pub(super) fn check_open(&self, context: &'static str) -> Result<(), BusError> {
+        if self.closing.is_cancelled() {
+            Err(BusError::new(BusErrorKind::Closed, context))
+        } else {
+            self.link.check_given_up(context)
+        }
+    }
+
+    pub(super) fn run_until_closed(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let closing = self.closing.clone();
+        self.tasks.spawn(async move {
+            closing.run_until_cancelled(task).await;
+        });
+    }
+
+    pub(super) async fn stream_info(&self) -> Result<Info, BusError> {
+        self.stream_info_within(self.settings.timeout).await
+    }
+
+    pub(super) async fn stream_info_within(&self, limit: Duration) -> Result<Info, BusError> {
+        // The client's own limit may be as long as ours: either may be the first to pass.
+        let asked = tokio::time::timeout(limit, self.stream.get_info()).await;
+        match asked {
+            Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => Err(failed("read stream", error)),
+            Ok(Ok(info)) => {
+                self.link.answered();
+                Ok(info)
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.link.unanswered(&self.client).await;
+                Err(failed("read stream", format!("NATS did not answer within {limit:?}")))
+            }
+        }
+    }
+
+    /// The stream that the consumers of a role are on.
+    pub(super) fn stream_of(&self, role: Role) -> &Stream {
+        match role {
+            Role::Events => &self.stream,
+            Role::Ranges => &self.ranges,
+            Role::DeadLetters => &self.dead_letters,
+        }
+    }
+}
+
+pub(super) fn unix_ms_of(time: async_nats::datetime::DateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}

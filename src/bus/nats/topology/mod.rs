@@ -1,0 +1,6 @@
+//! The streams and the durable consumers on the server: created, checked and repaired.
+
+pub(super) mod consumers;
+pub(super) mod reconciler;
+pub(super) mod state;
+pub(super) mod streams;
