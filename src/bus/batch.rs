@@ -1,19 +1,19 @@
-//! Messages on their way to the bus, packed into one buffer as they are built.
+//! Messages to publish, packed into one buffer as they are built.
 //!
-//! This file owns the record layout, which is also what a stored group holds, so the
-//! embedded engine copies a request's records without looking into them:
+//! This file owns the record layout. A stored group has the same layout, so the embedded engine copies the records of a
+//! request without parsing them:
 //!
 //! ```text
 //! u32 body_len | u16 subject_len | u16 message_id_len | u8 flags | subject | message_id | payload
 //! ```
 //!
-//! All numbers little endian; `body_len` counts what follows the header. Knows nothing
-//! of sequences, groups or files.
+//! All numbers are little endian; `body_len` counts the bytes after the header. Knows nothing of sequences, groups or
+//! files.
 
 use std::ops::Range;
 
 use super::buffers::{self, Buffer};
-use super::subject::{self, Beginning};
+use super::subject::{self, SubjectPrefix};
 
 /// Bytes before the subject of a record.
 pub(super) const HEADER_BYTES: usize = 9;
@@ -26,36 +26,36 @@ const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// The largest batch, records and headers together.
 pub(super) const BATCH_BYTES_MAX: usize = 48 << 20;
 
-/// The record is for the one consumer that its message id names; all others pass over it.
+/// The record is for the consumer named by its message id; all others skip it.
 pub(super) const FLAG_REPLAY: u8 = 1;
-/// The record stands in the place of a message that was erased: it holds nothing, and all consumers pass over it.
+/// A tombstone in place of an erased message: it has no content, and all consumers skip it.
 pub(super) const FLAG_ERASED: u8 = 2;
 
-/// Messages to publish together, in one buffer however many there are.
+/// Messages to publish together, in a single buffer.
 #[derive(Debug)]
 pub struct Batch {
     records: Buffer,
-    /// The end of each record in `records`; a refused message ends where it begins.
+    /// The end of each record in `records`; a refused message has an empty record.
     ends: Vec<u32>,
-    /// What the subjects begin with.
-    beginning: Beginning,
+    /// The common prefix of the subjects.
+    subject_prefix: SubjectPrefix,
     keyed: usize,
     refused: usize,
-    /// Which messages need not be kept, in order: few batches have any.
-    passing: Vec<u32>,
+    /// Indexes of messages that need not be stored, ascending. Few batches have any.
+    transient: Vec<u32>,
 }
 
-/// What a batch is made of, for the engine that stores it.
+/// The parts of a batch, for the engine that stores it.
 pub(crate) struct Parts {
     pub(super) records: Buffer,
     pub(super) ends: Vec<u32>,
-    pub(super) beginning: Beginning,
+    pub(super) subject_prefix: SubjectPrefix,
     /// How many records carry a message id.
     pub(super) keyed: usize,
-    /// How many messages were over a limit or had a malformed subject: they left no record.
+    /// Messages over a limit or with a malformed subject; they have no record.
     pub(super) refused: usize,
-    /// Which messages may go to whoever listens when the bus does not keep their subjects, in order.
-    pub(super) passing: Vec<u32>,
+    /// Indexes of messages that may go to live subscribers when the bus does not store their subjects, ascending.
+    pub(super) transient: Vec<u32>,
 }
 
 impl Default for Batch {
@@ -69,15 +69,15 @@ impl Batch {
         Self::with_capacity(0, 0)
     }
 
-    /// Room for `messages` of `bytes` in total, so that building it does not grow buffers.
+    /// Reserves room for `messages` with `bytes` in total, so that the buffers do not grow.
     pub fn with_capacity(messages: usize, bytes: usize) -> Self {
         Self {
             records: buffers::RECORDS.take(bytes + messages * HEADER_BYTES),
             ends: Vec::with_capacity(messages),
-            beginning: Beginning::OF_NONE,
+            subject_prefix: SubjectPrefix::EMPTY,
             keyed: 0,
             refused: 0,
-            passing: Vec::new(),
+            transient: Vec::new(),
         }
     }
 
@@ -89,9 +89,9 @@ impl Batch {
         self.ends.is_empty()
     }
 
-    /// Adds one message that must be kept: `publish` answers it `Ok` only when the bus holds it. `encode` appends its
-    /// payload to the buffer it is given. A message over a limit or with a malformed subject is answered `Invalid` by
-    /// `publish`, alone.
+    /// Adds a message that must be stored: `publish` answers `Ok` only when the bus holds it. `encode` appends the
+    /// payload to the given buffer. `publish` answers a message over a limit or with a malformed subject with
+    /// `Invalid`; the others are not affected.
     pub fn push(&mut self, subject: &str, message_id: Option<&str>, encode: impl FnOnce(&mut Vec<u8>)) {
         let message_id = message_id.unwrap_or_default();
         let start = self.records.len();
@@ -103,27 +103,27 @@ impl Batch {
             self.records.truncate(start);
             self.refused += 1;
         } else {
-            self.beginning = self.beginning.and(Beginning::of(subject.as_bytes()));
+            self.subject_prefix = self.subject_prefix.and(SubjectPrefix::of(subject.as_bytes()));
             self.keyed += usize::from(!message_id.is_empty());
         }
         self.ends.push(self.records.len() as u32);
     }
 
-    /// The same for a message that need not be kept: a bus that does not keep its subject hands it to whoever listens
-    /// at the time.
+    /// Like [`Batch::push`] for a message that need not be stored: a bus that does not store its subject hands it to
+    /// live subscribers.
     pub fn push_transient(&mut self, subject: &str, message_id: Option<&str>, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.passing.push(self.ends.len() as u32);
+        self.transient.push(self.ends.len() as u32);
         self.push(subject, message_id, encode);
     }
 
     pub(super) fn into_parts(self) -> Parts {
-        let Self { records, ends, beginning, keyed, refused, passing } = self;
-        Parts { records, ends, beginning, keyed, refused, passing }
+        let Self { records, ends, subject_prefix, keyed, refused, transient } = self;
+        Parts { records, ends, subject_prefix, keyed, refused, transient }
     }
 }
 
-/// Appends one record. False when the payload or the whole buffer passes its limit; what was appended is then
-/// the caller's to cut off.
+/// Appends one record. Returns `false` when the payload or the whole buffer exceeds its limit; the caller must then
+/// truncate the buffer.
 pub(super) fn write_record(
     out: &mut Vec<u8>,
     flags: u8,
@@ -145,12 +145,12 @@ pub(super) fn write_record(
     out.len() - payload <= PAYLOAD_BYTES_MAX && out.len() <= u32::MAX as usize
 }
 
-/// Appends what stands in the place of a record that was erased.
+/// Appends the tombstone of an erased record.
 pub(super) fn write_erased(out: &mut Vec<u8>) {
     write_record(out, FLAG_ERASED, b"", b"", |_| ());
 }
 
-/// Where the parts of one record lie in the buffer that holds it.
+/// The byte ranges of one record in its buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(super) flags: u8,
@@ -160,13 +160,13 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Where the next record begins.
+    /// The start of the next record.
     pub(super) fn end(&self) -> usize {
         self.payload.end
     }
 }
 
-/// Reads the record that begins at `start`; none when the buffer does not hold it whole.
+/// Reads the record that begins at `start`; `None` when the buffer does not contain all of it.
 #[inline]
 pub(super) fn layout(records: &[u8], start: usize) -> Option<Layout> {
     let header: &[u8; HEADER_BYTES] = records.get(start..)?.first_chunk()?;
@@ -184,25 +184,25 @@ pub(super) fn layout(records: &[u8], start: usize) -> Option<Layout> {
     })
 }
 
-/// The start of each of `count` records that fill `records` exactly, and what their subjects begin with; none when
+/// The starts of the `count` records that fill `records` exactly, and the common prefix of their subjects; `None` when
 /// they do not.
-pub(super) fn starts(records: &[u8], count: usize) -> Option<(Vec<u32>, Beginning)> {
+pub(super) fn starts(records: &[u8], count: usize) -> Option<(Vec<u32>, SubjectPrefix)> {
     if count > records.len() / HEADER_BYTES {
         return None;
     }
     let mut starts = Vec::with_capacity(count);
-    let mut beginning = Beginning::OF_NONE;
+    let mut subject_prefix = SubjectPrefix::EMPTY;
     let mut at = 0;
     for _ in 0..count {
         starts.push(u32::try_from(at).ok()?);
         let record = layout(records, at)?;
-        beginning = beginning.and(match record.flags & (FLAG_REPLAY | FLAG_ERASED) {
-            0 => Beginning::of(&records[record.subject.clone()]),
-            _ => Beginning::UNKNOWN,
+        subject_prefix = subject_prefix.and(match record.flags & (FLAG_REPLAY | FLAG_ERASED) {
+            0 => SubjectPrefix::of(&records[record.subject.clone()]),
+            _ => SubjectPrefix::UNKNOWN,
         });
         at = record.end();
     }
-    (at == records.len()).then_some((starts, beginning))
+    (at == records.len()).then_some((starts, subject_prefix))
 }
 
 #[cfg(test)]
@@ -211,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    /// Records written by the first version of this layout: they must stay readable.
+    /// Records written by the first version of this layout; they must stay readable.
     const FIXTURE_V1: &[u8] = b"\x11\0\0\0\x08\0\x03\0\0events.aid1\x01\x02\x03\x04\x05\xff\
         \x08\0\0\0\x03\0\x05\0\x01a.breact";
 
@@ -221,13 +221,13 @@ mod tests {
         assert!(write_record(&mut written, 0, b"events.a", b"id1", |out| out.extend([1, 2, 3, 4, 5, 255])));
         assert!(write_record(&mut written, FLAG_REPLAY, b"a.b", b"react", |_| {}));
         assert_eq!(written, FIXTURE_V1);
-        assert_eq!(starts(FIXTURE_V1, 2), Some((vec![0, 26], Beginning::UNKNOWN)));
+        assert_eq!(starts(FIXTURE_V1, 2), Some((vec![0, 26], SubjectPrefix::UNKNOWN)));
         let second = layout(FIXTURE_V1, 26).unwrap();
         assert_eq!(second, Layout { flags: 1, subject: 35..38, message_id: 38..43, payload: 43..43 });
     }
 
     #[test]
-    fn refuses_alone_what_is_malformed_or_too_long() {
+    fn malformed_and_oversized_messages_are_refused_individually() {
         let mut batch = Batch::new();
         batch.push("events.a", None, |out| out.push(1));
         for subject in ["", ".", "a.", ".a", "a..b", "a b", "a.*", "a.>", "a\n"] {
@@ -239,11 +239,11 @@ mod tests {
         batch.push("events.a", Some("id"), |out| out.push(2));
         let parts = batch.into_parts();
         assert_eq!((parts.ends.len(), parts.refused, parts.keyed), (14, 12, 1));
-        assert_eq!(starts(&parts.records, 2), Some((vec![0, 18], parts.beginning)));
+        assert_eq!(starts(&parts.records, 2), Some((vec![0, 18], parts.subject_prefix)));
     }
 
     #[test]
-    fn damaged_lengths_are_seen() {
+    fn damaged_lengths_are_detected() {
         for cut in 0..FIXTURE_V1.len() {
             assert_eq!(starts(&FIXTURE_V1[..cut], 2), None, "cut at {cut}");
         }
@@ -256,7 +256,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_pushed_is_read_back(messages in prop::collection::vec(
+        fn pushed_messages_are_read_back(messages in prop::collection::vec(
             ("[a-z]{1,9}(\\.[a-zA-Z0-9_%-]{1,9}){0,3}", prop::option::of("[ -~]{1,40}"), prop::collection::vec(any::<u8>(), 0..200)),
             0..40,
         )) {
@@ -267,8 +267,8 @@ mod tests {
             let parts = batch.into_parts();
             prop_assert_eq!(parts.refused, 0);
             prop_assert_eq!(parts.keyed, messages.iter().filter(|m| m.1.is_some()).count());
-            let (starts, beginning) = starts(&parts.records, messages.len()).unwrap();
-            prop_assert_eq!(beginning, parts.beginning);
+            let (starts, subject_prefix) = starts(&parts.records, messages.len()).unwrap();
+            prop_assert_eq!(subject_prefix, parts.subject_prefix);
             for (start, (subject, id, payload)) in starts.iter().zip(&messages) {
                 let record = layout(&parts.records, *start as usize).unwrap();
                 prop_assert_eq!(&parts.records[record.subject], subject.as_bytes());

@@ -1,18 +1,19 @@
-//! Large buffers that are used again.
+//! Pools of large buffers.
 //!
-//! A buffer of a request travels to the writer's thread and dies there; a group lives as long as its slowest
-//! reader. Freed and allocated anew, each would be cleared by the kernel page by page before its first byte is
-//! written. Invariant: a pool holds no more than its bound, and nothing that lay unused for a whole interval.
+//! The buffer of a request travels to the writer thread and is dropped there; a group lives as long as its slowest
+//! reader. Freshly allocated buffers would be zeroed by the kernel page by page before their first byte is written, so
+//! buffers are reused. Invariant: a pool holds no more than its bound, and nothing that stayed unused for a whole
+//! interval.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Records of requests on their way to the bus.
 pub(super) static RECORDS: Pool = Pool::new(8 << 20);
-/// What readers are handed: groups of the embedded bus, its tail included, and what was read from NATS.
+/// Data handed to readers: groups of the embedded bus, including its tail, and messages read from NATS.
 pub(super) static GROUPS: Pool = Pool::new(16 << 20);
 
-/// Buffers below this are the allocator's: it has them at hand.
+/// Smaller buffers come straight from the allocator, which is fast for them.
 const BUFFER_BYTES_MIN: usize = 16 << 10;
 
 pub(crate) struct Pool {
@@ -23,11 +24,11 @@ pub(crate) struct Pool {
 struct Idle {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
-    /// So many of them, from the first on, were not taken since the last `trim`.
+    /// How many buffers, counted from the oldest, have not been used since the last `trim`.
     unused: usize,
 }
 
-/// A buffer on loan; given back when dropped.
+/// A borrowed buffer; returns to its pool when dropped.
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
     pool: &'static Pool,
@@ -44,12 +45,12 @@ impl Pool {
             return Buffer { bytes: Vec::with_capacity(bytes), pool: self };
         }
         let idle = self.idle().take(bytes);
-        // Few sizes fit more requests; the kernel gives what is not written no memory.
+        // Few distinct sizes fit more requests; the kernel backs only written pages with memory.
         let buffer = idle.unwrap_or_else(|| Vec::with_capacity(bytes.next_power_of_two()));
         Buffer { bytes: buffer, pool: self }
     }
 
-    /// Frees what nobody took since the last call.
+    /// Frees the buffers that were not used since the last call.
     pub(super) fn trim(&self) {
         let mut idle = self.idle();
         let unused = idle.unused;
@@ -58,7 +59,7 @@ impl Pool {
         idle.unused = idle.buffers.len();
     }
 
-    fn give_back(&self, mut buffer: Vec<u8>) {
+    fn recycle(&self, mut buffer: Vec<u8>) {
         if buffer.capacity() < BUFFER_BYTES_MIN {
             return;
         }
@@ -66,7 +67,7 @@ impl Pool {
         let mut idle = self.idle();
         idle.bytes += buffer.capacity();
         idle.buffers.push(buffer);
-        // What was used last is of the size that is asked for now.
+        // Recently used buffers have the size that is needed now, so the oldest are freed.
         let mut freed = 0;
         while idle.bytes > self.bytes_max && freed < idle.buffers.len() {
             idle.bytes -= idle.buffers[freed].capacity();
@@ -82,15 +83,15 @@ impl Pool {
 }
 
 impl Idle {
-    /// The smallest with room. One that would have to grow is worth nothing: the allocator would copy what it does
-    /// not hold any more.
+    /// The smallest buffer that is large enough. A buffer that must grow is useless: the allocator would copy contents
+    /// that are no longer needed.
     fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
         let fits = |(_, buffer): &(usize, &Vec<u8>)| buffer.capacity() >= bytes;
         let smallest = self.buffers.iter().enumerate().rev().filter(fits).min_by_key(|(_, buffer)| buffer.capacity());
         let index = smallest?.0;
         let buffer = self.buffers.remove(index);
         self.bytes -= buffer.capacity();
-        // Those below it were not needed for this either.
+        // The buffers below it were not needed for this request either.
         self.unused = self.unused.min(index);
         Some(buffer)
     }
@@ -98,7 +99,7 @@ impl Idle {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.bytes));
+        self.pool.recycle(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_come_back_empty_and_within_the_bound() {
+    fn buffers_are_reused_empty_and_within_the_bound() {
         static POOL: Pool = Pool::new(100_000);
         let mut first = POOL.take(40_000);
         first.extend_from_slice(b"secret of somebody else");
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_unused_is_freed() {
+    fn unused_buffers_are_freed() {
         static POOL: Pool = Pool::new(1 << 20);
         drop([POOL.take(20_000), POOL.take(20_000), POOL.take(20_000)]);
         POOL.trim();

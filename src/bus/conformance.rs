@@ -1,6 +1,6 @@
-//! What every engine of the bus must do, as tests that know only `Bus`.
+//! The conformance suite of the bus: tests that every engine must pass, written only against `Bus`.
 //!
-//! An engine runs them all by `conformance::suite!(open)`, where `open` makes a fresh [`Fixture`].
+//! An engine runs the suite with `conformance::suite!(open)`, where `open` creates a fresh [`Fixture`].
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::services::nats::{NatsServer, Version};
 
-/// A bus that can be closed and opened again over the same data.
+/// A bus that can be closed and opened again on the same data.
 pub(crate) struct Fixture {
     pub(crate) bus: Bus,
     over: Over,
@@ -69,7 +69,7 @@ impl Fixture {
         }
     }
 
-    /// Whether the engine itself sees that a lease was lost, and purges when it is full: a server does neither.
+    /// Whether the engine itself notices a lost lease and purges when it is full; a server does neither.
     pub(crate) fn is_embedded(&self) -> bool {
         matches!(self.over, Over::Embedded { .. })
     }
@@ -84,7 +84,7 @@ impl Fixture {
     }
 }
 
-/// Streams for the subjects of these tests, on a server of their own.
+/// Streams for the subjects of these tests, on a dedicated server.
 pub(crate) fn nats_settings(server: &NatsServer) -> NatsSettings {
     NatsSettings {
         url: server.url(),
@@ -140,7 +140,7 @@ pub(crate) fn payloads(deliveries: &[Delivery]) -> Vec<String> {
     deliveries.iter().map(|delivery| String::from_utf8(delivery.payload().to_vec()).unwrap()).collect()
 }
 
-/// Fetches until there are `count`.
+/// Fetches until `count` messages have arrived.
 pub(crate) async fn fetch(subscription: &mut Subscription, count: usize) -> Vec<Delivery> {
     let mut all = Vec::new();
     while all.len() < count {
@@ -184,7 +184,7 @@ pub(crate) async fn delivers_in_order_and_only_once(fixture: Fixture) {
     assert_eq!(consumer.oldest_age_ms, None);
 }
 
-pub(crate) async fn a_waiting_fetch_wakes_at_once(fixture: Fixture) {
+pub(crate) async fn a_waiting_fetch_wakes_immediately(fixture: Fixture) {
     let mut subscription = fixture.bus.subscribe(spec("c", ">")).await.unwrap();
     let publish = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -219,7 +219,7 @@ pub(crate) async fn filters_by_subject(fixture: Fixture) {
     let bus = &fixture.bus;
     let mut anomalies = bus.subscribe(spec("alerting", "anomalies.>")).await.unwrap();
     let mut logins = bus.subscribe(spec("logins", "events.*.user.login")).await.unwrap();
-    // The same consumer, before it was known that it takes most.
+    // The same consumer, before it was known to match most messages.
     drop(bus.subscribe(spec("sink", "events.>")).await.unwrap());
     let most = ConsumerSpec { matches_most: true, ..spec("sink", "events.>") };
     let mut events = bus.subscribe(most).await.unwrap();
@@ -248,7 +248,7 @@ pub(crate) async fn filters_by_subject(fixture: Fixture) {
     assert_eq!(backlog, [("alerting", 0, 0), ("logins", 1, 1), ("sink", 0, 0)]);
 }
 
-pub(crate) async fn redelivers_what_is_not_acknowledged(fixture: Fixture) {
+pub(crate) async fn redelivers_unacknowledged_messages(fixture: Fixture) {
     let bus = &fixture.bus;
     let short = ConsumerSpec { ack_wait: Duration::from_millis(200), ..spec("c", ">") };
     let mut subscription = bus.subscribe(short).await.unwrap();
@@ -289,7 +289,7 @@ pub(crate) async fn a_renewed_lease_holds(fixture: Fixture) {
     assert_silent(&mut subscription).await;
 }
 
-pub(crate) async fn what_is_given_back_comes_after_its_delay(fixture: Fixture) {
+pub(crate) async fn failed_messages_are_redelivered_after_their_delay(fixture: Fixture) {
     let bus = &fixture.bus;
     let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
     publish_numbers(bus, 0..3).await;
@@ -305,7 +305,7 @@ pub(crate) async fn what_is_given_back_comes_after_its_delay(fixture: Fixture) {
     assert_eq!((payloads(&late), late[0].delivery_count), (vec!["0".to_owned()], 2));
 }
 
-pub(crate) async fn buries_what_fails_too_often_and_nothing_else(fixture: Fixture) {
+pub(crate) async fn dead_letters_only_messages_that_fail_too_often(fixture: Fixture) {
     let bus = &fixture.bus;
     let short = ConsumerSpec { ack_wait: Duration::from_millis(250), max_deliver: 2, ..spec("c", ">") };
     let mut subscription = bus.subscribe(short).await.unwrap();
@@ -330,8 +330,8 @@ pub(crate) async fn buries_what_fails_too_often_and_nothing_else(fixture: Fixtur
     assert_eq!(bus.status().await.unwrap().consumers[0].backlog, 1);
 }
 
-/// Subscriptions that end without an answer, again and again, as processes do that crash: those before any trial
-/// begins, and each that has the message `fatal`. Answers how many trials there were.
+/// Subscriptions that repeatedly end without an answer, as crashing processes do: those before any trial begins, and
+/// each one that has the message `fatal`. Returns the number of trials.
 pub(crate) async fn crash_on(bus: &Bus, spec: &ConsumerSpec, messages: usize, fatal: &str) -> usize {
     let (mut trials, mut acknowledged) = (0, std::collections::BTreeSet::new());
     let began = Instant::now();
@@ -356,7 +356,7 @@ pub(crate) async fn crash_on(bus: &Bus, spec: &ConsumerSpec, messages: usize, fa
     trials
 }
 
-pub(crate) async fn only_what_ends_the_process_alone_is_given_up(fixture: Fixture) {
+pub(crate) async fn only_messages_that_end_the_process_alone_are_dead_lettered(fixture: Fixture) {
     let bus = &fixture.bus;
     publish_numbers(bus, 0..16).await;
     let short = ConsumerSpec { ack_wait: Duration::from_millis(400), max_deliver: 1, ..spec("c", ">") };
@@ -374,7 +374,7 @@ pub(crate) async fn only_what_ends_the_process_alone_is_given_up(fixture: Fixtur
     }
 }
 
-/// A stop in order, or a store that is away, is not the message's doing.
+/// A graceful stop, or an unreachable store, is not the fault of the message.
 pub(crate) async fn a_trial_that_is_withdrawn_does_not_count(mut fixture: Fixture) {
     let short = ConsumerSpec { ack_wait: Duration::from_millis(300), ..spec("c", ">") };
     publish_numbers(&fixture.bus, 0..1).await;
@@ -510,12 +510,12 @@ pub(crate) async fn a_duplicate_leads_to_its_first_message(mut fixture: Fixture)
     let all: Vec<_> = fetch(&mut subscription, 201).await.iter().map(|delivery| delivery.receipt).collect();
     subscription.acker().ack(&all).await.unwrap();
     fixture.bus.purge_acknowledged().await.unwrap();
-    // The embedded engine keeps a group for as long as its keys count, a server only what nobody has read.
+    // The embedded engine keeps a group as long as its keys count, a server only unread messages.
     let left = if fixture.is_embedded() { wanted[..2].to_vec() } else { vec![None, None] };
     assert_eq!(originals(&fixture.bus, &again[..2]).await, left);
 }
 
-pub(crate) async fn of_concurrent_publishes_of_an_id_one_is_stored(fixture: Fixture) {
+pub(crate) async fn only_one_of_concurrent_publishes_of_an_id_is_stored(fixture: Fixture) {
     let publishes = (0..64).map(|n| {
         let bus = fixture.bus.clone();
         async move {
@@ -534,7 +534,7 @@ pub(crate) async fn of_concurrent_publishes_of_an_id_one_is_stored(fixture: Fixt
 pub(crate) async fn an_id_is_free_again_after_the_window(fixture: Fixture) {
     assert!(!publish(&fixture.bus, &[("a.b", Some("k"), "1")]).await[0].duplicate);
     assert!(publish(&fixture.bus, &[("a.b", Some("k"), "2")]).await[0].duplicate);
-    // The fixture's window is one second; a second is the unit.
+    // The window of the fixture is one second; the unit is a second.
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     assert!(!publish(&fixture.bus, &[("a.b", Some("k"), "3")]).await[0].duplicate);
     assert!(publish(&fixture.bus, &[("a.b", Some("k"), "4")]).await[0].duplicate);
@@ -587,7 +587,7 @@ pub(crate) async fn positions_survive_a_reopen(mut fixture: Fixture) {
     let mut subscription = fixture.bus.subscribe(short).await.unwrap();
     let mut rest = fetch(&mut subscription, 7).await;
     subscription.acker().ack(&receipts(&rest)).await.unwrap();
-    // A server waits for the leases to end, and brings the others meanwhile.
+    // A server waits for the leases to expire, and delivers the others meanwhile.
     rest.sort_by_key(Delivery::sequence);
     assert_eq!(payloads(&rest), ["2", "3", "5", "6", "7", "8", "9"]);
     let counts: Vec<u32> = rest.iter().map(|delivery| delivery.delivery_count).collect();
@@ -612,7 +612,7 @@ pub(crate) async fn nothing_unread_is_dropped_and_a_full_bus_recovers(fixture: F
         batch.push("a.b", Some(&format!("id-{n}")), |out| {
             out.extend_from_slice(n.to_string().as_bytes());
             out.push(b' ');
-            // Letters that cannot be made much smaller.
+            // Letters that hardly compress.
             let mut state = n;
             out.extend(
                 std::iter::repeat_with(|| {
@@ -662,8 +662,8 @@ pub(crate) async fn nothing_unread_is_dropped_and_a_full_bus_recovers(fixture: F
     assert!(status.messages < stored);
 }
 
-/// The fixture's messages are old at once, its dead letters soon.
-pub(crate) async fn what_is_acknowledged_is_purged_by_age(fixture: Fixture) {
+/// The fixture's messages are old immediately, its dead letters soon.
+pub(crate) async fn acknowledged_messages_are_purged_by_age(fixture: Fixture) {
     let bus = &fixture.bus;
     publish_numbers(bus, 0..1).await;
     publish_numbers(bus, 1..3).await;
@@ -673,7 +673,7 @@ pub(crate) async fn what_is_acknowledged_is_purged_by_age(fixture: Fixture) {
     let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
     let all = fetch(&mut subscription, 4).await;
     subscription.acker().ack(&receipts(&all[..2])).await.unwrap();
-    // The embedded engine keeps the group of a message that is unread.
+    // The embedded engine keeps the group of an unread message.
     let purged = if fixture.is_embedded() { 1 } else { 2 };
     assert_eq!(bus.purge_acknowledged().await.unwrap(), purged);
     assert_eq!(bus.status().await.unwrap().messages, 4 - purged);
@@ -689,7 +689,7 @@ pub(crate) async fn what_is_acknowledged_is_purged_by_age(fixture: Fixture) {
     }
 }
 
-pub(crate) async fn a_closed_bus_says_so(fixture: Fixture) {
+pub(crate) async fn a_closed_bus_reports_it(fixture: Fixture) {
     let bus = &fixture.bus;
     let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
     let close = async {
@@ -706,26 +706,26 @@ pub(crate) async fn a_closed_bus_says_so(fixture: Fixture) {
 }
 
 pub(crate) use super::conformance_erase::{
-    a_range_in_flight_of_which_some_is_erased_holds_nobody_up, a_range_in_hand_is_not_settled,
-    an_erased_message_leaves_no_dead_letter, dead_letters_are_erased_by_what_they_hold, erasing_is_bounded_and_goes_on,
-    what_is_erased_is_delivered_to_nobody, what_is_in_flight_and_erased_holds_nobody_up,
-    what_is_in_hand_is_not_settled, who_reads_other_subjects_holds_nothing_up,
+    a_partly_erased_chunk_in_flight_does_not_block, a_chunk_in_flight_is_not_settled,
+    an_erased_message_leaves_no_dead_letter, dead_letters_are_erased_by_content, erasing_is_bounded_and_resumable,
+    erased_messages_are_not_delivered, erased_messages_in_flight_do_not_block,
+    a_message_in_flight_is_not_settled, consumers_of_other_subjects_do_not_block,
 };
 pub(crate) use super::conformance_input::{input_is_amended, input_is_kept_within_its_room, input_is_resubmitted_once};
 
-/// One test a case, each on a fresh fixture.
+/// One test per case, each on a fresh fixture.
 macro_rules! suite {
     ($open:path) => {
         $crate::bus::conformance::suite! { $open;
             delivers_in_order_and_only_once => |_| {},
-            a_waiting_fetch_wakes_at_once => |_| {},
+            a_waiting_fetch_wakes_immediately => |_| {},
             respects_the_limits_of_a_fetch => |_| {},
             filters_by_subject => |_| {},
-            redelivers_what_is_not_acknowledged => |_| {},
+            redelivers_unacknowledged_messages => |_| {},
             a_renewed_lease_holds => |_| {},
-            what_is_given_back_comes_after_its_delay => |_| {},
-            buries_what_fails_too_often_and_nothing_else => |_| {},
-            only_what_ends_the_process_alone_is_given_up => |_| {},
+            failed_messages_are_redelivered_after_their_delay => |_| {},
+            dead_letters_only_messages_that_fail_too_often => |_| {},
+            only_messages_that_end_the_process_alone_are_dead_lettered => |_| {},
             a_trial_that_is_withdrawn_does_not_count => |_| {},
             a_dead_letter_is_replayed_to_its_consumer_alone => |_| {},
             dead_letters_are_purged_by_age => |_| {},
@@ -734,26 +734,26 @@ macro_rules! suite {
             input_is_amended => |_| {},
             an_id_is_stored_once => |_| {},
             a_duplicate_leads_to_its_first_message => |s| s.age_max = std::time::Duration::ZERO,
-            of_concurrent_publishes_of_an_id_one_is_stored => |_| {},
+            only_one_of_concurrent_publishes_of_an_id_is_stored => |_| {},
             an_id_is_free_again_after_the_window => |s| s.dedup_window = std::time::Duration::from_secs(1),
             a_malformed_message_is_refused_alone => |_| {},
             subscriptions_of_one_consumer_share_it => |_| {},
             positions_survive_a_reopen => |_| {},
-            what_is_acknowledged_is_purged_by_age => |s| {
+            acknowledged_messages_are_purged_by_age => |s| {
                 s.age_max = std::time::Duration::ZERO;
                 s.dead_letter_age_max = std::time::Duration::from_millis(200);
             },
             nothing_unread_is_dropped_and_a_full_bus_recovers => |s| s.bytes_max = 4 << 20,
-            what_is_erased_is_delivered_to_nobody => |_| {},
-            who_reads_other_subjects_holds_nothing_up => |_| {},
-            erasing_is_bounded_and_goes_on => |_| {},
-            what_is_in_flight_and_erased_holds_nobody_up => |_| {},
-            what_is_in_hand_is_not_settled => |_| {},
-            a_range_in_flight_of_which_some_is_erased_holds_nobody_up => |_| {},
-            a_range_in_hand_is_not_settled => |_| {},
+            erased_messages_are_not_delivered => |_| {},
+            consumers_of_other_subjects_do_not_block => |_| {},
+            erasing_is_bounded_and_resumable => |_| {},
+            erased_messages_in_flight_do_not_block => |_| {},
+            a_message_in_flight_is_not_settled => |_| {},
+            a_partly_erased_chunk_in_flight_does_not_block => |_| {},
+            a_chunk_in_flight_is_not_settled => |_| {},
             an_erased_message_leaves_no_dead_letter => |_| {},
-            dead_letters_are_erased_by_what_they_hold => |_| {},
-            a_closed_bus_says_so => |_| {},
+            dead_letters_are_erased_by_content => |_| {},
+            a_closed_bus_reports_it => |_| {},
         }
     };
     ($open:path; $($case:ident => $change:expr,)*) => {

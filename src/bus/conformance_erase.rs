@@ -1,4 +1,4 @@
-//! The part of the conformance suite that is about erasing messages.
+//! The conformance suite for erasing messages.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use super::{
     Bus, ConsumerSpec, ErasePredicate, EraseSpan, Erased, ErasedDeadLetters, RefusedInput, Subscription, acked_through,
 };
 
-/// More than any of it takes.
+/// Longer than any of these tests takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Matches what ends with these digits.
+/// Matches payloads that end with these digits.
 fn ending(digits: &'static str) -> ErasePredicate {
     Arc::new(move |_, payload| payload.ends_with(digits.as_bytes()))
 }
@@ -22,7 +22,7 @@ fn span(after: u64, through: u64) -> EraseSpan {
     EraseSpan { after, through, messages_max: u64::MAX, time_max: PATIENCE }
 }
 
-/// Fetches and acknowledges until nothing more comes.
+/// Fetches and acknowledges until nothing more arrives.
 async fn drain(subscription: &mut Subscription) -> Vec<String> {
     let mut all = Vec::new();
     while let Ok(fetched) =
@@ -51,7 +51,7 @@ fn without(digits: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(|n| n.to_string()).filter(|n| !n.ends_with(digits)).collect()
 }
 
-pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) {
+pub(crate) async fn erased_messages_are_not_delivered(mut fixture: Fixture) {
     let bus = &fixture.bus;
     let mut early = bus.subscribe(spec("early", ">")).await.unwrap();
     bus.ensure_consumer(&ConsumerSpec { coarse_acks: true, matches_most: true, ..spec("coarse", ">") }).await.unwrap();
@@ -66,7 +66,7 @@ pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) 
     let again = bus.erase(span(0, 1_000), &ending("7")).await.unwrap();
     assert_eq!(again, Erased { scanned_through: 1_000, reached: 1_000, messages: 0 }, "repeating it changes nothing");
     assert!(!acked_through(&bus.status().await.unwrap(), 1_000), "others have not read");
-    // The last one of the stream, and one that is stored later.
+    // The last message of the stream, and one that is stored later.
     publish_numbers(bus, 1_000..1_008).await;
     assert_eq!(bus.erase(span(1_000, 1_008), &ending("7")).await.unwrap().messages, 1);
     publish_numbers(bus, 1_008..1_020).await;
@@ -88,8 +88,8 @@ pub(crate) async fn what_is_erased_is_delivered_to_nobody(mut fixture: Fixture) 
     assert_eq!(bus.status().await.unwrap().last_sequence, 1_020, "no sequence is given to another message");
 }
 
-/// Its floor is where its own last message was.
-pub(crate) async fn who_reads_other_subjects_holds_nothing_up(fixture: Fixture) {
+/// Its floor is at its own last message.
+pub(crate) async fn consumers_of_other_subjects_do_not_block(fixture: Fixture) {
     let bus = &fixture.bus;
     let mut others = bus.subscribe(spec("others", "anomalies.>")).await.unwrap();
     publish(bus, &[("anomalies.a.x", None, "1"), ("anomalies.a.y", None, "2")]).await;
@@ -97,13 +97,13 @@ pub(crate) async fn who_reads_other_subjects_holds_nothing_up(fixture: Fixture) 
     publish_numbers(bus, 0..20).await;
     let erased = bus.erase(span(0, 22), &ending("7")).await.unwrap();
     assert_eq!(erased, Erased { scanned_through: 22, reached: 22, messages: 2 });
-    // Its own, which it has not answered.
+    // Its own message, which it has not answered.
     let erased = bus.erase(span(0, 22), &ending("1")).await.unwrap();
     let waits = if fixture.is_embedded() { 22 } else { 0 };
     assert_eq!((erased.scanned_through, erased.reached), (waits, 22));
 }
 
-pub(crate) async fn erasing_is_bounded_and_goes_on(fixture: Fixture) {
+pub(crate) async fn erasing_is_bounded_and_resumable(fixture: Fixture) {
     let bus = &fixture.bus;
     for start in (0..600).step_by(20) {
         publish_numbers(bus, start..start + 20).await;
@@ -126,7 +126,8 @@ pub(crate) async fn erasing_is_bounded_and_goes_on(fixture: Fixture) {
     assert_eq!(drain(&mut subscription).await, kept, "what is outside of the span stays");
 }
 
-/// Erases until all is looked at, while a subscription goes on; answers how many, and what the subscription got.
+/// Erases until everything is scanned, while a subscription keeps consuming. Returns how many messages were erased, and
+/// what the subscription received.
 async fn erase_while_draining(bus: &Bus, through: u64, subscription: &mut Subscription) -> (u64, Vec<String>) {
     let (mut seen, mut messages, began) = (Vec::new(), 0, Instant::now());
     loop {
@@ -140,8 +141,8 @@ async fn erase_while_draining(bus: &Bus, through: u64, subscription: &mut Subscr
     }
 }
 
-/// Delivered and answered, given back, never answered: none of them holds the others up.
-async fn in_flight_holds_nobody_up(fixture: Fixture, coarse: bool) {
+/// Answered, released and unanswered deliveries: none of them blocks the others.
+async fn in_flight_does_not_block(fixture: Fixture, coarse: bool) {
     let bus = &fixture.bus;
     let short =
         ConsumerSpec { ack_wait: Duration::from_secs(2), coarse_acks: coarse, matches_most: coarse, ..spec("c", ">") };
@@ -159,7 +160,7 @@ async fn in_flight_holds_nobody_up(fixture: Fixture, coarse: bool) {
     let mut seen: Vec<String> = payloads(&held[..5]).into_iter().chain(seen).filter(|n| !n.ends_with('7')).collect();
     seen.sort_by_key(|n| n.parse::<u64>().unwrap());
     if coarse {
-        // A range comes again whole.
+        // A chunk is redelivered as a whole.
         seen.dedup();
     }
     assert_eq!(seen, without("7", 0..40));
@@ -167,16 +168,16 @@ async fn in_flight_holds_nobody_up(fixture: Fixture, coarse: bool) {
     assert_eq!(drain(&mut late).await, without("7", 0..40));
 }
 
-pub(crate) async fn what_is_in_flight_and_erased_holds_nobody_up(fixture: Fixture) {
-    in_flight_holds_nobody_up(fixture, false).await;
+pub(crate) async fn erased_messages_in_flight_do_not_block(fixture: Fixture) {
+    in_flight_does_not_block(fixture, false).await;
 }
 
-pub(crate) async fn a_range_in_flight_of_which_some_is_erased_holds_nobody_up(fixture: Fixture) {
-    in_flight_holds_nobody_up(fixture, true).await;
+pub(crate) async fn a_partly_erased_chunk_in_flight_does_not_block(fixture: Fixture) {
+    in_flight_does_not_block(fixture, true).await;
 }
 
-/// What a subscription has in hand is not both looked at and settled before it is answered.
-async fn in_hand_is_not_settled(fixture: Fixture, coarse: bool) {
+/// A message in flight is not both scanned and acknowledged before it is answered.
+async fn in_flight_is_not_settled(fixture: Fixture, coarse: bool) {
     let bus = &fixture.bus;
     let consumer = ConsumerSpec { coarse_acks: coarse, matches_most: coarse, ..spec("c", ">") };
     let mut subscription = bus.subscribe(consumer).await.unwrap();
@@ -196,12 +197,12 @@ async fn in_hand_is_not_settled(fixture: Fixture, coarse: bool) {
     assert_eq!((messages + more, seen), (1, Vec::new()));
 }
 
-pub(crate) async fn what_is_in_hand_is_not_settled(fixture: Fixture) {
-    in_hand_is_not_settled(fixture, false).await;
+pub(crate) async fn a_message_in_flight_is_not_settled(fixture: Fixture) {
+    in_flight_is_not_settled(fixture, false).await;
 }
 
-pub(crate) async fn a_range_in_hand_is_not_settled(fixture: Fixture) {
-    in_hand_is_not_settled(fixture, true).await;
+pub(crate) async fn a_chunk_in_flight_is_not_settled(fixture: Fixture) {
+    in_flight_is_not_settled(fixture, true).await;
 }
 
 pub(crate) async fn an_erased_message_leaves_no_dead_letter(fixture: Fixture) {
@@ -213,20 +214,20 @@ pub(crate) async fn an_erased_message_leaves_no_dead_letter(fixture: Fixture) {
     for delivery in &held {
         subscription.acker().dead_letter(delivery.receipt, "cannot be read").await.unwrap();
     }
-    // Where it stayed until now, it has a dead letter, which is erased as others are.
+    // Where it has stayed until now, it has a dead letter, which is erased like the others.
     erase_while_draining(bus, 2, &mut subscription).await;
     bus.erase_dead_letters(&|letter| letter.payload.ends_with(b"7"), PATIENCE).await.unwrap();
     let letters = bus.dead_letters(None, 10).await.unwrap();
     assert_eq!(letters.iter().map(|letter| &letter.payload[..]).collect::<Vec<_>>(), [b"8"]);
     assert_eq!(bus.dead_letter_count().await.unwrap(), 1);
-    // Its id is seen all the same, and leads to nothing.
+    // Its id is still known, but leads to no message.
     let duplicate = publish(bus, &[("a.b", Some("one"), "9")]).await.remove(0);
     assert!(duplicate.duplicate);
     let original = bus.originals(vec![duplicate.original], |payload| Some(payload.len())).await.unwrap();
     assert_eq!(original, [None]);
 }
 
-pub(crate) async fn dead_letters_are_erased_by_what_they_hold(fixture: Fixture) {
+pub(crate) async fn dead_letters_are_erased_by_content(fixture: Fixture) {
     let bus = &fixture.bus;
     publish_numbers(bus, 0..100).await;
     let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
@@ -242,7 +243,7 @@ pub(crate) async fn dead_letters_are_erased_by_what_they_hold(fixture: Fixture) 
     bus.keep_input(vec![input("input 7"), input("input 8")], 1 << 20).await.unwrap();
     let erase =
         async |time_max| bus.erase_dead_letters(&|letter| letter.payload.ends_with(b"7"), time_max).await.unwrap();
-    // Each of these calls comes farther, however short it is.
+    // Each of these calls makes progress, however short it is.
     let mut letters = 0;
     loop {
         let erased = erase(Duration::ZERO).await;

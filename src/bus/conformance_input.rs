@@ -1,4 +1,4 @@
-//! The part of the conformance suite that is about refused input.
+//! The conformance suite for refused input.
 
 use bytes::Bytes;
 
@@ -23,7 +23,7 @@ pub(crate) async fn input_is_kept_within_its_room(mut fixture: Fixture) {
     let many = |count: usize| vec![input("shop", LARGE); count];
     let kept = fixture.bus.keep_input(vec![input("shop", "a"), input("%", "b")], 1 << 20).await.unwrap();
     assert_eq!(kept, KeptInput { kept: 2, full: false });
-    // Whatever the engine counts beside the payload, these are not all in so much room, and some are.
+    // However the engine counts overhead, this room fits some of them but not all.
     let kept = fixture.bus.keep_input(many(100), 10_000).await.unwrap();
     assert!(kept.full && (5..60).contains(&kept.kept), "{kept:?}");
     assert!(fixture.bus.keep_input(many(100), 10_000).await.unwrap().full);
@@ -33,7 +33,7 @@ pub(crate) async fn input_is_kept_within_its_room(mut fixture: Fixture) {
     assert!(letters.len() >= kept.kept + 2 && bus.dead_letter_count().await.unwrap() == letters.len() as u64);
     assert!(letters.iter().all(DeadLetter::is_input));
     let oldest = letters.last().unwrap();
-    // Several are on their way to a server at once.
+    // Several are sent to a server concurrently.
     let two: std::collections::BTreeSet<_> = letters[letters.len() - 2..].iter().map(told).collect();
     assert_eq!(
         two,
@@ -65,7 +65,7 @@ pub(crate) async fn input_is_resubmitted_once(mut fixture: Fixture) {
     let answers = fixture.bus.resubmit_input(first, batch(&["1a", "1b"])).await.unwrap().unwrap();
     assert!(answers.into_iter().all(|answer| !answer.unwrap().duplicate));
     assert!(fixture.bus.resubmit_input(first, batch(&["1a", "1b"])).await.unwrap().is_none(), "it is gone");
-    // As if it had been interrupted after its messages and before its end.
+    // As if interrupted after its messages were published.
     assert!(fixture.bus.publish(batch(&["2a"])).await.remove(0).is_ok());
     fixture.reopen().await;
     let answers = fixture.bus.resubmit_input(second, batch(&["2a", "2b"])).await.unwrap().unwrap();

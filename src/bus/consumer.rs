@@ -1,8 +1,8 @@
-//! What a durable consumer asks of the bus.
+//! The specification of a durable consumer.
 
 use std::time::Duration;
 
-/// A durable consumer: its position survives restarts under its name.
+/// A durable consumer. Its position is stored under its name and survives restarts.
 #[derive(Clone, Debug)]
 pub struct ConsumerSpec {
     pub name: String,
@@ -10,23 +10,25 @@ pub struct ConsumerSpec {
     pub filter: String,
     /// Nearly every message in the stream passes the filter.
     pub matches_most: bool,
-    /// What is acknowledged may come again, as suspect, together with neighbours that are not: for a consumer that
-    /// recognizes what it has handled. Its leases and acknowledgements are cheaper where the bus is a server.
+    /// Acknowledged messages may be redelivered, flagged as possibly redelivered, along with neighbours that were not
+    /// acknowledged. For consumers that recognize messages they have handled. Leases and acknowledgements are then
+    /// cheaper on a server.
     pub coarse_acks: bool,
-    /// A delivered message that is neither acknowledged nor renewed for this long is delivered again.
+    /// A delivered message is redelivered when it is neither acknowledged nor renewed for this long.
     pub ack_wait: Duration,
-    /// A message that failed (see [`Acker::nak`](super::Acker::nak)) this many times goes to the dead letters. A delivery that ended without
-    /// an answer is no failure.
+    /// A message that failed this many times (see [`Acker::nak`](super::Acker::nak)) is dead-lettered. A delivery that
+    /// ended without an answer does not count as a failure.
     pub max_deliver: u32,
-    /// Delivered and unacknowledged messages at which `fetch` waits.
+    /// The number of messages in flight at which `fetch` waits.
     pub pending_max: usize,
 }
 
-/// Whether a consumer wants messages at all. Asked before new ones are delivered, after it is known which they are.
+/// Whether a consumer wants messages at all. Evaluated before new messages are delivered, once it is known which ones
+/// they are.
 pub trait Interest: Send + Sync {
-    /// False: nothing that is on the bus by now and was not delivered yet is wanted. It is passed over.
+    /// `false` skips every message that is on the bus and has not been delivered yet.
     fn has_interest(&self) -> bool;
 
-    /// So many messages were passed over.
+    /// Reports how many messages were skipped.
     fn skipped(&self, messages: u64);
 }

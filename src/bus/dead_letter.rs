@@ -1,10 +1,10 @@
-//! Messages that no consumer could handle, kept with the reason.
+//! Messages that no consumer could handle, stored with the reason.
 
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// A message that could not be handled, kept with the reason.
+/// A message that could not be handled, with the reason.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DeadLetter {
     pub id: u64,
@@ -19,14 +19,14 @@ pub struct DeadLetter {
     pub payload: Bytes,
 }
 
-/// Why a message is a dead letter; a metric label.
+/// Why a message was dead-lettered; a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeadReason {
-    /// A consumer said that no attempt will ever succeed.
+    /// A consumer reported that no attempt will ever succeed.
     Refused,
     /// It failed `max_deliver` times.
     Failed,
-    /// It ended the process each time that it was tried alone.
+    /// It ended the process in each trial on its own.
     Fatal,
 }
 
@@ -41,7 +41,7 @@ impl DeadReason {
 }
 
 impl DeadLetter {
-    /// Whether it is refused input, and no message that a consumer gave up.
+    /// Whether this is refused input rather than a message that a consumer dead-lettered.
     pub fn is_input(&self) -> bool {
         self.sequence == 0
     }

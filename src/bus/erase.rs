@@ -1,22 +1,22 @@
-//! Erasing messages: one after the other is looked at, and what matches leaves the bus for good.
+//! Erasing messages: a scan removes the matching messages from the bus for good.
 //!
-//! Invariants: a call is bounded, and repeating it changes nothing more; the sequences of other messages stay, and their
-//! consumers get them as before, each once. A message that a subscription has in hand is in flight, and is delivered:
-//! once [`acked_through`](super::acked_through) it is not. On a server it is erased only then, and the scan waits for it. Knows nothing of
-//! whose a message is.
+//! Invariants: a call is bounded and idempotent; other messages keep their sequences, and their consumers get them as
+//! before, each once. A message in flight to a subscription is still delivered; once
+//! [`acked_through`](super::acked_through) holds it is not. On a server, a message in flight is erased only after that,
+//! and the scan waits for it. Knows nothing of who a message is about.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::dead_letter::DeadLetter;
 
-/// Whether a message is to be erased, by its subject and its payload.
+/// Selects the messages to erase, by subject and payload.
 pub type ErasePredicate = Arc<dyn Fn(&[u8], &[u8]) -> bool + Send + Sync>;
 
-/// The same of a dead letter.
+/// Selects the dead letters to erase.
 pub(crate) type DeadLetterPredicate<'a> = dyn Fn(&DeadLetter) -> bool + Send + Sync + 'a;
 
-/// What one call looks at: messages behind one and up to another, as many as one of the bounds lets it.
+/// The range of one call: messages after `after` up to `through`, as many as the bounds allow.
 #[derive(Clone, Copy, Debug)]
 pub struct EraseSpan {
     pub after: u64,
@@ -25,20 +25,20 @@ pub struct EraseSpan {
     pub time_max: Duration,
 }
 
-/// What one call did.
+/// The result of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Erased {
-    /// Nothing that matches is left up to here: where the next call goes on.
+    /// No matching message is left up to here; the next call continues after it.
     pub scanned_through: u64,
-    /// What matches behind that, up to here, is in flight and stays until it is not.
+    /// Matching messages after `scanned_through` and up to here are in flight and not erased yet.
     pub reached: u64,
     pub messages: u64,
 }
 
-/// What one call did among the dead letters.
+/// The result of one call on the dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErasedDeadLetters {
     pub letters: u64,
-    /// All were looked at. Otherwise the next call finds the rest.
+    /// Every dead letter was scanned. Otherwise the next call continues.
     pub is_complete: bool,
 }

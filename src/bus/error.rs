@@ -1,8 +1,8 @@
-//! What can go wrong on the bus, sorted by what the caller should do.
+//! The errors of the bus, classified by what the caller should do.
 
 use std::sync::Arc;
 
-/// A failure of the bus: what kind, and what lay under it.
+/// An error of the bus: its kind and its source.
 #[derive(Clone, Debug)]
 pub struct BusError {
     pub kind: BusErrorKind,
@@ -14,17 +14,17 @@ pub struct BusError {
 pub enum BusErrorKind {
     /// No room (the stream's limit or the disk): nothing was stored, try again later.
     Full,
-    /// The engine cannot be reached or did not answer: it may or may not have stored the message.
+    /// The engine cannot be reached or did not answer. The message may or may not be stored.
     Unavailable,
-    /// The server refuses what the settings ask of it, or who asks: a setting must change.
+    /// The server rejects the settings or the credentials: a setting must change.
     Refused,
-    /// The message was delivered to someone else in the meantime.
+    /// The message has been redelivered in the meantime.
     LeaseLost,
     /// Stored bytes are damaged.
     Corrupt,
     /// The bus is closed.
     Closed,
-    /// The call itself is wrong (a malformed subject or filter, a message over the limit).
+    /// The call is invalid (a malformed subject or filter, a message over the limit).
     Invalid,
 }
 

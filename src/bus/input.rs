@@ -1,15 +1,15 @@
-//! Input that never became a message: it was refused, and is kept with the dead letters.
+//! Input that was refused before it became a message, stored with the dead letters.
 //!
-//! Invariant: it is no message of the stream, so its sequence is 0, and no consumer ever gets it.
+//! Invariant: it is not a message of the stream, so its sequence is 0 and no consumer receives it.
 
 use bytes::Bytes;
 
-/// In the place of a consumer's name.
+/// Stored in place of a consumer name.
 pub(super) const REFUSED_BY: &str = "gateway";
-/// What one of them takes beside its texts and its payload, by estimate.
+/// Estimated bytes of one entry besides its texts and its payload.
 pub(super) const OVERHEAD_BYTES: u64 = 256;
 
-/// Input to be kept. What the payload means, and what the subject says, are the caller's.
+/// Refused input to store. The caller defines the meaning of the payload and the subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedInput {
     pub subject: String,
@@ -24,10 +24,10 @@ impl RefusedInput {
     }
 }
 
-/// What became of inputs that were to be kept.
+/// The result of storing refused inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeptInput {
     pub kept: usize,
-    /// There was no room for others.
+    /// The remaining inputs did not fit.
     pub full: bool,
 }

@@ -1,8 +1,8 @@
 //! The durable log between the gateway and everything that reacts to events.
 //!
-//! Invariants: `publish` answers a message only after it is durable; a message id seen
-//! within the window is stored once; a message leaves the log only after every durable
-//! consumer has acknowledged it. Knows subjects and bytes, never what an event means.
+//! Invariants: [`Bus::publish`] answers only after the message is durable; a message id is stored once within the
+//! deduplication window; a message leaves the log only after every durable consumer has acknowledged it. The bus knows
+//! subjects and bytes, never the meaning of an event.
 
 mod batch;
 mod buffers;
@@ -44,14 +44,14 @@ pub use lease::{LeaseGrant, LeaseState};
 pub use published::{Original, Published};
 pub use settings::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 pub use status::{BusStatus, ConsumerStatus, acked_through};
-use subscription::Receiving;
+use subscription::EngineSubscription;
 pub use subscription::{Acker, Subscription};
 pub use trials::TrialOutcome;
 
-/// Dead letters that are read at once; each may be of the largest size.
+/// Dead letters read in one page; each may have the largest size.
 const LETTERS_AT_ONCE: usize = 32;
 
-/// The bus, over the engine that the configuration chose. Cheap to clone.
+/// The bus, on the engine selected by the configuration. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus(Inner);
 
@@ -62,17 +62,17 @@ enum Inner {
 }
 
 impl Bus {
-    /// Opens the embedded engine; creates what is missing. Starts its writer thread.
+    /// Opens the embedded engine, creating missing files, and starts its writer thread.
     pub fn open_embedded(settings: EmbeddedSettings) -> Result<Self, BusError> {
         Ok(Self(Inner::Embedded(embedded::Engine::open(settings)?)))
     }
 
-    /// Connects to a NATS server and brings its streams to what the settings say.
+    /// Connects to a NATS server and reconciles its streams with the settings.
     pub async fn connect_nats(settings: NatsSettings) -> Result<Self, BusError> {
         Ok(Self(Inner::Nats(nats::Engine::connect(settings).await?)))
     }
 
-    /// Names this life of the stream: a stream that is deleted and made anew has another one.
+    /// Identifies this incarnation of the stream. A stream that is deleted and created again gets a new id.
     pub fn stream_id(&self) -> String {
         match &self.0 {
             Inner::Embedded(engine) => engine.stream_id(),
@@ -80,9 +80,8 @@ impl Bus {
         }
     }
 
-    /// Stores the batch; one answer a message, in order, each given only when its message is durable. Only one that need
-    /// not be kept may be answered `Ok` without being stored.
-    /// A call that is cancelled may still store it.
+    /// Stores the batch. Returns one result per message, in order, each only once its message is durable; only a
+    /// transient message may be answered `Ok` without being stored. A cancelled call may still store the batch.
     pub async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
         match &self.0 {
             Inner::Embedded(engine) => engine.publish(batch).await,
@@ -90,8 +89,8 @@ impl Bus {
         }
     }
 
-    /// What `read` makes of the payloads of messages that were published before; none where one has left the bus, or is
-    /// not known. It costs reading them, a bounded number at a time.
+    /// Applies `read` to the payloads of messages published earlier. Returns `None` for a message that has left the bus
+    /// or is not known. Each payload has to be read, a bounded number at a time.
     pub async fn originals<T: Send + 'static>(
         &self,
         wanted: Vec<Original>,
@@ -106,16 +105,16 @@ impl Bus {
     /// Attaches to a durable consumer, creating or updating it. A new consumer starts at the first stored message.
     pub async fn subscribe(&self, spec: ConsumerSpec) -> Result<Subscription, BusError> {
         match &self.0 {
-            Inner::Embedded(engine) => Ok(Subscription(Receiving::Embedded(engine.subscribe(spec).await?))),
+            Inner::Embedded(engine) => Ok(Subscription(EngineSubscription::Embedded(engine.subscribe(spec).await?))),
             Inner::Nats(engine) if spec.coarse_acks => {
-                Ok(Subscription(Receiving::NatsRanges(Box::new(engine.subscribe_to_ranges(spec).await?))))
+                Ok(Subscription(EngineSubscription::NatsChunks(Box::new(engine.subscribe_to_chunks(spec).await?))))
             }
-            Inner::Nats(engine) => Ok(Subscription(Receiving::Nats(Box::new(engine.subscribe(spec).await?)))),
+            Inner::Nats(engine) => Ok(Subscription(EngineSubscription::Nats(Box::new(engine.subscribe(spec).await?)))),
         }
     }
 
-    /// Creates the durable consumer that `subscribe` would attach to, or changes it to what the spec says: from then on
-    /// nothing leaves the bus that it has not acknowledged.
+    /// Creates or updates the durable consumer that `subscribe` would attach to. From then on, nothing leaves the bus
+    /// before this consumer has acknowledged it.
     pub async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<(), BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.ensure_consumer(spec).await,
@@ -123,7 +122,7 @@ impl Bus {
         }
     }
 
-    /// Returns when the server was given up for good; nothing works from then on.
+    /// Returns once reconnecting to the server has been abandoned. The bus does not work from then on.
     pub async fn until_reconnects_exhausted(&self) -> BusError {
         match &self.0 {
             Inner::Embedded(_) => std::future::pending().await,
@@ -131,7 +130,7 @@ impl Bus {
         }
     }
 
-    /// What makes a 2xx weaker than an event on disk, as far as can be seen from here.
+    /// Why a 2xx promises less than an event on disk, as far as the settings show.
     pub fn durability_warning(&self) -> Option<&'static str> {
         match &self.0 {
             Inner::Embedded(_) => None,
@@ -139,7 +138,7 @@ impl Bus {
         }
     }
 
-    /// What an operator should know although everything works, each under a name of its own.
+    /// Conditions that an operator should know about although everything works, each under its own key.
     pub fn warnings(&self) -> Vec<(&'static str, Option<String>)> {
         match &self.0 {
             Inner::Embedded(engine) => vec![engine.warning()],
@@ -147,8 +146,8 @@ impl Bus {
         }
     }
 
-    /// Fails when the bus cannot be reached, lacks something that is needed there, or has files that cannot be written or
-    /// found again.
+    /// Fails when the bus cannot be reached, when a stream or consumer is missing, or when its files cannot be written
+    /// or found again.
     pub async fn ping(&self) -> Result<(), BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.ping().await,
@@ -163,7 +162,7 @@ impl Bus {
         }
     }
 
-    /// How many messages are dead letters.
+    /// The number of dead letters.
     pub async fn dead_letter_count(&self) -> Result<u64, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => Ok(engine.dead_letter_count()),
@@ -171,7 +170,7 @@ impl Bus {
         }
     }
 
-    /// Newest first, ids below `before`.
+    /// Lists dead letters with ids below `before`, newest first.
     pub async fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.dead_letters(before, limit).await,
@@ -186,8 +185,8 @@ impl Bus {
         }
     }
 
-    /// Publishes the message again, for the consumer that gave it up and no other, and removes the dead letter,
-    /// in one step. False when there is none.
+    /// Publishes the message again, only for the consumer that dead-lettered it, and removes the dead letter in one
+    /// step. Returns `false` when there is none.
     pub async fn replay_dead_letter(&self, id: u64) -> Result<bool, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.replay_dead_letter(id).await,
@@ -195,7 +194,7 @@ impl Bus {
         }
     }
 
-    /// False when there is none.
+    /// Returns `false` when there is none.
     pub async fn delete_dead_letter(&self, id: u64) -> Result<bool, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.delete_dead_letter(id).await,
@@ -203,7 +202,7 @@ impl Bus {
         }
     }
 
-    /// Deletes the dead letters that died before then, or all of them; answers how many.
+    /// Deletes dead letters created before `before_ms`, or all of them. Returns how many were deleted.
     pub async fn purge_dead_letters(&self, before_ms: Option<i64>) -> Result<u64, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.purge_dead_letters(before_ms).await,
@@ -211,8 +210,8 @@ impl Bus {
         }
     }
 
-    /// Purges what every consumer has acknowledged, when usage passes 80 % or age passes the limit, and old
-    /// dead letters. The composition root calls it on a timer. Answers how many messages went.
+    /// Purges messages that every consumer has acknowledged, once usage passes 80 % or their age passes the limit, as
+    /// well as old dead letters. Called on a timer by the composition root. Returns how many messages were purged.
     pub async fn purge_acknowledged(&self) -> Result<u64, BusError> {
         buffers::RECORDS.trim();
         buffers::GROUPS.trim();
@@ -222,8 +221,8 @@ impl Bus {
         }
     }
 
-    /// Keeps refused input with the dead letters, while all of it together is not more than `bytes_max`; answers once
-    /// it is durable. A call that is cancelled may still keep it.
+    /// Stores refused input with the dead letters, up to `bytes_max` for all refused input together. Returns once it is
+    /// durable. A cancelled call may still store it.
     pub async fn keep_input(&self, inputs: Vec<RefusedInput>, bytes_max: u64) -> Result<KeptInput, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.keep_input(inputs, bytes_max).await,
@@ -231,9 +230,10 @@ impl Bus {
         }
     }
 
-    /// Publishes what a dead letter has become and removes it. In one step where the bus is a file; on a server one after
-    /// the other, so that the messages need ids: repeated within the window, it stores them once. None when there is no
-    /// such letter. After an error it may be there or not.
+    /// Publishes the corrected input of a dead letter and removes the dead letter. The embedded engine does both in one
+    /// step. On a server they are two steps, so the messages need ids: a repeat within the deduplication window stores
+    /// them once. Returns `None` when there is no such dead letter. After an error the dead letter may or may not be
+    /// there.
     pub async fn resubmit_input(
         &self,
         id: u64,
@@ -245,7 +245,8 @@ impl Bus {
         }
     }
 
-    /// Says anew what is wrong with an input. On a server it gets another id by that. False when there is none.
+    /// Replaces the recorded reason of a refused input. On a server it gets a new id. Returns `false` when there is
+    /// none.
     pub async fn amend_input(&self, id: u64, input: RefusedInput) -> Result<bool, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.amend_input(id, input).await,
@@ -253,7 +254,7 @@ impl Bus {
         }
     }
 
-    /// How many inputs are kept under each subject, up to so many subjects.
+    /// Counts the stored inputs by subject, for up to `subjects_max` subjects.
     pub async fn input_counts(&self, subjects_max: usize) -> Result<Vec<(String, u64)>, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.input_counts(subjects_max).await,
@@ -261,7 +262,7 @@ impl Bus {
         }
     }
 
-    /// Erases what matches in the span, from the beginning of it.
+    /// Erases the matching messages of the span, in order.
     pub async fn erase(&self, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.erase(span, matches).await,
@@ -269,7 +270,7 @@ impl Bus {
         }
     }
 
-    /// Erases the dead letters that match, all that it finds until this time is over.
+    /// Erases the matching dead letters until `time_max` has passed.
     pub async fn erase_dead_letters(
         &self,
         matches: &DeadLetterPredicate<'_>,
@@ -287,7 +288,7 @@ impl Bus {
                     for letter in letters.iter().filter(|letter| matches(letter)) {
                         erased += u64::from(self.delete_dead_letter(letter.id).await?);
                     }
-                    // A call that has not erased any goes on: the next one would come no farther.
+                    // A call that has not erased anything continues: the next call would not get any further.
                     if erased > 0 && began.elapsed() >= time_max {
                         return Ok(ErasedDeadLetters { letters: erased, is_complete: false });
                     }
@@ -297,7 +298,8 @@ impl Bus {
         }
     }
 
-    /// Leaves nothing of what was erased, and purged before, in files of this process. False when there is more to do.
+    /// Removes the last traces of erased and purged messages from files of this process. Returns `false` when there is
+    /// more to do.
     pub async fn wipe(&self, until: Instant) -> Result<bool, BusError> {
         match &self.0 {
             Inner::Embedded(engine) => engine.wipe(until).await,
@@ -306,7 +308,7 @@ impl Bus {
         }
     }
 
-    /// Ends the writer after what is queued; later calls fail with `Closed`.
+    /// Stops the writer after the queued work; later calls fail with `Closed`.
     pub async fn close(&self) {
         match &self.0 {
             Inner::Embedded(engine) => engine.close().await,

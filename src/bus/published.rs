@@ -1,13 +1,13 @@
-//! The answer to a published message.
+//! The result of publishing a message.
 
-/// The outcome of publishing one message.
+/// The result of publishing one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// The stream sequence, from 1; 0 of a duplicate, and of a message that need not be kept and is not.
+    /// The stream sequence, from 1. It is 0 for a duplicate and for a transient message that was not stored.
     pub sequence: u64,
-    /// True when the message id was seen within the window: nothing was stored now.
+    /// The message id was already seen within the window; nothing was stored.
     pub duplicate: bool,
-    /// Of a duplicate: where the first message of its id is.
+    /// For a duplicate: the location of the first message with its id.
     pub original: Original,
 }
 
@@ -17,11 +17,11 @@ impl Published {
     }
 }
 
-/// Where a message is that was published before: see [`Bus::originals`].
+/// The location of a message published earlier. See [`Bus::originals`](super::Bus::originals).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Original {
-    /// Of the message, or the first of the group that it is in; 0 when it is not known.
+    /// The sequence of the message, or of the first message of its group; 0 when unknown.
     pub(super) sequence: u64,
-    /// Tells it from the others of its group.
+    /// Distinguishes it from the other messages of its group.
     pub(super) key: [u8; 16],
 }

@@ -1,14 +1,14 @@
-//! What each engine of the bus is told at its start.
+//! The settings of each engine.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How the embedded engine keeps its file.
+/// Settings of the embedded engine.
 #[derive(Clone, Debug)]
 pub struct EmbeddedSettings {
     /// The directory that holds `bus.db`.
     pub dir: PathBuf,
-    /// Stored bytes at which publishing is refused.
+    /// Stored bytes above which publishing is refused.
     pub bytes_max: u64,
     /// Messages that every consumer has acknowledged are purged at this age.
     pub age_max: Duration,
@@ -20,7 +20,7 @@ pub struct EmbeddedSettings {
     pub tail_bytes_max: usize,
 }
 
-/// How the NATS engine reaches its server, and the streams that it keeps there.
+/// Settings of the NATS engine: how it reaches the server, and the streams it maintains there.
 #[derive(Clone, Debug)]
 pub struct NatsSettings {
     /// Server addresses, comma-separated: `nats://user:password@host:4222`, `tls://host:4222`.
@@ -28,17 +28,17 @@ pub struct NatsSettings {
     pub client_name: String,
     /// A `.creds` file (JWT and nkey).
     pub credentials_file: Option<PathBuf>,
-    /// A PEM file with the certificate authorities of the server, trusted instead of the system's.
+    /// A PEM file with the certificate authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// Failed attempts in a row after which the connection is given up and the process ends; none: never.
+    /// Consecutive failed attempts after which reconnecting is abandoned and the process ends; `None`: never.
     pub reconnects_max: Option<usize>,
     pub reconnect_wait: Duration,
-    /// How long one request may take: a connection, an acknowledged publish, a call of the JetStream API.
+    /// The timeout of one request: a connection attempt, an acknowledged publish, a JetStream API call.
     pub timeout: Duration,
     pub stream: String,
     pub subjects: Vec<String>,
-    /// Durable consumers that must have acknowledged a message before it is purged, even those that nobody has created
-    /// yet: such a one has read nothing.
+    /// Durable consumers that must have acknowledged a message before it is purged. A consumer that does not exist yet
+    /// counts as having read nothing.
     pub readers: Vec<String>,
     pub age_max: Duration,
     pub bytes_max: u64,
@@ -48,11 +48,11 @@ pub struct NatsSettings {
     pub dead_letter_age_max: Duration,
     pub dedup_window: Duration,
     pub publish: PublishMode,
-    /// The largest payload that is published: a server that takes less is warned of.
+    /// The largest payload to be published. A warning is raised for a server that accepts less.
     pub event_bytes_max: usize,
 }
 
-/// Where a stream keeps its messages.
+/// The storage of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamStorage {
     File,
@@ -62,9 +62,9 @@ pub enum StreamStorage {
 /// How groups of messages are published to JetStream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishMode {
-    /// The better one for the server at hand.
+    /// Chooses the faster mode for the server.
     Auto,
-    /// One acknowledgement a message, pipelined.
+    /// One acknowledgement per message, pipelined.
     Single,
     /// Atomic batches, one acknowledgement each (server 2.12 or later).
     Atomic,

@@ -1,9 +1,9 @@
-//! What the bus reports of itself and of its consumers.
+//! The status of the bus and of its consumers.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// What the bus holds, for readiness, status and metrics.
+/// The status of the bus, for readiness, the status API and metrics.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BusStatus {
     pub engine: &'static str,
@@ -11,10 +11,10 @@ pub struct BusStatus {
     pub bytes: u64,
     pub bytes_max: u64,
     pub last_sequence: u64,
-    /// Publishing is refused for want of room; why.
+    /// Set while publishing is refused for lack of room: the reason.
     pub full: Option<String>,
     pub dead_letters: u64,
-    /// Publishing was refused last, for whatever reason.
+    /// Set while publishing is refused for any reason: the last one.
     #[serde(skip)]
     pub refused: Option<String>,
     pub consumers: Vec<ConsumerStatus>,
@@ -25,14 +25,14 @@ pub struct ConsumerStatus {
     pub name: String,
     /// Messages not yet acknowledged.
     pub backlog: u64,
-    /// Delivered, not yet acknowledged.
+    /// Messages in flight: delivered, not yet acknowledged.
     pub pending: u64,
     /// Age of the oldest message not yet acknowledged.
     pub oldest_age_ms: Option<u64>,
     pub ack_floor: u64,
 }
 
-/// Whether every durable consumer has acknowledged all that there is up to this sequence.
+/// Whether every durable consumer has acknowledged all messages up to this sequence.
 pub fn acked_through(status: &BusStatus, sequence: u64) -> bool {
     status.consumers.iter().all(|consumer| consumer.backlog == 0 || consumer.ack_floor >= sequence)
 }

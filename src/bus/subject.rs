@@ -1,10 +1,10 @@
-//! Subjects and the filters over them: dot-separated tokens, `*` for one, a closing `>` for one or more.
+//! Subjects and subject filters: dot-separated tokens, `*` for one token, a closing `>` for one or more.
 //!
-//! Invariant: a filter matches the same subjects on every engine. Knows nothing of what tokens mean.
+//! Invariant: a filter matches the same subjects on every engine. Knows nothing of the meaning of tokens.
 
 use super::error::{BusError, BusErrorKind};
 
-/// True for a subject that can be published to: tokens that are not empty, without blanks or wildcards.
+/// Whether a subject can be published to: its tokens are not empty and contain no blanks or wildcards.
 #[inline]
 pub(super) fn is_valid(subject: &str) -> bool {
     let mut previous = b'.';
@@ -22,11 +22,11 @@ pub(super) fn is_valid(subject: &str) -> bool {
 pub(crate) enum Filter {
     /// `>`
     All,
-    /// `events.>`, kept as `events.`: a compare of a prefix.
+    /// `events.>`, stored as `events.`: a prefix comparison.
     Prefix(Box<[u8]>),
-    /// No wildcard: a compare.
+    /// No wildcard: an equality comparison.
     Exact(Box<[u8]>),
-    /// Anything else, token by token.
+    /// Anything else, compared token by token.
     Tokens(Box<[Token]>),
 }
 
@@ -59,8 +59,8 @@ impl Filter {
         })
     }
 
-    /// Whether all subjects pass that begin like this; false also when that cannot be told.
-    pub(super) fn matches_all(&self, begin: &Beginning) -> bool {
+    /// Whether the filter matches all subjects with this prefix; also `false` when that cannot be decided.
+    pub(super) fn matches_all(&self, begin: &SubjectPrefix) -> bool {
         match self {
             Self::All => begin.len > 0,
             Self::Prefix(prefix) => begin.starts_with(prefix),
@@ -68,7 +68,7 @@ impl Filter {
         }
     }
 
-    /// Whether a valid subject passes.
+    /// Whether a valid subject matches.
     #[inline]
     pub(super) fn matches(&self, subject: &[u8]) -> bool {
         match self {
@@ -80,19 +80,19 @@ impl Filter {
     }
 }
 
-/// What some subjects begin with, all of them: up to sixteen bytes. Most filters can be asked once for many messages
-/// with it.
+/// The common prefix of some subjects, up to sixteen bytes. With it, most filters can decide for many messages in one
+/// comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Beginning {
-    /// The first byte is the lowest.
+pub(crate) struct SubjectPrefix {
+    /// The first byte is the least significant.
     bytes: u128,
     len: usize,
 }
 
-impl Beginning {
-    /// Of no subject yet.
-    pub(super) const OF_NONE: Self = Self { bytes: 0, len: usize::MAX };
-    /// Of subjects that are not alike, or of what a filter alone does not decide.
+impl SubjectPrefix {
+    /// The prefix of an empty set of subjects.
+    pub(super) const EMPTY: Self = Self { bytes: 0, len: usize::MAX };
+    /// For subjects without a common prefix, or where the filter alone does not decide.
     pub(super) const UNKNOWN: Self = Self { bytes: 0, len: 0 };
 
     #[inline]
@@ -108,12 +108,12 @@ impl Beginning {
         Self { bytes, len: subject.len().min(16) }
     }
 
-    /// What both begin with.
+    /// The common prefix of both.
     #[inline]
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::OF_NONE, other) => other,
-            (one, Self::OF_NONE) => one,
+            (Self::EMPTY, other) => other,
+            (one, Self::EMPTY) => one,
             (one, other) => {
                 let same = ((one.bytes ^ other.bytes).trailing_zeros() / 8) as usize;
                 let len = same.min(one.len).min(other.len);
@@ -171,10 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn subjects_are_known_by_what_they_begin_with() {
+    fn filters_decide_by_a_common_prefix() {
         let of = |subjects: &[&str]| {
-            let each = subjects.iter().map(|subject| Beginning::of(subject.as_bytes()));
-            each.fold(Beginning::OF_NONE, Beginning::and)
+            let each = subjects.iter().map(|subject| SubjectPrefix::of(subject.as_bytes()));
+            each.fold(SubjectPrefix::EMPTY, SubjectPrefix::and)
         };
         for (filter, subjects, expected) in [
             ("events.>", &["events.shop.user.login", "events.shop.user.logout"][..], true),
@@ -189,7 +189,7 @@ mod tests {
         ] {
             let filter = Filter::parse(filter).unwrap();
             assert_eq!(filter.matches_all(&of(subjects)), expected, "{filter:?} {subjects:?}");
-            assert!(!filter.matches_all(&of(subjects).and(Beginning::UNKNOWN)), "{filter:?}");
+            assert!(!filter.matches_all(&of(subjects).and(SubjectPrefix::UNKNOWN)), "{filter:?}");
         }
     }
 

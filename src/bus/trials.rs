@@ -1,19 +1,20 @@
-//! Which messages may have ended the process that handled them, and how they are tried apart from others.
+//! Finds the messages that end the process handling them, by trying them apart from others.
 //!
-//! A delivery that ends without an answer says nothing about its message: the process may have been killed, or
-//! another message may have ended it. After [`SUSPECT_AFTER`] such deliveries a message is a suspect. Suspects are
-//! handed out alone, as a *trial* that is recorded before it begins and struck out once the process has lived through
-//! it. A trial that is still on record when one of its messages is due again has failed:
+//! A delivery that ends without an answer says nothing about its message: the process may have been killed, or another
+//! message may have ended it. After [`ISOLATED_AFTER`] such deliveries a message is isolated. Isolated messages are
+//! handed out on their own, as a *trial* that is recorded before it begins and struck out once the process has survived
+//! it. A trial that is still recorded when one of its messages is due again has failed:
 //!
 //! ```text
-//!   all suspects ──survived──► none is a suspect any more
+//!   all isolated ──survived──► none is isolated any more
 //!        │ failed
 //!        ▼
 //!   first half, then the rest, halved again ... ──failed──► one message alone ── failed 3 times ──► dead letter
 //! ```
 //!
-//! So 10,000 messages that were in flight when the process was killed three times cost one trial, and one among them
-//! that ends the process costs about 14 more. Knows nothing of who stores the record or delivers messages.
+//! So 10,000 messages that were in flight when the process was killed three times cost one trial, and a message among
+//! them that ends the process costs about 14 more. Knows nothing of where the log is stored or how messages are
+//! delivered.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -22,29 +23,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::backoff::random_unit;
 
-/// Deliveries that ended without an answer after which a message is tried apart from others.
-pub(super) const SUSPECT_AFTER: u32 = 3;
-/// Attempts with a message alone, all of which ended the process, after which it is given up.
+/// Deliveries without an answer after which a message is isolated.
+pub(super) const ISOLATED_AFTER: u32 = 3;
+/// Attempts with a single message, all of which ended the process, after which it is dead-lettered.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
-/// Why it is given up.
+/// The reason given for such a dead letter.
 pub(super) const FATAL: &str =
     "the process ended, or did not answer, in each of 3 attempts to handle this message alone";
-/// The longest rest of a message before its second attempt alone, and before its third. The rest is random, so that
-/// whoever kills the process on a schedule does not meet the same message three times.
+/// The longest rest of a message before its second and its third attempt alone. Rests are random, so that something
+/// that kills the process on a schedule does not hit the same message three times.
 const REST_MAX: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
-/// How long a trial waits for its turn among those of the same process, before it begins all the same.
+/// How long a trial waits for other trials of the same process before it begins anyway.
 pub(super) const TURN_MAX: Duration = Duration::from_secs(10);
-/// Trials and failures kept on record; the oldest go.
+/// Recorded trials and failures; the oldest are dropped.
 const TRIALS_MAX: usize = 1_000;
 const FAILURES_MAX: usize = 10_000;
 
-/// What is on record about the messages of one consumer.
+/// The recorded trials and failures of one consumer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Book {
-    /// Trials that began and are not known to have been survived; no message is in two of them.
+pub(crate) struct TrialLog {
+    /// Trials that began and are not known to have been survived. No message is in two of them.
     #[serde(default)]
     trials: Vec<Trial>,
-    /// How often a consumer said of a message that it failed, by sequence.
+    /// How often a consumer reported a message as failed, by sequence.
     #[serde(default)]
     failures: BTreeMap<u64, u32>,
 }
@@ -53,35 +54,35 @@ pub(crate) struct Book {
 struct Trial {
     /// First and last sequences of runs, ascending.
     messages: Vec<(u64, u64)>,
-    /// Those that failed together with them before: should this trial be survived, it was one of these.
+    /// Messages that failed together with these before. If this trial is survived, the culprit is among them.
     #[serde(default)]
     rest: Vec<(u64, u64)>,
-    /// Attempts with the only message of it alone.
+    /// Attempts with its only message alone.
     attempts: u32,
 }
 
-/// How a trial that began ends.
+/// How a trial ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrialOutcome {
-    /// The process has done what the messages make it do.
+    /// The process has handled the messages.
     Survived,
-    /// It was not carried through, for a reason outside the messages: it does not count.
+    /// Abandoned for a reason unrelated to the messages; it does not count.
     Withdrawn,
 }
 
-/// What to do with suspects that are due.
+/// What to do with isolated messages that are due.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Choice {
-    /// To be tried next, ascending.
+    /// To try next, ascending.
     pub(super) next: Vec<u64>,
-    /// To be given up.
+    /// To dead-letter.
     pub(super) fatal: Vec<u64>,
-    /// To rest for so long before they are tried again.
+    /// To rest for this long before they are tried again.
     pub(super) resting: Vec<(u64, Duration)>,
 }
 
-impl Book {
-    /// None when the bytes are no book.
+impl TrialLog {
+    /// `None` when the bytes are not a trial log.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
@@ -94,16 +95,17 @@ impl Book {
         self.trials.is_empty() && self.failures.is_empty()
     }
 
-    /// Chooses among suspects that are due, ascending. `rested` are those that have rested in this process.
-    pub(super) fn choose(&self, suspects: &[u64], rested: &HashSet<u64>) -> Choice {
+    /// Chooses among isolated messages that are due, in ascending order. `rested` holds those that have rested in this
+    /// process.
+    pub(super) fn choose(&self, candidates: &[u64], rested: &HashSet<u64>) -> Choice {
         let mut choice = Choice::default();
         let mut untried = Vec::new();
         let mut by_trial: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         let runs = self.runs();
-        for suspect in suspects {
-            match trial_of(&runs, *suspect) {
-                Some(trial) => by_trial.entry(trial).or_default().push(*suspect),
-                None => untried.push(*suspect),
+        for candidate in candidates {
+            match trial_of(&runs, *candidate) {
+                Some(trial) => by_trial.entry(trial).or_default().push(*candidate),
+                None => untried.push(*candidate),
             }
         }
         let mut rest_over = Vec::new();
@@ -119,7 +121,7 @@ impl Book {
                 }
             }
         }
-        // Those of which no smaller part failed come first: most likely nothing is wrong with them.
+        // Messages that have not been tried yet come first: most likely nothing is wrong with them.
         choice.next = if !untried.is_empty() {
             untried
         } else if let Some(half) = halves.into_iter().next() {
@@ -131,7 +133,7 @@ impl Book {
         choice
     }
 
-    /// A trial of these messages is about to begin.
+    /// Records that a trial of these messages is about to begin.
     pub(super) fn begin(&mut self, messages: &[u64]) {
         let attempts = match messages {
             [one] => self.trials.iter().find(|trial| trial.is_of(*one)).map_or(0, |trial| trial.attempts) + 1,
@@ -167,7 +169,7 @@ impl Book {
         self.trials.retain(|trial| !trial.messages.is_empty());
     }
 
-    /// A consumer said that a message failed; answers how often it has.
+    /// Records a failure reported by a consumer. Returns how often the message has failed.
     pub(super) fn failed(&mut self, message: u64) -> u32 {
         let failures = self.failures.entry(message).or_default();
         *failures = failures.saturating_add(1);
@@ -178,7 +180,7 @@ impl Book {
         failures
     }
 
-    /// Forgets what is settled: messages up to `floor`, and these.
+    /// Forgets resolved messages: all up to `floor`, and those in `settled`.
     pub(super) fn forget(&mut self, floor: u64, settled: &[u64]) {
         self.failures = self.failures.split_off(&floor.saturating_add(1));
         settled.iter().for_each(|message| {
@@ -200,14 +202,14 @@ impl Book {
             }
         }
         for trial in self.trials.iter_mut().filter(|trial| trial.messages.is_empty()) {
-            // One that was given up is the culprit that the others were suspected with.
+            // The dead-lettered message is the culprit that the others were isolated with.
             let rest = if trial.attempts < ATTEMPTS_MAX { std::mem::take(&mut trial.rest) } else { Vec::new() };
             (trial.messages, trial.attempts) = (rest, 0);
         }
         self.trials.retain(|trial| !trial.messages.is_empty());
     }
 
-    /// The runs of what was tried with the trial that each is of, ascending.
+    /// The runs of all trials with the index of their trial, ascending.
     fn runs(&self) -> Vec<(u64, u64, usize)> {
         let of_trial =
             |(at, trial): (usize, &Trial)| trial.messages.iter().map(|run| (run.0, run.1, at)).collect::<Vec<_>>();
@@ -250,19 +252,19 @@ mod tests {
 
     use super::*;
 
-    /// Lives of a process that die of `fatal` messages, and of a kill in the middle of the trials in `killed`. Answers
-    /// what was buried, and how many trials and deaths it took.
-    fn live(suspects: &[u64], fatal: &[u64], killed: &[usize]) -> (Vec<u64>, usize, usize) {
-        let mut book = Book::default();
-        let mut due: Vec<u64> = suspects.to_vec();
+    /// Simulates lives of a process that die of `fatal` messages, and of kills during the trials in `killed`. Returns
+    /// the dead-lettered messages, and the numbers of trials and deaths.
+    fn live(candidates: &[u64], fatal: &[u64], killed: &[usize]) -> (Vec<u64>, usize, usize) {
+        let mut log = TrialLog::default();
+        let mut due: Vec<u64> = candidates.to_vec();
         let (mut buried, mut trials, mut deaths) = (Vec::new(), 0, 0);
         let mut rested = HashSet::new();
         while !due.is_empty() {
-            assert!(trials < 10_000, "{book:?}");
-            let choice = book.choose(&due, &rested);
+            assert!(trials < 10_000, "{log:?}");
+            let choice = log.choose(&due, &rested);
             for message in &choice.fatal {
                 assert!(fatal.contains(message) || killed.len() > 2, "{message} never failed");
-                book.forget(0, &[*message]);
+                log.forget(0, &[*message]);
                 buried.push(*message);
             }
             due.retain(|message| !choice.fatal.contains(message));
@@ -270,23 +272,23 @@ mod tests {
             if choice.next.is_empty() {
                 continue;
             }
-            book.begin(&choice.next);
-            book = Book::read(&book.write()).unwrap();
+            log.begin(&choice.next);
+            log = TrialLog::read(&log.write()).unwrap();
             trials += 1;
             if choice.next.iter().any(|message| fatal.contains(message)) || killed.contains(&trials) {
                 deaths += 1;
                 rested.clear();
                 continue;
             }
-            book.end(&choice.next, TrialOutcome::Survived);
+            log.end(&choice.next, TrialOutcome::Survived);
             due.retain(|message| !choice.next.contains(message));
         }
-        assert!(book.is_empty(), "{book:?}");
+        assert!(log.is_empty(), "{log:?}");
         (buried, trials, deaths)
     }
 
     #[test]
-    fn thousands_of_suspects_cost_few_trials() {
+    fn thousands_of_isolated_messages_cost_few_trials() {
         let many: Vec<u64> = (1..=10_000).collect();
         assert_eq!(live(&many, &[], &[]), (vec![], 1, 0));
         let (buried, trials, _) = live(&many, &[], &[1, 2]);
@@ -298,62 +300,62 @@ mod tests {
 
     #[test]
     fn a_withdrawn_attempt_does_not_count_and_a_survived_one_clears() {
-        let mut book = Book::default();
+        let mut log = TrialLog::default();
         for _ in 0..10 {
-            book.begin(&[5]);
-            book.end(&[5], TrialOutcome::Withdrawn);
+            log.begin(&[5]);
+            log.end(&[5], TrialOutcome::Withdrawn);
         }
-        assert!(book.is_empty());
-        book.begin(&[5]);
-        book.begin(&[5]);
-        book.begin(&[5]);
-        book.end(&[5], TrialOutcome::Withdrawn);
-        assert_eq!(book.choose(&[5], &HashSet::from([5])).next, [5], "two attempts count");
-        book.begin(&[5]);
-        assert_eq!(book.choose(&[5], &HashSet::new()).fatal, [5]);
-        book.end(&[5], TrialOutcome::Survived);
-        assert!(book.is_empty());
+        assert!(log.is_empty());
+        log.begin(&[5]);
+        log.begin(&[5]);
+        log.begin(&[5]);
+        log.end(&[5], TrialOutcome::Withdrawn);
+        assert_eq!(log.choose(&[5], &HashSet::from([5])).next, [5], "two attempts count");
+        log.begin(&[5]);
+        assert_eq!(log.choose(&[5], &HashSet::new()).fatal, [5]);
+        log.end(&[5], TrialOutcome::Survived);
+        assert!(log.is_empty());
     }
 
     #[test]
     fn further_attempts_come_after_a_rest() {
-        let mut book = Book::default();
-        book.begin(&[5]);
-        let choice = book.choose(&[5], &HashSet::new());
+        let mut log = TrialLog::default();
+        log.begin(&[5]);
+        let choice = log.choose(&[5], &HashSet::new());
         assert!(choice.next.is_empty() && choice.resting[0].0 == 5 && choice.resting[0].1 <= REST_MAX[0]);
-        assert_eq!(book.choose(&[5], &HashSet::from([5])).next, [5]);
-        assert_eq!(book.choose(&[4, 5, 6], &HashSet::from([5])).next, [4, 6], "others first");
+        assert_eq!(log.choose(&[5], &HashSet::from([5])).next, [5]);
+        assert_eq!(log.choose(&[4, 5, 6], &HashSet::from([5])).next, [4, 6], "others first");
     }
 
     #[test]
-    fn what_the_first_version_wrote_is_read() {
+    fn the_first_version_is_still_read() {
         let stored = br#"{"trials":[{"messages":[[3,9],[12,12]],"rest":[[13,20]],"attempts":0},
             {"messages":[[11,11]],"rest":[],"attempts":2}],"failures":{"4":2}}"#;
-        let mut book = Book::read(stored).unwrap();
+        let mut log = TrialLog::read(stored).unwrap();
         let rested = HashSet::from([11]);
-        assert_eq!(book.choose(&[3, 4, 11, 12], &rested).next, [3, 4], "half of those that are due");
-        assert_eq!(book.failed(4), 3);
-        assert_eq!(book.choose(&[3, 4, 13], &rested).next, [13], "it was not in the part that failed");
-        book.forget(9, &[12]);
-        book.forget(20, &[]);
-        book.begin(&[11]);
-        book.begin(&[11]);
-        assert_eq!(book.write(), br#"{"trials":[{"messages":[[11,11]],"rest":[],"attempts":2}],"failures":{}}"#);
-        assert_eq!(Book::read(b"{\"trials\":7}"), None);
+        assert_eq!(log.choose(&[3, 4, 11, 12], &rested).next, [3, 4], "half of those that are due");
+        assert_eq!(log.failed(4), 3);
+        assert_eq!(log.choose(&[3, 4, 13], &rested).next, [13], "it was not in the part that failed");
+        log.forget(9, &[12]);
+        log.forget(20, &[]);
+        log.begin(&[11]);
+        log.begin(&[11]);
+        assert_eq!(log.write(), br#"{"trials":[{"messages":[[11,11]],"rest":[],"attempts":2}],"failures":{}}"#);
+        assert_eq!(TrialLog::read(b"{\"trials\":7}"), None);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn exactly_the_fatal_ones_are_given_up(
-            suspects in prop::collection::btree_set(1u64..500, 1..80),
+        fn exactly_the_fatal_messages_are_dead_lettered(
+            candidates in prop::collection::btree_set(1u64..500, 1..80),
             picks in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
             killed in prop::collection::vec(1usize..20, 0..2),
         ) {
-            let suspects: Vec<u64> = suspects.into_iter().collect();
-            let fatal: BTreeSet<u64> = picks.iter().map(|pick| *pick.get(&suspects)).collect();
-            let (mut buried, ..) = live(&suspects, &fatal.iter().copied().collect::<Vec<_>>(), &killed);
+            let candidates: Vec<u64> = candidates.into_iter().collect();
+            let fatal: BTreeSet<u64> = picks.iter().map(|pick| *pick.get(&candidates)).collect();
+            let (mut buried, ..) = live(&candidates, &fatal.iter().copied().collect::<Vec<_>>(), &killed);
             buried.sort_unstable();
             prop_assert_eq!(buried, fatal.into_iter().collect::<Vec<_>>());
         }

@@ -1,9 +1,9 @@
-//! Moves committed pages from the write-ahead log into the file, beside the writer.
+//! Moves committed pages from the write-ahead log into the database file, in parallel to the writer.
 //!
-//! A passive checkpoint on a connection of its own does the bulk without stopping commits. Under constant
-//! load it never catches up by itself, and the log starts over only when it has; so the writer copies the
-//! little that came in meanwhile, between two commits. Invariant: the log stays near `LOG_BYTES_SOFT`, and
-//! past `LOG_BYTES_HARD` the writer waits for it. Knows nothing of what the pages hold.
+//! A passive checkpoint on a separate connection does most of the work without blocking commits. Under constant load it
+//! never catches up by itself, and the log restarts only once it has; so the writer copies the small remainder between
+//! two commits. Invariant: the log stays near `LOG_BYTES_SOFT`; past `LOG_BYTES_HARD` the writer waits for the
+//! checkpoint. Knows nothing of the contents of the pages.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use super::file;
 use crate::base::sqlite::{self, Watch};
 use crate::bus::{BusError, BusErrorKind};
 
-/// Bytes in the log at which the checkpointer is woken.
+/// Log size at which the checkpointer is woken.
 const LOG_BYTES_SOFT: u64 = 32 << 20;
-/// Bytes in the log at which the writer itself makes it start over.
+/// Log size at which the writer itself restarts the log.
 const LOG_BYTES_HARD: u64 = 256 << 20;
-/// Passes of the checkpointer: each leaves what was written during it, less every time.
+/// Passes of the checkpointer. Each leaves the pages written during it, fewer every time.
 const PASSES_MAX: usize = 3;
-/// Frames that are left to the writer.
+/// Frames left to the writer.
 const FRAMES_LEFT_MAX: i64 = 256;
 
 /// The writer's side.
 pub(crate) struct Checkpoints {
     path: PathBuf,
     wake: Option<SyncSender<()>>,
-    /// The checkpointer is done with what it was woken for.
+    /// The checkpointer has finished the work it was woken for.
     done: Arc<AtomicBool>,
     under_way: bool,
-    /// Bytes written to the log since it started over, by estimate.
+    /// Estimated bytes written to the log since it restarted.
     log_bytes: u64,
     thread: Option<JoinHandle<()>>,
 }
@@ -50,7 +50,7 @@ impl Checkpoints {
         Ok(Self { path, wake: Some(wake), done, under_way: false, log_bytes: 0, thread: Some(thread) })
     }
 
-    /// After each commit of about `bytes`.
+    /// Called after each commit of about `bytes`.
     pub(super) fn committed(&mut self, connection: &Connection, bytes: u64) {
         self.log_bytes += bytes;
         if self.log_bytes >= LOG_BYTES_HARD {
@@ -67,7 +67,7 @@ impl Checkpoints {
         }
     }
 
-    /// Empties the log as far as the disk and the readers let it.
+    /// Empties the log as far as the disk and the readers allow.
     pub(super) fn start_over(&mut self, connection: &Connection, mode: &str) {
         match checkpoint(connection, mode) {
             Ok((log, copied)) if log == copied => self.log_bytes = 0,
@@ -76,13 +76,13 @@ impl Checkpoints {
                 let error = file::failure(&self.path, "checkpoint", error);
                 let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(%error, source, "the log of the bus cannot be emptied");
-                // Not again with the next commit: the disk is most likely full.
+                // Do not retry with the next commit: the disk is most likely full.
                 self.log_bytes = self.log_bytes.saturating_sub(LOG_BYTES_SOFT);
             }
         }
     }
 
-    /// Leaves nothing in the log. False when a reader does not let it, after as long as SQLite waits for one.
+    /// Empties the log completely. Returns `false` when a reader prevents it for longer than SQLite's busy timeout.
     pub(super) fn empty(&mut self, connection: &Connection) -> Result<bool, BusError> {
         let busy: bool = connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
@@ -108,7 +108,7 @@ impl Drop for Checkpoints {
 fn run(path: &Path, watch: &Watch, woken: &Receiver<()>, done: &AtomicBool) {
     let mut kept = None;
     while woken.recv().is_ok() {
-        // A connection that is opened now must not be one to another file.
+        // A connection opened now must not open another file.
         let is_there = kept.is_some() || watch.check().is_ok();
         if is_there && let Err(error) = passes(path, &mut kept) {
             let error = file::failure(path, "checkpoint", error);
@@ -136,7 +136,7 @@ fn passes(path: &Path, kept: &mut Option<Connection>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Frames in the log, and how many of them are in the file.
+/// Frames in the log, and how many of them are already in the database file.
 fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(i64, i64)> {
     let sql = format!("PRAGMA wal_checkpoint({mode})");
     connection.query_row(&sql, [], |row| Ok((row.get(1)?, row.get(2)?)))

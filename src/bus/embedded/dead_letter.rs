@@ -1,6 +1,6 @@
-//! The rows of dead letters.
+//! The stored dead letters.
 //!
-//! Knows nothing of when a message is given up.
+//! Knows nothing of when a message is dead-lettered.
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -9,44 +9,44 @@ use super::group::Group;
 use crate::bus::DeadLetter;
 
 const COLUMNS: &str = "id, consumer, subject, sequence, reason, delivery_count, published_at_ms, dead_at_ms, payload";
-/// Characters of a reason that are kept.
+/// Stored characters of a reason.
 const REASON_CHARS_MAX: usize = 2_000;
-/// Dead letters deleted in one transaction, so that publishing waits for no more than that.
+/// Dead letters deleted in one transaction, so that publishers do not wait longer than that.
 const PURGE_ROWS_MAX: i64 = 1_000;
 
-/// What is stored beside the message.
-pub(crate) struct Verdict<'a> {
+/// Stored in addition to the message.
+pub(crate) struct DeadLetterDetails<'a> {
     pub(super) consumer: &'a str,
     pub(super) reason: &'a str,
     pub(super) delivery_count: u32,
     pub(super) dead_at_ms: i64,
 }
 
-/// Copies a message of a group. False when the group does not hold it.
+/// Copies a message of a group. Returns `false` when the group does not contain it.
 pub(super) fn insert(
     connection: &Connection,
     group: &Group,
     sequence: u64,
-    verdict: &Verdict<'_>,
+    details: &DeadLetterDetails<'_>,
 ) -> rusqlite::Result<bool> {
     let Some(layout) = group.layout(sequence) else { return Ok(false) };
-    let reason: String = verdict.reason.chars().take(REASON_CHARS_MAX).collect();
+    let reason: String = details.reason.chars().take(REASON_CHARS_MAX).collect();
     let subject = String::from_utf8_lossy(&group.data()[layout.subject]);
     let mut insert = connection.prepare_cached(
         "INSERT INTO dead_letters(consumer, subject, sequence, reason, delivery_count, published_at_ms, dead_at_ms,
             payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     insert.execute((
-        verdict.consumer,
+        details.consumer,
         &subject,
         sequence,
         &reason,
-        verdict.delivery_count,
+        details.delivery_count,
         group.published_at_ms,
-        verdict.dead_at_ms,
+        details.dead_at_ms,
         &group.data()[layout.payload],
     ))?;
-    tracing::warn!(consumer = verdict.consumer, sequence, %subject, reason, "message goes to the dead letters");
+    tracing::warn!(consumer = details.consumer, sequence, %subject, reason, "message goes to the dead letters");
     Ok(true)
 }
 
@@ -69,20 +69,20 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0))
 }
 
-/// False when there is none.
+/// Returns `false` when there is none.
 pub(super) fn delete(connection: &Connection, id: u64) -> rusqlite::Result<bool> {
     let id = i64::try_from(id).unwrap_or(i64::MAX);
     Ok(connection.prepare_cached("DELETE FROM dead_letters WHERE id = ?1")?.execute([id])? > 0)
 }
 
-/// Up to [`PURGE_ROWS_MAX`] of them, the oldest; how many were deleted.
+/// Deletes the oldest, up to [`PURGE_ROWS_MAX`]. Returns how many were deleted.
 pub(super) fn delete_some_before(connection: &Connection, dead_at_ms: i64) -> rusqlite::Result<usize> {
     let sql = "DELETE FROM dead_letters WHERE id IN
                    (SELECT id FROM dead_letters WHERE dead_at_ms < ?1 ORDER BY dead_at_ms LIMIT ?2)";
     connection.prepare_cached(sql)?.execute([dead_at_ms, PURGE_ROWS_MAX])
 }
 
-/// How many were deleted.
+/// Returns how many were deleted.
 pub(super) fn delete_before(connection: &Connection, dead_at_ms: i64) -> rusqlite::Result<usize> {
     connection.prepare_cached("DELETE FROM dead_letters WHERE dead_at_ms < ?1")?.execute([dead_at_ms])
 }

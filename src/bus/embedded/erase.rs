@@ -1,13 +1,13 @@
-//! Finds messages that are to be erased, some at a time, beside everything else.
+//! Erases messages: scans the file in steps while the bus keeps running.
 //!
-//! Invariant: what is looked at is committed, and what matches has left the file and the memory when it is answered. Knows
-//! nothing of whose a message is.
+//! Invariant: only committed messages are scanned, and matching ones have left the file and the memory when the call
+//! returns. Knows nothing of who a message is about.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::file;
-use super::queue::Chore;
+use super::queue::Command;
 use super::shared::{READ_BYTES, Shared};
 use crate::bus::BusError;
 use crate::bus::batch::FLAG_ERASED;
@@ -23,7 +23,7 @@ pub(super) async fn erase(shared: &Arc<Shared>, span: EraseSpan, matches: &Erase
         let (sequences, to) = shared
             .blocking(move |shared, connection| {
                 let groups = file::read_groups(connection, &shared.path, from, READ_BYTES)?;
-                // What is not stored any more is passed over.
+                // Skips messages that are no longer stored.
                 let to = groups.back().map_or(through, |group| group.last_sequence()).min(through);
                 let mut found = Vec::new();
                 for group in &groups {
@@ -39,12 +39,12 @@ pub(super) async fn erase(shared: &Arc<Shared>, span: EraseSpan, matches: &Erase
             })
             .await?;
         if !sequences.is_empty() {
-            erased.messages += shared.chore(|reply| Chore::Erase { sequences, reply }).await?;
+            erased.messages += shared.command(|reply| Command::Erase { sequences, reply }).await?;
         }
         looked_at += to + 1 - from;
         erased.scanned_through = to;
     }
-    // What is asked for beyond the end is not there.
+    // Beyond the end there is nothing.
     if erased.scanned_through >= through {
         erased.scanned_through = span.through;
     }

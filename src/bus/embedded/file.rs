@@ -1,6 +1,6 @@
-//! The file `bus.db`: its schema, its lock, what is checked when it is opened, and how groups are read.
+//! The file `bus.db`: its schema, its lock, the checks on opening, and reading groups.
 //!
-//! Invariant: a group is handed on only if its checksum holds. Knows nothing of who reads or writes when.
+//! Invariant: a group is returned only if its checksum matches. Knows nothing of who reads or writes when.
 
 use std::collections::VecDeque;
 use std::fs::{File, TryLockError};
@@ -21,14 +21,14 @@ const FILE_NAME: &str = "bus.db";
 const LOCK_NAME: &str = "bus.lock";
 /// Large pages suit rows of many kilobytes: fewer overflow pages, fewer frames in the log.
 const PAGE_BYTES: u32 = 16 << 10;
-/// Marks the file as ours (`cbus`).
+/// Identifies the file as ours (`cbus`).
 const APPLICATION_ID: i64 = 0x6362_7573;
 const SCHEMA_VERSION: i64 = 2;
-/// Its groups were never compressed.
+/// The version whose groups were never compressed.
 const SCHEMA_VERSION_PLAIN: i64 = 1;
-/// Bytes of the newest groups whose checksums are verified at the start.
+/// Bytes of the newest groups whose checksums are verified on opening.
 const VERIFIED_BYTES_MAX: usize = 16 << 20;
-/// Groups from here on are written into their row's pages directly.
+/// Larger groups are written directly into the pages of their row.
 const STREAMED_BYTES_MIN: usize = 64 << 10;
 
 const SCHEMA: &str = "
@@ -74,7 +74,7 @@ CREATE TABLE dedup_blocks(id INTEGER PRIMARY KEY, keys BLOB NOT NULL) STRICT;
 
 const GROUP_COLUMNS: &str = "first_sequence, count, published_at_ms, checksum, keys, raw_bytes, data";
 
-/// The one process that may use the directory.
+/// Held by the only process that may use the directory.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock")] File);
 
@@ -83,7 +83,7 @@ impl DirectoryLock {
         let failed = |source: String| BusError::caused(BusErrorKind::Unavailable, "lock bus directory", source);
         std::fs::create_dir_all(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
         let path = lock_path(dir);
-        // A new directory must outlive a power cut, like what is stored in it; SQLite syncs what is inside.
+        // A new directory must survive a power cut like its contents; SQLite syncs only the contents.
         for entry in [dir, dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))] {
             let synced = File::open(entry).and_then(|entry| entry.sync_all());
             synced.map_err(|error| failed(format!("{}: {error}", entry.display())))?;
@@ -105,7 +105,7 @@ pub(super) fn lock_path(dir: &Path) -> PathBuf {
     dir.join(LOCK_NAME)
 }
 
-/// Opens the file for its writer, creates it if it is new, and checks that its end is whole.
+/// Opens the file for the writer, creates it if necessary, and verifies its end.
 pub(super) fn open(path: &Path) -> Result<Connection, BusError> {
     let error = |context, error| failure(path, context, error);
     let connection = sqlite::open_writer_with_pages(path, PAGE_BYTES).map_err(|cause| error("open bus file", cause))?;
@@ -117,18 +117,18 @@ pub(super) fn open(path: &Path) -> Result<Connection, BusError> {
     Ok(connection)
 }
 
-/// Whether what is deleted is overwritten wherever it was, or only where that costs nothing.
+/// Whether deleted data is overwritten everywhere, or only where that is free.
 pub(super) fn erasing(connection: &Connection, everywhere: bool) -> rusqlite::Result<()> {
     let sql = if everywhere { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = FAST" };
     connection.query_row(sql, [], |_| Ok(()))
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
-    // Checkpoints are the checkpointer's: one in the middle of a commit would make publishers wait.
+    // The checkpointer runs checkpoints: one in the middle of a commit would block publishers.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    // A group is written whole in its commit, and no page of it twice.
+    // A group is written in its commit, and none of its pages twice.
     connection.pragma_update(None, "cache_spill", false)?;
-    // What is deleted is overwritten where its page is written anyway.
+    // Deleted data is overwritten where its page is written anyway.
     erasing(connection, false)?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
@@ -155,12 +155,12 @@ fn prepare(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
     Ok(Ok(()))
 }
 
-/// The name that the stream was given when the file was made.
+/// The stream id, assigned when the file was created.
 pub(super) fn stream_id(connection: &Connection) -> rusqlite::Result<String> {
     connection.query_row("SELECT id FROM stream", [], |row| row.get(0))
 }
 
-/// Verifies the newest groups: they are what a crash or a failing disk would have hit.
+/// Verifies the newest groups: a crash or a failing disk would have damaged those.
 fn verify_end(connection: &Connection, path: &Path) -> Result<(), BusError> {
     let sql = format!("SELECT {GROUP_COLUMNS} FROM groups ORDER BY first_sequence DESC");
     let mut next: Option<u64> = None;
@@ -188,7 +188,7 @@ fn verify_end(connection: &Connection, path: &Path) -> Result<(), BusError> {
     check().map_err(|error| failure(path, "verify newest groups", error))?
 }
 
-/// First and last stored sequence; none when nothing is stored.
+/// The first and the last stored sequence; `None` when nothing is stored.
 pub(super) fn bounds(connection: &Connection) -> rusqlite::Result<Option<(u64, u64)>> {
     let first: Option<u64> = connection
         .prepare_cached("SELECT first_sequence FROM groups ORDER BY first_sequence LIMIT 1")?
@@ -201,20 +201,20 @@ pub(super) fn bounds(connection: &Connection) -> rusqlite::Result<Option<(u64, u
     Ok(first.zip(last))
 }
 
-/// Bytes of pages that hold nothing.
+/// Bytes of free pages.
 pub(super) fn free_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let pages: u64 = connection.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
     Ok(pages * u64::from(PAGE_BYTES))
 }
 
-/// Bytes of pages in use: what is on the free list is room.
+/// Bytes of pages in use; pages on the free list count as room.
 pub(super) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let pragma = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, u64>(0));
     let pages = pragma("PRAGMA page_count")?.saturating_sub(pragma("PRAGMA freelist_count")?);
     Ok(pages * u64::from(PAGE_BYTES))
 }
 
-/// The group that holds `sequence`, or the first one after it, and those that follow, up to `bytes_max`.
+/// The group that contains `sequence`, or the first one after it, and those that follow, up to `bytes_max`.
 pub(super) fn read_groups(
     connection: &Connection,
     path: &Path,
@@ -252,7 +252,7 @@ pub(super) fn read_groups(
     }
 }
 
-/// The inner error says what is damaged.
+/// The inner error describes the damage.
 fn read_group(row: &Row<'_>) -> rusqlite::Result<Result<Group, String>> {
     let first_sequence: u64 = row.get(0)?;
     let count: u64 = row.get(1)?;
@@ -269,7 +269,7 @@ fn read_group(row: &Row<'_>) -> rusqlite::Result<Result<Group, String>> {
     Ok(group.ok_or_else(|| format!("the records of the group at sequence {first_sequence} do not fit it")))
 }
 
-/// When the message at `sequence` was stored; of one that is gone, the first one stored.
+/// When the message at `sequence` was stored; for a purged message, when the first stored one was.
 pub(super) fn published_at_ms(connection: &Connection, sequence: u64) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached(
@@ -280,17 +280,17 @@ pub(super) fn published_at_ms(connection: &Connection, sequence: u64) -> rusqlit
         .optional()
 }
 
-/// A stored consumer: its name, its filter and its position.
+/// The stored consumers: name, filter and position.
 pub(super) fn read_consumers(connection: &Connection) -> rusqlite::Result<Vec<(String, String, Position)>> {
     let mut statement = connection.prepare("SELECT name, filter, ack_floor, high, settled, counts FROM consumers")?;
     let rows = statement.query_map([], |row| {
-        let position = Position { floor: row.get(2)?, high: row.get(3)?, settled: row.get(4)?, counts: row.get(5)? };
+        let position = Position { floor: row.get(2)?, high: row.get(3)?, resolved: row.get(4)?, counts: row.get(5)? };
         Ok((row.get(0)?, row.get(1)?, position))
     })?;
     rows.collect()
 }
 
-/// Adds a consumer, unless it is known; answers its ack floor.
+/// Adds a consumer unless it exists. Returns its ack floor.
 pub(super) fn insert_consumer(connection: &Connection, name: &str, filter: &str, floor: u64) -> rusqlite::Result<u64> {
     connection.execute(
         "INSERT OR IGNORE INTO consumers(name, filter, ack_floor, high, settled, counts)
@@ -307,10 +307,10 @@ pub(super) fn update_filter(connection: &Connection, name: &str, filter: &str) -
 pub(super) fn update_position(connection: &Connection, name: &str, position: &Position) -> rusqlite::Result<()> {
     let mut update = connection
         .prepare_cached("UPDATE consumers SET ack_floor = ?2, high = ?3, settled = ?4, counts = ?5 WHERE name = ?1")?;
-    update.execute((name, position.floor, position.high, &position.settled, &position.counts)).map(drop)
+    update.execute((name, position.floor, position.high, &position.resolved, &position.counts)).map(drop)
 }
 
-/// Stores a group; answers how many bytes it takes.
+/// Stores a group. Returns its stored bytes.
 pub(super) fn insert_group(connection: &Connection, draft: &Draft, packer: &mut Packer) -> rusqlite::Result<usize> {
     let mut insert = connection.prepare_cached(
         "INSERT INTO groups(first_sequence, count, published_at_ms, checksum, keys, raw_bytes, data)
@@ -325,7 +325,7 @@ pub(super) fn insert_group(connection: &Connection, draft: &Draft, packer: &mut 
     if data.len() < STREAMED_BYTES_MIN {
         insert(&data)?;
     } else {
-        // A bound value is copied twice on its way to the pages, each time into memory that is fresh from the system.
+        // A bound value is copied twice on its way to the pages, each time into fresh memory.
         insert(&ZeroBlob(data.len() as u64))?;
         let mut blob = connection.blob_open(MAIN_DB, "groups", "data", first as i64, false)?;
         blob.write_all_at(data, 0)?;
@@ -334,7 +334,7 @@ pub(super) fn insert_group(connection: &Connection, draft: &Draft, packer: &mut 
     Ok(data.len() + draft.keys.len())
 }
 
-/// Puts the bytes in the place of those of the group; its sequences, its time and its keys are as they were.
+/// Replaces the bytes of a group; its sequences, its time and its keys stay.
 pub(super) fn replace_group(
     connection: &Connection,
     group: &Group,
@@ -355,8 +355,8 @@ pub(super) fn corrupt(path: &Path, context: &'static str, damage: impl std::fmt:
     BusError::caused(BusErrorKind::Corrupt, context, format!("{}: {damage}", path.display()))
 }
 
-/// A SQLite error as the callers of the bus see it. An fsync error does not come back: what the kernel holds is
-/// unknown from then on, and only a new process reads what is really on the disk.
+/// Converts a SQLite error into a bus error. An fsync error does not return: the state of the kernel's cache is unknown
+/// from then on, and only a new process reads what is really on disk.
 pub(super) fn failure(path: &Path, context: &'static str, error: rusqlite::Error) -> BusError {
     let text = sqlite::explain(&error);
     let kind = match sqlite::fault(&error) {

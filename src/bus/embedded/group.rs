@@ -1,19 +1,19 @@
-//! A group: the messages of one commit, as they are stored and as they are delivered.
+//! A group: the messages of one commit, as stored and as delivered.
 //!
-//! Invariant: a group's sequences are contiguous and its bytes never change once it is committed, so
-//! deliveries are slices of it. Knows nothing of consumers.
+//! Invariant: the sequences of a group are contiguous, and its bytes never change once committed, so deliveries are
+//! slices of it. Knows nothing of consumers.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::dedup::key::Key;
+use super::dedup::key::DedupKey;
 use crate::bus::batch::{self, FLAG_ERASED, Layout};
 use crate::bus::buffers::{self, Buffer};
-use crate::bus::subject::Beginning;
+use crate::bus::subject::SubjectPrefix;
 
-/// What a group costs in memory beside its bytes.
+/// Memory of a group in addition to its bytes.
 const GROUP_OVERHEAD_BYTES: usize = 160;
 
 /// A committed group.
@@ -23,27 +23,27 @@ pub(crate) struct Group {
     pub(super) published_at_ms: i64,
     data: Bytes,
     starts: Vec<u32>,
-    /// What the subjects begin with.
-    pub(super) beginning: Beginning,
+    /// The common prefix of the subjects.
+    pub(super) subject_prefix: SubjectPrefix,
 }
 
 impl Group {
-    /// None when `data` does not hold exactly `count` records.
+    /// `None` when `data` does not contain exactly `count` records.
     pub(super) fn from_stored(first_sequence: u64, count: usize, published_at_ms: i64, data: Vec<u8>) -> Option<Self> {
-        let (starts, beginning) = batch::starts(&data, count)?;
-        Some(Self { first_sequence, published_at_ms, data: Bytes::from(data), starts, beginning })
+        let (starts, subject_prefix) = batch::starts(&data, count)?;
+        Some(Self { first_sequence, published_at_ms, data: Bytes::from(data), starts, subject_prefix })
     }
 
     pub(super) fn last_sequence(&self) -> u64 {
         self.first_sequence + self.starts.len() as u64 - 1
     }
 
-    /// Bytes that it holds in memory.
+    /// The memory it uses, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.data.len() + self.starts.len() * size_of::<u32>() + GROUP_OVERHEAD_BYTES
     }
 
-    /// Where the parts of one of its messages lie in [`Group::data`].
+    /// The layout of a message in [`Group::data`].
     #[inline]
     pub(super) fn layout(&self, sequence: u64) -> Option<Layout> {
         batch::layout(&self.data, self.record(sequence)?.start)
@@ -61,12 +61,12 @@ impl Group {
         &self.data
     }
 
-    /// Whether the message was erased.
+    /// Whether the message has been erased.
     pub(super) fn is_erased(&self, sequence: u64) -> bool {
         self.layout(sequence).is_some_and(|layout| layout.flags & FLAG_ERASED != 0)
     }
 
-    /// The bytes of the group without those messages: something that holds nothing is in the place of each.
+    /// The bytes of the group with tombstones in place of the erased messages.
     pub(super) fn without(&self, erased: &[u64]) -> Vec<u8> {
         let mut data = Vec::with_capacity(self.data.len());
         for sequence in self.first_sequence..=self.last_sequence() {
@@ -80,15 +80,15 @@ impl Group {
     }
 }
 
-/// A group that is being put together, before it is committed.
+/// A group under construction, before it is committed.
 pub(crate) struct Draft {
     pub(super) first_sequence: u64,
     pub(super) published_at_ms: i64,
     pub(super) data: Buffer,
-    /// The deduplication keys of its messages, one after the other.
+    /// The concatenated deduplication keys of its messages.
     pub(super) keys: Vec<u8>,
     starts: Vec<u32>,
-    beginning: Beginning,
+    subject_prefix: SubjectPrefix,
 }
 
 impl Draft {
@@ -99,7 +99,7 @@ impl Draft {
             data: buffers::GROUPS.take(0),
             keys: Vec::new(),
             starts: Vec::new(),
-            beginning: Beginning::OF_NONE,
+            subject_prefix: SubjectPrefix::EMPTY,
         }
     }
 
@@ -111,7 +111,7 @@ impl Draft {
         self.first_sequence + self.starts.len() as u64
     }
 
-    /// Takes room for records to come in one step.
+    /// Reserves room for records in one step.
     pub(super) fn reserve(&mut self, records: usize, bytes: usize) {
         self.starts.reserve(records);
         if self.data.is_empty() {
@@ -121,17 +121,18 @@ impl Draft {
         }
     }
 
-    /// Adds the records that end at `ends` in `records` and begin at `from`, and whose subjects begin with `beginning`.
-    pub(super) fn extend(&mut self, records: &[u8], from: u32, ends: &[u32], beginning: Beginning) {
+    /// Adds the records of `records` that begin at `from` and end at `ends`; `subject_prefix` is common to their
+    /// subjects.
+    pub(super) fn extend(&mut self, records: &[u8], from: u32, ends: &[u32], subject_prefix: SubjectPrefix) {
         let Some(last) = ends.last() else { return };
-        self.beginning = self.beginning.and(beginning);
+        self.subject_prefix = self.subject_prefix.and(subject_prefix);
         let base = self.data.len() as u32;
         self.data.extend_from_slice(&records[from as usize..*last as usize]);
         self.starts.push(base);
         self.starts.extend(ends[..ends.len() - 1].iter().map(|end| base + (end - from)));
     }
 
-    pub(super) fn push_key(&mut self, key: &Key) {
+    pub(super) fn push_key(&mut self, key: &DedupKey) {
         self.keys.extend_from_slice(&key.0);
     }
 
@@ -141,12 +142,12 @@ impl Draft {
             published_at_ms: self.published_at_ms,
             data: Bytes::from_owner(self.data),
             starts: self.starts,
-            beginning: self.beginning,
+            subject_prefix: self.subject_prefix,
         })
     }
 }
 
-/// CRC-32 over everything that a stored group says.
+/// CRC-32 over all fields of a stored group.
 pub(super) fn checksum(first_sequence: u64, count: u64, published_at_ms: i64, keys: &[u8], data: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&first_sequence.to_le_bytes());
@@ -171,13 +172,13 @@ mod tests {
         }
         let parts = pushed.into_parts();
         let mut draft = Draft::new(10, 7);
-        draft.extend(&parts.records, 0, &parts.ends[..2], parts.beginning);
-        draft.extend(&parts.records, parts.ends[2], &parts.ends[3..], parts.beginning);
+        draft.extend(&parts.records, 0, &parts.ends[..2], parts.subject_prefix);
+        draft.extend(&parts.records, parts.ends[2], &parts.ends[3..], parts.subject_prefix);
         assert_eq!((draft.len(), draft.next_sequence()), (4, 14));
         let data = draft.data.to_vec();
         let group = draft.into_group();
         let stored = Group::from_stored(10, 4, 7, data).unwrap();
-        assert_eq!((&group.starts, group.beginning), (&stored.starts, stored.beginning));
+        assert_eq!((&group.starts, group.subject_prefix), (&stored.starts, stored.subject_prefix));
         let payload = |sequence| group.layout(sequence).map(|layout| group.data()[layout.payload].to_vec());
         assert_eq!(payload(12), Some(vec![3; 3]));
         assert_eq!(payload(13), Some(vec![4; 4]));

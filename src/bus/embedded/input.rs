@@ -1,4 +1,4 @@
-//! Refused input among the dead letters: its rows, and how much of it there is.
+//! Refused input among the dead letters: its rows and their total size.
 
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
@@ -8,15 +8,15 @@ use super::shared::{Shared, keys_of};
 use crate::bus::input::{KeptInput, OVERHEAD_BYTES, REFUSED_BY, RefusedInput};
 use crate::bus::{Batch, BusError, BusErrorKind};
 
-/// The bytes that inputs take, by the writer's books: never too few.
+/// Tracks the bytes of stored inputs; never too low.
 pub(crate) struct InputBytes {
     known: u64,
-    /// Some may have gone since they were counted.
+    /// Some may have been deleted since the last count.
     stale: bool,
 }
 
 impl InputBytes {
-    /// Nothing was counted yet.
+    /// Nothing has been counted yet.
     pub(super) fn unknown() -> Self {
         Self { known: u64::MAX, stale: true }
     }
@@ -25,7 +25,7 @@ impl InputBytes {
         self.stale = true;
     }
 
-    /// Stores inputs one after another while there is room.
+    /// Stores inputs in order while there is room.
     pub(super) fn keep(
         &mut self,
         connection: &Connection,
@@ -61,7 +61,7 @@ fn insert(connection: &Connection, input: &RefusedInput, dead_at_ms: i64) -> rus
     connection.prepare_cached(sql)?.execute(values).map(drop)
 }
 
-/// As [`RefusedInput::stored_bytes`] counts them. The lengths are in the rows themselves: no payload is read.
+/// Sums as [`RefusedInput::stored_bytes`] does. The lengths are in the rows themselves, so no payload is read.
 fn bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let sql =
         "SELECT coalesce(sum(length(CAST(subject AS BLOB)) + length(CAST(reason AS BLOB)) + length(payload) + ?1), 0)
@@ -69,7 +69,7 @@ fn bytes(connection: &Connection) -> rusqlite::Result<u64> {
     connection.prepare_cached(sql)?.query_row([OVERHEAD_BYTES], |row| row.get(0))
 }
 
-/// False when there is none.
+/// Returns `false` when there is none.
 pub(super) fn amend(connection: &Connection, id: u64, input: &RefusedInput) -> rusqlite::Result<bool> {
     let sql = "UPDATE dead_letters SET subject = ?2, reason = ?3, payload = ?4 WHERE id = ?1 AND sequence = 0";
     let id = i64::try_from(id).unwrap_or(i64::MAX);
@@ -86,7 +86,7 @@ pub(super) fn counts(connection: &Connection, subjects_max: usize) -> rusqlite::
     rows.collect()
 }
 
-/// A batch all of which can be stored, as the writer takes it; the answer comes by another way.
+/// A batch for the writer, all of whose messages can be stored. Its reply is not used.
 pub(super) async fn queued(shared: &Shared, batch: Batch) -> Result<Publish, BusError> {
     let parts = batch.into_parts();
     if parts.refused > 0 {
@@ -95,5 +95,12 @@ pub(super) async fn queued(shared: &Shared, batch: Batch) -> Result<Publish, Bus
     let keys = keys_of(&parts.records, parts.keyed);
     let room = shared.queue.room(parts.records.len()).await?;
     let (reply, _): (Reply<_>, _) = oneshot::channel();
-    Ok(Publish { records: parts.records, ends: parts.ends, beginning: parts.beginning, keys, reply, _room: room })
+    Ok(Publish {
+        records: parts.records,
+        ends: parts.ends,
+        subject_prefix: parts.subject_prefix,
+        keys,
+        reply,
+        _room: room,
+    })
 }

@@ -1,13 +1,13 @@
-//! The bus in one SQLite file, in this process.
+//! The embedded engine: the bus in one SQLite file, in this process.
 //!
-//! One writer thread owns the only writing connection. It takes whatever is queued, stores it as one row (a
-//! group) in one transaction with the deduplication keys and the acknowledgements that wait, answers when
-//! the commit is on disk, and appends the group to a tail in memory, from which consumers near the head are
-//! served. A consumer that fell behind reads groups through a connection of its own, on tokio's blocking
-//! threads. Nothing runs while nothing happens.
+//! One writer thread owns the only writing connection. It takes all queued batches, stores them as one row (a group) in
+//! one transaction together with the deduplication keys and the waiting acknowledgements, answers once the commit is on
+//! disk, and appends the group to a tail in memory that serves consumers near the head. A consumer that has fallen
+//! behind reads groups through a separate connection on tokio's blocking threads. An idle bus runs nothing.
 //!
 //! Invariant: what is answered is on disk; what is delivered is what was stored. Knows nothing of events.
 
+mod backpressure;
 mod checkpoint;
 mod consumer;
 mod dead_letter;
@@ -17,7 +17,6 @@ mod file;
 mod group;
 mod input;
 mod original;
-mod pace;
 mod pack;
 mod queue;
 mod recover;
@@ -43,16 +42,16 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::consumer::window::Window;
-use self::consumer::{Consumer, books};
+use self::consumer::{Consumer, trial_logs};
 use self::file::DirectoryLock;
-use self::queue::{Chore, Queue};
+use self::queue::{Command, Queue};
 use self::shared::{Shared, lock, reason};
 use self::tail::Tail;
 use super::batch::{self, BATCH_BYTES_MAX, Parts};
 use super::erase::{ErasePredicate, EraseSpan, Erased};
 use super::input::{KeptInput, RefusedInput};
 use super::subject::Filter;
-use super::trials::Book;
+use super::trials::TrialLog;
 use super::{
     Batch, BusError, BusErrorKind, BusStatus, ConsumerSpec, ConsumerStatus, DeadLetter, EmbeddedSettings, Original,
     Published,
@@ -63,7 +62,7 @@ use crate::metrics;
 
 pub(super) use self::subscription::{Acker, Subscription};
 
-/// A handle on the engine; the last one closes it.
+/// A handle to the engine; dropping the last one closes it.
 #[derive(Clone)]
 pub(crate) struct Engine(Arc<Handle>);
 
@@ -79,12 +78,12 @@ impl Engine {
         Self::over(settings, lock, connection)
     }
 
-    /// Starts over an open file.
+    /// Starts the engine on an open file.
     fn over(settings: EmbeddedSettings, lock: DirectoryLock, connection: Connection) -> Result<Self, BusError> {
         let path = file::path(&settings.dir);
         let failed = |error| file::failure(&path, "read bus file", error);
         let (first, last) = file::bounds(&connection).map_err(failed)?.unwrap_or((1, 0));
-        let prepared = books::prepare(&connection).and_then(|()| wipe::prepare(&connection));
+        let prepared = trial_logs::prepare(&connection).and_then(|()| wipe::prepare(&connection));
         prepared.map_err(|error| file::failure(&path, "prepare bus file", error))?;
         let consumers = recover::consumers(&connection, &path, last)?;
         let stream_id = file::stream_id(&connection).map_err(failed)?;
@@ -135,7 +134,7 @@ impl Engine {
                 Err(error) => vec![Err(error); count],
             };
         }
-        // Refused messages left no record: publish the others and put the answers back in their places.
+        // Refused messages have no record: publish the others and insert the errors at their positions.
         let starts = std::iter::once(0).chain(parts.ends.iter().copied());
         let kept: Vec<bool> = starts.zip(&parts.ends).map(|(start, end)| start < *end).collect();
         let ends: Vec<u32> = parts.ends.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(end, _)| *end).collect();
@@ -167,7 +166,7 @@ impl Engine {
         self.consumer(spec).await.map(drop)
     }
 
-    /// The durable consumer as the spec says, created when it is missing.
+    /// Returns the durable consumer configured by the spec; creates it if necessary.
     async fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<Consumer>, BusError> {
         let shared = &self.0.shared;
         let filter = Filter::parse(&spec.filter)?;
@@ -179,17 +178,17 @@ impl Engine {
             Some(consumer) => consumer,
             None => {
                 let (name, text) = (spec.name.clone(), spec.filter.clone());
-                let floor = shared.chore(|reply| Chore::Register { name, filter: text, reply }).await?;
+                let floor = shared.command(|reply| Command::Register { name, filter: text, reply }).await?;
                 let fresh = || {
                     let window = Window::new(floor);
-                    Consumer::new(spec.name.clone(), (spec.filter.clone(), filter.clone()), window, Book::default())
+                    Consumer::new(spec.name.clone(), (spec.filter.clone(), filter.clone()), window, TrialLog::default())
                 };
                 shared.consumers().entry(spec.name.clone()).or_insert_with(fresh).clone()
             }
         };
         if consumer.lock().configure(spec) {
             let (consumer, filter) = (consumer.clone(), (spec.filter.clone(), filter));
-            shared.chore(|reply| Chore::Refilter { consumer, filter, reply }).await?;
+            shared.command(|reply| Command::Refilter { consumer, filter, reply }).await?;
         }
         Ok(consumer)
     }
@@ -200,19 +199,19 @@ impl Engine {
         let consumers = shared.each_consumer();
         let mut states = Vec::with_capacity(consumers.len());
         for consumer in &consumers {
-            let (floor, unsettled, settled) = {
-                let mind = consumer.lock();
-                let window = mind.window();
-                (window.floor(), window.unsettled() as u64, window.settled_above_floor())
+            let (floor, in_flight, resolved) = {
+                let state = consumer.lock();
+                let window = state.window();
+                (window.floor(), window.in_flight() as u64, window.resolved_above_floor())
             };
-            let backlog = head.saturating_sub(floor + settled);
+            let backlog = head.saturating_sub(floor + resolved);
             let oldest_age_ms = match backlog {
                 0 => None,
                 _ => shared.published_at_ms(floor + 1).await?.map(|at| unix_ms().saturating_sub(at).max(0) as u64),
             };
-            metrics::bus_consumer(&consumer.name, backlog, unsettled, oldest_age_ms.unwrap_or_default());
+            metrics::bus_consumer(&consumer.name, backlog, in_flight, oldest_age_ms.unwrap_or_default());
             let name = consumer.name.clone();
-            states.push(ConsumerStatus { name, backlog, pending: unsettled, oldest_age_ms, ack_floor: floor });
+            states.push(ConsumerStatus { name, backlog, pending: in_flight, oldest_age_ms, ack_floor: floor });
         }
         let (first, bytes) = (shared.first.load(Ordering::Relaxed), shared.used_bytes.load(Ordering::Relaxed));
         metrics::bus_stored(bytes, shared.settings.bytes_max);
@@ -244,18 +243,18 @@ impl Engine {
     }
 
     pub(super) async fn replay_dead_letter(&self, id: u64) -> Result<bool, BusError> {
-        self.0.shared.chore(|reply| Chore::Replay { id, reply }).await
+        self.0.shared.command(|reply| Command::Replay { id, reply }).await
     }
 
     pub(super) async fn delete_dead_letter(&self, id: u64) -> Result<bool, BusError> {
-        self.0.shared.chore(|reply| Chore::DeleteDeadLetter { id, reply }).await
+        self.0.shared.command(|reply| Command::DeleteDeadLetter { id, reply }).await
     }
 
     pub(super) async fn purge_dead_letters(&self, before_ms: Option<i64>) -> Result<u64, BusError> {
         let before_ms = before_ms.unwrap_or(i64::MAX);
         let mut deleted = 0;
         loop {
-            let step = self.0.shared.chore(|reply| Chore::PurgeDeadLetters { before_ms, reply }).await?;
+            let step = self.0.shared.command(|reply| Command::PurgeDeadLetters { before_ms, reply }).await?;
             deleted += step;
             if step == 0 {
                 return Ok(deleted);
@@ -266,7 +265,7 @@ impl Engine {
     pub(super) async fn purge_acknowledged(&self) -> Result<u64, BusError> {
         let mut messages = 0;
         loop {
-            let purged = self.0.shared.chore(|reply| Chore::Purge { reply }).await?;
+            let purged = self.0.shared.command(|reply| Command::Purge { reply }).await?;
             messages += purged.messages;
             if !purged.more {
                 return Ok(messages);
@@ -278,10 +277,10 @@ impl Engine {
         erase::erase(&self.0.shared, span, matches).await
     }
 
-    /// False when time was not enough.
+    /// Returns `false` when it ran out of time.
     pub(super) async fn wipe(&self, until: Instant) -> Result<bool, BusError> {
         loop {
-            let is_clean = self.0.shared.chore(|reply| Chore::Wipe { reply }).await?;
+            let is_clean = self.0.shared.command(|reply| Command::Wipe { reply }).await?;
             if is_clean || Instant::now() >= until {
                 return Ok(is_clean);
             }
@@ -289,7 +288,7 @@ impl Engine {
     }
 
     pub(super) async fn keep_input(&self, inputs: Vec<RefusedInput>, bytes_max: u64) -> Result<KeptInput, BusError> {
-        self.0.shared.chore(|reply| Chore::KeepInput { inputs, bytes_max, reply }).await
+        self.0.shared.command(|reply| Command::KeepInput { inputs, bytes_max, reply }).await
     }
 
     pub(super) async fn resubmit_input(
@@ -300,12 +299,12 @@ impl Engine {
         let count = batch.len();
         let shared = &self.0.shared;
         let publish = Box::new(input::queued(shared, batch).await?);
-        let stored = shared.chore(|reply| Chore::Resubmit { id, publish, reply }).await?;
+        let stored = shared.command(|reply| Command::Resubmit { id, publish, reply }).await?;
         Ok(stored.map(|stored| queue::expand(count, &stored)))
     }
 
     pub(super) async fn amend_input(&self, id: u64, input: RefusedInput) -> Result<bool, BusError> {
-        self.0.shared.chore(|reply| Chore::AmendInput { id, input, reply }).await
+        self.0.shared.command(|reply| Command::AmendInput { id, input, reply }).await
     }
 
     pub(super) async fn input_counts(&self, subjects_max: usize) -> Result<Vec<(String, u64)>, BusError> {
@@ -316,7 +315,7 @@ impl Engine {
         self.0.shared.ping().await
     }
 
-    /// What the file has lost, until that is acknowledged.
+    /// Losses of the file that have not been acknowledged yet.
     pub(super) fn warning(&self) -> (&'static str, Option<String>) {
         ("bus_file_lost", sqlite::losses(&self.0.shared.path))
     }
@@ -324,7 +323,7 @@ impl Engine {
     pub(super) async fn close(&self) {
         for consumer in self.0.shared.each_consumer() {
             let withdrawn = consumer.lock().withdraw_trials();
-            if withdrawn && let Err(error) = self.0.shared.chore(|reply| Chore::Record { consumer, reply }).await {
+            if withdrawn && let Err(error) = self.0.shared.command(|reply| Command::Record { consumer, reply }).await {
                 tracing::warn!(%error, "an unfinished attempt with suspects counts as one that failed");
             }
         }
@@ -337,7 +336,7 @@ impl Engine {
 }
 
 impl Handle {
-    /// Ends the threads after what is queued, and lets the directory go.
+    /// Stops the threads after the queued work, and releases the directory.
     fn close(&self) {
         self.shared.queue.close();
         self.shared.closed.cancel();

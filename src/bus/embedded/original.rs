@@ -1,20 +1,20 @@
-//! The first messages of duplicates, found by the groups that hold them.
+//! Finds the first messages of duplicates in their groups.
 //!
-//! A batch that is sent again mostly lies in one group or two: each group is read once, one at a time. Knows nothing
-//! of when a key is forgotten.
+//! The messages of a repeated batch mostly lie in one or two groups, so each group is read once, one at a time. Knows
+//! nothing of when a key is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::Connection;
 
-use super::dedup::key::Key;
+use super::dedup::key::DedupKey;
 use super::file;
 use super::group::Group;
 use super::shared::{Shared, lock};
 use crate::bus::batch::FLAG_REPLAY;
 use crate::bus::{BusError, Original};
 
-/// What `read` makes of each first message; none where its group is not known, or has left the bus.
+/// Applies `read` to each first message. Returns `None` where the group is unknown or has left the bus.
 pub(super) fn find<T>(
     shared: &Shared,
     connection: &Connection,
@@ -32,7 +32,7 @@ pub(super) fn find<T>(
             Some(group) => Some(group),
             None => file::read_groups(connection, &shared.path, first_sequence, 1)?.pop_front(),
         };
-        // Of one that was purged, the next comes.
+        // For a purged group, the next one is returned.
         if let Some(group) = group.filter(|group| group.first_sequence == first_sequence) {
             find_in(&group, keys, read, &mut found);
         }
@@ -51,11 +51,11 @@ fn find_in<T>(
             return;
         }
         let Some(layout) = group.layout(sequence) else { return };
-        // What a replay carries in its place is a consumer's name.
+        // In a replay, this field holds the name of a consumer.
         if layout.message_id.is_empty() || layout.flags & FLAG_REPLAY != 0 {
             continue;
         }
-        let key = Key::of(&group.data()[layout.message_id]);
+        let key = DedupKey::of(&group.data()[layout.message_id]);
         for index in keys.remove(&key.0).unwrap_or_default() {
             found[index] = read(&group.data()[layout.payload.clone()]);
         }

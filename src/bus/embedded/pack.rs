@@ -1,8 +1,8 @@
-//! How a group's bytes lie in the file: compressed, when that makes them fewer.
+//! The compression of stored groups.
 //!
-//! The events of one group repeat each other in names, devices and apps: at the fastest settings they shrink to
-//! a third, which takes less time than writing the rest to the log and from there to the file would. Knows
-//! bytes, nothing of what they mean.
+//! The events of a group repeat names, devices and apps: at the fastest settings they shrink to a third, which takes
+//! less time than writing the remaining bytes to the log and from there to the file. Knows bytes, nothing of their
+//! meaning.
 
 use std::borrow::Cow;
 use std::io;
@@ -10,29 +10,29 @@ use std::io;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
-/// Between the fastest and the best value for its time, by measurement on groups of mixed events.
+/// Between the fastest level and the best trade-off, measured on groups of mixed events.
 const LEVEL: i32 = -3;
-/// In place of the level's own. The window takes in the largest group, with twice the level's table to find in it:
-/// where nothing repeats farther than the level's half a megabyte this takes the same time and leaves a twentieth less,
-/// where devices and users come again in the same group it takes two thirds of the time and leaves half. The longest
-/// least match keeps short ones, which cost more than they save, out.
+/// Overrides of the level's parameters. The window covers the largest group, with a hash table twice as large as the
+/// level's. Without repetitions beyond the level's half megabyte, this takes the same time and saves a twentieth; where
+/// devices and users recur within a group, it takes two thirds of the time and halves the size. The largest minimum
+/// match avoids short matches, which cost more than they save.
 const PARAMETERS: [CParameter; 4] =
     [CParameter::WindowLog(21), CParameter::HashLog(14), CParameter::MinMatch(7), CParameter::TargetLength(5)];
-/// Groups below this are left as they are: single events have little to repeat.
+/// Smaller groups are stored uncompressed: single events repeat little.
 const PACKED_BYTES_MIN: usize = 4 << 10;
-/// More than any group has.
+/// No group is larger.
 const RAW_BYTES_MAX: usize = 256 << 20;
 
-/// The writer's tables, kept from group to group.
+/// The writer's compressor, reused for every group.
 pub(crate) struct Packer {
     compressor: Compressor<'static>,
     packed: Vec<u8>,
 }
 
-/// A group's bytes as they are stored.
+/// The stored bytes of a group.
 #[derive(Clone, Copy)]
 pub(crate) struct Packed<'a> {
-    /// What they were before; 0 when they were left as they are.
+    /// Their size before compression; 0 when they are stored uncompressed.
     pub(super) raw_bytes: usize,
     pub(super) data: &'a [u8],
 }
@@ -55,13 +55,13 @@ impl Packer {
         self.packed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
         match self.compressor.compress_to_buffer(raw, &mut self.packed) {
             Ok(bytes) if bytes < raw.len() => Packed { raw_bytes: raw.len(), data: &self.packed },
-            // What cannot be compressed is stored all the same.
+            // Incompressible data is stored as it is.
             _ => plain,
         }
     }
 }
 
-/// The bytes that were packed; none when they cannot have been.
+/// The original bytes; `None` when the data is damaged.
 pub(super) fn unpack(raw_bytes: usize, data: &[u8]) -> Option<Cow<'_, [u8]>> {
     if raw_bytes == 0 {
         return Some(Cow::Borrowed(data));
@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    /// What the first version of this format wrote for a thousand times "event ": it must stay readable.
+    /// "event " repeated a thousand times as written by the first version of this format; it must stay readable.
     const FIXTURE_V1: &[u8] = include_bytes!("../../../tests/it/fixtures/bus_group.zst");
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_shrinks_and_what_is_short_stays() {
+    fn repetitive_data_shrinks_and_short_data_stays() {
         let mut packer = Packer::new().unwrap();
         let raw = "event ".repeat(1_000);
         let packed = packer.pack(raw.as_bytes());
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_seen() {
+    fn damage_is_detected() {
         assert!(unpack(5_999, FIXTURE_V1).is_none(), "too long for what was said");
         assert!(unpack(6_001, FIXTURE_V1).is_none());
         assert!(unpack(6_000, &FIXTURE_V1[1..]).is_none());
@@ -104,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_packed_comes_back(raw in prop::collection::vec(0u8..4, 0..20_000)) {
+        fn packed_data_round_trips(raw in prop::collection::vec(0u8..4, 0..20_000)) {
             let mut packer = Packer::new().unwrap();
             let packed = packer.pack(&raw);
             let back = unpack(packed.raw_bytes, packed.data).unwrap();

@@ -1,53 +1,53 @@
-//! The way to the writer thread: what waits for the next commit, bounded in bytes.
+//! The queue to the writer thread: work for the next commit, bounded in bytes.
 //!
-//! Invariant: bytes queued and in the commit under way never pass `QUEUED_BYTES_MAX`; publishers wait for
-//! room before they queue. Knows nothing of what a commit does.
+//! Invariant: the bytes queued and in the current commit never exceed `QUEUED_BYTES_MAX`; publishers wait for room
+//! first. Knows nothing of what a commit does.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::backpressure::CommitSchedule;
 use super::consumer::Consumer;
-use super::dedup::key::Key;
-use super::pace::Opening;
+use super::dedup::key::DedupKey;
 use crate::bus::buffers::Buffer;
 use crate::bus::dead_letter::DeadReason;
 use crate::bus::input::{KeptInput, RefusedInput};
-use crate::bus::subject::{Beginning, Filter};
+use crate::bus::subject::{Filter, SubjectPrefix};
 use crate::bus::{BusError, BusErrorKind, Original, Published};
 
 /// Published bytes that wait for their commit.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 
-/// Chores that are done in one commit; each may write a message of the largest size.
-const CHORES_PER_COMMIT_MAX: usize = 32;
+/// Commands executed in one commit; each may write a message of the largest size.
+const COMMANDS_PER_COMMIT_MAX: usize = 32;
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, BusError>>;
 
-/// A batch on its way into the next group.
+/// A batch for the next group.
 pub(crate) struct Publish {
     pub(super) records: Buffer,
     pub(super) ends: Vec<u32>,
-    /// What their subjects begin with.
-    pub(super) beginning: Beginning,
-    /// The keys of the records that carry a message id, in their order.
-    pub(super) keys: Vec<Key>,
+    /// The common prefix of the subjects.
+    pub(super) subject_prefix: SubjectPrefix,
+    /// The keys of the records with a message id, in order.
+    pub(super) keys: Vec<DedupKey>,
     pub(super) reply: Reply<Stored>,
-    /// Gives the room back when the batch is answered.
+    /// Frees the room once the batch is answered.
     pub(super) _room: OwnedSemaphorePermit,
 }
 
-/// The answer to one published batch.
+/// The result of one published batch.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// Of the first message that is not a duplicate; those that follow it count up.
+    /// The sequence of the first message that is not a duplicate; the following ones count up.
     pub(super) first_sequence: u64,
-    /// The messages that were seen before, in their order.
+    /// The duplicates, in order.
     pub(super) duplicates: Vec<Duplicate>,
 }
 
-/// One answer a message.
+/// One result per message.
 pub(super) fn expand(count: usize, stored: &Stored) -> Vec<Result<Published, BusError>> {
     let mut duplicates = stored.duplicates.iter().peekable();
     let mut sequence = stored.first_sequence;
@@ -65,29 +65,29 @@ pub(super) fn expand(count: usize, stored: &Stored) -> Vec<Result<Published, Bus
 /// A message that was seen before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Duplicate {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub(super) index: u32,
-    /// The first sequence of the group that holds the first message; 0 when that is not known.
+    /// The first sequence of the group with the first message; 0 when unknown.
     pub(super) group: u64,
-    pub(super) key: Key,
+    pub(super) key: DedupKey,
 }
 
-/// Everything else that the writer does, in the same commit where it can.
-pub(crate) enum Chore {
-    /// Makes acknowledgements durable, burying those that are given up. The consumer has marked them.
-    Settle(Settle),
-    /// Makes a consumer's delivery counts durable.
+/// All other work of the writer, in the same commit where possible.
+pub(crate) enum Command {
+    /// Makes acknowledgements durable, or dead-letters the messages. The consumer has marked them.
+    Resolve(Resolve),
+    /// Makes the delivery counts of a consumer durable.
     Record {
         consumer: Arc<Consumer>,
         reply: Reply<()>,
     },
-    /// Adds a consumer that begins at the first stored message; answers the sequence before that.
+    /// Adds a consumer that begins at the first stored message. Returns the sequence before it.
     Register {
         name: String,
         filter: String,
         reply: Reply<u64>,
     },
-    /// Changes a consumer's filter.
+    /// Changes the filter of a consumer.
     Refilter {
         consumer: Arc<Consumer>,
         filter: (String, Filter),
@@ -101,7 +101,7 @@ pub(crate) enum Chore {
         id: u64,
         reply: Reply<bool>,
     },
-    /// Deletes some of the dead letters that died before then; answers how many.
+    /// Deletes some of the dead letters created before `before_ms`. Returns how many.
     PurgeDeadLetters {
         before_ms: i64,
         reply: Reply<u64>,
@@ -109,12 +109,12 @@ pub(crate) enum Chore {
     Purge {
         reply: Reply<Purged>,
     },
-    /// Puts something that holds nothing in the places of messages, in ascending order; answers how many there were.
+    /// Replaces messages with tombstones, in ascending order. Returns how many there were.
     Erase {
         sequences: Vec<u64>,
         reply: Reply<u64>,
     },
-    /// One step of taking what was deleted out of the file and its log; answers whether nothing is left of it.
+    /// One step of removing deleted data from the file and its log. Returns whether nothing is left.
     Wipe {
         reply: Reply<bool>,
     },
@@ -128,7 +128,7 @@ pub(crate) enum Chore {
         input: RefusedInput,
         reply: Reply<bool>,
     },
-    /// Publishes a batch in the place of a dead letter; its own reply is not used.
+    /// Publishes a batch in place of a dead letter; the reply within `publish` is not used.
     Resubmit {
         id: u64,
         publish: Box<Publish>,
@@ -136,37 +136,37 @@ pub(crate) enum Chore {
     },
 }
 
-impl Chore {
-    /// Whether it only tells how far consumers are.
-    pub(super) fn lets_go(&self) -> bool {
+impl Command {
+    /// Whether it only stores the progress of consumers.
+    pub(super) fn only_records_progress(&self) -> bool {
         match self {
-            Self::Settle(settle) => settle.reason.is_none(),
+            Self::Resolve(resolve) => resolve.reason.is_none(),
             Self::Record { .. } => true,
             _ => false,
         }
     }
 }
 
-pub(crate) struct Settle {
+pub(crate) struct Resolve {
     pub(super) consumer: Arc<Consumer>,
     pub(super) sequences: Vec<u64>,
-    /// Set when they are given up: why.
+    /// Set to dead-letter the messages: the reason.
     pub(super) reason: Option<(DeadReason, String)>,
     pub(super) reply: Reply<()>,
 }
 
-/// What one step of a purge did.
+/// The result of one purge step.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Purged {
     pub(super) messages: u64,
     pub(super) more: bool,
 }
 
-/// What the writer takes at once.
+/// The work taken for one commit.
 #[derive(Default)]
 pub(crate) struct Work {
     pub(super) publishes: Vec<Publish>,
-    pub(super) chores: Vec<Chore>,
+    pub(super) commands: Vec<Command>,
 }
 
 pub(crate) struct Queue {
@@ -178,10 +178,10 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct Waiting {
     publishes: std::collections::VecDeque<Publish>,
-    chores: Vec<Chore>,
-    /// The writer sleeps and nobody has woken it: to wake it is a system call, which is made once.
+    commands: Vec<Command>,
+    /// The writer sleeps and has not been woken yet. Waking it is a system call, made only once.
     writer_sleeps: bool,
-    /// Batches at which it wants to be woken.
+    /// Batches at which the writer wants to be woken.
     wanted: usize,
     closed: bool,
 }
@@ -210,13 +210,13 @@ impl Queue {
         Ok(())
     }
 
-    /// Hands the chore back when the queue is closed.
-    pub(super) fn chore(&self, chore: Chore) -> Result<(), Box<Chore>> {
+    /// Returns the command when the queue is closed.
+    pub(super) fn command(&self, command: Command) -> Result<(), Box<Command>> {
         let mut waiting = self.lock();
         if waiting.closed {
-            return Err(Box::new(chore));
+            return Err(Box::new(command));
         }
-        waiting.chores.push(chore);
+        waiting.commands.push(command);
         self.wake_writer(waiting);
         Ok(())
     }
@@ -229,25 +229,25 @@ impl Queue {
         }
     }
 
-    /// Blocks until there is something; then all of it, up to `bytes_max` of batches (at least one). Batches wait
-    /// for their `opening`, unless the queue is closed. None once it is closed and empty.
-    pub(super) fn take(&self, bytes_max: usize, opening: &Opening) -> Option<Work> {
+    /// Blocks until there is work, then takes all commands that fit and batches up to `bytes_max` (at least one).
+    /// Batches wait for their `schedule` unless the queue is closed. Returns `None` once it is closed and empty.
+    pub(super) fn take(&self, bytes_max: usize, schedule: &CommitSchedule) -> Option<Work> {
         let mut waiting = self.lock();
         let publishing = loop {
             let now = Instant::now();
             let publishes = waiting.publishes.len();
-            let rest = opening.at(publishes).saturating_duration_since(now);
+            let rest = schedule.at(publishes).saturating_duration_since(now);
             if publishes > 0 && (rest.is_zero() || waiting.closed) {
                 break true;
             }
-            // Batches that gather do so for a moment only: chores go with them.
-            if !waiting.chores.is_empty() && (publishes == 0 || opening.from > now) {
+            // Batches gather only briefly, so commands wait with them.
+            if !waiting.commands.is_empty() && (publishes == 0 || schedule.from > now) {
                 break false;
             }
             if waiting.closed {
                 return None;
             }
-            waiting.wanted = if rest.is_zero() { 1 } else { opening.batches };
+            waiting.wanted = if rest.is_zero() { 1 } else { schedule.batches };
             waiting.writer_sleeps = true;
             waiting = if rest.is_zero() {
                 self.filled.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -262,20 +262,20 @@ impl Queue {
             bytes += publish.records.len();
             fits
         });
-        let count = count.take(if waiting.closed { usize::MAX } else { opening.batches_max }).count();
+        let count = count.take(if waiting.closed { usize::MAX } else { schedule.batches_max }).count();
         let publishes = waiting.publishes.drain(..count).collect();
-        let count = waiting.chores.len().min(CHORES_PER_COMMIT_MAX);
-        Some(Work { publishes, chores: waiting.chores.drain(..count).collect() })
+        let count = waiting.commands.len().min(COMMANDS_PER_COMMIT_MAX);
+        Some(Work { publishes, commands: waiting.commands.drain(..count).collect() })
     }
 
-    /// What is queued is still taken; nothing more is let in.
+    /// Rejects new work; the queued work is still taken.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.room.close();
         self.filled.notify_all();
     }
 
-    /// Drops what is queued, so that those who wait for it learn that the bus is closed.
+    /// Drops the queued work, so that its callers learn that the bus is closed.
     pub(super) fn abandon(&self) {
         self.close();
         let dropped = std::mem::take(&mut *self.lock());

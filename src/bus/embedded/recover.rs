@@ -1,4 +1,4 @@
-//! The consumers as the file has them when it is opened.
+//! Restores the consumers from the file when it is opened.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::consumer::{Consumer, books};
+use super::consumer::{Consumer, trial_logs};
 use super::file;
 use crate::bus::BusError;
 use crate::bus::subject::Filter;
@@ -23,10 +23,10 @@ pub(super) fn consumers(
         let compiled = Filter::parse(&filter).map_err(|_| damaged("the filter"))?;
         let window = position.recover().filter(|window| window.next() <= last + 1);
         let window = window.ok_or_else(|| damaged("the position"))?;
-        let book = books::read(connection, &name).map_err(|error| file::failure(path, "read consumers", error))?;
-        let mut book = book.ok_or_else(|| damaged("the record of suspects"))?;
-        book.forget(window.floor(), &[]);
-        consumers.insert(name.clone(), Consumer::new(name, (filter, compiled), window, book));
+        let log = trial_logs::read(connection, &name).map_err(|error| file::failure(path, "read consumers", error))?;
+        let mut log = log.ok_or_else(|| damaged("the record of suspects"))?;
+        log.forget(window.floor(), &[]);
+        consumers.insert(name.clone(), Consumer::new(name, (filter, compiled), window, log));
     }
     Ok(consumers)
 }

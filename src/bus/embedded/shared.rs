@@ -1,4 +1,4 @@
-//! What the writer, the subscriptions and the handle have in common, and how they reach the file.
+//! The state shared by the writer, the subscriptions and the handle, and access to the file.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -12,21 +12,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer::Consumer;
 use super::consumer::ticks::tick;
-use super::dedup::key::Key;
+use super::dedup::key::DedupKey;
 use super::file::{self, DirectoryLock};
 use super::group::Group;
-use super::queue::{Chore, Publish, Queue, Reply, Stored};
+use super::queue::{Command, Publish, Queue, Reply, Stored};
 use super::tail::Tail;
 use crate::base::sqlite;
 use crate::bus::batch::{self, Parts};
 use crate::bus::{BusError, BusErrorKind, EmbeddedSettings};
 
-/// Bytes that a consumer behind the tail reads from the file at once.
+/// Bytes read from the file at once by a consumer behind the tail.
 pub(super) const READ_BYTES: usize = 4 << 20;
-/// Reading connections kept open.
+/// Reading connections that are kept open.
 const READERS_MAX: usize = 4;
 
-/// What the writer, the subscriptions and the handle have in common.
+/// The state shared by the writer, the subscriptions and the handle.
 pub(crate) struct Shared {
     pub(super) path: PathBuf,
     pub(super) stream_id: String,
@@ -35,25 +35,24 @@ pub(crate) struct Shared {
     pub(super) tail: Mutex<Tail>,
     /// The last committed sequence.
     pub(super) head: watch::Sender<u64>,
-    /// The first stored sequence, and the bytes in use, as of the last commit.
+    /// The first stored sequence and the used bytes, as of the last commit.
     pub(super) first: AtomicU64,
     pub(super) used_bytes: AtomicU64,
-    /// Why publishing was refused last, until it succeeds.
     pub(super) dead_letters: AtomicU64,
-    /// Held by the trial that is under way.
+    /// Held by the running trial.
     pub(super) trial_turn: Arc<Semaphore>,
-    /// How often groups in the file were given others in their places: raised before those in memory are forgotten.
+    /// Counts rewrites of groups in the file. Raised before the copies in memory are dropped.
     pub(super) erasures: AtomicU64,
+    /// Why publishing was refused last, until it succeeds.
     pub(super) refused: Mutex<Option<BusError>>,
-    /// The first damage that was read from the file.
+    /// The first damage found in the file.
     pub(super) damage: Mutex<Option<String>>,
-    /// Whether the files are where a restart looks for them.
+    /// Whether the files are where a restart will look for them.
     pub(super) watch: sqlite::Watch,
     pub(super) consumers: Mutex<BTreeMap<String, Arc<Consumer>>>,
     pub(super) readers: Mutex<Vec<Connection>>,
     pub(super) started: Instant,
-    /// The last sequence when the file was opened: messages up to it may have been delivered by a process that
-    /// crashed.
+    /// The last sequence when the file was opened. Messages up to it may have been delivered by a process that crashed.
     pub(super) recovered_to: u64,
     pub(super) closed: CancellationToken,
     pub(super) lock: Mutex<Option<DirectoryLock>>,
@@ -61,18 +60,18 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(super) async fn store(&self, parts: Parts) -> Result<Stored, BusError> {
-        let Parts { records, ends, beginning, keyed, .. } = parts;
+        let Parts { records, ends, subject_prefix, keyed, .. } = parts;
         let keys = if keyed == 0 { Vec::new() } else { keys_of(&records, keyed) };
         let _room = self.queue.room(records.len()).await?;
         let (reply, answer) = oneshot::channel();
-        self.queue.publish(Publish { records, ends, beginning, keys, reply, _room })?;
+        self.queue.publish(Publish { records, ends, subject_prefix, keys, reply, _room })?;
         answer.await.unwrap_or_else(|_| Err(BusError::new(BusErrorKind::Closed, "publish batch")))
     }
 
-    pub(super) async fn chore<T>(&self, make: impl FnOnce(Reply<T>) -> Chore) -> Result<T, BusError> {
+    pub(super) async fn command<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, BusError> {
         let (reply, answer) = oneshot::channel();
         let closed = || BusError::new(BusErrorKind::Closed, "reach bus writer");
-        self.queue.chore(make(reply)).map_err(|_| closed())?;
+        self.queue.command(make(reply)).map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -115,7 +114,7 @@ impl Shared {
         self.blocking(move |shared, connection| file::read_groups(connection, &shared.path, sequence, READ_BYTES)).await
     }
 
-    /// When a message was stored; of one that is gone, the next one.
+    /// When a message was stored; for a purged message, when the next one was.
     pub(super) async fn published_at_ms(self: &Arc<Self>, sequence: u64) -> Result<Option<i64>, BusError> {
         let recent = lock(&self.tail).find(sequence).map(|group| group.published_at_ms);
         match recent {
@@ -134,7 +133,7 @@ impl Shared {
         lock(&self.consumers)
     }
 
-    /// All of them by name, to be locked one by one without the lock on the map.
+    /// All consumers by name, to be locked one at a time without holding the lock on the map.
     pub(super) fn each_consumer(&self) -> Vec<Arc<Consumer>> {
         self.consumers().values().cloned().collect()
     }
@@ -148,24 +147,24 @@ impl Shared {
         self.check_files()?;
         let opened = sqlite::open_reader(&self.path);
         let reader = opened.map_err(|error| file::failure(&self.path, "open bus reader", error))?;
-        // They may have been moved away meanwhile.
+        // The files may have been moved in the meantime.
         self.check_files()?;
         Ok(reader)
     }
 
-    /// Fails when a restart would not find the files that are open.
+    /// Fails when a restart would not find the open files.
     pub(super) fn check_files(&self) -> Result<(), BusError> {
         self.watch.check().map_err(|text| BusError::caused(BusErrorKind::Unavailable, "check bus files", text))
     }
 
-    /// Remembers damage for readiness: whoever meets it may not meet it again.
+    /// Remembers damage for readiness, since the read that hit it may not be repeated.
     pub(super) fn note_damage(&self, error: Option<&BusError>) {
         if let Some(error) = error.filter(|error| error.kind == BusErrorKind::Corrupt) {
             lock(&self.damage).get_or_insert_with(|| reason(error));
         }
     }
 
-    /// Fails when what is stored would not be found again, or nothing can be stored.
+    /// Fails when stored data would not be found again, or when nothing can be stored.
     pub(super) async fn ping(self: &Arc<Self>) -> Result<(), BusError> {
         let shared = self.clone();
         let asked = tokio::task::spawn_blocking(move || {
@@ -180,20 +179,20 @@ impl Shared {
     }
 }
 
-/// The keys of the records that carry a message id.
-pub(super) fn keys_of(records: &[u8], keyed: usize) -> Vec<Key> {
+/// The keys of the records with a message id.
+pub(super) fn keys_of(records: &[u8], keyed: usize) -> Vec<DedupKey> {
     let mut keys = Vec::with_capacity(keyed);
     let mut at = 0;
     while let Some(layout) = batch::layout(records, at) {
         at = layout.end();
         if !layout.message_id.is_empty() {
-            keys.push(Key::of(&records[layout.message_id]));
+            keys.push(DedupKey::of(&records[layout.message_id]));
         }
     }
     keys
 }
 
-/// An error with what caused it, in one line.
+/// An error and its cause in one line.
 pub(super) fn reason(error: &BusError) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),

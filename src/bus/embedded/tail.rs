@@ -1,7 +1,7 @@
 //! The most recent groups in memory, for consumers near the head.
 //!
-//! Invariant: holds a contiguous run of committed groups that ends at the head, and no more than its bound
-//! of bytes (the newest group always stays). Knows nothing of consumers or files.
+//! Invariant: holds contiguous committed groups up to the head, within its bound of bytes (the newest group always
+//! stays). Knows nothing of consumers or files.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Tail {
         }
     }
 
-    /// Puts another group in the place of the one with its sequences, when that is here.
+    /// Replaces the group with the same sequences, if it is in the tail.
     pub(super) fn replace(&mut self, group: &Arc<Group>) {
         let index = self.groups.partition_point(|held| held.first_sequence < group.first_sequence);
         if let Some(held) = self.groups.get_mut(index)
@@ -40,18 +40,18 @@ impl Tail {
         }
     }
 
-    /// The first sequence of the newer half: who is below it will soon not be found here.
+    /// The first sequence of the newer half. A consumer below it will soon fall out of the tail.
     pub(super) fn middle(&self) -> u64 {
         self.groups.get(self.groups.len() / 2).map_or(0, |group| group.first_sequence)
     }
 
-    /// The group that holds a sequence, when it is recent enough.
+    /// The group with this sequence, if it is recent enough.
     pub(super) fn find(&self, sequence: u64) -> Option<&Arc<Group>> {
         find(&self.groups, sequence)
     }
 }
 
-/// The group that holds a sequence, among groups in order.
+/// The group with this sequence, among groups in order.
 pub(super) fn find(groups: &VecDeque<Arc<Group>>, sequence: u64) -> Option<&Arc<Group>> {
     let index = groups.partition_point(|group| group.last_sequence() < sequence);
     groups.get(index).filter(|group| group.first_sequence <= sequence)
@@ -68,12 +68,12 @@ mod tests {
         (0..count).for_each(|_| batch.push("a", None, |out| out.resize(out.len() + 90, 0)));
         let parts = batch.into_parts();
         let mut draft = Draft::new(first_sequence, 0);
-        draft.extend(&parts.records, 0, &parts.ends, parts.beginning);
+        draft.extend(&parts.records, 0, &parts.ends, parts.subject_prefix);
         draft.into_group()
     }
 
     #[test]
-    fn finds_what_is_recent_and_stays_within_its_bytes() {
+    fn finds_recent_groups_and_stays_within_its_bytes() {
         let mut tail = Tail::new(3_500);
         for n in 0..10 {
             tail.push(group(1 + n * 10, 10));

@@ -1,4 +1,4 @@
-//! What the embedded engine must do beside the conformance suite: its file, its memory, its crashes.
+//! Tests of the embedded engine beyond the conformance suite: its file, its memory, its crashes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -34,7 +34,7 @@ async fn a_directory_serves_one_engine_at_a_time() {
 }
 
 #[tokio::test]
-async fn what_left_the_tail_is_read_from_the_file() {
+async fn groups_that_left_the_tail_are_read_from_the_file() {
     let mut fixture = Fixture::embedded(|settings| settings.tail_bytes_max = 2_000);
     for start in (0..2_000).step_by(100) {
         publish_numbers(&fixture.bus, start..start + 100).await;
@@ -44,13 +44,13 @@ async fn what_left_the_tail_is_read_from_the_file() {
     let mut subscription = fixture.bus.subscribe(short).await.unwrap();
     let all = fetch(&mut subscription, 2_000).await;
     assert_eq!(payloads(&all), numbers(0..2_000));
-    let answered = receipts(&[all[..50].to_vec(), all[60..1_995].to_vec()].concat());
-    subscription.acker().ack(&answered).await.unwrap();
+    let outcome = receipts(&[all[..50].to_vec(), all[60..1_995].to_vec()].concat());
+    subscription.acker().ack(&outcome).await.unwrap();
     let again = fetch(&mut subscription, 15).await;
     assert_eq!(payloads(&again), [numbers(50..60), numbers(1_995..2_000)].concat(), "redelivered from the file too");
 }
 
-/// Wants messages or does not.
+/// An interest that can be switched.
 #[derive(Default)]
 struct Mood {
     wants: AtomicBool,
@@ -68,7 +68,7 @@ impl Interest for Mood {
 }
 
 #[tokio::test]
-async fn what_nobody_wants_is_passed_over_for_good() {
+async fn messages_without_interest_are_skipped_for_good() {
     let mut fixture = Fixture::embedded(|_| {});
     publish_numbers(&fixture.bus, 0..500).await;
     let mood = Arc::new(Mood::default());
@@ -121,7 +121,7 @@ async fn a_full_disk_refuses_and_publishing_resumes_when_there_is_room() {
     let settings = settings(dir.path());
     let lock = DirectoryLock::take(dir.path()).unwrap();
     let connection = file::open(&file::path(dir.path())).unwrap();
-    // SQLite fails with SQLITE_FULL when the file would pass this many pages, as it does when the disk is full.
+    // SQLite fails with SQLITE_FULL when the file would exceed this many pages, as it does on a full disk.
     connection.pragma_update(None, "max_page_count", 80).unwrap();
     let bus = Bus(Inner::Embedded(Engine::over(settings, lock, connection).unwrap()));
     let mut subscription = bus.subscribe(spec("c", ">")).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_full_disk_refuses_and_publishing_resumes_when_there_is_room() {
     assert!(bus.status().await.unwrap().full.is_none());
 }
 
-/// Overwrites some bytes in the middle of what `needle` marks.
+/// Overwrites some bytes in the middle of the data marked by `needle`.
 fn damage(file: &Path, needle: &[u8]) {
     let mut bytes = std::fs::read(file).unwrap();
     let at = bytes.windows(needle.len()).position(|window| window == needle).expect("the bytes are in the file");
@@ -190,7 +190,7 @@ async fn damage_stops_the_start_with_the_name_of_the_file() {
     Bus::open_embedded(fixture.settings().clone()).unwrap();
 }
 
-/// A file of the first version, whose groups are as they were published, is taken over.
+/// A file of the first version, whose groups are uncompressed, is upgraded.
 #[tokio::test]
 async fn a_file_of_the_first_version_is_read_and_written_on() {
     let mut fixture = Fixture::embedded(|_| {});
@@ -238,7 +238,7 @@ async fn the_log_stays_bounded_under_load() {
     assert!(!log.exists(), "a closed bus leaves one file");
 }
 
-/// Set in a process that is started to be killed: where its bus is.
+/// Set in the child process that is to be killed: the directory of its bus.
 pub(super) const CHILD_DIR: &str = "BUS_TEST_CHILD_DIR";
 
 pub(super) fn settings(dir: &Path) -> EmbeddedSettings {
@@ -252,8 +252,8 @@ pub(super) fn settings(dir: &Path) -> EmbeddedSettings {
     }
 }
 
-/// Not a test by itself: publishes, and acknowledges half of what it reads, until it is killed; says on its
-/// standard output what was promised to it.
+/// Not a test by itself: publishes, and acknowledges half of what it reads, until it is killed. Prints what was
+/// promised to it.
 #[test]
 fn child_of_survives_kill_9() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };

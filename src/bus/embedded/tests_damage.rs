@@ -1,4 +1,4 @@
-//! What happens to the bus when its files are damaged, removed or replaced.
+//! Tests with damaged, removed or replaced files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::bus::{Bus, BusErrorKind, Delivery};
 
 const FILES: [&str; 4] = ["bus.db", "bus.db-wal", "bus.db-shm", "bus.lock"];
 
-/// A directory as a process leaves it that is killed after some promises, and the highest sequence it promised.
+/// The directory of a process killed after some promises, and the highest sequence it was promised.
 fn killed(promises: usize) -> (tempfile::TempDir, u64) {
     use std::io::{BufRead, BufReader};
     let dir = tempfile::tempdir().unwrap();
@@ -93,7 +93,7 @@ fn aside(dir: &Path, file: &str) -> (PathBuf, PathBuf) {
 }
 
 #[tokio::test]
-async fn nothing_is_accepted_into_files_that_a_restart_does_not_find() {
+async fn nothing_is_accepted_into_files_that_a_restart_would_not_find() {
     for file in FILES {
         let mut fixture = Fixture::embedded(|_| {});
         let dir = fixture.settings().dir.clone();
@@ -119,7 +119,7 @@ async fn nothing_is_accepted_into_files_that_a_restart_does_not_find() {
         expect_refused("was replaced").await;
         assert!(fixture.bus.status().await.unwrap().full.is_none());
 
-        // What is in the open files can still be taken out.
+        // The contents of the open files can still be drained.
         let read = fetch(&mut subscription, 3).await;
         subscription.acker().ack(&[read[0].receipt]).await.unwrap();
 
@@ -135,7 +135,7 @@ async fn nothing_is_accepted_into_files_that_a_restart_does_not_find() {
 }
 
 #[tokio::test]
-async fn damage_that_is_met_while_running_is_said() {
+async fn damage_found_at_runtime_is_reported() {
     let mut fixture = Fixture::embedded(|settings| settings.tail_bytes_max = 1_000);
     for n in 0..40 {
         publish(&fixture.bus, &[("a.b", None, &format!("{n} {}", "x".repeat(3_000)))]).await;
@@ -143,13 +143,13 @@ async fn damage_that_is_met_while_running_is_said() {
     fixture.reopen().await;
     fixture.bus.ping().await.unwrap();
     let path = file::path(&fixture.settings().dir);
-    // In place: the file stays the one that is open. The first pages are known to the connections already.
+    // In place: the file stays the one that is open. The connections have already read the first pages.
     let mut bytes = fs::read(&path).unwrap();
     let at = bytes.len() / 2;
     bytes[at..].fill(0x5a);
     let mut open = fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::io::Write::write_all(&mut open, &bytes).unwrap();
-    // Closing it would end the locks of the bus.
+    // Closing it would release the locks of the bus.
     std::mem::forget(open);
     let mut subscription = fixture.bus.subscribe(spec("c", ">")).await.unwrap();
     let mut failed = None;

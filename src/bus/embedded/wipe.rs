@@ -1,28 +1,28 @@
-//! Overwrites the free pages of the file: what was purged has left its bytes in them.
+//! Overwrites the free pages of the file, which still hold purged data.
 //!
-//! SQLite takes free pages before it makes new ones. So a table is filled with zeros until no page is free, and emptied
-//! again, some at a time. Invariant: what the table takes is room all the same; one that a crash left is dropped at the
-//! start. Knows nothing of what the pages held.
+//! SQLite reuses free pages before it adds new ones. So a table is filled with zeros until no page is free, and then
+//! emptied, in steps. Invariant: the size of the table counts as free room; a table left by a crash is dropped on
+//! opening. Knows nothing of what the pages held.
 
 use rusqlite::Connection;
 
 use super::file;
 
-/// Bytes that one step overwrites, so that commits do not wait long.
+/// Bytes overwritten in one step, so that commits do not wait long.
 const STEP_BYTES_MAX: u64 = 16 << 20;
-/// Rows that one step deletes.
+/// Rows deleted in one step.
 const STEP_ROWS: u64 = 4;
 
-pub(crate) struct Wiping {
-    /// Pages have been freed as they were.
+pub(crate) struct Wiper {
+    /// Pages have been freed without being overwritten.
     needed: bool,
     /// No page was free: the table is being emptied.
     emptying: bool,
-    /// What the table takes.
+    /// The size of the table.
     pub(super) bytes: u64,
 }
 
-/// What a step changes once it is committed.
+/// The change made by a step, applied once it is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Filled(u64),
@@ -30,13 +30,13 @@ pub(crate) enum Step {
     Done,
 }
 
-/// Files of earlier processes may have the table.
+/// Files of earlier processes may contain the table.
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("DROP TABLE IF EXISTS wiped")
 }
 
-impl Wiping {
-    /// What the processes before have freed is not known.
+impl Wiper {
+    /// It is unknown what earlier processes have freed.
     pub(super) fn new() -> Self {
         Self { needed: true, emptying: false, bytes: 0 }
     }
@@ -49,7 +49,7 @@ impl Wiping {
         self.needed
     }
 
-    /// In a transaction that has begun.
+    /// Runs within an open transaction.
     pub(super) fn step(&self, connection: &Connection) -> rusqlite::Result<Step> {
         let free = file::free_bytes(connection)?;
         if !self.emptying && free > 0 {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_deleted_is_in_no_page() {
+    fn deleted_data_is_in_no_page() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         let connection = Connection::open(&path).unwrap();
@@ -107,12 +107,12 @@ mod tests {
         let kept = 10_000;
         assert!(holds() > 2 * kept, "free pages keep what they held");
         let pages = || connection.query_row("PRAGMA page_count", [], |row| row.get::<_, u64>(0)).unwrap();
-        let (mut wiping, before, mut steps) = (Wiping::new(), pages(), 0);
-        while wiping.is_needed() {
+        let (mut wiper, before, mut steps) = (Wiper::new(), pages(), 0);
+        while wiper.is_needed() {
             connection.execute_batch("BEGIN").unwrap();
-            let step = wiping.step(&connection).unwrap();
+            let step = wiper.step(&connection).unwrap();
             connection.execute_batch("COMMIT").unwrap();
-            wiping.committed(step);
+            wiper.committed(step);
             steps += 1;
             assert!(steps < 100);
         }

@@ -1,4 +1,4 @@
-//! Dead letters: messages of the main stream copied to their own, with what became of them in headers.
+//! Dead letters: messages of the main stream copied to a separate stream, with the details in headers.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::StreamMessage;
@@ -17,13 +17,13 @@ pub(super) const SEQUENCE: &str = "Causality-Sequence";
 pub(super) const CONSUMER: &str = "Causality-Consumer";
 pub(super) const DELIVERY_COUNT: &str = "Causality-Delivery-Count";
 pub(super) const PUBLISHED_AT_MS: &str = "Causality-Published-At-Ms";
-/// A reason longer than this is cut, so that all headers fit beside the largest message.
+/// Longer reasons are truncated, so that all headers fit alongside the largest message.
 const REASON_CHARS_MAX: usize = 400;
-/// Sequences that are looked at for one page: deleted dead letters leave gaps.
+/// Sequences visited for one page: deleted dead letters leave gaps.
 const LOOKED_AT_MAX: u64 = 10_000;
 
-/// Copies a message of the main stream to the dead letters, once however often it is tried.
-pub(super) async fn bury(
+/// Copies a message of the main stream to the dead letters; a repeat stores it only once.
+pub(super) async fn store(
     shared: &Shared,
     consumer: &str,
     receipt: Receipt,
@@ -38,8 +38,8 @@ pub(super) async fn bury(
     headers.insert(CONSUMER, consumer);
     headers.insert(DELIVERY_COUNT, receipt.delivery_count.to_string());
     headers.insert(PUBLISHED_AT_MS, unix_ms_of(message.time).to_string());
-    // A stream that lost its last messages gives their sequences to others.
-    let (stream, stored_at) = (shared.keeper.stream_id(), message.time.unix_timestamp_nanos());
+    // A stream that lost its last messages reassigns their sequences.
+    let (stream, stored_at) = (shared.topology.stream_id(), message.time.unix_timestamp_nanos());
     headers.insert(MESSAGE_ID, format!("{stream}/{consumer}/{}/{stored_at}", receipt.sequence));
     tracing::warn!(
         consumer, sequence = receipt.sequence, subject = %message.subject, reason, "message goes to the dead letters"
@@ -50,7 +50,7 @@ pub(super) async fn bury(
     Ok(())
 }
 
-/// As a header has it, which ends with its line.
+/// Makes the text fit for a header, which ends at its line.
 pub(super) fn reason(text: &str) -> String {
     text.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -79,7 +79,8 @@ pub(super) async fn find(shared: &Shared, id: u64) -> Result<Option<DeadLetter>,
     Ok(raw(&shared.dead_letters, id).await?.map(read_raw))
 }
 
-/// Publishes it again for the consumer that gave it up; a repeat within the deduplication window stores it once.
+/// Publishes the message again for the consumer that dead-lettered it; a repeat within the deduplication window stores
+/// it once.
 pub(super) async fn replay(shared: &Shared, id: u64) -> Result<bool, BusError> {
     let Some(letter) = find(shared, id).await? else { return Ok(false) };
     let mut headers = HeaderMap::new();
@@ -97,14 +98,14 @@ pub(super) async fn delete(shared: &Shared, id: u64) -> Result<bool, BusError> {
     shared.dead_letters.delete_message(id).await.map_err(|error| failed("delete dead letter", error))
 }
 
-/// Deletes those that died before then, or all.
+/// Deletes dead letters created before `before_ms`, or all of them.
 pub(super) async fn purge(shared: &Shared, before_ms: Option<i64>) -> Result<u64, BusError> {
     let failed = |error| failed("purge dead letters", error);
     let purged = match before_ms {
         None => shared.dead_letters.purge().await,
         Some(before_ms) => {
             match first_since(&shared.dead_letters, before_ms).await? {
-                // Not asked for: older servers take a purge up to sequence 1 for one of everything.
+                // Not sent: older servers treat a purge up to sequence 1 as a purge of everything.
                 0 | 1 => return Ok(0),
                 first_kept => shared.dead_letters.purge().sequence(first_kept).await,
             }
@@ -113,8 +114,8 @@ pub(super) async fn purge(shared: &Shared, before_ms: Option<i64>) -> Result<u64
     purged.map(|response| response.purged).map_err(failed)
 }
 
-/// The first sequence that is not of a message stored before then: halves the range, since sequences are in the
-/// order of their times.
+/// The first sequence of a message stored at or after `since_ms`, by binary search: sequences are in the order of their
+/// times.
 async fn first_since(stream: &Stream, since_ms: i64) -> Result<u64, BusError> {
     let state = stream.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
     let (mut low, mut high) = (state.first_sequence.max(1), state.last_sequence + 1);
@@ -145,12 +146,12 @@ pub(super) async fn raw(stream: &Stream, sequence: u64) -> Result<Option<StreamM
     found("read message", stream.get_raw_message(sequence).await)
 }
 
-/// The first message that the leader of the stream has from there on.
+/// The first message at or after `sequence` on the leader of the stream.
 pub(super) async fn raw_from(stream: &Stream, sequence: u64) -> Result<Option<StreamMessage>, BusError> {
     found("read message", stream.get_first_raw_message_by_subject(">", sequence).await)
 }
 
-/// None for a message that is not there.
+/// `None` for a message that does not exist.
 pub(super) fn found(
     context: &'static str,
     message: Result<StreamMessage, RawMessageError>,

@@ -1,8 +1,9 @@
-//! Erasing on the server: messages are read by a consumer of this call alone, and deleted with what the server overwrites
-//! them with.
+//! Erasing on the server: a temporary consumer reads the messages, and matching ones are deleted in the mode in which
+//! the server overwrites them.
 //!
-//! Invariants: what the leader has up to the end of a scan was looked at; nothing is acknowledged, so durable consumers
-//! keep their places; a message that a consumer may have in hand stays until it is acknowledged, and the scan with it.
+//! Invariants: everything that the leader holds up to the end of a scan has been scanned. Nothing is acknowledged, so
+//! durable consumers keep their positions. A message that may be in flight stays until it is acknowledged, and the scan
+//! with it.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -23,18 +24,18 @@ use crate::bus::BusError;
 use crate::bus::erase::{DeadLetterPredicate, ErasePredicate, EraseSpan, Erased, ErasedDeadLetters};
 use crate::bus::subject::Filter;
 
-/// The server forgets a consumer that has asked for nothing for this long.
+/// The server deletes a consumer that has been inactive for this long.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
-/// Messages that are read at once, and bytes of them.
+/// Messages read at once, and their bytes.
 const READ_MESSAGES: usize = 1_000;
 const READ_BYTES: usize = 4 << 20;
-/// Deletions that are asked for at once.
+/// Concurrent deletions.
 const AT_ONCE_MAX: usize = 32;
-/// Messages that a consumer may be sent between a look at it and a deletion.
+/// Messages that a consumer may receive between checking it and the deletion.
 const DELIVERED_SOON_MAX: u64 = 100_000;
 
-/// One message as it is looked at.
-struct Seen {
+/// A scanned message.
+struct ScannedMessage {
     sequence: u64,
     subject: String,
     headers: HeaderMap,
@@ -42,21 +43,21 @@ struct Seen {
     payload: Bytes,
 }
 
-/// One that is to be erased.
-struct Found {
+/// A message to erase.
+struct Match {
     sequence: u64,
     subject: String,
 }
 
 #[derive(Deserialize)]
-struct Deleted {
+struct DeleteResponse {
     #[serde(default)]
     success: bool,
 }
 
 pub(super) async fn erase(shared: &Shared, span: EraseSpan, matches: &ErasePredicate) -> Result<Erased, BusError> {
     shared.check_open("erase messages")?;
-    let found = |seen: &Seen| matches(seen.subject.as_bytes(), &seen.payload);
+    let found = |seen: &ScannedMessage| matches(seen.subject.as_bytes(), &seen.payload);
     scan(shared, &shared.stream, span, found, false).await
 }
 
@@ -69,29 +70,29 @@ pub(super) async fn erase_dead_letters(
     let state = shared.dead_letters.get_info().await.map_err(|error| failed("read dead letters", error))?.state;
     let after = state.first_sequence.max(1) - 1;
     let span = EraseSpan { after, through: state.last_sequence, messages_max: u64::MAX, time_max };
-    let found = |seen: &Seen| {
-        let Seen { sequence, headers, stored_at_ms, payload, .. } = seen;
+    let found = |seen: &ScannedMessage| {
+        let ScannedMessage { sequence, headers, stored_at_ms, payload, .. } = seen;
         matches(&read(*sequence, headers, *stored_at_ms, payload.clone()))
     };
-    // A call that has not erased any goes on: the next one would come no farther.
+    // A call that has not erased anything continues: the next call would not get any further.
     let erased = scan(shared, &shared.dead_letters, span, found, true).await?;
     Ok(ErasedDeadLetters { letters: erased.messages, is_complete: erased.scanned_through >= span.through })
 }
 
-/// What a scan has done so far.
+/// The state of a scan.
 struct Scan<'a, F> {
     shared: &'a Shared,
     stream: &'a Stream,
     consumer: PullConsumer,
     span: EraseSpan,
-    /// Its time counts once something is erased.
+    /// The time limit applies only once something is erased.
     until_erased: bool,
     began: Instant,
-    /// Looked at up to here.
+    /// Scanned up to here.
     reached: u64,
     looked_at: u64,
     erased: u64,
-    /// The first message that is to be erased and may be in flight.
+    /// The first message that matches but may be in flight.
     deferred: Option<u64>,
     found: F,
 }
@@ -100,7 +101,7 @@ async fn scan(
     shared: &Shared,
     stream: &Stream,
     span: EraseSpan,
-    found: impl Fn(&Seen) -> bool,
+    found: impl Fn(&ScannedMessage) -> bool,
     until_erased: bool,
 ) -> Result<Erased, BusError> {
     if span.after >= span.through {
@@ -133,23 +134,23 @@ async fn scan(
     while done.is_ok() && scan.reached < span.through && scan.looked_at < span.messages_max && !scan.is_over() {
         done = scan.step().await;
     }
-    // The server does it by itself when this fails.
+    // If this fails, the server deletes it by itself.
     let _ = stream.delete_consumer(&scan.consumer.cached_info().name).await;
     let scanned_through = scan.deferred.map_or(scan.reached, |deferred| scan.reached.min(deferred - 1));
     done.map(|()| Erased { scanned_through, reached: scan.reached, messages: scan.erased })
 }
 
-impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
-    /// Looks at some messages and erases those that are found.
+impl<F: Fn(&ScannedMessage) -> bool> Scan<'_, F> {
+    /// Scans some messages and erases the matching ones.
     async fn step(&mut self) -> Result<(), BusError> {
         let (shared, stream, before) = (self.shared, self.stream, self.reached);
         shared.link.check(&shared.client, "read messages")?;
         let mut found = self.read().await?;
         if self.reached == before {
-            // In a cluster the consumer may be on a server that is behind: only the leader says what is not there.
+            // In a cluster, the consumer may be on a server that is behind: only the leader knows what does not exist.
             match dead_letter::raw_from(stream, self.reached + 1).await? {
                 Some(message) if message.sequence <= self.span.through => {
-                    let seen = Seen {
+                    let seen = ScannedMessage {
                         sequence: message.sequence,
                         subject: message.subject.to_string(),
                         stored_at_ms: unix_ms_of(message.time),
@@ -164,13 +165,13 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
         if found.is_empty() {
             return Ok(());
         }
-        let hands = hands(stream).await?;
-        let in_flight = |found: &Found| hands.iter().any(|hand| hand.may_hold(found));
-        let (deferred, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(in_flight);
+        let windows = in_flight_windows(stream).await?;
+        let in_flight = |found: &Match| windows.iter().any(|window| window.may_contain(found));
+        let (deferred, found): (Vec<Match>, Vec<Match>) = found.into_iter().partition(in_flight);
         self.deferred = self.deferred.or(deferred.first().map(|found| found.sequence));
         let found: Vec<u64> = found.iter().map(|found| found.sequence).collect();
         for (index, some) in found.chunks(AT_ONCE_MAX).enumerate() {
-            // A server may take long to overwrite: the rest is for the next call.
+            // A server may take long to overwrite: leave the rest to the next call.
             if index > 0 && self.is_over() {
                 self.reached = some[0] - 1;
                 return Ok(());
@@ -184,7 +185,7 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
         self.began.elapsed() >= self.span.time_max && (self.erased > 0 || !self.until_erased)
     }
 
-    async fn read(&mut self) -> Result<Vec<Found>, BusError> {
+    async fn read(&mut self) -> Result<Vec<Match>, BusError> {
         let error = |error: String| failed("read messages", error);
         let fetch = self.consumer.fetch().max_messages(READ_MESSAGES).max_bytes(READ_BYTES);
         let messages = fetch.expires(self.shared.settings.timeout).messages().await;
@@ -196,35 +197,35 @@ impl<F: Fn(&Seen) -> bool> Scan<'_, F> {
             let (sequence, stored_at_ms) = (info.stream_sequence, unix_ms_of(info.published));
             let async_nats::Message { subject, headers, payload, .. } = message.message;
             let (subject, headers) = (subject.to_string(), headers.unwrap_or_default());
-            self.look(&Seen { sequence, subject, headers, stored_at_ms, payload }, &mut found);
+            self.look(&ScannedMessage { sequence, subject, headers, stored_at_ms, payload }, &mut found);
         }
         Ok(found)
     }
 
-    fn look(&mut self, seen: &Seen, found: &mut Vec<Found>) {
+    fn look(&mut self, seen: &ScannedMessage, found: &mut Vec<Match>) {
         self.looked_at += 1;
-        // Read by the leader before, or behind the end.
+        // Already read from the leader, or beyond the end.
         if seen.sequence <= self.reached || seen.sequence > self.span.through {
             self.reached = self.reached.max(seen.sequence.min(self.span.through));
             return;
         }
         self.reached = seen.sequence;
         if (self.found)(seen) {
-            found.push(Found { sequence: seen.sequence, subject: seen.subject.clone() });
+            found.push(Match { sequence: seen.sequence, subject: seen.subject.clone() });
         }
     }
 }
 
-/// What a consumer may have in hand, or be sent before it is deleted. The server takes what is deleted for acknowledged, so
-/// that nobody could see any more when it is; and what else its consumer has in hand it may deliver again late.
-struct Hand {
+/// The messages that may be in flight to a consumer, or sent to it before the deletion. The server treats deleted
+/// messages as acknowledged, so nothing would show when they are; and it may redeliver other messages in flight late.
+struct InFlightWindow {
     sequences: RangeInclusive<u64>,
-    /// The subjects that it takes; all when there are none.
+    /// The subjects it takes; empty for all.
     filters: Vec<Filter>,
 }
 
-impl Hand {
-    /// None when all that it takes is acknowledged, or nobody reads with it.
+impl InFlightWindow {
+    /// `None` when everything is acknowledged, or no process reads with the consumer.
     fn of(consumer: &ConsumerInfo) -> Result<Option<Self>, BusError> {
         let is_done = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
         if is_done || (consumer.num_waiting == 0 && consumer.num_ack_pending == 0) {
@@ -237,25 +238,25 @@ impl Hand {
         Ok(Some(Self { sequences, filters: filters.collect::<Result<_, _>>()? }))
     }
 
-    fn may_hold(&self, found: &Found) -> bool {
+    fn may_contain(&self, found: &Match) -> bool {
         let takes = |filter: &Filter| filter.matches(found.subject.as_bytes());
         self.sequences.contains(&found.sequence) && (self.filters.is_empty() || self.filters.iter().any(takes))
     }
 }
 
-/// Those of consumers that lease ranges are acknowledged elsewhere.
-async fn hands(stream: &Stream) -> Result<Vec<Hand>, BusError> {
+/// Messages of consumers that lease chunks are acknowledged in another stream.
+async fn in_flight_windows(stream: &Stream) -> Result<Vec<InFlightWindow>, BusError> {
     let consumers = progress::durable(stream).await?;
-    Ok(consumers.iter().map(Hand::of).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    Ok(consumers.iter().map(InFlightWindow::of).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-/// Deletes some at once; answers how many were there.
+/// Deletes messages concurrently. Returns how many there were.
 async fn delete(shared: &Shared, stream: &Stream, sequences: &[u64]) -> Result<u64, BusError> {
     let subject = format!("$JS.API.STREAM.MSG.DELETE.{}", stream.cached_info().config.name);
     shared.link.check(&shared.client, "erase messages")?;
     let call = shared.calls.call(&shared.link, sequences.len());
     for (index, sequence) in sequences.iter().enumerate() {
-        // Without `no_erase` the server overwrites what it deletes.
+        // Without `no_erase`, the server overwrites deleted messages.
         let request = json!({"seq": sequence}).to_string();
         let sent = shared.client.publish_with_reply(subject.clone(), call.reply_to(index), request.into()).await;
         sent.map_err(|error| failed("erase messages", error))?;
@@ -267,7 +268,7 @@ async fn delete(shared: &Shared, stream: &Stream, sequences: &[u64]) -> Result<u
     let mut deleted = 0;
     for (sequence, answer) in sequences.iter().zip(answers) {
         let payload = answer.map(|answer| answer.payload).unwrap_or_default();
-        let done = serde_json::from_slice::<Deleted>(&payload).is_ok_and(|deleted| deleted.success);
+        let done = serde_json::from_slice::<DeleteResponse>(&payload).is_ok_and(|deleted| deleted.success);
         if done {
             deleted += 1;
         } else if dead_letter::raw(stream, *sequence).await?.is_some() {

@@ -1,4 +1,4 @@
-//! The error of a request that the server did not answer as it should.
+//! The error of a request that the server did not answer as expected.
 
 use crate::bus::{BusError, BusErrorKind};
 

@@ -1,6 +1,6 @@
 //! Refused input in the stream of dead letters.
 //!
-//! Its messages look like those of dead letters; what tells them apart is that they have no sequence.
+//! Its messages look like dead letters, except that their sequence is 0.
 
 use std::time::Instant;
 
@@ -17,9 +17,9 @@ use super::shared::Shared;
 use crate::bus::input::{KeptInput, REFUSED_BY, RefusedInput};
 use crate::bus::{Batch, BusError, BusErrorKind, Published};
 
-/// Messages on their way at once.
+/// Concurrent publishes.
 const AT_ONCE_MAX: usize = 32;
-/// Whatever is counted; the subjects begin with what the caller chose.
+/// Counts all refused input; the caller chooses the subjects, which begin with this prefix.
 const ALL: &str = "dlq.quarantine.>";
 const PREFIX: &str = "dlq.";
 
@@ -33,7 +33,7 @@ pub(super) async fn keep(
     let count = inputs.len();
     let is_old = lock(&shared.input_room).is_old(bytes_max);
     if is_old {
-        look(shared).await?;
+        refresh_room(shared).await?;
     }
     let fits = lock(&shared.input_room).take(&inputs, bytes_max);
     inputs.truncate(fits);
@@ -75,7 +75,7 @@ pub(super) async fn amend(shared: &Shared, id: u64, input: RefusedInput) -> Resu
     if find(shared, id).await?.is_none_or(|letter| !letter.is_input()) {
         return Ok(false);
     }
-    // Rather there twice than not at all.
+    // A duplicate is better than a loss.
     put(shared, input).await?;
     delete(shared, id).await
 }
@@ -92,7 +92,7 @@ pub(super) async fn counts(shared: &Shared, subjects_max: usize) -> Result<Vec<(
     Ok(counts)
 }
 
-async fn look(shared: &Shared) -> Result<(), BusError> {
+async fn refresh_room(shared: &Shared) -> Result<(), BusError> {
     let asked = tokio::time::timeout(shared.settings.timeout, shared.dead_letters.get_info()).await;
     let info = asked.map_err(|_| failed("read dead letters", "NATS did not answer"))?;
     let info = info.map_err(|error| failed("read dead letters", error))?;

@@ -1,14 +1,15 @@
-//! The room that is left for refused input.
+//! The remaining room for refused input.
 
 use std::time::{Duration, Instant};
 
 use crate::bus::RefusedInput;
 
-/// How old the stream's own figure may be.
+/// The maximum age of the size reported by the stream.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// This share of the room may be used up between two looks, so that several gateways pass the limit by little.
+/// The fraction of the room that may be used between two reports, so that several gateways exceed the limit only
+/// slightly.
 const LOOK_SHARE: u64 = 64;
-/// What the stream of dead letters holds, as of the last look, with what was put there since.
+/// The size of the stream of dead letters at the last report, and what was added since.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     pub(super) looked_at: Option<Instant>,
@@ -21,7 +22,7 @@ impl Room {
         self.looked_at.is_none_or(|at| at.elapsed() > LOOK_INTERVAL) || self.since > bytes_max / LOOK_SHARE
     }
 
-    /// Takes room for as many as fit.
+    /// Reserves room for as many inputs as fit.
     pub(super) fn take(&mut self, inputs: &[RefusedInput], bytes_max: u64) -> usize {
         let fits = inputs.iter().take_while(|input| {
             let bytes = input.stored_bytes();

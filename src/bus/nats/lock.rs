@@ -1,4 +1,4 @@
-//! Locking where a poisoned lock holds nothing that is half done.
+//! Locking that ignores poisoning: the guarded values are never left half changed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,7 +1,7 @@
-//! The bus on NATS JetStream, for processes that share it.
+//! The NATS engine: the bus on JetStream, shared by several processes.
 //!
-//! Invariants: as those of the bus; what one process promises holds whatever the others do,
-//! since everything that they share (streams, consumers, deduplication) lives on the server.
+//! Invariants: those of the bus. The guarantees of one process hold whatever the others do, since all shared state
+//! (streams, consumers, deduplication) lives on the server.
 
 mod failed;
 mod lock;
@@ -17,9 +17,9 @@ mod input_room;
 mod progress;
 mod retention;
 
+mod chunks;
 mod consume;
 mod publish;
-mod ranges;
 
 #[cfg(test)]
 mod tests;
@@ -51,10 +51,10 @@ use self::failed::failed;
 use self::publish::chooser::Chooser;
 use self::publish::{atomic, messages, original, queue};
 use self::shared::Shared;
-use self::topology::consumers::{self, Needed};
+use self::topology::consumers::{self, RequiredConsumer};
 use self::topology::reconciler;
-use self::topology::state::{Keeper, stream_id};
-use self::topology::streams::{self, Role};
+use self::topology::state::{Topology, stream_id};
+use self::topology::streams::{self, StreamRole};
 use super::erase::{DeadLetterPredicate, ErasePredicate, EraseSpan, Erased, ErasedDeadLetters};
 use super::input::{KeptInput, RefusedInput};
 use super::subject::Filter;
@@ -64,15 +64,15 @@ use super::{
 };
 use crate::base::supervisor::Tasks;
 
+pub(super) use self::chunks::{ChunkAcker, ChunkSubscription};
 pub(super) use self::consume::acker::Acker;
 pub(super) use self::consume::subscription::Subscription;
-pub(super) use self::ranges::{RangeAcker, RangeSubscription};
 
-/// The oldest server that has what is used here.
+/// The oldest supported server.
 const SERVER_MIN: (i64, i64, i64) = (2, 10, 0);
 /// The first server with atomic batches.
 const SERVER_ATOMIC: (i64, i64, i64) = (2, 12, 0);
-/// How long the look whether the server is there may wait for its answer.
+/// The timeout of a liveness check.
 const PING_ANSWER_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
@@ -97,7 +97,7 @@ impl Engine {
         tasks.spawn(async move {
             // Subscriptions outlive any one connection: they end with the client.
             receiving.await;
-            over.ends();
+            over.mark_ended();
         });
         let failed = |error: jetstream::context::GetStreamError| failed("read stream", error);
         tracing::info!(version, stream = settings.stream, "connected to NATS");
@@ -106,8 +106,8 @@ impl Engine {
         let shared = Arc::new(Shared {
             stream: context.get_stream(&settings.stream).await.map_err(failed)?,
             dead_letters: context.get_stream(&settings.dead_letter_stream).await.map_err(failed)?,
-            ranges: context.get_stream(settings.range_stream()).await.map_err(failed)?,
-            keeper: Arc::new(Keeper::new(stream_id(&infos[2]))),
+            chunks: context.get_stream(settings.chunk_stream()).await.map_err(failed)?,
+            topology: Arc::new(Topology::new(stream_id(&infos[2]))),
             context,
             atomic,
             settings,
@@ -123,7 +123,7 @@ impl Engine {
             chooser,
             batches,
             full: Mutex::default(),
-            held_by: Mutex::default(),
+            blocked_by: Mutex::default(),
             is_full: AtomicBool::new(false),
             closing: CancellationToken::new(),
             tasks,
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     pub(super) fn stream_id(&self) -> String {
-        self.0.keeper.stream_id()
+        self.0.topology.stream_id()
     }
 
     pub(super) async fn publish(&self, batch: Batch) -> Vec<Result<Published, BusError>> {
@@ -164,9 +164,9 @@ impl Engine {
         Subscription::open(self.0.clone(), &self.0.settings.stream, spec, (filter, true)).await
     }
 
-    pub(super) async fn subscribe_to_ranges(&self, spec: ConsumerSpec) -> Result<RangeSubscription, BusError> {
+    pub(super) async fn subscribe_to_chunks(&self, spec: ConsumerSpec) -> Result<ChunkSubscription, BusError> {
         let filter = self.ensure_consumer(&spec).await?;
-        RangeSubscription::open(self.0.clone(), spec, filter).await
+        ChunkSubscription::open(self.0.clone(), spec, filter).await
     }
 
     fn admit(&self, spec: &ConsumerSpec) -> Result<Filter, BusError> {
@@ -179,25 +179,25 @@ impl Engine {
         Ok(filter)
     }
 
-    /// Creates the durable consumer, or changes it to what the spec says; answers its filter.
+    /// Creates or updates the durable consumer. Returns its filter.
     pub(super) async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<Filter, BusError> {
         let filter = self.admit(spec)?;
-        let (role, needed) = if spec.coarse_acks {
-            let subject = self.0.settings.range_subject(&spec.name);
-            (Role::Ranges, Needed::of(spec, &subject, spec.pending_max.min(ranges::PENDING_MAX)))
+        let (role, required) = if spec.coarse_acks {
+            let subject = self.0.settings.chunk_subject(&spec.name);
+            (StreamRole::Chunks, RequiredConsumer::of(spec, &subject, spec.pending_max.min(chunks::PENDING_MAX)))
         } else {
-            // With a filter, the server walks over all subjects of a block to find the next message that passes: with a
-            // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. What few messages do not pass
-            // are cheaper to get and to leave.
+            // With a filter, the server walks over all subjects of a block to find the next matching message: with a
+            // thousand subjects 15 µs (2.15) or 88 µs (2.10) each, against 2 µs without. If most messages match, it is
+            // cheaper to receive and skip the others.
             let filter = if spec.matches_most { "" } else { &spec.filter };
-            (Role::Events, Needed::of(spec, filter, spec.pending_max))
+            (StreamRole::Events, RequiredConsumer::of(spec, filter, spec.pending_max))
         };
-        consumers::ensure_consumer(self.0.stream_of(role), &needed).await?;
-        self.0.keeper.needs(role, needed);
+        consumers::ensure_consumer(self.0.stream_of(role), &required).await?;
+        self.0.topology.require(role, required);
         Ok(filter)
     }
 
-    /// Returns when the connection was given up for good.
+    /// Returns once reconnecting was abandoned.
     pub(super) async fn until_reconnects_exhausted(&self) -> BusError {
         self.0.link.until_reconnects_exhausted().await
     }
@@ -210,13 +210,13 @@ impl Engine {
             self.0.link.not_back(&self.0.client, limit).await;
             return Err(error);
         }
-        if let Some(why) = self.0.keeper.trouble() {
+        if let Some(why) = self.0.topology.trouble() {
             return Err(BusError::caused(BusErrorKind::Unavailable, "use NATS", why));
         }
         self.0.stream_info_within(limit).await.map(|_| ())
     }
 
-    /// What an operator should know although everything works.
+    /// Conditions that an operator should know about although everything works.
     pub(super) fn warnings(&self) -> [(&'static str, Option<String>); 2] {
         let (most, wanted) = (self.0.payload_max(), self.0.settings.event_bytes_max);
         let limit = self.0.client.max_payload();
@@ -226,10 +226,10 @@ impl Engine {
                  refused although max_event_bytes allows {wanted}: raise the one or lower the other"
             )
         });
-        [("nats max_payload", small), ("nats lost", self.0.keeper.lost())]
+        [("nats max_payload", small), ("nats lost", self.0.topology.lost())]
     }
 
-    /// What makes a 2xx weaker than an event on disk, as far as the streams show it.
+    /// Why a 2xx promises less than an event on disk, as far as the streams show.
     pub(super) fn durability_warning(&self) -> Option<&'static str> {
         match (self.0.settings.storage, self.0.settings.replicas) {
             (_, 2..) => None,
@@ -320,7 +320,7 @@ impl Engine {
     pub(super) async fn close(&self) {
         trials::withdraw_all(&self.0).await;
         self.0.closing.cancel();
-        // Subscriptions end and what was sent reaches the server, if it is there.
+        // Ends subscriptions, and flushes what was sent if the server is reachable.
         let _ = tokio::time::timeout(self.0.settings.timeout, self.0.client.drain()).await;
         let _ = tokio::time::timeout(self.0.settings.timeout, self.0.tasks.wait()).await;
     }

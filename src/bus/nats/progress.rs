@@ -1,4 +1,4 @@
-//! How far durable consumers have come.
+//! The progress of durable consumers.
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::{State, Stream};
@@ -7,23 +7,23 @@ use futures_util::TryStreamExt;
 use super::failed::failed;
 use crate::bus::BusError;
 
-/// Consumers of one stream that are looked at.
+/// The maximum number of consumers listed per stream.
 const CONSUMERS_MAX: usize = 1_000;
 
-/// How far a durable consumer has come in the stream.
-pub(crate) struct Place {
+/// The progress of a durable consumer in the stream.
+pub(crate) struct ConsumerProgress {
     pub(super) name: String,
     /// Everything up to here is acknowledged.
     pub(super) acknowledged_to: u64,
-    /// Not acknowledged.
+    /// Messages not acknowledged.
     pub(super) backlog: u64,
-    /// Delivered and not acknowledged.
+    /// Messages in flight: delivered and not acknowledged.
     pub(super) pending: u64,
 }
 
-impl Place {
-    /// Of a consumer that has read nothing.
-    pub(super) fn at_the_start(name: String, state: &State) -> Self {
+impl ConsumerProgress {
+    /// The progress of a consumer that has read nothing.
+    pub(super) fn unread(name: String, state: &State) -> Self {
         let backlog = (state.last_sequence + 1).saturating_sub(state.first_sequence.max(1));
         Self { name, acknowledged_to: 0, backlog, pending: 0 }
     }

@@ -1,7 +1,7 @@
-//! What may leave the stream: what every durable consumer has acknowledged, oldest first.
+//! Purges messages that every durable consumer has acknowledged, oldest first.
 //!
-//! Invariant: one that is expected and was not created yet has acknowledged nothing. It is not created
-//! here: only who reads with it knows its settings, and that it is read at all.
+//! Invariant: an expected consumer that does not exist yet counts as having acknowledged nothing. It is not created
+//! here: only the process that reads with it knows its settings, and whether it is used at all.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use async_nats::jetstream::stream::State;
 
 use super::failed::failed;
 use super::lock::lock;
-use super::progress::{Place, durable};
+use super::progress::{ConsumerProgress, durable};
 use super::shared::{Shared, unix_ms_of};
-use super::{dead_letter, ranges};
+use super::{chunks, dead_letter};
 use crate::base::clock::unix_ms;
 use crate::bus::{BusError, BusStatus, ConsumerStatus};
 use crate::metrics;
 
-/// Usage of the stream at which acknowledged messages are purged, and what is aimed at.
+/// Usage of the stream at which acknowledged messages are purged, and the target.
 const PURGE_AT_PERCENT: u64 = 80;
 const PURGE_TO_PERCENT: u64 = 60;
-/// Purges; answers how many messages went.
+/// Purges messages. Returns how many.
 pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError> {
-    // Read before the consumers: what is stored in between counts as not acknowledged.
+    // Read before the consumers: messages stored in between count as not acknowledged.
     let state = shared.stream_info().await?.state;
     if state.messages == 0 {
         return Ok(0);
     }
-    let consumers = places(shared, &state).await?;
+    let consumers = all_progress(shared, &state).await?;
     let Some(floor) = consumers.iter().map(|consumer| consumer.acknowledged_to).min() else { return Ok(0) };
     let floor = floor.min(state.last_sequence);
     let for_room = for_room(shared, &state);
@@ -35,20 +35,20 @@ pub(super) async fn purge_acknowledged(shared: &Shared) -> Result<u64, BusError>
     if upto < state.first_sequence {
         let holding = consumers.iter().filter(|consumer| consumer.acknowledged_to < state.first_sequence);
         let names: Vec<&str> = holding.map(|consumer| consumer.name.as_str()).collect();
-        learn_held(shared, (for_room > 0).then(|| names.join(", ")));
+        note_blocked(shared, (for_room > 0).then(|| names.join(", ")));
         return Ok(0);
     }
-    learn_held(shared, None);
+    note_blocked(shared, None);
     let purged = shared.stream.purge().sequence(upto + 1).await.map_err(|error| failed("purge stream", error))?;
-    for consumer in durable(&shared.ranges).await? {
-        ranges::place::purge(shared, &consumer.name, upto + 1).await?;
+    for consumer in durable(&shared.chunks).await? {
+        chunks::progress::purge(shared, &consumer.name, upto + 1).await?;
     }
     Ok(purged.purged)
 }
 
-/// Remembers who keeps a filling stream from being purged, and says so once.
-fn learn_held(shared: &Shared, by: Option<String>) {
-    let mut held = lock(&shared.held_by);
+/// Remembers the consumers that keep a filling stream from being purged, and logs them once.
+fn note_blocked(shared: &Shared, by: Option<String>) {
+    let mut held = lock(&shared.blocked_by);
     if let (Some(consumers), true) = (&by, *held != by) {
         tracing::warn!(
             consumers,
@@ -61,7 +61,7 @@ fn learn_held(shared: &Shared, by: Option<String>) {
 /// Why publishing is refused, with the consumers that have not read what fills the stream.
 fn full(shared: &Shared) -> Option<String> {
     let full = lock(&shared.full).clone()?;
-    Some(match &*lock(&shared.held_by) {
+    Some(match &*lock(&shared.blocked_by) {
         Some(consumers) => format!("{full}; not acknowledged by {consumers}"),
         None => full,
     })
@@ -84,7 +84,7 @@ async fn by_age(shared: &Shared, state: &State, floor: u64) -> Result<u64, BusEr
     if unix_ms_of(state.first_timestamp) >= before_ms || floor < state.first_sequence {
         return Ok(0);
     }
-    // The first is old, so there is a last old one; a message that is gone counts as old.
+    // The first one is old, so there is a last old one; a deleted message counts as old.
     let (mut old, mut young) = (state.first_sequence, floor + 1);
     while young - old > 1 {
         let middle = old + (young - old) / 2;
@@ -100,34 +100,37 @@ fn before_ms(age: Duration) -> i64 {
     unix_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)).max(0)
 }
 
-/// The durable consumers by name, those of single messages, those of ranges, and those that are expected.
-async fn places(shared: &Shared, state: &State) -> Result<Vec<Place>, BusError> {
-    let mut places: Vec<Place> = durable(&shared.stream).await?.iter().map(|consumer| place(consumer, state)).collect();
-    for consumer in durable(&shared.ranges).await? {
-        places.push(ranges::place::place(shared, consumer.name, state).await?);
+/// The durable consumers by name: consumers of single messages, consumers of chunks, and expected ones.
+async fn all_progress(shared: &Shared, state: &State) -> Result<Vec<ConsumerProgress>, BusError> {
+    let mut all_progress: Vec<ConsumerProgress> =
+        durable(&shared.stream).await?.iter().map(|consumer| progress_of(consumer, state)).collect();
+    for consumer in durable(&shared.chunks).await? {
+        all_progress.push(chunks::progress::progress(shared, consumer.name, state).await?);
     }
     for name in &shared.settings.readers {
-        if !places.iter().any(|place| place.name == *name) {
-            places.push(Place::at_the_start(name.clone(), state));
+        if !all_progress.iter().any(|progress| progress.name == *name) {
+            all_progress.push(ConsumerProgress::unread(name.clone(), state));
         }
     }
-    places.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(places)
+    all_progress.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(all_progress)
 }
 
-/// A consumer's own floor moves only with its messages: one that has read and acknowledged all that its filter lets
-/// through holds nothing back.
-fn place(consumer: &ConsumerInfo, state: &State) -> Place {
+/// The floor of a consumer only moves with its messages: a consumer that has acknowledged everything its filter matches
+/// holds nothing back.
+fn progress_of(consumer: &ConsumerInfo, state: &State) -> ConsumerProgress {
     let pending = consumer.num_ack_pending as u64;
     let backlog = consumer.num_pending + pending;
     let acknowledged_to = if backlog == 0 { state.last_sequence } else { consumer.ack_floor.stream_sequence };
-    Place { name: consumer.name.clone(), acknowledged_to, backlog, pending }
+    ConsumerProgress { name: consumer.name.clone(), acknowledged_to, backlog, pending }
 }
 
 pub(super) async fn status(shared: &Shared) -> Result<BusStatus, BusError> {
     let info = shared.stream_info().await?;
     let mut consumers = Vec::new();
-    for Place { name, acknowledged_to: ack_floor, backlog, pending } in places(shared, &info.state).await? {
+    for ConsumerProgress { name, acknowledged_to: ack_floor, backlog, pending } in
+        all_progress(shared, &info.state).await?
+    {
         let oldest_age_ms = match backlog {
             0 => None,
             _ => {

@@ -1,4 +1,4 @@
-//! What the engine's publishers, subscriptions and background tasks have in common.
+//! The state shared by publishers, subscriptions and background tasks.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -16,8 +16,8 @@ use super::failed::failed;
 use super::input_room::Room;
 use super::publish::chooser::Chooser;
 use super::publish::queue::Queue;
-use super::topology::state::Keeper;
-use super::topology::streams::Role;
+use super::topology::state::Topology;
+use super::topology::streams::StreamRole;
 use crate::base::supervisor::Tasks;
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, BusErrorKind, NatsSettings};
@@ -28,35 +28,35 @@ pub(crate) struct Shared {
     pub(super) link: Arc<Link>,
     pub(super) calls: Arc<Calls>,
     pub(super) context: Context,
-    /// The server has atomic batches.
+    /// The server supports atomic batches.
     pub(super) atomic: bool,
     pub(super) stream: Stream,
     pub(super) dead_letters: Stream,
-    /// Ranges of the stream, as consumers lease them.
-    pub(super) ranges: Stream,
-    pub(super) keeper: Arc<Keeper>,
-    /// The subjects that the stream takes.
+    /// The stream of chunks that consumers lease.
+    pub(super) chunks: Stream,
+    pub(super) topology: Arc<Topology>,
+    /// The subjects of the stream.
     pub(super) covered: Vec<Filter>,
     pub(super) in_flight: Semaphore,
-    /// Of refused input.
+    /// The room for refused input.
     pub(super) input_room: Mutex<Room>,
-    /// One at a time reads the first messages of duplicates.
+    /// The first messages of duplicates are read by one call at a time.
     pub(super) reading: Semaphore,
-    /// Held by the trial of suspects that is under way.
+    /// Held by the running trial.
     pub(super) trial_turn: Arc<Semaphore>,
     pub(super) open_trials: Mutex<Vec<OpenTrial>>,
     pub(super) chooser: Chooser,
     pub(super) batches: Queue,
     pub(super) full: Mutex<Option<String>>,
-    /// The consumers that have acknowledged nothing of a stream that fills up.
-    pub(super) held_by: Mutex<Option<String>>,
-    /// Whether `full` holds something: looked at by every publish.
+    /// The consumers that have acknowledged nothing of a filling stream.
+    pub(super) blocked_by: Mutex<Option<String>>,
+    /// Whether `full` is set: read by every publish.
     pub(super) is_full: AtomicBool,
     pub(super) closing: CancellationToken,
     pub(super) tasks: Tasks,
 }
 
-/// A trial that this process has begun, as whoever closes the bus sees it.
+/// A trial begun by this process, as seen when the bus closes.
 pub(crate) struct OpenTrial {
     pub(super) consumer: String,
     pub(super) messages: Vec<u64>,
@@ -67,7 +67,7 @@ impl Shared {
         if self.closing.is_cancelled() {
             Err(BusError::new(BusErrorKind::Closed, context))
         } else {
-            self.link.check_given_up(context)
+            self.link.check_reconnects(context)
         }
     }
 
@@ -83,7 +83,7 @@ impl Shared {
     }
 
     pub(super) async fn stream_info_within(&self, limit: Duration) -> Result<Info, BusError> {
-        // The client's own limit may be as long as ours: either may be the first to pass.
+        // The client's own timeout may be as long as ours: either may fire first.
         let asked = tokio::time::timeout(limit, self.stream.get_info()).await;
         match asked {
             Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => Err(failed("read stream", error)),
@@ -98,12 +98,12 @@ impl Shared {
         }
     }
 
-    /// The stream that the consumers of a role are on.
-    pub(super) fn stream_of(&self, role: Role) -> &Stream {
+    /// The stream for consumers of this role.
+    pub(super) fn stream_of(&self, role: StreamRole) -> &Stream {
         match role {
-            Role::Events => &self.stream,
-            Role::Ranges => &self.ranges,
-            Role::DeadLetters => &self.dead_letters,
+            StreamRole::Events => &self.stream,
+            StreamRole::Chunks => &self.chunks,
+            StreamRole::DeadLetters => &self.dead_letters,
         }
     }
 }

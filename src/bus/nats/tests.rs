@@ -1,4 +1,4 @@
-//! The conformance suite on the oldest and the newest server, and what only this engine promises.
+//! The conformance suite on the oldest and the newest server, and tests of guarantees that only this engine gives.
 
 mod oldest {
     use crate::bus::conformance::{Fixture, suite};
@@ -44,9 +44,9 @@ pub(super) async fn refused(settings: NatsSettings) -> (BusErrorKind, String) {
     (error.kind, source)
 }
 
-/// Each names the setting to change.
+/// Each error names the setting to change.
 #[tokio::test]
-async fn what_cannot_work_ends_the_start_with_the_settings_name() {
+async fn impossible_settings_fail_the_start_and_are_named() {
     let server = NatsServer::start_with(Version::Newest, r#"authorization { user: a, password: "b/c" }"#);
     let right = NatsSettings { url: format!("nats://a:b%2Fc@127.0.0.1:{}", server.port()), ..nats_settings(&server) };
     let (kind, text) = refused(nats_settings(&server)).await;
@@ -61,7 +61,7 @@ async fn what_cannot_work_ends_the_start_with_the_settings_name() {
 }
 
 #[tokio::test]
-async fn streams_are_brought_to_the_settings() {
+async fn streams_are_reconciled_with_the_settings() {
     let server = NatsServer::start(Version::Oldest);
     let first = nats_settings(&server);
     let bus = Bus::connect_nats(first.clone()).await.unwrap();
@@ -77,7 +77,8 @@ async fn streams_are_brought_to_the_settings() {
     assert_eq!(refused(moved).await.0, BusErrorKind::Refused, "a change that the server refuses is not ignored");
 }
 
-/// What was acknowledged before the kill is there after it; calls meanwhile fail soon, and then work by themselves.
+/// Everything acknowledged before the kill is there after it. Calls in the meantime fail soon, and then work again by
+/// themselves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_loses_nothing_and_is_found_again() {
     let mut server = NatsServer::start(Version::Newest);

@@ -1,4 +1,4 @@
-//! Erasing on three servers that replicate what they store.
+//! Erasing on three servers with replicated streams.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use crate::services::signal;
 
 const MESSAGES: u64 = 3_000;
 
-/// Each server stands still in turn, the one that the bus is connected to included, and another one leads.
+/// Each server stalls in turn, including the one that the bus is connected to, and another one leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_stand_still_keep_nothing_of_what_is_erased() {
+async fn stalled_replicas_keep_nothing_that_was_erased() {
     let servers = NatsServer::start_cluster(Version::Newest);
     let url = servers.each_ref().map(NatsServer::url).join(",");
     let settings = NatsSettings { url, replicas: 3, ..nats_settings(&servers[0]) };
@@ -20,7 +20,7 @@ async fn replicas_that_stand_still_keep_nothing_of_what_is_erased() {
     let bus = loop {
         match Bus::connect_nats(settings.clone()).await {
             Ok(bus) => break bus,
-            // They have yet to choose a leader.
+            // They have not elected a leader yet.
             Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
         }
     };
@@ -33,7 +33,7 @@ async fn replicas_that_stand_still_keep_nothing_of_what_is_erased() {
         while after < MESSAGES {
             assert!(began.elapsed() < Duration::from_secs(120), "{after} of {MESSAGES}");
             let span = EraseSpan { after, through: MESSAGES, messages_max: 300, time_max: Duration::from_secs(5) };
-            // What a server that stands still was asked for is asked for again.
+            // Requests to a stalled server are repeated.
             if let Ok(erased) = bus.erase(span, &matches).await {
                 (after, messages) = (erased.scanned_through, messages + erased.messages);
             }
@@ -54,7 +54,7 @@ async fn replicas_that_stand_still_keep_nothing_of_what_is_erased() {
         () = stand_still => unreachable!("it goes on for ever"),
     };
     servers.iter().for_each(|server| signal(server.pid(), "CONT"));
-    // An answer that was lost is of messages that were erased all the same.
+    // A lost answer may be of messages that were erased nevertheless.
     assert!(messages <= MESSAGES / 10, "{messages}");
     let all = EraseSpan { after: 0, through: MESSAGES, messages_max: u64::MAX, time_max: Duration::from_secs(60) };
     let began = Instant::now();

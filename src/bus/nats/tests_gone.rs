@@ -1,5 +1,5 @@
-//! What is deleted on the server while everything runs is noticed, named and created anew, and nothing that was handled
-//! before comes again without being suspect.
+//! Streams and consumers that are deleted on the server at runtime are noticed, reported and created again, and
+//! messages that were handled before are flagged as possibly redelivered.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::bus::conformance::{nats_settings, publish_numbers, spec};
 use crate::bus::{Bus, BusError, ConsumerSpec, Delivery, NatsSettings, Receipt, Subscription};
 use crate::services::nats::{NatsServer, Version};
 
-/// What is missing is to be noticed and there again within this time, on a busy machine.
+/// Anything missing must be noticed and created again within this time, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
 struct Setup {
@@ -33,7 +33,7 @@ impl Setup {
         self.context.get_stream(stream).await.unwrap().delete_consumer(name).await.unwrap();
     }
 
-    /// The bus says so, and then that all is well.
+    /// The bus reports it, and then that all is well.
     async fn is_named_and_heals(&self, named: &str) {
         let started = Instant::now();
         let mut seen = false;
@@ -69,9 +69,9 @@ fn why(error: &BusError) -> String {
     crate::base::errors::chain(error)
 }
 
-/// Both kinds of consumers, with the stream that each is on.
+/// Both kinds of consumers, with the stream of each.
 fn specs() -> [(ConsumerSpec, &'static str); 2] {
-    // What a fetch that is cancelled had taken comes again soon; nothing is buried for it.
+    // Messages taken by a cancelled fetch are redelivered soon; nothing is dead-lettered because of it.
     let (ack_wait, spec) =
         (Duration::from_secs(2), |name: &str, filter: &str| ConsumerSpec { max_deliver: 1_000, ..spec(name, filter) });
     [
@@ -87,7 +87,7 @@ async fn fetch_some(subscription: &mut Subscription, messages_max: usize) -> Vec
     fetched
 }
 
-/// What either of two brings, acknowledged.
+/// The deliveries of either of two subscriptions, acknowledged.
 async fn fetch_from_either(one: &mut Subscription, other: &mut Subscription, messages_max: usize) -> Vec<Delivery> {
     let fetching = async {
         tokio::select! {
@@ -106,7 +106,8 @@ async fn acknowledge(subscription: &Subscription, fetched: &[Delivery]) {
     subscription.acker().ack(&receipts).await.unwrap();
 }
 
-/// Fetches and acknowledges until all of these have come; what is in `handled` must be suspect.
+/// Fetches and acknowledges until all of these have arrived; those in `handled` must be flagged as possibly
+/// redelivered.
 async fn fetch_all(subscription: &mut Subscription, wanted: std::ops::Range<u64>, handled: u64) -> Vec<Delivery> {
     let mut missing: HashSet<String> = wanted.map(|n| n.to_string()).collect();
     let mut all = Vec::new();
@@ -125,7 +126,7 @@ async fn fetch_all(subscription: &mut Subscription, wanted: std::ops::Range<u64>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_consumer_is_created_anew_and_what_comes_again_is_suspect() {
+async fn a_deleted_consumer_is_created_again_and_redeliveries_are_flagged() {
     let setup = Setup::new(Version::Newest).await;
     for (spec, stream) in specs() {
         let name = spec.name.clone();
@@ -143,9 +144,9 @@ async fn a_deleted_consumer_is_created_anew_and_what_comes_again_is_suspect() {
     }
 }
 
-/// Somebody else creates it anew before anybody has noticed; the other process has no request at the server.
+/// Another client creates it again before anything has noticed; the other process has no pending request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_is_replaced_behind_ones_back_is_noticed() {
+async fn a_replaced_consumer_is_noticed() {
     let setup = Setup::new(Version::Oldest).await;
     let other = Bus::connect_nats(setup.settings.clone()).await.unwrap();
     for (spec, stream) in specs() {
@@ -154,7 +155,7 @@ async fn a_consumer_that_is_replaced_behind_ones_back_is_noticed() {
         for round in 0..3 {
             publish_numbers(&setup.bus, 0..60).await;
             let handled = setup.bus.status().await.unwrap().last_sequence;
-            // All that was asked for comes, so that nothing is asked for any more.
+            // Everything requested arrives, so that no request is pending.
             while setup.bus.status().await.unwrap().consumers.iter().any(|c| c.name == spec.name && c.backlog > 0) {
                 fetch_from_either(&mut mine, &mut theirs, 10).await;
             }
@@ -174,7 +175,7 @@ async fn a_consumer_that_is_replaced_behind_ones_back_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_queue_of_ranges_is_made_anew_from_the_stream() {
+async fn a_deleted_queue_of_chunks_is_recreated_from_the_stream() {
     let setup = Setup::new(Version::Newest).await;
     let [_, (spec, stream)] = specs();
     let mut subscription = setup.bus.subscribe(spec).await.unwrap();
@@ -188,7 +189,7 @@ async fn a_deleted_queue_of_ranges_is_made_anew_from_the_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_stream_begins_another_life() {
+async fn a_deleted_stream_is_recreated_with_a_new_id() {
     let setup = Setup::new(Version::Oldest).await;
     for (spec, _) in specs() {
         let mut subscription = setup.bus.subscribe(spec).await.unwrap();
@@ -212,7 +213,7 @@ async fn a_deleted_stream_begins_another_life() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_comes_back_empty_is_put_in_order() {
+async fn a_server_that_returns_empty_is_reconciled() {
     let mut setup = Setup::new(Version::Newest).await;
     let mut subscriptions = Vec::new();
     publish_numbers(&setup.bus, 0..30).await;
@@ -237,9 +238,9 @@ async fn a_server_that_comes_back_empty_is_put_in_order() {
     }
 }
 
-/// Both streams, as after a power cut, while the consumers' places are on the disk.
+/// Both streams, as after a power cut, while the positions of the consumers are on disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_gets_the_sequences_of_lost_messages_is_delivered() {
+async fn messages_with_sequences_of_lost_ones_are_delivered() {
     for version in [Version::Oldest, Version::Newest] {
         let mut setup = Setup::new(version).await;
         let mut subscriptions = Vec::new();
@@ -273,7 +274,7 @@ async fn what_gets_the_sequences_of_lost_messages_is_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_purged_stream_goes_on() {
+async fn a_purged_stream_continues() {
     let setup = Setup::new(Version::Newest).await;
     for (spec, _) in specs() {
         let mut subscription = setup.bus.subscribe(spec).await.unwrap();
@@ -286,7 +287,7 @@ async fn a_purged_stream_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_letters_find_their_stream_again() {
+async fn the_stream_of_dead_letters_is_recreated() {
     let setup = Setup::new(Version::Oldest).await;
     let mut subscription = setup.bus.subscribe(spec("engine", ">")).await.unwrap();
     publish_numbers(&setup.bus, 0..1).await;
@@ -299,7 +300,7 @@ async fn dead_letters_find_their_stream_again() {
 
 /// A limit that would drop messages, and a consumer that would not deliver them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_changed_while_everything_runs_is_changed_back() {
+async fn changes_at_runtime_are_reverted() {
     let setup = Setup::new(Version::Newest).await;
     let [(spec, _), _] = specs();
     let mut subscription = setup.bus.subscribe(spec).await.unwrap();

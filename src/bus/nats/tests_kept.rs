@@ -1,4 +1,5 @@
-//! What must be kept is kept: by a stream that takes it, and until all who are expected have read it.
+//! Messages that must be stored are stored: by a stream with their subject, and until all expected consumers have read
+//! them.
 
 use std::time::Duration;
 
@@ -8,12 +9,12 @@ use crate::bus::conformance::{fetch, nats_settings, payloads, publish_numbers, s
 use crate::bus::{Batch, Bus, BusErrorKind, ConsumerSpec, NatsSettings, PublishMode, Receipt};
 use crate::services::nats::{NatsServer, Version};
 
-/// Ten of each, so that they could go as one atomic batch.
-fn batch(passing: bool) -> Batch {
+/// Ten of each, so that they could form one atomic batch.
+fn batch(transient: bool) -> Batch {
     let mut batch = Batch::new();
     for n in 0..10_u8 {
         batch.push("events.shop.user.login", None, |out| out.push(n));
-        match passing {
+        match transient {
             true => batch.push_transient("events.other.user.login", None, |out| out.push(n)),
             false => batch.push("events.other.user.login", None, |out| out.push(n)),
         }
@@ -51,18 +52,18 @@ async fn stored_or_refused(publish: PublishMode) {
 }
 
 #[tokio::test]
-async fn what_the_stream_does_not_take_is_refused_or_goes_to_whoever_listens() {
+async fn subjects_outside_the_stream_are_refused_or_go_to_live_subscribers() {
     stored_or_refused(PublishMode::Single).await;
 }
 
 #[tokio::test]
-async fn it_is_the_same_in_atomic_batches() {
+async fn the_same_in_atomic_batches() {
     stored_or_refused(PublishMode::Atomic).await;
 }
 
-/// A reader that starts for the first time long after the others finds everything.
+/// A consumer that starts for the first time long after the others finds everything.
 #[tokio::test]
-async fn nothing_is_purged_before_a_reader_that_was_never_there() {
+async fn nothing_is_purged_before_an_expected_consumer_exists() {
     let server = NatsServer::start(Version::Oldest);
     let readers = vec!["early".to_owned(), "late".to_owned(), "late-sink".to_owned()];
     let settings = NatsSettings { readers, age_max: Duration::from_millis(1), ..nats_settings(&server) };

@@ -1,4 +1,4 @@
-//! A message that the server does not take is refused alone, whatever goes with it.
+//! A message that the server does not accept is refused alone, whatever is published with it.
 
 use crate::bus::conformance::nats_settings;
 use crate::bus::{Batch, Bus, BusErrorKind, NatsSettings, PublishMode, Published};
@@ -10,7 +10,7 @@ fn server(max_payload: usize) -> NatsServer {
     NatsServer::start_with(Version::Newest, &format!("max_payload: {max_payload}"))
 }
 
-/// Each message of so many bytes.
+/// One message of each size in bytes.
 fn batch(sizes: &[usize]) -> Batch {
     let mut batch = Batch::new();
     for bytes in sizes {
@@ -42,7 +42,7 @@ async fn refused_alone(publish: PublishMode) {
             }
         }
     };
-    // In atomic batches they go together.
+    // In atomic batches they share a batch.
     let others = async {
         for _ in 0..20 {
             let answers = bus.publish(batch(&[200; 10])).await;
@@ -61,13 +61,13 @@ async fn a_message_over_max_payload_is_refused_alone_in_single_publishes() {
 }
 
 #[tokio::test]
-async fn and_in_atomic_batches() {
+async fn a_message_over_max_payload_is_refused_alone_in_atomic_batches() {
     refused_alone(PublishMode::Atomic).await;
 }
 
-/// The limit of the connection at hand counts, and so does what the stream itself says.
+/// The limit of the current connection applies, and so does the limit of the stream itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_comes_back_with_a_smaller_limit_refuses_alone() {
+async fn a_server_that_returns_with_a_smaller_limit_refuses_alone() {
     for publish in [PublishMode::Single, PublishMode::Atomic] {
         let mut server = server(MAX_PAYLOAD);
         let bus = Bus::connect_nats(NatsSettings { publish, ..nats_settings(&server) }).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_server_that_comes_back_with_a_smaller_limit_refuses_alone() {
     }
 }
 
-/// The stream's limit is taken back at the start; one that is set while everything runs counts until then.
+/// The limit of the stream is reset at the start; one that is set at runtime applies until then.
 #[tokio::test]
 async fn a_message_over_the_streams_own_limit_is_refused_alone() {
     for publish in [PublishMode::Single, PublishMode::Atomic] {
@@ -115,7 +115,7 @@ async fn a_message_over_the_streams_own_limit_is_refused_alone() {
 }
 
 #[tokio::test]
-async fn a_server_that_takes_less_than_an_event_may_have_is_warned_of() {
+async fn a_server_limit_below_the_event_limit_is_warned_of() {
     let server = server(MAX_PAYLOAD);
     let warned = async |event_bytes_max| {
         let settings = NatsSettings { event_bytes_max, ..nats_settings(&server) };
@@ -129,7 +129,7 @@ async fn a_server_that_takes_less_than_an_event_may_have_is_warned_of() {
     }
 }
 
-/// What a dead letter says of its message fits beside the largest one that is taken.
+/// The headers of a dead letter fit alongside the largest accepted message.
 #[tokio::test]
 async fn the_largest_message_fits_among_the_dead_letters() {
     let server = server(MAX_PAYLOAD);

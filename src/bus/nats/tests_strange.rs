@@ -1,5 +1,5 @@
-//! Streams and consumers that somebody made beforehand: whatever in them could lose, change or hold back messages is
-//! corrected, or ends the start with the field and its value.
+//! Streams and consumers that somebody created beforehand: any field that could lose, change or hold back messages is
+//! corrected, or fails the start with the field and its value.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn context(server: &NatsServer) -> Context {
     jetstream::new(async_nats::connect(server.url()).await.unwrap())
 }
 
-/// What becomes of the field.
+/// What happens to the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Corrected,
@@ -32,7 +32,7 @@ use Fate::{Corrected, Kept, Refused};
 
 type Case<T> = (&'static str, Fate, fn(&mut T));
 
-/// The field as the server names it, how to set it, and what becomes of it.
+/// The field as named by the server, how to set it, and what happens to it.
 const STREAM: [Case<Config>; 28] = [
     ("max_msgs", Corrected, |c| c.max_messages = 5),
     ("max_msgs_per_subject", Corrected, |c| c.max_messages_per_subject = 1),
@@ -100,7 +100,8 @@ async fn every_field_of_a_stream_is_corrected_kept_or_named() {
             continue;
         }
         let stream = context.get_stream("TESTS").await.unwrap();
-        // The server removes a stream's files after it has answered: one of the same name may find some of them.
+        // The server removes the files of a stream after it has answered: a stream of the same name may find some of
+        // them.
         if stream.cached_info().state.messages > 0 {
             stream.purge().await.unwrap();
         }
@@ -145,9 +146,9 @@ async fn a_sealed_stream_ends_the_start() {
     assert!(kind == BusErrorKind::Refused && why.contains("sealed = true"), "{why}");
 }
 
-/// The streams beside the main one lose no less.
+/// The other streams do not lose anything either.
 #[tokio::test]
-async fn the_other_streams_are_brought_to_order_too() {
+async fn the_other_streams_are_reconciled_too() {
     let server = NatsServer::start(Version::Oldest);
     let (context, settings) = (context(&server).await, nats_settings(&server));
     let streams = [("TESTS_RANGES", "ranges.TESTS.*"), ("TESTS_DLQ", "dlq.>")];

@@ -1,4 +1,4 @@
-//! TLS and credentials to NATS: what connects, and what is refused with the setting to change.
+//! TLS and credentials for NATS: what connects, and what is refused with the setting to change.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::bus::{Bus, BusErrorKind, NatsSettings};
 use crate::services::certificates::Authority;
 use crate::services::nats::{NatsServer, Version};
 
-/// Enough for a server that is there.
+/// Long enough for a server that is reachable.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 fn encrypted(server: &NatsServer, ca_file: Option<PathBuf>) -> NatsSettings {
@@ -41,7 +41,7 @@ async fn tls_is_verified_and_a_refusal_names_the_setting() {
     let with_user = |url: &str| NatsSettings { url: url.replace("://", "://a:b%2Fc@"), ..right.clone() };
     works(with_user(&right.url)).await;
     works(with_user(&right.url.replace("127.0.0.1", "localhost"))).await;
-    // The server demands TLS, so that it is spoken whatever the scheme says.
+    // The server requires TLS, so it is used regardless of the scheme.
     works(with_user(&right.url.replace("tls://", "nats://"))).await;
 
     names(right.clone(), "nats_url").await;
@@ -66,11 +66,11 @@ async fn a_certificate_of_another_host_and_a_server_without_tls_are_refused() {
     names(encrypted(&plain, Some(ours.file())), "tls://").await;
 }
 
-/// An operator's account with one user, as a server that is run by somebody else has it.
+/// An operator's account with one user, as on a server run by somebody else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_creds_file_is_a_user_of_its_account() {
     let [operator, account, system] = [KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account()];
-    // The server wants an account of its own, and lets that one have no streams.
+    // The server requires a system account, which must not have streams.
     let preload = [(&account, -1), (&system, 0)].map(|(account, storage)| {
         let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
             "conn": -1, "leaf": -1, "mem_storage": storage, "disk_storage": storage, "streams": storage,
@@ -98,7 +98,7 @@ async fn a_creds_file_is_a_user_of_its_account() {
     }
 }
 
-/// A file as `nsc` writes it, of a new user whom `account` signs.
+/// A file as `nsc` writes it, for a new user signed by `account`.
 fn credentials(dir: &Path, name: &str, account: &KeyPair) -> PathBuf {
     let user = KeyPair::new_user();
     let permissions =

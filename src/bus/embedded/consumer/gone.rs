@@ -1,23 +1,23 @@
-//! Messages that are not stored any more: purged, or erased. They are passed over.
+//! Skips messages that are no longer stored because they were purged or erased.
 //!
-//! Invariant: what is passed over is settled in memory alone; a restart does it again.
+//! Invariant: skipped messages are resolved only in memory; a restart skips them again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::state::Mind;
+use super::state::ConsumerState;
 use super::window::State;
 use crate::bus::embedded::group::Group;
 
-impl Mind {
-    /// Takes the groups that were read for a missing sequence. What is not stored any more is passed over.
+impl ConsumerState {
+    /// Takes the groups that were read for a missing sequence, and skips messages that are no longer stored.
     pub(crate) fn load(&mut self, sequence: u64, groups: VecDeque<Arc<Group>>) {
         if let Some(first) = groups.front().map(|group| group.first_sequence)
             && first > sequence
         {
             for gone in sequence..first.min(self.window.next()) {
-                if !matches!(self.window.get(gone).state, State::Settled) {
-                    self.window.settle(gone);
+                if !matches!(self.window.get(gone).state, State::Resolved) {
+                    self.window.resolve(gone);
                 }
             }
             self.window.skip_to(first);
@@ -26,17 +26,17 @@ impl Mind {
         self.loaded = groups;
     }
 
-    /// A message that was to be delivered again is not there any more.
-    pub(super) fn pass_erased(&mut self, sequence: u64) {
-        self.window.settle(sequence);
+    /// A message due for redelivery is no longer there.
+    pub(super) fn skip_erased(&mut self, sequence: u64) {
+        self.window.resolve(sequence);
         self.window.advance();
-        if !self.trials.book.is_empty() {
-            self.trials.book.forget(self.window.floor(), &[sequence]);
+        if !self.trials.log.is_empty() {
+            self.trials.log.forget(self.window.floor(), &[sequence]);
             self.trials.unstored = true;
         }
     }
 
-    /// Groups have others in their places: what was read before is read anew.
+    /// Groups in the file were rewritten: groups that were loaded before must be read again.
     pub(crate) fn forget_loaded(&mut self) {
         self.loaded.clear();
     }

@@ -1,10 +1,10 @@
-//! A consumer's durable position as bytes: what is settled above the floor, and delivery counts.
+//! The encoding of a consumer's durable position: resolved messages above the floor, and delivery counts.
 //!
-//! This file owns both formats. `settled` is a tag byte and then either run lengths (LEB128, alternating,
-//! the first one of unsettled messages) or a bitmap (bit set: settled; lowest bit first), whichever is
-//! shorter; it covers the sequences above the floor up to the highest one delivered. `counts` is a list of
-//! LEB128 triples: distance from the previous sequence (from the floor at first), deliveries, those of the
-//! last that were not answered; a message that is not in it was delivered once. Knows nothing of SQLite.
+//! This file owns both formats. `resolved` is a tag byte followed either by run lengths (LEB128, alternating, beginning
+//! with in-flight messages) or by a bitmap (bit set: resolved; lowest bit first), whichever is shorter. It covers the
+//! sequences above the floor up to the highest delivered one. `counts` is a list of LEB128 triples: the distance from
+//! the previous sequence (initially from the floor), the deliveries, and the trailing deliveries that were not
+//! answered. A message not listed was delivered once. Knows nothing of SQLite.
 
 use super::window::{Slot, State, Window};
 
@@ -14,44 +14,44 @@ const TAG_BITMAP: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) floor: u64,
-    /// The highest sequence that was delivered or passed over.
+    /// The highest sequence that was delivered or skipped.
     pub(crate) high: u64,
-    pub(crate) settled: Vec<u8>,
+    pub(crate) resolved: Vec<u8>,
     pub(crate) counts: Vec<u8>,
 }
 
 impl Position {
-    /// The window as it is once everything that is settling is settled.
+    /// The window as it will be once everything that is being resolved is resolved.
     pub(crate) fn of(window: &Window) -> Self {
         let floor = window.floor();
         let high = window.next() - 1;
-        let unsettled = || window.unsettled_slots().filter(|(_, slot)| slot.state != State::Settling);
+        let in_flight = || window.in_flight_slots().filter(|(_, slot)| slot.state != State::Resolving);
         let mut counts = Vec::new();
         let mut previous = floor;
-        for (sequence, slot) in unsettled().filter(|(_, slot)| slot.count > 1 || slot.unanswered > 0) {
+        for (sequence, slot) in in_flight().filter(|(_, slot)| slot.count > 1 || slot.unanswered > 0) {
             write_leb128(&mut counts, sequence - previous);
             write_leb128(&mut counts, u64::from(slot.count));
             write_leb128(&mut counts, u64::from(slot.unanswered));
             previous = sequence;
         }
-        let sequences = || unsettled().map(|(sequence, _)| sequence);
+        let sequences = || in_flight().map(|(sequence, _)| sequence);
         let bitmap_bytes = (high - floor).div_ceil(8) as usize;
-        let settled = match runs(floor, high, sequences(), bitmap_bytes) {
+        let resolved = match runs(floor, high, sequences(), bitmap_bytes) {
             Some(runs) => runs,
             None => bitmap(floor, high, sequences()),
         };
-        Self { floor, high, settled, counts }
+        Self { floor, high, resolved, counts }
     }
 
-    /// The window as a process finds it that starts: whatever was delivered and not settled waits to be
-    /// delivered again at once, with one more delivery that was not answered. None when the bytes are damaged.
+    /// The window of a starting process: messages delivered but not resolved are due immediately, with one more
+    /// unanswered delivery. `None` when the bytes are damaged.
     pub(crate) fn recover(&self) -> Option<Window> {
         let mut counts = read_counts(self.floor, &self.counts)?.into_iter().peekable();
         let mut window = Window::new(self.floor);
-        let mut look = |settled: bool| {
+        let mut look = |resolved: bool| {
             let sequence = window.next();
-            if settled {
-                window.pass();
+            if resolved {
+                window.skip();
                 return;
             }
             while counts.next_if(|(counted, ..)| *counted < sequence).is_some() {}
@@ -59,15 +59,15 @@ impl Position {
             window.push(Slot { state: State::Waiting, unanswered: unanswered.saturating_add(1), count, deadline: 0 });
         };
         let span = self.high.checked_sub(self.floor)?;
-        match self.settled.split_first() {
+        match self.resolved.split_first() {
             None if span == 0 => {}
             Some((&TAG_RUNS, mut rest)) => {
-                let (mut covered, mut settled) = (0, false);
+                let (mut covered, mut resolved) = (0, false);
                 while !rest.is_empty() {
                     let run = read_leb128(&mut rest)?;
                     covered = Some(covered + run).filter(|covered| *covered <= span)?;
-                    (0..run).for_each(|_| look(settled));
-                    settled = !settled;
+                    (0..run).for_each(|_| look(resolved));
+                    resolved = !resolved;
                 }
                 (covered == span).then_some(())?;
             }
@@ -80,12 +80,12 @@ impl Position {
     }
 }
 
-/// None when they are longer than `bytes_max`.
-fn runs(floor: u64, high: u64, unsettled: impl Iterator<Item = u64>, bytes_max: usize) -> Option<Vec<u8>> {
+/// `None` when the result exceeds `bytes_max`.
+fn runs(floor: u64, high: u64, in_flight: impl Iterator<Item = u64>, bytes_max: usize) -> Option<Vec<u8>> {
     let mut out = vec![TAG_RUNS];
-    // The run of unsettled messages under way covers `start..end`.
+    // The current run of in-flight messages covers `start..end`.
     let (mut start, mut end) = (floor + 1, floor + 1);
-    for sequence in unsettled {
+    for sequence in in_flight {
         if sequence != end {
             write_leb128(&mut out, end - start);
             write_leb128(&mut out, sequence - end);
@@ -103,11 +103,11 @@ fn runs(floor: u64, high: u64, unsettled: impl Iterator<Item = u64>, bytes_max: 
     Some(out)
 }
 
-fn bitmap(floor: u64, high: u64, unsettled: impl Iterator<Item = u64>) -> Vec<u8> {
+fn bitmap(floor: u64, high: u64, in_flight: impl Iterator<Item = u64>) -> Vec<u8> {
     let span = high - floor;
     let mut out = vec![0xff; span.div_ceil(8) as usize + 1];
     out[0] = TAG_BITMAP;
-    for sequence in unsettled {
+    for sequence in in_flight {
         let bit = sequence - floor - 1;
         out[1 + (bit / 8) as usize] &= !(1 << (bit % 8));
     }
@@ -153,13 +153,13 @@ mod tests {
 
     use super::*;
 
-    fn window(floor: u64, settled: &[bool]) -> Window {
+    fn window(floor: u64, resolved: &[bool]) -> Window {
         let mut window = Window::new(floor);
-        for _ in settled {
+        for _ in resolved {
             window.push(Slot { state: State::Leased, unanswered: 0, count: 1, deadline: 9 });
         }
-        for (sequence, _) in (floor + 1..).zip(settled).filter(|(_, settled)| **settled) {
-            window.settle(sequence);
+        for (sequence, _) in (floor + 1..).zip(resolved).filter(|(_, resolved)| **resolved) {
+            window.resolve(sequence);
         }
         window.advance();
         window
@@ -169,26 +169,26 @@ mod tests {
     fn the_first_version_is_still_read_and_written() {
         let mut runs = window(100, &[false, false, true, true, true, false]);
         runs.update(102, Slot { state: State::Leased, unanswered: 1, count: 300, deadline: 0 });
-        let stored = Position { floor: 100, high: 106, settled: vec![0, 2, 3, 1], counts: vec![2, 0xac, 0x02, 1] };
+        let stored = Position { floor: 100, high: 106, resolved: vec![0, 2, 3, 1], counts: vec![2, 0xac, 0x02, 1] };
         assert_eq!(Position::of(&runs), stored);
         let slot = stored.recover().unwrap().get(102);
         assert_eq!((slot.count, slot.unanswered, slot.state), (300, 2, State::Waiting));
 
         let alternating: Vec<bool> = (0..160).map(|n| n % 2 == 1).collect();
         let bitmap = Position::of(&window(0, &alternating));
-        assert_eq!((bitmap.settled.len(), &bitmap.settled[..2]), (21, &[1, 0b1010_1010][..]));
+        assert_eq!((bitmap.resolved.len(), &bitmap.resolved[..2]), (21, &[1, 0b1010_1010][..]));
     }
 
     #[test]
-    fn damage_is_seen() {
+    fn damage_is_detected() {
         let good = Position::of(&window(10, &[false, true, false, true, false]));
         assert!(good.recover().is_some());
         let damaged = [
-            Position { settled: vec![], ..good.clone() },
-            Position { settled: vec![7, 1], ..good.clone() },
-            Position { settled: vec![TAG_BITMAP], ..good.clone() },
-            Position { settled: vec![TAG_RUNS, 0xff], ..good.clone() },
-            Position { settled: vec![TAG_RUNS, 100], ..good.clone() },
+            Position { resolved: vec![], ..good.clone() },
+            Position { resolved: vec![7, 1], ..good.clone() },
+            Position { resolved: vec![TAG_BITMAP], ..good.clone() },
+            Position { resolved: vec![TAG_RUNS, 0xff], ..good.clone() },
+            Position { resolved: vec![TAG_RUNS, 100], ..good.clone() },
             Position { high: good.high + 1, ..good.clone() },
             Position { high: 3, ..good.clone() },
             Position { counts: vec![1, 1], ..good.clone() },
@@ -202,11 +202,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_was_written_is_recovered(floor in 0u64..5_000, settled in prop::collection::vec(any::<bool>(), 0..3_000)) {
-            let before = window(floor, &settled);
+        fn written_positions_are_recovered(floor in 0u64..5_000, resolved in prop::collection::vec(any::<bool>(), 0..3_000)) {
+            let before = window(floor, &resolved);
             let after = Position::of(&before).recover().unwrap();
             prop_assert_eq!((after.floor(), after.next()), (before.floor(), before.next()));
-            let sequences = |window: &Window| window.unsettled_slots().map(|(s, _)| s).collect::<Vec<_>>();
+            let sequences = |window: &Window| window.in_flight_slots().map(|(s, _)| s).collect::<Vec<_>>();
             prop_assert_eq!(sequences(&after), sequences(&before));
         }
     }

@@ -1,7 +1,7 @@
-//! The state of one durable consumer: what is leased, what was answered, what is on record.
+//! The state of one durable consumer: leases, acknowledgements and trials.
 //!
-//! Invariant: a message is settled here only after its acknowledgement is on disk (passing over what the
-//! filter leaves out aside, which can be done again). Decides; the subscription waits and the writer stores.
+//! Invariant: a message is resolved here only after its acknowledgement is on disk, except messages that the filter
+//! skips, which can be skipped again. Decides; the subscription waits and the writer stores.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -12,54 +12,54 @@ use super::ticks::after;
 use super::window::{Slot, State, Window};
 use crate::bus::embedded::group::Group;
 use crate::bus::subject::Filter;
-use crate::bus::trials::{Book, TrialOutcome};
+use crate::bus::trials::{TrialLog, TrialOutcome};
 use crate::bus::{ConsumerSpec, Receipt};
 
-/// The least lease that is left to a message whose acknowledgement could not be stored.
+/// The minimum lease left to a message whose acknowledgement could not be stored.
 const RELEASE_DELAY: Duration = Duration::from_secs(1);
-/// Messages passed over after which the position is worth storing by itself.
-const PASSED_UNRECORDED_MAX: u64 = 100_000;
+/// Skipped messages after which the position is stored for its own sake.
+const SKIPPED_UNRECORDED_MAX: u64 = 100_000;
 
-/// What a consumer knows, under its lock.
-pub(crate) struct Mind {
+/// The state of a consumer, guarded by its lock.
+pub(crate) struct ConsumerState {
     pub(super) filter_text: String,
     pub(super) filter: Filter,
     pub(super) ack_wait: u32,
     pub(super) max_deliver: u32,
     pub(super) pending_max: usize,
     pub(super) window: Window,
-    /// Groups read from the file for what is no longer in the tail.
+    /// Groups read from the file because they are no longer in the tail.
     pub(super) loaded: VecDeque<Arc<Group>>,
     /// The highest sequence that the stored position covers.
     pub(super) recorded_high: u64,
-    /// The last message that was passed over for want of interest.
-    pub(super) passed_to: u64,
+    /// The last message skipped for lack of interest.
+    pub(super) skipped_to: u64,
     pub(super) trials: Trials,
 }
 
-/// The suspects of a consumer.
+/// The trials of a consumer.
 #[derive(Default)]
 pub(crate) struct Trials {
-    pub(super) book: Book,
-    /// The book is not on disk as it is.
+    pub(super) log: TrialLog,
+    /// The log differs from the one on disk.
     pub(super) unstored: bool,
-    /// Suspects that have rested since the start.
+    /// Isolated messages that have rested since the start.
     pub(super) rested: HashSet<u64>,
-    /// Trials under way.
+    /// Running trials.
     pub(super) open: Vec<Vec<u64>>,
 }
 
-/// What came of an answer to deliveries.
+/// The result of answering deliveries.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Answered {
-    /// Marked as settling: to be made durable.
-    pub(crate) settling: Vec<u64>,
-    /// Some were delivered again in the meantime.
+pub(crate) struct AckOutcome {
+    /// Now being resolved; must be made durable.
+    pub(crate) resolving: Vec<u64>,
+    /// Some were redelivered in the meantime.
     pub(crate) lost: bool,
 }
 
-impl Mind {
-    pub(super) fn new(filter: (String, Filter), window: Window, book: Book) -> Self {
+impl ConsumerState {
+    pub(super) fn new(filter: (String, Filter), window: Window, log: TrialLog) -> Self {
         let recorded_high = window.next() - 1;
         Self {
             filter_text: filter.0,
@@ -70,12 +70,12 @@ impl Mind {
             window,
             loaded: VecDeque::new(),
             recorded_high,
-            passed_to: 0,
-            trials: Trials { book, ..Trials::default() },
+            skipped_to: 0,
+            trials: Trials { log, ..Trials::default() },
         }
     }
 
-    /// Takes over what may change from one subscription to the next. True when the filter is another one.
+    /// Applies the parts of the spec that may change between subscriptions. Returns whether the filter has changed.
     pub(crate) fn configure(&mut self, spec: &ConsumerSpec) -> bool {
         self.ack_wait = after(0, spec.ack_wait);
         self.max_deliver = spec.max_deliver.max(1);
@@ -91,49 +91,49 @@ impl Mind {
         &self.window
     }
 
-    /// Marks acknowledged deliveries as settling. What is settled already is no error: an acknowledgement may be
-    /// repeated.
-    pub(crate) fn acknowledge(&mut self, receipts: &[Receipt]) -> Answered {
-        let mut answered = Answered { settling: Vec::with_capacity(receipts.len()), lost: false };
+    /// Marks acknowledged deliveries as being resolved. A message that is already resolved is not an error: an
+    /// acknowledgement may be repeated.
+    pub(crate) fn acknowledge(&mut self, receipts: &[Receipt]) -> AckOutcome {
+        let mut outcome = AckOutcome { resolving: Vec::with_capacity(receipts.len()), lost: false };
         for receipt in receipts {
             let slot = self.window.get(receipt.sequence);
             match slot.state {
-                State::Settled => {}
-                State::Settling => answered.settling.push(receipt.sequence),
+                State::Resolved => {}
+                State::Resolving => outcome.resolving.push(receipt.sequence),
                 State::Leased | State::Waiting if u32::from(slot.count) == receipt.delivery_count => {
-                    self.window.update(receipt.sequence, Slot { state: State::Settling, ..slot });
-                    answered.settling.push(receipt.sequence);
+                    self.window.update(receipt.sequence, Slot { state: State::Resolving, ..slot });
+                    outcome.resolving.push(receipt.sequence);
                 }
-                State::Leased | State::Waiting | State::Unseen => answered.lost = true,
+                State::Leased | State::Waiting | State::Unseen => outcome.lost = true,
             }
         }
-        answered
+        outcome
     }
 
-    /// Gives failed deliveries back; those that failed too often are marked as settling, to be buried.
-    pub(crate) fn give_back(&mut self, receipts: &[Receipt], now: u32, delay: Duration) -> Answered {
-        let mut answered = Answered::default();
+    /// Releases failed deliveries. Those that failed too often are marked as being resolved, to be dead-lettered.
+    pub(crate) fn release_failed(&mut self, receipts: &[Receipt], now: u32, delay: Duration) -> AckOutcome {
+        let mut outcome = AckOutcome::default();
         for receipt in receipts {
             let slot = self.window.get(receipt.sequence);
             match slot.state {
                 State::Leased | State::Waiting if u32::from(slot.count) == receipt.delivery_count => {
                     self.trials.unstored = true;
-                    let exhausted = self.trials.book.failed(receipt.sequence) >= self.max_deliver;
-                    let state = if exhausted { State::Settling } else { State::Waiting };
+                    let exhausted = self.trials.log.failed(receipt.sequence) >= self.max_deliver;
+                    let state = if exhausted { State::Resolving } else { State::Waiting };
                     let slot = Slot { state, unanswered: 0, deadline: after(now, delay), ..slot };
                     self.window.update(receipt.sequence, slot);
                     if exhausted {
-                        answered.settling.push(receipt.sequence);
+                        outcome.resolving.push(receipt.sequence);
                     }
                 }
-                State::Settled | State::Settling => {}
-                State::Leased | State::Waiting | State::Unseen => answered.lost = true,
+                State::Resolved | State::Resolving => {}
+                State::Leased | State::Waiting | State::Unseen => outcome.lost = true,
             }
         }
-        answered
+        outcome
     }
 
-    /// Extends leases that hold. True when one had lapsed.
+    /// Extends leases that still hold. Returns `true` when one had expired.
     pub(crate) fn renew(&mut self, receipts: &[Receipt], now: u32) -> bool {
         let deadline = now.saturating_add(self.ack_wait);
         let mut lost = false;
@@ -142,49 +142,49 @@ impl Mind {
             let held = u32::from(slot.count) == receipt.delivery_count && slot.deadline > now;
             match slot.state {
                 State::Leased if held => self.window.update(receipt.sequence, Slot { deadline, ..slot }),
-                State::Settled | State::Settling => {}
+                State::Resolved | State::Resolving => {}
                 State::Leased | State::Waiting | State::Unseen => lost = true,
             }
         }
         lost
     }
 
-    /// Marks again what an earlier failure may have released between the answer and its commit.
-    pub(crate) fn settling(&mut self, sequences: &[u64]) {
+    /// Marks them again, since an earlier failure may have released them between the acknowledgement and its commit.
+    pub(crate) fn resolving(&mut self, sequences: &[u64]) {
         for sequence in sequences {
             let slot = self.window.get(*sequence);
             if matches!(slot.state, State::Leased | State::Waiting) {
-                self.window.update(*sequence, Slot { state: State::Settling, ..slot });
+                self.window.update(*sequence, Slot { state: State::Resolving, ..slot });
             }
         }
     }
 
-    /// The commit that stores these acknowledgements succeeded.
-    pub(crate) fn settled(&mut self, sequences: &[u64]) {
+    /// The commit with these acknowledgements succeeded.
+    pub(crate) fn resolved(&mut self, sequences: &[u64]) {
         for sequence in sequences {
-            if self.window.get(*sequence).state == State::Settling {
-                self.window.settle(*sequence);
+            if self.window.get(*sequence).state == State::Resolving {
+                self.window.resolve(*sequence);
             }
         }
         self.window.advance();
-        if !self.trials.book.is_empty() {
-            self.trials.book.forget(self.window.floor(), sequences);
+        if !self.trials.log.is_empty() {
+            self.trials.log.forget(self.window.floor(), sequences);
             self.trials.unstored = true;
         }
     }
 
-    /// A trial of these deliveries is about to begin; to be stored before it does.
+    /// A trial of these deliveries is about to begin. Must be stored before it does.
     pub(crate) fn begin_trial(&mut self, messages: &[u64]) {
-        self.trials.book.begin(messages);
+        self.trials.log.begin(messages);
         self.trials.open.push(messages.to_vec());
         self.trials.unstored = true;
     }
 
-    /// False when no such trial is under way any more.
+    /// Returns `false` when no such trial is running any more.
     pub(crate) fn end_trial(&mut self, messages: &[u64], end: TrialOutcome) -> bool {
         let Some(at) = self.trials.open.iter().position(|open| open == messages) else { return false };
         self.trials.open.swap_remove(at);
-        self.trials.book.end(messages, end);
+        self.trials.log.end(messages, end);
         self.trials.unstored = true;
         if end == TrialOutcome::Survived {
             for sequence in messages {
@@ -197,44 +197,45 @@ impl Mind {
         true
     }
 
-    /// The process ends in order: no trial that is under way counts. True when there is one.
+    /// The process stops gracefully: running trials do not count. Returns whether there was one.
     pub(crate) fn withdraw_trials(&mut self) -> bool {
         let open = std::mem::take(&mut self.trials.open);
-        open.iter().for_each(|messages| self.trials.book.end(messages, TrialOutcome::Withdrawn));
+        open.iter().for_each(|messages| self.trials.log.end(messages, TrialOutcome::Withdrawn));
         self.trials.unstored |= !open.is_empty();
         !open.is_empty()
     }
 
-    /// The book, when it is not on disk as it is.
-    pub(crate) fn unstored_book(&self) -> Option<Vec<u8>> {
-        self.trials.unstored.then(|| self.trials.book.write())
+    /// The encoded log, when it differs from the one on disk.
+    pub(crate) fn unstored_log(&self) -> Option<Vec<u8>> {
+        self.trials.unstored.then(|| self.trials.log.write())
     }
 
-    /// The book that was to be stored is.
-    pub(crate) fn book_stored(&mut self, stored: &[u8]) {
-        self.trials.unstored &= self.trials.book.write() != stored;
+    /// The log was stored as encoded in `stored`.
+    pub(crate) fn log_stored(&mut self, stored: &[u8]) {
+        self.trials.unstored &= self.trials.log.write() != stored;
     }
 
-    /// The commit failed: they are leased as before, for long enough that a full disk is not a busy loop.
+    /// The commit failed: the messages are leased as before, for long enough that a full disk does not cause a busy
+    /// loop.
     pub(crate) fn release(&mut self, sequences: &[u64], now: u32) {
         let earliest = after(now, RELEASE_DELAY);
         for sequence in sequences {
             let slot = self.window.get(*sequence);
-            if slot.state == State::Settling {
+            if slot.state == State::Resolving {
                 let deadline = slot.deadline.max(earliest);
                 self.window.update(*sequence, Slot { state: State::Leased, deadline, ..slot });
             }
         }
     }
 
-    /// True when so much was passed over since the position was stored that a restart should not repeat it.
+    /// Whether so many messages were skipped since the position was stored that a restart should not repeat it.
     pub(crate) fn is_behind_on_disk(&self) -> bool {
-        self.window.floor() >= self.recorded_high + PASSED_UNRECORDED_MAX
+        self.window.floor() >= self.recorded_high + SKIPPED_UNRECORDED_MAX
     }
 
-    /// Something was passed over for want of interest since the position was stored.
+    /// Whether messages were skipped for lack of interest since the position was stored.
     pub(crate) fn is_unrecorded(&self) -> bool {
-        self.passed_to > self.recorded_high
+        self.skipped_to > self.recorded_high
     }
 
     pub(crate) fn position(&self) -> Position {

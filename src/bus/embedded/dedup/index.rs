@@ -1,12 +1,12 @@
-//! Which message ids were seen within the window: exact, durable, bounded in memory.
+//! The message ids seen within the window: exact, durable, bounded in memory.
 //!
-//! A committed group's row holds the keys of its messages, so they are durable in the same transaction.
-//! In memory the recent keys are a hash table. When it is full it is frozen, sorted beside the writer, and
-//! written over the next commits as an immutable run of blocks; until the run is whole, the groups' rows
-//! are what a restart reads. Runs end with the window.
+//! The row of a committed group holds the keys of its messages, so they are durable in the same transaction. In memory,
+//! recent keys are a hash table. A full table is frozen, sorted in the background, and written as an immutable run of
+//! blocks with the following commits; until the run is complete, a restart reads the rows of the groups. Runs expire
+//! with the window.
 //!
-//! Invariant: a key is known if and only if a commit that succeeded stored it within the window: what a
-//! transaction marked is undone when it fails. Knows nothing of subjects or consumers.
+//! Invariant: a key is known if and only if a successful commit stored it within the window; keys marked by a failed
+//! transaction are undone. Knows nothing of subjects or consumers.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,18 +15,18 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
-use super::key::{Key, Seen, seconds};
-use super::run::{self, BuiltRun, Index};
+use super::key::{DedupEntry, DedupKey, seconds};
+use super::sorted_run::{self, BuiltRun, RunIndex};
 
-/// Keys in memory at which they are frozen. A group can add some 100,000 before that is looked at, and the
-/// table doubles at 917,504.
+/// Keys in memory at which the table is frozen. A group can add some 100,000 before the check, and the table doubles at
+/// 917,504.
 const RECENT_KEYS_MAX: usize = 750_000;
-/// Blocks of a run that are written, or of a run past its time that are deleted, with one commit.
+/// Blocks written to a run, or deleted from an expired run, with each commit.
 const BLOCKS_PER_COMMIT: usize = 256;
-/// Block ids of run `n` begin at `n << RUN_SHIFT`.
+/// The block ids of run `n` begin at `n << RUN_SHIFT`.
 const RUN_SHIFT: u32 = 24;
 
-/// A key is a hash already.
+/// Keys are already hashes.
 #[derive(Clone, Copy, Default)]
 struct KeyHasher(u64);
 
@@ -44,28 +44,28 @@ impl Hasher for KeyHasher {
     }
 }
 
-type Keys = HashMap<Key, Seen, BuildHasherDefault<KeyHasher>>;
+type Keys = HashMap<DedupKey, DedupEntry, BuildHasherDefault<KeyHasher>>;
 
 pub(crate) struct Dedup {
     window_s: u32,
     keys_max: usize,
     recent: Keys,
-    /// The second of the last key that was put there.
+    /// The time of the newest key in `recent`, in seconds.
     recent_newest_s: u32,
-    /// What the transaction under way put into `recent`, and what was there before.
-    undo: Vec<(Key, Option<Seen>)>,
+    /// Keys that the current transaction put into `recent`, with their previous entries.
+    undo: Vec<(DedupKey, Option<DedupEntry>)>,
     frozen: Option<Frozen>,
     /// Complete runs, oldest first.
-    runs: Vec<Run>,
+    runs: Vec<SortedRun>,
     next_run: i64,
-    /// Groups up to this sequence have their keys in complete runs.
+    /// All keys of groups up to this sequence are in complete runs.
     covered: u64,
-    /// Block ids of runs past their time, still to be deleted.
-    rubbish: Vec<std::ops::Range<i64>>,
+    /// Block ids of expired runs that must still be deleted.
+    expired_blocks: Vec<std::ops::Range<i64>>,
     staged: Staged,
 }
 
-/// Keys on their way into a run.
+/// Keys being moved into a run.
 struct Frozen {
     run: i64,
     keys: Arc<Keys>,
@@ -81,25 +81,25 @@ enum Stage {
         built: BuiltRun,
         written: usize,
     },
-    /// Only while one stage gives way to the next.
+    /// Only during the transition between two stages.
     Between,
 }
 
-struct Run {
+struct SortedRun {
     run: i64,
     newest_s: u32,
-    index: Index,
+    index: RunIndex,
     /// By how much the clock was set since its keys were seen.
     set_by_s: i32,
 }
 
-impl Run {
+impl SortedRun {
     fn newest_s(&self) -> u32 {
         self.newest_s.saturating_add_signed(self.set_by_s)
     }
 }
 
-/// What the transaction under way does to the runs; holds only once it is committed.
+/// Changes of the current transaction to the runs; they apply once it is committed.
 #[derive(Default)]
 struct Staged {
     written: usize,
@@ -109,7 +109,7 @@ struct Staged {
 }
 
 impl Dedup {
-    /// Reads what is known from the file: complete runs, and the groups after them. `now_s` is in seconds.
+    /// Loads complete runs and the groups after them from the file. `now_s` is in seconds.
     pub(crate) fn open(connection: &Connection, window_s: u32, now_s: u32) -> rusqlite::Result<Self> {
         let mut dedup = Self {
             window_s,
@@ -121,7 +121,7 @@ impl Dedup {
             runs: Vec::new(),
             next_run: 1,
             covered: 0,
-            rubbish: Vec::new(),
+            expired_blocks: Vec::new(),
             staged: Staged::default(),
         };
         dedup.load_runs(connection)?;
@@ -136,17 +136,17 @@ impl Dedup {
         let mut end_of_live = 0;
         while let Some(row) = rows.next()? {
             let run: i64 = row.get(0)?;
-            let (fences, filter) = (row.get_ref(3)?.as_blob()?, row.get_ref(4)?.as_blob()?);
-            let Some(index) = Index::decode(fences, filter) else {
+            let (index_keys, filter) = (row.get_ref(3)?.as_blob()?, row.get_ref(4)?.as_blob()?);
+            let Some(index) = RunIndex::decode(index_keys, filter) else {
                 return Err(rusqlite::Error::InvalidColumnType(3, "fences".into(), rusqlite::types::Type::Blob));
             };
-            self.rubbish.push(end_of_live..run << RUN_SHIFT);
+            self.expired_blocks.push(end_of_live..run << RUN_SHIFT);
             end_of_live = (run + 1) << RUN_SHIFT;
             self.next_run = run + 1;
             self.covered = row.get(2)?;
-            self.runs.push(Run { run, newest_s: row.get(1)?, index, set_by_s: 0 });
+            self.runs.push(SortedRun { run, newest_s: row.get(1)?, index, set_by_s: 0 });
         }
-        // A run that was not complete when the process ended, too: its ids are used again.
+        // Including those of a run that was incomplete when the process ended: its ids are reused.
         connection.execute("DELETE FROM dedup_blocks WHERE id >= ?1", [end_of_live])?;
         Ok(())
     }
@@ -161,8 +161,8 @@ impl Dedup {
             if self.counts(published_s, now_s) {
                 let (keys, _) = row.get_ref(1)?.as_blob()?.as_chunks::<16>();
                 self.recent_newest_s = self.recent_newest_s.max(published_s);
-                let seen = Seen::new(published_s, row.get(2)?);
-                self.recent.extend(keys.iter().map(|key| (Key(*key), seen)));
+                let seen = DedupEntry::new(published_s, row.get(2)?);
+                self.recent.extend(keys.iter().map(|key| (DedupKey(*key), seen)));
             }
         }
         Ok(())
@@ -172,13 +172,13 @@ impl Dedup {
         now_s.saturating_sub(published_s) <= self.window_s
     }
 
-    /// What is known of a key that was seen within the window; else marks it, as of now and this group.
+    /// The entry of a key that was seen within the window. Otherwise marks the key as seen, now and in this group.
     pub(crate) fn seen(
         &mut self,
         connection: &Connection,
-        key: &Key,
+        key: &DedupKey,
         (now_s, group): (u32, u64),
-    ) -> rusqlite::Result<Option<Seen>> {
+    ) -> rusqlite::Result<Option<DedupEntry>> {
         let before = self.recent.get(key).copied();
         if before.is_some_and(|seen| self.counts(seen.published_s, now_s)) {
             return Ok(before);
@@ -189,12 +189,12 @@ impl Dedup {
             return Ok(Some(seen));
         }
         self.recent_newest_s = self.recent_newest_s.max(now_s);
-        self.recent.insert(*key, Seen::new(now_s, group));
+        self.recent.insert(*key, DedupEntry::new(now_s, group));
         self.undo.push((*key, before));
         Ok(None)
     }
 
-    fn in_runs(&self, connection: &Connection, key: &Key, now_s: u32) -> rusqlite::Result<Option<Seen>> {
+    fn in_runs(&self, connection: &Connection, key: &DedupKey, now_s: u32) -> rusqlite::Result<Option<DedupEntry>> {
         if let Some(frozen) = &self.frozen
             && let Some(seen) = frozen.keys.get(key)
             && self.counts(seen.published_s.saturating_add_signed(frozen.set_by_s), now_s)
@@ -205,9 +205,9 @@ impl Dedup {
             let Some(block) = run.index.candidate(key) else { continue };
             let mut statement = connection.prepare_cached("SELECT keys FROM dedup_blocks WHERE id = ?1")?;
             let found = statement.query_row([block_id(run.run, block)], |row| {
-                Ok(row.get_ref(0)?.as_blob().map(|block| run::find_in_block(block, key))?)
+                Ok(row.get_ref(0)?.as_blob().map(|block| sorted_run::find_in_block(block, key))?)
             })?;
-            let published_s = |seen: Seen| seen.published_s.saturating_add_signed(run.set_by_s);
+            let published_s = |seen: DedupEntry| seen.published_s.saturating_add_signed(run.set_by_s);
             if found.is_some_and(|seen| self.counts(published_s(seen), now_s)) {
                 return Ok(found);
             }
@@ -215,7 +215,7 @@ impl Dedup {
         Ok(None)
     }
 
-    /// Writes a part of what is to be written, in the transaction under way.
+    /// Writes pending blocks, a bounded number at a time, in the current transaction.
     pub(crate) fn maintain(&mut self, connection: &Connection, now_s: u32) -> rusqlite::Result<()> {
         let behind = self.recent.len() >= self.keys_max;
         self.write_frozen(connection, if behind { usize::MAX } else { BLOCKS_PER_COMMIT })?;
@@ -226,9 +226,9 @@ impl Dedup {
         self.sweep(connection)
     }
 
-    /// Deletes blocks of runs past their time; `LIMIT` is not at hand for a delete, so by a range of ids.
+    /// Deletes blocks of expired runs. SQLite is built without `LIMIT` for deletes, hence the range of ids.
     fn sweep(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let Some(ids) = self.rubbish.last() else { return Ok(()) };
+        let Some(ids) = self.expired_blocks.last() else { return Ok(()) };
         let first = "SELECT min(id) FROM dedup_blocks WHERE id >= ?1 AND id < ?2";
         let first: Option<i64> = connection.prepare_cached(first)?.query_row([ids.start, ids.end], |row| row.get(0))?;
         let Some(first) = first else {
@@ -259,25 +259,25 @@ impl Dedup {
         }
         if written + self.staged.written == built.blocks().len() {
             let newest_s = newest_s(&frozen.keys);
-            let (fences, filter) = built.index.encode();
+            let (index_keys, filter) = built.index.encode();
             connection.execute(
                 "INSERT INTO dedup_runs(run, newest_s, last_sequence, fences, filter) VALUES (?1, ?2, ?3, ?4, ?5)",
-                (frozen.run, newest_s, frozen.last_sequence, fences, filter),
+                (frozen.run, newest_s, frozen.last_sequence, index_keys, filter),
             )?;
             self.staged.complete = true;
         }
         Ok(())
     }
 
-    /// The transaction under way is committed; its groups reach up to `last_sequence`.
+    /// The current transaction is committed; its groups reach up to `last_sequence`.
     pub(crate) fn committed(&mut self, last_sequence: u64, now_s: u32) {
         self.undo.clear();
         let staged = std::mem::take(&mut self.staged);
         if staged.expired {
             let run = self.runs.remove(0).run;
-            self.rubbish.push(run << RUN_SHIFT..(run + 1) << RUN_SHIFT);
+            self.expired_blocks.push(run << RUN_SHIFT..(run + 1) << RUN_SHIFT);
         } else if staged.swept > 0 {
-            self.rubbish.pop();
+            self.expired_blocks.pop();
         }
         if let Some(Frozen { stage: Stage::Writing { written, .. }, .. }) = &mut self.frozen {
             *written += staged.written;
@@ -287,7 +287,7 @@ impl Dedup {
                 self.frozen.take()
         {
             let newest_s = newest_s(&keys);
-            self.runs.push(Run { run, newest_s, index: built.index, set_by_s });
+            self.runs.push(SortedRun { run, newest_s, index: built.index, set_by_s });
             self.covered = last_sequence;
         }
         if self.recent.len() >= self.keys_max && self.frozen.is_none() {
@@ -298,7 +298,7 @@ impl Dedup {
         }
     }
 
-    /// The wall clock was set by so much: what was seen keeps its age. Between transactions.
+    /// The wall clock was set by `step_ms`: entries keep their ages. Called between transactions.
     pub(crate) fn clock_was_set(&mut self, step_ms: i64) {
         let step_s = i32::try_from(step_ms / 1_000).unwrap_or(if step_ms < 0 { i32::MIN } else { i32::MAX });
         for seen in self.recent.values_mut() {
@@ -311,7 +311,7 @@ impl Dedup {
         }
     }
 
-    /// Gives the memory back once no key in it counts any more. Between transactions.
+    /// Frees the memory once no key in it counts any more. Called between transactions.
     pub(crate) fn rest(&mut self, now_s: u32) {
         if self.undo.is_empty() && !self.counts(self.recent_newest_s, now_s) {
             self.recent = Keys::default();
@@ -324,7 +324,7 @@ impl Dedup {
     }
 
     fn freeze(&mut self, last_sequence: u64) {
-        // Traffic that filled the table once fills it again: no growing step by step.
+        // Traffic that filled the table once will fill it again, so it does not grow step by step.
         let fresh = Keys::with_capacity_and_hasher(self.recent.len(), BuildHasherDefault::default());
         let keys = Arc::new(std::mem::replace(&mut self.recent, fresh));
         let sorted = keys.clone();
@@ -337,7 +337,7 @@ impl Dedup {
         self.next_run += 1;
     }
 
-    /// The transaction under way failed: nothing of it is known.
+    /// The current transaction failed: its keys are forgotten.
     pub(crate) fn rolled_back(&mut self) {
         self.staged = Staged::default();
         for (key, before) in self.undo.drain(..).rev() {
@@ -348,19 +348,19 @@ impl Dedup {
         }
     }
 
-    /// Whether the group's keys outlive its row.
+    /// Whether the keys of the group outlive its row.
     pub(crate) fn covers(&self, last_sequence: u64, published_at_ms: i64, now_s: u32) -> bool {
         last_sequence <= self.covered || !self.counts(seconds(published_at_ms), now_s)
     }
 
-    /// Up to where `cover` can take the keys in one transaction.
+    /// The last sequence up to which `move_to_run` can take the keys in one transaction.
     pub(crate) fn coverable(&self) -> u64 {
         self.frozen.as_ref().map_or(u64::MAX, |frozen| frozen.last_sequence)
     }
 
-    /// Moves keys into a run, all up to `last_sequence` or as far as `coverable` says, in the transaction under
-    /// way, which must not have marked any.
-    pub(crate) fn cover(&mut self, connection: &Connection, last_sequence: u64) -> rusqlite::Result<()> {
+    /// Moves keys into a run, up to `last_sequence` or as far as `coverable` allows. The current transaction must not
+    /// have marked any.
+    pub(crate) fn move_to_run(&mut self, connection: &Connection, last_sequence: u64) -> rusqlite::Result<()> {
         if self.frozen.is_none() && !self.recent.is_empty() {
             self.freeze(last_sequence);
         }

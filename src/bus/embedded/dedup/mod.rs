@@ -1,7 +1,7 @@
-//! Which message ids were seen within the window: the newest in memory, the others in sorted runs in the file.
+//! Deduplication of message ids: the newest in memory, the others in sorted runs in the file.
 
 mod index;
 pub(super) mod key;
-mod run;
+mod sorted_run;
 
 pub(super) use index::Dedup;

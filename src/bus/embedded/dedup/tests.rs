@@ -1,4 +1,4 @@
-//! The index of seen message ids, over the real file.
+//! Tests of deduplication on a real file.
 
 use super::*;
 use crate::bus::Batch;
@@ -29,12 +29,12 @@ impl Stream {
         self.dedup.keys_max = 1_000;
     }
 
-    /// Publishes keys as one group; answers how many of them are new.
+    /// Publishes keys as one group. Returns how many of them are new.
     fn publish(&mut self, keys: std::ops::Range<u32>, now_s: u32, commit: bool) -> usize {
         self.connection.execute_batch("BEGIN").unwrap();
         let mut draft = Draft::new(self.next_sequence, i64::from(now_s) * 1_000);
         for n in keys {
-            let key = Key::of(&n.to_le_bytes());
+            let key = DedupKey::of(&n.to_le_bytes());
             let at = (now_s, self.next_sequence);
             if let Some(seen) = self.dedup.seen(&self.connection, &key, at).unwrap() {
                 assert!(seen.group() > 0 && seen.group() <= self.next_sequence);
@@ -42,7 +42,7 @@ impl Stream {
                 let mut batch = Batch::new();
                 batch.push("a", Some("id"), |_| {});
                 let parts = batch.into_parts();
-                draft.extend(&parts.records, 0, &parts.ends, parts.beginning);
+                draft.extend(&parts.records, 0, &parts.ends, parts.subject_prefix);
                 draft.push_key(&key);
             }
         }
@@ -102,13 +102,13 @@ fn keys_older_than_the_window_are_forgotten_and_their_runs_deleted() {
     }
     stream.dedup.rest(3_000);
     assert_eq!(stream.dedup.recent.capacity(), 0);
-    assert_eq!((stream.dedup.runs.len(), stream.blocks(), stream.dedup.rubbish.len()), (0, 0, 0));
+    assert_eq!((stream.dedup.runs.len(), stream.blocks(), stream.dedup.expired_blocks.len()), (0, 0, 0));
     assert_eq!(stream.publish(0..4_000, 3_000, true), 4_000);
 }
 
 #[test]
 fn keys_keep_their_age_when_the_clock_is_set() {
-    /// Keys in a run, on the way into one, and in memory; none when the thread that sorts was too quick for that.
+    /// Keys in a run, being moved into one, and in memory; `None` when the sorting thread was too fast for that.
     fn in_all_three() -> Option<Stream> {
         let mut stream = Stream::new();
         stream.publish(0..1_000, 20_000, true);
@@ -140,7 +140,7 @@ fn a_failed_transaction_leaves_nothing() {
     assert_eq!(stream.publish(800..1_300, 1_700, false), 500, "all are past the window");
     assert_eq!(stream.publish(0..900, 1_600, true), 0, "the times of before are back");
     assert_eq!(stream.publish(900..1_300, 1_600, true), 400);
-    // A run that is being written: its parts fail again and again, and it is complete in the end.
+    // A run that is being written: its parts fail again and again, but it is complete in the end.
     for _ in 0..50 {
         stream.publish(1_300..1_310, 1_600, false);
         std::thread::sleep(std::time::Duration::from_millis(1));
@@ -161,7 +161,7 @@ fn covered_keys_outlive_their_groups() {
     assert!(!stream.dedup.covers(300, 1_000_000, 1_000));
     assert!(stream.dedup.covers(300, 1_000_000, 1_601), "past the window nothing is needed");
     stream.connection.execute_batch("BEGIN").unwrap();
-    stream.dedup.cover(&stream.connection, 300).unwrap();
+    stream.dedup.move_to_run(&stream.connection, 300).unwrap();
     stream.connection.execute_batch("DELETE FROM groups; COMMIT").unwrap();
     stream.dedup.committed(300, 1_000);
     assert!(stream.dedup.covers(300, 1_000_000, 1_000));

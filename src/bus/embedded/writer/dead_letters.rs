@@ -1,42 +1,43 @@
-//! The writer's part in giving messages up: their dead letters, in the transaction that settles them.
+//! Writes dead letters in the transaction that resolves their messages.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::thread::Writer;
 use crate::base::clock::unix_ms;
-use crate::bus::embedded::dead_letter::{self, Verdict};
+use crate::bus::embedded::dead_letter::{self, DeadLetterDetails};
 use crate::bus::embedded::file;
 use crate::bus::embedded::group::Group;
-use crate::bus::embedded::queue::Settle;
+use crate::bus::embedded::queue::Resolve;
 use crate::bus::embedded::shared::lock;
 use crate::bus::input::RefusedInput;
 use crate::bus::{BusError, KeptInput};
 
 impl Writer {
-    /// Stores dead letters for messages that are given up, but for those that were erased meanwhile; answers how many.
-    pub(super) fn bury(&mut self, settle: &Settle) -> Result<u64, BusError> {
-        let Some((_, reason)) = &settle.reason else { return Ok(0) };
-        let mut buried = 0;
-        for sequence in &settle.sequences {
+    /// Stores dead letters for messages, except for those erased in the meantime. Returns how many.
+    pub(super) fn write_dead_letters(&mut self, resolve: &Resolve) -> Result<u64, BusError> {
+        let Some((_, reason)) = &resolve.reason else { return Ok(0) };
+        let mut dead_lettered = 0;
+        for sequence in &resolve.sequences {
             let group = self.group_of(*sequence)?;
             if group.is_erased(*sequence) {
                 continue;
             }
-            buried += 1;
-            let delivery_count = settle.consumer.lock().delivery_count(*sequence);
-            let verdict = Verdict { consumer: &settle.consumer.name, reason, delivery_count, dead_at_ms: unix_ms() };
+            dead_lettered += 1;
+            let delivery_count = resolve.consumer.lock().delivery_count(*sequence);
+            let details =
+                DeadLetterDetails { consumer: &resolve.consumer.name, reason, delivery_count, dead_at_ms: unix_ms() };
             let inserted = self
-                .write("bury message", |writer| dead_letter::insert(&writer.connection, &group, *sequence, &verdict))?;
+                .write("bury message", |writer| dead_letter::insert(&writer.connection, &group, *sequence, &details))?;
             if !inserted {
                 let missing = format!("the message at sequence {sequence} is missing");
                 return Err(file::corrupt(&self.shared.path, "bury message", missing));
             }
         }
-        Ok(buried)
+        Ok(dead_lettered)
     }
 
-    /// Keeps refused input while it has room, in its own share and in the file.
+    /// Stores refused input while there is room, in its own quota and in the file.
     pub(super) fn keep_input(&mut self, inputs: &[RefusedInput], bytes_max: u64) -> Result<KeptInput, BusError> {
         let used = self.shared.used_bytes.load(Ordering::Relaxed);
         let incoming: u64 = inputs.iter().map(RefusedInput::stored_bytes).sum();

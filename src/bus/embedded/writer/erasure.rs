@@ -1,7 +1,7 @@
-//! The writer's part in erasing: groups without some of their messages, and a file without what it no longer holds.
+//! Rewrites groups without erased messages, and removes deleted data from the file.
 //!
-//! Invariant: the sequences of all other messages stay, and so does the count of the group. What a subscription has in
-//! hand is not taken from it.
+//! Invariant: the sequences of all other messages and the count of the group stay. Messages in flight are not taken
+//! from their subscription.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,14 +16,14 @@ use crate::bus::embedded::wipe::Step;
 use crate::bus::{BusError, BusErrorKind};
 
 impl Writer {
-    /// Rewrites the groups of these messages, in ascending order, in the transaction that has begun; answers the groups as
-    /// they are then, and how many messages they lack now.
+    /// Rewrites the groups of these messages, in ascending order, within the open transaction. Returns the rewritten
+    /// groups and the number of erased messages.
     pub(super) fn erase(&mut self, sequences: &[u64]) -> Result<(Vec<Arc<Group>>, u64), BusError> {
         let (mut groups, mut messages) = (Vec::new(), 0);
         let mut rest = sequences;
         while let Some(first) = rest.first() {
             let group = file::read_groups(&self.connection, &self.shared.path, *first, 1)?.pop_front();
-            // What was purged meanwhile is not there.
+            // The message has been purged in the meantime.
             let Some(group) = group else { break };
             let (of_group, behind) = rest.split_at(rest.partition_point(|sequence| *sequence <= group.last_sequence()));
             rest = behind;
@@ -46,7 +46,7 @@ impl Writer {
         Ok((groups, messages))
     }
 
-    /// Deletes so that nothing of it is left in the pages of the file.
+    /// Deletes without leaving data in the pages of the file.
     pub(super) fn leaving_nothing<T>(
         &self,
         delete: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -55,8 +55,8 @@ impl Writer {
         file::erasing(&self.connection, false).and(deleted)
     }
 
-    /// After the commit: what consumers get from now on.
-    pub(super) fn make_known(&self, groups: &[Arc<Group>]) {
+    /// After the commit: consumers read the rewritten groups from now on.
+    pub(super) fn apply_erasure(&self, groups: &[Arc<Group>]) {
         {
             let mut tail = lock(&self.shared.tail);
             groups.iter().for_each(|group| tail.replace(group));
@@ -67,16 +67,16 @@ impl Writer {
         }
     }
 
-    /// One step: overwrites some free pages, or copies the log into the file and cuts it off, since it holds pages as they
-    /// were before. True when nothing is left.
+    /// One step: overwrites some free pages, or moves the log into the file and truncates it, since the log holds
+    /// earlier versions of pages. Returns `true` when nothing is left.
     pub(super) fn wipe(&mut self) -> Result<bool, BusError> {
-        if !self.wiping.is_needed() {
+        if !self.wiper.is_needed() {
             return self.checkpoints.empty(&self.connection);
         }
         let step = self.transaction("wipe free pages", |writer| {
-            writer.write("wipe free pages", |writer| writer.wiping.step(&writer.connection))
+            writer.write("wipe free pages", |writer| writer.wiper.step(&writer.connection))
         })?;
-        self.wiping.committed(step);
+        self.wiper.committed(step);
         let bytes = if let Step::Filled(bytes) = step { bytes } else { 0 };
         self.committed(bytes);
         Ok(false)

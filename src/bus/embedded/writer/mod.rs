@@ -1,4 +1,4 @@
-//! The writer thread: takes what is queued, commits it as one transaction, answers.
+//! The writer thread: takes queued work, commits it as one transaction, and answers.
 
 mod commands;
 mod dead_letters;

@@ -1,4 +1,4 @@
-//! What a transaction did, until it is committed and made known.
+//! The results of a transaction, before they are published.
 
 use std::sync::Arc;
 
@@ -7,32 +7,32 @@ use crate::bus::embedded::consumer::Consumer;
 use crate::bus::embedded::group::Group;
 use crate::bus::embedded::queue::Stored;
 
-/// What a transaction did, to be made known once it is committed.
+/// The results of a transaction, published once it is committed.
 #[derive(Default)]
-pub(crate) struct Outcome {
+pub(crate) struct CommitOutcome {
     pub(super) stored: Vec<Stored>,
-    pub(super) done: Vec<Done>,
-    /// What the group takes in the file.
+    pub(super) done: Vec<CommandOutcome>,
+    /// The stored size of the group.
     pub(super) group_bytes: usize,
     pub(super) positions: Vec<StoredPosition>,
 }
 
-/// A consumer's position as it was stored: up to where, and what is on record about its suspects if that had changed.
+/// The stored position of a consumer: its highest sequence, and the trial log if it had changed.
 pub(crate) struct StoredPosition {
     pub(super) consumer: Arc<Consumer>,
     pub(super) high: u64,
-    pub(super) book: Option<Vec<u8>>,
+    pub(super) log: Option<Vec<u8>>,
 }
 
-/// What came of one chore.
-pub(crate) enum Done {
+/// The result of one command.
+pub(crate) enum CommandOutcome {
     Nothing,
     Sequence(u64),
     Flag(bool),
     Kept(KeptInput),
     Resubmitted(Option<Stored>),
-    /// How many dead letters were made.
-    Buried(u64),
-    /// The groups that are in the places of others now, and how many messages they lack.
+    /// How many dead letters were stored.
+    DeadLettered(u64),
+    /// The rewritten groups, and how many messages were erased from them.
     Erased(Vec<Arc<Group>>, u64),
 }

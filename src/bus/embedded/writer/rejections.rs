@@ -1,11 +1,11 @@
-//! What the writer does not store, and how it says so.
+//! What the writer rejects, and how it reports that.
 //!
-//! Invariant: nothing that was published is answered as stored unless the files were at their paths after its commit.
-//! Acknowledgements go on: they let consumers take out what only the open files hold.
+//! Invariant: a published message is answered as stored only if the files were at their paths after its commit.
+//! Acknowledgements continue: they let consumers drain what only the open files hold.
 
-use super::outcome::Outcome;
+use super::outcome::CommitOutcome;
 use super::thread::Writer;
-use crate::bus::embedded::queue::{Chore, Publish};
+use crate::bus::embedded::queue::{Command, Publish};
 use crate::bus::embedded::shared::lock;
 use crate::bus::{BusError, BusErrorKind};
 use crate::metrics;
@@ -17,34 +17,40 @@ impl Writer {
         checked
     }
 
-    /// While a restart would not find the files: refuses all but what helps to get messages out of them; answers that.
-    pub(super) fn keep_out(&mut self, publishes: &mut Vec<Publish>, chores: Vec<Chore>) -> Vec<Chore> {
-        let Err(error) = self.check_files() else { return chores };
+    /// While a restart would not find the files: rejects everything except work that helps to drain them. Returns that
+    /// work.
+    pub(super) fn reject_while_misplaced(
+        &mut self,
+        publishes: &mut Vec<Publish>,
+        commands: Vec<Command>,
+    ) -> Vec<Command> {
+        let Err(error) = self.check_files() else { return commands };
         if !publishes.is_empty() {
             self.refuse(std::mem::take(publishes), &error);
         }
-        let (kept, refused): (Vec<Chore>, Vec<Chore>) = chores.into_iter().partition(Chore::lets_go);
-        refused.into_iter().for_each(|chore| self.fail(chore, &error));
+        let (kept, refused): (Vec<Command>, Vec<Command>) =
+            commands.into_iter().partition(Command::only_records_progress);
+        refused.into_iter().for_each(|command| self.fail(command, &error));
         kept
     }
 
-    /// Answers what is committed, unless the files have gone meanwhile.
-    pub(super) fn settle(&mut self, publishes: Vec<Publish>, chores: Vec<Chore>, mut outcome: Outcome) {
+    /// Answers committed work, unless the files have disappeared in the meantime.
+    pub(super) fn resolve(&mut self, publishes: Vec<Publish>, commands: Vec<Command>, mut outcome: CommitOutcome) {
         // Acknowledgements alone are not worth the system calls.
-        let unchecked = publishes.is_empty() && chores.iter().all(Chore::lets_go);
+        let unchecked = publishes.is_empty() && commands.iter().all(Command::only_records_progress);
         let checked = if unchecked { Ok(()) } else { self.check_files() };
-        let Err(error) = checked else { return self.answer(publishes, chores, outcome) };
+        let Err(error) = checked else { return self.answer(publishes, commands, outcome) };
         if !publishes.is_empty() {
             self.refuse(publishes, &error);
         }
         let done = std::mem::take(&mut outcome.done);
-        let (kept, refused): (Vec<_>, Vec<_>) = chores.into_iter().zip(done).partition(|(chore, _)| {
-            // Neither an acknowledgement nor an erasure can be taken back once it is committed.
-            chore.lets_go() || matches!(chore, Chore::Settle(_) | Chore::Erase { .. })
+        let (kept, refused): (Vec<_>, Vec<_>) = commands.into_iter().zip(done).partition(|(command, _)| {
+            // Neither an acknowledgement nor an erasure can be undone once it is committed.
+            command.only_records_progress() || matches!(command, Command::Resolve(_) | Command::Erase { .. })
         });
-        refused.into_iter().for_each(|(chore, _)| self.fail(chore, &error));
-        let (chores, done) = kept.into_iter().unzip();
-        self.answer(Vec::new(), chores, Outcome { stored: Vec::new(), done, ..outcome });
+        refused.into_iter().for_each(|(command, _)| self.fail(command, &error));
+        let (commands, done) = kept.into_iter().unzip();
+        self.answer(Vec::new(), commands, CommitOutcome { stored: Vec::new(), done, ..outcome });
     }
 
     pub(super) fn refuse(&self, publishes: Vec<Publish>, error: &BusError) {
@@ -64,22 +70,22 @@ impl Writer {
         }
     }
 
-    pub(super) fn fail(&self, chore: Chore, error: &BusError) {
+    pub(super) fn fail(&self, command: Command, error: &BusError) {
         let error = error.clone();
-        match chore {
-            Chore::Settle(settle) => {
-                settle.consumer.lock().release(&settle.sequences, self.shared.now());
-                let _ = settle.reply.send(Err(error));
+        match command {
+            Command::Resolve(resolve) => {
+                resolve.consumer.lock().release(&resolve.sequences, self.shared.now());
+                let _ = resolve.reply.send(Err(error));
             }
-            Chore::Record { reply, .. } | Chore::Refilter { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Register { reply, .. } | Chore::PurgeDeadLetters { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Purge { reply } => drop(reply.send(Err(error))),
-            Chore::Erase { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Wipe { reply } => drop(reply.send(Err(error))),
-            Chore::KeepInput { reply, .. } => drop(reply.send(Err(error))),
-            Chore::AmendInput { reply, .. } => drop(reply.send(Err(error))),
-            Chore::Resubmit { reply, .. } => drop(reply.send(Err(error))),
+            Command::Record { reply, .. } | Command::Refilter { reply, .. } => drop(reply.send(Err(error))),
+            Command::Register { reply, .. } | Command::PurgeDeadLetters { reply, .. } => drop(reply.send(Err(error))),
+            Command::Replay { reply, .. } | Command::DeleteDeadLetter { reply, .. } => drop(reply.send(Err(error))),
+            Command::Purge { reply } => drop(reply.send(Err(error))),
+            Command::Erase { reply, .. } => drop(reply.send(Err(error))),
+            Command::Wipe { reply } => drop(reply.send(Err(error))),
+            Command::KeepInput { reply, .. } => drop(reply.send(Err(error))),
+            Command::AmendInput { reply, .. } => drop(reply.send(Err(error))),
+            Command::Resubmit { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The writer thread: takes what is queued, commits it as one transaction, answers.
+//! The writer thread: takes queued work, commits it as one transaction, and answers.
 //!
-//! Invariant: nobody is told that something is stored, and nothing in memory says so, before the commit
-//! that stores it has returned. A failed commit leaves the memory as it was.
+//! Invariant: no caller is answered, and no state in memory changes, before the commit has returned. A failed commit
+//! leaves the memory unchanged.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,28 +10,29 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::outcome::{Done, Outcome, StoredPosition};
+use super::outcome::{CommandOutcome, CommitOutcome, StoredPosition};
 use crate::base::clock::ClockSteps;
+use crate::bus::embedded::backpressure::{Backpressure, CommitSchedule, CommitStats, ConsumerProgress};
 use crate::bus::embedded::checkpoint::Checkpoints;
-use crate::bus::embedded::consumer::books;
+use crate::bus::embedded::consumer::trial_logs;
 use crate::bus::embedded::dedup::{Dedup, key};
 use crate::bus::embedded::group::Draft;
 use crate::bus::embedded::input::InputBytes;
-use crate::bus::embedded::pace::{Opening, Pace, Round, Standing};
 use crate::bus::embedded::pack::Packer;
-use crate::bus::embedded::queue::{Chore, Duplicate, Publish, Purged, Settle, Stored, Work};
-use crate::bus::embedded::retention::{self, Needs};
+use crate::bus::embedded::queue::{Command, Duplicate, Publish, Purged, Resolve, Stored, Work};
+use crate::bus::embedded::retention::{self, PurgeRequest};
 use crate::bus::embedded::shared::{Shared, lock};
-use crate::bus::embedded::wipe::Wiping;
+use crate::bus::embedded::wipe::Wiper;
 use crate::bus::embedded::{dead_letter, file};
 use crate::bus::{BusError, BusErrorKind, batch};
 use crate::metrics;
 
-/// Bytes of batches in one group. Groups of one size use each other's memory again; the next comes in meanwhile.
+/// Bytes of batches in one group. Groups of the same size reuse each other's memory; the next one arrives in the
+/// meantime.
 const GROUP_BYTES_MAX: usize = 2 << 20;
-/// Steps of a purge that a commit waits for when the bus is full.
+/// Purge steps that a commit waits for when the bus is full.
 const STEPS_WHEN_FULL_MAX: usize = 8;
-/// What a commit writes to the log beside its data, by estimate.
+/// Estimated bytes that a commit adds to the log besides its data.
 const COMMIT_OVERHEAD_BYTES: u64 = 64 << 10;
 
 pub(crate) struct Writer {
@@ -43,9 +44,9 @@ pub(crate) struct Writer {
     pub(super) next_sequence: u64,
     pub(super) checkpoints: Checkpoints,
     pub(super) input_bytes: InputBytes,
-    pub(super) pace: Pace,
-    pub(super) wiping: Wiping,
-    /// The files were not at their paths when they were looked for last.
+    pub(super) backpressure: Backpressure,
+    pub(super) wiper: Wiper,
+    /// The files were not at their paths at the last check.
     pub(super) misplaced: bool,
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
     let next_sequence = *shared.head.borrow() + 1;
     let packer =
         Packer::new().map_err(|error| BusError::caused(BusErrorKind::Unavailable, "start bus writer", error))?;
-    let pace = Pace::default();
+    let backpressure = Backpressure::default();
     let input_bytes = InputBytes::unknown();
     let writer = Writer {
         shared,
@@ -69,8 +70,8 @@ pub(crate) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
         next_sequence,
         checkpoints,
         input_bytes,
-        pace,
-        wiping: Wiping::new(),
+        backpressure,
+        wiper: Wiper::new(),
         misplaced: false,
     };
     let thread = std::thread::Builder::new().name("bus-writer".into()).spawn(move || writer.run());
@@ -78,10 +79,10 @@ pub(crate) fn start(shared: Arc<Shared>, connection: Connection) -> Result<Vec<J
     Ok(vec![thread])
 }
 
-/// Ends the bus when the writer ends, however it ends: a queue that nobody empties must not be waited on.
-struct Ending(Arc<Shared>);
+/// Closes the bus when the writer ends for any reason: nothing may wait for a queue that is not drained.
+struct CloseOnDrop(Arc<Shared>);
 
-impl Drop for Ending {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.queue.abandon();
         self.0.closed.cancel();
@@ -90,35 +91,35 @@ impl Drop for Ending {
 
 impl Writer {
     fn run(mut self) {
-        let _ending = Ending(self.shared.clone());
-        let mut opening = Opening::at_once();
-        while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX, &opening) {
+        let _close = CloseOnDrop(self.shared.clone());
+        let mut schedule = CommitSchedule::immediate();
+        while let Some(work) = self.shared.queue.take(GROUP_BYTES_MAX, &schedule) {
             let (began, batches) = (Instant::now(), work.publishes.len());
             self.round(work);
             if batches > 0 {
-                let (gathered, now) = (began.saturating_duration_since(opening.from), Instant::now());
-                opening = self.opening(Round { batches, gathered, busy: now - began }, now);
+                let (gathered, now) = (began.saturating_duration_since(schedule.from), Instant::now());
+                schedule = self.schedule(CommitStats { batches, gathered, busy: now - began }, now);
             }
         }
         self.checkpoints.start_over(&self.connection, "TRUNCATE");
     }
 
-    /// When publishers are next served, after a round that ended now.
-    fn opening(&mut self, round: Round, now: Instant) -> Opening {
+    /// When publishers are served next, after a round that ended now.
+    fn schedule(&mut self, round: CommitStats, now: Instant) -> CommitSchedule {
         let middle = lock(&self.shared.tail).middle();
         let consumers = self.shared.each_consumer();
         let next = consumers.iter().map(|consumer| consumer.lock().window().next());
-        let standings = next.map(|next| Standing { next, behind: next < middle });
-        self.pace.opening(round, now, standings)
+        let progress = next.map(|next| ConsumerProgress { next, behind: next < middle });
+        self.backpressure.schedule(round, now, progress)
     }
 
     fn round(&mut self, work: Work) {
-        let Work { mut publishes, chores } = work;
-        let (alone, chores): (Vec<Chore>, Vec<Chore>) =
-            chores.into_iter().partition(|chore| matches!(chore, Chore::Purge { .. } | Chore::Wipe { .. }));
-        let chores = match self.misplaced {
-            true => self.keep_out(&mut publishes, chores),
-            false => chores,
+        let Work { mut publishes, commands } = work;
+        let (alone, commands): (Vec<Command>, Vec<Command>) =
+            commands.into_iter().partition(|command| matches!(command, Command::Purge { .. } | Command::Wipe { .. }));
+        let commands = match self.misplaced {
+            true => self.reject_while_misplaced(&mut publishes, commands),
+            false => commands,
         };
         let incoming = publishes.iter().map(|publish| (publish.records.len() + publish.keys.len() * 16) as u64).sum();
         if !publishes.is_empty()
@@ -126,23 +127,23 @@ impl Writer {
         {
             self.refuse(std::mem::take(&mut publishes), &error);
         }
-        match self.commit(&publishes, &chores) {
-            Ok(outcome) => self.settle(publishes, chores, outcome),
-            Err(error) => self.isolate(publishes, chores, error),
+        match self.commit(&publishes, &commands) {
+            Ok(outcome) => self.resolve(publishes, commands, outcome),
+            Err(error) => self.isolate(publishes, commands, error),
         }
-        for chore in alone {
-            match chore {
-                Chore::Purge { reply } => drop(reply.send(self.purge(0))),
-                Chore::Wipe { reply } => drop(reply.send(self.wipe())),
+        for command in alone {
+            match command {
+                Command::Purge { reply } => drop(reply.send(self.purge(0))),
+                Command::Wipe { reply } => drop(reply.send(self.wipe())),
                 _ => {}
             }
         }
     }
 
-    /// After a commit that failed: tries again in parts, so that one does not fail for the sake of another.
-    /// Acknowledgements need less room than messages, and make some.
-    fn isolate(&mut self, publishes: Vec<Publish>, chores: Vec<Chore>, error: BusError) {
-        let alone = publishes.is_empty() || chores.is_empty();
+    /// Retries a failed commit in parts, so that one part does not fail because of another. Acknowledgements need less
+    /// room than messages, and free some.
+    fn isolate(&mut self, publishes: Vec<Publish>, commands: Vec<Command>, error: BusError) {
+        let alone = publishes.is_empty() || commands.is_empty();
         if !publishes.is_empty() {
             let again = if alone || error.kind == BusErrorKind::Full {
                 Err(error.clone())
@@ -150,33 +151,33 @@ impl Writer {
                 self.commit(&publishes, &[])
             };
             match again {
-                Ok(outcome) => self.settle(publishes, Vec::new(), outcome),
+                Ok(outcome) => self.resolve(publishes, Vec::new(), outcome),
                 Err(error) => self.refuse(publishes, &error),
             }
         }
-        let alone = alone && chores.len() == 1;
-        for chore in chores {
-            let again = if alone { Err(error.clone()) } else { self.commit(&[], std::slice::from_ref(&chore)) };
+        let alone = alone && commands.len() == 1;
+        for command in commands {
+            let again = if alone { Err(error.clone()) } else { self.commit(&[], std::slice::from_ref(&command)) };
             match again {
-                Ok(outcome) => self.settle(Vec::new(), vec![chore], outcome),
-                Err(error) => self.fail(chore, &error),
+                Ok(outcome) => self.resolve(Vec::new(), vec![command], outcome),
+                Err(error) => self.fail(command, &error),
             }
         }
     }
 
-    /// Stores a group, the chores and the positions that they change, in one transaction, and makes it known to
-    /// the consumers.
-    fn commit(&mut self, publishes: &[Publish], chores: &[Chore]) -> Result<Outcome, BusError> {
-        if publishes.is_empty() && chores.is_empty() {
-            return Ok(Outcome::default());
+    /// Stores a group, the commands and the positions they change in one transaction, and makes it visible to
+    /// consumers.
+    fn commit(&mut self, publishes: &[Publish], commands: &[Command]) -> Result<CommitOutcome, BusError> {
+        if publishes.is_empty() && commands.is_empty() {
+            return Ok(CommitOutcome::default());
         }
         let began = Instant::now();
         let mut draft = Draft::new(self.next_sequence, self.now_ms());
         let outcome = self.transaction("commit group", |writer| {
-            let mut outcome = Outcome::default();
-            writer.write_chores(chores, &mut draft, &mut outcome)?;
+            let mut outcome = CommitOutcome::default();
+            writer.write_commands(commands, &mut draft, &mut outcome)?;
             writer.write_publishes(publishes, &mut draft, &mut outcome)?;
-            writer.write_positions(chores, &mut outcome)?;
+            writer.write_positions(commands, &mut outcome)?;
             Ok(outcome)
         })?;
         let (messages, bytes) = (draft.len() as u64, outcome.group_bytes as u64);
@@ -191,7 +192,7 @@ impl Writer {
         Ok(outcome)
     }
 
-    /// Runs `work` in a transaction; on any failure all of it is undone, in memory too.
+    /// Runs `work` in a transaction. A failure undoes everything, in memory too.
     pub(super) fn transaction<T>(
         &mut self,
         context: &'static str,
@@ -200,8 +201,8 @@ impl Writer {
         let result = self.execute(context, "BEGIN IMMEDIATE").and_then(|()| work(self)).and_then(|done| {
             let failed = |error| file::failure(&self.shared.path, context, error);
             self.dedup.maintain(&self.connection, key::seconds(self.clock.last_ms())).map_err(failed)?;
-            // Asked here, where it needs no lock of its own.
-            let used_bytes = file::used_bytes(&self.connection).map_err(failed)?.saturating_sub(self.wiping.bytes);
+            // Read here, where no other lock is needed.
+            let used_bytes = file::used_bytes(&self.connection).map_err(failed)?.saturating_sub(self.wiper.bytes);
             self.execute(context, "COMMIT")?;
             self.shared.used_bytes.store(used_bytes, Ordering::Relaxed);
             Ok(done)
@@ -219,7 +220,7 @@ impl Writer {
         result
     }
 
-    /// What the wall clock shows. When it was set, message ids keep their ages: none is forgotten early.
+    /// The wall clock. When it was set, message ids keep their ages: none is forgotten early.
     pub(super) fn now_ms(&mut self) -> i64 {
         let (now_ms, step_ms) = self.clock.look();
         if step_ms != 0 {
@@ -234,7 +235,7 @@ impl Writer {
         executed.map(drop).map_err(|error| file::failure(&self.shared.path, context, error))
     }
 
-    /// After a transaction: its counts, and the log that it lengthened.
+    /// Updates the state after a transaction, and reports the growth of the log.
     pub(super) fn committed(&mut self, bytes: u64) {
         self.dedup.committed(self.next_sequence - 1, key::seconds(self.clock.last_ms()));
         self.checkpoints.committed(&self.connection, bytes + COMMIT_OVERHEAD_BYTES);
@@ -252,7 +253,7 @@ impl Writer {
         &mut self,
         publishes: &[Publish],
         draft: &mut Draft,
-        outcome: &mut Outcome,
+        outcome: &mut CommitOutcome,
     ) -> Result<(), BusError> {
         let now_s = key::seconds(draft.published_at_ms);
         let records = publishes.iter().map(|publish| publish.ends.len()).sum();
@@ -268,16 +269,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a batch to the group, without the messages that were seen before.
+    /// Adds a batch to the group, without duplicates.
     pub(super) fn append(&mut self, publish: &Publish, draft: &mut Draft, now_s: u32) -> rusqlite::Result<Stored> {
         let mut stored = Stored { first_sequence: draft.next_sequence(), duplicates: Vec::new() };
         if publish.keys.is_empty() {
-            draft.extend(&publish.records, 0, &publish.ends, publish.beginning);
+            draft.extend(&publish.records, 0, &publish.ends, publish.subject_prefix);
             return Ok(stored);
         }
         let mut keys = publish.keys.iter();
         let all_keyed = publish.keys.len() == publish.ends.len();
-        // Records from `from` on, which begin at `start`, are not copied yet.
+        // Records from `from` on, beginning at `start`, have not been copied yet.
         let (mut from, mut start, mut end) = (0, 0, 0);
         for (index, next_end) in publish.ends.iter().enumerate() {
             let begin = std::mem::replace(&mut end, *next_end);
@@ -287,101 +288,106 @@ impl Writer {
             }
             let Some(key) = keys.next() else { break };
             if let Some(seen) = self.dedup.seen(&self.connection, key, (now_s, draft.first_sequence))? {
-                draft.extend(&publish.records, start, &publish.ends[from..index], publish.beginning);
+                draft.extend(&publish.records, start, &publish.ends[from..index], publish.subject_prefix);
                 (from, start) = (index + 1, end);
                 stored.duplicates.push(Duplicate { index: index as u32, group: seen.group(), key: *key });
             } else {
                 draft.push_key(key);
             }
         }
-        draft.extend(&publish.records, start, &publish.ends[from..], publish.beginning);
+        draft.extend(&publish.records, start, &publish.ends[from..], publish.subject_prefix);
         Ok(stored)
     }
 
-    fn write_positions(&mut self, chores: &[Chore], outcome: &mut Outcome) -> Result<(), BusError> {
-        for chore in chores {
-            let (Chore::Settle(Settle { consumer, .. }) | Chore::Record { consumer, .. }) = chore else { continue };
+    fn write_positions(&mut self, commands: &[Command], outcome: &mut CommitOutcome) -> Result<(), BusError> {
+        for command in commands {
+            let (Command::Resolve(Resolve { consumer, .. }) | Command::Record { consumer, .. }) = command else {
+                continue;
+            };
             if outcome.positions.iter().any(|stored| Arc::ptr_eq(&stored.consumer, consumer)) {
                 continue;
             }
-            let (position, book) = {
-                let mind = consumer.lock();
-                (mind.position(), mind.unstored_book())
+            let (position, log) = {
+                let state = consumer.lock();
+                (state.position(), state.unstored_log())
             };
             self.write("store consumer position", |writer| {
-                if let Some(book) = &book {
-                    books::store(&writer.connection, &consumer.name, book)?;
+                if let Some(log) = &log {
+                    trial_logs::store(&writer.connection, &consumer.name, log)?;
                 }
                 file::update_position(&writer.connection, &consumer.name, &position)
             })?;
-            outcome.positions.push(StoredPosition { consumer: consumer.clone(), high: position.high, book });
+            outcome.positions.push(StoredPosition { consumer: consumer.clone(), high: position.high, log });
         }
         Ok(())
     }
 
-    /// Settles in memory what the commit stored, then tells those who wait.
-    pub(super) fn answer(&mut self, publishes: Vec<Publish>, chores: Vec<Chore>, outcome: Outcome) {
-        for StoredPosition { consumer, high, book } in outcome.positions {
-            let mut mind = consumer.lock();
-            mind.recorded(high);
-            if let Some(book) = book {
-                mind.book_stored(&book);
+    /// Resolves in memory what the commit has stored, then answers the callers.
+    pub(super) fn answer(&mut self, publishes: Vec<Publish>, commands: Vec<Command>, outcome: CommitOutcome) {
+        for StoredPosition { consumer, high, log } in outcome.positions {
+            let mut state = consumer.lock();
+            state.recorded(high);
+            if let Some(log) = log {
+                state.log_stored(&log);
             }
         }
         let duplicates: usize = outcome.stored.iter().map(|stored| stored.duplicates.len()).sum();
         if !publishes.is_empty() {
             metrics::bus_duplicates(duplicates as u64);
         }
-        // Whoever published and is gone has no use for the answer; the same below.
+        // A caller that is gone does not need its answer; the same below.
         for (publish, stored) in publishes.into_iter().zip(outcome.stored) {
             let _ = publish.reply.send(Ok(stored));
         }
-        for (chore, done) in chores.into_iter().zip(outcome.done) {
-            match (chore, done) {
-                (Chore::Settle(settle), done) => {
-                    settle.consumer.lock().settled(&settle.sequences);
-                    if let (Some((why, _)), Done::Buried(count)) = (&settle.reason, done) {
+        for (command, done) in commands.into_iter().zip(outcome.done) {
+            match (command, done) {
+                (Command::Resolve(resolve), done) => {
+                    resolve.consumer.lock().resolved(&resolve.sequences);
+                    if let (Some((why, _)), CommandOutcome::DeadLettered(count)) = (&resolve.reason, done) {
                         self.shared.dead_letters.fetch_add(count, Ordering::Relaxed);
-                        metrics::bus_dead_lettered(&settle.consumer.name, why.name(), count);
+                        metrics::bus_dead_lettered(&resolve.consumer.name, why.name(), count);
                     }
-                    let _ = settle.reply.send(Ok(()));
+                    let _ = resolve.reply.send(Ok(()));
                 }
-                (Chore::Refilter { consumer, filter, reply }, _) => {
+                (Command::Refilter { consumer, filter, reply }, _) => {
                     consumer.lock().set_filter(filter);
                     let _ = reply.send(Ok(()));
                 }
-                (Chore::Record { reply, .. }, _) => drop(reply.send(Ok(()))),
-                (Chore::Register { reply, .. }, Done::Sequence(answer)) => drop(reply.send(Ok(answer))),
-                (Chore::PurgeDeadLetters { reply, .. }, Done::Sequence(deleted)) => {
+                (Command::Record { reply, .. }, _) => drop(reply.send(Ok(()))),
+                (Command::Register { reply, .. }, CommandOutcome::Sequence(answer)) => drop(reply.send(Ok(answer))),
+                (Command::PurgeDeadLetters { reply, .. }, CommandOutcome::Sequence(deleted)) => {
                     self.shared.dead_letters_gone(deleted);
                     drop(reply.send(Ok(deleted)));
                 }
-                (Chore::Replay { reply, .. } | Chore::DeleteDeadLetter { reply, .. }, Done::Flag(flag)) => {
+                (
+                    Command::Replay { reply, .. } | Command::DeleteDeadLetter { reply, .. },
+                    CommandOutcome::Flag(flag),
+                ) => {
                     self.shared.dead_letters_gone(u64::from(flag));
                     drop(reply.send(Ok(flag)));
                 }
-                (Chore::KeepInput { reply, .. }, Done::Kept(kept)) => {
+                (Command::KeepInput { reply, .. }, CommandOutcome::Kept(kept)) => {
                     self.shared.dead_letters.fetch_add(kept.kept as u64, Ordering::Relaxed);
                     drop(reply.send(Ok(kept)));
                 }
-                (Chore::AmendInput { reply, .. }, Done::Flag(flag)) => drop(reply.send(Ok(flag))),
-                (Chore::Resubmit { reply, .. }, Done::Resubmitted(stored)) => {
+                (Command::AmendInput { reply, .. }, CommandOutcome::Flag(flag)) => drop(reply.send(Ok(flag))),
+                (Command::Resubmit { reply, .. }, CommandOutcome::Resubmitted(stored)) => {
                     self.shared.dead_letters_gone(u64::from(stored.is_some()));
                     drop(reply.send(Ok(stored)));
                 }
-                (Chore::Erase { reply, .. }, Done::Erased(groups, messages)) => {
-                    self.make_known(&groups);
+                (Command::Erase { reply, .. }, CommandOutcome::Erased(groups, messages)) => {
+                    self.apply_erasure(&groups);
                     drop(reply.send(Ok(messages)));
                 }
-                (Chore::Erase { .. } | Chore::Wipe { .. }, _) => {}
-                (Chore::Register { .. } | Chore::Replay { .. } | Chore::DeleteDeadLetter { .. }, _) => {}
-                (Chore::PurgeDeadLetters { .. } | Chore::Purge { .. }, _) => {}
-                (Chore::KeepInput { .. } | Chore::AmendInput { .. } | Chore::Resubmit { .. }, _) => {}
+                (Command::Erase { .. } | Command::Wipe { .. }, _) => {}
+                (Command::Register { .. } | Command::Replay { .. } | Command::DeleteDeadLetter { .. }, _) => {}
+                (Command::PurgeDeadLetters { .. } | Command::Purge { .. }, _) => {}
+                (Command::KeepInput { .. } | Command::AmendInput { .. } | Command::Resubmit { .. }, _) => {}
             }
         }
     }
 
-    /// Fails with `Full` when the stream's limit leaves no room and nothing can be purged.
+    /// Fails with `Full` when the limit of the stream leaves no room and nothing can be purged.
     fn make_room(&mut self, incoming: u64) -> Result<(), BusError> {
         for _ in 0..STEPS_WHEN_FULL_MAX {
             let used = self.shared.used_bytes.load(Ordering::Relaxed);
@@ -401,12 +407,12 @@ impl Writer {
         Err(BusError::caused(BusErrorKind::Full, "store batch", reason))
     }
 
-    /// One step of a purge, in its own transaction.
+    /// One purge step, in its own transaction.
     fn purge(&mut self, incoming_bytes: u64) -> Result<Purged, BusError> {
         let now_ms = self.now_ms();
         let since = |age: Duration| now_ms.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         let settings = &self.shared.settings;
-        let needs = Needs {
+        let request = PurgeRequest {
             acknowledged_to: self.acknowledged_to(),
             used_bytes: self.shared.used_bytes.load(Ordering::Relaxed),
             bytes_max: settings.bytes_max,
@@ -420,26 +426,26 @@ impl Writer {
         let (step, dead) = self.transaction("purge messages", |writer| {
             writer.write("purge messages", |writer| {
                 let dead = dead_letter::delete_before(&writer.connection, dead_before_ms)?;
-                let step = retention::plan(&writer.connection, &writer.dedup, &needs)?;
+                let step = retention::plan(&writer.connection, &writer.dedup, &request)?;
                 if let Some(upto) = step.upto {
-                    // The pages that this frees are room for the run.
+                    // The pages freed by this make room for the run.
                     retention::delete_groups(&writer.connection, upto)?;
                 }
                 if step.uncovered {
-                    writer.dedup.cover(&writer.connection, last)?;
+                    writer.dedup.move_to_run(&writer.connection, last)?;
                 }
                 Ok((step, dead))
             })
         })?;
         self.shared.dead_letters_gone(dead as u64);
         if dead > 0 || step.messages > 0 {
-            self.wiping.freed();
+            self.wiper.freed();
         }
         if dead > 0 {
             self.input_bytes.changed();
         }
         self.committed(0);
-        self.dedup.rest(needs.now_s);
+        self.dedup.rest(request.now_s);
         let bounds = file::bounds(&self.connection);
         if let Ok(Some((first, _))) = bounds {
             self.shared.first.store(first, Ordering::Relaxed);
@@ -447,7 +453,7 @@ impl Writer {
         Ok(Purged { messages: step.messages, more: step.more })
     }
 
-    /// What every durable consumer has acknowledged; 0 when there is none.
+    /// The sequence up to which every durable consumer has acknowledged; 0 without consumers.
     fn acknowledged_to(&self) -> u64 {
         let consumers = self.shared.each_consumer();
         consumers.iter().map(|consumer| consumer.lock().window().floor()).min().unwrap_or(0)

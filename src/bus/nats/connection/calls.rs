@@ -1,7 +1,7 @@
-//! Requests on their way and the answers that come back, many to one subscription.
+//! Pending requests and their answers, many on one subscription.
 //!
-//! Invariant: a call ends when all its answers are here, when its time is up, or when the
-//! connection is lost; then nothing of it is kept, so unanswered requests do not pile up.
+//! Invariant: a call ends when all its answers have arrived, when it times out, or when the connection is lost. Nothing
+//! of it is kept then, so unanswered requests do not pile up.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use super::link::Link;
 use crate::bus::nats::failed::failed;
 use crate::bus::{BusError, BusErrorKind};
 
-/// The calls of one connection.
+/// The calls of one client.
 #[derive(Debug)]
 pub(crate) struct Calls {
     inbox: String,
@@ -37,12 +37,12 @@ struct State {
     missing: usize,
 }
 
-/// One call until it ends; dropping it forgets it.
-pub(crate) struct Awaited<'a> {
+/// A call until it ends; dropping it forgets it.
+pub(crate) struct PendingCall<'a> {
     calls: &'a Calls,
     id: u64,
     call: Arc<Call>,
-    /// Seen before the first request was sent.
+    /// Subscribed before the first request was sent.
     connections: watch::Receiver<u64>,
 }
 
@@ -54,28 +54,28 @@ impl Calls {
         Ok((Arc::new(Self { inbox, next: AtomicU64::new(1), open: Mutex::default() }), answers))
     }
 
-    /// Hands answers out until the connection is closed.
+    /// Distributes answers until the client is closed.
     pub(crate) async fn receive(self: Arc<Self>, mut answers: Subscriber) {
         while let Some(message) = answers.next().await {
             let tokens = message.subject.as_str().strip_prefix(&self.inbox).and_then(|rest| rest[1..].split_once('.'));
             let Some((id, index)) = tokens else { continue };
             let (Ok(id), Ok(index)) = (id.parse::<u64>(), index.parse::<usize>()) else { continue };
             let call = self.calls().get(&id).cloned();
-            // Of a call that has ended nobody waits for an answer.
+            // Nothing waits for the answer of a call that has ended.
             if let Some(call) = call {
                 call.answered(index, message);
             }
         }
     }
 
-    /// Opens a call of so many requests, at least one.
-    pub(crate) fn call(&self, link: &Link, requests: usize) -> Awaited<'_> {
+    /// Opens a call with the given number of requests, at least one.
+    pub(crate) fn call(&self, link: &Link, requests: usize) -> PendingCall<'_> {
         let connections = link.connections();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let answers = (0..requests).map(|_| None).collect();
         let call = Arc::new(Call { state: Mutex::new(State { answers, missing: requests }), done: Notify::new() });
         self.calls().insert(id, call.clone());
-        Awaited { calls: self, id, call, connections }
+        PendingCall { calls: self, id, call, connections }
     }
 
     fn calls(&self) -> MutexGuard<'_, HashMap<u64, Arc<Call>>> {
@@ -97,14 +97,14 @@ impl Call {
     }
 }
 
-impl Awaited<'_> {
-    /// Where the answer to one request of the call is to be sent.
+impl PendingCall<'_> {
+    /// The reply subject of one request of the call.
     pub(crate) fn reply_to(&self, index: usize) -> String {
         format!("{}.{}.{index}", self.calls.inbox, self.id)
     }
 
-    /// No answer will come to this one: it was not sent.
-    pub(crate) fn forgo(&self, index: usize) {
+    /// This request was not sent: it gets no answer.
+    pub(crate) fn cancel(&self, index: usize) {
         let mut state = self.call.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.answers.get(index).is_some_and(Option::is_none) {
             state.missing -= 1;
@@ -114,7 +114,7 @@ impl Awaited<'_> {
         }
     }
 
-    /// Waits for all answers; those that did not come are none, and why is the second part.
+    /// Waits for all answers. Missing answers are `None`; the second value is the reason.
     pub(crate) async fn answers(
         mut self,
         client: &Client,
@@ -139,7 +139,7 @@ impl Awaited<'_> {
     }
 }
 
-impl Drop for Awaited<'_> {
+impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
         self.calls.calls().remove(&self.id);
     }

@@ -1,9 +1,8 @@
-//! The connection to the server, and what became of it so far.
+//! The connection to the server and its state.
 //!
-//! Invariant: the epoch moves whenever the connection is lost or made, and when a stream or a consumer turns out to
-//! be gone or another one. What was learnt in one
-//! epoch (leases, acknowledgements on their way) says nothing certain in the next, since the
-//! server at the other end may have crashed in between and forgotten what it had not synced.
+//! Invariant: the epoch advances whenever the connection is lost or established, and when a stream or a consumer turns
+//! out to be gone or replaced. Knowledge from one epoch (leases, pending acknowledgements) is not certain in the next,
+//! since the server may have crashed in between and forgotten what it had not synced.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -19,35 +18,35 @@ use tracing::{debug, info, warn};
 
 use crate::bus::{BusError, BusErrorKind, NatsSettings};
 
-/// How often the server is pinged; the third without an answer ends the connection. It is the only way out of a
-/// connection that takes nothing: the client listens to no request while it cannot write.
+/// The interval of pings to the server; the third without an answer ends the connection. This is the only way out of a
+/// connection that accepts no data: the client handles no request while it cannot write.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// How long the client may take to take up the request to connect anew. It takes none up while it cannot write.
+/// How long to wait for the client to accept a reconnect request. It accepts none while it cannot write.
 const REQUEST_MAX: Duration = Duration::from_millis(100);
-/// Commands (publishes and the like) that wait for the connection's task.
+/// Commands (such as publishes) that wait for the connection's task.
 const COMMANDS_MAX: usize = 4_096;
-/// Messages of one subscription that wait to be read. Never reached: a pull asks for fewer.
+/// Unread messages of one subscription. Never reached: pull requests ask for fewer.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 1 << 20;
-/// The longest wait for one attempt to connect, so that many fit into the time after a fault's end.
+/// The timeout of one connection attempt; short, so that many attempts fit into the time after an outage.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(3);
-/// Unanswered requests in a row on a connection that claims to be up, after which it is replaced.
+/// Consecutive unanswered requests on a connection that appears to be up, after which it is replaced.
 const UNANSWERED_MAX: u32 = 2;
 
-/// Shared by the client's callbacks and everybody who uses the connection.
+/// Shared by the client's callbacks and all users of the connection.
 #[derive(Debug)]
 pub(crate) struct Link {
     epoch: watch::Sender<u64>,
-    /// Moves with the connection alone.
+    /// Advances only with the connection.
     connections: watch::Sender<u64>,
-    /// The client has ended: nothing will ever come again.
+    /// The client has ended: nothing will arrive any more.
     ended: AtomicBool,
     unanswered: AtomicU32,
-    /// When anything came from the server last.
+    /// When anything last arrived from the server.
     heard_at: Mutex<Instant>,
 }
 
 impl Link {
-    /// Connects; an unreachable server is asked again until `timeout` has passed.
+    /// Connects; retries an unreachable server until `timeout` has passed.
     pub(crate) async fn connect(settings: &NatsSettings) -> Result<(Client, Arc<Self>), BusError> {
         let link = Arc::new(Self {
             epoch: watch::Sender::new(0),
@@ -77,63 +76,64 @@ impl Link {
         *self.epoch.borrow()
     }
 
-    /// Changes when the connection is lost and when it is made anew.
+    /// Changes when the connection is lost or established, and with [`Link::advance_epoch`].
     pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
         self.epoch.subscribe()
     }
 
-    /// Changes when the connection is lost and when it is made anew, and never otherwise.
+    /// Changes only when the connection is lost or established.
     pub(crate) fn connections(&self) -> watch::Receiver<u64> {
         self.connections.subscribe()
     }
 
-    /// What was learnt of leases and acknowledgements is void: the server has lost or replaced what keeps them.
-    pub(crate) fn begin_anew(&self) {
+    /// Invalidates what is known of leases and acknowledgements: the server has lost or replaced what stores them.
+    pub(crate) fn advance_epoch(&self) {
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
     /// Fails when nothing can be sent now.
     pub(crate) fn check(&self, client: &Client, context: &'static str) -> Result<(), BusError> {
-        self.check_given_up(context)?;
+        self.check_reconnects(context)?;
         if client.connection_state() != State::Connected {
             return Err(BusError::caused(BusErrorKind::Unavailable, context, "not connected to NATS (nats_url)"));
         }
         Ok(())
     }
 
-    pub(crate) fn check_given_up(&self, context: &'static str) -> Result<(), BusError> {
-        if self.ended.load(Ordering::Relaxed) { Err(given_up(context)) } else { Ok(()) }
+    pub(crate) fn check_reconnects(&self, context: &'static str) -> Result<(), BusError> {
+        if self.ended.load(Ordering::Relaxed) { Err(reconnects_exhausted(context)) } else { Ok(()) }
     }
 
-    /// Returns when the connection is given up for good, or was closed by ourselves.
+    /// Returns once reconnecting was abandoned, or when this process has closed the connection.
     pub(crate) async fn until_reconnects_exhausted(&self) -> BusError {
         let mut epochs = self.epochs();
         while !self.ended.load(Ordering::Relaxed) {
-            // The sender is ours.
+            // `self` owns the sender.
             let _ = epochs.changed().await;
         }
-        given_up("keep connection to NATS")
+        reconnects_exhausted("keep connection to NATS")
     }
 
-    /// The client has ended. It says so of its own accord only when it was told to.
-    pub(crate) fn ends(&self) {
+    /// The client has ended. It reports that by itself only when it was asked to end.
+    pub(crate) fn mark_ended(&self) {
         self.ended.store(true, Ordering::Relaxed);
         self.connections.send_modify(|connection| *connection += 1);
-        self.begin_anew();
+        self.advance_epoch();
     }
 
-    /// An answer came.
+    /// An answer has arrived.
     pub(crate) fn answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
         self.heard();
     }
 
-    /// Something came.
+    /// Something has arrived.
     pub(crate) fn heard(&self) {
         *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// An answer did not come in time. A connection that brings none is dead, whatever it claims: it is replaced.
+    /// An answer did not arrive in time. A connection that delivers none is dead, whatever state it reports, and is
+    /// replaced.
     pub(crate) async fn unanswered(&self, client: &Client) {
         if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 < UNANSWERED_MAX {
             return;
@@ -141,8 +141,8 @@ impl Link {
         self.replace(client).await;
     }
 
-    /// A message to ourselves, which waits for no disk, did not come back in time. When nothing else came either,
-    /// that alone shows that the connection is dead.
+    /// A message to ourselves, which does not wait for a disk, did not return in time. If nothing else has arrived
+    /// either, that alone shows that the connection is dead.
     pub(crate) async fn not_back(&self, client: &Client, waited: Duration) {
         let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
         if heard_at.elapsed() >= waited {
@@ -154,7 +154,7 @@ impl Link {
         self.unanswered.store(0, Ordering::Relaxed);
         if client.connection_state() == State::Connected {
             warn!("NATS does not answer, connecting anew");
-            // It fails when the client has ended, or can take nothing: then its pings end the connection.
+            // Fails when the client has ended or cannot write; then its pings end the connection.
             let _ = tokio::time::timeout(REQUEST_MAX, client.force_reconnect()).await;
         }
     }
@@ -165,7 +165,7 @@ impl Link {
                 info!(%event, "NATS");
                 self.unanswered.store(0, Ordering::Relaxed);
                 self.connections.send_modify(|connection| *connection += 1);
-                self.begin_anew();
+                self.advance_epoch();
             }
             Event::SlowConsumer(_) | Event::LameDuckMode | Event::ServerError(_) => warn!(%event, "NATS"),
             Event::ClientError(_) | Event::Draining | Event::Closed => debug!(%event, "NATS"),
@@ -173,7 +173,7 @@ impl Link {
     }
 }
 
-fn given_up(context: &'static str) -> BusError {
+fn reconnects_exhausted(context: &'static str) -> BusError {
     let why = "the connection to NATS was given up after the attempts that nats_max_reconnects allows";
     BusError::caused(BusErrorKind::Closed, context, why)
 }
@@ -186,7 +186,7 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, BusError> {
     })
 }
 
-/// The client does not take credentials from addresses: a user and a password, or a token alone.
+/// The client does not take credentials from URLs: a user and a password, or only a token.
 fn authenticated(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
     let decoded = |text: &str| percent_decode(text);
     match servers.iter().find_map(|server| Some((server.username()?, server.password()))) {
@@ -196,7 +196,7 @@ fn authenticated(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOpti
     }
 }
 
-/// `%41` is `A`; what is not such a pair stays as it is.
+/// Decodes `%41` to `A`; anything that is not such an escape stays as it is.
 fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -248,7 +248,7 @@ async fn options(settings: &NatsSettings, servers: &[ServerAddr], link: Arc<Link
     Ok(options)
 }
 
-/// The client takes a file without certificates for one that trusts nobody, and says nothing.
+/// The client would silently treat a file without certificates as trusting no authority.
 fn check_authorities(path: &Path) -> Result<(), BusError> {
     let wrong = |what: String| {
         let text = format!("nats_ca_file {}: {what}", path.display());
@@ -262,7 +262,7 @@ fn check_authorities(path: &Path) -> Result<(), BusError> {
     }
 }
 
-/// What TLS failed of. The client calls that an error of input and output.
+/// The TLS error behind a connection error, which the client reports as an IO error.
 fn tls_failure(error: &ConnectError) -> Option<&rustls::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -275,7 +275,7 @@ fn tls_failure(error: &ConnectError) -> Option<&rustls::Error> {
     None
 }
 
-/// Whether another attempt would end the same way.
+/// Whether another attempt would fail in the same way.
 fn is_final(error: &ConnectError) -> bool {
     let refused = matches!(
         error.kind(),

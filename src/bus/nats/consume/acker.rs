@@ -1,7 +1,6 @@
-//! The answers to deliveries: acknowledgements, renewals and what gives messages back.
+//! Answers deliveries: acknowledges, renews, releases and dead-letters them.
 //!
-//! Invariant: an answer that is reported as given has reached the server over one connection, or was
-//! sent again over the next.
+//! Invariant: an answer reported as sent has reached the server over one connection, or was sent again over the next.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,47 +11,47 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::trials::Record;
+use super::trials::TrialStore;
 use crate::bus::dead_letter::DeadReason;
 use crate::bus::nats::dead_letter;
 use crate::bus::nats::failed::failed as not_answered;
 use crate::bus::nats::shared::Shared;
-use crate::bus::nats::topology::streams::Role;
+use crate::bus::nats::topology::streams::StreamRole;
 use crate::bus::subject::Filter;
 use crate::bus::trials::{FATAL, TrialOutcome};
 use crate::bus::{BusError, BusErrorKind, Receipt};
 
-/// Acknowledgements that one confirmation covers.
+/// Acknowledgements covered by one confirmation.
 const RUN_MAX: usize = 1_000;
-/// Runs of acknowledgements on their way: while one is confirmed, the server works on the next.
+/// Concurrent runs of acknowledgements: while one is confirmed, the server works on the next.
 const RUNS_IN_FLIGHT: usize = 4;
-/// Times that a run of answers is sent again because the connection was lost meanwhile.
+/// Attempts to send a run of answers when the connection is lost in the meantime.
 const RUN_ATTEMPTS_MAX: usize = 3;
 
 #[derive(Clone)]
 pub(crate) struct Acker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) consumer: Arc<Consumer>,
-    pub(crate) record: Record,
+    pub(crate) trials: TrialStore,
 }
 
-/// What the receiving and the answering side know of the consumer.
+/// Properties of the consumer shared by the subscription and its ackers.
 pub(crate) struct Consumer {
     pub(crate) stream: String,
     pub(crate) name: String,
     pub(crate) filter: Filter,
     pub(crate) max_deliver: u32,
-    /// What was often delivered and not answered is tried apart from others.
+    /// Messages that were delivered often without an answer are tried apart from others.
     pub(crate) isolates: bool,
     pub(crate) ack_wait: Duration,
-    /// What the subjects of acknowledgements begin with; the server tells it with the first message.
+    /// The prefix of acknowledgement subjects, known from the first message.
     pub(crate) ack_prefix: OnceLock<String>,
 }
 
 impl Consumer {
-    /// The stream that it is on.
+    /// The stream of the consumer.
     pub(crate) fn stream_in<'s>(&self, shared: &'s Shared) -> &'s Stream {
-        let role = if self.stream == shared.settings.stream { Role::Events } else { Role::Ranges };
+        let role = if self.stream == shared.settings.stream { StreamRole::Events } else { StreamRole::Chunks };
         shared.stream_of(role)
     }
 }
@@ -65,59 +64,59 @@ impl Acker {
     pub(crate) async fn nak(&self, receipts: &[Receipt], delay: Duration, reason: &str) -> Result<(), BusError> {
         let (exhausted, again) = self.failed(receipts).await?;
         for receipt in exhausted {
-            self.bury(receipt, (DeadReason::Failed, reason)).await?;
+            self.store_dead_letter(receipt, (DeadReason::Failed, reason)).await?;
         }
-        self.give_back(&again, delay).await
+        self.release(&again, delay).await
     }
 
-    /// Counts that these failed; those that did so as often as is allowed, and the others.
+    /// Counts failures of these messages. Returns those that have failed `max_deliver` times, and the others.
     pub(crate) async fn failed(&self, receipts: &[Receipt]) -> Result<(Vec<Receipt>, Vec<Receipt>), BusError> {
         if self.consumer.max_deliver <= 1 || receipts.is_empty() {
             return Ok((receipts.to_vec(), Vec::new()));
         }
         let max = self.consumer.max_deliver;
-        let count = |book: &mut crate::bus::trials::Book| {
-            receipts.iter().partition(|receipt| book.failed(receipt.sequence) >= max)
+        let count = |log: &mut crate::bus::trials::TrialLog| {
+            receipts.iter().partition(|receipt| log.failed(receipt.sequence) >= max)
         };
-        self.record.change(count).await
+        self.trials.change(count).await
     }
 
-    /// They come again, and nothing is said against them.
-    pub(crate) async fn give_back(&self, receipts: &[Receipt], delay: Duration) -> Result<(), BusError> {
+    /// Releases messages for redelivery without counting a failure.
+    pub(crate) async fn release(&self, receipts: &[Receipt], delay: Duration) -> Result<(), BusError> {
         let delay = Some(delay).filter(|delay| !delay.is_zero());
         self.answer(receipts, AckKind::Nak(delay), "give messages back").await
     }
 
     pub(crate) async fn dead_letter(&self, receipt: Receipt, reason: &str) -> Result<(), BusError> {
-        self.bury(receipt, (DeadReason::Refused, reason)).await
+        self.store_dead_letter(receipt, (DeadReason::Refused, reason)).await
     }
 
-    /// Gives up what ended the process each time.
-    pub(crate) async fn bury_fatal(&self, receipt: Receipt) -> Result<(), BusError> {
-        self.bury(receipt, (DeadReason::Fatal, FATAL)).await?;
-        self.record.change(|book| book.forget(0, &[receipt.sequence])).await
+    /// Dead-letters a message that ended the process in each trial.
+    pub(crate) async fn dead_letter_fatal(&self, receipt: Receipt) -> Result<(), BusError> {
+        self.store_dead_letter(receipt, (DeadReason::Fatal, FATAL)).await?;
+        self.trials.change(|log| log.forget(0, &[receipt.sequence])).await
     }
 
-    async fn bury(&self, receipt: Receipt, reason: (DeadReason, &str)) -> Result<(), BusError> {
-        dead_letter::bury(&self.shared, &self.consumer.name, receipt, reason).await?;
+    async fn store_dead_letter(&self, receipt: Receipt, reason: (DeadReason, &str)) -> Result<(), BusError> {
+        dead_letter::store(&self.shared, &self.consumer.name, receipt, reason).await?;
         self.answer(&[receipt], AckKind::Term, "bury message").await
     }
 
     pub(crate) async fn begin_trial(&self, receipts: &[Receipt]) {
-        self.record.begin_trial(receipts.iter().map(|receipt| receipt.sequence).collect()).await;
+        self.trials.begin_trial(receipts.iter().map(|receipt| receipt.sequence).collect()).await;
     }
 
     pub(crate) async fn end_trial(&self, end: TrialOutcome) {
-        self.record.end_trial(end).await;
+        self.trials.end_trial(end).await;
     }
 
-    /// The server does not say whether a lease had lapsed: the caller's clock must.
+    /// The server does not report whether a lease had expired; the caller has to check its clock.
     pub(crate) async fn renew(&self, receipts: &[Receipt]) -> Result<(), BusError> {
         self.answer(receipts, AckKind::Progress, "renew leases").await
     }
 
-    /// Sends the same answer for all, in runs. The answers of one connection are handled in order, so the
-    /// confirmation of the last one of a run confirms the others, unless the connection was replaced meanwhile.
+    /// Sends the same answer for all messages, in runs. The server processes the answers of a connection in order, so
+    /// confirming the last answer of a run confirms the others, unless the connection was replaced in the meantime.
     async fn answer(&self, receipts: &[Receipt], kind: AckKind, context: &'static str) -> Result<(), BusError> {
         let Some(prefix) = self.consumer.ack_prefix.get() else { return Ok(()) };
         let confirmed = !matches!(kind, AckKind::Progress);
@@ -135,7 +134,7 @@ impl Acker {
         Ok(())
     }
 
-    /// Again when the connection was lost meanwhile, until the server has the answers.
+    /// Repeats the run if the connection was lost, until the server has the answers.
     async fn answer_run(
         &self,
         prefix: &str,
@@ -184,8 +183,8 @@ impl Acker {
     }
 }
 
-/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, with domain and
-/// account hash before the stream in the newer form (ADR-15).
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`. The newer form
+/// (ADR-15) has the domain and the account hash before the stream.
 pub(crate) struct AckSubject<'a> {
     pub(crate) prefix: &'a str,
     pub(crate) receipt: Receipt,
@@ -209,7 +208,8 @@ impl<'a> AckSubject<'a> {
         Self::parse_after(&reply[..behind_names[0]], reply)
     }
 
-    /// Of a reply that begins as one before it did: the names in it are long, and this is done for every message.
+    /// Parses a reply with the same prefix as an earlier one. The names in it are long, and this runs for every
+    /// message.
     pub(crate) fn parse_after(prefix: &str, reply: &'a str) -> Option<Self> {
         let mut rest = reply.strip_prefix(prefix)?.strip_prefix('.')?.as_bytes().iter();
         let mut number = || {
@@ -235,7 +235,7 @@ impl<'a> AckSubject<'a> {
     }
 }
 
-/// The server reads the counts only; time and pending are for the client.
+/// The server only reads the counts; time and pending are for the client.
 fn subject(prefix: &str, receipt: &Receipt) -> String {
     format!("{prefix}.{}.{}.{}.0.0", receipt.delivery_count, receipt.sequence, receipt.consumer_sequence)
 }

@@ -1,9 +1,9 @@
-//! The receiving side of single messages: pull requests, answers, and what is known of the consumer.
+//! Consuming single messages: pull requests, acknowledgements, and the state of the consumer.
 
 pub(super) mod acker;
-mod place;
+mod incarnation;
+pub(super) mod isolation;
+mod position;
 pub(super) mod pull;
-mod seen;
 pub(super) mod subscription;
-pub(super) mod suspects;
 pub(super) mod trials;

@@ -1,4 +1,4 @@
-//! Pull requests, and the messages that they bring.
+//! Pull requests and the messages they deliver.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use crate::bus::nats::shared::Shared;
 use crate::bus::subject::Filter;
 use crate::bus::{BusError, Delivery, Receipt};
 
-/// A pull request ends after this long without having brought all that it asks for.
+/// A pull request expires after this long, even if it has not delivered everything.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
-/// The server says at least so often that an idle pull request is still known.
+/// The maximum interval between signs of life for an idle pull request.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// Silence after which a pull request is taken for lost.
+/// Silence after which a pull request is considered lost.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How often a waiting fetch notes that nothing is here: what comes later was leased later.
+/// How often a waiting fetch records that nothing has arrived: later messages were leased later.
 pub(crate) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
-/// Wait before the next pull request when the server refused one.
+/// Pause before the next pull request after the server refused one.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
-/// What a pull request is for.
+/// The scope of a pull request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// What is in the stream: the request ends where the stream does. The server does not look at the clock for each
-    /// message, as it does where a request may expire or be silent.
+    /// Messages already in the stream; the request ends at the end of the stream. The server does not read the clock
+    /// for each message, as it does for requests with an expiry or heartbeats.
     AtHand,
-    /// Also what is yet to be stored.
+    /// Also messages yet to be stored.
     ToCome,
 }
 
-/// Asks a consumer of a stream for so many messages and bytes, to be sent to the inbox.
+/// Requests messages of a consumer, up to both limits, to be sent to the inbox.
 pub(crate) async fn pull(
     shared: &Shared,
     (stream, consumer): (&str, &str),
@@ -44,7 +44,7 @@ pub(crate) async fn pull(
 ) -> Result<(), BusError> {
     let mut payload = json!({
         "batch": messages_max,
-        // Any one message must fit, or the server would refuse to deliver it for ever.
+        // Every message must fit, or the server would never deliver it.
         "max_bytes": bytes_max.max(2 * shared.client.server_info().max_payload).min(i32::MAX as usize),
     });
     match wanted {
@@ -59,31 +59,32 @@ pub(crate) async fn pull(
     sent.map_err(|error| failed("request messages", error))
 }
 
-/// What has arrived already. Without the runtime's budget, which would make a queue look empty that is not.
+/// The next message that has already arrived. Not subject to tokio's cooperative budget, which could make a non-empty
+/// queue look empty.
 pub(crate) fn at_hand(incoming: &mut Subscriber) -> Option<Message> {
     tokio::task::unconstrained(incoming.next()).now_or_never().flatten()
 }
 
-/// False for another subject, and for a replay to another consumer.
+/// `false` for another subject, and for a replay to another consumer.
 pub(crate) fn takes(consumer: &str, filter: &Filter, message: &Message) -> bool {
     let others = |headers: &HeaderMap| headers.get(REPLAY_FOR).is_some_and(|name| name.as_str() != consumer);
     filter.matches(message.subject.as_bytes()) && !message.headers.as_ref().is_some_and(others)
 }
 
-pub(crate) fn delivery(record: Bytes, receipt: Receipt, published_at_ms: i64, suspect_to: u64) -> Delivery {
+pub(crate) fn delivery(record: Bytes, receipt: Receipt, published_at_ms: i64, redelivery_horizon: u64) -> Delivery {
     let delivery_count = receipt.delivery_count;
-    let possibly_redelivered = delivery_count > 1 || receipt.sequence <= suspect_to;
+    let possibly_redelivered = delivery_count > 1 || receipt.sequence <= redelivery_horizon;
     Delivery { receipt, record, published_at_ms, delivery_count, possibly_redelivered, isolated: false }
 }
 
-/// Copied, so that one message that is kept does not keep all that was read from the socket with it.
+/// Copied, so that a retained message does not retain the whole read buffer.
 pub(crate) fn record(message: &Message) -> Bytes {
     let mut record = Vec::with_capacity(HEADER_BYTES + message.subject.len() + message.payload.len());
     write_record(&mut record, message);
     record.into()
 }
 
-/// Appends a message as deliveries hold it.
+/// Appends a message in the layout of deliveries.
 pub(crate) fn write_record(records: &mut Vec<u8>, message: &Message) {
     batch::write_record(records, 0, message.subject.as_bytes(), b"", |out| out.extend_from_slice(&message.payload));
 }

@@ -1,9 +1,8 @@
-//! The receiving side: standing pull requests and the messages that they bring.
+//! The receiving side: pull requests and the messages they deliver.
 //!
-//! Invariants: `leased_at` is never later than the moment at which the server leased the oldest
-//! message of the last fetch; messages that waited here for most of their lease are let go
-//! instead of handed out; after every loss of the connection, and of the consumer, everything that
-//! the stream held then is suspect.
+//! Invariants: `leased_at` is never later than the time at which the server leased the oldest message of the last
+//! fetch. Messages that have waited for most of their lease are dropped instead of handed out. After each loss of the
+//! connection or of the consumer, all messages then in the stream are possibly redelivered.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,12 +13,12 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::acker::{AckSubject, Acker, Consumer};
+use super::incarnation::SeenConsumer;
+use super::isolation::{IsolationQueue, must_isolate};
 use super::pull::{
     NOTE_INTERVAL, REFUSED_PAUSE, SILENCE_MAX, Wanted, at_hand, delivery, open_inbox, pull, record, takes,
 };
-use super::seen::Seen;
-use super::suspects::{Suspects, is_suspect};
-use super::trials::Record;
+use super::trials::TrialStore;
 use crate::base::clock::{self, sleep_until};
 use crate::bus::nats::failed::failed;
 use crate::bus::nats::shared::Shared;
@@ -28,43 +27,43 @@ use crate::bus::subject::Filter;
 use crate::bus::trials::TrialOutcome;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec, Delivery, LeaseGrant, Receipt};
 
-/// How the server ends the pull requests of a consumer that is deleted.
+/// The status with which the server ends the pull requests of a deleted consumer.
 const CONSUMER_DELETED: &str = "Consumer Deleted";
 
 pub(crate) struct Subscription {
     pub(crate) acker: Acker,
-    /// Where the pull requests of this connection are answered.
+    /// Receives the answers to the pull requests of this connection.
     inbox: String,
     incoming: Subscriber,
     epochs: watch::Receiver<u64>,
-    /// The epoch of the connection that `suspect_to` and `pull` are of.
+    /// The epoch that `redelivery_horizon` and `pull` belong to.
     epoch: u64,
-    /// Up to here messages are suspect; none until it is known for the connection at hand.
-    suspect_to: Option<u64>,
-    /// The life of the stream that the messages are of.
+    /// Messages up to here are possibly redelivered; `None` until it is known for the current connection.
+    redelivery_horizon: Option<u64>,
+    /// The incarnation of the stream of these messages.
     stream_id: String,
-    consumer: Option<Seen>,
+    consumer: Option<SeenConsumer>,
     pull: Option<Pull>,
-    /// What the last fetch brought was leased after this.
+    /// The last fetched messages were leased after this.
     leased_at: Instant,
-    /// When nothing was here last: what is here now was leased after this.
+    /// When nothing had arrived last: messages here now were leased after this.
     empty_at: Instant,
-    /// The last message of the stream that came, and when it was stored.
+    /// The last received message of the stream, and when it was stored.
     pub(crate) latest: Option<(u64, i64)>,
-    /// Taken, and not handed out because the fetch was cancelled.
+    /// Taken, but not handed out because the fetch was cancelled.
     ready: Vec<Delivery>,
     ready_bytes: usize,
-    /// Not for us (another subject, or a replay for another consumer), to be acknowledged.
+    /// Not for this consumer (another subject, or a replay for another consumer); to be acknowledged.
     passed: Vec<Receipt>,
-    /// Delivered often and not answered.
-    suspects: Suspects,
-    /// Ended the process each time, to be given up.
+    /// Delivered often without an answer.
+    isolation: IsolationQueue,
+    /// Ended the process in each trial; to be dead-lettered.
     fatal: Vec<Receipt>,
 }
 
 /// The pull request that the server is working on.
 struct Pull {
-    /// What it may still bring.
+    /// Messages it may still deliver.
     missing: usize,
     heard_at: Instant,
 }
@@ -87,14 +86,14 @@ impl Subscription {
             ack_wait: spec.ack_wait,
             ack_prefix: OnceLock::new(),
         });
-        let record = Record::new(shared.clone(), consumer.name.clone());
+        let trials = TrialStore::new(shared.clone(), consumer.name.clone());
         let mut subscription = Self {
-            acker: Acker { shared, consumer, record },
+            acker: Acker { shared, consumer, trials },
             inbox,
             incoming,
             epochs,
             epoch: 0,
-            suspect_to: None,
+            redelivery_horizon: None,
             stream_id: String::new(),
             consumer: None,
             pull: None,
@@ -104,7 +103,7 @@ impl Subscription {
             ready: Vec::new(),
             ready_bytes: 0,
             passed: Vec::new(),
-            suspects: Suspects::default(),
+            isolation: IsolationQueue::default(),
             fatal: Vec::new(),
         };
         subscription.reconnected().await?;
@@ -117,7 +116,7 @@ impl Subscription {
 
     pub(crate) fn lease_grant(&self) -> LeaseGrant {
         let shared = &self.acker.shared;
-        let stream = (shared.keeper.stream(), self.stream_id.clone());
+        let stream = (shared.topology.stream(), self.stream_id.clone());
         LeaseGrant { at: self.leased_at, epochs: Some((shared.link.epochs(), self.epoch)), stream: Some(stream) }
     }
 
@@ -125,13 +124,13 @@ impl Subscription {
         let shared = self.acker.shared.clone();
         let note_interval = NOTE_INTERVAL.min(self.acker.consumer.ack_wait / 8);
         let mut pause_until: Option<tokio::time::Instant> = None;
-        // Who comes back for more has lived through it.
+        // A consumer that fetches again has survived its trial.
         self.acker.end_trial(TrialOutcome::Survived).await;
         loop {
             shared.check_open("fetch messages")?;
-            let moved = self.epochs.has_changed().unwrap_or(true) || self.suspect_to.is_none();
+            let moved = self.epochs.has_changed().unwrap_or(true) || self.redelivery_horizon.is_none();
             if moved && let Err(error) = self.reconnected().await {
-                // The server is away: it comes back, or the link gives up.
+                // The server is away: it returns, or the link stops reconnecting.
                 debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
@@ -141,12 +140,12 @@ impl Subscription {
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
             }
-            if self.suspect_to.is_none() {
-                self.give_back_ready().await;
+            if self.redelivery_horizon.is_none() {
+                self.release_ready().await;
                 continue;
             }
-            self.settle_aside().await;
-            if !self.suspects.is_empty() || !self.ready.is_empty() {
+            self.flush_answers().await;
+            if !self.isolation.is_empty() || !self.ready.is_empty() {
                 let current = match &mut self.consumer {
                     Some(seen) => seen.is_current(&self.acker).await,
                     None => Some(false),
@@ -163,8 +162,8 @@ impl Subscription {
                         }
                     }
                     Some(false) => {
-                        self.give_back_ready().await;
-                        self.doubt();
+                        self.release_ready().await;
+                        self.request_check();
                         continue;
                     }
                     None => continue,
@@ -185,20 +184,20 @@ impl Subscription {
                     Some(message) => self.take(message),
                     None => return Err(BusError::new(BusErrorKind::Closed, "fetch messages")),
                 },
-                _ = self.epochs.changed() => self.suspect_to = None,
+                _ = self.epochs.changed() => self.redelivery_horizon = None,
                 () = shared.closing.cancelled() => {}
-                () = sleep_until(self.suspects.choose_at()) => {}
-                () = tokio::time::sleep(note_interval) => self.notice_silence().await,
+                () = sleep_until(self.isolation.choose_at()) => {}
+                () = tokio::time::sleep(note_interval) => self.check_silence().await,
             }
         }
     }
 
-    /// The suspects that are to be tried next; those that ended the process too often are given up.
+    /// The isolated messages to try next. Messages that ended the process too often are to be dead-lettered.
     async fn isolate(&mut self, limits: (usize, usize)) -> Vec<Delivery> {
         let half = self.acker.consumer.ack_wait / 2;
         let now = clock::now();
-        self.suspects.let_go(|_, leased_at| clock::between(leased_at, now) < half);
-        let chosen = match self.suspects.choose(&self.acker.record, limits).await {
+        self.isolation.drop_stale(|_, leased_at| clock::between(leased_at, now) < half);
+        let chosen = match self.isolation.choose(&self.acker.trials, limits).await {
             Ok(chosen) => chosen,
             Err(error) => {
                 debug!(%error, consumer = self.acker.consumer.name, "suspects wait for NATS");
@@ -214,7 +213,7 @@ impl Subscription {
         self.acker.end_trial(TrialOutcome::Withdrawn).await;
         let (shared, context) = (self.acker.shared.clone(), "give messages back");
         shared.link.check(&shared.client, context)?;
-        // First, or the standing pull request would get them again; what was sent before it ended is taken.
+        // First, or the pending pull request would receive them again. Messages sent before it ended are taken.
         self.incoming.drain().await.map_err(|error| failed(context, error))?;
         let ends = async {
             while let Some(message) = self.incoming.next().await {
@@ -223,65 +222,65 @@ impl Subscription {
         };
         let ended = tokio::time::timeout(shared.settings.timeout, ends).await;
         ended.map_err(|_| failed(context, "NATS did not answer"))?;
-        self.settle_aside().await;
-        (self.ready_bytes, self.pull, self.suspect_to) = (0, None, None);
-        let mut receipts = self.suspects.receipts();
-        self.suspects.clear();
+        self.flush_answers().await;
+        (self.ready_bytes, self.pull, self.redelivery_horizon) = (0, None, None);
+        let mut receipts = self.isolation.receipts();
+        self.isolation.clear();
         receipts.extend(std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt));
-        self.acker.give_back(&receipts, Duration::ZERO).await
+        self.acker.release(&receipts, Duration::ZERO).await
     }
 
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Up to here the messages of the main stream are suspect.
-    pub(crate) fn suspect_to(&self) -> u64 {
-        self.suspect_to.unwrap_or(u64::MAX)
+    /// Messages of the main stream up to here are possibly redelivered.
+    pub(crate) fn redelivery_horizon(&self) -> u64 {
+        self.redelivery_horizon.unwrap_or(u64::MAX)
     }
 
-    /// Begins anew on the connection at hand: learns up to where messages are suspect, and forgets what the last one
-    /// brought, read or not. The server may have crashed and leased it to somebody else since; an inbox of its own
-    /// for each connection keeps it apart from what comes now.
+    /// Starts over on the current connection: determines the redelivery horizon, and drops everything the last
+    /// connection delivered, read or not. The server may have crashed and leased it to another process since; a new
+    /// inbox per connection keeps it apart from new messages.
     pub(crate) async fn reconnected(&mut self) -> Result<(), BusError> {
-        self.suspect_to = None;
+        self.redelivery_horizon = None;
         self.pull = None;
         self.ready.clear();
         self.ready_bytes = 0;
         self.passed.clear();
-        self.suspects.clear();
+        self.isolation.clear();
         self.fatal.clear();
         self.epoch = *self.epochs.borrow_and_update();
-        let seen = Seen::look(&self.acker).await?;
+        let seen = SeenConsumer::look(&self.acker).await?;
         self.check_place(&seen).await?;
         self.consumer = Some(seen);
         let shared = &self.acker.shared;
-        // Read after the consumer was seen: what it brings a second time was stored before that.
+        // Read after the consumer: what the consumer delivers again was stored before this.
         let info = shared.stream_info().await?;
         (self.inbox, self.incoming) = open_inbox(shared).await?;
         self.empty_at = Instant::now();
         self.stream_id = stream_id(&info);
-        self.suspect_to = Some(info.state.last_sequence);
+        self.redelivery_horizon = Some(info.state.last_sequence);
         Ok(())
     }
 
-    /// The consumer is gone, or another one.
-    fn doubt(&mut self) {
-        self.suspect_to = None;
-        self.acker.shared.keeper.doubt();
+    /// The consumer is gone or was replaced.
+    fn request_check(&mut self) {
+        self.redelivery_horizon = None;
+        self.acker.shared.topology.request_check();
     }
 
-    /// What is ready is of a consumer that nothing is known of: it is given back, if it can be.
-    async fn give_back_ready(&mut self) {
-        let mut receipts = self.suspects.receipts();
-        self.suspects.clear();
+    /// Releases the ready messages, if possible: nothing is known about their consumer.
+    async fn release_ready(&mut self) {
+        let mut receipts = self.isolation.receipts();
+        self.isolation.clear();
         receipts.extend(std::mem::take(&mut self.ready).iter().map(|delivery| delivery.receipt));
-        if let Err(error) = self.acker.give_back(&receipts, Duration::ZERO).await {
+        if let Err(error) = self.acker.release(&receipts, Duration::ZERO).await {
             debug!(%error, consumer = self.acker.consumer.name, "messages come again when their leases end");
         }
     }
 
-    /// The life of the stream that the last fetch's messages are of.
+    /// The incarnation of the stream that the last fetched messages belong to.
     pub(crate) fn stream_id(&self) -> &str {
         &self.stream_id
     }
@@ -294,11 +293,10 @@ impl Subscription {
         Ok(())
     }
 
-    /// Takes what is here, knowing since when at most it has been leased.
+    /// Takes arrived messages, with a lower bound of the start of their leases.
     ///
-    /// What this process has not read yet may wait in the connection for as long as the process did not run, so after
-    /// a gap an empty queue alone says nothing: only a round trip, whose answer comes behind everything
-    /// that was sent before it, does.
+    /// Unread messages may have waited in the connection for as long as the process did not run. So after a gap, an
+    /// empty queue proves nothing: only a round trip does, since its answer arrives after everything sent before it.
     async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let seen = clock::now();
         let oldest = if self.ready.is_empty() { self.empty_at } else { self.leased_at };
@@ -307,7 +305,7 @@ impl Subscription {
             self.acker.shared.round_trip().await?;
         }
         if gap >= ack_wait / 2 {
-            self.let_go();
+            self.drop_stale();
             self.leased_at = seen;
         } else {
             if self.ready.is_empty() {
@@ -321,7 +319,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Takes what has arrived, up to both limits; true when nothing is left.
+    /// Takes arrived messages, up to both limits. Returns `true` when none are left.
     fn take_at_hand(&mut self, messages_max: usize, bytes_max: usize) -> bool {
         while self.ready.len() < messages_max && (self.ready.is_empty() || self.ready_bytes < bytes_max) {
             match at_hand(&mut self.incoming) {
@@ -345,7 +343,7 @@ impl Subscription {
                 debug!(%status, description, consumer = self.acker.consumer.name, "pull ended");
                 self.pull = None;
                 if status == StatusCode::NO_RESPONDERS || description == Some(CONSUMER_DELETED) {
-                    self.doubt();
+                    self.request_check();
                 }
                 return;
             }
@@ -360,15 +358,15 @@ impl Subscription {
             self.latest = Some((receipt.sequence, reply.published_at_ms));
         }
         if !self.consumer.as_mut().is_some_and(|seen| seen.counts(receipt.consumer_sequence)) {
-            self.doubt();
+            self.request_check();
         }
         if !takes(&self.acker.consumer.name, &self.acker.consumer.filter, &message) {
             self.passed.push(receipt);
         } else {
-            let suspect_to = self.suspect_to.unwrap_or(u64::MAX);
-            let delivery = delivery(record(&message), receipt, reply.published_at_ms, suspect_to);
-            if self.acker.consumer.isolates && is_suspect(receipt.delivery_count) {
-                self.suspects.push(delivery, self.leased_at);
+            let redelivery_horizon = self.redelivery_horizon.unwrap_or(u64::MAX);
+            let delivery = delivery(record(&message), receipt, reply.published_at_ms, redelivery_horizon);
+            if self.acker.consumer.isolates && must_isolate(receipt.delivery_count) {
+                self.isolation.push(delivery, self.leased_at);
                 return;
             }
             self.ready_bytes += delivery.record.len();
@@ -376,23 +374,24 @@ impl Subscription {
         }
     }
 
-    /// Messages that arrived while nobody fetched, and whose leases are more than half over, come again.
-    fn let_go(&mut self) {
-        let mut let_go = self.ready.len();
+    /// Drops messages that arrived while nothing fetched and whose leases are more than half over; they are
+    /// redelivered.
+    fn drop_stale(&mut self) {
+        let mut drop_stale = self.ready.len();
         self.ready.clear();
         self.ready_bytes = 0;
         while let Some(message) = at_hand(&mut self.incoming) {
-            let_go += usize::from(message.reply.is_some());
+            drop_stale += usize::from(message.reply.is_some());
         }
         self.pull = None;
-        if let_go > 0 {
+        if drop_stale > 0 {
             let consumer = &self.acker.consumer.name;
-            warn!(messages = let_go, consumer, "messages waited too long here, they come again");
+            warn!(messages = drop_stale, consumer, "messages waited too long here, they come again");
         }
     }
 
-    /// Answers what was set aside; what cannot be answered comes again.
-    async fn settle_aside(&mut self) {
+    /// Answers skipped and fatal messages; those that cannot be answered are redelivered.
+    async fn flush_answers(&mut self) {
         if !self.passed.is_empty() {
             let passed = std::mem::take(&mut self.passed);
             if let Err(error) = self.acker.ack(&passed).await {
@@ -400,14 +399,14 @@ impl Subscription {
             }
         }
         for receipt in std::mem::take(&mut self.fatal) {
-            if let Err(error) = self.acker.bury_fatal(receipt).await {
+            if let Err(error) = self.acker.dead_letter_fatal(receipt).await {
                 warn!(%error, consumer = self.acker.consumer.name, "cannot store dead letter");
             }
         }
     }
 
-    /// A pull request of which nothing is heard, not even a heartbeat, is lost.
-    async fn notice_silence(&mut self) {
+    /// Considers a pull request lost when nothing was heard of it, not even a heartbeat.
+    async fn check_silence(&mut self) {
         if self.pull.as_ref().is_some_and(|pull| pull.heard_at.elapsed() > SILENCE_MAX) {
             self.pull = None;
             let shared = self.acker.shared.clone();
@@ -418,6 +417,6 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.acker.record.leave();
+        self.acker.trials.abandon();
     }
 }

@@ -1,7 +1,7 @@
-//! What is on record about the suspects of a consumer: the last message of a subject of its own in the stream of
-//! ranges, replaced by whoever knew the one before it.
+//! Stores the trial log of a consumer as the last message of a dedicated subject in the stream of chunks, with
+//! optimistic concurrency.
 //!
-//! Invariant: a change is lost only when it is answered as failed. Knows nothing of what the record says.
+//! Invariant: a change is lost only if it is reported as failed. Knows nothing of the contents of the log.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,79 +15,80 @@ use crate::bus::nats::failed::failed;
 use crate::bus::nats::lock::lock;
 use crate::bus::nats::publish::messages::{EXPECTED_LAST, PubAck, WRONG_LAST};
 use crate::bus::nats::shared::{OpenTrial, Shared};
-use crate::bus::trials::{Book, TURN_MAX, TrialOutcome};
+use crate::bus::trials::{TURN_MAX, TrialLog, TrialOutcome};
 use crate::bus::{BusError, BusErrorKind, NatsSettings};
 
-/// Times that a change is made anew because another process was first.
+/// Attempts to apply a change when other processes change the log first.
 const CHANGE_ATTEMPTS_MAX: usize = 16;
 
-/// The record of one consumer.
+/// The trial log of one consumer.
 #[derive(Clone)]
-pub(crate) struct Record {
+pub(crate) struct TrialStore {
     shared: Arc<Shared>,
     consumer: String,
     open: Arc<Mutex<Option<Trial>>>,
 }
 
-/// The trial that this process has begun.
+/// The trial begun by this process.
 struct Trial {
     messages: Vec<u64>,
-    /// Of the trials of a process one is under way at a time; none when it was waited for in vain.
+    /// Only one trial of a process runs at a time; `None` when waiting for the turn timed out.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    /// Sequences of another stream are others.
+    /// The stream that the sequences refer to.
     stream: String,
-    book: Book,
+    #[serde(rename = "book")]
+    log: TrialLog,
 }
 
 impl NatsSettings {
-    /// No consumer is named like that, and the stream of ranges takes it.
+    /// No consumer can have this name, and the stream of chunks accepts the subject.
     fn trial_subject(&self, consumer: &str) -> String {
-        format!("{}/trials", self.range_subject(consumer))
+        format!("{}/trials", self.chunk_subject(consumer))
     }
 }
 
-impl Record {
+impl TrialStore {
     pub(crate) fn new(shared: Arc<Shared>, consumer: String) -> Self {
         Self { shared, consumer, open: Arc::default() }
     }
 
-    pub(crate) async fn read(&self) -> Result<Book, BusError> {
-        self.look().await.map(|(book, _)| book)
+    pub(crate) async fn read(&self) -> Result<TrialLog, BusError> {
+        self.look().await.map(|(log, _)| log)
     }
 
-    /// The book, and the sequence of the message that holds it.
-    async fn look(&self) -> Result<(Book, u64), BusError> {
+    /// The log and the sequence of its message.
+    async fn look(&self) -> Result<(TrialLog, u64), BusError> {
         let subject = self.shared.settings.trial_subject(&self.consumer);
-        let last = self.shared.ranges.get_last_raw_message_by_subject(&subject).await;
+        let last = self.shared.chunks.get_last_raw_message_by_subject(&subject).await;
         let Some(message) = dead_letter::found("read record of suspects", last)? else {
-            return Ok((Book::default(), 0));
+            return Ok((TrialLog::default(), 0));
         };
         let stored = serde_json::from_slice::<Stored>(&message.payload).ok();
-        let ours = stored.filter(|stored| stored.stream == self.shared.keeper.stream_id());
-        Ok((ours.map(|stored| stored.book).unwrap_or_default(), message.sequence))
+        let ours = stored.filter(|stored| stored.stream == self.shared.topology.stream_id());
+        Ok((ours.map(|stored| stored.log).unwrap_or_default(), message.sequence))
     }
 
-    pub(crate) async fn change<T>(&self, mut change: impl FnMut(&mut Book) -> T) -> Result<T, BusError> {
+    pub(crate) async fn change<T>(&self, mut change: impl FnMut(&mut TrialLog) -> T) -> Result<T, BusError> {
         let context = "store record of suspects";
         for _ in 0..CHANGE_ATTEMPTS_MAX {
             let (before, behind) = self.look().await?;
-            let mut book = before.clone();
-            let answer = change(&mut book);
-            if book == before || self.store(book, behind).await? {
+            let mut log = before.clone();
+            let answer = change(&mut log);
+            if log == before || self.store(log, behind).await? {
                 return Ok(answer);
             }
         }
         Err(BusError::caused(BusErrorKind::Unavailable, context, "other processes change it all the time"))
     }
 
-    /// False when another process was first.
-    async fn store(&self, book: Book, behind: u64) -> Result<bool, BusError> {
+    /// Returns `false` when another process was first.
+    async fn store(&self, log: TrialLog, behind: u64) -> Result<bool, BusError> {
         let (shared, context) = (&self.shared, "store record of suspects");
-        let stored = Stored { stream: shared.keeper.stream_id(), book };
+        let stored = Stored { stream: shared.topology.stream_id(), log };
         let payload = serde_json::to_vec(&stored).map_err(|error| failed(context, error))?;
         let mut headers = HeaderMap::new();
         headers.insert(EXPECTED_LAST, behind.to_string());
@@ -97,9 +98,9 @@ impl Record {
         if refused.is_some_and(|error| error.err_code == WRONG_LAST) {
             return Ok(false);
         }
-        shared.acknowledged(&answer, &shared.settings.range_stream())?;
+        shared.acknowledged(&answer, &shared.settings.chunk_stream())?;
         if behind > 0
-            && let Err(error) = shared.ranges.purge().filter(subject).keep(1).await
+            && let Err(error) = shared.chunks.purge().filter(subject).keep(1).await
         {
             tracing::debug!(%error, consumer = self.consumer, "earlier records of suspects are kept");
         }
@@ -107,9 +108,9 @@ impl Record {
     }
 
     pub(crate) async fn begin_trial(&self, messages: Vec<u64>) {
-        self.leave();
+        self.abandon();
         let turn = tokio::time::timeout(TURN_MAX, self.shared.trial_turn.clone().acquire_owned()).await;
-        let recorded = self.change(|book| book.begin(&messages)).await;
+        let recorded = self.change(|log| log.begin(&messages)).await;
         if let Err(error) = recorded {
             warn!(%error, consumer = self.consumer, "an attempt with suspects is not on record and does not count");
         }
@@ -120,29 +121,29 @@ impl Record {
         lock(&self.open).replace(Trial { messages, _turn: turn.ok().and_then(Result::ok) });
     }
 
-    /// Nothing when none is under way.
+    /// Does nothing when no trial is running.
     pub(crate) async fn end_trial(&self, end: TrialOutcome) {
         let Some(Trial { messages, _turn }) = lock(&self.open).take() else { return };
         lock(&self.shared.open_trials).retain(|open| open.consumer != self.consumer || open.messages != messages);
-        if let Err(error) = self.change(|book| book.end(&messages, end)).await {
+        if let Err(error) = self.change(|log| log.end(&messages, end)).await {
             warn!(%error, consumer = self.consumer, "that an attempt with suspects has ended is not on record");
         }
     }
 
-    /// The subscription ends. The trial stays on record; the next one need not wait.
-    pub(crate) fn leave(&self) {
+    /// The subscription ends. Its trial stays on record; the next one need not wait.
+    pub(crate) fn abandon(&self) {
         lock(&self.open).take();
     }
 }
 
-/// The process ends in order: no trial that is under way counts.
+/// The process stops gracefully: running trials do not count.
 pub(crate) async fn withdraw_all(shared: &Arc<Shared>) {
     let open = std::mem::take(&mut *lock(&shared.open_trials));
     for OpenTrial { consumer, messages } in open {
-        let record = Record::new(shared.clone(), consumer);
-        let withdrawn = record.change(|book| book.end(&messages, TrialOutcome::Withdrawn));
+        let trials = TrialStore::new(shared.clone(), consumer);
+        let withdrawn = trials.change(|log| log.end(&messages, TrialOutcome::Withdrawn));
         if !matches!(tokio::time::timeout(shared.settings.timeout, withdrawn).await, Ok(Ok(()))) {
-            warn!(consumer = record.consumer, "an unfinished attempt with suspects counts as one that failed");
+            warn!(consumer = trials.consumer, "an unfinished attempt with suspects counts as one that failed");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Atomic batches: what concurrent calls have queued, in one commit of the server (2.12 or later).
+//! Atomic batches: the queued messages of concurrent calls in one commit of the server (2.12 or later).
 //!
-//! A server that syncs every write pays once for a batch, and once for each single publish; one
-//! that does not pays more for a batch. Which it is cannot be asked, so [`Chooser`](super::chooser::Chooser) measures it.
-//! Invariant: a batch is stored whole or not at all, so one that was refused may be published again.
+//! A server that syncs every write pays once per batch and once per single publish; for a server that does not, batches
+//! are more expensive. The server does not report which it does, so [`Chooser`](super::chooser::Chooser) measures it.
+//! Invariant: a batch is stored as a whole or not at all, so a rejected batch may be published again.
 
 use std::sync::Weak;
 
@@ -14,20 +14,20 @@ use uuid::Uuid;
 use super::messages::{MESSAGE_ID, PubAck, not_sent};
 use super::queue::{Job, Jobs};
 use crate::bus::batch::Layout;
-use crate::bus::nats::connection::calls::Awaited;
+use crate::bus::nats::connection::calls::PendingCall;
 use crate::bus::nats::failed::failed;
 use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, BusErrorKind, Published};
 
-/// What the server takes in one batch.
+/// The limits of the server for one batch.
 const BATCH_MESSAGES_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 16 << 20;
-/// A batch costs milliseconds by itself: fewer messages go one by one.
+/// A batch itself costs milliseconds: fewer messages are published one by one.
 const BATCH_MESSAGES_MIN: usize = 8;
-/// Batches on their way at once; the server allows 50 to a stream.
+/// Concurrent batches; the server allows 50 per stream.
 pub(crate) const BATCHES_AT_ONCE: usize = 3;
 impl Shared {
-    /// Publishes through the queue; none when this is not the better way.
+    /// Publishes through the queue; `None` when single publishes are the better choice.
     pub(crate) async fn publish_atomically(
         &self,
         records: &Bytes,
@@ -43,13 +43,13 @@ impl Shared {
     }
 }
 
-/// Commits what is queued, a batch at a time, until the bus is gone.
+/// Commits queued messages, one batch at a time, until the bus is closed.
 pub(crate) async fn commit_queued(shared: Weak<Shared>, jobs: Jobs) {
-    // Taken from the queue, and too large for the batch at hand.
+    // Taken from the queue, but too large for the current batch.
     let mut held: Option<Job> = None;
     loop {
-        // Whoever takes the first call keeps the queue until the batch is gathered: handed on in between, as a fair
-        // lock is, every batch would be one call.
+        // The task that takes the first call keeps the queue until the batch is complete. A fair lock would pass it on
+        // in between, and every batch would be one call.
         let (first, queue) = match held.take() {
             Some(job) => (job, jobs.try_lock().ok()),
             None => {
@@ -79,14 +79,14 @@ pub(crate) async fn commit_queued(shared: Weak<Shared>, jobs: Jobs) {
         let mut answers = shared.commit(&all).await.into_iter();
         for job in batch {
             let own = answers.by_ref().take(job.layouts.len()).collect();
-            // A caller that is gone needs no answer.
+            // A caller that is gone does not need its answer.
             let _ = job.reply.send(own);
         }
     }
 }
 
 impl Shared {
-    /// One batch; one by one when it is too small for that, or was refused as a whole.
+    /// Commits one batch. Publishes one by one when the batch is too small, or was rejected as a whole.
     async fn commit(&self, messages: &[(&Bytes, &Layout)]) -> Vec<Result<Published, BusError>> {
         if messages.len() < BATCH_MESSAGES_MIN {
             return self.publish_singly(messages).await;
@@ -96,21 +96,21 @@ impl Shared {
                 let first = last + 1 - messages.len() as u64;
                 (first..=last).map(|sequence| Ok(Published::new(sequence))).collect()
             }
-            // It holds a duplicate, or something else that is said of a message alone.
+            // It contains a duplicate, or another message that needs its own answer.
             Ok(None) => self.publish_singly(messages).await,
             Err(error) => messages.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 
-    /// The last sequence; none when the batch was refused, and so nothing of it is stored.
+    /// Returns the last sequence; `None` when the batch was rejected, so that none of it is stored.
     async fn commit_batch(&self, messages: &[(&Bytes, &Layout)]) -> Result<Option<u64>, BusError> {
         let context = "publish batch";
-        // Those who waited behind a connection that died need not find that out one after the other.
+        // Calls that waited behind a dead connection need not find that out one by one.
         self.link.check(&self.client, context)?;
         let call = self.calls.call(&self.link, 2);
-        // Sending alone can take long: a connection that takes nothing holds everybody up.
+        // Sending alone can take long: a connection that accepts no data blocks everyone.
         match tokio::time::timeout(self.settings.timeout, self.send_batch(&call, messages)).await {
-            // One message cannot be sent: what was begun is never committed, and the server forgets it.
+            // One message cannot be sent: the batch is never committed, and the server forgets it.
             Ok(Err(error)) if error.kind == BusErrorKind::Invalid => return Ok(None),
             Ok(sent) => sent?,
             Err(_) => {
@@ -130,7 +130,7 @@ impl Shared {
         self.acknowledged(&outcome, &self.settings.stream).map(|published| Some(published.sequence))
     }
 
-    async fn send_batch(&self, call: &Awaited<'_>, messages: &[(&Bytes, &Layout)]) -> Result<(), BusError> {
+    async fn send_batch(&self, call: &PendingCall<'_>, messages: &[(&Bytes, &Layout)]) -> Result<(), BusError> {
         let id = Uuid::now_v7().simple().to_string();
         for (index, (records, layout)) in messages.iter().enumerate() {
             let mut headers = HeaderMap::new();
@@ -139,7 +139,8 @@ impl Shared {
             if !layout.message_id.is_empty() {
                 headers.insert(MESSAGE_ID, String::from_utf8_lossy(&records[layout.message_id.clone()]).as_ref());
             }
-            // The first is answered at once when the stream takes no batches, the last with the outcome.
+            // The first message is answered immediately when the stream does not accept batches, the last one with the
+            // outcome.
             let reply = match index {
                 0 => Some(call.reply_to(0)),
                 last if last + 1 == messages.len() => {

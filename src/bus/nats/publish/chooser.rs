@@ -1,20 +1,21 @@
-//! Whether batches or single publishes are faster on the server at hand.
+//! Decides whether batches or single publishes are faster on this server.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::bus::PublishMode;
 
-/// Messages that are measured together at least.
+/// The minimum number of messages in a measurement.
 const MEASURED_MESSAGES_MIN: u64 = 50;
-/// Single publishes a second below which the server must be syncing each of them. One that does not manages tens of
-/// thousands; one that does, some thousands at the very best.
+/// Single publishes per second below which the server must be syncing each of them. Without syncing it reaches tens of
+/// thousands; with syncing, a few thousand at best.
 const SYNCING_RATE_MAX: f64 = 10_000.0;
-/// A measurement ends at the latest after this long.
+/// The maximum duration of a measurement.
 const MEASURED_FOR: Duration = Duration::from_millis(200);
-/// Slow measurements in a row that count.
+/// Consecutive slow measurements after which batches are used.
 const SLOW_MAX: u32 = 2;
-/// How long batches are kept to before single publishes are measured again: the server may have another setting now.
+/// How long batches are used before single publishes are measured again: the configuration of the server may have
+/// changed.
 const BATCHES_FOR: Duration = Duration::from_secs(60);
 
 /// Decides between batches and single publishes.
@@ -34,7 +35,7 @@ struct Measuring {
 }
 
 impl Chooser {
-    /// `able`: the server has atomic batches.
+    /// `able`: the server supports atomic batches.
     pub(crate) fn new(mode: PublishMode, able: bool) -> Self {
         let mode = if able { mode } else { PublishMode::Single };
         let state = Measuring { in_flight: 0, since: Instant::now(), acknowledged: 0, slow: 0, batches_until: None };
@@ -64,7 +65,7 @@ impl Chooser {
         }
     }
 
-    /// They have ended; `acknowledged` of them well.
+    /// They have ended; `acknowledged` of them successfully.
     pub(crate) fn ended(&self, messages: usize, acknowledged: usize) {
         if self.mode != PublishMode::Auto {
             return;

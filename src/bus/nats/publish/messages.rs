@@ -1,8 +1,8 @@
-//! Publishing: every message acknowledged by the right stream, or answered with why not.
+//! Publishing: every message is acknowledged by the right stream, or answered with the reason why not.
 //!
-//! Invariant: an answer is `Ok` only when the server said that the stream holds the message, or, of a
-//! message that need not be kept and whose subject the stream does not take, that it has it. What is in
-//! flight is bounded in bytes; a call that is cancelled may still store messages.
+//! Invariant: a message is answered `Ok` only when the server has confirmed that the stream holds it, or, for a
+//! transient message whose subject is not in the stream, that the server has received it. In-flight messages are
+//! bounded in bytes. A cancelled call may still store messages.
 
 use std::time::Duration;
 
@@ -16,28 +16,28 @@ use crate::bus::nats::lock::lock;
 use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, BusErrorKind, Original, Published};
 
-/// Bytes of messages on their way to the server, all calls together.
+/// Bytes in flight to the server, over all calls.
 pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
-/// The least that a message counts for.
+/// The minimum size counted for a message.
 const MESSAGE_BYTES_MIN: usize = 64;
-/// Names the message to the server's deduplication.
+/// The message id for the server's deduplication.
 pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// The header of a replayed dead letter: it is for this consumer alone.
 pub(crate) const REPLAY_FOR: &str = "Causality-Replay-For";
-/// The publish is refused unless the last message of its subject is this one.
+/// The server rejects the publish unless this is the last sequence of the subject.
 pub(crate) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
-/// JetStream's code for that (`JSStreamWrongLastSequenceErrF`).
+/// JetStream's error code for that (`JSStreamWrongLastSequenceErrF`).
 pub(crate) const WRONG_LAST: u64 = 10_071;
-/// What is kept free of the server's limit for the headers: a message's id, or what a dead letter says of it.
+/// Reserved for headers within the server's size limit: a message id, or the details of a dead letter.
 pub(crate) const HEADERS_BYTES_MAX: usize = 4_096;
-/// JetStream's codes for a message, and for headers, that the stream never takes.
+/// JetStream's error codes for a message, and for headers, that the stream never accepts.
 const TOO_LARGE: [u64; 2] = [10_054, 10_097];
-/// JetStream's code for a stream that has reached a limit (`JSStreamStoreFailedF`).
+/// JetStream's error code for a stream at its limit (`JSStreamStoreFailedF`).
 const STORE_FAILED: u64 = 10_077;
-/// The account's or the server's resources are used up.
+/// The resources of the account or the server are exhausted.
 const RESOURCES: [u64; 4] = [10_002, 10_023, 10_028, 10_047];
 
-/// What JetStream answers to a publish.
+/// JetStream's answer to a publish.
 #[derive(Debug, Deserialize)]
 pub(crate) struct PubAck {
     #[serde(default)]
@@ -46,7 +46,7 @@ pub(crate) struct PubAck {
     seq: u64,
     #[serde(default)]
     duplicate: bool,
-    /// Messages of an atomic batch.
+    /// The number of messages in an atomic batch.
     #[serde(default)]
     pub(crate) count: u64,
     pub(crate) error: Option<ApiError>,
@@ -60,15 +60,15 @@ pub(crate) struct ApiError {
     description: String,
 }
 
-/// Where a message goes.
+/// The destination of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Route {
     Stream,
-    /// The stream does not take its subject, and it need not be kept.
-    Listeners,
-    /// The stream does not take its subject, and it must be kept.
-    Nowhere,
-    /// The server does not take a message of this size.
+    /// Its subject is not in the stream, and it need not be stored.
+    Subscribers,
+    /// Its subject is not in the stream, but it must be stored.
+    Unroutable,
+    /// The server does not accept messages of this size.
     TooLarge,
 }
 
@@ -84,26 +84,31 @@ impl Shared {
             .map(|(start, end)| if start < *end as usize { batch::layout(&records, start) } else { None })
             .collect();
         let payload_max = self.payload_max();
-        let way = |(index, layout): (usize, &Option<Layout>)| {
+        let route = |(index, layout): (usize, &Option<Layout>)| {
             let layout = layout.as_ref()?;
             if layout.payload.len() > payload_max {
-                return Some(Way::TooLarge);
+                return Some(Route::TooLarge);
             }
-            Some(self.way(&records[layout.subject.clone()], parts.passing.binary_search(&(index as u32)).is_ok()))
+            Some(self.route(&records[layout.subject.clone()], parts.transient.binary_search(&(index as u32)).is_ok()))
         };
-        let ways: Vec<Way> = layouts.iter().enumerate().filter_map(way).collect();
+        let routes: Vec<Route> = layouts.iter().enumerate().filter_map(route).collect();
         let kept: Vec<&Layout> = layouts.iter().flatten().collect();
         if kept.is_empty() {
             return (0..count).map(|_| refused()).collect();
         }
-        let mut answers = self.publish_kept(&records, &kept, &ways).await.into_iter();
+        let mut answers = self.publish_kept(&records, &kept, &routes).await.into_iter();
         layouts
             .iter()
             .map(|layout| if layout.is_some() { answers.next().unwrap_or_else(refused) } else { refused() })
             .collect()
     }
 
-    async fn publish_kept(&self, records: &Bytes, kept: &[&Layout], ways: &[Way]) -> Vec<Result<Published, BusError>> {
+    async fn publish_kept(
+        &self,
+        records: &Bytes,
+        kept: &[&Layout],
+        routes: &[Route],
+    ) -> Vec<Result<Published, BusError>> {
         let all = |error: BusError| kept.iter().map(|_| Err(error.clone())).collect();
         if let Err(error) = self.link.check(&self.client, "publish messages") {
             return all(error);
@@ -111,17 +116,18 @@ impl Shared {
         let bytes = (records.len() + kept.len() * MESSAGE_BYTES_MIN).min(IN_FLIGHT_BYTES_MAX) as u32;
         // The semaphore is never closed.
         let _room = self.in_flight.acquire_many(bytes).await;
-        // Those who waited for room behind a connection that died need not find that out one after the other.
+        // Calls that waited for room behind a dead connection need not find that out one by one.
         if let Err(error) = self.link.check(&self.client, "publish messages") {
             return all(error);
         }
-        let going = |way: Way| kept.iter().zip(ways).filter(move |(_, own)| **own == way).map(|(layout, _)| *layout);
-        if ways.contains(&Way::Listeners)
-            && let Err(error) = self.send_to_listeners(records, going(Way::Listeners)).await
+        let going =
+            |route: Route| kept.iter().zip(routes).filter(move |(_, own)| **own == route).map(|(layout, _)| *layout);
+        if routes.contains(&Route::Subscribers)
+            && let Err(error) = self.send_to_subscribers(records, going(Route::Subscribers)).await
         {
             return all(error);
         }
-        let streamed: Vec<&Layout> = going(Way::Stream).collect();
+        let streamed: Vec<&Layout> = going(Route::Stream).collect();
         let streamed = match self.publish_atomically(records, &streamed).await {
             Some(answers) => answers,
             None => {
@@ -131,18 +137,18 @@ impl Shared {
         };
         let mut streamed = streamed.into_iter();
         let lost = || Err(BusError::new(BusErrorKind::Unavailable, "publish messages"));
-        let answer = |(way, layout): (&Way, &&Layout)| match way {
-            Way::Stream => streamed.next().unwrap_or_else(lost),
-            Way::Listeners => Ok(Published::new(0)),
-            Way::Nowhere => Err(self.not_kept(&records[layout.subject.clone()])),
-            Way::TooLarge => Err(self.too_large(layout.payload.len())),
+        let answer = |(route, layout): (&Route, &&Layout)| match route {
+            Route::Stream => streamed.next().unwrap_or_else(lost),
+            Route::Subscribers => Ok(Published::new(0)),
+            Route::Unroutable => Err(self.unroutable(&records[layout.subject.clone()])),
+            Route::TooLarge => Err(self.too_large(layout.payload.len())),
         };
-        let answers: Vec<_> = ways.iter().zip(kept).map(answer).collect();
-        self.learn_room(&answers);
+        let answers: Vec<_> = routes.iter().zip(kept).map(answer).collect();
+        self.note_full(&answers);
         answers
     }
 
-    /// Each with an acknowledgement of its own, all on their way at once.
+    /// Publishes all messages concurrently, each with its own acknowledgement.
     pub(crate) async fn publish_singly(&self, messages: &[(&Bytes, &Layout)]) -> Vec<Result<Published, BusError>> {
         if messages.is_empty() {
             return Vec::new();
@@ -154,9 +160,9 @@ impl Shared {
             let mut refused = Vec::new();
             for (index, (records, layout)) in messages.iter().enumerate() {
                 match self.send(records, layout, Some(call.reply_to(index))).await {
-                    // A verdict on this message alone.
+                    // An error of this message alone.
                     Err(error) if error.kind == BusErrorKind::Invalid => {
-                        call.forgo(index);
+                        call.cancel(index);
                         refused.push((index, error));
                     }
                     sent => sent?,
@@ -165,7 +171,7 @@ impl Shared {
             let (answers, why) = call.answers(&self.client, &self.link, self.settings.timeout).await;
             Ok((answers, why, refused))
         };
-        // Sending alone can take long: a connection that takes nothing holds everybody up.
+        // Sending alone can take long: a connection that accepts no data blocks everyone.
         let sent = tokio::time::timeout(2 * self.settings.timeout, sending).await;
         let arrived = match &sent {
             Ok(Ok((answers, ..))) => answers.iter().flatten().count(),
@@ -189,8 +195,8 @@ impl Shared {
         answers.into_iter().enumerate().map(answer).collect()
     }
 
-    /// The server has them when it answers the ping behind them.
-    async fn send_to_listeners<'a>(
+    /// The server has received them once it answers the following ping.
+    async fn send_to_subscribers<'a>(
         &self,
         records: &Bytes,
         layouts: impl Iterator<Item = &'a Layout>,
@@ -201,9 +207,9 @@ impl Shared {
         self.round_trip().await
     }
 
-    /// Returns when the server has taken everything that was sent so far, and everything that it had sent before is
-    /// here: a message to ourselves, which passes both queues in their order. The client's own `flush` only hands
-    /// its buffer to the operating system.
+    /// Returns once the server has received everything sent so far, and everything it sent before has arrived here: a
+    /// message to ourselves passes both queues in order. The client's own `flush` only hands its buffer to the
+    /// operating system.
     pub(crate) async fn round_trip(&self) -> Result<(), BusError> {
         self.round_trip_within(self.settings.timeout).await
     }
@@ -211,7 +217,7 @@ impl Shared {
     pub(crate) async fn round_trip_within(&self, limit: Duration) -> Result<(), BusError> {
         self.link.check(&self.client, "reach NATS")?;
         let call = self.calls.call(&self.link, 1);
-        // Where the connection takes nothing, handing the message over takes as long.
+        // On a connection that accepts no data, handing the message over takes just as long.
         let sent = tokio::time::timeout(limit, self.client.publish(call.reply_to(0), Bytes::new())).await;
         let sent = sent.map_err(|_| failed("reach NATS", "NATS takes no messages"))?;
         sent.map_err(|error| failed("reach NATS", error))?;
@@ -220,7 +226,7 @@ impl Shared {
     }
 
     async fn send(&self, records: &Bytes, layout: &Layout, reply: Option<String>) -> Result<(), BusError> {
-        // Subjects were checked when the batch was built: they are text.
+        // Subjects were validated when the batch was built: they are valid UTF-8.
         let subject = Subject::from_utf8(records.slice(layout.subject.clone()))
             .map_err(|error| BusError::caused(BusErrorKind::Invalid, "publish message", error))?;
         let payload = records.slice(layout.payload.clone());
@@ -242,7 +248,7 @@ impl Shared {
         sent.map_err(|error| not_sent("publish message", &error))
     }
 
-    /// Publishes one message that is ours, and awaits what the server says of it.
+    /// Publishes one internal message and waits for the answer.
     pub(crate) async fn publish_one(
         &self,
         subject: String,
@@ -259,11 +265,11 @@ impl Shared {
         answers.into_iter().next().flatten().ok_or_else(lost)
     }
 
-    /// What the answer to one publish says.
+    /// Interprets the answer to one publish.
     pub(crate) fn acknowledged(&self, message: &Message, stream: &str) -> Result<Published, BusError> {
         let unavailable = |why: String| Err(BusError::caused(BusErrorKind::Unavailable, "publish message", why));
         if message.status == Some(StatusCode::NO_RESPONDERS) {
-            self.keeper.doubt();
+            self.topology.request_check();
             return unavailable(format!("no stream takes the subject: is stream {stream} gone?"));
         }
         let ack: PubAck = match serde_json::from_slice(&message.payload) {
@@ -289,7 +295,7 @@ impl Shared {
         }
     }
 
-    /// The largest payload that the server takes now; it may say otherwise with each connection.
+    /// The largest payload that the server accepts now; it may change with each connection.
     pub(crate) fn payload_max(&self) -> usize {
         self.client.max_payload().saturating_sub(HEADERS_BYTES_MAX)
     }
@@ -301,22 +307,22 @@ impl Shared {
         BusError::caused(BusErrorKind::Invalid, "publish message", why)
     }
 
-    fn way(&self, subject: &[u8], passing: bool) -> Way {
+    fn route(&self, subject: &[u8], transient: bool) -> Route {
         match self.covered.iter().any(|filter| filter.matches(subject)) {
-            true => Way::Stream,
-            false if passing => Way::Listeners,
-            false => Way::Nowhere,
+            true => Route::Stream,
+            false if transient => Route::Subscribers,
+            false => Route::Unroutable,
         }
     }
 
-    fn not_kept(&self, subject: &[u8]) -> BusError {
+    fn unroutable(&self, subject: &[u8]) -> BusError {
         let (stream, subject) = (&self.settings.stream, String::from_utf8_lossy(subject));
         let why = format!("stream {stream} does not take subject {subject} (nats_stream_subjects)");
         BusError::caused(BusErrorKind::Refused, "publish message", why)
     }
 
-    /// Remembers a full stream until a publish succeeds.
-    fn learn_room(&self, answers: &[Result<Published, BusError>]) {
+    /// Remembers that the stream is full until a publish succeeds.
+    fn note_full(&self, answers: &[Result<Published, BusError>]) {
         let full = answers.iter().find_map(|answer| match answer {
             Err(error) if error.kind == BusErrorKind::Full => Some(error),
             _ => None,
@@ -337,7 +343,7 @@ impl Shared {
     }
 }
 
-/// Why a message was not handed to the connection: for what it is, or for now.
+/// Why a message was not handed to the connection: because of the message, or temporarily.
 pub(crate) fn not_sent(context: &'static str, error: &PublishError) -> BusError {
     let kind = match error.kind() {
         PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => BusErrorKind::Invalid,

@@ -1,4 +1,4 @@
-//! Publishing: one by one or in atomic batches, and where the originals of duplicates are.
+//! Publishing: single messages and atomic batches, and looking up the originals of duplicates.
 
 pub(super) mod atomic;
 pub(super) mod chooser;

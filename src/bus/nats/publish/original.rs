@@ -1,4 +1,4 @@
-//! The first messages of duplicates: the server says in its acknowledgement where each is.
+//! Reads the first messages of duplicates; the server reports their sequences in its acknowledgements.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,8 +9,8 @@ use crate::bus::nats::failed::failed;
 use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, Original};
 
-/// Messages that are asked for at once: the server answers them one after the other beside everything else that is
-/// asked of it, and each may be of the largest size.
+/// Concurrent requests. The server answers them one by one among all other requests, and each message may have the
+/// largest size.
 const AT_ONCE_MAX: usize = 32;
 
 #[derive(Deserialize)]
@@ -24,7 +24,7 @@ struct Stored {
     data: String,
 }
 
-/// What `read` makes of each; none for one that is not there any more.
+/// Applies `read` to each message. Returns `None` for a message that no longer exists.
 pub(crate) async fn find<T>(
     shared: &Shared,
     wanted: &[Original],

@@ -1,4 +1,4 @@
-//! The calls that wait for the next atomic batch.
+//! The calls waiting for the next atomic batch.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::bus::{BusError, Published};
 /// Calls that wait for a batch. Their bytes are bounded elsewhere.
 const QUEUE_CALLS_MAX: usize = 1_024;
 
-/// One call's messages on their way into a batch.
+/// The messages of one call, waiting for a batch.
 pub(crate) struct Job {
     pub(crate) records: Bytes,
     pub(crate) layouts: Vec<Layout>,

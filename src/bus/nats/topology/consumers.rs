@@ -1,7 +1,7 @@
-//! The durable consumers on the server, kept as their specs say.
+//! The durable consumers on the server, reconciled with their specs.
 //!
-//! Invariant: nothing in a consumer's configuration can skip messages, deliver parts of them, or give them up. What
-//! the server will not change back is an error that names the field.
+//! Invariant: nothing in the configuration of a consumer can skip messages, deliver them partially, or stop
+//! redelivering them. A field that the server refuses to change is an error that names the field.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use super::streams::differences;
 use crate::bus::nats::failed::failed;
 use crate::bus::{BusError, BusErrorKind, ConsumerSpec};
 
-/// Pull requests of one consumer that may wait at the same time: one for each subscription.
+/// Concurrent pull requests of a consumer: one per subscription.
 const PULLS_WAITING_MAX: i64 = 512;
-/// The status of what JetStream cannot do for now.
+/// The status for requests that JetStream cannot serve at the moment.
 const TEMPORARILY: usize = 503;
 
-/// A durable consumer as this process needs it.
+/// A durable consumer as required by this process.
 #[derive(Clone, Debug)]
-pub(crate) struct Needed {
+pub(crate) struct RequiredConsumer {
     pub(crate) name: String,
-    /// What the server lets through; empty for everything.
+    /// The filter on the server; empty for everything.
     pub(crate) filter: String,
     pub(crate) ack_wait: Duration,
     pub(crate) pending_max: usize,
 }
 
-impl Needed {
+impl RequiredConsumer {
     pub(crate) fn of(spec: &ConsumerSpec, filter: &str, pending_max: usize) -> Self {
         Self { name: spec.name.clone(), filter: filter.to_owned(), ack_wait: spec.ack_wait, pending_max }
     }
 
-    /// What the spec says, over what must hold anyway.
+    /// The settings of the spec, on top of the invariants.
     fn wanted(&self, found: Config) -> Config {
         Config {
             durable_name: Some(self.name.clone()),
@@ -48,14 +48,14 @@ impl Needed {
     }
 }
 
-/// What must hold whatever the spec says. Limits that the server sets by itself stay.
+/// The invariants that hold for any spec. Limits that the server sets by itself stay.
 fn safe(found: Config) -> Config {
     Config {
         deliver_subject: None,
         deliver_group: None,
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
-        // Deliveries are counted here: a message that the server alone gave up would be in nobody's hands.
+        // Deliveries are counted by this process: a message abandoned by the server alone would be lost.
         max_deliver: -1,
         backoff: Vec::new(),
         replay_policy: ReplayPolicy::Instant,
@@ -73,12 +73,12 @@ fn safe(found: Config) -> Config {
     }
 }
 
-/// Whether nobody changed the consumer while it is in use, other than with the settings.
+/// Whether the configuration of a consumer in use still satisfies the invariants.
 pub(crate) fn is_safe(found: &Config) -> bool {
     safe(found.clone()) == *found
 }
 
-/// What the server says of a consumer; none when there is none of that name, or no such stream.
+/// The consumer on the server; `None` when the consumer or its stream does not exist.
 pub(crate) async fn find(stream: &Stream, name: &str) -> Result<Option<Info>, BusError> {
     match stream.consumer_info(name).await {
         Ok(info) => Ok(Some(info)),
@@ -89,51 +89,51 @@ pub(crate) async fn find(stream: &Stream, name: &str) -> Result<Option<Info>, Bu
     }
 }
 
-/// Creates the durable consumer, or changes it to what is needed.
-pub(crate) async fn ensure_consumer(stream: &Stream, needed: &Needed) -> Result<Info, BusError> {
-    let mut info = create(stream, needed).await?;
+/// Creates the durable consumer, or updates it as required.
+pub(crate) async fn ensure_consumer(stream: &Stream, required: &RequiredConsumer) -> Result<Info, BusError> {
+    let mut info = create(stream, required).await?;
     if info.delivered.stream_sequence > 0 {
         let end = stream.get_info().await.map_err(|error| failed("read stream", error))?;
         if is_ahead(info.delivered.stream_sequence, &end) {
-            remove_ahead(stream, &needed.name).await?;
-            info = create(stream, needed).await?;
+            remove_ahead(stream, &required.name).await?;
+            info = create(stream, required).await?;
         }
     }
     if info.paused {
-        let resumed = stream.resume_consumer(&needed.name).await;
-        resumed.map_err(|error| refused(needed, kind_of(&error.kind()), &error.to_string()))?;
-        tracing::info!(consumer = needed.name, "was paused on the server, resumed");
+        let resumed = stream.resume_consumer(&required.name).await;
+        resumed.map_err(|error| refused(required, kind_of(&error.kind()), &error.to_string()))?;
+        tracing::info!(consumer = required.name, "was paused on the server, resumed");
     }
     let mut config = info.config.clone();
     config.pause_until = None;
-    let wanted = needed.wanted(config.clone());
+    let wanted = required.wanted(config.clone());
     if wanted == config {
         return Ok(info);
     }
-    Err(refused(needed, BusErrorKind::Refused, &differences(&config, &wanted)))
+    Err(refused(required, BusErrorKind::Refused, &differences(&config, &wanted)))
 }
 
-async fn create(stream: &Stream, needed: &Needed) -> Result<Info, BusError> {
-    let error = match stream.create_consumer(needed.wanted(Config::default())).await {
+async fn create(stream: &Stream, required: &RequiredConsumer) -> Result<Info, BusError> {
+    let error = match stream.create_consumer(required.wanted(Config::default())).await {
         Ok(consumer) => return Ok(consumer.cached_info().clone()),
         Err(error) => error,
     };
     let (kind, why) = (kind_of(&error.kind()), error.to_string());
     let wrong = match kind {
-        BusErrorKind::Refused => wrong_now(stream, needed).await,
+        BusErrorKind::Refused => wrong_now(stream, required).await,
         _ => String::new(),
     };
-    Err(refused(needed, kind, &format!("{why}{wrong}")))
+    Err(refused(required, kind, &format!("{why}{wrong}")))
 }
 
-/// Whether a consumer has delivered what the stream, asked after it, has not: the stream has lost its last messages. One
-/// with replicas loses none; a replica may be behind.
+/// Whether a consumer has delivered messages beyond the end of the stream, which was read after it: the stream has lost
+/// its last messages. A replicated stream does not lose any; a replica may be behind.
 pub(crate) fn is_ahead(delivered: u64, stream: &StreamInfo) -> bool {
     stream.config.num_replicas == 1 && delivered > stream.state.last_sequence
 }
 
-/// Deletes a consumer that would pass over messages: the next one reads the stream from its beginning, and what was
-/// handled is recognized.
+/// Deletes a consumer that would skip messages. The next one reads the stream from its beginning, and messages that
+/// were handled are recognized.
 pub(crate) async fn remove_ahead(stream: &Stream, name: &str) -> Result<(), BusError> {
     warn!(
         consumer = name,
@@ -153,19 +153,19 @@ fn kind_of(kind: &ConsumerErrorKind) -> BusErrorKind {
     }
 }
 
-/// What the server does not change in a consumer, in words.
-async fn wrong_now(stream: &Stream, needed: &Needed) -> String {
-    match find(stream, &needed.name).await {
+/// Describes the fields that the server refuses to change.
+async fn wrong_now(stream: &Stream, required: &RequiredConsumer) -> String {
+    match find(stream, &required.name).await {
         Ok(Some(found)) => {
-            let wrong = differences(&found.config, &needed.wanted(found.config.clone()));
+            let wrong = differences(&found.config, &required.wanted(found.config.clone()));
             format!("; on the server: {wrong}; once it is deleted there, it is created anew and nothing is lost")
         }
         _ => String::new(),
     }
 }
 
-fn refused(needed: &Needed, kind: BusErrorKind, why: &str) -> BusError {
+fn refused(required: &RequiredConsumer, kind: BusErrorKind, why: &str) -> BusError {
     let settings = "the settings (consumer_name, nats_ack_wait)";
-    let text = format!("NATS will not create or change consumer {} as {settings} say: {why}", needed.name);
+    let text = format!("NATS will not create or change consumer {} as {settings} say: {why}", required.name);
     BusError::caused(kind, "reconcile consumer", text)
 }

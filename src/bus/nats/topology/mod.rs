@@ -1,4 +1,4 @@
-//! The streams and the durable consumers on the server: created, checked and repaired.
+//! The streams and durable consumers on the server: created, checked and repaired.
 
 pub(super) mod consumers;
 pub(super) mod reconciler;

@@ -1,4 +1,4 @@
-//! What this process needs on the server, and what was found of it.
+//! The streams and consumers that this process needs on the server, and their last known state.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -7,44 +7,44 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::stream::Info;
 use tokio::sync::{Notify, watch};
 
-use super::consumers::Needed;
-use super::streams::Role;
+use super::consumers::RequiredConsumer;
+use super::streams::StreamRole;
 use crate::bus::nats::lock::lock;
 
-/// How long a subscription takes a consumer that it has seen for the same one.
-pub(crate) const SEEN_FOR: Duration = Duration::from_secs(2);
+/// How long a subscription assumes that a consumer it has seen is still the same.
+pub(crate) const SEEN_TTL: Duration = Duration::from_secs(2);
 
-/// What is looked after, and what was found.
+/// The required consumers and the last known state of the server.
 #[derive(Debug, Default)]
-pub(crate) struct Keeper {
-    pub(super) consumers: Mutex<BTreeMap<String, (Role, Needed)>>,
-    /// When each consumer was created, in nanoseconds, and when it was seen last.
+pub(crate) struct Topology {
+    pub(super) consumers: Mutex<BTreeMap<String, (StreamRole, RequiredConsumer)>>,
+    /// When each consumer was created, in nanoseconds, and when it was last seen.
     pub(crate) seen: Mutex<HashMap<String, (i128, Instant)>>,
-    /// The life of the stream of events that was seen last, and the connection's epoch in which it was.
+    /// The last known incarnation of the stream of events, and the connection epoch in which it was seen.
     pub(crate) stream: watch::Sender<(String, u64)>,
     /// What is missing or wrong now.
     pub(crate) trouble: Mutex<Option<String>>,
     /// What was lost since the start, by stream.
     pub(crate) lost: Mutex<BTreeMap<String, String>>,
-    pub(crate) doubt: Notify,
+    pub(crate) request_check: Notify,
 }
 
-impl Keeper {
+impl Topology {
     pub(crate) fn new(stream_id: String) -> Self {
         Self { stream: watch::Sender::new((stream_id, 0)), ..Self::default() }
     }
 
-    /// From now on this consumer is looked after.
-    pub(crate) fn needs(&self, role: Role, consumer: Needed) {
+    /// Adds a consumer to be reconciled from now on.
+    pub(crate) fn require(&self, role: StreamRole, consumer: RequiredConsumer) {
         lock(&self.consumers).insert(consumer.name.clone(), (role, consumer));
     }
 
-    /// Something was not where it should be: looks at once.
-    pub(crate) fn doubt(&self) {
-        self.doubt.notify_one();
+    /// Something was missing: checks immediately.
+    pub(crate) fn request_check(&self) {
+        self.request_check.notify_one();
     }
 
-    /// When a consumer was created, and when that was asked last.
+    /// When a consumer was created, and when that was last checked.
     pub(crate) fn seen(&self, name: &str) -> Option<(i128, Instant)> {
         lock(&self.seen).get(name).copied()
     }
@@ -53,7 +53,7 @@ impl Keeper {
         self.stream.borrow().0.clone()
     }
 
-    /// Changes when the stream of events is seen in another life, or for the first time in an epoch.
+    /// Changes when a new incarnation of the stream of events is seen, or the first time it is seen in an epoch.
     pub(crate) fn stream(&self) -> watch::Receiver<(String, u64)> {
         self.stream.subscribe()
     }
@@ -79,7 +79,7 @@ impl Keeper {
     }
 }
 
-/// Names one life of the stream.
+/// Identifies an incarnation of the stream.
 pub(crate) fn stream_id(info: &Info) -> String {
     format!("{}:{}", info.config.name, info.created.unix_timestamp_nanos())
 }

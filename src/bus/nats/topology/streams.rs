@@ -1,8 +1,8 @@
-//! The streams on the server, kept as the settings say.
+//! The streams on the server, reconciled with the settings.
 //!
-//! Invariant: nothing in a stream's configuration can drop, expire, rewrite or refuse messages behind our back. The
-//! server is limited by bytes with `discard: new` and purges nothing by itself: what is purged, the janitor has
-//! seen acknowledged. What the server will not change back is an error that names the field.
+//! Invariant: nothing in the configuration of a stream can drop, expire, rewrite or refuse messages behind our back.
+//! Streams are limited by bytes with `discard: new`, so the server purges nothing by itself: the janitor purges only
+//! acknowledged messages. A field that the server refuses to change is an error that names the field.
 
 use std::time::Duration;
 
@@ -18,30 +18,30 @@ use crate::bus::{BusError, BusErrorKind, NatsSettings, StreamStorage};
 
 /// The subjects of dead letters.
 pub(crate) const DEAD_LETTERS: &str = "dlq.>";
-/// A stream needs room for its durable consumers and for one of each process that reads ranges.
+/// A stream needs room for its durable consumers and for one consumer of each process that reads chunks.
 const CONSUMERS_MIN: i32 = 100;
 
-/// The streams that are kept on the server.
+/// The streams maintained on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum StreamRole {
     Events,
-    /// Ranges of the events, as consumers lease them.
-    Ranges,
+    /// Chunks of the events, as leased by consumers.
+    Chunks,
     DeadLetters,
 }
 
-impl Role {
-    pub(crate) const ALL: [Self; 3] = [Self::DeadLetters, Self::Ranges, Self::Events];
+impl StreamRole {
+    pub(crate) const ALL: [Self; 3] = [Self::DeadLetters, Self::Chunks, Self::Events];
 
     pub(crate) fn stream(self, settings: &NatsSettings) -> String {
         match self {
             Self::Events => settings.stream.clone(),
-            Self::Ranges => settings.range_stream(),
+            Self::Chunks => settings.chunk_stream(),
             Self::DeadLetters => settings.dead_letter_stream.clone(),
         }
     }
 
-    /// What the settings say, over what must hold anyway.
+    /// The settings, on top of the invariants.
     fn wanted(self, settings: &NatsSettings, atomic: bool, found: Config) -> Config {
         let common = Config {
             name: self.stream(settings),
@@ -60,7 +60,7 @@ impl Role {
                 allow_atomic_publish: atomic,
                 ..common
             },
-            Self::Ranges => Config { subjects: vec![settings.range_subject("*")], ..common },
+            Self::Chunks => Config { subjects: vec![settings.chunk_subject("*")], ..common },
             Self::DeadLetters => Config {
                 subjects: vec![DEAD_LETTERS.to_owned()],
                 max_age: settings.dead_letter_age_max,
@@ -70,8 +70,8 @@ impl Role {
         }
     }
 
-    /// What must hold whatever the settings say. All else in `found` stays: placement, compression, republishing,
-    /// sources and direct access are the operator's.
+    /// The invariants that hold for any settings. Everything else in `found` stays: placement, compression,
+    /// republishing, sources and direct access are up to the operator.
     fn safe(self, found: Config) -> Config {
         let common = Config {
             retention: RetentionPolicy::Limits,
@@ -82,16 +82,17 @@ impl Role {
             max_messages_per_subject: unlimited(found.max_messages_per_subject),
             max_message_size: if found.max_message_size > 0 { -1 } else { found.max_message_size },
             max_consumers: if (1..CONSUMERS_MIN).contains(&found.max_consumers) { -1 } else { found.max_consumers },
-            // Without acknowledgements nothing is known to be stored; in this mode they come before it is.
+            // Without acknowledgements, storing is never confirmed; in this mode they are sent before the message is
+            // stored.
             no_ack: false,
             persist_mode: found.persist_mode.filter(|mode| *mode != PersistenceMode::Async),
             sealed: false,
             deny_purge: false,
-            // A publisher's header would purge what others wrote.
+            // A publisher's header could purge the messages of others.
             allow_rollup: false,
             mirror: None,
             subject_transform: None,
-            // They would delete a consumer, and its place with it, after a time without readers.
+            // They would delete a consumer, with its position, after a time without readers.
             consumer_limits: None,
             subject_delete_marker_ttl: None,
             allow_message_counter: false,
@@ -99,8 +100,8 @@ impl Role {
         };
         match self {
             Self::Events => common,
-            // No larger than what the ranges are of: the janitor takes both together.
-            Self::Ranges => Config { max_bytes: unlimited(common.max_bytes), deny_delete: false, ..common },
+            // Never larger than the chunked messages themselves: the janitor purges both together.
+            Self::Chunks => Config { max_bytes: unlimited(common.max_bytes), deny_delete: false, ..common },
             Self::DeadLetters => Config {
                 max_bytes: unlimited(common.max_bytes),
                 max_age: found.max_age,
@@ -116,7 +117,7 @@ fn unlimited(limit: i64) -> i64 {
     if limit > 0 { -1 } else { limit }
 }
 
-/// The server remembers no id for longer than a message.
+/// The server does not remember an id for longer than its message.
 fn dead_letter_window(settings: &NatsSettings) -> Duration {
     match settings.dead_letter_age_max {
         age if age.is_zero() => settings.dedup_window,
@@ -125,17 +126,17 @@ fn dead_letter_window(settings: &NatsSettings) -> Duration {
 }
 
 impl NatsSettings {
-    /// The stream of ranges that consumers of the stream lease.
-    pub(crate) fn range_stream(&self) -> String {
+    /// The stream of chunks that consumers of the stream lease.
+    pub(crate) fn chunk_stream(&self) -> String {
         format!("{}_RANGES", self.stream)
     }
 
-    pub(crate) fn range_subject(&self, consumer: &str) -> String {
+    pub(crate) fn chunk_subject(&self, consumer: &str) -> String {
         format!("ranges.{}.{consumer}", self.stream)
     }
 }
 
-/// What the server says of a stream; none when it has none of that name.
+/// The stream on the server; `None` when it does not exist.
 pub(crate) async fn find(context: &Context, name: &str) -> Result<Option<Info>, BusError> {
     match context.get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
@@ -148,7 +149,7 @@ pub(crate) async fn find(context: &Context, name: &str) -> Result<Option<Info>, 
 pub(crate) async fn create(
     context: &Context,
     settings: &NatsSettings,
-    role: Role,
+    role: StreamRole,
     atomic: bool,
 ) -> Result<Info, BusError> {
     let name = role.stream(settings);
@@ -158,19 +159,19 @@ pub(crate) async fn create(
     stream.info().await.cloned().map_err(|error| failed("read stream", error))
 }
 
-/// Changes the stream that was found to what the settings say.
+/// Updates the existing stream to match the settings.
 async fn ensure_stream(
     context: &Context,
     settings: &NatsSettings,
-    (role, found): (Role, Info),
+    (role, found): (StreamRole, Info),
     atomic: bool,
 ) -> Result<Info, BusError> {
     change(context, found, |found| role.wanted(settings, atomic, found)).await
 }
 
-/// Changes back what somebody changed in a stream while it is in use. The settings' own fields are left alone: processes
-/// with other settings, as during a change of them, would take turns.
-pub(crate) async fn correct(context: &Context, role: Role, found: Info) -> Result<Info, BusError> {
+/// Restores the invariants of a stream in use. Fields that depend on settings are left alone: processes with different
+/// settings, as during a rollout, would take turns.
+pub(crate) async fn correct(context: &Context, role: StreamRole, found: Info) -> Result<Info, BusError> {
     change(context, found, |found| role.safe(found)).await
 }
 
@@ -180,7 +181,7 @@ async fn change(context: &Context, found: Info, wanted: impl Fn(Config) -> Confi
         return Ok(found);
     }
     let (name, wrong) = (&config.name, differences(&found.config, &config));
-    // A server that can would make the mirror a stream of its own, and end what it is kept for.
+    // A server that supports it would turn the mirror into an independent stream, and defeat its purpose.
     if found.config.mirror.is_some() {
         return Err(refused(name, "change", &wrong, false));
     }
@@ -197,17 +198,17 @@ async fn change(context: &Context, found: Info, wanted: impl Fn(Config) -> Confi
     Ok(info)
 }
 
-/// Creates or corrects all streams; answers what the server says of them, in the order of [`Role::ALL`].
+/// Creates or updates all streams. Returns their state in the order of [`StreamRole::ALL`].
 pub(crate) async fn reconcile(context: &Context, settings: &NatsSettings, atomic: bool) -> Result<[Info; 3], BusError> {
-    let ensure = async |role: Role| match find(context, &role.stream(settings)).await? {
+    let ensure = async |role: StreamRole| match find(context, &role.stream(settings)).await? {
         None => create(context, settings, role, atomic).await,
         Some(found) => ensure_stream(context, settings, (role, found), atomic).await,
     };
-    let [dead_letters, ranges, events] = Role::ALL;
-    Ok([ensure(dead_letters).await?, ensure(ranges).await?, ensure(events).await?])
+    let [dead_letters, chunks, events] = StreamRole::ALL;
+    Ok([ensure(dead_letters).await?, ensure(chunks).await?, ensure(events).await?])
 }
 
-/// The fields in which two configurations differ, as the server names them: `max_msgs = 5 (must be -1)`.
+/// The fields that differ between two configurations, as named by the server: `max_msgs = 5 (must be -1)`.
 pub(crate) fn differences<T: Serialize>(found: &T, wanted: &T) -> String {
     let fields = |config: &T| match serde_json::to_value(config) {
         Ok(Value::Object(fields)) => fields,

@@ -1,10 +1,10 @@
-//! Whether a consumer's place is one in its stream.
+//! Verifies that the position of a consumer lies within its stream.
 //!
-//! A stream on one server's disk may come back from a power cut without its last messages, and not every server puts its
-//! consumers back then (2.10 does not): they would pass over the messages that get the sequences of the lost ones.
+//! After a power cut, a stream on a single disk may lack its last messages, and not every server resets its consumers
+//! in that case (2.10 does not): they would skip the messages that reuse the lost sequences.
 
 use super::acker::Acker;
-use super::seen::Seen;
+use super::incarnation::SeenConsumer;
 use super::subscription::Subscription;
 use crate::bus::BusError;
 use crate::bus::nats::dead_letter;
@@ -13,9 +13,9 @@ use crate::bus::nats::shared::unix_ms_of;
 use crate::bus::nats::topology::consumers;
 
 impl Subscription {
-    /// Fails when the consumer stands behind messages that the stream has lost: it goes then. Whether it has lost any
-    /// shows at its end, or where the last message was that came here.
-    pub(crate) async fn check_place(&mut self, seen: &Seen) -> Result<(), BusError> {
+    /// Fails when the consumer is ahead of messages that the stream has lost, and deletes it. A loss is detected by the
+    /// end of the stream, or by the message at the sequence of the last one received.
+    pub(crate) async fn check_place(&mut self, seen: &SeenConsumer) -> Result<(), BusError> {
         let Acker { shared, consumer, .. } = &self.acker;
         let stream = consumer.stream_in(shared);
         let info = stream.get_info().await.map_err(|error| failed("read stream", error))?;
@@ -34,7 +34,7 @@ impl Subscription {
             return Ok(());
         }
         consumers::remove_ahead(stream, &consumer.name).await?;
-        shared.keeper.doubt();
+        shared.topology.request_check();
         Err(failed("read consumer", format!("consumer {} stood behind the end of its stream", consumer.name)))
     }
 }

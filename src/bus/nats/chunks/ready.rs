@@ -5,26 +5,26 @@ use std::time::Instant;
 use async_nats::Message;
 use bytes::Bytes;
 
-use super::held::Key;
+use super::in_flight::ChunkKey;
 use crate::bus::buffers::{self, Buffer};
 use crate::bus::nats::consume::pull::{delivery, write_record};
 use crate::bus::{Delivery, Receipt};
 
-/// What is handed out together lies in one buffer, as it is let go together: to allocate each message and free it
-/// on another thread costs more than to copy it.
+/// Messages handed out together share one buffer, since they are dropped together: allocating each message and freeing
+/// it on another thread costs more than copying it.
 #[derive(Default)]
 pub(crate) struct Ready {
-    /// Without their records yet.
+    /// Still without their records.
     deliveries: Vec<Delivery>,
     records: Option<Buffer>,
-    /// Where the record of each ends.
+    /// The end of each record.
     ends: Vec<usize>,
-    /// What was handed out last, in bytes.
+    /// The bytes handed out last.
     last_bytes: usize,
-    /// When the oldest of their leases began; none when one is not known to hold.
+    /// When the oldest of their leases began; `None` when one is not known to hold.
     leased_at: Option<Instant>,
-    /// The range of the last of them.
-    range: Option<Key>,
+    /// The chunk of the last message.
+    chunk: Option<ChunkKey>,
 }
 
 impl Ready {
@@ -44,17 +44,17 @@ impl Ready {
         self.leased_at
     }
 
-    /// `leased_at` is asked for once for each run of messages of one range.
+    /// `leased_at` is called once per run of messages of the same chunk.
     pub(super) fn push(
         &mut self,
         message: &Message,
         receipt: Receipt,
         published_at_ms: i64,
-        suspect_to: u64,
+        redelivery_horizon: u64,
         leased_at: impl FnOnce() -> Option<Instant>,
     ) {
         let key = receipt.consumer_sequence;
-        if self.range.replace(key) != Some(key) {
+        if self.chunk.replace(key) != Some(key) {
             let leased_at = leased_at();
             self.leased_at = match self.deliveries.is_empty() {
                 true => leased_at,
@@ -64,7 +64,7 @@ impl Ready {
         let records = self.records.get_or_insert_with(|| buffers::GROUPS.take(self.last_bytes));
         write_record(records, message);
         self.ends.push(records.len());
-        self.deliveries.push(delivery(Bytes::new(), receipt, published_at_ms, suspect_to));
+        self.deliveries.push(delivery(Bytes::new(), receipt, published_at_ms, redelivery_horizon));
     }
 
     pub(super) fn clear(&mut self) {
@@ -80,7 +80,7 @@ impl Ready {
             delivery.record = records.slice(start..end);
             start = end;
         }
-        (self.leased_at, self.range) = (None, None);
+        (self.leased_at, self.chunk) = (None, None);
         std::mem::take(&mut self.deliveries)
     }
 }

@@ -1,7 +1,7 @@
-//! Reads the messages of ranges, in the order of the stream, without acknowledgements.
+//! Reads the messages of chunks in stream order, without acknowledgements.
 //!
-//! Invariant: between `clean_from` and the message at the head nothing was left out, so a message that does
-//! not come is not there. What cannot be vouched for is read anew by another consumer.
+//! Invariant: nothing between `complete_from` and the message at the head was left out, so a message that does not
+//! arrive does not exist. When that is not certain, another consumer reads again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,48 +18,48 @@ use crate::bus::nats::failed::failed;
 use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, Receipt};
 
-/// The server forgets a consumer that has asked for nothing for this long.
+/// The server deletes a consumer that has been inactive for this long.
 const INACTIVE_MAX: Duration = Duration::from_secs(60);
-/// What a pull request that ended early says it would still have brought.
+/// Header of a pull request that ended early: the messages it did not deliver.
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
-/// Messages of others that are read and dropped rather than passed by with a new consumer.
+/// Messages of others that are read and dropped rather than skipped with a new consumer.
 const SKIPPED_MAX: u64 = 1_000;
-/// The least time between two consumers, where one finds nothing of what must be there: its server is behind.
+/// The minimum interval between two consumers when one does not find messages that must exist: its server is behind.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 pub(crate) struct Reader {
     shared: Arc<Shared>,
-    /// Whom it reads for, as its consumers are described on the server.
+    /// The consumer it reads for, used in the description of its consumers on the server.
     reads_for: String,
     consumer: Option<Consumer>,
 }
 
-/// One consumer on the server, of this process alone: the server keeps its place and nothing else.
+/// A consumer on the server that belongs to this process alone: the server tracks its position and nothing else.
 struct Consumer {
     name: String,
     inbox: String,
     incoming: Subscriber,
-    /// How the replies of its messages begin.
+    /// The common prefix of the reply subjects of its messages.
     prefix: String,
     head: Option<Read>,
-    clean_from: u64,
+    complete_from: u64,
     /// Messages delivered so far: a gap means that some were lost on the way.
     delivered: u64,
-    /// What pull requests on their way may still bring.
+    /// Messages that pending pull requests may still deliver.
     missing: usize,
-    /// Something came since `heard_at` was set.
+    /// Something arrived since `heard_at` was set.
     heard: bool,
     heard_at: Instant,
-    /// A pull request found nothing more to bring.
+    /// A pull request had nothing more to deliver.
     idle: bool,
-    /// The last sequence that was asked for.
+    /// The last sequence requested.
     asked_to: u64,
     begun_at: Instant,
-    /// When it began, nothing was left of what was there up to here.
+    /// When the consumer was created, no messages up to here were left.
     nothing_to: u64,
 }
 
-/// A message and what its delivery says of it.
+/// A message and the metadata of its delivery.
 pub(crate) struct Read {
     pub(super) message: Message,
     pub(super) sequence: u64,
@@ -71,11 +71,11 @@ impl Reader {
         Self { shared, reads_for, consumer: None }
     }
 
-    /// Gives the consumer up.
+    /// Drops the consumer.
     pub(super) fn forget(&mut self) {
         if let Some(Consumer { name, .. }) = self.consumer.take() {
             let shared = self.shared.clone();
-            // The server does it by itself when this fails.
+            // If this fails, the server deletes it by itself.
             self.shared.tasks.spawn(async move {
                 let deleting = shared.stream.delete_consumer(&name);
                 let _ = shared.closing.run_until_cancelled(deleting).await;
@@ -83,11 +83,11 @@ impl Reader {
         }
     }
 
-    /// Asks for the messages `first` to `last`, as far as they are not on their way. False when the stream, which had
-    /// taken them, does not reach so far any more.
+    /// Requests the messages `first` to `last`, except those already on their way. Returns `false` when the stream,
+    /// which held them, no longer extends that far.
     pub(super) async fn read(&mut self, first: u64, last: u64, bytes_max: usize) -> Result<bool, BusError> {
         let reached = self.consumer.as_ref().is_some_and(|consumer| consumer.reaches(first));
-        // In a cluster the consumer may be on a server that is behind: only the leader says what is not there.
+        // In a cluster, the consumer may be on a server that is behind: only the leader knows what does not exist.
         if !reached
             && self.begin(first).await? == 0
             && dead_letter::raw_from(&self.shared.stream, first).await?.is_none_or(|next| next.sequence > last)
@@ -102,7 +102,7 @@ impl Reader {
         self.ask(last, bytes_max, Wanted::AtHand).await.map(|()| true)
     }
 
-    /// Asks for one message that is yet to come.
+    /// Requests one message that is yet to come.
     pub(super) async fn watch(&mut self, next: u64, bytes_max: usize) -> Result<(), BusError> {
         if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(next)) {
             self.begin(next).await?;
@@ -112,7 +112,7 @@ impl Reader {
 
     async fn ask(&mut self, last: u64, bytes_max: usize, of: Wanted) -> Result<(), BusError> {
         let Some(consumer) = &mut self.consumer else { return Ok(()) };
-        let wanted = (last + 1).saturating_sub(consumer.clean_from) as usize;
+        let wanted = (last + 1).saturating_sub(consumer.complete_from) as usize;
         let on_their_way = consumer.missing + usize::from(consumer.head.is_some());
         if wanted <= on_their_way {
             return Ok(());
@@ -124,7 +124,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Answers how many messages there are from that sequence on.
+    /// Creates a consumer. Returns the number of messages from `first` on.
     async fn begin(&mut self, first: u64) -> Result<u64, BusError> {
         self.forget();
         let wanted = Config {
@@ -146,7 +146,7 @@ impl Reader {
             incoming,
             prefix: String::new(),
             head: None,
-            clean_from: first,
+            complete_from: first,
             delivered: 0,
             missing: 0,
             heard: false,
@@ -176,21 +176,21 @@ impl Reader {
     pub(super) fn pop(&mut self) -> Option<Read> {
         let consumer = self.consumer.as_mut()?;
         let head = consumer.head.take()?;
-        consumer.clean_from = head.sequence + 1;
+        consumer.complete_from = head.sequence + 1;
         Some(head)
     }
 
-    /// Everything from here to the head that exists has been taken.
-    pub(super) fn vouches_from(&self) -> Option<u64> {
-        self.consumer.as_ref().map(|consumer| consumer.clean_from)
+    /// All existing messages from here to the head have been taken.
+    pub(super) fn complete_from(&self) -> Option<u64> {
+        self.consumer.as_ref().map(|consumer| consumer.complete_from)
     }
 
-    /// Up to here nothing exists that has not been taken.
+    /// Up to here, all existing messages have been taken.
     pub(super) fn nothing_to(&self) -> u64 {
         self.consumer.as_ref().map_or(0, |consumer| consumer.nothing_to)
     }
 
-    /// Returns when there is a head, or something was heard.
+    /// Returns once there is a head or the server was heard.
     pub(super) async fn wait(&mut self) {
         let Some(consumer) = &mut self.consumer else { return std::future::pending().await };
         if consumer.head.is_some() || consumer.missing == 0 {
@@ -206,7 +206,7 @@ impl Reader {
         }
     }
 
-    /// To be called after messages were taken; looking at the clock for each of them would cost more than the rest.
+    /// Call after taking messages. Reading the clock for each of them would cost more than everything else.
     pub(super) fn note_heard(&mut self) {
         if let Some(consumer) = &mut self.consumer
             && std::mem::take(&mut consumer.heard)
@@ -216,14 +216,14 @@ impl Reader {
         }
     }
 
-    /// When to look anew, if a pull request for this message found nothing to bring.
+    /// When to retry, if a pull request for this message had nothing to deliver.
     pub(super) fn again_at(&self, wanted: u64) -> Option<Instant> {
         let idle = |consumer: &&Consumer| consumer.idle && consumer.head.is_none() && wanted <= consumer.asked_to;
         self.consumer.as_ref().filter(idle).map(|consumer| consumer.begun_at + AGAIN_AFTER)
     }
 
-    /// A pull request of which nothing is heard, not even a heartbeat, is lost.
-    pub(super) async fn notice_silence(&mut self) {
+    /// Considers a pull request lost when nothing was heard of it, not even a heartbeat.
+    pub(super) async fn check_silence(&mut self) {
         let silent = |consumer: &Consumer| consumer.missing > 0 && consumer.heard_at.elapsed() > SILENCE_MAX;
         if self.consumer.as_ref().is_some_and(silent) {
             self.forget();
@@ -234,11 +234,11 @@ impl Reader {
 
 impl Consumer {
     fn reaches(&self, first: u64) -> bool {
-        let next = self.head.as_ref().map_or(self.clean_from, |head| head.sequence);
-        self.clean_from <= first && first <= next.saturating_add(SKIPPED_MAX)
+        let next = self.head.as_ref().map_or(self.complete_from, |head| head.sequence);
+        self.complete_from <= first && first <= next.saturating_add(SKIPPED_MAX)
     }
 
-    /// False when the consumer is of no more use.
+    /// Returns `false` when the consumer is no longer usable.
     fn take(&mut self, message: Message) -> bool {
         self.heard = true;
         match message.status {
@@ -249,7 +249,7 @@ impl Consumer {
             }
             Some(status) => {
                 debug!(%status, description = message.description, consumer = self.name, "pull ended");
-                // One that begins where the stream ends brings no headers.
+                // A request that begins at the end of the stream is answered without headers.
                 let nothing = (status == StatusCode::NOT_FOUND).then_some(usize::MAX);
                 return match not_brought(message.headers.as_ref()).or(nothing) {
                     Some(pending) => {

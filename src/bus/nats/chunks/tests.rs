@@ -1,4 +1,4 @@
-//! What a consumer of ranges promises, on the oldest and the newest server.
+//! Tests of consumers that lease chunks, on the oldest and the newest server.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub(super) async fn figures(bus: &Bus) -> (u64, u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_come_in_order_and_once() {
+async fn delivers_in_order_and_only_once() {
     for fixture in both(|_| {}).await {
         let bus = &fixture.bus;
         publish_numbers(bus, 0..1_000).await;
@@ -68,7 +68,7 @@ async fn all_come_in_order_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_waiting_fetch_wakes_at_once() {
+async fn a_waiting_fetch_wakes_immediately() {
     for fixture in both(|_| {}).await {
         let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
         for round in 0..5 {
@@ -83,7 +83,7 @@ async fn a_waiting_fetch_wakes_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limits_of_bytes_hold_and_one_message_passes_any() {
+async fn byte_limits_hold_except_for_a_single_message() {
     let fixture = Fixture::newest_nats(|_| {}).await;
     let bus = &fixture.bus;
     let mut batch = crate::bus::Batch::new();
@@ -102,7 +102,7 @@ async fn limits_of_bytes_hold_and_one_message_passes_any() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn subscriptions_share_the_ranges_and_each_message_goes_to_one() {
+async fn subscriptions_share_the_chunks_and_each_message_goes_to_one() {
     for fixture in both(|_| {}).await {
         let bus = &fixture.bus;
         let read = |bus: Bus| async move {
@@ -136,7 +136,7 @@ async fn subscriptions_share_the_ranges_and_each_message_goes_to_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_acknowledged_comes_again_with_its_range() {
+async fn unacknowledged_messages_are_redelivered_with_their_chunk() {
     for mut fixture in both(|_| {}).await {
         let short = ConsumerSpec { ack_wait: Duration::from_secs(1), ..coarse(">") };
         publish_numbers(&fixture.bus, 0..10).await;
@@ -170,7 +170,7 @@ async fn what_is_not_acknowledged_comes_again_with_its_range() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_given_back_comes_again_at_once() {
+async fn released_messages_are_redelivered_immediately() {
     for fixture in both(|_| {}).await {
         let bus = &fixture.bus;
         publish_numbers(bus, 0..300).await;
@@ -179,7 +179,7 @@ async fn what_is_given_back_comes_again_at_once() {
         let mut subscription = bus.subscribe(waits("sink")).await.unwrap();
         let some = subscription.fetch(100, usize::MAX).await.unwrap();
         subscription.acker().ack(&receipts(&some[..40])).await.unwrap();
-        // What the server is just about to send comes again when its lease ends.
+        // Messages that the server is just sending are redelivered when their lease expires.
         tokio::time::sleep(Duration::from_millis(300)).await;
         subscription.release().await.unwrap();
         drop(subscription);
@@ -192,15 +192,15 @@ async fn what_is_given_back_comes_again_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_for_others_and_messages_that_are_gone_are_passed_over() {
+async fn messages_for_others_and_messages_that_are_gone_are_skipped() {
     for fixture in both(|_| {}).await {
         let bus = &fixture.bus;
         let mut other = bus.subscribe(spec("other", "events.>")).await.unwrap();
         let messages = ["events.a", "anomalies", "events.b", "events.c", "anomalies.x", "events.d"];
         publish(bus, &messages.map(|subject| (subject, None, subject))).await;
-        let given_up = fetch(&mut other, 4).await;
-        other.acker().dead_letter(given_up[0].receipt, "not readable").await.unwrap();
-        other.acker().ack(&receipts(&given_up)).await.unwrap();
+        let reconnects_exhausted = fetch(&mut other, 4).await;
+        other.acker().dead_letter(reconnects_exhausted[0].receipt, "not readable").await.unwrap();
+        other.acker().ack(&receipts(&reconnects_exhausted)).await.unwrap();
         let letter = bus.dead_letters(None, 1).await.unwrap().remove(0);
         assert!(bus.replay_dead_letter(letter.id).await.unwrap());
         let stream = raw_stream(&fixture).await;
@@ -214,7 +214,7 @@ async fn messages_for_others_and_messages_that_are_gone_are_passed_over() {
         let place = sink(bus.status().await.unwrap());
         assert_eq!((place.backlog, place.pending, place.ack_floor), (0, 0, 7));
 
-        // Cut, leased by nobody, and gone before they are read: at the end, in the middle, and all.
+        // Allocated, not leased, and gone before they are read: at the end, in the middle, and all.
         drop(subscription);
         let mut subscription = bus.subscribe(coarse("events.>")).await.unwrap();
         publish(bus, &["events.e", "events.f", "events.g"].map(|subject| (subject, None, subject))).await;
@@ -240,14 +240,14 @@ async fn messages_for_others_and_messages_that_are_gone_are_passed_over() {
         let began = Instant::now();
         while sink(bus.status().await.unwrap()).backlog > 0 {
             assert!(began.elapsed() < Duration::from_secs(10), "{:?}", bus.status().await);
-            // What is not there any more comes again, and is found to be gone.
+            // Messages that no longer exist are redelivered, and found to be gone.
             let _ = tokio::time::timeout(Duration::from_millis(200), subscription.fetch(10, 1 << 20)).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn single_messages_of_a_range_are_given_back_and_given_up() {
+async fn single_messages_of_a_chunk_are_released_and_dead_lettered() {
     let fixture = Fixture::newest_nats(|_| {}).await;
     let bus = &fixture.bus;
     let short = ConsumerSpec { ack_wait: Duration::from_secs(1), max_deliver: 2, ..coarse(">") };
@@ -263,7 +263,7 @@ async fn single_messages_of_a_range_are_given_back_and_given_up() {
     assert_eq!((sequences(&again), again[0].delivery_count), (vec![1, 2, 3, 4], 2));
     acker.nak(&[again[2].receipt], Duration::ZERO, "the last time").await.unwrap();
     acker.ack(&[again[0].receipt]).await.unwrap();
-    // Two of four were not answered, which says nothing against them.
+    // Two of four were not answered, which does not count as a failure.
     let third = fetch(&mut subscription, 4).await;
     acker.ack(&receipts(&third)).await.unwrap();
     let letters = bus.dead_letters(None, 10).await.unwrap();
@@ -274,22 +274,22 @@ async fn single_messages_of_a_range_are_given_back_and_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_what_ends_the_process_alone_is_given_up() {
+async fn only_messages_that_end_the_process_alone_are_dead_lettered() {
     for fixture in both(|_| {}).await {
         let bus = &fixture.bus;
         publish_numbers(bus, 0..40).await;
         let short = ConsumerSpec { ack_wait: Duration::from_secs(1), max_deliver: 1, ..coarse(">") };
         let trials = crash_on(bus, &short, 40, "17").await;
-        // What has survived a trial comes again with its range, in another one.
+        // Messages that survived a trial are redelivered with their chunk, in another trial.
         assert!(trials < 40, "{trials} trials of 40 messages");
         let letters = bus.dead_letters(None, 10).await.unwrap();
         assert_eq!((letters.len(), &letters[0].payload[..]), (1, &b"17"[..]), "{letters:?}");
     }
 }
 
-/// Neither unread messages nor ranges that are still needed go.
+/// Neither unread messages nor chunks that are still needed are purged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_every_consumer_has_is_purged_with_its_ranges() {
+async fn messages_acknowledged_by_all_are_purged_with_their_chunks() {
     for mut fixture in both(|settings| settings.age_max = Duration::ZERO).await {
         let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
         let mut all = Vec::new();
@@ -307,12 +307,12 @@ async fn what_every_consumer_has_is_purged_with_its_ranges() {
             async move { queue.await.get_info().await.unwrap().state.messages }
         };
         assert_eq!(purge(fixture.bus.clone()).await, (0, 60));
-        let ranges = queue(&fixture).await;
+        let chunks = queue(&fixture).await;
         subscription.acker().ack(&receipts(&all[..35])).await.unwrap();
         subscription.acker().ack(&receipts(&all[50..])).await.unwrap();
         let (purged, kept) = purge(fixture.bus.clone()).await;
         assert!((20..=30).contains(&purged) && purged + kept == 60, "{purged}, {kept}");
-        assert!(queue(&fixture).await < ranges, "of {ranges}");
+        assert!(queue(&fixture).await < chunks, "of {chunks}");
         fixture.reopen().await;
         let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
         publish_numbers(&fixture.bus, 60..61).await;
@@ -323,7 +323,7 @@ async fn what_every_consumer_has_is_purged_with_its_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_of_single_messages_is_taken_over_where_it_was() {
+async fn a_consumer_of_single_messages_is_taken_over_at_its_position() {
     for fixture in both(|_| {}).await {
         let bus = &fixture.bus;
         publish_numbers(bus, 0..20).await;
@@ -340,9 +340,9 @@ async fn a_consumer_of_single_messages_is_taken_over_where_it_was() {
     }
 }
 
-/// A stream that was made anew, or lost its end in a crash and has given those sequences to others since.
+/// A stream that was created again, or lost its end in a crash and has reassigned those sequences since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_under_sequences_that_were_read_before_are_read_too() {
+async fn messages_with_reused_sequences_are_read_too() {
     for mut fixture in both(|_| {}).await {
         publish_numbers(&fixture.bus, 0..30).await;
         let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
@@ -351,19 +351,19 @@ async fn messages_under_sequences_that_were_read_before_are_read_too() {
         drop(subscription);
         let stream = raw_stream(&fixture).await;
         let queue = raw_stream_named(&fixture, "TESTS_RANGES").await;
-        // As if the range of the last ten had been cut from messages that were lost.
+        // As if the chunk of the last ten had been allocated from messages that were lost.
         let subject = "ranges.TESTS.sink";
         let last = queue.get_last_raw_message_by_subject(subject).await.unwrap();
-        let mut range: serde_json::Value = serde_json::from_slice(&last.payload).unwrap();
-        assert_eq!((&range["first"], &range["last"]), (&1.into(), &30.into()));
+        let mut chunk: serde_json::Value = serde_json::from_slice(&last.payload).unwrap();
+        assert_eq!((&chunk["first"], &chunk["last"]), (&1.into(), &30.into()));
         let time = stream.get_raw_message(20).await.unwrap().time.unix_timestamp_nanos() as i64;
         let context = raw_context(&fixture).await;
         queue.purge().await.unwrap();
         for (first, last, last_time) in [(1, 20, time), (21, 25, 7), (26, 40, 8)] {
-            range["first"] = first.into();
-            range["last"] = last.into();
-            range["last_time"] = last_time.into();
-            context.publish(subject, range.to_string().into()).await.unwrap().await.unwrap();
+            chunk["first"] = first.into();
+            chunk["last"] = last.into();
+            chunk["last_time"] = last_time.into();
+            context.publish(subject, chunk.to_string().into()).await.unwrap().await.unwrap();
         }
         fixture.reopen().await;
         let mut subscription = fixture.bus.subscribe(coarse(">")).await.unwrap();
@@ -389,7 +389,7 @@ async fn messages_under_sequences_that_were_read_before_are_read_too() {
 
 /// Stored by a process that did not know yet that the stream had lost its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_range_beyond_the_end_of_the_stream_is_taken_back() {
+async fn a_chunk_beyond_the_end_of_the_stream_is_removed() {
     let fixture = Fixture::newest_nats(|_| {}).await;
     let bus = &fixture.bus;
     let mut subscription = bus.subscribe(coarse(">")).await.unwrap();
@@ -399,9 +399,9 @@ async fn a_range_beyond_the_end_of_the_stream_is_taken_back() {
     let subject = "ranges.TESTS.sink";
     let queue = raw_stream_named(&fixture, "TESTS_RANGES").await;
     let last = queue.get_last_raw_message_by_subject(subject).await.unwrap();
-    let mut range: serde_json::Value = serde_json::from_slice(&last.payload).unwrap();
-    (range["first"], range["last"]) = (11.into(), 20.into());
-    raw_context(&fixture).await.publish(subject, range.to_string().into()).await.unwrap().await.unwrap();
+    let mut chunk: serde_json::Value = serde_json::from_slice(&last.payload).unwrap();
+    (chunk["first"], chunk["last"]) = (11.into(), 20.into());
+    raw_context(&fixture).await.publish(subject, chunk.to_string().into()).await.unwrap().await.unwrap();
     let reading = async {
         let mut seen = HashSet::new();
         while seen.len() < 15 {
@@ -429,7 +429,7 @@ async fn a_range_beyond_the_end_of_the_stream_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_takes_no_message_with_it() {
+async fn a_killed_server_loses_no_message() {
     let mut server = NatsServer::start(Version::Newest);
     let bus = Bus::connect_nats(nats_settings(&server)).await.unwrap();
     let short = ConsumerSpec { ack_wait: Duration::from_secs(2), ..coarse(">") };
@@ -441,7 +441,7 @@ async fn a_killed_server_takes_no_message_with_it() {
         assert!(subscription.lease_grant().is_remembered());
         let leased = subscription.lease_grant();
         server.kill9();
-        // It may be sent again to the new server, and then they do not come again.
+        // It may be sent again to the new server; then they are not redelivered.
         seen.extend(sequences(&some));
         let _ = subscription.acker().ack(&receipts(&some)).await;
         server.restart();
@@ -460,7 +460,7 @@ async fn a_killed_server_takes_no_message_with_it() {
     let began = Instant::now();
     while figures(&bus).await != (0, 0, 2_000) {
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", figures(&bus).await);
-        // What was acknowledged over a connection that was lost comes again.
+        // Messages acknowledged over a connection that was lost are redelivered.
         if let Ok(some) = tokio::time::timeout(Duration::from_millis(200), subscription.fetch(500, 1 << 20)).await {
             subscription.acker().ack(&receipts(&some.unwrap())).await.unwrap();
         }

@@ -1,8 +1,8 @@
-//! A consumer as a subscription saw it last.
+//! The incarnation of a consumer that a subscription has seen last.
 //!
-//! One that was deleted and created anew under its name brings everything again, to whoever asks it, as if for the
-//! first time. Invariant: a subscription hands out only what came from the consumer that it learnt its suspects for,
-//! and that it, or the keeper, has seen within [`SEEN_FOR`].
+//! A consumer that was deleted and created again under the same name delivers everything again, as if for the first
+//! time. Invariant: a subscription hands out only messages from the incarnation for which it determined its redelivery
+//! horizon, and which it or the reconciler has seen within [`SEEN_TTL`].
 
 use std::time::Instant;
 
@@ -13,22 +13,22 @@ use super::pull::REFUSED_PAUSE;
 use crate::bus::BusError;
 use crate::bus::nats::failed::failed;
 use crate::bus::nats::topology::consumers;
-use crate::bus::nats::topology::state::SEEN_FOR;
+use crate::bus::nats::topology::state::SEEN_TTL;
 
-pub(crate) struct Seen {
-    /// Another one of the same name was created at another time.
+pub(crate) struct SeenConsumer {
+    /// Distinguishes incarnations with the same name.
     created: i128,
     at: Instant,
-    /// When it was asked for last, answered or not.
+    /// The last request, answered or not.
     asked_at: Option<Instant>,
-    /// What it counted last: another one counts anew.
+    /// The last consumer sequence; a new incarnation counts from the start.
     sequence: u64,
-    /// How far in the stream it is.
+    /// Its position in the stream.
     pub(crate) delivered: u64,
 }
 
-impl Seen {
-    /// Fails when it is gone, too.
+impl SeenConsumer {
+    /// Fails also when the consumer does not exist.
     pub(crate) async fn look(Acker { shared, consumer, .. }: &Acker) -> Result<Self, BusError> {
         let at = Instant::now();
         match consumers::find(consumer.stream_in(shared), &consumer.name).await? {
@@ -40,22 +40,22 @@ impl Seen {
                 delivered: info.delivered.stream_sequence,
             }),
             None => {
-                shared.keeper.doubt();
+                shared.topology.request_check();
                 Err(failed("read consumer", format!("consumer {} is gone from NATS", consumer.name)))
             }
         }
     }
 
-    /// Whether it is still the same one; none when that cannot be told now.
+    /// Whether it is still the same incarnation; `None` when that is unknown at the moment.
     pub(crate) async fn is_current(&mut self, acker: &Acker) -> Option<bool> {
-        let (keeper, name) = (&acker.shared.keeper, &acker.consumer.name);
-        if let Some((_, at)) = keeper.seen(name).filter(|(created, _)| *created == self.created) {
+        let (topology, name) = (&acker.shared.topology, &acker.consumer.name);
+        if let Some((_, at)) = topology.seen(name).filter(|(created, _)| *created == self.created) {
             self.at = self.at.max(at);
         }
-        if self.at.elapsed() < SEEN_FOR {
+        if self.at.elapsed() < SEEN_TTL {
             return Some(true);
         }
-        // A fetch is cancelled and begun again at any rate: it asks no more often than this.
+        // Fetches may be cancelled and restarted at any rate; this bounds the rate of requests.
         if let Some(asked_at) = self.asked_at.filter(|at| at.elapsed() < REFUSED_PAUSE) {
             tokio::time::sleep_until((asked_at + REFUSED_PAUSE).into()).await;
             return None;
@@ -70,14 +70,14 @@ impl Seen {
             Ok(_) => Some(false),
             Err(error) => {
                 debug!(%error, consumer = name, "waiting for NATS");
-                // The keeper tells one that is gone from a server that does not answer.
+                // The reconciler distinguishes a missing consumer from a server that does not answer.
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 None
             }
         }
     }
 
-    /// False when this count cannot come behind the ones before: one consumer never counts backwards.
+    /// Returns `false` when the sequence does not follow the previous one: a consumer never counts backwards.
     pub(crate) fn counts(&mut self, consumer_sequence: u64) -> bool {
         std::mem::replace(&mut self.sequence, consumer_sequence) < consumer_sequence
     }

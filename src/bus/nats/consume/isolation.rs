@@ -1,45 +1,46 @@
-//! The suspects that a subscription has at hand, and which of them are handed out next.
+//! The isolated messages of a subscription, and which of them to hand out next.
 //!
-//! Invariant: what waited here for half of its lease is let go: it comes again. Knows nothing of ranges or pulls.
+//! Invariant: messages that have waited for half of their lease are dropped; they are redelivered. Knows nothing of
+//! chunks or pulls.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::trials::Record;
-use crate::bus::trials::SUSPECT_AFTER;
+use super::trials::TrialStore;
+use crate::bus::trials::ISOLATED_AFTER;
 use crate::bus::{BusError, Delivery, Receipt};
 
-/// Pause after the record of suspects could not be read.
+/// Pause after the trial log could not be read.
 const UNREAD_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
-pub(crate) struct Suspects {
-    /// With the moment since which each is leased at most.
+pub(crate) struct IsolationQueue {
+    /// Each with a lower bound of the start of its lease.
     waiting: Vec<(Delivery, Instant)>,
     bytes: usize,
-    /// Until when those rest that are to; those whose rest is over stay in it.
+    /// When the rest of each resting message ends; messages that have rested stay in it.
     rests: HashMap<u64, Instant>,
-    /// Nothing is to be chosen before.
+    /// Nothing is chosen before this time.
     choose_at: Option<Instant>,
 }
 
-/// What is to be done with them.
+/// The messages chosen for the next trial.
 #[derive(Default)]
 pub(crate) struct Chosen {
-    /// To be handed out, flagged as isolated.
+    /// To hand out, flagged as isolated.
     pub(crate) next: Vec<Delivery>,
-    /// Since when the oldest of them is leased at most.
+    /// A lower bound of the start of the oldest of their leases.
     pub(crate) leased_at: Option<Instant>,
-    /// To be given up.
+    /// To dead-letter.
     pub(crate) fatal: Vec<Receipt>,
 }
 
-/// Whether a message that was delivered so often is a suspect.
-pub(crate) fn is_suspect(delivery_count: u32) -> bool {
-    delivery_count > SUSPECT_AFTER
+/// Whether a message with this delivery count must be isolated.
+pub(crate) fn must_isolate(delivery_count: u32) -> bool {
+    delivery_count > ISOLATED_AFTER
 }
 
-impl Suspects {
+impl IsolationQueue {
     pub(crate) fn push(&mut self, delivery: Delivery, leased_at: Instant) {
         self.bytes += delivery.record.len();
         self.waiting.push((delivery, leased_at));
@@ -58,7 +59,7 @@ impl Suspects {
         self.bytes
     }
 
-    /// Forgets what is at hand.
+    /// Drops all waiting messages.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
         self.bytes = 0;
@@ -68,23 +69,23 @@ impl Suspects {
         self.waiting.iter().map(|(delivery, _)| delivery.receipt).collect()
     }
 
-    /// When to choose again; none when nothing is at hand, or at once.
+    /// When to choose again; `None` when nothing is waiting, or immediately.
     pub(crate) fn choose_at(&self) -> Option<Instant> {
         self.choose_at.filter(|_| !self.waiting.is_empty())
     }
 
-    /// Those that were leased before then come again.
-    pub(crate) fn let_go(&mut self, is_fresh: impl Fn(&Delivery, Instant) -> bool) -> usize {
+    /// Drops messages whose leases are too old; they are redelivered.
+    pub(crate) fn drop_stale(&mut self, is_fresh: impl Fn(&Delivery, Instant) -> bool) -> usize {
         let before = self.waiting.len();
         self.waiting.retain(|(delivery, leased_at)| is_fresh(delivery, *leased_at));
         self.bytes = self.waiting.iter().map(|(delivery, _)| delivery.record.len()).sum();
         before - self.waiting.len()
     }
 
-    /// Chooses by what is on record; takes what it answers out of what is at hand.
+    /// Chooses according to the trial log, and removes the chosen messages from the queue.
     pub(crate) async fn choose(
         &mut self,
-        record: &Record,
+        trials: &TrialStore,
         (messages_max, bytes_max): (usize, usize),
     ) -> Result<Chosen, BusError> {
         let now = Instant::now();
@@ -92,13 +93,13 @@ impl Suspects {
             return Ok(Chosen::default());
         }
         self.choose_at = Some(now + UNREAD_PAUSE);
-        let book = record.read().await?;
+        let log = trials.read().await?;
         self.waiting.sort_by_key(|(delivery, _)| delivery.sequence());
         let resting = |message: &u64| self.rests.get(message).is_some_and(|until| now < *until);
         let due = self.waiting.iter().map(|(delivery, _)| delivery.sequence()).filter(|message| !resting(message));
         let due: Vec<u64> = due.collect();
         let rested: HashSet<u64> = self.rests.keys().copied().collect();
-        let choice = book.choose(&due, &rested);
+        let choice = log.choose(&due, &rested);
         self.rests.extend(choice.resting.iter().map(|(message, rest)| (*message, now + *rest)));
         let rests = self.waiting.iter().filter_map(|(delivery, _)| self.rests.get(&delivery.sequence()));
         self.choose_at = rests.filter(|until| now < **until).min().copied();

@@ -1,49 +1,49 @@
-//! A sorted, immutable run of deduplication keys: its bytes, its fences and its filter.
+//! A sorted, immutable run of deduplication keys: its bytes, its index keys and its filter.
 //!
-//! A run is cut into blocks that are stored as rows; in memory it has the first key of each block and a
-//! split-block Bloom filter. A block is laid out as
+//! A run consists of blocks that are stored as rows. In memory it has the first key of each block and a split-block
+//! Bloom filter. The layout of a block is
 //!
 //! ```text
 //! u8 2 | per key: 16 bytes key | u32 second | u64 first sequence of its group
 //! ```
 //!
-//! all little endian. Blocks of the first version have neither the leading byte nor the sequences; their lengths are
-//! even, those of this version are odd. The filter only saves reads: a key counts as seen when its block holds it.
-//! Invariant: keys ascend over the whole run and are unique in it. Knows nothing of time or SQLite.
+//! all little endian. Blocks of the first version have neither the leading byte nor the sequences. Their lengths are
+//! even, those of this version are odd. The filter only saves reads: a key counts as seen when its block contains it.
+//! Invariant: keys are unique and ascend over the whole run. Knows nothing of time or SQLite.
 
-use super::key::{Key, Seen};
+use super::key::{DedupEntry, DedupKey};
 
 /// A key, its time in seconds and the first sequence of its group.
 const ENTRY_BYTES: usize = 28;
-/// The same in the first version: a key and its time.
+/// In the first version: a key and its time.
 const ENTRY_BYTES_V1: usize = 20;
 const BLOCK_VERSION: u8 = 2;
-/// Entries in a block: 3,921 bytes.
+/// Entries of a block; together 3,921 bytes.
 pub(crate) const BLOCK_ENTRIES: usize = 140;
 pub(crate) const BLOCK_BYTES: usize = 1 + BLOCK_ENTRIES * ENTRY_BYTES;
 
 const FILTER_BITS_PER_KEY: usize = 16;
 const FILTER_LINE_WORDS: usize = 8;
 
-/// What finds a key's block.
+/// Finds the block of a key.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Index {
+pub(crate) struct RunIndex {
     /// The first key of each block.
-    fences: Vec<Key>,
+    index_keys: Vec<DedupKey>,
     filter: Vec<[u32; FILTER_LINE_WORDS]>,
 }
 
-/// A run as it comes from its keys.
+/// A run built from its keys.
 #[derive(Debug)]
 pub(crate) struct BuiltRun {
-    pub(crate) index: Index,
-    /// Block after block.
+    pub(crate) index: RunIndex,
+    /// The concatenated blocks.
     bytes: Vec<u8>,
 }
 
 impl BuiltRun {
-    pub(crate) fn new(keys: impl Iterator<Item = (Key, Seen)>) -> Self {
-        let mut sorted: Vec<(Key, Seen)> = keys.collect();
+    pub(crate) fn new(keys: impl Iterator<Item = (DedupKey, DedupEntry)>) -> Self {
+        let mut sorted: Vec<(DedupKey, DedupEntry)> = keys.collect();
         sorted.sort_unstable_by_key(|(key, _)| *key);
         let lines = (sorted.len() * FILTER_BITS_PER_KEY).div_ceil(FILTER_LINE_WORDS * 32).max(1);
         let mut filter = vec![[0; FILTER_LINE_WORDS]; lines];
@@ -58,8 +58,8 @@ impl BuiltRun {
             bytes.extend_from_slice(&seen.published_s.to_le_bytes());
             bytes.extend_from_slice(&seen.group().to_le_bytes());
         }
-        let fences = sorted.iter().step_by(BLOCK_ENTRIES).map(|(key, _)| *key).collect();
-        Self { index: Index { fences, filter }, bytes }
+        let index_keys = sorted.iter().step_by(BLOCK_ENTRIES).map(|(key, _)| *key).collect();
+        Self { index: RunIndex { index_keys, filter }, bytes }
     }
 
     pub(crate) fn blocks(&self) -> impl ExactSizeIterator<Item = &[u8]> {
@@ -67,55 +67,55 @@ impl BuiltRun {
     }
 }
 
-impl Index {
-    /// The block that may hold the key; none when the run does not hold it.
+impl RunIndex {
+    /// The block that may contain the key; `None` when the run does not contain it.
     #[inline]
-    pub(crate) fn candidate(&self, key: &Key) -> Option<usize> {
+    pub(crate) fn candidate(&self, key: &DedupKey) -> Option<usize> {
         let (line, mask) = place(key, self.filter.len());
         let missing = self.filter[line].iter().zip(mask).fold(0, |missing, (word, bit)| missing | (bit & !word));
         if missing != 0 {
             return None;
         }
-        self.fences.partition_point(|fence| fence <= key).checked_sub(1)
+        self.index_keys.partition_point(|index_key| index_key <= key).checked_sub(1)
     }
 
-    /// The bytes in memory.
+    /// Index keys and filter as stored.
     pub(crate) fn encode(&self) -> (Vec<u8>, Vec<u8>) {
-        let fences = self.fences.iter().flat_map(|key| key.0).collect();
+        let index_keys = self.index_keys.iter().flat_map(|key| key.0).collect();
         let filter = self.filter.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
-        (fences, filter)
+        (index_keys, filter)
     }
 
-    /// None when the bytes are not those of an index.
-    pub(crate) fn decode(fences: &[u8], filter: &[u8]) -> Option<Self> {
-        let (keys, no_rest) = fences.as_chunks::<16>();
+    /// `None` when the bytes are not an index.
+    pub(crate) fn decode(index_keys: &[u8], filter: &[u8]) -> Option<Self> {
+        let (keys, no_rest) = index_keys.as_chunks::<16>();
         let (words, no_odd) = filter.as_chunks::<4>();
         let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
         let (lines, no_part) = words.as_chunks::<FILTER_LINE_WORDS>();
         let whole = no_rest.is_empty() && no_odd.is_empty() && no_part.is_empty() && !lines.is_empty();
         let ascending = keys.is_sorted();
         (whole && ascending)
-            .then(|| Self { fences: keys.iter().map(|key| Key(*key)).collect(), filter: lines.to_vec() })
+            .then(|| Self { index_keys: keys.iter().map(|key| DedupKey(*key)).collect(), filter: lines.to_vec() })
     }
 }
 
-/// What is known of a key in the block that may hold it.
-pub(crate) fn find_in_block(block: &[u8], key: &Key) -> Option<Seen> {
+/// The entry of a key in the block that may contain it.
+pub(crate) fn find_in_block(block: &[u8], key: &DedupKey) -> Option<DedupEntry> {
     if block.len().is_multiple_of(2) {
         let (entries, _) = block.as_chunks::<ENTRY_BYTES_V1>();
         let at = entries.binary_search_by(|entry| entry[..16].cmp(&key.0)).ok()?;
-        return entries[at].last_chunk().map(|seconds| Seen::new(u32::from_le_bytes(*seconds), 0));
+        return entries[at].last_chunk().map(|seconds| DedupEntry::new(u32::from_le_bytes(*seconds), 0));
     }
     let (entries, _) = block[1..].as_chunks::<ENTRY_BYTES>();
     let at = entries.binary_search_by(|entry| entry[..16].cmp(&key.0)).ok()?;
     let (seconds, group) = entries[at][16..].split_first_chunk()?;
-    Some(Seen::new(u32::from_le_bytes(*seconds), u64::from_le_bytes(*group.first_chunk()?)))
+    Some(DedupEntry::new(u32::from_le_bytes(*seconds), u64::from_le_bytes(*group.first_chunk()?)))
 }
 
-/// The filter line of a key and its bit in each word of the line. The salts are those of Parquet's
-/// split-block Bloom filter; the hash is the key itself.
+/// The filter line of a key and its bit in each word of the line. The salts are those of Parquet's split-block Bloom
+/// filter; the key itself is the hash.
 #[inline]
-fn place(key: &Key, lines: usize) -> (usize, [u32; FILTER_LINE_WORDS]) {
+fn place(key: &DedupKey, lines: usize) -> (usize, [u32; FILTER_LINE_WORDS]) {
     const SALTS: [u32; FILTER_LINE_WORDS] =
         [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
     let [.., a, b, c, d, e, f, g, h] = key.0;
@@ -128,21 +128,21 @@ fn place(key: &Key, lines: usize) -> (usize, [u32; FILTER_LINE_WORDS]) {
 mod tests {
     use super::*;
 
-    fn keys(range: std::ops::Range<u32>) -> impl Iterator<Item = (Key, Seen)> {
-        range.map(|n| (Key::of(&n.to_le_bytes()), Seen::new(n, u64::from(n) << 20)))
+    fn keys(range: std::ops::Range<u32>) -> impl Iterator<Item = (DedupKey, DedupEntry)> {
+        range.map(|n| (DedupKey::of(&n.to_le_bytes()), DedupEntry::new(n, u64::from(n) << 20)))
     }
 
-    /// As they were written before the groups were kept.
+    /// The format before groups were stored.
     #[test]
     fn blocks_of_the_first_version_are_still_read() {
         for count in [1_u32, 3, 200] {
-            let mut all: Vec<Key> = (0..count).map(|n| Key::of(&n.to_le_bytes())).collect();
+            let mut all: Vec<DedupKey> = (0..count).map(|n| DedupKey::of(&n.to_le_bytes())).collect();
             all.sort();
             let block: Vec<u8> = all.iter().flat_map(|key| [&key.0[..], &7_u32.to_le_bytes()].concat()).collect();
             for key in &all {
-                assert_eq!(find_in_block(&block, key), Some(Seen::new(7, 0)));
+                assert_eq!(find_in_block(&block, key), Some(DedupEntry::new(7, 0)));
             }
-            assert_eq!(find_in_block(&block, &Key::of(b"another")), None);
+            assert_eq!(find_in_block(&block, &DedupKey::of(b"another")), None);
         }
     }
 
@@ -150,8 +150,8 @@ mod tests {
     fn finds_every_key_and_hardly_any_other() {
         let run = BuiltRun::new(keys(0..50_000));
         let blocks: Vec<&[u8]> = run.blocks().collect();
-        assert_eq!(blocks.len(), run.index.fences.len());
-        let find = |key: &Key| run.index.candidate(key).and_then(|block| find_in_block(blocks[block], key));
+        assert_eq!(blocks.len(), run.index.index_keys.len());
+        let find = |key: &DedupKey| run.index.candidate(key).and_then(|block| find_in_block(blocks[block], key));
         for (key, seen) in keys(0..50_000) {
             assert_eq!(find(&key), Some(seen));
         }
@@ -164,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn the_index_is_read_back_and_damage_is_seen() {
+    fn the_index_is_read_back_and_damage_is_detected() {
         let run = BuiltRun::new(keys(0..1_000));
-        let (fences, filter) = run.index.encode();
-        assert_eq!(Index::decode(&fences, &filter).as_ref(), Some(&run.index));
-        assert_eq!(Index::decode(&fences[1..], &filter), None);
-        assert_eq!(Index::decode(&fences, &filter[4..]), None);
-        assert_eq!(Index::decode(&fences, &[]), None);
+        let (index_keys, filter) = run.index.encode();
+        assert_eq!(RunIndex::decode(&index_keys, &filter).as_ref(), Some(&run.index));
+        assert_eq!(RunIndex::decode(&index_keys[1..], &filter), None);
+        assert_eq!(RunIndex::decode(&index_keys, &filter[4..]), None);
+        assert_eq!(RunIndex::decode(&index_keys, &[]), None);
         let empty = BuiltRun::new(keys(0..0));
-        assert_eq!(empty.index.candidate(&Key::of(b"x")), None);
+        assert_eq!(empty.index.candidate(&DedupKey::of(b"x")), None);
     }
 }

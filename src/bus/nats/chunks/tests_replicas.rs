@@ -1,4 +1,4 @@
-//! Ranges on three servers that replicate what they store.
+//! Chunks on three servers with replicated streams.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock};
@@ -10,9 +10,9 @@ use crate::bus::{Batch, Bus, BusError, ConsumerSpec, NatsSettings};
 use crate::services::nats::{NatsServer, Version};
 use crate::services::signal;
 
-/// Each server stands still in turn, and is behind when it goes on.
+/// Each server stalls in turn, and is behind when it resumes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_replica_has_not_taken_in_yet_is_not_passed_over() {
+async fn messages_missing_on_a_replica_are_not_skipped() {
     const BATCHES: usize = 1_000;
     let servers = NatsServer::start_cluster(Version::Newest);
     let url = servers.each_ref().map(NatsServer::url).join(",");
@@ -21,7 +21,7 @@ async fn what_a_replica_has_not_taken_in_yet_is_not_passed_over() {
     let bus = loop {
         match Bus::connect_nats(settings.clone()).await {
             Ok(bus) => break bus,
-            // They have yet to choose a leader.
+            // They have not elected a leader yet.
             Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
         }
     };
@@ -31,7 +31,7 @@ async fn what_a_replica_has_not_taken_in_yet_is_not_passed_over() {
         for _ in 0..BATCHES {
             let mut batch = Batch::new();
             (0..20).for_each(|_| batch.push("a.b", None, |out| out.extend_from_slice(text.as_bytes())));
-            // On a busy machine another leader may be chosen meanwhile: what is in the stream then counts.
+            // On a busy machine another leader may be elected meanwhile: then the contents of the stream count.
             bus.publish(batch).await;
         }
         let last_sequence = loop {
@@ -64,7 +64,7 @@ async fn what_a_replica_has_not_taken_in_yet_is_not_passed_over() {
         }
         subscription.release().await
     };
-    // Begins anew again and again: each time a consumer is made, on any of the servers.
+    // Starts over again and again: each time a consumer is created, on any of the servers.
     let reading = async || {
         let began = Instant::now();
         let all_read = |last: &u64| {
