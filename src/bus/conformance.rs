@@ -706,10 +706,10 @@ pub(crate) async fn a_closed_bus_reports_it(fixture: Fixture) {
 }
 
 pub(crate) use super::conformance_erase::{
-    a_partly_erased_chunk_in_flight_does_not_block, a_chunk_in_flight_is_not_settled,
-    an_erased_message_leaves_no_dead_letter, dead_letters_are_erased_by_content, erasing_is_bounded_and_resumable,
-    erased_messages_are_not_delivered, erased_messages_in_flight_do_not_block,
-    a_message_in_flight_is_not_settled, consumers_of_other_subjects_do_not_block,
+    a_chunk_in_flight_is_not_settled, a_message_in_flight_is_not_settled,
+    a_partly_erased_chunk_in_flight_does_not_block, an_erased_message_leaves_no_dead_letter,
+    consumers_of_other_subjects_do_not_block, dead_letters_are_erased_by_content, erased_messages_are_not_delivered,
+    erased_messages_in_flight_do_not_block, erasing_is_bounded_and_resumable,
 };
 pub(crate) use super::conformance_input::{input_is_amended, input_is_kept_within_its_room, input_is_resubmitted_once};
 

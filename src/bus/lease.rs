@@ -59,11 +59,11 @@ impl LeaseGrant {
         let Some((epochs, _)) = self.epochs.as_ref().filter(|_| !self.is_remembered()) else {
             return LeaseState::Active;
         };
-        let Some((seen, life)) = &self.stream else { return LeaseState::Lost };
+        let Some((seen, incarnation)) = &self.stream else { return LeaseState::Lost };
         // In this order: whoever sees a new incarnation changes it before the epoch.
         let now = *epochs.borrow();
         let (seen, epoch) = &*seen.borrow();
-        match seen == life {
+        match seen == incarnation {
             false => LeaseState::StreamGone,
             true if *epoch == now => LeaseState::Lost,
             true => LeaseState::InDoubt,

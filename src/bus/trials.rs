@@ -180,14 +180,14 @@ impl TrialLog {
         failures
     }
 
-    /// Forgets resolved messages: all up to `floor`, and those in `settled`.
-    pub(super) fn forget(&mut self, floor: u64, settled: &[u64]) {
+    /// Forgets resolved messages: all up to `floor`, and those in `resolved`.
+    pub(super) fn forget(&mut self, floor: u64, resolved: &[u64]) {
         self.failures = self.failures.split_off(&floor.saturating_add(1));
-        settled.iter().for_each(|message| {
+        resolved.iter().for_each(|message| {
             self.failures.remove(message);
         });
         self.trials.retain(|trial| trial.messages.last().max(trial.rest.last()).is_some_and(|run| run.1 > floor));
-        self.remove(settled);
+        self.remove(resolved);
     }
 
     fn remove(&mut self, messages: &[u64]) {
@@ -257,7 +257,7 @@ mod tests {
     fn live(candidates: &[u64], fatal: &[u64], killed: &[usize]) -> (Vec<u64>, usize, usize) {
         let mut log = TrialLog::default();
         let mut due: Vec<u64> = candidates.to_vec();
-        let (mut buried, mut trials, mut deaths) = (Vec::new(), 0, 0);
+        let (mut dead_lettered, mut trials, mut deaths) = (Vec::new(), 0, 0);
         let mut rested = HashSet::new();
         while !due.is_empty() {
             assert!(trials < 10_000, "{log:?}");
@@ -265,7 +265,7 @@ mod tests {
             for message in &choice.fatal {
                 assert!(fatal.contains(message) || killed.len() > 2, "{message} never failed");
                 log.forget(0, &[*message]);
-                buried.push(*message);
+                dead_lettered.push(*message);
             }
             due.retain(|message| !choice.fatal.contains(message));
             rested.extend(choice.resting.iter().map(|(message, _)| *message));
@@ -284,17 +284,17 @@ mod tests {
             due.retain(|message| !choice.next.contains(message));
         }
         assert!(log.is_empty(), "{log:?}");
-        (buried, trials, deaths)
+        (dead_lettered, trials, deaths)
     }
 
     #[test]
     fn thousands_of_isolated_messages_cost_few_trials() {
         let many: Vec<u64> = (1..=10_000).collect();
         assert_eq!(live(&many, &[], &[]), (vec![], 1, 0));
-        let (buried, trials, _) = live(&many, &[], &[1, 2]);
-        assert!(buried.is_empty() && trials < 30, "{trials}");
-        let (buried, trials, deaths) = live(&many, &[7_777], &[]);
-        assert_eq!(buried, [7_777]);
+        let (dead_lettered, trials, _) = live(&many, &[], &[1, 2]);
+        assert!(dead_lettered.is_empty() && trials < 30, "{trials}");
+        let (dead_lettered, trials, deaths) = live(&many, &[7_777], &[]);
+        assert_eq!(dead_lettered, [7_777]);
         assert!(trials < 35 && deaths < 20, "{trials} trials, {deaths} deaths");
     }
 
@@ -355,9 +355,9 @@ mod tests {
         ) {
             let candidates: Vec<u64> = candidates.into_iter().collect();
             let fatal: BTreeSet<u64> = picks.iter().map(|pick| *pick.get(&candidates)).collect();
-            let (mut buried, ..) = live(&candidates, &fatal.iter().copied().collect::<Vec<_>>(), &killed);
-            buried.sort_unstable();
-            prop_assert_eq!(buried, fatal.into_iter().collect::<Vec<_>>());
+            let (mut dead_lettered, ..) = live(&candidates, &fatal.iter().copied().collect::<Vec<_>>(), &killed);
+            dead_lettered.sort_unstable();
+            prop_assert_eq!(dead_lettered, fatal.into_iter().collect::<Vec<_>>());
         }
     }
 }

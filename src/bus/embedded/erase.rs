@@ -17,8 +17,8 @@ pub(super) async fn erase(shared: &Arc<Shared>, span: EraseSpan, matches: &Erase
     let through = span.through.min(*shared.head.borrow());
     let mut erased = Erased { scanned_through: span.after, reached: span.after, messages: 0 };
     let until = Instant::now() + span.time_max;
-    let mut looked_at = 0;
-    while erased.scanned_through < through && looked_at < span.messages_max && Instant::now() < until {
+    let mut scanned = 0;
+    while erased.scanned_through < through && scanned < span.messages_max && Instant::now() < until {
         let (from, matches) = (erased.scanned_through + 1, matches.clone());
         let (sequences, to) = shared
             .blocking(move |shared, connection| {
@@ -41,7 +41,7 @@ pub(super) async fn erase(shared: &Arc<Shared>, span: EraseSpan, matches: &Erase
         if !sequences.is_empty() {
             erased.messages += shared.command(|reply| Command::Erase { sequences, reply }).await?;
         }
-        looked_at += to + 1 - from;
+        scanned += to + 1 - from;
         erased.scanned_through = to;
     }
     // Beyond the end there is nothing.

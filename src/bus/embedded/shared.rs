@@ -123,7 +123,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn dead_letters_gone(&self, count: u64) {
+    pub(super) fn dead_letters_removed(&self, count: u64) {
         let _ = self
             .dead_letters
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| Some(kept.saturating_sub(count)));
@@ -167,7 +167,7 @@ impl Shared {
     /// Fails when stored data would not be found again, or when nothing can be stored.
     pub(super) async fn ping(self: &Arc<Self>) -> Result<(), BusError> {
         let shared = self.clone();
-        let asked = tokio::task::spawn_blocking(move || {
+        let checked = tokio::task::spawn_blocking(move || {
             let failed = |kind| move |text| BusError::caused(kind, "check bus files", text);
             shared.watch.check().map_err(failed(BusErrorKind::Unavailable))?;
             if let Some(damage) = lock(&shared.damage).clone() {
@@ -175,7 +175,7 @@ impl Shared {
             }
             shared.watch.check_disk().map_err(failed(BusErrorKind::Unavailable))
         });
-        asked.await.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "check bus files", error))?
+        checked.await.map_err(|error| BusError::caused(BusErrorKind::Unavailable, "check bus files", error))?
     }
 }
 

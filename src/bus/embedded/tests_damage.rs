@@ -110,8 +110,8 @@ async fn nothing_is_accepted_into_files_that_a_restart_would_not_find() {
             let reason = super::shared::reason(&refused);
             assert_eq!(refused.kind, BusErrorKind::Unavailable, "{reason}");
             assert!(reason.contains(file) && reason.contains(what), "{reason}");
-            let asked = super::shared::reason(&fixture.bus.ping().await.unwrap_err());
-            assert!(asked.contains(file) && asked.contains(what), "{asked}");
+            let checked = super::shared::reason(&fixture.bus.ping().await.unwrap_err());
+            assert!(checked.contains(file) && checked.contains(what), "{checked}");
         };
         expect_refused("was removed").await;
         expect_refused("was removed").await;

@@ -90,7 +90,7 @@ struct Scan<'a, F> {
     began: Instant,
     /// Scanned up to here.
     reached: u64,
-    looked_at: u64,
+    scanned: u64,
     erased: u64,
     /// The first message that matches but may be in flight.
     deferred: Option<u64>,
@@ -125,13 +125,13 @@ async fn scan(
         until_erased,
         began: Instant::now(),
         reached: span.after,
-        looked_at: 0,
+        scanned: 0,
         erased: 0,
         deferred: None,
         found,
     };
     let mut done = Ok(());
-    while done.is_ok() && scan.reached < span.through && scan.looked_at < span.messages_max && !scan.is_over() {
+    while done.is_ok() && scan.reached < span.through && scan.scanned < span.messages_max && !scan.is_over() {
         done = scan.step().await;
     }
     // If this fails, the server deletes it by itself.
@@ -203,7 +203,7 @@ impl<F: Fn(&ScannedMessage) -> bool> Scan<'_, F> {
     }
 
     fn look(&mut self, seen: &ScannedMessage, found: &mut Vec<Match>) {
-        self.looked_at += 1;
+        self.scanned += 1;
         // Already read from the leader, or beyond the end.
         if seen.sequence <= self.reached || seen.sequence > self.span.through {
             self.reached = self.reached.max(seen.sequence.min(self.span.through));

@@ -93,10 +93,10 @@ pub(super) async fn counts(shared: &Shared, subjects_max: usize) -> Result<Vec<(
 }
 
 async fn refresh_room(shared: &Shared) -> Result<(), BusError> {
-    let asked = tokio::time::timeout(shared.settings.timeout, shared.dead_letters.get_info()).await;
-    let info = asked.map_err(|_| failed("read dead letters", "NATS did not answer"))?;
+    let response = tokio::time::timeout(shared.settings.timeout, shared.dead_letters.get_info()).await;
+    let info = response.map_err(|_| failed("read dead letters", "NATS did not answer"))?;
     let info = info.map_err(|error| failed("read dead letters", error))?;
-    *lock(&shared.input_room) = Room { looked_at: Some(Instant::now()), bytes: info.state.bytes, since: 0 };
+    *lock(&shared.input_room) = Room { checked_at: Some(Instant::now()), bytes: info.state.bytes, since: 0 };
     Ok(())
 }
 

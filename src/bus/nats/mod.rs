@@ -24,15 +24,15 @@ mod publish;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_deleted;
+#[cfg(test)]
 mod tests_erase;
 #[cfg(test)]
-mod tests_gone;
-#[cfg(test)]
-mod tests_kept;
+mod tests_foreign;
 #[cfg(test)]
 mod tests_size;
 #[cfg(test)]
-mod tests_strange;
+mod tests_stored;
 #[cfg(test)]
 mod tests_tls;
 

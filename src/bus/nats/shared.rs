@@ -84,8 +84,8 @@ impl Shared {
 
     pub(super) async fn stream_info_within(&self, limit: Duration) -> Result<Info, BusError> {
         // The client's own timeout may be as long as ours: either may fire first.
-        let asked = tokio::time::timeout(limit, self.stream.get_info()).await;
-        match asked {
+        let response = tokio::time::timeout(limit, self.stream.get_info()).await;
+        match response {
             Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => Err(failed("read stream", error)),
             Ok(Ok(info)) => {
                 self.link.answered();

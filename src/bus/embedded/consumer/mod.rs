@@ -1,6 +1,6 @@
 //! A durable consumer in memory: what to deliver next, which leases are out, and which messages are answered.
 
-mod gone;
+mod missing;
 pub(super) mod position;
 mod state;
 mod take;

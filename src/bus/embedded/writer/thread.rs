@@ -356,14 +356,14 @@ impl Writer {
                 (Command::Record { reply, .. }, _) => drop(reply.send(Ok(()))),
                 (Command::Register { reply, .. }, CommandOutcome::Sequence(answer)) => drop(reply.send(Ok(answer))),
                 (Command::PurgeDeadLetters { reply, .. }, CommandOutcome::Sequence(deleted)) => {
-                    self.shared.dead_letters_gone(deleted);
+                    self.shared.dead_letters_removed(deleted);
                     drop(reply.send(Ok(deleted)));
                 }
                 (
                     Command::Replay { reply, .. } | Command::DeleteDeadLetter { reply, .. },
                     CommandOutcome::Flag(flag),
                 ) => {
-                    self.shared.dead_letters_gone(u64::from(flag));
+                    self.shared.dead_letters_removed(u64::from(flag));
                     drop(reply.send(Ok(flag)));
                 }
                 (Command::KeepInput { reply, .. }, CommandOutcome::Kept(kept)) => {
@@ -372,7 +372,7 @@ impl Writer {
                 }
                 (Command::AmendInput { reply, .. }, CommandOutcome::Flag(flag)) => drop(reply.send(Ok(flag))),
                 (Command::Resubmit { reply, .. }, CommandOutcome::Resubmitted(stored)) => {
-                    self.shared.dead_letters_gone(u64::from(stored.is_some()));
+                    self.shared.dead_letters_removed(u64::from(stored.is_some()));
                     drop(reply.send(Ok(stored)));
                 }
                 (Command::Erase { reply, .. }, CommandOutcome::Erased(groups, messages)) => {
@@ -437,7 +437,7 @@ impl Writer {
                 Ok((step, dead))
             })
         })?;
-        self.shared.dead_letters_gone(dead as u64);
+        self.shared.dead_letters_removed(dead as u64);
         if dead > 0 || step.messages > 0 {
             self.wiper.freed();
         }

@@ -59,10 +59,10 @@ impl ChunkAcker {
         let Some(chunks) = self.in_flight.chunks_of(receipts) else {
             return Err(BusError::new(BusErrorKind::LeaseLost, "renew leases"));
         };
-        let asked_at = Instant::now();
+        let requested_at = Instant::now();
         let queued: Vec<Receipt> = chunks.iter().map(|(_, receipt)| *receipt).collect();
         self.queue.renew(&queued).await?;
-        self.in_flight.renewed(chunks.into_iter().map(|(key, _)| key), asked_at);
+        self.in_flight.renewed(chunks.into_iter().map(|(key, _)| key), requested_at);
         Ok(())
     }
 

@@ -91,12 +91,12 @@ impl InFlightChunks {
     pub(super) fn release_all(&self) -> Vec<CompletedChunk> {
         let redeliver_after =
             |chunk: &InFlightChunk| if chunk.open > 0 { Some(Duration::ZERO) } else { chunk.redeliver_after };
-        let given = |(key, chunk): (&ChunkKey, &InFlightChunk)| CompletedChunk {
+        let released = |(key, chunk): (&ChunkKey, &InFlightChunk)| CompletedChunk {
             key: *key,
             receipt: chunk.receipt,
             redeliver_after: redeliver_after(chunk),
         };
-        self.chunks().in_flight.iter().map(given).collect()
+        self.chunks().in_flight.iter().map(released).collect()
     }
 
     /// Removes chunks that the server knows to be complete.

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use tracing::debug;
 
 use crate::bus::nats::consume::acker::AckSubject;
-use crate::bus::nats::consume::pull::{SILENCE_MAX, Wanted, at_hand, open_inbox, pull};
+use crate::bus::nats::consume::pull::{PullScope, SILENCE_MAX, next_arrived, open_inbox, pull};
 use crate::bus::nats::dead_letter;
 use crate::bus::nats::failed::failed;
 use crate::bus::nats::shared::Shared;
@@ -25,7 +25,7 @@ const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 /// Messages of others that are read and dropped rather than skipped with a new consumer.
 const SKIPPED_MAX: u64 = 1_000;
 /// The minimum interval between two consumers when one does not find messages that must exist: its server is behind.
-const AGAIN_AFTER: Duration = Duration::from_millis(100);
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 pub(crate) struct Reader {
     shared: Arc<Shared>,
@@ -53,7 +53,7 @@ struct Consumer {
     /// A pull request had nothing more to deliver.
     idle: bool,
     /// The last sequence requested.
-    asked_to: u64,
+    requested_to: u64,
     begun_at: Instant,
     /// When the consumer was created, no messages up to here were left.
     nothing_to: u64,
@@ -99,7 +99,7 @@ impl Reader {
                 consumer.nothing_to = last;
             }
         }
-        self.ask(last, bytes_max, Wanted::AtHand).await.map(|()| true)
+        self.ask(last, bytes_max, PullScope::Stored).await.map(|()| true)
     }
 
     /// Requests one message that is yet to come.
@@ -107,10 +107,10 @@ impl Reader {
         if self.consumer.as_ref().is_none_or(|consumer| !consumer.reaches(next)) {
             self.begin(next).await?;
         }
-        self.ask(next, bytes_max, Wanted::ToCome).await
+        self.ask(next, bytes_max, PullScope::Upcoming).await
     }
 
-    async fn ask(&mut self, last: u64, bytes_max: usize, of: Wanted) -> Result<(), BusError> {
+    async fn ask(&mut self, last: u64, bytes_max: usize, of: PullScope) -> Result<(), BusError> {
         let Some(consumer) = &mut self.consumer else { return Ok(()) };
         let wanted = (last + 1).saturating_sub(consumer.complete_from) as usize;
         let on_their_way = consumer.missing + usize::from(consumer.head.is_some());
@@ -120,7 +120,7 @@ impl Reader {
         let from = (self.shared.settings.stream.as_str(), consumer.name.as_str());
         pull(&self.shared, from, &consumer.inbox, (wanted - on_their_way, bytes_max), of).await?;
         consumer.missing = wanted - usize::from(consumer.head.is_some());
-        (consumer.heard_at, consumer.idle, consumer.asked_to) = (Instant::now(), false, last);
+        (consumer.heard_at, consumer.idle, consumer.requested_to) = (Instant::now(), false, last);
         Ok(())
     }
 
@@ -152,7 +152,7 @@ impl Reader {
             heard: false,
             heard_at: Instant::now(),
             idle: false,
-            asked_to: 0,
+            requested_to: 0,
             begun_at: Instant::now(),
             nothing_to: 0,
         });
@@ -163,7 +163,7 @@ impl Reader {
     pub(super) fn head(&mut self) -> Option<&Read> {
         let consumer = self.consumer.as_mut()?;
         while consumer.head.is_none() {
-            let message = at_hand(&mut consumer.incoming)?;
+            let message = next_arrived(&mut consumer.incoming)?;
             if !consumer.take(message) {
                 self.forget();
                 return None;
@@ -217,9 +217,9 @@ impl Reader {
     }
 
     /// When to retry, if a pull request for this message had nothing to deliver.
-    pub(super) fn again_at(&self, wanted: u64) -> Option<Instant> {
-        let idle = |consumer: &&Consumer| consumer.idle && consumer.head.is_none() && wanted <= consumer.asked_to;
-        self.consumer.as_ref().filter(idle).map(|consumer| consumer.begun_at + AGAIN_AFTER)
+    pub(super) fn retry_at(&self, wanted: u64) -> Option<Instant> {
+        let idle = |consumer: &&Consumer| consumer.idle && consumer.head.is_none() && wanted <= consumer.requested_to;
+        self.consumer.as_ref().filter(idle).map(|consumer| consumer.begun_at + RETRY_AFTER)
     }
 
     /// Considers a pull request lost when nothing was heard of it, not even a heartbeat.

@@ -34,7 +34,7 @@ const FETCHED_CHUNKS_MAX: usize = 8;
 /// chunks.
 const ALLOCATE_PAUSE: Duration = Duration::from_millis(50);
 /// An idle subscription checks this often in case a wakeup was lost.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bytes of chunks per fetch from the queue.
 const QUEUE_BYTES_MAX: usize = 64 * 1024;
@@ -60,7 +60,7 @@ pub(crate) struct ChunkSubscription {
     allocated_ahead: usize,
     /// Everything up to here is allocated, and there was nothing more.
     allocated_all_to: Option<u64>,
-    looked_at: Instant,
+    checked_at: Instant,
     reader: Reader,
     /// Leased and not read to the end; the first is being read.
     chunks: VecDeque<ReadingChunk>,
@@ -102,7 +102,7 @@ impl ChunkSubscription {
             allocate_next_at: now,
             allocated_ahead: 0,
             allocated_all_to: None,
-            looked_at: now,
+            checked_at: now,
             reader: Reader::new(shared.clone(), spec.name.clone()),
             chunks: VecDeque::new(),
             ready: Ready::default(),
@@ -162,7 +162,7 @@ impl ChunkSubscription {
                 return Ok(self.hand_out());
             }
             let short = self.chunks.len() < CHUNKS_AHEAD;
-            let again_at = self.chunks.front().and_then(|chunk| self.reader.again_at(chunk.next));
+            let retry_at = self.chunks.front().and_then(|chunk| self.reader.retry_at(chunk.next));
             let pausing = self.allocator.is_some() && self.allocated_all_to.is_none() && short;
             tokio::select! {
                 biased;
@@ -172,7 +172,7 @@ impl ChunkSubscription {
                 allocated = ended(&mut self.allocating) => self.note_allocation(allocated),
                 fetched = self.queue.fetch(FETCHED_CHUNKS_MAX, QUEUE_BYTES_MAX), if short => self.add_chunks(fetched?).await,
                 () = tokio::time::sleep_until(self.allocate_next_at.into()), if pausing => {}
-                () = sleep_until(again_at) => {}
+                () = sleep_until(retry_at) => {}
                 () = sleep_until(self.isolation.choose_at()) => {}
                 () = tokio::time::sleep(READ_PAUSE_MAX), if !self.ready.is_empty() => return Ok(self.hand_out()),
                 () = tokio::time::sleep(note_interval) => self.notice().await,
@@ -221,7 +221,7 @@ impl ChunkSubscription {
             self.reconnected().await?;
         }
         self.drop_stale();
-        self.take_at_hand(messages_max, bytes_max);
+        self.take_arrived(messages_max, bytes_max);
         self.flush_answers().await;
         self.ask(bytes_max).await?;
         let room = self.chunks.len() < CHUNKS_AHEAD && self.allocated_ahead < FETCHED_CHUNKS_MAX;
@@ -270,14 +270,14 @@ impl ChunkSubscription {
         }
         let in_flight = &self.acker.in_flight;
         drop_stale +=
-            self.isolation.drop_stale(|suspect, _| fresh(in_flight.leased_at(suspect.receipt.consumer_sequence)));
+            self.isolation.drop_stale(|message, _| fresh(in_flight.leased_at(message.receipt.consumer_sequence)));
         if drop_stale > 0 {
             warn!(ranges = drop_stale, consumer = self.spec.name, "messages waited too long here, they come again");
         }
     }
 
     /// Takes the arrived messages of the chunks in flight, up to both limits.
-    fn take_at_hand(&mut self, messages_max: usize, bytes_max: usize) {
+    fn take_arrived(&mut self, messages_max: usize, bytes_max: usize) {
         self.take_from_chunks(messages_max, bytes_max);
         self.reader.note_heard();
     }
@@ -317,9 +317,9 @@ impl ChunkSubscription {
                 self.complete.extend(self.acker.in_flight.skip(key, sequence..=sequence));
             } else if must_isolate(receipt.delivery_count) {
                 let record = record(&read.message);
-                let suspect = delivery(record, receipt, read.published_at_ms, self.queue.redelivery_horizon());
+                let message = delivery(record, receipt, read.published_at_ms, self.queue.redelivery_horizon());
                 // A chunk whose lease is not known to hold is dropped.
-                self.isolation.push(suspect, self.acker.in_flight.leased_at(key).unwrap_or_else(Instant::now));
+                self.isolation.push(message, self.acker.in_flight.leased_at(key).unwrap_or_else(Instant::now));
             } else {
                 let leased_at = || self.acker.in_flight.leased_at(key);
                 self.ready.push(
@@ -363,8 +363,8 @@ impl ChunkSubscription {
     async fn ask(&mut self, bytes_max: usize) -> Result<(), BusError> {
         if let Some(chunk) = self.chunks.front() {
             // The requested messages are in the stream: a server that delivers no more does not have them yet.
-            match self.reader.again_at(chunk.next) {
-                Some(again_at) if Instant::now() < again_at => return Ok(()),
+            match self.reader.retry_at(chunk.next) {
+                Some(retry_at) if Instant::now() < retry_at => return Ok(()),
                 Some(_) => self.reader.forget(),
                 None => {}
             }
@@ -457,8 +457,8 @@ impl ChunkSubscription {
     async fn notice(&mut self) {
         self.reader.check_silence().await;
         self.allocated_ahead = 0;
-        if self.looked_at.elapsed() >= LOOK_INTERVAL {
-            self.looked_at = Instant::now();
+        if self.checked_at.elapsed() >= CHECK_INTERVAL {
+            self.checked_at = Instant::now();
             self.allocated_all_to = None;
         }
     }

@@ -15,27 +15,27 @@ use crate::bus::nats::failed::failed;
 use crate::bus::nats::topology::consumers;
 use crate::bus::nats::topology::state::SEEN_TTL;
 
-pub(crate) struct SeenConsumer {
+pub(crate) struct Incarnation {
     /// Distinguishes incarnations with the same name.
     created: i128,
     at: Instant,
     /// The last request, answered or not.
-    asked_at: Option<Instant>,
+    requested_at: Option<Instant>,
     /// The last consumer sequence; a new incarnation counts from the start.
     sequence: u64,
     /// Its position in the stream.
     pub(crate) delivered: u64,
 }
 
-impl SeenConsumer {
+impl Incarnation {
     /// Fails also when the consumer does not exist.
-    pub(crate) async fn look(Acker { shared, consumer, .. }: &Acker) -> Result<Self, BusError> {
+    pub(crate) async fn observe(Acker { shared, consumer, .. }: &Acker) -> Result<Self, BusError> {
         let at = Instant::now();
         match consumers::find(consumer.stream_in(shared), &consumer.name).await? {
             Some(info) => Ok(Self {
                 created: info.created.unix_timestamp_nanos(),
                 at,
-                asked_at: None,
+                requested_at: None,
                 sequence: 0,
                 delivered: info.delivered.stream_sequence,
             }),
@@ -56,12 +56,12 @@ impl SeenConsumer {
             return Some(true);
         }
         // Fetches may be cancelled and restarted at any rate; this bounds the rate of requests.
-        if let Some(asked_at) = self.asked_at.filter(|at| at.elapsed() < REFUSED_PAUSE) {
-            tokio::time::sleep_until((asked_at + REFUSED_PAUSE).into()).await;
+        if let Some(requested_at) = self.requested_at.filter(|at| at.elapsed() < REFUSED_PAUSE) {
+            tokio::time::sleep_until((requested_at + REFUSED_PAUSE).into()).await;
             return None;
         }
-        self.asked_at = Some(Instant::now());
-        let found = Self::look(acker).await;
+        self.requested_at = Some(Instant::now());
+        let found = Self::observe(acker).await;
         match found {
             Ok(seen) if seen.created == self.created => {
                 self.at = seen.at;
@@ -78,7 +78,7 @@ impl SeenConsumer {
     }
 
     /// Returns `false` when the sequence does not follow the previous one: a consumer never counts backwards.
-    pub(crate) fn counts(&mut self, consumer_sequence: u64) -> bool {
+    pub(crate) fn follows(&mut self, consumer_sequence: u64) -> bool {
         std::mem::replace(&mut self.sequence, consumer_sequence) < consumer_sequence
     }
 }

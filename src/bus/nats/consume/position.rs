@@ -4,7 +4,7 @@
 //! in that case (2.10 does not): they would skip the messages that reuse the lost sequences.
 
 use super::acker::Acker;
-use super::incarnation::SeenConsumer;
+use super::incarnation::Incarnation;
 use super::subscription::Subscription;
 use crate::bus::BusError;
 use crate::bus::nats::dead_letter;
@@ -15,7 +15,7 @@ use crate::bus::nats::topology::consumers;
 impl Subscription {
     /// Fails when the consumer is ahead of messages that the stream has lost, and deletes it. A loss is detected by the
     /// end of the stream, or by the message at the sequence of the last one received.
-    pub(crate) async fn check_place(&mut self, seen: &SeenConsumer) -> Result<(), BusError> {
+    pub(crate) async fn check_position(&mut self, seen: &Incarnation) -> Result<(), BusError> {
         let Acker { shared, consumer, .. } = &self.acker;
         let stream = consumer.stream_in(shared);
         let info = stream.get_info().await.map_err(|error| failed("read stream", error))?;

@@ -26,12 +26,12 @@ pub(crate) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 /// The scope of a pull request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum PullScope {
     /// Messages already in the stream; the request ends at the end of the stream. The server does not read the clock
     /// for each message, as it does for requests with an expiry or heartbeats.
-    AtHand,
+    Stored,
     /// Also messages yet to be stored.
-    ToCome,
+    Upcoming,
 }
 
 /// Requests messages of a consumer, up to both limits, to be sent to the inbox.
@@ -40,7 +40,7 @@ pub(crate) async fn pull(
     (stream, consumer): (&str, &str),
     inbox: &str,
     (messages_max, bytes_max): (usize, usize),
-    wanted: Wanted,
+    wanted: PullScope,
 ) -> Result<(), BusError> {
     let mut payload = json!({
         "batch": messages_max,
@@ -48,8 +48,8 @@ pub(crate) async fn pull(
         "max_bytes": bytes_max.max(2 * shared.client.server_info().max_payload).min(i32::MAX as usize),
     });
     match wanted {
-        Wanted::AtHand => payload["no_wait"] = true.into(),
-        Wanted::ToCome => {
+        PullScope::Stored => payload["no_wait"] = true.into(),
+        PullScope::Upcoming => {
             payload["expires"] = (PULL_EXPIRES.as_nanos() as u64).into();
             payload["idle_heartbeat"] = (HEARTBEAT.as_nanos() as u64).into();
         }
@@ -61,7 +61,7 @@ pub(crate) async fn pull(
 
 /// The next message that has already arrived. Not subject to tokio's cooperative budget, which could make a non-empty
 /// queue look empty.
-pub(crate) fn at_hand(incoming: &mut Subscriber) -> Option<Message> {
+pub(crate) fn next_arrived(incoming: &mut Subscriber) -> Option<Message> {
     tokio::task::unconstrained(incoming.next()).now_or_never().flatten()
 }
 

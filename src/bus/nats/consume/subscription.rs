@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::acker::{AckSubject, Acker, Consumer};
-use super::incarnation::SeenConsumer;
+use super::incarnation::Incarnation;
 use super::isolation::{IsolationQueue, must_isolate};
 use super::pull::{
-    NOTE_INTERVAL, REFUSED_PAUSE, SILENCE_MAX, Wanted, at_hand, delivery, open_inbox, pull, record, takes,
+    NOTE_INTERVAL, PullScope, REFUSED_PAUSE, SILENCE_MAX, delivery, next_arrived, open_inbox, pull, record, takes,
 };
 use super::trials::TrialStore;
 use crate::base::clock::{self, sleep_until};
@@ -42,7 +42,7 @@ pub(crate) struct Subscription {
     redelivery_horizon: Option<u64>,
     /// The incarnation of the stream of these messages.
     stream_id: String,
-    consumer: Option<SeenConsumer>,
+    consumer: Option<Incarnation>,
     pull: Option<Pull>,
     /// The last fetched messages were leased after this.
     leased_at: Instant,
@@ -54,7 +54,7 @@ pub(crate) struct Subscription {
     ready: Vec<Delivery>,
     ready_bytes: usize,
     /// Not for this consumer (another subject, or a replay for another consumer); to be acknowledged.
-    passed: Vec<Receipt>,
+    skipped: Vec<Receipt>,
     /// Delivered often without an answer.
     isolation: IsolationQueue,
     /// Ended the process in each trial; to be dead-lettered.
@@ -102,7 +102,7 @@ impl Subscription {
             latest: None,
             ready: Vec::new(),
             ready_bytes: 0,
-            passed: Vec::new(),
+            skipped: Vec::new(),
             isolation: IsolationQueue::default(),
             fatal: Vec::new(),
         };
@@ -135,7 +135,7 @@ impl Subscription {
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
             }
-            if let Err(error) = self.look(messages_max, bytes_max).await {
+            if let Err(error) = self.receive(messages_max, bytes_max).await {
                 debug!(%error, consumer = self.acker.consumer.name, "waiting for NATS");
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 continue;
@@ -247,12 +247,12 @@ impl Subscription {
         self.pull = None;
         self.ready.clear();
         self.ready_bytes = 0;
-        self.passed.clear();
+        self.skipped.clear();
         self.isolation.clear();
         self.fatal.clear();
         self.epoch = *self.epochs.borrow_and_update();
-        let seen = SeenConsumer::look(&self.acker).await?;
-        self.check_place(&seen).await?;
+        let seen = Incarnation::receive(&self.acker).await?;
+        self.check_position(&seen).await?;
         self.consumer = Some(seen);
         let shared = &self.acker.shared;
         // Read after the consumer: what the consumer delivers again was stored before this.
@@ -287,7 +287,7 @@ impl Subscription {
 
     async fn request(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let Acker { shared, consumer, .. } = &self.acker;
-        pull(shared, (&consumer.stream, &consumer.name), &self.inbox, (messages_max, bytes_max), Wanted::ToCome)
+        pull(shared, (&consumer.stream, &consumer.name), &self.inbox, (messages_max, bytes_max), PullScope::Upcoming)
             .await?;
         self.pull = Some(Pull { missing: messages_max, heard_at: Instant::now() });
         Ok(())
@@ -297,7 +297,7 @@ impl Subscription {
     ///
     /// Unread messages may have waited in the connection for as long as the process did not run. So after a gap, an
     /// empty queue proves nothing: only a round trip does, since its answer arrives after everything sent before it.
-    async fn look(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
+    async fn receive(&mut self, messages_max: usize, bytes_max: usize) -> Result<(), BusError> {
         let seen = clock::now();
         let oldest = if self.ready.is_empty() { self.empty_at } else { self.leased_at };
         let (gap, ack_wait) = (clock::between(oldest, seen), self.acker.consumer.ack_wait);
@@ -311,7 +311,7 @@ impl Subscription {
             if self.ready.is_empty() {
                 self.leased_at = self.empty_at;
             }
-            if !self.take_at_hand(messages_max, bytes_max) {
+            if !self.take_arrived(messages_max, bytes_max) {
                 return Ok(());
             }
         }
@@ -320,9 +320,9 @@ impl Subscription {
     }
 
     /// Takes arrived messages, up to both limits. Returns `true` when none are left.
-    fn take_at_hand(&mut self, messages_max: usize, bytes_max: usize) -> bool {
+    fn take_arrived(&mut self, messages_max: usize, bytes_max: usize) -> bool {
         while self.ready.len() < messages_max && (self.ready.is_empty() || self.ready_bytes < bytes_max) {
-            match at_hand(&mut self.incoming) {
+            match next_arrived(&mut self.incoming) {
                 Some(message) => self.take(message),
                 _ => return true,
             }
@@ -357,11 +357,11 @@ impl Subscription {
         if self.latest.is_none_or(|(latest, _)| latest < receipt.sequence) {
             self.latest = Some((receipt.sequence, reply.published_at_ms));
         }
-        if !self.consumer.as_mut().is_some_and(|seen| seen.counts(receipt.consumer_sequence)) {
+        if !self.consumer.as_mut().is_some_and(|seen| seen.follows(receipt.consumer_sequence)) {
             self.request_check();
         }
         if !takes(&self.acker.consumer.name, &self.acker.consumer.filter, &message) {
-            self.passed.push(receipt);
+            self.skipped.push(receipt);
         } else {
             let redelivery_horizon = self.redelivery_horizon.unwrap_or(u64::MAX);
             let delivery = delivery(record(&message), receipt, reply.published_at_ms, redelivery_horizon);
@@ -380,7 +380,7 @@ impl Subscription {
         let mut drop_stale = self.ready.len();
         self.ready.clear();
         self.ready_bytes = 0;
-        while let Some(message) = at_hand(&mut self.incoming) {
+        while let Some(message) = next_arrived(&mut self.incoming) {
             drop_stale += usize::from(message.reply.is_some());
         }
         self.pull = None;
@@ -392,9 +392,9 @@ impl Subscription {
 
     /// Answers skipped and fatal messages; those that cannot be answered are redelivered.
     async fn flush_answers(&mut self) {
-        if !self.passed.is_empty() {
-            let passed = std::mem::take(&mut self.passed);
-            if let Err(error) = self.acker.ack(&passed).await {
+        if !self.skipped.is_empty() {
+            let skipped = std::mem::take(&mut self.skipped);
+            if let Err(error) = self.acker.ack(&skipped).await {
                 warn!(%error, "messages for another consumer could not be passed over");
             }
         }

@@ -24,9 +24,9 @@ use crate::bus::nats::shared::Shared;
 use crate::bus::{BusError, BusErrorKind};
 
 /// The interval of checks.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval while something is missing, and the minimum between two checks.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// A stream missing for this long is created again. A single answer may come from a server that is starting.
 const STREAM_GONE_FOR: Duration = Duration::from_millis(400);
 /// The same for a consumer: see above.
@@ -35,24 +35,24 @@ const CONSUMER_GONE_FOR: Duration = Duration::from_secs(3);
 pub(crate) async fn keep(shared: Weak<Shared>, [dead_letters, chunks, events]: [Info; 3]) {
     let mut reconciler = Reconciler::default();
     for info in [dead_letters, chunks, events] {
-        reconciler.lives.insert(info.config.name.clone(), info.created.unix_timestamp_nanos());
+        reconciler.created_at.insert(info.config.name.clone(), info.created.unix_timestamp_nanos());
     }
-    let mut wait = LOOK_INTERVAL;
+    let mut wait = CHECK_INTERVAL;
     loop {
         let Some(topology) = shared.upgrade().map(|shared| shared.topology.clone()) else { return };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = topology.request_check.notified() => tokio::time::sleep(LOOK_AGAIN.min(wait)).await,
+            () = topology.request_check.notified() => tokio::time::sleep(RECHECK_INTERVAL.min(wait)).await,
         }
         let Some(shared) = shared.upgrade() else { return };
         if shared.link.check(&shared.client, "look after streams").is_err() {
             // Something that cannot be asked for is not missing.
             reconciler.missing.clear();
-            wait = LOOK_AGAIN;
+            wait = RECHECK_INTERVAL;
             continue;
         }
         reconciler.look(&shared).await;
-        wait = if reconciler.missing.is_empty() { LOOK_INTERVAL } else { LOOK_AGAIN };
+        wait = if reconciler.missing.is_empty() { CHECK_INTERVAL } else { RECHECK_INTERVAL };
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) async fn keep(shared: Weak<Shared>, [dead_letters, chunks, events]: [
 #[derive(Default)]
 struct Reconciler {
     /// When each stream and consumer was created, in nanoseconds.
-    lives: HashMap<String, i128>,
+    created_at: HashMap<String, i128>,
     /// Since when each missing stream or consumer has been missing.
     missing: HashMap<String, Instant>,
     trouble: Vec<String>,
@@ -93,16 +93,16 @@ impl Reconciler {
                 streams::correct(&shared.context, role, found).await?
             }
             None => {
-                if !self.is_gone("stream", name, STREAM_GONE_FOR) {
+                if !self.note_missing("stream", name, STREAM_GONE_FOR) {
                     return Ok(());
                 }
                 let created = streams::create(&shared.context, &shared.settings, role, shared.atomic).await?;
-                self.is_back(name);
+                self.note_restored(name);
                 created
             }
         };
         let created = info.created.unix_timestamp_nanos();
-        if self.lives.insert(name.to_owned(), created).is_some_and(|before| before != created) {
+        if self.created_at.insert(name.to_owned(), created).is_some_and(|before| before != created) {
             self.stream_is_new(shared, role, &info);
         }
         if role == StreamRole::Events {
@@ -135,7 +135,7 @@ impl Reconciler {
         role: StreamRole,
         required: &RequiredConsumer,
     ) -> Result<(), BusError> {
-        let (stream, name, asked_at) = (shared.stream_of(role), &required.name, Instant::now());
+        let (stream, name, requested_at) = (shared.stream_of(role), &required.name, Instant::now());
         let info = match consumers::find(stream, name).await? {
             Some(found) if consumers::is_safe(&found.config) => found,
             Some(_) => {
@@ -148,26 +148,26 @@ impl Reconciler {
                     // Its leases and acknowledgements are gone with it.
                     shared.link.advance_epoch();
                 }
-                if !self.is_gone("consumer", name, CONSUMER_GONE_FOR) {
+                if !self.note_missing("consumer", name, CONSUMER_GONE_FOR) {
                     return Ok(());
                 }
-                let brought = consumers::ensure_consumer(stream, required).await?;
-                self.is_back(name);
+                let created = consumers::ensure_consumer(stream, required).await?;
+                self.note_restored(name);
                 info!(consumer = name, "created anew: what the stream holds is read once more");
-                brought
+                created
             }
         };
         self.missing.remove(name);
         let created = info.created.unix_timestamp_nanos();
-        lock(&shared.topology.seen).insert(name.clone(), (created, asked_at));
-        if self.lives.insert(name.clone(), created).is_some_and(|before| before != created) {
+        lock(&shared.topology.seen).insert(name.clone(), (created, requested_at));
+        if self.created_at.insert(name.clone(), created).is_some_and(|before| before != created) {
             shared.link.advance_epoch();
         }
         Ok(())
     }
 
     /// Records that something is missing. Returns `true` once it has been missing for long enough to be created again.
-    fn is_gone(&mut self, what: &'static str, name: &str, wait: Duration) -> bool {
+    fn note_missing(&mut self, what: &'static str, name: &str, wait: Duration) -> bool {
         let since = *self.missing.entry(name.to_owned()).or_insert_with(|| {
             warn!(name, "the {what} is gone from NATS, it will be created anew");
             Instant::now()
@@ -177,7 +177,7 @@ impl Reconciler {
     }
 
     /// The last recorded stream or consumer exists again.
-    fn is_back(&mut self, name: &str) {
+    fn note_restored(&mut self, name: &str) {
         self.missing.remove(name);
         self.trouble.pop();
     }

@@ -22,15 +22,15 @@ async fn context(server: &NatsServer) -> Context {
 
 /// What happens to the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Treatment {
     Corrected,
     Kept,
     Refused,
 }
 
-use Fate::{Corrected, Kept, Refused};
+use Treatment::{Corrected, Kept, Refused};
 
-type Case<T> = (&'static str, Fate, fn(&mut T));
+type Case<T> = (&'static str, Treatment, fn(&mut T));
 
 /// The field as named by the server, how to set it, and what happens to it.
 const STREAM: [Case<Config>; 28] = [
@@ -91,7 +91,7 @@ async fn every_field_of_a_stream_is_corrected_kept_or_named() {
     let elsewhere = Config { name: "ELSEWHERE".into(), subjects: vec!["else.>".into()], ..Config::default() };
     context.create_stream(elsewhere).await.unwrap();
     let mut wrong = Vec::new();
-    for (name, fate, change) in STREAM {
+    for (name, treatment, change) in STREAM {
         let mut made =
             Config { name: "TESTS".into(), subjects: vec!["a.>".into()], num_replicas: 1, ..Config::default() };
         change(&mut made);
@@ -125,8 +125,8 @@ async fn every_field_of_a_stream_is_corrected_kept_or_named() {
                 Refused
             }
         };
-        if found != fate {
-            wrong.push(format!("{name}: {found:?}, not {fate:?}"));
+        if found != treatment {
+            wrong.push(format!("{name}: {found:?}, not {treatment:?}"));
         }
         context.delete_stream("TESTS").await.unwrap();
     }
@@ -211,7 +211,7 @@ async fn every_field_of_a_consumer_is_corrected_kept_or_named() {
     let stream = context(&server).await.get_stream("TESTS").await.unwrap();
     publish_numbers(&bus, 0..20).await;
     let mut wrong = Vec::new();
-    for (name, fate, change) in CONSUMER {
+    for (name, treatment, change) in CONSUMER {
         let mut made = Consumer {
             durable_name: Some("early".into()),
             ack_policy: AckPolicy::Explicit,
@@ -227,7 +227,7 @@ async fn every_field_of_a_consumer_is_corrected_kept_or_named() {
         let found = match bus.subscribe(spec("early", ">")).await {
             Ok(mut subscription) => {
                 let after = field(&stream.consumer_info("early").await.unwrap().config, name);
-                if fate != Refused && payloads(&fetch(&mut subscription, 20).await).len() != 20 {
+                if treatment != Refused && payloads(&fetch(&mut subscription, 20).await).len() != 20 {
                     wrong.push(format!("{name}: messages are missing"));
                 }
                 if before == after { Kept } else { Corrected }
@@ -240,8 +240,8 @@ async fn every_field_of_a_consumer_is_corrected_kept_or_named() {
                 Refused
             }
         };
-        if found != fate {
-            wrong.push(format!("{name}: {found:?}, not {fate:?}"));
+        if found != treatment {
+            wrong.push(format!("{name}: {found:?}, not {treatment:?}"));
         }
         stream.delete_consumer("early").await.unwrap();
     }
