@@ -4,17 +4,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::StatusCode;
-use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::any;
 use serde_json::Value;
 
-use super::access::{self, Access};
+use crate::http::Problem;
+use super::access::Access;
 use super::handlers::Pages;
-use super::input::query;
 use super::route::{BASE, Least, Route};
 use super::state::{Probes, Settings, Shared, State};
-use super::{guard, openapi, routes};
-use crate::http::Problem;
+use super::{openapi, routes};
 
 /// The whole service of the admin listener.
 pub fn router(state: State) -> Router {
@@ -22,7 +20,7 @@ pub fn router(state: State) -> Router {
     let mut routes = of_process(&state.probes, &access);
     let shared = Arc::new(Shared::new(state));
     routes.extend(routes::of_api().into_iter().map(|route| route.over(&shared)));
-    assemble(with_pages(routes, &access, &settings), &access, &settings)
+    routes::assemble(with_pages(routes, &access, &settings), &access, &settings)
 }
 
 /// Health, readiness and metrics, and the pages about them, of a process that does not serve the API; `why` says who
@@ -30,7 +28,7 @@ pub fn router(state: State) -> Router {
 pub fn probes_router(probes: Probes, access: &Access, settings: &Arc<Settings>, why: &'static str) -> Router {
     let refuse = move || async move { Problem::new(StatusCode::NOT_FOUND, why) };
     let routes = with_pages(of_process(&probes, access), access, settings);
-    open(routes, access, settings)
+    routes::open(routes, access, settings)
         .route(&format!("{BASE}/{{*path}}"), any(refuse))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
 }
@@ -39,7 +37,7 @@ pub fn probes_router(probes: Probes, access: &Access, settings: &Arc<Settings>, 
 pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router {
     let mut routes = of_process(&probes, access);
     routes.retain(|route| metrics || route.least == Least::Anyone);
-    open(routes, access, &Arc::default()).fallback(async || {
+    routes::open(routes, access, &Arc::default()).fallback(async || {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is starting; send again later. /ready says more.")
             .with_retry_after(1)
     })
@@ -66,49 +64,4 @@ fn with_pages(mut routes: Vec<Route>, access: &Access, settings: &Settings) -> V
     let state = Arc::new(Pages::new(&document, settings.gateway_document.as_ref()));
     routes.extend(pages.into_iter().map(|route| route.over(&state)));
     routes
-}
-
-/// The router of all routes. What is at none of them asks for a token as the API does.
-fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>) -> Router {
-    let mut asked = Router::new();
-    let mut others = Vec::new();
-    for route in routes {
-        match route.least {
-            Least::Anyone | Least::Metrics | Least::Page => others.push(route),
-            Least::Role(least) => {
-                let role = from_fn_with_state((access.clone(), least), access::require);
-                let handler =
-                    if route.has_query { route.handler } else { route.handler.route_layer(from_fn(query::none)) };
-                asked = asked.route(&route.path, handler.route_layer(role));
-            }
-        }
-    }
-    let asked = asked
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(access.clone(), access::authenticate))
-        .layer(from_fn_with_state(settings.clone(), guard::admit));
-    // Whatever the Host header says: whoever probes comes by an address or a service's name.
-    open(others, access, settings).merge(asked)
-}
-
-/// The router of those routes that ask for no role.
-fn open(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>) -> Router {
-    let mut open = Router::new();
-    for Route { path, least, handler, .. } in routes {
-        let handler = match least {
-            Least::Anyone => handler,
-            Least::Page => handler.route_layer(from_fn_with_state(settings.clone(), guard::admit)),
-            Least::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),
-            // Not here, where nobody is asked who they are.
-            Least::Role(_) => continue,
-        };
-        open = open.route(&path, handler);
-    }
-    open.method_not_allowed_fallback(no_such_method)
-}
-
-/// The router itself adds the Allow header.
-async fn no_such_method() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This resource does not have this method.")
 }

@@ -4,14 +4,19 @@
 
 use std::sync::Arc;
 
-use super::access::Access;
-use super::handlers::{
-    Pages, anomaly_events, apply, audit, dead_letters, deliveries, documents, erasures, keys, pages, probes, tokens,
-};
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+
+use crate::http::Problem;
+use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
+use super::access::{self, Access};
+use super::guard;
+use super::handlers::{ Pages, anomaly_events, apply, audit, dead_letters, deliveries, documents, erasures, keys, pages, probes, tokens, };
+use super::input::query;
 use super::resource::Resource;
 use super::route::{BASE, Least, Route, Table, Verb};
-use super::state::{Probes, Shared};
-use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
+use super::state::{Probes, Settings, Shared};
 
 /// Health, readiness and metrics, which every process has.
 pub(super) fn of_process() -> Vec<Route<(Probes, Access)>> {
@@ -80,4 +85,49 @@ fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
     table.add(Verb::Put, &one, write, documents::replace::<R>);
     table.add(Verb::Patch, &one, write, documents::patch::<R>);
     table.add(Verb::Delete, &one, write, documents::delete::<R>);
+}
+
+/// The router of all routes. What is at none of them asks for a token as the API does.
+pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>) -> Router {
+    let mut asked = Router::new();
+    let mut others = Vec::new();
+    for route in routes {
+        match route.least {
+            Least::Anyone | Least::Metrics | Least::Page => others.push(route),
+            Least::Role(least) => {
+                let role = from_fn_with_state((access.clone(), least), access::require);
+                let handler =
+                    if route.has_query { route.handler } else { route.handler.route_layer(from_fn(query::none)) };
+                asked = asked.route(&route.path, handler.route_layer(role));
+            }
+        }
+    }
+    let asked = asked
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(access.clone(), access::authenticate))
+        .layer(from_fn_with_state(settings.clone(), guard::admit));
+    // Whatever the Host header says: whoever probes comes by an address or a service's name.
+    open(others, access, settings).merge(asked)
+}
+
+/// The router of those routes that ask for no role.
+pub(super) fn open(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>) -> Router {
+    let mut open = Router::new();
+    for Route { path, least, handler, .. } in routes {
+        let handler = match least {
+            Least::Anyone => handler,
+            Least::Page => handler.route_layer(from_fn_with_state(settings.clone(), guard::admit)),
+            Least::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),
+            // Not here, where nobody is asked who they are.
+            Least::Role(_) => continue,
+        };
+        open = open.route(&path, handler);
+    }
+    open.method_not_allowed_fallback(no_such_method)
+}
+
+/// The router itself adds the Allow header.
+async fn no_such_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This resource does not have this method.")
 }
