@@ -17,13 +17,13 @@ const NOT_OWN_NAME: &str = "The admin API answers to localhost and IP addresses 
                             under a name of its own. Send the request to one of these.";
 
 pub(super) async fn admit(State(settings): State<Arc<Settings>>, request: Request, next: Next) -> Response {
-    match judge(&settings, request.method(), request.uri(), request.headers()) {
+    match check(&settings, request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn judge(settings: &Settings, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+fn check(settings: &Settings, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let is_allowed = |host: &str| settings.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host));
     // Only HTTP/1.0 leaves the host out, which no browser speaks.
     if settings.loopback
@@ -45,7 +45,7 @@ mod tests {
 
     use super::*;
 
-    fn verdict(method: Method, host: &str, origin: Option<&str>) -> bool {
+    fn is_allowed_from(method: Method, host: &str, origin: Option<&str>) -> bool {
         let settings =
             Settings { loopback: true, allowed_hosts: vec!["admin.example.com".to_owned()], ..Settings::default() };
         let mut headers = HeaderMap::new();
@@ -53,7 +53,7 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(ORIGIN, origin.parse().unwrap());
         }
-        judge(&settings, &method, &Uri::from_static("/api/admin/rules"), &headers).is_ok()
+        check(&settings, &method, &Uri::from_static("/api/admin/rules"), &headers).is_ok()
     }
 
     #[test]
@@ -67,30 +67,30 @@ mod tests {
             "a.localhost",
             "admin.example.com",
         ] {
-            assert!(verdict(Method::GET, host, None), "{host}");
+            assert!(is_allowed_from(Method::GET, host, None), "{host}");
         }
         for host in
             ["evil.example", "evil.example:9090", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example"]
         {
-            assert!(!verdict(Method::GET, host, None), "{host}");
+            assert!(!is_allowed_from(Method::GET, host, None), "{host}");
         }
         let open = Settings::default();
         let mut headers = HeaderMap::new();
         headers.insert(HOST, "causality.internal".parse().unwrap());
-        assert!(judge(&open, &Method::GET, &Uri::from_static("/"), &headers).is_ok());
+        assert!(check(&open, &Method::GET, &Uri::from_static("/"), &headers).is_ok());
     }
 
     #[test]
     fn a_page_may_write_only_to_its_own_origin() {
         let host = "localhost:9090";
-        assert!(verdict(Method::POST, host, None));
-        assert!(verdict(Method::POST, host, Some("http://localhost:9090")));
-        assert!(verdict(Method::POST, "127.0.0.1", Some("http://127.0.0.1")));
-        assert!(verdict(Method::POST, host, Some("https://admin.example.com")));
-        assert!(verdict(Method::GET, host, Some("https://evil.example")));
+        assert!(is_allowed_from(Method::POST, host, None));
+        assert!(is_allowed_from(Method::POST, host, Some("http://localhost:9090")));
+        assert!(is_allowed_from(Method::POST, "127.0.0.1", Some("http://127.0.0.1")));
+        assert!(is_allowed_from(Method::POST, host, Some("https://admin.example.com")));
+        assert!(is_allowed_from(Method::GET, host, Some("https://evil.example")));
         for origin in ["http://localhost:3000", "https://evil.example", "null", "http://localhost", "file://", "x"] {
             for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
-                assert!(!verdict(method, host, Some(origin)), "{origin}");
+                assert!(!is_allowed_from(method, host, Some(origin)), "{origin}");
             }
         }
     }

@@ -6,7 +6,7 @@
 //! are compiled: whether a document makes sense is asked of the checks that it is given.
 
 mod access;
-mod acting;
+mod audited_store;
 mod guard;
 mod handlers;
 mod input;

@@ -13,7 +13,7 @@ use crate::store::{KEYS_MAX, SetFault, StoreError, StoreErrorKind, TOKENS_MAX};
 const RETRY_AFTER_SECONDS: u32 = 5;
 
 /// A readable document that is wrong.
-pub(super) fn wrong(errors: Vec<FieldError>) -> Problem {
+pub(super) fn invalid(errors: Vec<FieldError>) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "The document is not valid; nothing was stored.").with_errors(errors)
 }
 
@@ -27,9 +27,9 @@ pub(super) fn not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "There is none with this id or name.")
 }
 
-pub(super) fn of_store(error: StoreError) -> Problem {
+pub(super) fn store_problem(error: StoreError) -> Problem {
     let all = |pointers: &[String], detail: &str| {
-        wrong(pointers.iter().map(|pointer| FieldError::new(pointer.clone(), detail)).collect())
+        invalid(pointers.iter().map(|pointer| FieldError::new(pointer.clone(), detail)).collect())
     };
     match &error.kind {
         StoreErrorKind::NotFound => not_found(),
@@ -51,7 +51,7 @@ pub(super) fn of_store(error: StoreError) -> Problem {
         StoreErrorKind::SecretOfAnotherHost { pointers } => {
             all(pointers, "must be given again: the stored one belongs to the host that `url` named so far")
         }
-        StoreErrorKind::Set(faults) => wrong(faults.iter().flat_map(of_set).collect()),
+        StoreErrorKind::Set(faults) => invalid(faults.iter().flat_map(set_errors).collect()),
         StoreErrorKind::TooManyKeys => {
             Problem::new(StatusCode::CONFLICT, format!("There are {KEYS_MAX} API keys; revoke some of them first."))
         }
@@ -85,16 +85,16 @@ pub(super) fn of_store(error: StoreError) -> Problem {
 }
 
 /// What is wrong with a document of a set, as it would be answered alone, under its place in the set.
-pub(super) fn of_set(fault: &SetFault) -> Vec<FieldError> {
+pub(super) fn set_errors(fault: &SetFault) -> Vec<FieldError> {
     let prefix = format!("/{}/{}", fault.list, fault.index);
-    let problem = of_store(StoreError::new(fault.kind.clone(), "apply document"));
+    let problem = store_problem(StoreError::new(fault.kind.clone(), "apply document"));
     match problem.errors() {
         [] => vec![FieldError::new(prefix, problem.detail().to_owned())],
         errors => errors.iter().map(|error| error.clone().under(&prefix)).collect(),
     }
 }
 
-pub(super) fn of_bus(error: BusError) -> Problem {
+pub(super) fn bus_problem(error: BusError) -> Problem {
     match error.kind {
         BusErrorKind::Full => unavailable("The bus is full; try again when its consumers have caught up."),
         BusErrorKind::Unavailable => {

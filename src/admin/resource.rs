@@ -8,7 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::input::body::{check_name, without_own};
-use super::input::decode::{Fitted, fit};
+use super::input::decode::{Decoded, decode};
 use super::state::Checks;
 use crate::event::FieldError;
 use crate::store::{
@@ -25,7 +25,7 @@ pub(super) trait Resource: Sized + Send + Sync + 'static {
     /// of them is taken for a secret.
     const REHEARSED_IN_PARTS: bool;
 
-    fn fit(document: Value) -> Fitted<Self>;
+    fn decode(document: Value) -> Decoded<Self>;
     fn name(&self) -> &str;
     fn check(&self, checks: &Checks) -> Vec<FieldError>;
     fn id(stored: &Self::Stored) -> Uuid;
@@ -45,10 +45,10 @@ pub(super) trait Resource: Sized + Send + Sync + 'static {
 }
 
 /// The document, and whatever is wrong with it: with its form, and with what could be read of it nevertheless.
-pub(super) fn judge<R: Resource>(document: Value, id: Option<&str>, checks: &Checks) -> Fitted<R> {
+pub(super) fn validate<R: Resource>(document: Value, id: Option<&str>, checks: &Checks) -> Decoded<R> {
     let (document, of_id) = without_own(document, id);
     // One thing to say of a name is enough, and the first check has it.
-    R::fit(document)
+    R::decode(document)
         .check(|_| Vec::from_iter(of_id))
         .check(|new| Vec::from_iter(check_name(new.name())))
         .check(|new| new.check(checks))
@@ -59,8 +59,8 @@ impl Resource for NewWebhook {
     const PATH: &'static str = "webhooks";
     const REHEARSED_IN_PARTS: bool = false;
 
-    fn fit(document: Value) -> Fitted<Self> {
-        fit::<WebhookDocument>(document).map(WebhookDocument::into_webhook)
+    fn decode(document: Value) -> Decoded<Self> {
+        decode::<WebhookDocument>(document).map(WebhookDocument::into_webhook)
     }
 
     fn name(&self) -> &str {
@@ -105,8 +105,8 @@ impl Resource for NewRule {
     const PATH: &'static str = "rules";
     const REHEARSED_IN_PARTS: bool = true;
 
-    fn fit(document: Value) -> Fitted<Self> {
-        fit(document)
+    fn decode(document: Value) -> Decoded<Self> {
+        decode(document)
     }
 
     fn name(&self) -> &str {
@@ -151,8 +151,8 @@ impl Resource for NewAnomalyConfig {
     const PATH: &'static str = "anomalies";
     const REHEARSED_IN_PARTS: bool = true;
 
-    fn fit(document: Value) -> Fitted<Self> {
-        fit(document)
+    fn decode(document: Value) -> Decoded<Self> {
+        decode(document)
     }
 
     fn name(&self) -> &str {

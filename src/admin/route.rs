@@ -10,7 +10,7 @@ pub(super) const BASE: &str = "/api/admin";
 
 /// Whom a route answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Least {
+pub(super) enum Audience {
     /// Everyone: a probe has no token.
     Anyone,
     /// Everyone, under names by which the API is answered: what a browser loads before anybody has typed a token.
@@ -34,30 +34,30 @@ pub(super) enum Verb {
 pub(super) struct Route<S = ()> {
     pub(super) verb: Verb,
     pub(super) path: String,
-    pub(super) least: Least,
+    pub(super) audience: Audience,
     /// Whether its handler looks at the query string.
     pub(super) has_query: bool,
     pub(super) handler: MethodRouter<S>,
 }
 
 impl<S: Clone + Send + Sync + 'static> Route<S> {
-    pub(super) fn over(self, state: &S) -> Route {
-        let Self { verb, path, least, has_query, handler } = self;
-        Route { verb, path, least, has_query, handler: handler.with_state(state.clone()) }
+    pub(super) fn with_state(self, state: &S) -> Route {
+        let Self { verb, path, audience, has_query, handler } = self;
+        Route { verb, path, audience, has_query, handler: handler.with_state(state.clone()) }
     }
 
     /// What it is, without what it does.
-    pub(super) fn listed(&self) -> Listed {
-        Listed { verb: self.verb, path: self.path.clone(), least: self.least }
+    pub(super) fn info(&self) -> RouteInfo {
+        RouteInfo { verb: self.verb, path: self.path.clone(), audience: self.audience }
     }
 }
 
 /// What a route is.
 #[derive(Clone, Debug)]
-pub(super) struct Listed {
+pub(super) struct RouteInfo {
     pub(super) verb: Verb,
     pub(super) path: String,
-    pub(super) least: Least,
+    pub(super) audience: Audience,
 }
 
 impl Verb {
@@ -83,7 +83,7 @@ impl<S: Clone + Send + Sync + 'static> Table<S> {
         Self { base, routes: Vec::new() }
     }
 
-    pub(super) fn add<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
+    pub(super) fn add<H, T>(&mut self, verb: Verb, path: &str, audience: Audience, handler: H)
     where
         H: Handler<T, S>,
         T: 'static,
@@ -91,19 +91,19 @@ impl<S: Clone + Send + Sync + 'static> Table<S> {
         self.routes.push(Route {
             verb,
             path: format!("{}{path}", self.base),
-            least,
+            audience,
             has_query: false,
             handler: on(verb.filter(), handler),
         });
     }
 
     /// A route whose handler takes its query string apart, and refuses what it does not know.
-    pub(super) fn add_with_query<H, T>(&mut self, verb: Verb, path: &str, least: Least, handler: H)
+    pub(super) fn add_with_query<H, T>(&mut self, verb: Verb, path: &str, audience: Audience, handler: H)
     where
         H: Handler<T, S>,
         T: 'static,
     {
-        self.add(verb, path, least, handler);
+        self.add(verb, path, audience, handler);
         if let Some(route) = self.routes.last_mut() {
             route.has_query = true;
         }

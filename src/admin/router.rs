@@ -7,19 +7,19 @@ use axum::http::StatusCode;
 use axum::routing::any;
 use serde_json::Value;
 
-use crate::http::Problem;
 use super::access::Access;
 use super::handlers::Pages;
-use super::route::{BASE, Least, Route};
+use super::route::{Audience, BASE, Route};
 use super::state::{Probes, Settings, Shared, State};
 use super::{openapi, routes};
+use crate::http::Problem;
 
 /// The whole service of the admin listener.
 pub fn router(state: State) -> Router {
     let (access, settings) = (state.access.clone(), state.settings.clone());
     let mut routes = of_process(&state.probes, &access);
     let shared = Arc::new(Shared::new(state));
-    routes.extend(routes::of_api().into_iter().map(|route| route.over(&shared)));
+    routes.extend(routes::of_api().into_iter().map(|route| route.with_state(&shared)));
     routes::assemble(with_pages(routes, &access, &settings), &access, &settings)
 }
 
@@ -36,7 +36,7 @@ pub fn probes_router(probes: Probes, access: &Access, settings: &Arc<Settings>, 
 /// Of a process whose backends are not open yet; `metrics` for the admin listener alone.
 pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router {
     let mut routes = of_process(&probes, access);
-    routes.retain(|route| metrics || route.least == Least::Anyone);
+    routes.retain(|route| metrics || route.audience == Audience::Anyone);
     routes::open(routes, access, &Arc::default()).fallback(async || {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is starting; send again later. /ready says more.")
             .with_retry_after(1)
@@ -45,23 +45,23 @@ pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router
 
 /// The OpenAPI document of a process that serves the API and asks for tokens.
 pub fn document() -> Value {
-    let mut all: Vec<_> = routes::of_process().iter().map(Route::listed).collect();
-    all.extend(routes::of_api().iter().map(Route::listed));
-    all.extend(routes::of_pages().iter().map(Route::listed));
+    let mut all: Vec<_> = routes::of_process().iter().map(Route::info).collect();
+    all.extend(routes::of_api().iter().map(Route::info));
+    all.extend(routes::of_pages().iter().map(Route::info));
     openapi::document(&all, true)
 }
 
 fn of_process(probes: &Probes, access: &Access) -> Vec<Route> {
     let state = (probes.clone(), access.clone());
-    routes::of_process().into_iter().map(|route| route.over(&state)).collect()
+    routes::of_process().into_iter().map(|route| route.with_state(&state)).collect()
 }
 
 /// Adds the pages, which tell of the routes that there are.
 fn with_pages(mut routes: Vec<Route>, access: &Access, settings: &Settings) -> Vec<Route> {
     let pages = routes::of_pages();
-    let listed: Vec<_> = routes.iter().map(Route::listed).chain(pages.iter().map(Route::listed)).collect();
+    let listed: Vec<_> = routes.iter().map(Route::info).chain(pages.iter().map(Route::info)).collect();
     let document = openapi::document(&listed, access.asks_for_tokens());
     let state = Arc::new(Pages::new(&document, settings.gateway_document.as_ref()));
-    routes.extend(pages.into_iter().map(|route| route.over(&state)));
+    routes.extend(pages.into_iter().map(|route| route.with_state(&state)));
     routes
 }

@@ -8,42 +8,44 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 
-use crate::http::Problem;
-use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
 use super::access::{self, Access};
 use super::guard;
-use super::handlers::{ Pages, anomaly_events, apply, audit, dead_letters, deliveries, documents, erasures, keys, pages, probes, tokens, };
+use super::handlers::{
+    Pages, anomaly_events, apply, audit, dead_letters, deliveries, documents, erasures, keys, pages, probes, tokens,
+};
 use super::input::query;
 use super::resource::Resource;
-use super::route::{BASE, Least, Route, Table, Verb};
+use super::route::{Audience, BASE, Route, Table, Verb};
 use super::state::{Probes, Settings, Shared};
+use crate::http::Problem;
+use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
 
 /// Health, readiness and metrics, which every process has.
 pub(super) fn of_process() -> Vec<Route<(Probes, Access)>> {
     let mut table = Table::below("");
-    table.add(Verb::Get, "/health", Least::Anyone, probes::health);
-    table.add(Verb::Get, "/ready", Least::Anyone, probes::ready);
-    table.add(Verb::Get, "/metrics", Least::Metrics, probes::metrics);
+    table.add(Verb::Get, "/health", Audience::Anyone, probes::health);
+    table.add(Verb::Get, "/ready", Audience::Anyone, probes::ready);
+    table.add(Verb::Get, "/metrics", Audience::Metrics, probes::metrics);
     table.routes
 }
 
 /// The OpenAPI documents, and the page that shows them.
 pub(super) fn of_pages() -> Vec<Route<Arc<Pages>>> {
     let mut table = Table::below("");
-    table.add(Verb::Get, "/openapi.json", Least::Page, pages::document);
-    table.add(Verb::Get, "/docs", Least::Page, pages::page);
-    table.add(Verb::Get, "/docs/page.js", Least::Page, pages::script);
-    table.add(Verb::Get, "/docs/page.css", Least::Page, pages::style);
-    table.add(Verb::Get, "/docs/gateway.json", Least::Page, pages::gateway_document);
+    table.add(Verb::Get, "/openapi.json", Audience::Page, pages::document);
+    table.add(Verb::Get, "/docs", Audience::Page, pages::page);
+    table.add(Verb::Get, "/docs/page.js", Audience::Page, pages::script);
+    table.add(Verb::Get, "/docs/page.css", Audience::Page, pages::style);
+    table.add(Verb::Get, "/docs/gateway.json", Audience::Page, pages::gateway_document);
     table.routes
 }
 
 /// The REST API.
 pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
     use Verb::{Delete, Get, Post};
-    const VIEWER: Least = Least::Role(AdminRole::Viewer);
-    const OPERATOR: Least = Least::Role(AdminRole::Operator);
-    const ADMIN: Least = Least::Role(AdminRole::Admin);
+    const VIEWER: Audience = Audience::Role(AdminRole::Viewer);
+    const OPERATOR: Audience = Audience::Role(AdminRole::Operator);
+    const ADMIN: Audience = Audience::Role(AdminRole::Admin);
     let mut table = Table::below(BASE);
     of_documents::<NewWebhook>(&mut table);
     of_documents::<NewRule>(&mut table);
@@ -77,7 +79,7 @@ pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
 
 /// The routes of one kind of documents.
 fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
-    let (read, write) = (Least::Role(AdminRole::Viewer), Least::Role(AdminRole::Operator));
+    let (read, write) = (Audience::Role(AdminRole::Viewer), Audience::Role(AdminRole::Operator));
     let (all, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
     table.add_with_query(Verb::Get, &all, read, documents::list::<R>);
     table.add(Verb::Post, &all, write, documents::create::<R>);
@@ -92,9 +94,9 @@ pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<Setti
     let mut asked = Router::new();
     let mut others = Vec::new();
     for route in routes {
-        match route.least {
-            Least::Anyone | Least::Metrics | Least::Page => others.push(route),
-            Least::Role(least) => {
+        match route.audience {
+            Audience::Anyone | Audience::Metrics | Audience::Page => others.push(route),
+            Audience::Role(least) => {
                 let role = from_fn_with_state((access.clone(), least), access::require);
                 let handler =
                     if route.has_query { route.handler } else { route.handler.route_layer(from_fn(query::none)) };
@@ -116,11 +118,11 @@ pub(super) fn open(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>
     let mut open = Router::new();
     for Route { path, least, handler, .. } in routes {
         let handler = match least {
-            Least::Anyone => handler,
-            Least::Page => handler.route_layer(from_fn_with_state(settings.clone(), guard::admit)),
-            Least::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),
+            Audience::Anyone => handler,
+            Audience::Page => handler.route_layer(from_fn_with_state(settings.clone(), guard::admit)),
+            Audience::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),
             // Not here, where nobody is asked who they are.
-            Least::Role(_) => continue,
+            Audience::Role(_) => continue,
         };
         open = open.route(&path, handler);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::base::supervisor::Stage;
 use crate::http::Readiness;
-use crate::store::{GivenUp, Store};
+use crate::store::{AbandonedDeliveries, Store};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -16,7 +16,7 @@ pub(super) fn watch(stage: &Stage, store: &Store, readiness: &Readiness) {
         async move {
             loop {
                 // `readiness` reports a store that does not answer.
-                if let Ok(given_up) = store.given_up().await {
+                if let Ok(given_up) = store.abandoned_deliveries().await {
                     readiness.set_warning("webhooks", warning(&given_up));
                 }
                 tokio::select! {
@@ -28,7 +28,7 @@ pub(super) fn watch(stage: &Stage, store: &Store, readiness: &Readiness) {
     });
 }
 
-fn warning(given_up: &[GivenUp]) -> Option<String> {
+fn warning(given_up: &[AbandonedDeliveries]) -> Option<String> {
     let webhooks: Vec<String> = given_up.iter().map(|lost| format!("{} ({})", lost.webhook, lost.deliveries)).collect();
     (!webhooks.is_empty()).then(|| {
         format!(

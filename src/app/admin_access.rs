@@ -40,7 +40,7 @@ pub(super) fn forget_old_records(stage: &Stage, store: &Store, retention: Durati
         let store = store.clone();
         async move {
             loop {
-                if let Err(error) = store.forget_audit(retention).await {
+                if let Err(error) = store.prune_audit(retention).await {
                     warn!(error = %chain(&error), "cannot forget old records of the audit log");
                 }
                 tokio::select! {

@@ -13,7 +13,7 @@ use crate::bus::{EmbeddedSettings, NatsSettings, PublishMode, StreamStorage};
 use crate::config::{self, Codec, Config, Publishing, Storage};
 use crate::quarantine::ReadSettings;
 use crate::reaction::{AllowedNetworks, DispatcherSettings, EngineSettings, TlsFiles, claim_lease};
-use crate::store::{OwedBounds, PostgresSettings, SqliteSettings, SslMode};
+use crate::store::{BacklogLimits, PostgresSettings, SqliteSettings, SslMode};
 use crate::warehouse::{
     CompactionSettings, Compression, DeltaSettings, MetastoreSettings, ObjectSettings, PromotedColumns, RetentionRules,
     RetentionSettings,
@@ -342,7 +342,7 @@ pub(super) fn engine(config: &Config) -> EngineSettings {
         refresh_interval: config.engine_rule_refresh_interval.0.min(config.anomaly_config_refresh_interval.0),
         ack_wait: config.nats_ack_wait.0,
         max_attempts: config.dispatcher_max_attempts.0 as u32,
-        disabled_owed: OwedBounds {
+        disabled_owed: BacklogLimits {
             deliveries_max: config.webhook_disabled_max_pending.0 as u64,
             age_max: config.webhook_disabled_max_age.0,
         },

@@ -22,7 +22,7 @@ use crate::event::request::Refused;
 use crate::event::{FieldError, cut};
 use crate::http::{Coding, Inbound, Problem};
 use crate::metrics::GatewayVerdicts;
-use crate::quarantine::Form as Kept;
+use crate::quarantine::InputFormat as Kept;
 
 /// How an export is written; its reply is written the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ const REASON_BYTES_MAX: usize = 400;
 
 /// What the data is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum InputFormat {
     /// The body of `/v1/events/ingest` in JSON.
     Json,
     /// The body of `/v1/events/batch` in JSON.
@@ -40,7 +40,7 @@ pub enum Form {
     OtlpJson,
 }
 
-impl Form {
+impl InputFormat {
     const ALL: [Self; 14] = [
         Self::Json,
         Self::JsonBatch,
@@ -78,7 +78,7 @@ impl Form {
     }
 
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|form| form.name() == name)
+        Self::ALL.into_iter().find(|format| format.name() == name)
     }
 }
 
@@ -90,7 +90,7 @@ pub struct Input {
     pub id: String,
     /// See [`Form`].
     #[prost(string, tag = "2")]
-    pub form: String,
+    pub format: String,
     #[prost(string, tag = "3")]
     pub content_type: String,
     /// The app of the API key that it came with.
@@ -109,7 +109,7 @@ pub struct Input {
     #[prost(string, tag = "9")]
     pub reason: String,
     #[prost(message, repeated, tag = "10")]
-    pub errors: Vec<Fault>,
+    pub errors: Vec<InputError>,
     /// As it came, once the content coding of the request is undone.
     #[prost(bytes = "bytes", tag = "11")]
     pub data: Bytes,
@@ -120,7 +120,7 @@ pub struct Input {
 
 /// A [`FieldError`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Fault {
+pub struct InputError {
     #[prost(string, tag = "1")]
     pub pointer: String,
     #[prost(string, tag = "2")]
@@ -144,7 +144,7 @@ impl Attribute {
 impl Input {
     /// As a dead letter holds it.
     pub fn read(payload: &[u8]) -> Option<Self> {
-        Self::decode(payload).ok().filter(|input| Form::named(&input.form).is_some())
+        Self::decode(payload).ok().filter(|input| InputFormat::named(&input.format).is_some())
     }
 
     pub fn attribute(&self, name: &str) -> Option<&str> {
@@ -152,9 +152,9 @@ impl Input {
     }
 
     pub fn set_errors(&mut self, reason: Reason, errors: &[FieldError]) {
-        let fault = |error: &FieldError| Fault { pointer: error.pointer.clone(), detail: error.detail.clone() };
+        let error = |error: &FieldError| InputError { pointer: error.pointer.clone(), detail: error.detail.clone() };
         reason.name().clone_into(&mut self.reason);
-        self.errors = errors.iter().map(fault).collect();
+        self.errors = errors.iter().map(error).collect();
     }
 
     /// For the bus; nothing when it is too large to be kept.
@@ -163,9 +163,9 @@ impl Input {
         if length > INPUT_BYTES_MAX {
             return None;
         }
-        let clause = |fault: &Fault| match fault.pointer.is_empty() {
-            true => fault.detail.clone(),
-            false => format!("{}: {}", fault.pointer, fault.detail),
+        let clause = |error: &InputError| match error.pointer.is_empty() {
+            true => error.detail.clone(),
+            false => format!("{}: {}", error.pointer, error.detail),
         };
         let reason = self.errors.iter().map(clause).collect::<Vec<_>>().join("; ");
         Some(RefusedInput {
@@ -190,7 +190,7 @@ mod tests {
     fn input() -> Input {
         Input {
             id: "id".into(),
-            form: "json_event".into(),
+            format: "json_event".into(),
             content_type: "application/json".into(),
             key_app: Some("shop".into()),
             app: "shop".into(),
@@ -198,7 +198,7 @@ mod tests {
             request_id: "r".into(),
             correlation_id: "c".into(),
             reason: "required".into(),
-            errors: vec![Fault { pointer: "/deviceId".into(), detail: "is not there.".into() }],
+            errors: vec![InputError { pointer: "/deviceId".into(), detail: "is not there.".into() }],
             data: Bytes::from_static(b"{}"),
             attributes: vec![Attribute::new("n", "v")],
         }
@@ -221,16 +221,16 @@ mod tests {
     }
 
     #[test]
-    fn forms_have_names_of_their_own() {
-        for form in Form::ALL {
-            assert_eq!(Form::named(form.name()), Some(form));
+    fn formats_have_distinct_names() {
+        for format in InputFormat::ALL {
+            assert_eq!(InputFormat::named(format.name()), Some(format));
         }
     }
 
     proptest! {
         #[test]
         fn what_is_stored_is_read_back(data in prop::collection::vec(any::<u8>(), 0..300), app in "[ -~]{0,20}", pointer in ".{0,20}") {
-            let errors = vec![Fault { pointer, detail: "is wrong".into() }];
+            let errors = vec![InputError { pointer, detail: "is wrong".into() }];
             let input = Input { data: data.into(), app, errors, ..input() };
             let refused = input.clone().into_refused().unwrap();
             prop_assert_eq!(Input::read(&refused.payload), Some(input));

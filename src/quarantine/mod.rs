@@ -13,5 +13,5 @@
 mod input;
 mod replay;
 
-pub use input::{Attribute, Form, INPUT_BYTES_MAX, Input};
-pub use replay::{ReadSettings, Replayed, replay};
+pub use input::{Attribute, INPUT_BYTES_MAX, Input, InputFormat};
+pub use replay::{ReadSettings, ReplayOutcome, replay};

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use ring::digest::{SHA256, digest};
 use uuid::Uuid;
 
-use super::input::{Form, Input};
+use super::input::{Input, InputFormat};
 use crate::bus::{Batch, Bus, BusError, DeadLetter};
 use crate::event::otlp::{self, Export};
 use crate::event::request::{self, Accepted, Refused};
@@ -28,7 +28,7 @@ impl Default for ReadSettings {
 
 /// What became of an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replayed {
+pub enum ReplayOutcome {
     /// All of it is valid, and is on the bus. So many of its events were there already.
     Accepted { events: usize, duplicates: usize },
     /// It stays, with what is wrong now.
@@ -36,19 +36,19 @@ pub enum Replayed {
     /// It cannot be read as what it was stored as.
     Unreadable,
     /// There is no such letter any more.
-    Gone,
+    NotFound,
 }
 
 /// Reads the input of a dead letter again. What is valid as a whole goes to the bus, and the letter goes; of what is not,
 /// nothing does. Repeated after an interruption, it stores nothing twice within the bus's window.
-pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> Result<Replayed, BusError> {
-    let Some(mut input) = Input::read(&letter.payload) else { return Ok(Replayed::Unreadable) };
-    let refused = match read_again(&input, settings) {
+pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> Result<ReplayOutcome, BusError> {
+    let Some(mut input) = Input::read(&letter.payload) else { return Ok(ReplayOutcome::Unreadable) };
+    let refused = match parse_again(&input, settings) {
         Ok(accepted) => {
             let batch = pack(&accepted);
-            let Some(answers) = bus.resubmit_input(letter.id, batch).await? else { return Ok(Replayed::Gone) };
+            let Some(answers) = bus.resubmit_input(letter.id, batch).await? else { return Ok(ReplayOutcome::NotFound) };
             let duplicates = answers.iter().flatten().filter(|published| published.duplicate).count();
-            return Ok(Replayed::Accepted { events: answers.len(), duplicates });
+            return Ok(ReplayOutcome::Accepted { events: answers.len(), duplicates });
         }
         Err(refused) => refused,
     };
@@ -56,16 +56,16 @@ pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> R
     input.set_errors(Reason::of_body(&refused), &refused.field_errors());
     if input != before {
         // It was not too large before; texts alone have changed.
-        let Some(amended) = input.into_refused() else { return Ok(Replayed::Unreadable) };
+        let Some(amended) = input.into_refused() else { return Ok(ReplayOutcome::Unreadable) };
         if !bus.amend_input(letter.id, amended).await? {
-            return Ok(Replayed::Gone);
+            return Ok(ReplayOutcome::NotFound);
         }
     }
-    Ok(Replayed::StillInvalid { detail: refused.detail, errors: refused.errors })
+    Ok(ReplayOutcome::StillInvalid { detail: refused.detail, errors: refused.errors })
 }
 
 /// The events of an input, all of them valid.
-fn read_again(input: &Input, settings: ReadSettings) -> Result<Accepted, Refused> {
+fn parse_again(input: &Input, settings: ReadSettings) -> Result<Accepted, Refused> {
     let arrival = Arrival {
         received_at_ms: input.received_at_ms,
         key_app: input.key_app.as_deref(),
@@ -73,41 +73,41 @@ fn read_again(input: &Input, settings: ReadSettings) -> Result<Accepted, Refused
         assigned_id: Uuid::parse_str(&input.id).ok(),
     };
     let (data, events_max) = (&*input.data, settings.batch_events_max);
-    let Some(form) = Form::named(&input.form) else { return Err(Refused::new("The form is not known.")) };
-    let mut accepted = match form {
-        Form::Json => request::accept_json_single(data, &arrival),
-        Form::JsonBatch => request::accept_json_batch(data, events_max, &arrival),
-        Form::JsonEvent => request::accept_json_event(data, &arrival),
-        Form::JsonLines => request::accept_json_lines(data, events_max, &arrival),
-        Form::Protobuf => request::accept_binary_single(data, &arrival),
-        Form::ProtobufBatch => request::accept_binary_batch(data, events_max, &arrival),
-        Form::ProtobufEvent => request::accept_binary_event(data, &arrival),
-        Form::CloudEvent => cloud_event::accept_structured(data, &arrival),
-        Form::CloudEventBatch => cloud_event::accept_batched(data, events_max, &arrival),
-        Form::CloudEventBinary => {
+    let Some(format) = InputFormat::named(&input.format) else { return Err(Refused::new("The form is not known.")) };
+    let mut accepted = match format {
+        InputFormat::Json => request::accept_json_single(data, &arrival),
+        InputFormat::JsonBatch => request::accept_json_batch(data, events_max, &arrival),
+        InputFormat::JsonEvent => request::accept_json_event(data, &arrival),
+        InputFormat::JsonLines => request::accept_json_lines(data, events_max, &arrival),
+        InputFormat::Protobuf => request::accept_binary_single(data, &arrival),
+        InputFormat::ProtobufBatch => request::accept_binary_batch(data, events_max, &arrival),
+        InputFormat::ProtobufEvent => request::accept_binary_event(data, &arrival),
+        InputFormat::CloudEvent => cloud_event::accept_structured(data, &arrival),
+        InputFormat::CloudEventBatch => cloud_event::accept_batched(data, events_max, &arrival),
+        InputFormat::CloudEventBinary => {
             let attributes = input.attributes.iter().filter_map(|attribute| {
                 Some((attribute.name.strip_prefix("ce-")?, Cow::Borrowed(attribute.value.as_str())))
             });
             cloud_event::accept_binary(attributes, input.attribute("content-type"), data, &arrival)
         }
-        Form::SegmentMessage | Form::SegmentBatch => segment(form, input, &arrival),
-        Form::Otlp => logs(data, input, &arrival),
-        Form::OtlpJson => otlp::from_json(data).and_then(|protobuf| logs(&protobuf, input, &arrival)),
+        InputFormat::SegmentMessage | InputFormat::SegmentBatch => segment(format, input, &arrival),
+        InputFormat::Otlp => logs(data, input, &arrival),
+        InputFormat::OtlpJson => otlp::from_json(data).and_then(|protobuf| logs(&protobuf, input, &arrival)),
     }?
     .or_refused()?;
-    if let (Form::Json | Form::Protobuf, Some(key)) = (form, input.attribute("idempotency-key")) {
+    if let (InputFormat::Json | InputFormat::Protobuf, Some(key)) = (format, input.attribute("idempotency-key")) {
         accepted.set_idempotency_key(key, &arrival)?;
     }
     accepted.assign_distinct_ids(&input.id, |place| derived_id(&input.id, place));
     Ok(accepted)
 }
 
-fn segment(form: Form, input: &Input, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
-    let mut body = match form {
-        Form::SegmentBatch => Body::of_batch(&input.data)?,
+fn segment(format: InputFormat, input: &Input, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
+    let mut body = match format {
+        InputFormat::SegmentBatch => Body::of_batch(&input.data)?,
         _ => Body::of_message(&input.data)?,
     };
-    if form == Form::SegmentMessage {
+    if format == InputFormat::SegmentMessage {
         let mut around = input.attribute("around").map(BatchFields::read).unwrap_or_default();
         // As they were kept once.
         for name in ["context", "integrations", "sentAt"] {

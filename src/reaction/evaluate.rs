@@ -74,8 +74,8 @@ impl<'a> Evaluation<'a> {
         effects: Effects,
         settings: &EngineSettings,
     ) -> Self {
-        let owed_max = Some(settings.disabled_owed.deliveries_max);
-        let effects = Effects { owed_max, ..effects };
+        let backlog_max = Some(settings.disabled_owed.deliveries_max);
+        let effects = Effects { backlog_max, ..effects };
         Self {
             ruleset,
             groups,

@@ -18,7 +18,7 @@ const VALUE_BYTES_MAX: usize = 32 * 1024;
 /// Records that are kept at most, the newest ones.
 pub(super) const RECORDS_MAX: i64 = 1_000_000;
 /// Records forgotten in one transaction, so that nobody waits long behind it.
-pub(super) const FORGET_ROWS_MAX: i64 = 1_000;
+pub(super) const DELETE_ROWS_MAX: i64 = 1_000;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

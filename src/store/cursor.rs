@@ -7,12 +7,12 @@ use super::error::{StoreError, StoreErrorKind};
 use super::page::{Page, PageRequest};
 
 /// A list's key that pages continue after.
-pub(super) trait Key: Sized {
+pub(super) trait CursorKey: Sized {
     fn write(&self) -> Vec<u8>;
     fn read(bytes: &[u8]) -> Option<Self>;
 }
 
-impl Key for [u8; 16] {
+impl CursorKey for [u8; 16] {
     fn write(&self) -> Vec<u8> {
         self.to_vec()
     }
@@ -22,7 +22,7 @@ impl Key for [u8; 16] {
     }
 }
 
-impl Key for i64 {
+impl CursorKey for i64 {
     fn write(&self) -> Vec<u8> {
         self.to_be_bytes().to_vec()
     }
@@ -33,7 +33,7 @@ impl Key for i64 {
 }
 
 /// Reads the request's cursor; `list` is one byte that no other list uses.
-pub(super) fn after<K: Key>(list: u8, request: &PageRequest) -> Result<Option<K>, StoreError> {
+pub(super) fn after<K: CursorKey>(list: u8, request: &PageRequest) -> Result<Option<K>, StoreError> {
     let Some(text) = &request.cursor else { return Ok(None) };
     let bytes = URL_SAFE_NO_PAD.decode(text).ok();
     let key = bytes.as_deref().and_then(|bytes| match bytes.split_first() {
@@ -44,7 +44,7 @@ pub(super) fn after<K: Key>(list: u8, request: &PageRequest) -> Result<Option<K>
 }
 
 /// Cuts rows that were read with one more than the limit into a page.
-pub(super) fn page<K: Key, T>(list: u8, request: &PageRequest, mut rows: Vec<(K, T)>) -> Page<T> {
+pub(super) fn page<K: CursorKey, T>(list: u8, request: &PageRequest, mut rows: Vec<(K, T)>) -> Page<T> {
     let more = rows.len() > request.limit;
     rows.truncate(request.limit);
     let next = rows.last().filter(|_| more).map(|(key, _)| {

@@ -132,7 +132,7 @@ impl ClaimLimits {
 
 /// What disabled webhooks are owed at most; the oldest is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OwedBounds {
+pub struct BacklogLimits {
     /// Deliveries of one disabled webhook.
     pub deliveries_max: u64,
     /// How long one may wait.
@@ -141,13 +141,13 @@ pub struct OwedBounds {
 
 /// Deliveries that a disabled webhook has lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct GivenUp {
+pub struct AbandonedDeliveries {
     pub webhook: String,
     pub deliveries: u64,
 }
 
 /// Beyond the bound, deliveries given up in one transaction; the rest has its turn with the next ones.
-pub(super) const GIVE_UP_ROWS_MAX: i64 = 2_000;
+pub(super) const ABANDON_ROWS_MAX: i64 = 2_000;
 /// What stands on a delivery that waited too long for its webhook to be enabled.
 pub(super) const WAITED_TOO_LONG: &str = "given up: the webhook was disabled for longer than webhook_disabled_max_age";
 

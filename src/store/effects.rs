@@ -37,12 +37,12 @@ pub struct Effects {
     /// between the two, since later ones get their sequences.
     pub acknowledged: Option<Cause>,
     /// Deliveries that a disabled webhook is owed at most: the oldest beyond them are given up. None: no bound.
-    pub owed_max: Option<u64>,
+    pub backlog_max: Option<u64>,
 }
 
 /// What became of [`Effects`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum Recorded {
+pub enum RecordOutcome {
     Committed,
     /// Another process was there first, and nothing was written.
     Refused {

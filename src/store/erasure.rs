@@ -11,28 +11,28 @@ pub struct ErasedRecords {
     pub deliveries: u64,
     pub anomaly_records: u64,
     /// All were looked at. Otherwise the next call finds the rest.
-    pub is_whole: bool,
+    pub is_complete: bool,
 }
 
 /// The same of one table.
-pub(super) struct ErasedOfTable {
+pub(super) struct ErasedRows {
     pub(super) rows: u64,
-    pub(super) is_whole: bool,
+    pub(super) is_complete: bool,
 }
 
 /// How long a call erases. One that has not erased anything goes on: the next one would come no farther.
 #[derive(Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct TimeBudget {
     began: Instant,
     time_max: Duration,
 }
 
-impl Patience {
+impl TimeBudget {
     pub(super) fn new(time_max: Duration) -> Self {
         Self { began: Instant::now(), time_max }
     }
 
-    pub(super) fn is_over(self, erased: u64) -> bool {
+    pub(super) fn is_exhausted(self, erased: u64) -> bool {
         erased > 0 && self.began.elapsed() >= self.time_max
     }
 }

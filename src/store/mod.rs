@@ -35,15 +35,15 @@ pub use access::{
 };
 pub use audit::{AuditEntry, AuditFilter, AuditKind, AuditOutcome, AuditRecord, Caller, Change};
 pub use delivery::{
-    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GivenUp, NewDelivery, OwedBounds,
-    RETRIES_MAX, RetryFilter,
+    AbandonedDeliveries, BacklogLimits, ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus,
+    NewDelivery, RETRIES_MAX, RetryFilter,
 };
 pub use documents::{
     Actions, AnomalyConfig, AnomalyEvent, AnomalyState, Applied, AppliedSet, ApplyOutcome, Auth, Condition, Detection,
     DocumentFaults, DocumentSet, Faults, NewAnomalyConfig, NewRule, NewWebhook, OWN_MEMBERS, Operator, Rule, Webhook,
     WebhookDocument,
 };
-pub use effects::{Cause, Effects, OutboxMessage, Recorded};
+pub use effects::{Cause, Effects, OutboxMessage, RecordOutcome};
 pub use erasure::ErasedRecords;
 pub use error::{SetFault, StoreError, StoreErrorKind};
 pub use page::{Page, PageRequest};

@@ -16,8 +16,8 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 use super::attempts::Attempts;
-use super::refusal_log::Refused;
-use crate::admin::problem::of_store;
+use super::refusal_log::RefusalLog;
+use crate::admin::problem::store_problem;
 use crate::http::Problem;
 use crate::metrics;
 use crate::store::{AdminRole, Store, TokenHash, hash_token, is_token};
@@ -74,7 +74,7 @@ struct Gate {
     attempts: Mutex<Attempts>,
     /// Good tokens with when their use was noted. Their holders are let in whoever else fails at their address.
     known: Mutex<HashMap<TokenHash, Instant>>,
-    refused: Refused,
+    refusals: RefusalLog,
     /// Held while a token from an address that has failed too often is looked for: one at a time.
     doubted: tokio::sync::Semaphore,
 }
@@ -117,7 +117,7 @@ impl Access {
             store,
             attempts,
             known: Mutex::default(),
-            refused: Refused::default(),
+            refusals: RefusalLog::default(),
             doubted: tokio::sync::Semaphore::new(1),
         }))
     }
@@ -128,9 +128,9 @@ impl Access {
     }
 
     /// What has been refused and is not in the audit log yet.
-    pub(in crate::admin) async fn write_refused(&self) {
+    pub(in crate::admin) async fn write_refusals(&self) {
         if let Some(store) = &self.0.store {
-            self.0.refused.write(store).await;
+            self.0.refusals.write(store).await;
         }
     }
 
@@ -213,7 +213,7 @@ impl Gate {
 
     async fn look_up_stored(&self, token: &str, hash: TokenHash) -> Result<Identity, Refusal> {
         let Some(store) = self.store.as_ref().filter(|_| is_token(token)) else { return Err(Refusal::Invalid) };
-        let found = store.admin_token_by_hash(hash).await.map_err(|error| Refusal::Unknown(of_store(error)))?;
+        let found = store.admin_token_by_hash(hash).await.map_err(|error| Refusal::Unknown(store_problem(error)))?;
         match found {
             None => Err(Refusal::Invalid),
             Some(found) if found.expired => Err(Refusal::Expired),
@@ -242,7 +242,7 @@ impl Gate {
             !due
         };
         if let (false, Some(id), Some(store)) = (noted, token_id, &self.store)
-            && let Err(error) = store.use_admin_token(id).await
+            && let Err(error) = store.record_token_use(id).await
         {
             tracing::debug!(%error, "the use of a token is not noted");
         }
@@ -259,9 +259,9 @@ impl Gate {
             Refusal::Unknown(problem) => return problem.clone().into_response(),
         };
         metrics::admin_refused(reason);
-        self.refused.add(reason, None, address);
+        self.refusals.add(reason, None, address);
         if let Some(store) = &self.store {
-            self.refused.write_when_due(store).await;
+            self.refusals.write_when_due(store).await;
         }
         let unauthorized = |challenge: &'static str, detail: &'static str| {
             let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
@@ -317,9 +317,9 @@ pub(in crate::admin) async fn require(
         return next.run(request).await;
     }
     metrics::admin_refused("role");
-    access.0.refused.add("role", Some(&identity.name), peer_of(request.extensions()).address);
+    access.0.refusals.add("role", Some(&identity.name), peer_of(request.extensions()).address);
     if let Some(store) = &access.0.store {
-        access.0.refused.write_when_due(store).await;
+        access.0.refusals.write_when_due(store).await;
     }
     let (least, own) = (least.text(), identity.role.text());
     let challenge = format!(r#"Bearer realm="causality", error="insufficient_scope", scope="{least}""#);

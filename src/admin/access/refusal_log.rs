@@ -13,13 +13,13 @@ use crate::store::{AuditEntry, AuditKind, AuditOutcome, Store};
 /// How often a record of refusals may be written.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Addresses, and names of tokens, that one record tells.
-const TOLD_MAX: usize = 16;
+const LISTED_MAX: usize = 16;
 /// Who is not known, in the audit log.
 const NOBODY: &str = "-";
 
 /// What is not in the log yet.
 #[derive(Default)]
-pub(in crate::admin) struct Refused(Mutex<Counts>);
+pub(in crate::admin) struct RefusalLog(Mutex<Counts>);
 
 #[derive(Default)]
 struct Counts {
@@ -29,17 +29,17 @@ struct Counts {
     addresses: BTreeSet<IpAddr>,
 }
 
-impl Refused {
+impl RefusalLog {
     /// `token` is the name of one whose role was not enough.
     pub(in crate::admin) fn add(&self, reason: &'static str, token: Option<&str>, address: IpAddr) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.reasons.entry(reason).or_default() += 1;
         if let Some(token) = token
-            && (counts.tokens.len() < TOLD_MAX || counts.tokens.contains_key(token))
+            && (counts.tokens.len() < LISTED_MAX || counts.tokens.contains_key(token))
         {
             *counts.tokens.entry(token.to_owned()).or_default() += 1;
         }
-        if counts.addresses.len() < TOLD_MAX {
+        if counts.addresses.len() < LISTED_MAX {
             counts.addresses.insert(address);
         }
     }
@@ -78,7 +78,7 @@ impl Refused {
             kind: AuditKind::Access,
             object_id: None,
             name: None,
-            outcome: AuditOutcome::Refused,
+            outcome: AuditOutcome::RefusalLog,
             before: None,
             after: Some(after),
             note: None,
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn refusals_are_counted_into_one_record() {
-        let (refused, now) = (Refused::default(), Instant::now());
+        let (refused, now) = (RefusalLog::default(), Instant::now());
         let address = |index: u8| IpAddr::from([192, 0, 2, index]);
         assert_eq!(refused.take(now, None), None);
         refused.add("missing", None, address(1));
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(refused.take(now + INTERVAL / 2, Some(INTERVAL)), None);
         let second = refused.take(now + INTERVAL, Some(INTERVAL)).unwrap().after.unwrap();
         assert_eq!(second["reasons"], json!({"role": 200}));
-        assert_eq!(second["tokens"].as_object().unwrap().len(), TOLD_MAX);
-        assert_eq!(second["addresses"].as_array().unwrap().len(), TOLD_MAX);
+        assert_eq!(second["tokens"].as_object().unwrap().len(), LISTED_MAX);
+        assert_eq!(second["addresses"].as_array().unwrap().len(), LISTED_MAX);
     }
 }

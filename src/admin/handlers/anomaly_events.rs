@@ -7,7 +7,7 @@ use axum::extract::State;
 
 use super::deliveries::id_or;
 use crate::admin::input::query::Params;
-use crate::admin::problem::of_store;
+use crate::admin::problem::store_problem;
 use crate::admin::state::Shared;
 use crate::http::Problem;
 use crate::store::{AnomalyEvent, Page};
@@ -20,10 +20,10 @@ pub(in crate::admin) async fn list(
     let config = match params.text("anomaly_config_id") {
         None => None,
         Some(key) => {
-            let found = store.anomaly_config(&key).await.map_err(of_store)?.map(|config| config.id);
+            let found = store.anomaly_config(&key).await.map_err(store_problem)?.map(|config| config.id);
             Some(id_or(&key, "anomaly_config_id", found)?)
         }
     };
     let (app_id, since) = (params.text("app_id"), params.time_ms("since")?);
-    store.anomaly_events(config, app_id.as_deref(), since, params.page()?).await.map(Json).map_err(of_store)
+    store.anomaly_events(config, app_id.as_deref(), since, params.page()?).await.map(Json).map_err(store_problem)
 }

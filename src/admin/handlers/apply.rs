@@ -13,11 +13,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::admin::acting::Acting;
+use crate::admin::audited_store::AuditedStore;
 use crate::admin::input::body::{parse_json, read_text};
 use crate::admin::input::query::Params;
-use crate::admin::problem::{of_set, of_store, wrong};
-use crate::admin::resource::{Resource, judge};
+use crate::admin::problem::{invalid, set_errors, store_problem};
+use crate::admin::resource::{Resource, validate};
 use crate::admin::state::{Checks, Shared};
 use crate::base::nearest::nearest;
 use crate::event::FieldError;
@@ -36,7 +36,7 @@ const ERRORS_MAX: usize = 1_000;
 
 /// What became of one document; of a rehearsal, what would.
 #[derive(Serialize, JsonSchema)]
-pub(in crate::admin) struct Item {
+pub(in crate::admin) struct AppliedItem {
     kind: &'static str,
     name: String,
     outcome: ApplyOutcome,
@@ -45,16 +45,16 @@ pub(in crate::admin) struct Item {
 }
 
 #[derive(Serialize, JsonSchema)]
-pub(in crate::admin) struct Items {
-    items: Vec<Item>,
+pub(in crate::admin) struct AppliedItems {
+    items: Vec<AppliedItem>,
 }
 
 pub(in crate::admin) async fn apply(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
+    AuditedStore(store): AuditedStore,
     mut params: Params,
     request: Request,
-) -> Result<Json<Items>, Problem> {
+) -> Result<Json<AppliedItems>, Problem> {
     let rehearsal = params.flag("dry_run")?;
     params.no_more()?;
     let body = read_text(request, SET_BYTES_MAX).await?;
@@ -65,7 +65,7 @@ pub(in crate::admin) async fn apply(
     let read = tokio::task::spawn_blocking(move || {
         let document = parse_json(&body, SET_VALUES_MAX)?;
         drop(body);
-        Ok::<_, Problem>(Reading::of(document, &checks))
+        Ok::<_, Problem>(SetReader::of(document, &checks))
     });
     let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
     let mut reading = read.await.map_err(unread)??;
@@ -77,18 +77,18 @@ pub(in crate::admin) async fn apply(
     match applied {
         Err(error) => match error.kind {
             StoreErrorKind::Set(faults) => reading.note(&faults),
-            _ => return Err(of_store(error)),
+            _ => return Err(store_problem(error)),
         },
-        Ok(applied) if reading.errors.is_empty() => return Ok(Json(Items { items: items(applied)? })),
+        Ok(applied) if reading.errors.is_empty() => return Ok(Json(AppliedItems { items: items(applied)? })),
         Ok(_) => {}
     }
     reading.errors.truncate(ERRORS_MAX);
-    Err(wrong(reading.errors))
+    Err(invalid(reading.errors))
 }
 
 /// A set as far as it can be read, and what is wrong with it.
 #[derive(Default)]
-struct Reading {
+struct SetReader {
     set: DocumentSet,
     /// Where each document of the set stands in the list that was sent.
     places: [Vec<usize>; 3],
@@ -98,7 +98,7 @@ struct Reading {
     errors: Vec<FieldError>,
 }
 
-impl Reading {
+impl SetReader {
     fn of(document: Value, checks: &Checks) -> Self {
         let mut reading = Self::default();
         let Value::Object(lists) = document else {
@@ -140,7 +140,7 @@ impl Reading {
             if self.errors.len() >= ERRORS_MAX {
                 break;
             }
-            let (new, mut errors) = judge::<R>(item, None, checks).parts();
+            let (new, mut errors) = validate::<R>(item, None, checks).into_parts();
             let named = errors.iter().all(|error| !matches!(error.pointer.as_str(), "" | "/name"));
             if let Some(new) = new.filter(|_| named) {
                 if !names.insert(new.name().to_owned()) {
@@ -180,7 +180,7 @@ impl Reading {
                     continue;
                 }
             }
-            let found = of_set(&fault);
+            let found = set_errors(&fault);
             self.errors.extend(found.into_iter().filter(|error| !is_told(error)));
         }
     }
@@ -206,7 +206,7 @@ fn not_a_list(name: &str) -> FieldError {
     FieldError::new(pointer, format!("is not a known field{near}; the fields here are {}", LISTS.join(", ")))
 }
 
-fn items(applied: AppliedSet) -> Result<Vec<Item>, Problem> {
+fn items(applied: AppliedSet) -> Result<Vec<AppliedItem>, Problem> {
     let mut items = Vec::new();
     add(&mut items, "webhook", applied.webhooks)?;
     add(&mut items, "rule", applied.rules)?;
@@ -214,12 +214,16 @@ fn items(applied: AppliedSet) -> Result<Vec<Item>, Problem> {
     Ok(items)
 }
 
-fn add<T: Serialize>(items: &mut Vec<Item>, kind: &'static str, applied: Vec<Applied<T>>) -> Result<(), Problem> {
+fn add<T: Serialize>(
+    items: &mut Vec<AppliedItem>,
+    kind: &'static str,
+    applied: Vec<Applied<T>>,
+) -> Result<(), Problem> {
     let shown = |document: &T| serde_json::to_value(document).map_err(|_| unwritable());
     for Applied { before, after, outcome } in applied {
         let after = shown(&after)?;
         let name = after["name"].as_str().unwrap_or_default().to_owned();
-        items.push(Item { kind, name, outcome, before: before.as_ref().map(shown).transpose()?, after });
+        items.push(AppliedItem { kind, name, outcome, before: before.as_ref().map(shown).transpose()?, after });
     }
     Ok(())
 }

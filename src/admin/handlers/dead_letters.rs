@@ -15,31 +15,31 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::audit::recorded;
-use crate::admin::acting::Acting;
-use crate::admin::input::query::{Key, Params};
-use crate::admin::problem::{bad_query, not_found, of_bus};
+use crate::admin::audited_store::AuditedStore;
+use crate::admin::input::query::{Params, PathKey};
+use crate::admin::problem::{bad_query, bus_problem, not_found};
 use crate::admin::state::Shared;
 use crate::bus::{Bus, DeadLetter};
 use crate::event::{EventRef, Reason, subject};
 use crate::http::Problem;
-use crate::quarantine::{self, Input, Replayed};
+use crate::quarantine::{self, Input, ReplayOutcome};
 use crate::store::{AuditKind, AuditOutcome, Change, Page};
 
 /// In the audit log.
 const KIND: AuditKind = AuditKind::DeadLetter;
 
 /// Dead letters that are looked at for one page of a list with filters.
-const LOOKED_AT_MAX: usize = 10_000;
+const SCAN_LETTERS_MAX: usize = 10_000;
 /// So many at once.
-const LOOKED_AT_ONCE: usize = 100;
+const SCAN_BATCH: usize = 100;
 /// Pairs of an app and a reason that are counted; of others only that there are some.
 const COUNTS_MAX: usize = 1_000;
 
 #[derive(Serialize, JsonSchema)]
-pub(in crate::admin) struct Shown {
+pub(in crate::admin) struct DeadLetterView {
     #[serde(flatten)]
     letter: DeadLetter,
-    kind: Kind,
+    kind: LetterKind,
     app_id: Option<String>,
     /// Of input: why it was refused, as one of a few words.
     reason_code: Option<String>,
@@ -58,12 +58,12 @@ enum Payload {
     #[serde(rename = "payload_base64")]
     Bytes(String),
     #[serde(rename = "input")]
-    Input(Box<ShownInput>),
+    Input(Box<InputView>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum LetterKind {
     /// A consumer gave it up.
     Message,
     /// The gateway refused it.
@@ -72,12 +72,12 @@ enum Kind {
 
 /// Refused input as it came, and what is known of it.
 #[derive(Serialize, JsonSchema)]
-struct ShownInput {
+struct InputView {
     form: String,
     content_type: String,
     request_id: String,
     correlation_id: String,
-    errors: Vec<Wrong>,
+    errors: Vec<InputError>,
     attributes: BTreeMap<String, String>,
     #[serde(flatten)]
     data: Data,
@@ -85,7 +85,7 @@ struct ShownInput {
 
 /// What was wrong, and where.
 #[derive(Serialize, JsonSchema)]
-struct Wrong {
+struct InputError {
     pointer: String,
     detail: String,
 }
@@ -101,7 +101,7 @@ enum Data {
 /// What a list is narrowed to.
 #[derive(Default)]
 struct Filter {
-    kind: Option<Kind>,
+    kind: Option<LetterKind>,
     consumer: Option<String>,
     app_id: Option<String>,
     reason_code: Option<String>,
@@ -122,7 +122,7 @@ impl Filter {
         self.kind.is_none() && self.consumer.is_none() && self.app_id.is_none() && self.reason_code.is_none()
     }
 
-    fn takes(&self, shown: &Shown) -> bool {
+    fn matches(&self, shown: &DeadLetterView) -> bool {
         let is = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|it| found == Some(it));
         self.kind.is_none_or(|kind| kind == shown.kind)
             && is(&self.consumer, Some(&shown.letter.consumer))
@@ -134,7 +134,7 @@ impl Filter {
 pub(in crate::admin) async fn list(
     State(shared): State<Arc<Shared>>,
     mut params: Params,
-) -> Result<Json<Page<Shown>>, Problem> {
+) -> Result<Json<Page<DeadLetterView>>, Problem> {
     let filter = Filter::of(&mut params)?;
     let page = params.page()?;
     let before = match &page.cursor {
@@ -144,22 +144,27 @@ pub(in crate::admin) async fn list(
     if !filter.is_empty() {
         return filtered(&shared.state.bus, &filter, before, page.limit).await.map(Json);
     }
-    let mut letters = shared.state.bus.dead_letters(before, page.limit + 1).await.map_err(of_bus)?;
+    let mut letters = shared.state.bus.dead_letters(before, page.limit + 1).await.map_err(bus_problem)?;
     let more = letters.len() > page.limit;
     letters.truncate(page.limit);
     let next = letters.last().filter(|_| more).map(|letter| letter.id.to_string());
-    Ok(Json(Page { items: letters.into_iter().map(|letter| shown(letter, false)).collect(), next }))
+    Ok(Json(Page { items: letters.into_iter().map(|letter| view(letter, false)).collect(), next }))
 }
 
 /// Goes through a bounded number of them: a page may hold fewer than its limit, or none, and still not be the last.
-async fn filtered(bus: &Bus, filter: &Filter, mut before: Option<u64>, limit: usize) -> Result<Page<Shown>, Problem> {
+async fn filtered(
+    bus: &Bus,
+    filter: &Filter,
+    mut before: Option<u64>,
+    limit: usize,
+) -> Result<Page<DeadLetterView>, Problem> {
     let mut items = Vec::new();
-    for _ in 0..LOOKED_AT_MAX / LOOKED_AT_ONCE {
-        let letters = bus.dead_letters(before, LOOKED_AT_ONCE).await.map_err(of_bus)?;
-        let is_last = letters.len() < LOOKED_AT_ONCE;
+    for _ in 0..SCAN_LETTERS_MAX / SCAN_BATCH {
+        let letters = bus.dead_letters(before, SCAN_BATCH).await.map_err(bus_problem)?;
+        let is_last = letters.len() < SCAN_BATCH;
         for letter in letters {
-            let (id, shown) = (letter.id, shown(letter, false));
-            if filter.takes(&shown) {
+            let (id, shown) = (letter.id, view(letter, false));
+            if filter.matches(&shown) {
                 if items.len() == limit {
                     return Ok(Page { items, next: before.map(|id| id.to_string()) });
                 }
@@ -194,7 +199,7 @@ pub(in crate::admin) async fn counts(
     params: Params,
 ) -> Result<Json<Counts>, Problem> {
     params.no_more()?;
-    let mut subjects = shared.state.bus.input_counts(COUNTS_MAX + 1).await.map_err(of_bus)?;
+    let mut subjects = shared.state.bus.input_counts(COUNTS_MAX + 1).await.map_err(bus_problem)?;
     let more = subjects.len() > COUNTS_MAX;
     subjects.truncate(COUNTS_MAX);
     let count = |(subject, count): &(String, u64)| {
@@ -204,19 +209,22 @@ pub(in crate::admin) async fn counts(
     Ok(Json(Counts { items: subjects.iter().filter_map(count).collect(), more }))
 }
 
-pub(in crate::admin) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Json<Shown>, Problem> {
-    let letter = shared.state.bus.dead_letter(id(&key)?).await.map_err(of_bus)?.ok_or_else(not_found)?;
-    Ok(Json(shown(letter, true)))
+pub(in crate::admin) async fn show(
+    State(shared): State<Arc<Shared>>,
+    PathKey(key): PathKey,
+) -> Result<Json<DeadLetterView>, Problem> {
+    let letter = shared.state.bus.dead_letter(id(&key)?).await.map_err(bus_problem)?.ok_or_else(not_found)?;
+    Ok(Json(view(letter, true)))
 }
 
 pub(in crate::admin) async fn delete(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
-    Key(key): Key,
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
 ) -> Result<StatusCode, Problem> {
     let id = id(&key)?;
-    let delete = async { shared.state.bus.delete_dead_letter(id).await.map_err(of_bus) };
-    done(recorded(&store, Change::of(KIND, "delete").with_id(id), delete, whether_found).await?)
+    let delete = async { shared.state.bus.delete_dead_letter(id).await.map_err(bus_problem) };
+    done(recorded(&store, Change::of(KIND, "delete").with_id(id), delete, found_outcome).await?)
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -227,62 +235,62 @@ pub(in crate::admin) struct Deleted {
 /// All of them, or with `before` those that died before then.
 pub(in crate::admin) async fn purge(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
+    AuditedStore(store): AuditedStore,
     mut params: Params,
 ) -> Result<Json<Deleted>, Problem> {
     let before_ms = params.time_ms("before")?;
     params.no_more()?;
     let before = before_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let change = Change::of(KIND, "purge").with_before(json!({"died_before": before}));
-    let purge = async { shared.state.bus.purge_dead_letters(before_ms).await.map_err(of_bus) };
-    let told = |deleted: &u64| (AuditOutcome::Done, json!({"deleted": deleted}));
-    let deleted = recorded(&store, change, purge, told).await?;
+    let purge = async { shared.state.bus.purge_dead_letters(before_ms).await.map_err(bus_problem) };
+    let outcome = |deleted: &u64| (AuditOutcome::Done, json!({"deleted": deleted}));
+    let deleted = recorded(&store, change, purge, outcome).await?;
     Ok(Json(Deleted { deleted }))
 }
 
 pub(in crate::admin) async fn replay(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
-    Key(key): Key,
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
 ) -> Result<StatusCode, Problem> {
     let id = id(&key)?;
     let (bus, settings) = (&shared.state.bus, shared.state.settings.replays);
     let replay = async {
-        let found = bus.dead_letter(id).await.map_err(of_bus)?;
+        let found = bus.dead_letter(id).await.map_err(bus_problem)?;
         match found {
-            None => Ok(Replayed::Gone),
-            Some(letter) if letter.is_input() => quarantine::replay(bus, &letter, settings).await.map_err(of_bus),
-            Some(_) => match bus.replay_dead_letter(id).await.map_err(of_bus)? {
-                true => Ok(Replayed::Accepted { events: 1, duplicates: 0 }),
-                false => Ok(Replayed::Gone),
+            None => Ok(ReplayOutcome::NotFound),
+            Some(letter) if letter.is_input() => quarantine::replay(bus, &letter, settings).await.map_err(bus_problem),
+            Some(_) => match bus.replay_dead_letter(id).await.map_err(bus_problem)? {
+                true => Ok(ReplayOutcome::Accepted { events: 1, duplicates: 0 }),
+                false => Ok(ReplayOutcome::NotFound),
             },
         }
     };
-    match recorded(&store, Change::of(KIND, "replay").with_id(id), replay, what_became).await? {
-        Replayed::Accepted { .. } => Ok(StatusCode::NO_CONTENT),
-        Replayed::Gone => Err(not_found()),
-        Replayed::StillInvalid { detail, errors } => {
+    match recorded(&store, Change::of(KIND, "replay").with_id(id), replay, replay_outcome).await? {
+        ReplayOutcome::Accepted { .. } => Ok(StatusCode::NO_CONTENT),
+        ReplayOutcome::NotFound => Err(not_found()),
+        ReplayOutcome::StillInvalid { detail, errors } => {
             let detail = format!("It is still refused, and stays: {detail}");
             Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_errors(errors))
         }
-        Replayed::Unreadable => {
+        ReplayOutcome::Unreadable => {
             let detail = "It cannot be read as what it was kept as, and stays.";
             Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
         }
     }
 }
 
-fn what_became(replayed: &Replayed) -> (AuditOutcome, Value) {
+fn replay_outcome(replayed: &ReplayOutcome) -> (AuditOutcome, Value) {
     match replayed {
-        Replayed::Accepted { .. } => (AuditOutcome::Done, json!({"found": true})),
-        Replayed::Gone => (AuditOutcome::Failed, json!({"found": false})),
-        Replayed::StillInvalid { .. } | Replayed::Unreadable => {
+        ReplayOutcome::Accepted { .. } => (AuditOutcome::Done, json!({"found": true})),
+        ReplayOutcome::NotFound => (AuditOutcome::Failed, json!({"found": false})),
+        ReplayOutcome::StillInvalid { .. } | ReplayOutcome::Unreadable => {
             (AuditOutcome::Failed, json!({"found": true, "valid": false}))
         }
     }
 }
 
-fn whether_found(found: &bool) -> (AuditOutcome, Value) {
+fn found_outcome(found: &bool) -> (AuditOutcome, Value) {
     (if *found { AuditOutcome::Done } else { AuditOutcome::Failed }, json!({"found": found}))
 }
 
@@ -294,7 +302,7 @@ fn done(found: bool) -> Result<StatusCode, Problem> {
     if found { Ok(StatusCode::NO_CONTENT) } else { Err(not_found()) }
 }
 
-fn shown(letter: DeadLetter, with_payload: bool) -> Shown {
+fn view(letter: DeadLetter, with_payload: bool) -> DeadLetterView {
     let payload = with_payload.then(|| payload(&letter));
     let (app_id, reason_code) = match letter.is_input() {
         true => match subject::parse_refused_subject(&letter.subject) {
@@ -303,10 +311,10 @@ fn shown(letter: DeadLetter, with_payload: bool) -> Shown {
         },
         false => (subject::parse_event_subject(&letter.subject).map(|subject| subject.app.into_owned()), None),
     };
-    Shown {
+    DeadLetterView {
         published_at: Timestamp::from_millisecond(letter.published_at_ms).ok(),
         dead_at: Timestamp::from_millisecond(letter.dead_at_ms).ok(),
-        kind: if letter.is_input() { Kind::Input } else { Kind::Message },
+        kind: if letter.is_input() { LetterKind::Input } else { LetterKind::Message },
         app_id: app_id.filter(|app| !app.is_empty()),
         reason_code,
         letter,
@@ -316,14 +324,14 @@ fn shown(letter: DeadLetter, with_payload: bool) -> Shown {
 
 fn input(payload: &[u8]) -> Option<Payload> {
     let input = Input::read(payload)?;
-    let errors = input.errors.into_iter().map(|fault| Wrong { pointer: fault.pointer, detail: fault.detail });
+    let errors = input.errors.into_iter().map(|fault| InputError { pointer: fault.pointer, detail: fault.detail });
     let attributes = input.attributes.into_iter().map(|attribute| (attribute.name, attribute.value));
     let data = match std::str::from_utf8(&input.data) {
         Ok(text) => Data::Text(text.to_owned()),
         Err(_) => Data::Bytes(STANDARD.encode(&input.data)),
     };
-    Some(Payload::Input(Box::new(ShownInput {
-        form: input.form,
+    Some(Payload::Input(Box::new(InputView {
+        form: input.format,
         content_type: input.content_type,
         request_id: input.request_id,
         correlation_id: input.correlation_id,

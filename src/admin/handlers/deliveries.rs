@@ -9,11 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::admin::acting::Acting;
+use crate::admin::audited_store::AuditedStore;
 use crate::admin::input::body::read_json;
-use crate::admin::input::decode::fit;
-use crate::admin::input::query::{self, Key, Params};
-use crate::admin::problem::{bad_query, not_found, of_store, wrong};
+use crate::admin::input::decode::decode;
+use crate::admin::input::query::{self, Params, PathKey};
+use crate::admin::problem::{bad_query, invalid, not_found, store_problem};
 use crate::admin::state::Shared;
 use crate::event::FieldError;
 use crate::http::Problem;
@@ -26,34 +26,40 @@ pub(in crate::admin) async fn list(
     let store = &shared.state.store;
     let webhook_id = match params.text("webhook_id") {
         None => None,
-        Some(key) => Some(id_or(&key, "webhook_id", store.webhook(&key).await.map_err(of_store)?.map(|w| w.id))?),
+        Some(key) => Some(id_or(&key, "webhook_id", store.webhook(&key).await.map_err(store_problem)?.map(|w| w.id))?),
     };
     let rule_id = match params.text("rule_id") {
         None => None,
-        Some(key) => Some(id_or(&key, "rule_id", store.rule(&key).await.map_err(of_store)?.map(|r| r.id))?),
+        Some(key) => Some(id_or(&key, "rule_id", store.rule(&key).await.map_err(store_problem)?.map(|r| r.id))?),
     };
     let filter =
         DeliveryFilter { status: params.word("status")?, webhook_id, rule_id, event_id: params.text("event_id") };
-    store.deliveries(filter, params.page()?).await.map(Json).map_err(of_store)
+    store.deliveries(filter, params.page()?).await.map(Json).map_err(store_problem)
 }
 
 pub(in crate::admin) async fn show(
     State(shared): State<Arc<Shared>>,
-    Key(key): Key,
+    PathKey(key): PathKey,
 ) -> Result<Json<Delivery>, Problem> {
     let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
-    shared.state.store.delivery(id).await.map_err(of_store)?.map(Json).ok_or_else(not_found)
+    shared.state.store.delivery(id).await.map_err(store_problem)?.map(Json).ok_or_else(not_found)
 }
 
-pub(in crate::admin) async fn delete(Acting(store): Acting, Key(key): Key) -> Result<StatusCode, Problem> {
+pub(in crate::admin) async fn delete(
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
+) -> Result<StatusCode, Problem> {
     let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
-    let deleted = store.delete_delivery(id).await.map_err(of_store)?;
+    let deleted = store.delete_delivery(id).await.map_err(store_problem)?;
     if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(not_found()) }
 }
 
-pub(in crate::admin) async fn retry(Acting(store): Acting, Key(key): Key) -> Result<Json<Delivery>, Problem> {
+pub(in crate::admin) async fn retry(
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
+) -> Result<Json<Delivery>, Problem> {
     let id = Uuid::try_parse(&key).map_err(|_| not_found())?;
-    store.retry_delivery(id).await.map(Json).map_err(of_store)
+    store.retry_delivery(id).await.map(Json).map_err(store_problem)
 }
 
 /// Which deliveries are to be sent again, as a person writes it.
@@ -77,9 +83,13 @@ pub(in crate::admin) struct Retried {
     more: bool,
 }
 
-pub(in crate::admin) async fn retry_all(Acting(store): Acting, request: Request) -> Result<Json<Retried>, Problem> {
-    let (request, mut errors) = fit::<RetryRequest>(read_json(request).await?).check(RetryRequest::check).parts();
-    let Some(request) = request else { return Err(wrong(errors)) };
+pub(in crate::admin) async fn retry_all(
+    AuditedStore(store): AuditedStore,
+    request: Request,
+) -> Result<Json<Retried>, Problem> {
+    let (request, mut errors) =
+        decode::<RetryRequest>(read_json(request).await?).check(RetryRequest::check).into_parts();
+    let Some(request) = request else { return Err(invalid(errors)) };
     let mut found = |field: &str, key: &str, found: Option<Uuid>| {
         let id = found.or_else(|| Uuid::try_parse(key).ok());
         if id.is_none() && errors.iter().all(|error| error.pointer != field) {
@@ -90,16 +100,16 @@ pub(in crate::admin) async fn retry_all(Acting(store): Acting, request: Request)
     let webhook_id = match &request.webhook_id {
         None => None,
         Some(key) => {
-            let webhook = store.webhook(key).await.map_err(of_store)?;
+            let webhook = store.webhook(key).await.map_err(store_problem)?;
             found("/webhook_id", key, webhook.map(|webhook| webhook.id))
         }
     };
     let rule_id = match &request.rule_id {
         None => None,
-        Some(key) => found("/rule_id", key, store.rule(key).await.map_err(of_store)?.map(|rule| rule.id)),
+        Some(key) => found("/rule_id", key, store.rule(key).await.map_err(store_problem)?.map(|rule| rule.id)),
     };
     if !errors.is_empty() {
-        return Err(wrong(errors));
+        return Err(invalid(errors));
     }
     let filter = RetryFilter {
         since_ms: query::time_ms(&request.since).unwrap_or(i64::MAX),
@@ -110,7 +120,7 @@ pub(in crate::admin) async fn retry_all(Acting(store): Acting, request: Request)
         webhook_id,
         rule_id,
     };
-    let retried = store.retry_deliveries(filter).await.map_err(of_store)?;
+    let retried = store.retry_deliveries(filter).await.map_err(store_problem)?;
     Ok(Json(Retried { retried, more: retried == RETRIES_MAX }))
 }
 

@@ -10,11 +10,11 @@ use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use crate::admin::acting::Acting;
+use crate::admin::audited_store::AuditedStore;
 use crate::admin::input::body::{merge, read_json};
-use crate::admin::input::query::{Key, Params};
-use crate::admin::problem::{not_found, of_store, wrong};
-use crate::admin::resource::{Resource, judge};
+use crate::admin::input::query::{Params, PathKey};
+use crate::admin::problem::{invalid, not_found, store_problem};
+use crate::admin::resource::{Resource, validate};
 use crate::admin::route::BASE;
 use crate::admin::state::Shared;
 use crate::base::backoff::{Backoff, random_unit};
@@ -31,33 +31,33 @@ pub(in crate::admin) async fn list<R: Resource>(
     State(shared): State<Arc<Shared>>,
     params: Params,
 ) -> Result<Response, Problem> {
-    let page = R::list(&shared.state.store, params.page()?).await.map_err(of_store)?;
+    let page = R::list(&shared.state.store, params.page()?).await.map_err(store_problem)?;
     Ok(Json(page).into_response())
 }
 
 pub(in crate::admin) async fn create<R: Resource>(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
+    AuditedStore(store): AuditedStore,
     request: Request,
 ) -> Result<Response, Problem> {
     let new: R = read(read_json(request).await?, None, &shared).await?;
-    let stored = new.create(&store).await.map_err(of_store)?;
+    let stored = new.create(&store).await.map_err(store_problem)?;
     let location = format!("{BASE}/{}/{}", R::PATH, R::id(&stored));
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(stored)).into_response())
 }
 
 pub(in crate::admin) async fn show<R: Resource>(
     State(shared): State<Arc<Shared>>,
-    Key(key): Key,
+    PathKey(key): PathKey,
 ) -> Result<Response, Problem> {
-    let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+    let stored = R::find(&shared.state.store, &key).await.map_err(store_problem)?.ok_or_else(not_found)?;
     Ok(Json(stored).into_response())
 }
 
 pub(in crate::admin) async fn replace<R: Resource>(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
-    Key(key): Key,
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
     request: Request,
 ) -> Result<Response, Problem> {
     let document = read_json(request).await?;
@@ -65,25 +65,25 @@ pub(in crate::admin) async fn replace<R: Resource>(
     let id = match document.get("id") {
         None => None,
         Some(_) => {
-            let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+            let stored = R::find(&shared.state.store, &key).await.map_err(store_problem)?.ok_or_else(not_found)?;
             Some(R::id(&stored).to_string())
         }
     };
     let new: R = read(document, id, &shared).await?;
-    Ok(Json(new.replace(&store, &key, None).await.map_err(of_store)?).into_response())
+    Ok(Json(new.replace(&store, &key, None).await.map_err(store_problem)?).into_response())
 }
 
 pub(in crate::admin) async fn patch<R: Resource>(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
-    Key(key): Key,
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
     request: Request,
 ) -> Result<Response, Problem> {
     let patch = read_json(request).await?;
     let _patching = shared.patching.lock().await;
     let mut attempt = 0;
     loop {
-        let stored = R::find(&shared.state.store, &key).await.map_err(of_store)?.ok_or_else(not_found)?;
+        let stored = R::find(&shared.state.store, &key).await.map_err(store_problem)?.ok_or_else(not_found)?;
         let id = R::id(&stored).to_string();
         let mut document = serde_json::to_value(&stored)
             .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
@@ -96,18 +96,18 @@ pub(in crate::admin) async fn patch<R: Resource>(
                 attempt += 1;
                 tokio::time::sleep(PATCH_BACKOFF.delay(attempt, random_unit())).await;
             }
-            done => return Ok(Json(done.map_err(of_store)?).into_response()),
+            done => return Ok(Json(done.map_err(store_problem)?).into_response()),
         }
     }
 }
 
 pub(in crate::admin) async fn delete<R: Resource>(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
-    Key(key): Key,
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
 ) -> Result<StatusCode, Problem> {
     let _patching = shared.patching.lock().await;
-    match R::delete(&store, &key).await.map_err(of_store)? {
+    match R::delete(&store, &key).await.map_err(store_problem)? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_found()),
     }
@@ -122,8 +122,8 @@ async fn read<R: Resource>(document: Value, id: Option<String>, shared: &Shared)
     let checked = tokio::task::spawn_blocking(move || {
         // Held to the end of the check, whether or not somebody still waits for it.
         let _permit = permit;
-        judge(document, id.as_deref(), &checks).whole()
+        validate(document, id.as_deref(), &checks).into_result()
     });
     let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The document could not be checked.");
-    checked.await.map_err(failed)?.map_err(wrong)
+    checked.await.map_err(failed)?.map_err(invalid)
 }

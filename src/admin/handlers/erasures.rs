@@ -16,15 +16,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::audit::recorded;
-use crate::admin::acting::Acting;
+use crate::admin::audited_store::AuditedStore;
 use crate::admin::input::body::read_json;
-use crate::admin::input::decode::fit;
-use crate::admin::problem::{of_bus, of_store, wrong};
+use crate::admin::input::decode::decode;
+use crate::admin::problem::{bus_problem, invalid, store_problem};
 use crate::admin::state::Shared;
 use crate::bus::{DeadLetter, ErasePredicate, EraseSpan, acked_through};
 use crate::event::{FieldError, Person, PersonId, is_app_id, is_id};
 use crate::http::Problem;
-use crate::quarantine::{Form, Input};
+use crate::quarantine::{Input, InputFormat};
 use crate::store::{AuditKind, AuditOutcome, Change};
 
 /// How long one step looks at events of the bus, and at how many.
@@ -84,22 +84,22 @@ pub(in crate::admin) struct Erasure {
 
 pub(in crate::admin) async fn erase(
     State(shared): State<Arc<Shared>>,
-    Acting(store): Acting,
+    AuditedStore(store): AuditedStore,
     request: Request,
 ) -> Result<Json<Erasure>, Problem> {
-    let fitted = fit::<ErasureRequest>(read_json(request).await?).check(ErasureRequest::check);
-    let request = fitted.whole().map_err(wrong)?;
-    let last = shared.state.bus.status().await.map_err(of_bus)?.last_sequence;
+    let decoded = decode::<ErasureRequest>(read_json(request).await?).check(ErasureRequest::check);
+    let request = decoded.into_result().map_err(invalid)?;
+    let last = shared.state.bus.status().await.map_err(bus_problem)?.last_sequence;
     let through = request.through_sequence.unwrap_or(last);
     if through > last {
         let detail = format!("is behind the last event, {last}: begin anew");
-        return Err(wrong(vec![FieldError::new("/through_sequence", detail)]));
+        return Err(invalid(vec![FieldError::new("/through_sequence", detail)]));
     }
     if request.after_sequence > through {
         let detail = format!("is behind the last event, {last}: begin anew");
-        return Err(wrong(vec![FieldError::new("/after_sequence", detail)]));
+        return Err(invalid(vec![FieldError::new("/after_sequence", detail)]));
     }
-    let Some(person) = request.person() else { return Err(wrong(request.check())) };
+    let Some(person) = request.person() else { return Err(invalid(request.check())) };
     let mut asked = json!({
         "id_kind": person.id.field(),
         "id_sha256": HEXLOWER.encode(digest(&SHA256, person.id.text().as_bytes()).as_ref()),
@@ -111,11 +111,11 @@ pub(in crate::admin) async fn erase(
         asked["lake"] = json!(lake);
     }
     let change = Change::of(AuditKind::Erasure, "erase").with_before(asked);
-    let told = |erasure: &Erasure| (AuditOutcome::Done, serde_json::to_value(erasure).unwrap_or_default());
+    let outcome = |erasure: &Erasure| (AuditOutcome::Done, serde_json::to_value(erasure).unwrap_or_default());
     // One after the other: each reads all that there is.
     let _turn = shared.erasing.lock().await;
     let step = step(&shared, &person, request.after_sequence, through);
-    recorded(&store, change, step, told).await.map(Json)
+    recorded(&store, change, step, outcome).await.map(Json)
 }
 
 impl ErasureRequest {
@@ -160,7 +160,7 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
     };
     let span = EraseSpan { after, through, messages_max: SCAN_MESSAGES_MAX, time_max: SCAN_TIME_MAX };
     let began = Instant::now();
-    let scanned = bus.erase(span, &matches).await.map_err(of_bus)?;
+    let scanned = bus.erase(span, &matches).await.map_err(bus_problem)?;
     let mut erasure = Erasure {
         scanned_through: scanned.scanned_through,
         through_sequence: through,
@@ -177,25 +177,26 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
         return Ok(erasure);
     }
     // Looked at first: what in-flight events lead to is stored before they are acknowledged.
-    let status = bus.status().await.map_err(of_bus)?;
+    let status = bus.status().await.map_err(bus_problem)?;
     erasure.is_settled = scanned.scanned_through >= through && acked_through(&status, through);
-    let records = store.erase_person(person, REST_TIME_MAX).await.map_err(of_store)?;
+    let records = store.erase_person(person, REST_TIME_MAX).await.map_err(store_problem)?;
     (erasure.deliveries, erasure.anomaly_records) = (records.deliveries, records.anomaly_records);
-    let letters = bus.erase_dead_letters(&|letter| has_letter(person, letter), REST_TIME_MAX).await.map_err(of_bus)?;
+    let letters =
+        bus.erase_dead_letters(&|letter| has_letter(person, letter), REST_TIME_MAX).await.map_err(bus_problem)?;
     erasure.dead_letters = letters.letters;
-    if !records.is_whole || !letters.is_complete {
+    if !records.is_complete || !letters.is_complete {
         erasure.is_settled = false;
         return Ok(erasure);
     }
     if erasure.is_settled {
         // What in-flight events led to was published behind them.
         let span = EraseSpan { after: through, through: status.last_sequence, time_max: REST_TIME_MAX, ..span };
-        let derived = bus.erase(span, &derived(person)).await.map_err(of_bus)?;
+        let derived = bus.erase(span, &derived(person)).await.map_err(bus_problem)?;
         erasure.events += derived.messages;
         erasure.is_settled = derived.scanned_through >= status.last_sequence;
     }
-    let store_is_clean = store.wipe().await.map_err(of_store)?;
-    erasure.is_scanned = bus.wipe(Instant::now() + REST_TIME_MAX).await.map_err(of_bus)? && store_is_clean;
+    let store_is_clean = store.wipe().await.map_err(store_problem)?;
+    erasure.is_scanned = bus.wipe(Instant::now() + REST_TIME_MAX).await.map_err(bus_problem)? && store_is_clean;
     Ok(erasure)
 }
 
@@ -225,9 +226,13 @@ fn has_letter(person: &Person, letter: &DeadLetter) -> bool {
     if input.attributes.iter().any(|known| attribute(&known.name, &known.value)) {
         return true;
     }
-    match Form::named(&input.form) {
-        Some(Form::ProtobufEvent) => person.has_event(&input.data).unwrap_or_else(|| person.is_in_message(&input.data)),
-        Some(Form::Protobuf | Form::ProtobufBatch | Form::Otlp) => person.is_in_message(&input.data),
+    match InputFormat::named(&input.format) {
+        Some(InputFormat::ProtobufEvent) => {
+            person.has_event(&input.data).unwrap_or_else(|| person.is_in_message(&input.data))
+        }
+        Some(InputFormat::Protobuf | InputFormat::ProtobufBatch | InputFormat::Otlp) => {
+            person.is_in_message(&input.data)
+        }
         _ => named_in(person, &input.data),
     }
 }

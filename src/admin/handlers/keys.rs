@@ -12,11 +12,11 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::admin::acting::Acting;
+use crate::admin::audited_store::AuditedStore;
 use crate::admin::input::body::{check_name, read_json};
-use crate::admin::input::decode::fit;
-use crate::admin::input::query::{Key, Params};
-use crate::admin::problem::{not_found, of_store, wrong};
+use crate::admin::input::decode::decode;
+use crate::admin::input::query::{Params, PathKey};
+use crate::admin::problem::{invalid, not_found, store_problem};
 use crate::admin::route::BASE;
 use crate::admin::state::Shared;
 use crate::event::{FieldError, is_app_id};
@@ -37,21 +37,24 @@ pub(in crate::admin) async fn list(
     State(shared): State<Arc<Shared>>,
     params: Params,
 ) -> Result<Json<Page<ApiKey>>, Problem> {
-    shared.state.store.keys(params.page()?).await.map(Json).map_err(of_store)
+    shared.state.store.keys(params.page()?).await.map(Json).map_err(store_problem)
 }
 
-pub(in crate::admin) async fn show(State(shared): State<Arc<Shared>>, Key(key): Key) -> Result<Json<ApiKey>, Problem> {
-    shared.state.store.key(&key).await.map_err(of_store)?.map(Json).ok_or_else(not_found)
+pub(in crate::admin) async fn show(
+    State(shared): State<Arc<Shared>>,
+    PathKey(key): PathKey,
+) -> Result<Json<ApiKey>, Problem> {
+    shared.state.store.key(&key).await.map_err(store_problem)?.map(Json).ok_or_else(not_found)
 }
 
-pub(in crate::admin) async fn create(Acting(store): Acting, request: Request) -> Result<Response, Problem> {
-    let fitted = fit::<NewApiKey>(read_json(request).await?).check(|new| {
+pub(in crate::admin) async fn create(AuditedStore(store): AuditedStore, request: Request) -> Result<Response, Problem> {
+    let decoded = decode::<NewApiKey>(read_json(request).await?).check(|new| {
         let wrong_app = !is_app_id(&new.app_id);
         let of_app = || FieldError::new("/app_id", "must match [A-Za-z0-9][A-Za-z0-9._-]{0,127}");
         check_name(&new.name).into_iter().chain(wrong_app.then(of_app)).chain(check_use(new)).collect()
     });
-    let new = fitted.whole().map_err(wrong)?;
-    let (stored, key) = store.create_key(new).await.map_err(of_store)?;
+    let new = decoded.into_result().map_err(invalid)?;
+    let (stored, key) = store.create_key(new).await.map_err(store_problem)?;
     let headers = [(LOCATION, format!("{BASE}/keys/{}", stored.id)), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::CREATED, headers, Json(Created { stored, key })).into_response())
 }
@@ -66,8 +69,11 @@ fn check_use(new: &NewApiKey) -> Vec<FieldError> {
     of_expiry.into_iter().chain(of_limits).collect()
 }
 
-pub(in crate::admin) async fn revoke(Acting(store): Acting, Key(key): Key) -> Result<StatusCode, Problem> {
-    match store.revoke_key(&key).await.map_err(of_store)? {
+pub(in crate::admin) async fn revoke(
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
+) -> Result<StatusCode, Problem> {
+    match store.revoke_key(&key).await.map_err(store_problem)? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_found()),
     }

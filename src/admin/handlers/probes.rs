@@ -36,16 +36,16 @@ pub(in crate::admin) async fn status(State(shared): State<Arc<Shared>>) -> Respo
     let mut document = (shared.state.probes.status)();
     let (bus, store) = tokio::join!(shared.state.bus.status(), shared.state.store.status());
     if let Some(members) = document.as_object_mut() {
-        let mut bus = told(bus);
+        let mut bus = status_or_error(bus);
         let consumers = bus.as_object_mut().and_then(|bus| bus.remove("consumers"));
         members.insert("bus".to_owned(), bus);
-        members.insert("store".to_owned(), told(store));
+        members.insert("store".to_owned(), status_or_error(store));
         members.insert("consumers".to_owned(), consumers.unwrap_or_default());
     }
     uncached(StatusCode::OK, document)
 }
 
-fn told<T: serde::Serialize, E: std::fmt::Display>(status: Result<T, E>) -> Value {
+fn status_or_error<T: serde::Serialize, E: std::fmt::Display>(status: Result<T, E>) -> Value {
     match status {
         Ok(status) => serde_json::to_value(status).unwrap_or_default(),
         Err(error) => json!({"error": error.to_string()}),

@@ -12,11 +12,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::admin::access::{FIRST_ADMIN, LOOPBACK};
-use crate::admin::acting::Acting;
+use crate::admin::audited_store::AuditedStore;
 use crate::admin::input::body::{check_name, read_json};
-use crate::admin::input::decode::fit;
-use crate::admin::input::query::{Key, Params};
-use crate::admin::problem::{not_found, of_store, wrong};
+use crate::admin::input::decode::decode;
+use crate::admin::input::query::{Params, PathKey};
+use crate::admin::problem::{invalid, not_found, store_problem};
 use crate::admin::route::BASE;
 use crate::admin::state::Shared;
 use crate::event::FieldError;
@@ -34,26 +34,29 @@ pub(in crate::admin) async fn list(
     State(shared): State<Arc<Shared>>,
     params: Params,
 ) -> Result<Json<Page<AdminToken>>, Problem> {
-    shared.state.store.admin_tokens(params.page()?).await.map(Json).map_err(of_store)
+    shared.state.store.admin_tokens(params.page()?).await.map(Json).map_err(store_problem)
 }
 
 pub(in crate::admin) async fn show(
     State(shared): State<Arc<Shared>>,
-    Key(key): Key,
+    PathKey(key): PathKey,
 ) -> Result<Json<AdminToken>, Problem> {
-    shared.state.store.admin_token(&key).await.map_err(of_store)?.map(Json).ok_or_else(not_found)
+    shared.state.store.admin_token(&key).await.map_err(store_problem)?.map(Json).ok_or_else(not_found)
 }
 
-pub(in crate::admin) async fn create(Acting(store): Acting, request: Request) -> Result<Response, Problem> {
-    let fitted = fit::<NewAdminToken>(read_json(request).await?);
-    let new = fitted.check(|new| check(new, Timestamp::now())).whole().map_err(wrong)?;
-    let (stored, token) = store.create_admin_token(new).await.map_err(of_store)?;
+pub(in crate::admin) async fn create(AuditedStore(store): AuditedStore, request: Request) -> Result<Response, Problem> {
+    let decoded = decode::<NewAdminToken>(read_json(request).await?);
+    let new = decoded.check(|new| check(new, Timestamp::now())).into_result().map_err(invalid)?;
+    let (stored, token) = store.create_admin_token(new).await.map_err(store_problem)?;
     let headers = [(LOCATION, format!("{BASE}/tokens/{}", stored.id)), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::CREATED, headers, Json(Created { stored, token })).into_response())
 }
 
-pub(in crate::admin) async fn revoke(Acting(store): Acting, Key(key): Key) -> Result<StatusCode, Problem> {
-    match store.revoke_admin_token(&key).await.map_err(of_store)? {
+pub(in crate::admin) async fn revoke(
+    AuditedStore(store): AuditedStore,
+    PathKey(key): PathKey,
+) -> Result<StatusCode, Problem> {
+    match store.revoke_admin_token(&key).await.map_err(store_problem)? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_found()),
     }

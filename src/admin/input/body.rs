@@ -10,7 +10,7 @@ use serde::de::DeserializeSeed as _;
 use serde_json::{Map, Value};
 
 use crate::admin::input::decode::pointer;
-use crate::admin::problem::wrong;
+use crate::admin::problem::invalid;
 use crate::event::{FieldError, UniqueKeysSeed};
 use crate::http::{BodyError, Coding, Problem, read_body};
 use crate::store::OWN_MEMBERS;
@@ -72,7 +72,7 @@ pub(in crate::admin) fn parse_json(body: &[u8], values_max: usize) -> Result<Val
         if error.is_data() {
             let message = error.to_string();
             let detail = message.split(" at line ").next().unwrap_or_default();
-            return wrong(vec![FieldError::new(pointer, detail)]);
+            return invalid(vec![FieldError::new(pointer, detail)]);
         }
         // Only where: the parser's own words may repeat the input.
         let place = format!("The body is not JSON: line {}, column {}.", error.line(), error.column());

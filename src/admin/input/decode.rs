@@ -15,9 +15,9 @@ use crate::base::nearest::nearest;
 use crate::event::FieldError;
 
 /// Times that one document is mended; one that is wrong in more places gets the first ones back.
-const MENDINGS_MAX: usize = 64;
+const REPAIRS_MAX: usize = 64;
 /// Times that one place is: an absent member becomes null, the null a text, the text one of a few words.
-const MENDINGS_OF_PLACE_MAX: usize = 4;
+const REPAIRS_PER_PLACE_MAX: usize = 4;
 /// Members, and the members beside them that cannot be judged without them.
 const DEPENDENTS: [(&str, &[&str]); 4] = [
     ("operator", &["value"]),
@@ -27,16 +27,16 @@ const DEPENDENTS: [(&str, &[&str]); 4] = [
 ];
 
 /// A document as far as it fits, and what of it does not.
-pub(in crate::admin) struct Fitted<T> {
+pub(in crate::admin) struct Decoded<T> {
     document: Option<T>,
     errors: Vec<FieldError>,
     /// Pointers to what does not say what its writer meant.
     unknown: Vec<String>,
 }
 
-impl<T> Fitted<T> {
+impl<T> Decoded<T> {
     /// The document when nothing is wrong with it.
-    pub(in crate::admin) fn whole(self) -> Result<T, Vec<FieldError>> {
+    pub(in crate::admin) fn into_result(self) -> Result<T, Vec<FieldError>> {
         match self.document {
             Some(document) if self.errors.is_empty() => Ok(document),
             _ => Err(self.errors),
@@ -44,18 +44,18 @@ impl<T> Fitted<T> {
     }
 
     /// With everything that is wrong with it. The document then has values of nobody's.
-    pub(in crate::admin) fn parts(self) -> (Option<T>, Vec<FieldError>) {
+    pub(in crate::admin) fn into_parts(self) -> (Option<T>, Vec<FieldError>) {
         (self.document, self.errors)
     }
 
     /// Makes something of the document, and finds what is wrong with that.
-    pub(in crate::admin) fn map<U>(mut self, make: impl FnOnce(T) -> (U, Vec<FieldError>)) -> Fitted<U> {
+    pub(in crate::admin) fn map<U>(mut self, make: impl FnOnce(T) -> (U, Vec<FieldError>)) -> Decoded<U> {
         let document = self.document.take().map(|document| {
             let (made, found) = make(document);
             self.note(found);
             made
         });
-        Fitted { document, errors: self.errors, unknown: self.unknown }
+        Decoded { document, errors: self.errors, unknown: self.unknown }
     }
 
     /// Adds what is wrong with what could be read.
@@ -75,52 +75,52 @@ impl<T> Fitted<T> {
 }
 
 /// Fits a document to a form.
-pub(in crate::admin) fn fit<T: DeserializeOwned>(mut document: Value) -> Fitted<T> {
-    let mut mending = Mending::default();
-    mending.mend_lists(&mut document);
-    for _ in 0..MENDINGS_MAX {
+pub(in crate::admin) fn decode<T: DeserializeOwned>(mut document: Value) -> Decoded<T> {
+    let mut repairs = Repairs::default();
+    repairs.repair_lists(&mut document);
+    for _ in 0..REPAIRS_MAX {
         let error = match serde_path_to_error::deserialize(&document) {
-            Ok(read) => return mending.fitted(Some(read)),
+            Ok(read) => return repairs.decoded(Some(read)),
             Err(error) => error,
         };
-        if !mending.mend(&mut document, pointer(error.path()), &error.inner().to_string()) {
+        if !repairs.repair(&mut document, pointer(error.path()), &error.inner().to_string()) {
             break;
         }
     }
-    mending.fitted(None)
+    repairs.decoded(None)
 }
 
 #[derive(Default)]
-struct Mending {
+struct Repairs {
     errors: Vec<FieldError>,
     /// Pointers to what stands in for something else.
-    mended: Vec<String>,
+    repaired: Vec<String>,
     /// Pointers to what fits, and may still not be what its writer meant.
     doubted: Vec<String>,
     /// How often each place was mended.
     times: HashMap<String, usize>,
 }
 
-impl Mending {
-    fn fitted<T>(self, document: Option<T>) -> Fitted<T> {
-        let unknown = self.mended.into_iter().chain(self.doubted).collect();
-        Fitted { document, errors: self.errors, unknown }
+impl Repairs {
+    fn decoded<T>(self, document: Option<T>) -> Decoded<T> {
+        let unknown = self.repaired.into_iter().chain(self.doubted).collect();
+        Decoded { document, errors: self.errors, unknown }
     }
 
     /// Notes the mistake, but for what only follows from another one.
     fn note(&mut self, pointer: &str, detail: impl Into<String>) {
-        if self.mended.iter().any(|mended| is_at_or_under(pointer, mended)) {
+        if self.repaired.iter().any(|repaired| is_at_or_under(pointer, repaired)) {
             return;
         }
         self.errors.push(FieldError::new(pointer, detail));
-        self.mended.push(pointer.to_owned());
+        self.repaired.push(pointer.to_owned());
         let Some((parent, name)) = pointer.rsplit_once('/') else { return };
         let dependents = DEPENDENTS.iter().find(|(member, _)| *member == name).map_or(&[][..], |(_, all)| all);
         self.doubted.extend(dependents.iter().map(|dependent| format!("{parent}/{dependent}")));
     }
 
     /// serde takes a list for the fields of a struct in their order; nobody who writes a document means that.
-    fn mend_lists(&mut self, document: &mut Value) {
+    fn repair_lists(&mut self, document: &mut Value) {
         let conditions = document.get("conditions").and_then(Value::as_array).map_or(0, Vec::len);
         let conditions = (0..conditions).map(|index| format!("/conditions/{index}"));
         let places = [String::new(), "/actions".to_owned(), "/auth_config".to_owned()].into_iter().chain(conditions);
@@ -133,7 +133,7 @@ impl Mending {
     }
 
     /// Whether another reading may get further.
-    fn mend(&mut self, document: &mut Value, pointer: String, message: &str) -> bool {
+    fn repair(&mut self, document: &mut Value, pointer: String, message: &str) -> bool {
         let expected = message.rsplit_once(", expected ").map(|(_, expected)| expected);
         if message.starts_with("unknown field") {
             return self.remove_unknown(document, &pointer, expected.unwrap_or_default());
@@ -151,7 +151,7 @@ impl Mending {
         *times += 1;
         // Nothing can be said of a document that is none.
         !pointer.is_empty()
-            && *times <= MENDINGS_OF_PLACE_MAX
+            && *times <= REPAIRS_PER_PLACE_MAX
             && stand_in.is_some_and(|stand_in| put(document, &pointer, stand_in))
     }
 
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_has_a_pointer_and_does_not_repeat_the_value() {
-        let rule = |document: Value| fit::<NewRule>(document).whole().unwrap_err().remove(0);
+        let rule = |document: Value| decode::<NewRule>(document).into_result().unwrap_err().remove(0);
         let cases = [
             (json!({}), "/name", "is required"),
             (json!(["n"]), "", "must be an object"),
@@ -295,14 +295,14 @@ mod tests {
             assert!(!error.detail.contains("hunter2"), "{error}");
         }
         let auth = json!({"name": "n", "url": "u", "auth_config": {"secret": ["hunter2"]}});
-        let error = fit::<WebhookDocument>(auth).whole().err().unwrap().remove(0);
+        let error = decode::<WebhookDocument>(auth).into_result().err().unwrap().remove(0);
         assert_eq!(error, FieldError::new("/auth_config/secret", "must be a string"));
-        let error = fit::<NewApiKey>(json!({"name": "n", "app_id": null})).whole().unwrap_err().remove(0);
+        let error = decode::<NewApiKey>(json!({"name": "n", "app_id": null})).into_result().unwrap_err().remove(0);
         assert_eq!(error, FieldError::new("/app_id", "must be a string"));
     }
 
     fn pointers<T: DeserializeOwned>(document: Value) -> Vec<String> {
-        let Err(errors) = fit::<T>(document).whole() else { return Vec::new() };
+        let Err(errors) = decode::<T>(document).into_result() else { return Vec::new() };
         assert!(errors.iter().all(|error| !error.detail.contains("hunter2")), "{errors:?}");
         let mut pointers: Vec<_> = errors.into_iter().map(|error| error.pointer).collect();
         pointers.sort_unstable();
@@ -373,20 +373,20 @@ mod tests {
     #[test]
     fn a_document_that_is_wrong_all_over_is_answered() {
         let conditions: Vec<Value> = (0..10_000).map(|n| json!({"path": n, "operator": n})).collect();
-        let errors = fit::<NewRule>(json!({"name": "n", "conditions": conditions})).whole().unwrap_err();
-        assert!((MENDINGS_MAX / 2..=MENDINGS_MAX).contains(&errors.len()), "{}", errors.len());
+        let errors = decode::<NewRule>(json!({"name": "n", "conditions": conditions})).into_result().unwrap_err();
+        assert!((REPAIRS_MAX / 2..=REPAIRS_MAX).contains(&errors.len()), "{}", errors.len());
     }
 
     #[test]
     fn what_stands_in_for_a_mistake_is_not_judged() {
         let document =
             json!({"name": "n", "conditions": [{"path": "$", "operator": "eqq", "value": 1}], "expresion": "x"});
-        let fitted = fit::<NewRule>(document).check(|rule| {
+        let decoded = decode::<NewRule>(document).check(|rule| {
             assert_eq!((rule.conditions.len(), rule.expression.as_deref()), (1, None));
             let found = ["/conditions/0/operator", "/conditions/0/value", "/expression", "/conditions/0/path", "/name"];
             found.map(|pointer| FieldError::new(pointer, "is wrong")).to_vec()
         });
-        let said: Vec<_> = fitted.whole().unwrap_err().into_iter().map(|error| error.pointer).collect();
+        let said: Vec<_> = decoded.into_result().unwrap_err().into_iter().map(|error| error.pointer).collect();
         assert_eq!(said, ["/conditions/0/operator", "/expresion", "/conditions/0/path", "/name"]);
     }
 }

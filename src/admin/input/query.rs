@@ -31,9 +31,9 @@ pub(in crate::admin) fn not_a_time() -> String {
 }
 
 /// The `{id}` of a path, percent-decoded: an id or a name.
-pub(in crate::admin) struct Key(pub(in crate::admin) String);
+pub(in crate::admin) struct PathKey(pub(in crate::admin) String);
 
-impl<S: Send + Sync> FromRequestParts<S> for Key {
+impl<S: Send + Sync> FromRequestParts<S> for PathKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
@@ -44,7 +44,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
 }
 
 /// Refuses every parameter of a request that has none: whoever wrote one meant something by it.
-pub(in crate::admin) async fn none(params: Params, request: Request, next: Next) -> Response {
+pub(in crate::admin) async fn no_query(params: Params, request: Request, next: Next) -> Response {
     match params.no_more() {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
@@ -78,7 +78,7 @@ impl Params {
     /// One of the words that serde knows for `T`.
     pub(in crate::admin) fn word<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let word = super::decode::fit(Value::String(text)).whole();
+        let word = super::decode::decode(Value::String(text)).into_result();
         word.map(Some)
             .map_err(|errors| bad_query(name, errors.into_iter().map(|error| error.detail).collect::<String>()))
     }

@@ -9,7 +9,7 @@ mod schemas;
 
 use serde_json::{Value, json};
 
-use super::route::{Least, Listed};
+use super::route::{Audience, RouteInfo};
 use crate::openapi::{Document, Operation};
 
 const ABOUT: &str = "\
@@ -27,7 +27,7 @@ and sending that back keeps them. A document that is refused stores nothing, and
 `HEAD` is answered where `GET` is, as `GET` without the body. Another method than those listed is answered 405 with `Allow`, another path 404.";
 
 /// The document of a process with these routes.
-pub(super) fn document(routes: &[Listed], asks_for_tokens: bool) -> Value {
+pub(super) fn document(routes: &[RouteInfo], asks_for_tokens: bool) -> Value {
     let mut document = Document::new("Causality admin API", ABOUT, refusals::ALL);
     for (name, description) in operations::TAGS {
         document.tag(name, description);
@@ -39,20 +39,20 @@ pub(super) fn document(routes: &[Listed], asks_for_tokens: bool) -> Value {
     for route in routes {
         let Some(operation) = operations::of(route) else { continue };
         let method = format!("{:?}", route.verb);
-        document.add(&method, &route.path, guarded(operation, route.least, asks_for_tokens));
+        document.add(&method, &route.path, guarded(operation, route.audience, asks_for_tokens));
     }
     document.finish()
 }
 
 /// What may be refused for who asks.
-fn guarded(operation: Operation, least: Least, asks_for_tokens: bool) -> Operation {
+fn guarded(operation: Operation, audience: Audience, asks_for_tokens: bool) -> Operation {
     // Where no token is asked for, one may be sent all the same.
     let ways = if asks_for_tokens { json!([{"token": []}]) } else { json!([{"token": []}, {}]) };
     match least {
-        Least::Anyone => operation.security(json!([])),
-        Least::Page => operation.security(json!([])).refused(&[403]),
-        Least::Metrics => operation.security(ways).refused(&[401, 403, 429]),
-        Least::Role(role) => {
+        Audience::Anyone => operation.security(json!([])),
+        Audience::Page => operation.security(json!([])).refused(&[403]),
+        Audience::Metrics => operation.security(ways).refused(&[401, 403, 429]),
+        Audience::Role(role) => {
             operation.security(ways).extension("x-least-role", role.text()).refused(&[401, 403, 429, 500])
         }
     }
@@ -66,17 +66,17 @@ mod tests {
 
     #[test]
     fn every_route_is_documented() {
-        let of_process = routes::of_process().iter().map(Route::listed).collect::<Vec<_>>();
-        let of_api = routes::of_api().iter().map(Route::listed).collect::<Vec<_>>();
-        let of_pages = routes::of_pages().iter().map(Route::listed).collect::<Vec<_>>();
+        let of_process = routes::of_process().iter().map(Route::info).collect::<Vec<_>>();
+        let of_api = routes::of_api().iter().map(Route::info).collect::<Vec<_>>();
+        let of_pages = routes::of_pages().iter().map(Route::info).collect::<Vec<_>>();
         let all = [of_process, of_api, of_pages].concat();
         let document = document(&all, true);
         for route in &all {
             let method = format!("{:?}", route.verb).to_lowercase();
             let operation = &document["paths"][&route.path][&method];
             assert!(operation.is_object(), "{method} {} is not documented", route.path);
-            let role = match route.least {
-                Least::Role(role) => json!(role.text()),
+            let role = match route.audience {
+                Audience::Role(role) => json!(role.text()),
                 _ => Value::Null,
             };
             assert_eq!(operation["x-least-role"], role, "{}", route.path);

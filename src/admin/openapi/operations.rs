@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::examples;
 use super::refusals::with_page_headers;
-use crate::admin::route::{BASE, Listed, Verb};
+use crate::admin::route::{BASE, RouteInfo, Verb};
 use crate::event::Reason;
 use crate::openapi::{CACHE_CONTROL, Operation, reference};
 use crate::store::AuditKind;
@@ -49,7 +49,7 @@ const KINDS: [Kind; 3] = [
 ];
 
 /// The operation of a route; nothing when it has none yet.
-pub(super) fn of(route: &Listed) -> Option<Operation> {
+pub(super) fn of(route: &RouteInfo) -> Option<Operation> {
     match route.path.strip_prefix(BASE) {
         Some(path) => of_documents(route.verb, path).or_else(|| of_api(route.verb, path)),
         None => of_process(&route.path),

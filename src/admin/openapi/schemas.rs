@@ -24,7 +24,7 @@ pub(super) fn add(document: &mut Document) {
     }
     document.schema("AnomalyEvent", schema_of_output::<AnomalyEvent>());
     document.schema("Delivery", schema_of_output::<Delivery>());
-    document.schema("DeadLetter", schema_of_output::<dead_letters::Shown>());
+    document.schema("DeadLetter", schema_of_output::<dead_letters::DeadLetterView>());
     document.schema("DeadLetterCounts", schema_of_output::<dead_letters::Counts>());
     document.schema("Deleted", schema_of_output::<dead_letters::Deleted>());
     document.schema("RetryRequest", schema_of_input::<deliveries::RetryRequest>());
@@ -39,7 +39,7 @@ pub(super) fn add(document: &mut Document) {
     document.schema("Erasure", schema_of_output::<erasures::Erasure>());
     document.schema("AuditRecord", schema_of_output::<AuditRecord>());
     document.schema("DocumentSet", set());
-    document.schema("AppliedSet", schema_of_output::<apply::Items>());
+    document.schema("AppliedSet", schema_of_output::<apply::AppliedItems>());
     document.schema("Status", status());
     for name in [
         "Webhook",

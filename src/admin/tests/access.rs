@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::admin::route::{Least, Listed, Route, Verb};
+use crate::admin::route::{Audience, Route, RouteInfo, Verb};
 use crate::admin::routes;
 use crate::base::supervisor::Tasks;
 use crate::http::raw_client::{RawClient, RawReply};
@@ -156,10 +156,10 @@ async fn authorizations(listening: &Listening) -> Vec<(Who, Option<String>)> {
     all
 }
 
-fn every_route() -> Vec<Listed> {
-    let of_process = routes::of_process().iter().map(Route::listed).collect::<Vec<_>>();
-    let of_api = routes::of_api().iter().map(Route::listed).collect::<Vec<_>>();
-    let of_pages = routes::of_pages().iter().map(Route::listed).collect::<Vec<_>>();
+fn every_route() -> Vec<RouteInfo> {
+    let of_process = routes::of_process().iter().map(Route::info).collect::<Vec<_>>();
+    let of_api = routes::of_api().iter().map(Route::info).collect::<Vec<_>>();
+    let of_pages = routes::of_pages().iter().map(Route::info).collect::<Vec<_>>();
     [of_process, of_api, of_pages].concat()
 }
 
@@ -179,11 +179,11 @@ async fn every_route_answers_those_who_may_and_nobody_else() {
             let path = place(&route.path);
             let reply = listening.send(route.verb, &path, authorization.as_deref(), "").await;
             let case = format!("{:?} {path} by {who:?}: {} {:?}", route.verb, reply.status, text(&reply));
-            let least = match route.least {
-                Least::Anyone | Least::Page => None,
-                Least::Metrics if *who == Who::Scraper => None,
-                Least::Metrics => Some(AdminRole::Viewer),
-                Least::Role(role) => Some(role),
+            let least = match route.audience {
+                Audience::Anyone | Audience::Page => None,
+                Audience::Metrics if *who == Who::Scraper => None,
+                Audience::Metrics => Some(AdminRole::Viewer),
+                Audience::Role(role) => Some(role),
             };
             match (least, who.role()) {
                 (None, _) => assert!(!matches!(reply.status, 401 | 403 | 404), "{case}"),
@@ -231,10 +231,10 @@ fn the_documentation_has_every_route_with_its_role() {
     let documented = include_str!("../../../docs/admin.md");
     let mut seen = BTreeSet::new();
     for route in every_route() {
-        let least = match route.least {
-            Least::Anyone | Least::Page => "anyone",
-            Least::Metrics => "viewer, or the metrics token",
-            Least::Role(role) => role.text(),
+        let least = match route.audience {
+            Audience::Anyone | Audience::Page => "anyone",
+            Audience::Metrics => "viewer, or the metrics token",
+            Audience::Role(role) => role.text(),
         };
         let row = format!("| `{} {}` | {least} |", format!("{:?}", route.verb).to_uppercase(), route.path);
         assert!(documented.lines().any(|line| line == row), "docs/admin.md has no row\n{row}");

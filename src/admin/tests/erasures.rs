@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::event::proto::EventEnvelope;
-use crate::quarantine::{Form, Input};
+use crate::quarantine::{Input, InputFormat};
 use crate::store::{AnomalyEvent, Detection, Effects, NewDelivery};
 
 const ERASURES: &str = "/api/admin/erasures";
@@ -19,8 +19,8 @@ fn event(app: &str, device: &str, user: &str) -> Vec<u8> {
     event.encode_to_vec()
 }
 
-fn input(form: Form, app: &str, data: Vec<u8>) -> bus::RefusedInput {
-    let input = Input { form: form.name().to_owned(), app: app.to_owned(), data: data.into(), ..Input::default() };
+fn input(format: InputFormat, app: &str, data: Vec<u8>) -> bus::RefusedInput {
+    let input = Input { format: format.name().to_owned(), app: app.to_owned(), data: data.into(), ..Input::default() };
     input.into_refused().unwrap()
 }
 
@@ -65,11 +65,11 @@ async fn stocked() -> (Admin, Subscription) {
         .collect();
     let giver_up = admin.bury("events.>", &messages).await;
     let inputs = vec![
-        input(Form::JsonEvent, "shop", br#"{"deviceId": "phone", "wrong": 1}"#.to_vec()),
-        input(Form::JsonLines, "", b"{\"x\":\n{\"anonymousId\":\"phone\"}\n".to_vec()),
-        input(Form::ProtobufEvent, "shop", event("shop", "phone", "")),
-        input(Form::JsonEvent, "other", br#"{"deviceId": "phone", "wrong": 1}"#.to_vec()),
-        input(Form::JsonEvent, "shop", br#"{"deviceId": "phone2", "note": "phone"}"#.to_vec()),
+        input(InputFormat::JsonEvent, "shop", br#"{"deviceId": "phone", "wrong": 1}"#.to_vec()),
+        input(InputFormat::JsonLines, "", b"{\"x\":\n{\"anonymousId\":\"phone\"}\n".to_vec()),
+        input(InputFormat::ProtobufEvent, "shop", event("shop", "phone", "")),
+        input(InputFormat::JsonEvent, "other", br#"{"deviceId": "phone", "wrong": 1}"#.to_vec()),
+        input(InputFormat::JsonEvent, "shop", br#"{"deviceId": "phone2", "note": "phone"}"#.to_vec()),
     ];
     admin.bus.keep_input(inputs, 1 << 20).await.unwrap();
     let of = |device: &str| json!({"app_id": "shop", "device_id": device, "event_id": "e", "event": {"device_id": device, "user_id": "ann"}});

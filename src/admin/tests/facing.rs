@@ -5,13 +5,13 @@ use serde_json::json;
 
 use super::access::Listening;
 use super::*;
-use crate::admin::route::{Least, Listed, Route, Verb};
+use crate::admin::route::{Audience, Route, RouteInfo, Verb};
 use crate::admin::routes;
 use crate::http::TrustedProxies;
 
 /// What is asked for a role.
-fn api() -> Vec<Listed> {
-    routes::of_api().iter().map(Route::listed).collect()
+fn api() -> Vec<RouteInfo> {
+    routes::of_api().iter().map(Route::info).collect()
 }
 
 fn method(verb: Verb) -> Method {
@@ -19,7 +19,7 @@ fn method(verb: Verb) -> Method {
 }
 
 /// A path of the route, whether or not there is something at it.
-fn path_of(route: &Listed) -> String {
+fn path_of(route: &RouteInfo) -> String {
     route.path.replace("{id}", "7")
 }
 
@@ -92,7 +92,7 @@ async fn coded_bodies_are_refused_by_their_coding() {
     let admin = Admin::new();
     // These read no body.
     let bodiless = ["/api/admin/deliveries/{id}/retry", "/api/admin/dead-letters/{id}/replay"];
-    let takes_body = |route: &&Listed| !matches!(route.verb, Verb::Get | Verb::Delete);
+    let takes_body = |route: &&RouteInfo| !matches!(route.verb, Verb::Get | Verb::Delete);
     let routes: Vec<_> = api().into_iter().filter(|route| !bodiless.contains(&route.path.as_str())).collect();
     let mut seen = 0;
     for route in routes.iter().filter(takes_body) {
@@ -117,7 +117,7 @@ async fn coded_bodies_are_refused_by_their_coding() {
 async fn a_parameter_that_nobody_looks_at_is_refused() {
     let admin = Admin::new();
     for route in api() {
-        assert!(matches!(route.least, Least::Role(_)));
+        assert!(matches!(route.audience, Audience::Role(_)));
         let reply = admin.call(method(route.verb), &format!("{}?zzz=1", path_of(&route)), json!({})).await;
         let (pointer, detail) = reply.error();
         assert_eq!((reply.status.as_u16(), pointer.as_str()), (400, "/zzz"), "{:?} {}", route.verb, route.path);

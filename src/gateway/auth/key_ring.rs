@@ -244,7 +244,7 @@ impl KeyRing {
     async fn write_uses(&self) -> Result<(), StoreError> {
         let taken: Vec<(Uuid, i64)> = std::mem::take(&mut *self.used()).into_iter().collect();
         for (index, batch) in taken.chunks(USED_BATCH).enumerate() {
-            if let Err(error) = self.0.store.keys_used(batch).await {
+            if let Err(error) = self.0.store.record_key_use(batch).await {
                 tracing::debug!(error = chain(&error), "the last use of keys could not be noted");
                 let mut used = self.used();
                 for (id, minute_ms) in &taken[index * USED_BATCH..] {

@@ -15,7 +15,7 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::quarantine::pending::Origin;
 use crate::gateway::state::Gateway;
 use crate::http::{Coding, Inbound, Problem, header_value};
-use crate::quarantine::Form as Kept;
+use crate::quarantine::InputFormat as Kept;
 
 const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const PREFIX: &str = "ce-";

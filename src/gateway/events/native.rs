@@ -45,7 +45,7 @@ impl Gateway {
             Ok(accepted)
         };
         let origin = || {
-            let whole = if form == Form::Json { quarantine::Form::Json } else { quarantine::Form::Protobuf };
+            let whole = if form == Form::Json { quarantine::InputFormat::Json } else { quarantine::InputFormat::Protobuf };
             let origin = Origin::of(&head.headers, whole, None);
             match &key {
                 Some(key) => origin.with("idempotency-key", &**key),
@@ -94,7 +94,7 @@ impl Gateway {
         let coding = Coding::of(request.headers())?;
         let (head, body) = request.into_parts();
         let origin = || {
-            use quarantine::Form as Kept;
+            use quarantine::InputFormat as Kept;
             let (whole, each) = match form {
                 Form::Json => (Kept::JsonBatch, Kept::JsonEvent),
                 Form::JsonLines => (Kept::JsonLines, Kept::JsonEvent),

@@ -24,7 +24,7 @@ use crate::gateway::settings::Destination;
 use crate::gateway::state::Gateway;
 use crate::http::Inbound;
 use crate::metrics;
-use crate::quarantine::{Attribute, Form, Input};
+use crate::quarantine::{Attribute, Input, InputFormat};
 
 /// How many inputs a reply says are kept.
 const QUARANTINED: HeaderName = HeaderName::from_static("x-quarantined");
@@ -81,7 +81,7 @@ impl Gateway {
         let mut errors = refused.iter().map(|(errors, _)| *errors);
         otlp::parts(body, refused.iter().map(|(_, place)| place.clone()), |part| {
             let Some(errors) = errors.next() else { return false };
-            let mut input = self.input(origin, Form::Otlp, Reason::of(errors), errors, part.into(), exchange);
+            let mut input = self.input(origin, InputFormat::Otlp, Reason::of(errors), errors, part.into(), exchange);
             // Records that say the same have keys of their own.
             let mut hasher = DefaultHasher::new();
             input.data.hash(&mut hasher);
@@ -98,7 +98,7 @@ impl Gateway {
     fn input(
         &self,
         origin: &Origin,
-        form: Form,
+        format: InputFormat,
         reason: Reason,
         errors: &[FieldError],
         data: Bytes,
@@ -112,16 +112,16 @@ impl Gateway {
             None => {
                 let named = origin.attributes.iter().find(|attribute| attribute.name == "ce-appid");
                 let named = named.map(|attribute| attribute.value.clone()).filter(|app| is_app_id(app));
-                named.or_else(|| app_in(form, &data)).unwrap_or_default()
+                named.or_else(|| app_in(format, &data)).unwrap_or_default()
             }
         };
-        let data = match form {
-            Form::SegmentMessage | Form::SegmentBatch => without_write_key(data),
+        let data = match format {
+            InputFormat::SegmentMessage | InputFormat::SegmentBatch => without_write_key(data),
             _ => data,
         };
         let mut input = Input {
             id: new_id(received_at_ms).to_string(),
-            form: form.name().to_owned(),
+            format: format.name().to_owned(),
             content_type: origin.content_type.clone(),
             key_app,
             app,
@@ -234,7 +234,7 @@ fn count(outcome: &'static str, inputs: u64) {
 }
 
 /// The app that an event says it belongs to, as far as it can be read.
-fn app_in(form: Form, data: &[u8]) -> Option<String> {
+fn app_in(format: InputFormat, data: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Event {
         #[serde(alias = "app_id", rename = "appId")]
@@ -248,13 +248,13 @@ fn app_in(form: Form, data: &[u8]) -> Option<String> {
     struct OfCloudEvent {
         appid: Option<String>,
     }
-    let app = match form {
-        Form::Json => serde_json::from_slice::<Single>(data).ok()?.event.app_id,
-        Form::JsonEvent => serde_json::from_slice::<Event>(data).ok()?.app_id,
-        Form::Protobuf => app_of(event_of(data)?).map(str::to_owned),
-        Form::ProtobufEvent => app_of(data).map(str::to_owned),
-        Form::CloudEvent => serde_json::from_slice::<OfCloudEvent>(data).ok()?.appid,
-        Form::Otlp => otlp::app_of(data),
+    let app = match format {
+        InputFormat::Json => serde_json::from_slice::<Single>(data).ok()?.event.app_id,
+        InputFormat::JsonEvent => serde_json::from_slice::<Event>(data).ok()?.app_id,
+        InputFormat::Protobuf => app_of(event_of(data)?).map(str::to_owned),
+        InputFormat::ProtobufEvent => app_of(data).map(str::to_owned),
+        InputFormat::CloudEvent => serde_json::from_slice::<OfCloudEvent>(data).ok()?.appid,
+        InputFormat::Otlp => otlp::app_of(data),
         _ => None,
     };
     app.filter(|app| is_app_id(app))
@@ -279,9 +279,9 @@ mod tests {
 
     #[test]
     fn the_app_is_found_where_it_can_be_read() {
-        assert_eq!(app_in(Form::Json, br#"{"event":{"appId":"shop","x":1}}"#).as_deref(), Some("shop"));
-        assert_eq!(app_in(Form::JsonEvent, br#"{"app_id":"shop"}"#).as_deref(), Some("shop"));
-        assert_eq!(app_in(Form::JsonEvent, br#"{"appId":"not an app"}"#), None);
-        assert_eq!(app_in(Form::JsonEvent, b"{"), None);
+        assert_eq!(app_in(InputFormat::Json, br#"{"event":{"appId":"shop","x":1}}"#).as_deref(), Some("shop"));
+        assert_eq!(app_in(InputFormat::JsonEvent, br#"{"app_id":"shop"}"#).as_deref(), Some("shop"));
+        assert_eq!(app_in(InputFormat::JsonEvent, br#"{"appId":"not an app"}"#), None);
+        assert_eq!(app_in(InputFormat::JsonEvent, b"{"), None);
     }
 }

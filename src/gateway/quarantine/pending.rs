@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use prost::Message as _;
 use tokio::sync::Semaphore;
 
-use crate::quarantine::{Attribute, Form, INPUT_BYTES_MAX, Input};
+use crate::quarantine::{Attribute, INPUT_BYTES_MAX, Input, InputFormat};
 
 /// Inputs of one request that are kept; with more of them they are the sender's to keep.
 const INPUTS_MAX: usize = 1_000;
@@ -33,9 +33,9 @@ pub(crate) struct Quarantine {
 /// What a body is, and what came beside it.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    pub(super) whole: Form,
+    pub(super) whole: InputFormat,
     /// Of one event in it; nothing when it is one.
-    pub(super) each: Option<Form>,
+    pub(super) each: Option<InputFormat>,
     pub(super) content_type: String,
     pub(super) attributes: Vec<Attribute>,
     /// Where no key says which: the app that the sender stands for.
@@ -43,7 +43,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    pub(crate) fn of(headers: &HeaderMap, whole: Form, each: Option<Form>) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, whole: InputFormat, each: Option<InputFormat>) -> Self {
         let content_type =
             headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let content_type = crate::event::cut(content_type.unwrap_or_default(), CONTENT_TYPE_BYTES_MAX);

@@ -26,7 +26,7 @@ use crate::gateway::intake::outcome::{Verdict, Verdicts};
 use crate::gateway::quarantine::pending::Origin;
 use crate::gateway::state::Gateway;
 use crate::http::{Coding, Inbound, Problem};
-use crate::quarantine::Form as Kept;
+use crate::quarantine::InputFormat as Kept;
 use crate::store::key_hash;
 
 /// Of a batch: what Segment takes.

@@ -12,7 +12,7 @@ use crate::event::proto::{EventEnvelope, IngestEventBatchRequest, IngestEventReq
 use crate::event::{EventRef, otlp};
 use crate::gateway::Settings;
 use crate::http::raw_client::RawReply;
-use crate::quarantine::{Form, Input, ReadSettings, Replayed, replay};
+use crate::quarantine::{Input, InputFormat, ReadSettings, ReplayOutcome, replay};
 
 /// Less than the large events of these tests take.
 const EVENT_BYTES_MAX: usize = 400;
@@ -47,7 +47,7 @@ struct Case {
     headers: &'static str,
     content_type: &'static str,
     body: Vec<u8>,
-    forms: &'static [Form],
+    forms: &'static [InputFormat],
 }
 
 /// Each form in which events come, with large ones among them.
@@ -77,36 +77,42 @@ fn cases() -> Vec<Case> {
     let context = json!({"app": {"version": "7"}, "ip": "10.0.0.1"});
     let segment = json!({"batch": [message("a"), message("b")], "context": context, "integrations": {"All": true}});
     vec![
-        case(INGEST, "idempotency-key: k1", JSON, text(json!({"event": large("single")})), &[Form::Json]),
-        case(BATCH, "", JSON, batch([small(), large("b1"), large("b2")]).into(), &[Form::JsonEvent; 2]),
-        case(BATCH, "", "application/x-ndjson", lines.into(), &[Form::JsonEvent]),
-        case(INGEST, "", BINARY, single, &[Form::Protobuf]),
-        case(BATCH, "", BINARY, IngestEventBatchRequest { events }.encode_to_vec(), &[Form::ProtobufEvent; 2]),
-        case(INGEST, "", "application/cloudevents+json", text(cloud_event("c1")), &[Form::CloudEvent]),
+        case(INGEST, "idempotency-key: k1", JSON, text(json!({"event": large("single")})), &[InputFormat::Json]),
+        case(BATCH, "", JSON, batch([small(), large("b1"), large("b2")]).into(), &[InputFormat::JsonEvent; 2]),
+        case(BATCH, "", "application/x-ndjson", lines.into(), &[InputFormat::JsonEvent]),
+        case(INGEST, "", BINARY, single, &[InputFormat::Protobuf]),
+        case(BATCH, "", BINARY, IngestEventBatchRequest { events }.encode_to_vec(), &[InputFormat::ProtobufEvent; 2]),
+        case(INGEST, "", "application/cloudevents+json", text(cloud_event("c1")), &[InputFormat::CloudEvent]),
         case(
             BATCH,
             "",
             "application/cloudevents-batch+json",
             text(json!([cloud_event("c2"), cloud_event("c3")])),
-            &[Form::CloudEvent; 2],
+            &[InputFormat::CloudEvent; 2],
         ),
         case(
             INGEST,
             "ce-specversion: 1.0\r\nce-id: c4\r\nce-source: /tests\r\nce-type: large%20one\r\nce-appid: shop",
             JSON,
             text(json!({"text": long('b')})),
-            &[Form::CloudEventBinary],
+            &[InputFormat::CloudEventBinary],
         ),
-        case("/v1/track", "authorization: Basic c2hvcDo=", JSON, text(message("single")), &[Form::SegmentMessage]),
-        case("/v1/batch", "authorization: Basic c2hvcDo=", JSON, text(segment), &[Form::SegmentMessage; 2]),
+        case(
+            "/v1/track",
+            "authorization: Basic c2hvcDo=",
+            JSON,
+            text(message("single")),
+            &[InputFormat::SegmentMessage],
+        ),
+        case("/v1/batch", "authorization: Basic c2hvcDo=", JSON, text(segment), &[InputFormat::SegmentMessage; 2]),
         case(
             "/v1/logs",
             "",
             BINARY,
             otlp::from_json(&export(vec![record.clone(), record, other_record.clone()])).unwrap(),
-            &[Form::Otlp; 3],
+            &[InputFormat::Otlp; 3],
         ),
-        case("/v1/logs", "", JSON, export(vec![third_record]), &[Form::Otlp]),
+        case("/v1/logs", "", JSON, export(vec![third_record]), &[InputFormat::Otlp]),
     ]
 }
 
@@ -124,7 +130,7 @@ async fn letters(bus: &Bus) -> Vec<DeadLetter> {
 async fn replay_all(bus: &Bus) {
     for letter in letters(bus).await {
         let replayed = replay(bus, &letter, ReadSettings::default()).await.unwrap();
-        assert!(matches!(replayed, Replayed::Accepted { duplicates: 0, .. }), "{replayed:?} {letter:?}");
+        assert!(matches!(replayed, ReplayOutcome::Accepted { duplicates: 0, .. }), "{replayed:?} {letter:?}");
     }
 }
 
@@ -175,7 +181,7 @@ async fn every_form_is_kept_and_becomes_what_it_would_have_been() {
     let same = ReadSettings { event_bytes_max: EVENT_BYTES_MAX, ..ReadSettings::default() };
     for letter in &kept {
         let replayed = replay(&limited.bus, letter, same).await.unwrap();
-        assert!(matches!(replayed, Replayed::StillInvalid { .. }), "{replayed:?}");
+        assert!(matches!(replayed, ReplayOutcome::StillInvalid { .. }), "{replayed:?}");
     }
     let stay: Vec<_> = letters(&limited.bus).await.into_iter().map(|letter| (letter.id, letter.reason)).collect();
     assert_eq!(stay, kept.iter().map(|letter| (letter.id, letter.reason.clone())).collect::<Vec<_>>());
@@ -183,7 +189,7 @@ async fn every_form_is_kept_and_becomes_what_it_would_have_been() {
     replay_all(&limited.bus).await;
     assert!(letters(&limited.bus).await.is_empty());
     assert_eq!(views(&limited).await, views(&open).await);
-    assert_eq!(replay(&limited.bus, &kept[0], ReadSettings::default()).await.unwrap(), Replayed::Gone);
+    assert_eq!(replay(&limited.bus, &kept[0], ReadSettings::default()).await.unwrap(), ReplayOutcome::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -220,11 +226,11 @@ async fn whole_bodies_are_kept_too() {
     assert_eq!(Input::read(&kept[0].payload).unwrap().data, body);
     for letter in &kept[..2] {
         let replayed = replay(&gateway.bus, letter, ReadSettings::default()).await.unwrap();
-        assert_eq!(replayed, Replayed::Accepted { events: 2, duplicates: 0 });
+        assert_eq!(replayed, ReplayOutcome::Accepted { events: 2, duplicates: 0 });
     }
     for letter in &kept[2..] {
         let replayed = replay(&gateway.bus, letter, ReadSettings::default()).await.unwrap();
-        assert!(matches!(replayed, Replayed::StillInvalid { .. }), "{replayed:?}");
+        assert!(matches!(replayed, ReplayOutcome::StillInvalid { .. }), "{replayed:?}");
     }
     let payloads = gateway.payloads(4).await;
     let ids: std::collections::BTreeSet<_> =

@@ -78,7 +78,7 @@ async fn publish_some(store: &Store, bus: &Bus) -> Result<usize, String> {
     }
     let taken = done.len();
     if !done.is_empty() {
-        store.forget_outbox(&done).await.map_err(failed)?;
+        store.remove_from_outbox(&done).await.map_err(failed)?;
     }
     refused.map_or(Ok(taken), Err)
 }

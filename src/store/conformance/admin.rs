@@ -38,13 +38,13 @@ pub(in crate::store) async fn tokens_are_found_by_their_hash_until_they_are_revo
     assert_eq!((&found.token, found.expired), (&ops, false));
     assert_eq!(store.admin_token_by_hash(hash_token("cadm_other")).await.unwrap(), None);
     assert_eq!(ops.last_used_at, None);
-    store.use_admin_token(ops.id).await.unwrap();
+    store.record_token_use(ops.id).await.unwrap();
     let used = store.admin_token("ops").await.unwrap().unwrap();
     let at = used.last_used_at.unwrap();
     // To the minute, and not before there was such a token.
     assert!(at == ops.created_at || at > ops.created_at && at.as_millisecond() % 60_000 == 0, "{at}");
     assert!(Timestamp::now().as_millisecond() - at.as_millisecond() < 120_000);
-    store.use_admin_token(ops.id).await.unwrap();
+    store.record_token_use(ops.id).await.unwrap();
 
     let past = Timestamp::now() - jiff::SignedDuration::from_secs(60);
     let (_, expired) = store.create_admin_token(new_token("old", AdminRole::Admin, Some(past))).await.unwrap();
@@ -187,9 +187,9 @@ pub(in crate::store) async fn records_are_filtered_newest_first_and_forgotten(st
     let rest = store.audit(AuditFilter::default(), rest).await.unwrap();
     assert_eq!((rest.items.len(), rest.items[1].entry.name.as_deref(), rest.next), (2, Some("r0"), None));
 
-    assert_eq!(store.forget_audit(Duration::from_secs(600)).await.unwrap(), 0);
+    assert_eq!(store.prune_audit(Duration::from_secs(600)).await.unwrap(), 0);
     tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!(store.forget_audit(Duration::ZERO).await.unwrap(), 6);
+    assert_eq!(store.prune_audit(Duration::ZERO).await.unwrap(), 6);
     assert_eq!(count(AuditFilter::default()).await, 0);
 }
 
@@ -198,15 +198,15 @@ pub(in crate::store) async fn what_is_changed_elsewhere_is_recorded_before(store
     let purge = || Change::of(AuditKind::DeadLetter, "purge").with_before(json!({"before": null}));
     let id = ops.begin_audit(purge()).await.unwrap();
     assert_eq!(records(&store).await[0].entry.outcome, AuditOutcome::Started);
-    ops.settle_audit(id, AuditOutcome::Done, Some(json!({"deleted": 3}))).await.unwrap();
+    ops.finish_audit(id, AuditOutcome::Done, Some(json!({"deleted": 3}))).await.unwrap();
     let settled = records(&store).await[0].entry.clone();
     assert_eq!((settled.outcome, settled.after), (AuditOutcome::Done, Some(json!({"deleted": 3}))));
     let failed = ops.begin_audit(Change::of(AuditKind::DeadLetter, "replay").with_id(7)).await.unwrap();
-    ops.settle_audit(failed, AuditOutcome::Failed, None).await.unwrap();
+    ops.finish_audit(failed, AuditOutcome::Failed, None).await.unwrap();
     let entry = records(&store).await[0].entry.clone();
     assert_eq!((entry.outcome, entry.object_id.as_deref()), (AuditOutcome::Failed, Some("7")));
     assert_eq!(store.begin_audit(purge()).await.unwrap(), None, "on nobody's behalf");
-    store.settle_audit(None, AuditOutcome::Done, None).await.unwrap();
-    store.settle_audit(Some(1 << 40), AuditOutcome::Done, None).await.unwrap();
+    store.finish_audit(None, AuditOutcome::Done, None).await.unwrap();
+    store.finish_audit(Some(1 << 40), AuditOutcome::Done, None).await.unwrap();
     assert_eq!(records(&store).await.len(), 2);
 }

@@ -36,7 +36,7 @@ pub(in crate::store) async fn keys_have_an_expiry_limits_and_a_last_use(store: S
 
     let used = async |minute_ms| {
         // A key that is gone meanwhile is nobody's fault.
-        store.keys_used(&[(stored.id, minute_ms), (Uuid::now_v7(), minute_ms)]).await.unwrap();
+        store.record_key_use(&[(stored.id, minute_ms), (Uuid::now_v7(), minute_ms)]).await.unwrap();
         store.key("ios").await.unwrap().unwrap().last_used_at.unwrap().as_millisecond()
     };
     let created = stored.created_at.as_millisecond();
@@ -46,7 +46,7 @@ pub(in crate::store) async fn keys_have_an_expiry_limits_and_a_last_use(store: S
     assert_eq!(used(minute + 120_000).await, minute + 120_000);
     assert_eq!(used(minute + 60_000).await, minute + 120_000, "another process knows of a later use");
     assert_eq!(used(minute + 180_000).await, minute + 180_000);
-    store.keys_used(&[]).await.unwrap();
+    store.record_key_use(&[]).await.unwrap();
     assert_eq!(store.keys(first_page(10)).await.unwrap().items[1], plain);
 }
 

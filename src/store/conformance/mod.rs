@@ -356,7 +356,7 @@ pub(super) async fn what_a_disabled_webhook_is_owed_waits_within_its_bounds(stor
     for sequence in 3..=6 {
         let deliveries = vec![delivery(ops, "a"), delivery(other, "b")];
         ids.push(deliveries[0].id);
-        let batch = Effects { owed_max: Some(3), ..effects(&[sequence], deliveries) };
+        let batch = Effects { backlog_max: Some(3), ..effects(&[sequence], deliveries) };
         store.record_effects(batch).await.unwrap();
     }
     let of_ops = async |status| {
@@ -365,34 +365,34 @@ pub(super) async fn what_a_disabled_webhook_is_owed_waits_within_its_bounds(stor
         found.iter().rev().map(|delivery| delivery.id).collect::<Vec<_>>()
     };
     assert_eq!(of_ops(DeliveryStatus::Pending).await, ids[2..], "the newest three wait");
-    let lost = |deliveries| vec![GivenUp { webhook: "ops".to_owned(), deliveries }];
-    assert_eq!(store.given_up().await.unwrap(), lost(2));
+    let lost = |deliveries| vec![AbandonedDeliveries { webhook: "ops".to_owned(), deliveries }];
+    assert_eq!(store.abandoned_deliveries().await.unwrap(), lost(2));
     assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 2);
     assert_eq!(store.status().await.unwrap().deliveries_given_up, 2);
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(100, LEASE, &[])).await.unwrap();
     assert!(claimed.len() == 5 && claimed.iter().all(|delivery| delivery.webhook_id == other), "{claimed:?}");
 
-    let bounds = |deliveries_max, age_max| OwedBounds { deliveries_max, age_max };
-    assert_eq!(store.give_up_owed(bounds(3, Duration::from_secs(3_600))).await.unwrap(), 0);
-    assert_eq!(store.give_up_owed(bounds(2, Duration::from_secs(3_600))).await.unwrap(), 1);
+    let bounds = |deliveries_max, age_max| BacklogLimits { deliveries_max, age_max };
+    assert_eq!(store.trim_backlog(bounds(3, Duration::from_secs(3_600))).await.unwrap(), 0);
+    assert_eq!(store.trim_backlog(bounds(2, Duration::from_secs(3_600))).await.unwrap(), 1);
     store.replace_webhook("ops", webhook("ops"), None).await.unwrap();
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
     assert_eq!(claimed[0].id, ids[3], "the oldest first");
     assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 3, "told until it is disabled again");
-    assert!(store.given_up().await.unwrap().is_empty());
+    assert!(store.abandoned_deliveries().await.unwrap().is_empty());
 
     let mut disabled = webhook("ops");
     disabled.enabled = false;
     store.replace_webhook("ops", disabled, None).await.unwrap();
     assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 0);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(store.give_up_owed(bounds(100, Duration::from_millis(10))).await.unwrap(), 1);
+    assert_eq!(store.trim_backlog(bounds(100, Duration::from_millis(10))).await.unwrap(), 1);
     // The one that is on its way is not touched.
     assert_eq!(of_ops(DeliveryStatus::InProgress).await, ids[3..4]);
     let old = store.delivery(ids[4]).await.unwrap().unwrap();
     assert_eq!((old.status, old.attempts), (DeliveryStatus::Cancelled, 0));
     assert!(old.last_error.unwrap().contains("webhook_disabled_max_age"));
-    assert_eq!(store.given_up().await.unwrap(), lost(1));
+    assert_eq!(store.abandoned_deliveries().await.unwrap(), lost(1));
     assert_eq!(store.retry_delivery(ids[4]).await.unwrap().status, DeliveryStatus::Pending);
 }
 
@@ -458,7 +458,7 @@ pub(super) async fn effects_are_recorded_once(store: Store) {
     assert!(consumed(&store, "engine", &[]).await.is_empty());
 
     let again = store.record_effects(effects(&[4, 5], vec![delivery(webhook, "4")])).await.unwrap();
-    assert_eq!(again, Recorded::Refused { consumed: causes(&[5]), states: Vec::new() });
+    assert_eq!(again, RecordOutcome::Conflict { consumed: causes(&[5]), states: Vec::new() });
     assert!(consumed(&store, "engine", &[4]).await.is_empty());
     let all = store.deliveries(DeliveryFilter::default(), first_page(10)).await.unwrap();
     assert_eq!(all.items.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), [ids[1], ids[0]]);
@@ -479,9 +479,9 @@ pub(super) async fn effects_below_the_floor_are_forgotten(store: Store) {
     let without_effects = Cause::new(3, 2);
     assert_eq!(store.consumed("engine", &[without_effects]).await.unwrap(), [without_effects]);
     let overtaken = store.record_effects(effects(&[2, 6], Vec::new())).await.unwrap();
-    assert_eq!(overtaken, Recorded::Refused { consumed: causes(&[2]), states: Vec::new() });
+    assert_eq!(overtaken, RecordOutcome::Conflict { consumed: causes(&[2]), states: Vec::new() });
     let lower = Effects { acknowledged: acknowledged(1, 5), ..effects(&[7], Vec::new()) };
-    assert_eq!(store.record_effects(lower).await.unwrap(), Recorded::Committed);
+    assert_eq!(store.record_effects(lower).await.unwrap(), RecordOutcome::Committed);
     assert_eq!(consumed(&store, "engine", &[2, 6, 7]).await, [2, 7]);
     let at_last = Effects { acknowledged: acknowledged(7, 7), ..effects(&[8], Vec::new()) };
     store.record_effects(at_last).await.unwrap();
@@ -496,7 +496,7 @@ pub(super) async fn messages_that_get_the_sequences_of_lost_ones_are_others(stor
     let record = |causes: Vec<Cause>, acknowledged| {
         store.record_effects(Effects { causes, acknowledged, ..effects(&[], Vec::new()) })
     };
-    let committed = Recorded::Committed;
+    let committed = RecordOutcome::Committed;
     // Up to 30 it is forgotten, from there on it is on record.
     assert_eq!(record(at(1..=30, 0), None).await.unwrap(), committed);
     assert_eq!(record(at(31..=40, 0), acknowledged(30, 30)).await.unwrap(), committed);
@@ -511,7 +511,7 @@ pub(super) async fn messages_that_get_the_sequences_of_lost_ones_are_others(stor
     for known in [at(1..=40, 0), first, second.clone()] {
         assert_eq!(store.consumed("engine", &known).await.unwrap(), known);
         let refused = record(known.clone(), None).await.unwrap();
-        assert_eq!(refused, Recorded::Refused { consumed: known, states: Vec::new() });
+        assert_eq!(refused, RecordOutcome::Conflict { consumed: known, states: Vec::new() });
     }
     // A whole copy of long ago is put back; the second loss is like the first.
     let third = at(2..=70, 2_000);
@@ -531,7 +531,7 @@ pub(super) const EARLIER: &str = "INSERT INTO consumer_floors (consumer, floor) 
 pub(super) async fn earlier_records_are_respected(store: Store) {
     assert_eq!(consumed(&store, "engine", &[9, 10, 11, 12, 13, 15]).await, [9, 10, 12, 15]);
     let refused = store.record_effects(effects(&[10, 11, 12], Vec::new())).await.unwrap();
-    assert_eq!(refused, Recorded::Refused { consumed: causes(&[10, 12]), states: Vec::new() });
+    assert_eq!(refused, RecordOutcome::Conflict { consumed: causes(&[10, 12]), states: Vec::new() });
     // Acknowledged, and nothing newer with them.
     let next = Effects { acknowledged: acknowledged(12, 0), ..effects(&[16], Vec::new()) };
     store.record_effects(next).await.unwrap();
@@ -550,7 +550,7 @@ pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
         Effects { outbox: vec![message], ..effects(&[own, 20], vec![delivery(webhook, &own.to_string())]) }
     };
     let (first, second) = tokio::join!(store.record_effects(batch(10)), store.record_effects(batch(11)));
-    let committed = |recorded| recorded == Recorded::Committed;
+    let committed = |recorded| recorded == RecordOutcome::Committed;
     let (first, second) = (committed(first.unwrap()), committed(second.unwrap()));
     assert!(first != second);
     let stored = if first { 10 } else { 11 };
@@ -721,7 +721,7 @@ pub(super) async fn the_outbox_is_kept_until_forgotten(store: Store) {
     assert_eq!(owed.iter().map(|message| message.id).collect::<Vec<_>>(), [first.id, second.id]);
     assert_eq!((owed[1].subject.as_str(), owed[1].payload.as_slice()), ("alerts.2", &[2, 0, 255][..]));
     assert_eq!(store.outbox(1).await.unwrap().len(), 1);
-    store.forget_outbox(&[first.id]).await.unwrap();
+    store.remove_from_outbox(&[first.id]).await.unwrap();
     assert_eq!(store.outbox(10).await.unwrap()[0].id, second.id);
 }
 
@@ -741,7 +741,7 @@ pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
     };
     // What is written over a version comes back with the next one.
     let stored = |written: AnomalyState| AnomalyState { version: written.version + 1, ..written };
-    let committed = Recorded::Committed;
+    let committed = RecordOutcome::Committed;
     assert_eq!(record(1, vec![state("a", 0, 100), state("b", 0, 100)]).await.unwrap(), committed);
     assert_eq!(record(2, vec![state("a", 1, 200)]).await.unwrap(), committed);
     let (a, b) = (stored(state("a", 1, 200)), stored(state("b", 0, 100)));
@@ -750,12 +750,12 @@ pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
     // Over a version that is gone, or that nobody wrote: nothing of the batch is written.
     for (wrong, found) in [("a", vec![b.clone(), a.clone()]), ("new", vec![b.clone()])] {
         let refused = record(3, vec![state("b", 1, 300), state(wrong, 1, 300)]).await.unwrap();
-        assert_eq!(refused, Recorded::Refused { consumed: Vec::new(), states: found });
+        assert_eq!(refused, RecordOutcome::Conflict { consumed: Vec::new(), states: found });
     }
     assert!(consumed(&store, "engine", &[3]).await.is_empty());
     assert_eq!(store.anomaly_states(&[config]).await.unwrap(), [a.clone(), b]);
 
-    assert_eq!(store.forget_stale(150).await.unwrap(), 1);
+    assert_eq!(store.delete_expired(150).await.unwrap(), 1);
     assert_eq!(store.anomaly_states(&[config]).await.unwrap(), [a]);
     store.delete_anomaly_config("spike").await.unwrap();
     assert!(store.anomaly_states(&[config]).await.unwrap().is_empty());

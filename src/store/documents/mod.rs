@@ -13,5 +13,5 @@ pub(super) use document::Document;
 pub use document::OWN_MEMBERS;
 pub use rule::{Actions, Condition, DocumentFaults, Faults, NewRule, Operator, Rule};
 pub use set::{Applied, AppliedSet, ApplyOutcome, DocumentSet};
-pub(super) use set::{Collected, changes_of};
+pub(super) use set::{SetResults, changes_of};
 pub use webhook::{Auth, NewWebhook, Webhook, WebhookDocument};

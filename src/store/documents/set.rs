@@ -50,7 +50,7 @@ pub enum ApplyOutcome {
 /// A stored document that can be compared with what it was before.
 pub trait Comparable: Clone {
     /// Whether a person would say the same of it.
-    fn is_as(&self, before: &Self) -> bool;
+    fn same_document(&self, before: &Self) -> bool;
 }
 
 impl<T> Applied<T>
@@ -64,7 +64,7 @@ where
     /// `before` is `None` when it could not be read.
     pub(in crate::store) fn replaced(before: Option<T>, after: T) -> Self {
         match before {
-            Some(before) if after.is_as(&before) => {
+            Some(before) if after.same_document(&before) => {
                 Self { after: before.clone(), before: Some(before), outcome: ApplyOutcome::Unchanged }
             }
             before => Self { before, after, outcome: ApplyOutcome::Updated },
@@ -73,19 +73,19 @@ where
 }
 
 impl Comparable for Webhook {
-    fn is_as(&self, before: &Self) -> bool {
+    fn same_document(&self, before: &Self) -> bool {
         self.document == before.document
     }
 }
 
 impl Comparable for Rule {
-    fn is_as(&self, before: &Self) -> bool {
+    fn same_document(&self, before: &Self) -> bool {
         self.document == before.document
     }
 }
 
 impl Comparable for AnomalyConfig {
-    fn is_as(&self, before: &Self) -> bool {
+    fn same_document(&self, before: &Self) -> bool {
         self.document == before.document
     }
 }
@@ -102,7 +102,7 @@ impl AppliedSet {
 
 impl StoreErrorKind {
     /// Whether a document is what failed, so that the others of its set can still be looked at.
-    pub(in crate::store) fn is_of_the_document(&self) -> bool {
+    pub(in crate::store) fn is_document_error(&self) -> bool {
         !matches!(
             self,
             Self::InvalidCursor | Self::Refused | Self::Full | Self::Unavailable | Self::Corrupt | Self::Closed
@@ -112,18 +112,18 @@ impl StoreErrorKind {
 
 /// What a set comes to, document by document.
 #[derive(Default)]
-pub(in crate::store) struct Collected {
+pub(in crate::store) struct SetResults {
     pub(in crate::store) applied: AppliedSet,
     faults: Vec<SetFault>,
 }
 
-impl Collected {
+impl SetResults {
     pub(in crate::store) fn webhook(
         &mut self,
         index: usize,
         done: Result<Applied<Webhook>, StoreError>,
     ) -> Result<(), StoreError> {
-        let applied = self.judge(WEBHOOKS, index, done)?;
+        let applied = self.record(WEBHOOKS, index, done)?;
         self.applied.webhooks.extend(applied);
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Collected {
         index: usize,
         done: Result<Applied<Rule>, StoreError>,
     ) -> Result<(), StoreError> {
-        let applied = self.judge(RULES, index, done)?;
+        let applied = self.record(RULES, index, done)?;
         self.applied.rules.extend(applied);
         Ok(())
     }
@@ -143,13 +143,13 @@ impl Collected {
         index: usize,
         done: Result<Applied<AnomalyConfig>, StoreError>,
     ) -> Result<(), StoreError> {
-        let applied = self.judge(ANOMALIES, index, done)?;
+        let applied = self.record(ANOMALIES, index, done)?;
         self.applied.anomalies.extend(applied);
         Ok(())
     }
 
     /// A document's own fault is noted; any other failure is the whole set's.
-    fn judge<T>(
+    fn record<T>(
         &mut self,
         list: &'static str,
         index: usize,
@@ -157,7 +157,7 @@ impl Collected {
     ) -> Result<Option<Applied<T>>, StoreError> {
         match done {
             Ok(applied) => Ok(Some(applied)),
-            Err(error) if error.kind.is_of_the_document() => {
+            Err(error) if error.kind.is_document_error() => {
                 self.faults.push(SetFault { list, index, kind: error.kind });
                 Ok(None)
             }

@@ -8,28 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use super::webhook::{Auth, NewWebhook};
 use crate::store::error::{StoreError, StoreErrorKind};
-use crate::store::secrets::{MASK, is_secret_header, keeps_url, kept_url, masked_url, same_origin};
+use crate::store::secrets::{MASK, has_masked_parts, is_secret_header, masked_url, restore_url, same_origin};
 
 /// What of a webhook is kept sealed beside its auth: the whole URL, and the headers that give access.
 #[derive(Default, Serialize, Deserialize)]
-pub(in crate::store) struct Hidden {
+pub(in crate::store) struct SealedParts {
     url: String,
     headers: BTreeMap<String, String>,
 }
 
 impl NewWebhook {
     /// Whether any secret is the mask, and so stands for the stored one.
-    pub(in crate::store) fn keeps_secrets(&self) -> bool {
+    pub(in crate::store) fn has_masked_secrets(&self) -> bool {
         let auth = self.auth.clone().secrets_mut().iter().any(|(_, secret)| *secret == MASK);
-        auth || self.headers.values().any(|value| value == MASK) || keeps_url(&self.url)
+        auth || self.headers.values().any(|value| value == MASK) || has_masked_parts(&self.url)
     }
 
     /// Puts the stored secrets where the mask is. They stay with the host that they were given for: a URL that leads
     /// elsewhere needs them anew.
-    pub(in crate::store) fn keep_secrets(&mut self, stored: Option<&Self>) -> Result<(), StoreError> {
+    pub(in crate::store) fn restore_masked_secrets(&mut self, stored: Option<&Self>) -> Result<(), StoreError> {
         let (mut kept, mut missing) = (Vec::new(), Vec::new());
-        if keeps_url(&self.url) {
-            match stored.and_then(|stored| kept_url(&self.url, &stored.url)) {
+        if has_masked_parts(&self.url) {
+            match stored.and_then(|stored| restore_url(&self.url, &stored.url)) {
                 Some(url) => {
                     self.url = url;
                     kept.push("/url".to_owned());
@@ -48,7 +48,7 @@ impl NewWebhook {
                 None => missing.push(pointer),
             }
         }
-        let (fields, without) = self.auth.keep_secrets(stored.map(|stored| &stored.auth));
+        let (fields, without) = self.auth.restore_masked_secrets(stored.map(|stored| &stored.auth));
         let of_auth = |field: &&str| format!("/auth_config/{field}");
         kept.extend(fields.iter().map(of_auth));
         missing.extend(without.iter().map(of_auth));
@@ -63,22 +63,22 @@ impl NewWebhook {
     }
 
     /// What is stored sealed, if anything has to be.
-    pub(in crate::store) fn hidden(&self) -> Option<Hidden> {
+    pub(in crate::store) fn sealed_parts(&self) -> Option<SealedParts> {
         let secret = |(name, value): &(&String, &String)| is_secret_header(name, value);
         let headers: BTreeMap<_, _> =
             self.headers.iter().filter(secret).map(|(name, value)| (name.clone(), value.clone())).collect();
         let hides = !headers.is_empty() || masked_url(&self.url) != self.url;
-        hides.then(|| Hidden { url: self.url.clone(), headers })
+        hides.then(|| SealedParts { url: self.url.clone(), headers })
     }
 
     /// Whether what is stored in clear has a secret: an older version knew fewer.
-    pub(in crate::store) fn shows_secrets(&self) -> bool {
+    pub(in crate::store) fn has_clear_secrets(&self) -> bool {
         let shown = |(name, value): (&String, &String)| value != MASK && is_secret_header(name, value);
         masked_url(&self.url) != self.url || self.headers.iter().any(shown)
     }
 
     /// Puts back what was stored sealed.
-    pub(in crate::store) fn reveal(&mut self, hidden: Hidden) {
+    pub(in crate::store) fn restore_sealed(&mut self, hidden: SealedParts) {
         self.url = hidden.url;
         self.headers.extend(hidden.headers);
     }
@@ -101,7 +101,7 @@ impl NewWebhook {
 
 impl Auth {
     /// Puts the stored secrets where the mask is; the fields in which it was, and those that have none stored.
-    fn keep_secrets(&mut self, stored: Option<&Self>) -> (Vec<&'static str>, Vec<&'static str>) {
+    fn restore_masked_secrets(&mut self, stored: Option<&Self>) -> (Vec<&'static str>, Vec<&'static str>) {
         let mut stored = stored.filter(|stored| stored.kind() == self.kind()).cloned().unwrap_or(Self::None);
         let old = stored.secrets_mut();
         let (mut kept, mut missing) = (Vec::new(), Vec::new());
@@ -148,8 +148,8 @@ mod tests {
             read
         };
         let mut same = masked(|_| {});
-        assert!(same.keeps_secrets());
-        same.keep_secrets(Some(&stored())).unwrap();
+        assert!(same.has_masked_secrets());
+        same.restore_masked_secrets(Some(&stored())).unwrap();
         assert_eq!(same, stored());
 
         let mut rotated = masked(|w| {
@@ -158,7 +158,7 @@ mod tests {
             w.headers.insert("x-api-key".into(), MASK.into());
             w.headers.remove("X-Api-Key");
         });
-        rotated.keep_secrets(Some(&stored())).unwrap();
+        rotated.restore_masked_secrets(Some(&stored())).unwrap();
         assert_eq!(rotated.auth, Auth::Standard { secret: "new".into(), previous_secret: Some("old".into()) });
         assert_eq!(rotated.headers["x-api-key"], "k3y");
 
@@ -173,10 +173,10 @@ mod tests {
             (|w| w.url = "https://ops.example.com/hook?other=***".into(), "/url"),
         ] {
             let wrong = StoreErrorKind::NoSecretToKeep { pointers: vec![pointer.to_owned()] };
-            assert_eq!(kind(masked(change).keep_secrets(Some(&stored()))), wrong);
+            assert_eq!(kind(masked(change).restore_masked_secrets(Some(&stored()))), wrong);
         }
         let all = ["/url", "/headers/X-Api-Key", "/auth_config/secret"].map(str::to_owned).to_vec();
-        assert_eq!(kind(masked(|_| {}).keep_secrets(None)), StoreErrorKind::NoSecretToKeep { pointers: all });
+        assert_eq!(kind(masked(|_| {}).restore_masked_secrets(None)), StoreErrorKind::NoSecretToKeep { pointers: all });
     }
 
     #[test]
@@ -188,8 +188,8 @@ mod tests {
             assert_eq!(shown["auth_config"], serde_json::json!({"username": "***", "password": "***"}));
             shown["auth_config"] = auth_config;
             let mut read: NewWebhook = serde_json::from_value(shown).unwrap();
-            assert!(read.keeps_secrets());
-            read.keep_secrets(Some(&stored)).unwrap();
+            assert!(read.has_masked_secrets());
+            read.restore_masked_secrets(Some(&stored)).unwrap();
             read.auth
         };
         assert_eq!(read(serde_json::json!({"username": "***", "password": "***"})), key("k3y", ""));
@@ -206,10 +206,10 @@ mod tests {
             moved.url = url.to_owned();
             moved.auth = Auth::Standard { secret: MASK.into(), previous_secret: None };
             let of_another = StoreErrorKind::SecretOfAnotherHost { pointers: vec!["/auth_config/secret".to_owned()] };
-            assert_eq!(kind(moved.keep_secrets(Some(&stored()))), of_another);
+            assert_eq!(kind(moved.restore_masked_secrets(Some(&stored()))), of_another);
             // Given anew, it may.
             moved.auth = Auth::Standard { secret: "again".into(), previous_secret: None };
-            moved.keep_secrets(Some(&stored())).unwrap();
+            moved.restore_masked_secrets(Some(&stored())).unwrap();
         }
     }
 }

@@ -56,10 +56,10 @@ impl Store {
     }
 
     /// Notes in which minute (its start, in milliseconds) keys were last used, where that is later than what is known.
-    pub async fn keys_used(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
+    pub async fn record_key_use(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.keys_used(used).await,
-            Inner::Postgres(engine) => engine.keys_used(used).await,
+            Inner::Sqlite(engine) => engine.record_key_use(used).await,
+            Inner::Postgres(engine) => engine.record_key_use(used).await,
         }
     }
 }
@@ -104,10 +104,10 @@ impl Store {
     }
 
     /// Notes that the token is used in this minute.
-    pub async fn use_admin_token(&self, id: Uuid) -> Result<(), StoreError> {
+    pub async fn record_token_use(&self, id: Uuid) -> Result<(), StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.use_admin_token(id).await,
-            Inner::Postgres(engine) => engine.use_admin_token(id).await,
+            Inner::Sqlite(engine) => engine.record_token_use(id).await,
+            Inner::Postgres(engine) => engine.record_token_use(id).await,
         }
     }
 }

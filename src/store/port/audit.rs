@@ -45,7 +45,7 @@ impl Store {
     }
 
     /// Says what became of it.
-    pub async fn settle_audit(
+    pub async fn finish_audit(
         &self,
         id: Option<i64>,
         outcome: AuditOutcome,
@@ -53,8 +53,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let Some(id) = id else { return Ok(()) };
         match &self.0 {
-            Inner::Sqlite(engine) => engine.settle_audit(id, outcome, after).await,
-            Inner::Postgres(engine) => engine.settle_audit(id, outcome, after).await,
+            Inner::Sqlite(engine) => engine.finish_audit(id, outcome, after).await,
+            Inner::Postgres(engine) => engine.finish_audit(id, outcome, after).await,
         }
     }
 
@@ -67,11 +67,11 @@ impl Store {
     }
 
     /// Forgets records older than that, and the oldest of too many; answers how many.
-    pub async fn forget_audit(&self, age: Duration) -> Result<u64, StoreError> {
+    pub async fn prune_audit(&self, age: Duration) -> Result<u64, StoreError> {
         let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         match &self.0 {
-            Inner::Sqlite(engine) => engine.forget_audit(age_ms).await,
-            Inner::Postgres(engine) => engine.forget_audit(age_ms).await,
+            Inner::Sqlite(engine) => engine.prune_audit(age_ms).await,
+            Inner::Postgres(engine) => engine.prune_audit(age_ms).await,
         }
     }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::store::{Inner, Store};
 use crate::metrics;
 use crate::store::delivery::{
-    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, GivenUp, OwedBounds, RetryFilter,
+    AbandonedDeliveries, BacklogLimits, ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, RetryFilter,
 };
 use crate::store::error::StoreError;
 use crate::store::page::{Page, PageRequest};
@@ -39,20 +39,20 @@ impl Store {
 
     /// Gives up what waits too long or too much for webhooks that are disabled: what is too many is deleted, what is
     /// too old becomes `cancelled`; both count. Answers how many.
-    pub async fn give_up_owed(&self, bounds: OwedBounds) -> Result<u64, StoreError> {
+    pub async fn trim_backlog(&self, bounds: BacklogLimits) -> Result<u64, StoreError> {
         let given_up = match &self.0 {
-            Inner::Sqlite(engine) => engine.give_up_owed(bounds).await,
-            Inner::Postgres(engine) => engine.give_up_owed(bounds).await,
+            Inner::Sqlite(engine) => engine.trim_backlog(bounds).await,
+            Inner::Postgres(engine) => engine.trim_backlog(bounds).await,
         }?;
         metrics::store_given_up(given_up);
         Ok(given_up)
     }
 
     /// Disabled webhooks that have lost deliveries since they were disabled.
-    pub async fn given_up(&self) -> Result<Vec<GivenUp>, StoreError> {
+    pub async fn abandoned_deliveries(&self) -> Result<Vec<AbandonedDeliveries>, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.given_up().await,
-            Inner::Postgres(engine) => engine.given_up().await,
+            Inner::Sqlite(engine) => engine.abandoned_deliveries().await,
+            Inner::Postgres(engine) => engine.abandoned_deliveries().await,
         }
     }
 

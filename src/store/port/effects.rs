@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::store::{Inner, Store};
 use crate::store::documents::{AnomalyEvent, AnomalyState};
-use crate::store::effects::{Cause, Effects, OutboxMessage, Recorded};
+use crate::store::effects::{Cause, Effects, OutboxMessage, RecordOutcome};
 use crate::store::error::StoreError;
 use crate::store::page::{Page, PageRequest};
 
@@ -19,7 +19,7 @@ impl Store {
 
     /// Commits the effects of one batch; refuses all of them when those of any cause were committed before, or any window
     /// is no longer at the version that was read.
-    pub async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
+    pub async fn record_effects(&self, effects: Effects) -> Result<RecordOutcome, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.record_effects(effects).await,
             Inner::Postgres(engine) => engine.record_effects(effects).await,
@@ -53,19 +53,19 @@ impl Store {
         }
     }
 
-    pub async fn forget_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+    pub async fn remove_from_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.forget_outbox(ids).await,
-            Inner::Postgres(engine) => engine.forget_outbox(ids).await,
+            Inner::Sqlite(engine) => engine.remove_from_outbox(ids).await,
+            Inner::Postgres(engine) => engine.remove_from_outbox(ids).await,
         }
     }
 
     /// Deletes states untouched since then, and what outlived its retention: deliveries that ended (delivered 7 days,
     /// others 30) and anomaly events (90 days).
-    pub async fn forget_stale(&self, before_ms: i64) -> Result<u64, StoreError> {
+    pub async fn delete_expired(&self, before_ms: i64) -> Result<u64, StoreError> {
         match &self.0 {
-            Inner::Sqlite(engine) => engine.forget_stale(before_ms).await,
-            Inner::Postgres(engine) => engine.forget_stale(before_ms).await,
+            Inner::Sqlite(engine) => engine.delete_expired(before_ms).await,
+            Inner::Postgres(engine) => engine.delete_expired(before_ms).await,
         }
     }
 }

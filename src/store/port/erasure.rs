@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use super::store::{Inner, Store};
 use crate::event::Person;
-use crate::store::erasure::{ErasedRecords, Patience};
+use crate::store::erasure::{ErasedRecords, TimeBudget};
 use crate::store::error::StoreError;
 
 impl Store {
     /// Erases the deliveries, whatever became of them, the anomaly events and what is owed to the bus that are of events of
     /// this person, and the windows that are measured for them. In transactions of a bounded size, until this time is over.
     pub async fn erase_person(&self, person: &Person, time_max: Duration) -> Result<ErasedRecords, StoreError> {
-        let patience = Patience::new(time_max);
+        let budget = TimeBudget::new(time_max);
         match &self.0 {
-            Inner::Sqlite(engine) => engine.erase_person(person, patience).await,
-            Inner::Postgres(engine) => engine.erase_person(person, patience).await,
+            Inner::Sqlite(engine) => engine.erase_person(person, budget).await,
+            Inner::Postgres(engine) => engine.erase_person(person, budget).await,
         }
     }
 

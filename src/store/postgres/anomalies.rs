@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::deliveries;
 use super::engine::Engine;
 use super::error::{damaged, failed};
-use super::row::{is_keepable, json_text};
+use super::row::{is_storable, json_text};
 use super::statement::run;
 use crate::store::cursor;
 use crate::store::documents::{AnomalyEvent, AnomalyState, EVENT_AHEAD_MS_MAX, EVENT_RETENTION_MS};
@@ -16,7 +16,7 @@ use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'e';
 /// Anomaly events forgotten in one statement.
-const FORGET_ROWS_MAX: i64 = 1_000;
+const DELETE_ROWS_MAX: i64 = 1_000;
 const STATE_COLUMNS: &str =
     r#"s.config_id, s.app_id, s.group_value, s.version, s."window", s.cooldown_until_ms, s.updated_at_ms"#;
 
@@ -30,7 +30,7 @@ impl Engine {
                  ORDER BY config_id, app_id, group_value"
             );
             let rows = client.query(&sql, &[&configs]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             rows.iter().map(state).collect()
         })
         .await
@@ -53,13 +53,13 @@ impl Engine {
                  JOIN anomaly_states s USING (config_id, app_id, group_value) ORDER BY k.place"
             );
             let rows = client.query(&sql, &[&configs, &apps, &groups]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             rows.iter().map(state).collect()
         })
         .await
     }
 
-    pub(in crate::store) async fn forget_stale(&self, before_ms: i64) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn delete_expired(&self, before_ms: i64) -> Result<u64, StoreError> {
         let context = "forget stale state";
         let states = "DELETE FROM anomaly_states WHERE (config_id, app_id, group_value) IN
             (SELECT config_id, app_id, group_value FROM anomaly_states WHERE updated_at_ms < $1
@@ -73,8 +73,8 @@ impl Engine {
         let mut forgotten = 0;
         self.retrying(context, || async move {
             let mut client = self.client(context).await?;
-            client.execute(ahead, &[&EVENT_AHEAD_MS_MAX, &FORGET_ROWS_MAX]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.execute(ahead, &[&EVENT_AHEAD_MS_MAX, &DELETE_ROWS_MAX]).await.map_err(failed(context))?;
+            client.reusable = true;
             Ok(())
         })
         .await?;
@@ -83,8 +83,8 @@ impl Engine {
                 let count = self
                     .retrying(context, || async move {
                         let mut client = self.client(context).await?;
-                        let count = client.execute(sql, &[&limit, &FORGET_ROWS_MAX]).await.map_err(failed(context))?;
-                        client.whole = true;
+                        let count = client.execute(sql, &[&limit, &DELETE_ROWS_MAX]).await.map_err(failed(context))?;
+                        client.reusable = true;
                         Ok(count)
                     })
                     .await?;
@@ -94,7 +94,7 @@ impl Engine {
                 }
             }
         }
-        Ok(forgotten + deliveries::forget_ended(self).await?)
+        Ok(forgotten + deliveries::delete_expired_deliveries(self).await?)
     }
 
     pub(in crate::store) async fn anomaly_events(
@@ -106,7 +106,7 @@ impl Engine {
     ) -> Result<Page<AnomalyEvent>, StoreError> {
         let context = "list anomaly events";
         let before = cursor::after::<i64>(LIST, &page)?;
-        if !app_id.is_none_or(is_keepable) {
+        if !app_id.is_none_or(is_storable) {
             return Ok(cursor::page(LIST, &page, Vec::<(i64, AnomalyEvent)>::new()));
         }
         self.call(context, async {
@@ -118,7 +118,7 @@ impl Engine {
             let limit = page.limit as i64 + 1;
             let rows = client.query(sql, &[&config, &app_id, &since_ms, &before, &limit]).await;
             let rows = rows.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let event = |row: &Row| {
                 let document = serde_json::from_str(row.get(1)).map_err(|error| damaged(context, error))?;
                 Ok((row.get::<_, i64>(0), document))

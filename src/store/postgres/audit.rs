@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::engine::Engine;
 use super::error::{damaged, failed};
-use super::row::{is_keepable, timestamp};
+use super::row::{is_storable, timestamp};
 use crate::store::audit::{
-    AuditEntry, AuditFilter, AuditKind, AuditOutcome, AuditRecord, Caller, Change, FORGET_ROWS_MAX, RECORDS_MAX,
+    AuditEntry, AuditFilter, AuditKind, AuditOutcome, AuditRecord, Caller, Change, DELETE_ROWS_MAX, RECORDS_MAX,
 };
 use crate::store::cursor;
 use crate::store::error::StoreError;
@@ -28,7 +28,7 @@ impl Engine {
     }
 
     /// Records a change in its transaction, when somebody is known who asks for it.
-    pub(super) async fn note(
+    pub(super) async fn record_change(
         &self,
         client: &impl GenericClient,
         change: impl FnOnce() -> Change,
@@ -49,13 +49,13 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let id = insert(&**client, &entry).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(id)
         })
         .await
     }
 
-    pub(in crate::store) async fn settle_audit(
+    pub(in crate::store) async fn finish_audit(
         &self,
         id: i64,
         outcome: AuditOutcome,
@@ -73,7 +73,7 @@ impl Engine {
                 let sql = "UPDATE audit SET document = $2 WHERE seq = $1";
                 client.execute(sql, &[&id, &document]).await.map_err(failed(context))?;
             }
-            client.whole = true;
+            client.reusable = true;
             Ok(())
         })
         .await
@@ -86,7 +86,7 @@ impl Engine {
     ) -> Result<Page<AuditRecord>, StoreError> {
         let context = "list audit records";
         let before = cursor::after::<i64>(LIST, &page)?;
-        if !filter.actor.as_deref().is_none_or(is_keepable) {
+        if !filter.actor.as_deref().is_none_or(is_storable) {
             return Ok(cursor::page(LIST, &page, Vec::<(i64, AuditRecord)>::new()));
         }
         let actor_id = filter.actor.as_deref().and_then(|actor| Uuid::try_parse(actor).ok());
@@ -102,14 +102,14 @@ impl Engine {
             let limit = page.limit as i64 + 1;
             let rows = client.query(sql, &[&actor, &actor_id, &kind, &filter.since_ms, &before, &limit]).await;
             let rows = rows.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let rows: Result<Vec<_>, StoreError> = rows.iter().map(record).collect();
             Ok(cursor::page(LIST, &page, rows?))
         })
         .await
     }
 
-    pub(in crate::store) async fn forget_audit(&self, age_ms: i64) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn prune_audit(&self, age_ms: i64) -> Result<u64, StoreError> {
         let context = "forget audit records";
         let sql = "DELETE FROM audit WHERE seq IN (
             SELECT seq FROM audit WHERE at < causality_now_ms() - $1
@@ -120,9 +120,9 @@ impl Engine {
             let count = self
                 .retrying(context, || async move {
                     let mut client = self.client(context).await?;
-                    let count = client.execute(sql, &[&age_ms, &RECORDS_MAX, &FORGET_ROWS_MAX]).await;
+                    let count = client.execute(sql, &[&age_ms, &RECORDS_MAX, &DELETE_ROWS_MAX]).await;
                     let count = count.map_err(failed(context))?;
-                    client.whole = true;
+                    client.reusable = true;
                     Ok(count)
                 })
                 .await?;

@@ -7,7 +7,7 @@ use deadpool_postgres::Object;
 /// A connection of the pool; it goes back only when whoever used it says that its use came to its end.
 pub(super) struct Client {
     pub(super) object: Option<Object>,
-    pub(super) whole: bool,
+    pub(super) reusable: bool,
 }
 
 impl Deref for Client {
@@ -27,7 +27,7 @@ impl DerefMut for Client {
 impl Drop for Client {
     fn drop(&mut self) {
         if let Some(object) = self.object.take()
-            && !self.whole
+            && !self.reusable
         {
             drop(Object::take(object));
         }

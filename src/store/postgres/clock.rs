@@ -16,11 +16,11 @@ use crate::store::error::StoreError;
 const ROWS_MAX: i64 = 5_000;
 
 /// Takes note of what the server's clock showed after `asked_at`. True when deliveries had to be brought back.
-pub(super) async fn look(engine: &Engine, now_ms: i64, asked_at: Instant) -> bool {
+pub(super) async fn observe(engine: &Engine, now_ms: i64, asked_at: Instant) -> bool {
     let clock = &engine.0.clock;
     let mut moved = 0;
     if clock.is_behind(now_ms, asked_at) {
-        match bring_back(engine).await {
+        match move_due_times_back(engine).await {
             Ok(rows) => moved = rows,
             Err(error) => {
                 // It is still to be done at the next look.
@@ -29,7 +29,7 @@ pub(super) async fn look(engine: &Engine, now_ms: i64, asked_at: Instant) -> boo
             }
         }
     }
-    clock.saw(now_ms);
+    clock.record(now_ms);
     if moved > 0 {
         tracing::info!(moved, "the database's clock was set back; what waits for its time waits no longer for it");
     }
@@ -38,7 +38,7 @@ pub(super) async fn look(engine: &Engine, now_ms: i64, asked_at: Instant) -> boo
 
 /// What lies in the future tells by how much the clock was set back: a delivery that was not tried is due since it is
 /// owed, a retry is due so long after the attempt, and nobody claims for longer than the lease.
-async fn bring_back(engine: &Engine) -> Result<u64, StoreError> {
+async fn move_due_times_back(engine: &Engine) -> Result<u64, StoreError> {
     let context = "follow the database's clock";
     let sql = "
         WITH ahead AS MATERIALIZED (
@@ -60,7 +60,7 @@ async fn bring_back(engine: &Engine) -> Result<u64, StoreError> {
             .retrying(context, || async move {
                 let mut client = engine.client(context).await?;
                 let count = client.execute(sql, &[&lease_ms, &ROWS_MAX]).await.map_err(failed(context))?;
-                client.whole = true;
+                client.reusable = true;
                 Ok(count)
             })
             .await?;

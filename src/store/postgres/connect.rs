@@ -18,7 +18,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::silence::Trust;
+use super::silence::StaleCutoff;
 use crate::base::errors::chain;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::settings::{PostgresSettings, SslMode};
@@ -39,14 +39,14 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that a connection needs. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Reach {
+pub(super) struct Connector {
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
     pub(super) timeout: Duration,
     statement_timeout: Duration,
 }
 
-impl Reach {
+impl Connector {
     pub(super) fn of(settings: &PostgresSettings) -> Result<Self, StoreError> {
         let (url, ssl_mode) = settings
             .url
@@ -101,7 +101,7 @@ impl Reach {
     }
 
     /// Connections that `trust` speaks against are not handed out.
-    pub(super) fn pool(&self, settings: &PostgresSettings, trust: Trust) -> Result<Pool, StoreError> {
+    pub(super) fn pool(&self, settings: &PostgresSettings, cutoff: StaleCutoff) -> Result<Pool, StoreError> {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         // Said on the connection, not when it is asked for: poolers refuse options that they do not know.
         let session = format!("SET statement_timeout = {}; {PLANS}", self.statement_timeout.as_millis());
@@ -118,8 +118,8 @@ impl Reach {
                 Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
             }))
             .pre_recycle(Hook::async_fn(move |client, metrics| {
-                let trust = trust.clone();
-                Box::pin(async move { trust.check(client, metrics).await })
+                let cutoff = cutoff.clone();
+                Box::pin(async move { cutoff.check(client, metrics).await })
             }))
             .build()
             .map_err(|error| refused(error.to_string()))
@@ -233,7 +233,7 @@ fn tls(mode: SslMode, settings: &PostgresSettings) -> Result<ClientConfig, Store
         }
         _ => None,
     };
-    let verifier = Arc::new(Lenient { provider, chain });
+    let verifier = Arc::new(ChainVerifier { provider, chain });
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
@@ -257,12 +257,12 @@ fn roots(settings: &PostgresSettings) -> Result<RootCertStore, StoreError> {
 /// What libpq checks of a certificate below `verify-full`: its chain (`verify-ca`, and `require` with authorities), or
 /// nothing (`prefer`, `require`).
 #[derive(Debug)]
-struct Lenient {
+struct ChainVerifier {
     provider: Arc<rustls::crypto::CryptoProvider>,
     chain: Option<Arc<WebPkiServerVerifier>>,
 }
 
-impl ServerCertVerifier for Lenient {
+impl ServerCertVerifier for ChainVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

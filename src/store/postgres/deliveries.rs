@@ -13,13 +13,13 @@ use uuid::Uuid;
 use super::clock;
 use super::engine::Engine;
 use super::error::{damaged, failed};
-use super::row::{is_keepable, timestamp};
+use super::row::{is_storable, timestamp};
 use super::statement::run;
 use super::wake::Wake;
 use crate::store::cursor;
 use crate::store::delivery::{
-    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GIVE_UP_ROWS_MAX, OwedBounds, RETENTION_MS,
-    RETRIES_MAX, RetryFilter, WAITED_TOO_LONG,
+    ABANDON_ROWS_MAX, BacklogLimits, ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus,
+    RETENTION_MS, RETRIES_MAX, RetryFilter, WAITED_TOO_LONG,
 };
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::page::{Page, PageRequest};
@@ -29,7 +29,7 @@ const COLUMNS: &str = "d.seq, d.id, d.webhook_id, d.rule_id, d.anomaly_config_id
      d.attempts, d.max_attempts, d.due_at, d.last_attempt_at, d.last_error, d.last_status_code, d.created_at, \
      d.finished_at";
 /// Deliveries forgotten in one statement, so that nobody waits long behind it.
-const FORGET_ROWS_MAX: i64 = 1_000;
+const DELETE_ROWS_MAX: i64 = 1_000;
 
 impl Engine {
     pub(in crate::store) async fn claim_due_deliveries(
@@ -38,7 +38,7 @@ impl Engine {
     ) -> Result<Vec<Delivery>, StoreError> {
         let context = "claim deliveries";
         let lease_ms = i64::try_from(limits.lease.as_millis()).unwrap_or(i64::MAX / 4);
-        self.0.clock.claims_for(lease_ms);
+        self.0.clock.record_lease(lease_ms);
         let most = |quota: usize| quota.min(limits.deliveries) as i64;
         let (named, quotas): (Vec<Uuid>, Vec<i64>) =
             limits.quotas.iter().map(|(id, quota)| (*id, most(*quota))).unzip();
@@ -73,7 +73,7 @@ impl Engine {
             let mut client = self.client(context).await?;
             let statement = client.prepare_cached(&sql).await.map_err(failed(context))?;
             let rows = client.query(&statement, &values).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             rows.iter().map(|row| delivery(row).map(|(_, delivery)| delivery)).collect()
         })
         .await
@@ -82,7 +82,7 @@ impl Engine {
     pub(in crate::store) async fn next_due_ms(&self, skip: &[Uuid]) -> Result<Option<i64>, StoreError> {
         let asked_at = Instant::now();
         let (mut wait_ms, now_ms) = self.next_due(skip).await?;
-        if clock::look(self, now_ms, asked_at).await {
+        if clock::observe(self, now_ms, asked_at).await {
             (wait_ms, _) = self.next_due(skip).await?;
         }
         // In this process's time, whose clock may be another one than the database's.
@@ -100,7 +100,7 @@ impl Engine {
             let mut client = self.client(context).await?;
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let row = client.query_one(&statement, &[&skip]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             Ok((row.get(0), row.get(1)))
         })
         .await
@@ -117,13 +117,13 @@ impl Engine {
             let tx = client.transaction().await.map_err(failed(context))?;
             run(&tx, sql, &values, context).await?;
             self.commit(tx, Wake::Work, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(())
         })
         .await
     }
 
-    pub(in crate::store) async fn give_up_owed(&self, bounds: OwedBounds) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn trim_backlog(&self, bounds: BacklogLimits) -> Result<u64, StoreError> {
         let context = "give up deliveries";
         let age_ms = i64::try_from(bounds.age_max.as_millis()).unwrap_or(i64::MAX / 4);
         let mut given_up = 0;
@@ -136,11 +136,11 @@ impl Engine {
                     let disabled = tx.query(sql, &[]).await.map_err(failed(context))?;
                     let mut count = 0;
                     for webhook in disabled.iter().map(|row| row.get(0)) {
-                        count += give_up_beyond(&tx, webhook, bounds.deliveries_max).await?;
-                        count += give_up_older(&tx, webhook, age_ms).await?;
+                        count += delete_beyond_limit(&tx, webhook, bounds.deliveries_max).await?;
+                        count += cancel_older(&tx, webhook, age_ms).await?;
                     }
-                    self.commit(tx, Wake::Nobody, context).await?;
-                    client.whole = true;
+                    self.commit(tx, Wake::None, context).await?;
+                    client.reusable = true;
                     Ok(count)
                 })
                 .await?;
@@ -183,8 +183,8 @@ impl Engine {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             run(&tx, sql, &values, context).await?;
-            self.commit(tx, if again { Wake::Work } else { Wake::Nobody }, context).await?;
-            client.whole = true;
+            self.commit(tx, if again { Wake::Work } else { Wake::None }, context).await?;
+            client.reusable = true;
             Ok(())
         })
         .await
@@ -195,7 +195,7 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let found = delivery_in(&**client, id).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(found)
         })
         .await
@@ -208,7 +208,7 @@ impl Engine {
     ) -> Result<Page<Delivery>, StoreError> {
         let context = "list deliveries";
         let before = cursor::after::<i64>(LIST, &page)?;
-        if !filter.event_id.as_deref().is_none_or(is_keepable) {
+        if !filter.event_id.as_deref().is_none_or(is_storable) {
             return Ok(cursor::page(LIST, &page, Vec::<(i64, Delivery)>::new()));
         }
         self.call(context, async {
@@ -239,7 +239,7 @@ impl Engine {
             }
             let sql = format!("SELECT {COLUMNS} FROM deliveries d WHERE {wheres} ORDER BY d.seq DESC LIMIT $1");
             let rows = client.query(&sql, &values).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let rows: Result<Vec<_>, _> = rows.iter().map(delivery).collect();
             Ok(cursor::page(LIST, &page, rows?))
         })
@@ -270,9 +270,9 @@ impl Engine {
             let before = delivery_in(&*tx, id).await?;
             let row = tx.query_one(&sql, &[&id]).await.map_err(failed(context))?;
             let (_, retried) = delivery(&row)?;
-            self.note(&*tx, || Delivery::change("retry", id, before.as_ref(), Some(&retried))).await?;
+            self.record_change(&*tx, || Delivery::change("retry", id, before.as_ref(), Some(&retried))).await?;
             self.commit(tx, Wake::Work, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(retried)
         })
         .await
@@ -295,9 +295,9 @@ impl Engine {
             let values: [&(dyn ToSql + Sync); 6] =
                 [&statuses, &filter.since_ms, &filter.until_ms, &filter.webhook_id, &filter.rule_id, &limit];
             let retried = tx.execute(sql, &values).await.map_err(failed(context))?;
-            self.note(&*tx, || filter.change(retried)).await?;
+            self.record_change(&*tx, || filter.change(retried)).await?;
             self.commit(tx, Wake::Work, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(retried)
         })
         .await
@@ -312,10 +312,10 @@ impl Engine {
             let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
             if let Some(row) = &row {
                 let (_, deleted) = delivery(row)?;
-                self.note(&*tx, || Delivery::change("delete", id, Some(&deleted), None)).await?;
+                self.record_change(&*tx, || Delivery::change("delete", id, Some(&deleted), None)).await?;
             }
-            self.commit(tx, Wake::Nobody, context).await?;
-            client.whole = true;
+            self.commit(tx, Wake::None, context).await?;
+            client.reusable = true;
             Ok(row.is_some())
         })
         .await
@@ -330,12 +330,12 @@ async fn delivery_in(client: &impl GenericClient, id: Uuid) -> Result<Option<Del
 
 /// Deletes the oldest of what a disabled webhook is owed beyond the bound; answers how many. What others are deleting is
 /// left to them.
-pub(super) async fn give_up_beyond(
+pub(super) async fn delete_beyond_limit(
     tx: &deadpool_postgres::Transaction<'_>,
     webhook: Uuid,
-    owed_max: u64,
+    backlog_max: u64,
 ) -> Result<u64, StoreError> {
-    let owed_max = i64::try_from(owed_max).unwrap_or(i64::MAX);
+    let backlog_max = i64::try_from(backlog_max).unwrap_or(i64::MAX);
     // What is counted stands in the index. A request of before may still be on its way.
     let sql = "
         WITH beyond AS MATERIALIZED (
@@ -346,11 +346,11 @@ pub(super) async fn give_up_beyond(
                 AND (status = 'pending' OR due_at <= causality_now_ms()) FOR UPDATE SKIP LOCKED),
         gone AS (DELETE FROM deliveries WHERE seq IN (SELECT seq FROM mine) RETURNING 1)
         SELECT count(*) FROM gone";
-    count_given_up(tx, webhook, sql, &[&webhook, &owed_max, &GIVE_UP_ROWS_MAX]).await
+    count_abandoned(tx, webhook, sql, &[&webhook, &backlog_max, &ABANDON_ROWS_MAX]).await
 }
 
 /// Cancels what has been due for a disabled webhook for longer than that; answers how many.
-async fn give_up_older(tx: &deadpool_postgres::Transaction<'_>, webhook: Uuid, age_ms: i64) -> Result<u64, StoreError> {
+async fn cancel_older(tx: &deadpool_postgres::Transaction<'_>, webhook: Uuid, age_ms: i64) -> Result<u64, StoreError> {
     let sql = "
         WITH old AS MATERIALIZED (
             SELECT seq FROM deliveries WHERE webhook_id = $1 AND due_at < causality_now_ms() - $2
@@ -359,10 +359,10 @@ async fn give_up_older(tx: &deadpool_postgres::Transaction<'_>, webhook: Uuid, a
             UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = causality_now_ms(), last_error = $4
             WHERE seq IN (SELECT seq FROM old) RETURNING 1)
         SELECT count(*) FROM gone";
-    count_given_up(tx, webhook, sql, &[&webhook, &age_ms, &GIVE_UP_ROWS_MAX, &WAITED_TOO_LONG]).await
+    count_abandoned(tx, webhook, sql, &[&webhook, &age_ms, &ABANDON_ROWS_MAX, &WAITED_TOO_LONG]).await
 }
 
-async fn count_given_up(
+async fn count_abandoned(
     tx: &deadpool_postgres::Transaction<'_>,
     webhook: Uuid,
     sql: &str,
@@ -379,7 +379,7 @@ async fn count_given_up(
 }
 
 /// Forgets what ended long ago; answers how many.
-pub(super) async fn forget_ended(engine: &Engine) -> Result<u64, StoreError> {
+pub(super) async fn delete_expired_deliveries(engine: &Engine) -> Result<u64, StoreError> {
     let context = "forget deliveries";
     // Behind an end that is yet to come, since the clock was set back, nothing would be forgotten.
     let ahead =
@@ -393,10 +393,10 @@ pub(super) async fn forget_ended(engine: &Engine) -> Result<u64, StoreError> {
             let count = engine
                 .retrying(context, || async move {
                     let mut client = engine.client(context).await?;
-                    client.execute(ahead, &[&status.text(), &FORGET_ROWS_MAX]).await.map_err(failed(context))?;
-                    let values: [&(dyn ToSql + Sync); 3] = [&status.text(), &retention_ms, &FORGET_ROWS_MAX];
+                    client.execute(ahead, &[&status.text(), &DELETE_ROWS_MAX]).await.map_err(failed(context))?;
+                    let values: [&(dyn ToSql + Sync); 3] = [&status.text(), &retention_ms, &DELETE_ROWS_MAX];
                     let count = client.execute(old, &values).await.map_err(failed(context))?;
-                    client.whole = true;
+                    client.reusable = true;
                     Ok(count)
                 })
                 .await?;

@@ -25,9 +25,9 @@ impl Engine {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             let stored = create_in(&*tx, new).await?;
-            self.note(&*tx, || Change::created(&stored)).await?;
+            self.record_change(&*tx, || Change::created(&stored)).await?;
             self.commit(tx, Wake::Changes, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(stored)
         })
         .await
@@ -41,7 +41,7 @@ impl Engine {
                 Some(id) => get_in::<D>(&**client, id).await?,
                 None => None,
             };
-            client.whole = true;
+            client.reusable = true;
             Ok(found)
         })
         .await
@@ -58,7 +58,7 @@ impl Engine {
             let sql = format!("{} WHERE $1::uuid IS NULL OR d.id > $1 ORDER BY d.id LIMIT $2", select::<D>());
             let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
             let rows = rows.iter().map(stored::<D>).collect::<Result<Vec<_>, _>>()?;
-            client.whole = true;
+            client.reusable = true;
             Ok(cursor::page(D::LIST, &page, rows))
         })
         .await
@@ -81,14 +81,14 @@ impl Engine {
             let stored = match replace_in(&*tx, key, new, as_of).await {
                 Err(error) if error.kind == StoreErrorKind::Changed => {
                     tx.rollback().await.map_err(failed(context))?;
-                    client.whole = true;
+                    client.reusable = true;
                     return Err(error);
                 }
                 stored => stored?,
             };
-            self.note(&*tx, || Change::replaced(before.as_ref(), &stored)).await?;
+            self.record_change(&*tx, || Change::replaced(before.as_ref(), &stored)).await?;
             self.commit(tx, Wake::Changes, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(stored)
         })
         .await
@@ -102,15 +102,15 @@ impl Engine {
             let id = find(&*tx, D::TABLE, key, "FOR UPDATE").await?;
             if let Some(id) = id {
                 let before = if self.is_audited() { get_in::<D>(&*tx, id).await? } else { None };
-                self.note(&*tx, || Change::deleted(id, before.as_ref())).await?;
+                self.record_change(&*tx, || Change::deleted(id, before.as_ref())).await?;
                 let sql = format!("DELETE FROM {} WHERE id = $1", D::TABLE);
                 tx.execute(&sql, &[&id]).await.map_err(failed(context))?;
                 use_webhooks(&*tx, id, &[]).await?;
-                forget_faults(&*tx, id).await?;
+                delete_faults(&*tx, id).await?;
                 tx.execute("DELETE FROM anomaly_states WHERE config_id = $1", &[&id]).await.map_err(failed(context))?;
             }
-            self.commit(tx, if id.is_some() { Wake::Changes } else { Wake::Nobody }, context).await?;
-            client.whole = true;
+            self.commit(tx, if id.is_some() { Wake::Changes } else { Wake::None }, context).await?;
+            client.reusable = true;
             Ok(id.is_some())
         })
         .await
@@ -135,8 +135,8 @@ impl Engine {
                 let (count, as_of) = (faults.count as i64, as_of.as_millisecond());
                 tx.execute(sql, &[id, &count, &last_at, &faults.last_error, &as_of]).await.map_err(failed(context))?;
             }
-            self.commit(tx, Wake::Nobody, context).await?;
-            client.whole = true;
+            self.commit(tx, Wake::None, context).await?;
+            client.reusable = true;
             Ok(())
         })
         .await
@@ -151,7 +151,7 @@ fn select<D: Document>() -> String {
     )
 }
 
-async fn forget_faults(client: &impl GenericClient, document: Uuid) -> Result<(), StoreError> {
+async fn delete_faults(client: &impl GenericClient, document: Uuid) -> Result<(), StoreError> {
     let sql = "DELETE FROM faults WHERE document_id = $1";
     client.execute(sql, &[&document]).await.map(|_| ()).map_err(failed("forget faults"))
 }
@@ -211,7 +211,7 @@ pub(super) async fn replace_in<D: Document>(
     let row = client.query_opt(&sql, &[&id, &new.name(), &document, &as_of]).await.map_err(name_taken(context))?;
     let row = row.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
     use_webhooks(client, id, &webhooks).await?;
-    forget_faults(client, id).await?;
+    delete_faults(client, id).await?;
     Ok(new.stored(id, Faults::default(), timestamp(row.get(0))?, timestamp(row.get(1))?))
 }
 

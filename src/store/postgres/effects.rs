@@ -14,7 +14,7 @@ use super::statement::run;
 use super::wake::Wake;
 use super::{anomalies, deliveries};
 use crate::metrics;
-use crate::store::effects::{Cause, Effects, OutboxMessage, Recorded};
+use crate::store::effects::{Cause, Effects, OutboxMessage, RecordOutcome};
 use crate::store::error::StoreError;
 
 type Tx<'a> = deadpool_postgres::Transaction<'a>;
@@ -38,53 +38,54 @@ impl Engine {
                        ORDER BY a.sequence, a.published_at_ms";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let rows = client.query(&statement, &[&consumer, &sequences, &times]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             Ok(rows.iter().map(|row| Cause::new(row.get::<_, i64>(0) as u64, row.get(1))).collect())
         })
         .await
     }
 
-    pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
+    pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<RecordOutcome, StoreError> {
         let context = "record effects";
         let effects = &effects;
         self.retrying(context, || async move {
             let mut client = self.client(context).await?;
-            self.make_floor(&client, &effects.consumer).await?;
+            self.ensure_floor(&client, &effects.consumer).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             let (marked, written, disabled, (), ()) = try_join!(
                 mark(&tx, effects),
                 anomalies::put_states(&tx, &effects.anomaly_states),
-                owe_deliveries(&tx, effects),
+                insert_deliveries(&tx, effects),
                 anomalies::insert_events(&tx, &effects.anomaly_events),
-                owe_messages(&tx, &effects.outbox),
+                insert_outbox(&tx, &effects.outbox),
             )?;
             if marked < effects.causes.len() || written < effects.anomaly_states.len() {
                 tx.rollback().await.map_err(failed(context))?;
-                client.whole = true;
+                client.reusable = true;
                 drop(client);
-                return self.refusal(effects).await;
+                return self.conflict(effects).await;
             }
             let mut given_up = 0;
             for webhook in disabled {
-                given_up += deliveries::give_up_beyond(&tx, webhook, effects.owed_max.unwrap_or(u64::MAX)).await?;
+                given_up +=
+                    deliveries::delete_beyond_limit(&tx, webhook, effects.backlog_max.unwrap_or(u64::MAX)).await?;
             }
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
-            self.commit(tx, if due { Wake::Work } else { Wake::Nobody }, context).await?;
+            self.commit(tx, if due { Wake::Work } else { Wake::None }, context).await?;
             if let Some(acknowledged) = effects.acknowledged {
                 // In a transaction of its own: its lock must not wait for locks that wait for it.
                 let tx = client.transaction().await.map_err(failed(context))?;
-                forget(&tx, &effects.consumer, acknowledged).await?;
-                self.commit(tx, Wake::Nobody, context).await?;
+                merge_consumed(&tx, &effects.consumer, acknowledged).await?;
+                self.commit(tx, Wake::None, context).await?;
             }
-            client.whole = true;
+            client.reusable = true;
             metrics::store_given_up(given_up);
-            Ok(Recorded::Committed)
+            Ok(RecordOutcome::Committed)
         })
         .await
     }
 
     /// Makes the row of a consumer's floor, once a process: what is not there cannot be locked.
-    async fn make_floor(&self, client: &Client, consumer: &str) -> Result<(), StoreError> {
+    async fn ensure_floor(&self, client: &Client, consumer: &str) -> Result<(), StoreError> {
         if lock(&self.0.floors).contains(consumer) {
             return Ok(());
         }
@@ -96,10 +97,10 @@ impl Engine {
     }
 
     /// What stood in the way, as it is now.
-    async fn refusal(&self, effects: &Effects) -> Result<Recorded, StoreError> {
+    async fn conflict(&self, effects: &Effects) -> Result<RecordOutcome, StoreError> {
         let consumed = self.consumed(&effects.consumer, &effects.causes).await?;
         let states = self.find_states(&effects.anomaly_states).await?;
-        Ok(Recorded::Refused { consumed, states })
+        Ok(RecordOutcome::Conflict { consumed, states })
     }
 
     pub(in crate::store) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxMessage>, StoreError> {
@@ -109,7 +110,7 @@ impl Engine {
             let sql = "SELECT id, subject, payload FROM outbox ORDER BY seq LIMIT $1";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let rows = client.query(&statement, &[&(limit as i64)]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let message =
                 |row: &tokio_postgres::Row| OutboxMessage { id: row.get(0), subject: row.get(1), payload: row.get(2) };
             Ok(rows.iter().map(message).collect())
@@ -117,14 +118,14 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn forget_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+    pub(in crate::store) async fn remove_from_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
         let context = "forget outbox";
         self.retrying(context, || async move {
             let mut client = self.client(context).await?;
             let statement =
                 client.prepare_cached("DELETE FROM outbox WHERE id = ANY($1)").await.map_err(failed(context))?;
             client.execute(&statement, &[&ids]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             Ok(())
         })
         .await
@@ -169,7 +170,7 @@ fn columns<'a>(causes: impl Iterator<Item = &'a Cause>) -> (Vec<i64>, Vec<i64>) 
 
 /// Makes one entry of what is recorded and acknowledged. An entry that lies ahead of it stays: it is of messages that
 /// the stream has lost since, whose sequences it gives away once more.
-async fn forget(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> Result<(), StoreError> {
+async fn merge_consumed(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> Result<(), StoreError> {
     let (floor, asked_ms, context) = (acknowledged.sequence as i64, acknowledged.published_at_ms, "forget sequences");
     let latest = "SELECT max(published_at_ms) FROM consumed
                   WHERE consumer = $1 AND sequence <= $2 AND published_at_ms <= $3";
@@ -205,7 +206,7 @@ async fn forget(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> Result<(
 
 /// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits
 /// for ever. One that is there stays until the commit. Answers the webhooks that are disabled.
-async fn owe_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<Vec<Uuid>, StoreError> {
+async fn insert_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<Vec<Uuid>, StoreError> {
     let deliveries = &effects.deliveries;
     if deliveries.is_empty() {
         return Ok(Vec::new());
@@ -240,7 +241,7 @@ async fn owe_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<Vec<Uuid>, Sto
     Ok(disabled.iter().map(|row| row.get(0)).collect())
 }
 
-async fn owe_messages(tx: &Tx<'_>, outbox: &[OutboxMessage]) -> Result<(), StoreError> {
+async fn insert_outbox(tx: &Tx<'_>, outbox: &[OutboxMessage]) -> Result<(), StoreError> {
     if outbox.is_empty() {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::Client;
 use super::error::{failed, is_conflict};
 use super::server_clock::ServerClock;
-use super::silence::{Silent, Trust, until_silent};
+use super::silence::{ServerSilent, StaleCutoff, fail_on_silence};
 use super::wake::{Wake, bump};
 use crate::base::supervisor::Tasks;
 use crate::store::audit::Caller;
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) floors: Mutex<HashSet<String>>,
     pub(super) clock: ServerClock,
     pub(super) silence_max: Duration,
-    pub(super) trust: Trust,
+    pub(super) cutoff: StaleCutoff,
     pub(super) changes: Arc<watch::Sender<u64>>,
     pub(super) work: Arc<watch::Sender<u64>>,
     pub(super) closing: CancellationToken,
@@ -71,7 +71,7 @@ impl Engine {
             }
             error => StoreError::caused(StoreErrorKind::Unavailable, context, error.to_string()),
         })?;
-        Ok(Client { object: Some(object), whole: false })
+        Ok(Client { object: Some(object), reusable: false })
     }
 
     /// Runs a use case to its end; gives up on a connection that brings nothing for longer than a statement may take.
@@ -89,10 +89,10 @@ impl Engine {
         context: &'static str,
         run: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match until_silent(silence_max, run).await {
+        match fail_on_silence(silence_max, run).await {
             Ok(done) => done,
-            Err(Silent) => {
-                self.0.trust.lose();
+            Err(ServerSilent) => {
+                self.0.cutoff.advance();
                 let why = "PostgreSQL (database_host) did not answer in time";
                 Err(StoreError::caused(StoreErrorKind::Unavailable, context, why))
             }
@@ -136,7 +136,7 @@ impl Engine {
         self.call_within(PING_SILENCE_MAX, context, async {
             let mut client = self.client(context).await?;
             client.batch_execute("").await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             Ok(())
         })
         .await
@@ -153,7 +153,7 @@ impl Engine {
                               (SELECT count(*) FROM anomaly_configs)";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let row = client.query_one(&statement, &[]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let count = |column: usize| row.get::<_, i64>(column) as u64;
             Ok(StoreStatus {
                 engine: "postgres".to_owned(),

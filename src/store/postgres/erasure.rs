@@ -4,13 +4,13 @@
 use super::engine::Engine;
 use super::error::failed;
 use crate::event::Person;
-use crate::store::erasure::{ErasedOfTable, ErasedRecords, Patience};
+use crate::store::erasure::{ErasedRecords, ErasedRows, TimeBudget};
 use crate::store::error::StoreError;
 
 /// Rows that are looked at in one statement: of those that cannot be theirs nothing is sent, unless the id is written in
 /// more than one way.
-const LOOKED_AT_MAX: i64 = 1_000;
-const LOOKED_AT_WHOLE_MAX: i64 = 32;
+const SCAN_ROWS_MAX: i64 = 1_000;
+const SCAN_WHOLE_ROWS_MAX: i64 = 32;
 const CONTEXT: &str = "erase person";
 
 struct Table {
@@ -32,13 +32,13 @@ impl Engine {
     pub(in crate::store) async fn erase_person(
         &self,
         person: &Person,
-        patience: Patience,
+        budget: TimeBudget,
     ) -> Result<ErasedRecords, StoreError> {
-        let (mut erased, mut is_whole) = ([0; 3], true);
+        let (mut erased, mut is_complete) = ([0; 3], true);
         for (table, erased) in [OUTBOX, DELIVERIES, ANOMALY_EVENTS].into_iter().zip(&mut erased) {
-            let of_table = self.erase_of(table, person, patience).await?;
+            let of_table = self.erase_rows(table, person, budget).await?;
             *erased = of_table.rows;
-            is_whole &= of_table.is_whole;
+            is_complete &= of_table.is_complete;
         }
         let [_, deliveries, anomaly_records] = erased;
         let (group, app) = (person.group(), &person.app_id);
@@ -46,21 +46,21 @@ impl Engine {
             let mut client = self.client(CONTEXT).await?;
             let sql = "DELETE FROM anomaly_states WHERE group_value = $1 AND ($2::text IS NULL OR app_id = $2)";
             client.execute(sql, &[&group, app]).await.map_err(failed(CONTEXT))?;
-            client.whole = true;
+            client.reusable = true;
             Ok(())
         })
         .await?;
-        Ok(ErasedRecords { deliveries, anomaly_records, is_whole })
+        Ok(ErasedRecords { deliveries, anomaly_records, is_complete })
     }
 
-    async fn erase_of(
+    async fn erase_rows(
         &self,
         Table { name, column, holds }: Table,
         person: &Person,
-        patience: Patience,
-    ) -> Result<ErasedOfTable, StoreError> {
+        budget: TimeBudget,
+    ) -> Result<ErasedRows, StoreError> {
         let id = person.unescaped_id();
-        let limit = if id.is_some() { LOOKED_AT_MAX } else { LOOKED_AT_WHOLE_MAX };
+        let limit = if id.is_some() { SCAN_ROWS_MAX } else { SCAN_WHOLE_ROWS_MAX };
         let select = format!(
             "SELECT seq, CASE WHEN $2::text IS NULL OR {holds} THEN {column} END
              FROM (SELECT * FROM {name} WHERE seq > $1 ORDER BY seq LIMIT $3) AS part ORDER BY seq"
@@ -80,14 +80,14 @@ impl Engine {
                     if !found.is_empty() {
                         deleted = client.execute(&delete, &[&found]).await.map_err(failed(CONTEXT))?;
                     }
-                    client.whole = true;
+                    client.reusable = true;
                     Ok((rows.last().map(|row| row.get::<_, i64>(0)), deleted))
                 })
                 .await?;
             erased += deleted;
             match last {
-                None => return Ok(ErasedOfTable { rows: erased, is_whole: true }),
-                Some(_) if patience.is_over(erased) => return Ok(ErasedOfTable { rows: erased, is_whole: false }),
+                None => return Ok(ErasedRows { rows: erased, is_complete: true }),
+                Some(_) if budget.is_exhausted(erased) => return Ok(ErasedRows { rows: erased, is_complete: false }),
                 Some(last) => after = last,
             }
         }

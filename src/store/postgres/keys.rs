@@ -43,9 +43,9 @@ impl Engine {
                 .await
                 .map_err(name_taken(context))?;
             let stored = api_key(&row)?;
-            self.note(&*tx, || Change::created(&stored)).await?;
+            self.record_change(&*tx, || Change::created(&stored)).await?;
             self.commit(tx, Wake::Changes, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok((stored, key))
         })
         .await
@@ -59,7 +59,7 @@ impl Engine {
             let sql = "SELECT id, app_id, name, created_at, expires_at, requests_per_second, burst, last_used_at
                        FROM api_keys WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2";
             let rows = client.query(sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let rows: Result<Vec<_>, _> =
                 rows.iter().map(|row| api_key(row).map(|key| (key.id.into_bytes(), key))).collect();
             Ok(cursor::page(LIST, &page, rows?))
@@ -75,7 +75,7 @@ impl Engine {
                 Some(id) => get(&**client, id).await?,
                 None => None,
             };
-            client.whole = true;
+            client.reusable = true;
             Ok(found)
         })
         .await
@@ -91,12 +91,12 @@ impl Engine {
             let version: i64 = tx.query_one(raise, &[]).await.map_err(failed(context))?.get(0);
             let Some(id) = find(&*tx, TABLE, key, "FOR UPDATE").await? else {
                 tx.rollback().await.map_err(failed(context))?;
-                client.whole = true;
+                client.reusable = true;
                 return Ok(false);
             };
             if self.is_audited() {
                 let before = get(&*tx, id).await?;
-                self.note(&*tx, || Change::deleted(id, before.as_ref())).await?;
+                self.record_change(&*tx, || Change::deleted(id, before.as_ref())).await?;
             }
             let delete = "WITH gone AS (DELETE FROM api_keys WHERE id = $1 RETURNING hash)
                           INSERT INTO revoked_keys (version, hash) SELECT $2, hash FROM gone";
@@ -104,7 +104,7 @@ impl Engine {
             let forget = "DELETE FROM revoked_keys WHERE version <= $1";
             tx.execute(forget, &[&(version - REVOCATIONS_KEPT)]).await.map_err(failed(context))?;
             self.commit(tx, Wake::Changes, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(true)
         })
         .await
@@ -120,7 +120,7 @@ impl Engine {
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let since_version = i64::try_from(since).unwrap_or(i64::MAX);
             let rows = client.query(&statement, &[&since_version]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let first = rows.first().ok_or_else(|| damaged(context, "api_keys_state is empty"))?;
             let revoked: Result<Vec<_>, _> =
                 rows.iter().filter_map(|row| row.get::<_, Option<&[u8]>>(2)).map(hash).collect();
@@ -138,13 +138,13 @@ impl Engine {
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             let after = i64::try_from(version).unwrap_or(i64::MAX);
             let rows = client.query(&statement, &[&after, &(KEYS_PAGE as i64)]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             rows.iter().map(hashed_key).collect()
         })
         .await
     }
 
-    pub(in crate::store) async fn keys_used(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
+    pub(in crate::store) async fn record_key_use(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
         let context = "note use of keys";
         let (ids, minutes): (Vec<Uuid>, Vec<i64>) = used.iter().copied().unzip();
         self.call(context, async {
@@ -156,7 +156,7 @@ impl Engine {
                        UPDATE api_keys SET last_used_at = greatest(free.at, created_at) FROM free WHERE free.id = api_keys.id";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
             client.execute(&statement, &[&ids, &minutes]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             Ok(())
         })
         .await

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_postgres::AsyncMessage;
 use tracing::{debug, warn};
 
-use super::connect::Reach;
+use super::connect::Connector;
 use super::error::failed;
 use super::wake::bump;
 use crate::base::backoff::{Backoff, random_unit};
@@ -24,10 +24,10 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Never returns.
-pub(super) async fn listen(reach: Reach, changes: Arc<watch::Sender<u64>>, work: Arc<watch::Sender<u64>>) {
+pub(super) async fn listen(connector: Connector, changes: Arc<watch::Sender<u64>>, work: Arc<watch::Sender<u64>>) {
     let mut failures = 0;
     loop {
-        let ended = connected(&reach, &changes, &work, &mut failures).await;
+        let ended = connected(&connector, &changes, &work, &mut failures).await;
         failures += 1;
         if failures == 1 {
             warn!(error = %ended, "PostgreSQL's notifications are interrupted, polling until they are back");
@@ -39,12 +39,12 @@ pub(super) async fn listen(reach: Reach, changes: Arc<watch::Sender<u64>>, work:
 }
 
 async fn connected(
-    reach: &Reach,
+    connector: &Connector,
     changes: &watch::Sender<u64>,
     work: &watch::Sender<u64>,
     failures: &mut u32,
 ) -> StoreError {
-    let (client, mut connection) = match reach.connect().await {
+    let (client, mut connection) = match connector.connect().await {
         Ok(connected) => connected,
         Err(error) => return error,
     };

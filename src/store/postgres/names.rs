@@ -4,7 +4,7 @@ use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
 use super::error::failed;
-use super::row::is_keepable;
+use super::row::is_storable;
 use crate::store::error::{StoreError, StoreErrorKind};
 
 /// The id behind an id or a name. An id wins over a name that looks like one. `lock` is `FOR UPDATE` or nothing.
@@ -14,7 +14,7 @@ pub(super) async fn find(
     key: &str,
     lock: &str,
 ) -> Result<Option<Uuid>, StoreError> {
-    if !is_keepable(key) {
+    if !is_storable(key) {
         return Ok(None);
     }
     let sql =

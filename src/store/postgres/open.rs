@@ -7,11 +7,11 @@ use deadpool_postgres::Pool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::Reach;
+use super::connect::Connector;
 use super::engine::{Engine, Shared};
 use super::listen::listen;
 use super::server_clock::ServerClock;
-use super::silence::{Trust, until_silent};
+use super::silence::{StaleCutoff, fail_on_silence};
 use super::{schema, webhooks};
 use crate::base::supervisor::Tasks;
 use crate::store::error::{StoreError, StoreErrorKind};
@@ -28,20 +28,20 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(15);
 impl Engine {
     pub(in crate::store) async fn connect(settings: PostgresSettings) -> Result<Self, StoreError> {
         let sealer = settings.secrets_key.as_deref().map(Sealer::given).transpose()?;
-        let reach = Reach::of(&settings)?;
-        let trust = Trust::new();
-        let pool = reach.pool(&settings, trust.clone())?;
+        let connector = Connector::of(&settings)?;
+        let cutoff = StaleCutoff::new();
+        let pool = connector.pool(&settings, cutoff.clone())?;
         let context = "check schema";
         let silent =
             |_| StoreError::caused(StoreErrorKind::Unavailable, context, "PostgreSQL (database_host) is silent");
-        until_silent(CHECK_SILENCE_MAX, schema::check(&reach, settings.migrate)).await.map_err(silent)??;
+        fail_on_silence(CHECK_SILENCE_MAX, schema::check(&connector, settings.migrate)).await.map_err(silent)??;
         let shared = Arc::new(Shared {
             pool,
             sealer,
             floors: Mutex::default(),
             clock: ServerClock::default(),
             silence_max: settings.statement_timeout.max(settings.connect_timeout) + SILENCE_SPARE,
-            trust,
+            cutoff,
             changes: Arc::new(watch::Sender::new(0)),
             work: Arc::new(watch::Sender::new(0)),
             closing: CancellationToken::new(),
@@ -50,7 +50,7 @@ impl Engine {
         let engine = Self(shared, None);
         let shared = &engine.0;
         let mut heard = shared.work.subscribe();
-        let listening = listen(reach, shared.changes.clone(), shared.work.clone());
+        let listening = listen(connector, shared.changes.clone(), shared.work.clone());
         let closing = shared.closing.clone();
         shared.tasks.spawn(async move {
             closing.run_until_cancelled(listening).await;
@@ -63,7 +63,7 @@ impl Engine {
             closing.run_until_cancelled(tidy(pool, limits)).await;
         });
         webhooks::check_key(&engine, settings.secrets_key_replaced).await?;
-        webhooks::hide_secrets(&engine).await?;
+        webhooks::seal_clear_secrets(&engine).await?;
         Ok(engine)
     }
 }

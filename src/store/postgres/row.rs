@@ -11,7 +11,7 @@ pub(super) fn timestamp(ms: i64) -> Result<Timestamp, StoreError> {
 }
 
 /// PostgreSQL's text has no NUL: what is asked for with one is not there.
-pub(super) fn is_keepable(text: &str) -> bool {
+pub(super) fn is_storable(text: &str) -> bool {
     !text.contains('\0')
 }
 

@@ -5,7 +5,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::connect::Reach;
+use super::connect::Connector;
 use super::error;
 use crate::base::errors::chain;
 use crate::store::error::{StoreError, StoreErrorKind};
@@ -29,33 +29,37 @@ const LOCK: i64 = 0x6361_7573;
 
 /// Brings the schema to the version of this binary.
 pub(in crate::store) async fn migrate(settings: PostgresSettings) -> Result<Migrated, StoreError> {
-    let reach = Reach::of(&settings)?;
-    bring_to(MIGRATIONS, &reach, Allowed::Anything).await
+    let connector = Connector::of(&settings)?;
+    migrate_with(MIGRATIONS, &connector, MigrationScope::Any).await
 }
 
 /// An empty database is brought up to date; one at another version only when `migrate` says so.
-pub(super) async fn check(reach: &Reach, migrate: bool) -> Result<(), StoreError> {
-    let allowed = if migrate { Allowed::Anything } else { Allowed::Empty };
-    bring_to(MIGRATIONS, reach, allowed).await.map(|_| ())
+pub(super) async fn check(connector: &Connector, migrate: bool) -> Result<(), StoreError> {
+    let scope = if migrate { MigrationScope::Any } else { MigrationScope::Empty };
+    migrate_with(MIGRATIONS, connector, scope).await.map(|_| ())
 }
 
-async fn bring_to(migrations: Migrations, reach: &Reach, allowed: Allowed) -> Result<Migrated, StoreError> {
-    with_client(reach, |client| async move { bring(client, migrations, allowed).await }).await
+async fn migrate_with(
+    migrations: Migrations,
+    connector: &Connector,
+    scope: MigrationScope,
+) -> Result<Migrated, StoreError> {
+    with_client(connector, |client| async move { migrate_in(client, migrations, scope).await }).await
 }
 
 /// Which databases may be changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Allowed {
+enum MigrationScope {
     Empty,
-    Anything,
+    Any,
 }
 
 /// Runs on one connection while its driver runs beside.
-async fn with_client<T, F>(reach: &Reach, run: impl FnOnce(Client) -> F) -> Result<T, StoreError>
+async fn with_client<T, F>(connector: &Connector, run: impl FnOnce(Client) -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let (client, connection) = reach.connect().await?;
+    let (client, connection) = connector.connect().await?;
     let mut running = std::pin::pin!(run(client));
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
@@ -69,7 +73,7 @@ where
     }
 }
 
-async fn bring(mut client: Client, migrations: Migrations, allowed: Allowed) -> Result<Migrated, StoreError> {
+async fn migrate_in(mut client: Client, migrations: Migrations, scope: MigrationScope) -> Result<Migrated, StoreError> {
     let context = "migrate store";
     // Migrations may take longer than statements usually may.
     let tx = client.transaction().await.map_err(failed(context))?;
@@ -95,7 +99,7 @@ async fn bring(mut client: Client, migrations: Migrations, allowed: Allowed) -> 
             "the database has schema version {current}, and this binary knows versions up to {newest}: run a newer binary"
         ));
     }
-    if current > 0 && current < newest && allowed == Allowed::Empty {
+    if current > 0 && current < newest && scope == MigrationScope::Empty {
         return refused(format!(
             "the database has schema version {current}, and this binary needs {newest}: run `causality migrate`"
         ));
@@ -139,7 +143,7 @@ mod tests {
     use crate::store::postgres::tests::{cluster, settings};
 
     /// Those of this binary and one more.
-    fn and_then(name: &'static str, sql: &'static str) -> Migrations {
+    fn with_another(name: &'static str, sql: &'static str) -> Migrations {
         MIGRATIONS.iter().copied().chain([(name, sql)]).collect::<Vec<_>>().leak()
     }
 
@@ -152,10 +156,10 @@ mod tests {
         let store = Store::connect_postgres(settings.clone()).await.unwrap();
         store.create_rule(serde_json::from_str(r#"{"name": "kept"}"#).unwrap()).await.unwrap();
         store.close().await;
-        let reach = Reach::of(&settings).unwrap();
-        let newer = and_then("next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7");
+        let connector = Connector::of(&settings).unwrap();
+        let newer = with_another("next", "ALTER TABLE rules ADD COLUMN next integer NOT NULL DEFAULT 7");
         let (own, next) = (MIGRATIONS.len(), newer.len());
-        let error = bring_to(newer, &reach, Allowed::Empty).await.unwrap_err();
+        let error = migrate_with(newer, &connector, MigrationScope::Empty).await.unwrap_err();
         let text = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(error.kind, StoreErrorKind::Refused);
         let expected = [format!("schema version {own}"), format!("needs {next}: run `causality migrate`")];
@@ -163,7 +167,7 @@ mod tests {
         let version = server.sql(&database, "SELECT max(version) FROM schema_migrations");
         assert_eq!(version, own.to_string(), "nothing was changed");
 
-        let migrated = bring_to(newer, &reach, Allowed::Anything).await.unwrap();
+        let migrated = migrate_with(newer, &connector, MigrationScope::Any).await.unwrap();
         assert_eq!((migrated.from as usize, migrated.to as usize), (own, next));
         assert_eq!(server.sql(&database, "SELECT name || next FROM rules"), "kept7");
         let error = Store::connect_postgres(settings).await.err().unwrap();
@@ -178,7 +182,7 @@ mod tests {
         let server = cluster();
         let database = server.database();
         let settings = settings(&server, &database);
-        bring_to(FIRST, &Reach::of(&settings).unwrap(), Allowed::Anything).await.unwrap();
+        migrate_with(FIRST, &Connector::of(&settings).unwrap(), MigrationScope::Any).await.unwrap();
         server.sql(
             &database,
             r#"INSERT INTO webhooks VALUES ('00000000-0000-7000-8000-000000000001', 'ops',
@@ -215,11 +219,11 @@ mod tests {
     fn a_password_with_an_at_sign_is_no_host() {
         let server = cluster();
         let url = Some("postgres://u:hunt@hunter2@127.0.0.1:1/db".to_owned());
-        let error = Reach::of(&PostgresSettings { url, ..settings(&server, "db") }).err().unwrap();
+        let error = Connector::of(&PostgresSettings { url, ..settings(&server, "db") }).err().unwrap();
         let text = chain(&error);
         assert!(text.contains("database_url") && text.contains("%40") && !text.contains("hunt"), "{text}");
         let url = Some("postgres://u:hunt/er?2@127.0.0.1:1/db".to_owned());
-        assert!(Reach::of(&PostgresSettings { url, ..settings(&server, "db") }).is_ok());
+        assert!(Connector::of(&PostgresSettings { url, ..settings(&server, "db") }).is_ok());
     }
 
     /// What an earlier version recorded of a sequence holds for whatever message has it.
@@ -229,7 +233,7 @@ mod tests {
         let server = cluster();
         let database = server.database();
         let settings = settings(&server, &database);
-        bring_to(BEFORE, &Reach::of(&settings).unwrap(), Allowed::Anything).await.unwrap();
+        migrate_with(BEFORE, &Connector::of(&settings).unwrap(), MigrationScope::Any).await.unwrap();
         server.sql(&database, EARLIER);
         let migrating = PostgresSettings { migrate: true, ..settings };
         earlier_records_are_respected(Store::connect_postgres(migrating).await.unwrap()).await;
@@ -252,12 +256,12 @@ mod tests {
     /// A migration that fails leaves the database as it was.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_migration_is_applied_whole_or_not_at_all() {
-        let broken = and_then("broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0");
+        let broken = with_another("broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0");
         let server = cluster();
         let database = server.database();
         let settings = settings(&server, &database);
         migrate(settings.clone()).await.unwrap();
-        bring_to(broken, &Reach::of(&settings).unwrap(), Allowed::Anything).await.unwrap_err();
+        migrate_with(broken, &Connector::of(&settings).unwrap(), MigrationScope::Any).await.unwrap_err();
         let columns =
             "SELECT count(*) FROM information_schema.columns WHERE table_name = 'rules' AND column_name = 'next'";
         assert_eq!(server.sql(&database, columns), "0");

@@ -16,7 +16,7 @@ pub(super) struct ServerClock {
 }
 
 impl ServerClock {
-    pub(super) fn claims_for(&self, lease_ms: i64) {
+    pub(super) fn record_lease(&self, lease_ms: i64) {
         self.lease_ms.fetch_max(lease_ms, Ordering::Relaxed);
     }
 
@@ -34,7 +34,7 @@ impl ServerClock {
         seen.is_none_or(|seen| now_ms.saturating_add(STEP_BACK_MS_MIN) < expected(seen))
     }
 
-    pub(super) fn saw(&self, now_ms: i64) {
+    pub(super) fn record(&self, now_ms: i64) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((now_ms, Instant::now()));
     }
 }
@@ -49,7 +49,7 @@ mod tests {
     fn a_slow_answer_is_no_step_back() {
         let (clock, start) = (ServerClock::default(), Instant::now());
         assert!(clock.is_behind(1_000_000, start), "what was before the first look is not known");
-        clock.saw(1_000_000);
+        clock.record(1_000_000);
         let later = start + Duration::from_secs(60);
         assert!(!clock.is_behind(1_060_000, later));
         assert!(!clock.is_behind(1_090_000, later), "forwards, or answered late");

@@ -7,7 +7,7 @@ use super::error::failed;
 use super::wake::Wake;
 use super::{documents, names, webhooks};
 use crate::store::documents::{
-    Applied, AppliedSet, ApplyOutcome, Collected, Document, DocumentSet, NewWebhook, Webhook, changes_of,
+    Applied, AppliedSet, ApplyOutcome, Document, DocumentSet, NewWebhook, SetResults, Webhook, changes_of,
 };
 use crate::store::error::{StoreError, StoreErrorKind};
 
@@ -23,15 +23,15 @@ impl Engine {
             match applied {
                 Ok(applied) if applied.changed() && !rehearsal => {
                     for change in changes_of(&applied) {
-                        self.note(&*tx, || change).await?;
+                        self.record_change(&*tx, || change).await?;
                     }
                     self.commit(tx, Wake::Both, CONTEXT).await?;
-                    client.whole = true;
+                    client.reusable = true;
                     Ok(applied)
                 }
                 applied => {
                     tx.rollback().await.map_err(failed(CONTEXT))?;
-                    client.whole = true;
+                    client.reusable = true;
                     applied
                 }
             }
@@ -39,8 +39,8 @@ impl Engine {
         .await
     }
 
-    async fn apply_all(&self, client: &impl GenericClient, set: &DocumentSet) -> Result<Collected, StoreError> {
-        let mut collected = Collected::default();
+    async fn apply_all(&self, client: &impl GenericClient, set: &DocumentSet) -> Result<SetResults, StoreError> {
+        let mut collected = SetResults::default();
         for (index, new) in set.webhooks.iter().enumerate() {
             let applied = in_savepoint(client, self.apply_webhook(client, new.clone())).await;
             collected.webhook(index, applied)?;
@@ -82,7 +82,7 @@ async fn in_savepoint<T>(
     let applied = apply.await;
     match &applied {
         Ok(applied) if applied.outcome != ApplyOutcome::Unchanged => {}
-        Err(error) if !error.kind.is_of_the_document() => return applied,
+        Err(error) if !error.kind.is_document_error() => return applied,
         _ => savepoint("ROLLBACK TO one_document").await?,
     }
     savepoint("RELEASE one_document").await?;

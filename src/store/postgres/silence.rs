@@ -17,10 +17,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(2_500);
 
 /// Nothing came from the server for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Silent;
+pub(super) struct ServerSilent;
 
 /// Runs a use case while it is getting on: whenever it is woken, something came from the server.
-pub(super) async fn until_silent<T>(limit: Duration, run: impl Future<Output = T>) -> Result<T, Silent> {
+pub(super) async fn fail_on_silence<T>(limit: Duration, run: impl Future<Output = T>) -> Result<T, ServerSilent> {
     let heard = Mutex::new(Instant::now());
     let mut run = Box::pin(run);
     let getting_on = std::future::poll_fn(|context| {
@@ -33,7 +33,7 @@ pub(super) async fn until_silent<T>(limit: Duration, run: impl Future<Output = T
     loop {
         let silent_at = *heard.lock().unwrap_or_else(PoisonError::into_inner) + limit;
         if silent_at <= Instant::now() {
-            return Err(Silent);
+            return Err(ServerSilent);
         }
         tokio::select! {
             Some(done) = only.next() => return Ok(done),
@@ -44,15 +44,15 @@ pub(super) async fn until_silent<T>(limit: Duration, run: impl Future<Output = T
 
 /// Since when connections of the pool are trusted. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Trust(Arc<Mutex<Instant>>);
+pub(super) struct StaleCutoff(Arc<Mutex<Instant>>);
 
-impl Trust {
+impl StaleCutoff {
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
     /// A connection was silent: those of its time are not used again.
-    pub(super) fn lose(&self) {
+    pub(super) fn advance(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
@@ -68,7 +68,7 @@ impl Trust {
         match tokio::time::timeout(PROBE_TIMEOUT, client.batch_execute("")).await {
             Ok(answered) => answered.map_err(HookError::Backend),
             Err(_) => {
-                self.lose();
+                self.advance();
                 Err(HookError::message("no sign of life"))
             }
         }
@@ -89,14 +89,14 @@ mod tests {
             }
             1
         };
-        assert_eq!(until_silent(LIMIT, slow).await, Ok(1));
+        assert_eq!(fail_on_silence(LIMIT, slow).await, Ok(1));
     }
 
     /// Whoever waits for other things in the same task, and is woken by them all the time, notices as well.
     #[tokio::test]
     async fn silence_is_noticed_beside_whatever_is_busy() {
         let started = Instant::now();
-        let silent = until_silent(LIMIT, std::future::pending::<()>());
+        let silent = fail_on_silence(LIMIT, std::future::pending::<()>());
         let busy = async {
             loop {
                 tokio::time::sleep(LIMIT / 10).await;
@@ -105,7 +105,7 @@ mod tests {
         let (silent, busy) = (std::pin::pin!(silent), std::pin::pin!(busy));
         let ended = futures_util::future::select(silent, busy);
         let ended = tokio::time::timeout(10 * LIMIT, ended).await.expect("noticed in time");
-        assert!(matches!(ended, futures_util::future::Either::Left((Err(Silent), _))));
+        assert!(matches!(ended, futures_util::future::Either::Left((Err(ServerSilent), _))));
         assert!(started.elapsed() >= LIMIT);
     }
 }

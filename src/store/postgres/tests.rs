@@ -97,8 +97,8 @@ async fn many_migrate_at_once_and_one_does_it() {
 /// Poolers end a connection that asks for options which they do not know.
 #[tokio::test]
 async fn a_connection_is_asked_for_without_options() {
-    let reach = super::connect::Reach::of(&settings(&cluster(), "any")).unwrap();
-    assert_eq!(reach.config.get_options(), None);
+    let connector = super::connect::Connector::of(&settings(&cluster(), "any")).unwrap();
+    assert_eq!(connector.config.get_options(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

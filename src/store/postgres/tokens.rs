@@ -38,9 +38,9 @@ impl Engine {
             let row = tx.query_opt(&sql, &[&id, &new.name, &role, &&hash[..], &expires]).await;
             let too_many = || StoreError::new(StoreErrorKind::TooManyTokens, context);
             let stored = admin_token(&row.map_err(name_taken(context))?.ok_or_else(too_many)?)?;
-            self.note(&*tx, || Change::created(&stored)).await?;
-            self.commit(tx, Wake::Nobody, context).await?;
-            client.whole = true;
+            self.record_change(&*tx, || Change::created(&stored)).await?;
+            self.commit(tx, Wake::None, context).await?;
+            client.reusable = true;
             Ok((stored, token))
         })
         .await
@@ -54,7 +54,7 @@ impl Engine {
             let sql =
                 format!("SELECT {COLUMNS} FROM admin_tokens WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2");
             let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let rows: Result<Vec<_>, _> =
                 rows.iter().map(|row| admin_token(row).map(|token| (token.id.into_bytes(), token))).collect();
             Ok(cursor::page(LIST, &page, rows?))
@@ -71,7 +71,7 @@ impl Engine {
                 let sql = format!("SELECT {COLUMNS} FROM admin_tokens WHERE id = $1");
                 found = client.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
             }
-            client.whole = true;
+            client.reusable = true;
             found.map(|row| admin_token(&row)).transpose()
         })
         .await
@@ -87,10 +87,10 @@ impl Engine {
             let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
             if let Some(row) = &row {
                 let before = admin_token(row)?;
-                self.note(&*tx, || Change::deleted(before.id, Some(&before))).await?;
+                self.record_change(&*tx, || Change::deleted(before.id, Some(&before))).await?;
             }
-            self.commit(tx, Wake::Nobody, context).await?;
-            client.whole = true;
+            self.commit(tx, Wake::None, context).await?;
+            client.reusable = true;
             Ok(row.is_some())
         })
         .await
@@ -108,13 +108,13 @@ impl Engine {
             );
             let statement = client.prepare_cached(&sql).await.map_err(failed(context))?;
             let row = client.query_opt(&statement, &[&&hash[..]]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             row.map(|row| Ok(FoundToken { token: admin_token(&row)?, expired: row.get(6) })).transpose()
         })
         .await
     }
 
-    pub(in crate::store) async fn use_admin_token(&self, id: Uuid) -> Result<(), StoreError> {
+    pub(in crate::store) async fn record_token_use(&self, id: Uuid) -> Result<(), StoreError> {
         let context = "note use of admin token";
         self.call(context, async {
             let mut client = self.client(context).await?;
@@ -122,7 +122,7 @@ impl Engine {
                        FROM (SELECT causality_now_ms() / 60000 * 60000 AS minute) now
                        WHERE id = $1 AND coalesce(last_used_at, 0) < minute";
             client.execute(sql, &[&id]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             Ok(())
         })
         .await

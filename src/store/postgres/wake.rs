@@ -5,7 +5,7 @@ use tokio::sync::watch;
 /// Whom a commit wakes, in every process that listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
-    Nobody,
+    None,
     /// Those who hold compiled rules.
     Changes,
     /// Those who send deliveries.
@@ -16,7 +16,7 @@ pub(super) enum Wake {
 impl Wake {
     pub(super) fn sql(self) -> Option<&'static str> {
         match self {
-            Self::Nobody => None,
+            Self::None => None,
             Self::Changes => Some("NOTIFY causality_changes"),
             Self::Work => Some("NOTIFY causality_work"),
             Self::Both => Some("NOTIFY causality_changes; NOTIFY causality_work"),

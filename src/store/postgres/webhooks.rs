@@ -11,7 +11,7 @@ use super::row::timestamp;
 use super::wake::Wake;
 use crate::store::audit::Change;
 use crate::store::cursor;
-use crate::store::delivery::GivenUp;
+use crate::store::delivery::AbandonedDeliveries;
 use crate::store::documents::{Auth, NewWebhook, Webhook};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::page::{Page, PageRequest};
@@ -32,9 +32,9 @@ impl Engine {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
             let webhook = self.create_webhook_in(&*tx, new).await?;
-            self.note(&*tx, || Change::created(&webhook)).await?;
+            self.record_change(&*tx, || Change::created(&webhook)).await?;
             self.commit(tx, Wake::Changes, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(webhook)
         })
         .await
@@ -48,7 +48,7 @@ impl Engine {
                 Some(id) => self.webhook_in(&**client, id).await?,
                 None => None,
             };
-            client.whole = true;
+            client.reusable = true;
             Ok(found)
         })
         .await
@@ -61,7 +61,7 @@ impl Engine {
             let mut client = self.client(context).await?;
             let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2");
             let rows = client.query(&sql, &[&after, &(page.limit as i64 + 1)]).await.map_err(failed(context))?;
-            client.whole = true;
+            client.reusable = true;
             let mut webhooks = Vec::with_capacity(rows.len());
             for row in &rows {
                 let webhook = self.unseal(row)?;
@@ -89,15 +89,15 @@ impl Engine {
             let webhook = match self.replace_webhook_in(&*tx, key, new, as_of).await {
                 Err(error) if error.kind == StoreErrorKind::Changed => {
                     tx.rollback().await.map_err(failed(context))?;
-                    client.whole = true;
+                    client.reusable = true;
                     return Err(error);
                 }
                 webhook => webhook?,
             };
-            self.note(&*tx, || Change::replaced(before.as_ref(), &webhook)).await?;
+            self.record_change(&*tx, || Change::replaced(before.as_ref(), &webhook)).await?;
             // One that is enabled again makes due what it is owed.
             self.commit(tx, Wake::Both, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(webhook)
         })
         .await
@@ -110,8 +110,8 @@ impl Engine {
             let tx = client.transaction().await.map_err(failed(context))?;
             // Waits for those who are about to owe it something or to name it.
             let Some(id) = find(&*tx, TABLE, key, "FOR UPDATE").await? else {
-                self.commit(tx, Wake::Nobody, context).await?;
-                client.whole = true;
+                self.commit(tx, Wake::None, context).await?;
+                client.reusable = true;
                 return Ok(false);
             };
             let users = tx
@@ -127,7 +127,7 @@ impl Engine {
             let users: Vec<String> = users.iter().map(|row| row.get(0)).collect();
             if !users.is_empty() {
                 tx.rollback().await.map_err(failed(context))?;
-                client.whole = true;
+                client.reusable = true;
                 return Err(StoreError::new(StoreErrorKind::InUse(users), context));
             }
             tx.execute(
@@ -139,10 +139,10 @@ impl Engine {
             .await
             .map_err(failed(context))?;
             let before = self.audited_before(&*tx, id).await?;
-            self.note(&*tx, || Change::deleted(id, before.as_ref())).await?;
+            self.record_change(&*tx, || Change::deleted(id, before.as_ref())).await?;
             tx.execute("DELETE FROM webhooks WHERE id = $1", &[&id]).await.map_err(failed(context))?;
             self.commit(tx, Wake::Changes, context).await?;
-            client.whole = true;
+            client.reusable = true;
             Ok(true)
         })
         .await
@@ -159,21 +159,22 @@ impl Engine {
                        WHERE id = $1";
             let changed = tx.execute(sql, &[&id, &reason]).await.map_err(failed(context))?;
             self.commit(tx, Wake::Changes, context).await?;
-            client.whole = true;
+            client.reusable = true;
             if changed == 0 { Err(StoreError::new(StoreErrorKind::NotFound, context)) } else { Ok(()) }
         })
         .await
     }
 
-    pub(in crate::store) async fn given_up(&self) -> Result<Vec<GivenUp>, StoreError> {
+    pub(in crate::store) async fn abandoned_deliveries(&self) -> Result<Vec<AbandonedDeliveries>, StoreError> {
         let context = "count given up deliveries";
         self.call(context, async {
             let mut client = self.client(context).await?;
             let sql = "SELECT name, deliveries_given_up FROM webhooks WHERE NOT enabled AND deliveries_given_up > 0
                        ORDER BY name";
             let rows = client.query(sql, &[]).await.map_err(failed(context))?;
-            client.whole = true;
-            let given_up = |row: &Row| GivenUp { webhook: row.get(0), deliveries: row.get::<_, i64>(1) as u64 };
+            client.reusable = true;
+            let given_up =
+                |row: &Row| AbandonedDeliveries { webhook: row.get(0), deliveries: row.get::<_, i64>(1) as u64 };
             Ok(rows.iter().map(given_up).collect())
         })
         .await
@@ -195,7 +196,7 @@ impl Engine {
         mut new: NewWebhook,
     ) -> Result<Webhook, StoreError> {
         refuse_taken(client, TABLE, &new.name, None).await?;
-        new.keep_secrets(None)?;
+        new.restore_masked_secrets(None)?;
         let created = timestamp(now(client).await?)?;
         let id = Uuid::now_v7();
         let webhook = Webhook {
@@ -222,9 +223,9 @@ impl Engine {
         let id = find(client, TABLE, key, "FOR UPDATE").await?.ok_or_else(not_found)?;
         refuse_taken(client, TABLE, &new.name, Some(id)).await?;
         // What was sealed with a lost key can still be written over as a whole.
-        if new.keeps_secrets() {
+        if new.has_masked_secrets() {
             let old = self.webhook_in(client, id).await?.ok_or_else(not_found)?;
-            new.keep_secrets(Some(&old.document))?;
+            new.restore_masked_secrets(Some(&old.document))?;
         }
         let sql = "SELECT disabled_reason, created_at, updated_at, greatest(causality_now_ms(), updated_at + 1),
                        enabled, deliveries_given_up
@@ -254,7 +255,7 @@ impl Engine {
             Auth::None => None,
             auth => Some(self.seal(webhook.id, SEALED_FIELD, auth)?),
         };
-        let hidden = document.hidden().map(|hidden| self.seal(webhook.id, HIDDEN_FIELD, &hidden)).transpose()?;
+        let hidden = document.sealed_parts().map(|hidden| self.seal(webhook.id, HIDDEN_FIELD, &hidden)).transpose()?;
         let headers = serde_json::to_string(&document.masked_headers()).map_err(|error| damaged(context, error))?;
         let timeout_ms = i64::try_from(document.timeout_ms).unwrap_or(i64::MAX);
         let (created, updated) = (webhook.created_at.as_millisecond(), webhook.updated_at.as_millisecond());
@@ -328,7 +329,7 @@ impl Engine {
         }
         if let Some(sealed) = row.get::<_, Option<Vec<u8>>>(12) {
             let hidden = open(HIDDEN_FIELD, sealed, &document.name)?;
-            document.reveal(serde_json::from_slice(&hidden).map_err(|error| damaged(context, error))?);
+            document.restore_sealed(serde_json::from_slice(&hidden).map_err(|error| damaged(context, error))?);
         }
         Ok(webhook)
     }
@@ -380,7 +381,7 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
             let Some(sealer) = &engine.0.sealer else {
                 let told = any_secret.map(|row| engine.unseal(&row).map(|_| ()));
                 tx.rollback().await.map_err(failed(context))?;
-                client.whole = true;
+                client.reusable = true;
                 return told.unwrap_or(Ok(()));
             };
             // A version that had no check value left secrets that tell as well. Of two processes that start at once
@@ -393,8 +394,8 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
                 tx.execute(&sql, &[&sealer.check_value()?]).await.map_err(failed(context))?;
             }
             let check = tx.query_opt("SELECT sealed FROM secrets_check", &[]).await.map_err(failed(context))?;
-            engine.commit(tx, Wake::Nobody, context).await?;
-            client.whole = true;
+            engine.commit(tx, Wake::None, context).await?;
+            client.reusable = true;
             match check {
                 Some(check) if sealer.opens(check.get(0)) => {
                     if !fits {
@@ -411,7 +412,7 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
 }
 
 /// Seals what older versions kept in clear. Without a key it stays so, and the log says it.
-pub(super) async fn hide_secrets(engine: &Engine) -> Result<(), StoreError> {
+pub(super) async fn seal_clear_secrets(engine: &Engine) -> Result<(), StoreError> {
     let context = "seal webhook secrets";
     engine
         .call(context, async {
@@ -420,7 +421,7 @@ pub(super) async fn hide_secrets(engine: &Engine) -> Result<(), StoreError> {
             let sql = format!("SELECT {COLUMNS} FROM webhooks ORDER BY id");
             for row in tx.query(&sql, &[]).await.map_err(failed(context))? {
                 let Webhook { id, document, .. } = clear(&row)?;
-                if !document.shows_secrets() {
+                if !document.has_clear_secrets() {
                     continue;
                 }
                 if engine.0.sealer.is_none() {
@@ -436,8 +437,8 @@ pub(super) async fn hide_secrets(engine: &Engine) -> Result<(), StoreError> {
                 let Some(Ok(webhook)) = row.map(|row| engine.unseal(&row)) else { continue };
                 engine.put(&*tx, &webhook).await?;
             }
-            engine.commit(tx, Wake::Nobody, context).await?;
-            client.whole = true;
+            engine.commit(tx, Wake::None, context).await?;
+            client.reusable = true;
             Ok(())
         })
         .await

@@ -63,7 +63,7 @@ fn names_secret(text: &str, separators: &[char]) -> bool {
 }
 
 /// A URL cut where it may hold secrets: user, segments of the path, parameters of the query.
-struct Cut<'u> {
+struct UrlParts<'u> {
     scheme: &'u str,
     user: Option<&'u str>,
     host: &'u str,
@@ -72,7 +72,7 @@ struct Cut<'u> {
     query: Option<Vec<(&'u str, &'u str)>>,
 }
 
-impl<'u> Cut<'u> {
+impl<'u> UrlParts<'u> {
     fn of(url: &'u str) -> Self {
         let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
         let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
@@ -98,7 +98,7 @@ impl<'u> Cut<'u> {
         segments.filter(|(place, segment)| gives_access(*place, segment)).map(|(place, _)| place).collect()
     }
 
-    fn put_together(&self) -> String {
+    fn join(&self) -> String {
         let mut url = if self.scheme.is_empty() { String::new() } else { format!("{}://", self.scheme) };
         if let Some(user) = self.user {
             url.push_str(user);
@@ -130,32 +130,32 @@ fn parameter(pair: &str) -> (&str, &str) {
 
 /// The URL without what gives access: a user, every value of the query, and what looks like a key in the path.
 pub(in crate::store) fn masked_url(url: &str) -> String {
-    let mut cut = Cut::of(url);
-    cut.user = cut.user.map(|_| MASK);
-    for place in cut.secret_segments() {
-        cut.path[place] = MASK;
+    let mut parts = UrlParts::of(url);
+    parts.user = parts.user.map(|_| MASK);
+    for place in parts.secret_segments() {
+        parts.path[place] = MASK;
     }
-    for (_, value) in cut.query.iter_mut().flatten().filter(|(_, value)| !value.is_empty()) {
+    for (_, value) in parts.query.iter_mut().flatten().filter(|(_, value)| !value.is_empty()) {
         *value = MASK;
     }
-    cut.put_together()
+    parts.join()
 }
 
 /// Whether any part of the URL stands for a stored one.
-pub(in crate::store) fn keeps_url(url: &str) -> bool {
-    let cut = Cut::of(url);
-    cut.path.contains(&MASK) || cut.query.iter().flatten().any(|(_, value)| *value == MASK)
+pub(in crate::store) fn has_masked_parts(url: &str) -> bool {
+    let parts = UrlParts::of(url);
+    parts.path.contains(&MASK) || parts.query.iter().flatten().any(|(_, value)| *value == MASK)
 }
 
 /// The URL with the stored parts in the place of the masks: a segment by its place, a parameter by its name. None when
 /// there is none to put there.
-pub(in crate::store) fn kept_url(url: &str, stored: &str) -> Option<String> {
-    let (mut cut, old) = (Cut::of(url), Cut::of(stored));
-    for (place, segment) in cut.path.iter_mut().enumerate().filter(|(_, segment)| **segment == MASK) {
+pub(in crate::store) fn restore_url(url: &str, stored: &str) -> Option<String> {
+    let (mut cut, old) = (UrlParts::of(url), UrlParts::of(stored));
+    for (place, segment) in parts.path.iter_mut().enumerate().filter(|(_, segment)| **segment == MASK) {
         *segment = old.path.get(place)?;
     }
     let mut old: Vec<Option<(&str, &str)>> = old.query.into_iter().flatten().map(Some).collect();
-    for (name, value) in cut.query.iter_mut().flatten() {
+    for (name, value) in parts.query.iter_mut().flatten() {
         // The first of this name, the next time the second.
         let found = old.iter_mut().find(|old| old.is_some_and(|(old_name, _)| old_name == *name));
         let found = found.and_then(Option::take);
@@ -163,7 +163,7 @@ pub(in crate::store) fn kept_url(url: &str, stored: &str) -> Option<String> {
             *value = found?.1;
         }
     }
-    Some(cut.put_together())
+    Some(parts.join())
 }
 
 /// Whether a request to the one may carry what was given for the other: same scheme, host and port.
@@ -270,7 +270,7 @@ mod tests {
             let shown = masked_url(url);
             assert_eq!(shown.splitn(4, '/').nth(3), Some(masked), "{url}");
             assert_eq!(masked_url(&shown), shown);
-            assert_eq!(kept_url(&shown, url).as_deref(), Some(url));
+            assert_eq!(restore_url(&shown, url).as_deref(), Some(url));
         }
     }
 
@@ -279,11 +279,11 @@ mod tests {
         let stored = "https://h/s/k3yk3yk3yk3yk3yk3yk3yk3y?t=1&t=2&solo&u=3";
         let masked = masked_url(stored);
         assert_eq!(masked, "https://h/s/***?t=***&t=***&***&u=***");
-        assert!(keeps_url(&masked) && !keeps_url(stored));
-        assert_eq!(kept_url(&masked, stored).as_deref(), Some(stored));
-        assert_eq!(kept_url("https://h/other?u=***&t=new&t=***", stored).unwrap(), "https://h/other?u=3&t=new&t=2");
+        assert!(has_masked_parts(&masked) && !has_masked_parts(stored));
+        assert_eq!(restore_url(&masked, stored).as_deref(), Some(stored));
+        assert_eq!(restore_url("https://h/other?u=***&t=new&t=***", stored).unwrap(), "https://h/other?u=3&t=new&t=2");
         for nothing in ["https://h/?x=***", "https://h/s/k/***", "https://h?u=***&u=***"] {
-            assert_eq!(kept_url(nothing, stored), None, "{nothing}");
+            assert_eq!(restore_url(nothing, stored), None, "{nothing}");
         }
     }
 

@@ -4,6 +4,6 @@ mod masking;
 mod sealer;
 mod secret_text;
 
-pub(super) use masking::{MASK, is_secret_header, keeps_url, kept_url, masked_url, same_origin};
+pub(super) use masking::{MASK, has_masked_parts, is_secret_header, masked_url, restore_url, same_origin};
 pub(super) use sealer::{KEY_FILE, Sealer, wrong_key};
 pub(super) use secret_text::looks_secret;

@@ -15,7 +15,7 @@ use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'e';
 /// Anomaly events forgotten in one transaction.
-const FORGET_ROWS_MAX: i64 = 1_000;
+const DELETE_ROWS_MAX: i64 = 1_000;
 
 impl Engine {
     pub(in crate::store) async fn anomaly_states(&self, configs: &[Uuid]) -> Result<Vec<AnomalyState>, StoreError> {
@@ -40,20 +40,20 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn forget_stale(&self, before_ms: i64) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn delete_expired(&self, before_ms: i64) -> Result<u64, StoreError> {
         let context = "forget stale state";
         let states = self
-            .write(Wake::Nobody, context, move |connection| {
+            .write(Wake::None, context, move |connection| {
                 connection
                     .execute("DELETE FROM anomaly_states WHERE updated_at_ms < ?1", [before_ms])
                     .map_err(failed(context))
             })
             .await?;
-        let deliveries = self.forget_deliveries().await?;
+        let deliveries = self.delete_expired_deliveries().await?;
         let mut events = 0;
         loop {
             let forgotten = self
-                .write(Wake::Nobody, context, move |connection| {
+                .write(Wake::None, context, move |connection| {
                     let now = now_ms();
                     // Behind one of a clock that was far ahead nothing would be forgotten.
                     let ahead = "UPDATE anomaly_events SET detected_at = ?1 WHERE detected_at > ?1 + ?2 AND seq IN
@@ -62,8 +62,8 @@ impl Engine {
                     let old = "DELETE FROM anomaly_events WHERE detected_at < ?1 AND seq IN
                                    (SELECT seq FROM anomaly_events ORDER BY seq LIMIT ?2)";
                     connection
-                        .execute(ahead, [now, EVENT_AHEAD_MS_MAX, FORGET_ROWS_MAX])
-                        .and_then(|_| connection.execute(old, [now - EVENT_RETENTION_MS, FORGET_ROWS_MAX]))
+                        .execute(ahead, [now, EVENT_AHEAD_MS_MAX, DELETE_ROWS_MAX])
+                        .and_then(|_| connection.execute(old, [now - EVENT_RETENTION_MS, DELETE_ROWS_MAX]))
                         .map_err(failed(context))
                 })
                 .await?;
@@ -148,7 +148,7 @@ pub(super) fn find_state(connection: &Connection, written: &AnomalyState) -> rus
     statement.query_row(params![written.config_id.into_bytes(), written.app_id, written.group], state).optional()
 }
 
-pub(super) fn forget_states(connection: &Connection, config: Uuid) -> rusqlite::Result<usize> {
+pub(super) fn delete_states(connection: &Connection, config: Uuid) -> rusqlite::Result<usize> {
     connection.execute("DELETE FROM anomaly_states WHERE config_id = ?1", [config.into_bytes()])
 }
 

@@ -12,7 +12,7 @@ use super::engine::{Engine, Wake};
 use super::error::{damaged, failed};
 use super::row::{query_newest, timestamp};
 use crate::store::audit::{
-    AuditEntry, AuditFilter, AuditOutcome, AuditRecord, Caller, Change, FORGET_ROWS_MAX, RECORDS_MAX,
+    AuditEntry, AuditFilter, AuditOutcome, AuditRecord, Caller, Change, DELETE_ROWS_MAX, RECORDS_MAX,
 };
 use crate::store::cursor;
 use crate::store::error::StoreError;
@@ -24,7 +24,7 @@ const LIST: u8 = b'u';
 pub(super) struct Auditor(Option<Arc<Caller>>);
 
 impl Auditor {
-    pub(super) fn note(&self, connection: &Connection, change: impl FnOnce() -> Change) -> Result<(), StoreError> {
+    pub(super) fn record(&self, connection: &Connection, change: impl FnOnce() -> Change) -> Result<(), StoreError> {
         match &self.0 {
             None => Ok(()),
             Some(caller) => insert(connection, &change().entry(caller, AuditOutcome::Done)).map(drop),
@@ -54,17 +54,17 @@ impl Engine {
     }
 
     pub(in crate::store) async fn add_audit(&self, entry: AuditEntry) -> Result<i64, StoreError> {
-        self.write(Wake::Nobody, "record change", move |connection| insert(connection, &entry)).await
+        self.write(Wake::None, "record change", move |connection| insert(connection, &entry)).await
     }
 
-    pub(in crate::store) async fn settle_audit(
+    pub(in crate::store) async fn finish_audit(
         &self,
         id: i64,
         outcome: AuditOutcome,
         after: Option<Value>,
     ) -> Result<(), StoreError> {
         let context = "record outcome of change";
-        self.write(Wake::Nobody, context, move |connection| {
+        self.write(Wake::None, context, move |connection| {
             let sql = "SELECT document FROM audit WHERE seq = ?1";
             let found = connection.query_row(sql, [id], |row| entry(row, 0)).optional().map_err(failed(context))?;
             // Forgotten by now, maybe.
@@ -107,17 +107,17 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn forget_audit(&self, age_ms: i64) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn prune_audit(&self, age_ms: i64) -> Result<u64, StoreError> {
         let context = "forget audit records";
         let mut forgotten = 0;
         loop {
             let count = self
-                .write(Wake::Nobody, context, move |connection| {
+                .write(Wake::None, context, move |connection| {
                     let sql = "DELETE FROM audit WHERE seq IN (
                         SELECT seq FROM audit WHERE at < ?1
                             OR seq <= (SELECT coalesce(max(seq), 0) FROM audit) - ?2 LIMIT ?3)";
                     let before = now_ms().saturating_sub(age_ms);
-                    connection.execute(sql, [before, RECORDS_MAX, FORGET_ROWS_MAX]).map_err(failed(context))
+                    connection.execute(sql, [before, RECORDS_MAX, DELETE_ROWS_MAX]).map_err(failed(context))
                 })
                 .await?;
             forgotten += count as u64;

@@ -17,7 +17,7 @@ pub(super) fn now_ms() -> i64 {
 
 /// Moves due times along with the wall clock, which was set by `step_ms` and shows `now_ms`. An attempt that comes early
 /// does no harm, so forwards only claims move.
-pub(super) fn follow(connection: &Connection, now_ms: i64, step_ms: i64) -> rusqlite::Result<()> {
+pub(super) fn shift_due_times(connection: &Connection, now_ms: i64, step_ms: i64) -> rusqlite::Result<()> {
     let moved = match step_ms {
         0 => return Ok(()),
         1.. => {
@@ -36,7 +36,7 @@ pub(super) fn follow(connection: &Connection, now_ms: i64, step_ms: i64) -> rusq
 
 /// The same for a clock that was set back while nothing ran. What lies in the future tells by how much: a delivery that
 /// was not tried is due since it is owed, and a retry is due so long after the attempt. Does nothing the second time.
-pub(super) fn follow_since_last_run(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn shift_due_times_since_last_run(connection: &Connection) -> rusqlite::Result<()> {
     let sql = "UPDATE deliveries SET last_attempt_at = min(?1, last_attempt_at),
                    due_at = min(due_at, ?1 + CASE WHEN attempts = 0 THEN 0 ELSE max(0, due_at - last_attempt_at) END)
                WHERE due_at > ?1 AND status = 'pending' AND (attempts = 0 OR last_attempt_at > ?1)";

@@ -12,8 +12,8 @@ use super::error::{damaged, failed};
 use super::row::{query_newest, timestamp, uuid};
 use crate::store::cursor;
 use crate::store::delivery::{
-    ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus, GIVE_UP_ROWS_MAX, OwedBounds, RETENTION_MS,
-    RETRIES_MAX, RetryFilter, WAITED_TOO_LONG,
+    ABANDON_ROWS_MAX, BacklogLimits, ClaimLimits, Delivery, DeliveryFilter, DeliveryOutcome, DeliveryStatus,
+    RETENTION_MS, RETRIES_MAX, RetryFilter, WAITED_TOO_LONG,
 };
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::page::{Page, PageRequest};
@@ -23,7 +23,7 @@ const COLUMNS: &str = "seq, id, webhook_id, rule_id, anomaly_config_id, event_id
      max_attempts, due_at, last_attempt_at, last_error, last_status_code, created_at, finished_at";
 
 /// Deliveries forgotten in one transaction, so that nobody waits long behind it.
-const FORGET_ROWS_MAX: i64 = 1_000;
+const DELETE_ROWS_MAX: i64 = 1_000;
 
 impl Engine {
     pub(in crate::store) async fn claim_due_deliveries(
@@ -31,7 +31,7 @@ impl Engine {
         limits: ClaimLimits,
     ) -> Result<Vec<Delivery>, StoreError> {
         let claim = move |connection: &Connection| claim(connection, &limits).map_err(failed("claim deliveries"));
-        self.write(Wake::Nobody, "claim deliveries", claim).await
+        self.write(Wake::None, "claim deliveries", claim).await
     }
 
     pub(in crate::store) async fn next_due_ms(&self, skip: &[Uuid]) -> Result<Option<i64>, StoreError> {
@@ -57,7 +57,7 @@ impl Engine {
     pub(in crate::store) async fn release_deliveries(&self, ids: Vec<Uuid>) -> Result<(), StoreError> {
         let context = "release deliveries";
         let sql = "UPDATE deliveries SET status = 'pending', due_at = ?2 WHERE id = ?1 AND status = 'in_progress'";
-        self.write(Wake::Nobody, context, move |connection| {
+        self.write(Wake::None, context, move |connection| {
             let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
             for id in ids {
                 statement.execute(params![id.into_bytes(), now_ms()]).map_err(failed(context))?;
@@ -67,17 +67,17 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn give_up_owed(&self, bounds: OwedBounds) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn trim_backlog(&self, bounds: BacklogLimits) -> Result<u64, StoreError> {
         let context = "give up deliveries";
         let age_ms = i64::try_from(bounds.age_max.as_millis()).unwrap_or(i64::MAX);
         let mut given_up = 0;
         loop {
             let count = self
-                .write(Wake::Nobody, context, move |connection| {
+                .write(Wake::None, context, move |connection| {
                     let mut count = 0;
                     for webhook in disabled(connection).map_err(failed(context))? {
-                        count += give_up_beyond(connection, webhook, bounds.deliveries_max)
-                            .and_then(|beyond| Ok(beyond + give_up_older(connection, webhook, age_ms)?))
+                        count += delete_beyond_limit(connection, webhook, bounds.deliveries_max)
+                            .and_then(|beyond| Ok(beyond + cancel_older(connection, webhook, age_ms)?))
                             .map_err(failed(context))?;
                     }
                     Ok(count)
@@ -92,7 +92,7 @@ impl Engine {
 
     pub(in crate::store) async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
         let again = outcomes.iter().any(|outcome| outcome.status == DeliveryStatus::Pending);
-        let wake = if again { Wake::Work } else { Wake::Nobody };
+        let wake = if again { Wake::Work } else { Wake::None };
         self.write(wake, "finish deliveries", move |connection| {
             outcomes.iter().try_for_each(|outcome| finish(connection, outcome)).map_err(failed("finish deliveries"))
         })
@@ -121,7 +121,7 @@ impl Engine {
         self.write(Wake::Work, "retry delivery", move |connection| {
             let before = auditor.before(|| find(connection, id).map_err(failed("retry delivery")))?;
             let retried = retry(connection, id)?;
-            auditor.note(connection, || Delivery::change("retry", id, before.as_ref(), Some(&retried)))?;
+            auditor.record(connection, || Delivery::change("retry", id, before.as_ref(), Some(&retried)))?;
             Ok(retried)
         })
         .await
@@ -132,7 +132,7 @@ impl Engine {
         let auditor = self.auditor();
         self.write(Wake::Work, context, move |connection| {
             let retried = retry_all(connection, &filter).map_err(failed(context))?;
-            auditor.note(connection, || filter.change(retried))?;
+            auditor.record(connection, || filter.change(retried))?;
             Ok(retried)
         })
         .await
@@ -141,12 +141,12 @@ impl Engine {
     pub(in crate::store) async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
         let auditor = self.auditor();
         let context = "delete delivery";
-        self.write(Wake::Nobody, context, move |connection| {
+        self.write(Wake::None, context, move |connection| {
             let before = auditor.before(|| find(connection, id).map_err(failed(context)))?;
             let sql = "DELETE FROM deliveries WHERE id = ?1";
             let deleted = connection.execute(sql, [id.into_bytes()]).map_err(failed(context))? > 0;
             if deleted {
-                auditor.note(connection, || Delivery::change("delete", id, before.as_ref(), None))?;
+                auditor.record(connection, || Delivery::change("delete", id, before.as_ref(), None))?;
             }
             Ok(deleted)
         })
@@ -154,14 +154,14 @@ impl Engine {
     }
 
     /// Forgets what ended long ago; answers how many.
-    pub(super) async fn forget_deliveries(&self) -> Result<u64, StoreError> {
+    pub(super) async fn delete_expired_deliveries(&self) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         for (status, retention_ms) in RETENTION_MS {
             loop {
                 let forget = move |connection: &Connection| {
-                    forget(connection, status, now_ms() - retention_ms).map_err(failed("forget deliveries"))
+                    delete_expired(connection, status, now_ms() - retention_ms).map_err(failed("forget deliveries"))
                 };
-                let count = self.write(Wake::Nobody, "forget deliveries", forget).await?;
+                let count = self.write(Wake::None, "forget deliveries", forget).await?;
                 forgotten += count as u64;
                 if count == 0 {
                     break;
@@ -176,7 +176,7 @@ impl Engine {
 pub(super) fn release_leases(connection: &Connection) -> Result<(), StoreError> {
     let sql = "UPDATE deliveries SET status = 'pending', due_at = ?1 WHERE status = 'in_progress'";
     let released =
-        clock::follow_since_last_run(connection).and_then(|()| connection.execute(sql, [now_ms()]).map(drop));
+        clock::shift_due_times_since_last_run(connection).and_then(|()| connection.execute(sql, [now_ms()]).map(drop));
     match released.map_err(failed("release leases")) {
         // They end by themselves: a full disk need not keep the process from starting.
         Err(error) if error.kind == StoreErrorKind::Full => {
@@ -188,7 +188,7 @@ pub(super) fn release_leases(connection: &Connection) -> Result<(), StoreError> 
 }
 
 /// Ends what a webhook is still owed.
-pub(super) fn cancel_open(connection: &Connection, webhook: Uuid, now: i64) -> rusqlite::Result<usize> {
+pub(super) fn cancel_open_deliveries(connection: &Connection, webhook: Uuid, now: i64) -> rusqlite::Result<usize> {
     connection.execute(
         "UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = ?2, last_error = 'webhook was deleted'
          WHERE webhook_id = ?1 AND due_at IS NOT NULL",
@@ -202,8 +202,8 @@ fn disabled(connection: &Connection) -> rusqlite::Result<Vec<Uuid>> {
 }
 
 /// Deletes the oldest of what a disabled webhook is owed beyond the bound; answers how many.
-pub(super) fn give_up_beyond(connection: &Connection, webhook: Uuid, owed_max: u64) -> rusqlite::Result<u64> {
-    let owed_max = i64::try_from(owed_max).unwrap_or(i64::MAX);
+pub(super) fn delete_beyond_limit(connection: &Connection, webhook: Uuid, backlog_max: u64) -> rusqlite::Result<u64> {
+    let backlog_max = i64::try_from(backlog_max).unwrap_or(i64::MAX);
     // What is counted stands in the index. A request of before may still be on its way.
     let mut delete = connection.prepare_cached(
         "DELETE FROM deliveries WHERE seq IN
@@ -211,23 +211,23 @@ pub(super) fn give_up_beyond(connection: &Connection, webhook: Uuid, owed_max: u
               ORDER BY due_at DESC, seq DESC LIMIT ?3 OFFSET ?2)
          AND (status = 'pending' OR due_at <= ?4)",
     )?;
-    let deleted = delete.execute(params![webhook.into_bytes(), owed_max, GIVE_UP_ROWS_MAX, now_ms()])?;
-    count_given_up(connection, webhook, deleted)
+    let deleted = delete.execute(params![webhook.into_bytes(), backlog_max, ABANDON_ROWS_MAX, now_ms()])?;
+    count_abandoned(connection, webhook, deleted)
 }
 
 /// Cancels what has been due for a disabled webhook for longer than that; answers how many.
-fn give_up_older(connection: &Connection, webhook: Uuid, age_ms: i64) -> rusqlite::Result<u64> {
+fn cancel_older(connection: &Connection, webhook: Uuid, age_ms: i64) -> rusqlite::Result<u64> {
     let mut cancel = connection.prepare_cached(
         "UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = ?3, last_error = ?4 WHERE seq IN
              (SELECT seq FROM deliveries WHERE webhook_id = ?1 AND due_at < ?2 ORDER BY due_at LIMIT ?5)",
     )?;
     let now = now_ms();
     let before = now.saturating_sub(age_ms);
-    let cancelled = cancel.execute(params![webhook.into_bytes(), before, now, WAITED_TOO_LONG, GIVE_UP_ROWS_MAX])?;
-    count_given_up(connection, webhook, cancelled)
+    let cancelled = cancel.execute(params![webhook.into_bytes(), before, now, WAITED_TOO_LONG, ABANDON_ROWS_MAX])?;
+    count_abandoned(connection, webhook, cancelled)
 }
 
-fn count_given_up(connection: &Connection, webhook: Uuid, count: usize) -> rusqlite::Result<u64> {
+fn count_abandoned(connection: &Connection, webhook: Uuid, count: usize) -> rusqlite::Result<u64> {
     if count > 0 {
         let sql = "UPDATE webhooks SET deliveries_given_up = deliveries_given_up + ?2 WHERE id = ?1";
         connection.prepare_cached(sql)?.execute(params![webhook.into_bytes(), count as i64])?;
@@ -380,17 +380,17 @@ fn retry_all(connection: &Connection, filter: &RetryFilter) -> rusqlite::Result<
 }
 
 /// Looks only at the oldest of a status: what ended first was mostly created first, and the rest has its turn later.
-fn forget(connection: &Connection, status: DeliveryStatus, before: i64) -> rusqlite::Result<usize> {
+fn delete_expired(connection: &Connection, status: DeliveryStatus, before: i64) -> rusqlite::Result<usize> {
     // Behind an end that is yet to come, since the clock was set back, nothing would be forgotten.
     connection.execute(
         "UPDATE deliveries SET finished_at = ?2 WHERE finished_at > ?2 AND seq IN
              (SELECT seq FROM deliveries WHERE status = ?1 ORDER BY seq LIMIT ?3)",
-        params![status.text(), now_ms(), FORGET_ROWS_MAX],
+        params![status.text(), now_ms(), DELETE_ROWS_MAX],
     )?;
     connection.execute(
         "DELETE FROM deliveries WHERE finished_at < ?2 AND seq IN
              (SELECT seq FROM deliveries WHERE status = ?1 ORDER BY seq LIMIT ?3)",
-        params![status.text(), before, FORGET_ROWS_MAX],
+        params![status.text(), before, DELETE_ROWS_MAX],
     )
 }
 

@@ -23,7 +23,7 @@ impl Engine {
         let auditor = self.auditor();
         self.write(Wake::Changes, "create document", move |connection| {
             let stored = create(connection, new)?;
-            auditor.note(connection, || Change::created(&stored))?;
+            auditor.record(connection, || Change::created(&stored))?;
             Ok(stored)
         })
         .await
@@ -61,7 +61,7 @@ impl Engine {
         self.write(Wake::Changes, "replace document", move |connection| {
             let before = auditor.before(|| by_key::<D>(connection, &key))?;
             let stored = replace(connection, &key, new, as_of)?;
-            auditor.note(connection, || Change::replaced(before.as_ref(), &stored))?;
+            auditor.record(connection, || Change::replaced(before.as_ref(), &stored))?;
             Ok(stored)
         })
         .await
@@ -77,10 +77,10 @@ impl Engine {
             connection
                 .execute(&sql, [id.into_bytes()])
                 .and_then(|_| use_webhooks(connection, id, &[]))
-                .and_then(|()| anomalies::forget_states(connection, id))
-                .and_then(|_| forget_faults(connection, id))
+                .and_then(|()| anomalies::delete_states(connection, id))
+                .and_then(|_| delete_faults(connection, id))
                 .map_err(failed(context))?;
-            auditor.note(connection, || Change::deleted(id, before.as_ref()))?;
+            auditor.record(connection, || Change::deleted(id, before.as_ref()))?;
             Ok(true)
         })
         .await
@@ -88,7 +88,7 @@ impl Engine {
 
     pub(in crate::store) async fn add_faults(&self, faults: Vec<DocumentFaults>) -> Result<(), StoreError> {
         let context = "add faults";
-        self.write(Wake::Nobody, context, move |connection| {
+        self.write(Wake::None, context, move |connection| {
             let mut statement = connection
                 .prepare_cached(
                     "INSERT INTO faults (document_id, count, last_at, last_error)
@@ -118,7 +118,7 @@ fn select<D: Document>() -> String {
     )
 }
 
-fn forget_faults(connection: &Connection, document: Uuid) -> rusqlite::Result<()> {
+fn delete_faults(connection: &Connection, document: Uuid) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM faults WHERE document_id = ?1", [document.into_bytes()]).map(|_| ())
 }
 
@@ -177,7 +177,7 @@ pub(super) fn replace<D: Document>(
         .optional()
         .map_err(failed(context))?;
     let (created, updated) = replaced.ok_or_else(|| StoreError::new(StoreErrorKind::Changed, context))?;
-    use_webhooks(connection, id, &webhooks).and_then(|()| forget_faults(connection, id)).map_err(failed(context))?;
+    use_webhooks(connection, id, &webhooks).and_then(|()| delete_faults(connection, id)).map_err(failed(context))?;
     Ok(new.stored(id, Faults::default(), created, updated))
 }
 

@@ -12,7 +12,7 @@ use super::row::uuid;
 use super::{anomalies, deliveries};
 use crate::metrics;
 use crate::store::delivery::NewDelivery;
-use crate::store::effects::{Cause, Effects, OutboxMessage, Recorded};
+use crate::store::effects::{Cause, Effects, OutboxMessage, RecordOutcome};
 use crate::store::error::StoreError;
 
 impl Engine {
@@ -30,16 +30,16 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<Recorded, StoreError> {
+    pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<RecordOutcome, StoreError> {
         let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
-        let wake = if due { Wake::Work } else { Wake::Nobody };
+        let wake = if due { Wake::Work } else { Wake::None };
         let (recorded, given_up) = self
             .write(wake, "record effects", move |connection| {
-                match refusal(connection, &effects).map_err(failed("record effects"))? {
+                match conflict(connection, &effects).map_err(failed("record effects"))? {
                     Some(refused) => Ok((refused, 0)),
                     None => {
                         let given_up = record(connection, &effects).map_err(failed("record effects"))?;
-                        Ok((Recorded::Committed, given_up))
+                        Ok((RecordOutcome::Committed, given_up))
                     }
                 }
             })
@@ -61,9 +61,9 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn forget_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+    pub(in crate::store) async fn remove_from_outbox(&self, ids: &[Uuid]) -> Result<(), StoreError> {
         let ids = ids.to_vec();
-        self.write(Wake::Nobody, "forget outbox", move |connection| {
+        self.write(Wake::None, "forget outbox", move |connection| {
             let mut statement =
                 connection.prepare_cached("DELETE FROM outbox WHERE id = ?1").map_err(failed("forget outbox"))?;
             for id in ids {
@@ -76,7 +76,7 @@ impl Engine {
 }
 
 /// Why the effects cannot be written, if so. There is one writer, so what is found here holds until they are.
-fn refusal(connection: &Connection, effects: &Effects) -> rusqlite::Result<Option<Recorded>> {
+fn conflict(connection: &Connection, effects: &Effects) -> rusqlite::Result<Option<RecordOutcome>> {
     let consumed = consumed(connection, &effects.consumer, &effects.causes)?;
     let mut states = Vec::new();
     let mut moved = false;
@@ -85,7 +85,7 @@ fn refusal(connection: &Connection, effects: &Effects) -> rusqlite::Result<Optio
         moved |= stored.as_ref().map_or(0, |stored| stored.version) != written.version;
         states.extend(stored);
     }
-    Ok((moved || !consumed.is_empty()).then_some(Recorded::Refused { consumed, states }))
+    Ok((moved || !consumed.is_empty()).then_some(RecordOutcome::Conflict { consumed, states }))
 }
 
 /// Those of the causes whose effects are committed.
@@ -119,7 +119,7 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
         mark.execute(params![effects.consumer, cause.sequence as i64, cause.published_at_ms])?;
     }
     if let Some(acknowledged) = effects.acknowledged {
-        forget(connection, &effects.consumer, acknowledged)?;
+        merge_consumed(connection, &effects.consumer, acknowledged)?;
     }
     let now = now_ms();
     let mut known: HashMap<Uuid, Option<bool>> = HashMap::new();
@@ -131,9 +131,9 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
         insert_delivery(connection, delivery, enabled.is_some(), now)?;
     }
     let mut given_up = 0;
-    if let Some(owed_max) = effects.owed_max {
+    if let Some(backlog_max) = effects.backlog_max {
         for (webhook, _) in known.iter().filter(|(_, enabled)| **enabled == Some(false)) {
-            given_up += deliveries::give_up_beyond(connection, *webhook, owed_max)?;
+            given_up += deliveries::delete_beyond_limit(connection, *webhook, backlog_max)?;
         }
     }
     for event in &effects.anomaly_events {
@@ -151,7 +151,7 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
 
 /// Makes one entry of what is recorded and acknowledged. An entry that lies ahead of it stays: it is of messages that
 /// the stream has lost since, whose sequences it gives away once more.
-fn forget(connection: &Connection, consumer: &str, acknowledged: Cause) -> rusqlite::Result<()> {
+fn merge_consumed(connection: &Connection, consumer: &str, acknowledged: Cause) -> rusqlite::Result<()> {
     let (floor, asked_ms) = (acknowledged.sequence as i64, acknowledged.published_at_ms);
     let run = |sql, values: &[&dyn ToSql]| connection.prepare_cached(sql)?.execute(values);
     let mut latest = connection.prepare_cached(

@@ -36,7 +36,7 @@ pub(super) struct Shared {
 /// Whom a commit wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
-    Nobody,
+    None,
     /// Those who hold compiled rules.
     Changes,
     /// Those who send deliveries.
@@ -87,7 +87,7 @@ impl Engine {
         let (job, answer) = writer::job(context, run, done);
         let closed = |_| StoreError::new(StoreErrorKind::Closed, context);
         self.0.commands.send(Command::Run(job)).await.map_err(|_| StoreError::new(StoreErrorKind::Closed, context))?;
-        answer.await.map_err(closed)?.map_err(|error| self.0.health.name(error, context))
+        answer.await.map_err(closed)?.map_err(|error| self.0.health.describe(error, context))
     }
 
     /// Runs a query on one of the readers.
@@ -102,7 +102,7 @@ impl Engine {
         let reading = tokio::task::spawn_blocking(move || {
             let connection = shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = connection.ok_or_else(|| StoreError::new(StoreErrorKind::Closed, context))?;
-            let result = run(&connection).map_err(|error| shared.health.name(error, context));
+            let result = run(&connection).map_err(|error| shared.health.describe(error, context));
             shared.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(permit);
             result
@@ -118,7 +118,7 @@ impl Engine {
         if self.0.health.is_refusing() {
             // Only a write shows that writing works again.
             let sql = "UPDATE schema_migrations SET name = name WHERE version = 1";
-            self.write(Wake::Nobody, context, move |connection| {
+            self.write(Wake::None, context, move |connection| {
                 connection.execute(sql, []).map(drop).map_err(failed(context))
             })
             .await?;

@@ -7,13 +7,13 @@ use super::engine::{Engine, Wake};
 use super::error::failed;
 use super::writer::Command;
 use crate::event::Person;
-use crate::store::erasure::{ErasedOfTable, ErasedRecords, Patience};
+use crate::store::erasure::{ErasedRecords, ErasedRows, TimeBudget};
 use crate::store::error::{StoreError, StoreErrorKind};
 
 /// Rows that are looked at by one read; each is in memory alone.
-const LOOKED_AT_MAX: i64 = 20_000;
+const SCAN_ROWS_MAX: i64 = 20_000;
 /// Rows that are deleted in one transaction.
-const DELETED_MAX: usize = 500;
+const DELETE_ROWS_MAX: usize = 500;
 const CONTEXT: &str = "erase person";
 
 /// A table, and the column by which a row is somebody's.
@@ -41,7 +41,7 @@ const OUTBOX: Table = Table {
 };
 
 /// Those of the rows that are the person's, and the last one that was looked at; none when there was no row.
-struct Looked {
+struct Scan {
     found: Vec<i64>,
     last: Option<i64>,
 }
@@ -50,45 +50,45 @@ impl Engine {
     pub(in crate::store) async fn erase_person(
         &self,
         person: &Person,
-        patience: Patience,
+        budget: TimeBudget,
     ) -> Result<ErasedRecords, StoreError> {
-        let (mut erased, mut is_whole) = ([0; 3], true);
+        let (mut erased, mut is_complete) = ([0; 3], true);
         for (table, erased) in [OUTBOX, DELIVERIES, ANOMALY_EVENTS].into_iter().zip(&mut erased) {
-            let of_table = self.erase_of(table, person, patience).await?;
+            let of_table = self.erase_rows(table, person, budget).await?;
             *erased = of_table.rows;
-            is_whole &= of_table.is_whole;
+            is_complete &= of_table.is_complete;
         }
         let [_, deliveries, anomaly_records] = erased;
         let (group, app) = (person.group(), person.app_id.clone());
-        self.write(Wake::Nobody, CONTEXT, move |connection| {
+        self.write(Wake::None, CONTEXT, move |connection| {
             let sql = "DELETE FROM anomaly_states WHERE group_value = ?1 AND (?2 IS NULL OR app_id = ?2)";
             connection.execute(sql, params![group, app]).map_err(failed(CONTEXT))
         })
         .await?;
-        Ok(ErasedRecords { deliveries, anomaly_records, is_whole })
+        Ok(ErasedRecords { deliveries, anomaly_records, is_complete })
     }
 
-    async fn erase_of(&self, table: Table, person: &Person, patience: Patience) -> Result<ErasedOfTable, StoreError> {
+    async fn erase_rows(&self, table: Table, person: &Person, budget: TimeBudget) -> Result<ErasedRows, StoreError> {
         let (mut after, mut erased) = (0, 0);
         loop {
             let of = person.clone();
-            let looked = self
-                .read(CONTEXT, move |connection| look(connection, table.select, after, &of).map_err(failed(CONTEXT)));
-            let Looked { found, last } = looked.await?;
-            for some in found.chunks(DELETED_MAX) {
+            let scan = self
+                .read(CONTEXT, move |connection| scan(connection, table.select, after, &of).map_err(failed(CONTEXT)));
+            let Scan { found, last } = scan.await?;
+            for some in found.chunks(DELETE_ROWS_MAX) {
                 let (some, of) = (some.to_vec(), person.clone());
                 erased += self
-                    .write(Wake::Nobody, CONTEXT, move |connection| {
+                    .write(Wake::None, CONTEXT, move |connection| {
                         delete(connection, table, &some, &of).map_err(failed(CONTEXT))
                     })
                     .await?;
-                if patience.is_over(erased) {
-                    return Ok(ErasedOfTable { rows: erased, is_whole: false });
+                if budget.is_exhausted(erased) {
+                    return Ok(ErasedRows { rows: erased, is_complete: false });
                 }
             }
             match last {
                 Some(last) => after = last,
-                None => return Ok(ErasedOfTable { rows: erased, is_whole: true }),
+                None => return Ok(ErasedRows { rows: erased, is_complete: true }),
             }
         }
     }
@@ -101,18 +101,18 @@ impl Engine {
     }
 }
 
-fn look(connection: &Connection, select: &str, after: i64, person: &Person) -> rusqlite::Result<Looked> {
-    let mut looked = Looked { found: Vec::new(), last: None };
+fn scan(connection: &Connection, select: &str, after: i64, person: &Person) -> rusqlite::Result<Scan> {
+    let mut scan = Scan { found: Vec::new(), last: None };
     let mut statement = connection.prepare_cached(select)?;
-    let mut rows = statement.query([after, LOOKED_AT_MAX])?;
+    let mut rows = statement.query([after, SCAN_ROWS_MAX])?;
     while let Some(row) = rows.next()? {
         let seq = row.get(0)?;
         if person.has_document(row.get_ref(1)?.as_bytes()?) {
-            looked.found.push(seq);
+            scan.found.push(seq);
         }
-        looked.last = Some(seq);
+        scan.last = Some(seq);
     }
-    Ok(looked)
+    Ok(scan)
 }
 
 /// A sequence may have been given to another row meanwhile.

@@ -33,7 +33,7 @@ impl Health {
     }
 
     /// Whether the last group was stored.
-    pub(super) fn stored(&self, refusal: Option<String>) {
+    pub(super) fn record_group(&self, refusal: Option<String>) {
         let mut refused = lock(&self.refused);
         if let (None, Some(reason)) = (&*refused, &refusal) {
             tracing::warn!(reason, "the store refuses writes");
@@ -46,7 +46,7 @@ impl Health {
     }
 
     /// Names the file in an error of it, and remembers damage.
-    pub(super) fn name(&self, error: StoreError, context: &'static str) -> StoreError {
+    pub(super) fn describe(&self, error: StoreError, context: &'static str) -> StoreError {
         let Some(found) = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<FileFault>())
         else {
             return error;

@@ -64,7 +64,7 @@ impl Engine {
                     last_used_at: None,
                     created_at: timestamp(now).map_err(failed(context))?,
                 };
-                auditor.note(connection, || Change::created(&stored))?;
+                auditor.record(connection, || Change::created(&stored))?;
                 Ok(stored)
             })
             .await?;
@@ -102,7 +102,7 @@ impl Engine {
         self.write(Wake::Changes, context, move |connection| {
             let Some(id) = names::find(connection, TABLE, &key)? else { return Ok(false) };
             let before = auditor.before(|| get(connection, id))?;
-            auditor.note(connection, || Change::deleted(id, before.as_ref()))?;
+            auditor.record(connection, || Change::deleted(id, before.as_ref()))?;
             let run = || {
                 let raise = "UPDATE api_keys_state SET version = version + 1, keys = keys - 1 RETURNING version";
                 let version: i64 = connection.query_row(raise, [], |row| row.get(0))?;
@@ -151,9 +151,9 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn keys_used(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
+    pub(in crate::store) async fn record_key_use(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
         let (used, context) = (used.to_vec(), "note use of keys");
-        self.write(Wake::Nobody, context, move |connection| {
+        self.write(Wake::None, context, move |connection| {
             let sql = "UPDATE api_keys SET last_used_at = max(?2, created_at)
                        WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
             let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;

@@ -49,7 +49,7 @@ impl Engine {
         let sealed = webhooks::count_sealed(&connection)?;
         let sealer = Sealer::open(&settings.dir, settings.secrets_key.as_deref(), sealed)?;
         webhooks::check_key(&connection, &sealer, sealed, settings.secrets_key_replaced)?;
-        webhooks::hide_secrets(&connection, &sealer)?;
+        webhooks::seal_clear_secrets(&connection, &sealer)?;
         deliveries::release_leases(&connection)?;
         let mut readers = Vec::with_capacity(READERS);
         for _ in 0..READERS {

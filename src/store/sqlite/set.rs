@@ -6,7 +6,7 @@ use super::engine::{Engine, Wake};
 use super::error::failed;
 use super::{documents, names, webhooks};
 use crate::store::documents::{
-    Applied, AppliedSet, ApplyOutcome, Collected, Document, DocumentSet, NewWebhook, Webhook, changes_of,
+    Applied, AppliedSet, ApplyOutcome, Document, DocumentSet, NewWebhook, SetResults, Webhook, changes_of,
 };
 use crate::store::error::StoreError;
 use crate::store::secrets::Sealer;
@@ -22,21 +22,21 @@ impl Engine {
             if rehearsal {
                 savepoint(connection, "ROLLBACK TO whole_set")?;
             } else {
-                changes_of(&applied).into_iter().try_for_each(|change| auditor.note(connection, || change))?;
+                changes_of(&applied).into_iter().try_for_each(|change| auditor.record(connection, || change))?;
             }
             savepoint(connection, "RELEASE whole_set")?;
             Ok(applied)
         };
         let wake = move |applied: &AppliedSet| match !rehearsal && applied.changed() {
             true => Wake::Both,
-            false => Wake::Nobody,
+            false => Wake::None,
         };
         self.write_waking(CONTEXT, run, wake).await
     }
 }
 
 fn apply_all(connection: &Connection, sealer: &Sealer, set: DocumentSet) -> Result<AppliedSet, StoreError> {
-    let mut collected = Collected::default();
+    let mut collected = SetResults::default();
     for (index, new) in set.webhooks.into_iter().enumerate() {
         collected.webhook(index, in_savepoint(connection, || apply_webhook(connection, sealer, new)))?;
     }
@@ -59,7 +59,7 @@ fn in_savepoint<T>(
     match &applied {
         Ok(applied) if applied.outcome != ApplyOutcome::Unchanged => {}
         // The transaction may be gone; the caller gives up.
-        Err(error) if !error.kind.is_of_the_document() => return applied,
+        Err(error) if !error.kind.is_document_error() => return applied,
         _ => savepoint(connection, "ROLLBACK TO one_document")?,
     }
     savepoint(connection, "RELEASE one_document")?;

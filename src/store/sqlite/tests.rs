@@ -302,7 +302,7 @@ async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
         };
         match store.record_effects(effects).await {
             Ok(recorded) => {
-                assert_eq!(recorded, Recorded::Committed);
+                assert_eq!(recorded, RecordOutcome::Committed);
                 stored += 20;
             }
             Err(error) => break error,
@@ -395,13 +395,13 @@ async fn deliveries_that_ended_long_ago_are_forgotten() {
     });
     store.finish_deliveries(outcomes.collect()).await.unwrap();
     let Inner::Sqlite(engine) = &store.0 else { unreachable!("opened as SQLite") };
-    assert_eq!(store.forget_stale(0).await.unwrap(), 0);
+    assert_eq!(store.delete_expired(0).await.unwrap(), 0);
     engine.age_deliveries(Duration::from_secs(8 * 24 * 3_600)).await;
-    assert_eq!(store.forget_stale(0).await.unwrap(), 1);
+    assert_eq!(store.delete_expired(0).await.unwrap(), 1);
     assert!(store.delivery(ids[0]).await.unwrap().is_none());
     assert!(store.delivery(ids[1]).await.unwrap().is_some());
     engine.age_deliveries(Duration::from_secs(23 * 24 * 3_600)).await;
-    assert_eq!(store.forget_stale(0).await.unwrap(), 1);
+    assert_eq!(store.delete_expired(0).await.unwrap(), 1);
     assert_eq!(store.delivery(ids[2]).await.unwrap().unwrap().status, DeliveryStatus::InProgress);
 }
 
@@ -444,15 +444,15 @@ async fn restarts_after_the_clock_was_set_back_delay_nothing_and_age_nothing() {
         assert!(found.0.as_millisecond() <= now_ms, "due since it is owed");
         assert!((1..=wait_ms).contains(&(found.1.as_millisecond() - now_ms)), "a retry waits no longer than it was to");
         assert_eq!(*first.get_or_insert(found), found, "a second restart moves nothing");
-        let bounds = OwedBounds { deliveries_max: 10, age_max: Duration::from_secs(3_600) };
-        assert_eq!(store.give_up_owed(bounds).await.unwrap(), 0);
-        store.forget_stale(0).await.unwrap();
+        let bounds = BacklogLimits { deliveries_max: 10, age_max: Duration::from_secs(3_600) };
+        assert_eq!(store.trim_backlog(bounds).await.unwrap(), 0);
+        store.delete_expired(0).await.unwrap();
         store.close().await;
     }
     let store = open(&dir, None).unwrap();
     let Inner::Sqlite(engine) = &store.0 else { unreachable!("opened as SQLite") };
     engine.age_deliveries_by(8 * 24 * 3_600 * 1_000).await;
-    assert_eq!(store.forget_stale(0).await.unwrap(), 1, "what ended in the future is kept no longer than other ends");
+    assert_eq!(store.delete_expired(0).await.unwrap(), 1, "what ended in the future is kept no longer than other ends");
     assert!(store.delivery(ended).await.unwrap().is_none());
 }
 
@@ -481,14 +481,14 @@ async fn a_clock_that_is_set_to_and_fro_ages_nothing() {
 impl Engine {
     async fn follow_step(&self, now_ms: i64, step_ms: i64) {
         let follow = move |connection: &_| {
-            super::clock::follow(connection, now_ms, step_ms).map_err(super::error::failed("follow"))
+            super::clock::shift_due_times(connection, now_ms, step_ms).map_err(super::error::failed("follow"))
         };
-        self.write(Wake::Nobody, "follow", follow).await.unwrap();
+        self.write(Wake::None, "follow", follow).await.unwrap();
     }
 
     /// Moves every time of every delivery into the past.
     async fn age_deliveries_by(&self, age_ms: i64) {
-        self.write(Wake::Nobody, "age deliveries", move |connection| {
+        self.write(Wake::None, "age deliveries", move |connection| {
             let sql = "UPDATE deliveries SET due_at = due_at - ?1, last_attempt_at = last_attempt_at - ?1,
                            created_at = created_at - ?1, finished_at = finished_at - ?1";
             connection.execute(sql, [age_ms]).map_err(super::error::failed("age deliveries"))
@@ -498,7 +498,7 @@ impl Engine {
     }
 
     async fn limit_pages(&self, pages: i64) {
-        self.write(Wake::Nobody, "limit pages", move |connection| {
+        self.write(Wake::None, "limit pages", move |connection| {
             connection.pragma_update(None, "max_page_count", pages).map_err(super::error::failed("limit pages"))
         })
         .await
@@ -506,7 +506,7 @@ impl Engine {
     }
 
     async fn age_deliveries(&self, age: Duration) {
-        self.write(Wake::Nobody, "age deliveries", move |connection| {
+        self.write(Wake::None, "age deliveries", move |connection| {
             connection
                 .execute("UPDATE deliveries SET finished_at = finished_at - ?1", [age.as_millis() as i64])
                 .map_err(super::error::failed("age deliveries"))

@@ -29,7 +29,7 @@ impl Engine {
         let (token, hash) = generate_token()?;
         let auditor = self.auditor();
         let stored = self
-            .write(Wake::Nobody, context, move |connection| {
+            .write(Wake::None, context, move |connection| {
                 names::refuse_taken(connection, TABLE, &new.name, None)?;
                 let sql = format!(
                     "INSERT INTO admin_tokens (id, name, role, hash, expires_at, created_at)
@@ -40,7 +40,7 @@ impl Engine {
                 let row = params![Uuid::now_v7().into_bytes(), new.name, new.role.text(), &hash[..], expires, now_ms()];
                 let stored = connection.query_row(&sql, row, admin_token).optional().map_err(failed(context))?;
                 let stored = stored.ok_or_else(|| StoreError::new(StoreErrorKind::TooManyTokens, context))?;
-                auditor.note(connection, || Change::created(&stored))?;
+                auditor.record(connection, || Change::created(&stored))?;
                 Ok(stored)
             })
             .await?;
@@ -76,11 +76,11 @@ impl Engine {
         let key = key.to_owned();
         let auditor = self.auditor();
         let context = "revoke admin token";
-        self.write(Wake::Nobody, context, move |connection| {
+        self.write(Wake::None, context, move |connection| {
             let Some(id) = names::find(connection, TABLE, &key)? else { return Ok(false) };
             let before = get(connection, id)?;
             connection.execute("DELETE FROM admin_tokens WHERE id = ?1", [id.into_bytes()]).map_err(failed(context))?;
-            auditor.note(connection, || Change::deleted(id, before.as_ref()))?;
+            auditor.record(connection, || Change::deleted(id, before.as_ref()))?;
             Ok(true)
         })
         .await
@@ -104,9 +104,9 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn use_admin_token(&self, id: Uuid) -> Result<(), StoreError> {
+    pub(in crate::store) async fn record_token_use(&self, id: Uuid) -> Result<(), StoreError> {
         let context = "note use of admin token";
-        self.write(Wake::Nobody, context, move |connection| {
+        self.write(Wake::None, context, move |connection| {
             let sql = "UPDATE admin_tokens SET last_used_at = max(?2, created_at)
                        WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
             connection.execute(sql, params![id.into_bytes(), minute_of(now_ms())]).map(drop).map_err(failed(context))

@@ -11,7 +11,7 @@ use super::row::{timestamp, uuid};
 use super::{deliveries, names};
 use crate::store::audit::Change;
 use crate::store::cursor;
-use crate::store::delivery::GivenUp;
+use crate::store::delivery::AbandonedDeliveries;
 use crate::store::documents::{Auth, NewWebhook, Webhook};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::page::{Page, PageRequest};
@@ -30,7 +30,7 @@ impl Engine {
         let (sealer, auditor) = (self.0.sealer.clone(), self.auditor());
         self.write(Wake::Changes, "create webhook", move |connection| {
             let stored = create(connection, &sealer, new)?;
-            auditor.note(connection, || Change::created(&stored))?;
+            auditor.record(connection, || Change::created(&stored))?;
             Ok(stored)
         })
         .await
@@ -78,7 +78,7 @@ impl Engine {
                 None => Ok(None),
             })?;
             let stored = replace(connection, &sealer, &key, new, as_of)?;
-            auditor.note(connection, || Change::replaced(before.as_ref(), &stored))?;
+            auditor.record(connection, || Change::replaced(before.as_ref(), &stored))?;
             Ok(stored)
         })
         .await
@@ -94,10 +94,10 @@ impl Engine {
                 return Err(StoreError::new(StoreErrorKind::InUse(users), context));
             }
             let before = auditor.before(|| readable(get(connection, &sealer, id)))?;
-            deliveries::cancel_open(connection, id, now_ms())
+            deliveries::cancel_open_deliveries(connection, id, now_ms())
                 .and_then(|_| connection.execute("DELETE FROM webhooks WHERE id = ?1", [id.into_bytes()]))
                 .map_err(failed(context))?;
-            auditor.note(connection, || Change::deleted(id, before.as_ref()))?;
+            auditor.record(connection, || Change::deleted(id, before.as_ref()))?;
             Ok(true)
         })
         .await
@@ -120,14 +120,15 @@ impl Engine {
         .await
     }
 
-    pub(in crate::store) async fn given_up(&self) -> Result<Vec<GivenUp>, StoreError> {
+    pub(in crate::store) async fn abandoned_deliveries(&self) -> Result<Vec<AbandonedDeliveries>, StoreError> {
         let context = "count given up deliveries";
         self.read(context, move |connection| {
             let sql = "SELECT name, deliveries_given_up FROM webhooks WHERE NOT enabled AND deliveries_given_up > 0
                        ORDER BY name";
             let mut statement = connection.prepare_cached(sql).map_err(failed(context))?;
-            let rows = statement
-                .query_map([], |row| Ok(GivenUp { webhook: row.get(0)?, deliveries: row.get::<_, i64>(1)? as u64 }));
+            let rows = statement.query_map([], |row| {
+                Ok(AbandonedDeliveries { webhook: row.get(0)?, deliveries: row.get::<_, i64>(1)? as u64 })
+            });
             rows.and_then(Iterator::collect).map_err(failed(context))
         })
         .await
@@ -144,7 +145,7 @@ pub(super) fn readable(read: Result<Option<Webhook>, StoreError>) -> Result<Opti
 
 pub(super) fn create(connection: &Connection, sealer: &Sealer, mut new: NewWebhook) -> Result<Webhook, StoreError> {
     names::refuse_taken(connection, TABLE, &new.name, None)?;
-    new.keep_secrets(None)?;
+    new.restore_masked_secrets(None)?;
     let (id, now) = (Uuid::now_v7(), now_ms());
     let created = timestamp(now).map_err(failed("create webhook"))?;
     let webhook = Webhook {
@@ -171,9 +172,9 @@ pub(super) fn replace(
     let id = names::find(connection, TABLE, key)?.ok_or_else(not_found)?;
     names::refuse_taken(connection, TABLE, &new.name, Some(id))?;
     // What was sealed with a lost key can still be written over as a whole.
-    if new.keeps_secrets() {
+    if new.has_masked_secrets() {
         let old = get(connection, sealer, id)?.ok_or_else(not_found)?;
-        new.keep_secrets(Some(&old.document))?;
+        new.restore_masked_secrets(Some(&old.document))?;
     }
     let sql = "SELECT disabled_reason, created_at, updated_at, enabled, deliveries_given_up FROM webhooks
                WHERE id = ?1";
@@ -249,14 +250,14 @@ pub(super) fn check_key(
 }
 
 /// Seals what older versions kept in clear, and has SQLite write over it.
-pub(super) fn hide_secrets(connection: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
+pub(super) fn seal_clear_secrets(connection: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
     let context = "seal webhook secrets";
     let rows = {
         let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM webhooks")).map_err(failed(context))?;
         let rows = statement.query_map([], webhook).map_err(failed(context))?;
         rows.collect::<Result<Vec<_>, _>>().map_err(failed(context))?
     };
-    let in_clear = rows.into_iter().filter(|(webhook, ..)| webhook.document.shows_secrets());
+    let in_clear = rows.into_iter().filter(|(webhook, ..)| webhook.document.has_clear_secrets());
     // What was sealed with a lost key is written anew anyway.
     let webhooks: Vec<_> = in_clear.filter_map(|row| unseal(sealer, row).ok()).collect();
     if webhooks.is_empty() {
@@ -281,8 +282,8 @@ fn users(connection: &Connection, webhook: Uuid) -> rusqlite::Result<Vec<String>
     statement.query_map([webhook.into_bytes()], |row| row.get(0))?.collect()
 }
 
-fn seal_hidden(sealer: &Sealer, webhook: &Webhook) -> Result<Option<Vec<u8>>, StoreError> {
-    let Some(hidden) = webhook.document.hidden() else { return Ok(None) };
+fn seal_parts(sealer: &Sealer, webhook: &Webhook) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(hidden) = webhook.document.sealed_parts() else { return Ok(None) };
     let hidden = serde_json::to_vec(&hidden).map_err(damaged).map_err(failed("seal webhook secrets"))?;
     sealer.seal(webhook.id, HIDDEN_FIELD, hidden).map(Some)
 }
@@ -297,7 +298,7 @@ fn put(connection: &Connection, sealer: &Sealer, webhook: &Webhook) -> Result<()
             Some(sealer.seal(webhook.id, SEALED_FIELD, config)?)
         }
     };
-    let hidden = seal_hidden(sealer, webhook)?;
+    let hidden = seal_parts(sealer, webhook)?;
     let headers = serde_json::to_string(&document.masked_headers()).map_err(damaged).map_err(failed(context))?;
     connection
         .execute(
@@ -372,7 +373,7 @@ fn unseal(sealer: &Sealer, (mut webhook, auth, hidden): SealedRow) -> Result<Web
     }
     if let Some(sealed) = hidden {
         let hidden = sealer.unseal(webhook.id, HIDDEN_FIELD, sealed, &webhook.document.name)?;
-        webhook.document.reveal(serde_json::from_slice(&hidden).map_err(damaged).map_err(failed(context))?);
+        webhook.document.restore_sealed(serde_json::from_slice(&hidden).map_err(damaged).map_err(failed(context))?);
     }
     Ok(webhook)
 }

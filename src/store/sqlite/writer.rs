@@ -33,25 +33,25 @@ pub(super) enum Command {
 }
 
 /// Runs in the group's transaction, or hears why there is none, and leaves the answer for after the commit.
-pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, Refusal>) -> Ran + Send>;
+pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, GroupError>) -> FinishedJob + Send>;
 /// Gets the commit's failure, if it failed.
-pub(super) type Answer = Box<dyn FnOnce(Option<Refusal>) + Send>;
+pub(super) type Reply = Box<dyn FnOnce(Option<GroupError>) + Send>;
 
 /// A job that has run.
-pub(super) struct Ran {
-    answer: Answer,
+pub(super) struct FinishedJob {
+    answer: Reply,
     /// Its own failure.
-    failure: Option<Refusal>,
+    failure: Option<GroupError>,
 }
 
 /// Why a whole group was not stored.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct GroupError {
     kind: StoreErrorKind,
     detail: String,
 }
 
-impl Refusal {
+impl GroupError {
     fn of(error: &rusqlite::Error, context: &'static str, health: &Health) -> Self {
         stop_at_fsync_fault(error, context);
         let detail = format!("{}: {context}: {}", health.path().display(), explain(error));
@@ -76,28 +76,28 @@ where
     D: FnOnce(&T) + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
-    let job = move |tx: Result<&mut Transaction<'_>, Refusal>| -> Ran {
+    let job = move |tx: Result<&mut Transaction<'_>, GroupError>| -> FinishedJob {
         let result = match tx {
             Ok(tx) => in_savepoint(tx, context, run),
-            Err(refusal) => Err(refusal.as_error(context)),
+            Err(group_error) => Err(group_error.as_error(context)),
         };
         let failure = result.as_ref().err().map(|error| {
             let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            Refusal { kind: error.kind.clone(), detail: format!("{context}: {source}") }
+            GroupError { kind: error.kind.clone(), detail: format!("{context}: {source}") }
         });
-        let answer = Box::new(move |refusal: Option<Refusal>| {
-            let answer = match (result, refusal) {
+        let answer = Box::new(move |group_error: Option<GroupError>| {
+            let answer = match (result, group_error) {
                 (Ok(value), None) => {
                     done(&value);
                     Ok(value)
                 }
-                (Ok(_), Some(refusal)) => Err(refusal.as_error(context)),
+                (Ok(_), Some(group_error)) => Err(group_error.as_error(context)),
                 (Err(error), _) => Err(error),
             };
             // The caller may have gone away; the work is committed all the same.
             let _ = sender.send(answer);
         });
-        Ran { answer, failure }
+        FinishedJob { answer, failure }
     };
     (Box::new(job), receiver)
 }
@@ -132,9 +132,9 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
             }
         }
         let (jobs, started) = (group.len() as u64, Instant::now());
-        let refusal = commit(&mut connection, &mut group, &mut clock, health);
-        let stored = refusal.is_none();
-        health.stored(refusal.map(|refusal| refusal.detail));
+        let group_error = commit(&mut connection, &mut group, &mut clock, health);
+        let stored = group_error.is_none();
+        health.record_group(group_error.map(|group_error| group_error.detail));
         metrics::store_group(jobs, started.elapsed());
         let changed = connection.total_changes();
         // On a full disk the log's own space may be what the next group needs.
@@ -145,9 +145,9 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
         if !wipes.is_empty() {
             let emptied = empty_log(&connection);
             for done in wipes.drain(..) {
-                let again = emptied.as_ref().map_err(|error| Refusal::of(error, "empty log", health));
+                let again = emptied.as_ref().map_err(|error| GroupError::of(error, "empty log", health));
                 // The caller may have gone away.
-                let _ = done.send(again.copied().map_err(|refusal| refusal.as_error("empty log")));
+                let _ = done.send(again.copied().map_err(|group_error| group_error.as_error("empty log")));
             }
         }
     }
@@ -160,52 +160,53 @@ fn commit(
     group: &mut Vec<Job>,
     clock: &mut ClockSteps,
     health: &Health,
-) -> Option<Refusal> {
+) -> Option<GroupError> {
     let mut refused = None;
     let mut jobs = group.drain(..).peekable();
     while jobs.peek().is_some() {
         // While it is known that a restart would not find the files, nothing goes into them.
-        let misplaced = if health.is_refusing() { health.check_files().map_err(Refusal::misplaced) } else { Ok(()) };
+        let misplaced = if health.is_refusing() { health.check_files().map_err(GroupError::misplaced) } else { Ok(()) };
         let mut followed = *clock;
         let began = misplaced.and_then(|()| {
             let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
             let begun = begun.and_then(|tx| {
                 let (now_ms, step_ms) = followed.look();
-                clock::follow(&tx, now_ms, step_ms).map(|()| tx)
+                clock::shift_due_times(&tx, now_ms, step_ms).map(|()| tx)
             });
-            begun.map_err(|error| Refusal::of(&error, "begin group", health))
+            begun.map_err(|error| GroupError::of(&error, "begin group", health))
         });
         let mut tx = match began {
             Ok(tx) => tx,
-            Err(refusal) => {
-                jobs.for_each(|job| (job(Err(refusal.clone())).answer)(None));
-                return Some(refusal);
+            Err(group_error) => {
+                jobs.for_each(|job| (job(Err(group_error.clone())).answer)(None));
+                return Some(group_error);
             }
         };
         let mut answers = Vec::new();
-        let mut refusal = None;
+        let mut group_error = None;
         for job in jobs.by_ref() {
             let ran = job(Ok(&mut tx));
             answers.push(ran.answer);
             if tx.is_autocommit() {
                 // A disk that is full or fails makes SQLite roll the whole transaction back by itself.
-                let unknown = || Refusal { kind: StoreErrorKind::Unavailable, detail: "SQLite rolled back".to_owned() };
-                refusal = Some(ran.failure.unwrap_or_else(unknown));
+                let unknown =
+                    || GroupError { kind: StoreErrorKind::Unavailable, detail: "SQLite rolled back".to_owned() };
+                group_error = Some(ran.failure.unwrap_or_else(unknown));
                 break;
             }
         }
-        if refusal.is_none() {
-            let committed = tx.commit().map_err(|error| Refusal::of(&error, "commit group", health));
+        if group_error.is_none() {
+            let committed = tx.commit().map_err(|error| GroupError::of(&error, "commit group", health));
             // Stored where a restart does not find it is not stored.
-            refusal = committed.and_then(|()| health.check_files().map_err(Refusal::misplaced)).err();
+            group_error = committed.and_then(|()| health.check_files().map_err(GroupError::misplaced)).err();
         }
-        if refusal.is_none() {
+        if group_error.is_none() {
             *clock = followed;
         }
         for answer in answers {
-            answer(refusal.clone());
+            answer(group_error.clone());
         }
-        refused = refusal.or(refused);
+        refused = group_error.or(refused);
     }
     refused
 }

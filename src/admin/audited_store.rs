@@ -12,9 +12,9 @@ use crate::http::{Problem, RequestIds};
 use crate::store::{Caller, Store};
 
 /// The store on behalf of whoever sends the request: its changes are recorded.
-pub(super) struct Acting(pub(super) Store);
+pub(super) struct AuditedStore(pub(super) Store);
 
-impl FromRequestParts<Arc<Shared>> for Acting {
+impl FromRequestParts<Arc<Shared>> for AuditedStore {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
