@@ -11,7 +11,7 @@ use super::state::Shared;
 use crate::http::{Problem, RequestIds};
 use crate::store::{Caller, Store};
 
-/// The store on behalf of whoever sends the request: its changes are recorded.
+/// The store on behalf of the caller: every change is recorded in the audit log.
 pub(super) struct AuditedStore(pub(super) Store);
 
 impl FromRequestParts<Arc<Shared>> for AuditedStore {

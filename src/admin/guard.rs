@@ -1,7 +1,7 @@
-//! Keeps web pages of other origins away from an API that asks for no password.
+//! Protects an API without authentication from web pages of other origins.
 //!
-//! Two attacks: a page that posts to 127.0.0.1 (told by its `Origin`), and a page whose own
-//! name resolves to 127.0.0.1, which the browser takes for the same origin (told by `Host`).
+//! It stops two attacks: a page that posts to 127.0.0.1 (recognized by its `Origin`), and DNS rebinding, where a page's
+//! own name resolves to 127.0.0.1 and the browser takes it for the same origin (recognized by `Host`).
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) async fn admit(State(settings): State<Arc<Settings>>, request: Reques
 
 fn check(settings: &Settings, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let is_allowed = |host: &str| settings.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host));
-    // Only HTTP/1.0 leaves the host out, which no browser speaks.
+    // Only HTTP/1.0 omits the host, and no browser speaks it.
     if settings.loopback
         && let Some(host) = own_origin::host(uri, headers)
         && !own_origin::is_own_name(host.host())

@@ -1,9 +1,8 @@
-//! The admin listener's service: health, readiness, metrics and the REST API over the
-//! store and the dead letters.
+//! The admin listener's service: health, readiness, metrics, and the REST API over the store and the dead letters.
 //!
-//! Invariants: a refused request stores nothing; a secret never leaves; an error is a
-//! problem document that does not repeat the request's values. Knows nothing of how rules
-//! are compiled: whether a document makes sense is asked of the checks that it is given.
+//! Invariants: a refused request stores nothing; a secret never leaves; an error is a problem document that does not
+//! repeat values of the request. Does not know how rules are compiled: the injected checks decide whether a document
+//! makes sense.
 
 mod access;
 mod audited_store;

@@ -1,4 +1,4 @@
-//! Failures of the ports as answers to an operator.
+//! Maps errors of the ports to responses.
 
 use std::error::Error;
 
@@ -9,15 +9,15 @@ use crate::event::FieldError;
 use crate::http::Problem;
 use crate::store::{KEYS_MAX, SetFault, StoreError, StoreErrorKind, TOKENS_MAX};
 
-/// When a client should try again what could not be stored.
+/// When a client should retry after a failure to store.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
-/// A readable document that is wrong.
+/// The document was readable but is not valid.
 pub(super) fn invalid(errors: Vec<FieldError>) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "The document is not valid; nothing was stored.").with_errors(errors)
 }
 
-/// A query that is wrong.
+/// The query string is not valid.
 pub(super) fn bad_query(name: &str, detail: impl Into<String>) -> Problem {
     let error = FieldError::new(format!("/{name}"), detail);
     Problem::new(StatusCode::BAD_REQUEST, "The query string is not valid.").with_errors(vec![error])
@@ -64,7 +64,7 @@ pub(super) fn store_problem(error: StoreError) -> Problem {
             Problem::new(StatusCode::CONFLICT, format!("This delivery is not sent again by hand{why}."))
         }
         StoreErrorKind::Full => unavailable("The disk of the store is full; nothing was stored."),
-        // Its cause names a setting, and operators alone read this.
+        // The cause names a setting, and only operators read it.
         StoreErrorKind::Refused => {
             tracing::error!(error = %error, cause = cause(&error), "the store refused an admin request");
             let detail = cause(&error).unwrap_or_else(|| "The store refuses it.".to_owned());
@@ -78,13 +78,13 @@ pub(super) fn store_problem(error: StoreError) -> Problem {
         StoreErrorKind::Corrupt => {
             let why = cause(&error);
             tracing::error!(error = %error, cause = why, "the store is damaged");
-            // Operators alone read this, and need the name of what is damaged.
+            // Only operators read this, and they need to know what is damaged.
             broken(why.unwrap_or_else(|| "Stored data is damaged.".to_owned()))
         }
     }
 }
 
-/// What is wrong with a document of a set, as it would be answered alone, under its place in the set.
+/// The errors of one document of a set, as they would be reported for it alone, with its place in the set as prefix.
 pub(super) fn set_errors(fault: &SetFault) -> Vec<FieldError> {
     let prefix = format!("/{}/{}", fault.list, fault.index);
     let problem = store_problem(StoreError::new(fault.kind.clone(), "apply document"));

@@ -19,10 +19,10 @@ use crate::store::{
 /// One kind of document, as a person writes it.
 pub(super) trait Resource: Sized + Send + Sync + 'static {
     type Stored: Serialize + Send;
-    /// The segment of the path.
+    /// Its path segment.
     const PATH: &'static str;
-    /// Whether one with mistakes can be asked of the store all the same: values of nobody's stand in for them, and none
-    /// of them is taken for a secret.
+    /// Whether a document with mistakes may still take part in a dry run: its replacement values must not be mistaken
+    /// for secrets.
     const REHEARSED_IN_PARTS: bool;
 
     fn decode(document: Value) -> Decoded<Self>;
@@ -34,7 +34,7 @@ pub(super) trait Resource: Sized + Send + Sync + 'static {
     fn create(self, store: &Store) -> impl Future<Output = Result<Self::Stored, StoreError>> + Send;
     fn find(store: &Store, key: &str) -> impl Future<Output = Result<Option<Self::Stored>, StoreError>> + Send;
     fn list(store: &Store, page: PageRequest) -> impl Future<Output = Result<Page<Self::Stored>, StoreError>> + Send;
-    /// Only when it is still what `as_of` was the time of, if that is given.
+    /// Replaces the document. If `as_of` is given, only while it is still the stored version.
     fn replace(
         self,
         store: &Store,
@@ -44,10 +44,10 @@ pub(super) trait Resource: Sized + Send + Sync + 'static {
     fn delete(store: &Store, key: &str) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
-/// The document, and whatever is wrong with it: with its form, and with what could be read of it nevertheless.
+/// Decodes and checks a document, and collects all errors of what could be decoded.
 pub(super) fn validate<R: Resource>(document: Value, id: Option<&str>, checks: &Checks) -> Decoded<R> {
     let (document, of_id) = without_own(document, id);
-    // One thing to say of a name is enough, and the first check has it.
+    // One error about a name is enough; the first check reports it.
     R::decode(document)
         .check(|_| Vec::from_iter(of_id))
         .check(|new| Vec::from_iter(check_name(new.name())))

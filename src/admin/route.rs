@@ -1,23 +1,23 @@
-//! What a route is: its method, its path, and whom it answers.
+//! A route: its method, its path and its audience.
 
 use axum::handler::Handler;
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use crate::store::AdminRole;
 
-/// The path that every resource is under.
+/// The path prefix of all resources.
 pub(super) const BASE: &str = "/api/admin";
 
-/// Whom a route answers.
+/// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Everyone: a probe has no token.
+    /// Everyone: probes have no token.
     Anyone,
-    /// Everyone, under names by which the API is answered: what a browser loads before anybody has typed a token.
+    /// Everyone who uses one of the API's host names: a browser loads these before a token is entered.
     Page,
-    /// A viewer, the holder of the metrics token, or everyone: as the settings say.
+    /// A viewer, the holder of the metrics token, or everyone, depending on the settings.
     Metrics,
-    /// Holders of a token with this role or one that may do more.
+    /// Holders of a token with at least this role.
     Role(AdminRole),
 }
 
@@ -30,12 +30,12 @@ pub(super) enum Verb {
     Delete,
 }
 
-/// A route over a state that it is given later, so that the table can be read without any.
+/// A route whose state is supplied later, so that the table can be read without one.
 pub(super) struct Route<S = ()> {
     pub(super) verb: Verb,
     pub(super) path: String,
     pub(super) audience: Audience,
-    /// Whether its handler looks at the query string.
+    /// Whether its handler reads the query string.
     pub(super) has_query: bool,
     pub(super) handler: MethodRouter<S>,
 }
@@ -46,13 +46,13 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
         Route { verb, path, audience, has_query, handler: handler.with_state(state.clone()) }
     }
 
-    /// What it is, without what it does.
+    /// The description of the route, without its handler.
     pub(super) fn info(&self) -> RouteInfo {
         RouteInfo { verb: self.verb, path: self.path.clone(), audience: self.audience }
     }
 }
 
-/// What a route is.
+/// The description of a route.
 #[derive(Clone, Debug)]
 pub(super) struct RouteInfo {
     pub(super) verb: Verb,
@@ -72,7 +72,7 @@ impl Verb {
     }
 }
 
-/// Routes as they are listed, below one path.
+/// A list of routes below one path.
 pub(super) struct Table<S> {
     base: &'static str,
     pub(super) routes: Vec<Route<S>>,
@@ -97,7 +97,7 @@ impl<S: Clone + Send + Sync + 'static> Table<S> {
         });
     }
 
-    /// A route whose handler takes its query string apart, and refuses what it does not know.
+    /// Adds a route whose handler reads the query string and refuses unknown parameters.
     pub(super) fn add_with_query<H, T>(&mut self, verb: Verb, path: &str, audience: Audience, handler: H)
     where
         H: Handler<T, S>,

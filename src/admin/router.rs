@@ -14,7 +14,7 @@ use super::state::{Probes, Settings, Shared, State};
 use super::{openapi, routes};
 use crate::http::Problem;
 
-/// The whole service of the admin listener.
+/// The complete service of the admin listener.
 pub fn router(state: State) -> Router {
     let (access, settings) = (state.access.clone(), state.settings.clone());
     let mut routes = of_process(&state.probes, &access);
@@ -23,8 +23,7 @@ pub fn router(state: State) -> Router {
     routes::assemble(with_pages(routes, &access, &settings), &access, &settings)
 }
 
-/// Health, readiness and metrics, and the pages about them, of a process that does not serve the API; `why` says who
-/// does.
+/// Serves health, readiness, metrics and their pages, for a process without the API; `why` says which process has it.
 pub fn probes_router(probes: Probes, access: &Access, settings: &Arc<Settings>, why: &'static str) -> Router {
     let refuse = move || async move { Problem::new(StatusCode::NOT_FOUND, why) };
     let routes = with_pages(of_process(&probes, access), access, settings);
@@ -33,7 +32,7 @@ pub fn probes_router(probes: Probes, access: &Access, settings: &Arc<Settings>, 
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
 }
 
-/// Of a process whose backends are not open yet; `metrics` for the admin listener alone.
+/// Serves a process whose backends are not open yet; `metrics` is for the admin listener only.
 pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router {
     let mut routes = of_process(&probes, access);
     routes.retain(|route| metrics || route.audience == Audience::Anyone);
@@ -43,7 +42,7 @@ pub fn starting_router(probes: Probes, access: &Access, metrics: bool) -> Router
     })
 }
 
-/// The OpenAPI document of a process that serves the API and asks for tokens.
+/// The OpenAPI document of a process that serves the API and requires tokens.
 pub fn document() -> Value {
     let mut all: Vec<_> = routes::of_process().iter().map(Route::info).collect();
     all.extend(routes::of_api().iter().map(Route::info));
@@ -56,7 +55,7 @@ fn of_process(probes: &Probes, access: &Access) -> Vec<Route> {
     routes::of_process().into_iter().map(|route| route.with_state(&state)).collect()
 }
 
-/// Adds the pages, which tell of the routes that there are.
+/// Adds the pages, which document the given routes.
 fn with_pages(mut routes: Vec<Route>, access: &Access, settings: &Settings) -> Vec<Route> {
     let pages = routes::of_pages();
     let listed: Vec<_> = routes.iter().map(Route::info).chain(pages.iter().map(Route::info)).collect();

@@ -1,6 +1,6 @@
-//! Every route of the admin listener with the least role that it asks for.
+//! The table of all routes of the admin listener, with their audiences.
 //!
-//! Invariant: the router is made of this table and of nothing else, so that a route without a rule cannot exist.
+//! Invariant: the router is built from this table and nothing else, so a route without an audience cannot exist.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use super::state::{Probes, Settings, Shared};
 use crate::http::Problem;
 use crate::store::{AdminRole, NewAnomalyConfig, NewRule, NewWebhook};
 
-/// Health, readiness and metrics, which every process has.
+/// Health, readiness and metrics of every process.
 pub(super) fn of_process() -> Vec<Route<(Probes, Access)>> {
     let mut table = Table::below("");
     table.add(Verb::Get, "/health", Audience::Anyone, probes::health);
@@ -77,7 +77,7 @@ pub(super) fn of_api() -> Vec<Route<Arc<Shared>>> {
     table.routes
 }
 
-/// The routes of one kind of documents.
+/// The routes of one kind of document.
 fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
     let (read, write) = (Audience::Role(AdminRole::Viewer), Audience::Role(AdminRole::Operator));
     let (all, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
@@ -89,7 +89,7 @@ fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
     table.add(Verb::Delete, &one, write, documents::delete::<R>);
 }
 
-/// The router of all routes. What is at none of them asks for a token as the API does.
+/// Builds the router of all routes. Unknown paths require a token, as the API does.
 pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>) -> Router {
     let mut asked = Router::new();
     let mut others = Vec::new();
@@ -109,11 +109,11 @@ pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<Setti
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(access.clone(), access::authenticate))
         .layer(from_fn_with_state(settings.clone(), guard::admit));
-    // Whatever the Host header says: whoever probes comes by an address or a service's name.
+    // Probes are exempt from the Host check: they come by an address or a service name.
     open(others, access, settings).merge(asked)
 }
 
-/// The router of those routes that ask for no role.
+/// Builds the router of the routes that require no role.
 pub(super) fn open(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>) -> Router {
     let mut open = Router::new();
     for Route { path, least, handler, .. } in routes {
@@ -121,7 +121,7 @@ pub(super) fn open(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>
             Audience::Anyone => handler,
             Audience::Page => handler.route_layer(from_fn_with_state(settings.clone(), guard::admit)),
             Audience::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),
-            // Not here, where nobody is asked who they are.
+            // This router does not authenticate.
             Audience::Role(_) => continue,
         };
         open = open.route(&path, handler);
@@ -129,7 +129,7 @@ pub(super) fn open(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>
     open.method_not_allowed_fallback(no_such_method)
 }
 
-/// The router itself adds the Allow header.
+/// axum itself adds the Allow header.
 async fn no_such_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This resource does not have this method.")
 }

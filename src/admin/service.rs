@@ -1,5 +1,4 @@
-//! The router as a service of the listener: it learns where each request comes from and by which ids it is told from
-//! others.
+//! The router as a service of the listener. It adds the client's address and the request ids.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,8 +15,7 @@ use super::access::Peer;
 use super::input::body::BodyTimeout;
 use crate::http::{Inbound, RequestIds, TrustedProxies};
 
-/// Puts the address of the client, the ids of the request, and how long its body may take, where the router finds
-/// them.
+/// Puts the client's address, the request ids and the body timeout into the request's extensions.
 #[derive(Clone)]
 pub struct AdminService {
     router: Router,
@@ -26,7 +24,7 @@ pub struct AdminService {
 }
 
 impl AdminService {
-    /// `body_timeout` is from the headers of a request to the last byte of its body.
+    /// `body_timeout` runs from the headers of a request to the last byte of its body.
     pub fn new(router: Router, proxies: TrustedProxies, body_timeout: Duration) -> Self {
         Self { router, proxies, body_timeout }
     }
@@ -46,7 +44,7 @@ impl Service<Request<Inbound>> for AdminService {
         let is_forwarded = self.proxies.is_forwarded(peer, headers);
         let peer = Peer { address: self.proxies.client(peer, headers), is_forwarded };
         let ids = RequestIds::of(headers);
-        // At this level the ids stand in every line that is logged about the request.
+        // At this level, every log line of the request carries the ids.
         let (request_id, correlation_id) = (ids.request(), ids.correlation());
         let span = tracing::error_span!("admin", request_id, correlation_id);
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());

@@ -1,4 +1,4 @@
-//! What requests share: the ports, the settings, and the locks that bound the work of one process.
+//! State shared by all requests: the ports, the settings, and the locks that bound the work of a process.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::event::FieldError;
 use crate::quarantine::ReadSettings;
 use crate::store::{NewAnomalyConfig, NewRule, NewWebhook, Store};
 
-/// What the admin API works on. Cheap to clone.
+/// What the admin API needs. Cheap to clone.
 #[derive(Clone)]
 pub struct State {
     pub bus: Bus,
@@ -21,18 +21,18 @@ pub struct State {
     pub probes: Probes,
 }
 
-/// What the process says of itself. Cheap to clone.
+/// What the process reports about itself. Cheap to clone.
 #[derive(Clone)]
 pub struct Probes {
-    /// Whether the process takes traffic, and the document that says why.
+    /// Whether the process accepts traffic, and a document that says why.
     pub ready: Arc<dyn Fn() -> (bool, Value) + Send + Sync>,
     /// All metrics as Prometheus text.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// Version, roles, uptime, backends, open batches: an object.
+    /// An object with version, roles, uptime, backends and open batches.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
 }
 
-/// What makes a readable document wrong, by those who will have to work with it.
+/// Semantic checks of documents, supplied by the components that use them.
 #[derive(Clone, Copy)]
 pub struct Checks {
     pub rule: fn(&NewRule) -> Vec<FieldError>,
@@ -42,32 +42,32 @@ pub struct Checks {
 
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// The listener is bound to loopback: only names of this machine are answered, so that a web page
-    /// whose name resolves to 127.0.0.1 is not.
+    /// The listener is bound to loopback: requests must use a name of this machine, so that a web page whose name
+    /// resolves to 127.0.0.1 is refused.
     pub loopback: bool,
-    /// Host names, without port, that are answered and may send requests from their pages all the same.
+    /// Further host names, without port, that are accepted and whose pages may send requests.
     pub allowed_hosts: Vec<String>,
-    /// The OpenAPI document of the gateway, for the page that shows it beside that of this API.
+    /// The OpenAPI document of the gateway, shown on the same page as this API's.
     pub gateway_document: Option<Value>,
-    /// By which refused input is read again.
+    /// The limits for replaying refused input.
     pub replays: ReadSettings,
 }
 
-/// The state, and what requests share beside it.
+/// The state, and the locks of this process.
 pub(super) struct Shared {
     pub(super) state: State,
-    /// Held from reading a stored document to replacing it, so that requests of this process do not get in each
-    /// other's way. What another process changes meanwhile, the store notices.
+    /// Held from reading a stored document until it is replaced, so that requests of this process do not conflict. The
+    /// store detects changes by other processes.
     pub(super) patching: tokio::sync::Mutex<()>,
-    /// Held while a set of documents is checked and applied: they are large, and one at a time is enough.
+    /// Held while a set is checked and applied: sets are large, so one at a time.
     pub(super) applying: tokio::sync::Mutex<()>,
-    /// Held while somebody's data is looked for and erased, which reads all that there is.
+    /// Held while a person's data is searched and erased, which reads everything that is stored.
     pub(super) erasing: tokio::sync::Mutex<()>,
-    /// Documents that are checked at once.
+    /// Bounds concurrent document checks.
     pub(super) checking: Arc<tokio::sync::Semaphore>,
 }
 
-/// Documents that are checked at once: each may keep a processor busy for a while.
+/// Concurrent document checks: each may keep a processor busy for a while.
 const CHECKS_MAX: usize = 2;
 
 impl Shared {

@@ -1,7 +1,7 @@
-//! Refused input as it is stored: a protobuf message, whose fields are never given another meaning.
+//! The stored form of refused input: a protobuf message whose fields never change their meaning.
 //!
 //! ```text
-//!  id | form | content_type | key_app | app | received_at_ms | request_id | correlation_id | reason | errors | data | attributes
+//!  id | format | content_type | key_app | app | received_at_ms | request_id | correlation_id | reason | errors | data | attributes
 //! ```
 
 use bytes::Bytes;
@@ -10,19 +10,19 @@ use prost::Message as _;
 use crate::bus::RefusedInput;
 use crate::event::{EVENT_BYTES_MAX, FieldError, Reason, cut, subject};
 
-/// The largest input that is kept, with all that is told of it.
+/// The largest input that is kept, metadata included, in bytes.
 pub const INPUT_BYTES_MAX: usize = EVENT_BYTES_MAX;
-/// What is told of why it was refused, in one line.
+/// The reason in one line, in bytes.
 const REASON_BYTES_MAX: usize = 400;
 
-/// What the data is.
+/// The format of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputFormat {
     /// The body of `/v1/events/ingest` in JSON.
     Json,
     /// The body of `/v1/events/batch` in JSON.
     JsonBatch,
-    /// One event of a batch, or of JSON lines.
+    /// One event of a batch or of JSON lines.
     JsonEvent,
     JsonLines,
     Protobuf,
@@ -31,11 +31,11 @@ pub enum InputFormat {
     /// One event in the JSON format of CloudEvents.
     CloudEvent,
     CloudEventBatch,
-    /// The data alone; the attributes are beside it.
+    /// The data only; its attributes are stored separately.
     CloudEventBinary,
     SegmentMessage,
     SegmentBatch,
-    /// An export of log records in protobuf, of one record where it was one that was refused.
+    /// An OTLP export of log records in protobuf; of a single record if only that was refused.
     Otlp,
     OtlpJson,
 }
@@ -82,21 +82,21 @@ impl InputFormat {
     }
 }
 
-/// One input.
+/// One refused input.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Input {
-    /// What its event gets for an id, where it has none of its own.
+    /// The id of its event, if the event has none of its own.
     #[prost(string, tag = "1")]
     pub id: String,
-    /// See [`Form`].
+    /// See [`InputFormat`].
     #[prost(string, tag = "2")]
     pub format: String,
     #[prost(string, tag = "3")]
     pub content_type: String,
-    /// The app of the API key that it came with.
+    /// The app of the API key that was used.
     #[prost(string, optional, tag = "4")]
     pub key_app: Option<String>,
-    /// The app that it says or that its sender stands for; empty where that is not known.
+    /// The app that the input names or that its sender belongs to; empty if unknown.
     #[prost(string, tag = "5")]
     pub app: String,
     #[prost(int64, tag = "6")]
@@ -110,10 +110,10 @@ pub struct Input {
     pub reason: String,
     #[prost(message, repeated, tag = "10")]
     pub errors: Vec<InputError>,
-    /// As it came, once the content coding of the request is undone.
+    /// As received, after decoding the content coding.
     #[prost(bytes = "bytes", tag = "11")]
     pub data: Bytes,
-    /// What came beside the data and is needed to read it again.
+    /// Attributes outside the data that are needed to parse it again.
     #[prost(message, repeated, tag = "12")]
     pub attributes: Vec<Attribute>,
 }
@@ -142,7 +142,7 @@ impl Attribute {
 }
 
 impl Input {
-    /// As a dead letter holds it.
+    /// Decodes the payload of a dead letter.
     pub fn read(payload: &[u8]) -> Option<Self> {
         Self::decode(payload).ok().filter(|input| InputFormat::named(&input.format).is_some())
     }
@@ -157,7 +157,7 @@ impl Input {
         self.errors = errors.iter().map(error).collect();
     }
 
-    /// For the bus; nothing when it is too large to be kept.
+    /// Encodes it for the bus; `None` when it is too large to keep.
     pub fn into_refused(self) -> Option<RefusedInput> {
         let length = self.encoded_len();
         if length > INPUT_BYTES_MAX {
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// Input as the first version stored it: it must stay readable.
+    /// Input as the first version stored it. It must stay readable.
     const FIXTURE_V1: &[u8] = b"\x0a\x02id\x12\x0ajson_event\x1a\x10application/json\x22\x04shop\x2a\x04shop\x30\x01\
         \x3a\x01r\x42\x01c\x4a\x08required\x52\x1a\x0a\x09/deviceId\x12\x0dis not there.\x5a\x02{}\x62\x06\x0a\x01n\x12\x01v";
 

@@ -1,14 +1,14 @@
-//! Input that was refused for what it is, kept whole so that it can be read again once the reason is gone.
+//! Input that was refused as invalid, kept as a whole so that it can be replayed once the cause is fixed.
 //!
 //! ```text
 //!  gateway ── refused ──► Input ──► dead letters of the bus
-//!                                        │ replay: read again by the rules of today
-//!                                        ├── valid: its events go to the bus, the letter goes
-//!                                        └── not valid: it stays, with what is wrong now
+//!                                        │ replay: parsed by the current rules
+//!                                        ├── valid: its events are published, the letter is deleted
+//!                                        └── not valid: it stays, with its current errors
 //! ```
 //!
-//! Invariants: keeping input never makes it accepted; an event that it becomes has the same id and the same message id
-//! however often it is replayed. Input may hold personal data, and what was sent by mistake. Knows nothing of HTTP.
+//! Invariants: keeping input never makes it accepted; an event from it has the same id and message id in every replay.
+//! Input may hold personal data and data sent by mistake. Knows nothing of HTTP.
 
 mod input;
 mod replay;

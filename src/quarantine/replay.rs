@@ -1,4 +1,4 @@
-//! Reading an input again, and what becomes of it.
+//! Replays refused input.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use crate::event::request::{self, Accepted, Refused};
 use crate::event::segment::{BatchFields, Body, Call};
 use crate::event::{Arrival, EVENT_BYTES_MAX, FieldError, Reason, cloud_event, subject};
 
-/// The rules of today that are settings.
+/// The configurable limits that apply to a replay.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadSettings {
     pub batch_events_max: usize,
@@ -26,21 +26,22 @@ impl Default for ReadSettings {
     }
 }
 
-/// What became of an input.
+/// The outcome of a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplayOutcome {
-    /// All of it is valid, and is on the bus. So many of its events were there already.
+    /// The whole input is valid and published. `duplicates` of its events were there already.
     Accepted { events: usize, duplicates: usize },
-    /// It stays, with what is wrong now.
+    /// It stays, with its current errors.
     StillInvalid { detail: String, errors: Vec<FieldError> },
-    /// It cannot be read as what it was stored as.
+    /// It does not parse in its stored format.
     Unreadable,
-    /// There is no such letter any more.
+    /// The dead letter no longer exists.
     NotFound,
 }
 
-/// Reads the input of a dead letter again. What is valid as a whole goes to the bus, and the letter goes; of what is not,
-/// nothing does. Repeated after an interruption, it stores nothing twice within the bus's window.
+/// Parses the input of a dead letter again. Input that is valid as a whole is published and the letter deleted;
+/// otherwise nothing of it is. Repeated after an interruption, it stores nothing twice within the bus's deduplication
+/// window.
 pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> Result<ReplayOutcome, BusError> {
     let Some(mut input) = Input::read(&letter.payload) else { return Ok(ReplayOutcome::Unreadable) };
     let refused = match parse_again(&input, settings) {
@@ -55,7 +56,7 @@ pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> R
     let before = input.clone();
     input.set_errors(Reason::of_body(&refused), &refused.field_errors());
     if input != before {
-        // It was not too large before; texts alone have changed.
+        // It fitted before; only texts have changed.
         let Some(amended) = input.into_refused() else { return Ok(ReplayOutcome::Unreadable) };
         if !bus.amend_input(letter.id, amended).await? {
             return Ok(ReplayOutcome::NotFound);
@@ -64,7 +65,7 @@ pub async fn replay(bus: &Bus, letter: &DeadLetter, settings: ReadSettings) -> R
     Ok(ReplayOutcome::StillInvalid { detail: refused.detail, errors: refused.errors })
 }
 
-/// The events of an input, all of them valid.
+/// The events of an input, if all of them are valid.
 fn parse_again(input: &Input, settings: ReadSettings) -> Result<Accepted, Refused> {
     let arrival = Arrival {
         received_at_ms: input.received_at_ms,
@@ -109,7 +110,7 @@ fn segment(format: InputFormat, input: &Input, arrival: &Arrival<'_>) -> Result<
     };
     if format == InputFormat::SegmentMessage {
         let mut around = input.attribute("around").map(BatchFields::read).unwrap_or_default();
-        // As they were kept once.
+        // An earlier version stored them like this.
         for name in ["context", "integrations", "sentAt"] {
             input.attribute(name).into_iter().for_each(|text| around.add(name, text));
         }
@@ -125,7 +126,7 @@ fn segment(format: InputFormat, input: &Input, arrival: &Arrival<'_>) -> Result<
     Ok(accepted)
 }
 
-/// What the events of one input may have together: they are held at once.
+/// The most bytes that the events of one input may have together: they are all held in memory.
 const REPLAYED_BYTES_MAX: usize = 64 << 20;
 
 fn check_replayed(accepted: &Accepted) -> Result<(), Refused> {
@@ -135,7 +136,7 @@ fn check_replayed(accepted: &Accepted) -> Result<(), Refused> {
     }
 }
 
-/// All records of an export; or one of those that said the same, which is told from the others by how many came before.
+/// All records of an export, or one of several identical ones, which is identified by how many came before it.
 fn logs(data: &[u8], input: &Input, arrival: &Arrival<'_>) -> Result<Accepted, Refused> {
     let before = input.attribute("before").and_then(|count| count.parse().ok()).unwrap_or(0);
     let mut export = Export::open(data)?.after(before);
@@ -150,7 +151,7 @@ fn logs(data: &[u8], input: &Input, arrival: &Arrival<'_>) -> Result<Accepted, R
     }
 }
 
-/// The same for the same place of the same input, and no other's.
+/// The same for the same place of the same input, and different for any other.
 fn derived_id(id: &str, place: usize) -> String {
     let digest = digest(&SHA256, format!("{id}/{place}").as_bytes());
     let bytes = digest.as_ref().first_chunk().copied().unwrap_or_default();
@@ -164,8 +165,8 @@ fn pack(accepted: &Accepted) -> Batch {
         let mut subject = String::new();
         subject::write_event_subject(&mut subject, event.app_id, event.category(), &event.event_type());
         message_id.clear();
-        // As the gateway names those with a key, so that what was sent again by hand is found. Names of apps are not empty:
-        // the others never meet these.
+        // Events with a key get the gateway's message id, so that a manual resend is recognized. App names are not
+        // empty, so the other ids never collide with these.
         let _ = match event.idempotency_key {
             "" => write!(message_id, "/replayed/{}", event.id),
             key => write!(message_id, "{}/{key}", event.app_id),

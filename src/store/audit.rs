@@ -1,7 +1,7 @@
 //! The audit log: who changed what through the admin API.
 //!
-//! Invariants: a change and its record are one transaction; what the store cannot change itself (dead letters of the
-//! bus) has its record before it is changed. No record holds a secret: values are written as the API shows them.
+//! Invariants: a change and its record are one transaction; a change that the store does not make itself (dead letters
+//! of the bus) is recorded before it is made. No record holds a secret: values are written as the API shows them.
 
 use std::net::IpAddr;
 
@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// The largest value that is recorded whole, as JSON; a record has two of them, before and after.
+/// The largest value that is recorded in full, in bytes of JSON. A record has two: before and after.
 const VALUE_BYTES_MAX: usize = 32 * 1024;
-/// Records that are kept at most, the newest ones.
+/// Records that are kept; the oldest beyond them are deleted.
 pub(super) const RECORDS_MAX: i64 = 1_000_000;
-/// Records forgotten in one transaction, so that nobody waits long behind it.
+/// Records deleted in one transaction, so that others do not wait long for it.
 pub(super) const DELETE_ROWS_MAX: i64 = 1_000;
 
-/// What a record is about.
+/// The subject of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuditKind {
@@ -31,7 +31,7 @@ pub enum AuditKind {
     Token,
     Delivery,
     DeadLetter,
-    /// Of a person's data.
+    /// The erasure of a person's data.
     Erasure,
     Access,
     Retention,
@@ -51,7 +51,7 @@ impl AuditKind {
         Self::Retention,
     ];
 
-    /// As it is written and stored.
+    /// As written and stored.
     pub fn text(self) -> &'static str {
         match self {
             Self::Webhook => "webhook",
@@ -68,42 +68,42 @@ impl AuditKind {
     }
 }
 
-/// Who asks for changes.
+/// The caller on whose behalf changes are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Of the token, when it is one of the store's.
+    /// Of a token of the store.
     pub token_id: Option<Uuid>,
-    /// Of the token, or a word for who needs none.
+    /// The token's name, or a fixed word where no token is needed.
     pub name: String,
     pub address: Option<IpAddr>,
-    /// Of the request.
+    /// The HTTP method of the request.
     pub method: String,
-    /// The request's, by which the log tells of it too.
+    /// The request's id, as in the log.
     pub request_id: Option<String>,
 }
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuditOutcome {
     Done,
-    /// It was about to be made; whether it was is not known.
+    /// It was about to be made; whether it was is unknown.
     Started,
     Failed,
-    /// Attempts that were not allowed, counted.
+    /// A count of attempts that were refused.
     Refused,
 }
 
-/// One entry of the log as it is written.
+/// An entry of the log as it is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
-    /// The token's name, `ADMIN_TOKEN`, or `loopback` where no token is asked for.
+    /// The token's name, `ADMIN_TOKEN`, or `loopback` where no token is required.
     pub actor: String,
-    /// The token's id, when it is one of the store's.
+    /// The id of a token of the store.
     pub actor_id: Option<Uuid>,
     pub address: Option<IpAddr>,
     pub method: String,
-    /// The request's `X-Request-ID`; null of refusals, which are of many.
+    /// The request's `X-Request-ID`; null for refusals, which count many requests.
     #[serde(default)]
     pub request_id: Option<String>,
     /// `create`, `replace`, `delete`, `retry`, `replay`, `purge`, `erase`, `refuse` or `expire`.
@@ -118,7 +118,7 @@ pub struct AuditEntry {
     pub note: Option<String>,
 }
 
-/// One entry of the log.
+/// A stored entry of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct AuditRecord {
     pub id: i64,
@@ -129,13 +129,13 @@ pub struct AuditRecord {
 
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
-    /// A token's id, or who by name.
+    /// A token's id, or the actor's name.
     pub actor: Option<String>,
     pub kind: Option<AuditKind>,
     pub since_ms: Option<i64>,
 }
 
-/// A change as the use case that makes it describes it.
+/// A change, described by the use case that makes it.
 #[derive(Clone, Debug)]
 pub struct Change {
     kind: AuditKind,
@@ -147,14 +147,14 @@ pub struct Change {
     note: Option<String>,
 }
 
-/// What is stored under an id and a name.
+/// A document that is stored under an id and a name.
 pub(super) trait Audited: Serialize {
     const KIND: AuditKind;
 
     fn id(&self) -> Uuid;
     fn name(&self) -> &str;
 
-    /// Whether secrets differ that read back as the mask.
+    /// Whether secrets differ although both read back as the mask.
     fn has_other_secrets(&self, _before: &Self) -> bool {
         false
     }
@@ -188,7 +188,7 @@ impl Change {
         Self::named("create", after).with_after(shown(after))
     }
 
-    /// `before` is `None` when it could not be read.
+    /// `before` is `None` if it could not be read.
     pub(super) fn replaced<T: Audited>(before: Option<&T>, after: &T) -> Self {
         let mut change = Self::named("replace", after).with_after(shown(after));
         if let Some(before) = before {
@@ -200,7 +200,7 @@ impl Change {
         change
     }
 
-    /// `before` is `None` when it could not be read.
+    /// `before` is `None` if it could not be read.
     pub(super) fn deleted<T: Audited>(id: Uuid, before: Option<&T>) -> Self {
         match before {
             Some(before) => Self::named("delete", before).with_before(shown(before)),
@@ -227,12 +227,12 @@ impl Change {
     }
 }
 
-/// As the API shows it: secrets are masked by the documents' own serialization.
+/// As the API shows it: the documents' own serialization masks secrets.
 fn shown(document: &impl Serialize) -> Value {
     serde_json::to_value(document).unwrap_or_default()
 }
 
-/// A value that is too large for a record is told by its size and hash.
+/// Replaces a value that is too large for a record by its size and hash.
 fn bounded(value: Value) -> Value {
     let text = value.to_string();
     if text.len() <= VALUE_BYTES_MAX {

@@ -1,4 +1,4 @@
-//! Cursors: opaque to callers, the last key of a page to the engine.
+//! Cursors: opaque to callers; to the engine, the last key of a page.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::error::{StoreError, StoreErrorKind};
 use super::page::{Page, PageRequest};
 
-/// A list's key that pages continue after.
+/// The sort key of a list, from which the next page continues.
 pub(super) trait CursorKey: Sized {
     fn write(&self) -> Vec<u8>;
     fn read(bytes: &[u8]) -> Option<Self>;
@@ -32,7 +32,7 @@ impl CursorKey for i64 {
     }
 }
 
-/// Reads the request's cursor; `list` is one byte that no other list uses.
+/// Decodes the request's cursor. `list` is a byte that no other list uses.
 pub(super) fn after<K: CursorKey>(list: u8, request: &PageRequest) -> Result<Option<K>, StoreError> {
     let Some(text) = &request.cursor else { return Ok(None) };
     let bytes = URL_SAFE_NO_PAD.decode(text).ok();
@@ -43,7 +43,7 @@ pub(super) fn after<K: CursorKey>(list: u8, request: &PageRequest) -> Result<Opt
     key.map(Some).ok_or_else(|| StoreError::new(StoreErrorKind::InvalidCursor, "read cursor"))
 }
 
-/// Cuts rows that were read with one more than the limit into a page.
+/// Turns rows, read with one more than the limit, into a page.
 pub(super) fn page<K: CursorKey, T>(list: u8, request: &PageRequest, mut rows: Vec<(K, T)>) -> Page<T> {
     let more = rows.len() > request.limit;
     rows.truncate(request.limit);

@@ -1,4 +1,4 @@
-//! One webhook call that is owed, and what became of it.
+//! A webhook call to be made, its attempts and its outcome.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct NewDelivery {
     pub rule_id: Option<Uuid>,
     pub anomaly_config_id: Option<Uuid>,
     pub event_id: String,
-    /// The request body, JSON.
+    /// The request body as JSON.
     pub payload: Box<RawValue>,
     pub max_attempts: u32,
 }
@@ -47,7 +47,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The change of one delivery, without the payload, which is an event of somebody's.
+    /// Describes a change of a delivery, without the payload, which is a user's event.
     pub(super) fn change(action: &'static str, id: Uuid, before: Option<&Self>, after: Option<&Self>) -> Change {
         let view = |delivery: &Self| {
             json!({"status": delivery.status, "attempts": delivery.attempts, "webhook_id": delivery.webhook_id,
@@ -77,12 +77,12 @@ pub enum DeliveryStatus {
 }
 
 impl DeliveryStatus {
-    /// Ended without having arrived.
+    /// Whether it ended without being delivered.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::Failed | Self::DeadLetter | Self::Cancelled)
     }
 
-    /// As it is stored.
+    /// As stored.
     pub(super) fn text(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -100,18 +100,18 @@ impl DeliveryStatus {
     }
 }
 
-/// How much one claim takes.
+/// The limits of one claim.
 #[derive(Clone, Debug)]
 pub struct ClaimLimits {
-    /// Deliveries in all.
+    /// Deliveries in total.
     pub deliveries: usize,
-    /// Bytes of their payloads in all; the first delivery is taken whatever its size.
+    /// Bytes of payload in total; the first delivery is taken whatever its size.
     pub payload_bytes: usize,
-    /// Deliveries of each webhook that `quotas` does not name.
+    /// Deliveries per webhook that has no quota.
     pub per_webhook: usize,
     /// Deliveries of single webhooks; 0 for none.
     pub quotas: HashMap<Uuid, usize>,
-    /// How long the claim holds.
+    /// How long the claim lasts.
     pub lease: Duration,
 }
 
@@ -123,19 +123,19 @@ impl ClaimLimits {
 
 #[cfg(test)]
 impl ClaimLimits {
-    /// As many of any webhook but those.
+    /// Claims any number per webhook, except for those in `skip`.
     pub(super) fn up_to(deliveries: usize, lease: Duration, skip: &[Uuid]) -> Self {
         let quotas = skip.iter().map(|id| (*id, 0)).collect();
         Self { deliveries, payload_bytes: usize::MAX, per_webhook: deliveries, quotas, lease }
     }
 }
 
-/// What disabled webhooks are owed at most; the oldest is given up.
+/// The backlog that a disabled webhook may have; the oldest deliveries beyond it are abandoned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BacklogLimits {
     /// Deliveries of one disabled webhook.
     pub deliveries_max: u64,
-    /// How long one may wait.
+    /// How long a delivery may wait.
     pub age_max: Duration,
 }
 
@@ -146,12 +146,12 @@ pub struct AbandonedDeliveries {
     pub deliveries: u64,
 }
 
-/// Beyond the bound, deliveries given up in one transaction; the rest has its turn with the next ones.
+/// Deliveries beyond the limit that are abandoned in one transaction; the next ones abandon the rest.
 pub(super) const ABANDON_ROWS_MAX: i64 = 2_000;
-/// What stands on a delivery that waited too long for its webhook to be enabled.
+/// The error of a delivery that waited too long for its webhook to be enabled.
 pub(super) const WAITED_TOO_LONG: &str = "given up: the webhook was disabled for longer than webhook_disabled_max_age";
 
-/// How long a delivery that ended is kept, by how it ended.
+/// How long an ended delivery is kept, by its status.
 pub(super) const RETENTION_MS: [(DeliveryStatus, i64); 4] = [
     (DeliveryStatus::Delivered, 7 * DAY_MS),
     (DeliveryStatus::Failed, 30 * DAY_MS),
@@ -171,19 +171,19 @@ pub struct DeliveryFilter {
 /// Deliveries that one call makes due again, in one transaction.
 pub const RETRIES_MAX: u64 = 10_000;
 
-/// Which deliveries are tried again: those created in `since_ms..until_ms` that ended badly.
+/// Selects the deliveries to retry: those created in `since_ms..until_ms` that failed.
 #[derive(Clone, Debug)]
 pub struct RetryFilter {
     pub since_ms: i64,
     pub until_ms: i64,
-    /// Of `Failed`, `DeadLetter` and `Cancelled`; others are never tried again by hand.
+    /// Of `Failed`, `DeadLetter` and `Cancelled`; others are never retried by hand.
     pub statuses: Vec<DeliveryStatus>,
     pub webhook_id: Option<Uuid>,
     pub rule_id: Option<Uuid>,
 }
 
 impl RetryFilter {
-    /// The change that retries these deliveries make.
+    /// Describes the change that retries these deliveries.
     pub(super) fn change(&self, retried: u64) -> Change {
         let time = |ms: i64| Timestamp::from_millisecond(ms).ok();
         Change::of(AuditKind::Delivery, "retry").with_after(json!({"retried": retried, "since": time(self.since_ms),
@@ -197,15 +197,15 @@ impl RetryFilter {
     }
 }
 
-/// The end of one attempt.
+/// The outcome of one attempt.
 #[derive(Clone, Debug)]
 pub struct DeliveryOutcome {
     pub id: Uuid,
-    /// `Delivered`, `Pending` (try again after `wait_ms`), `Failed` (will not be tried again), `DeadLetter`.
+    /// `Delivered`, `Pending` (retry after `wait_ms`), `Failed` (no retry) or `DeadLetter`.
     pub status: DeliveryStatus,
     pub attempts: u32,
     pub attempted_at_ms: i64,
-    /// A wait, not a time: the clocks of the store and of whoever sends may differ.
+    /// A duration, not a time: the clocks of the store and the sender may differ.
     pub wait_ms: Option<i64>,
     pub status_code: Option<u16>,
     pub error: Option<String>,

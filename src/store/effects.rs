@@ -1,12 +1,12 @@
-//! What a batch of messages caused, and what names each of them.
+//! The effects of a batch of messages, and the identity of each message.
 
 use uuid::Uuid;
 
 use super::delivery::NewDelivery;
 use super::documents::{AnomalyEvent, AnomalyState};
 
-/// A message of the bus. Its sequence alone does not name it: a stream that lost its last messages, in a power cut or
-/// with a copy that was put back, gives their sequences to others.
+/// A message of the bus. Its sequence alone does not identify it: a stream that lost its last messages, after a power
+/// failure or a restored backup, reuses their sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cause {
     pub sequence: u64,
@@ -20,40 +20,40 @@ impl Cause {
     }
 }
 
-/// What one batch of events caused: written in one transaction with the messages that it consumed.
+/// The effects of one batch of events, written in one transaction with the record that its messages are consumed.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
     pub consumer: String,
-    /// The messages of the batch that had effects, in the order of the stream.
+    /// The messages of the batch that had effects, in stream order.
     pub causes: Vec<Cause>,
     pub deliveries: Vec<NewDelivery>,
     pub anomaly_events: Vec<AnomalyEvent>,
-    /// The whole new state of each window that the batch changed, with the version that it was read at.
+    /// The new state of each window that the batch changed, with the version that was read.
     pub anomaly_states: Vec<AnomalyState>,
     /// Bus messages to publish after the commit.
     pub outbox: Vec<OutboxMessage>,
-    /// The bus had acknowledged every message up to this sequence when none stored later than this time was known: what
-    /// of them is recorded as consumed becomes one record. The time matters when the stream loses its last messages
-    /// between the two, since later ones get their sequences.
+    /// The bus had acknowledged every message up to this sequence when no message stored after this time was known.
+    /// Their consumed records are merged into one. The time matters if the stream loses its last messages in between,
+    /// because new messages reuse their sequences.
     pub acknowledged: Option<Cause>,
-    /// Deliveries that a disabled webhook is owed at most: the oldest beyond them are given up. None: no bound.
+    /// The largest backlog of a disabled webhook: older deliveries are abandoned. `None`: unlimited.
     pub backlog_max: Option<u64>,
 }
 
-/// What became of [`Effects`].
+/// The outcome of recording [`Effects`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum RecordOutcome {
     Committed,
-    /// Another process was there first, and nothing was written.
+    /// Another process was first, and nothing was written.
     Refused {
-        /// Those of the causes whose effects are committed already.
+        /// The causes whose effects are already committed.
         consumed: Vec<Cause>,
-        /// The windows as they are now, of all that the effects change; those that are missing do not exist.
+        /// The current states of the windows that the effects change; missing ones do not exist.
         states: Vec<AnomalyState>,
     },
 }
 
-/// A bus message that is owed: published after the commit, then forgotten. Its id is the bus's message id.
+/// A bus message to publish after the commit, then deleted. Its id is the bus's message id.
 #[derive(Clone, Debug)]
 pub struct OutboxMessage {
     pub id: Uuid,

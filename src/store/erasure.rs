@@ -1,26 +1,26 @@
-//! What the store holds of a person, erased.
+//! Erases a person's data from the store.
 //!
-//! Invariants: what goes is found by what the rows themselves say, each row judged whole; a call that is repeated goes on
-//! where one before was cut off. A delivery that is being sent just now goes too, and its outcome is of nothing then.
+//! Invariants: rows are found by their own content, each checked as a whole; a repeated call continues where the last
+//! one stopped. A delivery in flight is erased too, and its outcome is then ignored.
 
 use std::time::{Duration, Instant};
 
-/// What a call erased.
+/// What one call erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErasedRecords {
     pub deliveries: u64,
     pub anomaly_records: u64,
-    /// All were looked at. Otherwise the next call finds the rest.
+    /// Everything was scanned. Otherwise, the next call finds the rest.
     pub is_complete: bool,
 }
 
-/// The same of one table.
+/// The same for one table.
 pub(super) struct ErasedRows {
     pub(super) rows: u64,
     pub(super) is_complete: bool,
 }
 
-/// How long a call erases. One that has not erased anything goes on: the next one would come no farther.
+/// How long a call may take. A call that has erased nothing yet continues, because the next one would get no further.
 #[derive(Clone, Copy)]
 pub(super) struct TimeBudget {
     began: Instant,

@@ -1,6 +1,6 @@
-//! What can go wrong in the store, sorted by what the caller should do.
+//! Errors of the store, by what the caller should do.
 
-/// A failure of the store: what kind, and what lay under it.
+/// An error of the store: its kind and its source.
 #[derive(Debug)]
 pub struct StoreError {
     pub kind: StoreErrorKind,
@@ -12,43 +12,43 @@ pub struct StoreError {
 pub enum StoreErrorKind {
     NotFound,
     NameTaken,
-    /// Somebody else has changed it since it was read.
+    /// The document was changed since it was read.
     Changed,
-    /// The named documents still use it.
+    /// These documents still use it.
     InUse(Vec<String>),
-    /// None of `actions.webhooks` at these indexes names one.
+    /// The entries of `actions.webhooks` at these indexes name no webhook.
     UnknownWebhooks {
         indexes: Vec<usize>,
     },
-    /// Secrets of a webhook were sent as the mask, and none is stored at these pointers.
+    /// Secrets were sent as the mask, but none is stored at these pointers.
     NoSecretToKeep {
         pointers: Vec<String>,
     },
-    /// Secrets of a webhook were sent as the mask, and its URL leads to another host than the one they were given for.
+    /// Secrets were sent as the mask, but the URL leads to another host than the one they were given for.
     SecretOfAnotherHost {
         pointers: Vec<String>,
     },
-    /// Documents of a set are at fault, and none of the set was stored.
+    /// Documents of a set are invalid, and nothing of the set was stored.
     Set(Vec<SetFault>),
-    /// There are as many API keys as a store holds.
+    /// The store holds the maximum number of API keys.
     TooManyKeys,
-    /// There are as many tokens of the admin API as a store holds.
+    /// The store holds the maximum number of admin tokens.
     TooManyTokens,
-    /// The cursor was not made by this list.
+    /// The cursor belongs to another list.
     InvalidCursor,
-    /// A delivery in this state is not sent again by hand.
+    /// A delivery in this state cannot be retried by hand.
     NotRetryable,
-    /// The server refuses what the settings ask of it, or its schema is another: a setting or the schema must change.
+    /// The server refuses the settings, or its schema has another version: a setting or the schema must change.
     Refused,
-    /// No room on the disk.
+    /// The disk is full.
     Full,
     Unavailable,
-    /// Stored bytes are damaged, or a secret does not decrypt with the key at hand.
+    /// Stored bytes are damaged, or a secret cannot be decrypted with the current key.
     Corrupt,
     Closed,
 }
 
-/// What is wrong with one document of a set.
+/// The error of one document of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetFault {
     /// `webhooks`, `rules` or `anomalies`.

@@ -1,11 +1,11 @@
-//! What the operators wrote (rules, webhooks, anomaly configs, keys) and what the
-//! reaction did about it (deliveries, anomaly events and state, the outbox).
+//! The store: documents and credentials that operators manage (rules, webhooks, anomaly configs, keys, tokens), and the
+//! reaction's results (deliveries, anomaly events and states, the outbox).
 //!
-//! Invariants: a method is one use case and one transaction; the effects of a batch of
-//! events and the sequences it consumed are committed together or not at all; secrets
-//! are encrypted at rest. Knows nothing of how rules are evaluated.
+//! Invariants: a method is one use case and one transaction; the effects of a batch of events and the sequences it
+//! consumed are committed together or not at all; secrets are encrypted at rest. Knows nothing of how rules are
+//! evaluated.
 
-// Types of the port.
+// The port's types.
 mod access;
 mod audit;
 mod delivery;
@@ -17,7 +17,7 @@ mod page;
 mod settings;
 mod status;
 
-// Mechanisms of both engines.
+// Shared by both engines.
 mod cursor;
 mod secrets;
 

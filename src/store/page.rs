@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 
-/// One page of a list.
+/// A page of a list.
 #[derive(Clone, Debug, Serialize)]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// The cursor of the next page; null on the last.
+    /// The cursor of the next page; null on the last one.
     pub next: Option<String>,
 }
 
-/// Which page: `limit` from 1 to 1,000.
+/// Selects a page; `limit` is from 1 to 1,000.
 #[derive(Clone, Debug)]
 pub struct PageRequest {
     pub limit: usize,

@@ -3,21 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How the SQLite engine keeps its file.
+/// The settings of the SQLite engine.
 #[derive(Clone, Debug)]
 pub struct SqliteSettings {
-    /// The directory that holds `store.db` and, unless `secrets_key` is given, `secrets.key` (mode 0600).
+    /// The directory of `store.db` and, unless `secrets_key` is given, `secrets.key` (mode 0600).
     pub dir: PathBuf,
     /// 32 bytes as base64 or hex that encrypt webhook secrets (AES-256-GCM).
     pub secrets_key: Option<String>,
-    /// Take another key than the one that the stored secrets were encrypted with; else the start is refused.
+    /// Accept a key other than the one that the stored secrets were encrypted with; otherwise the start is refused.
     pub secrets_key_replaced: bool,
 }
 
-/// How the PostgreSQL engine reaches its database.
+/// The settings of the PostgreSQL engine.
 #[derive(Clone, Debug)]
 pub struct PostgresSettings {
-    /// `postgres://...`; the fields below fill in what it leaves out.
+    /// `postgres://...`; the other fields fill in what it omits.
     pub url: Option<String>,
     pub host: String,
     pub port: u16,
@@ -30,19 +30,19 @@ pub struct PostgresSettings {
     pub connections_max: usize,
     pub idle_connections_max: usize,
     pub connection_lifetime_max: Duration,
-    /// How long a connection, or the wait for one of the pool, may take.
+    /// The timeout of connecting, and of waiting for a pooled connection.
     pub connect_timeout: Duration,
     pub statement_timeout: Duration,
-    /// 32 bytes as base64 or hex that encrypt webhook secrets. Several processes share the database, so none is made up:
-    /// without it a webhook with a secret is refused.
+    /// 32 bytes as base64 or hex that encrypt webhook secrets. Several processes share the database, so none is
+    /// generated: without it, webhooks with secrets are refused.
     pub secrets_key: Option<String>,
-    /// Take another key than the one that the stored secrets were encrypted with; else the start is refused.
+    /// Accept a key other than the one that the stored secrets were encrypted with; otherwise the start is refused.
     pub secrets_key_replaced: bool,
-    /// Bring the schema up to date at the start; otherwise an older one is refused.
+    /// Migrate the schema at the start; otherwise an older one is refused.
     pub migrate: bool,
 }
 
-/// `sslmode` as libpq defines it.
+/// libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SslMode {
     Disable,
@@ -53,7 +53,7 @@ pub enum SslMode {
 }
 
 impl SslMode {
-    /// By libpq's name.
+    /// Parses libpq's name.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "disable" => Self::Disable,

@@ -1,28 +1,28 @@
-//! Failed attempts by address: a few at once, then one every few seconds, so that guessing a token is hopeless and
-//! costs nothing here.
+//! Limits failed attempts per address: a short burst, then one every few seconds. Guessing a token becomes hopeless and
+//! costs this process nothing.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// How often an address that has used up its attempts has another one.
+/// How often an address that has used up its attempts gets another one.
 const INTERVAL: Duration = Duration::from_secs(6);
-/// Addresses that are remembered. When there are more, those are forgotten that may try again soonest.
+/// Addresses that are remembered. When there are more, the one that may try again soonest is dropped.
 const ADDRESSES_MAX: usize = 4_096;
 
-/// When each address will have all its attempts again.
+/// The time at which each address has all its attempts back.
 pub(in crate::admin) struct Attempts {
     burst: u32,
     restored: HashMap<IpAddr, Instant>,
 }
 
 impl Attempts {
-    /// `burst` attempts may fail at once.
+    /// `burst` attempts may fail in a row.
     pub(in crate::admin) fn new(burst: u32) -> Self {
         Self { burst: burst.max(1), restored: HashMap::new() }
     }
 
-    /// How long this address has to wait, if it has to.
+    /// How long this address must wait before its next attempt, if at all.
     pub(in crate::admin) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let restored = self.restored.get(&network(address))?;
         let left = restored.saturating_duration_since(now);
@@ -44,7 +44,7 @@ impl Attempts {
     }
 }
 
-/// Whoever has one address of IPv6 has its whole network.
+/// A client with one IPv6 address usually has the whole /64 network.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -1,7 +1,7 @@
-//! Who may ask for what: tokens, their roles, and who is refused.
+//! Authenticates and authorizes requests: tokens, roles and refusals.
 //!
-//! Invariants: a token is compared as its SHA-256 and kept nowhere; whoever is refused learns what is missing, not what
-//! exists; a token that is revoked in any process is refused with the next request, since the store is asked each time.
+//! Invariants: a token is compared by its SHA-256 and never kept; a refusal says what is missing, not what exists; a
+//! token revoked in any process is refused on the next request, because the store is asked every time.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,32 +22,32 @@ use crate::http::Problem;
 use crate::metrics;
 use crate::store::{AdminRole, Store, TokenHash, hash_token, is_token};
 
-/// Attempts of one address that may fail at once.
+/// Failed attempts of one address that are allowed in a row.
 const FAILURES_BURST: u32 = 10;
-/// Tokens that are remembered as good, for the minute of their use.
+/// Valid tokens that are remembered, each for the minute of its use.
 const KNOWN_MAX: usize = 1_024;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Who made the first token, in the audit log.
+/// The actor of the first token in the audit log.
 pub(in crate::admin) const FIRST_ADMIN: &str = "ADMIN_TOKEN";
-/// Who needs no token, in the audit log.
+/// The actor in the audit log when no token is required.
 pub(in crate::admin) const LOOPBACK: &str = "loopback";
 
 const FORWARDED: &str = "Without ADMIN_TOKEN the admin API answers this machine alone, and this request came through a \
                          proxy (TRUSTED_PROXIES). Set ADMIN_TOKEN.";
 
-/// What is asked of those who send requests.
+/// What the API requires of its callers.
 #[derive(Clone, Debug)]
 pub struct AccessSettings {
-    /// Whether a token is asked for at all.
+    /// Whether a token is required at all.
     pub required: bool,
-    /// The first admin's.
+    /// The token of the first admin.
     pub admin_token: Option<TokenHash>,
-    /// Gives access to the metrics and to nothing else; in every process, whether or not it has a store.
+    /// Grants access to the metrics and to nothing else, in every process, with or without a store.
     pub metrics_token: Option<TokenHash>,
-    /// Metrics are for everyone.
+    /// Metrics need no token.
     pub metrics_open: bool,
-    /// Attempts of one address that may fail at once.
+    /// Failed attempts of one address that are allowed in a row.
     pub failures_burst: u32,
 }
 
@@ -63,23 +63,24 @@ impl Default for AccessSettings {
     }
 }
 
-/// Decides about each request. Cheap to clone.
+/// Authorizes each request. Cheap to clone.
 #[derive(Clone)]
 pub struct Access(Arc<Gate>);
 
 struct Gate {
     settings: AccessSettings,
-    /// Where the other tokens are; none in a process without a store.
+    /// Holds all other tokens; `None` in a process without a store.
     store: Option<Store>,
     attempts: Mutex<Attempts>,
-    /// Good tokens with when their use was noted. Their holders are let in whoever else fails at their address.
+    /// Valid tokens and when their use was last recorded. Their holders are admitted even when others at the same
+    /// address fail.
     known: Mutex<HashMap<TokenHash, Instant>>,
     refusals: RefusalLog,
-    /// Held while a token from an address that has failed too often is looked for: one at a time.
+    /// Held while a token is looked up for an address that has failed too often: one lookup at a time.
     doubted: tokio::sync::Semaphore,
 }
 
-/// Who sends a request.
+/// The authenticated sender of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::admin) struct Identity {
     pub(in crate::admin) token_id: Option<Uuid>,
@@ -90,22 +91,22 @@ pub(in crate::admin) struct Identity {
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::admin) struct Peer {
-    /// The client's behind proxies that are trusted.
+    /// The client's address behind trusted proxies.
     pub(in crate::admin) address: IpAddr,
-    /// Such a proxy says that it passes on somebody's request.
+    /// A trusted proxy says that it forwards the request of a client.
     pub(in crate::admin) is_forwarded: bool,
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 enum Refusal {
     Missing,
     Invalid,
     Expired,
-    /// It asks for no token, and so answers this machine alone, and the request came through a proxy.
+    /// The API requires no token, so it serves this machine only, and the request came through a proxy.
     Forwarded,
     /// The address has failed too often.
     Throttled(Duration),
-    /// The store cannot say.
+    /// The store could not be asked.
     Unknown(Problem),
 }
 
@@ -122,19 +123,19 @@ impl Access {
         }))
     }
 
-    /// Whether the API asks for tokens at all.
+    /// Whether the API requires tokens at all.
     pub(in crate::admin) fn asks_for_tokens(&self) -> bool {
         self.0.settings.required
     }
 
-    /// What has been refused and is not in the audit log yet.
+    /// Writes the refusals that are not in the audit log yet.
     pub(in crate::admin) async fn write_refusals(&self) {
         if let Some(store) = &self.0.store {
             self.0.refusals.write(store).await;
         }
     }
 
-    /// Whether somebody who asks how the process is hears why.
+    /// Whether the caller may see why the process is not ready.
     pub(in crate::admin) async fn shows_details(&self, headers: &HeaderMap, peer: Peer) -> bool {
         let may_know = !self.0.settings.required || headers.contains_key(AUTHORIZATION);
         may_know && self.0.identify(headers, peer).await.is_ok()
@@ -182,8 +183,9 @@ impl Gate {
         found
     }
 
-    /// Of an address that has failed too often. Nobody guesses a token of the store's, so a good one is let in; one that
-    /// is not is answered as if nobody had looked. `ADMIN_TOKEN` was made up by somebody, and is not compared.
+    /// Looks a token up for an address that has failed too often. The store's tokens cannot be guessed, so a valid one
+    /// is admitted; anything else gets the same answer as without a lookup. `ADMIN_TOKEN` was chosen by a person and is
+    /// not compared.
     async fn look_up_doubted(
         &self,
         token: &str,
@@ -224,7 +226,7 @@ impl Gate {
         }
     }
 
-    /// Once a minute for each token.
+    /// Records the use of a token, once a minute.
     async fn note_use(&self, hash: TokenHash, token_id: Option<Uuid>, now: Instant) {
         let noted = {
             let mut known = lock(&self.known);
@@ -248,7 +250,7 @@ impl Gate {
         }
     }
 
-    /// The answer to a request that is refused, counted.
+    /// Counts a refusal and answers it.
     async fn refuse(&self, refusal: Refusal, address: IpAddr) -> Response {
         let reason = match &refusal {
             Refusal::Missing => "missing",
@@ -292,7 +294,7 @@ impl Gate {
     }
 }
 
-/// Finds out who sends a request, or refuses it.
+/// Authenticates a request or refuses it.
 pub(in crate::admin) async fn authenticate(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     let peer = peer_of(request.extensions());
     match access.0.identify(request.headers(), peer).await {
@@ -304,7 +306,7 @@ pub(in crate::admin) async fn authenticate(State(access): State<Access>, mut req
     }
 }
 
-/// Refuses those whose role is less than the route's.
+/// Refuses callers whose role is below the route's.
 pub(in crate::admin) async fn require(
     State((access, least)): State<(Access, AdminRole)>,
     request: Request,
@@ -327,7 +329,7 @@ pub(in crate::admin) async fn require(
     ([(WWW_AUTHENTICATE, challenge)], Problem::new(StatusCode::FORBIDDEN, detail)).into_response()
 }
 
-/// Metrics are read by those who may read anything, and by the holder of a token of their own.
+/// Admits callers with any role, and holders of the metrics token.
 pub(in crate::admin) async fn admit_to_metrics(State(access): State<Access>, request: Request, next: Next) -> Response {
     let (gate, peer) = (&access.0, peer_of(request.extensions()));
     let settings = &gate.settings;
@@ -346,7 +348,7 @@ pub(in crate::admin) async fn admit_to_metrics(State(access): State<Access>, req
 
 enum Bearer<'h> {
     None,
-    /// Another scheme, more than one header, or no text.
+    /// Another scheme, more than one header, or not text.
     Unreadable,
     Token(&'h str),
 }
@@ -366,12 +368,12 @@ fn bearer(headers: &HeaderMap) -> Bearer<'_> {
     }
 }
 
-/// In a time that does not tell where they differ.
+/// Compares in constant time.
 fn are_equal(one: &TokenHash, other: &TokenHash) -> bool {
     one.iter().zip(other).fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
 }
 
-/// Who is not known to have an address shares one.
+/// Requests without a known address share one.
 pub(in crate::admin) fn peer_of(extensions: &axum::http::Extensions) -> Peer {
     let unknown = Peer { address: Ipv4Addr::UNSPECIFIED.into(), is_forwarded: false };
     extensions.get().copied().unwrap_or(unknown)

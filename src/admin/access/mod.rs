@@ -1,4 +1,4 @@
-//! Who may ask for what: tokens, their roles, attempts that failed, and who is refused.
+//! Authentication and authorization: tokens, roles, failed attempts and refusals.
 
 mod attempts;
 mod gate;

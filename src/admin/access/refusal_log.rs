@@ -1,4 +1,4 @@
-//! Requests that were refused, as the audit log tells them: counted, in one record a minute at most and one when the log is
+//! Refused requests in the audit log: counted, and written as one record at most once a minute and whenever the log is
 //! read.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,14 +10,14 @@ use serde_json::json;
 
 use crate::store::{AuditEntry, AuditKind, AuditOutcome, Store};
 
-/// How often a record of refusals may be written.
+/// The shortest time between two records of refusals.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// Addresses, and names of tokens, that one record tells.
+/// Addresses and token names that one record lists.
 const LISTED_MAX: usize = 16;
-/// Who is not known, in the audit log.
+/// The actor of unauthenticated requests in the audit log.
 const NOBODY: &str = "-";
 
-/// What is not in the log yet.
+/// Refusals that are not in the log yet.
 #[derive(Default)]
 pub(in crate::admin) struct RefusalLog(Mutex<Counts>);
 
@@ -30,7 +30,7 @@ struct Counts {
 }
 
 impl RefusalLog {
-    /// `token` is the name of one whose role was not enough.
+    /// `token` is the name of a token whose role was too low.
     pub(in crate::admin) fn add(&self, reason: &'static str, token: Option<&str>, address: IpAddr) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.reasons.entry(reason).or_default() += 1;
@@ -44,7 +44,7 @@ impl RefusalLog {
         }
     }
 
-    /// At most once in the interval.
+    /// Writes at most once per interval.
     pub(in crate::admin) async fn write_when_due(&self, store: &Store) {
         self.write_since(store, Some(INTERVAL)).await;
     }

@@ -1,4 +1,4 @@
-//! What the anomaly configs have found.
+//! The anomalies that were detected.
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
-//! A whole set of documents at once: `POST /apply` stores all of them or none, and answers whatever is wrong
-//! with any of them.
+//! `POST /apply` stores a whole set of documents or none of it, and reports everything that is wrong with any of them.
 //!
-//! A pointer's first two parts say which document it is about: `/rules/3/conditions/0/path`.
+//! The first two segments of a pointer name the document: `/rules/3/conditions/0/path`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,15 +25,16 @@ use crate::store::{
     Applied, AppliedSet, ApplyOutcome, DocumentSet, NewAnomalyConfig, NewRule, NewWebhook, SetFault, StoreErrorKind,
 };
 
-/// The largest set.
+/// The largest set, in bytes.
 const SET_BYTES_MAX: usize = 16 << 20;
 const SET_DOCUMENTS_MAX: usize = 10_000;
-/// Values in a set. At its worst, each second one an object, a set takes about ten times its largest text.
+/// JSON values in a set. In the worst case, when every second value is an object, a set takes about ten times the
+/// memory of its text.
 const SET_VALUES_MAX: usize = 500_000;
-/// Errors that one set is answered with.
+/// Errors that one response lists.
 const ERRORS_MAX: usize = 1_000;
 
-/// What became of one document; of a rehearsal, what would.
+/// The outcome of one document; of a dry run, the outcome it would have.
 #[derive(Serialize, JsonSchema)]
 pub(in crate::admin) struct AppliedItem {
     kind: &'static str,
@@ -58,10 +58,10 @@ pub(in crate::admin) async fn apply(
     let rehearsal = params.flag("dry_run")?;
     params.no_more()?;
     let body = read_text(request, SET_BYTES_MAX).await?;
-    // One set is read at a time: it takes many times its text.
+    // Sets are read one at a time: each takes many times the memory of its text.
     let _applying = shared.applying.lock().await;
     let checks = shared.state.checks;
-    // Compiling thousands of rules takes its time, on a thread that serves nobody.
+    // Compiling thousands of rules takes a while, so it runs on a blocking thread.
     let read = tokio::task::spawn_blocking(move || {
         let document = parse_json(&body, SET_VALUES_MAX)?;
         drop(body);
@@ -70,7 +70,8 @@ pub(in crate::admin) async fn apply(
     let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
     let mut reading = read.await.map_err(unread)??;
     let _patching = shared.patching.lock().await;
-    // What can be read of a faulty set is rehearsed, so that the answer has what only the store knows.
+    // The readable part of a faulty set is applied as a dry run, so that the response also has the errors that only the
+    // store can find.
     let faulty = !reading.errors.is_empty();
     let set = if faulty { reading.set.clone() } else { std::mem::take(&mut reading.set) };
     let applied = store.apply(set, rehearsal || faulty).await;
@@ -86,11 +87,11 @@ pub(in crate::admin) async fn apply(
     Err(invalid(reading.errors))
 }
 
-/// A set as far as it can be read, and what is wrong with it.
+/// The readable part of a set, and its errors.
 #[derive(Default)]
 struct SetReader {
     set: DocumentSet,
-    /// Where each document of the set stands in the list that was sent.
+    /// The index of each document of the set in the list that was sent.
     places: [Vec<usize>; 3],
     count: usize,
     /// The names of the webhooks that were sent, readable or not.
@@ -156,10 +157,10 @@ impl SetReader {
         (documents, places)
     }
 
-    /// Adds what the store found, but for what follows from the other errors.
+    /// Adds the store's errors, except those that follow from others.
     fn note(&mut self, faults: &[SetFault]) {
         let told: HashSet<String> = self.errors.iter().map(|error| error.pointer.clone()).collect();
-        // Its own place, or one that it is in.
+        // Whether the error itself, or one of a parent, is already listed.
         let is_told = |error: &FieldError| {
             let ends = error.pointer.match_indices('/').map(|(end, _)| end).chain([error.pointer.len()]);
             ends.skip(1).any(|end| told.contains(&error.pointer[..end]))
@@ -174,7 +175,7 @@ impl SetReader {
             let named = self.webhooks_of(fault);
             let mut fault = SetFault { index, ..fault.clone() };
             if let StoreErrorKind::UnknownWebhooks { indexes } = &mut fault.kind {
-                // Those that are in the set have their own errors.
+                // Webhooks of the set report their own errors.
                 indexes.retain(|action| named.get(*action).is_none_or(|name| !self.webhooks.contains(name)));
                 if indexes.is_empty() {
                     continue;
@@ -185,7 +186,7 @@ impl SetReader {
         }
     }
 
-    /// The webhooks that a document of the set asks for.
+    /// The webhooks that a document of the set refers to.
     fn webhooks_of(&self, fault: &SetFault) -> &[String] {
         let actions = match fault.list {
             NewRule::PATH => self.set.rules.get(fault.index).map(|rule| &rule.actions),

@@ -1,4 +1,4 @@
-//! The audit log: listed, and written for what the store cannot record with the change itself.
+//! Lists the audit log, and records changes that the store does not make itself.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ pub(in crate::admin) async fn list(
     shared.state.store.audit(filter, page).await.map(Json).map_err(store_problem)
 }
 
-/// Makes a change of the bus. It has its record before it is made, and is not made without; `told` is what became of it.
+/// Makes a change of the bus. Its audit record is written first; without it, the change is not made. `outcome`
+/// describes the result.
 pub(in crate::admin) async fn recorded<T>(
     store: &Store,
     change: Change,

@@ -1,5 +1,5 @@
-//! Dead letters of the bus: listed, shown with their payload, replayed, deleted one by one or all. Beside the messages
-//! that a consumer gave up they are the input that the gateway refused.
+//! Dead letters of the bus: list, show with the payload, replay, and delete one or all. They hold the messages that a
+//! consumer dead-lettered and the input that the gateway refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use crate::http::Problem;
 use crate::quarantine::{self, Input, ReplayOutcome};
 use crate::store::{AuditKind, AuditOutcome, Change, Page};
 
-/// In the audit log.
+/// The kind of these changes in the audit log.
 const KIND: AuditKind = AuditKind::DeadLetter;
 
-/// Dead letters that are looked at for one page of a list with filters.
+/// Dead letters that are scanned for one page of a filtered list.
 const SCAN_LETTERS_MAX: usize = 10_000;
-/// So many at once.
+/// Dead letters that are read from the bus in one batch.
 const SCAN_BATCH: usize = 100;
-/// Pairs of an app and a reason that are counted; of others only that there are some.
+/// Pairs of app and reason that are counted; beyond that, only `more` is reported.
 const COUNTS_MAX: usize = 1_000;
 
 #[derive(Serialize, JsonSchema)]
@@ -41,7 +41,7 @@ pub(in crate::admin) struct DeadLetterView {
     letter: DeadLetter,
     kind: LetterKind,
     app_id: Option<String>,
-    /// Of input: why it was refused, as one of a few words.
+    /// Of refused input: the reason as one of a few words.
     reason_code: Option<String>,
     published_at: Option<Timestamp>,
     dead_at: Option<Timestamp>,
@@ -49,10 +49,10 @@ pub(in crate::admin) struct DeadLetterView {
     payload: Option<Payload>,
 }
 
-/// The payload in the best form that it has.
+/// The payload in the most readable representation that it has.
 #[derive(Serialize, JsonSchema)]
 enum Payload {
-    /// The rule view of an event, or the JSON that the message is.
+    /// The rule view of an event, or the message's own JSON.
     #[serde(rename = "payload")]
     Json(Value),
     #[serde(rename = "payload_base64")]
@@ -64,13 +64,13 @@ enum Payload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum LetterKind {
-    /// A consumer gave it up.
+    /// A message that a consumer dead-lettered.
     Message,
-    /// The gateway refused it.
+    /// Input that the gateway refused.
     Input,
 }
 
-/// Refused input as it came, and what is known of it.
+/// Refused input as it was received, with its metadata.
 #[derive(Serialize, JsonSchema)]
 struct InputView {
     form: String,
@@ -83,7 +83,7 @@ struct InputView {
     data: Data,
 }
 
-/// What was wrong, and where.
+/// What is wrong, and where.
 #[derive(Serialize, JsonSchema)]
 struct InputError {
     pointer: String,
@@ -98,7 +98,7 @@ enum Data {
     Bytes(String),
 }
 
-/// What a list is narrowed to.
+/// The filters of a list.
 #[derive(Default)]
 struct Filter {
     kind: Option<LetterKind>,
@@ -151,7 +151,7 @@ pub(in crate::admin) async fn list(
     Ok(Json(Page { items: letters.into_iter().map(|letter| view(letter, false)).collect(), next }))
 }
 
-/// Goes through a bounded number of them: a page may hold fewer than its limit, or none, and still not be the last.
+/// Scans a bounded number of dead letters: a page may hold fewer than its limit, or none, without being the last.
 async fn filtered(
     bus: &Bus,
     filter: &Filter,
@@ -182,7 +182,7 @@ async fn filtered(
 #[derive(Serialize, JsonSchema)]
 pub(in crate::admin) struct Counts {
     items: Vec<Count>,
-    /// There are more pairs than are listed: those with the most are.
+    /// There are more pairs; those listed have the highest counts.
     more: bool,
 }
 
@@ -193,7 +193,7 @@ struct Count {
     count: u64,
 }
 
-/// How much refused input there is of each app for each reason, the most first.
+/// Counts the refused input per app and reason, highest count first.
 pub(in crate::admin) async fn counts(
     State(shared): State<Arc<Shared>>,
     params: Params,
@@ -232,7 +232,7 @@ pub(in crate::admin) struct Deleted {
     deleted: u64,
 }
 
-/// All of them, or with `before` those that died before then.
+/// Deletes all dead letters, or with `before` those that were dead-lettered before then.
 pub(in crate::admin) async fn purge(
     State(shared): State<Arc<Shared>>,
     AuditedStore(store): AuditedStore,

@@ -1,4 +1,4 @@
-//! Deliveries: what webhooks are and were owed.
+//! Deliveries to webhooks: list, show, retry and delete.
 
 use std::sync::Arc;
 
@@ -62,15 +62,15 @@ pub(in crate::admin) async fn retry(
     store.retry_delivery(id).await.map(Json).map_err(store_problem)
 }
 
-/// Which deliveries are to be sent again, as a person writes it.
+/// Selects the deliveries to retry, as written by a person.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::admin) struct RetryRequest {
-    /// Of the deliveries' creation.
+    /// Deliveries created since then.
     since: String,
-    /// Now, when absent.
+    /// Deliveries created before then; now when absent.
     until: Option<String>,
-    /// Failed and dead, when absent.
+    /// `failed` and `dead_letter` when absent.
     status: Option<DeliveryStatus>,
     webhook_id: Option<String>,
     rule_id: Option<String>,
@@ -79,7 +79,7 @@ pub(in crate::admin) struct RetryRequest {
 #[derive(Serialize, JsonSchema)]
 pub(in crate::admin) struct Retried {
     retried: u64,
-    /// There may be more than one call sends again.
+    /// There may be more deliveries than one call retries.
     more: bool,
 }
 
@@ -146,7 +146,7 @@ impl RetryRequest {
     }
 }
 
-/// A filter by a document: the one that was found, or an id, whose document may be gone by now.
+/// Resolves a filter by document: the id of the document that was found, or the given id, whose document may be gone.
 pub(in crate::admin) fn id_or(key: &str, name: &str, found: Option<Uuid>) -> Result<Uuid, Problem> {
     found
         .or_else(|| Uuid::try_parse(key).ok())

@@ -1,4 +1,4 @@
-//! Webhooks, rules and anomaly configs: the same methods over three kinds of documents.
+//! Webhooks, rules and anomaly configs: the same methods for three kinds of documents.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +21,9 @@ use crate::base::backoff::{Backoff, random_unit};
 use crate::http::Problem;
 use crate::store::StoreErrorKind;
 
-/// Times that a patch is made anew because another process changed the document meanwhile.
+/// Retries of a patch whose document another process changed in the meantime.
 const PATCH_RETRIES_MAX: u32 = 16;
-/// Who waits a random while does not meet the same one again and again.
+/// The random delay keeps two processes from colliding again and again.
 const PATCH_BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(2), multiplier: 2.0, max: Duration::from_millis(100) };
 
@@ -89,9 +89,9 @@ pub(in crate::admin) async fn patch<R: Resource>(
             .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The stored document cannot be written."))?;
         merge(&mut document, patch.clone());
         let new: R = read(document, Some(id.clone()), &shared).await?;
-        // By id, for the patch may rename it.
+        // By id, because the patch may change the name.
         match new.replace(&store, &id, Some(R::updated_at(&stored))).await {
-            // Another process was first: its change stays, and this one comes on top of it.
+            // Another process was first: its change stays, and this patch is applied on top of it.
             Err(error) if error.kind == StoreErrorKind::Changed && attempt < PATCH_RETRIES_MAX => {
                 attempt += 1;
                 tokio::time::sleep(PATCH_BACKOFF.delay(attempt, random_unit())).await;
@@ -113,14 +113,14 @@ pub(in crate::admin) async fn delete<R: Resource>(
     }
 }
 
-/// Reads and checks a document, which may have no other id than this one. Compiling what a person wrote may take long,
-/// so it is done on threads that serve nobody, a few at once.
+/// Reads and checks a document, which must not carry another id than `id`. Compiling it may take long, so it runs on
+/// blocking threads, a few at a time.
 async fn read<R: Resource>(document: Value, id: Option<String>, shared: &Shared) -> Result<R, Problem> {
     let closed = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The process is stopping.");
     let permit = shared.checking.clone().acquire_owned().await.map_err(closed)?;
     let checks = shared.state.checks;
     let checked = tokio::task::spawn_blocking(move || {
-        // Held to the end of the check, whether or not somebody still waits for it.
+        // Held until the check ends, even when the caller has gone away.
         let _permit = permit;
         validate(document, id.as_deref(), &checks).into_result()
     });

@@ -1,7 +1,7 @@
-//! Erasing what is stored of a person, one step a request: in the bus, among the dead letters and in the store.
+//! Erases the data of a person, one step per request: from the bus, the dead letters and the store.
 //!
-//! Invariants: a step is bounded and can be repeated, so that nothing needs to be remembered of one that was cut off; no
-//! record and no log line holds the id. Knows nothing of the lake, which has the events that were in flight.
+//! Invariants: a step is bounded and repeatable, so an interrupted erasure leaves no state behind; no record and no log
+//! line holds the id. Does not know the lake, which receives the events that were in flight.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,43 +27,43 @@ use crate::http::Problem;
 use crate::quarantine::{Input, InputFormat};
 use crate::store::{AuditKind, AuditOutcome, Change};
 
-/// How long one step looks at events of the bus, and at how many.
+/// How long one step scans events of the bus, and how many.
 const SCAN_TIME_MAX: Duration = Duration::from_secs(5);
 const SCAN_MESSAGES_MAX: u64 = 5_000_000;
-/// How long it erases in the store, among the dead letters and of what was published since, and overwrites what is left in
-/// the bus's file: each.
+/// How long a step spends on each of these: the store, the dead letters, messages published since, and overwriting the
+/// bus's file.
 const REST_TIME_MAX: Duration = Duration::from_secs(5);
-/// What subjects of events begin with.
+/// The prefix of event subjects.
 const EVENTS: &[u8] = b"events.";
 
-/// Exactly one of the ids.
+/// Needs exactly one of the ids.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::admin) struct ErasureRequest {
     device_id: Option<String>,
     user_id: Option<String>,
-    /// In this app alone; in all of them when absent.
+    /// Only in this app; in all apps when absent.
     app_id: Option<String>,
-    /// Events up to here were looked at before: `scanned_through` of the last answer.
+    /// Events up to here have been scanned: `scanned_through` of the previous response.
     #[serde(default)]
     after_sequence: u64,
-    /// Events up to here; up to the last one that there is now, when absent.
+    /// Events up to here; up to the last event at this time when absent.
     through_sequence: Option<u64>,
-    /// What became of the lake, for the audit record.
+    /// The result for the lake, for the audit record.
     lake: Option<LakeErasure>,
 }
 
-/// What `causality lake erase` did.
+/// The result of `causality lake erase`.
 #[derive(Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::admin) struct LakeErasure {
     rows_removed: u64,
     files_replaced: u64,
-    /// Replaced files that stay for readers of older versions of the table.
+    /// Replaced files that are kept for readers of older versions of the table.
     files_waiting: u64,
     /// When the last of them may be removed.
     old_files_gone_by: Option<Timestamp>,
-    /// Nothing is left that could not be erased.
+    /// Nothing remains that could not be erased.
     is_complete: bool,
 }
 
@@ -71,9 +71,9 @@ pub(in crate::admin) struct LakeErasure {
 pub(in crate::admin) struct Erasure {
     scanned_through: u64,
     through_sequence: u64,
-    /// Every event up to `through_sequence` was looked at, and so was all that follows from them.
+    /// Every event up to `through_sequence` was scanned, and so was everything derived from them.
     is_scanned: bool,
-    /// Nothing up to `through_sequence` is on its way to the lake or to deliveries any more.
+    /// No event up to `through_sequence` is still in flight to the lake or to deliveries.
     is_settled: bool,
     /// Messages of the bus that this step erased.
     events: u64,
@@ -112,7 +112,7 @@ pub(in crate::admin) async fn erase(
     }
     let change = Change::of(AuditKind::Erasure, "erase").with_before(asked);
     let outcome = |erasure: &Erasure| (AuditOutcome::Done, serde_json::to_value(erasure).unwrap_or_default());
-    // One after the other: each reads all that there is.
+    // One at a time: each reads everything that is stored.
     let _turn = shared.erasing.lock().await;
     let step = step(&shared, &person, request.after_sequence, through);
     recorded(&store, change, step, outcome).await.map(Json)
@@ -141,7 +141,7 @@ impl ErasureRequest {
         errors
     }
 
-    /// None when it has not exactly one id.
+    /// `None` unless there is exactly one id.
     fn person(&self) -> Option<Person> {
         let id = match (&self.device_id, &self.user_id) {
             (Some(id), None) => PersonId::Device(id.clone()),
@@ -171,12 +171,12 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
         deliveries: 0,
         anomaly_records: 0,
     };
-    // Clients wait half a minute for an answer: where the events took long, the rest is for the next step.
+    // Clients wait half a minute for a response: when scanning took long, the rest is left to the next step.
     let took_long = scanned.scanned_through >= through && began.elapsed() > SCAN_TIME_MAX / 2;
     if scanned.reached < through || took_long {
         return Ok(erasure);
     }
-    // Looked at first: what in-flight events lead to is stored before they are acknowledged.
+    // Checked first: what in-flight events lead to is stored before they are acknowledged.
     let status = bus.status().await.map_err(bus_problem)?;
     erasure.is_settled = scanned.scanned_through >= through && acked_through(&status, through);
     let records = store.erase_person(person, REST_TIME_MAX).await.map_err(store_problem)?;
@@ -189,7 +189,7 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
         return Ok(erasure);
     }
     if erasure.is_settled {
-        // What in-flight events led to was published behind them.
+        // Messages derived from in-flight events were published after them.
         let span = EraseSpan { after: through, through: status.last_sequence, time_max: REST_TIME_MAX, ..span };
         let derived = bus.erase(span, &derived(person)).await.map_err(bus_problem)?;
         erasure.events += derived.messages;
@@ -200,13 +200,13 @@ async fn step(shared: &Shared, person: &Person, after: u64, through: u64) -> Res
     Ok(erasure)
 }
 
-/// Messages that tell of events of theirs, and not those events.
+/// Matches messages about the person's events, but not the events themselves.
 fn derived(person: &Person) -> ErasePredicate {
     let person = person.clone();
     Arc::new(move |subject, payload| !subject.starts_with(EVENTS) && has_message(&person, subject, payload))
 }
 
-/// Whether a message of the bus is an event of theirs, or tells of one.
+/// Whether a message of the bus is an event of the person, or is about one.
 fn has_message(person: &Person, subject: &[u8], payload: &[u8]) -> bool {
     if !subject.starts_with(EVENTS) {
         return person.has_document(payload);
@@ -237,7 +237,7 @@ fn has_letter(person: &Person, letter: &DeadLetter) -> bool {
     }
 }
 
-/// In JSON, or in lines of it.
+/// Whether JSON, or one of its lines, names the person.
 fn named_in(person: &Person, data: &[u8]) -> bool {
     let named = |text: &[u8]| serde_json::from_slice::<Value>(text).is_ok_and(|value| person.is_named_in(&value));
     named(data) || data.split(|byte| *byte == b'\n').any(named)

@@ -1,4 +1,4 @@
-//! API keys: the only place and the only moment at which a key is shown.
+//! API keys. A key is shown only once, when it is created.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::event::{FieldError, is_app_id};
 use crate::http::Problem;
 use crate::store::{ApiKey, NewApiKey, Page};
 
-/// What a key's own rate limits may be.
+/// The range of a key's own rate limits.
 const LIMITS: RangeInclusive<u32> = 1..=1_000_000;
 
 #[derive(Serialize, JsonSchema)]
@@ -59,7 +59,7 @@ pub(in crate::admin) async fn create(AuditedStore(store): AuditedStore, request:
     Ok((StatusCode::CREATED, headers, Json(Created { stored, key })).into_response())
 }
 
-/// What is wrong with how long and how often the key may be used.
+/// Checks the expiry and the rate limits of a new key.
 fn check_use(new: &NewApiKey) -> Vec<FieldError> {
     let past = new.expires_at.is_some_and(|at| at <= Timestamp::now());
     let of_expiry = past.then(|| FieldError::new("/expires_at", "must be in the future"));

@@ -1,7 +1,7 @@
 //! The OpenAPI documents, and a page to read them and try the API.
 //!
-//! Invariants: nothing here is a secret, so that a browser can load it before a token was typed; the page runs its own
-//! script and no other, sends to its own origin alone, and stands in no frame.
+//! Invariants: nothing here is secret, so a browser can load it before a token is entered; the page runs only its own
+//! script, sends only to its own origin, and cannot be framed.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// What is served.
+/// The files that are served.
 pub(in crate::admin) struct Pages {
     document: Served,
     gateway_document: Option<Served>,

@@ -1,4 +1,4 @@
-//! Health, readiness, metrics and status: what the process says of itself.
+//! Health, readiness, metrics and status of the process.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(in crate::admin) async fn health() -> Response {
     uncached(StatusCode::OK, json!({"status": "ok"}))
 }
 
-/// Who is not known hears whether, and not why: names of servers and what ails them help an attacker.
+/// Unauthenticated callers learn whether the process is ready but not why: server names and failures help an attacker.
 pub(in crate::admin) async fn ready(State((probes, access)): State<(Probes, Access)>, request: Request) -> Response {
     let (ready, mut document) = (probes.ready)();
     if !access.shows_details(request.headers(), peer_of(request.extensions())).await {
@@ -31,7 +31,7 @@ pub(in crate::admin) async fn metrics(State((probes, _)): State<(Probes, Access)
     ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], (probes.metrics)()).into_response()
 }
 
-/// Answers whatever can be told: a port that fails is said to fail.
+/// Reports as much as is known: a port that fails is reported with its error.
 pub(in crate::admin) async fn status(State(shared): State<Arc<Shared>>) -> Response {
     let mut document = (shared.state.probes.status)();
     let (bus, store) = tokio::join!(shared.state.bus.status(), shared.state.store.status());

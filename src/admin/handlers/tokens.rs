@@ -1,4 +1,4 @@
-//! Tokens of the admin API itself: the only place and the only moment at which one is shown.
+//! Tokens of the admin API. A token is shown only once, when it is created.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ pub(in crate::admin) async fn revoke(
 }
 
 fn check(new: &NewAdminToken, now: Timestamp) -> Vec<FieldError> {
-    // The audit log has these for who has no token of the store's.
+    // The audit log uses these names for callers without a token of the store.
     let is_reserved = [FIRST_ADMIN, LOOPBACK, "-"].contains(&new.name.as_str());
     let reserved = is_reserved.then(|| FieldError::new("/name", "stands for somebody else in the audit log"));
     let past = new.expires_at.is_some_and(|at| at <= now);

@@ -1,4 +1,4 @@
-//! Reading a request's body as a JSON document, before its form is looked at.
+//! Reads a request's body as JSON, before it is decoded into a document.
 
 use std::time::Duration;
 
@@ -15,28 +15,28 @@ use crate::event::{FieldError, UniqueKeysSeed};
 use crate::http::{BodyError, Coding, Problem, read_body};
 use crate::store::OWN_MEMBERS;
 
-/// The largest document.
+/// The largest document, in bytes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Values in it. A rule of 64 conditions with 1,000 choices each has about two thirds of them.
+/// JSON values in a document. A rule of 64 conditions with 1,000 choices each has about two thirds of them.
 const VALUES_MAX: usize = 100_000;
-/// Some editors begin UTF-8 with it.
+/// Some editors put it at the start of UTF-8 files.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// From the headers to the last byte, where the listener does not say.
+/// From the headers to the last byte, unless the listener sets another.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest name of a document, in characters.
 const NAME_CHARS_MAX: usize = 200;
 
-/// From the headers of a request to the last byte of its body, as its listener has it.
+/// The listener's limit from the headers of a request to the last byte of its body.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::admin) struct BodyTimeout(pub(in crate::admin) Duration);
 
-/// Reads the body as any JSON: what cannot be read is 400, 408, 413 or 415, and what has too many values 422.
+/// Reads the body as JSON: 400, 408, 413 or 415 when it cannot be read, 422 when it has too many values.
 pub(in crate::admin) async fn read_json(request: Request) -> Result<Value, Problem> {
     let body = read_text(request, BODY_BYTES_MAX).await?;
     parse_json(&body, VALUES_MAX)
 }
 
-/// Reads a body of JSON as it comes, up to so many bytes.
+/// Reads a JSON body as text, up to `bytes_max` bytes.
 pub(in crate::admin) async fn read_text(request: Request, bytes_max: usize) -> Result<Bytes, Problem> {
     check_coding(request.headers())?;
     if let Some(content_type) = request.headers().get(CONTENT_TYPE)
@@ -49,7 +49,7 @@ pub(in crate::admin) async fn read_text(request: Request, bytes_max: usize) -> R
     body.map_err(|error| unread(error, bytes_max))
 }
 
-/// Documents are small: they come as they are, and a coding that is not looked at would make them unreadable.
+/// Documents are small and sent uncompressed; ignoring a content coding would make them unreadable.
 fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
     if matches!(Coding::of(headers), Ok(Coding::Identity)) {
         return Ok(());
@@ -59,7 +59,7 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
     Err(problem.with_header(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
-/// Any JSON of so many values at most.
+/// Parses JSON of at most `values_max` values.
 pub(in crate::admin) fn parse_json(body: &[u8], values_max: usize) -> Result<Value, Problem> {
     let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let mut reader = serde_json::Deserializer::from_slice(text);
@@ -74,7 +74,7 @@ pub(in crate::admin) fn parse_json(body: &[u8], values_max: usize) -> Result<Val
             let detail = message.split(" at line ").next().unwrap_or_default();
             return invalid(vec![FieldError::new(pointer, detail)]);
         }
-        // Only where: the parser's own words may repeat the input.
+        // Reports only the position: the parser's message may repeat the input.
         let place = format!("The body is not JSON: line {}, column {}.", error.line(), error.column());
         Problem::new(StatusCode::BAD_REQUEST, place)
     })
@@ -114,8 +114,8 @@ pub(in crate::admin) fn merge(target: &mut Value, patch: Value) {
     }
 }
 
-/// Takes out what the product itself writes, which a client may send back as it got it. Another id than the stored one
-/// is an error.
+/// Removes the members that the product itself writes, which a client may send back unchanged. An id other than the
+/// stored one is an error.
 pub(in crate::admin) fn without_own(mut document: Value, id: Option<&str>) -> (Value, Option<FieldError>) {
     let mut error = None;
     if let Some(members) = document.as_object_mut() {
@@ -131,7 +131,7 @@ pub(in crate::admin) fn without_own(mut document: Value, id: Option<&str>) -> (V
     (document, error)
 }
 
-/// A name can stand in a path and in a list of ids, and reads the same everywhere.
+/// A name must fit into a path and a list of ids, and read the same everywhere.
 pub(in crate::admin) fn check_name(name: &str) -> Option<FieldError> {
     let detail = if name.trim().is_empty() {
         "must not be empty"

@@ -1,9 +1,9 @@
-//! Fitting a document to its form so that everything that is wrong with it is found at once.
+//! Decodes a document so that all its mistakes are found together.
 //!
-//! serde knows the form, and stops at the first mistake. So each mistake is noted and mended in the document, with a
-//! value that fits, until the rest has been read too.
+//! serde stops at the first mistake. So each mistake is recorded and replaced in the document by a value that fits,
+//! until the rest has been decoded too.
 //!
-//! Invariant: a document with a mistake is never stored; what stands in for a mistake is judged by nobody.
+//! Invariant: a document with a mistake is never stored, and a replacement value is never checked.
 
 use std::collections::HashMap;
 
@@ -14,11 +14,11 @@ use serde_path_to_error::Segment;
 use crate::base::nearest::nearest;
 use crate::event::FieldError;
 
-/// Times that one document is mended; one that is wrong in more places gets the first ones back.
+/// Repairs of one document; one with more mistakes reports the first ones.
 const REPAIRS_MAX: usize = 64;
-/// Times that one place is: an absent member becomes null, the null a text, the text one of a few words.
+/// Repairs of one place: an absent member becomes null, null becomes a string, a string becomes one of a few words.
 const REPAIRS_PER_PLACE_MAX: usize = 4;
-/// Members, and the members beside them that cannot be judged without them.
+/// Members, and the sibling members that cannot be checked without them.
 const DEPENDENTS: [(&str, &[&str]); 4] = [
     ("operator", &["value"]),
     ("path", &["operator", "value"]),
@@ -26,16 +26,16 @@ const DEPENDENTS: [(&str, &[&str]); 4] = [
     ("auth_type", &["auth_config"]),
 ];
 
-/// A document as far as it fits, and what of it does not.
+/// The part of a document that could be decoded, and its errors.
 pub(in crate::admin) struct Decoded<T> {
     document: Option<T>,
     errors: Vec<FieldError>,
-    /// Pointers to what does not say what its writer meant.
+    /// Pointers to values that are not what the author meant.
     unknown: Vec<String>,
 }
 
 impl<T> Decoded<T> {
-    /// The document when nothing is wrong with it.
+    /// The document if it has no errors.
     pub(in crate::admin) fn into_result(self) -> Result<T, Vec<FieldError>> {
         match self.document {
             Some(document) if self.errors.is_empty() => Ok(document),
@@ -43,12 +43,12 @@ impl<T> Decoded<T> {
         }
     }
 
-    /// With everything that is wrong with it. The document then has values of nobody's.
+    /// The document with all its errors; it may contain replacement values.
     pub(in crate::admin) fn into_parts(self) -> (Option<T>, Vec<FieldError>) {
         (self.document, self.errors)
     }
 
-    /// Makes something of the document, and finds what is wrong with that.
+    /// Converts the document and adds the errors of the conversion.
     pub(in crate::admin) fn map<U>(mut self, make: impl FnOnce(T) -> (U, Vec<FieldError>)) -> Decoded<U> {
         let document = self.document.take().map(|document| {
             let (made, found) = make(document);
@@ -58,7 +58,7 @@ impl<T> Decoded<T> {
         Decoded { document, errors: self.errors, unknown: self.unknown }
     }
 
-    /// Adds what is wrong with what could be read.
+    /// Adds the errors of a check of the part that could be decoded.
     pub(in crate::admin) fn check(mut self, check: impl FnOnce(&T) -> Vec<FieldError>) -> Self {
         let found = self.document.as_ref().map(check).unwrap_or_default();
         self.note(found);
@@ -68,13 +68,13 @@ impl<T> Decoded<T> {
     fn note(&mut self, found: Vec<FieldError>) {
         let follows = |error: &FieldError| self.unknown.iter().any(|unknown| is_at_or_under(&error.pointer, unknown));
         let found: Vec<_> = found.into_iter().filter(|error| !follows(error)).collect();
-        // Whoever checks next has no more to say of them.
+        // Later checks must not report the same places again.
         self.unknown.extend(found.iter().map(|error| error.pointer.clone()).filter(|pointer| !pointer.is_empty()));
         self.errors.extend(found);
     }
 }
 
-/// Fits a document to a form.
+/// Decodes a document, repairing mistakes to find them all.
 pub(in crate::admin) fn decode<T: DeserializeOwned>(mut document: Value) -> Decoded<T> {
     let mut repairs = Repairs::default();
     repairs.repair_lists(&mut document);
@@ -93,11 +93,11 @@ pub(in crate::admin) fn decode<T: DeserializeOwned>(mut document: Value) -> Deco
 #[derive(Default)]
 struct Repairs {
     errors: Vec<FieldError>,
-    /// Pointers to what stands in for something else.
+    /// Pointers to replacement values.
     repaired: Vec<String>,
-    /// Pointers to what fits, and may still not be what its writer meant.
+    /// Pointers to values that fit but may not be what the author meant.
     doubted: Vec<String>,
-    /// How often each place was mended.
+    /// Repairs per place.
     times: HashMap<String, usize>,
 }
 
@@ -107,7 +107,7 @@ impl Repairs {
         Decoded { document, errors: self.errors, unknown }
     }
 
-    /// Notes the mistake, but for what only follows from another one.
+    /// Records a mistake, unless it follows from another one.
     fn note(&mut self, pointer: &str, detail: impl Into<String>) {
         if self.repaired.iter().any(|repaired| is_at_or_under(pointer, repaired)) {
             return;
@@ -119,7 +119,7 @@ impl Repairs {
         self.doubted.extend(dependents.iter().map(|dependent| format!("{parent}/{dependent}")));
     }
 
-    /// serde takes a list for the fields of a struct in their order; nobody who writes a document means that.
+    /// serde accepts an array for the fields of a struct in order, which no author means.
     fn repair_lists(&mut self, document: &mut Value) {
         let conditions = document.get("conditions").and_then(Value::as_array).map_or(0, Vec::len);
         let conditions = (0..conditions).map(|index| format!("/conditions/{index}"));
@@ -132,7 +132,7 @@ impl Repairs {
         }
     }
 
-    /// Whether another reading may get further.
+    /// Whether decoding again may get further.
     fn repair(&mut self, document: &mut Value, pointer: String, message: &str) -> bool {
         let expected = message.rsplit_once(", expected ").map(|(_, expected)| expected);
         if message.starts_with("unknown field") {
@@ -149,13 +149,13 @@ impl Repairs {
         }
         let times = self.times.entry(pointer.clone()).or_default();
         *times += 1;
-        // Nothing can be said of a document that is none.
+        // Nothing can be said about a document that is not an object.
         !pointer.is_empty()
             && *times <= REPAIRS_PER_PLACE_MAX
             && stand_in.is_some_and(|stand_in| put(document, &pointer, stand_in))
     }
 
-    /// Takes out every member that the object cannot have.
+    /// Removes every member that the object cannot have.
     fn remove_unknown(&mut self, document: &mut Value, pointer: &str, expected: &str) -> bool {
         let known: Vec<&str> = quoted(expected).collect();
         let Some((parent, _)) = pointer.rsplit_once('/') else { return false };
@@ -176,7 +176,7 @@ impl Repairs {
     }
 }
 
-/// Puts a value where one is, or adds it as a member.
+/// Replaces a value, or adds it as a member.
 fn put(document: &mut Value, pointer: &str, value: Value) -> bool {
     if let Some(place) = document.pointer_mut(pointer) {
         *place = value;
@@ -188,7 +188,7 @@ fn put(document: &mut Value, pointer: &str, value: Value) -> bool {
     true
 }
 
-/// A value of the kind that serde expects, in its own words.
+/// A value of the kind that serde expects, by its message.
 fn stand_in(expected: &str) -> Option<Value> {
     Some(match expected {
         "a string" | "string or map" => Value::from(""),
@@ -202,7 +202,7 @@ fn stand_in(expected: &str) -> Option<Value> {
     })
 }
 
-/// What stands between backticks.
+/// The words between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -228,13 +228,13 @@ fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// The parser's message without the value that it quotes.
+/// The parser's message without the quoted value.
 fn reworded(message: &str, expected: Option<&str>) -> String {
     let Some(expected) = expected else { return "is not valid here".to_owned() };
     let wanted = match expected {
         "a map" => "an object",
         "a sequence" => "an array",
-        // What serde calls a word of a few.
+        // How serde describes one of a few words.
         "string or map" => "a string",
         "i64" | "u64" | "u32" => "an integer",
         _ if expected.starts_with("struct ") => "an object",

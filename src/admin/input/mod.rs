@@ -1,4 +1,4 @@
-//! Reading what a request says: its body as JSON, the JSON as a document, and its query string.
+//! Reading requests: the body as JSON, the JSON as a document, and the query string.
 
 pub(super) mod body;
 pub(super) mod decode;

@@ -1,5 +1,4 @@
-//! Query strings and path parameters, read strictly: a filter that is misspelt must not
-//! answer with everything.
+//! Query strings and path parameters, read strictly: a misspelled filter must not return everything.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +20,7 @@ use crate::store::PageRequest;
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
-/// How long ago, a date, or RFC 3339.
+/// A time as an age, a date or RFC 3339.
 pub(in crate::admin) fn time_ms(text: &str) -> Option<i64> {
     time::parse(text, Timestamp::now()).map(Timestamp::as_millisecond)
 }
@@ -30,7 +29,7 @@ pub(in crate::admin) fn not_a_time() -> String {
     format!("must be {}", time::FORMS)
 }
 
-/// The `{id}` of a path, percent-decoded: an id or a name.
+/// The percent-decoded `{id}` of a path: an id or a name.
 pub(in crate::admin) struct PathKey(pub(in crate::admin) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathKey {
@@ -38,12 +37,12 @@ impl<S: Send + Sync> FromRequestParts<S> for PathKey {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
-        // What does not decode to text names nothing.
+        // A path that is not UTF-8 names nothing.
         path.map(|Path(key)| Self(key)).map_err(|_| not_found())
     }
 }
 
-/// Refuses every parameter of a request that has none: whoever wrote one meant something by it.
+/// Refuses all query parameters of a route that takes none: the caller meant something by them.
 pub(in crate::admin) async fn no_query(params: Params, request: Request, next: Next) -> Response {
     match params.no_more() {
         Ok(()) => next.run(request).await,
@@ -51,7 +50,7 @@ pub(in crate::admin) async fn no_query(params: Params, request: Request, next: N
     }
 }
 
-/// The parameters of a request; each is taken once, and what is left over is refused.
+/// The parameters of a request. Each is taken once; leftovers are refused.
 pub(in crate::admin) struct Params(BTreeMap<String, String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Params {
@@ -75,7 +74,7 @@ impl Params {
         self.0.remove(name)
     }
 
-    /// One of the words that serde knows for `T`.
+    /// One of the words that `T` deserializes from.
     pub(in crate::admin) fn word<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let word = super::decode::decode(Value::String(text)).into_result();
@@ -90,7 +89,7 @@ impl Params {
         ms.map(Some).ok_or_else(|| bad_query(name, not_a_time()))
     }
 
-    /// `true` or `false`; false when it is not given.
+    /// `true` or `false`; false when absent.
     pub(in crate::admin) fn flag(&mut self, name: &str) -> Result<bool, Problem> {
         match self.text(name).as_deref() {
             None | Some("false") => Ok(false),
@@ -99,7 +98,7 @@ impl Params {
         }
     }
 
-    /// The page; every other parameter must have been taken.
+    /// The page. All other parameters must have been taken before.
     pub(in crate::admin) fn page(mut self) -> Result<PageRequest, Problem> {
         let limit = match self.text("limit") {
             None => LIMIT_DEFAULT,
@@ -113,7 +112,7 @@ impl Params {
         Ok(PageRequest { limit, cursor })
     }
 
-    /// Refuses what was not taken.
+    /// Refuses parameters that were not taken.
     pub(in crate::admin) fn no_more(self) -> Result<(), Problem> {
         match self.0.into_keys().next() {
             Some(name) => Err(bad_query(&name, "is not a parameter of this request")),

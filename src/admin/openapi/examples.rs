@@ -1,4 +1,4 @@
-//! Documents that work as they stand, one after the other.
+//! Example documents that work as they are, one after the other.
 
 use serde_json::{Value, json};
 

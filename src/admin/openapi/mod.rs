@@ -1,6 +1,6 @@
-//! The OpenAPI document of the admin API, made from the table of its routes and the types of its documents.
+//! The OpenAPI document of the admin API, generated from the route table and the document types.
 //!
-//! Invariant: every route is in it, with the least role that the table asks for.
+//! Invariant: it lists every route with the least role that the table requires.
 
 mod examples;
 mod operations;
@@ -26,7 +26,7 @@ and sending that back keeps them. A document that is refused stores nothing, and
 
 `HEAD` is answered where `GET` is, as `GET` without the body. Another method than those listed is answered 405 with `Allow`, another path 404.";
 
-/// The document of a process with these routes.
+/// The document of a process that serves these routes.
 pub(super) fn document(routes: &[RouteInfo], asks_for_tokens: bool) -> Value {
     let mut document = Document::new("Causality admin API", ABOUT, refusals::ALL);
     for (name, description) in operations::TAGS {
@@ -44,9 +44,9 @@ pub(super) fn document(routes: &[RouteInfo], asks_for_tokens: bool) -> Value {
     document.finish()
 }
 
-/// What may be refused for who asks.
+/// Adds the security and the refusals of a route's audience.
 fn guarded(operation: Operation, audience: Audience, asks_for_tokens: bool) -> Operation {
-    // Where no token is asked for, one may be sent all the same.
+    // Where no token is required, one may still be sent.
     let ways = if asks_for_tokens { json!([{"token": []}]) } else { json!([{"token": []}, {}]) };
     match least {
         Audience::Anyone => operation.security(json!([])),

@@ -1,4 +1,4 @@
-//! What each route does, reads and answers.
+//! The operation of each route: parameters, request and responses.
 
 use serde_json::{Value, json};
 
@@ -23,13 +23,13 @@ pub(super) const TAGS: [(&str, &str); 5] = [
     (PROCESS, "What the process says of itself."),
 ];
 
-/// Statuses of whatever reads a document.
+/// Statuses of every route that reads a document.
 const BODY: &[u16] = &[408, 413, 415, 422];
 
 /// A kind of document.
 struct Kind {
     path: &'static str,
-    /// Of schemas, and of operations.
+    /// The name in schemas and operation ids.
     name: &'static str,
     words: &'static str,
     plural: &'static str,
@@ -48,7 +48,7 @@ const KINDS: [Kind; 3] = [
     },
 ];
 
-/// The operation of a route; nothing when it has none yet.
+/// The operation of a route, if it is documented.
 pub(super) fn of(route: &RouteInfo) -> Option<Operation> {
     match route.path.strip_prefix(BASE) {
         Some(path) => of_documents(route.verb, path).or_else(|| of_api(route.verb, path)),
@@ -96,7 +96,7 @@ fn of_documents(verb: Verb, path: &str) -> Option<Operation> {
         (Verb::Delete, true) => {
             let delete = operation(format!("delete{name}"), format!("Delete {words}"));
             let delete = by_key(delete, &key).answer_without_body(204, "It is gone.").refused(&[404]);
-            // A webhook that a rule calls stays.
+            // A webhook that a rule uses cannot be deleted.
             if *name == "Webhook" { delete.refused(&[409]) } else { delete }
         }
         _ => return None,
@@ -308,7 +308,7 @@ fn merge_patch(schema: &str, example: &Value) -> Value {
     json!({"application/merge-patch+json": content, "application/json": content})
 }
 
-/// 201 with where it is; what is created can be shown and deleted by its id.
+/// 201 with the location; the new object can be shown and deleted by its id.
 fn created(operation: Operation, schema: &str, plural: &str) -> Operation {
     let singular = plural.trim_end_matches('s');
     let delete = if matches!(plural, "Keys" | "Tokens") { "revoke" } else { "delete" };
@@ -370,7 +370,7 @@ fn since() -> Value {
     query("since", "Only what came since then.", moment(), Some(json!("7d")))
 }
 
-/// A list, a page at a time.
+/// A paginated list.
 fn paged(operation: Operation, item: &str) -> Operation {
     operation
         .parameter(query(

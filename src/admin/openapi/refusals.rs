@@ -1,4 +1,4 @@
-//! Why the admin API refuses requests, and the headers of its replies.
+//! Why the admin API refuses requests, and the headers of its responses.
 
 use serde_json::json;
 
@@ -92,7 +92,7 @@ pub(super) const ALL: &[Refusal] = &[
     },
 ];
 
-/// What a browser is told of the pages.
+/// Headers that the pages send to browsers.
 const PAGE_HEADERS: [(&str, &str); 5] = [
     ("Content-Security-Policy", "The page runs its own script and sends to its own origin, and stands in no frame."),
     ("X-Content-Type-Options", "The media type is what it is called."),
@@ -101,7 +101,7 @@ const PAGE_HEADERS: [(&str, &str); 5] = [
     ("Cross-Origin-Resource-Policy", "Pages of other origins cannot load it."),
 ];
 
-/// Gives the operation of a page these headers.
+/// Adds these headers to the operation of a page.
 pub(super) fn with_page_headers(operation: Operation) -> Operation {
     operation.headers(&[200, 304], &PAGE_HEADERS.map(|(name, _)| name))
 }

@@ -1,4 +1,4 @@
-//! The schemas of the documents, from the types that they are read into and written from.
+//! The schemas of the documents, generated from the types that they are read into and written from.
 
 use serde_json::{Value, json};
 
@@ -70,7 +70,7 @@ pub(super) fn add(document: &mut Document) {
     );
 }
 
-/// What is written of a webhook is what was read, with its secrets masked, and what the product knows of it.
+/// A webhook is written as it was read, with secrets masked, plus the members that the product adds.
 fn webhook() -> Value {
     let mut schema = schema_of_input::<WebhookDocument>();
     schema["title"] = "Webhook".into();
@@ -89,7 +89,7 @@ fn webhook() -> Value {
     schema
 }
 
-/// A merge patch: what it has replaces, and null takes away.
+/// A merge patch: its members replace those of the document, and null removes them.
 fn patch(of: &str) -> Value {
     json!({
         "type": "object",

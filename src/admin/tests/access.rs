@@ -1,6 +1,6 @@
-//! Every route × every role × no token, over real sockets; what is refused, slowed and recorded.
+//! Every route × every role × no token, over real sockets: what is refused, throttled and recorded.
 //!
-//! The table is the router's own: a route that nobody may use, or everybody, cannot come in unseen.
+//! The test walks the router's own table, so a new route cannot be missed.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -94,7 +94,7 @@ fn text(reply: &RawReply) -> String {
     String::from_utf8_lossy(&reply.body).into_owned()
 }
 
-/// What everybody who may send something, or not, is called.
+/// Every kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     Nobody,
@@ -130,7 +130,7 @@ impl Who {
     }
 }
 
-/// The authorization that each of them sends.
+/// The `Authorization` header of each caller.
 async fn authorizations(listening: &Listening) -> Vec<(Who, Option<String>)> {
     let store = &listening.admin.store;
     let past = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(60);
@@ -163,7 +163,7 @@ fn every_route() -> Vec<RouteInfo> {
     [of_process, of_api, of_pages].concat()
 }
 
-/// A path of the route at which there is nothing.
+/// A path of the route at which nothing exists.
 fn place(path: &str) -> String {
     path.replace("{id}", "0190a2b4-7c1e-7000-8000-3f2a9c1b4d5e")
 }
@@ -204,7 +204,7 @@ async fn every_route_answers_those_who_may_and_nobody_else() {
             }
         }
     }
-    // What is at no route asks for a token, too, and says what it is only then.
+    // Unknown paths require a token too; only then do they answer 404.
     for path in ["/", "/api", "/api/admin", "/api/admin/nothing", "/api/admin/rules/a/b", "/console"] {
         assert_eq!(listening.with_token(Verb::Get, path, None).await.status, 401, "{path}");
         assert_eq!(listening.with_token(Verb::Get, path, Some(FIRST)).await.status, 404, "{path}");
@@ -225,7 +225,7 @@ async fn nobody_is_asked_on_loopback_without_a_first_token() {
     listening.stop().await;
 }
 
-/// The table of the documentation is this one.
+/// The documentation contains this table.
 #[test]
 fn the_documentation_has_every_route_with_its_role() {
     let documented = include_str!("../../../docs/admin.md");
@@ -331,7 +331,8 @@ async fn guesses_are_slowed_and_nobody_is_locked_out() {
     let slowed = listening.with_token(Verb::Get, "/api/admin/rules", Some("guess")).await;
     assert_eq!(slowed.status, 429);
     assert!((1..=7).contains(&slowed.header("retry-after").unwrap().parse::<u32>().unwrap()));
-    // Nobody guesses a token of the store's: a good one is let in that was never seen here, and one in use goes on.
+    // Tokens of the store cannot be guessed: a valid one is admitted even when it was never seen here, and known ones
+    // keep working.
     let near = format!("{}{}", &late[..late.len() - 1], if late.ends_with('0') { '1' } else { '0' });
     for (token, status) in [(&late, 200), (&near, 429), (&late, 200)] {
         assert_eq!(listening.with_token(Verb::Get, "/api/admin/rules", Some(token)).await.status, status);
@@ -344,7 +345,7 @@ async fn guesses_are_slowed_and_nobody_is_locked_out() {
     let sum = |reason: &str| reasons.iter().filter_map(|counts| counts[reason].as_u64()).sum::<u64>();
     assert_eq!((reasons.len(), sum("invalid"), sum("throttled")), (2, 3, 2), "{records}");
     assert_eq!(records["items"][0]["after"]["addresses"], json!(["127.0.0.1"]));
-    // ADMIN_TOKEN could be guessed: new to a process, it waits like everybody.
+    // ADMIN_TOKEN could be guessed: when it is new to a process, it waits like any other.
     let other = Admin::asking(
         listening.admin.store.clone(),
         tempfile::tempdir().unwrap(),
@@ -358,7 +359,7 @@ async fn guesses_are_slowed_and_nobody_is_locked_out() {
     listening.stop().await;
 }
 
-/// One client of a proxy is not slowed for the other's guesses, and the log tells them apart.
+/// A proxy's client is not throttled for the guesses of another, and the log tells them apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_trusted_proxy_the_client_counts() {
     let admin = Admin::with_access(AccessSettings { failures_burst: 1, ..asking() });
@@ -380,7 +381,7 @@ async fn behind_a_trusted_proxy_the_client_counts() {
     listening.stop().await;
 }
 
-/// Whoever mends the store needs a token that is known without it.
+/// An operator who repairs the store needs a token that is valid without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_store_the_tokens_of_the_settings_are_known() {
     let mut listening = Listening::start(asking()).await;
@@ -402,7 +403,7 @@ async fn without_the_store_the_tokens_of_the_settings_are_known() {
     listening.stop().await;
 }
 
-/// Nothing that is sent in place of a token is taken for one, and nothing of it comes back.
+/// No malformed credential is taken for a token, and none is echoed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_token_is_refused() {
     let mut listening = Listening::start(asking()).await;
@@ -429,7 +430,7 @@ async fn what_is_no_token_is_refused() {
         assert_eq!(reply.status, 401, "{value:?}");
         assert!(!text(&reply).contains("nter2") && !text(&reply).contains(FIRST));
     }
-    // Nor is one that is sent elsewhere.
+    // Nor is a token in another place.
     let path = format!("/api/admin/status?access_token={FIRST}&token={FIRST}");
     assert_eq!(listening.with_token(Verb::Get, &path, None).await.status, 401);
     listening.stop().await;

@@ -1,4 +1,4 @@
-//! Every change leaves its record: each route of the table that changes something is taken through once.
+//! Every change leaves an audit record: the test calls each changing route once.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::admin::route::{BASE, Verb};
 use crate::admin::routes;
 use crate::store::{AuditKind, DeliveryOutcome, DeliveryStatus, Effects, NewDelivery};
 
-/// Takes one route, and sees that the log tells it.
+/// Calls routes and checks that each is recorded.
 struct Steps {
     admin: Admin,
     taken: BTreeSet<(Verb, String)>,
@@ -155,7 +155,7 @@ async fn what_changes_nothing_leaves_no_record_and_lists_are_filtered() {
     assert_eq!(page["items"][0]["kind"], "webhook");
     let next = page["next"].as_str().unwrap();
     assert_eq!(admin.get(&format!("/api/admin/audit?limit=3&cursor={next}")).await.json()["items"][0]["name"], "a");
-    // A purge of nothing is still somebody's purge; a letter that is not there is told to have failed.
+    // An empty purge is recorded too; a missing dead letter is recorded as failed.
     assert_eq!(admin.call(Method::DELETE, "/api/admin/dead-letters/7", "").await.status, 404);
     let newest = &admin.get("/api/admin/audit").await.json()["items"][0];
     assert_eq!((&newest["outcome"], &newest["kind"]), (&json!("failed"), &json!("dead_letter")));

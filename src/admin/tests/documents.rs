@@ -48,7 +48,7 @@ async fn a_document_is_created_read_replaced_patched_and_deleted() {
     );
     assert_eq!(admin.get(&path).await.status, 404);
 
-    // What was read can be sent back; what is left out of it goes back to its default.
+    // A document can be sent back as it was read; omitted members get their defaults.
     let path = format!("{RULES}/large");
     assert_eq!(admin.call(Method::PUT, &path, &patched).await.status, 200);
     let replaced = admin.call(Method::PUT, &path, json!({"name": "large"})).await.json();
@@ -213,7 +213,7 @@ async fn what_is_wrong_is_refused_with_its_pointer_and_not_stored() {
     }
     assert_eq!(admin.count(RULES).await, 0);
 
-    // The same checks after a merge, and nothing of it stays.
+    // The merged document passes the same checks, and a refused one changes nothing.
     admin.post(RULES, json!({"name": "a", "priority": 1})).await;
     for (patch, pointer) in [
         (json!({"priority": "high"}), "/priority"),
@@ -371,7 +371,7 @@ async fn lists_are_walked_by_cursor_and_misspelt_queries_refused() {
     assert_eq!(admin.get(&format!("{RULES}?limit=1000")).await.status, 200);
 }
 
-/// Each adds a header of its own: a patch that was made of what another has since replaced would take one away.
+/// Each patch adds a header: one based on an outdated document would remove another's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn patches_of_several_processes_at_once_all_count() {
     const PATCHES: usize = 20;

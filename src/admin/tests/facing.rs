@@ -1,4 +1,4 @@
-//! What the admin listener does with any request, whatever it asks for: ids, proxies, codings, unknown parameters.
+//! What the admin listener does with any request: ids, proxies, codings, unknown parameters.
 
 use http::Method;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::admin::route::{Audience, Route, RouteInfo, Verb};
 use crate::admin::routes;
 use crate::http::TrustedProxies;
 
-/// What is asked for a role.
+/// The routes that require a role.
 fn api() -> Vec<RouteInfo> {
     routes::of_api().iter().map(Route::info).collect()
 }
@@ -18,7 +18,7 @@ fn method(verb: Verb) -> Method {
     format!("{verb:?}").to_uppercase().parse().unwrap()
 }
 
-/// A path of the route, whether or not there is something at it.
+/// A path of the route, whether or not it exists.
 fn path_of(route: &RouteInfo) -> String {
     route.path.replace("{id}", "7")
 }
@@ -56,7 +56,7 @@ async fn request_ids_are_taken_made_answered_and_recorded() {
     listening.stop().await;
 }
 
-/// Without a token the API is for who is on this machine, and a proxy on it is not its client.
+/// Without tokens, the API serves this machine only, and a local proxy is not its client.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_through_a_proxy_is_not_from_this_machine() {
     let proxies = TrustedProxies::parse(["loopback"]).unwrap();
@@ -76,7 +76,7 @@ async fn what_comes_through_a_proxy_is_not_from_this_machine() {
             let reply = behind.client.reply().await;
             assert_eq!(reply.status, status, "{path} {header}");
             assert!(reply.json().get("components").is_none(), "{path} {header}");
-            // Nobody said that there are proxies.
+            // No trusted proxies are configured.
             alone.client.send(request(alone.address)).await;
             let reply = alone.client.reply().await;
             assert_eq!(reply.status, if path == "/ready" { 503 } else { 200 }, "{path} {header}");

@@ -53,7 +53,7 @@ impl Reply {
     }
 }
 
-/// Stands in for the reaction's compiler: refuses what has the word `bad`.
+/// Stands in for the reaction's compiler: refuses paths that contain `bad`.
 const CHECKS: Checks = Checks {
     rule: |rule| match rule.conditions.iter().position(|condition| condition.path.contains("bad")) {
         Some(index) => vec![FieldError::new(format!("/conditions/{index}/path"), "is not a JSONPath")],
@@ -136,7 +136,7 @@ impl Admin {
         self.call(Method::POST, path, body).await
     }
 
-    /// Publishes messages and gives every one of them up.
+    /// Publishes messages and dead-letters all of them.
     async fn bury(&self, filter: &str, messages: &[(&str, Vec<u8>)]) -> Subscription {
         let spec = ConsumerSpec {
             name: "giver-up".to_owned(),

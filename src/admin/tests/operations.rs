@@ -1,4 +1,4 @@
-//! Deliveries, keys, dead letters, and what the process tells of itself.
+//! Deliveries, keys, dead letters and process status.
 
 use http::Method;
 use hyper_util::service::TowerToHyperService;
@@ -155,7 +155,7 @@ async fn dead_letters_are_shown_replayed_and_deleted() {
     assert_eq!(rest["next"], Value::Null);
     let letters: Vec<&Value> = [&page, &rest].into_iter().flat_map(|page| page["items"].as_array().unwrap()).collect();
     assert_eq!(letters.len(), 3);
-    // Newest first: the JSON message died first.
+    // Newest first: the JSON message was dead-lettered first.
     assert_eq!(letters[0]["reason"], "cannot be decoded");
     assert!(letters[0]["dead_at"].as_str().unwrap().ends_with('Z') && letters[0].get("payload").is_none());
     let path = |letter: &Value| format!("{base}/{}", letter["id"]);

@@ -1,4 +1,4 @@
-//! Sets of documents: all of one or nothing, and everything that is wrong with it.
+//! Sets of documents: all or nothing, and all errors together.
 
 use serde_json::json;
 
@@ -67,7 +67,7 @@ async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
         "rules": [
             {"name": "r1", "conditions": [{"path": "$.bad", "operator": "exists"}]},
             {"name": "r2", "colour": 1, "conditions": [{"path": "$.bad", "operator": "exists"}, {"path": "$.event_id", "operator": "is"}]},
-            // One that is wrong itself, one that is nowhere.
+            // One reference to a faulty webhook, one to an unknown one.
             {"name": "r3", "expresion": "true", "actions": {"webhooks": ["bad", "nobody", "no one"]}},
             {"name": "r4", "actions": {"webhooks": ["good"]}},
             7,
@@ -101,7 +101,7 @@ async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
         );
         assert_eq!(stored(&admin).await, 0);
     }
-    // With the rest mended, what only the store knows is left.
+    // Once the rest is fixed, only the store's errors remain.
     let left = json!({"webhooks": [{"name": "good", "url": "http://127.0.0.1:1/"}],
         "rules": [{"name": "r4", "actions": {"webhooks": ["good"]}}, {"name": "r3", "actions": {"webhooks": ["good", "nobody"]}}]});
     let reply = admin.post(APPLY, left).await;
@@ -111,7 +111,7 @@ async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
     );
     assert_eq!(stored(&admin).await, 0);
 
-    // Every list is looked at.
+    // Every list is checked.
     let mistaken = json!({"hooks": [], "anomaly": [], "webhooks": {}, "rules": [{"name": "r", "colour": 1}]});
     let problem = admin.post(APPLY, mistaken).await.json();
     let said = problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap());

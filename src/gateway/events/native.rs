@@ -45,7 +45,8 @@ impl Gateway {
             Ok(accepted)
         };
         let origin = || {
-            let whole = if form == Form::Json { quarantine::InputFormat::Json } else { quarantine::InputFormat::Protobuf };
+            let whole =
+                if form == Form::Json { quarantine::InputFormat::Json } else { quarantine::InputFormat::Protobuf };
             let origin = Origin::of(&head.headers, whole, None);
             match &key {
                 Some(key) => origin.with("idempotency-key", &**key),

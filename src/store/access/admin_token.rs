@@ -1,4 +1,4 @@
-//! Tokens of the admin API: shown once, kept as SHA-256.
+//! Tokens of the admin API: shown once, stored as SHA-256.
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -12,23 +12,23 @@ use uuid::Uuid;
 use crate::store::audit::{AuditKind, Audited};
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// What every token begins with, so that people and secret scanners know one when they see it.
+/// The prefix of every token, recognizable to people and secret scanners.
 pub const TOKEN_PREFIX: &str = "cadm_";
-/// Tokens that a store holds, those among them that have expired: for people and scripts, not for apps.
+/// Tokens in a store, expired ones included. They are for people and scripts, not for apps.
 pub const TOKENS_MAX: u32 = 10_000;
-/// Random bytes of a token; they are written as twice as many hex characters.
+/// Random bytes of a token, written as twice as many hex characters.
 const TOKEN_BYTES: usize = 32;
-/// Uses are noted to the minute.
+/// Uses are recorded to the minute.
 const MINUTE_MS: i64 = 60_000;
 
 /// The SHA-256 of a token.
 pub type TokenHash = [u8; 32];
 
-/// What the holder of a token may do: each role may do what those before it may.
+/// What the holder of a token may do. Each role includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdminRole {
-    /// Reads, never a secret.
+    /// Reads everything except secrets.
     Viewer,
     /// Also changes webhooks, rules, anomaly configs, deliveries and dead letters.
     Operator,
@@ -39,7 +39,7 @@ pub enum AdminRole {
 impl AdminRole {
     pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Admin];
 
-    /// As it is written and stored.
+    /// As written and stored.
     pub fn text(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
@@ -62,48 +62,48 @@ pub struct NewAdminToken {
     pub expires_at: Option<Timestamp>,
 }
 
-/// The parser's own words would repeat the text.
+/// Does not repeat the text, as the parser's own message would.
 fn time<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Timestamp>, D::Error> {
     let Some(text) = Option::<String>::deserialize(reader)? else { return Ok(None) };
     let wrong = |_| D::Error::custom("invalid time, expected a time in RFC 3339 such as `2100-01-01T00:00:00Z`");
     text.parse().map(Some).map_err(wrong)
 }
 
-/// A token without the token.
+/// A stored token, without the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AdminToken {
     pub id: Uuid,
     pub name: String,
     pub role: AdminRole,
-    /// Null: never.
+    /// Null: never expires.
     pub expires_at: Option<Timestamp>,
     /// To the minute.
     pub last_used_at: Option<Timestamp>,
     pub created_at: Timestamp,
 }
 
-/// A token that was found by its hash.
+/// A token found by its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundToken {
     pub token: AdminToken,
-    /// By the clock of the store.
+    /// By the store's clock.
     pub expired: bool,
 }
 
-/// What is kept of a token.
+/// The hash that is stored of a token.
 pub fn hash_token(token: &str) -> TokenHash {
     let mut hash = TokenHash::default();
     hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
     hash
 }
 
-/// Whether a text could be a token of the store's: what cannot is not looked up.
+/// Whether a text has the form of a token; anything else is not looked up.
 pub fn is_token(text: &str) -> bool {
     let hex = text.strip_prefix(TOKEN_PREFIX);
     hex.is_some_and(|hex| hex.len() == 2 * TOKEN_BYTES && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// A new token, and what is kept of it.
+/// Generates a token and the hash to store.
 pub(in crate::store) fn generate() -> Result<(String, TokenHash), StoreError> {
     let mut random = [0; TOKEN_BYTES];
     SystemRandom::new()
@@ -114,7 +114,7 @@ pub(in crate::store) fn generate() -> Result<(String, TokenHash), StoreError> {
     Ok((token, hash))
 }
 
-/// The minute that a time lies in.
+/// The start of the minute that contains a time.
 pub(in crate::store) fn minute_of(ms: i64) -> i64 {
     ms - ms.rem_euclid(MINUTE_MS)
 }

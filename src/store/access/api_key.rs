@@ -1,4 +1,4 @@
-//! API keys: shown once, kept as SHA-256.
+//! API keys: shown once, stored as SHA-256.
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -12,13 +12,13 @@ use uuid::Uuid;
 use crate::store::audit::{AuditKind, Audited};
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// Keys that a store holds: every gateway process keeps all of them in memory.
+/// Keys in a store: every gateway process keeps all of them in memory.
 pub const KEYS_MAX: u64 = 1_000_000;
-/// Keys in one answer to a gateway that reads them.
+/// Keys per page when a gateway reads them.
 pub const KEYS_PAGE: usize = 10_000;
-/// Changes after which a revocation is forgotten. Whoever is further behind reads all keys again.
+/// Changes after which a revocation is deleted. A reader that is further behind reads all keys again.
 pub(in crate::store) const REVOCATIONS_KEPT: i64 = 10_000;
-/// Random bytes of a key; it is written with twice as many hex characters.
+/// Random bytes of a key, written as twice as many hex characters.
 const KEY_BYTES: usize = 32;
 
 /// The SHA-256 of a key.
@@ -37,14 +37,14 @@ pub struct NewApiKey {
     pub burst: Option<u32>,
 }
 
-/// A key's own rate limits; what is absent is as configured for all keys.
+/// A key's own rate limits; absent values default to the configured ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct KeyLimits {
     pub requests_per_second: Option<u32>,
     pub burst: Option<u32>,
 }
 
-/// A key without the key.
+/// A stored key, without the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ApiKey {
     pub id: Uuid,
@@ -53,12 +53,12 @@ pub struct ApiKey {
     pub expires_at: Option<Timestamp>,
     #[serde(flatten)]
     pub limits: KeyLimits,
-    /// The minute in which a request with the key was last let in.
+    /// The minute in which a request with the key was last admitted.
     pub last_used_at: Option<Timestamp>,
     pub created_at: Timestamp,
 }
 
-/// What a gateway needs of a key.
+/// What a gateway needs to know about a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HashedKey {
     pub id: Uuid,
@@ -66,19 +66,19 @@ pub struct HashedKey {
     pub hash: KeyHash,
     pub expires_at_ms: Option<i64>,
     pub limits: KeyLimits,
-    /// The store's version when the key was created: the place at which a reader goes on.
+    /// The version at which the key was created, from which a reader continues.
     pub version: u64,
 }
 
-/// What was revoked since a version of the keys.
+/// Keys revoked since a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocations {
-    /// The version of the keys now; each creation and each revocation raises it by one.
+    /// The current version; each creation and each revocation increments it.
     pub version: u64,
-    /// Whether `revoked` is all of it. If not, all keys must be read again.
+    /// Whether `revoked` is complete. If not, all keys must be read again.
     pub complete: bool,
     pub revoked: Vec<KeyHash>,
-    /// The store's clock, which all processes share.
+    /// The store's clock, shared by all processes.
     pub now_ms: i64,
 }
 
@@ -86,7 +86,7 @@ impl Revocations {
     pub(in crate::store) fn of(since: u64, version: i64, revoked: Vec<KeyHash>, now_ms: i64) -> Self {
         let oldest_known = version.saturating_sub(REVOCATIONS_KEPT).max(0).cast_unsigned();
         let version = version.cast_unsigned();
-        // A store that was restored from a backup may be behind its reader.
+        // A store restored from a backup may be behind its reader.
         Self { version, complete: (oldest_known..=version).contains(&since), revoked, now_ms }
     }
 }
@@ -97,14 +97,14 @@ impl NewApiKey {
     }
 }
 
-/// The hash by which a key is known.
+/// The hash that identifies a key.
 pub fn key_hash(key: &[u8]) -> KeyHash {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, key).as_ref());
     hash
 }
 
-/// A new key, and what is kept of it.
+/// Generates a key and the hash to store.
 pub(in crate::store) fn generate() -> Result<(String, KeyHash), StoreError> {
     let mut random = [0; KEY_BYTES];
     SystemRandom::new()

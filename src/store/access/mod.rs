@@ -1,4 +1,4 @@
-//! Who may send events and who may administer: API keys and tokens of the admin API.
+//! Credentials: API keys for sending events, and tokens for the admin API.
 
 mod admin_token;
 mod api_key;

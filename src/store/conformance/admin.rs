@@ -1,4 +1,4 @@
-//! What every engine must do for the admin API: tokens, and the record of every change, against [`Store`] alone.
+//! The part of the conformance suite for the admin API: tokens, and the record of every change.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ async fn records(store: &Store) -> Vec<AuditRecord> {
     store.audit(AuditFilter::default(), first_page(100)).await.unwrap().items
 }
 
-/// Action and name of each, oldest first.
+/// Action and name of each record, oldest first.
 fn told(records: &[AuditRecord]) -> Vec<(String, String, String)> {
     let of = |record: &AuditRecord| {
         let entry = &record.entry;
@@ -41,7 +41,7 @@ pub(in crate::store) async fn tokens_are_found_by_their_hash_until_they_are_revo
     store.record_token_use(ops.id).await.unwrap();
     let used = store.admin_token("ops").await.unwrap().unwrap();
     let at = used.last_used_at.unwrap();
-    // To the minute, and not before there was such a token.
+    // To the minute, but not before the token was created.
     assert!(at == ops.created_at || at > ops.created_at && at.as_millisecond() % 60_000 == 0, "{at}");
     assert!(Timestamp::now().as_millisecond() - at.as_millisecond() < 120_000);
     store.record_token_use(ops.id).await.unwrap();
@@ -74,12 +74,12 @@ pub(in crate::store) async fn changes_on_somebodys_behalf_are_recorded(store: St
     let moved = NewRule { priority: 7, ..rule("big", &["hook"]) };
     ops.replace_rule("big", moved, None).await.unwrap();
     ops.create_anomaly_config(anomaly("storm")).await.unwrap();
-    // What is refused changes nothing.
+    // A refused change is not made and not recorded.
     ops.create_rule(rule("big", &[])).await.unwrap_err();
     ops.replace_rule("big", rule("big", &["nobody"]), None).await.unwrap_err();
     ops.delete_webhook("hook").await.unwrap_err();
     assert!(!ops.delete_rule("nobody").await.unwrap());
-    // Nobody asked for it.
+    // Changes without a caller are not recorded.
     store.create_rule(rule("quiet", &[])).await.unwrap();
     store.disable_webhook(hook.id, "gone").await.unwrap();
     ops.delete_rule("big").await.unwrap();

@@ -1,11 +1,11 @@
-//! The part of the conformance suite that is about erasing what is of a person.
+//! The part of the conformance suite for erasing a person's data.
 
 use serde_json::{Value, json, value::to_raw_value};
 
 use super::*;
 use crate::event::{Person, PersonId};
 
-/// More than any of it takes.
+/// Longer than any of it takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn delivery(payload: &Value) -> NewDelivery {
@@ -20,7 +20,7 @@ fn delivery(payload: &Value) -> NewDelivery {
     }
 }
 
-/// What a rule sends.
+/// The payload that a rule sends.
 fn of_rule(app: &str, device: &str, user: &str) -> Value {
     json!({"app_id": app, "device_id": device, "event": {"app_id": app, "device_id": device, "user_id": user}})
 }
@@ -55,7 +55,7 @@ fn state(app: &str, group: &str) -> AnomalyState {
     }
 }
 
-/// Of two devices, in two apps; one id has what JSON escapes.
+/// Records of two devices in two apps; one id needs escaping in JSON.
 fn stock(many: usize) -> Effects {
     let odd = "od\"d";
     let message = |payload: Value| OutboxMessage {
@@ -123,7 +123,7 @@ pub(in crate::store) async fn what_is_of_a_person_is_erased_and_nothing_else(sto
     assert!(store.wipe().await.unwrap());
 }
 
-/// What is being sent just now is erased, and its outcome is of nothing.
+/// A delivery in flight is erased too, and its outcome then updates nothing.
 pub(in crate::store) async fn a_delivery_is_erased_while_it_is_sent(store: Store) {
     let webhook =
         store.create_webhook(serde_json::from_value(json!({"name": "ops", "url": "http://127.0.0.1:1/"})).unwrap());
@@ -150,11 +150,11 @@ pub(in crate::store) async fn a_delivery_is_erased_while_it_is_sent(store: Store
     assert_eq!((kept[0].status, kept[0].payload.get().contains("tablet")), (DeliveryStatus::Delivered, true));
 }
 
-/// In more than one read and more than one transaction.
+/// Takes more than one read and more than one transaction.
 pub(in crate::store) async fn many_rows_are_erased_in_steps(store: Store) {
     store.record_effects(stock(2_500)).await.unwrap();
     let person = Person { id: PersonId::Device("phone".to_owned()), app_id: Some("bulk".to_owned()) };
-    // Each call comes farther, however short it is.
+    // Each call makes progress, however short it is.
     let first = store.erase_person(&person, Duration::ZERO).await.unwrap();
     assert!(!first.is_complete && (1..2_500).contains(&first.deliveries), "{first:?}");
     let rest = store.erase_person(&person, PATIENCE).await.unwrap();

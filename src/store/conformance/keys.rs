@@ -1,4 +1,4 @@
-//! What every engine must do with API keys: the admin API lists and revokes them, gateways follow their changes.
+//! The part of the conformance suite for API keys: the admin API lists and revokes them, gateways follow their changes.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ pub(in crate::store) async fn keys_are_listed_without_the_key(store: Store) {
 }
 
 pub(in crate::store) async fn keys_have_an_expiry_limits_and_a_last_use(store: Store) {
-    // Kept in milliseconds.
+    // Stored in milliseconds.
     let later = Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap();
     let expires_at = Some(later + SignedDuration::from_hours(1));
     let new = NewApiKey { expires_at, requests_per_second: Some(50), burst: Some(u32::MAX), ..key("ios") };
@@ -35,7 +35,7 @@ pub(in crate::store) async fn keys_have_an_expiry_limits_and_a_last_use(store: S
     assert_eq!((plain.expires_at, plain.limits), (None, KeyLimits::default()));
 
     let used = async |minute_ms| {
-        // A key that is gone meanwhile is nobody's fault.
+        // A key that was revoked in the meantime is skipped.
         store.record_key_use(&[(stored.id, minute_ms), (Uuid::now_v7(), minute_ms)]).await.unwrap();
         store.key("ios").await.unwrap().unwrap().last_used_at.unwrap().as_millisecond()
     };
@@ -81,7 +81,7 @@ pub(in crate::store) async fn what_changed_of_the_keys_is_read_from_any_version_
     assert!(!store.revocations(4).await.unwrap().complete, "the store is behind its reader: it was restored");
 }
 
-/// Versions are counted in one row: those who change keys at once wait for each other and never forever.
+/// Versions are counted in one row: concurrent changes wait for each other, without deadlock.
 pub(in crate::store) async fn keys_that_change_at_once_have_versions_of_their_own(store: Store) {
     let rounds = (0..8).map(|lane| {
         let store = store.clone();

@@ -1,7 +1,7 @@
-//! What every engine of the store must do, against [`Store`] alone.
+//! The conformance suite: what every engine of the store must do, tested through [`Store`] alone.
 //!
-//! An engine's tests call `conformance_suite!(open)`, where `open` answers a fresh
-//! store and a guard that keeps it alive.
+//! An engine's tests call `conformance_suite!(open)`, where `open` returns a fresh store and a guard that keeps it
+//! alive.
 
 mod admin;
 mod erasure;
@@ -109,7 +109,7 @@ pub(super) fn delivery(webhook: Uuid, event_id: &str) -> NewDelivery {
     }
 }
 
-/// The messages of a stream that has lost none.
+/// Messages of a stream that has lost none.
 pub(super) fn causes(sequences: &[u64]) -> Vec<Cause> {
     sequences.iter().map(|sequence| Cause::new(*sequence, *sequence as i64)).collect()
 }
@@ -133,7 +133,7 @@ pub(super) fn first_page(limit: usize) -> PageRequest {
     PageRequest { limit, cursor: None }
 }
 
-/// Creates a webhook and deliveries that it is owed.
+/// Creates a webhook and deliveries to it.
 async fn owed(store: &Store, name: &str, sequences: &[u64]) -> (Uuid, Vec<Uuid>) {
     let webhook = store.create_webhook(webhook(name)).await.unwrap().id;
     let deliveries: Vec<_> = sequences.iter().map(|sequence| delivery(webhook, &sequence.to_string())).collect();
@@ -252,7 +252,7 @@ pub(super) async fn faults_add_up_until_the_document_changes(store: Store) {
     assert_eq!(page.items[0].faults, expected);
     assert_eq!(store.anomaly_config("a").await.unwrap().unwrap().faults.count, 1);
 
-    // A rule that was changed starts anew, whatever is still told of the one before.
+    // A changed rule starts without faults; late reports about its old version are ignored.
     let changed = store.replace_rule("failing", rule("failing", &[]), None).await.unwrap();
     store.add_faults(vec![second]).await.unwrap();
     assert_eq!((changed.faults, store.rule("failing").await.unwrap().unwrap().faults), Default::default());
@@ -336,7 +336,7 @@ pub(super) async fn secrets_of_the_address_and_the_headers_are_kept_and_stay_wit
         shown["url"] = json!("https://new.example.com/hook");
         shown["headers"] = json!({"X-Env": "***"});
     });
-    // What is shown is no secret, but it was sent as one.
+    // A shown value is not secret, but it was sent as a secret.
     assert!(store.replace_webhook("ops", moved, None).await.is_err());
     let plain = masked(|shown| {
         shown["url"] = json!("https://new.example.com/hook");
@@ -387,7 +387,7 @@ pub(super) async fn what_a_disabled_webhook_is_owed_waits_within_its_bounds(stor
     assert_eq!(store.webhook("ops").await.unwrap().unwrap().deliveries_given_up, 0);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(store.trim_backlog(bounds(100, Duration::from_millis(10))).await.unwrap(), 1);
-    // The one that is on its way is not touched.
+    // The delivery in flight is not touched.
     assert_eq!(of_ops(DeliveryStatus::InProgress).await, ids[3..4]);
     let old = store.delivery(ids[4]).await.unwrap().unwrap();
     assert_eq!((old.status, old.attempts), (DeliveryStatus::Cancelled, 0));
@@ -465,7 +465,7 @@ pub(super) async fn effects_are_recorded_once(store: Store) {
     assert_eq!(all.items[0].payload.get(), r#"{"n":1.50}"#);
 }
 
-/// Everything up to a sequence is acknowledged, as it is known when a message has come that is this late.
+/// Every message up to a sequence is acknowledged, as known once a message with this time was stored.
 fn acknowledged(sequence: u64, published_at_ms: i64) -> Option<Cause> {
     Some(Cause::new(sequence, published_at_ms))
 }
@@ -474,7 +474,7 @@ pub(super) async fn effects_below_the_floor_are_forgotten(store: Store) {
     store.record_effects(effects(&[1, 2, 4], Vec::new())).await.unwrap();
     let next = Effects { acknowledged: acknowledged(3, 4), ..effects(&[5], Vec::new()) };
     store.record_effects(next).await.unwrap();
-    // They count as consumed all the same, those too that never had effects: who has them in hand was overtaken.
+    // They count as consumed too, even those without effects: a process that still has them in flight was overtaken.
     assert_eq!(consumed(&store, "engine", &[1, 2, 4, 5, 6]).await, [1, 2, 4, 5]);
     let without_effects = Cause::new(3, 2);
     assert_eq!(store.consumed("engine", &[without_effects]).await.unwrap(), [without_effects]);
@@ -488,7 +488,7 @@ pub(super) async fn effects_below_the_floor_are_forgotten(store: Store) {
     assert_eq!(consumed(&store, "engine", &[1, 2, 3, 4, 5, 6, 7, 8, 9]).await, [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
-/// The stream keeps its name, loses what followed its 20th message, and stores others under the sequences.
+/// The stream keeps its name, loses the messages after its 20th, and gives their sequences to new ones.
 pub(super) async fn messages_that_get_the_sequences_of_lost_ones_are_others(store: Store) {
     let at = |sequences: std::ops::RangeInclusive<u64>, time: i64| -> Vec<Cause> {
         sequences.map(|sequence| Cause::new(sequence, time + sequence as i64)).collect()
@@ -497,23 +497,23 @@ pub(super) async fn messages_that_get_the_sequences_of_lost_ones_are_others(stor
         store.record_effects(Effects { causes, acknowledged, ..effects(&[], Vec::new()) })
     };
     let committed = RecordOutcome::Committed;
-    // Up to 30 it is forgotten, from there on it is on record.
+    // Records up to 30 are merged; later ones are kept.
     assert_eq!(record(at(1..=30, 0), None).await.unwrap(), committed);
     assert_eq!(record(at(31..=40, 0), acknowledged(30, 30)).await.unwrap(), committed);
     let (first, second) = (at(21..=35, 1_000), at(36..=60, 1_000));
     assert_eq!(store.consumed("engine", &first).await.unwrap(), []);
-    // The floor is one of before the loss: it is about none of these.
+    // This floor dates from before the loss and covers none of these.
     assert_eq!(record(first[5..].to_vec(), acknowledged(40, 40)).await.unwrap(), committed);
     assert_eq!(store.consumed("engine", &first).await.unwrap(), first[5..]);
     assert_eq!(record(first[..5].to_vec(), None).await.unwrap(), committed);
     assert_eq!(record(second.clone(), acknowledged(30, 1_035)).await.unwrap(), committed);
-    // Each is there once, whoever comes late and with whatever has taken its place.
+    // Each is recorded once, whoever is late and whatever took its place.
     for known in [at(1..=40, 0), first, second.clone()] {
         assert_eq!(store.consumed("engine", &known).await.unwrap(), known);
         let refused = record(known.clone(), None).await.unwrap();
         assert_eq!(refused, RecordOutcome::Conflict { consumed: known, states: Vec::new() });
     }
-    // A whole copy of long ago is put back; the second loss is like the first.
+    // An old copy of the whole stream is restored; the second loss behaves like the first.
     let third = at(2..=70, 2_000);
     assert_eq!(record(third[..9].to_vec(), acknowledged(60, 1_060)).await.unwrap(), committed);
     assert_eq!(record(third[9..].to_vec(), acknowledged(10, 2_010)).await.unwrap(), committed);
@@ -524,7 +524,7 @@ pub(super) async fn messages_that_get_the_sequences_of_lost_ones_are_others(stor
     assert_eq!(store.consumed("engine", &at(1..=72, 3_000)).await.unwrap(), []);
 }
 
-/// What the version before the one that knows times recorded.
+/// Records as written by the version before causes had times.
 pub(super) const EARLIER: &str = "INSERT INTO consumer_floors (consumer, floor) VALUES ('engine', 10);
      INSERT INTO consumed (consumer, sequence) VALUES ('engine', 12), ('engine', 15)";
 
@@ -532,7 +532,7 @@ pub(super) async fn earlier_records_are_respected(store: Store) {
     assert_eq!(consumed(&store, "engine", &[9, 10, 11, 12, 13, 15]).await, [9, 10, 12, 15]);
     let refused = store.record_effects(effects(&[10, 11, 12], Vec::new())).await.unwrap();
     assert_eq!(refused, RecordOutcome::Conflict { consumed: causes(&[10, 12]), states: Vec::new() });
-    // Acknowledged, and nothing newer with them.
+    // Acknowledged, with nothing newer.
     let next = Effects { acknowledged: acknowledged(12, 0), ..effects(&[16], Vec::new()) };
     store.record_effects(next).await.unwrap();
     assert_eq!(consumed(&store, "engine", &[9, 12, 14, 15, 16, 17]).await, [9, 12, 15, 16]);
@@ -544,7 +544,7 @@ pub(super) async fn earlier_records_are_respected(store: Store) {
 
 pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
     let (webhook, _) = owed(&store, "ops", &[1]).await;
-    // Two batches at once with a sequence in common, in the same group or not: one of them is stored whole.
+    // Two concurrent batches share a sequence, in the same group or not: only one of them is stored, as a whole.
     let batch = |own: u64| {
         let message = OutboxMessage { id: Uuid::now_v7(), subject: "s".to_owned(), payload: Vec::new() };
         Effects { outbox: vec![message], ..effects(&[own, 20], vec![delivery(webhook, &own.to_string())]) }
@@ -611,7 +611,7 @@ pub(super) async fn an_outcome_ends_or_postpones_a_delivery(store: Store) {
     assert!(about_then(store.next_due_ms(&[]).await.unwrap().unwrap()));
     assert!(store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap().is_empty());
 
-    // A late answer of an earlier attempt does not send again what has arrived.
+    // A late outcome of an earlier attempt does not resend a delivered one.
     store.finish_deliveries(vec![outcome(ids[0], DeliveryStatus::Pending, Some(0))]).await.unwrap();
     assert_eq!(store.delivery(ids[0]).await.unwrap().unwrap().status, DeliveryStatus::Delivered);
 }
@@ -739,7 +739,7 @@ pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
     let record = |sequence: u64, anomaly_states: Vec<AnomalyState>| {
         store.record_effects(Effects { anomaly_states, ..effects(&[sequence], Vec::new()) })
     };
-    // What is written over a version comes back with the next one.
+    // A state written over a version is read back with the next one.
     let stored = |written: AnomalyState| AnomalyState { version: written.version + 1, ..written };
     let committed = RecordOutcome::Committed;
     assert_eq!(record(1, vec![state("a", 0, 100), state("b", 0, 100)]).await.unwrap(), committed);
@@ -747,7 +747,7 @@ pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
     let (a, b) = (stored(state("a", 1, 200)), stored(state("b", 0, 100)));
     assert_eq!(store.anomaly_states(&[config, Uuid::now_v7()]).await.unwrap(), [a.clone(), b.clone()]);
 
-    // Over a version that is gone, or that nobody wrote: nothing of the batch is written.
+    // Writing over an outdated or unknown version stores nothing of the batch.
     for (wrong, found) in [("a", vec![b.clone(), a.clone()]), ("new", vec![b.clone()])] {
         let refused = record(3, vec![state("b", 1, 300), state(wrong, 1, 300)]).await.unwrap();
         assert_eq!(refused, RecordOutcome::Conflict { consumed: Vec::new(), states: found });
@@ -789,7 +789,7 @@ pub(super) async fn anomaly_events_are_filtered_newest_first(store: Store) {
 
 pub(super) async fn changes_and_work_are_signalled(store: Store) {
     let (changes, mut work) = (store.changes(), store.work());
-    // Whoever was told that a rule is there expects it to judge the next event.
+    // Once a rule's creation is confirmed, it applies to the next event.
     store.create_rule(rule("a", &[])).await.unwrap();
     assert!(changes.has_changed().unwrap());
     assert!(!work.has_changed().unwrap());
@@ -804,7 +804,7 @@ pub(super) async fn changes_and_work_are_signalled(store: Store) {
     signalled(&mut work).await;
 }
 
-/// After a notification's way, where there is one.
+/// Waits for a notification, where the engine uses them.
 pub(super) async fn signalled(signal: &mut tokio::sync::watch::Receiver<u64>) {
     tokio::time::timeout(Duration::from_secs(10), signal.changed()).await.expect("signalled").unwrap();
 }

@@ -1,4 +1,4 @@
-//! What every engine must do with a set of documents, against [`Store`] alone.
+//! The part of the conformance suite for sets of documents.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ fn signed(name: &str, secret: &str) -> NewWebhook {
     serde_json::from_value(document).unwrap()
 }
 
-/// A webhook, and the rule and the anomaly config that call it.
+/// A webhook, with a rule and an anomaly config that use it.
 fn set(secret: &str) -> DocumentSet {
     let mut anomaly = anomaly("storm");
     anomaly.actions.webhooks = vec!["ops".to_owned()];
@@ -38,13 +38,13 @@ pub(in crate::store) async fn a_set_is_created_then_found_unchanged_then_updated
     assert_eq!(rule.document.actions.webhooks, [webhook.id.to_string()], "named webhooks of the set are found");
     assert_eq!(created.rules[0].after, rule);
 
-    // Nothing is written: no time changes.
+    // Nothing is written: no timestamp changes.
     let again = store.apply(set("s3cret"), false).await.unwrap();
     assert_eq!(outcomes(&again), [ApplyOutcome::Unchanged; 3]);
     assert_eq!(store.rule("big").await.unwrap().unwrap(), rule);
     assert!(store.webhook("ops").await.unwrap().unwrap() == webhook);
 
-    // A secret is compared with the one that is stored; the mask keeps it.
+    // A secret is compared with the stored one; the mask keeps it.
     assert_eq!(outcomes(&store.apply(set("***"), false).await.unwrap()), [ApplyOutcome::Unchanged; 3]);
     let other = store.apply(set("0ther"), false).await.unwrap();
     assert_eq!(outcomes(&other), [ApplyOutcome::Updated, ApplyOutcome::Unchanged, ApplyOutcome::Unchanged]);
@@ -67,7 +67,7 @@ pub(in crate::store) async fn a_set_with_a_fault_stores_nothing_and_names_every_
     assert_eq!(error.kind, StoreErrorKind::Set(expected));
     assert_eq!(counts(&store).await, [1, 1, 0]);
     assert_eq!(store.rule("kept").await.unwrap().unwrap(), kept);
-    // What was taken back is in nobody's way.
+    // Documents that were rolled back block nothing.
     assert_eq!(outcomes(&store.apply(set("s3cret"), false).await.unwrap()), [ApplyOutcome::Created; 3]);
     assert!(store.delete_webhook("old").await.is_err(), "it is still used by the rule that was kept");
 }

@@ -1,4 +1,4 @@
-//! The anomaly documents of the admin API, and the state that their windows keep.
+//! Anomaly configs of the admin API, the anomalies that they detect, and the state of their windows.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::rule::{Actions, Faults, enabled};
 use crate::store::audit::{AuditKind, Audited};
 
-/// A time of detection that is further ahead is of a clock that was set back since; clocks may be hours apart.
+/// A detection time further ahead than this comes from a clock that was since set back. Clocks may be hours apart.
 pub(in crate::store) const EVENT_AHEAD_MS_MAX: i64 = 24 * 3_600 * 1_000;
-/// Anomaly events are kept this long.
+/// How long anomaly events are kept.
 pub(in crate::store) const EVENT_RETENTION_MS: i64 = 90 * 24 * 3_600 * 1_000;
 
 /// An anomaly config as a person writes it.
@@ -28,7 +28,7 @@ pub struct NewAnomalyConfig {
     #[serde(default)]
     pub event_type: Option<String>,
     pub detection_type: Detection,
-    /// As its detection type wants it; the reaction checks and compiles it.
+    /// Its shape depends on the detection type; the reaction checks and compiles it.
     pub config: Value,
     #[serde(default = "cooldown_seconds")]
     pub cooldown_seconds: u64,
@@ -55,13 +55,13 @@ pub struct AnomalyConfig {
     pub id: Uuid,
     #[serde(flatten)]
     pub document: NewAnomalyConfig,
-    /// Since the document was last changed.
+    /// Counted since the document was last changed.
     pub faults: Faults,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// One detection. Serializes as what a webhook and the bus subject get.
+/// A detected anomaly. Serializes as the body that a webhook and the bus subject receive.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AnomalyEvent {
     pub id: Uuid,
@@ -73,11 +73,11 @@ pub struct AnomalyEvent {
     pub event_type: String,
     pub event_id: String,
     pub device_id: String,
-    /// Empty where the event has none, and in records of earlier versions.
+    /// Empty if the event has none, and in records of earlier versions.
     #[serde(default)]
     pub user_id: String,
     pub timestamp_ms: i64,
-    /// The measured value, the bound, and `group`.
+    /// The measured value, the limit and `group`.
     pub details: Value,
     pub detected_at: Timestamp,
 }
@@ -85,15 +85,15 @@ pub struct AnomalyEvent {
 /// The window of one config, app and group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnomalyState {
-    /// How often it was written: what was read last, 0 when there was nothing. Written only over that version.
+    /// How often it was written: as last read, 0 for a new one. It is only written over that version.
     pub version: u64,
     pub config_id: Uuid,
     pub app_id: String,
-    /// The value at `group_by`, as JSON text; empty without one.
+    /// The value at `group_by` as JSON text; empty without one.
     pub group: String,
-    /// Opaque to the store: what the detector keeps of its window, as JSON.
+    /// The detector's window as JSON, opaque to the store.
     pub window: Value,
-    /// No second detection before then, by the bus's clock.
+    /// No second detection before this time, by the bus's clock.
     pub cooldown_until_ms: i64,
     pub updated_at_ms: i64,
 }

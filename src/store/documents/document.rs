@@ -1,4 +1,4 @@
-//! Rules and anomaly configs seen alike: documents with a unique name that call webhooks.
+//! What rules and anomaly configs have in common: they have a unique name and use webhooks.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,11 +10,11 @@ use super::rule::{Actions, Faults, NewRule, Rule};
 use super::set::Comparable;
 use crate::store::audit::Audited;
 
-/// What the product writes into a document beside what a person wrote.
+/// The members that the product adds to a document.
 pub const OWN_MEMBERS: [&str; 6] =
     ["id", "created_at", "updated_at", "disabled_reason", "deliveries_given_up", "faults"];
 
-/// A kind of document: where it is kept, and how it looks when stored.
+/// A kind of document: its table and its stored form.
 pub(in crate::store) trait Document: Serialize + DeserializeOwned + Send + 'static {
     type Stored: Comparable + Audited + Send + 'static;
     const TABLE: &'static str;

@@ -1,4 +1,4 @@
-//! What operators write: webhooks, rules and anomaly configs, one by one or as a set.
+//! The documents that operators write: webhooks, rules and anomaly configs, singly or as a set.
 
 mod anomaly;
 mod document;

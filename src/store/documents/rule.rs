@@ -37,28 +37,28 @@ pub(in crate::store) fn enabled() -> bool {
     true
 }
 
-/// A stored rule: the written document with what the store added.
+/// A stored rule: the document and what the store adds.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Rule {
     pub id: Uuid,
     #[serde(flatten)]
     pub document: NewRule,
-    /// Since the document was last changed.
+    /// Counted since the document was last changed.
     pub faults: Faults,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// Events that a rule or an anomaly config could not judge.
+/// Events that a rule or an anomaly config failed to evaluate.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Faults {
     pub count: u64,
     pub last_at: Option<Timestamp>,
-    /// What of the document failed; never a value of an event.
+    /// The part of the document that failed; never a value of an event.
     pub last_error: Option<String>,
 }
 
-/// Faults to be added to those of a document, if it is still the one of that time.
+/// Faults to add to a document, if it was not changed since.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DocumentFaults {
     pub id: Uuid,
@@ -93,11 +93,11 @@ pub enum Operator {
     NotExists,
 }
 
-/// What a match does.
+/// The actions of a match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Actions {
-    /// Ids or names when written; ids, each once, when stored.
+    /// Ids or names when written; unique ids when stored.
     #[serde(default)]
     pub webhooks: Vec<String>,
     /// Subjects with `{app_id}`, `{category}` and `{type}` filled in.

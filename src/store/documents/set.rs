@@ -1,7 +1,7 @@
-//! Many documents applied as one: all of them are stored, or none.
+//! A set of documents that is applied atomically.
 //!
-//! Invariant: a document is matched by its name and comes after those that it names, so that a set may hold a
-//! webhook and the rules that call it. One that is already as the set says is left alone.
+//! Invariant: a document is matched by its name and applied after those that it names, so a set may hold a webhook and
+//! the rules that use it. A document that already equals the stored one is left alone.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -16,7 +16,7 @@ const WEBHOOKS: &str = "webhooks";
 const RULES: &str = "rules";
 const ANOMALIES: &str = "anomalies";
 
-/// What is to be stored; names are unique within each list.
+/// The documents to store; names are unique within each list.
 #[derive(Clone, Default)]
 pub struct DocumentSet {
     pub webhooks: Vec<NewWebhook>,
@@ -24,7 +24,7 @@ pub struct DocumentSet {
     pub anomalies: Vec<NewAnomalyConfig>,
 }
 
-/// What became of each document, in the order of the set; of a rehearsal, what would.
+/// The outcome of each document, in the order of the set; of a dry run, the outcome it would have.
 #[derive(Debug, Default)]
 pub struct AppliedSet {
     pub webhooks: Vec<Applied<Webhook>>,
@@ -47,9 +47,9 @@ pub enum ApplyOutcome {
     Unchanged,
 }
 
-/// A stored document that can be compared with what it was before.
+/// A stored document that can be compared with its previous version.
 pub trait Comparable: Clone {
-    /// Whether a person would say the same of it.
+    /// Whether the written documents are equal.
     fn same_document(&self, before: &Self) -> bool;
 }
 
@@ -61,7 +61,7 @@ where
         Self { before: None, after, outcome: ApplyOutcome::Created }
     }
 
-    /// `before` is `None` when it could not be read.
+    /// `before` is `None` if it could not be read.
     pub(in crate::store) fn replaced(before: Option<T>, after: T) -> Self {
         match before {
             Some(before) if after.same_document(&before) => {
@@ -101,7 +101,7 @@ impl AppliedSet {
 }
 
 impl StoreErrorKind {
-    /// Whether a document is what failed, so that the others of its set can still be looked at.
+    /// Whether the error is due to the document, so that the rest of its set can still be checked.
     pub(in crate::store) fn is_document_error(&self) -> bool {
         !matches!(
             self,
@@ -110,7 +110,7 @@ impl StoreErrorKind {
     }
 }
 
-/// What a set comes to, document by document.
+/// The outcomes of a set, collected document by document.
 #[derive(Default)]
 pub(in crate::store) struct SetResults {
     pub(in crate::store) applied: AppliedSet,
@@ -148,7 +148,7 @@ impl SetResults {
         Ok(())
     }
 
-    /// A document's own fault is noted; any other failure is the whole set's.
+    /// Collects an error due to the document; any other error fails the whole set.
     fn record<T>(
         &mut self,
         list: &'static str,
@@ -173,7 +173,7 @@ impl SetResults {
     }
 }
 
-/// What a set has changed, document by document.
+/// The changes that a set made, for the audit log.
 pub(in crate::store) fn changes_of(applied: &AppliedSet) -> Vec<Change> {
     fn of<T: Audited>(applied: &Applied<T>) -> Option<Change> {
         let change = match applied.outcome {

@@ -1,7 +1,7 @@
 //! The webhook document of the admin API.
 //!
-//! Invariant: what is serialized or printed here shows [`MASK`] in the place of every secret: of the auth, of headers
-//! and of the URL.
+//! Invariant: serialized and debug output shows [`MASK`] in place of every secret, in the auth, the headers and the
+//! URL.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,13 +27,13 @@ pub struct NewWebhook {
     pub enabled: bool,
     pub timeout_ms: u64,
     pub headers: BTreeMap<String, String>,
-    /// 64-bit integers of the body as JSON strings, for receivers that read numbers as doubles.
+    /// 64-bit integers in the body are JSON strings, for receivers that read numbers as doubles.
     pub int64_as_string: bool,
     pub auth: Auth,
 }
 
-/// How a request proves where it comes from; `auth_type` and `auth_config` of the document.
-/// Its own serde form has the secrets in clear and is for sealing only.
+/// How a request is authenticated: `auth_type` and `auth_config` of the document. Its own serde representation has the
+/// secrets in clear text and is only for sealing.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Auth {
     None,
@@ -48,27 +48,27 @@ pub enum Auth {
         secret: String,
         header: String,
     },
-    /// One secret, or while rotating two: `secret` and `previous_secret`.
+    /// One secret, or two during a rotation: `secret` and `previous_secret`.
     Standard {
         secret: String,
         previous_secret: Option<String>,
     },
 }
 
-/// A stored webhook, its secrets in clear for the dispatcher; serialized, they are masked.
+/// A stored webhook with its secrets in clear text, for the dispatcher; serialization masks them.
 #[derive(Clone, PartialEq)]
 pub struct Webhook {
     pub id: Uuid,
     pub document: NewWebhook,
     /// Why the product disabled it, if it did.
     pub disabled_reason: Option<String>,
-    /// Deliveries that were given up since it was last disabled, because too many waited or for too long.
+    /// Deliveries that were abandoned since the webhook was last disabled, because too many waited or for too long.
     pub deliveries_given_up: u64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// The document field by field, before its auth is put together: what is wrong in it has an exact path.
+/// The document field by field, before its auth is assembled, so that errors have exact paths.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookDocument {
@@ -130,7 +130,7 @@ impl TryFrom<WebhookDocument> for NewWebhook {
 }
 
 impl WebhookDocument {
-    /// The webhook with everything that is wrong with its auth, in which the mask stands for what is missing.
+    /// The webhook and all errors of its auth; missing secrets are replaced by the mask.
     pub fn into_webhook(self) -> (NewWebhook, Vec<FieldError>) {
         let (auth, errors) = self.auth_config.unwrap_or_default().into_auth(self.auth_type);
         let webhook = NewWebhook {
@@ -215,12 +215,12 @@ impl Auth {
         }
     }
 
-    /// The document's `auth_config`, secrets masked.
+    /// The document's `auth_config` with masked secrets.
     fn masked_config(&self) -> BTreeMap<&'static str, &str> {
         match self {
             Self::None => BTreeMap::new(),
             Self::Basic { username, password } => {
-                // Many services take the key for the user, with no password or a dummy for one.
+                // Many services take the key as the user name, with an empty or dummy password.
                 let is_key = password.is_empty() || looks_secret(username);
                 let username = if is_key { MASK } else { username.as_str() };
                 BTreeMap::from([("username", username), ("password", MASK)])
@@ -279,7 +279,7 @@ impl fmt::Debug for Auth {
 
 impl fmt::Debug for NewWebhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Headers and the address may carry credentials too.
+        // Headers and the URL may hold credentials too.
         f.debug_struct("NewWebhook")
             .field("name", &self.name)
             .field("method", &self.method)
@@ -310,7 +310,7 @@ impl Audited for Webhook {
 
     fn has_other_secrets(&self, before: &Self) -> bool {
         let (new, old) = (&self.document, &before.document);
-        // Where the masked forms differ, the difference shows.
+        // If the masked forms differ, the difference is visible.
         let hidden = |differ: bool, shown_alike: bool| differ && shown_alike;
         hidden(new.auth != old.auth, format!("{:?}", new.auth) == format!("{:?}", old.auth))
             || hidden(new.url != old.url, new.masked_url() == old.masked_url())

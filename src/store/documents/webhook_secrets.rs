@@ -1,4 +1,4 @@
-//! The secrets of a webhook: hidden where it is stored and shown, kept where the mask is sent back.
+//! The secrets of a webhook: masked where it is shown, sealed where it is stored, kept when the mask is sent back.
 //!
 //! Invariant: a kept secret stays with the host that it was given for.
 
@@ -10,7 +10,7 @@ use super::webhook::{Auth, NewWebhook};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::secrets::{MASK, has_masked_parts, is_secret_header, masked_url, restore_url, same_origin};
 
-/// What of a webhook is kept sealed beside its auth: the whole URL, and the headers that give access.
+/// The parts that are sealed besides the auth: the complete URL and the secret headers.
 #[derive(Default, Serialize, Deserialize)]
 pub(in crate::store) struct SealedParts {
     url: String,
@@ -18,14 +18,14 @@ pub(in crate::store) struct SealedParts {
 }
 
 impl NewWebhook {
-    /// Whether any secret is the mask, and so stands for the stored one.
+    /// Whether any secret is the mask and so stands for the stored one.
     pub(in crate::store) fn has_masked_secrets(&self) -> bool {
         let auth = self.auth.clone().secrets_mut().iter().any(|(_, secret)| *secret == MASK);
         auth || self.headers.values().any(|value| value == MASK) || has_masked_parts(&self.url)
     }
 
-    /// Puts the stored secrets where the mask is. They stay with the host that they were given for: a URL that leads
-    /// elsewhere needs them anew.
+    /// Replaces masks by the stored secrets. They stay with the host that they were given for: a URL to another host
+    /// needs them again.
     pub(in crate::store) fn restore_masked_secrets(&mut self, stored: Option<&Self>) -> Result<(), StoreError> {
         let (mut kept, mut missing) = (Vec::new(), Vec::new());
         if has_masked_parts(&self.url) {
@@ -62,7 +62,7 @@ impl NewWebhook {
         Ok(())
     }
 
-    /// What is stored sealed, if anything has to be.
+    /// The parts to seal, if any.
     pub(in crate::store) fn sealed_parts(&self) -> Option<SealedParts> {
         let secret = |(name, value): &(&String, &String)| is_secret_header(name, value);
         let headers: BTreeMap<_, _> =
@@ -71,24 +71,24 @@ impl NewWebhook {
         hides.then(|| SealedParts { url: self.url.clone(), headers })
     }
 
-    /// Whether what is stored in clear has a secret: an older version knew fewer.
+    /// Whether clear-text columns hold a secret: older versions recognized fewer.
     pub(in crate::store) fn has_clear_secrets(&self) -> bool {
         let shown = |(name, value): (&String, &String)| value != MASK && is_secret_header(name, value);
         masked_url(&self.url) != self.url || self.headers.iter().any(shown)
     }
 
-    /// Puts back what was stored sealed.
+    /// Restores the sealed parts.
     pub(in crate::store) fn restore_sealed(&mut self, hidden: SealedParts) {
         self.url = hidden.url;
         self.headers.extend(hidden.headers);
     }
 
-    /// As it is shown, and stored in clear.
+    /// As shown, and as stored in clear text.
     pub(in crate::store) fn masked_url(&self) -> String {
         masked_url(&self.url)
     }
 
-    /// As they are shown, and stored in clear.
+    /// As shown, and as stored in clear text.
     pub(in crate::store) fn masked_headers(&self) -> BTreeMap<&str, &str> {
         let masked = |(name, value): (&'_ String, &'_ String)| is_secret_header(name, value);
         let shown = self.headers.iter().map(|(name, value)| match masked((name, value)) {
@@ -100,7 +100,7 @@ impl NewWebhook {
 }
 
 impl Auth {
-    /// Puts the stored secrets where the mask is; the fields in which it was, and those that have none stored.
+    /// Replaces masks by the stored secrets; returns the fields that were replaced and those without a stored secret.
     fn restore_masked_secrets(&mut self, stored: Option<&Self>) -> (Vec<&'static str>, Vec<&'static str>) {
         let mut stored = stored.filter(|stored| stored.kind() == self.kind()).cloned().unwrap_or(Self::None);
         let old = stored.secrets_mut();
@@ -207,7 +207,7 @@ mod tests {
             moved.auth = Auth::Standard { secret: MASK.into(), previous_secret: None };
             let of_another = StoreErrorKind::SecretOfAnotherHost { pointers: vec!["/auth_config/secret".to_owned()] };
             assert_eq!(kind(moved.restore_masked_secrets(Some(&stored()))), of_another);
-            // Given anew, it may.
+            // A secret that is given again may go to the new host.
             moved.auth = Auth::Standard { secret: "again".into(), previous_secret: None };
             moved.restore_masked_secrets(Some(&stored())).unwrap();
         }

@@ -10,7 +10,7 @@ use crate::store::error::StoreError;
 use crate::store::page::{Page, PageRequest};
 
 impl Store {
-    /// The new key (64 hex characters) is in the answer and nowhere else.
+    /// Creates a key (64 hex characters), which is returned only here.
     pub async fn create_key(&self, new: NewApiKey) -> Result<(ApiKey, String), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.create_key(new).await,
@@ -39,7 +39,7 @@ impl Store {
         }
     }
 
-    /// What was revoked since a version of the keys; bounded, see [`Revocations::complete`].
+    /// The keys revoked since a version. Bounded, see [`Revocations::complete`].
     pub async fn revocations(&self, since: u64) -> Result<Revocations, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.revocations(since).await,
@@ -47,7 +47,7 @@ impl Store {
         }
     }
 
-    /// The keys that were created after a version and are still there, in that order: at most [`KEYS_PAGE`].
+    /// The existing keys that were created after a version, in that order; at most [`KEYS_PAGE`].
     pub async fn keys_after(&self, version: u64) -> Result<Vec<HashedKey>, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.keys_after(version).await,
@@ -55,7 +55,7 @@ impl Store {
         }
     }
 
-    /// Notes in which minute (its start, in milliseconds) keys were last used, where that is later than what is known.
+    /// Records the minute (its start, in milliseconds) in which keys were last used, unless a later one is known.
     pub async fn record_key_use(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.record_key_use(used).await,
@@ -65,7 +65,7 @@ impl Store {
 }
 
 impl Store {
-    /// The new token is in the answer and nowhere else.
+    /// Creates a token, which is returned only here.
     pub async fn create_admin_token(&self, new: NewAdminToken) -> Result<(AdminToken, String), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.create_admin_token(new).await,
@@ -88,7 +88,7 @@ impl Store {
         }
     }
 
-    /// False when there is none.
+    /// False if there is none.
     pub async fn revoke_admin_token(&self, key: &str) -> Result<bool, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.revoke_admin_token(key).await,
@@ -103,7 +103,7 @@ impl Store {
         }
     }
 
-    /// Notes that the token is used in this minute.
+    /// Records that the token is used in this minute.
     pub async fn record_token_use(&self, id: Uuid) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.record_token_use(id).await,

@@ -1,4 +1,4 @@
-//! The audit log, and a store whose changes are recorded in it.
+//! The audit log, and the store on behalf of a caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::store::error::StoreError;
 use crate::store::page::{Page, PageRequest};
 
 impl Store {
-    /// The same store, whose changes are recorded as made by this caller.
+    /// The same store; its changes are recorded as made by this caller.
     pub fn on_behalf_of(&self, caller: Caller) -> Self {
         let caller = Some(Arc::new(caller));
         Self(match &self.0 {
@@ -35,8 +35,8 @@ impl Store {
         }
     }
 
-    /// Records a change that is about to be made elsewhere; its number, for [`Self::settle_audit`]. None when this store
-    /// acts on nobody's behalf.
+    /// Records a change that is about to be made outside the store. Returns the id for [`Self::finish_audit`], or
+    /// `None` without a caller.
     pub async fn begin_audit(&self, change: Change) -> Result<Option<i64>, StoreError> {
         match self.caller() {
             None => Ok(None),
@@ -44,7 +44,7 @@ impl Store {
         }
     }
 
-    /// Says what became of it.
+    /// Records the outcome of such a change.
     pub async fn finish_audit(
         &self,
         id: Option<i64>,
@@ -58,7 +58,7 @@ impl Store {
         }
     }
 
-    /// A record that is not about a change of the store; its number.
+    /// Adds a record that is not about a change of the store; returns its id.
     pub async fn add_audit(&self, entry: AuditEntry) -> Result<i64, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.add_audit(entry).await,
@@ -66,7 +66,7 @@ impl Store {
         }
     }
 
-    /// Forgets records older than that, and the oldest of too many; answers how many.
+    /// Deletes records that are too old, and the oldest beyond the maximum; returns how many.
     pub async fn prune_audit(&self, age: Duration) -> Result<u64, StoreError> {
         let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         match &self.0 {

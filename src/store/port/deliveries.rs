@@ -1,4 +1,4 @@
-//! Deliveries: claiming, finishing, listing and retrying them.
+//! Deliveries: claim, finish, list and retry.
 
 use uuid::Uuid;
 
@@ -11,8 +11,8 @@ use crate::store::error::StoreError;
 use crate::store::page::{Page, PageRequest};
 
 impl Store {
-    /// Takes due deliveries of enabled webhooks as `in_progress` until the lease ends; a lease that ended makes a
-    /// delivery due again. Each webhook's oldest come first, and every webhook has its first before any has its second.
+    /// Claims due deliveries of enabled webhooks: they are `in_progress` until the lease expires, and then due again.
+    /// Each webhook's oldest come first, and every webhook gets its first delivery before any gets its second.
     pub async fn claim_due_deliveries(&self, limits: ClaimLimits) -> Result<Vec<Delivery>, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.claim_due_deliveries(limits).await,
@@ -20,8 +20,8 @@ impl Store {
         }
     }
 
-    /// When the earliest pending delivery becomes due, or an in-progress one's lease ends, milliseconds since the epoch;
-    /// of enabled webhooks that are not in `skip`.
+    /// When the next pending delivery becomes due or the next lease expires, in milliseconds since the epoch, among
+    /// enabled webhooks that are not in `skip`.
     pub async fn next_due_ms(&self, skip: &[Uuid]) -> Result<Option<i64>, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.next_due_ms(skip).await,
@@ -29,7 +29,7 @@ impl Store {
         }
     }
 
-    /// Gives claimed deliveries back that were not sent: they are due at once, and their attempts are not counted.
+    /// Releases claimed deliveries that were not sent: they are due immediately, and the attempt is not counted.
     pub async fn release_deliveries(&self, ids: Vec<Uuid>) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.release_deliveries(ids).await,
@@ -37,8 +37,8 @@ impl Store {
         }
     }
 
-    /// Gives up what waits too long or too much for webhooks that are disabled: what is too many is deleted, what is
-    /// too old becomes `cancelled`; both count. Answers how many.
+    /// Enforces the backlog limits of disabled webhooks: deliveries beyond the count are deleted, those that are too
+    /// old become `cancelled`. Both are counted as abandoned; returns how many.
     pub async fn trim_backlog(&self, bounds: BacklogLimits) -> Result<u64, StoreError> {
         let given_up = match &self.0 {
             Inner::Sqlite(engine) => engine.trim_backlog(bounds).await,
@@ -56,7 +56,7 @@ impl Store {
         }
     }
 
-    /// Records what became of attempts; group-committed.
+    /// Records the outcomes of attempts; group-committed.
     pub async fn finish_deliveries(&self, outcomes: Vec<DeliveryOutcome>) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.finish_deliveries(outcomes).await,
@@ -79,7 +79,8 @@ impl Store {
         }
     }
 
-    /// Makes a failed, dead or cancelled delivery due now, its attempts counted anew. `NotFound`; `NotRetryable` otherwise.
+    /// Makes a failed, dead-lettered or cancelled delivery due now and resets its attempts. Errors: `NotFound`,
+    /// `NotRetryable`.
     pub async fn retry_delivery(&self, id: Uuid) -> Result<Delivery, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.retry_delivery(id).await,
@@ -87,8 +88,8 @@ impl Store {
         }
     }
 
-    /// Makes up to [`RETRIES_MAX`] of the failed and dead deliveries that match due now, the oldest first, their
-    /// attempts counted anew; answers how many. Those whose webhook is gone are left alone.
+    /// Makes up to [`RETRIES_MAX`] matching failed and dead-lettered deliveries due now, oldest first, and resets their
+    /// attempts; returns how many. Skips those whose webhook was deleted.
     pub async fn retry_deliveries(&self, filter: RetryFilter) -> Result<u64, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.retry_deliveries(filter).await,
@@ -96,7 +97,7 @@ impl Store {
         }
     }
 
-    /// Forgets a delivery; one that is owed is not sent any more. False when there is none.
+    /// Deletes a delivery; a pending one is no longer sent. False if there is none.
     pub async fn delete_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.delete_delivery(id).await,

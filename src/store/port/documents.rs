@@ -1,4 +1,4 @@
-//! Webhooks, rules and anomaly configs. A `key` is an id or a name; `as_of` is as for webhooks.
+//! Webhooks, rules and anomaly configs. A `key` is an id or a name; `as_of` is described at [`Store::replace_webhook`].
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -32,8 +32,8 @@ impl Store {
         }
     }
 
-    /// `NotFound`, `NameTaken`. A secret of `"***"` keeps the one that is stored. `Changed` when `as_of` is not the
-    /// stored document's `updated_at`, which every change raises: somebody else wrote it since it was read.
+    /// Errors: `NotFound`, `NameTaken`, and `Changed` if `as_of` is not the stored `updated_at`, which every change
+    /// increases: another writer changed it since it was read. A secret of `"***"` keeps the stored one.
     pub async fn replace_webhook(
         &self,
         key: &str,
@@ -46,7 +46,7 @@ impl Store {
         }
     }
 
-    /// False when there is none. `InUse` when a rule or an anomaly config names it. Its open deliveries become `cancelled`.
+    /// False if there is none. `InUse` if a rule or an anomaly config uses it. Its open deliveries become `cancelled`.
     pub async fn delete_webhook(&self, key: &str) -> Result<bool, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.delete_webhook(key).await,
@@ -54,7 +54,7 @@ impl Store {
         }
     }
 
-    /// Sets `enabled = false` (the endpoint answered 410).
+    /// Sets `enabled = false`, because the endpoint answered 410.
     pub async fn disable_webhook(&self, id: Uuid, reason: &str) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.disable_webhook(id, reason).await,
@@ -62,7 +62,7 @@ impl Store {
         }
     }
 
-    /// `UnknownWebhooks` with the indexes into `actions.webhooks`; stores ids, whatever was given.
+    /// `UnknownWebhooks` has the indexes into `actions.webhooks`. Names are stored as ids.
     pub async fn create_rule(&self, new: NewRule) -> Result<Rule, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.create_document(new).await,
@@ -131,7 +131,7 @@ impl Store {
         }
     }
 
-    /// Also forgets its state.
+    /// Also deletes its state.
     pub async fn delete_anomaly_config(&self, key: &str) -> Result<bool, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.delete_document::<NewAnomalyConfig>(key).await,
@@ -139,8 +139,8 @@ impl Store {
         }
     }
 
-    /// Creates or replaces each document of the set by its name, all of them or none. `Set` says what is wrong with
-    /// which. A `rehearsal` stores nothing, and answers what would become of each.
+    /// Creates or replaces each document of the set by its name, atomically. The error `Set` lists the faults of all
+    /// documents. A `rehearsal` stores nothing and returns the outcomes it would have.
     pub async fn apply(&self, set: DocumentSet, rehearsal: bool) -> Result<AppliedSet, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.apply(set, rehearsal).await,
@@ -148,7 +148,7 @@ impl Store {
         }
     }
 
-    /// Adds to the faults of rules and anomaly configs; of those that were changed or deleted meanwhile, nothing.
+    /// Adds to the faults of rules and anomaly configs, except for those that were changed or deleted in the meantime.
     pub async fn add_faults(&self, faults: Vec<DocumentFaults>) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.add_faults(faults).await,

@@ -1,4 +1,4 @@
-//! The effects of events, and what follows from them on the bus.
+//! Effects of events, anomalies, and the outbox of bus messages.
 
 use uuid::Uuid;
 
@@ -17,8 +17,8 @@ impl Store {
         }
     }
 
-    /// Commits the effects of one batch; refuses all of them when those of any cause were committed before, or any window
-    /// is no longer at the version that was read.
+    /// Commits the effects of one batch. Refuses them all if those of any cause are already committed, or if any window
+    /// changed since it was read.
     pub async fn record_effects(&self, effects: Effects) -> Result<RecordOutcome, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.record_effects(effects).await,
@@ -60,8 +60,8 @@ impl Store {
         }
     }
 
-    /// Deletes states untouched since then, and what outlived its retention: deliveries that ended (delivered 7 days,
-    /// others 30) and anomaly events (90 days).
+    /// Deletes states that were not updated since then, and expired records: delivered deliveries after 7 days, others
+    /// after 30, anomaly events after 90.
     pub async fn delete_expired(&self, before_ms: i64) -> Result<u64, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.delete_expired(before_ms).await,

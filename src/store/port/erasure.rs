@@ -8,8 +8,8 @@ use crate::store::erasure::{ErasedRecords, TimeBudget};
 use crate::store::error::StoreError;
 
 impl Store {
-    /// Erases the deliveries, whatever became of them, the anomaly events and what is owed to the bus that are of events of
-    /// this person, and the windows that are measured for them. In transactions of a bounded size, until this time is over.
+    /// Erases the person's deliveries in any status, anomaly events, outbox messages and windows. It uses transactions
+    /// of a bounded size and stops when `time_max` is over.
     pub async fn erase_person(&self, person: &Person, time_max: Duration) -> Result<ErasedRecords, StoreError> {
         let budget = TimeBudget::new(time_max);
         match &self.0 {
@@ -18,11 +18,11 @@ impl Store {
         }
     }
 
-    /// Leaves nothing of what was erased in files of this process. False when a reader does not let it.
+    /// Removes leftovers of erased rows from files of this process. False if a reader prevents it.
     pub async fn wipe(&self) -> Result<bool, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.wipe().await,
-            // What is dead there is the server's to vacuum.
+            // The server vacuums dead rows itself.
             Inner::Postgres(_) => Ok(true),
         }
     }

@@ -1,4 +1,4 @@
-//! The port itself: [`Store`], and its use cases by what they are about.
+//! The port: [`Store`] and its use cases, by topic.
 
 mod access;
 mod audit;

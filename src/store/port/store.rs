@@ -1,4 +1,4 @@
-//! The store over the engine that the configuration chose: opening, health and closing.
+//! The store over the configured engine: opening, health and closing.
 
 use tokio::sync::watch;
 
@@ -7,7 +7,7 @@ use crate::store::settings::{PostgresSettings, SqliteSettings};
 use crate::store::status::{Migrated, StoreStatus};
 use crate::store::{postgres, sqlite};
 
-/// The store, over the engine that the configuration chose. Cheap to clone.
+/// The store over the configured engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Store(pub(in crate::store) Inner);
 
@@ -17,7 +17,7 @@ pub(in crate::store) enum Inner {
     Postgres(postgres::Engine),
 }
 
-/// Brings the schema of a PostgreSQL database to the version of this binary.
+/// Migrates the schema of a PostgreSQL database to this binary's version.
 pub async fn migrate_postgres(settings: PostgresSettings) -> Result<Migrated, StoreError> {
     postgres::migrate(settings).await
 }
@@ -28,7 +28,7 @@ impl Store {
         Ok(Self(Inner::Sqlite(sqlite::Engine::open(settings)?)))
     }
 
-    /// Connects to PostgreSQL and checks, or brings up to date, its schema.
+    /// Connects to PostgreSQL, and checks or migrates its schema.
     pub async fn connect_postgres(settings: PostgresSettings) -> Result<Self, StoreError> {
         Ok(Self(Inner::Postgres(postgres::Engine::connect(settings).await?)))
     }
@@ -49,12 +49,12 @@ impl Store {
         }
     }
 
-    /// Whether other processes may use it, too.
+    /// Whether other processes may use it too.
     pub fn is_shared(&self) -> bool {
         matches!(self.0, Inner::Postgres(_))
     }
 
-    /// Fails when the store cannot be reached, or its files cannot be written or found.
+    /// Fails if the store cannot be reached, or its files cannot be written or found.
     pub async fn ping(&self) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.ping().await,
@@ -62,7 +62,7 @@ impl Store {
         }
     }
 
-    /// What an operator should know although everything works, under a name of its own.
+    /// A named warning for operators, although everything works.
     pub fn warning(&self) -> Option<(&'static str, Option<String>)> {
         match &self.0 {
             Inner::Sqlite(engine) => Some(engine.warning()),
@@ -70,7 +70,7 @@ impl Store {
         }
     }
 
-    /// Counts by delivery status, for status and metrics.
+    /// Counts for the status and the metrics.
     pub async fn status(&self) -> Result<StoreStatus, StoreError> {
         match &self.0 {
             Inner::Sqlite(engine) => engine.status().await,

@@ -15,7 +15,7 @@ use crate::store::error::StoreError;
 use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'e';
-/// Anomaly events forgotten in one statement.
+/// Anomaly events deleted in one statement.
 const DELETE_ROWS_MAX: i64 = 1_000;
 const STATE_COLUMNS: &str =
     r#"s.config_id, s.app_id, s.group_value, s.version, s."window", s.cooldown_until_ms, s.updated_at_ms"#;
@@ -36,7 +36,7 @@ impl Engine {
         .await
     }
 
-    /// The states under the keys of `written`, in their order.
+    /// The stored states with the keys of `written`, in their order.
     pub(super) async fn find_states(&self, written: &[AnomalyState]) -> Result<Vec<AnomalyState>, StoreError> {
         let context = "read anomaly states";
         if written.is_empty() {
@@ -66,7 +66,7 @@ impl Engine {
              LIMIT $2 FOR UPDATE SKIP LOCKED)";
         let events = "DELETE FROM anomaly_events WHERE detected_at < causality_now_ms() - $1 AND seq IN
             (SELECT seq FROM anomaly_events ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        // Behind one of a clock that was far ahead nothing would be forgotten.
+        // Events from a clock that was far ahead would block the deletion of all behind them.
         let ahead = "UPDATE anomaly_events SET detected_at = causality_now_ms()
             WHERE detected_at > causality_now_ms() + $1 AND seq IN
             (SELECT seq FROM anomaly_events ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
@@ -149,7 +149,7 @@ pub(super) async fn insert_events(
     run(tx, sql, &[&configs, &apps, &detected, &documents], context).await.map(|_| ())
 }
 
-/// Writes each state over the version that it names; answers how many had that version.
+/// Writes each state over the version that it names; returns how many had that version.
 pub(super) async fn put_states(
     tx: &deadpool_postgres::Transaction<'_>,
     states: &[AnomalyState],
@@ -158,7 +158,7 @@ pub(super) async fn put_states(
     if states.is_empty() {
         return Ok(0);
     }
-    // In one order everywhere, so that two commits do not wait for each other.
+    // Always in the same order, so that two commits do not deadlock.
     let mut states: Vec<&AnomalyState> = states.iter().collect();
     states.sort_by(|one, other| {
         (&one.config_id, &one.app_id, &one.group).cmp(&(&other.config_id, &other.app_id, &other.group))

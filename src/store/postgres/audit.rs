@@ -27,7 +27,7 @@ impl Engine {
         self.1.clone()
     }
 
-    /// Records a change in its transaction, when somebody is known who asks for it.
+    /// Records a change in its transaction if there is a caller.
     pub(super) async fn record_change(
         &self,
         client: &impl GenericClient,
@@ -65,7 +65,7 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let sql = "SELECT document FROM audit WHERE seq = $1";
-            // Forgotten by now, maybe. Nobody else writes to the record.
+            // The record may have been deleted. No other process writes to it.
             if let Some(row) = client.query_opt(sql, &[&id]).await.map_err(failed(context))? {
                 let found = entry(&row, 0)?;
                 let settled = AuditEntry { outcome, after: after.or(found.after), ..found };

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use deadpool_postgres::Object;
 
-/// A connection of the pool; it goes back only when whoever used it says that its use came to its end.
+/// A pooled connection. It returns to the pool only if its user marks it reusable at the end.
 pub(super) struct Client {
     pub(super) object: Option<Object>,
     pub(super) reusable: bool,

@@ -1,10 +1,10 @@
-//! Deliveries wait as long as they are meant to, however the server's clock is set.
+//! Deliveries wait as long as intended, however the server's clock is set.
 //!
-//! Due times are times of the server. When its clock is set back, or a standby that is behind takes over, what was due
-//! in a second would be due in hours. So each process watches that clock beside its own monotonic one, and brings back
-//! what no process of the present could have written. Several processes may do so at once, as often as they like.
+//! Due times use the server's clock. When it is set back, or a standby that is behind takes over, a delivery due in a
+//! second would be due in hours. So each process compares that clock with its own monotonic one and moves back due
+//! times that no current process could have written. Several processes may do so concurrently and repeatedly.
 //!
-//! Invariant: no due time that has passed is moved. It tells how long a disabled webhook has been owed the delivery.
+//! Invariant: a due time in the past is never moved. It tells how long a delivery has waited for a disabled webhook.
 
 use std::time::Instant;
 
@@ -12,10 +12,10 @@ use super::engine::Engine;
 use super::error::failed;
 use crate::store::error::StoreError;
 
-/// Deliveries brought back in one statement, so that nobody waits long behind it.
+/// Deliveries moved in one statement, so that others do not wait long for it.
 const ROWS_MAX: i64 = 5_000;
 
-/// Takes note of what the server's clock showed after `asked_at`. True when deliveries had to be brought back.
+/// Records what the server's clock showed after `asked_at`. True if due times had to be moved.
 pub(super) async fn observe(engine: &Engine, now_ms: i64, asked_at: Instant) -> bool {
     let clock = &engine.0.clock;
     let mut moved = 0;
@@ -23,7 +23,7 @@ pub(super) async fn observe(engine: &Engine, now_ms: i64, asked_at: Instant) -> 
         match move_due_times_back(engine).await {
             Ok(rows) => moved = rows,
             Err(error) => {
-                // It is still to be done at the next look.
+                // The next observation tries again.
                 tracing::warn!(%error, "the database's clock may have been set back; retries may come late");
                 return false;
             }
@@ -36,8 +36,8 @@ pub(super) async fn observe(engine: &Engine, now_ms: i64, asked_at: Instant) -> 
     moved > 0
 }
 
-/// What lies in the future tells by how much the clock was set back: a delivery that was not tried is due since it is
-/// owed, a retry is due so long after the attempt, and nobody claims for longer than the lease.
+/// Future times tell how far the clock was set back: an untried delivery is due since it was created, a retry is due a
+/// known time after its attempt, and no claim outlasts the lease.
 async fn move_due_times_back(engine: &Engine) -> Result<u64, StoreError> {
     let context = "follow the database's clock";
     let sql = "

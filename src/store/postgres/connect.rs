@@ -1,7 +1,7 @@
-//! How the database is reached: address, credentials, TLS, and the pool of connections.
+//! Connecting to the database: address, credentials, TLS and the connection pool.
 //!
-//! Invariant: what cannot succeed before somebody changes a setting is told apart
-//! (`Refused`, naming the setting) from what may succeed later.
+//! Invariant: failures that only a changed setting can fix are distinguished (`Refused`, naming the setting) from those
+//! that may pass.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +23,21 @@ use crate::base::errors::chain;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::settings::{PostgresSettings, SslMode};
 
-/// Every statement here is made for an index. Left to itself, the planner takes a table that was never analyzed for
-/// a page or two, walks over it, and keeps that plan while the table grows, or compiles a plan of a few milliseconds
-/// for longer than it runs.
+/// Every statement is written for an index. By default, the planner assumes that a table that was never analyzed has a
+/// page or two, scans it, and keeps that plan while the table grows; or it spends longer on JIT compilation than the
+/// statement takes.
 const PLANS: &str = "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; \
      SET enable_mergejoin = off; SET enable_sort = off";
 
-/// Silence after which the operating system asks whether the server is still there.
+/// Idle time after which the operating system sends a keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// How often it asks again, and how often in vain before the connection is dead.
+/// The interval of further probes, and how many may be lost before the connection is dead.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// How long sent bytes may stay unacknowledged.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Everything that a connection needs. Cheap to clone.
+/// Connects with the given settings. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connector {
     pub(super) config: Config,
@@ -55,7 +55,7 @@ impl Connector {
         let mut config = match url {
             Some(url) => url
                 .parse::<Config>()
-                // The parser's own words may repeat a part of the URL, and that part may be of the password.
+                // The parser's message may repeat a part of the URL, possibly of the password.
                 .map_err(|_| {
                     let form = "postgres://user:password@host:5432/name, with % and two hexadecimal digits for what a URL has no \
                                 place for, and parameters that PostgreSQL knows";
@@ -63,7 +63,7 @@ impl Connector {
                 })?,
             None => Config::new(),
         };
-        // The parser ends the password at the first `@`, and messages name hosts.
+        // The parser ends the password at the first `@`, and error messages name hosts.
         let in_host = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
         if config.get_hosts().iter().any(in_host) {
             return Err(refused("database_url has an @ in its user or password: write it as %40".to_owned()));
@@ -100,10 +100,10 @@ impl Connector {
         Ok(Self { config, tls, timeout: settings.connect_timeout, statement_timeout: settings.statement_timeout })
     }
 
-    /// Connections that `trust` speaks against are not handed out.
+    /// Connections older than `cutoff` are not handed out.
     pub(super) fn pool(&self, settings: &PostgresSettings, cutoff: StaleCutoff) -> Result<Pool, StoreError> {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        // Said on the connection, not when it is asked for: poolers refuse options that they do not know.
+        // Set on the open connection instead of in the startup options: poolers refuse options that they do not know.
         let session = format!("SET statement_timeout = {}; {PLANS}", self.statement_timeout.as_millis());
         let session = Arc::<str>::from(session);
         let manager = Manager::from_config(self.config.clone(), self.tls.clone(), recycling);
@@ -125,7 +125,7 @@ impl Connector {
             .map_err(|error| refused(error.to_string()))
     }
 
-    /// One connection of its own, with its driver.
+    /// A dedicated connection and its driver.
     pub(super) async fn connect(
         &self,
     ) -> Result<
@@ -147,7 +147,7 @@ impl Connector {
     }
 }
 
-/// Takes `sslmode` out of a URL: two of its values are not known to the parser.
+/// Removes `sslmode` from a URL: the parser does not know two of its values.
 fn split_ssl_mode(url: &str) -> Result<(String, Option<SslMode>), StoreError> {
     let Some((head, query)) = url.split_once('?') else { return Ok((url.to_owned(), None)) };
     let mut mode = None;
@@ -170,7 +170,7 @@ fn split_ssl_mode(url: &str) -> Result<(String, Option<SslMode>), StoreError> {
     Ok((url, mode))
 }
 
-/// Why no connection came to be, with the setting to look at.
+/// Describes a failure to connect and the setting to check.
 fn explain(error: &tokio_postgres::Error, config: &Config) -> StoreError {
     let text = chain(error);
     let context = "connect to PostgreSQL";
@@ -226,7 +226,7 @@ fn tls(mode: SslMode, settings: &PostgresSettings) -> Result<ClientConfig, Store
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());
     }
     let chain = match mode {
-        // As libpq does: who names authorities wants them asked.
+        // As libpq does: if authorities are given, they are checked.
         SslMode::VerifyCa | SslMode::Require if mode == SslMode::VerifyCa || settings.ca_file.is_some() => {
             let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
             Some(verifier.build().map_err(|error| refused(error.to_string()))?)
@@ -237,8 +237,8 @@ fn tls(mode: SslMode, settings: &PostgresSettings) -> Result<ClientConfig, Store
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// The authorities to trust: those of the file alone, else the public ones. Under `verify-ca` a public authority
-/// vouches for anybody, so it must not be able to stand in for one's own.
+/// The trusted authorities: only those of the file, or else the public ones. Under `verify-ca`, a public authority
+/// vouches for any server, so it must not stand in for a private one.
 fn roots(settings: &PostgresSettings) -> Result<RootCertStore, StoreError> {
     let mut roots = RootCertStore::empty();
     let Some(path) = &settings.ca_file else {
@@ -254,8 +254,8 @@ fn roots(settings: &PostgresSettings) -> Result<RootCertStore, StoreError> {
     if roots.is_empty() { Err(wrong("holds no certificate".to_owned())) } else { Ok(roots) }
 }
 
-/// What libpq checks of a certificate below `verify-full`: its chain (`verify-ca`, and `require` with authorities), or
-/// nothing (`prefer`, `require`).
+/// What libpq verifies below `verify-full`: the chain (`verify-ca`, and `require` with authorities), or nothing
+/// (`prefer`, `require`).
 #[derive(Debug)]
 struct ChainVerifier {
     provider: Arc<rustls::crypto::CryptoProvider>,
@@ -273,7 +273,7 @@ impl ServerCertVerifier for ChainVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is checked last: the chain is good.
+            // The name is verified last, so the chain is valid.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),

@@ -1,7 +1,6 @@
-//! Deliveries: claimed under a lease, finished, listed, tried again by hand, forgotten.
+//! Deliveries: claim under a lease, finish, list, retry and delete.
 //!
-//! Invariant: rows that one process is claiming are passed over by the others, so that nobody
-//! waits and nothing is claimed twice.
+//! Invariant: processes skip rows that another one is claiming, so that none waits and no delivery is claimed twice.
 
 use std::time::Instant;
 
@@ -28,7 +27,7 @@ const LIST: u8 = b'd';
 const COLUMNS: &str = "d.seq, d.id, d.webhook_id, d.rule_id, d.anomaly_config_id, d.event_id, d.payload, d.status, \
      d.attempts, d.max_attempts, d.due_at, d.last_attempt_at, d.last_error, d.last_status_code, d.created_at, \
      d.finished_at";
-/// Deliveries forgotten in one statement, so that nobody waits long behind it.
+/// Deliveries deleted in one statement, so that others do not wait long for it.
 const DELETE_ROWS_MAX: i64 = 1_000;
 
 impl Engine {
@@ -44,8 +43,8 @@ impl Engine {
             limits.quotas.iter().map(|(id, quota)| (*id, most(*quota))).unzip();
         let (limit, per_webhook) = (limits.deliveries as i64, most(limits.per_webhook));
         let bytes = i64::try_from(limits.payload_bytes).unwrap_or(i64::MAX);
-        // Each webhook's own oldest, so that no webhook's pile is walked over; then everybody's first before
-        // anybody's second.
+        // The oldest of each webhook, so that no webhook's backlog is scanned; then every webhook's first before any
+        // second.
         let sql = format!(
             "WITH found AS MATERIALIZED (
                  SELECT x.seq, x.due_at, x.webhook_id, x.bytes
@@ -85,11 +84,11 @@ impl Engine {
         if clock::observe(self, now_ms, asked_at).await {
             (wait_ms, _) = self.next_due(skip).await?;
         }
-        // In this process's time, whose clock may be another one than the database's.
+        // In this process's time, whose clock may differ from the database's.
         Ok(wait_ms.map(|wait_ms| jiff::Timestamp::now().as_millisecond().saturating_add(wait_ms)))
     }
 
-    /// How long until something is due, and what the server's clock shows.
+    /// How long until the next delivery is due, and what the server's clock shows.
     async fn next_due(&self, skip: &[Uuid]) -> Result<(Option<i64>, i64), StoreError> {
         let context = "find next due delivery";
         let sql = "SELECT min(x.due_at) - causality_now_ms(), causality_now_ms() FROM webhooks w CROSS JOIN LATERAL (
@@ -160,7 +159,7 @@ impl Engine {
         let ids: Vec<Uuid> = outcomes.iter().map(|outcome| outcome.id).collect();
         let statuses: Vec<&str> = outcomes.iter().map(|outcome| outcome.status.text()).collect();
         let attempts: Vec<i32> = outcomes.iter().map(|outcome| outcome.attempts as i32).collect();
-        // Ages and waits, since the database has its own clock.
+        // Ages and waits instead of times, because the database has its own clock.
         let ages: Vec<i64> = outcomes.iter().map(|outcome| (now_ms - outcome.attempted_at_ms).max(0)).collect();
         let wait = |outcome: &DeliveryOutcome| {
             let pending = outcome.status == DeliveryStatus::Pending;
@@ -169,7 +168,7 @@ impl Engine {
         let waits: Vec<Option<i64>> = outcomes.iter().map(wait).collect();
         let codes: Vec<Option<i32>> = outcomes.iter().map(|outcome| outcome.status_code.map(i32::from)).collect();
         let errors: Vec<Option<String>> = outcomes.iter().map(|outcome| outcome.error.as_deref().map(text)).collect();
-        // What was cancelled or has ended in the meantime stays so, unless it did arrive.
+        // A delivery that was cancelled or ended in the meantime stays so, unless this attempt delivered it.
         let sql = "
             UPDATE deliveries d SET status = o.status, attempts = o.attempts, last_attempt_at = now - o.age,
                 due_at = now + o.wait, last_status_code = o.code, last_error = o.error,
@@ -213,7 +212,7 @@ impl Engine {
         }
         self.call(context, async {
             let mut client = self.client(context).await?;
-            // Only the conditions that are asked for, so that each finds its index.
+            // Only the given conditions, so that each finds its index.
             let status = filter.status.map(DeliveryStatus::text);
             let limit = page.limit as i64 + 1;
             let mut values: Vec<&(dyn ToSql + Sync)> = vec![&limit];
@@ -328,15 +327,15 @@ async fn delivery_in(client: &impl GenericClient, id: Uuid) -> Result<Option<Del
     row.map(|row| delivery(&row).map(|(_, delivery)| delivery)).transpose()
 }
 
-/// Deletes the oldest of what a disabled webhook is owed beyond the bound; answers how many. What others are deleting is
-/// left to them.
+/// Deletes a disabled webhook's oldest deliveries beyond the limit; returns how many. Skips rows that another process
+/// is deleting.
 pub(super) async fn delete_beyond_limit(
     tx: &deadpool_postgres::Transaction<'_>,
     webhook: Uuid,
     backlog_max: u64,
 ) -> Result<u64, StoreError> {
     let backlog_max = i64::try_from(backlog_max).unwrap_or(i64::MAX);
-    // What is counted stands in the index. A request of before may still be on its way.
+    // The index alone answers the count. A request of an earlier claim may still be in flight.
     let sql = "
         WITH beyond AS MATERIALIZED (
             SELECT seq FROM deliveries WHERE webhook_id = $1 AND due_at IS NOT NULL
@@ -349,7 +348,7 @@ pub(super) async fn delete_beyond_limit(
     count_abandoned(tx, webhook, sql, &[&webhook, &backlog_max, &ABANDON_ROWS_MAX]).await
 }
 
-/// Cancels what has been due for a disabled webhook for longer than that; answers how many.
+/// Cancels deliveries that have been due for a disabled webhook for longer than `age_ms`; returns how many.
 async fn cancel_older(tx: &deadpool_postgres::Transaction<'_>, webhook: Uuid, age_ms: i64) -> Result<u64, StoreError> {
     let sql = "
         WITH old AS MATERIALIZED (
@@ -378,10 +377,10 @@ async fn count_abandoned(
     Ok(count as u64)
 }
 
-/// Forgets what ended long ago; answers how many.
+/// Deletes deliveries that ended long ago; returns how many.
 pub(super) async fn delete_expired_deliveries(engine: &Engine) -> Result<u64, StoreError> {
     let context = "forget deliveries";
-    // Behind an end that is yet to come, since the clock was set back, nothing would be forgotten.
+    // End times in the future, from before the clock was set back, would block the deletion of all behind them.
     let ahead =
         "UPDATE deliveries SET finished_at = causality_now_ms() WHERE finished_at > causality_now_ms() AND seq IN
                      (SELECT seq FROM deliveries WHERE status = $1 ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
@@ -409,7 +408,7 @@ pub(super) async fn delete_expired_deliveries(engine: &Engine) -> Result<u64, St
     Ok(forgotten)
 }
 
-/// PostgreSQL's text has no NUL; a server's words may.
+/// PostgreSQL's text has no NUL; a server's response may.
 fn text(error: &str) -> String {
     error.replace('\0', "\u{fffd}")
 }

@@ -119,7 +119,7 @@ impl Engine {
     pub(in crate::store) async fn add_faults(&self, faults: Vec<DocumentFaults>) -> Result<(), StoreError> {
         let context = "add faults";
         let mut faults = faults;
-        // In one order everywhere, so that two processes do not wait for each other's rows.
+        // Always in the same order, so that two processes do not deadlock.
         faults.sort_by_key(|of| of.id);
         let faults = &faults;
         self.retrying(context, || async move {
@@ -182,7 +182,7 @@ pub(super) async fn get_in<D: Document>(
     Ok(row.map(|row| stored::<D>(&row)).transpose()?.map(|(_, stored)| stored))
 }
 
-/// What is about to be replaced, kept from others until then.
+/// Reads the document that is about to be replaced and locks it.
 async fn locked<D: Document>(client: &impl GenericClient, key: &str) -> Result<Option<D::Stored>, StoreError> {
     match find(client, D::TABLE, key, "FOR UPDATE").await? {
         Some(id) => get_in::<D>(client, id).await,
@@ -215,7 +215,7 @@ pub(super) async fn replace_in<D: Document>(
     Ok(new.stored(id, Faults::default(), timestamp(row.get(0))?, timestamp(row.get(1))?))
 }
 
-/// Turns names into ids in place; naming a webhook twice is naming it once. The webhooks stay until the commit.
+/// Replaces names by ids in place and removes duplicates. The webhooks are locked until the commit.
 async fn resolve(client: &impl GenericClient, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
     let (mut ids, mut unknown) = (Vec::with_capacity(actions.webhooks.len()), Vec::new());
     for (index, key) in actions.webhooks.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! What a batch of events caused, committed with the messages that it consumed.
+//! The effects of a batch of events, committed with the messages that it consumed.
 //!
-//! Invariant: of two commits with a message or a window in common, one is refused. The
-//! statements of a commit are sent together, so it costs about three round trips however large.
+//! Invariant: of two commits with a message or a window in common, one is refused. The statements of a commit are
+//! pipelined, so it costs about three round trips, whatever its size.
 
 use futures_util::try_join;
 use tokio_postgres::types::ToSql;
@@ -72,7 +72,7 @@ impl Engine {
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
             self.commit(tx, if due { Wake::Work } else { Wake::None }, context).await?;
             if let Some(acknowledged) = effects.acknowledged {
-                // In a transaction of its own: its lock must not wait for locks that wait for it.
+                // In its own transaction: its lock must not wait for locks that wait for it.
                 let tx = client.transaction().await.map_err(failed(context))?;
                 merge_consumed(&tx, &effects.consumer, acknowledged).await?;
                 self.commit(tx, Wake::None, context).await?;
@@ -84,7 +84,7 @@ impl Engine {
         .await
     }
 
-    /// Makes the row of a consumer's floor, once a process: what is not there cannot be locked.
+    /// Creates the row of a consumer's floor, once per process: a missing row cannot be locked.
     async fn ensure_floor(&self, client: &Client, consumer: &str) -> Result<(), StoreError> {
         if lock(&self.0.floors).contains(consumer) {
             return Ok(());
@@ -96,7 +96,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What stood in the way, as it is now.
+    /// The current state of what conflicted.
     async fn conflict(&self, effects: &Effects) -> Result<RecordOutcome, StoreError> {
         let consumed = self.consumed(&effects.consumer, &effects.causes).await?;
         let states = self.find_states(&effects.anomaly_states).await?;
@@ -132,19 +132,19 @@ impl Engine {
     }
 }
 
-/// Marks the batch's messages; the table's key is what makes a second commit impossible.
+/// Marks the batch's messages as consumed; the primary key makes a second commit impossible.
 async fn mark(tx: &Tx<'_>, effects: &Effects) -> Result<usize, StoreError> {
     let context = "consume sequences";
     if effects.causes.is_empty() {
         return Ok(0);
     }
-    // In one order everywhere, so that two commits do not wait for each other.
+    // Always in the same order, so that two commits do not deadlock.
     let mut causes = effects.causes.clone();
     causes.sort_unstable();
     let (sequences, times) = columns(causes.iter());
-    // Until the commit nobody forgets; the next statement sees what was forgotten before.
+    // Nothing is merged until the commit; the next statement sees what was merged before.
     let lock = "SELECT FROM consumer_floors WHERE consumer = $1 FOR SHARE";
-    // What is consumed without a record of its own: no row comes of it, as of one that is there.
+    // Messages covered by a merged record insert no row, like those with a record of their own.
     let insert = "INSERT INTO consumed (consumer, sequence, published_at_ms)
                SELECT $1, a.sequence, a.published_at_ms
                FROM unnest($2::bigint[], $3::bigint[]) AS a (sequence, published_at_ms)
@@ -158,18 +158,18 @@ async fn mark(tx: &Tx<'_>, effects: &Effects) -> Result<usize, StoreError> {
     let insert = tx.prepare_cached(insert).await.map_err(failed(context))?;
     let consumer: [&(dyn ToSql + Sync); 1] = [&effects.consumer];
     let values: [&(dyn ToSql + Sync); 3] = [&effects.consumer, &sequences, &times];
-    // Sent together, in this order.
+    // Pipelined, in this order.
     let (_, marked) = try_join!(tx.execute(&lock, &consumer), tx.execute(&insert, &values)).map_err(failed(context))?;
     Ok(marked as usize)
 }
 
-/// As parameters: sequences and times.
+/// Sequences and times, as parameters.
 fn columns<'a>(causes: impl Iterator<Item = &'a Cause>) -> (Vec<i64>, Vec<i64>) {
     causes.map(|cause| (cause.sequence as i64, cause.published_at_ms)).unzip()
 }
 
-/// Makes one entry of what is recorded and acknowledged. An entry that lies ahead of it stays: it is of messages that
-/// the stream has lost since, whose sequences it gives away once more.
+/// Merges acknowledged records into one. A record further ahead stays: it covers messages that the stream has since
+/// lost, and whose sequences it reuses.
 async fn merge_consumed(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> Result<(), StoreError> {
     let (floor, asked_ms, context) = (acknowledged.sequence as i64, acknowledged.published_at_ms, "forget sequences");
     let latest = "SELECT max(published_at_ms) FROM consumed
@@ -179,11 +179,11 @@ async fn merge_consumed(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> 
         let row = tx.query_one(&latest, &[consumer, &floor, &asked_ms]).await.map_err(failed(context))?;
         Ok::<Option<i64>, StoreError>(row.get(0))
     };
-    // Of several processes one forgets.
+    // Only one of several processes merges.
     if latest().await?.is_none() {
         return Ok(());
     }
-    // Waits for those who consume, and then sees what they have committed.
+    // Waits for commits in flight, then sees their records.
     let lock = "SELECT FROM consumer_floors WHERE consumer = $1 FOR UPDATE";
     run(tx, lock, &[consumer], context).await?;
     let Some(latest) = latest().await? else { return Ok(()) };
@@ -204,8 +204,8 @@ async fn merge_consumed(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> 
     run(tx, forget, &[consumer, &floor, &latest], context).await.map(drop)
 }
 
-/// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits
-/// for ever. One that is there stays until the commit. Answers the webhooks that are disabled.
+/// Inserts the deliveries. If a webhook was deleted since its rule was compiled, the delivery is cancelled instead of
+/// waiting forever; existing webhooks are locked until the commit. Returns the disabled webhooks.
 async fn insert_deliveries(tx: &Tx<'_>, effects: &Effects) -> Result<Vec<Uuid>, StoreError> {
     let deliveries = &effects.deliveries;
     if deliveries.is_empty() {

@@ -1,4 +1,4 @@
-//! The engine's handle: it borrows connections and runs use cases against a silent server and conflicts.
+//! The engine's handle: it lends connections, and retries or aborts use cases on conflicts and silence.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,15 +28,15 @@ const PING_SILENCE_MAX: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub(in crate::store) struct Engine(
     pub(super) Arc<Shared>,
-    /// On whose behalf it changes what is stored.
+    /// The caller on whose behalf changes are made.
     pub(super) Option<Arc<Caller>>,
 );
 
 pub(super) struct Shared {
     pub(super) pool: Pool,
-    /// None: secrets can neither be stored nor read.
+    /// `None`: secrets can be neither stored nor read.
     pub(super) sealer: Option<Sealer>,
-    /// Consumers whose floors have their rows.
+    /// Consumers whose floors have a row.
     pub(super) floors: Mutex<HashSet<String>>,
     pub(super) clock: ServerClock,
     pub(super) silence_max: Duration,
@@ -74,7 +74,7 @@ impl Engine {
         Ok(Client { object: Some(object), reusable: false })
     }
 
-    /// Runs a use case to its end; gives up on a connection that brings nothing for longer than a statement may take.
+    /// Runs a use case; aborts it when the connection is silent for longer than a statement may take.
     pub(super) async fn call<T>(
         &self,
         context: &'static str,
@@ -99,7 +99,7 @@ impl Engine {
         }
     }
 
-    /// [`Self::call`], again while PostgreSQL ends the transaction for the sake of another one.
+    /// [`Self::call`], retried while PostgreSQL aborts the transaction because of a conflict.
     pub(super) async fn retrying<T, F>(&self, context: &'static str, run: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -113,8 +113,8 @@ impl Engine {
         }
     }
 
-    /// Commits, telling other processes and this one, which knows of a change before its answer is out:
-    /// the notification may come a little later than the next event.
+    /// Commits and notifies all processes. This one is woken directly, before the response: the notification may arrive
+    /// after the next event.
     pub(super) async fn commit(
         &self,
         tx: deadpool_postgres::Transaction<'_>,

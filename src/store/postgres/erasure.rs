@@ -1,5 +1,4 @@
-//! Erases what is of a person: the server sends what may be theirs, and deletes by their sequences, which it gives to no
-//! other row.
+//! Erases a person's data: the server preselects rows that may match, and deletes by sequence, which is never reused.
 
 use super::engine::Engine;
 use super::error::failed;
@@ -7,17 +6,16 @@ use crate::event::Person;
 use crate::store::erasure::{ErasedRecords, ErasedRows, TimeBudget};
 use crate::store::error::StoreError;
 
-/// Rows that are looked at in one statement: of those that cannot be theirs nothing is sent, unless the id is written in
-/// more than one way.
+/// Rows scanned in one statement. Rows that cannot match are not sent, unless the id can be written in several ways.
 const SCAN_ROWS_MAX: i64 = 1_000;
 const SCAN_WHOLE_ROWS_MAX: i64 = 32;
 const CONTEXT: &str = "erase person";
 
 struct Table {
     name: &'static str,
-    /// By which a row is somebody's.
+    /// The column whose content identifies the person.
     column: &'static str,
-    /// Finds `$2` in it.
+    /// An expression that finds `$2` in it.
     holds: &'static str,
 }
 

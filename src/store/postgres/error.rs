@@ -4,7 +4,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// Turns an error of PostgreSQL into the store's own.
+/// Converts an error of PostgreSQL.
 pub(super) fn failed(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError + Copy {
     move |error| StoreError::caused(kind_of(&error), context, error)
 }

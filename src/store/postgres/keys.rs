@@ -86,7 +86,7 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            // Before the key itself, as who creates one does: nobody waits for each other.
+            // Updated before the key itself, as on creation, so that the two do not deadlock.
             let raise = "UPDATE api_keys_state SET version = version + 1, keys = keys - 1 RETURNING version";
             let version: i64 = tx.query_one(raise, &[]).await.map_err(failed(context))?.get(0);
             let Some(id) = find(&*tx, TABLE, key, "FOR UPDATE").await? else {
@@ -114,7 +114,7 @@ impl Engine {
         let context = "read revoked keys";
         self.call(context, async {
             let mut client = self.client(context).await?;
-            // One statement, so that both are of the same moment.
+            // One statement, so that both are from the same snapshot.
             let sql = "SELECT s.version, causality_now_ms(), r.hash
                        FROM api_keys_state s LEFT JOIN revoked_keys r ON r.version > $1";
             let statement = client.prepare_cached(sql).await.map_err(failed(context))?;
@@ -149,7 +149,7 @@ impl Engine {
         let (ids, minutes): (Vec<Uuid>, Vec<i64>) = used.iter().copied().unzip();
         self.call(context, async {
             let mut client = self.client(context).await?;
-            // A row that somebody else holds is being noted by another gateway, or revoked.
+            // A locked row is being updated by another gateway, or revoked.
             let sql = "WITH used AS (SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS u (id, at)),
                             free AS (SELECT k.id, used.at FROM api_keys k JOIN used USING (id)
                                      WHERE coalesce(k.last_used_at, 0) < used.at FOR NO KEY UPDATE OF k SKIP LOCKED)

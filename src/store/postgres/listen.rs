@@ -1,7 +1,7 @@
-//! Notifications of other processes, on a connection of their own.
+//! Listens for notifications of other processes on a dedicated connection.
 //!
-//! Invariant: whoever watches is woken by every notification, and once after each reconnection,
-//! since some may have been missed.
+//! Invariant: watchers are woken by every notification, and once after each reconnection, because some may have been
+//! missed.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -19,7 +19,7 @@ use crate::store::error::{StoreError, StoreErrorKind};
 
 const RECONNECT: Backoff =
     Backoff { initial: Duration::from_millis(100), multiplier: 2.0, max: Duration::from_secs(1) };
-/// A connection without traffic is asked for a sign of life.
+/// A silent connection is probed this often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -1,8 +1,8 @@
 //! The store in a PostgreSQL database that several processes share.
 //!
-//! Invariants: a method is one transaction; times are the database's own, so that processes with
-//! other clocks agree; leases end by time, never because a process started; a connection whose
-//! use was broken off (a timeout, a cancelled call) is thrown away, not handed out again.
+//! Invariants: a method is one transaction; times come from the database, so that processes with different clocks
+//! agree; leases end by time, never because a process started; a connection whose use was interrupted (a timeout, a
+//! cancelled call) is discarded, not reused.
 
 mod anomalies;
 mod audit;

@@ -7,7 +7,7 @@ use super::error::failed;
 use super::row::is_storable;
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// The id behind an id or a name. An id wins over a name that looks like one. `lock` is `FOR UPDATE` or nothing.
+/// The id for an id or a name. An id takes precedence over a name that looks like one. `lock` is `FOR UPDATE` or empty.
 pub(super) async fn find(
     client: &impl GenericClient,
     table: &str,
@@ -24,7 +24,7 @@ pub(super) async fn find(
     Ok(row.map(|row| row.get(0)))
 }
 
-/// Refuses a name that another document of the table has.
+/// Refuses a name that another row of the table has.
 pub(super) async fn refuse_taken(
     client: &impl GenericClient,
     table: &str,
@@ -38,7 +38,7 @@ pub(super) async fn refuse_taken(
     }
 }
 
-/// The error of a write that another process's name came in the way of.
+/// Converts the error of a write that lost a race for a name.
 pub(super) fn name_taken(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
     move |error| match error.code() {
         Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => {

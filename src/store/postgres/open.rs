@@ -1,4 +1,4 @@
-//! Connecting: schema, secrets key, and the tasks that listen and tidy the pool.
+//! Connecting: schema, secrets key, and the tasks that listen and prune the pool.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Engine {
         shared.tasks.spawn(async move {
             closing.run_until_cancelled(listening).await;
         });
-        // Not before changes are heard of: one that came in between would be missed.
+        // Changes before the connection listens would be missed.
         let _ = tokio::time::timeout(settings.connect_timeout, heard.changed()).await;
         let (pool, closing) = (shared.pool.clone(), shared.closing.clone());
         let limits = (settings.idle_connections_max, settings.connection_lifetime_max);
@@ -68,7 +68,7 @@ impl Engine {
     }
 }
 
-/// Closes idle connections that are too many or too old; never returns.
+/// Closes idle connections that are too many or too old. Never returns.
 async fn tidy(pool: Pool, (idle_max, lifetime_max): (usize, Duration)) {
     let interval = if lifetime_max.is_zero() { TIDY_INTERVAL } else { TIDY_INTERVAL.min(lifetime_max / 4) };
     loop {

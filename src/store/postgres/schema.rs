@@ -1,6 +1,6 @@
-//! The migrations, embedded in the binary, applied under an advisory lock.
+//! The migrations, embedded in the binary and applied under an advisory lock.
 //!
-//! Invariant: a database is at the version of this binary, or the store does not open.
+//! Invariant: the database has this binary's schema version, or the store does not open.
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -12,7 +12,7 @@ use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::settings::PostgresSettings;
 use crate::store::status::Migrated;
 
-/// A name and what to execute. In order; the version of each is its place, from 1.
+/// Names and statements, in order; the version is the position, from 1.
 type Migrations = &'static [(&'static str, &'static str)];
 
 /// Never edited after a release.
@@ -24,16 +24,16 @@ const MIGRATIONS: Migrations = &[
     ("0005_keys", include_str!("../../../sql/postgres/0005_keys.sql")),
     ("0006_admin", include_str!("../../../sql/postgres/0006_admin.sql")),
 ];
-/// The advisory lock of everybody who migrates (`caus` in ASCII).
+/// The advisory lock for migrations (`caus` in ASCII).
 const LOCK: i64 = 0x6361_7573;
 
-/// Brings the schema to the version of this binary.
+/// Migrates the schema to this binary's version.
 pub(in crate::store) async fn migrate(settings: PostgresSettings) -> Result<Migrated, StoreError> {
     let connector = Connector::of(&settings)?;
     migrate_with(MIGRATIONS, &connector, MigrationScope::Any).await
 }
 
-/// An empty database is brought up to date; one at another version only when `migrate` says so.
+/// Migrates an empty database; one at another version only if `migrate` is set.
 pub(super) async fn check(connector: &Connector, migrate: bool) -> Result<(), StoreError> {
     let scope = if migrate { MigrationScope::Any } else { MigrationScope::Empty };
     migrate_with(MIGRATIONS, connector, scope).await.map(|_| ())
@@ -47,14 +47,14 @@ async fn migrate_with(
     with_client(connector, |client| async move { migrate_in(client, migrations, scope).await }).await
 }
 
-/// Which databases may be changed.
+/// Which databases may be migrated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum MigrationScope {
     Empty,
     Any,
 }
 
-/// Runs on one connection while its driver runs beside.
+/// Runs on one connection while polling its driver.
 async fn with_client<T, F>(connector: &Connector, run: impl FnOnce(Client) -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
@@ -66,7 +66,7 @@ where
         biased;
         done = &mut running => done,
         ended = &mut connection => match ended {
-            // The driver ends first when the client is gone or the server is; the use case knows which.
+            // The driver ends first when the client or the server is gone; the use case knows which.
             Ok(()) => running.await,
             Err(error) => Err(failed("migrate store")(error)),
         },
@@ -75,7 +75,7 @@ where
 
 async fn migrate_in(mut client: Client, migrations: Migrations, scope: MigrationScope) -> Result<Migrated, StoreError> {
     let context = "migrate store";
-    // Migrations may take longer than statements usually may.
+    // Migrations may exceed the usual statement timeout.
     let tx = client.transaction().await.map_err(failed(context))?;
     tx.batch_execute("SET LOCAL statement_timeout = 0").await.map_err(failed(context))?;
     let exists: bool =
@@ -91,7 +91,7 @@ async fn migrate_in(mut client: Client, migrations: Migrations, scope: Migration
     )
     .await
     .map_err(failed(context))?;
-    // Somebody else may have been first: asked again under the lock.
+    // Another process may have migrated: check again under the lock.
     let current = version(&tx).await?;
     let refused = |detail: String| Err(StoreError::caused(StoreErrorKind::Refused, "check schema", detail));
     if current > newest {
@@ -120,7 +120,7 @@ async fn version(tx: &tokio_postgres::Transaction<'_>) -> Result<i32, StoreError
     Ok(row.map_err(failed("read schema version"))?.get(0))
 }
 
-/// Like those of every statement, but for the rights, which nobody gets by waiting.
+/// Converts errors as usual, except for missing rights, which waiting does not fix.
 fn failed(context: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError + Copy {
     move |error| match error.code() {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
@@ -142,12 +142,12 @@ mod tests {
     use crate::store::conformance::{EARLIER, earlier_records_are_respected};
     use crate::store::postgres::tests::{cluster, settings};
 
-    /// Those of this binary and one more.
+    /// This binary's migrations and one more.
     fn with_another(name: &'static str, sql: &'static str) -> Migrations {
         MIGRATIONS.iter().copied().chain([(name, sql)]).collect::<Vec<_>>().leak()
     }
 
-    /// What a binary does that has one migration more than the one that made the database.
+    /// A binary with one more migration than the one that created the database.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn an_older_schema_is_brought_up_only_by_migrate() {
         let server = cluster();
@@ -175,7 +175,7 @@ mod tests {
         assert!(error.kind == StoreErrorKind::Refused && text.contains("run a newer binary"), "{text}");
     }
 
-    /// Secrets that the first version kept in clear.
+    /// The first version stored secrets in clear text.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_an_older_version_kept_in_clear_is_sealed() {
         const FIRST: Migrations = &[MIGRATIONS[0]];
@@ -190,7 +190,7 @@ mod tests {
                 NULL, 1, 1)"#,
         );
         let migrating = PostgresSettings { migrate: true, ..settings.clone() };
-        // Without a key they stay, and can be used.
+        // Without a key they stay in clear text and usable.
         let keyless = PostgresSettings { secrets_key: None, ..migrating.clone() };
         let store = Store::connect_postgres(keyless.clone()).await.unwrap();
         let webhook = store.webhook("ops").await.unwrap().unwrap();
@@ -201,7 +201,7 @@ mod tests {
         store.close().await;
         let kept = server.sql(&database, "SELECT url || headers FROM webhooks");
         assert_eq!(kept, r#"https://ops.example.com/?token=***{"X-Api-Key":"***"}"#);
-        // The same of what was sealed in part: an older version knew fewer secrets.
+        // The same for partly sealed rows: an older version recognized fewer secrets.
         let in_clear = "UPDATE webhooks SET url = 'https://ops.example.com/bot7:hunter2hunter2hunter2?token=***'";
         server.sql(&database, in_clear);
         let store = Store::connect_postgres(settings.clone()).await.unwrap();
@@ -226,7 +226,7 @@ mod tests {
         assert!(Connector::of(&PostgresSettings { url, ..settings(&server, "db") }).is_ok());
     }
 
-    /// What an earlier version recorded of a sequence holds for whatever message has it.
+    /// An earlier version's record of a sequence holds for any message with it.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_was_consumed_before_messages_had_times_stays_consumed() {
         const BEFORE: Migrations = &[MIGRATIONS[0], MIGRATIONS[1], MIGRATIONS[2]];
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(Store::connect_postgres(settings).await.err().unwrap().kind, StoreErrorKind::Refused);
     }
 
-    /// A migration that fails leaves the database as it was.
+    /// A failed migration leaves the database unchanged.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_migration_is_applied_whole_or_not_at_all() {
         let broken = with_another("broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0");

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Smaller steps are slewing, or a busy server. Nobody waits noticeably longer for them.
+/// Smaller steps are clock slewing or a busy server, and delay nothing noticeably.
 const STEP_BACK_MS_MIN: i64 = 2_000;
 
-/// The server's clock as it was seen last.
+/// The server's clock as last observed.
 #[derive(Debug, Default)]
 pub(super) struct ServerClock {
     seen: Mutex<Option<(i64, Instant)>>,
@@ -25,7 +25,8 @@ impl ServerClock {
         self.lease_ms.load(Ordering::Relaxed)
     }
 
-    /// Whether the clock was set back, or may have been before the first look. It showed `now_ms` after `asked_at`.
+    /// Whether the clock was set back, or may have been before the first observation. It showed `now_ms` after
+    /// `asked_at`.
     pub(super) fn is_behind(&self, now_ms: i64, asked_at: Instant) -> bool {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = |(seen_ms, seen_at): (i64, Instant)| {

@@ -64,7 +64,7 @@ impl Engine {
             return Ok(Applied::created(self.create_webhook_in(client, new).await?));
         };
         let before = match self.webhook_in(client, id).await {
-            // What was sealed with a lost key can still be written over.
+            // Secrets sealed with a lost key can still be overwritten.
             Err(error) if error.kind == StoreErrorKind::Corrupt => None,
             before => before?,
         };
@@ -72,7 +72,7 @@ impl Engine {
     }
 }
 
-/// Takes back what a document wrote that is at fault, or that was so before.
+/// Rolls back the writes of a faulty or unchanged document.
 async fn in_savepoint<T>(
     client: &impl GenericClient,
     apply: impl Future<Output = Result<Applied<T>, StoreError>>,

@@ -1,7 +1,7 @@
-//! Connections whose other end has gone without a word: how a call notices, and how the pool does.
+//! Connections whose peer is gone without notice: how calls and the pool detect it.
 //!
-//! Invariant: a server that is there ends every statement within `statement_timeout`. Who hears
-//! nothing for longer talks to nobody, and then no connection that is as old is trusted either.
+//! Invariant: a live server ends every statement within `statement_timeout`. A connection that is silent for longer is
+//! dead, and other connections of the same age are no longer trusted.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{ClientWrapper, HookError, Metrics};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
-/// A connection that nobody used for this long is asked for a sign of life before it is used again.
+/// A connection idle for this long is probed before it is used again.
 const PROBE_AFTER: Duration = Duration::from_secs(2);
-/// How long the sign may take.
+/// The timeout of the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(2_500);
 
-/// Nothing came from the server for too long.
+/// The server was silent for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ServerSilent;
 
-/// Runs a use case while it is getting on: whenever it is woken, something came from the server.
+/// Runs a use case while the server responds: every wake-up means that something was received.
 pub(super) async fn fail_on_silence<T>(limit: Duration, run: impl Future<Output = T>) -> Result<T, ServerSilent> {
     let heard = Mutex::new(Instant::now());
     let mut run = Box::pin(run);
@@ -27,7 +27,7 @@ pub(super) async fn fail_on_silence<T>(limit: Duration, run: impl Future<Output 
         *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         run.as_mut().poll(context)
     });
-    // The set polls it only when it is woken itself, and not with whatever else the caller waits for.
+    // The set polls it only when it is woken itself, not with everything else that the caller waits for.
     let mut only = FuturesUnordered::new();
     only.push(getting_on);
     loop {
@@ -42,7 +42,7 @@ pub(super) async fn fail_on_silence<T>(limit: Duration, run: impl Future<Output 
     }
 }
 
-/// Since when connections of the pool are trusted. Cheap to clone.
+/// Pooled connections last used before this time are not trusted. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct StaleCutoff(Arc<Mutex<Instant>>);
 
@@ -51,12 +51,12 @@ impl StaleCutoff {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    /// A connection was silent: those of its time are not used again.
+    /// A connection was silent: those last used before now are not used again.
     pub(super) fn advance(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Whether an idle connection may be handed out.
+    /// Checks whether an idle connection may be handed out.
     pub(super) async fn check(&self, client: &ClientWrapper, metrics: &Metrics) -> Result<(), HookError> {
         let used_at = metrics.recycled.unwrap_or(metrics.created);
         if used_at < *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(fail_on_silence(LIMIT, slow).await, Ok(1));
     }
 
-    /// Whoever waits for other things in the same task, and is woken by them all the time, notices as well.
+    /// Also detected when the same task is woken by other work all the time.
     #[tokio::test]
     async fn silence_is_noticed_beside_whatever_is_busy() {
         let started = Instant::now();

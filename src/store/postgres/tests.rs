@@ -16,7 +16,7 @@ use crate::store::*;
 
 conformance_suite!(fresh);
 
-/// One cluster for all that run at the same time: it takes seconds to make.
+/// One cluster for all concurrent tests: it takes seconds to create.
 pub(super) fn cluster() -> Arc<PostgresServer> {
     static SHARED: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,10 +58,10 @@ fn rule(name: &str) -> NewRule {
     serde_json::from_value(json!({"name": name})).unwrap()
 }
 
-/// How long [`hold_rules`] does: long enough for a busy machine to tell a bound from the lock's end.
+/// How long [`hold_rules`] holds the lock: long enough to tell a timeout from its end on a busy machine.
 const HELD: Duration = Duration::from_secs(6);
 
-/// Somebody else's session that keeps everybody away from the rules.
+/// Another session locks the rules table.
 fn hold_rules(server: &Arc<PostgresServer>, database: &str) -> std::thread::JoinHandle<()> {
     let held =
         "SELECT count(*) FROM pg_locks WHERE relation = 'rules'::regclass AND mode = 'AccessExclusiveLock' AND granted";
@@ -77,7 +77,7 @@ fn hold_rules(server: &Arc<PostgresServer>, database: &str) -> std::thread::Join
     holder
 }
 
-/// At once or on a database that has the schema already: each migration is applied by one of them.
+/// Concurrently or on a migrated database: each migration is applied once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_migrate_at_once_and_one_does_it() {
     let server = cluster();
@@ -88,13 +88,13 @@ async fn many_migrate_at_once_and_one_does_it() {
     assert_eq!(all.iter().filter(|migrated| migrated.from < migrated.to).count(), 1, "{all:?}");
     let rows = server.sql(&database, "SELECT count(*) || ' ' || max(version) FROM schema_migrations");
     assert_eq!(rows, format!("{0} {0}", all[0].to));
-    // An empty database is also brought up by whoever connects first.
+    // The first process to connect also migrates an empty database.
     let empty = server.database();
     let stores = join_all((0..6).map(|_| Store::connect_postgres(settings(&server, &empty)))).await;
     join_all(stores.into_iter().map(|store| async move { store.unwrap().close().await })).await;
 }
 
-/// Poolers end a connection that asks for options which they do not know.
+/// Poolers close connections that ask for unknown options.
 #[tokio::test]
 async fn a_connection_is_asked_for_without_options() {
     let connector = super::connect::Connector::of(&settings(&cluster(), "any")).unwrap();
@@ -141,7 +141,7 @@ async fn there_are_never_more_connections_than_allowed_and_waiting_for_one_ends(
         let sql = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'causality'"
         );
-        // Two that work, and the one that listens.
+        // Two for use cases and one that listens.
         assert_eq!(server.sql("postgres", &sql), "3");
     };
     let (done, ()) = tokio::join!(join_all(busy), third);
@@ -160,7 +160,7 @@ async fn idle_connections_are_closed_when_they_are_many_or_old() {
         PostgresSettings { idle_connections_max: 2, connection_lifetime_max: lifetime, ..settings(&server, &database) };
     let store = Store::connect_postgres(few).await.unwrap();
     join_all((0..8).map(|n| store.create_rule(rule(&n.to_string())))).await;
-    // Beside the one that listens, which is not of the pool.
+    // Besides the listening connection, which is not pooled.
     let pooled = || {
         let sql = format!(
             "SELECT pid FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'causality'
@@ -183,7 +183,7 @@ async fn idle_connections_are_closed_when_they_are_many_or_old() {
     store.close().await;
 }
 
-/// One process hears of the other's changes again once the server is back.
+/// Processes see each other's changes again once the server is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn notifications_come_again_after_the_server_was_killed() {
     let mut server = PostgresServer::start();
@@ -202,7 +202,7 @@ async fn notifications_come_again_after_the_server_was_killed() {
         server.kill9();
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.restart();
-        // Something may have been missed meanwhile.
+        // Something may have been missed in the meantime.
         told(&mut changes).await;
         let back = Instant::now();
         while let Err(error) = writer.create_rule(rule(&format!("after {round}"))).await {
@@ -212,7 +212,7 @@ async fn notifications_come_again_after_the_server_was_killed() {
     }
 }
 
-/// Nobody waits for another's claims, nothing is claimed twice, and nothing is left.
+/// Claims do not wait for each other, nothing is claimed twice, and nothing is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_dispatchers_share_the_deliveries() {
     const DELIVERIES: usize = 600;
@@ -262,7 +262,7 @@ async fn many_dispatchers_share_the_deliveries() {
     });
     join_all(dispatchers).await;
     store.close().await;
-    // Nobody has analyzed this table: no plan may walk over it all the same.
+    // This table was never analyzed; still, no plan may scan it.
     let walked = server.sql(&database, "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'deliveries'");
     assert_eq!(walked, "0");
     let sent = sent.into_inner().unwrap();
@@ -272,7 +272,7 @@ async fn many_dispatchers_share_the_deliveries() {
     assert_eq!(delivered, DELIVERIES.to_string());
 }
 
-/// A floor that is raised for the first time waits, as every later time, for those who commit what lies below it.
+/// Merging waits for commits below the floor, the first time as later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
     let server = cluster();
@@ -285,7 +285,7 @@ async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
         ..Effects::default()
     };
     store.record_effects(effects(1, None)).await.unwrap();
-    // Somebody else has judged sequence 2 and is about to commit.
+    // Another process is about to commit sequence 2.
     let committing = {
         let (server, database) = (server.clone(), database.clone());
         std::thread::spawn(move || {
@@ -312,7 +312,7 @@ async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
     assert_eq!(kept, "0", "what was committed below the floor went with the rest");
 }
 
-/// Every process of the cluster stands still, while the operating system keeps its connections open.
+/// Every process of the cluster is stopped, while the operating system keeps its connections open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stands_still_is_noticed_by_its_silence() {
     let server = PostgresServer::start();
@@ -337,7 +337,8 @@ async fn a_server_that_stands_still_is_noticed_by_its_silence() {
     store.close().await;
 }
 
-/// A server whose clock is set back by three hours, or whose standby is that far behind, delays no delivery by that.
+/// When the server's clock is set back by three hours, or its standby is that far behind, no delivery is delayed by
+/// that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_clock_that_is_set_back_delays_no_delivery() {
     const STEP_MS: i64 = 3 * 3_600 * 1_000;
@@ -354,7 +355,7 @@ async fn a_server_clock_that_is_set_back_delays_no_delivery() {
     let webhook = store.create_webhook(super::super::conformance::webhook("ops")).await.unwrap().id;
     let lease = Duration::from_secs(60);
     for round in 0..2 {
-        // Of the second store, which first looks at the clock when it is set back already.
+        // The second store first observes the clock after it was set back.
         let fresh = Store::connect_postgres(settings(&server, &database)).await.unwrap();
         let store = if round == 0 { &store } else { &fresh };
         set_clock(STEP_MS);

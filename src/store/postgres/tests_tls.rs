@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL: each mode against a server that has a good certificate, a wrong one, or none.
+//! TLS to PostgreSQL: each mode against a server with a valid certificate, a wrong one, or none.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::store::*;
 const MODES: [SslMode; 5] =
     [SslMode::Disable, SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull];
 
-/// What became of an attempt to connect.
+/// The outcome of an attempt to connect.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// Every connection of the process is encrypted.
+    /// All connections of the process are encrypted.
     Encrypted,
-    /// None is.
+    /// None is encrypted.
     Plain,
     /// Refused, and the message names this setting.
     Refused(&'static str),
@@ -33,7 +33,7 @@ async fn check_settings(server: &PostgresServer, settings: PostgresSettings, exp
     let case = format!("{:?} with {:?}, {:?} by {:?}", settings.ssl_mode, settings.ca_file, expected, settings.url);
     match (Store::connect_postgres(settings.clone()).await, expected) {
         (Ok(store), expected @ (Encrypted | Plain)) => {
-            // As the server sees it: the listening connection, and one of the pool.
+            // As the server sees it: the listening connection and a pooled one.
             store.ping().await.unwrap();
             let seen = server.sql(
                 "postgres",
@@ -69,7 +69,7 @@ async fn each_mode_encrypts_verifies_and_refuses_as_it_says() {
         let expected = if mode == SslMode::Disable { Plain } else { Encrypted };
         check(&server, &database, mode, Some(ours.file()), expected).await;
     }
-    // Nobody vouches for it: no file, or the wrong one.
+    // Not trusted: no file, or the wrong one.
     for mode in [SslMode::VerifyCa, SslMode::VerifyFull] {
         check(&server, &database, mode, None, Refused("database_ca_file")).await;
     }
@@ -79,7 +79,7 @@ async fn each_mode_encrypts_verifies_and_refuses_as_it_says() {
     for mode in [SslMode::Prefer, SslMode::Require] {
         check(&server, &database, mode, None, Encrypted).await;
     }
-    // By name instead of address; and the mode in the URL wins.
+    // By name instead of address; the mode in the URL takes precedence.
     let by_name = server.url(&database).replace("127.0.0.1", "localhost") + "?sslmode=verify-full";
     let named = PostgresSettings { url: Some(by_name), ca_file: Some(ours.file()), ..settings(&server, &database) };
     check_settings(&server, named, Encrypted).await;
@@ -94,7 +94,7 @@ async fn each_mode_encrypts_verifies_and_refuses_as_it_says() {
     server.present(&ours.itself());
     check(&server, &database, SslMode::VerifyCa, Some(ours.file()), Refused("of its own")).await;
 
-    // A server that takes nothing unencrypted.
+    // The server accepts only encrypted connections.
     server.admit("hostssl all all 127.0.0.1/32 scram-sha-256\n");
     check(&server, &database, SslMode::Disable, None, Refused("database_ssl_mode")).await;
     check(&server, &database, SslMode::Prefer, None, Encrypted).await;

@@ -1,14 +1,14 @@
-//! Waking those who wait for changes, in this process and in others.
+//! Waking watchers in this process and in others.
 
 use tokio::sync::watch;
 
-/// Whom a commit wakes, in every process that listens.
+/// Which watchers a commit wakes, in every listening process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     None,
-    /// Those who hold compiled rules.
+    /// Those that keep compiled rules.
     Changes,
-    /// Those who send deliveries.
+    /// Those that send deliveries.
     Work,
     Both,
 }

@@ -1,4 +1,4 @@
-//! Webhooks, whose secrets are sealed in the database.
+//! Webhooks; their secrets are sealed in the database.
 
 use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
@@ -21,7 +21,7 @@ pub(super) const TABLE: &str = "webhooks";
 const LIST: u8 = b'w';
 const COLUMNS: &str = "id, name, url, method, enabled, timeout_ms, headers, auth_type, auth_config, disabled_reason, \
      created_at, updated_at, hidden, int64_as_string, deliveries_given_up";
-/// The fields that sealed values are bound to, with the webhook's id.
+/// Sealed values are bound to these names and the webhook's id.
 const SEALED_FIELD: &str = "auth_config";
 const HIDDEN_FIELD: &str = "hidden";
 
@@ -95,7 +95,7 @@ impl Engine {
                 webhook => webhook?,
             };
             self.record_change(&*tx, || Change::replaced(before.as_ref(), &webhook)).await?;
-            // One that is enabled again makes due what it is owed.
+            // Enabling a webhook makes its backlog due.
             self.commit(tx, Wake::Both, context).await?;
             client.reusable = true;
             Ok(webhook)
@@ -108,7 +108,7 @@ impl Engine {
         self.call(context, async {
             let mut client = self.client(context).await?;
             let tx = client.transaction().await.map_err(failed(context))?;
-            // Waits for those who are about to owe it something or to name it.
+            // Waits for transactions that are about to insert a delivery to it or to use it.
             let Some(id) = find(&*tx, TABLE, key, "FOR UPDATE").await? else {
                 self.commit(tx, Wake::None, context).await?;
                 client.reusable = true;
@@ -222,7 +222,7 @@ impl Engine {
         let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
         let id = find(client, TABLE, key, "FOR UPDATE").await?.ok_or_else(not_found)?;
         refuse_taken(client, TABLE, &new.name, Some(id)).await?;
-        // What was sealed with a lost key can still be written over as a whole.
+        // A webhook sealed with a lost key can still be overwritten as a whole.
         if new.has_masked_secrets() {
             let old = self.webhook_in(client, id).await?.ok_or_else(not_found)?;
             new.restore_masked_secrets(Some(&old.document))?;
@@ -238,7 +238,7 @@ impl Engine {
         let webhook = Webhook {
             id,
             disabled_reason: reason.filter(|_| !new.enabled),
-            // Counted from each time that it is disabled.
+            // Counted from the time it was last disabled.
             deliveries_given_up: if row.get(4) && !new.enabled { 0 } else { row.get::<_, i64>(5) as u64 },
             document: new,
             created_at: timestamp(row.get(1))?,
@@ -294,7 +294,7 @@ impl Engine {
         Ok(())
     }
 
-    /// For the record of its change: nothing when changes are not recorded.
+    /// The previous version for the audit record; `None` if changes are not recorded.
     async fn audited_before(&self, client: &impl GenericClient, id: Uuid) -> Result<Option<Webhook>, StoreError> {
         if !self.is_audited() {
             return Ok(None);
@@ -335,7 +335,7 @@ impl Engine {
     }
 }
 
-/// What was sealed with a lost key can still be written over and deleted.
+/// A webhook sealed with a lost key can still be overwritten and deleted.
 pub(super) fn readable(read: Result<Option<Webhook>, StoreError>) -> Result<Option<Webhook>, StoreError> {
     match read {
         Err(error) if matches!(error.kind, StoreErrorKind::Corrupt | StoreErrorKind::Refused) => Ok(None),
@@ -365,8 +365,8 @@ fn clear(row: &Row) -> Result<Webhook, StoreError> {
     })
 }
 
-/// Fails when stored secrets were sealed with another key, or there are some and no key; leaves a value behind that the
-/// next process is checked with.
+/// Fails if stored secrets were sealed with another key, or if there are some but no key. Stores a value that later
+/// processes check their key with.
 pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), StoreError> {
     let context = "check secrets key";
     engine
@@ -384,8 +384,8 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
                 client.reusable = true;
                 return told.unwrap_or(Ok(()));
             };
-            // A version that had no check value left secrets that tell as well. Of two processes that start at once
-            // one writes the value, and the other is checked with it.
+            // Databases of versions without a check value have sealed secrets to test instead. Of two processes that
+            // start together, one writes the value and the other is checked with it.
             let fits = any_secret.is_none_or(|row| engine.unseal(&row).is_ok());
             if fits || replaced {
                 let on_conflict = if replaced { "UPDATE SET sealed = excluded.sealed" } else { "NOTHING" };
@@ -411,7 +411,7 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
         .await
 }
 
-/// Seals what older versions kept in clear. Without a key it stays so, and the log says it.
+/// Seals secrets that older versions stored in clear text. Without a key they stay, with a warning in the log.
 pub(super) async fn seal_clear_secrets(engine: &Engine) -> Result<(), StoreError> {
     let context = "seal webhook secrets";
     engine
@@ -433,7 +433,7 @@ pub(super) async fn seal_clear_secrets(engine: &Engine) -> Result<(), StoreError
                 }
                 let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1 FOR NO KEY UPDATE");
                 let row = tx.query_opt(&sql, &[&id]).await.map_err(failed(context))?;
-                // What was sealed with a lost key is written anew anyway.
+                // Webhooks sealed with a lost key must be written again anyway.
                 let Some(Ok(webhook)) = row.map(|row| engine.unseal(&row)) else { continue };
                 engine.put(&*tx, &webhook).await?;
             }

@@ -1,13 +1,13 @@
-//! Which parts of a webhook's address and headers are secrets, hiding them, and finding them again.
+//! Finds, masks and restores the secrets in a webhook's URL and headers.
 //!
-//! Invariant: what is masked here can be put back from the stored value, and from nothing else.
+//! Invariant: a masked part can be restored from the stored value, and from nothing else.
 
 use super::secret_text::{is_secret_name, looks_secret};
 
-/// What a secret reads back as; sent back, it keeps the stored one.
+/// What a secret reads back as. Sent back, it keeps the stored secret.
 pub(in crate::store) const MASK: &str = "***";
 
-/// Segments of a path whose next one is a secret, whatever it looks like: `/with/key/hunter2`.
+/// Path segments that are followed by a secret, whatever it looks like: `/with/key/hunter2`.
 const SECRET_SEGMENTS: [&str; 10] = [
     "access-token",
     "access_token",
@@ -20,9 +20,9 @@ const SECRET_SEGMENTS: [&str; 10] = [
     "secret",
     "token",
 ];
-/// Services whose addresses give access by codes too short to look like a secret.
+/// Services whose URLs grant access by codes too short to look secret.
 const HOSTS_OF_SHORT_CODES: [&str; 1] = ["hooks.zapier.com"];
-/// What a header's value begins with when a credential follows.
+/// Prefixes of a header's value that are followed by a credential.
 const SCHEMES: [&str; 15] = [
     "api-key",
     "apikey",
@@ -40,10 +40,10 @@ const SCHEMES: [&str; 15] = [
     "splunk",
     "token",
 ];
-/// Headers whose values are media types: `application/vnd.example.v3.raw+json` is long and has a digit, and is none.
+/// Headers that hold media types: `application/vnd.example.v3.raw+json` is long and has a digit, but is not secret.
 const MEDIA_TYPES: [&str; 2] = ["accept", "content-type"];
 
-/// Whether a header's value is hidden: by the header's name, by an authorization scheme, by a name within, or because it
+/// Whether a header's value is secret: by the header's name, an authorization scheme, a name within it, or because it
 /// looks like a key.
 pub(in crate::store) fn is_secret_header(name: &str, value: &str) -> bool {
     if MEDIA_TYPES.iter().any(|media_type| name.eq_ignore_ascii_case(media_type)) {
@@ -56,19 +56,19 @@ pub(in crate::store) fn is_secret_header(name: &str, value: &str) -> bool {
         || names_secret(value, &['=', ':'])
 }
 
-/// Whether it has a value with a name that says that it gives access: `id=7;token=hunter2`.
+/// Whether it contains a value with a secret name: `id=7;token=hunter2`.
 fn names_secret(text: &str, separators: &[char]) -> bool {
     let mut pairs = text.split([';', ',', '&']).filter_map(|pair| pair.split_once(separators));
     pairs.any(|(name, value)| is_secret_name(name) && !value.trim().is_empty())
 }
 
-/// A URL cut where it may hold secrets: user, segments of the path, parameters of the query.
+/// The parts of a URL that may hold secrets: user, path segments, query parameters.
 struct UrlParts<'u> {
     scheme: &'u str,
     user: Option<&'u str>,
     host: &'u str,
     path: Vec<&'u str>,
-    /// Names with values; what has no `=` is a value without a name.
+    /// Names and values; a parameter without `=` is a value without a name.
     query: Option<Vec<(&'u str, &'u str)>>,
 }
 
@@ -82,7 +82,7 @@ impl<'u> UrlParts<'u> {
         Self { scheme, user, host, path: path.split('/').collect(), query: query.map(parameters) }
     }
 
-    /// Which segments of the path give access.
+    /// The indexes of path segments that are secret.
     fn secret_segments(&self) -> Vec<usize> {
         let host = self.host.split(':').next().unwrap_or_default();
         let short_codes = HOSTS_OF_SHORT_CODES.iter().any(|known| known.eq_ignore_ascii_case(host));
@@ -91,7 +91,7 @@ impl<'u> UrlParts<'u> {
             looks_secret(segment)
                 || names_secret(segment, &['='])
                 || place.checked_sub(1).and_then(|before| self.path.get(before)).is_some_and(names_next)
-                // `/hooks/catch/` is the service's own.
+                // `/hooks/catch/` is the same for all users of the service.
                 || (short_codes && place > 2)
         };
         let segments = self.path.iter().enumerate().filter(|(_, segment)| !segment.is_empty());
@@ -118,7 +118,7 @@ impl<'u> UrlParts<'u> {
     }
 }
 
-/// A name with its value; padded base64 and a key before a stray `=` are a value without a name.
+/// Splits a parameter. Padded base64, and a key before a stray `=`, are values without a name.
 fn parameter(pair: &str) -> (&str, &str) {
     match pair.split_once('=') {
         Some((name, value)) if !looks_secret(name) && (value.is_empty() || value.contains(|c| c != '=')) => {
@@ -128,7 +128,7 @@ fn parameter(pair: &str) -> (&str, &str) {
     }
 }
 
-/// The URL without what gives access: a user, every value of the query, and what looks like a key in the path.
+/// The URL with its secrets masked: the user, all query values, and path segments that look like keys.
 pub(in crate::store) fn masked_url(url: &str) -> String {
     let mut parts = UrlParts::of(url);
     parts.user = parts.user.map(|_| MASK);
@@ -147,8 +147,7 @@ pub(in crate::store) fn has_masked_parts(url: &str) -> bool {
     parts.path.contains(&MASK) || parts.query.iter().flatten().any(|(_, value)| *value == MASK)
 }
 
-/// The URL with the stored parts in the place of the masks: a segment by its place, a parameter by its name. None when
-/// there is none to put there.
+/// Replaces masks by the stored parts: path segments by position, parameters by name. `None` if a part is missing.
 pub(in crate::store) fn restore_url(url: &str, stored: &str) -> Option<String> {
     let (mut cut, old) = (UrlParts::of(url), UrlParts::of(stored));
     for (place, segment) in parts.path.iter_mut().enumerate().filter(|(_, segment)| **segment == MASK) {
@@ -156,7 +155,7 @@ pub(in crate::store) fn restore_url(url: &str, stored: &str) -> Option<String> {
     }
     let mut old: Vec<Option<(&str, &str)>> = old.query.into_iter().flatten().map(Some).collect();
     for (name, value) in parts.query.iter_mut().flatten() {
-        // The first of this name, the next time the second.
+        // Parameters of the same name match in order.
         let found = old.iter_mut().find(|old| old.is_some_and(|(old_name, _)| old_name == *name));
         let found = found.and_then(Option::take);
         if *value == MASK {
@@ -166,7 +165,7 @@ pub(in crate::store) fn restore_url(url: &str, stored: &str) -> Option<String> {
     Some(parts.join())
 }
 
-/// Whether a request to the one may carry what was given for the other: same scheme, host and port.
+/// Whether a request to one URL may carry secrets given for the other: same scheme, host and port.
 pub(in crate::store) fn same_origin(one: &str, other: &str) -> bool {
     match (url::Url::parse(one), url::Url::parse(other)) {
         (Ok(one), Ok(other)) => one.origin() == other.origin(),
@@ -203,7 +202,7 @@ mod tests {
         }
     }
 
-    /// The forms that these services document, with keys of their kind.
+    /// URL formats from these services' documentation, with keys of their kind.
     #[test]
     fn addresses_of_known_services_do_not_show_their_keys() {
         for (url, masked) in [

@@ -1,4 +1,4 @@
-//! Secrets of webhooks: recognizing and masking them, and sealing them at rest.
+//! Recognizing, masking and sealing the secrets of webhooks.
 
 mod masking;
 mod sealer;

@@ -1,8 +1,8 @@
-//! Sealing webhook secrets at rest: AES-256-GCM, a fresh random nonce for every value.
+//! Seals webhook secrets at rest: AES-256-GCM with a fresh random nonce for every value.
 //!
-//! Format of a sealed value: one version byte (1), the nonce (12 bytes), the ciphertext with
-//! its tag (16 bytes). The associated data is the webhook's id and the field's name, so that
-//! a value cannot be moved to another webhook. Knows nothing of where the values are kept.
+//! Format of a sealed value: one version byte (1), the nonce (12 bytes), the ciphertext with its tag (16 bytes). The
+//! associated data is the webhook's id and the field's name, so that a value cannot be moved to another webhook. Does
+//! not know where the values are stored.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -20,7 +20,7 @@ use crate::store::error::{StoreError, StoreErrorKind};
 pub(in crate::store) const KEY_FILE: &str = "secrets.key";
 const KEY_BYTES: usize = 32;
 const VERSION: u8 = 1;
-/// What the check value is bound to, and holds.
+/// The name and the content of the check value.
 const CHECK_FIELD: &str = "secrets_check";
 
 pub(in crate::store) struct Sealer {
@@ -29,7 +29,7 @@ pub(in crate::store) struct Sealer {
 }
 
 impl Sealer {
-    /// Takes the given key.
+    /// Uses the given key.
     pub(in crate::store) fn given(text: &str) -> Result<Self, StoreError> {
         let bytes = parse_key(text).ok_or_else(|| {
             let detail = "the secrets key is not 32 bytes as base64 or hex";
@@ -38,7 +38,7 @@ impl Sealer {
         Self::of(&bytes)
     }
 
-    /// Takes the given key, or the one in `dir`, which is made when there is none and nothing is `sealed` yet.
+    /// Uses the given key, or the one in `dir`, which is created if it is missing and nothing is `sealed` yet.
     pub(in crate::store) fn open(dir: &Path, given: Option<&str>, sealed: u64) -> Result<Self, StoreError> {
         match given {
             Some(text) => Self::given(text),
@@ -64,17 +64,17 @@ impl Sealer {
         Ok(sealed)
     }
 
-    /// A value that only this key opens; see [`Self::opens`].
+    /// A value that only this key decrypts; see [`Self::opens`].
     pub(in crate::store) fn check_value(&self) -> Result<Vec<u8>, StoreError> {
         self.seal(Uuid::nil(), CHECK_FIELD, CHECK_FIELD.as_bytes().to_vec())
     }
 
-    /// Whether the check value was made with this key.
+    /// Whether the check value was sealed with this key.
     pub(in crate::store) fn opens(&self, check_value: Vec<u8>) -> bool {
         self.unseal(Uuid::nil(), CHECK_FIELD, check_value, "").is_ok()
     }
 
-    /// `Corrupt`, naming the webhook, when the key is another one or the bytes were changed.
+    /// Fails with `Corrupt`, naming the webhook, if the key is wrong or the bytes were changed.
     pub(in crate::store) fn unseal(
         &self,
         id: Uuid,
@@ -102,7 +102,7 @@ impl Sealer {
     }
 }
 
-/// The start with another key than the one that the secrets at hand were sealed with.
+/// The process was started with a key other than the one that sealed the stored secrets.
 pub(in crate::store) fn wrong_key() -> StoreError {
     let detail = "secrets_key is not the key that the stored webhook secrets were encrypted with: set that one; if it is \
                   lost, set secrets_key_replaced = true once, and write every webhook with secrets again";
@@ -152,7 +152,7 @@ fn read_or_create_key(dir: &Path, random: &SystemRandom, sealed: u64) -> Result<
     }
 }
 
-/// Writes a new key beside its place and links it there: whole or not at all, and never over another.
+/// Writes the key to a temporary file and links it into place: complete or not at all, and never over another.
 fn create_key(dir: &Path, path: &Path, random: &SystemRandom) -> Result<[u8; KEY_BYTES], StoreError> {
     let mut key = [0; KEY_BYTES];
     random.fill(&mut key).map_err(|_| unusable("draw secrets key"))?;
@@ -166,7 +166,7 @@ fn create_key(dir: &Path, path: &Path, random: &SystemRandom) -> Result<[u8; KEY
         File::open(dir)?.sync_all()
     })();
     written.map(|()| key).map_err(|error| {
-        // Best effort: a temporary file that stays holds a key that nothing was sealed with.
+        // Best effort: a leftover temporary file holds a key that nothing was sealed with.
         let _ = std::fs::remove_file(&temporary);
         let detail = format!("{}: {error}", path.display());
         StoreError::caused(StoreErrorKind::Unavailable, "create secrets key", detail)

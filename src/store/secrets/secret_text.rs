@@ -1,37 +1,37 @@
-//! Whether a text looks like a key or a token, for want of a name that says it.
+//! Whether a text looks like a key or a token, when no name says so.
 //!
-//! Invariant: in doubt it does. A masked word costs its reader little, a shown key costs its owner the key.
+//! Invariant: when in doubt, it does. Masking a word costs its reader little; showing a key costs its owner the key.
 
-/// Parts of a name that say that its value gives access.
+/// Parts of a name whose value is secret.
 const SECRET_WORDS: [&str; 11] =
     ["auth", "bearer", "cookie", "cred", "key", "pass", "secret", "session", "signature", "token", "pwd"];
-/// The same, where they are a whole word of the name: `design` has nothing to do with `sig`.
+/// The same, but only as a whole word: `design` has nothing to do with `sig`.
 const SECRET_WHOLE_WORDS: [&str; 8] = ["csrf", "hmac", "jwt", "otp", "pat", "pin", "sig", "xsrf"];
-/// A word of letters and digits this long is taken for a secret wherever it stands.
+/// A word of letters and digits with at least this length counts as secret anywhere.
 const WORD_CHARS_MIN: usize = 20;
-/// The same without a `-`, `_` or the like within.
+/// The same for a part without `-`, `_` and the like.
 const MIXED_PART_CHARS_MIN: usize = 16;
-/// No ordinary word has so many letters in one case.
+/// No ordinary word has more letters in one case.
 const ORDINARY_CHARS_MAX: usize = 23;
-/// No ordinary word has so many consonants in a row.
+/// No ordinary word has more consonants in a row.
 const CONSONANTS_MAX: usize = 4;
 /// Capitals in a row within an ordinary word: `OAuthCallbackURL`.
 const CAPITALS_MAX: usize = 5;
 
-/// Whether what bears this name gives access.
+/// Whether a value with this name is secret.
 pub(in crate::store) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| name.contains(word))
         || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| SECRET_WHOLE_WORDS.contains(&word))
 }
 
-/// Whether any word of the text could be a key, a token or a UUID. Percent-encoding hides nothing.
+/// Whether any word of the text could be a key, a token or a UUID. Percent-encoding is decoded.
 pub(in crate::store) fn looks_secret(text: &str) -> bool {
     let text = decoded(text);
     text.split(|c: char| !(c.is_ascii_alphanumeric() || is_joint(c))).any(word_looks_secret)
 }
 
-/// What joins the parts of one word, of a UUID and of URL-safe base64 too.
+/// Characters that join the parts of one word, of UUIDs and URL-safe base64 too.
 fn is_joint(c: char) -> bool {
     matches!(c, '-' | '_' | '.' | '~' | '+')
 }
@@ -42,7 +42,7 @@ fn decoded(text: &str) -> String {
     for piece in pieces {
         let code = piece.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
         match code {
-            // What is not ASCII is a separator either way.
+            // A non-ASCII character is a separator either way.
             Some(code) => {
                 decoded.push(char::from(code));
                 decoded.push_str(&piece[2..]);
@@ -64,7 +64,7 @@ fn word_looks_secret(word: &str) -> bool {
         })
 }
 
-/// Of letters and digits.
+/// Has both letters and digits.
 fn is_mixed(text: &str) -> bool {
     text.bytes().any(|byte| byte.is_ascii_digit()) && text.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
@@ -73,8 +73,8 @@ fn has_both_cases(text: &str) -> bool {
     text.bytes().any(|byte| byte.is_ascii_lowercase()) && text.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
-/// `notification`, `NOTIFICATION`, `customerNotificationsCreated`: letters as languages put them together. Of random
-/// letters of both cases, next to none have such humps.
+/// `notification`, `NOTIFICATION`, `customerNotificationsCreated`: letters as natural languages combine them. Hardly
+/// any random mixed-case letters have this shape.
 fn is_ordinary(part: &str) -> bool {
     if !has_both_cases(part) {
         return is_pronounceable(part);

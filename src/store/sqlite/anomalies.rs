@@ -14,7 +14,7 @@ use crate::store::error::StoreError;
 use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'e';
-/// Anomaly events forgotten in one transaction.
+/// Anomaly events deleted in one transaction.
 const DELETE_ROWS_MAX: i64 = 1_000;
 
 impl Engine {
@@ -55,10 +55,10 @@ impl Engine {
             let forgotten = self
                 .write(Wake::None, context, move |connection| {
                     let now = now_ms();
-                    // Behind one of a clock that was far ahead nothing would be forgotten.
+                    // Events from a clock that was far ahead would block the deletion of all behind them.
                     let ahead = "UPDATE anomaly_events SET detected_at = ?1 WHERE detected_at > ?1 + ?2 AND seq IN
                                      (SELECT seq FROM anomaly_events ORDER BY seq LIMIT ?3)";
-                    // The oldest only, as they were recorded in about the order of their detection.
+                    // Only the oldest: they were recorded roughly in order of detection.
                     let old = "DELETE FROM anomaly_events WHERE detected_at < ?1 AND seq IN
                                    (SELECT seq FROM anomaly_events ORDER BY seq LIMIT ?2)";
                     connection
@@ -139,7 +139,7 @@ pub(super) fn put_state(connection: &Connection, state: &AnomalyState) -> rusqli
     Ok(())
 }
 
-/// The state under the key of `written`.
+/// The stored state with the key of `written`.
 pub(super) fn find_state(connection: &Connection, written: &AnomalyState) -> rusqlite::Result<Option<AnomalyState>> {
     let mut statement = connection.prepare_cached(
         "SELECT config_id, app_id, group_value, version, window, cooldown_until_ms, updated_at_ms

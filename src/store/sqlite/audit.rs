@@ -20,7 +20,7 @@ use crate::store::page::{Page, PageRequest};
 
 const LIST: u8 = b'u';
 
-/// Records changes in the transactions that make them, when somebody is known who asks for them.
+/// Records changes in their transactions if there is a caller.
 pub(super) struct Auditor(Option<Arc<Caller>>);
 
 impl Auditor {
@@ -31,7 +31,7 @@ impl Auditor {
         }
     }
 
-    /// What is asked for when changes are recorded only.
+    /// Reads the previous version, only if changes are recorded.
     pub(super) fn before<T>(
         &self,
         read: impl FnOnce() -> Result<Option<T>, StoreError>,
@@ -67,7 +67,7 @@ impl Engine {
         self.write(Wake::None, context, move |connection| {
             let sql = "SELECT document FROM audit WHERE seq = ?1";
             let found = connection.query_row(sql, [id], |row| entry(row, 0)).optional().map_err(failed(context))?;
-            // Forgotten by now, maybe.
+            // It may have been deleted.
             let Some(found) = found else { return Ok(()) };
             let settled = AuditEntry { outcome, after: after.or(found.after), ..found };
             let document = serde_json::to_string(&settled).map_err(damaged).map_err(failed(context))?;

@@ -1,11 +1,11 @@
-//! Deliveries wait as long as they are meant to, however the wall clock is set.
+//! Deliveries wait as long as intended, however the wall clock is set.
 //!
-//! Due times are times of the wall clock: they survive a restart, and people read them. When that clock is set back,
-//! what was due in a second would be due in hours; when it is set forward, a request that is on its way seems
-//! abandoned. So the writer compares the wall clock with the monotonic one before each transaction.
+//! Due times use the wall clock: they survive a restart, and people read them. When it is set back, a delivery due in a
+//! second would be due in hours; when it is set forward, a request in flight seems abandoned. So the writer compares
+//! the wall clock with the monotonic one before each transaction.
 //!
-//! Invariant: no due time that has passed is moved. It tells how long a disabled webhook has been owed the delivery, and
-//! each step and each restart would add to that age.
+//! Invariant: a due time in the past is never moved. It tells how long a delivery has waited for a disabled webhook,
+//! and each step or restart would add to that age.
 
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -15,8 +15,8 @@ pub(super) fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
-/// Moves due times along with the wall clock, which was set by `step_ms` and shows `now_ms`. An attempt that comes early
-/// does no harm, so forwards only claims move.
+/// Moves due times with the wall clock, which was set by `step_ms` and now shows `now_ms`. An early attempt does no
+/// harm, so a forward step moves only claims.
 pub(super) fn shift_due_times(connection: &Connection, now_ms: i64, step_ms: i64) -> rusqlite::Result<()> {
     let moved = match step_ms {
         0 => return Ok(()),
@@ -34,8 +34,8 @@ pub(super) fn shift_due_times(connection: &Connection, now_ms: i64, step_ms: i64
     Ok(())
 }
 
-/// The same for a clock that was set back while nothing ran. What lies in the future tells by how much: a delivery that
-/// was not tried is due since it is owed, and a retry is due so long after the attempt. Does nothing the second time.
+/// The same for a clock that was set back while no process ran. Future times tell how far: an untried delivery is due
+/// since it was created, and a retry is due a known time after its attempt. Idempotent.
 pub(super) fn shift_due_times_since_last_run(connection: &Connection) -> rusqlite::Result<()> {
     let sql = "UPDATE deliveries SET last_attempt_at = min(?1, last_attempt_at),
                    due_at = min(due_at, ?1 + CASE WHEN attempts = 0 THEN 0 ELSE max(0, due_at - last_attempt_at) END)

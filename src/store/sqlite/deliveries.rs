@@ -1,4 +1,4 @@
-//! Deliveries: claimed under a lease, finished, listed, tried again by hand, forgotten.
+//! Deliveries: claim under a lease, finish, list, retry and delete.
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -22,7 +22,7 @@ const LIST: u8 = b'd';
 const COLUMNS: &str = "seq, id, webhook_id, rule_id, anomaly_config_id, event_id, payload, status, attempts, \
      max_attempts, due_at, last_attempt_at, last_error, last_status_code, created_at, finished_at";
 
-/// Deliveries forgotten in one transaction, so that nobody waits long behind it.
+/// Deliveries deleted in one transaction, so that others do not wait long for it.
 const DELETE_ROWS_MAX: i64 = 1_000;
 
 impl Engine {
@@ -153,7 +153,7 @@ impl Engine {
         .await
     }
 
-    /// Forgets what ended long ago; answers how many.
+    /// Deletes deliveries that ended long ago; returns how many.
     pub(super) async fn delete_expired_deliveries(&self) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         for (status, retention_ms) in RETENTION_MS {
@@ -172,13 +172,13 @@ impl Engine {
     }
 }
 
-/// Makes due what a process that died had claimed: this process is the only one that claims.
+/// Makes deliveries due that a dead process had claimed: only this process claims.
 pub(super) fn release_leases(connection: &Connection) -> Result<(), StoreError> {
     let sql = "UPDATE deliveries SET status = 'pending', due_at = ?1 WHERE status = 'in_progress'";
     let released =
         clock::shift_due_times_since_last_run(connection).and_then(|()| connection.execute(sql, [now_ms()]).map(drop));
     match released.map_err(failed("release leases")) {
-        // They end by themselves: a full disk need not keep the process from starting.
+        // The leases expire by themselves, so a full disk need not prevent the start.
         Err(error) if error.kind == StoreErrorKind::Full => {
             tracing::warn!("the disk is full; deliveries of the last run are sent when their leases end");
             Ok(())
@@ -187,7 +187,7 @@ pub(super) fn release_leases(connection: &Connection) -> Result<(), StoreError> 
     }
 }
 
-/// Ends what a webhook is still owed.
+/// Cancels a webhook's open deliveries.
 pub(super) fn cancel_open_deliveries(connection: &Connection, webhook: Uuid, now: i64) -> rusqlite::Result<usize> {
     connection.execute(
         "UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = ?2, last_error = 'webhook was deleted'
@@ -201,10 +201,10 @@ fn disabled(connection: &Connection) -> rusqlite::Result<Vec<Uuid>> {
     statement.query_map([], |row| Ok(uuid(row.get(0)?)))?.collect()
 }
 
-/// Deletes the oldest of what a disabled webhook is owed beyond the bound; answers how many.
+/// Deletes a disabled webhook's oldest deliveries beyond the limit; returns how many.
 pub(super) fn delete_beyond_limit(connection: &Connection, webhook: Uuid, backlog_max: u64) -> rusqlite::Result<u64> {
     let backlog_max = i64::try_from(backlog_max).unwrap_or(i64::MAX);
-    // What is counted stands in the index. A request of before may still be on its way.
+    // The index alone answers the count. A request of an earlier claim may still be in flight.
     let mut delete = connection.prepare_cached(
         "DELETE FROM deliveries WHERE seq IN
              (SELECT seq FROM deliveries WHERE webhook_id = ?1 AND due_at IS NOT NULL
@@ -215,7 +215,7 @@ pub(super) fn delete_beyond_limit(connection: &Connection, webhook: Uuid, backlo
     count_abandoned(connection, webhook, deleted)
 }
 
-/// Cancels what has been due for a disabled webhook for longer than that; answers how many.
+/// Cancels deliveries that have been due for a disabled webhook for longer than `age_ms`; returns how many.
 fn cancel_older(connection: &Connection, webhook: Uuid, age_ms: i64) -> rusqlite::Result<u64> {
     let mut cancel = connection.prepare_cached(
         "UPDATE deliveries SET status = 'cancelled', due_at = NULL, finished_at = ?3, last_error = ?4 WHERE seq IN
@@ -237,7 +237,7 @@ fn count_abandoned(connection: &Connection, webhook: Uuid, count: usize) -> rusq
 
 fn claim(connection: &Connection, limits: &ClaimLimits) -> rusqlite::Result<Vec<Delivery>> {
     let now = now_ms();
-    // Each webhook's own oldest: no webhook's pile is walked over.
+    // The oldest of each webhook, so that no webhook's backlog is scanned.
     let mut due: Vec<(usize, i64, i64)> = Vec::new();
     let mut webhooks = connection.prepare_cached("SELECT id FROM webhooks WHERE enabled")?;
     let mut oldest = connection.prepare_cached(
@@ -256,7 +256,7 @@ fn claim(connection: &Connection, limits: &ClaimLimits) -> rusqlite::Result<Vec<
             }
         }
     }
-    // Everybody's first, then everybody's second.
+    // Every webhook's first, then every webhook's second.
     due.sort_unstable();
     due.truncate(limits.deliveries);
 
@@ -280,7 +280,7 @@ fn claim(connection: &Connection, limits: &ClaimLimits) -> rusqlite::Result<Vec<
 
 fn finish(connection: &Connection, outcome: &DeliveryOutcome) -> rusqlite::Result<()> {
     let pending = outcome.status == DeliveryStatus::Pending;
-    // What was cancelled or has ended in the meantime stays so, unless it did arrive.
+    // A delivery that was cancelled or ended in the meantime stays so, unless this attempt delivered it.
     let mut statement = connection.prepare_cached(
         "UPDATE deliveries SET status = ?2, attempts = ?3, last_attempt_at = ?4, due_at = ?5, last_status_code = ?6,
              last_error = ?7, finished_at = ?8
@@ -356,7 +356,7 @@ fn retry(connection: &Connection, id: Uuid) -> Result<Delivery, StoreError> {
 
 fn retry_all(connection: &Connection, filter: &RetryFilter) -> rusqlite::Result<u64> {
     let mut retried = 0;
-    // Status by status: each finds its index.
+    // By status, so that each query finds its index.
     for status in filter.status_texts() {
         retried += connection
             .prepare_cached(
@@ -379,9 +379,10 @@ fn retry_all(connection: &Connection, filter: &RetryFilter) -> rusqlite::Result<
     Ok(retried)
 }
 
-/// Looks only at the oldest of a status: what ended first was mostly created first, and the rest has its turn later.
+/// Scans only the oldest of a status: those that ended first were mostly created first, and the rest follows in later
+/// calls.
 fn delete_expired(connection: &Connection, status: DeliveryStatus, before: i64) -> rusqlite::Result<usize> {
-    // Behind an end that is yet to come, since the clock was set back, nothing would be forgotten.
+    // End times in the future, from before the clock was set back, would block the deletion of all behind them.
     connection.execute(
         "UPDATE deliveries SET finished_at = ?2 WHERE finished_at > ?2 AND seq IN
              (SELECT seq FROM deliveries WHERE status = ?1 ORDER BY seq LIMIT ?3)",

@@ -181,7 +181,7 @@ pub(super) fn replace<D: Document>(
     Ok(new.stored(id, Faults::default(), created, updated))
 }
 
-/// Turns names into ids in place; naming a webhook twice is naming it once.
+/// Replaces names by ids in place and removes duplicates.
 fn resolve(connection: &Connection, actions: &mut Actions) -> Result<Vec<Uuid>, StoreError> {
     let (mut ids, mut unknown) = (Vec::with_capacity(actions.webhooks.len()), Vec::new());
     for (index, key) in actions.webhooks.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What a batch of events caused, committed with the messages that it consumed.
+//! The effects of a batch of events, committed with the messages that it consumed.
 
 use std::collections::HashMap;
 
@@ -75,7 +75,7 @@ impl Engine {
     }
 }
 
-/// Why the effects cannot be written, if so. There is one writer, so what is found here holds until they are.
+/// Why the effects cannot be written, if so. There is one writer, so the answer holds until they are.
 fn conflict(connection: &Connection, effects: &Effects) -> rusqlite::Result<Option<RecordOutcome>> {
     let consumed = consumed(connection, &effects.consumer, &effects.causes)?;
     let mut states = Vec::new();
@@ -88,7 +88,7 @@ fn conflict(connection: &Connection, effects: &Effects) -> rusqlite::Result<Opti
     Ok((moved || !consumed.is_empty()).then_some(RecordOutcome::Conflict { consumed, states }))
 }
 
-/// Those of the causes whose effects are committed.
+/// The causes whose effects are committed.
 fn consumed(connection: &Connection, consumer: &str, causes: &[Cause]) -> rusqlite::Result<Vec<Cause>> {
     let mut entries = connection.prepare_cached(
         "SELECT sequence, published_at_ms FROM consumed_up_to WHERE consumer = ?1
@@ -111,7 +111,7 @@ fn consumed(connection: &Connection, consumer: &str, causes: &[Cause]) -> rusqli
     Ok(found)
 }
 
-/// Answers how many deliveries were given up for the new ones.
+/// Returns how many deliveries were abandoned for the new ones.
 fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
     let mut mark =
         connection.prepare_cached("INSERT INTO consumed (consumer, sequence, published_at_ms) VALUES (?1, ?2, ?3)")?;
@@ -149,8 +149,8 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
     Ok(given_up)
 }
 
-/// Makes one entry of what is recorded and acknowledged. An entry that lies ahead of it stays: it is of messages that
-/// the stream has lost since, whose sequences it gives away once more.
+/// Merges acknowledged records into one. A record further ahead stays: it covers messages that the stream has since
+/// lost, and whose sequences it reuses.
 fn merge_consumed(connection: &Connection, consumer: &str, acknowledged: Cause) -> rusqlite::Result<()> {
     let (floor, asked_ms) = (acknowledged.sequence as i64, acknowledged.published_at_ms);
     let run = |sql, values: &[&dyn ToSql]| connection.prepare_cached(sql)?.execute(values);
@@ -176,13 +176,13 @@ fn merge_consumed(connection: &Connection, consumer: &str, acknowledged: Cause) 
     run(forget, &[&consumer, &floor, &latest]).map(drop)
 }
 
-/// None when there is no such webhook.
+/// `None` if there is no such webhook.
 fn webhook_enabled(connection: &Connection, id: Uuid) -> rusqlite::Result<Option<bool>> {
     let mut statement = connection.prepare_cached("SELECT enabled FROM webhooks WHERE id = ?1")?;
     statement.query_row([id.into_bytes()], |row| row.get(0)).optional()
 }
 
-/// A webhook that was deleted since its rule was compiled leaves a cancelled delivery behind, not one that waits forever.
+/// If a webhook was deleted since its rule was compiled, the delivery is cancelled instead of waiting forever.
 fn insert_delivery(connection: &Connection, new: &NewDelivery, webhook: bool, now: i64) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO deliveries (id, webhook_id, rule_id, anomaly_config_id, event_id, payload, status, attempts,

@@ -18,7 +18,7 @@ use crate::store::status::StoreStatus;
 #[derive(Clone)]
 pub(in crate::store) struct Engine(
     pub(super) Arc<Shared>,
-    /// On whose behalf it changes what is stored.
+    /// The caller on whose behalf changes are made.
     pub(super) Option<Arc<Caller>>,
 );
 
@@ -33,19 +33,19 @@ pub(super) struct Shared {
     pub(super) work: Arc<watch::Sender<u64>>,
 }
 
-/// Whom a commit wakes.
+/// Which watchers a commit wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     None,
-    /// Those who hold compiled rules.
+    /// Those that keep compiled rules.
     Changes,
-    /// Those who send deliveries.
+    /// Those that send deliveries.
     Work,
     Both,
 }
 
 impl Engine {
-    /// What the file has lost, until that is acknowledged.
+    /// Losses of the file, until they are acknowledged.
     pub(in crate::store) fn warning(&self) -> (&'static str, Option<String>) {
         ("store_lost", crate::base::sqlite::losses(self.0.health.path()))
     }
@@ -58,7 +58,7 @@ impl Engine {
         self.0.work.subscribe()
     }
 
-    /// Runs a use case on the writer thread and answers when it is on the disk.
+    /// Runs a use case on the writer thread; returns once it is on disk.
     pub(super) async fn write<T, F>(&self, wake: Wake, context: &'static str, run: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -67,7 +67,7 @@ impl Engine {
         self.write_waking(context, run, move |_| wake).await
     }
 
-    /// As [`Self::write`], when only the outcome tells whom it wakes.
+    /// As [`Self::write`], when the outcome decides which watchers it wakes.
     pub(super) async fn write_waking<T, F, W>(&self, context: &'static str, run: F, wake: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -110,7 +110,7 @@ impl Engine {
         reading.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))?
     }
 
-    /// Fails when what is stored would not be found again, or nothing can be stored.
+    /// Fails if a restart would not find the stored data, or if nothing can be stored.
     pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
         let (context, health) = ("check store files", self.0.health.clone());
         let asked = tokio::task::spawn_blocking(move || health.check());
@@ -150,13 +150,13 @@ impl Engine {
     }
 
     pub(in crate::store) async fn close(&self) {
-        // Readers first: the last connection to close tidies the file up.
+        // Readers first: the last connection to close checkpoints the file.
         self.0.reading.close();
         let shared = self.0.clone();
         let closing = tokio::task::spawn_blocking(move || {
             shared.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
             let writer = shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // A full queue only means that the writer has yet to come to the command.
+            // A full queue only means that the writer is not there yet.
             if let Some(writer) = writer
                 && (shared.commands.blocking_send(Command::Close).is_err() | writer.join().is_err())
             {
@@ -170,7 +170,7 @@ impl Engine {
 }
 
 impl Drop for Shared {
-    /// Ends the writer of a store that nobody closed: without a sender its queue ends.
+    /// Ends the writer of a store that was not closed: its queue ends without a sender.
     fn drop(&mut self) {
         self.commands = mpsc::channel(1).0;
         let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();

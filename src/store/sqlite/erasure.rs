@@ -1,4 +1,4 @@
-//! Erases what is of a person: found by a reader, judged again and deleted by the writer, which overwrites what it deletes.
+//! Erases a person's data: a reader finds rows, and the writer checks them again, deletes and overwrites them.
 
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
@@ -10,13 +10,13 @@ use crate::event::Person;
 use crate::store::erasure::{ErasedRecords, ErasedRows, TimeBudget};
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// Rows that are looked at by one read; each is in memory alone.
+/// Rows scanned in one read, one in memory at a time.
 const SCAN_ROWS_MAX: i64 = 20_000;
-/// Rows that are deleted in one transaction.
+/// Rows deleted in one transaction.
 const DELETE_ROWS_MAX: usize = 500;
 const CONTEXT: &str = "erase person";
 
-/// A table, and the column by which a row is somebody's.
+/// A table, and the column whose content identifies the person.
 #[derive(Clone, Copy)]
 struct Table {
     select: &'static str,
@@ -40,7 +40,7 @@ const OUTBOX: Table = Table {
     delete: "DELETE FROM outbox WHERE seq = ?1",
 };
 
-/// Those of the rows that are the person's, and the last one that was looked at; none when there was no row.
+/// The person's rows, and the last row that was scanned; `None` if there was none.
 struct Scan {
     found: Vec<i64>,
     last: Option<i64>,
@@ -115,7 +115,7 @@ fn scan(connection: &Connection, select: &str, after: i64, person: &Person) -> r
     Ok(scan)
 }
 
-/// A sequence may have been given to another row meanwhile.
+/// The sequence may have been reused in the meantime.
 fn delete(connection: &Connection, table: Table, found: &[i64], person: &Person) -> rusqlite::Result<u64> {
     let mut find = connection.prepare_cached(table.find)?;
     let mut delete = connection.prepare_cached(table.delete)?;

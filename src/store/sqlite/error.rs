@@ -3,10 +3,10 @@
 use crate::base::sqlite::{Fault, explain, fault};
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// The exit code of a process that cannot know what its disk holds (EX_IOERR).
+/// The exit code when the state of the disk is unknown (EX_IOERR).
 const EXIT_IO_ERROR: i32 = 74;
 
-/// Turns an error of SQLite into the store's own; ends the process when an fsync failed.
+/// Converts an error of SQLite; exits the process if an fsync failed.
 pub(super) fn failed(context: &'static str) -> impl Fn(rusqlite::Error) -> StoreError + Copy {
     move |error| {
         stop_at_fsync_fault(&error, context);
@@ -36,12 +36,12 @@ pub(super) fn fault_kind(error: &rusqlite::Error) -> StoreErrorKind {
     }
 }
 
-/// Stored bytes that do not read as what they were written as.
+/// Stored bytes that cannot be decoded.
 pub(super) fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Null, error.into())
 }
 
-/// A failure of the file, in words.
+/// A failure of the file, as text.
 #[derive(Debug)]
 pub(super) struct FileFault {
     pub(super) fault: Fault,

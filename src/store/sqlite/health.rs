@@ -1,6 +1,6 @@
 //! Whether the store's file can be written, read and found again.
 //!
-//! Writing and reading show failures; they are kept here for whoever asks while nothing is written or read.
+//! Failures show on writes and reads; they are remembered here for checks in between.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ pub(super) struct Health {
     watch: Watch,
     /// Why the last group was not stored.
     refused: Mutex<Option<String>>,
-    /// The first damage that was met.
+    /// The first damage that was found.
     damage: Mutex<Option<String>>,
 }
 
@@ -27,12 +27,12 @@ impl Health {
         &self.path
     }
 
-    /// Fails when a restart would not find the files that are open.
+    /// Fails if a restart would not find the files that are open.
     pub(super) fn check_files(&self) -> Result<(), String> {
         self.watch.check()
     }
 
-    /// Whether the last group was stored.
+    /// Records whether the last group was stored.
     pub(super) fn record_group(&self, refusal: Option<String>) {
         let mut refused = lock(&self.refused);
         if let (None, Some(reason)) = (&*refused, &refusal) {
@@ -45,7 +45,7 @@ impl Health {
         lock(&self.refused).is_some()
     }
 
-    /// Names the file in an error of it, and remembers damage.
+    /// Adds the file's path to an error, and remembers damage.
     pub(super) fn describe(&self, error: StoreError, context: &'static str) -> StoreError {
         let Some(found) = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<FileFault>())
         else {
@@ -58,7 +58,7 @@ impl Health {
         StoreError::caused(error.kind.clone(), context, text)
     }
 
-    /// Fails when what is stored would not be found again, when a page is damaged, or when the disk takes no writes.
+    /// Fails if a restart would not find the stored data, a page is damaged, or the disk takes no writes.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let failed = |kind| move |text: String| StoreError::caused(kind, "check store files", text);
         self.check_files().map_err(failed(StoreErrorKind::Unavailable))?;

@@ -58,7 +58,7 @@ impl Engine {
                     id,
                     app_id: new.app_id,
                     name: new.name,
-                    // As it will be read.
+                    // As it will be read back.
                     expires_at: expires_at_ms.map(timestamp).transpose().map_err(failed(context))?,
                     limits,
                     last_used_at: None,
@@ -122,7 +122,7 @@ impl Engine {
         let context = "read revoked keys";
         self.read(context, move |connection| {
             let read = || {
-                // One statement, so that both are of the same moment.
+                // One statement, so that both are from the same snapshot.
                 let sql = "SELECT s.version, r.hash FROM api_keys_state s LEFT JOIN revoked_keys r ON r.version > ?1";
                 let mut statement = connection.prepare_cached(sql)?;
                 let mut rows = statement.query([i64::try_from(since).unwrap_or(i64::MAX)])?;

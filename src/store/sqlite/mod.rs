@@ -1,7 +1,7 @@
 //! The store in one SQLite file.
 //!
-//! Invariants: one thread writes; what a method answered is on the disk; readers see the
-//! last commit. An fsync that failed ends the process, since nobody knows then what is stored.
+//! Invariants: a single thread writes; a method returns once its change is on disk; readers see the last commit. A
+//! failed fsync ends the process, because it is unknown what is stored.
 
 mod anomalies;
 mod audit;

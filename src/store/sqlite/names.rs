@@ -7,7 +7,7 @@ use super::error::failed;
 use super::row::uuid;
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// The id behind an id or a name. An id wins over a name that looks like one.
+/// The id for an id or a name. An id takes precedence over a name that looks like one.
 pub(super) fn find(connection: &Connection, table: &str, key: &str) -> Result<Option<Uuid>, StoreError> {
     let context = "find document";
     let by = |column: &str, value: &dyn rusqlite::ToSql| {
@@ -22,7 +22,7 @@ pub(super) fn find(connection: &Connection, table: &str, key: &str) -> Result<Op
     by("name", &key).map_err(failed(context))
 }
 
-/// Refuses a name that another document of the table has.
+/// Refuses a name that another row of the table has.
 pub(super) fn refuse_taken(
     connection: &Connection,
     table: &str,

@@ -17,11 +17,11 @@ use crate::store::secrets::Sealer;
 use crate::store::settings::SqliteSettings;
 
 const LOCK_NAME: &str = "store.lock";
-/// Connections that read beside the writer.
+/// Connections for reads.
 const READERS: usize = 3;
-/// Statements that a connection keeps prepared.
+/// Prepared statements cached per connection.
 const PREPARED_STATEMENTS_MAX: usize = 64;
-/// What the write-ahead log keeps of the disk once a burst is copied into the file.
+/// The size that the write-ahead log is truncated to after a burst, in bytes.
 const LOG_BYTES_KEPT: i64 = 8 * 1024 * 1024;
 
 impl Engine {
@@ -42,7 +42,7 @@ impl Engine {
         let mut connection = open_writer(&path).map_err(named)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(named)?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT).map_err(named)?;
-        // It holds what people did and what lets others in: what is deleted is gone.
+        // The file holds personal data and credentials: deleted rows are overwritten.
         connection.pragma_update(None, "secure_delete", true).map_err(named)?;
         connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS_MAX);
         schema::migrate(&mut connection, &path)?;
@@ -90,8 +90,8 @@ impl Engine {
     }
 }
 
-/// Takes the directory for this process: another one would release the leases and miss the changes of this one.
-/// The lock lasts as long as the file is open, so a process that died holds nothing.
+/// Locks the directory for this process: another one would release its leases and miss its changes. The lock lasts
+/// while the file is open, so a dead process holds none.
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(LOCK_NAME);
     let refused = |error: TryLockError| {

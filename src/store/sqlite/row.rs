@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::error::damaged;
 
-/// A stored time; what is out of range can only be damage.
+/// A stored time; one out of range means damage.
 pub(super) fn timestamp(ms: i64) -> rusqlite::Result<Timestamp> {
     Timestamp::from_millisecond(ms).map_err(damaged)
 }

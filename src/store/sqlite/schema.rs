@@ -1,6 +1,6 @@
 //! The migrations of the SQLite file, embedded in the binary.
 //!
-//! Invariant: a file is either at a version that this binary knows, or it is refused.
+//! Invariant: a file with a newer version than this binary knows is refused.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::clock::now_ms;
 use super::error::failed;
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// In order; the version of each is its place, from 1. Never edited after a release.
+/// In order; the version is the position, from 1. Never edited after a release.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_store", include_str!("../../../sql/sqlite/0001_store.sql")),
     ("0002_webhooks", include_str!("../../../sql/sqlite/0002_webhooks.sql")),
@@ -20,7 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0006_admin", include_str!("../../../sql/sqlite/0006_admin.sql")),
 ];
 
-/// Brings the file to the newest version, all steps in one transaction.
+/// Migrates the file to the newest version, in one transaction.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let context = "migrate store";
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed(context))?;
@@ -57,7 +57,7 @@ mod tests {
     use crate::store::conformance::{EARLIER, earlier_records_are_respected};
     use crate::store::{SqliteSettings, Store};
 
-    /// What an earlier version recorded of a sequence holds for whatever message has it.
+    /// An earlier version's record of a sequence holds for any message with it.
     #[tokio::test]
     async fn what_was_consumed_before_messages_had_times_stays_consumed() {
         let dir = tempfile::tempdir().unwrap();

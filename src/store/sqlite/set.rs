@@ -49,7 +49,7 @@ fn apply_all(connection: &Connection, sealer: &Sealer, set: DocumentSet) -> Resu
     collected.finish()
 }
 
-/// Takes back what a document wrote that is at fault, or that was so before.
+/// Rolls back the writes of a faulty or unchanged document.
 fn in_savepoint<T>(
     connection: &Connection,
     apply: impl FnOnce() -> Result<Applied<T>, StoreError>,
@@ -58,7 +58,7 @@ fn in_savepoint<T>(
     let applied = apply();
     match &applied {
         Ok(applied) if applied.outcome != ApplyOutcome::Unchanged => {}
-        // The transaction may be gone; the caller gives up.
+        // The transaction may be gone; the caller stops.
         Err(error) if !error.kind.is_document_error() => return applied,
         _ => savepoint(connection, "ROLLBACK TO one_document")?,
     }

@@ -12,7 +12,7 @@ use crate::store::conformance::{conformance_suite, consumed};
 use crate::store::port::Inner;
 use crate::store::*;
 
-/// A program that another test starts just now holds the lock too, until it is itself.
+/// A child process that another test is starting holds the lock until it has executed its program.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 conformance_suite!(fresh);
@@ -76,7 +76,7 @@ async fn everything_is_there_after_reopening_and_leases_are_released() {
         store.claim_due_deliveries(ClaimLimits::up_to(1, Duration::from_secs(3_600), &[])).await.unwrap().len(),
         1
     );
-    // Dropped without closing, as when the process dies.
+    // Dropped without closing, as if the process had died.
     drop(store);
 
     let store = open(&dir, None).unwrap();
@@ -104,7 +104,7 @@ async fn secrets_are_not_in_the_file_and_a_wrong_key_names_the_webhook() {
     let error = store.webhook("ops").await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("webhook \"ops\""));
-    // Written again as a whole, it is usable with the new key.
+    // Written again as a whole, it works with the new key.
     assert!(store.replace_webhook("ops", webhook("ops", "***"), None).await.is_err());
     store.replace_webhook("ops", webhook("ops", "new"), None).await.unwrap();
     assert!(store.webhook("ops").await.unwrap().is_some());
@@ -153,7 +153,7 @@ async fn another_secrets_key_ends_the_start() {
     open(&dir, Some(&wrong)).unwrap().close().await;
 }
 
-/// A file of the schema before secrets of addresses and headers were sealed.
+/// A file of the version before URL and header secrets were sealed.
 #[tokio::test]
 async fn what_an_older_version_kept_in_clear_is_sealed() {
     let dir = tempfile::tempdir().unwrap();
@@ -189,7 +189,7 @@ async fn what_an_older_version_kept_in_clear_is_sealed() {
     assert_eq!(store.webhook("ops").await.unwrap().unwrap(), webhook);
 }
 
-/// An older version sealed the query, and took neither the segment nor the header for a secret.
+/// An older version sealed the query, but recognized neither the segment nor the header as secret.
 #[tokio::test]
 async fn what_an_older_version_sealed_in_part_is_sealed_whole() {
     let (dir, key) = (tempfile::tempdir().unwrap(), "0f".repeat(32));
@@ -238,12 +238,12 @@ async fn damage_that_is_met_while_running_is_said() {
     store.close().await;
     let store = open(&dir, None).unwrap();
     store.ping().await.unwrap();
-    // In place, so that the file stays the one that is open.
+    // In place, so that it stays the same open file.
     let path = dir.path().join("store.db");
     let bytes = std::fs::metadata(&path).unwrap().len();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &vec![0x5a; bytes as usize / 2], bytes / 2).unwrap();
-    // Closing it would end the locks of the store.
+    // Closing it would release the store's locks.
     std::mem::forget(file);
     let mut found = Ok(None);
     for id in ids {
@@ -325,7 +325,7 @@ async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
     drop(dir);
 }
 
-/// Deliveries recorded, claimed and finished by concurrent callers share their commits.
+/// Deliveries recorded, claimed and finished by concurrent callers share commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_use_cases_share_commits() {
     let (store, _dir) = open_fresh();
@@ -405,7 +405,7 @@ async fn deliveries_that_ended_long_ago_are_forgotten() {
     assert_eq!(store.delivery(ids[2]).await.unwrap().unwrap().status, DeliveryStatus::InProgress);
 }
 
-/// What a clock that was ahead by hours has left behind: owed to a disabled webhook, waiting for a retry, and ended.
+/// Leftovers of a clock that was hours ahead: a disabled webhook's backlog, a pending retry, and an ended delivery.
 #[tokio::test]
 async fn restarts_after_the_clock_was_set_back_delay_nothing_and_age_nothing() {
     const AHEAD_MS: i64 = 10 * 3_600 * 1_000;
@@ -456,7 +456,7 @@ async fn restarts_after_the_clock_was_set_back_delay_nothing_and_age_nothing() {
     assert!(store.delivery(ended).await.unwrap().is_none());
 }
 
-/// Each step forward and back leaves what a disabled webhook is owed as old as it is.
+/// Steps forward and back do not change the age of a disabled webhook's backlog.
 #[tokio::test]
 async fn a_clock_that_is_set_to_and_fro_ages_nothing() {
     const STEP_MS: i64 = 3 * 3_600 * 1_000;
@@ -486,7 +486,7 @@ impl Engine {
         self.write(Wake::None, "follow", follow).await.unwrap();
     }
 
-    /// Moves every time of every delivery into the past.
+    /// Moves all times of all deliveries into the past.
     async fn age_deliveries_by(&self, age_ms: i64) {
         self.write(Wake::None, "age deliveries", move |connection| {
             let sql = "UPDATE deliveries SET due_at = due_at - ?1, last_attempt_at = last_attempt_at - ?1,

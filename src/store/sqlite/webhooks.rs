@@ -1,4 +1,4 @@
-//! Webhooks, whose secrets are sealed in the file.
+//! Webhooks; their secrets are sealed in the file.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -21,7 +21,7 @@ pub(super) const TABLE: &str = "webhooks";
 const LIST: u8 = b'w';
 const COLUMNS: &str = "id, name, url, method, enabled, timeout_ms, headers, auth_type, auth_config, disabled_reason, \
      created_at, updated_at, hidden, int64_as_string, deliveries_given_up";
-/// The fields that sealed values are bound to, with the webhook's id.
+/// Sealed values are bound to these names and the webhook's id.
 const SEALED_FIELD: &str = "auth_config";
 const HIDDEN_FIELD: &str = "hidden";
 
@@ -71,7 +71,7 @@ impl Engine {
         as_of: Option<Timestamp>,
     ) -> Result<Webhook, StoreError> {
         let (key, sealer, auditor) = (key.to_owned(), self.0.sealer.clone(), self.auditor());
-        // One that is enabled again makes due what it is owed.
+        // Enabling a webhook makes its backlog due.
         self.write(Wake::Both, "replace webhook", move |connection| {
             let before = auditor.before(|| match names::find(connection, TABLE, &key)? {
                 Some(id) => readable(get(connection, &sealer, id)),
@@ -135,7 +135,7 @@ impl Engine {
     }
 }
 
-/// What was sealed with a lost key can still be written over and deleted.
+/// A webhook sealed with a lost key can still be overwritten and deleted.
 pub(super) fn readable(read: Result<Option<Webhook>, StoreError>) -> Result<Option<Webhook>, StoreError> {
     match read {
         Err(error) if error.kind == StoreErrorKind::Corrupt => Ok(None),
@@ -171,7 +171,7 @@ pub(super) fn replace(
     let not_found = || StoreError::new(StoreErrorKind::NotFound, context);
     let id = names::find(connection, TABLE, key)?.ok_or_else(not_found)?;
     names::refuse_taken(connection, TABLE, &new.name, Some(id))?;
-    // What was sealed with a lost key can still be written over as a whole.
+    // A webhook sealed with a lost key can still be overwritten as a whole.
     if new.has_masked_secrets() {
         let old = get(connection, sealer, id)?.ok_or_else(not_found)?;
         new.restore_masked_secrets(Some(&old.document))?;
@@ -192,7 +192,7 @@ pub(super) fn replace(
     let webhook = Webhook {
         id,
         disabled_reason: reason.filter(|_| !new.enabled),
-        // Counted from each time that it is disabled.
+        // Counted from the time it was last disabled.
         deliveries_given_up: if was_enabled && !new.enabled { 0 } else { given_up },
         document: new,
         created_at: created,
@@ -202,7 +202,7 @@ pub(super) fn replace(
     Ok(webhook)
 }
 
-/// How many webhooks have something sealed in the file.
+/// The number of webhooks with sealed values.
 pub(super) fn count_sealed(connection: &Connection) -> Result<u64, StoreError> {
     let sql = "SELECT count(*) FROM webhooks WHERE auth_config IS NOT NULL OR hidden IS NOT NULL";
     connection
@@ -211,7 +211,7 @@ pub(super) fn count_sealed(connection: &Connection) -> Result<u64, StoreError> {
         .map_err(failed("count sealed secrets"))
 }
 
-/// Fails when what is `sealed` was sealed with another key; leaves a value behind that the next start is checked with.
+/// Fails if the `sealed` values were sealed with another key. Stores a value that later starts check their key with.
 pub(super) fn check_key(
     connection: &Connection,
     sealer: &Sealer,
@@ -227,7 +227,7 @@ pub(super) fn check_key(
         Some(check) if sealer.opens(check.clone()) => return Ok(()),
         Some(_) => sealed == 0,
         None if sealed == 0 => true,
-        // Of a version that had no check value: any secret tells.
+        // Files of versions without a check value have sealed secrets to test instead.
         None => {
             let sql = format!(
                 "SELECT {COLUMNS} FROM webhooks WHERE auth_config IS NOT NULL OR hidden IS NOT NULL
@@ -249,7 +249,7 @@ pub(super) fn check_key(
     Ok(())
 }
 
-/// Seals what older versions kept in clear, and has SQLite write over it.
+/// Seals secrets that older versions stored in clear text, and has SQLite overwrite them.
 pub(super) fn seal_clear_secrets(connection: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
     let context = "seal webhook secrets";
     let rows = {
@@ -258,7 +258,7 @@ pub(super) fn seal_clear_secrets(connection: &Connection, sealer: &Sealer) -> Re
         rows.collect::<Result<Vec<_>, _>>().map_err(failed(context))?
     };
     let in_clear = rows.into_iter().filter(|(webhook, ..)| webhook.document.has_clear_secrets());
-    // What was sealed with a lost key is written anew anyway.
+    // Webhooks sealed with a lost key must be written again anyway.
     let webhooks: Vec<_> = in_clear.filter_map(|row| unseal(sealer, row).ok()).collect();
     if webhooks.is_empty() {
         return Ok(());
@@ -340,7 +340,7 @@ pub(super) fn get(connection: &Connection, sealer: &Sealer, id: Uuid) -> Result<
     row.map(|row| unseal(sealer, row)).transpose()
 }
 
-/// A row without its secrets; the sealed auth; the sealed rest.
+/// A row without its secrets, the sealed auth, and the other sealed parts.
 type SealedRow = (Webhook, Option<Vec<u8>>, Option<Vec<u8>>);
 
 fn webhook(row: &Row<'_>) -> rusqlite::Result<SealedRow> {

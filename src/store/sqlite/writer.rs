@@ -1,7 +1,7 @@
-//! The one thread that writes: it commits whatever is queued as one group.
+//! The writer thread: it commits all queued jobs as one group.
 //!
-//! Invariants: a job is answered only after the commit that holds it; a job that fails
-//! takes back its own changes and nobody else's; a commit that fails is everyone's failure.
+//! Invariants: a job is answered only after the commit that holds it; a failed job rolls back only its own changes; a
+//! failed commit fails all its jobs.
 
 use std::time::Instant;
 
@@ -16,31 +16,31 @@ use crate::base::sqlite::explain;
 use crate::metrics;
 use crate::store::error::{StoreError, StoreErrorKind};
 
-/// Jobs that wait for the writer; more callers than that wait for a place.
+/// Jobs in the writer's queue; further callers wait for room.
 pub(super) const QUEUE_JOBS_MAX: usize = 1_024;
 /// Jobs in one transaction.
 const GROUP_JOBS_MAX: usize = 256;
-/// Changed rows after which the write-ahead log is copied into the file: about 4 MiB of log, for a row
-/// changes several indexes.
+/// Changed rows after which the write-ahead log is checkpointed: about 4 MiB of log, because a row changes several
+/// indexes.
 const CHECKPOINT_ROWS: u64 = 1_000;
 
 pub(super) enum Command {
     Run(Job),
-    /// Empties the log, which holds pages as they were before, once what is queued is committed.
+    /// Truncates the log, which holds old versions of pages, after the queued jobs are committed.
     Wipe(oneshot::Sender<Result<bool, StoreError>>),
-    /// Runs what is queued, then ends.
+    /// Runs the queued jobs, then ends.
     Close,
 }
 
-/// Runs in the group's transaction, or hears why there is none, and leaves the answer for after the commit.
+/// Runs in the group's transaction, or learns why there is none; the reply waits for the commit.
 pub(super) type Job = Box<dyn FnOnce(Result<&mut Transaction<'_>, GroupError>) -> FinishedJob + Send>;
-/// Gets the commit's failure, if it failed.
+/// Gets the error of the commit, if it failed.
 pub(super) type Reply = Box<dyn FnOnce(Option<GroupError>) + Send>;
 
 /// A job that has run.
 pub(super) struct FinishedJob {
     answer: Reply,
-    /// Its own failure.
+    /// The job's own error.
     failure: Option<GroupError>,
 }
 
@@ -58,7 +58,7 @@ impl GroupError {
         Self { kind: fault_kind(error), detail }
     }
 
-    /// The files are not where a restart looks for them.
+    /// A restart would not find the files where they are.
     fn misplaced(detail: String) -> Self {
         Self { kind: StoreErrorKind::Unavailable, detail }
     }
@@ -68,7 +68,7 @@ impl GroupError {
     }
 }
 
-/// Wraps a use case into a job: `done` is called after its commit, before the answer.
+/// Wraps a use case into a job. `done` is called after its commit, before the reply.
 pub(super) fn job<T, F, D>(context: &'static str, run: F, done: D) -> (Job, oneshot::Receiver<Result<T, StoreError>>)
 where
     T: Send + 'static,
@@ -94,7 +94,7 @@ where
                 (Ok(_), Some(group_error)) => Err(group_error.as_error(context)),
                 (Err(error), _) => Err(error),
             };
-            // The caller may have gone away; the work is committed all the same.
+            // The caller may have gone away; the job is committed all the same.
             let _ = sender.send(answer);
         });
         FinishedJob { answer, failure }
@@ -113,7 +113,7 @@ fn in_savepoint<T>(
     Ok(value)
 }
 
-/// The writer thread's whole life.
+/// The main loop of the writer thread.
 pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Command>, health: &Health) {
     let mut checkpointed = 0;
     let mut group = Vec::new();
@@ -137,7 +137,7 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
         health.record_group(group_error.map(|group_error| group_error.detail));
         metrics::store_group(jobs, started.elapsed());
         let changed = connection.total_changes();
-        // On a full disk the log's own space may be what the next group needs.
+        // On a full disk, the next group may need the log's space.
         if !stored || changed.saturating_sub(checkpointed) >= CHECKPOINT_ROWS {
             checkpoint(&connection);
             checkpointed = changed;
@@ -154,7 +154,7 @@ pub(super) fn run(mut connection: Connection, mut commands: mpsc::Receiver<Comma
     checkpoint(&connection);
 }
 
-/// Runs and commits all of the group, in as many transactions as it takes; answers why one of them was refused.
+/// Runs and commits the whole group, in as many transactions as needed; returns why one of them failed.
 fn commit(
     connection: &mut Connection,
     group: &mut Vec<Job>,
@@ -164,7 +164,7 @@ fn commit(
     let mut refused = None;
     let mut jobs = group.drain(..).peekable();
     while jobs.peek().is_some() {
-        // While it is known that a restart would not find the files, nothing goes into them.
+        // While it is known that a restart would not find the files, nothing is written to them.
         let misplaced = if health.is_refusing() { health.check_files().map_err(GroupError::misplaced) } else { Ok(()) };
         let mut followed = *clock;
         let began = misplaced.and_then(|()| {
@@ -188,7 +188,7 @@ fn commit(
             let ran = job(Ok(&mut tx));
             answers.push(ran.answer);
             if tx.is_autocommit() {
-                // A disk that is full or fails makes SQLite roll the whole transaction back by itself.
+                // On a full or failing disk, SQLite rolls the whole transaction back by itself.
                 let unknown =
                     || GroupError { kind: StoreErrorKind::Unavailable, detail: "SQLite rolled back".to_owned() };
                 group_error = Some(ran.failure.unwrap_or_else(unknown));
@@ -197,7 +197,7 @@ fn commit(
         }
         if group_error.is_none() {
             let committed = tx.commit().map_err(|error| GroupError::of(&error, "commit group", health));
-            // Stored where a restart does not find it is not stored.
+            // A change that a restart would not find is not stored.
             group_error = committed.and_then(|()| health.check_files().map_err(GroupError::misplaced)).err();
         }
         if group_error.is_none() {
@@ -211,12 +211,12 @@ fn commit(
     refused
 }
 
-/// False when a reader does not let it, after as long as SQLite waits for one.
+/// False if a reader prevents it for longer than SQLite's busy timeout.
 fn empty_log(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map(|busy: bool| !busy)
 }
 
-/// Copies the log into the file. Done here and not by SQLite itself, which would hide a failed fsync.
+/// Checkpoints the log. SQLite's automatic checkpoint would hide a failed fsync.
 fn checkpoint(connection: &Connection) {
     let outcome = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     if let Err(error) = outcome {
