@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_machine_are_answered_on_loopback() {
+    fn loopback_accepts_only_names_of_this_machine() {
         for host in [
             "localhost",
             "LOCALHOST:9090",
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_may_write_only_to_its_own_origin() {
+    fn pages_may_write_only_to_their_own_origin() {
         let host = "localhost:9090";
         assert!(is_allowed_from(Method::POST, host, None));
         assert!(is_allowed_from(Method::POST, host, Some("http://localhost:9090")));

@@ -91,33 +91,33 @@ fn of_documents<R: Resource>(table: &mut Table<Arc<Shared>>) {
 
 /// Builds the router of all routes. Unknown paths require a token, as the API does.
 pub(super) fn assemble(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>) -> Router {
-    let mut asked = Router::new();
-    let mut others = Vec::new();
+    let mut with_role = Router::new();
+    let mut without_role = Vec::new();
     for route in routes {
         match route.audience {
-            Audience::Anyone | Audience::Metrics | Audience::Page => others.push(route),
+            Audience::Anyone | Audience::Metrics | Audience::Page => without_role.push(route),
             Audience::Role(least) => {
                 let role = from_fn_with_state((access.clone(), least), access::require);
                 let handler =
-                    if route.has_query { route.handler } else { route.handler.route_layer(from_fn(query::none)) };
-                asked = asked.route(&route.path, handler.route_layer(role));
+                    if route.has_query { route.handler } else { route.handler.route_layer(from_fn(query::no_query)) };
+                with_role = with_role.route(&route.path, handler.route_layer(role));
             }
         }
     }
-    let asked = asked
+    let with_role = with_role
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path."))
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(access.clone(), access::authenticate))
         .layer(from_fn_with_state(settings.clone(), guard::admit));
     // Probes are exempt from the Host check: they come by an address or a service name.
-    open(others, access, settings).merge(asked)
+    open(without_role, access, settings).merge(with_role)
 }
 
 /// Builds the router of the routes that require no role.
 pub(super) fn open(routes: Vec<Route>, access: &Access, settings: &Arc<Settings>) -> Router {
     let mut open = Router::new();
-    for Route { path, least, handler, .. } in routes {
-        let handler = match least {
+    for Route { path, audience, handler, .. } in routes {
+        let handler = match audience {
             Audience::Anyone => handler,
             Audience::Page => handler.route_layer(from_fn_with_state(settings.clone(), guard::admit)),
             Audience::Metrics => handler.route_layer(from_fn_with_state(access.clone(), access::admit_to_metrics)),

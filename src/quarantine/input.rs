@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_version_is_still_read_and_written() {
+    fn the_first_version_is_still_readable_and_written() {
         assert_eq!(Input::read(FIXTURE_V1), Some(input()));
         let refused = input().into_refused().unwrap();
         assert_eq!((&*refused.payload, refused.reason.as_str()), (FIXTURE_V1, "/deviceId: is not there."));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_not_kept() {
+    fn too_large_input_is_not_kept() {
         let large = |bytes: usize| Input { data: vec![0; bytes].into(), ..input() }.into_refused();
         assert!(large(INPUT_BYTES_MAX - 200).is_some() && large(INPUT_BYTES_MAX).is_none());
         assert_eq!(subject::parse_refused_subject(&subject::refused_subject("", "value")), Some(("".into(), "value")));
@@ -229,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_stored_is_read_back(data in prop::collection::vec(any::<u8>(), 0..300), app in "[ -~]{0,20}", pointer in ".{0,20}") {
+        fn stored_input_round_trips(data in prop::collection::vec(any::<u8>(), 0..300), app in "[ -~]{0,20}", pointer in ".{0,20}") {
             let errors = vec![InputError { pointer, detail: "is wrong".into() }];
             let input = Input { data: data.into(), app, errors, ..input() };
             let refused = input.clone().into_refused().unwrap();

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_written_one_way_and_records_of_before_are_read() {
+    fn kinds_have_one_spelling_and_old_records_are_readable() {
         for kind in AuditKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.text());
         }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_value_is_told_by_its_hash() {
+    fn a_large_value_is_replaced_by_its_hash() {
         let small = json!({"a": "x".repeat(VALUE_BYTES_MAX - 8)});
         assert_eq!(bounded(small.clone()), small);
         let large = json!({"a": "x".repeat(VALUE_BYTES_MAX)});

@@ -45,7 +45,7 @@ pub struct Effects {
 pub enum RecordOutcome {
     Committed,
     /// Another process was first, and nothing was written.
-    Refused {
+    Conflict {
         /// The causes whose effects are already committed.
         consumed: Vec<Cause>,
         /// The current states of the windows that the effects change; missing ones do not exist.

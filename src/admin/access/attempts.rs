@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_let_by_then_one_an_interval() {
+    fn a_burst_passes_then_one_per_interval() {
         let (mut attempts, start) = (Attempts::new(3), Instant::now());
         let [one, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
         for _ in 0..3 {

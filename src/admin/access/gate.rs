@@ -77,7 +77,7 @@ struct Gate {
     known: Mutex<HashMap<TokenHash, Instant>>,
     refusals: RefusalLog,
     /// Held while a token is looked up for an address that has failed too often: one lookup at a time.
-    doubted: tokio::sync::Semaphore,
+    doubtful_lookups: tokio::sync::Semaphore,
 }
 
 /// The authenticated sender of a request.
@@ -119,7 +119,7 @@ impl Access {
             attempts,
             known: Mutex::default(),
             refusals: RefusalLog::default(),
-            doubted: tokio::sync::Semaphore::new(1),
+            doubtful_lookups: tokio::sync::Semaphore::new(1),
         }))
     }
 
@@ -162,7 +162,7 @@ impl Gate {
         let wait = if is_known { None } else { lock(&self.attempts).wait(address, now) };
         if let Some(wait) = wait {
             return match (token, hash) {
-                (Some(token), Some(hash)) => self.look_up_doubted(token, hash, wait, now).await,
+                (Some(token), Some(hash)) => self.look_up_doubtful(token, hash, wait, now).await,
                 _ => Err(Refusal::Throttled(wait)),
             };
         }
@@ -171,7 +171,7 @@ impl Gate {
             _ => Err(Refusal::Invalid),
         };
         match (&found, hash) {
-            (Ok(identity), Some(hash)) => self.note_use(hash, identity.token_id, now).await,
+            (Ok(identity), Some(hash)) => self.record_use(hash, identity.token_id, now).await,
             (Err(Refusal::Invalid | Refusal::Expired), hash) => {
                 if let Some(hash) = hash {
                     lock(&self.known).remove(&hash);
@@ -186,7 +186,7 @@ impl Gate {
     /// Looks a token up for an address that has failed too often. The store's tokens cannot be guessed, so a valid one
     /// is admitted; anything else gets the same answer as without a lookup. `ADMIN_TOKEN` was chosen by a person and is
     /// not compared.
-    async fn look_up_doubted(
+    async fn look_up_doubtful(
         &self,
         token: &str,
         hash: TokenHash,
@@ -200,9 +200,9 @@ impl Gate {
         if self.store.is_none() || !is_token(token) {
             return Err(Refusal::Throttled(wait));
         }
-        let _one_at_a_time = self.doubted.acquire().await.map_err(|_| Refusal::Throttled(wait))?;
+        let _one_at_a_time = self.doubtful_lookups.acquire().await.map_err(|_| Refusal::Throttled(wait))?;
         let identity = self.look_up_stored(token, hash).await.map_err(throttled)?;
-        self.note_use(hash, identity.token_id, now).await;
+        self.record_use(hash, identity.token_id, now).await;
         Ok(identity)
     }
 
@@ -227,23 +227,23 @@ impl Gate {
     }
 
     /// Records the use of a token, once a minute.
-    async fn note_use(&self, hash: TokenHash, token_id: Option<Uuid>, now: Instant) {
-        let noted = {
+    async fn record_use(&self, hash: TokenHash, token_id: Option<Uuid>, now: Instant) {
+        let recorded = {
             let mut known = lock(&self.known);
             if known.len() >= KNOWN_MAX && !known.contains_key(&hash) {
-                known.retain(|_, noted| now.duration_since(*noted) < MINUTE);
+                known.retain(|_, recorded| now.duration_since(*recorded) < MINUTE);
                 if known.len() >= KNOWN_MAX {
                     known.clear();
                 }
             }
-            let noted = known.entry(hash).or_insert(now);
-            let due = *noted == now || now.duration_since(*noted) >= MINUTE;
+            let recorded = known.entry(hash).or_insert(now);
+            let due = *recorded == now || now.duration_since(*recorded) >= MINUTE;
             if due {
-                *noted = now;
+                *recorded = now;
             }
             !due
         };
-        if let (false, Some(id), Some(store)) = (noted, token_id, &self.store)
+        if let (false, Some(id), Some(store)) = (recorded, token_id, &self.store)
             && let Err(error) = store.record_token_use(id).await
         {
             tracing::debug!(%error, "the use of a token is not noted");

@@ -68,23 +68,23 @@ pub(in crate::admin) async fn apply(
         Ok::<_, Problem>(SetReader::of(document, &checks))
     });
     let unread = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The documents could not be checked.");
-    let mut reading = read.await.map_err(unread)??;
+    let mut reader = read.await.map_err(unread)??;
     let _patching = shared.patching.lock().await;
     // The readable part of a faulty set is applied as a dry run, so that the response also has the errors that only the
     // store can find.
-    let faulty = !reading.errors.is_empty();
-    let set = if faulty { reading.set.clone() } else { std::mem::take(&mut reading.set) };
-    let applied = store.apply(set, rehearsal || faulty).await;
+    let is_faulty = !reader.errors.is_empty();
+    let set = if is_faulty { reader.set.clone() } else { std::mem::take(&mut reader.set) };
+    let applied = store.apply(set, rehearsal || is_faulty).await;
     match applied {
         Err(error) => match error.kind {
-            StoreErrorKind::Set(faults) => reading.note(&faults),
+            StoreErrorKind::Set(faults) => reader.add_faults(&faults),
             _ => return Err(store_problem(error)),
         },
-        Ok(applied) if reading.errors.is_empty() => return Ok(Json(AppliedItems { items: items(applied)? })),
+        Ok(applied) if reader.errors.is_empty() => return Ok(Json(AppliedItems { items: items(applied)? })),
         Ok(_) => {}
     }
-    reading.errors.truncate(ERRORS_MAX);
-    Err(invalid(reading.errors))
+    reader.errors.truncate(ERRORS_MAX);
+    Err(invalid(reader.errors))
 }
 
 /// The readable part of a set, and its errors.
@@ -101,35 +101,35 @@ struct SetReader {
 
 impl SetReader {
     fn of(document: Value, checks: &Checks) -> Self {
-        let mut reading = Self::default();
+        let mut reader = Self::default();
         let Value::Object(lists) = document else {
-            reading.errors.push(FieldError::new("", "must be an object"));
-            return reading;
+            reader.errors.push(FieldError::new("", "must be an object"));
+            return reader;
         };
         for (list, items) in lists {
             let items = match (list.as_str(), items) {
                 (NewWebhook::PATH | NewRule::PATH | NewAnomalyConfig::PATH, Value::Array(items)) => items,
                 (NewWebhook::PATH | NewRule::PATH | NewAnomalyConfig::PATH, Value::Null) => continue,
                 (known, _) => {
-                    reading.errors.push(not_a_list(known));
+                    reader.errors.push(not_a_list(known));
                     continue;
                 }
             };
             match list.as_str() {
                 NewWebhook::PATH => {
                     let names = items.iter().filter_map(|item| item["name"].as_str());
-                    reading.webhooks = names.map(str::to_owned).collect();
-                    (reading.set.webhooks, reading.places[0]) = reading.list(items, checks);
+                    reader.webhooks = names.map(str::to_owned).collect();
+                    (reader.set.webhooks, reader.places[0]) = reader.list(items, checks);
                 }
-                NewRule::PATH => (reading.set.rules, reading.places[1]) = reading.list(items, checks),
-                _ => (reading.set.anomalies, reading.places[2]) = reading.list(items, checks),
+                NewRule::PATH => (reader.set.rules, reader.places[1]) = reader.list(items, checks),
+                _ => (reader.set.anomalies, reader.places[2]) = reader.list(items, checks),
             }
         }
-        if reading.count > SET_DOCUMENTS_MAX {
+        if reader.count > SET_DOCUMENTS_MAX {
             let detail = format!("must have at most {SET_DOCUMENTS_MAX} documents; the others were not looked at");
-            reading.errors.insert(0, FieldError::new("", detail));
+            reader.errors.insert(0, FieldError::new("", detail));
         }
-        reading
+        reader
     }
 
     fn list<R: Resource>(&mut self, items: Vec<Value>, checks: &Checks) -> (Vec<R>, Vec<usize>) {
@@ -158,12 +158,12 @@ impl SetReader {
     }
 
     /// Adds the store's errors, except those that follow from others.
-    fn note(&mut self, faults: &[SetFault]) {
-        let told: HashSet<String> = self.errors.iter().map(|error| error.pointer.clone()).collect();
+    fn add_faults(&mut self, faults: &[SetFault]) {
+        let listed: HashSet<String> = self.errors.iter().map(|error| error.pointer.clone()).collect();
         // Whether the error itself, or one of a parent, is already listed.
-        let is_told = |error: &FieldError| {
+        let is_listed = |error: &FieldError| {
             let ends = error.pointer.match_indices('/').map(|(end, _)| end).chain([error.pointer.len()]);
-            ends.skip(1).any(|end| told.contains(&error.pointer[..end]))
+            ends.skip(1).any(|end| listed.contains(&error.pointer[..end]))
         };
         for fault in faults {
             let places = match fault.list {
@@ -182,7 +182,7 @@ impl SetReader {
                 }
             }
             let found = set_errors(&fault);
-            self.errors.extend(found.into_iter().filter(|error| !is_told(error)));
+            self.errors.extend(found.into_iter().filter(|error| !is_listed(error)));
         }
     }
 
@@ -220,11 +220,11 @@ fn add<T: Serialize>(
     kind: &'static str,
     applied: Vec<Applied<T>>,
 ) -> Result<(), Problem> {
-    let shown = |document: &T| serde_json::to_value(document).map_err(|_| unwritable());
+    let json_view = |document: &T| serde_json::to_value(document).map_err(|_| unwritable());
     for Applied { before, after, outcome } in applied {
-        let after = shown(&after)?;
+        let after = json_view(&after)?;
         let name = after["name"].as_str().unwrap_or_default().to_owned();
-        items.push(AppliedItem { kind, name, outcome, before: before.as_ref().map(shown).transpose()?, after });
+        items.push(AppliedItem { kind, name, outcome, before: before.as_ref().map(json_view).transpose()?, after });
     }
     Ok(())
 }

@@ -122,12 +122,12 @@ impl Filter {
         self.kind.is_none() && self.consumer.is_none() && self.app_id.is_none() && self.reason_code.is_none()
     }
 
-    fn matches(&self, shown: &DeadLetterView) -> bool {
+    fn matches(&self, view: &DeadLetterView) -> bool {
         let is = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|it| found == Some(it));
-        self.kind.is_none_or(|kind| kind == shown.kind)
-            && is(&self.consumer, Some(&shown.letter.consumer))
-            && is(&self.app_id, shown.app_id.as_deref())
-            && is(&self.reason_code, shown.reason_code.as_deref())
+        self.kind.is_none_or(|kind| kind == view.kind)
+            && is(&self.consumer, Some(&view.letter.consumer))
+            && is(&self.app_id, view.app_id.as_deref())
+            && is(&self.reason_code, view.reason_code.as_deref())
     }
 }
 
@@ -163,12 +163,12 @@ async fn filtered(
         let letters = bus.dead_letters(before, SCAN_BATCH).await.map_err(bus_problem)?;
         let is_last = letters.len() < SCAN_BATCH;
         for letter in letters {
-            let (id, shown) = (letter.id, view(letter, false));
-            if filter.matches(&shown) {
+            let (id, item) = (letter.id, view(letter, false));
+            if filter.matches(&item) {
                 if items.len() == limit {
                     return Ok(Page { items, next: before.map(|id| id.to_string()) });
                 }
-                items.push(shown);
+                items.push(item);
             }
             before = Some(id);
         }

@@ -100,7 +100,7 @@ pub(in crate::admin) async fn erase(
         return Err(invalid(vec![FieldError::new("/after_sequence", detail)]));
     }
     let Some(person) = request.person() else { return Err(invalid(request.check())) };
-    let mut asked = json!({
+    let mut requested = json!({
         "id_kind": person.id.field(),
         "id_sha256": HEXLOWER.encode(digest(&SHA256, person.id.text().as_bytes()).as_ref()),
         "app_id": person.app_id,
@@ -108,9 +108,9 @@ pub(in crate::admin) async fn erase(
         "through_sequence": through,
     });
     if let Some(lake) = &request.lake {
-        asked["lake"] = json!(lake);
+        requested["lake"] = json!(lake);
     }
-    let change = Change::of(AuditKind::Erasure, "erase").with_before(asked);
+    let change = Change::of(AuditKind::Erasure, "erase").with_before(requested);
     let outcome = |erasure: &Erasure| (AuditOutcome::Done, serde_json::to_value(erasure).unwrap_or_default());
     // One at a time: each reads everything that is stored.
     let _turn = shared.erasing.lock().await;

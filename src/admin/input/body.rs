@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merges_as_the_examples_of_the_standard() {
+    fn merges_match_the_examples_of_rfc_7396() {
         for (mut target, patch, expected) in [
             (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
             (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_would_be_ambiguous_are_refused() {
+    fn ambiguous_names_are_refused() {
         for name in ["ops", "big purchase", "größer/kleiner?"] {
             assert_eq!(check_name(name), None, "{name}");
         }

@@ -52,7 +52,7 @@ impl<T> Decoded<T> {
     pub(in crate::admin) fn map<U>(mut self, make: impl FnOnce(T) -> (U, Vec<FieldError>)) -> Decoded<U> {
         let document = self.document.take().map(|document| {
             let (made, found) = make(document);
-            self.note(found);
+            self.record(found);
             made
         });
         Decoded { document, errors: self.errors, unknown: self.unknown }
@@ -61,11 +61,11 @@ impl<T> Decoded<T> {
     /// Adds the errors of a check of the part that could be decoded.
     pub(in crate::admin) fn check(mut self, check: impl FnOnce(&T) -> Vec<FieldError>) -> Self {
         let found = self.document.as_ref().map(check).unwrap_or_default();
-        self.note(found);
+        self.record(found);
         self
     }
 
-    fn note(&mut self, found: Vec<FieldError>) {
+    fn record(&mut self, found: Vec<FieldError>) {
         let follows = |error: &FieldError| self.unknown.iter().any(|unknown| is_at_or_under(&error.pointer, unknown));
         let found: Vec<_> = found.into_iter().filter(|error| !follows(error)).collect();
         // Later checks must not report the same places again.
@@ -96,19 +96,19 @@ struct Repairs {
     /// Pointers to replacement values.
     repaired: Vec<String>,
     /// Pointers to values that fit but may not be what the author meant.
-    doubted: Vec<String>,
+    doubtful: Vec<String>,
     /// Repairs per place.
     times: HashMap<String, usize>,
 }
 
 impl Repairs {
     fn decoded<T>(self, document: Option<T>) -> Decoded<T> {
-        let unknown = self.repaired.into_iter().chain(self.doubted).collect();
+        let unknown = self.repaired.into_iter().chain(self.doubtful).collect();
         Decoded { document, errors: self.errors, unknown }
     }
 
     /// Records a mistake, unless it follows from another one.
-    fn note(&mut self, pointer: &str, detail: impl Into<String>) {
+    fn record(&mut self, pointer: &str, detail: impl Into<String>) {
         if self.repaired.iter().any(|repaired| is_at_or_under(pointer, repaired)) {
             return;
         }
@@ -116,7 +116,7 @@ impl Repairs {
         self.repaired.push(pointer.to_owned());
         let Some((parent, name)) = pointer.rsplit_once('/') else { return };
         let dependents = DEPENDENTS.iter().find(|(member, _)| *member == name).map_or(&[][..], |(_, all)| all);
-        self.doubted.extend(dependents.iter().map(|dependent| format!("{parent}/{dependent}")));
+        self.doubtful.extend(dependents.iter().map(|dependent| format!("{parent}/{dependent}")));
     }
 
     /// serde accepts an array for the fields of a struct in order, which no author means.
@@ -127,7 +127,7 @@ impl Repairs {
         for place in places.collect::<Vec<_>>() {
             if let Some(value) = document.pointer_mut(&place).filter(|value| value.is_array()) {
                 *value = Value::Object(Map::new());
-                self.note(&place, "must be an object");
+                self.record(&place, "must be an object");
             }
         }
     }
@@ -144,8 +144,8 @@ impl Repairs {
             None => (pointer, expected.and_then(stand_in)),
         };
         match missing {
-            Some(_) => self.note(&pointer, "is required"),
-            None => self.note(&pointer, reworded(message, expected)),
+            Some(_) => self.record(&pointer, "is required"),
+            None => self.record(&pointer, reworded(message, expected)),
         }
         let times = self.times.entry(pointer.clone()).or_default();
         *times += 1;
@@ -167,9 +167,9 @@ impl Repairs {
             let near = meant.map_or_else(String::new, |meant| format!(" (did you mean `{meant}`?)"));
             let fields =
                 if known.is_empty() { String::new() } else { format!("; the fields here are {}", listed(expected)) };
-            self.note(&format!("{parent}/{}", escaped(name)), format!("is not a known field{near}{fields}"));
+            self.record(&format!("{parent}/{}", escaped(name)), format!("is not a known field{near}{fields}"));
             if let Some(meant) = meant {
-                self.doubted.push(format!("{parent}/{meant}"));
+                self.doubtful.push(format!("{parent}/{meant}"));
             }
         }
         !unknown.is_empty()
@@ -259,7 +259,7 @@ mod tests {
     use crate::store::{NewAnomalyConfig, NewApiKey, NewRule, WebhookDocument};
 
     #[test]
-    fn what_is_wrong_has_a_pointer_and_does_not_repeat_the_value() {
+    fn errors_have_a_pointer_and_do_not_repeat_the_value() {
         let rule = |document: Value| decode::<NewRule>(document).into_result().unwrap_err().remove(0);
         let cases = [
             (json!({}), "/name", "is required"),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_of_form_is_said_at_every_level() {
+    fn all_decoding_errors_are_reported_at_every_level() {
         let rule = json!({
             "name": 5, "prioritty": "hunter2", "expresion": "true", "priority": "hunter2", "enabled": "yes", "app_id": [],
             "conditions": [
@@ -371,14 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_is_wrong_all_over_is_answered() {
+    fn a_document_full_of_mistakes_is_answered() {
         let conditions: Vec<Value> = (0..10_000).map(|n| json!({"path": n, "operator": n})).collect();
         let errors = decode::<NewRule>(json!({"name": "n", "conditions": conditions})).into_result().unwrap_err();
         assert!((REPAIRS_MAX / 2..=REPAIRS_MAX).contains(&errors.len()), "{}", errors.len());
     }
 
     #[test]
-    fn what_stands_in_for_a_mistake_is_not_judged() {
+    fn replacement_values_are_not_checked() {
         let document =
             json!({"name": "n", "conditions": [{"path": "$", "operator": "eqq", "value": 1}], "expresion": "x"});
         let decoded = decode::<NewRule>(document).check(|rule| {

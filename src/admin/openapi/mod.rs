@@ -48,7 +48,7 @@ pub(super) fn document(routes: &[RouteInfo], asks_for_tokens: bool) -> Value {
 fn guarded(operation: Operation, audience: Audience, asks_for_tokens: bool) -> Operation {
     // Where no token is required, one may still be sent.
     let ways = if asks_for_tokens { json!([{"token": []}]) } else { json!([{"token": []}, {}]) };
-    match least {
+    match audience {
         Audience::Anyone => operation.security(json!([])),
         Audience::Page => operation.security(json!([])).refused(&[403]),
         Audience::Metrics => operation.security(ways).refused(&[401, 403, 429]),

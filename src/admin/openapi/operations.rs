@@ -189,7 +189,7 @@ fn of_dead_letters(verb: Verb, path: &str) -> Option<Operation> {
         )
         .answer(200, "The counts.", json_of("DeadLetterCounts")),
         (Verb::Delete, "/dead-letters") => new("purgeDeadLetters", "Delete all dead letters")
-            .parameter(query("before", "Only those that died before then.", moment(), Some(json!("30d"))))
+            .parameter(query("before", "Only those that died before then.", time_schema(), Some(json!("30d"))))
             .answer(200, "How many are gone.", json_of("Deleted")),
         (Verb::Get, "/dead-letters/{id}") => numbered(new("getDeadLetter", "Show a dead letter with its payload"))
             .answer(200, "The dead letter.", json_of("DeadLetter")),
@@ -359,7 +359,7 @@ fn text() -> Value {
 }
 
 /// See [`crate::base::time::FORMS`].
-fn moment() -> Value {
+fn time_schema() -> Value {
     json!({
         "type": "string",
         "description": format!("{}, or milliseconds since the Unix epoch.", crate::base::time::FORMS),
@@ -367,7 +367,7 @@ fn moment() -> Value {
 }
 
 fn since() -> Value {
-    query("since", "Only what came since then.", moment(), Some(json!("7d")))
+    query("since", "Only what came since then.", time_schema(), Some(json!("7d")))
 }
 
 /// A paginated list.

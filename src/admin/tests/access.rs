@@ -169,7 +169,7 @@ fn place(path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_route_answers_those_who_may_and_nobody_else() {
+async fn every_route_answers_only_authorized_callers() {
     let mut listening = Listening::start(asking()).await;
     let everybody = authorizations(&listening).await;
     let routes = every_route();
@@ -216,7 +216,7 @@ async fn every_route_answers_those_who_may_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_asked_on_loopback_without_a_first_token() {
+async fn loopback_needs_no_token_without_an_admin_token() {
     let mut listening = Listening::start(AccessSettings::default()).await;
     for route in every_route() {
         let reply = listening.with_token(route.verb, &place(&route.path), None).await;
@@ -247,7 +247,7 @@ fn the_documentation_has_every_route_with_its_role() {
 
 /// The table is the only way into the router.
 #[test]
-fn no_route_is_made_beside_the_table() {
+fn all_routes_come_from_the_table() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
     let mut folders = vec![root];
     while let Some(folder) = folders.pop() {
@@ -270,7 +270,7 @@ fn no_route_is_made_beside_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readiness_tells_why_to_those_who_are_known() {
+async fn readiness_shows_details_to_authenticated_callers() {
     let mut listening = Listening::start(asking()).await;
     let viewer = listening.token("v", AdminRole::Viewer).await;
     for (token, details) in [(None, false), (Some("wrong"), false), (Some(viewer.as_str()), true), (Some(FIRST), true)]
@@ -291,7 +291,7 @@ async fn metrics_may_be_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revoked_token_is_refused_at_once_in_every_process() {
+async fn a_revoked_token_is_refused_immediately_in_every_process() {
     let mut one = Listening::start(asking()).await;
     let other = Admin::asking(one.admin.store.clone(), tempfile::tempdir().unwrap(), asking());
     let mut other = Listening::serve(other).await;
@@ -320,7 +320,7 @@ async fn a_revoked_token_is_refused_at_once_in_every_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn guesses_are_slowed_and_nobody_is_locked_out() {
+async fn guesses_are_throttled_without_locking_others_out() {
     let mut listening = Listening::start(AccessSettings { failures_burst: 3, ..asking() }).await;
     assert_eq!(listening.with_token(Verb::Get, "/api/admin/rules", Some(FIRST)).await.status, 200);
     let late = listening.token("late", AdminRole::Admin).await;
@@ -361,7 +361,7 @@ async fn guesses_are_slowed_and_nobody_is_locked_out() {
 
 /// A proxy's client is not throttled for the guesses of another, and the log tells them apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_a_trusted_proxy_the_client_counts() {
+async fn behind_a_trusted_proxy_the_client_is_throttled() {
     let admin = Admin::with_access(AccessSettings { failures_burst: 1, ..asking() });
     let mut listening = Listening::serve_behind(admin, TrustedProxies::parse(["loopback"]).unwrap()).await;
     for (client, token, status) in [
@@ -383,7 +383,7 @@ async fn behind_a_trusted_proxy_the_client_counts() {
 
 /// An operator who repairs the store needs a token that is valid without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_store_the_tokens_of_the_settings_are_known() {
+async fn configured_tokens_work_without_the_store() {
     let mut listening = Listening::start(asking()).await;
     let viewer = listening.token("v", AdminRole::Viewer).await;
     assert_eq!(listening.with_token(Verb::Get, "/api/admin/status", Some(&viewer)).await.status, 200);
@@ -405,7 +405,7 @@ async fn without_the_store_the_tokens_of_the_settings_are_known() {
 
 /// No malformed credential is taken for a token, and none is echoed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_token_is_refused() {
+async fn malformed_credentials_are_refused() {
     let mut listening = Listening::start(asking()).await;
     let lower = format!("bearer {FIRST}");
     let accepted = listening.send(Verb::Get, "/api/admin/status", Some(&lower), "").await;
@@ -437,7 +437,7 @@ async fn what_is_no_token_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_wrong_is_not_made() {
+async fn an_invalid_token_document_is_refused() {
     let admin = Admin::new();
     for (document, pointer) in [
         (json!({"name": "a"}), "/role"),

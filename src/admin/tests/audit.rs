@@ -69,7 +69,7 @@ async fn dead_deliveries(admin: &Admin, webhook: &str) -> Vec<Uuid> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_route_that_changes_something_leaves_a_record() {
+async fn every_changing_route_leaves_a_record() {
     use Verb::{Delete, Patch, Post, Put};
     let mut steps = Steps { admin: Admin::new(), taken: BTreeSet::new(), records: 0 };
     steps.take(Post, "/webhooks", "", ops()).await;
@@ -98,7 +98,7 @@ async fn every_route_that_changes_something_leaves_a_record() {
     steps.take(Delete, "/deliveries/{id}", &ids[1].to_string(), Value::Null).await;
 
     let messages = [1, 2, 3].map(|_| ("anomalies.shop.spike", b"{}".to_vec()));
-    let _reading = steps.admin.bury("anomalies.>", &messages).await;
+    let _reading = steps.admin.dead_letter("anomalies.>", &messages).await;
     let letters = steps.admin.get("/api/admin/dead-letters").await.json();
     let letter = |index: usize| letters["items"][index]["id"].to_string();
     let replayed = steps.take(Post, "/dead-letters/{id}/replay", &letter(0), Value::Null).await;
@@ -125,7 +125,7 @@ async fn every_route_that_changes_something_leaves_a_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_changes_nothing_leaves_no_record_and_lists_are_filtered() {
+async fn no_record_without_a_change_and_lists_are_filtered() {
     let admin = Admin::new();
     admin.post(RULES, json!({"name": ""})).await;
     admin.post(RULES, json!({"name": "a", "actions": {"webhooks": ["nobody"]}})).await;

@@ -68,7 +68,7 @@ async fn a_document_is_created_read_replaced_patched_and_deleted() {
 }
 
 #[tokio::test]
-async fn secrets_read_as_stars_and_stars_keep_them() {
+async fn secrets_are_masked_and_the_mask_keeps_them() {
     let admin = Admin::new();
     let path = format!("{WEBHOOKS}/ops");
     let stored = async || admin.store.webhook("ops").await.unwrap().unwrap().document.auth;
@@ -101,7 +101,7 @@ async fn secrets_read_as_stars_and_stars_keep_them() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_moves_to_another_host_needs_its_secrets_again() {
+async fn a_webhook_moved_to_another_host_needs_its_secrets_again() {
     let admin = Admin::new();
     let mut document = ops();
     document["url"] = json!("https://ops.example.com/hook?token=hunter2");
@@ -129,7 +129,7 @@ async fn a_webhook_that_moves_to_another_host_needs_its_secrets_again() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_refused_with_its_pointer_and_not_stored() {
+async fn invalid_documents_are_refused_with_pointers_and_not_stored() {
     let admin = Admin::new();
     let cases = [
         (WEBHOOKS, json!({"url": "http://x"}), "/name"),
@@ -229,7 +229,7 @@ async fn what_is_wrong_is_refused_with_its_pointer_and_not_stored() {
 }
 
 #[tokio::test]
-async fn conflicts_and_what_is_missing() {
+async fn conflicts_and_missing_documents() {
     let admin = Admin::new();
     admin.post(WEBHOOKS, ops()).await;
     admin.post(RULES, json!({"name": "a", "actions": {"webhooks": ["ops"]}})).await;
@@ -309,7 +309,7 @@ async fn requests_that_cannot_be_read_are_refused_by_kind() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_are_kept_out() {
+async fn pages_of_other_origins_are_refused() {
     let admin = Admin::new();
     let request = |method: Method, host: &str, origin: Option<&str>| {
         let mut request = Request::builder().method(method).uri(RULES).header("host", host);
@@ -332,7 +332,7 @@ async fn pages_of_other_origins_are_kept_out() {
 }
 
 #[tokio::test]
-async fn lists_are_walked_by_cursor_and_misspelt_queries_refused() {
+async fn lists_are_paginated_and_misspelled_queries_refused() {
     let admin = Admin::new();
     for n in 0..5 {
         admin.post(RULES, json!({"name": format!("rule {n}")})).await;
@@ -373,11 +373,11 @@ async fn lists_are_walked_by_cursor_and_misspelt_queries_refused() {
 
 /// Each patch adds a header: one based on an outdated document would remove another's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn patches_of_several_processes_at_once_all_count() {
+async fn concurrent_patches_of_several_processes_all_apply() {
     const PATCHES: usize = 20;
     let admin = Admin::new();
     admin.post(WEBHOOKS, json!({"name": "ops", "url": "http://x"})).await;
-    let processes = [admin.beside(), admin.beside(), admin.beside()];
+    let processes = [admin.another_process(), admin.another_process(), admin.another_process()];
     let patching = processes.iter().enumerate().map(|(process, admin)| async move {
         for n in 0..PATCHES {
             let name = format!("X-{process}-{n}");

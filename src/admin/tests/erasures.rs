@@ -63,7 +63,7 @@ async fn stocked() -> (Admin, Subscription) {
         .map(|device| (subject, event("shop", device, "ann")))
         .chain([("events.shop.x.y", b"{\"deviceId\":\"phone\"}".to_vec())])
         .collect();
-    let giver_up = admin.bury("events.>", &messages).await;
+    let subscription = admin.dead_letter("events.>", &messages).await;
     let inputs = vec![
         input(InputFormat::JsonEvent, "shop", br#"{"deviceId": "phone", "wrong": 1}"#.to_vec()),
         input(InputFormat::JsonLines, "", b"{\"x\":\n{\"anonymousId\":\"phone\"}\n".to_vec()),
@@ -80,7 +80,7 @@ async fn stocked() -> (Admin, Subscription) {
         ..Effects::default()
     };
     admin.store.record_effects(effects).await.unwrap();
-    (admin, giver_up)
+    (admin, subscription)
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn a_user_is_erased_with_all_devices() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said_at_its_place() {
+async fn errors_of_a_request_have_pointers() {
     let (admin, _giver_up) = stocked().await;
     for (request, pointer) in [
         (json!({}), ""),

@@ -24,7 +24,7 @@ fn path_of(route: &RouteInfo) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_ids_are_taken_made_answered_and_recorded() {
+async fn request_ids_are_accepted_generated_returned_and_recorded() {
     let mut listening = Listening::start(AccessSettings::default()).await;
     let mut ask = async |line: &str, headers: &str, body: &str| {
         let length = body.len();
@@ -58,7 +58,7 @@ async fn request_ids_are_taken_made_answered_and_recorded() {
 
 /// Without tokens, the API serves this machine only, and a local proxy is not its client.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_through_a_proxy_is_not_from_this_machine() {
+async fn a_proxied_request_is_not_local() {
     let proxies = TrustedProxies::parse(["loopback"]).unwrap();
     let mut behind = Listening::serve_behind(Admin::new(), proxies).await;
     let mut alone = Listening::start(AccessSettings::default()).await;
@@ -88,7 +88,7 @@ async fn what_comes_through_a_proxy_is_not_from_this_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn coded_bodies_are_refused_by_their_coding() {
+async fn bodies_with_a_content_coding_are_refused() {
     let admin = Admin::new();
     // These read no body.
     let bodiless = ["/api/admin/deliveries/{id}/retry", "/api/admin/dead-letters/{id}/replay"];
@@ -114,7 +114,7 @@ async fn coded_bodies_are_refused_by_their_coding() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_parameter_that_nobody_looks_at_is_refused() {
+async fn unknown_parameters_are_refused() {
     let admin = Admin::new();
     for route in api() {
         assert!(matches!(route.audience, Audience::Role(_)));

@@ -82,7 +82,7 @@ impl Admin {
     }
 
     /// Another process's API over the same store.
-    fn beside(&self) -> Self {
+    fn another_process(&self) -> Self {
         Self::over(self.store.clone(), tempfile::tempdir().unwrap())
     }
 
@@ -137,7 +137,7 @@ impl Admin {
     }
 
     /// Publishes messages and dead-letters all of them.
-    async fn bury(&self, filter: &str, messages: &[(&str, Vec<u8>)]) -> Subscription {
+    async fn dead_letter(&self, filter: &str, messages: &[(&str, Vec<u8>)]) -> Subscription {
         let spec = ConsumerSpec {
             name: "giver-up".to_owned(),
             filter: filter.to_owned(),

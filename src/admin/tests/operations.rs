@@ -146,7 +146,7 @@ async fn dead_letters_are_shown_replayed_and_deleted() {
         ("anomalies.shop.spike", vec![0xff, 0x00]),
         ("anomalies.shop.spike", b"third".to_vec()),
     ];
-    let mut subscription = admin.bury("anomalies.>", &messages).await;
+    let mut subscription = admin.dead_letter("anomalies.>", &messages).await;
 
     let base = "/api/admin/dead-letters";
     let page = admin.get(&format!("{base}?limit=2")).await.json();
@@ -180,7 +180,7 @@ async fn dead_letters_are_shown_replayed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_event_is_shown_as_rules_see_it() {
+async fn a_dead_lettered_event_shows_its_rule_view() {
     let admin = Admin::new();
     let body = br#"{"event": {"appId": "shop", "deviceId": "d", "buttonTap": {"buttonId": "buy"}}}"#;
     let arrival = event::Arrival {
@@ -191,7 +191,7 @@ async fn a_dead_event_is_shown_as_rules_see_it() {
     };
     let accepted = event::request::accept_json_single(body, &arrival).unwrap();
     let event = accepted.iter().next().unwrap().unwrap();
-    admin.bury("events.>", &[("events.shop.interaction.button_tap", event.bytes.to_vec())]).await;
+    admin.dead_letter("events.>", &[("events.shop.interaction.button_tap", event.bytes.to_vec())]).await;
     let id = admin.get("/api/admin/dead-letters").await.json()["items"][0]["id"].clone();
     let shown = admin.get(&format!("/api/admin/dead-letters/{id}")).await.json();
     assert_eq!((&shown["payload"]["app_id"], &shown["payload"]["id"]), (&json!("shop"), &json!(event.id)));
@@ -199,7 +199,7 @@ async fn a_dead_event_is_shown_as_rules_see_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_process_tells_of_itself() {
+async fn the_process_reports_its_status() {
     let admin = Admin::new();
     let health = admin.get("/health").await;
     assert_eq!((health.status.as_u16(), health.json()), (200, json!({"status": "ok"})));
@@ -221,7 +221,7 @@ async fn the_process_tells_of_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_served_over_a_socket() {
+async fn the_service_works_over_a_socket() {
     let admin = Admin::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

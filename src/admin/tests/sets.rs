@@ -34,7 +34,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_set_is_rehearsed_stored_and_found_unchanged() {
+async fn a_set_is_tried_stored_and_then_unchanged() {
     let admin = Admin::new();
     let rehearsed = admin.post(&format!("{APPLY}?dry_run=true"), set()).await;
     assert_eq!(outcomes(&rehearsed), pairs(&[("ops", "created"), ("big", "created")]));
@@ -55,7 +55,7 @@ async fn a_set_is_rehearsed_stored_and_found_unchanged() {
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
+async fn all_errors_of_a_set_are_reported_and_nothing_is_stored() {
     let admin = Admin::new();
     let wrong = json!({
         "webhooks": [
@@ -128,7 +128,7 @@ async fn whatever_is_wrong_with_a_set_is_said_at_once_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn what_is_small_as_text_and_large_once_it_is_read_is_refused() {
+async fn text_that_expands_too_much_is_refused() {
     let admin = Admin::new();
     let detail = |max: usize| format!("the document must have at most {max} values");
     let set = |values: String| {
@@ -139,8 +139,8 @@ async fn what_is_small_as_text_and_large_once_it_is_read_is_refused() {
     for values in ["0,".repeat(8_000_000), r#"{"":0},"#.repeat(2_000_000)] {
         let reply = admin.call(Method::POST, APPLY, set(format!("{values}0"))).await;
         assert_eq!(reply.status, 422);
-        let (pointer, told) = reply.error();
-        assert!(pointer.starts_with("/rules/0/conditions/0/value/") && told == detail(500_000), "{pointer} {told}");
+        let (pointer, message) = reply.error();
+        assert!(pointer.starts_with("/rules/0/conditions/0/value/") && message == detail(500_000), "{pointer} {told}");
     }
     let rule = |values: String| {
         format!(r#"{{"name":"a","conditions":[{{"path":"$.app_id","operator":"in","value":[{values}0]}}]}}"#)
@@ -148,8 +148,8 @@ async fn what_is_small_as_text_and_large_once_it_is_read_is_refused() {
     for (method, path) in [(Method::POST, RULES.to_owned()), (Method::PUT, format!("{RULES}/a"))] {
         let reply = admin.call(method, &path, rule("0,".repeat(500_000))).await;
         assert_eq!(reply.status, 422);
-        let (pointer, told) = reply.error();
-        assert_eq!((pointer.as_str(), told), ("/conditions/0/value/99993", detail(100_000)));
+        let (pointer, message) = reply.error();
+        assert_eq!((pointer.as_str(), message), ("/conditions/0/value/99993", detail(100_000)));
     }
     let patch = format!(r#"{{"conditions":[{}0]}}"#, "0,".repeat(500_000));
     assert_eq!(admin.call(Method::PATCH, &format!("{RULES}/a"), patch).await.error().1, detail(100_000));

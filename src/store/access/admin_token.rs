@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_recognized_and_kept_as_its_hash() {
+    fn a_token_is_recognized_and_stored_as_its_hash() {
         let (token, hash) = generate().unwrap();
         assert!(is_token(&token) && token.starts_with(TOKEN_PREFIX));
         assert_eq!(hash, hash_token(&token));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_are_ordered_and_read_as_they_are_written() {
+    fn roles_are_ordered_and_parse_as_written() {
         assert!(AdminRole::Viewer < AdminRole::Operator && AdminRole::Operator < AdminRole::Admin);
         for role in AdminRole::ALL {
             assert_eq!(AdminRole::parse(role.text()), Some(role));

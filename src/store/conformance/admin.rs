@@ -23,7 +23,7 @@ async fn records(store: &Store) -> Vec<AuditRecord> {
 }
 
 /// Action and name of each record, oldest first.
-fn told(records: &[AuditRecord]) -> Vec<(String, String, String)> {
+fn summaries(records: &[AuditRecord]) -> Vec<(String, String, String)> {
     let of = |record: &AuditRecord| {
         let entry = &record.entry;
         (entry.kind.text().to_owned(), entry.action.clone(), entry.name.clone().unwrap_or_default())
@@ -67,7 +67,7 @@ pub(in crate::store) async fn tokens_are_found_by_their_hash_until_they_are_revo
     assert!(records(&store).await.is_empty(), "nobody is known who did it");
 }
 
-pub(in crate::store) async fn changes_on_somebodys_behalf_are_recorded(store: Store) {
+pub(in crate::store) async fn changes_by_a_caller_are_recorded(store: Store) {
     let ops = store.on_behalf_of(caller("ops laptop"));
     let hook = ops.create_webhook(webhook("hook")).await.unwrap();
     ops.create_rule(rule("big", &["hook"])).await.unwrap();
@@ -105,7 +105,7 @@ pub(in crate::store) async fn changes_on_somebodys_behalf_are_recorded(store: St
         ("token", "create", "ci"),
         ("token", "delete", "ci"),
     ];
-    assert_eq!(told(&records), expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
+    assert_eq!(summaries(&records), expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
     for record in &records {
         let entry = &record.entry;
         assert_eq!((entry.actor.as_str(), entry.actor_id), ("ops laptop", Some(Uuid::from_u128(7))));
@@ -120,7 +120,7 @@ pub(in crate::store) async fn changes_on_somebodys_behalf_are_recorded(store: St
     assert_eq!(records[0].entry.object_id, Some(token.id.to_string()));
 }
 
-pub(in crate::store) async fn secrets_stay_out_of_the_records(store: Store) {
+pub(in crate::store) async fn records_contain_no_secrets(store: Store) {
     let ops = store.on_behalf_of(caller("ops"));
     let signed = |secret: &str| -> NewWebhook {
         serde_json::from_value(
@@ -160,11 +160,11 @@ pub(in crate::store) async fn a_set_is_recorded_document_by_document(store: Stor
     let faulty = DocumentSet { rules: vec![rule("big", &["nobody"])], ..set(3) };
     ops.apply(faulty, false).await.unwrap_err();
     let expected = [("webhook", "create", "hook"), ("rule", "create", "big"), ("rule", "replace", "big")];
-    let told = told(&records(&store).await);
-    assert_eq!(told, expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
+    let summaries = summaries(&records(&store).await);
+    assert_eq!(summaries, expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
 }
 
-pub(in crate::store) async fn records_are_filtered_newest_first_and_forgotten(store: Store) {
+pub(in crate::store) async fn records_are_filtered_newest_first_and_deleted(store: Store) {
     let (ops, ci) = (store.on_behalf_of(caller("ops")), store.on_behalf_of(Caller { token_id: None, ..caller("ci") }));
     for index in 0..3 {
         ops.create_rule(rule(&format!("r{index}"), &[])).await.unwrap();
@@ -193,7 +193,7 @@ pub(in crate::store) async fn records_are_filtered_newest_first_and_forgotten(st
     assert_eq!(count(AuditFilter::default()).await, 0);
 }
 
-pub(in crate::store) async fn what_is_changed_elsewhere_is_recorded_before(store: Store) {
+pub(in crate::store) async fn changes_outside_the_store_are_recorded_first(store: Store) {
     let ops = store.on_behalf_of(caller("ops"));
     let purge = || Change::of(AuditKind::DeadLetter, "purge").with_before(json!({"before": null}));
     let id = ops.begin_audit(purge()).await.unwrap();

@@ -100,7 +100,7 @@ async fn left(store: &Store) -> (usize, usize, usize, usize) {
     (deliveries, records, states, store.outbox(1_000).await.unwrap().len())
 }
 
-pub(in crate::store) async fn what_is_of_a_person_is_erased_and_nothing_else(store: Store) {
+pub(in crate::store) async fn only_the_persons_data_is_erased(store: Store) {
     let person = |id: PersonId, app: Option<&str>| Person { id, app_id: app.map(str::to_owned) };
     let device = |id: &str| PersonId::Device(id.to_owned());
     let user = |id: &str| PersonId::User(id.to_owned());
@@ -124,7 +124,7 @@ pub(in crate::store) async fn what_is_of_a_person_is_erased_and_nothing_else(sto
 }
 
 /// A delivery in flight is erased too, and its outcome then updates nothing.
-pub(in crate::store) async fn a_delivery_is_erased_while_it_is_sent(store: Store) {
+pub(in crate::store) async fn a_delivery_in_flight_is_erased(store: Store) {
     let webhook =
         store.create_webhook(serde_json::from_value(json!({"name": "ops", "url": "http://127.0.0.1:1/"})).unwrap());
     let webhook = webhook.await.unwrap().id;

@@ -50,7 +50,7 @@ pub(in crate::store) async fn keys_have_an_expiry_limits_and_a_last_use(store: S
     assert_eq!(store.keys(first_page(10)).await.unwrap().items[1], plain);
 }
 
-pub(in crate::store) async fn what_changed_of_the_keys_is_read_from_any_version_on(store: Store) {
+pub(in crate::store) async fn key_changes_are_readable_from_any_version(store: Store) {
     let none = store.revocations(0).await.unwrap();
     assert_eq!((none.version, none.complete, none.revoked.len()), (0, true, 0));
     assert!((none.now_ms - Timestamp::now().as_millisecond()).abs() < 60_000);
@@ -82,7 +82,7 @@ pub(in crate::store) async fn what_changed_of_the_keys_is_read_from_any_version_
 }
 
 /// Versions are counted in one row: concurrent changes wait for each other, without deadlock.
-pub(in crate::store) async fn keys_that_change_at_once_have_versions_of_their_own(store: Store) {
+pub(in crate::store) async fn concurrent_key_changes_get_distinct_versions(store: Store) {
     let rounds = (0..8).map(|lane| {
         let store = store.clone();
         async move {

@@ -21,51 +21,51 @@ macro_rules! conformance_suite {
         $crate::store::conformance::conformance_suite!(@cases $open:
             documents_are_found_by_id_and_by_name,
             a_name_is_taken_once_and_freed_by_deletion,
-            what_others_changed_meanwhile_is_not_written_over,
-            changes_made_at_once_all_count,
-            lists_are_walked_page_by_page,
-            a_foreign_cursor_is_refused,
+            concurrent_changes_are_not_overwritten,
+            concurrent_changes_all_apply,
+            lists_are_paginated,
+            a_cursor_of_another_list_is_refused,
             faults_add_up_until_the_document_changes,
             a_rule_keeps_webhooks_as_ids_and_blocks_their_deletion,
             masked_secrets_are_kept,
-            secrets_of_the_address_and_the_headers_are_kept_and_stay_with_their_host,
-            what_a_disabled_webhook_is_owed_waits_within_its_bounds,
+            url_and_header_secrets_are_kept_and_stay_with_their_host,
+            the_backlog_of_a_disabled_webhook_is_limited,
             a_claim_is_shared_by_all_webhooks,
             a_claim_is_bounded_by_webhook_and_by_bytes,
-            what_was_claimed_can_be_given_back,
+            claimed_deliveries_can_be_released,
             a_disabled_webhook_says_why_until_it_is_enabled,
             a_set_is_created_then_found_unchanged_then_updated,
             a_set_with_a_fault_stores_nothing_and_names_every_fault,
-            a_rehearsal_answers_as_the_set_would_and_stores_nothing,
+            a_rehearsal_reports_the_outcomes_and_stores_nothing,
             keys_are_listed_without_the_key,
             keys_have_an_expiry_limits_and_a_last_use,
-            what_changed_of_the_keys_is_read_from_any_version_on,
-            keys_that_change_at_once_have_versions_of_their_own,
+            key_changes_are_readable_from_any_version,
+            concurrent_key_changes_get_distinct_versions,
             effects_are_recorded_once,
-            effects_below_the_floor_are_forgotten,
-            messages_that_get_the_sequences_of_lost_ones_are_others,
-            a_refused_batch_writes_nothing,
+            effects_below_the_floor_are_merged,
+            messages_that_reuse_lost_sequences_are_distinct,
+            a_conflicting_batch_writes_nothing,
             deliveries_are_claimed_once_until_the_lease_ends,
-            a_skipped_or_disabled_webhook_holds_nobody_up,
+            a_skipped_or_disabled_webhook_blocks_no_other,
             an_outcome_ends_or_postpones_a_delivery,
-            only_what_ended_badly_is_retried_by_hand,
-            what_ended_badly_in_a_time_is_retried_together,
-            deleting_a_webhook_cancels_what_it_is_owed,
+            only_failed_deliveries_are_retried_by_hand,
+            failed_deliveries_of_a_period_are_retried_together,
+            deleting_a_webhook_cancels_its_deliveries,
             deliveries_are_filtered_newest_first,
-            the_outbox_is_kept_until_forgotten,
-            anomaly_states_are_replaced_and_forgotten,
+            outbox_messages_stay_until_removed,
+            anomaly_states_are_replaced_and_deleted,
             anomaly_events_are_filtered_newest_first,
             changes_and_work_are_signalled,
             tokens_are_found_by_their_hash_until_they_are_revoked,
-            changes_on_somebodys_behalf_are_recorded,
-            secrets_stay_out_of_the_records,
+            changes_by_a_caller_are_recorded,
+            records_contain_no_secrets,
             a_set_is_recorded_document_by_document,
-            records_are_filtered_newest_first_and_forgotten,
-            what_is_changed_elsewhere_is_recorded_before,
-            what_is_of_a_person_is_erased_and_nothing_else,
-            a_delivery_is_erased_while_it_is_sent,
+            records_are_filtered_newest_first_and_deleted,
+            changes_outside_the_store_are_recorded_first,
+            only_the_persons_data_is_erased,
+            a_delivery_in_flight_is_erased,
             many_rows_are_erased_in_steps,
-            a_closed_store_answers_closed,
+            a_closed_store_returns_closed,
         );
     };
     (@cases $open:path: $($case:ident,)*) => {
@@ -134,7 +134,7 @@ pub(super) fn first_page(limit: usize) -> PageRequest {
 }
 
 /// Creates a webhook and deliveries to it.
-async fn owed(store: &Store, name: &str, sequences: &[u64]) -> (Uuid, Vec<Uuid>) {
+async fn with_deliveries(store: &Store, name: &str, sequences: &[u64]) -> (Uuid, Vec<Uuid>) {
     let webhook = store.create_webhook(webhook(name)).await.unwrap().id;
     let deliveries: Vec<_> = sequences.iter().map(|sequence| delivery(webhook, &sequence.to_string())).collect();
     let ids = deliveries.iter().map(|delivery| delivery.id).collect();
@@ -170,7 +170,7 @@ pub(super) async fn a_name_is_taken_once_and_freed_by_deletion(store: Store) {
     store.create_rule(rule("a", &[])).await.unwrap();
 }
 
-pub(super) async fn what_others_changed_meanwhile_is_not_written_over(store: Store) {
+pub(super) async fn concurrent_changes_are_not_overwritten(store: Store) {
     let read = store.create_rule(rule("a", &[])).await.unwrap().updated_at;
     let written = store.replace_rule("a", rule("b", &[]), Some(read)).await.unwrap();
     assert!(written.updated_at > read, "even within a millisecond");
@@ -194,7 +194,7 @@ pub(super) async fn what_others_changed_meanwhile_is_not_written_over(store: Sto
     assert_eq!(stale.kind, StoreErrorKind::Changed);
 }
 
-pub(super) async fn changes_made_at_once_all_count(store: Store) {
+pub(super) async fn concurrent_changes_all_apply(store: Store) {
     store.create_rule(rule("counted", &[])).await.unwrap();
     let counting = (0..4).map(|_| async {
         let mut counted = 0;
@@ -211,7 +211,7 @@ pub(super) async fn changes_made_at_once_all_count(store: Store) {
     assert_eq!(store.rule("counted").await.unwrap().unwrap().document.priority, 40);
 }
 
-pub(super) async fn lists_are_walked_page_by_page(store: Store) {
+pub(super) async fn lists_are_paginated(store: Store) {
     let mut expected = Vec::new();
     for n in 0..7 {
         expected.push(store.create_rule(rule(&format!("rule {n}"), &[])).await.unwrap().id);
@@ -259,7 +259,7 @@ pub(super) async fn faults_add_up_until_the_document_changes(store: Store) {
     store.delete_rule("failing").await.unwrap();
 }
 
-pub(super) async fn a_foreign_cursor_is_refused(store: Store) {
+pub(super) async fn a_cursor_of_another_list_is_refused(store: Store) {
     for name in ["a", "b"] {
         store.create_webhook(webhook(name)).await.unwrap();
     }
@@ -308,7 +308,7 @@ pub(super) async fn masked_secrets_are_kept(store: Store) {
     assert_eq!(store.webhooks(first_page(10)).await.unwrap().items[0].document.auth, auth("new"));
 }
 
-pub(super) async fn secrets_of_the_address_and_the_headers_are_kept_and_stay_with_their_host(store: Store) {
+pub(super) async fn url_and_header_secrets_are_kept_and_stay_with_their_host(store: Store) {
     let document: NewWebhook = serde_json::from_value(json!({
         "name": "ops", "url": "https://ops.example.com/hook?token=hunter2", "int64_as_string": true,
         "headers": {"Authorization": "Bearer hunter2", "X-Env": "prod"},
@@ -346,9 +346,9 @@ pub(super) async fn secrets_of_the_address_and_the_headers_are_kept_and_stay_wit
     assert_eq!(stored().await.document, plain);
 }
 
-pub(super) async fn what_a_disabled_webhook_is_owed_waits_within_its_bounds(store: Store) {
-    let (ops, first) = owed(&store, "ops", &[1]).await;
-    let (other, _) = owed(&store, "other", &[2]).await;
+pub(super) async fn the_backlog_of_a_disabled_webhook_is_limited(store: Store) {
+    let (ops, first) = with_deliveries(&store, "ops", &[1]).await;
+    let (other, _) = with_deliveries(&store, "other", &[2]).await;
     store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[other])).await.unwrap();
     store.disable_webhook(ops, "answered 410").await.unwrap();
     store.release_deliveries(first.clone()).await.unwrap();
@@ -400,18 +400,18 @@ pub(super) async fn a_claim_is_shared_by_all_webhooks(store: Store) {
     let mut sequence = 0;
     for name in 0..6 {
         let sequences: Vec<u64> = (0..20).map(|n| sequence + n + 1).collect();
-        owed(&store, &format!("dead {name}"), &sequences).await;
+        with_deliveries(&store, &format!("dead {name}"), &sequences).await;
         sequence += 20;
     }
-    let (alive, ids) = owed(&store, "alive", &[1_000, 1_001]).await;
+    let (alive, ids) = with_deliveries(&store, "alive", &[1_000, 1_001]).await;
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(14, LEASE, &[])).await.unwrap();
     let of_alive: Vec<_> = claimed.iter().filter(|claimed| claimed.webhook_id == alive).map(|d| d.id).collect();
     assert_eq!((claimed.len(), of_alive), (14, ids));
 }
 
 pub(super) async fn a_claim_is_bounded_by_webhook_and_by_bytes(store: Store) {
-    let (a, _) = owed(&store, "a", &[1, 2, 3, 4]).await;
-    let (b, _) = owed(&store, "b", &[5, 6, 7, 8]).await;
+    let (a, _) = with_deliveries(&store, "a", &[1, 2, 3, 4]).await;
+    let (b, _) = with_deliveries(&store, "b", &[5, 6, 7, 8]).await;
     let limits = |a_quota, payload_bytes| ClaimLimits {
         payload_bytes,
         per_webhook: 2,
@@ -431,8 +431,8 @@ pub(super) async fn a_claim_is_bounded_by_webhook_and_by_bytes(store: Store) {
     assert_eq!(store.next_due_ms(&[a, b]).await.unwrap(), None);
 }
 
-pub(super) async fn what_was_claimed_can_be_given_back(store: Store) {
-    let (_, ids) = owed(&store, "ops", &[1, 2]).await;
+pub(super) async fn claimed_deliveries_can_be_released(store: Store) {
+    let (_, ids) = with_deliveries(&store, "ops", &[1, 2]).await;
     store.claim_due_deliveries(ClaimLimits::up_to(2, LEASE, &[])).await.unwrap();
     store.finish_deliveries(vec![outcome(ids[1], DeliveryStatus::Delivered, None)]).await.unwrap();
     store.release_deliveries(ids.clone()).await.unwrap();
@@ -452,7 +452,7 @@ pub(super) async fn a_disabled_webhook_says_why_until_it_is_enabled(store: Store
 }
 
 pub(super) async fn effects_are_recorded_once(store: Store) {
-    let (webhook, ids) = owed(&store, "ops", &[3, 5]).await;
+    let (webhook, ids) = with_deliveries(&store, "ops", &[3, 5]).await;
     assert_eq!(consumed(&store, "engine", &[1, 3, 4, 5, 9]).await, [3, 5]);
     assert!(consumed(&store, "other", &[3]).await.is_empty());
     assert!(consumed(&store, "engine", &[]).await.is_empty());
@@ -470,7 +470,7 @@ fn acknowledged(sequence: u64, published_at_ms: i64) -> Option<Cause> {
     Some(Cause::new(sequence, published_at_ms))
 }
 
-pub(super) async fn effects_below_the_floor_are_forgotten(store: Store) {
+pub(super) async fn effects_below_the_floor_are_merged(store: Store) {
     store.record_effects(effects(&[1, 2, 4], Vec::new())).await.unwrap();
     let next = Effects { acknowledged: acknowledged(3, 4), ..effects(&[5], Vec::new()) };
     store.record_effects(next).await.unwrap();
@@ -489,7 +489,7 @@ pub(super) async fn effects_below_the_floor_are_forgotten(store: Store) {
 }
 
 /// The stream keeps its name, loses the messages after its 20th, and gives their sequences to new ones.
-pub(super) async fn messages_that_get_the_sequences_of_lost_ones_are_others(store: Store) {
+pub(super) async fn messages_that_reuse_lost_sequences_are_distinct(store: Store) {
     let at = |sequences: std::ops::RangeInclusive<u64>, time: i64| -> Vec<Cause> {
         sequences.map(|sequence| Cause::new(sequence, time + sequence as i64)).collect()
     };
@@ -542,8 +542,8 @@ pub(super) async fn earlier_records_are_respected(store: Store) {
     assert_eq!(store.consumed("engine", &[Cause::new(9, 1_000), Cause::new(12, 1_000)]).await.unwrap(), []);
 }
 
-pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
-    let (webhook, _) = owed(&store, "ops", &[1]).await;
+pub(super) async fn a_conflicting_batch_writes_nothing(store: Store) {
+    let (webhook, _) = with_deliveries(&store, "ops", &[1]).await;
     // Two concurrent batches share a sequence, in the same group or not: only one of them is stored, as a whole.
     let batch = |own: u64| {
         let message = OutboxMessage { id: Uuid::now_v7(), subject: "s".to_owned(), payload: Vec::new() };
@@ -560,7 +560,7 @@ pub(super) async fn a_refused_batch_writes_nothing(store: Store) {
 }
 
 pub(super) async fn deliveries_are_claimed_once_until_the_lease_ends(store: Store) {
-    let (_, ids) = owed(&store, "ops", &[1, 2, 3]).await;
+    let (_, ids) = with_deliveries(&store, "ops", &[1, 2, 3]).await;
     assert!(store.next_due_ms(&[]).await.unwrap().unwrap() <= Timestamp::now().as_millisecond());
     let short = Duration::from_millis(50);
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(2, short, &[])).await.unwrap();
@@ -577,10 +577,10 @@ pub(super) async fn deliveries_are_claimed_once_until_the_lease_ends(store: Stor
     assert!(next > Timestamp::now().as_millisecond() + 30_000, "{next}");
 }
 
-pub(super) async fn a_skipped_or_disabled_webhook_holds_nobody_up(store: Store) {
-    let (dead, _) = owed(&store, "dead", &(1..=50).collect::<Vec<_>>()).await;
-    let (gone, _) = owed(&store, "gone", &(51..=100).collect::<Vec<_>>()).await;
-    let (_, ids) = owed(&store, "alive", &[101]).await;
+pub(super) async fn a_skipped_or_disabled_webhook_blocks_no_other(store: Store) {
+    let (dead, _) = with_deliveries(&store, "dead", &(1..=50).collect::<Vec<_>>()).await;
+    let (gone, _) = with_deliveries(&store, "gone", &(51..=100).collect::<Vec<_>>()).await;
+    let (_, ids) = with_deliveries(&store, "alive", &[101]).await;
     store.disable_webhook(gone, "answered 410").await.unwrap();
     let claimed = store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[dead])).await.unwrap();
     assert_eq!(claimed.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), ids);
@@ -591,7 +591,7 @@ pub(super) async fn a_skipped_or_disabled_webhook_holds_nobody_up(store: Store) 
 }
 
 pub(super) async fn an_outcome_ends_or_postpones_a_delivery(store: Store) {
-    let (_, ids) = owed(&store, "ops", &[1, 2]).await;
+    let (_, ids) = with_deliveries(&store, "ops", &[1, 2]).await;
     store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap();
     let later = Timestamp::now().as_millisecond() + 100_000;
     let outcomes = vec![
@@ -616,8 +616,8 @@ pub(super) async fn an_outcome_ends_or_postpones_a_delivery(store: Store) {
     assert_eq!(store.delivery(ids[0]).await.unwrap().unwrap().status, DeliveryStatus::Delivered);
 }
 
-pub(super) async fn only_what_ended_badly_is_retried_by_hand(store: Store) {
-    let (_, ids) = owed(&store, "ops", &[1, 2, 3]).await;
+pub(super) async fn only_failed_deliveries_are_retried_by_hand(store: Store) {
+    let (_, ids) = with_deliveries(&store, "ops", &[1, 2, 3]).await;
     store.claim_due_deliveries(ClaimLimits::up_to(2, LEASE, &[])).await.unwrap();
     let outcomes =
         vec![outcome(ids[0], DeliveryStatus::Delivered, None), outcome(ids[1], DeliveryStatus::DeadLetter, None)];
@@ -633,9 +633,9 @@ pub(super) async fn only_what_ended_badly_is_retried_by_hand(store: Store) {
     assert!(claimed.iter().any(|delivery| delivery.id == ids[1]));
 }
 
-pub(super) async fn what_ended_badly_in_a_time_is_retried_together(store: Store) {
-    let (ops, ids) = owed(&store, "ops", &[1, 2, 3]).await;
-    let (_, gone) = owed(&store, "gone", &[4]).await;
+pub(super) async fn failed_deliveries_of_a_period_are_retried_together(store: Store) {
+    let (ops, ids) = with_deliveries(&store, "ops", &[1, 2, 3]).await;
+    let (_, gone) = with_deliveries(&store, "gone", &[4]).await;
     let ended = [DeliveryStatus::Delivered, DeliveryStatus::DeadLetter, DeliveryStatus::Failed];
     store.claim_due_deliveries(ClaimLimits::up_to(10, LEASE, &[])).await.unwrap();
     let outcomes = ids.iter().zip(ended).map(|(id, status)| outcome(*id, status, None));
@@ -667,8 +667,8 @@ pub(super) async fn what_ended_badly_in_a_time_is_retried_together(store: Store)
     assert_eq!(claimed, [(ids[1], 0), (ids[2], 0)]);
 }
 
-pub(super) async fn deleting_a_webhook_cancels_what_it_is_owed(store: Store) {
-    let (webhook, ids) = owed(&store, "ops", &[1, 2]).await;
+pub(super) async fn deleting_a_webhook_cancels_its_deliveries(store: Store) {
+    let (webhook, ids) = with_deliveries(&store, "ops", &[1, 2]).await;
     store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
     assert!(store.delete_webhook("ops").await.unwrap());
     for id in &ids {
@@ -686,8 +686,8 @@ pub(super) async fn deleting_a_webhook_cancels_what_it_is_owed(store: Store) {
 }
 
 pub(super) async fn deliveries_are_filtered_newest_first(store: Store) {
-    let (one, ones) = owed(&store, "one", &[1, 2, 3]).await;
-    let (_, twos) = owed(&store, "two", &[4]).await;
+    let (one, ones) = with_deliveries(&store, "one", &[1, 2, 3]).await;
+    let (_, twos) = with_deliveries(&store, "two", &[4]).await;
     let list = async |filter: DeliveryFilter| -> Vec<Uuid> {
         let (mut ids, mut cursor) = (Vec::new(), None);
         loop {
@@ -711,7 +711,7 @@ pub(super) async fn deliveries_are_filtered_newest_first(store: Store) {
     assert_eq!(list(delivered).await, [ones[0]]);
 }
 
-pub(super) async fn the_outbox_is_kept_until_forgotten(store: Store) {
+pub(super) async fn outbox_messages_stay_until_removed(store: Store) {
     let message =
         |n: u8| OutboxMessage { id: Uuid::now_v7(), subject: format!("alerts.{n}"), payload: vec![n, 0, 255] };
     let (first, second) = (message(1), message(2));
@@ -725,7 +725,7 @@ pub(super) async fn the_outbox_is_kept_until_forgotten(store: Store) {
     assert_eq!(store.outbox(10).await.unwrap()[0].id, second.id);
 }
 
-pub(super) async fn anomaly_states_are_replaced_and_forgotten(store: Store) {
+pub(super) async fn anomaly_states_are_replaced_and_deleted(store: Store) {
     let config = store.create_anomaly_config(anomaly("spike")).await.unwrap().id;
     let state = |group: &str, count: u64, updated_at_ms: i64| AnomalyState {
         version: count,
@@ -794,7 +794,7 @@ pub(super) async fn changes_and_work_are_signalled(store: Store) {
     assert!(changes.has_changed().unwrap());
     assert!(!work.has_changed().unwrap());
 
-    let (_, ids) = owed(&store, "ops", &[1]).await;
+    let (_, ids) = with_deliveries(&store, "ops", &[1]).await;
     signalled(&mut work).await;
     store.claim_due_deliveries(ClaimLimits::up_to(1, LEASE, &[])).await.unwrap();
     store.record_effects(effects(&[2], Vec::new())).await.unwrap();
@@ -809,7 +809,7 @@ pub(super) async fn signalled(signal: &mut tokio::sync::watch::Receiver<u64>) {
     tokio::time::timeout(Duration::from_secs(10), signal.changed()).await.expect("signalled").unwrap();
 }
 
-pub(super) async fn a_closed_store_answers_closed(store: Store) {
+pub(super) async fn a_closed_store_returns_closed(store: Store) {
     store.create_rule(rule("a", &[])).await.unwrap();
     store.close().await;
     assert_eq!(store.create_rule(rule("b", &[])).await.unwrap_err().kind, StoreErrorKind::Closed);

@@ -72,7 +72,7 @@ pub(in crate::store) async fn a_set_with_a_fault_stores_nothing_and_names_every_
     assert!(store.delete_webhook("old").await.is_err(), "it is still used by the rule that was kept");
 }
 
-pub(in crate::store) async fn a_rehearsal_answers_as_the_set_would_and_stores_nothing(store: Store) {
+pub(in crate::store) async fn a_rehearsal_reports_the_outcomes_and_stores_nothing(store: Store) {
     let changes = store.changes();
     let rehearsed = store.apply(set("s3cret"), true).await.unwrap();
     assert_eq!(outcomes(&rehearsed), [ApplyOutcome::Created; 3]);

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn own_members_are_those_that_nobody_writes() {
+    fn own_members_are_those_that_clients_do_not_write() {
         let (id, now) = (Uuid::nil(), Timestamp::UNIX_EPOCH);
         let rule: NewRule = serde_json::from_value(json!({"name": "n"})).unwrap();
         let anomaly = json!({"name": "n", "detection_type": "rate", "config": {}});

@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_out_has_its_default() {
+    fn omitted_members_get_their_defaults() {
         let read: NewWebhook = serde_json::from_value(json!({"name": "ops", "url": "http://x"})).unwrap();
         let expected = json!({"name": "ops", "url": "http://x", "method": "POST", "enabled": true,
             "timeout_ms": 30000, "headers": {}, "int64_as_string": false, "auth_type": "none", "auth_config": {}});
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn no_form_that_leaves_shows_a_secret() {
+    fn no_output_shows_a_secret() {
         for auth in [
             Auth::Basic { username: "u".into(), password: "hunter2".into() },
             Auth::Basic { username: "hunter2".into(), password: String::new() },
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn an_auth_config_must_fit_its_type() {
+    fn an_auth_config_must_match_its_type() {
         for (document, pointer) in [
             (json!({"auth_type": "hmac", "auth_config": {}}), &["/auth_config/secret"][..]),
             (json!({"auth_type": "basic", "auth_config": {"username": "u"}}), &["/auth_config/password"]),

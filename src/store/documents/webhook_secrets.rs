@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mask_keeps_what_is_stored_in_its_place() {
+    fn the_mask_keeps_the_stored_secret() {
         let masked = |change: fn(&mut NewWebhook)| {
             let shown = serde_json::to_value(stored()).unwrap();
             let mut read: NewWebhook = serde_json::from_value(shown).unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_place_of_a_user_is_kept() {
+    fn a_key_used_as_user_name_is_kept() {
         let key = |username: &str, password: &str| Auth::Basic { username: username.into(), password: password.into() };
         let stored = NewWebhook { auth: key("k3y", ""), ..stored() };
         let read = |auth_config: serde_json::Value| {

@@ -40,12 +40,12 @@ impl Store {
     /// Enforces the backlog limits of disabled webhooks: deliveries beyond the count are deleted, those that are too
     /// old become `cancelled`. Both are counted as abandoned; returns how many.
     pub async fn trim_backlog(&self, bounds: BacklogLimits) -> Result<u64, StoreError> {
-        let given_up = match &self.0 {
+        let abandoned = match &self.0 {
             Inner::Sqlite(engine) => engine.trim_backlog(bounds).await,
             Inner::Postgres(engine) => engine.trim_backlog(bounds).await,
         }?;
-        metrics::store_given_up(given_up);
-        Ok(given_up)
+        metrics::store_given_up(abandoned);
+        Ok(abandoned)
     }
 
     /// Disabled webhooks that have lost deliveries since they were disabled.

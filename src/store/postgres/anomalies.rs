@@ -70,7 +70,7 @@ impl Engine {
         let ahead = "UPDATE anomaly_events SET detected_at = causality_now_ms()
             WHERE detected_at > causality_now_ms() + $1 AND seq IN
             (SELECT seq FROM anomaly_events ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        let mut forgotten = 0;
+        let mut deleted = 0;
         self.retrying(context, || async move {
             let mut client = self.client(context).await?;
             client.execute(ahead, &[&EVENT_AHEAD_MS_MAX, &DELETE_ROWS_MAX]).await.map_err(failed(context))?;
@@ -88,13 +88,13 @@ impl Engine {
                         Ok(count)
                     })
                     .await?;
-                forgotten += count;
+                deleted += count;
                 if count == 0 {
                     break;
                 }
             }
         }
-        Ok(forgotten + deliveries::delete_expired_deliveries(self).await?)
+        Ok(deleted + deliveries::delete_expired_deliveries(self).await?)
     }
 
     pub(in crate::store) async fn anomaly_events(

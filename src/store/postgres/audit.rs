@@ -115,7 +115,7 @@ impl Engine {
             SELECT seq FROM audit WHERE at < causality_now_ms() - $1
                 OR seq <= (SELECT coalesce(max(seq), 0) FROM audit) - $2
             LIMIT $3 FOR UPDATE SKIP LOCKED)";
-        let mut forgotten = 0;
+        let mut deleted = 0;
         loop {
             let count = self
                 .retrying(context, || async move {
@@ -126,9 +126,9 @@ impl Engine {
                     Ok(count)
                 })
                 .await?;
-            forgotten += count;
+            deleted += count;
             if count == 0 {
-                return Ok(forgotten);
+                return Ok(deleted);
             }
         }
     }
@@ -159,7 +159,7 @@ mod tests {
     use crate::store::postgres::tests::{cluster, settings};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_cannot_be_recorded_is_not_changed() {
+    async fn a_change_that_cannot_be_audited_is_not_made() {
         let server = cluster();
         let database = server.database();
         let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();

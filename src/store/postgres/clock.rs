@@ -16,10 +16,10 @@ use crate::store::error::StoreError;
 const ROWS_MAX: i64 = 5_000;
 
 /// Records what the server's clock showed after `asked_at`. True if due times had to be moved.
-pub(super) async fn observe(engine: &Engine, now_ms: i64, asked_at: Instant) -> bool {
+pub(super) async fn observe(engine: &Engine, now_ms: i64, requested_at: Instant) -> bool {
     let clock = &engine.0.clock;
     let mut moved = 0;
-    if clock.is_behind(now_ms, asked_at) {
+    if clock.is_behind(now_ms, requested_at) {
         match move_due_times_back(engine).await {
             Ok(rows) => moved = rows,
             Err(error) => {

@@ -79,9 +79,9 @@ impl Engine {
     }
 
     pub(in crate::store) async fn next_due_ms(&self, skip: &[Uuid]) -> Result<Option<i64>, StoreError> {
-        let asked_at = Instant::now();
+        let requested_at = Instant::now();
         let (mut wait_ms, now_ms) = self.next_due(skip).await?;
-        if clock::observe(self, now_ms, asked_at).await {
+        if clock::observe(self, now_ms, requested_at).await {
             (wait_ms, _) = self.next_due(skip).await?;
         }
         // In this process's time, whose clock may differ from the database's.
@@ -125,7 +125,7 @@ impl Engine {
     pub(in crate::store) async fn trim_backlog(&self, bounds: BacklogLimits) -> Result<u64, StoreError> {
         let context = "give up deliveries";
         let age_ms = i64::try_from(bounds.age_max.as_millis()).unwrap_or(i64::MAX / 4);
-        let mut given_up = 0;
+        let mut abandoned = 0;
         loop {
             let count = self
                 .retrying(context, || async {
@@ -143,9 +143,9 @@ impl Engine {
                     Ok(count)
                 })
                 .await?;
-            given_up += count;
+            abandoned += count;
             if count == 0 {
-                return Ok(given_up);
+                return Ok(abandoned);
             }
         }
     }
@@ -386,7 +386,7 @@ pub(super) async fn delete_expired_deliveries(engine: &Engine) -> Result<u64, St
                      (SELECT seq FROM deliveries WHERE status = $1 ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)";
     let old = "DELETE FROM deliveries WHERE finished_at < causality_now_ms() - $2 AND seq IN
                    (SELECT seq FROM deliveries WHERE status = $1 ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED)";
-    let mut forgotten = 0;
+    let mut deleted = 0;
     for (status, retention_ms) in RETENTION_MS {
         loop {
             let count = engine
@@ -399,13 +399,13 @@ pub(super) async fn delete_expired_deliveries(engine: &Engine) -> Result<u64, St
                     Ok(count)
                 })
                 .await?;
-            forgotten += count;
+            deleted += count;
             if count == 0 {
                 break;
             }
         }
     }
-    Ok(forgotten)
+    Ok(deleted)
 }
 
 /// PostgreSQL's text has no NUL; a server's response may.

@@ -64,9 +64,9 @@ impl Engine {
                 drop(client);
                 return self.conflict(effects).await;
             }
-            let mut given_up = 0;
+            let mut abandoned = 0;
             for webhook in disabled {
-                given_up +=
+                abandoned +=
                     deliveries::delete_beyond_limit(&tx, webhook, effects.backlog_max.unwrap_or(u64::MAX)).await?;
             }
             let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
@@ -78,7 +78,7 @@ impl Engine {
                 self.commit(tx, Wake::None, context).await?;
             }
             client.reusable = true;
-            metrics::store_given_up(given_up);
+            metrics::store_given_up(abandoned);
             Ok(RecordOutcome::Committed)
         })
         .await
@@ -171,12 +171,12 @@ fn columns<'a>(causes: impl Iterator<Item = &'a Cause>) -> (Vec<i64>, Vec<i64>) 
 /// Merges acknowledged records into one. A record further ahead stays: it covers messages that the stream has since
 /// lost, and whose sequences it reuses.
 async fn merge_consumed(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> Result<(), StoreError> {
-    let (floor, asked_ms, context) = (acknowledged.sequence as i64, acknowledged.published_at_ms, "forget sequences");
+    let (floor, known_ms, context) = (acknowledged.sequence as i64, acknowledged.published_at_ms, "forget sequences");
     let latest = "SELECT max(published_at_ms) FROM consumed
                   WHERE consumer = $1 AND sequence <= $2 AND published_at_ms <= $3";
     let latest = tx.prepare_cached(latest).await.map_err(failed(context))?;
     let latest = || async {
-        let row = tx.query_one(&latest, &[consumer, &floor, &asked_ms]).await.map_err(failed(context))?;
+        let row = tx.query_one(&latest, &[consumer, &floor, &known_ms]).await.map_err(failed(context))?;
         Ok::<Option<i64>, StoreError>(row.get(0))
     };
     // Only one of several processes merges.
@@ -200,8 +200,8 @@ async fn merge_consumed(tx: &Tx<'_>, consumer: &String, acknowledged: Cause) -> 
                          SELECT 1 FROM consumed_up_to WHERE consumer = $1 AND sequence >= $2 AND published_at_ms >= $3)";
         run(tx, enter, &[consumer, &floor, &latest], "raise floor").await?;
     }
-    let forget = "DELETE FROM consumed WHERE consumer = $1 AND sequence <= $2 AND published_at_ms <= $3";
-    run(tx, forget, &[consumer, &floor, &latest], context).await.map(drop)
+    let delete = "DELETE FROM consumed WHERE consumer = $1 AND sequence <= $2 AND published_at_ms <= $3";
+    run(tx, delete, &[consumer, &floor, &latest], context).await.map(drop)
 }
 
 /// Inserts the deliveries. If a webhook was deleted since its rule was compiled, the delivery is cancelled instead of

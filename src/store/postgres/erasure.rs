@@ -70,10 +70,10 @@ impl Engine {
                 .retrying(CONTEXT, || async {
                     let mut client = self.client(CONTEXT).await?;
                     let rows = client.query(&select, &[&after, &id, &limit]).await.map_err(failed(CONTEXT))?;
-                    let theirs = |row: &&tokio_postgres::Row| {
+                    let is_match = |row: &&tokio_postgres::Row| {
                         row.get::<_, Option<&[u8]>>(1).is_some_and(|document| person.has_document(document))
                     };
-                    let found: Vec<i64> = rows.iter().filter(theirs).map(|row| row.get(0)).collect();
+                    let found: Vec<i64> = rows.iter().filter(is_match).map(|row| row.get(0)).collect();
                     let mut deleted = 0;
                     if !found.is_empty() {
                         deleted = client.execute(&delete, &[&found]).await.map_err(failed(CONTEXT))?;

@@ -101,8 +101,8 @@ impl Engine {
             let delete = "WITH gone AS (DELETE FROM api_keys WHERE id = $1 RETURNING hash)
                           INSERT INTO revoked_keys (version, hash) SELECT $2, hash FROM gone";
             tx.execute(delete, &[&id, &version]).await.map_err(failed(context))?;
-            let forget = "DELETE FROM revoked_keys WHERE version <= $1";
-            tx.execute(forget, &[&(version - REVOCATIONS_KEPT)]).await.map_err(failed(context))?;
+            let delete = "DELETE FROM revoked_keys WHERE version <= $1";
+            tx.execute(delete, &[&(version - REVOCATIONS_KEPT)]).await.map_err(failed(context))?;
             self.commit(tx, Wake::Changes, context).await?;
             client.reusable = true;
             Ok(true)

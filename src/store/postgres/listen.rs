@@ -51,7 +51,7 @@ async fn connected(
     let messages = std::future::poll_fn(|context| {
         loop {
             match connection.poll_message(context) {
-                Poll::Ready(Some(Ok(AsyncMessage::Notification(told)))) => match told.channel() {
+                Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => match notification.channel() {
                     "causality_changes" => bump(changes),
                     "causality_work" => bump(work),
                     _ => {}

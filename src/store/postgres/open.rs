@@ -49,14 +49,14 @@ impl Engine {
         });
         let engine = Self(shared, None);
         let shared = &engine.0;
-        let mut heard = shared.work.subscribe();
+        let mut first_wake = shared.work.subscribe();
         let listening = listen(connector, shared.changes.clone(), shared.work.clone());
         let closing = shared.closing.clone();
         shared.tasks.spawn(async move {
             closing.run_until_cancelled(listening).await;
         });
         // Changes before the connection listens would be missed.
-        let _ = tokio::time::timeout(settings.connect_timeout, heard.changed()).await;
+        let _ = tokio::time::timeout(settings.connect_timeout, first_wake.changed()).await;
         let (pool, closing) = (shared.pool.clone(), shared.closing.clone());
         let limits = (settings.idle_connections_max, settings.connection_lifetime_max);
         shared.tasks.spawn(async move {

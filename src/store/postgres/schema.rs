@@ -149,7 +149,7 @@ mod tests {
 
     /// A binary with one more migration than the one that created the database.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn an_older_schema_is_brought_up_only_by_migrate() {
+    async fn an_older_schema_is_migrated_only_on_request() {
         let server = cluster();
         let database = server.database();
         let settings = settings(&server, &database);
@@ -177,7 +177,7 @@ mod tests {
 
     /// The first version stored secrets in clear text.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_an_older_version_kept_in_clear_is_sealed() {
+    async fn clear_text_secrets_of_older_versions_are_sealed() {
         const FIRST: Migrations = &[MIGRATIONS[0]];
         let server = cluster();
         let database = server.database();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_with_an_at_sign_is_no_host() {
+    fn a_password_with_an_at_sign_is_not_taken_for_a_host() {
         let server = cluster();
         let url = Some("postgres://u:hunt@hunter2@127.0.0.1:1/db".to_owned());
         let error = Connector::of(&PostgresSettings { url, ..settings(&server, "db") }).err().unwrap();
@@ -228,7 +228,7 @@ mod tests {
 
     /// An earlier version's record of a sequence holds for any message with it.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_was_consumed_before_messages_had_times_stays_consumed() {
+    async fn records_without_times_still_count_as_consumed() {
         const BEFORE: Migrations = &[MIGRATIONS[0], MIGRATIONS[1], MIGRATIONS[2]];
         let server = cluster();
         let database = server.database();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn the_first_process_decides_on_the_key() {
+    async fn the_first_process_sets_the_secrets_key() {
         let server = cluster();
         let settings = settings(&server, &server.database());
         Store::connect_postgres(settings.clone()).await.unwrap().close().await;
@@ -255,7 +255,7 @@ mod tests {
 
     /// A failed migration leaves the database unchanged.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_migration_is_applied_whole_or_not_at_all() {
+    async fn migrations_are_atomic() {
         let broken = with_another("broken", "ALTER TABLE rules ADD COLUMN next integer; SELECT 1 / 0");
         let server = cluster();
         let database = server.database();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_user_who_may_not_create_tables_is_refused_by_name() {
+    async fn a_user_without_create_rights_is_named_in_the_refusal() {
         let server = cluster();
         let database = server.database();
         server.sql(&database, "CREATE ROLE reader LOGIN PASSWORD 'r'; REVOKE CREATE ON SCHEMA public FROM PUBLIC");

@@ -27,10 +27,10 @@ impl ServerClock {
 
     /// Whether the clock was set back, or may have been before the first observation. It showed `now_ms` after
     /// `asked_at`.
-    pub(super) fn is_behind(&self, now_ms: i64, asked_at: Instant) -> bool {
+    pub(super) fn is_behind(&self, now_ms: i64, requested_at: Instant) -> bool {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = |(seen_ms, seen_at): (i64, Instant)| {
-            seen_ms.saturating_add(asked_at.saturating_duration_since(seen_at).as_millis() as i64)
+            seen_ms.saturating_add(requested_at.saturating_duration_since(seen_at).as_millis() as i64)
         };
         seen.is_none_or(|seen| now_ms.saturating_add(STEP_BACK_MS_MIN) < expected(seen))
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_answer_is_no_step_back() {
+    fn a_slow_response_is_not_a_step_back() {
         let (clock, start) = (ServerClock::default(), Instant::now());
         assert!(clock.is_behind(1_000_000, start), "what was before the first look is not known");
         clock.record(1_000_000);

@@ -21,22 +21,22 @@ pub(super) struct ServerSilent;
 
 /// Runs a use case while the server responds: every wake-up means that something was received.
 pub(super) async fn fail_on_silence<T>(limit: Duration, run: impl Future<Output = T>) -> Result<T, ServerSilent> {
-    let heard = Mutex::new(Instant::now());
+    let last_activity = Mutex::new(Instant::now());
     let mut run = Box::pin(run);
-    let getting_on = std::future::poll_fn(|context| {
-        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    let tracked = std::future::poll_fn(|context| {
+        *last_activity.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         run.as_mut().poll(context)
     });
     // The set polls it only when it is woken itself, not with everything else that the caller waits for.
-    let mut only = FuturesUnordered::new();
-    only.push(getting_on);
+    let mut set = FuturesUnordered::new();
+    set.push(tracked);
     loop {
-        let silent_at = *heard.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+        let silent_at = *last_activity.lock().unwrap_or_else(PoisonError::into_inner) + limit;
         if silent_at <= Instant::now() {
             return Err(ServerSilent);
         }
         tokio::select! {
-            Some(done) = only.next() => return Ok(done),
+            Some(done) = set.next() => return Ok(done),
             () = tokio::time::sleep_until(silent_at.into()) => {}
         }
     }
@@ -82,7 +82,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(300);
 
     #[tokio::test]
-    async fn what_is_getting_on_may_take_longer_than_the_limit() {
+    async fn a_use_case_that_progresses_may_exceed_the_limit() {
         let slow = async {
             for _ in 0..10 {
                 tokio::time::sleep(LIMIT / 4).await;
@@ -94,7 +94,7 @@ mod tests {
 
     /// Also detected when the same task is woken by other work all the time.
     #[tokio::test]
-    async fn silence_is_noticed_beside_whatever_is_busy() {
+    async fn silence_is_detected_next_to_busy_futures() {
         let started = Instant::now();
         let silent = fail_on_silence(LIMIT, std::future::pending::<()>());
         let busy = async {

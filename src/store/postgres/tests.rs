@@ -79,7 +79,7 @@ fn hold_rules(server: &Arc<PostgresServer>, database: &str) -> std::thread::Join
 
 /// Concurrently or on a migrated database: each migration is applied once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_migrate_at_once_and_one_does_it() {
+async fn concurrent_migrations_apply_each_step_once() {
     let server = cluster();
     let database = server.database();
     let all = join_all((0..6).map(|_| migrate_postgres(settings(&server, &database)))).await;
@@ -96,22 +96,22 @@ async fn many_migrate_at_once_and_one_does_it() {
 
 /// Poolers close connections that ask for unknown options.
 #[tokio::test]
-async fn a_connection_is_asked_for_without_options() {
+async fn connections_use_no_startup_options() {
     let connector = super::connect::Connector::of(&settings(&cluster(), "any")).unwrap();
     assert_eq!(connector.config.get_options(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_statement_that_takes_too_long_is_ended_and_the_store_goes_on() {
+async fn a_slow_statement_is_cancelled_and_the_store_keeps_working() {
     let server = cluster();
     let database = server.database();
     let limit = Duration::from_millis(400);
     let quick = PostgresSettings { statement_timeout: limit, ..settings(&server, &database) };
     let store = Store::connect_postgres(quick).await.unwrap();
     let holder = hold_rules(&server, &database);
-    let asked = Instant::now();
+    let started = Instant::now();
     let error = store.create_rule(rule("a")).await.unwrap_err();
-    let took = asked.elapsed();
+    let took = started.elapsed();
     assert!(error.kind == StoreErrorKind::Unavailable && took >= limit && took < HELD / 2, "{error} after {took:?}");
     holder.join().unwrap();
     store.create_rule(rule("a")).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_statement_that_takes_too_long_is_ended_and_the_store_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn there_are_never_more_connections_than_allowed_and_waiting_for_one_ends() {
+async fn connections_are_limited_and_waiting_times_out() {
     let server = cluster();
     let database = server.database();
     let wait = Duration::from_millis(500);
@@ -129,14 +129,14 @@ async fn there_are_never_more_connections_than_allowed_and_waiting_for_one_ends(
     let busy = [store.create_rule(rule("a")), store.create_rule(rule("b"))];
     let third = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let asked = Instant::now();
+        let started = Instant::now();
         let error = store.status().await.unwrap_err();
         let text = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
         assert!(
             error.kind == StoreErrorKind::Unavailable && text.contains("database_max_open_conns"),
             "{error}: {text}"
         );
-        let took = asked.elapsed();
+        let took = started.elapsed();
         assert!(took >= wait && took < HELD / 2, "{took:?}");
         let sql = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'causality'"
@@ -152,7 +152,7 @@ async fn there_are_never_more_connections_than_allowed_and_waiting_for_one_ends(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connections_are_closed_when_they_are_many_or_old() {
+async fn idle_connections_are_closed_by_count_and_age() {
     let server = cluster();
     let database = server.database();
     let lifetime = Duration::from_secs(2);
@@ -185,36 +185,36 @@ async fn idle_connections_are_closed_when_they_are_many_or_old() {
 
 /// Processes see each other's changes again once the server is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn notifications_come_again_after_the_server_was_killed() {
+async fn notifications_resume_after_the_server_was_killed() {
     let mut server = PostgresServer::start();
     let database = server.database();
     let quick = PostgresSettings { connect_timeout: Duration::from_secs(2), ..settings(&server, &database) };
     let writer = Store::connect_postgres(quick.clone()).await.unwrap();
     let listener = Store::connect_postgres(quick).await.unwrap();
     let mut changes = listener.changes();
-    let told = async |changes: &mut watch::Receiver<u64>| {
+    let notified = async |changes: &mut watch::Receiver<u64>| {
         tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.expect("told").unwrap();
     };
     for round in 0..2 {
         changes.mark_unchanged();
         writer.create_rule(rule(&format!("before {round}"))).await.unwrap();
-        told(&mut changes).await;
+        notified(&mut changes).await;
         server.kill9();
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.restart();
         // Something may have been missed in the meantime.
-        told(&mut changes).await;
+        notified(&mut changes).await;
         let back = Instant::now();
         while let Err(error) = writer.create_rule(rule(&format!("after {round}"))).await {
             assert!(error.kind == StoreErrorKind::Unavailable && back.elapsed() < Duration::from_secs(20), "{error}");
         }
-        told(&mut changes).await;
+        notified(&mut changes).await;
     }
 }
 
 /// Claims do not wait for each other, nothing is claimed twice, and nothing is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_dispatchers_share_the_deliveries() {
+async fn concurrent_dispatchers_share_the_deliveries() {
     const DELIVERIES: usize = 600;
     let server = cluster();
     let database = server.database();
@@ -274,7 +274,7 @@ async fn many_dispatchers_share_the_deliveries() {
 
 /// Merging waits for commits below the floor, the first time as later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
+async fn the_floor_can_be_locked_from_the_first_commit_on() {
     let server = cluster();
     let database = server.database();
     let store = Store::connect_postgres(settings(&server, &database)).await.unwrap();
@@ -301,9 +301,9 @@ async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
     while server.sql(&database, &waiting) == "0" {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let asked = Instant::now();
+    let started = Instant::now();
     store.record_effects(effects(3, Some(Cause::new(3, 3)))).await.unwrap();
-    assert!(asked.elapsed() > Duration::from_millis(500), "it did not wait: {:?}", asked.elapsed());
+    assert!(started.elapsed() > Duration::from_millis(500), "it did not wait: {:?}", started.elapsed());
     committing.join().unwrap();
     let entry = server.sql(&database, "SELECT sequence || ' ' || published_at_ms FROM consumed_up_to");
     assert_eq!(entry, "3 3");
@@ -314,7 +314,7 @@ async fn the_floor_is_there_to_be_locked_from_the_first_commit_on() {
 
 /// Every process of the cluster is stopped, while the operating system keeps its connections open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stands_still_is_noticed_by_its_silence() {
+async fn a_stalled_server_is_detected_by_its_silence() {
     let server = PostgresServer::start();
     let database = server.database();
     let connect = Duration::from_millis(500);
@@ -324,9 +324,9 @@ async fn a_server_that_stands_still_is_noticed_by_its_silence() {
     store.create_rule(rule("a")).await.unwrap();
     server.signal("STOP");
     for _ in 0..3 {
-        let asked = Instant::now();
+        let started = Instant::now();
         let error = store.rule("a").await.unwrap_err();
-        let took = asked.elapsed();
+        let took = started.elapsed();
         assert!(error.kind == StoreErrorKind::Unavailable && took < connect * 8, "{error} after {took:?}");
     }
     server.signal("CONT");

@@ -60,7 +60,7 @@ async fn check_settings(server: &PostgresServer, settings: PostgresSettings, exp
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_mode_encrypts_verifies_and_refuses_as_it_says() {
+async fn each_mode_encrypts_and_verifies_as_documented() {
     let (ours, other) = (Authority::new(), Authority::new());
     let good = ours.issue("IP:127.0.0.1,DNS:localhost");
     let server = PostgresServer::start_tls(&good);
@@ -124,7 +124,7 @@ async fn a_file_without_authorities_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_work_names_the_setting() {
+async fn connection_errors_name_the_setting() {
     let server = cluster();
     let right = settings(&server, "postgres");
     let by_parts = PostgresSettings {

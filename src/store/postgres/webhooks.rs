@@ -173,9 +173,9 @@ impl Engine {
                        ORDER BY name";
             let rows = client.query(sql, &[]).await.map_err(failed(context))?;
             client.reusable = true;
-            let given_up =
+            let abandoned =
                 |row: &Row| AbandonedDeliveries { webhook: row.get(0), deliveries: row.get::<_, i64>(1) as u64 };
-            Ok(rows.iter().map(given_up).collect())
+            Ok(rows.iter().map(abandoned).collect())
         })
         .await
     }
@@ -379,10 +379,10 @@ pub(super) async fn check_key(engine: &Engine, replaced: bool) -> Result<(), Sto
             );
             let any_secret = tx.query_opt(&sql, &[]).await.map_err(failed(context))?;
             let Some(sealer) = &engine.0.sealer else {
-                let told = any_secret.map(|row| engine.unseal(&row).map(|_| ()));
+                let unsealed = any_secret.map(|row| engine.unseal(&row).map(|_| ()));
                 tx.rollback().await.map_err(failed(context))?;
                 client.reusable = true;
-                return told.unwrap_or(Ok(()));
+                return unsealed.unwrap_or(Ok(()));
             };
             // Databases of versions without a check value have sealed secrets to test instead. Of two processes that
             // start together, one writes the value and the other is checked with it.

@@ -149,7 +149,7 @@ pub(in crate::store) fn has_masked_parts(url: &str) -> bool {
 
 /// Replaces masks by the stored parts: path segments by position, parameters by name. `None` if a part is missing.
 pub(in crate::store) fn restore_url(url: &str, stored: &str) -> Option<String> {
-    let (mut cut, old) = (UrlParts::of(url), UrlParts::of(stored));
+    let (mut parts, old) = (UrlParts::of(url), UrlParts::of(stored));
     for (place, segment) in parts.path.iter_mut().enumerate().filter(|(_, segment)| **segment == MASK) {
         *segment = old.path.get(place)?;
     }
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_gives_access_is_masked() {
+    fn credentials_in_urls_are_masked() {
         for (url, masked) in [
             ("https://h/hook", "https://h/hook"),
             ("https://h:8443/hook/v2?", "https://h:8443/hook/v2?"),
@@ -204,7 +204,7 @@ mod tests {
 
     /// URL formats from these services' documentation, with keys of their kind.
     #[test]
-    fn addresses_of_known_services_do_not_show_their_keys() {
+    fn urls_of_known_services_hide_their_keys() {
         for (url, masked) in [
             (
                 "https://hooks.slack.com/services/T00000000/B00000000/aBcDeFgHiJkLmNoPqRsTuVwX",
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_stand_for_what_is_stored() {
+    fn masks_restore_the_stored_parts() {
         let stored = "https://h/s/k3yk3yk3yk3yk3yk3yk3yk3y?t=1&t=2&solo&u=3";
         let masked = masked_url(stored);
         assert_eq!(masked, "https://h/s/***?t=***&t=***&***&u=***");
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_give_access_are_known_by_name_or_by_value() {
+    fn secret_headers_are_recognized_by_name_or_value() {
         for (name, value) in [
             ("Authorization", "x"),
             ("X-Api-Key", "x"),

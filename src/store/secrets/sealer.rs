@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_file_is_private_kept_and_not_made_anew_for_sealed_values() {
+    fn the_key_file_is_private_and_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let id = Uuid::now_v7();
         let sealed = Sealer::open(dir.path(), None, 0).unwrap().seal(id, "f", b"x".to_vec()).unwrap();

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_told_from_words() {
+    fn keys_are_distinguished_from_words() {
         for secret in [
             "bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw",
             "bot110201543%3AAAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw",
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_what_gives_access_are_known() {
+    fn names_of_credentials_are_recognized() {
         for name in
             ["Authorization", "X-Token", "Cookie", "api-key", "apikey", "X-Jwt", "x_sig", "access_token", "Bearer"]
         {

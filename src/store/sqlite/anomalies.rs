@@ -52,7 +52,7 @@ impl Engine {
         let deliveries = self.delete_expired_deliveries().await?;
         let mut events = 0;
         loop {
-            let forgotten = self
+            let deleted = self
                 .write(Wake::None, context, move |connection| {
                     let now = now_ms();
                     // Events from a clock that was far ahead would block the deletion of all behind them.
@@ -67,8 +67,8 @@ impl Engine {
                         .map_err(failed(context))
                 })
                 .await?;
-            events += forgotten as u64;
-            if forgotten == 0 {
+            events += deleted as u64;
+            if deleted == 0 {
                 return Ok(states as u64 + deliveries + events);
             }
         }

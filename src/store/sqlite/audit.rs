@@ -109,7 +109,7 @@ impl Engine {
 
     pub(in crate::store) async fn prune_audit(&self, age_ms: i64) -> Result<u64, StoreError> {
         let context = "forget audit records";
-        let mut forgotten = 0;
+        let mut deleted = 0;
         loop {
             let count = self
                 .write(Wake::None, context, move |connection| {
@@ -120,9 +120,9 @@ impl Engine {
                     connection.execute(sql, [before, RECORDS_MAX, DELETE_ROWS_MAX]).map_err(failed(context))
                 })
                 .await?;
-            forgotten += count as u64;
+            deleted += count as u64;
             if count == 0 {
-                return Ok(forgotten);
+                return Ok(deleted);
             }
         }
     }
@@ -154,7 +154,7 @@ mod tests {
     use crate::store::{SqliteSettings, Store};
 
     #[tokio::test]
-    async fn what_cannot_be_recorded_is_not_changed() {
+    async fn a_change_that_cannot_be_audited_is_not_made() {
         let dir = tempfile::tempdir().unwrap();
         let settings = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
         let store = Store::open_sqlite(settings).unwrap();

@@ -70,7 +70,7 @@ impl Engine {
     pub(in crate::store) async fn trim_backlog(&self, bounds: BacklogLimits) -> Result<u64, StoreError> {
         let context = "give up deliveries";
         let age_ms = i64::try_from(bounds.age_max.as_millis()).unwrap_or(i64::MAX);
-        let mut given_up = 0;
+        let mut abandoned = 0;
         loop {
             let count = self
                 .write(Wake::None, context, move |connection| {
@@ -83,9 +83,9 @@ impl Engine {
                     Ok(count)
                 })
                 .await?;
-            given_up += count;
+            abandoned += count;
             if count == 0 {
-                return Ok(given_up);
+                return Ok(abandoned);
             }
         }
     }
@@ -155,20 +155,20 @@ impl Engine {
 
     /// Deletes deliveries that ended long ago; returns how many.
     pub(super) async fn delete_expired_deliveries(&self) -> Result<u64, StoreError> {
-        let mut forgotten = 0;
+        let mut deleted = 0;
         for (status, retention_ms) in RETENTION_MS {
             loop {
-                let forget = move |connection: &Connection| {
+                let delete = move |connection: &Connection| {
                     delete_expired(connection, status, now_ms() - retention_ms).map_err(failed("forget deliveries"))
                 };
-                let count = self.write(Wake::None, "forget deliveries", forget).await?;
-                forgotten += count as u64;
+                let count = self.write(Wake::None, "forget deliveries", delete).await?;
+                deleted += count as u64;
                 if count == 0 {
                     break;
                 }
             }
         }
-        Ok(forgotten)
+        Ok(deleted)
     }
 }
 

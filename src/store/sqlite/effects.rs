@@ -17,15 +17,15 @@ use crate::store::error::StoreError;
 
 impl Engine {
     pub(in crate::store) async fn consumed(&self, consumer: &str, causes: &[Cause]) -> Result<Vec<Cause>, StoreError> {
-        let mut asked = causes.to_vec();
-        asked.sort_unstable();
-        asked.dedup();
-        if asked.is_empty() {
-            return Ok(asked);
+        let mut sorted = causes.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.is_empty() {
+            return Ok(sorted);
         }
         let consumer = consumer.to_owned();
         self.read("read consumed sequences", move |connection| {
-            consumed(connection, &consumer, &asked).map_err(failed("read consumed sequences"))
+            consumed(connection, &consumer, &sorted).map_err(failed("read consumed sequences"))
         })
         .await
     }
@@ -33,18 +33,18 @@ impl Engine {
     pub(in crate::store) async fn record_effects(&self, effects: Effects) -> Result<RecordOutcome, StoreError> {
         let due = !effects.deliveries.is_empty() || !effects.outbox.is_empty();
         let wake = if due { Wake::Work } else { Wake::None };
-        let (recorded, given_up) = self
+        let (recorded, abandoned) = self
             .write(wake, "record effects", move |connection| {
                 match conflict(connection, &effects).map_err(failed("record effects"))? {
                     Some(refused) => Ok((refused, 0)),
                     None => {
-                        let given_up = record(connection, &effects).map_err(failed("record effects"))?;
-                        Ok((RecordOutcome::Committed, given_up))
+                        let abandoned = record(connection, &effects).map_err(failed("record effects"))?;
+                        Ok((RecordOutcome::Committed, abandoned))
                     }
                 }
             })
             .await?;
-        metrics::store_given_up(given_up);
+        metrics::store_given_up(abandoned);
         Ok(recorded)
     }
 
@@ -130,10 +130,10 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
         };
         insert_delivery(connection, delivery, enabled.is_some(), now)?;
     }
-    let mut given_up = 0;
+    let mut abandoned = 0;
     if let Some(backlog_max) = effects.backlog_max {
         for (webhook, _) in known.iter().filter(|(_, enabled)| **enabled == Some(false)) {
-            given_up += deliveries::delete_beyond_limit(connection, *webhook, backlog_max)?;
+            abandoned += deliveries::delete_beyond_limit(connection, *webhook, backlog_max)?;
         }
     }
     for event in &effects.anomaly_events {
@@ -146,18 +146,18 @@ fn record(connection: &Connection, effects: &Effects) -> rusqlite::Result<u64> {
     for message in &effects.outbox {
         owe.execute(params![message.id.into_bytes(), message.subject, message.payload])?;
     }
-    Ok(given_up)
+    Ok(abandoned)
 }
 
 /// Merges acknowledged records into one. A record further ahead stays: it covers messages that the stream has since
 /// lost, and whose sequences it reuses.
 fn merge_consumed(connection: &Connection, consumer: &str, acknowledged: Cause) -> rusqlite::Result<()> {
-    let (floor, asked_ms) = (acknowledged.sequence as i64, acknowledged.published_at_ms);
+    let (floor, known_ms) = (acknowledged.sequence as i64, acknowledged.published_at_ms);
     let run = |sql, values: &[&dyn ToSql]| connection.prepare_cached(sql)?.execute(values);
     let mut latest = connection.prepare_cached(
         "SELECT max(published_at_ms) FROM consumed WHERE consumer = ?1 AND sequence <= ?2 AND published_at_ms <= ?3",
     )?;
-    let latest: Option<i64> = latest.query_row(params![consumer, floor, asked_ms], |row| row.get(0))?;
+    let latest: Option<i64> = latest.query_row(params![consumer, floor, known_ms], |row| row.get(0))?;
     let Some(latest) = latest else { return Ok(()) };
     if latest < 0 {
         // An earlier version recorded them.
@@ -172,8 +172,8 @@ fn merge_consumed(connection: &Connection, consumer: &str, acknowledged: Cause) 
                          SELECT 1 FROM consumed_up_to WHERE consumer = ?1 AND sequence >= ?2 AND published_at_ms >= ?3)";
         run(enter, &[&consumer, &floor, &latest])?;
     }
-    let forget = "DELETE FROM consumed WHERE consumer = ?1 AND sequence <= ?2 AND published_at_ms <= ?3";
-    run(forget, &[&consumer, &floor, &latest]).map(drop)
+    let delete = "DELETE FROM consumed WHERE consumer = ?1 AND sequence <= ?2 AND published_at_ms <= ?3";
+    run(delete, &[&consumer, &floor, &latest]).map(drop)
 }
 
 /// `None` if there is no such webhook.

@@ -113,8 +113,8 @@ impl Engine {
     /// Fails if a restart would not find the stored data, or if nothing can be stored.
     pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
         let (context, health) = ("check store files", self.0.health.clone());
-        let asked = tokio::task::spawn_blocking(move || health.check());
-        asked.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))??;
+        let checked = tokio::task::spawn_blocking(move || health.check());
+        checked.await.map_err(|error| StoreError::caused(StoreErrorKind::Unavailable, context, error))??;
         if self.0.health.is_refusing() {
             // Only a write shows that writing works again.
             let sql = "UPDATE schema_migrations SET name = name WHERE version = 1";

@@ -121,14 +121,14 @@ fn delete(connection: &Connection, table: Table, found: &[i64], person: &Person)
     let mut delete = connection.prepare_cached(table.delete)?;
     let mut deleted = 0;
     for seq in found {
-        let theirs = {
+        let is_match = {
             let mut rows = find.query([seq])?;
             match rows.next()? {
                 Some(row) => person.has_document(row.get_ref(0)?.as_bytes()?),
                 None => false,
             }
         };
-        if theirs {
+        if is_match {
             deleted += delete.execute([seq])? as u64;
         }
     }

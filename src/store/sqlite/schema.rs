@@ -59,7 +59,7 @@ mod tests {
 
     /// An earlier version's record of a sequence holds for any message with it.
     #[tokio::test]
-    async fn what_was_consumed_before_messages_had_times_stays_consumed() {
+    async fn records_without_times_still_count_as_consumed() {
         let dir = tempfile::tempdir().unwrap();
         let connection = crate::base::sqlite::open_writer(&dir.path().join("store.db")).unwrap();
         let sql = "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL)";
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_schema_is_refused_with_the_files_name() {
+    fn a_newer_schema_is_refused_and_the_file_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.db");
         let mut connection = crate::base::sqlite::open_writer(&path).unwrap();

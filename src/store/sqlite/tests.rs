@@ -61,7 +61,7 @@ fn delivery(webhook_id: Uuid) -> NewDelivery {
 }
 
 #[tokio::test]
-async fn everything_is_there_after_reopening_and_leases_are_released() {
+async fn data_survives_reopening_and_leases_are_released() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir, None).unwrap();
     let id = store.create_webhook(webhook("ops", "s3cret")).await.unwrap().id;
@@ -129,7 +129,7 @@ fn open_replaced(dir: &TempDir, secrets_key: &str) -> Result<Store, StoreError> 
 }
 
 #[tokio::test]
-async fn another_secrets_key_ends_the_start() {
+async fn the_wrong_secrets_key_prevents_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let (right, wrong) = ("0f".repeat(32), "f0".repeat(32));
     open(&dir, Some(&wrong)).unwrap().close().await;
@@ -155,7 +155,7 @@ async fn another_secrets_key_ends_the_start() {
 
 /// A file of the version before URL and header secrets were sealed.
 #[tokio::test]
-async fn what_an_older_version_kept_in_clear_is_sealed() {
+async fn clear_text_secrets_of_older_versions_are_sealed() {
     let dir = tempfile::tempdir().unwrap();
     let (file, key) = (dir.path().join("store.db"), "0f".repeat(32));
     let old = crate::base::sqlite::open_writer(&file).unwrap();
@@ -191,7 +191,7 @@ async fn what_an_older_version_kept_in_clear_is_sealed() {
 
 /// An older version sealed the query, but recognized neither the segment nor the header as secret.
 #[tokio::test]
-async fn what_an_older_version_sealed_in_part_is_sealed_whole() {
+async fn partly_sealed_webhooks_are_sealed_completely() {
     let (dir, key) = (tempfile::tempdir().unwrap(), "0f".repeat(32));
     let store = open(&dir, Some(&key)).unwrap();
     let url = "https://ops.example.com/bot7:hunter2hunter2hunter2/x?q=1";
@@ -218,7 +218,7 @@ async fn what_an_older_version_sealed_in_part_is_sealed_whole() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_stops_the_start_with_its_name() {
+async fn a_damaged_file_prevents_the_start_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("store.db"), "this is not a database, it only has its name".repeat(100)).unwrap();
     let error = open(&dir, None).err().unwrap();
@@ -227,7 +227,7 @@ async fn a_damaged_file_stops_the_start_with_its_name() {
 }
 
 #[tokio::test]
-async fn damage_that_is_met_while_running_is_said() {
+async fn damage_found_while_running_is_reported() {
     let (store, dir) = open_fresh();
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
     let deliveries: Vec<_> = (0..400).map(|_| delivery(id)).collect();
@@ -259,7 +259,7 @@ async fn damage_that_is_met_while_running_is_said() {
 }
 
 #[tokio::test]
-async fn a_store_that_a_restart_does_not_find_takes_nothing() {
+async fn a_store_that_a_restart_would_not_find_refuses_writes() {
     for file in ["store.db", "store.db-wal", "store.db-shm", "store.lock", "secrets.key"] {
         let (store, dir) = open_fresh();
         store.create_webhook(webhook("ops", "s")).await.unwrap();
@@ -279,7 +279,7 @@ async fn a_store_that_a_restart_does_not_find_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_writes_and_takes_them_again_later() {
+async fn writes_fail_on_a_full_disk_and_succeed_later() {
     let (store, dir) = open_fresh();
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
     // The page limit is SQLite's own "disk full".
@@ -368,7 +368,7 @@ async fn concurrent_use_cases_share_commits() {
 }
 
 #[tokio::test]
-async fn deliveries_that_ended_long_ago_are_forgotten() {
+async fn expired_deliveries_are_deleted() {
     let (store, _dir) = open_fresh();
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
     let deliveries: Vec<_> = (0..3).map(|_| delivery(id)).collect();
@@ -407,7 +407,7 @@ async fn deliveries_that_ended_long_ago_are_forgotten() {
 
 /// Leftovers of a clock that was hours ahead: a disabled webhook's backlog, a pending retry, and an ended delivery.
 #[tokio::test]
-async fn restarts_after_the_clock_was_set_back_delay_nothing_and_age_nothing() {
+async fn restarts_after_a_clock_step_back_neither_delay_nor_age_deliveries() {
     const AHEAD_MS: i64 = 10 * 3_600 * 1_000;
     let (store, dir) = open_fresh();
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
@@ -458,7 +458,7 @@ async fn restarts_after_the_clock_was_set_back_delay_nothing_and_age_nothing() {
 
 /// Steps forward and back do not change the age of a disabled webhook's backlog.
 #[tokio::test]
-async fn a_clock_that_is_set_to_and_fro_ages_nothing() {
+async fn clock_steps_in_both_directions_do_not_age_deliveries() {
     const STEP_MS: i64 = 3 * 3_600 * 1_000;
     let (store, _dir) = open_fresh();
     let id = store.create_webhook(webhook("ops", "s")).await.unwrap().id;
