@@ -78,7 +78,7 @@ impl RefusalLog {
             kind: AuditKind::Access,
             object_id: None,
             name: None,
-            outcome: AuditOutcome::RefusalLog,
+            outcome: AuditOutcome::Refused,
             before: None,
             after: Some(after),
             note: None,
