@@ -33,7 +33,7 @@ use crate::bus::{
     TrialOutcome,
 };
 use crate::metrics;
-use crate::store::{Cause, Effects, Recorded, Store, StoreError, StoreErrorKind};
+use crate::store::{Cause, Effects, RecordOutcome, Store, StoreError, StoreErrorKind};
 
 /// Acks and other background operations that may be outstanding while the next batches are evaluated.
 const BACKGROUND_MAX: usize = 8;
@@ -306,7 +306,7 @@ impl Engine {
                 let started = std::time::Instant::now();
                 let recorded = self.store.record_effects(effects).await?;
                 metrics::reaction_commit(started.elapsed());
-                if let Recorded::Refused { consumed: theirs, states } = recorded {
+                if let RecordOutcome::Conflict { consumed: theirs, states } = recorded {
                     refusals += 1;
                     metrics::reaction_refused_commit();
                     debug!(refusals, messages = theirs.len(), windows = states.len(), "another engine was first");
@@ -468,8 +468,8 @@ impl Engine {
         let before_ms = Timestamp::now().as_millisecond().saturating_sub(retention_ms);
         let (store, disabled_owed) = (self.store.clone(), self.settings.disabled_owed);
         self.background.push(Box::pin(async move {
-            let forgotten = store.forget_stale(before_ms).await;
-            match store.give_up_owed(disabled_owed).await {
+            let forgotten = store.delete_expired(before_ms).await;
+            match store.trim_backlog(disabled_owed).await {
                 Ok(0) => {}
                 Ok(deliveries) => {
                     warn!(deliveries, "deliveries of disabled webhooks waited too long and were given up")

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::store::OwedBounds;
+use crate::store::BacklogLimits;
 
 /// How events are evaluated.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct EngineSettings {
     /// Attempts allowed for a new delivery.
     pub max_attempts: u32,
     /// Bounds on the pending deliveries of each disabled webhook.
-    pub disabled_owed: OwedBounds,
+    pub disabled_owed: BacklogLimits,
     /// Threads that match rules against one batch.
     pub evaluations_max: usize,
     /// Groups kept for one anomaly config; the least recently touched are evicted first.
@@ -45,7 +45,7 @@ impl Default for EngineSettings {
             max_deliver: 10,
             floor_interval: Duration::from_secs(5),
             max_attempts: 100,
-            disabled_owed: OwedBounds { deliveries_max: 10_000, age_max: Duration::from_secs(7 * 24 * 3_600) },
+            disabled_owed: BacklogLimits { deliveries_max: 10_000, age_max: Duration::from_secs(7 * 24 * 3_600) },
             evaluations_max: 1,
             groups_max: 10_000,
             state_cleanup_interval: Duration::from_secs(60),
