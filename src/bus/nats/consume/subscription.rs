@@ -251,7 +251,7 @@ impl Subscription {
         self.isolation.clear();
         self.fatal.clear();
         self.epoch = *self.epochs.borrow_and_update();
-        let seen = Incarnation::receive(&self.acker).await?;
+        let seen = Incarnation::observe(&self.acker).await?;
         self.check_position(&seen).await?;
         self.consumer = Some(seen);
         let shared = &self.acker.shared;

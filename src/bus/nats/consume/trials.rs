@@ -57,11 +57,11 @@ impl TrialStore {
     }
 
     pub(crate) async fn read(&self) -> Result<TrialLog, BusError> {
-        self.observe().await.map(|(log, _)| log)
+        self.read_with_sequence().await.map(|(log, _)| log)
     }
 
     /// The log and the sequence of its message.
-    async fn observe(&self) -> Result<(TrialLog, u64), BusError> {
+    async fn read_with_sequence(&self) -> Result<(TrialLog, u64), BusError> {
         let subject = self.shared.settings.trial_subject(&self.consumer);
         let last = self.shared.chunks.get_last_raw_message_by_subject(&subject).await;
         let Some(message) = dead_letter::found("read record of suspects", last)? else {
@@ -75,7 +75,7 @@ impl TrialStore {
     pub(crate) async fn change<T>(&self, mut change: impl FnMut(&mut TrialLog) -> T) -> Result<T, BusError> {
         let context = "store record of suspects";
         for _ in 0..CHANGE_ATTEMPTS_MAX {
-            let (before, behind) = self.observe().await?;
+            let (before, behind) = self.read_with_sequence().await?;
             let mut log = before.clone();
             let answer = change(&mut log);
             if log == before || self.store(log, behind).await? {
