@@ -48,7 +48,7 @@ use crate::{admin, gateway};
 
 /// The OpenAPI document of a gateway that faces the internet.
 pub fn gateway_document() -> serde_json::Value {
-    gateway::document(&gateway::Shown::default())
+    gateway::document(&gateway::DocumentOptions::default())
 }
 
 /// The OpenAPI document of the admin API.

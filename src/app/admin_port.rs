@@ -77,7 +77,7 @@ pub(super) fn start(
     let settings = Arc::new(admin::Settings {
         loopback,
         allowed_hosts: Vec::new(),
-        gateway_document: Some(gateway::document(&settings::shown(config))),
+        gateway_document: Some(gateway::document(&settings::document_options(config))),
         replays: settings::replays(config),
     });
     let router = match engines.store.as_ref().filter(|_| facts.choice.reaction) {

@@ -224,7 +224,7 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
             // Behind load balancers, clients keep their connections.
             last_call: config.shutdown_delay.0.min(LAST_CALL),
             drain_timeout: config.http_shutdown_timeout.0.into(),
-            dress: http::Dress::request_ids(),
+            refusal_headers: http::RefusalHeaders::request_ids(),
             ..http::Limits::default()
         },
         body_bytes_max: config.max_body_size.0 as usize,
@@ -242,8 +242,8 @@ pub(super) fn gateway(config: &Config, listeners: &Listeners) -> gateway::Settin
 }
 
 /// The settings that the gateway's OpenAPI document shows.
-pub(super) fn shown(config: &Config) -> gateway::Shown {
-    gateway::Shown {
+pub(super) fn document_options(config: &Config) -> gateway::DocumentOptions {
+    gateway::DocumentOptions {
         keys: config.asks_for_keys(),
         quarantine: config.quarantine.0,
         batch_events_max: config.max_batch_events.0,

@@ -1,4 +1,4 @@
-//! Admits requests: counts each of them, and its events, against the limits of its caller.
+//! Admission: counts each request and its events against the rate limits of its caller.
 
 use std::net::IpAddr;
 
@@ -6,13 +6,13 @@ use http::{HeaderMap, StatusCode};
 
 use super::auth::caller::Caller;
 use super::exchange::Exchange;
-use super::rate_limit::limits::Counted;
+use super::rate_limit::limits::RateLimitKey;
 use super::state::Gateway;
 use crate::http::Problem;
 
 impl Gateway {
-    /// Counts a request of a caller that was admitted, or one that was not.
-    pub(super) fn enter(
+    /// Counts a request, whether or not its caller was admitted.
+    pub(super) fn admit_caller(
         &self,
         admitted: Result<Caller, Problem>,
         peer: IpAddr,
@@ -20,19 +20,20 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<(), Problem> {
         let refused = match admitted {
-            Ok(caller) => return self.count(caller, peer, headers, exchange),
+            Ok(caller) => return self.count_request(caller, peer, headers, exchange),
             Err(refused) => refused,
         };
         if let Some(limits) = &self.rate_limits
             && refused.status() == StatusCode::UNAUTHORIZED
         {
-            limits.admit_stranger(self.trusted_proxies.client(peer, headers), &mut exchange.standing)?;
+            limits
+                .admit_unauthenticated(self.trusted_proxies.client(peer, headers), &mut exchange.rate_limit_status)?;
         }
         Err(refused)
     }
 
-    /// Counts a request among those of its caller, who is known from here on.
-    pub(super) fn count(
+    /// Counts a request against the limits of its caller, and records the caller in the exchange.
+    pub(super) fn count_request(
         &self,
         caller: Caller,
         peer: IpAddr,
@@ -41,17 +42,17 @@ impl Gateway {
     ) -> Result<(), Problem> {
         exchange.caller = caller;
         let Some(limits) = &self.rate_limits else { return Ok(()) };
-        let counted = exchange.counted.insert(match exchange.caller.key() {
-            Some(key) => Counted::Key { id: key.id, own: key.limits },
-            None => Counted::Address(self.trusted_proxies.client(peer, headers)),
+        let counted = exchange.rate_limit_key.insert(match exchange.caller.key() {
+            Some(key) => RateLimitKey::Key { id: key.id, own: key.limits },
+            None => RateLimitKey::Address(self.trusted_proxies.client(peer, headers)),
         });
-        limits.admit(counted, &mut exchange.standing)
+        limits.admit(counted, &mut exchange.rate_limit_status)
     }
 
-    /// Counts the events of a request whose body was read.
+    /// Counts the events of a request once its body is read.
     pub(super) fn count_events(&self, events: usize, exchange: &mut Exchange) -> Result<(), Problem> {
-        match (&self.rate_limits, &exchange.counted) {
-            (Some(limits), Some(counted)) => limits.charge(counted, events, &mut exchange.standing),
+        match (&self.rate_limits, &exchange.rate_limit_key) {
+            (Some(limits), Some(counted)) => limits.charge(counted, events, &mut exchange.rate_limit_status),
             _ => Ok(()),
         }
     }

@@ -1,8 +1,7 @@
-//! What the gateway knows of the bus's health, told to readiness.
+//! Tracks the health of the bus and reports it to readiness.
 //!
-//! Publishing itself shows a failure. An unready process gets no traffic that could show the
-//! recovery: while the bus fails it is asked about itself, and once nothing speaks against it
-//! the next request is the trial.
+//! Publishing itself detects a failure. It cannot detect the recovery, because an unready process gets no traffic:
+//! while the bus fails, it is pinged, and once it reports no fault, the next request is the test.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,11 +16,11 @@ use crate::bus::{BusError, BusErrorKind, BusStatus, Published};
 use crate::http::Readiness;
 
 const COMPONENT: &str = "bus";
-/// How often a failing bus is asked whether it works again.
-const ASK_INTERVAL: Duration = Duration::from_millis(500);
-/// How long after its last refusal the bus is tried again; only a publish can show that a disk has room again.
+/// How often a failing bus is pinged.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// How long after its last failure the bus is tried again. Only a publish can show that a full disk has room again.
 const TRIAL_AFTER: Duration = Duration::from_secs(3);
-/// Usage of the bus above which a trial is no use: its janitor works towards less than this.
+/// Usage of the bus above which a trial is pointless: its janitor frees space down to less than this.
 const TRIAL_USAGE_PERCENT_MAX: u64 = 90;
 
 pub(super) struct BusHealth {
@@ -42,44 +41,44 @@ impl BusHealth {
         }
     }
 
-    /// Learns from what publishing answered.
-    pub(super) fn learn(&self, answers: &[Result<Published, BusError>]) {
+    /// Records the results of a publish.
+    pub(super) fn record_answers(&self, answers: &[Result<Published, BusError>]) {
         let failure = answers.iter().find_map(|answer| match answer {
             Err(error) if error.kind != BusErrorKind::Invalid => Some(error),
             _ => None,
         });
         match failure {
-            Some(error) => self.fails(&chain(error)),
-            None if self.failing.load(Relaxed) && answers.iter().any(Result::is_ok) => self.recovered(),
+            Some(error) => self.mark_failing(&chain(error)),
+            None if self.failing.load(Relaxed) && answers.iter().any(Result::is_ok) => self.mark_recovered(),
             None => {}
         }
     }
 
-    /// Asks the bus while it fails; never returns.
+    /// Pings the bus while it fails. Never returns.
     pub(super) async fn watch_recovery(&self, destination: &Destination) -> Infallible {
         let Destination::Bus(bus) = destination else { return std::future::pending().await };
         loop {
             self.failed.notified().await;
             while self.failing.load(Relaxed) {
-                tokio::time::sleep(ASK_INTERVAL).await;
+                tokio::time::sleep(PING_INTERVAL).await;
                 let status = match bus.ping().await {
                     Ok(()) => bus.status().await,
                     Err(error) => Err(error),
                 };
                 match status {
-                    Ok(status) => self.consider(&status),
-                    Err(error) => self.still_fails(&chain(&error)),
+                    Ok(status) => self.evaluate(&status),
+                    Err(error) => self.mark_still_failing(&chain(&error)),
                 }
             }
         }
     }
 
-    fn consider(&self, status: &BusStatus) {
+    fn evaluate(&self, status: &BusStatus) {
         let has_room = status.bytes.saturating_mul(100) < status.bytes_max.saturating_mul(TRIAL_USAGE_PERCENT_MAX);
         match &status.refused {
-            None => self.recovered(),
-            Some(_) if has_room && self.last_failure().elapsed() >= TRIAL_AFTER => self.recovered(),
-            Some(reason) => self.still_fails(reason),
+            None => self.mark_recovered(),
+            Some(_) if has_room && self.last_failure().elapsed() >= TRIAL_AFTER => self.mark_recovered(),
+            Some(reason) => self.mark_still_failing(reason),
         }
     }
 
@@ -87,10 +86,10 @@ impl BusHealth {
         self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // The lock makes a change of state and what readiness hears of it one step: whoever asked the bus before it worked
-    // again must not have the last word.
+    // The lock makes the state change and its report to readiness one step; otherwise a stale ping result could
+    // overwrite a newer one.
 
-    fn fails(&self, reason: &str) {
+    fn mark_failing(&self, reason: &str) {
         let mut last_failure = self.last_failure();
         *last_failure = Instant::now();
         if !self.failing.swap(true, Relaxed) {
@@ -100,14 +99,14 @@ impl BusHealth {
         }
     }
 
-    fn still_fails(&self, reason: &str) {
+    fn mark_still_failing(&self, reason: &str) {
         let _state = self.last_failure();
         if self.failing.load(Relaxed) {
             self.readiness.set(COMPONENT, Err(reason.to_owned()));
         }
     }
 
-    fn recovered(&self) {
+    fn mark_recovered(&self) {
         let _state = self.last_failure();
         if self.failing.swap(false, Relaxed) {
             tracing::info!("take events again");

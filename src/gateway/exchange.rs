@@ -1,12 +1,12 @@
-//! One request beside its body: who sent it, and what its reply and its log lines tell of it.
+//! The context of one request apart from its body: the caller, and what the reply and the log report.
 
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::auth::caller::Caller;
 use super::cors::pages::Page;
-use super::quarantine::pending::Waiting;
-use super::rate_limit::limits::{Counted, Standing};
+use super::quarantine::pending::PendingInputs;
+use super::rate_limit::limits::{RateLimitKey, RateLimitStatus};
 use crate::http::RequestIds;
 
 #[derive(Debug)]
@@ -14,13 +14,13 @@ pub(super) struct Exchange {
     pub(super) ids: RequestIds,
     pub(super) page: Page,
     pub(super) method: Method,
-    /// Who sends it: anyone until a key is found.
+    /// `Anyone` until a key is found.
     pub(super) caller: Caller,
-    /// Who is counted, once it is known and where there are limits.
-    pub(super) counted: Option<Counted>,
-    pub(super) standing: Standing,
-    /// What was refused and is to be kept.
-    pub(super) waiting: Option<Box<Waiting>>,
+    /// The key for rate limiting, once known and if there are limits.
+    pub(super) rate_limit_key: Option<RateLimitKey>,
+    pub(super) rate_limit_status: RateLimitStatus,
+    /// Refused input to be quarantined.
+    pub(super) pending_inputs: Option<Box<PendingInputs>>,
 }
 
 impl Exchange {
@@ -30,13 +30,13 @@ impl Exchange {
             page,
             method: head.method.clone(),
             caller: Caller::Anyone,
-            counted: None,
-            standing: Standing::default(),
-            waiting: None,
+            rate_limit_key: None,
+            rate_limit_status: RateLimitStatus::default(),
+            pending_inputs: None,
         }
     }
 
-    /// The last that is done about a request: its reply gets the headers that every reply has.
+    /// Ends the exchange: logs it, and adds the headers that every reply carries.
     pub(super) fn end(self, route: &'static str, status: StatusCode, headers: &mut HeaderMap) {
         tracing::debug!(
             request_id = self.ids.request(),
@@ -46,7 +46,7 @@ impl Exchange {
             status = status.as_u16(),
             "answered"
         );
-        self.standing.write(headers);
+        self.rate_limit_status.write(headers);
         self.ids.write(headers);
     }
 }

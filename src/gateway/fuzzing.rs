@@ -1,4 +1,4 @@
-//! What the fuzz targets call beside what is public: bodies whose headers or path say how they are read.
+//! Entry points for the fuzz targets that are not public: bodies that are read according to their headers or path.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use super::events::cloud_events::{Mode, attributes};
 use super::exchange::Exchange;
 use super::segment::messages;
-use super::segment::route::Asked;
+use super::segment::route::SegmentRoute;
 use super::settings::{Destination, Settings};
 use super::state::Gateway;
 use crate::event::Arrival;
@@ -19,27 +19,27 @@ use crate::event::request::{Accepted, Refused};
 use crate::event::segment::MESSAGE_BYTES_MAX;
 use crate::http::{Problem, Readiness};
 
-/// A gateway that asks nobody for a key and stores nothing.
+/// A gateway that asks for no key and stores nothing.
 fn gateway() -> &'static Gateway {
     static GATEWAY: OnceLock<Gateway> = OnceLock::new();
     GATEWAY.get_or_init(|| Gateway::new(Settings::default(), Destination::Discard, Readiness::new()))
 }
 
-/// What the gateway answers to a message or a batch of Segment's API.
+/// The gateway's reply to a message or a batch of Segment's API.
 pub struct SegmentReply {
     pub status: u16,
     pub body: Bytes,
-    /// What memory is held for its body when it was read.
+    /// The memory reserved for the reply body.
     pub body_bytes_max: usize,
 }
 
-/// Shows the events that a message or a batch of Segment's API has, and answers it. Nothing when the path takes no
-/// messages, or the body is larger than it may be.
+/// Passes the events of a Segment message or batch to `show`, and returns the reply. `None` when the path takes no
+/// messages or the body is too large.
 pub fn segment(path: &str, headers: &HeaderMap, body: &[u8], show: impl FnOnce(&Accepted)) -> Option<SegmentReply> {
-    let (call, bytes_max) = match Asked::of(path)? {
-        Asked::Message(call) => (Some(call), MESSAGE_BYTES_MAX),
-        Asked::Batch => (None, messages::BATCH_BYTES_MAX),
-        Asked::OwnMetrics | Asked::Settings => return None,
+    let (call, bytes_max) = match SegmentRoute::of(path)? {
+        SegmentRoute::Message(call) => (Some(call), MESSAGE_BYTES_MAX),
+        SegmentRoute::Batch => (None, messages::BATCH_BYTES_MAX),
+        SegmentRoute::OwnMetrics | SegmentRoute::Settings => return None,
     };
     if body.len() > bytes_max {
         return None;
@@ -47,7 +47,7 @@ pub fn segment(path: &str, headers: &HeaderMap, body: &[u8], show: impl FnOnce(&
     let gateway = gateway();
     let (mut head, ()) = Request::new(()).into_parts();
     head.headers.clone_from(headers);
-    let exchange = Exchange::begin(&head, gateway.pages.of(&head));
+    let exchange = Exchange::begin(&head, gateway.cors_policy.of(&head));
     let mut body_bytes_max = usize::MAX;
     let answered = match messages::read(call, body) {
         Err(refused) => Err(Problem::new(StatusCode::BAD_REQUEST, refused.detail)),
@@ -59,9 +59,9 @@ pub fn segment(path: &str, headers: &HeaderMap, body: &[u8], show: impl FnOnce(&
                 accepted.append(messages.next(100, body, call, &app, &gateway.arrival(&exchange.caller)));
             }
             show(&accepted);
-            let (verdicts, _) = gateway.judge(accepted);
+            let (outcomes, _) = gateway.prepare(accepted);
             let mut tally = messages::Tally::of(call.is_some());
-            tally.add(&verdicts).and_then(|()| tally.answer())
+            tally.add(&outcomes).and_then(|()| tally.answer())
         }
     };
     let (head, body) = answered.unwrap_or_else(Problem::into_reply).into_parts();
@@ -69,7 +69,7 @@ pub fn segment(path: &str, headers: &HeaderMap, body: &[u8], show: impl FnOnce(&
     Some(SegmentReply { status: head.status.as_u16(), body: body.to_bytes(), body_bytes_max })
 }
 
-/// What the gateway makes of a CloudEvent; nothing when the headers tell of none, or of one in a form that it refuses.
+/// How the gateway parses a CloudEvent; `None` when the headers do not announce one, or announce an unsupported format.
 pub fn cloud_event(headers: &HeaderMap, body: &[u8], arrival: &Arrival<'_>) -> Option<Result<Accepted, Refused>> {
     Some(match Mode::of(headers)? {
         Mode::Structured => cloud_event::accept_structured(body, arrival),

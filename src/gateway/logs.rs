@@ -1,7 +1,8 @@
-//! `POST /v1/logs`: log records as OTLP/HTTP sends them, and answers as it words them.
+//! `POST /v1/logs`: log records over OTLP/HTTP.
 //!
-//! An exporter sends again what is answered 429 or 503, and all of it: so an export is 503 as soon as the bus did not
-//! store one of its records. Those that it did store are duplicates by then, by the keys that [`otlp`] gives them.
+//! An exporter retries the whole export after 429 or 503. An export therefore gets 503 as soon as the bus fails to
+//! store one of its records; records that were stored are recognized as duplicates on the retry by the keys that
+//! [`otlp`] assigns.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -13,7 +14,7 @@ use serde_json::json;
 use super::events::content_type;
 use super::exchange::Exchange;
 use super::intake::not_stored::not_stored;
-use super::intake::outcome::{Verdict, Verdicts};
+use super::intake::outcome::{ItemOutcome, ItemOutcomes};
 use super::quarantine::pending::Origin;
 use super::state::Gateway;
 use crate::bus::BusErrorKind;
@@ -24,19 +25,19 @@ use crate::http::{Coding, Inbound, Problem};
 use crate::metrics::GatewayVerdicts;
 use crate::quarantine::InputFormat as Kept;
 
-/// How an export is written; its reply is written the same way.
+/// The encoding of an export and of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LogsForm {
+pub(super) enum OtlpEncoding {
     Protobuf,
     Json,
 }
 
-impl LogsForm {
+impl OtlpEncoding {
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let media_type = content_type::media_type(headers);
         [("application/x-protobuf", Self::Protobuf), ("application/json", Self::Json)]
             .into_iter()
-            .find_map(|(name, form)| media_type.eq_ignore_ascii_case(name.as_bytes()).then_some(form))
+            .find_map(|(name, encoding)| media_type.eq_ignore_ascii_case(name.as_bytes()).then_some(encoding))
     }
 
     fn media_type(self) -> HeaderValue {
@@ -47,28 +48,28 @@ impl LogsForm {
     }
 }
 
-/// What became of the records so far.
+/// The outcomes of the records so far.
 #[derive(Debug, Default)]
 struct Tally {
     rejected: usize,
-    /// Why the first of them was.
+    /// The reason for the first rejection.
     first: Option<String>,
 }
 
 impl Tally {
-    /// Adds verdicts; an error when the bus did not store a record that it may store later.
-    fn add(&mut self, verdicts: &Verdicts) -> Result<(), Problem> {
+    /// Adds outcomes; fails when the bus did not store a record that may be stored on a retry.
+    fn add(&mut self, outcomes: &ItemOutcomes) -> Result<(), Problem> {
         let mut failed = None;
-        for verdict in verdicts.iter() {
-            let why = match verdict {
-                Verdict::Stored { .. } => continue,
-                Verdict::Invalid(errors) => errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "),
-                Verdict::NotStored { kind: BusErrorKind::Invalid, .. } => "it is too large".to_owned(),
-                Verdict::NotStored { kind, .. } => {
+        for outcome in outcomes.iter() {
+            let why = match outcome {
+                ItemOutcome::Stored { .. } => continue,
+                ItemOutcome::Invalid(errors) => errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "),
+                ItemOutcome::NotStored { kind: BusErrorKind::Invalid, .. } => "it is too large".to_owned(),
+                ItemOutcome::NotStored { kind, .. } => {
                     failed = Some(kind);
                     continue;
                 }
-                Verdict::Pending { .. } => {
+                ItemOutcome::Pending { .. } => {
                     failed = Some(BusErrorKind::Unavailable);
                     continue;
                 }
@@ -85,7 +86,7 @@ impl Tally {
     }
 }
 
-/// Bytes of a message to an exporter, which logs it.
+/// Limit in bytes on the error message, which exporters log.
 const MESSAGE_MAX: usize = 1024;
 
 impl Gateway {
@@ -94,7 +95,7 @@ impl Gateway {
         request: Request<&mut Inbound>,
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
-        let form = LogsForm::of(request.headers()).ok_or_else(|| {
+        let encoding = OtlpEncoding::of(request.headers()).ok_or_else(|| {
             let detail = "Content-Type must be application/x-protobuf or application/json.";
             Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
         })?;
@@ -102,9 +103,9 @@ impl Gateway {
         let (head, inbound) = request.into_parts();
         let body = self.read_whole(inbound, coding, self.body_bytes_max).await?;
         let origin = |whole| Origin::of(&head.headers, whole, Some(Kept::Otlp));
-        let body = match form {
-            LogsForm::Protobuf => body,
-            LogsForm::Json => {
+        let body = match encoding {
+            OtlpEncoding::Protobuf => body,
+            OtlpEncoding::Json => {
                 let protobuf = otlp::from_json(&body)
                     .map_err(|refused| self.refuse_export(refused, &origin(Kept::OtlpJson), &body, exchange))?;
                 drop(body);
@@ -114,22 +115,22 @@ impl Gateway {
         let mut export =
             Export::open(&body).map_err(|refused| self.refuse_export(refused, &origin(Kept::Otlp), &body, exchange))?;
         self.count_events(export.len(), exchange)?;
-        inbound.hold_for_reply(body.len() + export.seen_bytes())?;
+        inbound.reserve_for_reply(body.len() + export.seen_bytes())?;
         let mut tally = Tally::default();
-        // A batch at a time, as other requests bring them: what the records grow to is not all held at once.
+        // One batch at a time, to bound the memory that the converted records take.
         while let Some(accepted) = export.next(self.batch_events_max, &self.arrival(&exchange.caller)) {
             if self.quarantines() && accepted.refused().next().is_some() {
-                self.note_refused_records(&origin(Kept::Otlp), &body, &accepted, exchange);
+                self.collect_refused_records(&origin(Kept::Otlp), &body, &accepted, exchange);
             }
-            let (mut verdicts, batch) = self.judge(accepted);
-            self.publish(&mut verdicts, batch, exchange).await;
-            tally.add(&verdicts)?;
+            let (mut outcomes, batch) = self.prepare(accepted);
+            self.publish(&mut outcomes, batch, exchange).await;
+            tally.add(&outcomes)?;
         }
         self.leave_out(export.unread_records(), &mut tally);
-        Ok(success(form, tally.rejected, tally.message(export.len()).as_deref()))
+        Ok(success(encoding, tally.rejected, tally.message(export.len()).as_deref()))
     }
 
-    /// Counts the records that were not read, since there were so many.
+    /// Counts the records beyond the limit, which were not read.
     fn leave_out(&self, records: usize, tally: &mut Tally) {
         if records == 0 {
             return;
@@ -141,50 +142,50 @@ impl Gateway {
 
     fn refuse_export(&self, refused: Refused, origin: &Origin, body: &Bytes, exchange: &mut Exchange) -> Problem {
         if self.quarantines() {
-            self.note_refused(origin, body, Err(&refused), exchange);
+            self.collect_refused(origin, body, Err(&refused), exchange);
         }
         self.refuse(refused, 0, exchange)
     }
 }
 
 /// An `ExportLogsServiceResponse`.
-fn success(form: LogsForm, rejected: usize, message: Option<&str>) -> Response<Full<Bytes>> {
-    let body = match (form, message) {
-        (LogsForm::Json, None) => b"{}".to_vec(),
-        (LogsForm::Json, Some(message)) => {
+fn success(encoding: OtlpEncoding, rejected: usize, message: Option<&str>) -> Response<Full<Bytes>> {
+    let body = match (encoding, message) {
+        (OtlpEncoding::Json, None) => b"{}".to_vec(),
+        (OtlpEncoding::Json, Some(message)) => {
             // 64-bit integers are strings in proto3 JSON.
             let partial = json!({"rejectedLogRecords": rejected.to_string(), "errorMessage": message});
             json!({ "partialSuccess": partial }).to_string().into_bytes()
         }
-        (LogsForm::Protobuf, None) => Vec::new(),
-        (LogsForm::Protobuf, Some(message)) => {
+        (OtlpEncoding::Protobuf, None) => Vec::new(),
+        (OtlpEncoding::Protobuf, Some(message)) => {
             let mut body = Vec::new();
             put_text(&mut body, 1, &number_and_text(rejected as u64, message));
             body
         }
     };
     let mut reply = Response::new(Full::new(Bytes::from(body)));
-    reply.headers_mut().insert(CONTENT_TYPE, form.media_type());
+    reply.headers_mut().insert(CONTENT_TYPE, encoding.media_type());
     reply
 }
 
-/// A refusal, with a `google.rpc.Status` for a body. Without a form that is known it is JSON.
-pub(super) fn refusal(form: Option<LogsForm>, problem: Problem) -> Response<Full<Bytes>> {
-    let (code, form) = (code_of(problem.status()), form.unwrap_or(LogsForm::Json));
+/// A refusal with a `google.rpc.Status` as its body. JSON if the encoding of the request is unknown.
+pub(super) fn refusal(encoding: Option<OtlpEncoding>, problem: Problem) -> Response<Full<Bytes>> {
+    let (code, encoding) = (code_of(problem.status()), encoding.unwrap_or(OtlpEncoding::Json));
     let errors = problem.errors().iter().map(|error| format!(" {error};"));
     let message = format!("{}{}", problem.detail(), errors.collect::<String>());
     let message = cut(message.trim_end_matches(';').to_owned(), MESSAGE_MAX);
-    let body = match form {
-        LogsForm::Json => json!({"code": code, "message": message}).to_string().into_bytes(),
-        LogsForm::Protobuf => number_and_text(code, &message),
+    let body = match encoding {
+        OtlpEncoding::Json => json!({"code": code, "message": message}).to_string().into_bytes(),
+        OtlpEncoding::Protobuf => number_and_text(code, &message),
     };
     let mut reply = problem.into_reply();
-    reply.headers_mut().insert(CONTENT_TYPE, form.media_type());
+    reply.headers_mut().insert(CONTENT_TYPE, encoding.media_type());
     *reply.body_mut() = Full::new(Bytes::from(body));
     reply
 }
 
-/// The code of `google.rpc` that a status stands for.
+/// The `google.rpc` code for an HTTP status.
 fn code_of(status: StatusCode) -> u64 {
     match status {
         StatusCode::UNAUTHORIZED => 16,
@@ -197,7 +198,7 @@ fn code_of(status: StatusCode) -> u64 {
     }
 }
 
-/// A message of an integer in field 1 and a text in field 2, as both replies have it.
+/// A message with an integer in field 1 and a string in field 2, as both replies have it.
 fn number_and_text(number: u64, text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 16);
     encode_key(1, WireType::Varint, &mut out);

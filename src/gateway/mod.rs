@@ -1,8 +1,8 @@
-//! The door for events: reads requests, judges each event, publishes the good ones and
-//! answers when they are durable.
+//! The gateway for events: reads requests, validates each event, publishes the valid ones and replies once they are
+//! durable.
 //!
-//! Invariants: a 2xx, or `accepted` for one event of a batch, is only ever said of an event
-//! that the bus holds; what is refused leaves no trace. Knows nothing of what reads the bus.
+//! Invariants: a 2xx, or `accepted` for an event of a batch, is only sent for events that the bus has stored; refused
+//! events leave no trace. Does not know the consumers of the bus.
 
 mod admission;
 mod auth;
@@ -30,7 +30,7 @@ pub use auth::access::Access;
 pub use auth::key_ring::KeyRing;
 pub use cors::pages::CorsSettings;
 pub use openapi::document::document;
-pub use openapi::options::Shown;
+pub use openapi::options::DocumentOptions;
 pub use rate_limit::limits::RateLimitSettings;
 pub use rate_limit::rate::Quota;
 pub use service::serve;

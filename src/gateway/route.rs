@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use super::segment::route::Asked;
+use super::segment::route::SegmentRoute;
 use crate::http::Problem;
 use crate::metrics::GatewayRoute;
 
@@ -10,14 +10,14 @@ use crate::metrics::GatewayRoute;
 pub(super) enum Route {
     Ingest,
     Batch,
-    Segment(Asked),
+    Segment(SegmentRoute),
     Logs,
     Health,
     Ready,
     OpenApi,
 }
 
-/// The paths, those of most requests first; those of Segment's API are in a table of their own.
+/// The paths, most frequent first. The paths of Segment's API have a table of their own.
 const PATHS: [(&str, Route); 6] = [
     ("/v1/events/ingest", Route::Ingest),
     ("/v1/events/batch", Route::Batch),
@@ -30,27 +30,27 @@ const PATHS: [(&str, Route); 6] = [
 impl Route {
     pub(super) fn of(path: &str) -> Option<Self> {
         let own = PATHS.iter().find(|(known, _)| *known == path).map(|(_, route)| *route);
-        own.or_else(|| Asked::of(path).map(Self::Segment))
+        own.or_else(|| SegmentRoute::of(path).map(Self::Segment))
     }
 
-    /// Every path as OpenAPI writes it.
+    /// All paths in OpenAPI notation.
     pub(super) fn all() -> impl Iterator<Item = (&'static str, Self)> {
-        let of_segment = Asked::PATHS.iter().map(|(path, asked)| (*path, Self::Segment(*asked)));
+        let of_segment = SegmentRoute::PATHS.iter().map(|(path, segment_route)| (*path, Self::Segment(*segment_route)));
         PATHS.into_iter().chain(of_segment)
     }
 
-    /// Whether nobody is asked who they are, or the handler asks since the body may say it.
-    pub(super) fn is_open(self) -> bool {
+    /// Whether the route needs no key, or its handler authenticates because the key may be in the body.
+    pub(super) fn is_public(self) -> bool {
         match self {
             Self::Health | Self::Ready | Self::OpenApi | Self::Segment(_) => true,
             Self::Ingest | Self::Batch | Self::Logs => false,
         }
     }
 
-    /// Its methods, as the header Allow has them.
+    /// The allowed methods, as the `Allow` header lists them.
     pub(super) fn methods(self) -> &'static str {
         match self {
-            Self::Segment(asked) if asked.method() == Method::GET => "GET",
+            Self::Segment(segment_route) if segment_route.method() == Method::GET => "GET",
             Self::Ingest | Self::Batch | Self::Logs | Self::Segment(_) => "POST",
             Self::Health | Self::Ready | Self::OpenApi => "GET, HEAD",
         }

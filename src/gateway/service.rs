@@ -1,4 +1,4 @@
-//! The service on top of all handlers: which request goes where, and what every request is measured by.
+//! The HTTP service: dispatches requests to the handlers and records metrics.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::caller::Caller;
 use super::exchange::Exchange;
-use super::logs::{self, LogsForm};
+use super::logs::{self, OtlpEncoding};
 use super::openapi::document::served;
 use super::route::Route;
 use super::settings::{Destination, Settings};
 use super::state::Gateway;
-use crate::http::{Drained, Dress, Inbound, Problem, Readiness, Scope};
+use crate::http::{Drained, Inbound, Problem, Readiness, RefusalHeaders, Scope};
 
 type Reply = Response<Full<Bytes>>;
 
-/// Serves the ingest routes until `stop`, then finishes the requests in flight. Reports the bus to
-/// `readiness` as component `bus`.
+/// Serves the ingest routes until `stop`, then completes the requests in flight. Reports the bus to `readiness` as
+/// component `bus`.
 pub async fn serve(
     listener: TcpListener,
     settings: Settings,
@@ -36,8 +36,8 @@ pub async fn serve(
 ) -> Drained {
     let mut limits = settings.http.clone();
     let gateway = Arc::new(Gateway::new(settings, destination, readiness));
-    let dressing = Arc::clone(&gateway);
-    limits.dress = Dress::new(move |head, headers| dressing.dress_refusal(head, headers));
+    let for_refusals = Arc::clone(&gateway);
+    limits.refusal_headers = RefusalHeaders::new(move |head, headers| for_refusals.add_refusal_headers(head, headers));
     let service = service_fn({
         let gateway = Arc::clone(&gateway);
         move |request| {
@@ -51,17 +51,17 @@ pub async fn serve(
     }
 }
 
-/// How a route words what it refuses.
+/// The format of a route's refusals.
 #[derive(Clone, Copy)]
-enum Refusals {
+enum RefusalFormat {
     Problem,
-    Logs(Option<LogsForm>),
+    Logs(Option<OtlpEncoding>),
 }
 
-impl Refusals {
+impl RefusalFormat {
     fn of(route: Option<Route>, head: &Parts) -> Self {
         match route {
-            Some(Route::Logs) => Self::Logs(LogsForm::of(&head.headers)),
+            Some(Route::Logs) => Self::Logs(OtlpEncoding::of(&head.headers)),
             _ => Self::Problem,
         }
     }
@@ -69,7 +69,7 @@ impl Refusals {
     fn reply(self, problem: Problem) -> Reply {
         match self {
             Self::Problem => problem.into_reply(),
-            Self::Logs(form) => logs::refusal(form, problem),
+            Self::Logs(encoding) => logs::refusal(encoding, problem),
         }
     }
 }
@@ -79,9 +79,9 @@ impl Gateway {
         let started = Instant::now();
         let route = Route::of(request.uri().path());
         let (head, mut body) = request.into_parts();
-        let mut exchange = Exchange::begin(&head, self.pages.of(&head));
-        let refusal = Refusals::of(route, &head);
-        let (metrics, mut reply) = match self.pages.preflight(&exchange.page, &head) {
+        let mut exchange = Exchange::begin(&head, self.cors_policy.of(&head));
+        let refusal = RefusalFormat::of(route, &head);
+        let (metrics, mut reply) = match self.cors_policy.preflight(&exchange.page, &head) {
             Some(reply) => (&self.routes.preflight, reply),
             None => {
                 let dispatched =
@@ -89,25 +89,25 @@ impl Gateway {
                 (self.routes.of(route), dispatched.unwrap_or_else(|problem| refusal.reply(problem)))
             }
         };
-        if exchange.waiting.is_some() {
-            Box::pin(self.keep_refused(&mut exchange, &body, &mut reply)).await;
+        if exchange.pending_inputs.is_some() {
+            Box::pin(self.quarantine_refused(&mut exchange, &body, &mut reply)).await;
         }
         metrics.add(reply.status().as_u16(), started.elapsed());
-        self.dress(exchange, metrics.name(), &mut reply);
+        self.add_headers(exchange, metrics.name(), &mut reply);
         reply
     }
 
-    /// Gives a reply the headers that every reply has.
-    fn dress(&self, exchange: Exchange, route: &'static str, reply: &mut Reply) {
+    /// Adds the headers that every reply carries.
+    fn add_headers(&self, exchange: Exchange, route: &'static str, reply: &mut Reply) {
         let (status, headers) = (reply.status(), reply.headers_mut());
-        self.pages.dress(&exchange.page, headers);
+        self.cors_policy.add_headers(&exchange.page, headers);
         exchange.end(route, status, headers);
     }
 
-    /// The same of a reply that the listener made itself.
-    pub(super) fn dress_refusal(&self, head: &Parts, headers: &mut HeaderMap) {
-        let exchange = Exchange::begin(head, self.pages.of(head));
-        self.pages.dress(&exchange.page, headers);
+    /// Adds them to a refusal by the listener.
+    pub(super) fn add_refusal_headers(&self, head: &Parts, headers: &mut HeaderMap) {
+        let exchange = Exchange::begin(head, self.cors_policy.of(head));
+        self.cors_policy.add_headers(&exchange.page, headers);
         exchange.ids.write(headers);
     }
 
@@ -123,14 +123,14 @@ impl Gateway {
         };
         route.check_method(request.method())?;
         exchange.page.check(request.method())?;
-        if !route.is_open() {
+        if !route.is_public() {
             let admitted = self.access.admit(request.headers(), started);
-            self.enter(admitted, request.body().peer(), request.headers(), exchange)?;
+            self.admit_caller(admitted, request.body().peer(), request.headers(), exchange)?;
         }
         match route {
             Route::Ingest => self.ingest(request, exchange).await,
             Route::Batch => self.batch(request, exchange).await,
-            Route::Segment(asked) => self.segment(asked, request, exchange, started).await,
+            Route::Segment(segment_route) => self.segment(segment_route, request, exchange, started).await,
             Route::Logs => Box::pin(self.logs(request, exchange)).await,
             Route::Health => Ok(document(StatusCode::OK, r#"{"status":"ok"}"#.into())),
             Route::Ready => Ok(self.ready()),
@@ -138,10 +138,10 @@ impl Gateway {
         }
     }
 
-    /// Counted, since it is large and asks for no key.
+    /// Rate limited, because the document is large and needs no key.
     fn openapi(&self, request: &Request<&mut Inbound>, exchange: &mut Exchange) -> Result<Reply, Problem> {
-        self.count(Caller::Anyone, request.body().peer(), request.headers(), exchange)?;
-        Ok(self.document.get_or_init(|| served(&self.shown)).reply(request.headers()))
+        self.count_request(Caller::Anyone, request.body().peer(), request.headers(), exchange)?;
+        Ok(self.document.get_or_init(|| served(&self.document_options)).reply(request.headers()))
     }
 
     fn ready(&self) -> Reply {
@@ -149,7 +149,7 @@ impl Gateway {
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let mut report = self.readiness.report_for(Scope::Ingest);
         if !self.ready_details {
-            // Names of servers and what ails them are for operators, who have the admin port.
+            // Server names and failures are for operators, who have the admin port.
             report = json!({"status": report["status"]});
         }
         document(status, report.to_string().into())

@@ -9,28 +9,28 @@ use crate::bus::Bus;
 use crate::event::EVENT_BYTES_MAX;
 use crate::http::{self, TrustedProxies};
 
-/// What requests may cost.
+/// Settings and limits of the gateway.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub http: http::Limits,
-    /// One request's body.
+    /// Limit on one request body.
     pub body_bytes_max: usize,
     /// From the headers to the end of the body.
     pub body_timeout: Duration,
     pub batch_events_max: usize,
-    /// One event, encoded as protobuf.
+    /// Limit on one event, encoded as protobuf.
     pub event_bytes_max: usize,
     /// The listener is bound to loopback: pages of other origins may not send events.
     pub loopback: bool,
     pub access: Access,
-    /// Which web pages may send events; nothing: what CORS is about is not looked at.
+    /// Which web pages may send events. `None` turns CORS off.
     pub cors: Option<CorsSettings>,
-    /// Nothing: no limits.
+    /// `None` means no limits.
     pub rate_limits: Option<RateLimitSettings>,
     pub trusted_proxies: TrustedProxies,
-    /// Whether `/ready` says why to everybody who asks.
+    /// Whether `/ready` gives details to every client.
     pub ready_details: bool,
-    /// How much refused input is kept with the dead letters; nothing: none.
+    /// How many bytes of refused input are kept with the dead letters; `None` turns the quarantine off.
     pub quarantine_bytes_max: Option<u64>,
 }
 
@@ -57,6 +57,6 @@ impl Default for Settings {
 #[derive(Clone)]
 pub enum Destination {
     Bus(Bus),
-    /// Nowhere: reading, parsing and judging are done, storing is not. To measure what the rest costs.
+    /// Nowhere: events are read, parsed and validated but not stored. For measuring the cost of everything else.
     Discard,
 }

@@ -1,4 +1,4 @@
-//! What the fuzz targets call beside what is public.
+//! Entry points for the fuzz targets that are not public.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use super::request::coding::{self, Coding};
 
 pub use super::request::body_error::BodyError;
 
-/// Bodies that inflate to no more are not judged by their ratio.
+/// The ratio is not checked up to this size.
 pub const RATIO_FREE_BYTES: usize = coding::RATIO_FREE_BYTES;
 pub const RATIO_MAX: usize = body_error::RATIO_MAX;
 
-/// Inflates a body that comes in these parts, with so much memory; answers how much of it was taken, too.
+/// Decompresses a body that arrives in these parts, within a memory limit. Also returns the memory taken.
 pub fn inflate<'a>(
     coding: Coding,
     parts: impl Iterator<Item = &'a [u8]>,

@@ -1,43 +1,43 @@
-//! What one listener and its connections may use.
+//! The limits of a listener and its connections.
 
 use std::time::Duration;
 
 use super::memory::MemoryBudget;
-use super::reply::dress::Dress;
+use super::reply::refusal_headers::RefusalHeaders;
 use super::tls::reload::Tls;
 use crate::base::supervisor::StopBudget;
 
-/// What one listener and its connections may use.
+/// The limits of a listener and its connections.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Open connections. When there are as many, those that have been idle for longest make room; when none is idle,
-    /// a few more are asked only how the process is.
+    /// Open connections. At the limit, the connections that have been idle longest are closed to make room. If none is
+    /// idle, a few more are accepted for health probes only.
     pub connections_max: usize,
-    /// What all connections hold together, of every listener that shares this budget.
+    /// The memory of all connections, on all listeners that share this budget.
     pub memory: MemoryBudget,
-    /// Request line and headers together; less than 8 KiB counts as 8 KiB. In HTTP/2 at most 16 KiB.
+    /// Request line and headers together. At least 8 KiB; in HTTP/2 at most 16 KiB.
     pub header_bytes_max: usize,
-    /// Requests that one HTTP/2 connection may have in flight.
+    /// Concurrent requests on one HTTP/2 connection.
     pub streams_max: u32,
-    /// Encrypts the connections.
+    /// Serves TLS connections.
     pub tls: Option<Tls>,
     /// From the first byte of a TLS handshake to its end.
     pub handshake_timeout: Duration,
-    /// From the first byte of a request (of a new connection: from its accept) to the end of its headers.
+    /// From the first byte of a request to the end of its headers; on a new connection, from the accept.
     pub header_timeout: Duration,
-    /// From the headers of a request to its reply, after which the connection is cut.
+    /// From the headers of a request to its reply. After it the connection is cut.
     pub request_timeout: Duration,
-    /// How long a client may take to read what was written to it, before the connection is cut.
+    /// How long a client may take to read written data before the connection is cut.
     pub write_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
-    /// How long idle HTTP/1.1 connections stay open after `stop`, so that a client that is about to send on one is
-    /// answered, and told that the connection closes.
+    /// How long idle HTTP/1.1 connections stay open after `stop`, so that a client that is about to send gets its
+    /// reply, which announces the close.
     pub last_call: Duration,
     /// How long requests in flight may take after `stop` before their connections are cut.
     pub drain_timeout: StopBudget,
-    /// What refusals of the listener itself say beside their problem.
-    pub dress: Dress,
+    /// The headers that refusals of the listener itself carry.
+    pub refusal_headers: RefusalHeaders,
 }
 
 impl Default for Limits {
@@ -55,7 +55,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(120),
             last_call: Duration::ZERO,
             drain_timeout: Duration::from_secs(15).into(),
-            dress: Dress::default(),
+            refusal_headers: RefusalHeaders::default(),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The memory that peers can make the process hold, on all its listeners together.
 //!
-//! Each request has a [`Share`](super::connection::share::Share) from its head until the last byte of its reply has left: a fixed part, its head, the
-//! body bytes that came, then the bytes of its reply. A connection has a charge of its own for a head that is not
-//! complete and for what HTTP/2 keeps. Nothing is counted on a peer's word. Requests and the bytes of their bodies have
-//! bounds of their own within the budget. When one of the three is short, the slowest pay: bodies that wait for their
-//! client, replies and connections that wait for their reader, oldest first.
+//! Each request has a [`Share`](super::connection::share::Share) from its head until the last byte of its reply is
+//! sent: a fixed part, its head, the received body bytes, then the reply. A connection has its own memory for a partial
+//! head and for HTTP/2. Only received bytes count, never declared sizes. The number of requests and their body bytes
+//! have their own limits within the budget. When one of the three is exhausted, the slowest holders are evicted, oldest
+//! first: bodies that wait for their client, and replies and connections that wait for their reader.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,30 +16,30 @@ use tokio::time::Instant;
 use super::reply::problem::Problem;
 use crate::metrics;
 
-/// A part of what any connection takes: many connections leave less for their requests.
+/// Part of a connection's memory; many connections leave less for their requests.
 pub(crate) const CONNECTION_BYTES: usize = 3 * 1024;
-/// A part of what its TLS session takes: no more, or as many idle connections as there may be would leave nothing for
-/// requests.
+/// Part of a TLS session's memory. Counting all of it would leave nothing for requests once the maximum number of idle
+/// connections is open.
 pub(crate) const TLS_CONNECTION_BYTES: usize = 1024;
-/// What a TLS handshake takes until it has ended.
+/// Memory of a TLS handshake until it ends.
 pub(crate) const HANDSHAKE_BYTES: usize = 16 * 1024;
-/// What an HTTP/2 connection takes by itself: frame buffers, header tables, a header block in the making.
+/// Memory of an HTTP/2 connection: frame buffers, header tables, a partial header block.
 pub(crate) const HTTP2_BYTES: usize = 64 * 1024;
-/// Only a connection's first request may take the last part of the budget: many streams, or large bodies, leave
-/// room for small requests.
+/// Only the first request of a connection may use the last part of the budget, so that many streams or large bodies
+/// leave room for small requests.
 const RESERVE_PART: usize = 8;
-/// One search for the slow frees up to this part of the budget.
+/// One eviction frees up to this fraction of the budget.
 const SEARCH_PART: usize = 16;
-/// No request or connection is slow before this.
+/// Holders are not considered slow before this time.
 const SLOW_AFTER: Duration = Duration::from_millis(500);
-/// A search that found too little is not repeated sooner.
+/// Pause after an eviction that freed too little.
 const SEARCH_PAUSE: Duration = Duration::from_millis(20);
-/// Read buffers of all connections together; each has at least the least, so many connections take more.
+/// Read buffers of all connections together. Each has a minimum size, so many connections take more.
 const READ_BUFFERS_BYTES: usize = 8 * 1024 * 1024;
 const READ_BUFFER_LEAST: usize = 8 * 1024;
 const READ_BUFFER_MOST: usize = 64 * 1024;
 
-/// Bytes that all connections and requests may hold together. Clones share one budget.
+/// The bytes that all connections and requests may hold together. Clones share one budget.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget(Arc<Inner>);
 
@@ -54,12 +54,12 @@ struct Inner {
     listeners: Mutex<Vec<Weak<dyn Holders>>>,
 }
 
-/// What requests may hold of one thing.
+/// The limit and the usage of one resource.
 #[derive(Debug)]
 struct Account {
     max: usize,
     used: AtomicUsize,
-    /// When the slow are looked for again, in milliseconds since the budget began.
+    /// The time of the next eviction, in milliseconds since the budget was created.
     next_search: AtomicU64,
 }
 
@@ -127,7 +127,7 @@ impl Account {
         self.used.load(Relaxed)
     }
 
-    /// The last part is kept for the first request of each connection.
+    /// The last part is reserved for the first request of each connection.
     fn limit(&self, may_use_reserve: bool) -> usize {
         self.max - if may_use_reserve { 0 } else { self.max / RESERVE_PART }
     }
@@ -146,12 +146,12 @@ impl Account {
 }
 
 impl MemoryBudget {
-    /// Bounded by bytes alone.
+    /// Limits bytes only.
     pub fn new(bytes_max: usize) -> Self {
         Self::with_caps(bytes_max, usize::MAX, usize::MAX)
     }
 
-    /// Within the bytes, so many requests in flight, and so many bytes of their bodies.
+    /// Limits bytes, requests in flight, and their body bytes.
     pub fn with_caps(bytes_max: usize, requests_max: usize, body_bytes_max: usize) -> Self {
         Self(Arc::new(Inner {
             bytes: Account::new(bytes_max),
@@ -168,24 +168,24 @@ impl MemoryBudget {
         self.0.bytes.max
     }
 
-    /// What is held now. May pass the limit by connections that are idle and the refusals that say so.
+    /// The bytes in use. May exceed the limit by idle connections and by refusals.
     pub fn bytes_used(&self) -> usize {
         self.0.bytes.used()
     }
 
-    /// Requests and connections that were refused for want of room, ever.
+    /// The total of requests and connections refused for lack of room.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Relaxed)
     }
 
-    /// Shows what is held as metrics.
+    /// Exports the usage as metrics.
     pub fn set_gauges(&self) {
         let Inner { bytes, requests, body_bytes, open, .. } = &*self.0;
         metrics::http_memory(bytes.used(), bytes.max);
         metrics::http_in_flight(open.load(Relaxed), requests.used(), body_bytes.used());
     }
 
-    /// The connections of a listener: those that can be made to pay.
+    /// Adds a listener, whose holders can be evicted.
     pub(crate) fn add_listener(&self, listener: Weak<dyn Holders>) {
         let mut listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|listener| listener.strong_count() > 0);
@@ -202,19 +202,19 @@ impl MemoryBudget {
         self.release(bytes);
     }
 
-    /// Those that are open, of all listeners.
+    /// The open connections of all listeners.
     pub(crate) fn connections(&self) -> usize {
         self.0.open.load(Relaxed)
     }
 
-    /// How much a connection may read at once. One less than a power of two: the protocol library doubles a buffer
-    /// that a read has filled.
+    /// The maximum size of a connection's read. One less than a power of two, because hyper doubles a buffer that a
+    /// read has filled.
     pub(crate) fn read_bytes_max(&self) -> usize {
         let each = READ_BUFFERS_BYTES / self.0.open.load(Relaxed).max(1);
         (1 << each.clamp(READ_BUFFER_LEAST, READ_BUFFER_MOST).ilog2()) - 1
     }
 
-    /// Takes `bytes`, from the slow when there is no other way.
+    /// Takes `bytes`, evicting slow holders if necessary.
     pub(crate) fn take(&self, bytes: usize, may_use_reserve: bool) -> Result<(), Exhausted> {
         self.take_of(Resource::Memory, bytes, may_use_reserve)
     }
@@ -236,7 +236,7 @@ impl MemoryBudget {
         if taken { Ok(()) } else { Err(Exhausted(resource)) }
     }
 
-    /// Takes what is held whether there is room or not.
+    /// Takes bytes even beyond the limit.
     pub(crate) fn overdraw(&self, bytes: usize) {
         self.0.bytes.used.fetch_add(bytes, Relaxed);
     }
@@ -256,12 +256,12 @@ impl MemoryBudget {
         metrics::http_refused(reason);
     }
 
-    /// More refusals wait to be read than there should be.
+    /// Too many refusals are waiting to be read.
     pub(crate) fn overdrawn(&self) -> bool {
         self.bytes_used() > self.0.bytes.max + self.0.bytes.max / RESERVE_PART
     }
 
-    /// Makes the slow pay, oldest first; false when there was nobody to ask.
+    /// Evicts slow holders, oldest first. Returns `false` if there are none.
     fn evict_slow(&self, resource: Resource, missing: usize) -> bool {
         let account = self.account(resource);
         let now = self.0.started.elapsed().as_millis() as u64;

@@ -1,9 +1,8 @@
-//! Serving HTTP, the same way on every listener of the process: the accept loop, the
-//! limits of a connection, bounded bodies, problem documents and readiness.
+//! The HTTP server of every listener: the accept loop, connection limits, bounded bodies, problem documents and
+//! readiness.
 //!
-//! Invariants: whatever a client does or leaves undone ends at a named limit; after
-//! `stop` the listener is closed at once and a request in flight still gets its reply.
-//! Knows nothing of events or of any route.
+//! Invariants: whatever a client does or fails to do ends at a named limit; after `stop` the listener is closed
+//! immediately and requests in flight still get their replies. Knows nothing of events or routes.
 
 mod connection;
 #[cfg(any(test, fuzzing))]
@@ -23,8 +22,8 @@ mod tls;
 pub use limits::Limits;
 pub use memory::MemoryBudget;
 pub use readiness::{Readiness, ReadinessWatch, Scope};
-pub use reply::dress::Dress;
 pub use reply::problem::Problem;
+pub use reply::refusal_headers::RefusalHeaders;
 pub use request::body::{Inbound, InboundError, read_body};
 pub use request::body_error::BodyError;
 pub use request::client_address::{Scheme, SentTo, TrustedProxies};

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client for tests that writes exactly the bytes it is given.
+//! An HTTP/1.1 test client that writes exactly the bytes it is given.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A test hangs no longer than this.
+/// The timeout of a test.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct RawClient<T = TcpStream> {
@@ -22,7 +22,7 @@ pub(crate) struct RawReply {
 }
 
 impl RawReply {
-    /// The value of a header; names are written in lower case on the wire.
+    /// The value of a header. Names are in lower case on the wire.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
@@ -47,7 +47,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> RawClient<T> {
         self.tcp
     }
 
-    /// Fails where the server has closed.
+    /// Fails if the server has closed the connection.
     pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.tcp.write_all(bytes.as_ref()).await
     }
@@ -83,7 +83,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> RawClient<T> {
         self.try_reply().await.expect("a reply before the end of the connection")
     }
 
-    /// The next final reply; `None` when the connection ends first.
+    /// The next final reply; `None` if the connection ends first.
     pub(crate) async fn try_reply(&mut self) -> Option<RawReply> {
         loop {
             let reply = self.message(true).await?;
@@ -93,7 +93,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> RawClient<T> {
         }
     }
 
-    /// True when the server closed without sending anything more.
+    /// `true` if the server closed without sending anything more.
     pub(crate) async fn closed(&mut self) -> bool {
         let mut byte = [0];
         match tokio::time::timeout(PATIENCE, self.tcp.read(&mut byte)).await.expect("closed in time") {

@@ -1,7 +1,7 @@
 //! Whether this process should get traffic, and if not, why.
 //!
-//! Components report themselves by name; a transition wakes whoever watches. Readers
-//! never wait for anything but a short lock, so a probe answers under any load.
+//! Components report themselves by name, and a transition wakes all watchers. Readers take only a short lock, so probes
+//! answer under any load.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-/// The components that ingest needs. Without the others events are still taken in, and wait on the bus.
+/// The components that ingest needs. If any other is down, events are still accepted and wait on the bus.
 const INGEST: [&str; 4] = ["bus", "bus_file", "keys", "nats"];
 
-/// For what somebody asks.
+/// The scope of a readiness question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Taking events in.
+    /// Accepting events.
     Ingest,
-    /// All that this process does.
+    /// Everything this process does.
     Process,
 }
 
-/// The process's readiness, shared by all who report to it or read it.
+/// The readiness of the process, shared by those who report to it and those who read it.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<watch::Sender<State>>);
 
@@ -40,7 +40,7 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Ready, with no components yet: each one reports itself before the listeners open.
+    /// Ready and without components. Each component reports itself before the listeners open.
     pub fn new() -> Self {
         Self(Arc::new(watch::Sender::new(State::default())))
     }
@@ -54,7 +54,7 @@ impl Readiness {
         self.0.send_if_modified(|now| std::mem::take(&mut now.starting));
     }
 
-    /// Reports a component; `Err` holds the reason, for people. Watchers wake only when it changes something.
+    /// Reports a component; `Err` has the reason for people. Watchers wake only on a change.
     pub fn set(&self, component: &'static str, state: Result<(), String>) {
         self.0.send_if_modified(|now| {
             let changed = now.components.get(component) != Some(&state);
@@ -65,24 +65,24 @@ impl Readiness {
         });
     }
 
-    /// Sets or clears the warning under `key`: something to look at that keeps no traffic away.
+    /// Sets or clears the warning under `key`. A warning does not affect traffic.
     pub fn set_warning(&self, key: &'static str, text: Option<String>) {
         self.0.send_if_modified(|now| {
             match text {
                 Some(text) => now.warnings.insert(key, text),
                 None => now.warnings.remove(key),
             };
-            // A warning never changes whether the process is ready, so no watcher wakes.
+            // A warning never changes readiness, so no watcher wakes.
             false
         });
     }
 
-    /// Whether the component last reported a failure.
+    /// Whether the last report of the component was a failure.
     pub fn failing(&self, component: &str) -> bool {
         self.0.borrow().components.get(component).is_some_and(Result::is_err)
     }
 
-    /// No more traffic from now on; there is no way back.
+    /// Stops traffic permanently.
     pub fn set_draining(&self) {
         self.0.send_if_modified(|now| !std::mem::replace(&mut now.draining, true));
     }
@@ -105,7 +105,7 @@ impl Readiness {
         self.report_for(Scope::Process)
     }
 
-    /// All components are told; the status is that of the scope.
+    /// Lists all components; the status is for the scope.
     pub fn report_for(&self, scope: Scope) -> Value {
         let state = self.0.borrow();
         let components: serde_json::Map<String, Value> = state
@@ -129,7 +129,7 @@ impl Readiness {
         report
     }
 
-    /// Returns the new verdict after the next transition of any component, or of draining.
+    /// Watches the transitions of components and of draining.
     pub fn watch(&self) -> ReadinessWatch {
         ReadinessWatch(self.0.subscribe())
     }
@@ -143,11 +143,11 @@ impl State {
     }
 }
 
-/// Sees the transitions of a [`Readiness`].
+/// Watches the transitions of a [`Readiness`].
 pub struct ReadinessWatch(watch::Receiver<State>);
 
 impl ReadinessWatch {
-    /// The verdict after the next transition; `None` once nobody can report any more.
+    /// Whether the process is ready, after the next transition; `None` once all reporters are gone.
     pub async fn changed(&mut self) -> Option<bool> {
         self.0.changed().await.ok()?;
         Some(self.0.borrow_and_update().ready_for(Scope::Process))
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_is_told_and_keeps_nothing_away() {
+    fn warnings_are_reported_and_do_not_affect_readiness() {
         let readiness = Readiness::new();
         readiness.set("bus", Ok(()));
         readiness.set_warning("durability", Some("one server".into()));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn ingest_is_ready_without_what_reads_the_bus() {
+    fn ingest_is_ready_without_consumers() {
         let readiness = Readiness::new();
         readiness.set("nats", Ok(()));
         readiness.set("warehouse", Err("is away".into()));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn repeats_wake_nobody() {
+    async fn repeated_reports_wake_no_watcher() {
         let readiness = Readiness::new();
         readiness.set("bus", Ok(()));
         let mut watch = readiness.watch();

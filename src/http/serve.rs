@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::drain::{IN_HTTP1, IN_HTTP2, drain};
 use super::connection::drive::{bounded, drive};
 use super::connection::open_connections::{Connections, ROOM_CONNECTIONS_MAX};
-use super::connection::outbound::{Asked, outbound, refusal};
+use super::connection::outbound::{RequestKind, outbound, refusal};
 use super::connection::session::{Protocols, Session};
 use super::connection::share::Share;
 use super::connection::socket::Socket;
@@ -34,28 +34,28 @@ use super::tls::handshake::Handshakes;
 use crate::base::supervisor::Tasks;
 use crate::metrics;
 
-/// The wait after an accept that failed for want of something, such as file descriptors.
+/// Pause after an accept that failed for lack of a resource, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections beyond the limit that are asked only how the process is.
+/// Connections beyond the limit, for health probes only.
 const PROBE_CONNECTIONS_MAX: usize = 16;
-/// Connections beyond the limit of a listener, with those that are being closed to make room.
+/// Connections beyond the limit of a listener, including those being closed to make room.
 pub const SPARE_CONNECTIONS: usize = PROBE_CONNECTIONS_MAX + ROOM_CONNECTIONS_MAX;
-/// What they may ask for.
+/// The paths of health probes.
 const PROBES: [&str; 2] = ["/health", "/ready"];
-/// How often room is looked for when there is none.
+/// How often a full listener tries to make room.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
-/// How long connections that were cut may take to end.
+/// How long cut connections may take to end.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 
-/// How a listener ended.
+/// The result of draining a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that still had work when the drain's time was over.
+    /// Connections that still had work when the drain timed out.
     pub cut: usize,
 }
 
-/// Serves HTTP/1.1 and HTTP/2 (prior knowledge, or ALPN under TLS) until `stop`, then drains: the listener is closed at
-/// once, requests in flight get their replies.
+/// Serves HTTP/1.1 and HTTP/2 (prior knowledge, or ALPN under TLS) until `stop`, then drains: closes the listener
+/// immediately and completes the requests in flight.
 ///
 /// An axum router is served as `hyper_util::service::TowerToHyperService::new(router)`.
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken) -> Drained
@@ -107,29 +107,29 @@ struct Server {
     limits: Limits,
     handshakes: Handshakes,
     open: Arc<Connections>,
-    /// A connection has left.
+    /// Notified when a connection ends.
     left: Notify,
 }
 
-/// What a connection may ask for.
+/// The requests that a connection may send.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Admitted {
-    Whole,
-    /// How the process is, and nothing else: there are too many connections.
+enum Admission {
+    Full,
+    /// Health probes only, because there are too many connections.
     Probes,
 }
 
 impl Server {
-    /// Accepts the next connection, whatever happens to others.
+    /// Accepts the next connection, despite errors of others.
     async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
         let mut logged = false;
         loop {
             match listener.accept().await {
                 Ok(accepted) => return accepted,
-                // The client gave up while it waited.
+                // The client disconnected while it waited.
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
-                    // For want of file descriptors, most likely.
+                    // Most likely, file descriptors are used up.
                     self.open.make_room();
                     if !std::mem::replace(&mut logged, true) {
                         tracing::warn!(%error, "accept connection: trying on");
@@ -140,16 +140,16 @@ impl Server {
         }
     }
 
-    /// Finds a place for one more connection.
-    async fn admit(&self) -> Admitted {
+    /// Finds room for one more connection.
+    async fn admit(&self) -> Admission {
         loop {
             let left = self.left.notified();
             let open = self.open.len();
             if open < self.limits.connections_max || self.open.make_room() {
-                return Admitted::Whole;
+                return Admission::Full;
             }
             if open < self.limits.connections_max + PROBE_CONNECTIONS_MAX {
-                return Admitted::Probes;
+                return Admission::Probes;
             }
             tokio::select! {
                 () = left => {}
@@ -158,30 +158,29 @@ impl Server {
         }
     }
 
-    async fn connection<S, B>(&self, tcp: TcpStream, service: S, watch: &Arc<Watch>, admitted: Admitted)
+    async fn connection<S, B>(&self, tcp: TcpStream, service: S, watch: &Arc<Watch>, admitted: Admission)
     where
         S: Service<Request<Inbound>, Response = Response<B>, Error = Infallible> + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        // Replies are written whole: waiting for more to send would only add latency.
+        // Replies are written whole, so delaying them would only add latency.
         let _ = tcp.set_nodelay(true);
         let Some(socket) = self.socket(tcp, watch).await else { return };
-        let (leftover, agreed) = (Leftover::default(), socket.agreed());
+        let (leftover, negotiated) = (Leftover::default(), socket.negotiated());
         let stream = WatchedStream::new(socket, Arc::clone(watch), leftover.clone());
-        let (on_request, dress) = (Arc::clone(watch), self.limits.dress.clone());
+        let (on_request, refusal_headers) = (Arc::clone(watch), self.limits.refusal_headers.clone());
         let watched = service_fn(move |request: Request<Incoming>| {
             let multiplexed = request.version() == Version::HTTP_2;
             let has_body = !multiplexed && !request.body().is_end_stream();
             let expects = has_body && request.headers().contains_key(EXPECT);
             let in_flight = InFlight::begin(Arc::clone(&on_request), multiplexed);
-            let asked = Asked {
+            let request_kind = RequestKind {
                 head: request.method() == Method::HEAD,
                 safe: request.method().is_safe() && !is_probe(&request),
             };
-            // In a box of its own: the protocol library keeps room for a whole answer on every idle connection, and for
-            // two of them on every stream.
+            // Boxed: hyper reserves space for a service future on every idle connection, and for two on every stream.
             let answering = match begin(&on_request, &request, admitted) {
                 Ok(share) => {
                     let request = request.map(|body| Inbound::new(body, Arc::clone(&share)));
@@ -189,21 +188,21 @@ impl Server {
                 }
                 Err((problem, share)) => {
                     let cut = share.is_none();
-                    let mut reply = refusal(problem, asked, share);
-                    dress.write(&request.into_parts().0, reply.headers_mut());
+                    let mut reply = refusal(problem, request_kind, share);
+                    refusal_headers.write(&request.into_parts().0, reply.headers_mut());
                     Err((Box::new(reply), cut))
                 }
             };
             async move {
-                let mut ends = admitted == Admitted::Probes;
+                let mut ends = admitted == Admission::Probes;
                 let mut reply = match answering {
                     Ok((reply, share)) => {
                         let reply = reply.await?;
                         if has_body || multiplexed {
                             let is_final = expects || reply.headers().contains_key(CONNECTION);
-                            ends |= !settle(reply.status(), is_final, &share).await;
+                            ends |= !drain_unread(reply.status(), is_final, &share).await;
                         }
-                        outbound(reply, asked, share)
+                        outbound(reply, request_kind, share)
                     }
                     Err((reply, cut)) => {
                         if cut {
@@ -221,14 +220,14 @@ impl Server {
                 Ok::<_, Infallible>(reply)
             }
         });
-        drive(Session::new(&self.protocols, stream, watched, agreed), watch, &self.limits).await;
+        drive(Session::new(&self.protocols, stream, watched, negotiated), watch, &self.limits).await;
         leftover.close().await;
     }
 
-    /// Encrypted, where the listener is.
+    /// The socket, with TLS if the listener uses it.
     async fn socket(&self, tcp: TcpStream, watch: &Arc<Watch>) -> Option<Socket> {
         let Some(tls) = &self.limits.tls else { return Some(Socket::Plain(tcp)) };
-        // In a box: an open connection has no use for its room.
+        // Boxed, so that open connections do not keep its space.
         let opened = bounded(Box::pin(self.handshakes.accept(tls, tcp, watch)), watch, &self.limits).await;
         if opened.is_none() && watch.handshake_since().is_some() && !watch.is_draining() {
             metrics::http_tls_handshake("timed_out");
@@ -256,11 +255,12 @@ impl Server {
     }
 }
 
-/// Sees to what the service left of the body. False when the connection cannot go on behind the reply. `is_final` when
-/// it shall not: the reply says so, or the client waits for a word before it sends the body.
-async fn settle(status: StatusCode, is_final: bool, share: &Share) -> bool {
+/// Handles the part of the body that the service did not read. Returns `false` if the connection must close after the
+/// reply. `is_final` says that it closes anyway: the reply announces it, or the client waits for 100 Continue before it
+/// sends the body.
+async fn drain_unread(status: StatusCode, is_final: bool, share: &Share) -> bool {
     let Some(unread) = share.take_unread() else { return true };
-    // In boxes: few requests need them.
+    // Boxed, since few requests need them.
     if share.is_multiplexed() {
         if !status.is_success() {
             Box::pin(drain(unread, share, &IN_HTTP2)).await;
@@ -274,14 +274,14 @@ fn is_probe<B>(request: &Request<B>) -> bool {
     request.method().is_safe() && PROBES.contains(&request.uri().path())
 }
 
-/// The share of the memory that a request has; or why the service does not get it, and the share of the refusal.
+/// The memory share of a request; or the problem that refuses it, and the share of the refusal.
 type Begun = Result<Arc<Share>, (Problem, Option<Arc<Share>>)>;
 
-fn begin(watch: &Arc<Watch>, request: &Request<Incoming>, admitted: Admitted) -> Begun {
+fn begin(watch: &Arc<Watch>, request: &Request<Incoming>, admitted: Admission) -> Begun {
     let is_probe = is_probe(request);
     let share = match Share::take(watch, head::size(request)) {
         Ok(share) => share,
-        // A process that has no room for requests is alive all the same.
+        // A process without room for requests is still alive.
         Err(exhausted) => match Share::beyond(watch) {
             Some(share) if is_probe => share,
             share => {
@@ -293,7 +293,7 @@ fn begin(watch: &Arc<Watch>, request: &Request<Incoming>, admitted: Admitted) ->
     if let Err(problem) = head::check(request) {
         return Err((problem, Some(share)));
     }
-    if admitted == Admitted::Probes && !is_probe {
+    if admitted == Admission::Probes && !is_probe {
         watch.memory().count_refusal("connections");
         let detail = "There are too many connections; send again later.";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(1).closing();
@@ -302,7 +302,7 @@ fn begin(watch: &Arc<Watch>, request: &Request<Incoming>, admitted: Admitted) ->
     Ok(share)
 }
 
-/// One request that has no reply yet; ends too when the client goes away.
+/// A request in flight. Ends also when the client disconnects.
 struct InFlight(Arc<Watch>);
 
 impl InFlight {

@@ -1,4 +1,4 @@
-//! A document in the making: its operations, and the components that they name.
+//! An OpenAPI document under construction: its operations and the components they refer to.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +8,12 @@ use super::operation::Operation;
 use super::reference::{CACHE_CONTROL, ETAG, PROBLEM};
 use super::refusal::Refusal;
 
-/// Of the APIs, not of the product: a stranger need not learn which build answers.
+/// The version of the APIs, not of the product, so that clients do not learn which build answers.
 const API_VERSION: &str = "1.0.0";
-/// Why the listener may refuse any request, before its route is looked at.
+/// Reasons for the listener to refuse any request, before routing.
 const OF_EVERY_REQUEST: &[u16] = &[400, 414, 431, 501, 503];
 
-/// A document in the making.
+/// A document under construction.
 pub struct Document {
     info: Value,
     tags: Vec<(&'static str, &'static str)>,
@@ -66,7 +66,7 @@ impl Document {
         self.schemas.extend(schemas);
     }
 
-    /// Changes a schema that was added before.
+    /// Modifies a schema that was added before.
     pub fn change(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
         if let Some(schema) = self.schemas.get_mut(name) {
             change(schema);
@@ -77,7 +77,7 @@ impl Document {
         self.headers.insert(name.to_owned(), json!({"description": description, "schema": schema}));
     }
 
-    /// Headers that every reply may have.
+    /// Sets the headers that every reply may have.
     pub fn common_headers(&mut self, names: &'static [&'static str]) {
         self.common_headers = names;
     }
@@ -117,7 +117,7 @@ impl Document {
     }
 }
 
-/// RFC 9457, as `crate::http` writes it.
+/// The schema of RFC 9457 problems as `crate::http` writes them.
 fn problem() -> Value {
     let error = json!({
         "type": "object",

@@ -1,6 +1,6 @@
-//! What OpenAPI 3.1 documents are made of, and how one is served. The roles describe their routes with it.
+//! Builds OpenAPI 3.1 documents and serves them. The roles describe their routes with it.
 //!
-//! Invariant: a document has the refusals, schemas and tags that its operations name, and no others. Knows no route.
+//! Invariant: a document contains exactly the refusals, schemas and tags that its operations refer to. Knows no route.
 
 mod document;
 mod operation;
@@ -14,4 +14,4 @@ pub use operation::Operation;
 pub use reference::{CACHE_CONTROL, PROBLEM_TYPE, SCHEMAS, reference};
 pub use refusal::Refusal;
 pub use schema::{schema_of_input, schema_of_output};
-pub use served::Served;
+pub use served::ServedDocument;

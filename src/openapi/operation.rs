@@ -5,20 +5,20 @@ use serde_json::{Map, Value, json};
 use super::reference::{PROBLEM_TYPE, header_reference, headers};
 use super::refusal::Refusal;
 
-/// An operation in the making.
+/// An operation under construction.
 pub struct Operation {
     pub(super) tag: &'static str,
     value: Value,
     answers: Map<String, Value>,
     pub(super) refused: Vec<u16>,
-    /// Content of refusals beside problems: a media type and its schema.
+    /// Content of refusals in addition to problems: a media type and its schema.
     refusal_content: Map<String, Value>,
-    /// Headers of single answers and refusals.
+    /// Headers of individual answers and refusals.
     headers: Vec<(u16, &'static str)>,
 }
 
 impl Operation {
-    /// `id` is what generated clients call it.
+    /// `id` is its name in generated clients.
     pub fn new(tag: &'static str, id: &str, summary: &str) -> Self {
         Self {
             tag,
@@ -35,7 +35,7 @@ impl Operation {
         self
     }
 
-    /// A parameter as OpenAPI has it.
+    /// Adds a parameter, given as in OpenAPI.
     pub fn parameter(mut self, parameter: Value) -> Self {
         if let Some(parameters) = self.value.as_object_mut() {
             let all = parameters.entry("parameters").or_insert_with(|| json!([]));
@@ -69,7 +69,7 @@ impl Operation {
         self.answer_with(status, json!({"description": description}))
     }
 
-    /// A whole response as OpenAPI has it.
+    /// A complete response, given as in OpenAPI.
     pub fn answer_with(mut self, status: u16, response: Value) -> Self {
         self.answers.insert(status.to_string(), response);
         self
@@ -80,13 +80,13 @@ impl Operation {
         self
     }
 
-    /// Refusals come in these forms, too.
+    /// Adds a media type to the refusals.
     pub fn refused_also_as(mut self, media_type: &str, content: Value) -> Self {
         self.refusal_content.insert(media_type.to_owned(), content);
         self
     }
 
-    /// Headers that replies with these statuses may have, beside those that all have.
+    /// Headers that replies with these statuses may have, in addition to the common ones.
     pub fn headers(mut self, statuses: &[u16], names: &[&'static str]) -> Self {
         let each = statuses.iter().flat_map(|status| names.iter().map(|name| (*status, *name)));
         self.headers.extend(each);
@@ -105,7 +105,7 @@ impl Operation {
         for status in &self.refused {
             let Some(refusal) = refusal(*status) else { continue };
             let mut response = json!({"$ref": format!("#/components/responses/{}", refusal.name)});
-            // An answer of its own has this status as well, or other forms.
+            // The operation has its own answer with this status, or other content types.
             if let Some(own) = self.answers.get(&status.to_string()) {
                 response = own.clone();
                 response["content"][PROBLEM_TYPE] = refusal.content();
@@ -124,7 +124,7 @@ impl Operation {
         }
         for (status, name) in &self.headers {
             let Some(answer) = self.answers.get_mut(&status.to_string()) else { continue };
-            // A refusal that all operations share does not have it.
+            // The shared refusal does not have this header.
             if answer.get("$ref").is_some()
                 && let Some(refusal) = refusal(*status)
             {

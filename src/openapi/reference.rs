@@ -1,4 +1,4 @@
-//! References to the components of a document, and the names that several of its parts use.
+//! References to the components of a document, and names shared by several parts.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ pub const CACHE_CONTROL: &str = "Cache-Control";
 pub(super) const ETAG: &str = "ETag";
 pub const PROBLEM_TYPE: &str = "application/problem+json";
 
-/// A schema of the document, by its name.
+/// A reference to a schema of the document.
 pub fn reference(name: &str) -> Value {
     json!({"$ref": format!("{SCHEMAS}{name}")})
 }

@@ -1,23 +1,23 @@
-//! Why requests are refused: the responses that operations share.
+//! Refusals: the error responses that operations share.
 
 use serde_json::{Value, json};
 
 use super::reference::{CACHE_CONTROL, PROBLEM, PROBLEM_TYPE, header_reference, headers, reference};
 
-/// Why a request may be refused, for all operations of a document.
+/// An error response that operations of a document share.
 pub struct Refusal {
     pub status: u16,
-    /// Of the component.
+    /// The name of the component.
     pub name: &'static str,
     pub description: &'static str,
-    /// The `detail` of an example; empty for one that comes without a body.
+    /// The `detail` of the example; empty for a response without a body.
     pub example: &'static str,
-    /// Named in [`Document::header`](super::Document::header).
+    /// Names defined with [`Document::header`](super::Document::header).
     pub headers: &'static [&'static str],
 }
 
 impl Refusal {
-    /// What every listener says of a body that does not come.
+    /// Any listener, when a body does not arrive in time.
     pub const REQUEST_TIMEOUT: Self = Self {
         status: 408,
         name: "RequestTimeout",
@@ -25,7 +25,7 @@ impl Refusal {
         example: "The body did not arrive in time.",
         headers: &[],
     };
-    /// The same of a target that no head may have, however large it may be.
+    /// Any listener, when the target exceeds the fixed limit.
     pub const URI_TOO_LONG: Self = Self {
         status: 414,
         name: "UriTooLong",
@@ -33,7 +33,7 @@ impl Refusal {
         example: "",
         headers: &[],
     };
-    /// The same of a head that is too large.
+    /// Any listener, when the head is too large.
     pub const HEADER_FIELDS_TOO_LARGE: Self = Self {
         status: 431,
         name: "RequestHeaderFieldsTooLarge",
@@ -41,7 +41,7 @@ impl Refusal {
         example: "",
         headers: &[],
     };
-    /// The same of a body that it cannot take out of its coding.
+    /// Any listener, when it does not support the transfer coding.
     pub const NOT_IMPLEMENTED: Self = Self {
         status: 501,
         name: "NotImplemented",
@@ -50,7 +50,7 @@ impl Refusal {
         headers: &[],
     };
 
-    /// As OpenAPI has it.
+    /// The response in OpenAPI notation.
     pub(super) fn response(&self, common_headers: &[&str]) -> Value {
         let names = self.headers.iter().chain(common_headers);
         let mut response = json!({"description": self.description, "headers": headers(names)});
@@ -61,7 +61,7 @@ impl Refusal {
         response
     }
 
-    /// Of the media type of problems.
+    /// The content for the media type of problems.
     pub(super) fn content(&self) -> Value {
         let title = http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
         let example = json!({"type": "about:blank", "title": title, "status": self.status, "detail": self.example});

@@ -4,12 +4,12 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-/// The schema of what is read as a `T`.
+/// The schema of the JSON that deserializes to a `T`.
 pub fn schema_of_input<T: JsonSchema>() -> Value {
     schema_by::<T>(SchemaSettings::draft2020_12())
 }
 
-/// The schema of what a `T` is written as.
+/// The schema of the JSON that a `T` serializes to.
 pub fn schema_of_output<T: JsonSchema>() -> Value {
     schema_by::<T>(SchemaSettings::draft2020_12().for_serialize())
 }

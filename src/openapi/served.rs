@@ -1,4 +1,4 @@
-//! A document as it is served: made once, and answered without a body to whoever has it already. How that is documented.
+//! Serves a static document with an `ETag`, and describes that operation.
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -11,30 +11,30 @@ use serde_json::{Value, json};
 use super::operation::Operation;
 use super::reference;
 
-/// Bytes of the hash that are its tag.
+/// Bytes of the hash that the `ETag` contains.
 const TAG_BYTES: usize = 16;
 
 #[derive(Clone, Debug)]
-pub struct Served {
+pub struct ServedDocument {
     body: Bytes,
     media_type: HeaderValue,
     etag: HeaderValue,
 }
 
-impl Served {
+impl ServedDocument {
     pub fn document(document: &Value) -> Self {
         Self::new(document.to_string().into(), HeaderValue::from_static("application/json"))
     }
 
     pub fn new(body: Bytes, media_type: HeaderValue) -> Self {
         let hash = digest(&SHA256, &body);
-        // Hexadecimal digits in quotes are always a header's value.
+        // Hexadecimal digits in quotes are valid header values.
         let etag = HeaderValue::try_from(format!("\"{}\"", HEXLOWER.encode(&hash.as_ref()[..TAG_BYTES])))
             .unwrap_or_else(|_| HeaderValue::from_static("\"\""));
         Self { body, media_type, etag }
     }
 
-    /// Whoever has it asks whether it is still the same (RFC 9110, 13.1.2).
+    /// Answers 304 if the client has the current version (RFC 9110, 13.1.2).
     pub fn reply(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
         let same = |value: &HeaderValue| {
             let tags = value.as_bytes().split(|byte| *byte == b',').map(|tag| tag.trim_ascii());
@@ -56,7 +56,7 @@ impl Served {
 }
 
 impl Operation {
-    /// Answers what is served, as these media types; nothing to HEAD.
+    /// Describes an operation that serves a document with these media types; HEAD gets no body.
     pub fn serves(self, content: Option<Value>) -> Self {
         let mut response = json!({"description": "The content."});
         if let Some(content) = content {
@@ -79,8 +79,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_has_it_is_told_so() {
-        let served = Served::document(&serde_json::json!({"openapi": "3.1.0"}));
+    fn current_clients_get_304() {
+        let served = ServedDocument::document(&serde_json::json!({"openapi": "3.1.0"}));
         let status = |value: Option<&str>| {
             let headers = value.map(|value| (IF_NONE_MATCH, HeaderValue::from_str(value).unwrap()));
             served.reply(&headers.into_iter().collect()).status()

@@ -13,7 +13,7 @@ use axum::response::Response;
 use serde_json::Value;
 
 use crate::http::Problem;
-use crate::openapi::Served;
+use crate::openapi::ServedDocument;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
@@ -22,21 +22,21 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 
 /// The files that are served.
 pub(in crate::admin) struct Pages {
-    document: Served,
-    gateway_document: Option<Served>,
-    page: Served,
-    script: Served,
-    style: Served,
+    document: ServedDocument,
+    gateway_document: Option<ServedDocument>,
+    page: ServedDocument,
+    script: ServedDocument,
+    style: ServedDocument,
 }
 
 impl Pages {
     pub(in crate::admin) fn new(document: &Value, gateway_document: Option<&Value>) -> Self {
         let file = |text: &'static str, media_type: &'static str| {
-            Served::new(text.into(), HeaderValue::from_static(media_type))
+            ServedDocument::new(text.into(), HeaderValue::from_static(media_type))
         };
         Self {
-            document: Served::document(document),
-            gateway_document: gateway_document.map(Served::document),
+            document: ServedDocument::document(document),
+            gateway_document: gateway_document.map(ServedDocument::document),
             page: file(include_str!("../page/page.html"), "text/html; charset=utf-8"),
             script: file(include_str!("../page/page.js"), "text/javascript; charset=utf-8"),
             style: file(include_str!("../page/page.css"), "text/css; charset=utf-8"),
@@ -68,7 +68,7 @@ pub(in crate::admin) async fn style(State(pages): State<Arc<Pages>>, headers: He
     reply(&pages.style, &headers)
 }
 
-fn reply(served: &Served, request: &HeaderMap) -> Response {
+fn reply(served: &ServedDocument, request: &HeaderMap) -> Response {
     let mut reply = served.reply(request).map(Body::new);
     let headers = reply.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));

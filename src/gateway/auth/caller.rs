@@ -1,6 +1,6 @@
-//! Who sends a request: the app and the limits that its API key stands for.
+//! The caller of a request: the app and the limits of its API key.
 //!
-//! Route handlers and limits see this and nothing of how it was found out.
+//! Route handlers and rate limits see the caller, not the credentials.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::store::{HashedKey, KeyHash, KeyLimits};
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) enum Caller {
-    /// Nobody is asked for a key.
+    /// The gateway asks for no keys.
     Anyone,
     Key(Arc<KnownKey>),
 }
 
 impl Caller {
-    /// The app whose events the caller may send; `None`: of every app.
+    /// The app whose events the caller may send; `None` means any app.
     pub(crate) fn app(&self) -> Option<&str> {
         self.key().map(|key| &*key.app_id)
     }
@@ -32,16 +32,16 @@ impl Caller {
     }
 }
 
-/// A key as this process knows it.
+/// An API key as this process knows it.
 pub(crate) struct KnownKey {
     pub(crate) id: Uuid,
     pub(crate) app_id: Box<str>,
-    /// Its own, where it has some.
+    /// The key's own limits, if it has any.
     pub(crate) limits: KeyLimits,
     pub(crate) hash: KeyHash,
-    /// By the store's clock.
+    /// Expiry by the store's clock.
     pub(crate) expires_at_ms: Option<i64>,
-    /// The minute of its last use that is noted.
+    /// The minute of the last use that was recorded.
     pub(crate) used_minute: AtomicI64,
 }
 
@@ -53,7 +53,7 @@ impl From<HashedKey> for KnownKey {
 }
 
 impl fmt::Debug for KnownKey {
-    /// Without the hash.
+    /// Omits the hash.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KnownKey")
             .field("id", &self.id)

@@ -1,6 +1,6 @@
-//! The API key of a request, from its headers.
+//! Reads the API key of a request from its headers.
 //!
-//! Invariant: a request whose credentials say two things is refused, whichever of them is right.
+//! Invariant: a request with conflicting credentials is refused, even if one of them is valid.
 
 use std::borrow::Cow;
 
@@ -14,19 +14,19 @@ use crate::http::header_values;
 use crate::store::{KeyHash, key_hash};
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// User name and password of HTTP Basic, as text.
+/// User name and password of HTTP Basic authentication, decoded.
 const BASIC_BYTES_MAX: usize = 512;
-/// Some clients leave the padding out.
+/// Some clients omit the padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Why a request names no key.
+/// Why no key could be read from a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NoKey {
+pub(crate) enum CredentialsError {
     Missing,
-    Wrong(Cow<'static, str>),
+    Invalid(Cow<'static, str>),
 }
 
 const EMPTY: &str = "X-API-Key is empty.";
@@ -35,8 +35,8 @@ const NOT_BASIC: &str = "Authorization: Basic must be the base64 of an API key, 
                          password may follow.";
 const SCHEME: &str = "Authorization must be Bearer or Basic.";
 
-/// The hash of the key that the request was sent with.
-pub(crate) fn read(headers: &HeaderMap) -> Result<KeyHash, NoKey> {
+/// The hash of the request's API key.
+pub(crate) fn read(headers: &HeaderMap) -> Result<KeyHash, CredentialsError> {
     let mut found: Option<KeyHash> = None;
     let mut differ = false;
     let mut add = |key: &[u8]| {
@@ -46,27 +46,27 @@ pub(crate) fn read(headers: &HeaderMap) -> Result<KeyHash, NoKey> {
     };
     for value in header_values(headers, X_API_KEY) {
         match value.as_bytes().trim_ascii() {
-            [] => return Err(NoKey::Wrong(EMPTY.into())),
+            [] => return Err(CredentialsError::Invalid(EMPTY.into())),
             key => add(key),
         }
     }
     let own = headers.contains_key(X_API_KEY);
     for value in header_values(headers, AUTHORIZATION) {
         match authorization(value.as_bytes(), &mut add) {
-            // Meant for somebody on the way, when the key is elsewhere.
+            // Meant for a proxy on the way, since the key is in the other header.
             Err(SCHEME) if own => {}
-            Err(why) => return Err(NoKey::Wrong(why.into())),
+            Err(why) => return Err(CredentialsError::Invalid(why.into())),
             Ok(()) => {}
         }
     }
     match found {
-        Some(_) if differ => Err(NoKey::Wrong(differing(headers).into())),
+        Some(_) if differ => Err(CredentialsError::Invalid(differing(headers).into())),
         Some(hash) => Ok(hash),
-        None => Err(NoKey::Missing),
+        None => Err(CredentialsError::Missing),
     }
 }
 
-/// The key itself, where it names an app instead of opening a door.
+/// The key in plain text, for gateways where it names an app and is not a secret.
 pub(crate) fn named(headers: &HeaderMap) -> Option<String> {
     let mut named = None;
     let mut add = |key: &[u8]| named = std::str::from_utf8(key).ok().map(str::to_owned);
@@ -77,7 +77,7 @@ pub(crate) fn named(headers: &HeaderMap) -> Option<String> {
     named
 }
 
-/// Gives the key of one Authorization header to `add`.
+/// Passes the key of one `Authorization` header to `add`.
 fn authorization(value: &[u8], add: &mut impl FnMut(&[u8])) -> Result<(), &'static str> {
     let value = value.trim_ascii();
     let end = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
@@ -95,7 +95,7 @@ fn authorization(value: &[u8], add: &mut impl FnMut(&[u8])) -> Result<(), &'stat
     }
     let mut text = [0; BASIC_BYTES_MAX];
     let length = BASE64.decode_slice(rest, &mut text).map_err(|_| NOT_BASIC)?;
-    // The password says nothing: the key is the user name.
+    // The key is the user name; the password is ignored.
     match text[..length].split(|byte| *byte == b':').next() {
         None | Some([]) => Err(NOT_BASIC),
         Some(key) => {

@@ -1,8 +1,7 @@
-//! A gateway's copy of all API keys, and what it learns of their use.
+//! The gateway's copy of all API keys, and the record of their use.
 //!
-//! Invariants: a request is never answered by asking the store, neither with a key that is known nor with one that is
-//! not; while the store cannot be read the copy stays as it is; a change is known at the store's signal, and within
-//! `REFRESH_INTERVAL` where that gets lost.
+//! Invariants: a request never waits for the store, whether its key is known or not; while the store is unreachable the
+//! copy stays as it is; a change arrives with the store's signal, or within `REFRESH_INTERVAL` if the signal is lost.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,18 +20,18 @@ use crate::http::Readiness;
 use crate::metrics;
 use crate::store::{HashedKey, KEYS_MAX, KEYS_PAGE, KeyHash, Store, StoreError};
 
-/// How often the store is asked for changes that nobody has told of.
+/// How often the store is polled for changes whose signal was lost.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
-/// The least time between two questions, however many changes there are.
+/// Minimum time between two reads of the store, however many changes there are.
 const REFRESH_PAUSE: Duration = Duration::from_millis(50);
-/// How long uses are gathered before they are noted.
+/// How long uses are collected before they are written.
 const USED_INTERVAL: Duration = Duration::from_secs(10);
-/// Keys whose use is noted in one transaction.
+/// Keys whose use is recorded in one transaction.
 const USED_BATCH: usize = 1_000;
-/// What noting uses may still take when the process stops.
+/// Time limit for recording uses when the process stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 const MINUTE_MS: i64 = 60_000;
-/// The component of readiness, and its warning.
+/// Name of the readiness component and of its warning.
 const COMPONENT: &str = "keys";
 
 /// Cheap to clone.
@@ -43,32 +42,32 @@ struct Ring {
     store: Store,
     readiness: Readiness,
     keys: RwLock<Keys>,
-    /// Whether the keys have ever been read.
+    /// Whether the keys were ever read.
     read: AtomicBool,
     clock: StoreClock,
-    /// Keys and the minute of their last use, to be noted. Holds a key once, so no more of them than there are.
+    /// Keys and the minute of their last use, not written yet. At most one entry per key.
     used: Mutex<HashMap<Uuid, i64>>,
-    first_used: Notify,
+    use_pending: Notify,
 }
 
-/// By the first half of their hashes: what is compared in constant time is the whole.
+/// Indexed by the first half of the hash; the whole hash is compared in constant time.
 type Keys = HashMap<[u8; 16], Arc<KnownKey>>;
 
-/// Why there is no caller.
+/// Why a lookup found no caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unknown {
+pub(crate) enum KeyLookupError {
     NoSuchKey,
     Expired,
-    /// No key is known yet, since the store could never be read.
-    NothingRead,
+    /// The store could not be read yet.
+    NotLoaded,
 }
 
-/// Up to where the copy is that of the store.
+/// The store version that the copy corresponds to.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct Cursor {
     version: u64,
-    /// Another store may answer next: everything is read again.
-    lost: bool,
+    /// The store failed. Another store may answer next, so everything is read again.
+    resync: bool,
 }
 
 impl KeyRing {
@@ -82,50 +81,50 @@ impl KeyRing {
             read: AtomicBool::new(false),
             clock: StoreClock::new(),
             used: Mutex::default(),
-            first_used: Notify::new(),
+            use_pending: Notify::new(),
         }))
     }
 
-    /// The key with this hash, whose use at `now` is noted.
-    pub(crate) fn find(&self, hash: &KeyHash, now: Instant) -> Result<Arc<KnownKey>, Unknown> {
+    /// Looks up a key by its hash, and records its use at `now`.
+    pub(crate) fn find(&self, hash: &KeyHash, now: Instant) -> Result<Arc<KnownKey>, KeyLookupError> {
         let ring = &*self.0;
         let found = ring.keys.read().unwrap_or_else(PoisonError::into_inner).get(&prefix(hash)).cloned();
         let Some(key) = found.filter(|key| bool::from(key.hash.ct_eq(hash))) else {
-            return Err(if ring.read.load(Relaxed) { Unknown::NoSuchKey } else { Unknown::NothingRead });
+            return Err(if ring.read.load(Relaxed) { KeyLookupError::NoSuchKey } else { KeyLookupError::NotLoaded });
         };
         let now_ms = ring.clock.at(now);
         if key.expires_at_ms.is_some_and(|expires_at_ms| expires_at_ms <= now_ms) {
-            return Err(Unknown::Expired);
+            return Err(KeyLookupError::Expired);
         }
         let minute = now_ms - now_ms.rem_euclid(MINUTE_MS);
         if key.used_minute.load(Relaxed) < minute && key.used_minute.fetch_max(minute, Relaxed) < minute {
-            self.note(key.id, minute);
+            self.record_use(key.id, minute);
         }
         Ok(key)
     }
 
-    /// Keeps the copy current and notes the use of keys, until `stop`. Tells readiness how that goes.
+    /// Keeps the copy current and records the use of keys until `stop`. Reports to readiness.
     pub async fn follow(&self, stop: CancellationToken) {
-        tokio::join!(self.follow_changes(&stop), self.note_uses(&stop));
+        tokio::join!(self.follow_changes(&stop), self.record_uses(&stop));
     }
 
     async fn follow_changes(&self, stop: &CancellationToken) {
-        let (mut changes, mut place) = (self.0.store.changes(), Place::default());
+        let (mut changes, mut cursor) = (self.0.store.changes(), Cursor::default());
         let (mut read_at, mut failing) = (None, false);
         loop {
             changes.mark_unchanged();
-            let Some(refreshed) = stop.run_until_cancelled(self.refresh(&mut place)).await else { return };
+            let Some(refreshed) = stop.run_until_cancelled(self.refresh(&mut cursor)).await else { return };
             match refreshed {
                 Ok(()) => {
                     read_at = Some(Instant::now());
-                    self.tell_read();
+                    self.report_loaded();
                     if std::mem::take(&mut failing) {
                         tracing::info!("API keys are read again");
                     }
                 }
                 Err(error) => {
-                    place.lost = true;
-                    self.tell_failure(&chain(&error), read_at);
+                    cursor.resync = true;
+                    self.report_failure(&chain(&error), read_at);
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(error = chain(&error), "API keys cannot be read, going on from the copy");
                     }
@@ -145,24 +144,24 @@ impl KeyRing {
         }
     }
 
-    /// Brings the copy up to what the store holds now.
-    async fn refresh(&self, place: &mut Place) -> Result<(), StoreError> {
+    /// Updates the copy from the store.
+    async fn refresh(&self, cursor: &mut Cursor) -> Result<(), StoreError> {
         let ring = &*self.0;
-        let news = ring.store.revocations(place.version).await?;
+        let news = ring.store.revocations(cursor.version).await?;
         ring.clock.set(news.now_ms);
-        let whole = place.lost || !news.complete || !ring.read.load(Relaxed);
+        let whole = cursor.resync || !news.complete || !ring.read.load(Relaxed);
         if whole {
             let mut keys = Keys::default();
             self.read_after(0, |page| add(&mut keys, page)).await?;
-            // The old ones are dropped when nobody waits for it.
+            // The old keys are dropped after the lock is released.
             self.write_keys(|held| std::mem::swap(held, &mut keys));
             ring.read.store(true, Relaxed);
-        } else if news.version != place.version {
+        } else if news.version != cursor.version {
             self.write_keys(|keys| news.revoked.iter().for_each(|hash| drop(keys.remove(&prefix(hash)))));
-            self.read_after(place.version, |page| self.write_keys(|keys| add(keys, page))).await?;
+            self.read_after(cursor.version, |page| self.write_keys(|keys| add(keys, page))).await?;
         }
-        // What was created meanwhile is read once more, and what was revoked meanwhile is told next time.
-        *place = Place { version: news.version, lost: false };
+        // Keys created in the meantime are read again next time; revocations in the meantime are reported next time.
+        *cursor = Cursor { version: news.version, resync: false };
         Ok(())
     }
 
@@ -182,7 +181,7 @@ impl KeyRing {
         change(&mut self.0.keys.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn tell_read(&self) {
+    fn report_loaded(&self) {
         let readiness = &self.0.readiness;
         readiness.set(COMPONENT, Ok(()));
         let count = self.0.keys.read().unwrap_or_else(PoisonError::into_inner).len() as u64;
@@ -197,7 +196,7 @@ impl KeyRing {
         readiness.set_warning(COMPONENT, warning);
     }
 
-    fn tell_failure(&self, reason: &str, read_at: Option<Instant>) {
+    fn report_failure(&self, reason: &str, read_at: Option<Instant>) {
         match read_at {
             Some(read_at) => {
                 let age = read_at.elapsed().as_secs();
@@ -208,22 +207,22 @@ impl KeyRing {
         }
     }
 
-    fn note(&self, id: Uuid, minute_ms: i64) {
+    fn record_use(&self, id: Uuid, minute_ms: i64) {
         let mut used = self.used();
         let first = used.is_empty();
         if (used.len() as u64) < KEYS_MAX {
             used.insert(id, minute_ms);
         }
         if first {
-            self.0.first_used.notify_one();
+            self.0.use_pending.notify_one();
         }
     }
 
-    async fn note_uses(&self, stop: &CancellationToken) {
+    async fn record_uses(&self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.0.first_used.notified() => {
+                () = self.0.use_pending.notified() => {
                     let _ = tokio::time::timeout(USED_INTERVAL, stop.cancelled()).await;
                 }
             }
@@ -232,16 +231,16 @@ impl KeyRing {
                 tokio::time::sleep(STOP_TIMEOUT).await;
             };
             tokio::select! {
-                noted = self.write_uses() => if noted.is_err() {
-                    // What could not be noted is tried again together with what comes.
-                    self.0.first_used.notify_one();
+                noted = self.flush_uses() => if noted.is_err() {
+                    // Uses that could not be written are retried together with new ones.
+                    self.0.use_pending.notify_one();
                 },
                 () = stopped => {}
             }
         }
     }
 
-    async fn write_uses(&self) -> Result<(), StoreError> {
+    async fn flush_uses(&self) -> Result<(), StoreError> {
         let taken: Vec<(Uuid, i64)> = std::mem::take(&mut *self.used()).into_iter().collect();
         for (index, batch) in taken.chunks(USED_BATCH).enumerate() {
             if let Err(error) = self.0.store.record_key_use(batch).await {
@@ -270,7 +269,7 @@ impl fmt::Debug for KeyRing {
 fn add(keys: &mut Keys, page: Vec<HashedKey>) {
     for key in page {
         let prefix = prefix(&key.hash);
-        // A key that is known keeps what is known of its use.
+        // A key that is already known keeps its record of uses.
         if (keys.len() as u64) < KEYS_MAX && !keys.contains_key(&prefix) {
             keys.insert(prefix, Arc::new(key.into()));
         }
@@ -283,7 +282,7 @@ fn prefix(hash: &KeyHash) -> [u8; 16] {
     prefix
 }
 
-/// The store's clock, which decides when keys expire: gateways whose own clocks differ agree.
+/// The store's clock. It decides when keys expire, so that gateways with different clocks agree.
 struct StoreClock {
     base: Instant,
     /// The store's time at `base`.
@@ -291,7 +290,7 @@ struct StoreClock {
 }
 
 impl StoreClock {
-    /// As this machine's clock until the store was asked.
+    /// Follows this machine's clock until the store is read.
     fn new() -> Self {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         Self { base: Instant::now(), base_ms: AtomicI64::new(i64::try_from(now_ms).unwrap_or(i64::MAX)) }

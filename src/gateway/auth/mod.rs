@@ -1,4 +1,4 @@
-//! Who sends a request: credentials, the keys that this process knows, and the caller they stand for.
+//! Authentication: credentials, the keys that this process knows, and the callers they belong to.
 
 pub(crate) mod access;
 pub(crate) mod caller;

@@ -1,7 +1,7 @@
-//! Which origins of web pages are allowed.
+//! Matches the origins of web pages against the allowed ones.
 //!
-//! Invariant: an origin is compared whole: scheme, host and port. A browser writes it in one way (lower case, no default
-//! port, no path), so that what differs by a letter is another origin.
+//! Invariant: scheme, host and port must match exactly. Browsers write an origin in one canonical form (lower case, no
+//! default port, no path), so any difference means another origin.
 
 /// Allowed origins, each `*`, `https://app.example.com:8443` or `https://*.example.com`.
 #[derive(Clone, Debug, Default)]
@@ -13,24 +13,24 @@ pub(crate) struct Origins {
 #[derive(Clone, Debug)]
 enum Pattern {
     Whole(String),
-    /// Every host below one: what stands before its name and after.
+    /// All subdomains of a host: the text before and after the wildcard.
     Below {
         scheme: String,
         parent: String,
     },
 }
 
-/// How an origin is allowed.
+/// Why an origin is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Allowed {
-    /// By name or pattern.
+    /// Listed by name or by pattern.
     Listed,
-    /// As any other.
+    /// By the wildcard `*`.
     Any,
 }
 
 impl Origins {
-    /// In lower case, without default ports and paths.
+    /// Expects lower case, without default ports and paths.
     pub(crate) fn new(origins: &[String]) -> Self {
         let named = origins.iter().filter(|origin| *origin != "*");
         let pattern = |origin: &String| match origin.split_once("*.") {
@@ -40,7 +40,7 @@ impl Origins {
         Self { any: origins.iter().any(|origin| origin == "*"), patterns: named.map(pattern).collect() }
     }
 
-    pub(crate) fn judge(&self, origin: &[u8]) -> Option<Allowed> {
+    pub(crate) fn check(&self, origin: &[u8]) -> Option<Allowed> {
         if self.patterns.iter().any(|pattern| pattern.matches(origin)) {
             return Some(Allowed::Listed);
         }
@@ -60,7 +60,7 @@ impl Pattern {
     }
 }
 
-/// Whether this is the beginning of a host's name and nothing else: no port, no user, no path.
+/// Whether this is one or more DNS labels and nothing else: no port, no user, no path.
 fn are_labels(name: &[u8]) -> bool {
     let is_label = |label: &[u8]| {
         !label.is_empty()
@@ -75,16 +75,16 @@ fn are_labels(name: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn judge(allowed: &[&str], origin: &str) -> Option<Allowed> {
+    fn check(allowed: &[&str], origin: &str) -> Option<Allowed> {
         let allowed: Vec<_> = allowed.iter().map(|text| (*text).to_owned()).collect();
-        Origins::new(&allowed).judge(origin.as_bytes())
+        Origins::new(&allowed).check(origin.as_bytes())
     }
 
     #[test]
     fn origins_are_compared_whole() {
         let allowed = ["https://example.com", "http://localhost:3000", "https://[::1]:8443"];
         for origin in allowed {
-            assert_eq!(judge(&allowed, origin), Some(Allowed::Listed), "{origin}");
+            assert_eq!(check(&allowed, origin), Some(Allowed::Listed), "{origin}");
         }
         for origin in [
             "http://example.com",
@@ -105,15 +105,15 @@ mod tests {
             "",
             "*",
         ] {
-            assert_eq!(judge(&allowed, origin), None, "{origin}");
+            assert_eq!(check(&allowed, origin), None, "{origin}");
         }
     }
 
     #[test]
-    fn a_pattern_stands_for_the_hosts_below_one() {
+    fn a_pattern_matches_subdomains() {
         let allowed = ["https://*.example.com", "http://*.dev.test:8080"];
         for origin in ["https://a.example.com", "https://a.b-c.d_1.example.com", "http://x.dev.test:8080"] {
-            assert_eq!(judge(&allowed, origin), Some(Allowed::Listed), "{origin}");
+            assert_eq!(check(&allowed, origin), Some(Allowed::Listed), "{origin}");
         }
         for origin in [
             "https://example.com",
@@ -134,15 +134,15 @@ mod tests {
             "http://x.dev.test",
             "null",
         ] {
-            assert_eq!(judge(&allowed, origin), None, "{origin}");
+            assert_eq!(check(&allowed, origin), None, "{origin}");
         }
     }
 
     #[test]
-    fn any_origin_is_told_from_a_listed_one() {
-        assert_eq!(judge(&["*"], "https://evil.test"), Some(Allowed::Any));
-        assert_eq!(judge(&["*"], "null"), Some(Allowed::Any));
-        assert_eq!(judge(&["*", "https://a.test"], "https://a.test"), Some(Allowed::Listed));
-        assert_eq!(judge(&[], "https://a.test"), None);
+    fn wildcard_and_listed_origins_are_distinguished() {
+        assert_eq!(check(&["*"], "https://evil.test"), Some(Allowed::Any));
+        assert_eq!(check(&["*"], "null"), Some(Allowed::Any));
+        assert_eq!(check(&["*", "https://a.test"], "https://a.test"), Some(Allowed::Listed));
+        assert_eq!(check(&[], "https://a.test"), None);
     }
 }

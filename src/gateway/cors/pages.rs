@@ -1,8 +1,8 @@
-//! Which web pages may send events: CORS (the Fetch standard), and the refusal of pages that are not allowed.
+//! CORS (the Fetch standard): which web pages may send events.
 //!
-//! A browser keeps a page from reading replies, and from sending what needs a preflight, but not from sending: a page of
-//! any origin can post `text/plain`. So what comes from a page that is not allowed is refused here as well. What
-//! sends no `Origin` (SDKs, servers, curl) is no page.
+//! A browser prevents a page from reading replies and from sending requests that need a preflight, but not from sending
+//! simple requests: a page of any origin can post `text/plain`. The gateway therefore refuses requests from disallowed
+//! pages itself. Requests without `Origin` (SDKs, servers, curl) do not come from a page.
 
 use bytes::Bytes;
 use http::header::{
@@ -27,11 +27,11 @@ const VARY_PREFLIGHT: HeaderValue = HeaderValue::from_static(
     "Origin, Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network",
 );
 
-/// What pages may do.
+/// What web pages may do.
 #[derive(Clone, Debug, Default)]
 pub struct CorsSettings {
-    /// Each `*`, `https://app.example.com:8443` or `https://*.example.com`, in lower case. Empty: no page but those of
-    /// the gateway's own origin.
+    /// Each `*`, `https://app.example.com:8443` or `https://*.example.com`, in lower case. If empty, only pages of the
+    /// gateway's own origin are allowed.
     pub origins: Vec<String>,
     pub methods: Vec<String>,
     pub request_headers: Vec<String>,
@@ -40,7 +40,7 @@ pub struct CorsSettings {
     pub max_age_seconds: u64,
 }
 
-/// The settings as they are written on replies.
+/// The settings as header values.
 pub(crate) struct Cors {
     origins: Origins,
     methods: HeaderValue,
@@ -50,12 +50,12 @@ pub(crate) struct Cors {
     max_age: HeaderValue,
 }
 
-/// The web page that a request comes from.
+/// The web page that sent a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Page {
-    /// It comes from none, or nobody asked.
+    /// The request does not come from a page, or pages are not checked.
     None,
-    /// One of the gateway's own origin: no headers are needed.
+    /// A page of the gateway's own origin: it needs no CORS headers.
     Own,
     Allowed {
         origin: HeaderValue,
@@ -66,7 +66,7 @@ pub(crate) enum Page {
 
 impl Cors {
     pub(crate) fn new(settings: &CorsSettings) -> Self {
-        // `*` in the list of request headers does not stand for this one (Fetch, "CORS non-wildcard").
+        // `*` in the list of request headers does not cover this one (Fetch, "CORS non-wildcard").
         let mut request_headers = settings.request_headers.clone();
         if request_headers.iter().any(|name| name == "*") {
             request_headers.push("Authorization".to_owned());
@@ -87,15 +87,15 @@ impl Cors {
         if origins.next().is_some() {
             return Page::Foreign;
         }
-        match self.origins.judge(origin.as_bytes()) {
+        match self.origins.check(origin.as_bytes()) {
             Some(how) => Page::Allowed { origin: origin.clone(), how },
             None if own_origin::check(&head.uri, &head.headers, loopback, &[]).is_ok() => Page::Own,
             None => Page::Foreign,
         }
     }
 
-    /// What every reply to a page says, errors too.
-    fn dress(&self, page: &Page, headers: &mut HeaderMap) {
+    /// The headers that every reply to a page carries, including errors.
+    fn add_headers(&self, page: &Page, headers: &mut HeaderMap) {
         if !headers.contains_key(VARY) {
             headers.insert(VARY, VARY_ORIGIN);
         }
@@ -110,7 +110,7 @@ impl Cors {
         }
     }
 
-    /// The answer to a preflight says what is allowed; the browser compares it with what the page wants.
+    /// The answer to a preflight lists what is allowed; the browser compares that with the request.
     fn preflight(&self, page: &Page, head: &Parts) -> Response<Full<Bytes>> {
         let mut reply = match page {
             Page::Foreign | Page::None => foreign().into_reply(),
@@ -121,7 +121,7 @@ impl Cors {
                 headers.insert(ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone());
                 headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, self.request_headers.clone());
                 headers.insert(ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
-                // A public page gets into a private network only where its origin is listed.
+                // A public page may reach a private network only if its origin is listed.
                 let listed = matches!(page, Page::Allowed { how: Allowed::Listed, .. });
                 if listed && head.headers.get(REQUEST_PRIVATE_NETWORK).is_some_and(|wanted| wanted == "true") {
                     headers.insert(ALLOW_PRIVATE_NETWORK, TRUE);
@@ -134,14 +134,14 @@ impl Cors {
     }
 }
 
-/// What the gateway makes of pages.
-pub(crate) struct Pages {
+/// The CORS policy of the gateway.
+pub(crate) struct CorsPolicy {
     cors: Option<Cors>,
-    /// The listener is bound to loopback: pages of other origins are refused with CORS off too.
+    /// The listener is bound to loopback: pages of other origins are refused even with CORS off.
     loopback: bool,
 }
 
-impl Pages {
+impl CorsPolicy {
     pub(crate) fn new(settings: Option<&CorsSettings>, loopback: bool) -> Self {
         Self { cors: settings.map(Cors::new), loopback }
     }
@@ -154,7 +154,7 @@ impl Pages {
         }
     }
 
-    /// The answer to a preflight, to whatever path; nothing when the request is none.
+    /// The answer to a preflight, for any path; `None` when the request is not a preflight.
     pub(crate) fn preflight(&self, page: &Page, head: &Parts) -> Option<Response<Full<Bytes>>> {
         let cors = self.cors.as_ref()?;
         let is_preflight = head.method == Method::OPTIONS
@@ -163,15 +163,15 @@ impl Pages {
         is_preflight.then(|| cors.preflight(page, head))
     }
 
-    pub(crate) fn dress(&self, page: &Page, headers: &mut HeaderMap) {
+    pub(crate) fn add_headers(&self, page: &Page, headers: &mut HeaderMap) {
         if let Some(cors) = &self.cors {
-            cors.dress(page, headers);
+            cors.add_headers(page, headers);
         }
     }
 }
 
 impl Page {
-    /// A page that is not allowed changes nothing.
+    /// Refuses a page that is not allowed, unless the method is safe.
     pub(crate) fn check(&self, method: &Method) -> Result<(), Problem> {
         if *self == Self::Foreign && !method.is_safe() { Err(foreign()) } else { Ok(()) }
     }
@@ -183,7 +183,7 @@ fn foreign() -> Problem {
     Problem::new(StatusCode::FORBIDDEN, detail)
 }
 
-/// The settings are tokens: always a header's value.
+/// The settings are tokens, so they are valid header values.
 fn list(items: &[String]) -> HeaderValue {
     HeaderValue::from_str(&items.join(", ")).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -1,5 +1,5 @@
-//! CloudEvents over HTTP (the CNCF's HTTP protocol binding 1.0.2), on both paths that take events: what a message is
-//! told by its headers, not by its path.
+//! CloudEvents over HTTP (the CNCF's HTTP protocol binding 1.0.2), on both event paths. The headers decide the mode,
+//! not the path.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use super::content_type::{self, Form};
+use super::content_type::{self, ContentType};
 use super::idempotency_key;
 use crate::event::{Arrival, cloud_event};
 use crate::gateway::exchange::Exchange;
@@ -23,10 +23,10 @@ const MEDIA_TYPE: &[u8] = b"application/cloudevents";
 const BATCH_MEDIA_TYPE: &[u8] = b"application/cloudevents-batch";
 const JSON: &[u8] = b"+json";
 
-/// How a message holds its events.
+/// How a message carries its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Attributes are headers, the body is the data.
+    /// The attributes are headers, the body is the data.
     Binary,
     /// The body is the event.
     Structured,
@@ -36,7 +36,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// Nothing when the request is no CloudEvent.
+    /// `None` when the request is not a CloudEvent.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let content_type = content_type::media_type(headers);
         let starts_with =
@@ -52,7 +52,7 @@ impl Mode {
     }
 }
 
-/// The JSON format is the default one.
+/// JSON is the default format.
 fn is_json(format: &[u8]) -> bool {
     format.is_empty() || format.eq_ignore_ascii_case(JSON)
 }
@@ -79,7 +79,7 @@ impl Gateway {
                     |bytes: &[u8], arrival: &Arrival<'_>| cloud_event::accept_batched(bytes, events_max, arrival);
                 let origin = || origin(Kept::CloudEventBatch, Some(Kept::CloudEvent));
                 let accepted = self.read(body, coding, exchange, origin, accept).await?;
-                return self.store_batch(Form::Json, accepted, body, exchange).await;
+                return self.store_batch(ContentType::Json, accepted, body, exchange).await;
             }
             Mode::Binary => {
                 let sent = attributes(&head.headers)?;
@@ -101,11 +101,11 @@ impl Gateway {
             }
             Mode::Unknown => return Err(unknown_format()),
         };
-        self.store_single(Form::Json, accepted, exchange).await
+        self.store_single(ContentType::Json, accepted, exchange).await
     }
 }
 
-/// The attributes of the binary mode.
+/// The attributes of a message in binary mode.
 pub(crate) fn attributes(headers: &HeaderMap) -> Result<Vec<(&str, Cow<'_, str>)>, Problem> {
     let mut attributes = Vec::new();
     for (name, value) in headers {
@@ -119,7 +119,7 @@ pub(crate) fn attributes(headers: &HeaderMap) -> Result<Vec<(&str, Cow<'_, str>)
     Ok(attributes)
 }
 
-/// The attributes that a problem may name; of others it would only repeat what was sent.
+/// Attribute names that a problem may mention; naming others would repeat the client's input.
 fn known(name: &str) -> &str {
     ["id", "source", "type", "subject", "time", "dataschema"]
         .into_iter()
@@ -127,12 +127,12 @@ fn known(name: &str) -> &str {
         .unwrap_or("* of an extension")
 }
 
-/// The value of an attribute (§3.1.3.2): quotes are taken off, then what is percent-encoded is decoded, once. A percent
-/// sign that encodes nothing stands for itself, as senders write it that do not encode.
+/// Decodes the value of an attribute (§3.1.3.2): strips the quotes, then percent-decodes once. A percent sign that does
+/// not start an escape is kept as is, because some senders do not encode.
 fn decode(value: &[u8]) -> Option<Cow<'_, str>> {
     let value = value.trim_ascii();
     if std::str::from_utf8(value).is_err() {
-        // Node.js, and with it the SDK for JavaScript, writes header values as ISO 8859-1 (RFC 9110 §5.5).
+        // Node.js, and therefore the JavaScript SDK, writes header values as ISO 8859-1 (RFC 9110 §5.5).
         let text: String = value.iter().map(|byte| char::from(*byte)).collect();
         return decode(text.as_bytes()).map(|decoded| Cow::Owned(decoded.into_owned()));
     }
@@ -147,7 +147,7 @@ fn decode(value: &[u8]) -> Option<Cow<'_, str>> {
     String::from_utf8(percent_decode(&unquoted)).ok().map(Cow::Owned)
 }
 
-/// RFC 9110 §5.6.4: a backslash stands before what it keeps from being read otherwise.
+/// RFC 9110 §5.6.4: removes the backslash of each quoted pair.
 fn unescape(quoted: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(quoted.len());
     let mut bytes = quoted.iter();
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mode_is_told_by_headers() {
+    fn the_headers_determine_the_mode() {
         for (content_type, binary, mode) in [
             ("application/json", false, None),
             ("application/json", true, Some(Mode::Binary)),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_headers_are_decoded_once() {
+    fn header_values_are_decoded_once() {
         for (value, text) in [
             ("plain", Some("plain")),
             ("Euro%20%E2%82%AC%20%F0%9F%98%80", Some("Euro \u{20ac} \u{1f600}")),

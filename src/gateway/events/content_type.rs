@@ -1,4 +1,4 @@
-//! The form of a request's body, read from its headers; the reply has the same form.
+//! The content type of a request body, read from its headers. The reply has the same content type.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -6,45 +6,45 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::http::{Problem, header_value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum ContentType {
     Json,
-    /// One JSON event a line. Replies are JSON.
+    /// One JSON event per line. Replies are JSON.
     JsonLines,
     /// Protobuf, under the media type that the client chose.
     Binary(&'static str),
 }
 
 const BINARY_TYPES: [&str; 3] = ["application/x-protobuf", "application/protobuf", "application/octet-stream"];
-/// Browser beacons can only send `text/plain`, simple clients send no type at all.
+/// Browser beacons can only send `text/plain`; simple clients send no content type.
 const JSON_TYPES: [&str; 2] = ["application/json", "text/plain"];
 
-/// <https://github.com/ndjson/ndjson-spec> names the first; the others are as common.
+/// <https://github.com/ndjson/ndjson-spec> defines the first; the others are in common use.
 const JSON_LINES_TYPES: [&str; 4] =
     ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
 
 const TYPES_HINT: &str = "Content-Type must be application/json, application/x-ndjson, application/x-protobuf, \
                           application/protobuf or application/octet-stream.";
-/// What curl calls any data that it is not told the type of.
+/// The content type that `curl -d` sends by default.
 const FORM_HINT: &str = "Content-Type is application/x-www-form-urlencoded, as curl -d says when it is not told \
                          otherwise. Events are JSON: add -H 'Content-Type: application/json'.";
 
-/// What `Content-Type` names, without its parameters; empty where there is none.
+/// The media type of `Content-Type` without its parameters; empty when the header is missing.
 pub(crate) fn media_type(headers: &HeaderMap) -> &[u8] {
     let value = header_value(headers, CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
-impl Form {
+impl ContentType {
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let media_type = media_type(headers);
         let is = |known: &&str| media_type.eq_ignore_ascii_case(known.as_bytes());
         if media_type.is_empty() || JSON_TYPES.iter().any(is) {
-            return Ok(Form::Json);
+            return Ok(ContentType::Json);
         }
         if JSON_LINES_TYPES.iter().any(is) {
-            return Ok(Form::JsonLines);
+            return Ok(ContentType::JsonLines);
         }
-        BINARY_TYPES.into_iter().find(is).map(Form::Binary).ok_or_else(|| {
+        BINARY_TYPES.into_iter().find(is).map(ContentType::Binary).ok_or_else(|| {
             let sent_by_curl = media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded");
             unsupported(if sent_by_curl { FORM_HINT } else { TYPES_HINT })
         })
@@ -52,13 +52,13 @@ impl Form {
 
     pub(crate) fn media_type(self) -> &'static str {
         match self {
-            Form::Json | Form::JsonLines => "application/json",
-            Form::Binary(media_type) => media_type,
+            ContentType::Json | ContentType::JsonLines => "application/json",
+            ContentType::Binary(media_type) => media_type,
         }
     }
 }
 
-/// Lines are of as many events as there are of them.
+/// A single event cannot be sent as JSON lines.
 pub(crate) fn of_batches() -> Problem {
     unsupported("JSON lines are taken by /v1/events/batch.")
 }
@@ -71,24 +71,24 @@ fn unsupported(detail: &'static str) -> Problem {
 mod tests {
     use super::*;
 
-    fn form(name: http::HeaderName, value: &'static str) -> Option<Form> {
-        Form::of(&HeaderMap::from_iter([(name, http::HeaderValue::from_static(value))])).ok()
+    fn content_type(name: http::HeaderName, value: &'static str) -> Option<ContentType> {
+        ContentType::of(&HeaderMap::from_iter([(name, http::HeaderValue::from_static(value))])).ok()
     }
 
     #[test]
     fn reads_content_types() {
-        assert_eq!(Form::of(&HeaderMap::new()).ok(), Some(Form::Json));
+        assert_eq!(ContentType::of(&HeaderMap::new()).ok(), Some(ContentType::Json));
         for json in ["application/json", "Application/JSON; charset=utf-8", "text/plain;charset=UTF-8", ""] {
-            assert_eq!(form(CONTENT_TYPE, json), Some(Form::Json), "{json}");
+            assert_eq!(content_type(CONTENT_TYPE, json), Some(ContentType::Json), "{json}");
         }
         for lines in ["application/x-ndjson", "application/ndjson; charset=utf-8", "application/jsonl"] {
-            assert_eq!(form(CONTENT_TYPE, lines), Some(Form::JsonLines), "{lines}");
+            assert_eq!(content_type(CONTENT_TYPE, lines), Some(ContentType::JsonLines), "{lines}");
         }
         for binary in BINARY_TYPES {
-            assert_eq!(form(CONTENT_TYPE, binary), Some(Form::Binary(binary)));
+            assert_eq!(content_type(CONTENT_TYPE, binary), Some(ContentType::Binary(binary)));
         }
         for other in ["application/vnd.api+json", "text/html", "application/x-www-form-urlencoded", "json"] {
-            assert_eq!(form(CONTENT_TYPE, other), None, "{other}");
+            assert_eq!(content_type(CONTENT_TYPE, other), None, "{other}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): the key of a single event, for senders that
-//! keep it beside the body.
+//! The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header): the key of a single event, for senders
+//! that keep it outside the body.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use crate::http::{Problem, header_value, header_values};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// As of the field `idempotency_key` of an event.
+/// The same bound as for an event's `idempotency_key`.
 const BYTES_MAX: usize = 256;
 
 const FORM: &str = "Idempotency-Key must be 1 to 256 visible ASCII characters and spaces, in quotes or without any.";
@@ -16,7 +16,7 @@ const TWICE: &str = "There is more than one Idempotency-Key header; send one.";
 const CLOUD_EVENT: &str = "Idempotency-Key is not for CloudEvents: their source and id say which event it is.";
 const BATCH: &str = "Idempotency-Key is for single events; give each event of a batch its own idempotencyKey.";
 
-/// The key that the header gives.
+/// The key in the header, if there is one.
 pub(crate) fn of(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
     let mut values = header_values(headers, IDEMPOTENCY_KEY);
     let Some(value) = values.next() else { return Ok(None) };
@@ -30,17 +30,17 @@ pub(crate) fn of(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
     Err(refused(FORM))
 }
 
-/// The header says nothing about the many events of a batch.
+/// One header cannot apply to all events of a batch.
 pub(crate) fn refuse_for_batch(headers: &HeaderMap) -> Result<(), Problem> {
     if header_value(headers, IDEMPOTENCY_KEY).is_some() { Err(refused(BATCH)) } else { Ok(()) }
 }
 
-/// CloudEvents have a key of their own.
+/// CloudEvents are identified by their source and id.
 pub(crate) fn refuse_for_cloud_events(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.contains_key(IDEMPOTENCY_KEY) { Err(refused(CLOUD_EVENT)) } else { Ok(()) }
 }
 
-/// A string of a structured field (RFC 9651 §4.2.5), or bare as many clients send it.
+/// A string of a structured field (RFC 9651 §4.2.5), or a bare value as many clients send it.
 fn read(text: &str) -> Option<Cow<'_, str>> {
     let Some(quoted) = text.strip_prefix('"') else {
         return (!text.contains('"')).then_some(Cow::Borrowed(text));
@@ -54,7 +54,7 @@ fn read(text: &str) -> Option<Cow<'_, str>> {
     while let Some(letter) = letters.next() {
         key.push(match letter {
             '\\' => letters.next().filter(|escaped| matches!(escaped, '"' | '\\'))?,
-            // Quotes end the string; what follows would be parameters, of which there are none.
+            // A quote ends the string. Parameters would follow, but this header has none.
             '"' => return None,
             letter => letter,
         });

@@ -1,4 +1,4 @@
-//! Events as they come to `/v1/events`: content types, CloudEvents, idempotency keys, and the replies.
+//! The `/v1/events` API: content types, CloudEvents, idempotency keys and replies.
 
 pub(crate) mod cloud_events;
 pub(crate) mod content_type;

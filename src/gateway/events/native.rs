@@ -1,18 +1,18 @@
-//! `POST /v1/events/ingest` and `/batch`: body in, verdicts out.
+//! `POST /v1/events/ingest` and `/batch`.
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 
 use super::cloud_events::Mode;
-use super::content_type::{self, Form};
+use super::content_type::{self, ContentType};
 use super::{idempotency_key, reply};
 use crate::bus::BusErrorKind;
 use crate::event::Arrival;
 use crate::event::request::{self, Accepted, Refused};
 use crate::gateway::exchange::Exchange;
 use crate::gateway::intake::not_stored::not_stored;
-use crate::gateway::intake::outcome::{Verdict, Verdicts};
+use crate::gateway::intake::outcome::{ItemOutcome, ItemOutcomes};
 use crate::gateway::quarantine::pending::Origin;
 use crate::gateway::state::Gateway;
 use crate::http::{Coding, Inbound, Problem};
@@ -25,14 +25,14 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         if let Some(mode) = Mode::of(request.headers()) {
-            // Kept apart, so that what most requests need stays small.
+            // Boxed, to keep the future of ordinary requests small.
             return Box::pin(self.cloud_events(mode, request, exchange)).await;
         }
-        let form = Form::of(request.headers())?;
-        let read = match form {
-            Form::Json => request::accept_json_single,
-            Form::Binary(_) => request::accept_binary_single,
-            Form::JsonLines => return Err(content_type::of_batches()),
+        let content_type = ContentType::of(request.headers())?;
+        let read = match content_type {
+            ContentType::Json => request::accept_json_single,
+            ContentType::Binary(_) => request::accept_binary_single,
+            ContentType::JsonLines => return Err(content_type::of_batches()),
         };
         let (head, body) = request.into_parts();
         let key = idempotency_key::of(&head.headers)?;
@@ -46,7 +46,7 @@ impl Gateway {
         };
         let origin = || {
             let whole =
-                if form == Form::Json { quarantine::InputFormat::Json } else { quarantine::InputFormat::Protobuf };
+                if content_type == ContentType::Json { quarantine::InputFormat::Json } else { quarantine::InputFormat::Protobuf };
             let origin = Origin::of(&head.headers, whole, None);
             match &key {
                 Some(key) => origin.with("idempotency-key", &**key),
@@ -54,25 +54,27 @@ impl Gateway {
             }
         };
         let accepted = self.read(body, coding, exchange, origin, accept).await?;
-        self.store_single(form, accepted, exchange).await
+        self.store_single(content_type, accepted, exchange).await
     }
 
-    /// Stores the event of a single request, and answers.
+    /// Stores the event of a single request and builds the reply.
     pub(crate) async fn store_single(
         &self,
-        form: Form,
+        content_type: ContentType,
         accepted: Result<Accepted, Refused>,
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let accepted = accepted.map_err(|refused| self.refuse(refused, 1, exchange))?;
         self.count_events(accepted.len(), exchange)?;
-        let (mut verdicts, batch) = self.judge(accepted);
-        self.publish(&mut verdicts, batch, exchange).await;
-        match verdicts.iter().next() {
-            Some(Verdict::Stored { id, duplicate }) => Ok(reply::single(form, id, duplicate)),
-            Some(Verdict::NotStored { kind, .. }) => Err(not_stored(kind)),
-            // An invalid event was refused above.
-            Some(Verdict::Pending { .. } | Verdict::Invalid(_)) | None => Err(not_stored(BusErrorKind::Unavailable)),
+        let (mut outcomes, batch) = self.prepare(accepted);
+        self.publish(&mut outcomes, batch, exchange).await;
+        match outcomes.iter().next() {
+            Some(ItemOutcome::Stored { id, duplicate }) => Ok(reply::single(content_type, id, duplicate)),
+            Some(ItemOutcome::NotStored { kind, .. }) => Err(not_stored(kind)),
+            // Invalid events were refused above.
+            Some(ItemOutcome::Pending { .. } | ItemOutcome::Invalid(_)) | None => {
+                Err(not_stored(BusErrorKind::Unavailable))
+            }
         }
     }
 
@@ -82,65 +84,65 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         if let Some(mode) = Mode::of(request.headers()) {
-            // Kept apart, so that what most requests need stays small.
+            // Boxed, to keep the future of ordinary requests small.
             return Box::pin(self.cloud_events(mode, request, exchange)).await;
         }
-        let form = Form::of(request.headers())?;
-        let read = match form {
-            Form::Json => request::accept_json_batch,
-            Form::JsonLines => request::accept_json_lines,
-            Form::Binary(_) => request::accept_binary_batch,
+        let content_type = ContentType::of(request.headers())?;
+        let read = match content_type {
+            ContentType::Json => request::accept_json_batch,
+            ContentType::JsonLines => request::accept_json_lines,
+            ContentType::Binary(_) => request::accept_binary_batch,
         };
         idempotency_key::refuse_for_batch(request.headers())?;
         let coding = Coding::of(request.headers())?;
         let (head, body) = request.into_parts();
         let origin = || {
             use quarantine::InputFormat as Kept;
-            let (whole, each) = match form {
-                Form::Json => (Kept::JsonBatch, Kept::JsonEvent),
-                Form::JsonLines => (Kept::JsonLines, Kept::JsonEvent),
-                Form::Binary(_) => (Kept::ProtobufBatch, Kept::ProtobufEvent),
+            let (whole, each) = match content_type {
+                ContentType::Json => (Kept::JsonBatch, Kept::JsonEvent),
+                ContentType::JsonLines => (Kept::JsonLines, Kept::JsonEvent),
+                ContentType::Binary(_) => (Kept::ProtobufBatch, Kept::ProtobufEvent),
             };
             Origin::of(&head.headers, whole, Some(each))
         };
         let read = |bytes: &[u8], arrival: &Arrival<'_>| read(bytes, self.batch_events_max, arrival);
         let accepted = self.read(body, coding, exchange, origin, read).await?;
-        self.store_batch(form, accepted, body, exchange).await
+        self.store_batch(content_type, accepted, body, exchange).await
     }
 
-    /// Stores the events of a batch, and answers with the verdict of each.
+    /// Stores the events of a batch and replies with the outcome of each.
     pub(crate) async fn store_batch(
         &self,
-        form: Form,
+        content_type: ContentType,
         accepted: Result<Accepted, Refused>,
         body: &Inbound,
         exchange: &mut Exchange,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let accepted = accepted.map_err(|refused| self.refuse(refused, 0, exchange))?;
         self.count_events(accepted.len(), exchange)?;
-        let (mut verdicts, batch) = self.judge(accepted);
-        // Once something is stored there is no way back: the reply's room is made sure of before.
-        body.hold_for_reply(reply::batch_bytes(&verdicts))?;
-        let id_bytes = verdicts.id_bytes();
-        self.publish(&mut verdicts, batch, exchange).await;
-        // The ids of the first events of duplicates may be longer than those that were sent.
-        if verdicts.id_bytes() > id_bytes && !body.has_room_for_reply(reply::batch_bytes(&verdicts)) {
-            verdicts.forget_first_ids();
+        let (mut outcomes, batch) = self.prepare(accepted);
+        // Reserve memory for the reply first: once an event is stored, the request can no longer be refused.
+        body.reserve_for_reply(reply::batch_bytes(&outcomes))?;
+        let id_bytes = outcomes.id_bytes();
+        self.publish(&mut outcomes, batch, exchange).await;
+        // The ids of the original events may be longer than the ids that were sent.
+        if outcomes.id_bytes() > id_bytes && !body.has_room_for_reply(reply::batch_bytes(&outcomes)) {
+            outcomes.drop_original_ids();
         }
-        match nothing_stored(&verdicts) {
+        match nothing_stored(&outcomes) {
             Some(kind) => Err(not_stored(kind)),
-            None => Ok(reply::batch(form, &verdicts)),
+            None => Ok(reply::batch(content_type, &outcomes)),
         }
     }
 }
 
-/// Why nothing was stored, when that is the bus's fault.
-fn nothing_stored(verdicts: &Verdicts) -> Option<BusErrorKind> {
+/// The bus error that prevented all events from being stored, if there is one.
+fn nothing_stored(outcomes: &ItemOutcomes) -> Option<BusErrorKind> {
     let mut failure = None;
-    for verdict in verdicts.iter() {
-        match verdict {
-            Verdict::Stored { .. } => return None,
-            Verdict::NotStored { kind, .. } if kind != BusErrorKind::Invalid => failure = Some(kind),
+    for outcome in outcomes.iter() {
+        match outcome {
+            ItemOutcome::Stored { .. } => return None,
+            ItemOutcome::NotStored { kind, .. } if kind != BusErrorKind::Invalid => failure = Some(kind),
             _ => {}
         }
     }

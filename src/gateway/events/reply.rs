@@ -1,7 +1,7 @@
-//! Replies to ingest requests, in the form of the request.
+//! Replies to ingest requests, in the content type of the request.
 //!
-//! JSON is written by hand: proto3 JSON leaves defaults out, while clients look for
-//! `index`, `eventId` and `status` in every result, and there can be a thousand of them.
+//! JSON is written by hand: proto3 JSON omits default values, while clients expect `index`, `eventId` and `status` in
+//! every result, and a batch can have a thousand results.
 
 use std::borrow::Cow;
 
@@ -11,29 +11,29 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use prost::Message as _;
 
-use super::content_type::Form;
+use super::content_type::ContentType;
 use crate::bus::BusErrorKind;
 use crate::event::proto::{EventResult, IngestEventBatchResponse, IngestEventResponse};
 use crate::event::{FieldError, cut, is_of_other_app};
 use crate::gateway::intake::not_stored::{status_of, why};
-use crate::gateway::intake::outcome::{Verdict, Verdicts};
+use crate::gateway::intake::outcome::{ItemOutcome, ItemOutcomes};
 
-/// Bytes of one JSON result of an accepted event, but for its id.
+/// Size of the JSON result of an accepted event, without its id.
 const RESULT_BYTES: usize = 80;
-/// What the result of an event that the bus did not store says beside that.
+/// Additional size of the result of an event that the bus did not store.
 const NOT_STORED_BYTES: usize = 120;
 /// `,"code":400`.
 const CODE_BYTES: usize = 11;
 /// `,"error":""`.
 const ERROR_KEY_BYTES: usize = 11;
-/// What stands around the results.
+/// Size of the text around the results.
 const HEAD_BYTES: usize = 100;
-/// What is told of one event of a batch.
+/// Limit on the error text of one event in a batch.
 const ERROR_BYTES_MAX: usize = 512;
 /// The reply to a stored single event.
-pub(crate) fn single(form: Form, id: &str, duplicate: bool) -> Response<Full<Bytes>> {
-    let body = match form {
-        Form::Json | Form::JsonLines => {
+pub(crate) fn single(content_type: ContentType, id: &str, duplicate: bool) -> Response<Full<Bytes>> {
+    let body = match content_type {
+        ContentType::Json | ContentType::JsonLines => {
             let mut out = Vec::with_capacity(RESULT_BYTES);
             out.extend_from_slice(br#"{"eventId":"#);
             write_string(&mut out, id);
@@ -41,33 +41,33 @@ pub(crate) fn single(form: Form, id: &str, duplicate: bool) -> Response<Full<Byt
             out.extend_from_slice(if duplicate { b"true}" } else { b"false}" });
             out
         }
-        Form::Binary(_) => {
+        ContentType::Binary(_) => {
             IngestEventResponse { event_id: id.to_owned(), status: "accepted".into(), duplicate }.encode_to_vec()
         }
     };
-    ok(form, body)
+    ok(content_type, body)
 }
 
-/// What the reply takes at most, whatever the bus answers. The ids of the first events of duplicates count once they
-/// are known. Ids may be chosen by the sender, and quotes in texts are escaped.
-pub(crate) fn batch_bytes(verdicts: &Verdicts) -> usize {
-    let each = verdicts.iter().map(|verdict| match verdict {
-        Verdict::Invalid(errors) => {
+/// Upper bound on the size of the reply, whatever the bus answers. The ids of the original events of duplicates are
+/// included once they are known. Allows for escaped quotes in texts and in ids, which senders may choose.
+pub(crate) fn batch_bytes(outcomes: &ItemOutcomes) -> usize {
+    let each = outcomes.iter().map(|outcome| match outcome {
+        ItemOutcome::Invalid(errors) => {
             let texts: usize = errors.iter().map(|error| error.pointer.len() + error.detail.len() + 4).sum();
             2 * texts.min(ERROR_BYTES_MAX + "…".len()) + ERROR_KEY_BYTES + CODE_BYTES
         }
         _ => NOT_STORED_BYTES + CODE_BYTES,
     });
-    HEAD_BYTES + verdicts.len() * RESULT_BYTES + 2 * verdicts.id_bytes() + each.sum::<usize>()
+    HEAD_BYTES + outcomes.len() * RESULT_BYTES + 2 * outcomes.id_bytes() + each.sum::<usize>()
 }
 
-/// The reply to a batch whose every event has its verdict.
-pub(crate) fn batch(form: Form, verdicts: &Verdicts) -> Response<Full<Bytes>> {
-    let accepted = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Stored { .. })).count();
-    let rejected = verdicts.len() - accepted;
-    let results = verdicts.iter().map(|verdict| Outcome::of(&verdict)).enumerate();
-    let body = match form {
-        Form::Json | Form::JsonLines => {
+/// The reply to a batch; every event has its final outcome.
+pub(crate) fn batch(content_type: ContentType, outcomes: &ItemOutcomes) -> Response<Full<Bytes>> {
+    let accepted = outcomes.iter().filter(|outcome| matches!(outcome, ItemOutcome::Stored { .. })).count();
+    let rejected = outcomes.len() - accepted;
+    let results = outcomes.iter().map(|outcome| ItemResult::of(&outcome)).enumerate();
+    let body = match content_type {
+        ContentType::Json | ContentType::JsonLines => {
             let mut out = Vec::with_capacity(64 + (accepted + rejected) * RESULT_BYTES);
             out.extend_from_slice(br#"{"acceptedCount":"#);
             write_number(&mut out, accepted);
@@ -84,45 +84,47 @@ pub(crate) fn batch(form: Form, verdicts: &Verdicts) -> Response<Full<Bytes>> {
             out.extend_from_slice(b"]}");
             out
         }
-        Form::Binary(_) => IngestEventBatchResponse {
+        ContentType::Binary(_) => IngestEventBatchResponse {
             accepted_count: i32::try_from(accepted).unwrap_or(i32::MAX),
             rejected_count: i32::try_from(rejected).unwrap_or(i32::MAX),
             results: results.map(|(index, outcome)| outcome.into_message(index)).collect(),
         }
         .encode_to_vec(),
     };
-    ok(form, body)
+    ok(content_type, body)
 }
 
-/// A verdict as both forms tell it.
+/// The outcome of one event, as JSON and protobuf both report it.
 #[derive(Default)]
-struct Outcome<'a> {
+struct ItemResult<'a> {
     accepted: bool,
     event_id: &'a str,
     error: Cow<'a, str>,
     retryable: bool,
     duplicate: bool,
-    /// Of a rejected one.
+    /// For rejected events only.
     code: u16,
 }
 
-impl<'a> Outcome<'a> {
-    fn of(verdict: &Verdict<'a>) -> Self {
-        match *verdict {
-            Verdict::Stored { id, duplicate } => Self { accepted: true, event_id: id, duplicate, ..Self::default() },
-            Verdict::Invalid(errors) => {
+impl<'a> ItemResult<'a> {
+    fn of(outcome: &ItemOutcome<'a>) -> Self {
+        match *outcome {
+            ItemOutcome::Stored { id, duplicate } => {
+                Self { accepted: true, event_id: id, duplicate, ..Self::default() }
+            }
+            ItemOutcome::Invalid(errors) => {
                 let code = if is_of_other_app(errors) { StatusCode::FORBIDDEN } else { StatusCode::BAD_REQUEST };
                 Self { error: join(errors).into(), code: code.as_u16(), ..Self::default() }
             }
-            Verdict::NotStored { id, kind } => Self {
-                // It may come to be stored under this id after all; not so what can never be.
+            ItemOutcome::NotStored { id, kind } => Self {
+                // The event may still be stored under this id, unless it can never be stored.
                 event_id: if kind == BusErrorKind::Invalid { "" } else { id },
                 error: why(kind).into(),
                 retryable: kind != BusErrorKind::Invalid,
                 code: status_of(kind).as_u16(),
                 ..Self::default()
             },
-            Verdict::Pending { id } => Self::of(&Verdict::NotStored { id, kind: BusErrorKind::Unavailable }),
+            ItemOutcome::Pending { id } => Self::of(&ItemOutcome::NotStored { id, kind: BusErrorKind::Unavailable }),
         }
     }
 
@@ -173,7 +175,7 @@ fn join(errors: &[FieldError]) -> String {
 
 fn write_string(out: &mut Vec<u8>, text: &str) {
     if text.bytes().any(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\')) {
-        // A string always serializes, and a vector takes every write.
+        // Serializing a string into a vector cannot fail.
         let _ = serde_json::to_writer(out, text);
     } else {
         out.push(b'"');
@@ -197,9 +199,9 @@ fn write_number(out: &mut Vec<u8>, number: usize) {
     out.extend_from_slice(&digits[at..]);
 }
 
-fn ok(form: Form, body: Vec<u8>) -> Response<Full<Bytes>> {
+fn ok(content_type: ContentType, body: Vec<u8>) -> Response<Full<Bytes>> {
     let mut reply = Response::new(Full::new(Bytes::from(body)));
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type.media_type()));
     reply
 }
 
@@ -212,10 +214,10 @@ mod tests {
     use crate::event::request::accept_json_batch;
     use crate::event::{Arrival, EVENT_BYTES_MAX};
     use crate::gateway::intake::not_stored::not_stored;
-    use crate::gateway::intake::outcome::judge;
+    use crate::gateway::intake::outcome::pack;
 
     #[tokio::test]
-    async fn a_reply_takes_no_more_than_is_held_for_it() {
+    async fn replies_fit_their_reservation() {
         let event =
             |id: &str| format!(r#"{{"id":"{id}","appId":"a","deviceId":"d","idempotencyKey":"k","appStart":{{}}}}"#);
         let names: Vec<String> = (0..4).map(|n| format!(r#""\"{}{n}":1"#, r#"\""#.repeat(100))).collect();
@@ -230,31 +232,31 @@ mod tests {
         let stored = Ok(Published { sequence: 1, duplicate: false, original: Default::default() });
         let duplicate = Ok(Published { sequence: 0, duplicate: true, original: Default::default() });
         for answer in [unavailable, stored, duplicate] {
-            let (mut verdicts, _) = judge(accept_json_batch(body.as_bytes(), 1_000, &arrival).unwrap());
-            let held = batch_bytes(&verdicts);
-            verdicts.settle(&vec![answer.clone(); 100]);
-            let length = async |form, verdicts: &Verdicts| {
-                batch(form, verdicts).into_body().collect().await.unwrap().to_bytes().len()
+            let (mut outcomes, _) = pack(accept_json_batch(body.as_bytes(), 1_000, &arrival).unwrap());
+            let held = batch_bytes(&outcomes);
+            outcomes.record_answers(&vec![answer.clone(); 100]);
+            let length = async |content_type, outcomes: &ItemOutcomes| {
+                batch(content_type, outcomes).into_body().collect().await.unwrap().to_bytes().len()
             };
-            // Before the first events of duplicates are known, and with them, however long their ids are.
-            assert!(length(Form::Json, &verdicts).await <= held, "{answer:?}");
+            // Before the original ids are known, and with them, however long they are.
+            assert!(length(ContentType::Json, &outcomes).await <= held, "{answer:?}");
             if answer.is_ok_and(|published| published.duplicate) {
-                verdicts.set_first_ids(vec![Some("\"".repeat(256)); 100].into_iter());
-                let length = length(Form::Json, &verdicts).await;
-                assert!(held < length && length <= batch_bytes(&verdicts), "{held} {length}");
-                verdicts.forget_first_ids();
-                assert_eq!(batch_bytes(&verdicts), held);
+                outcomes.set_original_ids(vec![Some("\"".repeat(256)); 100].into_iter());
+                let length = length(ContentType::Json, &outcomes).await;
+                assert!(held < length && length <= batch_bytes(&outcomes), "{held} {length}");
+                outcomes.drop_original_ids();
+                assert_eq!(batch_bytes(&outcomes), held);
             }
         }
     }
 
     #[test]
-    fn what_can_never_be_stored_is_too_large_and_has_no_id() {
+    fn events_that_can_never_be_stored_are_too_large_and_have_no_id() {
         assert_eq!(not_stored(BusErrorKind::Invalid).status(), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(not_stored(BusErrorKind::Full).status(), StatusCode::SERVICE_UNAVAILABLE);
-        let never = Outcome::of(&Verdict::NotStored { id: "e1", kind: BusErrorKind::Invalid });
+        let never = ItemResult::of(&ItemOutcome::NotStored { id: "e1", kind: BusErrorKind::Invalid });
         assert_eq!((never.event_id, never.retryable, never.status()), ("", false, "rejected"));
-        let later = Outcome::of(&Verdict::NotStored { id: "e1", kind: BusErrorKind::Full });
+        let later = ItemResult::of(&ItemOutcome::NotStored { id: "e1", kind: BusErrorKind::Full });
         assert_eq!((later.event_id, later.retryable, later.status()), ("e1", true, "rejected"));
     }
 }

@@ -1,4 +1,4 @@
-//! What all ways in share, from the body of a request to the outcome of each of its events.
+//! The steps that all ingest APIs share, from the request body to the outcome of each event.
 
 pub(crate) mod not_stored;
 pub(crate) mod outcome;

@@ -1,11 +1,11 @@
-//! What a client is told of events that the bus did not store.
+//! The reply for events that the bus did not store.
 
 use http::StatusCode;
 
 use crate::bus::BusErrorKind;
 use crate::http::Problem;
 
-/// How long a client should wait before it sends again what was not stored.
+/// `Retry-After` for events that were not stored.
 const RETRY_AFTER_SECONDS: u32 = 2;
 
 /// The reply when the bus stored nothing.
@@ -17,7 +17,7 @@ pub(crate) fn not_stored(kind: BusErrorKind) -> Problem {
 
 pub(crate) fn status_of(kind: BusErrorKind) -> StatusCode {
     match kind {
-        // The one thing that the bus finds wrong with a valid event.
+        // The only fault that the bus finds in a valid event is its size.
         BusErrorKind::Invalid => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -1,6 +1,6 @@
-//! The events of one request: the verdict of each, and those to publish packed into one batch.
+//! The outcome of each event of a request, and the batch of events to publish.
 //!
-//! Pure: no clock and no IO. A verdict is `Pending` until the bus has answered.
+//! Pure: no clock and no IO. An outcome is `Pending` until the bus has answered.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ use crate::event::request::Accepted;
 use crate::event::{EventRef, FieldError, subject};
 use crate::metrics::GatewayVerdicts;
 
-/// What becomes of one event.
+/// The outcome of one event.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Verdict<'a> {
-    /// Valid, on its way to the bus.
+pub(crate) enum ItemOutcome<'a> {
+    /// Valid, not answered by the bus yet.
     Pending {
         id: &'a str,
     },
@@ -21,127 +21,127 @@ pub(crate) enum Verdict<'a> {
         duplicate: bool,
     },
     Invalid(&'a [FieldError]),
-    /// Valid, and the bus did not store it.
+    /// Valid, but the bus did not store it.
     NotStored {
         id: &'a str,
         kind: BusErrorKind,
     },
 }
 
-/// The verdicts of one request, in its order. Holds the events' ids side by side and nothing else of them: while
-/// the bus works, the memory of the events serves other requests, and the reply finds the ids together.
+/// The outcomes of one request, in order. Keeps only the ids of the events, in one string: the events' memory is free
+/// while the bus works, and the reply finds the ids together.
 #[derive(Debug, Default)]
-pub(crate) struct Verdicts {
+pub(crate) struct ItemOutcomes {
     ids: String,
-    each: Vec<Judged>,
-    /// The ids of the first events of duplicates, in their order; empty where one is not known.
-    first_ids: Vec<String>,
+    items: Vec<Item>,
+    /// The ids of the original events of duplicates, in the order of the duplicates; empty if not known.
+    original_ids: Vec<String>,
 }
 
 #[derive(Debug)]
-enum Judged {
-    Valid { id_end: u32, fate: Fate },
+enum Item {
+    Valid { id_end: u32, state: PublishState },
     Invalid(Vec<FieldError>),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Fate {
+enum PublishState {
     Pending,
     Stored { duplicate: bool },
     NotStored(BusErrorKind),
 }
 
-/// The verdicts of one request, and its events for the bus.
-pub(crate) fn judge(accepted: Accepted) -> (Verdicts, Batch) {
+/// Packs the valid events of a request into a batch for the bus.
+pub(crate) fn pack(accepted: Accepted) -> (ItemOutcomes, Batch) {
     let mut packer = Packer::new(&accepted);
-    let verdicts = Verdicts::of(accepted, Fate::Pending, |event| packer.pack(event));
-    (verdicts, packer.batch)
+    let outcomes = ItemOutcomes::of(accepted, PublishState::Pending, |event| packer.pack(event));
+    (outcomes, packer.batch)
 }
 
-/// The verdicts where valid events go nowhere.
-pub(crate) fn judge_only(accepted: Accepted) -> Verdicts {
-    Verdicts::of(accepted, Fate::Stored { duplicate: false }, |_| {})
+/// The outcomes when nothing is published: valid events count as stored.
+pub(crate) fn without_publishing(accepted: Accepted) -> ItemOutcomes {
+    ItemOutcomes::of(accepted, PublishState::Stored { duplicate: false }, |_| {})
 }
 
-impl Verdicts {
-    fn of(accepted: Accepted, fate: Fate, mut each_valid: impl FnMut(&EventRef<'_>)) -> Self {
+impl ItemOutcomes {
+    fn of(accepted: Accepted, state: PublishState, mut each_valid: impl FnMut(&EventRef<'_>)) -> Self {
         let mut ids = String::with_capacity(accepted.len() * ID_BYTES);
-        let mut each = Vec::with_capacity(accepted.len());
+        let mut items = Vec::with_capacity(accepted.len());
         for event in accepted.iter() {
-            each.push(match event {
+            items.push(match event {
                 Ok(event) => {
                     each_valid(&event);
                     ids.push_str(event.id);
-                    Judged::Valid { id_end: ids.len() as u32, fate }
+                    Item::Valid { id_end: ids.len() as u32, state }
                 }
-                Err(errors) => Judged::Invalid(errors.to_vec()),
+                Err(errors) => Item::Invalid(errors.to_vec()),
             });
         }
-        Self { ids, each, first_ids: Vec::new() }
+        Self { ids, items, original_ids: Vec::new() }
     }
 
-    /// Gives each pending event its answer of the bus.
-    pub(crate) fn settle(&mut self, answers: &[Result<Published, BusError>]) {
+    /// Assigns the answers of the bus to the pending events.
+    pub(crate) fn record_answers(&mut self, answers: &[Result<Published, BusError>]) {
         let mut answers = answers.iter();
-        for judged in &mut self.each {
-            let Judged::Valid { fate: fate @ Fate::Pending, .. } = judged else { continue };
-            *fate = match answers.next() {
-                Some(Ok(published)) => Fate::Stored { duplicate: published.duplicate },
-                Some(Err(error)) => Fate::NotStored(error.kind),
-                None => Fate::NotStored(BusErrorKind::Unavailable),
+        for item in &mut self.items {
+            let Item::Valid { state: state @ PublishState::Pending, .. } = item else { continue };
+            *state = match answers.next() {
+                Some(Ok(published)) => PublishState::Stored { duplicate: published.duplicate },
+                Some(Err(error)) => PublishState::NotStored(error.kind),
+                None => PublishState::NotStored(BusErrorKind::Unavailable),
             };
         }
     }
 
-    /// Duplicates are answered with the ids of their first events from now on, given in the order of the duplicates.
-    pub(crate) fn set_first_ids(&mut self, ids: impl Iterator<Item = Option<String>>) {
-        self.first_ids = ids.map(Option::unwrap_or_default).collect();
+    /// From now on duplicates report the ids of their original events, given in the order of the duplicates.
+    pub(crate) fn set_original_ids(&mut self, ids: impl Iterator<Item = Option<String>>) {
+        self.original_ids = ids.map(Option::unwrap_or_default).collect();
     }
 
-    /// The ids of first events are not told; duplicates have none then.
-    pub(crate) fn forget_first_ids(&mut self) {
-        self.first_ids = Vec::new();
+    /// Drops the ids of the original events: duplicates then report no id.
+    pub(crate) fn drop_original_ids(&mut self) {
+        self.original_ids = Vec::new();
     }
 
-    /// All ids that a reply may tell, together.
+    /// Total size of all ids that a reply may contain.
     pub(crate) fn id_bytes(&self) -> usize {
-        self.ids.len() + self.first_ids.iter().map(String::len).sum::<usize>()
+        self.ids.len() + self.original_ids.iter().map(String::len).sum::<usize>()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.each.len()
+        self.items.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Verdict<'_>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ItemOutcome<'_>> {
         let mut start = 0;
-        let mut first_ids = self.first_ids.iter();
-        self.each.iter().map(move |judged| match judged {
-            Judged::Valid { id_end, fate } => {
+        let mut original_ids = self.original_ids.iter();
+        self.items.iter().map(move |item| match item {
+            Item::Valid { id_end, state } => {
                 let end = *id_end as usize;
                 let id = &self.ids[std::mem::replace(&mut start, end)..end];
-                match *fate {
-                    Fate::Pending => Verdict::Pending { id },
-                    Fate::Stored { duplicate: false } => Verdict::Stored { id, duplicate: false },
-                    // Its own id is stored nowhere.
-                    Fate::Stored { duplicate: true } => {
-                        Verdict::Stored { id: first_ids.next().map_or("", String::as_str), duplicate: true }
+                match *state {
+                    PublishState::Pending => ItemOutcome::Pending { id },
+                    PublishState::Stored { duplicate: false } => ItemOutcome::Stored { id, duplicate: false },
+                    // The event's own id is not stored anywhere.
+                    PublishState::Stored { duplicate: true } => {
+                        ItemOutcome::Stored { id: original_ids.next().map_or("", String::as_str), duplicate: true }
                     }
-                    Fate::NotStored(kind) => Verdict::NotStored { id, kind },
+                    PublishState::NotStored(kind) => ItemOutcome::NotStored { id, kind },
                 }
             }
-            Judged::Invalid(errors) => Verdict::Invalid(errors),
+            Item::Invalid(errors) => ItemOutcome::Invalid(errors),
         })
     }
 }
 
-pub(crate) fn count(verdicts: &Verdicts) -> GatewayVerdicts {
+pub(crate) fn count(outcomes: &ItemOutcomes) -> GatewayVerdicts {
     let mut count = GatewayVerdicts::default();
-    for verdict in verdicts.iter() {
-        *match verdict {
-            Verdict::Stored { duplicate: false, .. } => &mut count.accepted,
-            Verdict::Stored { duplicate: true, .. } => &mut count.duplicate,
-            Verdict::Invalid(_) | Verdict::NotStored { kind: BusErrorKind::Invalid, .. } => &mut count.rejected,
-            Verdict::Pending { .. } | Verdict::NotStored { .. } => &mut count.unavailable,
+    for outcome in outcomes.iter() {
+        *match outcome {
+            ItemOutcome::Stored { duplicate: false, .. } => &mut count.accepted,
+            ItemOutcome::Stored { duplicate: true, .. } => &mut count.duplicate,
+            ItemOutcome::Invalid(_) | ItemOutcome::NotStored { kind: BusErrorKind::Invalid, .. } => &mut count.rejected,
+            ItemOutcome::Pending { .. } | ItemOutcome::NotStored { .. } => &mut count.unavailable,
         } += 1;
     }
     count
@@ -149,10 +149,10 @@ pub(crate) fn count(verdicts: &Verdicts) -> GatewayVerdicts {
 
 /// A UUID as text.
 const ID_BYTES: usize = 36;
-/// About what a subject and a message id take beside the event.
+/// Approximate size of a subject and a message id, per event.
 const ENVELOPE_BYTES: usize = 64;
 
-/// Packs events; its strings are used again from event to event.
+/// Packs events; reuses its strings from one event to the next.
 struct Packer {
     batch: Batch,
     subject: String,
@@ -170,7 +170,7 @@ impl Packer {
         subject::write_event_subject(&mut self.subject, event.app_id, event.category(), &event.event_type());
         self.message_id.clear();
         if !event.idempotency_key.is_empty() {
-            // App ids hold no slash: keys of two apps never meet.
+            // App ids contain no slash, so keys of different apps cannot collide.
             let _ = write!(self.message_id, "{}/{}", event.app_id, event.idempotency_key);
         }
         let message_id = (!self.message_id.is_empty()).then_some(self.message_id.as_str());

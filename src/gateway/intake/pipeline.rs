@@ -1,11 +1,11 @@
-//! The steps that all ways in share: read a body, validate its events, publish them, and note what is refused.
+//! The steps that all ingest APIs share: read a body, validate its events, publish them, and record refusals.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::outcome::{Verdicts, count, judge, judge_only};
+use super::outcome::{ItemOutcomes, count, pack, without_publishing};
 use crate::base::errors::chain;
 use crate::bus::{Batch, Bus, BusError, Original, Published};
 use crate::event::request::{Accepted, Refused};
@@ -19,26 +19,26 @@ use crate::http::{Coding, Inbound, Problem, RequestIds, read_body, read_coded};
 use crate::metrics::GatewayVerdicts;
 
 impl Gateway {
-    /// Reads a body and judges what it holds. The body is freed at once, unless something of it is to be kept: while the
-    /// request waits for what it set going, that memory serves the next one.
+    /// Reads a body and validates its events. The body is freed immediately unless part of it is quarantined, so that
+    /// its memory serves other requests while this one waits for the bus.
     pub(crate) async fn read(
         &self,
         body: &mut Inbound,
         coding: Coding,
         exchange: &mut Exchange,
         origin: impl FnOnce() -> Origin,
-        judge: impl FnOnce(&[u8], &Arrival<'_>) -> Result<Accepted, Refused>,
+        validate: impl FnOnce(&[u8], &Arrival<'_>) -> Result<Accepted, Refused>,
     ) -> Result<Result<Accepted, Refused>, Problem> {
         let bytes = self.read_whole(body, coding, self.body_bytes_max).await?;
-        let judged = judge(&bytes, &self.arrival(&exchange.caller));
-        let all_accepted = || judged.as_ref().is_ok_and(|accepted| accepted.refused().next().is_none());
+        let validated = validate(&bytes, &self.arrival(&exchange.caller));
+        let all_accepted = || validated.as_ref().is_ok_and(|accepted| accepted.refused().next().is_none());
         if self.quarantines() && !all_accepted() {
-            self.note_refused(&origin(), &bytes, judged.as_ref(), exchange);
+            self.collect_refused(&origin(), &bytes, validated.as_ref(), exchange);
         }
-        Ok(judged)
+        Ok(validated)
     }
 
-    /// Reads a body of at most so many bytes, as sent and inflated.
+    /// Reads a body of at most `bytes_max` bytes, both as sent and after decompression.
     pub(crate) async fn read_whole(
         &self,
         body: &mut Inbound,
@@ -52,31 +52,31 @@ impl Gateway {
         })
     }
 
-    /// The verdicts of what need not be published, and what must be.
-    pub(crate) fn judge(&self, accepted: Accepted) -> (Verdicts, Batch) {
+    /// Splits the events into outcomes and the batch to publish.
+    pub(crate) fn prepare(&self, accepted: Accepted) -> (ItemOutcomes, Batch) {
         match &self.destination {
-            Destination::Discard => (judge_only(accepted), Batch::default()),
-            Destination::Bus(_) => judge(accepted),
+            Destination::Discard => (without_publishing(accepted), Batch::default()),
+            Destination::Bus(_) => pack(accepted),
         }
     }
 
-    /// Returns when every event of the request has its verdict.
-    pub(crate) async fn publish(&self, verdicts: &mut Verdicts, batch: Batch, exchange: &Exchange) {
+    /// Publishes the batch. When it returns, every event of the request has its final outcome.
+    pub(crate) async fn publish(&self, outcomes: &mut ItemOutcomes, batch: Batch, exchange: &Exchange) {
         if let Destination::Bus(bus) = &self.destination
             && !batch.is_empty()
         {
             let answers = bus.publish(batch).await;
-            self.bus_health.learn(&answers);
-            verdicts.settle(&answers);
+            self.bus_health.record_answers(&answers);
+            outcomes.record_answers(&answers);
             let duplicates: Vec<Original> = duplicates(&answers).collect();
             if !duplicates.is_empty() {
-                verdicts.set_first_ids(first_ids(bus, duplicates, &exchange.ids).await);
+                outcomes.set_original_ids(original_ids(bus, duplicates, &exchange.ids).await);
             }
         }
-        let counted = count(verdicts);
+        let counted = count(outcomes);
         self.events.add(counted);
         if counted.rejected > 0 {
-            self.refusals.note(verdicts, exchange);
+            self.refusals.note(outcomes, exchange);
         }
     }
 
@@ -105,13 +105,13 @@ fn duplicates(answers: &[Result<Published, BusError>]) -> impl Iterator<Item = O
     answers.iter().flatten().filter(|published| published.duplicate).map(|published| published.original)
 }
 
-/// The ids of the events that duplicates repeat. What cannot be found changes nothing of the verdict.
-async fn first_ids(
+/// The ids of the original events of duplicates. Failing to find one does not change the outcome.
+async fn original_ids(
     bus: &Bus,
     duplicates: Vec<Original>,
     ids: &RequestIds,
 ) -> impl Iterator<Item = Option<String>> + use<> {
-    // Another publisher's id may be of any length and of any characters: such a one is not told.
+    // Other publishers may use ids of any length and characters; only valid ids are reported.
     let read = |payload: &[u8]| {
         let event = EventRef::decode_admitted(payload).ok()?;
         check_names(&event).is_ok().then(|| event.id.to_owned())

@@ -1,100 +1,100 @@
-//! What is refused for what it is: counted by reason, and told in the log now and then.
+//! Counts refused events by reason, and logs a sample of them.
 //!
-//! Invariants: nothing here costs an accepted event anything; however much is refused, the log gets a line for each
-//! reason in [`LOG_INTERVAL`]. A line has a reason, a place and names, never what was sent.
+//! Invariants: refusals cost accepted events nothing; however many events are refused, the log gets at most one line
+//! per reason in [`LOG_INTERVAL`]. A line has the reason, the pointer and ids, but never content.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::outcome::{Verdict, Verdicts};
+use super::outcome::{ItemOutcome, ItemOutcomes};
 use crate::bus::BusErrorKind;
 use crate::event::request::Refused;
 use crate::event::{FieldError, Reason};
 use crate::gateway::exchange::Exchange;
 use crate::metrics::GatewayRejected;
 
-/// How often each reason is told of.
+/// How often each reason is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// What the bus alone finds too large.
+/// Events that only the bus finds too large.
 const TOO_LARGE: usize = Reason::ALL.len();
-const PLACES: usize = TOO_LARGE + 1;
+const REASONS: usize = TOO_LARGE + 1;
 
 pub(crate) struct Refusals {
     counters: GatewayRejected,
-    told: [Mutex<Told>; PLACES],
+    log_state: [Mutex<LogState>; REASONS],
 }
 
-/// What the log knows of one reason.
+/// The log state of one reason.
 #[derive(Default)]
-struct Told {
+struct LogState {
     at: Option<Instant>,
-    left_out: u64,
+    suppressed: u64,
 }
 
-impl Told {
-    /// Whether a line is due; how many refusals it stands for that had none.
+impl LogState {
+    /// The number of suppressed refusals to report, if a log line is due.
     fn due(&mut self, count: u64, now: Instant) -> Option<u64> {
         if self.at.is_some_and(|at| now.saturating_duration_since(at) < LOG_INTERVAL) {
-            self.left_out += count;
+            self.suppressed += count;
             return None;
         }
         self.at = Some(now);
-        Some(std::mem::take(&mut self.left_out) + count - 1)
+        Some(std::mem::take(&mut self.suppressed) + count - 1)
     }
 }
 
-fn place(reason: Reason) -> usize {
+fn index(reason: Reason) -> usize {
     Reason::ALL.iter().position(|known| *known == reason).unwrap_or_default()
 }
 
-fn name(place: usize) -> &'static str {
-    Reason::ALL.get(place).map_or("too_large", |reason| reason.name())
+fn name(index: usize) -> &'static str {
+    Reason::ALL.get(index).map_or("too_large", |reason| reason.name())
 }
 
 impl Refusals {
     pub(crate) fn lookup() -> Self {
         Self {
-            counters: GatewayRejected::lookup((0..PLACES).map(name)),
-            told: std::array::from_fn(|_| Mutex::default()),
+            counters: GatewayRejected::lookup((0..REASONS).map(name)),
+            log_state: std::array::from_fn(|_| Mutex::default()),
         }
     }
 
-    /// Of the events of a request, some of which were refused.
-    pub(crate) fn note(&self, verdicts: &Verdicts, exchange: &Exchange) {
-        let mut counts = [0; PLACES];
-        let mut firsts: [Option<&FieldError>; PLACES] = [None; PLACES];
-        for verdict in verdicts.iter() {
-            match verdict {
-                Verdict::Invalid(errors) => {
-                    let place = place(Reason::of(errors));
-                    counts[place] += 1;
-                    firsts[place] = firsts[place].or(errors.first());
+    /// Records the refused events of a request.
+    pub(crate) fn note(&self, outcomes: &ItemOutcomes, exchange: &Exchange) {
+        let mut counts = [0; REASONS];
+        let mut firsts: [Option<&FieldError>; REASONS] = [None; REASONS];
+        for outcome in outcomes.iter() {
+            match outcome {
+                ItemOutcome::Invalid(errors) => {
+                    let index = index(Reason::of(errors));
+                    counts[index] += 1;
+                    firsts[index] = firsts[index].or(errors.first());
                 }
-                Verdict::NotStored { kind: BusErrorKind::Invalid, .. } => counts[TOO_LARGE] += 1,
+                ItemOutcome::NotStored { kind: BusErrorKind::Invalid, .. } => counts[TOO_LARGE] += 1,
                 _ => {}
             }
         }
-        for (place, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
-            self.add(place, count, firsts[place], exchange);
+        for (index, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            self.add(index, count, firsts[index], exchange);
         }
     }
 
-    /// Of a body that was refused as a whole.
+    /// Records a body that was refused as a whole.
     pub(crate) fn note_whole(&self, refused: &Refused, exchange: &Exchange) {
-        self.add(place(Reason::of_body(refused)), 1, refused.errors.first(), exchange);
+        self.add(index(Reason::of_body(refused)), 1, refused.errors.first(), exchange);
     }
 
-    fn add(&self, place: usize, count: u64, first: Option<&FieldError>, exchange: &Exchange) {
-        self.counters.add(place, count);
-        // Whoever holds it is writing the line.
-        let Ok(mut told) = self.told[place].try_lock() else { return };
-        let Some(more) = told.due(count, Instant::now()) else { return };
-        drop(told);
+    fn add(&self, index: usize, count: u64, first: Option<&FieldError>, exchange: &Exchange) {
+        self.counters.add(index, count);
+        // Another thread is already writing the line.
+        let Ok(mut log_state) = self.log_state[index].try_lock() else { return };
+        let Some(more) = log_state.due(count, Instant::now()) else { return };
+        drop(log_state);
         tracing::info!(
             request_id = exchange.ids.request(),
             correlation_id = exchange.ids.correlation(),
             app_id = exchange.caller.app().unwrap_or_default(),
-            reason = name(place),
+            reason = name(index),
             pointer = first.map_or("", |error| error.pointer.as_str()),
             more,
             "refused an event for what it is"
@@ -107,19 +107,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_stands_for_those_that_had_none() {
-        let (mut told, start) = (Told::default(), Instant::now());
+    fn a_log_line_counts_suppressed_refusals() {
+        let (mut log_state, start) = (LogState::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(told.due(1, at(0)), Some(0));
-        assert_eq!((told.due(1, at(1)), told.due(500, at(9))), (None, None));
-        assert_eq!(told.due(2, at(10)), Some(502));
-        assert_eq!(told.due(3, at(30)), Some(2));
+        assert_eq!(log_state.due(1, at(0)), Some(0));
+        assert_eq!((log_state.due(1, at(1)), log_state.due(500, at(9))), (None, None));
+        assert_eq!(log_state.due(2, at(10)), Some(502));
+        assert_eq!(log_state.due(3, at(30)), Some(2));
     }
 
     #[test]
-    fn each_reason_has_a_counter_of_its_own() {
-        let names: std::collections::BTreeSet<_> = (0..PLACES).map(name).collect();
-        assert_eq!(names.len(), PLACES);
-        assert!(Reason::ALL.into_iter().all(|reason| name(place(reason)) == reason.name()));
+    fn each_reason_has_its_own_counter() {
+        let names: std::collections::BTreeSet<_> = (0..REASONS).map(name).collect();
+        assert_eq!(names.len(), REASONS);
+        assert!(Reason::ALL.into_iter().all(|reason| name(index(reason)) == reason.name()));
     }
 }

@@ -1,14 +1,14 @@
-//! CloudEvents in the JSON event format, and in the binary mode.
+//! CloudEvents in the JSON event format and in binary mode.
 
 use serde_json::{Value, json};
 
-use super::options::Shown;
+use super::options::DocumentOptions;
 use crate::openapi::{Document, Operation, reference};
 
 const EVENT: &str = "CloudEvent";
 const BATCH: &str = "CloudEventBatch";
 
-/// Adds the media types to those of a body.
+/// Adds the CloudEvents media types to a request body.
 pub(super) fn add_to(content: &mut Value) {
     let one = json!({"summary": "A paid order", "value": order_paid()});
     content["application/cloudevents+json"] = json!({"schema": reference(EVENT), "examples": {"orderPaid": one}});
@@ -16,7 +16,7 @@ pub(super) fn add_to(content: &mut Value) {
     content["application/cloudevents-batch+json"] = json!({"schema": reference(BATCH), "examples": {"one": many}});
 }
 
-/// Attributes that are headers in the binary mode, beside `specversion`.
+/// Attributes that are headers in binary mode, besides `specversion`.
 const ATTRIBUTES: [(&str, &str); 11] = [
     ("id", "With `ce-source` it is the idempotency key."),
     ("source", "With `ce-id` it is the idempotency key. The device, where no other header names it."),
@@ -31,10 +31,10 @@ const ATTRIBUTES: [(&str, &str); 11] = [
     ("correlationid", "What the event belongs to."),
 ];
 
-/// The headers of the binary mode. All of them are optional, since the header that chooses it is.
-pub(super) fn binary(operation: Operation, shown: Shown) -> Operation {
+/// The headers of binary mode. All are optional, because the header that selects the mode is.
+pub(super) fn binary(operation: Operation, options: DocumentOptions) -> Operation {
     let header = |name: &str, about: &str, schema: Value| json!({"name": format!("ce-{name}"), "in": "header", "description": about, "schema": schema});
-    let with_it = if shown.keys {
+    let with_it = if options.keys {
         "`ce-id`, `ce-source` and `ce-type`"
     } else {
         "`ce-id`, `ce-source`, `ce-type` and `ce-appid`"
@@ -50,7 +50,7 @@ pub(super) fn binary(operation: Operation, shown: Shown) -> Operation {
         .fold(operation.parameter(chosen), |operation, (name, about)| operation.parameter(header(name, about, text())))
 }
 
-pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
+pub(super) fn add_schemas(document: &mut Document, options: DocumentOptions) {
     let text = |about: &str| json!({"type": ["string", "null"], "description": about});
     let some = |about: &str| json!({"type": "string", "minLength": 1, "description": about});
     let required = |about: &str| {
@@ -65,7 +65,7 @@ pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
     let mut event = json!({
         "type": "object",
         "description": "CloudEvents 1.0. Becomes a custom event: `docs/protocols.md` has what becomes of which attribute.",
-        "required": shown.required("appid", &["specversion", "id", "source", "type"]),
+        "required": options.required("appid", &["specversion", "id", "source", "type"]),
         "properties": {
             "specversion": {"const": "1.0"},
             "id": some("With `source` it is the idempotency key."),
@@ -86,9 +86,9 @@ pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
         "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
         "maxProperties": 100,
     });
-    shown.app(&mut event["properties"]["appid"]);
+    options.app(&mut event["properties"]["appid"]);
     document.schema(EVENT, event);
-    document.schema(BATCH, json!({"type": "array", "items": reference(EVENT), "maxItems": shown.batch_events_max}));
+    document.schema(BATCH, json!({"type": "array", "items": reference(EVENT), "maxItems": options.batch_events_max}));
 }
 
 fn order_paid() -> Value {

@@ -1,14 +1,14 @@
-//! The OpenAPI document of the gateway, made from its routes and the schemas of events.
+//! The OpenAPI document of the gateway, built from its routes and the schemas of events.
 //!
-//! Invariant: every route is in it, since it is made by going through them.
+//! Invariant: it covers every route, because it is built by iterating over them.
 
 use serde_json::{Value, json};
 
-use super::options::{EVENTS, OPENTELEMETRY, SEGMENT, Shown};
+use super::options::{DocumentOptions, EVENTS, OPENTELEMETRY, SEGMENT};
 use super::{cloud_events, native, otlp, refusals, segment};
 use crate::event::json_schemas;
 use crate::gateway::route::Route;
-use crate::openapi::{CACHE_CONTROL, Document, Operation, SCHEMAS, Served, reference};
+use crate::openapi::{CACHE_CONTROL, Document, Operation, SCHEMAS, ServedDocument, reference};
 
 const PROCESS: &str = "process";
 
@@ -45,13 +45,13 @@ page whose origin is not allowed is answered 403.
 
 Another method than those listed is answered 405 with `Allow`, another path 404.";
 
-pub(crate) fn served(shown: &Shown) -> Served {
-    Served::document(&document(shown))
+pub(crate) fn served(options: &DocumentOptions) -> ServedDocument {
+    ServedDocument::document(&document(options))
 }
 
 /// The document of a gateway with these settings.
-pub fn document(shown: &Shown) -> Value {
-    let about = [BEGINNING, if shown.keys { KEYS } else { NO_KEYS }, ABOUT].concat();
+pub fn document(options: &DocumentOptions) -> Value {
+    let about = [BEGINNING, if options.keys { KEYS } else { NO_KEYS }, ABOUT].concat();
     let mut document = Document::new("Causality gateway", &about, refusals::ALL);
     document.tag(EVENTS, "Events in JSON, JSON lines and protobuf, and as CloudEvents.");
     document.tag(SEGMENT, "Segment's HTTP API. Its SDKs send here when their host is changed.");
@@ -62,26 +62,26 @@ pub fn document(shown: &Shown) -> Value {
         "bearer": {"type": "http", "scheme": "bearer", "description": "The API key is the token."},
         "basic": {"type": "http", "scheme": "basic", "description": "The API key is the user name; the password is not looked at."},
     }));
-    refusals::add_headers(&mut document, *shown);
+    refusals::add_headers(&mut document, *options);
     document.schemas(json_schemas(SCHEMAS));
-    native::add_schemas(&mut document, *shown);
-    cloud_events::add_schemas(&mut document, *shown);
+    native::add_schemas(&mut document, *options);
+    cloud_events::add_schemas(&mut document, *options);
     otlp::add_schemas(&mut document);
-    segment::add_schemas(&mut document, *shown);
+    segment::add_schemas(&mut document, *options);
     for (path, route) in Route::all() {
         for method in route.methods().split(", ") {
-            document.add(method, path, operation(route, path, method, *shown));
+            document.add(method, path, operation(route, path, method, *options));
         }
     }
     document.finish()
 }
 
-fn operation(route: Route, path: &str, method: &str, shown: Shown) -> Operation {
+fn operation(route: Route, path: &str, method: &str, options: DocumentOptions) -> Operation {
     let operation = match route {
-        Route::Ingest => native::ingest(shown).security(shown.security()),
-        Route::Batch => native::batch(shown).security(shown.security()),
-        Route::Logs => otlp::logs(shown).security(shown.security()),
-        Route::Segment(asked) => segment::operation(asked, path, shown),
+        Route::Ingest => native::ingest(options).security(options.security()),
+        Route::Batch => native::batch(options).security(options.security()),
+        Route::Logs => otlp::logs(options).security(options.security()),
+        Route::Segment(segment_route) => segment::operation(segment_route, path, options),
         Route::Health => health(method),
         Route::Ready => ready(method),
         Route::OpenApi => openapi(method),
@@ -89,7 +89,7 @@ fn operation(route: Route, path: &str, method: &str, shown: Shown) -> Operation 
     ids(operation)
 }
 
-/// Headers that are taken up from every request.
+/// Request headers that every operation accepts.
 fn ids(operation: Operation) -> Operation {
     let id = |name: &str, what: &str| {
         json!({
@@ -105,13 +105,13 @@ fn ids(operation: Operation) -> Operation {
         .parameter(id("X-Correlation-ID", "The same of what it belongs to; the request's id when absent."))
 }
 
-/// `get` and `head` of one path have different names.
+/// Distinct operation ids for `get` and `head` of one path.
 fn named(tag: &'static str, method: &str, name: &str, summary: &str) -> Operation {
     let prefix = if method == "HEAD" { "head" } else { "get" };
     Operation::new(tag, &format!("{prefix}{name}"), summary).security(json!([]))
 }
 
-/// HEAD answers without the body.
+/// HEAD gets the answer without the body.
 fn answers(operation: Operation, method: &str, status: u16, description: &str, content: Value) -> Operation {
     match method {
         "HEAD" => operation.answer_without_body(status, description),
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn every_route_is_documented_with_its_methods() {
-        let document = document(&Shown::default());
+        let document = document(&DocumentOptions::default());
         let paths = document["paths"].as_object().unwrap();
         assert_eq!(paths.len(), Route::all().count());
         for (path, route) in Route::all() {
@@ -162,11 +162,11 @@ mod tests {
     }
 
     fn shown(keys: bool, quarantine: bool) -> Value {
-        document(&Shown { keys, quarantine, batch_events_max: 7 })
+        document(&DocumentOptions { keys, quarantine, batch_events_max: 7 })
     }
 
     #[test]
-    fn a_gateway_that_asks_for_no_key_says_so() {
+    fn the_document_shows_that_no_key_is_required() {
         let security = |keys| shown(keys, false)["paths"]["/v1/events/ingest"]["post"]["security"].clone();
         assert_eq!((security(true).as_array().unwrap().len(), security(false).as_array().unwrap().len()), (3, 4));
         for (name, member) in [
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_keeps_what_it_refuses_says_so() {
+    fn the_document_shows_the_quarantine() {
         let ingest = |quarantine| shown(true, quarantine)["paths"]["/v1/events/ingest"]["post"]["responses"].clone();
         for status in ["200", "400"] {
             assert!(ingest(true)[status]["headers"]["X-Quarantined"].is_object(), "{status}");

@@ -1,4 +1,4 @@
-//! The OpenAPI document of the gateway, made from its routes and the schemas of events.
+//! The OpenAPI document of the gateway, built from its routes and the schemas of events.
 
 mod cloud_events;
 pub(crate) mod document;

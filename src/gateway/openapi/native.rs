@@ -1,9 +1,9 @@
-//! Ingest and batch.
+//! The `/v1/events` operations.
 
 use serde_json::{Value, json};
 
 use super::cloud_events;
-use super::options::{EVENTS, Shown, takes_events};
+use super::options::{DocumentOptions, EVENTS, takes_events};
 use crate::openapi::{Document, Operation, reference};
 
 const REQUEST: &str = "IngestEventRequest";
@@ -14,7 +14,7 @@ const PROTOBUF_TYPES: [&str; 3] = ["application/x-protobuf", "application/protob
 const JSON_LINES_TYPES: [&str; 4] =
     ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
 
-pub(super) fn ingest(shown: Shown) -> Operation {
+pub(super) fn ingest(options: DocumentOptions) -> Operation {
     let event = |summary: &str, event: Value| json!({"summary": summary, "value": {"event": event}});
     let examples = json!({
         "screenView": event("A screen was opened", screen_view()),
@@ -42,13 +42,13 @@ pub(super) fn ingest(shown: Shown) -> Operation {
             "example": "order-1017",
         }))
         .body(content);
-    let operation = cloud_events::binary(takes_events(operation, shown), shown);
+    let operation = cloud_events::binary(takes_events(operation, options), options);
     replies(operation, "The event is stored, or was before.", RESPONSE, Some(BATCH_RESPONSE), &[single_reply()])
         .refused(&[403, 408, 413, 415, 429])
-        .refused(shown.unauthorized())
+        .refused(options.unauthorized())
 }
 
-pub(super) fn batch(shown: Shown) -> Operation {
+pub(super) fn batch(options: DocumentOptions) -> Operation {
     let examples = json!({
         "two": {"summary": "Two events", "value": {"events": [screen_view(), purchase()]}},
     });
@@ -58,7 +58,7 @@ pub(super) fn batch(shown: Shown) -> Operation {
     let lines = line(screen_view()) + &line(custom_event());
     for media_type in JSON_LINES_TYPES {
         let about = "One event (`EventEnvelope`) a line, at least one. Empty lines are passed over.";
-        // Without a visible character there is none.
+        // A body without a visible character contains no event.
         let schema = json!({"type": "string", "pattern": "[!-~]", "description": about});
         content[media_type] = json!({"schema": schema, "examples": {"two": {"summary": "Two lines", "value": lines}}});
     }
@@ -73,13 +73,14 @@ pub(super) fn batch(shown: Shown) -> Operation {
              JSON. The header `Idempotency-Key` is refused: each event has a key of its own.",
         )
         .body(content);
-    let operation = cloud_events::binary(takes_events(operation, shown), shown);
+    let operation = cloud_events::binary(takes_events(operation, options), options);
     replies(operation, "Every event has its verdict.", BATCH_RESPONSE, Some(RESPONSE), &[batch_reply()])
         .refused(&[403, 408, 413, 415, 429])
-        .refused(shown.unauthorized())
+        .refused(options.unauthorized())
 }
 
-/// The reply in JSON and in protobuf; `other` is that to a CloudEvent of the other number.
+/// The reply in JSON and in protobuf; `other` is the reply to a CloudEvent request that is a batch where this one is
+/// single, or the reverse.
 fn replies(operation: Operation, description: &str, name: &str, other: Option<&str>, examples: &[Value]) -> Operation {
     let schema = match other {
         Some(other) => json!({"anyOf": [reference(name), reference(other)]}),
@@ -96,12 +97,13 @@ fn protobuf(message: &str) -> Value {
     json!({"schema": {"type": "string", "format": "binary", "description": format!("The message `causality.v1.{message}`, encoded.")}})
 }
 
-pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
-    // What the proto file has is the most that it can be set to.
-    document.change(BATCH_REQUEST, |schema| schema["properties"]["events"]["maxItems"] = shown.batch_events_max.into());
+pub(super) fn add_schemas(document: &mut Document, options: DocumentOptions) {
+    // The limit in the proto file is the maximum of the setting.
+    document
+        .change(BATCH_REQUEST, |schema| schema["properties"]["events"]["maxItems"] = options.batch_events_max.into());
     document.change("EventEnvelope", |schema| {
-        shown.app(&mut schema["properties"]["appId"]);
-        schema["required"] = shown.required("appId", &["deviceId"]);
+        options.app(&mut schema["properties"]["appId"]);
+        schema["required"] = options.required("appId", &["deviceId"]);
     });
     document.schema(RESPONSE, json!({
         "type": "object",

@@ -1,4 +1,4 @@
-//! What a document depends on, and what the operations that take events have in common.
+//! The settings that the document depends on, and the parts that ingest operations share.
 
 use serde_json::{Value, json};
 
@@ -9,20 +9,20 @@ use crate::openapi::Operation;
 pub(super) const EVENTS: &str = "events";
 pub(super) const SEGMENT: &str = "segment";
 pub(super) const OPENTELEMETRY: &str = "opentelemetry";
-/// How many inputs are kept.
+/// Number of inputs that were quarantined.
 pub(super) const QUARANTINED: &str = "X-Quarantined";
 
-/// What a document says of the settings.
+/// The settings that shape the document.
 #[derive(Clone, Copy, Debug)]
-pub struct Shown {
-    /// Whether a key is asked for.
+pub struct DocumentOptions {
+    /// API keys are required.
     pub keys: bool,
-    /// Whether refused input is kept.
+    /// Refused input is quarantined.
     pub quarantine: bool,
     pub batch_events_max: usize,
 }
 
-impl Shown {
+impl DocumentOptions {
     pub(crate) fn of(settings: &Settings) -> Self {
         Self {
             keys: matches!(settings.access, Access::Keys(_)),
@@ -31,7 +31,7 @@ impl Shown {
         }
     }
 
-    /// Where no key is asked for, one may be sent all the same.
+    /// If keys are not required, one may still be sent.
     pub(super) fn security(self) -> Value {
         let mut ways = vec![json!({"apiKey": []}), json!({"bearer": []}), json!({"basic": []})];
         if !self.keys {
@@ -40,12 +40,12 @@ impl Shown {
         ways.into()
     }
 
-    /// Why a request is refused when it has no key.
+    /// The status of a request without a key.
     pub(super) fn unauthorized(self) -> &'static [u16] {
         if self.keys { &[401] } else { &[] }
     }
 
-    /// The schema of a member that names the app, made from that of one that may be left out.
+    /// Turns the schema of an optional app member into that of a required one, if keys are not required.
     pub(super) fn app(self, schema: &mut Value) {
         if !self.keys {
             schema["type"] = "string".into();
@@ -54,27 +54,28 @@ impl Shown {
         }
     }
 
-    /// Where the app has to be named, its member is among those that are required.
+    /// Adds the app member to the required ones, if keys are not required.
     pub(super) fn required(self, app: &'static str, others: &[&'static str]) -> Value {
         let app = (!self.keys).then_some(app);
         app.into_iter().chain(others.iter().copied()).collect()
     }
 }
 
-impl Default for Shown {
-    /// Of a gateway that faces the world.
+impl Default for DocumentOptions {
+    /// A gateway on a public network.
     fn default() -> Self {
         Self { keys: true, ..Self::of(&Settings::default()) }
     }
 }
 
-/// Of what takes events: how its body may be coded, and how much of it may be kept when it is refused.
-pub(super) fn takes_events(operation: Operation, shown: Shown) -> Operation {
+/// The parameters of an operation that takes events: the content coding, and the header that reports quarantined
+/// inputs.
+pub(super) fn takes_events(operation: Operation, options: DocumentOptions) -> Operation {
     let operation = operation.parameter(json!({
         "name": "Content-Encoding",
         "in": "header",
         "description": "How the body is compressed; absent when it is not.",
         "schema": {"type": "string", "enum": ["identity", "gzip", "deflate", "br", "zstd"]},
     }));
-    if shown.quarantine { operation.headers(&[200, 400], &[QUARANTINED]) } else { operation }
+    if options.quarantine { operation.headers(&[200, 400], &[QUARANTINED]) } else { operation }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::options::{OPENTELEMETRY, Shown, takes_events};
+use super::options::{DocumentOptions, OPENTELEMETRY, takes_events};
 use crate::openapi::{Document, Operation, reference};
 
 const REQUEST: &str = "ExportLogsServiceRequest";
@@ -11,8 +11,8 @@ const STATUS: &str = "RpcStatus";
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-pub(super) fn logs(shown: Shown) -> Operation {
-    let app = match shown.keys {
+pub(super) fn logs(options: DocumentOptions) -> Operation {
+    let app = match options.keys {
         true => "The app is the API key's.",
         false => {
             "The app is `service.namespace`, or else `service.name`, of the resource; records without either are \
@@ -21,7 +21,7 @@ pub(super) fn logs(shown: Shown) -> Operation {
     };
     let examples = json!({"record": {"summary": "One record", "value": export()}});
     let status = json!({"code": 3, "message": "The request is not valid. /resourceLogs: must be an array"});
-    takes_events(Operation::new(OPENTELEMETRY, "exportLogs", "Store log records and events"), shown)
+    takes_events(Operation::new(OPENTELEMETRY, "exportLogs", "Store log records and events"), options)
         .about(format!(
             "Each record becomes a custom event. {app} The reply, and a refusal (`google.rpc.Status`), come in the form \
              of the request; what is refused before its route is looked at is a problem document.",
@@ -39,7 +39,7 @@ pub(super) fn logs(shown: Shown) -> Operation {
             }),
         )
         .refused(&[403, 408, 413, 415, 429])
-        .refused(shown.unauthorized())
+        .refused(options.unauthorized())
         .refused_also_as(JSON, json!({"schema": reference(STATUS), "example": status}))
         .refused_also_as(PROTOBUF, message("google.rpc.Status"))
 }
@@ -50,7 +50,7 @@ fn message(name: &str) -> Value {
 
 pub(super) fn add_schemas(document: &mut Document) {
     let text = || json!({"type": ["string", "null"]});
-    // A number, or the same as text; null stands for a field that is not set.
+    // A number, or the same number as a string; null stands for an unset field.
     let number = |of: &str, format: &str, pattern: &str| json!({"type": [of, "string", "null"], "format": format, "pattern": pattern});
     let integer = || {
         let mut schema = number("integer", "int64", "^-?(0|[1-9][0-9]{0,17})$");
@@ -72,7 +72,7 @@ pub(super) fn add_schemas(document: &mut Document) {
     let hex = || json!({"type": ["string", "null"], "pattern": "^([0-9A-Fa-f]{2})*$"});
     let attributes = || json!({"type": ["array", "null"], "items": reference("KeyValue")});
     let object = |properties: Value| json!({"type": "object", "properties": properties});
-    // As a field; what a list has in it is there.
+    // For fields; elements of a list cannot be null.
     let or_null = |schema: Value| json!({"anyOf": [schema, {"type": "null"}]});
     let value = || or_null(reference("AnyValue"));
     let values = |of: &str| or_null(object(json!({"values": {"type": ["array", "null"], "items": reference(of)}})));

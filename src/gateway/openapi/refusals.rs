@@ -1,8 +1,8 @@
-//! Why the gateway refuses requests, and the headers of its replies.
+//! The refusals of the gateway, and the headers of its replies.
 
 use serde_json::json;
 
-use super::options::{QUARANTINED, Shown};
+use super::options::{DocumentOptions, QUARANTINED};
 use crate::openapi::{Document, Refusal};
 
 pub(super) const ALL: &[Refusal] = &[
@@ -73,7 +73,7 @@ const COMMON_HEADERS: &[&str] = &[
     "Access-Control-Allow-Credentials",
     "Access-Control-Expose-Headers",
 ];
-pub(super) fn add_headers(document: &mut Document, shown: Shown) {
+pub(super) fn add_headers(document: &mut Document, options: DocumentOptions) {
     let text = || json!({"type": "string"});
     let seconds = || json!({"type": "integer", "minimum": 0});
     for (name, description, schema) in [
@@ -100,7 +100,7 @@ pub(super) fn add_headers(document: &mut Document, shown: Shown) {
     ] {
         document.header(name, description, schema);
     }
-    if shown.quarantine {
+    if options.quarantine {
         let about = "How many events of the request were refused and kept with the dead letters.";
         document.header(QUARANTINED, about, json!({"type": "integer", "minimum": 1}));
     }

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::options::{SEGMENT, Shown, takes_events};
+use super::options::{DocumentOptions, SEGMENT, takes_events};
 use crate::event::segment::{Call, MESSAGES_MAX};
-use crate::gateway::segment::route::Asked;
+use crate::gateway::segment::route::SegmentRoute;
 use crate::openapi::{CACHE_CONTROL, Document, Operation, reference};
 
 const MESSAGE: &str = "SegmentMessage";
@@ -12,7 +12,7 @@ const REQUEST: &str = "SegmentRequest";
 const BATCH: &str = "SegmentBatch";
 const ANSWER: &str = "SegmentAnswer";
 
-pub(super) fn operation(asked: Asked, path: &str, shown: Shown) -> Operation {
+pub(super) fn operation(segment_route: SegmentRoute, path: &str, options: DocumentOptions) -> Operation {
     let name = path.rsplit('/').next().unwrap_or_default();
     let (id, also) = match name {
         "t" => ("segmentTrackShort", "The same as `/v1/track`."),
@@ -28,32 +28,32 @@ pub(super) fn operation(asked: Asked, path: &str, shown: Shown) -> Operation {
     let id = |own: &'static str| if id.is_empty() { own } else { id };
     let message = |own, summary: &str, example: Value| {
         let operation = Operation::new(SEGMENT, id(own), summary);
-        sending(operation, REQUEST, example, also, shown)
+        sending(operation, REQUEST, example, also, options)
     };
-    match asked {
-        Asked::Message(Call::Track) => message("segmentTrack", "What a user did", track()),
-        Asked::Message(Call::Identify) => message("segmentIdentify", "Who a user is", identify()),
-        Asked::Message(Call::Page) => message("segmentPage", "A page was seen", page()),
-        Asked::Message(Call::Screen) => message("segmentScreen", "A screen was seen", page()),
-        Asked::Message(Call::Group) => message("segmentGroup", "A user belongs to a group", group()),
-        Asked::Message(Call::Alias) => message("segmentAlias", "A user has another id", alias()),
-        Asked::Batch => {
+    match segment_route {
+        SegmentRoute::Message(Call::Track) => message("segmentTrack", "What a user did", track()),
+        SegmentRoute::Message(Call::Identify) => message("segmentIdentify", "Who a user is", identify()),
+        SegmentRoute::Message(Call::Page) => message("segmentPage", "A page was seen", page()),
+        SegmentRoute::Message(Call::Screen) => message("segmentScreen", "A screen was seen", page()),
+        SegmentRoute::Message(Call::Group) => message("segmentGroup", "A user belongs to a group", group()),
+        SegmentRoute::Message(Call::Alias) => message("segmentAlias", "A user has another id", alias()),
+        SegmentRoute::Batch => {
             let operation = Operation::new(SEGMENT, id("segmentBatch"), "Many messages");
-            sending(operation, BATCH, batch(), also, shown)
+            sending(operation, BATCH, batch(), also, options)
         }
-        Asked::OwnMetrics => Operation::new(SEGMENT, "segmentMetrics", "How browsers' SDKs count themselves")
+        SegmentRoute::OwnMetrics => Operation::new(SEGMENT, "segmentMetrics", "How browsers' SDKs count themselves")
             .about("Nothing of it is kept, and the body is not read.")
             .security(json!([]))
             .answer(200, "It was heard.", answer())
             .refused(&[403, 429]),
-        Asked::Settings => settings(),
+        SegmentRoute::Settings => settings(),
     }
 }
 
-fn sending(operation: Operation, schema: &str, example: Value, also: &str, shown: Shown) -> Operation {
-    // As the name of an app it is documented in one place, the body, which can be said to be required.
-    let (security, write_key) = match shown.keys {
-        true => (shown.security(), "The write key is an API key"),
+fn sending(operation: Operation, schema: &str, example: Value, also: &str, options: DocumentOptions) -> Operation {
+    // An app name is documented only in the body, where it can be marked as required.
+    let (security, write_key) = match options.keys {
+        true => (options.security(), "The write key is an API key"),
         false => (json!([]), "The write key is the name of the app"),
     };
     let about = format!(
@@ -62,13 +62,13 @@ fn sending(operation: Operation, schema: &str, example: Value, also: &str, shown
          a batch 500 KiB; more is answered 400, as Segment does.",
     );
     let content = json!({"schema": reference(schema), "examples": {"example": {"value": example}}});
-    takes_events(operation, shown)
+    takes_events(operation, options)
         .about(format!("{also} {about}").trim())
         .security(security)
         .body(json!({"application/json": content, "text/plain": content}))
         .answer(200, "Every message is stored, but for those that `errors` names.", answer())
         .refused(&[403, 408, 415, 429])
-        .refused(shown.unauthorized())
+        .refused(options.unauthorized())
 }
 
 fn answer() -> Value {
@@ -93,8 +93,8 @@ fn settings() -> Operation {
         .refused(&[429])
 }
 
-pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
-    // What is of another type than it should be is kept as it was sent: there are hardly any types here.
+pub(super) fn add_schemas(document: &mut Document, options: DocumentOptions) {
+    // Values of unexpected types are stored as sent, so the schema has hardly any types.
     let member = |about: &str| json!({"description": about});
     let time = || member("RFC 3339, or seconds or milliseconds since the Unix epoch.");
     let something = json!({"not": {"enum": [null, ""]}});
@@ -124,14 +124,14 @@ pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
         }),
     );
     let mut write_key = json!({"maxLength": 128, "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"});
-    if shown.keys {
+    if options.keys {
         write_key = member("The API key, where no header holds it.");
     }
-    shown.app(&mut write_key);
+    options.app(&mut write_key);
     let request = json!({
         "allOf": [reference(MESSAGE)],
         "properties": {"writeKey": write_key},
-        "required": shown.required("writeKey", &[]),
+        "required": options.required("writeKey", &[]),
     });
     document.schema(REQUEST, request);
     let kinds = json!({"type": {
@@ -143,7 +143,7 @@ pub(super) fn add_schemas(document: &mut Document, shown: Shown) {
         BATCH,
         json!({
             "type": "object",
-            "required": shown.required("writeKey", &["batch"]),
+            "required": options.required("writeKey", &["batch"]),
             "properties": {
                 "batch": {"type": "array", "items": of_batch, "maxItems": MESSAGES_MAX},
                 "context": member("For messages without one."),

@@ -1,8 +1,7 @@
-//! Refused input on its way to the dead letters, where `QUARANTINE` is on.
+//! Moves refused input to the dead letters, if `QUARANTINE` is on.
 //!
-//! Invariants: a refusal stays one whatever becomes of its input; what was not asked for a key, or had none that holds,
-//! is never kept, and neither is what a client is told to send again. What is held until it is kept counts among what
-//! the request may hold.
+//! Invariants: a refusal stays a refusal whatever happens to its input. Input of requests without a valid key is never
+//! kept, and neither is input that the client will send again. Pending input counts towards the memory of its request.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
@@ -26,39 +25,39 @@ use crate::http::Inbound;
 use crate::metrics;
 use crate::quarantine::{Attribute, Input, InputFormat};
 
-/// How many inputs a reply says are kept.
+/// Reports how many inputs were quarantined.
 const QUARANTINED: HeaderName = HeaderName::from_static("x-quarantined");
-/// How long a refusal waits for its input to be kept.
+/// How long a refusal waits for its input to be stored.
 const KEEP_TIMEOUT: Duration = Duration::from_secs(5);
 const WARNING: &str = "quarantine";
 
 impl Gateway {
-    /// Whether refused input is kept.
+    /// Whether refused input is quarantined.
     pub(crate) fn quarantines(&self) -> bool {
         self.quarantine.is_some()
     }
 
-    /// Notes what of a body was refused, to be kept once its reply is known.
-    pub(crate) fn note_refused(
+    /// Collects the refused parts of a body, to be quarantined once the reply is known.
+    pub(crate) fn collect_refused(
         &self,
         origin: &Origin,
         body: &Bytes,
-        judged: Result<&Accepted, &Refused>,
+        validated: Result<&Accepted, &Refused>,
         exchange: &mut Exchange,
     ) {
-        match judged {
+        match validated {
             Err(refused) if is_of_other_app(&refused.errors) => {}
             Err(refused) => {
                 let (reason, errors) = (Reason::of_body(refused), refused.field_errors());
                 let input = self.input(origin, origin.whole, reason, &errors, body.clone(), exchange);
-                exchange.waiting.get_or_insert_default().push(input, self.body_bytes_max);
+                exchange.pending_inputs.get_or_insert_default().push(input, self.body_bytes_max);
             }
             Ok(accepted) => {
                 let Some(each) = origin.each else { return };
                 for (errors, place) in accepted.refused().filter(|(errors, place)| is_kept(errors, place)) {
                     let data = body.slice(place);
                     let input = self.input(origin, each, Reason::of(errors), errors, data, exchange);
-                    if !exchange.waiting.get_or_insert_default().push(input, self.body_bytes_max) {
+                    if !exchange.pending_inputs.get_or_insert_default().push(input, self.body_bytes_max) {
                         return;
                     }
                 }
@@ -66,8 +65,8 @@ impl Gateway {
         }
     }
 
-    /// The same of log records of an export in protobuf: each is kept with its resource and its scope.
-    pub(crate) fn note_refused_records(
+    /// Like `collect_refused`, for log records of a protobuf export: each is kept with its resource and scope.
+    pub(crate) fn collect_refused_records(
         &self,
         origin: &Origin,
         body: &[u8],
@@ -82,16 +81,16 @@ impl Gateway {
         otlp::parts(body, refused.iter().map(|(_, place)| place.clone()), |part| {
             let Some(errors) = errors.next() else { return false };
             let mut input = self.input(origin, InputFormat::Otlp, Reason::of(errors), errors, part.into(), exchange);
-            // Records that say the same have keys of their own.
+            // Identical records get different keys.
             let mut hasher = DefaultHasher::new();
             input.data.hash(&mut hasher);
-            let waiting = exchange.waiting.get_or_insert_default();
-            let before = waiting.repeats.entry(hasher.finish()).or_insert(0);
+            let pending = exchange.pending_inputs.get_or_insert_default();
+            let before = pending.repeats.entry(hasher.finish()).or_insert(0);
             if *before > 0 {
                 input.attributes.push(Attribute::new("before", before.to_string()));
             }
             *before += 1;
-            waiting.push(input, self.body_bytes_max)
+            pending.push(input, self.body_bytes_max)
         });
     }
 
@@ -116,7 +115,7 @@ impl Gateway {
             }
         };
         let data = match format {
-            InputFormat::SegmentMessage | InputFormat::SegmentBatch => without_write_key(data),
+            InputFormat::SegmentMessage | InputFormat::SegmentBatch => mask_write_keys(data),
             _ => data,
         };
         let mut input = Input {
@@ -136,48 +135,48 @@ impl Gateway {
         input
     }
 
-    /// Keeps what was noted, now that the request has its reply; the reply says of how much of it.
-    pub(crate) async fn keep_refused(
+    /// Stores the collected input now that the reply is known, and reports the number of inputs in the reply.
+    pub(crate) async fn quarantine_refused(
         &self,
         exchange: &mut Exchange,
         body: &Inbound,
         reply: &mut Response<Full<Bytes>>,
     ) {
-        let (Some(quarantine), Some(waiting)) = (&self.quarantine, exchange.waiting.take()) else { return };
+        let (Some(quarantine), Some(pending)) = (&self.quarantine, exchange.pending_inputs.take()) else { return };
         let Destination::Bus(bus) = &self.destination else { return };
-        // What is refused for now comes again, and what is another's is not kept.
+        // A client retries after a temporary refusal, and events of another app are not kept.
         if !matches!(reply.status(), StatusCode::OK | StatusCode::BAD_REQUEST) {
             return;
         }
-        count("too_large", waiting.too_large);
-        if waiting.inputs.is_empty() {
+        count("too_large", pending.too_large);
+        if pending.inputs.is_empty() {
             return;
         }
-        let offered = waiting.inputs.len();
+        let offered = pending.inputs.len();
         if quarantine.pauses() {
             return count("paused", offered as u64);
         }
-        if !body.has_room_for_reply(2 * waiting.bytes) {
+        if !body.has_room_for_reply(2 * pending.bytes) {
             return count("no_memory", offered as u64);
         }
         let keep = async {
             // The semaphore is never closed.
             let _turn = quarantine.turns.acquire().await;
-            let inputs: Vec<RefusedInput> = waiting.inputs.into_iter().filter_map(Input::into_refused).collect();
+            let inputs: Vec<RefusedInput> = pending.inputs.into_iter().filter_map(Input::into_refused).collect();
             bus.keep_input(inputs, quarantine.bytes_max).await
         };
         let kept = match tokio::time::timeout(KEEP_TIMEOUT, keep).await {
             Ok(Ok(kept)) => {
                 let full = "refused input is not kept: quarantine_max_bytes is used up, or the bus is full";
-                self.tell(quarantine, kept.full.then(|| full.to_owned()));
+                self.report(quarantine, kept.full.then(|| full.to_owned()));
                 kept
             }
             Ok(Err(error)) => {
-                self.tell(quarantine, Some(format!("refused input is not kept: {}", chain(&error))));
+                self.report(quarantine, Some(format!("refused input is not kept: {}", chain(&error))));
                 KeptInput::default()
             }
             Err(_) => {
-                self.tell(quarantine, Some("refused input is not kept: the bus does not answer".to_owned()));
+                self.report(quarantine, Some("refused input is not kept: the bus does not answer".to_owned()));
                 KeptInput::default()
             }
         };
@@ -188,7 +187,7 @@ impl Gateway {
         }
     }
 
-    fn tell(&self, quarantine: &Quarantine, failure: Option<String>) {
+    fn report(&self, quarantine: &Quarantine, failure: Option<String>) {
         if failure.is_some() {
             *quarantine.failed_at() = Some(Instant::now());
         }
@@ -204,14 +203,14 @@ impl Gateway {
     }
 }
 
-/// Another app's events are not kept, nor what is not known to stand in the body.
+/// Excludes events of another app, and events whose place in the body is unknown.
 fn is_kept(errors: &[FieldError], place: &Range<usize>) -> bool {
     !is_of_other_app(errors) && *place != (0..0)
 }
 
-/// With asterisks in the place of write keys, which are API keys: nobody who reads dead letters should learn one. Works on
-/// the text, since it may not be JSON.
-fn without_write_key(data: Bytes) -> Bytes {
+/// Replaces write keys with asterisks: they are API keys, and readers of dead letters must not learn them. Works on the
+/// raw text, which may not be JSON.
+fn mask_write_keys(data: Bytes) -> Bytes {
     const NAME: &[u8] = b"\"writeKey\"";
     let mut masked: Option<Vec<u8>> = None;
     let mut at = 0;
@@ -233,7 +232,7 @@ fn count(outcome: &'static str, inputs: u64) {
     }
 }
 
-/// The app that an event says it belongs to, as far as it can be read.
+/// The app that an event names, if it can be read.
 fn app_in(format: InputFormat, data: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Event {
@@ -273,12 +272,12 @@ mod tests {
             (r#"{"writeKey":null}"#, r#"{"writeKey":null}"#),
             (r#"{"writeKey""#, r#"{"writeKey""#),
         ] {
-            assert_eq!(without_write_key(Bytes::from_static(text.as_bytes())), masked, "{text}");
+            assert_eq!(mask_write_keys(Bytes::from_static(text.as_bytes())), masked, "{text}");
         }
     }
 
     #[test]
-    fn the_app_is_found_where_it_can_be_read() {
+    fn the_app_is_extracted_if_readable() {
         assert_eq!(app_in(InputFormat::Json, br#"{"event":{"appId":"shop","x":1}}"#).as_deref(), Some("shop"));
         assert_eq!(app_in(InputFormat::JsonEvent, br#"{"app_id":"shop"}"#).as_deref(), Some("shop"));
         assert_eq!(app_in(InputFormat::JsonEvent, br#"{"appId":"not an app"}"#), None);

@@ -1,4 +1,4 @@
-//! Refused input on its way to the dead letters.
+//! The quarantine: refused input on its way to the dead letters.
 
 pub(crate) mod keep;
 pub(crate) mod pending;

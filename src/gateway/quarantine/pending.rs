@@ -1,4 +1,4 @@
-//! The quarantine's bounds, and the inputs of one request that wait to be kept.
+//! The limits of the quarantine, and the inputs of one request that wait to be stored.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,33 +12,33 @@ use tokio::sync::Semaphore;
 
 use crate::quarantine::{Attribute, INPUT_BYTES_MAX, Input, InputFormat};
 
-/// Inputs of one request that are kept; with more of them they are the sender's to keep.
+/// Inputs kept per request; beyond that the sender has to keep them.
 const INPUTS_MAX: usize = 1_000;
-/// Requests whose inputs are being kept at once.
+/// Requests that store input concurrently.
 const TURNS: usize = 4;
-/// How long nothing is tried once something could not be kept.
+/// How long to pause after a failure to store input.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A media type that is longer is cut.
+/// Longer media types are truncated.
 const CONTENT_TYPE_BYTES_MAX: usize = 128;
 
-/// How much refused input is kept, and how that goes.
+/// The limits and the state of the quarantine.
 pub(crate) struct Quarantine {
     pub(super) bytes_max: u64,
     pub(super) turns: Semaphore,
     pub(super) failing: AtomicBool,
-    /// When something could not be kept last: for a moment nothing more is tried, so that refusals stay cheap.
+    /// Time of the last failure. Storing pauses for a while after it, so that refusals stay cheap.
     pub(super) failed_at: Mutex<Option<Instant>>,
 }
 
-/// What a body is, and what came beside it.
+/// Describes a body and its context.
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(super) whole: InputFormat,
-    /// Of one event in it; nothing when it is one.
+    /// The format of one event in the body; `None` when the body is one event.
     pub(super) each: Option<InputFormat>,
     pub(super) content_type: String,
     pub(super) attributes: Vec<Attribute>,
-    /// Where no key says which: the app that the sender stands for.
+    /// The app named by the sender, for gateways without API keys.
     pub(super) app: String,
 }
 
@@ -60,18 +60,18 @@ impl Origin {
     }
 }
 
-/// What of a request is to be kept.
+/// The inputs of one request that wait to be stored.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
+pub(crate) struct PendingInputs {
     pub(super) inputs: Vec<Input>,
     pub(super) bytes: usize,
     pub(super) too_large: u64,
-    /// How often log records among them said the same.
+    /// How often each log record occurs among them.
     pub(super) repeats: HashMap<u64, u32>,
 }
 
-impl Waiting {
-    /// Whether there may be more.
+impl PendingInputs {
+    /// Returns whether more inputs may follow.
     pub(super) fn push(&mut self, input: Input, bytes_max: usize) -> bool {
         let bytes = input.encoded_len();
         if self.inputs.len() == INPUTS_MAX || self.bytes + bytes > bytes_max {

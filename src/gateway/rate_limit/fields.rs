@@ -1,5 +1,5 @@
-//! What replies tell of rate limits: `RateLimit` and `RateLimit-Policy` in the current form of the IETF's draft
-//! (draft-ietf-httpapi-ratelimit-headers-11, structured fields), and `X-RateLimit-Reset` in seconds for older SDKs.
+//! The rate limit headers of replies: `RateLimit` and `RateLimit-Policy` as structured fields
+//! (draft-ietf-httpapi-ratelimit-headers-11), and `X-RateLimit-Reset` in seconds for older SDKs.
 
 use std::fmt::Write as _;
 
@@ -12,10 +12,10 @@ use super::rate::Quota;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const X_RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
-/// Buckets fill more often than once a second, and these headers know no shorter time.
+/// Buckets refill more often than once a second, but these headers have a resolution of seconds.
 const WINDOW_SECONDS: u32 = 1;
 
-/// A limit by its name, and as `RateLimit-Policy` has it.
+/// A limit by name, and its `RateLimit-Policy` value.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     name: &'static str,
@@ -23,7 +23,7 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// What fits at once, and the seconds in which as much comes again.
+    /// The burst, and the seconds in which that many tokens are refilled.
     pub(crate) fn of(name: &'static str, quota: Quota) -> Self {
         Self { name, text: value(format!("\"{name}\";q={};w={}", quota.burst, quota.window_seconds())) }
     }
@@ -47,7 +47,7 @@ impl Fields {
         self.refused = Some((policy, left, wait_seconds));
     }
 
-    /// A refusal tells of the limit that was broken alone.
+    /// A refusal reports only the limit that was exceeded.
     pub(crate) fn write(self, headers: &mut HeaderMap) {
         if let Some((policy, left, wait)) = self.refused {
             headers.insert(RATE_LIMIT, value(format!("\"{}\";r={left};t={wait}", policy.name)));
@@ -73,13 +73,13 @@ impl Fields {
 
 fn limit(name: &str, left: usize) -> String {
     let mut text = String::with_capacity(32);
-    // A string takes every write.
+    // Writing to a string cannot fail.
     let _ = write!(text, "\"{name}\";r={left};t={WINDOW_SECONDS}");
     text
 }
 
 fn value(text: String) -> HeaderValue {
-    // Names and numbers are always a header's value.
+    // Names and numbers are valid header values.
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

@@ -1,11 +1,11 @@
-//! How much each caller, and all together, may send.
+//! Rate limits for each caller and for all callers together.
 //!
-//! A caller is an API key, or an address where keys are off. Its requests are counted before anything of them is read,
-//! its events once the body is. What a caller was refused is not counted among what all send together, so that nobody
-//! uses up the share of others with requests of his own that are over his limit. Requests without a valid key are
-//! counted apart, by address: they use up nothing of what callers have, those at the same address included.
+//! A caller is an API key, or an address if keys are off. Its requests are counted before they are read, its events
+//! after the body is read. Requests that exceed a caller's own limit do not count against the global limit, so that no
+//! caller can use up the share of others with them. Requests without a valid key are counted separately by address, and
+//! do not affect callers with keys at the same address.
 //!
-//! Invariant: bounded memory, whoever calls; see [`table`](super::table).
+//! Invariant: memory is bounded whatever callers send; see [`table`](super::table).
 
 use std::net::IpAddr;
 
@@ -19,28 +19,28 @@ use crate::http::Problem;
 use crate::metrics::{self, RateLimited};
 use crate::store::KeyLimits;
 
-/// What callers may send.
+/// The rate limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimitSettings {
-    /// The requests of all callers together.
+    /// Requests of all callers together.
     pub global: Quota,
-    /// The requests of each caller.
+    /// Requests of each caller.
     pub each: Quota,
-    /// The events of each caller, a second.
+    /// Events per second of each caller.
     pub events_per_second: Option<u32>,
 }
 
-/// Who is counted.
+/// Identifies a caller for rate limiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Counted {
-    /// By the id of the key, so that two keys of one app count apart.
+pub(crate) enum RateLimitKey {
+    /// By key id, so that two keys of one app have separate limits.
     Key {
         id: Uuid,
         own: KeyLimits,
     },
     Address(IpAddr),
-    /// Whoever has no valid key, at an address.
-    Stranger(IpAddr),
+    /// Requests from an address without a valid key.
+    Unauthenticated(IpAddr),
 }
 
 pub(crate) struct RateLimits {
@@ -48,16 +48,16 @@ pub(crate) struct RateLimits {
     global_policy: Policy,
     each: Quotas,
     each_policy: Policy,
-    /// Told where events have a limit.
+    /// Reported if events are limited.
     events_policy: Policy,
     callers: Table,
 }
 
-/// What a caller has left, as its reply tells; and why it was refused, if it was.
+/// The remaining quota of a caller, and the reason for a refusal, as the reply reports them.
 #[derive(Debug, Default)]
-pub(crate) struct Standing(Fields);
+pub(crate) struct RateLimitStatus(Fields);
 
-impl Standing {
+impl RateLimitStatus {
     pub(crate) fn write(self, headers: &mut HeaderMap) {
         self.0.write(headers);
     }
@@ -77,69 +77,75 @@ impl RateLimits {
     }
 
     /// Counts a request.
-    pub(crate) fn admit(&self, caller: &Counted, standing: &mut Standing) -> Result<(), Problem> {
+    pub(crate) fn admit(&self, caller: &RateLimitKey, status: &mut RateLimitStatus) -> Result<(), Problem> {
         let quotas = self.quotas(caller);
         let policy =
             if quotas == self.each { self.each_policy.clone() } else { Policy::of("requests", quotas.requests) };
         let (taken, left, wait, events_wait) = self.callers.with(id_of(caller), quotas, |bucket| {
-            // Who has no event left need not send one to hear so.
+            // Refuse the request early if no events are left for the caller.
             let spent = bucket.events.as_ref().filter(|events| events.is_empty());
             let events_wait = spent.map(|events| events.wait_seconds(1));
             let taken = events_wait.is_none() && bucket.requests.take(1);
             (taken, bucket.requests.left(), bucket.requests.wait_seconds(1), events_wait)
         });
         if let Some(wait) = events_wait {
-            standing.0.refuse(self.events_policy.clone(), 0, wait);
+            status.0.refuse(self.events_policy.clone(), 0, wait);
             return Err(refusal(RateLimited::events(is_key(caller)), wait));
         }
         if !taken {
-            standing.0.refuse(policy, left, wait);
+            status.0.refuse(policy, left, wait);
             return Err(refusal(if is_key(caller) { RateLimited::Key } else { RateLimited::Address }, wait));
         }
         if !self.global.take(1) {
             let wait = self.global.wait_seconds(1);
-            standing.0.refuse(self.global_policy.clone(), 0, wait);
+            status.0.refuse(self.global_policy.clone(), 0, wait);
             return Err(refusal(RateLimited::Global, wait));
         }
-        standing.0.admit(policy, left);
+        status.0.admit(policy, left);
         Ok(())
     }
 
-    /// Counts a request that is refused for its key. It is told of its limit once that is used up.
-    pub(crate) fn admit_stranger(&self, address: IpAddr, standing: &mut Standing) -> Result<(), Problem> {
-        let (taken, left, wait) = self.callers.with(id_of(&Counted::Stranger(address)), self.each, |bucket| {
-            (bucket.requests.take(1), bucket.requests.left(), bucket.requests.wait_seconds(1))
-        });
+    /// Counts a request that is refused for its key. Fails once the limit of the address is reached.
+    pub(crate) fn admit_unauthenticated(&self, address: IpAddr, status: &mut RateLimitStatus) -> Result<(), Problem> {
+        let (taken, left, wait) =
+            self.callers.with(id_of(&RateLimitKey::Unauthenticated(address)), self.each, |bucket| {
+                (bucket.requests.take(1), bucket.requests.left(), bucket.requests.wait_seconds(1))
+            });
         if taken {
             return Ok(());
         }
-        standing.0.refuse(self.each_policy.clone(), left, wait);
+        status.0.refuse(self.each_policy.clone(), left, wait);
         Err(refusal(RateLimited::Unauthorized, wait))
     }
 
-    /// Counts the events of a request that was admitted.
-    pub(crate) fn charge(&self, caller: &Counted, events: usize, standing: &mut Standing) -> Result<(), Problem> {
+    /// Counts the events of an admitted request.
+    pub(crate) fn charge(
+        &self,
+        caller: &RateLimitKey,
+        events: usize,
+        status: &mut RateLimitStatus,
+    ) -> Result<(), Problem> {
         let quotas = self.quotas(caller);
         if quotas.events.is_none() || events == 0 {
             return Ok(());
         }
         let (taken, left, wait) = self.callers.with(id_of(caller), quotas, |bucket| {
             let Some(bucket) = &bucket.events else { return (true, 0, 0) };
-            // What is more than a bucket holds would never be taken.
+            // A larger number than the bucket's capacity could never be taken.
             let events = events.min(bucket.quota().burst as usize);
             (bucket.take(events), bucket.left(), bucket.wait_seconds(events))
         });
         let policy = self.events_policy.clone();
         if taken {
-            standing.0.admit(policy, left);
+            status.0.admit(policy, left);
             return Ok(());
         }
-        standing.0.refuse(policy, left, wait);
+        status.0.refuse(policy, left, wait);
         Err(refusal(RateLimited::events(is_key(caller)), wait))
     }
 
-    fn quotas(&self, caller: &Counted) -> Quotas {
-        let Counted::Key { own, .. } = caller else { return self.each };
+    fn quotas(&self, caller: &RateLimitKey) -> Quotas {
+        let RateLimitKey::Key { own, .. } = caller else { return self.each };
         if *own == KeyLimits::default() {
             return self.each;
         }
@@ -150,35 +156,35 @@ impl RateLimits {
                 Quota { per_second, burst: burst.unwrap_or_else(|| per_second.saturating_mul(2)) }
             }
         };
-        // The buckets hold at least one.
+        // Buckets have a capacity of at least one.
         let requests = Quota { per_second: requests.per_second.max(1), burst: requests.burst.max(1) };
         Quotas { requests, ..self.each }
     }
 }
 
-/// Events come in batches: twice the rate at once, and any batch that is allowed.
+/// Events come in batches: the burst is twice the rate, or one full batch if that is more.
 fn events_quota(per_second: u32, batch_events_max: usize) -> Quota {
     let batch = u32::try_from(batch_events_max).unwrap_or(u32::MAX);
     let per_second = per_second.max(1);
     Quota { per_second, burst: per_second.saturating_mul(2).max(batch) }
 }
 
-/// Sets the bucket of whoever has no valid key apart from that of the callers at its address.
-const STRANGER: u8 = 0x80;
+/// Separates the bucket of requests without a valid key from that of callers at the same address.
+const UNAUTHENTICATED: u8 = 0x80;
 
-fn is_key(caller: &Counted) -> bool {
-    matches!(caller, Counted::Key { .. })
+fn is_key(caller: &RateLimitKey) -> bool {
+    matches!(caller, RateLimitKey::Key { .. })
 }
 
-/// A key's id; an IPv4 address; or the network of an IPv6 address, of which one client has at least a `/64`.
-fn id_of(caller: &Counted) -> CallerId {
+/// A key id, an IPv4 address, or the `/64` network of an IPv6 address, since one client has at least that.
+fn id_of(caller: &RateLimitKey) -> CallerId {
     let mut id = [0; 17];
     match caller {
-        Counted::Key { id: key, .. } => {
+        RateLimitKey::Key { id: key, .. } => {
             id[0] = 1;
             id[1..].copy_from_slice(key.as_bytes());
         }
-        Counted::Address(address) | Counted::Stranger(address) => match address.to_canonical() {
+        RateLimitKey::Address(address) | RateLimitKey::Unauthenticated(address) => match address.to_canonical() {
             IpAddr::V4(address) => {
                 id[0] = 4;
                 id[1..5].copy_from_slice(&address.octets());
@@ -189,8 +195,8 @@ fn id_of(caller: &Counted) -> CallerId {
             }
         },
     }
-    if let Counted::Stranger(_) = caller {
-        id[0] |= STRANGER;
+    if let RateLimitKey::Unauthenticated(_) = caller {
+        id[0] |= UNAUTHENTICATED;
     }
     id
 }
@@ -220,21 +226,21 @@ mod tests {
         events_per_second: None,
     };
 
-    fn key(number: u8, own: KeyLimits) -> Counted {
-        Counted::Key { id: Uuid::from_bytes([number; 16]), own }
+    fn key(number: u8, own: KeyLimits) -> RateLimitKey {
+        RateLimitKey::Key { id: Uuid::from_bytes([number; 16]), own }
     }
 
-    fn address(text: &str) -> Counted {
-        Counted::Address(text.parse().unwrap())
+    fn address(text: &str) -> RateLimitKey {
+        RateLimitKey::Address(text.parse().unwrap())
     }
 
-    /// How many of so many requests are admitted.
-    fn admitted(limits: &RateLimits, caller: &Counted, requests: usize) -> usize {
-        (0..requests).filter(|_| limits.admit(caller, &mut Standing::default()).is_ok()).count()
+    /// How many of `requests` requests are admitted.
+    fn admitted(limits: &RateLimits, caller: &RateLimitKey, requests: usize) -> usize {
+        (0..requests).filter(|_| limits.admit(caller, &mut RateLimitStatus::default()).is_ok()).count()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_caller_is_counted_for_itself() {
+    async fn callers_have_separate_limits() {
         let limits = RateLimits::new(&SETTINGS, 1_000);
         assert_eq!(admitted(&limits, &address("203.0.113.7"), 30), 20);
         assert_eq!(admitted(&limits, &address("::ffff:203.0.113.7"), 1), 0, "the same address");
@@ -249,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_may_have_limits_of_its_own() {
+    async fn a_key_can_override_the_limits() {
         let limits = RateLimits::new(&SETTINGS, 1_000);
         let own = |requests_per_second, burst| KeyLimits { requests_per_second, burst };
         assert_eq!(admitted(&limits, &key(1, own(Some(50), None)), 200), 100, "twice the rate at once");
@@ -260,12 +266,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_use_up_nothing_but_their_own() {
+    async fn unauthenticated_requests_use_up_only_their_own_limit() {
         let global = Quota { per_second: 10, burst: 50 };
         let limits = RateLimits::new(&RateLimitSettings { global, ..SETTINGS }, 1_000);
         let strange = |text: &str, requests: usize| {
             let address = text.parse().unwrap();
-            (0..requests).filter(|_| limits.admit_stranger(address, &mut Standing::default()).is_ok()).count()
+            (0..requests)
+                .filter(|_| limits.admit_unauthenticated(address, &mut RateLimitStatus::default()).is_ok())
+                .count()
         };
         assert_eq!(strange("203.0.113.7", 1_000), 20);
         assert_eq!(strange("203.0.113.8", 1_000), 20);
@@ -276,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_caller_is_refused_is_not_counted_for_all() {
+    async fn refused_requests_do_not_count_globally() {
         let global = Quota { per_second: 10, burst: 50 };
         let limits = RateLimits::new(&RateLimitSettings { global, ..SETTINGS }, 1_000);
         assert_eq!(admitted(&limits, &address("203.0.113.7"), 1_000), 20);
@@ -285,10 +293,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn events_are_counted_where_they_have_a_limit() {
+    async fn events_are_charged_if_they_are_limited() {
         let limits = RateLimits::new(&RateLimitSettings { events_per_second: Some(100), ..SETTINGS }, 500);
         let caller = address("203.0.113.7");
-        let charge = |events| limits.charge(&caller, events, &mut Standing::default()).is_ok();
+        let charge = |events| limits.charge(&caller, events, &mut RateLimitStatus::default()).is_ok();
         assert!(charge(500), "the largest batch is always possible");
         assert!(!charge(1));
         assert_eq!(admitted(&limits, &caller, 1), 0, "nothing need be read of who has no event left");
@@ -297,6 +305,6 @@ mod tests {
         assert_eq!(admitted(&limits, &caller, 1), 1);
         assert!(charge(200));
         let unlimited = RateLimits::new(&SETTINGS, 500);
-        assert!(unlimited.charge(&caller, usize::MAX, &mut Standing::default()).is_ok());
+        assert!(unlimited.charge(&caller, usize::MAX, &mut RateLimitStatus::default()).is_ok());
     }
 }

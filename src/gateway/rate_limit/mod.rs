@@ -1,4 +1,4 @@
-//! Rate limits of callers: token buckets, the table that bounds them, and the headers that replies carry.
+//! Rate limiting: token buckets, the table that bounds their number, and the headers of replies.
 
 pub(crate) mod fields;
 pub(crate) mod limits;

@@ -1,13 +1,14 @@
-//! How much per second, and a bucket that holds it.
+//! Token buckets.
 //!
-//! The `leaky-bucket` crate adds whole tokens at whole milliseconds, and forgets what is left of a millisecond at each
-//! addition: at 100 ms that is at most one percent. Intervals are that long or longer where the burst allows it.
+//! The `leaky-bucket` crate adds whole tokens at whole milliseconds and loses the fraction of a millisecond at each
+//! refill, at most one percent at an interval of 100 ms. Intervals are therefore at least that long if the burst allows
+//! it.
 
 use std::time::Duration;
 
 use leaky_bucket::RateLimiter;
 
-/// So many a second, and so many at once.
+/// Tokens per second, and the capacity of the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     pub per_second: u32,
@@ -17,17 +18,17 @@ pub struct Quota {
 const INTERVAL_MS: u64 = 100;
 const INTERVAL_MS_MIN: u64 = 10;
 const INTERVAL_MS_MAX: u64 = 1_000;
-/// An interval is good enough when its rate is this near to the wanted one, in parts per thousand.
+/// Acceptable deviation from the rate, in parts per thousand.
 const ERROR_MAX: u64 = 1;
 
 impl Quota {
-    /// Tokens that are added at an interval in milliseconds: the shortest that comes near enough, or the one that comes
-    /// nearest.
+    /// The number of tokens per refill and the interval in milliseconds: the shortest interval within the acceptable
+    /// deviation, or else the one with the smallest deviation.
     fn refill(self) -> (u64, u64) {
         let (rate, burst) = (u64::from(self.per_second), u64::from(self.burst));
         let tokens = |interval: u64| ((rate * interval + 500) / 1_000).max(1);
         let error = |interval: u64| (tokens(interval) * 1_000).abs_diff(rate * interval) * 1_000 / (rate * interval);
-        // More tokens than the burst would be lost.
+        // Tokens beyond the burst would be lost.
         let longest = (burst * 1_000 / rate.max(1)).clamp(INTERVAL_MS_MIN, INTERVAL_MS_MAX);
         let intervals = INTERVAL_MS.min(longest)..=longest;
         let near = intervals.clone().find(|interval| error(*interval) < ERROR_MAX);
@@ -35,13 +36,13 @@ impl Quota {
         (tokens(interval), interval)
     }
 
-    /// Seconds after which an empty bucket is full again.
+    /// Seconds to refill an empty bucket.
     pub(crate) fn window_seconds(self) -> u32 {
         self.burst.div_ceil(self.per_second.max(1)).max(1)
     }
 }
 
-/// The tokens of one caller, or of all together.
+/// The tokens of one caller, or of all callers together.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     limiter: RateLimiter,
@@ -69,30 +70,30 @@ impl Bucket {
         self.limiter.try_acquire(tokens)
     }
 
-    /// Whether nothing is left.
+    /// Whether no token is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.refresh();
         self.left() == 0
     }
 
-    /// What was left at the last [`Bucket::take`].
+    /// The tokens left at the last [`Bucket::take`].
     pub(crate) fn left(&self) -> usize {
         self.limiter.balance()
     }
 
-    /// Milliseconds until it is full again, about.
+    /// Approximate time in milliseconds until the bucket is full.
     pub(crate) fn full_in_ms(&self) -> u64 {
         self.refresh();
         let missing = self.limiter.max().saturating_sub(self.limiter.balance());
         missing as u64 * 1_000 / u64::from(self.per_second)
     }
 
-    /// Adds what is due: the crate does so when it is asked, and nobody gets this many.
+    /// Adds the tokens that are due. The crate does so on each attempt to acquire, and this many are never acquired.
     fn refresh(&self) {
         self.limiter.try_acquire(usize::MAX);
     }
 
-    /// Seconds until so many tokens are there, at least one. For buckets that hold as many.
+    /// Seconds until `tokens` tokens are available, at least one. The bucket must have that capacity.
     pub(crate) fn wait_seconds(&self, tokens: usize) -> u32 {
         let missing = tokens.saturating_sub(self.limiter.balance()).max(1);
         let intervals = missing.div_ceil(self.limiter.refill()) as u64;
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_refill_comes_near_the_rate() {
+    fn the_refill_approximates_the_rate() {
         for (per_second, burst, expected) in [
             (1_000, 2_000, (100, 100)),
             (1, 1, (1, 1_000)),
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bucket_fills_at_its_rate() {
+    async fn a_bucket_refills_at_its_rate() {
         let quota = Quota { per_second: 1_000, burst: 2_000 };
         let bucket = Bucket::full(quota);
         assert_eq!((bucket.quota(), bucket.full_in_ms()), (quota, 0));
@@ -146,10 +147,10 @@ mod tests {
             }
             taken
         };
-        // Slower than the rate: all but what came before the first refill.
+        // Slower than the rate: everything except the events before the first refill.
         let slow = take_every(1_300).await;
         assert!((9_900..=10_000).contains(&slow), "{slow}");
-        // Twice as fast, for five seconds: the burst and the rate.
+        // Twice the rate, for five seconds: the burst plus the rate.
         let fast = take_every(500).await;
         assert!((6_850..=7_100).contains(&fast), "{fast}");
         tokio::time::advance(Duration::from_secs(3)).await;
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn asking_costs_little() {
+    fn refreshing_a_bucket_is_cheap() {
         let bucket = Bucket::full(Quota { per_second: 1_000_000_000, burst: 2_000_000_000 });
         let start = Instant::now();
         for _ in 0..10_000 {

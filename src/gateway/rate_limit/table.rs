@@ -1,9 +1,8 @@
-//! The buckets of the callers that were active lately, within a bound.
+//! A bounded table with the buckets of recently active callers.
 //!
-//! Invariant: a bucket that is full again is as good as none. Those fall out first, a few whenever one comes in, so that
-//! the table holds about those who are active. Only where a part of the table has no full bucket at all, the one that
-//! is nearest to full falls out: whoever wants a bucket of his own reset that way would have to empty thousands of
-//! others further than his own.
+//! Invariant: a full bucket equals no bucket. Full buckets are evicted first, a few at each insert, so that the table
+//! holds roughly the active callers. Only if a part of the table has no full bucket is the fullest one evicted: to
+//! reset its own bucket that way, a caller would have to drain thousands of others further than its own.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -13,28 +12,28 @@ use hashbrown::HashTable;
 
 use super::rate::{Bucket, Quota};
 
-/// Buckets of all parts together.
+/// Buckets in all parts together.
 pub(crate) const CALLERS_MAX: usize = 1 << 20;
 const PARTS: usize = 64;
 const PART_CALLERS_MAX: usize = CALLERS_MAX / PARTS;
-/// Buckets that are looked at when one comes in, and when one comes in that has no room.
-const LOOKS: usize = 2;
-const LOOKS_WITHOUT_ROOM: usize = 32;
-/// A part shrinks when it uses less than this share of its room.
+/// Buckets probed at each insert, and at an insert into a full part.
+const PROBES: usize = 2;
+const PROBES_WHEN_FULL: usize = 32;
+/// A part shrinks when it uses less than this fraction of its capacity.
 const SHRINK_SHARE: usize = 8;
 const ROOM_MIN: usize = 64;
 
-/// Who is counted, in few bytes: a key's id, or an address.
+/// A compact caller id: a key id or an address.
 pub(crate) type CallerId = [u8; 17];
 
-/// What one caller has left.
+/// The buckets of one caller.
 pub(crate) struct Caller {
     id: CallerId,
     pub(crate) requests: Bucket,
     pub(crate) events: Option<Box<Bucket>>,
 }
 
-/// What one caller may use.
+/// The quotas of one caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quotas {
     pub(crate) requests: Quota,
@@ -48,10 +47,10 @@ pub(crate) struct Table {
 
 #[derive(Default)]
 struct Part {
-    /// Where in `callers` a caller is, by its hash.
+    /// The position of each caller in `callers`, by hash.
     index: HashTable<u32>,
     callers: Vec<Caller>,
-    /// Where the next look for a full bucket begins.
+    /// Position of the next probe.
     hand: usize,
 }
 
@@ -66,19 +65,19 @@ impl Table {
         Self { hasher: RandomState::new(), parts: (0..parts).map(|_| Mutex::default()).collect() }
     }
 
-    /// Asks the buckets of a caller, new ones if it was not active lately.
-    pub(crate) fn with<T>(&self, id: CallerId, quotas: Quotas, ask: impl FnOnce(&Caller) -> T) -> T {
+    /// Calls `use_buckets` with the caller's buckets, which are new if the caller was not active recently.
+    pub(crate) fn with<T>(&self, id: CallerId, quotas: Quotas, use_buckets: impl FnOnce(&Caller) -> T) -> T {
         let hash = self.hasher.hash_one(id);
-        // The index of a part uses the lowest and the highest bits.
+        // The hash tables of the parts use the lowest and the highest bits.
         let part = &self.parts[(hash >> 32) as usize % self.parts.len()];
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
         let at = match part.find(&id, hash) {
             Some(at) => at,
-            None => part.enter(Caller::new(id, quotas), hash, &self.hasher),
+            None => part.insert(Caller::new(id, quotas), hash, &self.hasher),
         };
         let caller = &mut part.callers[at];
-        caller.follow(quotas);
-        ask(caller)
+        caller.update_quotas(quotas);
+        use_buckets(caller)
     }
 
     #[cfg(test)]
@@ -92,7 +91,7 @@ impl Part {
         self.index.find(hash, |at| self.callers[*at as usize].id == *id).map(|at| *at as usize)
     }
 
-    fn enter(&mut self, caller: Caller, hash: u64, hasher: &RandomState) -> usize {
+    fn insert(&mut self, caller: Caller, hash: u64, hasher: &RandomState) -> usize {
         self.make_room(hasher);
         let at = self.callers.len();
         self.callers.push(caller);
@@ -103,15 +102,15 @@ impl Part {
 
     fn make_room(&mut self, hasher: &RandomState) {
         let full = self.callers.len() >= PART_CALLERS_MAX;
-        let looks = if full { LOOKS_WITHOUT_ROOM } else { LOOKS };
+        let probes = if full { PROBES_WHEN_FULL } else { PROBES };
         let mut nearest = None;
-        for _ in 0..looks.min(self.callers.len()) {
+        for _ in 0..probes.min(self.callers.len()) {
             self.hand %= self.callers.len().max(1);
             let Some(caller) = self.callers.get(self.hand) else { break };
             match caller.full_in_ms() {
                 0 => {
                     self.remove(self.hand, hasher);
-                    // Positions have moved: what is left of the looks is for the next time.
+                    // Positions have changed, so the remaining probes are left to the next insert.
                     if full {
                         return;
                     }
@@ -164,8 +163,8 @@ impl Caller {
         Self { id, requests: Bucket::full(quotas.requests), events: quotas.events.map(Bucket::full).map(Box::new) }
     }
 
-    /// Takes over quotas that have changed; what is left of the old ones is not kept.
-    fn follow(&mut self, quotas: Quotas) {
+    /// Applies changed quotas by replacing the buckets with full ones.
+    fn update_quotas(&mut self, quotas: Quotas) {
         if self.requests.quota() != quotas.requests {
             self.requests = Bucket::full(quotas.requests);
         }
@@ -185,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    /// A caller's requests are forgotten after a hundred seconds.
+    /// A caller is evicted a hundred seconds after its last request.
     const SLOW: Quotas = Quotas { requests: Quota { per_second: 1, burst: 100 }, events: None };
     const WITH_EVENTS: Quotas = Quotas { events: Some(Quota { per_second: 10, burst: 1_000 }), ..SLOW };
 
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn callers_that_are_full_again_fall_out() {
+    async fn callers_with_full_buckets_are_evicted() {
         let table = Table::default();
         let quick = Quotas { requests: Quota { per_second: 10, burst: 10 }, events: None };
         for second in 0..20 {
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_not_full_keeps_what_is_left() {
+    async fn partly_used_buckets_survive() {
         let table = Table::default();
         assert!(take(&table, 0, SLOW, 100));
         for number in 1..10_000 {
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn quotas_that_change_are_followed() {
+    fn changed_quotas_are_applied() {
         let table = Table::default();
         assert!(take(&table, 1, SLOW, 100) && !take(&table, 1, SLOW, 1));
         let more = Quotas { requests: Quota { per_second: 7, burst: 200 }, events: None };
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_table_is_bounded_and_nobody_is_reset_cheaply() {
+    async fn the_table_is_bounded_and_buckets_are_not_reset_cheaply() {
         let table = Table::of(1);
         let exhausted = 20;
         for number in 0..exhausted {
@@ -254,14 +253,14 @@ mod tests {
         assert_eq!(reset, 0, "who emptied his own bucket further than others did keeps it");
     }
 
-    /// What the allocator adds to a block of its own.
+    /// Overhead of the allocator per block.
     const BLOCK_BYTES: usize = 16;
 
     #[tokio::test(start_paused = true)]
-    async fn all_buckets_that_there_can_be_fit_in_300_megabytes() {
+    async fn the_maximum_number_of_buckets_fits_in_300_megabytes() {
         let table = Table::of(1);
         for number in 0..PART_CALLERS_MAX {
-            // With both kinds of buckets.
+            // With both buckets.
             assert!(take(&table, number, WITH_EVENTS, 1));
         }
         let part = table.parts[0].lock().unwrap();
@@ -272,8 +271,8 @@ mod tests {
         assert!(bytes < 270_000_000, "{} MB for {CALLERS_MAX} callers", bytes / 1_000_000);
     }
 
-    /// The same as the system sees it. Minutes without optimization, and to be measured in a process of its own:
-    /// `just callers`.
+    /// Measures the same through the operating system. Takes minutes without optimization, and needs a process of its
+    /// own: `just callers`.
     #[cfg(all(target_os = "linux", not(debug_assertions)))]
     #[tokio::test(start_paused = true)]
     async fn a_million_callers_fit_in_300_megabytes() {

@@ -1,9 +1,8 @@
-//! Segment's HTTP API, so that its SDKs send to this gateway when nothing but their host is changed
-//! (<https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/>).
+//! Handlers of Segment's HTTP API (<https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/>).
 //!
-//! Invariants: 200 is said of a message only once its event is stored; a message that is sent again with its
-//! `messageId` is stored once. The content type says nothing: bodies are JSON whatever they are called, since browsers
-//! and some SDKs call them what they like.
+//! Invariants: a message gets 200 only after its event is stored; a message that is sent again with the same
+//! `messageId` is stored once. The content type is ignored and bodies are always read as JSON, because browsers and
+//! some SDKs send arbitrary content types.
 
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use super::route::Asked;
+use super::route::SegmentRoute;
 use super::settings;
 use crate::bus::BusErrorKind;
 use crate::event::request::{Accepted, Refused};
@@ -22,40 +21,40 @@ use crate::gateway::auth::caller::Caller;
 use crate::gateway::auth::credentials;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::intake::not_stored::not_stored;
-use crate::gateway::intake::outcome::{Verdict, Verdicts};
+use crate::gateway::intake::outcome::{ItemOutcome, ItemOutcomes};
 use crate::gateway::quarantine::pending::Origin;
 use crate::gateway::state::Gateway;
 use crate::http::{Coding, Inbound, Problem};
 use crate::quarantine::InputFormat as Kept;
 use crate::store::key_hash;
 
-/// Of a batch: what Segment takes.
+/// Segment's limit on a batch.
 pub(crate) const BATCH_BYTES_MAX: usize = 500 * 1024;
-/// Messages that are told of in a reply.
-const TOLD_MAX: usize = 16;
-/// A place and what is wrong there, each.
-const TOLD_TEXT_MAX: usize = 120;
-/// What is told of one message: a character may be escaped by six, and a text that is cut ends with one of three bytes.
-const TOLD_BYTES: usize = 2 * 6 * (TOLD_TEXT_MAX + 3) + 48;
-/// What stands around that, in a problem more than in a success.
+/// Errors listed in one reply.
+const ERRORS_MAX: usize = 16;
+/// Limit on the pointer and on the detail of an error.
+const ERROR_TEXT_BYTES_MAX: usize = 120;
+/// Maximum size of one error: escaping takes up to six bytes per character, and truncation appends three.
+const ERROR_BYTES: usize = 2 * 6 * (ERROR_TEXT_BYTES_MAX + 3) + 48;
+/// Size of the text around the errors in a problem, which is larger than a success.
 const HEAD_BYTES: usize = 160;
 const TOO_LARGE: &str = "is too large to be stored";
 
 impl Gateway {
     pub(crate) async fn segment(
         &self,
-        asked: Asked,
+        segment_route: SegmentRoute,
         request: Request<&mut Inbound>,
         exchange: &mut Exchange,
         started: Instant,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let (head, body) = request.into_parts();
-        let call = match asked {
-            Asked::Message(call) => Some(call),
-            Asked::Batch => None,
-            Asked::Settings | Asked::OwnMetrics => {
-                self.count(Caller::Anyone, body.peer(), &head.headers, exchange)?;
-                let is_settings = asked == Asked::Settings;
+        let call = match segment_route {
+            SegmentRoute::Message(call) => Some(call),
+            SegmentRoute::Batch => None,
+            SegmentRoute::Settings | SegmentRoute::OwnMetrics => {
+                self.count_request(Caller::Anyone, body.peer(), &head.headers, exchange)?;
+                let is_settings = segment_route == SegmentRoute::Settings;
                 let sent_to = || self.trusted_proxies.sent_to(body.peer(), &head.headers);
                 return Ok(if is_settings { settings::reply(&head, self.tls, sent_to()) } else { success(&[]) });
             }
@@ -63,7 +62,7 @@ impl Gateway {
         let by_headers = self.access.admit_if_named(&head.headers, started).transpose();
         let is_named = by_headers.is_some();
         if let Some(admitted) = by_headers {
-            self.enter(admitted, body.peer(), &head.headers, exchange)?;
+            self.admit_caller(admitted, body.peer(), &head.headers, exchange)?;
         }
         let coding = Coding::of(&head.headers)?;
         let bytes_max = if call.is_some() { MESSAGE_BYTES_MAX } else { BATCH_BYTES_MAX };
@@ -72,9 +71,9 @@ impl Gateway {
         let mut messages = match read(call, &text) {
             Ok(messages) => messages,
             Err(refused) => {
-                // Of a body that cannot be read nobody knows whose it is, unless its headers say it.
+                // The owner of an unreadable body is unknown unless the headers name it.
                 if self.quarantines() && is_named {
-                    self.note_refused(&origin(&head.headers, call), &text, Err(&refused), exchange);
+                    self.collect_refused(&origin(&head.headers, call), &text, Err(&refused), exchange);
                 }
                 return Err(self.refuse(refused, 0, exchange));
             }
@@ -84,24 +83,24 @@ impl Gateway {
                 Some(key) => self.access.admit_key(&key_hash(key.as_bytes()), started),
                 None => self.access.admit(&head.headers, started),
             };
-            self.enter(admitted, peer, &head.headers, exchange)?;
+            self.admit_caller(admitted, peer, &head.headers, exchange)?;
         }
         self.count_events(messages.len(), exchange)?;
-        // Where nobody is asked for a key, the write key says which app it is.
+        // Without API keys, the write key names the app.
         let app = match exchange.caller.app() {
             Some(_) => String::new(),
             None => named_app(&head.headers, &messages),
         };
-        // Once something is stored there is no way back: the reply's room is made sure of before.
-        body.hold_for_reply(reply_bytes(messages.len()))?;
+        // Reserve memory for the reply first: once an event is stored, the request can no longer be refused.
+        body.reserve_for_reply(reply_bytes(messages.len()))?;
         let mut tally = Tally::of(call.is_some());
-        // As many at a time as other requests bring, since each repeats what the batch says of all.
+        // In chunks of the usual batch size, because each event repeats the members that the batch has in common.
         let last = loop {
             let accepted = messages.next(self.batch_events_max, &text, call, &app, &self.arrival(&exchange.caller));
             if self.quarantines() && accepted.refused().next().is_some() {
                 let origin = origin_in(messages.batch_fields(), origin(&head.headers, call));
                 let app = if is_app_id(&app) { app.as_str() } else { "" };
-                self.note_refused(&origin.of_app(app), &text, Ok(&accepted), exchange);
+                self.collect_refused(&origin.of_app(app), &text, Ok(&accepted), exchange);
             }
             if messages.is_empty() {
                 break accepted;
@@ -114,9 +113,9 @@ impl Gateway {
     }
 
     async fn store(&self, accepted: Accepted, tally: &mut Tally, exchange: &Exchange) -> Result<(), Problem> {
-        let (mut verdicts, batch) = self.judge(accepted);
-        self.publish(&mut verdicts, batch, exchange).await;
-        tally.add(&verdicts)
+        let (mut outcomes, batch) = self.prepare(accepted);
+        self.publish(&mut outcomes, batch, exchange).await;
+        tally.add(&outcomes)
     }
 }
 
@@ -127,16 +126,16 @@ pub(crate) fn read(call: Option<Call>, text: &[u8]) -> Result<Body<'_>, Refused>
     }
 }
 
-/// Stands for a write key that cannot be the name of an app, which is told from none.
+/// Marks a write key that is not a valid app name, as opposed to no write key.
 const NO_APP: &str = "?";
 
-/// The app that the write key is the name of, wherever in the request it stands; empty when there is none.
+/// The app that the write key names, wherever in the request it is; empty without a write key.
 pub(crate) fn named_app(headers: &HeaderMap, messages: &Body<'_>) -> String {
     let named = credentials::named(headers).or(messages.write_key().map(str::to_owned));
     named.map(|app| if app.is_empty() || is_app_id(&app) { app } else { NO_APP.to_owned() }).unwrap_or_default()
 }
 
-/// What the body is and the path says of it, to be kept with what is refused.
+/// Describes the body and the path, for the quarantine.
 fn origin(headers: &HeaderMap, call: Option<Call>) -> Origin {
     match call {
         Some(call) => Origin::of(headers, Kept::SegmentMessage, Some(Kept::SegmentMessage)).with("call", call.name()),
@@ -144,15 +143,15 @@ fn origin(headers: &HeaderMap, call: Option<Call>) -> Origin {
     }
 }
 
-/// The same with what a batch says of all its messages.
-fn origin_in(around: &BatchFields<'_>, origin: Origin) -> Origin {
-    match around.text() {
+/// Adds the members that a batch has in common.
+fn origin_in(batch_fields: &BatchFields<'_>, origin: Origin) -> Origin {
+    match batch_fields.text() {
         Some(text) => origin.with("around", text),
         None => origin,
     }
 }
 
-/// Segment answers 400 where others answer 413, and its SDKs know what to do with that.
+/// Segment answers 400 instead of 413, and its SDKs handle that.
 fn too_large(problem: Problem, bytes_max: usize) -> Problem {
     if problem.status() != StatusCode::PAYLOAD_TOO_LARGE {
         return problem;
@@ -162,14 +161,14 @@ fn too_large(problem: Problem, bytes_max: usize) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail).closing()
 }
 
-/// What became of the messages so far.
+/// The outcomes of the messages so far.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// It came alone: there is no batch in which it has a place.
+    /// A single message, which has no position in a batch.
     is_single: bool,
     messages: usize,
     refused: usize,
-    told: Vec<FieldError>,
+    errors: Vec<FieldError>,
 }
 
 impl Tally {
@@ -177,18 +176,18 @@ impl Tally {
         Self { is_single, ..Self::default() }
     }
 
-    /// One word for the whole: when the bus stored less than it should have, the whole is to be sent again, and what was
-    /// stored is told by its `messageId`.
-    pub(crate) fn add(&mut self, verdicts: &Verdicts) -> Result<(), Problem> {
-        for verdict in verdicts.iter() {
-            match verdict {
-                Verdict::Stored { .. } => {}
-                Verdict::Invalid(errors) => self.refuse(errors.first().cloned()),
-                Verdict::NotStored { kind: BusErrorKind::Invalid, .. } => {
+    /// Adds outcomes. Fails when the bus did not store a message: the client then sends the whole request again, and
+    /// stored messages are recognized by their `messageId`.
+    pub(crate) fn add(&mut self, outcomes: &ItemOutcomes) -> Result<(), Problem> {
+        for outcome in outcomes.iter() {
+            match outcome {
+                ItemOutcome::Stored { .. } => {}
+                ItemOutcome::Invalid(errors) => self.refuse(errors.first().cloned()),
+                ItemOutcome::NotStored { kind: BusErrorKind::Invalid, .. } => {
                     self.refuse(Some(FieldError::new("", TOO_LARGE)));
                 }
-                Verdict::NotStored { kind, .. } => return Err(not_stored(kind)),
-                Verdict::Pending { .. } => return Err(not_stored(BusErrorKind::Unavailable)),
+                ItemOutcome::NotStored { kind, .. } => return Err(not_stored(kind)),
+                ItemOutcome::Pending { .. } => return Err(not_stored(BusErrorKind::Unavailable)),
             }
             self.messages += 1;
         }
@@ -197,28 +196,28 @@ impl Tally {
 
     fn refuse(&mut self, error: Option<FieldError>) {
         self.refused += 1;
-        if let Some(error) = error.filter(|_| self.told.len() < TOLD_MAX) {
+        if let Some(error) = error.filter(|_| self.errors.len() < ERRORS_MAX) {
             let place = if self.is_single { String::new() } else { format!("/batch/{}", self.messages) };
             let FieldError { pointer, detail } = error.under(&place);
-            self.told.push(FieldError::new(cut(pointer, TOLD_TEXT_MAX), cut(detail, TOLD_TEXT_MAX)));
+            self.errors.push(FieldError::new(cut(pointer, ERROR_TEXT_BYTES_MAX), cut(detail, ERROR_TEXT_BYTES_MAX)));
         }
     }
 
     pub(crate) fn answer(self) -> Result<Response<Full<Bytes>>, Problem> {
         if self.refused < self.messages || self.refused == 0 {
-            return Ok(success(&self.told));
+            return Ok(success(&self.errors));
         }
         let detail = if self.is_single { "The message is not valid." } else { "No message is valid." };
-        Err(Problem::new(StatusCode::BAD_REQUEST, detail).with_errors(self.told))
+        Err(Problem::new(StatusCode::BAD_REQUEST, detail).with_errors(self.errors))
     }
 }
 
-/// What the reply to so many messages takes at most, whatever becomes of them.
+/// Upper bound on the size of the reply to `messages` messages.
 pub(crate) fn reply_bytes(messages: usize) -> usize {
-    HEAD_BYTES + messages.min(TOLD_MAX) * TOLD_BYTES
+    HEAD_BYTES + messages.min(ERRORS_MAX) * ERROR_BYTES
 }
 
-/// As Segment says it; beside that the messages that were refused while others of the batch were stored.
+/// Segment's success reply. In addition it lists the messages that were refused while others of the batch were stored.
 fn success(refused: &[FieldError]) -> Response<Full<Bytes>> {
     let body = match refused {
         [] => r#"{"success":true}"#.to_owned(),
@@ -238,10 +237,10 @@ mod tests {
     use crate::event::proto::EventEnvelope;
     use crate::event::request::Accepted;
     use crate::event::{Arrival, EVENT_BYTES_MAX};
-    use crate::gateway::intake::outcome::judge;
+    use crate::gateway::intake::outcome::pack;
 
     #[tokio::test]
-    async fn a_reply_takes_no_more_than_is_held_for_it() {
+    async fn replies_fit_their_reservation() {
         let arrival = Arrival { received_at_ms: 1, key_app: None, event_bytes_max: EVENT_BYTES_MAX, assigned_id: None };
         let good = EventEnvelope {
             app_id: "shop".into(),
@@ -260,9 +259,9 @@ mod tests {
                         accepted.add_refused(vec![FieldError::new("\"".repeat(300), "\u{1}".repeat(2_000))])
                     });
                     (0..goods).for_each(|_| accepted.add(&good, &arrival));
-                    let (mut verdicts, _) = judge(accepted);
-                    verdicts.settle(&vec![answer.clone(); goods]);
-                    tally.add(&verdicts).unwrap();
+                    let (mut outcomes, _) = pack(accepted);
+                    outcomes.record_answers(&vec![answer.clone(); goods]);
+                    tally.add(&outcomes).unwrap();
                 }
                 let reply = tally.answer().unwrap_or_else(Problem::into_reply);
                 let refused = errors > 0 && (goods == 0 || answer.is_err()) || goods > 0 && answer.is_err();

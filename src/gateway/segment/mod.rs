@@ -1,4 +1,4 @@
-//! Segment's HTTP API, so that its SDKs send to this gateway once their host is changed.
+//! Segment's HTTP API: its SDKs can send to this gateway by changing only their host.
 
 pub(crate) mod messages;
 pub(crate) mod route;

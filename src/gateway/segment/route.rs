@@ -4,19 +4,19 @@ use http::Method;
 
 use crate::event::segment::Call;
 
-/// What a request of Segment's API asks for.
+/// An operation of Segment's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum SegmentRoute {
     Message(Call),
     Batch,
-    /// How SDKs in browsers count themselves: nothing of it is kept.
+    /// Metrics of browser SDKs; not stored.
     OwnMetrics,
-    /// What `analytics-next` asks of its CDN before it sends.
+    /// What `analytics-next` requests from its CDN at start.
     Settings,
 }
 
-impl Asked {
-    /// The paths, as OpenAPI writes them.
+impl SegmentRoute {
+    /// The paths in OpenAPI notation.
     pub(crate) const PATHS: [(&str, Self); 17] = [
         ("/v1/batch", Self::Batch),
         ("/v1/track", Self::Message(Call::Track)),
@@ -38,7 +38,7 @@ impl Asked {
     ];
 
     pub(crate) fn of(path: &str) -> Option<Self> {
-        let fixed = Self::PATHS.iter().find(|(known, _)| *known == path).map(|(_, asked)| *asked);
+        let fixed = Self::PATHS.iter().find(|(known, _)| *known == path).map(|(_, segment_route)| *segment_route);
         fixed.or_else(|| {
             let key = path.strip_prefix("/v1/projects/")?.strip_suffix("/settings")?;
             (!key.is_empty() && !key.contains('/')).then_some(Self::Settings)

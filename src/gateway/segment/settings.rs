@@ -1,5 +1,5 @@
-//! What `@segment/analytics-next` asks of its CDN host before it sends: where to send to, and what to load. It is told
-//! this very host, and nothing to load.
+//! The settings that `@segment/analytics-next` fetches from its CDN host at start: where to send, and what to load. The
+//! reply names this host and no integrations.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
@@ -40,7 +40,7 @@ pub(crate) fn reply(head: &Parts, tls: bool, sent_to: SentTo) -> Response<Full<B
     });
     let mut reply = Response::new(Full::new(settings.to_string().into()));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // What proxies tell of the request makes a difference, and no cache of theirs would know which.
+    // The reply depends on proxy headers that shared caches do not know about.
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=120"));
     reply
 }

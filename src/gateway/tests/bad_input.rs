@@ -1,4 +1,4 @@
-//! What must be refused, how exactly it is answered, and that none of it is stored.
+//! Bad input: the exact reply, and that nothing of it is stored.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 const NOT_VALID: &str = "The event is not valid.";
 const NOT_VALID_REQUEST: &str = "The request is not valid.";
 
-/// One request and its answer.
+/// One request and its reply.
 struct Case {
     name: &'static str,
     request: Vec<u8>,
     status: u16,
-    /// The problem's detail; empty for the answers that the protocol library gives without a body.
+    /// The problem's detail; empty for replies that hyper sends without a body.
     detail: String,
     errors: Vec<(&'static str, &'static str)>,
     header: Option<(&'static str, &'static str)>,
@@ -56,7 +56,7 @@ impl Case {
         Self::raw(name, request, 400, detail)
     }
 
-    /// A valid event changed by `change`, and the one thing wrong with it.
+    /// A valid event changed by `change`, and its only fault.
     fn event(name: &'static str, change: Value, pointer: &'static str, detail: &'static str) -> Self {
         let body = json!({"event": changed(change)}).to_string();
         Self::post(name, INGEST, JSON, body, NOT_VALID).error(pointer, detail)
@@ -78,7 +78,7 @@ impl Case {
     }
 }
 
-/// A valid event merged with `change`, where null removes.
+/// A valid event merged with `change`; null removes a member.
 fn changed(change: Value) -> Value {
     let mut event = json!({"appId": "shop", "deviceId": "d1", "screenView": {"screenName": "home"}});
     for (key, value) in change.as_object().unwrap() {
@@ -369,7 +369,7 @@ fn bad_binary() -> Vec<Case> {
     ]
 }
 
-/// A length-delimited field of the wire.
+/// A length-delimited protobuf field.
 fn field(number: u32, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     prost::encoding::bytes::encode(number, &content.to_vec(), &mut out);
@@ -390,7 +390,7 @@ fn tap_at(x: f32) -> Vec<u8> {
     field(200, &[field(1, b"buy"), field(4, &coordinates)].concat())
 }
 
-/// A custom event whose properties nest this deep: `{"a": {"a": ... 1}}`.
+/// A custom event with properties nested to this depth: `{"a": {"a": ... 1}}`.
 fn nested_properties(levels: usize) -> Vec<u8> {
     let one = [&[0x11][..], &1f64.to_le_bytes()].concat();
     let member = |value: &[u8]| field(1, &[field(1, b"a"), field(2, value)].concat());
@@ -473,7 +473,7 @@ fn bad_http() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn bad_input_is_refused_and_leaves_nothing() {
+async fn bad_input_is_refused_and_leaves_no_trace() {
     let settings = Settings { body_bytes_max: BODY_BYTES_MAX, ..Settings::default() };
     let gateway = TestGateway::start(settings).await;
     let cases: Vec<Case> =
@@ -516,7 +516,7 @@ async fn bad_input_is_refused_and_leaves_nothing() {
     assert_eq!(good.status, 200, "and the gateway goes on");
 }
 
-/// Bad in one form as in the other; and alone, however it is bad.
+/// The same fault is reported in JSON and protobuf, and alone in its batch.
 #[tokio::test]
 async fn a_bad_binary_event_is_rejected_alone() {
     let gateway = TestGateway::start(Settings::default()).await;
@@ -549,9 +549,9 @@ async fn a_bad_binary_event_is_rejected_alone() {
     assert_eq!(gateway.stored().await, 2);
 }
 
-/// What is at the edge, or only looks wrong, comes in.
+/// Input at the limits, or that only looks wrong, is accepted.
 #[tokio::test]
-async fn what_is_allowed_is_stored_as_it_was_meant() {
+async fn valid_edge_cases_are_stored() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let unknown_platform = [0x32, 2, 0x08, 77];
@@ -582,9 +582,9 @@ async fn what_is_allowed_is_stored_as_it_was_meant() {
     assert_eq!(events[5].view()["network_change"]["current_type"], "NETWORK_TYPE_WIFI");
 }
 
-/// In HTTP/2 a reply ends the stream: whoever still sends would never see it.
+/// In HTTP/2 a reply ends the stream, and a client that is still sending would never see it.
 #[tokio::test]
-async fn a_refused_upload_over_http2_is_read_to_its_end() {
+async fn a_refused_http2_upload_is_read_to_its_end() {
     const PIECES: usize = 128;
     let settings = Settings { body_bytes_max: BODY_BYTES_MAX, ..Settings::default() };
     let gateway = TestGateway::start(settings).await;
@@ -607,7 +607,7 @@ async fn a_refused_upload_over_http2_is_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_batch_of_bad_events_is_rejected_one_by_one() {
+async fn invalid_batch_events_are_rejected_individually() {
     let gateway = TestGateway::start(Settings::default()).await;
     let events = json!([
         {},

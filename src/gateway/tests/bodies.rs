@@ -1,4 +1,4 @@
-//! Bodies that are coded, or of JSON lines: what is accepted of them is what was meant.
+//! Compressed bodies and JSON lines: they are stored like plain ones.
 
 use std::io::Write;
 
@@ -20,7 +20,7 @@ fn event(device: &str) -> Value {
 
 type Encode = fn(&[u8]) -> Vec<u8>;
 
-/// The values of Content-Encoding, each with how bodies are coded for it.
+/// The values of `Content-Encoding`, each with an encoder.
 fn codings() -> [(&'static str, Encode); 5] {
     [
         ("gzip", |bytes| {
@@ -43,7 +43,7 @@ fn codings() -> [(&'static str, Encode); 5] {
     ]
 }
 
-/// Brotli that stores instead of compressing (RFC 7932 §9.2): a window of 64 KiB, one uncompressed meta-block, the end.
+/// Brotli that stores without compression (RFC 7932 §9.2): a window of 64 KiB, one uncompressed meta-block, the end.
 fn stored_brotli(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).unwrap();
     assert!((1..=0x1_0000).contains(&length));
@@ -66,7 +66,7 @@ fn request(path: &str, media_type: &str, coding: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn coded_bodies_are_accepted_as_plain_ones_are() {
+async fn compressed_bodies_are_accepted_like_plain_ones() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let envelope: EventEnvelope = serde_json::from_value(event("binary")).unwrap();
@@ -93,7 +93,7 @@ async fn coded_bodies_are_accepted_as_plain_ones_are() {
 }
 
 #[tokio::test]
-async fn a_body_that_inflates_to_too_much_is_refused_and_the_next_is_served() {
+async fn a_decompression_bomb_is_refused_and_the_next_request_served() {
     let settings = Settings { body_bytes_max: 100_000, ..Settings::default() };
     let gateway = TestGateway::start(settings).await;
     let spaces = vec![b' '; 10 << 20];
@@ -112,7 +112,7 @@ async fn a_body_that_inflates_to_too_much_is_refused_and_the_next_is_served() {
 }
 
 #[tokio::test]
-async fn each_line_has_its_own_verdict() {
+async fn each_line_has_its_own_outcome() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let lines: Vec<Vec<u8>> = vec![

@@ -1,4 +1,4 @@
-//! CloudEvents over HTTP: what is stored of each form, and what is refused.
+//! CloudEvents over HTTP: what is stored in each mode, and what is refused.
 
 use prost::Message;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn binary(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// The attributes that every event here has, as headers.
+/// The attributes that all events in these tests have, as headers.
 const HEADERS: &str = "ce-specversion: 1.0\r\nce-id: e1\r\nce-source: /carts\r\nce-type: com.example.cart\r\n\
                        ce-appid: shop\r\n";
 
@@ -27,7 +27,7 @@ fn cloud_event(more: &Value) -> Value {
     event
 }
 
-/// The events that the bus holds, without what the gateway assigned.
+/// The stored events, without the members that the gateway assigns.
 async fn stored(gateway: &TestGateway, count: usize) -> Vec<Value> {
     let payloads = gateway.payloads(count).await;
     let event = |payload: &Vec<u8>| {
@@ -39,7 +39,7 @@ async fn stored(gateway: &TestGateway, count: usize) -> Vec<Value> {
     payloads.iter().map(event).collect()
 }
 
-/// What is stored of an event of [`HEADERS`] with these properties.
+/// The stored form of an event with [`HEADERS`] and these properties.
 fn expected(device: &str, properties: &Value) -> Value {
     json!({"appId": "shop", "deviceId": device, "timestampMs": TIME_MS, "idempotencyKey": "/carts e1",
            "customEvent": {"eventName": "com.example.cart", "properties": properties}})
@@ -116,7 +116,7 @@ async fn the_structured_mode_keeps_the_same() {
         "correlationid": "c1", "deviceid": "d1", "rank": 5, "vip": true, "subject": null}));
     let base64 = cloud_event(&json!({"id": "e2", "data_base64": "AP8=", "datacontenttype": "image/png"}));
     let text = cloud_event(&json!({"id": "e3", "data": "t\u{e9}xt", "datacontenttype": "text/plain"}));
-    // Either path takes it.
+    // Both paths take it.
     for (path, event) in [(INGEST, &whole), (BATCH, &base64), (INGEST, &text)] {
         let reply = client.post(path, STRUCTURED, event.to_string()).await;
         assert_eq!((reply.status, &reply.json()["status"]), (200, &json!("accepted")), "{event}");
@@ -145,7 +145,7 @@ async fn the_structured_mode_keeps_the_same() {
 }
 
 #[tokio::test]
-async fn a_batch_is_judged_event_by_event() {
+async fn batch_events_are_validated_individually() {
     let gateway = TestGateway::start(Settings { batch_events_max: 5, ..Settings::default() }).await;
     let mut client = gateway.client().await;
     let body = json!([
@@ -185,7 +185,7 @@ async fn a_batch_is_judged_event_by_event() {
 }
 
 #[tokio::test]
-async fn what_is_no_cloud_event_is_refused() {
+async fn invalid_cloud_events_are_refused() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let not_valid = "The event is not valid.";
@@ -242,13 +242,13 @@ async fn what_is_no_cloud_event_is_refused() {
         let reply = client.reply().await;
         assert_eq!((reply.status, reply.json()["detail"].as_str()), (400, Some(detail)), "{headers}");
     }
-    // A CloudEvent is one by its headers alone.
+    // Only the headers make it a CloudEvent.
     assert_eq!(client.post(INGEST, JSON, json!({"event": event("d")}).to_string()).await.status, 200);
     assert_eq!(gateway.stored().await, 1);
 }
 
 #[tokio::test]
-async fn what_an_event_cannot_hold_is_kept_beside_it() {
+async fn values_without_an_event_field_are_kept() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let long = "i".repeat(300);
@@ -270,7 +270,7 @@ async fn what_an_event_cannot_hold_is_kept_beside_it() {
         (&json!("1234567890123456789"), &json!(["1e400", "-9007199254740993"]))
     );
     assert_eq!((properties["c"].as_f64(), properties["d"].as_f64()), (Some(9_007_199_254_740_991.0), Some(1.5)));
-    // In the binary mode likewise.
+    // The same in binary mode.
     client.send(binary(INGEST, &format!("{HEADERS}content-type: application/json\r\n"), numbers.as_bytes())).await;
     assert_eq!(client.reply().await.status, 200);
     let half = cloud_event(&json!({"subject": "half"})).to_string().replace("half", "\\ud83d");

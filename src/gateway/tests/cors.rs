@@ -1,4 +1,4 @@
-//! What web pages may do, over real sockets: preflights, replies and refusals with the exact headers.
+//! Web pages over real sockets: preflights, replies and refusals with their exact headers.
 
 use super::{INGEST, JSON, TestGateway, single};
 use crate::gateway::{CorsSettings, Quota, RateLimitSettings, Settings};
@@ -30,8 +30,8 @@ fn with(cors: CorsSettings) -> Settings {
     Settings { cors: Some(cors), ..Settings::default() }
 }
 
-/// The CORS headers of a reply, in the order in which they are asked for here.
-fn told(reply: &RawReply) -> [Option<&str>; 8] {
+/// The CORS headers of a reply, in the order of these assertions.
+fn cors_headers(reply: &RawReply) -> [Option<&str>; 8] {
     [
         "access-control-allow-origin",
         "access-control-allow-methods",
@@ -79,7 +79,7 @@ async fn preflights_by_origin_method_and_headers() {
                 let lines = format!("origin: {origin}\r\naccess-control-request-method: {method}\r\n{headers}");
                 let reply = preflight(&mut client, INGEST, &lines).await;
                 assert_eq!((reply.status, reply.body.len()), (204, 0), "{lines}");
-                // What the page wants does not change what is allowed: the browser compares.
+                // The request does not affect what is allowed; the browser compares.
                 let expected = [
                     Some(origin),
                     Some(METHODS),
@@ -90,7 +90,7 @@ async fn preflights_by_origin_method_and_headers() {
                     None,
                     Some(VARY_PREFLIGHT),
                 ];
-                assert_eq!(told(&reply), expected, "{lines}");
+                assert_eq!(cors_headers(&reply), expected, "{lines}");
             }
         }
     }
@@ -122,16 +122,16 @@ async fn preflights_by_origin_method_and_headers() {
         let lines = format!("origin: {origin}\r\naccess-control-request-method: POST\r\n");
         let reply = preflight(&mut client, INGEST, &lines).await;
         assert_eq!((reply.status, &reply.json()["detail"]), (403, &FOREIGN.into()), "{origin}");
-        assert_eq!(told(&reply), [None, None, None, None, None, None, None, Some(VARY_PREFLIGHT)], "{origin}");
+        assert_eq!(cors_headers(&reply), [None, None, None, None, None, None, None, Some(VARY_PREFLIGHT)], "{origin}");
         let reply = post(&mut client, INGEST, &format!("origin: {origin}\r\n"), &single("d1")).await;
         assert_eq!(reply.status, 403, "{origin}");
-        assert_eq!(told(&reply), [None, None, None, None, None, None, None, Some("Origin")], "{origin}");
+        assert_eq!(cors_headers(&reply), [None, None, None, None, None, None, None, Some("Origin")], "{origin}");
     }
     assert_eq!(gateway.stored().await, 0);
 }
 
 #[tokio::test]
-async fn what_is_no_preflight_is_a_request_like_others() {
+async fn other_options_requests_are_not_preflights() {
     let gateway = TestGateway::start(with(cors("https://example.com"))).await;
     let mut client = gateway.client().await;
     for lines in ["", "origin: https://example.com\r\n", "access-control-request-method: POST\r\n"] {
@@ -143,7 +143,7 @@ async fn what_is_no_preflight_is_a_request_like_others() {
 }
 
 #[tokio::test]
-async fn pages_read_replies_and_errors() {
+async fn pages_can_read_replies_and_errors() {
     let gateway = TestGateway::start(with(cors("https://example.com"))).await;
     let mut client = gateway.client().await;
     let origin = "origin: https://example.com\r\n";
@@ -152,15 +152,15 @@ async fn pages_read_replies_and_errors() {
         [(INGEST, &*single("d1"), 200), (INGEST, "{", 400), ("/nothing/here", "", 404), ("/health", "", 405)]
     {
         let reply = post(&mut client, path, origin, body).await;
-        assert_eq!((reply.status, told(&reply)), (status, expected), "{path} {body}");
+        assert_eq!((reply.status, cors_headers(&reply)), (status, expected), "{path} {body}");
     }
     client.send(format!("POST {INGEST} HTTP/1.1\r\nhost: a\r\nhost: b\r\n{origin}x-request-id: r-1\r\n\r\n")).await;
     let reply = client.reply().await;
-    assert_eq!((reply.status, told(&reply)), (400, expected), "refused by the listener");
+    assert_eq!((reply.status, cors_headers(&reply)), (400, expected), "refused by the listener");
     assert_eq!(reply.header("x-request-id"), Some("r-1"));
     let reply = client.post(INGEST, JSON, single("d2")).await;
     assert_eq!(reply.status, 200);
-    assert_eq!(told(&reply), [None, None, None, None, None, None, None, Some("Origin")], "no page");
+    assert_eq!(cors_headers(&reply), [None, None, None, None, None, None, None, Some("Origin")], "no page");
     client.send("GET /health HTTP/1.1\r\nhost: t\r\norigin: https://evil.test\r\n\r\n").await;
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, None), "answered, and not readable");
@@ -170,7 +170,7 @@ async fn pages_read_replies_and_errors() {
 }
 
 #[tokio::test]
-async fn any_origin_is_answered_with_a_star() {
+async fn any_origin_is_answered_with_a_wildcard() {
     let gateway = TestGateway::start(with(cors("*"))).await;
     let mut client = gateway.client().await;
     for origin in ["https://any.test", "null", "http://localhost:3000"] {
@@ -181,12 +181,12 @@ async fn any_origin_is_answered_with_a_star() {
         let expected =
             [Some("*"), Some(METHODS), Some(HEADERS), Some("600"), None, Some(EXPOSED), None, Some(VARY_PREFLIGHT)];
         assert_eq!(
-            (reply.status, told(&reply)),
+            (reply.status, cors_headers(&reply)),
             (204, expected),
             "into a private network gets who is listed: {origin}"
         );
         let reply = post(&mut client, INGEST, &format!("origin: {origin}\r\n"), &single("d1")).await;
-        assert_eq!((reply.status, told(&reply)[0]), (200, Some("*")));
+        assert_eq!((reply.status, cors_headers(&reply)[0]), (200, Some("*")));
     }
     let any_header = CorsSettings { request_headers: strings("*"), ..cors("*") };
     let gateway = TestGateway::start(with(any_header)).await;
@@ -202,13 +202,13 @@ async fn credentials_and_private_networks_are_for_listed_origins() {
     let mut client = gateway.client().await;
     let lines = "origin: https://example.com\r\naccess-control-request-method: POST\r\naccess-control-request-private-network: true\r\n";
     let reply = preflight(&mut client, INGEST, lines).await;
-    assert_eq!(told(&reply)[4..7], [Some("true"), Some(EXPOSED), Some("true")]);
+    assert_eq!(cors_headers(&reply)[4..7], [Some("true"), Some(EXPOSED), Some("true")]);
     let reply = post(&mut client, INGEST, "origin: https://example.com\r\n", &single("d1")).await;
-    assert_eq!((told(&reply)[0], told(&reply)[4]), (Some("https://example.com"), Some("true")));
+    assert_eq!((cors_headers(&reply)[0], cors_headers(&reply)[4]), (Some("https://example.com"), Some("true")));
 }
 
 #[tokio::test]
-async fn a_page_of_a_developer_reaches_loopback_when_it_is_listed() {
+async fn listed_development_pages_reach_loopback() {
     let settings = |cors| Settings { loopback: true, cors, ..Settings::default() };
     for (configured, origin, preflighted, posted) in [
         (Some(cors("")), "http://localhost:3000", 403, 403),

@@ -1,4 +1,4 @@
-//! The header `Idempotency-Key` over HTTP: what is stored once, and what is refused.
+//! The `Idempotency-Key` header over HTTP: what is stored once, and what is refused.
 
 use prost::Message;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn request(path: &str, media_type: &str, header: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_header_is_the_key_of_an_event_without_one() {
+async fn the_header_supplies_a_missing_key() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let mut keyed = event("d1");
@@ -27,7 +27,7 @@ async fn the_header_is_the_key_of_an_event_without_one() {
     let binary = IngestEventRequest { event: Some(envelope) }.encode_to_vec();
     let plain = single("d1");
     let mut first = Value::Null;
-    // Each says the same key in its own way.
+    // Each request carries the same key in a different way.
     for (header, media_type, body) in [
         ("idempotency-key: \"k1\"", JSON, plain.as_bytes()),
         ("Idempotency-Key: k1", JSON, plain.as_bytes()),
@@ -56,7 +56,7 @@ async fn the_header_is_the_key_of_an_event_without_one() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_meant_is_refused() {
+async fn ambiguous_idempotency_keys_are_refused() {
     let gateway = TestGateway::start(Settings { event_bytes_max: 300, ..Settings::default() }).await;
     let mut client = gateway.client().await;
     let mut keyed = event("d1");

@@ -21,12 +21,12 @@ use crate::http::Readiness;
 use crate::http::raw_client::{RawClient, RawReply};
 use crate::store::{NewApiKey, SqliteSettings, Store};
 
-/// A machine that is busy gets more time; all is well in milliseconds.
+/// Generous for busy machines; normally everything takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 const HOW: &str = "Send an API key in the header X-API-Key, as Authorization: Bearer, or as the user name of \
                    Authorization: Basic.";
 
-/// A gateway that asks for keys, and the store that they are in.
+/// A gateway that requires keys, and the store with its keys.
 pub(super) struct Keyed {
     pub(super) gateway: TestGateway,
     store: Store,
@@ -36,7 +36,7 @@ pub(super) struct Keyed {
 }
 
 impl Keyed {
-    /// Its copy of the keys is not kept current yet.
+    /// Does not keep its copy of the keys current yet.
     async fn deaf(settings: Settings) -> (Self, KeyRing) {
         let dir = tempfile::tempdir().unwrap();
         let sqlite = SqliteSettings { dir: dir.path().to_owned(), secrets_key: None, secrets_key_replaced: false };
@@ -60,14 +60,14 @@ impl Keyed {
         keyed
     }
 
-    /// A new key, which the gateway knows.
+    /// Creates a key, and waits until the gateway knows it.
     pub(super) async fn key(&self, new: NewApiKey) -> String {
         let (_, key) = self.store.create_key(new).await.unwrap();
         self.until(&format!("X-API-Key: {key}"), 400).await;
         key
     }
 
-    /// Until a request with these headers is answered so.
+    /// Repeats a request with these headers until it gets this status.
     async fn until(&self, headers: &str, status: u16) {
         let waiting = async {
             while self.post(INGEST, headers, JSON, b"{}").await.status != status {
@@ -82,7 +82,7 @@ impl Keyed {
     }
 }
 
-/// With header lines of its own.
+/// Posts with additional header lines.
 pub(super) async fn post(
     client: &mut RawClient,
     path: &str,
@@ -120,7 +120,7 @@ fn basic(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_key_is_sent_in_any_of_three_ways() {
+async fn keys_are_accepted_in_three_headers() {
     let keyed = Keyed::start().await;
     let key = keyed.key(new("shop", "ios")).await;
     let unpadded = BASE64_STANDARD_NO_PAD.encode(&key);
@@ -135,7 +135,7 @@ async fn a_key_is_sent_in_any_of_three_ways() {
         basic(&format!("{key}:a:password")),
         format!("Authorization: basic {unpadded}"),
         format!("X-API-Key: {key}\r\n{}", basic(&format!("{key}:"))),
-        // What a proxy on the way asks for is none of our business.
+        // Credentials for a proxy on the way are ignored.
         format!("X-API-Key: {key}\r\nAuthorization: Negotiate abc"),
     ];
     let body = json!({"event": event(None)}).to_string();
@@ -149,26 +149,26 @@ async fn a_key_is_sent_in_any_of_three_ways() {
 }
 
 #[tokio::test]
-async fn what_is_no_valid_key_is_refused_and_told_why() {
+async fn invalid_keys_are_refused_with_a_reason() {
     let keyed = Keyed::start().await;
     let (key, other) = (keyed.key(new("shop", "ios")).await, keyed.key(new("shop", "web")).await);
     let unknown = "The API key is unknown or was revoked.".to_owned();
-    let told = |why: &str| format!("{why} {HOW}");
+    let with_hint = |why: &str| format!("{why} {HOW}");
     let not_basic = "Authorization: Basic must be the base64 of an API key, which is the user name; a colon and a \
                      password may follow.";
     let scheme = "Authorization must be Bearer or Basic.";
     let cases = [
         (String::new(), HOW.to_owned()),
-        ("X-API-Key:".to_owned(), told("X-API-Key is empty.")),
-        (format!("X-API-Key: \r\nAuthorization: Bearer {key}"), told("X-API-Key is empty.")),
-        ("Authorization: Bearer".to_owned(), told("Authorization: Bearer has no API key after it.")),
-        ("Authorization:".to_owned(), told(scheme)),
-        (format!("Authorization: {key}"), told(scheme)),
-        (format!("Authorization: Token {key}"), told(scheme)),
-        ("Authorization: Basic".to_owned(), told(not_basic)),
-        (format!("Authorization: Basic {key}!"), told(not_basic)),
-        (basic(&format!(":{key}")), told(not_basic)),
-        (basic(&"x".repeat(600)), told(not_basic)),
+        ("X-API-Key:".to_owned(), with_hint("X-API-Key is empty.")),
+        (format!("X-API-Key: \r\nAuthorization: Bearer {key}"), with_hint("X-API-Key is empty.")),
+        ("Authorization: Bearer".to_owned(), with_hint("Authorization: Bearer has no API key after it.")),
+        ("Authorization:".to_owned(), with_hint(scheme)),
+        (format!("Authorization: {key}"), with_hint(scheme)),
+        (format!("Authorization: Token {key}"), with_hint(scheme)),
+        ("Authorization: Basic".to_owned(), with_hint(not_basic)),
+        (format!("Authorization: Basic {key}!"), with_hint(not_basic)),
+        (basic(&format!(":{key}")), with_hint(not_basic)),
+        (basic(&"x".repeat(600)), with_hint(not_basic)),
         ("X-API-Key: wrong".to_owned(), unknown.clone()),
         (format!("X-API-Key: {}", key.to_uppercase()), unknown.clone()),
         (format!("X-API-Key: {}", &key[1..]), unknown.clone()),
@@ -179,19 +179,19 @@ async fn what_is_no_valid_key_is_refused_and_told_why() {
         (basic(&format!("user:{key}")), unknown),
         (
             format!("X-API-Key: {key}\r\nAuthorization: Bearer {other}"),
-            told("X-API-Key and Authorization do not hold the same API key; send one."),
+            with_hint("X-API-Key and Authorization do not hold the same API key; send one."),
         ),
         (
             format!("X-API-Key: {key}\r\n{}", basic("user:password")),
-            told("X-API-Key and Authorization do not hold the same API key; send one."),
+            with_hint("X-API-Key and Authorization do not hold the same API key; send one."),
         ),
         (
             format!("X-API-Key: {key}\r\nX-API-Key: {other}"),
-            told("There is more than one X-API-Key header, and they differ; send one."),
+            with_hint("There is more than one X-API-Key header, and they differ; send one."),
         ),
         (
             format!("Authorization: Bearer {key}\r\n{}", basic(&other)),
-            told("There is more than one Authorization header, and they differ; send one."),
+            with_hint("There is more than one Authorization header, and they differ; send one."),
         ),
     ];
     let body = json!({"event": event(None)}).to_string();
@@ -212,7 +212,7 @@ async fn what_is_no_valid_key_is_refused_and_told_why() {
 }
 
 #[tokio::test]
-async fn who_has_no_key_is_told_before_the_body_is_read() {
+async fn requests_without_a_key_are_refused_before_the_body_is_read() {
     let keyed = Keyed::start().await;
     keyed.until("", 401).await;
     let mut client = keyed.gateway.client().await;
@@ -229,7 +229,7 @@ async fn who_has_no_key_is_told_before_the_body_is_read() {
 }
 
 #[tokio::test]
-async fn a_key_admits_the_events_of_its_app_alone() {
+async fn a_key_admits_only_events_of_its_app() {
     let keyed = Keyed::start().await;
     let header = format!("X-API-Key: {}", keyed.key(new("shop", "ios")).await);
     let other_app = "must be the app of the API key";
@@ -263,8 +263,8 @@ async fn a_key_admits_the_events_of_its_app_alone() {
     let reply = keyed.post(BATCH, &header, BINARY, &encoded).await;
     let reply = IngestEventBatchResponse::decode(&*reply.body).unwrap();
     assert_eq!((reply.accepted_count, reply.rejected_count), (2, 1));
-    let verdicts: Vec<_> = reply.results.iter().map(|result| (result.status.as_str(), result.code)).collect();
-    assert_eq!(verdicts, [("accepted", 0), ("rejected", 403), ("accepted", 0)]);
+    let outcomes: Vec<_> = reply.results.iter().map(|result| (result.status.as_str(), result.code)).collect();
+    assert_eq!(outcomes, [("accepted", 0), ("rejected", 403), ("accepted", 0)]);
 
     for payload in keyed.gateway.payloads(10).await {
         assert_eq!(EventRef::decode(&payload).unwrap().app_id, "shop");
@@ -273,13 +273,13 @@ async fn a_key_admits_the_events_of_its_app_alone() {
 }
 
 #[tokio::test]
-async fn a_key_expires_by_the_clock_and_says_so() {
+async fn keys_expire_by_the_clock() {
     let keyed = Keyed::start().await;
     let soon = Timestamp::now() + SignedDuration::from_secs(4);
     let key = keyed.key(NewApiKey { expires_at: Some(soon), ..new("shop", "ios") }).await;
     let header = format!("Authorization: Bearer {key}");
     keyed.until(&header, 401).await;
-    // The store counts milliseconds, and the gateway knows its clock as well as an answer of it takes.
+    // The store counts milliseconds, and the gateway knows the store's clock as precisely as one round trip allows.
     let early = soon.duration_since(Timestamp::now());
     assert!(early < SignedDuration::from_millis(100), "{early} before it was told to");
     let reply = keyed.post(INGEST, &header, JSON, b"{}").await;
@@ -287,7 +287,7 @@ async fn a_key_expires_by_the_clock_and_says_so() {
 }
 
 #[tokio::test]
-async fn two_keys_of_an_app_are_good_until_one_is_revoked() {
+async fn two_keys_of_an_app_work_until_one_is_revoked() {
     let keyed = Keyed::start().await;
     let keys = [keyed.key(new("shop", "old")).await, keyed.key(new("shop", "new")).await];
     let [old, new] = keys.map(|key| format!("X-API-Key: {key}"));
@@ -301,7 +301,7 @@ async fn two_keys_of_an_app_are_good_until_one_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_has_read_no_keys_yet_says_so() {
+async fn requests_are_unavailable_until_keys_are_read() {
     let (keyed, ring) = Keyed::deaf(Settings::default()).await;
     let (_, key) = keyed.store.create_key(new("shop", "ios")).await.unwrap();
     let header = format!("X-API-Key: {key}");
@@ -316,21 +316,21 @@ async fn a_gateway_that_has_read_no_keys_yet_says_so() {
     keyed.until(&header, 400).await;
     assert!(keyed.readiness.ready_for(crate::http::Scope::Ingest), "{}", keyed.readiness.report());
 
-    // A store that cannot be read any more changes nothing for those who are known.
+    // Known keys keep working while the store cannot be read.
     keyed.store.close().await;
-    let told = async {
+    let warned = async {
         while !keyed.readiness.report().to_string().contains("the store cannot be read") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, told).await.expect("a warning");
+    tokio::time::timeout(PATIENCE, warned).await.expect("a warning");
     assert_eq!(keyed.post(INGEST, &header, JSON, b"{}").await.status, 400);
     assert_eq!(keyed.post(INGEST, "X-API-Key: other", JSON, b"{}").await.status, 401);
     assert!(keyed.readiness.ready_for(crate::http::Scope::Ingest), "{}", keyed.readiness.report());
 }
 
 #[tokio::test]
-async fn the_last_use_of_a_key_is_noted_to_the_minute_when_the_process_stops_at_the_latest() {
+async fn the_last_use_of_a_key_is_recorded_at_the_latest_on_stop() {
     let mut keyed = Keyed::start().await;
     let before = Timestamp::now().as_millisecond();
     let key = keyed.key(new("shop", "ios")).await;
@@ -346,6 +346,6 @@ async fn the_last_use_of_a_key_is_noted_to_the_minute_when_the_process_stops_at_
         }
     };
     let at = tokio::time::timeout(PATIENCE, noted).await.expect("a last use");
-    // To the minute, and not before there was such a key.
+    // Rounded to the minute, and not before the key existed.
     assert!(at >= before && at <= Timestamp::now().as_millisecond(), "{at}");
 }

@@ -23,14 +23,14 @@ async fn post_with(client: &mut RawClient, lines: &str, body: &str) -> RawReply 
     client.reply().await
 }
 
-/// The fields on limits of a reply.
+/// The rate limit headers of a reply.
 fn fields(reply: &RawReply) -> [Option<&str>; 4] {
     ["ratelimit", "ratelimit-policy", "retry-after", "x-ratelimit-reset"].map(|name| reply.header(name))
 }
 
 #[tokio::test]
-async fn a_burst_then_429_then_what_retry_after_says() {
-    // The second that a token takes is longer than the requests before it.
+async fn requests_succeed_again_after_retry_after() {
+    // A token takes a second, longer than the requests before it.
     let gateway = TestGateway::start(limited(Quota { per_second: 1, burst: 3 })).await;
     let mut client = gateway.client().await;
     let start = Instant::now();
@@ -68,7 +68,7 @@ async fn a_burst_then_429_then_what_retry_after_says() {
 }
 
 #[tokio::test]
-async fn keys_are_counted_apart_and_may_have_limits_of_their_own() {
+async fn keys_have_separate_and_individual_limits() {
     let keyed = Keyed::start_with(limited(Quota { per_second: 1, burst: 3 })).await;
     let plain = keyed.key(new("shop", "plain")).await;
     let limits = NewApiKey { requests_per_second: Some(100), burst: Some(500), ..new("shop", "own") };
@@ -122,14 +122,14 @@ async fn requests_without_a_valid_key_are_counted_by_address() {
 }
 
 #[tokio::test]
-async fn without_limits_nothing_is_told() {
+async fn without_limits_no_headers_are_sent() {
     let gateway = TestGateway::start(Settings::default()).await;
     let reply = gateway.client().await.post(INGEST, JSON, single("d1")).await;
     assert_eq!((reply.status, fields(&reply)), (200, [None; 4]));
 }
 
 #[tokio::test]
-async fn all_callers_together_have_a_limit() {
+async fn all_callers_share_a_global_limit() {
     let limits = RateLimitSettings { global: Quota { per_second: 1, burst: 2 }, each: MANY, events_per_second: None };
     let settings = Settings { rate_limits: Some(limits), ..Settings::default() };
     let gateway = TestGateway::start(settings).await;
@@ -148,7 +148,7 @@ async fn all_callers_together_have_a_limit() {
 }
 
 #[tokio::test]
-async fn events_are_counted_too_where_they_have_a_limit() {
+async fn events_are_counted_if_they_are_limited() {
     let limits = RateLimitSettings { global: MANY, each: MANY, events_per_second: Some(2) };
     let settings = Settings { rate_limits: Some(limits), batch_events_max: 10, ..Settings::default() };
     let gateway = TestGateway::start(settings).await;
@@ -169,7 +169,7 @@ async fn events_are_counted_too_where_they_have_a_limit() {
 }
 
 #[tokio::test]
-async fn clients_behind_a_proxy_are_counted_apart() {
+async fn clients_behind_a_proxy_have_separate_limits() {
     let each = Quota { per_second: 1, burst: 1 };
     let trusted = TrustedProxies::parse(["loopback"]).unwrap();
     for (trusted_proxies, lines, expected) in [
@@ -188,7 +188,7 @@ async fn clients_behind_a_proxy_are_counted_apart() {
         let gateway = TestGateway::start(Settings { trusted_proxies, ..limited(each) }).await;
         let mut client = gateway.client().await;
         let mut statuses = Vec::new();
-        // A machine that is slow enough to give a token back in between is no fault.
+        // Retries, since a slow machine may refill a token in between.
         for attempt in 0..20 {
             let reply =
                 post_with(&mut client, &format!("{}\r\n", lines[usize::from(attempt > 0)]), &single("d1")).await;

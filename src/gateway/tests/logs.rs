@@ -1,4 +1,4 @@
-//! `POST /v1/logs`: what is stored of log records in both forms, and how exporters are answered.
+//! `POST /v1/logs`: what is stored of log records in both encodings, and the replies to exporters.
 
 mod large;
 mod otlp;
@@ -51,7 +51,7 @@ fn service() -> Vec<otlp::KeyValue> {
     vec![text("service.name", "shop")]
 }
 
-/// The events that the bus holds, without their ids.
+/// The stored events, without their ids.
 async fn stored(gateway: &TestGateway, count: usize) -> Vec<Value> {
     let payloads = gateway.payloads(count).await;
     let event = |payload: &Vec<u8>| {
@@ -62,7 +62,7 @@ async fn stored(gateway: &TestGateway, count: usize) -> Vec<Value> {
     payloads.iter().map(event).collect()
 }
 
-/// One export with all that records may have, in both forms.
+/// One export with every field of a record, in both encodings.
 fn rich() -> (Vec<u8>, Value) {
     let resource = vec![
         text("service.name", "My Shop"),
@@ -134,7 +134,7 @@ fn rich() -> (Vec<u8>, Value) {
 }
 
 #[tokio::test]
-async fn both_forms_are_stored_whole() {
+async fn both_encodings_are_stored_completely() {
     let (protobuf, json) = rich();
     let mut coded = GzEncoder::new(Vec::new(), Compression::default());
     coded.write_all(&protobuf).unwrap();
@@ -150,7 +150,7 @@ async fn both_forms_are_stored_whole() {
         let head = format!(
             "POST {LOGS} HTTP/1.1\r\nhost: t\r\ncontent-type: {media_type}\r\n{more}content-length: {length}\r\n\r\n"
         );
-        // Sent twice, as after a reply that was lost.
+        // Sent twice, as after a lost reply.
         for _ in 0..2 {
             client.send([head.as_bytes(), &body].concat()).await;
             let reply = client.reply().await;
@@ -172,7 +172,7 @@ trait TakeKeys {
 }
 
 impl TakeKeys for Vec<Value> {
-    /// Takes the idempotency key out of each event.
+    /// Removes the idempotency key from each event.
     fn each_mut_key(&mut self) -> Vec<String> {
         let take = |event: &mut Value| event.as_object_mut().unwrap().remove("idempotencyKey").unwrap();
         self.iter_mut().map(|event| take(event).as_str().unwrap().to_owned()).collect()
@@ -204,7 +204,7 @@ fn expected(name: &str, properties: &Value, session: Option<&str>) -> Value {
 }
 
 #[tokio::test]
-async fn names_devices_and_keys_come_from_where_they_are() {
+async fn names_devices_and_keys_are_extracted() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let named = otlp::LogRecord { attributes: vec![text("event.name", "by attribute")], ..record("") };
@@ -219,7 +219,7 @@ async fn names_devices_and_keys_come_from_where_they_are() {
     for _ in 0..2 {
         assert_eq!(client.post(LOGS, PROTOBUF, &body).await.status, 200);
     }
-    // Only the one without any time is stored again.
+    // Only the record without a timestamp is stored again.
     assert_eq!(gateway.stored().await, 7);
     let events = stored(&gateway, 7).await;
     let names: Vec<_> = events.iter().map(|event| event["customEvent"]["eventName"].as_str().unwrap()).collect();
@@ -260,7 +260,7 @@ async fn refused_records_are_counted_and_the_others_are_stored() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_answered_with_a_status() {
+async fn unreadable_exports_get_a_status() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let not_valid = |pointer: &str, detail: &str| format!("The request is not valid. {pointer}: {detail}");
@@ -322,7 +322,7 @@ async fn what_cannot_be_read_is_answered_with_a_status() {
 }
 
 #[tokio::test]
-async fn an_export_that_is_not_stored_whole_is_sent_again() {
+async fn partially_stored_exports_are_retried() {
     let settings = Settings { batch_events_max: 10, ..Settings::default() };
     let gateway = TestGateway::start_with_room(settings, 256 * 1024).await;
     let mut client = gateway.client().await;
@@ -339,7 +339,7 @@ async fn an_export_that_is_not_stored_whole_is_sent_again() {
         whole += 1;
         assert!(whole < 100, "the bus never fills");
     };
-    // Again and again, as exporters do.
+    // Repeated, as exporters do.
     let again = client.post(LOGS, PROTOBUF, body(whole)).await;
     for reply in [refused, again] {
         assert_eq!((reply.status, reply.header("retry-after")), (503, Some("2")));
@@ -381,7 +381,7 @@ async fn records_come_from_many_resources_in_batches() {
 }
 
 #[tokio::test]
-async fn keys_and_limits_hold_and_their_refusals_are_statuses() {
+async fn keys_and_limits_apply_and_refusals_are_statuses() {
     let each = Quota { per_second: 1, burst: 1 };
     let global = Quota { per_second: 10_000, burst: 20_000 };
     let limits = RateLimitSettings { global, each, events_per_second: None };

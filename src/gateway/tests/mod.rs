@@ -1,4 +1,4 @@
-//! The gateway over real sockets and a real embedded bus: what it says, and what the bus holds.
+//! The gateway over real sockets and a real embedded bus: its replies, and what the bus stores.
 
 mod bad_input;
 mod bodies;
@@ -93,7 +93,7 @@ impl TestGateway {
         self.bus.status().await.unwrap().messages
     }
 
-    /// The payloads that the bus holds, in order.
+    /// The payloads in the bus, in order.
     pub(super) async fn payloads(&self, count: usize) -> Vec<Vec<u8>> {
         let spec = ConsumerSpec {
             name: "test".into(),
@@ -140,7 +140,7 @@ fn envelope(device: &str) -> EventEnvelope {
 }
 
 #[tokio::test]
-async fn an_accepted_event_is_on_the_bus() {
+async fn accepted_events_are_on_the_bus() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let reply = client.post(INGEST, JSON, single("d1")).await;
@@ -165,7 +165,7 @@ async fn json_needs_no_content_type() {
 }
 
 #[tokio::test]
-async fn a_batch_is_judged_item_by_item() {
+async fn batch_items_are_validated_individually() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let nameless = json!({"appId": "shop", "screenView": {"screenName": "home"}});
@@ -203,8 +203,8 @@ async fn binary_is_answered_in_binary() {
     let reply = client.post(BATCH, BINARY, IngestEventBatchRequest { events }.encode_to_vec()).await;
     let reply = IngestEventBatchResponse::decode(&*reply.body).unwrap();
     assert_eq!((reply.accepted_count, reply.rejected_count), (2, 1));
-    let verdicts: Vec<_> = reply.results.iter().map(|result| (result.index, result.status.as_str())).collect();
-    assert_eq!(verdicts, [(0, "accepted"), (1, "rejected"), (2, "accepted")]);
+    let outcomes: Vec<_> = reply.results.iter().map(|result| (result.index, result.status.as_str())).collect();
+    assert_eq!(outcomes, [(0, "accepted"), (1, "rejected"), (2, "accepted")]);
     assert_eq!(reply.results[1].error, "/deviceId: is required");
     assert_eq!(gateway.stored().await, 5);
 }
@@ -294,7 +294,7 @@ async fn http2_streams_share_a_connection() {
 }
 
 #[tokio::test]
-async fn a_slow_body_times_out() {
+async fn slow_bodies_time_out() {
     let settings = Settings { body_timeout: Duration::from_millis(100), ..Settings::default() };
     let gateway = TestGateway::start(settings).await;
     let mut client = gateway.client().await;
@@ -325,7 +325,7 @@ async fn a_large_body_is_refused_declared_or_not() {
 }
 
 #[tokio::test]
-async fn drain_takes_the_request_in_flight() {
+async fn drain_completes_the_request_in_flight() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let body = single("d1");
@@ -342,7 +342,7 @@ async fn drain_takes_the_request_in_flight() {
 }
 
 #[tokio::test]
-async fn a_full_bus_is_said_and_gotten_over() {
+async fn a_full_bus_is_reported_and_recovered_from() {
     let gateway = TestGateway::start_with_room(Settings::default(), 256 * 1024).await;
     let mut client = gateway.client().await;
     let body = batch((0..100).map(|_| event(&"d".repeat(200))));
@@ -409,10 +409,10 @@ async fn bodies_share_a_memory_budget() {
 }
 
 #[tokio::test]
-async fn verdicts_are_a_small_multiple_of_the_events() {
+async fn outcomes_are_a_small_multiple_of_the_events() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
-    // Each unknown name is an error whose pointer repeats it.
+    // Each unknown name is an error whose pointer repeats the name.
     let name = "\\u0001\"".repeat(60).replace('"', "\\\"");
     let wrong = (0..40).map(|index| format!("\"{name}{index}\":1")).collect::<Vec<_>>().join(",");
     let body = format!(r#"{{"events":[{}]}}"#, vec![format!("{{{wrong}}}"); 200].join(","));
@@ -424,7 +424,7 @@ async fn verdicts_are_a_small_multiple_of_the_events() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_answered_is_not_stored() {
+async fn events_are_not_stored_without_memory_for_the_reply() {
     let http = Limits { memory: MemoryBudget::new(64 * 1024), ..Limits::default() };
     let gateway = TestGateway::start(Settings { http, ..Settings::default() }).await;
     let mut client = gateway.client().await;
@@ -435,7 +435,7 @@ async fn what_cannot_be_answered_is_not_stored() {
 }
 
 #[tokio::test]
-async fn who_asks_from_afar_hears_whether_it_is_ready_and_not_why() {
+async fn remote_clients_see_readiness_without_details() {
     let gateway = TestGateway::start(Settings { ready_details: false, ..Settings::default() }).await;
     assert_eq!(gateway.client().await.get("/ready").await.json(), json!({"status": "ready"}));
     gateway.readiness.set("bus", Err("nats://10.0.0.7:4222 does not answer".to_owned()));
@@ -469,7 +469,7 @@ async fn pages_of_other_origins_may_not_send_events_on_loopback() {
 }
 
 #[tokio::test]
-async fn curl_is_told_the_content_type_to_send() {
+async fn curl_gets_a_content_type_hint() {
     let gateway = TestGateway::start(Settings::default()).await;
     let reply = gateway.client().await.post(INGEST, "application/x-www-form-urlencoded", single("d1")).await;
     assert_eq!(reply.status, 415);

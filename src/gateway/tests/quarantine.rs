@@ -1,4 +1,4 @@
-//! Refused input: what is kept of it, what it becomes when it is read again, and what is never kept.
+//! Quarantined input: what is kept, what it becomes when it is read again, and what is never kept.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::gateway::Settings;
 use crate::http::raw_client::RawReply;
 use crate::quarantine::{Input, InputFormat, ReadSettings, ReplayOutcome, replay};
 
-/// Less than the large events of these tests take.
+/// Smaller than the large events of these tests.
 const EVENT_BYTES_MAX: usize = 400;
 
 fn settings(quarantine_bytes_max: u64) -> Settings {
@@ -50,7 +50,7 @@ struct Case {
     forms: &'static [InputFormat],
 }
 
-/// Each form in which events come, with large ones among them.
+/// Every form of input, including large events.
 fn cases() -> Vec<Case> {
     let case = |path, headers, content_type, body: Vec<u8>, forms| Case { path, headers, content_type, body, forms };
     let text = |value: Value| value.to_string().into_bytes();
@@ -68,7 +68,7 @@ fn cases() -> Vec<Case> {
     };
     let mut other_record = record.clone();
     other_record["eventName"] = json!("other");
-    // One that was sent before would be the same event.
+    // A record that was sent before would be the same event.
     let mut third_record = record.clone();
     third_record["eventName"] = json!("third");
     let lines = format!("{}\n\n {} \n", small(), large("line"));
@@ -134,7 +134,7 @@ async fn replay_all(bus: &Bus) {
     }
 }
 
-/// What of the events is not of the moment at which they came.
+/// The stored events without what depends on their arrival.
 async fn views(gateway: &TestGateway) -> Vec<String> {
     let stored = gateway.stored().await as usize;
     let view = |payload: &Vec<u8>| {
@@ -149,7 +149,7 @@ async fn views(gateway: &TestGateway) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_form_is_kept_and_becomes_what_it_would_have_been() {
+async fn every_form_is_quarantined_and_reprocessed() {
     let (limited, open) = (TestGateway::start(settings(1 << 20)).await, TestGateway::start(Settings::default()).await);
     let mut expected = Vec::new();
     for case in cases() {
@@ -172,12 +172,12 @@ async fn every_form_is_kept_and_becomes_what_it_would_have_been() {
         assert!(letter.is_input() && letter.subject.ends_with(".limit"), "{letter:?}");
         assert!(letter.reason.contains("must have at most 400 bytes"), "{letter:?}");
         assert_eq!((input.errors.len(), input.request_id.len()), (1, 36));
-        // Of a log record it is what its resource stands for, and that is not looked for.
+        // For a log record the app comes from its resource, which is not searched.
         assert!(input.app == "shop" || input.form == "otlp", "{input:?}");
     }
     assert_eq!(&*inputs[1].data, large("b1").to_string().as_bytes(), "as it came");
 
-    // Nothing changed: each stays, and says so.
+    // Nothing has changed: each input stays refused.
     let same = ReadSettings { event_bytes_max: EVENT_BYTES_MAX, ..ReadSettings::default() };
     for letter in &kept {
         let replayed = replay(&limited.bus, letter, same).await.unwrap();
@@ -193,7 +193,7 @@ async fn every_form_is_kept_and_becomes_what_it_would_have_been() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_keeps_its_time_and_gets_one_id() {
+async fn quarantined_events_keep_their_time_and_get_one_id() {
     let gateway = TestGateway::start(settings(1 << 20)).await;
     let body = batch([large("d")]);
     assert_eq!(gateway.client().await.post(BATCH, JSON, &body).await.header("x-quarantined"), Some("1"));
@@ -206,7 +206,7 @@ async fn an_event_keeps_its_time_and_gets_one_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whole_bodies_are_kept_too() {
+async fn whole_bodies_are_quarantined_too() {
     let gateway = TestGateway::start(Settings { batch_events_max: 1, ..settings(1 << 20) }).await;
     let mut client = gateway.client().await;
     let body = batch([small(), small()]);
@@ -239,7 +239,7 @@ async fn whole_bodies_are_kept_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn there_is_room_for_so_much_and_refusals_stay_refusals() {
+async fn the_quarantine_is_bounded_and_refusals_stay_refusals() {
     let gateway = TestGateway::start(settings(6_000)).await;
     let mut client = gateway.client().await;
     let body = json!({"event": large("d")}).to_string();
@@ -264,7 +264,7 @@ async fn there_is_room_for_so_much_and_refusals_stay_refusals() {
 }
 
 #[tokio::test]
-async fn a_full_bus_keeps_nothing() {
+async fn nothing_is_quarantined_when_the_bus_is_full() {
     let gateway = TestGateway::start_with_room(settings(1 << 20), 64 << 10).await;
     let reply = gateway.client().await.post(INGEST, JSON, json!({"event": large("d")}).to_string()).await;
     assert_eq!((reply.status, reply.header("x-quarantined")), (400, None));
@@ -272,7 +272,7 @@ async fn a_full_bus_keeps_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_where_it_is_off_or_too_large() {
+async fn nothing_is_quarantined_if_off_or_too_large() {
     let off = TestGateway::start(Settings { event_bytes_max: EVENT_BYTES_MAX, ..Settings::default() }).await;
     let body = json!({"event": large("d")}).to_string();
     assert_eq!(off.client().await.post(INGEST, JSON, &body).await.header("x-quarantined"), None);
@@ -284,11 +284,11 @@ async fn nothing_is_kept_where_it_is_off_or_too_large() {
 }
 
 #[tokio::test]
-async fn only_the_input_of_callers_who_are_known_is_kept() {
+async fn only_input_of_authenticated_callers_is_quarantined() {
     let keyed = Keyed::start_with(settings(1 << 20)).await;
     let key = keyed.key(new("shop", "web")).await;
     let bus = &keyed.gateway.bus;
-    // What was sent until the key was known.
+    // Removes what was sent before the key was known.
     bus.purge_dead_letters(None).await.unwrap();
     let (mine, wrong) = (format!("X-API-Key: {key}"), format!("X-API-Key: {}", "0".repeat(64)));
     let other = json!({"event": {"appId": "other", "deviceId": "d", "appStart": {}}}).to_string();

@@ -1,4 +1,4 @@
-//! Segment's API over real sockets: what is stored of each message, and what is answered.
+//! Segment's API over real sockets: what is stored of each message, and the replies.
 
 mod kept;
 mod settings;
@@ -14,7 +14,7 @@ use crate::event::EventRef;
 use crate::gateway::Settings;
 use crate::http::raw_client::RawReply;
 
-/// With the write key as the user name, which names the app where no keys are asked for.
+/// With the write key as the user name; it names the app if keys are off.
 async fn send(gateway: &TestGateway, path: &str, body: &Value) -> RawReply {
     let key = BASE64_STANDARD.encode("shop:");
     let body = body.to_string();
@@ -33,7 +33,7 @@ async fn views(gateway: &TestGateway, count: usize) -> Vec<Value> {
     stored.iter().map(|payload| EventRef::decode(payload).unwrap().view()).collect()
 }
 
-/// Fails when `part` says something that `whole` does not.
+/// Fails if `part` contains something that `whole` does not.
 fn assert_within(part: &Value, whole: &Value, at: &str) {
     match part {
         Value::Object(members) => {
@@ -46,7 +46,7 @@ fn assert_within(part: &Value, whole: &Value, at: &str) {
 }
 
 #[tokio::test]
-async fn each_message_is_the_event_that_it_means() {
+async fn each_message_becomes_its_event() {
     let gateway = TestGateway::start(Settings::default()).await;
     let cases = [
         (
@@ -164,7 +164,7 @@ async fn each_message_is_the_event_that_it_means() {
 }
 
 #[tokio::test]
-async fn the_context_is_the_device_and_nothing_of_it_is_lost() {
+async fn the_context_becomes_the_device_without_loss() {
     let gateway = TestGateway::start(Settings::default()).await;
     let context = json!({
         "app": {"name": "Shop", "version": "1.2", "build": "34"},
@@ -225,7 +225,7 @@ async fn the_sender_s_clock_is_corrected() {
 }
 
 #[tokio::test]
-async fn bad_messages_are_named_and_the_good_ones_are_stored_once() {
+async fn invalid_messages_are_reported_and_valid_ones_stored_once() {
     let gateway = TestGateway::start(Settings::default()).await;
     let good = json!({"type": "track", "event": "E", "userId": "u", "messageId": "m1"});
     let batch = json!({"batch": [good, {"event": "E", "userId": "u"}, 7, {"type": "track", "event": "E"}, {"event": "x".repeat(40_000)}]});
@@ -252,14 +252,14 @@ async fn bad_messages_are_named_and_the_good_ones_are_stored_once() {
 }
 
 #[tokio::test]
-async fn a_batch_has_as_many_messages_as_segment_takes() {
-    // Whatever other batches may have.
+async fn batches_are_limited_to_the_message_count_of_segment() {
+    // Larger than other batches may be.
     let gateway = TestGateway::start(Settings { batch_events_max: 3, ..Settings::default() }).await;
     let message = |n: usize| json!({"type": "track", "event": "E", "userId": "u", "messageId": n.to_string()});
     let batch = |count: usize| json!({"batch": (0..count).map(message).collect::<Vec<_>>(), "sentAt": null});
     assert_eq!(send(&gateway, "/v1/batch", &batch(40)).await.status, 200);
     assert_eq!(gateway.stored().await, 40);
-    // Nothing of what follows the last message that is allowed is read.
+    // Nothing after the last allowed message is read.
     for path in ["/v1/batch", "/v1/import", "/v1/b"] {
         let reply = send(&gateway, path, &batch(2_501)).await;
         let errors = json!([{"pointer": "/batch", "detail": "must have at most 2500 messages"}]);
@@ -273,7 +273,7 @@ async fn a_batch_has_as_many_messages_as_segment_takes() {
 }
 
 #[tokio::test]
-async fn a_message_is_read_whole_or_refused_as_before() {
+async fn messages_are_read_whole_or_refused() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     for (body, detail) in [
@@ -292,7 +292,7 @@ async fn a_message_is_read_whole_or_refused_as_before() {
 }
 
 #[tokio::test]
-async fn what_properties_cannot_hold_is_kept_as_it_was_sent() {
+async fn unsupported_property_values_are_kept_as_sent() {
     let gateway = TestGateway::start(Settings::default()).await;
     let many: serde_json::Map<String, Value> = (0..1_001).map(|n| (n.to_string(), n.into())).collect();
     let message = json!({"event": "E", "userId": "u", "properties": many});
@@ -308,7 +308,7 @@ async fn what_properties_cannot_hold_is_kept_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_message_that_uses_the_name_of_the_rest_loses_nothing() {
+async fn a_message_with_a_reserved_member_name_loses_nothing() {
     let gateway = TestGateway::start(Settings::default()).await;
     let message = json!({"event": "E", "userId": "u", "$segment": "its own", "properties": {"$segment": "a property"}});
     assert_eq!(send(&gateway, "/v1/t", &message).await.status, 200);
@@ -318,7 +318,7 @@ async fn a_message_that_uses_the_name_of_the_rest_loses_nothing() {
 }
 
 #[tokio::test]
-async fn the_write_key_is_an_api_key_wherever_it_is() {
+async fn the_write_key_is_an_api_key_in_every_place() {
     let keyed = Keyed::start_with(Settings::default()).await;
     let key = keyed.key(new("shop", "web")).await;
     let message = |app: &str| json!({"type": "track", "event": app, "userId": "u"});

@@ -1,26 +1,27 @@
-//! A bound on the frames of HTTP/2 that carry nothing of a request: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM,
-//! GOAWAY, empty DATA, and frames that nobody knows.
+//! Bounds the HTTP/2 frames that carry no part of a request: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM,
+//! GOAWAY, empty DATA and unknown frames.
 //!
-//! The protocol library takes them in, and answers PING and SETTINGS, for as long as a client sends them and reads the
-//! answers (CVE-2019-9512 and those after it). Here each uses up a part of its connection's allowance, which comes back
-//! with what makes clients send such frames: requests, replies and time.
+//! hyper accepts them, and answers PING and SETTINGS, for as long as a client sends them and reads the answers
+//! (CVE-2019-9512 and its successors). Here each of them uses up part of the connection's allowance, which is refilled
+//! by requests, replies and time, the ordinary reasons to send such frames.
 //!
-//! Knows nothing of frames but the nine bytes that each begins with (RFC 9113, 4.1).
+//! Parses only the nine bytes of each frame header (RFC 9113, 4.1).
 
 use bytes::Bytes;
 
 use crate::http::reply::raw_reply;
 
-/// What a connection may send at once.
+/// The initial and maximum allowance.
 const BURST: u32 = 1_000;
-/// What comes back with each request: its windows, its reset, its priority, and more than one ping.
+/// Refill per request: its windows, reset and priority, and more than one ping.
 const FOR_REQUEST: u32 = 10;
-/// One comes back in this time.
+/// Refill of one frame per this time.
 const EACH_MS: u64 = 100;
-/// One comes back with as many bytes of replies, whose reader opens windows. The answer to a PING has 17 bytes.
+/// Refill of one frame per this many reply bytes, since their reader updates windows. The answer to a PING has 17
+/// bytes.
 const REPLY_BYTES: usize = 1024;
 
-/// What stands before the first frame.
+/// The preface precedes the first frame.
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 9;
 // RFC 9113, 6.
@@ -29,31 +30,31 @@ const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 
-/// The frames of one connection, as its bytes come.
+/// Counts the frames of one connection.
 pub(crate) struct ControlFrames {
-    /// The head of a frame, as far as it has come.
+    /// The header of the current frame, as far as it was received.
     head: [u8; HEAD_BYTES],
     head_bytes: usize,
-    /// Bytes of the preface, or of a payload, that are still to come.
+    /// Remaining bytes of the preface or of a payload.
     payload_bytes: usize,
-    /// How many may come.
+    /// How many more frames are allowed.
     allowance: u32,
-    /// Up to when time has given its part, in milliseconds.
+    /// Time up to which the refill is credited, in milliseconds.
     counted_ms: u64,
-    /// Bytes of replies that have not given theirs.
+    /// Reply bytes whose refill is not credited yet.
     reply_bytes: usize,
     /// The last stream that the client opened.
     last_stream: u32,
 }
 
-/// A client sends more of them than it has any use for.
+/// A client sends more such frames than it can have a use for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Flood {
     last_stream: u32,
 }
 
 impl Flood {
-    /// What the client is told.
+    /// The last bytes for the client.
     pub(crate) fn farewell(&self) -> Bytes {
         raw_reply::http2_enhance_your_calm(self.last_stream)
     }
@@ -72,8 +73,8 @@ impl ControlFrames {
         }
     }
 
-    /// Counts what is in bytes that came.
-    pub(crate) fn came(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Flood> {
+    /// Counts the frames in received bytes.
+    pub(crate) fn received(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Flood> {
         loop {
             let skipped = self.payload_bytes.min(bytes.len());
             self.payload_bytes -= skipped;
@@ -91,12 +92,12 @@ impl ControlFrames {
         }
     }
 
-    /// Counts bytes of replies that left.
+    /// Counts sent reply bytes.
     pub(crate) fn left(&mut self, bytes: usize) {
         self.reply_bytes += bytes;
     }
 
-    /// Counts the frame whose head has come.
+    /// Counts a frame, given its complete header.
     fn begin(&mut self, now_ms: u64) -> Result<(), Flood> {
         let [a, b, c, kind, flags, stream @ ..] = self.head;
         self.payload_bytes = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -144,45 +145,45 @@ mod tests {
 
     fn opened() -> ControlFrames {
         let mut frames = ControlFrames::new(0);
-        frames.came(&[b'P'; PREFACE_BYTES], 0).unwrap();
+        frames.received(&[b'P'; PREFACE_BYTES], 0).unwrap();
         frames
     }
 
-    /// How many of so many are let in.
+    /// How many of `many` frames are accepted.
     fn taken(frames: &mut ControlFrames, many: usize, frame: &[u8], now_ms: u64) -> usize {
-        let count = (0..many).take_while(|_| frames.came(frame, now_ms).is_ok()).count();
-        // The rest of a frame that was not let in; a connection has none.
+        let count = (0..many).take_while(|_| frames.received(frame, now_ms).is_ok()).count();
+        // Skips the rest of a refused frame; a real connection would be closed.
         frames.payload_bytes = 0;
         count
     }
 
     #[test]
-    fn a_burst_and_what_requests_replies_and_time_give_back() {
+    fn the_allowance_is_refilled_by_requests_replies_and_time() {
         let (mut frames, ping) = (opened(), frame(PING, 0, 0, 8));
         assert_eq!(taken(&mut frames, 2_000, &ping, 0), 1_000);
         assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 20, "two seconds");
-        frames.came(&frame(HEADERS, 5, 7, 20), 2_000).unwrap();
+        frames.received(&frame(HEADERS, 5, 7, 20), 2_000).unwrap();
         assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 10, "a request");
         frames.left(5 * REPLY_BYTES);
         assert_eq!(taken(&mut frames, 2_000, &ping, 2_000), 5, "replies");
         assert_eq!(taken(&mut frames, 2_000, &ping, 3_600_000), 1_000, "an hour, and no more than a burst");
-        assert_eq!(frames.came(&ping, 3_600_000), Err(Flood { last_stream: 7 }));
+        assert_eq!(frames.received(&ping, 3_600_000), Err(Flood { last_stream: 7 }));
     }
 
     #[test]
-    fn answers_to_pings_give_nothing_worth_it_back() {
+    fn ping_answers_do_not_refill_the_allowance() {
         let (mut frames, ping) = (opened(), frame(PING, 0, 0, 8));
         let count = (0..1_000_000)
             .take_while(|_| {
                 frames.left(ping.len());
-                frames.came(&ping, 0).is_ok()
+                frames.received(&ping, 0).is_ok()
             })
             .count();
         assert!(count < 1_100, "{count}");
     }
 
     #[test]
-    fn what_is_part_of_a_request_is_not_counted() {
+    fn frames_of_requests_are_not_counted() {
         let mut frames = opened();
         let request =
             [frame(HEADERS, 0, 1, 40), frame(CONTINUATION, 4, 1, 40), frame(DATA, 0, 1, 1), frame(DATA, 1, 1, 0)];
@@ -193,12 +194,12 @@ mod tests {
     }
 
     #[test]
-    fn how_bytes_are_cut_changes_nothing() {
+    fn chunking_does_not_affect_counting() {
         let sent = [&frame(SETTINGS, 0, 0, 6)[..], &frame(DATA, 0, 1, 16_384), &frame(PING, 0, 0, 8)].concat();
         for size in [1, 2, 8, 9, 10, 1_000, 1 << 20] {
             let mut frames = opened();
             let many = sent.repeat(249);
-            assert!(many.chunks(size).all(|part| frames.came(part, 0).is_ok()), "{size}");
+            assert!(many.chunks(size).all(|part| frames.received(part, 0).is_ok()), "{size}");
             assert_eq!(frames.allowance, 1_000 - 2 * 249, "{size}");
         }
     }

@@ -1,8 +1,9 @@
-//! The rest of a body that was refused, read over for a while so that the client hears why.
+//! Reads the rest of a refused body for a while, so that the client sees the reply.
 //!
-//! In HTTP/2 the reply ends the request's stream, and common clients that are still sending then give up without a look
-//! at the reply: there it has to wait. In HTTP/1.1 it waits only for what is on its way with the head, so that the
-//! connection can go on; else it says that the connection ends, and the stream sees to the rest once it is out.
+//! In HTTP/2 the reply ends the stream, and common clients that are still sending then fail without reading it, so the
+//! reply has to wait. In HTTP/1.1 the reply waits only for data that is sent along with the head, so that the
+//! connection can be reused. Otherwise the reply says that the connection closes, and the stream drains the rest
+//! afterwards.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,30 +15,29 @@ use hyper::body::{Body, Incoming};
 
 use super::share::Share;
 
-/// How far a body is read over; none of it is kept.
-pub(crate) struct Patience {
+/// How much of a body is read and discarded.
+pub(crate) struct DrainLimits {
     bytes_max: usize,
     timeout: Duration,
 }
 
-/// A client that is slower than this sends too much to wait for.
-pub(crate) const IN_HTTP2: Patience = Patience { bytes_max: 32 * 1024 * 1024, timeout: Duration::from_secs(5) };
-pub(crate) const IN_HTTP1: Patience = Patience { bytes_max: 256 * 1024, timeout: Duration::from_millis(100) };
+/// A client that takes longer has too much to send.
+pub(crate) const IN_HTTP2: DrainLimits = DrainLimits { bytes_max: 32 * 1024 * 1024, timeout: Duration::from_secs(5) };
+pub(crate) const IN_HTTP1: DrainLimits = DrainLimits { bytes_max: 256 * 1024, timeout: Duration::from_millis(100) };
 
-/// Reads the body of a share, to a limit, or until the room of the request is needed for others. True when it came to
-/// its end.
-pub(crate) async fn drain(mut body: Incoming, share: &Share, patience: &Patience) -> bool {
+/// Reads the body of a share up to a limit, or until the share is evicted. Returns `true` at the end of the body.
+pub(crate) async fn drain(mut body: Incoming, share: &Share, limits: &DrainLimits) -> bool {
     let mut drained = 0;
     let reading = poll_fn(|cx| {
         while !share.is_evicted() {
             match Pin::new(&mut body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers may be none in truth, and what follows them another request.
+                    // These may not be real trailers, and another request may follow them.
                     if frame.is_trailers() && !share.is_multiplexed() {
                         return Poll::Ready(false);
                     }
                     drained += frame.data_ref().map_or(0, Bytes::len);
-                    if drained > patience.bytes_max {
+                    if drained > limits.bytes_max {
                         return Poll::Ready(false);
                     }
                 }
@@ -51,7 +51,7 @@ pub(crate) async fn drain(mut body: Incoming, share: &Share, patience: &Patience
         }
         Poll::Ready(false)
     });
-    let is_whole = tokio::time::timeout(patience.timeout, reading).await.unwrap_or(false);
+    let is_whole = tokio::time::timeout(limits.timeout, reading).await.unwrap_or(false);
     share.body_ended();
     is_whole
 }

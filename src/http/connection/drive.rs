@@ -1,6 +1,6 @@
-//! Drives a connection: polls its protocol, and acts on the limits that its watch knows of.
+//! Drives a connection: polls its protocol and enforces the limits of its watch.
 //!
-//! Invariant: an idle HTTP/1.1 connection keeps no state of the protocol, so that thousands of them cost little.
+//! Invariant: an idle HTTP/1.1 connection keeps no protocol state, so that thousands of them are cheap.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,28 +12,27 @@ use tokio::time::Instant;
 use super::watch::{Limit, Watch};
 use crate::http::limits::Limits;
 
-/// How long an idle connection may take to close after it was told.
+/// How long an idle connection may take to shut down.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// A connection that has been idle for this long gives its buffers back. A client that sends again within it finds
-/// them as it left them.
+/// An idle connection releases its buffers after this time. A client that sends again earlier finds them allocated.
 const PARK_AFTER: Duration = Duration::from_millis(500);
-/// The same where there are many.
+/// The same if there are many connections.
 const PARK_AFTER_OF_MANY: Duration = Duration::from_millis(100);
 const MANY: usize = 1_000;
 
-/// A connection's protocol, as far as driving it goes.
+/// A connection's protocol, as the driver sees it.
 pub(crate) trait Protocol: Future<Output = ()> {
     fn graceful_shutdown(self: Pin<&mut Self>);
 
-    /// Gives back what an idle connection needs only once its client sends again. False when there is nothing to
-    /// give back.
+    /// Releases what an idle connection does not need until its client sends again. Returns `false` if there is nothing
+    /// to release.
     fn park(self: Pin<&mut Self>) -> bool;
 }
 
-/// Drives a connection to its end, or to the first limit that it breaks. Errors of a connection are the
-/// client's affair and are not reported.
+/// Drives a connection to its end, or to the first limit that it violates. Connection errors are the client's problem
+/// and are not reported.
 pub(crate) async fn drive<P: Protocol>(protocol: P, watch: &Watch, limits: &Limits) {
-    let mut driver = Driver { watch, limits, told_to_close: false, farewell: None, parked: 0 };
+    let mut driver = Driver { watch, limits, closing: false, farewell: None, parked: 0 };
     let mut protocol = pin!(protocol);
     let mut alarm = pin!(tokio::time::sleep_until(watch.deadline(limits).0));
     let mut step = |cx: &mut Context<'_>| {
@@ -70,20 +69,20 @@ pub(crate) async fn drive<P: Protocol>(protocol: P, watch: &Watch, limits: &Limi
     .await;
 }
 
-/// What comes after one poll of the protocol.
+/// The next step after one poll of the protocol.
 enum Step {
     Again,
     Wait,
     End,
 }
 
-/// What [`drive`] does after its protocol did what it could.
+/// What [`drive`] does once its protocol can make no more progress.
 enum Next {
-    /// A limit is broken.
+    /// A limit is violated.
     End,
-    /// Tell the protocol to close.
+    /// Start a graceful shutdown.
     Close,
-    /// Park, or wait where there is nothing to give back.
+    /// Park, or wait if there is nothing to release.
     Park(Instant),
     Wait(Instant),
 }
@@ -91,21 +90,22 @@ enum Next {
 struct Driver<'a> {
     watch: &'a Watch,
     limits: &'a Limits,
-    told_to_close: bool,
-    /// When an idle connection that was told to close is cut.
+    closing: bool,
+    /// When an idle connection that is shutting down is cut.
     farewell: Option<Instant>,
-    /// The progress at which it was parked last: what came since may be part of a head.
+    /// The progress mark at the last time it was parked; bytes received since may be part of a head.
     parked: u64,
 }
 
 impl Driver<'_> {
-    /// Of a drain, once: at once where there is a request in flight, whose reply says so. An idle HTTP/1.1 connection
-    /// has a while to send a last request, so that its client does not send one into a connection that closes.
+    /// Starts the shutdown for a drain, once. A connection with a request in flight shuts down immediately, and the
+    /// reply announces it. An idle HTTP/1.1 connection may send one last request for a while, so that its client does
+    /// not send into a closing connection.
     fn must_close(&mut self) -> bool {
         let must = self.watch.is_draining()
-            && !self.told_to_close
+            && !self.closing
             && (!self.watch.is_quiet() || self.watch.last_call(self.limits) <= self.now());
-        self.told_to_close |= must;
+        self.closing |= must;
         must
     }
 
@@ -126,10 +126,10 @@ impl Driver<'_> {
                 return Next::End;
             }
             self.farewell = Some(now + FAREWELL);
-            self.told_to_close = true;
+            self.closing = true;
             return Next::Close;
         }
-        if self.watch.is_draining() && !self.told_to_close {
+        if self.watch.is_draining() && !self.closing {
             deadline = deadline.min(self.watch.last_call(self.limits));
         }
         let progress = self.watch.progress();
@@ -146,7 +146,7 @@ impl Driver<'_> {
     }
 }
 
-/// Runs what comes before the protocol, within the limits of the connection. `None` when it did not end.
+/// Runs the setup that precedes the protocol, within the limits of the connection. `None` if it did not finish.
 pub(crate) async fn bounded<F: Future>(opening: F, watch: &Watch, limits: &Limits) -> Option<F::Output> {
     let mut opening = pin!(opening);
     let mut alarm = pin!(tokio::time::sleep_until(watch.deadline(limits).0));

@@ -1,4 +1,4 @@
-//! What TLS adds to a connection: the time of its handshake, and memory for what HTTP does not see.
+//! The TLS part of a watch: the handshake timeout, and memory that HTTP cannot see.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,7 +8,7 @@ use super::watch::Watch;
 use crate::http::memory::{Exhausted, HANDSHAKE_BYTES};
 
 impl Watch {
-    /// The first bytes of a TLS handshake are there. `Err` when there is no memory for it.
+    /// The first bytes of a TLS handshake were received. `Err` when there is no memory for it.
     pub(crate) fn handshake_began(&self) -> Result<(), Exhausted> {
         self.memory.take(HANDSHAKE_BYTES, true)?;
         self.own_bytes.fetch_add(HANDSHAKE_BYTES, Relaxed);
@@ -21,7 +21,7 @@ impl Watch {
         self.release_own();
     }
 
-    /// Since when a TLS handshake has been under way.
+    /// When the current TLS handshake began.
     pub(crate) fn handshake_since(&self) -> Option<Instant> {
         let mark = self.handshake.load(Relaxed);
         (mark != 0).then(|| self.instant(mark))
@@ -31,12 +31,12 @@ impl Watch {
         self.handshake_answered.store(true, Relaxed);
     }
 
-    /// The client has all that it needs to end the handshake.
+    /// The client has everything that it needs to complete the handshake.
     pub(crate) fn is_handshake_answered(&self) -> bool {
         self.handshake_answered.load(Relaxed)
     }
 
-    /// TLS records hold this much until they are complete. `Err` when there is no memory for it.
+    /// Takes memory for TLS records until they are complete. `Err` when there is none.
     pub(crate) fn records_hold(&self, bytes: usize) -> Result<(), Exhausted> {
         let missing = bytes.saturating_sub(self.record_bytes.load(Relaxed));
         if missing > 0 {
@@ -46,7 +46,7 @@ impl Watch {
         Ok(())
     }
 
-    /// The same for records that have to be sent whether there is memory or not.
+    /// The same for records that must be sent even without memory.
     pub(crate) fn records_wait(&self, bytes: usize) {
         let missing = bytes.saturating_sub(self.record_bytes.load(Relaxed));
         if missing > 0 {

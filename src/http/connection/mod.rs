@@ -1,4 +1,4 @@
-//! Connections: the state of each, what bounds it, and the HTTP/1.1 and HTTP/2 protocols on top.
+//! Connections: their state and limits, and the HTTP/1.1 and HTTP/2 protocols.
 
 pub(crate) mod control_frames;
 pub(crate) mod drain;

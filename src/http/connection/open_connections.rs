@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use super::watch::Watch;
 use crate::http::memory::{Candidate, Holders};
 
-/// A connection that has been idle for less is not closed to make room.
+/// Minimum idle time before a connection is closed to make room.
 const IDLE_LEAST: Duration = Duration::from_secs(1);
-/// Making room closes up to this part of the connections, so that it is not done for each one that comes.
+/// Making room closes up to this fraction of the connections, so that it is not repeated for each new one.
 const ROOM_PART: usize = 64;
-/// And no more than this.
+/// Maximum number of connections closed at a time to make room.
 pub(crate) const ROOM_CONNECTIONS_MAX: usize = 32;
 
-/// Those that are not told to end at once.
+/// The open connections that were not cut to make room.
 #[derive(Debug, Default)]
 pub(crate) struct Connections(Mutex<HashMap<u64, Arc<Watch>>>);
 
@@ -37,7 +37,8 @@ impl Connections {
         self.open().values().cloned().collect()
     }
 
-    /// Cuts those that have been idle for longest, first those that never sent a request; false when none is idle.
+    /// Cuts the connections that have been idle longest, starting with those that never sent a request. Returns `false`
+    /// when none is idle.
     pub(crate) fn make_room(&self) -> bool {
         let mut open = self.open();
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Reply bodies that keep their request's share of the memory until their last byte has left.
+//! Reply bodies that hold their request's share of the memory until their last byte is sent.
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -14,12 +14,12 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::share::Share;
 use crate::http::reply::problem::Problem;
 
-/// What a reply of unknown length is taken for.
+/// Assumed size of a reply of unknown length.
 const UNKNOWN_BYTES: usize = 64 * 1024;
 
 pub(crate) struct Outbound<B> {
     body: Content<B>,
-    /// Nothing for the refusal of a connection that ends.
+    /// `None` for the refusal of a connection that closes.
     share: Option<Arc<Share>>,
 }
 
@@ -28,48 +28,56 @@ enum Content<B> {
     Own(Option<Bytes>),
 }
 
-/// Bytes that have not left. Dropped by the protocol library when they have.
-pub(crate) struct Held {
+/// Bytes to be sent. hyper drops them after sending.
+pub(crate) struct ReplyChunk {
     bytes: Bytes,
     _share: Option<Arc<Share>>,
 }
 
-/// What the request was, as far as its reply depends on it.
+/// The properties of a request that its reply depends on.
 #[derive(Clone, Copy)]
-pub(crate) struct Asked {
-    /// Its reply has no body.
+pub(crate) struct RequestKind {
+    /// A HEAD request: the reply has no body.
     pub(crate) head: bool,
-    /// It changed nothing, and is no probe, so that its reply can be withheld.
+    /// The request changed nothing and is no probe, so its reply may be withheld.
     pub(crate) safe: bool,
 }
 
-/// The reply of a service, or a refusal where there is no memory for it.
-pub(crate) fn outbound<B: Body>(reply: Response<B>, asked: Asked, share: Arc<Share>) -> Response<Outbound<B>> {
+/// The reply of a service, or a refusal if there is no memory for it.
+pub(crate) fn outbound<B: Body>(
+    reply: Response<B>,
+    request_kind: RequestKind,
+    share: Arc<Share>,
+) -> Response<Outbound<B>> {
     let hint = reply.body().size_hint();
     let bytes = hint.upper().map_or(UNKNOWN_BYTES, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    // What is not refused always has room.
-    if let Err(exhausted) = share.reply(if asked.head { 0 } else { bytes }, asked.safe) {
+    // Replies that may not be withheld always get their memory.
+    if let Err(exhausted) = share.reply(if request_kind.head { 0 } else { bytes }, request_kind.safe) {
         share.count_refusal(exhausted);
-        return refusal(exhausted.problem(), asked, Some(share));
+        return refusal(exhausted.problem(), request_kind, Some(share));
     }
     let (mut head, body) = reply.into_parts();
-    let body = if asked.head { without_body(&mut head, hint.exact()) } else { Content::Of(body) };
+    let body = if request_kind.head { without_body(&mut head, hint.exact()) } else { Content::Of(body) };
     Response::from_parts(head, Outbound { body, share: Some(share) })
 }
 
-/// A reply that no service made.
-pub(crate) fn refusal<B>(problem: Problem, asked: Asked, share: Option<Arc<Share>>) -> Response<Outbound<B>> {
+/// A reply from the listener instead of the service.
+pub(crate) fn refusal<B>(
+    problem: Problem,
+    request_kind: RequestKind,
+    share: Option<Arc<Share>>,
+) -> Response<Outbound<B>> {
     let (mut head, body) = problem.into_reply().into_parts();
     let bytes = body.into_inner().unwrap_or_default();
     if let Some(share) = &share {
         let _ = share.reply(bytes.len(), false);
     }
     let length = bytes.len() as u64;
-    let body = if asked.head { without_body(&mut head, Some(length)) } else { Content::Own(Some(bytes)) };
+    let body = if request_kind.head { without_body(&mut head, Some(length)) } else { Content::Own(Some(bytes)) };
     Response::from_parts(head, Outbound { body, share })
 }
 
-/// The reply to HEAD tells what that to GET would be (RFC 9110, 9.3.2). In HTTP/2 the protocol library would send it.
+/// The reply to HEAD has the headers of the reply to GET (RFC 9110, 9.3.2). In HTTP/2 hyper would send the body.
 fn without_body<B>(head: &mut Parts, length: Option<u64>) -> Content<B> {
     let can_have_body = head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED;
     if let Some(length) = length.filter(|_| can_have_body) {
@@ -79,17 +87,17 @@ fn without_body<B>(head: &mut Parts, length: Option<u64>) -> Content<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Outbound<B> {
-    type Data = Held;
+    type Data = ReplyChunk;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Held>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<ReplyChunk>, B::Error>>> {
         let Self { body, share } = self.get_mut();
-        let hold = |bytes| Held { bytes, _share: share.clone() };
+        let chunk = |bytes| ReplyChunk { bytes, _share: share.clone() };
         match body {
             Content::Of(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(hold))))
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(chunk))))
             }
-            Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(hold(bytes))))),
+            Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(chunk(bytes))))),
         }
     }
 
@@ -108,7 +116,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outbound<B> {
     }
 }
 
-impl Buf for Held {
+impl Buf for ReplyChunk {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }

@@ -1,5 +1,5 @@
-//! The protocol of one connection: told by its first bytes, taken apart while the connection is idle, and put together
-//! again when the client sends.
+//! The protocol of one connection: detected from the first bytes, dropped while the connection is idle, and rebuilt
+//! when the client sends again.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -17,12 +17,12 @@ use super::version::Version;
 use crate::base::supervisor::Tasks;
 use crate::http::limits::Limits;
 
-/// What the protocol library reads with at least.
+/// hyper's minimum read buffer.
 const HEADER_BYTES_LEAST: usize = 8 * 1024;
-/// The largest head in HTTP/2, where a few bytes can stand for many headers.
+/// Limit on a head in HTTP/2, where a few bytes can expand to many headers.
 const HTTP2_HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// How a listener speaks.
+/// The protocol settings of a listener.
 pub(crate) struct Protocols {
     http1: http1::Builder,
     http2: http2::Builder<OnTasks>,
@@ -30,27 +30,27 @@ pub(crate) struct Protocols {
 
 impl Protocols {
     pub(crate) fn new(limits: &Limits, tasks: &Tasks) -> Self {
-        // The watch of each connection sees to the time for headers. `pipeline_flush` stays off: it keeps a reply back
-        // while any part of a next request is in the buffer, and the refusal of headers that are too large for ever.
+        // The watch of each connection enforces the header timeout. `pipeline_flush` stays off: it delays a reply while
+        // any part of the next request is in the buffer, and the refusal of too large headers forever.
         let mut http1 = http1::Builder::new();
         http1
             .timer(TokioTimer::new())
             .header_read_timeout(None)
-            // Whoever closes its own side behind a request still hears what became of it.
+            // A client that shuts down its sending side after a request still gets the reply.
             .half_close(true)
-            // Headers must fit the read buffer: its size is their limit.
+            // Headers must fit into the read buffer, so its size is their limit.
             .max_buf_size(limits.header_bytes_max.max(HEADER_BYTES_LEAST));
         let mut http2 = http2::Builder::new(OnTasks(tasks.clone()));
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams_max)
-            // A header block in the making is part of what the connection is charged for.
+            // A partial header block is included in the connection's memory.
             .max_header_list_size(limits.header_bytes_max.min(HTTP2_HEADER_BYTES_MAX) as u32);
         Self { http1, http2 }
     }
 }
 
-/// Runs the streams of HTTP/2 connections where the connections themselves run.
+/// Spawns HTTP/2 streams on the task set of the connections.
 #[derive(Clone, Debug)]
 pub(crate) struct OnTasks(Tasks);
 
@@ -65,21 +65,21 @@ pub(crate) struct Session<'a, S: HttpService<Incoming>> {
     state: State<S>,
 }
 
-/// In boxes, so that an idle connection has none of them.
+/// Boxed, so that an idle connection allocates none of them.
 enum State<S: HttpService<Incoming>> {
-    /// Nothing of a request is there.
+    /// No byte of a request was received yet.
     Quiet {
         stream: WatchedStream,
         service: S,
-        /// What is spoken, where that is known before its first bytes.
-        agreed: Option<Version>,
+        /// The protocol, if it is known before the first bytes.
+        negotiated: Option<Version>,
     },
     Http1(Box<http1::Connection<WatchedStream, S>>),
     Http2(Box<http2::Connection<WatchedStream, S, OnTasks>>),
     Ended,
 }
 
-// Nothing in it is ever pinned but what stands in a box.
+// Only boxed values are ever pinned.
 impl<S: HttpService<Incoming>> Unpin for Session<'_, S> {}
 
 impl<'a, S, B> Session<'a, S>
@@ -91,9 +91,14 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// `agreed`: what the two sides have agreed on; nothing, and the first bytes tell.
-    pub(crate) fn new(protocols: &'a Protocols, stream: WatchedStream, service: S, agreed: Option<Version>) -> Self {
-        Self { protocols, state: State::Quiet { stream, service, agreed } }
+    /// `negotiated` is the protocol that ALPN selected; with `None` it is detected from the first bytes.
+    pub(crate) fn new(
+        protocols: &'a Protocols,
+        stream: WatchedStream,
+        service: S,
+        negotiated: Option<Version>,
+    ) -> Self {
+        Self { protocols, state: State::Quiet { stream, service, negotiated } }
     }
 
     fn open(&mut self, version: Version) {
@@ -122,7 +127,7 @@ where
         let this = self.get_mut();
         loop {
             let version = match &mut this.state {
-                State::Quiet { stream, agreed, .. } => ready!(stream.poll_version(cx, *agreed)),
+                State::Quiet { stream, negotiated, .. } => ready!(stream.poll_version(cx, *negotiated)),
                 State::Http1(connection) => return Pin::new(&mut **connection).poll(cx).map(drop),
                 State::Http2(connection) => return Pin::new(&mut **connection).poll(cx).map(drop),
                 State::Ended => return Poll::Ready(()),
@@ -146,7 +151,7 @@ where
 {
     fn graceful_shutdown(self: Pin<&mut Self>) {
         let this = self.get_mut();
-        // The protocol library knows how to close.
+        // hyper implements the shutdown.
         this.open(Version::Http1);
         match &mut this.state {
             State::Http1(connection) => Pin::new(&mut **connection).graceful_shutdown(),
@@ -162,7 +167,7 @@ where
                 let parts = connection.into_parts();
                 let (mut stream, service) = (parts.io, parts.service);
                 stream.put_back(&parts.read_buf);
-                this.state = State::Quiet { stream, service, agreed: Some(Version::Http1) };
+                this.state = State::Quiet { stream, service, negotiated: Some(Version::Http1) };
                 true
             }
             other => {

@@ -1,5 +1,4 @@
-//! What one request holds of the memory, from its head until the last byte of its reply has left; and who pays when
-//! there is too little.
+//! The memory share of one request, from its head until the last byte of its reply is sent.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -13,13 +12,13 @@ use tokio::time::Instant;
 use super::watch::Watch;
 use crate::http::memory::{Exhausted, Holder, Resource};
 
-/// What a request takes beside its head, body and reply: its task, its stream, its first buffer.
+/// Memory of a request in addition to its head, body and reply: its task, stream and first buffer.
 pub(crate) const REQUEST_BYTES: usize = 8 * 1024;
-/// Of which a small body: most requests touch the shared counter twice only.
+/// Includes a small body, so that most requests touch the shared counter only twice.
 const FREE_BODY_BYTES: usize = 2 * 1024;
-/// A body that grows takes at least this much more, to touch the shared counter less often.
+/// A growing body takes memory in steps of at least this size, to touch the shared counter less often.
 const STEP_BYTES: usize = 8 * 1024;
-/// What a refusal takes until it has left.
+/// Memory of a refusal until it is sent.
 const REFUSAL_BYTES: usize = 2 * 1024;
 
 const READING: u8 = 0;
@@ -27,32 +26,32 @@ const HANDLING: u8 = 1;
 const REPLYING: u8 = 2;
 const EVICTED: u8 = 3;
 
-/// What one request holds, given back when it is dropped: after the last byte of the reply has left, or when the
-/// connection has ended.
+/// The memory of one request. Dropping it releases the memory: after the last byte of the reply is sent, or when the
+/// connection ends.
 #[derive(Debug)]
 pub(crate) struct Share {
     watch: Arc<Watch>,
-    /// What it holds at least: the request's task and stream.
+    /// The minimum: the request's task and stream.
     base: usize,
     bytes: AtomicUsize,
-    /// Body bytes that came.
-    came: AtomicUsize,
-    /// Those of them that are counted among the body bytes of all requests.
+    /// Body bytes received.
+    received: AtomicUsize,
+    /// Body bytes counted against the limit for all requests.
     body_bytes: AtomicUsize,
-    /// It is counted among the requests in flight: 1, or 0.
+    /// Counted as a request in flight: 1 or 0.
     requests: AtomicUsize,
     phase: AtomicU8,
-    /// When the phase began, in the time of the watch.
+    /// When the phase began, in the watch's time.
     since: AtomicU64,
     reader: AtomicWaker,
-    /// The rest of a body that nobody wanted to read.
+    /// The rest of a body that the service did not read.
     unread: Mutex<Option<Incoming>>,
-    /// Which replies of the connection it is counted among, once it has one.
+    /// The era of the connection's replies in which its reply is counted; 0 before the reply.
     era: AtomicU32,
 }
 
 impl Share {
-    /// The share of a request whose head is there.
+    /// Takes the share of a request once its head is received.
     pub(crate) fn take(watch: &Arc<Watch>, head_bytes: usize) -> Result<Arc<Self>, Exhausted> {
         let bytes = REQUEST_BYTES + head_bytes;
         let (memory, may_use_reserve) = (watch.memory(), watch.holds_nothing());
@@ -64,8 +63,8 @@ impl Share {
         Ok(Self::new(watch, bytes, REQUEST_BYTES, 1))
     }
 
-    /// The share of a refusal, or of a probe, which is not refused; nothing when too many wait already, and the
-    /// connection has to end.
+    /// Takes a share beyond the limit, for a refusal or for a probe, which is never refused. `None` when too many wait
+    /// already, and the connection has to be closed.
     pub(crate) fn beyond(watch: &Arc<Watch>) -> Option<Arc<Self>> {
         if watch.memory().overdrawn() {
             return None;
@@ -79,7 +78,7 @@ impl Share {
             watch: Arc::clone(watch),
             base,
             bytes: AtomicUsize::new(bytes),
-            came: AtomicUsize::new(0),
+            received: AtomicUsize::new(0),
             body_bytes: AtomicUsize::new(0),
             requests: AtomicUsize::new(requests),
             phase: AtomicU8::new(HANDLING),
@@ -93,37 +92,37 @@ impl Share {
         share
     }
 
-    /// Who sent the request.
+    /// The peer that sent the request.
     pub(crate) fn peer(&self) -> IpAddr {
         self.watch.peer()
     }
 
-    /// It came over HTTP/2.
+    /// The request came over HTTP/2.
     pub(crate) fn is_multiplexed(&self) -> bool {
         self.watch.is_multiplexed()
     }
 
-    /// Counts body bytes that came.
-    pub(crate) fn body_came(&self, bytes: usize) -> Result<(), Exhausted> {
-        // Only the reader of the body writes it.
-        let came = self.came.load(Relaxed) + bytes;
-        self.came.store(came, Relaxed);
-        let held = came.saturating_sub(FREE_BODY_BYTES);
+    /// Counts received body bytes.
+    pub(crate) fn body_received(&self, bytes: usize) -> Result<(), Exhausted> {
+        // Only the task that reads the body writes this.
+        let received = self.received.load(Relaxed) + bytes;
+        self.received.store(received, Relaxed);
+        let held = received.saturating_sub(FREE_BODY_BYTES);
         let missing = held.saturating_sub(self.body_bytes.load(Relaxed));
         if missing > 0 {
             let step = missing.max(STEP_BYTES);
             self.watch.memory().take_of(Resource::BodyBytes, step, true)?;
             self.body_bytes.fetch_add(step, Relaxed);
         }
-        self.hold(held)
+        self.reserve(held)
     }
 
     fn release_body(&self) {
         self.watch.memory().release_of(Resource::BodyBytes, self.body_bytes.swap(0, Relaxed));
     }
 
-    /// Holds at least this much beside the request itself.
-    pub(crate) fn hold(&self, bytes: usize) -> Result<(), Exhausted> {
+    /// Reserves at least `bytes` in addition to the request itself.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<(), Exhausted> {
         let missing = (self.base + bytes).saturating_sub(self.bytes.load(Relaxed));
         if missing == 0 {
             return Ok(());
@@ -134,7 +133,7 @@ impl Share {
         Ok(())
     }
 
-    /// The body is not complete, and its next part has not come.
+    /// The body is incomplete and its next part was not received yet.
     pub(crate) fn waits_for_body(&self, waker: &Waker) {
         self.reader.register(waker);
         let _ = self.phase.compare_exchange(HANDLING, READING, Relaxed, Relaxed);
@@ -148,11 +147,11 @@ impl Share {
         *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
     }
 
-    /// What was left unread. What was read of it is held no more.
+    /// Takes the unread rest of the body, and releases the memory of the part that was read.
     pub(crate) fn take_unread(&self) -> Option<Incoming> {
         let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let held = self.bytes.load(Relaxed).min(self.base);
-        let _ = self.hold_exactly(held, 0, false);
+        let _ = self.adjust(held, 0, false);
         self.release_body();
         Some(unread)
     }
@@ -166,14 +165,14 @@ impl Share {
         self.watch.memory().count_refusal(exhausted.reason());
     }
 
-    /// From now on the share is that of the reply. `Err`, with nothing changed, when there is no room for it and
-    /// `may_refuse`.
+    /// Turns the share into that of the reply. Returns `Err` and changes nothing if there is no room and `may_refuse`
+    /// is set.
     pub(crate) fn reply(&self, reply_bytes: usize, may_refuse: bool) -> Result<(), Exhausted> {
         let needed = self.base + reply_bytes;
         let held = self.bytes.load(Relaxed);
-        // What it held for a small head or body is enough for a small reply: the shared counter is left alone.
+        // The memory of a small head or body suffices for a small reply, without touching the shared counter.
         if !(needed..=needed + STEP_BYTES).contains(&held) {
-            self.hold_exactly(needed, needed.saturating_sub(held), may_refuse)?;
+            self.adjust(needed, needed.saturating_sub(held), may_refuse)?;
         }
         self.release_body();
         self.since.store(self.watch.now(), Relaxed);
@@ -182,13 +181,13 @@ impl Share {
         Ok(())
     }
 
-    fn hold_exactly(&self, needed: usize, growth: usize, may_refuse: bool) -> Result<(), Exhausted> {
+    fn adjust(&self, needed: usize, growth: usize, may_refuse: bool) -> Result<(), Exhausted> {
         let memory = self.watch.memory();
         let taken = growth > 0 && memory.take(growth, false).is_ok();
         if growth > 0 && !taken && may_refuse {
             return Err(Exhausted(Resource::Memory));
         }
-        // An eviction meanwhile gave back what it found: the difference is settled with what is found now.
+        // A concurrent eviction released the bytes it found; the difference is computed from what is found now.
         let paid = self.bytes.swap(needed, Relaxed) + if taken { growth } else { 0 };
         if paid > needed {
             memory.release(paid - needed);

@@ -1,7 +1,7 @@
-//! A client's socket, plain or under TLS, and what TLS makes the process hold.
+//! A client's socket, plain or TLS, and the memory that TLS uses.
 //!
-//! TLS is under everything that counts: the limits of a connection, its times and its memory see what HTTP sees. What
-//! they cannot see is counted here: records that are not complete, and those that the client does not take.
+//! TLS lies below the limits of a connection, which only see HTTP. This module counts what they cannot see: incomplete
+//! records, and records that the client does not read.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,13 +16,13 @@ use super::version::Version;
 use super::watch::Watch;
 use crate::http::memory::Exhausted;
 
-/// What the TLS library reads at once, and holds at any time.
+/// The read size of rustls, held permanently.
 const READ_BYTES: usize = 4 * 1024;
-/// The largest record, and one more read.
+/// The largest record plus one read.
 const RECORD_BYTES: usize = 20 * 1024;
-/// What may come without anything in it for HTTP: a handshake, or records without content.
+/// Limit on received bytes without content for HTTP: a handshake, or empty records.
 const EMPTY_BYTES_MAX: usize = 128 * 1024;
-/// Bytes of a reply that are encrypted ahead of what the client takes.
+/// Limit on reply bytes that are encrypted before the client reads.
 pub(crate) const UNSENT_BYTES_MAX: usize = 16 * 1024;
 
 pub(crate) enum Socket {
@@ -34,22 +34,22 @@ pub(crate) enum Socket {
 pub(crate) struct Wire {
     tcp: TcpStream,
     watch: Arc<Watch>,
-    /// What came since something of it was for HTTP.
+    /// Bytes received since the last content for HTTP.
     undelivered: usize,
-    /// Something was sent: the client's first flight was complete.
+    /// Something was sent, so the client's first flight was complete.
     answered: bool,
 }
 
 impl Socket {
-    /// What is spoken under TLS: that is agreed on by ALPN, HTTP/2 nowhere else (RFC 9113, 3.2). Nothing where the
-    /// first bytes tell.
-    pub(crate) fn agreed(&self) -> Option<Version> {
+    /// The protocol selected by ALPN under TLS, the only way to select HTTP/2 there (RFC 9113, 3.2). `None` if the
+    /// first bytes decide.
+    pub(crate) fn negotiated(&self) -> Option<Version> {
         let Self::Tls(stream) = self else { return None };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Some(if is_http2 { Version::Http2 } else { Version::Http1 })
     }
 
-    /// Without what TLS holds.
+    /// Discards the TLS state.
     pub(crate) fn into_tcp(self) -> TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
@@ -67,7 +67,7 @@ impl Wire {
         self.tcp
     }
 
-    /// What came was for HTTP, or ended the handshake.
+    /// The received bytes had content for HTTP, or completed the handshake.
     pub(crate) fn delivered(&mut self) {
         self.undelivered = 0;
     }
@@ -78,7 +78,7 @@ impl Wire {
         }
     }
 
-    fn came(&mut self, count: usize) -> io::Result<()> {
+    fn received(&mut self, count: usize) -> io::Result<()> {
         self.undelivered += count;
         if self.undelivered <= READ_BYTES {
             return Ok(());
@@ -158,7 +158,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Counts the records that the client has not taken. They are given back when a read finds none.
+/// Counts the records that the client has not read. Their memory is released when a read finds none.
 fn count_unsent(stream: &TlsStream<Wire>) {
     let (wire, session) = stream.get_ref();
     if session.wants_write() {
@@ -173,7 +173,7 @@ impl AsyncRead for Wire {
         let read = Pin::new(&mut this.tcp).poll_read(cx, buf);
         let count = buf.filled().len() - before;
         if count > 0 {
-            this.came(count)?;
+            this.received(count)?;
         }
         read
     }

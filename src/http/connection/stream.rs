@@ -1,5 +1,5 @@
-//! A client's stream that tells its connection's watch what goes in and out, and that can be
-//! closed so that a client still sending reads the reply first.
+//! A client's stream that reports its traffic to the connection's watch. It can be closed so that a client that is
+//! still sending reads the reply first.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -21,37 +21,38 @@ use crate::http::memory::Exhausted;
 use crate::http::reply::raw_reply;
 use crate::metrics;
 
-/// How long a client may take to read a refusal while what it still sends is thrown away.
+/// How long a client may take to read a refusal, while its data is discarded.
 const LINGER: Duration = Duration::from_secs(1);
-/// What is thrown away of one connection at most.
+/// Limit on the data discarded for one connection.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SCRAP_BYTES: usize = 16 * 1024;
 
-/// How HTTP/2 begins (RFC 9113, 3.4).
+/// The HTTP/2 connection preface (RFC 9113, 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// No method of HTTP/1.1 begins with this many bytes of it.
+/// No HTTP/1.1 method begins with this many bytes of the preface.
 const HTTP2_TOLD: usize = 4;
 
-/// Where a stream ends up when the protocol drops it with bytes of the client still to come, or of ours.
+/// Receives the socket if the protocol drops it while the client is still sending, or while bytes for the client
+/// remain.
 #[derive(Clone, Default)]
 pub(crate) struct Leftover(Arc<Mutex<Option<(Socket, Bytes)>>>);
 
 pub(crate) struct WatchedStream {
-    /// Present until the drop.
+    /// `None` only during the drop.
     socket: Option<Socket>,
     watch: Arc<Watch>,
     leftover: Leftover,
-    /// What was read before there was a protocol to read it.
+    /// Bytes read before the protocol was known.
     ahead: Bytes,
-    /// What the client is told when the protocol cannot tell it.
+    /// The last bytes for the client if the protocol cannot send them.
     farewell: Bytes,
-    /// Counts what comes over HTTP/2, once it is known that it is that.
+    /// Counts frames once the connection is known to use HTTP/2.
     frames: Option<Box<ControlFrames>>,
 }
 
 impl Leftover {
-    /// Closing a socket with received bytes unread makes the kernel send a reset, which can overtake the reply:
-    /// throws away what comes until the client has seen the reply and closed.
+    /// Closing a socket with unread data makes the kernel send a reset, which can overtake the reply. Discards incoming
+    /// data until the client has read the reply and closed.
     pub(crate) async fn close(self) {
         let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((mut socket, farewell)) = left else { return };
@@ -66,7 +67,7 @@ impl Leftover {
     }
 }
 
-/// Says the last words to a client that has no connection of a protocol, and closes.
+/// Sends final bytes to a client without a protocol connection, and closes.
 pub(crate) async fn close_with(mut tcp: TcpStream, farewell: &[u8]) {
     let closing = async {
         tcp.write_all(farewell).await?;
@@ -93,20 +94,24 @@ impl WatchedStream {
         Self { socket: Some(socket), watch, leftover, ahead: Bytes::new(), farewell: Bytes::new(), frames: None }
     }
 
-    /// Waits for the first bytes, and tells what they are of. They are read again by the protocol. They are not asked
-    /// where it is `agreed` what is spoken.
-    pub(crate) fn poll_version(&mut self, cx: &mut Context<'_>, agreed: Option<Version>) -> Poll<io::Result<Version>> {
+    /// Waits for the first bytes and detects the protocol, unless it was `negotiated`. The protocol reads these bytes
+    /// again.
+    pub(crate) fn poll_version(
+        &mut self,
+        cx: &mut Context<'_>,
+        negotiated: Option<Version>,
+    ) -> Poll<io::Result<Version>> {
         loop {
             let came = self.ahead.len();
-            let version = match agreed {
-                Some(agreed) => (came > 0).then_some(agreed),
+            let version = match negotiated {
+                Some(negotiated) => (came > 0).then_some(negotiated),
                 None if !HTTP2_PREFACE.starts_with(&self.ahead) => Some(Version::Http1),
                 None => (came == HTTP2_PREFACE.len()).then_some(Version::Http2),
             };
             let is_http2 = version == Some(Version::Http2) || (version.is_none() && came >= HTTP2_TOLD);
             if is_http2 && self.frames.is_none() {
                 self.frames = Some(Box::new(ControlFrames::new(self.watch.now())));
-                if let Err(exhausted) = self.watch.speaks_http2() {
+                if let Err(exhausted) = self.watch.start_http2() {
                     return Poll::Ready(Err(self.refuse(exhausted, Bytes::from_static(raw_reply::HTTP2_GO_AWAY))));
                 }
             }
@@ -117,13 +122,13 @@ impl WatchedStream {
             let mut part = ReadBuf::uninit(&mut space[came..]);
             ready!(self.poll_socket(cx, &mut part))?;
             if part.filled().is_empty() {
-                return Poll::Ready(Ok(agreed.unwrap_or(Version::Http1)));
+                return Poll::Ready(Ok(negotiated.unwrap_or(Version::Http1)));
             }
             self.ahead = [&self.ahead[..], part.filled()].concat().into();
         }
     }
 
-    /// What a protocol read and did not use.
+    /// Returns bytes that a protocol read but did not use.
     pub(crate) fn put_back(&mut self, unused: &[u8]) {
         if !unused.is_empty() {
             self.ahead = Bytes::copy_from_slice(unused);
@@ -134,14 +139,14 @@ impl WatchedStream {
         self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Reads, and tells the watch; an error where there is no memory for what came.
+    /// Reads and reports to the watch. Fails when there is no memory for the received bytes.
     fn poll_socket(&mut self, cx: &mut Context<'_>, part: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.socket()?.poll_read(cx, part))?;
         let count = part.filled().len();
         if count > 0
-            && let Err(exhausted) = self.watch.bytes_came(count)
+            && let Err(exhausted) = self.watch.bytes_received(count)
         {
-            // Into the middle of a reply nothing can be said.
+            // Nothing can be inserted into the middle of a reply.
             let can_tell = self.watch.is_flushed() && self.frames.is_none();
             let farewell = if can_tell { raw_reply::http1(exhausted.problem()) } else { Bytes::new() };
             return Poll::Ready(Err(self.refuse(exhausted, farewell)));
@@ -149,19 +154,19 @@ impl WatchedStream {
         Poll::Ready(Ok(()))
     }
 
-    /// There is no memory for what came: the connection ends, and its client is told why.
+    /// Closes the connection because there is no memory for the received bytes, and tells the client.
     fn refuse(&mut self, exhausted: Exhausted, farewell: Bytes) -> io::Error {
         self.watch.memory().count_refusal(exhausted.reason());
         self.farewell = farewell;
         io::ErrorKind::OutOfMemory.into()
     }
 
-    /// Hands bytes to the protocol; an error where they are one frame too many that it has no use for.
+    /// Passes bytes to the protocol. Fails when they exceed the allowance for control frames.
     fn hand_over(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(frames) = &mut self.frames else { return Ok(()) };
-        let Err(flood) = frames.came(bytes, self.watch.now()) else { return Ok(()) };
+        let Err(flood) = frames.received(bytes, self.watch.now()) else { return Ok(()) };
         metrics::http_flood();
-        // Into the middle of another frame nothing can be said.
+        // Nothing can be inserted into the middle of another frame.
         if self.watch.is_flushed() {
             self.farewell = flood.farewell();
         }
@@ -201,7 +206,7 @@ impl Read for WatchedStream {
             return Poll::Ready(self.hand_over(&ahead));
         }
         let most = self.watch.read_bytes_max();
-        // SAFETY: nothing but the reader of the socket, which only ever initializes, writes to these bytes.
+        // SAFETY: only the socket's reader writes to these bytes, and it only ever initializes them.
         let room = unsafe { buf.as_mut() };
         let most = most.min(room.len());
         let mut part = ReadBuf::uninit(&mut room[..most]);
@@ -233,10 +238,10 @@ impl Write for WatchedStream {
         true
     }
 
-    /// The protocol flushes when its own buffer is empty: only then has the client read enough.
+    /// The protocol flushes when its own buffer is empty; only then has the client read enough.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.socket()?.poll_flush(cx);
-        // TLS has a buffer of its own.
+        // TLS buffers too.
         if flushed.is_pending() {
             self.watch.write_blocked()
         } else {

@@ -1,4 +1,4 @@
-//! The versions of HTTP that a connection can speak.
+//! The HTTP versions that a connection can use.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {

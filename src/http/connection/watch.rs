@@ -1,7 +1,7 @@
-//! One connection: what it is doing, until when it may, and who may end it.
+//! The state of one connection: what it is doing, its deadline, and its shutdown.
 //!
-//! A connection has a single timer, set to the earliest moment at which a limit could be
-//! broken by what is known now, so that a busy connection hardly ever touches it.
+//! A connection has a single timer, set to the earliest time at which a limit can be violated given the current state,
+//! so that a busy connection rarely resets it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -17,63 +17,63 @@ use crate::http::memory::{Candidate, Exhausted, HTTP2_BYTES, Holder, MemoryBudge
 
 /// The state of one connection, shared by its stream, its requests and the drain.
 ///
-/// Times are milliseconds since the accept, plus one: 0 is "not".
+/// Times are milliseconds since the accept, plus one; 0 means "not set".
 #[derive(Debug)]
 pub(crate) struct Watch {
     accepted: Instant,
-    /// The time of the poll that goes on; see [`Watch::polling`].
+    /// The time of the current poll; see [`Watch::polling`].
     polled_at: AtomicU64,
     peer: IpAddr,
     pub(super) memory: MemoryBudget,
-    /// What any connection of its listener takes from the budget.
+    /// Budget taken by every connection of the listener.
     least_bytes: usize,
     waker: AtomicWaker,
     stage: AtomicU8,
-    /// When it was told to drain.
+    /// When the drain began.
     drained: AtomicU64,
-    /// The first bytes of a TLS handshake that has not ended.
+    /// When the first bytes of a TLS handshake in progress were received.
     pub(super) handshake: AtomicU64,
-    /// The client's first flight of it is complete, and was answered.
+    /// The client's first flight was complete and was answered.
     pub(super) handshake_answered: AtomicBool,
     multiplexed: AtomicBool,
     served_any: AtomicBool,
     in_flight: AtomicU32,
-    /// The last request that began, was answered, or whose reply left.
+    /// When the last request began, was answered, or its reply was sent.
     progress: AtomicU64,
-    /// The first bytes that came while no request was in flight.
+    /// When the first bytes were received while no request was in flight.
     head: AtomicU64,
-    /// How many there are of them.
+    /// The number of these bytes.
     head_bytes: AtomicUsize,
-    /// The client leaves reply bytes unread.
+    /// When the client stopped reading the reply.
     write_blocked: AtomicU64,
     /// Bytes were written since the last flush.
     unflushed: AtomicBool,
-    /// Since when the replies of one era wait to be read; see [`Listed`].
+    /// Since when the replies of the current era have been waiting to be read; see [`Listed`].
     reply_waits: AtomicU64,
-    /// The last reply went out before its request's body was read.
+    /// The last reply was sent before its request's body was read.
     body_unread: AtomicBool,
-    /// What is taken from the memory budget beside the requests.
+    /// Budget taken in addition to that of the requests.
     pub(super) own_bytes: AtomicUsize,
-    /// The same for TLS records that are not complete, or have not left.
+    /// The same for TLS records that are incomplete or not sent yet.
     pub(super) record_bytes: AtomicUsize,
     listed: Mutex<Listed>,
-    /// How many shares are listed.
+    /// The number of listed shares.
     shares: AtomicUsize,
 }
 
-/// The requests that hold something. Their replies are counted by eras, so that a busy connection knows without a
-/// search whether one of them waits too long: an era's time begins when the last reply of the era before has left.
+/// The requests that hold memory. Their replies are grouped into eras, so that a busy connection knows without a search
+/// whether a reply has waited too long: an era's time begins when the last reply of the previous era is sent.
 #[derive(Debug, Default)]
 struct Listed {
     shares: Vec<Weak<dyn Holder>>,
     era: u32,
-    /// Replies of this era that have not left, and those of the next.
+    /// Unsent replies of this era, and of the next one.
     replies: u32,
     next_replies: u32,
 }
 
 impl Listed {
-    /// True when the next era began.
+    /// Returns `true` when the next era begins.
     fn turn(&mut self) -> bool {
         if self.replies > 0 || self.next_replies == 0 {
             return false;
@@ -88,17 +88,17 @@ const SERVING: u8 = 0;
 const DRAINING: u8 = 1;
 const CUT: u8 = 2;
 
-/// A head in the making up to this is part of what any connection takes.
+/// A partial head up to this size is included in the memory of every connection.
 const HEAD_FREE_BYTES: usize = 8 * 1024;
-/// A longer one is taken from the budget in these.
+/// Larger heads take budget in steps of this size.
 const HEAD_STEP_BYTES: usize = 8 * 1024;
 
-/// What ends when its time is over.
+/// What happens at the deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// Told to close, with time to do so.
+    /// Graceful shutdown.
     Idle,
-    /// Cut.
+    /// The connection is cut.
     Hard,
 }
 
@@ -108,7 +108,7 @@ impl Watch {
         Self {
             accepted: Instant::now(),
             polled_at: AtomicU64::new(0),
-            // A listener for both families sees IPv4 peers as mapped addresses.
+            // A dual-stack listener sees IPv4 peers as mapped addresses.
             peer: peer.ip().to_canonical(),
             memory,
             least_bytes,
@@ -134,7 +134,7 @@ impl Watch {
         }
     }
 
-    /// Who connected: a client, or a proxy in front of it.
+    /// The peer: a client, or a proxy in front of it.
     pub(crate) fn peer(&self) -> IpAddr {
         self.peer
     }
@@ -147,24 +147,24 @@ impl Watch {
         &self.memory
     }
 
-    /// Requests in flight end, no new ones begin.
+    /// Completes requests in flight and accepts no new ones.
     pub(crate) fn drain(&self) {
         self.drained.store(self.now(), Relaxed);
         self.stage.fetch_max(DRAINING, Relaxed);
         self.waker.wake();
     }
 
-    /// Who is woken when it is told to drain, or cut.
+    /// Registers the task to wake when the connection is drained or cut.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
-    /// When the last request began, was answered, or its reply left.
+    /// When the last request began, was answered, or its reply was sent.
     pub(crate) fn progress(&self) -> u64 {
         self.progress.load(Relaxed)
     }
 
-    /// Until when an idle connection may send a last request, once it drains.
+    /// Until when an idle connection may send a last request during a drain.
     pub(crate) fn last_call(&self, limits: &Limits) -> Instant {
         self.at(self.drained.load(Relaxed), limits.last_call)
     }
@@ -178,8 +178,8 @@ impl Watch {
         self.waker.wake();
     }
 
-    /// The client speaks HTTP/2. `Err` when there is no memory for what that takes.
-    pub(crate) fn speaks_http2(&self) -> Result<(), Exhausted> {
+    /// The client uses HTTP/2. `Err` when there is no memory for it.
+    pub(crate) fn start_http2(&self) -> Result<(), Exhausted> {
         self.multiplexed.store(true, Relaxed);
         self.memory.take(HTTP2_BYTES, true)?;
         self.own_bytes.fetch_add(HTTP2_BYTES, Relaxed);
@@ -208,21 +208,20 @@ impl Watch {
         self.body_unread.store(true, Relaxed);
     }
 
-    /// The client may still be sending something that nobody will read: a refused body, or a head that
-    /// could not be read.
+    /// The client may still be sending data that nothing will read: a refused body, or a head that could not be parsed.
     pub(crate) fn leaves_unread(&self) -> bool {
         self.body_unread.load(Relaxed) || (self.head.load(Relaxed) != 0 && !self.multiplexed.load(Relaxed))
     }
 
-    /// `Err` when they are part of a head that there is no memory for.
-    pub(crate) fn bytes_came(&self, count: usize) -> Result<(), Exhausted> {
+    /// `Err` when the bytes belong to a head that there is no memory for.
+    pub(crate) fn bytes_received(&self, count: usize) -> Result<(), Exhausted> {
         if self.in_flight.load(Relaxed) > 0 {
             return Ok(());
         }
         if self.head.load(Relaxed) == 0 {
             self.head.store(self.now(), Relaxed);
         }
-        // What follows a refusal is thrown away.
+        // Data after a refusal is discarded.
         if self.multiplexed.load(Relaxed) || self.body_unread.load(Relaxed) {
             return Ok(());
         }
@@ -246,7 +245,7 @@ impl Watch {
         self.unflushed.store(true, Relaxed);
     }
 
-    /// Part of a reply may have left.
+    /// `false` if part of a reply may have been sent.
     pub(crate) fn is_flushed(&self) -> bool {
         !self.unflushed.load(Relaxed)
     }
@@ -296,47 +295,47 @@ impl Watch {
         self.progress.store(now, Relaxed);
     }
 
-    /// No request holds anything.
+    /// No request holds memory.
     pub(crate) fn holds_nothing(&self) -> bool {
         self.shares.load(Relaxed) == 0
     }
 
-    /// What a connection itself took is free again.
+    /// Releases the connection's own budget.
     pub(crate) fn release_own(&self) -> usize {
         let bytes = self.own_bytes.swap(0, Relaxed);
         self.memory.release(bytes);
         bytes
     }
 
-    /// What it holds beside its requests.
+    /// The budget held in addition to the requests.
     fn own_holds(&self) -> usize {
         self.own_bytes.load(Relaxed) + self.record_bytes.load(Relaxed)
     }
 
-    /// All that it took beside its requests, once it was cut.
+    /// Releases everything held in addition to the requests, once the connection is cut.
     pub(crate) fn release_all(&self) -> usize {
         let bytes = self.record_bytes.swap(0, Relaxed);
         self.memory.release(bytes);
         bytes + self.release_own()
     }
 
-    /// Appends what this connection holds while the process waits for its client.
+    /// Appends the holders of this connection that the process waits for.
     pub(crate) fn candidates(self: &Arc<Self>, candidates: &mut Vec<Candidate>) {
-        // Out of the lock before any of them can be dropped, which takes the lock.
+        // Released outside the lock, because dropping a share takes the lock.
         let shares: Vec<_> = self.listed().shares.iter().filter_map(Weak::upgrade).collect();
         let own: Option<Arc<dyn Holder>> = if shares.is_empty() { Some(Arc::clone(self) as _) } else { None };
         let waiting = |holder: Arc<dyn Holder>| holder.waits_since().map(|since| Candidate { since, holder });
         candidates.extend(own.into_iter().chain(shares).filter_map(waiting));
     }
 
-    /// Whether there ever was a request, and since when there is none; `None` when there is one.
+    /// Whether there was ever a request, and since when there is none. `None` when a request is in flight.
     pub(crate) fn idle_since(&self) -> Option<(bool, Instant)> {
         let idle = self.in_flight.load(Relaxed) == 0 && self.holds_nothing();
         idle.then(|| (self.served_any.load(Relaxed), self.instant(self.progress.load(Relaxed))))
     }
 
-    /// HTTP/1.1 between two requests: no byte of the next is there, and the last reply has left. A connection whose last
-    /// body was not read to its end is closed with the reply, and does not come here.
+    /// HTTP/1.1 between two requests: no byte of the next one was received, and the last reply is sent. A connection
+    /// whose last body was not read to its end closes with the reply and never gets here.
     pub(crate) fn is_quiet(&self) -> bool {
         self.in_flight.load(Relaxed) == 0
             && self.head.load(Relaxed) == 0
@@ -349,7 +348,7 @@ impl Watch {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a poll of the connection with its clock read once: a poll takes well under a millisecond, and asks for the
+    /// Reads the clock once for a whole poll of the connection: a poll takes well under a millisecond, but needs the
     /// time at every step of a request.
     pub(crate) fn polling<T>(&self, poll: impl FnOnce() -> T) -> T {
         self.polled_at.store(self.read_clock(), Relaxed);
@@ -377,7 +376,7 @@ impl Watch {
         self.instant(mark) + allowed
     }
 
-    /// The earliest moment at which a limit is broken if nothing happens until then.
+    /// The earliest time at which a limit is violated if nothing happens until then.
     pub(crate) fn deadline(&self, limits: &Limits) -> (Instant, Limit) {
         let progress = self.progress.load(Relaxed);
         let head = self.head.load(Relaxed);
@@ -394,7 +393,7 @@ impl Watch {
         } else if let Some(unread) = unread {
             return unread;
         } else {
-            // In HTTP/2 bytes come and go without a request too (acknowledgements, pings), and prove nothing.
+            // In HTTP/2, bytes without a request (acknowledgements, pings) prove nothing.
             (self.at(progress, limits.idle_timeout), Limit::Idle)
         };
         match unread {
@@ -403,15 +402,15 @@ impl Watch {
         }
     }
 
-    /// How much may be read at once. While a head is awaited no more than what is free: what follows it is counted
-    /// as a body.
+    /// The maximum size of a read. Between requests, at most the free size of a head; what follows a head is counted as
+    /// its body.
     pub(crate) fn read_bytes_max(&self) -> usize {
         let most = self.memory.read_bytes_max();
         if self.in_flight.load(Relaxed) == 0 { most.min(HEAD_FREE_BYTES - 1) } else { most }
     }
 }
 
-/// A connection that holds memory for no request of its own: a head or a handshake that is not complete, HTTP/2.
+/// A connection that holds memory apart from requests: for a partial head, a handshake in progress, or HTTP/2.
 impl Holder for Watch {
     fn waits_since(&self) -> Option<Instant> {
         let marks = [&self.handshake, &self.head, &self.progress].map(|mark| mark.load(Relaxed));
@@ -459,7 +458,7 @@ mod tests {
         }
     }
 
-    /// Hundreds of seconds left: a slow machine does not matter.
+    /// Hundreds of seconds left, so that a slow machine does not matter.
     fn left(watch: &Watch) -> (u64, Limit) {
         let (deadline, limit) = watch.deadline(&limits());
         (((deadline - Instant::now()).as_secs() + 50) / 100, limit)
@@ -468,14 +467,14 @@ mod tests {
     #[test]
     fn each_state_has_its_limit() {
         let mut watch = Watch::new(MemoryBudget::new(1 << 20), 0, ([127, 0, 0, 1], 1).into());
-        watch.bytes_came(1).unwrap();
+        watch.bytes_received(1).unwrap();
         assert_eq!(left(&watch), (1, Limit::Hard), "first head, from the accept");
         watch.request_began(false);
         assert_eq!(left(&watch), (2, Limit::Hard), "request");
         watch.request_ended();
         assert_eq!(left(&watch), (4, Limit::Idle), "idle");
         watch.accepted -= Duration::from_secs(200);
-        watch.bytes_came(1).unwrap();
+        watch.bytes_received(1).unwrap();
         assert_eq!(left(&watch), (1, Limit::Hard), "next head, from its first byte");
         watch.request_began(false);
         watch.request_ended();
@@ -487,7 +486,7 @@ mod tests {
         assert_eq!(left(&watch), (3, Limit::Idle), "idle again, since the last request");
         watch.request_began(true);
         watch.request_ended();
-        watch.bytes_came(1).unwrap();
+        watch.bytes_received(1).unwrap();
         assert_eq!(left(&watch), (4, Limit::Idle), "HTTP/2 bytes without a request");
     }
 }

@@ -1,5 +1,5 @@
-//! Replies that the listener itself can write: problem documents, and raw bytes for clients that no protocol can answer.
+//! Replies of the listener itself: problem documents, and raw bytes for clients without a protocol.
 
-pub(crate) mod dress;
 pub(crate) mod problem;
 pub(crate) mod raw_reply;
+pub(crate) mod refusal_headers;

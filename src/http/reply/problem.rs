@@ -1,6 +1,6 @@
 //! Errors as `application/problem+json` (RFC 9457).
 //!
-//! A problem says what is wrong and where; it never repeats what the client sent.
+//! A problem says what is wrong and where; it never repeats the client's input.
 
 use std::borrow::Cow;
 
@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use crate::event::FieldError;
 
-/// How long a client should wait before it sends again what was refused for want of room.
+/// `Retry-After` for requests refused for lack of room.
 const RETRY_AFTER_SECONDS: u32 = 2;
 
-/// An error on its way to a client.
+/// An error reply.
 #[derive(Clone, Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -29,21 +29,21 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// All requests together hold the memory that they may.
+    /// The memory of all requests is used up.
     pub fn short_of_memory() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Requests hold all the memory that they may; send again later.")
             .with_retry_after(RETRY_AFTER_SECONDS)
             .closing()
     }
 
-    /// There are as many requests as there may be.
+    /// The maximum number of requests are in flight.
     pub fn too_many_requests_in_flight() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "There are too many requests in flight; send again later.")
             .with_retry_after(RETRY_AFTER_SECONDS)
             .closing()
     }
 
-    /// The body of this request came slowly, and others needed its memory.
+    /// The body arrived slowly while other requests needed its memory.
     pub fn too_slow() -> Self {
         let detail = "The body came too slowly while memory was short; send again later.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_retry_after(RETRY_AFTER_SECONDS).closing()
@@ -78,13 +78,13 @@ impl Problem {
         self
     }
 
-    /// Adds a header to the reply, beside others of that name.
+    /// Adds a header to the reply, in addition to others of that name.
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// Says that the connection ends with this reply; of no effect in HTTP/2.
+    /// Announces that the connection closes after this reply; no effect in HTTP/2.
     pub fn closing(mut self) -> Self {
         self.close = true;
         self
@@ -110,7 +110,7 @@ impl Problem {
             detail: &self.detail,
             errors: &self.errors,
         };
-        // Strings and numbers only: nothing that could fail to serialize.
+        // Strings and numbers always serialize.
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut reply = Response::new(Full::new(Bytes::from(body)));
         *reply.status_mut() = self.status;

@@ -1,22 +1,21 @@
-//! Replies as they stand on the wire, for clients that no protocol of the library can answer: what they sent could not
-//! be taken in, or is not what the port speaks.
+//! Raw replies for clients that hyper cannot answer, because their input was not accepted or is not HTTP.
 
 use bytes::Bytes;
 
 use super::problem::Problem;
 
-/// Empty SETTINGS, then GOAWAY with ENHANCE_YOUR_CALM: there is no memory for a connection of HTTP/2
-/// (RFC 9113, 6.5 and 6.8).
+/// Empty SETTINGS, then GOAWAY with ENHANCE_YOUR_CALM: there is no memory for an HTTP/2 connection (RFC 9113, 6.5 and
+/// 6.8).
 pub(crate) const HTTP2_GO_AWAY: &[u8] =
     &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
 
-/// GOAWAY with ENHANCE_YOUR_CALM, on a connection that has begun; streams up to that one may have been served.
+/// GOAWAY with ENHANCE_YOUR_CALM on an established connection. Streams up to `last_stream` may have been processed.
 pub(crate) fn http2_enhance_your_calm(last_stream: u32) -> Bytes {
     let head: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0];
     [head, &last_stream.to_be_bytes(), &[0, 0, 0, 11]].concat().into()
 }
 
-/// The last reply of a connection.
+/// The final reply of a connection.
 pub(crate) fn http1(problem: Problem) -> Bytes {
     let (head, body) = problem.closing().into_reply().into_parts();
     let body = body.into_inner().unwrap_or_default();
@@ -38,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_is_whole() {
+    fn raw_replies_are_complete() {
         let reply = String::from_utf8(http1(Problem::short_of_memory()).to_vec()).unwrap();
         assert!(reply.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{reply}");
         assert!(reply.contains("\r\nconnection: close\r\n") && reply.contains("\r\nretry-after: "), "{reply}");

@@ -1,7 +1,7 @@
-//! Request bodies, read whole within a size, a time and the process's memory.
+//! Reads request bodies within a size, a timeout and the memory budget.
 //!
-//! Memory is taken from the budget as bytes arrive, never on a client's word: a client
-//! that declares a large body and sends nothing holds nothing.
+//! Memory is taken from the budget as bytes arrive, never by declared size: a client that declares a large body and
+//! sends nothing takes no memory.
 
 use std::error::Error;
 use std::fmt;
@@ -19,27 +19,26 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::body_error::BodyError;
 use crate::http::connection::share::Share;
 
-/// The first allocation for a body that comes in parts.
+/// The initial allocation for a body that arrives in parts.
 const FIRST_BYTES: usize = 2 * 1024;
-/// How much more than what has come is allocated ahead. Memory that nothing was written to yet costs nothing; to
-/// grow costs a copy.
+/// Allocation ahead of the received bytes, as a factor. Untouched memory costs nothing, while growing costs a copy.
 const AHEAD: usize = 10;
 
-/// The body of a request, counted as it comes.
+/// A request body that counts its bytes as they arrive.
 #[derive(Debug)]
 pub struct Inbound {
-    /// Present until its end, or the drop.
+    /// `None` after its end, or during the drop.
     body: Option<Incoming>,
     share: Arc<Share>,
 }
 
-/// Why [`Inbound`] ends early.
+/// Why [`Inbound`] ended early.
 #[derive(Debug)]
 pub enum InboundError {
     Connection(hyper::Error),
     Busy,
     Slow,
-    /// Its trailers are none: a bare line feed stood where they begin, and what follows it was read over.
+    /// The trailers are not real: a bare line feed preceded them, and what follows was skipped.
     Trailers,
 }
 
@@ -48,28 +47,27 @@ impl Inbound {
         Self { body: Some(body), share }
     }
 
-    /// The address that the request came from: the client's, or that of a proxy in front of it.
+    /// The peer that sent the request: the client, or a proxy in front of it.
     pub fn peer(&self) -> IpAddr {
         self.share.peer()
     }
 
-    /// What the request holds, for whoever makes more of its body than came.
+    /// The memory of the request, for code that expands the body.
     pub(crate) fn memory(&self) -> BodyMemory {
         BodyMemory(Arc::clone(&self.share))
     }
 
-    /// Makes sure that a reply of this size has room once the request is handled. What the request holds already
-    /// counts.
-    pub fn hold_for_reply(&self, bytes: usize) -> Result<(), BodyError> {
-        self.share.hold(bytes).map_err(|exhausted| {
+    /// Reserves memory for a reply of this size. Memory that the request holds already counts.
+    pub fn reserve_for_reply(&self, bytes: usize) -> Result<(), BodyError> {
+        self.share.reserve(bytes).map_err(|exhausted| {
             self.share.count_refusal(exhausted);
             BodyError::Busy
         })
     }
 
-    /// The same of a reply that can do without: nothing is refused when there is no room.
+    /// The same for an optional reply: a lack of room is not counted as a refusal.
     pub fn has_room_for_reply(&self, bytes: usize) -> bool {
-        self.share.hold(bytes).is_ok()
+        self.share.reserve(bytes).is_ok()
     }
 }
 
@@ -77,9 +75,9 @@ impl Inbound {
 pub(crate) struct BodyMemory(Arc<Share>);
 
 impl BodyMemory {
-    /// Counts bytes as if they had come.
-    pub(crate) fn came(&self, bytes: usize) -> Result<(), BodyError> {
-        self.0.body_came(bytes).map_err(|exhausted| {
+    /// Counts bytes as if they were received.
+    pub(crate) fn received(&self, bytes: usize) -> Result<(), BodyError> {
+        self.0.body_received(bytes).map_err(|exhausted| {
             self.0.count_refusal(exhausted);
             BodyError::Busy
         })
@@ -100,13 +98,13 @@ impl Body for Inbound {
             return Poll::Pending;
         };
         let counted = match frame {
-            // In HTTP/1 the library tells of trailers only where there are some.
+            // In HTTP/1, hyper reports trailers only if there are some.
             Some(Ok(frame))
                 if frame.trailers_ref().is_some_and(HeaderMap::is_empty) && !self.share.is_multiplexed() =>
             {
                 Some(Err(InboundError::Trailers))
             }
-            Some(Ok(frame)) => match self.share.body_came(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(Ok(frame)) => match self.share.body_received(frame.data_ref().map_or(0, Bytes::len)) {
                 Ok(()) => Some(Ok(frame)),
                 Err(exhausted) => {
                     self.share.count_refusal(exhausted);
@@ -165,9 +163,9 @@ impl Error for InboundError {
     }
 }
 
-/// Reads a body to its end. One that came in a single frame is not copied.
+/// Reads a body to its end. A body that arrived in a single frame is not copied.
 ///
-/// `timeout` is from the headers to the last byte.
+/// `timeout` runs from the headers to the last byte.
 pub async fn read_body<B>(body: B, bytes_max: usize, timeout: Duration) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes>,
@@ -177,7 +175,7 @@ where
     tokio::time::timeout(timeout, collect(body, bytes_max, declared)).await.map_err(|_| BodyError::Timeout)?
 }
 
-/// What broke a body, however many layers it went through.
+/// The root cause of a body error, through any number of wrappers.
 pub(crate) fn fault(error: Box<dyn Error + Send + Sync>) -> BodyError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
     while let Some(error) = cause {
@@ -191,7 +189,7 @@ pub(crate) fn fault(error: Box<dyn Error + Send + Sync>) -> BodyError {
     BodyError::Broken
 }
 
-/// The Content-Length, refused before anything is read when it is over the limit.
+/// The `Content-Length`; fails before reading anything if it exceeds the limit.
 fn declared<B: Body>(body: &B, bytes_max: usize) -> Result<Option<usize>, BodyError> {
     match body.size_hint().exact() {
         None => Ok(None),
@@ -210,7 +208,7 @@ where
     let mut body = pin!(body);
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        // Trailers are read over.
+        // Trailers are skipped.
         let Ok(data) = frame.map_err(|error| fault(error.into()))?.into_data() else { continue };
         let total = joined.len() + data.len();
         if total > bytes_max {
@@ -219,7 +217,7 @@ where
         if joined.is_empty() && body.is_end_stream() {
             return Ok(data);
         }
-        // A small part of a large buffer would keep all of that: it is copied before more is waited for.
+        // A small slice of a large buffer would keep the buffer alive, so it is copied before waiting for more.
         if total > joined.capacity() {
             let ahead = FIRST_BYTES.max(AHEAD * total);
             let capacity = ahead.min(declared.unwrap_or(bytes_max)).max(total);
@@ -239,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of unknown length in the given pieces; then it ends, or hangs.
+    /// A body of unknown length in the given pieces, which then ends or hangs.
     struct Pieces(VecDeque<Bytes>, bool);
 
     impl Body for Pieces {
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn why_a_body_ends_early_is_seen_through_layers() {
+    async fn body_errors_are_found_through_wrappers() {
         let layered = axum::Error::new(InboundError::Slow);
         assert_eq!(fault(Box::new(layered)), BodyError::Slow);
         assert_eq!(fault(Box::new(InboundError::Busy)), BodyError::Busy);

@@ -4,27 +4,27 @@ use http::StatusCode;
 
 use crate::http::reply::problem::Problem;
 
-/// A body may inflate to this many times its size: batches of equal events reach some 100.
+/// The maximum ratio of decompression. Batches of identical events reach about 100.
 pub(crate) const RATIO_MAX: usize = 250;
 
 /// Why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyError {
-    /// It is, or says it is, larger than allowed (413).
+    /// The body, or its declared length, exceeds the limit (413).
     TooLarge,
-    /// It did not end within the time (408).
+    /// The body did not end in time (408).
     Timeout,
     /// The connection broke or the framing is wrong (400).
     Broken,
-    /// All requests together hold the memory that they may (503).
+    /// The memory of all requests is used up (503).
     Busy,
-    /// It came slowly, and others needed the memory (503).
+    /// The body arrived slowly while others needed the memory (503).
     Slow,
-    /// It inflates to more than is allowed (413).
+    /// The decompressed body exceeds the limit (413).
     InflatesTooLarge,
-    /// It inflates to so many times its size that it was made to (413).
+    /// The compression ratio is so high that it must be intentional (413).
     InflatesTooMuch,
-    /// It is not coded as its headers say, or ends early (400).
+    /// The body is not in its declared coding, or ends early (400).
     NotItsCoding,
 }
 

@@ -1,10 +1,10 @@
-//! Whose request it is, by address: the peer's, or behind proxies that are trusted the address that they tell; and by
-//! which scheme and host it was sent to them.
+//! The address of the client, and the scheme and host of the original request: from the peer, or from the headers of
+//! trusted proxies.
 //!
-//! Invariant: nothing that a client writes itself is believed. Each proxy appends the address of its own peer, so a list
-//! is read from its right end: the first address that is no trusted proxy's is the client's. An entry that is no
-//! address (`unknown`, a hidden name, anything malformed) ends the reading: what stands to its left was not told by a
-//! trusted proxy, and the proxy that told the entry is the nearest that is known.
+//! Invariant: nothing that a client can write itself is trusted. Each proxy appends the address of its own peer, so a
+//! list is read from the right: the first address that does not belong to a trusted proxy is the client's. An entry
+//! that is no address (`unknown`, an obfuscated name, anything malformed) ends the search: no trusted proxy wrote what
+//! is left of it, and the proxy that wrote the entry is the nearest known hop.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,15 +16,15 @@ use ipnet::IpNet;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// A longer list of addresses is not read.
+/// Longer address lists are ignored.
 const LIST_BYTES_MAX: usize = 4 * 1024;
 
-/// The networks of proxies whose word on addresses counts. Empty: nobody's.
+/// The networks of trusted proxies. Empty means none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// From elements such as `10.0.0.0/8`, `fd00::/8`, `192.168.1.7` or `loopback`.
+    /// Parses elements such as `10.0.0.0/8`, `fd00::/8`, `192.168.1.7` or `loopback`.
     pub fn parse<'t>(elements: impl IntoIterator<Item = &'t str>) -> Result<Self, String> {
         let mut networks = Vec::new();
         for element in elements {
@@ -47,15 +47,16 @@ impl TrustedProxies {
         };
         match (by(&FORWARDED, forwarded), by(&X_FORWARDED_FOR, x_forwarded_for)) {
             (None, None) => peer,
-            (Some(told), None) | (None, Some(told)) => told,
+            (Some(address), None) | (None, Some(address)) => address,
             (Some(one), Some(other)) if one == other => one,
-            // A proxy sets one of them and passes the other on as the client sent it: nobody can tell which.
+            // A proxy sets one of the headers and passes on the other as the client sent it; there is no way to tell
+            // which.
             (Some(_), Some(_)) => peer,
         }
     }
 
-    /// How the client sent its request, as the proxies in front tell; nothing of what they do not, and of what two
-    /// headers tell differently.
+    /// The scheme and host of the client's request, as reported by trusted proxies. Omits what they do not report, and
+    /// what two headers report differently.
     pub fn sent_to(&self, peer: IpAddr, headers: &HeaderMap) -> SentTo {
         if !self.trusts(peer) {
             return SentTo::default();
@@ -66,24 +67,24 @@ impl TrustedProxies {
         SentTo { scheme: agreed(by_forwarded.scheme, scheme), host: agreed(by_forwarded.host, host) }
     }
 
-    /// By the elements of `Forwarded`, from the right: that of the proxy that the client itself sent to counts most.
+    /// From the elements of `Forwarded`, right to left; the proxy closest to the client takes precedence.
     fn forwarded_to(&self, headers: &HeaderMap) -> SentTo {
-        let mut told = SentTo::default();
+        let mut target = SentTo::default();
         for line in headers.get_all(FORWARDED).iter().rev() {
             let line = line.to_str().ok().filter(|line| line.len() <= LIST_BYTES_MAX);
-            let Some(elements) = line.and_then(elements) else { return told };
+            let Some(elements) = line.and_then(elements) else { return target };
             for element in elements.into_iter().rev() {
-                told.scheme = element.scheme.or(told.scheme);
-                told.host = element.host.or(told.host);
+                target.scheme = element.scheme.or(target.scheme);
+                target.host = element.host.or(target.host);
                 if !matches!(element.hop, Hop::Known(address) if self.trusts(address)) {
-                    return told;
+                    return target;
                 }
             }
         }
-        told
+        target
     }
 
-    /// Whether a proxy that is trusted says that it has a request from somebody else, whoever that is.
+    /// Whether a trusted proxy reports that it forwards a request for another client.
     pub fn is_forwarded(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
         self.trusts(peer) && [FORWARDED, X_FORWARDED_FOR].iter().any(|name| headers.contains_key(name))
     }
@@ -124,7 +125,7 @@ fn network(text: &str) -> Option<IpNet> {
     }
 }
 
-/// One entry of a list of addresses.
+/// One entry of an address list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hop {
     Known(IpAddr),
@@ -132,7 +133,7 @@ enum Hop {
 }
 
 impl Hop {
-    /// An address, with or without a port; IPv6 in brackets where it has one.
+    /// An address, with or without a port; IPv6 with a port is in brackets.
     fn of(text: &str) -> Self {
         let address = text.parse::<IpAddr>().ok();
         let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
@@ -142,16 +143,16 @@ impl Hop {
     }
 }
 
-/// Empty elements of a list are none (RFC 9110, 5.6.1).
+/// Skips empty list elements (RFC 9110, 5.6.1).
 fn x_forwarded_for(line: &str) -> Option<Vec<Hop>> {
     Some(line.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Hop::of).collect())
 }
 
-/// The scheme and the host that a client sent its request to, as far as they are known.
+/// The scheme and host that a client sent its request to, as far as known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SentTo {
     pub scheme: Option<Scheme>,
-    /// With its port, where it has one.
+    /// Includes the port, if there is one.
     pub host: Option<String>,
 }
 
@@ -175,7 +176,7 @@ fn host_of(text: &str) -> Option<String> {
     (!authority.host().is_empty() && !text.contains('@')).then(|| text.to_owned())
 }
 
-/// What one of two tells, or both.
+/// The value on which both agree, or the only one present.
 fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => (one == other).then_some(one),
@@ -183,25 +184,25 @@ fn agreed<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<T> {
     }
 }
 
-/// The last entry of a list: the one that the nearest proxy told.
+/// The last entry of a list, written by the nearest proxy.
 fn last_entry(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let line = headers.get_all(name).iter().next_back()?.to_str().ok()?;
     line.rsplit(',').map(str::trim).find(|entry| !entry.is_empty()).map(str::to_owned)
 }
 
-/// What one proxy tells in a `Forwarded` header.
+/// One proxy's element in a `Forwarded` header.
 struct Element {
     hop: Hop,
     scheme: Option<Scheme>,
     host: Option<String>,
 }
 
-/// The `for` of each element of a `Forwarded` header; nothing when its syntax is wrong.
+/// The `for` of each element of a `Forwarded` header; `None` on a syntax error.
 fn forwarded(line: &str) -> Option<Vec<Hop>> {
     Some(elements(line)?.into_iter().map(|element| element.hop).collect())
 }
 
-/// The elements of a `Forwarded` header (RFC 7239); nothing when its syntax is wrong.
+/// The elements of a `Forwarded` header (RFC 7239); `None` on a syntax error.
 fn elements(line: &str) -> Option<Vec<Element>> {
     let mut elements = Vec::new();
     let mut rest = line.trim();
@@ -210,7 +211,7 @@ fn elements(line: &str) -> Option<Vec<Element>> {
         let mut is_empty = true;
         loop {
             rest = rest.trim_start();
-            // A pair may be left out, and an element without any is none.
+            // Pairs may be empty, and an element without pairs does not count.
             if !rest.is_empty() && !rest.starts_with([',', ';']) {
                 is_empty = false;
                 let (name, after) = rest.split_once('=')?;
@@ -239,7 +240,7 @@ fn elements(line: &str) -> Option<Vec<Element>> {
     }
 }
 
-/// A token or a quoted string, and what follows it.
+/// A token or a quoted string, and the rest of the text.
 fn value(text: &str) -> Option<(String, &str)> {
     let text = text.trim_start();
     let Some(quoted) = text.strip_prefix('"') else {
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rightmost_address_that_is_no_proxy_counts() {
+    fn the_rightmost_untrusted_address_is_the_client() {
         for (list, expected) in [
             ("203.0.113.7", "203.0.113.7"),
             ("198.51.100.1, 203.0.113.7", "203.0.113.7"),
@@ -283,12 +284,12 @@ mod tests {
             ("[2001:db8:2::7]:443, 2001:db8:1::9", "2001:db8:2::7"),
             ("[2001:db8:2::7]", "2001:db8:2::7"),
             ("::ffff:203.0.113.7, ::ffff:10.0.0.9", "203.0.113.7"),
-            // What is left of an entry that is no address was told by nobody.
+            // Nothing left of an invalid entry is trusted.
             ("203.0.113.7, unknown", "10.0.0.1"),
             ("203.0.113.7, unknown, 10.3.3.3", "10.3.3.3"),
             ("203.0.113.7, 999.1.1.1", "10.0.0.1"),
             ("", "10.0.0.1"),
-            // Empty elements are none.
+            // Empty elements are skipped.
             ("203.0.113.7,", "203.0.113.7"),
             (",203.0.113.7, ,\t,10.1.1.1,,", "203.0.113.7"),
             (" , ,", "10.0.0.1"),
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_as_its_rfc_has_it() {
+    fn forwarded_is_parsed_per_rfc() {
         for (list, expected) in [
             ("for=203.0.113.7", "203.0.113.7"),
             ("For=\"203.0.113.7:47011\";proto=https;by=10.0.0.1", "203.0.113.7"),
@@ -316,13 +317,13 @@ mod tests {
             ("for=203.0.113.7, for=_hidden", "10.0.0.1"),
             ("for=203.0.113.7, for=unknown, for=10.0.0.2", "10.0.0.2"),
             ("for=203.0.113.7, proto=https", "10.0.0.1"),
-            // Broken syntax.
+            // Syntax errors.
             ("for", "10.0.0.1"),
             ("for=\"203.0.113.7", "10.0.0.1"),
             ("for=203.0.113.7 for=198.51.100.1", "10.0.0.1"),
             ("for=\"203.0.113.7\"x", "10.0.0.1"),
             ("for=203.0.113.7,=", "10.0.0.1"),
-            // Empty elements are none, and pairs may be left out.
+            // Empty elements are skipped, and pairs may be empty.
             ("for=203.0.113.7,", "203.0.113.7"),
             (", for=203.0.113.7 ,, for=10.0.0.2;,;,", "203.0.113.7"),
             ("for=203.0.113.7;;proto=https; , ", "203.0.113.7"),
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn scheme_and_host_are_those_of_the_outermost_trusted_proxy() {
+    fn scheme_and_host_come_from_the_outermost_trusted_proxy() {
         let proxies = TrustedProxies::parse(["10.0.0.0/8"]).unwrap();
         let sent_to = |peer: &str, lines: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
@@ -356,7 +357,7 @@ mod tests {
             (&[("x-forwarded-proto", "httpsx"), ("x-forwarded-host", "user@a.test")], None, ""),
             (&[("forwarded", "for=203.0.113.7;proto=https;host=a.test")], https, "a.test"),
             (&[("forwarded", "for=203.0.113.7;proto=https, for=10.0.0.2;proto=http;host=\"in:80\"")], https, "in:80"),
-            // What stands to the left of the client's address is the client's own word.
+            // Whatever is left of the client's address was written by the client.
             (
                 &[("forwarded", "for=1.1.1.1;proto=https;host=evil.test, for=203.0.113.7;proto=http")],
                 Some(Scheme::Http),
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_not_believed() {
+    fn headers_of_untrusted_peers_are_ignored() {
         let lines = [("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=198.51.100.1")];
         assert_eq!(client("203.0.113.7", &lines), "203.0.113.7");
         assert_eq!(client("10.0.0.1", &lines), "198.51.100.1", "both headers agree");

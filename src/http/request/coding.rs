@@ -1,8 +1,8 @@
-//! Content codings of request bodies (RFC 9110 §8.4): inflated while they arrive, within a size, a ratio and the
+//! Content codings of request bodies (RFC 9110 §8.4): decompressed while they arrive, within a size, a ratio and the
 //! memory of the request.
 //!
-//! Invariants: no byte is inflated before its memory is taken; a body that ends early, or goes on after the end of
-//! its coded data, is refused. A decoder's window is part of what it has written out: at most that much is touched.
+//! Invariants: memory is taken before a byte is decompressed; a body that ends early, or continues after the end of its
+//! coded data, is refused. A decoder's window lies within its output, so it touches no more than that.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -23,14 +23,14 @@ use super::head::header_values;
 use super::zstd_frames::ZstdFrames;
 use crate::http::reply::problem::Problem;
 
-/// The codings that requests may have, as `Accept-Encoding` says it.
+/// The supported codings, as a value of `Accept-Encoding`.
 const ACCEPTED: &str = "gzip, deflate, br, zstd";
-/// Bodies up to this size may inflate by more.
+/// The ratio is not checked up to this size.
 pub(crate) const RATIO_FREE_BYTES: usize = 64 * 1024;
-/// Coded bytes between two looks at the memory, and the buffer of the brotli decoder.
+/// Coded bytes between two memory checks, and the buffer size of the brotli decoder.
 const STEP_BYTES: usize = 4 * 1024;
 
-/// How a body is coded.
+/// The content coding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
     Identity,
@@ -41,7 +41,7 @@ pub enum Coding {
 }
 
 impl Coding {
-    /// The one coding that `Content-Encoding` names; 415 when there are several, or one that is not known.
+    /// The coding that `Content-Encoding` names; 415 if there are several, or an unknown one.
     pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let mut coding = Self::Identity;
         let values = header_values(headers, CONTENT_ENCODING);
@@ -60,7 +60,7 @@ impl Coding {
     }
 
     fn named(name: &[u8]) -> Option<Self> {
-        // RFC 9110 §8.4.1.3 has x-gzip mean gzip. An empty element of a list says nothing.
+        // `x-gzip` means gzip (RFC 9110 §8.4.1.3). Empty list elements are ignored.
         [
             ("", Self::Identity),
             ("identity", Self::Identity),
@@ -80,8 +80,8 @@ fn unsupported(detail: &'static str) -> Problem {
         .with_header(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED))
 }
 
-/// Reads a coded body to its end and inflates it. `bytes_max` holds for what is sent and for what comes of it;
-/// `timeout` is from the headers to the last byte.
+/// Reads a coded body to its end and decompresses it. `bytes_max` limits both the coded and the decompressed size;
+/// `timeout` runs from the headers to the last byte.
 pub async fn read_coded(
     body: &mut Inbound,
     coding: Coding,
@@ -89,11 +89,11 @@ pub async fn read_coded(
     timeout: Duration,
 ) -> Result<Bytes, BodyError> {
     let memory = body.memory();
-    let inflated = inflate(body, coding, bytes_max, move |bytes| memory.came(bytes).is_ok());
+    let inflated = inflate(body, coding, bytes_max, move |bytes| memory.received(bytes).is_ok());
     tokio::time::timeout(timeout, inflated).await.map_err(|_| BodyError::Timeout)?
 }
 
-/// `take` takes the memory for so many more bytes; false when there is none.
+/// `take` takes memory for a number of bytes; `false` means there is none.
 pub(crate) async fn inflate<B>(
     body: B,
     coding: Coding,
@@ -107,7 +107,7 @@ where
     let mut decoder = Decoder::new(coding, Output::new(bytes_max, take))?;
     let (mut body, mut sent) = (pin!(body), 0);
     while let Some(frame) = body.frame().await {
-        // Trailers are read over.
+        // Trailers are skipped.
         let Ok(data) = frame.map_err(|error| fault(error.into()))?.into_data() else { continue };
         sent += data.len();
         if sent > bytes_max {
@@ -120,13 +120,13 @@ where
 
 type Take = Box<dyn FnMut(usize) -> bool + Send>;
 
-/// What was inflated.
+/// The decompressed bytes.
 struct Output {
     bytes: BytesMut,
     bytes_max: usize,
     coded: usize,
     take: Take,
-    /// Why it takes no more.
+    /// Why it accepts no more bytes.
     full: Option<BodyError>,
 }
 
@@ -163,8 +163,8 @@ impl Write for Output {
 }
 
 enum Decoder {
-    /// Whether `deflate` means zlib, as the standard says, or raw deflate, as some clients send, is seen in its first
-    /// two bytes.
+    /// The first two bytes decide whether `deflate` means zlib, as the standard says, or raw deflate, as some clients
+    /// send.
     Undecided {
         first: Option<u8>,
         output: Output,
@@ -245,7 +245,7 @@ impl Decoder {
         }
     }
 
-    /// Why the decoder failed: its output took no more, or what was sent is not what it says.
+    /// Why the decoder failed: its output was full, or the input is invalid.
     fn fault(&mut self) -> BodyError {
         self.output().full.unwrap_or(BodyError::NotItsCoding)
     }
@@ -262,7 +262,7 @@ impl Decoder {
     }
 }
 
-/// RFC 1950 §2.2: the method is 8, and the two bytes as a number are a multiple of 31.
+/// RFC 1950 §2.2: the method is 8, and the two bytes as a big-endian number are a multiple of 31.
 fn is_zlib([method, flags]: [u8; 2]) -> bool {
     method & 0x0f == 8 && u16::from_be_bytes([method, flags]).is_multiple_of(31)
 }
@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     const BYTES_MAX: usize = 1 << 20;
-    /// [`text`], and 64 MiB of zeros, as Node's `zlib.brotliCompressSync` has them.
+    /// [`text`], and 64 MiB of zeros, compressed with Node's `zlib.brotliCompressSync`.
     const TEXT_BROTLI: &str = "1b6107001c076e2ccd4663b87b8c50e9a5b097223a6e3a368cd55da007a9be3f30a0edb1ffc03ce509e0115c7c5d2c\
                                0ee65feb7d0de3342feb66bbfb61fa85482c6aeceef101128b1abb7b7a80c4a2c6ee9e1f20b1a8b1bb9707482c6aece\
                                ef501128b1abb7bf30089458dddbd7d80c4a2c6eede3d40625163777f788f10532eb569dde1859872a94deb8e2fc494\
@@ -342,7 +342,7 @@ mod tests {
         ]
     }
 
-    /// Inflates what comes in parts of this size, with so much memory; answers how much of it was taken too.
+    /// Decompresses a body in parts of the given size, within a memory limit. Also returns the memory taken.
     fn inflated(coding: Coding, sent: &[u8], part: usize, memory: usize) -> (Result<Bytes, BodyError>, usize) {
         let taken = Arc::new(AtomicUsize::new(0));
         let take = {
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn each_coding_is_inflated_however_it_comes() {
+    fn codings_are_decompressed_in_any_chunking() {
         for (name, coding, sent) in coded() {
             for part in [1, 2, 7, 100, 1 << 20] {
                 let (result, taken) = inflated(coding, &sent, part, usize::MAX);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_ends_early_or_goes_on_is_refused() {
+    fn truncated_and_overlong_bodies_are_refused() {
         for (name, coding, sent) in coded() {
             for end in 0..sent.len() {
                 assert_eq!(whole(coding, &sent[..end]), Err(BodyError::NotItsCoding), "{name} cut at {end}");
@@ -388,14 +388,14 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_is_noticed_where_the_coding_can() {
+    fn corruption_is_detected_by_codings_with_checksums() {
         for (name, coding, sent) in coded().into_iter().filter(|(name, ..)| ["gzip", "zlib", "zstd"].contains(name)) {
-            // Header fields of gzip (time, system) say nothing of the content.
+            // Some header fields of gzip (time, system) do not affect the content.
             for at in 10..sent.len() {
                 let mut broken = sent.clone();
                 broken[at] ^= 0x10;
                 match whole(coding, &broken) {
-                    // Bits that only fill a byte up mean nothing.
+                    // Padding bits have no meaning.
                     Ok(inflated) => assert_eq!(inflated, text(), "{name} changed at {at}"),
                     Err(error) => assert_eq!(error, BodyError::NotItsCoding, "{name} changed at {at}"),
                 }
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_inflates_to_too_much_is_stopped_before_its_memory_is_taken() {
+    fn decompression_bombs_stop_before_taking_memory() {
         let zeros = vec![0; 64 << 20];
         for (name, coding, sent) in [
             ("gzip", Coding::Gzip, gzip(&zeros)),
@@ -417,7 +417,7 @@ mod tests {
             assert_eq!(result, Err(BodyError::InflatesTooMuch), "{name}");
             assert!(taken <= BYTES_MAX, "{name}: {taken}");
         }
-        // Noise does not shrink: only the size is in its way.
+        // Noise does not compress, so only its size is limited.
         let mut state = 1u64;
         let noise = std::iter::repeat_with(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_short_and_large_windows_are_refused() {
+    fn lack_of_memory_and_large_windows_are_refused() {
         for (name, coding, sent) in coded() {
             let (result, taken) = inflated(coding, &sent, 64, 1_000);
             assert_eq!(result, Err(BodyError::Busy), "{name}, {taken}");

@@ -1,4 +1,4 @@
-//! What the head of any request has to be like, before a service sees it.
+//! Checks that apply to the head of every request, before a service sees it.
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
@@ -6,11 +6,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Vers
 
 use crate::http::reply::problem::Problem;
 
-/// What a header takes beside its name and value.
+/// Overhead of a header in addition to its name and value.
 const HEADER_BYTES: usize = 96;
 
-/// The values of a header. Its name is compared with each: hashing it, as the map does, takes longer than comparing it
-/// with the few that a request has.
+/// The values of a header. Compares the name with each header: hashing it, as the map does, takes longer for the few
+/// headers of a request.
 pub fn header_values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &HeaderValue> {
     headers.iter().filter_map(move |(other, value)| (*other == name).then_some(value))
 }
@@ -20,14 +20,14 @@ pub fn header_value(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValu
     header_values(headers, name).next()
 }
 
-/// About what a head takes in memory, once it is read.
+/// Approximate memory of a parsed head.
 pub(crate) fn size<B>(request: &Request<B>) -> usize {
     let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     headers + target + request.headers().len() * HEADER_BYTES
 }
 
-/// Requests that parts of a chain could read in two ways are refused, before a service sees them.
+/// Refuses requests that hops of a proxy chain could interpret differently.
 pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     check_target(request)?;
     check_host(request)?;
@@ -38,7 +38,7 @@ fn refuse(detail: &'static str) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::BAD_REQUEST, detail))
 }
 
-/// The forms of RFC 9112, 3.2, each where it belongs.
+/// The target forms of RFC 9112, 3.2, each with its methods.
 fn check_target<B>(request: &Request<B>) -> Result<(), Problem> {
     let (method, uri) = (request.method(), request.uri());
     if method == Method::CONNECT {
@@ -59,7 +59,7 @@ fn check_target<B>(request: &Request<B>) -> Result<(), Problem> {
     }
 }
 
-/// One host, told once (RFC 9112, 3.2).
+/// Requires exactly one host (RFC 9112, 3.2).
 fn check_host<B>(request: &Request<B>) -> Result<(), Problem> {
     let mut hosts = header_values(request.headers(), HOST);
     let host = hosts.next();
@@ -68,7 +68,7 @@ fn check_host<B>(request: &Request<B>) -> Result<(), Problem> {
     }
     let target = request.uri().authority();
     let Some(host) = host else {
-        // HTTP/1.1 has it whatever the target names, HTTP/2 may name the host in the target alone.
+        // HTTP/1.1 requires the header whatever the target is; HTTP/2 may have the host in the target only.
         let is_missing = match request.version() {
             Version::HTTP_11 => true,
             version => version > Version::HTTP_11 && target.is_none(),
@@ -86,10 +86,10 @@ fn check_host<B>(request: &Request<B>) -> Result<(), Problem> {
     }
 }
 
-/// A host, and a port if any: no user (RFC 9110, 4.2.4).
+/// A host with an optional port and no user info (RFC 9110, 4.2.4).
 fn is_host(authority: &Authority) -> bool {
     let host = authority.host();
-    // Behind the host stands what begins with a colon, or nothing; in front of it a user.
+    // After the host comes a colon or nothing; user info would precede it.
     !host.is_empty()
         && authority
             .as_str()
@@ -97,13 +97,13 @@ fn is_host(authority: &Authority) -> bool {
             .is_some_and(|rest| matches!(rest, "" | ":") || authority.port().is_some())
 }
 
-/// One coding, chunked, once: the library takes whatever ends in it, and leaves the rest in the body
-/// (RFC 9112, 6.1).
+/// Allows only `chunked`, once: hyper accepts any list that ends in it, and leaves the other codings in the body (RFC
+/// 9112, 6.1).
 fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
     let lines = header_values(headers, TRANSFER_ENCODING);
     let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     let (mut chunked, mut others) = (0, 0);
-    // An empty element of a list says nothing (RFC 9110, 5.6.1).
+    // Empty list elements are ignored (RFC 9110, 5.6.1).
     for coding in codings.filter(|coding| !coding.is_empty()) {
         *(if coding.eq_ignore_ascii_case(b"chunked") { &mut chunked } else { &mut others }) += 1;
     }
@@ -118,14 +118,14 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// White space around a value means nothing in HTTP/1 and would here (RFC 9113, 8.2.1).
+/// White space around a value is insignificant in HTTP/1 but not allowed in HTTP/2 (RFC 9113, 8.2.1).
 fn check_values(headers: &HeaderMap) -> Result<(), Problem> {
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let padded = |value: &HeaderValue| is_space(value.as_bytes().first()) || is_space(value.as_bytes().last());
     if headers.values().any(padded) { refuse("A header's value begins or ends with white space.") } else { Ok(()) }
 }
 
-/// What a host without a port means.
+/// The port of a host without one.
 fn default_port<B>(request: &Request<B>) -> u16 {
     if request.uri().scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 }
 }
@@ -139,7 +139,7 @@ fn same(one: &Authority, other: &Authority, default_port: u16) -> bool {
 mod tests {
     use super::*;
 
-    fn verdict(version: Version, target: &str, hosts: &[&str]) -> bool {
+    fn accepts(version: Version, target: &str, hosts: &[&str]) -> bool {
         let mut request = Request::get(target).version(version);
         for host in hosts {
             request = request.header(HOST, *host);
@@ -148,70 +148,70 @@ mod tests {
     }
 
     #[test]
-    fn one_host_told_once() {
+    fn hosts_must_be_unique_and_consistent() {
         let (old, new, h2) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
-        assert!(verdict(new, "/", &["a.example"]));
-        assert!(verdict(new, "/", &["[::1]:8080"]));
-        assert!(verdict(new, "/", &["a.example:"]));
-        assert!(verdict(old, "/", &[]));
-        assert!(verdict(new, "http://A.example/", &["a.example"]));
-        assert!(verdict(new, "http://a.example/", &["a.example:80"]));
-        assert!(verdict(h2, "http://a.example:81/", &[]));
-        assert!(verdict(h2, "http://a.example:81/", &["a.example:81"]));
-        assert!(verdict(h2, "https://a.example/", &["a.example:443"]));
-        assert!(!verdict(h2, "https://a.example/", &["a.example:80"]));
-        assert!(!verdict(new, "/", &[]));
-        assert!(!verdict(h2, "/", &[]));
-        assert!(!verdict(new, "/", &["a.example", "b.example"]));
-        assert!(!verdict(new, "/", &["a.example", "a.example"]));
-        assert!(!verdict(old, "/", &["a.example", "b.example"]));
-        assert!(!verdict(new, "http://a.example/", &["b.example"]));
-        assert!(!verdict(new, "http://a.example:81/", &["a.example"]));
-        assert!(!verdict(h2, "http://a.example/", &["b.example"]));
-        assert!(!verdict(new, "http://a.example/", &[]), "also beside a whole target");
-        assert!(!verdict(new, "http://user@a.example/", &["a.example"]));
-        assert!(!verdict(h2, "http://user@a.example/", &[]));
-        assert!(!verdict(h2, "ftp://a.example/", &[]));
+        assert!(accepts(new, "/", &["a.example"]));
+        assert!(accepts(new, "/", &["[::1]:8080"]));
+        assert!(accepts(new, "/", &["a.example:"]));
+        assert!(accepts(old, "/", &[]));
+        assert!(accepts(new, "http://A.example/", &["a.example"]));
+        assert!(accepts(new, "http://a.example/", &["a.example:80"]));
+        assert!(accepts(h2, "http://a.example:81/", &[]));
+        assert!(accepts(h2, "http://a.example:81/", &["a.example:81"]));
+        assert!(accepts(h2, "https://a.example/", &["a.example:443"]));
+        assert!(!accepts(h2, "https://a.example/", &["a.example:80"]));
+        assert!(!accepts(new, "/", &[]));
+        assert!(!accepts(h2, "/", &[]));
+        assert!(!accepts(new, "/", &["a.example", "b.example"]));
+        assert!(!accepts(new, "/", &["a.example", "a.example"]));
+        assert!(!accepts(old, "/", &["a.example", "b.example"]));
+        assert!(!accepts(new, "http://a.example/", &["b.example"]));
+        assert!(!accepts(new, "http://a.example:81/", &["a.example"]));
+        assert!(!accepts(h2, "http://a.example/", &["b.example"]));
+        assert!(!accepts(new, "http://a.example/", &[]), "also beside a whole target");
+        assert!(!accepts(new, "http://user@a.example/", &["a.example"]));
+        assert!(!accepts(h2, "http://user@a.example/", &[]));
+        assert!(!accepts(h2, "ftp://a.example/", &[]));
         for host in ["", "a b", "user@a.example", "a.example/x", "a.example:http", "a.example:99999", ":80"] {
-            assert!(!verdict(new, "/", &[host]), "{host:?}");
+            assert!(!accepts(new, "/", &[host]), "{host:?}");
         }
     }
 
     #[test]
-    fn each_form_of_a_target_has_its_place() {
-        let verdict = |method: &str, target: &str| {
+    fn target_forms_match_their_methods() {
+        let accepts = |method: &str, target: &str| {
             let request = Request::builder().method(method).uri(target).header(HOST, "a.example");
             check(&request.body(()).unwrap()).err().map(|problem| problem.status().as_u16())
         };
-        assert_eq!(verdict("GET", "/"), None);
-        assert_eq!(verdict("GET", "http://a.example"), None);
-        assert_eq!(verdict("OPTIONS", "*"), None);
-        assert_eq!(verdict("GET", "*"), Some(400));
-        assert_eq!(verdict("GET", "a.example"), Some(400), "the form of CONNECT");
-        assert_eq!(verdict("CONNECT", "a.example:80"), Some(501));
+        assert_eq!(accepts("GET", "/"), None);
+        assert_eq!(accepts("GET", "http://a.example"), None);
+        assert_eq!(accepts("OPTIONS", "*"), None);
+        assert_eq!(accepts("GET", "*"), Some(400));
+        assert_eq!(accepts("GET", "a.example"), Some(400), "the form of CONNECT");
+        assert_eq!(accepts("CONNECT", "a.example:80"), Some(501));
     }
 
     #[test]
-    fn chunked_alone_and_once() {
-        let verdict = |lines: &[&'static str]| {
+    fn transfer_encoding_must_be_chunked_once() {
+        let accepts = |lines: &[&'static str]| {
             let lines = lines.iter().map(|line| (TRANSFER_ENCODING, HeaderValue::from_static(line)));
             check_coding(&lines.collect()).err().map(|problem| problem.status().as_u16())
         };
         for right in [&[][..], &["chunked"], &["Chunked"], &[", chunked,"]] {
-            assert_eq!(verdict(right), None, "{right:?}");
+            assert_eq!(accepts(right), None, "{right:?}");
         }
         for twice in [&["chunked, chunked"][..], &["chunked", "chunked"]] {
-            assert_eq!(verdict(twice), Some(400), "{twice:?}");
+            assert_eq!(accepts(twice), Some(400), "{twice:?}");
         }
         for unknown in [&["gzip, chunked"][..], &["gzip", "chunked"], &["identity", "chunked"], &["chunked;q=1"]] {
-            assert_eq!(verdict(unknown), Some(501), "{unknown:?}");
+            assert_eq!(accepts(unknown), Some(501), "{unknown:?}");
         }
     }
 
     #[test]
-    fn values_of_http2_have_no_white_space_around_them() {
-        let verdict = |value| check_values(&HeaderMap::from_iter([(HOST, HeaderValue::from_static(value))])).is_ok();
-        assert!(verdict("") && verdict("a b"));
-        assert!(!verdict(" a") && !verdict("a ") && !verdict("a\t") && !verdict(" "));
+    fn http2_header_values_are_not_padded() {
+        let accepts = |value| check_values(&HeaderMap::from_iter([(HOST, HeaderValue::from_static(value))])).is_ok();
+        assert!(accepts("") && accepts("a b"));
+        assert!(!accepts(" a") && !accepts("a ") && !accepts("a\t") && !accepts(" "));
     }
 }

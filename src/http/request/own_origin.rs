@@ -1,8 +1,8 @@
-//! Keeps web pages of other origins away from a listener that asks for no password.
+//! Protects a listener without authentication from web pages of other origins.
 //!
-//! A browser tells where a page is from with each request of it that can change something. A page whose own name
-//! resolves to this machine is of the listener's origin in the browser's eyes: names that are not this machine's do
-//! not count. What sends no `Origin` (curl, SDKs, servers) is no page and passes.
+//! Browsers send the origin of a page with each request that can change something. If the page's host name resolves to
+//! this machine, the browser considers the page same-origin with the listener; therefore host names that do not belong
+//! to this machine are refused. Requests without `Origin` (curl, SDKs, servers) do not come from a page and pass.
 
 use std::net::IpAddr;
 
@@ -12,13 +12,13 @@ use http::{HeaderMap, StatusCode, Uri};
 
 use crate::http::reply::problem::Problem;
 
-/// The host that a request names. Its syntax was checked when the head came.
+/// The host of a request. Its syntax was checked with the head.
 pub fn host(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
     let header = || Authority::try_from(headers.get(HOST)?.as_bytes()).ok();
     uri.authority().cloned().or_else(header)
 }
 
-/// A name that can only mean this machine, or an address, which no page can give itself.
+/// A name that can only mean this machine, or an address, which a page cannot claim as its name.
 pub fn is_own_name(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let local = b".localhost";
@@ -26,8 +26,8 @@ pub fn is_own_name(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || is_local || address.parse::<IpAddr>().is_ok()
 }
 
-/// Refuses a request from a page that is neither the listener's own nor of an allowed host. On loopback, the name of
-/// the listener has to be this machine's.
+/// Refuses a request from a page unless the page is of the listener's own origin or of an allowed host. On loopback,
+/// the listener's name must belong to this machine.
 pub fn check(uri: &Uri, headers: &HeaderMap, loopback: bool, allowed_hosts: &[String]) -> Result<(), Problem> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let Some(origin) = origins.next() else { return Ok(()) };
@@ -46,7 +46,7 @@ pub fn check(uri: &Uri, headers: &HeaderMap, loopback: bool, allowed_hosts: &[St
     Err(Problem::new(StatusCode::FORBIDDEN, "A web page of another origin may not send this request."))
 }
 
-/// The default port of the origin's scheme, and its authority; nothing for `null` and other schemes.
+/// The default port of the origin's scheme, and its authority; `None` for `null` and for other schemes.
 fn split_origin(origin: &[u8]) -> Option<(u16, Authority)> {
     let (port, rest) = match (origin.strip_prefix(b"http://"), origin.strip_prefix(b"https://")) {
         (Some(rest), _) => (80, rest),
@@ -60,7 +60,7 @@ fn split_origin(origin: &[u8]) -> Option<(u16, Authority)> {
 mod tests {
     use super::*;
 
-    fn verdict(host: &str, origins: &[&str]) -> bool {
+    fn accepts(host: &str, origins: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
         for origin in origins {
@@ -70,21 +70,21 @@ mod tests {
     }
 
     #[test]
-    fn only_pages_of_the_listener_itself_pass() {
+    fn only_same_origin_pages_pass() {
         let host = "localhost:8080";
-        assert!(verdict(host, &[]));
-        assert!(verdict("anything.example", &[]), "no page: a forwarded port, a container's name");
-        assert!(verdict(host, &["http://localhost:8080"]));
-        assert!(verdict("App.localhost:8080", &["http://app.localhost:8080"]));
-        assert!(verdict("127.0.0.1", &["http://127.0.0.1"]));
-        assert!(verdict("[::1]:80", &["http://[::1]"]));
-        assert!(verdict(host, &["https://app.example.com"]));
+        assert!(accepts(host, &[]));
+        assert!(accepts("anything.example", &[]), "no page: a forwarded port, a container's name");
+        assert!(accepts(host, &["http://localhost:8080"]));
+        assert!(accepts("App.localhost:8080", &["http://app.localhost:8080"]));
+        assert!(accepts("127.0.0.1", &["http://127.0.0.1"]));
+        assert!(accepts("[::1]:80", &["http://[::1]"]));
+        assert!(accepts(host, &["https://app.example.com"]));
         for origin in ["http://localhost:3000", "https://evil.example", "null", "http://localhost", "file://", "x", ""]
         {
-            assert!(!verdict(host, &[origin]), "{origin}");
+            assert!(!accepts(host, &[origin]), "{origin}");
         }
-        assert!(!verdict("evil.example:8080", &["http://evil.example:8080"]), "a name that resolves to this machine");
-        assert!(!verdict(host, &["http://localhost:8080", "https://evil.example"]));
-        assert!(!verdict("localhost.evil.example", &["http://localhost.evil.example"]));
+        assert!(!accepts("evil.example:8080", &["http://evil.example:8080"]), "a name that resolves to this machine");
+        assert!(!accepts(host, &["http://localhost:8080", "https://evil.example"]));
+        assert!(!accepts("localhost.evil.example", &["http://localhost.evil.example"]));
     }
 }

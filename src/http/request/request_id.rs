@@ -1,7 +1,7 @@
-//! `X-Request-ID` and `X-Correlation-ID`: taken from the request when they are well-formed, made when they are not.
+//! `X-Request-ID` and `X-Correlation-ID`: taken from the request if well-formed, otherwise generated.
 //!
-//! Both are answered on every reply and stand in what is logged about the request. They change no event: the
-//! `correlation_id` of an event is a field of its own.
+//! Both appear in every reply and in log lines about the request. They do not affect events, whose `correlation_id` is
+//! a separate field.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,26 +10,26 @@ use http::{HeaderMap, HeaderValue};
 
 use super::head::header_values;
 use crate::event::new_id;
-use crate::http::reply::dress::Dress;
+use crate::http::reply::refusal_headers::RefusalHeaders;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
-/// The longest id that is taken; a longer one is replaced.
+/// Longer ids are replaced.
 const ID_BYTES_MAX: usize = 128;
 
 /// The ids of one request.
 #[derive(Clone, Debug)]
 pub struct RequestIds {
     request: HeaderValue,
-    /// Without one of its own a request is correlated by its own id.
+    /// `None` if the request is correlated by its own id.
     correlation: Option<HeaderValue>,
 }
 
 impl RequestIds {
     pub fn of(headers: &HeaderMap) -> Self {
         Self {
-            request: taken(headers, X_REQUEST_ID).unwrap_or_else(made),
-            correlation: taken(headers, X_CORRELATION_ID),
+            request: well_formed(headers, X_REQUEST_ID).unwrap_or_else(generated),
+            correlation: well_formed(headers, X_CORRELATION_ID),
         }
     }
 
@@ -48,26 +48,26 @@ impl RequestIds {
     }
 }
 
-impl Dress {
-    /// Of a listener whose replies have the ids of their requests and no more.
+impl RefusalHeaders {
+    /// For listeners whose replies carry the request ids and nothing else.
     pub fn request_ids() -> Self {
         Self::new(|head, headers| RequestIds::of(&head.headers).write(headers))
     }
 }
 
-/// The one value of a header, if it can be repeated anywhere: bounded, and visible ASCII alone.
-fn taken(headers: &HeaderMap, name: HeaderName) -> Option<HeaderValue> {
+/// The only value of a header if it can be repeated safely: bounded and visible ASCII.
+fn well_formed(headers: &HeaderMap, name: HeaderName) -> Option<HeaderValue> {
     let mut values = header_values(headers, name);
     let value = values.next()?;
     let well_formed = (1..=ID_BYTES_MAX).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
     (well_formed && values.next().is_none()).then(|| value.clone())
 }
 
-fn made() -> HeaderValue {
+fn generated() -> HeaderValue {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut buffer = [0; 36];
     let text = new_id(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)).encode_lower(&mut buffer);
-    // Hexadecimal digits and hyphens are always a header's value.
+    // Hexadecimal digits and hyphens are valid header values.
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
@@ -85,32 +85,32 @@ mod tests {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let ids = RequestIds::of(&headers);
-        let told = (ids.request().to_owned(), ids.correlation().to_owned());
+        let written = (ids.request().to_owned(), ids.correlation().to_owned());
         let mut reply = HeaderMap::new();
         ids.write(&mut reply);
-        assert!(reply["x-request-id"] == *told.0 && reply["x-correlation-id"] == *told.1);
-        told
+        assert!(reply["x-request-id"] == *written.0 && reply["x-correlation-id"] == *written.1);
+        written
     }
 
-    fn is_made(id: &str) -> bool {
+    fn is_generated(id: &str) -> bool {
         uuid::Uuid::try_parse(id).is_ok_and(|id| id.get_version_num() == 7)
     }
 
     #[test]
-    fn well_formed_ids_are_taken_and_others_replaced() {
+    fn well_formed_ids_are_kept_and_others_replaced() {
         let longest = "x".repeat(ID_BYTES_MAX);
         for id in ["a", "7f9c", "Root=1-67891233-abcdef012345678912345678", "a/b+c==", &longest] {
             assert_eq!(ids(&[("x-request-id", id)]), (id.to_owned(), id.to_owned()), "correlated by its own id");
             let (request, correlation) = ids(&[("x-correlation-id", id)]);
-            assert!(is_made(&request) && correlation == id, "{request} {correlation}");
+            assert!(is_generated(&request) && correlation == id, "{request} {correlation}");
         }
         let longer = "x".repeat(ID_BYTES_MAX + 1);
         for id in ["", "a b", "a\tb", "é", &longer] {
             let (request, correlation) = ids(&[("x-request-id", id), ("x-correlation-id", id)]);
-            assert!(is_made(&request) && correlation == request, "{id:?}: {request} {correlation}");
+            assert!(is_generated(&request) && correlation == request, "{id:?}: {request} {correlation}");
         }
         let (request, _) = ids(&[("x-request-id", "a"), ("x-request-id", "b")]);
-        assert!(is_made(&request), "two ids are none: {request}");
+        assert!(is_generated(&request), "two ids are none: {request}");
         assert_ne!(ids(&[]).0, ids(&[]).0);
     }
 }

@@ -1,17 +1,17 @@
-//! Reads the frames of a zstd body (RFC 8878 §3.1) as they come, and writes out what they hold.
+//! Decodes the frames of a zstd body (RFC 8878 §3.1) as they arrive.
 //!
-//! libzstd checks a frame's declared content size only on some of its paths: a frame that ends in an empty block passes
-//! when it arrives in pieces and fails when it arrives whole. The verdict on a body must not depend on its packets, so
-//! that size is checked here.
+//! libzstd checks the declared content size of a frame only on some of its code paths: a frame that ends in an empty
+//! block passes when it arrives in pieces and fails when it arrives whole. The result must not depend on packet
+//! boundaries, so the size is checked here.
 
 use std::io::{self, Write};
 
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 use zstd::zstd_safe::get_frame_content_size;
 
-/// The largest window, as a power of two: what RFC 9659 asks of every decoder, and no more.
+/// The largest window as a power of two: the size that RFC 9659 requires of every decoder.
 pub(crate) const WINDOW_LOG_MAX: u32 = 23;
-/// The longest header of a frame.
+/// The maximum size of a frame header.
 const HEADER_BYTES_MAX: usize = 18;
 const BUFFER_BYTES: usize = 32 * 1024;
 
@@ -21,9 +21,9 @@ pub(crate) struct ZstdFrames<W> {
     buffer: Vec<u8>,
     /// The first bytes of the current frame.
     header: Vec<u8>,
-    /// Bytes that the current frame has given.
+    /// Bytes decoded from the current frame.
     content_bytes: u64,
-    /// No frame is open, and one was read.
+    /// No frame is open, and at least one was read.
     is_complete: bool,
 }
 
@@ -60,7 +60,7 @@ impl<W: Write> ZstdFrames<W> {
         }
     }
 
-    /// Fails when the last frame is not complete.
+    /// Fails if the last frame is incomplete.
     pub(crate) fn finish(&self) -> io::Result<()> {
         if self.is_complete { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
@@ -79,7 +79,7 @@ impl<W: Write> ZstdFrames<W> {
 
     fn end_frame(&mut self) -> io::Result<()> {
         let declared = get_frame_content_size(&self.header).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        // A frame that is skipped has a size of 0 here.
+        // A skippable frame has a size of 0 here.
         if declared.is_some_and(|declared| declared != self.content_bytes) {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -109,8 +109,8 @@ mod tests {
     }
 
     #[test]
-    fn frames_follow_one_another_however_they_come() {
-        // Its content fills the buffer exactly, twice.
+    fn concatenated_frames_are_read_in_any_chunking() {
+        // The content fills the buffer exactly twice.
         let long = vec![7; 2 * BUFFER_BYTES];
         let skipped = b"\x50\x2a\x4d\x18\x03\0\0\0abc".to_vec();
         let coded = [frame(b""), frame(&long), skipped, frame(b"end")].concat();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_holds_less_than_it_declares_is_refused_however_it_comes() {
+    fn frames_shorter_than_declared_are_refused_in_any_chunking() {
         let mut coded = frame(b"");
         assert_eq!(coded[4..6], [0x20, 0], "a size of one byte, 0");
         coded[5] = 32;

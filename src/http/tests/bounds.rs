@@ -1,4 +1,5 @@
-//! What peers can make the listener hold, and who pays when it is too much. Over real sockets, HTTP/2 frame by frame.
+//! What peers can make the listener hold, and what is evicted when it is too much. Over real sockets, HTTP/2 frame by
+//! frame.
 
 use std::time::{Duration, Instant};
 
@@ -38,13 +39,13 @@ async fn post_head(server: &TestServer, length: usize) -> RawClient {
     client
 }
 
-/// An HTTP/2 client that writes exactly the frames that it is told.
+/// An HTTP/2 client that writes exactly the frames it is given.
 struct Frames {
     tcp: TcpStream,
 }
 
 impl Frames {
-    /// With one setting: its number and value.
+    /// With one setting: its id and value.
     async fn connect(server: &TestServer, setting: Option<(u16, u32)>) -> Self {
         let mut frames = Self { tcp: TcpStream::connect(server.address).await.unwrap() };
         frames.tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
@@ -58,11 +59,11 @@ impl Frames {
         frame.extend([kind, flags]);
         frame.extend(stream.to_be_bytes());
         frame.extend(payload);
-        // A connection that the server has cut cannot be written to.
+        // Fails if the server has cut the connection.
         let _ = self.tcp.write_all(&frame).await;
     }
 
-    /// A request; `flags` without [`END_STREAM`] leave its body open.
+    /// A request. Without [`END_STREAM`] in `flags` its body stays open.
     async fn request(&mut self, method: &str, path: &str, flags: u8, stream: u32) {
         let mut block = vec![0x86];
         for (name, value) in [(2, method), (4, path), (1, "test")] {
@@ -88,7 +89,7 @@ impl Frames {
 }
 
 #[tokio::test]
-async fn a_promised_body_holds_next_to_nothing() {
+async fn a_declared_body_takes_almost_no_memory() {
     let (limits, memory) = with_memory(1 << 20);
     let server = TestServer::start(limits).await;
     let mut waiting = Vec::new();
@@ -109,7 +110,7 @@ async fn a_promised_body_holds_next_to_nothing() {
 }
 
 #[tokio::test]
-async fn slow_bodies_pay_for_honest_ones() {
+async fn slow_bodies_are_evicted_for_fast_ones() {
     let (limits, memory) = with_memory(1 << 20);
     let server = TestServer::start(limits).await;
     let mut slow = Vec::new();
@@ -133,7 +134,7 @@ async fn slow_bodies_pay_for_honest_ones() {
 }
 
 #[tokio::test]
-async fn a_head_in_the_making_is_counted_and_pays() {
+async fn partial_heads_are_counted_and_evicted() {
     let (limits, memory) = with_memory(1 << 20);
     let server = TestServer::start(limits).await;
     let mut slow = Vec::new();
@@ -154,7 +155,7 @@ async fn a_head_in_the_making_is_counted_and_pays() {
 }
 
 #[tokio::test]
-async fn unread_replies_are_counted_and_pay() {
+async fn unread_replies_are_counted_and_evicted() {
     let (limits, memory) = with_memory(80 << 20);
     let server = TestServer::start(limits).await;
     let mut clients = Vec::new();
@@ -172,7 +173,7 @@ async fn unread_replies_are_counted_and_pay() {
 }
 
 #[tokio::test]
-async fn open_streams_are_counted_and_pay() {
+async fn open_streams_are_counted_and_evicted() {
     let (limits, memory) = with_memory(2 << 20);
     let server = TestServer::start(limits).await;
     let mut floods = Vec::new();
@@ -197,7 +198,7 @@ async fn open_streams_are_counted_and_pay() {
 }
 
 #[tokio::test]
-async fn idle_http2_connections_pay() {
+async fn idle_http2_connections_are_evicted() {
     let (limits, memory) = with_memory(1 << 20);
     let server = TestServer::start(limits).await;
     let mut idle = Vec::new();
@@ -214,7 +215,7 @@ async fn idle_http2_connections_pay() {
 }
 
 #[tokio::test]
-async fn a_reply_without_a_window_is_cut_whatever_else_the_client_sends() {
+async fn a_reply_without_a_window_times_out_despite_other_traffic() {
     let limits = Limits { idle_timeout: Duration::from_secs(60), ..quick() };
     let server = TestServer::start(limits).await;
     let mut client = Frames::connect(&server, Some((4, 0))).await;
@@ -223,7 +224,7 @@ async fn a_reply_without_a_window_is_cut_whatever_else_the_client_sends() {
     let (mut stream, mut ended) = (1, false);
     while !ended {
         assert!(start.elapsed() < PATIENCE, "the connection is never cut");
-        // Requests that go on prove nothing for the reply that waits.
+        // Other requests do not extend the time of the reply that waits.
         stream += 2;
         client.request("HEAD", "/a", END_STREAM, stream).await;
         client.send(PING, 0, 0, &[0; 8]).await;
@@ -240,22 +241,22 @@ async fn pings_do_not_keep_an_idle_connection() {
     let mut client = Frames::connect(&server, None).await;
     client.request("GET", "/a", END_STREAM, 1).await;
     let start = Instant::now();
-    let mut told = false;
+    let mut refused = false;
     loop {
         assert!(start.elapsed() < PATIENCE, "the connection is never closed");
         client.send(PING, 0, 0, &[0; 8]).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         match client.next().await {
-            Some((GO_AWAY, ..)) => told = true,
+            Some((GO_AWAY, ..)) => refused = true,
             Some(_) => {}
             None => break,
         }
     }
-    assert!(told);
+    assert!(refused);
 }
 
 #[tokio::test]
-async fn head_has_no_body_in_http2() {
+async fn http2_replies_to_head_have_no_body() {
     let server = TestServer::start(Limits::default()).await;
     let mut client = Frames::connect(&server, None).await;
     for (stream, path) in [(1, "/a"), (3, "/big")] {
@@ -272,7 +273,7 @@ async fn head_has_no_body_in_http2() {
 }
 
 #[tokio::test]
-async fn hosts_that_can_be_read_in_two_ways_are_refused() {
+async fn ambiguous_hosts_are_refused() {
     let server = TestServer::start(Limits::default()).await;
     for (target, hosts, status) in [
         ("/a", "host: test\r\n", 200),

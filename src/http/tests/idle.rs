@@ -1,4 +1,4 @@
-//! Idle connections: what they keep, how they go on, and how a drain ends them.
+//! Idle connections: what they hold, how they resume, and how a drain ends them.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::http::{Drained, Limits};
 const LONG_IDLE: Duration = Duration::from_millis(700);
 
 #[tokio::test]
-async fn a_parked_connection_goes_on_as_if_it_were_not() {
+async fn a_parked_connection_resumes() {
     let server = TestServer::start(Limits::default()).await;
     let mut client = server.client().await;
     for n in 1..4 {
@@ -25,7 +25,7 @@ async fn a_parked_connection_goes_on_as_if_it_were_not() {
         assert_eq!(client.post("/a", "text/plain", body).await.body, format!("/a {}", n * 100_000).into_bytes());
         tokio::time::sleep(LONG_IDLE).await;
     }
-    // A first byte alone, then the rest, then two at once.
+    // The first byte alone, then the rest, then two requests together.
     client.send("G").await;
     tokio::time::sleep(LONG_IDLE).await;
     client.send("ET /b HTTP/1.1\r\nhost: test\r\n\r\n").await;
@@ -43,7 +43,7 @@ async fn a_parked_connection_goes_on_as_if_it_were_not() {
 }
 
 #[tokio::test]
-async fn a_parked_connection_that_speaks_another_protocol_is_refused() {
+async fn a_parked_connection_cannot_switch_protocols() {
     let server = TestServer::start(Limits::default()).await;
     let mut client = server.client().await;
     client.get("/a").await;
@@ -53,7 +53,7 @@ async fn a_parked_connection_that_speaks_another_protocol_is_refused() {
 }
 
 #[tokio::test]
-async fn a_last_request_is_answered_while_the_listener_drains() {
+async fn a_last_request_is_answered_during_the_drain() {
     let server = TestServer::start(Limits { last_call: Duration::from_secs(1), ..Limits::default() }).await;
     let (mut lively, mut idle) = (server.client().await, server.client().await);
     lively.get("/a").await;

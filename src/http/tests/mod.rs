@@ -1,4 +1,4 @@
-//! The listener over real sockets: what clients may do, and what ends them.
+//! The listener over real sockets: normal requests and every limit.
 
 mod bounds;
 mod idle;
@@ -104,7 +104,7 @@ async fn one_connection_serves_many_requests_and_pipelined_ones_in_order() {
 }
 
 #[tokio::test]
-async fn a_request_knows_its_peer() {
+async fn requests_know_their_peer() {
     let server = TestServer::start(Limits::default()).await;
     assert_eq!(server.client().await.get("/peer").await.body, b"127.0.0.1");
 }
@@ -132,7 +132,7 @@ async fn speaks_http2_without_tls() {
 }
 
 #[tokio::test]
-async fn a_slow_head_is_cut() {
+async fn slow_heads_time_out() {
     let server = TestServer::start(Limits { idle_timeout: Duration::from_secs(60), ..quick() }).await;
     let mut first = server.client().await;
     first.send("GET /a HTTP/1.1\r\nhost:").await;
@@ -158,7 +158,7 @@ async fn an_idle_connection_is_closed_but_a_busy_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_reply_nobody_reads_is_cut() {
+async fn unread_replies_time_out() {
     let server = TestServer::start(quick()).await;
     let mut client = server.client().await;
     client.send("GET /big HTTP/1.1\r\nhost: test\r\n\r\n").await;
@@ -188,7 +188,7 @@ async fn large_headers_are_refused() {
 }
 
 #[tokio::test]
-async fn a_refused_upload_sees_its_reply() {
+async fn a_refused_upload_gets_its_reply() {
     let server = TestServer::start(Limits::default()).await;
     for _ in 0..5 {
         let mut client = server.client().await;
@@ -200,7 +200,7 @@ async fn a_refused_upload_sees_its_reply() {
 }
 
 #[tokio::test]
-async fn a_refusal_waits_for_a_body_that_is_on_its_way_and_else_says_that_the_connection_ends() {
+async fn a_refusal_drains_a_short_body_or_closes_the_connection() {
     let server = TestServer::start(Limits::default()).await;
     let mut client = server.client().await;
     let head = |more: &str| format!("POST /refused HTTP/1.1\r\nhost: test\r\n{more}\r\n\r\n");
@@ -239,7 +239,7 @@ async fn expect_continue_is_answered() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_are_asked_for_health_alone() {
+async fn connections_over_the_limit_get_only_health_probes() {
     let limits = Limits { connections_max: 2, idle_timeout: Duration::from_secs(60), ..Limits::default() };
     let server = TestServer::start(limits).await;
     let (mut one, mut two) = (server.client().await, server.client().await);
@@ -263,7 +263,7 @@ async fn connections_over_the_limit_are_asked_for_health_alone() {
 }
 
 #[tokio::test]
-async fn the_longest_idle_connection_makes_room() {
+async fn the_longest_idle_connection_is_closed_to_make_room() {
     let limits = Limits { connections_max: 3, idle_timeout: Duration::from_secs(60), ..Limits::default() };
     let server = TestServer::start(limits).await;
     let (mut served, mut silent, mut busy) = (server.client().await, server.client().await, server.client().await);
@@ -281,7 +281,7 @@ async fn the_longest_idle_connection_makes_room() {
 }
 
 #[tokio::test]
-async fn drain_finishes_what_is_in_flight() {
+async fn drain_completes_requests_in_flight() {
     let server = TestServer::start(Limits::default()).await;
     let (mut busy, mut idle, mut fresh) = (server.client().await, server.client().await, server.client().await);
     idle.get("/a").await;
@@ -299,7 +299,7 @@ async fn drain_finishes_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn drain_cuts_what_outlasts_it() {
+async fn drain_cuts_requests_that_outlast_it() {
     let server =
         TestServer::start(Limits { drain_timeout: Duration::from_millis(50).into(), ..Limits::default() }).await;
     let mut busy = server.client().await;

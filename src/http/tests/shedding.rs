@@ -1,4 +1,4 @@
-//! Past each cap over real sockets: who is refused hears it at once, and the process says that it lives.
+//! Load shedding over real sockets: a refused client is told immediately, and health probes still work.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn unfinished(server: &TestServer, bytes: usize) -> RawClient {
 }
 
 #[tokio::test]
-async fn requests_past_the_cap_are_refused_and_the_slow_make_room() {
+async fn requests_beyond_the_limit_are_refused_or_evict_slow_ones() {
     let memory = MemoryBudget::with_caps(AMPLE, 8, usize::MAX);
     let server = TestServer::start(limits(&memory)).await;
     let mut waiting = Vec::new();
@@ -59,7 +59,7 @@ async fn requests_past_the_cap_are_refused_and_the_slow_make_room() {
 }
 
 #[tokio::test]
-async fn body_bytes_past_the_cap_are_refused_and_the_slow_make_room() {
+async fn body_bytes_beyond_the_limit_are_refused_or_evict_slow_requests() {
     let memory = MemoryBudget::with_caps(AMPLE, usize::MAX, 1 << 20);
     let server = TestServer::start(limits(&memory)).await;
     let mut waiting = Vec::new();
@@ -81,7 +81,7 @@ async fn body_bytes_past_the_cap_are_refused_and_the_slow_make_room() {
 }
 
 #[tokio::test]
-async fn a_head_without_memory_is_answered() {
+async fn a_head_without_memory_gets_a_reply() {
     let memory = MemoryBudget::new(1 << 20);
     let server = TestServer::start(limits(&memory)).await;
     let mut slow = Vec::new();
@@ -107,7 +107,7 @@ async fn a_head_without_memory_is_answered() {
 }
 
 #[tokio::test]
-async fn http2_without_memory_is_told_to_calm_down() {
+async fn http2_without_memory_gets_enhance_your_calm() {
     let memory = MemoryBudget::new(100_000);
     let server = TestServer::start(limits(&memory)).await;
     let mut first = TcpStream::connect(server.address).await.unwrap();
@@ -116,9 +116,9 @@ async fn http2_without_memory_is_told_to_calm_down() {
     until("it is charged", || memory.bytes_used() > 64 * 1024).await;
     let mut second = TcpStream::connect(server.address).await.unwrap();
     second.write_all(preface).await.unwrap();
-    let mut told = Vec::new();
-    second.read_to_end(&mut told).await.unwrap();
-    assert_eq!(told[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0], "SETTINGS");
-    assert_eq!((told[9 + 3], told[told.len() - 1]), (7, 11), "GOAWAY: ENHANCE_YOUR_CALM");
+    let mut frames = Vec::new();
+    second.read_to_end(&mut frames).await.unwrap();
+    assert_eq!(frames[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0], "SETTINGS");
+    assert_eq!((frames[9 + 3], frames[frames.len() - 1]), (7, 11), "GOAWAY: ENHANCE_YOUR_CALM");
     assert_eq!(memory.refused(), 1);
 }

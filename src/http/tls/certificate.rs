@@ -1,4 +1,4 @@
-//! From files to what TLS is configured with, and everything that can be wrong with them.
+//! Builds the TLS configuration from the contents of its files.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,13 +14,13 @@ use x509_cert::der::Decode as _;
 
 use super::files::{Digest, TlsError, TlsFile, TlsFiles, fingerprint, read};
 
-/// A certificate is about to expire when less than this is left, and less than this part of its whole time.
+/// A certificate expires soon when less than this is left, and less than this fraction of its lifetime.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3_600);
 const EXPIRES_SOON_PART: u32 = 3;
-/// What a client and a listener can agree on (ALPN), the better first.
+/// The protocols offered by ALPN, in order of preference.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// When a certificate is valid, in seconds since 1970.
+/// The validity period of a certificate, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     pub not_before: u64,
@@ -46,19 +46,19 @@ impl Validity {
         now() >= self.not_before
     }
 
-    /// Time to replace it. Certificates that live for days are replaced days before their end.
+    /// Time to renew. Certificates that live for days are renewed days before their end.
     pub fn expires_soon(&self) -> bool {
         let whole = Duration::from_secs(self.not_after.saturating_sub(self.not_before));
         let left = Duration::from_secs(self.not_after.saturating_sub(now()));
         left < EXPIRES_SOON.min(whole / EXPIRES_SOON_PART)
     }
 
-    /// The first moment at which it is valid, for people.
+    /// The beginning of the period, for people.
     pub fn start(&self) -> String {
         date(self.not_before)
     }
 
-    /// The last one.
+    /// The end of the period, for people.
     pub fn end(&self) -> String {
         date(self.not_after)
     }
@@ -68,7 +68,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// What the files hold.
+/// The contents of the files.
 pub(crate) struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -128,8 +128,8 @@ impl Contents {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-        // Clients keep their sessions themselves, encrypted: nothing is held for those that have gone. New files begin
-        // anew, so that a client whose authority was taken away comes in with no old session.
+        // Sessions are stored by clients, encrypted, so the server keeps nothing for clients that are gone. New files
+        // start with new ticket keys, so that a client whose authority was removed cannot resume an old session.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable)?;
         Ok((Arc::new(config), validity))
@@ -153,7 +153,7 @@ impl Contents {
     }
 }
 
-/// At least one.
+/// At least one certificate.
 fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
     match found {
@@ -163,7 +163,7 @@ fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// For people.
+/// A date for people.
 fn date(seconds: u64) -> String {
     let moment = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     moment.map_or_else(|| "a date that cannot be told".to_owned(), |moment| moment.to_string())

@@ -1,4 +1,4 @@
-//! The files of a TLS listener: reading them, what can be wrong with them, and a digest that tells their contents apart.
+//! The files of a TLS listener: reading them, errors in them, and a digest to compare contents.
 
 use std::fmt;
 use std::io::Read as _;
@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
 
-/// A larger file holds something else.
+/// Larger files are not certificates or keys.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where a listener's certificate is. All files are PEM.
+/// The certificate files of a listener, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The listener's own certificate, then those that lead to the authority.
+    /// The listener's certificate, followed by the chain to the authority.
     pub certificate: PathBuf,
     /// PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
-    /// The authorities of clients. When it is set, clients without a certificate of theirs are refused.
+    /// The authorities for client certificates. If set, clients without such a certificate are refused.
     pub client_ca: Option<PathBuf>,
 }
 
-/// Which of the files.
+/// One of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFile {
     Certificate,
@@ -29,7 +29,7 @@ pub enum TlsFile {
     ClientCa,
 }
 
-/// Why files cannot be used.
+/// Why the files cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError {
     pub file: TlsFile,
@@ -42,7 +42,7 @@ impl TlsError {
         Self { file, path: path.to_owned(), detail: detail.into() }
     }
 
-    /// Of files that cannot be read: the same failure is the same state.
+    /// A digest for unreadable files: the same failure is the same state.
     pub(crate) fn digest(&self) -> Digest {
         fingerprint(&[self.to_string().as_bytes()])
     }
@@ -56,10 +56,10 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
-/// Tells contents apart without keeping a key.
+/// Identifies contents without keeping the key.
 pub(crate) type Digest = [u8; 32];
 
-/// Each with its length, so that no two sets of files are the same bytes.
+/// Includes the length of each part, so that different files never produce the same bytes.
 pub(super) fn fingerprint(parts: &[&[u8]]) -> Digest {
     let mut joined = Vec::new();
     for part in parts {
@@ -74,7 +74,7 @@ pub(super) fn fingerprint(parts: &[&[u8]]) -> Digest {
 pub(super) fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |error: std::io::Error| TlsError::new(file, path, format!("cannot be read: {error}"));
     let mut bytes = Vec::new();
-    // Opening and reading a pipe would wait for whoever writes to it.
+    // Opening or reading a pipe would block until another process writes to it.
     let opened = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
     if !opened.metadata().map_err(unreadable)?.is_file() {
         return Err(TlsError::new(file, path, "is not a regular file"));

@@ -1,4 +1,4 @@
-//! From an accepted connection to one that is encrypted.
+//! TLS handshakes: from an accepted connection to an encrypted one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,23 +17,23 @@ use crate::http::reply::problem::Problem;
 use crate::http::reply::raw_reply;
 use crate::metrics;
 
-/// Handshakes of one listener at the same time; others wait for their turn, which costs next to nothing.
+/// Concurrent handshakes of one listener. Others wait for a slot, which is cheap.
 const HANDSHAKES_MAX: usize = 512;
-/// When there are as many, one makes room that has lasted for this long: for a way there and back, however far.
+/// When all slots are taken, a handshake that has lasted this long is cut: enough for a round trip over any distance.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// The same of one whose first message is not complete, which usually comes in one packet.
+/// The same for a handshake whose first message is incomplete; it usually fits into one packet.
 const INCOMPLETE_AFTER: Duration = Duration::from_millis(100);
-/// How often a turn is looked for.
-const TURN_PAUSE: Duration = Duration::from_millis(20);
-/// The type of the record that every client begins with (RFC 8446, 5.1).
+/// How often a waiting handshake tries to get a slot.
+const SLOT_PAUSE: Duration = Duration::from_millis(20);
+/// The type of the record that every client starts with (RFC 8446, 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// Those that are under way, the oldest first.
+/// The handshakes in progress, oldest first.
 #[derive(Default)]
-pub(crate) struct Handshakes(Mutex<Open>);
+pub(crate) struct Handshakes(Mutex<InProgress>);
 
 #[derive(Default)]
-struct Open {
+struct InProgress {
     next: u64,
     watches: BTreeMap<u64, Arc<Watch>>,
 }
@@ -43,16 +43,17 @@ fn is_slow(watch: &Watch) -> bool {
     watch.handshake_since().is_some_and(|since| Instant::now() >= since + allowed)
 }
 
-/// A place among them, given back when it is dropped.
-struct Turn<'a> {
+/// A slot among them, released on drop.
+struct Slot<'a> {
     handshakes: &'a Handshakes,
     id: u64,
 }
 
 impl Handshakes {
-    /// Encrypts a new connection. `None` when it has ended: clients that fail are their own affair, and are counted.
+    /// Performs the handshake of a new connection. `None` if it failed: failures are the client's problem and are only
+    /// counted.
     pub(crate) async fn accept(&self, tls: &Tls, tcp: TcpStream, watch: &Arc<Watch>) -> Option<Socket> {
-        // A client that says nothing waits here, and holds nothing but its connection.
+        // A silent client waits here and holds nothing but its connection.
         let mut first = [0];
         if !matches!(tcp.peek(&mut first).await, Ok(1)) {
             return None;
@@ -65,7 +66,7 @@ impl Handshakes {
             }
             return None;
         }
-        let _turn = self.turn(watch).await;
+        let _slot = self.acquire(watch).await;
         if let Err(exhausted) = watch.handshake_began() {
             watch.memory().count_refusal(exhausted.reason());
             return None;
@@ -73,7 +74,7 @@ impl Handshakes {
         let config = tls.config();
         let wire = Wire::new(tcp, Arc::clone(watch));
         let accepting = TlsAcceptor::from(config)
-            // A reply that nobody reads is held by HTTP, which counts it.
+            // HTTP buffers and counts replies that the client does not read.
             .accept_with(wire, |session| session.set_buffer_limit(Some(UNSENT_BYTES_MAX)))
             .into_fallible();
         match accepting.await {
@@ -85,44 +86,44 @@ impl Handshakes {
             }
             Err((_, wire)) => {
                 metrics::http_tls_handshake("failed");
-                // The alert that says why has been written.
+                // The alert with the reason has been written.
                 close_with(wire.into_tcp(), &[]).await;
                 None
             }
         }
     }
 
-    async fn turn(&self, watch: &Arc<Watch>) -> Turn<'_> {
+    async fn acquire(&self, watch: &Arc<Watch>) -> Slot<'_> {
         loop {
-            if let Some(turn) = self.try_turn(watch) {
-                return turn;
+            if let Some(slot) = self.try_acquire(watch) {
+                return slot;
             }
-            tokio::time::sleep(TURN_PAUSE).await;
+            tokio::time::sleep(SLOT_PAUSE).await;
         }
     }
 
-    fn try_turn(&self, watch: &Arc<Watch>) -> Option<Turn<'_>> {
-        let mut open = self.open();
-        if open.watches.len() >= HANDSHAKES_MAX {
-            let slow = *open.watches.iter().find(|(_, watch)| is_slow(watch))?.0;
-            if let Some(slow) = open.watches.remove(&slow) {
+    fn try_acquire(&self, watch: &Arc<Watch>) -> Option<Slot<'_>> {
+        let mut in_progress = self.lock();
+        if in_progress.watches.len() >= HANDSHAKES_MAX {
+            let slow = *in_progress.watches.iter().find(|(_, watch)| is_slow(watch))?.0;
+            if let Some(slow) = in_progress.watches.remove(&slow) {
                 metrics::http_tls_handshake("too_slow");
                 slow.cut();
             }
         }
-        let id = open.next;
-        open.next += 1;
-        open.watches.insert(id, Arc::clone(watch));
-        Some(Turn { handshakes: self, id })
+        let id = in_progress.next;
+        in_progress.next += 1;
+        in_progress.watches.insert(id, Arc::clone(watch));
+        Some(Slot { handshakes: self, id })
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, InProgress> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.handshakes.open().watches.remove(&self.id);
+        self.handshakes.lock().watches.remove(&self.id);
     }
 }

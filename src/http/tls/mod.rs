@@ -1,7 +1,7 @@
-//! TLS in front of a listener: its certificate, exchanged while it serves, and the handshakes of its clients.
+//! TLS for a listener: its certificate, reloaded while it serves, and the handshakes of its clients.
 //!
-//! Invariants: connections that are open keep the certificate that they began with. A handshake that is under way
-//! has a place among a bounded number, memory taken for it, and a time; a client that says nothing has none of them.
+//! Invariants: open connections keep the certificate that they began with. A handshake in progress has one of a bounded
+//! number of slots, memory taken for it, and a timeout; a silent client has none of these.
 
 pub(crate) mod certificate;
 pub(crate) mod files;

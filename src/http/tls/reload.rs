@@ -22,11 +22,11 @@ struct Inner {
 struct Current {
     config: Arc<ServerConfig>,
     validity: Validity,
-    /// What the files held that are in use: all of them, the certificate with its key, the authorities of clients.
+    /// Digests of the files in use: all of them, the certificate with its key, and the client authorities.
     in_use: Digest,
     pair: Digest,
     client_ca: Digest,
-    /// Other contents that cannot be used, as they were found last.
+    /// The last contents found that cannot be used.
     broken: Option<Broken>,
 }
 
@@ -40,33 +40,33 @@ impl Current {
 
 struct Broken {
     found: Digest,
-    /// Once they were found twice.
+    /// Set once they were found twice.
     why: Option<TlsError>,
 }
 
-/// What a look at the files found.
+/// The result of checking the files.
 #[derive(Debug)]
 pub enum Reload {
     Unchanged,
-    /// They are in use. Either may have stayed as it was.
+    /// The new files are in use. At least one of the two has changed.
     Changed {
         certificate: bool,
         client_ca: bool,
     },
-    /// They cannot be used: those of before stay in use. Told once of the same files.
+    /// The files cannot be used, and the previous ones stay in use. Reported once for the same contents.
     Failed(TlsError),
 }
 
 impl Tls {
-    /// Reads the files; blocks.
+    /// Reads the files. Blocks.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
         let current = Current::of(&contents, &files)?;
         Ok(Self(Arc::new(Inner { files, current: Mutex::new(current) })))
     }
 
-    /// Reads the files again, and uses them when they have changed; blocks. Files that cannot be used have to be the
-    /// same in two looks before that is told: a certificate and its key are rarely replaced in one moment.
+    /// Reads the files again and uses them if they have changed. Blocks. Unusable files are reported only when two
+    /// checks in a row find the same contents, because a certificate and its key are rarely replaced at the same time.
     pub fn reload(&self) -> Reload {
         let read = Contents::read(&self.0.files);
         let found = read.as_ref().map_or_else(TlsError::digest, Contents::digest);
@@ -97,12 +97,12 @@ impl Tls {
         }
     }
 
-    /// Why the files as they are now cannot be used, if so: those of before are.
+    /// Why the current files cannot be used, if they cannot; the previous ones stay in use.
     pub fn fault(&self) -> Option<TlsError> {
         self.current().broken.as_ref().and_then(|broken| broken.why.clone())
     }
 
-    /// From when to when the certificate in use is valid.
+    /// The validity period of the certificate in use.
     pub fn validity(&self) -> Validity {
         self.current().validity
     }

@@ -1,4 +1,4 @@
-//! TLS over real sockets: what clients agree on with a listener, and what those get who do not.
+//! TLS over real sockets: what clients negotiate with a listener, and how failed handshakes end.
 
 use std::path::Path;
 use std::process::Command;
@@ -93,7 +93,7 @@ async fn connect(server: &TestServer, config: ClientConfig) -> std::io::Result<T
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
-/// Sends one request; what becomes of it.
+/// Sends one request and returns its status, if any.
 async fn asks(server: &TestServer, config: ClientConfig) -> Option<u16> {
     let mut client = RawClient::over(connect(server, config).await.ok()?);
     client.try_send("GET /a HTTP/1.1\r\nhost: test\r\n\r\n").await.ok()?;
@@ -101,7 +101,7 @@ async fn asks(server: &TestServer, config: ClientConfig) -> Option<u16> {
 }
 
 #[tokio::test]
-async fn both_protocols_and_both_versions_are_spoken() {
+async fn both_protocols_and_tls_versions_work() {
     let site = Site::new();
     let server = TestServer::start(site.limits(Limits::default())).await;
     let mut client = site.client(&server).await;
@@ -130,7 +130,7 @@ async fn both_protocols_and_both_versions_are_spoken() {
 }
 
 #[test]
-fn keys_of_every_form_are_read() {
+fn keys_of_every_format_are_read() {
     let site = Site::new();
     for arguments in [
         "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048",
@@ -146,7 +146,7 @@ fn keys_of_every_form_are_read() {
 }
 
 #[test]
-fn what_is_wrong_is_told_by_file() {
+fn errors_name_the_file() {
     let site = Site::new();
     let (first, second) = (site.authority.issue(NAMES), site.authority.issue(NAMES));
     let wrong = |certificate: &Certificate| {
@@ -183,9 +183,9 @@ fn what_is_wrong_is_told_by_file() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_used_and_a_broken_one_is_not() {
+async fn new_certificates_are_used_and_broken_ones_are_not() {
     let (first, second) = (Site::new(), Site::new());
-    // As Kubernetes does: a link to a directory, exchanged in one step.
+    // As in Kubernetes: a link to a directory, replaced atomically.
     let secret = tempfile::tempdir().unwrap();
     let point_to = |site: &Site| {
         let (new, link) = (secret.path().join("new"), secret.path().join("data"));
@@ -224,7 +224,7 @@ async fn a_new_certificate_is_used_and_a_broken_one_is_not() {
 }
 
 #[test]
-fn what_was_exchanged_is_told() {
+fn reload_reports_what_changed() {
     let (site, other) = (Site::new(), Site::new());
     let (clients, others) = (Authority::new(), Authority::new());
     let files = TlsFiles { client_ca: Some(clients.file()), ..site.files() };
@@ -243,7 +243,7 @@ fn what_was_exchanged_is_told() {
 }
 
 #[tokio::test]
-async fn clients_prove_who_they_are_where_an_authority_is_set() {
+async fn client_certificates_are_required_if_an_authority_is_set() {
     let (site, others) = (Site::new(), Authority::new());
     let clients = Authority::new();
     let files = TlsFiles { client_ca: Some(clients.file()), ..site.files() };
@@ -260,7 +260,7 @@ async fn clients_prove_who_they_are_where_an_authority_is_set() {
 }
 
 #[tokio::test]
-async fn plain_http_is_told_so() {
+async fn plain_http_gets_an_explanation() {
     let site = Site::new();
     let server = TestServer::start(site.limits(quick())).await;
     let reply = server.client().await.get("/a").await;
@@ -272,7 +272,7 @@ async fn plain_http_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_does_not_go_on_ends() {
+async fn stalled_handshakes_time_out() {
     let site = Site::new();
     let memory = MemoryBudget::new(4 << 20);
     let limits = Limits { handshake_timeout: Duration::from_millis(200), memory: memory.clone(), ..Limits::default() };
@@ -290,7 +290,7 @@ async fn a_handshake_that_does_not_go_on_ends() {
 }
 
 #[tokio::test]
-async fn slow_handshakes_keep_nobody_out() {
+async fn slow_handshakes_do_not_block_others() {
     let site = Site::new();
     let server = TestServer::start(site.limits(Limits::default())).await;
     let mut slow = Vec::new();
@@ -307,7 +307,7 @@ async fn slow_handshakes_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn an_incomplete_record_is_counted_and_pays() {
+async fn incomplete_records_are_counted_and_evicted() {
     let site = Site::new();
     let memory = MemoryBudget::new(2 << 20);
     let limits = Limits { memory: memory.clone(), idle_timeout: Duration::from_secs(60), ..Limits::default() };
@@ -316,7 +316,7 @@ async fn an_incomplete_record_is_counted_and_pays() {
     for _ in 0..50 {
         let mut client = site.client(&server).await;
         assert_eq!(client.get("/a").await.status, 200);
-        // Application data of 16 KiB, all but its last byte.
+        // Application data of 16 KiB, without its last byte.
         let mut tcp = client.into_inner().into_inner().0;
         let mut record = vec![23, 3, 3, 0x40, 0];
         record.extend(vec![0; (16 << 10) - 1]);
@@ -333,7 +333,7 @@ async fn an_incomplete_record_is_counted_and_pays() {
 }
 
 #[tokio::test]
-async fn a_reply_nobody_reads_is_cut() {
+async fn unread_replies_time_out() {
     let site = Site::new();
     let memory = MemoryBudget::new(64 << 20);
     let server = TestServer::start(site.limits(Limits { memory: memory.clone(), ..quick() })).await;
@@ -347,7 +347,7 @@ async fn a_reply_nobody_reads_is_cut() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_in_order() {
+async fn idle_tls_connections_are_closed_gracefully() {
     let site = Site::new();
     let server = TestServer::start(site.limits(quick())).await;
     let mut stream = site.connect(&server, b"http/1.1").await;

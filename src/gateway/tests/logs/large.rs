@@ -1,5 +1,5 @@
-//! Exports of many records, whose resource is much larger than each of them, and records that an event cannot be named
-//! after: all of them are stored, or told of one by one.
+//! Exports of many records whose resource is much larger than each record, and records whose name is not valid for an
+//! event: each is stored or rejected individually.
 
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::otlp::NumberAndText;
 use super::{JSON, LOGS, PROTOBUF, export, otlp, record, service, stored, text};
 use crate::gateway::Settings;
 
-/// What the SDKs' detectors find in a container of a cluster.
+/// What the SDKs' detectors report for a container in a cluster.
 fn in_kubernetes() -> Vec<otlp::KeyValue> {
     let mut attributes = service();
     for name in [
@@ -42,7 +42,7 @@ fn in_kubernetes() -> Vec<otlp::KeyValue> {
     attributes
 }
 
-/// Records that differ by their times.
+/// Records with distinct timestamps.
 fn numbered(from: u64, count: u64) -> Vec<otlp::LogRecord> {
     let record = |n| otlp::LogRecord { time_unix_nano: super::TIME_NS + n, ..record("e") };
     (from..from + count).map(record).collect()
@@ -53,14 +53,14 @@ fn partial(reply: &[u8]) -> NumberAndText {
 }
 
 #[tokio::test]
-async fn batches_of_the_usual_exporters_are_stored_whole() {
+async fn batches_of_common_exporters_are_stored_completely() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let eight = in_kubernetes().into_iter().take(8).collect();
     let mut count = 0;
     for (resource, records) in [(in_kubernetes(), 512), (eight, 500), (in_kubernetes(), 8_192)] {
         let body = export(resource, numbered(count, records)).encode_to_vec();
-        // Sent again, nothing is doubled.
+        // A retry stores nothing twice.
         for _ in 0..2 {
             let reply = client.post(LOGS, PROTOBUF, &body).await;
             assert_eq!((reply.status, reply.body.len()), (200, 0), "{records}");
@@ -71,10 +71,10 @@ async fn batches_of_the_usual_exporters_are_stored_whole() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_rejected_record_by_record() {
+async fn too_large_records_are_rejected_individually() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
-    // No event has room for the first resource; of the second, there is room for some of its records.
+    // No event has room for the first resource; with the second, some of the records fit.
     let huge = (0..5).map(|n| text(&n.to_string(), &"x".repeat(250_000))).chain(service()).collect();
     let large = (0..3).map(|n| text(&n.to_string(), &"x".repeat(250_000))).chain(service()).collect();
     let mut all = export(huge, vec![record("e"); 20_000]);
@@ -107,7 +107,7 @@ async fn records_beyond_the_limit_are_counted_as_rejected() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_name_or_an_id_is_kept_beside_it() {
+async fn invalid_names_and_ids_are_kept_as_attributes() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let long = "n".repeat(257);
@@ -128,7 +128,7 @@ async fn what_cannot_be_a_name_or_an_id_is_kept_beside_it() {
     }
     assert_eq!(events[0]["customEvent"]["properties"]["attributes"]["log.record.uid"], json!(long));
     assert!(events[0]["idempotencyKey"].as_str().unwrap().starts_with("otlp:"));
-    // Half of a surrogate pair, which no UTF-8 text can hold.
+    // Half of a surrogate pair, which no UTF-8 text can contain.
     let half = r#"{"resourceLogs": [{"resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "s"}}]},
         "scopeLogs": [{"logRecords": [{"eventName": "e", "body": {"stringValue": "a\ud83db"}}]}]}]}"#;
     assert_eq!(client.post(LOGS, JSON, half).await.json(), json!({}));

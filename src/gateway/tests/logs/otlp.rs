@@ -1,4 +1,4 @@
-//! The messages of OTLP as another implementation has them, as far as the tests go.
+//! The OTLP messages as another implementation defines them, as far as the tests need them.
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Export {

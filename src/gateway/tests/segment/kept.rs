@@ -1,4 +1,4 @@
-//! No value of a field is a reason to refuse a message, and nothing of one is lost.
+//! No field value makes a message invalid, and no content is lost.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::super::{JSON, TestGateway};
 use super::{assert_within, send, views};
 use crate::gateway::Settings;
 
-/// Sends messages as the texts that they are, and answers with the rule views of their events.
+/// Sends messages as raw text, and returns the rule views of their events.
 async fn kept(messages: &[&str]) -> Vec<Value> {
     let gateway = TestGateway::start(Settings::default()).await;
     let body = format!(r#"{{"writeKey": "shop", "batch": [{}]}}"#, messages.join(","));
@@ -19,9 +19,9 @@ fn track(event: &str, properties: &str) -> String {
     format!(r#"{{"type": "track", "event": {event}, "userId": "u", "properties": {properties}}}"#)
 }
 
-/// The names of all the known events with values that the typed fields of none of them can have.
+/// The names of all known events, with values that do not fit their typed fields.
 #[tokio::test]
-async fn a_value_that_does_not_fit_its_field_stays_a_property() {
+async fn values_that_do_not_fit_their_field_stay_properties() {
     let names = [
         "Product Viewed",
         "Product Added",
@@ -117,7 +117,7 @@ async fn a_value_that_does_not_fit_its_field_stays_a_property() {
 }
 
 #[tokio::test]
-async fn what_an_event_cannot_hold_is_kept_beside_it_or_as_its_text() {
+async fn values_without_an_event_field_are_kept_or_stored_as_text() {
     let long = "n".repeat(300);
     let deep = format!(
         r#"{{"type": "track", "event": "E", "userId": "u", "properties": {{"a": {}1{}}}}}"#,
@@ -169,7 +169,7 @@ async fn what_an_event_cannot_hold_is_kept_beside_it_or_as_its_text() {
 }
 
 #[tokio::test]
-async fn times_that_an_event_cannot_have_are_kept() {
+async fn times_outside_the_event_range_are_kept() {
     let times = [
         "999999999999999",
         r#""1969-12-31T23:59:59Z""#,
@@ -198,7 +198,7 @@ async fn times_that_an_event_cannot_have_are_kept() {
 }
 
 #[tokio::test]
-async fn calls_that_become_the_same_event_are_told_apart() {
+async fn calls_that_map_to_the_same_event_are_distinguishable() {
     let gateway = TestGateway::start(Settings::default()).await;
     for (path, name) in
         [("/v1/page", "a"), ("/v1/screen", "a"), ("/v1/page", ""), ("/v1/group", ""), ("/v1/track", "group")]
@@ -219,7 +219,7 @@ async fn calls_that_become_the_same_event_are_told_apart() {
 }
 
 #[tokio::test]
-async fn what_a_batch_says_is_in_each_of_its_events() {
+async fn common_members_of_a_batch_are_in_each_event() {
     let gateway = TestGateway::start(Settings::default()).await;
     let many: serde_json::Map<String, Value> = (0..1_001).map(|n| (n.to_string(), n.into())).collect();
     let sent_at = "2025-01-01T00:00:05Z";
@@ -248,7 +248,7 @@ async fn what_a_batch_says_is_in_each_of_its_events() {
 }
 
 #[tokio::test]
-async fn refusals_are_in_the_words_of_the_sender() {
+async fn refusals_use_the_field_names_of_the_sender() {
     let gateway = TestGateway::start(Settings::default()).await;
     let mut client = gateway.client().await;
     let (no_app, no_user) = ("is required", "is required when there is no userId");

@@ -1,4 +1,4 @@
-//! What `analytics-next` is told of where to send to, also behind proxies.
+//! The host that `analytics-next` is given, also behind proxies.
 
 use serde_json::{Value, json};
 
@@ -6,14 +6,14 @@ use super::super::{JSON, TestGateway};
 use super::send;
 use crate::gateway::{Settings, TrustedProxies};
 
-/// Where the settings say to send to, when they are asked for with these lines.
-async fn told(gateway: &TestGateway, lines: &[&str]) -> (Value, Value) {
+/// The protocol and host that the settings contain for a request with these header lines.
+async fn settings_for(gateway: &TestGateway, lines: &[&str]) -> (Value, Value) {
     let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
     let mut client = gateway.client().await;
     client.send(format!("GET /v1/projects/k%22ey/settings HTTP/1.1\r\nhost: events.example:8080\r\n{lines}\r\n")).await;
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.header("content-type")), (200, Some(JSON)));
-    // No cache that others share: proxies tell of more than the address that was asked for.
+    // Not for shared caches: the reply also depends on proxy headers.
     assert_eq!(reply.header("cache-control"), Some("private, max-age=120"));
     let all = &reply.json()["integrations"];
     assert_eq!(all.as_object().unwrap().len(), 1, "nothing else is loaded");
@@ -21,13 +21,13 @@ async fn told(gateway: &TestGateway, lines: &[&str]) -> (Value, Value) {
 }
 
 #[tokio::test]
-async fn a_browser_is_told_to_send_here() {
+async fn browser_settings_name_this_host() {
     let gateway = TestGateway::start(Settings::default()).await;
     let here = (json!("http"), json!("events.example:8080/v1"));
-    assert_eq!(told(&gateway, &[]).await, here);
-    // Anybody can say so.
+    assert_eq!(settings_for(&gateway, &[]).await, here);
+    // Any client can send these headers.
     let lines = ["x-forwarded-proto: https", "x-forwarded-host: evil.test", "forwarded: for=1.1.1.1;proto=https"];
-    assert_eq!(told(&gateway, &lines).await, here);
+    assert_eq!(settings_for(&gateway, &lines).await, here);
     assert_eq!(send(&gateway, "/v1/m", &json!({"series": []})).await.status, 200);
     let mut client = gateway.client().await;
     client.send("POST /v1/projects/key/settings HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n\r\n").await;
@@ -35,7 +35,7 @@ async fn a_browser_is_told_to_send_here() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_says_how_it_was_asked() {
+async fn a_trusted_proxy_reports_scheme_and_host() {
     let trusted_proxies = TrustedProxies::parse(["loopback"]).unwrap();
     let gateway = TestGateway::start(Settings { trusted_proxies, ..Settings::default() }).await;
     for (lines, protocol, host) in [
@@ -45,6 +45,6 @@ async fn a_trusted_proxy_says_how_it_was_asked() {
         (&["forwarded: for=203.0.113.7;proto=https;host=in.example"], "https", "in.example/v1"),
         (&["x-forwarded-proto: http", "forwarded: for=203.0.113.7;proto=https"], "http", "events.example:8080/v1"),
     ] {
-        assert_eq!(told(&gateway, lines).await, (json!(protocol), json!(host)), "{lines:?}");
+        assert_eq!(settings_for(&gateway, lines).await, (json!(protocol), json!(host)), "{lines:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Headers for replies that no service made.
+//! Headers for replies of the listener itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::request::Parts;
 
-/// Gives a refusal of the listener itself the headers that all replies of its service have, by the head of the request.
+/// Adds the headers that all replies of a service carry to refusals of the listener, given the head of the request.
 #[derive(Clone, Default)]
-pub struct Dress(Option<Arc<Write>>);
+pub struct RefusalHeaders(Option<Arc<Write>>);
 
 type Write = dyn Fn(&Parts, &mut HeaderMap) + Send + Sync;
 
-impl Dress {
+impl RefusalHeaders {
     pub fn new(write: impl Fn(&Parts, &mut HeaderMap) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(write)))
     }
@@ -24,7 +24,7 @@ impl Dress {
     }
 }
 
-impl fmt::Debug for Dress {
+impl fmt::Debug for RefusalHeaders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Dress").field(&self.0.is_some()).finish()
     }
