@@ -45,8 +45,11 @@ impl Gateway {
             Ok(accepted)
         };
         let origin = || {
-            let whole =
-                if content_type == ContentType::Json { quarantine::InputFormat::Json } else { quarantine::InputFormat::Protobuf };
+            let whole = if content_type == ContentType::Json {
+                quarantine::InputFormat::Json
+            } else {
+                quarantine::InputFormat::Protobuf
+            };
             let origin = Origin::of(&head.headers, whole, None);
             match &key {
                 Some(key) => origin.with("idempotency-key", &**key),
