@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::auth::access::Access;
 use super::bus_health::BusHealth;
-use super::cors::cors_policy::CorsPolicy;
+use super::cors::pages::CorsPolicy;
 use super::intake::refusals::Refusals;
 use super::openapi::options::DocumentOptions;
 use super::quarantine::pending::Quarantine;
