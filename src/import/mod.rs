@@ -1,65 +1,52 @@
-//! Events from files, past the bus, straight into the table: history that is not to set off rules.
+//! Imports historical events from files directly into the table. They bypass the bus, so they trigger no rules.
 //!
 //! ```text
-//!  file ─► source ─► chunks of JSON lines ─► judge (all cores) ─► dedup ─► encode (all cores) ─► one commit a chunk
-//!           │ CSV and Parquet rows as JSON     │ what fails: rejects                              │ with the rows done
+//!  file ─► source ─► chunks of JSON lines ─► validate (all cores) ─► dedup ─► encode (all cores) ─► one commit per
+//!           │ CSV and Parquet rows as JSON     │ invalid rows: rejects                              chunk, with its rows
 //! ```
 //!
-//! Invariants: a commit holds all files of a chunk and how many rows are done, so that whoever goes on after a crash
-//! doubles and loses nothing; a row whose id or idempotency key is in the table's partition, or was in the import, is not
-//! written again; two chunks are in memory, whatever the file's size.
+//! Invariants: a commit holds all files of a chunk and the number of rows done, so resuming after a crash neither
+//! duplicates nor loses rows; a row whose id or idempotency key is already in the table's partition, or occurred earlier
+//! in the import, is not written again; at most two chunks are in memory, whatever the file's size.
 
+mod settings;
+
+mod bytes_read;
 mod chunk;
-mod identities;
-mod judge;
-mod rejects;
+mod format;
 mod source;
 mod table;
+
+mod identities;
+mod rejects;
+mod validate;
+mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::warehouse::{EncodeSettings, Warehouse};
+use crate::warehouse::Warehouse;
 
-use chunk::Writing;
-use identities::Identities;
-use judge::Judging;
+use identities::KnownIdentities;
 use rejects::Rejects;
 use source::Source;
+use validate::Validator;
+use write::ChunkWriter;
 
-pub use source::Format;
+pub use format::Format;
+pub use settings::{Settings, column};
 
-/// How files are imported.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// None: by the file's name.
-    pub format: Option<Format>,
-    /// Of rows that name none.
-    pub app: Option<String>,
-    /// The field of a column, by its name; none for a column that is left out. Of CSV and Parquet.
-    pub columns: Vec<(String, Option<String>)>,
-    /// None: beside the file.
-    pub rejects: Option<PathBuf>,
-    /// Judges and writes nothing.
-    pub dry_run: bool,
-    pub event_bytes_max: usize,
-    /// Of text, that is judged and committed at a time. Files are made of it: less makes smaller files.
-    pub chunk_bytes: usize,
-    pub encode: EncodeSettings,
-    pub threads: usize,
-}
-
-/// How far an import is.
+/// Progress of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Of the file, compressed as it is.
+    /// Bytes read of the file as stored, before decompression.
     pub bytes: u64,
     pub bytes_total: u64,
-    /// Done with by an earlier import of the file.
+    /// Rows done by an earlier import of the same file.
     pub done_before: u64,
     pub imported: u64,
     pub duplicates: u64,
@@ -68,12 +55,12 @@ pub struct Progress {
     pub rejects: Option<PathBuf>,
 }
 
-/// Imports one file, `-` for what comes in on the standard input. Blocks; `tell` is told after each chunk.
+/// Imports one file; `-` reads from standard input. Blocks. Calls `report` after each chunk.
 pub fn import(
     warehouse: &Warehouse,
     path: &Path,
     settings: &Settings,
-    tell: &mut dyn FnMut(&Progress),
+    report: &mut dyn FnMut(&Progress),
 ) -> Result<Progress> {
     let mut source = Source::open(path, settings)?;
     let import = source.identity().to_owned();
@@ -83,18 +70,18 @@ pub fn import(
     let mut progress = Progress { done_before, bytes_total: source.bytes_total(), rejected: 0, ..Progress::default() };
     source.skip(done_before)?;
     let bytes_read = source.bytes_read();
-    let mut identities = Identities::default();
-    let judging = Judging {
+    let mut identities = KnownIdentities::default();
+    let validator = Validator {
         app: settings.app.as_deref().or(source.app()).map(str::to_owned),
         format: source.format(),
         event_bytes_max: settings.event_bytes_max,
         now_ms: now_ms(),
         import: import.clone(),
         threads: settings.threads.max(1),
-        keys: identities.keys(),
+        hasher: identities.hasher(),
     };
     let (sender, chunks) = sync_channel(0);
-    // Memory that is new costs more than memory that is used again.
+    // Reusing a buffer is cheaper than allocating a new one.
     let (used, used_texts) = channel();
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -108,12 +95,12 @@ pub fn import(
         });
         while let Some(chunk) = chunks.recv()?? {
             let (first_row, rows) = (chunk.first_row, chunk.rows);
-            let judged = judging.judge(chunk);
-            let writing = Writing { warehouse, settings, import: &import, first_row };
-            let fresh = writing.choose(&judged, &mut identities)?;
-            rejects.add(&judged)?;
+            let validated = validator.validate(chunk);
+            let writer = ChunkWriter { warehouse, settings, import: &import, first_row, received_at_ms: now_ms() };
+            let fresh = writer.deduplicate(&validated, &mut identities)?;
+            rejects.add(&validated)?;
             if !settings.dry_run {
-                let files = writing.write(&judged, &fresh)?;
+                let files = writer.write(&validated, &fresh)?;
                 rejects.sync()?;
                 warehouse.commit_import(files, &import, first_row + rows)?;
             }
@@ -121,23 +108,15 @@ pub fn import(
             progress.duplicates += fresh.duplicates;
             progress.rejected = rejects.rows();
             progress.bytes = bytes_read.get();
-            tell(&progress);
-            // At the end nobody wants it.
-            let _ = used.send(judged.into_text());
+            report(&progress);
+            // The reader has ended after the last chunk.
+            let _ = used.send(validated.into_text());
         }
         Ok::<(), anyhow::Error>(())
     })?;
     progress.rejected = rejects.rows();
     progress.rejects = rejects.finish()?;
     Ok(progress)
-}
-
-/// A column's field, as a person writes it: `COLUMN=FIELD`, or `COLUMN=` to leave it out.
-pub fn column(text: &str) -> Result<(String, Option<String>)> {
-    let Some((column, field)) = text.rsplit_once('=').filter(|(column, _)| !column.is_empty()) else {
-        bail!("`{text}` is not COLUMN=FIELD, such as sku=customEvent.properties.sku, nor COLUMN= to leave it out");
-    };
-    Ok((column.to_owned(), (!field.is_empty()).then(|| field.to_owned())))
 }
 
 fn now_ms() -> i64 {

@@ -1,12 +1,8 @@
-//! A file as chunks of JSON lines, whatever it holds.
+//! Reads a file of any supported format as chunks of JSON lines.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
-use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use data_encoding::HEXLOWER;
@@ -14,93 +10,17 @@ use flate2::read::MultiGzDecoder;
 use memchr::memchr;
 use ring::digest::{Context, SHA256};
 
-use super::Settings;
+use super::bytes_read::{BytesRead, counted};
+use super::chunk::{Chunk, SourceRow};
+use super::format::Format;
+use super::settings::Settings;
 use super::table::{CsvRows, ParquetRows};
 
-/// Of one row.
+/// The longest row.
 const ROW_BYTES_MAX: u64 = 16 << 20;
-/// What is read of either end of a file to know it again.
+/// Bytes read from either end of a file to identify it.
 const ENDS_BYTES: u64 = 64 << 10;
 const BUFFER_BYTES: usize = 1 << 20;
-
-/// What a file holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// One event a line, as a batch of JSON lines has them.
-    JsonLines,
-    /// A header and a row an event.
-    Csv,
-    /// A row an event: files of a lake of this product, or others by their columns.
-    Parquet,
-    /// One message a line, as Segment exports them.
-    Segment,
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "json-lines" => Ok(Self::JsonLines),
-            "csv" => Ok(Self::Csv),
-            "parquet" => Ok(Self::Parquet),
-            "segment" => Ok(Self::Segment),
-            _ => Err("must be json-lines, csv, parquet or segment".to_owned()),
-        }
-    }
-}
-
-impl Format {
-    fn of(path: &Path) -> Result<Self> {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
-        let bare = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
-        match bare.rsplit_once('.').map(|(_, extension)| extension) {
-            Some("jsonl" | "ndjson" | "json") => Ok(Self::JsonLines),
-            Some("csv") => Ok(Self::Csv),
-            Some("parquet") => Ok(Self::Parquet),
-            _ => bail!("its name does not say what it holds: give --format json-lines, csv, parquet or segment"),
-        }
-    }
-}
-
-/// Some rows, each as a line of JSON.
-#[derive(Debug, Default)]
-pub(super) struct Chunk {
-    pub(super) text: Vec<u8>,
-    /// Rows of the file before these.
-    pub(super) first_row: u64,
-    pub(super) rows: u64,
-    /// What is wrong with rows that could not be made a line of; from 1.
-    pub(super) faults: HashMap<u64, &'static str>,
-}
-
-/// Bytes of the file that were read, for whoever shows it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct BytesRead(Arc<AtomicU64>);
-
-impl BytesRead {
-    pub(super) fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-struct Counted<R>(R, BytesRead);
-
-pub(super) fn counted(read: impl Read, bytes_read: BytesRead) -> impl Read {
-    Counted(read, bytes_read)
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.0.read(buffer)?;
-        self.1.add(read as u64);
-        Ok(read)
-    }
-}
 
 pub(super) struct Source {
     rows: Rows,
@@ -112,7 +32,8 @@ pub(super) struct Source {
     chunk_bytes: usize,
     app: Option<String>,
     is_stream: bool,
-    /// Locked as long as it is imported: two imports of one file would each take the other's work for their own.
+    /// Keeps the file locked during the import: two imports of the same file would each take the other's progress for
+    /// their own.
     _file: Option<File>,
 }
 
@@ -160,7 +81,7 @@ impl Source {
             }
             (Format::Parquet, None) => bail!("Parquet is read from a file, not from a pipe"),
             (format, _) => {
-                let lines = inflated(Counted(reader, bytes_read.clone()))?;
+                let lines = decompressed(counted(reader, bytes_read.clone()))?;
                 match format {
                     Format::Csv => Rows::Csv(Box::new(CsvRows::open(lines, settings)?)),
                     _ => Rows::Lines(lines),
@@ -181,7 +102,7 @@ impl Source {
         })
     }
 
-    /// The same of the same file, read in the same way.
+    /// Identifies the file and the settings it is read with: the same for every import of both.
     pub(super) fn identity(&self) -> &str {
         &self.identity
     }
@@ -194,7 +115,7 @@ impl Source {
         self.format
     }
 
-    /// The app that the path names, as a lake's does.
+    /// The app named by an `app_id=` directory of the path, as in a lake.
     pub(super) fn app(&self) -> Option<&str> {
         self.app.as_deref()
     }
@@ -207,7 +128,7 @@ impl Source {
         self.bytes_read.clone()
     }
 
-    /// Passes over rows.
+    /// Skips rows that are already imported.
     pub(super) fn skip(&mut self, rows: u64) -> Result<()> {
         let mut row = Chunk::default();
         while self.next_row < rows {
@@ -220,7 +141,7 @@ impl Source {
         Ok(())
     }
 
-    /// None at the end. `text` is room for it.
+    /// Returns `None` at the end of the file. `text` is a buffer to reuse.
     pub(super) fn next_chunk(&mut self, mut text: Vec<u8>) -> Result<Option<Chunk>> {
         text.clear();
         let mut chunk = Chunk { text, first_row: self.next_row, ..Chunk::default() };
@@ -231,7 +152,7 @@ impl Source {
         Ok((chunk.rows > 0).then_some(chunk))
     }
 
-    /// Appends the next row as a line. False at the end.
+    /// Appends the next row as a line. Returns false at the end of the file.
     fn next_row(&mut self, chunk: &mut Chunk) -> Result<bool> {
         let out = &mut chunk.text;
         let next = match &mut self.rows {
@@ -240,7 +161,7 @@ impl Source {
             Rows::Parquet(rows) => rows.next(out),
         };
         let next = next.with_context(|| format!("it cannot be read after row {}", self.next_row))?;
-        let Some(Next { fault }) = next else { return Ok(false) };
+        let Some(SourceRow { fault }) = next else { return Ok(false) };
         self.next_row += 1;
         if let Some(fault) = fault {
             chunk.faults.insert(self.next_row, fault);
@@ -249,15 +170,9 @@ impl Source {
     }
 }
 
-/// A row, and what is wrong with it as such.
-#[derive(Debug, Default)]
-pub(super) struct Next {
-    pub(super) fault: Option<&'static str>,
-}
-
-/// Lines end with a newline afterwards, the last one too. Of one that is too long the beginning is kept.
-fn next_line(lines: &mut dyn BufRead, out: &mut Vec<u8>) -> io::Result<Option<Next>> {
-    let (start, mut next) = (out.len(), Next::default());
+/// Appends the next line, always with a newline at its end. A line that is too long is truncated.
+fn next_line(lines: &mut dyn BufRead, out: &mut Vec<u8>) -> io::Result<Option<SourceRow>> {
+    let (start, mut next) = (out.len(), SourceRow::default());
     if (&mut *lines).take(ROW_BYTES_MAX).read_until(b'\n', out)? == 0 {
         return Ok(None);
     }
@@ -284,33 +199,34 @@ fn skip_line(lines: &mut dyn BufRead) -> io::Result<()> {
     }
 }
 
-/// What the first bytes say, whatever the name.
-fn inflated(file: impl Read + Send + 'static) -> Result<Box<dyn BufRead + Send>> {
+/// Detects gzip and zstd by their first bytes rather than by the file's name, and drops a byte order mark.
+fn decompressed(file: impl Read + Send + 'static) -> Result<Box<dyn BufRead + Send>> {
     let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
     let head = file.fill_buf()?;
     let (is_gzip, is_zstd) = (head.starts_with(&[0x1f, 0x8b]), head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
-    let has_mark = head.starts_with(b"\xef\xbb\xbf");
+    let has_bom = head.starts_with(b"\xef\xbb\xbf");
     Ok(if is_gzip {
-        without_mark(Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file))))?
+        without_bom(Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file))))?
     } else if is_zstd {
         let decoder = zstd::Decoder::with_buffer(file)?;
-        without_mark(Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder)))?
+        without_bom(Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder)))?
     } else {
-        if has_mark {
+        if has_bom {
             file.consume(3);
         }
         Box::new(file)
     })
 }
 
-fn without_mark(mut text: Box<dyn BufRead + Send>) -> Result<Box<dyn BufRead + Send>> {
+fn without_bom(mut text: Box<dyn BufRead + Send>) -> Result<Box<dyn BufRead + Send>> {
     if text.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
         text.consume(3);
     }
     Ok(text)
 }
 
-/// A file that grew is another one: its rows are all looked at again, and those that are there are known by their ids.
+/// A file that has grown gets a new identity: all of its rows are read again, and those already in the table are
+/// recognized by their ids.
 fn identity(file: &File, bytes: u64, how: &str) -> Result<String> {
     let mut file = file;
     let mut digest = Context::new(&SHA256);
@@ -335,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_cut_whatever_their_length_and_end() {
+    fn long_lines_are_truncated_and_every_line_ends_with_a_newline() {
         let long = "x".repeat(ROW_BYTES_MAX as usize + 5);
         let text = format!("{{}}\r\n\n{long}\n{{\"a\":1}}");
         let (mut lines, mut out) = (text.as_bytes(), Vec::new());
@@ -349,16 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_what_is_in_a_file() {
-        for (name, format) in [
-            ("a.jsonl", Format::JsonLines),
-            ("b/C.NDJSON.gz", Format::JsonLines),
-            ("a.csv.zst", Format::Csv),
-            ("events_1.parquet", Format::Parquet),
-        ] {
-            assert_eq!(Format::of(Path::new(name)).unwrap(), format, "{name}");
-        }
-        assert!(Format::of(Path::new("a.gz")).is_err() && Format::of(Path::new("a")).is_err());
+    fn a_path_of_a_lake_names_the_app() {
         assert_eq!(app_of(Path::new("/l/app_id=shop/year=2026/events_1.parquet")).as_deref(), Some("shop"));
     }
 }

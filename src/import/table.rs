@@ -1,5 +1,5 @@
-//! Rows of CSV and Parquet as lines of JSON: each column is a field of the event, named as in JSON with dots, such as
-//! `deviceContext.platform`.
+//! Converts CSV and Parquet rows to JSON lines. Each column is a field of the event, named by its dotted JSON path, such
+//! as `deviceContext.platform`.
 
 use std::fs::File;
 use std::io::{BufRead, Read};
@@ -18,27 +18,28 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use serde_json::{Map, Value};
 
-use super::Settings;
-use super::source::{BytesRead, Next};
+use super::bytes_read::{BytesRead, counted};
+use super::chunk::SourceRow;
+use super::settings::Settings;
 use crate::event::{FieldType, Kind, field_type};
 
-/// Rows of a Parquet file that are decoded together.
+/// Rows of a Parquet file decoded per batch.
 const BATCH_ROWS: usize = 1_024;
-/// Columns of a lake's file that are of the stream and not of the event.
+/// Columns of a lake's file that belong to the stream and not to the event.
 const OF_THE_STREAM: [&str; 2] = ["received_at_ms", "stream_sequence"];
-/// Columns of a lake's file that say what its `payload_json` is.
+/// Columns of a lake's file that name the kind of its `payload_json`.
 const KIND: [&str; 2] = ["event_category", "event_type"];
 const PAYLOAD: &str = "payload_json";
-/// Columns of a lake's path.
+/// Partition columns of a lake's path.
 const OF_THE_PATH: [&str; 4] = ["year", "month", "day", "hour"];
 
-/// Where the values of a column go.
+/// Where a column's values go.
 enum Target {
     Field { path: Vec<String>, holds: FieldType, is_time: bool },
     Category,
     Type,
     Payload,
-    Nowhere,
+    Ignored,
 }
 
 /// The columns of a table.
@@ -54,12 +55,12 @@ impl Columns {
         names.iter().map(|name| target(name, is_lake, settings)).collect::<Result<_>>().map(Self)
     }
 
-    /// The row as JSON. `value` gives a column's value; none where it is empty.
+    /// Writes the row as JSON. `value` returns a column's value, or `None` for an empty cell.
     fn write(&self, mut value: impl FnMut(usize) -> Result<Option<Cell>>, out: &mut Vec<u8>) -> Result<()> {
         let mut event = Map::new();
         let (mut category, mut event_type, mut payload) = (String::new(), String::new(), None);
         for (n, target) in self.0.iter().enumerate() {
-            if matches!(target, Target::Nowhere) {
+            if matches!(target, Target::Ignored) {
                 continue;
             }
             let Some(cell) = value(n)? else { continue };
@@ -67,12 +68,12 @@ impl Columns {
                 Target::Field { path, holds, is_time } => put(&mut event, path, cell.into_value(*holds, *is_time)),
                 Target::Category => category = cell.into_text(),
                 Target::Type => event_type = cell.into_text(),
-                Target::Payload => payload = Some(cell.into_value(FieldType::Json, false)),
-                Target::Nowhere => {}
+                Target::Payload => payload = Some(cell.into_value(Holds::Json, false)),
+                Target::Ignored => {}
             }
         }
         if let Some(payload) = payload {
-            // Of a kind that is not known here: the gateway's refusal names it.
+            // An unknown kind is rejected by validation, which names it.
             let field = Kind::named(&category, &event_type).map_or(event_type.as_str(), |kind| kind.json_name);
             event.insert(field.to_owned(), payload);
         }
@@ -85,13 +86,13 @@ impl Columns {
 fn target(name: &str, is_lake: bool, settings: &Settings) -> Result<Target> {
     let named = settings.columns.iter().find(|(column, _)| column == name).map(|(_, field)| field.as_deref());
     let field = match named {
-        Some(None) => return Ok(Target::Nowhere),
+        Some(None) => return Ok(Target::Ignored),
         Some(Some(field)) => field,
         None if is_lake && name == PAYLOAD => return Ok(Target::Payload),
         None if is_lake && name == KIND[0] => return Ok(Target::Category),
         None if is_lake && name == KIND[1] => return Ok(Target::Type),
         None if is_lake && (OF_THE_STREAM.contains(&name) || OF_THE_PATH.contains(&name)) => {
-            return Ok(Target::Nowhere);
+            return Ok(Target::Ignored);
         }
         None => name,
     };
@@ -127,12 +128,12 @@ fn put(event: &mut Map<String, Value>, path: &[String], value: Value) {
     object.insert(last.clone(), value);
 }
 
-/// A value before it is known what the field holds.
+/// A cell before conversion to the type of its field.
 enum Cell {
     Text(String),
     Value(Value),
-    /// A moment, in milliseconds since the Unix epoch.
-    Moment(i64),
+    /// Milliseconds since the Unix epoch.
+    Time(i64),
 }
 
 impl Cell {
@@ -140,26 +141,26 @@ impl Cell {
         match self {
             Self::Text(text) => text,
             Self::Value(value) => value.to_string(),
-            Self::Moment(ms) => Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |at| at.to_string()),
+            Self::Time(ms) => Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |at| at.to_string()),
         }
     }
 
     fn into_value(self, holds: FieldType, is_time: bool) -> Value {
         match (self, holds) {
-            (Self::Text(text), FieldType::Number) if is_time => moment(&text).map_or(Value::String(text), Value::from),
-            // What is not of the field's type is refused with the row's other faults.
-            (Self::Text(text), FieldType::Number | FieldType::Bool | FieldType::Json) => {
+            (Self::Text(text), Holds::Number) if is_time => time_ms(&text).map_or(Value::String(text), Value::from),
+            // A value of the wrong type is rejected by validation, along with the row's other faults.
+            (Self::Text(text), Holds::Number | Holds::Bool | Holds::Json) => {
                 serde_json::from_str(&text).unwrap_or(Value::String(text))
             }
-            (Self::Moment(ms), FieldType::Number) => ms.into(),
-            (Self::Value(value), FieldType::Number | FieldType::Bool | FieldType::Json) => value,
+            (Self::Time(ms), Holds::Number) => ms.into(),
+            (Self::Value(value), Holds::Number | Holds::Bool | Holds::Json) => value,
             (cell, _) => Value::String(cell.into_text()),
         }
     }
 }
 
-/// Without an offset it is UTC.
-fn moment(text: &str) -> Option<i64> {
+/// Parses milliseconds or a date and time. A time without an offset is UTC.
+fn time_ms(text: &str) -> Option<i64> {
     let text = text.trim();
     if let Ok(ms) = text.parse() {
         return Some(ms);
@@ -177,17 +178,17 @@ pub(super) struct CsvRows {
 
 impl CsvRows {
     pub(super) fn open(text: Box<dyn BufRead + Send>, settings: &Settings) -> Result<Self> {
-        // A row of too few or too many cells is that row's fault.
+        // A row with too few or too many cells is a fault of that row alone.
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text);
         let columns = Columns::of(reader.headers()?.iter().map(str::trim), settings)?;
         Ok(Self { reader, columns, record: csv::ByteRecord::new() })
     }
 
-    pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Result<Option<Next>> {
+    pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Result<Option<SourceRow>> {
         if !self.reader.read_byte_record(&mut self.record)? {
             return Ok(None);
         }
-        let (record, mut next) = (&self.record, Next::default());
+        let (record, mut next) = (&self.record, SourceRow::default());
         if record.len() > self.columns.0.len() {
             next.fault = Some("has more cells than the header");
         }
@@ -203,7 +204,7 @@ impl CsvRows {
     }
 }
 
-/// A file that counts what is read of it.
+/// A file that counts the bytes read from it.
 struct CountedFile(File, BytesRead);
 
 impl Length for CountedFile {
@@ -216,7 +217,7 @@ impl ChunkReader for CountedFile {
     type T = Box<dyn Read + Send>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(Box::new(super::source::counted(self.0.get_read(start)?, self.1.clone())))
+        Ok(Box::new(counted(self.0.get_read(start)?, self.1.clone())))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<bytes::Bytes, ParquetError> {
@@ -233,14 +234,14 @@ pub(super) struct ParquetRows {
 
 impl ParquetRows {
     pub(super) fn open(file: File, settings: &Settings, bytes_read: BytesRead) -> Result<Self> {
-        // What Arrow says beside: its dictionaries are texts here.
+        // Ignoring the embedded Arrow schema reads dictionaries as plain text.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let file = CountedFile(file, bytes_read);
         let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?;
         let fields = builder.schema().fields().clone();
         let columns = Columns::of(fields.iter().map(|field| field.name().as_str()), settings)?;
         for (field, target) in fields.iter().zip(&columns.0) {
-            if !matches!(target, Target::Nowhere) && !is_readable(field.data_type()) {
+            if !matches!(target, Target::Ignored) && !is_readable(field.data_type()) {
                 bail!(
                     "column {}: values of type {} are not read; leave it out with --column {}=",
                     field.name(),
@@ -253,11 +254,11 @@ impl ParquetRows {
         Ok(Self { batches, columns, batch: Vec::new().into_iter() })
     }
 
-    pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Result<Option<Next>> {
+    pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Result<Option<SourceRow>> {
         loop {
             if let Some(line) = self.batch.next() {
                 out.extend_from_slice(&line);
-                return Ok(Some(Next::default()));
+                return Ok(Some(SourceRow::default()));
             }
             let Some(batch) = self.batches.next() else { return Ok(None) };
             self.batch = self.lines(&batch.context("damaged Parquet")?)?.into_iter();
@@ -305,8 +306,8 @@ fn cell(column: &ArrayRef, row: usize) -> Result<Option<Cell>> {
         DataType::UInt64 => number!(UInt64Type),
         DataType::Float32 => number!(Float32Type),
         DataType::Float64 => number!(Float64Type),
-        DataType::Date32 => Cell::Moment(i64::from(column.as_primitive::<Date32Type>().value(row)) * 86_400_000),
-        DataType::Timestamp(unit, _) => Cell::Moment(match unit {
+        DataType::Date32 => Cell::Time(i64::from(column.as_primitive::<Date32Type>().value(row)) * 86_400_000),
+        DataType::Timestamp(unit, _) => Cell::Time(match unit {
             TimeUnit::Second => column.as_primitive::<TimestampSecondType>().value(row).saturating_mul(1_000),
             TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().value(row),
             TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().value(row).div_euclid(1_000),
@@ -321,22 +322,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_read_as_people_write_them() {
+    fn times_are_read_in_the_forms_people_write() {
         for text in ["1767225600000", "2026-01-01T00:00:00Z", "2026-01-01 00:00:00", " 2026-01-01T01:00:00+01:00"] {
-            assert_eq!(moment(text), Some(1_767_225_600_000), "{text}");
+            assert_eq!(time_ms(text), Some(1_767_225_600_000), "{text}");
         }
-        assert_eq!(moment("yesterday"), None);
+        assert_eq!(time_ms("yesterday"), None);
     }
 
     #[test]
-    fn a_cell_becomes_what_its_field_holds() {
+    fn a_cell_is_converted_to_the_type_of_its_field() {
         let value = |text: &str, holds| Cell::Text(text.to_owned()).into_value(holds, false).to_string();
-        assert_eq!(value("12", FieldType::Text), "\"12\"");
-        assert_eq!(value("12", FieldType::Json), "12");
-        assert_eq!(value("012", FieldType::Json), "\"012\"");
-        assert_eq!(value("true", FieldType::Bool), "true");
-        assert_eq!(value("much", FieldType::Number), "\"much\"");
-        assert_eq!(Cell::Value(7.into()).into_value(FieldType::Text, false), Value::from("7"));
-        assert_eq!(Cell::Moment(0).into_value(FieldType::Number, true), Value::from(0));
+        assert_eq!(value("12", Holds::Text), "\"12\"");
+        assert_eq!(value("12", Holds::Json), "12");
+        assert_eq!(value("012", Holds::Json), "\"012\"");
+        assert_eq!(value("true", Holds::Bool), "true");
+        assert_eq!(value("much", Holds::Number), "\"much\"");
+        assert_eq!(Cell::Value(7.into()).into_value(Holds::Text, false), Value::from("7"));
+        assert_eq!(Cell::Time(0).into_value(Holds::Number, true), Value::from(0));
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of a chunk as events, each checked as the gateway checks it, by all cores.
+//! Validates the rows of a chunk as the gateway does, on all cores.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,33 +10,34 @@ use std::thread;
 use memchr::{memchr, memchr_iter};
 use uuid::{Builder, Uuid};
 
-use super::identities::Keys;
-use super::source::{Chunk, Format};
+use super::chunk::Chunk;
+use super::format::Format;
+use super::identities::IdentityHasher;
 use crate::event::request::Accepted;
 use crate::event::segment::Body;
 use crate::event::{Arrival, FieldError, is_of_other_app};
 use crate::warehouse::hour_of;
 
-/// Of text, that a core judges at a time.
+/// Bytes of text that one thread validates at a time.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// What an event without a timestamp gets for one, and none can bring. The time at which it is imported would be another
-/// one each time.
-const NO_TIME: i64 = -1;
+/// Stands for a missing timestamp; no event can carry this value. The time of the import would differ each time the file
+/// is imported.
+const NO_TIMESTAMP: i64 = -1;
 
-/// What is the same for all rows.
-pub(super) struct Judging {
+/// Validates rows. The fields are the same for all rows of an import.
+pub(super) struct Validator {
     pub(super) app: Option<String>,
     pub(super) format: Format,
     pub(super) event_bytes_max: usize,
     pub(super) now_ms: i64,
     pub(super) import: String,
     pub(super) threads: usize,
-    pub(super) keys: Keys,
+    pub(super) hasher: IdentityHasher,
 }
 
-/// A chunk's events and what was refused, in order.
-pub(super) struct Judged {
+/// A chunk's events and its rejected rows, in order.
+pub(super) struct ValidatedChunk {
     pub(super) blocks: Vec<Block>,
     text: Vec<u8>,
 }
@@ -46,7 +47,7 @@ pub(super) struct Block {
     bytes: Vec<u8>,
     pub(super) rows: Vec<Row>,
     pub(super) apps: Vec<String>,
-    refused: Vec<Refused>,
+    rejected: Vec<RejectedRow>,
 }
 
 /// An event of a block.
@@ -55,13 +56,14 @@ pub(super) struct Row {
     pub(super) app: u32,
     pub(super) hour: i64,
     pub(super) timestamp_ms: i64,
+    /// The hash of the id.
     pub(super) id: u128,
-    /// Nothing when the event has none.
+    /// The hash of the idempotency key, if the event has one.
     pub(super) key: Option<u128>,
 }
 
-/// A row that is no event.
-pub(super) struct Refused {
+/// A row that is not a valid event.
+pub(super) struct RejectedRow {
     /// From 1.
     pub(super) row: u64,
     pub(super) errors: Vec<FieldError>,
@@ -74,41 +76,41 @@ impl Block {
     }
 }
 
-impl Judged {
-    /// The chunk's text, to be used again.
+impl ValidatedChunk {
+    /// Returns the chunk's text buffer for reuse.
     pub(super) fn into_text(self) -> Vec<u8> {
         self.text
     }
 
-    /// What was refused, with the text of the row.
-    pub(super) fn refused(&self) -> impl Iterator<Item = (&Refused, &[u8])> {
-        self.blocks.iter().flat_map(|block| &block.refused).map(|refused| (refused, &self.text[refused.at.clone()]))
+    /// The rejected rows, each with its text.
+    pub(super) fn rejected(&self) -> impl Iterator<Item = (&RejectedRow, &[u8])> {
+        self.blocks.iter().flat_map(|block| &block.rejected).map(|rejected| (rejected, &self.text[rejected.at.clone()]))
     }
 }
 
-impl Judging {
-    pub(super) fn judge(&self, chunk: Chunk) -> Judged {
+impl Validator {
+    pub(super) fn validate(&self, chunk: Chunk) -> ValidatedChunk {
         let Chunk { text, first_row, faults, .. } = chunk;
-        let places = blocks(&text, first_row);
-        let blocks: Vec<Mutex<Block>> = places.iter().map(|_| Mutex::default()).collect();
+        let ranges = blocks(&text, first_row);
+        let blocks: Vec<Mutex<Block>> = ranges.iter().map(|_| Mutex::default()).collect();
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
-            for _ in 0..self.threads.min(places.len()) {
+            for _ in 0..self.threads.min(ranges.len()) {
                 scope.spawn(|| {
                     loop {
                         let n = next.fetch_add(1, Ordering::Relaxed);
-                        let Some((at, first_row)) = places.get(n) else { return };
-                        let block = self.judge_block(&text, at.clone(), *first_row, &faults);
+                        let Some((at, first_row)) = ranges.get(n) else { return };
+                        let block = self.validate_block(&text, at.clone(), *first_row, &faults);
                         *blocks[n].lock().unwrap_or_else(PoisonError::into_inner) = block;
                     }
                 });
             }
         });
         let blocks = blocks.into_iter().map(|block| block.into_inner().unwrap_or_else(PoisonError::into_inner));
-        Judged { blocks: blocks.collect(), text }
+        ValidatedChunk { blocks: blocks.collect(), text }
     }
 
-    fn judge_block(&self, text: &[u8], at: Range<usize>, first_row: u64, faults: &HashMap<u64, &str>) -> Block {
+    fn validate_block(&self, text: &[u8], at: Range<usize>, first_row: u64, faults: &HashMap<u64, &str>) -> Block {
         let mut block = Block::default();
         let mut accepted = Accepted::default();
         let mut lines: Vec<(u64, Range<usize>)> = Vec::new();
@@ -125,23 +127,23 @@ impl Judging {
             }
             match faults.get(&row) {
                 Some(fault) => accepted.add_refused(vec![FieldError::new("", *fault)]),
-                None => self.judge_line(bytes, row, &mut accepted),
+                None => self.validate_line(bytes, row, &mut accepted),
             }
             match accepted.take_refused() {
-                Some(errors) => block.refused.push(Refused { row, errors: told(errors), at: line }),
+                Some(errors) => block.rejected.push(RejectedRow { row, errors: reworded(errors), at: line }),
                 None => lines.push((row, line)),
             }
         }
-        self.place(&accepted, lines, &mut block);
+        self.add_events(&accepted, lines, &mut block);
         block
     }
 
-    fn judge_line(&self, line: &[u8], row: u64, accepted: &mut Accepted) {
+    fn validate_line(&self, line: &[u8], row: u64, accepted: &mut Accepted) {
         let arrival = Arrival {
-            received_at_ms: NO_TIME,
+            received_at_ms: NO_TIMESTAMP,
             key_app: self.app.as_deref(),
             event_bytes_max: self.event_bytes_max,
-            assigned_id: Some(self.id_of(row)),
+            assigned_id: Some(self.assigned_id(row)),
         };
         if self.format != Format::Segment {
             return accepted.add_json_line(line, &arrival);
@@ -155,19 +157,19 @@ impl Judging {
         }
     }
 
-    /// Of a row that brings none: the same whenever the file is imported.
-    fn id_of(&self, row: u64) -> Uuid {
+    /// The id of a row that has none: the same each time the file is imported.
+    fn assigned_id(&self, row: u64) -> Uuid {
         let import = u128::from_str_radix(&self.import, 16).unwrap_or_default();
         Builder::from_custom_bytes((import ^ u128::from(row).rotate_left(64)).to_be_bytes()).into_uuid()
     }
 
-    fn place(&self, accepted: &Accepted, lines: Vec<(u64, Range<usize>)>, block: &mut Block) {
+    fn add_events(&self, accepted: &Accepted, lines: Vec<(u64, Range<usize>)>, block: &mut Block) {
         let mut apps: HashMap<&str, u32> = HashMap::new();
         for (event, (row, line)) in accepted.iter().zip(lines) {
             let Ok(event) = event else { continue };
-            if event.timestamp_ms == NO_TIME {
+            if event.timestamp_ms == NO_TIMESTAMP {
                 let errors = vec![FieldError::new("/timestampMs", "is required of an event that is imported")];
-                block.refused.push(Refused { row, errors, at: line });
+                block.rejected.push(RejectedRow { row, errors, at: line });
                 continue;
             }
             let next = apps.len() as u32;
@@ -182,15 +184,15 @@ impl Judging {
                 app,
                 hour: hour_of(event.timestamp_ms, self.now_ms),
                 timestamp_ms: event.timestamp_ms,
-                id: self.keys.of_id(event.id),
-                key: (!event.idempotency_key.is_empty()).then(|| self.keys.of_key(event.idempotency_key)),
+                id: self.hasher.hash_id(event.id),
+                key: (!event.idempotency_key.is_empty()).then(|| self.hasher.hash_key(event.idempotency_key)),
             });
         }
-        block.refused.sort_by_key(|refused| refused.row);
+        block.rejected.sort_by_key(|rejected| rejected.row);
     }
 }
 
-/// The text in parts that end with a line, each with the number of rows before it.
+/// Splits the text into blocks of whole lines, each with the number of rows before it.
 fn blocks(text: &[u8], first_row: u64) -> Vec<(Range<usize>, u64)> {
     let (mut blocks, mut start, mut row) = (Vec::new(), 0, first_row);
     while start < text.len() {
@@ -203,7 +205,8 @@ fn blocks(text: &[u8], first_row: u64) -> Vec<(Range<usize>, u64)> {
     blocks
 }
 
-fn told(mut errors: Vec<FieldError>) -> Vec<FieldError> {
+/// Replaces the gateway's wording for a foreign app, which speaks of an API key.
+fn reworded(mut errors: Vec<FieldError>) -> Vec<FieldError> {
     if is_of_other_app(&errors) {
         errors.iter_mut().filter(|error| error.pointer == "/appId").for_each(|error| {
             error.detail = "must be the app that --app, or the file's path, names".into();
