@@ -80,7 +80,8 @@ impl Rejects {
     pub(super) fn add(&mut self, validated: &ValidatedChunk) -> Result<()> {
         for (rejected, text) in validated.rejected() {
             let text = String::from_utf8_lossy(text.trim_ascii());
-            let errors = rejected.errors.iter().map(|error| RejectReason { pointer: &error.pointer, detail: &error.detail });
+            let errors =
+                rejected.errors.iter().map(|error| RejectReason { pointer: &error.pointer, detail: &error.detail });
             let errors = errors.collect();
             let reject = Reject { row: rejected.row, errors, text: &text };
             let mut line = serde_json::to_vec(&reject)?;

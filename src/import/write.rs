@@ -45,7 +45,11 @@ impl FreshRows {
 
 impl ChunkWriter<'_> {
     /// Drops rows that the table already has or that occurred earlier in the import.
-    pub(super) fn deduplicate(&self, validated: &ValidatedChunk, identities: &mut KnownIdentities) -> Result<FreshRows> {
+    pub(super) fn deduplicate(
+        &self,
+        validated: &ValidatedChunk,
+        identities: &mut KnownIdentities,
+    ) -> Result<FreshRows> {
         let mut by_partition: HashMap<(&str, i64), Vec<(i64, RowIndex)>> = HashMap::new();
         for (b, block) in validated.blocks.iter().enumerate() {
             let mut last: Option<(_, &mut Vec<(i64, RowIndex)>)> = None;
@@ -108,7 +112,12 @@ impl ChunkWriter<'_> {
         stored.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_some(&self, validated: &ValidatedChunk, fresh: &FreshRows, next: &AtomicUsize) -> Result<Vec<ImportedFile>> {
+    fn write_some(
+        &self,
+        validated: &ValidatedChunk,
+        fresh: &FreshRows,
+        next: &AtomicUsize,
+    ) -> Result<Vec<ImportedFile>> {
         let mut encoder = Encoder::new(self.settings.encode.clone())?.promoting(self.warehouse.promoted());
         let mut stored = Vec::new();
         loop {

@@ -1,26 +1,26 @@
-//! What the metastore asks of the warehouse, and the warehouse of it.
+//! The methods of the warehouse that concern the metastore.
 
-use super::{Metastore, MetastoreSettings};
+use super::handle::{Metastore, MetastoreSettings};
 use crate::warehouse::columns::promoted::hive_columns;
 use crate::warehouse::layout::Partition;
 use crate::warehouse::layout::is_data_file;
 use crate::warehouse::{Warehouse, WarehouseError};
 
 impl Warehouse {
-    /// Notes from now on for a Hive Metastore what is stored. Whoever has the answer tells it. To be called after
+    /// From now on notes stored files for a Hive Metastore. The returned handle registers them. Call it after
     /// [`Warehouse::keep_log`].
     pub fn note_for_metastore(&self, settings: MetastoreSettings) -> Metastore {
-        let made = || Metastore::new(settings, hive_columns(self.promoted()), self.has_log());
-        self.0.metastore.get_or_init(made).clone()
+        let create = || Metastore::new(settings, hive_columns(self.promoted()), self.has_log());
+        self.0.metastore.get_or_init(create).clone()
     }
 
-    /// What people are to be told of the Hive Metastore; none when all is well.
+    /// A message for operators about the Hive Metastore; `None` when all is well.
     pub fn metastore_trouble(&self) -> Option<String> {
         self.0.metastore.get().and_then(Metastore::trouble)
     }
 
-    /// Calls `each` with every partition that has a file, until it answers false. Those of one app and year come one
-    /// after another; some may come more than once.
+    /// Calls `each` with every partition that has a file, until it returns false. The partitions of one app and year come
+    /// in sequence; some may come more than once.
     pub(super) async fn list_partitions(
         &self,
         mut each: impl FnMut(Partition) -> bool + Send + 'static,
@@ -38,7 +38,7 @@ impl Warehouse {
         .await
     }
 
-    /// Below the root.
+    /// The partition's directory, relative to the root.
     pub(super) fn directory_of(&self, partition: &Partition) -> String {
         self.0.objects.directory(partition)
     }

@@ -1,26 +1,26 @@
-//! Finds the partitions of the lake that the metastore does not have, and adds them.
+//! Finds the partitions of the lake that the metastore lacks, and adds them.
 //!
-//! Invariant: at most one app's year is held at a time, and the lake is listed no faster than the metastore answers.
+//! Invariant: at most one year of one app is in memory, and the lake is listed no faster than the metastore answers.
 
 use std::collections::HashSet;
 
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::Registrar;
 use super::error::{Failure, FailureKind};
+use super::registrar::Registrar;
 use super::table;
 use crate::warehouse::Warehouse;
 use crate::warehouse::layout::Partition;
 
-/// Partitions that are listed before somebody takes them.
+/// Partitions listed ahead of the comparison.
 const AHEAD_MAX: usize = 1_000;
-/// Refusals of some partitions after which the others are not tried either.
+/// Refused calls after which the reconciliation gives up.
 const REFUSALS_MAX: usize = 10;
 
 impl Registrar {
     pub(super) async fn reconcile(&mut self, warehouse: &Warehouse) -> Result<(), Failure> {
-        self.doubled = 0;
+        self.duplicated = 0;
         let (found, mut coming) = mpsc::channel(AHEAD_MAX);
         let listing = async {
             let listed = warehouse.list_partitions(move |partition| found.blocking_send(partition).is_ok()).await;
@@ -49,7 +49,7 @@ impl Registrar {
         Ok(())
     }
 
-    /// How many of one app's year were missing.
+    /// Adds the missing partitions of one app and year and returns how many there were.
     async fn add_missing(
         &mut self,
         warehouse: &Warehouse,
@@ -68,11 +68,11 @@ impl Registrar {
             let name = table::name_by_path(partition);
             there.contains(name.as_str()) && name != table::partition_name(partition)
         };
-        self.doubled += group.iter().filter(by_path).count();
-        shared.waiting.registered(&known);
-        missing.iter().for_each(|partition| shared.waiting.note(partition));
-        // With them what was stored meanwhile: to compare a large lake takes long.
-        match self.add_waiting(warehouse).await {
+        self.duplicated += group.iter().filter(by_path).count();
+        shared.pending.mark_registered(&known);
+        missing.iter().for_each(|partition| shared.pending.add(partition));
+        // Includes partitions that were stored meanwhile: comparing a large lake takes long.
+        match self.add_pending(warehouse).await {
             Err(failure) if failure.kind == FailureKind::Refused && *refusals < REFUSALS_MAX => *refusals += 1,
             added => added?,
         }
